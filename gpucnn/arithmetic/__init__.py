@@ -1,0 +1,33 @@
+"""The arithmetic contract (kernels/CONTRACT.md) in NumPy: slow, plain, and what every backend is compared with."""
+
+import numpy as np
+
+from gpucnn.arithmetic.elementary import cos64, exp, exp64, log, log64, sigmoid, sigmoid64, tanh, tanh64
+from gpucnn.arithmetic.fma import chain, fma, products_stay_normal
+from gpucnn.arithmetic.philox import (
+    DROPOUT, INIT, SHIFT, SHUFFLE, SPLIT, draws64, permutation, philox4x32, uniform, words,
+)
+from gpucnn.arithmetic.sums import BLOCK, bands, in_bands, over_bands64, over_batch, rounded, total64, tree
+
+__all__ = [
+    "fma", "chain", "products_stay_normal",
+    "tree", "bands", "in_bands", "over_batch", "over_bands64", "total64", "rounded", "BLOCK",
+    "exp", "log", "tanh", "sigmoid", "exp64", "log64", "tanh64", "sigmoid64", "cos64",
+    "philox4x32", "words", "uniform", "draws64", "permutation", "INIT", "SHUFFLE", "DROPOUT", "SHIFT", "SPLIT",
+    "assert_subnormals",
+]
+
+
+def assert_subnormals() -> None:
+    """RuntimeError where this process flushes subnormal numbers to zero, which changes results (rule 1)."""
+    # Array operands, so that neither Python nor NumPy multiplies before the program runs.
+    small, smaller = np.full(1, 1e-30, np.float32), np.full(1, 1e-12, np.float32)
+    with np.errstate(under="ignore"):
+        product = np.multiply(small, smaller)[0]
+        subnormal = np.multiply(product, np.ones(1, np.float32))[0]
+    if product == 0 or subnormal == 0:
+        raise RuntimeError(
+            "float32(1e-30) * float32(1e-12) gave 0: something in this process has switched on flush-to-zero, most "
+            "likely a shared library built with -Ofast or -ffast-math. Exact results are impossible until it is no "
+            "longer loaded: import gpucnn without it, or rebuild it without that option."
+        )

@@ -1,0 +1,104 @@
+"""Choosing a backend by name, and saying exactly why one cannot be used here."""
+
+import functools
+import importlib
+import os
+
+import numpy as np
+
+from gpucnn.backends.batch import Batch
+from gpucnn.backends.protocol import Backend
+from gpucnn.errors import BackendError
+
+__all__ = ["Backend", "Batch", "backends", "get_backend"]
+
+# (name, math) -> where it is made; the first math of a name is its default, and names stand fastest first.
+_IMPLEMENTATIONS = {
+    ("numba", "exact"): ("gpucnn.backends.numba_backend", "NumbaBackend"),
+    ("numpy", "fast"): ("gpucnn.backends.numpy_fast", "NumpyFast"),
+    ("numpy", "exact"): ("gpucnn.backends.numpy_exact", "NumpyExact"),
+}
+
+
+def names() -> list[str]:
+    """The backends' names, fastest first."""
+    return list(dict.fromkeys(name for name, _ in _IMPLEMENTATIONS))
+
+
+def maths(name: str) -> list[str]:
+    """The kinds of math that a backend has, its default first."""
+    return [math for other, math in _IMPLEMENTATIONS if other == name]
+
+
+def get_backend(
+    name: str | None = None, math: str | None = None, *, threads: int | None = None, dtype=None
+) -> Backend:
+    """The backend called `name` ("numpy", "numba"), or the fastest usable one.
+
+    math: "exact" (the same bits everywhere) or "fast" (BLAS), by default the backend's own default. threads: how many CPU
+    threads its kernels may use, by default all cores. dtype: float32, or float64 with numpy's fast math. Calls with the
+    same arguments give the same object. Raises BackendError for a wrong name, a backend that is not usable here, or math
+    it does not have.
+    """
+    if name is None:
+        usable = [entry["name"] for entry in backends() if entry["usable"]]
+        name = next((n for n in usable if math is None or math in maths(n)), usable[0])
+    if name not in names():
+        raise BackendError(f"there is no backend {name!r}; there are: {_listing()}")
+    if math is None:
+        math = maths(name)[0]
+    if (name, math) not in _IMPLEMENTATIONS:
+        raise BackendError(f"backend {name!r} has no math {math!r}; it has: {', '.join(maths(name))}")
+    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
+        raise BackendError(f"threads is {threads!r}; expected a whole number of at least 1")
+    dtype = np.dtype(np.float32 if dtype is None else dtype)
+    if dtype != np.float32 and not ((name, math) == ("numpy", "fast") and dtype == np.float64):
+        raise BackendError(
+            f"backend {name!r} with math {math!r} computes in float32, not {dtype}; float64 is for numpy's fast math"
+        )
+    reason = _why_not(name, math)
+    if reason:
+        raise BackendError(f"backend {name!r} is not usable here: {reason}. Usable or not: {_listing()}")
+    return _make(name, math, threads, dtype)
+
+
+def backends() -> list[dict]:
+    """Every backend, fastest first: name, usable, reason (why not), math (all it has), default (its math), device, threads."""
+    rows = []
+    for name in names():
+        reason = _why_not(name, maths(name)[0])
+        made = None if reason else _make(name, maths(name)[0], None, np.dtype(np.float32))
+        rows.append(
+            {
+                "name": name,
+                "usable": reason is None,
+                "reason": reason,
+                "math": maths(name),
+                "default": maths(name)[0],
+                "device": made.device if made else None,
+                "threads": made.threads if made else None,
+            }
+        )
+    return rows
+
+
+@functools.cache
+def _why_not(name: str, math: str) -> str | None:
+    """Why a backend cannot be used on this machine; None if it can."""
+    module, kind = _IMPLEMENTATIONS[name, math]
+    try:
+        getattr(importlib.import_module(module), kind)
+    except (ImportError, RuntimeError, OSError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+@functools.cache
+def _make(name: str, math: str, threads: int | None, dtype: np.dtype) -> Backend:
+    module, kind = _IMPLEMENTATIONS[name, math]
+    return getattr(importlib.import_module(module), kind)(threads=threads or os.cpu_count() or 1, dtype=dtype)
+
+
+def _listing() -> str:
+    """All backends with the reason each is not usable, for an error's end."""
+    return ", ".join(f"{n} ({_why_not(n, maths(n)[0]) or 'usable'})" for n in names())

@@ -1,0 +1,45 @@
+"""A batch of images as a backend keeps it: in lanes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """`images` images on `backend`, stored as `data` of shape (block, channel, *spatial, lane).
+
+    Lane i of block b is image `b * backend.lanes + i`; images past `images` fill up the last block. What they hold is
+    finite but meaningless: every sum over the batch masks them. An elementwise layer of your own may work on `data` with
+    `backend.xp` alone and wrap the result with `like`.
+    """
+
+    data: Any
+    images: int
+    backend: Any
+
+    @property
+    def channels(self) -> int:
+        return self.data.shape[1]
+
+    @property
+    def spatial(self) -> tuple[int, ...]:
+        return tuple(self.data.shape[2:-1])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The logical shape (N, C, *spatial)."""
+        return (self.images, *self.data.shape[1:-1])
+
+    def like(self, data) -> "Batch":
+        """The same images with other values; `data` is (block, channel, *spatial, lane) on the same backend."""
+        return Batch(data, self.images, self.backend)
+
+    def reshape(self, *shape: int) -> "Batch":
+        """The same values with each image's axes as `shape`, row-major: (N, C, H, W) flattens with `reshape(C * H * W)`."""
+        return self.like(self.data.reshape(self.data.shape[0], *shape, self.data.shape[-1]))
+
+    def numpy(self) -> np.ndarray:
+        """The values on the host as (N, C, *spatial)."""
+        return self.backend.unpack(self)

@@ -1,0 +1,469 @@
+"""The CPU backend: exact float32 at full speed on all cores, 16 images to a vector.
+
+Every operation brings its arguments into the kernels' shape (three spatial axes, leading ones of size 1) and launches one
+or a few kernels. Between `capture`'s start and end each launch is also written on a tape, so that a training step repeats
+as a list of compiled calls on the same buffers, with nothing checked or allocated again.
+"""
+
+import functools
+import itertools
+import math
+import platform
+from collections.abc import Callable
+
+import numba
+import numpy as np
+
+from gpucnn.arithmetic import assert_subnormals
+from gpucnn.backends import tiles
+from gpucnn.backends.batch import Batch
+from gpucnn.backends.protocol import Array, Backend
+from gpucnn.errors import BackendError, DTypeError
+from gpucnn.geometry import Window, pool_counts
+from gpucnn.kernels.numba_cpu import conv, dense, elementwise, images, loss, norm, optimizers, pool, sums
+from gpucnn.kernels.numba_cpu import random as random_kernels
+from gpucnn.kernels.numba_cpu.compiler import Kernel
+from gpucnn.kernels.numba_cpu.simd import LANES
+
+# Units of work that each thread should find, so that an uneven end costs little.
+_UNITS_PER_THREAD = 4
+
+
+def _three(sizes: tuple, filler) -> tuple:
+    """One entry a spatial axis, to three axes."""
+    return (filler,) * (3 - len(sizes)) + tuple(sizes)
+
+
+def _deep(data: np.ndarray) -> np.ndarray:
+    """(block, C, *spatial, lane) as a view (block, C, D, H, W, lane)."""
+    return data[(slice(None), slice(None), *(None,) * (6 - data.ndim))]
+
+
+def _flat(data: np.ndarray) -> np.ndarray:
+    """(block, C, *spatial, lane) as (block, C, positions * lanes)."""
+    return data.reshape(*data.shape[:2], -1)
+
+
+def _band(spatial: tuple[int, ...]) -> int:
+    """Positions in a band of rule 3a; a dense layer's only position counts as a row."""
+    row = spatial[-1] if spatial else 1
+    return sums.rows_per_band(row) * row
+
+
+class NumbaBackend(Backend):
+    """See the protocol for what each method does; comments here tell only how."""
+
+    name = "numba"
+    math = "exact"
+    lanes = LANES
+    xp = np
+
+    def __init__(self, threads: int, dtype: np.dtype):
+        assert_subnormals()
+        most = numba.config.NUMBA_NUM_THREADS
+        if threads > most:
+            raise BackendError(f"threads is {threads}, but Numba was started with {most}; set NUMBA_NUM_THREADS to change that")
+        self.threads = threads
+        self.dtype = dtype
+        self.device = f"CPU {platform.processor() or platform.machine()}, {threads} thread{'s' * (threads > 1)}"
+        self._tape: list[tuple[Callable, tuple]] | None = None
+
+    # ---- launching --------------------------------------------------------------------------------------------------
+
+    def _run(self, kernel: Kernel, *arguments) -> None:
+        entry = kernel.prepare(*arguments)
+        if numba.get_num_threads() != self.threads:
+            numba.set_num_threads(self.threads)
+        entry(*arguments)
+        if self._tape is not None:
+            self._tape.append((entry, arguments))
+
+    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+        if self._tape is not None:
+            raise BackendError("a capture inside a capture: capture the whole step once")
+        self._tape = []
+        try:
+            step()
+            tape = self._tape
+        finally:
+            self._tape = None
+
+        def replay() -> None:
+            numba.set_num_threads(self.threads)
+            for entry, arguments in tape:
+                entry(*arguments)
+
+        return replay
+
+    def synchronize(self) -> None:
+        pass
+
+    # ---- memory -----------------------------------------------------------------------------------------------------
+
+    def _empty(self, shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:
+        """Uninitialised memory that starts at a cache line, so that no vector straddles two."""
+        dtype = np.dtype(dtype)
+        size = math.prod(shape) * dtype.itemsize
+        memory = np.empty(size + 64, np.uint8)
+        start = -memory.ctypes.data % 64
+        return memory[start : start + size].view(dtype).reshape(shape)
+
+    def _like(self, x: Batch) -> Batch:
+        return x.like(self._empty(x.data.shape))
+
+    def zeros(self, shape: tuple[int, ...], dtype=None) -> Array:
+        array = self._empty(shape if isinstance(shape, tuple) else (shape,), self.dtype if dtype is None else dtype)
+        array[...] = 0
+        return array
+
+    def array(self, host: np.ndarray) -> Array:
+        array = self._empty(host.shape, host.dtype)
+        array[...] = host
+        return array
+
+    def assign(self, array: Array, host: np.ndarray) -> None:
+        array[...] = host
+
+    def host(self, array: Array) -> np.ndarray:
+        return np.array(array)
+
+    def _data(self, x: Batch) -> np.ndarray:
+        """A batch's values as the kernels need them; a user's own layer may have left them otherwise."""
+        if x.data.dtype != np.float32:
+            raise DTypeError(f"a layer gave {x.data.dtype} values; exact math takes float32: keep constants as np.float32")
+        return np.ascontiguousarray(x.data)
+
+    def pack(self, images_: np.ndarray) -> Batch:
+        if images_.dtype != np.float32:
+            raise DTypeError(f"images are {images_.dtype}; exact math takes float32: convert them with images.astype('float32')")
+        return self.load_images(np.ascontiguousarray(images_), np.arange(len(images_)), len(images_))
+
+    def unpack(self, batch: Batch) -> np.ndarray:
+        result = np.empty((batch.images, batch.channels, math.prod(batch.spatial)), np.float32)
+        data = self._data(batch)
+        self._run(images.unpack, data.reshape(*data.shape[:2], -1, LANES), result)
+        return result.reshape(batch.shape)
+
+    def pack_labels(self, labels: np.ndarray) -> Array:
+        return self.load_labels(np.asarray(labels, np.int32), np.arange(len(labels)), len(labels))
+
+    def load_images(
+        self, images_: Array, indices: Array, count: int, *, shift: int = 0, seed: int = 0, step: Array | None = None
+    ) -> Batch:
+        channels, spatial = images_.shape[1], images_.shape[2:]
+        y = self._empty((-(-count // LANES), channels, *spatial, LANES))
+        source = images_.reshape(len(images_), channels, *_three(spatial, 1))
+        step = np.zeros(1, np.uint32) if step is None else step
+        self._run(images.load_images, source, indices, _deep(y), count, shift, len(spatial), np.uint64(seed), step)
+        return Batch(y, count, self)
+
+    def load_labels(self, labels: Array, indices: Array, count: int) -> Array:
+        y = self._empty((-(-count // LANES), LANES), np.int32)
+        self._run(images.load_labels, labels, indices, y, count)
+        return y
+
+    # ---- convolution and dense -----------------------------------------------------------------------------------------
+
+    def _correlate(self, x, w, bias, y, stride, dilation, before, relu: bool) -> None:
+        """Launch the forward kernel on (block, C, D, H, W, lane) views; w (group, O/group, C/group, *K)."""
+        if x.shape[2:5] == (1, 1, 1) and y.shape[2:5] == (1, 1, 1) and before == (0, 0, 0):
+            # One pixel an image: let the blocks be the row of pixels, so that a tile reuses each weight.
+            x, y = x.transpose(4, 1, 2, 3, 0, 5), y.transpose(4, 1, 2, 3, 0, 5)
+        ob, qb = tiles.broadcast_tile(w.shape[1], y.shape[4])
+        rows = y.shape[0] * w.shape[0] * y.shape[2] * y.shape[3]
+        chunks = min(-(-w.shape[1] // ob), -(-_UNITS_PER_THREAD * self.threads // max(rows, 1)))
+        self._run(conv.conv_of(ob, qb), x, w, bias, y, stride, dilation, before, relu, chunks)
+
+    def conv(self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int = 1, relu: bool = False) -> Batch:
+        if _is_dense(window, groups):
+            flat = self.dense(x.reshape(-1), w.reshape(len(w), -1), bias, relu)
+            return flat.reshape(len(w), *window.output)
+        y = self._empty((x.data.shape[0], len(w), *window.output, LANES))
+        weights = w.reshape(groups, len(w) // groups, w.shape[1], *_three(window.kernel, 1))
+        bias = np.zeros(len(w), np.float32) if bias is None else bias
+        before = _three([b for b, _ in window.padding], 0)
+        geometry = _three(window.stride, 1), _three(window.dilation, 1), before
+        self._correlate(_deep(self._data(x)), weights, bias, _deep(y), *geometry, relu)
+        return x.like(y)
+
+    def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
+        if _is_dense(window, groups):
+            return self.dense_input_gradient(dy.reshape(-1), w.reshape(len(w), -1)).reshape(w.shape[1], *window.input)
+        channels = w.shape[1] * groups
+        dx = self._empty((dy.data.shape[0], channels, *window.input, LANES))
+        # (group, O/group, C/group, *K) turned into (group, C/group, O/group, *K): outputs become inputs.
+        turned = w.reshape(groups, len(w) // groups, w.shape[1], *_three(window.kernel, 1)).swapaxes(1, 2)
+        gradient, target, nothing = _deep(self._data(dy)), _deep(dx), np.zeros(channels, np.float32)
+        for pixels, taps, dilation, before in _phases(window):
+            view = target[(slice(None), slice(None), *pixels)]
+            if view.size:
+                weights = turned[(slice(None), slice(None), slice(None), *taps)]
+                self._correlate(gradient, weights, nothing, view, (1, 1, 1), dilation, before, False)
+        return dy.like(dx)
+
+    def conv_weight_gradient(self, dy: Batch, x: Batch, window: Window, groups: int, out: Array) -> None:
+        if math.prod(window.output) == 1:
+            self._chain_weight_gradient(dy, x, window, groups, out)
+            return
+        outputs, channels = out.shape[0], out.shape[1]
+        ob, cb, sb = tiles.product_tile(outputs // groups, channels, window.kernel[-1])
+        deep = out.reshape(outputs, channels, *_three(window.kernel, 1))
+        blocks = dy.data.shape[0]
+        part = self._empty((blocks, *deep.shape))
+        band = sums.rows_per_band(window.output[-1])
+        rows = math.prod(window.output[:-1])
+        number = math.prod(-(-n // t) for n, t in zip((outputs // groups, channels, window.kernel[-1]), (ob, cb, sb)))
+        number *= math.prod(window.kernel[:-1])
+        chunks = min(number, -(-_UNITS_PER_THREAD * self.threads // (blocks * groups)))
+        levels = sums.levels(-(-rows // band))
+        slots = self._empty((self.threads, levels * -(-number // chunks) * -(-ob * cb * sb // LANES) * LANES))
+        before = _three([b for b, _ in window.padding], 0)
+        geometry = _three(window.stride, 1), _three(window.dilation, 1), before
+        gradient, values = _deep(self._data(dy)), _deep(self._data(x))
+        kernel = conv.conv_weight_gradient_of(ob, cb, sb)
+        self._run(kernel, gradient, values, part, slots, dy.images, groups, band, *geometry, chunks)
+        self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
+
+    def _block_tree(self, part: np.ndarray, out: np.ndarray) -> None:
+        slots = self._empty((-(-part.shape[1] // LANES), sums.levels(len(part)) * LANES))
+        self._run(sums.block_tree, part, slots, out)
+
+    def _chain_weight_gradient(self, dy: Batch, x: Batch, window: Window, groups: int, out: Array) -> None:
+        """The weight gradient where each image has one position."""
+        blocks, outputs = dy.data.shape[0], out.shape[0]
+        terms = math.prod(out.shape[1:])  # of one group
+        vectors = -(-terms // LANES)
+        ob, cb = tiles.broadcast_tile(outputs // groups, vectors)
+        # The last tile of the last group may read past the terms: leave it room.
+        turned = self._empty((blocks, LANES, -(-terms * groups // LANES) * LANES + cb * LANES))
+        before = _three([b for b, _ in window.padding], 0)
+        kernel, dilation = _three(window.kernel, 1), _three(window.dilation, 1)
+        square = self._empty((self.threads, LANES * LANES))
+        self._run(dense.patches, _deep(self._data(x)), kernel, dilation, before, turned, square)
+        slots = self._empty((self.threads, sums.levels(blocks) * ob * cb * LANES))
+        gradient = self._data(dy).reshape(blocks, outputs, LANES)
+        kernel = dense.dense_weight_gradient_of(ob, cb)
+        self._run(kernel, gradient, turned, out.reshape(outputs, terms), slots, dy.images, groups)
+
+    def bias_gradient(self, dy: Batch, out: Array) -> None:
+        slots = self._slots64(dy, 2)
+        self._run(norm.bias_gradient, _flat(self._data(dy)), out, dy.images, _band(dy.spatial), slots)
+
+    def _slots64(self, x: Batch, trees: int) -> np.ndarray:
+        """Waiting sums for trees over a map's bands and over the blocks."""
+        positions = math.prod(x.spatial)
+        terms = max(-(-positions // _band(x.spatial)), x.data.shape[0])
+        return self._empty((x.channels, trees, sums.levels(terms)), np.float64)
+
+    def dense(self, x: Batch, w: Array, bias: Array | None, relu: bool = False) -> Batch:
+        y = self._empty((x.data.shape[0], len(w), LANES))
+        bias = np.zeros(len(w), np.float32) if bias is None else bias
+        weights = w.reshape(1, *w.shape, 1, 1, 1)
+        one, none = (1, 1, 1), (0, 0, 0)
+        self._correlate(_deep(self._data(x)), weights, bias, _deep(y), one, one, none, relu)
+        return x.like(y)
+
+    def dense_input_gradient(self, dy: Batch, w: Array) -> Batch:
+        dx = self._empty((dy.data.shape[0], w.shape[1], LANES))
+        weights = w.reshape(1, *w.shape, 1, 1, 1).swapaxes(1, 2)
+        one, none = (1, 1, 1), (0, 0, 0)
+        nothing = np.zeros(w.shape[1], np.float32)
+        self._correlate(_deep(self._data(dy)), weights, nothing, _deep(dx), one, one, none, False)
+        return dy.like(dx)
+
+    def dense_weight_gradient(self, dy: Batch, x: Batch, out: Array) -> None:
+        self._chain_weight_gradient(dy, x, _POINT, 1, out)
+
+    # ---- pooling -------------------------------------------------------------------------------------------------------
+
+    def max_pool(self, x: Batch, window: Window) -> tuple[Batch, Array]:
+        y = self._empty((*x.data.shape[:2], *window.output, LANES))
+        where = self._empty(y.shape)
+        self._run(pool.max_pool, _deep(self._data(x)), _deep(y), _deep(where), *_pool_geometry(window))
+        return x.like(y), where
+
+    def max_pool_gradient(self, dy: Batch, where: Array, window: Window) -> Batch:
+        dx = self._empty((*dy.data.shape[:2], *window.input, LANES))
+        self._run(pool.max_pool_gradient, _deep(self._data(dy)), _deep(where), _deep(dx), *_pool_geometry(window))
+        return dy.like(dx)
+
+    def avg_pool(self, x: Batch, window: Window, count_include_pad: bool = True) -> Batch:
+        y = self._empty((*x.data.shape[:2], *window.output, LANES))
+        counts = _counts(window, count_include_pad)
+        self._run(pool.avg_pool, _deep(self._data(x)), _deep(y), counts, *_pool_geometry(window))
+        return x.like(y)
+
+    def avg_pool_gradient(self, dy: Batch, window: Window, count_include_pad: bool = True) -> Batch:
+        dx = self._empty((*dy.data.shape[:2], *window.input, LANES))
+        counts = _counts(window, count_include_pad)
+        self._run(pool.avg_pool_gradient, _deep(self._data(dy)), _deep(dx), counts, *_pool_geometry(window))
+        return dy.like(dx)
+
+    def global_avg_pool(self, x: Batch) -> Batch:
+        y = self._empty((*x.data.shape[:2], LANES))
+        bands = -(-math.prod(x.spatial) // _band(x.spatial))
+        slots = self._empty((*x.data.shape[:2], sums.levels(bands), LANES), np.float64)
+        self._run(norm.global_avg_pool, _flat(self._data(x)), y, _band(x.spatial), slots)
+        return x.like(y)
+
+    def global_avg_pool_gradient(self, dy: Batch, spatial: tuple[int, ...]) -> Batch:
+        dx = self._empty((*dy.data.shape[:2], *spatial, LANES))
+        self._run(norm.global_avg_pool_gradient, self._data(dy), _flat(dx), np.float32(math.prod(spatial)))
+        return dy.like(dx)
+
+    # ---- elementwise ---------------------------------------------------------------------------------------------------
+
+    def _map(self, kernel: Kernel, *inputs: Batch, options: tuple = ()) -> Batch:
+        y = self._like(inputs[0])
+        self._run(kernel, *(self._data(x).reshape(-1) for x in inputs), y.data.reshape(-1), *options)
+        return y
+
+    def relu(self, x: Batch) -> Batch:
+        return self._map(elementwise.relu, x)
+
+    def relu_gradient(self, dy: Batch, y: Batch) -> Batch:
+        return self._map(elementwise.relu_gradient, dy, y)
+
+    def tanh(self, x: Batch) -> Batch:
+        return self._map(elementwise.tanh, x)
+
+    def tanh_gradient(self, dy: Batch, y: Batch) -> Batch:
+        return self._map(elementwise.tanh_gradient, dy, y)
+
+    def sigmoid(self, x: Batch) -> Batch:
+        return self._map(elementwise.sigmoid, x)
+
+    def sigmoid_gradient(self, dy: Batch, y: Batch) -> Batch:
+        return self._map(elementwise.sigmoid_gradient, dy, y)
+
+    def add(self, a: Batch, b: Batch, relu: bool = False) -> Batch:
+        return self._map(elementwise.add_batches, a, b, options=(relu,))
+
+    def dropout(self, x: Batch, rate: float, seed: int, step: Array, layer: int) -> Batch:
+        y = self._like(x)
+        shape = (x.data.shape[0], -1, LANES)
+        scale = np.float32(1 / (1 - rate))
+        values, results = self._data(x).reshape(shape), y.data.reshape(shape)
+        self._run(random_kernels.dropout, values, results, np.float32(rate), scale, np.uint64(seed), step, layer)
+        return y
+
+    # ---- batch norm ----------------------------------------------------------------------------------------------------
+
+    def batch_norm_statistics(self, x: Batch) -> tuple[Array, Array, Array]:
+        results = tuple(self._empty((x.channels,)) for _ in range(3))
+        data = _flat(self._data(x))
+        self._run(norm.batch_norm_statistics, data, *results, x.images, _band(x.spatial), self._slots64(x, 2))
+        return results
+
+    def batch_norm(
+        self, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float, relu: bool = False
+    ) -> Batch:
+        y = self._like(x)
+        data = _flat(self._data(x))
+        self._run(norm.batch_norm, data, mean, var, gamma, beta, np.float32(eps), _flat(y.data), relu)
+        return y
+
+    def batch_norm_gradient(
+        self, dy: Batch, x: Batch, mean: Array, var: Array, gamma: Array, eps: float, out_gamma: Array, out_beta: Array
+    ) -> Batch:
+        dx = self._like(x)
+        given = _flat(self._data(dy)), _flat(self._data(x)), mean, var, gamma, np.float32(eps)
+        wanted = _flat(dx.data), out_gamma, out_beta
+        self._run(norm.batch_norm_gradient, *given, *wanted, x.images, _band(x.spatial), self._slots64(x, 4))
+        return dx
+
+    def batch_norm_input_gradient(self, dy: Batch, var: Array, gamma: Array, eps: float) -> Batch:
+        dx = self._like(dy)
+        self._run(norm.batch_norm_input_gradient, _flat(self._data(dy)), var, gamma, np.float32(eps), _flat(dx.data))
+        return dx
+
+    def update_running(self, running: Array, batch: Array, momentum: float) -> None:
+        self._run(optimizers.update_running, running, batch, np.float32(momentum))
+
+    # ---- loss ----------------------------------------------------------------------------------------------------------
+
+    def softmax(self, x: Batch) -> Batch:
+        y = self._like(x)
+        self._run(loss.softmax, self._data(x), y.data)
+        return y
+
+    def softmax_cross_entropy(self, logits: Batch, labels: Array, totals: Array | None = None) -> tuple[Array, Batch]:
+        blocks = logits.data.shape[0]
+        dz, mean = self._like(logits), self._empty((1,))
+        totals = np.zeros(2) if totals is None else totals
+        part, slots = self._empty((2, blocks), np.float64), self._empty((sums.levels(blocks),), np.float64)
+        scale = np.float32(1 / logits.images)
+        given = self._data(logits), labels, dz.data, logits.images, scale
+        self._run(loss.softmax_cross_entropy, *given, mean, totals, part, slots)
+        return mean, dz
+
+    # ---- optimisers ----------------------------------------------------------------------------------------------------
+
+    def sgd(
+        self, w: Array, g: Array, v: Array, hyper: Array, *, momentum: float, weight_decay: float, nesterov: bool
+    ) -> None:
+        self._run(optimizers.sgd, w, g, v, hyper, np.float32(momentum), np.float32(weight_decay), bool(nesterov))
+
+    def adam(
+        self, w: Array, g: Array, m: Array, v: Array, hyper: Array, *, beta1: float, beta2: float, eps: float,
+        weight_decay: float, decoupled: bool
+    ) -> None:  # fmt: skip
+        constants = [np.float32(c) for c in (beta1, beta2, 1 - beta1, 1 - beta2, eps, weight_decay)]
+        self._run(optimizers.adam, w, g, m, v, hyper, *constants, bool(decoupled))
+
+    def watch(self, status: Array, step: Array, loss: Array, w: Array) -> None:
+        self._run(optimizers.watch, status, step, loss, w)
+
+
+_POINT = Window((), (), (), (), (), ())
+
+
+def _is_dense(window: Window, groups: int) -> bool:
+    """Whether a convolution is a dense layer: one window that is the whole image."""
+    return (
+        groups == 1
+        and window.kernel == window.input
+        and all(pads == (0, 0) for pads in window.padding)
+        and all(d == 1 for d in window.dilation)
+        and math.prod(window.output) == 1
+    )
+
+
+def _pool_geometry(window: Window) -> tuple:
+    before = _three([b for b, _ in window.padding], 0)
+    return _three(window.kernel, 1), _three(window.stride, 1), _three(window.dilation, 1), before
+
+
+@functools.cache
+def _counts(window: Window, count_include_pad: bool) -> np.ndarray:
+    counts = pool_counts(window, count_include_pad)
+    return counts.reshape(_three(window.output, 1)).astype(np.float32)
+
+
+@functools.cache
+def _phases(window: Window) -> list[tuple]:
+    """The input gradient as forward convolutions of dy, one for each phase of the stride.
+
+    Pixel i of the input feels tap r of output p where p * stride = i + before - r * dilation. Along an axis, the pixels
+    i = phase, phase + stride, ... all feel the same taps, every (stride / g)-th one with g = gcd(stride, dilation), and
+    reach outputs that lie dilation / g apart; walked backwards they come in the order of the outputs. Entries are
+    (pixels, taps, dilation, before): slices of the three input axes and of the three kernel axes, and the geometry.
+    """
+    axes = []
+    sizes = zip(_three(window.kernel, 1), _three(window.stride, 1), _three(window.dilation, 1), strict=True)
+    for (k, s, d), b in zip(sizes, _three([b for b, _ in window.padding], 0), strict=True):
+        g, phases = math.gcd(s, d), []
+        for phase in range(s):
+            first = next((r for r in range(k) if (phase + b - r * d) % s == 0), None)
+            pixels = slice(phase, None, s)
+            if first is None:
+                phases.append((pixels, slice(0, 0), 1, 0))
+                continue
+            count = -(-(k - first) // (s // g))
+            last = first + (count - 1) * (s // g)
+            # Backwards from the last tap to the first; a stop of None where the slice runs past tap 0.
+            stop = first - 1 if first > 0 else None
+            reach = (phase + b - last * d) // s  # the output that the first pixel feels through the last tap
+            phases.append((pixels, slice(last, stop, -(s // g)), d // g, -reach))
+        axes.append(phases)
+    return [tuple(zip(*choice, strict=True)) for choice in itertools.product(*axes)]

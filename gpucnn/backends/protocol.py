@@ -1,0 +1,255 @@
+"""What a backend does: about thirty primitive operations on batches in lanes.
+
+Layers call these and nothing else, so a layer never knows the device. Conventions of every operation:
+
+- activations come and go as `Batch`; parameters, statistics and their gradients are plain arrays of `backend.xp`;
+- a convolution's weights are (O, C/groups, *K), a dense layer's (out, in), biases (O,);
+- sizes come as a `Window` (gpucnn.geometry) that was checked before: backends check nothing again;
+- gradients of parameters are written into the array given as `out...`, because they are views of one flat buffer;
+- what must change between replays of a captured step (learning rate, step number, image indices) is read from device
+  arrays, never from Python numbers;
+- in exact math every operation obeys kernels/CONTRACT.md to the bit; numbers in brackets below are its rules.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backends.batch import Batch
+from gpucnn.geometry import Window
+
+Array = Any
+
+
+class Backend(ABC):
+    """One device with its arrays, kernels and arithmetic.
+
+    `name` as given to get_backend; `math` is "exact" or "fast"; `lanes` images ride side by side in one block; `xp` is
+    the array module (numpy or cupy); `dtype` is float32, or float64 on the numpy backend's fast math if asked for;
+    `threads` is the number of CPU threads in use, 0 on a GPU; `device` describes the hardware in a few words.
+    Made by get_backend as `Implementation(threads=int, dtype=np.dtype)`.
+    """
+
+    name: str
+    math: str
+    lanes: int
+    xp: Any
+    dtype: np.dtype
+    threads: int
+    device: str
+
+    # ---- memory -----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def zeros(self, shape: tuple[int, ...], dtype=None) -> Array:
+        """A new array of zeros; dtype is the backend's own unless given."""
+
+    @abstractmethod
+    def array(self, host: np.ndarray) -> Array:
+        """A copy of a host array on the device, type kept."""
+
+    @abstractmethod
+    def assign(self, array: Array, host: np.ndarray) -> None:
+        """Overwrite a device array in place with host values of the same shape; a captured step sees them."""
+
+    @abstractmethod
+    def host(self, array: Array) -> np.ndarray:
+        """A copy of a device array on the host; waits until it is computed."""
+
+    @abstractmethod
+    def pack(self, images: np.ndarray) -> Batch:
+        """(N, C, *spatial) of `dtype` from the host, or from the backend's own module, to lanes."""
+
+    @abstractmethod
+    def unpack(self, batch: Batch) -> np.ndarray:
+        """Lanes to (N, C, *spatial) on the host."""
+
+    @abstractmethod
+    def pack_labels(self, labels: np.ndarray) -> Array:
+        """Integer labels (N,) to int32 (block, lane); -1 fills up the last block."""
+
+    @abstractmethod
+    def load_images(
+        self, images: Array, indices: Array, count: int, *, shift: int = 0, seed: int = 0, step: Array | None = None
+    ) -> Batch:
+        """Gather images[indices[i]] for i < count into lanes.
+
+        images (M, C, *spatial) of `dtype` and indices (at least count,) int64 lie on the device. With shift > 0 each
+        image moves by a whole number of pixels in [-shift, shift] along each spatial axis, zeros moving in: the offset
+        along axis a of image i is `(((word >> 8) * (2*shift + 1)) >> 24) - shift`, the first Philox word of counter
+        (i * axes + a, step, SHIFT) [10]; output pixel p shows input pixel p - offset. step is uint32 (1,) on the device.
+        """
+
+    @abstractmethod
+    def load_labels(self, labels: Array, indices: Array, count: int) -> Array:
+        """Gather labels[indices[i]] for i < count as int32 (block, lane), -1 past count. labels (M,) int32."""
+
+    @abstractmethod
+    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+        """Run `step` once for real and return a function that repeats its kernels on the same arrays.
+
+        A backend that cannot record returns `step` itself. What `step` computes outside the backend's operations (a
+        user's own layer in plain array code) is repeated only where the backend can record it.
+        """
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Wait until everything asked for is computed."""
+
+    # ---- convolution and dense [2, 3, 4] --------------------------------------------------------------------------------
+
+    @abstractmethod
+    def conv(self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int = 1, relu: bool = False) -> Batch:
+        """Cross-correlation of x (N, C, *I) with w, (N, O, *P); with `relu` followed by max(0, .)."""
+
+    @abstractmethod
+    def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
+        """dx (N, C, *I) from dy (N, O, *P)."""
+
+    @abstractmethod
+    def conv_weight_gradient(self, dy: Batch, x: Batch, window: Window, groups: int, out: Array) -> None:
+        """out (O, C/groups, *K) = the sum over images and positions of dy times x."""
+
+    @abstractmethod
+    def bias_gradient(self, dy: Batch, out: Array) -> None:
+        """out (O,) = the sum of dy over images and positions, in float64, rounded once."""
+
+    @abstractmethod
+    def dense(self, x: Batch, w: Array, bias: Array | None, relu: bool = False) -> Batch:
+        """x (N, in) to (N, out)."""
+
+    @abstractmethod
+    def dense_input_gradient(self, dy: Batch, w: Array) -> Batch:
+        """dx (N, in) from dy (N, out)."""
+
+    @abstractmethod
+    def dense_weight_gradient(self, dy: Batch, x: Batch, out: Array) -> None:
+        """out (out, in)."""
+
+    # ---- pooling [7] -----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def max_pool(self, x: Batch, window: Window) -> tuple[Batch, Any]:
+        """(y, where): the maxima, and for max_pool_gradient where each came from, in the backend's own form."""
+
+    @abstractmethod
+    def max_pool_gradient(self, dy: Batch, where: Any, window: Window) -> Batch:
+        """dx from dy and what max_pool returned."""
+
+    @abstractmethod
+    def avg_pool(self, x: Batch, window: Window, count_include_pad: bool = True) -> Batch:
+        """Means over the window."""
+
+    @abstractmethod
+    def avg_pool_gradient(self, dy: Batch, window: Window, count_include_pad: bool = True) -> Batch:
+        """dx from dy."""
+
+    @abstractmethod
+    def global_avg_pool(self, x: Batch) -> Batch:
+        """(N, C, *I) to (N, C): the mean of each map, in float64 by rules 3 and 4 within the image, rounded once."""
+
+    @abstractmethod
+    def global_avg_pool_gradient(self, dy: Batch, spatial: tuple[int, ...]) -> Batch:
+        """dx (N, C, *spatial): dy / count at every pixel."""
+
+    # ---- elementwise [5, 6, 7] --------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def relu(self, x: Batch) -> Batch:
+        """x > 0 ? x : +0."""
+
+    @abstractmethod
+    def relu_gradient(self, dy: Batch, y: Batch) -> Batch:
+        """y > 0 ? dy : +0, with y = relu(x)."""
+
+    @abstractmethod
+    def tanh(self, x: Batch) -> Batch:
+        """Correct by rule 6, +0 for -0."""
+
+    @abstractmethod
+    def tanh_gradient(self, dy: Batch, y: Batch) -> Batch:
+        """dy * fma(-y, y, 1), with y = tanh(x)."""
+
+    @abstractmethod
+    def sigmoid(self, x: Batch) -> Batch:
+        """1 / (1 + exp(-x)) by rule 6."""
+
+    @abstractmethod
+    def sigmoid_gradient(self, dy: Batch, y: Batch) -> Batch:
+        """dy * (y * (1 - y)), with y = sigmoid(x)."""
+
+    @abstractmethod
+    def add(self, a: Batch, b: Batch, relu: bool = False) -> Batch:
+        """a + b of the same shape (a residual connection); with `relu` followed by max(0, .)."""
+
+    @abstractmethod
+    def dropout(self, x: Batch, rate: float, seed: int, step: Array, layer: int) -> Batch:
+        """u < rate ? +0 : x * f32(1 / (1 - rate)) with u from Philox at (logical index, step, DROPOUT, layer) [10].
+
+        The same call on dy is the gradient. step is uint32 (1,) on the device.
+        """
+
+    # ---- batch norm [4, 5] ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def batch_norm_statistics(self, x: Batch) -> tuple[Array, Array, Array]:
+        """(mean, var, unbiased var), each (C,), over images and positions."""
+
+    @abstractmethod
+    def batch_norm(
+        self, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float, relu: bool = False
+    ) -> Batch:
+        """fma(gamma, (x - mean) * (1 / sqrt(var + eps)), beta); with `relu` followed by max(0, .)."""
+
+    @abstractmethod
+    def batch_norm_gradient(
+        self, dy: Batch, x: Batch, mean: Array, var: Array, gamma: Array, eps: float, out_gamma: Array, out_beta: Array
+    ) -> Batch:
+        """dx through the batch's own statistics; writes dgamma (C,) and dbeta (C,)."""
+
+    @abstractmethod
+    def batch_norm_input_gradient(self, dy: Batch, var: Array, gamma: Array, eps: float) -> Batch:
+        """dx where the statistics are constants (inference mode): dy * (gamma * inv)."""
+
+    @abstractmethod
+    def update_running(self, running: Array, batch: Array, momentum: float) -> None:
+        """running = fma(momentum, batch - running, running), in place."""
+
+    # ---- loss [8] ---------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def softmax(self, x: Batch) -> Batch:
+        """Along the channels: e / s with e = f32(exp(z - max)), s their sequential sum."""
+
+    @abstractmethod
+    def softmax_cross_entropy(self, logits: Batch, labels: Array, totals: Array | None = None) -> tuple[Array, Batch]:
+        """(loss (1,), dlogits): the mean over the images, and its gradient.
+
+        logits (N, classes); labels int32 (block, lane). If given, totals float64 (2,) gains the sum of the losses (the
+        float64 tree of rule 3) and the number of images whose first largest logit is the label's.
+        """
+
+    # ---- optimisers [9] -----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def sgd(
+        self, w: Array, g: Array, v: Array, hyper: Array, *, momentum: float, weight_decay: float, nesterov: bool
+    ) -> None:
+        """In place on the flat buffers. hyper float32 (1,) on the device: (lr,)."""
+
+    @abstractmethod
+    def adam(
+        self, w: Array, g: Array, m: Array, v: Array, hyper: Array, *, beta1: float, beta2: float, eps: float,
+        weight_decay: float, decoupled: bool
+    ) -> None:
+        """In place on the flat buffers. hyper float32 (4,) on the device: (lr, c1, c2, f32(lr * weight_decay)).
+
+        Adam adds fma(weight_decay, w, g) first; `decoupled` (AdamW) does w = fma(-hyper[3], w, w) first instead. The
+        betas, 1 - beta (computed in float64), eps and weight_decay are rounded to float32 once.
+        """
+
+    @abstractmethod
+    def watch(self, status: Array, step: Array, loss: Array, w: Array) -> None:
+        """If status is still -1 and the loss or any weight is not finite, status = step. status int64 (1,)."""

@@ -1,0 +1,55 @@
+"""The `gpucnn` command: a thin shell over the Python API, one module a command.
+
+Results go to stdout, everything else to stderr. Exit codes: 0 done; 1 `check` found a difference; 2 the input was
+wrong, one sentence on stderr says how; 130 interrupted.
+"""
+
+from typing import Annotated
+
+import typer
+
+from gpucnn.cli.backends import backends
+from gpucnn.cli.check import check
+from gpucnn.cli.evaluate import evaluate
+from gpucnn.cli.output import command
+from gpucnn.cli.predict import predict
+from gpucnn.cli.summary import summary
+from gpucnn.cli.train import train
+
+app = typer.Typer(
+    name="gpucnn",
+    help="Train small convolutional networks, to the same bits on every backend.\n\n"
+    "Start with [bold]gpucnn train[/bold]: it trains LeNet-5 on handwritten digits that come with the program. "
+    "Then [bold]gpucnn evaluate[/bold] and [bold]gpucnn predict IMAGE[/bold] use what it learned.",
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from gpucnn import __version__
+
+        typer.echo(f"gpucnn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+for _function in (train, evaluate, predict, check, backends, summary):
+    app.command()(command(_function))
+
+
+def main() -> None:
+    """Entry point of the console script and of `python -m gpucnn`."""
+    app(prog_name="gpucnn")

@@ -1,0 +1,55 @@
+"""`gpucnn check`."""
+
+from typing import Annotated
+
+import typer
+
+from gpucnn.cli import options
+from gpucnn.cli.output import note, print_json, print_table
+from gpucnn.errors import ConfigurationError
+
+
+def check(
+    backend: Annotated[
+        list[str] | None,
+        typer.Option("--backend", help="A backend to compare; may be given several times. Default: all usable ones."),
+    ] = None,
+    math: options.Math = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Prove that the backends agree to the last bit on this machine.
+
+    Runs every operation and a few training steps on numpy's exact math, which is the specification, and on each other
+    backend, and compares the raw bits. Exit code 1 if a single bit differs.
+    """
+    if math not in (None, "exact"):
+        raise ConfigurationError(f"check compares bits, which only exact math promises; --math {math} cannot be checked")
+    import gpucnn.check
+
+    report = gpucnn.check.check(backend or None, threads=threads, progress=note)
+    if json:
+        print_json(report)
+    else:
+        _print(report)
+    if not report["passed"]:
+        raise typer.Exit(1)
+
+
+def _print(report: dict) -> None:
+    print_table(
+        "Operations",
+        {"operation": "left", "backend": "left", "values": "right", "differing": "right"},
+        [
+            [entry["name"], entry["backend"], f"{entry['values']:,}", f"{entry['differing']:,}"]
+            for entry in report["operations"]
+        ],
+    )
+    print_table(
+        "Training: SHA-256 of the weights",
+        {"backend": "left", "weights": "left"},
+        [[entry["backend"], entry["weights_sha256"]] for entry in report["training"]],
+    )
+    for difference in report["differences"]:
+        typer.echo(f"differs: {difference}")
+    typer.echo("passed: every bit agrees" if report["passed"] else "FAILED: results differ")

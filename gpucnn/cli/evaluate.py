@@ -1,0 +1,58 @@
+"""`gpucnn evaluate`."""
+
+from time import perf_counter
+from typing import Annotated
+
+import typer
+
+from gpucnn.cli import options
+from gpucnn.cli.output import note, print_json, print_values
+from gpucnn.cli.runs import open_run
+from gpucnn.errors import ConfigurationError, DataError
+
+
+def evaluate(
+    run: options.Run = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Images: digits, or a path. Default: the set that the network was trained on."),
+    ] = None,
+    backend: options.Backend = None,
+    math: options.Math = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Measure a trained network on the test images: how many it gets right, and its loss."""
+    model, settings, path = open_run(run)
+    data = data or settings.get("data")
+    if data is None:
+        raise ConfigurationError(f"{path} does not say what it was trained on; give --data")
+
+    import gpucnn.data
+    from gpucnn.backends import get_backend
+    from gpucnn.training import Trainer
+
+    device = get_backend(backend, math, threads=threads)
+    _, test = gpucnn.data.load(data)
+    if model.class_names not in (None, test.classes):
+        raise DataError(
+            f"{data} has the classes {', '.join(test.classes)}; the network knows {', '.join(model.class_names)}"
+        )
+    note(f"evaluating {model.name} on {device.name}, {device.math} math")
+    trainer = Trainer(model, backend=device, progress=False)
+    started = perf_counter()
+    loss, accuracy = trainer.evaluate(test.images, test.labels)
+    seconds = perf_counter() - started
+    values = {
+        "backend": device.name,
+        "math": device.math,
+        "data": data,
+        "images": len(test.images),
+        "test_accuracy": accuracy,
+        "test_loss": loss,
+        "seconds": seconds,
+        "images_per_second": len(test.images) / seconds,
+        "weights_sha256": model.weights_sha256(),
+        "run": str(path),
+    }
+    (print_json if json else print_values)(values)

@@ -1,0 +1,28 @@
+"""Options that several commands share."""
+
+from typing import Annotated
+
+import typer
+
+Backend = Annotated[
+    str | None,
+    typer.Option("--backend", help="What computes: numba, numpy, ... (see `gpucnn backends`). Default: the fastest here."),
+]
+Math = Annotated[
+    str | None,
+    typer.Option(
+        "--math",
+        help="exact: the same bits on every backend. fast: nearly the same numbers. Default: the backend's own.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="CPU threads. Default: all. The number never changes a result in exact math."),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object to stdout, for other programs; progress goes to stderr.")
+]
+Run = Annotated[
+    str | None,
+    typer.Option("--run", help="The run folder that `train` wrote. Default: the newest one in runs/."),
+]

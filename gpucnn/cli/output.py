@@ -1,0 +1,68 @@
+"""How commands speak: results on stdout, progress and notes on stderr, errors as one sentence."""
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from gpucnn.errors import GpucnnError
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """The function with GpucnnError turned into one sentence and exit code 2, Ctrl-C into exit code 130."""
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        try:
+            function(*args, **kwargs)
+        except GpucnnError as error:
+            note(f"gpucnn: {' '.join(str(error).split())}")
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            note("gpucnn: interrupted")
+            raise typer.Exit(130) from None
+
+    return run
+
+
+def note(text: str) -> None:
+    """A line to stderr."""
+    typer.echo(text, err=True)
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """The one JSON object of a --json run."""
+    sys.stdout.write(json.dumps(values, indent=2) + "\n")
+    sys.stdout.flush()
+
+
+def print_values(values: dict[str, Any]) -> None:
+    """A dictionary for people: a name and its value a line."""
+    width = max(map(len, values))
+    for name, value in values.items():
+        typer.echo(f"{name.ljust(width)}  {_text(name, value)}")
+
+
+def _text(name: str, value: Any) -> str:
+    if name.endswith("accuracy"):
+        return f"{value:.2%}"
+    if isinstance(value, float):
+        return f"{value:.4f}" if name.endswith("loss") else f"{value:,.1f}"
+    return str(value)
+
+
+def print_table(title: str, columns: dict[str, str], rows: list[list[str]]) -> None:
+    """A table for people; columns maps each heading to "left" or "right"."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for heading, side in columns.items():
+        table.add_column(heading, justify=side, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

@@ -1,0 +1,60 @@
+"""Finding run folders, and making new ones."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gpucnn.cli.output import note
+from gpucnn.errors import CheckpointError, ConfigurationError
+
+RUNS = Path("runs")
+
+
+def fresh_folder(stem: str) -> Path:
+    """A new folder runs/<stem>-<number>, the first number that is free."""
+    try:
+        for number in range(1, 1_000_000):
+            folder = RUNS / f"{stem}-{number}"
+            try:
+                folder.mkdir(parents=True)
+                return folder
+            except FileExistsError:
+                if not RUNS.is_dir():
+                    raise
+    except OSError as error:
+        raise ConfigurationError(f"cannot make a run folder in {RUNS}: {error.strerror or error}; choose one with --run") from None
+    raise ConfigurationError(f"all numbers of {RUNS / stem} are taken; choose a folder with --run")
+
+
+def read_config(run: str | None) -> dict[str, Any]:
+    """The settings that `train` wrote into a run folder; none if the run has not come so far as to write them."""
+    if run is None:
+        raise ConfigurationError("--resume needs --run FOLDER, the run to continue")
+    file = Path(run) / "config.json"
+    try:
+        config = json.loads(file.read_text())
+    except FileNotFoundError:
+        note(f"{run} holds no run yet: starting from the first epoch")
+        return {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from None
+    if not isinstance(config, dict) or not isinstance(config.get("train"), dict):
+        raise CheckpointError(f"{run} is not a run of `gpucnn train`; continue it from Python, as it was started")
+    return config["train"]
+
+
+def open_run(path: str | None) -> tuple[Any, dict[str, Any], Path]:
+    """(model, settings, path) of a run folder, or of a file that gpucnn.save wrote; None: the newest run in runs/."""
+    from gpucnn.training import load, load_run
+
+    if path is None:
+        found = sorted(RUNS.glob("*/checkpoint.safetensors"), key=lambda file: file.stat().st_mtime)
+        if not found:
+            raise CheckpointError(f"there is no trained network in {RUNS}/; run `gpucnn train` first, or give --run")
+        path = found[-1].parent
+        note(f"using {path}, the newest run")
+    path = Path(path)
+    if path.is_file():
+        return load(path), {}, path
+    run = load_run(path)
+    return run.model, run.config.get("train", {}), path

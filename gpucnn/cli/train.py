@@ -1,0 +1,105 @@
+"""`gpucnn train`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gpucnn.cli import options
+from gpucnn.cli.output import note, print_json, print_values
+from gpucnn.cli.runs import fresh_folder, read_config
+from gpucnn.cli.settings import DEFAULTS, OPTIMIZERS, make_optimizer, make_schedule, resolve
+
+
+def _option(name: str, help: str, default: str | None = None, **more: Any) -> Any:
+    """An option whose default is in DEFAULTS; None means that it was not given, so that --resume can take the run's."""
+    default = default or DEFAULTS[name.removeprefix("--").replace("-", "_")]
+    return typer.Option(name, help=f"{help} Default: {default}.", **more)
+
+
+def _by_optimizer(setting: str) -> str:
+    return ", ".join(f"{values[setting]:g} for {name}" for name, values in OPTIMIZERS.items())
+
+
+def train(
+    model: Annotated[str | None, _option("--model", "Network: lenet5, vgg_small, resnet20.")] = None,
+    data: Annotated[
+        str | None, _option("--data", "Images: digits (built in), or the path of an MNIST folder, .npz file or image folder.")
+    ] = None,
+    epochs: Annotated[int | None, _option("--epochs", "How often to go through the training images.", min=1)] = None,
+    batch_size: Annotated[int | None, _option("--batch-size", "Images a step.", min=1)] = None,
+    optimizer: Annotated[str | None, _option("--optimizer", "sgd (momentum 0.9), adam or adamw.")] = None,
+    lr: Annotated[float | None, _option("--lr", "Learning rate.", _by_optimizer("lr"))] = None,
+    weight_decay: Annotated[
+        float | None,
+        _option("--weight-decay", "How strongly weights are pulled towards zero.", _by_optimizer("weight_decay")),
+    ] = None,
+    schedule: Annotated[
+        str | None, _option("--schedule", "How the learning rate changes: constant, step, cosine or one-cycle.")
+    ] = None,
+    shift: Annotated[
+        int | None, _option("--shift", "Move each training image at random by up to so many pixels.", min=0)
+    ] = None,
+    seed: Annotated[int | None, _option("--seed", "Decides everything random; same seed, same weights.", min=0)] = None,
+    run: Annotated[
+        str | None,
+        _option("--run", "Folder for checkpoints, metrics and curves.", "a new one in runs/"),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue the run in --run, with its settings, to the same bits as if it had not stopped.",
+        ),
+    ] = False,
+    backend: options.Backend = None,
+    math: options.Math = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Train a network, test it, and keep it in a run folder.
+
+    Without any option: LeNet-5 on handwritten digits. The test images are used once, after the last epoch.
+
+    Interrupt it with Ctrl-C at any time and continue with --resume, on any backend.
+    """
+    given = {
+        "model": model, "data": data, "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr,
+        "weight_decay": weight_decay, "schedule": schedule, "shift": shift, "seed": seed, "math": math,
+    }  # fmt: skip
+    settings = resolve(given, read_config(run) if resume else {})
+    # Wrong names fail before the slow imports and before a run folder is made.
+    optimizer_made, schedule_made = make_optimizer(settings), make_schedule(settings)
+
+    import gpucnn.data
+    from gpucnn.backends import get_backend
+    from gpucnn.models import build_model
+    from gpucnn.training import Trainer
+
+    device = get_backend(backend, settings["math"], threads=threads)
+    train_set, test_set = gpucnn.data.load(settings["data"])
+    network = build_model(settings["model"], train_set.images.shape[1:], len(train_set.classes))
+    network.class_names = train_set.classes
+    trainer = Trainer(
+        network, backend=device, optimizer=optimizer_made, schedule=schedule_made, seed=settings["seed"],
+        batch_size=settings["batch_size"], shift=settings["shift"], about={"train": {**settings, "math": device.math}},
+    )  # fmt: skip
+    trainer.run = run or fresh_folder(f"{settings['model']}-{Path(settings['data']).stem}")
+    try:
+        history = trainer.fit(train_set.images, train_set.labels, settings["epochs"], resume=resume)
+        test_loss, test_accuracy = trainer.evaluate(test_set.images, test_set.labels)
+    except KeyboardInterrupt:
+        note(f"gpucnn: interrupted; continue with: gpucnn train --resume --run {trainer.run}")
+        raise typer.Exit(130) from None
+    values = {
+        "backend": device.name,
+        "math": device.math,
+        "epochs": len(history),
+        "test_accuracy": test_accuracy,
+        "test_loss": test_loss,
+        "seconds": history.seconds,
+        "images_per_second": history.images_per_second,
+        "weights_sha256": network.weights_sha256(),
+        "run": str(trainer.run),
+    }
+    (print_json if json else print_values)(values)

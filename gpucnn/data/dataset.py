@@ -1,0 +1,72 @@
+"""Images with their labels, checked once where they enter."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpucnn.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """`images` (N, C, H, W) float32, `labels` (N,) int64, each an index into `classes`; `name` for messages.
+
+    Raises DataError if the arrays do not fit together, a value is NaN or infinite, or a label has no class.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    classes: list[str]
+    name: str
+
+    def __post_init__(self):
+        images, labels = np.asarray(self.images), np.asarray(self.labels)
+        if images.ndim != 4 or 0 in images.shape:
+            raise DataError(f"{self.name}: images have shape {images.shape}; expected (N, C, H, W), none of them 0")
+        if images.dtype != np.float32:
+            raise DataError(f"{self.name}: images are {images.dtype}; expected float32")
+        if labels.shape != images.shape[:1]:
+            raise DataError(
+                f"{self.name}: {len(images)} images, but labels of shape {labels.shape}; expected one label an image"
+            )
+        if labels.dtype.kind not in "iu":
+            raise DataError(f"{self.name}: labels are {labels.dtype}; expected integers, each the number of a class")
+        bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
+        if bad.size:
+            raise DataError(
+                f"{self.name}: {bad.size} of {len(images)} images hold NaN, infinity or values beyond float32, "
+                f"the first is image {bad[0]}; remove or repair them"
+            )
+        wrong = np.flatnonzero((labels < 0) | (labels >= len(self.classes)))
+        if wrong.size:
+            raise DataError(
+                f"{self.name}: the label of image {wrong[0]} is {labels[wrong[0]]}; with {len(self.classes)} classes "
+                f"labels run from 0 to {len(self.classes) - 1}"
+            )
+        object.__setattr__(self, "images", np.ascontiguousarray(images))
+        object.__setattr__(self, "labels", labels.astype(np.int64))
+
+
+def require_every_class(dataset: Dataset) -> None:
+    """Raise DataError naming the classes of which a training set has no image: they could not be learned."""
+    counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
+    missing = [name for name, count in zip(dataset.classes, counts, strict=True) if count == 0]
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise DataError(
+            f"{dataset.name}: no image of class {shown}; labels must run from 0 to the number of classes less one, "
+            "with at least one training image each"
+        )
+
+
+def every_fifth(images: np.ndarray, labels: np.ndarray, classes: list[str], name: str) -> tuple[Dataset, Dataset]:
+    """(train, test): image i is a test image where i % 5 == 4, for sets that bring no test images of their own."""
+    whole = Dataset(images, labels, classes, name)
+    images, labels = whole.images, whole.labels
+    test = np.arange(len(images)) % 5 == 4
+    if not test.any():
+        raise DataError(f"{name}: {len(images)} images; at least 5 are needed, of which every fifth is for testing")
+    return (
+        Dataset(images[~test], labels[~test], classes, f"{name} (training part)"),
+        Dataset(images[test], labels[test], classes, f"{name} (test part)"),
+    )

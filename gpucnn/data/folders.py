@@ -1,0 +1,77 @@
+"""Folders of images, one folder a class."""
+
+from pathlib import Path
+
+import numpy as np
+
+from gpucnn.data.dataset import Dataset, every_fifth
+from gpucnn.data.images import image_files, is_grey, open_image, pixels
+from gpucnn.errors import DataError
+
+
+def load(folder: Path) -> tuple[Dataset, Dataset]:
+    """(train, test) from `train/<class>/*.png` and `test/<class>/*.png`, or from `<class>/*.png`.
+
+    Without train and test folders the images are counted through, class by class in the order of their names, and
+    every fifth is a test image. PNG and JPEG; every image must have the same size. If all are grey, (N, 1, H, W), else
+    all become RGB, (N, 3, H, W); values / 255. Classes in alphabetical order. Raises DataError.
+    """
+    if (folder / "train").is_dir() or (folder / "test").is_dir():
+        parts = [_classes(folder / part) for part in ("train", "test")]
+        for a, b in ((0, 1), (1, 0)):
+            missing = sorted(parts[a].keys() - parts[b].keys())
+            if missing:
+                names = ("train", "test")
+                raise DataError(
+                    f"{folder}: class {', '.join(missing)} is in {names[a]}/ but not in {names[b]}/; both need the same"
+                )
+        listed = [_list(part, folder) for part in parts]
+        images = _read([file for files, _ in listed for file in files])
+        cut = len(listed[0][0])
+        names = list(parts[0])
+        return (
+            Dataset(images[:cut], listed[0][1], names, f"{folder}/train"),
+            Dataset(images[cut:], listed[1][1], names, f"{folder}/test"),
+        )
+    classes = _classes(folder)
+    files, labels = _list(classes, folder)
+    return every_fifth(_read(files), labels, list(classes), str(folder))
+
+
+def _classes(folder: Path) -> dict[str, list[Path]]:
+    """Each class's name and image files, in alphabetical order."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} is missing; a folder of images has both train/ and test/, or neither")
+    found = {
+        entry.name: image_files(entry) for entry in sorted(folder.iterdir()) if entry.is_dir() and entry.name[0] != "."
+    }
+    for name, files in found.items():
+        if not files:
+            raise DataError(f"{folder / name}: holds no PNG or JPEG image; every class needs some")
+    return found
+
+
+def _list(classes: dict[str, list[Path]], folder: Path) -> tuple[list[Path], np.ndarray]:
+    """All image files and their labels."""
+    if len(classes) < 2:
+        raise DataError(
+            f"{folder}: {len(classes)} folders inside; expected MNIST's files, or a folder of images for each of at "
+            "least 2 classes"
+        )
+    files = [file for found in classes.values() for file in found]
+    labels = [label for label, found in enumerate(classes.values()) for _ in found]
+    return files, np.array(labels, np.int64)
+
+
+def _read(files: list[Path]) -> np.ndarray:
+    """(N, C, H, W) float32 from files that must have one size."""
+    opened = [open_image(file) for file in files]
+    size = opened[0].size
+    for file, image in zip(files, opened, strict=True):
+        if image.size != size:
+            raise DataError(
+                f"{file} is {image.size[0]}x{image.size[1]} pixels, {files[0]} is {size[0]}x{size[1]}; "
+                "training images must have one size"
+            )
+    channels = 1 if all(is_grey(image) for image in opened) else 3
+    return np.stack([pixels(image, channels) for image in opened])

@@ -1,0 +1,88 @@
+"""Image files: read, to grey or RGB, and to a network's input size."""
+
+from pathlib import Path
+
+import numpy as np
+
+from gpucnn.errors import DataError
+
+_ENDINGS = (".png", ".jpg", ".jpeg")
+_GREY_MODES = ("1", "L", "LA")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The PNG and JPEG files in a folder, not in folders within it, in the order of their names."""
+    return sorted(entry for entry in folder.iterdir() if entry.suffix.lower() in _ENDINGS and entry.name[0] != ".")
+
+
+def load_images(path: str | Path, input_shape: tuple[int, int, int]) -> tuple[np.ndarray, list[Path], list[str]]:
+    """(images, files, notes) for a network whose input is `input_shape` (C, H, W), from one file or a folder.
+
+    images (N, C, H, W) float32, values / 255. C = 1: colour becomes grey (ITU-R 601 luma); C = 3: grey becomes RGB.
+    Another size is stretched to H x W, the sides' ratio not kept: by repeating pixels where both sides grow by the same
+    whole factor (as the built-in digits are enlarged), otherwise bilinearly. `notes` says so, once for each size.
+    Raises DataError for a file that is no whole PNG or JPEG image, a folder without any, or another C.
+    """
+    path = Path(path)
+    channels, height, width = input_shape
+    if channels not in (1, 3):
+        raise DataError(f"the network takes {channels} channels; image files give 1 (grey) or 3 (RGB)")
+    try:
+        files = image_files(path) if path.is_dir() else [path]
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    if not files:
+        raise DataError(f"{path}: holds no PNG or JPEG image")
+    images, notes = [], {}
+    for file in files:
+        image = open_image(file)
+        if image.size != (width, height):
+            w, h = image.size
+            image, how = _resize(image, width, height, channels)
+            notes[w, h] = f"resized from {w}x{h} to {width}x{height} pixels, {how}"
+        images.append(pixels(image, channels))
+    return np.stack(images), files, list(notes.values())
+
+
+def open_image(file: Path):
+    """A PIL image, decoded, turned as its EXIF orientation says, without transparency. Raises DataError."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(file, formats=("PNG", "JPEG")) as opened:
+            opened.load()
+            image = ImageOps.exif_transpose(opened)
+    except FileNotFoundError:
+        raise DataError(f"{file} does not exist; give a PNG or JPEG file, or a folder of them") from None
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged files, SyntaxError among them
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise DataError(f"cannot read {file} as a PNG or JPEG image: {reason}") from error
+    if image.mode.startswith(("I", "F")):
+        raise DataError(f"{file} has more than 8 bits a channel (mode {image.mode}); save it with 8 bits")
+    if image.has_transparency_data:
+        if image.convert("RGBA").getextrema()[3][0] < 255:
+            raise DataError(f"{file} is partly transparent; put it on a background first")
+        image = image.convert("L" if image.mode in _GREY_MODES else "RGB")
+    return image
+
+
+def is_grey(image) -> bool:
+    """Whether a PIL image stores grey values, not colours that happen to be grey."""
+    return image.mode in _GREY_MODES
+
+
+def pixels(image, channels: int) -> np.ndarray:
+    """(C, H, W) float32, values / 255, of a PIL image; C is 1 or 3."""
+    values = np.asarray(image.convert("L" if channels == 1 else "RGB"), np.uint8).reshape(image.height, image.width, -1)
+    return values.transpose(2, 0, 1) / np.float32(255)  # (H, W, C) -> (C, H, W)
+
+
+def _resize(image, width: int, height: int, channels: int):
+    """The image at another size, and in words how."""
+    from PIL import Image
+
+    image = image.convert("L" if channels == 1 else "RGB")
+    w, h = image.size
+    if width % w == 0 and height % h == 0 and width // w == height // h:
+        return image.resize((width, height), Image.Resampling.NEAREST), "each pixel repeated"
+    return image.resize((width, height), Image.Resampling.BILINEAR), "bilinearly"

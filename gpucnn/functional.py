@@ -1,0 +1,391 @@
+"""Single operations on plain arrays: checked, computed on the backend of your choice, and returned as NumPy arrays.
+
+    from gpucnn import functional
+    y = functional.conv(x, w, bias, stride=2, padding="same")
+    dx, dw, db = functional.conv_backward(dy, x, w, stride=2, padding="same", backend="numba")
+
+Images are (N, C, *spatial) with 1 to 3 spatial axes, as many as the arrays have; weights are (O, C/groups, *K). Arrays
+may be NumPy arrays or anything with `__dlpack__` (PyTorch, CuPy, JAX) or `__array__`. All of one call have one type:
+float32, or float64 where the backend's math takes it (numpy fast). Results come in that type.
+
+Every function takes `backend` (a name of `gpucnn.backends`; None is the fastest usable one) and `math` ("exact", "fast"
+or None, the backend's default) last. Every function raises ShapeError for sizes that do not fit, DTypeError for types,
+ConfigurationError for settings out of their range, and BackendError for a backend that is unknown, not usable here, or
+lacks the math. Gradients are of a sum that weighs each output by `dy`: the chain rule's next factor.
+
+NaN and infinity are computed with, not refused; their bits are outside the exact math's guarantee.
+"""
+
+import math as _math
+import operator
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backends import get_backend
+from gpucnn.backends.protocol import Backend
+from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
+from gpucnn.geometry import Window, pool_window, window
+
+__all__ = [
+    "avg_pool",
+    "avg_pool_backward",
+    "batch_norm",
+    "batch_norm_backward",
+    "conv",
+    "conv_backward",
+    "dense",
+    "dense_backward",
+    "max_pool",
+    "max_pool_backward",
+    "relu",
+    "sigmoid",
+    "softmax_cross_entropy",
+    "tanh",
+]
+
+_IMAGES = "images (N, C, *spatial) with 1 to 3 spatial axes"
+
+
+def conv(
+    x,
+    w,
+    bias=None,
+    *,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+    backend: str | None = "numpy",
+    math: str | None = None,
+) -> np.ndarray:
+    """Convolution as deep learning has it (cross-correlation: the filter is not flipped).
+
+    y[n, o, p] = bias[o] + the sum over c and k of w[o, c, k] * x[n, g*C/groups + c, p*stride + k*dilation - before],
+    with g the group of o and zeros outside the image.
+
+    x is (N, C, *I), w (O, C/groups, *K), bias (O,) or None; returns (N, O, *P), P by the formula in gpucnn.geometry.
+    stride and dilation are an integer or one per axis; padding is "valid", "same", an integer, one per axis, or
+    (before, after) per axis. groups divides C and O.
+    """
+    x, w, bias = _floats(x=x, w=w, bias=bias)
+    fit, groups = _conv_window(x, w, stride, padding, dilation, groups)
+    if bias is not None:
+        _expect("bias", bias, (w.shape[0],), "one value per filter")
+    engine = _engine(backend, math, x.dtype)
+    device_bias = None if bias is None else engine.array(bias)
+    return engine.unpack(engine.conv(engine.pack(x), engine.array(w), device_bias, fit, groups))
+
+
+def conv_backward(
+    dy, x, w, *, stride=1, padding=0, dilation=1, groups=1, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(dx, dw, db) of `conv` with the same settings: the gradients of x (N, C, *I), w (O, C/groups, *K) and bias (O,).
+
+    dy is (N, O, *P), as conv returns y.
+    """
+    dy, x, w = _floats(dy=dy, x=x, w=w)
+    fit, groups = _conv_window(x, w, stride, padding, dilation, groups)
+    _expect("dy", dy, (x.shape[0], w.shape[0], *fit.output), "the shape of conv's output")
+    engine = _engine(backend, math, x.dtype)
+    dy_lanes, dw, db = engine.pack(dy), engine.zeros(w.shape), engine.zeros(w.shape[:1])
+    dx = engine.conv_input_gradient(dy_lanes, engine.array(w), fit, groups)
+    engine.conv_weight_gradient(dy_lanes, engine.pack(x), fit, groups, dw)
+    engine.bias_gradient(dy_lanes, db)
+    return engine.unpack(dx), engine.host(dw), engine.host(db)
+
+
+def max_pool(
+    x, size, *, stride=None, padding=0, backend: str | None = "numpy", math: str | None = None
+) -> np.ndarray:
+    """The largest value in each window of x (N, C, *I): (N, C, *P), P by the formula in gpucnn.geometry.
+
+    size, stride (size unless given) and padding as in `conv`; padding is at most half of size and never wins.
+    """
+    (x,) = _floats(x=x)
+    fit = _pool_window(x, size, stride, padding)
+    engine = _engine(backend, math, x.dtype)
+    return engine.unpack(engine.max_pool(engine.pack(x), fit)[0])
+
+
+def max_pool_backward(
+    dy, x, size, *, stride=None, padding=0, backend: str | None = "numpy", math: str | None = None
+) -> np.ndarray:
+    """dx (N, C, *I) of `max_pool` with the same settings: each dy goes to the first largest pixel of its window.
+
+    dy is (N, C, *P), as max_pool returns y.
+    """
+    dy, x = _floats(dy=dy, x=x)
+    fit = _pool_window(x, size, stride, padding)
+    _expect("dy", dy, (*x.shape[:2], *fit.output), "the shape of max_pool's output")
+    engine = _engine(backend, math, x.dtype)
+    _, where = engine.max_pool(engine.pack(x), fit)
+    return engine.unpack(engine.max_pool_gradient(engine.pack(dy), where, fit))
+
+
+def avg_pool(
+    x,
+    size,
+    *,
+    stride=None,
+    padding=0,
+    count_include_pad: bool = True,
+    backend: str | None = "numpy",
+    math: str | None = None,
+) -> np.ndarray:
+    """The mean of each window of x (N, C, *I): (N, C, *P), P by the formula in gpucnn.geometry.
+
+    size, stride (size unless given) and padding as in `conv`; padding is at most half of size. Padding counts as zeros
+    (PyTorch's default), or with `count_include_pad=False` not at all: the sum is divided by the pixels in the image.
+    """
+    (x,) = _floats(x=x)
+    fit = _pool_window(x, size, stride, padding)
+    include = _truth("count_include_pad", count_include_pad)
+    engine = _engine(backend, math, x.dtype)
+    return engine.unpack(engine.avg_pool(engine.pack(x), fit, include))
+
+
+def avg_pool_backward(
+    dy,
+    x,
+    size,
+    *,
+    stride=None,
+    padding=0,
+    count_include_pad: bool = True,
+    backend: str | None = "numpy",
+    math: str | None = None,
+) -> np.ndarray:
+    """dx (N, C, *I) of `avg_pool` with the same settings: each dy, divided by the count, to every pixel of its window.
+
+    dy is (N, C, *P), as avg_pool returns y; of x only the shape matters.
+    """
+    dy, x = _floats(dy=dy, x=x)
+    fit = _pool_window(x, size, stride, padding)
+    include = _truth("count_include_pad", count_include_pad)
+    _expect("dy", dy, (*x.shape[:2], *fit.output), "the shape of avg_pool's output")
+    engine = _engine(backend, math, x.dtype)
+    return engine.unpack(engine.avg_pool_gradient(engine.pack(dy), fit, include))
+
+
+def dense(x, w, bias=None, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """x (N, in) times w (out, in), plus bias (out,): y[n, o] = bias[o] + the sum over i of w[o, i] * x[n, i]."""
+    x, w, bias = _floats(x=x, w=w, bias=bias)
+    _dense_shapes(x, w)
+    if bias is not None:
+        _expect("bias", bias, (w.shape[0],), "one value per output")
+    engine = _engine(backend, math, x.dtype)
+    device_bias = None if bias is None else engine.array(bias)
+    return engine.unpack(engine.dense(engine.pack(x), engine.array(w), device_bias))
+
+
+def dense_backward(
+    dy, x, w, *, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(dx, dw, db) of `dense`: the gradients of x (N, in), w (out, in) and bias (out,). dy is (N, out)."""
+    dy, x, w = _floats(dy=dy, x=x, w=w)
+    _dense_shapes(x, w)
+    _expect("dy", dy, (x.shape[0], w.shape[0]), "the shape of dense's output")
+    engine = _engine(backend, math, x.dtype)
+    dy_lanes, dw, db = engine.pack(dy), engine.zeros(w.shape), engine.zeros(w.shape[:1])
+    dx = engine.dense_input_gradient(dy_lanes, engine.array(w))
+    engine.dense_weight_gradient(dy_lanes, engine.pack(x), dw)
+    engine.bias_gradient(dy_lanes, db)
+    return engine.unpack(dx), engine.host(dw), engine.host(db)
+
+
+def relu(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """x where it is positive, else +0; an array of any shape."""
+    return _elementwise("relu", x, backend, math)
+
+
+def tanh(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """The hyperbolic tangent of an array of any shape."""
+    return _elementwise("tanh", x, backend, math)
+
+
+def sigmoid(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """1 / (1 + exp(-x)) of an array of any shape."""
+    return _elementwise("sigmoid", x, backend, math)
+
+
+def batch_norm(
+    x, gamma, beta, *, eps: float = 1e-5, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(y, mean, var): x normalised by the batch's own statistics, y = gamma * (x - mean) / sqrt(var + eps) + beta.
+
+    x is (N, C) or (N, C, *spatial); gamma, beta, mean and var are (C,), over images and positions. var is the biased
+    variance (divided by the count), as it is used. eps is 0 or more.
+    """
+    x, gamma, beta = _floats(x=x, gamma=gamma, beta=beta)
+    eps = _norm_settings(x, gamma, eps)
+    _expect("beta", beta, (x.shape[1],), "one value per channel")
+    engine = _engine(backend, math, x.dtype)
+    lanes = engine.pack(x)
+    mean, var, _ = engine.batch_norm_statistics(lanes)
+    y = engine.batch_norm(lanes, mean, var, engine.array(gamma), engine.array(beta), eps)
+    return engine.unpack(y), engine.host(mean), engine.host(var)
+
+
+def batch_norm_backward(
+    dy, x, gamma, *, eps: float = 1e-5, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(dx, dgamma, dbeta) of `batch_norm` with the same eps, through the batch's own statistics. dy has x's shape."""
+    dy, x, gamma = _floats(dy=dy, x=x, gamma=gamma)
+    eps = _norm_settings(x, gamma, eps)
+    _expect("dy", dy, x.shape, "the shape of x")
+    engine = _engine(backend, math, x.dtype)
+    lanes, dgamma, dbeta = engine.pack(x), engine.zeros(gamma.shape), engine.zeros(gamma.shape)
+    mean, var, _ = engine.batch_norm_statistics(lanes)
+    dx = engine.batch_norm_gradient(engine.pack(dy), lanes, mean, var, engine.array(gamma), eps, dgamma, dbeta)
+    return engine.unpack(dx), engine.host(dgamma), engine.host(dbeta)
+
+
+def softmax_cross_entropy(
+    logits, labels, *, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.floating, np.ndarray]:
+    """(loss, dlogits): the mean over the batch of -log softmax(logits)[label], and its gradient (softmax - onehot) / N.
+
+    logits are (N, classes), labels integers (N,) from 0 to classes - 1; the loss is a NumPy scalar of the logits' type.
+    Raises DataError for a label out of range.
+    """
+    (logits,) = _floats(logits=logits)
+    if logits.ndim != 2:
+        raise ShapeError(f"logits have shape {logits.shape}; expected (N, classes)")
+    labels = _labels(labels, *logits.shape)
+    engine = _engine(backend, math, logits.dtype)
+    loss, dlogits = engine.softmax_cross_entropy(engine.pack(logits), engine.pack_labels(labels))
+    return engine.host(loss)[0], engine.unpack(dlogits)
+
+
+def _elementwise(operation: str, x: Any, backend: str | None, math: str | None) -> np.ndarray:
+    (x,) = _floats(x=x)
+    engine = _engine(backend, math, x.dtype)
+    columns = x.reshape(x.shape[0] if x.ndim else 1, -1)  # any shape as (N, C): the operation sees single values
+    return engine.unpack(getattr(engine, operation)(engine.pack(columns))).reshape(x.shape)
+
+
+def _engine(backend: str | None, math: str | None, dtype: np.dtype) -> Backend:
+    """The backend that computes in `dtype`; float64 is for numpy's fast math alone."""
+    engine = get_backend(backend, math)
+    if engine.dtype == dtype:
+        return engine
+    if (engine.name, engine.math) == ("numpy", "fast"):
+        return get_backend(backend, math, dtype=dtype)
+    raise DTypeError(
+        f"the arrays are {dtype}, but {engine.math} math on {engine.name} takes {engine.dtype}; convert them with "
+        f'.astype(np.float32), or use backend="numpy", math="fast" for {dtype}'
+    )
+
+
+def _host(name: str, value: Any) -> np.ndarray:
+    """A NumPy array of anything that can be read as one."""
+    if isinstance(value, np.ndarray):
+        return np.asarray(value)
+    try:
+        if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
+            on_cpu = value.__dlpack_device__()[0] == 1  # kDLCPU of dlpack.h
+            return np.from_dlpack(value) if on_cpu else np.from_dlpack(value, device="cpu")
+        return np.asarray(value)
+    except Exception as error:  # a foreign array raises what it likes, BufferError to RuntimeError
+        raise DTypeError(
+            f"{name} is a {type(value).__name__} that cannot be read as an array ({error}); give a NumPy array, or a "
+            "detached tensor with __dlpack__ or __array__"
+        ) from error
+
+
+def _floats(**named: Any) -> tuple[np.ndarray | None, ...]:
+    """The arrays in order (None stays None), contiguous, without an empty axis, all float32 or all float64."""
+    arrays = {name: None if value is None and name == "bias" else _host(name, value) for name, value in named.items()}
+    first = None
+    for name, array in arrays.items():
+        if array is None:
+            continue
+        if array.dtype not in (np.float32, np.float64):
+            raise DTypeError(f"{name} is {array.dtype}; expected float32 (or float64): use .astype(np.float32)")
+        if first is not None and array.dtype != arrays[first].dtype:
+            raise DTypeError(
+                f"{name} is {array.dtype} but {first} is {arrays[first].dtype}; convert one: all arrays are of one type"
+            )
+        if array.size == 0:
+            what = "an empty batch" if array.ndim and array.shape[0] == 0 else "an array with an empty axis"
+            raise ShapeError(f"{name} has shape {array.shape}, {what}; every axis needs at least one entry")
+        first = first or name
+    return tuple(None if array is None else np.asarray(array, order="C") for array in arrays.values())
+
+
+def _expect(name: str, array: np.ndarray, shape: tuple[int, ...], what: str) -> None:
+    if array.shape != shape:
+        raise ShapeError(f"{name} has shape {array.shape}; expected {shape}, {what}")
+
+
+def _conv_window(x: np.ndarray, w: np.ndarray, stride, padding, dilation, groups) -> tuple[Window, int]:
+    if not 3 <= x.ndim <= 5:
+        raise ShapeError(f"x has shape {x.shape}; expected {_IMAGES}")
+    if w.ndim != x.ndim:
+        raise ShapeError(
+            f"w has shape {w.shape}, {w.ndim} axes, for x of shape {x.shape}; expected {x.ndim} axes, (O, C/groups, *K)"
+        )
+    channels, filters = x.shape[1], w.shape[0]
+    try:
+        number = operator.index(groups)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(groups, (bool, np.bool_)):
+        raise ConfigurationError(f"groups is {groups!r}; give a positive integer that divides {channels} and {filters}")
+    if channels % number or filters % number:
+        raise ShapeError(
+            f"groups = {number} does not divide the {channels} channels of x and the {filters} filters of w; "
+            f"it may be a divisor of {_math.gcd(channels, filters)}"
+        )
+    if w.shape[1] != channels // number:
+        raise ShapeError(
+            f"w has shape {w.shape}, filters of {w.shape[1]} channels, but x of shape {x.shape} in {number} group(s) "
+            f"needs {channels // number}; expected w (O, {channels // number}, *K)"
+        )
+    return window(x.shape[2:], w.shape[2:], stride=stride, padding=padding, dilation=dilation), number
+
+
+def _pool_window(x: np.ndarray, size, stride, padding) -> Window:
+    if not 3 <= x.ndim <= 5:
+        raise ShapeError(f"x has shape {x.shape}; expected {_IMAGES}")
+    return pool_window(x.shape[2:], size, stride=stride, padding=padding)
+
+
+def _dense_shapes(x: np.ndarray, w: np.ndarray) -> None:
+    if x.ndim != 2:
+        raise ShapeError(f"x has shape {x.shape}; expected (N, in): flatten images with x.reshape(len(x), -1)")
+    if w.ndim != 2 or w.shape[1] != x.shape[1]:
+        raise ShapeError(f"w has shape {w.shape} for x of shape {x.shape}; expected (out, {x.shape[1]})")
+
+
+def _norm_settings(x: np.ndarray, gamma: np.ndarray, eps: Any) -> float:
+    if not 2 <= x.ndim <= 5:
+        raise ShapeError(f"x has shape {x.shape}; expected (N, C) or {_IMAGES}")
+    _expect("gamma", gamma, (x.shape[1],), "one value per channel")
+    try:
+        number = float(eps)
+    except (TypeError, ValueError):
+        number = -1.0
+    if isinstance(eps, (bool, np.bool_, str)) or not 0 <= number < _math.inf:
+        raise ConfigurationError(f"eps is {eps!r}; give a small number of 0 or more, such as 1e-5")
+    return number
+
+
+def _truth(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise ConfigurationError(f"{name} is {value!r}; give True or False")
+    return bool(value)
+
+
+def _labels(labels: Any, images: int, classes: int) -> np.ndarray:
+    """Labels (N,) as int64, each from 0 to classes - 1."""
+    labels = _host("labels", labels)
+    if labels.dtype.kind not in "iu":
+        raise DTypeError(f"labels are {labels.dtype}; expected integers, the index of each image's class")
+    if labels.shape != (images,):
+        raise ShapeError(f"labels have shape {labels.shape}; expected {(images,)}, one for each row of the logits")
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if wrong.size:
+        raise DataError(f"label {labels[wrong[0]]} of image {wrong[0]} is out of range; expected 0 to {classes - 1}")
+    return labels.astype(np.int64)

@@ -1,0 +1,288 @@
+"""The only size arithmetic in the project: output sizes, padding, receptive fields, and counts.
+
+Symbols, all per spatial axis, the same everywhere:
+
+- I  input size in pixels
+- K  kernel size in taps
+- D  dilation: distance in pixels between neighbouring taps; the kernel covers E = D*(K-1) + 1 pixels
+- S  stride: pixels between neighbouring windows
+- B, A  padding before and after the input, in pixels (P on both sides is B = A = P)
+- O  output size: how many windows fit (P, Q in names of the two axes of an output map)
+
+Output size (Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", relationship 6):
+
+    floor (the default)   O = floor((I + B + A - E) / S) + 1
+    strict                the same, refused unless S divides I + B + A - E
+    ceil                  O = ceil((I + B + A - E) / S) + 1, less one if the last window would start at or after I + B
+                          (PyTorch's rule: a window must start inside the input or the padding before it)
+    "same" padding        O = ceil(I / S), B + A = max((O - 1)*S + E - I, 0), the odd pixel after (TensorFlow's rule)
+"""
+
+import math
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpucnn.errors import ConfigurationError, ShapeError
+
+Sizes = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How a kernel slides over an input. Every tuple has one entry per spatial axis; padding's are (before, after).
+
+    Made by `window` or `pool_window`, which check that the sizes fit; hashable. In ceil mode the last window may reach
+    past the input and its padding; `padding` is not enlarged then, everything outside the input counts as padding.
+    """
+
+    input: Sizes
+    kernel: Sizes
+    stride: Sizes
+    padding: tuple[tuple[int, int], ...]
+    dilation: Sizes
+    output: Sizes
+
+
+def window(
+    input: Iterable[int],
+    kernel: int | Iterable[int],
+    *,
+    stride: int | Iterable[int] = 1,
+    padding: Any = 0,
+    dilation: int | Iterable[int] = 1,
+    strict: bool = False,
+    ceil: bool = False,
+) -> Window:
+    """The checked sizes of a convolution or pooling over `input`, for any number of spatial axes (none included).
+
+    `input` is the spatial size, (H, W) of an (N, C, H, W) image. `kernel`, `stride` and `dilation` are one positive
+    integer or one per axis. `padding` is "valid" (none), "same" (output = ceil(input / stride)), one integer, one per
+    axis, or (before, after) per axis. The formulas are at the top of this module.
+
+    Raises ShapeError where the sizes do not fit: a kernel larger than its padded input, a stride that does not divide
+    evenly under `strict`, a tuple of the wrong length. Raises ConfigurationError for what is no size at all: negative,
+    zero, fractional or boolean values, an unknown padding word, `strict` and `ceil` together.
+    """
+    if strict and ceil:
+        raise ConfigurationError("strict and ceil exclude each other: strict refuses the remainder that ceil rounds up")
+    if isinstance(input, (str, bytes)) or not isinstance(input, Iterable):
+        raise ConfigurationError(f"input is {input!r}; give one size per spatial axis, such as (32, 32)")
+    input = tuple(_integer("input", size, least=1) for size in input)
+    axes = len(input)
+    kernel = _per_axis("kernel", kernel, axes)
+    stride = _per_axis("stride", stride, axes)
+    dilation = _per_axis("dilation", dilation, axes)
+    extents = tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel))
+    pads = _padding(padding, input, extents, stride)
+    output = tuple(
+        _output(axis, axes, *sizes, strict=strict, ceil=ceil)
+        for axis, sizes in enumerate(zip(input, extents, kernel, stride, pads))
+    )
+    return Window(input, kernel, stride, pads, dilation, output)
+
+
+def pool_window(
+    input: Iterable[int], size: int | Iterable[int], *, stride: int | Iterable[int] | None = None, padding: Any = 0
+) -> Window:
+    """The window of a pooling: `stride` is `size` unless given, and no window may lie wholly in the padding.
+
+    Padding is at most half the window (PyTorch's rule), which makes sure of that. Raises what `window` raises, and
+    ShapeError for more padding.
+    """
+    result = window(input, size, stride=size if stride is None else stride, padding=padding)
+    for axis, (pads, k) in enumerate(zip(result.padding, result.kernel)):
+        if max(pads) > k // 2:
+            raise ShapeError(
+                f"pooling padding {_show(pads)}{_where(axis, len(result.kernel))} is more than half the window of {k}, "
+                f"so a window could hold no pixel at all; use a padding of at most {k // 2}"
+            )
+    return result
+
+
+def _output(
+    axis: int, axes: int, i: int, e: int, k: int, s: int, pads: tuple[int, int], *, strict: bool, ceil: bool
+) -> int:
+    """O of one axis by the formulas at the top of this module."""
+    before, after = pads
+    room = i + before + after - e
+    if room < 0:
+        extent = f"{k}" if e == k else f"{k} (dilated: {e})"
+        raise ShapeError(
+            f"a kernel of {extent} is larger than the padded input of {i + before + after}{_where(axis, axes)} "
+            f"(input {i}, padding {_show(pads)}); a padding of {-((i - e) // 2)}, a smaller kernel or a larger input "
+            "would fit"
+        )
+    if strict and room % s:
+        raise ShapeError(
+            f"stride {s} does not divide {room} = input {i} + padding {before} + {after} - kernel {e}"
+            f"{_where(axis, axes)} evenly; padding {_fitting_padding(i, e, s, pads)} or "
+            f"stride {_fitting_stride(room, s)} would fit"
+        )
+    if not ceil:
+        return room // s + 1
+    o = -(-room // s) + 1
+    return o - 1 if (o - 1) * s >= i + before else o
+
+
+def _fitting_padding(i: int, e: int, s: int, pads: tuple[int, int]) -> str:
+    """The padding nearest to `pads` that stride s divides evenly: alike on both sides if it was and can be."""
+    before, after = pads
+    if before == after:
+        # I + 2P - E repeats modulo S after at most S steps of P, so a fit is that near or nowhere.
+        near = sorted(range(max(0, before - s), before + s + 1), key=lambda p: (abs(p - before), p))
+        for p in near:
+            if i + 2 * p >= e and (i + 2 * p - e) % s == 0:
+                return str(p)
+    return f"{(before, after + s - (i + before + after - e) % s)} (before, after)"
+
+
+def _fitting_stride(room: int, s: int) -> str:
+    """The strides nearest to s, below and above, that divide `room` evenly."""
+    divisors = [d for d in range(1, room + 1) if room % d == 0]  # room > 0: zero divides evenly and never comes here
+    below = [d for d in divisors if d < s][-1:]
+    above = [d for d in divisors if d > s][:1]
+    return " or ".join(str(d) for d in below + above)
+
+
+def _padding(padding: Any, input: Sizes, extents: Sizes, stride: Sizes) -> tuple[tuple[int, int], ...]:
+    """(before, after) for each axis from any of the forms that `window` takes."""
+    if isinstance(padding, str):
+        if padding == "valid":
+            return tuple((0, 0) for _ in input)
+        if padding == "same":
+            totals = (max((-(-i // s) - 1) * s + e - i, 0) for i, e, s in zip(input, extents, stride))
+            return tuple((total // 2, total - total // 2) for total in totals)
+        raise ConfigurationError(
+            f'padding is {padding!r}; use "valid", "same", an integer, one per axis, or (before, after) per axis'
+        )
+    if not isinstance(padding, Iterable):
+        p = _integer("padding", padding, least=0)
+        return tuple((p, p) for _ in input)
+    sides = tuple(padding)
+    if len(sides) != len(input):
+        raise ShapeError(
+            f"padding {padding!r} has {len(sides)} entries for {len(input)} spatial axes; "
+            "give one integer or one (before, after) pair per axis"
+        )
+    pads = []
+    for side in sides:
+        if isinstance(side, str) or not isinstance(side, Iterable):
+            pads.append((_integer("padding", side, least=0),) * 2)
+            continue
+        pair = tuple(_integer("padding", p, least=0) for p in side)
+        if len(pair) != 2:
+            raise ShapeError(f"padding {side!r} of one axis has {len(pair)} entries; give (before, after)")
+        pads.append(pair)
+    return tuple(pads)
+
+
+def _per_axis(name: str, value: int | Iterable[int], axes: int) -> Sizes:
+    """One positive integer per axis, from one for all or a sequence."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return (_integer(name, value, least=1),) * axes
+    values = tuple(_integer(name, v, least=1) for v in value)
+    if len(values) != axes:
+        raise ShapeError(
+            f"{name} {values} has {len(values)} entries for {axes} spatial axes; give one integer or one per axis"
+        )
+    return values
+
+
+def _integer(name: str, value: Any, *, least: int) -> int:
+    """`value` as a Python int, if it is an integer (NumPy's included, booleans not) and at least `least`."""
+    kind = "a positive integer" if least == 1 else "an integer of 0 or more"
+    if isinstance(value, (bool, np.bool_)):
+        raise ConfigurationError(f"{name} is {value!r}, a truth value; give {kind}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ConfigurationError(f"{name} is {value!r} of type {type(value).__name__}; give {kind}") from None
+    if number < least:
+        raise ConfigurationError(f"{name} is {number}; give {kind}")
+    return number
+
+
+def _show(pads: tuple[int, int]) -> str:
+    return str(pads[0]) if pads[0] == pads[1] else str(pads)
+
+
+def _where(axis: int, axes: int) -> str:
+    return "" if axes == 1 else f" on spatial axis {axis}"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """The receptive field of one value: how many input pixels it sees along each axis.
+
+    `size` is that number, `jump` the input pixels between two neighbouring values. An input pixel is
+    `Field.pixel(axes)`; each layer's follows from the layer's before it: size' = size + (E - 1) * jump and
+    jump' = jump * S (Araujo, Norris and Sim, "Computing receptive fields of convolutional neural networks", 2019).
+    """
+
+    size: Sizes
+    jump: Sizes
+
+    @classmethod
+    def pixel(cls, axes: int) -> "Field":
+        """The field of an input pixel itself."""
+        return cls((1,) * axes, (1,) * axes)
+
+    def after(self, window: Window) -> "Field":
+        """The field of a value after one more window."""
+        size = tuple(r + d * (k - 1) * j for r, j, k, d in zip(self.size, self.jump, window.kernel, window.dilation))
+        return Field(size, tuple(j * s for j, s in zip(self.jump, window.stride)))
+
+
+def conv_parameters(in_channels: int, out_channels: int, kernel: Sizes, *, groups: int = 1, bias: bool = True) -> int:
+    """Weights and biases of a convolution: out_channels * (in_channels / groups * prod(K) + 1)."""
+    return out_channels * (in_channels // groups * math.prod(kernel) + bias)
+
+
+def dense_parameters(inputs: int, outputs: int, *, bias: bool = True) -> int:
+    """Weights and biases of a dense layer: outputs * (inputs + 1)."""
+    return outputs * (inputs + bias)
+
+
+def conv_multiply_adds(in_channels: int, out_channels: int, window: Window, *, groups: int = 1) -> int:
+    """Multiply-adds of a convolution of one image: in_channels / groups * prod(K) a value, taps on padding included."""
+    return in_channels // groups * math.prod(window.kernel) * out_channels * math.prod(window.output)
+
+
+def dense_multiply_adds(inputs: int, outputs: int) -> int:
+    """Multiply-adds of a dense layer for one image."""
+    return inputs * outputs
+
+
+def pixel_use(window: Window) -> np.ndarray:
+    """How many windows use each input pixel: integers of shape `window.input`.
+
+    A tap that falls between pixels (dilation) does not use them. The count is the product of the axes' counts.
+    """
+    use = np.ones((), dtype=np.int64)
+    for i, k, s, (before, _), d, o in zip(
+        window.input, window.kernel, window.stride, window.padding, window.dilation, window.output
+    ):
+        pixels = (np.arange(o)[:, None] * s + np.arange(k) * d - before).ravel()
+        counts = np.bincount(pixels[(pixels >= 0) & (pixels < i)], minlength=i)
+        use = np.multiply.outer(use, counts)
+    return use
+
+
+def pool_counts(window: Window, count_include_pad: bool = True) -> np.ndarray:
+    """How many taps the average of each output divides by, int64 of shape `window.output`.
+
+    Those inside the image and its padding, or without `count_include_pad` those inside the image. What a last window of
+    ceil mode reaches beyond the padding never counts (PyTorch's rule).
+    """
+    count = np.ones((), np.int64)
+    for i, k, s, (before, after), d, p in zip(
+        window.input, window.kernel, window.stride, window.padding, window.dilation, window.output, strict=True
+    ):
+        pixel = np.arange(p)[:, None] * s + np.arange(k) * d - before  # (P, K)
+        inside = pixel < i + after if count_include_pad else (pixel >= 0) & (pixel < i)
+        count = count[..., None] * inside.sum(1)
+    return count

@@ -1,0 +1,103 @@
+"""Layers made of layers."""
+
+from collections.abc import Iterator
+
+from gpucnn.backends.batch import Batch
+from gpucnn.errors import ConfigurationError, ShapeError
+from gpucnn.layers.activation import check_activation, finish
+from gpucnn.layers.base import Backward, Layer, Shape, connect
+
+
+def _join(name: str, child: str) -> str:
+    return f"{name}.{child}" if name else child
+
+
+class Sequential(Layer):
+    """One layer after the other. Its layers are called "0", "1" ... in parameter names."""
+
+    capturable = True
+
+    def __init__(self, *layers: Layer):
+        for layer in layers:
+            if not isinstance(layer, Layer):
+                raise ConfigurationError(f"Sequential takes layers, not {layer!r}")
+        self.layers = layers
+
+    def children(self) -> Iterator[tuple[str, Layer]]:
+        return ((str(i), layer) for i, layer in enumerate(self.layers))
+
+    def build(self, shape: Shape) -> Shape:
+        for name, layer in self.children():
+            shape = connect(layer, shape, _join(self.name, name))
+        return shape
+
+    def need_input_gradient(self, needed: bool) -> None:
+        self.input_gradient = needed
+        for layer in self.layers:
+            layer.need_input_gradient(needed)
+            if any(True for part in layer.walk() for _ in part.parameters()):
+                break  # the layers after it need theirs to reach this one's parameters
+
+    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
+        steps = []
+        for layer in self.layers:
+            x, step = layer(x)
+            steps.append(step)
+
+        def backward(dy: Batch) -> Batch | None:
+            for step in reversed(steps):
+                dy = step(dy)
+                if dy is None:  # the first layer with parameters was told to stop here
+                    break
+            return dy
+
+        return x, backward
+
+    def __repr__(self) -> str:
+        return f"Sequential({', '.join(map(repr, self.layers))})"
+
+
+class Residual(Layer):
+    """y = activation(body(x) + shortcut(x)); without a shortcut, body(x) + x (He et al. 2015)."""
+
+    capturable = True
+
+    def __init__(self, body: Layer, shortcut: Layer | None = None, activation: str | None = "relu"):
+        for layer in (body, shortcut):
+            if layer is not None and not isinstance(layer, Layer):
+                raise ConfigurationError(f"Residual takes layers, not {layer!r}")
+        self.body, self.shortcut = body, shortcut
+        self.activation = check_activation(activation)
+
+    def build(self, shape: Shape) -> Shape:
+        main = connect(self.body, shape, _join(self.name, "body"))
+        short = connect(self.shortcut, shape, _join(self.name, "shortcut")) if self.shortcut else shape
+        if main != short:
+            raise ShapeError(
+                f"the body makes {main} of {shape} and the shortcut {short}; they are added, so they must agree: "
+                "give a shortcut that makes the body's shape, such as a 1x1 convolution of the same stride"
+            )
+        return main
+
+    def need_input_gradient(self, needed: bool) -> None:
+        self.input_gradient = needed
+        for _, layer in self.children():
+            layer.need_input_gradient(needed)
+
+    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
+        self.check(x)
+        backend = x.backend
+        main, main_backward = self.body(x)
+        short, short_backward = self.shortcut(x) if self.shortcut else (x, lambda dy: dy)
+        y, activation_backward = finish(backend.add(main, short, relu=self.activation == "relu"), self.activation)
+
+        def backward(dy: Batch) -> Batch | None:
+            dy = activation_backward(dy)
+            main_dx, short_dx = main_backward(dy), short_backward(dy)
+            if self.input_gradient:
+                return backend.add(main_dx, short_dx)
+
+        return y, backward
+
+    def __repr__(self) -> str:
+        return f"Residual({self.body!r}, {self.shortcut!r}, activation={self.activation!r})"

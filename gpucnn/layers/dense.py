@@ -1,0 +1,64 @@
+"""Fully connected layers, and the flattening before them."""
+
+import math
+
+from gpucnn.backends.batch import Batch
+from gpucnn.errors import ShapeError
+from gpucnn.initializers import check_initializer
+from gpucnn.layers.activation import check_activation, finish
+from gpucnn.layers.base import Backward, Layer, Parameter, Shape
+from gpucnn.layers.settings import positive
+
+
+class Dense(Layer):
+    """Every output sees every input: (N, in) to (N, units).
+
+    `activation` is None, "relu" (fused into the kernel), "tanh" or "sigmoid". `weight` is (units, in), `bias` (units,)
+    or None.
+    """
+
+    capturable = True
+
+    def __init__(
+        self, units: int, *, bias: bool = True, activation: str | None = None, initializer: str | float = "he"
+    ):  # fmt: skip
+        self.units = positive("units", units)
+        self.use_bias = bool(bias)
+        self.activation = check_activation(activation)
+        self.initializer = check_initializer(initializer)
+
+    def build(self, shape: Shape) -> Shape:
+        if len(shape) != 1:
+            raise ShapeError(f"needs flat values of shape (C,), not {tuple(shape)}; put Flatten() before it")
+        self.weight = Parameter((self.units, shape[0]), self.initializer, shape[0], self.units)
+        self.bias = Parameter((self.units,)) if self.use_bias else None
+        return (self.units,)
+
+    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
+        self.check(x)
+        backend, w, b = x.backend, self.weight, self.bias
+        y = backend.dense(x, w.value, b and b.value, relu=self.activation == "relu")
+        y, activation_backward = finish(y, self.activation)
+
+        def backward(dy: Batch) -> Batch | None:
+            dy = activation_backward(dy)
+            if b:
+                backend.bias_gradient(dy, b.grad)
+            backend.dense_weight_gradient(dy, x, w.grad)
+            if self.input_gradient:
+                return backend.dense_input_gradient(dy, w.value)
+
+        return y, backward
+
+
+class Flatten(Layer):
+    """(N, C, *spatial) to (N, C * prod(spatial)), row-major."""
+
+    capturable = True
+
+    def build(self, shape: Shape) -> Shape:
+        return (math.prod(shape),)
+
+    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
+        shape = x.shape[1:]
+        return x.reshape(math.prod(shape)), lambda dy: dy.reshape(*shape)

@@ -1,0 +1,29 @@
+"""Dropout."""
+
+from gpucnn.backends.batch import Batch
+from gpucnn.errors import ConfigurationError
+from gpucnn.layers.base import Backward, Layer
+
+
+class Dropout(Layer):
+    """In training, zero each value with probability `rate` and scale the others by 1 / (1 - rate); else the identity.
+
+    Srivastava et al. 2014. The draw depends on seed, step, layer and the value's place in the batch, on nothing else.
+    """
+
+    capturable = True
+
+    def __init__(self, rate: float = 0.5):
+        if not 0 <= rate < 1:
+            raise ConfigurationError(f"a dropout rate of {rate!r} is outside 0 <= rate < 1")
+        self.rate = float(rate)
+
+    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
+        mode = self.mode
+        if not mode.training or self.rate == 0:
+            return x, lambda dy: dy
+
+        def drop(values: Batch) -> Batch:
+            return values.backend.dropout(values, self.rate, mode.seed, mode.step, self.number)
+
+        return drop(x), drop

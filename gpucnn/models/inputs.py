@@ -1,0 +1,28 @@
+"""What a model accepts as images."""
+
+import numpy as np
+
+from gpucnn.errors import DataError, DTypeError, ShapeError
+
+
+def check_images(images, input_shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:
+    """`images` as a C-contiguous (N, *input_shape) array of `dtype`, if they fit and are finite.
+
+    Any type whose every value `dtype` holds exactly is taken: for float32 that is float16 and integers of 16 bits too.
+    Raises DTypeError for another type, ShapeError for another shape or no image at all, DataError for a NaN or infinity.
+    """
+    images = np.asarray(images)
+    if images.dtype.kind not in "fiu" or not np.can_cast(images.dtype, dtype, "safe"):
+        raise DTypeError(f"images are {images.dtype}; convert them, such as with images.astype(numpy.{np.dtype(dtype)})")
+    if images.ndim != len(input_shape) + 1 or images.shape[1:] != tuple(input_shape):
+        expected = ", ".join(map(str, input_shape))
+        raise ShapeError(f"images have shape {images.shape}; this model takes (N, {expected})")
+    if len(images) == 0:
+        raise ShapeError("there are no images; give at least one")
+    images = np.ascontiguousarray(images, dtype)
+    for start in range(0, len(images), 4096):  # in parts: a mask of everything would cost a quarter of the data again
+        finite = np.isfinite(images[start : start + 4096])
+        if not finite.all():
+            image = start + int(np.argmin(finite.reshape(len(finite), -1).all(axis=1)))
+            raise DataError(f"image {image} holds a NaN or an infinity; clean the data before training on it")
+    return images

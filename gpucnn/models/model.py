@@ -1,0 +1,167 @@
+"""A model: a layer with its parameters, gradients and running statistics in three flat buffers."""
+
+import hashlib
+import math
+
+import numpy as np
+
+from gpucnn.backends import get_backend
+from gpucnn.backends.batch import Batch
+from gpucnn.errors import CheckpointError, ConfigurationError
+from gpucnn.initializers import draw
+from gpucnn.layers.base import Backward, Layer, Mode, Parameter, Statistic, connect
+from gpucnn.models.inputs import check_images
+
+# Every parameter starts at a multiple of 16 floats, 64 bytes, so that kernels may load vectors from its start. The gaps
+# are zero and stay zero: their gradient is.
+_ALIGN = 16
+
+
+class Model:
+    """`layer` built for images of `input_shape` (C, H, W).
+
+    `values`, `grads` and `statistics` are flat arrays, float32 on the host until `place` moves them to a backend; every
+    Parameter and Statistic holds a view of its part. `name` and `arguments` say how to make the model again
+    (`build_model(name, **arguments)`), which is what files store; `class_names`, if set, is stored with them.
+    Raises ShapeError, naming the layer, where sizes do not fit.
+    """
+
+    def __init__(self, layer: Layer, input_shape: tuple[int, ...], name: str = "custom", arguments: dict | None = None):
+        self.layer, self.name, self.arguments = layer, name, dict(arguments or {})
+        self.input_shape = tuple(int(size) for size in input_shape)
+        self.class_names: list[str] | None = None
+        self.output_shape = connect(layer, self.input_shape, "")
+        self.mode = Mode()
+        self.parameters: list[Parameter] = []
+        self.running: list[Statistic] = []
+        self._collect()
+        self.initialized = False
+        self.backend = None
+        self._bind(*(np.zeros(size, np.float32) for size in self._sizes()))
+        for statistic in self.running:
+            statistic.value[...] = statistic.initial
+
+    def _collect(self) -> None:
+        seen = set()
+        for number, layer in enumerate(self.layer.walk()):
+            if id(layer) in seen:
+                raise ConfigurationError(
+                    f"{layer!r} is in the model twice; layers write their gradients, so none can be shared: make two"
+                )
+            seen.add(id(layer))
+            layer.mode, layer.number = self.mode, number
+            prefix = f"{layer.name}." if layer.name else ""
+            for kind, found in ((self.parameters, layer.parameters()), (self.running, layer.statistics())):
+                for name, part in found:
+                    part.name = prefix + name
+                    kind.append(part)
+
+    def _sizes(self) -> tuple[int, int, int]:
+        weights, statistics = (sum(map(_padded, parts)) for parts in (self.parameters, self.running))
+        return weights, weights, statistics
+
+    def _bind(self, values, grads, statistics) -> None:
+        self.values, self.grads, self.statistics = values, grads, statistics
+        for p, value, grad in zip(self.parameters, self.split(values).values(), self.split(grads).values()):
+            p.value, p.grad = value, grad
+        for s, value in zip(self.running, _views(statistics, self.running).values()):
+            s.value = value
+
+    def split(self, flat) -> dict:
+        """Views of a flat array as long as `values`, such as an optimiser's state: one a parameter, by name."""
+        return _views(flat, self.parameters)
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(math.prod(p.shape) for p in self.parameters)
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a training step can be recorded and replayed: no layer computes outside backend operations."""
+        return all(layer.capturable for layer in self.layer.walk())
+
+    def initialize(self, seed: int) -> "Model":
+        """Draw the first weights (contract rule 10), set the running statistics to their start; returns the model itself."""
+        values = {
+            p.name: draw(p.initializer, p.shape, p.fan_in, p.fan_out, seed, ordinal)
+            for ordinal, p in enumerate(self.parameters)
+        }
+        values |= {s.name: np.full(s.shape, s.initial, np.float32) for s in self.running}
+        self.load_state_dict(values)
+        return self
+
+    def place(self, backend) -> "Model":
+        """Move the buffers to `backend`, values kept; returns the model itself."""
+        if backend is self.backend:
+            return self
+        values = self.state_dict()
+        self._bind(*(backend.zeros((size,)) for size in self._sizes()))
+        self.backend = backend
+        self.mode.step = backend.zeros((1,), np.uint32)
+        self._write(values)
+        return self
+
+    def __call__(self, x) -> tuple[Batch, Backward]:
+        """(y, backward). x is a Batch of the model's backend, or a plain array (N, *input_shape) from the host.
+
+        A model that was never placed goes to the fastest usable backend.
+        """
+        if not isinstance(x, Batch):
+            if self.backend is None:
+                self.place(get_backend())
+            x = self.backend.pack(check_images(x, self.input_shape, self.backend.dtype))
+        if x.backend is not self.backend:
+            raise ConfigurationError("the batch is on another backend than the model; call model.place(x.backend) first")
+        return self.layer(x)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies on the host of all parameters, then all running statistics, by name."""
+        host = np.array if self.backend is None else self.backend.host
+        # Two transfers from the device, not one a parameter.
+        return {
+            name: view.copy()
+            for flat, parts in ((host(self.values), self.parameters), (host(self.statistics), self.running))
+            for name, view in _views(flat, parts).items()
+        }
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Take all parameters and running statistics from `state`; raises CheckpointError unless names and shapes agree."""
+        expected = {part.name: part.shape for part in (*self.parameters, *self.running)}
+        found = {name: np.shape(value) for name, value in state.items()}
+        if found != expected:
+            wrong = next(name for name in (*expected, *found) if found.get(name) != expected.get(name))
+            raise CheckpointError(
+                f"these are not the weights of this model ({self.name}): {wrong} has shape "
+                f"{found.get(wrong, 'none, it is missing')} and should have {expected.get(wrong, 'none, there is no such part')}"
+            )
+        self._write(state)
+        self.initialized = True
+
+    def _write(self, state: dict[str, np.ndarray]) -> None:
+        for flat, parts in ((self.values, self.parameters), (self.statistics, self.running)):
+            host = np.zeros(flat.shape, flat.dtype)
+            for name, view in _views(host, parts).items():
+                view[...] = state[name]
+            if self.backend is None:
+                flat[...] = host
+            else:
+                self.backend.assign(flat, host)
+
+    def weights_sha256(self) -> str:
+        """SHA-256 in hex of all parameters, little-endian, in order, then all running statistics (contract rule 11)."""
+        digest = hashlib.sha256()
+        for value in self.state_dict().values():
+            digest.update(value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes())
+        return digest.hexdigest()
+
+
+def _padded(part: Parameter | Statistic) -> int:
+    return -(-math.prod(part.shape) // _ALIGN) * _ALIGN
+
+
+def _views(flat, parts) -> dict:
+    views, start = {}, 0
+    for part in parts:
+        views[part.name] = flat[start : start + math.prod(part.shape)].reshape(part.shape)
+        start += _padded(part)
+    return views

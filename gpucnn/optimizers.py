@@ -1,0 +1,129 @@
+"""How gradients change weights. One kernel over the flat buffers of the whole model (contract rule 9).
+
+An optimiser holds its settings, and once training starts its state on the device: flat arrays as long as the weights, and
+`hyper`, the few float32 numbers that change from step to step. They are read from the device so that a captured step can
+be replayed with other ones.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from gpucnn.errors import ConfigurationError
+
+
+class Optimizer:
+    """Base of all optimisers. `lr` is the learning rate, which a schedule multiplies by its factor.
+
+    `states` names the flat arrays that update keeps beside the weights, `hypers` is how many numbers `rates` returns.
+    """
+
+    states: tuple[str, ...] = ()
+    hypers = 1
+
+    def __init__(self, lr: float):
+        self.lr = _least("lr", lr, 0)
+        self._arrays: dict[str, Any] = {}
+
+    def settings(self) -> dict:
+        """Name and settings, for checkpoints."""
+        return {"name": type(self).__name__, **{k: v for k, v in vars(self).items() if not k.startswith("_")}}
+
+    def place(self, backend, size: int) -> None:
+        """Start anew on `backend` for `size` weights: state zero, as before the first step."""
+        self._backend = backend
+        self._hyper = backend.zeros((self.hypers,), np.float32)
+        self._arrays = {name: backend.zeros((size,)) for name in self.states}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state's flat device arrays by name."""
+        return dict(self._arrays)
+
+    def set_rates(self, factor: float, step: int) -> float:
+        """Tell the device the rates of step `step` (from 1) under a schedule's `factor`; returns the float32 learning rate."""
+        rates = self.rates(self.lr * factor, step)
+        self._backend.assign(self._hyper, np.array(rates, np.float32))  # float64 until here: rounded once
+        return float(np.float32(rates[0]))
+
+    def rates(self, lr: float, step: int) -> tuple[float, ...]:
+        """What `hyper` holds at step `step` (from 1), in float64."""
+        return (lr,)
+
+    def update(self, weights, gradients) -> None:
+        """One step, in place on the flat buffers."""
+        raise NotImplementedError(f"{type(self).__name__} has no update(weights, gradients)")
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum, as PyTorch has it (dampening 0), weight decay added to the gradient.
+
+    v = momentum * v + g; w -= lr * v, or with `nesterov` w -= lr * (momentum * v + g).
+    """
+
+    states = ("velocity",)
+
+    def __init__(self, lr: float = 0.01, momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = False):
+        super().__init__(lr)
+        self.momentum, self.weight_decay = _beta("momentum", momentum), _least("weight_decay", weight_decay, 0)
+        self.nesterov = bool(nesterov)
+        if nesterov and momentum == 0:
+            raise ConfigurationError("nesterov needs a momentum above 0")
+
+    def update(self, weights, gradients) -> None:
+        self._backend.sgd(
+            weights, gradients, self._arrays["velocity"], self._hyper,
+            momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov,
+        )  # fmt: skip
+
+
+class Adam(Optimizer):
+    """Kingma and Ba 2015; weight decay added to the gradient."""
+
+    states = ("mean", "square")
+    hypers = 4
+    _decoupled = False
+
+    def __init__(
+        self, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0
+    ):  # fmt: skip
+        super().__init__(lr)
+        self.beta1, self.beta2 = _beta("beta1", beta1), _beta("beta2", beta2)
+        self.eps, self.weight_decay = _least("eps", eps, 0), _least("weight_decay", weight_decay, 0)
+        self._powers = (0, 1.0, 1.0)  # step, beta1 ** step, beta2 ** step
+
+    def rates(self, lr: float, step: int) -> tuple[float, ...]:
+        """(lr, 1 - beta1**step, 1 - beta2**step, lr * weight_decay); powers by repeated float64 multiplication."""
+        done, power1, power2 = self._powers if self._powers[0] <= step else (0, 1.0, 1.0)
+        for _ in range(step - done):
+            power1, power2 = power1 * self.beta1, power2 * self.beta2
+        self._powers = (step, power1, power2)
+        return lr, 1.0 - power1, 1.0 - power2, lr * self.weight_decay
+
+    def update(self, weights, gradients) -> None:
+        self._backend.adam(
+            weights, gradients, self._arrays["mean"], self._arrays["square"], self._hyper, beta1=self.beta1,
+            beta2=self.beta2, eps=self.eps, weight_decay=self.weight_decay, decoupled=self._decoupled,
+        )  # fmt: skip
+
+
+class AdamW(Adam):
+    """Adam with weight decay apart from the gradient: w -= lr * weight_decay * w first (Loshchilov and Hutter 2019)."""
+
+    _decoupled = True
+
+    def __init__(
+        self, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.01
+    ):  # fmt: skip
+        super().__init__(lr, beta1, beta2, eps, weight_decay)
+
+
+def _least(name: str, value: float, least: float) -> float:
+    if not (isinstance(value, (int, float)) and least <= value < float("inf")):
+        raise ConfigurationError(f"{name} is {value!r}; give a number of {least} or more")
+    return float(value)
+
+
+def _beta(name: str, value: float) -> float:
+    if not (isinstance(value, (int, float)) and 0 <= value < 1):
+        raise ConfigurationError(f"{name} is {value!r}; give a number from 0 up to, not including, 1")
+    return float(value)

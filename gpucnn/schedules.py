@@ -1,0 +1,112 @@
+"""How the learning rate changes over a run: a factor of the optimiser's own rate, for every step.
+
+A schedule is called as `schedule(step, steps, epoch)`: the step's number and the epoch's, both from 0, and how many steps
+the whole run has. It returns a float64 factor; the optimiser's rate times that, rounded once to float32, is what the
+device gets. All of it is computed on the host from integers with operations that round the same everywhere (the cosine is
+`arithmetic.cos64`), so every backend sees the same rates.
+"""
+
+import math
+
+import numpy as np
+
+from gpucnn import arithmetic
+from gpucnn.errors import ConfigurationError
+
+
+class Schedule:
+    """Base of all schedules. `uses_steps`: the rates depend on how long the whole run is, so a run cannot be extended."""
+
+    uses_steps = False
+
+    def __call__(self, step: int, steps: int, epoch: int) -> float:
+        raise NotImplementedError(f"{type(self).__name__} has no __call__(step, steps, epoch) that returns a factor")
+
+    def settings(self) -> dict:
+        """Name and settings, for checkpoints."""
+        return {"name": type(self).__name__, **vars(self)}
+
+
+class Constant(Schedule):
+    """The same rate all along."""
+
+    def __call__(self, step: int, steps: int, epoch: int) -> float:
+        return 1.0
+
+
+class Step(Schedule):
+    """The rate times `factor` after every `every` epochs."""
+
+    def __init__(self, every: int, factor: float = 0.1):
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ConfigurationError(f"every is {every!r}; give a positive number of epochs")
+        self.every, self.factor = every, _share("factor", factor)
+
+    def __call__(self, step: int, steps: int, epoch: int) -> float:
+        rate = 1.0
+        for _ in range(epoch // self.every):  # repeated multiplication: pow differs between C libraries
+            rate *= self.factor
+        return rate
+
+
+class Cosine(Schedule):
+    """From the full rate to `final` of it along half a cosine (Loshchilov and Hutter 2017, without restarts).
+
+    At step t of T: final + (1 - final) * (1 + cos(pi * t / T)) / 2.
+    """
+
+    uses_steps = True
+
+    def __init__(self, final: float = 0.0):
+        self.final = _share("final", final)
+
+    def __call__(self, step: int, steps: int, epoch: int) -> float:
+        return _cosine(1.0, self.final, step / steps)
+
+
+class OneCycle(Schedule):
+    """Up from `start` to the full rate in the first `rise` of the run, then down to `final`, both along half a cosine.
+
+    Smith and Topin 2018; the defaults are PyTorch's: 1/25, 0.3, and 1/250,000 of the full rate.
+    """
+
+    uses_steps = True
+
+    def __init__(self, rise: float = 0.3, start: float = 1 / 25, final: float = 4e-6):
+        self.rise, self.start, self.final = _share("rise", rise), _share("start", start), _share("final", final)
+
+    def __call__(self, step: int, steps: int, epoch: int) -> float:
+        turn = self.rise * steps
+        if step < turn:
+            return _cosine(self.start, 1.0, step / turn)
+        return _cosine(1.0, self.final, (step - turn) / (steps - turn))
+
+
+class WarmUp(Schedule):
+    """The first `steps` steps rise in equal parts, 1/(steps+1), 2/(steps+1) ... of what `then` gives; `then` alone after.
+
+    `then` counts its steps from the run's first, warm-up included.
+    """
+
+    def __init__(self, steps: int, then: Schedule | None = None):
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise ConfigurationError(f"steps is {steps!r}; give a positive number of steps")
+        self.steps, self.then = steps, then or Constant()
+        self.uses_steps = self.then.uses_steps
+
+    def __call__(self, step: int, steps: int, epoch: int) -> float:
+        return self.then(step, steps, epoch) * min((step + 1) / (self.steps + 1), 1.0)
+
+    def settings(self) -> dict:
+        return {"name": "WarmUp", "steps": self.steps, "then": self.then.settings()}
+
+
+def _cosine(first: float, last: float, part: float) -> float:
+    """From `first` at part 0 to `last` at part 1 along half a cosine."""
+    return last + (first - last) * ((1.0 + float(arithmetic.cos64(np.float64(math.pi * part)))) / 2.0)
+
+
+def _share(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ConfigurationError(f"{name} is {value!r}; give a number from 0 to 1")
+    return float(value)

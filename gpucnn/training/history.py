@@ -1,0 +1,38 @@
+"""What was measured, epoch by epoch."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class History:
+    """`epochs` holds one dictionary an epoch, the same as a line of metrics.jsonl:
+
+    epoch and step (how many are done), loss (mean over the images) and accuracy (0 to 1) of training, measured while the
+    weights change; validation_loss and validation_accuracy if there were such images; learning_rate of the last step;
+    seconds, and images_per_second of training alone, without the very first step, which may compile kernels.
+    """
+
+    epochs: list[dict] = field(default_factory=list)
+
+    def __getitem__(self, key: str) -> list:
+        """One column: history["loss"] is a value an epoch, None where it was not measured."""
+        return [epoch.get(key) for epoch in self.epochs]
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+    @property
+    def last(self) -> dict:
+        """The newest epoch."""
+        return self.epochs[-1]
+
+    @property
+    def seconds(self) -> float:
+        """Of all epochs together."""
+        return sum(self["seconds"])
+
+    @property
+    def images_per_second(self) -> float:
+        """The median over the epochs."""
+        rates = sorted(self["images_per_second"])
+        return (rates[len(rates) // 2] + rates[(len(rates) - 1) // 2]) / 2

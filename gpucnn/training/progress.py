@@ -1,0 +1,104 @@
+"""What people see while training runs; always on stderr.
+
+Anything with the methods of `Quiet` can take its place: `Trainer(..., progress=...)`.
+"""
+
+import sys
+from time import perf_counter
+
+
+class Quiet:
+    """Says nothing. The trainer calls `update` every `interval` seconds at most, since it makes the device wait."""
+
+    interval = float("inf")
+
+    def begin(self, title: str, epochs: int, images: int, done: int) -> None:
+        """Training starts: `epochs` in all, `done` of them before, each of so many images. `title` says on what it runs."""
+
+    def update(self, epoch: int, images: int, measured: dict) -> None:
+        """Epoch `epoch` (from 1) has seen so many images; `measured`: loss, accuracy, images_per_second so far."""
+
+    def end_epoch(self, record: dict) -> None:
+        """An epoch is over; `record` is its entry in the history."""
+
+    def close(self) -> None:
+        """Training is over, by whatever cause."""
+
+
+class Lines(Quiet):
+    """A line an epoch, and one every 15 seconds within long epochs: for files and pipes."""
+
+    interval = 15.0
+
+    def begin(self, title: str, epochs: int, images: int, done: int) -> None:
+        self._epochs, self._images, self._done = epochs, images, done
+        self._started = perf_counter()
+        self._print(title)
+
+    def update(self, epoch: int, images: int, measured: dict) -> None:
+        left = (self._epochs - epoch + 1) * self._images - images
+        self._print(
+            f"epoch {epoch}/{self._epochs}  {images / self._images:.0%}  {_describe(measured)}  "
+            f"{_clock(left / measured['images_per_second'])} left"
+        )
+
+    def end_epoch(self, record: dict) -> None:
+        epochs = record["epoch"] - self._done
+        left = (perf_counter() - self._started) / epochs * (self._epochs - record["epoch"])
+        self._print(f"epoch {record['epoch']}/{self._epochs}  {_describe(record)}  {_clock(left)} left")
+
+    def _print(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+class Bar(Quiet):
+    """A bar over all epochs with a line for each epoch above it: for terminals."""
+
+    interval = 0.1
+
+    def begin(self, title: str, epochs: int, images: int, done: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        self._epochs, self._images = epochs, images
+        console = Console(stderr=True, highlight=False)
+        console.print(title, markup=False)
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(), TimeRemainingColumn(),
+            TextColumn("left  {task.fields[measured]}"), console=console, transient=True,
+        )  # fmt: skip
+        self._task = self._progress.add_task(
+            f"epoch {done + 1}/{epochs}", total=epochs * images, completed=done * images, measured=""
+        )
+        self._progress.start()
+
+    def update(self, epoch: int, images: int, measured: dict) -> None:
+        self._progress.update(
+            self._task, completed=(epoch - 1) * self._images + images, measured=_describe(measured),
+            description=f"epoch {epoch}/{self._epochs}",
+        )  # fmt: skip
+
+    def end_epoch(self, record: dict) -> None:
+        self.update(record["epoch"], self._images, record)
+        self._progress.console.print(f"epoch {record['epoch']}/{self._epochs}  {_describe(record)}", markup=False)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def default_progress() -> Quiet:
+    """A bar where stderr is a terminal, lines where it is not."""
+    return Bar() if sys.stderr.isatty() else Lines()
+
+
+def _describe(measured: dict) -> str:
+    parts = [f"loss {measured['loss']:.4f}", f"accuracy {measured['accuracy']:.2%}"]
+    if measured.get("validation_loss") is not None:
+        parts.append(f"validation {measured['validation_loss']:.4f}, {measured['validation_accuracy']:.2%}")
+    return "  ".join([*parts, f"{measured['images_per_second']:,.0f} images/s"])
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,136 @@
+"""A run's folder: what was asked for, what was measured, where it stands.
+
+    config.json              model, optimiser, schedule, seed, data, backend ...
+    metrics.jsonl            one JSON object an epoch (gpucnn.training.history says what is in it)
+    curves.png               loss and accuracy over the epochs
+    checkpoint.safetensors   weights, running statistics, optimiser state and position after the last whole epoch
+
+Every file is written beside its place and renamed, so each is whole at any moment, whatever kills the process.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gpucnn.errors import CheckpointError, ConfigurationError
+from gpucnn.models.files import check_same_model, read_tensors, restore, write_file, write_tensors
+from gpucnn.models.model import Model
+from gpucnn.optimizers import Optimizer
+from gpucnn.training.curves import draw_curves
+from gpucnn.training.history import History
+
+
+class RunFolder:
+    """The folder at `path`; made if it is not there. Raises ConfigurationError where that is impossible."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.checkpoint = self.path / "checkpoint.safetensors"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for left_over in self.path.glob(".*.tmp"):  # of a process that was killed while writing
+                left_over.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"cannot use {path} as a run folder: {error.strerror or error}") from error
+
+    def refuse_if_used(self) -> None:
+        """Raises ConfigurationError if a checkpoint is there that a new run would overwrite."""
+        if self.checkpoint.exists():
+            raise ConfigurationError(
+                f"{self.path} holds a run already; continue it with resume=True, or choose another run folder"
+            )
+
+    def write_config(self, config: dict) -> None:
+        """Write config.json."""
+        write_file(self.path / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+
+    def write_metrics(self, history: History) -> None:
+        """Write metrics.jsonl whole."""
+        write_file(self.path / "metrics.jsonl", "".join(json.dumps(e) + "\n" for e in history.epochs).encode())
+
+    def write_curves(self, history: History) -> None:
+        """Draw curves.png."""
+        write_file(self.path / "curves.png", draw_curves(history))
+
+    def write_checkpoint(self, state: dict[str, np.ndarray], about: dict) -> None:
+        """Write what `host_state` gave."""
+        write_tensors(self.checkpoint, state, about)
+
+    def read_checkpoint(self, model: Model, optimizer: Optimizer, settings: dict) -> History:
+        """Put weights and optimiser state back; returns the history of the epochs done.
+
+        Raises CheckpointError if the checkpoint is damaged, of another model, or of a run with other settings.
+        """
+        tensors, about = read_tensors(self.checkpoint)
+        check_same_model(self.checkpoint, about, model)
+        there = about.get("settings", {})
+        different = [key for key in {**there, **settings} if there.get(key) != settings.get(key)]
+        if different:
+            key = different[0]
+            raise CheckpointError(
+                f"{self.checkpoint} is of a run with other settings: {key} was {there.get(key)} there and is "
+                f"{settings.get(key)} now; continue with the same settings, or start a new run folder"
+            )
+        history = self._read_metrics(about["epoch"])
+        restore(self.checkpoint, tensors, about, model)
+        for name, array in optimizer.state_dict().items():
+            host = np.zeros(array.shape, array.dtype)
+            for parameter, view in model.split(host).items():
+                view[...] = tensors[f"optimizer.{name}.{parameter}"]
+            model.backend.assign(array, host)
+        return history
+
+    def _read_metrics(self, epochs: int) -> History:
+        """The first `epochs` lines: a run killed between the two files has measured one epoch more than it kept."""
+        path = self.path / "metrics.jsonl"
+        try:
+            lines = [json.loads(line) for line in path.read_text().splitlines()[:epochs]]
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from None
+        if [line.get("epoch") for line in lines] != list(range(1, epochs + 1)):
+            raise CheckpointError(f"{path} does not hold the {epochs} epochs that the checkpoint has seen")
+        return History(lines)
+
+
+def host_state(model: Model, optimizer: Optimizer) -> dict[str, np.ndarray]:
+    """All tensors of a checkpoint, on the host."""
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for name, array in optimizer.state_dict().items():
+        for parameter, view in model.split(model.backend.host(array)).items():
+            state[f"optimizer.{name}.{parameter}"] = view
+    return state
+
+
+def first_not_finite(state: dict[str, np.ndarray]) -> str | None:
+    """The name of the first tensor that holds a NaN or an infinity."""
+    return next((name for name, value in state.items() if not np.isfinite(value).all()), None)
+
+
+@dataclass
+class Run:
+    """What `load_run` read: the model as after the last whole epoch, the run's configuration, its history."""
+
+    path: Path
+    model: Model
+    config: dict
+    history: History
+
+
+def load_run(path, model: Model | None = None) -> Run:
+    """The run in the folder at `path`. A model of your own is made by you and passed in, as for `gpucnn.load`.
+
+    Raises CheckpointError if there is no run or it is damaged.
+    """
+    folder = Path(path)
+    checkpoint = folder / "checkpoint.safetensors"
+    if not checkpoint.is_file():
+        raise CheckpointError(f"{folder} holds no checkpoint; give the folder of a run that finished an epoch")
+    tensors, about = read_tensors(checkpoint)
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} cannot be read: {error}") from None
+    history = RunFolder(folder)._read_metrics(about.get("epoch", 0))
+    return Run(folder, restore(checkpoint, tensors, about, model), config, history)

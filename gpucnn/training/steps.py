@@ -1,0 +1,154 @@
+"""One training step and one evaluation step, on a data set that lies on the device.
+
+A step is Python only the first time: the backend records it, where the model allows that, and repeats the recording for
+every further batch of as many images. What changes from batch to batch (which images, the step's number, the learning
+rate) is written to device arrays before.
+"""
+
+from collections.abc import Callable
+from time import perf_counter
+
+import numpy as np
+
+from gpucnn.backends.protocol import Backend
+from gpucnn.losses import softmax_cross_entropy
+from gpucnn.models.model import Model
+from gpucnn.optimizers import Optimizer
+
+
+class Resident:
+    """Images (M, *input_shape) and labels (M,), or none, on the device, and the indices of the batch at hand."""
+
+    def __init__(self, backend: Backend, images: np.ndarray, labels: np.ndarray | None, batch_size: int):
+        self.backend, self.count, self.batch_size = backend, len(images), batch_size
+        self.images = backend.array(images)
+        self.labels = None if labels is None else backend.array(labels)
+        self.indices = backend.zeros((batch_size,), np.int64)
+
+    def choose(self, indices: np.ndarray) -> None:
+        """The next batch holds the images at `indices`, `batch_size` of them at most."""
+        padded = np.zeros(self.batch_size, np.int64)
+        padded[: len(indices)] = indices
+        self.backend.assign(self.indices, padded)
+
+    def batches(self, order: np.ndarray) -> list[np.ndarray]:
+        """`order` in parts of batch_size; the last may be short."""
+        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+
+
+class Recorded:
+    """`work(count)`, recorded once for each count of images where the model allows it."""
+
+    def __init__(self, model: Model, work: Callable[[int], None]):
+        self._model, self._work = model, work
+        self._repeat: dict[int, Callable[[], None]] = {}
+
+    def knows(self, count: int) -> bool:
+        """Whether a batch of so many images has been computed before."""
+        return count in self._repeat
+
+    def __call__(self, count: int) -> None:
+        if count in self._repeat:
+            self._repeat[count]()
+            return
+
+        def step() -> None:
+            self._work(count)
+
+        if self._model.capturable:
+            self._repeat[count] = self._model.backend.capture(step)
+        else:
+            self._repeat[count] = step
+            step()
+
+
+class TrainingSteps:
+    """Training steps of `model`. `totals` counts loss and right answers of an epoch; `status` is the first bad step or -1."""
+
+    def __init__(self, model: Model, optimizer: Optimizer, data: Resident, shift: int, seed: int):
+        self.model, self.optimizer, self.data = model, optimizer, data
+        self.backend = model.backend
+        self.totals = self.backend.zeros((2,), np.float64)
+        self.status = self.backend.zeros((1,), np.int64)
+        self.backend.assign(self.status, np.array([-1], np.int64))
+        self._shift, self._seed = shift, seed
+        self._recorded = Recorded(model, self._work)
+        self.start_epoch()
+
+    def _work(self, count: int) -> None:
+        backend, data, model = self.backend, self.data, self.model
+        step = model.mode.step
+        images = backend.load_images(data.images, data.indices, count, shift=self._shift, seed=self._seed, step=step)
+        labels = backend.load_labels(data.labels, data.indices, count)
+        logits, backward = model(images)
+        loss, dlogits = softmax_cross_entropy(logits, labels, self.totals)
+        backward(dlogits)
+        self.optimizer.update(model.values, model.grads)
+        backend.watch(self.status, step, loss, model.values)
+
+    def start_epoch(self) -> None:
+        """Forget what was counted."""
+        self.backend.assign(self.totals, np.zeros(2))
+        self.images = self._timed_images = 0
+        self._started, self._untimed_seconds = perf_counter(), 0.0
+
+    def run(self, indices: np.ndarray, step: int, factor: float) -> float:
+        """Step number `step` (from 0) on the images at `indices`; returns the learning rate."""
+        self.model.mode.training = True
+        self.data.choose(indices)
+        self.backend.assign(self.model.mode.step, np.array([step], np.uint32))
+        rate = self.optimizer.set_rates(factor, step + 1)
+        if self._recorded.knows(len(indices)):
+            self._recorded(len(indices))
+            self._timed_images += len(indices)
+        else:  # a first time may compile kernels: it says nothing about the speed
+            self.backend.synchronize()
+            started = perf_counter()
+            self._recorded(len(indices))
+            self.backend.synchronize()
+            self._untimed_seconds += perf_counter() - started
+        self.images += len(indices)
+        return rate
+
+    def measure(self) -> dict[str, float]:
+        """loss, accuracy and images_per_second of the epoch so far; waits for the device."""
+        loss, right = self.backend.host(self.totals)
+        seconds = perf_counter() - self._started
+        images = self._timed_images
+        if images:
+            seconds -= self._untimed_seconds
+        else:
+            images = self.images
+        return {
+            "loss": float(loss) / self.images,
+            "accuracy": float(right) / self.images,
+            "images_per_second": images / seconds,
+        }
+
+    def bad_step(self) -> int:
+        """The first step whose loss or new weights were not finite, or -1."""
+        return int(self.backend.host(self.status)[0])
+
+
+class EvaluationSteps:
+    """Mean loss and accuracy of `model` on labelled images, in inference mode."""
+
+    def __init__(self, model: Model, data: Resident):
+        self.model, self.data = model, data
+        self._totals = model.backend.zeros((2,), np.float64)
+        self._recorded = Recorded(model, self._work)
+
+    def _work(self, count: int) -> None:
+        backend, data = self.model.backend, self.data
+        logits, _ = self.model(backend.load_images(data.images, data.indices, count))
+        softmax_cross_entropy(logits, backend.load_labels(data.labels, data.indices, count), self._totals)
+
+    def run(self) -> tuple[float, float]:
+        """(loss, accuracy) over all images."""
+        self.model.mode.training = False
+        self.model.backend.assign(self._totals, np.zeros(2))
+        for indices in self.data.batches(np.arange(self.data.count)):
+            self.data.choose(indices)
+            self._recorded(len(indices))
+        loss, right = self.model.backend.host(self._totals)
+        return float(loss) / self.data.count, float(right) / self.data.count

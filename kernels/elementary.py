@@ -1,0 +1,27 @@
+"""Coefficients of exp, log and tanh (rule 6), lowest power first: Horner in float64, separate multiply and add."""
+
+LOG2E = float.fromhex("0x1.71547652b82fep+0")
+LN2_HIGH = float.fromhex("0x1.62e42fef00000p-1")
+LN2_LOW = float.fromhex("0x1.473de6af278edp-34")
+EXP = tuple(
+    float.fromhex(c)
+    for c in (
+        "0x1.000000000000ap-1", "0x1.55555555554fap-3", "0x1.555555555087dp-5", "0x1.1111111127bc1p-7",
+        "0x1.6c16c1842a00ap-10", "0x1.a01a012a64523p-13", "0x1.a0199a0c94617p-16", "0x1.71df2535a4da6p-19",
+        "0x1.28ad72a6a53bbp-22", "0x1.ad7f9ca208a8ep-26",
+    )
+)  # fmt: skip
+LOG = tuple(
+    float.fromhex(c)
+    for c in (
+        "0x1.5555555555593p-2", "0x1.999999997fb33p-3", "0x1.249249421789fp-3", "0x1.c71c51e80b987p-4",
+        "0x1.7466462835d23p-4", "0x1.39a0f576523a8p-4", "0x1.2f0d89e6e495fp-4",
+    )
+)  # fmt: skip
+TANH = tuple(
+    float.fromhex(c)
+    for c in (
+        "-0x1.5555555555555p-2", "0x1.1111111110e04p-3", "-0x1.ba1ba1b994262p-5", "0x1.664f4827c7387p-6",
+        "-0x1.226e138728f92p-7", "0x1.d6c51cb5ec085p-9", "-0x1.7bc6eb005c921p-10", "0x1.148ea0b308461p-11",
+    )
+)  # fmt: skip

@@ -1,0 +1,214 @@
+"""Convolution: forward, input gradient and weight gradient, for up to three spatial axes.
+
+Activations are (block, channel, D, H, W, lane), with leading axes of size 1 for images of fewer dimensions; weights are
+(group, O/group, C/group, *K). All arrays may be strided views: the input gradient is the forward kernel on a transposed
+and flipped view of the weights, one call for each phase of the stride.
+
+A register tile holds OB output channels by QB neighbouring pixels of 16 images each. For each term k of the dot product,
+in order, it loads QB vectors, broadcasts OB weights and issues OB * QB fused multiply-adds: the tile is the fma chain of
+rule 2, with enough independent chains to fill the pipeline. Where the kernel reaches over the image's left or right edge
+the outside pixels are read as zero; outside rows are skipped: rule 2's final + 0.0 makes both the same bits.
+"""
+
+import functools
+
+import numpy as np
+from numba import get_thread_id, prange
+
+from .compiler import inner, kernel
+from .simd import (
+    LANES,
+    add,
+    broadcast_tile,
+    keep_first_of,
+    lane_trees_of,
+    product_tile,
+    splat,
+    store,
+    where_greater,
+    zeros_of,
+)
+from .sums import push, total
+
+ZERO = np.float32(0)
+
+
+@inner
+def stride_of(a, axis):
+    """Stride of an axis in elements."""
+    return a.strides[axis] // a.itemsize
+
+
+@inner
+def taps_inside(first, dilation, taps, size):
+    """The range of taps t with 0 <= first + t * dilation < size."""
+    low = 0 if first >= 0 else (-first + dilation - 1) // dilation
+    high = 0 if first >= size else (size - 1 - first) // dilation + 1
+    low = min(low, taps)
+    return low, max(low, min(high, taps))
+
+
+@functools.cache
+def conv_of(OB: int, QB: int):
+    """The forward kernel with tiles of OB output channels by QB pixels; O/group >= OB and W of the output >= QB."""
+    zeros = zeros_of(OB * QB)
+    step, edge_step = broadcast_tile(OB, QB)
+
+    @inner
+    def conv_row(x, w, bias, y, block, g, d, h, first_tile, last_tile, stride, dilation, before, relu):
+        """Row (d, h) of the output maps whose tiles are first_tile..last_tile - 1 of group g."""
+        _, OG, CG, KD, KH, KW = w.shape
+        D, H, W, Q = x.shape[2], x.shape[3], x.shape[4], y.shape[4]
+        x_c, x_d, x_h, x_w = stride_of(x, 1), stride_of(x, 2), stride_of(x, 3), stride_of(x, 4)
+        w_o, w_c, w_d, w_h, w_w = stride_of(w, 1), stride_of(w, 2), stride_of(w, 3), stride_of(w, 4), stride_of(w, 5)
+        y_c, y_w = stride_of(y, 1), stride_of(y, 4)
+        in_d, in_h = d * stride[0] - before[0], h * stride[1] - before[1]
+        a_low, a_high = taps_inside(in_d, dilation[0], KD, D)
+        r_low, r_high = taps_inside(in_h, dilation[1], KH, H)
+        x_first = block * stride_of(x, 0) + g * CG * x_c + in_d * x_d + in_h * x_h
+        y_first = block * stride_of(y, 0) + g * OG * y_c + d * stride_of(y, 2) + h * stride_of(y, 3)
+        w_first = g * stride_of(w, 0)
+        x_step = stride[2] * x_w
+        zero = splat(ZERO)
+        for tile in range(first_tile, last_tile):
+            o = min(tile * OB, OG - OB)
+            for q in range(0, Q, QB):
+                q = min(q, Q - QB)
+                column = q * stride[2] - before[2]
+                full_low, full_high = taps_inside(column, dilation[2], KW, W)
+                _, high = taps_inside(column + (QB - 1) * stride[2], dilation[2], KW, W)
+                full_high = min(full_high, high)
+                acc = zeros()
+                for c in range(CG):
+                    for a in range(a_low, a_high):
+                        for r in range(r_low, r_high):
+                            xi = x_first + c * x_c + a * dilation[0] * x_d + r * dilation[1] * x_h + column * x_w
+                            wi = w_first + o * w_o + c * w_c + a * w_d + r * w_h
+                            for s in range(KW):
+                                xs, ws = xi + s * dilation[2] * x_w, wi + s * w_w
+                                if full_low <= s < full_high:
+                                    acc = step(acc, w, ws, w_o, x, xs, x_step)
+                                else:
+                                    left = column + s * dilation[2]
+                                    acc = edge_step(acc, w, ws, w_o, x, xs, x_step, left, stride[2], W)
+                for i in range(OB):
+                    b = splat(bias[g * OG + o + i])
+                    for j in range(QB):
+                        v = add(add(acc[i * QB + j], b), zero)
+                        if relu:
+                            v = where_greater(v, zero, v, zero)
+                        store(y, y_first + (o + i) * y_c + (q + j) * y_w, v)
+
+    @kernel(f"conv {OB}x{QB}")
+    def conv(x, w, bias, y, stride, dilation, before, relu, chunks):
+        """y = x correlated with w, plus bias (O,); each row's tiles are cut into `chunks` units of work."""
+        B, D, H, G = y.shape[0], y.shape[2], y.shape[3], w.shape[0]
+        tiles = (w.shape[1] + OB - 1) // OB
+        for u in prange(B * G * D * H * chunks):
+            u = np.int64(u)
+            rest, chunk = u // chunks, u % chunks
+            rest, h = rest // H, rest % H
+            rest, d = rest // D, rest % D
+            first, last = chunk * tiles // chunks, (chunk + 1) * tiles // chunks
+            conv_row(x, w, bias, y, rest // G, rest % G, d, h, first, last, stride, dilation, before, relu)
+
+    return conv
+
+
+@functools.cache
+def conv_weight_gradient_of(OB: int, CB: int, SB: int):
+    """The weight gradient with tiles of OB output channels by CB input channels by SB taps of one kernel row.
+
+    O/group >= OB, C/group >= CB, W of the kernel >= SB.
+    """
+    count = OB * CB * SB
+    zeros = zeros_of(count)
+    step, edge_step = product_tile(OB, CB, SB)
+    masked = keep_first_of(count)
+    trees = lane_trees_of(count)
+    vectors = len(trees)
+    if vectors > 2:
+        raise ValueError(f"a tile of {count} accumulators does not fit in registers")
+    tree0, tree1 = trees[0], trees[-1]
+
+    @inner
+    def band_sum(dy, x, di, xi, u_first, u_last, a, r, s, stride, dilation, before):
+        """The chains over rows u_first..u_last - 1 of the output for one tile: rule 3a."""
+        H_out, Q = dy.shape[3], dy.shape[4]
+        D, H, W = x.shape[2], x.shape[3], x.shape[4]
+        y_c, y_d, y_h, y_w = stride_of(dy, 1), stride_of(dy, 2), stride_of(dy, 3), stride_of(dy, 4)
+        x_c, x_d, x_h, x_w = stride_of(x, 1), stride_of(x, 2), stride_of(x, 3), stride_of(x, 4)
+        x_s, x_q = dilation[2] * x_w, stride[2] * x_w
+        column = s * dilation[2] - before[2]
+        low, high = taps_inside(column, stride[2], Q, W)
+        low2, high2 = taps_inside(column + (SB - 1) * dilation[2], stride[2], Q, W)
+        low = max(low, low2)
+        high = max(low, min(high, high2))
+        acc = zeros()
+        for u in range(u_first, u_last):
+            in_d = (u // H_out) * stride[0] + a * dilation[0] - before[0]
+            in_h = (u % H_out) * stride[1] + r * dilation[1] - before[1]
+            if 0 <= in_d < D and 0 <= in_h < H:
+                d = di + (u // H_out) * y_d + (u % H_out) * y_h
+                e = xi + in_d * x_d + in_h * x_h + column * x_w
+                for q in range(low):
+                    left = column + q * stride[2]
+                    acc = edge_step(acc, dy, d + q * y_w, y_c, x, e + q * x_q, x_c, x_s, left, dilation[2], W)
+                for q in range(low, high):
+                    acc = step(acc, dy, d + q * y_w, y_c, x, e + q * x_q, x_c, x_s)
+                for q in range(high, Q):
+                    left = column + q * stride[2]
+                    acc = edge_step(acc, dy, d + q * y_w, y_c, x, e + q * x_q, x_c, x_s, left, dilation[2], W)
+        return acc
+
+    @inner
+    def block_sum(dy, x, part, slots, b, g, first, last, band, lanes, shape, stride, dilation, before):
+        """The weight gradients of block b for tiles first..last - 1 of group g: rules 3a to 3c, into part (O, C, *K)."""
+        OG, CG, KD, KH, KW = shape
+        rows = dy.shape[2] * dy.shape[3]
+        bands = (rows + band - 1) // band
+        o_tiles, c_tiles, s_tiles = (OG + OB - 1) // OB, (CG + CB - 1) // CB, (KW + SB - 1) // SB
+        level = (last - first) * vectors * LANES
+        for t in range(bands + 1):
+            for tile in range(first, last):
+                rest, o = tile // o_tiles, min(tile % o_tiles * OB, OG - OB)
+                rest, s = rest // s_tiles, min(rest % s_tiles * SB, KW - SB)
+                rest, r = rest // KH, rest % KH
+                c, a = min(rest // KD * CB, CG - CB), rest % KD
+                slot = (tile - first) * vectors * LANES
+                if t < bands:
+                    di = b * stride_of(dy, 0) + (g * OG + o) * stride_of(dy, 1)
+                    xi = b * stride_of(x, 0) + (g * CG + c) * stride_of(x, 1)
+                    last_row = min((t + 1) * band, rows)
+                    acc = band_sum(dy, x, di, xi, t * band, last_row, a, r, s, stride, dilation, before)
+                    acc = acc if lanes == LANES else masked(acc, lanes)
+                    push(slots, slot, level, t, tree0(acc))
+                    if vectors == 2:
+                        push(slots, slot + LANES, level, t, tree1(acc))
+                else:
+                    store(slots, slot, total(slots, slot, level, bands))
+                    if vectors == 2:
+                        store(slots, slot + LANES, total(slots, slot + LANES, level, bands))
+                    for i in range(OB):
+                        for j in range(CB):
+                            for k in range(SB):
+                                part[g * OG + o + i, c + j, a, r, s + k] = slots[slot + (i * CB + j) * SB + k]
+
+    @kernel(f"conv weight gradient {OB}x{CB}x{SB}")
+    def conv_weight_gradient(dy, x, part, scratch, images, groups, band, stride, dilation, before, chunks):
+        """part[b] (O, C/group, *K) = the gradient of block b; scratch (threads, slots)."""
+        _, O, CG, KD, KH, KW = part.shape
+        B, OG = dy.shape[0], O // groups
+        shape = (OG, CG, KD, KH, KW)
+        tiles = ((OG + OB - 1) // OB) * ((CG + CB - 1) // CB) * ((KW + SB - 1) // SB) * KH * KD
+        for u in prange(B * groups * chunks):
+            u = np.int64(u)
+            rest, chunk = u // chunks, u % chunks
+            b, g = rest // groups, rest % groups
+            first, last = chunk * tiles // chunks, (chunk + 1) * tiles // chunks
+            lanes = min(LANES, images - b * LANES)
+            slots = scratch[get_thread_id()]
+            block_sum(dy, x, part[b], slots, b, g, first, last, band, lanes, shape, stride, dilation, before)
+
+    return conv_weight_gradient
+

@@ -1,0 +1,85 @@
+"""Softmax, and softmax cross-entropy with its gradient (rule 8)."""
+
+import numpy as np
+from numba import prange
+
+from .compiler import inner, kernel
+from .elementary import exp64, log64
+from .simd import (
+    LANES,
+    add,
+    divide,
+    load,
+    load_integers,
+    multiply,
+    narrow,
+    splat,
+    store,
+    subtract,
+    tree64,
+    where_equal,
+    where_greater,
+    widen,
+)
+from .sums import push64, total64
+
+ZERO, ONE = np.float32(0), np.float32(1)
+
+
+@inner
+def _exponentials(z, e):
+    """e (C, lane) = exp(z - max); returns (max, its first index, the sequential sum of e)."""
+    classes = z.shape[0]
+    largest, first = load(z[0], 0), splat(ZERO)
+    for c in range(1, classes):
+        v = load(z[c], 0)
+        first = where_greater(v, largest, splat(np.float32(c)), first)
+        largest = where_greater(v, largest, v, largest)
+    total = splat(ZERO)
+    for c in range(classes):
+        v = narrow(exp64(widen(subtract(load(z[c], 0), largest))))
+        store(e[c], 0, v)
+        total = add(total, v)
+    return largest, first, total
+
+
+@kernel("softmax")
+def softmax(z, y):
+    """y = e / s along the channels of z (block, C, lane)."""
+    for u in prange(z.shape[0]):
+        b = np.int64(u)
+        _, _, total = _exponentials(z[b], y[b])
+        for c in range(z.shape[1]):
+            store(y[b, c], 0, divide(load(y[b, c], 0), total))
+
+
+@kernel("softmax cross-entropy")
+def softmax_cross_entropy(z, labels, dz, images, scale, loss, totals, part, scratch):
+    """loss (1,) = the mean; dz = (p - t) * scale; totals (2,) gains the losses' sum and the number of hits.
+
+    z, dz (block, C, lane); labels (block, lane), -1 past the last image; part (2, blocks) and scratch (levels,) float64.
+    """
+    blocks, classes = z.shape[0], z.shape[1]
+    for u in prange(blocks):
+        b = np.int64(u)
+        lanes = min(LANES, images - b * LANES)
+        largest, first, total = _exponentials(z[b], dz[b])
+        target = load_integers(labels[b], 0)
+        of_target, factor = splat(ZERO), splat(scale)
+        for c in range(classes):
+            here = splat(np.float32(c))
+            of_target = where_equal(target, here, load(z[b, c], 0), of_target)
+            p = divide(load(dz[b, c], 0), total)
+            v = multiply(subtract(p, where_equal(target, here, splat(ONE), splat(ZERO))), factor)
+            store(dz[b, c], 0, where_greater(target, splat(np.float32(-0.5)), v, splat(ZERO)))
+        each = subtract(narrow(log64(widen(total))), subtract(of_target, largest))
+        part[0, b] = tree64(widen(each), lanes)
+        part[1, b] = tree64(widen(where_equal(target, first, splat(ONE), splat(ZERO))), lanes)
+    hits = 0.0
+    for b in range(blocks):
+        push64(scratch, b, part[0, b])
+        hits += part[1, b]
+    loss_sum = total64(scratch, blocks)
+    loss[0] = np.float32(loss_sum / images) + ZERO
+    totals[0] += loss_sum
+    totals[1] += hits

@@ -1,0 +1,61 @@
+"""Optimisers over the flat parameter buffer (rule 9), running statistics, and the watch for non-finite numbers."""
+
+import math
+
+import numpy as np
+from numba import prange
+
+from .compiler import kernel
+from .simd import scalar_fma as fma
+
+CHUNK = 2048
+
+
+@kernel("sgd", contiguous=True)
+def sgd(w, g, v, hyper, momentum, weight_decay, nesterov):
+    """v = fma(momentum, v, g); w = fma(-lr, v, w), or along fma(momentum, v, g) with Nesterov."""
+    lr = hyper[0]
+    for u in prange((w.shape[0] + CHUNK - 1) // CHUNK):
+        first = np.int64(u) * CHUNK
+        for i in range(first, min(first + CHUNK, w.shape[0])):
+            gradient = fma(weight_decay, w[i], g[i])
+            velocity = fma(momentum, v[i], gradient)
+            v[i] = velocity
+            if nesterov:
+                velocity = fma(momentum, velocity, gradient)
+            w[i] = fma(-lr, velocity, w[i])
+
+
+@kernel("adam", contiguous=True)
+def adam(w, g, m, v, hyper, beta1, beta2, rest1, rest2, eps, weight_decay, decoupled):
+    """Adam, or AdamW where the decay is decoupled; rest = 1 - beta."""
+    lr, c1, c2, shrink = hyper[0], hyper[1], hyper[2], hyper[3]
+    for u in prange((w.shape[0] + CHUNK - 1) // CHUNK):
+        first = np.int64(u) * CHUNK
+        for i in range(first, min(first + CHUNK, w.shape[0])):
+            weight, gradient = w[i], g[i]
+            if decoupled:
+                weight = fma(-shrink, weight, weight)
+            else:
+                gradient = fma(weight_decay, weight, gradient)
+            mean = fma(beta1, m[i], rest1 * gradient)
+            square = fma(beta2, v[i], (rest2 * gradient) * gradient)
+            m[i], v[i] = mean, square
+            w[i] = fma(-lr, (mean / c1) / (np.float32(math.sqrt(square / c2)) + eps), weight)
+
+
+@kernel("running statistics", parallel=False)
+def update_running(running, batch, momentum):
+    for c in range(running.shape[0]):
+        running[c] = fma(momentum, batch[c] - running[c], running[c])
+
+
+@kernel("watch", contiguous=True, parallel=False)
+def watch(status, step, loss, w):
+    """status = step at the first loss or weight that is infinite or NaN, told by x - x != 0."""
+    if status[0] == -1:
+        worst = loss[0] - loss[0]
+        for i in range(w.shape[0]):
+            worst = worst if w[i] - w[i] == 0 else np.float32(np.nan)
+        if worst != 0:
+            status[0] = step[0]

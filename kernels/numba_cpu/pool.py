@@ -1,0 +1,148 @@
+"""Max and average pooling and their gradients, for up to three spatial axes.
+
+One vector is one pixel of 16 images, so a window is a plain loop over its taps. Gradients gather: each input pixel looks
+up, in row-major order, the outputs whose windows hold it, so every value has one owner and one order of addition.
+"""
+
+import numpy as np
+from numba import prange
+
+from .compiler import inner, kernel
+from .conv import stride_of, taps_inside
+from .simd import add, divide, load, splat, store, where_equal, where_greater
+
+ZERO = np.float32(0)
+
+
+@kernel("max pool")
+def max_pool(x, y, where, window, stride, dilation, before):
+    """y = the first largest value of each window; where = its tap, counted row-major through the whole kernel."""
+    KD, KH, KW = window
+    B, C, D, H, W = y.shape[0], y.shape[1], y.shape[2], y.shape[3], y.shape[4]
+    for u in prange(B * C * D):
+        u = np.int64(u)
+        rest, d = u // D, u % D
+        b, c = rest // C, rest % C
+        in_d = d * stride[0] - before[0]
+        a_low, a_high = taps_inside(in_d, dilation[0], KD, x.shape[2])
+        for h in range(H):
+            in_h = h * stride[1] - before[1]
+            r_low, r_high = taps_inside(in_h, dilation[1], KH, x.shape[3])
+            xi = b * stride_of(x, 0) + c * stride_of(x, 1) + in_d * stride_of(x, 2) + in_h * stride_of(x, 3)
+            yi = b * stride_of(y, 0) + c * stride_of(y, 1) + d * stride_of(y, 2) + h * stride_of(y, 3)
+            wi = b * stride_of(where, 0) + c * stride_of(where, 1) + d * stride_of(where, 2) + h * stride_of(where, 3)
+            for w in range(W):
+                in_w = w * stride[2] - before[2]
+                s_low, s_high = taps_inside(in_w, dilation[2], KW, x.shape[4])
+                at = a_low * dilation[0] * stride_of(x, 2) + r_low * dilation[1] * stride_of(x, 3)
+                best = load(x, xi + at + (in_w + s_low * dilation[2]) * stride_of(x, 4))
+                tap = splat(np.float32((a_low * KH + r_low) * KW + s_low))
+                for a in range(a_low, a_high):
+                    for r in range(r_low, r_high):
+                        row = xi + a * dilation[0] * stride_of(x, 2) + r * dilation[1] * stride_of(x, 3)
+                        for s in range(s_low, s_high):
+                            v = load(x, row + (in_w + s * dilation[2]) * stride_of(x, 4))
+                            tap = where_greater(v, best, splat(np.float32((a * KH + r) * KW + s)), tap)
+                            best = where_greater(v, best, v, best)
+                store(y, yi + w * stride_of(y, 4), best)
+                store(where, wi + w * stride_of(where, 4), tap)
+
+
+@inner
+def outputs_holding(pixel, before, kernel, stride, dilation, size):
+    """The range of outputs whose windows may hold an input pixel."""
+    reach = (kernel - 1) * dilation
+    first = pixel + before
+    low = 0 if first <= reach else (first - reach + stride - 1) // stride
+    return low, min(first // stride + 1, size)
+
+
+@kernel("max pool gradient")
+def max_pool_gradient(dy, where, dx, window, stride, dilation, before):
+    """dx = from +0, the dy of each output whose maximum this pixel was."""
+    KD, KH, KW = window
+    B, C, D, H, W = dx.shape[0], dx.shape[1], dx.shape[2], dx.shape[3], dx.shape[4]
+    for u in prange(B * C * D):
+        u = np.int64(u)
+        rest, d = u // D, u % D
+        b, c = rest // C, rest % C
+        zero = splat(ZERO)
+        d_low, d_high = outputs_holding(d, before[0], KD, stride[0], dilation[0], dy.shape[2])
+        yi = b * stride_of(dy, 0) + c * stride_of(dy, 1)
+        wi = b * stride_of(where, 0) + c * stride_of(where, 1)
+        for h in range(H):
+            h_low, h_high = outputs_holding(h, before[1], KH, stride[1], dilation[1], dy.shape[3])
+            for w in range(W):
+                w_low, w_high = outputs_holding(w, before[2], KW, stride[2], dilation[2], dy.shape[4])
+                acc = zero
+                for p in range(d_low, d_high):
+                    from_d = d + before[0] - p * stride[0]
+                    for q in range(h_low, h_high):
+                        from_h = h + before[1] - q * stride[1]
+                        for o in range(w_low, w_high):
+                            from_w = w + before[2] - o * stride[2]
+                            if from_d % dilation[0] == 0 and from_h % dilation[1] == 0 and from_w % dilation[2] == 0:
+                                a, r, s = from_d // dilation[0], from_h // dilation[1], from_w // dilation[2]
+                                at = p * stride_of(dy, 2) + q * stride_of(dy, 3) + o * stride_of(dy, 4)
+                                wt = p * stride_of(where, 2) + q * stride_of(where, 3) + o * stride_of(where, 4)
+                                tap = splat(np.float32((a * KH + r) * KW + s))
+                                acc = add(acc, where_equal(load(where, wi + wt), tap, load(dy, yi + at), zero))
+                at = b * stride_of(dx, 0) + c * stride_of(dx, 1) + d * stride_of(dx, 2) + h * stride_of(dx, 3)
+                store(dx, at + w * stride_of(dx, 4), acc)
+
+
+@kernel("average pool")
+def avg_pool(x, y, counts, window, stride, dilation, before):
+    """y = the sequential sum over the taps inside the image, from +0, over counts (D, H, W)."""
+    KD, KH, KW = window
+    B, C, D, H, W = y.shape[0], y.shape[1], y.shape[2], y.shape[3], y.shape[4]
+    for u in prange(B * C * D):
+        u = np.int64(u)
+        rest, d = u // D, u % D
+        b, c = rest // C, rest % C
+        in_d = d * stride[0] - before[0]
+        a_low, a_high = taps_inside(in_d, dilation[0], KD, x.shape[2])
+        for h in range(H):
+            in_h = h * stride[1] - before[1]
+            r_low, r_high = taps_inside(in_h, dilation[1], KH, x.shape[3])
+            xi = b * stride_of(x, 0) + c * stride_of(x, 1) + in_d * stride_of(x, 2) + in_h * stride_of(x, 3)
+            for w in range(W):
+                in_w = w * stride[2] - before[2]
+                s_low, s_high = taps_inside(in_w, dilation[2], KW, x.shape[4])
+                acc = splat(ZERO)
+                for a in range(a_low, a_high):
+                    for r in range(r_low, r_high):
+                        row = xi + a * dilation[0] * stride_of(x, 2) + r * dilation[1] * stride_of(x, 3)
+                        for s in range(s_low, s_high):
+                            acc = add(acc, load(x, row + (in_w + s * dilation[2]) * stride_of(x, 4)))
+                at = b * stride_of(y, 0) + c * stride_of(y, 1) + d * stride_of(y, 2) + h * stride_of(y, 3)
+                store(y, at + w * stride_of(y, 4), divide(acc, splat(counts[d, h, w])))
+
+
+@kernel("average pool gradient")
+def avg_pool_gradient(dy, dx, counts, window, stride, dilation, before):
+    """dx = from +0, dy / count of each output whose window holds this pixel."""
+    KD, KH, KW = window
+    B, C, D, H, W = dx.shape[0], dx.shape[1], dx.shape[2], dx.shape[3], dx.shape[4]
+    for u in prange(B * C * D):
+        u = np.int64(u)
+        rest, d = u // D, u % D
+        b, c = rest // C, rest % C
+        d_low, d_high = outputs_holding(d, before[0], KD, stride[0], dilation[0], dy.shape[2])
+        yi = b * stride_of(dy, 0) + c * stride_of(dy, 1)
+        for h in range(H):
+            h_low, h_high = outputs_holding(h, before[1], KH, stride[1], dilation[1], dy.shape[3])
+            for w in range(W):
+                w_low, w_high = outputs_holding(w, before[2], KW, stride[2], dilation[2], dy.shape[4])
+                acc = splat(ZERO)
+                for p in range(d_low, d_high):
+                    from_d = d + before[0] - p * stride[0]
+                    for q in range(h_low, h_high):
+                        from_h = h + before[1] - q * stride[1]
+                        for o in range(w_low, w_high):
+                            from_w = w + before[2] - o * stride[2]
+                            if from_d % dilation[0] == 0 and from_h % dilation[1] == 0 and from_w % dilation[2] == 0:
+                                at = p * stride_of(dy, 2) + q * stride_of(dy, 3) + o * stride_of(dy, 4)
+                                acc = add(acc, divide(load(dy, yi + at), splat(counts[p, q, o])))
+                at = b * stride_of(dx, 0) + c * stride_of(dx, 1) + d * stride_of(dx, 2) + h * stride_of(dx, 3)
+                store(dx, at + w * stride_of(dx, 4), acc)

@@ -1,0 +1,136 @@
+"""fma against exact fractions, on inputs made so that a second rounding or a lost subnormal would show."""
+
+import numpy as np
+import pytest
+from rational import fma as exact_fma
+
+from gpucnn.arithmetic import chain, fma, products_stay_normal
+from gpucnn.errors import DTypeError
+
+RNG = np.random.default_rng(20240607)
+COUNT = 2000
+
+
+def bits(x):
+    return np.asarray(x, np.float32).view(np.uint32)
+
+
+def scaled(low, high):
+    """Random signs and mantissas with exponents in [low, high)."""
+    mantissa = 1 + RNG.integers(0, 2**23, COUNT) * 2.0**-23
+    return (np.ldexp(mantissa, RNG.integers(low, high, COUNT)) * RNG.choice([-1, 1], COUNT)).astype(np.float32)
+
+
+def sparse():
+    return (np.ldexp(1 + np.ldexp(1.0, -RNG.integers(1, 24, COUNT)), RNG.integers(-20, 20, COUNT))
+            * RNG.choice([-1, 1], COUNT)).astype(np.float32)
+
+
+def raw():
+    values = RNG.integers(0, 2**32, 2 * COUNT, dtype=np.uint32).view(np.float32)
+    return values[np.isfinite(values)][:COUNT]
+
+
+def cancelling():
+    a, b = scaled(-10, 10), scaled(-10, 10)
+    return a, b, -(a * b)
+
+
+def midpoints():
+    """a * b lies exactly between two float32 neighbours, and c, far below, decides."""
+    a = RNG.integers(2**11, 2**12, COUNT).astype(np.float32)
+    b = (2 * RNG.integers(2**11, 2**12, COUNT) + 1).astype(np.float32)
+    return a, b, scaled(-60, -20)
+
+
+def half_units():
+    """c is large, the product about half of its last place."""
+    a = np.ldexp(1 + RNG.integers(-2, 3, COUNT) * 2.0**-23, -24).astype(np.float32)
+    return a, RNG.choice(np.array([1, 1 + 2**-23, 1 - 2**-24], np.float32), COUNT), scaled(0, 1)
+
+
+CASES = {
+    "normal": lambda: tuple(RNG.standard_normal(COUNT).astype(np.float32) for _ in range(3)),
+    "any bits": lambda: (raw(), raw(), raw()),
+    "sparse": lambda: (sparse(), sparse(), sparse()),
+    "cancelling": cancelling,
+    "midpoints": midpoints,
+    "half units": half_units,
+    "subnormal": lambda: (scaled(-80, -50), scaled(-85, -60), scaled(-149, -120)),
+    "subnormal operands": lambda: (scaled(-149, -120), scaled(-24, 2), scaled(-149, -125)),
+    "overflow": lambda: (scaled(60, 66), scaled(60, 66), scaled(120, 128)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_is_rounded_once(case):
+    a, b, c = CASES[case]()
+    with np.errstate(all="ignore"):
+        expected = np.array([exact_fma(*map(float, abc)) for abc in zip(a, b, c, strict=True)]).astype(np.float32)
+        twice = (a.astype(np.float64) * b + c).astype(np.float32)
+    assert np.array_equal(bits(fma(a, b, c)), bits(expected))
+    if case in ("midpoints", "half units"):
+        assert (bits(twice) != bits(expected)).any(), "these inputs should catch a doubly rounded fma"
+
+
+def test_overflow_threshold():
+    largest = np.float32(np.finfo(np.float32).max)
+    half_unit = np.float32(2.0**103)
+    assert fma(np.float32(1), largest, half_unit) == np.inf
+    assert fma(np.float32(1), largest, np.nextafter(half_unit, np.float32(0))) == largest
+
+
+@pytest.mark.parametrize("a, b, c", [(0.0, 1.0, -0.0), (-0.0, 1.0, -0.0), (-0.0, 1.0, 0.0), (1.0, 1.0, -1.0)])
+def test_signs_of_zero(a, b, c):
+    expected = a * b + c
+    assert bits(fma(np.float32(a), np.float32(b), np.float32(c))) == bits(expected)
+
+
+def test_infinities_and_nan():
+    inf, one, zero = np.float32(np.inf), np.float32(1), np.float32(0)
+    assert fma(inf, one, one) == np.inf
+    assert np.isnan(fma(inf, zero, one))
+    assert np.isnan(fma(inf, one, -inf))
+    assert np.isnan(fma(np.float32(np.nan), one, one))
+
+
+def test_scalars_and_broadcasting():
+    a, b, c = (RNG.standard_normal(shape).astype(np.float32) for shape in ((3, 1), (4,), ()))
+    result = fma(a, b, c)
+    assert result.shape == (3, 4) and result.dtype == np.float32
+    assert fma(a[0, 0], b[0], c).shape == ()
+    assert bits(fma(a[0, 0], b[0], c)) == bits(result[0, 0])
+    # A doubtful element (a product between two neighbours) in a broadcast array and alone.
+    a, c = np.float32(4097), np.array([[2.0**-60], [-(2.0**-60)]], np.float32)
+    result = fma(a, np.array([4097, 1], np.float32), c)
+    expected = [[exact_fma(4097.0, b, s) for b in (4097.0, 1.0)] for s in c[:, 0].tolist()]
+    assert np.array_equal(bits(result), bits(expected))
+
+
+@pytest.mark.parametrize("wrong", [1.0, np.float64(1), 1, np.ones(2), np.ones(2, np.float16)])
+def test_other_types_are_refused(wrong):
+    one = np.float32(1)
+    for arguments in ((wrong, one, one), (one, wrong, one), (one, one, wrong)):
+        with pytest.raises(DTypeError, match="float32"):
+            fma(*arguments)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_chain_is_fma_after_fma(case):
+    a, b, _ = (v.reshape(20, -1) for v in CASES[case]())
+    if case == "overflow":
+        a, b = a * np.float32(2.0**-64), b
+    acc = np.zeros(a.shape[1], np.float32)
+    for a_k, b_k in zip(a, b, strict=True):
+        acc = fma(a_k, b_k, acc)
+    normal = products_stay_normal(a, b)
+    assert np.array_equal(bits(chain(a.astype(np.float64), b.astype(np.float64), normal)), bits(acc))
+    assert normal == (case in ("normal", "sparse", "cancelling", "midpoints", "half units", "overflow"))
+
+
+def test_products_stay_normal_at_its_edge():
+    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
+    assert products_stay_normal(one, np.float32([2.0**-80, 0]))
+    assert not products_stay_normal(one, np.float32([2.0**-81, 0]))
+    assert products_stay_normal(zero, zero)
+    assert not products_stay_normal(np.float32([np.nan]), one)

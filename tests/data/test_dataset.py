@@ -1,0 +1,64 @@
+"""Dataset refuses what cannot be trained on, and says why."""
+
+import numpy as np
+import pytest
+
+from gpucnn.data import Dataset
+from gpucnn.data.dataset import every_fifth, require_every_class
+from gpucnn.errors import DataError
+
+IMAGES = np.zeros((4, 1, 2, 3), np.float32)
+LABELS = np.array([0, 1, 1, 0])
+
+
+def test_keeps_values_and_makes_labels_int64():
+    images = np.arange(24, dtype=np.float32).reshape(4, 1, 2, 3)
+    dataset = Dataset(images[:, :, ::-1], LABELS.astype(np.uint8), ["a", "b"], "mine")
+    assert dataset.images.flags.c_contiguous
+    assert np.array_equal(dataset.images, images[:, :, ::-1])
+    assert dataset.labels.dtype == np.int64
+    assert dataset.labels.tolist() == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (IMAGES[:, 0], LABELS, r"mine: images have shape \(4, 2, 3\); expected \(N, C, H, W\)"),
+        (IMAGES[:0], LABELS[:0], r"expected \(N, C, H, W\), none of them 0"),
+        (IMAGES.astype(np.float64), LABELS, "images are float64; expected float32"),
+        (IMAGES, LABELS[:3], r"4 images, but labels of shape \(3,\)"),
+        (IMAGES, LABELS[:, None], r"4 images, but labels of shape \(4, 1\)"),
+        (IMAGES, LABELS.astype(float), "labels are float64; expected integers"),
+        (IMAGES, np.array([0, 1, 2, 0]), "the label of image 2 is 2; with 2 classes labels run from 0 to 1"),
+        (IMAGES, np.array([0, 1, 1, -1]), "the label of image 3 is -1"),
+    ],
+)
+def test_refuses(images, labels, message):
+    with pytest.raises(DataError, match=message):
+        Dataset(images, labels, ["a", "b"], "mine")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_refuses_non_finite_images_and_names_the_first(value):
+    images = IMAGES.copy()
+    images[2, 0, 1, 1] = images[3, 0, 0, 0] = value
+    with pytest.raises(DataError, match="2 of 4 images hold NaN.*the first is image 2"):
+        Dataset(images, LABELS, ["a", "b"], "mine")
+
+
+def test_missing_classes_are_named():
+    dataset = Dataset(IMAGES, LABELS, ["ant", "bee", "cat", "dog"], "insects")
+    with pytest.raises(DataError, match="insects: no image of class cat, dog;"):
+        require_every_class(dataset)
+
+
+def test_every_fifth_image_is_for_testing():
+    images = np.arange(13, dtype=np.float32).reshape(13, 1, 1, 1)
+    train, test = every_fifth(images, np.zeros(13, int), ["a"], "mine")
+    assert test.images.ravel().tolist() == [4, 9]
+    assert train.images.ravel().tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 10, 11, 12]
+
+
+def test_too_few_images_for_a_test_set():
+    with pytest.raises(DataError, match="4 images; at least 5 are needed"):
+        every_fifth(IMAGES, LABELS, ["a", "b"], "mine")

@@ -1,0 +1,158 @@
+"""Image files: for training from folders, and for predict at a network's input size."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gpucnn.data import load, load_images
+from gpucnn.errors import DataError
+
+GREY = np.random.default_rng(3).integers(0, 256, (6, 5), dtype=np.uint8)
+RGB = np.random.default_rng(4).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+
+
+def write(file, array, **options):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(file, **options)
+    return file
+
+
+def test_grey_file_as_it_is(tmp_path):
+    images, files, notes = load_images(write(tmp_path / "a.png", GREY), (1, 6, 5))
+    assert np.array_equal(images, (GREY.astype(np.float32) / np.float32(255))[None, None])
+    assert images.dtype == np.float32
+    assert files == [tmp_path / "a.png"]
+    assert notes == []
+
+
+def test_rgb_file_as_it_is_and_grey_to_rgb(tmp_path):
+    images, _, _ = load_images(write(tmp_path / "a.png", RGB), (3, 6, 5))
+    assert np.array_equal(images[0], RGB.transpose(2, 0, 1).astype(np.float32) / np.float32(255))
+    images, _, _ = load_images(write(tmp_path / "b.png", GREY), (3, 6, 5))
+    assert np.array_equal(images[0], np.stack([GREY] * 3).astype(np.float32) / np.float32(255))
+
+
+def test_colour_to_grey_is_luma(tmp_path):
+    images, _, _ = load_images(write(tmp_path / "a.png", RGB), (1, 6, 5))
+    luma = RGB @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(images[0, 0] * 255 - luma).max() <= 1  # Pillow works in integers
+
+
+def test_whole_enlargement_repeats_pixels(tmp_path):
+    images, _, notes = load_images(write(tmp_path / "a.png", GREY[:4, :4]), (1, 32, 32))
+    assert np.array_equal(images[0, 0], GREY[:4, :4].repeat(8, 0).repeat(8, 1).astype(np.float32) / np.float32(255))
+    assert notes == ["resized from 4x4 to 32x32 pixels, each pixel repeated"]
+
+
+def test_other_sizes_are_stretched_and_said_so(tmp_path):
+    write(tmp_path / "a.png", np.full((7, 9), 51, np.uint8))
+    write(tmp_path / "b.jpg", np.full((64, 64), 51, np.uint8))
+    images, files, notes = load_images(tmp_path, (1, 32, 32))
+    assert [file.name for file in files] == ["a.png", "b.jpg"]
+    assert np.abs(images - 0.2).max() < 1e-6
+    assert notes == [
+        "resized from 9x7 to 32x32 pixels, bilinearly",
+        "resized from 64x64 to 32x32 pixels, bilinearly",
+    ]
+
+
+def test_exif_orientation_is_obeyed(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    images, _, _ = load_images(write(tmp_path / "a.png", GREY, exif=exif), (1, 5, 6))
+    assert np.array_equal(images[0, 0] * 255, np.rot90(GREY, -1))
+
+
+def test_opaque_alpha_is_dropped_and_transparency_refused(tmp_path):
+    alpha = np.dstack([RGB, np.full((6, 5), 255, np.uint8)])
+    images, _, _ = load_images(write(tmp_path / "a.png", alpha), (3, 6, 5))
+    assert np.array_equal(images[0], RGB.transpose(2, 0, 1).astype(np.float32) / np.float32(255))
+    alpha[0, 0, 3] = 254
+    with pytest.raises(DataError, match="partly transparent"):
+        load_images(write(tmp_path / "b.png", alpha), (3, 6, 5))
+
+
+def test_refused_files(tmp_path):
+    (tmp_path / "text.png").write_text("not an image")
+    with pytest.raises(DataError, match="cannot read .*text.png as a PNG or JPEG image"):
+        load_images(tmp_path / "text.png", (1, 6, 5))
+    with pytest.raises(DataError, match="does not exist"):
+        load_images(tmp_path / "none.png", (1, 6, 5))
+    with pytest.raises(DataError, match="more than 8 bits"):
+        load_images(write(tmp_path / "deep.png", GREY.astype(np.uint16) * 257), (1, 6, 5))
+    with pytest.raises(DataError, match="holds no PNG or JPEG image"):
+        (tmp_path / "empty").mkdir()
+        load_images(tmp_path / "empty", (1, 6, 5))
+    with pytest.raises(DataError, match="takes 2 channels"):
+        load_images(tmp_path / "deep.png", (2, 6, 5))
+    with pytest.raises(DataError, match="as a PNG or JPEG"):
+        load_images(write(tmp_path / "a.gif", GREY), (1, 6, 5))
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+@pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 0.9])
+def test_cut_short(tmp_path, ending, keep):
+    picture = np.random.default_rng(5).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    file = write(tmp_path / f"a.{ending}", picture)
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(DataError, match=f"a.{ending}"):
+        load_images(file, (3, 40, 40))
+
+
+def fill(folder, counts, array=GREY):
+    for name, count in counts.items():
+        for i in range(count):
+            write(folder / name / f"{i:03d}.png", array)
+
+
+def test_folders_counted_through(tmp_path):
+    fill(tmp_path, {"bee": 3, "ant": 4})
+    (tmp_path / "ant" / "notes.txt").write_text("ignored")
+    write(tmp_path / "ant" / "000.png", GREY + 1)
+    train, test = load(tmp_path)
+    assert train.classes == ["ant", "bee"]
+    assert train.labels.tolist() == [0, 0, 0, 0, 1, 1]
+    assert test.labels.tolist() == [1]
+    assert np.array_equal(train.images[0, 0], (GREY + 1).astype(np.float32) / np.float32(255))
+
+
+def test_folders_with_their_own_test_part(tmp_path):
+    fill(tmp_path / "train", {"ant": 2, "bee": 1})
+    fill(tmp_path / "test", {"ant": 1, "bee": 1})
+    train, test = load(tmp_path)
+    assert (len(train.images), len(test.images)) == (3, 2)
+    write(tmp_path / "test" / "bee" / "colour.png", RGB)
+    train, test = load(tmp_path)
+    assert train.images.shape == (3, 3, 6, 5)
+    assert test.images.shape == (3, 3, 6, 5)
+
+
+def test_folders_refused(tmp_path):
+    fill(tmp_path / "train", {"ant": 2, "bee": 1, "cat": 1})
+    with pytest.raises(DataError, match="test is missing"):
+        load(tmp_path)
+    fill(tmp_path / "test", {"ant": 1})
+    with pytest.raises(DataError, match="class bee, cat is in train/ but not in test/"):
+        load(tmp_path)
+    fill(tmp_path / "test", {"bee": 1, "cat": 1, "dog": 1})
+    with pytest.raises(DataError, match="class dog is in test/ but not in train/"):
+        load(tmp_path)
+    fill(tmp_path / "train", {"dog": 0})
+    (tmp_path / "train" / "dog").mkdir()
+    with pytest.raises(DataError, match="dog: holds no PNG or JPEG image"):
+        load(tmp_path)
+    fill(tmp_path / "train", {"dog": 1}, GREY.T)
+    with pytest.raises(DataError, match="000.png is 6x5 pixels, .* is 5x6; training images must have one size"):
+        load(tmp_path)
+
+
+def test_folder_without_classes(tmp_path):
+    with pytest.raises(DataError, match="0 folders inside"):
+        load(tmp_path)
+
+
+def test_class_whose_images_are_all_for_testing(tmp_path):
+    fill(tmp_path, {"ant": 4, "bee": 1, "cat": 2})
+    with pytest.raises(DataError, match="no image of class bee"):
+        load(tmp_path)

@@ -1,0 +1,218 @@
+"""Models: sizes, flat buffers, first weights, files."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+import gpucnn
+from gpucnn import arithmetic
+from gpucnn.backends import get_backend
+from gpucnn.errors import CheckpointError, ConfigurationError, DataError, DTypeError, ShapeError
+from gpucnn.layers import BatchNorm, Conv2d, Dense, Flatten, Sequential
+from gpucnn.models import MODELS, Model, build_model, lenet5, resnet20, vgg_small
+
+FAST = get_backend("numpy", "fast")
+
+
+def small(**settings):
+    return Model(Sequential(Conv2d(3, 3, **settings), BatchNorm(), Flatten(), Dense(4)), (2, 5, 5))
+
+
+@pytest.mark.parametrize(
+    "model, parameters",
+    [
+        (lenet5((1, 32, 32), 10), 61706),  # FEATURES
+        (lenet5((1, 28, 28), 10), 61706),
+        (lenet5((3, 32, 32), 100), 156 + 300 + 2416 + 48120 + 10164 + 8500),
+        (vgg_small((3, 32, 32), 10), 9 * (3 * 32 + 32 * 32 + 32 * 64 + 64 * 64 + 64 * 128 + 128 * 128) + 2 * 2 * 224 + 20490),
+        (resnet20((3, 32, 32), 10), 269722 + 2752),  # He et al.'s 0.27M with option A, and the two projections
+    ],
+)
+def test_parameter_counts(model, parameters):
+    assert model.parameter_count == parameters
+    assert sum(p.value.size for p in model.parameters) == parameters
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("shape, classes", [((1, 28, 28), 10), ((3, 33, 24), 7), ((2, 16, 20), 2)])
+def test_ready_made_models_take_any_size_that_fits(name, shape, classes):
+    model = build_model(name, shape, classes).initialize(0).place(FAST)
+    assert model(np.zeros((3, *shape), np.float32))[0].shape == (3, classes)
+
+
+def test_models_that_are_unknown_or_do_not_fit_are_refused():
+    with pytest.raises(ConfigurationError, match="lenet5, vgg_small, resnet20"):
+        build_model("lenet6", (1, 32, 32), 10)
+    with pytest.raises(ShapeError, match="layer 3"):
+        lenet5((1, 14, 14))
+    with pytest.raises(ShapeError):
+        lenet5((32, 32))
+    with pytest.raises(ConfigurationError):
+        lenet5((1, 32, 32), 0)
+
+
+def test_parameters_and_gradients_are_views_of_flat_buffers():
+    for model in (small(), small().place(FAST)):
+        for flat, name in ((model.values, "value"), (model.grads, "grad")):
+            assert flat.ndim == 1 and flat.dtype == np.float32
+            flat[...] = np.arange(flat.size)
+            starts = [int(getattr(p, name).reshape(-1)[0]) for p in model.parameters]
+            assert starts == sorted(starts) and all(start % 16 == 0 for start in starts)
+            for p, start in zip(model.parameters, starts):
+                view = getattr(p, name)
+                assert np.shares_memory(view, flat) and view.shape == p.shape
+                assert np.array_equal(view.reshape(-1), np.arange(start, start + view.size))
+        assert all(np.shares_memory(s.value, model.statistics) for s in model.running)
+        assert [p.name for p in model.parameters] == [
+            "0.weight", "0.bias", "1.gamma", "1.beta", "3.weight", "3.bias",
+        ]  # fmt: skip
+        assert [s.name for s in model.running] == ["1.running_mean", "1.running_var"]
+
+
+def test_first_weights_are_what_the_contract_says():
+    model = small().initialize(7)
+    state = model.state_dict()
+    for ordinal, (name, fan_in) in {0: ("0.weight", 18), 4: ("3.weight", 27)}.items():
+        weights = state[name]
+        bound = np.float32(np.sqrt(6 / fan_in))
+        words = arithmetic.words(7, np.arange(weights.size), 0, 1, ordinal).astype(np.int64)
+        # (2u - 1) * bound with u = (word >> 8) / 2**24; exact in float64 until the one rounding of the product
+        wanted = (((words >> 8) - 2**23) / 2**23 * np.float64(bound)).astype(np.float32)
+        assert np.array_equal(weights.reshape(-1), wanted)
+        assert np.abs(weights).max() <= bound and np.abs(weights).max() > 0.8 * bound
+    for name, value in {"0.bias": 0, "1.gamma": 1, "1.beta": 0, "1.running_mean": 0, "1.running_var": 1}.items():
+        assert np.all(state[name] == value)
+    assert model.weights_sha256() == small().initialize(7).place(FAST).weights_sha256()
+    assert model.weights_sha256() != small().initialize(8).weights_sha256()
+
+
+@pytest.mark.parametrize("name, bound", [("he", (6 / 18) ** 0.5), ("glorot", (6 / 45) ** 0.5), ("lecun", (3 / 18) ** 0.5)])
+def test_initializers_by_name(name, bound):
+    weights = small(initializer=name).initialize(0).state_dict()["0.weight"]  # fan_in 2*3*3, fan_out 3*3*3
+    assert 0.8 * bound < np.abs(weights).max() <= np.float32(bound)
+    assert np.all(small(initializer=0.5).initialize(0).state_dict()["0.weight"] == 0.5)
+
+
+def test_the_hash_is_over_parameters_then_statistics():
+    model = small().initialize(1)
+    names = ["0.weight", "0.bias", "1.gamma", "1.beta", "3.weight", "3.bias", "1.running_mean", "1.running_var"]
+    state = model.state_dict()
+    assert list(state) == names
+    assert model.weights_sha256() == hashlib.sha256(b"".join(state[n].astype("<f4").tobytes() for n in names)).hexdigest()
+
+
+def test_placing_keeps_the_values():
+    model = small().initialize(1)
+    digest = model.weights_sha256()
+    assert model.place(FAST).weights_sha256() == digest
+    assert model.place(get_backend("numpy", "exact")).weights_sha256() == digest
+
+
+@pytest.mark.parametrize(
+    "images, error, words",
+    [
+        (np.zeros((2, 5, 5), np.float32), ShapeError, "(N, 2, 5, 5)"),
+        (np.zeros((2, 1, 5, 5), np.float32), ShapeError, "(2, 1, 5, 5)"),
+        (np.zeros((0, 2, 5, 5), np.float32), ShapeError, "no images"),
+        (np.zeros((1, 2, 5, 5)), DTypeError, "float64"),
+        (np.zeros((1, 2, 5, 5), bool), DTypeError, "bool"),
+        (np.full((3, 2, 5, 5), np.nan, np.float32), DataError, "image 0"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(images, error, words):
+    with pytest.raises(error) as caught:
+        small().initialize(0).place(FAST)(images)
+    assert words in str(caught.value)
+
+
+def test_whole_numbers_that_float32_holds_are_taken():
+    model = small().initialize(0).place(FAST)
+    x = np.arange(100, dtype=np.uint8).reshape(2, 2, 5, 5)
+    assert np.array_equal(model(x)[0].numpy(), model(x.astype(np.float32))[0].numpy())
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_model_comes_back(tmp_path):
+    model = lenet5((1, 28, 28), 3).initialize(5).place(FAST)
+    model.class_names = ["cat", "dog", "tree"]
+    gpucnn.save(model, tmp_path / "m.safetensors")
+    back = gpucnn.load(tmp_path / "m.safetensors")
+    assert back.name == "lenet5" and back.input_shape == (1, 28, 28) and back.class_names == model.class_names
+    assert back.weights_sha256() == model.weights_sha256()
+    assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_a_model_of_ones_own_is_passed_in(tmp_path):
+    model = small().initialize(5)
+    gpucnn.save(model, tmp_path / "m")
+    with pytest.raises(CheckpointError, match="model="):
+        gpucnn.load(tmp_path / "m")
+    assert gpucnn.load(tmp_path / "m", small()).weights_sha256() == model.weights_sha256()
+    for other in (small(activation="tanh"), small(initializer="lecun"), lenet5()):
+        with pytest.raises(CheckpointError, match="another model"):
+            gpucnn.load(tmp_path / "m", other)
+
+
+def test_every_way_of_cutting_or_changing_a_file_is_refused(tmp_path):
+    path = tmp_path / "m.safetensors"
+    gpucnn.save(small().initialize(5), path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for length in [0, 1, 7, 8, 9, 100, len(whole) - 1, *rng.integers(0, len(whole), 20)]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError):
+            gpucnn.load(path, small())
+    start = 8 + int.from_bytes(whole[:8], "little")  # of the tensors
+    for place in rng.integers(start, len(whole), 20):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(changed)
+        with pytest.raises(CheckpointError, match="altered"):
+            gpucnn.load(path, small())
+    path.write_bytes(whole + b"more")
+    with pytest.raises(CheckpointError):
+        gpucnn.load(path, small())
+    with pytest.raises(CheckpointError, match="no file"):
+        gpucnn.load(tmp_path / "other")
+    with pytest.raises(CheckpointError):
+        gpucnn.load(tmp_path)
+
+
+def test_other_versions_and_other_programs_files_are_refused(tmp_path):
+    from safetensors.numpy import save_file
+
+    gpucnn.save(small().initialize(5), tmp_path / "m")
+    whole = (tmp_path / "m").read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8:start])
+    about = json.loads(header["__metadata__"]["gpucnn"])
+    header["__metadata__"]["gpucnn"] = json.dumps({**about, "version": 99})
+    text = json.dumps(header).encode()
+    (tmp_path / "m").write_bytes(len(text).to_bytes(8, "little") + text + whole[start:])
+    with pytest.raises(CheckpointError, match="version 99"):
+        gpucnn.load(tmp_path / "m", small())
+    save_file({"weight": np.zeros(3, np.float32)}, tmp_path / "foreign")
+    with pytest.raises(CheckpointError, match="not written by gpucnn"):
+        gpucnn.load(tmp_path / "foreign", small())
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "m"
+    gpucnn.save(small().initialize(5), path)
+    whole = path.read_bytes()
+
+    def no_room(*_):
+        raise OSError(28, "No space left on device")
+
+    for function in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"os.{function}", no_room)
+            with pytest.raises(ConfigurationError, match="No space left"):
+                gpucnn.save(small().initialize(6), path)
+        assert [p.name for p in tmp_path.iterdir()] == ["m"] and path.read_bytes() == whole
+    with pytest.raises(ConfigurationError, match="cannot write"):
+        gpucnn.save(small(), tmp_path / "no" / "such" / "folder")

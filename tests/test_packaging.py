@@ -1,0 +1,58 @@
+"""The package list in pyproject.toml, the README's commands and .ci/run agree with what is there."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+README = (ROOT / "README.md").read_text()
+
+
+def test_every_package_is_listed():
+    found = {
+        ".".join(("gpucnn.kernels", *init.parent.relative_to(ROOT).parts[1:]))
+        if init.is_relative_to(ROOT / "kernels")
+        else ".".join(init.parent.relative_to(ROOT).parts)
+        for folder in ("gpucnn", "kernels")
+        for init in (ROOT / folder).rglob("__init__.py")
+    }
+    assert sorted(found) == PROJECT["tool"]["setuptools"]["packages"]
+
+
+def test_version_is_one():
+    import gpucnn
+
+    assert gpucnn.__version__ == PROJECT["project"]["version"]
+
+
+def test_package_data_exists():
+    for package, patterns in PROJECT["tool"]["setuptools"]["package-data"].items():
+        folder = ROOT / package.removeprefix("gpucnn.").replace(".", "/")
+        for pattern in patterns:
+            assert list(folder.glob(pattern)), f"{package}: {pattern} matches nothing"
+
+
+def test_readme_has_the_two_commands_and_ci_runs_the_second():
+    commands = re.findall(r"^python3 -m venv .*$", README, re.MULTILINE)
+    assert len(commands) == 2
+    assert commands[0].endswith("gpucnn train")
+    assert commands[1].endswith("pytest")
+    pattern = re.search(r"grep -m 1 -x '([^']*)'", (ROOT / ".ci" / "run").read_text()).group(1)
+    assert re.findall(f"^{pattern}$", README, re.MULTILINE) == commands[1:]
+
+
+def test_import_is_light():
+    code = "import gpucnn, gpucnn.data, sys; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    heavy = {"numba", "sklearn", "matplotlib", "rich", "typer", "safetensors", "PIL", "scipy"}
+    assert heavy.isdisjoint(run.stdout.split())
+
+
+@pytest.mark.parametrize("fence", range(README.count("```python")))
+def test_readme_python_compiles(fence):
+    compile(README.split("```python")[fence + 1].split("```")[0], "README.md", "exec")
