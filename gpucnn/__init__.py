@@ -25,12 +25,10 @@ _PUBLIC = {
     "Trainer": "gpucnn.training",
     "save": "gpucnn.training",
     "load": "gpucnn.training",
-    "summary": "gpucnn.summary",
-    "check": "gpucnn.check",
 }
 _MODULES = {
-    "arithmetic", "data", "errors", "functional", "geometry", "initializers", "layers", "losses", "models", "optimizers",
-    "schedules", "training",
+    "arithmetic", "check", "data", "errors", "functional", "geometry", "initializers", "layers", "losses", "models",
+    "optimizers", "schedules", "summary", "training",
 }  # fmt: skip
 __all__ = sorted([*_PUBLIC, *_MODULES])
 

@@ -33,7 +33,7 @@ def softmax_cross_entropy(logits: Batch, labels, totals=None):
     gains the sum of the losses and the number of images whose first largest logit is the label's.
     """
     if logits.spatial:
-        raise ShapeError(f"softmax cross-entropy takes logits (N, classes), not {logits.shape}; end the model with a Dense")
+        raise ShapeError(f"softmax cross-entropy takes logits (N, classes), not {logits.shape}; end with a Dense layer")
     if np.ndim(labels) == 1:
         labels = logits.backend.pack_labels(check_labels(labels, logits.images, logits.channels))
     return logits.backend.softmax_cross_entropy(logits, labels, totals)

@@ -1,8 +1,8 @@
 """How gradients change weights. One kernel over the flat buffers of the whole model (contract rule 9).
 
-An optimiser holds its settings, and once training starts its state on the device: flat arrays as long as the weights, and
-`hyper`, the few float32 numbers that change from step to step. They are read from the device so that a captured step can
-be replayed with other ones.
+An optimiser holds its settings, and once training starts its state on the device: flat arrays as long as the weights,
+and `hyper`, the few float32 numbers that change from step to step. They are read from the device so that a captured
+step can be replayed with other ones.
 """
 
 from typing import Any
@@ -40,7 +40,7 @@ class Optimizer:
         return dict(self._arrays)
 
     def set_rates(self, factor: float, step: int) -> float:
-        """Tell the device the rates of step `step` (from 1) under a schedule's `factor`; returns the float32 learning rate."""
+        """Tell the device the rates of step `step` (from 1) under a schedule's `factor`; returns the learning rate."""
         rates = self.rates(self.lr * factor, step)
         self._backend.assign(self._hyper, np.array(rates, np.float32))  # float64 until here: rounded once
         return float(np.float32(rates[0]))

@@ -1,9 +1,9 @@
 """How the learning rate changes over a run: a factor of the optimiser's own rate, for every step.
 
-A schedule is called as `schedule(step, steps, epoch)`: the step's number and the epoch's, both from 0, and how many steps
-the whole run has. It returns a float64 factor; the optimiser's rate times that, rounded once to float32, is what the
-device gets. All of it is computed on the host from integers with operations that round the same everywhere (the cosine is
-`arithmetic.cos64`), so every backend sees the same rates.
+A schedule is called as `schedule(step, steps, epoch)`: the step's number and the epoch's, both from 0, and how many
+steps the whole run has. It returns a float64 factor; the optimiser's rate times that, rounded once to float32, is what
+the device gets. All of it is computed on the host from integers with operations that round the same everywhere (the
+cosine is `arithmetic.cos64`), so every backend sees the same rates.
 """
 
 import math
@@ -15,7 +15,7 @@ from gpucnn.errors import ConfigurationError
 
 
 class Schedule:
-    """Base of all schedules. `uses_steps`: the rates depend on how long the whole run is, so a run cannot be extended."""
+    """Base of all schedules. `uses_steps`: rates depend on how long the whole run is, so a run cannot be extended."""
 
     uses_steps = False
 
@@ -83,7 +83,7 @@ class OneCycle(Schedule):
 
 
 class WarmUp(Schedule):
-    """The first `steps` steps rise in equal parts, 1/(steps+1), 2/(steps+1) ... of what `then` gives; `then` alone after.
+    """The first `steps` steps get 1/(steps+1), 2/(steps+1) ... of what `then` gives; `then` alone afterwards.
 
     `then` counts its steps from the run's first, warm-up included.
     """

@@ -14,8 +14,8 @@ class Row:
 
     `output` is its output's shape without the images; `parameters` counts weights and biases; `multiply_adds` those of
     convolutions and dense layers for one image, taps on padding included; `field` how many pixels of the image, (H, W),
-    one output value sees; `dense_weights` the weights, without biases, that a fully connected layer between the same input
-    and output would need (None for layers that have none to replace). In a total, `dense_weights` sums those.
+    one output value sees; `dense_weights` the weights, without biases, that a fully connected layer between the same
+    input and output would need (None for layers that have none to replace; their sum in a total).
     """
 
     name: str
@@ -49,9 +49,9 @@ class Summary:
 def summary(model: Model) -> Summary:
     """The layers of `model` with output shape, parameters, multiply-adds, receptive field, and a dense layer's weights.
 
-    The two paths of a Residual are listed one after the other, the addition after them; its receptive field is the larger
-    one. A layer of one's own counts with its parameters; its multiply-adds are not known and count as 0, and it is taken to
-    see one value of its input where it keeps the map's size, else the whole.
+    The two paths of a Residual are listed one after the other, the addition after them; its receptive field is the
+    larger one. A layer of one's own counts with its parameters; its multiply-adds are not known and count as 0, and it
+    is taken to see one value of its input where it keeps the map's size, else the whole.
     """
     rows: list[Row] = []
     axes = len(model.input_shape) - 1
@@ -75,11 +75,11 @@ def _list(layer: Layer, field: Field, image: tuple[int, ...], rows: list[Row]) -
         after = Field(size, paths[0].jump)
     else:
         after = _after(layer, field, image)
+    connections = math.prod(layer.input_shape) * math.prod(layer.output_shape)
     rows.append(
         Row(
             layer.name, type(layer).__name__, layer.output_shape, _parameters(layer), _multiply_adds(layer),
-            _visible(after, image),
-            math.prod(layer.input_shape) * math.prod(layer.output_shape) if isinstance(layer, (Conv2d, Dense)) else None,
+            _visible(after, image), connections if isinstance(layer, (Conv2d, Dense)) else None,
         )
     )  # fmt: skip
     return after

@@ -16,13 +16,14 @@ some = settings(deadline=None, max_examples=20, derandomize=True)
 
 IMAGES = st.sampled_from([1, 2, 15, 17, 33])
 SEED = st.integers(0, 2**32 - 1)
+FEATURES = st.sampled_from([1, 2, 7, 40])  # few, as the Numba backend compiles a kernel for every tile that suits them
 
 
 @st.composite
 def convolutions(draw):
     """Arguments of a convolution that fits: 1 to 3 axes, single channels and one-pixel images among them."""
     axes = draw(st.integers(1, 3))
-    groups, channels, filters = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    groups, channels, filters = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.sampled_from([1, 3]))
     most = (5, 3, 2)[axes - 1]  # the oracle walks every tap of every window in Python
 
     def each(low, high):
@@ -83,6 +84,11 @@ def test_convolution_and_its_gradients(backend, math, case, seed, biased):
     for gradient, expected in zip(gradients, oracle.conv_backward(dy, x, w, **sizes), strict=True):
         assert gradient.dtype == np.float32
         assert_within(gradient, expected)
+    if backend == "numba":  # the bits of the specification too, here where the kernels for these sizes are compiled
+        specified = dict(sizes, backend="numpy", math="exact")
+        assert same_bits(y, functional.conv(x, w, bias, **specified))
+        for gradient, expected in zip(gradients, functional.conv_backward(dy, x, w, **specified), strict=True):
+            assert same_bits(gradient, expected)
 
 
 @on_every_backend
@@ -117,7 +123,7 @@ def test_avg_pool_and_its_gradient(backend, math, case, seed, count_include_pad)
 
 @on_every_backend
 @some
-@given(images=IMAGES, inputs=st.integers(1, 40), outputs=st.integers(1, 40), seed=SEED, biased=st.booleans())
+@given(images=IMAGES, inputs=FEATURES, outputs=FEATURES, seed=SEED, biased=st.booleans())
 def test_dense_and_its_gradients(backend, math, images, inputs, outputs, seed, biased):
     x, w, bias, dy = normal(seed, (images, inputs), (outputs, inputs), (outputs,), (images, outputs))
     bias = bias if biased else None
@@ -182,19 +188,6 @@ def test_elementwise_at_the_edges(backend, math):
     assert (np.diff(values) >= 0).all() and values[0] == 0 and values[-1] == 1 and values[5] == 0.5
     y = functional.relu(x, backend=backend, math=math)
     assert same_bits(y, np.maximum(x, 0) + np.float32(0))
-
-
-@some
-@given(case=convolutions(), seed=SEED)
-def test_numba_gives_the_bits_of_the_specification(case, seed):
-    shape, filters, sizes = case
-    x, w, bias = normal(seed, shape, filters, filters[:1])
-    y, other = (functional.conv(x, w, bias, **sizes, backend=b, math="exact") for b in ("numpy", "numba"))
-    assert same_bits(y, other)
-    (dy,) = normal(seed + 1, y.shape)
-    gradients = (functional.conv_backward(dy, x, w, **sizes, backend=b, math="exact") for b in ("numpy", "numba"))
-    for gradient, other in zip(*gradients, strict=True):
-        assert same_bits(gradient, other)
 
 
 # ---- what comes in and goes out --------------------------------------------------------------------------------------

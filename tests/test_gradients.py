@@ -1,12 +1,13 @@
 """Every gradient against central differences, in float64 on numpy's fast math.
 
-For y = f(x) and a weight dy of each output, L(x) = sum(dy * f(x)) has the gradient g = backward(dy), so along any direction v
+For y = f(x) and a weight dy of each output, L(x) = sum(dy * f(x)) has the gradient g = backward(dy), so along any
+direction v
 
     (L(x + h*v) - L(x - h*v)) / (2*h)  =  sum(g * v) + O(h**2).
 
-The two sides may differ by the rounding of L, at most `TERMS` * 2**-53 * sum(|dy * f(x)|) / h, and by the third derivative,
-h**2 / 6 of the size that the functions here have (below 100 times their values, by the choice of inputs). Kinks are kept
-away: inputs of ReLU keep off 0, inputs of max pooling keep off one another, by much more than h.
+The two sides may differ by the rounding of L, at most TERMS * 2**-53 * sum(|dy| * (|f(x)| + 1)) / h, and by the third
+derivative, h**2 / 6 of the size that the functions here have (below 100 times their values, by the choice of inputs).
+Kinks are kept away: inputs of ReLU keep off 0, inputs of max pooling keep off one another, by much more than h.
 """
 
 import numpy as np
@@ -27,7 +28,7 @@ SEED = st.integers(0, 2**32 - 1)
 
 
 def check(f, gradients, arrays, seed, dy=None):
-    """`gradients(dy)` gives the gradient of sum(dy * f(*arrays)) with respect to each array; random directions, all at once."""
+    """`gradients(dy)` gives the gradients of sum(dy * f(*arrays)), one for each array; a random direction for each."""
     random = np.random.default_rng(seed)
     y = np.asarray(f(*arrays))
     dy = random.standard_normal(y.shape) if dy is None else dy

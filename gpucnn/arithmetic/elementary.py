@@ -1,8 +1,8 @@
 """exp, log, tanh, sigmoid and a cosine by fixed polynomials: kernels/CONTRACT.md, rule 6.
 
-Every step is one float64 multiplication, addition or division in the order written, Horner from the highest coefficient,
-so any machine gets the same float64, and after one rounding the same float32. NumPy's and libm's own functions change
-bits from processor to processor and from version to version; they are not used.
+Every step is one float64 multiplication, addition or division in the order written, Horner from the highest
+coefficient, so any machine gets the same float64, and after one rounding the same float32. NumPy's and libm's own
+functions change bits from processor to processor and from version to version; they are not used.
 """
 
 import numpy as np

@@ -21,7 +21,7 @@ def float32_array(value, what: str) -> np.ndarray:
     """`value` as an array if it is float32; DTypeError otherwise (a Python float is float64)."""
     array = np.asarray(value)
     if array.dtype != np.float32:
-        raise DTypeError(f"{what} is {array.dtype}, but exact arithmetic takes float32: convert it with np.float32(...)")
+        raise DTypeError(f"{what} is {array.dtype}, but exact math takes float32: convert it with np.float32(...)")
     return array
 
 
@@ -53,8 +53,8 @@ def rounded_once(product: np.ndarray, addend: np.ndarray) -> np.ndarray:
     # Knuth's two-sum: total + rest is the exact value.
     part = total - product
     rest = (product - (total - part)) + (addend - part)
-    # Round to odd: where the sum was not exact and its last bit is even, step to the neighbour on the other side of the
-    # exact value. Bits of a float count away from zero. A NaN rest, from infinities, compares false and changes nothing.
+    # Round to odd: where the sum was not exact and its last bit is even, step to the neighbour on the other side of
+    # the exact value. Bits of a float count away from zero. A NaN rest, from infinities, compares false: no change.
     bits = total.view(np.int64)
     inexact_even = (np.abs(rest) > 0) & ((bits & 1) == 0)
     away_from_zero = (rest > 0) == (total > 0)
@@ -70,7 +70,7 @@ def products_stay_normal(a: np.ndarray, b: np.ndarray) -> bool:
     so is every float32 that such a sum rounds to: it is zero or at least 2**-126.
     """
     def unit(values: np.ndarray) -> float:
-        """The power of two at or below the smallest non-zero magnitude; NaN if there is a NaN, infinity if all are 0."""
+        """The power of two at or below the smallest non-zero magnitude; NaN if there is one, infinity if all are 0."""
         smallest = np.abs(values[values != 0]).min(initial=np.inf)
         return 2.0 ** (np.frexp(smallest)[1] - 1) if np.isfinite(smallest) else float(smallest)
 
@@ -78,12 +78,12 @@ def products_stay_normal(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def chain(a: np.ndarray, b: np.ndarray, stay_normal: bool = False) -> np.ndarray:
-    """acc = +0, then acc = fma(a[k], b[k], acc) for k = 0, 1, ...: the dot product of rule 2, float32, without the last + 0.
+    """acc = +0, then acc = fma(a[k], b[k], acc) for k = 0, 1, ...: rule 2 without its last + 0, float32.
 
-    a and b are float64 arrays *that hold float32 values*, (K, ...) each, and broadcast behind their first axis.
+    a and b are float64 arrays *that hold float32 values*, (K, ...) each; they broadcast behind their first axis.
     `stay_normal` is what products_stay_normal said of the arrays they were taken from; False is always right.
-    Same bits as calling `fma` K times, several times as fast: the temporaries are kept, and of the two kinds of doubtful
-    elements the subnormal ones are only looked for where they can be.
+    Same bits as calling `fma` K times, several times as fast: the temporaries are kept, and of the two kinds of
+    doubtful elements the subnormal ones are only looked for where they can be.
     """
     shape = np.broadcast_shapes(a.shape[1:], b.shape[1:])
     product, total, low = np.empty(shape), np.empty(shape), np.empty(shape, np.int64)

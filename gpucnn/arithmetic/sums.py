@@ -36,7 +36,7 @@ def bands(sizes: tuple[int, ...]) -> list[tuple[int, int]]:
 
 
 def in_bands(x: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
-    """(..., *sizes) as (position in the band, ..., band): the order in which level (a) runs. A short band ends in +0."""
+    """(..., *sizes) as (position in the band, ..., band): the order of level (a). A short band ends in +0."""
     lead = x.shape[: x.ndim - len(sizes)]
     cuts = bands(sizes)
     length = cuts[0][1]
@@ -46,7 +46,7 @@ def in_bands(x: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
 
 
 def over_batch(partial: np.ndarray) -> np.ndarray:
-    """Levels (b), (c), (d): partial (N, ..., band) to (...), trees over the images of a block, the bands, the blocks."""
+    """Levels (b), (c), (d): partial (N, ..., band) to (...), trees over a block's images, the bands, the blocks."""
     blocks = [tree(tree(partial[start : start + BLOCK], 0), -1) for start in range(0, len(partial), BLOCK)]
     return tree(np.stack(blocks), 0)
 

@@ -76,7 +76,7 @@ class NumpyBase(Backend):
         """(N, C, *spatial), contiguous or not, as a Batch."""
         return Batch(values[..., None], values.shape[0], self)
 
-    # ---- memory -----------------------------------------------------------------------------------------------------
+    # ---- memory ------------------------------------------------------------------------------------------------------
 
     def zeros(self, shape: tuple[int, ...], dtype=None) -> Array:
         return np.zeros(shape, self.dtype if dtype is None else dtype)
@@ -144,7 +144,7 @@ class NumpyBase(Backend):
         if status[0] == -1 and not (np.isfinite(loss).all() and np.isfinite(w).all()):
             status[0] = step[0]
 
-    # ---- elementwise ------------------------------------------------------------------------------------------------
+    # ---- elementwise -------------------------------------------------------------------------------------------------
 
     def relu(self, x: Batch) -> Batch:
         return x.like(np.where(x.data > 0, x.data, self.dtype.type(0)))
@@ -162,7 +162,7 @@ class NumpyBase(Backend):
         scale = self.dtype.type(1.0 / (1.0 - rate))
         return x.like(np.where(u < np.float32(rate), self.dtype.type(0), x.data * scale))
 
-    # ---- pooling: comparisons and plain sums, the same in both maths ---------------------------------------------------
+    # ---- pooling: comparisons and plain sums, the same in both maths -------------------------------------------------
 
     def max_pool(self, x: Batch, window: Window) -> tuple[Batch, Array]:
         """`where` is the row-major kernel position of each maximum, (N, C, *P) int32."""
@@ -172,7 +172,7 @@ class NumpyBase(Backend):
         y = np.zeros((*values.shape[:2], *window.output), self.dtype)
         where = np.full(y.shape, -1, np.int32)
         for k, tap in enumerate(taps(window)):
-            # The first tap inside the image is taken whatever it is (NaN, -inf), so `where` always points into the image.
+            # The first tap inside the image is taken whatever it is (NaN, -inf), so `where` points into the image.
             wins = inside[tap] & ((where < 0) | (field[tap] > y))
             np.copyto(y, field[tap], where=wins)
             where[wins] = k

@@ -33,16 +33,18 @@ class NumpyExact(NumpyBase):
         assert_subnormals()
         super().__init__(threads=1, dtype=dtype)
 
-    # ---- convolution and dense: rule 2 --------------------------------------------------------------------------------
+    # ---- convolution and dense: rule 2 -------------------------------------------------------------------------------
 
-    def conv(self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int = 1, relu: bool = False) -> Batch:
+    def conv(
+        self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int = 1, relu: bool = False
+    ) -> Batch:
         field = padded(x.data[..., 0], window)
         y = correlate(field, w, groups, window.output, window.stride, window.dilation)
         return self.batch(finished(y, bias, relu))
 
     def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
         # The forward kernel, stride 1, on dy with stride - 1 zeros between its positions: dx[i] meets tap r where
-        # p * stride = i + before - r * dilation. Earlier p are later r, so the kernel is flipped to go through p in order.
+        # p * stride = i + before - r * dilation. Earlier p are later r: the kernel is flipped to take p in order.
         sizes, offsets = [], []
         for i, k, d, (before, _) in zip(window.input, window.kernel, window.dilation, window.padding, strict=True):
             sizes.append(i + (k - 1) * d)
@@ -58,7 +60,7 @@ class NumpyExact(NumpyBase):
     def dense_input_gradient(self, dy: Batch, w: Array) -> Batch:
         return self.batch(finished(correlate(dy.data[..., 0], w.T, 1, (), (), ()), None, False))
 
-    # ---- weight and bias gradients: rules 3 and 4 -----------------------------------------------------------------------
+    # ---- weight and bias gradients: rules 3 and 4 --------------------------------------------------------------------
 
     def conv_weight_gradient(self, dy: Batch, x: Batch, window: Window, groups: int, out: Array) -> None:
         field = padded(x.data[..., 0], window)
@@ -70,13 +72,13 @@ class NumpyExact(NumpyBase):
     def bias_gradient(self, dy: Batch, out: Array) -> None:
         out[...] = rounded(total64(dy.data[..., 0]))
 
-    # ---- pooling: the rest is in numpy_base -----------------------------------------------------------------------------
+    # ---- pooling: the rest is in numpy_base --------------------------------------------------------------------------
 
     def global_avg_pool(self, x: Batch) -> Batch:
         sums = tree(over_bands64(x.data[..., 0], x.spatial), -1)  # (N, C)
         return self.batch(rounded(sums / math.prod(x.spatial)))
 
-    # ---- elementwise: rules 5 and 6 -------------------------------------------------------------------------------------
+    # ---- elementwise: rules 5 and 6 ----------------------------------------------------------------------------------
 
     def tanh(self, x: Batch) -> Batch:
         return x.like(tanh(x.data))
@@ -90,7 +92,7 @@ class NumpyExact(NumpyBase):
     def sigmoid_gradient(self, dy: Batch, y: Batch) -> Batch:
         return dy.like(dy.data * (y.data * (ONE - y.data)))
 
-    # ---- batch norm: rules 4 and 5 --------------------------------------------------------------------------------------
+    # ---- batch norm: rules 4 and 5 -----------------------------------------------------------------------------------
 
     def batch_norm_statistics(self, x: Batch) -> tuple[Array, Array, Array]:
         count = x.data.size // x.channels
@@ -125,7 +127,7 @@ class NumpyExact(NumpyBase):
     def update_running(self, running: Array, batch: Array, momentum: float) -> None:
         running[...] = fma(np.float32(momentum), batch - running, running)
 
-    # ---- loss: rule 8 ---------------------------------------------------------------------------------------------------
+    # ---- loss: rule 8 ------------------------------------------------------------------------------------------------
 
     def softmax(self, x: Batch) -> Batch:
         return self.batch(soft(x.data[..., 0])[0])
@@ -142,7 +144,7 @@ class NumpyExact(NumpyBase):
         scale = np.float32(1 / len(z))
         return np.array([total / len(z)], np.float32), self.batch((p - hot) * scale)
 
-    # ---- optimisers: rule 9 ---------------------------------------------------------------------------------------------
+    # ---- optimisers: rule 9 ------------------------------------------------------------------------------------------
 
     def sgd(
         self, w: Array, g: Array, v: Array, hyper: Array, *, momentum: float, weight_decay: float, nesterov: bool
@@ -166,7 +168,7 @@ class NumpyExact(NumpyBase):
         w[...] = fma(-lr, (m / c1) / (np.sqrt(v / c2) + np.float32(eps)), w)
 
 
-# ---- the two shapes of dot product --------------------------------------------------------------------------------------
+# ---- the two shapes of dot product -----------------------------------------------------------------------------------
 
 
 def correlate(
@@ -209,7 +211,9 @@ def weight_gradient(dy: np.ndarray, field: np.ndarray, groups: int, window: Wind
     out[...] = tree(blocks, 0) + ZERO
 
 
-def single_position(dy: np.ndarray, columns: np.ndarray, output: tuple[int, ...], normal: bool, out: np.ndarray) -> None:
+def single_position(
+    dy: np.ndarray, columns: np.ndarray, output: tuple[int, ...], normal: bool, out: np.ndarray
+) -> None:
     """Where there is one position: a chain over the images. dy (n, O, *1), columns (k, n, *1), out (O, k)."""
     a = dy.reshape(*dy.shape[:2], 1)
     b = np.ascontiguousarray(columns.reshape(len(columns), -1).T)[:, None]  # (n, 1, k)
@@ -234,14 +238,14 @@ def banded(dy: np.ndarray, columns: np.ndarray, output: tuple[int, ...], normal:
             out[part] = over_batch(np.moveaxis(sums, 2, 0))  # one block: its images, then its bands
 
 
-# ---- laying out what the dot products read -------------------------------------------------------------------------------
+# ---- laying out what the dot products read ---------------------------------------------------------------------------
 
 
 def unfolded(
     field: np.ndarray, groups: int, kernel: tuple[int, ...], output: tuple[int, ...], stride: tuple[int, ...],
     dilation: tuple[int, ...],
 ) -> np.ndarray:
-    """field (n, C, *F) as (G, k, n, *P) float64: for each term k = (channel, kernel position) what each position sees."""
+    """field (n, C, *F) as (G, k, n, *P) float64: what each position sees at each k = (channel, kernel position)."""
     n, channels = field.shape[:2]
     image, channel, *pixels = field.strides
     view = as_strided(
@@ -271,7 +275,7 @@ def finished(y: np.ndarray, bias: np.ndarray | None, relu: bool) -> np.ndarray:
     return np.where(y > 0, y, ZERO) if relu else y
 
 
-# ---- small pieces ----------------------------------------------------------------------------------------------------------
+# ---- small pieces ----------------------------------------------------------------------------------------------------
 
 
 def along(values: np.ndarray, x: Batch) -> np.ndarray:
@@ -285,7 +289,7 @@ def inverse(var: np.ndarray, eps: float) -> np.ndarray:
 
 
 def soft(z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of z (N, classes, ...): softmax, z - max, the sums of the exponentials (N, ...), the first largest class (N, ...)."""
+    """Of z (N, classes, ...): softmax, z - max, and as (N, ...) the sums of exponentials and the first largest class."""
     largest, first = z[:, 0].copy(), np.zeros_like(z[:, 0], np.int64)
     for c in range(1, z.shape[1]):
         wins = z[:, c] > largest

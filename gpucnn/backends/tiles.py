@@ -7,21 +7,30 @@ eight multiply-adds in flight. Tiles at the end of an axis overlap their neighbo
 import functools
 import math
 
-# Accumulators that stay in registers beside the operands, by how many registers a 16-lane vector takes.
-_ACCUMULATORS = {1: 24, 2: 6, 4: 6}
+# Each tile is a kernel to compile, so there are few. Their accumulators must stay in registers beside the operands: 24 of
+# 32 where a register holds the 16 lanes (AVX-512), 6 where they take two of 16 (AVX2) or four of 32 (NEON).
+_BROADCAST = {
+    24: ((1, 1), (1, 4), (1, 12), (2, 2), (2, 8), (3, 7), (4, 1), (4, 4), (4, 5), (6, 4), (8, 1), (8, 3), (12, 2), (24, 1)),
+    6: ((1, 1), (1, 4), (1, 6), (2, 1), (2, 3), (3, 2), (4, 1), (6, 1)),
+}
+_PRODUCT = {
+    24: (
+        (1, 1, 1), (1, 1, 2), (1, 1, 3), (1, 1, 5), (4, 1, 1), (4, 2, 2), (4, 4, 1), (6, 4, 1), (2, 1, 3), (4, 2, 3),
+        (8, 1, 3), (2, 1, 5), (3, 1, 5), (4, 1, 5),
+    ),
+    6: ((1, 1, 1), (1, 1, 2), (1, 1, 3), (1, 1, 5), (6, 1, 1), (3, 2, 1), (2, 1, 3)),
+}  # fmt: skip
 _TREE_CYCLES = 45
 _POSITIONS = 64
 
 
 @functools.cache
-def registers_per_vector() -> int:
-    """How many of this processor's registers 16 float32 take, as Numba will compile for it."""
+def accumulators() -> int:
+    """How many 16-lane accumulators a tile may have on this processor, as Numba will compile for it."""
     from numba.core.registry import cpu_target
 
-    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
-    if "+avx512f" in features:
-        return 1
-    return 4 if triple.startswith(("aarch64", "arm64")) else 2
+    _, _, features = cpu_target.target_context.codegen().magic_tuple()
+    return 24 if "+avx512f" in features else 6
 
 
 def _cycles(products: int, loads: int) -> float:
@@ -32,20 +41,17 @@ def _cycles(products: int, loads: int) -> float:
 @functools.cache
 def broadcast_tile(outputs: int, pixels: int) -> tuple[int, int]:
     """(OB, QB) for `outputs` output channels by rows of `pixels` pixels."""
-    most = _ACCUMULATORS[registers_per_vector()]
 
     def cost(tile):
         ob, qb = tile
         return math.ceil(outputs / ob) * math.ceil(pixels / qb) * _cycles(ob * qb, ob + qb)
 
-    tiles = [(ob, qb) for ob in range(1, most + 1) for qb in range(1, most // ob + 1)]
-    return min((t for t in tiles if t[0] <= outputs and t[1] <= pixels), key=cost)
+    return min((t for t in _BROADCAST[accumulators()] if t[0] <= outputs and t[1] <= pixels), key=cost)
 
 
 @functools.cache
 def product_tile(outputs: int, channels: int, taps: int) -> tuple[int, int, int]:
     """(OB, CB, SB) for the weight gradient of `outputs` by `channels` by rows of `taps` taps."""
-    most = _ACCUMULATORS[registers_per_vector()]
 
     def cost(tile):
         ob, cb, sb = tile
@@ -53,6 +59,5 @@ def product_tile(outputs: int, channels: int, taps: int) -> tuple[int, int, int]
         trees = math.ceil(ob * cb * sb / 16) * _TREE_CYCLES
         return number * (_POSITIONS * _cycles(ob * cb * sb, ob + cb * sb) + trees)
 
-    sizes = range(1, most + 1)
-    tiles = [(ob, cb, sb) for ob in sizes for cb in sizes for sb in sizes if ob * cb * sb <= most]
-    return min((t for t in tiles if t[0] <= outputs and t[1] <= channels and t[2] <= taps), key=cost)
+    fitting = (t for t in _PRODUCT[accumulators()] if t[0] <= outputs and t[1] <= channels and t[2] <= taps)
+    return min(fitting, key=cost)

@@ -20,14 +20,14 @@ def check(
 ) -> None:
     """Prove that the backends agree to the last bit on this machine.
 
-    Runs every operation and a few training steps on numpy's exact math, which is the specification, and on each other
-    backend, and compares the raw bits. Exit code 1 if a single bit differs.
+    Runs every operation and a few training steps on each backend, and compares the raw bits with numpy's exact math, which
+    is the specification, and with the weights' hashes that come with the program. Exit code 1 if a single bit differs.
     """
     if math not in (None, "exact"):
         raise ConfigurationError(f"check compares bits, which only exact math promises; --math {math} cannot be checked")
-    import gpucnn.check
+    from gpucnn.check import check as compare
 
-    report = gpucnn.check.check(backend or None, threads=threads, progress=note)
+    report = compare(backend or None, threads=threads, progress=note)
     if json:
         print_json(report)
     else:
@@ -47,8 +47,8 @@ def _print(report: dict) -> None:
     )
     print_table(
         "Training: SHA-256 of the weights",
-        {"backend": "left", "weights": "left"},
-        [[entry["backend"], entry["weights_sha256"]] for entry in report["training"]],
+        {"network": "left", "backend": "left", "weights": "left"},
+        [[entry["network"], entry["backend"], entry["weights_sha256"]] for entry in report["training"]],
     )
     for difference in report["differences"]:
         typer.echo(f"differs: {difference}")

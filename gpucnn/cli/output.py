@@ -65,4 +65,5 @@ def print_table(title: str, columns: dict[str, str], rows: list[list[str]]) -> N
         table.add_column(heading, justify=side, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    # markup off: a file name may hold brackets. Pipes and files have no width of their own.
+    Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False, highlight=False).print(table)

@@ -24,9 +24,9 @@ def summary(
 
     Also says which backend and math would train it here.
     """
-    import gpucnn.summary
     from gpucnn.backends import get_backend
     from gpucnn.models import build_model
+    from gpucnn.summary import summary as summarise
 
     try:
         shape = tuple(int(size) for size in input_shape.lower().split("x"))
@@ -35,7 +35,7 @@ def summary(
     if len(shape) != 3 or min(shape) < 1:
         raise ConfigurationError(f"--input-shape is {input_shape!r}; expected three whole numbers such as 1x32x32")
     device = get_backend(backend, math)
-    table = gpucnn.summary.summary(build_model(model, shape, classes))
+    table = summarise(build_model(model, shape, classes))
     if json:
         print_json({"backend": device.name, "math": device.math, **asdict(table)})
     else:

@@ -113,7 +113,7 @@ class Layer:
             yield from child.walk()
 
     def need_input_gradient(self, needed: bool) -> None:
-        """Whether backward must return dx. Training switches it off at the first layer: nobody needs the images' gradient."""
+        """Whether backward must return dx. Training switches it off at the first layer: images need no gradient."""
         self.input_gradient = needed
 
     def check(self, x: Batch) -> None:

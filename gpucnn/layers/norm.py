@@ -12,8 +12,8 @@ class BatchNorm(Layer):
     """y = gamma * (x - mean) / sqrt(var + eps) + beta for each channel of (N, C) or (N, C, *spatial).
 
     Ioffe and Szegedy 2015. In training, mean and variance are those of the batch, over images and positions, and the
-    running ones move towards them: `running += momentum * (batch - running)`, the variance unbiased, as PyTorch does it.
-    In inference they are the running ones, taken as constants: dx, dgamma and dbeta then are those of an affine map.
+    running ones move towards them: `running += momentum * (batch - running)`, the variance unbiased, as PyTorch does
+    it. In inference they are the running ones, taken as constants: dx, dgamma and dbeta are those of an affine map.
     `activation` is None, "relu" (fused), "tanh" or "sigmoid".
 
     Training on one value a channel raises ShapeError: its variance is zero and its output would be beta whatever x is.
@@ -47,7 +47,7 @@ class BatchNorm(Layer):
         def backward(dy: Batch) -> Batch:
             dy = activation_backward(dy)
             dx = backend.batch_norm_gradient(dy, x, mean, var, gamma.value, self.eps, gamma.grad, beta.grad)
-            # With constant statistics gamma's and beta's gradients are the same sums, but no part of dx goes through them.
+            # With constant statistics gamma's and beta's gradients are the same sums, but dx has no part through them.
             return dx if training else backend.batch_norm_input_gradient(dy, var, gamma.value, self.eps)
 
         return y, backward

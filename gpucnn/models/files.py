@@ -54,7 +54,7 @@ def describe(model: Model) -> dict:
         "model": model.name,
         "arguments": model.arguments,
         "input_shape": list(model.input_shape),
-        "structure": repr(model.layer),
+        "structure": model.structure,
         "class_names": model.class_names,
     }
 
@@ -83,7 +83,7 @@ def write_tensors(path, tensors: dict[str, np.ndarray], about: dict) -> None:
 
 
 def read_tensors(path) -> tuple[dict[str, np.ndarray], dict]:
-    """(tensors, description) of what write_tensors wrote. Raises CheckpointError if it is not that, whole and unaltered."""
+    """(tensors, description) as write_tensors got them. Raises CheckpointError for any other, cut or altered file."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -9,11 +9,11 @@ def check_images(images, input_shape: tuple[int, ...], dtype=np.float32) -> np.n
     """`images` as a C-contiguous (N, *input_shape) array of `dtype`, if they fit and are finite.
 
     Any type whose every value `dtype` holds exactly is taken: for float32 that is float16 and integers of 16 bits too.
-    Raises DTypeError for another type, ShapeError for another shape or no image at all, DataError for a NaN or infinity.
+    Raises DTypeError for another type, ShapeError for another shape or no image, DataError for a NaN or infinity.
     """
     images = np.asarray(images)
     if images.dtype.kind not in "fiu" or not np.can_cast(images.dtype, dtype, "safe"):
-        raise DTypeError(f"images are {images.dtype}; convert them, such as with images.astype(numpy.{np.dtype(dtype)})")
+        raise DTypeError(f"images are {images.dtype}; convert them: images.astype(numpy.{np.dtype(dtype)})")
     if images.ndim != len(input_shape) + 1 or images.shape[1:] != tuple(input_shape):
         expected = ", ".join(map(str, input_shape))
         raise ShapeError(f"images have shape {images.shape}; this model takes (N, {expected})")

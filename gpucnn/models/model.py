@@ -21,8 +21,10 @@ class Model:
     """`layer` built for images of `input_shape` (C, H, W).
 
     `values`, `grads` and `statistics` are flat arrays, float32 on the host until `place` moves them to a backend; every
-    Parameter and Statistic holds a view of its part. `name` and `arguments` say how to make the model again
-    (`build_model(name, **arguments)`), which is what files store; `class_names`, if set, is stored with them.
+    Parameter and Statistic holds a view of its part. `name` and `arguments` say how to make the model again, with
+    `build_model(name, **arguments)`; files store them, and `class_names` if set. `structure` is the layers with their
+    settings as text.
+
     Raises ShapeError, naming the layer, where sizes do not fit.
     """
 
@@ -31,6 +33,8 @@ class Model:
         self.input_shape = tuple(int(size) for size in input_shape)
         self.class_names: list[str] | None = None
         self.output_shape = connect(layer, self.input_shape, "")
+        # As built: a layer of one's own may change its attributes later.
+        self.structure = repr(layer)
         self.mode = Mode()
         self.parameters: list[Parameter] = []
         self.running: list[Statistic] = []
@@ -81,7 +85,7 @@ class Model:
         return all(layer.capturable for layer in self.layer.walk())
 
     def initialize(self, seed: int) -> "Model":
-        """Draw the first weights (contract rule 10), set the running statistics to their start; returns the model itself."""
+        """Draw the first weights (contract rule 10) and reset the running statistics; returns the model itself."""
         values = {
             p.name: draw(p.initializer, p.shape, p.fan_in, p.fan_out, seed, ordinal)
             for ordinal, p in enumerate(self.parameters)
@@ -111,7 +115,7 @@ class Model:
                 self.place(get_backend())
             x = self.backend.pack(check_images(x, self.input_shape, self.backend.dtype))
         if x.backend is not self.backend:
-            raise ConfigurationError("the batch is on another backend than the model; call model.place(x.backend) first")
+            raise ConfigurationError("the batch is on another backend than the model; call model.place(x.backend)")
         return self.layer(x)
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -125,14 +129,15 @@ class Model:
         }
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Take all parameters and running statistics from `state`; raises CheckpointError unless names and shapes agree."""
+        """Take parameters and running statistics from `state`; raises CheckpointError unless names and shapes agree."""
         expected = {part.name: part.shape for part in (*self.parameters, *self.running)}
         found = {name: np.shape(value) for name, value in state.items()}
         if found != expected:
             wrong = next(name for name in (*expected, *found) if found.get(name) != expected.get(name))
+            there, here = found.get(wrong, "missing"), expected.get(wrong, "no part of it")
             raise CheckpointError(
-                f"these are not the weights of this model ({self.name}): {wrong} has shape "
-                f"{found.get(wrong, 'none, it is missing')} and should have {expected.get(wrong, 'none, there is no such part')}"
+                f"these are not the weights of this model ({self.name}): {wrong} is {there} in the weights and {here} "
+                "in the model"
             )
         self._write(state)
         self.initialized = True

@@ -18,13 +18,17 @@ def _block(filters: int, stride: int) -> Residual:
 def resnet20(input_shape: tuple[int, int, int] = (3, 32, 32), classes: int = 10) -> Model:
     """A 3x3 convolution, then three stages of three residual blocks with 16, 32 and 64 filters, global average, dense.
 
-    Where a stage halves the map, the shortcut is a 1x1 convolution of stride 2 with batch norm (the paper's option B; its
-    own CIFAR nets pad with zeros instead, option A): 272,474 parameters for (3, 32, 32) and ten classes, 2,752 more.
+    Where a stage halves the map, the shortcut is a 1x1 convolution of stride 2 with batch norm (the paper's option B;
+    its own CIFAR nets pad with zeros, option A): 272,474 parameters for (3, 32, 32) and ten classes, 2,752 more.
     """
     blocks = [_block(filters, stride) for filters, first in ((16, 1), (32, 2), (64, 2)) for stride in (first, 1, 1)]
     return Model(
         Sequential(
-            Conv2d(16, 3, padding=1, bias=False), BatchNorm(activation="relu"), *blocks, GlobalAvgPool2d(), Dense(classes)
+            Conv2d(16, 3, padding=1, bias=False),
+            BatchNorm(activation="relu"),
+            *blocks,
+            GlobalAvgPool2d(),
+            Dense(classes),
         ),
         input_shape, "resnet20", {"input_shape": list(input_shape), "classes": classes},
     )  # fmt: skip

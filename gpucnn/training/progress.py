@@ -13,7 +13,7 @@ class Quiet:
     interval = float("inf")
 
     def begin(self, title: str, epochs: int, images: int, done: int) -> None:
-        """Training starts: `epochs` in all, `done` of them before, each of so many images. `title` says on what it runs."""
+        """Training starts: `epochs` in all, `done` of them before, of so many images each. `title`: what and where."""
 
     def update(self, epoch: int, images: int, measured: dict) -> None:
         """Epoch `epoch` (from 1) has seen so many images; `measured`: loss, accuracy, images_per_second so far."""

@@ -89,7 +89,7 @@ class RunFolder:
             lines = [json.loads(line) for line in path.read_text().splitlines()[:epochs]]
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}") from None
-        if [line.get("epoch") for line in lines] != list(range(1, epochs + 1)):
+        if [isinstance(line, dict) and line.get("epoch") for line in lines] != list(range(1, epochs + 1)):
             raise CheckpointError(f"{path} does not hold the {epochs} epochs that the checkpoint has seen")
         return History(lines)
 

@@ -63,7 +63,10 @@ class Recorded:
 
 
 class TrainingSteps:
-    """Training steps of `model`. `totals` counts loss and right answers of an epoch; `status` is the first bad step or -1."""
+    """Training steps of `model`.
+
+    On the device: `totals` counts an epoch's loss and right answers, `status` is the first bad step or -1.
+    """
 
     def __init__(self, model: Model, optimizer: Optimizer, data: Resident, shift: int, seed: int):
         self.model, self.optimizer, self.data = model, optimizer, data

@@ -31,12 +31,12 @@ class Trainer:
 
     `backend` is a name or a Backend (None: the fastest usable one), `math` "exact" or "fast" (None: the backend's own),
     `optimizer` one of gpucnn.optimizers (None: Adam()), `schedule` one of gpucnn.schedules (None: Constant()). `seed`
-    decides the shuffles, shifts, dropout and, if the model has no weights yet, the first weights. In training each image
-    moves by up to `shift` pixels along each axis. `run` is a folder for configuration, metrics, curves and checkpoints
-    (None: nothing is written); `about` is added to its config.json. `progress` is None for a bar or lines on stderr,
-    False for silence, or an object like those in gpucnn.training.progress.
+    decides the shuffles, shifts, dropout and, if the model has no weights yet, the first weights. In training each
+    image moves by up to `shift` pixels along each axis. `run` is a folder for configuration, metrics, curves and
+    checkpoints (None: nothing is written); `about` is added to its config.json. `progress` is None for a bar or lines
+    on stderr, False for silence, or an object like those in gpucnn.training.progress.
 
-    In exact math the weights after training depend on model, data and settings alone, not on the backend or its threads.
+    In exact math the trained weights depend on model, data and settings alone, not on the backend or its threads.
     """
 
     def __init__(
@@ -47,10 +47,11 @@ class Trainer:
     ):  # fmt: skip
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
             raise ConfigurationError(f"seed is {seed!r}; give an integer from 0 to 2**64 - 1")
-        if isinstance(shift, bool) or not isinstance(shift, int) or not 0 <= shift < min(model.input_shape[1:], default=1):
-            raise ConfigurationError(f"shift is {shift!r}; give a number of pixels from 0 to less than the image's size")
+        room = min(model.input_shape[1:], default=1)
+        if isinstance(shift, bool) or not isinstance(shift, int) or not 0 <= shift < room:
+            raise ConfigurationError(f"shift is {shift!r}; give a number of pixels from 0 to {room - 1}")
         if len(model.output_shape) != 1:
-            raise ConfigurationError(f"the model's output is {model.output_shape}; training needs (classes,): end it with Dense")
+            raise ConfigurationError(f"the model's output is {model.output_shape}, not (classes,): end it with Dense")
         self.model, self.seed, self.shift, self.run = model, seed, shift, run
         self.batch_size = positive("batch_size", batch_size)
         self.optimizer, self.schedule = optimizer or Adam(), schedule or Constant()
@@ -61,15 +62,15 @@ class Trainer:
             model.initialize(seed)
         model.place(self.backend)
 
-    # ---- training -----------------------------------------------------------------------------------------------------
+    # ---- training ----------------------------------------------------------------------------------------------------
 
     def fit(self, images, labels, epochs: int, *, validation: tuple | None = None, resume: bool = False) -> History:
         """Train until `epochs` epochs are done, starting from the model's weights with a fresh optimiser.
 
-        images (N, *input_shape), labels integers (N,). `validation` is another (images, labels) pair, evaluated after each
-        epoch; it changes no weight. With `resume` training continues from the run folder's checkpoint and ends in the same
-        bits as a run that was never interrupted, on whichever backend; without a checkpoint yet it starts from the
-        beginning. The run folder is in order at any moment, so a process may be killed, or interrupted with Ctrl-C.
+        images (N, *input_shape), labels integers (N,). `validation` is another (images, labels) pair, evaluated after
+        each epoch; it changes no weight. With `resume` training continues from the run folder's checkpoint and ends in
+        the same bits as a run that was never interrupted, on whichever backend; without a checkpoint yet it starts from
+        the beginning. The run folder is in order at any moment: a process may be killed, or interrupted with Ctrl-C.
 
         Raises ShapeError, DTypeError or DataError for unfit data before any work, CheckpointError for a checkpoint of
         another model or other settings, NonFiniteError once the loss or a weight is no longer finite (the last good
@@ -96,7 +97,7 @@ class Trainer:
                 history = folder.read_checkpoint(model, self.optimizer, settings)
             folder.write_config(self._config(epochs, settings))
         if len(history) > epochs:
-            raise ConfigurationError(f"this run has done {len(history)} epochs already, more than the {epochs} asked for")
+            raise ConfigurationError(f"this run has done {len(history)} epochs already, more than {epochs}")
 
         self.progress.begin(self._title(), epochs, len(images), len(history))
         model.layer.need_input_gradient(False)  # nobody needs the gradient of the images
@@ -152,11 +153,15 @@ class Trainer:
         if bad:
             raise _not_finite(bad, last["epoch"], last["step"])
         folder.write_metrics(history)
-        position = {"epoch": last["epoch"], "step": last["step"], "backend": self.backend.name, "math": self.backend.math}
-        folder.write_checkpoint(
-            state,
-            {**describe(self.model), **position, "settings": settings, "weights_sha256": self.model.weights_sha256()},
-        )
+        about = {
+            **describe(self.model),
+            "settings": settings,
+            "epoch": last["epoch"],
+            "step": last["step"],
+            "backend": self.backend.name,
+            "weights_sha256": self.model.weights_sha256(),
+        }
+        folder.write_checkpoint(state, about)
 
     def _settings(self, epochs: int, images: np.ndarray, labels: np.ndarray) -> dict:
         """All that decides the bits beside the model: a run resumes only where these agree."""
@@ -184,18 +189,18 @@ class Trainer:
         return {"gpucnn": __version__, **describe(self.model), **settings, "epochs": epochs, **where, **self.about}
 
     def _title(self) -> str:
-        backend = self.backend
-        title = f"training {self.model.name} ({self.model.parameter_count:,} parameters) on {backend.name}, {backend.math} math"
+        backend, model = self.backend, self.model
+        title = f"training {model.name} ({model.parameter_count:,} parameters) on {backend.name}, {backend.math} math"
         if backend.threads:
             title += f", {backend.threads} thread{'s' if backend.threads > 1 else ''}"
         if backend.name != "numpy":
             title += "; the first step compiles kernels that are not in the cache yet, which can take half a minute"
         return title
 
-    # ---- inference ----------------------------------------------------------------------------------------------------
+    # ---- inference ---------------------------------------------------------------------------------------------------
 
     def evaluate(self, images, labels) -> tuple[float, float]:
-        """(loss, accuracy): the mean softmax cross-entropy, and the part of the images whose largest output is the label's."""
+        """(loss, accuracy): mean softmax cross-entropy, and the part of images whose first largest output is right."""
         return self._evaluation(images, labels).run()
 
     def predict(self, images) -> np.ndarray:
@@ -216,8 +221,8 @@ class Trainer:
 
 def _not_finite(what: str, epoch: int, step: int) -> NonFiniteError:
     return NonFiniteError(
-        f"{what} became infinite or NaN in epoch {epoch}, step {step}; training stopped and the last good checkpoint, if "
-        "there is one, stays. A smaller learning rate often helps",
+        f"{what} became infinite or NaN in epoch {epoch}, step {step}; training stopped and the last good checkpoint, "
+        "if there is one, stays. A smaller learning rate often helps",
         epoch,
         step,
     )

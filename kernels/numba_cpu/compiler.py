@@ -11,8 +11,10 @@ owner may write.
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import pickle
+import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,10 +23,14 @@ from pathlib import Path
 import llvmlite
 import numba
 import numpy as np
-from numba.core import caching, compiler, event, types
+from numba.core import bytecode, caching, compiler, event, types
 
 OPTIONS = {"error_model": "numpy", "nogil": True}
 listeners: list[Callable[[str], None]] = []
+
+# Numba tells functions of one name apart by a counter that starts at 1 in every process. Two tiles of one kernel, stored
+# by two processes and loaded by a third, could then have one symbol, and the linker would call one tile for the other.
+bytecode.FunctionIdentity._unique_ids = itertools.count(secrets.randbits(62))
 
 
 def cache_folder() -> Path:

@@ -53,7 +53,7 @@ def test_correctly_rounded(name):
     with np.errstate(over="ignore"):
         expected = np.array(expected, np.float32)
     different = result.view(np.uint32) != expected.view(np.uint32)
-    assert not different.any(), [(v.hex(), r, e) for v, r, e in zip(x[different].tolist(), result[different], expected[different])]
+    assert not different.any(), [values[different][:5] for values in (x, result, expected)]
 
 
 def test_extremes():

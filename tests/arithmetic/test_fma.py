@@ -49,6 +49,14 @@ def half_units():
     return a, RNG.choice(np.array([1, 1 + 2**-23, 1 - 2**-24], np.float32), COUNT), scaled(0, 1)
 
 
+def subnormal_midpoints():
+    """As half_units, where c is subnormal and odd: the sum lies 2**-196 from the middle between two subnormals."""
+    sign = RNG.choice([-1.0, 1.0], COUNT)
+    a = np.ldexp(1 + sign * 2.0**-23, -75).astype(np.float32)
+    b = np.ldexp(1 - sign * 2.0**-23, -75).astype(np.float32)
+    return a, b, np.ldexp(2.0 * RNG.integers(2**18, 2**22, COUNT) + 1, -149).astype(np.float32)
+
+
 CASES = {
     "normal": lambda: tuple(RNG.standard_normal(COUNT).astype(np.float32) for _ in range(3)),
     "any bits": lambda: (raw(), raw(), raw()),
@@ -57,9 +65,13 @@ CASES = {
     "midpoints": midpoints,
     "half units": half_units,
     "subnormal": lambda: (scaled(-80, -50), scaled(-85, -60), scaled(-149, -120)),
+    "subnormal midpoints": subnormal_midpoints,
     "subnormal operands": lambda: (scaled(-149, -120), scaled(-24, 2), scaled(-149, -125)),
     "overflow": lambda: (scaled(60, 66), scaled(60, 66), scaled(120, 128)),
 }
+
+
+DOUBLY_ROUNDED = ("midpoints", "half units", "subnormal midpoints")  # here rounding twice gives other bits
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -69,7 +81,7 @@ def test_is_rounded_once(case):
         expected = np.array([exact_fma(*map(float, abc)) for abc in zip(a, b, c, strict=True)]).astype(np.float32)
         twice = (a.astype(np.float64) * b + c).astype(np.float32)
     assert np.array_equal(bits(fma(a, b, c)), bits(expected))
-    if case in ("midpoints", "half units"):
+    if case in DOUBLY_ROUNDED:
         assert (bits(twice) != bits(expected)).any(), "these inputs should catch a doubly rounded fma"
 
 
@@ -126,6 +138,16 @@ def test_chain_is_fma_after_fma(case):
     normal = products_stay_normal(a, b)
     assert np.array_equal(bits(chain(a.astype(np.float64), b.astype(np.float64), normal)), bits(acc))
     assert normal == (case in ("normal", "sparse", "cancelling", "midpoints", "half units", "overflow"))
+
+
+@pytest.mark.parametrize("case", DOUBLY_ROUNDED)
+def test_chain_rounds_once(case):
+    """0 + c * 1, then + a * b."""
+    a, b, c = CASES[case]()
+    expected = [exact_fma(*map(float, abc)) for abc in zip(a, b, c, strict=True)]
+    left, right = np.stack([c, a]), np.stack([np.ones_like(c), b])
+    sums = chain(left.astype(np.float64), right.astype(np.float64), products_stay_normal(left, right))
+    assert np.array_equal(bits(sums), bits(expected))
 
 
 def test_products_stay_normal_at_its_edge():

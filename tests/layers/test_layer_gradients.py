@@ -1,7 +1,8 @@
 """Whole layers against central differences in float64, along random directions.
 
-With f(t) = sum(c * layer(x + t*d)) the difference quotient (f(h) - f(-h)) / 2h is off by h**2/6 * |f'''| and by rounding
-of about 2**-52 * |f| / h: with h = 1e-5 and values around 1 both lie near 1e-10. The bound 1e-7 leaves room for sums.
+With f(t) = sum(c * layer(x + t*d)) the difference quotient (f(h) - f(-h)) / 2h is off by h**2/6 * |f'''| and by
+rounding of about 2**-52 * |f| / h: with h = 1e-5 and values around 1 both lie near 1e-10. The bound 1e-7 leaves room
+for sums.
 """
 
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 
 from gpucnn.backends import get_backend
 from gpucnn.layers import (
-    AvgPool2d, BatchNorm, Conv2d, Dense, Dropout, Flatten, GlobalAvgPool2d, MaxPool2d, ReLU, Residual, Sequential, Sigmoid,
-    Tanh,
+    AvgPool2d, BatchNorm, Conv2d, Dense, Dropout, Flatten, GlobalAvgPool2d, MaxPool2d, ReLU, Residual, Sequential,
+    Sigmoid, Tanh,
 )
 from gpucnn.models import Model  # fmt: skip
 
@@ -48,8 +49,8 @@ CASES = {
     ),
     "a small network": (
         lambda: Sequential(
-            Conv2d(3, 3, padding=1, bias=False), BatchNorm(activation="relu"), MaxPool2d(2), Residual(Conv2d(3, 3, padding=1)),
-            Flatten(), Dense(5, activation="tanh"), Dense(3),
+            Conv2d(3, 3, padding=1, bias=False), BatchNorm(activation="relu"), MaxPool2d(2),
+            Residual(Conv2d(3, 3, padding=1)), Flatten(), Dense(5, activation="tanh"), Dense(3),
         ),
         (2, 6, 6),
     ),

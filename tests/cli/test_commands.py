@@ -1,0 +1,205 @@
+"""What each command does and prints when the input is right."""
+
+import importlib
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import gpucnn
+from gpucnn.data import load
+
+TRAIN_KEYS = [
+    "backend", "math", "epochs", "test_accuracy", "test_loss", "seconds", "images_per_second", "weights_sha256", "run",
+]  # fmt: skip
+
+
+def test_train_prints_its_keys_and_learns(trained):
+    folder, values = trained
+    assert list(values) == TRAIN_KEYS
+    assert values["epochs"] == 2
+    assert values["math"] == "exact"
+    assert values["test_accuracy"] > 0.8
+    assert 0 < values["test_loss"] < 1
+    assert values["seconds"] > 0
+    assert values["images_per_second"] > 0
+    assert values["run"] == str(folder)
+    assert (folder / "checkpoint.safetensors").is_file()
+
+
+def test_train_for_people(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = cli("train", "--epochs", 1, "--batch-size", 512)
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.stdout.splitlines()] == TRAIN_KEYS
+    assert "exact math" in result.stderr
+    assert "compiles kernels" in result.stderr
+    assert (tmp_path / "runs" / "lenet5-digits-1" / "checkpoint.safetensors").is_file()
+    again = cli.json("train", "--epochs", 1, "--batch-size", 512)
+    assert again["run"] == "runs/lenet5-digits-2"
+    assert again["weights_sha256"] in result.stdout  # same seed, same weights
+
+
+def test_seed_and_options_change_the_weights(cli, tmp_path):
+    common = ("train", "--epochs", 1, "--batch-size", 512)
+    variants = (
+        (), ("--seed", 1), ("--shift", 0), ("--lr", 0.003), ("--optimizer", "sgd"), ("--schedule", "one-cycle"),
+        ("--schedule", "step", "--optimizer", "adam"), ("--weight-decay", 0),
+    )  # fmt: skip
+    hashes = {
+        cli.json(*common, *variant, "--run", tmp_path / str(i))["weights_sha256"] for i, variant in enumerate(variants)
+    }
+    assert len(hashes) == len(variants)
+
+
+def test_threads_do_not_change_the_weights(cli, tmp_path, trained):
+    values = cli.json("train", "--epochs", 2, "--threads", 1, "--run", tmp_path / "run")
+    assert values["weights_sha256"] == trained[1]["weights_sha256"]
+
+
+def test_resume_with_the_runs_own_settings(cli, tmp_path):
+    """Interrupted after one of three epochs: a copy of the folder as it was then, continued with --resume alone."""
+    settings = ("--batch-size", 256, "--lr", 0.003, "--seed", 7, "--schedule", "constant", "--shift", 1)
+    whole = cli.json("train", "--epochs", 3, *settings, "--run", tmp_path / "whole")
+    cli.json("train", "--epochs", 1, *settings, "--run", tmp_path / "part")
+    resumed = cli.json("train", "--resume", "--epochs", 3, "--run", tmp_path / "part")
+    assert resumed["epochs"] == 3
+    assert resumed["weights_sha256"] == whole["weights_sha256"]
+    assert cli.json("train", "--resume", "--run", tmp_path / "part")["weights_sha256"] == whole["weights_sha256"]
+
+
+def test_resume_of_a_run_killed_before_its_first_checkpoint(cli, tmp_path, trained):
+    copy = tmp_path / "run"
+    copy.mkdir()
+    shutil.copy(trained[0] / "config.json", copy)
+    assert cli.json("train", "--resume", "--run", copy)["weights_sha256"] == trained[1]["weights_sha256"]
+
+
+def test_resume_of_a_run_killed_before_it_wrote_anything(cli, tmp_path, trained):
+    result = cli("train", "--resume", "--epochs", 2, "--run", tmp_path / "run", "--json")
+    assert "holds no run yet: starting from the first epoch" in result.stderr
+    assert json.loads(result.stdout)["weights_sha256"] == trained[1]["weights_sha256"]
+
+
+def test_train_on_files(cli, tmp_path, monkeypatch):
+    train, _ = load("digits")
+    np.savez(tmp_path / "small.npz", images=train.images[:200, 0, ::2, ::2], labels=train.labels[:200])
+    monkeypatch.chdir(tmp_path)
+    values = cli.json("train", "--data", "small.npz", "--epochs", 1, "--run", "run")
+    monkeypatch.chdir("/")  # the run knows its data from anywhere
+    evaluated = cli.json("evaluate", "--run", tmp_path / "run")
+    assert evaluated["test_loss"] == values["test_loss"]
+    assert evaluated["images"] == 40
+
+
+def test_evaluate_agrees_with_train(cli, trained):
+    folder, values = trained
+    evaluated = cli.json("evaluate", "--run", folder)
+    assert list(evaluated) == [
+        "backend", "math", "data", "images", "test_accuracy", "test_loss", "seconds", "images_per_second",
+        "weights_sha256", "run",
+    ]  # fmt: skip
+    for key in ("backend", "math", "test_accuracy", "test_loss", "weights_sha256", "run"):
+        assert evaluated[key] == values[key]
+    assert evaluated["data"] == "digits"
+    assert evaluated["images"] == 359
+
+
+def test_evaluate_on_another_backend(cli, trained):
+    evaluated = cli.json("evaluate", "--run", trained[0], "--backend", "numpy", "--math", "fast")
+    assert (evaluated["backend"], evaluated["math"]) == ("numpy", "fast")
+    assert evaluated["test_accuracy"] == pytest.approx(trained[1]["test_accuracy"], abs=2 / 359)
+    assert evaluated["test_loss"] == pytest.approx(trained[1]["test_loss"], rel=1e-4)
+
+
+def test_evaluate_a_saved_model(cli, trained, tmp_path):
+    model = gpucnn.load(trained[0] / "checkpoint.safetensors")
+    gpucnn.save(model, tmp_path / "model.safetensors")
+    values = cli.json("evaluate", "--run", tmp_path / "model.safetensors", "--data", "digits")
+    assert values["test_loss"] == trained[1]["test_loss"]
+    assert "does not say what it was trained on; give --data" in cli.refused("evaluate", "--run", tmp_path / "model.safetensors")
+
+
+def test_predict_a_file_and_a_folder(cli, trained, tmp_path):
+    """Test images of the digits, written at their original 8x8 pixels, get the network's own answers."""
+    _, test = load("digits")
+    model = gpucnn.load(trained[0] / "checkpoint.safetensors")
+    expected = gpucnn.Trainer(model, progress=False).predict(test.images[:4])
+    for i in range(4):
+        pixels = (test.images[i, 0, ::4, ::4] * 255).round().astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    values = cli.json("predict", tmp_path, "--run", trained[0])
+    assert list(values) == ["backend", "math", "run", "notes", "predictions"]
+    assert values["notes"] == ["resized from 8x8 to 32x32 pixels, each pixel repeated"]
+    for i, prediction in enumerate(values["predictions"]):
+        assert prediction["file"] == str(tmp_path / f"{i}.png")
+        assert prediction["class"] == str(expected[i].argmax())
+        # a pixel is at most half of 1/255 away from its sixteenth
+        assert list(prediction["probabilities"].values()) == pytest.approx(expected[i].tolist(), abs=0.02)
+        assert prediction["probability"] == max(prediction["probabilities"].values())
+    result = cli("predict", tmp_path / "0.png", "--run", trained[0])
+    assert result.exit_code == 0
+    assert values["predictions"][0]["class"] in result.stdout
+    assert "resized from 8x8 to 32x32" in result.stderr
+
+
+def test_newest_run_is_the_default(cli, trained, tmp_path, monkeypatch):
+    shutil.copytree(trained[0], tmp_path / "runs" / "mine")
+    monkeypatch.chdir(tmp_path)
+    result = cli("evaluate", "--json")
+    assert "using runs/mine, the newest run" in result.stderr
+    assert json.loads(result.stdout)["run"] == "runs/mine"
+
+
+def test_backends(cli):
+    rows = {row["name"]: row for row in cli.json("backends")["backends"]}
+    assert set(rows) >= {"numpy", "numba"}
+    for row in rows.values():
+        assert set(row) >= {"name", "usable", "reason", "math", "default", "device", "threads"}
+        assert row["usable"] == (row["reason"] is None)
+    assert [row["name"] for row in cli.json("backends", "--backend", "numpy")["backends"]] == ["numpy"]
+    assert "numba" not in {row["name"] for row in cli.json("backends", "--math", "fast")["backends"]}
+    shown = cli("backends").stdout
+    assert "numba" in shown
+    assert "exact (default)" in " ".join(shown.split())
+
+
+def test_summary(cli):
+    values = cli.json("summary")
+    assert values["total"]["parameters"] == 61_706
+    assert values["rows"][0]["output"] == [6, 28, 28]
+    assert {"backend", "math"} <= set(values)
+    assert cli.json("summary", "--input-shape", "1x28x28")["total"]["parameters"] == 61_706
+    assert "61,706" in cli("summary", "--model", "lenet5").stdout
+    assert cli("summary", "--model", "resnet20", "--input-shape", "3x32x32").exit_code == 0
+
+
+def test_check_reports_and_fails_on_a_difference(cli, monkeypatch):
+    importlib.import_module("gpucnn.check")
+    report = {
+        "passed": True,
+        "operations": [{"name": "conv", "backend": "numba", "values": 1200, "differing": 0}],
+        "training": [{"network": "lenet5", "backend": "numba", "weights_sha256": "ab", "expected_sha256": "ab"}],
+        "differences": [],
+    }
+    asked = []
+
+    def check(backends, *, threads=None, progress=None):
+        asked.append((backends, threads))
+        progress("working")
+        return report
+
+    monkeypatch.setattr(sys.modules["gpucnn.check"], "check", check)
+    assert cli.json("check") == report
+    assert cli("check", "--backend", "numba", "--backend", "numpy", "--threads", 1).exit_code == 0
+    assert asked == [(None, None), (["numba", "numpy"], 1)]
+    report = {**report, "passed": False, "differences": ["conv: index (0, 1) is 1.0 on numpy and 1.5 on numba"]}
+    result = cli("check", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == report
+    result = cli("check")
+    assert result.exit_code == 1
+    assert "index (0, 1) is 1.0 on numpy and 1.5 on numba" in " ".join(result.stdout.split())

@@ -1,0 +1,131 @@
+"""Wrong input ends with exit code 2 and one sentence on stderr; nothing on stdout, no traceback."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def sentence(stderr: str) -> str:
+    """The last line, which must be gpucnn's one sentence."""
+    line = stderr.splitlines()[-1]
+    assert line.startswith("gpucnn: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--model", "lenet6"], "lenet6"),
+        (["train", "--backend", "cuda"], "there is no backend 'cuda'; there are: numba"),
+        (["train", "--math", "quick"], "has no math 'quick'"),
+        (["train", "--backend", "numba", "--math", "fast"], "backend 'numba' has no math 'fast'; it has: exact"),
+        (["train", "--data", "no-such-set"], "no-such-set is neither a built-in data set nor a path"),
+        (["train", "--optimizer", "adagrad"], "no optimiser 'adagrad'; use one of sgd, adam, adamw"),
+        (["train", "--schedule", "linear"], "no schedule 'linear'; use one of constant, step, cosine, one-cycle"),
+        (["train", "--lr", "-1"], "lr is -1.0; give a number of 0 or more"),
+        (["train", "--lr", "nan"], "lr is nan"),
+        (["train", "--weight-decay", "-1"], "weight_decay is -1.0"),
+        (["train", "--shift", "32"], "shift is 32"),
+        (["train", "--seed", str(2**64)], "seed is"),
+        (["train", "--resume"], "--resume needs --run FOLDER"),
+        (["train", "--run", "/dev/null/run", "--epochs", "1"], "cannot use /dev/null/run as a run folder"),
+        (["evaluate"], "there is no trained network in runs/; run `gpucnn train` first"),
+        (["evaluate", "--run", "nowhere"], "nowhere holds no checkpoint"),
+        (["predict", "a.png"], "there is no trained network"),
+        (["summary", "--model", "lenet6"], "no model 'lenet6'; use one of lenet5"),
+        (["summary", "--input-shape", "32"], "expected three whole numbers such as 1x32x32"),
+        (["summary", "--input-shape", "1x4x4"], "4"),
+        (["summary", "--backend", "cuda"], "there is no backend 'cuda'"),
+        (["check", "--math", "fast"], "check compares bits"),
+        (["check", "--backend", "cuda"], "there is no backend 'cuda'"),
+        (["backends", "--backend", "cuda"], "there is no backend 'cuda'; there are: numba, numpy"),
+        (["backends", "--math", "quick"], "no backend has math 'quick'; math is exact or fast"),
+    ],
+)
+@pytest.mark.parametrize("json", [[], ["--json"]])
+def test_wrong_setting(cli, tmp_path, monkeypatch, arguments, message, json):
+    monkeypatch.chdir(tmp_path)
+    assert message in sentence(cli.refused(*arguments, *json))
+    assert not list(tmp_path.iterdir())  # and leaves nothing behind
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["fly"], ["train", "--fly"], ["train", "--epochs", "0"], ["train", "--epochs", "many"], ["predict"], ["evaluate", "x"]],
+)
+def test_usage_errors(cli, arguments):
+    assert "Usage: gpucnn" in cli.refused(*arguments)
+
+
+def test_a_used_run_folder_is_not_overwritten(cli, trained):
+    assert "holds a run already" in sentence(cli.refused("train", "--epochs", 1, "--run", trained[0]))
+
+
+def test_resume_with_other_settings(cli, trained, tmp_path):
+    copy = shutil.copytree(trained[0], tmp_path / "run")
+    for option, value, named in (
+        ("--seed", 1, "seed was 0 there and is 1 now"),
+        ("--model", "vgg_small", "another model"),
+        ("--batch-size", 32, "batch_size was 64"),
+        ("--epochs", 3, "epochs was 2"),  # the cosine's length
+    ):
+        assert named in sentence(cli.refused("train", "--resume", "--run", copy, option, value))
+
+
+@pytest.mark.parametrize("keep", [0, 100, 0.5, 0.99])
+@pytest.mark.parametrize("command", [["evaluate"], ["predict", "digit.png"], ["train", "--resume"]])
+def test_checkpoint_cut_short(cli, trained, tmp_path, monkeypatch, command, keep):
+    copy = shutil.copytree(trained[0], tmp_path / "run")
+    file = copy / "checkpoint.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[: keep if isinstance(keep, int) else int(len(content) * keep)])
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save("digit.png")
+    assert "checkpoint.safetensors cannot be read: cut short" in sentence(cli.refused(*command, "--run", copy))
+
+
+def test_run_folders_that_are_none(cli, trained, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{")
+    assert "config.json cannot be read" in sentence(cli.refused("train", "--resume", "--run", tmp_path / "run"))
+    (tmp_path / "run" / "config.json").write_text("{}")
+    assert "not a run of `gpucnn train`" in sentence(cli.refused("train", "--resume", "--run", tmp_path / "run"))
+    (tmp_path / "file").write_text("x")
+    assert "cannot be read" in sentence(cli.refused("evaluate", "--run", tmp_path / "file"))
+    assert "file" in sentence(cli.refused("train", "--epochs", 1, "--run", tmp_path / "file"))
+
+
+def test_images_that_cannot_be_predicted(cli, trained, tmp_path):
+    (tmp_path / "text.png").write_text("hello")
+    run = ("--run", trained[0])
+    assert "text.png as a PNG or JPEG image" in sentence(cli.refused("predict", tmp_path / "text.png", *run))
+    assert "does not exist" in sentence(cli.refused("predict", tmp_path / "none.png", *run))
+    (tmp_path / "empty").mkdir()
+    assert "holds no PNG or JPEG image" in sentence(cli.refused("predict", tmp_path / "empty", *run))
+
+
+def test_data_of_other_sizes_or_classes(cli, trained, tmp_path):
+    random = np.random.default_rng(0)
+    np.savez(tmp_path / "size.npz", images=random.random((20, 28, 28)), labels=np.arange(20) % 10)
+    message = sentence(cli.refused("evaluate", "--run", trained[0], "--data", tmp_path / "size.npz"))
+    assert "no image of class" in message or "28" in message
+    np.savez(tmp_path / "classes.npz", images=random.random((20, 32, 32)), labels=np.arange(20) % 3)
+    message = sentence(cli.refused("evaluate", "--run", trained[0], "--data", tmp_path / "classes.npz"))
+    assert "has the classes 0, 1, 2; the network knows 0, 1, 2, 3" in message
+
+
+def test_nan_in_the_images(cli, tmp_path):
+    images = np.zeros((20, 32, 32), np.float32)
+    images[3, 4, 5] = np.nan
+    np.savez(tmp_path / "nan.npz", images=images, labels=np.arange(20) % 2)
+    message = sentence(cli.refused("train", "--data", tmp_path / "nan.npz", "--run", tmp_path / "run"))
+    assert "the first is image 3" in message
+
+
+def test_training_that_diverges(cli, tmp_path):
+    message = sentence(
+        cli.refused("train", "--lr", "1e30", "--optimizer", "sgd", "--epochs", 2, "--run", tmp_path / "run")
+    )
+    assert "epoch 1, step" in message

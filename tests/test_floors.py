@@ -1,0 +1,161 @@
+"""The structure: imports point down only, and each library is imported where it may be. Read from the sources with ast.
+
+    0 errors, geometry, arithmetic; kernels, which import nothing of gpucnn
+    1 backends
+    2 functional, layers, losses, optimizers, schedules, initializers
+    3 models, data
+    4 training
+    5 check, throughput, summary, show
+    6 cli
+
+A module may import its own floor and those below. The package's root, which offers names from every floor at their
+first use, stands above all: inside the package nobody takes anything from it but its version.
+"""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gpucnn
+import gpucnn.backends  # noqa: F401 - finds where the kernels of this installation lie, below
+
+FLOORS = {
+    "errors": 0, "geometry": 0, "arithmetic": 0, "kernels": 0,
+    "backends": 1,
+    "functional": 2, "layers": 2, "losses": 2, "optimizers": 2, "schedules": 2, "initializers": 2,
+    "models": 3, "data": 3,
+    "training": 4,
+    "check": 5, "throughput": 5, "summary": 5, "show": 5,
+    "cli": 6, "__main__": 6,
+}  # fmt: skip
+
+# Where a library may be imported at all: modules whose name starts with one of these.
+HOMES = {
+    "cupy": ("gpucnn.backends.cupy",),
+    "numba": (
+        "gpucnn.backends.numba",
+        "gpucnn.backends.tiles",  # the tile shapes of the Numba kernels
+        "gpucnn.kernels.numba_cpu",
+        "gpucnn.kernels.numba_cuda",
+    ),
+}
+
+# What `import gpucnn` must leave alone: each costs a tenth of a second or more.
+HEAVY = ["numba", "sklearn", "matplotlib", "rich", "typer", "scipy"]
+
+
+def imports(source, module, is_package=False):
+    """The full name of everything that a source imports anywhere in it, inside functions too."""
+    package = module if is_package else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = package.split(".")
+                base = ".".join(parts[: len(parts) - node.level + 1] + ([base] if base else []))
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def violations(source, module, is_package=False):
+    """What a module imports that it must not, one sentence each."""
+    part = module.split(".")[1] if "." in module else None
+    for name in imports(source, module, is_package):
+        top, _, rest = name.partition(".")
+        if top in HOMES and not module.startswith(HOMES[top]):
+            yield f"{module} imports {name}, which belongs to {', '.join(HOMES[top])}"
+        if top != "gpucnn":
+            continue
+        other = rest.split(".")[0]
+        if part is None or other == "__version__":
+            continue
+        if part == "kernels":
+            if other != "kernels":
+                yield f"{module} imports {name}: kernels import nothing of gpucnn"
+        elif other not in FLOORS:
+            yield f"{module} imports {name}, which has no floor: import from the module that defines it"
+        elif other == "kernels" and part != "backends":
+            yield f"{module} imports {name}: only backends import kernels"
+        elif part not in FLOORS:
+            yield f"{module} has no floor: give {part} one in this test"
+        elif FLOORS[other] > FLOORS[part]:
+            yield f"{module} on floor {FLOORS[part]} imports {name} on floor {FLOORS[other]}"
+
+
+def modules():
+    """(path, module name, is it a package) of every source: gpucnn/, and kernels/ as gpucnn.kernels."""
+    roots = {"gpucnn": Path(gpucnn.__file__).parent}
+    for folder in gpucnn.__path__:
+        if (Path(folder) / "kernels").is_dir():
+            roots["gpucnn.kernels"] = Path(folder) / "kernels"
+    assert "gpucnn.kernels" in roots
+    for root, folder in roots.items():
+        for path in sorted(folder.rglob("*.py")):
+            names = [root, *path.relative_to(folder).with_suffix("").parts]
+            is_package = names[-1] == "__init__"
+            yield path, ".".join(names[:-1] if is_package else names), is_package
+
+
+ALL = list(modules())
+
+
+@pytest.mark.parametrize(("path", "module", "is_package"), ALL, ids=[module for _, module, _ in ALL])
+def test_imports_point_down(path, module, is_package):
+    assert list(violations(path.read_text(encoding="utf-8"), module, is_package)) == []
+
+
+def test_the_sources_were_found():
+    found = {module for _, module, _ in ALL}
+    assert {"gpucnn", "gpucnn.geometry", "gpucnn.backends.numpy_fast", "gpucnn.kernels.numba_cpu.conv"} <= found
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("gpucnn.geometry", "from gpucnn.backends import get_backend"),
+        ("gpucnn.backends.numpy_fast", "import gpucnn.layers.conv"),
+        ("gpucnn.layers.conv", "def f():\n    from gpucnn.training import Trainer"),
+        ("gpucnn.layers.conv", "from ..models.lenet import lenet5"),
+        ("gpucnn.layers", "from gpucnn import functional, models"),
+        ("gpucnn.models.lenet", "from gpucnn import Trainer"),
+        ("gpucnn.models.lenet", "import gpucnn"),
+        ("gpucnn.layers.conv", "from gpucnn.kernels.numba_cpu import conv"),
+        ("gpucnn.cli", "import gpucnn.kernels"),
+        ("gpucnn.kernels.numba_cpu.conv", "from gpucnn.geometry import Window"),
+        ("gpucnn.kernels.numba_cpu.conv", "from gpucnn import errors"),
+        ("gpucnn.backends.numpy_fast", "import numba"),
+        ("gpucnn.backends.numba_backend", "from cupy import ndarray"),
+        ("gpucnn.layers.conv", "if False:\n    import numba.core as c"),
+        ("gpucnn.newcomer", "from gpucnn.errors import ShapeError"),
+        ("gpucnn.geometry", "from gpucnn.newcomer import x"),
+    ],
+)
+def test_the_check_itself_finds_a_forbidden_import(module, source):
+    assert len(list(violations(source, module))) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("gpucnn.backends.numba_backend", "import numba\nfrom gpucnn.kernels.numba_cpu import conv\nimport numpy"),
+        ("gpucnn.kernels.numba_cpu.conv", "from numba import njit\nfrom gpucnn.kernels.numba_cpu.simd import Vec"),
+        ("gpucnn.layers.conv", "from gpucnn.layers.base import Layer\nfrom .base import Layer\nfrom .. import losses"),
+        ("gpucnn.training.trainer", "from gpucnn import __version__, arithmetic"),
+        ("gpucnn.cli.train", "from gpucnn.training import Trainer\nimport typer"),
+    ],
+)
+def test_the_check_itself_lets_imports_down_pass(module, source):
+    assert list(violations(source, module)) == []
+
+
+@pytest.mark.parametrize(
+    "statement", ["import gpucnn", "import gpucnn; gpucnn.functional, gpucnn.models, gpucnn.Trainer"]
+)
+def test_importing_the_package_loads_nothing_heavy(statement):
+    code = f"import sys; {statement}; print(*[name for name in {HEAVY} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []

@@ -1,0 +1,147 @@
+"""Optimisers and schedules against their formulas in float64, written out here."""
+
+import math
+
+import numpy as np
+import pytest
+
+from gpucnn.backends import get_backend
+from gpucnn.errors import ConfigurationError
+from gpucnn.optimizers import SGD, Adam, AdamW
+from gpucnn.schedules import Constant, Cosine, OneCycle, Step, WarmUp
+
+STEPS = 5
+
+
+def sgd(w, gradients, lr, momentum=0.9, decay=0.0, nesterov=False):
+    v = np.zeros_like(w)
+    for g in gradients:
+        g = g + decay * w
+        v = momentum * v + g
+        w = w - lr * (momentum * v + g if nesterov else v)
+    return w
+
+
+def adam(w, gradients, lr, decay=0.0, decoupled=False, b1=0.9, b2=0.999, eps=1e-8):
+    m, v = np.zeros_like(w), np.zeros_like(w)
+    for t, g in enumerate(gradients, 1):
+        if decoupled:
+            w = w - lr * decay * w
+        else:
+            g = g + decay * w
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        w = w - lr * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
+    return w
+
+
+@pytest.mark.parametrize(
+    "optimizer, wanted",
+    [
+        (SGD(0.1, momentum=0), lambda w, g: sgd(w, g, 0.1, 0)),
+        (SGD(0.1), lambda w, g: sgd(w, g, 0.1)),
+        (SGD(0.1, weight_decay=0.01), lambda w, g: sgd(w, g, 0.1, decay=0.01)),
+        (SGD(0.1, weight_decay=0.01, nesterov=True), lambda w, g: sgd(w, g, 0.1, decay=0.01, nesterov=True)),
+        (Adam(0.01), lambda w, g: adam(w, g, 0.01)),
+        (Adam(0.01, weight_decay=0.1), lambda w, g: adam(w, g, 0.01, decay=0.1)),
+        (AdamW(0.01, weight_decay=0.1), lambda w, g: adam(w, g, 0.01, decay=0.1, decoupled=True)),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("math", ["fast", "exact"])
+def test_against_the_formula(optimizer, wanted, math):
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal(50).astype(np.float32)
+    gradients = rng.standard_normal((STEPS, 50)).astype(np.float32)
+    backend = get_backend("numpy", math)
+    optimizer.place(backend, 50)
+    weights = backend.array(w)
+    for step, g in enumerate(gradients, 1):
+        optimizer.set_rates(1.0, step)
+        optimizer.update(weights, backend.array(g))
+    # A handful of float32 roundings a step, of numbers below 8: weights, velocities (10 gradients at most), updates.
+    bound = STEPS * 10 * 2**-24 * 8
+    assert np.abs(weights - wanted(w.astype(np.float64), gradients.astype(np.float64))).max() <= bound
+
+
+def test_placing_starts_anew():
+    backend = get_backend("numpy")
+    optimizer, w = SGD(0.1), np.ones(4, np.float32)
+    optimizer.place(backend, 4)
+    optimizer.set_rates(1.0, 1)
+    optimizer.update(w, np.ones(4, np.float32))
+    assert np.all(optimizer.state_dict()["velocity"] == 1)
+    optimizer.place(backend, 4)
+    assert np.all(optimizer.state_dict()["velocity"] == 0)
+
+
+def test_adams_corrections_are_repeated_products():
+    optimizer = Adam()
+    power1 = power2 = 1.0
+    for step in range(1, 200):
+        power1, power2 = power1 * 0.9, power2 * 0.999
+        assert optimizer.rates(0.5, step) == (0.5, 1 - power1, 1 - power2, 0.0)
+    assert Adam().rates(0.5, 199) == optimizer.rates(0.5, 199)  # a resumed run jumps there
+    assert optimizer.rates(0.5, 3) == Adam().rates(0.5, 3)  # a second fit starts again
+
+
+def test_rates_are_rounded_once():
+    backend, optimizer = get_backend("numpy"), AdamW(0.1, weight_decay=0.3)
+    optimizer.place(backend, 1)
+    rate = optimizer.set_rates(1 / 3, 1)
+    assert rate == np.float32(0.1 * (1 / 3))
+    assert np.array_equal(
+        optimizer._hyper, np.array([0.1 * (1 / 3), 1 - 0.9, 1 - 0.999, 0.1 * (1 / 3) * 0.3], np.float32)
+    )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: SGD(-1), lambda: SGD(float("nan")), lambda: SGD("fast"), lambda: SGD(momentum=1),
+        lambda: SGD(weight_decay=-1), lambda: SGD(momentum=0, nesterov=True), lambda: Adam(beta1=1.0),
+        lambda: Adam(eps=-1), lambda: Step(0),
+        lambda: Step(3, 2.0), lambda: Cosine(-0.1), lambda: OneCycle(rise=1.5), lambda: WarmUp(0),
+    ],
+)  # fmt: skip
+def test_wrong_settings_are_refused(make):
+    with pytest.raises(ConfigurationError):
+        make()
+
+
+def factors(schedule, epochs, an_epoch):
+    steps = epochs * an_epoch
+    return [schedule(step, steps, step // an_epoch) for step in range(steps)]
+
+
+def test_constant_and_step():
+    assert factors(Constant(), 2, 2) == [1] * 4
+    assert factors(Step(2, 0.5), 5, 2) == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_cosine():
+    got = factors(Cosine(final=0.2), 4, 5)
+    wanted = [0.2 + 0.8 * (1 + math.cos(math.pi * step / 20)) / 2 for step in range(20)]
+    assert np.abs(np.subtract(got, wanted)).max() < 1e-15
+    assert got[0] == 1.0 and got == sorted(got, reverse=True)
+
+
+def test_one_cycle():
+    got = factors(OneCycle(rise=0.25, start=0.1, final=0.01), 4, 5)
+    up = [1 + (0.1 - 1) * (1 + math.cos(math.pi * step / 5)) / 2 for step in range(5)]
+    down = [0.01 + 0.99 * (1 + math.cos(math.pi * step / 15)) / 2 for step in range(15)]
+    assert np.abs(np.subtract(got, up + down)).max() < 1e-15
+    assert abs(got[0] - 0.1) < 1e-15 and got[5] == 1.0
+    for rise in (0.0, 1.0):
+        assert all(0 < factor <= 1 for factor in factors(OneCycle(rise=rise), 2, 3))
+
+
+def test_warm_up():
+    assert factors(WarmUp(3), 3, 2) == [0.25, 0.5, 0.75, 1, 1, 1]
+    cosine = factors(Cosine(), 3, 2)
+    assert factors(WarmUp(3, Cosine()), 3, 2) == [
+        factor * min((i + 1) / 4, 1) for i, factor in enumerate(cosine)
+    ]  # fmt: skip
+    assert WarmUp(3, Cosine()).uses_steps and not WarmUp(3).uses_steps
+    assert WarmUp(3, Step(2)).settings() == {
+        "name": "WarmUp", "steps": 3, "then": {"name": "Step", "every": 2, "factor": 0.1},
+    }  # fmt: skip

@@ -1,0 +1,194 @@
+"""A run that was interrupted ends in the bits of one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+
+import gpucnn
+from gpucnn.backends import backends
+from gpucnn.errors import CheckpointError, ConfigurationError
+from gpucnn.models.files import read_tensors
+from gpucnn.optimizers import SGD, Adam, AdamW
+from gpucnn.schedules import Constant, Cosine
+from gpucnn.training import Quiet, load_run
+
+X, Y = small.data()
+ROOT = Path(gpucnn.__file__).resolve().parent.parent
+
+
+class StopAfter(Quiet):
+    """Ctrl-C at the end of an epoch, or, with `inside`, in its middle."""
+
+    interval = 0.0
+
+    def __init__(self, epoch, inside=False):
+        self.epoch, self.inside = epoch, inside
+
+    def update(self, epoch, images, measured):
+        if self.inside and epoch == self.epoch and images > 16:
+            raise KeyboardInterrupt
+
+    def end_epoch(self, record):
+        if not self.inside and record["epoch"] == self.epoch:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("make", [lambda: SGD(0.05), lambda: Adam(0.01), lambda: AdamW(0.01, weight_decay=0.1)])
+def test_resuming_gives_the_same_bits(make, inside, tmp_path):
+    whole = small.trainer(tmp_path / "whole", optimizer=make())
+    history = whole.fit(X, Y, 5, validation=(X, Y))
+    for stop in (2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            small.trainer(tmp_path / "cut", optimizer=make(), progress=StopAfter(stop, inside)).fit(
+                X, Y, 5, validation=(X, Y), resume=True
+            )
+        assert len(load_run(tmp_path / "cut", small.model()).history) == stop - inside
+    resumed = small.trainer(tmp_path / "cut", optimizer=make())
+    again = resumed.fit(X, Y, 5, validation=(X, Y), resume=True)
+    assert resumed.model.weights_sha256() == whole.model.weights_sha256()
+    timeless = [[{k: v for k, v in e.items() if "second" not in k} for e in h.epochs] for h in (history, again)]
+    assert timeless[0] == timeless[1]
+    ours, theirs = (read_tensors(tmp_path / run / "checkpoint.safetensors")[0] for run in ("whole", "cut"))
+    assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_finished_run_resumes_to_itself(tmp_path):
+    first = small.trainer(tmp_path)
+    history = first.fit(X, Y, 2)
+    again = small.trainer(tmp_path)
+    assert again.fit(X, Y, 2, resume=True).epochs == history.epochs
+    assert again.model.weights_sha256() == first.model.weights_sha256()
+
+
+def test_a_run_whose_rates_do_not_depend_on_its_length_can_be_extended(tmp_path):
+    whole = small.trainer(schedule=Constant())
+    whole.fit(X, Y, 4)
+    small.trainer(tmp_path, schedule=Constant()).fit(X, Y, 2)
+    longer = small.trainer(tmp_path, schedule=Constant())
+    assert len(longer.fit(X, Y, 4, resume=True)) == 4
+    assert longer.model.weights_sha256() == whole.model.weights_sha256()
+    with pytest.raises(ConfigurationError, match="4 epochs already"):
+        small.trainer(tmp_path, schedule=Constant()).fit(X, Y, 3, resume=True)
+
+
+def test_resuming_on_another_backend_gives_the_same_bits(tmp_path):
+    """numpy and numba in turn, if numba is usable here; the exact math of each is the same."""
+    other = next((b["name"] for b in backends() if b["usable"] and b["name"] != "numpy"), None)
+    if other is None:
+        pytest.skip("numpy is the only backend that is usable here")
+    whole = small.trainer(tmp_path / "whole", math="exact")
+    whole.fit(X, Y, 4)
+    for epochs, backend in enumerate(("numpy", other, "numpy"), 1):
+        with pytest.raises(KeyboardInterrupt):
+            small.trainer(tmp_path / "cut", backend=backend, math="exact", progress=StopAfter(epochs)).fit(
+                X, Y, 4, resume=True
+            )
+    last = small.trainer(tmp_path / "cut", backend=other, math="exact")
+    last.fit(X, Y, 4, resume=True)
+    assert last.model.weights_sha256() == whole.model.weights_sha256()
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"seed": 4}, "seed was 3"),
+        ({"batch_size": 15}, "batch_size"),
+        ({"shift": 0}, "shift"),
+        ({"math": "exact"}, "math was fast"),
+        ({"optimizer": SGD(0.1)}, "optimizer"),
+        ({"optimizer": Adam()}, "optimizer"),
+        ({"schedule": Cosine(0.5)}, "schedule"),
+        ({"model": small.model(width=4)}, "another model"),
+    ],
+)
+def test_another_model_or_other_settings_are_refused(settings, words, tmp_path):
+    small.trainer(tmp_path).fit(X, Y, 1)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(CheckpointError) as caught:
+        small.trainer(tmp_path, **settings).fit(X, Y, 1, resume=True)
+    assert words in str(caught.value) and len(str(caught.value)) < 600
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_other_data_and_another_length_are_refused(tmp_path):
+    small.trainer(tmp_path).fit(X, Y, 1)
+    for images, labels, epochs, word in (
+        (X, (Y + 1) % 3, 1, "data_sha256"), (*small.data(5), 1, "data_sha256"), (X, Y, 2, "epochs"),
+    ):  # fmt: skip
+        with pytest.raises(CheckpointError, match=word):
+            small.trainer(tmp_path).fit(images, labels, epochs, resume=True)
+
+
+def test_a_damaged_run_is_refused(tmp_path):
+    small.trainer(tmp_path).fit(X, Y, 2)
+    checkpoint, metrics = tmp_path / "checkpoint.safetensors", tmp_path / "metrics.jsonl"
+    whole, lines = checkpoint.read_bytes(), metrics.read_text()
+    for content in (b"", whole[:100], whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1])):
+        checkpoint.write_bytes(content)
+        with pytest.raises(CheckpointError):
+            small.trainer(tmp_path).fit(X, Y, 2, resume=True)
+        with pytest.raises(CheckpointError):
+            load_run(tmp_path, small.model())
+    checkpoint.write_bytes(whole)
+    for text in (lines.splitlines()[0] + "\n", "{", "[]\n[]\n"):
+        metrics.write_text(text)
+        with pytest.raises(CheckpointError, match="metrics"):
+            small.trainer(tmp_path).fit(X, Y, 2, resume=True)
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        load_run(tmp_path / "nothing")
+
+
+def test_killed_between_metrics_and_checkpoint(tmp_path):
+    """One line too many is ignored and measured again."""
+    whole = small.trainer(tmp_path / "whole")
+    whole.fit(X, Y, 3)
+    with pytest.raises(KeyboardInterrupt):
+        small.trainer(tmp_path / "cut", progress=StopAfter(2)).fit(X, Y, 3)
+    metrics = tmp_path / "cut" / "metrics.jsonl"
+    metrics.write_text(metrics.read_text() + '{"epoch": 3, "loss": 0}\n')
+    resumed = small.trainer(tmp_path / "cut")
+    assert resumed.fit(X, Y, 3, resume=True)["loss"][2] > 0
+    assert resumed.model.weights_sha256() == whole.model.weights_sha256()
+
+
+def test_killed_at_random_moments(tmp_path):
+    """SIGKILL again and again; after each, every file is whole, and in the end the weights are the same bits."""
+    epochs = 60
+    whole = small.trainer()
+    started = time.perf_counter()
+    whole.fit(X, Y, epochs)
+    about = time.perf_counter() - started
+    rng = np.random.default_rng(1)
+    command = [sys.executable, small.__file__, str(tmp_path / "run"), str(epochs)]
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    killed = 0
+    for _ in range(5):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(rng.uniform(0, about / 2))
+            process.send_signal(signal.SIGKILL)
+            killed += process.wait() == -signal.SIGKILL
+        folder = tmp_path / "run"
+        for name, read in {
+            "config.json": lambda path: json.loads(path.read_text()),
+            "metrics.jsonl": lambda path: [json.loads(line) for line in path.read_text().splitlines()],
+            "checkpoint.safetensors": read_tensors,
+        }.items():
+            if (folder / name).exists():
+                read(folder / name)
+    assert killed >= 2, "the process ended before it was killed: nothing was tested"
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.stdout.split() == ["ready", whole.model.weights_sha256()], done.stderr
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "checkpoint.safetensors", "config.json", "curves.png", "metrics.jsonl",
+    ]  # fmt: skip

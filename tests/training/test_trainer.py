@@ -1,0 +1,279 @@
+"""Training: what it learns, measures, writes, and refuses."""
+
+import json
+
+import numpy as np
+import pytest
+import small
+
+from gpucnn import arithmetic
+from gpucnn.backends import get_backend
+from gpucnn.errors import ConfigurationError, DataError, DTypeError, NonFiniteError, ShapeError
+from gpucnn.layers import Dense, Flatten, Layer, MaxPool2d, Sequential
+from gpucnn.models import Model
+from gpucnn.optimizers import SGD, Adam
+from gpucnn.schedules import Constant
+from gpucnn.training import Bar, Lines, Quiet, Trainer, load_run
+
+X, Y = small.data()
+
+
+def test_it_learns():
+    trainer = small.trainer(shift=0, optimizer=Adam(0.02))
+    history = trainer.fit(X, Y, 15)
+    assert len(history) == 15 and history["loss"][-1] < 0.5 * history["loss"][0]
+    loss, accuracy = trainer.evaluate(X, Y)
+    assert accuracy > 0.95
+    probabilities = trainer.predict(X)
+    assert probabilities.shape == (45, 3) and probabilities.dtype == np.float32
+    assert np.allclose(probabilities.sum(axis=1), 1)
+    assert accuracy == np.mean(probabilities.argmax(axis=1) == Y)
+    assert np.isclose(loss, -np.mean(np.log(probabilities[np.arange(45), Y].astype(np.float64))))
+
+
+@pytest.mark.parametrize("math", ["fast", "exact"])
+def test_a_step_is_what_the_pieces_say(math):
+    """Softmax regression by hand in float64: order of the images, mean gradient, SGD with momentum, counts."""
+    backend = get_backend("numpy", math)
+    model = Model(Sequential(Flatten(), Dense(3)), (1, 8, 8)).initialize(1)
+    w, b = (model.state_dict()[f"1.{name}"].astype(np.float64) for name in ("weight", "bias"))
+    trainer = Trainer(
+        model, backend=backend, optimizer=SGD(0.1, momentum=0.5), seed=9, batch_size=16, progress=Quiet()
+    )  # fmt: skip
+    history = trainer.fit(X, Y, 2)
+    x, v = X.reshape(45, 64).astype(np.float64), [0.0, 0.0]
+    for epoch in range(2):
+        order, loss, right = arithmetic.permutation(9, 45, epoch), 0.0, 0
+        assert sorted(order) == list(range(45))
+        for some in (order[:16], order[16:32], order[32:]):
+            z = x[some] @ w.T + b
+            p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+            loss -= np.log(p[np.arange(len(some)), Y[some]]).sum()
+            right += np.sum(z.argmax(axis=1) == Y[some])
+            d = (p - np.eye(3)[Y[some]]) / len(some)
+            v = [0.5 * v[0] + d.T @ x[some], 0.5 * v[1] + d.sum(axis=0)]
+            w, b = w - 0.1 * v[0], b - 0.1 * v[1]
+        record = history.epochs[epoch]
+        assert np.isclose(record["loss"], loss / 45, rtol=1e-5) and record["accuracy"] == right / 45
+        assert record["epoch"] == epoch + 1 and record["step"] == 3 * (epoch + 1)
+    # 6 steps of sums of 64 + 16 products, values below 4: k * 2**-24 * sum(|x||w|) with room for none but those
+    assert np.abs(model.state_dict()["1.weight"] - w).max() < 6 * 80 * 2**-24 * 4
+    assert np.abs(model.state_dict()["1.bias"] - b).max() < 6 * 80 * 2**-24 * 4
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not():
+    def digest(**settings):
+        trainer = small.trainer(**settings)
+        trainer.fit(X, Y, 2)
+        return trainer.model.weights_sha256()
+
+    assert digest() == digest()
+    assert len({digest(), digest(seed=4), digest(shift=0), digest(batch_size=15), digest(schedule=Constant())}) == 5
+
+
+def test_validation_is_measured_and_changes_nothing():
+    plain, watched = small.trainer(), small.trainer()
+    plain.fit(X, Y, 2)
+    history = watched.fit(X, Y, 2, validation=(X[:20], Y[:20]))
+    assert plain.model.weights_sha256() == watched.model.weights_sha256()
+    loss, accuracy = watched.evaluate(X[:20], Y[:20])
+    assert (history.last["validation_loss"], history.last["validation_accuracy"]) == (loss, accuracy)
+
+
+def test_the_run_folder(tmp_path):
+    trainer = small.trainer(tmp_path / "a" / "run", about={"data": "noise"})
+    history = trainer.fit(X, Y, 3, validation=(X, Y))
+    folder = tmp_path / "a" / "run"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoint.safetensors", "config.json", "curves.png", "metrics.jsonl",
+    ]  # fmt: skip
+    config = json.loads((folder / "config.json").read_text())
+    wanted = {"data": "noise", "epochs": 3, "backend": "numpy", "math": "fast"}
+    assert {key: config[key] for key in wanted} == wanted
+    assert config["optimizer"] == {"name": "SGD", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.001, "nesterov": True}
+    assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == history.epochs
+    assert set(history.last) == {
+        "epoch", "step", "loss", "accuracy", "images_per_second", "learning_rate", "validation_loss",
+        "validation_accuracy", "seconds",
+    }  # fmt: skip
+    assert history.seconds > 0 and history.images_per_second > 0
+    run = load_run(folder, small.model())
+    assert run.model.weights_sha256() == trainer.model.weights_sha256()
+    assert run.history.epochs == history.epochs and run.config == config
+    from PIL import Image
+
+    with Image.open(folder / "curves.png") as picture:
+        assert picture.size[0] > 600
+
+
+def test_a_used_run_folder_is_not_overwritten(tmp_path):
+    small.trainer(tmp_path).fit(X, Y, 1)
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(ConfigurationError, match="resume=True"):
+        small.trainer(tmp_path).fit(X, Y, 1)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="run folder"):
+        small.trainer(tmp_path / "file").fit(X, Y, 1)
+
+
+@pytest.mark.parametrize(
+    "images, labels, error, words",
+    [
+        (X[:, 0], Y, ShapeError, "(N, 1, 8, 8)"),
+        (X[:0], Y[:0], ShapeError, "no images"),
+        (X.astype(np.float64), Y, DTypeError, "float64"),
+        (np.where(np.arange(45)[:, None, None, None] == 7, np.nan, X).astype(np.float32), Y, DataError, "image 7"),
+        (np.where(np.arange(45)[:, None, None, None] == 7, -np.inf, X).astype(np.float32), Y, DataError, "image 7"),
+        (X, Y[:-1], ShapeError, "(45,)"),
+        (X, Y.astype(np.float32), DTypeError, "integers"),
+        (X, np.where(np.arange(45) == 5, 3, Y), DataError, "image 5"),
+        (X, np.where(np.arange(45) == 5, -1, Y), DataError, "0 to 2"),
+    ],
+)
+def test_unfit_data_is_refused_before_any_work(images, labels, error, words, tmp_path):
+    trainer = small.trainer(tmp_path / "run")
+    digest = trainer.model.weights_sha256()
+    for call in (
+        lambda: trainer.fit(images, labels, 2), lambda: trainer.evaluate(images, labels),
+        lambda: trainer.fit(X, Y, 2, validation=(images, labels)),
+    ):  # fmt: skip
+        with pytest.raises(error) as caught:
+            call()
+        assert words in str(caught.value)
+    assert trainer.model.weights_sha256() == digest and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"seed": -1}, {"seed": 0.5}, {"batch_size": 0}, {"shift": -1}, {"shift": 8},
+        {"model": Model(MaxPool2d(2), (1, 8, 8))},
+    ],
+)
+def test_wrong_settings_are_refused(settings):
+    with pytest.raises(ConfigurationError):
+        small.trainer(**settings)
+
+
+def test_resume_without_a_folder_and_no_epochs_are_refused():
+    with pytest.raises(ConfigurationError, match="run folder"):
+        small.trainer().fit(X, Y, 1, resume=True)
+    with pytest.raises(ConfigurationError, match="epochs"):
+        small.trainer().fit(X, Y, 0)
+
+
+def test_a_model_that_has_weights_keeps_them():
+    model = small.model().initialize(99)
+    digest = model.weights_sha256()
+    assert small.trainer(model=model).model.weights_sha256() == digest != small.trainer().model.weights_sha256()
+
+
+# ---- numbers that are not finite -------------------------------------------------------------------------------------
+
+
+class Bomb(Layer):
+    """The identity, until call number `at` in training multiplies by NaN; before a ReLU the loss stays finite."""
+
+    def __init__(self, at):
+        self.at, self.calls = at, 0
+
+    def __call__(self, x):
+        self.calls += self.mode.training
+        if self.mode.training and self.calls == self.at:
+            return x.like(x.data * np.float32("nan")), lambda dy: dy
+        return x, lambda dy: dy
+
+
+def test_the_first_bad_step_is_named_and_the_last_good_checkpoint_stays(tmp_path):
+    def build(at):
+        return Model(Sequential(Flatten(), Bomb(at), Dense(5, activation="relu"), Dense(3)), (1, 8, 8))
+
+    good = small.trainer(model=build(-1))
+    good.fit(X, Y, 6)
+    trainer = small.trainer(tmp_path, model=build(8))  # three steps an epoch: step 8 is in epoch 3
+    with pytest.raises(NonFiniteError, match="epoch 3, step 8") as caught:
+        trainer.fit(X, Y, 6)
+    assert (caught.value.epoch, caught.value.step) == (3, 8)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+    run = load_run(tmp_path, build(8))
+    assert all(np.isfinite(value).all() for value in run.model.state_dict().values())
+    assert len(run.history) == 2
+
+
+def test_a_diverging_run_stops():
+    with np.errstate(over="ignore", invalid="ignore"), pytest.raises(NonFiniteError):
+        small.trainer(optimizer=SGD(1e38), schedule=Constant()).fit(X, Y, 5)
+
+
+def test_running_statistics_that_overflow_are_not_kept(tmp_path):
+    """Values whose squares exceed float32: the batch's variance is infinite, loss and weights need not be."""
+    huge = X * np.float32(3e30)
+    with np.errstate(over="ignore", invalid="ignore"), pytest.raises(NonFiniteError):
+        small.trainer(tmp_path).fit(huge, Y, 2)
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+# ---- a layer of one's own, and progress ------------------------------------------------------------------------------
+
+
+class Negative(Layer):
+    """-x twice: changes nothing, computes outside the backend's operations."""
+
+    def __call__(self, x):
+        return x.like(-(-x.data)), lambda dy: dy.like(-(-dy.data))
+
+
+def test_a_layer_of_ones_own_trains():
+    plain = Model(Sequential(Flatten(), Dense(3)), (1, 8, 8))
+    own = Model(Sequential(Flatten(), Negative(), Dense(3)), (1, 8, 8))
+    for model in (plain, own):
+        small.trainer(model=model).fit(X, Y, 2)
+    assert np.array_equal(plain.values, own.values)
+
+
+class Recording(Quiet):
+    interval = 0.0
+
+    def __init__(self):
+        self.calls = []
+
+    def begin(self, title, epochs, images, done):
+        self.calls.append(("begin", epochs, images, done))
+
+    def update(self, epoch, images, measured):
+        assert set(measured) == {"loss", "accuracy", "images_per_second"}
+        self.calls.append(("update", epoch, images))
+
+    def end_epoch(self, record):
+        self.calls.append(("end", record["epoch"]))
+
+    def close(self):
+        self.calls.append(("close",))
+
+
+def test_progress_is_told_everything_in_order():
+    progress = Recording()
+    small.trainer(progress=progress).fit(X, Y, 2)
+    assert progress.calls == [
+        ("begin", 2, 45, 0),
+        ("update", 1, 16), ("update", 1, 32), ("update", 1, 45), ("end", 1),
+        ("update", 2, 16), ("update", 2, 32), ("update", 2, 45), ("end", 2),
+        ("close",),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("progress", [Lines(), Bar()])
+def test_progress_speaks_on_stderr_alone(progress, capsys):
+    progress.interval = 0.0
+    small.trainer(progress=progress).fit(X, Y, 2, validation=(X, Y))
+    out, err = capsys.readouterr()
+    assert out == ""
+    for word in ("numpy", "fast", "epoch 2/2", "loss", "accuracy", "images/s", "validation"):
+        assert word in err
+    assert "left" in err or isinstance(progress, Bar)  # rich draws no bar where nobody watches
+
+
+def test_quiet_says_nothing(capsys):
+    small.trainer(progress=False).fit(X, Y, 1)
+    assert capsys.readouterr() == ("", "")
