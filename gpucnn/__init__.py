@@ -13,7 +13,6 @@ if (_checkout / "pyproject.toml").is_file() and (_checkout / "kernels").is_dir()
 # Public names and the module each lives in, imported at first use: `import gpucnn` stays quick.
 _PUBLIC = {
     "get_backend": "gpucnn.backends",
-    "backends": "gpucnn.backends",
     "Batch": "gpucnn.backends.batch",
     "Window": "gpucnn.geometry",
     "window": "gpucnn.geometry",
@@ -27,7 +26,7 @@ _PUBLIC = {
     "load": "gpucnn.training",
 }
 _MODULES = {
-    "arithmetic", "check", "data", "errors", "functional", "geometry", "initializers", "layers", "losses", "models",
+    "arithmetic", "backends", "check", "data", "errors", "functional", "geometry", "initializers", "layers", "losses", "models",
     "optimizers", "schedules", "summary", "training",
 }  # fmt: skip
 __all__ = sorted([*_PUBLIC, *_MODULES])

@@ -31,7 +31,8 @@ def test_version_is_one():
 
 def test_package_data_exists():
     for package, patterns in PROJECT["tool"]["setuptools"]["package-data"].items():
-        folder = ROOT / package.removeprefix("gpucnn.").replace(".", "/")
+        parts = package.split(".")
+        folder = ROOT.joinpath(*(parts[1:] if parts[1] == "kernels" else parts))
         for pattern in patterns:
             assert list(folder.glob(pattern)), f"{package}: {pattern} matches nothing"
 

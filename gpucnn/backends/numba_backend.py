@@ -45,9 +45,14 @@ def _flat(data: np.ndarray) -> np.ndarray:
 
 
 def _band(spatial: tuple[int, ...]) -> int:
-    """Positions in a band of rule 3a; a dense layer's only position counts as a row."""
-    row = spatial[-1] if spatial else 1
+    """Positions in a band of rule 3a; in one dimension each is a row of its own."""
+    row = spatial[-1] if len(spatial) > 1 else 1
     return sums.rows_per_band(row) * row
+
+
+def _rows(data: np.ndarray) -> np.ndarray:
+    """Like _deep, but with one dimension as the axis H, so that a band of rows is one of 64 positions."""
+    return data[:, :, None, :, None] if data.ndim == 4 else _deep(data)
 
 
 class NumbaBackend(Backend):
@@ -154,7 +159,11 @@ class NumbaBackend(Backend):
         y = self._empty((-(-count // LANES), channels, *spatial, LANES))
         source = images_.reshape(len(images_), channels, *_three(spatial, 1))
         step = np.zeros(1, np.uint32) if step is None else step
-        self._run(images.load_images, source, indices, _deep(y), count, shift, len(spatial), np.uint64(seed), step)
+        moves = self._empty((len(y) * LANES, 3), np.int64)
+        moves[...] = 0
+        rows = self._empty((self.threads, LANES, -(-source.shape[-1] // LANES) * LANES))
+        drawn = count, shift, len(spatial) if shift else 0, np.uint64(seed), step
+        self._run(images.load_images, source, indices, _deep(y), *drawn, moves, rows)
         return Batch(y, count, self)
 
     def load_labels(self, labels: Array, indices: Array, count: int) -> Array:
@@ -169,7 +178,8 @@ class NumbaBackend(Backend):
         if x.shape[2:5] == (1, 1, 1) and y.shape[2:5] == (1, 1, 1) and before == (0, 0, 0):
             # One pixel an image: let the blocks be the row of pixels, so that a tile reuses each weight.
             x, y = x.transpose(4, 1, 2, 3, 0, 5), y.transpose(4, 1, 2, 3, 0, 5)
-        ob, qb = tiles.broadcast_tile(w.shape[1], y.shape[4])
+        row = x.shape[4], w.shape[5], stride[2], before[2], dilation[2]
+        ob, qb = tiles.broadcast_tile(w.shape[1], y.shape[4], row)
         rows = y.shape[0] * w.shape[0] * y.shape[2] * y.shape[3]
         chunks = min(-(-w.shape[1] // ob), -(-_UNITS_PER_THREAD * self.threads // max(rows, 1)))
         self._run(conv.conv_of(ob, qb), x, w, bias, y, stride, dilation, before, relu, chunks)
@@ -206,22 +216,24 @@ class NumbaBackend(Backend):
             self._chain_weight_gradient(dy, x, window, groups, out)
             return
         outputs, channels = out.shape[0], out.shape[1]
-        ob, cb, sb = tiles.product_tile(outputs // groups, channels, window.kernel[-1])
-        deep = out.reshape(outputs, channels, *_three(window.kernel, 1))
+        # The kernel's bands are whole rows: one dimension must be the axis H, as in _rows.
+        axes = [tuple(sizes) for sizes in (window.kernel, window.stride, window.dilation, window.output)]
+        before = tuple(b for b, _ in window.padding)
+        if len(window.input) == 1:
+            axes, before = [(*sizes, 1) for sizes in axes], (*before, 0)
+        kernel, stride, dilation, output = (_three(sizes, 1) for sizes in axes)
+        sizes = outputs // groups, channels, *kernel
+        tile = tiles.product_tile(sizes[0], channels, kernel[2])
+        corners = tiles.corners(tile, sizes)
         blocks = dy.data.shape[0]
-        part = self._empty((blocks, *deep.shape))
-        band = sums.rows_per_band(window.output[-1])
-        rows = math.prod(window.output[:-1])
-        number = math.prod(-(-n // t) for n, t in zip((outputs // groups, channels, window.kernel[-1]), (ob, cb, sb)))
-        number *= math.prod(window.kernel[:-1])
-        chunks = min(number, -(-_UNITS_PER_THREAD * self.threads // (blocks * groups)))
-        levels = sums.levels(-(-rows // band))
-        slots = self._empty((self.threads, levels * -(-number // chunks) * -(-ob * cb * sb // LANES) * LANES))
-        before = _three([b for b, _ in window.padding], 0)
-        geometry = _three(window.stride, 1), _three(window.dilation, 1), before
-        gradient, values = _deep(self._data(dy)), _deep(self._data(x))
-        kernel = conv.conv_weight_gradient_of(ob, cb, sb)
-        self._run(kernel, gradient, values, part, slots, dy.images, groups, band, *geometry, chunks)
+        part = self._empty((blocks, outputs, channels, *kernel))
+        band = sums.rows_per_band(output[2])
+        chunks = min(len(corners), -(-_UNITS_PER_THREAD * self.threads // (blocks * groups)))
+        levels = sums.levels(-(-output[0] * output[1] // band))
+        slots = self._empty((self.threads, levels * -(-len(corners) // chunks) * -(-math.prod(tile) // LANES) * LANES))
+        given = _rows(self._data(dy)), _rows(self._data(x)), part, slots, corners, dy.images, groups, band
+        gradient = conv.conv_weight_gradient_of(*tile)
+        self._run(gradient, *given, stride, dilation, _three(before, 0), chunks)
         self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
 
     def _block_tree(self, part: np.ndarray, out: np.ndarray) -> None:
@@ -284,7 +296,9 @@ class NumbaBackend(Backend):
 
     def max_pool_gradient(self, dy: Batch, where: Array, window: Window) -> Batch:
         dx = self._empty((*dy.data.shape[:2], *window.input, LANES))
-        self._run(pool.max_pool_gradient, _deep(self._data(dy)), _deep(where), _deep(dx), *_pool_geometry(window))
+        apart = all(s >= d * (k - 1) + 1 for s, d, k in zip(window.stride, window.dilation, window.kernel, strict=True))
+        kernel = pool.max_pool_gradient_apart if apart else pool.max_pool_gradient
+        self._run(kernel, _deep(self._data(dy)), _deep(where), _deep(dx), *_pool_geometry(window))
         return dy.like(dx)
 
     def avg_pool(self, x: Batch, window: Window, count_include_pad: bool = True) -> Batch:

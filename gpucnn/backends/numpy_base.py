@@ -12,7 +12,7 @@ from gpucnn.arithmetic import DROPOUT, SHIFT, uniform, words
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import DTypeError
-from gpucnn.geometry import Window
+from gpucnn.geometry import Window, pool_counts
 
 
 def place(x: np.ndarray, offsets: tuple[int, ...], sizes: tuple[int, ...], steps: tuple[int, ...]) -> np.ndarray:
@@ -187,10 +187,10 @@ class NumpyBase(Backend):
         total = np.zeros((*field.shape[:2], *window.output), self.dtype)
         for tap in taps(window):
             total += field[tap]  # from +0, row-major; padding adds +0
-        return self.batch(total / self._counts(window, count_include_pad))
+        return self.batch(total / pool_counts(window, count_include_pad).astype(self.dtype))
 
     def avg_pool_gradient(self, dy: Batch, window: Window, count_include_pad: bool = True) -> Batch:
-        share = dy.data[..., 0] / self._counts(window, count_include_pad)
+        share = dy.data[..., 0] / pool_counts(window, count_include_pad).astype(self.dtype)
         return self._gather(window, share, lambda k: share)
 
     def _gather(self, window: Window, dy: np.ndarray, contribution: Callable[[int], np.ndarray]) -> Batch:
@@ -202,20 +202,6 @@ class NumpyBase(Backend):
         for k, tap in reversed(list(enumerate(taps(window)))):
             field[tap] += contribution(k)
         return self.batch(unpadded(field, window))
-
-    def _counts(self, window: Window, count_include_pad: bool) -> np.ndarray:
-        """(*P): how many taps an average divides by: those inside the image, or those inside image and padding.
-
-        What a last window of ceil mode reaches beyond the padding never counts (PyTorch's rule).
-        """
-        count = np.ones((), self.dtype)
-        for i, k, s, (before, after), d, p in zip(
-            window.input, window.kernel, window.stride, window.padding, window.dilation, window.output, strict=True
-        ):
-            pixel = np.arange(p)[:, None] * s + np.arange(k) * d - before  # (P, K)
-            inside = pixel < i + after if count_include_pad else (pixel >= 0) & (pixel < i)
-            count = count[..., None] * inside.sum(1).astype(self.dtype)
-        return count
 
     def global_avg_pool_gradient(self, dy: Batch, spatial: tuple[int, ...]) -> Batch:
         share = dy.data[..., 0] / self.dtype.type(math.prod(spatial))  # (N, C)

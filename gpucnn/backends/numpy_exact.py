@@ -289,7 +289,7 @@ def inverse(var: np.ndarray, eps: float) -> np.ndarray:
 
 
 def soft(z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of z (N, classes, ...): softmax, z - max, and as (N, ...) the sums of exponentials and the first largest class."""
+    """Of z (N, classes, ...): softmax, z - max, and as (N, ...) the sums of exponentials and the first largest."""
     largest, first = z[:, 0].copy(), np.zeros_like(z[:, 0], np.int64)
     for c in range(1, z.shape[1]):
         wins = z[:, c] > largest

@@ -5,12 +5,15 @@ eight multiply-adds in flight. Tiles at the end of an axis overlap their neighbo
 """
 
 import functools
+import itertools
 import math
+
+import numpy as np
 
 # Each tile is a kernel to compile, so there are few. Their accumulators must stay in registers beside the operands: 24 of
 # 32 where a register holds the 16 lanes (AVX-512), 6 where they take two of 16 (AVX2) or four of 32 (NEON).
 _BROADCAST = {
-    24: ((1, 1), (1, 4), (1, 12), (2, 2), (2, 8), (3, 7), (4, 1), (4, 4), (4, 5), (6, 4), (8, 1), (8, 3), (12, 2), (24, 1)),
+    24: ((1, 1), (1, 4), (1, 12), (2, 2), (2, 8), (3, 7), (4, 1), (4, 4), (4, 5), (6, 2), (6, 4), (8, 1), (8, 3), (12, 2), (24, 1)),
     6: ((1, 1), (1, 4), (1, 6), (2, 1), (2, 3), (3, 2), (4, 1), (6, 1)),
 }
 _PRODUCT = {
@@ -39,12 +42,22 @@ def _cycles(products: int, loads: int) -> float:
 
 
 @functools.cache
-def broadcast_tile(outputs: int, pixels: int) -> tuple[int, int]:
-    """(OB, QB) for `outputs` output channels by rows of `pixels` pixels."""
+def broadcast_tile(outputs: int, pixels: int, row: tuple[int, int, int, int, int] = (1, 1, 1, 0, 1)) -> tuple[int, int]:
+    """(OB, QB) for `outputs` output channels by rows of `pixels` pixels.
+
+    `row` is (input width, taps, stride, padding before, dilation) along the row: a tile leaves out the taps that reach
+    outside the image for all of its pixels, so narrow tiles waste less at the edges.
+    """
+    width, taps, stride, before, dilation = row
+
+    def steps(qb):
+        firsts = [min(q, pixels - qb) * stride - before for q in range(0, pixels, qb)]
+        reach = (qb - 1) * stride
+        return sum(-reach <= f + s * dilation < width for f in firsts for s in range(taps)) if taps > 1 else len(firsts)
 
     def cost(tile):
         ob, qb = tile
-        return math.ceil(outputs / ob) * math.ceil(pixels / qb) * _cycles(ob * qb, ob + qb)
+        return math.ceil(outputs / ob) * steps(qb) * _cycles(ob * qb, ob + qb)
 
     return min((t for t in _BROADCAST[accumulators()] if t[0] <= outputs and t[1] <= pixels), key=cost)
 
@@ -61,3 +74,18 @@ def product_tile(outputs: int, channels: int, taps: int) -> tuple[int, int, int]
 
     fitting = (t for t in _PRODUCT[accumulators()] if t[0] <= outputs and t[1] <= channels and t[2] <= taps)
     return min(fitting, key=cost)
+
+
+@functools.cache
+def corners(tile: tuple[int, ...], sizes: tuple[int, ...]) -> np.ndarray:
+    """Where the weight gradient's tiles start: int64 (tiles, 5) of (o, c, a, r, s), the output channels fastest.
+
+    `tile` is (OB, CB, SB) and `sizes` (O/group, C/group, KD, KH, KW). The last tile of an axis overlaps its neighbour.
+    """
+    outputs, channels, kd, kh, kw = sizes
+
+    def starts(size: int, step: int) -> list[int]:
+        return [min(first, size - step) for first in range(0, size, step)]
+
+    axes = starts(channels, tile[1]), range(kd), range(kh), starts(kw, tile[2]), starts(outputs, tile[0])
+    return np.array([(o, c, a, r, s) for c, a, r, s, o in itertools.product(*axes)], np.int64)

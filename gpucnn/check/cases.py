@@ -69,6 +69,7 @@ _CONVOLUTIONS = [
     ((17, 4, (3, 3)), 4, 2, 5, {"padding": 1}),
     ((4, 3, (20, 33)), 4, 1, 3, {"padding": 1}),
     ((19, 2, (13,)), 3, 1, 4, {"stride": 2, "padding": 1}),
+    ((3, 2, (200,)), 2, 1, 3, {"padding": "same"}),
     ((5, 2, (4, 5, 6)), 3, 1, (2, 3, 2), {"stride": (1, 2, 1), "padding": 1}),
 ]
 
@@ -116,6 +117,7 @@ _POOLS = [
     ((16, 1, (5, 6)), (2, 3), {"stride": 1}),
     ((2, 2, (7, 8)), 3, {"stride": 2, "ceil": True}),
     ((5, 2, (9,)), 3, {"stride": 2, "padding": 1}),
+    ((2, 1, (150,)), 2, {"stride": 2}),
     ((3, 1, (4, 5, 4)), 2, {"stride": 2}),
     ((1, 1, (1, 1)), 1, {}),
 ]
@@ -172,7 +174,7 @@ def _elementwise(kind: str, numbers) -> Iterator[Case]:
 
 
 def _norms(kind: str, numbers) -> Iterator[Case]:
-    for shape in [(2, 1, 1, 1), (17, 3, 9, 8), (33, 5), (4, 2, 20, 7), (48, 2, 3, 3)]:
+    for shape in [(2, 1, 1, 1), (17, 3, 9, 8), (33, 5), (4, 2, 20, 7), (48, 2, 3, 3), (3, 2, 130), (2, 1, 5, 6, 7)]:
 
         def run(b: Backend, shape=shape) -> Results:
             x, dy = b.pack(numbers(*shape)), b.pack(numbers(*shape, seed=1))

@@ -1,6 +1,7 @@
 """`gpucnn train`."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -89,7 +90,7 @@ def train(
         history = trainer.fit(train_set.images, train_set.labels, settings["epochs"], resume=resume)
         test_loss, test_accuracy = trainer.evaluate(test_set.images, test_set.labels)
     except KeyboardInterrupt:
-        note(f"gpucnn: interrupted; continue with: gpucnn train --resume --run {trainer.run}")
+        note(f"gpucnn: interrupted; continue with: gpucnn train --resume --run {quote(str(trainer.run))}")
         raise typer.Exit(130) from None
     values = {
         "backend": device.name,

@@ -18,7 +18,7 @@ def draw_curves(history: History) -> bytes:
         for name, column in (("training", key), ("validation", f"validation_{key}")):
             values = history[column]
             if any(value is not None for value in values):
-                last = f"{100 * values[-1]:.2f}%" if key == "accuracy" else f"{values[-1]:.4f}"
+                last = f"{100 * values[-1]:.2f}%" if key == "accuracy" else f"{values[-1]:.3g}"
                 axes.plot(history["epoch"], values, label=f"{name} ({last})", marker=marker)
         axes.set(xlabel="epoch", title=key)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -64,7 +64,7 @@ class Bar(Quiet):
         console = Console(stderr=True, highlight=False)
         console.print(title, markup=False)
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}"), BarColumn(bar_width=16), TaskProgressColumn(), TimeRemainingColumn(),
             TextColumn("left  {task.fields[measured]}"), console=console, transient=True,
         )  # fmt: skip
         self._task = self._progress.add_task(
@@ -79,7 +79,8 @@ class Bar(Quiet):
         )  # fmt: skip
 
     def end_epoch(self, record: dict) -> None:
-        self.update(record["epoch"], self._images, record)
+        training = {key: record[key] for key in ("loss", "accuracy", "images_per_second")}  # all that fits beside a bar
+        self.update(record["epoch"], self._images, training)
         self._progress.console.print(f"epoch {record['epoch']}/{self._epochs}  {_describe(record)}", markup=False)
 
     def close(self) -> None:

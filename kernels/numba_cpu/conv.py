@@ -42,9 +42,12 @@ def stride_of(a, axis):
 @inner
 def taps_inside(first, dilation, taps, size):
     """The range of taps t with 0 <= first + t * dilation < size."""
-    low = 0 if first >= 0 else (-first + dilation - 1) // dilation
-    high = 0 if first >= size else (size - 1 - first) // dilation + 1
-    low = min(low, taps)
+    if dilation == 1:  # spares two divisions
+        low, high = -first, size - first
+    else:
+        low = (-first + dilation - 1) // dilation
+        high = (size - 1 - first) // dilation + 1
+    low = min(max(low, 0), taps)
     return low, max(low, min(high, taps))
 
 
@@ -75,16 +78,16 @@ def conv_of(OB: int, QB: int):
             for q in range(0, Q, QB):
                 q = min(q, Q - QB)
                 column = q * stride[2] - before[2]
-                full_low, full_high = taps_inside(column, dilation[2], KW, W)
-                _, high = taps_inside(column + (QB - 1) * stride[2], dilation[2], KW, W)
-                full_high = min(full_high, high)
+                # Taps that the leftmost and the rightmost pixel of the tile have inside the image.
+                full_low, s_high = taps_inside(column, dilation[2], KW, W)
+                s_low, full_high = taps_inside(column + (QB - 1) * stride[2], dilation[2], KW, W)
                 acc = zeros()
                 for c in range(CG):
                     for a in range(a_low, a_high):
                         for r in range(r_low, r_high):
                             xi = x_first + c * x_c + a * dilation[0] * x_d + r * dilation[1] * x_h + column * x_w
                             wi = w_first + o * w_o + c * w_c + a * w_d + r * w_h
-                            for s in range(KW):
+                            for s in range(s_low, s_high):
                                 xs, ws = xi + s * dilation[2] * x_w, wi + s * w_w
                                 if full_low <= s < full_high:
                                     acc = step(acc, w, ws, w_o, x, xs, x_step)
@@ -132,83 +135,91 @@ def conv_weight_gradient_of(OB: int, CB: int, SB: int):
     tree0, tree1 = trees[0], trees[-1]
 
     @inner
-    def band_sum(dy, x, di, xi, u_first, u_last, a, r, s, stride, dilation, before):
-        """The chains over rows u_first..u_last - 1 of the output for one tile: rule 3a."""
+    def band_sum(dy, x, di, xi, d, h, last, in_d, in_h, column, stride, dilation):
+        """The chains over one band's rows, from (d, h) to before row `last`, for one tile: rule 3a.
+
+        Output row (d, h) sees input row (d * stride + in_d, h * stride + in_h), its first pixel input pixel `column`.
+        """
         H_out, Q = dy.shape[3], dy.shape[4]
         D, H, W = x.shape[2], x.shape[3], x.shape[4]
         y_c, y_d, y_h, y_w = stride_of(dy, 1), stride_of(dy, 2), stride_of(dy, 3), stride_of(dy, 4)
         x_c, x_d, x_h, x_w = stride_of(x, 1), stride_of(x, 2), stride_of(x, 3), stride_of(x, 4)
         x_s, x_q = dilation[2] * x_w, stride[2] * x_w
-        column = s * dilation[2] - before[2]
-        low, high = taps_inside(column, stride[2], Q, W)
-        low2, high2 = taps_inside(column + (SB - 1) * dilation[2], stride[2], Q, W)
-        low = max(low, low2)
-        high = max(low, min(high, high2))
+        # Pixels for which the leftmost and the rightmost tap of the tile lie inside the image.
+        low, q_high = taps_inside(column, stride[2], Q, W)
+        q_low, high = taps_inside(column + (SB - 1) * dilation[2], stride[2], Q, W)
+        low, high = min(low, q_high), max(high, q_low)
+        high = max(low, high)
         acc = zeros()
-        for u in range(u_first, u_last):
-            in_d = (u // H_out) * stride[0] + a * dilation[0] - before[0]
-            in_h = (u % H_out) * stride[1] + r * dilation[1] - before[1]
-            if 0 <= in_d < D and 0 <= in_h < H:
-                d = di + (u // H_out) * y_d + (u % H_out) * y_h
-                e = xi + in_d * x_d + in_h * x_h + column * x_w
-                for q in range(low):
+        row = d * H_out + h
+        while row < last:
+            at_d, at_h = d * stride[0] + in_d, h * stride[1] + in_h
+            if 0 <= at_d < D and 0 <= at_h < H:
+                g = di + d * y_d + h * y_h
+                e = xi + at_d * x_d + at_h * x_h + column * x_w
+                for q in range(q_low, low):
                     left = column + q * stride[2]
-                    acc = edge_step(acc, dy, d + q * y_w, y_c, x, e + q * x_q, x_c, x_s, left, dilation[2], W)
+                    acc = edge_step(acc, dy, g + q * y_w, y_c, x, e + q * x_q, x_c, x_s, left, dilation[2], W)
                 for q in range(low, high):
-                    acc = step(acc, dy, d + q * y_w, y_c, x, e + q * x_q, x_c, x_s)
-                for q in range(high, Q):
+                    acc = step(acc, dy, g + q * y_w, y_c, x, e + q * x_q, x_c, x_s)
+                for q in range(high, q_high):
                     left = column + q * stride[2]
-                    acc = edge_step(acc, dy, d + q * y_w, y_c, x, e + q * x_q, x_c, x_s, left, dilation[2], W)
+                    acc = edge_step(acc, dy, g + q * y_w, y_c, x, e + q * x_q, x_c, x_s, left, dilation[2], W)
+            row += 1
+            h += 1
+            if h == H_out:
+                d, h = d + 1, 0
         return acc
 
     @inner
-    def block_sum(dy, x, part, slots, b, g, first, last, band, lanes, shape, stride, dilation, before):
+    def block_sum(dy, x, part, slots, b, g, first, last, band, lanes, corners, stride, dilation, before):
         """The weight gradients of block b for tiles first..last - 1 of group g: rules 3a to 3c, into part (O, C, *K)."""
-        OG, CG, KD, KH, KW = shape
-        rows = dy.shape[2] * dy.shape[3]
+        H_out = dy.shape[3]
+        rows = dy.shape[2] * H_out
         bands = (rows + band - 1) // band
-        o_tiles, c_tiles, s_tiles = (OG + OB - 1) // OB, (CG + CB - 1) // CB, (KW + SB - 1) // SB
         level = (last - first) * vectors * LANES
-        for t in range(bands + 1):
+        group = g * (part.shape[0] // (x.shape[1] // part.shape[1]))  # the group's first output channel
+        y_first = b * stride_of(dy, 0) + group * stride_of(dy, 1)
+        x_first = b * stride_of(x, 0) + g * part.shape[1] * stride_of(x, 1)
+        for t in range(bands):
+            d, h = t * band // H_out, t * band % H_out
             for tile in range(first, last):
-                rest, o = tile // o_tiles, min(tile % o_tiles * OB, OG - OB)
-                rest, s = rest // s_tiles, min(rest % s_tiles * SB, KW - SB)
-                rest, r = rest // KH, rest % KH
-                c, a = min(rest // KD * CB, CG - CB), rest % KD
+                o, c, a, r, s = corners[tile, 0], corners[tile, 1], corners[tile, 2], corners[tile, 3], corners[tile, 4]
+                di, xi = y_first + o * stride_of(dy, 1), x_first + c * stride_of(x, 1)
+                in_d, in_h = a * dilation[0] - before[0], r * dilation[1] - before[1]
+                column = s * dilation[2] - before[2]
+                acc = band_sum(dy, x, di, xi, d, h, min((t + 1) * band, rows), in_d, in_h, column, stride, dilation)
+                acc = acc if lanes == LANES else masked(acc, lanes)
                 slot = (tile - first) * vectors * LANES
-                if t < bands:
-                    di = b * stride_of(dy, 0) + (g * OG + o) * stride_of(dy, 1)
-                    xi = b * stride_of(x, 0) + (g * CG + c) * stride_of(x, 1)
-                    last_row = min((t + 1) * band, rows)
-                    acc = band_sum(dy, x, di, xi, t * band, last_row, a, r, s, stride, dilation, before)
-                    acc = acc if lanes == LANES else masked(acc, lanes)
-                    push(slots, slot, level, t, tree0(acc))
-                    if vectors == 2:
-                        push(slots, slot + LANES, level, t, tree1(acc))
-                else:
-                    store(slots, slot, total(slots, slot, level, bands))
-                    if vectors == 2:
-                        store(slots, slot + LANES, total(slots, slot + LANES, level, bands))
-                    for i in range(OB):
-                        for j in range(CB):
-                            for k in range(SB):
-                                part[g * OG + o + i, c + j, a, r, s + k] = slots[slot + (i * CB + j) * SB + k]
+                push(slots, slot, level, t, tree0(acc))
+                if vectors == 2:
+                    push(slots, slot + LANES, level, t, tree1(acc))
+        for tile in range(first, last):
+            o, c, a, r, s = corners[tile, 0], corners[tile, 1], corners[tile, 2], corners[tile, 3], corners[tile, 4]
+            slot = (tile - first) * vectors * LANES
+            store(slots, slot, total(slots, slot, level, bands))
+            if vectors == 2:
+                store(slots, slot + LANES, total(slots, slot + LANES, level, bands))
+            for i in range(OB):
+                for j in range(CB):
+                    for k in range(SB):
+                        part[group + o + i, c + j, a, r, s + k] = slots[slot + (i * CB + j) * SB + k]
 
     @kernel(f"conv weight gradient {OB}x{CB}x{SB}")
-    def conv_weight_gradient(dy, x, part, scratch, images, groups, band, stride, dilation, before, chunks):
-        """part[b] (O, C/group, *K) = the gradient of block b; scratch (threads, slots)."""
-        _, O, CG, KD, KH, KW = part.shape
-        B, OG = dy.shape[0], O // groups
-        shape = (OG, CG, KD, KH, KW)
-        tiles = ((OG + OB - 1) // OB) * ((CG + CB - 1) // CB) * ((KW + SB - 1) // SB) * KH * KD
-        for u in prange(B * groups * chunks):
+    def conv_weight_gradient(dy, x, part, scratch, corners, images, groups, band, stride, dilation, before, chunks):
+        """part[b] (O, C/group, *K) = the gradient of block b; corners (tiles, 5) their (o, c, a, r, s) in a group.
+
+        scratch (threads, slots).
+        """
+        tiles = len(corners)
+        for u in prange(dy.shape[0] * groups * chunks):
             u = np.int64(u)
             rest, chunk = u // chunks, u % chunks
             b, g = rest // groups, rest % groups
             first, last = chunk * tiles // chunks, (chunk + 1) * tiles // chunks
             lanes = min(LANES, images - b * LANES)
             slots = scratch[get_thread_id()]
-            block_sum(dy, x, part[b], slots, b, g, first, last, band, lanes, shape, stride, dilation, before)
+            block_sum(dy, x, part[b], slots, b, g, first, last, band, lanes, corners, stride, dilation, before)
 
     return conv_weight_gradient
 

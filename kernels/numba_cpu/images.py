@@ -1,39 +1,50 @@
 """Images between their resting layout (N, C, D, H, W) and lanes (block, C, D, H, W, lane)."""
 
 import numpy as np
-from numba import prange
+from numba import get_thread_id, prange
 
 from .compiler import kernel
+from .conv import stride_of
 from .random import SHIFT, word
-from .simd import LANES
+from .simd import LANES, transpose
 
 
 @kernel("load images")
-def load_images(images, indices, y, count, shift, axes, seed, step):
-    """y = images[indices[i]] for i < count, zeros behind; each moved by a draw in [-shift, shift] along its last axes."""
-    C, D, H, W = y.shape[1], y.shape[2], y.shape[3], y.shape[4]
-    for u in prange(y.shape[0]):
-        b = np.int64(u)
-        for lane in range(LANES):
-            i = b * LANES + lane
-            if i < count:
-                n = indices[i]
-                moved = np.zeros(3, np.int64)
-                if shift > 0:
-                    for a in range(axes):
-                        draw = np.int64(word(seed, i * axes + a, step[0], SHIFT, 0) >> np.uint64(8))
-                        moved[3 - axes + a] = ((draw * (2 * shift + 1)) >> 24) - shift
-                for c in range(C):
-                    for d in range(D):
-                        for h in range(H):
-                            inside = 0 <= d - moved[0] < D and 0 <= h - moved[1] < H
-                            for w in range(W):
-                                if inside and 0 <= w - moved[2] < W:
-                                    y[b, c, d, h, w, lane] = images[n, c, d - moved[0], h - moved[1], w - moved[2]]
-                                else:
-                                    y[b, c, d, h, w, lane] = np.float32(0)
-            else:
-                y[b, :, :, :, :, lane] = np.float32(0)
+def load_images(images, indices, y, count, shift, axes, seed, step, moves, scratch):
+    """y = images[indices[i]] for i < count, zeros behind; each moved by a draw in [-shift, shift] along its last axes.
+
+    Rows of 16 images are laid one below the other and turned by 16x16 transposes. moves (images rounded up, 3) int64
+    gets the offsets; scratch (threads, 16, W rounded up to 16).
+    """
+    B, C, D, H, W = y.shape[0], y.shape[1], y.shape[2], y.shape[3], y.shape[4]
+    for i in range(count):
+        for a in range(axes):
+            draw = np.int64(word(seed, i * axes + a, step[0], SHIFT, 0) >> np.uint64(8))
+            moves[i, 3 - axes + a] = ((draw * (2 * shift + 1)) >> 24) - shift
+    for u in prange(B * C * D):
+        u = np.int64(u)
+        rest, d = u // D, u % D
+        b, c = rest // C, rest % C
+        rows = scratch[get_thread_id()]
+        for h in range(H):
+            for lane in range(LANES):
+                i = b * LANES + lane
+                row = rows[lane]
+                row[:] = np.float32(0)
+                if i < count:
+                    from_d, from_h, by = d - moves[i, 0], h - moves[i, 1], moves[i, 2]
+                    if 0 <= from_d < D and 0 <= from_h < H:
+                        source = images[indices[i], c, from_d, from_h]
+                        for w in range(max(0, by), min(W, W + by)):
+                            row[w] = source[w - by]
+            at = b * stride_of(y, 0) + c * stride_of(y, 1) + d * stride_of(y, 2) + h * stride_of(y, 3)
+            for w in range(0, W, LANES):
+                if w + LANES <= W:
+                    transpose(rows, w, rows.shape[1], y, at + w * LANES, LANES)
+                else:
+                    for rest_w in range(w, W):
+                        for lane in range(LANES):
+                            y[b, c, d, h, rest_w, lane] = rows[lane, rest_w]
 
 
 @kernel("load labels", parallel=False)

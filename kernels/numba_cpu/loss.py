@@ -80,6 +80,6 @@ def softmax_cross_entropy(z, labels, dz, images, scale, loss, totals, part, scra
         push64(scratch, b, part[0, b])
         hits += part[1, b]
     loss_sum = total64(scratch, blocks)
-    loss[0] = np.float32(loss_sum / images) + ZERO
+    loss[0] = np.float32(loss_sum / images)
     totals[0] += loss_sum
     totals[1] += hits

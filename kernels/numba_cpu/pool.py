@@ -91,6 +91,40 @@ def max_pool_gradient(dy, where, dx, window, stride, dilation, before):
                 store(dx, at + w * stride_of(dx, 4), acc)
 
 
+@kernel("max pool gradient, apart")
+def max_pool_gradient_apart(dy, where, dx, window, stride, dilation, before):
+    """The same where windows do not overlap: each output hands its dy to the pixels it holds, zero to all but one."""
+    KD, KH, KW = window
+    B, C, D, H, W = dy.shape[0], dy.shape[1], dy.shape[2], dy.shape[3], dy.shape[4]
+    covered = D * KD >= dx.shape[2] and H * KH >= dx.shape[3] and W * KW >= dx.shape[4] and stride == window
+    for u in prange(B * C):
+        b, c = np.int64(u) // C, np.int64(u) % C
+        zero = splat(ZERO)
+        if not covered:
+            dx[b, c] = ZERO
+        for d in range(D):
+            in_d = d * stride[0] - before[0]
+            a_low, a_high = taps_inside(in_d, dilation[0], KD, dx.shape[2])
+            for h in range(H):
+                in_h = h * stride[1] - before[1]
+                r_low, r_high = taps_inside(in_h, dilation[1], KH, dx.shape[3])
+                yi = b * stride_of(dy, 0) + c * stride_of(dy, 1) + d * stride_of(dy, 2) + h * stride_of(dy, 3)
+                wi = b * stride_of(where, 0) + c * stride_of(where, 1) + d * stride_of(where, 2) + h * stride_of(where, 3)
+                xi = b * stride_of(dx, 0) + c * stride_of(dx, 1) + in_d * stride_of(dx, 2) + in_h * stride_of(dx, 3)
+                for w in range(W):
+                    in_w = w * stride[2] - before[2]
+                    s_low, s_high = taps_inside(in_w, dilation[2], KW, dx.shape[4])
+                    gradient = add(load(dy, yi + w * stride_of(dy, 4)), zero)
+                    tap = load(where, wi + w * stride_of(where, 4))
+                    for a in range(a_low, a_high):
+                        for r in range(r_low, r_high):
+                            row = xi + a * dilation[0] * stride_of(dx, 2) + r * dilation[1] * stride_of(dx, 3)
+                            for s in range(s_low, s_high):
+                                here = splat(np.float32((a * KH + r) * KW + s))
+                                at = row + (in_w + s * dilation[2]) * stride_of(dx, 4)
+                                store(dx, at, where_equal(tap, here, gradient, zero))
+
+
 @kernel("average pool")
 def avg_pool(x, y, counts, window, stride, dilation, before):
     """y = the sequential sum over the taps inside the image, from +0, over counts (D, H, W)."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpucnn.backends import get_backend
+from gpucnn.backends import Batch, backends, get_backend
 from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.layers import (
     AvgPool2d, BatchNorm, Conv2d, Dense, Dropout, Flatten, GlobalAvgPool2d, Layer, MaxPool2d, Parameter, ReLU, Residual,
@@ -201,6 +201,20 @@ class Twice(Layer):
         return z, lambda dz: first(second(dz))
 
 
+@pytest.mark.parametrize("name", [entry["name"] for entry in backends() if entry["usable"]])
+def test_a_layer_of_ones_own_gets_the_same_gradient_on_every_backend(name):
+    """19 images: where 16 lie side by side, thirteen places of the second block hold none and must not count."""
+    backend = get_backend(name)
+    model = Model(Sequential(Scale(), Flatten()), (2, 3, 3)).initialize(0).place(backend)
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((2, 19, 2, 3, 3)).astype(np.float32)
+    y, backward = model(x)
+    dx = backward(backend.pack(dy.reshape(19, 18)))
+    assert np.array_equal(y.numpy(), x.reshape(19, 18)) and np.array_equal(dx.numpy(), dy)
+    wanted, size = np.sum(dy.astype(np.float64) * x), np.sum(np.abs(dy.astype(np.float64) * x))
+    assert abs(backend.host(model.grads)[0] - wanted) <= dy.size * 2**-24 * size
+
+
 def test_a_layer_of_ones_own():
     model = made(Sequential(Twice(), Flatten(), Dense(2)), (2, 4, 4))
     assert [p.name for p in model.parameters] == [
@@ -216,8 +230,6 @@ def test_a_layer_of_ones_own():
 def test_present_masks_lanes_that_only_fill_up():
     class Sixteen:  # a backend of 16 lanes, as far as `present` looks
         xp = np
-
-    from gpucnn.backends import Batch
 
     mask = present(Batch(np.zeros((2, 3, 5, 5, 16)), 19, Sixteen()))
     assert mask.shape == (2, 1, 1, 1, 16)

@@ -2,13 +2,13 @@
 
 import math
 
-import gpucnn
 from gpucnn.layers import BatchNorm, Conv2d, Dense, Flatten, GlobalAvgPool2d, Layer, MaxPool2d, Residual, Sequential
 from gpucnn.models import MODELS, Model, build_model, lenet5
+from gpucnn.summary import summary
 
 
 def test_lenet5():
-    table = gpucnn.summary(lenet5())
+    table = summary(lenet5())
     rows = {row.name: row for row in table.rows}
     assert [row.kind for row in table.rows] == [
         "Conv2d", "MaxPool2d", "Conv2d", "MaxPool2d", "Flatten", "Dense", "Dense", "Dense",
@@ -28,19 +28,19 @@ def test_lenet5():
 
 
 def test_a_3x3_image_to_a_3x3_map():
-    (row,) = gpucnn.summary(Model(Conv2d(1, 3, padding=1, bias=False), (1, 3, 3))).rows
+    (row,) = summary(Model(Conv2d(1, 3, padding=1, bias=False), (1, 3, 3))).rows
     assert (row.parameters, row.dense_weights) == (9, 81)  # FEATURES
 
 
 def test_1x1_filters():
-    (row,) = gpucnn.summary(Model(Conv2d(32, 1), (64, 56, 56))).rows
+    (row,) = summary(Model(Conv2d(32, 1), (64, 56, 56))).rows
     assert row.multiply_adds == 64 * math.prod(row.output)  # FEATURES: 64 a value
     assert row.field == (1, 1)
 
 
 def test_residual_paths_and_totals():
     body = Sequential(Conv2d(4, 3, stride=2, padding=1, bias=False), BatchNorm(), Conv2d(4, 3, padding=1, bias=False))
-    table = gpucnn.summary(
+    table = summary(
         Model(Sequential(Residual(body, Conv2d(4, 1, stride=2)), MaxPool2d(2), GlobalAvgPool2d()), (2, 12, 12))
     )
     assert [(row.name, row.kind, row.parameters, row.field) for row in table.rows] == [
@@ -58,7 +58,7 @@ def test_residual_paths_and_totals():
 def test_totals_count_everything_once():
     for name in MODELS:
         model = build_model(name, (3, 32, 32), 10)
-        assert gpucnn.summary(model).total.parameters == model.parameter_count
+        assert summary(model).total.parameters == model.parameter_count
 
 
 def test_a_layer_of_ones_own_counts_with_all_inside():
@@ -75,12 +75,12 @@ def test_a_layer_of_ones_own_counts_with_all_inside():
             return self.inner(x)
 
     model = Model(Sequential(Flatten(), Wrapped()), (1, 4, 4))
-    table = gpucnn.summary(model)
+    table = summary(model)
     assert table.rows[1].parameters == 85 == table.total.parameters
 
 
 def test_the_table_prints_every_layer():
-    text = str(gpucnn.summary(lenet5()))
+    text = str(summary(lenet5()))
     lines = text.splitlines()
     assert "61,706" in lines[-1] and "416,520" in lines[-1]
     assert "images of 1x32x32" in lines[0]
