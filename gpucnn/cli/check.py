@@ -20,11 +20,11 @@ def check(
 ) -> None:
     """Prove that the backends agree to the last bit on this machine.
 
-    Runs every operation and a few training steps on each backend, and compares the raw bits with numpy's exact math, which
-    is the specification, and with the weights' hashes that come with the program. Exit code 1 if a single bit differs.
+    Runs every operation and a few training steps on each backend, and compares the raw bits with numpy's exact math,
+    which is the specification, and with the weights' hashes that come with the program. Exit code 1 if a bit differs.
     """
     if math not in (None, "exact"):
-        raise ConfigurationError(f"check compares bits, which only exact math promises; --math {math} cannot be checked")
+        raise ConfigurationError(f"check compares bits, which only exact math promises; leave out --math {math}")
     from gpucnn.check import check as compare
 
     report = compare(backend or None, threads=threads, progress=note)

@@ -6,7 +6,7 @@ import typer
 
 Backend = Annotated[
     str | None,
-    typer.Option("--backend", help="What computes: numba, numpy, ... (see `gpucnn backends`). Default: the fastest here."),
+    typer.Option("--backend", help="What computes, such as numba or numpy; see `gpucnn backends`. Default: the fastest."),
 ]
 Math = Annotated[
     str | None,
@@ -17,7 +17,7 @@ Math = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="CPU threads. Default: all. The number never changes a result in exact math."),
+    typer.Option("--threads", min=1, help="CPU threads; in exact math they never change a result. Default: all."),
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object to stdout, for other programs; progress goes to stderr.")

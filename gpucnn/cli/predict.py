@@ -21,8 +21,8 @@ def predict(
 ) -> None:
     """Say what a trained network sees in an image, or in each image of a folder.
 
-    Images become grey or RGB as the network needs it and are stretched to its input size. A network trained on the digits
-    expects light ink on a dark ground.
+    Images become grey or RGB as the network needs it and are stretched to its input size. A network trained on the
+    digits expects light ink on a dark ground.
     """
     model, _, path = open_run(run)
 
@@ -48,8 +48,8 @@ def predict(
             }
             for file, row, order in zip(files, probabilities, best, strict=True)
         ]
-        values = {"backend": device.name, "math": device.math, "run": str(path), "notes": notes, "predictions": predictions}
-        print_json(values)
+        values = {"backend": device.name, "math": device.math, "run": str(path), "notes": notes}
+        print_json({**values, "predictions": predictions})
         return
     rows = [
         [str(file), classes[order[0]], f"{row[order[0]]:.1%}", _others(classes, row, order[1:_SHOWN])]

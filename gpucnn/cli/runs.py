@@ -22,7 +22,9 @@ def fresh_folder(stem: str) -> Path:
                 if not RUNS.is_dir():
                     raise
     except OSError as error:
-        raise ConfigurationError(f"cannot make a run folder in {RUNS}: {error.strerror or error}; choose one with --run") from None
+        raise ConfigurationError(
+            f"cannot make a run folder in {RUNS}: {error.strerror or error}; choose one with --run"
+        ) from None
     raise ConfigurationError(f"all numbers of {RUNS / stem} are taken; choose a folder with --run")
 
 

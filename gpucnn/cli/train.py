@@ -25,7 +25,7 @@ def _by_optimizer(setting: str) -> str:
 def train(
     model: Annotated[str | None, _option("--model", "Network: lenet5, vgg_small, resnet20.")] = None,
     data: Annotated[
-        str | None, _option("--data", "Images: digits (built in), or the path of an MNIST folder, .npz file or image folder.")
+        str | None, _option("--data", "Images: digits (built in), or a path: MNIST folder, .npz file or image folder.")
     ] = None,
     epochs: Annotated[int | None, _option("--epochs", "How often to go through the training images.", min=1)] = None,
     batch_size: Annotated[int | None, _option("--batch-size", "Images a step.", min=1)] = None,

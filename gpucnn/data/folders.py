@@ -17,18 +17,15 @@ def load(folder: Path) -> tuple[Dataset, Dataset]:
     all become RGB, (N, 3, H, W); values / 255. Classes in alphabetical order. Raises DataError.
     """
     if (folder / "train").is_dir() or (folder / "test").is_dir():
-        parts = [_classes(folder / part) for part in ("train", "test")]
-        for a, b in ((0, 1), (1, 0)):
-            missing = sorted(parts[a].keys() - parts[b].keys())
+        train, test = (_classes(folder / part) for part in ("train", "test"))
+        for here, there, where in ((train, test, "train/ but not in test/"), (test, train, "test/ but not in train/")):
+            missing = sorted(here.keys() - there.keys())
             if missing:
-                names = ("train", "test")
-                raise DataError(
-                    f"{folder}: class {', '.join(missing)} is in {names[a]}/ but not in {names[b]}/; both need the same"
-                )
-        listed = [_list(part, folder) for part in parts]
+                raise DataError(f"{folder}: class {', '.join(missing)} is in {where}; both need the same classes")
+        listed = [_list(part, folder) for part in (train, test)]
         images = _read([file for files, _ in listed for file in files])
         cut = len(listed[0][0])
-        names = list(parts[0])
+        names = list(train)
         return (
             Dataset(images[:cut], listed[0][1], names, f"{folder}/train"),
             Dataset(images[cut:], listed[1][1], names, f"{folder}/test"),

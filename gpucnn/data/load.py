@@ -42,7 +42,9 @@ def _load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
         exists = path.exists()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    what = "is not a data set that gpucnn can read" if exists else "is neither a built-in data set nor a path that exists"
+    what = "is not a data set that gpucnn can read"
+    if not exists:
+        what = "is neither a built-in data set nor a path that exists"
     raise DataError(
         f"{name_or_path!s} {what}; give 'digits', a folder with MNIST's files, an .npz file, "
         "or a folder with a folder of images for each class"

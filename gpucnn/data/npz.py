@@ -22,7 +22,8 @@ def load(file: Path) -> tuple[Dataset, Dataset]:
     keys = _SPLIT if all(key in arrays for key in _SPLIT) else _WHOLE
     if not all(key in arrays for key in keys):
         raise DataError(
-            f"{file}: holds {', '.join(sorted(arrays)) or 'nothing'}; expected {', '.join(_SPLIT)}, or {', '.join(_WHOLE)}"
+            f"{file}: holds {', '.join(sorted(arrays)) or 'nothing'}; "
+            f"expected {', '.join(_SPLIT)}, or {', '.join(_WHOLE)}"
         )
     images = [_images(arrays[key], f"{file}: {key}") for key in keys[::2]]
     labels = [_labels(arrays[key], f"{file}: {key}") for key in keys[1::2]]

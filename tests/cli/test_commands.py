@@ -118,9 +118,9 @@ def test_evaluate_on_another_backend(cli, trained):
 def test_evaluate_a_saved_model(cli, trained, tmp_path):
     model = gpucnn.load(trained[0] / "checkpoint.safetensors")
     gpucnn.save(model, tmp_path / "model.safetensors")
-    values = cli.json("evaluate", "--run", tmp_path / "model.safetensors", "--data", "digits")
-    assert values["test_loss"] == trained[1]["test_loss"]
-    assert "does not say what it was trained on; give --data" in cli.refused("evaluate", "--run", tmp_path / "model.safetensors")
+    evaluate = ("evaluate", "--run", tmp_path / "model.safetensors")
+    assert cli.json(*evaluate, "--data", "digits")["test_loss"] == trained[1]["test_loss"]
+    assert "does not say what it was trained on; give --data" in cli.refused(*evaluate)
 
 
 def test_predict_a_file_and_a_folder(cli, trained, tmp_path):
