@@ -27,6 +27,10 @@ from gpucnn.kernels.numba_cpu.simd import LANES
 
 # Units of work that each thread should find, so that an uneven end costs little.
 _UNITS_PER_THREAD = 4
+# How many tiles must read a weight before it pays to lay the weights out for them.
+_PACK_USES = 32
+# Kernel widths that get a machine code of their own.
+_WIDTHS = (1, 3, 5)
 
 
 def _three(sizes: tuple, filler) -> tuple:
@@ -157,7 +161,7 @@ class NumbaBackend(Backend):
     ) -> Batch:
         channels, spatial = images_.shape[1], images_.shape[2:]
         y = self._empty((-(-count // LANES), channels, *spatial, LANES))
-        source = images_.reshape(len(images_), channels, *_three(spatial, 1))
+        source = np.ascontiguousarray(images_).reshape(len(images_), channels, *_three(spatial, 1))
         step = np.zeros(1, np.uint32) if step is None else step
         moves = self._empty((len(y) * LANES, 3), np.int64)
         moves[...] = 0
@@ -178,11 +182,41 @@ class NumbaBackend(Backend):
         if x.shape[2:5] == (1, 1, 1) and y.shape[2:5] == (1, 1, 1) and before == (0, 0, 0):
             # One pixel an image: let the blocks be the row of pixels, so that a tile reuses each weight.
             x, y = x.transpose(4, 1, 2, 3, 0, 5), y.transpose(4, 1, 2, 3, 0, 5)
-        row = x.shape[4], w.shape[5], stride[2], before[2], dilation[2]
-        ob, qb = tiles.broadcast_tile(w.shape[1], y.shape[4], row)
+        outputs, width = w.shape[1], w.shape[5]
+        ob, qb = tiles.broadcast_tile(outputs, y.shape[4], (x.shape[4], width, stride[2], before[2], dilation[2]))
+        number = -(-outputs // ob)
         rows = y.shape[0] * w.shape[0] * y.shape[2] * y.shape[3]
-        chunks = min(-(-w.shape[1] // ob), -(-_UNITS_PER_THREAD * self.threads // max(rows, 1)))
-        self._run(conv.conv_of(ob, qb), x, w, bias, y, stride, dilation, before, relu, chunks)
+        packs = rows * y.shape[4] >= _PACK_USES * qb
+        packed = self._empty((w.shape[0], number, math.prod(w.shape[2:]) if packs else 0, ob))
+        chunks = min(number, -(-_UNITS_PER_THREAD * self.threads // max(rows, 1)))
+        dense_row = stride[2] == 1 and x.strides[4] == LANES * x.itemsize
+        kernel = conv.conv_of(ob, qb, width if width in _WIDTHS else 0, dense_row, packs)
+        self._run(kernel, x, w, bias, y, packed, stride, dilation, before, relu, chunks)
+
+    def conv_max_pool(
+        self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int, pool: Window
+    ) -> tuple[Batch, Array]:
+        fits = (
+            window.stride == window.dilation == (1, 1)
+            and pool.kernel == pool.stride == (2, 2)
+            and pool.padding == ((0, 0), (0, 0))
+            and all(2 * p <= i for p, i in zip(pool.output, pool.input, strict=True))
+        )
+        if not fits:
+            return super().conv_max_pool(x, w, bias, window, groups, pool)
+        y = self._empty((x.data.shape[0], len(w), *pool.output, LANES))
+        where = self._empty(y.shape)
+        outputs, width = len(w) // groups, window.kernel[1]
+        ob, qb = tiles.pooled_tile(outputs, 2 * pool.output[1])
+        number = -(-outputs // ob)
+        weights = w.reshape(groups, outputs, w.shape[1], 1, *window.kernel)
+        packed = self._empty((groups, number, math.prod(w.shape[1:]), ob))
+        chunks = min(number, -(-_UNITS_PER_THREAD * self.threads // (len(y) * groups * pool.output[0])))
+        bias = np.zeros(len(w), np.float32) if bias is None else bias
+        before = _three([b for b, _ in window.padding], 0)
+        kernel = conv.conv_max_pool_of(ob, qb, width if width in _WIDTHS else 0)
+        self._run(kernel, _deep(self._data(x)), weights, bias, _deep(y), _deep(where), packed, before, chunks)
+        return x.like(y), where
 
     def conv(self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int = 1, relu: bool = False) -> Batch:
         if _is_dense(window, groups):
@@ -232,7 +266,8 @@ class NumbaBackend(Backend):
         levels = sums.levels(-(-output[0] * output[1] // band))
         slots = self._empty((self.threads, levels * -(-len(corners) // chunks) * -(-math.prod(tile) // LANES) * LANES))
         given = _rows(self._data(dy)), _rows(self._data(x)), part, slots, corners, dy.images, groups, band
-        gradient = conv.conv_weight_gradient_of(*tile)
+        dense_taps = dilation[2] == 1 and given[1].strides[4] == LANES * 4
+        gradient = conv.conv_weight_gradient_of(*tile, dense_taps)
         self._run(gradient, *given, stride, dilation, _three(before, 0), chunks)
         self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
 

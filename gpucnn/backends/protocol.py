@@ -104,6 +104,15 @@ class Backend(ABC):
     def conv(self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int = 1, relu: bool = False) -> Batch:
         """Cross-correlation of x (N, C, *I) with w, (N, O, *P); with `relu` followed by max(0, .)."""
 
+    def conv_max_pool(
+        self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int, pool: Window
+    ) -> tuple[Batch, Any]:
+        """max_pool of relu of conv: what those three give, in one kernel where the backend has one.
+
+        The taps that it returns may differ where the maximum is not above zero; relu_gradient(dy, y) is zero there.
+        """
+        return self.max_pool(self.conv(x, w, bias, window, groups, relu=True), pool)
+
     @abstractmethod
     def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
         """dx (N, C, *I) from dy (N, O, *P)."""

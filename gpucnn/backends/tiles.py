@@ -38,7 +38,7 @@ def accumulators() -> int:
 
 def _cycles(products: int, loads: int) -> float:
     """One step of a tile: multiply-adds or loads, whichever port is busier; a little for each load's address."""
-    return max(products / 2, loads / 2, 4) + 0.05 * loads
+    return max(products / 2, loads / 2, 4) + 0.5
 
 
 @functools.cache
@@ -62,6 +62,21 @@ def broadcast_tile(outputs: int, pixels: int, row: tuple[int, int, int, int, int
     return min((t for t in _BROADCAST[accumulators()] if t[0] <= outputs and t[1] <= pixels), key=cost)
 
 
+# (OB, QB) of convolution with max pooling: the tile is OB channels by two lines of QB pixels.
+_POOLED = {24: ((6, 2), (4, 2), (3, 4), (1, 8), (1, 2)), 6: ((1, 2),)}
+
+
+@functools.cache
+def pooled_tile(outputs: int, pixels: int) -> tuple[int, int]:
+    """(OB, QB), QB even, for convolution with 2x2 max pooling; `pixels` counts those of a line before pooling."""
+
+    def cost(tile):
+        ob, qb = tile
+        return math.ceil(outputs / ob) * math.ceil(pixels / qb) * _cycles(2 * ob * qb, ob + 2 * qb)
+
+    return min((t for t in _POOLED[accumulators()] if t[0] <= outputs and t[1] <= pixels), key=cost)
+
+
 @functools.cache
 def product_tile(outputs: int, channels: int, taps: int) -> tuple[int, int, int]:
     """(OB, CB, SB) for the weight gradient of `outputs` by `channels` by rows of `taps` taps."""
@@ -78,7 +93,7 @@ def product_tile(outputs: int, channels: int, taps: int) -> tuple[int, int, int]
 
 @functools.cache
 def corners(tile: tuple[int, ...], sizes: tuple[int, ...]) -> np.ndarray:
-    """Where the weight gradient's tiles start: int64 (tiles, 5) of (o, c, a, r, s), the output channels fastest.
+    """Where the weight gradient's tiles start: int64 (tiles, 5) of (o, c, a, r, s), the taps fastest.
 
     `tile` is (OB, CB, SB) and `sizes` (O/group, C/group, KD, KH, KW). The last tile of an axis overlaps its neighbour.
     """
@@ -87,5 +102,5 @@ def corners(tile: tuple[int, ...], sizes: tuple[int, ...]) -> np.ndarray:
     def starts(size: int, step: int) -> list[int]:
         return [min(first, size - step) for first in range(0, size, step)]
 
-    axes = starts(channels, tile[1]), range(kd), range(kh), starts(kw, tile[2]), starts(outputs, tile[0])
-    return np.array([(o, c, a, r, s) for c, a, r, s, o in itertools.product(*axes)], np.int64)
+    axes = starts(outputs, tile[0]), starts(channels, tile[1]), range(kd), range(kh), starts(kw, tile[2])
+    return np.array(list(itertools.product(*axes)), np.int64)

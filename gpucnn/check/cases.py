@@ -47,6 +47,7 @@ def cases() -> Iterator[Case]:
             return draw(np.random.default_rng([seed, *shape]), shape)
 
         yield from _convolutions(kind, numbers)
+        yield from _pooled_convolutions(kind, numbers)
         yield from _denses(kind, numbers)
         yield from _pools(kind, numbers)
         yield from _elementwise(kind, numbers)
@@ -94,6 +95,26 @@ def _convolutions(kind: str, numbers) -> Iterator[Case]:
 
         about = f"{kind}, {n} images of {c}x{'x'.join(map(str, size))}, {o} filters, kernel {win.kernel}, {settings}"
         yield Case("convolution", about, run)
+
+
+def _pooled_convolutions(kind: str, numbers) -> Iterator[Case]:
+    for n, c, size, o, groups, kernel, padding, pool_settings in [
+        (17, 1, (12, 12), 6, 1, 5, 2, {}),
+        (3, 3, (9, 8), 5, 1, 3, 1, {}),
+        (16, 4, (7, 11), 4, 2, (3, 4), 0, {}),
+        (2, 1, (8, 8), 2, 1, 3, 1, {"stride": 1}),
+        (2, 2, (10,), 2, 1, 3, 1, {}),
+    ]:
+        win = window(size, kernel, padding=padding)
+        pool = window(win.output, 2, **{"stride": 2, **pool_settings})
+
+        def run(b: Backend, n=n, c=c, size=size, o=o, groups=groups, win=win, pool=pool) -> Results:
+            w, bias = b.array(numbers(o, c // groups, *win.kernel, seed=2)), b.array(numbers(o, seed=3))
+            y, where = b.conv_max_pool(b.pack(numbers(n, c, *size)), w, bias, win, groups, pool)
+            dy = b.relu_gradient(b.pack(numbers(*y.shape, seed=1)), y)
+            return {"y": y.numpy(), "dx": b.max_pool_gradient(dy, where, pool).numpy()}
+
+        yield Case("convolution with max pool", f"{kind}, {n} images of {c}x{size}, {o} filters, kernel {win.kernel}", run)
 
 
 def _denses(kind: str, numbers) -> Iterator[Case]:

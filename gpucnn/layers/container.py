@@ -6,6 +6,8 @@ from gpucnn.backends.batch import Batch
 from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.layers.activation import check_activation, finish
 from gpucnn.layers.base import Backward, Layer, Shape, connect
+from gpucnn.layers.conv import Conv2d
+from gpucnn.layers.pool import MaxPool2d
 
 
 def _join(name: str, child: str) -> str:
@@ -40,8 +42,14 @@ class Sequential(Layer):
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         steps = []
-        for layer in self.layers:
-            x, step = layer(x)
+        layers = iter(zip(self.layers, (*self.layers[1:], None), strict=True))
+        for layer, following in layers:
+            # Their own classes only: a subclass may compute something else.
+            if type(layer) is Conv2d and layer.activation == "relu" and type(following) is MaxPool2d:
+                x, step = layer.with_max_pool(x, following.window)
+                next(layers)
+            else:
+                x, step = layer(x)
             steps.append(step)
 
         def backward(dy: Batch) -> Batch | None:

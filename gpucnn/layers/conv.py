@@ -4,7 +4,7 @@ import math
 
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ShapeError
-from gpucnn.geometry import window
+from gpucnn.geometry import Window, window
 from gpucnn.initializers import check_initializer
 from gpucnn.layers.activation import check_activation, finish
 from gpucnn.layers.base import Backward, Layer, Parameter, Shape
@@ -48,16 +48,28 @@ class Conv2d(Layer):
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
-        backend, w, b = x.backend, self.weight, self.bias
-        y = backend.conv(x, w.value, b and b.value, self.window, self.groups, relu=self.activation == "relu")
+        b = self.bias
+        y = x.backend.conv(x, self.weight.value, b and b.value, self.window, self.groups, self.activation == "relu")
         y, activation_backward = finish(y, self.activation)
+        return y, lambda dy: self._gradients(activation_backward(dy), x)
+
+    def with_max_pool(self, x: Batch, pool: Window) -> tuple[Batch, Backward]:
+        """This layer, its activation being ReLU, and a max pooling after it, as one operation of the backend."""
+        self.check(x)
+        backend, b = x.backend, self.bias
+        y, where = backend.conv_max_pool(x, self.weight.value, b and b.value, self.window, self.groups, pool)
 
         def backward(dy: Batch) -> Batch | None:
-            dy = activation_backward(dy)
-            if b:
-                backend.bias_gradient(dy, b.grad)
-            backend.conv_weight_gradient(dy, x, self.window, self.groups, w.grad)
-            if self.input_gradient:
-                return backend.conv_input_gradient(dy, w.value, self.window, self.groups)
+            # A window's gradient goes to its maximum, and through ReLU where that is above zero: y tells both.
+            return self._gradients(backend.max_pool_gradient(backend.relu_gradient(dy, y), where, pool), x)
 
         return y, backward
+
+    def _gradients(self, dy: Batch, x: Batch) -> Batch | None:
+        """The gradients of the weights from dy before the activation; returns dx."""
+        backend, w, b = x.backend, self.weight, self.bias
+        if b:
+            backend.bias_gradient(dy, b.grad)
+        backend.conv_weight_gradient(dy, x, self.window, self.groups, w.grad)
+        if self.input_gradient:
+            return backend.conv_input_gradient(dy, w.value, self.window, self.groups)

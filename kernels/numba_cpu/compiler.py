@@ -168,5 +168,5 @@ def kernel(name: str, parallel: bool = True, contiguous: bool = False) -> Callab
 
 
 def inner(function):
-    """Decorate a function that kernels call."""
-    return numba.njit(function, **OPTIONS)
+    """Decorate a function that kernels call. It is always inlined: an array costs a dozen words to hand over."""
+    return numba.njit(function, forceinline=True, **OPTIONS)

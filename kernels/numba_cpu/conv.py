@@ -51,49 +51,86 @@ def taps_inside(first, dilation, taps, size):
     return low, max(low, min(high, taps))
 
 
+@inner
+def pack(w, packed, g, OB, tile):
+    """packed[k, i] = the weight of term k for output channel i of one tile: broadcasts then read along a line."""
+    _, OG, CG, KD, KH, KW = w.shape
+    o, k = min(tile * OB, OG - OB), 0
+    for c in range(CG):
+        for a in range(KD):
+            for r in range(KH):
+                for s in range(KW):
+                    for i in range(OB):
+                        packed[k, i] = w[g, o + i, c, a, r, s]
+                    k += 1
+
+
 @functools.cache
-def conv_of(OB: int, QB: int):
-    """The forward kernel with tiles of OB output channels by QB pixels; O/group >= OB and W of the output >= QB."""
+def conv_of(OB: int, QB: int, KW: int, dense_row: bool, packs: bool):
+    """The forward kernel with tiles of OB output channels by QB pixels; O/group >= OB and W of the output >= QB.
+
+    KW is the kernel's width, or 0 for one that is read from the arrays; `dense_row` says that neighbouring pixels of the
+    output see neighbouring vectors of the input (stride 1). Both being constants spares a third of the instructions.
+    With `packs` the weights are first laid out as the tiles read them, which pays where each is read often.
+    """
     zeros = zeros_of(OB * QB)
-    step, edge_step = broadcast_tile(OB, QB)
+    step, edge_step = broadcast_tile(OB, QB, w_row=1 if packs else None, x_column=LANES if dense_row else None)
 
     @inner
-    def conv_row(x, w, bias, y, block, g, d, h, first_tile, last_tile, stride, dilation, before, relu):
-        """Row (d, h) of the output maps whose tiles are first_tile..last_tile - 1 of group g."""
-        _, OG, CG, KD, KH, KW = w.shape
+    def conv_row(x, w, bias, y, block, g, d, h, first_tile, last_tile, kernel, stride, dilation, before, relu):
+        """Row (d, h) of the output maps whose tiles are first_tile..last_tile - 1 of group g.
+
+        w is (tiles, terms, OB) if packed, else (group, O/group, C/group, *K).
+        """
+        OG, CG, KD, KH = kernel[0], kernel[1], kernel[2], kernel[3]
+        width = KW if KW else kernel[4]
         D, H, W, Q = x.shape[2], x.shape[3], x.shape[4], y.shape[4]
         x_c, x_d, x_h, x_w = stride_of(x, 1), stride_of(x, 2), stride_of(x, 3), stride_of(x, 4)
-        w_o, w_c, w_d, w_h, w_w = stride_of(w, 1), stride_of(w, 2), stride_of(w, 3), stride_of(w, 4), stride_of(w, 5)
         y_c, y_w = stride_of(y, 1), stride_of(y, 4)
         in_d, in_h = d * stride[0] - before[0], h * stride[1] - before[1]
         a_low, a_high = taps_inside(in_d, dilation[0], KD, D)
         r_low, r_high = taps_inside(in_h, dilation[1], KH, H)
         x_first = block * stride_of(x, 0) + g * CG * x_c + in_d * x_d + in_h * x_h
         y_first = block * stride_of(y, 0) + g * OG * y_c + d * stride_of(y, 2) + h * stride_of(y, 3)
-        w_first = g * stride_of(w, 0)
-        x_step = stride[2] * x_w
+        x_step, x_tap = stride[2] * x_w, dilation[2] * x_w
+        if packs:
+            w_o, w_w, w_r = 1, OB, width * OB
+            w_d, w_c = KH * w_r, KD * KH * w_r
+        else:
+            w_o, w_c, w_d, w_r, w_w = stride_of(w, 1), stride_of(w, 2), stride_of(w, 3), stride_of(w, 4), stride_of(w, 5)
         zero = splat(ZERO)
         for tile in range(first_tile, last_tile):
             o = min(tile * OB, OG - OB)
+            w_first = tile * CG * w_c if packs else g * stride_of(w, 0) + o * w_o
             for q in range(0, Q, QB):
                 q = min(q, Q - QB)
                 column = q * stride[2] - before[2]
-                # Taps that the leftmost and the rightmost pixel of the tile have inside the image.
-                full_low, s_high = taps_inside(column, dilation[2], KW, W)
-                s_low, full_high = taps_inside(column + (QB - 1) * stride[2], dilation[2], KW, W)
+                # Taps that the leftmost and the rightmost pixel of the tile have inside the image; both have low..high.
+                low, s_high = taps_inside(column, dilation[2], width, W)
+                s_low, high = taps_inside(column + (QB - 1) * stride[2], dilation[2], width, W)
                 acc = zeros()
-                for c in range(CG):
-                    for a in range(a_low, a_high):
-                        for r in range(r_low, r_high):
-                            xi = x_first + c * x_c + a * dilation[0] * x_d + r * dilation[1] * x_h + column * x_w
-                            wi = w_first + o * w_o + c * w_c + a * w_d + r * w_h
-                            for s in range(s_low, s_high):
-                                xs, ws = xi + s * dilation[2] * x_w, wi + s * w_w
-                                if full_low <= s < full_high:
-                                    acc = step(acc, w, ws, w_o, x, xs, x_step)
-                                else:
-                                    left = column + s * dilation[2]
-                                    acc = edge_step(acc, w, ws, w_o, x, xs, x_step, left, stride[2], W)
+                if low == 0 and high == width:
+                    for c in range(CG):
+                        for a in range(a_low, a_high):
+                            for r in range(r_low, r_high):
+                                xi = x_first + c * x_c + a * dilation[0] * x_d + r * dilation[1] * x_h + column * x_w
+                                wi = w_first + c * w_c + a * w_d + r * w_r
+                                for s in range(width):
+                                    acc = step(acc, w, wi + s * w_w, w_o, x, xi + s * x_tap, 0, x_step)
+                else:
+                    for c in range(CG):
+                        for a in range(a_low, a_high):
+                            for r in range(r_low, r_high):
+                                xi = x_first + c * x_c + a * dilation[0] * x_d + r * dilation[1] * x_h + column * x_w
+                                wi = w_first + c * w_c + a * w_d + r * w_r
+                                for s in range(s_low, s_high):
+                                    xs, ws = xi + s * x_tap, wi + s * w_w
+                                    if low <= s < high:
+                                        acc = step(acc, w, ws, w_o, x, xs, 0, x_step)
+                                    else:
+                                        left = column + s * dilation[2]
+                                        edge = 0, 0, 0, left, stride[2], W
+                                        acc = edge_step(acc, w, ws, w_o, x, xs, 0, x_step, *edge)
                 for i in range(OB):
                     b = splat(bias[g * OG + o + i])
                     for j in range(QB):
@@ -102,31 +139,124 @@ def conv_of(OB: int, QB: int):
                             v = where_greater(v, zero, v, zero)
                         store(y, y_first + (o + i) * y_c + (q + j) * y_w, v)
 
-    @kernel(f"conv {OB}x{QB}")
-    def conv(x, w, bias, y, stride, dilation, before, relu, chunks):
-        """y = x correlated with w, plus bias (O,); each row's tiles are cut into `chunks` units of work."""
+    rows = "dense" if dense_row else "strided"
+
+    @kernel(f"conv {OB}x{QB}, kernel width {KW or 'any'}, {rows} rows, {'packed' if packs else 'plain'} weights")
+    def conv(x, w, bias, y, packed, stride, dilation, before, relu, chunks):
+        """y = x correlated with w, plus bias (O,); packed (group, tiles, terms, OB) is room for the weights.
+
+        Each row's tiles are cut into `chunks` units of work.
+        """
         B, D, H, G = y.shape[0], y.shape[2], y.shape[3], w.shape[0]
-        tiles = (w.shape[1] + OB - 1) // OB
+        kernel = w.shape[1:]
+        tiles = packed.shape[1]
+        if packs:
+            for u in prange(G * tiles):
+                u = np.int64(u)
+                pack(w, packed[u // tiles, u % tiles], u // tiles, OB, u % tiles)
         for u in prange(B * G * D * H * chunks):
             u = np.int64(u)
             rest, chunk = u // chunks, u % chunks
             rest, h = rest // H, rest % H
             rest, d = rest // D, rest % D
+            b, g = rest // G, rest % G
             first, last = chunk * tiles // chunks, (chunk + 1) * tiles // chunks
-            conv_row(x, w, bias, y, rest // G, rest % G, d, h, first, last, stride, dilation, before, relu)
+            weights = packed[g] if packs else w
+            conv_row(x, weights, bias, y, b, g, d, h, first, last, kernel, stride, dilation, before, relu)
 
     return conv
 
 
 @functools.cache
-def conv_weight_gradient_of(OB: int, CB: int, SB: int):
+def conv_max_pool_of(OB: int, QB: int, KW: int):
+    """Convolution, ReLU and 2x2 max pooling of stride 2 in one pass, with tiles of OB channels by 2 lines of QB pixels.
+
+    Stride 1, dilation 1, an even QB and D = 1 (two dimensions); otherwise like conv_of with packed weights. The map
+    before pooling is never stored: the four pixels of a window are in registers at once.
+    """
+    zeros = zeros_of(OB * 2 * QB)
+    step, edge_step = broadcast_tile(OB, QB, lines=2, w_row=1, x_column=LANES)
+
+    @inner
+    def pooled_row(x, w, bias, y, where, block, g, h, first_tile, last_tile, kernel, before):
+        """Row h of the pooled maps: rows 2h and 2h + 1 of the convolution."""
+        OG, CG, KH = kernel[0], kernel[1], kernel[3]
+        width = KW if KW else kernel[4]
+        H, W, Q = x.shape[3], x.shape[4], y.shape[4] * 2
+        x_c, x_h = stride_of(x, 1), stride_of(x, 3)
+        y_c, k_c = stride_of(y, 1), stride_of(where, 1)
+        in_h = 2 * h - before[1]
+        # Taps that the upper and the lower line have inside the image; both have r_both..r_both_high.
+        r_both, r_high = taps_inside(in_h, 1, KH, H)
+        r_low, r_both_high = taps_inside(in_h + 1, 1, KH, H)
+        x_first = block * stride_of(x, 0) + g * CG * x_c + in_h * x_h
+        y_first = block * stride_of(y, 0) + g * OG * y_c + h * stride_of(y, 3)
+        k_first = block * stride_of(where, 0) + g * OG * k_c + h * stride_of(where, 3)
+        zero = splat(ZERO)
+        for tile in range(first_tile, last_tile):
+            o = min(tile * OB, OG - OB)
+            for q in range(0, Q, QB):
+                q = min(q, Q - QB)
+                column = q - before[2]
+                low, s_high = taps_inside(column, 1, width, W)
+                s_low, high = taps_inside(column + QB - 1, 1, width, W)
+                acc = zeros()
+                for c in range(CG):
+                    for r in range(r_low, r_high):
+                        xi = x_first + c * x_c + r * x_h + column * LANES
+                        wi = ((tile * CG + c) * KH + r) * width * OB
+                        if r_both <= r < r_both_high and low == 0 and high == width:
+                            for s in range(width):
+                                acc = step(acc, w, wi + s * OB, 1, x, xi + s * LANES, x_h, LANES)
+                        else:
+                            for s in range(s_low, s_high):
+                                edge = in_h + r, 1, H, column + s, 1, W
+                                acc = edge_step(acc, w, wi + s * OB, 1, x, xi + s * LANES, x_h, LANES, *edge)
+                for i in range(OB):
+                    b = splat(bias[g * OG + o + i])
+                    for j in range(0, QB, 2):
+                        t = i * 2 * QB + j
+                        best, tap = add(add(acc[t], b), zero), zero
+                        v = add(add(acc[t + 1], b), zero)
+                        tap, best = where_greater(v, best, splat(np.float32(1)), tap), where_greater(v, best, v, best)
+                        v = add(add(acc[t + QB], b), zero)
+                        tap, best = where_greater(v, best, splat(np.float32(2)), tap), where_greater(v, best, v, best)
+                        v = add(add(acc[t + QB + 1], b), zero)
+                        tap, best = where_greater(v, best, splat(np.float32(3)), tap), where_greater(v, best, v, best)
+                        pixel = (q + j) // 2 * LANES
+                        store(y, y_first + (o + i) * y_c + pixel, where_greater(best, zero, best, zero))
+                        store(where, k_first + (o + i) * k_c + pixel, tap)
+
+    @kernel(f"conv with max pool {OB}x2x{QB}, kernel width {KW or 'any'}")
+    def conv_max_pool(x, w, bias, y, where, packed, before, chunks):
+        """y, where (block, O, 1, H, W, lane), contiguous: the pooled map, and the tap 0..3 of each maximum."""
+        B, H, G = y.shape[0], y.shape[3], w.shape[0]
+        kernel = w.shape[1:]
+        tiles = packed.shape[1]
+        for u in prange(G * tiles):
+            u = np.int64(u)
+            pack(w, packed[u // tiles, u % tiles], u // tiles, OB, u % tiles)
+        for u in prange(B * G * H * chunks):
+            u = np.int64(u)
+            rest, chunk = u // chunks, u % chunks
+            rest, h = rest // H, rest % H
+            b, g = rest // G, rest % G
+            first, last = chunk * tiles // chunks, (chunk + 1) * tiles // chunks
+            pooled_row(x, packed[g], bias, y, where, b, g, h, first, last, kernel, before)
+
+    return conv_max_pool
+
+
+@functools.cache
+def conv_weight_gradient_of(OB: int, CB: int, SB: int, dense_taps: bool):
     """The weight gradient with tiles of OB output channels by CB input channels by SB taps of one kernel row.
 
-    O/group >= OB, C/group >= CB, W of the kernel >= SB.
+    O/group >= OB, C/group >= CB, W of the kernel >= SB; `dense_taps` says that neighbouring taps see neighbouring
+    vectors of the input (dilation 1).
     """
     count = OB * CB * SB
     zeros = zeros_of(count)
-    step, edge_step = product_tile(OB, CB, SB)
+    run, edge_step = product_tile(OB, CB, SB, x_tap=LANES if dense_taps else None)
     masked = keep_first_of(count)
     trees = lane_trees_of(count)
     vectors = len(trees)
@@ -160,8 +290,7 @@ def conv_weight_gradient_of(OB: int, CB: int, SB: int):
                 for q in range(q_low, low):
                     left = column + q * stride[2]
                     acc = edge_step(acc, dy, g + q * y_w, y_c, x, e + q * x_q, x_c, x_s, left, dilation[2], W)
-                for q in range(low, high):
-                    acc = step(acc, dy, g + q * y_w, y_c, x, e + q * x_q, x_c, x_s)
+                acc = run(acc, high - low, dy, g + low * y_w, y_c, y_w, x, e + low * x_q, x_c, x_s, x_q)
                 for q in range(high, q_high):
                     left = column + q * stride[2]
                     acc = edge_step(acc, dy, g + q * y_w, y_c, x, e + q * x_q, x_c, x_s, left, dilation[2], W)
@@ -205,7 +334,7 @@ def conv_weight_gradient_of(OB: int, CB: int, SB: int):
                     for k in range(SB):
                         part[group + o + i, c + j, a, r, s + k] = slots[slot + (i * CB + j) * SB + k]
 
-    @kernel(f"conv weight gradient {OB}x{CB}x{SB}")
+    @kernel(f"conv weight gradient {OB}x{CB}x{SB}, {'dense' if dense_taps else 'dilated'} taps")
     def conv_weight_gradient(dy, x, part, scratch, corners, images, groups, band, stride, dilation, before, chunks):
         """part[b] (O, C/group, *K) = the gradient of block b; corners (tiles, 5) their (o, c, a, r, s) in a group.
 

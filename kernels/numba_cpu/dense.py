@@ -31,6 +31,10 @@ def patches(x, window, dilation, before, turned, scratch):
         u = np.int64(u)
         b, first = u // vectors, u % vectors * LANES
         square = scratch[get_thread_id()]
+        if KD * KH * KW * D * H * W == 1 and first + LANES <= terms:  # a dense layer: the terms are the channels
+            at = b * stride_of(x, 0) + first * stride_of(x, 1)
+            transpose(x, at, stride_of(x, 1), turned, b * stride_of(turned, 0) + first, stride_of(turned, 1))
+            continue
         for j in range(LANES):
             k = first + j
             rest, s = k // KW, k % KW * dilation[2] - before[2]
@@ -48,7 +52,7 @@ def patches(x, window, dilation, before, turned, scratch):
 def dense_weight_gradient_of(OB: int, CB: int):
     """The weight gradient in tiles of OB outputs by CB vectors of terms; O/group >= OB, K rounded up >= 16 * CB."""
     zeros = zeros_of(OB * CB)
-    step, _ = broadcast_tile(OB, CB)
+    step, _ = broadcast_tile(OB, CB, x_column=LANES)
 
     @inner
     def tile_sum(dy, turned, slots, o, k, images):
@@ -59,7 +63,7 @@ def dense_weight_gradient_of(OB: int, CB: int):
             acc = zeros()
             for lane in range(min(LANES, images - b * LANES)):
                 di, xi = b * dy_b + o * dy_o + lane, b * turned_b + lane * turned_l + k
-                acc = step(acc, dy, di, dy_o, turned, xi, LANES)
+                acc = step(acc, dy, di, dy_o, turned, xi, 0, LANES)
             for t in range(OB * CB):
                 push(slots, t * LANES, level, b, acc[t])
         for t in range(OB * CB):

@@ -3,18 +3,30 @@
 import numpy as np
 from numba import get_thread_id, prange
 
-from .compiler import kernel
+from .compiler import inner, kernel
 from .conv import stride_of
 from .random import SHIFT, word
-from .simd import LANES, transpose
+from .simd import LANES, element, load, put, splat, store, transpose
+
+
+@inner
+def copy(a, i, b, j, count):
+    """b.base[j : j + count] = a.base[i : i + count]; both lie along a line."""
+    if count >= LANES:
+        for k in range(0, count, LANES):
+            k = min(k, count - LANES)  # the last vector overlaps the one before
+            store(b, j + k, load(a, i + k))
+    else:
+        for k in range(count):
+            put(b, j + k, element(a, i + k))
 
 
 @kernel("load images")
 def load_images(images, indices, y, count, shift, axes, seed, step, moves, scratch):
     """y = images[indices[i]] for i < count, zeros behind; each moved by a draw in [-shift, shift] along its last axes.
 
-    Rows of 16 images are laid one below the other and turned by 16x16 transposes. moves (images rounded up, 3) int64
-    gets the offsets; scratch (threads, 16, W rounded up to 16).
+    Rows of 16 images are laid one below the other and turned by 16x16 transposes. images are contiguous; moves (images
+    rounded up, 3) int64 gets the offsets; scratch (threads, 16, W rounded up to 16).
     """
     B, C, D, H, W = y.shape[0], y.shape[1], y.shape[2], y.shape[3], y.shape[4]
     for i in range(count):
@@ -26,25 +38,25 @@ def load_images(images, indices, y, count, shift, axes, seed, step, moves, scrat
         rest, d = u // D, u % D
         b, c = rest // C, rest % C
         rows = scratch[get_thread_id()]
+        line = rows.shape[1]
         for h in range(H):
             for lane in range(LANES):
                 i = b * LANES + lane
-                row = rows[lane]
-                row[:] = np.float32(0)
-                if i < count:
-                    from_d, from_h, by = d - moves[i, 0], h - moves[i, 1], moves[i, 2]
-                    if 0 <= from_d < D and 0 <= from_h < H:
-                        source = images[indices[i], c, from_d, from_h]
-                        for w in range(max(0, by), min(W, W + by)):
-                            row[w] = source[w - by]
+                from_d, from_h, by = d - moves[i, 0], h - moves[i, 1], moves[i, 2]
+                inside = i < count and 0 <= from_d < D and 0 <= from_h < H
+                if not inside or by != 0:
+                    for w in range(0, line, LANES):
+                        store(rows, lane * line + w, splat(np.float32(0)))
+                if inside:
+                    at = indices[i] * stride_of(images, 0) + c * stride_of(images, 1) + from_d * stride_of(images, 2)
+                    at += from_h * stride_of(images, 3)
+                    copy(images, at + max(0, -by), rows, lane * line + max(0, by), max(0, W - abs(by)))
             at = b * stride_of(y, 0) + c * stride_of(y, 1) + d * stride_of(y, 2) + h * stride_of(y, 3)
-            for w in range(0, W, LANES):
-                if w + LANES <= W:
-                    transpose(rows, w, rows.shape[1], y, at + w * LANES, LANES)
-                else:
-                    for rest_w in range(w, W):
-                        for lane in range(LANES):
-                            y[b, c, d, h, rest_w, lane] = rows[lane, rest_w]
+            for w in range(0, W - LANES + 1, LANES):
+                transpose(rows, w, line, y, at + w * LANES, LANES)
+            for w in range(W // LANES * LANES, W):
+                for lane in range(LANES):
+                    put(y, at + w * LANES + lane, element(rows, lane * line + w))
 
 
 @kernel("load labels", parallel=False)

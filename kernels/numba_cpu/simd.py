@@ -145,6 +145,17 @@ def element(typing, a, i):
 
 
 @intrinsic
+def put(typing, a, i, x):
+    """a.base[i] = x."""
+
+    def generate(context, builder, s, v):
+        builder.store(v[2], _address(context, builder, s.args[0], v[0], v[1]))
+        return context.get_dummy_value()
+
+    return types.void(a, _index, a.dtype), generate
+
+
+@intrinsic
 def splat(typing, x):
     return vec(types.float32), lambda c, b, s, v: _splat(b, v[0])
 
@@ -366,101 +377,176 @@ def zeros_of(count: int):
 
 
 @functools.cache
-def broadcast_tile(rows: int, columns: int):
-    """Two steps of a tile acc[i * columns + j] = fma(x_j, w_i, acc[i * columns + j]), w_i one float for all lanes.
+def broadcast_tile(rows: int, columns: int, lines: int = 1, w_row: int | None = None, x_column: int | None = None):
+    """Two steps of a tile acc[i * pixels + j] = fma(x_j, w_i, acc[i * pixels + j]), w_i one float for all lanes.
 
-    `step(acc, w, wi, w_row, x, xi, x_column)`: w_i = w.base[wi + i * w_row], x_j = x.base[xi + j * x_column].
-    `edge_step(..., column, stride, width)`: x_j is zero, and its address never read, unless
-    0 <= column + j * stride < width.
+    The tile's pixels are `lines` image lines of `columns` each, j = line * columns + column.
+    `step(acc, w, wi, w_row, x, xi, x_line, x_column)`: w_i = w.base[wi + i * w_row] and
+    x_j = x.base[xi + line * x_line + column * x_column].
+    `edge_step(..., top, line_stride, height, left, stride, width)`: x_j is zero, and its address never read, unless
+    0 <= top + line * line_stride < height and 0 <= left + column * stride < width.
+    A stride given here is a constant of the machine code and the argument is ignored: addresses then cost no registers.
     """
-    accumulators = types.UniTuple(vec, rows * columns)
+    pixels = lines * columns
+    accumulators = types.UniTuple(vec, rows * pixels)
 
     def tile(context, builder, s, v, read):
-        acc, w, wi, w_row, x, xi, x_column = v[:7]
+        acc, w, wi, row, x, xi, x_line, column = v[:8]
+        row = row if w_row is None else _i64(w_row)
+        column = column if x_column is None else _i64(x_column)
         weights = _address(context, builder, s.args[1], w, wi)
-        pixels = _address(context, builder, s.args[4], x, xi)
-        origin = _address(context, builder, s.args[4], x, _i64(0))
+        first = _address(context, builder, s.args[4], x, xi)
         fma_of = _fma(builder)
-        xs = [read(builder, builder.gep(pixels, [builder.mul(x_column, _i64(j))]), origin, j) for j in range(columns)]
+        xs = []
+        for line in range(lines):
+            start = builder.gep(first, [builder.mul(x_line, _i64(line))])
+            for j in range(columns):
+                xs.append(read(builder.gep(start, [builder.mul(column, _i64(j))]), line, j))
         for i in range(rows):
-            weight = _splat(builder, builder.load(builder.gep(weights, [builder.mul(w_row, _i64(i))])))
+            weight = _splat(builder, builder.load(builder.gep(weights, [builder.mul(row, _i64(i))])))
             for j, xj in enumerate(xs):
-                t = i * columns + j
+                t = i * pixels + j
                 acc = builder.insert_value(acc, builder.call(fma_of, [xj, weight, builder.extract_value(acc, t)]), t)
         return acc
 
     @intrinsic
-    def step(typing, acc, w, wi, w_row, x, xi, x_column):
+    def step(typing, acc, w, wi, w_row, x, xi, x_line, x_column):
         def generate(context, builder, s, v):
-            return tile(context, builder, s, v, lambda b, pointer, origin, j: _load(b, pointer))
+            return tile(context, builder, s, v, lambda pointer, line, j: _load(builder, pointer))
 
-        return accumulators(accumulators, w, _index, _index, x, _index, _index), generate
+        return accumulators(accumulators, w, _index, _index, x, _index, _index, _index), generate
 
     @intrinsic
-    def edge_step(typing, acc, w, wi, w_row, x, xi, x_column, column, stride, width):
-        def generate(context, builder, s, v):
-            def read(b, pointer, origin, j):
-                inside = b.icmp_unsigned("<", b.add(v[7], b.mul(v[8], _i64(j))), v[9])
+    def edge_step(
+        typing, acc, w, wi, w_row, x, xi, x_line, x_column, top, line_stride, height, left, stride, width
+    ):  # fmt: skip
+        def generate(context, b, s, v):
+            origin = _address(context, b, s.args[4], v[4], _i64(0))
+            top, line_stride, height, left, stride, width = v[8:]
+
+            def read(pointer, line, j):
+                inside = b.icmp_unsigned("<", b.add(left, b.mul(stride, _i64(j))), width)
+                if lines > 1:
+                    y = b.add(top, b.mul(line_stride, _i64(line)))
+                    inside = b.and_(inside, b.icmp_unsigned("<", y, height))
                 value = _load(b, b.select(inside, pointer, origin))
                 return b.select(inside, value, ir.Constant(_vec, None))
 
-            return tile(context, builder, s, v, read)
+            return tile(context, b, s, v, read)
 
-        kind = accumulators(accumulators, w, _index, _index, x, _index, _index, _index, _index, _index)
+        kind = accumulators(accumulators, w, _index, _index, x, *[_index] * 9)
         return kind, generate
 
     return step, edge_step
 
 
-@functools.cache
-def product_tile(rows: int, channels: int, taps: int):
-    """Two steps of a tile acc[(i * channels + c) * taps + t] = fma(d_i, x_ct, acc[...]), all of them vectors.
+def _loop(builder, count, carried, body):
+    """A counted loop that LLVM must not unroll: `carried = body(builder, i, carried)` for i < count; the last `carried`.
 
-    `step(acc, d, di, d_row, x, xi, x_channel, x_tap)`: d_i = d.base[di + i * d_row] and
-    x_ct = x.base[xi + c * x_channel + t * x_tap]. `edge_step(..., column, dilation, width)`: x_ct is zero, and its
-    address never read, unless 0 <= column + t * dilation < width.
+    Unrolling a tile that fills the register file only makes the compiler move its accumulators about.
+    """
+    before, inside = builder.block, builder.append_basic_block("tile")
+    after = builder.append_basic_block("tile.end")
+    builder.cbranch(builder.icmp_signed(">", count, _i64(0)), inside, after)
+    builder.position_at_end(inside)
+    i = builder.phi(_i64)
+    values = [builder.phi(value.type) for value in carried]
+    results = body(builder, i, values)
+    following = builder.add(i, _i64(1))
+    last = builder.block
+    branch = builder.cbranch(builder.icmp_signed("<", following, count), inside, after)
+    no_unroll = builder.module.add_metadata([ir.MetaDataString(builder.module, "llvm.loop.unroll.disable")])
+    loop = builder.module.add_metadata([ir.MetaDataString(builder.module, f"tile {id(branch)}"), no_unroll])
+    loop.operands = (loop, no_unroll)  # a loop is named by metadata whose first operand is itself
+    branch.set_metadata("llvm.loop", loop)
+    i.add_incoming(_i64(0), before)
+    i.add_incoming(following, last)
+    builder.position_at_end(after)
+    ends = []
+    for value, start, result in zip(values, carried, results, strict=True):
+        value.add_incoming(start, before)
+        value.add_incoming(result, last)
+        end = builder.phi(value.type)
+        end.add_incoming(start, before)
+        end.add_incoming(result, last)
+        ends.append(end)
+    return ends
+
+
+@functools.cache
+def product_tile(rows: int, channels: int, taps: int, x_tap: int | None = None):
+    """Steps of a tile acc[(i * channels + c) * taps + t] = fma(d_i, x_ct, acc[...]), all of them vectors.
+
+    `run(acc, count, d, di, d_row, d_next, x, xi, x_channel, x_tap, x_next)` does `count` steps: in step q,
+    d_i = d.base[di + q * d_next + i * d_row] and x_ct = x.base[xi + q * x_next + c * x_channel + t * x_tap].
+    `edge_step(acc, d, di, d_row, x, xi, x_channel, x_tap, column, dilation, width)` does one in which x_ct is zero, and
+    its address never read, unless 0 <= column + t * dilation < width. An x_tap given here is a constant of the machine
+    code and the argument is ignored.
     """
     accumulators = types.UniTuple(vec, rows * channels * taps)
 
-    def tile(context, builder, s, v, read):
-        acc, d, di, d_row, x, xi, x_channel, x_tap = v[:8]
-        gradients = _address(context, builder, s.args[1], d, di)
-        pixels = _address(context, builder, s.args[4], x, xi)
-        origin = _address(context, builder, s.args[4], x, _i64(0))
+    def tile(builder, acc, gradients, d_row, pixels, x_channel, tap, read):
+        """acc as a list; gradients and pixels are addresses."""
         fma_of = _fma(builder)
+        tap = tap if x_tap is None else _i64(x_tap)
         xs = []
         for c in range(channels):
             base = builder.gep(pixels, [builder.mul(x_channel, _i64(c))])
             for t in range(taps):
-                xs.append(read(builder, builder.gep(base, [builder.mul(x_tap, _i64(t))]), origin, t))
+                xs.append(read(builder, builder.gep(base, [builder.mul(tap, _i64(t))]), t))
+        results = []
         for i in range(rows):
             gradient = _load(builder, builder.gep(gradients, [builder.mul(d_row, _i64(i))]))
             for j, xj in enumerate(xs):
-                k = i * len(xs) + j
-                acc = builder.insert_value(acc, builder.call(fma_of, [gradient, xj, builder.extract_value(acc, k)]), k)
+                results.append(builder.call(fma_of, [gradient, xj, acc[i * len(xs) + j]]))
+        return results
+
+    def unpack(builder, acc):
+        return [builder.extract_value(acc, k) for k in range(accumulators.count)]
+
+    def pack(builder, acc, values):
+        for k, value in enumerate(values):
+            acc = builder.insert_value(acc, value, k)
         return acc
 
     @intrinsic
-    def step(typing, acc, d, di, d_row, x, xi, x_channel, x_tap):
+    def run(typing, acc, count, d, di, d_row, d_next, x, xi, x_channel, x_tap, x_next):
         def generate(context, builder, s, v):
-            return tile(context, builder, s, v, lambda b, pointer, origin, t: _load(b, pointer))
+            acc, count, d, di, d_row, d_next, x, xi, x_channel, tap, x_next = v
+            gradients = _address(context, builder, s.args[2], d, di)
+            pixels = _address(context, builder, s.args[6], x, xi)
 
-        return accumulators(accumulators, d, _index, _index, x, _index, _index, _index), generate
+            def body(b, q, values):
+                g, p = b.gep(gradients, [b.mul(q, d_next)]), b.gep(pixels, [b.mul(q, x_next)])
+                return tile(b, values, g, d_row, p, x_channel, tap, lambda b, pointer, t: _load(b, pointer))
+
+            return pack(builder, acc, _loop(builder, count, unpack(builder, acc), body))
+
+        kind = accumulators(
+            accumulators, _index, d, _index, _index, _index, x, _index, _index, _index, _index
+        )
+        return kind, generate
 
     @intrinsic
     def edge_step(typing, acc, d, di, d_row, x, xi, x_channel, x_tap, column, dilation, width):
         def generate(context, builder, s, v):
-            def read(b, pointer, origin, t):
-                inside = b.icmp_unsigned("<", b.add(v[8], b.mul(v[9], _i64(t))), v[10])
+            acc, d, di, d_row, x, xi, x_channel, tap, column, dilation, width = v
+            gradients = _address(context, builder, s.args[1], d, di)
+            pixels = _address(context, builder, s.args[4], x, xi)
+            origin = _address(context, builder, s.args[4], x, _i64(0))
+
+            def read(b, pointer, t):
+                inside = b.icmp_unsigned("<", b.add(column, b.mul(dilation, _i64(t))), width)
                 value = _load(b, b.select(inside, pointer, origin))
                 return b.select(inside, value, ir.Constant(_vec, None))
 
-            return tile(context, builder, s, v, read)
+            values = tile(builder, unpack(builder, acc), gradients, d_row, pixels, x_channel, tap, read)
+            return pack(builder, acc, values)
 
         kind = accumulators(accumulators, d, _index, _index, x, _index, _index, _index, _index, _index, _index)
         return kind, generate
 
-    return step, edge_step
+    return run, edge_step
 
 
 @functools.cache
