@@ -8,6 +8,7 @@ as a list of compiled calls on the same buffers, with nothing checked or allocat
 import functools
 import itertools
 import math
+import os
 import platform
 from collections.abc import Callable
 
@@ -24,6 +25,10 @@ from gpucnn.kernels.numba_cpu import conv, dense, elementwise, images, loss, nor
 from gpucnn.kernels.numba_cpu import random as random_kernels
 from gpucnn.kernels.numba_cpu.compiler import Kernel
 from gpucnn.kernels.numba_cpu.simd import LANES
+
+# Between two kernels GNU OpenMP's threads wait in a loop, by default for milliseconds: long enough to keep a busy machine's
+# other work, even their own team's late thread, from running. This many turns bridge the gap between two kernels.
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 # Units of work that each thread should find, so that an uneven end costs little.
 _UNITS_PER_THREAD = 4

@@ -1,7 +1,6 @@
 """Which register tile a CPU kernel uses, by shape.
 
-Time is counted in cycles of a core that issues two vector multiply-adds and two vector loads a cycle and needs about
-eight multiply-adds in flight. Tiles at the end of an axis overlap their neighbours, so an uneven axis costs whole tiles.
+Time is counted in cycles of a core that issues two vector multiply-adds a cycle and needs about eight in flight. Tiles at the end of an axis overlap their neighbours, so an uneven axis costs whole tiles.
 """
 
 import functools
@@ -36,9 +35,14 @@ def accumulators() -> int:
     return 24 if "+avx512f" in features else 6
 
 
-def _cycles(products: int, loads: int) -> float:
-    """One step of a tile: multiply-adds or loads, whichever port is busier; a little for each load's address."""
-    return max(products / 2, loads / 2, 4) + 0.5
+def _cycles(scalars: int, vectors: int) -> float:
+    """One step of a tile of `scalars` by `vectors` accumulators, fitted to what was measured.
+
+    The multiply-adds, of which eight must be in flight; a share of each load, larger for vectors, which often come from
+    the second cache; and what tiles that fill the registers cost the compiler.
+    """
+    products = scalars * vectors
+    return max(products / 2, 4) + 0.1 * scalars + 0.25 * vectors + (1.2 if products > 20 else 0)
 
 
 @functools.cache
@@ -57,7 +61,7 @@ def broadcast_tile(outputs: int, pixels: int, row: tuple[int, int, int, int, int
 
     def cost(tile):
         ob, qb = tile
-        return math.ceil(outputs / ob) * steps(qb) * _cycles(ob * qb, ob + qb)
+        return math.ceil(outputs / ob) * steps(qb) * _cycles(ob, qb)
 
     return min((t for t in _BROADCAST[accumulators()] if t[0] <= outputs and t[1] <= pixels), key=cost)
 
@@ -72,7 +76,7 @@ def pooled_tile(outputs: int, pixels: int) -> tuple[int, int]:
 
     def cost(tile):
         ob, qb = tile
-        return math.ceil(outputs / ob) * math.ceil(pixels / qb) * _cycles(2 * ob * qb, ob + 2 * qb)
+        return math.ceil(outputs / ob) * math.ceil(pixels / qb) * _cycles(ob, 2 * qb)
 
     return min((t for t in _POOLED[accumulators()] if t[0] <= outputs and t[1] <= pixels), key=cost)
 
@@ -85,7 +89,7 @@ def product_tile(outputs: int, channels: int, taps: int) -> tuple[int, int, int]
         ob, cb, sb = tile
         number = math.ceil(outputs / ob) * math.ceil(channels / cb) * math.ceil(taps / sb)
         trees = math.ceil(ob * cb * sb / 16) * _TREE_CYCLES
-        return number * (_POSITIONS * _cycles(ob * cb * sb, ob + cb * sb) + trees)
+        return number * (_POSITIONS * _cycles(ob, cb * sb) + trees)
 
     fitting = (t for t in _PRODUCT[accumulators()] if t[0] <= outputs and t[1] <= channels and t[2] <= taps)
     return min(fitting, key=cost)

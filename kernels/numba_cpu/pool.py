@@ -14,11 +14,19 @@ from .simd import LANES, add, divide, load, splat, store, where_equal, where_gre
 ZERO = np.float32(0)
 
 
+@inner
+def all_pairs(x, y, window, stride, before):
+    """Whether this is the common case: windows of 2x2 pixels side by side, all in the image. It needs no look at borders."""
+    inside = before == (0, 0, 0) and y.shape[2] <= x.shape[2] and 2 * y.shape[3] <= x.shape[3] and 2 * y.shape[4] <= x.shape[4]
+    return inside and window == (1, 2, 2) and stride == (1, 2, 2)
+
+
 @kernel("max pool")
 def max_pool(x, y, where, window, stride, dilation, before):
     """y = the first largest value of each window; where = its tap, counted row-major through the whole kernel."""
     KD, KH, KW = window
     B, C, D, H, W = y.shape[0], y.shape[1], y.shape[2], y.shape[3], y.shape[4]
+    pairs = all_pairs(x, y, window, stride, before)
     for u in prange(B * C * D):
         u = np.int64(u)
         rest, d = u // D, u % D
@@ -31,6 +39,20 @@ def max_pool(x, y, where, window, stride, dilation, before):
             xi = b * stride_of(x, 0) + c * stride_of(x, 1) + in_d * stride_of(x, 2) + in_h * stride_of(x, 3)
             yi = b * stride_of(y, 0) + c * stride_of(y, 1) + d * stride_of(y, 2) + h * stride_of(y, 3)
             wi = b * stride_of(where, 0) + c * stride_of(where, 1) + d * stride_of(where, 2) + h * stride_of(where, 3)
+            if pairs:
+                for w in range(W):
+                    at = xi + 2 * w * LANES
+                    below = at + stride_of(x, 3)
+                    best, tap = load(x, at), splat(ZERO)
+                    v = load(x, at + LANES)
+                    tap, best = where_greater(v, best, splat(np.float32(1)), tap), where_greater(v, best, v, best)
+                    v = load(x, below)
+                    tap, best = where_greater(v, best, splat(np.float32(2)), tap), where_greater(v, best, v, best)
+                    v = load(x, below + LANES)
+                    tap, best = where_greater(v, best, splat(np.float32(3)), tap), where_greater(v, best, v, best)
+                    store(y, yi + w * LANES, best)
+                    store(where, wi + w * LANES, tap)
+                continue
             for w in range(W):
                 in_w = w * stride[2] - before[2]
                 s_low, s_high = taps_inside(in_w, dilation[2], KW, x.shape[4])
@@ -96,9 +118,7 @@ def max_pool_gradient_apart(dy, where, dx, window, stride, dilation, before):
     """The same where windows do not overlap: each output hands its dy to the pixels it holds, zero to all but one."""
     KD, KH, KW = window
     B, C, D, H, W = dy.shape[0], dy.shape[1], dy.shape[2], dy.shape[3], dy.shape[4]
-    # The common case, 2x2 pixels that all lie in the image, without a look at any border.
-    inside = before == (0, 0, 0) and D <= dx.shape[2] and 2 * H <= dx.shape[3] and 2 * W <= dx.shape[4]
-    pairs = inside and window == (1, 2, 2) and stride == (1, 2, 2)
+    pairs = all_pairs(dx, dy, window, stride, before)
     covered = D * KD >= dx.shape[2] and H * KH >= dx.shape[3] and W * KW >= dx.shape[4] and stride == window
     for u in prange(B * C):
         b, c = np.int64(u) // C, np.int64(u) % C
