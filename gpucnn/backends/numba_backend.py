@@ -191,11 +191,12 @@ class NumbaBackend(Backend):
         ob, qb = tiles.broadcast_tile(outputs, y.shape[4], (x.shape[4], width, stride[2], before[2], dilation[2]))
         number = -(-outputs // ob)
         rows = y.shape[0] * w.shape[0] * y.shape[2] * y.shape[3]
-        packs = rows * y.shape[4] >= _PACK_USES * qb
+        # A dense layer on few images reads each weight too seldom to lay it out first.
+        packs = width > 1 or rows * y.shape[4] >= _PACK_USES * qb
         packed = self._empty((w.shape[0], number, math.prod(w.shape[2:]) if packs else 0, ob))
         chunks = min(number, -(-_UNITS_PER_THREAD * self.threads // max(rows, 1)))
-        dense_row = stride[2] == 1 and x.strides[4] == LANES * x.itemsize
-        kernel = conv.conv_of(ob, qb, width if width in _WIDTHS else 0, dense_row, packs)
+        common = width in _WIDTHS and stride[2] == 1 and x.strides[4] == LANES * x.itemsize
+        kernel = conv.conv_of(ob, qb, width if common or not packs else 0, common, packs)
         self._run(kernel, x, w, bias, y, packed, stride, dilation, before, relu, chunks)
 
     def conv_max_pool(

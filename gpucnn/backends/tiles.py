@@ -12,16 +12,13 @@ import numpy as np
 # Each tile is a kernel to compile, so there are few. Their accumulators must stay in registers beside the operands: 24 of
 # 32 where a register holds the 16 lanes (AVX-512), 6 where they take two of 16 (AVX2) or four of 32 (NEON).
 _BROADCAST = {
-    24: ((1, 1), (1, 4), (1, 12), (2, 2), (2, 8), (3, 7), (4, 1), (4, 4), (4, 5), (6, 2), (6, 4), (8, 1), (8, 3), (12, 2), (24, 1)),
+    24: ((1, 1), (1, 8), (2, 4), (4, 1), (4, 4), (4, 5), (6, 2), (8, 1), (8, 2)),
     6: ((1, 1), (1, 4), (1, 6), (2, 1), (2, 3), (3, 2), (4, 1), (6, 1)),
 }
 _PRODUCT = {
-    24: (
-        (1, 1, 1), (1, 1, 2), (1, 1, 3), (1, 1, 5), (4, 1, 1), (4, 2, 2), (4, 4, 1), (6, 4, 1), (2, 1, 3), (4, 2, 3),
-        (8, 1, 3), (2, 1, 5), (3, 1, 5), (4, 1, 5),
-    ),
-    6: ((1, 1, 1), (1, 1, 2), (1, 1, 3), (1, 1, 5), (6, 1, 1), (3, 2, 1), (2, 1, 3)),
-}  # fmt: skip
+    24: ((1, 1, 1), (1, 1, 3), (1, 1, 5), (4, 1, 1), (4, 4, 1), (8, 1, 3), (3, 1, 5), (4, 1, 5)),
+    6: ((1, 1, 1), (1, 1, 3), (1, 1, 5), (6, 1, 1), (3, 2, 1), (2, 1, 3)),
+}
 _TREE_CYCLES = 45
 _POSITIONS = 64
 
@@ -67,7 +64,7 @@ def broadcast_tile(outputs: int, pixels: int, row: tuple[int, int, int, int, int
 
 
 # (OB, QB) of convolution with max pooling: the tile is OB channels by two lines of QB pixels.
-_POOLED = {24: ((6, 2), (4, 2), (3, 4), (1, 8), (1, 2)), 6: ((1, 2),)}
+_POOLED = {24: ((6, 2), (4, 2), (1, 4)), 6: ((1, 2),)}
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from gpucnn.cli.backends import backends
+from gpucnn.cli.bench import bench
 from gpucnn.cli.check import check
 from gpucnn.cli.evaluate import evaluate
 from gpucnn.cli.output import command
@@ -46,7 +47,7 @@ def _root(
     pass
 
 
-for _function in (train, evaluate, predict, check, backends, summary):
+for _function in (train, evaluate, predict, check, bench, backends, summary):
     app.command()(command(_function))
 
 

@@ -1,0 +1,142 @@
+"""The README's table and chart of throughput, from the newest results in bench/results.
+
+    python bench/tables.py [RESULTS.json ...] [--write]
+
+Prints the tables. With --write it puts them into README.md between the lines <!-- bench: begin --> and
+<!-- bench: end -->, and draws docs/throughput.png.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from gpucnn.throughput.chart import draw
+from gpucnn.throughput.report import best_rows, label
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+CHART = Path("docs") / "throughput.png"
+BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("results", nargs="*", type=Path, help="default: the newest cpu-*.json and gpu-*.json")
+    parser.add_argument("--write", action="store_true", help="into README.md and docs/throughput.png")
+    given = parser.parse_args()
+    paths = given.results or newest(RESULTS)
+    if not paths:
+        sys.exit("no results in bench/results: run bench/cpu.py and bench/operations.py first")
+    contents = [json.loads(path.read_text()) for path in paths]
+    text = "\n\n".join(map(tables, contents))
+    if not given.write:
+        print(text)
+        return
+    chart = ROOT / CHART
+    chart.parent.mkdir(exist_ok=True)
+    networks = next((c["networks"] for c in contents if "networks" in c), None)
+    if networks:
+        draw(networks, chart)
+        text += f"\n\n![Images a second of each network, here and in PyTorch]({CHART.as_posix()})"
+    readme = ROOT / "README.md"
+    readme.write_text(between(readme.read_text(), text))
+    print(f"written to {readme}" + (f" and {chart}" if networks else ""))
+
+
+def newest(folder: Path) -> list[Path]:
+    """The last file of each kind; names end in a date that sorts."""
+    found = (sorted(folder.glob(f"{kind}-*.json")) for kind in ("cpu", "gpu"))
+    return [paths[-1] for paths in found if paths]
+
+
+def between(readme: str, text: str) -> str:
+    """`readme` with `text` between the two marks; ends the program if they are not there, once each, in order."""
+    if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(BEGIN) > readme.index(END):
+        sys.exit(f"README.md needs one line {BEGIN} and after it one line {END}")
+    before, rest = readme.split(BEGIN)
+    return f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}"
+
+
+def tables(content: dict) -> str:
+    """Markdown of one file of results: the networks, then the operations; a GPU's throughput like the networks."""
+    parts = []
+    for section in ("networks", "throughput"):
+        if section in content:
+            machine = content[section].get("machine") or content["machine"]
+            parts += [where(machine, content[section]), networks(content[section])]
+    if "operations" in content:
+        parts += [where(content["operations"]["machine"], content["operations"]), operations(content["operations"])]
+    return "\n\n".join(parts)
+
+
+def where(machine: dict, report: dict) -> str:
+    """A sentence on what was measured where and when."""
+    threads = sorted({row["threads"] for row in report["results"] if row["threads"]})
+    versions = machine["versions"]
+    text = f"Measured on {machine['date'][:10]}: {machine['processor']}"
+    text += f", {', '.join(map(str, threads))} thread{'s' * (threads != [1])}" if threads else ""
+    numba, torch = versions.get("numba", "none"), versions.get("torch", "none")
+    text += f"; Python {machine['python']}, Numba {numba}, PyTorch {torch}."
+    disturbed = sum(row.get("figures_from") == "all slices" for row in report["results"])
+    if disturbed:
+        text += f" Other processes disturbed {disturbed} of {len(report['results'])} figures."
+    return text
+
+
+def networks(report: dict) -> str:
+    """A line a case and backend."""
+    about = ("model", "job", "batch", "backend", "math", "threads")
+    ratios = {
+        tuple(r[name] for name in about): r for r in reversed(report["ratios"])
+    }  # the first of a case, against strict float32, wins
+    rows = best_rows(report)
+    best = {(r["model"], r["job"], r["batch"], r["threads"]): r for r in rows if r["backend"] == "pytorch"}
+    lines = []
+    for row in rows:
+        if row["backend"] == "pytorch":
+            continue
+        met = ratios.get(tuple(row[name] for name in about))
+        theirs = best.get((row["model"], row["job"], row["batch"], row["threads"]))
+        part = row["peak_fraction"]
+        lines.append([
+            row["model"], row["job"], row["batch"], label(row), f"{row['images_per_second']:,.0f}",
+            "" if part is None else f"{part:.0%}",
+            f"{theirs['images_per_second']:,.0f} ({met['variant']})" if met and theirs else "",
+            f"**{met['ratio']:.2f}**" if met else "",
+        ])  # fmt: skip
+    head = ["network", "job", "batch", "backend", "images/s", "of the peak", "PyTorch images/s (its best)", "ratio"]
+    return markdown(head, lines)
+
+
+def operations(report: dict) -> str:
+    """A line a convolution and pass; taps on padding count as work, as everybody counts them."""
+    lines = []
+    for row in report["results"]:
+        theirs = min(row.get("pytorch_milliseconds", {}).values(), default=None)
+        part = row.get("peak_fraction")
+        lines.append([
+            row["operation"], row["pass"], f"{row['milliseconds']:.2f}", f"{row['gflops']:.0f}",
+            "" if part is None else f"{part:.0%}",
+            "" if part is None else f"{row['peak_fraction_inside']:.0%}",
+            "" if theirs is None else f"{theirs:.2f}",
+        ])  # fmt: skip
+    batch = report["results"][0]["batch"]
+    head = [
+        f"3x3 convolution, batch {batch}", "pass", "ms", "GFLOP/s", "of the peak", "without padding", "PyTorch ms"
+    ]  # fmt: skip
+    return markdown(head, lines)
+
+
+def markdown(head: list[str], lines: list[list]) -> str:
+    """A table; what looks like a number goes to the right."""
+    rule = ["---:" if all(_is_number(line[i]) for line in lines) else "---" for i in range(len(head))]
+    return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in (head, rule, *lines))
+
+
+def _is_number(cell) -> bool:
+    return str(cell).strip("*%").replace(",", "").replace(".", "").isdigit() or cell == ""
+
+
+if __name__ == "__main__":
+    main()

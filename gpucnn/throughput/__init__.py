@@ -1,0 +1,152 @@
+"""How fast: images a second of training and inference, on the backends of this machine and in PyTorch beside them.
+
+    report = gpucnn.throughput.bench([Case("lenet5", "training", 64)], [gpucnn.get_backend("numba")])
+
+For each case the results are checked, then all contenders run by turns (gpucnn.throughput.timing says how), the
+register-only multiply-adds that measure the processor's peak among them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from gpucnn.backends.protocol import Backend
+from gpucnn.throughput import jobs, pytorch
+from gpucnn.throughput.agreement import Referee, one_step
+from gpucnn.throughput.jobs import JOBS, Case
+from gpucnn.throughput.machine import machine
+from gpucnn.throughput.peak import Peak, peaks
+from gpucnn.throughput.timing import Timing, interleave, ratio
+
+__all__ = ["JOBS", "Case", "bench"]
+
+# The check takes no more images than this: its float64 step would otherwise cost more than the timing.
+_CHECKED = 128
+
+
+def bench(
+    cases: Sequence[Case], backends: Sequence[Backend], *, seconds: float = 4.0, patience: float = 1.0,
+    peer: bool = True, compiled: bool = True, tf32: bool = False, deadline: float = float("inf"),
+    say: Callable[[str], None] = lambda text: None,
+) -> dict:  # fmt: skip
+    """Measure every case on every backend, each contender for `seconds`.
+
+    `patience`: how many times as long a contender may go on where other processes disturbed it. `peer` runs PyTorch
+    beside, if it is installed, with as many threads as each backend and on a GPU beside a GPU's backends; `compiled`
+    tries torch.compile, which takes minutes, as long as time.perf_counter() is below `deadline`; `tf32` lets PyTorch
+    round its factors to that on a GPU, with ratios of their own. `say` is called with a line of progress.
+
+    Returns a dict for machines:
+    machine; peak_gflops, by thread count; notes, sentences;
+    results, a row a case and contender: model, input_shape, job, batch, backend, math, threads, images_per_second,
+    quartiles (of that), spread (their distance over the median), milliseconds a step, peak_fraction (None on a GPU),
+    transfer_seconds, first_step_seconds (with compiling, or loading what was compiled before), error (of one step,
+    against float64, relative to the step), and how many samples; PyTorch's rows have `variant`, and `variants`: what
+    all of them reached;
+    ratios: model, job, batch, backend, math, threads, variant, ratio to PyTorch's throughput, its quartiles, rounds.
+
+    Raises BackendError if a contender's results are wrong: then nothing is timed.
+    """
+    notes: list[str] = []
+    if peer and not pytorch.installed():
+        peer = False
+        notes.append("PyTorch is not installed: no ratios")
+    measured = peaks(backend.threads for backend in backends)
+    report = {"machine": machine(), "peak_gflops": {}, "notes": notes, "results": [], "ratios": []}
+    bursts: dict[int, list[Timing]] = {number: [] for number in measured}
+    checked: dict[Case, dict[tuple, float]] = {}
+    for case in cases:
+        say(f"{case}: checking")
+        errors = _check(case, backends, peer, checked)
+        say(f"{case}: compiling or loading kernels")
+        prepared = {_Key(b.name, b.math, b.threads): jobs.prepare(case, b) for b in backends}
+        tried: dict[_Key, dict] = {}
+        for device, threads in _peers(backends) if peer else ():
+            kept, rates, failed = pytorch.trial(
+                case, device, threads, compiled=compiled, seconds=min(0.6, seconds), tf32=tf32, deadline=deadline,
+                say=lambda text: say(f"{case}: {text}"),
+            )  # fmt: skip
+            notes += [note for note in failed if note not in notes]
+            for variant, ready in kept.items():
+                key = _Key("pytorch", "fast", threads, variant.describe(case.job))
+                prepared[key] = ready
+                tried[key] = rates
+        say(f"{case}: timing {len(prepared)} contenders")
+        contenders = {key: ready.contender for key, ready in prepared.items()}
+        timings = interleave(contenders | {n: p.contender for n, p in measured.items()}, seconds, patience=patience)
+        for number in measured:
+            bursts[number].append(timings[number])
+        rows = {key: _row(case, key, timings, measured, ready, errors[key[:3]]) for key, ready in prepared.items()}
+        for key, rates in tried.items():
+            rows[key]["variants"] = rates
+        report["results"] += rows.values()
+        report["ratios"] += _ratios(case, timings, rows)
+    report["peak_gflops"] = {str(n): peak.rate(bursts[n]) / 1e9 for n, peak in measured.items() if bursts[n]}
+    return report
+
+
+class _Key(NamedTuple):
+    """Who takes part in a case; `variant` is PyTorch's."""
+
+    backend: str
+    math: str
+    threads: int
+    variant: str = ""
+
+
+def _peers(backends: Sequence[Backend]) -> list[tuple[str, int]]:
+    """(device, threads) that PyTorch is to run with: as each backend does."""
+    found = [("cpu", b.threads) if b.threads else ("cuda", 0) for b in backends]
+    return [peer for peer in dict.fromkeys(found) if peer[0] == "cpu" or pytorch.cuda()]
+
+
+def _check(case: Case, backends: Sequence[Backend], peer: bool, checked: dict) -> dict[tuple, float]:
+    """Errors by (backend, math, threads); one check serves all cases of a model whose batches are checked alike."""
+    case = Case(case.model, "training", min(case.batch, _CHECKED))
+    if case not in checked:
+        referee, errors = Referee(case), {}
+        for b in backends:
+            state = one_step(case, b)
+            errors[b.name, b.math, b.threads] = referee.judge(f"{b.name} ({b.math})", state, b.math == "exact")
+        for device, threads in _peers(backends) if peer else ():
+            state = pytorch.one_step(case, device, threads)
+            errors["pytorch", "fast", threads] = referee.judge(f"PyTorch on {device}", state, False)
+        checked[case] = errors
+    return checked[case]
+
+
+def _row(
+    case: Case, key: _Key, timings: dict, peaks: dict[int, Peak], ready: jobs.Prepared, error: float
+) -> dict:  # fmt: skip
+    timing = timings[key]
+    quick, slow = timing.quartiles
+    row = {
+        "model": case.model, "input_shape": list(case.input_shape), "job": case.job, "batch": case.batch,
+        "backend": key.backend, "math": key.math, "threads": key.threads,
+        "images_per_second": case.batch / timing.median,
+        "quartiles": [case.batch / slow, case.batch / quick],
+        "spread": (slow - quick) / timing.median,
+        "milliseconds": 1e3 * timing.median,
+        "peak_fraction": None,
+        "transfer_seconds": ready.transfer, "first_step_seconds": ready.first, "error": error,
+        **timing.describe(),
+    }  # fmt: skip
+    if key.threads in peaks:
+        done = case.batch * case.operations()
+        row["peak_fraction"] = peaks[key.threads].fraction(done, timing, timings[key.threads])
+    if key.variant:
+        row["variant"] = key.variant
+    return row
+
+
+def _ratios(case: Case, timings: dict, rows: dict[_Key, dict]) -> list[dict]:
+    found = []
+    for key, row in rows.items():
+        if key.variant:
+            continue
+        about = {name: row[name] for name in ("model", "job", "batch", "backend", "math", "threads")}
+        for tf32 in (False, True):
+            theirs = [k for k in rows if k.variant and k.threads == key.threads and k.variant.endswith("TF32") == tf32]
+            if theirs:
+                best = max(theirs, key=lambda k: rows[k]["images_per_second"])
+                found.append({**about, "variant": best.variant, **ratio(timings[key], timings[best])})
+    return found

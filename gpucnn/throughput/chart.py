@@ -1,0 +1,98 @@
+"""The picture of a benchmark: a panel a model and job, a group of bars a batch size, a bar a contender."""
+
+from pathlib import Path
+
+from gpucnn.errors import ConfigurationError
+from gpucnn.throughput.report import best_rows, label
+
+SUFFIXES = (".png", ".svg", ".pdf")
+# One hue a contender, told apart by the colour-blind too (Okabe and Ito 2008); PyTorch grey.
+_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+_PEERS = ("#8c8c8c", "#bdbdbd", "#5c5c5c")
+
+
+def check_path(path) -> Path:
+    """`path`, if a picture can be written there; raises ConfigurationError, so that nothing is measured in vain."""
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConfigurationError(f"cannot write a chart to {path}; its name must end in {', '.join(SUFFIXES)}")
+    if not path.absolute().parent.is_dir():
+        raise ConfigurationError(f"cannot write a chart to {path}: there is no folder {path.parent}")
+    return path
+
+
+def draw(report: dict, path) -> None:
+    """Draw `report` (as from `bench`) into the file at `path`; whiskers reach from quartile to quartile."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    path = check_path(path)
+    rows = best_rows(report)
+    several = len({row["threads"] for row in rows if row["threads"]}) > 1
+
+    def contender(row: dict) -> str:
+        if not several or not row["threads"]:
+            return label(row)
+        return f"{label(row)}, {row['threads']} thread{'s' * (row['threads'] > 1)}"
+
+    names = list(dict.fromkeys(map(contender, rows)))
+    names.sort(key=lambda name: name.startswith("PyTorch"))
+    colours = {}
+    for palette, peer in ((_COLOURS, False), (_PEERS, True)):
+        mine = [name for name in names if name.startswith("PyTorch") == peer]
+        colours |= {name: palette[i % len(palette)] for i, name in enumerate(mine)}
+    panels = list(dict.fromkeys((row["model"], row["job"]) for row in rows))
+    bars = {panel: [row for row in rows if (row["model"], row["job"]) == panel] for panel in panels}
+
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    sizes = [1.0 + 0.27 * (len(bars[p]) + len({row["batch"] for row in bars[p]})) for p in panels]  # inches
+    heights = [max(sizes[first : first + columns]) for first in range(0, len(panels), columns)]
+    figure = Figure(figsize=(5.2 * columns, sum(heights) + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(lines, columns, squeeze=False, height_ratios=heights).ravel()
+    for axes, panel in zip(grid, panels):
+        _panel(axes, panel, bars[panel], names, contender, colours)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    figure.suptitle(f"images a second, higher is better ({report['machine']['processor']})", fontsize=10)
+    handles = [
+        figure.axes[0].barh(0, 0, color=colours[name], label=name) for name in names
+    ]  # empty bars, for the legend
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(names)), frameon=False, fontsize=9)
+    try:
+        figure.savefig(path, dpi=130)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _panel(axes, panel: tuple[str, str], rows: list[dict], names: list[str], contender, colours: dict) -> None:
+    place, ticks, labels, largest = 0.0, [], [], max(row["quartiles"][1] for row in rows)
+    for batch in sorted({row["batch"] for row in rows}):
+        group = sorted((row for row in rows if row["batch"] == batch), key=lambda row: names.index(contender(row)))
+        ticks.append(place + (len(group) - 1) / 2)
+        labels.append(f"batch {batch}")
+        for row in group:
+            rate, (low, high) = row["images_per_second"], row["quartiles"]
+            axes.barh(
+                place, rate, 0.8, color=colours[contender(row)], xerr=[[rate - low], [high - rate]],
+                error_kw={"ecolor": "#303030", "elinewidth": 1, "capsize": 2},
+            )  # fmt: skip
+            axes.text(high + 0.015 * largest, place, _rate(rate), va="center", fontsize=8)
+            place += 1
+        place += 0.7
+    axes.set_yticks(ticks, labels, fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.18 * largest)
+    axes.set_title(f"{panel[0]}, {panel[1]}", fontsize=10, loc="left")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.tick_params(axis="x", labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _rate(rate: float) -> str:
+    """Three significant digits: 12,300 or 1.26."""
+    if rate < 100:
+        return f"{rate:.3g}"
+    digits = max(0, len(str(int(rate))) - 3)
+    return f"{round(rate, -digits):,.0f}"

@@ -1,0 +1,141 @@
+"""What is timed of ours: the training step and the forward pass, just as training and inference run them.
+
+The images lie on the device; each step gathers its batch there, in another order each time, and is recorded after the
+first. Inference ends with the class scores in (N, classes) order: on the host where the backend computes there.
+"""
+
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+
+from gpucnn import arithmetic
+from gpucnn.backends.protocol import Backend
+from gpucnn.errors import ConfigurationError
+from gpucnn.layers.settings import positive
+from gpucnn.models import MODELS, Model, build_model
+from gpucnn.optimizers import SGD
+from gpucnn.summary import summary
+from gpucnn.throughput.timing import Contender
+from gpucnn.training.steps import Recorded, Resident, TrainingSteps
+
+JOBS = ("training", "inference")
+SHAPES = {"lenet5": (1, 28, 28)}
+_SHAPE, CLASSES = (3, 32, 32), 10
+# Small enough that thousands of steps on random labels leave the weights in the range of a network in training.
+LEARNING_RATE, MOMENTUM = 1e-4, 0.9
+# The data set holds so many batches, and no fewer images than this.
+_BATCHES, _IMAGES = 2, 1024
+
+
+@dataclass(frozen=True, order=True)
+class Case:
+    """What is compared among backends. Raises ConfigurationError for wrong names and sizes."""
+
+    model: str
+    job: str
+    batch: int
+
+    def __post_init__(self):
+        if self.model not in MODELS:
+            raise ConfigurationError(f"no model {self.model!r}; use one of {', '.join(MODELS)}")
+        if self.job not in JOBS:
+            raise ConfigurationError(f"no job {self.job!r}; use one of {', '.join(JOBS)}")
+        positive("batch", self.batch)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return SHAPES.get(self.model, _SHAPE)
+
+    def build(self) -> Model:
+        """The model with its first weights."""
+        return build_model(self.model, self.input_shape, CLASSES).initialize(0)
+
+    def data(self) -> tuple[np.ndarray, np.ndarray]:
+        """Random images (M, C, H, W) float32, as if normalised, and labels (M,) int32; M a multiple of the batch."""
+        batches = max(_BATCHES, _IMAGES // self.batch)
+        random = np.random.default_rng(1)
+        images = random.standard_normal((batches * self.batch, *self.input_shape), np.float32)
+        return images, random.integers(CLASSES, size=len(images), dtype=np.int32)
+
+    def operations(self) -> int:
+        """Floating-point operations an image, two a multiply-add of a convolution or dense layer, padding included.
+
+        Training counts each layer three times (forward and both gradients), the first twice: images need no gradient.
+        """
+        model = self.build()
+        total = summary(model).total.multiply_adds
+        if self.job == "inference":
+            return 2 * total
+        first = next(row for row in summary(model).rows if row.multiply_adds)
+        return 2 * (3 * total - first.multiply_adds)
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.job}, batch {self.batch}"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A contender ready to be timed, and what came before: seconds of `transfer` (model and data to the device) and of
+    `first` (the first repetition, which compiles or loads kernels and records)."""
+
+    contender: Contender
+    transfer: float
+    first: float
+
+
+def prepare(case: Case, backend: Backend) -> Prepared:
+    """Our side of a case on one backend; runs the first repetition."""
+    make = _training if case.job == "training" else _inference
+    images, labels = case.data()
+    model = case.build()
+    started = perf_counter()
+    model.place(backend)
+    data = Resident(backend, images, labels, case.batch)
+    backend.synchronize()
+    transferred = perf_counter()
+    call = make(model, data)
+    call()
+    backend.synchronize()
+    first = perf_counter() - transferred
+    return Prepared(Contender(call, backend.synchronize), transferred - started, first)
+
+
+def _training(model: Model, data: Resident):
+    optimizer = SGD(LEARNING_RATE, momentum=MOMENTUM)
+    optimizer.place(data.backend, model.values.size)
+    model.layer.need_input_gradient(False)
+    steps = TrainingSteps(model, optimizer, data, shift=0, seed=0)
+    batches = data.batches(arithmetic.permutation(0, data.count, 0))
+    number = 0
+
+    def call() -> None:
+        nonlocal number
+        steps.run(batches[number % len(batches)], number, 1.0)
+        number += 1
+
+    return call
+
+
+def _inference(model: Model, data: Resident):
+    backend, logits = data.backend, None
+
+    def work(count: int) -> None:
+        nonlocal logits
+        logits, _ = model(backend.load_images(data.images, data.indices, count))
+
+    recorded = Recorded(model, work)
+    batches = data.batches(np.arange(data.count))
+    on_host = backend.xp is np
+    number = 0
+
+    def call():
+        nonlocal number
+        model.mode.training = False
+        indices = batches[number % len(batches)]
+        number += 1
+        data.choose(indices)
+        recorded(len(indices))
+        return backend.unpack(logits) if on_host else logits
+
+    return call

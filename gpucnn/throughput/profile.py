@@ -1,0 +1,150 @@
+"""Where the time of a training step goes: each operation of the step on its own, beside its floor.
+
+One step runs while every call of a backend operation is written down with its arguments; then each call is repeated
+alone, recorded as the whole step would be. An operation's floor is the longer of its multiply-adds at the peak and its
+bytes at the bandwidth, each array moved once.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from gpucnn.backends.batch import Batch
+from gpucnn.backends.protocol import Backend
+from gpucnn.geometry import Window
+from gpucnn.optimizers import SGD
+from gpucnn.throughput.jobs import LEARNING_RATE, MOMENTUM, Case
+from gpucnn.throughput.timing import Contender, interleave
+from gpucnn.training.steps import Resident, TrainingSteps
+
+# Methods of the protocol that compute nothing of a step.
+_NO_OPERATIONS = {"zeros", "array", "assign", "host", "pack", "unpack", "pack_labels", "capture", "synchronize"}
+# So many repetitions in one recording: on a GPU, the launch of the recording is shared among them.
+_REPETITIONS = 10
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of an operation: `work` repeats it; `operations`, two a multiply-add, and `bytes` that it moves."""
+
+    name: str
+    shape: str
+    work: Callable[[], Any]
+    operations: int
+    bytes: int
+
+
+@contextlib.contextmanager
+def noted(backend: Backend) -> Iterator[list[Call]]:
+    """While it lasts, every operation called on `backend` from outside it is appended to the list."""
+    calls: list[Call] = []
+    inside = False
+
+    def watch(name: str, method: Callable) -> Callable:
+        def watched(*arguments, **options):
+            nonlocal inside
+            if inside:  # an operation that makes use of another one
+                return method(*arguments, **options)
+            inside = True
+            try:
+                result = method(*arguments, **options)
+            finally:
+                inside = False
+            calls.append(_describe(name, lambda: method(*arguments, **options), arguments, result))
+            return result
+
+        return watched
+
+    names = [name for name, f in vars(Backend).items() if callable(f) and name[0] != "_" and name not in _NO_OPERATIONS]
+    for name in names:
+        setattr(backend, name, watch(name, getattr(backend, name)))
+    try:
+        yield calls
+    finally:
+        for name in names:
+            delattr(backend, name)
+
+
+def _describe(name: str, work: Callable, arguments: tuple, result) -> Call:
+    batch = next((a for a in (*arguments, result) if isinstance(a, Batch)), None)
+    shape = " x ".join(map(str, batch.shape)) if batch else ""
+    return Call(name, shape, work, _operations(name, arguments), _bytes((*arguments, result)))
+
+
+def _operations(name: str, arguments: tuple) -> int:
+    """Of convolutions and dense layers, taps on padding included; 0 for what only moves data."""
+    if name not in _WEIGHTS:
+        return 0
+    position, windowed = _WEIGHTS[name]
+    outputs = math.prod(next(a for a in arguments if isinstance(a, Window)).output) if windowed else 1
+    return 2 * arguments[0].images * outputs * math.prod(arguments[position].shape)
+
+
+# operation -> (which argument has the weights' shape, whether there is a Window)
+_WEIGHTS = {
+    "conv": (1, True), "conv_max_pool": (1, True), "conv_input_gradient": (1, True), "conv_weight_gradient": (4, True),
+    "dense": (1, False), "dense_input_gradient": (1, False), "dense_weight_gradient": (2, False),
+}  # fmt: skip
+
+
+def _bytes(values) -> int:
+    """Of all arrays among the values, each once."""
+    arrays = {}
+
+    def collect(value) -> None:
+        if isinstance(value, Batch):
+            collect(value.data)
+        elif isinstance(value, tuple | list):
+            for part in value:
+                collect(part)
+        elif hasattr(value, "nbytes") and hasattr(value, "shape") and value.shape:
+            arrays[id(value)] = value.nbytes
+
+    collect(values)
+    return sum(arrays.values())
+
+
+def profile(
+    case: Case, backend: Backend, *, seconds: float = 0.3, peak: float | None = None, bandwidth: float | None = None
+) -> list[dict]:
+    """A row an operation of one training step, in the order of the step, each timed for `seconds`.
+
+    operation, shape (of its first batch), milliseconds and quartiles, share of all, gflops, gigabytes_per_second, and
+    with `peak` (operations a second) or `bandwidth` (bytes a second) floor_milliseconds and of_floor, floor over time.
+    """
+    model = case.build().place(backend)
+    images, labels = case.data()
+    data = Resident(backend, images, labels, case.batch)
+    optimizer = SGD(LEARNING_RATE, momentum=MOMENTUM)
+    optimizer.place(backend, model.values.size)
+    model.layer.need_input_gradient(False)
+    steps = TrainingSteps(model, optimizer, data, shift=0, seed=0)
+    with noted(backend) as calls:
+        steps.run(data.batches(range(data.count))[0], 0, 1.0)
+    backend.synchronize()
+    contenders = {}
+    for number, call in enumerate(calls):
+
+        def repeated(work=call.work):
+            for _ in range(_REPETITIONS):
+                work()
+
+        contenders[number] = Contender(backend.capture(repeated), backend.synchronize)
+    timings = interleave(contenders, seconds)
+    times = {number: timing.median / _REPETITIONS for number, timing in timings.items()}
+    rows = []
+    for number, call in enumerate(calls):
+        time = times[number]
+        row = {
+            "operation": call.name, "shape": call.shape, "milliseconds": 1e3 * time,
+            "quartiles": [1e3 * q / _REPETITIONS for q in timings[number].quartiles],
+            "share": time / sum(times.values()), "gflops": call.operations / time / 1e9,
+            "gigabytes_per_second": call.bytes / time / 1e9,
+        }  # fmt: skip
+        if peak or bandwidth:
+            floor = max(call.operations / peak if peak else 0, call.bytes / bandwidth if bandwidth else 0)
+            row |= {"floor_milliseconds": 1e3 * floor, "of_floor": floor / time}
+        rows.append(row)
+    return rows

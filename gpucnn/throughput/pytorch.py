@@ -1,0 +1,394 @@
+"""The peer: the same network with the same weights in PyTorch, at the best of its settings.
+
+PyTorch is used if it is installed and never needed. It gets what an ordinary loop of its users has and what speeds that
+up: inputs that lie ready in memory in the variant's layout, gradients set to None, SGD in its foreach or fused form,
+inference mode, the same number of threads. Nothing is gathered from a data set, which our own step does.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import itertools
+import types
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+from gpucnn.errors import ConfigurationError
+from gpucnn.layers import (
+    BatchNorm,
+    Conv2d,
+    Dense,
+    Flatten,
+    GlobalAvgPool2d,
+    Layer,
+    MaxPool2d,
+    ReLU,
+    Residual,
+    Sequential,
+)
+from gpucnn.models import Model
+from gpucnn.throughput.agreement import LOGITS, RATE, State
+from gpucnn.throughput.jobs import LEARNING_RATE, MOMENTUM, Case, Prepared
+from gpucnn.throughput.timing import Contender, interleave
+
+LAYOUTS = ("contiguous", "channels_last")
+
+
+def installed() -> bool:
+    """Whether PyTorch can be imported; it is not imported for the answer."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def cuda() -> bool:
+    """Whether PyTorch sees a GPU."""
+    if not installed():
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A way of running PyTorch.
+
+    `compiled` is "" (eager), "compiled", or "frozen" (compiled, the weights taken as constants: for inference);
+    `optimizer` is "foreach" or "fused"; `graph` replays a CUDA graph; `tf32` rounds factors to 10 bits.
+    """
+
+    layout: str = "contiguous"
+    compiled: str = ""
+    optimizer: str = "foreach"
+    graph: bool = False
+    tf32: bool = False
+
+    def describe(self, job: str) -> str:
+        """In words, as in "compiled, channels_last, fused SGD"."""
+        words = [self.compiled or "eager", self.layout]
+        words += [f"{self.optimizer} SGD"] if job == "training" else []
+        return ", ".join(words + ["CUDA graph"] * self.graph + ["TF32"] * self.tf32)
+
+
+@contextlib.contextmanager
+def using(threads: int, *, inference: bool = False, tf32: bool | None = None):
+    """PyTorch on so many threads (0: left alone), in inference mode or not; `tf32` sets what a GPU does."""
+    import torch
+
+    if threads and torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    if tf32 is not None:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    with torch.inference_mode() if inference else contextlib.nullcontext():
+        yield
+
+
+# ---- the same network ----------------------------------------------------------------------------------------------
+
+
+def translate(model: Model):
+    """`model` as a torch.nn.Module with the same weights, and its tensors by our names.
+
+    Raises ConfigurationError for a layer that has no counterpart here.
+    """
+    names: dict[str, Any] = {}
+    network = _module(model.layer, names)
+    import torch
+
+    state = model.state_dict()
+    with torch.no_grad():
+        for name, tensor in names.items():
+            tensor.copy_(torch.from_numpy(state[name]))
+    return network, names
+
+
+def _module(layer: Layer, names: dict[str, Any]):
+    """The counterpart of one layer; its tensors go into `names` under our names."""
+    from torch import nn
+
+    def own(module, **pairs):
+        for ours, theirs in pairs.items():
+            if getattr(layer, ours, None) is not None:
+                names[getattr(layer, ours).name] = getattr(module, theirs)
+        return module
+
+    if isinstance(layer, Sequential):
+        return nn.Sequential(*(_module(part, names) for part in layer.layers))
+    if isinstance(layer, Residual):
+        body = _module(layer.body, names)
+        shortcut = _module(layer.shortcut, names) if layer.shortcut else nn.Identity()
+        return _residual(body, shortcut, _activation(layer))
+    if isinstance(layer, Conv2d):
+        window, (out, channels, *_) = layer.window, layer.weight.shape
+        if any(before != after for before, after in window.padding):
+            raise ConfigurationError(f"{layer!r} pads unevenly, which torch.nn.Conv2d does not")
+        padding, bias = tuple(before for before, _ in window.padding), layer.bias is not None
+        settings = window.kernel, window.stride, padding, window.dilation, layer.groups, bias
+        made = own(nn.Conv2d(channels * layer.groups, out, *settings), weight="weight", bias="bias")
+        return nn.Sequential(made, *_activation(layer))
+    if isinstance(layer, Dense):
+        out, inputs = layer.weight.shape
+        made = own(nn.Linear(inputs, out, layer.bias is not None), weight="weight", bias="bias")
+        return nn.Sequential(made, *_activation(layer))
+    if isinstance(layer, BatchNorm):
+        made = nn.BatchNorm2d(layer.input_shape[0], layer.eps, layer.momentum)
+        own(made, gamma="weight", beta="bias", running_mean="running_mean", running_var="running_var")
+        return nn.Sequential(made, *_activation(layer))
+    if isinstance(layer, MaxPool2d):
+        window = layer.window
+        return nn.MaxPool2d(window.kernel, window.stride, tuple(before for before, _ in window.padding))
+    if isinstance(layer, GlobalAvgPool2d):
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    if isinstance(layer, Flatten):
+        return nn.Flatten()
+    if isinstance(layer, ReLU):
+        return nn.ReLU()
+    raise ConfigurationError(f"the benchmark has no PyTorch counterpart of {layer!r}")
+
+
+def _activation(layer: Layer) -> list:
+    from torch import nn
+
+    if layer.activation not in (None, "relu"):
+        raise ConfigurationError(f"the benchmark has no PyTorch counterpart of the activation {layer.activation!r}")
+    return [nn.ReLU(inplace=True)] if layer.activation else []
+
+
+def _residual(body, shortcut, activation):
+    from torch import nn
+
+    class _Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.shortcut, self.activation = body, shortcut, nn.Sequential(*activation)
+
+        def forward(self, x):
+            return self.activation(self.body(x) + self.shortcut(x))
+
+    return _Residual()
+
+
+def one_step(case: Case, device: str = "cpu", threads: int = 0) -> State:
+    """What gpucnn.throughput.agreement.one_step computes, by PyTorch in float32."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    model = case.build()
+    network, names = translate(model)
+    network.to(device)
+    images, labels = (torch.from_numpy(a[: case.batch]).to(device) for a in case.data())
+    with using(threads, tf32=False if device != "cpu" else None):
+        optimizer = torch.optim.SGD(network.parameters(), RATE, MOMENTUM)
+        cross_entropy(network(images), labels.long()).backward()
+        optimizer.step()
+        network.eval()
+        with torch.no_grad():
+            logits = network(images).cpu().numpy()
+    return {name: names[name].detach().cpu().numpy() for name in model.state_dict()} | {LOGITS: logits}
+
+
+# ---- variants ------------------------------------------------------------------------------------------------------
+
+
+def variants(job: str, device: str, *, compiled: bool, tf32: bool) -> list[Variant]:
+    """All that are tried for a job. `compiled` adds torch.compile's; `tf32`, on a GPU, adds those with TF32.
+
+    On a GPU torch.compile's are captured in a CUDA graph and SGD is fused, which is what serves small networks there.
+    """
+    if device == "cpu":
+        ways = ["", "compiled"] if compiled else [""]
+        if compiled and job == "inference":
+            ways.append("frozen")
+        optimizers = ("foreach", "fused") if job == "training" else ("foreach",)
+        return [Variant(*choice) for choice in itertools.product(LAYOUTS, ways, optimizers)]
+    ways = [("", False), ("", True)] + [("compiled", True)] * compiled
+    kinds = (False, True) if tf32 else (False,)
+    return [
+        Variant(layout, way, "fused", graph, kind) for kind in kinds for way, graph in ways for layout in LAYOUTS
+    ]
+
+
+def prepare(case: Case, variant: Variant, device: str, threads: int) -> Prepared:
+    """PyTorch's side of a case; runs the first repetition, which compiles. Raises what PyTorch raises."""
+    import torch
+
+    images, labels = case.data()
+    network, _ = translate(case.build())
+    training = case.job == "training"
+
+    def context():
+        return using(threads, inference=not training, tf32=variant.tf32 if device != "cpu" else None)
+
+    started = perf_counter()
+    memory = torch.channels_last if variant.layout == "channels_last" else torch.contiguous_format
+    network = network.to(device, memory_format=memory).train(training)
+    inputs = [part.to(device, memory_format=memory) for part in torch.from_numpy(images).split(case.batch)]
+    targets = list(torch.from_numpy(labels).long().to(device).split(case.batch))
+    wait = _waiter(device)
+    wait()
+    transferred = perf_counter()
+    make = _training_step if training else _inference_step
+    with context():
+        call = make(network, inputs, targets, variant)
+        call()
+        wait()
+    first = perf_counter() - transferred
+    return Prepared(Contender(call, wait, context), transferred - started, first)
+
+
+def _training_step(network, inputs: list, targets: list, variant: Variant) -> Callable[[], Any]:
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    optimizer = torch.optim.SGD(network.parameters(), LEARNING_RATE, MOMENTUM, **{variant.optimizer: True})
+
+    def loss_of(x, t):
+        return cross_entropy(network(x), t)
+
+    loss_of = _compiled(loss_of, variant)
+
+    def step(x, t):
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(x, t)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return _by_turns(step, list(zip(inputs, targets, strict=True)), variant)
+
+
+def _inference_step(network, inputs: list, targets: list, variant: Variant) -> Callable[[], Any]:
+    def scores(x):
+        return network(x)
+
+    return _by_turns(_compiled(scores, variant), [(x,) for x in inputs], variant)
+
+
+def _by_turns(step: Callable, batches: list[tuple], variant: Variant) -> Callable[[], Any]:
+    """A function that does `step` on the next batch each time it is called."""
+    turn = itertools.cycle(batches)
+    if not variant.graph:
+        return lambda: step(*next(turn))
+    import torch
+
+    fixed = tuple(tensor.clone() for tensor in batches[0])
+    beside = torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):
+        for _ in range(3):
+            step(*fixed)
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step(*fixed)
+
+    def replay():
+        for place, tensor in zip(fixed, next(turn), strict=True):
+            place.copy_(tensor)
+        graph.replay()
+
+    return replay
+
+
+def _compiled(function: Callable, variant: Variant) -> Callable:
+    if not variant.compiled:
+        return function
+    import torch
+
+    # torch.compile keeps what it compiled by code object and gives up after a few entries: each variant gets its own.
+    own = types.FunctionType(
+        function.__code__.replace(co_name=f"{function.__name__}_{next(_numbers)}"), function.__globals__,
+        function.__name__, function.__defaults__, function.__closure__,
+    )  # fmt: skip
+    made = torch.compile(own, fullgraph=True, dynamic=False)
+    if variant.compiled != "frozen":
+        return made
+    from torch._inductor import config
+
+    ready = False
+
+    def frozen(*arguments):
+        nonlocal ready
+        if ready:
+            return made(*arguments)
+        with config.patch(freezing=True):
+            result = made(*arguments)
+        ready = True
+        return result
+
+    return frozen
+
+
+_numbers = itertools.count()
+
+
+def trial(
+    case: Case, device: str, threads: int, *, compiled: bool, seconds: float, say: Callable[[str], None],
+    tf32: bool = False, deadline: float = float("inf"),
+) -> tuple[dict[Variant, Prepared], dict[str, float], list[str]]:  # fmt: skip
+    """Every variant for `seconds`, by turns: those to go on with, images a second of all, and notes on what failed.
+
+    The best goes on, and each within a tenth of it, three at most; with `tf32` three of either kind. Once
+    time.perf_counter() has reached `deadline`, nothing more is compiled.
+    """
+    notes, prepared = [], {}
+    for variant in variants(case.job, device, compiled=compiled, tf32=tf32):
+        name = variant.describe(case.job)
+        if variant.compiled and perf_counter() > deadline:
+            notes.append(f"PyTorch, {name}, was left out of {case}: no time left to compile it")
+            continue
+        try:
+            say(f"PyTorch: {name}")
+            prepared[variant] = prepare(case, variant, device, threads)
+        except Exception as error:  # noqa: BLE001 - torch.compile fails in many ways, none of which is ours
+            reason = next((line for line in str(error).splitlines() if line.strip()), "")
+            notes.append(f"PyTorch, {name}, does not run here: {type(error).__name__}: {reason[:200]}")
+    timings = interleave({v: p.contender for v, p in prepared.items()}, seconds)
+    rates = {v: case.batch / t.median for v, t in timings.items()}
+    kept = [v for kind in (False, True) for v in _best({v: r for v, r in rates.items() if v.tf32 == kind})]
+    return {v: prepared[v] for v in kept}, {v.describe(case.job): rate for v, rate in rates.items()}, notes
+
+
+def _best(rates: dict[Variant, float]) -> list[Variant]:
+    """The variants within a tenth of the best, three at most."""
+    best = sorted(rates, key=rates.get, reverse=True)[:3]
+    return [v for v in best if rates[v] >= 0.9 * rates[best[0]]]
+
+
+# ---- one operation -------------------------------------------------------------------------------------------------
+
+
+def convolution_contenders(x, w, dy, padding: int, threads: int, device: str = "cpu") -> dict[Any, Contender]:
+    """("pytorch", pass, layout) -> contender for a convolution and its two gradients; empty without PyTorch."""
+    if not installed():
+        return {}
+    import torch
+
+    contenders = {}
+    for layout in LAYOUTS:
+        memory = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+        x_, w_, dy_ = (torch.from_numpy(a).to(device, memory_format=memory) for a in (x, w, dy))
+
+        def forward(x=x_, w=w_):
+            return torch.nn.functional.conv2d(x, w, padding=padding)
+
+        def gradient(wanted, x=x_, w=w_, dy=dy_):
+            settings = None, (1, 1), (padding, padding), (1, 1), False, (0, 0), 1
+            return torch.ops.aten.convolution_backward(dy, x, w, *settings, wanted)
+
+        calls = {
+            "forward": forward,
+            "input gradient": lambda gradient=gradient: gradient((True, False, False)),
+            "weight gradient": lambda gradient=gradient: gradient((False, True, False)),
+        }
+        for name, call in calls.items():
+            contenders["pytorch", name, layout] = Contender(
+                call, _waiter(device), lambda: using(threads, inference=True)
+            )
+    return contenders
+
+
+def _waiter(device: str) -> Callable[[], None]:
+    import torch
+
+    return torch.cuda.synchronize if device != "cpu" else lambda: None

@@ -1,0 +1,191 @@
+"""Timing by turns: what is compared runs in short slices, one contender after the other, round after round.
+
+A machine's speed can change twofold within minutes, so only what ran side by side can be compared: a ratio is the
+median of the ratios within each round. Every slice is kept and counted. Where the system tells how busy its processors
+were, a slice during which other processes took more than a few percent of them counts as disturbed; the figures come
+from the quiet slices if there are enough of those, else from all, and say which.
+"""
+
+import contextlib
+import gc
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+# A slice is disturbed if other processes used more than this part of all processors.
+DISTURBED = 0.08
+# So many quiet slices are enough to leave the disturbed ones out.
+ENOUGH = 8
+# Repetitions too short for the clock are timed in groups that last so long.
+_GROUP_SECONDS = 0.002
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What is timed: `call` does the work once.
+
+    `synchronize` waits until the work is done, where `call` only asks for it. A slice runs within `context()`, which
+    may set a thread count.
+    """
+
+    call: Callable[[], Any]
+    synchronize: Callable[[], Any] = _nothing
+    context: Callable[[], Any] = contextlib.nullcontext
+
+
+@dataclass(frozen=True)
+class Slice:
+    """`seconds` a repetition, one entry a group of repetitions; `others`: part of all processors used by others."""
+
+    round: int
+    seconds: list[float]
+    others: float | None
+
+    @property
+    def quiet(self) -> bool:
+        return self.others is None or self.others < DISTURBED
+
+
+@dataclass
+class Timing:
+    """All slices of one contender. Times are seconds a repetition."""
+
+    slices: list[Slice] = field(default_factory=list)
+
+    @property
+    def quiet(self) -> int:
+        """How many slices were not disturbed."""
+        return sum(s.quiet for s in self.slices)
+
+    @property
+    def samples(self) -> list[float]:
+        """What the figures come from: the quiet slices if there are enough, else all."""
+        used = [s for s in self.slices if s.quiet] if self.quiet >= ENOUGH else self.slices
+        return [seconds for s in used for seconds in s.seconds]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.samples)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """A quarter of the samples is quicker than the first, a quarter slower than the second."""
+        return quartiles(self.samples)
+
+    def describe(self) -> dict:
+        """How much was measured, for machines."""
+        return {
+            "samples": sum(len(s.seconds) for s in self.slices),
+            "slices": len(self.slices),
+            "quiet_slices": self.quiet,
+            "figures_from": "quiet slices" if self.quiet >= ENOUGH else "all slices",
+        }
+
+
+def quartiles(values: Iterable[float]) -> tuple[float, float]:
+    """The values a quarter and three quarters up the sorted list."""
+    ordered = sorted(values)
+    return ordered[(len(ordered) - 1) // 4], ordered[-1 - (len(ordered) - 1) // 4]
+
+
+def ratio(mine: Timing, other: Timing) -> dict:
+    """How many times as fast `mine` is as `other`: median and quartiles over the rounds that both took part in.
+
+    Rounds that were quiet for both, if there are enough of them (then `quiet` is True), else all. Empty if they never
+    met.
+    """
+    theirs = {s.round: s for s in other.slices}
+    met = [(s, theirs[s.round]) for s in mine.slices if s.round in theirs]
+    quiet = [pair for pair in met if pair[0].quiet and pair[1].quiet]
+    used = quiet if len(quiet) >= ENOUGH else met
+    if not used:
+        return {}
+    ratios = [statistics.median(b.seconds) / statistics.median(a.seconds) for a, b in used]
+    return {
+        "ratio": statistics.median(ratios), "quartiles": list(quartiles(ratios)), "rounds": len(used),
+        "quiet": used is quiet,
+    }  # fmt: skip
+
+
+def interleave(contenders: dict[Any, Contender], seconds: float, *, patience: float = 1.0) -> dict[Any, Timing]:
+    """Time the contenders by turns until each has had `seconds`, in slices of a tenth of that, 0.12 seconds at most.
+
+    A contender whose slices were disturbed goes on until it has enough quiet ones or has used `patience` times as much.
+    Every round runs in the opposite order of the one before, so that nobody always follows the same neighbour. Each
+    contender must have been called before: what the first call costs (compiling) is not measured here.
+    """
+    timings = {key: Timing() for key in contenders}
+    spent = dict.fromkeys(contenders, 0.0)
+    groups = {key: _group(contender) for key, contender in contenders.items()}
+    slice_seconds = min(0.12, seconds / 10)
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        number = 0
+        while True:
+            turn = [
+                key for key in contenders
+                if spent[key] < seconds or (timings[key].quiet < ENOUGH and spent[key] < patience * seconds)
+            ]  # fmt: skip
+            if not turn:
+                return timings
+            for key in turn if number % 2 == 0 else reversed(turn):
+                started = time.perf_counter()
+                timings[key].slices.append(_slice(contenders[key], groups[key], slice_seconds, number))
+                spent[key] += time.perf_counter() - started
+            number += 1
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _group(contender: Contender) -> int:
+    """How many repetitions last long enough to be timed together."""
+    with contender.context():
+        contender.call()
+        contender.synchronize()
+        started = time.perf_counter()
+        contender.call()
+        contender.synchronize()
+        once = time.perf_counter() - started
+    return max(1, round(_GROUP_SECONDS / max(once, 1e-7)))
+
+
+def _slice(contender: Contender, group: int, slice_seconds: float, number: int) -> Slice:
+    call, synchronize = contender.call, contender.synchronize
+    samples = []
+    with contender.context():
+        call()  # brings its data back into the caches and wakes its threads
+        synchronize()
+        busy, own, begun = _busy_seconds(), time.process_time(), time.perf_counter()
+        now = begun
+        while now - begun < slice_seconds:
+            started = now
+            for _ in range(group):
+                call()
+            synchronize()
+            now = time.perf_counter()
+            samples.append((now - started) / group)
+        own, busy_after = time.process_time() - own, _busy_seconds()
+    others = None
+    if busy is not None and busy_after is not None:
+        others = max(0.0, (busy_after - busy - own) / ((now - begun) * (os.cpu_count() or 1)))
+    return Slice(number, samples, others)
+
+
+def _busy_seconds() -> float | None:
+    """Processor seconds that all processes together have used since the machine started; None where nobody tells."""
+    try:
+        with open("/proc/stat") as file:
+            user, nice, system, idle, wait, *interrupts = map(int, file.readline().split()[1:9])
+    except (OSError, ValueError):
+        return None
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")

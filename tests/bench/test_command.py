@@ -1,0 +1,51 @@
+"""`gpucnn bench` as typed."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from gpucnn.cli import app
+
+SMALL = ("bench", "--quick", "--backend", "numpy", "--batch-size", "2", "--job", "inference", "--no-pytorch")
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+
+def test_json_and_chart(tmp_path):
+    result = run(*SMALL, "--json", "--plot", str(tmp_path / "chart.svg"))
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert {"machine", "results", "ratios"} <= report.keys()
+    (row,) = report["results"]
+    wanted = ("model", "job", "batch", "backend", "threads", "images_per_second", "spread", "peak_fraction")
+    assert all(row[name] is not None for name in wanted)
+    assert "lenet5 inference, batch 2: checking" in result.stderr
+    assert (tmp_path / "chart.svg").read_text().lstrip().startswith("<?xml")
+
+
+def test_table():
+    result = run(*SMALL, "--threads", "1", "--threads", "2")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("numpy fast") == 2
+    assert "images/s" in result.stdout and "first step" in result.stdout and "GFLOP/s" in result.stdout
+    assert "quiet: " in result.stdout or "NOT RELIABLE: " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--model", "nonsense"), "lenet5"),
+        (("--job", "sleeping"), "inference"),
+        (("--backend", "nonsense"), "numba"),
+        (("--math", "nonsense"), "exact"),
+        (("--plot", "chart.txt"), ".png"),
+        (("--plot", "no/such/folder/chart.png"), "no/such/folder"),
+    ],
+)
+def test_wrong_input_ends_with_a_sentence_before_any_work(arguments, named):
+    result = run("bench", "--quick", *arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == "" and named in result.stderr and result.stderr.count("\n") == 1

@@ -1,0 +1,115 @@
+"""The scripts of bench/ where they need neither a GPU nor a quiet machine."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cpu
+import gpu
+import pytest
+import record
+import tables
+from gpu import Clock
+
+from gpucnn.throughput import Case
+
+MACHINE = {
+    "date": "2026-01-02T03:04:05+00:00", "processor": "Some CPU", "python": "3.11.1", "versions": {"numba": "0.1"}
+}  # fmt: skip
+
+
+def row(backend: str, rate: float, **more) -> dict:
+    about = {"model": "lenet5", "job": "training", "batch": 64, "math": "exact", "threads": 2, "peak_fraction": 0.25}
+    return {**about, "backend": backend, "images_per_second": rate, "figures_from": "quiet slices", **more}
+
+
+@pytest.fixture
+def content() -> dict:
+    peers = [row("pytorch", r, math="fast", variant=v) for r, v in ((900.0, "slow"), (1000.0, "quick"))]
+    ratio = {**row("numba", 4500.0), "variant": "quick", "ratio": 4.5}
+    operation = {
+        "operation": "8x8, 3 to 5", "pass": "forward", "batch": 2, "threads": 2, "milliseconds": 1.5, "gflops": 300.0,
+        "peak_fraction": 0.8, "peak_fraction_inside": 0.7,
+        "pytorch_milliseconds": {"contiguous": 3.0, "channels_last": 2.0},
+    }  # fmt: skip
+    return {
+        "networks": {"machine": MACHINE, "results": [row("numba", 4500.0), *peers], "ratios": [ratio]},
+        "operations": {"machine": MACHINE, "results": [operation]},
+    }
+
+
+def test_tables(content):
+    text = tables.tables(content)
+    assert "| lenet5 | training | 64 | numba exact | 4,500 | 25% | 1,000 (quick) | **4.50** |" in text
+    assert "| 8x8, 3 to 5 | forward | 1.50 | 300 | 80% | 70% | 2.00 |" in text
+    assert "Measured on 2026-01-02: Some CPU, 2 threads; Python 3.11.1, Numba 0.1, PyTorch none." in text
+    assert "disturbed" not in text
+    content["networks"]["results"][0]["figures_from"] = "all slices"
+    assert "disturbed 1 of 3 figures" in tables.tables(content)
+
+
+def test_tables_go_between_the_marks():
+    readme = f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n"
+    assert tables.between(readme, "new") == f"before\n{tables.BEGIN}\nnew\n{tables.END}\nafter\n"
+    for wrong in ("no marks", tables.BEGIN, f"{tables.END} {tables.BEGIN}"):
+        with pytest.raises(SystemExit, match="README"):
+            tables.between(wrong, "new")
+
+
+def test_newest_results(tmp_path):
+    for name in ("cpu-2026-01-09.json", "cpu-2026-01-10.json", "gpu-2025-12-31.json", "other.json"):
+        (tmp_path / name).touch()
+    assert [path.name for path in tables.newest(tmp_path)] == ["cpu-2026-01-10.json", "gpu-2025-12-31.json"]
+
+
+def test_records_of_a_day_share_a_file(tmp_path):
+    first = record.record("networks", {"results": [1]}, folder=tmp_path)
+    assert record.record("operations", {"results": [2]}, folder=tmp_path) == first
+    content = json.loads(first.read_text())
+    assert content["networks"]["results"] == [1] and content["operations"]["results"] == [2]
+    assert content["operations"]["machine"]["versions"]["numpy"]
+    assert [path.name for path in tmp_path.iterdir()] == [first.name]
+
+
+def test_cpu_cases_are_those_of_the_goal():
+    assert cpu.CASES[Case("lenet5", "training", 64)] == 4.5
+    assert len(cpu.CASES) == 6
+
+
+def test_gpu_script_says_what_is_not_usable():
+    names, notes = gpu.usable(["numpy", "nonsense"])
+    assert names == ["numpy"] and notes == ["nonsense is not usable here: there is no such backend"]
+
+
+def test_gpu_script_without_time_names_what_it_left_out():
+    notes: list[str] = []
+    assert list(gpu.throughput(["numpy"], (8,), Clock(0), 0, notes)) == []
+    assert "lenet5 training, batch 8" in notes[0] and "resnet20 inference, batch 8" in notes[0]
+    assert gpu.kernels(["numpy"], 8, Clock(0), None, notes) == []
+    assert len(notes) == 2
+
+
+def test_gpu_script_stops_a_command_that_takes_too_long():
+    code, out, _ = gpu.run([sys.executable, "-c", "import time; print('so far', flush=True); time.sleep(60)"], 3)
+    assert code is None and out.strip() == "so far"
+    assert gpu.verdict(None) == "not finished in time" and gpu.verdict(1) == "FAILED"
+
+
+def test_gpu_script_takes_throughput_case_by_case(monkeypatch):
+    monkeypatch.setattr(gpu, "MODELS", ("lenet5",))
+    monkeypatch.setattr(gpu, "bench", lambda cases, used, **_: {"cases": cases, "names": [b.name for b in used]})
+    parts = list(gpu.throughput(["numpy"], (8, 4), Clock(100), 0, []))
+    assert [str(case) for part in parts for case in part["cases"]] == [
+        "lenet5 training, batch 8", "lenet5 inference, batch 8",
+        "lenet5 training, batch 4", "lenet5 inference, batch 4",
+    ]  # fmt: skip
+    assert all(part["names"] == ["numpy"] for part in parts)
+
+
+@pytest.mark.parametrize("script", ["cpu", "gpu", "operations", "tables"])
+def test_scripts_explain_themselves(script):
+    path = Path(cpu.__file__).with_name(f"{script}.py")
+    root = str(path.parent.parent)
+    run = subprocess.run([sys.executable, str(path), "--help"], cwd=root, env={"PYTHONPATH": root}, capture_output=True)
+    assert run.returncode == 0, run.stderr
