@@ -14,7 +14,9 @@ __all__ = ["Backend", "Batch", "backends", "get_backend"]
 
 # (name, math) -> where it is made; the first math of a name is its default, and names stand fastest first.
 _IMPLEMENTATIONS = {
+    ("cupy", "exact"): ("gpucnn.backends.cupy_backend", "CupyBackend"),
     ("numba", "exact"): ("gpucnn.backends.numba_backend", "NumbaBackend"),
+    ("numba-cuda", "exact"): ("gpucnn.backends.numba_cuda_backend", "NumbaCudaBackend"),
     ("numpy", "fast"): ("gpucnn.backends.numpy_fast", "NumpyFast"),
     ("numpy", "exact"): ("gpucnn.backends.numpy_exact", "NumpyExact"),
 }
@@ -88,6 +90,8 @@ def _why_not(name: str, math: str) -> str | None:
     module, kind = _IMPLEMENTATIONS[name, math]
     try:
         getattr(importlib.import_module(module), kind)
+    except BackendError as error:
+        return str(error)
     except (ImportError, RuntimeError, OSError) as error:
         return f"{type(error).__name__}: {error}"
     return None

@@ -421,8 +421,18 @@ class NumbaBackend(Backend):
     def batch_norm_gradient(
         self, dy: Batch, x: Batch, mean: Array, var: Array, gamma: Array, eps: float, out_gamma: Array, out_beta: Array
     ) -> Batch:
+        # Without ReLU beta has no part in it: gamma stands in its place.
+        return self._batch_norm_gradient(dy, x, mean, var, gamma, gamma, eps, False, out_gamma, out_beta)
+
+    def batch_norm_relu_gradient(
+        self, dy: Batch, y: Batch, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float,
+        out_gamma: Array, out_beta: Array
+    ) -> Batch:  # fmt: skip
+        return self._batch_norm_gradient(dy, x, mean, var, gamma, beta, eps, True, out_gamma, out_beta)
+
+    def _batch_norm_gradient(self, dy, x, mean, var, gamma, beta, eps, rectified, out_gamma, out_beta) -> Batch:
         dx = self._like(x)
-        given = _flat(self._data(dy)), _flat(self._data(x)), mean, var, gamma, np.float32(eps)
+        given = _flat(self._data(dy)), _flat(self._data(x)), mean, var, gamma, beta, np.float32(eps), rectified
         wanted = _flat(dx.data), out_gamma, out_beta
         self._run(norm.batch_norm_gradient, *given, *wanted, x.images, _band(x.spatial), self._slots64(x, 4))
         return dx

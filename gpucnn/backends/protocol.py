@@ -218,6 +218,13 @@ class Backend(ABC):
     ) -> Batch:
         """dx through the batch's own statistics; writes dgamma (C,) and dbeta (C,)."""
 
+    def batch_norm_relu_gradient(
+        self, dy: Batch, y: Batch, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float,
+        out_gamma: Array, out_beta: Array
+    ) -> Batch:  # fmt: skip
+        """batch_norm_gradient of relu_gradient(dy, y), y being relu of the batch norm of x; one kernel where there is one."""
+        return self.batch_norm_gradient(self.relu_gradient(dy, y), x, mean, var, gamma, eps, out_gamma, out_beta)
+
     @abstractmethod
     def batch_norm_input_gradient(self, dy: Batch, var: Array, gamma: Array, eps: float) -> Batch:
         """dx where the statistics are constants (inference mode): dy * (gamma * inv)."""

@@ -32,14 +32,14 @@ def accumulators() -> int:
     return 24 if "+avx512f" in features else 6
 
 
-def _cycles(scalars: int, vectors: int) -> float:
+def _cycles(scalars: int, vectors: int, taps: int = 3) -> float:
     """One step of a tile of `scalars` by `vectors` accumulators, fitted to what was measured.
 
-    The multiply-adds, of which eight must be in flight; a share of each load, larger for vectors, which often come from
-    the second cache; and what tiles that fill the registers cost the compiler.
+    The multiply-adds, of which eight must be in flight; a share of each load, larger for vectors, which come from the
+    second cache once for all taps of a row; and what tiles that fill the registers cost the compiler.
     """
     products = scalars * vectors
-    return max(products / 2, 4) + 0.1 * scalars + 0.25 * vectors + (1.2 if products > 20 else 0)
+    return max(products / 2, 4) + 0.1 * scalars + 0.75 * vectors / max(taps, 1) + (1.2 if products > 20 else 0)
 
 
 @functools.cache
@@ -58,7 +58,7 @@ def broadcast_tile(outputs: int, pixels: int, row: tuple[int, int, int, int, int
 
     def cost(tile):
         ob, qb = tile
-        return math.ceil(outputs / ob) * steps(qb) * _cycles(ob, qb)
+        return math.ceil(outputs / ob) * steps(qb) * _cycles(ob, qb, taps)
 
     return min((t for t in _BROADCAST[accumulators()] if t[0] <= outputs and t[1] <= pixels), key=cost)
 

@@ -204,11 +204,16 @@ def _norms(kind: str, numbers) -> Iterator[Case]:
             dgamma, dbeta, running = b.zeros((shape[1],)), b.zeros((shape[1],)), b.array(numbers(shape[1], seed=4))
             dx = b.batch_norm_gradient(dy, x, mean, var, gamma, 1e-5, dgamma, dbeta)
             b.update_running(running, mean, 0.1)
+            rectified = b.batch_norm(x, mean, var, gamma, beta, 1e-5, relu=True)
+            outs = b.zeros((shape[1],)), b.zeros((shape[1],))
+            through_relu = b.batch_norm_relu_gradient(dy, rectified, x, mean, var, gamma, beta, 1e-5, *outs)
             arrays = {"mean": mean, "var": var, "unbiased": unbiased, "dgamma": dgamma, "dbeta": dbeta, "running": running}
             return {
                 "y": b.batch_norm(x, mean, var, gamma, beta, 1e-5).numpy(),
-                "with relu": b.batch_norm(x, mean, var, gamma, beta, 1e-5, relu=True).numpy(),
+                "with relu": rectified.numpy(),
                 "dx": dx.numpy(),
+                "dx with relu": through_relu.numpy(),
+                "dgamma with relu": b.host(outs[0]),
                 "dx in inference": b.batch_norm_input_gradient(dy, var, gamma, 1e-5).numpy(),
                 **{name: b.host(array) for name, array in arrays.items()},
             }

@@ -41,8 +41,16 @@ class BatchNorm(Layer):
         backend, gamma, beta = x.backend, self.gamma, self.beta
         training = self.mode.training
         mean, var = self._batch_statistics(x) if training else (self.running_mean.value, self.running_var.value)
-        y = backend.batch_norm(x, mean, var, gamma.value, beta.value, self.eps, relu=self.activation == "relu")
+        rectified = self.activation == "relu"
+        y = backend.batch_norm(x, mean, var, gamma.value, beta.value, self.eps, relu=rectified)
         y, activation_backward = finish(y, self.activation)
+
+        def training_backward_of_relu(dy: Batch) -> Batch:
+            given = dy, y, x, mean, var, gamma.value, beta.value, self.eps
+            return backend.batch_norm_relu_gradient(*given, gamma.grad, beta.grad)
+
+        if training and rectified:
+            return y, training_backward_of_relu
 
         def backward(dy: Batch) -> Batch:
             dy = activation_backward(dy)

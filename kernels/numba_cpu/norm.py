@@ -114,19 +114,26 @@ def batch_norm(x, mean, var, gamma, beta, eps, y, rectified):
 
 
 @kernel("batch norm gradient")
-def batch_norm_gradient(dy, x, mean, var, gamma, eps, dx, out_gamma, out_beta, images, band, scratch):
-    """dx, dgamma and dbeta; images that fill up a block get +0; scratch (channels, 4, levels) float64."""
+def batch_norm_gradient(dy, x, mean, var, gamma, beta, eps, rectified, dx, out_gamma, out_beta, images, band, scratch):
+    """dx, dgamma and dbeta; images that fill up a block get +0; scratch (channels, 4, levels) float64.
+
+    `rectified`: dy counts only where the layer's output, computed here once more, is above zero.
+    """
     count = images * (x.shape[2] // LANES)
     for u in prange(x.shape[1]):
         c = np.int64(u)
         m, inv = splat(mean[c]), splat(inverse_deviation(var[c], eps))
+        g, shift, zero = splat(gamma[c]), splat(beta[c]), splat(ZERO)
         for b in range(x.shape[0]):
             values, gradients, bands = x[b, c], dy[b, c], 0
             for first in range(0, x.shape[2], band * LANES):
                 by_gamma, by_beta = splat64(0.0), splat64(0.0)
                 for i in range(first, min(first + band * LANES, x.shape[2]), LANES):
-                    d = widen(load(gradients, i))
                     xhat = multiply(subtract(load(values, i), m), inv)
+                    d = load(gradients, i)
+                    if rectified:
+                        d = where_greater(fma(g, xhat, shift), zero, d, zero)
+                    d = widen(d)
                     by_gamma = add64(by_gamma, multiply64(d, widen(xhat)))
                     by_beta = add64(by_beta, d)
                 push64(scratch[c, 0], bands, tree64(by_gamma, lanes_of(images, b)))
@@ -143,9 +150,12 @@ def batch_norm_gradient(dy, x, mean, var, gamma, eps, dx, out_gamma, out_beta, i
             there = splat(np.float32(lanes_of(images, b)))
             for i in range(0, x.shape[2], LANES):
                 xhat = multiply(subtract(load(values, i), m), inv)
+                d = load(gradients, i)
+                if rectified:
+                    d = where_greater(fma(g, xhat, shift), zero, d, zero)
                 negative = multiply(splat(np.float32(-1)), xhat)
-                v = multiply(scale, fma(negative, b_mean, subtract(load(gradients, i), a_mean)))
-                store(results, i, where_greater(there, lane_numbers(), v, splat(ZERO)))
+                v = multiply(scale, fma(negative, b_mean, subtract(d, a_mean)))
+                store(results, i, where_greater(there, lane_numbers(), v, zero))
 
 
 @kernel("batch norm input gradient")

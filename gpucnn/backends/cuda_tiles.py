@@ -1,0 +1,122 @@
+"""Which register tile a CUDA kernel uses, by shape and by the number of multiprocessors.
+
+Time is counted in cycles of a scheduler that issues one warp instruction a cycle; a multiprocessor has four. Large tiles
+spend their instructions on multiply-adds, small ones make enough warps to fill a GPU with a small batch. Where few warps
+share a scheduler, each step also waits for its loads. The model only has to rank tiles, and no bit depends on it.
+"""
+
+import functools
+import math
+
+_SCHEDULERS = 4  # a multiprocessor
+_SHARED_BYTES = 16 * 1024  # of weights that a block of threads holds at once
+_SHARED_LIMIT = 48 * 1024
+_LOAD_CYCLES = 100  # until a step's pixels arrive
+_REGISTER_FILE = 512  # registers a lane, for all warps of a scheduler
+_OVERHEAD = 45  # registers for addresses and weights
+_WIDEST_ROW = 24  # pixels of a row in registers
+_REGISTERS = 205  # for sums and operands of a weight gradient's tile
+_BYTES_A_CYCLE = 1500
+
+
+def _time(warps: float, processors: int, instructions: float, waits: float, registers: int) -> float:
+    """Cycles of `warps` warps of so many instructions each, of which `waits` cycles are waiting for loads."""
+    each = warps / (_SCHEDULERS * processors)
+    resident = min(16, _REGISTER_FILE / (registers + _OVERHEAD))
+    return max(instructions * max(each, 1.0), (instructions + waits) * max(1.0, each / resident))
+
+
+@functools.cache
+def conv_tile(
+    outputs: int, channels: int, output: tuple, kernel: tuple, stride: int, dilation: int, blocks: int, processors: int
+) -> tuple[int, int, int, int, int, int]:
+    """(OB, QB, WK, WP, CC, SB) of conv.cu for `outputs` and `channels` of one group, `stride` and `dilation` along rows.
+
+    Raises ValueError for a kernel of more taps than shared memory holds.
+    """
+    taps, taps_row = math.prod(kernel), kernel[2]
+    best, best_time = None, math.inf
+    for ob in (1, 2, 4, 6, 8):
+        if ob > max(1, outputs):
+            continue
+        for qb in (1, 2, 3, 4, 5, 6, 7, 8):
+            sb = min(taps_row, max(1, (_WIDEST_ROW - 1 - (qb - 1) * stride) // dilation + 1), 7)
+            row = (qb - 1) * stride + (sb - 1) * dilation + 1
+            if qb > output[2] or ob * qb > 64 or (row > _WIDEST_ROW and qb > 1):
+                continue
+            loads = min(row, qb * sb) * -(-taps_row // sb) + taps_row * -(-ob // (4 if ob % 4 == 0 else 2))
+            step = taps_row * ob * qb + loads + 8
+            warps = blocks * output[0] * output[1] * -(-output[2] // qb) * -(-outputs // ob)
+            steps = channels * kernel[0] * kernel[1]
+            time = _time(warps, processors, steps * step, steps * _LOAD_CYCLES, ob * qb + row)
+            if time < best_time:
+                best, best_time = (ob, qb, sb), time
+    ob, qb, sb = best
+    wide = -(-outputs // ob)
+    wk = -(-wide // -(-wide // 4))  # four warps at most, evenly filled
+    while wk > 1 and _bytes(1, taps, ob * wk) > _SHARED_LIMIT:
+        wk -= 1
+    if _bytes(1, taps, ob * wk) > _SHARED_LIMIT:  # one output at a time has no gaps between the weights
+        ob = 1
+        if _bytes(1, taps, 1) > _SHARED_LIMIT:
+            raise ValueError(f"a kernel of {taps} taps is too large for the GPU; at most {_SHARED_LIMIT // 4} fit")
+    tiles = blocks * output[0] * output[1] * -(-output[2] // qb)
+    wp = max(1, min(4 // wk if tiles * -(-outputs // (ob * wk)) < 8 * processors else 8 // wk, tiles))
+    cc = max(1, min(channels, _SHARED_BYTES // _bytes(1, taps, ob * wk)))
+    return ob, qb, wk, wp, cc, sb
+
+
+def _bytes(channels: int, taps: int, tile: int) -> int:
+    """Shared memory for the weights of so many channels."""
+    return channels * taps * (1 if tile == 1 else -(-tile // 4) * 4 + 4) * 4
+
+
+@functools.cache
+def gradient_tile(
+    outputs: int, channels: int, groups: int, output: tuple, kernel: tuple, stride: int, dilation: int, band: int,
+    blocks: int, processors: int
+) -> tuple[int, int, int, int, int, int, int]:  # fmt: skip
+    """(OB, CB, RB, SB, QU, WARPS, BANDS) of conv.cu's weight gradient; `band` rows a band, axes as in conv_tile."""
+    bands = -(-output[0] * output[1] // band)
+    weights = groups * outputs * channels * math.prod(kernel)
+    rb, sb = min(kernel[1], 5), min(kernel[2], 5)
+    best, best_time = None, math.inf
+    for ob in (1, 2, 3, 4, 6, 8):
+        for cb in (1, 2, 4, 8):
+            for qu in (1, 2, 4):
+                row = (qu - 1) * stride + (sb - 1) * dilation + 1
+                sums, operands = ob * cb * rb * sb, ob * qu + cb * rb * min(row, qu * sb)
+                small = ob == cb == qu == 1
+                if not small and (ob > outputs or cb > channels or qu > output[2] or sums + operands > _REGISTERS):
+                    continue
+                if not small and (sums > 150 or row > _WIDEST_ROW):
+                    continue
+                tiles = groups * math.prod(
+                    -(-a // b)
+                    for a, b in ((outputs, ob), (channels, cb), (kernel[0], 1), (kernel[1], rb), (kernel[2], sb))
+                )
+                steps = band * -(-output[2] // qu)
+                a_band = steps * (sums * qu + 1.5 * operands + 12) + 3 * sums + 60
+                together = 1
+                while True:
+                    groups_of_bands = -(-bands // together)
+                    warps = tiles * blocks * groups_of_bands
+                    turns = min(together, bands)
+                    time = _time(warps, processors, turns * a_band, turns * steps * 2.5 * _LOAD_CYCLES, sums + operands)
+                    time += 2 * blocks * groups_of_bands * weights * 8 / _BYTES_A_CYCLE
+                    # The slots of the tree over bands lie in shared memory.
+                    fits = 4 * 32 * 4 * -(-sums // 16) * together.bit_length() <= _SHARED_LIMIT
+                    if fits and time < best_time:
+                        best, best_time = (ob, cb, rb, sb, qu, min(4, tiles), together), time
+                    if together >= bands:
+                        break
+                    together *= 2
+    return best
+
+
+def dense_tile(outputs: int, blocks: int, processors: int) -> tuple[int, int]:
+    """(OB, NB) of dense.cu: the largest tile that still makes a warp for each scheduler."""
+    for ob, nb in ((8, 2), (8, 1), (4, 1)):
+        if -(-outputs // ob) * -(-blocks // nb) >= 2 * _SCHEDULERS * processors:
+            return ob, nb
+    return 2, 1
