@@ -25,6 +25,7 @@ import gpucnn.backends  # noqa: F401 - finds where the kernels of this installat
 FLOORS = {
     "errors": 0, "geometry": 0, "arithmetic": 0, "kernels": 0,
     "backends": 1,
+    "emulation": 1,
     "functional": 2, "layers": 2, "losses": 2, "optimizers": 2, "schedules": 2, "initializers": 2,
     "models": 3, "data": 3,
     "training": 4,
@@ -34,7 +35,8 @@ FLOORS = {
 
 # Where a library may be imported at all: modules whose name starts with one of these.
 HOMES = {
-    "cupy": ("gpucnn.backends.cupy",),
+    # The Numba-CUDA backend's arrays are CuPy's: Numba has kernels, but no array module for the device.
+    "cupy": ("gpucnn.backends.cupy", "gpucnn.backends.numba_cuda_backend"),
     "numba": (
         "gpucnn.backends.numba",
         "gpucnn.backends.tiles",  # the tile shapes of the Numba kernels

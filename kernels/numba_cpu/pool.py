@@ -119,7 +119,9 @@ def max_pool_gradient_apart(dy, where, dx, window, stride, dilation, before):
     KD, KH, KW = window
     B, C, D, H, W = dy.shape[0], dy.shape[1], dy.shape[2], dy.shape[3], dy.shape[4]
     pairs = all_pairs(dx, dy, window, stride, before)
-    covered = D * KD >= dx.shape[2] and H * KH >= dx.shape[3] and W * KW >= dx.shape[4] and stride == window
+    # Windows side by side that reach over the far end leave no pixel out.
+    reach = D * KD - before[0] >= dx.shape[2] and H * KH - before[1] >= dx.shape[3] and W * KW - before[2] >= dx.shape[4]
+    covered = reach and stride == window and dilation == (1, 1, 1)
     for u in prange(B * C):
         b, c = np.int64(u) // C, np.int64(u) % C
         zero = splat(ZERO)
