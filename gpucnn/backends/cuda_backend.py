@@ -45,13 +45,14 @@ class CudaBackend(Backend):
         assert_subnormals()
         self.launcher = launcher
         self.xp, self.device = launcher.xp, launcher.device
-        self._counters = self.zeros((1024,), np.uint32)
         self._constants: dict = {}
 
     # ---- launching ----------------------------------------------------------------------------------------------------
 
-    def _run(self, file: str, expression: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments) -> None:
-        self.launcher.launch(self.launcher.kernel(file, expression), grid, block, *arguments)
+    def _run(
+        self, file: str, expression: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments, beside: tuple = ()
+    ) -> None:
+        self.launcher.launch(self.launcher.kernel(file, expression), grid, block, *arguments, beside=beside)
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         return self.launcher.capture(step)
@@ -89,13 +90,11 @@ class CudaBackend(Backend):
             self._constants[key] = self.array(make())
         return self._constants[key]
 
-    def _counters_of(self, count: int) -> Array:
+    def _counters_of(self, count: int, use: str) -> Array:
         """At least so many counters, all 0: each kernel that counts leaves them at 0."""
-        if count > self._counters.size:
-            # A captured step may still use the old ones.
-            self._constants["counters", self._counters.size] = self._counters
-            self._counters = self.zeros((2 * count,), np.uint32)
-        return self._counters
+        # A size for every power of two: an array is never replaced, because a captured step may still use it.
+        size = max(1024, 1 << (count - 1).bit_length())
+        return self._constant(("counters", size, use), lambda: np.zeros(size, np.uint32))
 
     def _data(self, x: Batch) -> Array:
         """A batch's values as the kernels need them; a user's own layer may have left them otherwise."""
@@ -137,7 +136,8 @@ class CudaBackend(Backend):
 
     def load_labels(self, labels: Array, indices: Array, count: int) -> Array:
         y = self._empty((_ceil(count, LANES), LANES), np.int32)
-        self._run("images.cu", "load_labels", (_ceil(y.size, 256),), (256,), labels, indices, y, _i32(count), _i32(y.size))
+        given = labels, indices, y, _i32(count), _i32(y.size)
+        self._run("images.cu", "load_labels", (_ceil(y.size, 256),), (256,), *given, beside=(y,))
         return y
 
     # ---- convolution and dense -------------------------------------------------------------------------------------------
@@ -148,13 +148,33 @@ class CudaBackend(Backend):
             return flat.reshape(len(w), *window.output)
         sizes, outputs, channels = canonical(window), len(w) // groups, w.shape[1]
         y = self._empty((x.data.shape[0], len(w), *window.output, LANES))
-        taps = math.prod(sizes.kernel)
-        along = _strides(sizes.kernel)
-        weights = 0, outputs * channels * taps, channels * taps, taps, *along
+        weights = _weight_strides(outputs, channels, sizes.kernel)
         pixels = math.prod(sizes.output)
         places = 0, len(w) * pixels, outputs * pixels, pixels, *_strides(sizes.output)
         self._correlate(self._data(x), w, bias, y, sizes, (groups, channels, outputs), weights, places, False, relu)
         return x.like(y)
+
+    def conv_max_pool(
+        self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int, pool: Window
+    ) -> tuple[Batch, Array]:
+        sizes, outputs, channels, blocks = canonical(window), len(w) // groups, w.shape[1], x.data.shape[0]
+        pooled = three(pool.output, 1)
+        tile = None
+        if _is_plain(window, pool) and not is_dense(window, groups):
+            given = outputs, channels, pooled, sizes.kernel, blocks, self.launcher.processors
+            tile = cuda_tiles.pooled_conv_tile(*given)
+        if tile is None:
+            return super().conv_max_pool(x, w, bias, window, groups, pool)
+        ob, qb, wk, wp, _, _ = tile
+        geometry = ", ".join(map(_axes, (sizes.input, pooled, sizes.kernel, sizes.before)))
+        expression = f"conv_max_pool<Tile<{', '.join(map(str, tile))}>, {groups}, {channels}, {outputs}, {geometry}>"
+        shape = (blocks, len(w), *pool.output, LANES)
+        y, where = self._empty(shape), self._empty(shape, _tap_type(pool)[0])
+        grid = _ceil(blocks * pooled[1] * _ceil(pooled[2], qb), wp), _ceil(outputs, ob * wk) * groups
+        strides = tuple(map(_i32, _weight_strides(outputs, channels, sizes.kernel)))
+        given = self._data(x), w, bias, y, where, _i32(blocks), strides
+        self._run("conv.cu", expression, grid, (LANES, wk * wp), *given)
+        return x.like(y), where
 
     def _correlate(self, x, w, bias, y, sizes: Canonical, channels, weights, places, by_output: bool, relu: bool) -> None:
         """Launch conv.cu's forward kernel; `weights` and `places` are its structs of strides."""
@@ -219,9 +239,10 @@ class CudaBackend(Backend):
         bands = _ceil(_ceil(sizes.output[0] * sizes.output[1], band), together)
         part = self._empty((blocks * _HALVES, bands, out.size))
         grid = _ceil(tiles, warps), bands, blocks
-        self._run("conv.cu", expression, grid, (LANES, warps), self._data(dy), self._data(x), part, _i32(dy.images))
-        sizes = _i32(blocks * _HALVES), _i32(bands), _i32(out.size)
-        self._run("sums.cu", "batch_tree", (_ceil(out.size, LANES),), (LANES, 8), part, out, *sizes)
+        given = self._data(dy), self._data(x), part, _i32(dy.images)
+        self._run("conv.cu", expression, grid, (LANES, warps), *given, beside=(part,))
+        given = part, out, _i32(blocks * _HALVES), _i32(bands), _i32(out.size)
+        self._run("sums.cu", "batch_tree", (_ceil(out.size, LANES),), (LANES, 8), *given, beside=(part, out))
 
     def _chain_weight_gradient(self, dy: Batch, x: Batch, window: Window, groups: int, out: Array) -> None:
         """The weight gradient where each image has one position."""
@@ -232,7 +253,8 @@ class CudaBackend(Backend):
         sizes = [_i32(size) for size in (dy.images, blocks, outputs, out.shape[1] * math.prod(window.input), terms)]
         grid = _ceil(terms, 64), _ceil(outputs, 16), groups
         kernel = f"chain_weight_gradient<{blocks.bit_length()}>"
-        self._run("dense.cu", kernel, grid, (LANES, 4), self._data(dy), self._data(x), source, out, *sizes)
+        given = self._data(dy), self._data(x), source, out, *sizes
+        self._run("dense.cu", kernel, grid, (LANES, 4), *given, beside=(out,))
 
     def dense(self, x: Batch, w: Array, bias: Array | None, relu: bool = False) -> Batch:
         return self._multiply(x, w, bias, w.shape[0], w.shape[1], (w.shape[1], 1), relu)
@@ -341,7 +363,7 @@ class CudaBackend(Backend):
 
     # ---- batch norm ------------------------------------------------------------------------------------------------------
 
-    def _sum_channels(self, kernel: str, sums: int, x: Batch, *arguments) -> None:
+    def _sum_channels(self, kernel: str, sums: int, x: Batch, *arguments, beside: tuple = ()) -> None:
         """A kernel of norm.cu that sums over each channel of maps like x."""
         blocks, positions, band = x.data.shape[0], math.prod(x.spatial), positions_per_band(x.spatial)
         bands = _ceil(positions, band)
@@ -350,7 +372,11 @@ class CudaBackend(Backend):
         parts = min(_ceil(blocks * bands, 8), _ceil(8 * self.launcher.processors, x.channels))
         sizes = [_i32(size) for size in (x.images, blocks, positions, band)]
         grid = x.channels, parts
-        self._run("norm.cu", kernel, grid, (LANES, 8), *arguments, *sizes, part, self._counters_of(x.channels))
+        # Kernels that may run at the same time must not share counters.
+        counters = self._counters_of(x.channels, "beside" if beside else "alone")
+        if beside:
+            beside = *beside, part, counters
+        self._run("norm.cu", kernel, grid, (LANES, 8), *arguments, *sizes, part, counters, beside=beside)
 
     def _over_maps(self, kernel: str, results: Array, *arguments, channels: int = 0) -> None:
         """A kernel of norm.cu that walks each map of `results`, about four values a thread."""
@@ -360,7 +386,7 @@ class CudaBackend(Backend):
         self._run("norm.cu", kernel, grid, (256,), *arguments, *sizes)
 
     def bias_gradient(self, dy: Batch, out: Array) -> None:
-        self._sum_channels("bias_gradient", 1, dy, self._data(dy), out)
+        self._sum_channels("bias_gradient", 1, dy, self._data(dy), out, beside=(out,))
 
     def batch_norm_statistics(self, x: Batch) -> tuple[Array, Array, Array]:
         mean, var, unbiased = (self._empty((x.channels,)) for _ in range(3))
@@ -399,7 +425,8 @@ class CudaBackend(Backend):
 
     def update_running(self, running: Array, batch: Array, momentum: float) -> None:
         grid = (_ceil(running.size, 256),)
-        self._run("optimizers.cu", "update_running", grid, (256,), running, batch, _f32(momentum), _i64(running.size))
+        given = running, batch, _f32(momentum), _i64(running.size)
+        self._run("optimizers.cu", "update_running", grid, (256,), *given, beside=(running,))
 
     # ---- loss ------------------------------------------------------------------------------------------------------------
 
@@ -415,7 +442,7 @@ class CudaBackend(Backend):
         dz, mean = self._like(logits), self._empty((1,))
         part = self._empty((2, blocks * _HALVES), np.float64)
         sizes = _i32(logits.images), _i32(blocks), _i32(logits.channels), _f32(1 / logits.images)
-        given = self._data(logits), labels, dz.data, mean, totals, part, self._counters_of(1)
+        given = self._data(logits), labels, dz.data, mean, totals, part, self._counters_of(1, "alone")
         self._run("loss.cu", "softmax_cross_entropy", (_ceil(blocks, 4),), (LANES, 4), *given, *sizes)
         return mean, dz
 
@@ -445,6 +472,23 @@ _POINT = Window((), (), (), (), (), ())
 def _strides(sizes: tuple[int, int, int]) -> tuple[int, int, int]:
     """Of a contiguous array of three axes."""
     return sizes[1] * sizes[2], sizes[2], 1
+
+
+def _weight_strides(outputs: int, channels: int, kernel: tuple[int, int, int]) -> tuple[int, ...]:
+    """conv.cu's WeightStrides of contiguous weights: first, group, output, channel, and the kernel's axes."""
+    taps = math.prod(kernel)
+    return 0, outputs * channels * taps, channels * taps, taps, *_strides(kernel)
+
+
+def _is_plain(window: Window, pool: Window) -> bool:
+    """Whether conv.cu has a kernel for a convolution with this pooling after it: two axes, 2x2 side by side."""
+    return (
+        len(window.input) == 2
+        and window.stride == window.dilation == pool.dilation == (1, 1)
+        and pool.kernel == pool.stride == (2, 2)
+        and all(pads == (0, 0) for pads in pool.padding)
+        and all(2 * p <= size for p, size in zip(pool.output, window.output, strict=True))  # ceil mode may reach further
+    )
 
 
 def _sliced(slices, sizes) -> tuple[int, tuple[int, int, int]]:

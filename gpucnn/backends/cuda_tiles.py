@@ -34,7 +34,7 @@ def conv_tile(
 
     Raises ValueError for a kernel of more taps than shared memory holds.
     """
-    taps, taps_row = math.prod(kernel), kernel[2]
+    taps_row = kernel[2]
     best, best_time = None, math.inf
     for ob in (1, 2, 4, 6, 8):
         if ob > max(1, outputs):
@@ -52,18 +52,52 @@ def conv_tile(
             if time < best_time:
                 best, best_time = (ob, qb, sb), time
     ob, qb, sb = best
-    wide = -(-outputs // ob)
-    wk = -(-wide // -(-wide // 4))  # four warps at most, evenly filled
-    while wk > 1 and _bytes(1, taps, ob * wk) > _SHARED_LIMIT:
-        wk -= 1
-    if _bytes(1, taps, ob * wk) > _SHARED_LIMIT:  # one output at a time has no gaps between the weights
+    taps = math.prod(kernel)
+    if _bytes(1, taps, ob) > _SHARED_LIMIT:  # one output at a time has no gaps between the weights
         ob = 1
         if _bytes(1, taps, 1) > _SHARED_LIMIT:
             raise ValueError(f"a kernel of {taps} taps is too large for the GPU; at most {_SHARED_LIMIT // 4} fit")
     tiles = blocks * output[0] * output[1] * -(-output[2] // qb)
-    wp = max(1, min(4 // wk if tiles * -(-outputs // (ob * wk)) < 8 * processors else 8 // wk, tiles))
-    cc = max(1, min(channels, _SHARED_BYTES // _bytes(1, taps, ob * wk)))
-    return ob, qb, wk, wp, cc, sb
+    return ob, qb, *_block(ob, outputs, channels, taps, tiles, processors), sb
+
+
+@functools.cache
+def pooled_conv_tile(
+    outputs: int, channels: int, output: tuple, kernel: tuple, blocks: int, processors: int
+) -> tuple[int, int, int, int, int, int] | None:
+    """The same for conv.cu's convolution with 2x2 max pooling, QB maxima a tile; None if its weights do not fit.
+
+    `output` are the maxima's sizes.
+    """
+    taps = math.prod(kernel)
+    best, best_time = None, math.inf
+    for ob in (1, 2, 4, 8):
+        for qb in (1, 2, 3, 4, 5, 6, 7):
+            row = 2 * qb + kernel[2] - 1
+            if ob > max(1, outputs) or qb > output[2] or 4 * ob * qb > 64 or row > _WIDEST_ROW:
+                continue
+            step = kernel[2] * 2 * (2 * ob * qb + -(-ob // (4 if ob % 4 == 0 else 2))) + row + 12
+            warps = blocks * output[1] * -(-output[2] // qb) * -(-outputs // ob)
+            steps = channels * (kernel[1] + 1)
+            time = _time(warps, processors, steps * step, steps * _LOAD_CYCLES, 4 * ob * qb + row)
+            if time < best_time:
+                best, best_time = (ob, qb), time
+    if best is None or _bytes(1, taps, best[0]) > _SHARED_LIMIT:
+        return None
+    ob, qb = best
+    tiles = blocks * output[1] * -(-output[2] // qb)
+    return ob, qb, *_block(ob, outputs, channels, taps, tiles, processors), kernel[2]
+
+
+def _block(ob: int, outputs: int, channels: int, taps: int, tiles: int, processors: int) -> tuple[int, int, int]:
+    """(WK, WP, CC): how many warps share a block's weights, and of how many channels, for `tiles` tiles of pixels."""
+    wide = -(-outputs // ob)
+    wk = -(-wide // -(-wide // 4))  # four warps at most, evenly filled
+    while wk > 1 and _bytes(1, taps, ob * wk) > _SHARED_LIMIT:
+        wk -= 1
+    few = tiles * -(-outputs // (ob * wk)) < 8 * processors
+    wp = max(1, min((4 if few else 8) // wk, tiles))
+    return wk, wp, max(1, min(channels, _SHARED_BYTES // _bytes(1, taps, ob * wk)))
 
 
 def _bytes(channels: int, taps: int, tile: int) -> int:

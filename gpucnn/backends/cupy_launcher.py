@@ -1,7 +1,8 @@
 """The CUDA backend's launcher on a GPU: CuPy's memory pool, streams and graphs, kernels from cuda_compiler.
 
 Everything runs in order on one stream of its own. It is a blocking one, so that a layer of the user's own, which computes
-with CuPy on the default stream, waits for the kernels and the kernels wait for it.
+with CuPy on the default stream, waits for the kernels and the kernels wait for it. While a graph is recorded, kernels that
+nobody waits for (the gradients of weights) go to a second stream: in the graph they are branches that run beside the rest.
 """
 
 import contextlib
@@ -13,6 +14,11 @@ from cupy.cuda import driver, runtime
 
 from gpucnn.backends.cuda_compiler import compiled
 from gpucnn.backends.launcher import Arguments, Launcher
+from gpucnn.errors import BackendError
+
+
+# What kernels on the second stream use cannot be reused before they are waited for: so many bytes at most.
+_BESIDE_BYTES = 64 << 20
 
 
 class CupyLauncher(Launcher):
@@ -27,10 +33,12 @@ class CupyLauncher(Launcher):
         facts = runtime.getDeviceProperties(self._device.id)
         self.processors = facts["multiProcessorCount"]
         self.memory = facts["totalGlobalMem"]
-        self.device = f"GPU {facts['name'].decode()}, {self.memory / 2**30:.0f} GiB"
+        name = facts["name"]
+        self.device = f"GPU {name.decode() if isinstance(name, bytes) else name}, {self.memory / 2**30:.0f} GiB"
         self.graph = True
         self._architecture = architecture()
         self._stream = cupy.cuda.Stream(non_blocking=False)
+        self._side = cupy.cuda.Stream(non_blocking=False)
         self._kernels: dict[tuple[str, str], int] = {}
         self._modules: list[int] = []
         self._pool = cupy.get_default_memory_pool()
@@ -38,6 +46,10 @@ class CupyLauncher(Launcher):
         self._capturing = self._recording = False
         self._own: set[int] = set()
         self._kept: list[cupy.ndarray] = []
+        # What the second stream uses and has not been waited for: arrays, and where the memory that it writes begins.
+        self._used_beside: list[cupy.ndarray] = []
+        self._written_beside: set[int] = set()
+        self._events: list[cupy.cuda.Event] = []
 
     # ---- memory ------------------------------------------------------------------------------------------------------
 
@@ -60,14 +72,19 @@ class CupyLauncher(Launcher):
 
     def clear(self, array: cupy.ndarray) -> None:
         if array.nbytes:
+            if array.data.mem.ptr in self._written_beside:
+                self._join()
             array.data.memset_async(0, array.nbytes, self._stream)
+            self._keep(array)
 
     def write(self, array: cupy.ndarray, host: np.ndarray) -> None:
         if array.nbytes:
             array.set(np.ascontiguousarray(host), stream=self._stream)
 
     def read(self, array: cupy.ndarray) -> np.ndarray:
-        return array.get(stream=self._stream)
+        host = array.get(stream=self._stream)
+        self._stream.synchronize()  # older CuPy does not wait
+        return host
 
     # ---- kernels -----------------------------------------------------------------------------------------------------
 
@@ -80,12 +97,42 @@ class CupyLauncher(Launcher):
             self._kernels[key] = driver.moduleGetFunction(module, found.symbol)
         return self._kernels[key]
 
-    def launch(self, kernel: int, grid: tuple[int, ...], block: tuple[int, ...], *arguments) -> None:
+    def launch(
+        self, kernel: int, grid: tuple[int, ...], block: tuple[int, ...], *arguments, beside: tuple[cupy.ndarray, ...] = ()
+    ) -> None:
         packed = Arguments(arguments, lambda array: array.data.ptr)
         three = (*grid, *(1,) * (3 - len(grid)), *block, *(1,) * (3 - len(block)))
-        driver.launchKernel(kernel, *three, 0, self._stream.ptr, packed.address, 0)
+        arrays = [a for a in arguments if isinstance(a, cupy.ndarray)]
+        stream = self._stream
+        if self._recording and beside:
+            stream = self._side
+            self._wait(stream, self._stream)
+            self._used_beside += arrays
+            self._written_beside.update(a.data.mem.ptr for a in beside)
+        elif any(a.data.mem.ptr in self._written_beside for a in arrays):
+            self._join()
+        driver.launchKernel(kernel, *three, 0, stream.ptr, packed.address, 0)
+        self._keep(*arrays)
+        if sum(a.nbytes for a in self._used_beside) > _BESIDE_BYTES:
+            self._join()
+
+    def _wait(self, later, earlier) -> None:
+        """What comes on stream `later` waits for what is on `earlier`."""
+        event = cupy.cuda.Event(disable_timing=True)
+        earlier.record(event)
+        later.wait_event(event)
+        self._events.append(event)
+
+    def _join(self) -> None:
+        """What comes waits for the second stream."""
+        if self._used_beside:
+            self._wait(self._stream, self._side)
+        self._used_beside, self._written_beside = [], set()
+
+    def _keep(self, *arrays: cupy.ndarray) -> None:
+        """While a graph is recorded: keep alive what it uses and its own pool does not hold."""
         if self._recording:
-            self._kept += [a for a in arguments if isinstance(a, cupy.ndarray) and a.data.mem.ptr not in self._own]
+            self._kept += [a for a in arrays if a.data.mem.ptr not in self._own]
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         """Run `step` for real, which compiles what it needs, then once more to record it as a CUDA graph.
@@ -94,7 +141,7 @@ class CupyLauncher(Launcher):
         graph writes at each repetition, and inside it arrays that follow each other share memory as they always do.
         """
         if self._capturing:
-            raise RuntimeError("a capture inside a capture: capture the whole step once")
+            raise BackendError("a capture inside a capture: capture the whole step once")
         if not self.graph:
             step()
             return step
@@ -126,13 +173,17 @@ class CupyLauncher(Launcher):
         self._recording = True
         try:
             step()
+            self._join()
         except BaseException:
             with contextlib.suppress(Exception):  # the first error is the one to tell
                 self._stream.end_capture()
             raise
         finally:
             self._recording = False
-        return self._stream.end_capture()
+            self._used_beside, self._written_beside = [], set()
+        graph = self._stream.end_capture()
+        self._events = []
+        return graph
 
     def synchronize(self) -> None:
         self._stream.synchronize()

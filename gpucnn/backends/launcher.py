@@ -45,9 +45,15 @@ class Launcher(ABC):
         """The kernel called `expression` in C++ (template arguments included) of kernels/cuda/`file`, compiled."""
 
     @abstractmethod
-    def launch(self, kernel: Any, grid: tuple[int, ...], block: tuple[int, ...], *arguments) -> None:
+    def launch(
+        self, kernel: Any, grid: tuple[int, ...], block: tuple[int, ...], *arguments, beside: tuple[Array, ...] = ()
+    ) -> None:
         """Run a kernel. Arguments are arrays, None for a null pointer, NumPy scalars of the exact C type, and tuples of
-        NumPy scalars for a struct."""
+        NumPy scalars for a struct.
+
+        `beside` names all arrays that the kernel writes, if it may run beside the kernels that follow until one of them
+        is given one of these arrays, or another view of the same memory.
+        """
 
     @abstractmethod
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:

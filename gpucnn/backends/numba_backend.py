@@ -449,7 +449,7 @@ class NumbaBackend(Backend):
 
     def softmax(self, x: Batch) -> Batch:
         y = self._like(x)
-        self._run(loss.softmax, self._data(x), y.data)
+        self._run(loss.softmax, _flat(self._data(x)), _flat(y.data))
         return y
 
     def softmax_cross_entropy(self, logits: Batch, labels: Array, totals: Array | None = None) -> tuple[Array, Batch]:

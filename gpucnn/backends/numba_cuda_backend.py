@@ -8,25 +8,55 @@ Every operation brings its arguments into the kernels' shape (three spatial axes
 or a few kernels on the default stream. Nothing is recorded: `capture` returns the step itself.
 """
 
-import importlib.util
+import importlib.metadata
 import math
 from collections.abc import Callable
 
 import numpy as np
 
-_MEND = 'pip install "gpucnn[cuda13]" (or [cuda12], as the driver allows)'
-
-if importlib.util.find_spec("numba_cuda") is None:
-    raise ImportError(f"numba-cuda is not installed: {_MEND}")
-
-from numba import cuda
-
 from gpucnn.arithmetic import assert_subnormals
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.canonical import canonical, positions_per_band, three
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import BackendError, DTypeError
 from gpucnn.geometry import Window, pool_counts
-from gpucnn.kernels.numba_cuda import (
+
+_INSTALL = "pip install 'gpucnn[cuda13]' for a driver of version 580 or newer, 'gpucnn[cuda12]' for an older one"
+
+
+def check_machine() -> bool:
+    """Whether the simulator is on. Raises BackendError with the first thing that is missing, and what mends it."""
+    try:
+        importlib.metadata.version("numba-cuda")
+    except importlib.metadata.PackageNotFoundError:
+        raise BackendError(f"numba-cuda is not installed: {_INSTALL}") from None
+    from numba import config, cuda
+
+    if config.ENABLE_CUDASIM:
+        return True
+    if not cuda.is_available():
+        raise BackendError(
+            f"Numba finds no NVIDIA GPU with a driver ({cuda.cuda_error() or 'the driver sees no GPU'}); "
+            "NUMBA_ENABLE_CUDASIM=1 runs this backend on the CPU, slowly, for a look at how it works"
+        )
+    from numba.cuda.cudadrv import nvvm
+
+    try:
+        nvvm.NVVM()
+    except (ImportError, RuntimeError, OSError) as error:
+        raise BackendError(f"the CUDA compiler NVVM cannot be loaded ({error}): {_INSTALL}") from None
+    try:
+        import cupy  # noqa: F401
+    except (ImportError, RuntimeError, OSError) as error:
+        raise BackendError(f"CuPy, whose arrays this backend uses, cannot be imported ({error}): {_INSTALL}") from None
+    return False
+
+
+SIMULATED = check_machine()
+
+from numba import cuda  # noqa: E402 - from here on only what can be used
+
+from gpucnn.kernels.numba_cuda import (  # noqa: E402
     arithmetic,
     conv,
     dense,
@@ -38,27 +68,18 @@ from gpucnn.kernels.numba_cuda import (
     pool,
     sums,
 )
-from gpucnn.kernels.numba_cuda import random as random_kernels
-from gpucnn.kernels.numba_cuda.compiler import BLOCK, LANES, SIMULATED
+from gpucnn.kernels.numba_cuda import random as random_kernels  # noqa: E402
+from gpucnn.kernels.numba_cuda.compiler import BLOCK, LANES  # noqa: E402
 
 if SIMULATED:
     xp = np
 else:
-    if not cuda.is_available():
-        raise RuntimeError(
-            "no NVIDIA GPU with a driver was found; NUMBA_ENABLE_CUDASIM=1 runs this backend on the CPU, slowly, to try it"
-        )
-    if importlib.util.find_spec("cupy") is None:
-        raise ImportError(f"CuPy, whose arrays this backend uses, is not installed: {_MEND}")
     import cupy as xp
 
 # Threads in a block of a kernel whose threads do not work together: a few warps, any number would do.
 _THREADS = 128
-
-
-def _three(sizes: tuple, filler) -> tuple:
-    """One entry a spatial axis, to three axes."""
-    return (filler,) * (3 - len(sizes)) + tuple(sizes)
+# CUDA's default stream, which is CuPy's too.
+_STREAM = 0
 
 
 class NumbaCudaBackend(Backend):
@@ -70,32 +91,39 @@ class NumbaCudaBackend(Backend):
     xp = xp
 
     def __init__(self, threads: int, dtype: np.dtype):
-        """RuntimeError where the host or the device flushes subnormal numbers. `threads` is for CPUs and not used."""
+        """RuntimeError if this process flushes subnormal numbers. `threads` is for CPUs and not used."""
         assert_subnormals()
         self.threads = 0
         self.dtype = dtype
         self.device = "simulator on the CPU" if SIMULATED else f"GPU {_text(cuda.get_current_device().name)}"
-        values = self.array(np.array([1e-30, 1e-12, 0], np.float32))
-        self._run(arithmetic.small_product, 1, values)
-        if self.host(values)[2] == 0:
-            raise RuntimeError("this device flushes subnormal numbers to zero: exact math is not possible on it")
+        self._probed = False
 
     # ---- launching ---------------------------------------------------------------------------------------------------
 
     def _run(self, kernel, values: int, *arguments) -> None:
         """Launch with a thread for each of so many values, the last block of threads filled up."""
         if values:
-            self._launch(kernel, -(-values // _THREADS), min(_THREADS, values), arguments)
+            self._launch(kernel, (-(-values // _THREADS), min(_THREADS, values)), arguments)
 
     def _run_lanes(self, kernel, sums_: int, *arguments) -> None:
         """Launch with a block of 32 threads, one a lane, for each of so many sums over images."""
-        self._launch(kernel, sums_, LANES, arguments)
+        self._launch(kernel, (sums_, LANES, _STREAM, sums.SHARED_BYTES), arguments)
 
-    def _launch(self, kernel, blocks: int, threads: int, arguments: tuple) -> None:
+    def _launch(self, kernel, configuration: tuple[int, ...], arguments: tuple) -> None:
+        if not self._probed:
+            self._probe()
         if not SIMULATED:
-            # All work is on the default stream: taking CuPy's arrays needs no waiting.
+            # All work is on one stream: taking CuPy's arrays needs no waiting.
             arguments = tuple(cuda.as_cuda_array(a, sync=False) if isinstance(a, xp.ndarray) else a for a in arguments)
-        kernel[blocks, threads](*arguments)
+        kernel[configuration](*arguments)
+
+    def _probe(self) -> None:
+        """Before the first kernel: RuntimeError if the device flushes subnormal numbers to zero."""
+        self._probed = True
+        values = self.array(np.array([1e-30, 1e-12, 0], np.float32))
+        self._run(arithmetic.small_product, 1, values)
+        if self.host(values)[2] == 0:
+            raise RuntimeError("this device flushes subnormal numbers to zero: exact math is not possible on it")
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         step()
@@ -132,7 +160,7 @@ class NumbaCudaBackend(Backend):
 
     def _deep(self, x: Batch) -> Array:
         """Values as (block, C, D, H, W, lane)."""
-        return self._data(x).reshape(*x.data.shape[:2], *_three(x.spatial, 1), LANES)
+        return self._data(x).reshape(*x.data.shape[:2], *three(x.spatial, 1), LANES)
 
     def _pixels(self, x: Batch) -> Array:
         """Values as (block, C, position, lane)."""
@@ -163,7 +191,7 @@ class NumbaCudaBackend(Backend):
         moves = self.zeros((count, 3), np.int64)
         if shift:
             self._run(images.draw_moves, count * len(spatial), moves, shift, len(spatial), np.uint64(seed), step)
-        source = images_.reshape(len(images_), channels, *_three(spatial, 1))
+        source = images_.reshape(len(images_), channels, *three(spatial, 1))
         self._run(images.load_images, y.data.size, source, indices, self._deep(y), moves)
         return y
 
@@ -195,7 +223,7 @@ class NumbaCudaBackend(Backend):
             part, bands = self._part(dy, 1, out.size, np.float32), 1
             self._run(conv.conv_point_weight_gradient, part.size, *given, part, dy.images, groups, shape, dilation, before)
         else:
-            band = sums.band_length(window.output)
+            band = positions_per_band(window.output)
             bands = -(-math.prod(window.output) // band)
             part = self._part(dy, bands, out.size, np.float32)
             geometry = shape, stride, dilation, before
@@ -209,7 +237,7 @@ class NumbaCudaBackend(Backend):
 
     def _sums(self, kernel, x: Batch, *arguments) -> tuple[Array, int]:
         """(part, bands) with a float64 sum for each channel, band and block of 16 images."""
-        band = sums.band_length(x.spatial)
+        band = positions_per_band(x.spatial)
         bands = -(-math.prod(x.spatial) // band)
         part = self._part(x, bands, x.channels, np.float64)
         self._run_lanes(kernel, x.data.shape[0] * bands * x.channels, *arguments, part, x.images, band)
@@ -240,37 +268,37 @@ class NumbaCudaBackend(Backend):
     def max_pool(self, x: Batch, window: Window) -> tuple[Batch, Array]:
         y = x.like(self._empty((*x.data.shape[:2], *window.output, LANES)))
         where = self._empty(self._deep(y).shape, np.int32)
-        geometry = _three(window.kernel, 1), *_steps(window)
+        geometry = canonical(window).kernel, *_steps(window)
         self._run(pool.max_pool, y.data.size, self._deep(x), self._deep(y), where, *geometry)
         return y, where
 
     def max_pool_gradient(self, dy: Batch, where: Array, window: Window) -> Batch:
         dx = dy.like(self._empty((*dy.data.shape[:2], *window.input, LANES)))
-        geometry = _three(window.kernel, 1), *_steps(window)
+        geometry = canonical(window).kernel, *_steps(window)
         self._run(pool.max_pool_gradient, dx.data.size, self._deep(dy), where, self._deep(dx), *geometry)
         return dx
 
     def avg_pool(self, x: Batch, window: Window, count_include_pad: bool = True) -> Batch:
         y = x.like(self._empty((*x.data.shape[:2], *window.output, LANES)))
-        geometry = _three(window.kernel, 1), *_steps(window)
+        geometry = canonical(window).kernel, *_steps(window)
         counts = self._counts(window, count_include_pad)
         self._run(pool.avg_pool, y.data.size, self._deep(x), self._deep(y), counts, *geometry)
         return y
 
     def avg_pool_gradient(self, dy: Batch, window: Window, count_include_pad: bool = True) -> Batch:
         dx = dy.like(self._empty((*dy.data.shape[:2], *window.input, LANES)))
-        geometry = _three(window.kernel, 1), *_steps(window)
+        geometry = canonical(window).kernel, *_steps(window)
         counts = self._counts(window, count_include_pad)
         self._run(pool.avg_pool_gradient, dx.data.size, self._deep(dy), self._deep(dx), counts, *geometry)
         return dx
 
     def _counts(self, window: Window, count_include_pad: bool) -> Array:
         counts = pool_counts(window, count_include_pad)
-        return self.array(counts.reshape(_three(window.output, 1)).astype(np.float32))
+        return self.array(counts.reshape(canonical(window).output).astype(np.float32))
 
     def global_avg_pool(self, x: Batch) -> Batch:
         y = x.like(self._empty((*x.data.shape[:2], LANES)))
-        positions, band = math.prod(x.spatial), sums.band_length(x.spatial)
+        positions, band = math.prod(x.spatial), positions_per_band(x.spatial)
         part = self._empty((-(-positions // band), y.data.size), np.float64)
         maps = self._data(x).reshape(-1, positions, LANES)
         self._run(norm.map_sums, part.size, maps, part, band)
@@ -398,12 +426,13 @@ class NumbaCudaBackend(Backend):
 
 def _deep_weights(w: Array) -> Array:
     """(O, C/groups, *K) with three kernel axes."""
-    return w.reshape(*w.shape[:2], *_three(w.shape[2:], 1))
+    return w.reshape(*w.shape[:2], *three(w.shape[2:], 1))
 
 
 def _steps(window: Window) -> tuple[tuple, tuple, tuple]:
     """Stride, dilation and the padding before, along three axes."""
-    return _three(window.stride, 1), _three(window.dilation, 1), _three([b for b, _ in window.padding], 0)
+    sizes = canonical(window)
+    return sizes.stride, sizes.dilation, sizes.before
 
 
 def _map_size(x: Batch) -> int:

@@ -64,7 +64,7 @@ def broadcast_tile(outputs: int, pixels: int, row: tuple[int, int, int, int, int
 
 
 # (OB, QB) of convolution with max pooling: the tile is OB channels by two lines of QB pixels.
-_POOLED = {24: ((6, 2), (4, 2), (1, 4)), 6: ((1, 2),)}
+_POOLED = {24: ((6, 2), (4, 2), (1, 4), (1, 2)), 6: ((1, 2),)}
 
 
 @functools.cache

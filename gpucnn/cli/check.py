@@ -10,10 +10,13 @@ from gpucnn.errors import ConfigurationError
 
 
 def check(
-    backend: Annotated[
-        list[str] | None,
-        typer.Option("--backend", help="A backend to compare; may be given several times. Default: all usable ones."),
-    ] = None,
+    backends: Annotated[
+        str | None,
+        typer.Option(
+            "--backends", "--backend", metavar="NAMES",
+            help="The backends to compare, with commas between them: numpy,numba. Default: all usable ones.",
+        ),
+    ] = None,  # fmt: skip
     math: options.Math = None,
     threads: options.Threads = None,
     json: options.Json = False,
@@ -27,7 +30,8 @@ def check(
         raise ConfigurationError(f"check compares bits, which only exact math promises; leave out --math {math}")
     from gpucnn.check import check as compare
 
-    report = compare(backend or None, threads=threads, progress=note)
+    names = None if backends is None else [name.strip() for name in backends.split(",")]
+    report = compare(names, threads=threads, progress=note)
     if json:
         print_json(report)
     else:

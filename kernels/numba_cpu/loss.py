@@ -45,12 +45,14 @@ def _exponentials(z, e):
 
 @kernel("softmax")
 def softmax(z, y):
-    """y = e / s along the channels of z (block, C, lane)."""
+    """y = e / s along the channels of z (block, C, positions * lanes), at each position."""
     for u in prange(z.shape[0]):
         b = np.int64(u)
-        _, _, total = _exponentials(z[b], y[b])
-        for c in range(z.shape[1]):
-            store(y[b, c], 0, divide(load(y[b, c], 0), total))
+        for i in range(0, z.shape[2], LANES):
+            logits, results = z[b, :, i:], y[b, :, i:]
+            _, _, total = _exponentials(logits, results)
+            for c in range(z.shape[1]):
+                store(results[c], 0, divide(load(results[c], 0), total))
 
 
 @kernel("softmax cross-entropy")

@@ -194,7 +194,7 @@ def test_check_reports_and_fails_on_a_difference(cli, monkeypatch):
 
     monkeypatch.setattr(sys.modules["gpucnn.check"], "check", check)
     assert cli.json("check") == report
-    assert cli("check", "--backend", "numba", "--backend", "numpy", "--threads", 1).exit_code == 0
+    assert cli("check", "--backends", "numba,numpy", "--threads", 1).exit_code == 0
     assert asked == [(None, None), (["numba", "numpy"], 1)]
     report = {**report, "passed": False, "differences": ["conv: index (0, 1) is 1.0 on numpy and 1.5 on numba"]}
     result = cli("check", "--json")

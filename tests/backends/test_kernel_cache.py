@@ -1,0 +1,149 @@
+"""Compiled kernels on disk: kept, checked, told apart, and never needed."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent.parent))
+from processes import checkout, finish, start  # noqa: E402
+
+# Prints the kernels that had to be compiled, and the bits of a few results.
+HEAD = """
+import json
+import numpy as np
+from gpucnn.backends import get_backend
+from gpucnn.kernels.numba_cpu import compiler, conv, elementwise
+
+compiled, results = [], {}
+compiler.listeners.append(compiled.append)
+x = np.linspace(-3, 3, 4096, dtype=np.float32)
+
+def run(kernel, *arguments):
+    y = np.full(4096, np.nan, np.float32)
+    kernel(*arguments, y)
+    results[kernel.name] = y.tobytes().hex()
+"""
+TAIL = """
+print(json.dumps({"compiled": compiled, "results": results}))
+"""
+MAPS = """
+run(elementwise.relu, x)
+run(elementwise.tanh, x)
+run(elementwise.sigmoid, x)
+"""
+NAMES = ["relu", "tanh", "sigmoid"]
+
+
+def maps(cache: Path, root: Path | None = None):
+    return finish(start(HEAD + MAPS + TAIL, root, GPUCNN_CACHE=str(cache)))
+
+
+def files(cache: Path) -> dict[str, Path]:
+    """Kernel name to its file; names here have no two files and no sign but letters."""
+    return {path.name.rsplit("-", 1)[0]: path for path in (cache / "numba").iterdir()}
+
+
+def test_the_second_process_compiles_nothing(tmp_path):
+    first, second = maps(tmp_path), maps(tmp_path)
+    assert first["compiled"] == NAMES and second["compiled"] == []
+    assert first["results"] == second["results"]
+    assert sorted(files(tmp_path)) == sorted(NAMES), "one file a kernel, and no temporary one left"
+    if os.name == "posix":
+        assert (tmp_path / "numba").stat().st_mode & 0o077 == 0, "pickles in it are run: only its owner may write there"
+
+
+def test_a_damaged_file_is_compiled_again(tmp_path):
+    first = maps(tmp_path)
+    stored = {name: path.read_bytes() for name, path in files(tmp_path).items()}
+    files(tmp_path)["relu"].write_bytes(stored["relu"][: len(stored["relu"]) // 2])
+    flipped = bytearray(stored["tanh"])
+    flipped[len(flipped) // 2] ^= 1
+    files(tmp_path)["tanh"].write_bytes(flipped)
+    files(tmp_path)["sigmoid"].write_bytes(b"")
+    second = maps(tmp_path)
+    assert second["compiled"] == NAMES and second["results"] == first["results"]
+    # What was damaged was written anew. Now the digest in front, of one file: the others stay good.
+    stored = files(tmp_path)["tanh"].read_bytes()
+    files(tmp_path)["tanh"].write_bytes(bytes([stored[0] ^ 128]) + stored[1:])
+    assert maps(tmp_path)["compiled"] == ["tanh"]
+
+
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        ("kernels/numba_cpu/elementwise.py", ("CHUNK = 256", "CHUNK = 128")),
+        ("kernels/numba_cpu/simd.py", ('_select(vec, ">")', '_select(vec, "<")')),
+        ("kernels/elementary.py", ("0x1.71547652b82fep+0", "0x1.71547652b82ffp+0")),
+    ],
+    ids=["kernel", "helper", "coefficients"],
+)  # fmt: skip
+def test_an_edited_source_is_compiled_again(tmp_path, name, edit):
+    """Whichever file it is: a kernel's own, one it takes helpers from, or the table of coefficients."""
+    code = HEAD + "run(elementwise.relu, x)\n" + TAIL
+    settings = {"GPUCNN_CACHE": str(tmp_path / "cache")}
+    before = finish(start(code, checkout(tmp_path / "before"), **settings))
+    same = finish(start(code, checkout(tmp_path / "same"), **settings))
+    after = finish(start(code, checkout(tmp_path / "after", {name: edit}), **settings))
+    assert before["compiled"] == ["relu"] and same["compiled"] == [], "the same sources elsewhere are the same kernels"
+    assert after["compiled"] == ["relu"]
+    assert (after["results"] != before["results"]) == (name == "kernels/numba_cpu/simd.py")
+
+
+def test_another_processor_compiles_its_own(tmp_path):
+    code, cache = HEAD + "run(elementwise.relu, x)\n" + TAIL, str(tmp_path)
+    narrow = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    first, second = finish(start(code, GPUCNN_CACHE=cache)), finish(start(code, GPUCNN_CACHE=cache, **narrow))
+    assert first["compiled"] == second["compiled"] == ["relu"] and first["results"] == second["results"]
+    assert finish(start(code, GPUCNN_CACHE=cache))["compiled"] == []
+
+
+# Large tiles, whose results show it when one is called for the other.
+TILES = """
+from gpucnn.backends import Batch, tiles
+from gpucnn.geometry import window
+b, exact = get_backend("numba", "exact", threads=1), get_backend("numpy", "exact")
+rng = np.random.default_rng(0)
+x, dy = (rng.standard_normal((16, c, 5, s)).astype(np.float32) for c, s in ((8, 15), (16, 13)))
+window = window((5, 15), (1, 3))
+
+def use(tile):
+    tiles.product_tile = lambda *sizes: tile
+    dw = np.full((16, 8, 1, 3), 99, np.float32)
+    lanes = (Batch(np.moveaxis(a, 0, -1)[None].copy(), 16, b) for a in (dy, x))
+    b.conv_weight_gradient(*lanes, window, 1, dw)
+    results[str(tile)] = dw.tobytes().hex()
+
+def expect():
+    dw = np.zeros((16, 8, 1, 3), np.float32)
+    exact.conv_weight_gradient(exact.pack(dy), exact.pack(x), window, 1, dw)
+    results["expected"] = dw.tobytes().hex()
+"""
+
+
+def test_two_processes_that_compile_at_once(tmp_path):
+    """Each compiles another tile of one kernel, and a third process loads both.
+
+    Numba numbers functions anew in each process, so that a part of both tiles had one symbol and the third process
+    called one for the other, until compiler.py let the numbers start at random. (Where all parts are inlined, nothing
+    is left to be confused, and this test passes without that line too.)
+    """
+    cache = {"GPUCNN_CACHE": str(tmp_path)}
+    one = start(HEAD + TILES + "use((4, 4, 1))" + TAIL, **cache)
+    two = start(HEAD + TILES + "use((4, 2, 3))" + TAIL, **cache)
+    one, two = finish(one), finish(two)
+    assert any("4x4x1" in name for name in one["compiled"]) and any("4x2x3" in name for name in two["compiled"])
+    both = finish(start(HEAD + TILES + "use((4, 4, 1)); use((4, 2, 3)); expect()" + TAIL, **cache))
+    assert both["compiled"] == []
+    expected = both["results"].pop("expected")
+    assert both["results"] == {"(4, 4, 1)": expected, "(4, 2, 3)": expected} == one["results"] | two["results"]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    """A file where the folder should be stops even root, whom permissions do not."""
+    (tmp_path / "file").write_text("in the way")
+    code, cache = HEAD + "run(elementwise.relu, x)\n" + TAIL, {"GPUCNN_CACHE": str(tmp_path / "file")}
+    first, second = finish(start(code, **cache)), finish(start(code, **cache))
+    assert first["compiled"] == second["compiled"] == ["relu"] and first["results"] == second["results"]
+    assert (tmp_path / "file").read_text() == "in the way"

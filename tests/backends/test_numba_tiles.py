@@ -1,0 +1,80 @@
+"""Each register tile of the CPU kernels: the same bits whichever tile is used, on sizes that it fits unevenly.
+
+Every tile is a kernel of its own, about two seconds to compile: this file is slow where nothing is compiled yet.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+from guarded import assert_bits, guarded, numbers
+
+from gpucnn.backends import get_backend, numba_backend, tiles
+from gpucnn.geometry import window
+
+pytestmark = pytest.mark.slow
+
+EXACT = get_backend("numpy", "exact")
+GUARDED = guarded()(2)
+BROADCAST, PRODUCT, POOLED = (
+    table[tiles.accumulators()] for table in (tiles._BROADCAST, tiles._PRODUCT, tiles._POOLED)
+)
+# Widths with a machine code of their own and one without, rows in one piece or not, packed weights or plain ones.
+VARIANTS = list(itertools.product((1, 3, 5, 4), (1, 2), (1, 10**9)))
+
+
+@pytest.mark.parametrize(("number", "tile"), list(enumerate(BROADCAST)), ids=str)
+def test_forward_tile(number, tile, monkeypatch):
+    """Each tile in one of the variants, each variant with some tile."""
+    monkeypatch.setattr(tiles, "broadcast_tile", lambda *sizes: tile)
+    # 7 and 16 have no common divisor: neighbouring tiles take variants that differ in everything.
+    width, stride, uses = VARIANTS[number * 7 % len(VARIANTS)]
+    monkeypatch.setattr(numba_backend, "_PACK_USES", uses)
+    ob, qb = tile
+    win = window((2, (qb + 2) * stride + width), (2, width), padding=1, stride=(1, stride))
+    w, bias = (GUARDED.array(numbers("cancelling", *shape)) for shape in ((2 * ob + 1, 2, *win.kernel), (2 * ob + 1,)))
+    x = numbers("random", 17, 2, *win.input)
+    expected = EXACT.conv(EXACT.pack(x), w, bias, win).numpy()
+    assert_bits(GUARDED.unpack(GUARDED.conv(GUARDED.pack(x), w, bias, win)), expected)
+    GUARDED.verify()
+
+
+@pytest.mark.parametrize("tile", BROADCAST, ids=str)
+def test_dense_weight_gradient_tile(tile, monkeypatch):
+    monkeypatch.setattr(tiles, "broadcast_tile", lambda *sizes: tile)
+    ob, cb = tile
+    dw = GUARDED.zeros((2 * ob + 1, 16 * cb + 5))
+    x, dy = numbers("random", 35, dw.shape[1]), numbers("cancelling", 35, len(dw))
+    expected = np.zeros(dw.shape, np.float32)
+    EXACT.dense_weight_gradient(EXACT.pack(dy), EXACT.pack(x), expected)
+    GUARDED.dense_weight_gradient(GUARDED.pack(dy), GUARDED.pack(x), dw)
+    assert_bits(dw, expected)
+    GUARDED.verify()
+
+
+@pytest.mark.parametrize(("number", "tile"), list(enumerate(POOLED)), ids=str)
+def test_pooled_tile(number, tile, monkeypatch):
+    monkeypatch.setattr(tiles, "pooled_tile", lambda *sizes: tile)
+    (ob, qb), width = tile, (1, 3, 5, 4)[number % 4]
+    win = window((5, qb + 4), (3, width), padding=(1, width // 2))
+    pool = window(win.output, 2, stride=2)
+    w, bias = (GUARDED.array(numbers("cancelling", *shape)) for shape in ((2 * ob + 1, 2, *win.kernel), (2 * ob + 1,)))
+    x = numbers("random", 17, 2, *win.input)
+    expected, _ = EXACT.conv_max_pool(EXACT.pack(x), w, bias, win, 1, pool)
+    y, _ = GUARDED.conv_max_pool(GUARDED.pack(x), w, bias, win, 1, pool)
+    assert_bits(GUARDED.unpack(y), expected.numpy())
+    GUARDED.verify()
+
+
+@pytest.mark.parametrize(("number", "tile"), list(enumerate(PRODUCT)), ids=str)
+def test_weight_gradient_tile(number, tile, monkeypatch):
+    monkeypatch.setattr(tiles, "product_tile", lambda *sizes: tile)
+    ob, cb, sb = tile
+    win = window((9, 20), (2, sb + 1), padding=1, dilation=(1, 1 + number % 3 // 2))
+    dw = GUARDED.zeros((2 * ob - 1, 2 * cb - 1, *win.kernel))
+    x, dy = numbers("random", 17, dw.shape[1], *win.input), numbers("random", 17, len(dw), *win.output)
+    expected = np.zeros(dw.shape, np.float32)
+    EXACT.conv_weight_gradient(EXACT.pack(dy), EXACT.pack(x), win, 1, expected)
+    GUARDED.conv_weight_gradient(GUARDED.pack(dy), GUARDED.pack(x), win, 1, dw)
+    assert_bits(dw, expected)
+    GUARDED.verify()

@@ -1,0 +1,41 @@
+"""Shared set-up: enough threads to test two of them anywhere, and tests for a GPU told apart where there is none."""
+
+import ctypes
+import functools
+import os
+
+import pytest
+
+# Read once, when Numba is imported. A machine with one core still has to show that two threads change no bit.
+os.environ.setdefault("NUMBA_NUM_THREADS", str(max(2, os.cpu_count() or 1)))
+
+
+@functools.cache
+def _why_no_gpu() -> str | None:
+    """Why no test can run on an NVIDIA GPU here; None if one is there."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver (libcuda.so.1) on this machine"
+    count = ctypes.c_int()
+    for code in (driver.cuInit(0), driver.cuDeviceGetCount(ctypes.byref(count))):
+        if code:
+            return f"the NVIDIA driver gave error {code}"
+    return None if count.value else "the NVIDIA driver finds no GPU"
+
+
+def _required() -> bool:
+    return os.environ.get("GPUCNN_REQUIRE_GPU", "") not in ("", "0")
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and (reason := _why_no_gpu()):
+        if _required():
+            pytest.fail(f"GPUCNN_REQUIRE_GPU is set, but {reason}", pytrace=False)
+        pytest.skip(f"gpu: {reason}")
+
+
+def pytest_terminal_summary(terminalreporter):
+    skipped = [r for r in terminalreporter.stats.get("skipped", []) if "gpu: " in str(r.longrepr)]
+    if skipped:
+        terminalreporter.write_sep("=", f"{len(skipped)} tests for a GPU were not run: {_why_no_gpu()}", yellow=True)

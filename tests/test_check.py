@@ -1,0 +1,148 @@
+"""gpucnn.check: both CPU backends pass, the committed hashes are numpy's, a planted difference is found and told."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import gpucnn.check
+from gpucnn.backends import get_backend
+from gpucnn.backends.numba_backend import NumbaBackend
+from gpucnn.check import HASHES, check
+from gpucnn.check.cases import KINDS, cases
+from gpucnn.check.networks import NETWORKS, train
+from gpucnn.cli import app
+from gpucnn.errors import BackendError
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_both_cpu_backends_pass(threads):
+    told = []
+    report = check(["numpy", "numba"], threads=threads, progress=told.append)
+    assert report["passed"] and report["differences"] == []
+    names = {case.operation for case in cases()}
+    assert {(row["name"], row["backend"]) for row in report["operations"]} == {
+        (n, b) for n in names for b in ("numpy", "numba")
+    }
+    assert all(row["differing"] == 0 < row["values"] for row in report["operations"])
+    assert {(row["network"], row["backend"]) for row in report["training"]} == {
+        (n, b) for n in NETWORKS for b in ("numpy", "numba")
+    }
+    assert all(row["weights_sha256"] == row["expected_sha256"] for row in report["training"])
+    assert json.loads(json.dumps(report)) == report, "it is printed as JSON"
+    assert told
+
+
+def test_it_covers_every_operation_of_the_protocol(monkeypatch):
+    """Each method of the backend that computes is called by a case, and each kind of numbers is used."""
+    from gpucnn.backends.protocol import Backend
+
+    memory = {"zeros", "array", "assign", "host", "pack", "unpack", "capture", "synchronize", "load_labels"}
+    used = set()
+
+    class Spy:
+        def __init__(self, backend):
+            self.backend = backend
+
+        def __getattr__(self, name):
+            used.add(name)
+            return getattr(self.backend, name)
+
+    everything = list(cases())
+    for case in everything:
+        if "random" in case.about or case.operation.startswith(("loading", "watch")):
+            case.run(Spy(get_backend("numba", "exact")))
+    methods = {name for name, value in vars(Backend).items() if callable(value) and not name.startswith("_")}
+    assert methods - memory <= used
+    for kind in KINDS:
+        assert sum(case.about.startswith(kind) for case in everything) > 30
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_committed_hashes_are_numpys(network):
+    """hashes.json changes only with a commit that says why."""
+    committed = json.loads(HASHES.read_text())
+    assert set(committed) == set(NETWORKS)
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in committed.values())
+    assert train(network, get_backend("numpy", "exact")) == committed[network]
+
+
+def planted(monkeypatch, operations=("dense",), networks=()) -> None:
+    """numba's dense layers give one wrong bit, in the last output of the first image, and check is cut short."""
+    dense = NumbaBackend.dense
+
+    def wrong(self, x, w, bias, relu=False):
+        y = dense(self, x, w, bias, relu)
+        y.data.view(np.uint32)[0, -1, 0] ^= 1
+        return y
+
+    monkeypatch.setattr(NumbaBackend, "dense", wrong)
+    few = [case for case in cases() if case.operation in operations]
+    monkeypatch.setattr(gpucnn.check, "cases", lambda: iter(few))
+    monkeypatch.setattr(gpucnn.check, "NETWORKS", networks)
+
+
+def test_a_planted_difference_is_told(monkeypatch):
+    planted(monkeypatch, ("dense", "relu"))
+    report = check(["numpy", "numba"])
+    assert not report["passed"]
+    rows = {(row["name"], row["backend"]): row["differing"] for row in report["operations"]}
+    count = sum(case.operation == "dense" for case in cases())
+    assert rows == {("dense", "numpy"): 0, ("dense", "numba"): count, ("relu", "numpy"): 0, ("relu", "numba"): 0}
+    number = r"-?0x1\.[0-9a-f]{13}p[+-]\d+"
+    pattern = (
+        rf"dense \(random, 17 images, 37 to 10\), y\[0, 9\]: numpy gives .*\(({number})\), numba gives .*\(({number})\)"
+    )
+    (match,) = (m for m in (re.search(pattern, line) for line in report["differences"]) if m)
+    numpy, numba = (np.float32(float.fromhex(text)) for text in match.groups())
+    assert numpy.view(np.uint32) ^ numba.view(np.uint32) == 1, "both values, told to the bit"
+
+
+def test_a_difference_in_training_is_told(monkeypatch):
+    planted(monkeypatch, (), ("batch norm net",))
+    report = check(["numba"])
+    assert not report["passed"] and report["operations"] == []
+    (row,) = report["training"]
+    assert row["weights_sha256"] != row["expected_sha256"] == json.loads(HASHES.read_text())["batch norm net"]
+    (told,) = report["differences"]
+    assert "batch norm net" in told and "numba" in told and row["weights_sha256"] in told
+
+
+def test_values_of_another_shape_or_type_differ(monkeypatch):
+    monkeypatch.setattr(NumbaBackend, "unpack", lambda self, batch: np.zeros(batch.shape))
+    few = [next(case for case in cases() if case.operation == "relu")]
+    monkeypatch.setattr(gpucnn.check, "cases", lambda: iter(few))
+    monkeypatch.setattr(gpucnn.check, "NETWORKS", ())
+    report = check(["numba"])
+    assert not report["passed"] and report["operations"][0]["differing"] == report["operations"][0]["values"]
+
+
+def test_the_command_ends_with_1(monkeypatch):
+    planted(monkeypatch)
+    result = CliRunner().invoke(app, ["check", "--backend", "numba", "--json"])
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert list(report)[:3] == ["passed", "operations", "training"] and report["passed"] is False
+    assert set(report["operations"][0]) == {"name", "backend", "values", "differing"}
+    text = CliRunner().invoke(app, ["check", "--backend", "numba"])
+    assert text.exit_code == 1 and "FAILED" in text.stdout and "dense (" in text.stdout and "numpy gives" in text.stdout
+
+
+def test_the_command_ends_with_0(monkeypatch):
+    monkeypatch.setattr(
+        gpucnn.check, "cases", lambda: iter([next(case for case in cases() if case.operation == "relu")])
+    )
+    monkeypatch.setattr(gpucnn.check, "NETWORKS", ("lenet5",))
+    result = CliRunner().invoke(app, ["check", "--backend", "numpy", "--backend", "numba", "--json"])
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["passed"] is True
+    assert {"backend", "weights_sha256"} <= set(report["training"][0])
+    assert {row["backend"] for row in report["training"]} == {"numpy", "numba"}
+
+
+def test_wrong_names_are_refused():
+    with pytest.raises(BackendError, match="there is no backend 'cuda9'"):
+        check(["numpy", "cuda9"])

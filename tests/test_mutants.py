@@ -1,0 +1,267 @@
+"""Each guarantee of the contract, broken once on purpose, must be noticed by the comparison that `gpucnn check` makes.
+
+A mutant is the real backend with one line of source changed (mutants.py). The same comparison on the same numbers must
+pass for the backend as it is.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).parent / "backends"))
+from guarded import guarded, numbers  # noqa: E402
+from mutants import mutant  # noqa: E402
+
+import gpucnn.check  # noqa: E402
+from gpucnn.backends import get_backend  # noqa: E402
+from gpucnn.backends.numba_backend import NumbaBackend  # noqa: E402
+from gpucnn.backends.numpy_exact import NumpyExact  # noqa: E402
+from gpucnn.check.cases import Case  # noqa: E402
+from gpucnn.geometry import window  # noqa: E402
+
+# ---- what is compared: one operation each, so that few kernels are compiled ------------------------------------------
+
+
+def forward(b, kind="random"):
+    x, w = b.pack(numbers(kind, 3, 3, 5, 4)), b.array(numbers(kind, 2, 3, 3, 2, seed=1))
+    return {"y": b.conv(x, w, None, window((5, 4), (3, 2))).numpy()}
+
+
+def subnormal(b):
+    return forward(b, "subnormal")
+
+
+def vanishing(b):
+    """Products that vanish below zero, and a bias of -0."""
+    x, w = b.pack(np.full((1, 1), -(2.0**-100), np.float32)), b.array(np.full((1, 1), 2.0**-100, np.float32))
+    return {"y": b.dense(x, w, b.array(np.full(1, -0.0, np.float32))).numpy()}
+
+
+def weights(b):
+    x, dy = b.pack(numbers("random", 19, 1, 11, 10)), b.pack(numbers("random", 19, 2, 11, 10, seed=1))
+    dw = b.zeros((2, 1, 1, 1))
+    b.conv_weight_gradient(dy, x, window((11, 10), 1), 1, dw)
+    return {"dw": b.host(dw)}
+
+
+def single_position(b):
+    x, dy = b.pack(numbers("random", 35, 2, 2, 2)), b.pack(numbers("random", 35, 3, 1, 1, seed=1))
+    dw = b.zeros((3, 2, 2, 2))
+    b.conv_weight_gradient(dy, x, window((2, 2), 2), 1, dw)
+    return {"dw": b.host(dw)}
+
+
+def biases(b):
+    db = b.zeros((3,))
+    b.bias_gradient(b.pack(numbers("annihilating", 35, 3, 11, 10)), db)
+    return {"db": b.host(db)}
+
+
+def normalised(b):
+    arrays = [b.array(numbers("random", 40, seed=seed)) for seed in (1, 2, 3)]
+    mean, gamma, beta = arrays
+    var = b.array(np.abs(numbers("random", 40, seed=4)))
+    return {"y": b.batch_norm(b.pack(numbers("random", 3, 40)), mean, var, gamma, beta, 1e-5).numpy()}
+
+
+def maxima(b):
+    win = window((5, 6), 3, padding=1)
+    y, where = b.max_pool(b.pack(numbers("cancelling", 3, 2, 5, 6)), win)
+    dy = b.pack(numbers("random", *y.shape, seed=1))
+    return {"y": y.numpy(), "dx": b.max_pool_gradient(dy, where, win).numpy()}
+
+
+def losses(b):
+    z = b.pack(numbers("random", 200, 10) * np.float32(5))
+    totals = b.zeros((2,), np.float64)
+    loss, dz = b.softmax_cross_entropy(z, b.pack_labels(np.arange(200) % 10), totals)
+    return {"loss": b.host(loss), "dz": dz.numpy(), "totals": b.host(totals)}
+
+
+def dropped(b):
+    return {"y": b.dropout(b.pack(numbers("random", 3, 40)), 0.5, 7, b.array(np.array([5], np.uint32)), 1).numpy()}
+
+
+# ---- what is broken --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Change:
+    """`old` in `file` read as `new`, in the package of `backend`; `compare` is where it must show."""
+
+    guarantee: str
+    backend: str
+    file: str
+    old: str
+    new: str
+    compare: object
+
+    def __str__(self):
+        return f"{self.backend}: {self.guarantee}"
+
+
+FMA, SUMS, EXACT = "gpucnn/arithmetic/fma.py", "gpucnn/arithmetic/sums.py", "gpucnn/backends/numpy_exact.py"
+NUMBA = "kernels/numba_cpu/"
+
+# The C library's own exp is no mutant to rely on: some are rounded correctly, and give the contract's bits.
+CHANGES = [
+    Change(
+        "k reversed", "numpy", FMA,
+        "zip(a, b, strict=True)", "zip(a[::-1], b[::-1], strict=True)", forward,
+    ),
+    Change(
+        "k reversed", "numba", NUMBA + "conv.py",
+        "                    for c in range(CG):", "                    for c in range(CG - 1, -1, -1):", forward,
+    ),
+    Change(
+        "multiply, then add", "numpy", FMA,
+        "np.multiply(a_k, b_k, out=product)", "product[...] = np.multiply(a_k, b_k).astype(np.float32)", forward,
+    ),
+    Change(
+        "multiply, then add", "numba", NUMBA + "simd.py",
+        "builder.call(fma_of, [xj, weight, builder.extract_value(acc, t)])",
+        "builder.fadd(builder.fmul(xj, weight), builder.extract_value(acc, t))", forward,
+    ),
+    Change(
+        "subnormals flushed to zero", "numpy", FMA,
+        "np.copyto(accumulator, rounded)",
+        "rounded[np.abs(rounded) < 2.0**-126] = 0\n            np.copyto(accumulator, rounded)", subnormal,
+    ),
+    Change(
+        "subnormals flushed to zero", "numba", NUMBA + "conv.py",
+        "add(add(acc[i * QB + j], b), zero)",
+        "add(add(acc[i * QB + j], b), zero)\n"
+        "                        least = splat(np.float32(2.0**-126))\n"
+        "                        v = where_greater(add(v, least), zero, where_greater(least, v, zero, v), v)",
+        subnormal,
+    ),
+    Change(
+        "a padded image left unmasked in a weight gradient", "numba", NUMBA + "conv.py",
+        "acc if lanes == LANES else masked(acc, lanes)", "acc", weights,
+    ),
+    Change(
+        "a padded image left unmasked in a statistic", "numba", NUMBA + "norm.py",
+        "return min(LANES, images - block * LANES)", "return LANES", biases,
+    ),
+    Change(
+        "a padded image left unmasked in the loss", "numba", NUMBA + "loss.py",
+        "lanes = min(LANES, images - b * LANES)", "lanes = LANES", losses,
+    ),
+    Change(
+        "the tree shifted by one", "numpy", SUMS,
+        "pairs = x[:-1:2] + x[1::2]", "x = np.roll(x, 1, 0)\n        pairs = x[:-1:2] + x[1::2]", weights,
+    ),
+    Change(
+        "the tree shifted by one", "numba", NUMBA + "simd.py",
+        "vectors = vectors + [zero] * (LANES - len(vectors))",
+        "turned = ir.Constant(ir.VectorType(_i32, LANES), [*range(1, LANES), 0])\n"
+        "    vectors = [builder.shuffle_vector(v, v, turned) for v in vectors] + [zero] * (LANES - len(vectors))",
+        weights,
+    ),
+    Change(
+        "the float64 tree shifted by one", "numba", NUMBA + "simd.py",
+        "while len(values) > 1:", "values = values[1:] + values[:1]\n        while len(values) > 1:", biases,
+    ),
+    Change(
+        "a band one row too long", "numpy", SUMS,
+        "-(-BAND // sizes[-1]) * sizes[-1]", "(-(-BAND // sizes[-1]) + 1) * sizes[-1]", weights,
+    ),
+    Change(
+        "a band one row too long", "numba", NUMBA + "sums.py",
+        "return math.ceil(64 / row_length)", "return math.ceil(64 / row_length) + 1", weights,
+    ),
+    Change(
+        "no + 0 at the end", "numpy", EXACT,
+        "    y = y + ZERO\n", "", vanishing,
+    ),
+    Change(
+        "no + 0 at the end", "numba", NUMBA + "conv.py",
+        "add(add(acc[i * QB + j], b), zero)", "add(acc[i * QB + j], b)", vanishing,
+    ),
+    Change(
+        "the last maximum instead of the first", "numpy", "gpucnn/backends/numpy_base.py",
+        "(field[tap] > y)", "(field[tap] >= y)", maxima,
+    ),
+    Change(
+        "the last maximum instead of the first", "numba", NUMBA + "pool.py",
+        "where_greater(v, best, splat(np.float32((a * KH + r) * KW + s)), tap)",
+        "where_greater(best, v, tap, splat(np.float32((a * KH + r) * KW + s)))", maxima,
+    ),
+    Change(
+        "a single position's gradient by the tree over images", "numpy", EXACT,
+        "single_position if math.prod(window.output) == 1 else banded", "banded", single_position,
+    ),
+    Change(
+        "a single position's gradient by the tree over images", "numba", "gpucnn/backends/numba_backend.py",
+        "if math.prod(window.output) == 1:", "if math.prod(window.output) == 0:", single_position,
+    ),
+    Change(
+        "statistics in float32", "numpy", SUMS,
+        "total = np.zeros(steps.shape[1:])", "total = np.zeros(steps.shape[1:], np.float32)", biases,
+    ),
+    Change(
+        "statistics in float32", "numba", NUMBA + "norm.py",
+        "acc = add64(acc, widen(load(values, i)))", "acc = widen(narrow(add64(acc, widen(load(values, i)))))", biases,
+    ),
+    Change(
+        "a reciprocal square root that is rounded once", "numpy", EXACT,
+        "return ONE / np.sqrt(var + np.float32(eps))",
+        "return (1 / np.sqrt((var + np.float32(eps)).astype(np.float64))).astype(np.float32)", normalised,
+    ),
+    Change(
+        "a reciprocal square root that is rounded once", "numba", NUMBA + "norm.py",
+        "return ONE / np.float32(math.sqrt(var + eps))",
+        "return np.float32(1.0 / math.sqrt(np.float64(var + eps)))", normalised,
+    ),
+    Change(
+        "exp from a library, as 2 ** (x log2(e)) in float32", "numpy", "gpucnn/arithmetic/elementary.py",
+        "return _to_float32(exp64, x)", "return np.exp2(x * np.float32(LOG2E))", losses,
+    ),
+    Change(
+        "exp from a library, as 2 ** (x log2(e)) in float32", "numba", NUMBA + "loss.py",
+        "v = narrow(exp64(widen(subtract(load(z[c], 0), largest))))",
+        "store(e[c], 0, subtract(load(z[c], 0), largest))\n"
+        "        for lane in range(LANES):\n"
+        "            e[c, lane] = np.exp2(e[c, lane] * np.float32(1.442695))\n"
+        "        v = load(e[c], 0)", losses,
+    ),
+    Change(
+        "Philox one round short", "numpy", "gpucnn/arithmetic/philox.py", "ROUNDS = 10", "ROUNDS = 9", dropped,
+    ),
+    Change(
+        "Philox one round short", "numba", NUMBA + "random.py", "range(10)", "range(9)", dropped,
+    ),
+]  # fmt: skip
+
+
+def compared(monkeypatch, suspect, compare) -> dict:
+    """What `gpucnn check` says of a backend on one comparison, training left out."""
+    monkeypatch.setattr(gpucnn.check, "cases", lambda: iter([Case(compare.__name__, "a test", compare)]))
+    monkeypatch.setattr(gpucnn.check, "NETWORKS", ())
+    monkeypatch.setattr(gpucnn.check, "maths", lambda name: ["exact"])
+
+    def choose(name, math=None, *, threads=None):
+        return suspect if name == "suspect" else get_backend(name, math, threads=threads)
+
+    monkeypatch.setattr(gpucnn.check, "get_backend", choose)
+    return gpucnn.check.check(["suspect"])
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_a_mutant_is_noticed(change, monkeypatch, tmp_path):
+    def made(kind):
+        return guarded(kind)(2) if change.backend == "numba" else kind()
+
+    report = compared(monkeypatch, made(NumbaBackend if change.backend == "numba" else NumpyExact), change.compare)
+    assert report["passed"], report["differences"]
+    # A mutant's kernels come from sources that no other run has: they are worth no place in the cache.
+    monkeypatch.setenv("GPUCNN_CACHE", str(tmp_path / "cache"))
+    wrong = made(mutant(tmp_path, change.backend, change.file, change.old, change.new))
+    report = compared(monkeypatch, wrong, change.compare)
+    assert not report["passed"], f"{change}: nobody noticed"
+    (row,) = report["operations"]
+    assert 0 < row["differing"] <= row["values"]
+    assert change.compare.__name__ in report["differences"][0] and "numpy gives" in report["differences"][0]
