@@ -1,4 +1,5 @@
-"""Sizes as kernels want them: always three spatial axes, leading ones of size 1, and the input gradient as convolutions."""
+"""Sizes as kernels want them: always three spatial axes, leading ones of size 1, and the input gradient as
+convolutions."""
 
 import functools
 import itertools
@@ -31,7 +32,8 @@ class Canonical:
 def canonical(window: Window, rows: bool = False) -> Canonical:
     """`window` over three axes. With `rows` a single dimension becomes the axis H: each position is a row of its own,
     so that a band of rows is one of 64 positions, as rule 3a wants it."""
-    sizes = [window.input, window.kernel, window.stride, window.dilation, tuple(b for b, _ in window.padding), window.output]
+    before = tuple(b for b, _ in window.padding)
+    sizes = [window.input, window.kernel, window.stride, window.dilation, before, window.output]
     fillers = (1, 1, 1, 1, 0, 1)
     if rows and len(window.input) == 1:
         sizes = [(*size, filler) for size, filler in zip(sizes, fillers, strict=True)]

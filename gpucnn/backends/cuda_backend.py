@@ -1,7 +1,7 @@
 """The operations of the protocol as launches of the kernels in kernels/cuda, on any Launcher.
 
-Every operation turns its sizes into template arguments, a grid and a few numbers. Nothing here knows whether a GPU or the
-emulation runs the kernels. No array arithmetic is used: CuPy's own flushes subnormals.
+Every operation turns its sizes into template arguments, a grid and a few numbers. Nothing here knows whether a GPU or
+the emulation runs the kernels. No array arithmetic is used: CuPy's own flushes subnormals.
 """
 
 import functools
@@ -47,7 +47,7 @@ class CudaBackend(Backend):
         self.xp, self.device = launcher.xp, launcher.device
         self._constants: dict = {}
 
-    # ---- launching ----------------------------------------------------------------------------------------------------
+    # ---- launching -------------------------------------------------------------------------------------------------
 
     def _run(
         self, file: str, expression: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments, beside: tuple = ()
@@ -60,7 +60,7 @@ class CudaBackend(Backend):
     def synchronize(self) -> None:
         self.launcher.synchronize()
 
-    # ---- memory -------------------------------------------------------------------------------------------------------
+    # ---- memory ----------------------------------------------------------------------------------------------------
 
     def _empty(self, shape: tuple[int, ...], dtype=np.float32) -> Array:
         return self.launcher.empty(shape, dtype)
@@ -99,12 +99,14 @@ class CudaBackend(Backend):
     def _data(self, x: Batch) -> Array:
         """A batch's values as the kernels need them; a user's own layer may have left them otherwise."""
         if x.data.dtype != np.float32:
-            raise DTypeError(f"a layer gave {x.data.dtype} values; exact math takes float32: keep constants as np.float32")
+            raise DTypeError(f"a layer gave {x.data.dtype} values; exact math takes float32: keep constants np.float32")
         return self.xp.ascontiguousarray(x.data)
 
     def pack(self, images: np.ndarray) -> Batch:
         if images.dtype != np.float32:
-            raise DTypeError(f"images are {images.dtype}; exact math takes float32: convert them with images.astype('float32')")
+            raise DTypeError(
+                f"images are {images.dtype}; exact math takes float32: convert them with images.astype('float32')"
+            )
         if isinstance(images, np.ndarray):
             images = self.array(np.ascontiguousarray(images))
         indices = self.array(np.arange(len(images), dtype=np.int64))
@@ -140,9 +142,11 @@ class CudaBackend(Backend):
         self._run("images.cu", "load_labels", (_ceil(y.size, 256),), (256,), *given, beside=(y,))
         return y
 
-    # ---- convolution and dense -------------------------------------------------------------------------------------------
+    # ---- convolution and dense -------------------------------------------------------------------------------------
 
-    def conv(self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int = 1, relu: bool = False) -> Batch:
+    def conv(
+        self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int = 1, relu: bool = False
+    ) -> Batch:
         if is_dense(window, groups):
             flat = self.dense(x.reshape(-1), w.reshape(len(w), -1), bias, relu)
             return flat.reshape(len(w), *window.output)
@@ -176,7 +180,9 @@ class CudaBackend(Backend):
         self._run("conv.cu", expression, grid, (LANES, wk * wp), *given)
         return x.like(y), where
 
-    def _correlate(self, x, w, bias, y, sizes: Canonical, channels, weights, places, by_output: bool, relu: bool) -> None:
+    def _correlate(
+        self, x, w, bias, y, sizes: Canonical, channels, weights, places, by_output: bool, relu: bool
+    ) -> None:
         """Launch conv.cu's forward kernel; `weights` and `places` are its structs of strides."""
         groups, inputs, outputs = channels
         blocks, processors = x.shape[0], self.launcher.processors
@@ -276,7 +282,7 @@ class CudaBackend(Backend):
         # A window over one pixel without axes: values are the inputs themselves.
         self._chain_weight_gradient(dy, x, _POINT, 1, out)
 
-    # ---- pooling ---------------------------------------------------------------------------------------------------------
+    # ---- pooling ---------------------------------------------------------------------------------------------------
 
     def _pool(self, kernel: str, window: Window, results: Array, *arguments, more: str = "") -> None:
         """A kernel of pool.cu, one warp for each pixel of `results`."""
@@ -324,7 +330,7 @@ class CudaBackend(Backend):
         self._over_maps("global_avg_pool_gradient", dx, self._data(dy), dx)
         return dy.like(dx)
 
-    # ---- elementwise -----------------------------------------------------------------------------------------------------
+    # ---- elementwise -----------------------------------------------------------------------------------------------
 
     def _map(self, kernel: str, *inputs: Batch, options: tuple = ()) -> Batch:
         y = self._like(inputs[0])
@@ -361,7 +367,7 @@ class CudaBackend(Backend):
         self._run("random.cu", "dropout", (_ceil(size, 256),), (256,), self._data(x), y.data, *draw)
         return y
 
-    # ---- batch norm ------------------------------------------------------------------------------------------------------
+    # ---- batch norm ------------------------------------------------------------------------------------------------
 
     def _sum_channels(self, kernel: str, sums: int, x: Batch, *arguments, beside: tuple = ()) -> None:
         """A kernel of norm.cu that sums over each channel of maps like x."""
@@ -428,7 +434,7 @@ class CudaBackend(Backend):
         given = running, batch, _f32(momentum), _i64(running.size)
         self._run("optimizers.cu", "update_running", grid, (256,), *given, beside=(running,))
 
-    # ---- loss ------------------------------------------------------------------------------------------------------------
+    # ---- loss ------------------------------------------------------------------------------------------------------
 
     def softmax(self, x: Batch) -> Batch:
         y = self._like(x)
@@ -446,7 +452,7 @@ class CudaBackend(Backend):
         self._run("loss.cu", "softmax_cross_entropy", (_ceil(blocks, 4),), (LANES, 4), *given, *sizes)
         return mean, dz
 
-    # ---- optimisers --------------------------------------------------------------------------------------------------------
+    # ---- optimisers ------------------------------------------------------------------------------------------------
 
     def sgd(
         self, w: Array, g: Array, v: Array, hyper: Array, *, momentum: float, weight_decay: float, nesterov: bool
@@ -487,7 +493,8 @@ def _is_plain(window: Window, pool: Window) -> bool:
         and window.stride == window.dilation == pool.dilation == (1, 1)
         and pool.kernel == pool.stride == (2, 2)
         and all(pads == (0, 0) for pads in pool.padding)
-        and all(2 * p <= size for p, size in zip(pool.output, window.output, strict=True))  # ceil mode may reach further
+        # In ceil mode the last window may reach past the image.
+        and all(2 * p <= size for p, size in zip(pool.output, window.output, strict=True))
     )
 
 

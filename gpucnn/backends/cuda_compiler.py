@@ -1,9 +1,10 @@
 """Compiling a kernel of kernels/cuda for one GPU, and keeping what was compiled.
 
-NVRTC compiles to machine code (cubin), for the architecture at hand, without a GPU and without a CUDA toolkit: it comes as
-a Python wheel. It is called here and not through cupy.RawModule, because CuPy appends -ftz=true to every compilation, which
-flushes subnormals. One file a key, written beside and renamed, its digest in front: a file cut short counts as absent. The
-key is made of the sources with all includes, the kernel's name, the options, the architecture and the versions.
+NVRTC compiles to machine code (cubin), for the architecture at hand, without a GPU and without a CUDA toolkit: it comes
+as a Python wheel. It is called here and not through cupy.RawModule, because CuPy appends -ftz=true to every
+compilation, which flushes subnormals. One file a key, written beside and renamed, its digest in front: a file cut short
+counts as absent. The key is made of the sources with all includes, the kernel's name, the options, the architecture and
+the versions.
 """
 
 import contextlib
@@ -33,7 +34,8 @@ class Compiled:
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """What NVRTC made of some kernels of one file: a cubin or PTX, what each is called in it, and the compiler's words."""
+    """What NVRTC made of some kernels of one file: a cubin or PTX, what each is called in it, and the compiler's
+    words."""
 
     code: bytes
     symbols: dict[str, str]
@@ -64,8 +66,11 @@ def compiled(file: str, expression: str, architecture: str) -> Compiled:
     return found
 
 
-def translate(file: str, expressions: list[str], options: list[str], ptx: bool = False, folder: Path = SOURCES) -> Translation:
-    """Run NVRTC on kernels of one file, with `options` after the project's own; `code` is a cubin, or PTX if asked for."""
+def translate(
+    file: str, expressions: list[str], options: list[str], ptx: bool = False, folder: Path = SOURCES
+) -> Translation:
+    """Run NVRTC on kernels of one file, with `options` after the project's own; `code` is a cubin, or PTX if asked
+    for."""
     from cuda.bindings import nvrtc
 
     def call(function, *arguments):
@@ -114,8 +119,8 @@ def _versions() -> tuple:
     # Two releases of one NVRTC have one version number; the wheel's version tells them apart.
     from importlib import metadata
 
-    wheels = ((name, _version(metadata, name)) for name in ("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12", "cuda-bindings"))
-    return nvrtc.nvrtcVersion()[1:], tuple(wheels)
+    wheels = "nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12", "cuda-bindings"
+    return nvrtc.nvrtcVersion()[1:], tuple((name, _version(metadata, name)) for name in wheels)
 
 
 def _version(metadata, name: str) -> str | None:

@@ -1,8 +1,9 @@
 """Which register tile a CUDA kernel uses, by shape and by the number of multiprocessors.
 
-Time is counted in cycles of a scheduler that issues one warp instruction a cycle; a multiprocessor has four. Large tiles
-spend their instructions on multiply-adds, small ones make enough warps to fill a GPU with a small batch. Where few warps
-share a scheduler, each step also waits for its loads. The model only has to rank tiles, and no bit depends on it.
+Time is counted in cycles of a scheduler that issues one warp instruction a cycle; a multiprocessor has four. Large
+tiles spend their instructions on multiply-adds, small ones make enough warps to fill a GPU with a small batch. Where
+few warps share a scheduler, each step also waits for its loads. The model only has to rank tiles, and no bit depends on
+it.
 """
 
 import functools
@@ -30,7 +31,8 @@ def _time(warps: float, processors: int, instructions: float, waits: float, regi
 def conv_tile(
     outputs: int, channels: int, output: tuple, kernel: tuple, stride: int, dilation: int, blocks: int, processors: int
 ) -> tuple[int, int, int, int, int, int]:
-    """(OB, QB, WK, WP, CC, SB) of conv.cu for `outputs` and `channels` of one group, `stride` and `dilation` along rows.
+    """(OB, QB, WK, WP, CC, SB) of conv.cu for `outputs` and `channels` of one group, `stride` and `dilation` along
+    rows.
 
     Raises ValueError for a kernel of more taps than shared memory holds.
     """

@@ -1,7 +1,7 @@
 """The CuPy backend: kernels/cuda on an NVIDIA GPU. Importing this module says why it cannot be used here, if it cannot.
 
-Raises BackendError, with what is missing and the line that mends it, where there is no driver, no GPU, no CuPy, no NVRTC,
-or versions that do not fit together.
+Raises BackendError, with what is missing and the line that mends it, where there is no driver, no GPU, no CuPy, no
+NVRTC, or versions that do not fit together.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ def check_machine() -> None:
     try:
         ctypes.CDLL(library)
     except OSError:
-        raise BackendError(f"there is no NVIDIA driver ({library} does not load); it comes with the GPU's driver") from None
+        raise BackendError(f"there is no NVIDIA driver ({library} does not load): install the GPU's driver") from None
     for module, what in (("cupy", "CuPy"), ("cuda.bindings.nvrtc", "the CUDA compiler NVRTC")):
         try:
             importlib.import_module(module)
@@ -52,8 +52,8 @@ def check_machine() -> None:
     capability = cupy.cuda.Device().compute_capability
     if int(capability) not in known:
         raise BackendError(
-            f"this GPU is an sm_{capability}, which NVRTC {major} does not compile for; it knows "
-            f"sm_{min(known)} to sm_{max(known)}: pip install --upgrade nvidia-cuda-nvrtc, or gpucnn[cuda12] for an old GPU"
+            f"this GPU is an sm_{capability}, which NVRTC {major} does not compile for; it knows sm_{min(known)} to "
+            f"sm_{max(known)}: pip install --upgrade nvidia-cuda-nvrtc, for an old GPU 'gpucnn[cuda12]'"
         )
 
 
@@ -65,7 +65,8 @@ from gpucnn.backends.cupy_launcher import CupyLauncher  # noqa: E402
 
 
 class CupyBackend(CudaBackend):
-    """CudaBackend on the current CUDA device. `graph` (True at first): whether training steps are captured as CUDA graphs."""
+    """CudaBackend on the current CUDA device. `graph` (True at first): whether training steps are captured as CUDA
+    graphs."""
 
     def __init__(self, threads: int = 0, dtype: np.dtype = np.dtype(np.float32)):
         """`threads` is accepted and none are used."""

@@ -1,8 +1,9 @@
 """The CUDA backend's launcher on a GPU: CuPy's memory pool, streams and graphs, kernels from cuda_compiler.
 
-Everything runs in order on one stream of its own. It is a blocking one, so that a layer of the user's own, which computes
-with CuPy on the default stream, waits for the kernels and the kernels wait for it. While a graph is recorded, kernels that
-nobody waits for (the gradients of weights) go to a second stream: in the graph they are branches that run beside the rest.
+Everything runs in order on one stream of its own. It is a blocking one, so that a layer of the user's own, which
+computes with CuPy on the default stream, waits for the kernels and the kernels wait for it. While a graph is recorded,
+kernels that nobody waits for (the gradients of weights) go to a second stream: in the graph they are branches that run
+beside the rest.
 """
 
 import contextlib
@@ -22,7 +23,8 @@ _BESIDE_BYTES = 64 << 20
 
 
 class CupyLauncher(Launcher):
-    """The current CUDA device. With `graph` off, `capture` records nothing and every step is launched kernel by kernel."""
+    """The current CUDA device. With `graph` off, `capture` records nothing and every step is launched kernel by
+    kernel."""
 
     xp = cupy
 
@@ -98,7 +100,7 @@ class CupyLauncher(Launcher):
         return self._kernels[key]
 
     def launch(
-        self, kernel: int, grid: tuple[int, ...], block: tuple[int, ...], *arguments, beside: tuple[cupy.ndarray, ...] = ()
+        self, kernel: int, grid: tuple[int, ...], block: tuple[int, ...], *arguments, beside: tuple = ()
     ) -> None:
         packed = Arguments(arguments, lambda array: array.data.ptr)
         three = (*grid, *(1,) * (3 - len(grid)), *block, *(1,) * (3 - len(block)))

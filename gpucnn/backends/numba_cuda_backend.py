@@ -1,11 +1,11 @@
 """The readable GPU backend: kernels in Python, one thread a value, exact float32, 32 images side by side.
 
 Arrays are CuPy's, which Numba's kernels take as they are; CuPy computes nothing here. In Numba's CUDA simulator
-(NUMBA_ENABLE_CUDASIM=1) the same kernels run as Python threads on NumPy's arrays: very slow, but every operation can be
-followed with a debugger, on a machine without a GPU.
+(NUMBA_ENABLE_CUDASIM=1) the same kernels run as Python threads on NumPy's arrays: very slow, but every operation can
+be followed with a debugger, on a machine without a GPU.
 
-Every operation brings its arguments into the kernels' shape (three spatial axes, leading ones of size 1) and launches one
-or a few kernels on the default stream. Nothing is recorded: `capture` returns the step itself.
+Every operation brings its arguments into the kernels' shape (three spatial axes, leading ones of size 1) and launches
+one or a few kernels on the default stream. Nothing is recorded: `capture` returns the step itself.
 """
 
 import importlib.metadata
@@ -155,7 +155,9 @@ class NumbaCudaBackend(Backend):
     def _data(self, x: Batch) -> Array:
         """A batch's values as the kernels need them; a user's own layer may have left them otherwise."""
         if x.data.dtype != np.float32:
-            raise DTypeError(f"a layer gave {x.data.dtype} values; exact math takes float32: keep constants as np.float32")
+            raise DTypeError(
+                f"a layer gave {x.data.dtype} values; exact math takes float32: keep constants as np.float32"
+            )
         return xp.ascontiguousarray(x.data)
 
     def _deep(self, x: Batch) -> Array:
@@ -171,7 +173,9 @@ class NumbaCudaBackend(Backend):
 
     def pack(self, images_: np.ndarray) -> Batch:
         if images_.dtype != np.float32:
-            raise DTypeError(f"images are {images_.dtype}; exact math takes float32: convert them with images.astype('float32')")
+            raise DTypeError(
+                f"images are {images_.dtype}; exact math takes float32: convert them with images.astype('float32')"
+            )
         return self.load_images(xp.array(images_, order="C"), xp.arange(len(images_)), len(images_))
 
     def unpack(self, batch: Batch) -> np.ndarray:
@@ -202,7 +206,9 @@ class NumbaCudaBackend(Backend):
 
     # ---- convolution and dense ---------------------------------------------------------------------------------------
 
-    def conv(self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int = 1, relu: bool = False) -> Batch:
+    def conv(
+        self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int = 1, relu: bool = False
+    ) -> Batch:
         y = x.like(self._empty((x.data.shape[0], len(w), *window.output, LANES)))
         bias = self.zeros((len(w),)) if bias is None else bias
         given = self._deep(x), _deep_weights(w), bias, self._deep(y)
@@ -221,14 +227,14 @@ class NumbaCudaBackend(Backend):
         given = self._deep(dy), self._deep(x)
         if math.prod(window.output) == 1:
             part, bands = self._part(dy, 1, out.size, np.float32), 1
-            self._run(conv.conv_point_weight_gradient, part.size, *given, part, dy.images, groups, shape, dilation, before)
+            given = *given, part, dy.images, groups, shape, dilation, before
+            self._run(conv.conv_point_weight_gradient, part.size, *given)
         else:
             band = positions_per_band(window.output)
             bands = -(-math.prod(window.output) // band)
             part = self._part(dy, bands, out.size, np.float32)
-            geometry = shape, stride, dilation, before
-            groups_of_threads = dy.data.shape[0] * bands * out.size
-            self._run_lanes(conv.conv_weight_gradient, groups_of_threads, *given, part, dy.images, groups, band, *geometry)
+            given = *given, part, dy.images, groups, band, shape, stride, dilation, before
+            self._run_lanes(conv.conv_weight_gradient, dy.data.shape[0] * bands * out.size, *given)
         self._run(sums.weight_total, out.size, part, out.reshape(-1), bands)
 
     def _part(self, x: Batch, bands: int, wanted: int, dtype) -> Array:

@@ -1,0 +1,134 @@
+"""The CUDA backend's launcher on the CPU: kernels compiled by g++, memory from NumPy."""
+
+import ctypes
+from collections.abc import Callable
+
+import numpy as np
+
+from gpucnn.backends.launcher import SOURCES, Arguments, Launcher
+from gpucnn.emulation import compiler
+from gpucnn.emulation.memory import guarded
+from gpucnn.errors import BackendError, ConfigurationError
+
+# What the backend takes for the number of multiprocessors when it chooses how finely to cut the work.
+PROCESSORS = 16
+_ORDERS = {"forward": 0, "reversed": 1}
+
+
+class EmulationError(BackendError):
+    """A kernel did what it must not: a stray address, a barrier not all reach, a shuffle with an absent lane."""
+
+
+class EmulatedKernel:
+    """A compiled kernel; `sizes` are the bytes of its arguments."""
+
+    def __init__(self, name: str, library: ctypes.CDLL):
+        self.name, self.library = name, library
+        library.cuh_sizes.restype = ctypes.POINTER(ctypes.c_int)
+        sizes = library.cuh_sizes()
+        self.sizes: list[int] = []
+        while sizes[len(self.sizes)]:
+            self.sizes.append(sizes[len(self.sizes)])
+        self.entry = ctypes.cast(library.cuh_kernel, ctypes.c_void_p)
+        for function in (library.cuh_first, library.cuh_last):
+            function.restype = ctypes.c_void_p
+        self.shared = library.cuh_first(), library.cuh_last()
+
+
+class EmulatedLauncher(Launcher):
+    """`order` of a block's threads: "forward", "reversed", or an integer from 2 on, the seed of a random one.
+
+    `guard`: arrays end ("end") or begin ("front") at an inaccessible page, or None. `sanitize` compiles under
+    AddressSanitizer and UBSan; the process must have been started with LD_PRELOAD set to the compiler's libasan.so, and
+    arrays then come from malloc, whose ends the sanitizer watches. `folder` is where the .cu files lie.
+    """
+
+    xp = np
+    device = "CPU, emulating a GPU thread by thread"
+    processors = PROCESSORS
+
+    def __init__(self, order="forward", sanitize: bool = False, guard: str | None = "end", folder=SOURCES):
+        if order not in _ORDERS and not (isinstance(order, int) and order > 1):
+            raise ConfigurationError(f"order is {order!r}; expected 'forward', 'reversed' or a seed of at least 2")
+        if guard not in ("end", "front", None):
+            raise ConfigurationError(f"guard is {guard!r}; expected 'end', 'front' or None")
+        reason = compiler.why_not()
+        if reason:
+            raise BackendError(reason)
+        self._order = _ORDERS.get(order, order)
+        self._sanitize, self._guard, self._folder = sanitize, None if sanitize else guard, folder
+        self._runtime = compiler.runtime(sanitize)
+        self._kernels: dict[tuple[str, str], EmulatedKernel] = {}
+        self._tape: list | None = None
+        self.launches = 0
+
+    # ---- memory ------------------------------------------------------------------------------------------------------
+
+    def empty(self, shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:
+        if self._guard:
+            return guarded(shape, dtype, self._guard == "front")
+        array = np.empty(shape, dtype)
+        array.reshape(-1).view(np.uint8)[...] = 0xFF
+        return array
+
+    def clear(self, array: np.ndarray) -> None:
+        array[...] = 0
+        if self._tape is not None:
+            self._tape.append(lambda: array.fill(0))
+
+    def write(self, array: np.ndarray, host: np.ndarray) -> None:
+        array[...] = host
+
+    def read(self, array: np.ndarray) -> np.ndarray:
+        return np.array(array)
+
+    # ---- kernels -----------------------------------------------------------------------------------------------------
+
+    def kernel(self, file: str, expression: str = "") -> EmulatedKernel:
+        key = file, expression
+        if key not in self._kernels:
+            library = ctypes.CDLL(str(compiler.build(self._folder / file, expression, self._sanitize)))
+            library.cuh_bind(ctypes.c_void_p(self._runtime.cuh_runtime()))
+            self._kernels[key] = EmulatedKernel(expression, library)
+        return self._kernels[key]
+
+    def launch(
+        self, kernel: EmulatedKernel, grid: tuple[int, ...], block: tuple[int, ...], *arguments, beside=()
+    ) -> None:
+        for argument in arguments:
+            if isinstance(argument, np.ndarray) and not argument.flags.c_contiguous:
+                raise EmulationError(f"{kernel.name} was given a strided array; pass its first element and strides")
+        packed = Arguments(arguments, lambda array: array.ctypes.data)
+        if packed.sizes != kernel.sizes:
+            raise EmulationError(f"{kernel.name} takes arguments of {kernel.sizes} bytes, not of {packed.sizes}")
+        three = (*grid, *(1,) * (3 - len(grid)), *block, *(1,) * (3 - len(block)))
+        configuration = (ctypes.c_uint * 7)(*three, self._order)
+
+        def run() -> None:
+            self.launches += 1
+            wrong = self._runtime.cuh_launch(kernel.entry, packed.address, configuration, *kernel.shared)
+            if wrong:
+                raise EmulationError(f"{kernel.name}: {wrong.decode()}")
+
+        run()
+        if self._tape is not None:
+            self._tape.append(run)
+
+    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+        if self._tape is not None:
+            raise BackendError("a capture inside a capture: capture the whole step once")
+        self._tape = []
+        try:
+            step()
+            tape = self._tape
+        finally:
+            self._tape = None
+
+        def replay() -> None:
+            for run in tape:
+                run()
+
+        return replay
+
+    def synchronize(self) -> None:
+        pass

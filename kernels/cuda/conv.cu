@@ -1,0 +1,355 @@
+// Convolution: forward and input gradient (rule 2), and weight gradient (rule 3), for up to three spatial axes.
+//
+// Activations are (block, channel, D, H, W, 32), a warp being 32 images; every size is a template argument, so that
+// loops unroll, divisions are by constants and addresses are constants too. Groups are independent convolutions; C and
+// O below are the channels of one group.
+//
+// Why register tiles. A product needs one weight, the same for all lanes, and one pixel. A warp that owns OB output
+// channels by QB neighbouring pixels loads OB weights and a few pixels for OB * QB multiply-adds. Each accumulator is
+// the chain of rule 2 as it stands: k in order, never split. The weights come through shared memory, where one 16-byte
+// load serves all lanes; the pixels come from L1, where a row's taps find the same pixels again.
+#include "common.cuh"
+
+// The end of every dot product. The last + 0 turns -0 into +0, so taps on padding may be skipped or multiplied by zero.
+DEVICE float finished(float acc, float bias, bool relu) {
+  const float v = __fadd_rn(__fadd_rn(acc, bias), 0.0f);
+  return relu ? rectified(v) : v;
+}
+
+// OB output channels by QB pixels of a row a warp; WK warps side by side along the channels and WP along the pixels;
+// the weights of CC channels in shared memory at a time; SB taps of a kernel row in registers at a time.
+template <int OB_, int QB_, int WK_, int WP_, int CC_, int SB_> struct Tile {
+  static constexpr int OB = OB_, QB = QB_, WK = WK_, WP = WP_, CC = CC_, SB = SB_, threads = LANES * WK * WP;
+  // Weights of all OB * WK channels side by side in shared memory: 16-byte loads, and the next row in other banks.
+  static constexpr int ROW = OB * WK == 1 ? 1 : ceil_div(OB * WK, 4) * 4 + 4;
+};
+
+// Where the first weight lies and how far apart they are, in elements; the same for the outputs, in pixels (32 floats).
+struct WeightStrides { int first, g, o, c, d, h, w; };
+struct OutputStrides { i64 first, block; int g, o, d, h, w; };
+
+// The weights of channels c_first ... c_first + CC - 1 for outputs o_first ... of a group, as [c][tap][output]; all
+// threads.
+template <class T, int C, int O, class K, bool BY_OUTPUT>
+DEVICE void fetch_weights(float* weights, const float* source, WeightStrides ws, int o_first, int c_first) {
+  constexpr int TILE = T::OB * T::WK;
+  for (int e = threadIdx.y * LANES + threadIdx.x; e < T::CC * K::product * TILE; e += T::threads) {
+    const int tap = e % K::product, rest = e / K::product;
+    const int c = BY_OUTPUT ? rest / TILE : rest % T::CC, o = BY_OUTPUT ? rest % TILE : rest / T::CC;
+    const int a = tap / (K::H * K::W), r = tap / K::W % K::H, s = tap % K::W;
+    float v = 0.0f;
+    if (o_first + o < O && c_first + c < C)
+      v = source[i64(o_first + o) * ws.o + i64(c_first + c) * ws.c + a * ws.d + r * ws.h + s * ws.w];
+    weights[(c * K::product + tap) * T::ROW + o] = v;
+  }
+}
+
+// N neighbouring outputs' weights from shared memory, four or two at a time.
+template <int N> DEVICE void read_weights(float (&w)[N], const float* at) {
+#pragma unroll
+  for (int o = 0; o < N; o += N % 4 == 0 ? 4 : N % 2 == 0 ? 2 : 1) {
+    if (N % 4 == 0) {
+      const float4 v = *reinterpret_cast<const float4*>(at + o);
+      w[o] = v.x, w[o + 1] = v.y, w[o + 2] = v.z, w[o + 3] = v.w;
+    } else if (N % 2 == 0) {
+      const float2 v = *reinterpret_cast<const float2*>(at + o);
+      w[o] = v.x, w[o + 1] = v.y;
+    } else {
+      w[o] = at[o];
+    }
+  }
+}
+
+// y = x correlated with w, plus bias (O,) if there is one; x (block, GROUPS * C, In, 32) contiguous.
+//
+// The input gradient is this kernel on dy, with a transposed and flipped view of the weights, once for each phase of
+// the stride; BY_OUTPUT then says that neighbouring weights belong to neighbouring outputs, and not to neighbouring
+// inputs, so that a warp fetches them side by side. Launch: grid (pixel tiles of all blocks / WP, channel tiles *
+// GROUPS), block (32, WK * WP). A tile at the end of a row overlaps its neighbour; tiles past the last block only help
+// to fetch weights.
+template <class T, int GROUPS, int C, int O, class In, class Out, class K, class S, class D, class B, bool BY_OUTPUT>
+__global__ void __launch_bounds__(T::threads)
+conv(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias, float* __restrict__ y,
+     int blocks, WeightStrides ws, OutputStrides ys, int relu) {
+  constexpr int OB = T::OB, QB = T::QB, SB = T::SB, CC = T::CC, TILE = OB * T::WK;
+  constexpr int ROW = T::ROW;
+  constexpr int ROW_TILES = ceil_div(Out::W, QB), TILES = Out::D * Out::H * ROW_TILES;
+  constexpr int NX = (QB - 1) * S::W + (SB - 1) * D::W + 1;  // pixels under QB outputs and SB taps
+  // Of those, the ones that lie inside the image for every tile, so that nobody needs to ask: [B::W, INSIDE).
+  constexpr int INSIDE = In::W + B::W - (Out::W - QB) * S::W - (ceil_div(K::W, SB) - 1) * SB * D::W;
+  constexpr int UNROLLED_ROWS = OB * QB * SB <= 128 ? K::H : 1;
+  __shared__ __align__(16) float weights[CC * K::product * ROW];
+
+  const int lane = threadIdx.x, wk = threadIdx.y % T::WK, tile = int(blockIdx.x) * T::WP + threadIdx.y / T::WK;
+  constexpr int O_TILES = ceil_div(O, TILE);
+  const int group = blockIdx.y / O_TILES, o_first = blockIdx.y % O_TILES * TILE;
+  const int block = tile / TILES, q = least(tile % ROW_TILES * QB, Out::W - QB);
+  const int p = tile % TILES / ROW_TILES, h_out = p % Out::H, d_out = p / Out::H;
+  const bool works = block < blocks;
+  const float* pixels = x + (i64(block) * GROUPS + group) * C * In::product * LANES + lane;
+  const float* source = w + ws.first + i64(group) * ws.g;
+
+  float acc[OB][QB];
+#pragma unroll
+  for (int o = 0; o < OB; o++)
+#pragma unroll
+    for (int j = 0; j < QB; j++) acc[o][j] = 0.0f;
+
+  for (int c_first = 0; c_first < C; c_first += CC) {
+    if (c_first) __syncthreads();  // the previous weights have been used
+    fetch_weights<T, C, O, K, BY_OUTPUT>(weights, source, ws, o_first, c_first);
+    __syncthreads();
+    if (!works) continue;
+    for (int c = 0; c < least(CC, C - c_first); c++) {
+      const float* map = pixels + i64(c_first + c) * In::product * LANES;
+#pragma unroll 1
+      for (int a = 0; a < K::D; a++) {
+        const int d = d_out * S::D - B::D + a * D::D;
+        if (unsigned(d) >= unsigned(In::D)) continue;
+#pragma unroll UNROLLED_ROWS
+        for (int r = 0; r < K::H; r++) {
+          const int h = h_out * S::H - B::H + r * D::H;
+          if (unsigned(h) >= unsigned(In::H)) continue;
+          const float* of_row = weights + ((c * K::D + a) * K::H + r) * K::W * ROW + wk * OB;
+#pragma unroll 1
+          for (int s_first = 0; s_first < K::W; s_first += SB) {
+            const int column = q * S::W - B::W + s_first * D::W;
+            const float* row = map + ((d * In::H + h) * In::W + column) * LANES;
+            float xs[NX];
+#pragma unroll
+            for (int i = 0; i < NX; i++) {
+              const bool inside = (i >= B::W && i < INSIDE) || unsigned(column + i) < unsigned(In::W);
+              xs[i] = inside ? row[i * LANES] : 0.0f;
+            }
+#pragma unroll
+            for (int s = 0; s < SB; s++)
+              if (s_first + s < K::W) {
+                float wv[OB];
+                read_weights(wv, of_row + (s_first + s) * ROW);
+#pragma unroll
+                for (int o = 0; o < OB; o++)
+#pragma unroll
+                  for (int j = 0; j < QB; j++) acc[o][j] = __fmaf_rn(xs[j * S::W + s * D::W], wv[o], acc[o][j]);
+              }
+          }
+        }
+      }
+    }
+  }
+  if (!works) return;
+  const i64 row_first = ys.first + block * ys.block + i64(group) * ys.g + i64(d_out) * ys.d + i64(h_out) * ys.h;
+  float* out = y + row_first * LANES + lane;
+#pragma unroll
+  for (int i = 0; i < OB; i++) {
+    const int o = o_first + wk * OB + i;
+    if (o >= O) break;
+    const float b = bias ? bias[group * O + o] : 0.0f;
+#pragma unroll
+    for (int j = 0; j < QB; j++) out[(i64(o) * ys.o + i64(q + j) * ys.w) * LANES] = finished(acc[i][j], b, relu);
+  }
+}
+
+// ---- convolution, ReLU and 2x2 max pooling ------------------------------------------------------------------------
+
+// y = the maxima of relu(conv) over windows of 2x2, which do not overlap; where = their taps. Two axes, stride 1.
+//
+// The convolution's output never goes to memory: a warp's tile is the two rows of 2 QB pixels under QB maxima. Input
+// row h serves both: it meets tap h of the upper output row and tap h - 1 of the lower one, so each chain has its taps
+// in order. Launch as conv, with QB maxima in place of QB pixels; Out are the sizes of y.
+template <class T, int GROUPS, int C, int O, class In, class Out, class K, class B>
+__global__ void __launch_bounds__(T::threads)
+conv_max_pool(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias,
+              float* __restrict__ y, unsigned char* __restrict__ where, int blocks, WeightStrides ws) {
+  constexpr int OB = T::OB, QB = T::QB, CC = T::CC, TILE = OB * T::WK, NX = 2 * QB + K::W - 1;
+  constexpr int ROW_TILES = ceil_div(Out::W, QB), TILES = Out::H * ROW_TILES, O_TILES = ceil_div(O, TILE);
+  constexpr int INSIDE = In::W + B::W - 2 * (Out::W - QB);  // pixels [B::W, INSIDE) of a tile's row are inside for all
+  __shared__ __align__(16) float weights[CC * K::product * T::ROW];
+
+  const int lane = threadIdx.x, wk = threadIdx.y % T::WK, tile = int(blockIdx.x) * T::WP + threadIdx.y / T::WK;
+  const int group = blockIdx.y / O_TILES, o_first = blockIdx.y % O_TILES * TILE;
+  const int block = tile / TILES, p = tile % TILES / ROW_TILES, q = least(tile % ROW_TILES * QB, Out::W - QB);
+  const bool works = block < blocks;
+  const float* pixels = x + (i64(block) * GROUPS + group) * C * In::product * LANES + lane;
+  const float* source = w + ws.first + i64(group) * ws.g;
+
+  float acc[2][OB][2 * QB] = {};
+  for (int c_first = 0; c_first < C; c_first += CC) {
+    if (c_first) __syncthreads();  // the previous weights have been used
+    fetch_weights<T, C, O, K, false>(weights, source, ws, o_first, c_first);
+    __syncthreads();
+    if (!works) continue;
+    for (int c = 0; c < least(CC, C - c_first); c++) {
+      const float* map = pixels + i64(c_first + c) * In::product * LANES;
+#pragma unroll 1
+      for (int r = 0; r <= K::H; r++) {
+        const int h = 2 * p - B::H + r, column = 2 * q - B::W;
+        if (unsigned(h) >= unsigned(In::H)) continue;
+        float xs[NX];
+#pragma unroll
+        for (int i = 0; i < NX; i++) {
+          const bool inside = (i >= B::W && i < INSIDE) || unsigned(column + i) < unsigned(In::W);
+          xs[i] = inside ? map[(h * In::W + column + i) * LANES] : 0.0f;
+        }
+#pragma unroll
+        for (int row = 0; row < 2; row++) {
+          if (unsigned(r - row) >= unsigned(K::H)) continue;
+#pragma unroll
+          for (int s = 0; s < K::W; s++) {
+            float wv[OB];
+            read_weights(wv, weights + ((c * K::H + r - row) * K::W + s) * T::ROW + wk * OB);
+#pragma unroll
+            for (int o = 0; o < OB; o++)
+#pragma unroll
+              for (int j = 0; j < 2 * QB; j++) acc[row][o][j] = __fmaf_rn(xs[j + s], wv[o], acc[row][o][j]);
+          }
+        }
+      }
+    }
+  }
+  if (!works) return;
+#pragma unroll
+  for (int i = 0; i < OB; i++) {
+    const int o = o_first + wk * OB + i;
+    if (o >= O) break;
+    const float b = bias ? bias[group * O + o] : 0.0f;
+    const i64 at = (((i64(block) * GROUPS + group) * O + o) * Out::product + p * Out::W + q) * LANES + lane;
+#pragma unroll
+    for (int j = 0; j < QB; j++) {
+      float best = finished(acc[0][i][2 * j], b, true);
+      int tap = 0;
+#pragma unroll
+      for (int t = 1; t < 4; t++) {
+        const float v = finished(acc[t / 2][i][2 * j + t % 2], b, true);
+        if (v > best) {
+          best = v;
+          tap = t;
+        }
+      }
+      y[at + j * LANES] = best;
+      where[at + j * LANES] = static_cast<unsigned char>(tap);
+    }
+  }
+}
+
+// ---- weight gradient ----------------------------------------------------------------------------------------------
+
+// OB output channels by CB input channels by RB x SB taps of one kernel plane a warp, QU pixels at a time; WARPS tiles
+// a block; each warp takes BANDS neighbouring bands, a power of two.
+template <int OB_, int CB_, int RB_, int SB_, int QU_, int WARPS_, int BANDS_> struct GradientTile {
+  static constexpr int OB = OB_, CB = CB_, RB = RB_, SB = SB_, QU = QU_, WARPS = WARPS_, BANDS = BANDS_;
+};
+
+__host__ __device__ constexpr int log2_of(int n) { return n == 1 ? 0 : 1 + log2_of(n / 2); }
+
+// common.cuh's Tree with its slots in shared memory, a lane's own, 32 floats apart.
+DEVICE void push(float* slot, unsigned t, float value) {
+  for (; t & 1; t >>= 1, slot += LANES) value = __fadd_rn(*slot, value);
+  *slot = value;
+}
+DEVICE float total(const float* slot, unsigned terms) {
+  for (; !(terms & 1); terms >>= 1) slot += LANES;
+  float value = *slot;
+  while (terms >>= 1) {
+    slot += LANES;
+    if (terms & 1) value = __fadd_rn(*slot, value);
+  }
+  return value;
+}
+
+// part (blocks of 16, groups of bands, GROUPS * O, C, K): rules 3a, 3b and the part of 3c that lies in one group of
+// bands.
+//
+// Here the accumulators are one product of a gradient and a pixel for each lane, summed over the positions of a band of
+// `BAND` rows. After a band comes the tree over the 16 images of each half warp, and then its sums wait in a tree over
+// the bands. sums.cu finishes. One dimension comes as the axis H, so that a band is 64 positions. Launch: grid (tiles /
+// WARPS, groups of bands, blocks), block (32, WARPS). Tiles at an axis' end overlap the one before.
+template <class T, int GROUPS, int C, int O, class In, class Out, class K, class S, class D, class B, int BAND>
+__global__ void __launch_bounds__(LANES * T::WARPS)
+conv_weight_gradient(const float* __restrict__ dy, const float* __restrict__ x, float* __restrict__ part, int images) {
+  constexpr int OB = T::OB, CB = T::CB, RB = T::RB, SB = T::SB, QU = T::QU, SUMS = OB * CB * RB * SB;
+  constexpr int NX = (QU - 1) * S::W + (SB - 1) * D::W + 1;
+  constexpr int OT = ceil_div(O, OB), CT = ceil_div(C, CB), RT = ceil_div(K::H, RB), ST = ceil_div(K::W, SB);
+  constexpr int TILES = GROUPS * OT * CT * K::D * RT * ST;
+  constexpr int POSITION_ROWS = Out::D * Out::H, ALL_BANDS = ceil_div(POSITION_ROWS, BAND);
+  constexpr int BAND_GROUPS = ceil_div(ALL_BANDS, T::BANDS), EACH = ceil_div(SUMS, IMAGES);
+  constexpr int DEPTH = log2_of(T::BANDS) + 1;
+  // Of a tile's NX pixels those in [B::W, INSIDE) lie inside the image whatever the tile's taps and positions.
+  constexpr int INSIDE = In::W + B::W - (ceil_div(Out::W, QU) - 1) * QU * S::W - (K::W - SB) * D::W;
+
+  const int lane = threadIdx.x, tile = blockIdx.x * T::WARPS + threadIdx.y, block = blockIdx.z;
+  if (tile >= TILES) return;
+  const int s0 = least(tile % ST * SB, K::W - SB), r0 = least(tile / ST % RT * RB, K::H - RB);
+  const int a = tile / (ST * RT) % K::D, c0 = least(tile / (ST * RT * K::D) % CT * CB, C - CB);
+  const int o0 = least(tile / (ST * RT * K::D * CT) % OT * OB, O - OB), group = tile / (ST * RT * K::D * CT * OT);
+  const float* gradients = dy + ((i64(block) * GROUPS + group) * O + o0) * Out::product * LANES + lane;
+  const float* pixels = x + ((i64(block) * GROUPS + group) * C + c0) * In::product * LANES + lane;
+  const bool there = present(block, lane, images);
+
+  // The waiting sums of a tree over the bands: seldom touched, so they leave the registers to the accumulators.
+  __shared__ float slots[T::WARPS][EACH][DEPTH][LANES];
+  const int band_first = blockIdx.y * T::BANDS, bands = least(T::BANDS, ALL_BANDS - band_first);
+#pragma unroll 1
+  for (int t = 0; t < bands; t++) {
+    float acc[SUMS];
+#pragma unroll
+    for (int i = 0; i < SUMS; i++) acc[i] = 0.0f;
+    const int first = (band_first + t) * BAND, last = least(first + BAND, POSITION_ROWS);
+#pragma unroll 1
+    for (int p = first; p < last; p++) {
+      const int d = p / Out::H * S::D - B::D + a * D::D, h_first = p % Out::H * S::H - B::H + r0 * D::H;
+#pragma unroll 1
+      for (int q = 0; q < Out::W; q += QU) {
+        float dv[OB][QU], xs[CB][RB][NX];
+#pragma unroll
+        for (int o = 0; o < OB; o++)
+#pragma unroll
+          for (int u = 0; u < QU; u++)
+            {
+            const bool inside = Out::W % QU == 0 || q + u < Out::W;
+            dv[o][u] = inside ? gradients[(o * Out::product + p * Out::W + q + u) * LANES] : 0.0f;
+          }
+        const int column = q * S::W - B::W + s0 * D::W;
+#pragma unroll
+        for (int c = 0; c < CB; c++)
+#pragma unroll
+          for (int r = 0; r < RB; r++) {
+            const int h = h_first + r * D::H;
+            const bool row_inside = unsigned(d) < unsigned(In::D) && unsigned(h) < unsigned(In::H);
+            const float* row = pixels + (((c * In::D + d) * In::H + h) * In::W + column) * LANES;
+#pragma unroll
+            for (int i = 0; i < NX; i++) {
+              const bool inside = (i >= B::W && i < INSIDE) || unsigned(column + i) < unsigned(In::W);
+              xs[c][r][i] = row_inside && inside ? row[i * LANES] : 0.0f;
+            }
+          }
+#pragma unroll
+        for (int u = 0; u < QU; u++)  // positions in order; a pixel past the row's end adds dy = 0
+#pragma unroll
+          for (int o = 0; o < OB; o++)
+#pragma unroll
+            for (int c = 0; c < CB; c++)
+#pragma unroll
+              for (int r = 0; r < RB; r++)
+#pragma unroll
+                for (int s = 0; s < SB; s++) {
+                  const int i = ((o * CB + c) * RB + r) * SB + s;
+                  acc[i] = __fmaf_rn(dv[o][u], xs[c][r][u * S::W + s * D::W], acc[i]);
+                }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < SUMS; i++) acc[i] = there ? acc[i] : 0.0f;
+    half_warp_sums<SUMS>(acc, lane);
+#pragma unroll
+    for (int i = 0; i < EACH; i++) push(&slots[threadIdx.y][i][0][lane], t, acc[i]);
+  }
+  float* out = part + ((i64(block) * 2 + lane / IMAGES) * BAND_GROUPS + blockIdx.y) * GROUPS * O * C * K::product;
+#pragma unroll
+  for (int i = 0; i < EACH; i++) {
+    const int sum = i * IMAGES + lane % IMAGES;
+    const int o = group * O + o0 + sum / (CB * RB * SB), c = c0 + sum / (RB * SB) % CB;
+    const int r = r0 + sum / SB % RB, s = s0 + sum % SB;
+    const i64 weight = ((i64(o) * C + c) * K::D + a) * K::H * K::W + r * K::W + s;
+    if (sum < SUMS) out[weight] = total(&slots[threadIdx.y][i][0][lane], bands);
+  }
+}

@@ -1,0 +1,41 @@
+"""Philox4x32-10 (rule 10): Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011."""
+
+import numpy as np
+from numba import cuda
+
+from .arithmetic import ZERO, multiply
+from .compiler import LANES, device, kernel
+
+M0, M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+W0, W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+UNIT = np.float32(2.0**-24)
+DROPOUT, SHIFT = 3, 4
+
+
+@device
+def word(seed, index, step, purpose, layer):
+    """The first output word, a uint64, of counter (index low, index high, step, purpose << 16 | layer) under `seed`."""
+    k0, k1 = np.uint64(seed) & LOW, np.uint64(seed) >> HALF
+    c0, c1 = np.uint64(index) & LOW, np.uint64(index) >> HALF
+    c2, c3 = np.uint64(step), np.uint64(purpose << 16 | layer)
+    for _ in range(10):
+        p0, p1 = M0 * c0, M1 * c2
+        c0, c1, c2, c3 = (p1 >> HALF) ^ c1 ^ k0, p1 & LOW, (p0 >> HALF) ^ c3 ^ k1, p0 & LOW
+        k0, k1 = (k0 + W0) & LOW, (k1 + W1) & LOW
+    return c0
+
+
+@kernel
+def dropout(x, y, rate, scale, seed, step, layer):
+    """y (block, values, lane) = x * scale, or +0 where the draw of the value's logical index is below rate.
+
+    One thread a value. The index is the one in (N, C, *spatial), whatever the lanes.
+    """
+    i = cuda.grid(1)
+    if i < y.size:
+        values = y.shape[1]
+        lane, k, b = i % LANES, i // LANES % values, i // LANES // values
+        draw = word(seed, (b * LANES + lane) * values + k, step[0], DROPOUT, layer) >> np.uint64(8)
+        kept = multiply(x[b, k, lane], scale)
+        y[b, k, lane] = ZERO if multiply(np.float32(draw), UNIT) < rate else kept

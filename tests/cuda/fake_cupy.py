@@ -1,0 +1,274 @@
+"""Enough of CuPy to run the CuPy backend without a GPU: memory pools that reuse, a stream that records, launches
+emulated.
+
+What it cannot show is whether the real CuPy has these functions with these arguments; tests/cuda/test_device.py does
+that.
+"""
+
+import contextlib
+import ctypes
+import sys
+import types
+import weakref
+
+import numpy as np
+
+from gpucnn.backends.cuda_compiler import Compiled
+from gpucnn.emulation import compiler
+from gpucnn.emulation.launcher import EmulatedLauncher
+
+
+class OutOfMemoryError(MemoryError):
+    pass
+
+
+class _Memory:
+    """One allocation: `ptr` and the buffer there."""
+
+    def __init__(self, buffer: np.ndarray):
+        self.buffer, self.ptr = buffer, buffer.ctypes.data
+
+
+class _Pointer:
+    """A place in an allocation."""
+
+    def __init__(self, mem: _Memory, ptr: int):
+        self.mem, self.ptr = mem, ptr
+
+    def memset_async(self, value: int, size: int, stream) -> None:
+        stream.do(lambda: ctypes.memset(self.ptr, value, size))
+
+
+class MemoryPool:
+    """Gives freed memory of the same size out again, first of all; what is free holds NaN."""
+
+    limit = 1 << 30
+
+    def __init__(self):
+        self._free: dict[int, list[np.ndarray]] = {}
+        self._used = 0
+
+    def malloc(self, size: int) -> _Pointer:
+        if size > self.limit:
+            raise OutOfMemoryError
+        found = self._free.get(size)
+        buffer = found.pop() if found else np.empty(max(size, 1), np.uint8)
+        buffer[...] = 0xFF
+        memory = _Memory(buffer)
+        self._used += size
+        weakref.finalize(memory, self._give_back, buffer, size)
+        return _Pointer(memory, memory.ptr)
+
+    def _give_back(self, buffer: np.ndarray, size: int) -> None:
+        self._used -= size
+        buffer[...] = 0xFF
+        self._free.setdefault(size, []).append(buffer)
+
+    def used_bytes(self) -> int:
+        return self._used
+
+    def free_bytes(self) -> int:
+        return sum(size * len(buffers) for size, buffers in self._free.items())
+
+    def free_all_blocks(self) -> None:
+        self._free.clear()
+
+
+class ndarray(np.ndarray):  # noqa: N801 - CuPy's name
+    """Memory from the allocator at hand; views know whose memory they show."""
+
+    def __new__(cls, shape, dtype):
+        shape = shape if isinstance(shape, tuple) else (shape,)
+        pointer = _state.allocate(int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize)
+        array = super().__new__(cls, shape, dtype, buffer=pointer.mem.buffer)
+        array._memory = pointer.mem
+        return array
+
+    def __array_finalize__(self, source):
+        self._memory = getattr(source, "_memory", None)
+
+    @property
+    def data(self) -> _Pointer:
+        return _Pointer(self._memory, self.ctypes.data)
+
+    def set(self, host, stream) -> None:
+        assert not stream.recording, "a copy from the host while a graph is recorded"
+        assert host.shape == self.shape
+        assert host.dtype == self.dtype
+        self.view(np.ndarray)[...] = host
+
+    def get(self, stream) -> np.ndarray:
+        assert not stream.recording, "a copy to the host while a graph is recorded"
+        return np.array(self.view(np.ndarray))
+
+
+class Graph:
+    """What was recorded: work on the first stream and on others, and where one waits for the other.
+
+    The streams of graph `late` ("first", "others" or None) do their work only when somebody waits for it, the rest as
+    soon as it was asked for. Whatever a GPU does lies between.
+    """
+
+    late: str | None = None
+
+    def __init__(self, steps: list):
+        self._steps = steps
+
+    def upload(self, stream) -> None:
+        pass
+
+    def launch(self, stream) -> None:
+        waiting: list = []
+        for kind, first, what in self._steps:
+            late = self.late == ("first" if first else "others")
+            if kind == "work" and late:
+                waiting.append(what)
+            elif kind == "work":
+                what()
+            elif kind == "record" and late:
+                what.behind = list(waiting)
+            elif kind == "wait" and not late:
+                for work in what.behind:
+                    work()
+                del waiting[: len(what.behind)]
+                what.behind = []
+        assert not waiting or self.late == "first", "the graph ends before a branch of it is waited for"
+        for work in waiting:
+            work()
+
+
+class Event:
+    """A point in a stream."""
+
+    def __init__(self, disable_timing: bool):
+        self.behind: list = []
+        self.in_graph = False
+
+
+class Stream:
+    """Runs what it is given at once. Records once it is told to, or waits for an event of a stream that does."""
+
+    steps: list = []  # of the graph that is being recorded, by all streams
+
+    def __init__(self, non_blocking: bool):
+        self.ptr, self.recording = len(_state.streams) + 7, False
+        _state.streams.append(self)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def _note(self, kind: str, what) -> None:
+        Stream.steps.append((kind, self is _state.streams[0], what))
+
+    def do(self, work) -> None:
+        if self.recording:
+            self._note("work", work)
+        else:
+            work()
+
+    def record(self, event: Event) -> None:
+        event.in_graph = self.recording
+        if self.recording:
+            self._note("record", event)
+
+    def wait_event(self, event: Event) -> None:
+        assert event.in_graph or not self.recording, "a stream that records waits for one that does not"
+        self.recording = event.in_graph
+        if self.recording:
+            self._note("wait", event)
+
+    def synchronize(self) -> None:
+        assert not self.recording, "waiting while a graph is recorded"
+
+    def begin_capture(self) -> None:
+        assert not self.recording
+        self.recording, Stream.steps = True, []
+
+    def end_capture(self) -> Graph:
+        for stream in _state.streams:
+            stream.recording = False
+        return Graph(Stream.steps)
+
+
+class _State:
+    def __init__(self):
+        self.pool = MemoryPool()
+        self.allocate = self.pool.malloc
+        self.streams: list[Stream] = []
+        self.emulated = EmulatedLauncher(guard=None)
+        self.kernels: list = []
+
+
+_state: _State
+
+
+@contextlib.contextmanager
+def _using_allocator(allocate):
+    before, _state.allocate = _state.allocate, allocate
+    try:
+        yield
+    finally:
+        _state.allocate = before
+
+
+def _launch(kernel, gx, gy, gz, bx, by, bz, shared, stream, parameters, extra) -> None:
+    assert (shared, extra) == (0, 0)
+    found = _state.kernels[kernel]
+    # CUDA copies the arguments when a kernel is launched or recorded.
+    pointers = (ctypes.c_void_p * len(found.sizes)).from_address(parameters)
+    values = [ctypes.string_at(pointer, size) for pointer, size in zip(pointers, found.sizes, strict=True)]
+
+    def run() -> None:
+        buffers = [ctypes.create_string_buffer(value, len(value)) for value in values]
+        copied = (ctypes.c_void_p * len(buffers))(*(ctypes.addressof(b) for b in buffers))
+        configuration = (ctypes.c_uint * 7)(gx, gy, gz, bx, by, bz, 0)
+        wrong = compiler.runtime(False).cuh_launch(found.entry, ctypes.addressof(copied), configuration, *found.shared)
+        assert not wrong, wrong
+
+    _state.streams[stream - 7].do(run)
+
+
+def _load(code: bytes) -> int:
+    file, expression = code.decode().split("\n")
+    _state.kernels.append(_state.emulated.kernel(file, expression))
+    return len(_state.kernels) - 1
+
+
+def install(monkeypatch) -> None:
+    """Make `import cupy` find this, and let compiled kernels be their own names."""
+    global _state
+    _state = _State()
+    cupy, cuda = types.ModuleType("cupy"), types.ModuleType("cupy.cuda")
+    facts = {"multiProcessorCount": 16, "totalGlobalMem": 1 << 30, "name": b"made up"}
+    cuda.driver = types.SimpleNamespace(
+        moduleLoadData=_load, moduleGetFunction=lambda module, name: module, launchKernel=_launch
+    )
+    cuda.runtime = types.SimpleNamespace(
+        free=lambda pointer: None, getDeviceProperties=lambda device: facts, memGetInfo=lambda: (1 << 29, 1 << 30),
+        getDeviceCount=lambda: 1, driverGetVersion=lambda: 13000, CUDARuntimeError=RuntimeError,
+    )  # fmt: skip
+    cuda.Device = lambda: types.SimpleNamespace(use=lambda: None, id=0, compute_capability="90")
+    cuda.Stream, cuda.Graph, cuda.MemoryPool, cuda.using_allocator = Stream, Graph, MemoryPool, _using_allocator
+    cuda.Event = Event
+    cuda.memory = types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
+    cupy.cuda, cupy.ndarray, cupy.ascontiguousarray = cuda, ndarray, lambda a: a
+    cupy.get_default_memory_pool = lambda: _state.pool
+    nvrtc = types.ModuleType("cuda.bindings.nvrtc")
+    nvrtc.nvrtcVersion, nvrtc.nvrtcGetSupportedArchs = lambda: (0, 13, 0), lambda: (0, [75, 90])
+    bindings, root = types.ModuleType("cuda.bindings"), types.ModuleType("cuda")
+    root.bindings, bindings.nvrtc = bindings, nvrtc
+    fakes = {"cupy": cupy, "cupy.cuda": cuda, "cuda": root, "cuda.bindings": bindings, "cuda.bindings.nvrtc": nvrtc}
+    for name, module in fakes.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    for name in ("gpucnn.backends.cupy_backend", "gpucnn.backends.cupy_launcher"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    real = ctypes.CDLL
+    found = lambda name, *a, **k: None if "libcuda.so" in str(name) else real(name, *a, **k)  # noqa: E731
+    monkeypatch.setattr(ctypes, "CDLL", found)
+    monkeypatch.setattr(
+        "gpucnn.backends.cuda_compiler.compiled",
+        lambda file, expression, architecture: Compiled("symbol", f"{file}\n{expression}".encode()),
+    )

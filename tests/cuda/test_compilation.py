@@ -1,0 +1,176 @@
+"""NVRTC, which needs no GPU, compiles every kernel for every generation of GPUs: without spills, and as it is
+written."""
+
+import collections
+import importlib
+import re
+
+import numpy as np
+import pytest
+
+from gpucnn.backends import cuda_compiler, cuda_tiles
+from gpucnn.backends.cuda_backend import CudaBackend
+from gpucnn.backends.launcher import Launcher
+from gpucnn.check.cases import cases
+from gpucnn.models import lenet5, resnet20
+from gpucnn.optimizers import SGD, Adam
+from gpucnn.training.steps import Resident, TrainingSteps
+
+
+def _missing() -> str | None:
+    try:
+        importlib.import_module("cuda.bindings.nvrtc").nvrtcVersion()
+    except (ImportError, RuntimeError) as error:
+        return f"NVRTC: {error}; pip install cuda-bindings nvidia-cuda-nvrtc"
+    return None
+
+
+pytestmark = pytest.mark.skipif(_missing() is not None, reason=str(_missing()))
+ARCHITECTURES = ["sm_75", "sm_80", "sm_90", "sm_100"]
+
+
+class Names(Launcher):
+    """Computes nothing and notes which kernels it was asked for."""
+
+    xp, device, processors = np, "none", 132
+
+    def __init__(self):
+        self.asked = set()
+
+    def empty(self, shape, dtype=np.float32):
+        return np.zeros(shape, dtype)
+
+    def clear(self, array):
+        pass
+
+    def write(self, array, host):
+        pass
+
+    def read(self, array):
+        return np.array(array)
+
+    def kernel(self, file, expression=""):
+        self.asked.add((file, expression))
+
+    def launch(self, kernel, grid, block, *arguments, beside=()):
+        assert all(1 <= g <= top for g, top in zip(grid, (2**31 - 1, 65535, 65535)))
+        assert 1 <= np.prod(block) <= 1024
+
+    def capture(self, step):
+        step()
+        return step
+
+    def synchronize(self):
+        pass
+
+
+def _asked_by(work) -> dict[str, list[str]]:
+    """The kernels that `work(backend)` asks for on a large GPU, by file."""
+    names = Names()
+    work(CudaBackend(names))
+    by_file = collections.defaultdict(list)
+    for file, expression in sorted(names.asked):
+        by_file[file].append(expression)
+    return by_file
+
+
+def _networks(b) -> None:
+    for make, optimizer, batch in ((lenet5, SGD(), 64), (resnet20, Adam(), 512)):
+        model = make().initialize(0).place(b)
+        model.layer.need_input_gradient(False)
+        optimizer.place(b, model.values.size)
+        data = Resident(b, np.zeros((batch, *model.input_shape), np.float32), np.zeros(batch, np.int32), batch)
+        TrainingSteps(model, optimizer, data, 2, 0).run(np.arange(batch), 0, 1.0)
+
+
+def _operations(b) -> None:
+    for case in cases():
+        if "subnormal" not in case.about and "cancelling" not in case.about:
+            case.run(b)
+
+
+@pytest.fixture(scope="module")
+def in_networks():
+    return _asked_by(_networks)
+
+
+@pytest.fixture(scope="module")
+def in_operations():
+    return _asked_by(_operations)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_kernel_of_the_models_spills(in_networks, architecture):
+    for file, expressions in in_networks.items():
+        made = cuda_compiler.translate(file, expressions, [f"--gpu-architecture={architecture}", "--ptxas-options=-v"])
+        reports = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", made.log)
+        assert len(reports) >= len(expressions)  # kernels that are no templates are always there
+        assert set(reports) == {("0", "0", "0")}, f"{file}: {made.log}"
+
+
+def test_no_kernel_does_what_is_not_written(in_operations):
+    """Fusing allowed or not gives the same instructions: each multiplication and addition says how it rounds."""
+    operations = "add|sub|mul|fma|mad|div|sqrt|rcp|rsqrt|ex2|lg2|sin|cos|tanh"
+    arithmetic = re.compile(rf"\b((?:{operations})\.[\w.]*f(?:16|32|64)\w*)")
+    # rcp.rn is 1 / x, correctly rounded.
+    written = {f"{o}.rn.{t}" for o in ("add", "sub", "mul", "div", "sqrt") for t in ("f32", "f64")}
+    written |= {"fma.rn.f32", "rcp.rn.f64"}
+    for file, expressions in in_operations.items():
+        counts = []
+        for fused in ("true", "false"):
+            options = ["--gpu-architecture=compute_80", f"--fmad={fused}"]
+            ptx = cuda_compiler.translate(file, expressions, options, ptx=True).code.decode(errors="replace")
+            counts.append(collections.Counter(arithmetic.findall(ptx)))
+            assert not re.search(r"\.ftz|\.approx|\.full", ptx), file
+            assert not re.search(r"\b(?:atom|red)\.[\w.:]*f(?:16|32|64)", ptx), file
+        assert counts[0] == counts[1], file
+        assert set(counts[0]) <= written, (file, set(counts[0]) - written)
+
+
+def test_the_check_itself_finds_a_contraction(tmp_path):
+    (tmp_path / "bad.cu").write_text("__global__ void bad(float* x) { x[0] = x[0] * x[1] + x[2]; }")
+    options = ["--gpu-architecture=compute_80", "--fmad=true"]
+    ptx = cuda_compiler.translate("bad.cu", ["bad"], options, ptx=True, folder=tmp_path).code.decode()
+    assert "fma.rn.f32" in ptx
+
+
+def test_a_kernel_is_compiled_once_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("GPUCNN_CACHE", str(tmp_path))
+    told = []
+    monkeypatch.setattr(cuda_compiler, "listeners", [told.append])
+    first = cuda_compiler.compiled("random.cu", "dropout", "sm_90")
+    assert cuda_compiler.compiled("random.cu", "dropout", "sm_90") == first
+    assert told == ["random.cu: dropout"]
+    (stored,) = (tmp_path / "cuda").iterdir()
+    stored.write_bytes(stored.read_bytes()[:-1])  # as if the disk had been full
+    assert cuda_compiler.compiled("random.cu", "dropout", "sm_90") == first
+    assert len(told) == 2
+    cuda_compiler.compiled("random.cu", "dropout", "sm_80")
+    assert len(told) == 3
+
+
+def test_a_kernel_that_does_not_compile_says_why(tmp_path):
+    (tmp_path / "bad.cu").write_text("__global__ void bad(float* x) { y = 1; }")
+    with pytest.raises(cuda_compiler.BackendError, match="identifier"):
+        cuda_compiler.translate("bad.cu", ["bad"], ["--gpu-architecture=sm_90"], folder=tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_tiles_fit(seed):
+    """Any shape gets a tile that fits its image, its registers and shared memory."""
+    rng = np.random.default_rng(seed)
+    for _ in range(50):
+        outputs, channels, blocks, processors = (int(rng.integers(1, top)) for top in (200, 200, 70, 150))
+        output, kernel = (tuple(map(int, rng.integers(1, top, 3))) for top in (40, 12))
+        stride, dilation = int(rng.integers(1, 5)), int(rng.integers(1, 5))
+        given = outputs, channels, output, kernel, stride, dilation, blocks, processors
+        ob, qb, wk, wp, cc, sb = cuda_tiles.conv_tile(*given)
+        row = 1 if ob * wk == 1 else -(-ob * wk // 4) * 4 + 4
+        assert qb <= output[2] and ob * qb <= 64 and wk * wp <= 32 and sb <= kernel[2]
+        assert 4 * cc * np.prod(kernel) * row <= 48 * 1024
+        band = -(-64 // output[2])
+        given = outputs, channels, 1, output, kernel, stride, dilation, band, blocks, processors
+        ob, cb, rb, sb, qu, warps, bands = cuda_tiles.gradient_tile(*given)
+        assert ob <= outputs and cb <= channels and rb <= kernel[1] and sb <= kernel[2] and qu <= output[2]
+        assert bands & (bands - 1) == 0
+        assert 4 * 32 * warps * -(-ob * cb * rb * sb // 16) * bands.bit_length() <= 48 * 1024

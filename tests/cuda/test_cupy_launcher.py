@@ -1,0 +1,75 @@
+"""The CuPy backend's own part, memory and graphs, on a made-up CuPy whose pools reuse memory at once."""
+
+import importlib
+import json
+
+import fake_cupy
+import numpy as np
+import pytest
+from emulated import needs_emulation
+
+from gpucnn.check import HASHES
+from gpucnn.check.networks import NETWORKS, train
+from gpucnn.errors import BackendError
+
+pytestmark = needs_emulation
+
+
+@pytest.fixture
+def cupy_backend(monkeypatch):
+    fake_cupy.install(monkeypatch)
+    return importlib.import_module("gpucnn.backends.cupy_backend").CupyBackend(0, np.dtype(np.float32))
+
+
+@pytest.mark.parametrize("late", [None, "first", "others", "no graph"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_ten_steps_give_the_committed_weights(cupy_backend, network, late, monkeypatch):
+    cupy_backend.graph = late != "no graph"
+    monkeypatch.setattr(fake_cupy.Graph, "late", late)
+    assert train(network, cupy_backend) == json.loads(HASHES.read_text())[network]
+
+
+@pytest.mark.parametrize("late", [None, "first", "others"])
+def test_a_graph_keeps_its_memory_to_itself(cupy_backend, late, monkeypatch):
+    monkeypatch.setattr(fake_cupy.Graph, "late", late)
+    b = cupy_backend
+    x, total = b.pack(np.full((3, 4), 2, np.float32)), b.zeros((4,))
+    w = b.array(np.eye(4, dtype=np.float32))
+    runs = []
+
+    def step():
+        db = b.zeros((4,))
+        b.bias_gradient(b.dense(x, w, None), db)
+        b.update_running(total, db, 0.5)
+        runs.append(1)
+
+    repeat = b.capture(step)
+    assert b.host(total).tolist() == [3.0] * 4
+    assert len(runs) == 2  # once for real, once to record
+    del x  # the graph reads it at each repetition
+    others = [b.array(np.full(shape, 5, np.float32)) for shape in [(1, 4, 32), (4,)] * 20]
+    b.assign(w, 2 * np.eye(4, dtype=np.float32))
+    repeat()
+    repeat()
+    assert b.host(total).tolist() == [9.75] * 4
+    assert all((b.host(other) == 5).all() for other in others)
+    assert len(runs) == 2
+
+
+def test_a_capture_inside_a_capture_is_refused(cupy_backend):
+    with pytest.raises(RuntimeError, match="inside a capture"):
+        cupy_backend.capture(lambda: cupy_backend.capture(lambda: None))
+    cupy_backend.capture(lambda: None)()  # and leaves nothing behind
+
+
+def test_full_memory_is_told_in_a_sentence(cupy_backend):
+    with pytest.raises(BackendError, match=r"memory is full: an array of 4\.00 GiB did not fit .* of 1\.00 GiB$"):
+        cupy_backend.zeros((2**30,))
+    cupy_backend.pack(np.zeros((64, 2), np.float32))
+    with pytest.raises(BackendError, match=r"a batch of 64 needs 4\.00 GiB at least, and no smaller one will fit"):
+        cupy_backend.zeros((2**30,))
+
+
+def test_what_is_there_is_described(cupy_backend):
+    assert cupy_backend.device == "GPU made up, 1 GiB"
+    assert (cupy_backend.name, cupy_backend.math, cupy_backend.lanes, cupy_backend.threads) == ("cupy", "exact", 32, 0)

@@ -1,0 +1,70 @@
+"""On a GPU: the CuPy backend passes the check, lives on the device, and a captured step gives the bits of a launched
+one."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+from emulated import differing
+
+from gpucnn.backends import get_backend
+from gpucnn.check import HASHES
+from gpucnn.check.cases import cases
+from gpucnn.check.networks import NETWORKS, train
+from gpucnn.errors import BackendError
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def cupy_backend():
+    return get_backend("cupy")
+
+
+def test_every_operation_gives_the_specified_bits(cupy_backend):
+    specification = get_backend("numpy", "exact")
+    for case in cases():
+        assert differing(case.run(specification), case.run(cupy_backend)) == [], f"{case.operation}: {case.about}"
+
+
+@pytest.mark.parametrize("graph", [True, False])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_ten_steps_give_the_committed_weights(cupy_backend, network, graph):
+    cupy_backend.graph = graph
+    try:
+        assert train(network, cupy_backend) == json.loads(HASHES.read_text())[network]
+    finally:
+        cupy_backend.graph = True
+
+
+def test_results_live_on_the_device(cupy_backend):
+    cupy = importlib.import_module("cupy")
+    x = cupy_backend.pack(np.ones((3, 2, 4, 4), np.float32))
+    y = cupy_backend.relu(x)
+    assert isinstance(y.data, cupy.ndarray)
+    assert cupy.cuda.runtime.pointerGetAttributes(y.data.data.ptr).type == 2  # cudaMemoryTypeDevice
+
+
+def test_a_captured_step_repeats_on_the_same_arrays(cupy_backend):
+    b = cupy_backend
+    x, total = b.pack(np.full((3, 4), 2, np.float32)), b.zeros((4,))
+    w = b.array(np.eye(4, dtype=np.float32))
+
+    def step():
+        db = b.zeros((4,))
+        b.bias_gradient(b.dense(x, w, None), db)
+        b.update_running(total, db, 0.5)
+
+    repeat = b.capture(step)
+    assert b.host(total).tolist() == [3.0] * 4
+    b.assign(w, 2 * np.eye(4, dtype=np.float32))
+    others = [b.zeros((4096,)) for _ in range(50)]  # memory that the graph must not write to
+    repeat()
+    assert b.host(total).tolist() == [7.5] * 4
+    assert all(not b.host(other).any() for other in others)
+
+
+def test_too_large_a_batch_says_how_much_it_needed(cupy_backend):
+    with pytest.raises(BackendError, match=r"memory is full.*GiB"):
+        cupy_backend.zeros((2**50,), np.uint8)

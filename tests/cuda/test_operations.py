@@ -1,0 +1,142 @@
+"""The .cu files, emulated, give every operation's bits; in any order of threads, between guard pages, whatever the
+tile."""
+
+import numpy as np
+import pytest
+from emulated import backend, differing, needs_emulation, with_garbage
+
+from gpucnn.backends import get_backend
+from gpucnn.check.cases import cases
+from gpucnn.geometry import window
+
+pytestmark = needs_emulation
+CASES = list(cases())
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Every case's results by the specification."""
+    specification = get_backend("numpy", "exact")
+    return [case.run(specification) for case in CASES]
+
+
+@pytest.mark.parametrize(("order", "guard"), [("forward", "end"), ("reversed", "front"), (12345, "end")])
+def test_every_operation_gives_the_specified_bits(expected, order, guard):
+    emulated = backend(order, guard)
+    for case, want in zip(CASES, expected, strict=True):
+        assert differing(want, case.run(emulated)) == [], f"{case.operation}: {case.about}"
+
+
+def _geometries():
+    """Twelve random convolutions; fixed, because each shape is a kernel to compile."""
+    rng = np.random.default_rng(3)
+    for n in (1, 31, 32, 33) * 3:
+        axes = int(rng.choice([1, 2, 2, 2, 3]))
+        kernel, stride, dilation = (tuple(map(int, rng.integers(1, top, axes))) for top in (4, 4, 3))
+        pads = tuple((int(a), int(b)) for a, b in rng.integers(0, 3, (axes, 2)))
+        least = [max(d * (k - 1) + 1 - sum(p), 1) for d, k, p in zip(dilation, kernel, pads, strict=True)]
+        size = tuple(int(low + rng.integers(0, 9)) for low in least)
+        groups = int(rng.choice([1, 1, 2, 3]))
+        channels, outputs = int(rng.integers(1, 4)) * groups, int(rng.integers(1, 6)) * groups
+        yield n, channels, outputs, groups, window(size, kernel, stride=stride, padding=pads, dilation=dilation)
+
+
+def _convolution(b, n, c, o, groups, win, poison=False):
+    rng = np.random.default_rng([n, c, o])
+    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
+    x, dy = b.pack(draw(n, c, *win.input)), b.pack(draw(n, o, *win.output))
+    if poison:
+        x, dy = with_garbage(x), with_garbage(dy)
+    w, bias = b.array(draw(o, c // groups, *win.kernel)), b.array(draw(o))
+    dw, db = b.zeros(w.shape), b.zeros(bias.shape)
+    b.conv_weight_gradient(dy, x, win, groups, dw)
+    b.bias_gradient(dy, db)
+    y, dx = b.conv(x, w, bias, win, groups), b.conv_input_gradient(dy, w, win, groups)
+    return {"y": y.numpy(), "dx": dx.numpy(), "dw": b.host(dw), "db": b.host(db)}
+
+
+@pytest.mark.parametrize("geometry", list(_geometries()), ids=str)
+def test_random_convolutions(geometry):
+    want = _convolution(get_backend("numpy", "exact"), *geometry)
+    assert differing(want, _convolution(backend(), *geometry)) == []
+
+
+@pytest.mark.parametrize("n", [1, 17, 33])
+def test_lanes_that_only_fill_up_change_nothing(n):
+    geometry = n, 2, 3, 1, window((6, 5), 3, padding=1)
+    point = n, 4, 5, 1, window((3, 3), 3)
+    emulated, specification = backend(), get_backend("numpy", "exact")
+    for sizes in (geometry, point):
+        assert differing(_convolution(specification, *sizes), _convolution(emulated, *sizes, poison=True)) == []
+
+    def others(b, poison=lambda batch: batch):
+        rng = np.random.default_rng(n)
+        x = poison(b.pack(rng.standard_normal((n, 3, 5, 4)).astype(np.float32)))
+        dy = poison(b.pack(rng.standard_normal((n, 3, 5, 4)).astype(np.float32)))
+        z = poison(b.pack(rng.standard_normal((n, 7)).astype(np.float32)))
+        gamma, dgamma, dbeta = b.array(np.array([1, 2, -3], np.float32)), b.zeros((3,)), b.zeros((3,))
+        mean, var, unbiased = b.batch_norm_statistics(x)
+        dx = b.batch_norm_gradient(dy, x, mean, var, gamma, 1e-5, dgamma, dbeta)
+        loss, dz = b.softmax_cross_entropy(z, b.pack_labels(np.arange(n) % 7))
+        arrays = {"mean": mean, "var": var, "unbiased": unbiased, "dgamma": dgamma, "dbeta": dbeta, "loss": loss}
+        return {"dx": dx.numpy(), "dz": dz.numpy(), **{name: b.host(array) for name, array in arrays.items()}}
+
+    assert differing(others(specification), others(emulated, with_garbage)) == []
+
+
+@pytest.mark.parametrize("processors", [1, 132])
+def test_tiles_change_no_bit(processors, monkeypatch):
+    """Tiles for a tiny GPU are large, those for a large one small; groups of bands differ too."""
+    emulated, specification = backend(), get_backend("numpy", "exact")
+    monkeypatch.setattr(emulated.launcher, "processors", processors)
+    for geometry in [
+        (40, 4, 17, 1, window((12, 11), 3, padding=1)),
+        (3, 2, 8, 1, window((21, 33), 5, padding=2)),
+        (33, 4, 6, 2, window((9, 9), 3, stride=2, padding=1)),
+    ]:
+        assert differing(_convolution(specification, *geometry), _convolution(emulated, *geometry)) == []
+
+
+@pytest.mark.parametrize(("n", "inputs", "outputs"), [(70, 150, 33), (600, 70, 40)])
+def test_large_dense_layers(n, inputs, outputs, monkeypatch):
+    """More inputs than shared memory holds at once, more blocks than a tree's first level, wide tiles."""
+
+    def run(b):
+        rng = np.random.default_rng(0)
+        x, dy = (b.pack(rng.standard_normal((n, size)).astype(np.float32)) for size in (inputs, outputs))
+        w, dw = b.array(rng.standard_normal((outputs, inputs)).astype(np.float32)), b.zeros((outputs, inputs))
+        b.dense_weight_gradient(dy, x, dw)
+        return {"y": b.dense(x, w, None, True).numpy(), "dx": b.dense_input_gradient(dy, w).numpy(), "dw": b.host(dw)}
+
+    monkeypatch.setattr(backend().launcher, "processors", 1)
+    assert differing(run(get_backend("numpy", "exact")), run(backend())) == []
+
+
+def test_a_loss_over_many_blocks():
+    """More blocks than the last block of threads has threads."""
+    z, labels = np.random.default_rng(0).standard_normal((2100, 3)).astype(np.float32), np.arange(2100) % 3
+
+    def run(b):
+        totals = b.zeros((2,), np.float64)
+        loss, _ = b.softmax_cross_entropy(b.pack(z), b.pack_labels(labels), totals)
+        return {"loss": b.host(loss), "totals": b.host(totals)}
+
+    assert differing(run(get_backend("numpy", "exact")), run(backend())) == []
+
+
+def test_a_captured_step_repeats_on_the_same_arrays():
+    b = backend()
+    x = b.pack(np.full((3, 4), 2, np.float32))
+    w, total = b.array(np.eye(4, dtype=np.float32)), b.zeros((4,))
+    momentum = 0.5
+
+    def step():
+        db = b.zeros((4,))
+        b.bias_gradient(b.dense(x, w, None), db)
+        b.update_running(total, db, momentum)
+
+    repeat = b.capture(step)
+    assert b.host(total).tolist() == [3.0] * 4
+    b.assign(w, 2 * np.eye(4, dtype=np.float32))
+    repeat()
+    assert b.host(total).tolist() == [7.5] * 4

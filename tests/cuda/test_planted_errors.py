@@ -1,0 +1,99 @@
+"""The emulation catches what one gets wrong in a CUDA kernel: each error is planted in a copy of the sources."""
+
+import shutil
+
+import numpy as np
+import pytest
+from emulated import differing, needs_emulation, with_garbage
+
+from gpucnn.backends import get_backend
+from gpucnn.backends.cuda_backend import CudaBackend
+from gpucnn.backends.launcher import SOURCES
+from gpucnn.errors import BackendError
+from gpucnn.geometry import window
+
+pytestmark = needs_emulation
+
+
+def _draw(*shape):
+    return np.random.default_rng(shape).standard_normal(shape).astype(np.float32)
+
+
+def _load(b, poison):
+    return {"y": b.pack(_draw(33, 2, 5, 7)).numpy()}
+
+
+def _dense(b, poison):
+    return {"y": b.dense(b.pack(_draw(5, 150)), b.array(_draw(9, 150)), None).numpy()}
+
+
+def _conv(b, poison):
+    win = window((6, 7), 3, padding=1)
+    return {"y": b.conv(b.pack(_draw(3, 5, 6, 7)), b.array(_draw(4, 5, 3, 3)), None, win).numpy()}
+
+
+def _conv_gradient(b, poison):
+    win, dw = window((6, 7), 3, padding=1), b.zeros((4, 2, 3, 3))
+    b.conv_weight_gradient(poison(b.pack(_draw(17, 4, 6, 7))), poison(b.pack(_draw(17, 2, 6, 7))), win, 1, dw)
+    return {"dw": b.host(dw)}
+
+
+def _bias_gradient(b, poison):
+    db = b.zeros((3,))
+    b.bias_gradient(poison(b.pack(_draw(20, 3, 15, 9))), db)
+    return {"db": b.host(db)}
+
+
+def _running(b, poison):
+    running = b.array(_draw(300))
+    b.update_running(running, b.array(_draw(300) + 1), 0.5)
+    return {"running": b.host(running)}
+
+
+PLANTED = {
+    "a barrier is missing": (_load, "images.cu", "    square[r][lane] = value;\n  }\n  __syncthreads();", "    square[r][lane] = value;\n  }"),
+    "a write overtakes a read": (_dense, "dense.cu", "if (k_first) __syncthreads();", ""),
+    "not all threads reach a barrier": (_dense, "dense.cu", "if (k_first) __syncthreads();", "if (k_first && lane < 31) __syncthreads();"),
+    "a read past the end": (_running, "optimizers.cu", "if (i < size) running[i] =", "if (i <= size) running[i] ="),
+    "a read outside the image": (_conv, "conv.cu", "i < INSIDE) || unsigned(column + i) < unsigned(In::W);\n              xs[i] =", "i < INSIDE) || column + i < In::W;\n              xs[i] ="),
+    "an unmasked lane in float32": (_conv_gradient, "conv.cu", "acc[i] = there ? acc[i] : 0.0f;", ";"),
+    "an unmasked lane in float64": (_bias_gradient, "sums.cuh", "present(block, lane, maps.images) ? sum[s] : 0.0", "sum[s]"),
+    "a shuffle with a lane that left": (_bias_gradient, "sums.cuh", "#pragma unroll\n    for (int s = 0; s < SUMS; s++) {\n      const double both", "if (lane == 5) return false;\n    for (int s = 0; s < SUMS; s++) {\n      const double both"),
+    "a tree over all lanes of a warp": (_conv_gradient, "common.cuh", "half_warp_step<N3>(v, lane, 8);", "half_warp_step<N3>(v, lane, 8); v[0] = add(v[0], __shfl_xor_sync(WHOLE_WARP, v[0], 16));"),
+    "a multiplication that is not fused": (_conv, "conv.cu", "acc[o][j] = __fmaf_rn(xs[j * S::W + s * D::W], wv[o], acc[o][j]);", "acc[o][j] = __fadd_rn(acc[o][j], __fmul_rn(xs[j * S::W + s * D::W], wv[o]));"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_planted_error_is_caught(name, tmp_path):
+    from gpucnn.emulation.launcher import EmulatedLauncher
+
+    work, file, old, new = PLANTED[name]
+    sources = tmp_path / "cuda"
+    shutil.copytree(SOURCES, sources)
+    text = (sources / file).read_text()
+    assert old in text, f"{file} no longer holds {old!r}: plant the error anew"
+    (sources / file).write_text(text.replace(old, new))
+    want = work(get_backend("numpy", "exact"), lambda batch: batch)
+
+    found = []
+    for order in ("forward", "reversed", 5):
+        try:
+            for guard in ("end", "front"):
+                emulated = CudaBackend(EmulatedLauncher(order, guard=guard, folder=sources))
+                found += differing(want, work(emulated, with_garbage))
+        except BackendError as error:
+            found.append(str(error))
+    assert found, "nobody noticed"
+
+
+@pytest.mark.parametrize(
+    "line", ["x[0] = expf(x[0]);", "atomicAdd(x, 1.0f);", "x[0] = rsqrtf(x[0]);", "x[0] = __fdividef(x[0], x[1]);"]
+)
+def test_what_has_other_bits_on_a_gpu_does_not_compile(line, tmp_path):
+    from gpucnn.emulation import compiler
+
+    source = tmp_path / "bad.cu"
+    source.write_text(f"__global__ void bad(float* x) {{ {line} }}\n")
+    with pytest.raises(BackendError, match="does not compile"):
+        compiler.build(source, "bad", sanitize=False)

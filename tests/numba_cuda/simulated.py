@@ -1,0 +1,294 @@
+"""What the tests run in Numba's CUDA simulator, in a process of its own with NUMBA_ENABLE_CUDASIM=1.
+
+The simulator starts a Python thread for each CUDA thread, so everything here is of toy size: a few thousand threads a
+call.
+"""
+
+import importlib
+import json
+import math
+import sys
+
+import numpy as np
+
+# The simulator polls threads that wait at a barrier; let it hand over sooner than after Python's 5 ms.
+sys.setswitchinterval(1e-4)
+
+from gpucnn import geometry
+from gpucnn.arithmetic import fma
+from gpucnn.backends import get_backend
+from gpucnn.check import _differing
+from gpucnn.errors import ShapeError
+from gpucnn.layers import AvgPool2d, BatchNorm, Conv2d, Dense, Dropout, Flatten, MaxPool2d, Residual, Sequential
+from gpucnn.models import Model
+from gpucnn.optimizers import SGD, Adam
+from gpucnn.training import Trainer
+
+cases = importlib.import_module("gpucnn.check.cases")  # the package has a function of that name
+
+BATCHES = (1, 31, 32, 33)
+
+# Of `gpucnn check`'s own cases those that take few threads, by the words that describe them.
+SMALL = {
+    "convolution": ["1 images of 1x1x1", "17 images of 4x3x3", "19 images of 2x13"],
+    "convolution with max pool": ["2 images of 2x(10,)"],
+    "dense": ["1 images", "100 images"],
+    "max pool": ["2 images of 2x7x8", "1 images of 1x1x1"],
+    "average pool": ["2 images of 2x7x8", "1 images of 1x1x1"],
+    "global average pool": ["3 images of 1x4x5x4", "1 images of 1x1x1"],
+    "batch norm": ["(2, 1, 1, 1)", "(33, 5)", "(48, 2, 3, 3)"],
+    **dict.fromkeys(("relu", "tanh", "sigmoid", "addition", "dropout"), ["(1, 1, 1, 1)", "(33, 7)"]),
+    **dict.fromkeys(("softmax cross-entropy", "SGD", "Adam", "AdamW"), [""]),
+    **dict.fromkeys(("loading with random shift", "watch for non-finite numbers"), [""]),
+}
+# Numbers that are subnormal or cancel, where order and rounding show, go through fewer shapes still.
+SMALLEST = {
+    "convolution": ["3 images of 1x5x4"],
+    "dense": ["100 images"],
+    "batch norm": ["(33, 5)"],
+    **dict.fromkeys(("max pool", "average pool", "global average pool"), ["5 images"]),
+    **dict.fromkeys(("tanh", "sigmoid"), ["(33, 7)"]),
+    **dict.fromkeys(("softmax cross-entropy", "SGD", "Adam", "AdamW"), [""]),
+}
+
+
+def small_cases():
+    """The small ones of gpucnn.check's cases."""
+    for case in cases.cases():
+        kind, _, about = case.about.partition(", ")
+        chosen = SMALLEST if kind in ("subnormal", "cancelling") else SMALL
+        if any(about.startswith(words) for words in chosen.get(case.operation, ())):
+            yield case
+
+
+def numbers(*shape, seed=0):
+    return cases._random(np.random.default_rng([seed, *shape]), shape)
+
+
+def random_cases():
+    """Convolutions and pools of random shapes, strides, paddings, dilations and groups, batches around 32."""
+    rng = np.random.default_rng(20)
+    convolutions, pools = [], []
+    while len(convolutions) < 8 or len(pools) < 4:
+        number = len(convolutions) + len(pools)
+        axes = (2, 2, 1, 3, 2, 0 if number < 8 else 1)[number % 6]
+        groups = int(rng.integers(1, 3))
+        channels, filters = (groups * int(rng.integers(1, 3)) for _ in range(2))
+        size = tuple(int(n) for n in rng.integers(2, 6 if axes < 3 else 4, axes))
+        kernel = tuple(int(n) for n in rng.integers(1, 4, axes))
+        settings = {
+            "stride": tuple(int(n) for n in rng.integers(1, 4, axes)),
+            "padding": tuple((int(a), int(b)) for a, b in rng.integers(0, 3, (axes, 2))),
+            "dilation": tuple(int(n) for n in rng.integers(1, 3, axes)),
+        }
+        batch = BATCHES[number % len(BATCHES)]
+        try:
+            window = geometry.window(size, kernel, **settings)
+        except ShapeError:  # a kernel larger than its image
+            continue
+        positions, pixels = math.prod(window.output), math.prod(size)
+        weights = filters * channels // groups * math.prod(kernel)
+        if batch * (filters * positions * 2 + channels * pixels + weights) > 3000:
+            continue
+        if len(convolutions) < 8:
+            convolutions.append(((batch, channels, size), filters, groups, kernel, settings))
+        else:
+            half = tuple((min(a, k // 2), min(b, k // 2)) for (a, b), k in zip(settings["padding"], kernel))
+            settings = {"stride": settings["stride"], "padding": half}
+            pools.append(((batch, 1, size), kernel, settings))
+    cases._CONVOLUTIONS, cases._POOLS = convolutions, pools
+    yield from cases._convolutions("random", numbers)
+    yield from cases._pools("random", numbers)
+
+
+def band_cases():
+    """Maps of several bands, in batches of several blocks: all levels of rule 3."""
+
+    def sums(shape):
+        def run(b):
+            x, dy = b.pack(numbers(*shape)), b.pack(numbers(*shape, seed=1))
+            arrays = [b.zeros((shape[1],)) for _ in range(3)]
+            statistics = b.batch_norm_statistics(x)
+            b.bias_gradient(dy, arrays[0])
+            gamma = b.array(numbers(shape[1], seed=2))
+            b.batch_norm_gradient(dy, x, *statistics[:2], gamma, 1e-5, *arrays[1:])
+            results = {f"sum {i}": b.host(a) for i, a in enumerate([*statistics, *arrays])}
+            return {**results, "mean of maps": b.global_avg_pool(x).numpy()}
+
+        return run
+
+    def weights(shape, window):
+        def run(b):
+            x, dy = b.pack(numbers(*shape)), b.pack(numbers(shape[0], 1, *window.output, seed=1))
+            out = b.zeros((1, shape[1], *window.kernel))
+            b.conv_weight_gradient(dy, x, window, 1, out)
+            return {"dw": b.host(out)}
+
+        return run
+
+    for shape in [(2, 1, 130), (33, 1, 11, 7), (70, 2), (3, 1, 3, 5, 9)]:
+        yield cases.Case("sums", f"{shape}", sums(shape))
+    for shape, window in [
+        ((33, 1, 10, 9), geometry.window((10, 9), 2)),
+        ((2, 1, 200), geometry.window((200,), 2)),
+        ((49, 2, 2, 2), geometry.window((2, 2), 1)),
+        ((70, 3), geometry.window((), ())),
+    ]:
+        yield cases.Case("weight gradient", f"{shape}, kernel {window.kernel}", weights(shape, window))
+
+
+def poisoned(pack):
+    """`pack`, with numbers in the lanes that only fill up the last block: no result may depend on them."""
+
+    def packed(images):
+        batch = pack(images)
+        last = batch.images % batch.backend.lanes
+        if last:
+            batch.data[-1, ..., last:] = numbers(*batch.data[-1, ..., last:].shape) * np.float32(100)
+        return batch
+
+    return packed
+
+
+def compare(chosen):
+    """{operation: [number of cases, {case and result: differing values}]} of numba-cuda against numpy exact."""
+    specification, backend = get_backend("numpy", "exact"), get_backend("numba-cuda")
+    backend.pack = poisoned(type(backend).pack.__get__(backend))
+    found = {}
+    for case in chosen:
+        row = found.setdefault(case.operation, [0, {}])
+        want, got = case.run(specification), case.run(backend)
+        row[0] += 1
+        for label, values in want.items():
+            if count := len(_differing(values, got[label])):
+                row[1][f"{case.about}: {label}"] = count
+    return found
+
+
+def small():
+    return compare(small_cases())
+
+
+def random():
+    return compare([*random_cases(), *band_cases()])
+
+
+def planted():
+    """A little of everything that has a mask, an order, a tree or a band: what a planted error must change."""
+
+    def dense(b):
+        x, w = b.pack(numbers(20, 9)), b.array(numbers(4, 9, seed=1))
+        dw = b.zeros((4, 9))
+        b.dense_weight_gradient(b.dense(x, w, None), x, dw)
+        return {"y": b.dense(x, w, None).numpy(), "dw": b.host(dw)}
+
+    def conv(b):
+        dw, db = b.zeros((1, 1, 2)), b.zeros((1,))
+        dy = b.pack(numbers(5, 1, 130, seed=1))
+        b.conv_weight_gradient(dy, b.pack(numbers(5, 1, 131)), geometry.window((131,), 2), 1, dw)
+        b.bias_gradient(dy, db)
+        return {"dw": b.host(dw), "db": b.host(db)}
+
+    def norm(b):
+        x, dy, results = b.pack(numbers(5, 1, 2)), b.pack(numbers(5, 1, 2, seed=1)), b.zeros((3, 1))
+        mean, var, _ = b.batch_norm_statistics(x)
+        b.batch_norm_gradient(dy, x, mean, var, b.array(numbers(1)), 1e-5, results[0], results[1])
+        return {"mean": b.host(mean), "var": b.host(var), "sums": b.host(results)}
+
+    return compare(cases.Case(run.__name__, "", run) for run in (dense, conv, norm))
+
+
+def rounding():
+    """How many of many fmas, some of them hard, differ from gpucnn.arithmetic's; and what mixed types raise."""
+    from gpucnn.kernels.numba_cuda import arithmetic
+
+    rng = np.random.default_rng(3)
+    bits = rng.integers(0, 2**32, (3, 20000), dtype=np.uint32).view(np.float32)
+    near = (rng.integers(2**23, 2**24, (3, 20000)) * 2.0 ** rng.integers(-40, 3, (3, 20000))).astype(np.float32)
+    near[2] = -near[0] * near[1] * np.float32(1 + 2**-23)  # cancels
+    tiny = np.ldexp(rng.standard_normal((3, 20000)), rng.integers(-149, -60, (3, 20000))).astype(np.float32)
+    # Products halfway between two float32, and a little more or less: two roundings go wrong for every second one.
+    odd = 1 + (2 * rng.integers(0, 2048, (2, 20000)) + 1) * 2.0**-12
+    halfway = np.stack([*odd, rng.choice([-1, 1], 20000) * 2.0 ** rng.integers(-90, -54, 20000)]).astype(np.float32)
+    values = np.concatenate([bits, near, tiny, halfway], 1)
+    values = values[:, np.isfinite(values).all(0)]
+    want = fma(*values)
+    with np.errstate(all="ignore"):
+        got = np.array([arithmetic.fma(*each) for each in values.T], np.float32)
+        double = (values[0].astype(np.float64) * values[1] + values[2]).astype(np.float32)
+    refused = 0
+    for call in (
+        lambda: arithmetic.add(np.float32(1), 1.0),
+        lambda: arithmetic.multiply(np.float64(1), np.float32(1)),
+        lambda: arithmetic.add64(np.float32(1), np.float64(1)),
+        lambda: arithmetic.fma(np.float32(1), np.float32(1), 1),
+    ):
+        try:
+            call()
+        except TypeError:
+            refused += 1
+    differing = int((want.view(np.uint32) != got.view(np.uint32)).sum())
+    return {"values": values.shape[1], "differing": differing, "refused": refused,
+            "double rounding differs": int((want.view(np.uint32) != double.view(np.uint32)).sum())}  # fmt: skip
+
+
+def training():
+    """{network: {backend: hash of the weights}} after an epoch with a short last batch."""
+    rng = np.random.default_rng(4)
+    images, labels = rng.random((35, 1, 4, 4), np.float32), rng.integers(0, 3, 35)
+
+    def plain():
+        layer = Sequential(
+            Conv2d(2, 3, padding=1, activation="relu"), MaxPool2d(2), Dropout(0.25), Conv2d(2, 2), Flatten(), Dense(3)
+        )
+        return Model(layer, (1, 4, 4), "plain"), SGD(0.05, momentum=0.9, weight_decay=1e-3), 1, 33
+
+    def normed():
+        layer = Sequential(
+            Conv2d(2, 3, stride=2, padding=1, bias=False),
+            BatchNorm(activation="relu"),
+            Residual(Conv2d(2, 1, groups=2, activation="tanh")),
+            AvgPool2d(2),
+            Flatten(),
+            Dense(3),
+        )
+        return Model(layer, (1, 4, 4), "normed"), Adam(0.01), 0, 18
+
+    found = {}
+    for make in (plain, normed):
+        found[make.__name__] = {}
+        for name in ("numpy", "numba", "numba-cuda"):
+            model, optimizer, shift, batch = make()
+            settings = {"optimizer": optimizer, "seed": 2, "batch_size": batch, "shift": shift, "progress": False}
+            Trainer(model, backend=name, math="exact", **settings).fit(images, labels, 1)
+            found[make.__name__][name] = model.weights_sha256()
+    return found
+
+
+def record():
+    """[module, kernel, types of its arguments] of every launch of the small cases, without running any kernel."""
+    from gpucnn.backends import numba_cuda_backend
+
+    backend = get_backend("numba-cuda")
+    launches = set()
+
+    def launch(kernel, configuration, arguments):
+        launches.add((kernel.__module__.rpartition(".")[2], kernel.__name__, tuple(map(_type_name, arguments))))
+
+    backend._launch = launch
+    launch(numba_cuda_backend.arithmetic.small_product, (1, 1), (np.zeros(3, np.float32),))
+    for case in [*small_cases(), *band_cases()]:
+        case.run(backend)
+    return sorted(launches)
+
+
+def _type_name(value) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}[{value.ndim}]"
+    if isinstance(value, tuple):
+        return f"int64x{len(value)}"
+    return {bool: "bool", int: "int64"}.get(type(value)) or type(value).__name__
+
+
+if __name__ == "__main__":
+    print(json.dumps(globals()[sys.argv[1]]()))

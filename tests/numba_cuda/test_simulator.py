@@ -1,0 +1,127 @@
+"""The Numba-CUDA kernels in Numba's simulator: raw bits against numpy's exact math, and errors planted in a copy."""
+
+import importlib.metadata
+from pathlib import Path
+
+import pytest
+from processes import checkout, finish, start
+
+pytestmark = pytest.mark.skipif(
+    "numba-cuda" not in {each.metadata["Name"] for each in importlib.metadata.distributions()},
+    reason="numba-cuda is not installed: pip install numba-cuda; the simulator needs no more",
+)
+
+SCRIPT = Path(__file__).with_name("simulated.py")
+
+
+def simulate(what, root=None):
+    """Start `what` of simulated.py; finish() of the result gives what it returns."""
+    code = f"import sys, runpy; sys.argv[1:] = [{what!r}]; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    return start(code, root, NUMBA_ENABLE_CUDASIM="1")
+
+
+@pytest.fixture(scope="module")
+def running():
+    """All comparisons at once: they take seconds each and need no memory to speak of."""
+    return {what: simulate(what) for what in ("training", "random", "small")}
+
+
+@pytest.fixture(scope="module")
+def small(running):
+    return finish(running["small"])
+
+
+@pytest.fixture(scope="module")
+def random(running):
+    return finish(running["random"])
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "convolution", "convolution with max pool", "dense", "max pool", "average pool", "global average pool", "relu",
+        "tanh", "sigmoid", "addition", "dropout", "batch norm", "softmax cross-entropy", "SGD", "Adam", "AdamW",
+        "loading with random shift", "watch for non-finite numbers",
+    ],
+)  # fmt: skip
+def test_operation_gives_the_same_bits(small, operation):
+    number, differing = small[operation]
+    assert number > 0
+    assert differing == {}
+
+
+@pytest.mark.parametrize(("operation", "number"), [("convolution", 8), ("max pool", 4), ("average pool", 4)])
+def test_random_shapes_give_the_same_bits(random, operation, number):
+    assert random[operation] == [number, {}]
+
+
+@pytest.mark.parametrize("operation", ["sums", "weight gradient"])
+def test_all_levels_of_the_sums_give_the_same_bits(random, operation):
+    assert random[operation] == [4, {}]
+
+
+@pytest.mark.parametrize("network", ["plain", "normed"])
+def test_training_gives_the_same_weights(running, network, request):
+    hashes = request.getfixturevalue("trained")[network]
+    assert set(hashes) == {"numpy", "numba", "numba-cuda"}
+    assert len(set(hashes.values())) == 1
+
+
+@pytest.fixture(scope="module")
+def trained(running):
+    return finish(running["training"])
+
+
+def test_the_simulated_fma_rounds_once_and_takes_no_float64():
+    found = finish(simulate("rounding"))
+    assert found["values"] > 70_000
+    assert found["double rounding differs"] > 1000  # the inputs tell the two apart
+    assert found["differing"] == 0
+    assert found["refused"] == 4
+
+
+MASK = "    if there(b * LANES + lane, images):\n        for p in range("
+UNMASKED = MASK.replace("there(b * LANES + lane, images)", "True")
+PLANTED = {
+    "an unmasked lane in weight gradients": ("conv.py", (MASK, UNMASKED)),
+    "an unmasked lane in sums": ("norm.py", (MASK, UNMASKED)),
+    "multiply, then add": ("arithmetic.py", ("return np.float32(total)", "return a * b + c")),
+    "the dot product backwards": ("dense.py", ("in range(w.shape[1])", "in range(w.shape[1] - 1, -1, -1)")),
+    "blocks of 32 images": ("compiler.py", ("BLOCK = 16", "BLOCK = 32")),
+    "a band one position too long": ("../../gpucnn/backends/canonical.py", ("return -(-64 //", "return -(-65 //")),
+    "a missing barrier": ("sums.py", ("            cuda.syncthreads()\n", "")),
+}
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
+    """What the planted errors change, all running side by side, and what nothing planted changes."""
+    running = {"nothing": simulate("planted")}
+    for name, (file, edit) in PLANTED.items():
+        folder = checkout(tmp_path_factory.mktemp("planted"), {f"kernels/numba_cuda/{file}": edit})
+        running[name] = simulate("planted", folder)
+    return {name: finish(process) for name, process in running.items()}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_error_is_found(faulty, name):
+    assert all(differing == {} for _, differing in faulty["nothing"].values())
+    assert any(differing for _, differing in faulty[name].values())
+
+
+def test_a_second_rounding_is_found(tmp_path):
+    edit = ("if rest != 0 and", "if False and")
+    found = finish(simulate("rounding", checkout(tmp_path, {"kernels/numba_cuda/arithmetic.py": edit})))
+    assert found["differing"] > 1000
+
+
+@pytest.mark.parametrize("settings", [{}, {"NUMBA_ENABLE_CUDASIM": "1"}])
+def test_usable_in_the_simulator_and_a_reason_without(settings):
+    code = "import json; from gpucnn.backends import backends; print(json.dumps(backends()))"
+    (row,) = [row for row in finish(start(code, **settings)) if row["name"] == "numba-cuda"]
+    assert row["math"] == ["exact"]
+    if settings:
+        assert row["usable"]
+        assert "simulator" in row["device"]
+    elif not row["usable"]:
+        assert "GPU" in row["reason"] or "pip install" in row["reason"]
