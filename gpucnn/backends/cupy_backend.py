@@ -7,6 +7,8 @@ NVRTC, or versions that do not fit together.
 import ctypes
 import importlib
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -80,6 +82,9 @@ class CupyBackend(CudaBackend):
     @graph.setter
     def graph(self, value: bool) -> None:
         self.launcher.graph = bool(value)
+
+    def elapsed(self, work: Callable[[], Any]) -> float:
+        return self.launcher.elapsed(work)
 
     def load_images(self, images, indices, count: int, **options) -> Batch:
         self._batch, self._at_load = count, self.launcher.used_bytes()

@@ -8,12 +8,14 @@ beside the rest.
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import cupy
 import numpy as np
 from cupy.cuda import driver, runtime
 
 from gpucnn.backends.cuda_compiler import compiled
+from gpucnn.backends.cupy_events import elapsed
 from gpucnn.backends.launcher import Arguments, Launcher
 from gpucnn.errors import BackendError
 
@@ -189,6 +191,10 @@ class CupyLauncher(Launcher):
 
     def synchronize(self) -> None:
         self._stream.synchronize()
+
+    def elapsed(self, work: Callable[[], Any]) -> float:
+        """Seconds of the device for what `work` launches."""
+        return elapsed(work, self._stream)
 
 
 def architecture() -> str:

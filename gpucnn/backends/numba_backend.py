@@ -21,7 +21,8 @@ from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import BackendError, DTypeError
 from gpucnn.geometry import Window, pool_counts
-from gpucnn.kernels.numba_cpu import conv, dense, elementwise, images, loss, norm, optimizers, pool, sums
+from gpucnn.kernels.numba_cpu import conv, dense, elementwise, images, loss, norm, optimizers, sums
+from gpucnn.kernels.numba_cpu import pool as pool_kernels
 from gpucnn.kernels.numba_cpu import random as random_kernels
 from gpucnn.kernels.numba_cpu.compiler import Kernel
 from gpucnn.kernels.numba_cpu.simd import LANES
@@ -236,6 +237,20 @@ class NumbaBackend(Backend):
         self._correlate(_deep(self._data(x)), weights, bias, _deep(y), *geometry, relu)
         return x.like(y)
 
+    def conv_max_pool_gradient(self, dy: Batch, y: Batch, where: Array, pool: Window, out_bias: Array | None) -> Batch:
+        covers = pool.kernel == pool.stride == (2, 2) and all(2 * p == i for p, i in zip(pool.output, pool.input))
+        if out_bias is None or not covers or pool.padding != ((0, 0), (0, 0)):
+            return super().conv_max_pool_gradient(dy, y, where, pool, out_bias)
+        blocks, channels = dy.data.shape[:2]
+        dx = self._empty((blocks, channels, *pool.input, LANES))
+        band = sums.rows_per_band(pool.input[1])
+        part = self._empty((blocks, channels), np.float64)
+        levels = sums.levels(max(-(-pool.input[0] // band), blocks))
+        slots = self._empty((blocks * channels, levels), np.float64)
+        given = self._data(dy), self._data(y), where
+        self._run(pool_kernels.max_pool_relu_bias_gradient, *given, dx, out_bias, dy.images, band, part, slots)
+        return dy.like(dx)
+
     def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
         if _is_dense(window, groups):
             return self.dense_input_gradient(dy.reshape(-1), w.reshape(len(w), -1)).reshape(w.shape[1], *window.input)
@@ -332,26 +347,26 @@ class NumbaBackend(Backend):
     def max_pool(self, x: Batch, window: Window) -> tuple[Batch, Array]:
         y = self._empty((*x.data.shape[:2], *window.output, LANES))
         where = self._empty(y.shape)
-        self._run(pool.max_pool, _deep(self._data(x)), _deep(y), _deep(where), *_pool_geometry(window))
+        self._run(pool_kernels.max_pool, _deep(self._data(x)), _deep(y), _deep(where), *_pool_geometry(window))
         return x.like(y), where
 
     def max_pool_gradient(self, dy: Batch, where: Array, window: Window) -> Batch:
         dx = self._empty((*dy.data.shape[:2], *window.input, LANES))
         apart = all(s >= d * (k - 1) + 1 for s, d, k in zip(window.stride, window.dilation, window.kernel, strict=True))
-        kernel = pool.max_pool_gradient_apart if apart else pool.max_pool_gradient
+        kernel = pool_kernels.max_pool_gradient_apart if apart else pool_kernels.max_pool_gradient
         self._run(kernel, _deep(self._data(dy)), _deep(where), _deep(dx), *_pool_geometry(window))
         return dy.like(dx)
 
     def avg_pool(self, x: Batch, window: Window, count_include_pad: bool = True) -> Batch:
         y = self._empty((*x.data.shape[:2], *window.output, LANES))
         counts = _counts(window, count_include_pad)
-        self._run(pool.avg_pool, _deep(self._data(x)), _deep(y), counts, *_pool_geometry(window))
+        self._run(pool_kernels.avg_pool, _deep(self._data(x)), _deep(y), counts, *_pool_geometry(window))
         return x.like(y)
 
     def avg_pool_gradient(self, dy: Batch, window: Window, count_include_pad: bool = True) -> Batch:
         dx = self._empty((*dy.data.shape[:2], *window.input, LANES))
         counts = _counts(window, count_include_pad)
-        self._run(pool.avg_pool_gradient, _deep(self._data(dy)), _deep(dx), counts, *_pool_geometry(window))
+        self._run(pool_kernels.avg_pool_gradient, _deep(self._data(dy)), _deep(dx), counts, *_pool_geometry(window))
         return dy.like(dx)
 
     def global_avg_pool(self, x: Batch) -> Batch:

@@ -11,6 +11,7 @@ one or a few kernels on the default stream. Nothing is recorded: `capture` retur
 import importlib.metadata
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -131,6 +132,13 @@ class NumbaCudaBackend(Backend):
 
     def synchronize(self) -> None:
         cuda.synchronize()
+
+    def elapsed(self, work: Callable[[], Any]) -> float:
+        if SIMULATED:
+            return super().elapsed(work)
+        from gpucnn.backends.cupy_events import elapsed
+
+        return elapsed(work, xp.cuda.Stream.null)
 
     # ---- memory ------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ Layers call these and nothing else, so a layer never knows the device. Conventio
 - in exact math every operation obeys kernels/CONTRACT.md to the bit; numbers in brackets below are its rules.
 """
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -98,6 +99,14 @@ class Backend(ABC):
     def synchronize(self) -> None:
         """Wait until everything asked for is computed."""
 
+    def elapsed(self, work: Callable[[], Any]) -> float:
+        """Seconds for all that `work` asks for; waits for it. On a GPU by the device's clock, between two events."""
+        self.synchronize()
+        started = time.perf_counter()
+        work()
+        self.synchronize()
+        return time.perf_counter() - started
+
     # ---- convolution and dense [2, 3, 4] --------------------------------------------------------------------------------
 
     @abstractmethod
@@ -112,6 +121,16 @@ class Backend(ABC):
         The taps that it returns may differ where the maximum is not above zero; relu_gradient(dy, y) is zero there.
         """
         return self.max_pool(self.conv(x, w, bias, window, groups, relu=True), pool)
+
+    def conv_max_pool_gradient(self, dy: Batch, y: Batch, where: Any, pool: Window, out_bias: Array | None) -> Batch:
+        """From dy after conv_max_pool, which gave y and where, the gradient before ReLU; writes the bias's into out_bias.
+
+        One kernel where the backend has one.
+        """
+        dz = self.max_pool_gradient(self.relu_gradient(dy, y), where, pool)
+        if out_bias is not None:
+            self.bias_gradient(dz, out_bias)
+        return dz
 
     @abstractmethod
     def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:

@@ -111,8 +111,9 @@ def _pooled_convolutions(kind: str, numbers) -> Iterator[Case]:
         def run(b: Backend, n=n, c=c, size=size, o=o, groups=groups, win=win, pool=pool) -> Results:
             w, bias = b.array(numbers(o, c // groups, *win.kernel, seed=2)), b.array(numbers(o, seed=3))
             y, where = b.conv_max_pool(b.pack(numbers(n, c, *size)), w, bias, win, groups, pool)
-            dy = b.relu_gradient(b.pack(numbers(*y.shape, seed=1)), y)
-            return {"y": y.numpy(), "dx": b.max_pool_gradient(dy, where, pool).numpy()}
+            db = b.zeros((o,))
+            dz = b.conv_max_pool_gradient(b.pack(numbers(*y.shape, seed=1)), y, where, pool, db)
+            return {"y": y.numpy(), "dz": dz.numpy(), "db": b.host(db)}
 
         yield Case("convolution with max pool", f"{kind}, {n} images of {c}x{size}, {o} filters, kernel {win.kernel}", run)
 

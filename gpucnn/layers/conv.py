@@ -51,7 +51,14 @@ class Conv2d(Layer):
         b = self.bias
         y = x.backend.conv(x, self.weight.value, b and b.value, self.window, self.groups, self.activation == "relu")
         y, activation_backward = finish(y, self.activation)
-        return y, lambda dy: self._gradients(activation_backward(dy), x)
+
+        def backward(dy: Batch) -> Batch | None:
+            dy = activation_backward(dy)
+            if b:
+                x.backend.bias_gradient(dy, b.grad)
+            return self._gradients(dy, x)
+
+        return y, backward
 
     def with_max_pool(self, x: Batch, pool: Window) -> tuple[Batch, Backward]:
         """This layer, its activation being ReLU, and a max pooling after it, as one operation of the backend."""
@@ -60,16 +67,13 @@ class Conv2d(Layer):
         y, where = backend.conv_max_pool(x, self.weight.value, b and b.value, self.window, self.groups, pool)
 
         def backward(dy: Batch) -> Batch | None:
-            # A window's gradient goes to its maximum, and through ReLU where that is above zero: y tells both.
-            return self._gradients(backend.max_pool_gradient(backend.relu_gradient(dy, y), where, pool), x)
+            return self._gradients(backend.conv_max_pool_gradient(dy, y, where, pool, b and b.grad), x)
 
         return y, backward
 
     def _gradients(self, dy: Batch, x: Batch) -> Batch | None:
-        """The gradients of the weights from dy before the activation; returns dx."""
-        backend, w, b = x.backend, self.weight, self.bias
-        if b:
-            backend.bias_gradient(dy, b.grad)
+        """The weights' gradients from dy before the activation; returns dx."""
+        backend, w = x.backend, self.weight
         backend.conv_weight_gradient(dy, x, self.window, self.groups, w.grad)
         if self.input_gradient:
             return backend.conv_input_gradient(dy, w.value, self.window, self.groups)

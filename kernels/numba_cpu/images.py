@@ -52,11 +52,14 @@ def load_images(images, indices, y, count, shift, axes, seed, step, moves, scrat
                     at += from_h * stride_of(images, 3)
                     copy(images, at + max(0, -by), rows, lane * line + max(0, by), max(0, W - abs(by)))
             at = b * stride_of(y, 0) + c * stride_of(y, 1) + d * stride_of(y, 2) + h * stride_of(y, 3)
-            for w in range(0, W - LANES + 1, LANES):
-                transpose(rows, w, line, y, at + w * LANES, LANES)
-            for w in range(W // LANES * LANES, W):
-                for lane in range(LANES):
-                    put(y, at + w * LANES + lane, element(rows, lane * line + w))
+            if W >= LANES:
+                for w in range(0, W, LANES):
+                    w = min(w, W - LANES)  # the last square overlaps the one before
+                    transpose(rows, w, line, y, at + w * LANES, LANES)
+            else:
+                for w in range(W):
+                    for lane in range(LANES):
+                        put(y, at + w * LANES + lane, element(rows, lane * line + w))
 
 
 @kernel("load labels", parallel=False)

@@ -9,7 +9,21 @@ from numba import prange
 
 from .compiler import inner, kernel
 from .conv import stride_of, taps_inside
-from .simd import LANES, add, divide, load, splat, store, where_equal, where_greater
+from .simd import (
+    LANES,
+    add,
+    add64,
+    divide,
+    load,
+    splat,
+    splat64,
+    store,
+    tree64,
+    where_equal,
+    where_greater,
+    widen,
+)
+from .sums import push64, total64
 
 ZERO = np.float32(0)
 
@@ -159,6 +173,44 @@ def max_pool_gradient_apart(dy, where, dx, window, stride, dilation, before):
                                 here = splat(np.float32((a * KH + r) * KW + s))
                                 at = row + (in_w + s * dilation[2]) * stride_of(dx, 4)
                                 store(dx, at, where_equal(tap, here, gradient, zero))
+
+
+@kernel("max pool gradient with relu and bias")
+def max_pool_relu_bias_gradient(dy, y, where, dx, out, images, band, part, scratch):
+    """dx = what max_pool_gradient makes of dy where y > 0; out (C,) = dx summed by rules 3 and 4.
+
+    Windows of 2x2 pixels that cover dx (block, C, H, W, lane); all contiguous. `band` is in rows; part (blocks, C) and
+    scratch (blocks * C, levels) float64.
+    """
+    B, C, H, W = dy.shape[0], dy.shape[1], dy.shape[2], dy.shape[3]
+    for u in prange(B * C):
+        u = np.int64(u)
+        b, c = u // C, u % C
+        lanes = min(LANES, images - b * LANES)
+        line, first = 2 * W * LANES, u * 4 * H * W * LANES
+        zero, acc, rows, bands = splat(ZERO), splat64(0.0), 0, 0
+        for h in range(H):
+            at = first + 2 * h * line
+            for w in range(W):
+                i = (u * H + h) * W * LANES + w * LANES
+                gradient = add(where_greater(load(y, i), zero, load(dy, i), zero), zero)
+                tap, j = load(where, i), at + 2 * w * LANES
+                store(dx, j, where_equal(tap, zero, gradient, zero))
+                store(dx, j + LANES, where_equal(tap, splat(np.float32(1)), gradient, zero))
+                store(dx, j + line, where_equal(tap, splat(np.float32(2)), gradient, zero))
+                store(dx, j + line + LANES, where_equal(tap, splat(np.float32(3)), gradient, zero))
+            for row in range(2):  # once more while they are in the cache, now in the order of the sum
+                for j in range(at + row * line, at + (row + 1) * line, LANES):
+                    acc = add64(acc, widen(load(dx, j)))
+                rows += 1
+                if rows == band or (h == H - 1 and row == 1):
+                    push64(scratch[u], bands, tree64(acc, lanes))
+                    acc, rows, bands = splat64(0.0), 0, bands + 1
+        part[b, c] = total64(scratch[u], bands)
+    for c in range(C):
+        for b in range(B):
+            push64(scratch[c], b, part[b, c])
+        out[c] = np.float32(total64(scratch[c], B)) + ZERO
 
 
 @kernel("average pool")

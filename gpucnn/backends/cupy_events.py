@@ -1,0 +1,16 @@
+"""Time as a GPU's own clock tells it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import cupy
+
+
+def elapsed(work: Callable[[], Any], stream: cupy.cuda.Stream) -> float:
+    """Seconds between two events on `stream`, one before and one after what `work` asks for there; waits for it."""
+    begin, end = cupy.cuda.Event(), cupy.cuda.Event()
+    stream.record(begin)
+    work()
+    stream.record(end)
+    end.synchronize()
+    return cupy.cuda.get_elapsed_time(begin, end) / 1e3  # from milliseconds
