@@ -91,10 +91,12 @@ def _why_not(name: str, math: str) -> str | None:
     try:
         getattr(importlib.import_module(module), kind)
     except BackendError as error:
-        return str(error)
+        reason = str(error)
     except (ImportError, RuntimeError, OSError) as error:
-        return f"{type(error).__name__}: {error}"
-    return None
+        reason = f"{type(error).__name__}: {error}"
+    else:
+        return None
+    return " ".join(reason.split())  # libraries break their lines where they like
 
 
 @functools.cache
