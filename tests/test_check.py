@@ -39,7 +39,7 @@ def test_it_covers_every_operation_of_the_protocol(monkeypatch):
     """Each method of the backend that computes is called by a case, and each kind of numbers is used."""
     from gpucnn.backends.protocol import Backend
 
-    memory = {"zeros", "array", "assign", "host", "pack", "unpack", "capture", "synchronize", "load_labels"}
+    memory = {"zeros", "array", "assign", "host", "pack", "unpack", "capture", "synchronize", "elapsed", "load_labels"}
     used = set()
 
     class Spy:

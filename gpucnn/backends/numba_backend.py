@@ -6,7 +6,6 @@ as a list of compiled calls on the same buffers, with nothing checked or allocat
 """
 
 import functools
-import itertools
 import math
 import os
 import platform
@@ -18,6 +17,7 @@ import numpy as np
 from gpucnn.arithmetic import assert_subnormals
 from gpucnn.backends import tiles
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.canonical import canonical, is_dense, phases, positions_per_band, rows_per_band, three
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import BackendError, DTypeError
 from gpucnn.geometry import Window, pool_counts
@@ -39,11 +39,6 @@ _PACK_USES = 32
 _WIDTHS = (1, 3, 5)
 
 
-def _three(sizes: tuple, filler) -> tuple:
-    """One entry a spatial axis, to three axes."""
-    return (filler,) * (3 - len(sizes)) + tuple(sizes)
-
-
 def _deep(data: np.ndarray) -> np.ndarray:
     """(block, C, *spatial, lane) as a view (block, C, D, H, W, lane)."""
     return data[(slice(None), slice(None), *(None,) * (6 - data.ndim))]
@@ -52,12 +47,6 @@ def _deep(data: np.ndarray) -> np.ndarray:
 def _flat(data: np.ndarray) -> np.ndarray:
     """(block, C, *spatial, lane) as (block, C, positions * lanes)."""
     return data.reshape(*data.shape[:2], -1)
-
-
-def _band(spatial: tuple[int, ...]) -> int:
-    """Positions in a band of rule 3a; in one dimension each is a row of its own."""
-    row = spatial[-1] if len(spatial) > 1 else 1
-    return sums.rows_per_band(row) * row
 
 
 def _rows(data: np.ndarray) -> np.ndarray:
@@ -167,7 +156,7 @@ class NumbaBackend(Backend):
     ) -> Batch:
         channels, spatial = images_.shape[1], images_.shape[2:]
         y = self._empty((-(-count // LANES), channels, *spatial, LANES))
-        source = np.ascontiguousarray(images_).reshape(len(images_), channels, *_three(spatial, 1))
+        source = np.ascontiguousarray(images_).reshape(len(images_), channels, *three(spatial, 1))
         step = np.zeros(1, np.uint32) if step is None else step
         moves = self._empty((len(y) * LANES, 3), np.int64)
         moves[...] = 0
@@ -220,20 +209,20 @@ class NumbaBackend(Backend):
         packed = self._empty((groups, number, math.prod(w.shape[1:]), ob))
         chunks = min(number, -(-_UNITS_PER_THREAD * self.threads // (len(y) * groups * pool.output[0])))
         bias = np.zeros(len(w), np.float32) if bias is None else bias
-        before = _three([b for b, _ in window.padding], 0)
+        before = canonical(window).before
         kernel = conv.conv_max_pool_of(ob, qb, width if width in _WIDTHS else 0)
         self._run(kernel, _deep(self._data(x)), weights, bias, _deep(y), _deep(where), packed, before, chunks)
         return x.like(y), where
 
     def conv(self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int = 1, relu: bool = False) -> Batch:
-        if _is_dense(window, groups):
+        if is_dense(window, groups):
             flat = self.dense(x.reshape(-1), w.reshape(len(w), -1), bias, relu)
             return flat.reshape(len(w), *window.output)
         y = self._empty((x.data.shape[0], len(w), *window.output, LANES))
-        weights = w.reshape(groups, len(w) // groups, w.shape[1], *_three(window.kernel, 1))
+        c = canonical(window)
+        weights = w.reshape(groups, len(w) // groups, w.shape[1], *c.kernel)
         bias = np.zeros(len(w), np.float32) if bias is None else bias
-        before = _three([b for b, _ in window.padding], 0)
-        geometry = _three(window.stride, 1), _three(window.dilation, 1), before
+        geometry = c.stride, c.dilation, c.before
         self._correlate(_deep(self._data(x)), weights, bias, _deep(y), *geometry, relu)
         return x.like(y)
 
@@ -243,7 +232,7 @@ class NumbaBackend(Backend):
             return super().conv_max_pool_gradient(dy, y, where, pool, out_bias)
         blocks, channels = dy.data.shape[:2]
         dx = self._empty((blocks, channels, *pool.input, LANES))
-        band = sums.rows_per_band(pool.input[1])
+        band = rows_per_band(pool.input[1])
         part = self._empty((blocks, channels), np.float64)
         levels = sums.levels(max(-(-pool.input[0] // band), blocks))
         slots = self._empty((blocks * channels, levels), np.float64)
@@ -252,18 +241,17 @@ class NumbaBackend(Backend):
         return dy.like(dx)
 
     def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
-        if _is_dense(window, groups):
+        if is_dense(window, groups):
             return self.dense_input_gradient(dy.reshape(-1), w.reshape(len(w), -1)).reshape(w.shape[1], *window.input)
         channels = w.shape[1] * groups
         dx = self._empty((dy.data.shape[0], channels, *window.input, LANES))
         # (group, O/group, C/group, *K) turned into (group, C/group, O/group, *K): outputs become inputs.
-        turned = w.reshape(groups, len(w) // groups, w.shape[1], *_three(window.kernel, 1)).swapaxes(1, 2)
+        turned = w.reshape(groups, len(w) // groups, w.shape[1], *canonical(window).kernel).swapaxes(1, 2)
         gradient, target, nothing = _deep(self._data(dy)), _deep(dx), np.zeros(channels, np.float32)
-        for pixels, taps, dilation, before in _phases(window):
-            view = target[(slice(None), slice(None), *pixels)]
-            if view.size:
-                weights = turned[(slice(None), slice(None), slice(None), *taps)]
-                self._correlate(gradient, weights, nothing, view, (1, 1, 1), dilation, before, False)
+        for phase in phases(window):
+            view = target[(slice(None), slice(None), *phase.pixels)]
+            weights = turned[(slice(None), slice(None), slice(None), *phase.taps)]
+            self._correlate(gradient, weights, nothing, view, (1, 1, 1), phase.dilation, phase.before, False)
         return dy.like(dx)
 
     def conv_weight_gradient(self, dy: Batch, x: Batch, window: Window, groups: int, out: Array) -> None:
@@ -271,25 +259,21 @@ class NumbaBackend(Backend):
             self._chain_weight_gradient(dy, x, window, groups, out)
             return
         outputs, channels = out.shape[0], out.shape[1]
-        # The kernel's bands are whole rows: one dimension must be the axis H, as in _rows.
-        axes = [tuple(sizes) for sizes in (window.kernel, window.stride, window.dilation, window.output)]
-        before = tuple(b for b, _ in window.padding)
-        if len(window.input) == 1:
-            axes, before = [(*sizes, 1) for sizes in axes], (*before, 0)
-        kernel, stride, dilation, output = (_three(sizes, 1) for sizes in axes)
+        c = canonical(window, rows=True)
+        kernel, output = c.kernel, c.output
         sizes = outputs // groups, channels, *kernel
         tile = tiles.product_tile(sizes[0], channels, kernel[2])
         corners = tiles.corners(tile, sizes)
         blocks = dy.data.shape[0]
         part = self._empty((blocks, outputs, channels, *kernel))
-        band = sums.rows_per_band(output[2])
+        band = rows_per_band(output[2])
         chunks = min(len(corners), -(-_UNITS_PER_THREAD * self.threads // (blocks * groups)))
         levels = sums.levels(-(-output[0] * output[1] // band))
         slots = self._empty((self.threads, levels * -(-len(corners) // chunks) * -(-math.prod(tile) // LANES) * LANES))
         given = _rows(self._data(dy)), _rows(self._data(x)), part, slots, corners, dy.images, groups, band
-        dense_taps = dilation[2] == 1 and given[1].strides[4] == LANES * 4
+        dense_taps = c.dilation[2] == 1 and given[1].strides[4] == LANES * 4
         gradient = conv.conv_weight_gradient_of(*tile, dense_taps)
-        self._run(gradient, *given, stride, dilation, _three(before, 0), chunks)
+        self._run(gradient, *given, c.stride, c.dilation, c.before, chunks)
         self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
 
     def _block_tree(self, part: np.ndarray, out: np.ndarray) -> None:
@@ -304,10 +288,9 @@ class NumbaBackend(Backend):
         ob, cb = tiles.broadcast_tile(outputs // groups, vectors)
         # The last tile of the last group may read past the terms: leave it room.
         turned = self._empty((blocks, LANES, -(-terms * groups // LANES) * LANES + cb * LANES))
-        before = _three([b for b, _ in window.padding], 0)
-        kernel, dilation = _three(window.kernel, 1), _three(window.dilation, 1)
+        c = canonical(window)
         square = self._empty((self.threads, LANES * LANES))
-        self._run(dense.patches, _deep(self._data(x)), kernel, dilation, before, turned, square)
+        self._run(dense.patches, _deep(self._data(x)), c.kernel, c.dilation, c.before, turned, square)
         slots = self._empty((self.threads, sums.levels(blocks) * ob * cb * LANES))
         gradient = self._data(dy).reshape(blocks, outputs, LANES)
         kernel = dense.dense_weight_gradient_of(ob, cb)
@@ -315,12 +298,12 @@ class NumbaBackend(Backend):
 
     def bias_gradient(self, dy: Batch, out: Array) -> None:
         slots = self._slots64(dy, 2)
-        self._run(norm.bias_gradient, _flat(self._data(dy)), out, dy.images, _band(dy.spatial), slots)
+        self._run(norm.bias_gradient, _flat(self._data(dy)), out, dy.images, positions_per_band(dy.spatial), slots)
 
     def _slots64(self, x: Batch, trees: int) -> np.ndarray:
         """Waiting sums for trees over a map's bands and over the blocks."""
         positions = math.prod(x.spatial)
-        terms = max(-(-positions // _band(x.spatial)), x.data.shape[0])
+        terms = max(-(-positions // positions_per_band(x.spatial)), x.data.shape[0])
         return self._empty((x.channels, trees, sums.levels(terms)), np.float64)
 
     def dense(self, x: Batch, w: Array, bias: Array | None, relu: bool = False) -> Batch:
@@ -371,9 +354,9 @@ class NumbaBackend(Backend):
 
     def global_avg_pool(self, x: Batch) -> Batch:
         y = self._empty((*x.data.shape[:2], LANES))
-        bands = -(-math.prod(x.spatial) // _band(x.spatial))
+        bands = -(-math.prod(x.spatial) // positions_per_band(x.spatial))
         slots = self._empty((*x.data.shape[:2], sums.levels(bands), LANES), np.float64)
-        self._run(norm.global_avg_pool, _flat(self._data(x)), y, _band(x.spatial), slots)
+        self._run(norm.global_avg_pool, _flat(self._data(x)), y, positions_per_band(x.spatial), slots)
         return x.like(y)
 
     def global_avg_pool_gradient(self, dy: Batch, spatial: tuple[int, ...]) -> Batch:
@@ -422,7 +405,7 @@ class NumbaBackend(Backend):
     def batch_norm_statistics(self, x: Batch) -> tuple[Array, Array, Array]:
         results = tuple(self._empty((x.channels,)) for _ in range(3))
         data = _flat(self._data(x))
-        self._run(norm.batch_norm_statistics, data, *results, x.images, _band(x.spatial), self._slots64(x, 2))
+        self._run(norm.batch_norm_statistics, data, *results, x.images, positions_per_band(x.spatial), self._slots64(x, 2))
         return results
 
     def batch_norm(
@@ -449,7 +432,7 @@ class NumbaBackend(Backend):
         dx = self._like(x)
         given = _flat(self._data(dy)), _flat(self._data(x)), mean, var, gamma, beta, np.float32(eps), rectified
         wanted = _flat(dx.data), out_gamma, out_beta
-        self._run(norm.batch_norm_gradient, *given, *wanted, x.images, _band(x.spatial), self._slots64(x, 4))
+        self._run(norm.batch_norm_gradient, *given, *wanted, x.images, positions_per_band(x.spatial), self._slots64(x, 4))
         return dx
 
     def batch_norm_input_gradient(self, dy: Batch, var: Array, gamma: Array, eps: float) -> Batch:
@@ -498,52 +481,12 @@ class NumbaBackend(Backend):
 _POINT = Window((), (), (), (), (), ())
 
 
-def _is_dense(window: Window, groups: int) -> bool:
-    """Whether a convolution is a dense layer: one window that is the whole image."""
-    return (
-        groups == 1
-        and window.kernel == window.input
-        and all(pads == (0, 0) for pads in window.padding)
-        and all(d == 1 for d in window.dilation)
-        and math.prod(window.output) == 1
-    )
-
-
 def _pool_geometry(window: Window) -> tuple:
-    before = _three([b for b, _ in window.padding], 0)
-    return _three(window.kernel, 1), _three(window.stride, 1), _three(window.dilation, 1), before
+    c = canonical(window)
+    return c.kernel, c.stride, c.dilation, c.before
 
 
 @functools.cache
 def _counts(window: Window, count_include_pad: bool) -> np.ndarray:
     counts = pool_counts(window, count_include_pad)
-    return counts.reshape(_three(window.output, 1)).astype(np.float32)
-
-
-@functools.cache
-def _phases(window: Window) -> list[tuple]:
-    """The input gradient as forward convolutions of dy, one for each phase of the stride.
-
-    Pixel i of the input feels tap r of output p where p * stride = i + before - r * dilation. Along an axis, the pixels
-    i = phase, phase + stride, ... all feel the same taps, every (stride / g)-th one with g = gcd(stride, dilation), and
-    reach outputs that lie dilation / g apart; walked backwards they come in the order of the outputs. Entries are
-    (pixels, taps, dilation, before): slices of the three input axes and of the three kernel axes, and the geometry.
-    """
-    axes = []
-    sizes = zip(_three(window.kernel, 1), _three(window.stride, 1), _three(window.dilation, 1), strict=True)
-    for (k, s, d), b in zip(sizes, _three([b for b, _ in window.padding], 0), strict=True):
-        g, phases = math.gcd(s, d), []
-        for phase in range(s):
-            first = next((r for r in range(k) if (phase + b - r * d) % s == 0), None)
-            pixels = slice(phase, None, s)
-            if first is None:
-                phases.append((pixels, slice(0, 0), 1, 0))
-                continue
-            count = -(-(k - first) // (s // g))
-            last = first + (count - 1) * (s // g)
-            # Backwards from the last tap to the first; a stop of None where the slice runs past tap 0.
-            stop = first - 1 if first > 0 else None
-            reach = (phase + b - last * d) // s  # the output that the first pixel feels through the last tap
-            phases.append((pixels, slice(last, stop, -(s // g)), d // g, -reach))
-        axes.append(phases)
-    return [tuple(zip(*choice, strict=True)) for choice in itertools.product(*axes)]
+    return counts.reshape(canonical(window).output).astype(np.float32)

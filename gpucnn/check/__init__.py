@@ -2,98 +2,107 @@
 
 Every operation, forward and backward, runs on each backend and on NumPy's exact math, which is the specification, and
 so do ten training steps of two networks. Raw bits are compared; the networks' weights also against hashes that are kept
-with the source, so that two machines agree as well as two backends.
+with the source, so that two machines agree as well as two backends. On a GPU the results must lie in its memory.
 """
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from gpucnn.backends import Backend, get_backend, maths
 from gpucnn.backends import backends as known_backends
-from gpucnn.backends import get_backend, maths
 from gpucnn.check.cases import cases
+from gpucnn.check.comparison import Comparison
 from gpucnn.check.networks import NETWORKS, train
+from gpucnn.check.residence import Watched, on_gpu
+from gpucnn.emulation import get_emulated_backend
 from gpucnn.errors import BackendError
 
-# Differences told in full for each operation and backend.
-_SHOWN = 3
 HASHES = Path(__file__).with_name("hashes.json")
+# The backends whose kernels can run on the CPU too.
+_GPU_BACKENDS = ("cupy", "numba-cuda")
 
 
 def check(
-    backends: list[str] | None = None, *, threads: int | None = None, progress: Callable[[str], None] | None = None
-) -> dict:
+    backends: list[str] | None = None, *, threads: int | None = None, progress: Callable[[str], None] | None = None,
+    emulate: bool = False,
+) -> dict:  # fmt: skip
     """Compare `backends` (None: all that are usable here and have exact math) with the specification, bit by bit.
 
-    Returns a dict for machines: `passed`; `operations`, a list of (name, backend, values, differing); `training`, a list
+    With `emulate`, a GPU backend that is not usable here, which would be an error, runs its kernels on the CPU: cupy's
+    under the emulation, as "cupy (emulated)", and numba-cuda's in Numba's simulator, as "numba-cuda (simulated)", which
+    is slow: small cases only, and two toy networks against numpy's weights.
+
+    Returns a dict for machines: `passed`; `operations`, a list of (name, backend, values, differing); `training`, one
     of (network, backend, weights_sha256, expected_sha256); `differences`, sentences naming operation, index and both
-    values, the first few of each operation. `progress` is called with a line of text now and then.
-    Raises BackendError for a name that is wrong or not usable.
+    values, the first few of each operation, or an operation whose results lie outside the GPU's memory. `progress` is
+    called with a line of text now and then.
+    Raises BackendError for a name that is wrong or not usable, and where the CPU cannot stand in (no g++, say).
     """
     say = progress or (lambda text: None)
-    chosen = [get_backend(name, "exact", threads=threads) for name in _names(backends)]
-    specification = get_backend("numpy", "exact")
-    operations: dict[tuple[str, str], dict] = {}
-    differences: list[str] = []
+    specification = get_backend("numpy", "exact", threads=threads)
+    chosen, simulate = _chosen(backends, threads, emulate)
+    found = Comparison()
+    with contextlib.ExitStack() as stack:
+        if simulate:
+            from gpucnn.check.simulation import NAME, Simulation
+
+            say(f"{NAME}: started, for a minute or so")
+            simulated = stack.enter_context(Simulation())
+        if chosen:
+            _operations(found, chosen, specification, say)
+            _training(found, chosen, say)
+        if simulate:
+            say(f"{NAME}: waiting for it to end")
+            found.merge(simulated.report())
+    return found.report()
+
+
+def _operations(found: Comparison, chosen: list[Backend], specification: Backend, say: Callable[[str], None]) -> None:
+    looked_at = {backend.name: Watched(backend) for backend in chosen if on_gpu(backend)}
     for number, case in enumerate(everything := list(cases()), start=1):
         if number % 20 == 1:
             say(f"operations: {number} of {len(everything)} cases ({case.operation})")
         expected = case.run(specification)
         for backend in chosen:
-            key = (case.operation, backend.name)
-            row = operations.setdefault(key, {"name": key[0], "backend": key[1], "values": 0, "differing": 0})
-            got = expected if backend is specification else case.run(backend)
-            for label, want in expected.items():
-                row["values"] += want.size
-                wrong = _differing(want, got[label])
-                if len(wrong) and row["differing"] < _SHOWN:
-                    differences += [
-                        f"{case.operation} ({case.about}), {label}{list(map(int, index))}: numpy gives "
-                        f"{_exactly(want[tuple(index)])}, {backend.name} gives {_exactly(got[label][tuple(index)])}"
-                        for index in wrong[:_SHOWN]
-                    ]
-                row["differing"] += len(wrong)
-    training = []
+            got = expected if backend is specification else case.run(looked_at.get(backend.name, backend))
+            found.results(case, backend.name, expected, got)
+    for backend in looked_at.values():
+        found.differ(backend.astray)
+
+
+def _training(found: Comparison, chosen: list[Backend], say: Callable[[str], None]) -> None:
     committed = json.loads(HASHES.read_text())
     for network in NETWORKS:
         for backend in chosen:
             say(f"training: ten steps of {network} on {backend.name}")
-            digest = train(network, backend)
-            expected = committed[network]
-            row = {"network": network, "backend": backend.name, "weights_sha256": digest, "expected_sha256": expected}
-            training.append(row)
-            if digest != expected:
-                differences.append(f"training {network} on {backend.name}: weights hash to {digest}, not to {expected}")
-    return {
-        "passed": not differences,
-        "operations": list(operations.values()),
-        "training": training,
-        "differences": differences,
-    }
+            found.weights(network, backend.name, train(network, backend), committed[network])
 
 
-def _names(names: list[str] | None) -> list[str]:
+def _chosen(names: list[str] | None, threads: int | None, emulate: bool) -> tuple[list[Backend], bool]:
+    """The backends to compare in this process, and whether numba-cuda is simulated in another one."""
     if names is None:
-        return [row["name"] for row in known_backends() if row["usable"] and "exact" in row["math"]]
-    for name in names:
-        get_backend(name, "exact" if "exact" in maths(name) else None)  # a wrong name lists the right ones
+        standing_in = _GPU_BACKENDS if emulate else ()
+        rows = [row for row in known_backends() if "exact" in row["math"]]
+        names = [row["name"] for row in rows if row["usable"] or row["name"] in standing_in]
+    chosen, simulate = [], False
+    for name in dict.fromkeys(names):
+        try:
+            # A wrong name lists the right ones.
+            backend = get_backend(name, "exact" if "exact" in maths(name) else None, threads=threads)
+        except BackendError as error:
+            if name not in _GPU_BACKENDS:
+                raise
+            if not emulate:
+                raise BackendError(f"{error}. With --emulate (emulate=True) its kernels run on the CPU") from None
+            backend = get_emulated_backend() if name == "cupy" else None
         if "exact" not in maths(name):
             raise BackendError(f"backend {name!r} has no exact math to check")
-    return list(dict.fromkeys(names))
-
-
-def _bits(values: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}").reshape(values.shape)
-
-
-def _differing(want: np.ndarray, got: np.ndarray) -> np.ndarray:
-    """Indices (n, axes) of the elements whose bits differ; all of them if the shape or type does."""
-    if want.shape != got.shape or want.dtype != got.dtype:
-        return np.argwhere(np.ones(want.shape, bool))
-    return np.argwhere(_bits(want) != _bits(got))
-
-
-def _exactly(value) -> str:
-    return f"{value!r} ({float(value).hex()})" if isinstance(value, np.floating) else repr(value)
+        if backend is None or (name == "numba-cuda" and backend.xp is np):  # under NUMBA_ENABLE_CUDASIM=1
+            simulate = True
+        else:
+            chosen.append(backend)
+    return chosen, simulate

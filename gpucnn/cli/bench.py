@@ -94,6 +94,7 @@ def _print(report: dict) -> None:
     about = ("model", "job", "batch", "backend", "math", "threads")
     ratios = {tuple(row[name] for name in about): row["ratio"] for row in report["ratios"]}
     rows = []
+    clocks = any(row["device_milliseconds"] is not None for row in report["results"])
     for row in report["results"]:
         ratio = ratios.get(tuple(row[name] for name in about))
         rows.append([
@@ -101,10 +102,13 @@ def _print(report: dict) -> None:
             f"{row['images_per_second']:,.0f}", f"{row['spread']:.0%}",
             "" if row["peak_fraction"] is None else f"{row['peak_fraction']:.0%}",
             f"{row['first_step_seconds']:.2f}", f"{1e3 * row['transfer_seconds']:.1f}",
+            *([_milliseconds(row["device_milliseconds"])] if clocks else []),
             f"{ratio:.2f}" if ratio and "variant" not in row else row.get("variant", ""),
         ])  # fmt: skip
     columns = dict.fromkeys(("model", "job"), "left") | {"batch": "right", "contender": "left"}
     columns |= dict.fromkeys(("threads", "images/s", "spread", "of peak", "first step s", "transfer ms"), "right")
+    if clocks:
+        columns["device ms"] = "right"
     print_table("Throughput", columns | {"times PyTorch": "left"}, rows)
     for threads, peak in report["peak_gflops"].items():
         typer.echo(f"peak: {peak:,.0f} GFLOP/s of multiply-adds on {threads} thread{'s' * (threads != '1')}, measured")
@@ -112,3 +116,10 @@ def _print(report: dict) -> None:
     for text in report["notes"]:
         typer.echo(f"note: {text}")
     typer.echo("first step: with compiling, or loading what an earlier run compiled; not part of the images a second")
+    if clocks:
+        typer.echo("device ms: a step by the GPU's own clock, between events; images a second are by the host's")
+
+
+def _milliseconds(value: float | None) -> str:
+    """Of a step by the GPU's own clock."""
+    return "" if value is None else f"{value:.3f}"

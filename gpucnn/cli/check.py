@@ -11,27 +11,33 @@ from gpucnn.errors import ConfigurationError
 
 def check(
     backends: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--backends", "--backend", metavar="NAMES",
-            help="The backends to compare, with commas between them: numpy,numba. Default: all usable ones.",
+            help="The backends to compare, commas between them: numpy,numba; may be repeated. "
+            "Default: all usable ones.",
         ),
     ] = None,  # fmt: skip
     math: options.Math = None,
     threads: options.Threads = None,
+    emulate: Annotated[
+        bool,
+        typer.Option("--emulate", help="Run the kernels of GPU backends that are not usable here on the CPU, slowly."),
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Prove that the backends agree to the last bit on this machine.
 
     Runs every operation and a few training steps on each backend, and compares the raw bits with numpy's exact math,
-    which is the specification, and with the weights' hashes that come with the program. Exit code 1 if a bit differs.
+    which is the specification, and with the weights' hashes that come with the program. On a GPU the results must also
+    lie in its memory. Exit code 1 if a bit differs.
     """
     if math not in (None, "exact"):
         raise ConfigurationError(f"check compares bits, which only exact math promises; leave out --math {math}")
     from gpucnn.check import check as compare
 
-    names = None if backends is None else [name.strip() for name in backends.split(",")]
-    report = compare(names, threads=threads, progress=note)
+    names = [name.strip() for given in backends for name in given.split(",")] if backends else None
+    report = compare(names, threads=threads, progress=note, emulate=emulate)
     if json:
         print_json(report)
     else:

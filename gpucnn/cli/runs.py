@@ -36,7 +36,7 @@ def read_config(run: str | None) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text())
     except FileNotFoundError:
-        note(f"{run} holds no run yet: starting from the first epoch")
+        note(f"{run} holds no run yet: starting from the first epoch, with the settings given now")
         return {}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from None

@@ -38,7 +38,8 @@ def bench(
     Returns a dict for machines:
     machine; peak_gflops, by thread count; notes, sentences;
     results, a row a case and contender: model, input_shape, job, batch, backend, math, threads, images_per_second,
-    quartiles (of that), spread (their distance over the median), milliseconds a step, peak_fraction (None on a GPU),
+    quartiles (of that), spread (their distance over the median), milliseconds a step, device_milliseconds (the same
+    steps by the GPU's clock, between events; None on a CPU), peak_fraction (None on a GPU),
     transfer_seconds, first_step_seconds (with compiling, or loading what was compiled before), error (of one step,
     against float64, relative to the step), and how many samples; PyTorch's rows have `variant`, and `variants`: what
     all of them reached;
@@ -126,6 +127,7 @@ def _row(
         "quartiles": [case.batch / slow, case.batch / quick],
         "spread": (slow - quick) / timing.median,
         "milliseconds": 1e3 * timing.median,
+        "device_milliseconds": None if timing.device is None else 1e3 * timing.device,
         "peak_fraction": None,
         "transfer_seconds": ready.transfer, "first_step_seconds": ready.first, "error": error,
         **timing.describe(),

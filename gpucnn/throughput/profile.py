@@ -20,7 +20,9 @@ from gpucnn.throughput.timing import Contender, interleave
 from gpucnn.training.steps import Resident, TrainingSteps
 
 # Methods of the protocol that compute nothing of a step.
-_NO_OPERATIONS = {"zeros", "array", "assign", "host", "pack", "unpack", "pack_labels", "capture", "synchronize"}
+_NO_OPERATIONS = {
+    "zeros", "array", "assign", "host", "pack", "unpack", "pack_labels", "capture", "synchronize", "elapsed",
+}  # fmt: skip
 # So many repetitions in one recording: on a GPU, the launch of the recording is shared among them.
 _REPETITIONS = 10
 

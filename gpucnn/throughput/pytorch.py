@@ -233,7 +233,20 @@ def prepare(case: Case, variant: Variant, device: str, threads: int) -> Prepared
         call()
         wait()
     first = perf_counter() - transferred
-    return Prepared(Contender(call, wait, context), transferred - started, first)
+    elapsed = None if device == "cpu" else _elapsed
+    return Prepared(Contender(call, wait, context, elapsed), transferred - started, first)
+
+
+def _elapsed(work: Callable[[], Any]) -> float:
+    """Seconds of the GPU for what `work` asks for, between two events."""
+    import torch
+
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    work()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3  # from milliseconds
 
 
 def _training_step(network, inputs: list, targets: list, variant: Variant) -> Callable[[], Any]:

@@ -32,21 +32,27 @@ class Contender:
     """What is timed: `call` does the work once.
 
     `synchronize` waits until the work is done, where `call` only asks for it. A slice runs within `context()`, which
-    may set a thread count.
+    may set a thread count. `elapsed` runs what it is given, waits for it and returns the seconds that a device of its
+    own took by its own clock; without it there is only the host's clock.
     """
 
     call: Callable[[], Any]
     synchronize: Callable[[], Any] = _nothing
     context: Callable[[], Any] = contextlib.nullcontext
+    elapsed: Callable[[Callable[[], Any]], float] | None = None
 
 
 @dataclass(frozen=True)
 class Slice:
-    """`seconds` a repetition, one entry a group of repetitions; `others`: part of all processors used by others."""
+    """`seconds` a repetition, one entry a group of repetitions; `others`: part of all processors used by others.
+
+    `device`: of the same repetitions the seconds by the device's clock; empty where there is none.
+    """
 
     round: int
     seconds: list[float]
     others: float | None
+    device: list[float] = field(default_factory=list)
 
     @property
     def quiet(self) -> bool:
@@ -67,8 +73,17 @@ class Timing:
     @property
     def samples(self) -> list[float]:
         """What the figures come from: the quiet slices if there are enough, else all."""
-        used = [s for s in self.slices if s.quiet] if self.quiet >= ENOUGH else self.slices
-        return [seconds for s in used for seconds in s.seconds]
+        return [seconds for s in self._used for seconds in s.seconds]
+
+    @property
+    def device(self) -> float | None:
+        """The median by the device's own clock, of the same repetitions as `median`; None where there is none."""
+        samples = [seconds for s in self._used for seconds in s.device]
+        return statistics.median(samples) if samples else None
+
+    @property
+    def _used(self) -> list[Slice]:
+        return [s for s in self.slices if s.quiet] if self.quiet >= ENOUGH else self.slices
 
     @property
     def median(self) -> float:
@@ -160,8 +175,13 @@ def _group(contender: Contender) -> int:
 
 
 def _slice(contender: Contender, group: int, slice_seconds: float, number: int) -> Slice:
-    call, synchronize = contender.call, contender.synchronize
-    samples = []
+    call, synchronize, elapsed = contender.call, contender.synchronize, contender.elapsed
+    samples, device = [], []
+
+    def repeat() -> None:
+        for _ in range(group):
+            call()
+
     with contender.context():
         call()  # brings its data back into the caches and wakes its threads
         synchronize()
@@ -169,16 +189,18 @@ def _slice(contender: Contender, group: int, slice_seconds: float, number: int) 
         now = begun
         while now - begun < slice_seconds:
             started = now
-            for _ in range(group):
-                call()
-            synchronize()
+            if elapsed is None:
+                repeat()
+                synchronize()
+            else:
+                device.append(elapsed(repeat) / group)
             now = time.perf_counter()
             samples.append((now - started) / group)
         own, busy_after = time.process_time() - own, _busy_seconds()
     others = None
     if busy is not None and busy_after is not None:
         others = max(0.0, (busy_after - busy - own) / ((now - begun) * (os.cpu_count() or 1)))
-    return Slice(number, samples, others)
+    return Slice(number, samples, others, device)
 
 
 def _busy_seconds() -> float | None:

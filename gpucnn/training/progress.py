@@ -4,7 +4,6 @@ Anything with the methods of `Quiet` can take its place: `Trainer(..., progress=
 """
 
 import sys
-from time import perf_counter
 
 
 class Quiet:
@@ -31,8 +30,7 @@ class Lines(Quiet):
     interval = 15.0
 
     def begin(self, title: str, epochs: int, images: int, done: int) -> None:
-        self._epochs, self._images, self._done = epochs, images, done
-        self._started = perf_counter()
+        self._epochs, self._images = epochs, images
         self._print(title)
 
     def update(self, epoch: int, images: int, measured: dict) -> None:
@@ -43,8 +41,8 @@ class Lines(Quiet):
         )
 
     def end_epoch(self, record: dict) -> None:
-        epochs = record["epoch"] - self._done
-        left = (perf_counter() - self._started) / epochs * (self._epochs - record["epoch"])
+        # From this epoch's speed, which leaves out the steps that compiled kernels.
+        left = (self._epochs - record["epoch"]) * self._images / record["images_per_second"]
         self._print(f"epoch {record['epoch']}/{self._epochs}  {_describe(record)}  {_clock(left)} left")
 
     def _print(self, text: str) -> None:

@@ -23,7 +23,10 @@ from gpucnn.training.history import History
 
 
 class RunFolder:
-    """The folder at `path`; made if it is not there. Raises ConfigurationError where that is impossible."""
+    """The folder at `path` as the one process that trains in it sees it; made if it is not there.
+
+    Raises ConfigurationError where that is impossible.
+    """
 
     def __init__(self, path):
         self.path = Path(path)
@@ -39,7 +42,7 @@ class RunFolder:
         """Raises ConfigurationError if a checkpoint is there that a new run would overwrite."""
         if self.checkpoint.exists():
             raise ConfigurationError(
-                f"{self.path} holds a run already; continue it with resume=True, or choose another run folder"
+                f"{self.path} holds a run already; continue it with resume=True (--resume), or choose another run folder"
             )
 
     def write_config(self, config: dict) -> None:
@@ -73,7 +76,7 @@ class RunFolder:
                 f"{self.checkpoint} is of a run with other settings: {key} was {there.get(key)} there and is "
                 f"{settings.get(key)} now; continue with the same settings, or start a new run folder"
             )
-        history = self._read_metrics(about["epoch"])
+        history = _read_metrics(self.path, about["epoch"])
         restore(self.checkpoint, tensors, about, model)
         for name, array in optimizer.state_dict().items():
             host = np.zeros(array.shape, array.dtype)
@@ -81,17 +84,6 @@ class RunFolder:
                 view[...] = tensors[f"optimizer.{name}.{parameter}"]
             model.backend.assign(array, host)
         return history
-
-    def _read_metrics(self, epochs: int) -> History:
-        """The first `epochs` lines: a run killed between the two files has measured one epoch more than it kept."""
-        path = self.path / "metrics.jsonl"
-        try:
-            lines = [json.loads(line) for line in path.read_text().splitlines()[:epochs]]
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from None
-        if [isinstance(line, dict) and line.get("epoch") for line in lines] != list(range(1, epochs + 1)):
-            raise CheckpointError(f"{path} does not hold the {epochs} epochs that the checkpoint has seen")
-        return History(lines)
 
 
 def host_state(model: Model, optimizer: Optimizer) -> dict[str, np.ndarray]:
@@ -132,5 +124,18 @@ def load_run(path, model: Model | None = None) -> Run:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / 'config.json'} cannot be read: {error}") from None
-    history = RunFolder(folder)._read_metrics(about.get("epoch", 0))
+    # Not through RunFolder: the run may be training still, and its files beside must stay.
+    history = _read_metrics(folder, about.get("epoch", 0))
     return Run(folder, restore(checkpoint, tensors, about, model), config, history)
+
+
+def _read_metrics(folder: Path, epochs: int) -> History:
+    """The first `epochs` lines: a run killed between the two files has measured one epoch more than it kept."""
+    path = folder / "metrics.jsonl"
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()[:epochs]]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if [isinstance(line, dict) and line.get("epoch") for line in lines] != list(range(1, epochs + 1)):
+        raise CheckpointError(f"{path} does not hold the {epochs} epochs that the checkpoint has seen")
+    return History(lines)

@@ -5,8 +5,6 @@ merges with as many waiting sums as t has trailing one bits. `slots` holds one w
 number of terms takes log2(terms) slots and no second pass.
 """
 
-import math
-
 import numpy as np
 from numba import prange
 
@@ -17,11 +15,6 @@ from .simd import LANES, add, load, store
 def levels(terms: int) -> int:
     """How many slots a tree of so many terms needs."""
     return max(1, terms.bit_length())
-
-
-def rows_per_band(row_length: int) -> int:
-    """Rule 3a: whole rows, at least 64 positions."""
-    return math.ceil(64 / row_length)
 
 
 @inner

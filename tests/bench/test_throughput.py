@@ -141,6 +141,7 @@ def test_rows_say_what_was_measured(report):
         assert 0 < low <= row["images_per_second"] <= high
         assert row["spread"] >= 0 and row["transfer_seconds"] >= 0 and row["first_step_seconds"] > 0
         assert 0 < row["peak_fraction"] < 1
+        assert row["device_milliseconds"] is None
         assert row["slices"] >= row["quiet_slices"] >= 0 and row["samples"] >= row["slices"]
         assert "variant" not in row
     assert report["ratios"] == []

@@ -81,6 +81,22 @@ def test_waits_for_a_device_that_is_only_asked(clock):
     assert found.median == pytest.approx(0.01)
 
 
+def test_a_device_with_a_clock_of_its_own_tells_the_same_repetitions(clock):
+    """The device needs 8 of each step's 10 milliseconds."""
+
+    def elapsed(work):
+        before = clock.now
+        work()
+        return 0.8 * (clock.now - before)
+
+    found = interleave(
+        {"gpu": Contender(lambda: clock.work(0.01), elapsed=elapsed), "cpu": Contender(lambda: clock.work(0.01))}, 1.0
+    )
+    assert found["gpu"].median == pytest.approx(0.01)
+    assert found["gpu"].device == pytest.approx(0.008)
+    assert found["cpu"].device is None
+
+
 def test_disturbed_slices_are_counted_and_left_out_where_enough_are_quiet(clock):
     number = 0
 

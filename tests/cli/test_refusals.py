@@ -18,7 +18,7 @@ def sentence(stderr: str) -> str:
     ("arguments", "message"),
     [
         (["train", "--model", "lenet6"], "lenet6"),
-        (["train", "--backend", "cuda"], "there is no backend 'cuda'; there are: numba"),
+        (["train", "--backend", "cuda"], "there is no backend 'cuda'; there are: cupy"),
         (["train", "--math", "quick"], "has no math 'quick'"),
         (["train", "--backend", "numba", "--math", "fast"], "backend 'numba' has no math 'fast'; it has: exact"),
         (["train", "--data", "no-such-set"], "no-such-set is neither a built-in data set nor a path"),
@@ -40,7 +40,7 @@ def sentence(stderr: str) -> str:
         (["summary", "--backend", "cuda"], "there is no backend 'cuda'"),
         (["check", "--math", "fast"], "check compares bits"),
         (["check", "--backend", "cuda"], "there is no backend 'cuda'"),
-        (["backends", "--backend", "cuda"], "there is no backend 'cuda'; there are: numba, numpy"),
+        (["backends", "--backend", "cuda"], "there is no backend 'cuda'; there are: cupy, numba, numba-cuda, numpy"),
         (["backends", "--math", "quick"], "no backend has math 'quick'; math is exact or fast"),
     ],
 )

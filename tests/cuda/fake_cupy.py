@@ -138,11 +138,23 @@ class Graph:
 
 
 class Event:
-    """A point in a stream."""
+    """A point in a stream. `now` is the device's clock, which the test turns."""
 
-    def __init__(self, disable_timing: bool):
+    now = 0.0  # milliseconds
+
+    def __init__(self, disable_timing: bool = False):
         self.behind: list = []
         self.in_graph = False
+        self.timing, self.at, self.waited_for = not disable_timing, None, False
+
+    def synchronize(self) -> None:
+        assert self.at is not None, "waits for an event that was never recorded"
+        self.waited_for = True
+
+
+def get_elapsed_time(start: Event, end: Event) -> float:
+    assert start.timing and end.timing and end.waited_for
+    return end.at - start.at
 
 
 class Stream:
@@ -170,7 +182,7 @@ class Stream:
             work()
 
     def record(self, event: Event) -> None:
-        event.in_graph = self.recording
+        event.in_graph, event.at = self.recording, Event.now
         if self.recording:
             self._note("record", event)
 
@@ -252,7 +264,7 @@ def install(monkeypatch) -> None:
     )  # fmt: skip
     cuda.Device = lambda: types.SimpleNamespace(use=lambda: None, id=0, compute_capability="90")
     cuda.Stream, cuda.Graph, cuda.MemoryPool, cuda.using_allocator = Stream, Graph, MemoryPool, _using_allocator
-    cuda.Event = Event
+    cuda.Event, cuda.get_elapsed_time = Event, get_elapsed_time
     cuda.memory = types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
     cupy.cuda, cupy.ndarray, cupy.ascontiguousarray = cuda, ndarray, lambda a: a
     cupy.get_default_memory_pool = lambda: _state.pool
@@ -263,7 +275,7 @@ def install(monkeypatch) -> None:
     fakes = {"cupy": cupy, "cupy.cuda": cuda, "cuda": root, "cuda.bindings": bindings, "cuda.bindings.nvrtc": nvrtc}
     for name, module in fakes.items():
         monkeypatch.setitem(sys.modules, name, module)
-    for name in ("gpucnn.backends.cupy_backend", "gpucnn.backends.cupy_launcher"):
+    for name in ("gpucnn.backends.cupy_backend", "gpucnn.backends.cupy_launcher", "gpucnn.backends.cupy_events"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     real = ctypes.CDLL
     found = lambda name, *a, **k: None if "libcuda.so" in str(name) else real(name, *a, **k)  # noqa: E731

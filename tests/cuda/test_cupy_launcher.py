@@ -1,5 +1,6 @@
 """The CuPy backend's own part, memory and graphs, on a made-up CuPy whose pools reuse memory at once."""
 
+import dataclasses
 import importlib
 import json
 
@@ -11,6 +12,8 @@ from emulated import needs_emulation
 from gpucnn.check import HASHES
 from gpucnn.check.networks import NETWORKS, train
 from gpucnn.errors import BackendError
+from gpucnn.throughput.jobs import Case, prepare
+from gpucnn.throughput.timing import interleave
 
 pytestmark = needs_emulation
 
@@ -68,6 +71,35 @@ def test_full_memory_is_told_in_a_sentence(cupy_backend):
     cupy_backend.pack(np.zeros((64, 2), np.float32))
     with pytest.raises(BackendError, match=r"a batch of 64 needs 4\.00 GiB at least, and no smaller one will fit"):
         cupy_backend.zeros((2**30,))
+
+
+def test_time_is_told_by_events_of_the_device(cupy_backend, monkeypatch):
+    """Both are on the backend's stream, around the work; the host's clock is not asked."""
+    monkeypatch.setattr(fake_cupy.Event, "now", 10.0)
+    done = []
+
+    def work():
+        done.append(1)
+        fake_cupy.Event.now += 2.5
+
+    assert cupy_backend.elapsed(work) == 0.0025
+    assert done == [1]
+
+
+def test_throughput_asks_the_device(cupy_backend, monkeypatch):
+    """Each step advances the made-up clock by three milliseconds: that is what the timing finds, beside its own."""
+    monkeypatch.setattr(fake_cupy.Event, "now", 0.0)
+    prepared = prepare(Case("lenet5", "inference", 2), cupy_backend)
+    call = prepared.contender.call
+
+    def step():
+        call()
+        fake_cupy.Event.now += 3.0
+
+    assert prepared.transfer == 0  # nothing turned the clock
+    timing = interleave({"a": dataclasses.replace(prepared.contender, call=step)}, 0.1)["a"]
+    assert timing.device == pytest.approx(0.003)
+    assert 0 < timing.median != timing.device
 
 
 def test_what_is_there_is_described(cupy_backend):

@@ -12,6 +12,7 @@ from gpucnn.backends import get_backend
 from gpucnn.check import HASHES
 from gpucnn.check.cases import cases
 from gpucnn.check.networks import NETWORKS, train
+from gpucnn.check.residence import Watched
 from gpucnn.errors import BackendError
 
 pytestmark = pytest.mark.gpu
@@ -23,9 +24,16 @@ def cupy_backend():
 
 
 def test_every_operation_gives_the_specified_bits(cupy_backend):
-    specification = get_backend("numpy", "exact")
+    specification, watched = get_backend("numpy", "exact"), Watched(cupy_backend)
     for case in cases():
-        assert differing(case.run(specification), case.run(cupy_backend)) == [], f"{case.operation}: {case.about}"
+        assert differing(case.run(specification), case.run(watched)) == [], f"{case.operation}: {case.about}"
+    assert watched.astray == []  # all results live on the device
+
+
+def test_the_device_tells_how_long_it_worked(cupy_backend):
+    x = cupy_backend.pack(np.ones((256, 64, 32, 32), np.float32))
+    once, often = (cupy_backend.elapsed(lambda n=n: [cupy_backend.tanh(x) for _ in range(n)]) for n in (1, 50))
+    assert 0 < once < often
 
 
 @pytest.mark.parametrize("graph", [True, False])

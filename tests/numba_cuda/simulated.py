@@ -17,48 +17,13 @@ sys.setswitchinterval(1e-4)
 from gpucnn import geometry
 from gpucnn.arithmetic import fma
 from gpucnn.backends import get_backend
-from gpucnn.check import _differing
+from gpucnn.check.comparison import differing
+from gpucnn.check.toy import TOYS, small_cases, train_toy
 from gpucnn.errors import ShapeError
-from gpucnn.layers import AvgPool2d, BatchNorm, Conv2d, Dense, Dropout, Flatten, MaxPool2d, Residual, Sequential
-from gpucnn.models import Model
-from gpucnn.optimizers import SGD, Adam
-from gpucnn.training import Trainer
 
 cases = importlib.import_module("gpucnn.check.cases")  # the package has a function of that name
 
 BATCHES = (1, 31, 32, 33)
-
-# Of `gpucnn check`'s own cases those that take few threads, by the words that describe them.
-SMALL = {
-    "convolution": ["1 images of 1x1x1", "17 images of 4x3x3", "19 images of 2x13"],
-    "convolution with max pool": ["2 images of 2x(10,)"],
-    "dense": ["1 images", "100 images"],
-    "max pool": ["2 images of 2x7x8", "1 images of 1x1x1"],
-    "average pool": ["2 images of 2x7x8", "1 images of 1x1x1"],
-    "global average pool": ["3 images of 1x4x5x4", "1 images of 1x1x1"],
-    "batch norm": ["(2, 1, 1, 1)", "(33, 5)", "(48, 2, 3, 3)"],
-    **dict.fromkeys(("relu", "tanh", "sigmoid", "addition", "dropout"), ["(1, 1, 1, 1)", "(33, 7)"]),
-    **dict.fromkeys(("softmax cross-entropy", "SGD", "Adam", "AdamW"), [""]),
-    **dict.fromkeys(("loading with random shift", "watch for non-finite numbers"), [""]),
-}
-# Numbers that are subnormal or cancel, where order and rounding show, go through fewer shapes still.
-SMALLEST = {
-    "convolution": ["3 images of 1x5x4"],
-    "dense": ["100 images"],
-    "batch norm": ["(33, 5)"],
-    **dict.fromkeys(("max pool", "average pool", "global average pool"), ["5 images"]),
-    **dict.fromkeys(("tanh", "sigmoid"), ["(33, 7)"]),
-    **dict.fromkeys(("softmax cross-entropy", "SGD", "Adam", "AdamW"), [""]),
-}
-
-
-def small_cases():
-    """The small ones of gpucnn.check's cases."""
-    for case in cases.cases():
-        kind, _, about = case.about.partition(", ")
-        chosen = SMALLEST if kind in ("subnormal", "cancelling") else SMALL
-        if any(about.startswith(words) for words in chosen.get(case.operation, ())):
-            yield case
 
 
 def numbers(*shape, seed=0):
@@ -160,7 +125,7 @@ def compare(chosen):
         want, got = case.run(specification), case.run(backend)
         row[0] += 1
         for label, values in want.items():
-            if count := len(_differing(values, got[label])):
+            if count := len(differing(values, got[label])):
                 row[1][f"{case.about}: {label}"] = count
     return found
 
@@ -234,35 +199,8 @@ def rounding():
 
 def training():
     """{network: {backend: hash of the weights}} after an epoch with a short last batch."""
-    rng = np.random.default_rng(4)
-    images, labels = rng.random((35, 1, 4, 4), np.float32), rng.integers(0, 3, 35)
-
-    def plain():
-        layer = Sequential(
-            Conv2d(2, 3, padding=1, activation="relu"), MaxPool2d(2), Dropout(0.25), Conv2d(2, 2), Flatten(), Dense(3)
-        )
-        return Model(layer, (1, 4, 4), "plain"), SGD(0.05, momentum=0.9, weight_decay=1e-3), 1, 33
-
-    def normed():
-        layer = Sequential(
-            Conv2d(2, 3, stride=2, padding=1, bias=False),
-            BatchNorm(activation="relu"),
-            Residual(Conv2d(2, 1, groups=2, activation="tanh")),
-            AvgPool2d(2),
-            Flatten(),
-            Dense(3),
-        )
-        return Model(layer, (1, 4, 4), "normed"), Adam(0.01), 0, 18
-
-    found = {}
-    for make in (plain, normed):
-        found[make.__name__] = {}
-        for name in ("numpy", "numba", "numba-cuda"):
-            model, optimizer, shift, batch = make()
-            settings = {"optimizer": optimizer, "seed": 2, "batch_size": batch, "shift": shift, "progress": False}
-            Trainer(model, backend=name, math="exact", **settings).fit(images, labels, 1)
-            found[make.__name__][name] = model.weights_sha256()
-    return found
+    names = ("numpy", "numba", "numba-cuda")
+    return {network: {name: train_toy(network, get_backend(name, "exact")) for name in names} for network in TOYS}
 
 
 def record():

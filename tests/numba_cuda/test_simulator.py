@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from processes import checkout, finish, start
 
+from gpucnn.check.toy import TOYS
+
 pytestmark = pytest.mark.skipif(
     "numba-cuda" not in {each.metadata["Name"] for each in importlib.metadata.distributions()},
     reason="numba-cuda is not installed: pip install numba-cuda; the simulator needs no more",
@@ -60,7 +62,7 @@ def test_all_levels_of_the_sums_give_the_same_bits(random, operation):
     assert random[operation] == [4, {}]
 
 
-@pytest.mark.parametrize("network", ["plain", "normed"])
+@pytest.mark.parametrize("network", TOYS)
 def test_training_gives_the_same_weights(running, network, request):
     hashes = request.getfixturevalue("trained")[network]
     assert set(hashes) == {"numpy", "numba", "numba-cuda"}

@@ -1,0 +1,77 @@
+"""The part of `check` that is small enough for Numba's CUDA simulator, which starts a Python thread for each CUDA
+thread: some of the cases, and two networks of a few hundred weights."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from gpucnn.backends.protocol import Backend
+from gpucnn.check.cases import Case, cases
+from gpucnn.layers import AvgPool2d, BatchNorm, Conv2d, Dense, Dropout, Flatten, MaxPool2d, Residual, Sequential
+from gpucnn.models import Model
+from gpucnn.optimizers import SGD, Adam
+from gpucnn.training import Trainer
+
+# The cases that take few threads, a few thousand at most, by the words that describe them.
+_SMALL = {
+    "convolution": ["1 images of 1x1x1", "17 images of 4x3x3", "19 images of 2x13"],
+    "convolution with max pool": ["2 images of 2x(10,)"],
+    "dense": ["1 images", "100 images"],
+    "max pool": ["2 images of 2x7x8", "1 images of 1x1x1"],
+    "average pool": ["2 images of 2x7x8", "1 images of 1x1x1"],
+    "global average pool": ["3 images of 1x4x5x4", "1 images of 1x1x1"],
+    "batch norm": ["(2, 1, 1, 1)", "(33, 5)", "(48, 2, 3, 3)"],
+    **dict.fromkeys(("relu", "tanh", "sigmoid", "addition", "dropout"), ["(1, 1, 1, 1)", "(33, 7)"]),
+    **dict.fromkeys(("softmax cross-entropy", "SGD", "Adam", "AdamW"), [""]),
+    **dict.fromkeys(("loading with random shift", "watch for non-finite numbers"), [""]),
+}
+# Numbers that are subnormal or cancel, where order and rounding show, go through fewer shapes still.
+_SMALLEST = {
+    "convolution": ["3 images of 1x5x4"],
+    "dense": ["100 images"],
+    "batch norm": ["(33, 5)"],
+    **dict.fromkeys(("max pool", "average pool", "global average pool"), ["5 images"]),
+    **dict.fromkeys(("tanh", "sigmoid"), ["(33, 7)"]),
+    **dict.fromkeys(("softmax cross-entropy", "SGD", "Adam", "AdamW"), [""]),
+}
+
+
+def small_cases() -> Iterator[Case]:
+    """The small ones of `check`'s cases; every operation is among them."""
+    for case in cases():
+        kind, _, about = case.about.partition(", ")
+        chosen = _SMALLEST if kind in ("subnormal", "cancelling") else _SMALL
+        if any(about.startswith(words) for words in chosen.get(case.operation, ())):
+            yield case
+
+
+def _plain() -> tuple[Model, dict]:
+    layer = Sequential(
+        Conv2d(2, 3, padding=1, activation="relu"), MaxPool2d(2), Dropout(0.25), Conv2d(2, 2), Flatten(), Dense(3)
+    )
+    optimizer = SGD(0.05, momentum=0.9, weight_decay=1e-3)
+    return Model(layer, (1, 4, 4), "toy"), {"optimizer": optimizer, "shift": 1, "batch_size": 33}
+
+
+def _normed() -> tuple[Model, dict]:
+    layer = Sequential(
+        Conv2d(2, 3, stride=2, padding=1, bias=False),
+        BatchNorm(activation="relu"),
+        Residual(Conv2d(2, 1, groups=2, activation="tanh")),
+        AvgPool2d(2),
+        Flatten(),
+        Dense(3),
+    )
+    return Model(layer, (1, 4, 4), "toy batch norm net"), {"optimizer": Adam(0.01), "batch_size": 18}
+
+
+TOYS = {"toy": _plain, "toy batch norm net": _normed}
+
+
+def train_toy(network: str, backend: Backend) -> str:
+    """Train one of TOYS for an epoch of two steps, the last one short, and return the SHA-256 of its weights."""
+    random = np.random.default_rng(4)
+    images, labels = random.random((35, 1, 4, 4), np.float32), random.integers(0, 3, 35)
+    model, settings = TOYS[network]()
+    Trainer(model, backend=backend, seed=2, progress=False, **settings).fit(images, labels, 1)
+    return model.weights_sha256()
