@@ -123,3 +123,22 @@ def test_what_every_backend_tells_of_itself(name, math):
     assert isinstance(backend, Backend)
     assert (backend.name, backend.math, backend.xp) == (name, math, np)
     assert backend.lanes in (1, 16) and backend.dtype == np.float32 and backend.threads >= 1 and backend.device
+
+
+def test_compiling_is_told(monkeypatch):
+    from gpucnn.backends import compilation
+    from gpucnn.kernels.numba_cpu import compiler
+
+    get_backend("numba")
+    told = []
+    monkeypatch.setattr(compilation, "listeners", [told.append])
+
+    @compiler.kernel("made for this test", parallel=False)
+    def double(x):
+        x[0] = x[0] + x[0]
+
+    monkeypatch.setenv("GPUCNN_CACHE", "/dev/null/nowhere")
+    value = np.ones(1, np.float32)
+    double(value)
+    double(value)
+    assert told == ["made for this test"] and value[0] == 4

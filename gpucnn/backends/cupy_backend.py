@@ -63,7 +63,11 @@ check_machine()
 
 import cupy  # noqa: E402 - only where it can be used
 
+from gpucnn.backends import compilation, cuda_compiler  # noqa: E402
 from gpucnn.backends.cupy_launcher import CupyLauncher  # noqa: E402
+
+if compilation.tell not in cuda_compiler.listeners:
+    cuda_compiler.listeners.append(compilation.tell)
 
 
 class CupyBackend(CudaBackend):

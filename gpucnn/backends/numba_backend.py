@@ -15,13 +15,13 @@ import numba
 import numpy as np
 
 from gpucnn.arithmetic import assert_subnormals
-from gpucnn.backends import tiles
+from gpucnn.backends import compilation, tiles
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.canonical import canonical, is_dense, phases, positions_per_band, rows_per_band, three
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import BackendError, DTypeError
 from gpucnn.geometry import Window, pool_counts
-from gpucnn.kernels.numba_cpu import conv, dense, elementwise, images, loss, norm, optimizers, sums
+from gpucnn.kernels.numba_cpu import compiler, conv, dense, elementwise, images, loss, norm, optimizers, sums
 from gpucnn.kernels.numba_cpu import pool as pool_kernels
 from gpucnn.kernels.numba_cpu import random as random_kernels
 from gpucnn.kernels.numba_cpu.compiler import Kernel
@@ -30,6 +30,8 @@ from gpucnn.kernels.numba_cpu.simd import LANES
 # Between two kernels GNU OpenMP's threads wait in a loop, by default for milliseconds: long enough to keep a busy machine's
 # other work, even their own team's late thread, from running. This many turns bridge the gap between two kernels.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
+compiler.listeners.append(compilation.tell)
 
 # Units of work that each thread should find, so that an uneven end costs little.
 _UNITS_PER_THREAD = 4

@@ -16,6 +16,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def run(*args, **kwargs):
+        _tell_of_compiling()
         try:
             function(*args, **kwargs)
         except GpucnnError as error:
@@ -26,6 +27,17 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(130) from None
 
     return run
+
+
+def _tell_of_compiling() -> None:
+    from gpucnn.backends.compilation import listeners
+
+    if _compiling not in listeners:
+        listeners.append(_compiling)
+
+
+def _compiling(kernel: str) -> None:
+    note(f"compiling {kernel}; kept for later runs")
 
 
 def note(text: str) -> None:

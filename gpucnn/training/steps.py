@@ -113,6 +113,11 @@ class TrainingSteps:
         self.images += len(indices)
         return rate
 
+    @property
+    def timed(self) -> bool:
+        """Whether the epoch has had a step whose speed tells something: one that recorded and compiled nothing."""
+        return self._timed_images > 0
+
     def measure(self) -> dict[str, float]:
         """loss, accuracy and images_per_second of the epoch so far; waits for the device."""
         loss, right = self.backend.host(self.totals)

@@ -129,7 +129,7 @@ class Trainer:
         steps.start_epoch()
         for number, indices in enumerate(batches, start=epoch * len(batches)):
             rate = steps.run(indices, number, self.schedule(number, epochs * len(batches), epoch))
-            if perf_counter() - shown > self.progress.interval:
+            if steps.timed and perf_counter() - shown > self.progress.interval:
                 self._stop_if_not_finite(steps, len(batches))
                 self.progress.update(epoch + 1, steps.images, steps.measure())
                 shown = perf_counter()
