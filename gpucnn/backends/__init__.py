@@ -35,7 +35,7 @@ def maths(name: str) -> list[str]:
 def get_backend(
     name: str | None = None, math: str | None = None, *, threads: int | None = None, dtype=None
 ) -> Backend:
-    """The backend called `name` ("numpy", "numba"), or the fastest usable one.
+    """The backend called `name` ("numpy", "numba", "cupy", "numba-cuda"), or the fastest usable one.
 
     math: "exact" (the same bits everywhere) or "fast" (BLAS), by default the backend's own default. threads: how many CPU
     threads its kernels may use, by default all cores. dtype: float32, or float64 with numpy's fast math. Calls with the
