@@ -45,7 +45,7 @@ def total(slots, i, level, terms):
 
 @inner
 def push64(slots, t, value):
-    """The same for one float64; slots is (levels,)."""
+    """The same for one number, a float64 or what slots (levels,) holds."""
     level = 0
     while t & 1:
         value = slots[level] + value
@@ -56,7 +56,7 @@ def push64(slots, t, value):
 
 @inner
 def total64(slots, terms):
-    """The sum of all float64 terms pushed."""
+    """The sum of all such terms pushed."""
     level = 0
     while not terms & 1:
         level += 1
@@ -93,21 +93,5 @@ def block_tree(part, scratch, out):
 def _scalar_tree(part, k, slots):
     """One column of part, for the columns that fill no vector."""
     for b in range(part.shape[0]):
-        value, t, level = part[b, k], b, 0
-        while t & 1:
-            value = slots[level] + value
-            level += 1
-            t >>= 1
-        slots[level] = value
-    terms, level = part.shape[0], 0
-    while not terms & 1:
-        level += 1
-        terms >>= 1
-    value = slots[level]
-    terms >>= 1
-    while terms:
-        level += 1
-        if terms & 1:
-            value = slots[level] + value
-        terms >>= 1
-    return value + np.float32(0)
+        push64(slots, b, part[b, k])
+    return total64(slots, part.shape[0]) + np.float32(0)
