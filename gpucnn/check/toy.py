@@ -22,7 +22,10 @@ _SMALL = {
     "global average pool": ["3 images of 1x4x5x4", "1 images of 1x1x1"],
     "batch norm": ["(2, 1, 1, 1)", "(33, 5)", "(48, 2, 3, 3)"],
     **dict.fromkeys(("relu", "tanh", "sigmoid", "addition", "dropout"), ["(1, 1, 1, 1)", "(33, 7)"]),
-    **dict.fromkeys(("softmax cross-entropy", "SGD", "Adam", "AdamW"), [""]),
+    **dict.fromkeys(("leaky relu", "gelu", "silu", "softmax"), ["(1, 1, 1, 1)", "(33, 7)"]),
+    **dict.fromkeys(("mean squared", "mean absolute", "huber", "binary cross entropy"), ["(17, 3)", "(3, 2, 9, 8)"]),
+    **dict.fromkeys(("softmax cross-entropy", "weighted cross-entropy", "SGD", "Adam", "AdamW"), [""]),
+    "gradient clipping": ["70 values", "5000 values"],
     **dict.fromkeys(("loading with random shift", "watch for non-finite numbers"), [""]),
 }
 # Numbers that are subnormal or cancel, where order and rounding show, go through fewer shapes still.
@@ -31,8 +34,10 @@ _SMALLEST = {
     "dense": ["100 images"],
     "batch norm": ["(33, 5)"],
     **dict.fromkeys(("max pool", "average pool", "global average pool"), ["5 images"]),
-    **dict.fromkeys(("tanh", "sigmoid"), ["(33, 7)"]),
-    **dict.fromkeys(("softmax cross-entropy", "SGD", "Adam", "AdamW"), [""]),
+    **dict.fromkeys(("tanh", "sigmoid", "gelu", "silu", "softmax"), ["(33, 7)"]),
+    **dict.fromkeys(("mean squared", "huber", "binary cross entropy"), ["(17, 3)"]),
+    **dict.fromkeys(("softmax cross-entropy", "weighted cross-entropy", "SGD", "Adam", "AdamW"), [""]),
+    "gradient clipping": ["70 values"],
 }
 
 
