@@ -34,7 +34,7 @@ def check(
 
     With `emulate`, a GPU backend that is not usable here, which would be an error, runs its kernels on the CPU: cupy's
     under the emulation, as "cupy (emulated)", and numba-cuda's in Numba's simulator, as "numba-cuda (simulated)", which
-    is slow: small cases only, and two toy networks against numpy's weights.
+    is slow: small cases only, and four toy networks against numpy's weights.
 
     Returns a dict for machines: `passed`; `operations`, a list of (name, backend, values, differing); `training`, one
     of (network, backend, weights_sha256, expected_sha256); `differences`, sentences naming operation, index and both
