@@ -67,6 +67,7 @@ class Trainer:
         if not model.initialized:
             model.initialize(seed)
         model.place(self.backend)
+        self.loss.place(self.backend, model.output_shape[0])  # refuses weights for other classes
 
     # ---- training ----------------------------------------------------------------------------------------------------
 
