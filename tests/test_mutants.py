@@ -87,7 +87,7 @@ def dropped(b):
 
 def activations(b):
     x, dy = b.pack(numbers("random", 3, 400) * np.float32(6)), b.pack(numbers("random", 3, 400, seed=1))
-    slopes = {name: getattr(b, f"{name}_gradient")(dy, x).numpy() for name in ("gelu", "silu")}
+    slopes = {f"{name} slope": getattr(b, f"{name}_gradient")(dy, x).numpy() for name in ("gelu", "silu")}
     y = b.softmax(b.pack(numbers("random", 40, 9)))
     d = b.softmax_gradient(b.pack(numbers("random", 40, 9, seed=1)), y).numpy()
     zero = b.pack(np.array([[-0.0, -1e-45, 1]], np.float32))  # a slope times these is -0
