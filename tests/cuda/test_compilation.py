@@ -12,6 +12,7 @@ from gpucnn.backends import cuda_compiler, cuda_tiles
 from gpucnn.backends.cuda_backend import CudaBackend
 from gpucnn.backends.launcher import Launcher
 from gpucnn.check.cases import cases
+from gpucnn.check.cases_pointwise import pointwise
 from gpucnn.models import lenet5, resnet20
 from gpucnn.optimizers import SGD, Adam
 from gpucnn.training.steps import Resident, TrainingSteps
@@ -83,6 +84,12 @@ def _networks(b) -> None:
         TrainingSteps(model, optimizer, data, 2, 0).run(np.arange(batch), 0, 1.0)
 
 
+def _pointwise(b) -> None:
+    """Activations, losses and clipping that no shipped network has."""
+    for case in pointwise("random", lambda *shape, seed=0: np.ones(shape, np.float32)):
+        case.run(b)
+
+
 def _operations(b) -> None:
     for case in cases():
         if "subnormal" not in case.about and "cancelling" not in case.about:
@@ -91,7 +98,7 @@ def _operations(b) -> None:
 
 @pytest.fixture(scope="module")
 def in_networks():
-    return _asked_by(_networks)
+    return _asked_by(lambda b: (_networks(b), _pointwise(b)))
 
 
 @pytest.fixture(scope="module")
