@@ -17,11 +17,11 @@ import numpy as np
 from gpucnn.arithmetic import assert_subnormals
 from gpucnn.backends import compilation, tiles
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.canonical import canonical, is_dense, phases, positions_per_band, rows_per_band, three
+from gpucnn.backends.canonical import Canonical, canonical, is_dense, phases, positions_per_band, rows_per_band, three
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import BackendError, DTypeError
 from gpucnn.geometry import Window, pool_counts
-from gpucnn.kernels.numba_cpu import compiler, conv, dense, elementwise, images, loss, norm, optimizers, sums
+from gpucnn.kernels.numba_cpu import compiler, conv, conv_rows, dense, elementwise, gradient_rows, images, loss, norm, optimizers, sums
 from gpucnn.kernels.numba_cpu import pool as pool_kernels
 from gpucnn.kernels.numba_cpu import random as random_kernels
 from gpucnn.kernels.numba_cpu.compiler import Kernel
@@ -180,6 +180,12 @@ class NumbaBackend(Backend):
             # One pixel an image: let the blocks be the row of pixels, so that a tile reuses each weight.
             x, y = x.transpose(4, 1, 2, 3, 0, 5), y.transpose(4, 1, 2, 3, 0, 5)
         outputs, width = w.shape[1], w.shape[5]
+        if stride == dilation == (1, 1, 1) and w.shape[3] == x.shape[2] == 1 and before[0] == 0:
+            outside = before[2], y.shape[4] + width - 1 - x.shape[4] - before[2]
+            tile = tiles.row_tile(outputs, y.shape[4], width, outside)
+            if tile and x.strides[4] == y.strides[4] == LANES * 4:
+                self._correlate_rows(tile, outside, x, w, bias, y, before, relu)
+                return
         ob, qb = tiles.broadcast_tile(outputs, y.shape[4], (x.shape[4], width, stride[2], before[2], dilation[2]))
         number = -(-outputs // ob)
         rows = y.shape[0] * w.shape[0] * y.shape[2] * y.shape[3]
@@ -190,6 +196,17 @@ class NumbaBackend(Backend):
         common = width in _WIDTHS and stride[2] == 1 and x.strides[4] == LANES * x.itemsize
         kernel = conv.conv_of(ob, qb, width if common or not packs else 0, common, packs)
         self._run(kernel, x, w, bias, y, packed, stride, dilation, before, relu, chunks)
+
+    def _correlate_rows(self, tile, outside, x, w, bias, y, before, relu: bool) -> None:
+        """_correlate by whole kernel rows, with tiles of (OB, QB)."""
+        ob, qb = tile
+        (groups, outputs, channels), (height, width) = w.shape[:3], w.shape[4:]
+        packed = self._empty((groups, -(-outputs // ob), math.prod(w.shape[2:]), ob))
+        line, rows = x.shape[4], y.shape[3]
+        depth = tiles.strip_depth(channels, line, height, rows, y.shape[0] * groups, self.threads)
+        strips = self._empty((self.threads, channels * (depth + height - 1) * line * LANES))
+        kernel = conv_rows.conv_rows_of(ob, qb, width, *outside, qb == y.shape[4])
+        self._run(kernel, x, w, bias, y, packed, strips, before, relu, depth)
 
     def conv_max_pool(
         self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int, pool: Window
@@ -264,6 +281,13 @@ class NumbaBackend(Backend):
         c = canonical(window, rows=True)
         kernel, output = c.kernel, c.output
         sizes = outputs // groups, channels, *kernel
+        if c.stride == c.dilation == (1, 1, 1) and kernel[0] == c.input[0] == 1:
+            before, pixels = c.before[2], output[2]
+            outside = before, pixels + kernel[2] - 1 - c.input[2] - before
+            row_tile = tiles.gradient_row_tile(*sizes[:2], kernel[2], pixels, outside)
+            if row_tile and c.before[0] == 0:
+                self._row_weight_gradient(row_tile, outside, dy, x, c, groups, out)
+                return
         tile = tiles.product_tile(sizes[0], channels, kernel[2])
         corners = tiles.corners(tile, sizes)
         blocks = dy.data.shape[0]
@@ -276,6 +300,22 @@ class NumbaBackend(Backend):
         dense_taps = c.dilation[2] == 1 and given[1].strides[4] == LANES * 4
         gradient = conv.conv_weight_gradient_of(*tile, dense_taps)
         self._run(gradient, *given, c.stride, c.dilation, c.before, chunks)
+        self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
+
+    def _row_weight_gradient(self, tile, outside, dy: Batch, x: Batch, c: Canonical, groups: int, out: Array) -> None:
+        """The weight gradient by whole kernel rows, with tiles of (OB, CB)."""
+        (outputs, channels), (_, height, width) = out.shape[:2], c.kernel
+        over_o, over_c = -(-(outputs // groups) // tile[0]), -(-channels // tile[1])
+        blocks, band, line = dy.data.shape[0], rows_per_band(c.output[2]), c.input[2]
+        bands = -(-c.output[1] // band)
+        depth = tiles.strip_bands(channels, line, height, band, bands)
+        part = self._empty((blocks, outputs, channels, *c.kernel))
+        strips = self._empty((self.threads, channels * (depth * band + height - 1) * line * LANES))
+        chunks = min(over_o, -(-_UNITS_PER_THREAD * self.threads // (blocks * groups)))
+        slot = -(-math.prod(tile) * width // LANES) * LANES
+        scratch = self._empty((self.threads, sums.levels(bands) * -(-over_o // chunks) * over_c * height * slot))
+        given = _deep(self._data(dy)), _deep(self._data(x)), part, strips, scratch, dy.images, groups, band
+        self._run(gradient_rows.gradient_rows_of(*tile, width, *outside), *given, c.before, chunks, depth)
         self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
 
     def _block_tree(self, part: np.ndarray, out: np.ndarray) -> None:
