@@ -152,7 +152,7 @@ def gradient_row_tile(
     def cost(tile):
         ob, cb = tile
         trees = math.ceil(ob * cb * width / 16) * _TREE_CYCLES
-        steps = max(ob * cb * width / 2, 4) + 0.3 * (ob + cb)
+        steps = max(ob * cb * width / 2, 4) + 0.3 * ob + 0.7 * cb
         return math.ceil(outputs / ob) * math.ceil(channels / cb) * (_POSITIONS * steps + trees)
 
     tiles = _GRADIENT_ROWS[accumulators()].get(width, ())

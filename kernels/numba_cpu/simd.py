@@ -139,6 +139,37 @@ def store(typing, a, i, x):
 
 
 @intrinsic
+def load_between(typing, a, i, low, high):
+    """a.base[i : i + 16] in the lanes from `low` to `high` - 1 and +0 in the others, which are not read."""
+
+    def generate(context, builder, s, v):
+        lanes, mask = ir.VectorType(_i64, LANES), ir.VectorType(ir.IntType(1), LANES)
+        pointer = builder.bitcast(_address(context, builder, s.args[0], v[0], v[1]), _vec.as_pointer())
+        numbers = ir.Constant(lanes, list(range(LANES)))
+        above = builder.icmp_signed(">=", numbers, _splat(builder, v[2], lanes))
+        inside = builder.and_(above, builder.icmp_signed("<", numbers, _splat(builder, v[3], lanes)))
+        kind = ir.FunctionType(_vec, [_vec.as_pointer(), _i32, mask, _vec])
+        masked = cgutils.get_or_insert_function(builder.module, kind, "llvm.masked.load.v16f32.p0")
+        return builder.call(masked, [pointer, _i32(4), inside, ir.Constant(_vec, None)])
+
+    return vec(a, _index, _index, _index), generate
+
+
+@intrinsic
+def prefetch(typing, a, i):
+    """Ask for the cache line of a.base[i]; no fault, whatever i."""
+
+    def generate(context, builder, s, v):
+        pointer = builder.bitcast(_address(context, builder, s.args[0], v[0], v[1]), ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), _i32, _i32, _i32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [pointer, _i32(0), _i32(3), _i32(1)])  # a read, to all caches, of data
+        return context.get_dummy_value()
+
+    return types.void(a, _index), generate
+
+
+@intrinsic
 def element(typing, a, i):
     """a.base[i]."""
     return a.dtype(a, _index), lambda c, b, s, v: b.load(_address(c, b, s.args[0], v[0], v[1]))
