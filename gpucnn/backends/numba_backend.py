@@ -21,7 +21,7 @@ from gpucnn.backends.canonical import Canonical, canonical, is_dense, phases, po
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import BackendError, DTypeError
 from gpucnn.geometry import Window, pool_counts
-from gpucnn.kernels.numba_cpu import compiler, conv, conv_rows, dense, elementwise, gradient_rows, images, loss, norm, optimizers, sums
+from gpucnn.kernels.numba_cpu import compiler, conv, conv_rows, dense, elementwise, gradient_rows, images, loss, norm, norm_pool, optimizers, sums
 from gpucnn.kernels.numba_cpu import pool as pool_kernels
 from gpucnn.kernels.numba_cpu import random as random_kernels
 from gpucnn.kernels.numba_cpu.compiler import Kernel
@@ -211,13 +211,7 @@ class NumbaBackend(Backend):
     def conv_max_pool(
         self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int, pool: Window
     ) -> tuple[Batch, Array]:
-        fits = (
-            window.stride == window.dilation == (1, 1)
-            and pool.kernel == pool.stride == (2, 2)
-            and pool.padding == ((0, 0), (0, 0))
-            and all(2 * p <= i for p, i in zip(pool.output, pool.input, strict=True))
-        )
-        if not fits:
+        if not (window.stride == window.dilation == (1, 1) and _is_halving(pool)):
             return super().conv_max_pool(x, w, bias, window, groups, pool)
         y = self._empty((x.data.shape[0], len(w), *pool.output, LANES))
         where = self._empty(y.shape)
@@ -246,8 +240,8 @@ class NumbaBackend(Backend):
         return x.like(y)
 
     def conv_max_pool_gradient(self, dy: Batch, y: Batch, where: Array, pool: Window, out_bias: Array | None) -> Batch:
-        covers = pool.kernel == pool.stride == (2, 2) and all(2 * p == i for p, i in zip(pool.output, pool.input))
-        if out_bias is None or not covers or pool.padding != ((0, 0), (0, 0)):
+        covers = _is_halving(pool) and all(2 * p == i for p, i in zip(pool.output, pool.input))
+        if out_bias is None or not covers:
             return super().conv_max_pool_gradient(dy, y, where, pool, out_bias)
         blocks, channels = dy.data.shape[:2]
         dx = self._empty((blocks, channels, *pool.input, LANES))
@@ -477,6 +471,30 @@ class NumbaBackend(Backend):
         self._run(norm.batch_norm_gradient, *given, *wanted, x.images, positions_per_band(x.spatial), self._slots64(x, 4))
         return dx
 
+    def batch_norm_max_pool(
+        self, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float, pool: Window
+    ) -> tuple[Batch, Array]:
+        if not _is_halving(pool):
+            return super().batch_norm_max_pool(x, mean, var, gamma, beta, eps, pool)
+        y = self._empty((*x.data.shape[:2], *pool.output, LANES))
+        where = self._empty(y.shape)
+        given = self._data(x), mean, var, gamma, beta, np.float32(eps)
+        self._run(norm_pool.batch_norm_max_pool, *given, y, where)
+        return x.like(y), where
+
+    def batch_norm_max_pool_gradient(
+        self, dy: Batch, kept: Array, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float,
+        pool: Window, out_gamma: Array, out_beta: Array
+    ) -> Batch:  # fmt: skip
+        if not _is_halving(pool):
+            given = dy, kept, x, mean, var, gamma, beta, eps, pool
+            return super().batch_norm_max_pool_gradient(*given, out_gamma, out_beta)
+        dx = self._like(x)
+        given = self._data(dy), kept, self._data(x), mean, var, gamma, beta, np.float32(eps)
+        sums_ = x.images, rows_per_band(pool.input[1]), self._slots64(x, 4)
+        self._run(norm_pool.batch_norm_max_pool_gradient, *given, dx.data, out_gamma, out_beta, *sums_)
+        return dx
+
     def batch_norm_input_gradient(self, dy: Batch, var: Array, gamma: Array, eps: float) -> Batch:
         dx = self._like(dy)
         self._run(norm.batch_norm_input_gradient, _flat(self._data(dy)), var, gamma, np.float32(eps), _flat(dx.data))
@@ -526,6 +544,16 @@ _POINT = Window((), (), (), (), (), ())
 def _pool_geometry(window: Window) -> tuple:
     c = canonical(window)
     return c.kernel, c.stride, c.dilation, c.before
+
+
+def _is_halving(pool: Window) -> bool:
+    """Whether it takes 2x2 pixels each, none of them twice or outside the image."""
+    return (
+        pool.kernel == pool.stride == (2, 2)
+        and pool.dilation == (1, 1)
+        and pool.padding == ((0, 0), (0, 0))
+        and all(2 * p <= i for p, i in zip(pool.output, pool.input, strict=True))
+    )
 
 
 @functools.cache
