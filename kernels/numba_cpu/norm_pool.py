@@ -10,6 +10,7 @@ from .compiler import inner, kernel
 from .norm import ONE, ZERO, inverse_deviation, lanes_of
 from .simd import (
     LANES,
+    add,
     add64,
     fma,
     lane_numbers,
@@ -54,9 +55,9 @@ def batch_norm_max_pool(x, mean, var, gamma, beta, eps, y, where):
 
 @inner
 def through(dy, where, i, tap, y):
-    """What comes to the pixel at this tap of a window, y being its value before ReLU."""
+    """What comes to the pixel at this tap of a window, from +0, y being its value before ReLU."""
     zero = splat(ZERO)
-    return where_greater(y, zero, where_equal(load(where, i), splat(tap), load(dy, i), zero), zero)
+    return where_greater(y, zero, where_equal(load(where, i), splat(tap), add(load(dy, i), zero), zero), zero)
 
 
 @kernel("batch norm with max pool gradient", contiguous=True)
