@@ -19,6 +19,7 @@ from gpucnn.geometry import Sizes, Window, per_axis, window
 
 PADDING_MODES = ("zeros", "constant", "reflect", "replicate", "circular")
 UPSAMPLING_MODES = ("nearest", "linear")
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def check_padding_mode(mode: Any, value: Any) -> tuple[str, float]:
         number = math.nan if isinstance(value, (bool, np.bool_, str)) else float(value)
     except (TypeError, ValueError):
         number = math.nan
-    if not abs(number) <= np.finfo(np.float32).max:
+    if not abs(number) <= _LARGEST:
         raise ConfigurationError(f"the padding's value is {value!r}; give a finite number in the range of float32")
     if number and mode != "constant":
         raise ConfigurationError(f'the padding\'s value is {value!r}, but mode {mode!r} has none; use mode "constant"')
