@@ -69,7 +69,7 @@ def as_arrays(table: AxisMap, dtype: type = np.float32) -> tuple[np.ndarray, np.
     or the fill where p has no taps. first (O + 1,) is int32; weight and start are of `dtype`.
     """
     counts = [len(taps) for taps in table.taps]
-    every = [tap for taps in table.taps for tap in taps]
+    every = [tap for taps in table.taps for tap in taps] or [(0, 0.0)]  # never read, but kernels want an array
     arrays = (
         np.cumsum([0, *counts]).astype(np.int32),
         np.array([i for i, _ in every], np.int32),

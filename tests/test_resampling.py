@@ -12,7 +12,8 @@ from oracle import Expected, assert_within
 from test_gradients import apart, check, normal
 
 from gpucnn import errors, functional
-from gpucnn.axis_maps import adaptive_windows
+from gpucnn.axis_maps import AxisMap, adaptive_windows
+from gpucnn.backends import get_backend
 
 BACKENDS = [("numpy", "exact"), ("numpy", "fast"), ("numba", "exact")]
 on_every_backend = pytest.mark.parametrize(("backend", "math"), BACKENDS, ids=["-".join(b) for b in BACKENDS])
@@ -167,6 +168,14 @@ def test_upsampling(backend, math, sizes, images, mode, seed):
     if mode[0] == "nearest":
         index = np.ix_(*(np.arange(o) * i // o for i, o in sizes))
         assert same_bits(y, x[(slice(None), slice(None), *index)])
+
+
+def test_a_map_without_any_tap_is_its_fill():
+    x = drawn(0, 2, 1, 3)
+    for backend, math in BACKENDS:
+        engine = get_backend(backend, math)
+        y = engine.axis_map(engine.pack(x), 0, AxisMap(3, ((), ()), 0.25))
+        assert same_bits(y.numpy(), np.full((2, 1, 2), 0.25, np.float32))
 
 
 def test_a_whole_scale_repeats_pixels():

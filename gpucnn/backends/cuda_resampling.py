@@ -15,12 +15,9 @@ class CudaResampling:
     """`axis_map` of the protocol, for CudaBackend."""
 
     def _tables(self, table: AxisMap) -> list[Array]:
-        """first, position, weight and start on the device; no position of a map without taps is ever read."""
+        """first, position, weight and start on the device."""
         arrays = zip(("first", "position", "weight", "start"), as_arrays(table))
-        return [
-            self._constant((name, table), lambda array=array: array if array.size else np.zeros(1, array.dtype))
-            for name, array in arrays
-        ]
+        return [self._constant((name, table), lambda array=array: array) for name, array in arrays]
 
     def axis_map(self, x: Batch, axis: int, table: AxisMap) -> Batch:
         blocks, channels, *_, lanes = x.data.shape

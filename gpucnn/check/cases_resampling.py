@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 
-from gpucnn.axis_maps import AxisMaps, padding_maps, unpadded_window, upsampling_maps
+import numpy as np
+
+from gpucnn.axis_maps import AxisMap, AxisMaps, padding_maps, unpadded_window, upsampling_maps
 from gpucnn.backends.protocol import Backend
 from gpucnn.check.cases import Case, Results
 from gpucnn.geometry import window
@@ -42,6 +44,7 @@ _ADAPTIVE = [
 
 def resampling(kind: str, numbers) -> Iterator[Case]:
     """The cases for one kind of numbers; `numbers(*shape, seed)` draws them."""
+    yield from _tables(kind, numbers)
     for (n, c, size), pads, mode, value in _PADDINGS:
         maps = padding_maps(size, pads, mode, value)
         yield _mapped("padding", f"{kind}, {_images(n, c, size)}, {mode} {pads}", numbers, (n, c, *size), maps)
@@ -51,6 +54,23 @@ def resampling(kind: str, numbers) -> Iterator[Case]:
         yield _mapped("upsampling", about, numbers, (n, c, *size), maps)
     yield from _padded_convolutions(kind, numbers)
     yield from _pools(kind, numbers)
+
+
+def _tables(kind: str, numbers) -> Iterator[Case]:
+    """Maps of no use: positions taken twice or never, backwards, and many taps."""
+    weights = np.random.default_rng(5).standard_normal(40).tolist()
+    for (n, c, size), axis in [((3, 1, (5, 4)), 0), ((17, 2, (5, 4)), 1), ((33, 1, (6,)), 0), ((2, 1, (2, 3, 4)), 1)]:
+        i = size[axis]
+        every = tuple((t % i, weights[t]) for t in range(20))
+        twice = ((i - 1, weights[20]), (0, weights[21]), (i - 1, weights[22]))
+        table = AxisMap(i, ((), every, twice, ((1, 1.0),)), 0.3)
+
+        def run(b: Backend, n=n, c=c, size=size, axis=axis, table=table) -> Results:
+            y = b.axis_map(b.pack(numbers(n, c, *size)), axis, table)
+            dx = b.axis_map(b.pack(numbers(*y.shape, seed=1)), axis, table.transposed())
+            return {"y": y.numpy(), "dx": dx.numpy()}
+
+        yield Case("map along an axis", f"{kind}, {_images(n, c, size)}, axis {axis}", run)
 
 
 def _images(n: int, c: int, size: tuple[int, ...]) -> str:
