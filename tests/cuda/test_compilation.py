@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from resampled import network
 
 from gpucnn.backends import cuda_compiler, cuda_tiles
 from gpucnn.backends.cuda_backend import CudaBackend
@@ -75,7 +76,7 @@ def _asked_by(work) -> dict[str, list[str]]:
 
 
 def _networks(b) -> None:
-    for make, optimizer, batch in ((lenet5, SGD(), 64), (resnet20, Adam(), 512)):
+    for make, optimizer, batch in ((lenet5, SGD(), 64), (resnet20, Adam(), 512), (network, SGD(), 33)):
         model = make().initialize(0).place(b)
         model.layer.need_input_gradient(False)
         optimizer.place(b, model.values.size)
