@@ -6,10 +6,11 @@ from gpucnn.layers.container import Residual, Sequential
 from gpucnn.layers.conv import Conv2d
 from gpucnn.layers.dense import Dense, Flatten
 from gpucnn.layers.dropout import Dropout
-from gpucnn.layers.norm import BatchNorm
+from gpucnn.layers.norm import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm
 from gpucnn.layers.pool import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 
 __all__ = [
-    "AvgPool2d", "BatchNorm", "Conv2d", "Dense", "Dropout", "Flatten", "GlobalAvgPool2d", "Layer", "MaxPool2d", "Mode",
-    "Parameter", "ReLU", "Residual", "Sequential", "Sigmoid", "Statistic", "Tanh", "present",
+    "AvgPool2d", "BatchNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Conv2d", "Dense", "Dropout", "Flatten",
+    "GlobalAvgPool2d", "GroupNorm", "Layer", "LayerNorm", "MaxPool2d", "Mode", "Parameter", "ReLU", "Residual",
+    "Sequential", "Sigmoid", "Statistic", "Tanh", "present",
 ]  # fmt: skip

@@ -15,9 +15,9 @@ DEVICE float inverse_deviation(float var, float eps) { return __fdiv_rn(1.0f, __
 DEVICE i64 thread_number() { return i64(blockIdx.x) * blockDim.x + threadIdx.x; }
 
 // Sums of SUMS terms over a line: `terms(value's number, to)` adds to to[0 .. SUMS-1]. All threads of an image's lane get
-// the sums in `result`. Launch: block (32, LINE_WARPS).
-template <int SUMS, class Terms> DEVICE void line_sums(Terms terms, int length, double* result) {
-  __shared__ double sums[SUMS][LINE_WARPS][LANES];
+// the sums in `result`; `sums` is shared memory, which a second call may use again. Launch: block (32, LINE_WARPS).
+template <int SUMS, class Terms>
+DEVICE void line_sums(Terms terms, int length, double (*sums)[LINE_WARPS][LANES], double* result) {
   const int lane = threadIdx.x, bands = ceil_div(length, BAND);
   int each = 1;
   while (each * LINE_WARPS < bands) each *= 2;
@@ -48,15 +48,17 @@ template <int SUMS, class Terms> DEVICE void line_sums(Terms terms, int length, 
 // mean and var (lines, 32) of x (lines, length, 32). Launch: grid (lines), block (32, LINE_WARPS).
 __global__ void __launch_bounds__(LANES * LINE_WARPS)
 group_norm_statistics(const float* x, float* mean, float* var, int length) {
+  __shared__ double sums[1][LINE_WARPS][LANES];
   const float* values = x + i64(blockIdx.x) * length * LANES + threadIdx.x;
   double sum[1];
-  line_sums<1>([&](int i, double* to) { to[0] = __dadd_rn(to[0], double(values[i64(i) * LANES])); }, length, sum);
+  auto plain = [&](int i, double* to) { to[0] = __dadd_rn(to[0], double(values[i64(i) * LANES])); };
+  line_sums<1>(plain, length, sums, sum);
   const double centre = __ddiv_rn(sum[0], double(length));
   auto squares = [&](int i, double* to) {
     const double d = __dsub_rn(double(values[i64(i) * LANES]), centre);
     to[0] = __dadd_rn(to[0], __dmul_rn(d, d));
   };
-  line_sums<1>(squares, length, sum);
+  line_sums<1>(squares, length, sums, sum);
   if (threadIdx.y) return;
   const i64 to = i64(blockIdx.x) * LANES + threadIdx.x;
   mean[to] = __double2float_rn(centre);
@@ -82,6 +84,7 @@ group_norm(const float* x, const float* mean, const float* var, const float* gam
 __global__ void __launch_bounds__(LANES * LINE_WARPS)
 group_norm_means(const float* dy, const float* x, const float* mean, const float* var, const float* gamma, float eps,
                  float* a, float* b, float* inv, int groups, int channels, int positions) {
+  __shared__ double sums[2][LINE_WARPS][LANES];
   const int length = channels * positions, first = blockIdx.x % groups * channels;
   const i64 start = i64(blockIdx.x) * length * LANES + threadIdx.x, line = i64(blockIdx.x) * LANES + threadIdx.x;
   const float centre = mean[line], scale = inverse_deviation(var[line], eps);
@@ -93,7 +96,7 @@ group_norm_means(const float* dy, const float* x, const float* mean, const float
     to[0] = __dadd_rn(to[0], g);
     to[1] = __dadd_rn(to[1], __dmul_rn(g, double(xhat)));
   };
-  line_sums<2>(terms, length, sum);
+  line_sums<2>(terms, length, sums, sum);
   if (threadIdx.y) return;
   a[line] = __double2float_rn(__ddiv_rn(sum[0], double(length)));
   b[line] = __double2float_rn(__ddiv_rn(sum[1], double(length)));
