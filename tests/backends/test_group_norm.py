@@ -382,9 +382,8 @@ NUMPY, NUMBA = "gpucnn/backends/numpy_group_norm.py", "kernels/numba_cpu/group_n
 MUTANTS = {
     "numpy: no bands": (
         NUMPY, "tree(over_bands64(values, values.shape[2:]), -1)", "tree(values, -1)"),
-    "numpy: deviations from the rounded mean": (
-        NUMPY, "deviation = values - mean[..., None]\n        var = line_sums",
-        "deviation = values - mean[..., None].astype(np.float32)\n        var = line_sums"),
+    "numpy: squares in float32": (
+        NUMPY, "line_sums(deviation * deviation)", "line_sums((deviation * deviation).astype(np.float32))"),
     "numpy: sums of dy before gamma": (NUMPY, "line = lines(g.astype(np.float64), groups)",
                                        "line = lines(dy.data * np.float64(1), groups)"),
     "numba: bands of 65": (NUMBA, "BAND = 64", "BAND = 65"),
