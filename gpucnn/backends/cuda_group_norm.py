@@ -10,7 +10,7 @@ from gpucnn.backends.protocol import Array
 
 _FILE = "group_norm.cu"
 _LANES, _HALVES = 32, 2
-_LINE_THREADS = 32, 16
+_LINE_THREADS = 32, 8
 _i32, _i64, _f32 = np.int32, np.int64, np.float32
 
 

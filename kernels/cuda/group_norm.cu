@@ -8,7 +8,8 @@
 // line that over C / G, the channels of a group.
 #include "sums.cuh"
 
-constexpr int LINE_WARPS = 16;
+constexpr int LINE_WARPS = 8;
+constexpr int LINE_LEVELS = 16;  // of a warp's tree: enough for lines of 33 million values
 constexpr int BAND = 64;
 
 DEVICE float inverse_deviation(float var, float eps) { return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(var, eps))); }
@@ -21,7 +22,7 @@ DEVICE void line_sums(Terms terms, int length, double (*sums)[LINE_WARPS][LANES]
   const int lane = threadIdx.x, bands = ceil_div(length, BAND);
   int each = 1;
   while (each * LINE_WARPS < bands) each *= 2;
-  Tree<double> trees[SUMS];
+  Tree<double, LINE_LEVELS> trees[SUMS];
   int taken = 0;
   for (int band = threadIdx.y * each; band < bands && taken < each; band++) {
     double sum[SUMS] = {};
@@ -38,7 +39,7 @@ DEVICE void line_sums(Terms terms, int length, double (*sums)[LINE_WARPS][LANES]
   __syncthreads();
 #pragma unroll
   for (int s = 0; s < SUMS; s++) {
-    Tree<double, 5> over_warps;  // 16 terms
+    Tree<double, 4> over_warps;  // 8 terms
 #pragma unroll
     for (int w = 0; w < LINE_WARPS; w++) over_warps.push(w, sums[s][w][lane]);
     result[s] = over_warps.total(LINE_WARPS);

@@ -151,7 +151,7 @@ def test_numba_gives_the_specified_bits(threads, images, groups, channels, spati
     GUARDED[threads].verify()
 
 
-# A line of more bands than a block of threads has warps: 16.
+# A line of more bands than a block of threads has warps: 8.
 EMULATED = [((33, 6, 5, 4), 3), ((1, 1, 1, 1), 1), ((17, 2, 40, 41), 2), ((3, 1500), 1), ((31, 4, 3, 4, 5), 4)]
 
 
