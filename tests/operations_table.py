@@ -13,6 +13,7 @@ import os
 import platform
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -91,17 +92,17 @@ def write(columns: list[tuple[str, Counts]]) -> bool:
             cells += [cell(row.get(way)) for way in ("forward", "backward")]
         lines.append(f"| {operation} | " + " | ".join(cells) + " |")
     versions = f"Python {platform.python_version()}, NumPy {np.__version__}"
-    TABLE.write_text(
-        "# Every operation on every backend\n\n"
+    about = (
         "Made by a test run, `python tests/operations_table.py`, on "
         f"{datetime.date.today().isoformat()} ({versions}, {platform.machine()}). Each cell tells how many values were "
         "compared, raw bits, with numpy's exact math, the specification, which was held against loops over single numbers "
         "by `tests/backends`. A cell is empty where an operation has no such direction. The cases are those of `gpucnn "
         "check`: ordinary, subnormal and cancelling numbers, odd batches, one to three axes. *Emulated*: the CUDA sources "
         "compiled for the CPU; *simulated at toy size*: numba-cuda's kernels in Numba's simulator, on the smallest "
-        "cases alone. numpy's fast math promises no bits; it is held against float64 within derived bounds.\n\n"
-        + "\n".join(lines) + "\n"
-    )  # fmt: skip
+        "cases alone. numpy's fast math promises no bits; it is held against float64 within derived bounds."
+    )
+    paragraph = textwrap.fill(about, 118, break_long_words=False, break_on_hyphens=False)
+    TABLE.write_text("\n".join(["# Every operation on every backend", "", paragraph, "", *lines, ""]))
     return wrong == 0
 
 

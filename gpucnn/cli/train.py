@@ -39,7 +39,7 @@ def train(
         str | None, _option("--schedule", "How the learning rate changes: constant, step, cosine or one-cycle.")
     ] = None,
     warmup: Annotated[
-        int | None, _option("--warmup", "So many steps to rise to the learning rate at the start.", min=0)
+        int | None, _option("--warmup", "Steps in which the learning rate rises at the start.", min=0)
     ] = None,
     shift: Annotated[
         int | None, _option("--shift", "Move each training image at random by up to so many pixels.", min=0)
