@@ -48,6 +48,10 @@ __all__ = [
     "global_avg_pool_backward",
     "global_max_pool",
     "global_max_pool_backward",
+    "group_norm",
+    "group_norm_backward",
+    "layer_norm",
+    "layer_norm_backward",
     "max_pool",
     "max_pool_backward",
     "pad",
@@ -439,6 +443,65 @@ def batch_norm_backward(
     return engine.unpack(dx), engine.host(dgamma), engine.host(dbeta)
 
 
+def group_norm(
+    x, groups: int, gamma, beta, *, eps: float = 1e-5, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(y, mean, var): each image's groups of channels normalised, y = gamma * (x - mean) / sqrt(var + eps) + beta.
+
+    x is (N, C) or (N, C, *spatial), groups divides C, gamma and beta are (C,); mean and var (biased) are (N, groups), over
+    the channels of a group and all positions. eps is 0 or more. With groups=C it is instance norm.
+    """
+    x, gamma, beta = _floats(x=x, gamma=gamma, beta=beta)
+    eps, groups = _norm_settings(x, gamma, eps), _norm_groups(x, groups)
+    _expect("beta", beta, (x.shape[1],), "one value per channel")
+    engine = _engine(backend, math, x.dtype)
+    lanes = engine.pack(x)
+    mean, var = engine.group_norm_statistics(lanes, groups)
+    y = engine.group_norm(lanes, mean, var, engine.array(gamma), engine.array(beta), eps)
+    return engine.unpack(y), engine.unpack(mean), engine.unpack(var)
+
+
+def group_norm_backward(
+    dy, x, groups: int, gamma, *, eps: float = 1e-5, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(dx, dgamma, dbeta) of `group_norm` with the same groups and eps, through the statistics. dy has x's shape."""
+    dy, x, gamma = _floats(dy=dy, x=x, gamma=gamma)
+    eps, groups = _norm_settings(x, gamma, eps), _norm_groups(x, groups)
+    _expect("dy", dy, x.shape, "the shape of x")
+    engine = _engine(backend, math, x.dtype)
+    lanes, dgamma, dbeta = engine.pack(x), engine.zeros(gamma.shape), engine.zeros(gamma.shape)
+    mean, var = engine.group_norm_statistics(lanes, groups)
+    dx = engine.group_norm_gradient(engine.pack(dy), lanes, mean, var, engine.array(gamma), eps, dgamma, dbeta)
+    return engine.unpack(dx), engine.host(dgamma), engine.host(dbeta)
+
+
+def layer_norm(
+    x, gamma, beta, *, eps: float = 1e-5, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(y, mean, var): each image normalised as a whole, y = gamma * (x - mean) / sqrt(var + eps) + beta.
+
+    x is (N, C) or (N, C, *spatial), gamma and beta have the shape of one image; mean and var (biased) are (N,). eps is 0
+    or more.
+    """
+    x, gamma, beta = _floats(x=x, gamma=gamma, beta=beta)
+    _image_norm(x, gamma=gamma, beta=beta)
+    flat, gamma, beta = x.reshape(len(x), -1), gamma.reshape(-1), beta.reshape(-1)
+    y, mean, var = group_norm(flat, 1, gamma, beta, eps=eps, backend=backend, math=math)
+    return y.reshape(x.shape), mean[:, 0], var[:, 0]
+
+
+def layer_norm_backward(
+    dy, x, gamma, *, eps: float = 1e-5, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(dx, dgamma, dbeta) of `layer_norm` with the same eps, through the statistics. dy has x's shape."""
+    dy, x, gamma = _floats(dy=dy, x=x, gamma=gamma)
+    _image_norm(x, gamma=gamma)
+    _expect("dy", dy, x.shape, "the shape of x")
+    flat = [array.reshape(len(x), -1) for array in (dy, x)]
+    found = group_norm_backward(*flat, 1, gamma.reshape(-1), eps=eps, backend=backend, math=math)
+    return tuple(array.reshape(shape) for array, shape in zip(found, (x.shape, gamma.shape, gamma.shape), strict=True))
+
+
 def softmax_cross_entropy(
     logits, labels, *, backend: str | None = "numpy", math: str | None = None
 ) -> tuple[np.floating, np.ndarray]:
@@ -591,6 +654,26 @@ def _norm_settings(x: np.ndarray, gamma: np.ndarray, eps: Any) -> float:
     if isinstance(eps, (bool, np.bool_, str)) or not 0 <= number < _math.inf:
         raise ConfigurationError(f"eps is {eps!r}; give a small number of 0 or more, such as 1e-5")
     return number
+
+
+def _norm_groups(x: np.ndarray, groups: Any) -> int:
+    try:
+        number = operator.index(groups)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(groups, (bool, np.bool_)):
+        raise ConfigurationError(f"groups is {groups!r}; give a positive integer that divides {x.shape[1]}")
+    if x.shape[1] % number:
+        raise ShapeError(f"groups = {number} does not divide the {x.shape[1]} channels of x of shape {x.shape}")
+    return number
+
+
+def _image_norm(x: np.ndarray, **parameters: np.ndarray) -> None:
+    """Checks of what normalises whole images."""
+    if not 2 <= x.ndim <= 5:
+        raise ShapeError(f"x has shape {x.shape}; expected (N, C) or {_IMAGES}")
+    for name, array in parameters.items():
+        _expect(name, array, x.shape[1:], "the shape of one image")
 
 
 def _truth(name: str, value: Any) -> bool:

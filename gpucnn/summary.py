@@ -50,8 +50,9 @@ def summary(model: Model) -> Summary:
     """The layers of `model` with output shape, parameters, multiply-adds, receptive field, and a dense layer's weights.
 
     The two paths of a Residual are listed one after the other, the addition after them; its receptive field is the
-    larger one. A layer of one's own counts with its parameters; its multiply-adds are not known and count as 0, and it
-    is taken to see one value of its input where it keeps the map's size, else the whole.
+    larger one. What a normalisation sees through its statistics is not counted. A layer of one's own counts with its
+    parameters; its multiply-adds are not known and count as 0, and it is taken to see one value of its input where it
+    keeps the map's size, else the whole.
     """
     rows: list[Row] = []
     axes = len(model.input_shape) - 1

@@ -16,6 +16,7 @@ from gpucnn.arithmetic import (
 )
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.numpy_base import NumpyBase, padded, place
+from gpucnn.backends.numpy_group_norm import ExactGroupNorm
 from gpucnn.backends.protocol import Array
 from gpucnn.geometry import Window
 
@@ -23,7 +24,7 @@ ZERO, ONE = np.float32(0), np.float32(1)
 CHUNK = 1 << 14  # values in flight in one step of a chain: about 600 KiB with all temporaries
 
 
-class NumpyExact(NumpyBase):
+class NumpyExact(ExactGroupNorm, NumpyBase):
     """The protocol of gpucnn.backends.protocol, to the bit. One thread, float32."""
 
     math = "exact"

@@ -313,6 +313,28 @@ class Backend(ABC):
     def update_running(self, running: Array, batch: Array, momentum: float) -> None:
         """running = fma(momentum, batch - running, running), in place."""
 
+    # ---- group norm and layer norm [4, 5] ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def group_norm_statistics(self, x: Batch, groups: int) -> tuple[Batch, Batch]:
+        """(mean, var), each (N, groups), of each image's `groups` equal groups of channels, over channels and positions."""
+
+    @abstractmethod
+    def group_norm(
+        self, x: Batch, mean: Batch, var: Batch, gamma: Array | None, beta: Array | None, eps: float, relu: bool = False
+    ) -> Batch:
+        """fma(gamma, (x - mean) * (1 / sqrt(var + eps)), beta); with `relu` followed by max(0, .).
+
+        gamma and beta (C,), one a channel; both None for 1 and 0. Layer norm: x flattened to (N, values), one group.
+        """
+
+    @abstractmethod
+    def group_norm_gradient(
+        self, dy: Batch, x: Batch, mean: Batch, var: Batch, gamma: Array | None, eps: float, out_gamma: Array | None,
+        out_beta: Array | None
+    ) -> Batch:  # fmt: skip
+        """dx through the statistics; writes dgamma (C,) and dbeta (C,) unless gamma and both of them are None."""
+
     # ---- loss [8] ---------------------------------------------------------------------------------------------------------
 
     @abstractmethod

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpucnn.backends.protocol import Backend
+from gpucnn.check.cases_group_norm import group_norms
 from gpucnn.geometry import window
 
 Results = dict[str, np.ndarray]
@@ -55,6 +56,7 @@ def cases() -> Iterator[Case]:
         yield from resampling(kind, numbers)
         yield from _elementwise(kind, numbers)
         yield from _norms(kind, numbers)
+        yield from (Case(*case) for case in group_norms(kind, numbers))
         yield from _losses(kind, numbers)
         yield from _optimizers(kind, numbers)
     yield from _drawn()

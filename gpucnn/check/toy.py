@@ -27,6 +27,7 @@ _SMALL = {
     **dict.fromkeys(("adaptive average pool", "adaptive max pool"), ["3 images of 1x5x5", "1 images of 1x1x1"]),
     "global max pool": ["2 images of 1x4x3x5", "1 images of 1x1x1"],
     "batch norm": ["(2, 1, 1, 1)", "(33, 5)", "(48, 2, 3, 3)"],
+    "group norm": ["(2, 1, 1, 1)", "(33, 4)", "(2, 2, 5, 7)"],
     **dict.fromkeys(("relu", "tanh", "sigmoid", "addition", "dropout"), ["(1, 1, 1, 1)", "(33, 7)"]),
     **dict.fromkeys(("softmax cross-entropy", "SGD", "Adam", "AdamW"), [""]),
     **dict.fromkeys(("loading with random shift", "watch for non-finite numbers"), [""]),
@@ -42,6 +43,7 @@ _SMALLEST = {
     "padding": ["2 images of 3x5x6"],
     "upsampling": ["5 images"],
     "padded convolution": ["3 images of 2x7"],
+    "group norm": ["(33, 4)"],
     **dict.fromkeys(("tanh", "sigmoid"), ["(33, 7)"]),
     **dict.fromkeys(("softmax cross-entropy", "SGD", "Adam", "AdamW"), [""]),
 }

@@ -38,6 +38,9 @@ def train(
     schedule: Annotated[
         str | None, _option("--schedule", "How the learning rate changes: constant, step, cosine or one-cycle.")
     ] = None,
+    warmup: Annotated[
+        int | None, _option("--warmup", "Steps in which the learning rate rises at the start.", min=0)
+    ] = None,
     shift: Annotated[
         int | None, _option("--shift", "Move each training image at random by up to so many pixels.", min=0)
     ] = None,
@@ -66,7 +69,7 @@ def train(
     """
     given = {
         "model": model, "data": data, "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr,
-        "weight_decay": weight_decay, "schedule": schedule, "shift": shift, "seed": seed, "math": math,
+        "weight_decay": weight_decay, "schedule": schedule, "warmup": warmup, "shift": shift, "seed": seed, "math": math,
     }  # fmt: skip
     settings = resolve(given, read_config(run) if resume else {})
     # Wrong names fail before the slow imports and before a run folder is made.

@@ -6,28 +6,19 @@ from gpucnn.layers.container import Residual, Sequential
 from gpucnn.layers.conv import Conv1d, Conv2d, Conv3d, Convolution
 from gpucnn.layers.dense import Dense, Flatten
 from gpucnn.layers.dropout import Dropout
-from gpucnn.layers.norm import BatchNorm
+from gpucnn.layers.norm import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm
 from gpucnn.layers.pool import (
-    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d,
-    AdaptiveMaxPool1d, AdaptiveMaxPool2d, AdaptiveMaxPool3d,
-    AvgPool1d, AvgPool2d, AvgPool3d,
-    GlobalAvgPool1d, GlobalAvgPool2d, GlobalAvgPool3d,
-    GlobalMaxPool1d, GlobalMaxPool2d, GlobalMaxPool3d,
-    MaxPool1d, MaxPool2d, MaxPool3d,
-    GlobalPool,
+    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d, AdaptiveMaxPool1d, AdaptiveMaxPool2d, AdaptiveMaxPool3d,
+    AvgPool1d, AvgPool2d, AvgPool3d, GlobalAvgPool1d, GlobalAvgPool2d, GlobalAvgPool3d, GlobalMaxPool1d,
+    GlobalMaxPool2d, GlobalMaxPool3d, GlobalPool, MaxPool1d, MaxPool2d, MaxPool3d,
 )  # fmt: skip
 from gpucnn.layers.resampling import Pad, Upsample
 
 __all__ = [
-    "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d",
-    "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AdaptiveMaxPool3d",
-    "AvgPool1d", "AvgPool2d", "AvgPool3d",
-    "BatchNorm",
-    "Conv1d", "Conv2d", "Conv3d", "Convolution",
-    "Dense", "Dropout", "Flatten",
-    "GlobalAvgPool1d", "GlobalAvgPool2d", "GlobalAvgPool3d",
-    "GlobalMaxPool1d", "GlobalMaxPool2d", "GlobalMaxPool3d",
-    "GlobalPool", "Layer",
-    "MaxPool1d", "MaxPool2d", "MaxPool3d",
-    "Mode", "Pad", "Parameter", "ReLU", "Residual", "Sequential", "Sigmoid", "Statistic", "Tanh", "Upsample", "present",
+    "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d",
+    "AdaptiveMaxPool3d", "AvgPool1d", "AvgPool2d", "AvgPool3d", "BatchNorm", "BatchNorm1d", "BatchNorm2d",
+    "BatchNorm3d", "Conv1d", "Conv2d", "Conv3d", "Convolution", "Dense", "Dropout", "Flatten", "GlobalAvgPool1d",
+    "GlobalAvgPool2d", "GlobalAvgPool3d", "GlobalMaxPool1d", "GlobalMaxPool2d", "GlobalMaxPool3d", "GlobalPool",
+    "GroupNorm", "Layer", "LayerNorm", "MaxPool1d", "MaxPool2d", "MaxPool3d", "Mode", "Pad", "Parameter", "ReLU",
+    "Residual", "Sequential", "Sigmoid", "Statistic", "Tanh", "Upsample", "present",
 ]  # fmt: skip
