@@ -5,7 +5,7 @@ import numpy as np
 from gpucnn.arithmetic import (
     BLOCK, exp, exp64, fma, gelu, gelu_slope, log, log64, silu, silu_slope, total64, tree,
 )
-from gpucnn.arithmetic.elementary import normal64
+from gpucnn.arithmetic.elementary import normal_cdf64
 from gpucnn.arithmetic.sums import BAND
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array
@@ -115,7 +115,7 @@ class NumpyFastPointwise(NumpyPointwise):
 
     def _cdf(self, x: Array) -> Array:
         """The normal distribution's, by the contract's polynomials: NumPy has no erf."""
-        return normal64(x)[1].astype(self.dtype)
+        return normal_cdf64(x)[1].astype(self.dtype)
 
     def silu(self, x: Batch) -> Batch:
         return x.like(x.data * self.sigmoid(x).data)

@@ -7,13 +7,15 @@ import re
 
 import numpy as np
 import pytest
+from resampled import network
 
 from gpucnn.backends import cuda_compiler, cuda_tiles
 from gpucnn.backends.cuda_backend import CudaBackend
 from gpucnn.backends.launcher import Launcher
 from gpucnn.check.cases import cases
 from gpucnn.check.cases_pointwise import pointwise
-from gpucnn.models import lenet5, resnet20
+from gpucnn.layers import Conv2d, Dense, Flatten, GroupNorm, LayerNorm, Sequential
+from gpucnn.models import Model, lenet5, resnet20
 from gpucnn.optimizers import SGD, Adam
 from gpucnn.training.steps import Resident, TrainingSteps
 
@@ -75,8 +77,14 @@ def _asked_by(work) -> dict[str, list[str]]:
     return by_file
 
 
+def _normed() -> Model:
+    layers = Conv2d(8, 3), GroupNorm(2, activation="relu"), Flatten(), LayerNorm(), Dense(10)
+    return Model(Sequential(*layers), (1, 8, 8))
+
+
 def _networks(b) -> None:
-    for make, optimizer, batch in ((lenet5, SGD(), 64), (resnet20, Adam(), 512)):
+    made = (lenet5, SGD(), 64), (resnet20, Adam(), 512), (network, SGD(), 33), (_normed, SGD(), 64)
+    for make, optimizer, batch in made:
         model = make().initialize(0).place(b)
         model.layer.need_input_gradient(False)
         optimizer.place(b, model.values.size)
