@@ -1,9 +1,10 @@
 """Models: networks ready to use, and `Model`, which makes one of any layer."""
 
 from gpucnn.models.lenet import lenet5
+from gpucnn.models.mlp import mlp
 from gpucnn.models.model import Model
 from gpucnn.models.registry import MODELS, build_model
 from gpucnn.models.resnet import resnet20
 from gpucnn.models.vgg import vgg_small
 
-__all__ = ["MODELS", "Model", "build_model", "lenet5", "resnet20", "vgg_small"]
+__all__ = ["MODELS", "Model", "build_model", "lenet5", "mlp", "resnet20", "vgg_small"]

@@ -10,6 +10,8 @@ from gpucnn.backends.batch import Batch
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.initializers import draw
 from gpucnn.layers.base import Backward, Layer, Mode, Parameter, Statistic, connect
+from gpucnn.layers.settings import positive
+from gpucnn.models.heads import CLASSIFIER, REGRESSOR
 from gpucnn.models.inputs import check_images
 
 # Every parameter starts at a multiple of 16 floats, 64 bytes, so that kernels may load vectors from its start. The gaps
@@ -23,12 +25,18 @@ class Model:
     `values`, `grads` and `statistics` are flat arrays, float32 on the host until `place` moves them to a backend; every
     Parameter and Statistic holds a view of its part. `name` and `arguments` say how to make the model again, with
     `build_model(name, **arguments)`; files store them, and `class_names` if set. `structure` is the layers with their
-    settings as text.
+    settings as text. `head` says what the outputs are: the scores of classes ("classifier") or values ("regressor").
 
     Raises ShapeError, naming the layer, where sizes do not fit.
     """
 
-    def __init__(self, layer: Layer, input_shape: tuple[int, ...], name: str = "custom", arguments: dict | None = None):
+    def __init__(
+        self, layer: Layer, input_shape: tuple[int, ...], name: str = "custom", arguments: dict | None = None,
+        head: str = CLASSIFIER,
+    ):
+        if head not in (CLASSIFIER, REGRESSOR):
+            raise ConfigurationError(f"head is {head!r}; use {CLASSIFIER!r} or {REGRESSOR!r}")
+        self.head = head
         self.layer, self.name, self.arguments = layer, name, dict(arguments or {})
         self.input_shape = tuple(int(size) for size in input_shape)
         self.class_names: list[str] | None = None
@@ -117,6 +125,27 @@ class Model:
         if x.backend is not self.backend:
             raise ConfigurationError("the batch is on another backend than the model; call model.place(x.backend)")
         return self.layer(x)
+
+    def predict(self, images, batch_size: int = 256) -> np.ndarray:
+        """Class probabilities (N, classes) of images (N, *input_shape), or a regressor's values (N, outputs), on the host.
+
+        In inference mode, `batch_size` images at a time, in the backend's type. Raises what a call raises for images
+        that do not fit.
+        """
+        batch_size = positive("batch_size", batch_size)
+        if self.backend is None:
+            self.place(get_backend())
+        backend = self.backend
+        images = check_images(images, self.input_shape, backend.dtype)
+        training, self.mode.training = self.mode.training, False
+        try:
+            results = []
+            for start in range(0, len(images), batch_size):
+                y, _ = self.layer(backend.pack(images[start : start + batch_size]))
+                results.append(backend.unpack(backend.softmax(y) if self.head == CLASSIFIER else y))
+        finally:
+            self.mode.training = training
+        return np.concatenate(results)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies on the host of all parameters, then all running statistics, by name."""
