@@ -54,6 +54,14 @@ class CudaBackend(Backend):
     ) -> None:
         self.launcher.launch(self.launcher.kernel(file, expression), grid, block, *arguments, beside=beside)
 
+    @property
+    def graph(self) -> bool:
+        return self.launcher.graph
+
+    @graph.setter
+    def graph(self, value: bool) -> None:
+        self.launcher.graph = bool(value)
+
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         return self.launcher.capture(step)
 

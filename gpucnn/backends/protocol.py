@@ -30,6 +30,7 @@ class Backend(ABC):
     `name` as given to get_backend; `math` is "exact" or "fast"; `lanes` images ride side by side in one block; `xp` is
     the array module (numpy or cupy); `dtype` is float32, or float64 on the numpy backend's fast math if asked for;
     `threads` is the number of CPU threads in use, 0 on a GPU; `device` describes the hardware in a few words.
+    `graph`: whether `capture` records a step to repeat it; where it is True it may be set to False.
     Made by get_backend as `Implementation(threads=int, dtype=np.dtype)`.
     """
 
@@ -40,6 +41,7 @@ class Backend(ABC):
     dtype: np.dtype
     threads: int
     device: str
+    graph: bool = False
 
     # ---- memory -----------------------------------------------------------------------------------------------------
 
@@ -91,7 +93,7 @@ class Backend(ABC):
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         """Run `step` once for real and return a function that repeats its kernels on the same arrays.
 
-        A backend that cannot record returns `step` itself. What `step` computes outside the backend's operations (a
+        A backend that cannot record, or whose `graph` is off, returns `step` itself. What `step` computes outside the backend's operations (a
         user's own layer in plain array code) is repeated only where the backend can record it.
         """
 

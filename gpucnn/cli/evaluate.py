@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from gpucnn.cli import options
+from gpucnn.cli.device import choose
 from gpucnn.cli.output import note, print_json, print_values
 from gpucnn.cli.runs import open_run
 from gpucnn.errors import ConfigurationError, DataError
@@ -20,6 +21,7 @@ def evaluate(
     backend: options.Backend = None,
     math: options.Math = None,
     threads: options.Threads = None,
+    graph: options.Graph = True,
     json: options.Json = False,
 ) -> None:
     """Measure a trained network on the test images: how many it gets right, and its loss."""
@@ -29,10 +31,9 @@ def evaluate(
         raise ConfigurationError(f"{path} does not say what it was trained on; give --data")
 
     import gpucnn.data
-    from gpucnn.backends import get_backend
     from gpucnn.training import Trainer
 
-    device = get_backend(backend, math, threads=threads)
+    device = choose(backend, math, threads, graph)
     _, test = gpucnn.data.load(data)
     if model.class_names not in (None, test.classes):
         raise DataError(

@@ -19,6 +19,14 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, help="CPU threads; in exact math they never change a result. Default: all."),
 ]
+Graph = Annotated[
+    bool,
+    typer.Option(
+        "--graph/--no-graph",
+        help="Record a training step once and repeat it (on cupy a CUDA graph), or launch each step anew: slower, the "
+        "same bits, easier to debug.",
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object to stdout, for other programs; progress goes to stderr.")
 ]

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gpucnn.cli import options
+from gpucnn.cli.device import choose
 from gpucnn.cli.output import note, print_json, print_values
 from gpucnn.cli.runs import fresh_folder, read_config
 from gpucnn.cli.settings import DEFAULTS, OPTIMIZERS, make_optimizer, make_schedule, resolve
@@ -56,6 +57,7 @@ def train(
     backend: options.Backend = None,
     math: options.Math = None,
     threads: options.Threads = None,
+    graph: options.Graph = True,
     json: options.Json = False,
 ) -> None:
     """Train a network, test it, and keep it in a run folder.
@@ -73,11 +75,10 @@ def train(
     optimizer_made, schedule_made = make_optimizer(settings), make_schedule(settings)
 
     import gpucnn.data
-    from gpucnn.backends import get_backend
     from gpucnn.models import build_model
     from gpucnn.training import Trainer
 
-    device = get_backend(backend, settings["math"], threads=threads)
+    device = choose(backend, settings["math"], threads, graph)
     train_set, test_set = gpucnn.data.load(settings["data"])
     network = build_model(settings["model"], train_set.images.shape[1:], len(train_set.classes))
     network.class_names = train_set.classes
