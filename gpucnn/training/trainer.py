@@ -1,7 +1,7 @@
 """The training loop."""
 
-import hashlib
 import json
+from math import isfinite
 from time import perf_counter
 
 import numpy as np
@@ -21,6 +21,7 @@ from gpucnn.training.history import History
 from gpucnn.training.progress import Quiet, default_progress
 from gpucnn.training.run import RunFolder, first_not_finite, host_state
 from gpucnn.training.steps import EvaluationSteps, Resident, TrainingSteps
+from gpucnn.training.validation import check_fraction, check_stopping, digest, split, why_stop
 
 EVALUATION_BATCH = 256
 _CURVES_EVERY = 30.0  # seconds; drawing takes a third of one
@@ -61,31 +62,41 @@ class Trainer:
         if not model.initialized:
             model.initialize(seed)
         model.place(self.backend)
+        self._best: tuple[int, dict[str, np.ndarray]] | None = None
 
     # ---- training ----------------------------------------------------------------------------------------------------
 
-    def fit(self, images, labels, epochs: int, *, validation: tuple | None = None, resume: bool = False) -> History:
+    def fit(
+        self, images, labels, epochs: int, *, validation: tuple | float | None = None, monitor: str = "loss",
+        patience: int | None = None, resume: bool = False,
+    ) -> History:  # fmt: skip
         """Train until `epochs` epochs are done, starting from the model's weights with a fresh optimiser.
 
-        images (N, *input_shape), labels integers (N,). `validation` is another (images, labels) pair, evaluated after
-        each epoch; it changes no weight. With `resume` training continues from the run folder's checkpoint and ends in
-        the same bits as a run that was never interrupted, on whichever backend; without a checkpoint yet it starts from
-        the beginning. The run folder is in order at any moment: a process may be killed, or interrupted with Ctrl-C.
+        images (N, *input_shape), labels integers (N,). `validation` is another (images, labels) pair, or the part of the
+        images to keep out of training for it, such as 0.1: the same part of each class, chosen by the seed. It is
+        evaluated after each epoch and changes no weight. `monitor`, its "loss" or "accuracy", tells which epoch is the
+        best: `restore_best` goes back to it, and the run folder keeps it as best.safetensors. With `patience` training
+        stops after so many epochs in a row that brought nothing better. The model ends with the last epoch's weights.
+
+        With `resume` training continues from the run folder's checkpoint and ends in the same bits as a run that was
+        never interrupted, on whichever backend; without a checkpoint yet it starts from the beginning. The run folder is in order at any moment: a process may be killed, or interrupted with Ctrl-C.
 
         Raises ShapeError, DTypeError or DataError for unfit data before any work, CheckpointError for a checkpoint of
         another model or other settings, NonFiniteError once the loss or a weight is no longer finite (the last good
         checkpoint stays).
         """
-        model, shape, classes = self.model, self.model.input_shape, self.model.output_shape[0]
+        model = self.model
         positive("epochs", epochs)
-        images = check_images(images, shape, self.backend.dtype)
-        labels = check_labels(labels, len(images), classes)
+        images, labels = self._checked(images, labels)
+        check_stopping(validation, monitor, patience)
         if resume and self.run is None:
             raise ConfigurationError("resume needs the run folder to continue: Trainer(..., run=folder)")
 
         settings = self._settings(epochs, images, labels)
         if validation is not None:
-            validation = self._evaluation(*validation)
+            images, labels, validation, validated = self._validated(images, labels, validation)
+            settings["validation"] = f"{validated} by {monitor}"
+        self._best = None
         model.place(self.backend)  # where another trainer may have taken it
         self.optimizer.place(self.backend, model.values.size)
         folder, history = None, History()
@@ -95,21 +106,32 @@ class Trainer:
                 folder.refuse_if_used()
             elif folder.checkpoint.exists():
                 history = folder.read_checkpoint(model, self.optimizer, settings)
-            folder.write_config(self._config(epochs, settings))
+                best = history.best_epoch(monitor)
+                self._best = None if best is None else folder.read_best(model, best, len(history))
+            if not history.epochs:
+                folder.forget_best()
+            folder.write_config(self._config(epochs, {**settings, "patience": patience}))
         if len(history) > epochs:
             raise ConfigurationError(f"this run has done {len(history)} epochs already, more than {epochs}")
 
-        self.progress.begin(self._title(), epochs, len(images), len(history))
+        title = self._title() + (f"; {validation.data.count:,} images for validation" if validation else "")
+        self.progress.begin(title, epochs, len(images), len(history))
         model.layer.need_input_gradient(False)  # nobody needs the gradient of the images
         try:
             data = Resident(self.backend, images, labels, self.batch_size)
             steps = TrainingSteps(model, self.optimizer, data, self.shift, self.seed)
             drawn = perf_counter()
             for epoch in range(len(history), epochs):
+                if reason := why_stop(history, monitor, patience):
+                    self.progress.say(reason)
+                    break
                 record = self._epoch(steps, epoch, epochs, validation)
                 history.epochs.append(record)
+                better = history.best_epoch(monitor) == epoch + 1
+                if better:
+                    self._best = epoch + 1, model.state_dict()
                 if folder:
-                    self._keep(folder, history, settings)
+                    self._keep(folder, history, settings, better)
                     if perf_counter() - drawn > _CURVES_EVERY:
                         folder.write_curves(history)
                         drawn = perf_counter()
@@ -138,6 +160,8 @@ class Trainer:
         record = {"epoch": epoch + 1, "step": (epoch + 1) * len(batches), **measured, "learning_rate": rate}
         if validation:
             record["validation_loss"], record["validation_accuracy"] = validation.run()
+            if not isfinite(record["validation_loss"]):
+                raise _not_finite("the validation loss", record["epoch"], record["step"])
         record["seconds"] = perf_counter() - started
         return record
 
@@ -146,13 +170,26 @@ class Trainer:
         if bad >= 0:
             raise _not_finite("the loss or a weight", bad // steps_an_epoch + 1, bad + 1)
 
-    def _keep(self, folder: RunFolder, history: History, settings: dict) -> None:
+    def restore_best(self) -> int:
+        """Give the model the weights of the epoch that did best in the validation of the last `fit`; returns the epoch.
+
+        Raises ConfigurationError if nothing was validated.
+        """
+        if self._best is None:
+            raise ConfigurationError("no epoch is known as the best: nothing was validated; fit(..., validation=0.1) does")
+        epoch, state = self._best
+        self.model.load_state_dict(state)
+        return epoch
+
+    def _keep(self, folder: RunFolder, history: History, settings: dict, better: bool) -> None:
         """Metrics first: resuming ignores a line too many, but could not invent a missing one."""
         last, state = history.last, host_state(self.model, self.optimizer)
         bad = first_not_finite(state)  # what `watch` does not see: running statistics, optimiser state
         if bad:
             raise _not_finite(bad, last["epoch"], last["step"])
         folder.write_metrics(history)
+        if better:
+            folder.write_best(self.model, last)
         about = {
             **describe(self.model),
             "settings": settings,
@@ -165,8 +202,6 @@ class Trainer:
 
     def _settings(self, epochs: int, images: np.ndarray, labels: np.ndarray) -> dict:
         """All that decides the bits beside the model: a run resumes only where these agree."""
-        data = hashlib.sha256(images)
-        data.update(labels)
         settings = {
             "optimizer": self.optimizer.settings(),
             "schedule": self.schedule.settings(),
@@ -178,7 +213,7 @@ class Trainer:
             "math": self.backend.math,
             "dtype": np.dtype(self.backend.dtype).name,
             "images": len(images),
-            "data_sha256": data.hexdigest(),
+            "data_sha256": digest(images, labels),
         }
         return json.loads(json.dumps(settings))  # as they come back from a file: lists, not tuples
 
@@ -197,24 +232,31 @@ class Trainer:
             title += "; the first step compiles kernels that are not in the cache yet, which can take half a minute"
         return title
 
+    def _validated(self, images, labels, validation) -> tuple:
+        """(images and labels to train on, what evaluates, how settings tell this validation from another)."""
+        if isinstance(validation, (tuple, list)):
+            kept, kept_labels = self._checked(*validation)
+            return images, labels, self._evaluation(kept, kept_labels), digest(kept, kept_labels)
+        part = check_fraction(validation)
+        training, kept = split(labels, part, self.seed)
+        return images[training], labels[training], self._evaluation(images[kept], labels[kept]), part
+
     # ---- inference ---------------------------------------------------------------------------------------------------
 
     def evaluate(self, images, labels) -> tuple[float, float]:
         """(loss, accuracy): mean softmax cross-entropy, and the part of images whose first largest output is right."""
         return self._evaluation(images, labels).run()
 
-    def predict(self, images) -> np.ndarray:
-        """Class probabilities (N, classes) of images (N, *input_shape), in the backend's type."""
-        model, backend = self.model, self.backend
-        images = check_images(images, model.input_shape, backend.dtype)
-        model.place(backend)
-        model.mode.training = False
-        parts = (images[start : start + EVALUATION_BATCH] for start in range(0, len(images), EVALUATION_BATCH))
-        return np.concatenate([backend.unpack(backend.softmax(model(backend.pack(part))[0])) for part in parts])
+    def predict(self, images, batch_size: int = EVALUATION_BATCH) -> np.ndarray:
+        """`model.predict` on the trainer's backend: class probabilities (N, classes), or a regressor's values."""
+        return self.model.place(self.backend).predict(images, batch_size)
+
+    def _checked(self, images, labels) -> tuple[np.ndarray, np.ndarray]:
+        images = check_images(images, self.model.input_shape, self.backend.dtype)
+        return images, check_labels(labels, len(images), self.model.output_shape[0])
 
     def _evaluation(self, images, labels) -> EvaluationSteps:
-        images = check_images(images, self.model.input_shape, self.backend.dtype)
-        labels = check_labels(labels, len(images), self.model.output_shape[0])
+        images, labels = self._checked(images, labels)
         self.model.place(self.backend)
         return EvaluationSteps(self.model, Resident(self.backend, images, labels, min(EVALUATION_BATCH, len(images))))
 
