@@ -93,8 +93,8 @@ class Backend(ABC):
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         """Run `step` once for real and return a function that repeats its kernels on the same arrays.
 
-        A backend that cannot record, or whose `graph` is off, returns `step` itself. What `step` computes outside the backend's operations (a
-        user's own layer in plain array code) is repeated only where the backend can record it.
+        A backend that cannot record, or whose `graph` is off, returns `step` itself. What `step` computes outside the
+        backend's operations (a user's own layer in plain array code) is repeated only where the backend can record it.
         """
 
     @abstractmethod

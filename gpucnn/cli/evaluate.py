@@ -14,6 +14,7 @@ from gpucnn.errors import ConfigurationError, DataError
 
 def evaluate(
     run: options.Run = None,
+    weights: options.Weights = None,
     data: Annotated[
         str | None,
         typer.Option("--data", help="Images: digits, or a path. Default: the set that the network was trained on."),
@@ -25,7 +26,9 @@ def evaluate(
     json: options.Json = False,
 ) -> None:
     """Measure a trained network on the test images: how many it gets right, and its loss."""
-    model, settings, path = open_run(run)
+    model, settings, path = open_run(run, weights)
+    if model.head == "regressor":
+        raise ConfigurationError(f"{path} is a regressor, which has no classes to get right; see what it says with predict")
     data = data or settings.get("data")
     if data is None:
         raise ConfigurationError(f"{path} does not say what it was trained on; give --data")

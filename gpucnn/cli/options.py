@@ -30,6 +30,25 @@ Graph = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object to stdout, for other programs; progress goes to stderr.")
 ]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        help="best: those of the epoch that did best in validation; last: those of the last epoch. "
+        "Default: best, where the run had validation images.",
+    ),
+]
+NETWORKS = "Network: lenet5, vgg_small, resnet20, mlp."
+Variant = Annotated[
+    str | None, typer.Option("--variant", help="Of lenet5: modern, or 1998 (tanh, average pooling). Default: modern.")
+]
+Hidden = Annotated[
+    str | None,
+    typer.Option("--hidden", help="Of mlp: the sizes of the hidden layers, commas between them. Default: 300,100."),
+]
+Outputs = Annotated[
+    int | None, typer.Option("--outputs", min=1, help="For a regressor, instead of --classes: how many values it gives.")
+]
 Run = Annotated[
     str | None,
     typer.Option("--run", help="The run folder that `train` wrote. Default: the newest one in runs/."),

@@ -15,6 +15,7 @@ DEFAULTS: dict[str, Any] = {
     "schedule": "cosine",
     "shift": 2,
     "seed": 0,
+    "monitor": "loss",
 }
 OPTIMIZERS: dict[str, dict[str, float]] = {
     "sgd": {"lr": 0.02, "weight_decay": 5e-4},

@@ -79,7 +79,8 @@ class Trainer:
         stops after so many epochs in a row that brought nothing better. The model ends with the last epoch's weights.
 
         With `resume` training continues from the run folder's checkpoint and ends in the same bits as a run that was
-        never interrupted, on whichever backend; without a checkpoint yet it starts from the beginning. The run folder is in order at any moment: a process may be killed, or interrupted with Ctrl-C.
+        never interrupted, on whichever backend; without a checkpoint yet it starts from the beginning. The run folder is
+        in order at any moment: a process may be killed, or interrupted with Ctrl-C.
 
         Raises ShapeError, DTypeError or DataError for unfit data before any work, CheckpointError for a checkpoint of
         another model or other settings, NonFiniteError once the loss or a weight is no longer finite (the last good
