@@ -22,6 +22,7 @@ _PUBLIC = {
     "Residual": "gpucnn.layers",
     "Model": "gpucnn.models",
     "Trainer": "gpucnn.training",
+    "export_onnx": "gpucnn.models",
     "save": "gpucnn.training",
     "load": "gpucnn.training",
 }

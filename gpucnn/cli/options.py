@@ -39,6 +39,12 @@ Weights = Annotated[
     ),
 ]
 NETWORKS = "Network: lenet5, vgg_small, resnet20, mlp."
+InputShape = Annotated[
+    str, typer.Option("--input-shape", help="Channels, height and width of the images, such as 3x32x32.")
+]
+Classes = Annotated[
+    int | None, typer.Option("--classes", min=1, help="How many classes it tells apart. Default: 10.")
+]
 Variant = Annotated[
     str | None, typer.Option("--variant", help="Of lenet5: modern, or 1998 (tanh, average pooling). Default: modern.")
 ]

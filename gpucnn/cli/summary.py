@@ -11,12 +11,8 @@ from gpucnn.cli.output import print_json
 
 def summary(
     model: Annotated[str, typer.Option("--model", help=options.NETWORKS)] = "lenet5",
-    input_shape: Annotated[
-        str, typer.Option("--input-shape", help="Channels, height and width of the images, such as 3x32x32.")
-    ] = "1x32x32",
-    classes: Annotated[
-        int | None, typer.Option("--classes", min=1, help="How many classes it tells apart. Default: 10.")
-    ] = None,
+    input_shape: options.InputShape = "1x32x32",
+    classes: options.Classes = None,
     outputs: options.Outputs = None,
     variant: options.Variant = None,
     hidden: options.Hidden = None,

@@ -180,7 +180,8 @@ def to_pytorch(model: Model) -> dict[str, np.ndarray]:
 
     `pytorch_module(model)` is that counterpart. Raises ConfigurationError for a layer that has none.
     """
-    state, found = model.state_dict(), {}
+    state = {name: value.astype(np.float32) for name, value in model.state_dict().items()}  # float64 on some backends
+    found = {}
     for place, module in _walk(modules(model.layer)):
         found |= {f"{place}.{name}": state[tensor.name] for name, tensor in module.tensors.items()}
         if module.kind.startswith("BatchNorm"):
