@@ -22,24 +22,38 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn import losses
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
 from gpucnn.geometry import Window, pool_window, window
+from gpucnn.layers.settings import finite
 
 __all__ = [
     "avg_pool",
     "avg_pool_backward",
     "batch_norm",
     "batch_norm_backward",
+    "binary_cross_entropy",
     "conv",
     "conv_backward",
     "dense",
     "dense_backward",
+    "gelu",
+    "gelu_backward",
+    "huber",
+    "leaky_relu",
+    "leaky_relu_backward",
     "max_pool",
     "max_pool_backward",
+    "mean_absolute",
+    "mean_squared",
     "relu",
     "sigmoid",
+    "silu",
+    "silu_backward",
+    "softmax",
+    "softmax_backward",
     "softmax_cross_entropy",
     "tanh",
 ]
@@ -241,28 +255,138 @@ def batch_norm_backward(
     return engine.unpack(dx), engine.host(dgamma), engine.host(dbeta)
 
 
+def leaky_relu(
+    x, *, negative_slope: float = 0.01, backend: str | None = "numpy", math: str | None = None
+) -> np.ndarray:
+    """x where it is positive, else negative_slope * x; an array of any shape."""
+    return _elementwise("leaky_relu", x, backend, math, finite("negative_slope", negative_slope))
+
+
+def leaky_relu_backward(
+    dy, x, *, negative_slope: float = 0.01, backend: str | None = "numpy", math: str | None = None
+) -> np.ndarray:
+    """dx of `leaky_relu` with the same slope: dy where x is positive, else negative_slope * dy. dy has x's shape."""
+    return _elementwise_backward("leaky_relu", dy, x, backend, math, finite("negative_slope", negative_slope))
+
+
+def gelu(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """x * Phi(x) of an array of any shape, Phi the normal distribution's cdf (not the approximation by tanh)."""
+    return _elementwise("gelu", x, backend, math)
+
+
+def gelu_backward(dy, x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """dx of `gelu`: dy * (Phi(x) + x * phi(x)), phi the normal density. dy has x's shape."""
+    return _elementwise_backward("gelu", dy, x, backend, math)
+
+
+def silu(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """x / (1 + exp(-x)) of an array of any shape."""
+    return _elementwise("silu", x, backend, math)
+
+
+def silu_backward(dy, x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """dx of `silu`: dy * s * (1 + x * (1 - s)), s the sigmoid of x. dy has x's shape."""
+    return _elementwise_backward("silu", dy, x, backend, math)
+
+
+def softmax(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """exp(x) / sum(exp(x)) along the channels, axis 1, of x (N, C) or (N, C, *spatial)."""
+    (x,) = _floats(x=x)
+    _channelled(x)
+    engine = _engine(backend, math, x.dtype)
+    return engine.unpack(engine.softmax(engine.pack(x)))
+
+
+def softmax_backward(dy, x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """dx of `softmax`: (dy - sum(dy * y)) * y, y being softmax(x) and the sum along the channels. dy has x's shape."""
+    dy, x = _floats(dy=dy, x=x)
+    _channelled(x)
+    _expect("dy", dy, x.shape, "the shape of x")
+    engine = _engine(backend, math, x.dtype)
+    return engine.unpack(engine.softmax_gradient(engine.pack(dy), engine.softmax(engine.pack(x))))
+
+
 def softmax_cross_entropy(
-    logits, labels, *, backend: str | None = "numpy", math: str | None = None
-) -> tuple[np.floating, np.ndarray]:
+    logits, labels, *, label_smoothing: float = 0.0, class_weights=None, backend: str | None = "numpy",
+    math: str | None = None,
+) -> tuple[np.floating, np.ndarray]:  # fmt: skip
     """(loss, dlogits): the mean over the batch of -log softmax(logits)[label], and its gradient (softmax - onehot) / N.
 
     logits are (N, classes), labels integers (N,) from 0 to classes - 1; the loss is a NumPy scalar of the logits' type.
+    label_smoothing and class_weights (classes,) as gpucnn.losses.SoftmaxCrossEntropy has them.
     Raises DataError for a label out of range.
     """
     (logits,) = _floats(logits=logits)
     if logits.ndim != 2:
         raise ShapeError(f"logits have shape {logits.shape}; expected (N, classes)")
     labels = _labels(labels, *logits.shape)
+    weights = None if class_weights is None else _host("class_weights", class_weights)
+    criterion = losses.SoftmaxCrossEntropy(label_smoothing, weights)
     engine = _engine(backend, math, logits.dtype)
-    loss, dlogits = engine.softmax_cross_entropy(engine.pack(logits), engine.pack_labels(labels))
+    loss, dlogits = criterion(engine.pack(logits), engine.pack_labels(labels))
     return engine.host(loss)[0], engine.unpack(dlogits)
 
 
-def _elementwise(operation: str, x: Any, backend: str | None, math: str | None) -> np.ndarray:
+def mean_squared(
+    x, targets, *, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.floating, np.ndarray]:
+    """(loss, dx): the mean of (x - targets)**2 over all values, and its gradient. x is (N, C) or (N, C, *spatial)."""
+    return _value_loss(losses.MeanSquared(), x, targets, backend, math)
+
+
+def mean_absolute(
+    x, targets, *, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.floating, np.ndarray]:
+    """(loss, dx): the mean of |x - targets| over all values, and its gradient. x is (N, C) or (N, C, *spatial)."""
+    return _value_loss(losses.MeanAbsolute(), x, targets, backend, math)
+
+
+def huber(
+    x, targets, *, delta: float = 1.0, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.floating, np.ndarray]:
+    """(loss, dx): with d = x - targets the mean of d**2 / 2 where |d| <= delta, of delta * (|d| - delta / 2) beyond.
+
+    x is (N, C) or (N, C, *spatial), targets have its shape; dx is the loss's gradient.
+    """
+    return _value_loss(losses.Huber(delta), x, targets, backend, math)
+
+
+def binary_cross_entropy(
+    logits, targets, *, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.floating, np.ndarray]:
+    """(loss, dlogits): the mean of -(t * log(p) + (1 - t) * log(1 - p)), p = sigmoid(logits), t the targets from 0 to 1.
+
+    logits are (N, C) or (N, C, *spatial), targets have their shape. Raises DataError for a target out of range.
+    """
+    return _value_loss(losses.BinaryCrossEntropy(), logits, targets, backend, math)
+
+
+def _value_loss(criterion, x: Any, targets: Any, backend: str | None, math: str | None):
+    x, targets = _floats(x=x, targets=targets)
+    _channelled(x)
+    engine = _engine(backend, math, x.dtype)
+    loss, dx = criterion(engine.pack(x), targets)
+    return engine.host(loss)[0], engine.unpack(dx)
+
+
+def _channelled(x: np.ndarray) -> None:
+    if not 2 <= x.ndim <= 5:
+        raise ShapeError(f"x has shape {x.shape}; expected (N, C) or {_IMAGES}")
+
+
+def _elementwise_backward(operation: str, dy: Any, x: Any, backend: str | None, math: str | None, *settings):
+    dy, x = _floats(dy=dy, x=x)
+    _expect("dy", dy, x.shape, "the shape of x")
+    engine = _engine(backend, math, x.dtype)
+    columns = (engine.pack(a.reshape(a.shape[0] if a.ndim else 1, -1)) for a in (dy, x))
+    return engine.unpack(getattr(engine, f"{operation}_gradient")(*columns, *settings)).reshape(x.shape)
+
+
+def _elementwise(operation: str, x: Any, backend: str | None, math: str | None, *settings) -> np.ndarray:
     (x,) = _floats(x=x)
     engine = _engine(backend, math, x.dtype)
     columns = x.reshape(x.shape[0] if x.ndim else 1, -1)  # any shape as (N, C): the operation sees single values
-    return engine.unpack(getattr(engine, operation)(engine.pack(columns))).reshape(x.shape)
+    return engine.unpack(getattr(engine, operation)(engine.pack(columns), *settings)).reshape(x.shape)
 
 
 def _engine(backend: str | None, math: str | None, dtype: np.dtype) -> Backend:

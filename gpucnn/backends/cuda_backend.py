@@ -14,6 +14,7 @@ from gpucnn.arithmetic import assert_subnormals
 from gpucnn.backends import cuda_tiles
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.canonical import Canonical, canonical, is_dense, phases, positions_per_band, rows_per_band, three
+from gpucnn.backends.cuda_pointwise import CudaPointwise
 from gpucnn.backends.launcher import Launcher
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import BackendError, DTypeError
@@ -32,7 +33,7 @@ def _axes(sizes) -> str:
     return f"Axes<{', '.join(map(str, sizes))}>"
 
 
-class CudaBackend(Backend):
+class CudaBackend(CudaPointwise, Backend):
     """See the protocol for what each method does; comments here tell only how."""
 
     name = "cupy"
@@ -340,11 +341,11 @@ class CudaBackend(Backend):
 
     # ---- elementwise -----------------------------------------------------------------------------------------------
 
-    def _map(self, kernel: str, *inputs: Batch, options: tuple = ()) -> Batch:
+    def _map(self, kernel: str, *inputs: Batch, options: tuple = (), file: str = "elementwise.cu") -> Batch:
         y = self._like(inputs[0])
         quads = y.data.size // 4
         values = (self._data(x) for x in inputs)
-        self._run("elementwise.cu", kernel, (_ceil(quads, 256),), (256,), *values, y.data, *options, _i64(quads))
+        self._run(file, kernel, (_ceil(quads, 256),), (256,), *values, y.data, *options, _i64(quads))
         return y
 
     def relu(self, x: Batch) -> Batch:
@@ -446,9 +447,10 @@ class CudaBackend(Backend):
 
     def softmax(self, x: Batch) -> Batch:
         y = self._like(x)
-        blocks = x.data.shape[0]
-        sizes = _i32(blocks), _i32(x.channels)
-        self._run("loss.cu", "softmax", (_ceil(blocks, 4),), (LANES, 4), self._data(x), y.data, *sizes)
+        positions = math.prod(x.spatial)
+        units = x.data.shape[0] * positions
+        sizes = _i32(x.channels), _i32(positions), _i64(units)
+        self._run("loss.cu", "softmax", (_ceil(units, 4),), (LANES, 4), self._data(x), y.data, *sizes)
         return y
 
     def softmax_cross_entropy(self, logits: Batch, labels: Array, totals: Array | None = None) -> tuple[Array, Batch]:

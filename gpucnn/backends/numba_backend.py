@@ -18,6 +18,7 @@ from gpucnn.arithmetic import assert_subnormals
 from gpucnn.backends import compilation, tiles
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.canonical import canonical, is_dense, phases, positions_per_band, rows_per_band, three
+from gpucnn.backends.numba_pointwise import NumbaPointwise
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import BackendError, DTypeError
 from gpucnn.geometry import Window, pool_counts
@@ -56,7 +57,7 @@ def _rows(data: np.ndarray) -> np.ndarray:
     return data[:, :, None, :, None] if data.ndim == 4 else _deep(data)
 
 
-class NumbaBackend(Backend):
+class NumbaBackend(NumbaPointwise, Backend):
     """See the protocol for what each method does; comments here tell only how."""
 
     name = "numba"

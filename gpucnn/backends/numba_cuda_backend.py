@@ -57,6 +57,7 @@ SIMULATED = check_machine()
 
 from numba import cuda  # noqa: E402 - from here on only what can be used
 
+from gpucnn.backends.numba_cuda_pointwise import NumbaCudaPointwise  # noqa: E402
 from gpucnn.kernels.numba_cuda import (  # noqa: E402
     arithmetic,
     conv,
@@ -83,7 +84,7 @@ _THREADS = 128
 _STREAM = 0
 
 
-class NumbaCudaBackend(Backend):
+class NumbaCudaBackend(NumbaCudaPointwise, Backend):
     """See the protocol for what each method does; comments here tell only how."""
 
     name = "numba-cuda"
@@ -407,7 +408,7 @@ class NumbaCudaBackend(Backend):
 
     def softmax(self, x: Batch) -> Batch:
         y = self._like(x)
-        self._run(loss.softmax, x.data.shape[0] * LANES, self._data(x), y.data)
+        self._run(loss.softmax, x.data.size // x.channels, self._pixels(x), self._pixels(y))
         return y
 
     def softmax_cross_entropy(self, logits: Batch, labels: Array, totals: Array | None = None) -> tuple[Array, Batch]:

@@ -290,3 +290,66 @@ class Backend(ABC):
     @abstractmethod
     def watch(self, status: Array, step: Array, loss: Array, w: Array) -> None:
         """If status is still -1 and the loss or any weight is not finite, status = step. status int64 (1,)."""
+
+    # ---- more activations, losses, clipping [6, 7, 8, 9] ------------------------------------------------------------------
+
+    @abstractmethod
+    def leaky_relu(self, x: Batch, slope: float) -> Batch:
+        """x > 0 ? x : slope * x + 0."""
+
+    @abstractmethod
+    def leaky_relu_gradient(self, dy: Batch, x: Batch, slope: float) -> Batch:
+        """x > 0 ? dy : slope * dy."""
+
+    @abstractmethod
+    def gelu(self, x: Batch) -> Batch:
+        """x * Phi(x) by rule 6, Phi the normal distribution's cdf."""
+
+    @abstractmethod
+    def gelu_gradient(self, dy: Batch, x: Batch) -> Batch:
+        """dy * f32(Phi(x) + x * phi(x))."""
+
+    @abstractmethod
+    def silu(self, x: Batch) -> Batch:
+        """x / (1 + exp(-x)) by rule 6."""
+
+    @abstractmethod
+    def silu_gradient(self, dy: Batch, x: Batch) -> Batch:
+        """dy * f32(s * (1 + x * (1 - s))), s = 1 / (1 + exp(-x)) in float64."""
+
+    @abstractmethod
+    def softmax_gradient(self, dy: Batch, y: Batch) -> Batch:
+        """(dy - s) * y with y = softmax(x) along the channels and s the chain of dy * y over them."""
+
+    @abstractmethod
+    def weighted_cross_entropy(
+        self, logits: Batch, labels: Array, weights: Array, smoothing: float, totals: Array | None = None
+    ) -> tuple[Array, Batch]:
+        """softmax_cross_entropy with label smoothing and class weights (classes,): (loss (1,), dlogits).
+
+        Of an image with label t, class c asks for q_c = weights[c] * (smoothing / classes + (c == t) * (1 - smoothing)).
+        The loss is the sum of -q_c * log(softmax_c), over classes and images, divided by the sum of the images'
+        weights[t]. If given, totals float64 (3,) gains the sum of the losses, the number of hits, and that divisor.
+        """
+
+    @abstractmethod
+    def value_loss(
+        self, kind: str, x: Batch, targets: Batch, delta: float = 1.0, totals: Array | None = None
+    ) -> tuple[Array, Batch]:
+        """(loss (1,), dx): the mean over all values of x, and its gradient; targets have x's shape, kind is one of
+
+            mean_squared            d**2, d = x - target
+            mean_absolute           |d|
+            huber                   d**2 / 2 where |d| <= delta, delta * (|d| - delta / 2) beyond
+            binary_cross_entropy    max(x, 0) - x * target + log(1 + exp(-|x|)): x are logits
+
+        If given, totals float64 (1,) gains the sum over all values.
+        """
+
+    @abstractmethod
+    def clip_value(self, g: Array, limit: float) -> None:
+        """Each value of the flat g clamped to [-limit, limit], in place."""
+
+    @abstractmethod
+    def clip_norm(self, g: Array, limit: float) -> None:
+        """If the flat g's Euclidean norm exceeds limit, g *= f32(limit / norm), in place; the norm in float64."""

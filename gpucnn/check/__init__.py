@@ -34,7 +34,7 @@ def check(
 
     With `emulate`, a GPU backend that is not usable here, which would be an error, runs its kernels on the CPU: cupy's
     under the emulation, as "cupy (emulated)", and numba-cuda's in Numba's simulator, as "numba-cuda (simulated)", which
-    is slow: small cases only, and two toy networks against numpy's weights.
+    is slow: small cases only, and four toy networks against numpy's weights.
 
     With `graph` off no backend records its training steps (see get_backend).
 

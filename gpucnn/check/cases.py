@@ -41,6 +41,8 @@ KINDS = {"random": _random, "subnormal": _subnormal, "cancelling": _cancelling}
 
 def cases() -> Iterator[Case]:
     """All cases; their numbers are drawn from fixed seeds."""
+    from gpucnn.check.cases_pointwise import pointwise  # imports Case from here
+
     for kind, draw in KINDS.items():
 
         def numbers(*shape: int, seed: int = 0, draw=draw) -> np.ndarray:
@@ -53,6 +55,7 @@ def cases() -> Iterator[Case]:
         yield from _elementwise(kind, numbers)
         yield from _norms(kind, numbers)
         yield from _losses(kind, numbers)
+        yield from pointwise(kind, numbers)
         yield from _optimizers(kind, numbers)
     yield from _drawn()
 

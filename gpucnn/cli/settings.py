@@ -47,6 +47,23 @@ def make_optimizer(settings: dict[str, Any]):
     return kind(lr=settings["lr"], weight_decay=settings["weight_decay"])
 
 
+def make_loss(settings: dict[str, Any], labels, classes: int):
+    """Softmax cross-entropy with the smoothing and the weights asked for; balanced weights are those of `labels`."""
+    from gpucnn.losses import SoftmaxCrossEntropy, balanced_weights
+
+    weights = settings["class_weights"]
+    if weights == "balanced":
+        weights = balanced_weights(labels, classes)
+    elif weights is not None:
+        try:
+            weights = [float(number) for number in weights.split(",")]
+        except ValueError:
+            raise ConfigurationError(
+                f"class weights are {weights!r}; give balanced, or a number for each class, such as 1,2,0.5"
+            ) from None
+    return SoftmaxCrossEntropy(settings["label_smoothing"] or 0.0, weights)
+
+
 def make_schedule(settings: dict[str, Any]):
     """One of gpucnn.schedules; "step" divides the rate by 10 after each third of the epochs."""
     from gpucnn.schedules import Constant, Cosine, OneCycle, Step

@@ -11,7 +11,7 @@ from gpucnn.cli import options
 from gpucnn.cli.device import choose
 from gpucnn.cli.output import note, print_json, print_values
 from gpucnn.cli.runs import fresh_folder, read_config
-from gpucnn.cli.settings import DEFAULTS, OPTIMIZERS, make_optimizer, make_schedule, resolve
+from gpucnn.cli.settings import DEFAULTS, OPTIMIZERS, make_loss, make_optimizer, make_schedule, resolve
 from gpucnn.errors import ConfigurationError
 
 
@@ -45,6 +45,23 @@ def train(
     ] = None,
     shift: Annotated[
         int | None, _option("--shift", "Move each training image at random by up to so many pixels.", min=0)
+    ] = None,
+    label_smoothing: Annotated[
+        float | None,
+        _option("--label-smoothing", "The part of each label that all classes share, 0 up to below 1.", "0", min=0),
+    ] = None,
+    class_weights: Annotated[
+        str | None,
+        _option(
+            "--class-weights", "How much an image of each class counts: balanced, or a number for each class, such as "
+            "1,2,0.5.", "all the same",
+        ),
+    ] = None,
+    clip_norm: Annotated[
+        float | None, _option("--clip-norm", "Scale a gradient down whose norm is larger than this.", "never")
+    ] = None,
+    clip_value: Annotated[
+        float | None, _option("--clip-value", "Clamp each number of the gradient to plus and minus this.", "never")
     ] = None,
     seed: Annotated[int | None, _option("--seed", "Decides everything random; same seed, same weights.", min=0)] = None,
     validation: Annotated[
@@ -88,6 +105,8 @@ def train(
         "model": model, "data": data, "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr,
         "weight_decay": weight_decay, "schedule": schedule, "shift": shift, "seed": seed, "math": math,
         "variant": variant, "hidden": hidden, "validation": validation, "monitor": monitor, "patience": patience,
+        "label_smoothing": label_smoothing, "class_weights": class_weights, "clip_norm": clip_norm,
+        "clip_value": clip_value,
     }  # fmt: skip
     settings = resolve(given, read_config(run) if resume else {})
     made = network_of.options(settings["variant"], settings["hidden"])
@@ -111,13 +130,17 @@ def train(
     network.class_names = train_set.classes
     trainer = Trainer(
         network, backend=device, optimizer=optimizer_made, schedule=schedule_made, seed=settings["seed"],
-        batch_size=settings["batch_size"], shift=settings["shift"], about={"train": {**settings, "math": device.math}},
+        batch_size=settings["batch_size"], shift=settings["shift"], clip_norm=settings["clip_norm"],
+        clip_value=settings["clip_value"], loss=make_loss(settings, train_set.labels, len(train_set.classes)),
+        about={"train": {**settings, "math": device.math}},
     )  # fmt: skip
     trainer.run = run or fresh_folder(f"{settings['model']}-{Path(settings['data']).stem}")
     try:
         history = trainer.fit(train_set.images, train_set.labels, settings["epochs"], resume=resume, **stopping)
         best = _go_to_the_best(trainer, history, settings) if settings["validation"] is not None else {}
-        test_loss, test_accuracy = trainer.evaluate(test_set.images, test_set.labels)
+        # The plain loss, which compares runs whatever they were trained with.
+        plain = Trainer(network, backend=device, progress=False)
+        test_loss, test_accuracy = plain.evaluate(test_set.images, test_set.labels)
     except KeyboardInterrupt:
         note(f"gpucnn: interrupted; continue with: gpucnn train --resume --run {quote(str(trainer.run))}")
         raise typer.Exit(130) from None

@@ -1,6 +1,6 @@
 """The layers. Each returns `(y, backward)`; gpucnn.layers.base says how to write one of your own."""
 
-from gpucnn.layers.activation import ReLU, Sigmoid, Tanh
+from gpucnn.layers.activation import GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Tanh
 from gpucnn.layers.base import Layer, Mode, Parameter, Statistic, present
 from gpucnn.layers.container import Residual, Sequential
 from gpucnn.layers.conv import Conv2d
@@ -10,6 +10,7 @@ from gpucnn.layers.norm import BatchNorm
 from gpucnn.layers.pool import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 
 __all__ = [
+    "GELU", "LeakyReLU", "SiLU", "Softmax",
     "AvgPool2d", "BatchNorm", "Conv2d", "Dense", "Dropout", "Flatten", "GlobalAvgPool2d", "Layer", "MaxPool2d", "Mode",
     "Parameter", "ReLU", "Residual", "Sequential", "Sigmoid", "Statistic", "Tanh", "present",
 ]  # fmt: skip

@@ -16,7 +16,8 @@ class Conv2d(Layer):
 
     `kernel_size`, `stride` and `dilation` are one integer or one per axis; `padding` is "valid", "same", an integer,
     one per axis, or (before, after) per axis (sizes: gpucnn.geometry). `groups` splits input and output channels into
-    so many independent convolutions. `activation` is None, "relu" (fused into the kernel), "tanh" or "sigmoid".
+    so many independent convolutions. `activation` is None, "relu" (fused into the kernel), "tanh", "sigmoid",
+    "leaky_relu", "gelu" or "silu".
     `weight` is (O, C/groups, R, S), `bias` (O,) or None.
     """
 

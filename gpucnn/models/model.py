@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -126,10 +127,11 @@ class Model:
             raise ConfigurationError("the batch is on another backend than the model; call model.place(x.backend)")
         return self.layer(x)
 
-    def predict(self, images, batch_size: int = 256) -> np.ndarray:
+    def predict(self, images, batch_size: int = 256, finish: Callable[[Batch], Batch] | None = None) -> np.ndarray:
         """Class probabilities (N, classes) of images (N, *input_shape), or a regressor's values (N, outputs), on the host.
 
-        In inference mode, `batch_size` images at a time, in the backend's type. Raises what a call raises for images
+        In inference mode, `batch_size` images at a time, in the backend's type. `finish` makes the result of the outputs
+        (None: softmax for a classifier). Raises what a call raises for images
         that do not fit.
         """
         batch_size = positive("batch_size", batch_size)
@@ -137,12 +139,14 @@ class Model:
             self.place(get_backend())
         backend = self.backend
         images = check_images(images, self.input_shape, backend.dtype)
+        if finish is None:
+            finish = backend.softmax if self.head == CLASSIFIER else _as_it_is
         training, self.mode.training = self.mode.training, False
         try:
             results = []
             for start in range(0, len(images), batch_size):
                 y, _ = self.layer(backend.pack(images[start : start + batch_size]))
-                results.append(backend.unpack(backend.softmax(y) if self.head == CLASSIFIER else y))
+                results.append(backend.unpack(finish(y)))
         finally:
             self.mode.training = training
         return np.concatenate(results)
@@ -187,6 +191,10 @@ class Model:
         for value in self.state_dict().values():
             digest.update(value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes())
         return digest.hexdigest()
+
+
+def _as_it_is(outputs: Batch) -> Batch:
+    return outputs
 
 
 def _padded(part: Parameter | Statistic) -> int:

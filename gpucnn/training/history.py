@@ -10,9 +10,9 @@ MONITORS = ("loss", "accuracy")  # what "best in validation" may go by
 class History:
     """`epochs` holds one dictionary an epoch, the same as a line of metrics.jsonl:
 
-    epoch and step (how many are done), loss (mean over the images) and accuracy (0 to 1) of training, measured while
-    the weights change; validation_loss and validation_accuracy if there were such images; learning_rate of the last
-    step; seconds, and images_per_second of training alone, without first steps, which may compile kernels.
+    epoch and step (how many are done), loss (the mean) and accuracy (0 to 1; not for a loss of values) of training,
+    measured while the weights change; validation_loss and validation_accuracy likewise if there were such images;
+    learning_rate of the last step; seconds, and images_per_second of training alone, without first steps, which may compile kernels.
     """
 
     epochs: list[dict] = field(default_factory=list)

@@ -11,12 +11,14 @@ from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import ConfigurationError, NonFiniteError
 from gpucnn.layers.settings import positive
-from gpucnn.losses import check_labels
+from gpucnn.losses import Loss, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.models.files import describe
+from gpucnn.models.heads import REGRESSOR
 from gpucnn.models.inputs import check_images
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Adam, Optimizer
 from gpucnn.schedules import Constant, Schedule
+from gpucnn.training.clipping import Clipping
 from gpucnn.training.history import History
 from gpucnn.training.progress import Quiet, default_progress
 from gpucnn.training.run import RunFolder, first_not_finite, host_state
@@ -28,14 +30,15 @@ _CURVES_EVERY = 30.0  # seconds; drawing takes a third of one
 
 
 class Trainer:
-    """Trains `model` on one backend: shuffled epochs, softmax cross-entropy, checkpoints.
+    """Trains `model` on one backend: shuffled epochs, a loss, checkpoints.
 
     `backend` is a name or a Backend (None: the fastest usable one), `math` "exact" or "fast" (None: the backend's own),
     `optimizer` one of gpucnn.optimizers (None: Adam()), `schedule` one of gpucnn.schedules (None: Constant()). `seed`
     decides the shuffles, shifts, dropout and, if the model has no weights yet, the first weights. In training each
     image moves by up to `shift` pixels along each axis. `run` is a folder for configuration, metrics, curves and
     checkpoints (None: nothing is written); `about` is added to its config.json. `progress` is None for a bar or lines
-    on stderr, False for silence, or an object like those in gpucnn.training.progress.
+    on stderr, False for silence, or an object like those in gpucnn.training.progress. `loss` is one of gpucnn.losses
+    (None: SoftmaxCrossEntropy(), for a regressor MeanSquared()); `clip_norm` and `clip_value` limit the gradient, see gpucnn.training.clipping.
 
     In exact math the trained weights depend on model, data and settings alone, not on the backend or its threads.
     """
@@ -44,7 +47,8 @@ class Trainer:
         self, model: Model, *, backend: str | Backend | None = None, math: str | None = None,
         optimizer: Optimizer | None = None, schedule: Schedule | None = None, seed: int = 0, batch_size: int = 64,
         shift: int = 0, run=None, threads: int | None = None, progress: Quiet | bool | None = None,
-        about: dict | None = None,
+        about: dict | None = None, loss: Loss | None = None, clip_norm: float | None = None,
+        clip_value: float | None = None,
     ):  # fmt: skip
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
             raise ConfigurationError(f"seed is {seed!r}; give an integer from 0 to 2**64 - 1")
@@ -56,6 +60,12 @@ class Trainer:
         self.model, self.seed, self.shift, self.run = model, seed, shift, run
         self.batch_size = positive("batch_size", batch_size)
         self.optimizer, self.schedule = optimizer or Adam(), schedule or Constant()
+        if loss is not None and not isinstance(loss, Loss):
+            raise ConfigurationError(f"loss is {loss!r}; give one of gpucnn.losses, such as Huber(), or None")
+        if model.head == REGRESSOR and isinstance(loss, SoftmaxCrossEntropy):
+            raise ConfigurationError("softmax cross-entropy is for classes, but the model gives values; use MeanSquared()")
+        self.loss = loss or (MeanSquared() if model.head == REGRESSOR else SoftmaxCrossEntropy())
+        self.clip = Clipping(clip_norm, clip_value)
         self.progress = default_progress() if progress is None or progress is True else progress or Quiet()
         self.about = dict(about or {})
         self.backend = backend if isinstance(backend, Backend) else get_backend(backend, math, threads=threads)
@@ -72,11 +82,12 @@ class Trainer:
     ) -> History:  # fmt: skip
         """Train until `epochs` epochs are done, starting from the model's weights with a fresh optimiser.
 
-        images (N, *input_shape), labels integers (N,). `validation` is another (images, labels) pair, or the part of the
-        images to keep out of training for it, such as 0.1: the same part of each class, chosen by the seed. It is
-        evaluated after each epoch and changes no weight. `monitor`, its "loss" or "accuracy", tells which epoch is the
-        best: `restore_best` goes back to it, and the run folder keeps it as best.safetensors. With `patience` training
-        stops after so many epochs in a row that brought nothing better. The model ends with the last epoch's weights.
+        images (N, *input_shape); labels integers (N,), or for a loss of values those, (N, *output_shape) in the backend's
+        type. `validation` is another (images, labels) pair, or the part of the images to keep out of training for it, such
+        as 0.1: the same part of each class, chosen by the seed. It is evaluated after each epoch and changes no weight.
+        `monitor`, its "loss" or "accuracy", tells which epoch is the best: `restore_best` goes back to it, and the run
+        folder keeps it as best.safetensors. With `patience` training stops after so many epochs in a row that brought
+        nothing better. The model ends with the last epoch's weights.
 
         With `resume` training continues from the run folder's checkpoint and ends in the same bits as a run that was
         never interrupted, on whichever backend; without a checkpoint yet it starts from the beginning. The run folder is
@@ -89,7 +100,7 @@ class Trainer:
         model = self.model
         positive("epochs", epochs)
         images, labels = self._checked(images, labels)
-        check_stopping(validation, monitor, patience)
+        check_stopping(validation, monitor, patience, self.loss)
         if resume and self.run is None:
             raise ConfigurationError("resume needs the run folder to continue: Trainer(..., run=folder)")
 
@@ -120,7 +131,7 @@ class Trainer:
         model.layer.need_input_gradient(False)  # nobody needs the gradient of the images
         try:
             data = Resident(self.backend, images, labels, self.batch_size)
-            steps = TrainingSteps(model, self.optimizer, data, self.shift, self.seed)
+            steps = TrainingSteps(model, self.optimizer, data, self.shift, self.seed, self.loss, self.clip)
             drawn = perf_counter()
             for epoch in range(len(history), epochs):
                 if reason := why_stop(history, monitor, patience):
@@ -160,7 +171,9 @@ class Trainer:
         self._stop_if_not_finite(steps, len(batches))
         record = {"epoch": epoch + 1, "step": (epoch + 1) * len(batches), **measured, "learning_rate": rate}
         if validation:
-            record["validation_loss"], record["validation_accuracy"] = validation.run()
+            record["validation_loss"], accuracy = validation.run()
+            if accuracy is not None:
+                record["validation_accuracy"] = accuracy
             if not isfinite(record["validation_loss"]):
                 raise _not_finite("the validation loss", record["epoch"], record["step"])
         record["seconds"] = perf_counter() - started
@@ -211,6 +224,8 @@ class Trainer:
             "seed": self.seed,
             "batch_size": self.batch_size,
             "shift": self.shift,
+            "loss": self.loss.settings(),
+            "clip": self.clip.settings(),
             "math": self.backend.math,
             "dtype": np.dtype(self.backend.dtype).name,
             "images": len(images),
@@ -244,22 +259,30 @@ class Trainer:
 
     # ---- inference ---------------------------------------------------------------------------------------------------
 
-    def evaluate(self, images, labels) -> tuple[float, float]:
-        """(loss, accuracy): mean softmax cross-entropy, and the part of images whose first largest output is right."""
+    def evaluate(self, images, labels) -> tuple[float, float | None]:
+        """(loss, accuracy): the mean loss, and the part of images whose first largest output is right.
+
+        The accuracy is None for a loss of values, which knows no right and wrong.
+        """
         return self._evaluation(images, labels).run()
 
     def predict(self, images, batch_size: int = EVALUATION_BATCH) -> np.ndarray:
-        """`model.predict` on the trainer's backend: class probabilities (N, classes), or a regressor's values."""
-        return self.model.place(self.backend).predict(images, batch_size)
+        """What the model makes of images (N, *input_shape), in the backend's type, `batch_size` of them at a time.
+
+        Class probabilities (N, classes) after training with softmax cross-entropy, probabilities of each output after
+        binary cross-entropy, the outputs themselves after other losses.
+        """
+        return self.model.place(self.backend).predict(images, batch_size, self.loss.predict)
 
     def _checked(self, images, labels) -> tuple[np.ndarray, np.ndarray]:
         images = check_images(images, self.model.input_shape, self.backend.dtype)
-        return images, check_labels(labels, len(images), self.model.output_shape[0])
+        return images, self.loss.check(labels, len(images), self.model.output_shape, self.backend.dtype)
 
     def _evaluation(self, images, labels) -> EvaluationSteps:
         images, labels = self._checked(images, labels)
         self.model.place(self.backend)
-        return EvaluationSteps(self.model, Resident(self.backend, images, labels, min(EVALUATION_BATCH, len(images))))
+        data = Resident(self.backend, images, labels, min(EVALUATION_BATCH, len(images)))
+        return EvaluationSteps(self.model, data, self.loss)
 
 
 def _not_finite(what: str, epoch: int, step: int) -> NonFiniteError:

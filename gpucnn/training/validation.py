@@ -7,6 +7,7 @@ import numpy as np
 from gpucnn import arithmetic
 from gpucnn.errors import ConfigurationError, DataError
 from gpucnn.layers.settings import positive
+from gpucnn.losses import Loss
 from gpucnn.training.history import MONITORS, History
 
 
@@ -43,10 +44,13 @@ def check_fraction(validation) -> float:
     return float(validation)
 
 
-def check_stopping(validation, monitor: str, patience: int | None) -> None:
-    """Raises ConfigurationError for an unknown `monitor`, or a `patience` that is no number or has nothing to watch."""
+def check_stopping(validation, monitor: str, patience: int | None, loss: Loss | None = None) -> None:
+    """Raises ConfigurationError for a `monitor` that is unknown or that `loss` does not have, and for a `patience` that is
+    no number or has nothing to watch."""
     if monitor not in MONITORS:
         raise ConfigurationError(f"monitor is {monitor!r}; use {' or '.join(map(repr, MONITORS))}")
+    if monitor == "accuracy" and loss is not None and monitor not in loss.measure(np.ones(loss.counts), 1, 1):
+        raise ConfigurationError(f"{type(loss).__name__} has no accuracy, which monitor asks for; use 'loss'")
     if patience is not None:
         positive("patience", patience)
         if validation is None:

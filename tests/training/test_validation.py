@@ -14,7 +14,8 @@ from gpucnn.arithmetic import philox4x32
 from gpucnn.backends import backends
 from gpucnn.errors import CheckpointError, ConfigurationError, DataError, NonFiniteError
 from gpucnn.layers import Dense, Flatten, Layer, Sequential
-from gpucnn.models import Model
+from gpucnn.losses import MeanSquared, SoftmaxCrossEntropy
+from gpucnn.models import Model, mlp
 from gpucnn.models.files import read_tensors
 from gpucnn.optimizers import SGD, Adam
 from gpucnn.schedules import Constant
@@ -316,3 +317,43 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run(tmp_path):
     run = load_run(tmp_path, build(3), best=True)
     assert len(run.history) == 2 and run.epoch in (1, 2)
     assert trainer.restore_best() == run.epoch
+
+
+# ---- regressors ------------------------------------------------------------------------------------------------------
+
+
+def values():
+    """Where the bright row is, and how much ink there is."""
+    return np.stack([Y, X.mean(axis=(1, 2, 3))], axis=1).astype(np.float32)
+
+
+def test_a_regressor_trains_validates_and_resumes(tmp_path):
+    def trainer(**settings):
+        made = mlp((1, 8, 8), outputs=2, hidden=(16,))
+        return small.trainer(model=made, optimizer=Adam(0.01), schedule=Constant(), shift=0, **settings)
+
+    targets = values()
+    whole = trainer(run=tmp_path / "whole")
+    assert isinstance(whole.loss, MeanSquared)
+    found = whole.fit(X, targets, 20, validation=0.2)
+    assert found["validation_loss"][-1] < 0.5 * found["validation_loss"][0] and found["accuracy"] == [None] * 20
+    best = load_run(tmp_path / "whole", best=True)
+    assert best.epoch == found.best_epoch() == whole.restore_best()
+    given, kept = split(targets, 0.2, 3)
+    wanted = np.mean((whole.predict(X[kept], batch_size=4).astype(np.float64) - targets[kept]) ** 2)
+    assert np.isclose(min(found["validation_loss"]), wanted, rtol=1e-5)
+    assert np.array_equal(best.model.place(whole.backend).predict(X), whole.predict(X))
+    with pytest.raises(KeyboardInterrupt):
+        trainer(run=tmp_path / "cut", progress=StopAfter(7)).fit(X, targets, 20, validation=0.2)
+    last = trainer(run=tmp_path / "cut")
+    last.fit(X, targets, 20, validation=0.2, resume=True)
+    last.restore_best()
+    assert last.model.weights_sha256() == whole.model.weights_sha256()
+
+
+def test_a_regressor_has_no_classes_and_no_accuracy():
+    trainer = small.trainer(model=mlp((1, 8, 8), outputs=2))
+    with pytest.raises(ConfigurationError, match="MeanSquared has no accuracy"):
+        trainer.fit(X, values(), 1, validation=0.2, monitor="accuracy")
+    with pytest.raises(ConfigurationError, match="softmax cross-entropy is for classes"):
+        small.trainer(model=mlp((1, 8, 8), outputs=2), loss=SoftmaxCrossEntropy())
