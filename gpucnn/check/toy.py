@@ -24,6 +24,7 @@ _SMALL = {
     **dict.fromkeys(("relu", "tanh", "sigmoid", "addition", "dropout"), ["(1, 1, 1, 1)", "(33, 7)"]),
     **dict.fromkeys(("softmax cross-entropy", "SGD", "Adam", "AdamW"), [""]),
     **dict.fromkeys(("loading with random shift", "watch for non-finite numbers"), [""]),
+    "loading with augmentation": ["33 images of 1x", "3 images of", "2 images of"],
 }
 # Numbers that are subnormal or cancel, where order and rounding show, go through fewer shapes still.
 _SMALLEST = {

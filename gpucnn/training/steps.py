@@ -1,4 +1,4 @@
-"""One training step and one evaluation step, on a data set that lies on the device.
+"""One training step and one evaluation step, on the images that gpucnn.training.data keeps at hand.
 
 A step is Python only the first time: the backend records it, where the model allows that, and repeats the recording for
 every further batch of as many images. What changes from batch to batch (which images, the step's number, the learning
@@ -10,30 +10,11 @@ from time import perf_counter
 
 import numpy as np
 
-from gpucnn.backends.protocol import Backend
+from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
 from gpucnn.losses import softmax_cross_entropy
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Optimizer
-
-
-class Resident:
-    """Images (M, *input_shape) and labels (M,), or none, on the device, and the indices of the batch at hand."""
-
-    def __init__(self, backend: Backend, images: np.ndarray, labels: np.ndarray | None, batch_size: int):
-        self.backend, self.count, self.batch_size = backend, len(images), batch_size
-        self.images = backend.array(images)
-        self.labels = None if labels is None else backend.array(labels)
-        self.indices = backend.zeros((batch_size,), np.int64)
-
-    def choose(self, indices: np.ndarray) -> None:
-        """The next batch holds the images at `indices`, `batch_size` of them at most."""
-        padded = np.zeros(self.batch_size, np.int64)
-        padded[: len(indices)] = indices
-        self.backend.assign(self.indices, padded)
-
-    def batches(self, order: np.ndarray) -> list[np.ndarray]:
-        """`order` in parts of batch_size; the last may be short."""
-        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+from gpucnn.training.data import Resident
 
 
 class Recorded:
@@ -68,20 +49,22 @@ class TrainingSteps:
     On the device: `totals` counts an epoch's loss and right answers, `status` is the first bad step or -1.
     """
 
-    def __init__(self, model: Model, optimizer: Optimizer, data: Resident, shift: int, seed: int):
+    def __init__(
+        self, model: Model, optimizer: Optimizer, data: Resident, augmentation: Augmentation = AS_THEY_ARE, seed: int = 0
+    ):
         self.model, self.optimizer, self.data = model, optimizer, data
         self.backend = model.backend
         self.totals = self.backend.zeros((2,), np.float64)
         self.status = self.backend.zeros((1,), np.int64)
         self.backend.assign(self.status, np.array([-1], np.int64))
-        self._shift, self._seed = shift, seed
+        self._augmentation, self._seed = augmentation, seed
         self._recorded = Recorded(model, self._work)
         self.start_epoch()
 
     def _work(self, count: int) -> None:
         backend, data, model = self.backend, self.data, self.model
         step = model.mode.step
-        images = backend.load_images(data.images, data.indices, count, shift=self._shift, seed=self._seed, step=step)
+        images = backend.load_images(data.images, data.indices, count, self._augmentation, seed=self._seed, step=step)
         labels = backend.load_labels(data.labels, data.indices, count)
         logits, backward = model(images)
         loss, dlogits = softmax_cross_entropy(logits, labels, self.totals)
@@ -148,7 +131,7 @@ class EvaluationSteps:
 
     def _work(self, count: int) -> None:
         backend, data = self.model.backend, self.data
-        logits, _ = self.model(backend.load_images(data.images, data.indices, count))
+        logits, _ = self.model(backend.load_images(data.images, data.indices, count, self.model.preparation))
         softmax_cross_entropy(logits, backend.load_labels(data.labels, data.indices, count), self._totals)
 
     def run(self) -> tuple[float, float]:

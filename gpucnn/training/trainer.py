@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
@@ -9,7 +10,8 @@ import numpy as np
 from gpucnn import arithmetic
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
-from gpucnn.errors import ConfigurationError, NonFiniteError
+from gpucnn.data.mapped import Mapped
+from gpucnn.errors import ConfigurationError, NonFiniteError, ShapeError
 from gpucnn.layers.settings import positive
 from gpucnn.losses import check_labels
 from gpucnn.models.files import describe
@@ -17,10 +19,12 @@ from gpucnn.models.inputs import check_images
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Adam, Optimizer
 from gpucnn.schedules import Constant, Schedule
+from gpucnn.training.data import placed
 from gpucnn.training.history import History
+from gpucnn.training.normalization import channel_statistics
 from gpucnn.training.progress import Quiet, default_progress
 from gpucnn.training.run import RunFolder, first_not_finite, host_state
-from gpucnn.training.steps import EvaluationSteps, Resident, TrainingSteps
+from gpucnn.training.steps import EvaluationSteps, TrainingSteps
 
 EVALUATION_BATCH = 256
 _CURVES_EVERY = 30.0  # seconds; drawing takes a third of one
@@ -31,10 +35,15 @@ class Trainer:
 
     `backend` is a name or a Backend (None: the fastest usable one), `math` "exact" or "fast" (None: the backend's own),
     `optimizer` one of gpucnn.optimizers (None: Adam()), `schedule` one of gpucnn.schedules (None: Constant()). `seed`
-    decides the shuffles, shifts, dropout and, if the model has no weights yet, the first weights. In training each
-    image moves by up to `shift` pixels along each axis. `run` is a folder for configuration, metrics, curves and
+    decides the shuffles, augmentation, dropout and, if the model has no weights yet, the first weights. `run` is a folder for configuration, metrics, curves and
     checkpoints (None: nothing is written); `about` is added to its config.json. `progress` is None for a bar or lines
     on stderr, False for silence, or an object like those in gpucnn.training.progress.
+
+    In training each image moves by up to `shift` pixels along each axis, is mirrored left to right every other time with
+    `flip`, and loses a square of `cutout` pixels a side around a random pixel. With `crop` images may be larger than the
+    model's input: a random part of that size in training (up to `shift` pixels over the border), the middle otherwise.
+    `normalize` subtracts each channel's mean over the training images and divides by its standard deviation, in
+    evaluation and prediction too; the model keeps both. What is empty after that is 0.
 
     In exact math the trained weights depend on model, data and settings alone, not on the backend or its threads.
     """
@@ -42,7 +51,7 @@ class Trainer:
     def __init__(
         self, model: Model, *, backend: str | Backend | None = None, math: str | None = None,
         optimizer: Optimizer | None = None, schedule: Schedule | None = None, seed: int = 0, batch_size: int = 64,
-        shift: int = 0, run=None, threads: int | None = None, progress: Quiet | bool | None = None,
+        shift: int = 0, crop: bool = False, flip: bool = False, cutout: int = 0, normalize: bool = False, run=None, threads: int | None = None, progress: Quiet | bool | None = None,
         about: dict | None = None,
     ):  # fmt: skip
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
@@ -52,7 +61,13 @@ class Trainer:
             raise ConfigurationError(f"shift is {shift!r}; give a number of pixels from 0 to {room - 1}")
         if len(model.output_shape) != 1:
             raise ConfigurationError(f"the model's output is {model.output_shape}, not (classes,): end it with Dense")
-        self.model, self.seed, self.shift, self.run = model, seed, shift, run
+        if isinstance(cutout, bool) or not isinstance(cutout, int) or not 0 <= cutout <= room:
+            raise ConfigurationError(f"cutout is {cutout!r}; give the side of a square in pixels, from 0 to {room}")
+        if (crop or flip) and len(model.input_shape) == 1:
+            raise ConfigurationError(f"crop and flip need images; this model takes (N, {model.input_shape[0]})")
+        self.model, self.seed, self.run = model, seed, run
+        self.shift, self.crop, self.flip, self.cutout = shift, bool(crop), bool(flip), cutout
+        self.normalize = bool(normalize)
         self.batch_size = positive("batch_size", batch_size)
         self.optimizer, self.schedule = optimizer or Adam(), schedule or Constant()
         self.progress = default_progress() if progress is None or progress is True else progress or Quiet()
@@ -76,13 +91,17 @@ class Trainer:
         another model or other settings, NonFiniteError once the loss or a weight is no longer finite (the last good
         checkpoint stays).
         """
-        model, shape, classes = self.model, self.model.input_shape, self.model.output_shape[0]
+        model, classes = self.model, self.model.output_shape[0]
         positive("epochs", epochs)
-        images = check_images(images, shape, self.backend.dtype)
+        if self.crop:
+            model.image_shape = _larger(images, model.input_shape)
+        images = self._images(images)
         labels = check_labels(labels, len(images), classes)
         if resume and self.run is None:
             raise ConfigurationError("resume needs the run folder to continue: Trainer(..., run=folder)")
 
+        if self.normalize and model.mean is None:
+            model.mean, model.std = channel_statistics(images)
         settings = self._settings(epochs, images, labels)
         if validation is not None:
             validation = self._evaluation(*validation)
@@ -101,9 +120,10 @@ class Trainer:
 
         self.progress.begin(self._title(), epochs, len(images), len(history))
         model.layer.need_input_gradient(False)  # nobody needs the gradient of the images
+        data = placed(self.backend, images, labels, self.batch_size)
         try:
-            data = Resident(self.backend, images, labels, self.batch_size)
-            steps = TrainingSteps(model, self.optimizer, data, self.shift, self.seed)
+            changes = {"shift": self.shift, "flip": self.flip, "cutout": self.cutout}
+            steps = TrainingSteps(model, self.optimizer, data, replace(model.preparation, **changes), self.seed)
             drawn = perf_counter()
             for epoch in range(len(history), epochs):
                 record = self._epoch(steps, epoch, epochs, validation)
@@ -117,6 +137,7 @@ class Trainer:
             if folder:
                 folder.write_curves(history)
         finally:
+            data.close()
             model.layer.need_input_gradient(True)
             model.mode.training = False
             self.progress.close()
@@ -165,7 +186,7 @@ class Trainer:
 
     def _settings(self, epochs: int, images: np.ndarray, labels: np.ndarray) -> dict:
         """All that decides the bits beside the model: a run resumes only where these agree."""
-        data = hashlib.sha256(images)
+        data = images.survey(self.backend.dtype)[0] if isinstance(images, Mapped) else hashlib.sha256(images)
         data.update(labels)
         settings = {
             "optimizer": self.optimizer.settings(),
@@ -180,6 +201,7 @@ class Trainer:
             "images": len(images),
             "data_sha256": data.hexdigest(),
         }
+        settings |= {name: getattr(self, name) for name in ("crop", "flip", "cutout", "normalize") if getattr(self, name)}
         return json.loads(json.dumps(settings))  # as they come back from a file: lists, not tuples
 
     def _config(self, epochs: int, settings: dict) -> dict:
@@ -206,17 +228,33 @@ class Trainer:
     def predict(self, images) -> np.ndarray:
         """Class probabilities (N, classes) of images (N, *input_shape), in the backend's type."""
         model, backend = self.model, self.backend
-        images = check_images(images, model.input_shape, backend.dtype)
+        images = self._images(images)
         model.place(backend)
         model.mode.training = False
         parts = (images[start : start + EVALUATION_BATCH] for start in range(0, len(images), EVALUATION_BATCH))
-        return np.concatenate([backend.unpack(backend.softmax(model(backend.pack(part))[0])) for part in parts])
+        return np.concatenate([backend.unpack(backend.softmax(model(part)[0])) for part in parts])
 
     def _evaluation(self, images, labels) -> EvaluationSteps:
-        images = check_images(images, self.model.input_shape, self.backend.dtype)
+        images = self._images(images)
         labels = check_labels(labels, len(images), self.model.output_shape[0])
         self.model.place(self.backend)
-        return EvaluationSteps(self.model, Resident(self.backend, images, labels, min(EVALUATION_BATCH, len(images))))
+        return EvaluationSteps(self.model, placed(self.backend, images, labels, min(EVALUATION_BATCH, len(images))))
+
+    def _images(self, images) -> np.ndarray | Mapped:
+        """Images (N, *image_shape), checked; mapped ones stay where they are."""
+        if isinstance(images, np.memmap):
+            images = Mapped(images)
+        return check_images(images, self.model.image_shape, self.backend.dtype)
+
+
+def _larger(images, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of images that a model of `input_shape` can be cropped out of; raises ShapeError for others."""
+    shape = tuple(np.shape(images)[1:])
+    fits = len(shape) == len(input_shape) and shape[0] == input_shape[0]
+    if not fits or any(there < cut for there, cut in zip(shape, input_shape, strict=True)):
+        sizes = ", ".join(map(str, input_shape))
+        raise ShapeError(f"images have shape {np.shape(images)}; to crop them to this model's (N, {sizes}) they must be larger")
+    return shape
 
 
 def _not_finite(what: str, epoch: int, step: int) -> NonFiniteError:
