@@ -11,7 +11,6 @@ Layers call these and nothing else, so a layer never knows the device. Conventio
 - in exact math every operation obeys kernels/CONTRACT.md to the bit; numbers in brackets below are its rules.
 """
 
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -21,6 +20,7 @@ import numpy as np
 
 from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.memory import host_memory
 from gpucnn.geometry import Window
 
 Array = Any
@@ -63,10 +63,7 @@ class Backend(ABC):
 
     def memory(self) -> int:
         """Bytes of the memory that arrays lie in, whoever uses them; 0 where that cannot be found out."""
-        try:
-            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (AttributeError, OSError, ValueError):  # Windows
-            return 0
+        return host_memory()
 
     @abstractmethod
     def pack(self, images: np.ndarray) -> Batch:

@@ -9,7 +9,7 @@ import typer
 from gpucnn.cli import options
 from gpucnn.cli.output import note, print_json, print_values
 from gpucnn.cli.runs import fresh_folder, read_config
-from gpucnn.cli.settings import DEFAULTS, OPTIMIZERS, make_optimizer, make_schedule, resolve
+from gpucnn.cli.settings import DEFAULTS, OPTIMIZERS, cropped, make_optimizer, make_schedule, resolve
 
 
 def _option(name: str, help: str, default: str | None = None, **more: Any) -> Any:
@@ -25,7 +25,11 @@ def _by_optimizer(setting: str) -> str:
 def train(
     model: Annotated[str | None, _option("--model", "Network: lenet5, vgg_small, resnet20.")] = None,
     data: Annotated[
-        str | None, _option("--data", "Images: digits (built in), or a path: MNIST folder, .npz file or image folder.")
+        str | None,
+        _option(
+            "--data", "Images: digits (built in), a set that `gpucnn data fetch` brought, or a path to files: MNIST, CIFAR, "
+            ".npz, .npy, or a folder of images a class.",
+        ),
     ] = None,
     epochs: Annotated[int | None, _option("--epochs", "How often to go through the training images.", min=1)] = None,
     batch_size: Annotated[int | None, _option("--batch-size", "Images a step.", min=1)] = None,
@@ -40,6 +44,24 @@ def train(
     ] = None,
     shift: Annotated[
         int | None, _option("--shift", "Move each training image at random by up to so many pixels.", min=0)
+    ] = None,
+    crop: Annotated[
+        int | None,
+        _option(
+            "--crop", "Cut each training image to so many pixels a side, at random; test images in their middle. The "
+            "shift then reaches over the border.", "the whole image", min=1,
+        ),
+    ] = None,
+    flip: Annotated[
+        bool | None, _option("--flip/--no-flip", "Mirror training images left to right at random.", "no")
+    ] = None,
+    cutout: Annotated[
+        int | None,
+        _option("--cutout", "Blank a square of so many pixels a side in each training image at random.", min=0),
+    ] = None,
+    normalize: Annotated[
+        bool | None,
+        _option("--normalize/--no-normalize", "Bring each channel of all images to mean 0 and deviation 1.", "no"),
     ] = None,
     seed: Annotated[int | None, _option("--seed", "Decides everything random; same seed, same weights.", min=0)] = None,
     run: Annotated[
@@ -66,7 +88,8 @@ def train(
     """
     given = {
         "model": model, "data": data, "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr,
-        "weight_decay": weight_decay, "schedule": schedule, "shift": shift, "seed": seed, "math": math,
+        "weight_decay": weight_decay, "schedule": schedule, "shift": shift, "crop": crop, "flip": flip,
+        "cutout": cutout, "normalize": normalize, "seed": seed, "math": math,
     }  # fmt: skip
     settings = resolve(given, read_config(run) if resume else {})
     # Wrong names fail before the slow imports and before a run folder is made.
@@ -79,11 +102,13 @@ def train(
 
     device = get_backend(backend, settings["math"], threads=threads)
     train_set, test_set = gpucnn.data.load(settings["data"])
-    network = build_model(settings["model"], train_set.images.shape[1:], len(train_set.classes))
+    shape = cropped(train_set.images.shape[1:], settings["crop"])
+    network = build_model(settings["model"], shape, len(train_set.classes))
     network.class_names = train_set.classes
     trainer = Trainer(
         network, backend=device, optimizer=optimizer_made, schedule=schedule_made, seed=settings["seed"],
-        batch_size=settings["batch_size"], shift=settings["shift"], about={"train": {**settings, "math": device.math}},
+        batch_size=settings["batch_size"], **{name: settings[name] for name in ("shift", "flip", "cutout", "normalize")},
+        crop=settings["crop"] is not None, about={"train": {**settings, "math": device.math}},
     )  # fmt: skip
     trainer.run = run or fresh_folder(f"{settings['model']}-{Path(settings['data']).stem}")
     try:

@@ -63,6 +63,10 @@ class Mapped:
         for start in range(0, len(self), step):
             yield start, self.take(np.arange(start, min(start + step, len(self))))
 
+    def first_not_finite(self) -> int | None:
+        """The number of the first image that holds a NaN or an infinity; of bytes none does, and nothing is read."""
+        return None if self._array.dtype.kind in "iu" else self.survey(self.dtype)[1]
+
     def survey(self, dtype=np.float32) -> tuple[Any, int | None]:
         """(hashlib.sha256 of all images as `dtype`, number of the first that is not finite or None).
 
