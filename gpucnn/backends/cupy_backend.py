@@ -81,9 +81,12 @@ class CupyBackend(CudaBackend):
     def elapsed(self, work: Callable[[], Any]) -> float:
         return self.launcher.elapsed(work)
 
-    def load_images(self, images, indices, count: int, **options) -> Batch:
+    def memory(self) -> int:
+        return self.launcher.memory
+
+    def load_images(self, images, indices, count: int, *given, **options) -> Batch:
         self._batch, self._at_load = count, self.launcher.used_bytes()
-        return super().load_images(images, indices, count, **options)
+        return super().load_images(images, indices, count, *given, **options)
 
     def _empty(self, shape: tuple[int, ...], dtype=np.float32):
         try:

@@ -31,7 +31,7 @@ def predict(
     from gpucnn.backends import get_backend
     from gpucnn.training import Trainer
 
-    images, files, notes = gpucnn.data.load_images(image, model.input_shape)
+    images, files, notes = gpucnn.data.load_images(image, model.image_shape)
     for text in notes:
         note(text)
     device = get_backend(backend, math, threads=threads)

@@ -11,7 +11,7 @@ from gpucnn.cli import options
 from gpucnn.cli.device import choose
 from gpucnn.cli.output import note, print_json, print_values
 from gpucnn.cli.runs import fresh_folder, read_config
-from gpucnn.cli.settings import DEFAULTS, OPTIMIZERS, make_loss, make_optimizer, make_schedule, resolve
+from gpucnn.cli.settings import DEFAULTS, OPTIMIZERS, cropped, make_loss, make_optimizer, make_schedule, resolve
 from gpucnn.errors import ConfigurationError
 
 
@@ -30,7 +30,11 @@ def train(
     variant: options.Variant = None,
     hidden: options.Hidden = None,
     data: Annotated[
-        str | None, _option("--data", "Images: digits (built in), or a path: MNIST folder, .npz file or image folder.")
+        str | None,
+        _option(
+            "--data", "Images: digits (built in), a set that `gpucnn data fetch` brought, or a path to files: MNIST, CIFAR, "
+            ".npz, .npy, or a folder of images a class.",
+        ),
     ] = None,
     epochs: Annotated[int | None, _option("--epochs", "How often to go through the training images.", min=1)] = None,
     batch_size: Annotated[int | None, _option("--batch-size", "Images a step.", min=1)] = None,
@@ -45,6 +49,24 @@ def train(
     ] = None,
     shift: Annotated[
         int | None, _option("--shift", "Move each training image at random by up to so many pixels.", min=0)
+    ] = None,
+    crop: Annotated[
+        int | None,
+        _option(
+            "--crop", "Cut each training image to so many pixels a side, at random; test images in their middle. The "
+            "shift then reaches over the border.", "the whole image", min=1,
+        ),
+    ] = None,
+    flip: Annotated[
+        bool | None, _option("--flip/--no-flip", "Mirror training images left to right at random.", "no")
+    ] = None,
+    cutout: Annotated[
+        int | None,
+        _option("--cutout", "Blank a square of so many pixels a side in each training image at random.", min=0),
+    ] = None,
+    normalize: Annotated[
+        bool | None,
+        _option("--normalize/--no-normalize", "Bring each channel of all images to mean 0 and deviation 1.", "no"),
     ] = None,
     label_smoothing: Annotated[
         float | None,
@@ -103,7 +125,8 @@ def train(
     """
     given = {
         "model": model, "data": data, "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr,
-        "weight_decay": weight_decay, "schedule": schedule, "shift": shift, "seed": seed, "math": math,
+        "weight_decay": weight_decay, "schedule": schedule, "shift": shift, "crop": crop, "flip": flip,
+        "cutout": cutout, "normalize": normalize, "seed": seed, "math": math,
         "variant": variant, "hidden": hidden, "validation": validation, "monitor": monitor, "patience": patience,
         "label_smoothing": label_smoothing, "class_weights": class_weights, "clip_norm": clip_norm,
         "clip_value": clip_value,
@@ -126,13 +149,14 @@ def train(
         check_fraction(stopping["validation"])
     device = choose(backend, settings["math"], threads, graph)
     train_set, test_set = gpucnn.data.load(settings["data"])
-    network = build_model(settings["model"], train_set.images.shape[1:], len(train_set.classes), **made)
+    shape = cropped(train_set.images.shape[1:], settings["crop"])
+    network = build_model(settings["model"], shape, len(train_set.classes), **made)
     network.class_names = train_set.classes
+    given_on = ("batch_size", "shift", "flip", "cutout", "normalize", "clip_norm", "clip_value", "seed")
     trainer = Trainer(
-        network, backend=device, optimizer=optimizer_made, schedule=schedule_made, seed=settings["seed"],
-        batch_size=settings["batch_size"], shift=settings["shift"], clip_norm=settings["clip_norm"],
-        clip_value=settings["clip_value"], loss=make_loss(settings, train_set.labels, len(train_set.classes)),
-        about={"train": {**settings, "math": device.math}},
+        network, backend=device, optimizer=optimizer_made, schedule=schedule_made, crop=settings["crop"] is not None,
+        loss=make_loss(settings, train_set.labels, len(train_set.classes)),
+        about={"train": {**settings, "math": device.math}}, **{name: settings[name] for name in given_on},
     )  # fmt: skip
     trainer.run = run or fresh_folder(f"{settings['model']}-{Path(settings['data']).stem}")
     try:

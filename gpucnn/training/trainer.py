@@ -1,6 +1,7 @@
 """The training loop."""
 
 import json
+from dataclasses import replace
 from math import isfinite
 from time import perf_counter
 
@@ -9,7 +10,8 @@ import numpy as np
 from gpucnn import arithmetic
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
-from gpucnn.errors import ConfigurationError, NonFiniteError
+from gpucnn.data.mapped import Mapped
+from gpucnn.errors import ConfigurationError, NonFiniteError, ShapeError
 from gpucnn.layers.settings import positive
 from gpucnn.losses import Loss, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.models.files import describe
@@ -19,11 +21,13 @@ from gpucnn.models.model import Model
 from gpucnn.optimizers import Adam, Optimizer
 from gpucnn.schedules import Constant, Schedule
 from gpucnn.training.clipping import Clipping
+from gpucnn.training.data import placed
 from gpucnn.training.history import History
+from gpucnn.training.normalization import channel_statistics
 from gpucnn.training.progress import Quiet, default_progress
 from gpucnn.training.run import RunFolder, first_not_finite, host_state
-from gpucnn.training.steps import EvaluationSteps, Resident, TrainingSteps
-from gpucnn.training.validation import check_fraction, check_stopping, digest, split, why_stop
+from gpucnn.training.steps import EvaluationSteps, TrainingSteps
+from gpucnn.training.validation import check_stopping, digest, part, why_stop
 
 EVALUATION_BATCH = 256
 _CURVES_EVERY = 30.0  # seconds; drawing takes a third of one
@@ -34,11 +38,17 @@ class Trainer:
 
     `backend` is a name or a Backend (None: the fastest usable one), `math` "exact" or "fast" (None: the backend's own),
     `optimizer` one of gpucnn.optimizers (None: Adam()), `schedule` one of gpucnn.schedules (None: Constant()). `seed`
-    decides the shuffles, shifts, dropout and, if the model has no weights yet, the first weights. In training each
-    image moves by up to `shift` pixels along each axis. `run` is a folder for configuration, metrics, curves and
-    checkpoints (None: nothing is written); `about` is added to its config.json. `progress` is None for a bar or lines
-    on stderr, False for silence, or an object like those in gpucnn.training.progress. `loss` is one of gpucnn.losses
-    (None: SoftmaxCrossEntropy(), for a regressor MeanSquared()); `clip_norm` and `clip_value` limit the gradient, see gpucnn.training.clipping.
+    decides the shuffles, augmentation, validation images, dropout and, if the model has no weights yet, the first weights.
+    `run` is a folder for configuration, metrics, curves and checkpoints (None: nothing is written); `about` is added to
+    its config.json. `progress` is None for a bar or lines on stderr, False for silence, or an object like those in
+    gpucnn.training.progress. `loss` is one of gpucnn.losses (None: SoftmaxCrossEntropy(), for a regressor
+    MeanSquared()); `clip_norm` and `clip_value` limit the gradient, see gpucnn.training.clipping.
+
+    In training each image moves by up to `shift` pixels along each axis, is mirrored left to right every other time with
+    `flip`, and loses a square of `cutout` pixels a side around a random pixel. With `crop` images may be larger than the
+    model's input: a random part of that size in training (up to `shift` pixels over the border), the middle otherwise.
+    `normalize` subtracts each channel's mean over the training images and divides by its standard deviation, in
+    evaluation and prediction too; the model keeps both. What is empty after that is 0.
 
     In exact math the trained weights depend on model, data and settings alone, not on the backend or its threads.
     """
@@ -46,9 +56,9 @@ class Trainer:
     def __init__(
         self, model: Model, *, backend: str | Backend | None = None, math: str | None = None,
         optimizer: Optimizer | None = None, schedule: Schedule | None = None, seed: int = 0, batch_size: int = 64,
-        shift: int = 0, run=None, threads: int | None = None, progress: Quiet | bool | None = None,
-        about: dict | None = None, loss: Loss | None = None, clip_norm: float | None = None,
-        clip_value: float | None = None,
+        shift: int = 0, crop: bool = False, flip: bool = False, cutout: int = 0, normalize: bool = False, run=None,
+        threads: int | None = None, progress: Quiet | bool | None = None, about: dict | None = None,
+        loss: Loss | None = None, clip_norm: float | None = None, clip_value: float | None = None,
     ):  # fmt: skip
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
             raise ConfigurationError(f"seed is {seed!r}; give an integer from 0 to 2**64 - 1")
@@ -57,7 +67,13 @@ class Trainer:
             raise ConfigurationError(f"shift is {shift!r}; give a number of pixels from 0 to {room - 1}")
         if len(model.output_shape) != 1:
             raise ConfigurationError(f"the model's output is {model.output_shape}, not (classes,): end it with Dense")
-        self.model, self.seed, self.shift, self.run = model, seed, shift, run
+        if isinstance(cutout, bool) or not isinstance(cutout, int) or not 0 <= cutout <= room:
+            raise ConfigurationError(f"cutout is {cutout!r}; give the side of a square in pixels, from 0 to {room}")
+        if (crop or flip) and len(model.input_shape) == 1:
+            raise ConfigurationError(f"crop and flip need images; this model takes (N, {model.input_shape[0]})")
+        self.model, self.seed, self.run = model, seed, run
+        self.shift, self.crop, self.flip, self.cutout = shift, bool(crop), bool(flip), cutout
+        self.normalize = bool(normalize)
         self.batch_size = positive("batch_size", batch_size)
         self.optimizer, self.schedule = optimizer or Adam(), schedule or Constant()
         if loss is not None and not isinstance(loss, Loss):
@@ -99,15 +115,23 @@ class Trainer:
         """
         model = self.model
         positive("epochs", epochs)
+        if self.crop:
+            model.image_shape = _larger(images, model.input_shape)
         images, labels = self._checked(images, labels)
         check_stopping(validation, monitor, patience, self.loss)
         if resume and self.run is None:
             raise ConfigurationError("resume needs the run folder to continue: Trainer(..., run=folder)")
 
-        settings = self._settings(epochs, images, labels)
-        if validation is not None:
-            images, labels, validation, validated = self._validated(images, labels, validation)
-            settings["validation"] = f"{validated} by {monitor}"
+        settings, kept = self._settings(epochs, images, labels), None
+        if isinstance(validation, (tuple, list)):
+            kept = self._checked(*validation)
+            settings["validation"] = f"{digest(*kept, self.backend.dtype)} by {monitor}"
+        elif validation is not None:
+            (images, labels), kept = part(images, labels, validation, self.seed)
+            settings["validation"] = f"{validation} by {monitor}"
+        if self.normalize and model.mean is None:
+            model.mean, model.std = channel_statistics(images)
+        evaluation = self._evaluation(*kept) if kept else None
         self._best = None
         model.place(self.backend)  # where another trainer may have taken it
         self.optimizer.place(self.backend, model.values.size)
@@ -126,18 +150,20 @@ class Trainer:
         if len(history) > epochs:
             raise ConfigurationError(f"this run has done {len(history)} epochs already, more than {epochs}")
 
-        title = self._title() + (f"; {validation.data.count:,} images for validation" if validation else "")
+        title = self._title() + (f"; {len(kept[0]):,} images for validation" if kept else "")
         self.progress.begin(title, epochs, len(images), len(history))
         model.layer.need_input_gradient(False)  # nobody needs the gradient of the images
+        data = placed(self.backend, images, labels, self.batch_size)
         try:
-            data = Resident(self.backend, images, labels, self.batch_size)
-            steps = TrainingSteps(model, self.optimizer, data, self.shift, self.seed, self.loss, self.clip)
+            changes = {"shift": self.shift, "flip": self.flip, "cutout": self.cutout}
+            augmentation = replace(model.preparation, **changes)
+            steps = TrainingSteps(model, self.optimizer, data, augmentation, self.seed, self.loss, self.clip)
             drawn = perf_counter()
             for epoch in range(len(history), epochs):
                 if reason := why_stop(history, monitor, patience):
                     self.progress.say(reason)
                     break
-                record = self._epoch(steps, epoch, epochs, validation)
+                record = self._epoch(steps, epoch, epochs, evaluation)
                 history.epochs.append(record)
                 better = history.best_epoch(monitor) == epoch + 1
                 if better:
@@ -151,6 +177,9 @@ class Trainer:
             if folder:
                 folder.write_curves(history)
         finally:
+            data.close()
+            if evaluation:
+                evaluation.data.close()
             model.layer.need_input_gradient(True)
             model.mode.training = False
             self.progress.close()
@@ -229,8 +258,9 @@ class Trainer:
             "math": self.backend.math,
             "dtype": np.dtype(self.backend.dtype).name,
             "images": len(images),
-            "data_sha256": digest(images, labels),
+            "data_sha256": digest(images, labels, self.backend.dtype),
         }
+        settings |= {name: getattr(self, name) for name in ("crop", "flip", "cutout", "normalize") if getattr(self, name)}
         return json.loads(json.dumps(settings))  # as they come back from a file: lists, not tuples
 
     def _config(self, epochs: int, settings: dict) -> dict:
@@ -248,15 +278,6 @@ class Trainer:
             title += "; the first step compiles kernels that are not in the cache yet, which can take half a minute"
         return title
 
-    def _validated(self, images, labels, validation) -> tuple:
-        """(images and labels to train on, what evaluates, how settings tell this validation from another)."""
-        if isinstance(validation, (tuple, list)):
-            kept, kept_labels = self._checked(*validation)
-            return images, labels, self._evaluation(kept, kept_labels), digest(kept, kept_labels)
-        part = check_fraction(validation)
-        training, kept = split(labels, part, self.seed)
-        return images[training], labels[training], self._evaluation(images[kept], labels[kept]), part
-
     # ---- inference ---------------------------------------------------------------------------------------------------
 
     def evaluate(self, images, labels) -> tuple[float, float | None]:
@@ -267,22 +288,40 @@ class Trainer:
         return self._evaluation(images, labels).run()
 
     def predict(self, images, batch_size: int = EVALUATION_BATCH) -> np.ndarray:
-        """What the model makes of images (N, *input_shape), in the backend's type, `batch_size` of them at a time.
+        """What the model makes of images (N, *image_shape), in the backend's type, `batch_size` of them at a time.
 
         Class probabilities (N, classes) after training with softmax cross-entropy, probabilities of each output after
         binary cross-entropy, the outputs themselves after other losses.
         """
-        return self.model.place(self.backend).predict(images, batch_size, self.loss.predict)
+        return self.model.place(self.backend).predict(self._images(images), batch_size, self.loss.predict)
 
-    def _checked(self, images, labels) -> tuple[np.ndarray, np.ndarray]:
-        images = check_images(images, self.model.input_shape, self.backend.dtype)
+    def _checked(self, images, labels) -> tuple[np.ndarray | Mapped, np.ndarray]:
+        images = self._images(images)
         return images, self.loss.check(labels, len(images), self.model.output_shape, self.backend.dtype)
+
+    def _images(self, images) -> np.ndarray | Mapped:
+        """Images (N, *image_shape), checked; mapped ones stay where they are."""
+        if isinstance(images, np.memmap):
+            images = Mapped(images)
+        return check_images(images, self.model.image_shape, self.backend.dtype)
 
     def _evaluation(self, images, labels) -> EvaluationSteps:
         images, labels = self._checked(images, labels)
         self.model.place(self.backend)
-        data = Resident(self.backend, images, labels, min(EVALUATION_BATCH, len(images)))
+        data = placed(self.backend, images, labels, min(EVALUATION_BATCH, len(images)))
         return EvaluationSteps(self.model, data, self.loss)
+
+
+def _larger(images, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of images that a model of `input_shape` can be cropped out of; raises ShapeError for others."""
+    shape = tuple(np.shape(images)[1:])
+    fits = len(shape) == len(input_shape) and shape[0] == input_shape[0]
+    if not fits or any(there < cut for there, cut in zip(shape, input_shape, strict=True)):
+        sizes = ", ".join(map(str, input_shape))
+        raise ShapeError(
+            f"images have shape {np.shape(images)}; to crop them to this model's (N, {sizes}) they must be larger"
+        )
+    return shape
 
 
 def _not_finite(what: str, epoch: int, step: int) -> NonFiniteError:

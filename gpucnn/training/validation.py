@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 
 from gpucnn import arithmetic
+from gpucnn.data.mapped import Mapped
 from gpucnn.errors import ConfigurationError, DataError
 from gpucnn.layers.settings import positive
 from gpucnn.losses import Loss
@@ -32,6 +33,16 @@ def split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, n
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
+def part(images, labels: np.ndarray, fraction, seed: int) -> tuple[tuple, tuple]:
+    """((images, labels) to train on, (images, labels) to validate with); mapped images stay where they are."""
+    numbers = split(labels, check_fraction(fraction), seed)
+    return tuple((_select(images, some), labels[some]) for some in numbers)
+
+
+def _select(images, numbers: np.ndarray):
+    return images.select(numbers) if isinstance(images, Mapped) else images[numbers]
+
+
 def check_fraction(validation) -> float:
     """`validation` as a float above 0 and below 1; raises ConfigurationError otherwise."""
     if isinstance(validation, (bool, str)) or not isinstance(validation, (int, float, np.floating)):
@@ -57,9 +68,9 @@ def check_stopping(validation, monitor: str, patience: int | None, loss: Loss | 
             raise ConfigurationError("patience needs validation, whose results tell when to stop: validation=0.1")
 
 
-def digest(images: np.ndarray, labels: np.ndarray) -> str:
-    """SHA-256 in hex of images and labels."""
-    data = hashlib.sha256(images)
+def digest(images, labels: np.ndarray, dtype) -> str:
+    """SHA-256 in hex of images, which are `dtype` or mapped, and labels."""
+    data = images.survey(dtype)[0] if isinstance(images, Mapped) else hashlib.sha256(images)
     data.update(labels)
     return data.hexdigest()
 

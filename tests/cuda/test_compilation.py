@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from gpucnn.backends import cuda_compiler, cuda_tiles
+from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.cuda_backend import CudaBackend
 from gpucnn.backends.launcher import Launcher
 from gpucnn.check.cases import cases
 from gpucnn.models import lenet5, resnet20
 from gpucnn.optimizers import SGD, Adam
-from gpucnn.training.steps import Resident, TrainingSteps
+from gpucnn.training.data import Resident
+from gpucnn.training.steps import TrainingSteps
 
 
 def _missing() -> str | None:
@@ -80,7 +82,7 @@ def _networks(b) -> None:
         model.layer.need_input_gradient(False)
         optimizer.place(b, model.values.size)
         data = Resident(b, np.zeros((batch, *model.input_shape), np.float32), np.zeros(batch, np.int32), batch)
-        TrainingSteps(model, optimizer, data, 2, 0).run(np.arange(batch), 0, 1.0)
+        TrainingSteps(model, optimizer, data, Augmentation(shift=2)).run(np.arange(batch), 0, 1.0)
 
 
 def _operations(b) -> None:

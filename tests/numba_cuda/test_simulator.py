@@ -43,8 +43,9 @@ def random(running):
     [
         "convolution", "convolution with max pool", "dense", "max pool", "average pool", "global average pool", "relu",
         "tanh", "sigmoid", "addition", "dropout", "batch norm", "softmax cross-entropy", "SGD", "Adam", "AdamW",
-        "loading with random shift", "watch for non-finite numbers", "leaky relu", "gelu", "silu", "softmax",
-        "weighted cross-entropy", "mean squared", "mean absolute", "huber", "binary cross entropy", "gradient clipping",
+        "loading with random shift", "loading with augmentation", "watch for non-finite numbers", "leaky relu", "gelu",
+        "silu", "softmax", "weighted cross-entropy", "mean squared", "mean absolute", "huber", "binary cross entropy",
+        "gradient clipping",
     ],
 )  # fmt: skip
 def test_operation_gives_the_same_bits(small, operation):
