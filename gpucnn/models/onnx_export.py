@@ -11,6 +11,7 @@ import numpy as np
 
 from gpucnn.errors import ConfigurationError
 from gpucnn.layers import (
+    GELU,
     AvgPool2d,
     BatchNorm,
     Conv2d,
@@ -19,13 +20,17 @@ from gpucnn.layers import (
     Flatten,
     GlobalAvgPool2d,
     Layer,
+    LeakyReLU,
     MaxPool2d,
     ReLU,
     Residual,
     Sequential,
     Sigmoid,
+    SiLU,
+    Softmax,
     Tanh,
 )
+from gpucnn.layers.activation import SLOPE
 from gpucnn.layers.base import Parameter, Statistic, label
 from gpucnn.models.files import write_file
 from gpucnn.models.heads import CLASSIFIER
@@ -83,7 +88,7 @@ def exports(*kinds: type[Layer]):
 def export_onnx(model: Model, path) -> None:
     """Write `model` to `path` as an ONNX graph of inference.
 
-    Input "images", float32 (N, *input_shape) with any N; output "scores" (N, classes), before softmax, or "values"
+    Input "images", float32 (N, *image_shape) with any N, which the graph crops and normalises as the model does; output "scores" (N, classes), before softmax, or "values"
     (N, outputs) of a regressor. Metadata hold the model's name, arguments, class names and the weights' SHA-256. Raises
     ConfigurationError for a layer that has no counterpart, naming it, and where the onnx package is missing.
     """
@@ -95,12 +100,12 @@ def export_onnx(model: Model, path) -> None:
 
     graph = Graph(model.state_dict())
     output = OUTPUTS[model.head == CLASSIFIER]
-    last = export_layer(graph, model.layer, INPUT)
+    last = export_layer(graph, model.layer, _prepared(graph, model))
     graph.nodes.append(helper.make_node("Identity", [last], [output], name=output))
     made = helper.make_model(
         helper.make_graph(
             graph.nodes, model.name,
-            [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["N", *model.input_shape])],
+            [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["N", *model.image_shape])],
             [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["N", *model.output_shape])],
             [numpy_helper.from_array(value, name) for name, value in graph.constants.items()],
         ),
@@ -113,6 +118,24 @@ def export_onnx(model: Model, path) -> None:
     helper.set_model_props(made, about)
     onnx.checker.check_model(made, full_check=True)
     write_file(path, made.SerializeToString())
+
+
+def _prepared(graph: Graph, model: Model) -> str:
+    """The middle of the images where the model crops, normalised where it normalises: Model.preparation."""
+    x, layer, (channels, *sizes) = INPUT, model.layer, model.input_shape
+    if model.image_shape != model.input_shape:
+        firsts = [(there - kept) // 2 for there, kept in zip(model.image_shape[1:], sizes, strict=True)]
+        limits = {
+            "starts": firsts, "ends": [first + kept for first, kept in zip(firsts, sizes, strict=True)],
+            "axes": range(2, 2 + len(sizes)),
+        }  # fmt: skip
+        names = [graph.constant(f"crop.{name}", np.array(list(given), np.int64)) for name, given in limits.items()]
+        x = graph.node(layer, "Slice", x, *names)
+    if model.mean is not None:
+        mean, factor = (part.reshape(-1, *[1] * len(sizes)) for part in model.preparation.constants(channels))
+        x = graph.node(layer, "Sub", x, graph.constant("mean", mean))
+        x = graph.node(layer, "Mul", x, graph.constant("1/std", factor))
+    return x
 
 
 def export_layer(graph: Graph, layer: Layer, x: str) -> str:
@@ -128,6 +151,9 @@ ACTIVATIONS: dict[str | None, Callable[[Graph, Layer, str], str]] = {
     "relu": lambda graph, layer, x: graph.node(layer, "Relu", x),
     "tanh": lambda graph, layer, x: graph.node(layer, "Tanh", x),
     "sigmoid": lambda graph, layer, x: graph.node(layer, "Sigmoid", x),
+    "leaky_relu": lambda graph, layer, x: graph.node(layer, "LeakyRelu", x, alpha=SLOPE),
+    "gelu": lambda graph, layer, x: graph.node(layer, "Gelu", x),
+    "silu": lambda graph, layer, x: graph.node(layer, "Mul", x, graph.node(layer, "Sigmoid", x)),
 }
 
 
@@ -206,16 +232,16 @@ def _dropout(graph: Graph, layer: Dropout, x: str) -> str:
     return x  # the identity in inference
 
 
-@exports(ReLU)
-def _relu(graph: Graph, layer: ReLU, x: str) -> str:
-    return ACTIVATIONS["relu"](graph, layer, x)
+@exports(ReLU, Tanh, Sigmoid, GELU, SiLU)
+def _elementwise(graph: Graph, layer: Layer, x: str) -> str:
+    return ACTIVATIONS[type(layer).__name__.lower()](graph, layer, x)
 
 
-@exports(Tanh)
-def _tanh(graph: Graph, layer: Tanh, x: str) -> str:
-    return ACTIVATIONS["tanh"](graph, layer, x)
+@exports(LeakyReLU)
+def _leaky_relu(graph: Graph, layer: LeakyReLU, x: str) -> str:
+    return graph.node(layer, "LeakyRelu", x, alpha=layer.negative_slope)
 
 
-@exports(Sigmoid)
-def _sigmoid(graph: Graph, layer: Sigmoid, x: str) -> str:
-    return ACTIVATIONS["sigmoid"](graph, layer, x)
+@exports(Softmax)
+def _softmax(graph: Graph, layer: Softmax, x: str) -> str:
+    return graph.node(layer, "Softmax", x, axis=1)

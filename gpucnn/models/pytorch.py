@@ -14,6 +14,7 @@ import numpy as np
 
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.layers import (
+    GELU,
     AvgPool2d,
     BatchNorm,
     Conv2d,
@@ -22,15 +23,19 @@ from gpucnn.layers import (
     Flatten,
     GlobalAvgPool2d,
     Layer,
+    LeakyReLU,
     MaxPool2d,
     Parameter,
     ReLU,
     Residual,
     Sequential,
     Sigmoid,
+    SiLU,
+    Softmax,
     Statistic,
     Tanh,
 )
+from gpucnn.layers.activation import SLOPE
 from gpucnn.layers.base import label
 from gpucnn.models.files import write_file
 from gpucnn.models.model import Model
@@ -75,6 +80,9 @@ _ACTIVATIONS = {
     "relu": lambda: Module("ReLU", {"inplace": True}),
     "tanh": lambda: Module("Tanh"),
     "sigmoid": lambda: Module("Sigmoid"),
+    "leaky_relu": lambda: Module("LeakyReLU", {"negative_slope": SLOPE}),
+    "gelu": lambda: Module("GELU"),
+    "silu": lambda: Module("SiLU"),
 }
 
 
@@ -156,8 +164,11 @@ def _global_avg_pool(layer: GlobalAvgPool2d) -> list[Module]:
 _COUNTERPARTS[Flatten] = lambda layer: [Module("Flatten")]
 _COUNTERPARTS[Dropout] = lambda layer: [Module("Dropout", {"p": layer.rate})]
 _COUNTERPARTS[ReLU] = lambda layer: [Module("ReLU")]  # not in place: the input may be used elsewhere, in a Residual
-_COUNTERPARTS[Tanh] = lambda layer: _activation("tanh")
-_COUNTERPARTS[Sigmoid] = lambda layer: _activation("sigmoid")
+_COUNTERPARTS |= {
+    kind: lambda layer: _activation(type(layer).__name__.lower()) for kind in (Tanh, Sigmoid, GELU, SiLU)
+}  # fmt: skip
+_COUNTERPARTS[LeakyReLU] = lambda layer: [Module("LeakyReLU", {"negative_slope": layer.negative_slope})]
+_COUNTERPARTS[Softmax] = lambda layer: [Module("Softmax", {"dim": 1})]
 
 
 def _walk(made: list[Module], prefix: str = "") -> Iterator[tuple[str, Module]]:
@@ -178,7 +189,8 @@ def pytorch_names(model: Model) -> dict[str, str]:
 def to_pytorch(model: Model) -> dict[str, np.ndarray]:
     """The model's weights as a PyTorch state dict of NumPy arrays, in the counterpart's order.
 
-    `pytorch_module(model)` is that counterpart. Raises ConfigurationError for a layer that has none.
+    `pytorch_module(model)` is that counterpart; it takes images as the first layer sees them, cropped and normalised
+    where the model has `mean` and `std`. Raises ConfigurationError for a layer that has none.
     """
     state = {name: value.astype(np.float32) for name, value in model.state_dict().items()}  # float64 on some backends
     found = {}

@@ -15,6 +15,7 @@ import gpucnn
 from gpucnn.backends import get_backend
 from gpucnn.errors import ConfigurationError
 from gpucnn.layers import (
+    GELU,
     AvgPool2d,
     BatchNorm,
     Conv2d,
@@ -22,11 +23,14 @@ from gpucnn.layers import (
     Dropout,
     Flatten,
     Layer,
+    LeakyReLU,
     MaxPool2d,
     ReLU,
     Residual,
     Sequential,
     Sigmoid,
+    SiLU,
+    Softmax,
     Tanh,
 )
 from gpucnn.models import Model, export_onnx
@@ -70,7 +74,8 @@ def own_layers() -> Model:
                 Conv2d(4, 3, padding=((0, 1), (2, 1)), dilation=(1, 2)), Sigmoid(), Residual(body, activation="tanh"),
                 Dropout(0.5), MaxPool2d(3, stride=2, padding=((1, 0), (0, 1))),
                 AvgPool2d(2, stride=1, padding=1, count_include_pad=False), AvgPool2d((1, 2), padding=((0, 0), (1, 0))),
-                Flatten(), Dense(6, bias=False), BatchNorm(), Dense(3),
+                GELU(), SiLU(), Flatten(), Dense(6, bias=False, activation="gelu"), BatchNorm(activation="silu"),
+                Dense(5, activation="leaky_relu"), LeakyReLU(0.3), Softmax(), Dense(3),
             ),
             (2, 9, 9),
         )
@@ -150,6 +155,19 @@ def test_every_layer_is_exported_or_has_a_reason():
     layers = {kind for kind in vars(gpucnn.layers).values() if isinstance(kind, type) and issubclass(kind, Layer)}
     without = {Layer}
     assert layers - set(EXPORTERS) == without
+
+
+def test_images_are_prepared_as_the_model_does(tmp_path):
+    """Cropped to the middle, odd sizes included, and normalised."""
+    model = network("mlp")
+    model.image_shape, model.mean, model.std = (1, 14, 11), (0.25,), (0.5,)
+    export_onnx(model, tmp_path / "m.onnx")
+    x = np.random.default_rng(0).random((3, 1, 14, 11)).astype(np.float32)
+    ours = model.place(DOUBLE)(x.astype(np.float64))[0].numpy()
+    plain = network("mlp").place(DOUBLE)
+    by_hand = plain((x[:, :, 2:11, 1:10].astype(np.float64) - 0.25) * 2)[0].numpy()
+    assert np.abs(ours - by_hand).max() <= UNIT * np.abs(ours).max()
+    assert np.abs(ours - run_in_float64(tmp_path / "m.onnx", x)).max() <= UNIT * np.abs(ours).max()
 
 
 class Own(Dense):
