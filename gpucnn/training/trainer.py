@@ -89,6 +89,7 @@ class Trainer:
             model.initialize(seed)
         model.place(self.backend)
         self._best: tuple[int, dict[str, np.ndarray]] | None = None
+        self.loss.place(self.backend, model.output_shape[0])  # refuses weights for other classes
 
     # ---- training ----------------------------------------------------------------------------------------------------
 
