@@ -77,12 +77,16 @@ def _asked_by(work) -> dict[str, list[str]]:
 
 
 def _networks(b) -> None:
-    for make, optimizer, batch in ((lenet5, SGD(), 64), (resnet20, Adam(), 512)):
+    colours = {"mean": (0.5,) * 3, "std": (0.2,) * 3}
+    for make, optimizer, batch, augmentation in (
+        (lenet5, SGD(), 64, Augmentation(shift=2)),
+        (resnet20, Adam(), 512, Augmentation(shift=4, crop=(32, 32), flip=True, cutout=8, **colours)),
+    ):
         model = make().initialize(0).place(b)
         model.layer.need_input_gradient(False)
         optimizer.place(b, model.values.size)
         data = Resident(b, np.zeros((batch, *model.input_shape), np.float32), np.zeros(batch, np.int32), batch)
-        TrainingSteps(model, optimizer, data, Augmentation(shift=2)).run(np.arange(batch), 0, 1.0)
+        TrainingSteps(model, optimizer, data, augmentation).run(np.arange(batch), 0, 1.0)
 
 
 def _operations(b) -> None:
