@@ -43,9 +43,9 @@ def words(seed: int, index, step: int, purpose: int, layer: int = 0) -> np.ndarr
     return _draw(seed, index, step, purpose, layer)[0]
 
 
-def draws64(seed: int, index, step: int, purpose: int) -> np.ndarray:
+def draws64(seed: int, index, step: int, purpose: int, layer: int = 0) -> np.ndarray:
     """64 random bits for each index, uint64: the first output word, and the second as the high half."""
-    low, high, _, _ = _draw(seed, index, step, purpose, 0)
+    low, high, _, _ = _draw(seed, index, step, purpose, layer)
     return low.astype(np.uint64) | high.astype(np.uint64) << HALF
 
 

@@ -16,6 +16,7 @@ from gpucnn.arithmetic import (
 )
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.numpy_base import NumpyBase, padded, place
+from gpucnn.backends.numpy_group_norm import ExactGroupNorm
 from gpucnn.backends.numpy_pointwise import NumpyExactPointwise, soft
 from gpucnn.backends.protocol import Array
 from gpucnn.geometry import Window
@@ -24,7 +25,7 @@ ZERO, ONE = np.float32(0), np.float32(1)
 CHUNK = 1 << 14  # values in flight in one step of a chain: about 600 KiB with all temporaries
 
 
-class NumpyExact(NumpyExactPointwise, NumpyBase):
+class NumpyExact(NumpyExactPointwise, ExactGroupNorm, NumpyBase):
     """The protocol of gpucnn.backends.protocol, to the bit. One thread, float32."""
 
     math = "exact"
@@ -78,6 +79,11 @@ class NumpyExact(NumpyExactPointwise, NumpyBase):
     def global_avg_pool(self, x: Batch) -> Batch:
         sums = tree(over_bands64(x.data[..., 0], x.spatial), -1)  # (N, C)
         return self.batch(rounded(sums / math.prod(x.spatial)))
+
+    def _fused(self, weight: Array, x: Array, acc: Array) -> Array:
+        if (weight == 1).all():
+            return x + acc  # the same, and soon done
+        return fma(weight, x, acc)
 
     # ---- elementwise: rules 5 and 6 ----------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.axis_maps import AxisMap, AxisMaps, adaptive_average, adaptive_maximum
 from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.memory import host_memory
@@ -199,6 +200,49 @@ class Backend(ABC):
     def global_avg_pool_gradient(self, dy: Batch, spatial: tuple[int, ...]) -> Batch:
         """dx (N, C, *spatial): dy / count at every pixel."""
 
+    # ---- maps along spatial axes: padding, upsampling, adaptive pooling [7] ------------------------------------------------
+
+    @abstractmethod
+    def axis_map(self, x: Batch, axis: int, table: AxisMap) -> Batch:
+        """x (N, C, *I) with spatial axis `axis` mapped by a table of as many positions (gpucnn.axis_maps).
+
+        y[p] = acc + 0, acc from +0 by fma(weight, x[i], acc) over the taps of p in order, or the fill where p has none.
+        """
+
+    def axis_maps(self, x: Batch, tables: AxisMaps) -> Batch:
+        """One map after the other, the first axis first; None leaves an axis as it is."""
+        for axis, table in enumerate(tables):
+            if table is not None:
+                x = self.axis_map(x, axis, table)
+        return x
+
+    def axis_maps_gradient(self, dy: Batch, tables: AxisMaps) -> Batch:
+        """dx of axis_maps from dy: the transposed maps, the last axis first."""
+        for axis in reversed(range(len(tables))):
+            if tables[axis] is not None:
+                dy = self.axis_map(dy, axis, tables[axis].transposed())
+        return dy
+
+    def adaptive_avg_pool(self, x: Batch, output: tuple[int, ...]) -> Batch:
+        """The means of windows that share out each axis evenly: (N, C, *output)."""
+        tables, window = adaptive_average(x.spatial, output)
+        return self.axis_maps(x, tables) if window is None else self.avg_pool(x, window)
+
+    def adaptive_avg_pool_gradient(self, dy: Batch, spatial: tuple[int, ...]) -> Batch:
+        """dx (N, C, *spatial) from dy."""
+        tables, window = adaptive_average(spatial, dy.spatial)
+        return self.axis_maps_gradient(dy, tables) if window is None else self.avg_pool_gradient(dy, window)
+
+    def adaptive_max_pool(self, x: Batch, output: tuple[int, ...]) -> tuple[Batch, Any]:
+        """(y, where): the maxima of the windows of adaptive_avg_pool, and where they came from, for the gradient."""
+        tables, window = adaptive_maximum(x.spatial, output)
+        return self.max_pool(self.axis_maps(x, tables), window)
+
+    def adaptive_max_pool_gradient(self, dy: Batch, where: Any, spatial: tuple[int, ...]) -> Batch:
+        """dx (N, C, *spatial) from dy and what adaptive_max_pool returned."""
+        tables, window = adaptive_maximum(spatial, dy.spatial)
+        return self.axis_maps_gradient(self.max_pool_gradient(dy, where, window), tables)
+
     # ---- elementwise [5, 6, 7] --------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -261,6 +305,23 @@ class Backend(ABC):
         """batch_norm_gradient of relu_gradient(dy, y), y being relu of the batch norm of x; one kernel where there is one."""
         return self.batch_norm_gradient(self.relu_gradient(dy, y), x, mean, var, gamma, eps, out_gamma, out_beta)
 
+    def batch_norm_max_pool(
+        self, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float, pool: Window
+    ) -> tuple[Batch, Any]:
+        """(y, kept): max_pool of relu of batch_norm, and what its gradient needs; one kernel where there is one."""
+        rectified = self.batch_norm(x, mean, var, gamma, beta, eps, relu=True)
+        y, where = self.max_pool(rectified, pool)
+        return y, (rectified, where)
+
+    def batch_norm_max_pool_gradient(
+        self, dy: Batch, kept: Any, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float,
+        pool: Window, out_gamma: Array, out_beta: Array
+    ) -> Batch:  # fmt: skip
+        """dx through the batch's own statistics; writes dgamma (C,) and dbeta (C,). `kept` is batch_norm_max_pool's."""
+        rectified, where = kept
+        through = self.max_pool_gradient(dy, where, pool), rectified
+        return self.batch_norm_relu_gradient(*through, x, mean, var, gamma, beta, eps, out_gamma, out_beta)
+
     @abstractmethod
     def batch_norm_input_gradient(self, dy: Batch, var: Array, gamma: Array, eps: float) -> Batch:
         """dx where the statistics are constants (inference mode): dy * (gamma * inv)."""
@@ -268,6 +329,28 @@ class Backend(ABC):
     @abstractmethod
     def update_running(self, running: Array, batch: Array, momentum: float) -> None:
         """running = fma(momentum, batch - running, running), in place."""
+
+    # ---- group norm and layer norm [4, 5] ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def group_norm_statistics(self, x: Batch, groups: int) -> tuple[Batch, Batch]:
+        """(mean, var), each (N, groups), of each image's `groups` equal groups of channels, over channels and positions."""
+
+    @abstractmethod
+    def group_norm(
+        self, x: Batch, mean: Batch, var: Batch, gamma: Array | None, beta: Array | None, eps: float, relu: bool = False
+    ) -> Batch:
+        """fma(gamma, (x - mean) * (1 / sqrt(var + eps)), beta); with `relu` followed by max(0, .).
+
+        gamma and beta (C,), one a channel; both None for 1 and 0. Layer norm: x flattened to (N, values), one group.
+        """
+
+    @abstractmethod
+    def group_norm_gradient(
+        self, dy: Batch, x: Batch, mean: Batch, var: Batch, gamma: Array | None, eps: float, out_gamma: Array | None,
+        out_beta: Array | None
+    ) -> Batch:  # fmt: skip
+        """dx through the statistics; writes dgamma (C,) and dbeta (C,) unless gamma and both of them are None."""
 
     # ---- loss [8] ---------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import numpy as np
 from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.protocol import Backend
 from gpucnn.check.cases_augmentation import augmentations
+from gpucnn.check.cases_group_norm import group_norms
 from gpucnn.geometry import window
 
 Results = dict[str, np.ndarray]
@@ -44,6 +45,7 @@ KINDS = {"random": _random, "subnormal": _subnormal, "cancelling": _cancelling}
 def cases() -> Iterator[Case]:
     """All cases; their numbers are drawn from fixed seeds."""
     from gpucnn.check.cases_pointwise import pointwise  # imports Case from here
+    from gpucnn.check.cases_resampling import resampling  # imports Case from here
 
     for kind, draw in KINDS.items():
 
@@ -54,8 +56,10 @@ def cases() -> Iterator[Case]:
         yield from _pooled_convolutions(kind, numbers)
         yield from _denses(kind, numbers)
         yield from _pools(kind, numbers)
+        yield from resampling(kind, numbers)
         yield from _elementwise(kind, numbers)
         yield from _norms(kind, numbers)
+        yield from (Case(*case) for case in group_norms(kind, numbers))
         yield from _losses(kind, numbers)
         yield from pointwise(kind, numbers)
         yield from _optimizers(kind, numbers)

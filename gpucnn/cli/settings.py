@@ -13,6 +13,7 @@ DEFAULTS: dict[str, Any] = {
     "batch_size": 64,
     "optimizer": "adamw",
     "schedule": "cosine",
+    "warmup": 0,
     "shift": 2,
     "crop": None,
     "flip": False,
@@ -71,15 +72,15 @@ def make_loss(settings: dict[str, Any], labels, classes: int):
 
 
 def make_schedule(settings: dict[str, Any]):
-    """One of gpucnn.schedules; "step" divides the rate by 10 after each third of the epochs."""
-    from gpucnn.schedules import Constant, Cosine, OneCycle, Step
+    """One of gpucnn.schedules, after a warm-up if asked for; "step" divides the rate by 10 after each third of the epochs."""
+    from gpucnn.schedules import Constant, Cosine, OneCycle, Step, WarmUp
 
     name = settings["schedule"]
     if name not in _SCHEDULES:
         raise ConfigurationError(f"no schedule {name!r}; use one of {', '.join(_SCHEDULES)}")
-    if name == "step":
-        return Step(every=-(-settings["epochs"] // 3))
-    return {"constant": Constant, "cosine": Cosine, "one-cycle": OneCycle}[name]()
+    kinds = {"constant": Constant, "cosine": Cosine, "one-cycle": OneCycle}
+    schedule = Step(every=-(-settings["epochs"] // 3)) if name == "step" else kinds[name]()
+    return WarmUp(settings["warmup"], schedule) if settings["warmup"] else schedule
 
 
 def cropped(shape: tuple[int, ...], crop: int | None) -> tuple[int, ...]:

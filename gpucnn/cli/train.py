@@ -47,6 +47,9 @@ def train(
     schedule: Annotated[
         str | None, _option("--schedule", "How the learning rate changes: constant, step, cosine or one-cycle.")
     ] = None,
+    warmup: Annotated[
+        int | None, _option("--warmup", "Steps in which the learning rate rises at the start.", min=0)
+    ] = None,
     shift: Annotated[
         int | None, _option("--shift", "Move each training image at random by up to so many pixels.", min=0)
     ] = None,
@@ -125,8 +128,8 @@ def train(
     """
     given = {
         "model": model, "data": data, "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr,
-        "weight_decay": weight_decay, "schedule": schedule, "shift": shift, "crop": crop, "flip": flip,
-        "cutout": cutout, "normalize": normalize, "seed": seed, "math": math,
+        "weight_decay": weight_decay, "schedule": schedule, "warmup": warmup, "shift": shift,
+        "crop": crop, "flip": flip, "cutout": cutout, "normalize": normalize, "seed": seed, "math": math,
         "variant": variant, "hidden": hidden, "validation": validation, "monitor": monitor, "patience": patience,
         "label_smoothing": label_smoothing, "class_weights": class_weights, "clip_norm": clip_norm,
         "clip_value": clip_value,

@@ -7,13 +7,15 @@ import re
 
 import numpy as np
 import pytest
+from resampled import network
 
 from gpucnn.backends import cuda_compiler, cuda_tiles
 from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.cuda_backend import CudaBackend
 from gpucnn.backends.launcher import Launcher
 from gpucnn.check.cases import cases
-from gpucnn.models import lenet5, resnet20
+from gpucnn.layers import Conv2d, Dense, Flatten, GroupNorm, LayerNorm, Sequential
+from gpucnn.models import Model, lenet5, resnet20
 from gpucnn.optimizers import SGD, Adam
 from gpucnn.training.data import Resident
 from gpucnn.training.steps import TrainingSteps
@@ -76,11 +78,18 @@ def _asked_by(work) -> dict[str, list[str]]:
     return by_file
 
 
+def _normed() -> Model:
+    layers = Conv2d(8, 3), GroupNorm(2, activation="relu"), Flatten(), LayerNorm(), Dense(10)
+    return Model(Sequential(*layers), (1, 8, 8))
+
+
 def _networks(b) -> None:
     colours = {"mean": (0.5,) * 3, "std": (0.2,) * 3}
     for make, optimizer, batch, augmentation in (
         (lenet5, SGD(), 64, Augmentation(shift=2)),
         (resnet20, Adam(), 512, Augmentation(shift=4, crop=(32, 32), flip=True, cutout=8, **colours)),
+        (network, SGD(), 33, Augmentation()),
+        (_normed, SGD(), 64, Augmentation()),
     ):
         model = make().initialize(0).place(b)
         model.layer.need_input_gradient(False)
