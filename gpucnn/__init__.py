@@ -23,6 +23,7 @@ _PUBLIC = {
     "Model": "gpucnn.models",
     "check_gradients": "gpucnn.gradients",
     "Trainer": "gpucnn.training",
+    "export_onnx": "gpucnn.models",
     "save": "gpucnn.training",
     "load": "gpucnn.training",
 }

@@ -457,6 +457,57 @@ def batch_norm_backward(
     return engine.unpack(dx), engine.host(dgamma), engine.host(dbeta)
 
 
+def leaky_relu(
+    x, *, negative_slope: float = 0.01, backend: str | None = "numpy", math: str | None = None
+) -> np.ndarray:
+    """x where it is positive, else negative_slope * x; an array of any shape."""
+    return _elementwise("leaky_relu", x, backend, math, finite("negative_slope", negative_slope))
+
+
+def leaky_relu_backward(
+    dy, x, *, negative_slope: float = 0.01, backend: str | None = "numpy", math: str | None = None
+) -> np.ndarray:
+    """dx of `leaky_relu` with the same slope: dy where x is positive, else negative_slope * dy. dy has x's shape."""
+    return _elementwise_backward("leaky_relu", dy, x, backend, math, finite("negative_slope", negative_slope))
+
+
+def gelu(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """x * Phi(x) of an array of any shape, Phi the normal distribution's cdf (not the approximation by tanh)."""
+    return _elementwise("gelu", x, backend, math)
+
+
+def gelu_backward(dy, x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """dx of `gelu`: dy * (Phi(x) + x * phi(x)), phi the normal density. dy has x's shape."""
+    return _elementwise_backward("gelu", dy, x, backend, math)
+
+
+def silu(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """x / (1 + exp(-x)) of an array of any shape."""
+    return _elementwise("silu", x, backend, math)
+
+
+def silu_backward(dy, x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """dx of `silu`: dy * s * (1 + x * (1 - s)), s the sigmoid of x. dy has x's shape."""
+    return _elementwise_backward("silu", dy, x, backend, math)
+
+
+def softmax(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """exp(x) / sum(exp(x)) along the channels, axis 1, of x (N, C) or (N, C, *spatial)."""
+    (x,) = _floats(x=x)
+    _channelled(x)
+    engine = _engine(backend, math, x.dtype)
+    return engine.unpack(engine.softmax(engine.pack(x)))
+
+
+def softmax_backward(dy, x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """dx of `softmax`: (dy - sum(dy * y)) * y, y being softmax(x) and the sum along the channels. dy has x's shape."""
+    dy, x = _floats(dy=dy, x=x)
+    _channelled(x)
+    _expect("dy", dy, x.shape, "the shape of x")
+    engine = _engine(backend, math, x.dtype)
+    return engine.unpack(engine.softmax_gradient(engine.pack(dy), engine.softmax(engine.pack(x))))
+
+
 def group_norm(
     x, groups: int, gamma, beta, *, eps: float = 1e-5, backend: str | None = "numpy", math: str | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -514,57 +565,6 @@ def layer_norm_backward(
     flat = [array.reshape(len(x), -1) for array in (dy, x)]
     found = group_norm_backward(*flat, 1, gamma.reshape(-1), eps=eps, backend=backend, math=math)
     return tuple(array.reshape(shape) for array, shape in zip(found, (x.shape, gamma.shape, gamma.shape), strict=True))
-
-
-def leaky_relu(
-    x, *, negative_slope: float = 0.01, backend: str | None = "numpy", math: str | None = None
-) -> np.ndarray:
-    """x where it is positive, else negative_slope * x; an array of any shape."""
-    return _elementwise("leaky_relu", x, backend, math, finite("negative_slope", negative_slope))
-
-
-def leaky_relu_backward(
-    dy, x, *, negative_slope: float = 0.01, backend: str | None = "numpy", math: str | None = None
-) -> np.ndarray:
-    """dx of `leaky_relu` with the same slope: dy where x is positive, else negative_slope * dy. dy has x's shape."""
-    return _elementwise_backward("leaky_relu", dy, x, backend, math, finite("negative_slope", negative_slope))
-
-
-def gelu(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
-    """x * Phi(x) of an array of any shape, Phi the normal distribution's cdf (not the approximation by tanh)."""
-    return _elementwise("gelu", x, backend, math)
-
-
-def gelu_backward(dy, x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
-    """dx of `gelu`: dy * (Phi(x) + x * phi(x)), phi the normal density. dy has x's shape."""
-    return _elementwise_backward("gelu", dy, x, backend, math)
-
-
-def silu(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
-    """x / (1 + exp(-x)) of an array of any shape."""
-    return _elementwise("silu", x, backend, math)
-
-
-def silu_backward(dy, x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
-    """dx of `silu`: dy * s * (1 + x * (1 - s)), s the sigmoid of x. dy has x's shape."""
-    return _elementwise_backward("silu", dy, x, backend, math)
-
-
-def softmax(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
-    """exp(x) / sum(exp(x)) along the channels, axis 1, of x (N, C) or (N, C, *spatial)."""
-    (x,) = _floats(x=x)
-    _channelled(x)
-    engine = _engine(backend, math, x.dtype)
-    return engine.unpack(engine.softmax(engine.pack(x)))
-
-
-def softmax_backward(dy, x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
-    """dx of `softmax`: (dy - sum(dy * y)) * y, y being softmax(x) and the sum along the channels. dy has x's shape."""
-    dy, x = _floats(dy=dy, x=x)
-    _channelled(x)
-    _expect("dy", dy, x.shape, "the shape of x")
-    engine = _engine(backend, math, x.dtype)
-    return engine.unpack(engine.softmax_gradient(engine.pack(dy), engine.softmax(engine.pack(x))))
 
 
 def softmax_cross_entropy(

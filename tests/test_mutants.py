@@ -17,6 +17,7 @@ from mutants import mutant  # noqa: E402
 
 import gpucnn.check  # noqa: E402
 from gpucnn.backends import get_backend  # noqa: E402
+from gpucnn.backends.augmentation import Augmentation  # noqa: E402
 from gpucnn.backends.numba_backend import NumbaBackend  # noqa: E402
 from gpucnn.backends.numpy_exact import NumpyExact  # noqa: E402
 from gpucnn.check.cases import Case  # noqa: E402
@@ -104,6 +105,16 @@ def dropped(b):
     return {"y": b.dropout(b.pack(numbers("random", 3, 40)), 0.5, 7, b.array(np.array([5], np.uint32)), 1).numpy()}
 
 
+def augmented(b):
+    augmentation = Augmentation(1, (5, 6), True, 3, (0.5,), (0.3,))
+    step, indices = b.array(np.array([5], np.uint32)), b.array(np.arange(19))
+    images = b.array(numbers("random", 19, 1, 7, 7))
+    return {
+        "drawn": b.load_images(images, indices, 19, augmentation, seed=3, step=step).numpy(),
+        "still": b.load_images(images, indices, 19, augmentation).numpy(),
+    }
+
+
 def activations(b):
     x, dy = b.pack(numbers("random", 3, 400) * np.float32(6)), b.pack(numbers("random", 3, 400, seed=1))
     slopes = {f"{name} slope": getattr(b, f"{name}_gradient")(dy, x).numpy() for name in ("gelu", "silu")}
@@ -163,7 +174,7 @@ class Change:
 
 
 FMA, SUMS, EXACT = "gpucnn/arithmetic/fma.py", "gpucnn/arithmetic/sums.py", "gpucnn/backends/numpy_exact.py"
-NUMBA = "kernels/numba_cpu/"
+NUMBA, LOADING = "kernels/numba_cpu/", "gpucnn/backends/numpy_loading.py"
 
 # The C library's own exp is no mutant to rely on: some are rounded correctly, and give the contract's bits.
 CHANGES = [
@@ -303,6 +314,47 @@ CHANGES = [
         "        for lane in range(LANES):\n"
         "            e[c, lane] = np.exp2(e[c, lane] * np.float32(1.442695))\n"
         "        v = load(e[c], 0)", losses,
+    ),
+    *(
+        Change(guarantee, backend, file, old, new, augmented)
+        for guarantee, *places in (
+            (
+                "a crop that may not reach over the border",
+                (LOADING, "(room + 2 * shift + 1)", "(room + shift + 1)"),
+                (NUMBA + "augmentation.py", "(room + 2 * shift + 1)", "(room + shift + 1)"),
+            ),
+            (
+                "a crop from the front in evaluation",
+                (LOADING, "np.tile(room // 2, (count, 1))", "np.tile(0 * room, (count, 1))"),
+                (NUMBA + "augmentation.py", "origin, first, end = room // 2, 0, 0", "origin, first, end = 0, 0, 0"),
+            ),
+            (
+                "no flip",
+                (LOADING, "draw(FLIP, 1)[:, 0] >> 23 == 1", "draw(FLIP, 1)[:, 0] >> 23 == 2"),
+                (NUMBA + "augmentation.py", "if plan[i, 3] == 1:", "if plan[i, 3] == 2:"),
+            ),
+            (
+                "a cutout one pixel off",
+                (LOADING, "- augmentation.cutout // 2", "- (augmentation.cutout - 1) // 2 - 1"),
+                (NUMBA + "augmentation.py", "<= d < plan[i, 7] and plan[i, 5] <= h < plan[i, 8]", "<= d < plan[i, 7] and plan[i, 5] < h <= plan[i, 8]"),
+            ),
+            (
+                "a cutout that is normalised",
+                (LOADING, "np.where(keep, values, images.dtype.type(0))", "np.where(keep, values, -mean[:1, :1] * scale[:1, :1])"),
+                (NUMBA + "augmentation.py", "put(rows, row + w, np.float32(0))", "put(rows, row + w, -mean[c] * scale[c])"),
+            ),
+            (
+                "a normalisation that divides",
+                (LOADING, "(values - mean) * scale", "(values - mean) / np.float32(0.3)"),
+                (NUMBA + "augmentation.py", "put(b, j + k, (element(a, i + k) - mean) * scale)", "put(b, j + k, (element(a, i + k) - mean) / np.float32(0.3))"),
+            ),
+            (
+                "one draw for all images",
+                (LOADING, "np.arange(count * values, dtype=np.uint64)", "np.arange(count * values, dtype=np.uint64) % values"),
+                (NUMBA + "augmentation.py", "word(seed, index, step, purpose, 0)", "word(seed, index % 2, step, purpose, 0)"),
+            ),
+        )
+        for backend, (file, old, new) in zip(("numpy", "numba"), places)
     ),
     Change(
         "Philox one round short", "numpy", "gpucnn/arithmetic/philox.py", "ROUNDS = 10", "ROUNDS = 9", dropped,

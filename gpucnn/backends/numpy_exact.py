@@ -25,7 +25,7 @@ ZERO, ONE = np.float32(0), np.float32(1)
 CHUNK = 1 << 14  # values in flight in one step of a chain: about 600 KiB with all temporaries
 
 
-class NumpyExact(ExactGroupNorm, NumpyExactPointwise, NumpyBase):
+class NumpyExact(NumpyExactPointwise, ExactGroupNorm, NumpyBase):
     """The protocol of gpucnn.backends.protocol, to the bit. One thread, float32."""
 
     math = "exact"

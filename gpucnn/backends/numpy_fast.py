@@ -22,7 +22,7 @@ Array = np.ndarray
 CHUNK = 1 << 20  # values of a convolution's unfolded images at a time: 4 MiB of float32 stay in the cache
 
 
-class NumpyFast(FastGroupNorm, NumpyFastPointwise, NumpyBase):
+class NumpyFast(NumpyFastPointwise, FastGroupNorm, NumpyBase):
     """The protocol of gpucnn.backends.protocol in BLAS and vectorised NumPy, float32 or float64."""
 
     math = "fast"

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.protocol import Backend
+from gpucnn.check.cases_augmentation import augmentations
 from gpucnn.check.cases_group_norm import group_norms
 from gpucnn.geometry import window
 
@@ -62,6 +64,7 @@ def cases() -> Iterator[Case]:
         yield from pointwise(kind, numbers)
         yield from _optimizers(kind, numbers)
     yield from _drawn()
+    yield from augmentations()
 
 
 # (N, C, input), O, groups, kernel and the window's settings
@@ -274,7 +277,7 @@ def _drawn() -> Iterator[Case]:
         images = b.array(_random(rng, (40, 2, 7, 6)))
         indices = b.array(rng.permutation(40))
         step = b.array(np.array([9], np.uint32))
-        moved = b.load_images(images, indices, 33, shift=2, seed=2**63 + 5, step=step)
+        moved = b.load_images(images, indices, 33, Augmentation(shift=2), seed=2**63 + 5, step=step)
         return {"images": moved.numpy(), "as they are": b.load_images(images, indices, 17).numpy()}
 
     def watch(b: Backend) -> Results:

@@ -37,6 +37,7 @@ _SMALL = {
     **dict.fromkeys(("softmax cross-entropy", "weighted cross-entropy", "SGD", "Adam", "AdamW"), [""]),
     "gradient clipping": ["70 values", "5000 values"],
     **dict.fromkeys(("loading with random shift", "watch for non-finite numbers"), [""]),
+    "loading with augmentation": ["33 images of 1x", "3 images of", "2 images of"],
 }
 # Numbers that are subnormal or cancel, where order and rounding show, go through fewer shapes still.
 _SMALLEST = {
@@ -52,8 +53,8 @@ _SMALLEST = {
     "group norm": ["(33, 4)"],
     **dict.fromkeys(("tanh", "sigmoid", "gelu", "silu", "softmax"), ["(33, 7)"]),
     **dict.fromkeys(("mean squared", "huber", "binary cross entropy"), ["(17, 3)"]),
-    "gradient clipping": ["70 values"],
     **dict.fromkeys(("softmax cross-entropy", "weighted cross-entropy", "SGD", "Adam", "AdamW"), [""]),
+    "gradient clipping": ["70 values"],
 }
 
 

@@ -15,7 +15,12 @@ DEFAULTS: dict[str, Any] = {
     "schedule": "cosine",
     "warmup": 0,
     "shift": 2,
+    "crop": None,
+    "flip": False,
+    "cutout": 0,
+    "normalize": False,
     "seed": 0,
+    "monitor": "loss",
 }
 OPTIMIZERS: dict[str, dict[str, float]] = {
     "sgd": {"lr": 0.02, "weight_decay": 5e-4},
@@ -34,7 +39,9 @@ def resolve(given: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     for name, value in OPTIMIZERS[settings["optimizer"]].items():
         if settings[name] is None:
             settings[name] = value
-    if settings["data"] != "digits":
+    from gpucnn.data import KNOWN
+
+    if settings["data"] not in ("digits", *KNOWN):
         settings["data"] = str(Path(settings["data"]).resolve())  # --resume may be typed in another folder
     return settings
 
@@ -74,3 +81,12 @@ def make_schedule(settings: dict[str, Any]):
     kinds = {"constant": Constant, "cosine": Cosine, "one-cycle": OneCycle}
     schedule = Step(every=-(-settings["epochs"] // 3)) if name == "step" else kinds[name]()
     return WarmUp(settings["warmup"], schedule) if settings["warmup"] else schedule
+
+
+def cropped(shape: tuple[int, ...], crop: int | None) -> tuple[int, ...]:
+    """The shape (C, H, W) of images cut to `crop` pixels a side; the same without."""
+    if crop is None:
+        return shape
+    if crop > min(shape[1:]):
+        raise ConfigurationError(f"crop is {crop}, but the images have {shape[1]}x{shape[2]} pixels")
+    return (shape[0], crop, crop)

@@ -15,11 +15,11 @@ from gpucnn.layers.pool import (
 from gpucnn.layers.resampling import Pad, Upsample
 
 __all__ = [
-    "GELU", "LeakyReLU", "SiLU", "Softmax",
     "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d",
     "AdaptiveMaxPool3d", "AvgPool1d", "AvgPool2d", "AvgPool3d", "BatchNorm", "BatchNorm1d", "BatchNorm2d",
-    "BatchNorm3d", "Conv1d", "Conv2d", "Conv3d", "Convolution", "Dense", "Dropout", "Flatten", "GlobalAvgPool1d",
-    "GlobalAvgPool2d", "GlobalAvgPool3d", "GlobalMaxPool1d", "GlobalMaxPool2d", "GlobalMaxPool3d", "GlobalPool",
-    "GroupNorm", "Layer", "LayerNorm", "MaxPool1d", "MaxPool2d", "MaxPool3d", "Mode", "Pad", "Parameter", "ReLU",
-    "Residual", "Sequential", "Sigmoid", "Statistic", "Tanh", "Upsample", "present",
+    "BatchNorm3d", "Conv1d", "Conv2d", "Conv3d", "Convolution", "Dense", "Dropout", "Flatten", "GELU",
+    "GlobalAvgPool1d", "GlobalAvgPool2d", "GlobalAvgPool3d", "GlobalMaxPool1d", "GlobalMaxPool2d", "GlobalMaxPool3d",
+    "GlobalPool", "GroupNorm", "Layer", "LayerNorm", "LeakyReLU", "MaxPool1d", "MaxPool2d", "MaxPool3d", "Mode", "Pad",
+    "Parameter", "ReLU", "Residual", "Sequential", "SiLU", "Sigmoid", "Softmax", "Statistic", "Tanh", "Upsample",
+    "present",
 ]  # fmt: skip

@@ -20,6 +20,9 @@ class Quiet:
     def end_epoch(self, record: dict) -> None:
         """An epoch is over; `record` is its entry in the history."""
 
+    def say(self, text: str) -> None:
+        """A sentence that the user should see, such as why training stopped early."""
+
     def close(self) -> None:
         """Training is over, by whatever cause."""
 
@@ -44,6 +47,9 @@ class Lines(Quiet):
         # From this epoch's speed, which leaves out the steps that compiled kernels.
         left = (self._epochs - record["epoch"]) * self._images / record["images_per_second"]
         self._print(f"epoch {record['epoch']}/{self._epochs}  {_describe(record)}  {_clock(left)} left")
+
+    def say(self, text: str) -> None:
+        self._print(text)
 
     def _print(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -81,6 +87,9 @@ class Bar(Quiet):
         training = {key: record[key] for key in ("loss", "accuracy", "images_per_second") if key in record}
         self.update(record["epoch"], self._images, training)
         self._progress.console.print(f"epoch {record['epoch']}/{self._epochs}  {_describe(record)}", markup=False)
+
+    def say(self, text: str) -> None:
+        self._progress.console.print(text, markup=False)
 
     def close(self) -> None:
         self._progress.stop()

@@ -1,4 +1,4 @@
-"""One training step and one evaluation step, on a data set that lies on the device.
+"""One training step and one evaluation step, on the images that gpucnn.training.data keeps at hand.
 
 A step is Python only the first time: the backend records it, where the model allows that, and repeats the recording for
 every further batch of as many images. What changes from batch to batch (which images, the step's number, the learning
@@ -11,31 +11,12 @@ from time import perf_counter
 
 import numpy as np
 
-from gpucnn.backends.protocol import Backend
+from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
 from gpucnn.losses import Loss, SoftmaxCrossEntropy
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Optimizer
 from gpucnn.training.clipping import Clipping
-
-
-class Resident:
-    """Images (M, *input_shape), labels (M,) or values (M, outputs), or none, on the device; the batch's indices."""
-
-    def __init__(self, backend: Backend, images: np.ndarray, labels: np.ndarray | None, batch_size: int):
-        self.backend, self.count, self.batch_size = backend, len(images), batch_size
-        self.images = backend.array(images)
-        self.labels = None if labels is None else backend.array(labels)
-        self.indices = backend.zeros((batch_size,), np.int64)
-
-    def choose(self, indices: np.ndarray) -> None:
-        """The next batch holds the images at `indices`, `batch_size` of them at most."""
-        padded = np.zeros(self.batch_size, np.int64)
-        padded[: len(indices)] = indices
-        self.backend.assign(self.indices, padded)
-
-    def batches(self, order: np.ndarray) -> list[np.ndarray]:
-        """`order` in parts of batch_size; the last may be short."""
-        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+from gpucnn.training.data import Resident
 
 
 class Recorded:
@@ -72,8 +53,8 @@ class TrainingSteps:
     """
 
     def __init__(
-        self, model: Model, optimizer: Optimizer, data: Resident, shift: int, seed: int, loss: Loss | None = None,
-        clip: Clipping | None = None,
+        self, model: Model, optimizer: Optimizer, data: Resident, augmentation: Augmentation = AS_THEY_ARE,
+        seed: int = 0, loss: Loss | None = None, clip: Clipping | None = None,
     ):  # fmt: skip
         self.model, self.optimizer, self.data = model, optimizer, data
         self.backend = model.backend
@@ -82,14 +63,14 @@ class TrainingSteps:
         self.totals = self.backend.zeros((self.loss.counts,), np.float64)
         self.status = self.backend.zeros((1,), np.int64)
         self.backend.assign(self.status, np.array([-1], np.int64))
-        self._shift, self._seed = shift, seed
+        self._augmentation, self._seed = augmentation, seed
         self._recorded = Recorded(model, self._work)
         self.start_epoch()
 
     def _work(self, count: int) -> None:
         backend, data, model = self.backend, self.data, self.model
         step = model.mode.step
-        images = backend.load_images(data.images, data.indices, count, shift=self._shift, seed=self._seed, step=step)
+        images = backend.load_images(data.images, data.indices, count, self._augmentation, seed=self._seed, step=step)
         targets = self.loss.load(backend, data.labels, data.indices, count)
         outputs, backward = model(images)
         loss, doutputs = self.loss(outputs, targets, self.totals)
@@ -157,7 +138,7 @@ class EvaluationSteps:
 
     def _work(self, count: int) -> None:
         backend, data = self.model.backend, self.data
-        outputs, _ = self.model(backend.load_images(data.images, data.indices, count))
+        outputs, _ = self.model(backend.load_images(data.images, data.indices, count, self.model.preparation))
         self.loss(outputs, self.loss.load(backend, data.labels, data.indices, count), self._totals)
 
     def run(self) -> tuple[float, float | None]:

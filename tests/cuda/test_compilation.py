@@ -10,6 +10,7 @@ import pytest
 from resampled import network
 
 from gpucnn.backends import cuda_compiler, cuda_tiles
+from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.cuda_backend import CudaBackend
 from gpucnn.backends.launcher import Launcher
 from gpucnn.check.cases import cases
@@ -17,7 +18,8 @@ from gpucnn.check.cases_pointwise import pointwise
 from gpucnn.layers import Conv2d, Dense, Flatten, GroupNorm, LayerNorm, Sequential
 from gpucnn.models import Model, lenet5, resnet20
 from gpucnn.optimizers import SGD, Adam
-from gpucnn.training.steps import Resident, TrainingSteps
+from gpucnn.training.data import Resident
+from gpucnn.training.steps import TrainingSteps
 
 
 def _missing() -> str | None:
@@ -83,13 +85,18 @@ def _normed() -> Model:
 
 
 def _networks(b) -> None:
-    made = (lenet5, SGD(), 64), (resnet20, Adam(), 512), (network, SGD(), 33), (_normed, SGD(), 64)
-    for make, optimizer, batch in made:
+    colours = {"mean": (0.5,) * 3, "std": (0.2,) * 3}
+    for make, optimizer, batch, augmentation in (
+        (lenet5, SGD(), 64, Augmentation(shift=2)),
+        (resnet20, Adam(), 512, Augmentation(shift=4, crop=(32, 32), flip=True, cutout=8, **colours)),
+        (network, SGD(), 33, Augmentation()),
+        (_normed, SGD(), 64, Augmentation()),
+    ):
         model = make().initialize(0).place(b)
         model.layer.need_input_gradient(False)
         optimizer.place(b, model.values.size)
         data = Resident(b, np.zeros((batch, *model.input_shape), np.float32), np.zeros(batch, np.int32), batch)
-        TrainingSteps(model, optimizer, data, 2, 0).run(np.arange(batch), 0, 1.0)
+        TrainingSteps(model, optimizer, data, augmentation).run(np.arange(batch), 0, 1.0)
 
 
 def _pointwise(b) -> None:
