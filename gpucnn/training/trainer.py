@@ -35,9 +35,10 @@ class Trainer:
 
     `backend` is a name or a Backend (None: the fastest usable one), `math` "exact" or "fast" (None: the backend's own),
     `optimizer` one of gpucnn.optimizers (None: Adam()), `schedule` one of gpucnn.schedules (None: Constant()). `seed`
-    decides the shuffles, augmentation, dropout and, if the model has no weights yet, the first weights. `run` is a folder for configuration, metrics, curves and
-    checkpoints (None: nothing is written); `about` is added to its config.json. `progress` is None for a bar or lines
-    on stderr, False for silence, or an object like those in gpucnn.training.progress.
+    decides the shuffles, augmentation, dropout and, if the model has no weights yet, the first weights. `run` is a folder
+    for configuration, metrics, curves and checkpoints (None: nothing is written); `about` is added to its config.json.
+    `progress` is None for a bar or lines on stderr, False for silence, or an object like those in
+    gpucnn.training.progress.
 
     In training each image moves by up to `shift` pixels along each axis, is mirrored left to right every other time with
     `flip`, and loses a square of `cutout` pixels a side around a random pixel. With `crop` images may be larger than the
@@ -51,8 +52,8 @@ class Trainer:
     def __init__(
         self, model: Model, *, backend: str | Backend | None = None, math: str | None = None,
         optimizer: Optimizer | None = None, schedule: Schedule | None = None, seed: int = 0, batch_size: int = 64,
-        shift: int = 0, crop: bool = False, flip: bool = False, cutout: int = 0, normalize: bool = False, run=None, threads: int | None = None, progress: Quiet | bool | None = None,
-        about: dict | None = None,
+        shift: int = 0, crop: bool = False, flip: bool = False, cutout: int = 0, normalize: bool = False, run=None,
+        threads: int | None = None, progress: Quiet | bool | None = None, about: dict | None = None,
     ):  # fmt: skip
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
             raise ConfigurationError(f"seed is {seed!r}; give an integer from 0 to 2**64 - 1")
@@ -253,7 +254,9 @@ def _larger(images, input_shape: tuple[int, ...]) -> tuple[int, ...]:
     fits = len(shape) == len(input_shape) and shape[0] == input_shape[0]
     if not fits or any(there < cut for there, cut in zip(shape, input_shape, strict=True)):
         sizes = ", ".join(map(str, input_shape))
-        raise ShapeError(f"images have shape {np.shape(images)}; to crop them to this model's (N, {sizes}) they must be larger")
+        raise ShapeError(
+            f"images have shape {np.shape(images)}; to crop them to this model's (N, {sizes}) they must be larger"
+        )
     return shape
 
 
