@@ -27,7 +27,7 @@ _PUBLIC = {
 }
 _MODULES = {
     "arithmetic", "backends", "check", "data", "errors", "functional", "geometry", "initializers", "layers", "losses", "models",
-    "optimizers", "schedules", "summary", "throughput", "training",
+    "optimizers", "schedules", "show", "summary", "throughput", "training",
 }  # fmt: skip
 __all__ = sorted([*_PUBLIC, *_MODULES])
 

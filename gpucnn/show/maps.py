@@ -1,0 +1,132 @@
+"""What each layer makes of one image."""
+
+import numpy as np
+
+from gpucnn import figures
+from gpucnn.errors import ConfigurationError
+from gpucnn.backends import get_backend
+from gpucnn.models.model import Model
+from gpucnn.show.layers import Step, steps
+from gpucnn.show.match import show_image
+
+_MAPS = 32  # of a layer, at most
+_ACROSS = 16
+_CLASSES = 12
+_LABEL, _WIDTH = 2.05, 8.6  # inches: the words at the left, the maps
+
+
+def maps(
+    model: Model, image, path=None, *, backend: str | None = None, math: str | None = None, title: str = "",
+) -> tuple[list[Step], np.ndarray]:  # fmt: skip
+    """Draw the maps of `image` (C, H, W) layer by layer into the PNG at `path` (None: draw nothing).
+
+    Returns (steps, probabilities): a Step has a layer's `name`, `kind` and `values` (C, *spatial), the image's own name
+    is ''; probabilities (classes,) are the softmax of the last layer. A row of the picture is one layer, its grey from
+    the layer's smallest value to its largest. Of more than 32 maps the first 32 are shown.
+
+    Raises ShapeError, DTypeError or DataError for an image that the model does not take.
+    """
+    if path is not None:
+        figures.check_path(path)
+    if len(model.output_shape) != 1:
+        raise ConfigurationError(f"the model's output is {model.output_shape}, not (classes,): it tells no classes apart")
+    found, probabilities = steps(model, image, get_backend(backend, math) if backend or math else None)
+    if path is not None:
+        names = model.class_names or [str(label) for label in range(len(probabilities))]
+        figures.save(_draw(found, probabilities, names, title or model.name), path)
+    return found, probabilities
+
+
+def _draw(found: list[Step], probabilities: np.ndarray, names: list[str], title: str):
+    heights = [_height(step) for step in found]
+    total = sum(heights) + 0.22 * len(heights) + 0.75 + 1.5
+    figure = figures.new_figure(_LABEL + _WIDTH + 0.2, total, layout=None)
+    figure.text(0.12 / (_LABEL + _WIDTH), 1 - 0.18 / total, title, fontsize=13, va="top")
+    top = 0.62
+    for step, height in zip(found, heights):
+        _row(figure, step, top, height)
+        top += height + 0.22
+    _chances(figures.inches(figure, _LABEL, top + 0.1, _WIDTH, 1.1), probabilities, names)
+    _words(figure, top + 0.1, 1.1, "class probabilities", "softmax of the\nlast layer")
+    return figure
+
+
+def _height(step: Step) -> float:
+    """Inches of a layer's row."""
+    if step.values.ndim == 1:
+        return 0.42
+    if not step.name:
+        return 1.3
+    count, height, width = len(step.values[:_MAPS]), *_plane(step.values)
+    lines = -(-count // _ACROSS)
+    side = _WIDTH / min(count, _ACROSS) * height / width
+    return max(0.42, lines * min(side, 1.1))
+
+
+def _plane(values: np.ndarray) -> tuple[int, int]:
+    """Height and width of each map; a strip of one axis is one pixel high."""
+    sizes = values.shape[1:]
+    return (1, *sizes) if len(sizes) == 1 else sizes[-2:]
+
+
+def _words(figure, top: float, height: float, head: str, text: str) -> None:
+    total = figure.get_size_inches()[1]
+    middle = 1 - (top + height / 2) / total
+    width = _LABEL + _WIDTH + 0.2
+    figure.text(0.12 / width, middle, head, fontsize=9, weight="bold", va="bottom", color=figures.INK)
+    figure.text(0.12 / width, middle - 0.03 / total, text, fontsize=8, va="top", color=figures.INK, linespacing=1.15)
+
+
+def _row(figure, step: Step, top: float, height: float) -> None:
+    values = step.values
+    low, high = float(values.min()), float(values.max())
+    span = f"{_short(low)} to {_short(high)}"
+    if not step.name:
+        axes = figures.inches(figure, _LABEL, top, _WIDTH, height)
+        show_image(axes, values)
+        axes.set_anchor("W")
+        axes.axis("off")
+        _words(figure, top, height, "the image", f"{figures.shape(values.shape)}\n{span}")
+        return
+    head = f"layer {step.name}: {step.kind}"
+    if values.ndim == 1:
+        axes = figures.inches(figure, _LABEL, top + 0.06, _WIDTH, height - 0.12)
+        axes.imshow(values[None], cmap="gray", vmin=low, vmax=high if high > low else low + 1, aspect="auto")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        _words(figure, top, height, head, f"{figures.many(len(values), 'value')}, {span}")
+        return
+    shown = values[:_MAPS].reshape(-1, *_plane(values))[:_MAPS]
+    columns = min(len(shown), _ACROSS)
+    axes = figures.inches(figure, _LABEL, top, _WIDTH, height)
+    figures.tile_grid(axes, shown, columns, cmap="gray", vmin=low, vmax=high if high > low else low + 1)
+    axes.set_anchor("W")
+    text = f"{figures.many(len(values), 'map')} of {figures.shape(values.shape[1:])}"
+    if len(shown) < len(values):
+        text += f" (first {len(shown)})"
+    _words(figure, top, height, head, f"{text}\n{span}")
+
+
+def _chances(axes, probabilities: np.ndarray, names: list[str]) -> None:
+    chosen = np.arange(len(names))
+    if len(names) > _CLASSES:  # the likeliest, likeliest first
+        chosen = np.argsort(-probabilities, kind="stable")[:_CLASSES]
+    best = int(np.argmax(probabilities))
+    places = np.arange(len(chosen))
+    axes.bar(
+        places, probabilities[chosen], 0.7, color=[figures.GOOD if c == best else "#bdbdbd" for c in chosen]
+    )  # fmt: skip
+    for place, label in zip(places, chosen):
+        axes.text(place, probabilities[label] + 0.03, f"{probabilities[label]:.1%}", ha="center", fontsize=8)
+    axes.set_xticks(places, [names[label] if len(names[label]) <= 12 else names[label][:11] + "…" for label in chosen])
+    axes.set_xlim(-0.6, max(len(chosen), 4) - 0.4)
+    axes.set_ylim(0, 1.2)
+    axes.set_yticks([])
+    axes.tick_params(axis="x", length=0, labelsize=9, rotation=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    if len(chosen) < len(names):
+        axes.set_title(f"the {_CLASSES} likeliest of {len(names)} classes", fontsize=8, loc="right")
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}".replace("-", figures.MINUS)
