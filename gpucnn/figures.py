@@ -89,6 +89,18 @@ def columns_for(count: int, width: int = 1, height: int = 1, ratio: float = 1.6,
     return max(1, min(most, count, round(math.sqrt(count * ratio * height / width))))
 
 
+def _gaps(height: int, width: int, named: bool) -> tuple[float, float]:
+    """Between tiles side by side and one above the other, in pixels of a tile."""
+    gap = 0.12 * max(width, height)
+    return gap, 2.2 * gap if named else gap
+
+
+def grid_size(count: int, columns: int, height: int, width: int, *, named: bool) -> tuple[float, float]:
+    """Width and height of what `tile_grid` draws, in pixels of a tile."""
+    gap, above = _gaps(height, width, named)
+    return min(count, columns) * (width + gap), -(-count // columns) * (height + above)
+
+
 def tile_grid(axes, tiles: np.ndarray, columns: int, *, names: list[str] | None = None, size: float = 7, **image):
     """Draw tiles (n, height, width) or (n, height, width, 3) on `axes`, `columns` a row, with names above them.
 
@@ -99,8 +111,7 @@ def tile_grid(axes, tiles: np.ndarray, columns: int, *, names: list[str] | None 
 
     count, height, width = tiles.shape[:3]
     rows = -(-count // columns)
-    gap = 0.12 * max(width, height)
-    above = 2.2 * gap if names else gap
+    gap, above = _gaps(height, width, names is not None)
     drawn = None
     for i, tile in enumerate(tiles):
         x, y = i % columns * (width + gap), i // columns * (height + above)

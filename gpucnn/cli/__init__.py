@@ -14,6 +14,7 @@ from gpucnn.cli.check import check
 from gpucnn.cli.evaluate import evaluate
 from gpucnn.cli.output import command
 from gpucnn.cli.predict import predict
+from gpucnn.cli.show import app as show
 from gpucnn.cli.summary import summary
 from gpucnn.cli.train import train
 
@@ -49,6 +50,7 @@ def _root(
 
 for _function in (train, evaluate, predict, check, bench, backends, summary):
     app.command()(command(_function))
+app.add_typer(show)
 
 
 def main() -> None:

@@ -49,14 +49,19 @@ def open_run(path: str | None) -> tuple[Any, dict[str, Any], Path]:
     """(model, settings, path) of a run folder, or of a file that gpucnn.save wrote; None: the newest run in runs/."""
     from gpucnn.training import load, load_run
 
+    path = newest_run(path)
+    if path.is_file():
+        return load(path), {}, path
+    run = load_run(path)
+    return run.model, run.config.get("train", {}), path
+
+
+def newest_run(path: str | None) -> Path:
+    """`path` itself, or where none was given the newest run in runs/."""
     if path is None:
         found = sorted(RUNS.glob("*/checkpoint.safetensors"), key=lambda file: file.stat().st_mtime)
         if not found:
             raise CheckpointError(f"there is no trained network in {RUNS}/; run `gpucnn train` first, or give --run")
         path = found[-1].parent
         note(f"using {path}, the newest run")
-    path = Path(path)
-    if path.is_file():
-        return load(path), {}, path
-    run = load_run(path)
-    return run.model, run.config.get("train", {}), path
+    return Path(path)

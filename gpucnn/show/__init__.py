@@ -13,5 +13,9 @@ from gpucnn.show.learning import Mistake, confusion, curves, mistakes
 from gpucnn.show.maps import maps
 from gpucnn.show.match import Match, match
 from gpucnn.show.pixels import pixel_use
+from gpucnn.show.scores import Scores, Sighting, digit_page, scores
 
-__all__ = ["Match", "Mistake", "confusion", "curves", "filters", "maps", "match", "mistakes", "pixel_use"]
+__all__ = [
+    "Match", "Mistake", "Scores", "Sighting", "confusion", "curves", "digit_page", "filters", "maps", "match", "mistakes",
+    "pixel_use", "scores",
+]  # fmt: skip

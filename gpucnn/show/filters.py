@@ -7,7 +7,7 @@ from gpucnn.errors import ShapeError
 from gpucnn.models.model import Model
 from gpucnn.show.layers import convolution
 
-_CELLS = 520  # pixels of filters side by side that a picture can still show apart
+_CELLS = 260  # weights side by side that a picture can still show apart
 
 
 def filters(model, path=None, *, layer: str | None = None) -> np.ndarray:
@@ -64,14 +64,15 @@ def _colour_bar(figure, drawn, axes, scale: float) -> None:
 def _single(tiles: np.ndarray, title: str):
     """Filters of one channel, numbered."""
     count, height, width = tiles.shape
-    columns = figures.columns_for(count, width, height)
-    rows = -(-count // columns)
+    columns = 32 if count > 128 else figures.columns_for(count, width, height)
     side = min(1.5, 9 / columns) if count > 1 else 2.5
-    figure = figures.new_figure(
-        max(4.2, columns * side * min(1, width / height) + 1.3), max(1.9, rows * side * min(1, height / width) * 1.2 + 0.55)
-    )
+    names = [str(i) for i in range(count)] if 1 < count <= 128 else None
+    if count > 128:
+        title += f", in order along the rows, {columns} a row"
+    across, down = figures.grid_size(count, columns, height, width, named=names is not None)
+    inch = side / max(height, width)
+    figure = figures.new_figure(max(4.2, across * inch + 1.2), max(1.9, down * inch + 0.55))
     axes = figure.subplots()
-    names = [str(i) for i in range(count)] if count > 1 and side > 0.3 else None
     scale = figures.limit(tiles)
     drawn = figures.tile_grid(axes, tiles, columns, names=names, size=8, cmap=figures.SIGNED, vmin=-scale, vmax=scale)
     figure.suptitle(title, fontsize=11)
@@ -84,15 +85,12 @@ def _coloured(tiles: np.ndarray, title: str):
     shown = tiles[:128]
     count, _, height, width = shown.shape
     columns = figures.columns_for(count, width, height, ratio=1.0)
-    rows = -(-count // columns)
-    side = min(0.9, 3.4 / columns)
-    figure = figures.new_figure(
-        max(7.0, 2 * columns * side * min(1, width / height) + 1.8),
-        2 * max(1.0, rows * side * min(1, height / width) * 1.2 + 0.35) + 0.5,
-    )
+    names = [str(i) for i in range(count)] if 1 < count <= 64 else None
+    across, down = figures.grid_size(count, columns, height, width, named=names is not None)
+    inch = min(0.9, 4 / columns) / max(height, width)
+    figure = figures.new_figure(max(5.5, 2 * across * inch + 1.4), max(3.0, 2 * down * inch + 1.0))
     grid = figure.subplots(2, 2)
     scale = figures.limit(tiles)
-    names = [str(i) for i in range(count)] if side > 0.3 and count > 1 else None
     for axes, name, channel in zip(grid.flat, ("as colours (mid-grey: 0)", "red", "green", "blue"), (None, 0, 1, 2)):
         if channel is None:
             part = np.moveaxis(0.5 + shown / (2 * scale), 1, -1)  # (n, H, W, 3)
@@ -116,7 +114,9 @@ def _matrix(tiles: np.ndarray, title: str, across: str):
     if count > channels:
         tiles, sides = tiles.swapaxes(0, 1), sides[::-1]
     gap = 0 if height == width == 1 else 1
-    shown = tiles[: _CELLS // (height + gap), : _CELLS // (width + gap)]
+    shown = tiles[: _CELLS // (height + gap)]
+    # A few long rows: no longer than can be made out at their height.
+    shown = shown[:, : min(_CELLS, max(128, 12 * len(shown) * (height + gap))) // (width + gap)]
     rows, columns = shown.shape[:2]
     board = np.full((rows * (height + gap), columns * (width + gap)), np.nan, tiles.dtype)
     for (row, column), _ in np.ndenumerate(shown[..., 0, 0]):

@@ -12,6 +12,15 @@ from gpucnn.models.inputs import check_images
 from gpucnn.models.model import Model
 
 
+def choose(model: Model, backend: str | Backend | None = None, math: str | None = None) -> Backend:
+    """The backend meant; where none is named, the one that the model is on, or the fastest."""
+    if isinstance(backend, Backend):
+        return backend
+    if backend is None and math is None and model.backend is not None:
+        return model.backend
+    return get_backend(backend, math)
+
+
 def convolutions(model: Model) -> dict[str, Layer]:
     """The model's convolutions by their names, in order."""
     return {layer.name: layer for layer in model.layer.walk() if isinstance(layer, Conv2d)}
@@ -29,6 +38,18 @@ def convolution(model: Model, name: str | None) -> Layer:
     return found[name]
 
 
+def image_filters(model: Model, name: str | None) -> Layer:
+    """The convolution called `name` (None: the only one) whose input is the image itself; an error says which is."""
+    first = next(_leaves(model.layer))
+    found = convolution(model, name)
+    if found is not first:
+        which = f"that of layer {first.name} do" if isinstance(first, Conv2d) else "none of its layers do"
+        raise ConfigurationError(
+            f"the filters of layer {found.name} look at the maps of the layers before it, not at an image; {which}"
+        )
+    return found
+
+
 @dataclass(frozen=True)
 class Step:
     """One layer's `values` for one image, (C, *spatial), with its `name`, '' for the image itself, and `kind`."""
@@ -38,13 +59,12 @@ class Step:
     values: np.ndarray
 
 
-def steps(model: Model, image: np.ndarray, backend: Backend | None = None) -> tuple[list[Step], np.ndarray]:
+def steps(model: Model, image: np.ndarray, backend: Backend) -> tuple[list[Step], np.ndarray]:
     """(what each layer makes of `image` (C, H, W), the softmax of the last values), in inference mode.
 
     The layers of a Sequential come one by one, those inside a Residual together; Flatten, which changes no value, is
-    left out. `backend` None is the one the model is on, or the fastest.
+    left out.
     """
-    backend = backend or model.backend or get_backend()
     images = check_images(np.asarray(image)[None], model.input_shape, backend.dtype)
     model.place(backend)
     model.mode.training = False

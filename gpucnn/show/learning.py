@@ -44,17 +44,17 @@ def _draw_confusion(counts: np.ndarray, classes: list[str]):
 
     n = len(classes)
     side = min(9.0, max(2.4, 0.46 * n))
-    names = [name if len(name) <= 14 else name[:13] + "…" for name in classes]
-    room = 0.085 * max(map(len, names)) if n <= _NUMBERS else 0.3
+    names = [name if len(name) <= 20 else name[:19] + "…" for name in classes]
+    room = 0.085 * max(map(len, names))
     figure = figures.new_figure(max(4.6, side + 0.9 + room), side + 1.6 + (room if max(map(len, names)) > 3 else 0.2))
     axes = figure.subplots()
     rows = counts.sum(axis=1, keepdims=True)
     share = counts / np.maximum(rows, 1)
     right = np.eye(n, dtype=bool)
     # Right answers and mistakes each have a hue: a few mistakes must show beside many right answers.
-    worst = max(0.05, float(share[~right].max(initial=0)))
-    good = axes.imshow(np.where(right & (counts > 0), share, np.nan), cmap="Blues", norm=Normalize(-0.1, 1.3))
-    bad = axes.imshow(np.where(~right & (counts > 0), share, np.nan), cmap="Oranges", norm=Normalize(-0.4 * worst, worst * 1.1))
+    worst = max(0.2, float(share[~right].max(initial=0)))
+    good = axes.imshow(np.where(right & (counts > 0), share, np.nan), cmap="Blues", norm=Normalize(-0.2, 1.25))
+    bad = axes.imshow(np.where(~right & (counts > 0), share, np.nan), cmap="Oranges", norm=Normalize(-0.5 * worst, worst * 1.7))
     if n <= _NUMBERS:
         for drawn in (good, bad):
             chosen = right if drawn is good else ~right
@@ -135,7 +135,8 @@ def _draw_mistakes(images: np.ndarray, found: list[Mistake], wrong: int):
         return figure
     columns = min(5, len(found))
     rows = -(-len(found) // columns)
-    figure = figures.new_figure(max(4.6, 1.85 * columns), 2.25 * rows + 0.6)
+    height, width = images.shape[2:]
+    figure = figures.new_figure(max(4.6, 1.85 * columns), (1.75 * min(1.5, height / width) + 0.75) * rows + 0.4)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, mistake in zip(grid, found):
         show_image(axes, images[mistake.image])
@@ -155,7 +156,7 @@ def _draw_mistakes(images: np.ndarray, found: list[Mistake], wrong: int):
 
 
 def _percent(value: float) -> str:
-    return "less than 0.1%" if value < 0.0005 else f"{value:.1%}"
+    return "<0.1%" if value < 0.0005 else f"{value:.1%}"
 
 
 def _cut(name: str) -> str:

@@ -3,26 +3,27 @@
 import numpy as np
 
 from gpucnn import figures
+from gpucnn.backends.protocol import Backend
 from gpucnn.errors import ConfigurationError
-from gpucnn.backends import get_backend
 from gpucnn.models.model import Model
-from gpucnn.show.layers import Step, steps
+from gpucnn.show.layers import Step, choose, steps
 from gpucnn.show.match import show_image
 
 _MAPS = 32  # of a layer, at most
 _ACROSS = 16
 _CLASSES = 12
-_LABEL, _WIDTH = 2.05, 8.6  # inches: the words at the left, the maps
+_LABEL, _WIDTH = 2.3, 8.6  # inches: the words at the left, the maps
 
 
 def maps(
-    model: Model, image, path=None, *, backend: str | None = None, math: str | None = None, title: str = "",
+    model: Model, image, path=None, *, backend: str | Backend | None = None, math: str | None = None,
+    name: str = "",
 ) -> tuple[list[Step], np.ndarray]:  # fmt: skip
     """Draw the maps of `image` (C, H, W) layer by layer into the PNG at `path` (None: draw nothing).
 
     Returns (steps, probabilities): a Step has a layer's `name`, `kind` and `values` (C, *spatial), the image's own name
     is ''; probabilities (classes,) are the softmax of the last layer. A row of the picture is one layer, its grey from
-    the layer's smallest value to its largest. Of more than 32 maps the first 32 are shown.
+    the layer's smallest value to its largest. Of more than 32 maps the first 32 are shown. `name` says what the image is.
 
     Raises ShapeError, DTypeError or DataError for an image that the model does not take.
     """
@@ -30,21 +31,22 @@ def maps(
         figures.check_path(path)
     if len(model.output_shape) != 1:
         raise ConfigurationError(f"the model's output is {model.output_shape}, not (classes,): it tells no classes apart")
-    found, probabilities = steps(model, image, get_backend(backend, math) if backend or math else None)
+    found, probabilities = steps(model, image, choose(model, backend, math))
     if path is not None:
         names = model.class_names or [str(label) for label in range(len(probabilities))]
-        figures.save(_draw(found, probabilities, names, title or model.name), path)
+        figures.save(_draw(found, probabilities, names, model.name, name), path)
     return found, probabilities
 
 
-def _draw(found: list[Step], probabilities: np.ndarray, names: list[str], title: str):
+def _draw(found: list[Step], probabilities: np.ndarray, names: list[str], model: str, image: str):
     heights = [_height(step) for step in found]
     total = sum(heights) + 0.22 * len(heights) + 0.75 + 1.5
     figure = figures.new_figure(_LABEL + _WIDTH + 0.2, total, layout=None)
-    figure.text(0.12 / (_LABEL + _WIDTH), 1 - 0.18 / total, title, fontsize=13, va="top")
+    title = f"What each layer of {model} makes of the image: low-level features at the top, high-level at the bottom"
+    figure.text(0.12 / (_LABEL + _WIDTH), 1 - 0.18 / total, title, fontsize=12, va="top")
     top = 0.62
     for step, height in zip(found, heights):
-        _row(figure, step, top, height)
+        _row(figure, step, top, height, image)
         top += height + 0.22
     _chances(figures.inches(figure, _LABEL, top + 0.1, _WIDTH, 1.1), probabilities, names)
     _words(figure, top + 0.1, 1.1, "class probabilities", "softmax of the\nlast layer")
@@ -77,7 +79,7 @@ def _words(figure, top: float, height: float, head: str, text: str) -> None:
     figure.text(0.12 / width, middle - 0.03 / total, text, fontsize=8, va="top", color=figures.INK, linespacing=1.15)
 
 
-def _row(figure, step: Step, top: float, height: float) -> None:
+def _row(figure, step: Step, top: float, height: float, image: str) -> None:
     values = step.values
     low, high = float(values.min()), float(values.max())
     span = f"{_short(low)} to {_short(high)}"
@@ -86,7 +88,7 @@ def _row(figure, step: Step, top: float, height: float) -> None:
         show_image(axes, values)
         axes.set_anchor("W")
         axes.axis("off")
-        _words(figure, top, height, "the image", f"{figures.shape(values.shape)}\n{span}")
+        _words(figure, top, height, image or "the image", f"{figures.shape(values.shape)}\n{span}")
         return
     head = f"layer {step.name}: {step.kind}"
     if values.ndim == 1:
@@ -129,4 +131,4 @@ def _chances(axes, probabilities: np.ndarray, names: list[str]) -> None:
 
 
 def _short(value: float) -> str:
-    return f"{value:.3g}".replace("-", figures.MINUS)
+    return (f"{value:.2f}" if abs(value) < 1e4 else f"{value:.2g}").replace("-", figures.MINUS)
