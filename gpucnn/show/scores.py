@@ -135,7 +135,7 @@ def _draw(page: np.ndarray, result: Scores, names: list[str], threshold: float):
     wide = 9.5
     inch = min(wide / width, 8.0 / height)
     legend = len(names) <= _LEGEND
-    figure = figures.new_figure(max(6.0, width * inch + 0.6), 2 * height * inch + 1.9 + 0.25 * legend)
+    figure = figures.new_figure(max(6.0, width * inch + 0.6), 2 * height * inch + 2.1 + 0.25 * legend)
     upper, lower = figure.subplots(2, 1, sharex=True, sharey=True)
 
     show_image(upper, page)
@@ -157,8 +157,7 @@ def _draw(page: np.ndarray, result: Scores, names: list[str], threshold: float):
 
     best = result.probabilities.max(axis=0)
     colour = colours[result.probabilities.argmax(axis=0)]  # (P, Q, 3)
-    chance = 1 / len(names)
-    strength = np.clip((best - chance) / max(1e-9, 1 - chance), 0, 1)[..., None]
+    strength = np.clip(2 * best - 1, 0, 1)[..., None] ** 2
     # Each score stands where the middle of its window is.
     (kh, kw), (sh, sw), (p, q) = result.window.kernel, result.window.stride, result.window.output
     left, top = kw / 2 - sw / 2 - 0.5, kh / 2 - sh / 2 - 0.5
@@ -172,12 +171,12 @@ def _draw(page: np.ndarray, result: Scores, names: list[str], threshold: float):
             color="black", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.75}, clip_on=True,
         )  # fmt: skip
     lower.set_title(
-        f"the likeliest class at each of {p}x{q} places, {_steps(sh, sw)} apart: the stronger the colour, the surer",
+        f"the likeliest class at each of {p}x{q} places, {_steps(sh, sw)} apart; white where none has more than half the probability",
         fontsize=10, loc="left",
     )  # fmt: skip
     for axes in (upper, lower):
         axes.set_xlim(-0.5, width - 0.5)
-        axes.set_ylim(height - 0.5, -0.5)
+        axes.set_ylim(height - 0.5, -0.5 - 0.16 / inch)  # with room for the words above a box at the edge
         axes.set_aspect("equal")
         axes.tick_params(length=2, labelsize=8)
     if legend:
