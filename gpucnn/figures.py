@@ -143,12 +143,17 @@ def cell_numbers(axes, drawn, values: np.ndarray, size: float = 9, show=number) 
         )  # fmt: skip
 
 
-def pixel_ticks(axes, height: int, width: int, size: float = 8) -> None:
-    """Row and column numbers at the sides of an image, at most about ten of them."""
+def pixel_ticks(axes, height: int, width: int, cell: float, size: float = 8) -> None:
+    """Row and column numbers at the sides of an image whose pixels are `cell` inches: about ten of them, none too near."""
     for axis, count in ((axes.xaxis, width), (axes.yaxis, height)):
-        step = next(s for s in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1 << 30) if count <= 10 * s)
+        step = next(s for s in (2**i for i in range(40)) if count <= 10 * s and s * cell >= 0.2)
         axis.set_ticks(range(0, count, step))
     axes.tick_params(length=2, labelsize=size, colors=INK)
+
+
+def cut(name: str, most: int = 12) -> str:
+    """A name no longer than `most` letters."""
+    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def shape(sizes) -> str:

@@ -41,7 +41,8 @@ def filters(model, path=None, *, layer: str | None = None) -> np.ndarray:
 def _draw(weights: np.ndarray, title: str):
     count, channels, *kernel = weights.shape
     title = (f"{title}: " if title else "") + (
-        f"{figures.many(count, 'filter')} of {figures.many(channels, 'channel')}, {figures.shape(kernel)}"
+        f"{figures.many(count, 'filter')} of {figures.many(channels, 'channel')}, "
+        f"{'size ' if len(kernel) == 1 else ''}{figures.shape(kernel)}"
     )
     deep = len(kernel) == 3
     # A filter over depth: its slices beside each other, as if each were a channel. Over one axis: a strip.

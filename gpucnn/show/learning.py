@@ -26,9 +26,11 @@ def curves(history: History, path) -> None:
 def confusion(labels, predicted, classes: list[str], path=None) -> np.ndarray:
     """Draw the confusion matrix into the PNG at `path` (None: draw nothing); returns the counts, int64 (true, predicted).
 
-    `labels` and `predicted` are integers (N,), indices into `classes`. Raises DataError for one out of range.
+    `labels` and `predicted` are integers (N,), indices into `classes`. Raises DataError for one out of range, ShapeError for none.
     """
     labels = np.asarray(labels)
+    if labels.size == 0:
+        raise ShapeError("there are no labels; give at least one")
     counts = np.zeros((len(classes),) * 2, np.int64)
     labels, predicted = (check_labels(part, labels.size, len(classes)) for part in (labels, np.asarray(predicted)))
     np.add.at(counts, (labels, predicted), 1)
@@ -44,7 +46,7 @@ def _draw_confusion(counts: np.ndarray, classes: list[str]):
 
     n = len(classes)
     side = min(9.0, max(2.4, 0.46 * n))
-    names = [name if len(name) <= 20 else name[:19] + "…" for name in classes]
+    names = [figures.cut(name, 20) for name in classes]
     room = 0.085 * max(map(len, names))
     figure = figures.new_figure(max(4.6, side + 0.9 + room), side + 1.6 + (room if max(map(len, names)) > 3 else 0.2))
     axes = figure.subplots()
@@ -52,7 +54,7 @@ def _draw_confusion(counts: np.ndarray, classes: list[str]):
     share = counts / np.maximum(rows, 1)
     right = np.eye(n, dtype=bool)
     # Right answers and mistakes each have a hue: a few mistakes must show beside many right answers.
-    worst = max(0.2, float(share[~right].max(initial=0)))
+    worst = max(0.05, float(share[~right].max(initial=0)))
     good = axes.imshow(np.where(right & (counts > 0), share, np.nan), cmap="Blues", norm=Normalize(-0.2, 1.25))
     bad = axes.imshow(np.where(~right & (counts > 0), share, np.nan), cmap="Oranges", norm=Normalize(-0.5 * worst, worst * 1.7))
     if n <= _NUMBERS:
@@ -140,8 +142,8 @@ def _draw_mistakes(images: np.ndarray, found: list[Mistake], wrong: int):
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, mistake in zip(grid, found):
         show_image(axes, images[mistake.image])
-        text = f"says {_cut(mistake.predicted)}: {_percent(mistake.probability)}\n"
-        axes.set_title(text + f"is {_cut(mistake.true)}: {_percent(mistake.probability_of_true)}", fontsize=9)
+        text = f"says {figures.cut(mistake.predicted)}: {_percent(mistake.probability)}\n"
+        axes.set_title(text + f"is {figures.cut(mistake.true)}: {_percent(mistake.probability_of_true)}", fontsize=9)
         axes.set_xlabel(f"image {mistake.image}", fontsize=8, color=figures.FAINT)
     for axes in grid:
         axes.set_xticks([])
@@ -157,7 +159,3 @@ def _draw_mistakes(images: np.ndarray, found: list[Mistake], wrong: int):
 
 def _percent(value: float) -> str:
     return "<0.1%" if value < 0.0005 else f"{value:.1%}"
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= 12 else name[:11] + "…"

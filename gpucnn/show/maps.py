@@ -1,5 +1,7 @@
 """What each layer makes of one image."""
 
+import textwrap
+
 import numpy as np
 
 from gpucnn import figures
@@ -22,8 +24,8 @@ def maps(
     """Draw the maps of `image` (C, H, W) layer by layer into the PNG at `path` (None: draw nothing).
 
     Returns (steps, probabilities): a Step has a layer's `name`, `kind` and `values` (C, *spatial), the image's own name
-    is ''; probabilities (classes,) are the softmax of the last layer. A row of the picture is one layer, its grey from
-    the layer's smallest value to its largest. Of more than 32 maps the first 32 are shown. `name` says what the image is.
+    is ''; probabilities (classes,) are the softmax of the last layer. A row of the picture is one layer, dark at
+    its smallest value and bright at its largest. Of more than 32 maps the first 32 are shown. `name` says what the image is.
 
     Raises ShapeError, DTypeError or DataError for an image that the model does not take.
     """
@@ -40,11 +42,13 @@ def maps(
 
 def _draw(found: list[Step], probabilities: np.ndarray, names: list[str], model: str, image: str):
     heights = [_height(step) for step in found]
-    total = sum(heights) + 0.22 * len(heights) + 0.75 + 1.5
+    total = sum(heights) + 0.22 * len(heights) + 0.95 + 1.75
     figure = figures.new_figure(_LABEL + _WIDTH + 0.2, total, layout=None)
     title = f"What each layer of {model} makes of the image: low-level features at the top, high-level at the bottom"
     figure.text(0.12 / (_LABEL + _WIDTH), 1 - 0.18 / total, title, fontsize=12, va="top")
-    top = 0.62
+    text = "each row from its smallest value, dark, to its largest, bright"
+    figure.text(0.12 / (_LABEL + _WIDTH), 1 - 0.45 / total, text, fontsize=9, va="top", color=figures.INK)
+    top = 0.82
     for step, height in zip(found, heights):
         _row(figure, step, top, height, image)
         top += height + 0.22
@@ -93,7 +97,7 @@ def _row(figure, step: Step, top: float, height: float, image: str) -> None:
     head = f"layer {step.name}: {step.kind}"
     if values.ndim == 1:
         axes = figures.inches(figure, _LABEL, top + 0.06, _WIDTH, height - 0.12)
-        axes.imshow(values[None], cmap="gray", vmin=low, vmax=high if high > low else low + 1, aspect="auto")
+        axes.imshow(values[None], cmap=figures.AMOUNT, vmin=low, vmax=high if high > low else low + 1, aspect="auto")
         axes.set_xticks([])
         axes.set_yticks([])
         _words(figure, top, height, head, f"{figures.many(len(values), 'value')}, {span}")
@@ -101,7 +105,7 @@ def _row(figure, step: Step, top: float, height: float, image: str) -> None:
     shown = values[:_MAPS].reshape(-1, *_plane(values))[:_MAPS]
     columns = min(len(shown), _ACROSS)
     axes = figures.inches(figure, _LABEL, top, _WIDTH, height)
-    figures.tile_grid(axes, shown, columns, cmap="gray", vmin=low, vmax=high if high > low else low + 1)
+    figures.tile_grid(axes, shown, columns, cmap=figures.AMOUNT, vmin=low, vmax=high if high > low else low + 1)
     axes.set_anchor("W")
     text = f"{figures.many(len(values), 'map')} of {figures.shape(values.shape[1:])}"
     if len(shown) < len(values):
@@ -120,7 +124,9 @@ def _chances(axes, probabilities: np.ndarray, names: list[str]) -> None:
     )  # fmt: skip
     for place, label in zip(places, chosen):
         axes.text(place, probabilities[label] + 0.03, f"{probabilities[label]:.1%}", ha="center", fontsize=8)
-    axes.set_xticks(places, [names[label] if len(names[label]) <= 12 else names[label][:11] + "…" for label in chosen])
+    letters = int(_WIDTH / max(len(chosen), 4) / 0.09)  # what fits under a bar
+    words = [textwrap.wrap(names[label], letters) or [""] for label in chosen]
+    axes.set_xticks(places, ["\n".join(figures.cut(line, letters) for line in lines[:3]) for lines in words])
     axes.set_xlim(-0.6, max(len(chosen), 4) - 0.4)
     axes.set_ylim(0, 1.2)
     axes.set_yticks([])

@@ -62,7 +62,8 @@ def _channels(what: str, array) -> np.ndarray:
         array = array[None]
     if array.ndim != 3 or 0 in array.shape:
         raise ShapeError(f"the {what} has shape {array.shape}; expected (H, W) or (C, H, W)")
-    return figures.check_finite(f"the values of the {what}", array.astype(np.float32))
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        return figures.check_finite(f"the values of the {what}", array.astype(np.float32))
 
 
 def show_image(axes, image: np.ndarray):
@@ -82,10 +83,12 @@ def _draw(image: np.ndarray, pattern: np.ndarray, found: Match, name: str):
     # Pixels of all three are alike in size, but a small pattern or map is enlarged to be readable.
     widest = max(width for _, width in sizes)
     ratios = [max(width, 0.3 * widest) for _, width in sizes]
-    across = 9.2 / sum(ratios)
-    cells = [across * ratio / width for ratio, (_, width) in zip(ratios, sizes)]  # inches a pixel
+    tallest = max(ratio * height / width for ratio, (height, width) in zip(ratios, sizes))
+    across = min(9.2 / sum(ratios), 0.75, 9 / tallest)
+    ratios = [max(ratio, 1.5 / across) for ratio in ratios]  # room for the words above each
+    cells = [min(across * ratio / width, 9 / height) for ratio, (height, width) in zip(ratios, sizes)]  # inches a pixel
     highest = max(cell * height for cell, (height, _) in zip(cells, sizes))
-    figure = figures.new_figure(10.5, min(12.0, max(2.6, highest + 1.2)))
+    figure = figures.new_figure(max(7.0, across * sum(ratios) + 1.3), max(2.6, highest + 1.2))
     panels = figure.subplots(1, 3, width_ratios=ratios)
 
     drawn = show_image(panels[0], image)
@@ -118,8 +121,8 @@ def _draw(image: np.ndarray, pattern: np.ndarray, found: Match, name: str):
     panels[2].set_title("mean of products", fontsize=10)
     if found.scores.size > 1:
         figure.colorbar(drawn, ax=panels[2], shrink=0.8, pad=0.02).ax.tick_params(labelsize=8)
-    for axes, (h, w) in zip(panels, sizes):
-        figures.pixel_ticks(axes, h, w)
+    for axes, (h, w), cell in zip(panels, sizes, cells):
+        figures.pixel_ticks(axes, h, w, cell)
     best = f"{found.score:.2f}" if 0.1 <= abs(found.score) < 100 else f"{found.score:.3g}"
     title = f"The pattern scores highest, {best.replace('-', figures.MINUS)}, at row {row}, column {column}"
     ties = int((found.scores == found.score).sum())

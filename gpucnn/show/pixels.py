@@ -69,15 +69,14 @@ def _draw(window: Window, use: np.ndarray):
         handles.append(Patch(facecolor=drawn.cmap(0.0), label="never used"))
     axes.set_xlim(-0.6 - left, width - 0.4 + right)
     axes.set_ylim(height - 0.4 + bottom, -0.6 - top)
-    figures.pixel_ticks(axes, height, width)
+    figures.pixel_ticks(axes, height, width, cell)
     axes.spines[:].set_visible(False)
     if max(use.shape) > _NUMBERS:
         bar = figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.02)
         bar.set_label("times used", fontsize=9)
         bar.ax.yaxis.get_major_locator().set_params(integer=True)
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    axes.set_title(_words(window), fontsize=9, loc="left")
-    figure.suptitle("How many times each pixel is used", fontsize=12)
+    figure.suptitle(f"How many times each pixel is used\n{_words(window)}", fontsize=10.5)
     return figure
 
 
@@ -92,4 +91,4 @@ def _words(window: Window) -> str:
         words += f", padding {once(window.padding)}"
     if set(window.dilation) != {1}:
         words += f", dilation {once(window.dilation)}"
-    return f"{words}\ngives an output of {figures.shape(window.output)}"
+    return f"{words}: the output is {figures.shape(window.output)}"

@@ -1,5 +1,6 @@
 """A classifier that slides over a page, and the map of class scores that it leaves."""
 
+import textwrap
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,11 +133,16 @@ def _draw(page: np.ndarray, result: Scores, names: list[str], threshold: float):
 
     height, width = page.shape[1:]
     colours = np.array(_colours(len(names)))
-    wide = 9.5
-    inch = min(wide / width, 8.0 / height)
+    beside = height > width
+    inch = min((4.7 if beside else 9.5) / width, 8.0 / height)
+    wide, high = max(4.0, width * inch), height * inch + 0.8  # inches of a panel
     legend = len(names) <= _LEGEND
-    figure = figures.new_figure(max(6.0, width * inch + 0.6), 2 * height * inch + 2.1 + 0.25 * legend)
-    upper, lower = figure.subplots(2, 1, sharex=True, sharey=True)
+    if beside:
+        figure = figures.new_figure(2 * wide + 0.8, high + 0.4 + 0.5 * legend)
+    else:
+        figure = figures.new_figure(wide + 0.6, 2 * high + 0.4 + 0.5 * legend)
+    upper, lower = figure.subplots(*((1, 2) if beside else (2, 1)), sharex=True, sharey=True)
+    letters = int(wide / 0.078)
 
     show_image(upper, page)
     for sighting in result.found:
@@ -145,15 +151,13 @@ def _draw(page: np.ndarray, result: Scores, names: list[str], threshold: float):
         upper.add_patch(
             Rectangle((left - 0.5, top - 0.5), size[1], size[0], fill=False, edgecolor=colour, linewidth=1.8)
         )
-        label = sighting.label if len(sighting.label) <= 12 else sighting.label[:11] + "…"
+        label = figures.cut(sighting.label)
         upper.text(
             left - 0.5, top - 0.5, f"{label}  {_percent(sighting.probability)}", fontsize=8, color="white", va="bottom",
             bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2}, clip_on=True,
         )  # fmt: skip
-    upper.set_title(
-        f"the page, and where the network is at least {100 * threshold:g}% sure: {figures.many(len(result.found), 'place')}",
-        fontsize=10, loc="left",
-    )  # fmt: skip
+    title = f"the page, and where the network is at least {100 * threshold:g}% sure: {figures.many(len(result.found), 'place')}"
+    upper.set_title(textwrap.fill(title, letters), fontsize=10)
 
     best = result.probabilities.max(axis=0)
     colour = colours[result.probabilities.argmax(axis=0)]  # (P, Q, 3)
@@ -170,10 +174,8 @@ def _draw(page: np.ndarray, result: Scores, names: list[str], threshold: float):
             left + size[1] / 2, top + size[0] / 2, sighting.label, fontsize=9, weight="bold", ha="center", va="center",
             color="black", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.75}, clip_on=True,
         )  # fmt: skip
-    lower.set_title(
-        f"the likeliest class at each of {p}x{q} places, {_steps(sh, sw)} apart; white where none has more than half the probability",
-        fontsize=10, loc="left",
-    )  # fmt: skip
+    title = f"the likeliest class at each of {p}x{q} places, {_steps(sh, sw)} apart; white where none is likelier than not"
+    lower.set_title(textwrap.fill(title, letters), fontsize=10)
     for axes in (upper, lower):
         axes.set_xlim(-0.5, width - 0.5)
         axes.set_ylim(height - 0.5, -0.5 - 0.16 / inch)  # with room for the words above a box at the edge
@@ -181,7 +183,7 @@ def _draw(page: np.ndarray, result: Scores, names: list[str], threshold: float):
         axes.tick_params(length=2, labelsize=8)
     if legend:
         handles = [Patch(color=colour, label=name) for colour, name in zip(colours, names)]
-        figure.legend(handles=handles, loc="outside lower center", ncols=10, frameon=False, fontsize=8, title="class")
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(10, int(figure.get_size_inches()[0])), frameon=False, fontsize=8, title="class")
     return figure
 
 
