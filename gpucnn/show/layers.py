@@ -50,7 +50,7 @@ def image_filters(model: Model, name: str | None) -> Layer:
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
     """One layer's `values` for one image, (C, *spatial), with its `name`, '' for the image itself, and `kind`."""
 

@@ -61,18 +61,22 @@ def _height(step: Step) -> float:
     """Inches of a layer's row."""
     if step.values.ndim == 1:
         return 0.42
-    if not step.name:
+    if _is_picture(step):
         return 1.3
-    count, height, width = len(step.values[:_MAPS]), *_plane(step.values)
-    lines = -(-count // _ACROSS)
+    count, height, width = _tiles(step.values).shape
     side = _WIDTH / min(count, _ACROSS) * height / width
-    return max(0.42, lines * min(side, 1.1))
+    return max(0.42, -(-count // _ACROSS) * min(side, 1.1))
 
 
-def _plane(values: np.ndarray) -> tuple[int, int]:
-    """Height and width of each map; a strip of one axis is one pixel high."""
+def _is_picture(step: Step) -> bool:
+    """Whether it is the image itself, over two axes."""
+    return not step.name and step.values.ndim == 3
+
+
+def _tiles(values: np.ndarray) -> np.ndarray:
+    """(n, H, W): the first maps of (C, *spatial). A strip of one axis is one pixel high, a volume so many slices."""
     sizes = values.shape[1:]
-    return (1, *sizes) if len(sizes) == 1 else sizes[-2:]
+    return values.reshape(-1, *((1, *sizes) if len(sizes) == 1 else sizes[-2:]))[:_MAPS]
 
 
 def _words(figure, top: float, height: float, head: str, text: str) -> None:
@@ -87,14 +91,14 @@ def _row(figure, step: Step, top: float, height: float, image: str) -> None:
     values = step.values
     low, high = float(values.min()), float(values.max())
     span = f"{_short(low)} to {_short(high)}"
-    if not step.name:
+    if _is_picture(step):
         axes = figures.inches(figure, _LABEL, top, _WIDTH, height)
         show_image(axes, values)
         axes.set_anchor("W")
         axes.axis("off")
         _words(figure, top, height, image or "the image", f"{figures.shape(values.shape)}\n{span}")
         return
-    head = f"layer {step.name}: {step.kind}"
+    head = f"layer {step.name}: {step.kind}" if step.name else image or "the image"
     if values.ndim == 1:
         axes = figures.inches(figure, _LABEL, top + 0.06, _WIDTH, height - 0.12)
         axes.imshow(values[None], cmap=figures.AMOUNT, vmin=low, vmax=high if high > low else low + 1, aspect="auto")
@@ -102,13 +106,13 @@ def _row(figure, step: Step, top: float, height: float, image: str) -> None:
         axes.set_yticks([])
         _words(figure, top, height, head, f"{figures.many(len(values), 'value')}, {span}")
         return
-    shown = values[:_MAPS].reshape(-1, *_plane(values))[:_MAPS]
+    shown = _tiles(values)
     columns = min(len(shown), _ACROSS)
     axes = figures.inches(figure, _LABEL, top, _WIDTH, height)
     figures.tile_grid(axes, shown, columns, cmap=figures.AMOUNT, vmin=low, vmax=high if high > low else low + 1)
     axes.set_anchor("W")
     text = f"{figures.many(len(values), 'map')} of {figures.shape(values.shape[1:])}"
-    if len(shown) < len(values):
+    if len(shown) == _MAPS < len(values):
         text += f" (first {len(shown)})"
     _words(figure, top, height, head, f"{text}\n{span}")
 

@@ -9,7 +9,7 @@ from gpucnn.errors import DTypeError, ShapeError
 from gpucnn.geometry import window
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Match:
     """The mean of products at each place and the best place: the first of the highest.
 

@@ -28,7 +28,7 @@ class Sighting:
     box: tuple[int, int, int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scores:
     """`probabilities` (classes, P, Q) float64, how the classifier slid (`window`), and the `found` places, surest first."""
 
@@ -171,7 +171,7 @@ def _draw(page: np.ndarray, result: Scores, names: list[str], threshold: float):
     for sighting in result.found:
         top, left, *size = sighting.box
         lower.text(
-            left + size[1] / 2, top + size[0] / 2, sighting.label, fontsize=9, weight="bold", ha="center", va="center",
+            left + size[1] / 2, top + size[0] / 2, figures.cut(sighting.label, 8), fontsize=9, weight="bold", ha="center", va="center",
             color="black", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.75}, clip_on=True,
         )  # fmt: skip
     title = f"the likeliest class at each of {p}x{q} places, {_steps(sh, sw)} apart; white where none is likelier than not"
@@ -182,8 +182,12 @@ def _draw(page: np.ndarray, result: Scores, names: list[str], threshold: float):
         axes.set_aspect("equal")
         axes.tick_params(length=2, labelsize=8)
     if legend:
-        handles = [Patch(color=colour, label=name) for colour, name in zip(colours, names)]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(10, int(figure.get_size_inches()[0])), frameon=False, fontsize=8, title="class")
+        handles = [Patch(color=colour, label=figures.cut(name, 20)) for colour, name in zip(colours, names)]
+        columns = int(figure.get_size_inches()[0] / (0.75 + 0.075 * min(20, max(map(len, names)))))
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=max(1, min(10, columns)), frameon=False, fontsize=8,
+            title="class",
+        )  # fmt: skip
     return figure
 
 
