@@ -144,7 +144,7 @@ def cell_numbers(axes, drawn, values: np.ndarray, size: float = 9, show=number) 
 
 
 def pixel_ticks(axes, height: int, width: int, cell: float, size: float = 8) -> None:
-    """Row and column numbers at the sides of an image whose pixels are `cell` inches: about ten of them, none too near."""
+    """Row and column numbers at the sides of an image whose pixels are `cell` inches: at most ten, none too near."""
     for axis, count in ((axes.xaxis, width), (axes.yaxis, height)):
         step = next(s for s in (2**i for i in range(40)) if count <= 10 * s and s * cell >= 0.2)
         axis.set_ticks(range(0, count, step))

@@ -21,7 +21,9 @@ Layer = Annotated[
     str | None, typer.Option("--layer", help="Name of a convolution, as `gpucnn summary` lists it. Default: the first.")
 ]
 Stride = Annotated[str, typer.Option("--stride", help="Pixels between neighbouring places: 2, or 2x1 per axis.")]
-Padding = Annotated[str, typer.Option("--padding", help="Pixels added around the image: 1, 1x2 per axis, same or valid.")]
+Padding = Annotated[
+    str, typer.Option("--padding", help="Pixels added around the image: 1, 1x2 per axis, same or valid.")
+]
 Out = Annotated[Path, typer.Option("--out", help="The picture's file, a .png; one that is there is replaced.")]
 Data = Annotated[
     str | None,
@@ -76,7 +78,8 @@ def maps(
         values["probabilities"] = {name: float(p) for name, p in zip(names, probabilities, strict=True)}
         values["layers"] = [
             {
-                "name": step.name, "kind": step.kind, "shape": list(step.values.shape), "smallest": float(step.values.min()),
+                "name": step.name, "kind": step.kind, "shape": list(step.values.shape),
+                "smallest": float(step.values.min()),
                 "largest": float(step.values.max()),
             } for step in found
         ]  # fmt: skip
@@ -126,20 +129,30 @@ def match(
         found = image_filters(model, layer)
         weights = model.state_dict()[found.weight.name]
         if filter >= len(weights):
-            raise ConfigurationError(f"layer {found.name} has no filter {filter}; they run from 0 to {len(weights) - 1}")
+            raise ConfigurationError(
+                f"layer {found.name} has no filter {filter}; they run from 0 to {len(weights) - 1}"
+            )
         kernel = weights[filter]
     pixels, name = _any_image(image, kernel.shape[0], settings, path)
     device = get_backend(backend, math)
     result = show.match(
-        pixels, kernel, out, stride=_sizes("--stride", stride), padding=_sizes("--padding", padding), backend=device.name,
-        math=device.math, name=name,
+        pixels, kernel, out, stride=_sizes("--stride", stride), padding=_sizes("--padding", padding),
+        backend=device.name, math=device.math, name=name,
     )  # fmt: skip
-    values = {"backend": device.name, "math": device.math, "image": name, "row": result.place[0], "column": result.place[1]}
+    values = {
+        "backend": device.name,
+        "math": device.math,
+        "image": name,
+        "row": result.place[0],
+        "column": result.place[1],
+    }
     values |= {"score": result.score, "box": list(result.box)}
     if json:
         _say(json, out, values | {"scores": result.scores.tolist()})
     else:
-        _say(json, out, values | {"score": f"{result.score:.6g}", "box": "top {}, left {}, {} x {}".format(*result.box)})
+        _say(
+            json, out, values | {"score": f"{result.score:.6g}", "box": "top {}, left {}, {} x {}".format(*result.box)}
+        )
 
 
 def pixel_use(
@@ -184,7 +197,8 @@ def curves(run: options.Run = None, out: Out = Path("curves.png"), json: options
 
 def confusion(
     run: options.Run = None, data: Data = None, out: Out = Path("confusion.png"),
-    backend: options.Backend = None, math: options.Math = None, threads: options.Threads = None, json: options.Json = False,
+    backend: options.Backend = None, math: options.Math = None, threads: options.Threads = None,
+    json: options.Json = False,
 ) -> None:  # fmt: skip
     """Which classes a network takes for which: the confusion matrix of the test images."""
     from gpucnn import show
@@ -201,7 +215,8 @@ def mistakes(
     run: options.Run = None, data: Data = None,
     most: Annotated[int, typer.Option("--most", min=1, max=100, help="How many to show.")] = 20,
     out: Out = Path("mistakes.png"),
-    backend: options.Backend = None, math: options.Math = None, threads: options.Threads = None, json: options.Json = False,
+    backend: options.Backend = None, math: options.Math = None, threads: options.Threads = None,
+    json: options.Json = False,
 ) -> None:  # fmt: skip
     """The test images that a network gets wrong, those first of whose wrong class it is surest."""
     from dataclasses import asdict
@@ -338,7 +353,9 @@ def _sizes(option: str, text: str):
         values = tuple(int(part) for part in text.lower().split("x"))
     except ValueError:
         words = ", same or valid" if option == "--padding" else ""
-        raise ConfigurationError(f"{option} is {text!r}; expected a whole number such as 2, one per axis such as 2x3{words}") from None
+        raise ConfigurationError(
+            f"{option} is {text!r}; expected a whole number such as 2, one per axis such as 2x3{words}"
+        ) from None
     return values[0] if len(values) == 1 else values
 
 

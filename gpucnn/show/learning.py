@@ -24,9 +24,10 @@ def curves(history: History, path) -> None:
 
 
 def confusion(labels, predicted, classes: list[str], path=None) -> np.ndarray:
-    """Draw the confusion matrix into the PNG at `path` (None: draw nothing); returns the counts, int64 (true, predicted).
+    """Draw the confusion matrix into the PNG at `path` (None: draw nothing); returns counts, int64 (true, predicted).
 
-    `labels` and `predicted` are integers (N,), indices into `classes`. Raises DataError for one out of range, ShapeError for none.
+    `labels` and `predicted` are integers (N,), indices into `classes`. Raises DataError for one out of range,
+    ShapeError for none.
     """
     labels = np.asarray(labels)
     if labels.size == 0:
@@ -56,7 +57,9 @@ def _draw_confusion(counts: np.ndarray, classes: list[str]):
     # Right answers and mistakes each have a hue: a few mistakes must show beside many right answers.
     worst = max(0.05, float(share[~right].max(initial=0)))
     good = axes.imshow(np.where(right & (counts > 0), share, np.nan), cmap="Blues", norm=Normalize(-0.2, 1.25))
-    bad = axes.imshow(np.where(~right & (counts > 0), share, np.nan), cmap="Oranges", norm=Normalize(-0.5 * worst, worst * 1.7))
+    bad = axes.imshow(
+        np.where(~right & (counts > 0), share, np.nan), cmap="Oranges", norm=Normalize(-0.5 * worst, worst * 1.7)
+    )
     if n <= _NUMBERS:
         for drawn in (good, bad):
             chosen = right if drawn is good else ~right
@@ -81,7 +84,8 @@ def _draw_confusion(counts: np.ndarray, classes: list[str]):
     figure.suptitle(f"{hits:,} of {total:,} right ({hits / total:.2%})", fontsize=12)
     figure.legend(
         handles=[
-            Patch(color=good.cmap(good.norm(1.0)), label="right"), Patch(color=bad.cmap(bad.norm(worst)), label="mistakes"),
+            Patch(color=good.cmap(good.norm(1.0)), label="right"),
+            Patch(color=bad.cmap(bad.norm(worst)), label="mistakes"),
         ],
         loc="outside lower center", ncols=2, frameon=False, fontsize=9,
     )  # fmt: skip
@@ -102,8 +106,8 @@ class Mistake:
 def mistakes(images, labels, probabilities, classes: list[str], path=None, *, most: int = 20) -> list[Mistake]:
     """Draw the worst mistakes into the PNG at `path` (None: draw nothing); returns them, worst first.
 
-    images (N, C, H, W), labels (N,), probabilities (N, classes) as Trainer.predict gives them. Worst is what the network
-    was surest of: the highest probability of a wrong answer. At most `most` are drawn and returned.
+    images (N, C, H, W), labels (N,), probabilities (N, classes) as Trainer.predict gives them. Worst is what the
+    network was surest of: the highest probability of a wrong answer. At most `most` are drawn and returned.
     """
     images, probabilities = np.asarray(images), np.asarray(probabilities)
     if images.ndim != 4 or probabilities.shape != (len(images), len(classes)):
@@ -122,7 +126,10 @@ def mistakes(images, labels, probabilities, classes: list[str], path=None, *, mo
     wrong = np.flatnonzero(said != labels)
     worst = wrong[np.argsort(-probabilities[wrong, said[wrong]], kind="stable")][:most]
     found = [
-        Mistake(int(i), classes[labels[i]], classes[said[i]], float(probabilities[i, said[i]]), float(probabilities[i, labels[i]]))
+        Mistake(
+            int(i), classes[labels[i]], classes[said[i]], float(probabilities[i, said[i]]),
+            float(probabilities[i, labels[i]]),
+        )
         for i in worst
     ]  # fmt: skip
     if path is not None:
@@ -133,7 +140,9 @@ def mistakes(images, labels, probabilities, classes: list[str], path=None, *, mo
 def _draw_mistakes(images: np.ndarray, found: list[Mistake], wrong: int):
     if not found:
         figure = figures.new_figure(5, 1.2)
-        figure.text(0.5, 0.5, f"No mistake in {figures.many(len(images), 'image')}", ha="center", va="center", fontsize=13)
+        figure.text(
+            0.5, 0.5, f"No mistake in {figures.many(len(images), 'image')}", ha="center", va="center", fontsize=13
+        )
         return figure
     columns = min(5, len(found))
     rows = -(-len(found) // columns)

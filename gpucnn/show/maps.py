@@ -25,14 +25,17 @@ def maps(
 
     Returns (steps, probabilities): a Step has a layer's `name`, `kind` and `values` (C, *spatial), the image's own name
     is ''; probabilities (classes,) are the softmax of the last layer. A row of the picture is one layer, dark at
-    its smallest value and bright at its largest. Of more than 32 maps the first 32 are shown. `name` says what the image is.
+    its smallest value and bright at its largest. Of more than 32 maps the first 32 are shown. `name` says what the
+    image is.
 
     Raises ShapeError, DTypeError or DataError for an image that the model does not take.
     """
     if path is not None:
         figures.check_path(path)
     if len(model.output_shape) != 1:
-        raise ConfigurationError(f"the model's output is {model.output_shape}, not (classes,): it tells no classes apart")
+        raise ConfigurationError(
+            f"the model's output is {model.output_shape}, not (classes,): it tells no classes apart"
+        )
     found, probabilities = steps(model, image, choose(model, backend, math))
     if path is not None:
         names = model.class_names or [str(label) for label in range(len(probabilities))]

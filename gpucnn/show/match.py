@@ -33,12 +33,13 @@ def match(
     mean over the pattern of pattern times image (`functional.conv` divided by C*R*S): for values of -1 and 1 it is 1
     where all agree and -1 where none does. `stride` and `padding` as in `functional.conv`.
 
-    Raises ShapeError where the two do not fit together, DTypeError for what is no array of numbers, DataError for a NaN.
+    Raises ShapeError where the two do not fit together, DTypeError for what are no numbers, DataError for a NaN.
     """
     image, pattern = (_channels(what, array) for what, array in (("image", image), ("pattern", pattern)))
     if image.shape[0] != pattern.shape[0]:
         raise ShapeError(
-            f"the pattern has {figures.many(pattern.shape[0], 'channel')} and the image {image.shape[0]}; they must agree"
+            f"the pattern has {figures.many(pattern.shape[0], 'channel')} and the image {image.shape[0]}; "
+            "they must be as many"
         )
     if path is not None:
         figures.check_path(path)
@@ -95,7 +96,9 @@ def _draw(image: np.ndarray, pattern: np.ndarray, found: Match, name: str):
     if len(image) == 1:
         _numbers(panels[0], drawn, image[0], cells[0])
     panels[0].add_patch(
-        Rectangle((left - 0.5, top - 0.5), box[1], box[0], fill=False, edgecolor=figures.MARK, linewidth=3, clip_on=False)
+        Rectangle(
+            (left - 0.5, top - 0.5), box[1], box[0], fill=False, edgecolor=figures.MARK, linewidth=3, clip_on=False
+        )
     )
     # The whole box is in sight, even where it begins in the padding; elsewhere the image alone.
     panels[0].set_xlim(min(-0.5, left - 0.5), max(sizes[0][1], left + box[1]) - 0.5)
@@ -109,7 +112,9 @@ def _draw(image: np.ndarray, pattern: np.ndarray, found: Match, name: str):
         shown = pattern.mean(axis=0)
         drawn = panels[1].imshow(shown, cmap=figures.SIGNED, vmin=-scale, vmax=scale, interpolation="nearest")
         _numbers(panels[1], drawn, shown, cells[1])
-    panels[1].set_title(f"the pattern, {figures.shape(sizes[1])}" + ("\n(mid-grey: 0)" if len(pattern) == 3 else ""), fontsize=10)
+    panels[1].set_title(
+        f"the pattern, {figures.shape(sizes[1])}" + ("\n(mid-grey: 0)" if len(pattern) == 3 else ""), fontsize=10
+    )
 
     scale = figures.limit(found.scores)
     drawn = panels[2].imshow(found.scores, cmap=figures.SIGNED, vmin=-scale, vmax=scale, interpolation="nearest")
@@ -126,7 +131,9 @@ def _draw(image: np.ndarray, pattern: np.ndarray, found: Match, name: str):
     best = f"{found.score:.2f}" if 0.1 <= abs(found.score) < 100 else f"{found.score:.3g}"
     title = f"The pattern scores highest, {best.replace('-', figures.MINUS)}, at row {row}, column {column}"
     ties = int((found.scores == found.score).sum())
-    figure.suptitle(title + (f", and as high at {figures.many(ties - 1, 'other place')}" if ties > 1 else ""), fontsize=12)
+    figure.suptitle(
+        title + (f", and as high at {figures.many(ties - 1, 'other place')}" if ties > 1 else ""), fontsize=12
+    )
     return figure
 
 

@@ -41,8 +41,8 @@ def _draw(window: Window, use: np.ndarray):
     if top or bottom or left or right:
         axes.add_patch(
             Rectangle(
-                (-0.5 - left, -0.5 - top), columns, rows, facecolor="#f4f4f4", edgecolor="#c8c8c8", hatch="///", linewidth=0,
-                zorder=-1,
+                (-0.5 - left, -0.5 - top), columns, rows, facecolor="#f4f4f4", edgecolor="#c8c8c8", hatch="///",
+                linewidth=0, zorder=-1,
             )
         )  # fmt: skip
     most = int(use.max())
@@ -82,6 +82,7 @@ def _draw(window: Window, use: np.ndarray):
 
 def _words(window: Window) -> str:
     """The settings in one line."""
+
     def once(values) -> str:
         values = [v if not isinstance(v, tuple) or v[0] != v[1] else v[0] for v in values]
         return str(values[0]) if len(set(values)) == 1 else " and ".join(map(str, values))

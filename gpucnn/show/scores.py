@@ -30,7 +30,7 @@ class Sighting:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """`probabilities` (classes, P, Q) float64, how the classifier slid (`window`), and the `found` places, surest first."""
+    """`probabilities` (classes, P, Q) float64, how the classifier slid (`window`), and `found` places, surest first."""
 
     probabilities: np.ndarray
     window: Window
@@ -43,10 +43,10 @@ def scores(
 ) -> Scores:  # fmt: skip
     """Slide a classifier over `page` (C, H, W) and draw page and scores into the PNG at `path` (None: draw nothing).
 
-    The classifier becomes a fully convolutional network with the same weights (`gpucnn.models.fully_convolutional`), its
-    outputs at each place go through a softmax in float64. `found` are the places whose likeliest class has at least
-    `threshold`, surest first, none overlapping one before it. The network knows nothing but its classes: of what is none
-    of them it also says which it resembles most.
+    The classifier becomes a fully convolutional network with the same weights (`gpucnn.models.fully_convolutional`),
+    its outputs at each place go through a softmax in float64. `found` are the places whose likeliest class has at least
+    `threshold`, surest first, none overlapping one before it. The network knows nothing but its classes: of what is
+    none of them it also says which it resembles most.
 
     Raises ShapeError for a page that is smaller than the classifier's images or has other channels, ConfigurationError
     for a model that cannot slide, DataError for a NaN.
@@ -60,8 +60,8 @@ def scores(
         raise ShapeError(f"the page has shape {page.shape}; expected ({model.input_shape[0]}, H, W)")
     if page.shape[1] * page.shape[2] > _LARGEST:
         raise DataError(
-            f"the page has {page.shape[1]:,} x {page.shape[2]:,} pixels; cut it into parts of at most {_LARGEST:,} pixels, "
-            "or make it smaller"
+            f"the page has {page.shape[1]:,} x {page.shape[2]:,} pixels; cut it into parts of at most {_LARGEST:,}, or "
+            "make it smaller"
         )
     device = choose(model, backend, math)
     images = check_images(page[None], page.shape, device.dtype)
@@ -156,7 +156,8 @@ def _draw(page: np.ndarray, result: Scores, names: list[str], threshold: float):
             left - 0.5, top - 0.5, f"{label}  {_percent(sighting.probability)}", fontsize=8, color="white", va="bottom",
             bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2}, clip_on=True,
         )  # fmt: skip
-    title = f"the page, and where the network is at least {100 * threshold:g}% sure: {figures.many(len(result.found), 'place')}"
+    places = figures.many(len(result.found), "place")
+    title = f"the page, and where the network is at least {100 * threshold:g}% sure: {places}"
     upper.set_title(textwrap.fill(title, letters), fontsize=10)
 
     best = result.probabilities.max(axis=0)
@@ -171,10 +172,13 @@ def _draw(page: np.ndarray, result: Scores, names: list[str], threshold: float):
     for sighting in result.found:
         top, left, *size = sighting.box
         lower.text(
-            left + size[1] / 2, top + size[0] / 2, figures.cut(sighting.label, 8), fontsize=9, weight="bold", ha="center", va="center",
+            left + size[1] / 2, top + size[0] / 2, figures.cut(sighting.label, 8), fontsize=9, weight="bold",
+            ha="center", va="center",
             color="black", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.75}, clip_on=True,
         )  # fmt: skip
-    title = f"the likeliest class at each of {p}x{q} places, {_steps(sh, sw)} apart; white where none is likelier than not"
+    title = (
+        f"the likeliest class at each of {p}x{q} places, {_steps(sh, sw)} apart; white where none is likelier than not"
+    )
     lower.set_title(textwrap.fill(title, letters), fontsize=10)
     for axes in (upper, lower):
         axes.set_xlim(-0.5, width - 0.5)

@@ -93,7 +93,9 @@ def test_match_of_images(show, trained, tmp_path):
 def test_pixel_use(show):
     values = show("pixel-use", "--input", 3, "--kernel", 2, "--stride", 1, "--padding", 0)
     assert values["use"] == [[1, 2, 1], [2, 4, 2], [1, 2, 1]]
-    values = show("pixel-use", "--input", "7x9", "--kernel", "3x2", "--stride", "2x3", "--dilation", "1x2", "--padding", "same")
+    values = show(
+        "pixel-use", "--input", "7x9", "--kernel", "3x2", "--stride", "2x3", "--dilation", "1x2", "--padding", "same"
+    )
     assert values["output"] == [4, 3]
 
 
@@ -198,7 +200,15 @@ def test_refusals(cli, trained, tmp_path, monkeypatch, arguments, message, json)
 
 @pytest.mark.parametrize(
     "arguments",
-    [["cats"], ["maps"], ["match"], ["pixel-use"], ["scores", "--threshold", "2"], ["mistakes", "--most", "0"], ["match", "0", "--fly", "1"]],
+    [
+        ["cats"],
+        ["maps"],
+        ["match"],
+        ["pixel-use"],
+        ["scores", "--threshold", "2"],
+        ["mistakes", "--most", "0"],
+        ["match", "0", "--fly", "1"],
+    ],
 )
 def test_usage_errors(cli, arguments):
     assert "Usage: gpucnn show" in cli.refused("show", *arguments)

@@ -1,14 +1,15 @@
-"""The tests of pictures notice a wrong line: each change below, made to a module's source, must make one of them fail."""
+"""A wrong line is noticed: each change below, made to a module's source, must make a test of its pictures fail."""
 
 import importlib.util
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
-import test_learning
-import test_match
-import test_scores
+import test_show_learning
+import test_show_match
+import test_show_scores
 
 from gpucnn import show
 
@@ -28,7 +29,7 @@ CHANGES = [
 def mutant(module: str, old: str, new: str) -> types.ModuleType:
     """The module of gpucnn.show with one piece of its source changed."""
     original = sys.modules[f"gpucnn.show.{module}"]
-    source = open(original.__file__, encoding="utf-8").read()
+    source = Path(original.__file__).read_text(encoding="utf-8")
     assert source.count(old) == 1
     spec = importlib.util.spec_from_loader(f"mutant_{module}", loader=None)
     changed = importlib.util.module_from_spec(spec)
@@ -43,20 +44,20 @@ def comparisons(module: str) -> None:
         rng = np.random.default_rng(0)
         image, pattern = rng.integers(-4, 3, (2, 6, 5)), rng.integers(-2, 5, (2, 3, 2))
         found = show.match(image, pattern, stride=2, padding=1, backend="numpy")
-        expected = test_match.mean_of_products(image, pattern, 2, 1)
+        expected = test_show_match.mean_of_products(image, pattern, 2, 1)
         assert found.scores.tolist() == [[float(s) for s in row] for row in expected]
         best = max(max(row) for row in expected)
         place = next((y, row.index(best)) for y, row in enumerate(expected) if best in row)
         assert found.place == place and found.box == (place[0] * 2 - 1, place[1] * 2 - 1, 3, 2)
     elif module == "learning":
         assert show.confusion([0, 0, 1], [1, 1, 1], ["a", "b"]).tolist() == [[0, 2], [0, 1]]
-        images, labels, p = test_learning.chances()
+        images, labels, p = test_show_learning.chances()
         wrong = sorted((i for i in range(40) if p[i].argmax() != labels[i]), key=lambda i: -p[i].max())
-        found = show.mistakes(images, labels, p, test_learning.NAMES)
+        found = show.mistakes(images, labels, p, test_show_learning.NAMES)
         assert [mistake.image for mistake in found] == wrong[:20]
     else:
-        test_scores.test_found_places_are_the_surest_that_do_not_overlap()
-        test_scores.test_each_score_is_the_crops("numpy", "exact")
+        test_show_scores.test_found_places_are_the_surest_that_do_not_overlap()
+        test_show_scores.test_each_score_is_the_crops("numpy", "exact")
 
 
 @pytest.mark.parametrize("module", ["match", "learning", "scores"])

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from conftest import unreadable
+from readable import unreadable
 
 from gpucnn import figures
 from gpucnn.errors import ConfigurationError, DataError
@@ -53,7 +53,8 @@ def test_values_that_have_no_colour():
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.0, "0"), (-1.0, "\N{MINUS SIGN}1"), (7 / 9, "0.78"), (-0.111, "\N{MINUS SIGN}0.11"), (12.0, "12")]
+    ("value", "text"),
+    [(0.0, "0"), (-1.0, "\N{MINUS SIGN}1"), (7 / 9, "0.78"), (-0.111, "\N{MINUS SIGN}0.11"), (12.0, "12")],
 )
 def test_numbers_in_cells(value, text):
     assert figures.number(value) == text

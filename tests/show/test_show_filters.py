@@ -21,9 +21,9 @@ def colours(picture):
 @pytest.mark.parametrize(
     "shape",
     [
-        (1, 1, 3, 3), (6, 1, 5, 5), (512, 1, 3, 3), (20, 1, 1, 1), (6, 1, 1, 7), (4, 1, 9, 2), (16, 3, 3, 3), (64, 3, 7, 7),
-        (1, 3, 5, 5), (200, 3, 3, 3), (16, 6, 5, 5), (6, 16, 5, 5), (32, 64, 1, 1), (300, 512, 3, 3), (2, 512, 3, 3),
-        (8, 2, 5), (4, 2, 3, 3, 3), (4, 1, 3, 3, 3), (3, 3, 2, 9),
+        (1, 1, 3, 3), (6, 1, 5, 5), (512, 1, 3, 3), (20, 1, 1, 1), (6, 1, 1, 7), (4, 1, 9, 2), (16, 3, 3, 3),
+        (64, 3, 7, 7), (1, 3, 5, 5), (200, 3, 3, 3), (16, 6, 5, 5), (6, 16, 5, 5), (32, 64, 1, 1), (300, 512, 3, 3),
+        (2, 512, 3, 3), (8, 2, 5), (4, 2, 3, 3, 3), (4, 1, 3, 3, 3), (3, 3, 2, 9),
     ],
     ids=str,
 )  # fmt: skip
@@ -85,7 +85,9 @@ def test_wrong_names_and_models_without_filters():
 def test_bad_arrays_and_paths(tmp_path):
     weights = random(2, 1, 3, 3)
     weights[1, 0, 0, 2] = np.nan
-    with pytest.raises(DataError, match=r"the filters hold 1 values that are NaN or infinite, the first at \(1, 0, 0, 2\)"):
+    with pytest.raises(
+        DataError, match=r"the filters hold 1 values that are NaN or infinite, the first at \(1, 0, 0, 2\)"
+    ):
         show.filters(weights, tmp_path / "f.png")
     for wrong in (random(3, 3), random(0, 1, 3, 3), np.ones((2, 1, 3, 3), np.int64)):
         with pytest.raises(ShapeError, match="expected floats"):

@@ -49,8 +49,10 @@ def test_confusion_refuses(tmp_path):
 
 def chances(images=40, classes=5):
     rng = np.random.default_rng(7)
-    return rng.random((images, 3, 12, 20)).astype(np.float32), rng.integers(0, classes, images), rng.dirichlet(
-        np.full(classes, 0.3), images
+    return (
+        rng.random((images, 3, 12, 20)).astype(np.float32),
+        rng.integers(0, classes, images),
+        rng.dirichlet(np.full(classes, 0.3), images),
     )
 
 

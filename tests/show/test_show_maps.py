@@ -47,7 +47,9 @@ def test_lenet5_layer_by_layer(backend, math):
 )  # fmt: skip
 def test_pictures_are_readable(drawn, tmp_path, model, classes):
     model.initialize(0).class_names = classes
-    found, chances = show.maps(model, image(*model.input_shape), tmp_path / "m.png", backend="numpy", name="a test image")
+    found, chances = show.maps(
+        model, image(*model.input_shape), tmp_path / "m.png", backend="numpy", name="a test image"
+    )
     drawn.check(tmp_path / "m.png")
     words = [text.get_text() for text in drawn.figure.texts]
     for step in found[1:]:
