@@ -288,3 +288,17 @@ class Backend(ABC):
     @abstractmethod
     def watch(self, status: Array, step: Array, loss: Array, w: Array) -> None:
         """If status is still -1 and the loss or any weight is not finite, status = step. status int64 (1,)."""
+
+    # ---- biases and channels [2] ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def add_bias(self, x: Batch, bias: Array, relu: bool = False) -> Batch:
+        """(x + bias) + 0 with bias (C,), as a dot product ends; with `relu` followed by max(0, .)."""
+
+    @abstractmethod
+    def concatenate(self, batches: list[Batch]) -> Batch:
+        """Batches of the same images, (N, C1, *spatial), (N, C2, *spatial) ... or flat, to (N, C1 + C2 + ..., *spatial)."""
+
+    @abstractmethod
+    def take_channels(self, x: Batch, first: int, count: int) -> Batch:
+        """A copy of channels first to first + count - 1: (N, count, *spatial)."""
