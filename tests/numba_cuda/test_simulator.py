@@ -43,7 +43,8 @@ def random(running):
     [
         "convolution", "convolution with max pool", "dense", "max pool", "average pool", "global average pool", "relu",
         "tanh", "sigmoid", "addition", "dropout", "batch norm", "softmax cross-entropy", "SGD", "Adam", "AdamW",
-        "loading with random shift", "watch for non-finite numbers",
+        "loading with random shift", "watch for non-finite numbers", "transposed convolution", "bias addition",
+        "concatenation",
     ],
 )  # fmt: skip
 def test_operation_gives_the_same_bits(small, operation):
