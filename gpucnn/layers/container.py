@@ -15,7 +15,7 @@ def _join(name: str, child: str) -> str:
 
 
 class Sequential(Layer):
-    """One layer after the other. Its layers are called "0", "1" ... in parameter names."""
+    """One layer after the other, or none: then x itself. Its layers are called "0", "1" ... in parameter names."""
 
     capturable = True
 
@@ -42,7 +42,7 @@ class Sequential(Layer):
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         steps = []
-        layers = iter(zip(self.layers, (*self.layers[1:], None), strict=True))
+        layers = iter(zip(self.layers, (*self.layers, None)[1:], strict=True))
         for layer, following in layers:
             # Their own classes only: a subclass may compute something else.
             if type(layer) is Conv2d and layer.activation == "relu" and type(following) is MaxPool2d:
