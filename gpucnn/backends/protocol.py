@@ -134,11 +134,14 @@ class Backend(ABC):
 
     @abstractmethod
     def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
-        """dx (N, C, *I) from dy (N, O, *P)."""
+        """dx (N, C, *I) from dy (N, O, *P); run forwards, with transposed_window's window, a transposed convolution."""
 
     @abstractmethod
     def conv_weight_gradient(self, dy: Batch, x: Batch, window: Window, groups: int, out: Array) -> None:
-        """out (O, C/groups, *K) = the sum over images and positions of dy times x."""
+        """out (O, C/groups, *K) = the sum over images and positions of dy times x.
+
+        Of a transposed convolution: its x as dy, its dy as x.
+        """
 
     @abstractmethod
     def bias_gradient(self, dy: Batch, out: Array) -> None:
