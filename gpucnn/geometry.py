@@ -77,9 +77,9 @@ def window(
         raise ConfigurationError(f"input is {input!r}; give one size per spatial axis, such as (32, 32)")
     input = tuple(_integer("input", size, least=1) for size in input)
     axes = len(input)
-    kernel = _per_axis("kernel", kernel, axes)
-    stride = _per_axis("stride", stride, axes)
-    dilation = _per_axis("dilation", dilation, axes)
+    kernel = per_axis("kernel", kernel, axes)
+    stride = per_axis("stride", stride, axes)
+    dilation = per_axis("dilation", dilation, axes)
     extents = tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel))
     pads = _padding(padding, input, extents, stride)
     output = tuple(
@@ -114,10 +114,10 @@ def transposed_window(
         raise ConfigurationError(f"input is {input!r}; give one size per spatial axis, such as (32, 32)")
     input = tuple(_integer("input", size, least=1) for size in input)
     axes = len(input)
-    kernel = _per_axis("kernel", kernel, axes)
-    stride = _per_axis("stride", stride, axes)
-    dilation = _per_axis("dilation", dilation, axes)
-    extra = _per_axis("output_padding", output_padding, axes, least=0)
+    kernel = per_axis("kernel", kernel, axes)
+    stride = per_axis("stride", stride, axes)
+    dilation = per_axis("dilation", dilation, axes)
+    extra = per_axis("output_padding", output_padding, axes, least=0)
     if isinstance(padding, str):
         raise ConfigurationError(
             f"padding is {padding!r}; a transposed convolution takes an integer, one per axis, or (before, after) per axis"
@@ -141,14 +141,16 @@ def transposed_window(
 
 
 def pool_window(
-    input: Iterable[int], size: int | Iterable[int], *, stride: int | Iterable[int] | None = None, padding: Any = 0
-) -> Window:
+    input: Iterable[int], size: int | Iterable[int], *, stride: int | Iterable[int] | None = None, padding: Any = 0,
+    strict: bool = False, ceil: bool = False
+) -> Window:  # fmt: skip
     """The window of a pooling: `stride` is `size` unless given, and no window may lie wholly in the padding.
 
     Padding is at most half the window (PyTorch's rule), which makes sure of that. Raises what `window` raises, and
     ShapeError for more padding.
     """
-    result = window(input, size, stride=size if stride is None else stride, padding=padding)
+    stride = size if stride is None else stride
+    result = window(input, size, stride=stride, padding=padding, strict=strict, ceil=ceil)
     for axis, (pads, k) in enumerate(zip(result.padding, result.kernel)):
         if max(pads) > k // 2:
             raise ShapeError(
@@ -156,6 +158,16 @@ def pool_window(
                 f"so a window could hold no pixel at all; use a padding of at most {k // 2}"
             )
     return result
+
+
+def pads_of(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
+    """(before, after) for each axis of a padding without a window: one integer, one per axis, or (before, after) pairs.
+
+    Raises ShapeError and ConfigurationError as `window` does, and ConfigurationError for a word.
+    """
+    if isinstance(padding, str):
+        raise ConfigurationError(f"padding is {padding!r}; give an integer, one per axis, or (before, after) per axis")
+    return _padding(padding, (1,) * axes, (1,) * axes, (1,) * axes)
 
 
 def _output(
@@ -235,7 +247,7 @@ def _padding(padding: Any, input: Sizes, extents: Sizes, stride: Sizes) -> tuple
     return tuple(pads)
 
 
-def _per_axis(name: str, value: int | Iterable[int], axes: int, least: int = 1) -> Sizes:
+def per_axis(name: str, value: int | Iterable[int], axes: int, least: int = 1) -> Sizes:
     """One integer of at least `least` per axis, from one for all or a sequence."""
     if isinstance(value, str) or not isinstance(value, Iterable):
         return (_integer(name, value, least=least),) * axes
@@ -273,7 +285,8 @@ def _where(axis: int, axes: int) -> str:
 class Field:
     """The receptive field of one value: how many input pixels it sees along each axis.
 
-    `size` is that number, `jump` the input pixels between two neighbouring values. An input pixel is
+    `size` is that number, `jump` the input pixels between two neighbouring values: whole numbers, or fractions behind
+    an upsampling, where a value sees at most `size` rounded up. An input pixel is
     `Field.pixel(axes)`; each layer's follows from the layer's before it: size' = size + (E - 1) * jump and
     jump' = jump * S (Araujo, Norris and Sim, "Computing receptive fields of convolutional neural networks", 2019).
     """
@@ -288,21 +301,12 @@ class Field:
 
     def after(self, window: Window) -> "Field":
         """The field of a value after one more window."""
-        size = tuple(r + d * (k - 1) * j for r, j, k, d in zip(self.size, self.jump, window.kernel, window.dilation))
-        return Field(size, tuple(j * s for j, s in zip(self.jump, window.stride)))
+        return self.spread(tuple(d * (k - 1) + 1 for k, d in zip(window.kernel, window.dilation)), window.stride)
 
-    def after_transposed(self, window: Window) -> "Field":
-        """The field of a value after one more transposed convolution; sizes and jumps may be fractions then.
-
-        With g = gcd(S, D), a value sees at most ceil(K * g / S) inputs that lie D / g apart: size' = size + (their
-        number - 1) * D / g * jump and jump' = jump / S. A value sees the whole pixels of its size, rounded up.
-        """
-        size, jump = [], []
-        for r, j, k, s, d in zip(self.size, self.jump, window.kernel, window.stride, window.dilation):
-            g = math.gcd(s, d)
-            size.append(r + (-(-k * g // s) - 1) * (d // g) * j)
-            jump.append(Fraction(j) / s)
-        return Field(tuple(size), tuple(jump))
+    def spread(self, reach: tuple, step: tuple) -> "Field":
+        """The field after a layer whose values see `reach` neighbouring values each, `step` values apart, per axis."""
+        size = tuple(r + (e - 1) * j for r, j, e in zip(self.size, self.jump, reach))
+        return Field(size, tuple(j * s for j, s in zip(self.jump, step)))
 
 
 def conv_parameters(in_channels: int, out_channels: int, kernel: Sizes, *, groups: int = 1, bias: bool = True) -> int:
@@ -318,6 +322,19 @@ def dense_parameters(inputs: int, outputs: int, *, bias: bool = True) -> int:
 def conv_multiply_adds(in_channels: int, out_channels: int, window: Window, *, groups: int = 1) -> int:
     """Multiply-adds of a convolution of one image: in_channels / groups * prod(K) a value, taps on padding included."""
     return in_channels // groups * math.prod(window.kernel) * out_channels * math.prod(window.output)
+
+
+def transposed_field(window: Window) -> tuple[Sizes, tuple[Fraction, ...]]:
+    """(reach, step) of a transposed convolution for Field.spread; `window` is transposed_window's.
+
+    With g = gcd(S, D), a value sees at most ceil(K * g / S) inputs that lie D / g apart, and its neighbours are 1 / S of
+    an input away.
+    """
+    reach = []
+    for k, s, d in zip(window.kernel, window.stride, window.dilation):
+        g = math.gcd(s, d)
+        reach.append((-(-k * g // s) - 1) * (d // g) + 1)
+    return tuple(reach), tuple(Fraction(1, s) for s in window.stride)
 
 
 def conv_transpose_multiply_adds(in_channels: int, out_channels: int, window: Window, *, groups: int = 1) -> int:

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 
 from gpucnn.geometry import Field, conv_multiply_adds, conv_transpose_multiply_adds, dense_multiply_adds
 from gpucnn.layers import (
-    Concat, Conv2d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, Dense, Flatten, GlobalAvgPool2d, Layer, Residual,
-    Sequential,
+    Concat, Convolution, Dense, Flatten, GlobalPool, Layer, Residual, Sequential, TransposedConvolution,
 )  # fmt: skip
 from gpucnn.models.model import Model
 
-_TRANSPOSED = (ConvTranspose1d, ConvTranspose2d, ConvTranspose3d)
 _SPLIT = (Residual, Concat)
+_CONNECTED = (Convolution, TransposedConvolution, Dense)
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def _list(layer: Layer, field: Field, image: tuple[int, ...], rows: list[Row]) -
     rows.append(
         Row(
             layer.name, type(layer).__name__, layer.output_shape, _parameters(layer), _multiply_adds(layer),
-            _visible(after, image), connections if isinstance(layer, (Conv2d, Dense, *_TRANSPOSED)) else None,
+            _visible(after, image), connections if isinstance(layer, _CONNECTED) else None,
         )
     )  # fmt: skip
     return after
@@ -95,10 +94,11 @@ def _after(layer: Layer, field: Field, image: tuple[int, ...]) -> Field:
     window = getattr(layer, "window", None)
     if window is not None:
         return field.after(window)
-    if isinstance(layer, _TRANSPOSED):
-        return field.after_transposed(layer.backwards)
+    reach = getattr(layer, "reach", None)
+    if reach is not None:
+        return field.spread(reach, layer.step)
     same_map = layer.output_shape[1:] == layer.input_shape[1:]
-    whole = isinstance(layer, (Dense, GlobalAvgPool2d)) or not (same_map or isinstance(layer, Flatten))
+    whole = isinstance(layer, (Dense, GlobalPool)) or not (same_map or isinstance(layer, Flatten))
     return Field(image, field.jump) if whole else field
 
 
@@ -114,9 +114,9 @@ def _parameters(layer: Layer) -> int:
 
 
 def _multiply_adds(layer: Layer) -> int:
-    if isinstance(layer, Conv2d):
+    if isinstance(layer, Convolution):
         return conv_multiply_adds(layer.input_shape[0], layer.out_channels, layer.window, groups=layer.groups)
-    if isinstance(layer, _TRANSPOSED):
+    if isinstance(layer, TransposedConvolution):
         sizes = layer.input_shape[0], layer.out_channels, layer.backwards
         return conv_transpose_multiply_adds(*sizes, groups=layer.groups)
     if isinstance(layer, Dense):

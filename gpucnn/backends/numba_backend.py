@@ -19,6 +19,7 @@ from gpucnn.backends import compilation, tiles
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.canonical import canonical, is_dense, phases, positions_per_band, rows_per_band, three
 from gpucnn.backends.numba_channels import NumbaChannels
+from gpucnn.backends.numba_resampling import NumbaResampling
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import BackendError, DTypeError
 from gpucnn.geometry import Window, pool_counts
@@ -57,7 +58,7 @@ def _rows(data: np.ndarray) -> np.ndarray:
     return data[:, :, None, :, None] if data.ndim == 4 else _deep(data)
 
 
-class NumbaBackend(NumbaChannels, Backend):
+class NumbaBackend(NumbaChannels, NumbaResampling, Backend):
     """See the protocol for what each method does; comments here tell only how."""
 
     name = "numba"

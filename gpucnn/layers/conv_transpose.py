@@ -4,14 +4,16 @@ import math
 
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ShapeError
-from gpucnn.geometry import transposed_window
+from gpucnn.geometry import transposed_field, transposed_window
 from gpucnn.initializers import check_initializer
 from gpucnn.layers.activation import check_activation, finish
 from gpucnn.layers.base import Backward, Layer, Parameter, Shape
-from gpucnn.layers.settings import positive
+from gpucnn.layers.settings import image_shape, positive
 
 
-class _ConvTranspose(Layer):
+class TransposedConvolution(Layer):
+    """Transposed convolution over `axes` spatial axes; settings as in ConvTranspose2d. Use ConvTranspose1d, 2d or 3d."""
+
     capturable = True
     axes: int
 
@@ -28,17 +30,16 @@ class _ConvTranspose(Layer):
         self.initializer = check_initializer(initializer)
 
     def build(self, shape: Shape) -> Shape:
-        if len(shape) != 1 + self.axes:
-            axes = ("L", "H, W", "D, H, W")[self.axes - 1]
-            raise ShapeError(f"needs images of shape (C, {axes}), not {tuple(shape)}")
-        channels, out, groups = shape[0], self.out_channels, self.groups
+        channels, size = image_shape(shape, self.axes)
+        out, groups = self.out_channels, self.groups
         if channels % groups or out % groups:
             raise ShapeError(f"{groups} groups do not divide {channels} input channels and {out} output channels")
         # Not called `window`: that is how a layer's output sees its input, and this one is run backwards.
         self.backwards = transposed_window(
-            shape[1:], self.kernel_size, stride=self.stride, padding=self.padding, output_padding=self.output_padding,
+            size, self.kernel_size, stride=self.stride, padding=self.padding, output_padding=self.output_padding,
             dilation=self.dilation,
         )  # fmt: skip
+        self.reach, self.step = transposed_field(self.backwards)
         kernel = self.backwards.kernel
         taps = math.prod(kernel)
         # A value is made of every stride-th tap along each axis.
@@ -70,13 +71,13 @@ class _ConvTranspose(Layer):
         return y, backward
 
 
-class ConvTranspose1d(_ConvTranspose):
-    """Transposed convolution of (N, C, L) to (N, out_channels, L'): see ConvTranspose2d."""
+class ConvTranspose1d(TransposedConvolution):
+    """Transposed convolution of (N, C, W) to (N, out_channels, W'): see ConvTranspose2d."""
 
     axes = 1
 
 
-class ConvTranspose2d(_ConvTranspose):
+class ConvTranspose2d(TransposedConvolution):
     """Transposed convolution of (N, C, H, W) to (N, out_channels, H', W'): each value spreads over a patch of the output.
 
     It is the gradient of a convolution with respect to its input, with that convolution's weights: a value at (i, j)
@@ -94,7 +95,7 @@ class ConvTranspose2d(_ConvTranspose):
     axes = 2
 
 
-class ConvTranspose3d(_ConvTranspose):
+class ConvTranspose3d(TransposedConvolution):
     """Transposed convolution of (N, C, D, H, W) to (N, out_channels, D', H', W'): see ConvTranspose2d."""
 
     axes = 3

@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from resampled import network
 
 from gpucnn.backends import cuda_compiler, cuda_tiles
 from gpucnn.backends.cuda_backend import CudaBackend
@@ -84,7 +85,9 @@ def _upscaler() -> Model:
 
 
 def _networks(b) -> None:
-    for make, optimizer, batch in ((lenet5, SGD(), 64), (resnet20, Adam(), 512), (_upscaler, SGD(), 64)):
+    # Two networks for what those do not use: `network` resamples, `_upscaler` transposes and concatenates.
+    small = (network, SGD(), 33), (_upscaler, SGD(), 64)
+    for make, optimizer, batch in ((lenet5, SGD(), 64), (resnet20, Adam(), 512), *small):
         model = make().initialize(0).place(b)
         model.layer.need_input_gradient(False)
         optimizer.place(b, model.values.size)

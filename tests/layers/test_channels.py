@@ -275,7 +275,7 @@ def test_the_summary_lists_the_branches_of_a_concat():
     "layer, shape, words",
     [
         (ConvTranspose2d(2, 3), (4,), r"ConvTranspose2d: needs images of shape \(C, H, W\), not \(4,\)"),
-        (ConvTranspose1d(2, 3), (4, 5, 5), r"needs images of shape \(C, L\)"),
+        (ConvTranspose1d(2, 3), (4, 5, 5), r"needs images of shape \(C, W\)"),
         (ConvTranspose3d(2, 3), (4, 5, 5), r"needs images of shape \(C, D, H, W\)"),
         (ConvTranspose2d(2, 3, groups=2), (3, 4, 4), "2 groups do not divide 3 input channels and 2 output"),
         (ConvTranspose2d(3, 3, groups=2), (4, 4, 4), "2 groups do not divide 4 input channels and 3 output"),
