@@ -20,6 +20,8 @@ _PUBLIC = {
     "Parameter": "gpucnn.layers",
     "Sequential": "gpucnn.layers",
     "Residual": "gpucnn.layers",
+    "Concat": "gpucnn.layers",
+    "convolve": "gpucnn.functional",
     "Model": "gpucnn.models",
     "Trainer": "gpucnn.training",
     "save": "gpucnn.training",

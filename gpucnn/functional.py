@@ -22,26 +22,46 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.axis_maps import (
+    AxisMaps, adaptive_sizes, check_padding_mode, check_upsampling, padded_sizes, padding_maps, unpadded_window,
+    upsampling_maps,
+)  # fmt: skip
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
-from gpucnn.geometry import Window, pool_window, window
+from gpucnn.geometry import Window, pads_of, pool_window, transposed_window, window
 
 __all__ = [
+    "adaptive_avg_pool",
+    "adaptive_avg_pool_backward",
+    "adaptive_max_pool",
+    "adaptive_max_pool_backward",
     "avg_pool",
     "avg_pool_backward",
     "batch_norm",
     "batch_norm_backward",
+    "concatenate",
     "conv",
     "conv_backward",
+    "conv_transpose",
+    "conv_transpose_backward",
+    "convolve",
     "dense",
     "dense_backward",
+    "global_avg_pool",
+    "global_avg_pool_backward",
+    "global_max_pool",
+    "global_max_pool_backward",
     "max_pool",
     "max_pool_backward",
+    "pad",
+    "pad_backward",
     "relu",
     "sigmoid",
     "softmax_cross_entropy",
     "tanh",
+    "upsample",
+    "upsample_backward",
 ]
 
 _IMAGES = "images (N, C, *spatial) with 1 to 3 spatial axes"
@@ -56,67 +76,229 @@ def conv(
     padding=0,
     dilation=1,
     groups=1,
+    padding_mode: str = "zeros",
+    padding_value: float = 0.0,
+    strict: bool = False,
     backend: str | None = "numpy",
     math: str | None = None,
 ) -> np.ndarray:
     """Convolution as deep learning has it (cross-correlation: the filter is not flipped).
 
     y[n, o, p] = bias[o] + the sum over c and k of w[o, c, k] * x[n, g*C/groups + c, p*stride + k*dilation - before],
-    with g the group of o and zeros outside the image.
+    with g the group of o. What lies outside the image, padding_mode says: "zeros", "constant" (padding_value), "reflect"
+    (the image mirrored at its edge pixels), "replicate" (the edge pixels repeated), "circular" (the opposite edge).
 
     x is (N, C, *I), w (O, C/groups, *K), bias (O,) or None; returns (N, O, *P), P by the formula in gpucnn.geometry.
     stride and dilation are an integer or one per axis; padding is "valid", "same", an integer, one per axis, or
-    (before, after) per axis. groups divides C and O.
+    (before, after) per axis. groups divides C and O. strict refuses a stride that leaves pixels over.
     """
     x, w, bias = _floats(x=x, w=w, bias=bias)
-    fit, groups = _conv_window(x, w, stride, padding, dilation, groups)
+    fit, groups = _conv_window(x, w, stride, padding, dilation, groups, strict)
+    maps, fit = _conv_padding(fit, padding_mode, padding_value)
     if bias is not None:
         _expect("bias", bias, (w.shape[0],), "one value per filter")
     engine = _engine(backend, math, x.dtype)
     device_bias = None if bias is None else engine.array(bias)
-    return engine.unpack(engine.conv(engine.pack(x), engine.array(w), device_bias, fit, groups))
+    lanes = engine.axis_maps(engine.pack(x), maps)
+    return engine.unpack(engine.conv(lanes, engine.array(w), device_bias, fit, groups))
 
 
 def conv_backward(
-    dy, x, w, *, stride=1, padding=0, dilation=1, groups=1, backend: str | None = "numpy", math: str | None = None
+    dy,
+    x,
+    w,
+    *,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+    padding_mode: str = "zeros",
+    padding_value: float = 0.0,
+    strict: bool = False,
+    backend: str | None = "numpy",
+    math: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(dx, dw, db) of `conv` with the same settings: the gradients of x (N, C, *I), w (O, C/groups, *K) and bias (O,).
 
     dy is (N, O, *P), as conv returns y.
     """
     dy, x, w = _floats(dy=dy, x=x, w=w)
-    fit, groups = _conv_window(x, w, stride, padding, dilation, groups)
+    fit, groups = _conv_window(x, w, stride, padding, dilation, groups, strict)
+    maps, fit = _conv_padding(fit, padding_mode, padding_value)
     _expect("dy", dy, (x.shape[0], w.shape[0], *fit.output), "the shape of conv's output")
     engine = _engine(backend, math, x.dtype)
     dy_lanes, dw, db = engine.pack(dy), engine.zeros(w.shape), engine.zeros(w.shape[:1])
-    dx = engine.conv_input_gradient(dy_lanes, engine.array(w), fit, groups)
-    engine.conv_weight_gradient(dy_lanes, engine.pack(x), fit, groups, dw)
+    dx = engine.axis_maps_gradient(engine.conv_input_gradient(dy_lanes, engine.array(w), fit, groups), maps)
+    engine.conv_weight_gradient(dy_lanes, engine.axis_maps(engine.pack(x), maps), fit, groups, dw)
     engine.bias_gradient(dy_lanes, db)
     return engine.unpack(dx), engine.host(dw), engine.host(db)
 
 
+def conv_transpose(
+    x,
+    w,
+    bias=None,
+    *,
+    stride=1,
+    padding=0,
+    output_padding=0,
+    dilation=1,
+    groups=1,
+    backend: str | None = "numpy",
+    math: str | None = None,
+) -> np.ndarray:
+    """Transposed convolution: the gradient of a convolution with respect to its input, here run forwards.
+
+    Every value x[n, c, i] adds w[c, o, k] * x[n, c, i] to the output pixel i*stride + k*dilation - before of channel
+    g*O/groups + o, with g the group of c; overlapping patches add up, then comes bias.
+
+    x is (N, C, *I), w (C, O/groups, *K), bias (O,) or None; returns (N, O, *P) with P = (I - 1)*stride - before - after +
+    dilation*(K - 1) + output_padding + 1 (gpucnn.geometry). stride, dilation and output_padding are an integer or one per
+    axis, output_padding less than stride or dilation; padding, which is cut off, is an integer, one per axis, or (before,
+    after) per axis. groups divides C.
+    """
+    x, w, bias = _floats(x=x, w=w, bias=bias)
+    fit, groups, outputs = _transposed(x, w, stride, padding, output_padding, dilation, groups)
+    if bias is not None:
+        _expect("bias", bias, (outputs,), "one value per output channel")
+    engine = _engine(backend, math, x.dtype)
+    y = engine.conv_input_gradient(engine.pack(x), engine.array(w), fit, groups)
+    return engine.unpack(y if bias is None else engine.add_bias(y, engine.array(bias)))
+
+
+def conv_transpose_backward(
+    dy,
+    x,
+    w,
+    *,
+    stride=1,
+    padding=0,
+    output_padding=0,
+    dilation=1,
+    groups=1,
+    backend: str | None = "numpy",
+    math: str | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(dx, dw, db) of `conv_transpose` with the same settings: the gradients of x, w (C, O/groups, *K) and bias (O,).
+
+    dy is (N, O, *P), as conv_transpose returns y.
+    """
+    dy, x, w = _floats(dy=dy, x=x, w=w)
+    fit, groups, outputs = _transposed(x, w, stride, padding, output_padding, dilation, groups)
+    _expect("dy", dy, (x.shape[0], outputs, *fit.input), "the shape of conv_transpose's output")
+    engine = _engine(backend, math, x.dtype)
+    dy_lanes, dw, db = engine.pack(dy), engine.zeros(w.shape), engine.zeros((outputs,))
+    dx = engine.conv(dy_lanes, engine.array(w), None, fit, groups)
+    engine.conv_weight_gradient(engine.pack(x), dy_lanes, fit, groups, dw)
+    engine.bias_gradient(dy_lanes, db)
+    return engine.unpack(dx), engine.host(dw), engine.host(db)
+
+
+def convolve(
+    x, kernel, mode: str = "full", *, backend: str | None = "numpy", math: str | None = None
+) -> np.ndarray:
+    """True convolution, with the kernel flipped, of two arrays with the same number of axes, any number from 1 on.
+
+    y[p] = the sum over k of kernel[k] * x[p - k], with zeros outside both. It is commutative, associative, distributes
+    over addition, lets scalars out, and the unit impulse is its identity. Shapes are scipy.signal.convolve's:
+
+        "full"   every p where the two overlap: x.shape + kernel.shape - 1
+        "same"   the middle of that, of x's shape; of an odd pixel more, it begins one later
+        "valid"  where one lies wholly within the other, which is as large or larger in all axes: the difference of the
+                 shapes + 1
+
+    The array with fewer values slides (of equals, `kernel`). In exact math each value is one chain by rule 2 of the
+    contract over the sliding array's positions, backwards from its last. More than three axes are folded: positions
+    along the leading ones become images, taps along them channels, in row-major order.
+    """
+    x, kernel = _floats(x=x, kernel=kernel)
+    if x.ndim != kernel.ndim or x.ndim == 0:
+        raise ShapeError(
+            f"x has shape {x.shape} and kernel {kernel.shape}; expected two arrays with the same number of axes, 1 or more"
+        )
+    wanted = _convolved(x.shape, kernel.shape, mode)
+    if kernel.size > x.size:
+        x, kernel = kernel, x
+    # Of each axis, the pixels that the wanted outputs meet, and zeros where these lie outside.
+    part, pads = [], []
+    for size, k, (first, count) in zip(x.shape, kernel.shape, wanted):
+        start, stop = first - k + 1, first + count
+        part.append(slice(max(start, 0), min(stop, size)))
+        pads.append((max(-start, 0), max(stop - size, 0)))
+    folded = max(x.ndim - 3, 0)
+    images = np.pad(x[tuple(part)], [*pads[:folded], *[(0, 0)] * (x.ndim - folded)])
+    windows = np.lib.stride_tricks.sliding_window_view(images, kernel.shape[:folded], tuple(range(folded)))
+    # (*P, *rest, *K) of the folded axes' P and K to (P, K, *rest): positions are images, taps are channels.
+    windows = np.moveaxis(windows, range(x.ndim, x.ndim + folded), range(folded, 2 * folded))
+    taps = _math.prod(kernel.shape[:folded])
+    images = np.ascontiguousarray(windows).reshape(-1, taps, *images.shape[folded:])
+    filters = np.ascontiguousarray(np.flip(kernel)).reshape(1, taps, *kernel.shape[folded:])
+    fit = window(images.shape[2:], filters.shape[2:], padding=pads[folded:])
+    engine = _engine(backend, math, x.dtype)
+    y = engine.conv(engine.pack(images), engine.array(filters), None, fit)
+    return engine.unpack(y).reshape([count for _, count in wanted])
+
+
+def concatenate(arrays, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """Arrays (N, C1, *spatial), (N, C2, *spatial) ..., or flat (N, C1), (N, C2) ..., side by side along the channels.
+
+    Returns (N, C1 + C2 + ..., *spatial). Its gradient is `dy` cut apart: dy[:, :C1], dy[:, C1 : C1 + C2] ...
+    """
+    arrays = _floats(**{f"arrays[{i}]": array for i, array in enumerate(arrays)})
+    if not arrays:
+        raise ShapeError("there are no arrays to concatenate; give at least one")
+    first = arrays[0]
+    if not 2 <= first.ndim <= 5:
+        raise ShapeError(f"arrays[0] has shape {first.shape}; expected (N, C) or {_IMAGES}")
+    for i, array in enumerate(arrays):
+        if (array.shape[:1], array.shape[2:]) != (first.shape[:1], first.shape[2:]) or array.ndim != first.ndim:
+            raise ShapeError(
+                f"arrays[{i}] has shape {array.shape} and arrays[0] {first.shape}; all sizes but the channels must agree"
+            )
+    engine = _engine(backend, math, first.dtype)
+    return engine.unpack(engine.concatenate([engine.pack(array) for array in arrays]))
+
+
 def max_pool(
-    x, size, *, stride=None, padding=0, backend: str | None = "numpy", math: str | None = None
+    x,
+    size,
+    *,
+    stride=None,
+    padding=0,
+    ceil_mode: bool = False,
+    strict: bool = False,
+    backend: str | None = "numpy",
+    math: str | None = None,
 ) -> np.ndarray:
     """The largest value in each window of x (N, C, *I): (N, C, *P), P by the formula in gpucnn.geometry.
 
-    size, stride (size unless given) and padding as in `conv`; padding is at most half of size and never wins.
+    size, stride (size unless given), padding and strict as in `conv`; padding is at most half of size and never wins.
+    ceil_mode keeps a last window that reaches past the image and its padding.
     """
     (x,) = _floats(x=x)
-    fit = _pool_window(x, size, stride, padding)
+    fit = _pool_window(x, size, stride, padding, ceil_mode, strict)
     engine = _engine(backend, math, x.dtype)
     return engine.unpack(engine.max_pool(engine.pack(x), fit)[0])
 
 
 def max_pool_backward(
-    dy, x, size, *, stride=None, padding=0, backend: str | None = "numpy", math: str | None = None
+    dy,
+    x,
+    size,
+    *,
+    stride=None,
+    padding=0,
+    ceil_mode: bool = False,
+    strict: bool = False,
+    backend: str | None = "numpy",
+    math: str | None = None,
 ) -> np.ndarray:
     """dx (N, C, *I) of `max_pool` with the same settings: each dy goes to the first largest pixel of its window.
 
     dy is (N, C, *P), as max_pool returns y.
     """
     dy, x = _floats(dy=dy, x=x)
-    fit = _pool_window(x, size, stride, padding)
+    fit = _pool_window(x, size, stride, padding, ceil_mode, strict)
     _expect("dy", dy, (*x.shape[:2], *fit.output), "the shape of max_pool's output")
     engine = _engine(backend, math, x.dtype)
     _, where = engine.max_pool(engine.pack(x), fit)
@@ -130,16 +312,19 @@ def avg_pool(
     stride=None,
     padding=0,
     count_include_pad: bool = True,
+    ceil_mode: bool = False,
+    strict: bool = False,
     backend: str | None = "numpy",
     math: str | None = None,
 ) -> np.ndarray:
     """The mean of each window of x (N, C, *I): (N, C, *P), P by the formula in gpucnn.geometry.
 
-    size, stride (size unless given) and padding as in `conv`; padding is at most half of size. Padding counts as zeros
-    (PyTorch's default), or with `count_include_pad=False` not at all: the sum is divided by the pixels in the image.
+    size, stride (size unless given), padding and strict as in `conv`; padding is at most half of size. Padding counts as
+    zeros (PyTorch's default), or with `count_include_pad=False` not at all: the sum is divided by the pixels in the image.
+    ceil_mode keeps a last window that reaches past the image and its padding; what it reaches there never counts.
     """
     (x,) = _floats(x=x)
-    fit = _pool_window(x, size, stride, padding)
+    fit = _pool_window(x, size, stride, padding, ceil_mode, strict)
     include = _truth("count_include_pad", count_include_pad)
     engine = _engine(backend, math, x.dtype)
     return engine.unpack(engine.avg_pool(engine.pack(x), fit, include))
@@ -153,6 +338,8 @@ def avg_pool_backward(
     stride=None,
     padding=0,
     count_include_pad: bool = True,
+    ceil_mode: bool = False,
+    strict: bool = False,
     backend: str | None = "numpy",
     math: str | None = None,
 ) -> np.ndarray:
@@ -161,11 +348,151 @@ def avg_pool_backward(
     dy is (N, C, *P), as avg_pool returns y; of x only the shape matters.
     """
     dy, x = _floats(dy=dy, x=x)
-    fit = _pool_window(x, size, stride, padding)
+    fit = _pool_window(x, size, stride, padding, ceil_mode, strict)
     include = _truth("count_include_pad", count_include_pad)
     _expect("dy", dy, (*x.shape[:2], *fit.output), "the shape of avg_pool's output")
     engine = _engine(backend, math, x.dtype)
     return engine.unpack(engine.avg_pool_gradient(engine.pack(dy), fit, include))
+
+
+def global_avg_pool(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """The mean of each map of x (N, C, *I): (N, C)."""
+    (x,) = _images(x=x)
+    engine = _engine(backend, math, x.dtype)
+    return engine.unpack(engine.global_avg_pool(engine.pack(x)))
+
+
+def global_avg_pool_backward(dy, x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """dx (N, C, *I) of `global_avg_pool` from dy (N, C); of x only the shape matters."""
+    dy, x = _images(dy=dy, x=x)
+    _expect("dy", dy, x.shape[:2], "the shape of global_avg_pool's output")
+    engine = _engine(backend, math, x.dtype)
+    return engine.unpack(engine.global_avg_pool_gradient(engine.pack(dy), x.shape[2:]))
+
+
+def global_max_pool(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """The largest value of each map of x (N, C, *I): (N, C)."""
+    (x,) = _images(x=x)
+    return max_pool(x, x.shape[2:], backend=backend, math=math).reshape(x.shape[:2])
+
+
+def global_max_pool_backward(dy, x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """dx (N, C, *I) of `global_max_pool` from dy (N, C): each dy goes to the first largest pixel of its map."""
+    dy, x = _images(dy=dy, x=x)
+    _expect("dy", dy, x.shape[:2], "the shape of global_max_pool's output")
+    whole = (*dy.shape, *(1 for _ in x.shape[2:]))
+    return max_pool_backward(dy.reshape(whole), x, x.shape[2:], backend=backend, math=math)
+
+
+def adaptive_avg_pool(x, output_size, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """Means of x (N, C, *I) over windows that share out each axis: (N, C, *O), O = output_size, one or one per axis.
+
+    Window p goes from pixel floor(p * I / O) to before ceil((p + 1) * I / O), so neighbours may share one.
+    """
+    (x,) = _images(x=x)
+    output = adaptive_sizes(x.shape[2:], output_size)
+    engine = _engine(backend, math, x.dtype)
+    return engine.unpack(engine.adaptive_avg_pool(engine.pack(x), output))
+
+
+def adaptive_avg_pool_backward(
+    dy, x, output_size, *, backend: str | None = "numpy", math: str | None = None
+) -> np.ndarray:
+    """dx (N, C, *I) of `adaptive_avg_pool` from dy (N, C, *O); of x only the shape matters."""
+    dy, x = _images(dy=dy, x=x)
+    output = adaptive_sizes(x.shape[2:], output_size)
+    _expect("dy", dy, (*x.shape[:2], *output), "the shape of adaptive_avg_pool's output")
+    engine = _engine(backend, math, x.dtype)
+    return engine.unpack(engine.adaptive_avg_pool_gradient(engine.pack(dy), x.shape[2:]))
+
+
+def adaptive_max_pool(x, output_size, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """The largest values of x (N, C, *I) in the windows of `adaptive_avg_pool`: (N, C, *O)."""
+    (x,) = _images(x=x)
+    output = adaptive_sizes(x.shape[2:], output_size)
+    engine = _engine(backend, math, x.dtype)
+    return engine.unpack(engine.adaptive_max_pool(engine.pack(x), output)[0])
+
+
+def adaptive_max_pool_backward(
+    dy, x, output_size, *, backend: str | None = "numpy", math: str | None = None
+) -> np.ndarray:
+    """dx (N, C, *I) of `adaptive_max_pool` from dy (N, C, *O): each dy goes to the first largest pixel of its window."""
+    dy, x = _images(dy=dy, x=x)
+    output = adaptive_sizes(x.shape[2:], output_size)
+    _expect("dy", dy, (*x.shape[:2], *output), "the shape of adaptive_max_pool's output")
+    engine = _engine(backend, math, x.dtype)
+    _, where = engine.adaptive_max_pool(engine.pack(x), output)
+    return engine.unpack(engine.adaptive_max_pool_gradient(engine.pack(dy), where, x.shape[2:]))
+
+
+def pad(
+    x, padding, mode: str = "zeros", value: float = 0.0, *, backend: str | None = "numpy", math: str | None = None
+) -> np.ndarray:
+    """x (N, C, *I) with pixels around each map: (N, C, *O), O = before + I + after along each axis.
+
+    padding is an integer, one per axis, or (before, after) per axis, in the order of the axes; mode as padding_mode in
+    `conv`, value for "constant". "reflect" needs more pixels than padding, "circular" as many.
+    """
+    (x,) = _images(x=x)
+    maps, _ = _pad_maps(x, padding, mode, value)
+    engine = _engine(backend, math, x.dtype)
+    return engine.unpack(engine.axis_maps(engine.pack(x), maps))
+
+
+def pad_backward(
+    dy, x, padding, mode: str = "zeros", value: float = 0.0, *, backend: str | None = "numpy", math: str | None = None
+) -> np.ndarray:
+    """dx (N, C, *I) of `pad` from dy (N, C, *O): each pixel adds the dy of all places that show it; of x only the shape
+    matters."""
+    dy, x = _images(dy=dy, x=x)
+    maps, sizes = _pad_maps(x, padding, mode, value)
+    _expect("dy", dy, (*x.shape[:2], *sizes), "the shape of pad's output")
+    engine = _engine(backend, math, x.dtype)
+    return engine.unpack(engine.axis_maps_gradient(engine.pack(dy), maps))
+
+
+def upsample(
+    x,
+    scale=None,
+    *,
+    size=None,
+    mode: str = "nearest",
+    align_corners: bool = False,
+    backend: str | None = "numpy",
+    math: str | None = None,
+) -> np.ndarray:
+    """x (N, C, *I) at `scale` times its size or at `size`, one integer or one per axis: (N, C, *O).
+
+    mode "nearest" repeats pixels; "linear" interpolates, linearly along each axis, with `align_corners` so that the
+    corner pixels of both maps lie at the same place (PyTorch's interpolate).
+    """
+    (x,) = _images(x=x)
+    check_upsampling(scale, size, mode, align_corners)
+    maps = upsampling_maps(x.shape[2:], scale, size, mode, align_corners)
+    engine = _engine(backend, math, x.dtype)
+    return engine.unpack(engine.axis_maps(engine.pack(x), maps))
+
+
+def upsample_backward(
+    dy,
+    x,
+    scale=None,
+    *,
+    size=None,
+    mode: str = "nearest",
+    align_corners: bool = False,
+    backend: str | None = "numpy",
+    math: str | None = None,
+) -> np.ndarray:
+    """dx (N, C, *I) of `upsample` with the same settings, from dy (N, C, *O); of x only the shape matters."""
+    dy, x = _images(dy=dy, x=x)
+    check_upsampling(scale, size, mode, align_corners)
+    maps = upsampling_maps(x.shape[2:], scale, size, mode, align_corners)
+    output = (i if table is None else table.output for i, table in zip(x.shape[2:], maps))
+    _expect("dy", dy, (*x.shape[:2], *output), "the shape of upsample's output")
+    engine = _engine(backend, math, x.dtype)
+    return engine.unpack(engine.axis_maps_gradient(engine.pack(dy), maps))
 
 
 def dense(x, w, bias=None, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
@@ -319,7 +646,28 @@ def _expect(name: str, array: np.ndarray, shape: tuple[int, ...], what: str) -> 
         raise ShapeError(f"{name} has shape {array.shape}; expected {shape}, {what}")
 
 
-def _conv_window(x: np.ndarray, w: np.ndarray, stride, padding, dilation, groups) -> tuple[Window, int]:
+def _images(**named: Any) -> tuple[np.ndarray, ...]:
+    """The arrays as _floats gives them; raises ShapeError unless x is (N, C, *I)."""
+    arrays = _floats(**named)
+    x = arrays[-1]
+    if not 3 <= x.ndim <= 5:
+        raise ShapeError(f"x has shape {x.shape}; expected {_IMAGES}")
+    return arrays
+
+
+def _conv_padding(fit: Window, mode: Any, value: Any) -> tuple[AxisMaps, Window]:
+    """The maps that pad an image before its convolution, and the window on what they make; none for zeros."""
+    mode, value = check_padding_mode(mode, value)
+    return ((), fit) if mode == "zeros" else (padding_maps(fit.input, fit.padding, mode, value), unpadded_window(fit))
+
+
+def _pad_maps(x: np.ndarray, padding: Any, mode: Any, value: Any) -> tuple[AxisMaps, tuple[int, ...]]:
+    mode, value = check_padding_mode(mode, value)
+    pads = pads_of(padding, x.ndim - 2)
+    return padding_maps(x.shape[2:], pads, mode, value), padded_sizes(x.shape[2:], pads)
+
+
+def _conv_window(x: np.ndarray, w: np.ndarray, stride, padding, dilation, groups, strict) -> tuple[Window, int]:
     if not 3 <= x.ndim <= 5:
         raise ShapeError(f"x has shape {x.shape}; expected {_IMAGES}")
     if w.ndim != x.ndim:
@@ -343,13 +691,55 @@ def _conv_window(x: np.ndarray, w: np.ndarray, stride, padding, dilation, groups
             f"w has shape {w.shape}, filters of {w.shape[1]} channels, but x of shape {x.shape} in {number} group(s) "
             f"needs {channels // number}; expected w (O, {channels // number}, *K)"
         )
-    return window(x.shape[2:], w.shape[2:], stride=stride, padding=padding, dilation=dilation), number
+    settings = {"stride": stride, "padding": padding, "dilation": dilation, "strict": _truth("strict", strict)}
+    return window(x.shape[2:], w.shape[2:], **settings), number
 
 
-def _pool_window(x: np.ndarray, size, stride, padding) -> Window:
+def _transposed(
+    x: np.ndarray, w: np.ndarray, stride, padding, output_padding, dilation, groups
+) -> tuple[Window, int, int]:
+    """The window that runs backwards, the groups, and the output channels."""
     if not 3 <= x.ndim <= 5:
         raise ShapeError(f"x has shape {x.shape}; expected {_IMAGES}")
-    return pool_window(x.shape[2:], size, stride=stride, padding=padding)
+    channels = x.shape[1]
+    if w.ndim != x.ndim or w.shape[0] != channels:
+        raise ShapeError(
+            f"w has shape {w.shape} for x of shape {x.shape}; expected {x.ndim} axes, ({channels}, O/groups, *K)"
+        )
+    try:
+        number = operator.index(groups)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(groups, (bool, np.bool_)):
+        raise ConfigurationError(f"groups is {groups!r}; give a positive integer that divides {channels}")
+    if channels % number:
+        raise ShapeError(f"groups = {number} does not divide the {channels} channels of x")
+    settings = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
+    return transposed_window(x.shape[2:], w.shape[2:], **settings), number, w.shape[1] * number
+
+
+def _convolved(x: tuple[int, ...], kernel: tuple[int, ...], mode: str) -> list[tuple[int, int]]:
+    """(first, count) of the full convolution's positions along each axis that `mode` wants."""
+    sizes = list(zip(x, kernel, strict=True))
+    if mode == "full":
+        return [(0, i + k - 1) for i, k in sizes]
+    if mode == "same":
+        return [((k - 1) // 2, i) for i, k in sizes]
+    if mode != "valid":
+        raise ConfigurationError(f'mode is {mode!r}; use "full", "same" or "valid"')
+    if any(i < k for i, k in sizes) and any(i > k for i, k in sizes):
+        raise ShapeError(
+            f"x has shape {x} and kernel {kernel}: neither lies within the other; for mode=\"valid\" one must be as large "
+            'or larger in all axes (mode="full" takes any)'
+        )
+    return [(min(i, k) - 1, abs(i - k) + 1) for i, k in sizes]
+
+
+def _pool_window(x: np.ndarray, size, stride, padding, ceil_mode, strict) -> Window:
+    if not 3 <= x.ndim <= 5:
+        raise ShapeError(f"x has shape {x.shape}; expected {_IMAGES}")
+    modes = {"ceil": _truth("ceil_mode", ceil_mode), "strict": _truth("strict", strict)}
+    return pool_window(x.shape[2:], size, stride=stride, padding=padding, **modes)
 
 
 def _dense_shapes(x: np.ndarray, w: np.ndarray) -> None:

@@ -14,6 +14,8 @@ from gpucnn.arithmetic import assert_subnormals
 from gpucnn.backends import cuda_tiles
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.canonical import Canonical, canonical, is_dense, phases, positions_per_band, rows_per_band, three
+from gpucnn.backends.cuda_channels import CudaChannels
+from gpucnn.backends.cuda_resampling import CudaResampling
 from gpucnn.backends.launcher import Launcher
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import BackendError, DTypeError
@@ -32,7 +34,7 @@ def _axes(sizes) -> str:
     return f"Axes<{', '.join(map(str, sizes))}>"
 
 
-class CudaBackend(Backend):
+class CudaBackend(CudaChannels, CudaResampling, Backend):
     """See the protocol for what each method does; comments here tell only how."""
 
     name = "cupy"

@@ -10,6 +10,8 @@ import numpy as np
 
 from gpucnn.arithmetic import DROPOUT, SHIFT, uniform, words
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numpy_channels import NumpyChannels
+from gpucnn.backends.numpy_resampling import NumpyResampling
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import DTypeError
 from gpucnn.geometry import Window, pool_counts
@@ -60,7 +62,7 @@ def taps(window: Window) -> list[tuple[slice, ...]]:
     ]
 
 
-class NumpyBase(Backend):
+class NumpyBase(NumpyChannels, NumpyResampling, Backend):
     """See the protocol for what each method does; comments here tell only how."""
 
     name = "numpy"

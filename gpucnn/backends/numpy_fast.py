@@ -79,6 +79,9 @@ class NumpyFast(NumpyBase):
     def global_avg_pool(self, x: Batch) -> Batch:
         return self.batch(x.data.mean(tuple(range(2, x.data.ndim)), dtype=np.float64).astype(self.dtype))
 
+    def _fused(self, weight: Array, x: Array, acc: Array) -> Array:
+        return weight * x + acc
+
     # ---- elementwise ------------------------------------------------------------------------------------------------
 
     def tanh(self, x: Batch) -> Batch:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.axis_maps import AxisMap, AxisMaps, adaptive_average, adaptive_maximum
 from gpucnn.backends.batch import Batch
 from gpucnn.geometry import Window
 
@@ -134,11 +135,14 @@ class Backend(ABC):
 
     @abstractmethod
     def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
-        """dx (N, C, *I) from dy (N, O, *P)."""
+        """dx (N, C, *I) from dy (N, O, *P); run forwards, with transposed_window's window, a transposed convolution."""
 
     @abstractmethod
     def conv_weight_gradient(self, dy: Batch, x: Batch, window: Window, groups: int, out: Array) -> None:
-        """out (O, C/groups, *K) = the sum over images and positions of dy times x."""
+        """out (O, C/groups, *K) = the sum over images and positions of dy times x.
+
+        Of a transposed convolution: its x as dy, its dy as x.
+        """
 
     @abstractmethod
     def bias_gradient(self, dy: Batch, out: Array) -> None:
@@ -181,6 +185,49 @@ class Backend(ABC):
     @abstractmethod
     def global_avg_pool_gradient(self, dy: Batch, spatial: tuple[int, ...]) -> Batch:
         """dx (N, C, *spatial): dy / count at every pixel."""
+
+    # ---- maps along spatial axes: padding, upsampling, adaptive pooling [7] ------------------------------------------------
+
+    @abstractmethod
+    def axis_map(self, x: Batch, axis: int, table: AxisMap) -> Batch:
+        """x (N, C, *I) with spatial axis `axis` mapped by a table of as many positions (gpucnn.axis_maps).
+
+        y[p] = acc + 0, acc from +0 by fma(weight, x[i], acc) over the taps of p in order, or the fill where p has none.
+        """
+
+    def axis_maps(self, x: Batch, tables: AxisMaps) -> Batch:
+        """One map after the other, the first axis first; None leaves an axis as it is."""
+        for axis, table in enumerate(tables):
+            if table is not None:
+                x = self.axis_map(x, axis, table)
+        return x
+
+    def axis_maps_gradient(self, dy: Batch, tables: AxisMaps) -> Batch:
+        """dx of axis_maps from dy: the transposed maps, the last axis first."""
+        for axis in reversed(range(len(tables))):
+            if tables[axis] is not None:
+                dy = self.axis_map(dy, axis, tables[axis].transposed())
+        return dy
+
+    def adaptive_avg_pool(self, x: Batch, output: tuple[int, ...]) -> Batch:
+        """The means of windows that share out each axis evenly: (N, C, *output)."""
+        tables, window = adaptive_average(x.spatial, output)
+        return self.axis_maps(x, tables) if window is None else self.avg_pool(x, window)
+
+    def adaptive_avg_pool_gradient(self, dy: Batch, spatial: tuple[int, ...]) -> Batch:
+        """dx (N, C, *spatial) from dy."""
+        tables, window = adaptive_average(spatial, dy.spatial)
+        return self.axis_maps_gradient(dy, tables) if window is None else self.avg_pool_gradient(dy, window)
+
+    def adaptive_max_pool(self, x: Batch, output: tuple[int, ...]) -> tuple[Batch, Any]:
+        """(y, where): the maxima of the windows of adaptive_avg_pool, and where they came from, for the gradient."""
+        tables, window = adaptive_maximum(x.spatial, output)
+        return self.max_pool(self.axis_maps(x, tables), window)
+
+    def adaptive_max_pool_gradient(self, dy: Batch, where: Any, spatial: tuple[int, ...]) -> Batch:
+        """dx (N, C, *spatial) from dy and what adaptive_max_pool returned."""
+        tables, window = adaptive_maximum(spatial, dy.spatial)
+        return self.axis_maps_gradient(self.max_pool_gradient(dy, where, window), tables)
 
     # ---- elementwise [5, 6, 7] --------------------------------------------------------------------------------------------
 
@@ -288,3 +335,17 @@ class Backend(ABC):
     @abstractmethod
     def watch(self, status: Array, step: Array, loss: Array, w: Array) -> None:
         """If status is still -1 and the loss or any weight is not finite, status = step. status int64 (1,)."""
+
+    # ---- biases and channels [2] ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def add_bias(self, x: Batch, bias: Array, relu: bool = False) -> Batch:
+        """(x + bias) + 0 with bias (C,), as a dot product ends; with `relu` followed by max(0, .)."""
+
+    @abstractmethod
+    def concatenate(self, batches: list[Batch]) -> Batch:
+        """Batches of the same images, (N, C1, *spatial), (N, C2, *spatial) ... or flat, to (N, C1 + C2 + ..., *spatial)."""
+
+    @abstractmethod
+    def take_channels(self, x: Batch, first: int, count: int) -> Batch:
+        """A copy of channels first to first + count - 1: (N, count, *spatial)."""

@@ -41,6 +41,9 @@ KINDS = {"random": _random, "subnormal": _subnormal, "cancelling": _cancelling}
 
 def cases() -> Iterator[Case]:
     """All cases; their numbers are drawn from fixed seeds."""
+    from gpucnn.check.cases_channels import channel_cases  # which imports Case from here
+    from gpucnn.check.cases_resampling import resampling  # imports Case from here
+
     for kind, draw in KINDS.items():
 
         def numbers(*shape: int, seed: int = 0, draw=draw) -> np.ndarray:
@@ -50,10 +53,12 @@ def cases() -> Iterator[Case]:
         yield from _pooled_convolutions(kind, numbers)
         yield from _denses(kind, numbers)
         yield from _pools(kind, numbers)
+        yield from resampling(kind, numbers)
         yield from _elementwise(kind, numbers)
         yield from _norms(kind, numbers)
         yield from _losses(kind, numbers)
         yield from _optimizers(kind, numbers)
+        yield from channel_cases(kind, numbers)
     yield from _drawn()
 
 

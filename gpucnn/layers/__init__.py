@@ -2,14 +2,36 @@
 
 from gpucnn.layers.activation import ReLU, Sigmoid, Tanh
 from gpucnn.layers.base import Layer, Mode, Parameter, Statistic, present
-from gpucnn.layers.container import Residual, Sequential
-from gpucnn.layers.conv import Conv2d
+from gpucnn.layers.container import Concat, Residual, Sequential
+from gpucnn.layers.conv import Conv1d, Conv2d, Conv3d, Convolution
+from gpucnn.layers.conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, TransposedConvolution
 from gpucnn.layers.dense import Dense, Flatten
 from gpucnn.layers.dropout import Dropout
 from gpucnn.layers.norm import BatchNorm
-from gpucnn.layers.pool import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from gpucnn.layers.pool import (
+    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d,
+    AdaptiveMaxPool1d, AdaptiveMaxPool2d, AdaptiveMaxPool3d,
+    AvgPool1d, AvgPool2d, AvgPool3d,
+    GlobalAvgPool1d, GlobalAvgPool2d, GlobalAvgPool3d,
+    GlobalMaxPool1d, GlobalMaxPool2d, GlobalMaxPool3d,
+    MaxPool1d, MaxPool2d, MaxPool3d,
+    GlobalPool,
+)  # fmt: skip
+from gpucnn.layers.resampling import Pad, Upsample
 
 __all__ = [
-    "AvgPool2d", "BatchNorm", "Conv2d", "Dense", "Dropout", "Flatten", "GlobalAvgPool2d", "Layer", "MaxPool2d", "Mode",
-    "Parameter", "ReLU", "Residual", "Sequential", "Sigmoid", "Statistic", "Tanh", "present",
+    "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d",
+    "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AdaptiveMaxPool3d",
+    "AvgPool1d", "AvgPool2d", "AvgPool3d",
+    "BatchNorm",
+    "Concat",
+    "Conv1d", "Conv2d", "Conv3d", "Convolution",
+    "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d",
+    "Dense", "Dropout", "Flatten",
+    "GlobalAvgPool1d", "GlobalAvgPool2d", "GlobalAvgPool3d",
+    "GlobalMaxPool1d", "GlobalMaxPool2d", "GlobalMaxPool3d",
+    "GlobalPool", "Layer",
+    "MaxPool1d", "MaxPool2d", "MaxPool3d",
+    "Mode", "Pad", "Parameter", "ReLU", "Residual", "Sequential", "Sigmoid", "Statistic", "Tanh",
+    "TransposedConvolution", "Upsample", "present",
 ]  # fmt: skip

@@ -123,7 +123,9 @@ def _module(layer: Layer, names: dict[str, Any]):
         if any(before != after for before, after in window.padding):
             raise ConfigurationError(f"{layer!r} pads unevenly, which torch.nn.Conv2d does not")
         padding, bias = tuple(before for before, _ in window.padding), layer.bias is not None
-        settings = window.kernel, window.stride, padding, window.dilation, layer.groups, bias
+        if layer.padding_mode == "constant":
+            raise ConfigurationError(f"{layer!r} pads with a constant, which torch.nn.Conv2d does not")
+        settings = window.kernel, window.stride, padding, window.dilation, layer.groups, bias, layer.padding_mode
         made = own(nn.Conv2d(channels * layer.groups, out, *settings), weight="weight", bias="bias")
         return nn.Sequential(made, *_activation(layer))
     if isinstance(layer, Dense):
@@ -136,7 +138,8 @@ def _module(layer: Layer, names: dict[str, Any]):
         return nn.Sequential(made, *_activation(layer))
     if isinstance(layer, MaxPool2d):
         window = layer.window
-        return nn.MaxPool2d(window.kernel, window.stride, tuple(before for before, _ in window.padding))
+        padding = tuple(before for before, _ in window.padding)
+        return nn.MaxPool2d(window.kernel, window.stride, padding, ceil_mode=layer.ceil_mode)
     if isinstance(layer, GlobalAvgPool2d):
         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     if isinstance(layer, Flatten):

@@ -7,12 +7,14 @@ import re
 
 import numpy as np
 import pytest
+from resampled import network
 
 from gpucnn.backends import cuda_compiler, cuda_tiles
 from gpucnn.backends.cuda_backend import CudaBackend
 from gpucnn.backends.launcher import Launcher
 from gpucnn.check.cases import cases
-from gpucnn.models import lenet5, resnet20
+from gpucnn.layers import Concat, Conv2d, ConvTranspose2d, Dense, Flatten, MaxPool2d, Sequential
+from gpucnn.models import Model, lenet5, resnet20
 from gpucnn.optimizers import SGD, Adam
 from gpucnn.training.steps import Resident, TrainingSteps
 
@@ -74,8 +76,18 @@ def _asked_by(work) -> dict[str, list[str]]:
     return by_file
 
 
+def _upscaler() -> Model:
+    """Down, up by transposed convolutions, and both side by side."""
+    deep = Sequential(MaxPool2d(2), Conv2d(32, 3, padding=1), ConvTranspose2d(16, 2, stride=2, activation="relu"))
+    up = ConvTranspose2d(8, 4, stride=2, padding=1)
+    layer = Sequential(Conv2d(16, 3, padding=1), Concat(Sequential(), deep), up, Flatten(), Dense(10))
+    return Model(layer, (3, 16, 16))
+
+
 def _networks(b) -> None:
-    for make, optimizer, batch in ((lenet5, SGD(), 64), (resnet20, Adam(), 512)):
+    # Two networks for what those do not use: `network` resamples, `_upscaler` transposes and concatenates.
+    small = (network, SGD(), 33), (_upscaler, SGD(), 64)
+    for make, optimizer, batch in ((lenet5, SGD(), 64), (resnet20, Adam(), 512), *small):
         model = make().initialize(0).place(b)
         model.layer.need_input_gradient(False)
         optimizer.place(b, model.values.size)

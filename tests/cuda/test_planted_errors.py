@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from emulated import differing, needs_emulation, with_garbage
 
+from gpucnn.axis_maps import upsampling_maps
 from gpucnn.backends import get_backend
 from gpucnn.backends.cuda_backend import CudaBackend
 from gpucnn.backends.launcher import SOURCES
@@ -44,6 +45,12 @@ def _bias_gradient(b, poison):
     return {"db": b.host(db)}
 
 
+def _upsampled(b, poison):
+    maps = upsampling_maps((3, 4), None, (7, 9), "linear", False)
+    y = b.axis_maps(b.pack(_draw(3, 2, 3, 4)), maps)
+    return {"y": y.numpy(), "dx": b.axis_maps_gradient(y, maps).numpy()}
+
+
 def _running(b, poison):
     running = b.array(_draw(300))
     b.update_running(running, b.array(_draw(300) + 1), 0.5)
@@ -58,6 +65,9 @@ PLANTED = {
     "a read outside the image": (_conv, "conv.cu", "i < INSIDE) || unsigned(column + i) < unsigned(In::W);\n              xs[i] =", "i < INSIDE) || column + i < In::W;\n              xs[i] ="),
     "an unmasked lane in float32": (_conv_gradient, "conv.cu", "acc[i] = there ? acc[i] : 0.0f;", ";"),
     "an unmasked lane in float64": (_bias_gradient, "sums.cuh", "present(block, lane, maps.images) ? sum[s] : 0.0", "sum[s]"),
+    "a map's taps that are not fused": (_upsampled, "resampling.cu", "sum = __fmaf_rn(weight[t], line[i64(position[t]) * inner * LANES], sum);", "sum = __fadd_rn(__fmul_rn(weight[t], line[i64(position[t]) * inner * LANES]), sum);"),
+    "a map's table read past its end": (_upsampled, "resampling.cu", "t < first[p + 1]; t++", "t < first[p + 2]; t++"),
+    "pixels past a map's end": (_upsampled, "resampling.cu", "if (o >= pixels) return;", ";"),
     "a shuffle with a lane that left": (_bias_gradient, "sums.cuh", "#pragma unroll\n    for (int s = 0; s < SUMS; s++) {\n      const double both", "if (lane == 5) return false;\n    for (int s = 0; s < SUMS; s++) {\n      const double both"),
     "a tree over all lanes of a warp": (_conv_gradient, "common.cuh", "half_warp_step<N3>(v, lane, 8);", "half_warp_step<N3>(v, lane, 8); v[0] = add(v[0], __shfl_xor_sync(WHOLE_WARP, v[0], 16));"),
     "a multiplication that is not fused": (_conv, "conv.cu", "acc[o][j] = __fmaf_rn(xs[j * S::W + s * D::W], wv[o], acc[o][j]);", "acc[o][j] = __fadd_rn(acc[o][j], __fmul_rn(xs[j * S::W + s * D::W], wv[o]));"),

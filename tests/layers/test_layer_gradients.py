@@ -10,8 +10,9 @@ import pytest
 
 from gpucnn.backends import get_backend
 from gpucnn.layers import (
-    AvgPool2d, BatchNorm, Conv2d, Dense, Dropout, Flatten, GlobalAvgPool2d, MaxPool2d, ReLU, Residual, Sequential,
-    Sigmoid, Tanh,
+    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveMaxPool2d, AdaptiveMaxPool3d, AvgPool2d, AvgPool3d, BatchNorm, Conv1d,
+    Conv2d, Conv3d, Dense, Dropout, Flatten, GlobalAvgPool2d, GlobalMaxPool2d, MaxPool1d, MaxPool2d, Pad, ReLU, Residual,
+    Sequential, Sigmoid, Tanh, Upsample,
 )
 from gpucnn.models import Model  # fmt: skip
 
@@ -33,6 +34,28 @@ CASES = {
     "average pool": (lambda: AvgPool2d(3, stride=2, padding=1), (2, 6, 5)),
     "average pool of pixels alone": (lambda: AvgPool2d(3, stride=2, padding=1, count_include_pad=False), (2, 6, 5)),
     "global average": (lambda: GlobalAvgPool2d(), (2, 6, 5)),
+    "conv 1d, reflected": (lambda: Conv1d(3, 3, padding=2, padding_mode="reflect", activation="tanh"), (2, 7)),
+    "conv circular strided": (lambda: Conv2d(3, 3, padding="same", stride=2, padding_mode="circular"), (2, 6, 5)),
+    "conv with a constant around": (
+        lambda: Conv2d(2, 3, padding=((2, 0), (0, 1)), padding_mode="constant", padding_value=0.7), (2, 6, 5)
+    ),
+    "conv 3d depthwise, replicated": (
+        lambda: Conv3d(4, 2, padding=1, padding_mode="replicate", groups=2, activation="relu"), (2, 3, 4, 3)
+    ),
+    "reflected conv relu and max pool in one": (
+        lambda: Sequential(Conv2d(3, 3, padding=1, padding_mode="reflect", activation="relu"), MaxPool2d(2)), (2, 6, 5)
+    ),
+    "pad": (lambda: Pad(((1, 0), (2, 2)), "reflect"), (2, 4, 5)),
+    "upsample": (lambda: Upsample((2, 3)), (2, 3, 2)),
+    "upsample linear": (lambda: Upsample(size=(5, 4), mode="linear"), (2, 3, 6)),
+    "upsample trilinear, aligned": (lambda: Upsample(2, mode="linear", align_corners=True), (1, 3, 2, 2)),
+    "max pool 1d, ceil": (lambda: MaxPool1d(2, ceil_mode=True), (2, 7)),
+    "average pool 3d, ceil": (lambda: AvgPool3d(2, padding=1, stride=3, ceil_mode=True), (1, 4, 3, 5)),
+    "adaptive average": (lambda: AdaptiveAvgPool2d((3, 4)), (2, 7, 5)),
+    "adaptive average that divides": (lambda: AdaptiveAvgPool1d(3), (2, 6)),
+    "adaptive max": (lambda: AdaptiveMaxPool2d((3, 2)), (2, 7, 5)),
+    "adaptive max 3d": (lambda: AdaptiveMaxPool3d(2), (1, 3, 4, 5)),
+    "global max": (lambda: GlobalMaxPool2d(), (2, 6, 5)),
     "relu": (ReLU, (2, 3, 3)),
     "tanh": (Tanh, (2, 3, 3)),
     "sigmoid": (Sigmoid, (2, 3, 3)),

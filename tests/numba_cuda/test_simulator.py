@@ -42,8 +42,11 @@ def random(running):
     "operation",
     [
         "convolution", "convolution with max pool", "dense", "max pool", "average pool", "global average pool", "relu",
+        "map along an axis", "padding", "upsampling", "padded convolution", "adaptive average pool", "adaptive max pool",
+        "global max pool",
         "tanh", "sigmoid", "addition", "dropout", "batch norm", "softmax cross-entropy", "SGD", "Adam", "AdamW",
-        "loading with random shift", "watch for non-finite numbers",
+        "loading with random shift", "watch for non-finite numbers", "transposed convolution", "bias addition",
+        "concatenation",
     ],
 )  # fmt: skip
 def test_operation_gives_the_same_bits(small, operation):
