@@ -6,7 +6,7 @@ import pytest
 import gpucnn
 from gpucnn import functional, show
 from gpucnn.errors import ConfigurationError, DataError, ShapeError
-from gpucnn.layers import Conv2d, Flatten, Sequential
+from gpucnn.layers import Conv1d, Conv2d, Conv3d, Dense, Flatten, MaxPool1d, Sequential
 from gpucnn.models import Model, lenet5, resnet20, vgg_small
 
 
@@ -61,6 +61,17 @@ def test_the_residual_blocks_of_resnet_are_a_row_each():
     found, _ = show.maps(resnet20((3, 16, 16), 3).initialize(0), image(3, 16, 16), backend="numpy")
     assert [step.kind for step in found[3:6]] == ["Residual + ReLU"] * 3
     assert len(found) == 1 + 2 + 9 + 2
+
+
+def test_strips_and_volumes(drawn, tmp_path):
+    strips = Model(Sequential(Conv1d(4, 3), MaxPool1d(2), Flatten(), Dense(3)), (2, 20)).initialize(0)
+    volumes = Model(Sequential(Conv3d(4, 3, activation="relu"), Flatten(), Dense(3)), (1, 6, 8, 9)).initialize(0)
+    for model in (strips, volumes):
+        found, _ = show.maps(model, image(*model.input_shape), tmp_path / "m.png", backend="numpy")
+        drawn.check(tmp_path / "m.png")
+        assert found[1].values.shape == model.layer.layers[0].output_shape
+        show.filters(model, tmp_path / "f.png")
+        drawn.check(tmp_path / "f.png")
 
 
 def test_refusals(tmp_path):
