@@ -45,6 +45,7 @@ KINDS = {"random": _random, "subnormal": _subnormal, "cancelling": _cancelling}
 def cases() -> Iterator[Case]:
     """All cases; their numbers are drawn from fixed seeds."""
     from gpucnn.check.cases_pointwise import pointwise  # imports Case from here
+    from gpucnn.check.cases_channels import channel_cases  # which imports Case from here
     from gpucnn.check.cases_resampling import resampling  # imports Case from here
 
     for kind, draw in KINDS.items():
@@ -63,6 +64,7 @@ def cases() -> Iterator[Case]:
         yield from _losses(kind, numbers)
         yield from pointwise(kind, numbers)
         yield from _optimizers(kind, numbers)
+        yield from channel_cases(kind, numbers)
     yield from _drawn()
     yield from augmentations()
 
