@@ -40,6 +40,25 @@ def vanishing(b):
     return {"y": b.dense(x, w, b.array(np.full(1, -0.0, np.float32))).numpy()}
 
 
+def rows(b):
+    """A convolution that numba does by whole kernel rows."""
+    x, w = b.pack(numbers("random", 3, 2, 4, 8)), b.array(numbers("random", 4, 2, 3, 3, seed=1))
+    return {"y": b.conv(x, w, None, window((4, 8), 3, padding=1)).numpy()}
+
+
+def vanishing_rows(b):
+    """Products that vanish below zero, and a bias of -0."""
+    x, w = b.pack(np.full((1, 1, 4, 8), -(2.0**-100), np.float32)), b.array(np.full((4, 1, 3, 3), 2.0**-100, np.float32))
+    return {"y": b.conv(x, w, b.array(np.full(4, -0.0, np.float32)), window((4, 8), 3, padding=1)).numpy()}
+
+
+def row_weights(b):
+    x, dy = b.pack(numbers("random", 19, 2, 12, 8)), b.pack(numbers("random", 19, 4, 12, 8, seed=1))
+    dw = b.zeros((4, 2, 3, 3))
+    b.conv_weight_gradient(dy, x, window((12, 8), 3, padding=1), 1, dw)
+    return {"dw": b.host(dw)}
+
+
 def weights(b):
     x, dy = b.pack(numbers("random", 19, 1, 11, 10)), b.pack(numbers("random", 19, 2, 11, 10, seed=1))
     dw = b.zeros((2, 1, 1, 1))
@@ -115,6 +134,23 @@ CHANGES = [
     Change(
         "k reversed", "numba", NUMBA + "conv.py",
         "                    for c in range(CG):", "                    for c in range(CG - 1, -1, -1):", forward,
+    ),
+    Change(
+        "k reversed", "numba", NUMBA + "simd.py",
+        "for t in range(taps):\n                        for i in range(rows):",
+        "for t in reversed(range(taps)):\n                        for i in range(rows):", rows,
+    ),
+    Change(
+        "positions reversed", "numba", NUMBA + "gradient_rows.py",
+        "for h in range(start, stop):", "for h in range(stop - 1, start - 1, -1):", row_weights,
+    ),
+    Change(
+        "a padded image left unmasked in a weight gradient", "numba", NUMBA + "gradient_rows.py",
+        "acc if lanes == LANES else masked(acc, lanes)", "acc", row_weights,
+    ),
+    Change(
+        "no + 0 at the end", "numba", NUMBA + "conv_rows.py",
+        "add(add(acc[i * QB + j], b), zero)", "add(acc[i * QB + j], b)", vanishing_rows,
     ),
     Change(
         "multiply, then add", "numpy", FMA,

@@ -291,6 +291,23 @@ class Backend(ABC):
         """batch_norm_gradient of relu_gradient(dy, y), y being relu of the batch norm of x; one kernel where there is one."""
         return self.batch_norm_gradient(self.relu_gradient(dy, y), x, mean, var, gamma, eps, out_gamma, out_beta)
 
+    def batch_norm_max_pool(
+        self, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float, pool: Window
+    ) -> tuple[Batch, Any]:
+        """(y, kept): max_pool of relu of batch_norm, and what its gradient needs; one kernel where there is one."""
+        rectified = self.batch_norm(x, mean, var, gamma, beta, eps, relu=True)
+        y, where = self.max_pool(rectified, pool)
+        return y, (rectified, where)
+
+    def batch_norm_max_pool_gradient(
+        self, dy: Batch, kept: Any, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float,
+        pool: Window, out_gamma: Array, out_beta: Array
+    ) -> Batch:  # fmt: skip
+        """dx through the batch's own statistics; writes dgamma (C,) and dbeta (C,). `kept` is batch_norm_max_pool's."""
+        rectified, where = kept
+        through = self.max_pool_gradient(dy, where, pool), rectified
+        return self.batch_norm_relu_gradient(*through, x, mean, var, gamma, beta, eps, out_gamma, out_beta)
+
     @abstractmethod
     def batch_norm_input_gradient(self, dy: Batch, var: Array, gamma: Array, eps: float) -> Batch:
         """dx where the statistics are constants (inference mode): dy * (gamma * inv)."""

@@ -4,6 +4,7 @@ import math
 
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ConfigurationError, ShapeError
+from gpucnn.geometry import Window
 from gpucnn.layers.activation import check_activation, finish
 from gpucnn.layers.base import Backward, Layer, Parameter, Shape, Statistic, label
 
@@ -59,6 +60,19 @@ class BatchNorm(Layer):
             return dx if training else backend.batch_norm_input_gradient(dy, var, gamma.value, self.eps)
 
         return y, backward
+
+    def with_max_pool(self, x: Batch, pool: Window) -> tuple[Batch, Backward]:
+        """This layer, its activation being ReLU, and a max pooling after it; in training one operation of the backend."""
+        backend = x.backend
+        if not self.mode.training:
+            y, own_backward = self(x)
+            y, where = backend.max_pool(y, pool)
+            return y, lambda dy: own_backward(backend.max_pool_gradient(dy, where, pool))
+        self.check(x)
+        mean, var = self._batch_statistics(x)
+        settings = x, mean, var, self.gamma.value, self.beta.value, self.eps, pool
+        y, kept = backend.batch_norm_max_pool(*settings)
+        return y, lambda dy: backend.batch_norm_max_pool_gradient(dy, kept, *settings, self.gamma.grad, self.beta.grad)
 
     def _batch_statistics(self, x: Batch):
         if x.images * math.prod(x.spatial) < 2:

@@ -41,6 +41,9 @@ def few_tiles():
             # The smallest, which fits everywhere, and the one with most accumulators.
             few = {n: (some[0], max(some, key=np.prod)) for n, some in getattr(tiles, name).items()}
             patch.setattr(tiles, name, few)
+        # Whole kernel rows: a kernel for each border; test_numba_rows.py has them.
+        patch.setattr(tiles, "_ROWS", {24: (), 6: ()})
+        patch.setattr(tiles, "_GRADIENT_ROWS", {24: {}, 6: {}})
         patch.setattr(numba_backend, "_WIDTHS", ())  # widths with a code of their own: also there
         for choice in CHOICES:
             choice.cache_clear()
@@ -49,7 +52,7 @@ def few_tiles():
         choice.cache_clear()
 
 
-CHOICES = tiles.broadcast_tile, tiles.product_tile, tiles.pooled_tile
+CHOICES = tiles.broadcast_tile, tiles.product_tile, tiles.pooled_tile, tiles.row_tile, tiles.gradient_row_tile
 
 
 def compare(backend, results: dict, expected: dict) -> None:
