@@ -6,6 +6,7 @@ does not reach, and repeats the filter's weights elsewhere: 81 weights for a 3x3
 """
 
 import copy
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -14,8 +15,9 @@ import numpy as np
 from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.geometry import Field, Window
 from gpucnn.layers import (
-    AvgPool1d, AvgPool2d, AvgPool3d, BatchNorm, Conv1d, Conv2d, Conv3d, Convolution, Dense, Flatten, GlobalAvgPool1d,
-    GlobalAvgPool2d, GlobalAvgPool3d, GlobalPool, Layer, MaxPool1d, MaxPool2d, MaxPool3d, Pad, Sequential,
+    AvgPool1d, AvgPool2d, AvgPool3d, BatchNorm, Concat, Conv1d, Conv2d, Conv3d, Convolution, Dense, Dropout, Flatten,
+    GlobalAvgPool1d, GlobalAvgPool2d, GlobalAvgPool3d, GlobalPool, Layer, MaxPool1d, MaxPool2d, MaxPool3d, Pad, ReLU,
+    Residual, Sequential, Sigmoid, Tanh, activation,
 )  # fmt: skip
 from gpucnn.layers.base import connect, label
 from gpucnn.models.model import Model
@@ -23,8 +25,12 @@ from gpucnn.models.model import Model
 _CONVOLUTIONS = {1: Conv1d, 2: Conv2d, 3: Conv3d}
 _AVERAGES, _MAXIMA = {1: AvgPool1d, 2: AvgPool2d, 3: AvgPool3d}, {1: MaxPool1d, 2: MaxPool2d, 3: MaxPool3d}
 _GLOBAL_AVERAGES = (GlobalAvgPool1d, GlobalAvgPool2d, GlobalAvgPool3d)
+# What looks at one position alone, and of these what looks at one value alone and may stand after Flatten.
+_ACTIVATIONS = (c for c in vars(activation).values() if isinstance(c, type) and issubclass(c, Layer) and c is not Layer)
+_POINTWISE = (Dropout, *_ACTIVATIONS)
+_OF_ONE_VALUE = (Dropout, ReLU, Sigmoid, Tanh)
 # What does the same wherever it lies in a larger map. A Residual or Concat of these does too.
-_LOCAL = (Convolution, *_MAXIMA.values(), *_AVERAGES.values(), BatchNorm, Pad)
+_LOCAL = (Convolution, *_MAXIMA.values(), *_AVERAGES.values(), BatchNorm, Pad, *_POINTWISE)
 
 
 def dense_to_conv(layer: Dense, shape: tuple[int, ...]) -> Model:
@@ -62,7 +68,8 @@ def conv_to_dense(layer: Convolution) -> Model:
     if not isinstance(layer, Convolution):
         raise ConfigurationError(f"conv_to_dense takes a convolution, not {layer!r}")
     if layer.padding_mode != "zeros":
-        raise ConfigurationError(f'conv_to_dense takes a convolution padded with zeros, not padding_mode="{layer.padding_mode}"')
+        mode = f'padding_mode="{layer.padding_mode}"'
+        raise ConfigurationError(f"conv_to_dense takes a convolution padded with zeros, not {mode}")
     weight, bias = _values(layer)
     shape, outputs = layer.input_shape, layer.output_shape
     dense = Dense(
@@ -121,14 +128,12 @@ def sliding_window(model: Model, input_shape: tuple[int, ...]) -> Window:
 
 
 def _after(layer: Layer, field: Field) -> Field:
-    window = getattr(layer, "window", None)
-    if window is not None:
-        return field.after(window)
-    for _, path in layer.children():  # paths that meet again have the same strides
-        layers = _leaves(path)
-        for inner in layers:
+    """The field after one of _sliding_layers, or after the first of its paths: paths that meet have the same strides."""
+    if hasattr(layer, "window"):
+        return field.after(layer.window)
+    for _, path in itertools.islice(layer.children(), 1):
+        for inner in _leaves(path):
             field = _after(inner, field)
-        break
     return field
 
 
@@ -167,29 +172,27 @@ def _sliding_layers(model: Model) -> list[Layer]:
         elif isinstance(layer, GlobalPool):
             pools = _AVERAGES if isinstance(layer, _GLOBAL_AVERAGES) else _MAXIMA
             layers.append(pools[layer.axes](shape[1:], stride=1))
-        elif _is_local(layer) and not (flattened and any(True for _ in layer.parameters())):
+        elif _is_local(layer) and (not flattened or isinstance(layer, _OF_ONE_VALUE)):
             layers.append(copy.deepcopy(layer))
         else:
             raise ConfigurationError(
-                f"{label(layer)} on {shape} cannot slide: it is neither a convolution, a pooling, batch norm, a dense layer "
-                "after Flatten, nor without parameters and of one value at a time"
+                f"{label(layer)} on {shape} cannot slide: what slides is convolutions, pooling, batch norm, activations, "
+                "dropout, Residual and Concat of these, then Flatten and dense layers"
             )
     return layers
 
 
 def _is_local(layer: Layer) -> bool:
     """Whether a layer does the same at each place of a larger map."""
-    children = [child for _, child in layer.children()]
-    if children:
-        return all(_is_local(leaf) for child in children for leaf in _leaves(child))
-    plain = layer.output_shape == layer.input_shape and not any(True for _ in layer.parameters())
-    return isinstance(layer, _LOCAL) or plain
+    if isinstance(layer, (Residual, Concat)):
+        return all(_is_local(leaf) for _, child in layer.children() for leaf in _leaves(child))
+    return isinstance(layer, _LOCAL)
 
 
 def _as_conv(layer: Dense, kernel: tuple[int, ...]) -> Layer:
     """The convolution, not yet built, with as many weights in the same order."""
     if len(kernel) not in _CONVOLUTIONS:
-        raise ShapeError(f"a map with {len(kernel)} spatial axes has no convolution; expected {', '.join(map(str, _CONVOLUTIONS))}")
+        raise ShapeError(f"a map with {len(kernel)} spatial axes has no convolution; expected 1 to 3")
     make = _CONVOLUTIONS[len(kernel)]
     settings = {"bias": layer.use_bias, "activation": layer.activation, "initializer": layer.initializer}
     return make(layer.units, kernel, **settings)

@@ -112,6 +112,8 @@ def test_what_cannot_be_converted_is_refused():
     conv, _, dense = model.layer.layers
     with pytest.raises(ShapeError, match=r"18 inputs, but a map of \(2, 3, 4\) has 24"):
         dense_to_conv(dense, (2, 3, 4))
+    with pytest.raises(ShapeError, match="no convolution; expected 1 to 3"):
+        dense_to_conv(dense, (18,))
     with pytest.raises(ConfigurationError, match="takes a Dense layer"):
         dense_to_conv(conv, (2, 3, 3))
     with pytest.raises(ConfigurationError, match="takes a convolution"):
@@ -229,6 +231,13 @@ def test_the_model_stays_as_it_is():
     assert slid.class_names == model.class_names
 
 
+class Own(Layer):
+    """A layer of one's own: nothing tells whether it looks at one position alone."""
+
+    def __call__(self, x):
+        return x, lambda dy: dy
+
+
 class Middle(Layer):
     """A layer of one's own whose output depends on the map's size."""
 
@@ -241,6 +250,8 @@ class Middle(Layer):
     [
         (lambda: [Flatten(), BatchNorm(), Dense(2)], "layer 1 .BatchNorm. on .50,. cannot slide"),
         (lambda: [Middle(), Dense(2)], "layer 0 .Middle."),
+        (lambda: [Own(), Flatten(), Dense(2)], "layer 0 .Own."),
+        (lambda: [Concat(Conv2d(2, 1), Own()), Flatten(), Dense(2)], "layer 0 .Concat."),
         (lambda: [ConvTranspose2d(2, 2), Flatten(), Dense(2)], "layer 0 .ConvTranspose2d."),
         (lambda: [Upsample(2), Flatten(), Dense(2)], "layer 0 .Upsample."),
         (lambda: [AdaptiveAvgPool2d(2), Flatten(), Dense(2)], "layer 0 .AdaptiveAvgPool2d."),
