@@ -1,5 +1,6 @@
 """Models: networks ready to use, and `Model`, which makes one of any layer."""
 
+from gpucnn.models.conversion import conv_to_dense, dense_to_conv, fully_convolutional, sliding_window
 from gpucnn.models.lenet import lenet5
 from gpucnn.models.mlp import mlp
 from gpucnn.models.model import Model
@@ -10,6 +11,7 @@ from gpucnn.models.resnet import resnet20
 from gpucnn.models.vgg import vgg_small
 
 __all__ = [
-    "MODELS", "Model", "build_model", "export_onnx", "from_pytorch", "lenet5", "mlp", "pytorch_module", "pytorch_names",
-    "resnet20", "save_pytorch", "to_pytorch", "vgg_small",
+    "MODELS", "Model", "build_model", "export_onnx", "from_pytorch", "lenet5", "mlp", "pytorch_module",
+    "pytorch_names", "resnet20", "save_pytorch", "to_pytorch", "vgg_small", "conv_to_dense", "dense_to_conv",
+    "fully_convolutional", "sliding_window",
 ]  # fmt: skip
