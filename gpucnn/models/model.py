@@ -151,8 +151,7 @@ class Model:
         """Class probabilities (N, classes) of images (N, *image_shape), or a regressor's values (N, outputs), on the host.
 
         In inference mode, `batch_size` images at a time, in the backend's type. `finish` makes the result of the outputs
-        (None: softmax for a classifier). Raises what a call raises for images
-        that do not fit.
+        (None: softmax for a classifier). Raises what a call raises for images that do not fit.
         """
         batch_size = positive("batch_size", batch_size)
         if self.backend is None:
