@@ -166,9 +166,12 @@ def merge(whole: dict, part: dict, notes: list[str]) -> None:
     whole["machine"] = part["machine"]
     notes += [note for note in part["notes"] if note not in notes]
     for row in part["results"]:
+        device = row["device_milliseconds"]
         print(
             f"{row['model']:10}{row['job']:10}{row['batch']:5} {row['backend']:11}{row['images_per_second']:13,.0f} "
-            f"images/s  {row['milliseconds']:9.3f} ms  spread {row['spread']:4.0%}  {row.get('variant', '')}",
+            f"images/s  {row['milliseconds']:9.3f} ms  {'' if device is None else f'(device {device:9.3f})  '}"
+            f"spread {row['spread']:4.0%}  first step {row['first_step_seconds']:6.2f} s  "
+            f"transfer {1e3 * row['transfer_seconds']:7.1f} ms  {row.get('variant', '')}",
             flush=True,
         )
     for row in part["ratios"]:

@@ -73,9 +73,9 @@ def window(
         raise ConfigurationError(f"input is {input!r}; give one size per spatial axis, such as (32, 32)")
     input = tuple(_integer("input", size, least=1) for size in input)
     axes = len(input)
-    kernel = _per_axis("kernel", kernel, axes)
-    stride = _per_axis("stride", stride, axes)
-    dilation = _per_axis("dilation", dilation, axes)
+    kernel = per_axis("kernel", kernel, axes)
+    stride = per_axis("stride", stride, axes)
+    dilation = per_axis("dilation", dilation, axes)
     extents = tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel))
     pads = _padding(padding, input, extents, stride)
     output = tuple(
@@ -86,14 +86,16 @@ def window(
 
 
 def pool_window(
-    input: Iterable[int], size: int | Iterable[int], *, stride: int | Iterable[int] | None = None, padding: Any = 0
-) -> Window:
+    input: Iterable[int], size: int | Iterable[int], *, stride: int | Iterable[int] | None = None, padding: Any = 0,
+    strict: bool = False, ceil: bool = False
+) -> Window:  # fmt: skip
     """The window of a pooling: `stride` is `size` unless given, and no window may lie wholly in the padding.
 
     Padding is at most half the window (PyTorch's rule), which makes sure of that. Raises what `window` raises, and
     ShapeError for more padding.
     """
-    result = window(input, size, stride=size if stride is None else stride, padding=padding)
+    stride = size if stride is None else stride
+    result = window(input, size, stride=stride, padding=padding, strict=strict, ceil=ceil)
     for axis, (pads, k) in enumerate(zip(result.padding, result.kernel)):
         if max(pads) > k // 2:
             raise ShapeError(
@@ -101,6 +103,16 @@ def pool_window(
                 f"so a window could hold no pixel at all; use a padding of at most {k // 2}"
             )
     return result
+
+
+def pads_of(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
+    """(before, after) for each axis of a padding without a window: one integer, one per axis, or (before, after) pairs.
+
+    Raises ShapeError and ConfigurationError as `window` does, and ConfigurationError for a word.
+    """
+    if isinstance(padding, str):
+        raise ConfigurationError(f"padding is {padding!r}; give an integer, one per axis, or (before, after) per axis")
+    return _padding(padding, (1,) * axes, (1,) * axes, (1,) * axes)
 
 
 def _output(
@@ -180,7 +192,7 @@ def _padding(padding: Any, input: Sizes, extents: Sizes, stride: Sizes) -> tuple
     return tuple(pads)
 
 
-def _per_axis(name: str, value: int | Iterable[int], axes: int) -> Sizes:
+def per_axis(name: str, value: int | Iterable[int], axes: int) -> Sizes:
     """One positive integer per axis, from one for all or a sequence."""
     if isinstance(value, str) or not isinstance(value, Iterable):
         return (_integer(name, value, least=1),) * axes
@@ -218,7 +230,8 @@ def _where(axis: int, axes: int) -> str:
 class Field:
     """The receptive field of one value: how many input pixels it sees along each axis.
 
-    `size` is that number, `jump` the input pixels between two neighbouring values. An input pixel is
+    `size` is that number, `jump` the input pixels between two neighbouring values: whole numbers, or fractions behind
+    an upsampling, where a value sees at most `size` rounded up. An input pixel is
     `Field.pixel(axes)`; each layer's follows from the layer's before it: size' = size + (E - 1) * jump and
     jump' = jump * S (Araujo, Norris and Sim, "Computing receptive fields of convolutional neural networks", 2019).
     """
@@ -233,8 +246,12 @@ class Field:
 
     def after(self, window: Window) -> "Field":
         """The field of a value after one more window."""
-        size = tuple(r + d * (k - 1) * j for r, j, k, d in zip(self.size, self.jump, window.kernel, window.dilation))
-        return Field(size, tuple(j * s for j, s in zip(self.jump, window.stride)))
+        return self.spread(tuple(d * (k - 1) + 1 for k, d in zip(window.kernel, window.dilation)), window.stride)
+
+    def spread(self, reach: tuple, step: tuple) -> "Field":
+        """The field after a layer whose values see `reach` neighbouring values each, `step` values apart, per axis."""
+        size = tuple(r + (e - 1) * j for r, j, e in zip(self.size, self.jump, reach))
+        return Field(size, tuple(j * s for j, s in zip(self.jump, step)))
 
 
 def conv_parameters(in_channels: int, out_channels: int, kernel: Sizes, *, groups: int = 1, bias: bool = True) -> int:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from gpucnn.geometry import Field, conv_multiply_adds, dense_multiply_adds
-from gpucnn.layers import Conv2d, Dense, Flatten, GlobalAvgPool2d, Layer, Residual, Sequential
+from gpucnn.layers import Convolution, Dense, Flatten, GlobalPool, Layer, Residual, Sequential
 from gpucnn.models.model import Model
 
 
@@ -50,8 +50,9 @@ def summary(model: Model) -> Summary:
     """The layers of `model` with output shape, parameters, multiply-adds, receptive field, and a dense layer's weights.
 
     The two paths of a Residual are listed one after the other, the addition after them; its receptive field is the
-    larger one. A layer of one's own counts with its parameters; its multiply-adds are not known and count as 0, and it
-    is taken to see one value of its input where it keeps the map's size, else the whole.
+    larger one. What a normalisation sees through its statistics is not counted. A layer of one's own counts with its
+    parameters; its multiply-adds are not known and count as 0, and it is taken to see one value of its input where it
+    keeps the map's size, else the whole.
     """
     rows: list[Row] = []
     axes = len(model.input_shape) - 1
@@ -79,7 +80,7 @@ def _list(layer: Layer, field: Field, image: tuple[int, ...], rows: list[Row]) -
     rows.append(
         Row(
             layer.name, type(layer).__name__, layer.output_shape, _parameters(layer), _multiply_adds(layer),
-            _visible(after, image), connections if isinstance(layer, (Conv2d, Dense)) else None,
+            _visible(after, image), connections if isinstance(layer, (Convolution, Dense)) else None,
         )
     )  # fmt: skip
     return after
@@ -89,14 +90,17 @@ def _after(layer: Layer, field: Field, image: tuple[int, ...]) -> Field:
     window = getattr(layer, "window", None)
     if window is not None:
         return field.after(window)
+    reach = getattr(layer, "reach", None)
+    if reach is not None:
+        return field.spread(reach, layer.step)
     same_map = layer.output_shape[1:] == layer.input_shape[1:]
-    whole = isinstance(layer, (Dense, GlobalAvgPool2d)) or not (same_map or isinstance(layer, Flatten))
+    whole = isinstance(layer, (Dense, GlobalPool)) or not (same_map or isinstance(layer, Flatten))
     return Field(image, field.jump) if whole else field
 
 
 def _visible(field: Field, image: tuple[int, ...]) -> tuple[int, ...]:
     """A window may reach past the image; what it sees of it is no more than all."""
-    return tuple(min(sizes) for sizes in zip(field.size, image))
+    return tuple(min(math.ceil(size), pixels) for size, pixels in zip(field.size, image))
 
 
 def _parameters(layer: Layer) -> int:
@@ -106,7 +110,7 @@ def _parameters(layer: Layer) -> int:
 
 
 def _multiply_adds(layer: Layer) -> int:
-    if isinstance(layer, Conv2d):
+    if isinstance(layer, Convolution):
         return conv_multiply_adds(layer.input_shape[0], layer.out_channels, layer.window, groups=layer.groups)
     if isinstance(layer, Dense):
         return dense_multiply_adds(layer.input_shape[0], layer.units)

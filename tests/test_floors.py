@@ -1,9 +1,9 @@
 """The structure: imports point down only, and each library is imported where it may be. Read from the sources with ast.
 
-    0 errors, geometry, arithmetic; kernels, which import nothing of gpucnn
+    0 errors, geometry, axis_maps, arithmetic; kernels, which import nothing of gpucnn
     1 backends
     2 functional, layers, losses, optimizers, schedules, initializers
-    3 models, data, figures
+    3 models, data, figures, gradients
     4 training
     5 check, throughput, summary, show
     6 cli
@@ -23,11 +23,11 @@ import gpucnn
 import gpucnn.backends  # noqa: F401 - finds where the kernels of this installation lie, below
 
 FLOORS = {
-    "errors": 0, "geometry": 0, "arithmetic": 0, "kernels": 0,
+    "errors": 0, "geometry": 0, "axis_maps": 0, "arithmetic": 0, "kernels": 0,
     "backends": 1,
     "emulation": 1,
     "functional": 2, "layers": 2, "losses": 2, "optimizers": 2, "schedules": 2, "initializers": 2,
-    "models": 3, "data": 3, "figures": 3,
+    "models": 3, "data": 3, "figures": 3, "gradients": 3,
     "training": 4,
     "check": 5, "throughput": 5, "summary": 5, "show": 5,
     "cli": 6, "__main__": 6,

@@ -16,12 +16,17 @@ import numpy as np
 
 from gpucnn.arithmetic import assert_subnormals
 from gpucnn.backends import compilation, tiles
+from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.canonical import canonical, is_dense, phases, positions_per_band, rows_per_band, three
+from gpucnn.backends.canonical import Canonical, canonical, is_dense, phases, positions_per_band, rows_per_band, three
+from gpucnn.backends.numba_group_norm import NumbaGroupNorm
+from gpucnn.backends.numba_pointwise import NumbaPointwise
+from gpucnn.backends.numba_resampling import NumbaResampling
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import BackendError, DTypeError
 from gpucnn.geometry import Window, pool_counts
-from gpucnn.kernels.numba_cpu import compiler, conv, dense, elementwise, images, loss, norm, optimizers, sums
+from gpucnn.kernels.numba_cpu import augmentation as augmentation_kernels
+from gpucnn.kernels.numba_cpu import compiler, conv, conv_rows, dense, elementwise, gradient_rows, images, loss, norm, norm_pool, optimizers, sums
 from gpucnn.kernels.numba_cpu import pool as pool_kernels
 from gpucnn.kernels.numba_cpu import random as random_kernels
 from gpucnn.kernels.numba_cpu.compiler import Kernel
@@ -56,13 +61,14 @@ def _rows(data: np.ndarray) -> np.ndarray:
     return data[:, :, None, :, None] if data.ndim == 4 else _deep(data)
 
 
-class NumbaBackend(Backend):
+class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, Backend):
     """See the protocol for what each method does; comments here tell only how."""
 
     name = "numba"
     math = "exact"
     lanes = LANES
     xp = np
+    graph = True
 
     def __init__(self, threads: int, dtype: np.dtype):
         assert_subnormals()
@@ -87,6 +93,9 @@ class NumbaBackend(Backend):
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         if self._tape is not None:
             raise BackendError("a capture inside a capture: capture the whole step once")
+        if not self.graph:
+            step()
+            return step
         self._tape = []
         try:
             step()
@@ -154,8 +163,12 @@ class NumbaBackend(Backend):
         return self.load_labels(np.asarray(labels, np.int32), np.arange(len(labels)), len(labels))
 
     def load_images(
-        self, images_: Array, indices: Array, count: int, *, shift: int = 0, seed: int = 0, step: Array | None = None
-    ) -> Batch:
+        self, images_: Array, indices: Array, count: int, augmentation: Augmentation = AS_THEY_ARE, *, seed: int = 0,
+        step: Array | None = None,
+    ) -> Batch:  # fmt: skip
+        if not augmentation.only_shifts:
+            return self._load_augmented(images_, indices, count, augmentation, seed, step)
+        shift = 0 if step is None else augmentation.shift
         channels, spatial = images_.shape[1], images_.shape[2:]
         y = self._empty((-(-count // LANES), channels, *spatial, LANES))
         source = np.ascontiguousarray(images_).reshape(len(images_), channels, *three(spatial, 1))
@@ -165,6 +178,18 @@ class NumbaBackend(Backend):
         rows = self._empty((self.threads, LANES, -(-source.shape[-1] // LANES) * LANES))
         drawn = count, shift, len(spatial) if shift else 0, np.uint64(seed), step
         self._run(images.load_images, source, indices, _deep(y), *drawn, moves, rows)
+        return Batch(y, count, self)
+
+    def _load_augmented(self, images_, indices, count: int, augmentation: Augmentation, seed: int, step) -> Batch:
+        channels, spatial = images_.shape[1], images_.shape[2:]
+        y = self._empty((-(-count // LANES), channels, *augmentation.output(spatial), LANES))
+        source = np.ascontiguousarray(images_).reshape(len(images_), channels, *three(spatial, 1))
+        plan = self._empty((len(y) * LANES, 10), np.int64)
+        rows = self._empty((self.threads, LANES, -(-y.shape[-2] // LANES) * LANES))
+        chosen = augmentation.shift, augmentation.crop is not None, augmentation.flip, augmentation.cutout
+        drawn = step is not None, np.uint64(seed), np.zeros(1, np.uint32) if step is None else step
+        given = source, indices, _deep(y), count, *chosen, len(spatial), *drawn
+        self._run(augmentation_kernels.load_augmented, *given, *augmentation.constants(channels), plan, rows)
         return Batch(y, count, self)
 
     def load_labels(self, labels: Array, indices: Array, count: int) -> Array:
@@ -180,6 +205,12 @@ class NumbaBackend(Backend):
             # One pixel an image: let the blocks be the row of pixels, so that a tile reuses each weight.
             x, y = x.transpose(4, 1, 2, 3, 0, 5), y.transpose(4, 1, 2, 3, 0, 5)
         outputs, width = w.shape[1], w.shape[5]
+        if stride == dilation == (1, 1, 1) and w.shape[3] == x.shape[2] == 1 and before[0] == 0:
+            outside = before[2], y.shape[4] + width - 1 - x.shape[4] - before[2]
+            tile = tiles.row_tile(outputs, y.shape[4], width, outside)
+            if tile and x.strides[4] == y.strides[4] == LANES * 4:
+                self._correlate_rows(tile, outside, x, w, bias, y, before, relu)
+                return
         ob, qb = tiles.broadcast_tile(outputs, y.shape[4], (x.shape[4], width, stride[2], before[2], dilation[2]))
         number = -(-outputs // ob)
         rows = y.shape[0] * w.shape[0] * y.shape[2] * y.shape[3]
@@ -191,16 +222,21 @@ class NumbaBackend(Backend):
         kernel = conv.conv_of(ob, qb, width if common or not packs else 0, common, packs)
         self._run(kernel, x, w, bias, y, packed, stride, dilation, before, relu, chunks)
 
+    def _correlate_rows(self, tile, outside, x, w, bias, y, before, relu: bool) -> None:
+        """_correlate by whole kernel rows, with tiles of (OB, QB)."""
+        ob, qb = tile
+        (groups, outputs, channels), (height, width) = w.shape[:3], w.shape[4:]
+        packed = self._empty((groups, -(-outputs // ob), math.prod(w.shape[2:]), ob))
+        line, rows = x.shape[4], y.shape[3]
+        depth = tiles.strip_depth(channels, line, height, rows, y.shape[0] * groups, self.threads)
+        strips = self._empty((self.threads, channels * (depth + height - 1) * line * LANES))
+        kernel = conv_rows.conv_rows_of(ob, qb, width, *outside, qb == y.shape[4])
+        self._run(kernel, x, w, bias, y, packed, strips, before, relu, depth)
+
     def conv_max_pool(
         self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int, pool: Window
     ) -> tuple[Batch, Array]:
-        fits = (
-            window.stride == window.dilation == (1, 1)
-            and pool.kernel == pool.stride == (2, 2)
-            and pool.padding == ((0, 0), (0, 0))
-            and all(2 * p <= i for p, i in zip(pool.output, pool.input, strict=True))
-        )
-        if not fits:
+        if not (window.stride == window.dilation == (1, 1) and _is_halving(pool)):
             return super().conv_max_pool(x, w, bias, window, groups, pool)
         y = self._empty((x.data.shape[0], len(w), *pool.output, LANES))
         where = self._empty(y.shape)
@@ -229,8 +265,8 @@ class NumbaBackend(Backend):
         return x.like(y)
 
     def conv_max_pool_gradient(self, dy: Batch, y: Batch, where: Array, pool: Window, out_bias: Array | None) -> Batch:
-        covers = pool.kernel == pool.stride == (2, 2) and all(2 * p == i for p, i in zip(pool.output, pool.input))
-        if out_bias is None or not covers or pool.padding != ((0, 0), (0, 0)):
+        covers = _is_halving(pool) and all(2 * p == i for p, i in zip(pool.output, pool.input))
+        if out_bias is None or not covers:
             return super().conv_max_pool_gradient(dy, y, where, pool, out_bias)
         blocks, channels = dy.data.shape[:2]
         dx = self._empty((blocks, channels, *pool.input, LANES))
@@ -264,6 +300,13 @@ class NumbaBackend(Backend):
         c = canonical(window, rows=True)
         kernel, output = c.kernel, c.output
         sizes = outputs // groups, channels, *kernel
+        if c.stride == c.dilation == (1, 1, 1) and kernel[0] == c.input[0] == 1:
+            before, pixels = c.before[2], output[2]
+            outside = before, pixels + kernel[2] - 1 - c.input[2] - before
+            row_tile = tiles.gradient_row_tile(*sizes[:2], kernel[2], pixels, outside)
+            if row_tile and c.before[0] == 0:
+                self._row_weight_gradient(row_tile, outside, dy, x, c, groups, out)
+                return
         tile = tiles.product_tile(sizes[0], channels, kernel[2])
         corners = tiles.corners(tile, sizes)
         blocks = dy.data.shape[0]
@@ -276,6 +319,22 @@ class NumbaBackend(Backend):
         dense_taps = c.dilation[2] == 1 and given[1].strides[4] == LANES * 4
         gradient = conv.conv_weight_gradient_of(*tile, dense_taps)
         self._run(gradient, *given, c.stride, c.dilation, c.before, chunks)
+        self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
+
+    def _row_weight_gradient(self, tile, outside, dy: Batch, x: Batch, c: Canonical, groups: int, out: Array) -> None:
+        """The weight gradient by whole kernel rows, with tiles of (OB, CB)."""
+        (outputs, channels), (_, height, width) = out.shape[:2], c.kernel
+        over_o, over_c = -(-(outputs // groups) // tile[0]), -(-channels // tile[1])
+        blocks, band, line = dy.data.shape[0], rows_per_band(c.output[2]), c.input[2]
+        bands = -(-c.output[1] // band)
+        depth = tiles.strip_bands(channels, line, height, band, bands)
+        part = self._empty((blocks, outputs, channels, *c.kernel))
+        strips = self._empty((self.threads, channels * (depth * band + height - 1) * line * LANES))
+        chunks = min(over_o, -(-_UNITS_PER_THREAD * self.threads // (blocks * groups)))
+        slot = -(-math.prod(tile) * width // LANES) * LANES
+        scratch = self._empty((self.threads, sums.levels(bands) * -(-over_o // chunks) * over_c * height * slot))
+        given = _deep(self._data(dy)), _deep(self._data(x)), part, strips, scratch, dy.images, groups, band
+        self._run(gradient_rows.gradient_rows_of(*tile, width, *outside), *given, c.before, chunks, depth)
         self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
 
     def _block_tree(self, part: np.ndarray, out: np.ndarray) -> None:
@@ -437,6 +496,30 @@ class NumbaBackend(Backend):
         self._run(norm.batch_norm_gradient, *given, *wanted, x.images, positions_per_band(x.spatial), self._slots64(x, 4))
         return dx
 
+    def batch_norm_max_pool(
+        self, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float, pool: Window
+    ) -> tuple[Batch, Array]:
+        if not _is_halving(pool):
+            return super().batch_norm_max_pool(x, mean, var, gamma, beta, eps, pool)
+        y = self._empty((*x.data.shape[:2], *pool.output, LANES))
+        where = self._empty(y.shape)
+        given = self._data(x), mean, var, gamma, beta, np.float32(eps)
+        self._run(norm_pool.batch_norm_max_pool, *given, y, where)
+        return x.like(y), where
+
+    def batch_norm_max_pool_gradient(
+        self, dy: Batch, kept: Array, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float,
+        pool: Window, out_gamma: Array, out_beta: Array
+    ) -> Batch:  # fmt: skip
+        if not _is_halving(pool):
+            given = dy, kept, x, mean, var, gamma, beta, eps, pool
+            return super().batch_norm_max_pool_gradient(*given, out_gamma, out_beta)
+        dx = self._like(x)
+        given = self._data(dy), kept, self._data(x), mean, var, gamma, beta, np.float32(eps)
+        sums_ = x.images, rows_per_band(pool.input[1]), self._slots64(x, 4)
+        self._run(norm_pool.batch_norm_max_pool_gradient, *given, dx.data, out_gamma, out_beta, *sums_)
+        return dx
+
     def batch_norm_input_gradient(self, dy: Batch, var: Array, gamma: Array, eps: float) -> Batch:
         dx = self._like(dy)
         self._run(norm.batch_norm_input_gradient, _flat(self._data(dy)), var, gamma, np.float32(eps), _flat(dx.data))
@@ -486,6 +569,16 @@ _POINT = Window((), (), (), (), (), ())
 def _pool_geometry(window: Window) -> tuple:
     c = canonical(window)
     return c.kernel, c.stride, c.dilation, c.before
+
+
+def _is_halving(pool: Window) -> bool:
+    """Whether it takes 2x2 pixels each, none of them twice or outside the image."""
+    return (
+        pool.kernel == pool.stride == (2, 2)
+        and pool.dilation == (1, 1)
+        and pool.padding == ((0, 0), (0, 0))
+        and all(2 * p <= i for p, i in zip(pool.output, pool.input, strict=True))
+    )
 
 
 @functools.cache

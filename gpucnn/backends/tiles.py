@@ -1,6 +1,7 @@
 """Which register tile a CPU kernel uses, by shape.
 
-Time is counted in cycles of a core that issues two vector multiply-adds a cycle and needs about eight in flight. Tiles at the end of an axis overlap their neighbours, so an uneven axis costs whole tiles.
+Time is counted in cycles of a core that issues two vector multiply-adds a cycle and needs about eight in flight. Tiles at
+the end of an axis overlap their neighbours, so an uneven axis costs whole tiles.
 """
 
 import functools
@@ -63,6 +64,47 @@ def broadcast_tile(outputs: int, pixels: int, row: tuple[int, int, int, int, int
     return min((t for t in _BROADCAST[accumulators()] if t[0] <= outputs and t[1] <= pixels), key=cost)
 
 
+# (OB, QB) of convolution by whole kernel rows. A row's QB + KW - 1 pixels are in registers beside the accumulators, so only
+# AVX-512's 32 hold such tiles.
+_ROWS = {24: ((1, 8), (2, 7), (2, 8), (3, 5), (4, 4)), 6: ()}
+_ROW_WIDTHS = (3, 5)
+# The strip of input rows should stay in the second cache, with room for weights and outputs.
+_STRIP_BYTES = 640 << 10
+# The weight gradient reads a strip in long runs, which may come from the third.
+_BAND_STRIP_BYTES = 2 << 20
+
+
+@functools.cache
+def row_tile(outputs: int, pixels: int, width: int, outside: tuple[int, int]) -> tuple[int, int] | None:
+    """(OB, QB) for `outputs` output channels by rows of `pixels` pixels and kernels so many taps wide; None where none fits.
+
+    `outside` counts the pixels seen before and behind the image. Below four output channels, copying the input costs more
+    than reading it rarely would.
+    """
+    if width not in _ROW_WIDTHS or outputs < 4 or min(outside) < 0 or max(outside) >= width:
+        return None
+
+    def cost(tile):
+        ob, qb = tile
+        loads = 0.1 * (qb + width - 1 + ob * width)
+        return math.ceil(outputs / ob) * (pixels // qb) * (max(ob * qb / 2, 4) * width + loads)
+
+    fitting = [
+        (ob, qb) for ob, qb in _ROWS[accumulators()] if ob <= outputs and pixels % qb == 0 and max(outside) <= qb
+    ]
+    return min(fitting, key=cost, default=None)
+
+
+def strip_depth(channels: int, line: int, taps: int, rows: int, images: int, threads: int) -> int:
+    """How many of `rows` output rows a unit of work takes, for strips of `channels` lines of `line` pixels of 16 images.
+
+    `images` counts blocks times groups: there should be a few units for each thread.
+    """
+    fits = _STRIP_BYTES // (channels * line * 64) - (taps - 1)
+    parts = max(-(-4 * threads // images), -(-rows // max(1, fits)))
+    return max(1, -(-rows // min(rows, parts)))
+
+
 # (OB, QB) of convolution with max pooling: the tile is OB channels by two lines of QB pixels.
 _POOLED = {24: ((6, 2), (4, 2), (1, 4), (1, 2)), 6: ((1, 2),)}
 
@@ -90,6 +132,37 @@ def product_tile(outputs: int, channels: int, taps: int) -> tuple[int, int, int]
 
     fitting = (t for t in _PRODUCT[accumulators()] if t[0] <= outputs and t[1] <= channels and t[2] <= taps)
     return min(fitting, key=cost)
+
+
+# (OB, CB) of the weight gradient by whole kernel rows, for each width of a kernel; a step holds its pixels beside them.
+_GRADIENT_ROWS = {24: {3: ((1, 1), (2, 1), (4, 1), (4, 2), (8, 1)), 5: ((1, 1), (2, 1), (2, 2), (4, 1))}, 6: {}}
+
+
+@functools.cache
+def gradient_row_tile(
+    outputs: int, channels: int, width: int, pixels: int, outside: tuple[int, int]
+) -> tuple[int, int] | None:
+    """(OB, CB) for the weight gradient of `outputs` by `channels` by kernels so many taps wide; None where none fits.
+
+    `pixels` counts a row of the output, `outside` what its windows see before and behind the image.
+    """
+    if min(outside) < 0 or max(outside) >= width or sum(outside) > pixels:
+        return None
+
+    def cost(tile):
+        ob, cb = tile
+        trees = math.ceil(ob * cb * width / 16) * _TREE_CYCLES
+        steps = max(ob * cb * width / 2, 4) + 0.3 * ob + 0.7 * cb
+        return math.ceil(outputs / ob) * math.ceil(channels / cb) * (_POSITIONS * steps + trees)
+
+    tiles = _GRADIENT_ROWS[accumulators()].get(width, ())
+    return min((t for t in tiles if t[0] <= outputs and t[1] <= channels), key=cost, default=None)
+
+
+def strip_bands(channels: int, line: int, taps: int, band: int, bands: int) -> int:
+    """Under how many bands of so many rows the input is copied at once: few copies, but not many times the second cache."""
+    fits = _BAND_STRIP_BYTES // (channels * line * 64) - (taps - 1)
+    return min(bands, max(1, fits // band))
 
 
 @functools.cache

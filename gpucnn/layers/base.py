@@ -30,7 +30,7 @@ Backward = Callable[[Batch], Batch | None]
 Shape = tuple[int, ...]
 
 # What Layer itself keeps; everything else in an instance is a setting or made by build.
-_OWN = ("name", "mode", "number", "input_shape", "output_shape", "input_gradient", "window")
+_OWN = ("name", "mode", "number", "input_shape", "output_shape", "input_gradient", "window", "reach", "step")
 
 
 class Parameter:
@@ -124,7 +124,7 @@ class Layer:
     def __repr__(self) -> str:
         settings = (
             f"{name}={value!r}" for name, value in vars(self).items()
-            if name not in _OWN and isinstance(value, (bool, int, float, str, tuple, list))
+            if name not in _OWN and name[0] != "_" and isinstance(value, (bool, int, float, str, tuple, list))
         )  # fmt: skip
         return f"{type(self).__name__}({', '.join(settings)})"
 

@@ -1,44 +1,58 @@
-"""Convolution."""
+"""Convolution over one, two or three spatial axes: one implementation, a class for each number of axes."""
 
 import math
 
+from gpucnn.axis_maps import check_padding_mode, padding_maps, unpadded_window
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ShapeError
 from gpucnn.geometry import Window, window
 from gpucnn.initializers import check_initializer
 from gpucnn.layers.activation import check_activation, finish
 from gpucnn.layers.base import Backward, Layer, Parameter, Shape
-from gpucnn.layers.settings import image_shape, positive
+from gpucnn.layers.settings import image_shape, positive, truth
 
 
-class Conv2d(Layer):
-    """Cross-correlation of (N, C, H, W) with `out_channels` filters: (N, O, P, Q).
+class Convolution(Layer):
+    """Cross-correlation of (N, C, *I) with `out_channels` filters: (N, O, *P). Use Conv1d, Conv2d or Conv3d.
 
     `kernel_size`, `stride` and `dilation` are one integer or one per axis; `padding` is "valid", "same", an integer,
-    one per axis, or (before, after) per axis (sizes: gpucnn.geometry). `groups` splits input and output channels into
-    so many independent convolutions. `activation` is None, "relu" (fused into the kernel), "tanh" or "sigmoid".
-    `weight` is (O, C/groups, R, S), `bias` (O,) or None.
+    one per axis, or (before, after) per axis (sizes: gpucnn.geometry). `strict` refuses a stride that leaves pixels
+    over. `padding_mode` says what lies outside the image: "zeros", "constant" (`padding_value` everywhere), "reflect"
+    (the image mirrored at its edge pixels), "replicate" (the edge pixels repeated), "circular" (the opposite edge).
+    `groups` splits input and output channels into so many independent convolutions; as many as input channels make it
+    depthwise. `activation` is None, "relu" (fused into the kernel), "tanh", "sigmoid", "leaky_relu", "gelu" or
+    "silu". `weight` is (O, C/groups, *K), `bias` (O,) or None.
     """
 
     capturable = True
+    axes: int
 
     def __init__(
         self, out_channels: int, kernel_size, *, stride=1, padding=0, dilation=1, groups: int = 1, bias: bool = True,
-        activation: str | None = None, initializer: str | float = "he"
+        padding_mode: str = "zeros", padding_value: float = 0.0, strict: bool = False, activation: str | None = None,
+        initializer: str | float = "he"
     ):  # fmt: skip
         self.out_channels = positive("out_channels", out_channels)
         self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
         self.groups = positive("groups", groups)
         self.use_bias = bool(bias)
+        self.padding_mode, self.padding_value = check_padding_mode(padding_mode, padding_value)
+        self.strict = truth("strict", strict)
         self.activation = check_activation(activation)
         self.initializer = check_initializer(initializer)
 
     def build(self, shape: Shape) -> Shape:
-        channels, size = image_shape(shape)
+        channels, size = image_shape(shape, self.axes)
         out, groups = self.out_channels, self.groups
         if channels % groups or out % groups:
             raise ShapeError(f"{groups} groups do not divide {channels} input channels and {out} output channels")
-        self.window = window(size, self.kernel_size, stride=self.stride, padding=self.padding, dilation=self.dilation)
+        settings = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "strict": self.strict}
+        self.window = window(size, self.kernel_size, **settings)
+        # Zeros outside the image are the kernels' own; anything else is put there first.
+        self._maps, self._inner = (), self.window
+        if self.padding_mode != "zeros":
+            self._maps = padding_maps(size, self.window.padding, self.padding_mode, self.padding_value)
+            self._inner = unpadded_window(self.window)
         kernel = self.window.kernel
         taps = math.prod(kernel)
         fans = channels // groups * taps, out // groups * taps
@@ -48,14 +62,15 @@ class Conv2d(Layer):
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
-        b = self.bias
-        y = x.backend.conv(x, self.weight.value, b and b.value, self.window, self.groups, self.activation == "relu")
+        backend, b = x.backend, self.bias
+        x = backend.axis_maps(x, self._maps)
+        y = backend.conv(x, self.weight.value, b and b.value, self._inner, self.groups, self.activation == "relu")
         y, activation_backward = finish(y, self.activation)
 
         def backward(dy: Batch) -> Batch | None:
             dy = activation_backward(dy)
             if b:
-                x.backend.bias_gradient(dy, b.grad)
+                backend.bias_gradient(dy, b.grad)
             return self._gradients(dy, x)
 
         return y, backward
@@ -64,7 +79,8 @@ class Conv2d(Layer):
         """This layer, its activation being ReLU, and a max pooling after it, as one operation of the backend."""
         self.check(x)
         backend, b = x.backend, self.bias
-        y, where = backend.conv_max_pool(x, self.weight.value, b and b.value, self.window, self.groups, pool)
+        x = backend.axis_maps(x, self._maps)
+        y, where = backend.conv_max_pool(x, self.weight.value, b and b.value, self._inner, self.groups, pool)
 
         def backward(dy: Batch) -> Batch | None:
             return self._gradients(backend.conv_max_pool_gradient(dy, y, where, pool, b and b.grad), x)
@@ -72,8 +88,27 @@ class Conv2d(Layer):
         return y, backward
 
     def _gradients(self, dy: Batch, x: Batch) -> Batch | None:
-        """The weights' gradients from dy before the activation; returns dx."""
+        """The weights' gradients from dy before the activation, x being padded already; returns dx."""
         backend, w = x.backend, self.weight
-        backend.conv_weight_gradient(dy, x, self.window, self.groups, w.grad)
+        backend.conv_weight_gradient(dy, x, self._inner, self.groups, w.grad)
         if self.input_gradient:
-            return backend.conv_input_gradient(dy, w.value, self.window, self.groups)
+            dx = backend.conv_input_gradient(dy, w.value, self._inner, self.groups)
+            return backend.axis_maps_gradient(dx, self._maps)
+
+
+class Conv1d(Convolution):
+    """Cross-correlation of (N, C, W); settings as in Convolution."""
+
+    axes = 1
+
+
+class Conv2d(Convolution):
+    """Cross-correlation of (N, C, H, W); settings as in Convolution."""
+
+    axes = 2
+
+
+class Conv3d(Convolution):
+    """Cross-correlation of (N, C, D, H, W); settings as in Convolution."""
+
+    axes = 3

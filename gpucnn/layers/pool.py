@@ -1,25 +1,36 @@
-"""Pooling: the maximum or mean over windows, or over the whole map."""
+"""Pooling over one, two or three spatial axes: the maximum or mean over windows, over equal shares, or the whole map.
 
+One implementation for any number of axes; each named class fixes the number and says so on a wrong input.
+"""
+
+from gpucnn.axis_maps import adaptive_field, adaptive_sizes
 from gpucnn.backends.batch import Batch
 from gpucnn.geometry import pool_window
 from gpucnn.layers.base import Backward, Layer, Shape
-from gpucnn.layers.settings import image_shape
+from gpucnn.layers.settings import image_shape, truth
 
 
-class _Pool2d(Layer):
+class Pool(Layer):
+    """`size`, `stride` (`size` unless given): one integer or one per axis; `padding` as in a convolution, at most half of
+    `size`. `ceil_mode` keeps a last window that reaches past the image (PyTorch's rule); `strict` refuses a stride that
+    leaves pixels over."""
+
     capturable = True
+    axes: int
 
-    def __init__(self, size, *, stride=None, padding=0):
+    def __init__(self, size, *, stride=None, padding=0, ceil_mode: bool = False, strict: bool = False):
         self.size, self.stride, self.padding = size, stride, padding
+        self.ceil_mode, self.strict = truth("ceil_mode", ceil_mode), truth("strict", strict)
 
     def build(self, shape: Shape) -> Shape:
-        channels, size = image_shape(shape)
-        self.window = pool_window(size, self.size, stride=self.stride, padding=self.padding)
+        channels, size = image_shape(shape, self.axes)
+        settings = {"stride": self.stride, "padding": self.padding, "strict": self.strict, "ceil": self.ceil_mode}
+        self.window = pool_window(size, self.size, **settings)
         return (channels, *self.window.output)
 
 
-class MaxPool2d(_Pool2d):
-    """The largest value of each window of (N, C, H, W); padding never wins. `stride` is `size` unless given."""
+class MaxPool(Pool):
+    """The largest value of each window; padding never wins."""
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
@@ -27,14 +38,14 @@ class MaxPool2d(_Pool2d):
         return y, lambda dy: x.backend.max_pool_gradient(dy, where, self.window)
 
 
-class AvgPool2d(_Pool2d):
-    """The mean of each window of (N, C, H, W); `count_include_pad` counts padding as zeros, as PyTorch does.
+class AvgPool(Pool):
+    """The mean of each window; `count_include_pad` counts padding as zeros, as PyTorch does."""
 
-    `stride` is `size` unless given.
-    """
-
-    def __init__(self, size, *, stride=None, padding=0, count_include_pad: bool = True):
-        super().__init__(size, stride=stride, padding=padding)
+    def __init__(
+        self, size, *, stride=None, padding=0, count_include_pad: bool = True, ceil_mode: bool = False,
+        strict: bool = False
+    ):  # fmt: skip
+        super().__init__(size, stride=stride, padding=padding, ceil_mode=ceil_mode, strict=strict)
         self.count_include_pad = bool(count_include_pad)
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
@@ -43,14 +54,178 @@ class AvgPool2d(_Pool2d):
         return y, lambda dy: x.backend.avg_pool_gradient(dy, self.window, self.count_include_pad)
 
 
-class GlobalAvgPool2d(Layer):
-    """The mean of each map: (N, C, H, W) to (N, C)."""
+class GlobalPool(Layer):
+    """One value of each map."""
 
     capturable = True
+    axes: int
 
     def build(self, shape: Shape) -> Shape:
-        return (image_shape(shape)[0],)
+        channels, size = image_shape(shape, self.axes)
+        self._whole = pool_window(size, size)
+        return (channels,)
+
+
+class GlobalAvgPool(GlobalPool):
+    """The mean of each map."""
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
         return x.backend.global_avg_pool(x), lambda dy: x.backend.global_avg_pool_gradient(dy, x.spatial)
+
+
+class GlobalMaxPool(GlobalPool):
+    """The largest value of each map; its gradient goes to the first of equals."""
+
+    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
+        self.check(x)
+        y, where = x.backend.max_pool(x, self._whole)
+        ones = (1,) * self.axes
+
+        def backward(dy: Batch) -> Batch:
+            return x.backend.max_pool_gradient(dy.reshape(dy.channels, *ones), where, self._whole)
+
+        return y.reshape(y.channels), backward
+
+
+class AdaptivePool(Layer):
+    """Windows that share out each axis to `output_size`, one integer or one per axis: window p of O along an axis of I
+    goes from floor(p * I / O) to ceil((p + 1) * I / O), so neighbours may share a pixel (PyTorch's rule)."""
+
+    capturable = True
+    axes: int
+
+    def __init__(self, output_size):
+        self.output_size = output_size
+
+    def build(self, shape: Shape) -> Shape:
+        channels, size = image_shape(shape, self.axes)
+        self._output = adaptive_sizes(size, self.output_size)
+        self.reach, self.step = adaptive_field(size, self._output)
+        return (channels, *self._output)
+
+
+class AdaptiveAvgPool(AdaptivePool):
+    """The mean of each window."""
+
+    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
+        self.check(x)
+        y = x.backend.adaptive_avg_pool(x, self._output)
+        return y, lambda dy: x.backend.adaptive_avg_pool_gradient(dy, x.spatial)
+
+
+class AdaptiveMaxPool(AdaptivePool):
+    """The largest value of each window; its gradient goes to the first of equals."""
+
+    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
+        self.check(x)
+        y, where = x.backend.adaptive_max_pool(x, self._output)
+        return y, lambda dy: x.backend.adaptive_max_pool_gradient(dy, where, x.spatial)
+
+
+class MaxPool1d(MaxPool):
+    """The largest value of each window of (N, C, W); padding never wins. Settings as in Pool."""
+
+    axes = 1
+
+
+class MaxPool2d(MaxPool):
+    """The largest value of each window of (N, C, H, W); padding never wins. Settings as in Pool."""
+
+    axes = 2
+
+
+class MaxPool3d(MaxPool):
+    """The largest value of each window of (N, C, D, H, W); padding never wins. Settings as in Pool."""
+
+    axes = 3
+
+
+class AvgPool1d(AvgPool):
+    """The mean of each window of (N, C, W); settings as in Pool, and `count_include_pad`."""
+
+    axes = 1
+
+
+class AvgPool2d(AvgPool):
+    """The mean of each window of (N, C, H, W); settings as in Pool, and `count_include_pad`."""
+
+    axes = 2
+
+
+class AvgPool3d(AvgPool):
+    """The mean of each window of (N, C, D, H, W); settings as in Pool, and `count_include_pad`."""
+
+    axes = 3
+
+
+class GlobalAvgPool1d(GlobalAvgPool):
+    """The mean of each map: (N, C, W) to (N, C)."""
+
+    axes = 1
+
+
+class GlobalAvgPool2d(GlobalAvgPool):
+    """The mean of each map: (N, C, H, W) to (N, C)."""
+
+    axes = 2
+
+
+class GlobalAvgPool3d(GlobalAvgPool):
+    """The mean of each map: (N, C, D, H, W) to (N, C)."""
+
+    axes = 3
+
+
+class GlobalMaxPool1d(GlobalMaxPool):
+    """The largest value of each map: (N, C, W) to (N, C)."""
+
+    axes = 1
+
+
+class GlobalMaxPool2d(GlobalMaxPool):
+    """The largest value of each map: (N, C, H, W) to (N, C)."""
+
+    axes = 2
+
+
+class GlobalMaxPool3d(GlobalMaxPool):
+    """The largest value of each map: (N, C, D, H, W) to (N, C)."""
+
+    axes = 3
+
+
+class AdaptiveAvgPool1d(AdaptiveAvgPool):
+    """The means of (N, C, W)'s windows, `output_size` of them: see AdaptivePool."""
+
+    axes = 1
+
+
+class AdaptiveAvgPool2d(AdaptiveAvgPool):
+    """The means of (N, C, H, W)'s windows, `output_size` of them: see AdaptivePool."""
+
+    axes = 2
+
+
+class AdaptiveAvgPool3d(AdaptiveAvgPool):
+    """The means of (N, C, D, H, W)'s windows, `output_size` of them: see AdaptivePool."""
+
+    axes = 3
+
+
+class AdaptiveMaxPool1d(AdaptiveMaxPool):
+    """The largest values of (N, C, W)'s windows, `output_size` of them: see AdaptivePool."""
+
+    axes = 1
+
+
+class AdaptiveMaxPool2d(AdaptiveMaxPool):
+    """The largest values of (N, C, H, W)'s windows, `output_size` of them: see AdaptivePool."""
+
+    axes = 2
+
+
+class AdaptiveMaxPool3d(AdaptiveMaxPool):
+    """The largest values of (N, C, D, H, W)'s windows, `output_size` of them: see AdaptivePool."""
+
+    axes = 3

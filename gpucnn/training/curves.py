@@ -5,11 +5,12 @@ from gpucnn.training.history import History
 
 
 def draw_curves(history: History) -> bytes:
-    """Loss and accuracy over the epochs as a PNG."""
+    """Loss and, where it was measured, accuracy over the epochs as a PNG."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-    figure = figures.new_figure(9, 3.6)
-    for axes, key in zip(figure.subplots(1, 2), ("loss", "accuracy")):
+    shown = [key for key in ("loss", "accuracy") if any(value is not None for value in history[key])]
+    figure = figures.new_figure(4.5 * len(shown), 3.6)
+    for axes, key in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown):
         marker = "o" if len(history) < 3 else None  # a line of one point shows nothing
         columns = ("training", key), ("validation", f"validation_{key}")
         for (name, column), colour in zip(columns, figures.COLOURS):

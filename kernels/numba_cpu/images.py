@@ -6,26 +6,15 @@ from numba import get_thread_id, prange
 from .compiler import inner, kernel
 from .conv import stride_of
 from .random import SHIFT, word
-from .simd import LANES, element, load, put, splat, store, transpose
-
-
-@inner
-def copy(a, i, b, j, count):
-    """b.base[j : j + count] = a.base[i : i + count]; both lie along a line."""
-    if count >= LANES:
-        for k in range(0, count, LANES):
-            k = min(k, count - LANES)  # the last vector overlaps the one before
-            store(b, j + k, load(a, i + k))
-    else:
-        for k in range(count):
-            put(b, j + k, element(a, i + k))
+from .simd import LANES, element, load_between, prefetch, put, store, transpose
 
 
 @kernel("load images")
 def load_images(images, indices, y, count, shift, axes, seed, step, moves, scratch):
     """y = images[indices[i]] for i < count, zeros behind; each moved by a draw in [-shift, shift] along its last axes.
 
-    Rows of 16 images are laid one below the other and turned by 16x16 transposes. images are contiguous; moves (images
+    Rows of 16 images are laid one below the other, in whole vectors so that the turn can take them before they have left
+    for the cache, and turned by 16x16 transposes. images are contiguous; moves (images
     rounded up, 3) int64 gets the offsets; scratch (threads, 16, W rounded up to 16).
     """
     B, C, D, H, W = y.shape[0], y.shape[1], y.shape[2], y.shape[3], y.shape[4]
@@ -43,19 +32,25 @@ def load_images(images, indices, y, count, shift, axes, seed, step, moves, scrat
             for lane in range(LANES):
                 i = b * LANES + lane
                 from_d, from_h, by = d - moves[i, 0], h - moves[i, 1], moves[i, 2]
-                inside = i < count and 0 <= from_d < D and 0 <= from_h < H
-                if not inside or by != 0:
-                    for w in range(0, line, LANES):
-                        store(rows, lane * line + w, splat(np.float32(0)))
-                if inside:
+                # Pixel w of the output shows pixel w - by of the input, for w from low to high - 1.
+                at, low, high = np.int64(0), np.int64(0), np.int64(0)
+                if i < count and 0 <= from_d < D and 0 <= from_h < H:
+                    low, high = max(0, by), min(W, W + by)
                     at = indices[i] * stride_of(images, 0) + c * stride_of(images, 1) + from_d * stride_of(images, 2)
-                    at += from_h * stride_of(images, 3)
-                    copy(images, at + max(0, -by), rows, lane * line + max(0, by), max(0, W - abs(by)))
+                    at += from_h * stride_of(images, 3) - by
+                if i + LANES < count:
+                    # The images lie anywhere in memory: the same row of the next block's is on its way meanwhile.
+                    following = indices[i + LANES] * stride_of(images, 0) + c * stride_of(images, 1)
+                    following += d * stride_of(images, 2) + h * stride_of(images, 3)
+                    for k in range(0, W, LANES):
+                        prefetch(images, following + k)
+                for k in range(0, line, LANES):
+                    w = min(k, max(W - LANES, 0))  # the last vector overlaps the one before
+                    store(rows, lane * line + k, load_between(images, at + w, low - w, high - w))
             at = b * stride_of(y, 0) + c * stride_of(y, 1) + d * stride_of(y, 2) + h * stride_of(y, 3)
             if W >= LANES:
-                for w in range(0, W, LANES):
-                    w = min(w, W - LANES)  # the last square overlaps the one before
-                    transpose(rows, w, line, y, at + w * LANES, LANES)
+                for k in range(0, line, LANES):
+                    transpose(rows, k, line, y, at + min(k, W - LANES) * LANES, LANES)
             else:
                 for w in range(W):
                     for lane in range(LANES):

@@ -139,6 +139,37 @@ def store(typing, a, i, x):
 
 
 @intrinsic
+def load_between(typing, a, i, low, high):
+    """a.base[i : i + 16] in the lanes from `low` to `high` - 1 and +0 in the others, which are not read."""
+
+    def generate(context, builder, s, v):
+        lanes, mask = ir.VectorType(_i64, LANES), ir.VectorType(ir.IntType(1), LANES)
+        pointer = builder.bitcast(_address(context, builder, s.args[0], v[0], v[1]), _vec.as_pointer())
+        numbers = ir.Constant(lanes, list(range(LANES)))
+        above = builder.icmp_signed(">=", numbers, _splat(builder, v[2], lanes))
+        inside = builder.and_(above, builder.icmp_signed("<", numbers, _splat(builder, v[3], lanes)))
+        kind = ir.FunctionType(_vec, [_vec.as_pointer(), _i32, mask, _vec])
+        masked = cgutils.get_or_insert_function(builder.module, kind, "llvm.masked.load.v16f32.p0")
+        return builder.call(masked, [pointer, _i32(4), inside, ir.Constant(_vec, None)])
+
+    return vec(a, _index, _index, _index), generate
+
+
+@intrinsic
+def prefetch(typing, a, i):
+    """Ask for the cache line of a.base[i]; no fault, whatever i."""
+
+    def generate(context, builder, s, v):
+        pointer = builder.bitcast(_address(context, builder, s.args[0], v[0], v[1]), ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), _i32, _i32, _i32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [pointer, _i32(0), _i32(3), _i32(1)])  # a read, to all caches, of data
+        return context.get_dummy_value()
+
+    return types.void(a, _index), generate
+
+
+@intrinsic
 def element(typing, a, i):
     """a.base[i]."""
     return a.dtype(a, _index), lambda c, b, s, v: b.load(_address(c, b, s.args[0], v[0], v[1]))
@@ -565,3 +596,119 @@ def lane_trees_of(count: int):
         return lane_tree
 
     return tuple(tree_of(k) for k in range(-(-count // LANES)))
+
+
+@functools.cache
+def row_tile(rows: int, columns: int, taps: int, left: int, right: int):
+    """Steps of a tile acc[i * columns + j] = fma(x_{j+t}, w_ti, acc[...]) for the taps t in order: one kernel row each.
+
+    `run(acc, channels, lines, w, wi, w_channel, w_line, x, xi, x_channel, x_line)` does one step for each channel and line:
+    w_ti = w.base[wi + channel * w_channel + line * w_line + t * rows + i] and x_j = x.base[xi + channel * x_channel +
+    line * x_line + j * 16]. A step loads each x_j once for all taps. The first `left` and the last `right` of the columns +
+    taps - 1 vectors x_j lie outside the image: they are not read, and their products, zeros, left out.
+    """
+    accumulators = types.UniTuple(vec, rows * columns)
+    there = range(left, columns + taps - 1 - right)
+
+    @intrinsic
+    def run(typing, acc, channels, lines, w, wi, w_channel, w_line, x, xi, x_channel, x_line):
+        def generate(context, builder, s, v):
+            acc, channels, lines, w, wi, w_channel, w_line, x, xi, x_channel, x_line = v
+            weights = _address(context, builder, s.args[3], w, wi)
+            pixels = _address(context, builder, s.args[7], x, xi)
+
+            def over_channels(b, c, values):
+                ws, xs = b.gep(weights, [b.mul(c, w_channel)]), b.gep(pixels, [b.mul(c, x_channel)])
+
+                def over_lines(b, r, values):
+                    w_r, x_r = b.gep(ws, [b.mul(r, w_line)]), b.gep(xs, [b.mul(r, x_line)])
+                    fma_of, values = _fma(b), list(values)
+                    x_j = {j: _load(b, b.gep(x_r, [_i64(j * LANES)])) for j in there}
+                    for t in range(taps):
+                        for i in range(rows):
+                            weight = _splat(b, b.load(b.gep(w_r, [_i64(t * rows + i)])))
+                            for j in range(columns):
+                                if j + t in there:
+                                    k = i * columns + j
+                                    values[k] = b.call(fma_of, [x_j[j + t], weight, values[k]])
+                    return values
+
+                return _loop(b, lines, values, over_lines)
+
+            values = [builder.extract_value(acc, k) for k in range(accumulators.count)]
+            for k, value in enumerate(_loop(builder, channels, values, over_channels)):
+                acc = builder.insert_value(acc, value, k)
+            return acc
+
+        return accumulators(accumulators, _index, _index, w, *[_index] * 3, x, *[_index] * 3), generate
+
+    return run
+
+
+@functools.cache
+def sliding_tile(rows: int, channels: int, taps: int, left: int, right: int):
+    """A line of steps of a tile acc[(i * channels + c) * taps + t] = fma(d_i, x_{c,q+t}, acc[...]), q running along the line.
+
+    `run(acc, pixels, d, di, d_row, x, xi, x_channel)` does `pixels` steps, at least left + right of them: in step q,
+    d_i = d.base[di + i * d_row + q * 16] and x_{c,q+t} = x.base[xi + c * x_channel + (q + t) * 16], each loaded once. The first
+    `left` and the last `right` of the pixels + taps - 1 vectors x lie outside the image: they are not read, and their
+    products, zeros, left out.
+    """
+    accumulators = types.UniTuple(vec, rows * channels * taps)
+
+    @intrinsic
+    def run(typing, acc, pixels, d, di, d_row, x, xi, x_channel):
+        def generate(context, builder, s, v):
+            acc, pixels, d, di, d_row, x, xi, x_channel = v
+            gradients = _address(context, builder, s.args[2], d, di)
+            first = _address(context, builder, s.args[5], x, xi)
+
+            def x_at(b, c, place):
+                """Vector number `place` of the line of channel c."""
+                return _load(b, b.gep(first, [b.add(b.mul(x_channel, _i64(c)), b.mul(place, _i64(LANES)))]))
+
+            def step(b, q, values, windows):
+                """The products of step q with the windows, [c][t], None where outside."""
+                fma_of, values = _fma(b), list(values)
+                for i in range(rows):
+                    gradient = _load(b, b.gep(gradients, [b.add(b.mul(d_row, _i64(i)), b.mul(q, _i64(LANES)))]))
+                    for c in range(channels):
+                        for t in range(taps):
+                            if windows[c][t] is not None:
+                                k = (i * channels + c) * taps + t
+                                values[k] = b.call(fma_of, [gradient, windows[c][t], values[k]])
+                return values
+
+            values = [builder.extract_value(acc, k) for k in range(accumulators.count)]
+            windows = [
+                [None if t < left else x_at(builder, c, _i64(t)) for t in range(taps - 1)] for c in range(channels)
+            ]
+            for q in range(left):
+                windows = [[*window, x_at(builder, c, _i64(q + taps - 1))] for c, window in enumerate(windows)]
+                values = step(builder, _i64(q), values, windows)
+                windows = [window[1:] for window in windows]
+
+            def middle(b, n, carried):
+                q, values = b.add(n, _i64(left)), carried[: accumulators.count]
+                kept = carried[accumulators.count :]
+                ws = [
+                    [*kept[c * (taps - 1) : (c + 1) * (taps - 1)], x_at(b, c, b.add(q, _i64(taps - 1)))]
+                    for c in range(channels)
+                ]
+                return [*step(b, q, values, ws), *(x for window in ws for x in window[1:])]
+
+            carried = values + [x for window in windows for x in window]
+            carried = _loop(builder, builder.sub(pixels, _i64(left + right)), carried, middle)
+            values, kept = carried[: accumulators.count], carried[accumulators.count :]
+            windows = [kept[c * (taps - 1) : (c + 1) * (taps - 1)] for c in range(channels)]
+            for n in range(right):
+                windows = [[*window, None] for window in windows]
+                values = step(builder, builder.sub(pixels, _i64(right - n)), values, windows)
+                windows = [window[1:] for window in windows]
+            for k, value in enumerate(values):
+                acc = builder.insert_value(acc, value, k)
+            return acc
+
+        return accumulators(accumulators, _index, d, _index, _index, x, _index, _index), generate
+
+    return run

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpucnn.backends import get_backend, numba_backend, tiles
+from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.numba_backend import NumbaBackend
 from gpucnn.errors import BackendError, DTypeError
@@ -41,6 +42,9 @@ def few_tiles():
             # The smallest, which fits everywhere, and the one with most accumulators.
             few = {n: (some[0], max(some, key=np.prod)) for n, some in getattr(tiles, name).items()}
             patch.setattr(tiles, name, few)
+        # Whole kernel rows: a kernel for each border; test_numba_rows.py has them.
+        patch.setattr(tiles, "_ROWS", {24: (), 6: ()})
+        patch.setattr(tiles, "_GRADIENT_ROWS", {24: {}, 6: {}})
         patch.setattr(numba_backend, "_WIDTHS", ())  # widths with a code of their own: also there
         for choice in CHOICES:
             choice.cache_clear()
@@ -49,7 +53,7 @@ def few_tiles():
         choice.cache_clear()
 
 
-CHOICES = tiles.broadcast_tile, tiles.product_tile, tiles.pooled_tile
+CHOICES = tiles.broadcast_tile, tiles.product_tile, tiles.pooled_tile, tiles.row_tile, tiles.gradient_row_tile
 
 
 def compare(backend, results: dict, expected: dict) -> None:
@@ -477,7 +481,7 @@ def test_loading(backend, count, shape, shift, seed):
         indices = b.array(np.random.default_rng(seed).integers(0, 20, count + 3))
         step = b.array(np.array([seed], np.uint32))
         given_shift = shift if len(shape) > 1 else 0
-        batch = b.load_images(images, indices, count, shift=given_shift, seed=seed + 2**63, step=step)
+        batch = b.load_images(images, indices, count, Augmentation(shift=given_shift), seed=seed + 2**63, step=step)
         results.append({"images": b.unpack(batch), "labels": b.load_labels(labels, indices, count).reshape(-1)[:count]})
     compare(backend, *results)
 
@@ -509,7 +513,7 @@ class Steps:
         (kernel, bias, weights), (dkernel, dbias, dweights) = (
             (flat[:54].reshape(3, 2, 3, 3), flat[54:57], flat[57:].reshape(3, 12)) for flat in (self.w, self.g)
         )
-        x = b.load_images(self.images, self.indices, n, shift=1, seed=5, step=self.step)
+        x = b.load_images(self.images, self.indices, n, Augmentation(shift=1), seed=5, step=self.step)
         labels = b.load_labels(self.labels, self.indices, n)
         conv_window, pool_window = window((9, 8), 3, stride=2), window((4, 3), 2, stride=1, padding=((0, 0), (0, 1)))
         y = b.conv(x, kernel, bias, conv_window, relu=True)

@@ -7,14 +7,18 @@ import re
 
 import numpy as np
 import pytest
+from resampled import network
 
 from gpucnn.backends import cuda_compiler, cuda_tiles
+from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.cuda_backend import CudaBackend
 from gpucnn.backends.launcher import Launcher
 from gpucnn.check.cases import cases
-from gpucnn.models import lenet5, resnet20
+from gpucnn.layers import Conv2d, Dense, Flatten, GroupNorm, LayerNorm, Sequential
+from gpucnn.models import Model, lenet5, resnet20
 from gpucnn.optimizers import SGD, Adam
-from gpucnn.training.steps import Resident, TrainingSteps
+from gpucnn.training.data import Resident
+from gpucnn.training.steps import TrainingSteps
 
 
 def _missing() -> str | None:
@@ -74,13 +78,24 @@ def _asked_by(work) -> dict[str, list[str]]:
     return by_file
 
 
+def _normed() -> Model:
+    layers = Conv2d(8, 3), GroupNorm(2, activation="relu"), Flatten(), LayerNorm(), Dense(10)
+    return Model(Sequential(*layers), (1, 8, 8))
+
+
 def _networks(b) -> None:
-    for make, optimizer, batch in ((lenet5, SGD(), 64), (resnet20, Adam(), 512)):
+    colours = {"mean": (0.5,) * 3, "std": (0.2,) * 3}
+    for make, optimizer, batch, augmentation in (
+        (lenet5, SGD(), 64, Augmentation(shift=2)),
+        (resnet20, Adam(), 512, Augmentation(shift=4, crop=(32, 32), flip=True, cutout=8, **colours)),
+        (network, SGD(), 33, Augmentation()),
+        (_normed, SGD(), 64, Augmentation()),
+    ):
         model = make().initialize(0).place(b)
         model.layer.need_input_gradient(False)
         optimizer.place(b, model.values.size)
         data = Resident(b, np.zeros((batch, *model.input_shape), np.float32), np.zeros(batch, np.int32), batch)
-        TrainingSteps(model, optimizer, data, 2, 0).run(np.arange(batch), 0, 1.0)
+        TrainingSteps(model, optimizer, data, augmentation).run(np.arange(batch), 0, 1.0)
 
 
 def _operations(b) -> None:

@@ -71,7 +71,7 @@ def test_refusals(tmp_path):
     bad[0, 0, 0] = np.nan
     with pytest.raises(DataError, match="NaN"):
         show.maps(model, bad, tmp_path / "m.png")
-    with pytest.raises(ConfigurationError, match="tells no classes apart"):
+    with pytest.raises(ConfigurationError, match="says one thing a place"):
         show.maps(Model(Sequential(Conv2d(2, 3)), (1, 5, 5)).initialize(0), image(1, 5, 5))
     with pytest.raises(ConfigurationError, match="must end in"):
         show.maps(model, image(1, 16, 16), tmp_path / "m.gif")

@@ -1,0 +1,253 @@
+"""Linear maps along one spatial axis: padding of every kind, upsampling, and the windows of adaptive pooling.
+
+Each output position takes a few input positions, each with a weight; what two or three axes do together is done one
+axis after the other. I is the input's size along the axis, O the output's, p an output position. Everything here is
+worked out in whole numbers; a weight is one division of two of them, in float64, which a backend rounds to its own type.
+"""
+
+import functools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from gpucnn.errors import ConfigurationError, ShapeError
+from gpucnn.geometry import Sizes, Window, per_axis, window
+
+PADDING_MODES = ("zeros", "constant", "reflect", "replicate", "circular")
+UPSAMPLING_MODES = ("nearest", "linear")
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True, slots=True)
+class AxisMap:
+    """y[p] = the sum of weight * x[i] over the taps (i, weight) of p; `fill` where p has none.
+
+    `input` is I; `taps` has one tuple a position p, in the order in which a sum adds its terms. Hashable.
+    """
+
+    input: int
+    taps: tuple[tuple[tuple[int, float], ...], ...]
+    fill: float = 0.0
+
+    @property
+    def output(self) -> int:
+        """O."""
+        return len(self.taps)
+
+    @property
+    def reach(self) -> int:
+        """How many neighbouring input positions one output position sees at most."""
+        return max(max(i for i, _ in taps) - min(i for i, _ in taps) + 1 if taps else 0 for taps in self.taps)
+
+    def transposed(self) -> "AxisMap":
+        """The map of the gradient: each input position takes the outputs that took it, in ascending order."""
+        return _transposed(self)
+
+
+# One entry a spatial axis; None leaves the axis as it is.
+AxisMaps = tuple[AxisMap | None, ...]
+
+
+@functools.cache
+def _transposed(table: AxisMap) -> AxisMap:
+    takers: list[list[tuple[int, float]]] = [[] for _ in range(table.input)]
+    for p, taps in enumerate(table.taps):
+        for i, weight in taps:
+            takers[i].append((p, weight))
+    return AxisMap(table.output, tuple(map(tuple, takers)))
+
+
+@functools.cache
+def as_arrays(table: AxisMap, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A map for kernels: (first, position, weight, start). Read-only, for they are shared.
+
+    The taps of p are the entries first[p] to first[p + 1] of position (int32) and weight; a sum begins at start[p]: +0,
+    or the fill where p has no taps. first (O + 1,) is int32; weight and start are of `dtype`.
+    """
+    counts = [len(taps) for taps in table.taps]
+    every = [tap for taps in table.taps for tap in taps] or [(0, 0.0)]  # never read, but kernels want an array
+    arrays = (
+        np.cumsum([0, *counts]).astype(np.int32),
+        np.array([i for i, _ in every], np.int32),
+        np.array([weight for _, weight in every], dtype),
+        np.array([0.0 if count else table.fill for count in counts], dtype),
+    )
+    for array in arrays:
+        array.setflags(write=False)
+    return arrays
+
+
+# ---- padding ---------------------------------------------------------------------------------------------------------
+
+
+def check_padding_mode(mode: Any, value: Any) -> tuple[str, float]:
+    """(mode, value): a word of PADDING_MODES, "constant" with 0 being "zeros", and a finite number for "constant"."""
+    if mode not in PADDING_MODES:
+        raise ConfigurationError(f"no padding mode {mode!r}; use one of {', '.join(PADDING_MODES)}")
+    try:
+        number = math.nan if isinstance(value, (bool, np.bool_, str)) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not abs(number) <= _LARGEST:
+        raise ConfigurationError(f"the padding's value is {value!r}; give a finite number in the range of float32")
+    if number and mode != "constant":
+        raise ConfigurationError(f'the padding\'s value is {value!r}, but mode {mode!r} has none; use mode "constant"')
+    return ("zeros" if mode == "constant" and number == 0 else mode), number
+
+
+def padding_maps(size: Sizes, pads: tuple[tuple[int, int], ...], mode: str, value: float = 0.0) -> AxisMaps:
+    """The maps that add `pads`, (before, after) for each axis, to maps of `size`; None for axes without padding.
+
+    `mode` and `value` as check_padding_mode returns them: "zeros" and "constant" put the value outside; "reflect" goes
+    on backwards at the edge without repeating it, "replicate" repeats the edge, "circular" goes on at the other edge.
+    Raises ShapeError where there are not enough pixels: reflect needs more than the padding, circular as many.
+    """
+    maps = []
+    for axis, (i, (before, after)) in enumerate(zip(size, pads, strict=True)):
+        where, most = f" on spatial axis {axis}" if len(size) > 1 else "", max(before, after)
+        if mode == "reflect" and most >= i:
+            raise ShapeError(
+                f'"reflect" padding of {most}{where} needs more than {most} pixels and there are {i}; use a padding of at '
+                f'most {i - 1}, or "replicate", which takes any'
+            )
+        if mode == "circular" and most > i:
+            raise ShapeError(
+                f'"circular" padding of {most}{where} needs at least {most} pixels and there are {i}; use a padding of at '
+                f'most {i}, or "replicate", which takes any'
+            )
+        maps.append(_padding_map(i, before, after, mode, value) if most else None)
+    return tuple(maps)
+
+
+@functools.cache
+def _padding_map(i: int, before: int, after: int, mode: str, value: float) -> AxisMap:
+    def source(at: int) -> int | None:
+        """The pixel that position `at` shows, counted from the first pixel; None for the value."""
+        if 0 <= at < i:
+            return at
+        if mode == "reflect":
+            return -at if at < 0 else 2 * (i - 1) - at
+        if mode == "replicate":
+            return 0 if at < 0 else i - 1
+        return at % i if mode == "circular" else None
+
+    found = map(source, range(-before, i + after))
+    return AxisMap(i, tuple(() if pixel is None else ((pixel, 1.0),) for pixel in found), value)
+
+
+def padded_sizes(size: Sizes, pads: tuple[tuple[int, int], ...]) -> Sizes:
+    """Sizes with the padding."""
+    return tuple(before + i + after for i, (before, after) in zip(size, pads, strict=True))
+
+
+def unpadded_window(fit: Window) -> Window:
+    """`fit` as it lies on an input that was padded already."""
+    none = ((0, 0),) * len(fit.input)
+    return Window(padded_sizes(fit.input, fit.padding), fit.kernel, fit.stride, none, fit.dilation, fit.output)
+
+
+# ---- upsampling ------------------------------------------------------------------------------------------------------
+
+
+def check_upsampling(scale: Any, size: Any, mode: Any, align_corners: Any) -> None:
+    """Raises ConfigurationError unless one of scale and size is given and the mode knows what it is told."""
+    if (scale is None) == (size is None):
+        raise ConfigurationError(f"scale is {scale!r} and size {size!r}; give one of them, an integer or one per axis")
+    if mode not in UPSAMPLING_MODES:
+        raise ConfigurationError(
+            f"no upsampling mode {mode!r}; use one of {', '.join(UPSAMPLING_MODES)} (linear is bilinear on two axes, "
+            "trilinear on three)"
+        )
+    if not isinstance(align_corners, (bool, np.bool_)):
+        raise ConfigurationError(f"align_corners is {align_corners!r}; give True or False")
+    if align_corners and mode != "linear":
+        raise ConfigurationError('align_corners is for mode "linear": "nearest" has no corners to align')
+
+
+def upsampling_maps(
+    input: Sizes, scale: int | Iterable[int] | None, size: int | Iterable[int] | None, mode: str, align_corners: bool
+) -> AxisMaps:
+    """The maps from `input` to `scale` times it or to `size`, one integer or one per axis; any size, smaller ones too.
+
+    "nearest" shows pixel floor(p * I / O). "linear" places p at ((2p + 1) * I - O) / (2 * O), not before the first
+    pixel, or with `align_corners` at p * (I - 1) / (O - 1), and weighs the pixels on both sides; past the last pixel
+    it shows that. (PyTorch's interpolate, with exact fractions.)
+    """
+    if size is None:
+        output = tuple(i * s for i, s in zip(input, per_axis("scale", scale, len(input))))
+    else:
+        output = per_axis("size", size, len(input))
+    return tuple(_upsampling_map(i, o, mode, bool(align_corners)) for i, o in zip(input, output))
+
+
+@functools.cache
+def _upsampling_map(i: int, o: int, mode: str, align_corners: bool) -> AxisMap | None:
+    if i == o:
+        return None
+    if mode == "nearest":
+        return AxisMap(i, tuple(((p * i // o, 1.0),) for p in range(o)))
+    taps = []
+    for p in range(o):
+        # The place of p is above / below.
+        above, below = (p * (i - 1), max(o - 1, 1)) if align_corners else (max((2 * p + 1) * i - o, 0), 2 * o)
+        pixel, rest = divmod(above, below)
+        if rest == 0 or pixel == i - 1:
+            taps.append(((pixel, 1.0),))
+        else:
+            taps.append(((pixel, (below - rest) / below), (pixel + 1, rest / below)))
+    return AxisMap(i, tuple(taps))
+
+
+# ---- adaptive pooling ------------------------------------------------------------------------------------------------
+
+
+def adaptive_sizes(input: Sizes, output: int | Iterable[int]) -> Sizes:
+    """The output's sizes, one per axis, from one integer or one per axis."""
+    return per_axis("output_size", output, len(input))
+
+
+def adaptive_windows(i: int, o: int) -> list[tuple[int, int]]:
+    """(first, stop) of the window of each p along one axis: floor(p * I / O) to ceil((p + 1) * I / O)."""
+    return [(p * i // o, -(-(p + 1) * i // o)) for p in range(o)]
+
+
+@functools.cache
+def adaptive_average(input: Sizes, output: Sizes) -> tuple[AxisMaps, Window | None]:
+    """How adaptive average pooling is done: maps, or, where every O divides its I, a plain average pooling."""
+    if all(i % o == 0 for i, o in zip(input, output, strict=True)):
+        size = tuple(i // o for i, o in zip(input, output))
+        return (None,) * len(input), window(input, size, stride=size)
+    maps = []
+    for i, o in zip(input, output):
+        taps = (tuple((at, 1 / (stop - first)) for at in range(first, stop)) for first, stop in adaptive_windows(i, o))
+        maps.append(None if i == o else AxisMap(i, tuple(taps)))
+    return tuple(maps), None
+
+
+@functools.cache
+def adaptive_maximum(input: Sizes, output: Sizes) -> tuple[AxisMaps, Window]:
+    """How adaptive max pooling is done: maps that lay the windows side by side, and a plain max pooling of those.
+
+    Along an axis all windows get the size K of the largest: a shorter one repeats its last pixel, which never wins over
+    the first of its kind. An axis whose O divides I needs no map.
+    """
+    maps, sizes = [], []
+    for i, o in zip(input, output, strict=True):
+        windows = adaptive_windows(i, o)
+        k = max(stop - first for first, stop in windows)
+        shown = (((min(first + tap, stop - 1), 1.0),) for first, stop in windows for tap in range(k))
+        maps.append(None if i % o == 0 else AxisMap(i, tuple(shown)))
+        sizes.append(k)
+    laid = tuple(o * k for o, k in zip(output, sizes))
+    return tuple(maps), window(laid, sizes, stride=sizes)
+
+
+def adaptive_field(input: Sizes, output: Sizes) -> tuple[Sizes, tuple[Fraction, ...]]:
+    """(reach, step): how many pixels the largest window sees and how far two windows lie apart on average, per axis."""
+    pairs = list(zip(input, output, strict=True))
+    reach = tuple(max(stop - first for first, stop in adaptive_windows(i, o)) for i, o in pairs)
+    return reach, tuple(Fraction(i, o) for i, o in pairs)

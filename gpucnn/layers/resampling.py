@@ -1,0 +1,61 @@
+"""Layers that move pixels: padding by itself, and upsampling. For one to three spatial axes, as many as images have."""
+
+from fractions import Fraction
+
+from gpucnn.axis_maps import (
+    AxisMaps, check_padding_mode, check_upsampling, padded_sizes, padding_maps, upsampling_maps,
+)  # fmt: skip
+from gpucnn.backends.batch import Batch
+from gpucnn.geometry import pads_of
+from gpucnn.layers.base import Backward, Layer, Shape
+from gpucnn.layers.settings import image_shape
+
+
+class _Mapped(Layer):
+    """A layer that is one map along each axis."""
+
+    capturable = True
+    _maps: AxisMaps
+
+    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
+        self.check(x)
+        return x.backend.axis_maps(x, self._maps), lambda dy: x.backend.axis_maps_gradient(dy, self._maps)
+
+
+class Pad(_Mapped):
+    """Pixels around each map: `padding` is an integer, one per axis, or (before, after) per axis.
+
+    `mode` says what they hold: "zeros", "constant" (`value`), "reflect" (the image mirrored at its edge pixels),
+    "replicate" (the edge pixels repeated), "circular" (the opposite edge).
+    """
+
+    def __init__(self, padding, mode: str = "zeros", value: float = 0.0):
+        self.padding = padding
+        self.mode, self.value = check_padding_mode(mode, value)
+
+    def build(self, shape: Shape) -> Shape:
+        channels, size = image_shape(shape, None)
+        pads = pads_of(self.padding, len(size))
+        self._maps = padding_maps(size, pads, self.mode, self.value)
+        self.reach = self.step = (1,) * len(size)
+        return (channels, *padded_sizes(size, pads))
+
+
+class Upsample(_Mapped):
+    """Maps `scale` times as large, or of `size`: an integer or one per axis.
+
+    `mode` "nearest" repeats pixels; "linear" is linear, bilinear or trilinear interpolation, by the number of axes.
+    `align_corners` puts the corner pixels of both maps at the same place, as in PyTorch.
+    """
+
+    def __init__(self, scale=None, *, size=None, mode: str = "nearest", align_corners: bool = False):
+        check_upsampling(scale, size, mode, align_corners)
+        self.scale, self.size, self.mode, self.align_corners = scale, size, mode, bool(align_corners)
+
+    def build(self, shape: Shape) -> Shape:
+        channels, size = image_shape(shape, None)
+        self._maps = upsampling_maps(size, self.scale, self.size, self.mode, self.align_corners)
+        output = tuple(i if table is None else table.output for i, table in zip(size, self._maps))
+        self.reach = tuple(1 if table is None else table.reach for table in self._maps)
+        self.step = tuple(Fraction(i, o) for i, o in zip(size, output))
+        return (channels, *output)

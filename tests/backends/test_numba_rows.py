@@ -1,0 +1,166 @@
+"""The CPU kernels that work by whole kernel rows: each tile, the image's borders, strips in parts; and when they are used.
+
+Like test_numba_tiles.py slow where nothing is compiled yet: each tile and border is a kernel of its own.
+"""
+
+import math
+
+import numpy as np
+import pytest
+from guarded import KINDS, assert_bits, guarded, numbers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gpucnn.backends import get_backend, numba_backend, tiles
+from gpucnn.geometry import window
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(tiles.accumulators() < 24, reason="these kernels need the registers of AVX-512"),
+]
+
+EXACT = get_backend("numpy", "exact")
+GUARDED = {threads: guarded()(threads) for threads in (1, 2)}
+ROWS, GRADIENT_ROWS = tiles._ROWS[24], tiles._GRADIENT_ROWS[24]
+# (kernel width, padding before, padding after): none, alike, uneven, as far as it goes.
+BORDERS = [(3, 0, 0), (3, 1, 1), (5, 2, 2), (5, 4, 4), (3, 0, 2), (5, 1, 3)]
+
+
+@pytest.fixture
+def used(monkeypatch):
+    """The names of the kernels that were launched."""
+    names = set()
+    run = numba_backend.NumbaBackend._run
+
+    def note(self, kernel, *arguments):
+        names.add(kernel.name)
+        return run(self, kernel, *arguments)
+
+    monkeypatch.setattr(numba_backend.NumbaBackend, "_run", note)
+    return names
+
+
+def convolve(b, win, images: int, ins: int, outs: int, groups: int = 1, kind: str = "random", relu: bool = False) -> dict:
+    x = b.pack(numbers(kind, images, ins * groups, *win.input))
+    dy = b.pack(numbers(kind, images, outs * groups, *win.output, seed=1))
+    w = b.array(numbers(kind, outs * groups, ins, *win.kernel, seed=2))
+    bias = b.array(numbers(kind, outs * groups, seed=3))
+    dw = b.array(np.full(w.shape, np.nan, np.float32))
+    b.conv_weight_gradient(dy, x, win, groups, dw)
+    return {
+        "y": b.unpack(b.conv(x, w, bias, win, groups, relu)),
+        "dx": b.unpack(b.conv_input_gradient(dy, w, win, groups)),
+        "dw": b.host(dw),
+    }
+
+
+def compare(b, *problem) -> None:
+    expected = convolve(EXACT, *problem)
+    for name, value in convolve(b, *problem).items():
+        assert_bits(value, expected[name], name)
+    b.verify()
+
+
+@pytest.mark.parametrize(("number", "tile"), list(enumerate(ROWS)), ids=str)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_forward_tile(number, tile, count, monkeypatch, used):
+    """Each tile alone in a row, at both of its ends, and in the middle."""
+    width, before, after = BORDERS[(number + 2 * count) % len(BORDERS)]
+    monkeypatch.setattr(tiles, "row_tile", lambda *sizes: tile)
+    ob, qb = tile
+    win = window((4, count * qb + width - 1 - before - after), (3, width), padding=((1, 1), (before, after)))
+    b = GUARDED[2]
+    w, bias = (b.array(numbers("cancelling", *shape)) for shape in ((2 * ob + 1, 2, *win.kernel), (2 * ob + 1,)))
+    x = numbers("random", 17, 2, *win.input)
+    expected = EXACT.conv(EXACT.pack(x), w, bias, win).numpy()
+    assert_bits(b.unpack(b.conv(b.pack(x), w, bias, win)), expected)
+    b.verify()
+    assert any(name.startswith(f"conv rows {ob}x{qb}, kernel width {width}") for name in used)
+
+
+@pytest.mark.parametrize(("width", "tile"), [(width, tile) for width in (3, 5) for tile in GRADIENT_ROWS[width]], ids=str)
+def test_weight_gradient_tile(width, tile, monkeypatch, used):
+    number = GRADIENT_ROWS[width].index(tile)
+    choices = [border for border in BORDERS if border[0] == width]
+    _, before, after = choices[number % len(choices)]
+    monkeypatch.setattr(tiles, "gradient_row_tile", lambda *sizes: tile)
+    ob, cb = tile
+    win = window((9, 20), (2, width), padding=((1, 0), (before, after)))
+    b = GUARDED[2]
+    dw = b.zeros((2 * ob - 1, 2 * cb - 1, *win.kernel))
+    x, dy = numbers("random", 17, dw.shape[1], *win.input), numbers("random", 17, len(dw), *win.output)
+    expected = np.zeros(dw.shape, np.float32)
+    EXACT.conv_weight_gradient(EXACT.pack(dy), EXACT.pack(x), win, 1, expected)
+    b.conv_weight_gradient(b.pack(dy), b.pack(x), win, 1, dw)
+    assert_bits(dw, expected)
+    b.verify()
+    assert any(name.startswith(f"weight gradient rows {ob}x{cb}, kernel width {width}") for name in used)
+
+
+@settings(
+    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)  # fmt: skip
+@given(
+    threads=st.sampled_from([1, 2]), kind=st.sampled_from(sorted(KINDS)), images=st.sampled_from([1, 16, 17, 33]),
+    height=st.sampled_from([1, 2, 5, 13]), columns=st.sampled_from([8, 16, 24]), taps=st.sampled_from([1, 2, 3]),
+    above=st.integers(0, 2), below=st.integers(0, 4), ins=st.integers(1, 3), outs=st.sampled_from([1, 4, 7]),
+    groups=st.sampled_from([1, 2]), strip=st.sampled_from([0, 20_000, 1 << 20]), relu=st.booleans(),
+)  # fmt: skip
+def test_any_sizes(threads, kind, images, height, columns, taps, above, below, ins, outs, groups, strip, relu):
+    """Rows far in the padding, strips of one row or all, groups, few channels; one line of 3 taps with a border of one."""
+    taps = min(taps, height + above + below)
+    win = window((height, columns), (taps, 3), padding=((above, below), (1, 1)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles, "_STRIP_BYTES", strip)
+        patch.setattr(tiles, "_BAND_STRIP_BYTES", strip)
+        compare(GUARDED[threads], win, images, ins, outs, groups, kind, relu)
+
+
+def test_common_layers_work_by_rows(used):
+    """The 3x3 convolutions of VGG and ResNet, both gradients, and LeNet's."""
+    b = get_backend("numba", threads=2)
+    for size, ins, outs, kernel, padding in ((8, 4, 8, 3, 1), (16, 4, 4, 3, 1), (14, 6, 16, 5, 0)):
+        used.clear()
+        convolve(b, window((size, size), kernel, padding=padding), 2, ins, outs)
+        assert any(name.startswith("weight gradient rows") for name in used), used
+        assert any(name.startswith("conv rows") for name in used), used
+
+
+@pytest.mark.parametrize("settings", [{"stride": 2}, {"dilation": 2}])
+def test_other_windows_do_not(settings, used):
+    convolve(get_backend("numba", threads=1), window((9, 9), 3, padding=1, **settings), 2, 2, 4)
+    assert used and not any("rows" in name.split(",")[0] for name in used)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (8, 8), (9, 7), (3, 16), (70, 5), (5, 130)], ids=str)
+@pytest.mark.parametrize("images", [1, 17])
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_batch_norm_with_max_pool(size, images, kind):
+    """Fused, against the specification's three operations; odd rows and columns are part of the statistics alone."""
+    pool = window(size, 2, stride=2)
+
+    def run(b):
+        x, dy = b.pack(numbers(kind, images, 3, *size)), b.pack(numbers(kind, images, 3, *pool.output, seed=1))
+        gamma, beta = b.array(numbers("random", 3, seed=2)), b.array(numbers("random", 3, seed=3))
+        mean, var, _ = b.batch_norm_statistics(x)
+        y, kept = b.batch_norm_max_pool(x, mean, var, gamma, beta, 1e-5, pool)
+        dgamma, dbeta = b.zeros((3,)), b.zeros((3,))
+        dx = b.batch_norm_max_pool_gradient(dy, kept, x, mean, var, gamma, beta, 1e-5, pool, dgamma, dbeta)
+        return {"y": b.unpack(y), "dx": b.unpack(dx), "dgamma": b.host(dgamma), "dbeta": b.host(dbeta)}
+
+    expected = run(EXACT)
+    for b in GUARDED.values():
+        for name, value in run(b).items():
+            assert_bits(value, expected[name], name)
+        b.verify()
+
+
+def test_strips_stay_small():
+    """As many rows as fit, at least one, and a few units of work for each thread."""
+    line = 3 * 32 * 64
+    assert tiles.strip_depth(3, 32, 3, 32, 100, 2) == 32
+    assert tiles.strip_depth(64, 32, 3, 32, 100, 2) * 64 * 32 * 64 <= tiles._STRIP_BYTES
+    assert tiles.strip_depth(10**6, 32, 3, 32, 100, 2) == 1
+    assert math.ceil(32 / tiles.strip_depth(3, 32, 3, 32, 1, 2)) >= 8
+    assert tiles.strip_bands(3, 32, 3, 2, 16) == 16 and tiles.strip_bands(10**6, 32, 3, 2, 16) == 1
+    assert tiles.strip_bands(300, 32, 3, 2, 16) * 2 * 100 * line <= tiles._BAND_STRIP_BYTES

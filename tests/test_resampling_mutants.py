@@ -1,0 +1,111 @@
+"""Each guarantee of maps along an axis, broken once on purpose: see test_mutants.py for how it is noticed."""
+
+import numpy as np
+import pytest
+from mutants import mutant
+from test_mutants import NUMBA, Change, compared, guarded, numbers
+
+from gpucnn.axis_maps import padding_maps, upsampling_maps
+from gpucnn.backends.numba_backend import NumbaBackend
+from gpucnn.backends.numpy_exact import NumpyExact
+
+LINEAR = upsampling_maps((5, 4), None, (7, 9), "linear", False)
+
+
+def upsampled(b):
+    return {"y": b.axis_maps(b.pack(numbers("random", 3, 2, 5, 4)), LINEAR).numpy()}
+
+
+def upsampled_gradient(b):
+    return {"dx": b.axis_maps_gradient(b.pack(numbers("random", 3, 2, 7, 9)), LINEAR).numpy()}
+
+
+def vanishing_means(b):
+    """Thirds of the smallest negative number: each product rounds to -0."""
+    return {"y": b.adaptive_avg_pool(b.pack(np.full((1, 1, 5), -(2.0**-149), np.float32)), (2,)).numpy()}
+
+
+def filled(b):
+    maps = padding_maps((5, 4), ((1, 2), (0, 3)), "constant", 0.3)
+    return {"y": b.axis_maps(b.pack(numbers("random", 3, 2, 5, 4)), maps).numpy()}
+
+
+def adaptive_means(b):
+    return {"y": b.adaptive_avg_pool(b.pack(numbers("random", 3, 2, 7, 5)), (3, 4)).numpy()}
+
+
+def adaptive_maxima(b):
+    y, where = b.adaptive_max_pool(b.pack(numbers("cancelling", 3, 2, 7, 8)), (5, 3))
+    dy = b.pack(numbers("random", *y.shape, seed=1))
+    return {"y": y.numpy(), "dx": b.adaptive_max_pool_gradient(dy, where, (7, 8)).numpy()}
+
+
+BASE, MAPS, PROTOCOL = "gpucnn/backends/numpy_resampling.py", "gpucnn/axis_maps.py", "gpucnn/backends/protocol.py"
+KERNEL = NUMBA + "resampling.py"
+
+CHANGES = [
+    Change("no + 0 at the end", "numpy", BASE, "acc + self.dtype.type(0)", "acc", vanishing_means),
+    Change("no + 0 at the end", "numba", KERNEL, "add(acc, zero)", "acc", vanishing_means),
+    Change("taps backwards", "numpy", BASE, "first[which] + tap", "first[which + 1] - 1 - tap", adaptive_means),
+    Change(
+        "taps backwards", "numba", KERNEL, "range(low, high)", "range(high - 1, low - 1, -1)", adaptive_means,
+    ),
+    Change(
+        "multiply, then add", "numpy", "gpucnn/backends/numpy_exact.py",
+        "return fma(weight, x, acc)", "return weight * x + acc", upsampled,
+    ),
+    Change(
+        "multiply, then add", "numba", KERNEL,
+        "+ i), acc)", "+ i), zero) if t == low else add(acc, fma(splat(weight[t]), load(x, row + np.int64(position[t]) "
+        "* inner + i), zero))", upsampled,
+    ),
+    Change("a fill that is forgotten", "numpy", MAPS, "0.0 if count else table.fill", "0.0", filled),
+    Change("a fill that is forgotten", "numba", KERNEL, "splat(start[p])", "splat(ZERO)", filled),
+    Change(
+        "a weight that is rounded twice", "numpy", MAPS,
+        "[weight for _, weight in every], dtype", "[np.float16(weight) for _, weight in every], dtype", upsampled,
+    ),
+    Change(
+        "the last axis first", "numpy", PROTOCOL,
+        "in enumerate(tables):", "in reversed(list(enumerate(tables))):", upsampled,
+    ),
+    Change(
+        "the last axis first", "numba", PROTOCOL,
+        "in enumerate(tables):", "in reversed(list(enumerate(tables))):", upsampled,
+    ),
+    Change(
+        "the first axis first in a gradient", "numpy", PROTOCOL,
+        "in reversed(range(len(tables))):", "in range(len(tables)):", upsampled_gradient,
+    ),
+    Change(
+        "the first axis first in a gradient", "numba", PROTOCOL,
+        "in reversed(range(len(tables))):", "in range(len(tables)):", upsampled_gradient,
+    ),
+    Change(
+        "adaptive windows that end too early", "numpy", MAPS,
+        "-(-(p + 1) * i // o)", "max((p + 1) * i // o, p * i // o + 1)", adaptive_means,
+    ),
+    Change(
+        "adaptive windows that end too early", "numba", MAPS,
+        "-(-(p + 1) * i // o)", "max((p + 1) * i // o, p * i // o + 1)", adaptive_maxima,
+    ),
+    Change(
+        "repeated pixels before the window", "numba", MAPS,
+        "min(first + tap, stop - 1)", "max(stop - k + tap, 0)", adaptive_maxima,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_a_mutant_is_noticed(change, monkeypatch, tmp_path):
+    def made(kind):
+        return guarded(kind)(2) if change.backend == "numba" else kind()
+
+    right = made(NumbaBackend if change.backend == "numba" else NumpyExact)
+    report = compared(monkeypatch, right, change.compare)
+    assert report["passed"], report["differences"]
+    # A mutant's kernels come from sources that no other run has: they are worth no place in the cache.
+    monkeypatch.setenv("GPUCNN_CACHE", str(tmp_path / "cache"))
+    wrong = made(mutant(tmp_path, change.backend, change.file, change.old, change.new))
+    report = compared(monkeypatch, wrong, change.compare)
+    assert not report["passed"], f"{change}: nobody noticed"
