@@ -61,10 +61,10 @@ class Step:
 
 
 def steps(model: Model, image: np.ndarray, backend: Backend) -> tuple[list[Step], np.ndarray]:
-    """(what each layer makes of `image`, of the model's `image_shape`, and what `predict` says of it), in inference mode.
+    """(what each layer makes of `image`, of the model's `image_shape`; what `predict` says of it), in inference mode.
 
-    The first step is the image as it came, before it is cropped or normalised. The layers of a Sequential come one by one, those inside a Residual together; Flatten, which changes no value, is
-    left out.
+    The first step is the image as it came, before it is cropped or normalised. The layers of a Sequential come one by
+    one, those inside a Residual together; Flatten, which changes no value, is left out.
     """
     images = check_images(np.asarray(image)[None], model.image_shape, backend.dtype)
     model.place(backend)

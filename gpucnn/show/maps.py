@@ -25,9 +25,9 @@ def maps(
     """Draw the maps of `image` (C, H, W) layer by layer into the PNG at `path` (None: draw nothing).
 
     Returns (steps, probabilities): a Step has a layer's `name`, `kind` and `values` (C, *spatial), the image's own name
-    is ''; probabilities (classes,) are the softmax of the last layer, or of a regressor its values. A row of the picture is one layer, dark at
-    its smallest value and bright at its largest. Of more than 32 maps the first 32 are shown. `name` says what the
-    image is.
+    is ''; probabilities (classes,) are the softmax of the last layer, or of a regressor its values. A row of the
+    picture is one layer, dark at its smallest value and bright at its largest. Of more than 32 maps the first 32 are
+    shown. `name` says what the image is.
 
     Raises ShapeError, DTypeError or DataError for an image that the model does not take.
     """
