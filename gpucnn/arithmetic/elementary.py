@@ -93,7 +93,7 @@ def sigmoid64(x) -> np.ndarray:
     return 1.0 / (1.0 + exp64(-np.asarray(x, np.float64)))
 
 
-def normal64(x) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def normal_cdf64(x) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(c, cdf, e) of float64 values that hold float32 ones: x clamped to [-16, 16], Phi(c), and exp(-c**2 / 2).
 
     Phi(-a) = e * P(a) / Q(a) keeps its relative accuracy however far out in the tail. The rational approximation is a
@@ -112,13 +112,13 @@ def normal64(x) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def gelu64(x) -> np.ndarray:
     """x * Phi(x), GELU as Hendrycks and Gimpel 2016 define it, before the rounding to float32."""
     x = np.asarray(x, np.float64)
-    c, cdf, _ = normal64(x)
+    c, cdf, _ = normal_cdf64(x)
     return np.where(x > 16.0, x, c) * cdf
 
 
 def gelu_slope64(x) -> np.ndarray:
     """GELU's derivative, Phi(x) + x * phi(x) with phi the normal density, before the rounding to float32."""
-    c, cdf, e = normal64(x)
+    c, cdf, e = normal_cdf64(x)
     return cdf + (c * e) * DENSITY
 
 

@@ -6,11 +6,12 @@ import os
 
 import numpy as np
 
+from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import BackendError
 
-__all__ = ["Backend", "Batch", "backends", "get_backend"]
+__all__ = ["Augmentation", "Backend", "Batch", "backends", "get_backend"]
 
 # (name, math) -> where it is made; the first math of a name is its default, and names stand fastest first.
 _IMPLEMENTATIONS = {

@@ -471,7 +471,7 @@ class CudaBackend(CudaPointwise, CudaResampling, CudaGroupNorm, Backend):
         y = self._like(x)
         positions = math.prod(x.spatial)
         units = x.data.shape[0] * positions
-        sizes = _i32(x.channels), _i32(positions), _i64(units)
+        sizes = _i32(x.channels), _i32(positions), _i32(units)
         self._run("loss.cu", "softmax", (_ceil(units, 4),), (LANES, 4), self._data(x), y.data, *sizes)
         return y
 

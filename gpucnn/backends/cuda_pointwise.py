@@ -44,7 +44,7 @@ class CudaPointwise:
     def softmax_gradient(self, dy: Batch, y: Batch) -> Batch:
         dx, positions = self._like(y), math.prod(y.spatial)
         units = y.data.shape[0] * positions
-        given = self._data(dy), self._data(y), dx.data, _i32(y.channels), _i32(positions), _i64(units)
+        given = self._data(dy), self._data(y), dx.data, _i32(y.channels), _i32(positions), _i32(units)
         self._run("activation.cu", "softmax_gradient", (_ceil(units, 8),), (LANES, 8), *given)
         return dx
 

@@ -26,7 +26,20 @@ from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import BackendError, DTypeError
 from gpucnn.geometry import Window, pool_counts
 from gpucnn.kernels.numba_cpu import augmentation as augmentation_kernels
-from gpucnn.kernels.numba_cpu import compiler, conv, conv_rows, dense, elementwise, gradient_rows, images, loss, norm, norm_pool, optimizers, sums
+from gpucnn.kernels.numba_cpu import (
+    compiler,
+    conv,
+    conv_rows,
+    dense,
+    elementwise,
+    gradient_rows,
+    images,
+    loss,
+    norm,
+    norm_pool,
+    optimizers,
+    sums,
+)
 from gpucnn.kernels.numba_cpu import pool as pool_kernels
 from gpucnn.kernels.numba_cpu import random as random_kernels
 from gpucnn.kernels.numba_cpu.compiler import Kernel

@@ -3,9 +3,9 @@
 import numpy as np
 
 from gpucnn.arithmetic import (
-    BLOCK, exp, exp64, fma, gelu, gelu_slope, log, log64, sigmoid64, silu, silu_slope, total64, tree,
+    BLOCK, exp, exp64, fma, gelu, gelu_slope, log, log64, silu, silu_slope, total64, tree,
 )
-from gpucnn.arithmetic.elementary import normal64
+from gpucnn.arithmetic.elementary import normal_cdf64
 from gpucnn.arithmetic.sums import BAND
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array
@@ -82,8 +82,9 @@ class NumpyExactPointwise(NumpyPointwise):
             dx = np.where(d < -limit, -limit, np.where(d > limit, limit, d)) * scale
         else:  # binary cross-entropy
             v, t = v.astype(np.float64), t.astype(np.float64)
-            terms = (np.where(v > 0, v, 0.0) - v * t) + log64(1.0 + exp64(-np.abs(v)))
-            dx = (sigmoid64(v) - t).astype(np.float32) * scale
+            e = exp64(-np.abs(v))
+            terms = (np.where(v > 0, v, 0.0) - v * t) + log64(1.0 + e)
+            dx = (np.where(v > 0, 1.0, e) / (1.0 + e) - t).astype(np.float32) * scale
         total = total64(terms.reshape(x.images, 1, -1))[0]  # an image's values as positions of a line
         if totals is not None:
             totals += total
@@ -114,7 +115,7 @@ class NumpyFastPointwise(NumpyPointwise):
 
     def _cdf(self, x: Array) -> Array:
         """The normal distribution's, by the contract's polynomials: NumPy has no erf."""
-        return normal64(x)[1].astype(self.dtype)
+        return normal_cdf64(x)[1].astype(self.dtype)
 
     def silu(self, x: Batch) -> Batch:
         return x.like(x.data * self.sigmoid(x).data)

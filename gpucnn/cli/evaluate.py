@@ -17,7 +17,9 @@ def evaluate(
     weights: options.Weights = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", help="Images: digits, a fetched set, or a path. Default: the set that the network was trained on."),
+        typer.Option(
+            "--data", help="Images: digits, a fetched set, or a path. Default: what the network was trained on."
+        ),
     ] = None,
     backend: options.Backend = None,
     math: options.Math = None,

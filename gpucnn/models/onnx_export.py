@@ -9,26 +9,52 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gpucnn.axis_maps import AxisMaps, adaptive_average, adaptive_maximum
 from gpucnn.errors import ConfigurationError
 from gpucnn.layers import (
-    GELU,
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d,
+    AvgPool1d,
     AvgPool2d,
+    AvgPool3d,
     BatchNorm,
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    Conv1d,
     Conv2d,
+    Conv3d,
+    Convolution,
     Dense,
     Dropout,
     Flatten,
+    GELU,
+    GlobalAvgPool1d,
     GlobalAvgPool2d,
+    GlobalAvgPool3d,
+    GlobalMaxPool1d,
+    GlobalMaxPool2d,
+    GlobalMaxPool3d,
+    GroupNorm,
     Layer,
+    LayerNorm,
     LeakyReLU,
+    MaxPool1d,
     MaxPool2d,
+    MaxPool3d,
+    Pad,
     ReLU,
     Residual,
     Sequential,
-    Sigmoid,
     SiLU,
+    Sigmoid,
     Softmax,
     Tanh,
+    Upsample,
 )
 from gpucnn.layers.activation import SLOPE
 from gpucnn.layers.base import Parameter, Statistic, label
@@ -49,9 +75,11 @@ class Graph:
         self.nodes, self.constants = [], {}
         self._state, self._taken = state, set()
 
-    def tensor(self, part: Parameter | Statistic) -> str:
-        """The name of a parameter or running statistic, which is its name in the model."""
-        return self.constant(part.name, self._state[part.name].astype(np.float32))  # float64 on some backends
+    def tensor(self, part: Parameter | Statistic, shape: tuple[int, ...] | None = None) -> str:
+        """The name of a parameter or running statistic, which is its name in the model; reshaped if asked for."""
+        return self.constant(
+            part.name, self._state[part.name].astype(np.float32).reshape(shape or part.shape)  # float64 on some backends
+        )
 
     def constant(self, name: str, value: np.ndarray) -> str:
         """The name of a constant, which is `name`."""
@@ -183,15 +211,70 @@ def _residual(graph: Graph, layer: Residual, x: str) -> str:
     return activated(graph, layer, graph.node(layer, "Add", main, short))
 
 
-@exports(Conv2d)
-def _conv(graph: Graph, layer: Conv2d, x: str) -> str:
+@exports(Pad, Upsample)
+def _axis_maps(graph: Graph, layer: Layer, x: str) -> str:
+    return _mapped(graph, layer, x, layer._maps)
+
+
+@exports(Conv1d, Conv2d, Conv3d)
+def _conv(graph: Graph, layer: Convolution, x: str) -> str:
     window = layer.window
     inputs = [graph.tensor(part) for part in (layer.weight, layer.bias) if part is not None]
+    x = _mapped(graph, layer, x, layer._maps)  # whatever is not zero around the image
     y = graph.node(
-        layer, "Conv", x, *inputs, kernel_shape=window.kernel, strides=window.stride, pads=sides(window.padding),
+        layer, "Conv", x, *inputs, kernel_shape=window.kernel, strides=window.stride, pads=sides(layer._inner.padding),
         dilations=window.dilation, group=layer.groups,
     )  # fmt: skip
     return activated(graph, layer, y)
+
+
+def _mapped(graph: Graph, layer: Layer, x: str, maps: AxisMaps) -> str:
+    """Maps along axes: a Pad where positions hold a constant, a Gather where each shows one pixel, else a product with
+    the map as a matrix."""
+    for axis, table in enumerate(maps, start=2):
+        if table is None:
+            continue
+        name = f"{layer.name}.axis{axis}"
+        if not all(table.taps):  # a constant before and after the image
+            first = next(p for p, taps in enumerate(table.taps) if taps)
+            before_after = [first, table.output - first - table.input]
+            pads, fill, along = (
+                graph.constant(f"{name}.{what}", value) for what, value in (
+                    ("pads", np.array(before_after, np.int64)), ("fill", np.array(table.fill, np.float32)),
+                    ("axis", np.array([axis], np.int64)),
+                )
+            )  # fmt: skip
+            x = graph.node(layer, "Pad", x, pads, fill, along)
+            continue
+        if all(len(taps) == 1 and taps[0][1] == 1.0 for taps in table.taps):
+            shown = graph.constant(name, np.array([taps[0][0] for taps in table.taps], np.int64))
+            x = graph.node(layer, "Gather", x, shown, axis=axis)
+            continue
+        matrix = np.zeros((table.input, table.output), np.float32)
+        for p, taps in enumerate(table.taps):
+            for i, weight in taps:
+                matrix[i, p] = weight
+        order = [*range(len(maps) + 2)]
+        order[axis], order[-1] = order[-1], order[axis]  # its own inverse
+        x = x if axis == order[axis] else graph.node(layer, "Transpose", x, perm=order)
+        x = graph.node(layer, "MatMul", x, graph.constant(name, matrix))
+        x = x if axis == order[axis] else graph.node(layer, "Transpose", x, perm=order)
+    return x
+
+
+@exports(AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveAvgPool3d)
+def _adaptive_average(graph: Graph, layer: Layer, x: str) -> str:
+    maps, window = adaptive_average(layer.input_shape[1:], layer.output_shape[1:])
+    if window is None:
+        return _mapped(graph, layer, x, maps)
+    return graph.node(layer, "AveragePool", x, kernel_shape=window.kernel, strides=window.stride)
+
+
+@exports(AdaptiveMaxPool1d, AdaptiveMaxPool2d, AdaptiveMaxPool3d)
+def _adaptive_maximum(graph: Graph, layer: Layer, x: str) -> str:
+    maps, window = adaptive_maximum(layer.input_shape[1:], layer.output_shape[1:])
+    x = _mapped(graph, layer, x, maps)
+    return graph.node(layer, "MaxPool", x, kernel_shape=window.kernel, strides=window.stride)
 
 
 @exports(Dense)
@@ -200,26 +283,68 @@ def _dense(graph: Graph, layer: Dense, x: str) -> str:
     return activated(graph, layer, graph.node(layer, "Gemm", x, *inputs, transB=1))
 
 
-@exports(BatchNorm)
+@exports(BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d)
 def _batch_norm(graph: Graph, layer: BatchNorm, x: str) -> str:
     parts = layer.gamma, layer.beta, layer.running_mean, layer.running_var
     y = graph.node(layer, "BatchNormalization", x, *map(graph.tensor, parts), epsilon=layer.eps)
     return activated(graph, layer, y)
 
 
-@exports(MaxPool2d, AvgPool2d)
-def _pool(graph: Graph, layer: Layer, x: str) -> str:
+@exports(MaxPool1d, MaxPool2d, MaxPool3d)
+def _max_pool(graph: Graph, layer: Layer, x: str) -> str:
     window = layer.window
-    average = hasattr(layer, "count_include_pad")
     return graph.node(
-        layer, "AveragePool" if average else "MaxPool", x, kernel_shape=window.kernel, strides=window.stride,
-        pads=sides(window.padding), count_include_pad=int(layer.count_include_pad) if average else None,
+        layer, "MaxPool", x, kernel_shape=window.kernel, strides=window.stride, pads=sides(window.padding),
+        ceil_mode=int(layer.ceil_mode),
     )  # fmt: skip
 
 
-@exports(GlobalAvgPool2d)
-def _global_avg_pool(graph: Graph, layer: GlobalAvgPool2d, x: str) -> str:
+@exports(AvgPool1d, AvgPool2d, AvgPool3d)
+def _avg_pool(graph: Graph, layer: Layer, x: str) -> str:
+    window = layer.window
+    return graph.node(
+        layer, "AveragePool", x, kernel_shape=window.kernel, strides=window.stride, pads=sides(window.padding),
+        ceil_mode=int(layer.ceil_mode), count_include_pad=int(layer.count_include_pad),
+    )  # fmt: skip
+
+
+@exports(GlobalAvgPool1d, GlobalAvgPool2d, GlobalAvgPool3d)
+def _global_avg_pool(graph: Graph, layer: Layer, x: str) -> str:
     return graph.node(layer, "Flatten", graph.node(layer, "GlobalAveragePool", x), axis=1)
+
+
+@exports(GlobalMaxPool1d, GlobalMaxPool2d, GlobalMaxPool3d)
+def _global_max_pool(graph: Graph, layer: Layer, x: str) -> str:
+    return graph.node(layer, "Flatten", graph.node(layer, "GlobalMaxPool", x), axis=1)
+
+
+@exports(GroupNorm)
+def _group_norm(graph: Graph, layer: GroupNorm, x: str) -> str:
+    """As an instance norm of the groups, because ONNX's own GroupNormalization scales groups, not channels, before 21."""
+    constants = {"groups": [0, layer.groups, -1], "shape": [-1, *layer.input_shape]}
+    groups, shape = (
+        graph.constant(f"{layer.name}.{name}", np.array(v, np.int64)) for name, v in constants.items()
+    )  # fmt: skip
+    ones, zeros = (
+        graph.constant(f"{layer.name}.{name}", np.full(layer.groups, value, np.float32))
+        for name, value in (("ones", 1), ("zeros", 0))
+    )
+    y = graph.node(
+        layer, "InstanceNormalization", graph.node(layer, "Reshape", x, groups), ones, zeros, epsilon=layer.eps
+    )
+    y = graph.node(layer, "Reshape", y, shape)
+    if layer.affine:
+        over = (-1, *[1] * (len(layer.input_shape) - 1))
+        for operation, part in (("Mul", layer.gamma), ("Add", layer.beta)):
+            y = graph.node(layer, operation, y, graph.tensor(part, over))
+    return activated(graph, layer, y)
+
+
+@exports(LayerNorm)
+def _layer_norm(graph: Graph, layer: LayerNorm, x: str) -> str:
+    parts = [graph.tensor(part) for part in (layer.gamma, layer.beta) if part is not None]
+    parts = parts or [graph.constant(f"{layer.name}.ones", np.ones(layer.input_shape, np.float32))]
+    return activated(graph, layer, graph.node(layer, "LayerNormalization", x, *parts, axis=1, epsilon=layer.eps))
 
 
 @exports(Flatten)

@@ -14,23 +14,40 @@ import numpy as np
 
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.layers import (
-    GELU,
+    AvgPool1d,
     AvgPool2d,
+    AvgPool3d,
     BatchNorm,
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    Conv1d,
     Conv2d,
+    Conv3d,
+    Convolution,
     Dense,
     Dropout,
     Flatten,
+    GELU,
+    GlobalAvgPool1d,
     GlobalAvgPool2d,
+    GlobalAvgPool3d,
+    GlobalMaxPool1d,
+    GlobalMaxPool2d,
+    GlobalMaxPool3d,
+    GroupNorm,
     Layer,
+    LayerNorm,
     LeakyReLU,
+    MaxPool1d,
     MaxPool2d,
+    MaxPool3d,
     Parameter,
     ReLU,
     Residual,
     Sequential,
-    Sigmoid,
     SiLU,
+    Sigmoid,
     Softmax,
     Statistic,
     Tanh,
@@ -57,9 +74,9 @@ class Module:
 _COUNTERPARTS: dict[type[Layer], Callable[[Layer], list[Module]]] = {}
 
 
-def _counterpart(kind: type[Layer]):
+def _counterpart(*kinds: type[Layer]):
     def register(make):
-        _COUNTERPARTS[kind] = make
+        _COUNTERPARTS.update(dict.fromkeys(kinds, make))
         return make
 
     return register
@@ -116,15 +133,18 @@ def _residual(layer: Residual) -> list[Module]:
     return _activated(Module("Residual", parts=parts), layer.activation)
 
 
-@_counterpart(Conv2d)
-def _conv(layer: Conv2d) -> list[Module]:
+@_counterpart(Conv1d, Conv2d, Conv3d)
+def _conv(layer: Convolution) -> list[Module]:
     window, (out, channels, *_) = layer.window, layer.weight.shape
+    if layer.padding_mode == "constant":
+        raise ConfigurationError(f"{label(layer)} pads with a constant other than 0, which PyTorch's does not")
     arguments = {
         "in_channels": channels * layer.groups, "out_channels": out, "kernel_size": window.kernel,
         "stride": window.stride, "padding": _even(layer), "dilation": window.dilation, "groups": layer.groups,
-        "bias": layer.bias is not None,
+        "bias": layer.bias is not None, "padding_mode": layer.padding_mode,
     }  # fmt: skip
-    return _activated(Module("Conv2d", arguments, _tensors(weight=layer.weight, bias=layer.bias)), layer.activation)
+    made = Module(f"Conv{layer.axes}d", arguments, _tensors(weight=layer.weight, bias=layer.bias))
+    return _activated(made, layer.activation)
 
 
 @_counterpart(Dense)
@@ -134,7 +154,23 @@ def _dense(layer: Dense) -> list[Module]:
     return _activated(Module("Linear", arguments, _tensors(weight=layer.weight, bias=layer.bias)), layer.activation)
 
 
-@_counterpart(BatchNorm)
+@_counterpart(GroupNorm)
+def _group_norm(layer: GroupNorm) -> list[Module]:
+    arguments = {
+        "num_groups": layer.groups, "num_channels": layer.input_shape[0], "eps": layer.eps, "affine": layer.affine
+    }  # fmt: skip
+    return _activated(Module("GroupNorm", arguments, _tensors(weight=layer.gamma, bias=layer.beta)), layer.activation)
+
+
+@_counterpart(LayerNorm)
+def _layer_norm(layer: LayerNorm) -> list[Module]:
+    arguments = {
+        "normalized_shape": layer.input_shape, "eps": layer.eps, "elementwise_affine": layer.affine
+    }  # fmt: skip
+    return _activated(Module("LayerNorm", arguments, _tensors(weight=layer.gamma, bias=layer.beta)), layer.activation)
+
+
+@_counterpart(BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d)
 def _batch_norm(layer: BatchNorm) -> list[Module]:
     axes = max(len(layer.input_shape) - 1, 1)
     arguments = {"num_features": layer.input_shape[0], "eps": layer.eps, "momentum": layer.momentum}
@@ -144,21 +180,30 @@ def _batch_norm(layer: BatchNorm) -> list[Module]:
     return _activated(Module(f"BatchNorm{axes}d", arguments, tensors), layer.activation)
 
 
-@_counterpart(MaxPool2d)
-def _max_pool(layer: MaxPool2d) -> list[Module]:
-    arguments = {"kernel_size": layer.window.kernel, "stride": layer.window.stride, "padding": _even(layer)}
-    return [Module("MaxPool2d", arguments)]
+def _pool(layer: Layer) -> dict:
+    window = layer.window
+    sizes = {"kernel_size": window.kernel, "stride": window.stride, "padding": _even(layer)}
+    return {**sizes, "ceil_mode": layer.ceil_mode}
 
 
-@_counterpart(AvgPool2d)
-def _avg_pool(layer: AvgPool2d) -> list[Module]:
-    arguments = {"kernel_size": layer.window.kernel, "stride": layer.window.stride, "padding": _even(layer)}
-    return [Module("AvgPool2d", {**arguments, "count_include_pad": layer.count_include_pad})]
+@_counterpart(MaxPool1d, MaxPool2d, MaxPool3d)
+def _max_pool(layer: Layer) -> list[Module]:
+    return [Module(f"MaxPool{layer.axes}d", _pool(layer))]
 
 
-@_counterpart(GlobalAvgPool2d)
-def _global_avg_pool(layer: GlobalAvgPool2d) -> list[Module]:
-    return [Module("AdaptiveAvgPool2d", {"output_size": 1}), Module("Flatten")]
+@_counterpart(AvgPool1d, AvgPool2d, AvgPool3d)
+def _avg_pool(layer: Layer) -> list[Module]:
+    return [Module(f"AvgPool{layer.axes}d", {**_pool(layer), "count_include_pad": layer.count_include_pad})]
+
+
+@_counterpart(GlobalAvgPool1d, GlobalAvgPool2d, GlobalAvgPool3d)
+def _global_avg_pool(layer: Layer) -> list[Module]:
+    return [Module(f"AdaptiveAvgPool{layer.axes}d", {"output_size": 1}), Module("Flatten")]
+
+
+@_counterpart(GlobalMaxPool1d, GlobalMaxPool2d, GlobalMaxPool3d)
+def _global_max_pool(layer: Layer) -> list[Module]:
+    return [Module(f"AdaptiveMaxPool{layer.axes}d", {"output_size": 1}), Module("Flatten")]
 
 
 _COUNTERPARTS[Flatten] = lambda layer: [Module("Flatten")]

@@ -43,8 +43,8 @@ __global__ void __launch_bounds__(256) silu_gradient(const float4* dy, const flo
 // dx = (dy - s) * y at each position of (block, channels, positions, 32), s the chain of dy * y along the channels.
 // One thread is one image at one position; grid (block-positions / 8), block (32, 8).
 __global__ void __launch_bounds__(LANES * 8)
-softmax_gradient(const float* dy, const float* y, float* dx, int channels, int positions, i64 units) {
-  const i64 unit = i64(blockIdx.x) * 8 + threadIdx.y;
+softmax_gradient(const float* dy, const float* y, float* dx, int channels, int positions, int units) {
+  const int unit = blockIdx.x * 8 + threadIdx.y;
   if (unit >= units) return;
   const i64 apart = i64(positions) * LANES;  // from channel to channel
   const i64 at = unit / positions * channels * apart + unit % positions * LANES + threadIdx.x;

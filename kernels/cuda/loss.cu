@@ -15,7 +15,7 @@ struct Exponentials {
 };
 
 // Leaves exp(z - max) in e; `apart` is how far a class is from the next.
-DEVICE Exponentials exponentials(const float* z, float* e, int classes, i64 apart = LANES) {
+DEVICE Exponentials exponentials(const float* z, float* e, int classes, int apart = LANES) {
   Exponentials found{z[0], 0.0f, 0};
   for (int c = 1; c < classes; c++) {
     const float v = z[c * apart];
@@ -34,13 +34,15 @@ DEVICE Exponentials exponentials(const float* z, float* e, int classes, i64 apar
 
 // y = softmax along the channels of z (block, C, positions, 32): one thread is one image at one position.
 __global__ void __launch_bounds__(LANES * WARPS) softmax(const float* z, float* y, int classes, int positions,
-                                                         i64 units) {
-  const i64 unit = i64(blockIdx.x) * WARPS + threadIdx.y;
+                                                         int units) {
+  const int unit = blockIdx.x * WARPS + threadIdx.y;
   if (unit >= units) return;
-  const i64 apart = i64(positions) * LANES;
-  const i64 at = unit / positions * classes * apart + unit % positions * LANES + threadIdx.x;
-  const float sum = exponentials(z + at, y + at, classes, apart).sum;
-  for (int c = 0; c < classes; c++) y[at + c * apart] = __fdiv_rn(y[at + c * apart], sum);
+  const int apart = positions * LANES;
+  const i64 at = i64(unit / positions) * classes * apart + unit % positions * LANES + threadIdx.x;
+  z += at;
+  y += at;
+  const float sum = exponentials(z, y, classes, apart).sum;
+  for (int c = 0; c < classes; c++) y[c * apart] = __fdiv_rn(y[c * apart], sum);
 }
 
 // loss (1,) = the mean; dz = (p - hot) * scale; totals (2,), if given, gains the losses' sum and the number of hits.

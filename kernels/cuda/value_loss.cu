@@ -13,6 +13,7 @@ struct Term {
 DEVICE double magnitude(double d) { return d < 0.0 ? -d : d; }
 
 struct MeanSquared {
+  static constexpr int UNROLL = 4;
   static DEVICE Term of(float x, float t, float) {
     const float d = __fsub_rn(x, t);
     return {__dmul_rn(double(d), double(d)), d};
@@ -20,6 +21,7 @@ struct MeanSquared {
 };
 
 struct MeanAbsolute {
+  static constexpr int UNROLL = 4;
   static DEVICE Term of(float x, float t, float) {
     const float d = __fsub_rn(x, t);
     return {magnitude(double(d)), d > 0.0f ? 1.0f : d < 0.0f ? -1.0f : 0.0f};
@@ -27,6 +29,7 @@ struct MeanAbsolute {
 };
 
 struct Huber {
+  static constexpr int UNROLL = 4;
   static DEVICE Term of(float x, float t, float delta) {
     const float d = __fsub_rn(x, t);
     const double a = magnitude(double(d)), far = double(delta);
@@ -36,11 +39,12 @@ struct Huber {
 };
 
 struct BinaryCrossEntropy {
+  static constexpr int UNROLL = 1;
   static DEVICE Term of(float x, float t, float) {
     const double v = x, e = elementary::exp64(-magnitude(v));
-    const double near = __dsub_rn(v > 0.0 ? v : 0.0, __dmul_rn(v, double(t)));
-    return {__dadd_rn(near, elementary::log64(__dadd_rn(1.0, e))),
-            __double2float_rn(__dsub_rn(elementary::sigmoid64(v), double(t)))};
+    const double near = __dsub_rn(v > 0.0 ? v : 0.0, __dmul_rn(v, double(t))), sum = __dadd_rn(1.0, e);
+    const double sigmoid = __ddiv_rn(v > 0.0 ? 1.0 : e, sum);
+    return {__dadd_rn(near, elementary::log64(sum)), __double2float_rn(__dsub_rn(sigmoid, double(t)))};
   }
 };
 
@@ -58,7 +62,7 @@ value_loss(const float* x, const float* t, float* dx, float* loss, double* total
     to[0] = __dadd_rn(to[0], term.loss);
     dx[i] = in_last || i < last ? __fmul_rn(term.slope, scale) : 0.0f;
   };
-  if (channel_sums<1>(terms, maps, part, counters, sum) && threadIdx.x == 0 && threadIdx.y == 0) {
+  if (channel_sums<1, Kind::UNROLL>(terms, maps, part, counters, sum) && threadIdx.x == 0 && threadIdx.y == 0) {
     loss[0] = __double2float_rn(__ddiv_rn(sum[0], maps.count()));
     if (totals) totals[0] = __dadd_rn(totals[0], sum[0]);
   }

@@ -4,10 +4,11 @@ import numpy as np
 from numba import prange
 
 from .compiler import inner, kernel
-from .elementary import exp64, log64, sigmoid64
+from .elementary import exp64, log64
 from .simd import (
     LANES,
     add64,
+    divide64,
     load,
     multiply,
     multiply64,
@@ -63,10 +64,12 @@ def _huber(x, t, delta):
 
 @inner
 def _binary_cross_entropy(x, t, delta):
-    x64, t64, zero = widen(x), widen(t), splat64(0.0)
+    x64, t64, zero, one = widen(x), widen(t), splat64(0.0), splat64(1.0)
     e = exp64(subtract64(zero, _magnitude(x64)))
+    total = add64(one, e)
     loss = subtract64(where_greater64(x64, zero, x64, zero), multiply64(x64, t64))
-    return add64(loss, log64(add64(splat64(1.0), e))), narrow(subtract64(sigmoid64(x64), t64))
+    sigmoid = divide64(where_greater64(x64, zero, one, e), total)
+    return add64(loss, log64(total)), narrow(subtract64(sigmoid, t64))
 
 
 def _kernel_of(kind, formula):

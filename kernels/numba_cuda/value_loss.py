@@ -8,7 +8,7 @@ from numba import cuda, float64
 
 from .arithmetic import ONE, ZERO, add64, divide64, multiply, multiply64, narrow, subtract, subtract64, widen
 from .compiler import LANES, device, kernel
-from .elementary import exp64, log64, sigmoid64
+from .elementary import exp64, log64
 from .sums import keep, lane_tree64, there, total64
 
 ZERO64, HALF64, ONE64 = np.float64(0), np.float64(0.5), np.float64(1)
@@ -37,8 +37,10 @@ def term_of(kind, x, t, delta):
         return loss, -delta if d < -delta else delta if d > delta else d
     v, target = widen(x), widen(t)
     near = subtract64(v if v > ZERO64 else ZERO64, multiply64(v, target))
-    loss = add64(near, log64(add64(ONE64, exp64(-magnitude(v)))))
-    return loss, narrow(subtract64(sigmoid64(v), target))
+    e = exp64(-magnitude(v))
+    total = add64(ONE64, e)
+    sigmoid = divide64(ONE64 if v > ZERO64 else e, total)
+    return add64(near, log64(total)), narrow(subtract64(sigmoid, target))
 
 
 @kernel

@@ -14,6 +14,7 @@ from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.cuda_backend import CudaBackend
 from gpucnn.backends.launcher import Launcher
 from gpucnn.check.cases import cases
+from gpucnn.check.cases_pointwise import pointwise
 from gpucnn.layers import Conv2d, Dense, Flatten, GroupNorm, LayerNorm, Sequential
 from gpucnn.models import Model, lenet5, resnet20
 from gpucnn.optimizers import SGD, Adam
@@ -98,6 +99,12 @@ def _networks(b) -> None:
         TrainingSteps(model, optimizer, data, augmentation).run(np.arange(batch), 0, 1.0)
 
 
+def _pointwise(b) -> None:
+    """Activations, losses and clipping that no shipped network has."""
+    for case in pointwise("random", lambda *shape, seed=0: np.ones(shape, np.float32)):
+        case.run(b)
+
+
 def _operations(b) -> None:
     for case in cases():
         if "subnormal" not in case.about and "cancelling" not in case.about:
@@ -106,7 +113,7 @@ def _operations(b) -> None:
 
 @pytest.fixture(scope="module")
 def in_networks():
-    return _asked_by(_networks)
+    return _asked_by(lambda b: (_networks(b), _pointwise(b)))
 
 
 @pytest.fixture(scope="module")
