@@ -20,6 +20,8 @@ _PUBLIC = {
     "Parameter": "gpucnn.layers",
     "Sequential": "gpucnn.layers",
     "Residual": "gpucnn.layers",
+    "Concat": "gpucnn.layers",
+    "convolve": "gpucnn.functional",
     "Model": "gpucnn.models",
     "check_gradients": "gpucnn.gradients",
     "Trainer": "gpucnn.training",

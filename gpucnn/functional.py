@@ -30,7 +30,7 @@ from gpucnn.axis_maps import (
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
-from gpucnn.geometry import Window, pads_of, pool_window, window
+from gpucnn.geometry import Window, pads_of, pool_window, transposed_window, window
 from gpucnn.layers.settings import finite
 
 __all__ = [
@@ -43,8 +43,12 @@ __all__ = [
     "batch_norm",
     "batch_norm_backward",
     "binary_cross_entropy",
+    "concatenate",
     "conv",
     "conv_backward",
+    "conv_transpose",
+    "conv_transpose_backward",
+    "convolve",
     "dense",
     "dense_backward",
     "gelu",
@@ -146,6 +150,131 @@ def conv_backward(
     engine.conv_weight_gradient(dy_lanes, engine.axis_maps(engine.pack(x), maps), fit, groups, dw)
     engine.bias_gradient(dy_lanes, db)
     return engine.unpack(dx), engine.host(dw), engine.host(db)
+
+
+def conv_transpose(
+    x,
+    w,
+    bias=None,
+    *,
+    stride=1,
+    padding=0,
+    output_padding=0,
+    dilation=1,
+    groups=1,
+    backend: str | None = "numpy",
+    math: str | None = None,
+) -> np.ndarray:
+    """Transposed convolution: the gradient of a convolution with respect to its input, here run forwards.
+
+    Every value x[n, c, i] adds w[c, o, k] * x[n, c, i] to the output pixel i*stride + k*dilation - before of channel
+    g*O/groups + o, with g the group of c; overlapping patches add up, then comes bias.
+
+    x is (N, C, *I), w (C, O/groups, *K), bias (O,) or None; returns (N, O, *P) with P = (I - 1)*stride - before - after +
+    dilation*(K - 1) + output_padding + 1 (gpucnn.geometry). stride, dilation and output_padding are an integer or one per
+    axis, output_padding less than stride or dilation; padding, which is cut off, is an integer, one per axis, or (before,
+    after) per axis. groups divides C.
+    """
+    x, w, bias = _floats(x=x, w=w, bias=bias)
+    fit, groups, outputs = _transposed(x, w, stride, padding, output_padding, dilation, groups)
+    if bias is not None:
+        _expect("bias", bias, (outputs,), "one value per output channel")
+    engine = _engine(backend, math, x.dtype)
+    y = engine.conv_input_gradient(engine.pack(x), engine.array(w), fit, groups)
+    return engine.unpack(y if bias is None else engine.add_bias(y, engine.array(bias)))
+
+
+def conv_transpose_backward(
+    dy,
+    x,
+    w,
+    *,
+    stride=1,
+    padding=0,
+    output_padding=0,
+    dilation=1,
+    groups=1,
+    backend: str | None = "numpy",
+    math: str | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(dx, dw, db) of `conv_transpose` with the same settings: the gradients of x, w (C, O/groups, *K) and bias (O,).
+
+    dy is (N, O, *P), as conv_transpose returns y.
+    """
+    dy, x, w = _floats(dy=dy, x=x, w=w)
+    fit, groups, outputs = _transposed(x, w, stride, padding, output_padding, dilation, groups)
+    _expect("dy", dy, (x.shape[0], outputs, *fit.input), "the shape of conv_transpose's output")
+    engine = _engine(backend, math, x.dtype)
+    dy_lanes, dw, db = engine.pack(dy), engine.zeros(w.shape), engine.zeros((outputs,))
+    dx = engine.conv(dy_lanes, engine.array(w), None, fit, groups)
+    engine.conv_weight_gradient(engine.pack(x), dy_lanes, fit, groups, dw)
+    engine.bias_gradient(dy_lanes, db)
+    return engine.unpack(dx), engine.host(dw), engine.host(db)
+
+
+def convolve(
+    x, kernel, mode: str = "full", *, backend: str | None = "numpy", math: str | None = None
+) -> np.ndarray:
+    """True convolution, with the kernel flipped, of two arrays with the same number of axes, any number from 1 on.
+
+    y[p] = the sum over k of kernel[k] * x[p - k], with zeros outside both. It is commutative, associative, distributes
+    over addition, lets scalars out, and the unit impulse is its identity. Shapes are scipy.signal.convolve's:
+
+        "full"   every p where the two overlap: x.shape + kernel.shape - 1
+        "same"   the middle of that, of x's shape; of an odd pixel more, it begins one later
+        "valid"  where one lies wholly within the other, which is as large or larger in all axes: the difference of the
+                 shapes + 1
+
+    The array with fewer values slides (of equals, `kernel`). In exact math each value is one chain by rule 2 of the
+    contract over the sliding array's positions, backwards from its last. More than three axes are folded: positions
+    along the leading ones become images, taps along them channels, in row-major order.
+    """
+    x, kernel = _floats(x=x, kernel=kernel)
+    if x.ndim != kernel.ndim or x.ndim == 0:
+        raise ShapeError(
+            f"x has shape {x.shape} and kernel {kernel.shape}; expected two arrays with the same number of axes, 1 or more"
+        )
+    wanted = _convolved(x.shape, kernel.shape, mode)
+    if kernel.size > x.size:
+        x, kernel = kernel, x
+    # Of each axis, the pixels that the wanted outputs meet, and zeros where these lie outside.
+    part, pads = [], []
+    for size, k, (first, count) in zip(x.shape, kernel.shape, wanted):
+        start, stop = first - k + 1, first + count
+        part.append(slice(max(start, 0), min(stop, size)))
+        pads.append((max(-start, 0), max(stop - size, 0)))
+    folded = max(x.ndim - 3, 0)
+    images = np.pad(x[tuple(part)], [*pads[:folded], *[(0, 0)] * (x.ndim - folded)])
+    windows = np.lib.stride_tricks.sliding_window_view(images, kernel.shape[:folded], tuple(range(folded)))
+    # (*P, *rest, *K) of the folded axes' P and K to (P, K, *rest): positions are images, taps are channels.
+    windows = np.moveaxis(windows, range(x.ndim, x.ndim + folded), range(folded, 2 * folded))
+    taps = _math.prod(kernel.shape[:folded])
+    images = np.ascontiguousarray(windows).reshape(-1, taps, *images.shape[folded:])
+    filters = np.ascontiguousarray(np.flip(kernel)).reshape(1, taps, *kernel.shape[folded:])
+    fit = window(images.shape[2:], filters.shape[2:], padding=pads[folded:])
+    engine = _engine(backend, math, x.dtype)
+    y = engine.conv(engine.pack(images), engine.array(filters), None, fit)
+    return engine.unpack(y).reshape([count for _, count in wanted])
+
+
+def concatenate(arrays, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """Arrays (N, C1, *spatial), (N, C2, *spatial) ..., or flat (N, C1), (N, C2) ..., side by side along the channels.
+
+    Returns (N, C1 + C2 + ..., *spatial). Its gradient is `dy` cut apart: dy[:, :C1], dy[:, C1 : C1 + C2] ...
+    """
+    arrays = _floats(**{f"arrays[{i}]": array for i, array in enumerate(arrays)})
+    if not arrays:
+        raise ShapeError("there are no arrays to concatenate; give at least one")
+    first = arrays[0]
+    if not 2 <= first.ndim <= 5:
+        raise ShapeError(f"arrays[0] has shape {first.shape}; expected (N, C) or {_IMAGES}")
+    for i, array in enumerate(arrays):
+        if (array.shape[:1], array.shape[2:]) != (first.shape[:1], first.shape[2:]) or array.ndim != first.ndim:
+            raise ShapeError(
+                f"arrays[{i}] has shape {array.shape} and arrays[0] {first.shape}; all sizes but the channels must agree"
+            )
+    engine = _engine(backend, math, first.dtype)
+    return engine.unpack(engine.concatenate([engine.pack(array) for array in arrays]))
 
 
 def max_pool(
@@ -751,6 +880,46 @@ def _conv_window(x: np.ndarray, w: np.ndarray, stride, padding, dilation, groups
         )
     settings = {"stride": stride, "padding": padding, "dilation": dilation, "strict": _truth("strict", strict)}
     return window(x.shape[2:], w.shape[2:], **settings), number
+
+
+def _transposed(
+    x: np.ndarray, w: np.ndarray, stride, padding, output_padding, dilation, groups
+) -> tuple[Window, int, int]:
+    """The window that runs backwards, the groups, and the output channels."""
+    if not 3 <= x.ndim <= 5:
+        raise ShapeError(f"x has shape {x.shape}; expected {_IMAGES}")
+    channels = x.shape[1]
+    if w.ndim != x.ndim or w.shape[0] != channels:
+        raise ShapeError(
+            f"w has shape {w.shape} for x of shape {x.shape}; expected {x.ndim} axes, ({channels}, O/groups, *K)"
+        )
+    try:
+        number = operator.index(groups)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(groups, (bool, np.bool_)):
+        raise ConfigurationError(f"groups is {groups!r}; give a positive integer that divides {channels}")
+    if channels % number:
+        raise ShapeError(f"groups = {number} does not divide the {channels} channels of x")
+    settings = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
+    return transposed_window(x.shape[2:], w.shape[2:], **settings), number, w.shape[1] * number
+
+
+def _convolved(x: tuple[int, ...], kernel: tuple[int, ...], mode: str) -> list[tuple[int, int]]:
+    """(first, count) of the full convolution's positions along each axis that `mode` wants."""
+    sizes = list(zip(x, kernel, strict=True))
+    if mode == "full":
+        return [(0, i + k - 1) for i, k in sizes]
+    if mode == "same":
+        return [((k - 1) // 2, i) for i, k in sizes]
+    if mode != "valid":
+        raise ConfigurationError(f'mode is {mode!r}; use "full", "same" or "valid"')
+    if any(i < k for i, k in sizes) and any(i > k for i, k in sizes):
+        raise ShapeError(
+            f"x has shape {x} and kernel {kernel}: neither lies within the other; for mode=\"valid\" one must be as large "
+            'or larger in all axes (mode="full" takes any)'
+        )
+    return [(min(i, k) - 1, abs(i - k) + 1) for i, k in sizes]
 
 
 def _pool_window(x: np.ndarray, size, stride, padding, ceil_mode, strict) -> Window:

@@ -21,6 +21,7 @@ from gpucnn.backends.batch import Batch
 from gpucnn.backends.canonical import Canonical, canonical, is_dense, phases, positions_per_band, rows_per_band, three
 from gpucnn.backends.numba_group_norm import NumbaGroupNorm
 from gpucnn.backends.numba_pointwise import NumbaPointwise
+from gpucnn.backends.numba_channels import NumbaChannels
 from gpucnn.backends.numba_resampling import NumbaResampling
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import BackendError, DTypeError
@@ -74,7 +75,7 @@ def _rows(data: np.ndarray) -> np.ndarray:
     return data[:, :, None, :, None] if data.ndim == 4 else _deep(data)
 
 
-class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, Backend):
+class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannels, Backend):
     """See the protocol for what each method does; comments here tell only how."""
 
     name = "numba"
@@ -214,8 +215,9 @@ class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, Backend):
 
     def _correlate(self, x, w, bias, y, stride, dilation, before, relu: bool) -> None:
         """Launch the forward kernel on (block, C, D, H, W, lane) views; w (group, O/group, C/group, *K)."""
-        if x.shape[2:5] == (1, 1, 1) and y.shape[2:5] == (1, 1, 1) and before == (0, 0, 0):
-            # One pixel an image: let the blocks be the row of pixels, so that a tile reuses each weight.
+        if x.shape[2:5] == y.shape[2:5] == w.shape[3:] == (1, 1, 1) and before == (0, 0, 0):
+            # One pixel an image, and no tap beside it: let the blocks be the row of pixels, so that a tile reuses each
+            # weight.
             x, y = x.transpose(4, 1, 2, 3, 0, 5), y.transpose(4, 1, 2, 3, 0, 5)
         outputs, width = w.shape[1], w.shape[5]
         if stride == dilation == (1, 1, 1) and w.shape[3] == x.shape[2] == 1 and before[0] == 0:

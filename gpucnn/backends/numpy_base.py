@@ -12,6 +12,7 @@ from gpucnn.arithmetic import DROPOUT, uniform, words
 from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.numpy_loading import load_images
+from gpucnn.backends.numpy_channels import NumpyChannels
 from gpucnn.backends.numpy_resampling import NumpyResampling
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import DTypeError
@@ -63,7 +64,7 @@ def taps(window: Window) -> list[tuple[slice, ...]]:
     ]
 
 
-class NumpyBase(NumpyResampling, Backend):
+class NumpyBase(NumpyChannels, NumpyResampling, Backend):
     """See the protocol for what each method does; comments here tell only how."""
 
     name = "numpy"

@@ -152,11 +152,14 @@ class Backend(ABC):
 
     @abstractmethod
     def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
-        """dx (N, C, *I) from dy (N, O, *P)."""
+        """dx (N, C, *I) from dy (N, O, *P); run forwards, with transposed_window's window, a transposed convolution."""
 
     @abstractmethod
     def conv_weight_gradient(self, dy: Batch, x: Batch, window: Window, groups: int, out: Array) -> None:
-        """out (O, C/groups, *K) = the sum over images and positions of dy times x."""
+        """out (O, C/groups, *K) = the sum over images and positions of dy times x.
+
+        Of a transposed convolution: its x as dy, its dy as x.
+        """
 
     @abstractmethod
     def bias_gradient(self, dy: Batch, out: Array) -> None:
@@ -451,3 +454,17 @@ class Backend(ABC):
     @abstractmethod
     def clip_norm(self, g: Array, limit: float) -> None:
         """If the flat g's Euclidean norm exceeds limit, g *= f32(limit / norm), in place; the norm in float64."""
+
+    # ---- biases and channels [2] ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def add_bias(self, x: Batch, bias: Array, relu: bool = False) -> Batch:
+        """(x + bias) + 0 with bias (C,), as a dot product ends; with `relu` followed by max(0, .)."""
+
+    @abstractmethod
+    def concatenate(self, batches: list[Batch]) -> Batch:
+        """Batches of the same images, (N, C1, *spatial), (N, C2, *spatial) ... or flat, to (N, C1 + C2 + ..., *spatial)."""
+
+    @abstractmethod
+    def take_channels(self, x: Batch, first: int, count: int) -> Batch:
+        """A copy of channels first to first + count - 1: (N, count, *spatial)."""

@@ -45,6 +45,7 @@ KINDS = {"random": _random, "subnormal": _subnormal, "cancelling": _cancelling}
 def cases() -> Iterator[Case]:
     """All cases; their numbers are drawn from fixed seeds."""
     from gpucnn.check.cases_pointwise import pointwise  # imports Case from here
+    from gpucnn.check.cases_channels import channel_cases  # which imports Case from here
     from gpucnn.check.cases_resampling import resampling  # imports Case from here
 
     for kind, draw in KINDS.items():
@@ -63,6 +64,7 @@ def cases() -> Iterator[Case]:
         yield from _losses(kind, numbers)
         yield from pointwise(kind, numbers)
         yield from _optimizers(kind, numbers)
+        yield from channel_cases(kind, numbers)
     yield from _drawn()
     yield from augmentations()
 
@@ -228,7 +230,18 @@ def _norms(kind: str, numbers) -> Iterator[Case]:
                 "dgamma with relu": b.host(outs[0]),
                 "dx in inference": b.batch_norm_input_gradient(dy, var, gamma, 1e-5).numpy(),
                 **{name: b.host(array) for name, array in arrays.items()},
+                **(pooled(b, x, mean, var, gamma, beta) if len(shape) == 4 and min(shape[2:]) > 1 else {}),
             }
+
+        def pooled(b: Backend, x, mean, var, gamma, beta, shape=shape) -> Results:
+            pool = window(shape[2:], 2, stride=2)
+            dgamma, dbeta = b.zeros((shape[1],)), b.zeros((shape[1],))
+            y, kept = b.batch_norm_max_pool(x, mean, var, gamma, beta, 1e-5, pool)
+            given = b.pack(numbers(*y.shape, seed=5)), kept, x, mean, var, gamma, beta, 1e-5, pool, dgamma, dbeta
+            dx = b.batch_norm_max_pool_gradient(*given)
+            arrays = {"dgamma with max pool": dgamma, "dbeta with max pool": dbeta}
+            hosts = {name: b.host(array) for name, array in arrays.items()}
+            return {"with max pool": y.numpy(), "dx with max pool": dx.numpy(), **hosts}
 
         yield Case("batch norm", f"{kind}, {shape}", run)
 

@@ -38,12 +38,17 @@ _SMALL = {
     "gradient clipping": ["70 values", "5000 values"],
     **dict.fromkeys(("loading with random shift", "watch for non-finite numbers"), [""]),
     "loading with augmentation": ["33 images of 1x", "3 images of", "2 images of"],
+    "transposed convolution": ["1 images of", "3 images of 2x3x2", "40 images of 2x1"],
+    "bias addition": ["(1, 1, 1, 1)", "(33, 7)"],
+    "concatenation": ["1 images of", "33 images of"],
 }
 # Numbers that are subnormal or cancel, where order and rounding show, go through fewer shapes still.
 _SMALLEST = {
     "convolution": ["3 images of 1x5x4"],
     "dense": ["100 images"],
     "batch norm": ["(33, 5)"],
+    "transposed convolution": ["3 images of 2x3x2"],
+    "bias addition": ["(33, 7)"],
     **dict.fromkeys(("max pool", "average pool", "global average pool", "global max pool"), ["5 images"]),
     **dict.fromkeys(("adaptive average pool", "adaptive max pool"), ["5 images"]),
     "map along an axis": ["2 images of 1x2x3x4"],

@@ -6,6 +6,7 @@ does not reach, and repeats the filter's weights elsewhere: 81 weights for a 3x3
 """
 
 import copy
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -13,13 +14,23 @@ import numpy as np
 
 from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.geometry import Field, Window
-from gpucnn.layers import AvgPool2d, BatchNorm, Conv2d, Dense, Flatten, GlobalAvgPool2d, Layer, MaxPool2d, Sequential
+from gpucnn.layers import (
+    AvgPool1d, AvgPool2d, AvgPool3d, BatchNorm, Concat, Conv1d, Conv2d, Conv3d, Convolution, Dense, Dropout, Flatten,
+    GlobalAvgPool1d, GlobalAvgPool2d, GlobalAvgPool3d, GlobalPool, Layer, MaxPool1d, MaxPool2d, MaxPool3d, Pad, ReLU,
+    Residual, Sequential, Sigmoid, Tanh, activation,
+)  # fmt: skip
 from gpucnn.layers.base import connect, label
 from gpucnn.models.model import Model
 
-_CONVOLUTIONS = {2: Conv2d}
-# What sees the same wherever it lies in a larger map. A Residual or Concat of these does too.
-_LOCAL = (Conv2d, MaxPool2d, AvgPool2d, BatchNorm)
+_CONVOLUTIONS = {1: Conv1d, 2: Conv2d, 3: Conv3d}
+_AVERAGES, _MAXIMA = {1: AvgPool1d, 2: AvgPool2d, 3: AvgPool3d}, {1: MaxPool1d, 2: MaxPool2d, 3: MaxPool3d}
+_GLOBAL_AVERAGES = (GlobalAvgPool1d, GlobalAvgPool2d, GlobalAvgPool3d)
+# What looks at one position alone, and of these what looks at one value alone and may stand after Flatten.
+_ACTIVATIONS = (c for c in vars(activation).values() if isinstance(c, type) and issubclass(c, Layer) and c is not Layer)
+_POINTWISE = (Dropout, *_ACTIVATIONS)
+_OF_ONE_VALUE = (Dropout, ReLU, Sigmoid, Tanh)
+# What does the same wherever it lies in a larger map. A Residual or Concat of these does too.
+_LOCAL = (Convolution, *_MAXIMA.values(), *_AVERAGES.values(), BatchNorm, Pad, *_POINTWISE)
 
 
 def dense_to_conv(layer: Dense, shape: tuple[int, ...]) -> Model:
@@ -45,7 +56,7 @@ def dense_to_conv(layer: Dense, shape: tuple[int, ...]) -> Model:
     return model
 
 
-def conv_to_dense(layer: Conv2d) -> Model:
+def conv_to_dense(layer: Convolution) -> Model:
     """A convolution as a model of Flatten and one Dense layer, for images of the size that the layer was built for.
 
     `layer` is part of a model, which stays as it is. The dense layer makes the convolution's (O, *P) as O * prod(P)
@@ -54,8 +65,11 @@ def conv_to_dense(layer: Conv2d) -> Model:
 
     Raises ConfigurationError for a layer that is no convolution padded with zeros.
     """
-    if not isinstance(layer, tuple(_CONVOLUTIONS.values())):
+    if not isinstance(layer, Convolution):
         raise ConfigurationError(f"conv_to_dense takes a convolution, not {layer!r}")
+    if layer.padding_mode != "zeros":
+        mode = f'padding_mode="{layer.padding_mode}"'
+        raise ConfigurationError(f"conv_to_dense takes a convolution padded with zeros, not {mode}")
     weight, bias = _values(layer)
     shape, outputs = layer.input_shape, layer.output_shape
     dense = Dense(
@@ -70,14 +84,14 @@ def conv_to_dense(layer: Conv2d) -> Model:
 def fully_convolutional(model: Model, input_shape: tuple[int, ...]) -> Model:
     """A classifier as a model that slides over larger images and makes a map of class scores.
 
-    `model` ends in Flatten and Dense layers, or in a global average; of images (C, H, W) it makes (classes,). The result
+    `model` ends in Flatten and Dense layers, or in a global pooling; of images (C, H, W) it makes (classes,). The result
     has the same weights, takes images of `input_shape` (C, H', W') that are no smaller, and makes (classes, P, Q). The
     value at (p, q) is what the classifier says of the crop of H x W pixels whose first is (p * S, q * S), S being all
     its strides multiplied: `sliding_window` gives crop, step and map. Each convolution is computed once for the whole
     image, not once a crop.
 
-    Bit for bit in exact math, and with batch norm in inference mode, as long as no padding lies between: a padded
-    convolution sees zeros beyond the crop's edge and the neighbouring pixels beyond a place in the larger image. So
+    Bit for bit in exact math, and with batch norm in inference mode, as long as nothing pads (nor pools in ceil mode): a
+    padded convolution sees padding beyond the crop's edge, but the neighbouring pixels there in the larger image. So
     `lenet5` for 32x32 pixels slides exactly, for 28x28 (padding 2) and `vgg_small` it does not, and their scores only
     resemble those of the crops. A global average is a float32 mean here: equal up to rounding.
 
@@ -114,14 +128,12 @@ def sliding_window(model: Model, input_shape: tuple[int, ...]) -> Window:
 
 
 def _after(layer: Layer, field: Field) -> Field:
-    window = getattr(layer, "window", None)
-    if window is not None:
-        return field.after(window)
-    for _, path in layer.children():  # paths that meet again have the same strides
-        layers = _leaves(path)
-        for inner in layers:
+    """The field after one of _sliding_layers, or after the first of its paths: paths that meet have the same strides."""
+    if hasattr(layer, "window"):
+        return field.after(layer.window)
+    for _, path in itertools.islice(layer.children(), 1):
+        for inner in _leaves(path):
             field = _after(inner, field)
-        break
     return field
 
 
@@ -157,31 +169,30 @@ def _sliding_layers(model: Model) -> list[Layer]:
             kernel = flattened or (1,) * (len(model.input_shape) - 1)
             layers.append(_as_conv(layer, kernel))
             flattened = None
-        elif type(layer) is GlobalAvgPool2d:
-            layers.append(AvgPool2d(shape[1:], stride=1))
-        elif _is_local(layer) and not (flattened and any(True for _ in layer.parameters())):
+        elif isinstance(layer, GlobalPool):
+            pools = _AVERAGES if isinstance(layer, _GLOBAL_AVERAGES) else _MAXIMA
+            layers.append(pools[layer.axes](shape[1:], stride=1))
+        elif _is_local(layer) and (not flattened or isinstance(layer, _OF_ONE_VALUE)):
             layers.append(copy.deepcopy(layer))
         else:
             raise ConfigurationError(
-                f"{label(layer)} on {shape} cannot slide: it is neither a convolution, a pooling, batch norm, a dense layer "
-                "after Flatten, nor without parameters and of one value at a time"
+                f"{label(layer)} on {shape} cannot slide: what slides is convolutions, pooling, batch norm, activations, "
+                "dropout, Residual and Concat of these, then Flatten and dense layers"
             )
     return layers
 
 
 def _is_local(layer: Layer) -> bool:
     """Whether a layer does the same at each place of a larger map."""
-    children = [child for _, child in layer.children()]
-    if children:
-        return all(_is_local(leaf) for child in children for leaf in _leaves(child))
-    plain = layer.output_shape == layer.input_shape and not any(True for _ in layer.parameters())
-    return isinstance(layer, _LOCAL) or plain
+    if isinstance(layer, (Residual, Concat)):
+        return all(_is_local(leaf) for _, child in layer.children() for leaf in _leaves(child))
+    return isinstance(layer, _LOCAL)
 
 
 def _as_conv(layer: Dense, kernel: tuple[int, ...]) -> Layer:
     """The convolution, not yet built, with as many weights in the same order."""
     if len(kernel) not in _CONVOLUTIONS:
-        raise ShapeError(f"a map with {len(kernel)} spatial axes has no convolution; expected {', '.join(map(str, _CONVOLUTIONS))}")
+        raise ShapeError(f"a map with {len(kernel)} spatial axes has no convolution; expected 1 to 3")
     make = _CONVOLUTIONS[len(kernel)]
     settings = {"bias": layer.use_bias, "activation": layer.activation, "initializer": layer.initializer}
     return make(layer.units, kernel, **settings)

@@ -5,7 +5,7 @@ import numpy as np
 from gpucnn import figures
 from gpucnn.errors import ShapeError
 from gpucnn.models.model import Model
-from gpucnn.show.layers import convolution
+from gpucnn.show.layers import convolution, filters_of
 
 _CELLS = 260  # weights side by side that a picture can still show apart
 
@@ -23,7 +23,7 @@ def filters(model, path=None, *, layer: str | None = None) -> np.ndarray:
     if isinstance(model, Model):
         part = convolution(model, layer)
         title = f"{model.name}, layer {part.name} ({type(part).__name__})" if part.name else type(part).__name__
-        weights = model.state_dict()[part.weight.name]
+        weights = filters_of(model, part)
     else:
         title, weights = "", np.asarray(model)
     if not 3 <= weights.ndim <= 5 or 0 in weights.shape or weights.dtype.kind != "f":

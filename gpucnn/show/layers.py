@@ -7,7 +7,7 @@ import numpy as np
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import ConfigurationError
-from gpucnn.layers import Conv2d, Flatten, Layer, Sequential
+from gpucnn.layers import Conv2d, Convolution, Flatten, Layer, Sequential, TransposedConvolution
 from gpucnn.models.heads import CLASSIFIER
 from gpucnn.models.inputs import check_images
 from gpucnn.models.model import Model
@@ -24,7 +24,8 @@ def choose(model: Model, backend: str | Backend | None = None, math: str | None 
 
 def convolutions(model: Model) -> dict[str, Layer]:
     """The model's convolutions by their names, in order."""
-    return {layer.name: layer for layer in model.layer.walk() if isinstance(layer, Conv2d)}
+    kinds = Convolution, TransposedConvolution
+    return {layer.name: layer for layer in model.layer.walk() if isinstance(layer, kinds)}
 
 
 def convolution(model: Model, name: str | None) -> Layer:
@@ -39,12 +40,23 @@ def convolution(model: Model, name: str | None) -> Layer:
     return found[name]
 
 
+def filters_of(model: Model, layer: Layer) -> np.ndarray:
+    """The weights of one of the model's convolutions as (O, C/groups, *K), a transposed one's too."""
+    weights = model.state_dict()[layer.weight.name]
+    if isinstance(layer, TransposedConvolution):  # (C, O/groups, *K)
+        channels, out, *kernel = weights.shape
+        groups = layer.groups
+        weights = weights.reshape(groups, channels // groups, out, *kernel).swapaxes(1, 2)
+        weights = weights.reshape(groups * out, channels // groups, *kernel)
+    return weights
+
+
 def image_filters(model: Model, name: str | None) -> Layer:
-    """The convolution called `name` (None: the only one) whose input is the image itself; an error says which is."""
+    """The two-dimensional convolution called `name`, whose input must be the image itself; an error says which is."""
     first = next(_leaves(model.layer))
     found = convolution(model, name)
-    if found is not first:
-        which = f"that of layer {first.name} do" if isinstance(first, Conv2d) else "none of its layers do"
+    if found is not first or not isinstance(found, Conv2d):
+        which = f"those of layer {first.name} do" if isinstance(first, Conv2d) else "none of its layers does"
         raise ConfigurationError(
             f"the filters of layer {found.name} look at the maps of the layers before it, not at an image; {which}"
         )

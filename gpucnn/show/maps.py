@@ -117,7 +117,11 @@ def _row(figure, step: Step, top: float, height: float, image: str) -> None:
     axes = figures.inches(figure, _LABEL, top, _WIDTH, height)
     figures.tile_grid(axes, shown, columns, cmap=figures.AMOUNT, vmin=low, vmax=high if high > low else low + 1)
     axes.set_anchor("W")
-    text = f"{figures.many(len(values), 'map')} of {figures.shape(values.shape[1:])}"
+    text = (
+        f"{figures.many(len(values), 'map')} of {figures.shape(values.shape[1:])}"
+        if step.name
+        else figures.shape(values.shape)
+    )
     if len(shown) == _MAPS < len(values):
         text += f" (first {len(shown)})"
     _words(figure, top, height, head, f"{text}\n{span}")

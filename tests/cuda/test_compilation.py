@@ -15,7 +15,7 @@ from gpucnn.backends.cuda_backend import CudaBackend
 from gpucnn.backends.launcher import Launcher
 from gpucnn.check.cases import cases
 from gpucnn.check.cases_pointwise import pointwise
-from gpucnn.layers import Conv2d, Dense, Flatten, GroupNorm, LayerNorm, Sequential
+from gpucnn.layers import Concat, Conv2d, ConvTranspose2d, Dense, Flatten, GroupNorm, LayerNorm, MaxPool2d, Sequential
 from gpucnn.models import Model, lenet5, resnet20
 from gpucnn.optimizers import SGD, Adam
 from gpucnn.training.data import Resident
@@ -84,13 +84,23 @@ def _normed() -> Model:
     return Model(Sequential(*layers), (1, 8, 8))
 
 
+def _upscaler() -> Model:
+    """Down, up by transposed convolutions, and both side by side."""
+    deep = Sequential(MaxPool2d(2), Conv2d(32, 3, padding=1), ConvTranspose2d(16, 2, stride=2, activation="relu"))
+    up = ConvTranspose2d(8, 4, stride=2, padding=1)
+    layer = Sequential(Conv2d(16, 3, padding=1), Concat(Sequential(), deep), up, Flatten(), Dense(10))
+    return Model(layer, (3, 16, 16))
+
+
 def _networks(b) -> None:
     colours = {"mean": (0.5,) * 3, "std": (0.2,) * 3}
+    # Small networks for what the large ones do not use: `network` resamples, `_upscaler` transposes and concatenates.
     for make, optimizer, batch, augmentation in (
         (lenet5, SGD(), 64, Augmentation(shift=2)),
         (resnet20, Adam(), 512, Augmentation(shift=4, crop=(32, 32), flip=True, cutout=8, **colours)),
         (network, SGD(), 33, Augmentation()),
         (_normed, SGD(), 64, Augmentation()),
+        (_upscaler, SGD(), 64, Augmentation()),
     ):
         model = make().initialize(0).place(b)
         model.layer.need_input_gradient(False)

@@ -7,7 +7,8 @@ from gpucnn.backends import get_backend
 from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.geometry import conv_parameters, dense_parameters
 from gpucnn.layers import (
-    AvgPool2d, BatchNorm, Conv2d, Dense, Dropout, Flatten, GlobalAvgPool2d, Layer, MaxPool2d, ReLU, Residual, Sequential,
+    AdaptiveAvgPool2d, AvgPool2d, BatchNorm, Concat, Conv1d, Conv2d, Conv3d, ConvTranspose2d, Dense, Dropout, Flatten,
+    GlobalAvgPool2d, GlobalMaxPool2d, Layer, MaxPool2d, MaxPool3d, Pad, ReLU, Residual, Sequential, Upsample,
 )
 from gpucnn.models import (
     Model, conv_to_dense, dense_to_conv, fully_convolutional, lenet5, resnet20, sliding_window, vgg_small,
@@ -74,6 +75,19 @@ def test_a_convolution_of_one_size_of_image_is_a_dense_layer(backend, shape, set
     same_bits(dense.place(backend)(x)[0].numpy(), conv(x)[0].numpy().reshape(17, -1))
 
 
+@on_exact_backends
+@pytest.mark.parametrize(
+    "layer, shape", [(lambda: Conv1d(3, 4, stride=2, padding=1), (2, 9)), (lambda: Conv3d(2, 2, padding=1), (2, 2, 3, 2))]
+)
+def test_one_and_three_axes(backend, layer, shape):
+    conv = settled(Model(Sequential(layer()), shape)).place(backend)
+    x = images(17, *shape)
+    dense = conv_to_dense(conv.layer.layers[0]).place(backend)
+    same_bits(dense(x)[0].numpy(), conv(x)[0].numpy().reshape(17, -1))
+    again = dense_to_conv(dense.layer.layers[1], shape).place(backend)
+    same_bits(again(x)[0].numpy().reshape(17, -1), conv(x)[0].numpy().reshape(17, -1))
+
+
 def test_81_weights_where_a_filter_has_9():
     conv = settled(Model(Conv2d(1, 3, padding=1, bias=False), (1, 3, 3)))
     dense = conv_to_dense(conv.layer)
@@ -98,10 +112,15 @@ def test_what_cannot_be_converted_is_refused():
     conv, _, dense = model.layer.layers
     with pytest.raises(ShapeError, match=r"18 inputs, but a map of \(2, 3, 4\) has 24"):
         dense_to_conv(dense, (2, 3, 4))
+    with pytest.raises(ShapeError, match="no convolution; expected 1 to 3"):
+        dense_to_conv(dense, (18,))
     with pytest.raises(ConfigurationError, match="takes a Dense layer"):
         dense_to_conv(conv, (2, 3, 3))
     with pytest.raises(ConfigurationError, match="takes a convolution"):
         conv_to_dense(dense)
+    mirrored = settled(Model(Conv2d(2, 3, padding=1, padding_mode="reflect"), (1, 5, 5)))
+    with pytest.raises(ConfigurationError, match="padded with zeros"):
+        conv_to_dense(mirrored.layer)
     for fresh in (lambda: dense_to_conv(Dense(3), (3,)), lambda: conv_to_dense(Conv2d(3, 3))):
         with pytest.raises(ConfigurationError, match="make a Model of it"):
             fresh()
@@ -111,12 +130,12 @@ def test_what_cannot_be_converted_is_refused():
 
 
 def crops(x, window):
-    """[(p, q, the crops (N, C, H, W) at that place)]."""
-    for p, q in np.ndindex(window.output):
-        top, left = p * window.stride[0], q * window.stride[1]
-        crop = x[:, :, top : top + window.kernel[0], left : left + window.kernel[1]]
+    """The map's places, each with the crops (N, C, *I) there; those that reach past x are left out."""
+    for place in np.ndindex(window.output):
+        first = [p * s for p, s in zip(place, window.stride)]
+        crop = x[(slice(None), slice(None), *(slice(a, a + k) for a, k in zip(first, window.kernel)))]
         if crop.shape[2:] == window.kernel:
-            yield p, q, crop
+            yield place, np.ascontiguousarray(crop)
 
 
 def slides_exactly(model, page, backend):
@@ -126,8 +145,8 @@ def slides_exactly(model, page, backend):
     assert slid.backend is backend and slid.output_shape == (*model.output_shape, *window.output)
     x, compared = images(3, *page), 0
     scores = slid(x)[0].numpy()
-    for p, q, crop in crops(x, window):
-        same_bits(np.ascontiguousarray(scores[:, :, p, q]), model(np.ascontiguousarray(crop))[0].numpy())
+    for place, crop in crops(x, window):
+        same_bits(np.ascontiguousarray(scores[(..., *place)]), model(crop)[0].numpy())
         compared += 1
     return compared
 
@@ -148,6 +167,11 @@ def test_lenet5_slides_over_a_page(backend):
                   BatchNorm(), ReLU(), Dense(3))], (1, 8, 8), (1, 12, 10), 6),
         (lambda: [AvgPool2d(2), Residual(Conv2d(2, 1)), Flatten(), Dense(3, bias=False)], (2, 4, 4), (2, 8, 6), 6),
         (lambda: [Flatten(), Dense(6, activation="tanh"), Dense(2)], (1, 3, 3), (1, 4, 5), 6),
+        (lambda: [Concat(Conv2d(2, 1), Sequential(), Sequential(Conv2d(3, 1), ReLU())), MaxPool2d(2), Flatten(), Dense(3)],
+         (2, 4, 6), (2, 8, 6), 3),
+        (lambda: [Conv2d(4, 3), GlobalMaxPool2d(), Dense(3)], (1, 5, 5), (1, 6, 7), 6),
+        (lambda: [Conv1d(3, 3, stride=2, activation="relu"), Flatten(), Dense(2)], (2, 9), (2, 14), 3),
+        (lambda: [Conv3d(2, 2), MaxPool3d(2), Flatten(), Dense(3)], (1, 5, 3, 3), (1, 7, 5, 4), 4),
         # Of 7 pixels the classifier sees 6: the lower two crops reach past the page by the row that is not seen.
         (lambda: [MaxPool2d(2, stride=2), Conv2d(2, 2), Flatten(), Dense(2)], (1, 7, 7), (1, 8, 9), 2),
     ],
@@ -171,6 +195,12 @@ def test_padding_within_the_net_is_not_exact_away_from_the_crop():
     assert not np.array_equal(score, model.place(backend)(np.ascontiguousarray(x[:, :, 1:5, 1:5]))[0].numpy())
 
 
+def test_a_layer_that_pads_slides_too():
+    model = settled(Model(Sequential(Pad(1, "reflect"), Conv2d(2, 3), MaxPool2d(2), Flatten(), Dense(2)), (1, 4, 4)))
+    assert fully_convolutional(model, (1, 8, 6)).output_shape == (2, 3, 2)
+    assert sliding_window(model, (1, 8, 6)).stride == (2, 2)
+
+
 def test_the_networks_with_padding_slide_too():
     for model in (vgg_small((3, 16, 16), 4), resnet20((3, 16, 16), 4)):
         model = settled(model)
@@ -186,8 +216,8 @@ def test_a_global_average_slides_up_to_rounding():
     backend = get_backend("numpy", "fast", dtype=np.float64)
     x = np.random.default_rng(0).standard_normal((2, 1, 8, 7))
     scores = fully_convolutional(model.place(backend), (1, 8, 7))(x)[0].numpy()
-    for p, q, crop in crops(x, sliding_window(model, (1, 8, 7))):
-        assert np.allclose(scores[:, :, p, q], model(np.ascontiguousarray(crop))[0].numpy(), rtol=0, atol=1e-14)
+    for place, crop in crops(x, sliding_window(model, (1, 8, 7))):
+        assert np.allclose(scores[(..., *place)], model(crop)[0].numpy(), rtol=0, atol=1e-14)
 
 
 def test_the_model_stays_as_it_is():
@@ -199,6 +229,13 @@ def test_the_model_stays_as_it_is():
     assert model.weights_sha256() == before and repr(model.layer) == structure
     assert model.layer.layers[0].output_shape == (6, 28, 28)
     assert slid.class_names == model.class_names
+
+
+class Own(Layer):
+    """A layer of one's own: nothing tells whether it looks at one position alone."""
+
+    def __call__(self, x):
+        return x, lambda dy: dy
 
 
 class Middle(Layer):
@@ -213,6 +250,11 @@ class Middle(Layer):
     [
         (lambda: [Flatten(), BatchNorm(), Dense(2)], "layer 1 .BatchNorm. on .50,. cannot slide"),
         (lambda: [Middle(), Dense(2)], "layer 0 .Middle."),
+        (lambda: [Own(), Flatten(), Dense(2)], "layer 0 .Own."),
+        (lambda: [Concat(Conv2d(2, 1), Own()), Flatten(), Dense(2)], "layer 0 .Concat."),
+        (lambda: [ConvTranspose2d(2, 2), Flatten(), Dense(2)], "layer 0 .ConvTranspose2d."),
+        (lambda: [Upsample(2), Flatten(), Dense(2)], "layer 0 .Upsample."),
+        (lambda: [AdaptiveAvgPool2d(2), Flatten(), Dense(2)], "layer 0 .AdaptiveAvgPool2d."),
         (lambda: [Residual(Sequential(Flatten(), Middle()), Sequential(Flatten(), Middle()))], "layer 0 .Residual."),
     ],
 )

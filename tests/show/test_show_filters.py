@@ -6,7 +6,7 @@ import pytest
 
 from gpucnn import show
 from gpucnn.errors import ConfigurationError, DataError, ShapeError
-from gpucnn.layers import Dense, Flatten, Sequential
+from gpucnn.layers import ConvTranspose2d, Dense, Flatten, Sequential
 from gpucnn.models import Model, lenet5, resnet20
 
 
@@ -72,6 +72,19 @@ def test_a_models_layers_by_name(tmp_path):
     assert (show.filters(model, layer="2") == state["2.weight"]).all()
     inner = resnet20().initialize(0)
     assert (show.filters(inner, layer="5.shortcut.0") == inner.state_dict()["5.shortcut.0.weight"]).all()
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_filters_of_a_transposed_convolution_are_its_outputs(groups):
+    """Output o looks at the channels of its group: the weight from channel c to o is w[c, o within the group]."""
+    model = Model(ConvTranspose2d(6, (2, 3), groups=groups), (4, 3, 3)).initialize(0)
+    stored = next(iter(model.state_dict().values()))  # (C, O/groups, *K)
+    weights = show.filters(model)
+    assert weights.shape == (6, 4 // groups, 2, 3)
+    for o in range(6):
+        group, place = divmod(o, 6 // groups)
+        for c in range(4 // groups):
+            assert (weights[o, c] == stored[group * (4 // groups) + c, place]).all()
 
 
 def test_wrong_names_and_models_without_filters():

@@ -72,7 +72,9 @@ def test_the_worst_mistakes_come_first(drawn, tmp_path):
 
 def test_mistakes_among_mapped_images(drawn, tmp_path):
     images, labels, p = chances()
-    assert show.mistakes(Mapped(images), labels, p, NAMES, tmp_path / "m.png") == show.mistakes(images, labels, p, NAMES)
+    assert show.mistakes(Mapped(images), labels, p, NAMES, tmp_path / "m.png") == show.mistakes(
+        images, labels, p, NAMES
+    )
     drawn.check(tmp_path / "m.png")
 
 

@@ -6,7 +6,7 @@ import pytest
 import gpucnn
 from gpucnn import functional, show
 from gpucnn.errors import ConfigurationError, DataError, ShapeError
-from gpucnn.layers import Conv2d, Flatten, Sequential
+from gpucnn.layers import Conv1d, Conv2d, Conv3d, Dense, Flatten, MaxPool1d, Sequential
 from gpucnn.models import Model, lenet5, resnet20, vgg_small
 
 
@@ -82,6 +82,17 @@ def test_images_come_in_as_the_model_prepares_them():
     other, expected = show.maps(plain, prepared, backend="numpy")
     assert found[1].values == pytest.approx(other[1].values, abs=1e-5)
     assert chances == pytest.approx(expected, abs=1e-5)
+
+
+def test_strips_and_volumes(drawn, tmp_path):
+    strips = Model(Sequential(Conv1d(4, 3), MaxPool1d(2), Flatten(), Dense(3)), (2, 20)).initialize(0)
+    volumes = Model(Sequential(Conv3d(4, 3, activation="relu"), Flatten(), Dense(3)), (1, 6, 8, 9)).initialize(0)
+    for model in (strips, volumes):
+        found, _ = show.maps(model, image(*model.input_shape), tmp_path / "m.png", backend="numpy")
+        drawn.check(tmp_path / "m.png")
+        assert found[1].values.shape == model.layer.layers[0].output_shape
+        show.filters(model, tmp_path / "f.png")
+        drawn.check(tmp_path / "f.png")
 
 
 def test_refusals(tmp_path):
