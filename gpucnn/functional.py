@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn import losses
 from gpucnn.axis_maps import (
     AxisMaps, adaptive_sizes, check_padding_mode, check_upsampling, padded_sizes, padding_maps, unpadded_window,
     upsampling_maps,
@@ -29,7 +30,8 @@ from gpucnn.axis_maps import (
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
-from gpucnn.geometry import Window, pads_of, pool_window, window
+from gpucnn.geometry import Window, pads_of, pool_window, transposed_window, window
+from gpucnn.layers.settings import finite
 
 __all__ = [
     "adaptive_avg_pool",
@@ -40,24 +42,40 @@ __all__ = [
     "avg_pool_backward",
     "batch_norm",
     "batch_norm_backward",
+    "binary_cross_entropy",
+    "concatenate",
     "conv",
     "conv_backward",
+    "conv_transpose",
+    "conv_transpose_backward",
+    "convolve",
     "dense",
     "dense_backward",
+    "gelu",
+    "gelu_backward",
     "global_avg_pool",
     "global_avg_pool_backward",
     "global_max_pool",
     "global_max_pool_backward",
     "group_norm",
     "group_norm_backward",
+    "huber",
     "layer_norm",
     "layer_norm_backward",
+    "leaky_relu",
+    "leaky_relu_backward",
     "max_pool",
     "max_pool_backward",
+    "mean_absolute",
+    "mean_squared",
     "pad",
     "pad_backward",
     "relu",
     "sigmoid",
+    "silu",
+    "silu_backward",
+    "softmax",
+    "softmax_backward",
     "softmax_cross_entropy",
     "tanh",
     "upsample",
@@ -132,6 +150,131 @@ def conv_backward(
     engine.conv_weight_gradient(dy_lanes, engine.axis_maps(engine.pack(x), maps), fit, groups, dw)
     engine.bias_gradient(dy_lanes, db)
     return engine.unpack(dx), engine.host(dw), engine.host(db)
+
+
+def conv_transpose(
+    x,
+    w,
+    bias=None,
+    *,
+    stride=1,
+    padding=0,
+    output_padding=0,
+    dilation=1,
+    groups=1,
+    backend: str | None = "numpy",
+    math: str | None = None,
+) -> np.ndarray:
+    """Transposed convolution: the gradient of a convolution with respect to its input, here run forwards.
+
+    Every value x[n, c, i] adds w[c, o, k] * x[n, c, i] to the output pixel i*stride + k*dilation - before of channel
+    g*O/groups + o, with g the group of c; overlapping patches add up, then comes bias.
+
+    x is (N, C, *I), w (C, O/groups, *K), bias (O,) or None; returns (N, O, *P) with P = (I - 1)*stride - before - after +
+    dilation*(K - 1) + output_padding + 1 (gpucnn.geometry). stride, dilation and output_padding are an integer or one per
+    axis, output_padding less than stride or dilation; padding, which is cut off, is an integer, one per axis, or (before,
+    after) per axis. groups divides C.
+    """
+    x, w, bias = _floats(x=x, w=w, bias=bias)
+    fit, groups, outputs = _transposed(x, w, stride, padding, output_padding, dilation, groups)
+    if bias is not None:
+        _expect("bias", bias, (outputs,), "one value per output channel")
+    engine = _engine(backend, math, x.dtype)
+    y = engine.conv_input_gradient(engine.pack(x), engine.array(w), fit, groups)
+    return engine.unpack(y if bias is None else engine.add_bias(y, engine.array(bias)))
+
+
+def conv_transpose_backward(
+    dy,
+    x,
+    w,
+    *,
+    stride=1,
+    padding=0,
+    output_padding=0,
+    dilation=1,
+    groups=1,
+    backend: str | None = "numpy",
+    math: str | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(dx, dw, db) of `conv_transpose` with the same settings: the gradients of x, w (C, O/groups, *K) and bias (O,).
+
+    dy is (N, O, *P), as conv_transpose returns y.
+    """
+    dy, x, w = _floats(dy=dy, x=x, w=w)
+    fit, groups, outputs = _transposed(x, w, stride, padding, output_padding, dilation, groups)
+    _expect("dy", dy, (x.shape[0], outputs, *fit.input), "the shape of conv_transpose's output")
+    engine = _engine(backend, math, x.dtype)
+    dy_lanes, dw, db = engine.pack(dy), engine.zeros(w.shape), engine.zeros((outputs,))
+    dx = engine.conv(dy_lanes, engine.array(w), None, fit, groups)
+    engine.conv_weight_gradient(engine.pack(x), dy_lanes, fit, groups, dw)
+    engine.bias_gradient(dy_lanes, db)
+    return engine.unpack(dx), engine.host(dw), engine.host(db)
+
+
+def convolve(
+    x, kernel, mode: str = "full", *, backend: str | None = "numpy", math: str | None = None
+) -> np.ndarray:
+    """True convolution, with the kernel flipped, of two arrays with the same number of axes, any number from 1 on.
+
+    y[p] = the sum over k of kernel[k] * x[p - k], with zeros outside both. It is commutative, associative, distributes
+    over addition, lets scalars out, and the unit impulse is its identity. Shapes are scipy.signal.convolve's:
+
+        "full"   every p where the two overlap: x.shape + kernel.shape - 1
+        "same"   the middle of that, of x's shape; of an odd pixel more, it begins one later
+        "valid"  where one lies wholly within the other, which is as large or larger in all axes: the difference of the
+                 shapes + 1
+
+    The array with fewer values slides (of equals, `kernel`). In exact math each value is one chain by rule 2 of the
+    contract over the sliding array's positions, backwards from its last. More than three axes are folded: positions
+    along the leading ones become images, taps along them channels, in row-major order.
+    """
+    x, kernel = _floats(x=x, kernel=kernel)
+    if x.ndim != kernel.ndim or x.ndim == 0:
+        raise ShapeError(
+            f"x has shape {x.shape} and kernel {kernel.shape}; expected two arrays with the same number of axes, 1 or more"
+        )
+    wanted = _convolved(x.shape, kernel.shape, mode)
+    if kernel.size > x.size:
+        x, kernel = kernel, x
+    # Of each axis, the pixels that the wanted outputs meet, and zeros where these lie outside.
+    part, pads = [], []
+    for size, k, (first, count) in zip(x.shape, kernel.shape, wanted):
+        start, stop = first - k + 1, first + count
+        part.append(slice(max(start, 0), min(stop, size)))
+        pads.append((max(-start, 0), max(stop - size, 0)))
+    folded = max(x.ndim - 3, 0)
+    images = np.pad(x[tuple(part)], [*pads[:folded], *[(0, 0)] * (x.ndim - folded)])
+    windows = np.lib.stride_tricks.sliding_window_view(images, kernel.shape[:folded], tuple(range(folded)))
+    # (*P, *rest, *K) of the folded axes' P and K to (P, K, *rest): positions are images, taps are channels.
+    windows = np.moveaxis(windows, range(x.ndim, x.ndim + folded), range(folded, 2 * folded))
+    taps = _math.prod(kernel.shape[:folded])
+    images = np.ascontiguousarray(windows).reshape(-1, taps, *images.shape[folded:])
+    filters = np.ascontiguousarray(np.flip(kernel)).reshape(1, taps, *kernel.shape[folded:])
+    fit = window(images.shape[2:], filters.shape[2:], padding=pads[folded:])
+    engine = _engine(backend, math, x.dtype)
+    y = engine.conv(engine.pack(images), engine.array(filters), None, fit)
+    return engine.unpack(y).reshape([count for _, count in wanted])
+
+
+def concatenate(arrays, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """Arrays (N, C1, *spatial), (N, C2, *spatial) ..., or flat (N, C1), (N, C2) ..., side by side along the channels.
+
+    Returns (N, C1 + C2 + ..., *spatial). Its gradient is `dy` cut apart: dy[:, :C1], dy[:, C1 : C1 + C2] ...
+    """
+    arrays = _floats(**{f"arrays[{i}]": array for i, array in enumerate(arrays)})
+    if not arrays:
+        raise ShapeError("there are no arrays to concatenate; give at least one")
+    first = arrays[0]
+    if not 2 <= first.ndim <= 5:
+        raise ShapeError(f"arrays[0] has shape {first.shape}; expected (N, C) or {_IMAGES}")
+    for i, array in enumerate(arrays):
+        if (array.shape[:1], array.shape[2:]) != (first.shape[:1], first.shape[2:]) or array.ndim != first.ndim:
+            raise ShapeError(
+                f"arrays[{i}] has shape {array.shape} and arrays[0] {first.shape}; all sizes but the channels must agree"
+            )
+    engine = _engine(backend, math, first.dtype)
+    return engine.unpack(engine.concatenate([engine.pack(array) for array in arrays]))
 
 
 def max_pool(
@@ -443,6 +586,57 @@ def batch_norm_backward(
     return engine.unpack(dx), engine.host(dgamma), engine.host(dbeta)
 
 
+def leaky_relu(
+    x, *, negative_slope: float = 0.01, backend: str | None = "numpy", math: str | None = None
+) -> np.ndarray:
+    """x where it is positive, else negative_slope * x; an array of any shape."""
+    return _elementwise("leaky_relu", x, backend, math, finite("negative_slope", negative_slope))
+
+
+def leaky_relu_backward(
+    dy, x, *, negative_slope: float = 0.01, backend: str | None = "numpy", math: str | None = None
+) -> np.ndarray:
+    """dx of `leaky_relu` with the same slope: dy where x is positive, else negative_slope * dy. dy has x's shape."""
+    return _elementwise_backward("leaky_relu", dy, x, backend, math, finite("negative_slope", negative_slope))
+
+
+def gelu(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """x * Phi(x) of an array of any shape, Phi the normal distribution's cdf (not the approximation by tanh)."""
+    return _elementwise("gelu", x, backend, math)
+
+
+def gelu_backward(dy, x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """dx of `gelu`: dy * (Phi(x) + x * phi(x)), phi the normal density. dy has x's shape."""
+    return _elementwise_backward("gelu", dy, x, backend, math)
+
+
+def silu(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """x / (1 + exp(-x)) of an array of any shape."""
+    return _elementwise("silu", x, backend, math)
+
+
+def silu_backward(dy, x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """dx of `silu`: dy * s * (1 + x * (1 - s)), s the sigmoid of x. dy has x's shape."""
+    return _elementwise_backward("silu", dy, x, backend, math)
+
+
+def softmax(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """exp(x) / sum(exp(x)) along the channels, axis 1, of x (N, C) or (N, C, *spatial)."""
+    (x,) = _floats(x=x)
+    _channelled(x)
+    engine = _engine(backend, math, x.dtype)
+    return engine.unpack(engine.softmax(engine.pack(x)))
+
+
+def softmax_backward(dy, x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """dx of `softmax`: (dy - sum(dy * y)) * y, y being softmax(x) and the sum along the channels. dy has x's shape."""
+    dy, x = _floats(dy=dy, x=x)
+    _channelled(x)
+    _expect("dy", dy, x.shape, "the shape of x")
+    engine = _engine(backend, math, x.dtype)
+    return engine.unpack(engine.softmax_gradient(engine.pack(dy), engine.softmax(engine.pack(x))))
+
+
 def group_norm(
     x, groups: int, gamma, beta, *, eps: float = 1e-5, backend: str | None = "numpy", math: str | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -503,27 +697,86 @@ def layer_norm_backward(
 
 
 def softmax_cross_entropy(
-    logits, labels, *, backend: str | None = "numpy", math: str | None = None
-) -> tuple[np.floating, np.ndarray]:
+    logits, labels, *, label_smoothing: float = 0.0, class_weights=None, backend: str | None = "numpy",
+    math: str | None = None,
+) -> tuple[np.floating, np.ndarray]:  # fmt: skip
     """(loss, dlogits): the mean over the batch of -log softmax(logits)[label], and its gradient (softmax - onehot) / N.
 
     logits are (N, classes), labels integers (N,) from 0 to classes - 1; the loss is a NumPy scalar of the logits' type.
+    label_smoothing and class_weights (classes,) as gpucnn.losses.SoftmaxCrossEntropy has them.
     Raises DataError for a label out of range.
     """
     (logits,) = _floats(logits=logits)
     if logits.ndim != 2:
         raise ShapeError(f"logits have shape {logits.shape}; expected (N, classes)")
     labels = _labels(labels, *logits.shape)
+    weights = None if class_weights is None else _host("class_weights", class_weights)
+    criterion = losses.SoftmaxCrossEntropy(label_smoothing, weights)
     engine = _engine(backend, math, logits.dtype)
-    loss, dlogits = engine.softmax_cross_entropy(engine.pack(logits), engine.pack_labels(labels))
+    loss, dlogits = criterion(engine.pack(logits), engine.pack_labels(labels))
     return engine.host(loss)[0], engine.unpack(dlogits)
 
 
-def _elementwise(operation: str, x: Any, backend: str | None, math: str | None) -> np.ndarray:
+def mean_squared(
+    x, targets, *, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.floating, np.ndarray]:
+    """(loss, dx): the mean of (x - targets)**2 over all values, and its gradient. x is (N, C) or (N, C, *spatial)."""
+    return _value_loss(losses.MeanSquared(), x, targets, backend, math)
+
+
+def mean_absolute(
+    x, targets, *, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.floating, np.ndarray]:
+    """(loss, dx): the mean of |x - targets| over all values, and its gradient. x is (N, C) or (N, C, *spatial)."""
+    return _value_loss(losses.MeanAbsolute(), x, targets, backend, math)
+
+
+def huber(
+    x, targets, *, delta: float = 1.0, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.floating, np.ndarray]:
+    """(loss, dx): with d = x - targets the mean of d**2 / 2 where |d| <= delta, of delta * (|d| - delta / 2) beyond.
+
+    x is (N, C) or (N, C, *spatial), targets have its shape; dx is the loss's gradient.
+    """
+    return _value_loss(losses.Huber(delta), x, targets, backend, math)
+
+
+def binary_cross_entropy(
+    logits, targets, *, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.floating, np.ndarray]:
+    """(loss, dlogits): the mean of -(t * log(p) + (1 - t) * log(1 - p)), p = sigmoid(logits), t the targets from 0 to 1.
+
+    logits are (N, C) or (N, C, *spatial), targets have their shape. Raises DataError for a target out of range.
+    """
+    return _value_loss(losses.BinaryCrossEntropy(), logits, targets, backend, math)
+
+
+def _value_loss(criterion, x: Any, targets: Any, backend: str | None, math: str | None):
+    x, targets = _floats(x=x, targets=targets)
+    _channelled(x)
+    engine = _engine(backend, math, x.dtype)
+    loss, dx = criterion(engine.pack(x), targets)
+    return engine.host(loss)[0], engine.unpack(dx)
+
+
+def _channelled(x: np.ndarray) -> None:
+    if not 2 <= x.ndim <= 5:
+        raise ShapeError(f"x has shape {x.shape}; expected (N, C) or {_IMAGES}")
+
+
+def _elementwise_backward(operation: str, dy: Any, x: Any, backend: str | None, math: str | None, *settings):
+    dy, x = _floats(dy=dy, x=x)
+    _expect("dy", dy, x.shape, "the shape of x")
+    engine = _engine(backend, math, x.dtype)
+    columns = (engine.pack(a.reshape(a.shape[0] if a.ndim else 1, -1)) for a in (dy, x))
+    return engine.unpack(getattr(engine, f"{operation}_gradient")(*columns, *settings)).reshape(x.shape)
+
+
+def _elementwise(operation: str, x: Any, backend: str | None, math: str | None, *settings) -> np.ndarray:
     (x,) = _floats(x=x)
     engine = _engine(backend, math, x.dtype)
     columns = x.reshape(x.shape[0] if x.ndim else 1, -1)  # any shape as (N, C): the operation sees single values
-    return engine.unpack(getattr(engine, operation)(engine.pack(columns))).reshape(x.shape)
+    return engine.unpack(getattr(engine, operation)(engine.pack(columns), *settings)).reshape(x.shape)
 
 
 def _engine(backend: str | None, math: str | None, dtype: np.dtype) -> Backend:
@@ -627,6 +880,46 @@ def _conv_window(x: np.ndarray, w: np.ndarray, stride, padding, dilation, groups
         )
     settings = {"stride": stride, "padding": padding, "dilation": dilation, "strict": _truth("strict", strict)}
     return window(x.shape[2:], w.shape[2:], **settings), number
+
+
+def _transposed(
+    x: np.ndarray, w: np.ndarray, stride, padding, output_padding, dilation, groups
+) -> tuple[Window, int, int]:
+    """The window that runs backwards, the groups, and the output channels."""
+    if not 3 <= x.ndim <= 5:
+        raise ShapeError(f"x has shape {x.shape}; expected {_IMAGES}")
+    channels = x.shape[1]
+    if w.ndim != x.ndim or w.shape[0] != channels:
+        raise ShapeError(
+            f"w has shape {w.shape} for x of shape {x.shape}; expected {x.ndim} axes, ({channels}, O/groups, *K)"
+        )
+    try:
+        number = operator.index(groups)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(groups, (bool, np.bool_)):
+        raise ConfigurationError(f"groups is {groups!r}; give a positive integer that divides {channels}")
+    if channels % number:
+        raise ShapeError(f"groups = {number} does not divide the {channels} channels of x")
+    settings = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
+    return transposed_window(x.shape[2:], w.shape[2:], **settings), number, w.shape[1] * number
+
+
+def _convolved(x: tuple[int, ...], kernel: tuple[int, ...], mode: str) -> list[tuple[int, int]]:
+    """(first, count) of the full convolution's positions along each axis that `mode` wants."""
+    sizes = list(zip(x, kernel, strict=True))
+    if mode == "full":
+        return [(0, i + k - 1) for i, k in sizes]
+    if mode == "same":
+        return [((k - 1) // 2, i) for i, k in sizes]
+    if mode != "valid":
+        raise ConfigurationError(f'mode is {mode!r}; use "full", "same" or "valid"')
+    if any(i < k for i, k in sizes) and any(i > k for i, k in sizes):
+        raise ShapeError(
+            f"x has shape {x} and kernel {kernel}: neither lies within the other; for mode=\"valid\" one must be as large "
+            'or larger in all axes (mode="full" takes any)'
+        )
+    return [(min(i, k) - 1, abs(i - k) + 1) for i, k in sizes]
 
 
 def _pool_window(x: np.ndarray, size, stride, padding, ceil_mode, strict) -> Window:

@@ -16,12 +16,15 @@ Output size (Dumoulin and Visin, "A guide to convolution arithmetic for deep lea
     ceil                  O = ceil((I + B + A - E) / S) + 1, less one if the last window would start at or after I + B
                           (PyTorch's rule: a window must start inside the input or the padding before it)
     "same" padding        O = ceil(I / S), B + A = max((O - 1)*S + E - I, 0), the odd pixel after (TensorFlow's rule)
+    transposed            O = (I - 1)*S - B - A + E + R, with R more pixels (output padding) after, R < max(S, D)
+                          (relationship 14, PyTorch's formula); I and O change places in the window that it runs backwards
 """
 
 import math
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -35,8 +38,9 @@ Sizes = tuple[int, ...]
 class Window:
     """How a kernel slides over an input. Every tuple has one entry per spatial axis; padding's are (before, after).
 
-    Made by `window` or `pool_window`, which check that the sizes fit; hashable. In ceil mode the last window may reach
-    past the input and its padding; `padding` is not enlarged then, everything outside the input counts as padding.
+    Made by `window`, `pool_window` or `transposed_window`, which check that the sizes fit; hashable. In ceil mode the
+    last window may reach past the input and its padding; `padding` is not enlarged then, everything outside the input
+    counts as padding.
     """
 
     input: Sizes
@@ -83,6 +87,57 @@ def window(
         for axis, sizes in enumerate(zip(input, extents, kernel, stride, pads))
     )
     return Window(input, kernel, stride, pads, dilation, output)
+
+
+def transposed_window(
+    input: Iterable[int],
+    kernel: int | Iterable[int],
+    *,
+    stride: int | Iterable[int] = 1,
+    padding: int | Iterable = 0,
+    output_padding: int | Iterable[int] = 0,
+    dilation: int | Iterable[int] = 1,
+) -> Window:
+    """The window that a transposed convolution over `input` runs backwards.
+
+    A transposed convolution is a convolution's gradient with respect to its input: its input stands where that
+    convolution has its output. So the window's `output` is the transposed convolution's input, and its `input` is what
+    comes out, of size O = (I - 1)*S - B - A + E + output_padding. `padding` cuts off B pixels before and A after: one
+    integer, one per axis, or (before, after) per axis. `output_padding` puts pixels after, which a convolution's floor
+    would have left out; they are there to choose one of the S output sizes that all have I as their convolution's
+    output, and must be less than stride or dilation.
+
+    Raises ShapeError where nothing would be left of the output, and for a tuple of the wrong length; ConfigurationError
+    for an output padding that is too large and for what is no size at all.
+    """
+    if isinstance(input, (str, bytes)) or not isinstance(input, Iterable):
+        raise ConfigurationError(f"input is {input!r}; give one size per spatial axis, such as (32, 32)")
+    input = tuple(_integer("input", size, least=1) for size in input)
+    axes = len(input)
+    kernel = per_axis("kernel", kernel, axes)
+    stride = per_axis("stride", stride, axes)
+    dilation = per_axis("dilation", dilation, axes)
+    extra = per_axis("output_padding", output_padding, axes, least=0)
+    if isinstance(padding, str):
+        raise ConfigurationError(
+            f"padding is {padding!r}; a transposed convolution takes an integer, one per axis, or (before, after) per axis"
+        )
+    pads = _padding(padding, input, kernel, stride)
+    output = []
+    for axis, (i, k, s, (before, after), d, r) in enumerate(zip(input, kernel, stride, pads, dilation, extra)):
+        if r >= max(s, d):
+            raise ConfigurationError(
+                f"output_padding {r}{_where(axis, axes)} is neither less than the stride {s} nor than the dilation {d}; "
+                f"use at most {max(s, d) - 1}"
+            )
+        full = (i - 1) * s + d * (k - 1) + 1 + r
+        if full <= before + after:
+            raise ShapeError(
+                f"padding {_show((before, after))}{_where(axis, axes)} cuts off all of the {full} pixels that an input of "
+                f"{i}, a kernel of {k}, stride {s} and dilation {d} make; use less padding"
+            )
+        output.append(full - before - after)
+    return Window(tuple(output), kernel, stride, pads, dilation, input)
 
 
 def pool_window(
@@ -192,11 +247,11 @@ def _padding(padding: Any, input: Sizes, extents: Sizes, stride: Sizes) -> tuple
     return tuple(pads)
 
 
-def per_axis(name: str, value: int | Iterable[int], axes: int) -> Sizes:
-    """One positive integer per axis, from one for all or a sequence."""
+def per_axis(name: str, value: int | Iterable[int], axes: int, least: int = 1) -> Sizes:
+    """One integer of at least `least` per axis, from one for all or a sequence."""
     if isinstance(value, str) or not isinstance(value, Iterable):
-        return (_integer(name, value, least=1),) * axes
-    values = tuple(_integer(name, v, least=1) for v in value)
+        return (_integer(name, value, least=least),) * axes
+    values = tuple(_integer(name, v, least=least) for v in value)
     if len(values) != axes:
         raise ShapeError(
             f"{name} {values} has {len(values)} entries for {axes} spatial axes; give one integer or one per axis"
@@ -267,6 +322,25 @@ def dense_parameters(inputs: int, outputs: int, *, bias: bool = True) -> int:
 def conv_multiply_adds(in_channels: int, out_channels: int, window: Window, *, groups: int = 1) -> int:
     """Multiply-adds of a convolution of one image: in_channels / groups * prod(K) a value, taps on padding included."""
     return in_channels // groups * math.prod(window.kernel) * out_channels * math.prod(window.output)
+
+
+def transposed_field(window: Window) -> tuple[Sizes, tuple[Fraction, ...]]:
+    """(reach, step) of a transposed convolution for Field.spread; `window` is transposed_window's.
+
+    With g = gcd(S, D), a value sees at most ceil(K * g / S) inputs that lie D / g apart, and its neighbours are 1 / S of
+    an input away.
+    """
+    reach = []
+    for k, s, d in zip(window.kernel, window.stride, window.dilation):
+        g = math.gcd(s, d)
+        reach.append((-(-k * g // s) - 1) * (d // g) + 1)
+    return tuple(reach), tuple(Fraction(1, s) for s in window.stride)
+
+
+def conv_transpose_multiply_adds(in_channels: int, out_channels: int, window: Window, *, groups: int = 1) -> int:
+    """Multiply-adds of a transposed convolution of one image: each input value meets out_channels / groups * prod(K)
+    weights, those included whose product falls into the padding. `window` is transposed_window's."""
+    return out_channels // groups * math.prod(window.kernel) * in_channels * math.prod(window.output)
 
 
 def dense_multiply_adds(inputs: int, outputs: int) -> int:

@@ -3,9 +3,14 @@
 import math
 from dataclasses import dataclass
 
-from gpucnn.geometry import Field, conv_multiply_adds, dense_multiply_adds
-from gpucnn.layers import Convolution, Dense, Flatten, GlobalPool, Layer, Residual, Sequential
+from gpucnn.geometry import Field, conv_multiply_adds, conv_transpose_multiply_adds, dense_multiply_adds
+from gpucnn.layers import (
+    Concat, Convolution, Dense, Flatten, GlobalPool, Layer, Residual, Sequential, TransposedConvolution,
+)  # fmt: skip
 from gpucnn.models.model import Model
+
+_SPLIT = (Residual, Concat)
+_CONNECTED = (Convolution, TransposedConvolution, Dense)
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,10 @@ class Summary:
 def summary(model: Model) -> Summary:
     """The layers of `model` with output shape, parameters, multiply-adds, receptive field, and a dense layer's weights.
 
-    The two paths of a Residual are listed one after the other, the addition after them; its receptive field is the
-    larger one. What a normalisation sees through its statistics is not counted. A layer of one's own counts with its
-    parameters; its multiply-adds are not known and count as 0, and it is taken to see one value of its input where it
-    keeps the map's size, else the whole.
+    The paths of a Residual or Concat are listed one after the other, their addition or concatenation after them; its
+    receptive field is the largest of theirs. What a normalisation sees through its statistics is not counted. A layer of
+    one's own counts with its parameters; its multiply-adds are not known and count as 0, and it is taken to see one value
+    of its input where it keeps the map's size, else the whole.
     """
     rows: list[Row] = []
     axes = len(model.input_shape) - 1
@@ -70,7 +75,7 @@ def _list(layer: Layer, field: Field, image: tuple[int, ...], rows: list[Row]) -
         for part in layer.layers:
             field = _list(part, field, image, rows)
         return field
-    if isinstance(layer, Residual):
+    if isinstance(layer, _SPLIT):
         paths = [_list(path, field, image, rows) for _, path in layer.children()]
         size = tuple(max(sizes) for sizes in zip(field.size, *(path.size for path in paths)))
         after = Field(size, paths[0].jump)
@@ -80,7 +85,7 @@ def _list(layer: Layer, field: Field, image: tuple[int, ...], rows: list[Row]) -
     rows.append(
         Row(
             layer.name, type(layer).__name__, layer.output_shape, _parameters(layer), _multiply_adds(layer),
-            _visible(after, image), connections if isinstance(layer, (Convolution, Dense)) else None,
+            _visible(after, image), connections if isinstance(layer, _CONNECTED) else None,
         )
     )  # fmt: skip
     return after
@@ -104,14 +109,17 @@ def _visible(field: Field, image: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _parameters(layer: Layer) -> int:
-    """Of a layer and, for one's own, of those inside it; a Residual's paths have rows of their own."""
-    layers = [layer] if isinstance(layer, Residual) else layer.walk()
+    """Of a layer and, for one's own, of those inside it; the paths of a Residual or Concat have rows of their own."""
+    layers = [layer] if isinstance(layer, _SPLIT) else layer.walk()
     return sum(math.prod(p.shape) for part in layers for _, p in part.parameters())
 
 
 def _multiply_adds(layer: Layer) -> int:
     if isinstance(layer, Convolution):
         return conv_multiply_adds(layer.input_shape[0], layer.out_channels, layer.window, groups=layer.groups)
+    if isinstance(layer, TransposedConvolution):
+        sizes = layer.input_shape[0], layer.out_channels, layer.backwards
+        return conv_transpose_multiply_adds(*sizes, groups=layer.groups)
     if isinstance(layer, Dense):
         return dense_multiply_adds(layer.input_shape[0], layer.units)
     return 0

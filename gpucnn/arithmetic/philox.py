@@ -6,7 +6,8 @@ the same. (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1
 
 import numpy as np
 
-INIT, SHUFFLE, DROPOUT, SHIFT, SPLIT = 1, 2, 3, 4, 5  # purposes: what the numbers are for
+# Purposes: what the numbers are for.
+INIT, SHUFFLE, DROPOUT, SHIFT, SPLIT, CROP, FLIP, CUTOUT = 1, 2, 3, 4, 5, 6, 7, 8
 
 ROUNDS = 10
 MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.protocol import Backend
+from gpucnn.check.cases_augmentation import augmentations
 from gpucnn.check.cases_group_norm import group_norms
 from gpucnn.geometry import window
 
@@ -42,6 +44,8 @@ KINDS = {"random": _random, "subnormal": _subnormal, "cancelling": _cancelling}
 
 def cases() -> Iterator[Case]:
     """All cases; their numbers are drawn from fixed seeds."""
+    from gpucnn.check.cases_pointwise import pointwise  # imports Case from here
+    from gpucnn.check.cases_channels import channel_cases  # which imports Case from here
     from gpucnn.check.cases_resampling import resampling  # imports Case from here
 
     for kind, draw in KINDS.items():
@@ -58,8 +62,11 @@ def cases() -> Iterator[Case]:
         yield from _norms(kind, numbers)
         yield from (Case(*case) for case in group_norms(kind, numbers))
         yield from _losses(kind, numbers)
+        yield from pointwise(kind, numbers)
         yield from _optimizers(kind, numbers)
+        yield from channel_cases(kind, numbers)
     yield from _drawn()
+    yield from augmentations()
 
 
 # (N, C, input), O, groups, kernel and the window's settings
@@ -223,7 +230,18 @@ def _norms(kind: str, numbers) -> Iterator[Case]:
                 "dgamma with relu": b.host(outs[0]),
                 "dx in inference": b.batch_norm_input_gradient(dy, var, gamma, 1e-5).numpy(),
                 **{name: b.host(array) for name, array in arrays.items()},
+                **(pooled(b, x, mean, var, gamma, beta) if len(shape) == 4 and min(shape[2:]) > 1 else {}),
             }
+
+        def pooled(b: Backend, x, mean, var, gamma, beta, shape=shape) -> Results:
+            pool = window(shape[2:], 2, stride=2)
+            dgamma, dbeta = b.zeros((shape[1],)), b.zeros((shape[1],))
+            y, kept = b.batch_norm_max_pool(x, mean, var, gamma, beta, 1e-5, pool)
+            given = b.pack(numbers(*y.shape, seed=5)), kept, x, mean, var, gamma, beta, 1e-5, pool, dgamma, dbeta
+            dx = b.batch_norm_max_pool_gradient(*given)
+            arrays = {"dgamma with max pool": dgamma, "dbeta with max pool": dbeta}
+            hosts = {name: b.host(array) for name, array in arrays.items()}
+            return {"with max pool": y.numpy(), "dx with max pool": dx.numpy(), **hosts}
 
         yield Case("batch norm", f"{kind}, {shape}", run)
 
@@ -272,7 +290,7 @@ def _drawn() -> Iterator[Case]:
         images = b.array(_random(rng, (40, 2, 7, 6)))
         indices = b.array(rng.permutation(40))
         step = b.array(np.array([9], np.uint32))
-        moved = b.load_images(images, indices, 33, shift=2, seed=2**63 + 5, step=step)
+        moved = b.load_images(images, indices, 33, Augmentation(shift=2), seed=2**63 + 5, step=step)
         return {"images": moved.numpy(), "as they are": b.load_images(images, indices, 17).numpy()}
 
     def watch(b: Backend) -> Results:

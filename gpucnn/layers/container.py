@@ -16,7 +16,7 @@ def _join(name: str, child: str) -> str:
 
 
 class Sequential(Layer):
-    """One layer after the other. Its layers are called "0", "1" ... in parameter names."""
+    """One layer after the other, or none: then x itself. Its layers are called "0", "1" ... in parameter names."""
 
     capturable = True
 
@@ -43,7 +43,7 @@ class Sequential(Layer):
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         steps = []
-        layers = iter(zip(self.layers, (*self.layers[1:], None), strict=True))
+        layers = iter(zip(self.layers, (*self.layers, None)[1:], strict=True))
         for layer, following in layers:
             # Their own classes only: a subclass may compute something else.
             if type(layer) in (Conv2d, BatchNorm, BatchNorm2d) and layer.activation == "relu" and type(following) is MaxPool2d:
@@ -110,3 +110,59 @@ class Residual(Layer):
 
     def __repr__(self) -> str:
         return f"Residual({self.body!r}, {self.shortcut!r}, activation={self.activation!r})"
+
+
+class Concat(Layer):
+    """Each branch applied to the same x, the outputs side by side along the channels: y = [a(x), b(x), ...].
+
+    Branches agree in everything but the channels, flat values (N, C) included; `Sequential()` is a branch that hands x
+    on. The input's gradient is the sum of the branches', added in their order. Branches are called "0", "1" ... in
+    parameter names.
+    """
+
+    capturable = True
+
+    def __init__(self, *branches: Layer):
+        for layer in branches:
+            if not isinstance(layer, Layer):
+                raise ConfigurationError(f"Concat takes layers, not {layer!r}")
+        if not branches:
+            raise ConfigurationError("Concat() has no branches; give at least one layer")
+        self.branches = branches
+
+    def children(self) -> Iterator[tuple[str, Layer]]:
+        return ((str(i), layer) for i, layer in enumerate(self.branches))
+
+    def build(self, shape: Shape) -> Shape:
+        outputs = [connect(layer, shape, _join(self.name, name)) for name, layer in self.children()]
+        for number, output in enumerate(outputs):
+            if not output or output[1:] != outputs[0][1:]:
+                raise ShapeError(
+                    f"branch 0 makes {outputs[0]} of {shape} and branch {number} {output}; they are put side by side along "
+                    "the channels, so all other sizes must agree"
+                )
+        return (sum(output[0] for output in outputs), *outputs[0][1:])
+
+    def need_input_gradient(self, needed: bool) -> None:
+        self.input_gradient = needed
+        for layer in self.branches:
+            layer.need_input_gradient(needed)
+
+    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
+        self.check(x)
+        backend = x.backend
+        outputs, backwards = zip(*(layer(x) for layer in self.branches))
+
+        def backward(dy: Batch) -> Batch | None:
+            dx, first = None, 0
+            for output, step in zip(outputs, backwards, strict=True):
+                part = step(backend.take_channels(dy, first, output.channels))
+                first += output.channels
+                if self.input_gradient:
+                    dx = part if dx is None else backend.add(dx, part)
+            return dx
+
+        return backend.concatenate(list(outputs)), backward
+
+    def __repr__(self) -> str:
+        return f"Concat({', '.join(map(repr, self.branches))})"

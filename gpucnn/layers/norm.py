@@ -27,7 +27,7 @@ class BatchNorm(Layer):
     Ioffe and Szegedy 2015. In training, mean and variance are those of the batch, over images and positions, and the
     running ones move towards them: `running += momentum * (batch - running)`, the variance unbiased, as PyTorch does
     it. In inference they are the running ones, taken as constants: dx, dgamma and dbeta are those of an affine map.
-    `activation` is None, "relu" (fused), "tanh" or "sigmoid".
+    `activation` is None, "relu" (fused), "tanh", "sigmoid", "leaky_relu", "gelu" or "silu".
 
     Training on one value a channel raises ShapeError: its variance is zero and its output would be beta whatever x is.
     """

@@ -1,9 +1,17 @@
 """Models: networks ready to use, and `Model`, which makes one of any layer."""
 
+from gpucnn.models.conversion import conv_to_dense, dense_to_conv, fully_convolutional, sliding_window
 from gpucnn.models.lenet import lenet5
+from gpucnn.models.mlp import mlp
 from gpucnn.models.model import Model
+from gpucnn.models.onnx_export import export_onnx
+from gpucnn.models.pytorch import from_pytorch, pytorch_module, pytorch_names, save_pytorch, to_pytorch
 from gpucnn.models.registry import MODELS, build_model
 from gpucnn.models.resnet import resnet20
 from gpucnn.models.vgg import vgg_small
 
-__all__ = ["MODELS", "Model", "build_model", "lenet5", "resnet20", "vgg_small"]
+__all__ = [
+    "MODELS", "Model", "build_model", "export_onnx", "from_pytorch", "lenet5", "mlp", "pytorch_module",
+    "pytorch_names", "resnet20", "save_pytorch", "to_pytorch", "vgg_small", "conv_to_dense", "dense_to_conv",
+    "fully_convolutional", "sliding_window",
+]  # fmt: skip

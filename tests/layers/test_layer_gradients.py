@@ -6,6 +6,7 @@ import pytest
 from gpucnn import check_gradients
 from gpucnn.backends import get_backend
 from gpucnn.layers import (
+    GELU, LeakyReLU, SiLU, Softmax,
     AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveMaxPool2d, AdaptiveMaxPool3d, AvgPool2d, AvgPool3d, BatchNorm,
     BatchNorm1d, BatchNorm3d, Conv1d, Conv2d, Conv3d, Dense, Dropout, Flatten, GlobalAvgPool2d, GlobalMaxPool2d,
     GroupNorm, LayerNorm, MaxPool1d, MaxPool2d, Pad, ReLU, Residual, Sequential, Sigmoid, Tanh, Upsample,
@@ -52,6 +53,14 @@ CASES = {
     "relu": (ReLU, (2, 3, 3)),
     "tanh": (Tanh, (2, 3, 3)),
     "sigmoid": (Sigmoid, (2, 3, 3)),
+    "leaky relu": (lambda: LeakyReLU(0.2), (2, 3, 3)),
+    "gelu": (GELU, (2, 3, 3)),
+    "silu": (SiLU, (2, 3, 3)),
+    "softmax": (Softmax, (5,)),
+    "softmax of maps": (Softmax, (4, 3, 2)),
+    "conv gelu": (lambda: Conv2d(3, 3, activation="gelu"), (2, 6, 5)),
+    "dense silu": (lambda: Dense(4, activation="silu"), (6,)),
+    "batch norm leaky relu": (lambda: BatchNorm(activation="leaky_relu"), (3, 4, 3)),
     "dropout": (lambda: Dropout(0.4), (2, 3, 3)),
     "batch norm": (lambda: BatchNorm(), (3, 4, 3)),
     "batch norm relu": (lambda: BatchNorm(activation="relu"), (3, 4, 3)),

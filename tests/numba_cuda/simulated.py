@@ -170,6 +170,17 @@ def planted():
     return compare(cases.Case(run.__name__, "", run) for run in (dense, conv, norm, group))
 
 
+def channels():
+    """Bias addition, with zeros of both signs too, and concatenation."""
+
+    def zeros(b):
+        x, bias = np.array([[0.0, -0.0, 1, -1]], np.float32), np.array([-0.0, -0.0, 1, 1], np.float32)
+        return {"y": b.add_bias(b.pack(x), b.array(bias)).numpy()}
+
+    operations = "bias addition", "concatenation"
+    return compare([*(c for c in small_cases() if c.operation in operations), cases.Case("zeros", "", zeros)])
+
+
 def rounding():
     """How many of many fmas, some of them hard, differ from gpucnn.arithmetic's; and what mixed types raise."""
     from gpucnn.kernels.numba_cuda import arithmetic

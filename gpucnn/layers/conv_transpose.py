@@ -1,0 +1,101 @@
+"""Transposed convolution: a convolution run backwards, which makes small maps larger."""
+
+import math
+
+from gpucnn.backends.batch import Batch
+from gpucnn.errors import ShapeError
+from gpucnn.geometry import transposed_field, transposed_window
+from gpucnn.initializers import check_initializer
+from gpucnn.layers.activation import check_activation, finish
+from gpucnn.layers.base import Backward, Layer, Parameter, Shape
+from gpucnn.layers.settings import image_shape, positive
+
+
+class TransposedConvolution(Layer):
+    """Transposed convolution over `axes` spatial axes; settings as in ConvTranspose2d. Use ConvTranspose1d, 2d or 3d."""
+
+    capturable = True
+    axes: int
+
+    def __init__(
+        self, out_channels: int, kernel_size, *, stride=1, padding=0, output_padding=0, dilation=1, groups: int = 1,
+        bias: bool = True, activation: str | None = None, initializer: str | float = "he"
+    ):  # fmt: skip
+        self.out_channels = positive("out_channels", out_channels)
+        self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
+        self.output_padding = output_padding
+        self.groups = positive("groups", groups)
+        self.use_bias = bool(bias)
+        self.activation = check_activation(activation)
+        self.initializer = check_initializer(initializer)
+
+    def build(self, shape: Shape) -> Shape:
+        channels, size = image_shape(shape, self.axes)
+        out, groups = self.out_channels, self.groups
+        if channels % groups or out % groups:
+            raise ShapeError(f"{groups} groups do not divide {channels} input channels and {out} output channels")
+        # Not called `window`: that is how a layer's output sees its input, and this one is run backwards.
+        self.backwards = transposed_window(
+            size, self.kernel_size, stride=self.stride, padding=self.padding, output_padding=self.output_padding,
+            dilation=self.dilation,
+        )  # fmt: skip
+        self.reach, self.step = transposed_field(self.backwards)
+        kernel = self.backwards.kernel
+        taps = math.prod(kernel)
+        # A value is made of every stride-th tap along each axis.
+        fan_in = -(-channels // groups * taps // math.prod(self.backwards.stride))
+        self.weight = Parameter((channels, out // groups, *kernel), self.initializer, fan_in, out // groups * taps)
+        self.bias = Parameter((out,)) if self.use_bias else None
+        return (out, *self.backwards.input)
+
+    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
+        self.check(x)
+        backend, w, b, window, groups = x.backend, self.weight, self.bias, self.backwards, self.groups
+        y = backend.conv_input_gradient(x, w.value, window, groups)
+        rectified = self.activation == "relu"
+        if b:
+            y = backend.add_bias(y, b.value, relu=rectified)
+        elif rectified:
+            y = backend.relu(y)
+        y, activation_backward = finish(y, self.activation)
+
+        def backward(dy: Batch) -> Batch | None:
+            dy = activation_backward(dy)
+            if b:
+                backend.bias_gradient(dy, b.grad)
+            # x stands where the window has its output, dy where it has its input.
+            backend.conv_weight_gradient(x, dy, window, groups, w.grad)
+            if self.input_gradient:
+                return backend.conv(dy, w.value, None, window, groups)
+
+        return y, backward
+
+
+class ConvTranspose1d(TransposedConvolution):
+    """Transposed convolution of (N, C, W) to (N, out_channels, W'): see ConvTranspose2d."""
+
+    axes = 1
+
+
+class ConvTranspose2d(TransposedConvolution):
+    """Transposed convolution of (N, C, H, W) to (N, out_channels, H', W'): each value spreads over a patch of the output.
+
+    It is the gradient of a convolution with respect to its input, with that convolution's weights: a value at (i, j)
+    adds weight[c, o, r, s] times itself to the output pixel (i * stride + r * dilation - before, ...), and overlapping
+    patches add up. Sizes: O = (I - 1) * stride - before - after + dilation * (K - 1) + output_padding + 1.
+
+    Arguments as in Conv2d (PyTorch's names): `kernel_size`, `stride`, `dilation` and `output_padding` are one integer or
+    one per axis; `padding`, cut off the output, is one integer, one per axis, or (before, after) per axis.
+    `output_padding` is less than stride or dilation. `groups` splits input and output channels into so many independent
+    convolutions. `activation` is None, "relu" (fused with the bias) or another activation's name. `weight` is
+    (C, out_channels/groups, R, S), `bias` (out_channels,) or None. A named initializer takes as fan_in the values that
+    make one output, C/groups * R * S / prod(stride).
+    """
+
+    axes = 2
+
+
+class ConvTranspose3d(TransposedConvolution):
+    """Transposed convolution of (N, C, D, H, W) to (N, out_channels, D', H', W'): see ConvTranspose2d."""
+
+    axes = 3

@@ -1,0 +1,236 @@
+"""A dense layer and a convolution as each other's special case, and classifiers that slide over larger images.
+
+A dense layer over a flattened (C, H, W) map is a convolution with kernels of (H, W), one position, and the same weights
+in the same order. A convolution over an image of fixed size is a dense layer whose weight matrix is zero where a filter
+does not reach, and repeats the filter's weights elsewhere: 81 weights for a 3x3 image and a 3x3 map, 9 of them different.
+"""
+
+import copy
+import itertools
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from gpucnn.errors import ConfigurationError, ShapeError
+from gpucnn.geometry import Field, Window
+from gpucnn.layers import (
+    AvgPool1d, AvgPool2d, AvgPool3d, BatchNorm, Concat, Conv1d, Conv2d, Conv3d, Convolution, Dense, Dropout, Flatten,
+    GlobalAvgPool1d, GlobalAvgPool2d, GlobalAvgPool3d, GlobalPool, Layer, MaxPool1d, MaxPool2d, MaxPool3d, Pad, ReLU,
+    Residual, Sequential, Sigmoid, Tanh, activation,
+)  # fmt: skip
+from gpucnn.layers.base import connect, label
+from gpucnn.models.model import Model
+
+_CONVOLUTIONS = {1: Conv1d, 2: Conv2d, 3: Conv3d}
+_AVERAGES, _MAXIMA = {1: AvgPool1d, 2: AvgPool2d, 3: AvgPool3d}, {1: MaxPool1d, 2: MaxPool2d, 3: MaxPool3d}
+_GLOBAL_AVERAGES = (GlobalAvgPool1d, GlobalAvgPool2d, GlobalAvgPool3d)
+# What looks at one position alone, and of these what looks at one value alone and may stand after Flatten.
+_ACTIVATIONS = (c for c in vars(activation).values() if isinstance(c, type) and issubclass(c, Layer) and c is not Layer)
+_POINTWISE = (Dropout, *_ACTIVATIONS)
+_OF_ONE_VALUE = (Dropout, ReLU, Sigmoid, Tanh)
+# What does the same wherever it lies in a larger map. A Residual or Concat of these does too.
+_LOCAL = (Convolution, *_MAXIMA.values(), *_AVERAGES.values(), BatchNorm, Pad, *_POINTWISE)
+
+
+def dense_to_conv(layer: Dense, shape: tuple[int, ...]) -> Model:
+    """A Dense layer over a flattened map of `shape` (C, *spatial) as a model of one convolution with kernels of *spatial.
+
+    `layer` is part of a model, which stays as it is; its weights are copied. The convolution makes (units, 1, ..., 1) of
+    images of `shape`: the dense layer's outputs, to the same bits in exact math. For larger images build it anew:
+    `fully_convolutional` does that for whole classifiers.
+
+    Raises ShapeError unless the map has as many values as the layer has inputs, ConfigurationError for another layer.
+    """
+    if not isinstance(layer, Dense):
+        raise ConfigurationError(f"dense_to_conv takes a Dense layer, not {layer!r}")
+    weight, bias = _values(layer)
+    shape = tuple(shape)
+    if math.prod(shape) != weight.shape[1]:
+        raise ShapeError(
+            f"{label(layer)} has {weight.shape[1]} inputs, but a map of {shape} has {math.prod(shape)} values; "
+            "give the shape (C, *spatial) of the map before it was flattened"
+        )
+    model = Model(_as_conv(layer, shape[1:]), shape)
+    _fill(model, [weight, bias])
+    return model
+
+
+def conv_to_dense(layer: Convolution) -> Model:
+    """A convolution as a model of Flatten and one Dense layer, for images of the size that the layer was built for.
+
+    `layer` is part of a model, which stays as it is. The dense layer makes the convolution's (O, *P) as O * prod(P)
+    outputs, row-major, to the same bits in exact math: its weights are (O * prod(P), C * prod(I)), a filter's where
+    the filter of that output reaches and 0 elsewhere, and rule 2 of the contract takes both in the same order.
+
+    Raises ConfigurationError for a layer that is no convolution padded with zeros.
+    """
+    if not isinstance(layer, Convolution):
+        raise ConfigurationError(f"conv_to_dense takes a convolution, not {layer!r}")
+    if layer.padding_mode != "zeros":
+        mode = f'padding_mode="{layer.padding_mode}"'
+        raise ConfigurationError(f"conv_to_dense takes a convolution padded with zeros, not {mode}")
+    weight, bias = _values(layer)
+    shape, outputs = layer.input_shape, layer.output_shape
+    dense = Dense(
+        math.prod(outputs), bias=bias is not None, activation=layer.activation, initializer=layer.initializer
+    )
+    model = Model(Sequential(Flatten(), dense), shape)
+    positions = math.prod(outputs[1:])
+    _fill(model, [_matrix(weight, shape, layer.groups, layer.window), None if bias is None else np.repeat(bias, positions)])
+    return model
+
+
+def fully_convolutional(model: Model, input_shape: tuple[int, ...]) -> Model:
+    """A classifier as a model that slides over larger images and makes a map of class scores.
+
+    `model` ends in Flatten and Dense layers, or in a global pooling; of images (C, H, W) it makes (classes,). The result
+    has the same weights, takes images of `input_shape` (C, H', W') that are no smaller, and makes (classes, P, Q). The
+    value at (p, q) is what the classifier says of the crop of H x W pixels whose first is (p * S, q * S), S being all
+    its strides multiplied: `sliding_window` gives crop, step and map. Each convolution is computed once for the whole
+    image, not once a crop.
+
+    Bit for bit in exact math, and with batch norm in inference mode, as long as nothing pads (nor pools in ceil mode): a
+    padded convolution sees padding beyond the crop's edge, but the neighbouring pixels there in the larger image. So
+    `lenet5` for 32x32 pixels slides exactly, for 28x28 (padding 2) and `vgg_small` it does not, and their scores only
+    resemble those of the crops. A global average is a float32 mean here: equal up to rounding.
+
+    The model stays as it is; the result lies on its backend. Raises ShapeError for images that are too small, and
+    ConfigurationError for layers between Flatten and Dense, or in the maps, that cannot slide.
+    """
+    layers = _sliding_layers(model)
+    input_shape = _larger(model, input_shape)
+    result = Model(Sequential(*layers), input_shape)
+    state = {}
+    for new, old in zip((*result.parameters, *result.running), (*model.parameters, *model.running), strict=True):
+        state[new.name] = old.name, new.shape
+    values = model.state_dict()
+    result.load_state_dict({name: values[old].reshape(shape) for name, (old, shape) in state.items()})
+    result.initialized, result.class_names = model.initialized, model.class_names
+    return result if model.backend is None else result.place(model.backend)
+
+
+def sliding_window(model: Model, input_shape: tuple[int, ...]) -> Window:
+    """How `fully_convolutional(model, input_shape)` slides: the classifier as one window over images of `input_shape`.
+
+    `kernel` is the classifier's own input size, `stride` the pixels between neighbouring scores, `output` the map's size:
+    score (p, q) is about the crop image[:, p * stride[0] : p * stride[0] + kernel[0], q * stride[1] : ...]. Where the
+    classifier leaves pixels at the end of its own image unused, the last crop may reach past the larger image by those.
+    """
+    layers = _sliding_layers(model)
+    input_shape = _larger(model, input_shape)
+    output = connect(Sequential(*layers), input_shape, "")[1:]
+    field = Field.pixel(len(output))
+    for layer in layers:
+        field = _after(layer, field)
+    axes = len(output)
+    return Window(input_shape[1:], model.input_shape[1:], field.jump, ((0, 0),) * axes, (1,) * axes, output)
+
+
+def _after(layer: Layer, field: Field) -> Field:
+    """The field after one of _sliding_layers, or after the first of its paths: paths that meet have the same strides."""
+    if hasattr(layer, "window"):
+        return field.after(layer.window)
+    for _, path in itertools.islice(layer.children(), 1):
+        for inner in _leaves(path):
+            field = _after(inner, field)
+    return field
+
+
+def _larger(model: Model, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """`input_shape` if the model can slide over images of that shape."""
+    shape, own = tuple(input_shape), model.input_shape
+    if len(shape) != len(own) or shape[0] != own[0] or any(size < least for size, least in zip(shape[1:], own[1:])):
+        raise ShapeError(
+            f"{model.name} for images of {own} cannot slide over images of {shape}; give {own[0]} channel(s) and at least "
+            f"{' x '.join(map(str, own[1:]))} pixels"
+        )
+    return shape
+
+
+def _leaves(layer: Layer) -> Iterator[Layer]:
+    """The layers one after the other, Sequentials inside each other opened."""
+    if type(layer) is Sequential:
+        for part in layer.layers:
+            yield from _leaves(part)
+    else:
+        yield layer
+
+
+def _sliding_layers(model: Model) -> list[Layer]:
+    """New layers that do what the model's do, for maps of any size; not yet built."""
+    layers = []
+    flattened: tuple[int, ...] | None = None  # the map's size, between Flatten and Dense
+    for layer in _leaves(model.layer):
+        shape = layer.input_shape
+        if isinstance(layer, Flatten):
+            flattened = shape[1:] or flattened
+        elif isinstance(layer, Dense):
+            kernel = flattened or (1,) * (len(model.input_shape) - 1)
+            layers.append(_as_conv(layer, kernel))
+            flattened = None
+        elif isinstance(layer, GlobalPool):
+            pools = _AVERAGES if isinstance(layer, _GLOBAL_AVERAGES) else _MAXIMA
+            layers.append(pools[layer.axes](shape[1:], stride=1))
+        elif _is_local(layer) and (not flattened or isinstance(layer, _OF_ONE_VALUE)):
+            layers.append(copy.deepcopy(layer))
+        else:
+            raise ConfigurationError(
+                f"{label(layer)} on {shape} cannot slide: what slides is convolutions, pooling, batch norm, activations, "
+                "dropout, Residual and Concat of these, then Flatten and dense layers"
+            )
+    return layers
+
+
+def _is_local(layer: Layer) -> bool:
+    """Whether a layer does the same at each place of a larger map."""
+    if isinstance(layer, (Residual, Concat)):
+        return all(_is_local(leaf) for _, child in layer.children() for leaf in _leaves(child))
+    return isinstance(layer, _LOCAL)
+
+
+def _as_conv(layer: Dense, kernel: tuple[int, ...]) -> Layer:
+    """The convolution, not yet built, with as many weights in the same order."""
+    if len(kernel) not in _CONVOLUTIONS:
+        raise ShapeError(f"a map with {len(kernel)} spatial axes has no convolution; expected 1 to 3")
+    make = _CONVOLUTIONS[len(kernel)]
+    settings = {"bias": layer.use_bias, "activation": layer.activation, "initializer": layer.initializer}
+    return make(layer.units, kernel, **settings)
+
+
+def _values(layer: Layer) -> tuple[np.ndarray, np.ndarray | None]:
+    """Weight and bias on the host; ConfigurationError for a layer of no model."""
+    weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
+    if weight is None or weight.value is None:
+        raise ConfigurationError(f"{layer!r} is part of no model, so it has no weights; make a Model of it first")
+    return _host(weight.value), None if bias is None else _host(bias.value)
+
+
+def _host(array) -> np.ndarray:
+    return array.get() if hasattr(array, "get") else np.array(array)  # CuPy's arrays do not convert by themselves
+
+
+def _fill(model: Model, values: list[np.ndarray | None]) -> None:
+    """Give the model's parameters, in order, these values."""
+    given = [value for value in values if value is not None]
+    parameters = zip(model.parameters, given, strict=True)
+    model.load_state_dict({p.name: value.reshape(p.shape) for p, value in parameters})
+
+
+def _matrix(weight: np.ndarray, shape: tuple[int, ...], groups: int, window: Window) -> np.ndarray:
+    """A convolution's weights (O, C/groups, *K) for images of `shape` (C, *I) as a matrix (O * prod(P), C * prod(I))."""
+    outputs, channels = weight.shape[:2]
+    matrix = np.zeros((outputs, math.prod(window.output), shape[0], math.prod(window.input)), weight.dtype)
+    for number, position in enumerate(np.ndindex(window.output)):
+        for tap in np.ndindex(window.kernel):
+            pixel = [
+                p * s + r * d - before
+                for p, s, r, d, (before, _) in zip(position, window.stride, tap, window.dilation, window.padding)
+            ]
+            if any(not 0 <= i < size for i, size in zip(pixel, window.input)):
+                continue
+            at = np.ravel_multi_index(pixel, window.input)
+            for group in range(groups):
+                rows = slice(group * outputs // groups, (group + 1) * outputs // groups)
+                matrix[rows, number, group * channels : (group + 1) * channels, at] = weight[(rows, slice(None), *tap)]
+    return matrix.reshape(outputs * math.prod(window.output), -1)
