@@ -107,7 +107,7 @@ def test_gpu_script_takes_throughput_case_by_case(monkeypatch):
     assert all(part["names"] == ["numpy"] for part in parts)
 
 
-@pytest.mark.parametrize("script", ["cpu", "gpu", "operations", "tables"])
+@pytest.mark.parametrize("script", ["cpu", "gpu", "operations", "pytorch_agreement", "tables"])
 def test_scripts_explain_themselves(script):
     path = Path(cpu.__file__).with_name(f"{script}.py")
     root = str(path.parent.parent)
