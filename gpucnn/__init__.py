@@ -23,13 +23,15 @@ _PUBLIC = {
     "Concat": "gpucnn.layers",
     "convolve": "gpucnn.functional",
     "Model": "gpucnn.models",
+    "check_gradients": "gpucnn.gradients",
     "Trainer": "gpucnn.training",
+    "export_onnx": "gpucnn.models",
     "save": "gpucnn.training",
     "load": "gpucnn.training",
 }
 _MODULES = {
-    "arithmetic", "backends", "check", "data", "errors", "functional", "geometry", "initializers", "layers", "losses", "models",
-    "optimizers", "schedules", "summary", "throughput", "training",
+    "arithmetic", "backends", "check", "data", "errors", "functional", "geometry", "gradients", "initializers",
+    "layers", "losses", "models", "optimizers", "schedules", "summary", "throughput", "training",
 }  # fmt: skip
 __all__ = sorted([*_PUBLIC, *_MODULES])
 

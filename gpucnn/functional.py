@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn import losses
 from gpucnn.axis_maps import (
     AxisMaps, adaptive_sizes, check_padding_mode, check_upsampling, padded_sizes, padding_maps, unpadded_window,
     upsampling_maps,
@@ -30,6 +31,7 @@ from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
 from gpucnn.geometry import Window, pads_of, pool_window, transposed_window, window
+from gpucnn.layers.settings import finite
 
 __all__ = [
     "adaptive_avg_pool",
@@ -40,6 +42,7 @@ __all__ = [
     "avg_pool_backward",
     "batch_norm",
     "batch_norm_backward",
+    "binary_cross_entropy",
     "concatenate",
     "conv",
     "conv_backward",
@@ -48,16 +51,31 @@ __all__ = [
     "convolve",
     "dense",
     "dense_backward",
+    "gelu",
+    "gelu_backward",
     "global_avg_pool",
     "global_avg_pool_backward",
     "global_max_pool",
     "global_max_pool_backward",
+    "group_norm",
+    "group_norm_backward",
+    "huber",
+    "layer_norm",
+    "layer_norm_backward",
+    "leaky_relu",
+    "leaky_relu_backward",
     "max_pool",
     "max_pool_backward",
+    "mean_absolute",
+    "mean_squared",
     "pad",
     "pad_backward",
     "relu",
     "sigmoid",
+    "silu",
+    "silu_backward",
+    "softmax",
+    "softmax_backward",
     "softmax_cross_entropy",
     "tanh",
     "upsample",
@@ -568,28 +586,197 @@ def batch_norm_backward(
     return engine.unpack(dx), engine.host(dgamma), engine.host(dbeta)
 
 
+def leaky_relu(
+    x, *, negative_slope: float = 0.01, backend: str | None = "numpy", math: str | None = None
+) -> np.ndarray:
+    """x where it is positive, else negative_slope * x; an array of any shape."""
+    return _elementwise("leaky_relu", x, backend, math, finite("negative_slope", negative_slope))
+
+
+def leaky_relu_backward(
+    dy, x, *, negative_slope: float = 0.01, backend: str | None = "numpy", math: str | None = None
+) -> np.ndarray:
+    """dx of `leaky_relu` with the same slope: dy where x is positive, else negative_slope * dy. dy has x's shape."""
+    return _elementwise_backward("leaky_relu", dy, x, backend, math, finite("negative_slope", negative_slope))
+
+
+def gelu(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """x * Phi(x) of an array of any shape, Phi the normal distribution's cdf (not the approximation by tanh)."""
+    return _elementwise("gelu", x, backend, math)
+
+
+def gelu_backward(dy, x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """dx of `gelu`: dy * (Phi(x) + x * phi(x)), phi the normal density. dy has x's shape."""
+    return _elementwise_backward("gelu", dy, x, backend, math)
+
+
+def silu(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """x / (1 + exp(-x)) of an array of any shape."""
+    return _elementwise("silu", x, backend, math)
+
+
+def silu_backward(dy, x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """dx of `silu`: dy * s * (1 + x * (1 - s)), s the sigmoid of x. dy has x's shape."""
+    return _elementwise_backward("silu", dy, x, backend, math)
+
+
+def softmax(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """exp(x) / sum(exp(x)) along the channels, axis 1, of x (N, C) or (N, C, *spatial)."""
+    (x,) = _floats(x=x)
+    _channelled(x)
+    engine = _engine(backend, math, x.dtype)
+    return engine.unpack(engine.softmax(engine.pack(x)))
+
+
+def softmax_backward(dy, x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+    """dx of `softmax`: (dy - sum(dy * y)) * y, y being softmax(x) and the sum along the channels. dy has x's shape."""
+    dy, x = _floats(dy=dy, x=x)
+    _channelled(x)
+    _expect("dy", dy, x.shape, "the shape of x")
+    engine = _engine(backend, math, x.dtype)
+    return engine.unpack(engine.softmax_gradient(engine.pack(dy), engine.softmax(engine.pack(x))))
+
+
+def group_norm(
+    x, groups: int, gamma, beta, *, eps: float = 1e-5, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(y, mean, var): each image's groups of channels normalised, y = gamma * (x - mean) / sqrt(var + eps) + beta.
+
+    x is (N, C) or (N, C, *spatial), groups divides C, gamma and beta are (C,); mean and var (biased) are (N, groups), over
+    the channels of a group and all positions. eps is 0 or more. With groups=C it is instance norm.
+    """
+    x, gamma, beta = _floats(x=x, gamma=gamma, beta=beta)
+    eps, groups = _norm_settings(x, gamma, eps), _norm_groups(x, groups)
+    _expect("beta", beta, (x.shape[1],), "one value per channel")
+    engine = _engine(backend, math, x.dtype)
+    lanes = engine.pack(x)
+    mean, var = engine.group_norm_statistics(lanes, groups)
+    y = engine.group_norm(lanes, mean, var, engine.array(gamma), engine.array(beta), eps)
+    return engine.unpack(y), engine.unpack(mean), engine.unpack(var)
+
+
+def group_norm_backward(
+    dy, x, groups: int, gamma, *, eps: float = 1e-5, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(dx, dgamma, dbeta) of `group_norm` with the same groups and eps, through the statistics. dy has x's shape."""
+    dy, x, gamma = _floats(dy=dy, x=x, gamma=gamma)
+    eps, groups = _norm_settings(x, gamma, eps), _norm_groups(x, groups)
+    _expect("dy", dy, x.shape, "the shape of x")
+    engine = _engine(backend, math, x.dtype)
+    lanes, dgamma, dbeta = engine.pack(x), engine.zeros(gamma.shape), engine.zeros(gamma.shape)
+    mean, var = engine.group_norm_statistics(lanes, groups)
+    dx = engine.group_norm_gradient(engine.pack(dy), lanes, mean, var, engine.array(gamma), eps, dgamma, dbeta)
+    return engine.unpack(dx), engine.host(dgamma), engine.host(dbeta)
+
+
+def layer_norm(
+    x, gamma, beta, *, eps: float = 1e-5, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(y, mean, var): each image normalised as a whole, y = gamma * (x - mean) / sqrt(var + eps) + beta.
+
+    x is (N, C) or (N, C, *spatial), gamma and beta have the shape of one image; mean and var (biased) are (N,). eps is 0
+    or more.
+    """
+    x, gamma, beta = _floats(x=x, gamma=gamma, beta=beta)
+    _image_norm(x, gamma=gamma, beta=beta)
+    flat, gamma, beta = x.reshape(len(x), -1), gamma.reshape(-1), beta.reshape(-1)
+    y, mean, var = group_norm(flat, 1, gamma, beta, eps=eps, backend=backend, math=math)
+    return y.reshape(x.shape), mean[:, 0], var[:, 0]
+
+
+def layer_norm_backward(
+    dy, x, gamma, *, eps: float = 1e-5, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(dx, dgamma, dbeta) of `layer_norm` with the same eps, through the statistics. dy has x's shape."""
+    dy, x, gamma = _floats(dy=dy, x=x, gamma=gamma)
+    _image_norm(x, gamma=gamma)
+    _expect("dy", dy, x.shape, "the shape of x")
+    flat = [array.reshape(len(x), -1) for array in (dy, x)]
+    found = group_norm_backward(*flat, 1, gamma.reshape(-1), eps=eps, backend=backend, math=math)
+    return tuple(array.reshape(shape) for array, shape in zip(found, (x.shape, gamma.shape, gamma.shape), strict=True))
+
+
 def softmax_cross_entropy(
-    logits, labels, *, backend: str | None = "numpy", math: str | None = None
-) -> tuple[np.floating, np.ndarray]:
+    logits, labels, *, label_smoothing: float = 0.0, class_weights=None, backend: str | None = "numpy",
+    math: str | None = None,
+) -> tuple[np.floating, np.ndarray]:  # fmt: skip
     """(loss, dlogits): the mean over the batch of -log softmax(logits)[label], and its gradient (softmax - onehot) / N.
 
     logits are (N, classes), labels integers (N,) from 0 to classes - 1; the loss is a NumPy scalar of the logits' type.
+    label_smoothing and class_weights (classes,) as gpucnn.losses.SoftmaxCrossEntropy has them.
     Raises DataError for a label out of range.
     """
     (logits,) = _floats(logits=logits)
     if logits.ndim != 2:
         raise ShapeError(f"logits have shape {logits.shape}; expected (N, classes)")
     labels = _labels(labels, *logits.shape)
+    weights = None if class_weights is None else _host("class_weights", class_weights)
+    criterion = losses.SoftmaxCrossEntropy(label_smoothing, weights)
     engine = _engine(backend, math, logits.dtype)
-    loss, dlogits = engine.softmax_cross_entropy(engine.pack(logits), engine.pack_labels(labels))
+    loss, dlogits = criterion(engine.pack(logits), engine.pack_labels(labels))
     return engine.host(loss)[0], engine.unpack(dlogits)
 
 
-def _elementwise(operation: str, x: Any, backend: str | None, math: str | None) -> np.ndarray:
+def mean_squared(
+    x, targets, *, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.floating, np.ndarray]:
+    """(loss, dx): the mean of (x - targets)**2 over all values, and its gradient. x is (N, C) or (N, C, *spatial)."""
+    return _value_loss(losses.MeanSquared(), x, targets, backend, math)
+
+
+def mean_absolute(
+    x, targets, *, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.floating, np.ndarray]:
+    """(loss, dx): the mean of |x - targets| over all values, and its gradient. x is (N, C) or (N, C, *spatial)."""
+    return _value_loss(losses.MeanAbsolute(), x, targets, backend, math)
+
+
+def huber(
+    x, targets, *, delta: float = 1.0, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.floating, np.ndarray]:
+    """(loss, dx): with d = x - targets the mean of d**2 / 2 where |d| <= delta, of delta * (|d| - delta / 2) beyond.
+
+    x is (N, C) or (N, C, *spatial), targets have its shape; dx is the loss's gradient.
+    """
+    return _value_loss(losses.Huber(delta), x, targets, backend, math)
+
+
+def binary_cross_entropy(
+    logits, targets, *, backend: str | None = "numpy", math: str | None = None
+) -> tuple[np.floating, np.ndarray]:
+    """(loss, dlogits): the mean of -(t * log(p) + (1 - t) * log(1 - p)), p = sigmoid(logits), t the targets from 0 to 1.
+
+    logits are (N, C) or (N, C, *spatial), targets have their shape. Raises DataError for a target out of range.
+    """
+    return _value_loss(losses.BinaryCrossEntropy(), logits, targets, backend, math)
+
+
+def _value_loss(criterion, x: Any, targets: Any, backend: str | None, math: str | None):
+    x, targets = _floats(x=x, targets=targets)
+    _channelled(x)
+    engine = _engine(backend, math, x.dtype)
+    loss, dx = criterion(engine.pack(x), targets)
+    return engine.host(loss)[0], engine.unpack(dx)
+
+
+def _channelled(x: np.ndarray) -> None:
+    if not 2 <= x.ndim <= 5:
+        raise ShapeError(f"x has shape {x.shape}; expected (N, C) or {_IMAGES}")
+
+
+def _elementwise_backward(operation: str, dy: Any, x: Any, backend: str | None, math: str | None, *settings):
+    dy, x = _floats(dy=dy, x=x)
+    _expect("dy", dy, x.shape, "the shape of x")
+    engine = _engine(backend, math, x.dtype)
+    columns = (engine.pack(a.reshape(a.shape[0] if a.ndim else 1, -1)) for a in (dy, x))
+    return engine.unpack(getattr(engine, f"{operation}_gradient")(*columns, *settings)).reshape(x.shape)
+
+
+def _elementwise(operation: str, x: Any, backend: str | None, math: str | None, *settings) -> np.ndarray:
     (x,) = _floats(x=x)
     engine = _engine(backend, math, x.dtype)
     columns = x.reshape(x.shape[0] if x.ndim else 1, -1)  # any shape as (N, C): the operation sees single values
-    return engine.unpack(getattr(engine, operation)(engine.pack(columns))).reshape(x.shape)
+    return engine.unpack(getattr(engine, operation)(engine.pack(columns), *settings)).reshape(x.shape)
 
 
 def _engine(backend: str | None, math: str | None, dtype: np.dtype) -> Backend:
@@ -760,6 +947,26 @@ def _norm_settings(x: np.ndarray, gamma: np.ndarray, eps: Any) -> float:
     if isinstance(eps, (bool, np.bool_, str)) or not 0 <= number < _math.inf:
         raise ConfigurationError(f"eps is {eps!r}; give a small number of 0 or more, such as 1e-5")
     return number
+
+
+def _norm_groups(x: np.ndarray, groups: Any) -> int:
+    try:
+        number = operator.index(groups)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(groups, (bool, np.bool_)):
+        raise ConfigurationError(f"groups is {groups!r}; give a positive integer that divides {x.shape[1]}")
+    if x.shape[1] % number:
+        raise ShapeError(f"groups = {number} does not divide the {x.shape[1]} channels of x of shape {x.shape}")
+    return number
+
+
+def _image_norm(x: np.ndarray, **parameters: np.ndarray) -> None:
+    """Checks of what normalises whole images."""
+    if not 2 <= x.ndim <= 5:
+        raise ShapeError(f"x has shape {x.shape}; expected (N, C) or {_IMAGES}")
+    for name, array in parameters.items():
+        _expect(name, array, x.shape[1:], "the shape of one image")
 
 
 def _truth(name: str, value: Any) -> bool:

@@ -1,11 +1,13 @@
 """First values of parameters, drawn on the host so that every backend starts from the same bits.
 
-An initialiser is a name from `INITIALIZERS` or a plain number, which fills the parameter. The names are uniform
-distributions over [-bound, bound) by how many values feed one output (`fan_in`) and how many outputs one value feeds:
+An initialiser is a name from `INITIALIZERS` or a plain number, which fills the parameter. A name says how the values are
+spread, by how many values feed one output (`fan_in`) and how many outputs one value feeds (`fan_out`), and as what: alike
+over [-bound, bound), or as normal deviates that are not cut off.
 
-    he       bound = sqrt(6 / fan_in)               He et al. 2015, for ReLU; the default
-    glorot   bound = sqrt(6 / (fan_in + fan_out))   Glorot and Bengio 2010, for tanh and sigmoid
-    lecun    bound = sqrt(3 / fan_in)               LeCun et al. 1998
+    he_uniform (or he)           bound = sqrt(6 / fan_in)                He et al. 2015, for ReLU; the default
+    glorot_uniform (or glorot)   bound = sqrt(6 / (fan_in + fan_out))    Glorot and Bengio 2010, for tanh and sigmoid
+    lecun_uniform (or lecun)     bound = sqrt(3 / fan_in)                LeCun et al. 1998
+    he_normal, glorot_normal, lecun_normal    the same with standard deviation = bound / sqrt(3)
 """
 
 import math
@@ -15,16 +17,20 @@ import numpy as np
 from gpucnn import arithmetic
 from gpucnn.errors import ConfigurationError
 
-INITIALIZERS = {
-    "he": lambda fan_in, fan_out: math.sqrt(6 / fan_in),
-    "glorot": lambda fan_in, fan_out: math.sqrt(6 / (fan_in + fan_out)),
-    "lecun": lambda fan_in, fan_out: math.sqrt(3 / fan_in),
+# The variance is the first number over what the second gives; a uniform distribution's bound is sqrt(3 * variance).
+_SPREADS = {
+    "he": (2, lambda fan_in, fan_out: fan_in),
+    "glorot": (2, lambda fan_in, fan_out: fan_in + fan_out),
+    "lecun": (1, lambda fan_in, fan_out: fan_in),
 }
+INITIALIZERS = (*_SPREADS, *(f"{name}_{kind}" for kind in ("uniform", "normal") for name in _SPREADS))
 
 
 def check_initializer(name: str | float) -> str | float:
-    """`name` itself if it is known or a number; raises ConfigurationError otherwise."""
-    if isinstance(name, (int, float)) or name in INITIALIZERS:
+    """`name` itself if it is known or a finite number; raises ConfigurationError otherwise."""
+    if isinstance(name, str) and name in INITIALIZERS:
+        return name
+    if isinstance(name, (int, float)) and not isinstance(name, bool) and math.isfinite(name):
         return name
     raise ConfigurationError(f"no initializer {name!r}; use one of {', '.join(INITIALIZERS)}, or a number")
 
@@ -34,12 +40,18 @@ def draw(
 ) -> np.ndarray:
     """float32 values of `shape` for parameter number `ordinal` of a model (contract rule 10).
 
-    Value i, row-major, is `(2*u - 1) * f32(bound)` in float32, u being the uniform number of the Philox word at
-    (index i, step 0, INIT, layer `ordinal`). 2*u - 1 is exact, so only the last product rounds.
+    A uniform value i, row-major, is `(2*u - 1) * f32(bound)` in float32, u being the uniform number of the Philox word at
+    (index i, step 0, INIT, layer `ordinal`). 2*u - 1 is exact, so only the last product rounds. A normal one is the
+    float64 deviate (arithmetic.normal64) of the same counter times the float64 deviation, rounded once.
     """
     if not isinstance(initializer, str):
         return np.full(shape, initializer, np.float32)
-    bound = np.float32(INITIALIZERS[check_initializer(initializer)](fan_in, fan_out))
+    name, _, kind = check_initializer(initializer).partition("_")
+    share, over = _SPREADS[name]
+    fan = over(fan_in, fan_out)
     index = np.arange(math.prod(shape), dtype=np.uint64)
+    if kind == "normal":
+        values = arithmetic.normal64(seed, index, 0, arithmetic.INIT, ordinal) * math.sqrt(share / fan)
+        return arithmetic.rounded(values).reshape(shape)
     u = arithmetic.uniform(arithmetic.words(seed, index, 0, arithmetic.INIT, ordinal))
-    return ((np.float32(2) * u - np.float32(1)) * bound).reshape(shape)
+    return ((np.float32(2) * u - np.float32(1)) * np.float32(math.sqrt(3 * share / fan))).reshape(shape)

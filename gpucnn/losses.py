@@ -1,9 +1,16 @@
-"""What training makes small."""
+"""What training makes small.
+
+Each loss is an object that the Trainer takes, `Trainer(model, loss=Huber(0.5))`, and that can be called on a batch:
+`loss, doutputs = MeanSquared()(outputs, targets)`. A loss of your own is a class with the methods of `Loss`.
+"""
+
+import math
 
 import numpy as np
 
 from gpucnn.backends.batch import Batch
-from gpucnn.errors import DataError, DTypeError, ShapeError
+from gpucnn.backends.protocol import Array, Backend
+from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
 
 
 def check_labels(labels, images: int, classes: int) -> np.ndarray:
@@ -25,15 +32,214 @@ def check_labels(labels, images: int, classes: int) -> np.ndarray:
     return labels.astype(np.int32)
 
 
-def softmax_cross_entropy(logits: Batch, labels, totals=None):
-    """(loss, dlogits): the mean over the images of -log(softmax(logits)[label]), and its gradient.
+def check_values(values, shape: tuple[int, ...], dtype) -> np.ndarray:
+    """Targets as they are, contiguous, if they are `dtype` of `shape` (N, outputs) and finite.
 
-    logits is (N, classes); labels are integers (N,) on the host, or what `backend.pack_labels` or `load_labels` made of
-    them, (block, lane), which nobody checks again. loss is a device array (1,). `totals`, float64 (2,) on the device,
-    gains the sum of the losses and the number of images whose first largest logit is the label's.
+    Raises DTypeError, ShapeError or DataError, as check_labels does.
     """
-    if logits.spatial:
-        raise ShapeError(f"softmax cross-entropy takes logits (N, classes), not {logits.shape}; end with a Dense layer")
-    if np.ndim(labels) == 1:
-        labels = logits.backend.pack_labels(check_labels(labels, logits.images, logits.channels))
-    return logits.backend.softmax_cross_entropy(logits, labels, totals)
+    values = np.asarray(values)
+    if values.dtype != dtype:
+        raise DTypeError(f"targets are {values.dtype}; convert them with targets.astype('{np.dtype(dtype)}')")
+    if values.shape != shape:
+        raise ShapeError(f"targets have shape {values.shape}; these images and this model need {shape}")
+    wrong = np.argwhere(~np.isfinite(values))
+    if wrong.size:
+        raise DataError(f"the targets of image {wrong[0][0]} hold {values[tuple(wrong[0])]}; all must be finite")
+    return np.ascontiguousarray(values)
+
+
+def balanced_weights(labels: np.ndarray, classes: int) -> list[float]:
+    """A weight for each class by which all classes count the same: N / (classes * its images).
+
+    Raises DataError for a class without images.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    if not counts.all():
+        raise DataError(f"class {int(np.argmin(counts))} has no images, so no weight balances it; give the weights")
+    return [float(len(labels) / (classes * count)) for count in counts]
+
+
+class Loss:
+    """Base of all losses. `__call__` returns the loss, a device array (1,), and its gradient.
+
+    `totals`, a float64 device array of `counts` numbers, gains what `measure` makes a mean of later.
+    """
+
+    counts = 1
+
+    def settings(self) -> dict:
+        """Name and settings, for checkpoints."""
+        return {"name": type(self).__name__, **{k: v for k, v in vars(self).items() if not k.startswith("_")}}
+
+    def check(self, targets, images: int, output_shape: tuple[int, ...], dtype) -> np.ndarray:
+        """Targets of so many images as host arrays that `load` understands once they lie on the device."""
+        return check_values(targets, (images, *output_shape), dtype)
+
+    def place(self, backend: Backend, outputs: int) -> None:
+        """Put on the device what a call needs there: a call may be recorded, and then copies nothing from the host."""
+
+    def load(self, backend: Backend, targets: Array, indices: Array, count: int):
+        """The targets of a batch from those of the whole set on the device, as `load_images` gathers images."""
+        return backend.load_images(targets, indices, count)
+
+    def __call__(self, outputs: Batch, targets, totals: Array | None = None) -> tuple[Array, Batch]:
+        raise NotImplementedError(f"{type(self).__name__} has no __call__(outputs, targets, totals) -> (loss, gradient)")
+
+    def measure(self, totals: np.ndarray, images: int, outputs: int) -> dict[str, float]:
+        """From the totals over so many images of so many outputs: "loss", and "accuracy" where there is such a thing."""
+        return {"loss": float(totals[0]) / (images * outputs)}
+
+    def predict(self, outputs: Batch) -> Batch:
+        """What the model's outputs predict: here themselves."""
+        return outputs
+
+
+class SoftmaxCrossEntropy(Loss):
+    """The mean over the images of -log(softmax(logits)[label]); logits (N, classes), labels integers (N,).
+
+    With `label_smoothing` s the label counts 1 - s and all classes s / classes more (Szegedy et al. 2016). With
+    `class_weights`, a number above 0 for each class, an image counts as much as its label's class, and the mean is
+    divided by the sum of the images' weights. Both together as torch.nn.functional.cross_entropy defines them.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0, class_weights=None):
+        number = not isinstance(label_smoothing, bool) and isinstance(label_smoothing, (int, float))
+        if not (number and 0 <= label_smoothing < 1):
+            raise ConfigurationError(f"label_smoothing is {label_smoothing!r}; give a number from 0 up to, not including, 1")
+        self.label_smoothing = float(label_smoothing)
+        self.class_weights = None if class_weights is None else _positive_weights(class_weights)
+        self._plain = self.label_smoothing == 0 and self.class_weights is None
+        self.counts = 2 if self._plain else 3
+        self._placed: dict[Backend, Array] = {}
+
+    def settings(self) -> dict:
+        return {
+            "name": type(self).__name__, "label_smoothing": self.label_smoothing, "class_weights": self.class_weights
+        }  # fmt: skip
+
+    def check(self, targets, images: int, output_shape: tuple[int, ...], dtype) -> np.ndarray:
+        if len(output_shape) != 1:
+            raise ShapeError(f"softmax cross-entropy takes logits (N, classes), not {output_shape} an image; end with Dense")
+        self._check_classes(output_shape[0])
+        return check_labels(targets, images, output_shape[0])
+
+    def place(self, backend: Backend, outputs: int) -> None:
+        if not self._plain and backend not in self._placed:
+            self._check_classes(outputs)
+            weights = np.ones(outputs) if self.class_weights is None else np.array(self.class_weights)
+            self._placed[backend] = backend.array(weights.astype(backend.dtype))
+
+    def load(self, backend: Backend, targets: Array, indices: Array, count: int):
+        return backend.load_labels(targets, indices, count)
+
+    def __call__(self, outputs: Batch, targets, totals: Array | None = None) -> tuple[Array, Batch]:
+        """`targets` are integers (N,) on the host, or what `backend.pack_labels` or `load_labels` made of them,
+        (block, lane), which nobody checks again. totals (2,) gains the sum of the losses and the number of images whose
+        first largest logit is the label's; with smoothing or weights (3,), the images' weights too.
+        """
+        if outputs.spatial:
+            raise ShapeError(
+                f"softmax cross-entropy takes logits (N, classes), not {outputs.shape}; end with a Dense layer"
+            )
+        backend = outputs.backend
+        if np.ndim(targets) == 1:
+            targets = backend.pack_labels(check_labels(targets, outputs.images, outputs.channels))
+        if self._plain:
+            return backend.softmax_cross_entropy(outputs, targets, totals)
+        self.place(backend, outputs.channels)
+        weights = self._placed[backend]
+        return backend.weighted_cross_entropy(outputs, targets, weights, self.label_smoothing, totals)
+
+    def measure(self, totals: np.ndarray, images: int, outputs: int) -> dict[str, float]:
+        weight = images if self._plain else float(totals[2])
+        return {"loss": float(totals[0]) / weight, "accuracy": float(totals[1]) / images}
+
+    def predict(self, outputs: Batch) -> Batch:
+        """Class probabilities."""
+        return outputs.backend.softmax(outputs)
+
+    def _check_classes(self, classes: int) -> None:
+        if self.class_weights is not None and len(self.class_weights) != classes:
+            raise ConfigurationError(
+                f"class_weights holds {len(self.class_weights)} numbers, but the model has {classes} classes"
+            )
+
+
+class ValueLoss(Loss):
+    """A mean over all values of outputs (N, C, *spatial), against targets of the same shape."""
+
+    kind = ""
+    _delta = 1.0
+
+    def __call__(self, outputs: Batch, targets, totals: Array | None = None) -> tuple[Array, Batch]:
+        """`targets` are an array (N, C, *spatial) on the host, or a Batch, which nobody checks again.
+
+        totals (1,) gains the sum over all values.
+        """
+        backend = outputs.backend
+        if not isinstance(targets, Batch):
+            targets = backend.pack(self.check(targets, outputs.images, outputs.shape[1:], backend.dtype))
+        if targets.shape != outputs.shape:
+            raise ShapeError(f"targets have shape {targets.shape}; the outputs have {outputs.shape}")
+        return backend.value_loss(self.kind, outputs, targets, self._delta, totals)
+
+
+class MeanSquared(ValueLoss):
+    """The mean of (output - target)**2."""
+
+    kind = "mean_squared"
+
+
+class MeanAbsolute(ValueLoss):
+    """The mean of |output - target|; where they are equal the gradient is 0."""
+
+    kind = "mean_absolute"
+
+
+class Huber(ValueLoss):
+    """With d = output - target the mean of d**2 / 2 where |d| <= delta, of delta * (|d| - delta / 2) beyond (Huber 1964)."""
+
+    kind = "huber"
+
+    def __init__(self, delta: float = 1.0):
+        if isinstance(delta, bool) or not isinstance(delta, (int, float)) or not 0 < delta < math.inf:
+            raise ConfigurationError(f"delta is {delta!r}; give a number above 0")
+        self.delta = self._delta = float(delta)
+
+
+class BinaryCrossEntropy(ValueLoss):
+    """The mean of -(t * log(p) + (1 - t) * log(1 - p)), p the sigmoid of an output and t its target, from 0 to 1.
+
+    Outputs are logits: the sigmoid is part of the loss, which so stays finite whatever they are.
+    """
+
+    kind = "binary_cross_entropy"
+
+    def check(self, targets, images: int, output_shape: tuple[int, ...], dtype) -> np.ndarray:
+        targets = super().check(targets, images, output_shape, dtype)
+        wrong = np.argwhere((targets < 0) | (targets > 1))
+        if wrong.size:
+            raise DataError(f"the targets of image {wrong[0][0]} hold {targets[tuple(wrong[0])]}; give numbers from 0 to 1")
+        return targets
+
+    def predict(self, outputs: Batch) -> Batch:
+        """Probabilities, each output for itself."""
+        return outputs.backend.sigmoid(outputs)
+
+
+def softmax_cross_entropy(
+    logits: Batch, labels, totals: Array | None = None, *, label_smoothing: float = 0.0, class_weights=None
+) -> tuple[Array, Batch]:
+    """(loss, dlogits) of SoftmaxCrossEntropy(label_smoothing, class_weights)."""
+    return SoftmaxCrossEntropy(label_smoothing, class_weights)(logits, labels, totals)
+
+
+def _positive_weights(weights) -> list[float]:
+    """A list of floats; ConfigurationError unless it is numbers above 0."""
+    try:
+        numbers = np.asarray(weights, np.float64)
+    except (TypeError, ValueError):
+        numbers = np.zeros(())
+    if numbers.ndim != 1 or not numbers.size or not (np.isfinite(numbers) & (numbers.astype(np.float32) > 0)).all():
+        raise ConfigurationError(f"class_weights is {weights!r}; give a number above 0 for each class")
+    return numbers.tolist()

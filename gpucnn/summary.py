@@ -55,8 +55,9 @@ def summary(model: Model) -> Summary:
     """The layers of `model` with output shape, parameters, multiply-adds, receptive field, and a dense layer's weights.
 
     The paths of a Residual or Concat are listed one after the other, their addition or concatenation after them; its
-    receptive field is the largest of theirs. A layer of one's own counts with its parameters; its multiply-adds are not
-    known and count as 0, and it is taken to see one value of its input where it keeps the map's size, else the whole.
+    receptive field is the largest of theirs. What a normalisation sees through its statistics is not counted. A layer of
+    one's own counts with its parameters; its multiply-adds are not known and count as 0, and it is taken to see one value
+    of its input where it keeps the map's size, else the whole.
     """
     rows: list[Row] = []
     axes = len(model.input_shape) - 1

@@ -1,4 +1,4 @@
-"""Coefficients of exp, log and tanh (rule 6), lowest power first: Horner in float64, separate multiply and add."""
+"""Coefficients of exp, log, tanh and the normal distribution (rule 6), lowest power first: Horner in float64."""
 
 LOG2E = float.fromhex("0x1.71547652b82fep+0")
 LN2_HIGH = float.fromhex("0x1.62e42fef00000p-1")
@@ -25,3 +25,21 @@ TANH = tuple(
         "-0x1.226e138728f92p-7", "0x1.d6c51cb5ec085p-9", "-0x1.7bc6eb005c921p-10", "0x1.148ea0b308461p-11",
     )
 )  # fmt: skip
+# exp(a**2 / 2) times the normal distribution's cdf at -a is P(a) / Q(a), 0 <= a <= 16.
+NORMAL_P = tuple(
+    float.fromhex(c)
+    for c in (
+        "0x1.0000000000001p-1", "0x1.61bc5dcad9e2ap-1", "0x1.e49f5a0991d7ep-2", "0x1.a10760ffabb3fp-3",
+        "0x1.e74eeb4354547p-5", "0x1.8a2b7c3d0e054p-7", "0x1.af6744aa30891p-10", "0x1.25b7ec211672ep-13",
+        "0x1.81d2790926b50p-18",
+    )
+)  # fmt: skip
+NORMAL_Q = tuple(
+    float.fromhex(c)
+    for c in (
+        "0x1.0000000000000p+0", "0x1.16ff43b4bdd0fp+1", "0x1.17c35ba1a3314p+1", "0x1.53c89826eed94p+0",
+        "0x1.1469d6b5d60a3p-1", "0x1.39c39faba3a40p-3", "0x1.f3c5479d5fc80p-6", "0x1.0f495308f628dp-8",
+        "0x1.701f199349491p-12", "0x1.e38e6e03c3997p-17",
+    )
+)  # fmt: skip
+DENSITY = float.fromhex("0x1.9884533d43651p-2")  # 1 / sqrt(2 pi)

@@ -17,6 +17,7 @@ from mutants import mutant  # noqa: E402
 
 import gpucnn.check  # noqa: E402
 from gpucnn.backends import get_backend  # noqa: E402
+from gpucnn.backends.augmentation import Augmentation  # noqa: E402
 from gpucnn.backends.numba_backend import NumbaBackend  # noqa: E402
 from gpucnn.backends.numpy_exact import NumpyExact  # noqa: E402
 from gpucnn.check.cases import Case  # noqa: E402
@@ -104,6 +105,56 @@ def dropped(b):
     return {"y": b.dropout(b.pack(numbers("random", 3, 40)), 0.5, 7, b.array(np.array([5], np.uint32)), 1).numpy()}
 
 
+def augmented(b):
+    augmentation = Augmentation(1, (5, 6), True, 3, (0.5,), (0.3,))
+    step, indices = b.array(np.array([5], np.uint32)), b.array(np.arange(19))
+    images = b.array(numbers("random", 19, 1, 7, 7))
+    return {
+        "drawn": b.load_images(images, indices, 19, augmentation, seed=3, step=step).numpy(),
+        "still": b.load_images(images, indices, 19, augmentation).numpy(),
+    }
+
+
+def activations(b):
+    x, dy = b.pack(numbers("random", 3, 400) * np.float32(6)), b.pack(numbers("random", 3, 400, seed=1))
+    slopes = {f"{name} slope": getattr(b, f"{name}_gradient")(dy, x).numpy() for name in ("gelu", "silu")}
+    y = b.softmax(b.pack(numbers("random", 40, 9)))
+    d = b.softmax_gradient(b.pack(numbers("random", 40, 9, seed=1)), y).numpy()
+    zero = b.pack(np.array([[-0.0, -1e-45, 1]], np.float32))  # a slope times these is -0
+    leaky = b.leaky_relu(zero, 0.01).numpy()
+    return {"gelu": b.gelu(x).numpy(), "silu": b.silu(x).numpy(), **slopes, "softmax": d, "leaky": leaky}
+
+
+def weighted(b):
+    """200 images: each block's weights matter, and its lanes without an image."""
+    z, totals = b.pack(numbers("random", 200, 50) * np.float32(5)), b.zeros((3,), np.float64)
+    weights = b.array(np.abs(numbers("random", 50, seed=1)) + np.float32(0.1))
+    loss, dz = b.weighted_cross_entropy(z, b.pack_labels(np.arange(200) % 47), weights, 0.3, totals)
+    return {"loss": b.host(loss), "dz": dz.numpy(), "totals": b.host(totals)}
+
+
+def regressions(b):
+    results = {}
+    for kind in ("mean_squared", "mean_absolute", "huber", "binary_cross_entropy"):
+        x, t = numbers("annihilating", 35, 1, 130), np.abs(numbers("random", 35, 1, 130, seed=1)) % np.float32(1)
+        total = b.zeros((1,), np.float64)
+        _, dx = b.value_loss(kind, b.pack(x), b.pack(t), 0.5, total)
+        results |= {kind: b.host(total), f"{kind} dx": dx.numpy()}
+    return results
+
+
+def clipped(b):
+    """The order of the norm's sum cannot show: it changes a float64's last bits, and a factor is rounded to float32."""
+    results = {}
+    for size in range(1500, 1520):
+        g = b.array(numbers("random", size))
+        b.clip_norm(g, 1.0)
+        results[f"norm of {size}"] = b.host(g)
+    tight = b.array(numbers("random", 40))
+    b.clip_value(tight, 0.5)
+    return {**results, "value": b.host(tight)}
+
+
 # ---- what is broken --------------------------------------------------------------------------------------------------
 
 
@@ -123,7 +174,7 @@ class Change:
 
 
 FMA, SUMS, EXACT = "gpucnn/arithmetic/fma.py", "gpucnn/arithmetic/sums.py", "gpucnn/backends/numpy_exact.py"
-NUMBA = "kernels/numba_cpu/"
+NUMBA, LOADING = "kernels/numba_cpu/", "gpucnn/backends/numpy_loading.py"
 
 # The C library's own exp is no mutant to rely on: some are rounded correctly, and give the contract's bits.
 CHANGES = [
@@ -264,11 +315,133 @@ CHANGES = [
         "            e[c, lane] = np.exp2(e[c, lane] * np.float32(1.442695))\n"
         "        v = load(e[c], 0)", losses,
     ),
+    *(
+        Change(guarantee, backend, file, old, new, augmented)
+        for guarantee, *places in (
+            (
+                "a crop that may not reach over the border",
+                (LOADING, "(room + 2 * shift + 1)", "(room + shift + 1)"),
+                (NUMBA + "augmentation.py", "(room + 2 * shift + 1)", "(room + shift + 1)"),
+            ),
+            (
+                "a crop from the front in evaluation",
+                (LOADING, "np.tile(room // 2, (count, 1))", "np.tile(0 * room, (count, 1))"),
+                (NUMBA + "augmentation.py", "origin, first, end = room // 2, 0, 0", "origin, first, end = 0, 0, 0"),
+            ),
+            (
+                "no flip",
+                (LOADING, "draw(FLIP, 1)[:, 0] >> 23 == 1", "draw(FLIP, 1)[:, 0] >> 23 == 2"),
+                (NUMBA + "augmentation.py", "if plan[i, 3] == 1:", "if plan[i, 3] == 2:"),
+            ),
+            (
+                "a cutout one pixel off",
+                (LOADING, "- augmentation.cutout // 2", "- (augmentation.cutout - 1) // 2 - 1"),
+                (NUMBA + "augmentation.py", "plan[i, 5] <= h < plan[i, 8]", "plan[i, 5] < h <= plan[i, 8]"),
+            ),
+            (
+                "a cutout that is normalised",
+                (LOADING, "values, images.dtype.type(0))", "values, -mean[:1, :1] * scale[:1, :1])"),
+                (NUMBA + "augmentation.py", "put(rows, row + w, np.float32(0))", "put(rows, row + w, -mean[c] * scale[c])"),
+            ),
+            (
+                "a normalisation that divides",
+                (LOADING, "(values - mean) * scale", "(values - mean) / np.float32(0.3)"),
+                (NUMBA + "augmentation.py", "- mean) * scale)", "- mean) / np.float32(0.3))"),
+            ),
+            (
+                "one draw for all images",
+                (LOADING, "values, dtype=np.uint64)", "values, dtype=np.uint64) % values"),
+                (NUMBA + "augmentation.py", "word(seed, index,", "word(seed, index % 2,"),
+            ),
+        )
+        for backend, (file, old, new) in zip(("numpy", "numba"), places)
+    ),
     Change(
         "Philox one round short", "numpy", "gpucnn/arithmetic/philox.py", "ROUNDS = 10", "ROUNDS = 9", dropped,
     ),
     Change(
         "Philox one round short", "numba", NUMBA + "random.py", "range(10)", "range(9)", dropped,
+    ),
+    Change(
+        "a coefficient of the normal distribution off by a millionth", "numpy", "gpucnn/arithmetic/elementary.py",
+        "0x1.61bc5dcad9e2ap-1", "0x1.61bc6dcad9e2ap-1", activations,
+    ),
+    Change(
+        "a coefficient of the normal distribution off by a millionth", "numba", "kernels/elementary.py",
+        "0x1.61bc5dcad9e2ap-1", "0x1.61bc6dcad9e2ap-1", activations,
+    ),
+    Change(
+        "GELU by way of 1 - cdf in the negative tail", "numpy", "gpucnn/arithmetic/elementary.py",
+        "np.where(x < 0, tail, 1.0 - tail)", "np.where(x < 0, 1.0 - (1.0 - tail), 1.0 - tail)", activations,
+    ),
+    Change(
+        "GELU by way of 1 - cdf in the negative tail", "numba", NUMBA + "elementary.py",
+        "where_less64(x, zero, tail, subtract64(one, tail))",
+        "where_less64(x, zero, subtract64(one, subtract64(one, tail)), subtract64(one, tail))", activations,
+    ),
+    Change(
+        "SiLU rounded twice", "numpy", "gpucnn/arithmetic/elementary.py",
+        "return _to_float32(silu64, x)", "return x * _to_float32(sigmoid64, x)", activations,
+    ),
+    Change(
+        "no + 0 in leaky ReLU", "numpy", "gpucnn/backends/numpy_pointwise.py",
+        "self.dtype.type(slope) * x.data + self.dtype.type(0)", "self.dtype.type(slope) * x.data", activations,
+    ),
+    Change(
+        "no + 0 in leaky ReLU", "numba", NUMBA + "activation.py",
+        "add(multiply(splat(slope), v), splat(ZERO))", "multiply(splat(slope), v)", activations,
+    ),
+    Change(
+        "softmax's gradient sums from the last class", "numpy", "gpucnn/backends/numpy_pointwise.py",
+        "for c in range(dy.channels):", "for c in reversed(range(dy.channels)):", activations,
+    ),
+    Change(
+        "softmax's gradient sums from the last class", "numba", NUMBA + "activation.py",
+        "for c in range(y.shape[1]):\n                total", "for c in range(y.shape[1] - 1, -1, -1):\n                total",
+        activations,
+    ),
+    Change(
+        "the label's weight from another image's place", "numba", NUMBA + "loss.py",
+        "tree64(widen(own), min(LANES, images - b * LANES))", "tree64(widen(own), LANES - 1)", weighted,
+    ),
+    Change(
+        "smoothing spread by a separate multiplication and addition", "numba", NUMBA + "loss.py",
+        "fma(splat(keep), w, asked)", "add(multiply(splat(keep), w), asked)", weighted,
+    ),
+    Change(
+        "a padded image left unmasked in a weighted loss", "numba", NUMBA + "loss.py",
+        "part[0, b] = tree64(widen(each), lanes)", "part[0, b] = tree64(widen(each), LANES)", weighted,
+    ),
+    Change(
+        "the mean over the images instead of their weights", "numpy", "gpucnn/backends/numpy_pointwise.py",
+        "[total / weight], np.float32", "[total / len(z)], np.float32", weighted,
+    ),
+    Change(
+        "a line's band one value too long", "numba", NUMBA + "value_loss.py", "BAND = 64", "BAND = 65", regressions,
+    ),
+    Change(
+        "a padded image left unmasked in a loss of values", "numba", NUMBA + "value_loss.py",
+        "tree64(acc, lanes)", "tree64(acc, LANES)", regressions,
+    ),
+    Change(
+        "a loss of values summed in float32", "numpy", "gpucnn/backends/numpy_pointwise.py",
+        "total64(terms.reshape(", "total64(terms.astype(np.float32).reshape(", regressions,
+    ),
+    Change(
+        "a norm that sees half of each block", "numba", NUMBA + "clip.py",
+        "BLOCK = 64 * LANES", "BLOCK = 32 * LANES", clipped,
+    ),
+    Change(
+        "a norm that leaves out the last values", "numba", NUMBA + "clip.py",
+        "if whole < last:", "if whole > last:", clipped,
+    ),
+    Change(
+        "clipping that divides by the rounded norm", "numpy", "gpucnn/backends/numpy_pointwise.py",
+        "np.float32(limit / norm)", "np.float32(limit) / np.float32(norm)", clipped,
+    ),
+    Change(
+        "clipping by value on one side only", "numba", NUMBA + "clip.py",
+        "-limit if v < -limit else limit if v > limit else v", "limit if v > limit else v", clipped,
     ),
 ]  # fmt: skip
 

@@ -2,18 +2,22 @@
 
 import numpy as np
 
-from gpucnn.arithmetic.elementary import cos64, exp, exp64, log, log64, sigmoid, sigmoid64, tanh, tanh64
+from gpucnn.arithmetic.elementary import (
+    cos64, exp, exp64, gelu, gelu_slope, log, log64, sigmoid, sigmoid64, silu, silu_slope, tanh, tanh64,
+)
 from gpucnn.arithmetic.fma import chain, fma, products_stay_normal
+from gpucnn.arithmetic.normal import normal64
 from gpucnn.arithmetic.philox import (
-    DROPOUT, INIT, SHIFT, SHUFFLE, SPLIT, draws64, permutation, philox4x32, uniform, words,
+    CROP, CUTOUT, DROPOUT, FLIP, INIT, SHIFT, SHUFFLE, SPLIT, draws64, permutation, philox4x32, uniform, words,
 )
 from gpucnn.arithmetic.sums import BLOCK, bands, in_bands, over_bands64, over_batch, rounded, total64, tree
 
 __all__ = [
     "fma", "chain", "products_stay_normal",
     "tree", "bands", "in_bands", "over_batch", "over_bands64", "total64", "rounded", "BLOCK",
-    "exp", "log", "tanh", "sigmoid", "exp64", "log64", "tanh64", "sigmoid64", "cos64",
-    "philox4x32", "words", "uniform", "draws64", "permutation", "INIT", "SHUFFLE", "DROPOUT", "SHIFT", "SPLIT",
+    "exp", "log", "tanh", "sigmoid", "gelu", "gelu_slope", "silu", "silu_slope", "exp64", "log64", "tanh64", "sigmoid64", "cos64",
+    "philox4x32", "words", "uniform", "normal64", "draws64", "permutation", "INIT", "SHUFFLE", "DROPOUT", "SHIFT", "SPLIT",
+    "CROP", "FLIP", "CUTOUT",
     "assert_subnormals",
 ]
 

@@ -6,7 +6,8 @@ the same. (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1
 
 import numpy as np
 
-INIT, SHUFFLE, DROPOUT, SHIFT, SPLIT = 1, 2, 3, 4, 5  # purposes: what the numbers are for
+# Purposes: what the numbers are for.
+INIT, SHUFFLE, DROPOUT, SHIFT, SPLIT, CROP, FLIP, CUTOUT = 1, 2, 3, 4, 5, 6, 7, 8
 
 ROUNDS = 10
 MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -42,9 +43,9 @@ def words(seed: int, index, step: int, purpose: int, layer: int = 0) -> np.ndarr
     return _draw(seed, index, step, purpose, layer)[0]
 
 
-def draws64(seed: int, index, step: int, purpose: int) -> np.ndarray:
+def draws64(seed: int, index, step: int, purpose: int, layer: int = 0) -> np.ndarray:
     """64 random bits for each index, uint64: the first output word, and the second as the high half."""
-    low, high, _, _ = _draw(seed, index, step, purpose, 0)
+    low, high, _, _ = _draw(seed, index, step, purpose, layer)
     return low.astype(np.uint64) | high.astype(np.uint64) << HALF
 
 

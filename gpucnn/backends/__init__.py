@@ -6,11 +6,12 @@ import os
 
 import numpy as np
 
+from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import BackendError
 
-__all__ = ["Backend", "Batch", "backends", "get_backend"]
+__all__ = ["Augmentation", "Backend", "Batch", "backends", "get_backend"]
 
 # (name, math) -> where it is made; the first math of a name is its default, and names stand fastest first.
 _IMPLEMENTATIONS = {
@@ -33,13 +34,15 @@ def maths(name: str) -> list[str]:
 
 
 def get_backend(
-    name: str | None = None, math: str | None = None, *, threads: int | None = None, dtype=None
+    name: str | None = None, math: str | None = None, *, threads: int | None = None, dtype=None, graph: bool = True
 ) -> Backend:
     """The backend called `name` ("numpy", "numba", "cupy", "numba-cuda"), or the fastest usable one.
 
     math: "exact" (the same bits everywhere) or "fast" (BLAS), by default the backend's own default. threads: how many CPU
-    threads its kernels may use, by default all cores. dtype: float32, or float64 with numpy's fast math. Calls with the
-    same arguments give the same object. Raises BackendError for a wrong name, a backend that is not usable here, or math
+    threads its kernels may use, by default all cores. dtype: float32, or float64 with numpy's fast math. graph: False makes
+    backends that record a training step and repeat it (cupy as a CUDA graph, numba as a list of kernel calls) launch each
+    step anew, to the same bits; the others record nothing in either case (`backend.graph` tells). Calls with the same
+    arguments give the same object. Raises BackendError for a wrong name, a backend that is not usable here, or math
     it does not have.
     """
     if name is None:
@@ -61,7 +64,9 @@ def get_backend(
     reason = _why_not(name, math)
     if reason:
         raise BackendError(f"backend {name!r} is not usable here: {reason}. Usable or not: {_listing()}")
-    return _make(name, math, threads, dtype)
+    if not isinstance(graph, bool):
+        raise BackendError(f"graph is {graph!r}; expected True or False")
+    return _make(name, math, threads, dtype, graph)
 
 
 def backends() -> list[dict]:
@@ -69,7 +74,7 @@ def backends() -> list[dict]:
     rows = []
     for name in names():
         reason = _why_not(name, maths(name)[0])
-        made = None if reason else _make(name, maths(name)[0], None, np.dtype(np.float32))
+        made = None if reason else _make(name, maths(name)[0], None, np.dtype(np.float32), True)
         rows.append(
             {
                 "name": name,
@@ -100,9 +105,12 @@ def _why_not(name: str, math: str) -> str | None:
 
 
 @functools.cache
-def _make(name: str, math: str, threads: int | None, dtype: np.dtype) -> Backend:
+def _make(name: str, math: str, threads: int | None, dtype: np.dtype, graph: bool) -> Backend:
     module, kind = _IMPLEMENTATIONS[name, math]
-    return getattr(importlib.import_module(module), kind)(threads=threads or os.cpu_count() or 1, dtype=dtype)
+    made = getattr(importlib.import_module(module), kind)(threads=threads or os.cpu_count() or 1, dtype=dtype)
+    if not graph:
+        made.graph = False
+    return made
 
 
 def _listing() -> str:

@@ -12,10 +12,13 @@ import numpy as np
 
 from gpucnn.arithmetic import assert_subnormals
 from gpucnn.backends import cuda_tiles
+from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.canonical import Canonical, canonical, is_dense, phases, positions_per_band, rows_per_band, three
 from gpucnn.backends.cuda_channels import CudaChannels
+from gpucnn.backends.cuda_pointwise import CudaPointwise
 from gpucnn.backends.cuda_resampling import CudaResampling
+from gpucnn.backends.cuda_group_norm import CudaGroupNorm
 from gpucnn.backends.launcher import Launcher
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import BackendError, DTypeError
@@ -34,7 +37,7 @@ def _axes(sizes) -> str:
     return f"Axes<{', '.join(map(str, sizes))}>"
 
 
-class CudaBackend(CudaChannels, CudaResampling, Backend):
+class CudaBackend(CudaChannels, CudaPointwise, CudaResampling, CudaGroupNorm, Backend):
     """See the protocol for what each method does; comments here tell only how."""
 
     name = "cupy"
@@ -55,6 +58,14 @@ class CudaBackend(CudaChannels, CudaResampling, Backend):
         self, file: str, expression: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments, beside: tuple = ()
     ) -> None:
         self.launcher.launch(self.launcher.kernel(file, expression), grid, block, *arguments, beside=beside)
+
+    @property
+    def graph(self) -> bool:
+        return self.launcher.graph
+
+    @graph.setter
+    def graph(self, value: bool) -> None:
+        self.launcher.graph = bool(value)
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         return self.launcher.capture(step)
@@ -128,14 +139,33 @@ class CudaBackend(CudaChannels, CudaResampling, Backend):
         return self.load_labels(labels, self.array(np.arange(count, dtype=np.int64)), count)
 
     def load_images(
-        self, images: Array, indices: Array, count: int, *, shift: int = 0, seed: int = 0, step: Array | None = None
-    ) -> Batch:
+        self, images: Array, indices: Array, count: int, augmentation: Augmentation = AS_THEY_ARE, *, seed: int = 0,
+        step: Array | None = None,
+    ) -> Batch:  # fmt: skip
+        if not augmentation.only_shifts:
+            return self._load_augmented(images, indices, count, augmentation, seed, step)
+        shift = 0 if step is None else augmentation.shift
         channels, spatial = images.shape[1], tuple(images.shape[2:])
         y = self._empty((_ceil(count, LANES), channels, *spatial, LANES))
         drawn = _i32(count), _i32(shift), _i32(len(spatial) if shift else 0), _u64(seed), step
         sizes = [_i32(size) for size in (channels, *three(spatial, 1))]
         grid = _ceil(channels * math.prod(spatial), LANES), y.shape[0]
         self._run("images.cu", "load_images", grid, (LANES, 8), images, indices, y, *drawn, *sizes)
+        return Batch(y, count, self)
+
+    def _load_augmented(self, images, indices, count: int, augmentation: Augmentation, seed: int, step) -> Batch:
+        channels, spatial = images.shape[1], tuple(images.shape[2:])
+        output = augmentation.output(spatial)
+        y = self._empty((_ceil(count, LANES), channels, *output, LANES))
+        constants = (
+            self._constant((name, augmentation, channels), lambda i=i: augmentation.constants(channels)[i])
+            for i, name in enumerate(("mean", "scale"))
+        )
+        chosen = augmentation.shift, augmentation.crop is not None, augmentation.flip, augmentation.cutout, len(spatial)
+        sizes = channels, *three(output, 1), *three(spatial, 1)
+        given = images, indices, y, _i32(count), *map(_i32, chosen), _u64(seed), step, *constants, *map(_i32, sizes)
+        grid = _ceil(channels * math.prod(output), LANES), y.shape[0]
+        self._run("augmentation.cu", "load_augmented", grid, (LANES, 8), *given)
         return Batch(y, count, self)
 
     def load_labels(self, labels: Array, indices: Array, count: int) -> Array:
@@ -334,11 +364,11 @@ class CudaBackend(CudaChannels, CudaResampling, Backend):
 
     # ---- elementwise -----------------------------------------------------------------------------------------------
 
-    def _map(self, kernel: str, *inputs: Batch, options: tuple = ()) -> Batch:
+    def _map(self, kernel: str, *inputs: Batch, options: tuple = (), file: str = "elementwise.cu") -> Batch:
         y = self._like(inputs[0])
         quads = y.data.size // 4
         values = (self._data(x) for x in inputs)
-        self._run("elementwise.cu", kernel, (_ceil(quads, 256),), (256,), *values, y.data, *options, _i64(quads))
+        self._run(file, kernel, (_ceil(quads, 256),), (256,), *values, y.data, *options, _i64(quads))
         return y
 
     def relu(self, x: Batch) -> Batch:
@@ -440,9 +470,10 @@ class CudaBackend(CudaChannels, CudaResampling, Backend):
 
     def softmax(self, x: Batch) -> Batch:
         y = self._like(x)
-        blocks = x.data.shape[0]
-        sizes = _i32(blocks), _i32(x.channels)
-        self._run("loss.cu", "softmax", (_ceil(blocks, 4),), (LANES, 4), self._data(x), y.data, *sizes)
+        positions = math.prod(x.spatial)
+        units = x.data.shape[0] * positions
+        sizes = _i32(x.channels), _i32(positions), _i32(units)
+        self._run("loss.cu", "softmax", (_ceil(units, 4),), (LANES, 4), self._data(x), y.data, *sizes)
         return y
 
     def softmax_cross_entropy(self, logits: Batch, labels: Array, totals: Array | None = None) -> tuple[Array, Batch]:

@@ -71,28 +71,22 @@ if compilation.tell not in cuda_compiler.listeners:
 
 
 class CupyBackend(CudaBackend):
-    """CudaBackend on the current CUDA device. `graph` (True at first): whether training steps are captured as CUDA
-    graphs."""
+    """CudaBackend on the current CUDA device; with `graph` training steps are captured as CUDA graphs."""
 
     def __init__(self, threads: int = 0, dtype: np.dtype = np.dtype(np.float32)):
         """`threads` is accepted and none are used."""
         super().__init__(CupyLauncher())
         self._batch, self._at_load = 0, 0
 
-    @property
-    def graph(self) -> bool:
-        return self.launcher.graph
-
-    @graph.setter
-    def graph(self, value: bool) -> None:
-        self.launcher.graph = bool(value)
-
     def elapsed(self, work: Callable[[], Any]) -> float:
         return self.launcher.elapsed(work)
 
-    def load_images(self, images, indices, count: int, **options) -> Batch:
+    def memory(self) -> int:
+        return self.launcher.memory
+
+    def load_images(self, images, indices, count: int, *given, **options) -> Batch:
         self._batch, self._at_load = count, self.launcher.used_bytes()
-        return super().load_images(images, indices, count, **options)
+        return super().load_images(images, indices, count, *given, **options)
 
     def _empty(self, shape: tuple[int, ...], dtype=np.float32):
         try:

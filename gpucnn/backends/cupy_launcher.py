@@ -25,8 +25,7 @@ _BESIDE_BYTES = 64 << 20
 
 
 class CupyLauncher(Launcher):
-    """The current CUDA device. With `graph` off, `capture` records nothing and every step is launched kernel by
-    kernel."""
+    """The current CUDA device."""
 
     xp = cupy
 
@@ -39,7 +38,6 @@ class CupyLauncher(Launcher):
         self.memory = facts["totalGlobalMem"]
         name = facts["name"]
         self.device = f"GPU {name.decode() if isinstance(name, bytes) else name}, {self.memory / 2**30:.0f} GiB"
-        self.graph = True
         self._architecture = architecture()
         self._stream = cupy.cuda.Stream(non_blocking=False)
         self._side = cupy.cuda.Stream(non_blocking=False)

@@ -18,8 +18,10 @@ Array = Any
 
 
 class Launcher(ABC):
-    """`xp` is the array module, `device` describes the hardware, `processors` is how many multiprocessors it has."""
+    """`xp` is the array module, `device` describes the hardware, `processors` is how many multiprocessors it has.
+    `graph`: whether `capture` records; with it off every step is launched kernel by kernel."""
 
+    graph = True
     xp: Any
     device: str
     processors: int

@@ -16,14 +16,31 @@ import numpy as np
 
 from gpucnn.arithmetic import assert_subnormals
 from gpucnn.backends import compilation, tiles
+from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.canonical import Canonical, canonical, is_dense, phases, positions_per_band, rows_per_band, three
 from gpucnn.backends.numba_channels import NumbaChannels
+from gpucnn.backends.numba_group_norm import NumbaGroupNorm
+from gpucnn.backends.numba_pointwise import NumbaPointwise
 from gpucnn.backends.numba_resampling import NumbaResampling
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import BackendError, DTypeError
 from gpucnn.geometry import Window, pool_counts
-from gpucnn.kernels.numba_cpu import compiler, conv, conv_rows, dense, elementwise, gradient_rows, images, loss, norm, norm_pool, optimizers, sums
+from gpucnn.kernels.numba_cpu import augmentation as augmentation_kernels
+from gpucnn.kernels.numba_cpu import (
+    compiler,
+    conv,
+    conv_rows,
+    dense,
+    elementwise,
+    gradient_rows,
+    images,
+    loss,
+    norm,
+    norm_pool,
+    optimizers,
+    sums,
+)
 from gpucnn.kernels.numba_cpu import pool as pool_kernels
 from gpucnn.kernels.numba_cpu import random as random_kernels
 from gpucnn.kernels.numba_cpu.compiler import Kernel
@@ -58,13 +75,14 @@ def _rows(data: np.ndarray) -> np.ndarray:
     return data[:, :, None, :, None] if data.ndim == 4 else _deep(data)
 
 
-class NumbaBackend(NumbaChannels, NumbaResampling, Backend):
+class NumbaBackend(NumbaChannels, NumbaPointwise, NumbaResampling, NumbaGroupNorm, Backend):
     """See the protocol for what each method does; comments here tell only how."""
 
     name = "numba"
     math = "exact"
     lanes = LANES
     xp = np
+    graph = True
 
     def __init__(self, threads: int, dtype: np.dtype):
         assert_subnormals()
@@ -89,6 +107,9 @@ class NumbaBackend(NumbaChannels, NumbaResampling, Backend):
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         if self._tape is not None:
             raise BackendError("a capture inside a capture: capture the whole step once")
+        if not self.graph:
+            step()
+            return step
         self._tape = []
         try:
             step()
@@ -156,8 +177,12 @@ class NumbaBackend(NumbaChannels, NumbaResampling, Backend):
         return self.load_labels(np.asarray(labels, np.int32), np.arange(len(labels)), len(labels))
 
     def load_images(
-        self, images_: Array, indices: Array, count: int, *, shift: int = 0, seed: int = 0, step: Array | None = None
-    ) -> Batch:
+        self, images_: Array, indices: Array, count: int, augmentation: Augmentation = AS_THEY_ARE, *, seed: int = 0,
+        step: Array | None = None,
+    ) -> Batch:  # fmt: skip
+        if not augmentation.only_shifts:
+            return self._load_augmented(images_, indices, count, augmentation, seed, step)
+        shift = 0 if step is None else augmentation.shift
         channels, spatial = images_.shape[1], images_.shape[2:]
         y = self._empty((-(-count // LANES), channels, *spatial, LANES))
         source = np.ascontiguousarray(images_).reshape(len(images_), channels, *three(spatial, 1))
@@ -167,6 +192,18 @@ class NumbaBackend(NumbaChannels, NumbaResampling, Backend):
         rows = self._empty((self.threads, LANES, -(-source.shape[-1] // LANES) * LANES))
         drawn = count, shift, len(spatial) if shift else 0, np.uint64(seed), step
         self._run(images.load_images, source, indices, _deep(y), *drawn, moves, rows)
+        return Batch(y, count, self)
+
+    def _load_augmented(self, images_, indices, count: int, augmentation: Augmentation, seed: int, step) -> Batch:
+        channels, spatial = images_.shape[1], images_.shape[2:]
+        y = self._empty((-(-count // LANES), channels, *augmentation.output(spatial), LANES))
+        source = np.ascontiguousarray(images_).reshape(len(images_), channels, *three(spatial, 1))
+        plan = self._empty((len(y) * LANES, 10), np.int64)
+        rows = self._empty((self.threads, LANES, -(-y.shape[-2] // LANES) * LANES))
+        chosen = augmentation.shift, augmentation.crop is not None, augmentation.flip, augmentation.cutout
+        drawn = step is not None, np.uint64(seed), np.zeros(1, np.uint32) if step is None else step
+        given = source, indices, _deep(y), count, *chosen, len(spatial), *drawn
+        self._run(augmentation_kernels.load_augmented, *given, *augmentation.constants(channels), plan, rows)
         return Batch(y, count, self)
 
     def load_labels(self, labels: Array, indices: Array, count: int) -> Array:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.arithmetic import assert_subnormals
+from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.canonical import canonical, positions_per_band, three
 from gpucnn.backends.protocol import Array, Backend
@@ -58,7 +59,9 @@ SIMULATED = check_machine()
 from numba import cuda  # noqa: E402 - from here on only what can be used
 
 from gpucnn.backends.numba_cuda_channels import NumbaCudaChannels  # noqa: E402
+from gpucnn.backends.numba_cuda_pointwise import NumbaCudaPointwise  # noqa: E402
 from gpucnn.backends.numba_cuda_resampling import NumbaCudaResampling  # noqa: E402
+from gpucnn.backends.numba_cuda_group_norm import NumbaCudaGroupNorm  # noqa: E402
 from gpucnn.kernels.numba_cuda import (  # noqa: E402
     arithmetic,
     conv,
@@ -71,6 +74,7 @@ from gpucnn.kernels.numba_cuda import (  # noqa: E402
     pool,
     sums,
 )
+from gpucnn.kernels.numba_cuda import augmentation as augmentation_kernels  # noqa: E402
 from gpucnn.kernels.numba_cuda import random as random_kernels  # noqa: E402
 from gpucnn.kernels.numba_cuda.compiler import BLOCK, LANES  # noqa: E402
 
@@ -85,7 +89,7 @@ _THREADS = 128
 _STREAM = 0
 
 
-class NumbaCudaBackend(NumbaCudaChannels, NumbaCudaResampling, Backend):
+class NumbaCudaBackend(NumbaCudaChannels, NumbaCudaPointwise, NumbaCudaResampling, NumbaCudaGroupNorm, Backend):
     """See the protocol for what each method does; comments here tell only how."""
 
     name = "numba-cuda"
@@ -162,6 +166,9 @@ class NumbaCudaBackend(NumbaCudaChannels, NumbaCudaResampling, Backend):
     def host(self, array: Array) -> np.ndarray:
         return np.array(array) if SIMULATED else xp.asnumpy(array)
 
+    def memory(self) -> int:
+        return super().memory() if SIMULATED else xp.cuda.runtime.memGetInfo()[1]
+
     def _data(self, x: Batch) -> Array:
         """A batch's values as the kernels need them; a user's own layer may have left them otherwise."""
         if x.data.dtype != np.float32:
@@ -198,8 +205,12 @@ class NumbaCudaBackend(NumbaCudaChannels, NumbaCudaResampling, Backend):
         return self.load_labels(self.array(np.asarray(labels, np.int32)), xp.arange(len(labels)), len(labels))
 
     def load_images(
-        self, images_: Array, indices: Array, count: int, *, shift: int = 0, seed: int = 0, step: Array | None = None
-    ) -> Batch:
+        self, images_: Array, indices: Array, count: int, augmentation: Augmentation = AS_THEY_ARE, *, seed: int = 0,
+        step: Array | None = None,
+    ) -> Batch:  # fmt: skip
+        if not augmentation.only_shifts:
+            return self._load_augmented(images_, indices, count, augmentation, seed, step)
+        shift = 0 if step is None else augmentation.shift
         channels, spatial = images_.shape[1], images_.shape[2:]
         y = Batch(self._empty((-(-count // LANES), channels, *spatial, LANES)), count, self)
         moves = self.zeros((count, 3), np.int64)
@@ -207,6 +218,24 @@ class NumbaCudaBackend(NumbaCudaChannels, NumbaCudaResampling, Backend):
             self._run(images.draw_moves, count * len(spatial), moves, shift, len(spatial), np.uint64(seed), step)
         source = images_.reshape(len(images_), channels, *three(spatial, 1))
         self._run(images.load_images, y.data.size, source, indices, self._deep(y), moves)
+        return y
+
+    def _load_augmented(self, images_, indices, count: int, augmentation: Augmentation, seed: int, step) -> Batch:
+        channels, spatial = images_.shape[1], images_.shape[2:]
+        output = augmentation.output(spatial)
+        y = Batch(self._empty((-(-count // LANES), channels, *output, LANES)), count, self)
+        sizes = three(spatial, 1), three(output, 1)
+        if step is None:
+            middle = [(size - kept) // 2 for size, kept in zip(*sizes, strict=True)]
+            plan, cutout = self.array(np.tile(np.array([*middle, 0, 0, 0, 0], np.int64), (count, 1))), 0
+        else:
+            plan, cutout = self._empty((count, augmentation_kernels.DRAWS), np.int64), augmentation.cutout
+            chosen = augmentation.shift, augmentation.crop is not None, augmentation.flip, cutout, len(spatial)
+            self._run(augmentation_kernels.draw, plan.size, plan, *sizes, *chosen, np.uint64(seed), step)
+        source = images_.reshape(len(images_), channels, *three(spatial, 1))
+        constants = map(self.array, augmentation.constants(channels))
+        given = source, indices, self._deep(y), plan, cutout, *constants
+        self._run(augmentation_kernels.load_augmented, y.data.size, *given)
         return y
 
     def load_labels(self, labels: Array, indices: Array, count: int) -> Array:
@@ -409,7 +438,7 @@ class NumbaCudaBackend(NumbaCudaChannels, NumbaCudaResampling, Backend):
 
     def softmax(self, x: Batch) -> Batch:
         y = self._like(x)
-        self._run(loss.softmax, x.data.shape[0] * LANES, self._data(x), y.data)
+        self._run(loss.softmax, x.data.size // x.channels, self._pixels(x), self._pixels(y))
         return y
 
     def softmax_cross_entropy(self, logits: Batch, labels: Array, totals: Array | None = None) -> tuple[Array, Batch]:

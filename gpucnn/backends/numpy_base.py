@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gpucnn.arithmetic import DROPOUT, SHIFT, uniform, words
+from gpucnn.arithmetic import DROPOUT, uniform, words
+from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.numpy_channels import NumpyChannels
+from gpucnn.backends.numpy_loading import load_images
 from gpucnn.backends.numpy_resampling import NumpyResampling
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import DTypeError
@@ -107,30 +109,10 @@ class NumpyBase(NumpyChannels, NumpyResampling, Backend):
         return np.array(labels, np.int32)[:, None]
 
     def load_images(
-        self, images: Array, indices: Array, count: int, *, shift: int = 0, seed: int = 0, step: Array | None = None
-    ) -> Batch:
-        chosen = indices[:count]
-        if shift == 0:
-            return self.batch(images[chosen])
-        axes = images.ndim - 2
-        draws = words(seed, np.arange(count * axes, dtype=np.uint64), int(step[0]), SHIFT).reshape(count, axes)
-        span = np.uint64(2 * shift + 1)
-        offsets = ((draws.astype(np.uint64) >> np.uint64(8)) * span >> np.uint64(24)).astype(np.int64) - shift
-
-        def along(values: np.ndarray, axis: int) -> np.ndarray:
-            """(count or 1, size), shaped to broadcast as (count, C, *spatial) with its second axis along `axis`."""
-            shape = [len(values), *[1] * (images.ndim - 1)]
-            shape[axis] = values.shape[1]
-            return values.reshape(shape)
-
-        index = [along(chosen[:, None], 1), along(np.arange(images.shape[1])[None], 1)]
-        inside = np.ones(1, bool)
-        for axis in range(axes):
-            size = images.shape[2 + axis]
-            source = np.arange(size) - offsets[:, axis, None]  # (count, size): output pixel p shows p - offset
-            index.append(along(np.clip(source, 0, size - 1), 2 + axis))
-            inside = inside & along((source >= 0) & (source < size), 2 + axis)
-        return self.batch(np.where(inside, images[tuple(index)], self.dtype.type(0)))
+        self, images: Array, indices: Array, count: int, augmentation: Augmentation = AS_THEY_ARE, *, seed: int = 0,
+        step: Array | None = None,
+    ) -> Batch:  # fmt: skip
+        return self.batch(load_images(images, indices[:count], augmentation, seed, step))
 
     def load_labels(self, labels: Array, indices: Array, count: int) -> Array:
         return labels[indices[:count]].astype(np.int32)[:, None]

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from gpucnn.arithmetic import (
-    BLOCK, assert_subnormals, chain, exp, fma, in_bands, log, over_bands64, over_batch, products_stay_normal, rounded,
-    sigmoid, tanh, total64, tree,
+    BLOCK, assert_subnormals, chain, fma, in_bands, log, over_bands64, over_batch, products_stay_normal, rounded, sigmoid,
+    tanh, total64, tree,
 )
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.numpy_base import NumpyBase, padded, place
+from gpucnn.backends.numpy_group_norm import ExactGroupNorm
+from gpucnn.backends.numpy_pointwise import NumpyExactPointwise, soft
 from gpucnn.backends.protocol import Array
 from gpucnn.geometry import Window
 
@@ -23,7 +25,7 @@ ZERO, ONE = np.float32(0), np.float32(1)
 CHUNK = 1 << 14  # values in flight in one step of a chain: about 600 KiB with all temporaries
 
 
-class NumpyExact(NumpyBase):
+class NumpyExact(NumpyExactPointwise, ExactGroupNorm, NumpyBase):
     """The protocol of gpucnn.backends.protocol, to the bit. One thread, float32."""
 
     math = "exact"
@@ -291,17 +293,3 @@ def along(values: np.ndarray, x: Batch) -> np.ndarray:
 def inverse(var: np.ndarray, eps: float) -> np.ndarray:
     """1 / sqrt(var + eps), each step rounded to float32."""
     return ONE / np.sqrt(var + np.float32(eps))
-
-
-def soft(z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of z (N, classes, ...): softmax, z - max, and as (N, ...) the sums of exponentials and the first largest."""
-    largest, first = z[:, 0].copy(), np.zeros_like(z[:, 0], np.int64)
-    for c in range(1, z.shape[1]):
-        wins = z[:, c] > largest
-        largest[wins], first[wins] = z[:, c][wins], c
-    shifted = z - largest[:, None]
-    powers = exp(shifted)
-    sums = np.zeros_like(largest)
-    for c in range(z.shape[1]):
-        sums += powers[:, c]
-    return powers / sums[:, None], shifted, sums, first

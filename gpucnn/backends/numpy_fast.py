@@ -13,6 +13,8 @@ import numpy as np
 
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.numpy_base import NumpyBase, padded, taps
+from gpucnn.backends.numpy_group_norm import FastGroupNorm
+from gpucnn.backends.numpy_pointwise import NumpyFastPointwise
 from gpucnn.geometry import Window
 
 Array = np.ndarray
@@ -20,7 +22,7 @@ Array = np.ndarray
 CHUNK = 1 << 20  # values of a convolution's unfolded images at a time: 4 MiB of float32 stay in the cache
 
 
-class NumpyFast(NumpyBase):
+class NumpyFast(NumpyFastPointwise, FastGroupNorm, NumpyBase):
     """The protocol of gpucnn.backends.protocol in BLAS and vectorised NumPy, float32 or float64."""
 
     math = "fast"

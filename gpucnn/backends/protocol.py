@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 
 from gpucnn.axis_maps import AxisMap, AxisMaps, adaptive_average, adaptive_maximum
+from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.memory import host_memory
 from gpucnn.geometry import Window
 
 Array = Any
@@ -31,6 +33,7 @@ class Backend(ABC):
     `name` as given to get_backend; `math` is "exact" or "fast"; `lanes` images ride side by side in one block; `xp` is
     the array module (numpy or cupy); `dtype` is float32, or float64 on the numpy backend's fast math if asked for;
     `threads` is the number of CPU threads in use, 0 on a GPU; `device` describes the hardware in a few words.
+    `graph`: whether `capture` records a step to repeat it; where it is True it may be set to False.
     Made by get_backend as `Implementation(threads=int, dtype=np.dtype)`.
     """
 
@@ -41,6 +44,7 @@ class Backend(ABC):
     dtype: np.dtype
     threads: int
     device: str
+    graph: bool = False
 
     # ---- memory -----------------------------------------------------------------------------------------------------
 
@@ -60,6 +64,10 @@ class Backend(ABC):
     def host(self, array: Array) -> np.ndarray:
         """A copy of a device array on the host; waits until it is computed."""
 
+    def memory(self) -> int:
+        """Bytes of the memory that arrays lie in, whoever uses them; 0 where that cannot be found out."""
+        return host_memory()
+
     @abstractmethod
     def pack(self, images: np.ndarray) -> Batch:
         """(N, C, *spatial) of `dtype` from the host, or from the backend's own module, to lanes."""
@@ -74,14 +82,23 @@ class Backend(ABC):
 
     @abstractmethod
     def load_images(
-        self, images: Array, indices: Array, count: int, *, shift: int = 0, seed: int = 0, step: Array | None = None
-    ) -> Batch:
-        """Gather images[indices[i]] for i < count into lanes.
+        self, images: Array, indices: Array, count: int, augmentation: Augmentation = AS_THEY_ARE, *, seed: int = 0,
+        step: Array | None = None,
+    ) -> Batch:  # fmt: skip
+        """Gather images[indices[i]] for i < count into lanes, (count, C, *augmentation.output(spatial)).
 
-        images (M, C, *spatial) of `dtype` and indices (at least count,) int64 lie on the device. With shift > 0 each
-        image moves by a whole number of pixels in [-shift, shift] along each spatial axis, zeros moving in: the offset
-        along axis a of image i is `(((word >> 8) * (2*shift + 1)) >> 24) - shift`, the first Philox word of counter
-        (i * axes + a, step, SHIFT) [10]; output pixel p shows input pixel p - offset. step is uint32 (1,) on the device.
+        images (M, C, *spatial) of `dtype` and indices (at least count,) int64 lie on the device. What is drawn [10] is
+        drawn for image i of the batch at (seed, step); step is uint32 (1,) on the device. Without a step nothing is
+        drawn: crops are from the middle, and there is no shift, flip or cutout. With draw = the first Philox word >> 8:
+
+        - shift: along each spatial axis output pixel p shows input pixel p - offset, +0 where there is none, offset =
+          ((draw * (2*shift + 1)) >> 24) - shift with SHIFT's draw;
+        - crop from size I to K: p shows p + origin, origin = ((draw * (I - K + 2*shift + 1)) >> 24) - shift with CROP's
+          draw; without a step (I - K) // 2;
+        - flip: where the highest bit of FLIP's word is set, p along the last axis is K - 1 - p instead;
+        - mean and std: (x - mean) * f32(1 / std), two operations, on pixels that show one of the image;
+        - cutout: +0 at the output pixels that lie, along every spatial axis, in [first, first + cutout) with first =
+          ((draw * K) >> 24) - cutout // 2 and CUTOUT's draw.
         """
 
     @abstractmethod
@@ -92,8 +109,8 @@ class Backend(ABC):
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         """Run `step` once for real and return a function that repeats its kernels on the same arrays.
 
-        A backend that cannot record returns `step` itself. What `step` computes outside the backend's operations (a
-        user's own layer in plain array code) is repeated only where the backend can record it.
+        A backend that cannot record, or whose `graph` is off, returns `step` itself. What `step` computes outside the
+        backend's operations (a user's own layer in plain array code) is repeated only where the backend can record it.
         """
 
     @abstractmethod
@@ -316,6 +333,28 @@ class Backend(ABC):
     def update_running(self, running: Array, batch: Array, momentum: float) -> None:
         """running = fma(momentum, batch - running, running), in place."""
 
+    # ---- group norm and layer norm [4, 5] ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def group_norm_statistics(self, x: Batch, groups: int) -> tuple[Batch, Batch]:
+        """(mean, var), each (N, groups), of each image's `groups` equal groups of channels, over channels and positions."""
+
+    @abstractmethod
+    def group_norm(
+        self, x: Batch, mean: Batch, var: Batch, gamma: Array | None, beta: Array | None, eps: float, relu: bool = False
+    ) -> Batch:
+        """fma(gamma, (x - mean) * (1 / sqrt(var + eps)), beta); with `relu` followed by max(0, .).
+
+        gamma and beta (C,), one a channel; both None for 1 and 0. Layer norm: x flattened to (N, values), one group.
+        """
+
+    @abstractmethod
+    def group_norm_gradient(
+        self, dy: Batch, x: Batch, mean: Batch, var: Batch, gamma: Array | None, eps: float, out_gamma: Array | None,
+        out_beta: Array | None
+    ) -> Batch:  # fmt: skip
+        """dx through the statistics; writes dgamma (C,) and dbeta (C,) unless gamma and both of them are None."""
+
     # ---- loss [8] ---------------------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -352,6 +391,69 @@ class Backend(ABC):
     @abstractmethod
     def watch(self, status: Array, step: Array, loss: Array, w: Array) -> None:
         """If status is still -1 and the loss or any weight is not finite, status = step. status int64 (1,)."""
+
+    # ---- more activations, losses, clipping [6, 7, 8, 9] ------------------------------------------------------------------
+
+    @abstractmethod
+    def leaky_relu(self, x: Batch, slope: float) -> Batch:
+        """x > 0 ? x : slope * x + 0."""
+
+    @abstractmethod
+    def leaky_relu_gradient(self, dy: Batch, x: Batch, slope: float) -> Batch:
+        """x > 0 ? dy : slope * dy."""
+
+    @abstractmethod
+    def gelu(self, x: Batch) -> Batch:
+        """x * Phi(x) by rule 6, Phi the normal distribution's cdf."""
+
+    @abstractmethod
+    def gelu_gradient(self, dy: Batch, x: Batch) -> Batch:
+        """dy * f32(Phi(x) + x * phi(x))."""
+
+    @abstractmethod
+    def silu(self, x: Batch) -> Batch:
+        """x / (1 + exp(-x)) by rule 6."""
+
+    @abstractmethod
+    def silu_gradient(self, dy: Batch, x: Batch) -> Batch:
+        """dy * f32(s * (1 + x * (1 - s))), s = 1 / (1 + exp(-x)) in float64."""
+
+    @abstractmethod
+    def softmax_gradient(self, dy: Batch, y: Batch) -> Batch:
+        """(dy - s) * y with y = softmax(x) along the channels and s the chain of dy * y over them."""
+
+    @abstractmethod
+    def weighted_cross_entropy(
+        self, logits: Batch, labels: Array, weights: Array, smoothing: float, totals: Array | None = None
+    ) -> tuple[Array, Batch]:
+        """softmax_cross_entropy with label smoothing and class weights (classes,): (loss (1,), dlogits).
+
+        Of an image with label t, class c asks for q_c = weights[c] * (smoothing / classes + (c == t) * (1 - smoothing)).
+        The loss is the sum of -q_c * log(softmax_c), over classes and images, divided by the sum of the images'
+        weights[t]. If given, totals float64 (3,) gains the sum of the losses, the number of hits, and that divisor.
+        """
+
+    @abstractmethod
+    def value_loss(
+        self, kind: str, x: Batch, targets: Batch, delta: float = 1.0, totals: Array | None = None
+    ) -> tuple[Array, Batch]:
+        """(loss (1,), dx): the mean over all values of x, and its gradient; targets have x's shape, kind is one of
+
+            mean_squared            d**2, d = x - target
+            mean_absolute           |d|
+            huber                   d**2 / 2 where |d| <= delta, delta * (|d| - delta / 2) beyond
+            binary_cross_entropy    max(x, 0) - x * target + log(1 + exp(-|x|)): x are logits
+
+        If given, totals float64 (1,) gains the sum over all values.
+        """
+
+    @abstractmethod
+    def clip_value(self, g: Array, limit: float) -> None:
+        """Each value of the flat g clamped to [-limit, limit], in place."""
+
+    @abstractmethod
+    def clip_norm(self, g: Array, limit: float) -> None:
+        """If the flat g's Euclidean norm exceeds limit, g *= f32(limit / norm), in place; the norm in float64."""
 
     # ---- biases and channels [2] ------------------------------------------------------------------------------------------
 

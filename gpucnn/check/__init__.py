@@ -28,13 +28,15 @@ _GPU_BACKENDS = ("cupy", "numba-cuda")
 
 def check(
     backends: list[str] | None = None, *, threads: int | None = None, progress: Callable[[str], None] | None = None,
-    emulate: bool = False,
+    emulate: bool = False, graph: bool = True,
 ) -> dict:  # fmt: skip
     """Compare `backends` (None: all that are usable here and have exact math) with the specification, bit by bit.
 
     With `emulate`, a GPU backend that is not usable here, which would be an error, runs its kernels on the CPU: cupy's
     under the emulation, as "cupy (emulated)", and numba-cuda's in Numba's simulator, as "numba-cuda (simulated)", which
-    is slow: small cases only, and two toy networks against numpy's weights.
+    is slow: small cases only, and four toy networks against numpy's weights.
+
+    With `graph` off no backend records its training steps (see get_backend).
 
     Returns a dict for machines: `passed`; `operations`, a list of (name, backend, values, differing); `training`, one
     of (network, backend, weights_sha256, expected_sha256); `differences`, sentences naming operation, index and both
@@ -43,8 +45,8 @@ def check(
     Raises BackendError for a name that is wrong or not usable, and where the CPU cannot stand in (no g++, say).
     """
     say = progress or (lambda text: None)
-    specification = get_backend("numpy", "exact", threads=threads)
-    chosen, simulate = _chosen(backends, threads, emulate)
+    specification = get_backend("numpy", "exact", threads=threads, graph=graph)
+    chosen, simulate = _chosen(backends, threads, emulate, graph)
     found = Comparison()
     with contextlib.ExitStack() as stack:
         if simulate:
@@ -82,7 +84,7 @@ def _training(found: Comparison, chosen: list[Backend], say: Callable[[str], Non
             found.weights(network, backend.name, train(network, backend), committed[network])
 
 
-def _chosen(names: list[str] | None, threads: int | None, emulate: bool) -> tuple[list[Backend], bool]:
+def _chosen(names: list[str] | None, threads: int | None, emulate: bool, graph: bool) -> tuple[list[Backend], bool]:
     """The backends to compare in this process, and whether numba-cuda is simulated in another one."""
     if names is None:
         standing_in = _GPU_BACKENDS if emulate else ()
@@ -92,13 +94,15 @@ def _chosen(names: list[str] | None, threads: int | None, emulate: bool) -> tupl
     for name in dict.fromkeys(names):
         try:
             # A wrong name lists the right ones.
-            backend = get_backend(name, "exact" if "exact" in maths(name) else None, threads=threads)
+            backend = get_backend(name, "exact" if "exact" in maths(name) else None, threads=threads, graph=graph)
         except BackendError as error:
             if name not in _GPU_BACKENDS:
                 raise
             if not emulate:
                 raise BackendError(f"{error}. With --emulate (emulate=True) its kernels run on the CPU") from None
             backend = get_emulated_backend() if name == "cupy" else None
+            if backend is not None:
+                backend.graph = graph
         if "exact" not in maths(name):
             raise BackendError(f"backend {name!r} has no exact math to check")
         if backend is None or (name == "numba-cuda" and backend.xp is np):  # under NUMBA_ENABLE_CUDASIM=1

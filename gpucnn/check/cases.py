@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.protocol import Backend
+from gpucnn.check.cases_augmentation import augmentations
+from gpucnn.check.cases_group_norm import group_norms
 from gpucnn.geometry import window
 
 Results = dict[str, np.ndarray]
@@ -42,6 +45,7 @@ KINDS = {"random": _random, "subnormal": _subnormal, "cancelling": _cancelling}
 def cases() -> Iterator[Case]:
     """All cases; their numbers are drawn from fixed seeds."""
     from gpucnn.check.cases_channels import channel_cases  # which imports Case from here
+    from gpucnn.check.cases_pointwise import pointwise  # imports Case from here
     from gpucnn.check.cases_resampling import resampling  # imports Case from here
 
     for kind, draw in KINDS.items():
@@ -56,10 +60,13 @@ def cases() -> Iterator[Case]:
         yield from resampling(kind, numbers)
         yield from _elementwise(kind, numbers)
         yield from _norms(kind, numbers)
+        yield from (Case(*case) for case in group_norms(kind, numbers))
         yield from _losses(kind, numbers)
+        yield from pointwise(kind, numbers)
         yield from _optimizers(kind, numbers)
         yield from channel_cases(kind, numbers)
     yield from _drawn()
+    yield from augmentations()
 
 
 # (N, C, input), O, groups, kernel and the window's settings
@@ -272,7 +279,7 @@ def _drawn() -> Iterator[Case]:
         images = b.array(_random(rng, (40, 2, 7, 6)))
         indices = b.array(rng.permutation(40))
         step = b.array(np.array([9], np.uint32))
-        moved = b.load_images(images, indices, 33, shift=2, seed=2**63 + 5, step=step)
+        moved = b.load_images(images, indices, 33, Augmentation(shift=2), seed=2**63 + 5, step=step)
         return {"images": moved.numpy(), "as they are": b.load_images(images, indices, 17).numpy()}
 
     def watch(b: Backend) -> Results:

@@ -1,5 +1,5 @@
 """The part of `check` that is small enough for Numba's CUDA simulator, which starts a Python thread for each CUDA
-thread: some of the cases, and two networks of a few hundred weights."""
+thread: some of the cases, and four networks of a few hundred weights at most."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,10 @@ import numpy as np
 
 from gpucnn.backends.protocol import Backend
 from gpucnn.check.cases import Case, cases
-from gpucnn.layers import AvgPool2d, BatchNorm, Conv2d, Dense, Dropout, Flatten, MaxPool2d, Residual, Sequential
+from gpucnn.layers import (
+    GELU, AvgPool2d, BatchNorm, Conv2d, Dense, Dropout, Flatten, LeakyReLU, MaxPool2d, Residual, Sequential, Softmax,
+)
+from gpucnn.losses import Huber, SoftmaxCrossEntropy
 from gpucnn.models import Model
 from gpucnn.optimizers import SGD, Adam
 from gpucnn.training import Trainer
@@ -27,12 +30,17 @@ _SMALL = {
     **dict.fromkeys(("adaptive average pool", "adaptive max pool"), ["3 images of 1x5x5", "1 images of 1x1x1"]),
     "global max pool": ["2 images of 1x4x3x5", "1 images of 1x1x1"],
     "batch norm": ["(2, 1, 1, 1)", "(33, 5)", "(48, 2, 3, 3)"],
+    "group norm": ["(2, 1, 1, 1)", "(33, 4)", "(2, 2, 5, 7)"],
     **dict.fromkeys(("relu", "tanh", "sigmoid", "addition", "dropout"), ["(1, 1, 1, 1)", "(33, 7)"]),
-    **dict.fromkeys(("softmax cross-entropy", "SGD", "Adam", "AdamW"), [""]),
+    **dict.fromkeys(("leaky relu", "gelu", "silu", "softmax"), ["(1, 1, 1, 1)", "(33, 7)"]),
+    **dict.fromkeys(("mean squared", "mean absolute", "huber", "binary cross entropy"), ["(17, 3)", "(3, 2, 9, 8)"]),
+    **dict.fromkeys(("softmax cross-entropy", "weighted cross-entropy", "SGD", "Adam", "AdamW"), [""]),
+    "gradient clipping": ["70 values", "5000 values"],
     **dict.fromkeys(("loading with random shift", "watch for non-finite numbers"), [""]),
     "transposed convolution": ["1 images of", "3 images of 2x3x2", "40 images of 2x1"],
     "bias addition": ["(1, 1, 1, 1)", "(33, 7)"],
     "concatenation": ["1 images of", "33 images of"],
+    "loading with augmentation": ["33 images of 1x", "3 images of", "2 images of"],
 }
 # Numbers that are subnormal or cancel, where order and rounding show, go through fewer shapes still.
 _SMALLEST = {
@@ -47,8 +55,11 @@ _SMALLEST = {
     "padding": ["2 images of 3x5x6"],
     "upsampling": ["5 images"],
     "padded convolution": ["3 images of 2x7"],
-    **dict.fromkeys(("tanh", "sigmoid"), ["(33, 7)"]),
-    **dict.fromkeys(("softmax cross-entropy", "SGD", "Adam", "AdamW"), [""]),
+    "group norm": ["(33, 4)"],
+    **dict.fromkeys(("tanh", "sigmoid", "gelu", "silu", "softmax"), ["(33, 7)"]),
+    **dict.fromkeys(("mean squared", "huber", "binary cross entropy"), ["(17, 3)"]),
+    **dict.fromkeys(("softmax cross-entropy", "weighted cross-entropy", "SGD", "Adam", "AdamW"), [""]),
+    "gradient clipping": ["70 values"],
 }
 
 
@@ -81,13 +92,34 @@ def _normed() -> tuple[Model, dict]:
     return Model(layer, (1, 4, 4), "toy batch norm net"), {"optimizer": Adam(0.01), "batch_size": 18}
 
 
-TOYS = {"toy": _plain, "toy batch norm net": _normed}
+def _smoothed() -> tuple[Model, dict]:
+    layer = Sequential(
+        Conv2d(2, 3, padding=1, activation="gelu"), AvgPool2d(2), LeakyReLU(0.1), Flatten(), Dense(4, activation="silu"),
+        Dense(3),
+    )  # fmt: skip
+    loss = SoftmaxCrossEntropy(label_smoothing=0.1, class_weights=[1, 2, 0.5])
+    return Model(layer, (1, 4, 4), "toy smoothed"), {
+        "optimizer": Adam(0.01), "batch_size": 33, "loss": loss, "clip_norm": 0.05, "clip_value": 0.02
+    }  # fmt: skip
+
+
+def _regression() -> tuple[Model, dict]:
+    layer = Sequential(Conv2d(2, 3), Softmax(), GELU(), Flatten(), Dense(2))
+    optimizer = SGD(0.05, momentum=0.9)
+    return Model(layer, (1, 4, 4), "toy regression"), {
+        "optimizer": optimizer, "batch_size": 18, "loss": Huber(0.25), "clip_norm": 0.1
+    }  # fmt: skip
+
+
+TOYS = {"toy": _plain, "toy batch norm net": _normed, "toy smoothed": _smoothed, "toy regression": _regression}
 
 
 def train_toy(network: str, backend: Backend) -> str:
     """Train one of TOYS for an epoch of two steps, the last one short, and return the SHA-256 of its weights."""
     random = np.random.default_rng(4)
-    images, labels = random.random((35, 1, 4, 4), np.float32), random.integers(0, 3, 35)
+    images, targets = random.random((35, 1, 4, 4), np.float32), random.integers(0, 3, 35)
+    if network == "toy regression":
+        targets = random.standard_normal((35, 2), np.float32)
     model, settings = TOYS[network]()
-    Trainer(model, backend=backend, seed=2, progress=False, **settings).fit(images, labels, 1)
+    Trainer(model, backend=backend, seed=2, progress=False, **settings).fit(images, targets, 1)
     return model.weights_sha256()

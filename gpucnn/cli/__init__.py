@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
+from gpucnn.cli import data
 from gpucnn.cli.backends import backends
 from gpucnn.cli.bench import bench
 from gpucnn.cli.check import check
 from gpucnn.cli.evaluate import evaluate
+from gpucnn.cli.exchange import export, import_
 from gpucnn.cli.output import command
 from gpucnn.cli.predict import predict
 from gpucnn.cli.summary import summary
@@ -47,8 +49,12 @@ def _root(
     pass
 
 
-for _function in (train, evaluate, predict, check, bench, backends, summary):
+for _function in (train, evaluate, predict, check, bench, backends, summary, export):
     app.command()(command(_function))
+app.command("import")(command(import_))  # a name that Python keeps for itself
+for _name, _function in (("list", data.list_sets), ("fetch", data.fetch)):
+    data.app.command(_name)(command(_function))
+app.add_typer(data.app, name="data")
 
 
 def main() -> None:

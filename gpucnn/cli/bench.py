@@ -15,7 +15,7 @@ _MODELS, _BATCHES = ("lenet5",), (64, 512)
 def bench(
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", help="Network: lenet5, vgg_small, resnet20; may be repeated. Default: lenet5."),
+        typer.Option("--model", help="Network: lenet5, vgg_small, resnet20, mlp; may be repeated. Default: lenet5."),
     ] = None,
     job: Annotated[
         list[str] | None, typer.Option("--job", help="training or inference; may be repeated. Default: both.")
@@ -32,6 +32,7 @@ def bench(
     threads: Annotated[
         list[int] | None, typer.Option("--threads", min=1, help="CPU threads; may be repeated. Default: all.")
     ] = None,
+    graph: options.Graph = True,
     pytorch: Annotated[
         bool, typer.Option("--pytorch/--no-pytorch", help="Run PyTorch beside, if it is installed.")
     ] = True,
@@ -64,12 +65,18 @@ def bench(
     if not names:
         raise BackendError(f"no usable backend has math {math!r}; math is exact or fast")
     # A backend on a GPU has no threads: asked for with several thread counts, it is one.
-    found = [gpucnn.backends.get_backend(name, math, threads=t) for name, t in product(names, _once(threads, (None,)))]
+    found = [
+        gpucnn.backends.get_backend(name, math, threads=t, graph=graph)
+        for name, t in product(names, _once(threads, (None,)))
+    ]
     chosen = list({(b.name, b.threads): b for b in found}.values())
     report = throughput.bench(
         cases, chosen, seconds=0.5 if quick else 4.0, patience=1.0 if quick else 2.0, peer=pytorch, compiled=not quick,
         say=note,
     )  # fmt: skip
+    if not graph:
+        launched = ", ".join(dict.fromkeys(b.name for b in chosen if type(b).graph))
+        report["notes"].append(f"no graph: {launched or 'nobody'} launched each step anew; the others never record")
     if quick:
         report["notes"].append("quick: few repetitions, and PyTorch without torch.compile")
     if plot is not None:

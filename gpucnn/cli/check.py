@@ -20,6 +20,7 @@ def check(
     ] = None,  # fmt: skip
     math: options.Math = None,
     threads: options.Threads = None,
+    graph: options.Graph = True,
     emulate: Annotated[
         bool,
         typer.Option("--emulate", help="Run the kernels of GPU backends that are not usable here on the CPU, slowly."),
@@ -37,7 +38,7 @@ def check(
     from gpucnn.check import check as compare
 
     names = [name.strip() for given in backends for name in given.split(",")] if backends else None
-    report = compare(names, threads=threads, progress=note, emulate=emulate)
+    report = compare(names, threads=threads, progress=note, emulate=emulate, graph=graph)
     if json:
         print_json(report)
     else:

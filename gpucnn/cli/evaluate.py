@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from gpucnn.cli import options
+from gpucnn.cli.device import choose
 from gpucnn.cli.output import note, print_json, print_values
 from gpucnn.cli.runs import open_run
 from gpucnn.errors import ConfigurationError, DataError
@@ -13,26 +14,31 @@ from gpucnn.errors import ConfigurationError, DataError
 
 def evaluate(
     run: options.Run = None,
+    weights: options.Weights = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", help="Images: digits, or a path. Default: the set that the network was trained on."),
+        typer.Option(
+            "--data", help="Images: digits, a fetched set, or a path. Default: what the network was trained on."
+        ),
     ] = None,
     backend: options.Backend = None,
     math: options.Math = None,
     threads: options.Threads = None,
+    graph: options.Graph = True,
     json: options.Json = False,
 ) -> None:
     """Measure a trained network on the test images: how many it gets right, and its loss."""
-    model, settings, path = open_run(run)
+    model, settings, path = open_run(run, weights)
+    if model.head == "regressor":
+        raise ConfigurationError(f"{path} is a regressor, which has no classes to get right; see what it says with predict")
     data = data or settings.get("data")
     if data is None:
         raise ConfigurationError(f"{path} does not say what it was trained on; give --data")
 
     import gpucnn.data
-    from gpucnn.backends import get_backend
     from gpucnn.training import Trainer
 
-    device = get_backend(backend, math, threads=threads)
+    device = choose(backend, math, threads, graph)
     _, test = gpucnn.data.load(data)
     if model.class_names not in (None, test.classes):
         raise DataError(

@@ -19,8 +19,41 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, help="CPU threads; in exact math they never change a result. Default: all."),
 ]
+Graph = Annotated[
+    bool,
+    typer.Option(
+        "--graph/--no-graph",
+        help="Record a training step once and repeat it (on cupy a CUDA graph), or launch each step anew: slower, the "
+        "same bits, easier to debug.",
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object to stdout, for other programs; progress goes to stderr.")
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        help="best: those of the epoch that did best in validation; last: those of the last epoch. "
+        "Default: best, where the run had validation images.",
+    ),
+]
+NETWORKS = "Network: lenet5, vgg_small, resnet20, mlp."
+InputShape = Annotated[
+    str, typer.Option("--input-shape", help="Channels, height and width of the images, such as 3x32x32.")
+]
+Classes = Annotated[
+    int | None, typer.Option("--classes", min=1, help="How many classes it tells apart. Default: 10.")
+]
+Variant = Annotated[
+    str | None, typer.Option("--variant", help="Of lenet5: modern, or 1998 (tanh, average pooling). Default: modern.")
+]
+Hidden = Annotated[
+    str | None,
+    typer.Option("--hidden", help="Of mlp: the sizes of the hidden layers, commas between them. Default: 300,100."),
+]
+Outputs = Annotated[
+    int | None, typer.Option("--outputs", min=1, help="For a regressor, instead of --classes: how many values it gives.")
 ]
 Run = Annotated[
     str | None,

@@ -14,6 +14,7 @@ _SHOWN = 3
 def predict(
     image: Annotated[str, typer.Argument(help="A PNG or JPEG file, or a folder of them.", metavar="IMAGE")],
     run: options.Run = None,
+    weights: options.Weights = None,
     backend: options.Backend = None,
     math: options.Math = None,
     threads: options.Threads = None,
@@ -24,18 +25,22 @@ def predict(
     Images become grey or RGB as the network needs it and are stretched to its input size. A network trained on the
     digits expects light ink on a dark ground.
     """
-    model, _, path = open_run(run)
+    model, _, path = open_run(run, weights)
 
     import gpucnn.data
     from gpucnn.backends import get_backend
     from gpucnn.training import Trainer
 
-    images, files, notes = gpucnn.data.load_images(image, model.input_shape)
+    images, files, notes = gpucnn.data.load_images(image, model.image_shape)
     for text in notes:
         note(text)
     device = get_backend(backend, math, threads=threads)
     note(f"predicting with {model.name} on {device.name}, {device.math} math")
     probabilities = Trainer(model, backend=device, progress=False).predict(images)
+    about = {"backend": device.name, "math": device.math, "run": str(path), "notes": notes}
+    if model.head == "regressor":
+        _print_values(files, probabilities, about, json)
+        return
     classes = model.class_names or [str(label) for label in range(probabilities.shape[1])]
     best = (-probabilities).argsort(axis=1, kind="stable")
     if json:
@@ -48,14 +53,23 @@ def predict(
             }
             for file, row, order in zip(files, probabilities, best, strict=True)
         ]
-        values = {"backend": device.name, "math": device.math, "run": str(path), "notes": notes}
-        print_json({**values, "predictions": predictions})
+        print_json({**about, "predictions": predictions})
         return
     rows = [
         [str(file), classes[order[0]], f"{row[order[0]]:.1%}", _others(classes, row, order[1:_SHOWN])]
         for file, row, order in zip(files, probabilities, best, strict=True)
     ]
     print_table("", {"image": "left", "class": "left", "probability": "right", "next": "left"}, rows)
+
+
+def _print_values(files, values, about: dict, json: bool) -> None:
+    """What a regressor says: its values for each image."""
+    if json:
+        predictions = [{"file": str(file), "values": row.tolist()} for file, row in zip(files, values, strict=True)]
+        print_json({**about, "predictions": predictions})
+        return
+    rows = [[str(file), ", ".join(f"{value:g}" for value in row)] for file, row in zip(files, values, strict=True)]
+    print_table("", {"image": "left", "values": "left"}, rows)
 
 
 def _others(classes: list[str], row, order) -> str:

@@ -45,8 +45,13 @@ def read_config(run: str | None) -> dict[str, Any]:
     return config["train"]
 
 
-def open_run(path: str | None) -> tuple[Any, dict[str, Any], Path]:
-    """(model, settings, path) of a run folder, or of a file that gpucnn.save wrote; None: the newest run in runs/."""
+def open_run(path: str | None, weights: str | None = None) -> tuple[Any, dict[str, Any], Path]:
+    """(model, settings, path) of a run folder, or of a file that gpucnn.save wrote; None: the newest run in runs/.
+
+    `weights` of a run are "best", "last" or None: the best in validation where there are such, and a note says so.
+    """
+    if weights not in (None, "best", "last"):
+        raise ConfigurationError(f"--weights is {weights!r}; use best or last")
     from gpucnn.training import load, load_run
 
     if path is None:
@@ -57,6 +62,11 @@ def open_run(path: str | None) -> tuple[Any, dict[str, Any], Path]:
         note(f"using {path}, the newest run")
     path = Path(path)
     if path.is_file():
+        if weights is not None:
+            raise ConfigurationError(f"{path} is a file with one set of weights; leave out --weights {weights}")
         return load(path), {}, path
-    run = load_run(path)
+    best = (path / "best.safetensors").is_file() if weights is None else weights == "best"
+    run = load_run(path, best=best)
+    if best:
+        note(f"using the weights of epoch {run.epoch} of {len(run.history)}, the best in validation")
     return run.model, run.config.get("train", {}), path

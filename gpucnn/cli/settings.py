@@ -13,8 +13,14 @@ DEFAULTS: dict[str, Any] = {
     "batch_size": 64,
     "optimizer": "adamw",
     "schedule": "cosine",
+    "warmup": 0,
     "shift": 2,
+    "crop": None,
+    "flip": False,
+    "cutout": 0,
+    "normalize": False,
     "seed": 0,
+    "monitor": "loss",
 }
 OPTIMIZERS: dict[str, dict[str, float]] = {
     "sgd": {"lr": 0.02, "weight_decay": 5e-4},
@@ -33,7 +39,9 @@ def resolve(given: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     for name, value in OPTIMIZERS[settings["optimizer"]].items():
         if settings[name] is None:
             settings[name] = value
-    if settings["data"] != "digits":
+    from gpucnn.data import KNOWN
+
+    if settings["data"] not in ("digits", *KNOWN):
         settings["data"] = str(Path(settings["data"]).resolve())  # --resume may be typed in another folder
     return settings
 
@@ -46,13 +54,39 @@ def make_optimizer(settings: dict[str, Any]):
     return kind(lr=settings["lr"], weight_decay=settings["weight_decay"])
 
 
+def make_loss(settings: dict[str, Any], labels, classes: int):
+    """Softmax cross-entropy with the smoothing and the weights asked for; balanced weights are those of `labels`."""
+    from gpucnn.losses import SoftmaxCrossEntropy, balanced_weights
+
+    weights = settings["class_weights"]
+    if weights == "balanced":
+        weights = balanced_weights(labels, classes)
+    elif weights is not None:
+        try:
+            weights = [float(number) for number in weights.split(",")]
+        except ValueError:
+            raise ConfigurationError(
+                f"class weights are {weights!r}; give balanced, or a number for each class, such as 1,2,0.5"
+            ) from None
+    return SoftmaxCrossEntropy(settings["label_smoothing"] or 0.0, weights)
+
+
 def make_schedule(settings: dict[str, Any]):
-    """One of gpucnn.schedules; "step" divides the rate by 10 after each third of the epochs."""
-    from gpucnn.schedules import Constant, Cosine, OneCycle, Step
+    """One of gpucnn.schedules, after a warm-up if asked for; "step" divides the rate by 10 after each third of the epochs."""
+    from gpucnn.schedules import Constant, Cosine, OneCycle, Step, WarmUp
 
     name = settings["schedule"]
     if name not in _SCHEDULES:
         raise ConfigurationError(f"no schedule {name!r}; use one of {', '.join(_SCHEDULES)}")
-    if name == "step":
-        return Step(every=-(-settings["epochs"] // 3))
-    return {"constant": Constant, "cosine": Cosine, "one-cycle": OneCycle}[name]()
+    kinds = {"constant": Constant, "cosine": Cosine, "one-cycle": OneCycle}
+    schedule = Step(every=-(-settings["epochs"] // 3)) if name == "step" else kinds[name]()
+    return WarmUp(settings["warmup"], schedule) if settings["warmup"] else schedule
+
+
+def cropped(shape: tuple[int, ...], crop: int | None) -> tuple[int, ...]:
+    """The shape (C, H, W) of images cut to `crop` pixels a side; the same without."""
+    if crop is None:
+        return shape
+    if crop > min(shape[1:]):
+        raise ConfigurationError(f"crop is {crop}, but the images have {shape[1]}x{shape[2]} pixels")
+    return (shape[0], crop, crop)

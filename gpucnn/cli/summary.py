@@ -5,17 +5,17 @@ from typing import Annotated
 
 import typer
 
-from gpucnn.cli import options
+from gpucnn.cli import network, options
 from gpucnn.cli.output import print_json
-from gpucnn.errors import ConfigurationError
 
 
 def summary(
-    model: Annotated[str, typer.Option("--model", help="Network: lenet5, vgg_small, resnet20.")] = "lenet5",
-    input_shape: Annotated[
-        str, typer.Option("--input-shape", help="Channels, height and width of the images, such as 3x32x32.")
-    ] = "1x32x32",
-    classes: Annotated[int, typer.Option("--classes", min=1, help="How many classes it tells apart.")] = 10,
+    model: Annotated[str, typer.Option("--model", help=options.NETWORKS)] = "lenet5",
+    input_shape: options.InputShape = "1x32x32",
+    classes: options.Classes = None,
+    outputs: options.Outputs = None,
+    variant: options.Variant = None,
+    hidden: options.Hidden = None,
     backend: options.Backend = None,
     math: options.Math = None,
     json: options.Json = False,
@@ -28,14 +28,10 @@ def summary(
     from gpucnn.models import build_model
     from gpucnn.summary import summary as summarise
 
-    try:
-        shape = tuple(int(size) for size in input_shape.lower().split("x"))
-    except ValueError:
-        shape = ()
-    if len(shape) != 3 or min(shape) < 1:
-        raise ConfigurationError(f"--input-shape is {input_shape!r}; expected three whole numbers such as 1x32x32")
+    made = {**network.head(classes, outputs), **network.options(variant, hidden)}
+    shape = network.parse_shape(input_shape)
     device = get_backend(backend, math)
-    table = summarise(build_model(model, shape, classes))
+    table = summarise(build_model(model, shape, **made))
     if json:
         print_json({"backend": device.name, "math": device.math, **asdict(table)})
     else:

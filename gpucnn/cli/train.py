@@ -6,10 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
+from gpucnn.cli import network as network_of
 from gpucnn.cli import options
+from gpucnn.cli.device import choose
 from gpucnn.cli.output import note, print_json, print_values
 from gpucnn.cli.runs import fresh_folder, read_config
-from gpucnn.cli.settings import DEFAULTS, OPTIMIZERS, make_optimizer, make_schedule, resolve
+from gpucnn.cli.settings import DEFAULTS, OPTIMIZERS, cropped, make_loss, make_optimizer, make_schedule, resolve
+from gpucnn.errors import ConfigurationError
 
 
 def _option(name: str, help: str, default: str | None = None, **more: Any) -> Any:
@@ -23,9 +26,15 @@ def _by_optimizer(setting: str) -> str:
 
 
 def train(
-    model: Annotated[str | None, _option("--model", "Network: lenet5, vgg_small, resnet20.")] = None,
+    model: Annotated[str | None, _option("--model", options.NETWORKS)] = None,
+    variant: options.Variant = None,
+    hidden: options.Hidden = None,
     data: Annotated[
-        str | None, _option("--data", "Images: digits (built in), or a path: MNIST folder, .npz file or image folder.")
+        str | None,
+        _option(
+            "--data", "Images: digits (built in), a set that `gpucnn data fetch` brought, or a path to files: MNIST, CIFAR, "
+            ".npz, .npy, or a folder of images a class.",
+        ),
     ] = None,
     epochs: Annotated[int | None, _option("--epochs", "How often to go through the training images.", min=1)] = None,
     batch_size: Annotated[int | None, _option("--batch-size", "Images a step.", min=1)] = None,
@@ -38,10 +47,61 @@ def train(
     schedule: Annotated[
         str | None, _option("--schedule", "How the learning rate changes: constant, step, cosine or one-cycle.")
     ] = None,
+    warmup: Annotated[
+        int | None, _option("--warmup", "Steps in which the learning rate rises at the start.", min=0)
+    ] = None,
     shift: Annotated[
         int | None, _option("--shift", "Move each training image at random by up to so many pixels.", min=0)
     ] = None,
+    crop: Annotated[
+        int | None,
+        _option(
+            "--crop", "Cut each training image to so many pixels a side, at random; test images in their middle. The "
+            "shift then reaches over the border.", "the whole image", min=1,
+        ),
+    ] = None,
+    flip: Annotated[
+        bool | None, _option("--flip/--no-flip", "Mirror training images left to right at random.", "no")
+    ] = None,
+    cutout: Annotated[
+        int | None,
+        _option("--cutout", "Blank a square of so many pixels a side in each training image at random.", min=0),
+    ] = None,
+    normalize: Annotated[
+        bool | None,
+        _option("--normalize/--no-normalize", "Bring each channel of all images to mean 0 and deviation 1.", "no"),
+    ] = None,
+    label_smoothing: Annotated[
+        float | None,
+        _option("--label-smoothing", "The part of each label that all classes share, 0 up to below 1.", "0", min=0),
+    ] = None,
+    class_weights: Annotated[
+        str | None,
+        _option(
+            "--class-weights", "How much an image of each class counts: balanced, or a number for each class, such as "
+            "1,2,0.5.", "all the same",
+        ),
+    ] = None,
+    clip_norm: Annotated[
+        float | None, _option("--clip-norm", "Scale a gradient down whose norm is larger than this.", "never")
+    ] = None,
+    clip_value: Annotated[
+        float | None, _option("--clip-value", "Clamp each number of the gradient to plus and minus this.", "never")
+    ] = None,
     seed: Annotated[int | None, _option("--seed", "Decides everything random; same seed, same weights.", min=0)] = None,
+    validation: Annotated[
+        float | None,
+        _option(
+            "--validation", "Keep this part of the training images, such as 0.1, to find the best epoch with.", "none"
+        ),
+    ] = None,
+    monitor: Annotated[
+        str | None, _option("--monitor", "What makes an epoch the best in validation: loss or accuracy.")
+    ] = None,
+    patience: Annotated[
+        int | None,
+        _option("--patience", "Stop after so many epochs without a better one in validation.", "never", min=1),
+    ] = None,
     run: Annotated[
         str | None,
         _option("--run", "Folder for checkpoints, metrics and curves.", "a new one in runs/"),
@@ -56,39 +116,58 @@ def train(
     backend: options.Backend = None,
     math: options.Math = None,
     threads: options.Threads = None,
+    graph: options.Graph = True,
     json: options.Json = False,
 ) -> None:
     """Train a network, test it, and keep it in a run folder.
 
-    Without any option: LeNet-5 on handwritten digits. The test images are used once, after the last epoch.
+    Without any option: LeNet-5 on handwritten digits. The test images are used once, after the last epoch; with
+    --validation they test the weights of the epoch that did best on the images kept for that.
 
     Interrupt it with Ctrl-C at any time and continue with --resume, on any backend.
     """
     given = {
         "model": model, "data": data, "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr,
-        "weight_decay": weight_decay, "schedule": schedule, "shift": shift, "seed": seed, "math": math,
+        "weight_decay": weight_decay, "schedule": schedule, "warmup": warmup, "shift": shift,
+        "crop": crop, "flip": flip, "cutout": cutout, "normalize": normalize, "seed": seed, "math": math,
+        "variant": variant, "hidden": hidden, "validation": validation, "monitor": monitor, "patience": patience,
+        "label_smoothing": label_smoothing, "class_weights": class_weights, "clip_norm": clip_norm,
+        "clip_value": clip_value,
     }  # fmt: skip
     settings = resolve(given, read_config(run) if resume else {})
+    made = network_of.options(settings["variant"], settings["hidden"])
+    stopping = {name: settings[name] for name in ("validation", "monitor", "patience")}
+    if monitor is not None and settings["validation"] is None:
+        raise ConfigurationError(f"--monitor {monitor} needs --validation, the part of the images to measure it on")
     # Wrong names fail before the slow imports and before a run folder is made.
     optimizer_made, schedule_made = make_optimizer(settings), make_schedule(settings)
 
     import gpucnn.data
-    from gpucnn.backends import get_backend
     from gpucnn.models import build_model
     from gpucnn.training import Trainer
+    from gpucnn.training.validation import check_fraction, check_stopping
 
-    device = get_backend(backend, settings["math"], threads=threads)
+    check_stopping(**stopping)
+    if stopping["validation"] is not None:
+        check_fraction(stopping["validation"])
+    device = choose(backend, settings["math"], threads, graph)
     train_set, test_set = gpucnn.data.load(settings["data"])
-    network = build_model(settings["model"], train_set.images.shape[1:], len(train_set.classes))
+    shape = cropped(train_set.images.shape[1:], settings["crop"])
+    network = build_model(settings["model"], shape, len(train_set.classes), **made)
     network.class_names = train_set.classes
+    given_on = ("batch_size", "shift", "flip", "cutout", "normalize", "clip_norm", "clip_value", "seed")
     trainer = Trainer(
-        network, backend=device, optimizer=optimizer_made, schedule=schedule_made, seed=settings["seed"],
-        batch_size=settings["batch_size"], shift=settings["shift"], about={"train": {**settings, "math": device.math}},
+        network, backend=device, optimizer=optimizer_made, schedule=schedule_made, crop=settings["crop"] is not None,
+        loss=make_loss(settings, train_set.labels, len(train_set.classes)),
+        about={"train": {**settings, "math": device.math}}, **{name: settings[name] for name in given_on},
     )  # fmt: skip
     trainer.run = run or fresh_folder(f"{settings['model']}-{Path(settings['data']).stem}")
     try:
-        history = trainer.fit(train_set.images, train_set.labels, settings["epochs"], resume=resume)
-        test_loss, test_accuracy = trainer.evaluate(test_set.images, test_set.labels)
+        history = trainer.fit(train_set.images, train_set.labels, settings["epochs"], resume=resume, **stopping)
+        best = _go_to_the_best(trainer, history, settings) if settings["validation"] is not None else {}
+        # The plain loss, which compares runs whatever they were trained with.
+        plain = Trainer(network, backend=device, progress=False)
+        test_loss, test_accuracy = plain.evaluate(test_set.images, test_set.labels)
     except KeyboardInterrupt:
         note(f"gpucnn: interrupted; continue with: gpucnn train --resume --run {quote(str(trainer.run))}")
         raise typer.Exit(130) from None
@@ -96,6 +175,7 @@ def train(
         "backend": device.name,
         "math": device.math,
         "epochs": len(history),
+        **best,
         "test_accuracy": test_accuracy,
         "test_loss": test_loss,
         "seconds": history.seconds,
@@ -104,3 +184,11 @@ def train(
         "run": str(trainer.run),
     }
     (print_json if json else print_values)(values)
+
+
+def _go_to_the_best(trainer, history, settings: dict[str, Any]) -> dict[str, Any]:
+    """Give the trainer's model the best epoch's weights; what to print of it."""
+    epoch = trainer.restore_best()
+    note(f"testing the weights of epoch {epoch} of {len(history)}, the best by validation {settings['monitor']}")
+    record = history.epochs[epoch - 1]
+    return {"best_epoch": epoch, **{name: record[name] for name in ("validation_accuracy", "validation_loss")}}

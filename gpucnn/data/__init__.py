@@ -1,10 +1,13 @@
-"""Images to train on: `load("digits")`, or the path of an MNIST folder, an `.npz` file or a folder of images.
+"""Images to train on: `load("digits")`, a set that `fetch` has brought, or the path of files of your own.
 
     train, test = gpucnn.data.load("digits")
 """
 
 from gpucnn.data.dataset import Dataset
+from gpucnn.data.fetch import fetch
 from gpucnn.data.images import load_images
+from gpucnn.data.known import KNOWN
 from gpucnn.data.load import load
+from gpucnn.data.mapped import Mapped
 
-__all__ = ["Dataset", "load", "load_images"]
+__all__ = ["KNOWN", "Dataset", "Mapped", "fetch", "load", "load_images"]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpucnn.data.mapped import Mapped
 from gpucnn.errors import DataError
 
 
@@ -11,16 +12,19 @@ from gpucnn.errors import DataError
 class Dataset:
     """`images` (N, C, H, W) float32, `labels` (N,) int64, each an index into `classes`; `name` for messages.
 
+    Images that are mapped (gpucnn.data.Mapped) stay on the disk.
+
     Raises DataError if the arrays do not fit together, a value is NaN or infinite, or a label has no class.
     """
 
-    images: np.ndarray
+    images: np.ndarray | Mapped
     labels: np.ndarray
     classes: list[str]
     name: str
 
     def __post_init__(self):
-        images, labels = np.asarray(self.images), np.asarray(self.labels)
+        mapped = isinstance(self.images, Mapped)
+        images, labels = self.images if mapped else np.asarray(self.images), np.asarray(self.labels)
         if images.ndim != 4 or 0 in images.shape:
             raise DataError(f"{self.name}: images have shape {images.shape}; expected (N, C, H, W), none of them 0")
         if images.dtype != np.float32:
@@ -31,7 +35,9 @@ class Dataset:
             )
         if labels.dtype.kind not in "iu":
             raise DataError(f"{self.name}: labels are {labels.dtype}; expected integers, each the number of a class")
-        bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
+        bad = np.empty(0) if mapped else np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
+        if mapped and (first := images.first_not_finite()) is not None:
+            raise DataError(f"{self.name}: image {first} holds NaN or infinity; remove or repair it")
         if bad.size:
             raise DataError(
                 f"{self.name}: {bad.size} of {len(images)} images hold NaN, infinity or values beyond float32, "
@@ -43,7 +49,7 @@ class Dataset:
                 f"{self.name}: the label of image {wrong[0]} is {labels[wrong[0]]}; with {len(self.classes)} classes "
                 f"labels run from 0 to {len(self.classes) - 1}"
             )
-        object.__setattr__(self, "images", np.ascontiguousarray(images))
+        object.__setattr__(self, "images", images if mapped else np.ascontiguousarray(images))
         object.__setattr__(self, "labels", labels.astype(np.int64))
 
 
@@ -61,12 +67,16 @@ def require_every_class(dataset: Dataset) -> None:
 
 def every_fifth(images: np.ndarray, labels: np.ndarray, classes: list[str], name: str) -> tuple[Dataset, Dataset]:
     """(train, test): image i is a test image where i % 5 == 4, for sets that bring no test images of their own."""
-    whole = Dataset(images, labels, classes, name)
-    images, labels = whole.images, whole.labels
+    if len(labels) != len(images):
+        raise DataError(f"{name}: {len(images)} images, but {len(labels)} labels; expected one label an image")
+    if not isinstance(images, Mapped):  # of those the parts are looked at, so that they are read once
+        whole = Dataset(images, labels, classes, name)
+        images, labels = whole.images, whole.labels
     test = np.arange(len(images)) % 5 == 4
     if not test.any():
         raise DataError(f"{name}: {len(images)} images; at least 5 are needed, of which every fifth is for testing")
+    pick = images.select if isinstance(images, Mapped) else images.__getitem__
     return (
-        Dataset(images[~test], labels[~test], classes, f"{name} (training part)"),
-        Dataset(images[test], labels[test], classes, f"{name} (test part)"),
+        Dataset(pick(~test), labels[~test], classes, f"{name} (training part)"),
+        Dataset(pick(test), labels[test], classes, f"{name} (test part)"),
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from gpucnn.data.dataset import Dataset
+from gpucnn.data.unpacking import refuse_bomb
 from gpucnn.errors import DataError
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -55,18 +56,17 @@ def read(file: Path, axes: int) -> np.ndarray:
     """The uint8 array in an IDX file, gzipped or not; `axes` is the number of axes expected. Raises DataError."""
     try:
         with file.open("rb") as raw:
-            packed = raw.read(2) == _GZIP_MAGIC
+            zipped = raw.read(2) == _GZIP_MAGIC
             raw.seek(0)
-            room = file.stat().st_size * (_DEFLATE_LIMIT if packed else 1)
-            with gzip.GzipFile(fileobj=raw) if packed else raw as stream:
-                return _parse(stream, file, axes, room)
+            with gzip.GzipFile(fileobj=raw) if zipped else raw as stream:
+                return _parse(stream, file, axes, zipped)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DataError(f"{file}: the gzip data is damaged or cut short ({error}); fetch the file again") from error
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror or error}") from error
 
 
-def _parse(stream, file: Path, axes: int, room: int) -> np.ndarray:
+def _parse(stream, file: Path, axes: int, zipped: bool) -> np.ndarray:
     header = stream.read(4 + 4 * axes)
     magic = bytes((0, 0, 8, axes))
     if header[:4] != magic:
@@ -78,6 +78,10 @@ def _parse(stream, file: Path, axes: int, room: int) -> np.ndarray:
         raise DataError(f"{file}: cut short within its header; fetch the file again")
     shape = struct.unpack(f">{axes}I", header[4:])
     size = math.prod(shape)
+    packed = file.stat().st_size
+    room = packed * (_DEFLATE_LIMIT if zipped else 1)
+    if zipped and size <= room:
+        refuse_bomb(file, packed, size)
     values = stream.read(size + 1) if size <= room else b""
     if len(values) != size:
         found = "holds more" if len(values) > size else "is cut short"

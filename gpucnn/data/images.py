@@ -1,5 +1,6 @@
 """Image files: read, to grey or RGB, and to a network's input size."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from gpucnn.errors import DataError
 
 _ENDINGS = (".png", ".jpg", ".jpeg")
 _GREY_MODES = ("1", "L", "LA")
+_MOST_PIXELS = 89_478_485  # a quarter of a GiB as RGB; where Pillow warns of a decompression bomb
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -49,9 +51,19 @@ def open_image(file: Path):
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(file, formats=("PNG", "JPEG")) as opened:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below
+            opened = Image.open(file, formats=("PNG", "JPEG"))
+        with opened:
+            if opened.width * opened.height > _MOST_PIXELS:
+                raise DataError(
+                    f"{file} announces {opened.width}x{opened.height} pixels; images of more than {_MOST_PIXELS:,} are "
+                    "refused"
+                )
             opened.load()
             image = ImageOps.exif_transpose(opened)
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(f"{file} does not exist; give a PNG or JPEG file, or a folder of them") from None
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files, SyntaxError among them

@@ -1,20 +1,26 @@
 """From a name or a path to training and test images."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from gpucnn.data import folders, idx, npz
+from gpucnn.data import cifar, folders, idx, npy, npz
 from gpucnn.data.dataset import Dataset, every_fifth, require_every_class
+from gpucnn.data.known import KNOWN, KnownSet, home, present
 from gpucnn.errors import DataError
 
 
 def load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
-    """(train, test) of `"digits"`, an MNIST folder, an `.npz` file or a folder of images.
+    """(train, test) of a set by its name, or of files that are there.
 
     - `"digits"`: scikit-learn's 1,797 handwritten digits, built in. Light ink on a dark ground, (1, 32, 32), 0 to 1;
       image i is a test image where i % 5 == 4.
+    - `"mnist"`, `"fashion-mnist"`, `"cifar-10"`, `"cifar-100"`: as `fetch` (`gpucnn data fetch NAME`) has brought them. A
+      name always means the known set; a folder of that name is given as `"./mnist"`;
     - a folder with MNIST's four IDX files, gzipped or not (Fashion-MNIST and others of that form too): see `idx.load`;
+    - a folder with CIFAR's binary files, or the archive that holds them, .tar.gz: see `cifar.load`;
+    - a folder with images.npy and labels.npy, which are mapped and may be larger than the memory: see `npy.load`;
     - an `.npz` file: see `npz.load`;
     - a folder with a folder of PNG or JPEG images for each class: see `folders.load`.
 
@@ -33,10 +39,14 @@ def load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
 def _load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
     if name_or_path == "digits":
         return digits()
+    if str(name_or_path) in KNOWN:
+        return _fetched(KNOWN[str(name_or_path)])
     path = Path(name_or_path)
     try:
         if path.is_dir():
-            return idx.load(path) if idx.recognises(path) else folders.load(path)
+            return next((kind for kind in (idx, cifar, npy) if kind.recognises(path)), folders).load(path)
+        if path.is_file() and cifar.recognises(path):
+            return cifar.load(path)
         if path.is_file() and path.suffix.lower() == ".npz":
             return npz.load(path)
         exists = path.exists()
@@ -46,9 +56,20 @@ def _load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
     if not exists:
         what = "is neither a built-in data set nor a path that exists"
     raise DataError(
-        f"{name_or_path!s} {what}; give 'digits', a folder with MNIST's files, an .npz file, "
-        "or a folder with a folder of images for each class"
+        f"{name_or_path!s} {what}; give 'digits', {', '.join(KNOWN)}, a folder with MNIST's, CIFAR's or .npy files, "
+        "a .tar.gz of CIFAR, an .npz file, or a folder with a folder of images for each class"
     )
+
+
+def _fetched(known: KnownSet) -> tuple[Dataset, Dataset]:
+    folder = home() / known.name
+    if not present(known):
+        raise DataError(
+            f"{known.name} is not here yet: fetch it with `gpucnn data fetch {known.name}` ({known.size / 1e6:,.0f} MB "
+            f"into {folder}); a folder of your own of that name is ./{known.name}"
+        )
+    parts = _load(folder)
+    return tuple(replace(part, classes=list(known.classes)) for part in parts) if known.classes else parts
 
 
 def digits() -> tuple[Dataset, Dataset]:

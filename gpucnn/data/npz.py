@@ -1,15 +1,17 @@
 """NumPy's `.npz` archives; nothing is unpickled."""
 
+import math
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from gpucnn.backends.memory import host_memory
 from gpucnn.data.dataset import Dataset, every_fifth
+from gpucnn.data.layout import SPLIT, WHOLE, check_layout, class_names, label_numbers, names_of
+from gpucnn.data.unpacking import refuse_bomb
 from gpucnn.errors import DataError
-
-_SPLIT, _WHOLE = ("x_train", "y_train", "x_test", "y_test"), ("images", "labels")
 
 
 def load(file: Path) -> tuple[Dataset, Dataset]:
@@ -17,21 +19,16 @@ def load(file: Path) -> tuple[Dataset, Dataset]:
 
     Images (N, H, W) or (N, C, H, W): bytes become value / 255, floats are taken as they are, in float32. Labels (N,)
     integers. An optional `classes` array of strings names the classes. Raises DataError.
+
+    All of it is read into memory: what an archive holds is packed, or not aligned, and cannot be mapped. For more than
+    the memory holds save .npy files (see `npy.load`).
     """
     arrays = _read(file)
-    keys = _SPLIT if all(key in arrays for key in _SPLIT) else _WHOLE
-    if not all(key in arrays for key in keys):
-        raise DataError(
-            f"{file}: holds {', '.join(sorted(arrays)) or 'nothing'}; "
-            f"expected {', '.join(_SPLIT)}, or {', '.join(_WHOLE)}"
-        )
+    keys = names_of(arrays, file)
     images = [_images(arrays[key], f"{file}: {key}") for key in keys[::2]]
-    labels = [_labels(arrays[key], f"{file}: {key}") for key in keys[1::2]]
-    if "classes" in arrays:
-        classes = [str(name) for name in arrays["classes"].ravel()]
-    else:
-        classes = [str(label) for label in range(int(labels[0].max(initial=0)) + 1)]
-    if len(images) == 1:
+    labels = [label_numbers(arrays[key], f"{file}: {key}") for key in keys[1::2]]
+    classes = class_names(arrays.get("classes"), labels[0])
+    if keys == WHOLE:
         return every_fifth(images[0], labels[0], classes, str(file))
     return tuple(
         Dataset(x, y, classes, f"{file} ({part})")
@@ -41,18 +38,46 @@ def load(file: Path) -> tuple[Dataset, Dataset]:
 
 def _read(file: Path) -> dict[str, np.ndarray]:
     try:
-        archive = np.load(file, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise DataError(f"{file}: not a whole .npz archive but a single .npy array")
-        with archive:
-            wanted = (*_SPLIT, *_WHOLE, "classes")
+        with file.open("rb") as raw:
+            if raw.read(6) == b"\x93NUMPY":
+                raise DataError(f"{file}: not a whole .npz archive but a single .npy array")
+        with zipfile.ZipFile(file) as archive:
+            _refuse_sizes(archive, file)
+        with np.load(file, allow_pickle=False) as archive:
+            wanted = (*SPLIT, *WHOLE, "classes")
             return {key: archive[key] if key in wanted else np.empty(0) for key in archive.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{file}: not a whole .npz archive of plain arrays ({_first_line(error)})") from error
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror or error}") from error
+
+
+def _refuse_sizes(archive: zipfile.ZipFile, file: Path) -> None:
+    """Raise DataError before anything is unpacked that is a bomb, does not fit, or is not what its header announces."""
+    total = 0
+    for member in archive.infolist():
+        refuse_bomb(f"{file}: {member.filename}", member.compress_size, member.file_size)
+        total += member.file_size
+    if host_memory() and total > host_memory():
+        raise DataError(
+            f"{file}: its arrays take {total / 2**30:.1f} GiB, more than this machine's memory of "
+            f"{host_memory() / 2**30:.1f} GiB; save them as .npy files in a folder, which are mapped"
+        )
+    for member in archive.infolist():
+        if not member.filename.endswith(".npy"):
+            continue
+        with archive.open(member) as stream:
+            version = np.lib.format.read_magic(stream)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(stream)
+            announced = stream.tell() + math.prod(shape) * dtype.itemsize
+        if not dtype.hasobject and announced != member.file_size:
+            raise DataError(
+                f"{file}: {member.filename} announces {shape} of {dtype}, {announced:,} bytes with its header, but holds "
+                f"{member.file_size:,}"
+            )
 
 
 def _images(array: np.ndarray, name: str) -> np.ndarray:
@@ -63,24 +88,7 @@ def _images(array: np.ndarray, name: str) -> np.ndarray:
             array = array.astype(np.float32)
     else:
         raise DataError(f"{name} is {array.dtype}; expected uint8 (0 to 255) or floats")
-    if array.ndim == 3:
-        array = array[:, None]  # (N, H, W) -> (N, 1, H, W)
-    if array.ndim != 4:
-        raise DataError(f"{name} has shape {array.shape}; expected (N, H, W) or (N, C, H, W)")
-    if array.shape[3] in (1, 3) and array.shape[1] not in (1, 3):
-        raise DataError(
-            f"{name} has shape {array.shape}, which looks like (N, H, W, C); expected (N, C, H, W): "
-            "save it again after images.transpose(0, 3, 1, 2)"
-        )
-    return array
-
-
-def _labels(array: np.ndarray, name: str) -> np.ndarray:
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise DataError(f"{name} is {array.dtype} of shape {array.shape}; expected integers of shape (N,)")
-    if array.size and not 0 <= int(array.min()) <= int(array.max()) < 1_000_000:
-        raise DataError(f"{name} runs from {array.min()} to {array.max()}; labels count classes from 0")
-    return array.astype(np.int64)
+    return check_layout(array, name)
 
 
 def _first_line(error: Exception) -> str:

@@ -82,6 +82,7 @@ inline double __dadd_rn(double a, double b) { return a + b; }
 inline double __dsub_rn(double a, double b) { return a - b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 inline double __ddiv_rn(double a, double b) { return a / b; }
+inline double __dsqrt_rn(double a) { return __builtin_sqrt(a); }
 inline float __double2float_rn(double a) { return float(a); }
 inline float __uint2float_rn(unsigned a) { return float(a); }
 inline double __ll2double_rn(long long a) { return double(a); }

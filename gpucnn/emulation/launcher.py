@@ -117,6 +117,9 @@ class EmulatedLauncher(Launcher):
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         if self._tape is not None:
             raise BackendError("a capture inside a capture: capture the whole step once")
+        if not self.graph:
+            step()
+            return step
         self._tape = []
         try:
             step()

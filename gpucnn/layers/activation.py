@@ -5,8 +5,10 @@ from collections.abc import Callable
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ConfigurationError
 from gpucnn.layers.base import Backward, Layer
+from gpucnn.layers.settings import finite
 
-ACTIVATIONS = ("relu", "tanh", "sigmoid")
+ACTIVATIONS = ("relu", "tanh", "sigmoid", "leaky_relu", "gelu", "silu")
+SLOPE = 0.01  # of leaky ReLU below 0, unless given
 
 
 def check_activation(name: str | None) -> str | None:
@@ -27,7 +29,19 @@ def finish(y: Batch, activation: str | None) -> tuple[Batch, Callable[[Batch], B
     if activation == "sigmoid":
         z = backend.sigmoid(y)
         return z, lambda dy: backend.sigmoid_gradient(dy, z)
+    if activation == "leaky_relu":
+        return leaky(y, SLOPE)
+    if activation == "gelu":
+        return backend.gelu(y), lambda dy: backend.gelu_gradient(dy, y)
+    if activation == "silu":
+        return backend.silu(y), lambda dy: backend.silu_gradient(dy, y)
     return y, lambda dy: dy
+
+
+def leaky(x: Batch, slope: float) -> tuple[Batch, Callable[[Batch], Batch]]:
+    """(leaky ReLU of x, its backward)."""
+    backend = x.backend
+    return backend.leaky_relu(x, slope), lambda dy: backend.leaky_relu_gradient(dy, x, slope)
 
 
 class ReLU(Layer):
@@ -55,3 +69,46 @@ class Sigmoid(Layer):
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         return finish(x, "sigmoid")
+
+
+class LeakyReLU(Layer):
+    """x where it is positive, else negative_slope * x (Maas, Hannun and Ng 2013)."""
+
+    capturable = True
+
+    def __init__(self, negative_slope: float = SLOPE):
+        self.negative_slope = finite("negative_slope", negative_slope)
+
+    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
+        return leaky(x, self.negative_slope)
+
+
+class GELU(Layer):
+    """x * Phi(x), Phi the normal distribution's cdf: exact, not the approximation by tanh (Hendrycks and Gimpel 2016)."""
+
+    capturable = True
+
+    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
+        return finish(x, "gelu")
+
+
+class SiLU(Layer):
+    """x / (1 + exp(-x)), also called swish (Elfwing, Uchibe and Doya 2018)."""
+
+    capturable = True
+
+    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
+        return finish(x, "silu")
+
+
+class Softmax(Layer):
+    """exp(x) / sum(exp(x)) along the channels, at each position of a map.
+
+    Not for the end of a classifier that is trained: softmax cross-entropy takes logits and computes it itself.
+    """
+
+    capturable = True
+
+    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
+        y = x.backend.softmax(x)
+        return y, lambda dy: x.backend.softmax_gradient(dy, y)

@@ -7,7 +7,7 @@ from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.layers.activation import check_activation, finish
 from gpucnn.layers.base import Backward, Layer, Shape, connect
 from gpucnn.layers.conv import Conv2d
-from gpucnn.layers.norm import BatchNorm
+from gpucnn.layers.norm import BatchNorm, BatchNorm2d
 from gpucnn.layers.pool import MaxPool2d
 
 
@@ -46,7 +46,7 @@ class Sequential(Layer):
         layers = iter(zip(self.layers, (*self.layers, None)[1:], strict=True))
         for layer, following in layers:
             # Their own classes only: a subclass may compute something else.
-            if type(layer) in (Conv2d, BatchNorm) and layer.activation == "relu" and type(following) is MaxPool2d:
+            if type(layer) in (Conv2d, BatchNorm, BatchNorm2d) and layer.activation == "relu" and type(following) is MaxPool2d:
                 x, step = layer.with_max_pool(x, following.window)
                 next(layers)
             else:

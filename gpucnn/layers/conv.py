@@ -20,8 +20,8 @@ class Convolution(Layer):
     over. `padding_mode` says what lies outside the image: "zeros", "constant" (`padding_value` everywhere), "reflect"
     (the image mirrored at its edge pixels), "replicate" (the edge pixels repeated), "circular" (the opposite edge).
     `groups` splits input and output channels into so many independent convolutions; as many as input channels make it
-    depthwise. `activation` is None, "relu" (fused into the kernel), "tanh" or "sigmoid". `weight` is (O, C/groups, *K),
-    `bias` (O,) or None.
+    depthwise. `activation` is None, "relu" (fused into the kernel), "tanh", "sigmoid", "leaky_relu", "gelu" or "silu".
+    `weight` is (O, C/groups, *K), `bias` (O,) or None.
     """
 
     capturable = True

@@ -13,8 +13,8 @@ from gpucnn.layers.settings import positive
 class Dense(Layer):
     """Every output sees every input: (N, in) to (N, units).
 
-    `activation` is None, "relu" (fused into the kernel), "tanh" or "sigmoid". `weight` is (units, in), `bias` (units,)
-    or None.
+    `activation` is None, "relu" (fused into the kernel), "tanh", "sigmoid", "leaky_relu", "gelu" or "silu". `weight`
+    is (units, in), `bias` (units,) or None.
     """
 
     capturable = True

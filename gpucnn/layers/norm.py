@@ -1,4 +1,4 @@
-"""Batch normalisation."""
+"""Normalisation: over the batch, over groups of channels of each image, over each image."""
 
 import math
 
@@ -7,6 +7,18 @@ from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.geometry import Window
 from gpucnn.layers.activation import check_activation, finish
 from gpucnn.layers.base import Backward, Layer, Parameter, Shape, Statistic, label
+from gpucnn.layers.settings import positive
+
+
+def check_eps(eps: float) -> float:
+    """`eps` as a float if it is a finite number above 0; raises ConfigurationError otherwise."""
+    try:
+        number = float(eps)
+    except (TypeError, ValueError):
+        number = 0.0
+    if isinstance(eps, (bool, str)) or not 0 < number < math.inf:
+        raise ConfigurationError(f"eps is {eps!r}; give a number above 0")
+    return number
 
 
 class BatchNorm(Layer):
@@ -15,7 +27,7 @@ class BatchNorm(Layer):
     Ioffe and Szegedy 2015. In training, mean and variance are those of the batch, over images and positions, and the
     running ones move towards them: `running += momentum * (batch - running)`, the variance unbiased, as PyTorch does
     it. In inference they are the running ones, taken as constants: dx, dgamma and dbeta are those of an affine map.
-    `activation` is None, "relu" (fused), "tanh" or "sigmoid".
+    `activation` is None, "relu" (fused), "tanh", "sigmoid", "leaky_relu", "gelu" or "silu".
 
     Training on one value a channel raises ShapeError: its variance is zero and its output would be beta whatever x is.
     """
@@ -25,14 +37,11 @@ class BatchNorm(Layer):
     def __init__(self, momentum: float = 0.1, eps: float = 1e-5, activation: str | None = None):
         if not 0 <= momentum <= 1:
             raise ConfigurationError(f"momentum is {momentum!r}; give a number from 0 to 1")
-        if not eps > 0:
-            raise ConfigurationError(f"eps is {eps!r}; give a number above 0")
-        self.momentum, self.eps = float(momentum), float(eps)
+        self.momentum, self.eps = float(momentum), check_eps(eps)
         self.activation = check_activation(activation)
 
     def build(self, shape: Shape) -> Shape:
-        if not shape:
-            raise ShapeError("needs values of shape (C,) or (C, *spatial), not ()")
+        self.check_axes(shape)
         self.gamma, self.beta = Parameter(shape[:1], 1.0), Parameter(shape[:1], 0.0)
         self.running_mean, self.running_var = Statistic(shape[:1], 0.0), Statistic(shape[:1], 1.0)
         return shape
@@ -74,6 +83,11 @@ class BatchNorm(Layer):
         y, kept = backend.batch_norm_max_pool(*settings)
         return y, lambda dy: backend.batch_norm_max_pool_gradient(dy, kept, *settings, self.gamma.grad, self.beta.grad)
 
+    def check_axes(self, shape: Shape) -> None:
+        """Raises ShapeError for a shape that this layer does not take."""
+        if not shape:
+            raise ShapeError("needs values of shape (C,) or (C, *spatial), not ()")
+
     def _batch_statistics(self, x: Batch):
         if x.images * math.prod(x.spatial) < 2:
             raise ShapeError(
@@ -84,3 +98,103 @@ class BatchNorm(Layer):
         x.backend.update_running(self.running_mean.value, mean, self.momentum)
         x.backend.update_running(self.running_var.value, unbiased, self.momentum)
         return mean, var
+
+
+class BatchNorm1d(BatchNorm):
+    """BatchNorm for (N, C) or (N, C, L) alone."""
+
+    def check_axes(self, shape: Shape) -> None:
+        if len(shape) not in (1, 2):
+            raise ShapeError(f"needs values of shape (C,) or (C, L), not {tuple(shape)}; BatchNorm takes any")
+
+
+class BatchNorm2d(BatchNorm):
+    """BatchNorm for images (N, C, H, W) alone."""
+
+    def check_axes(self, shape: Shape) -> None:
+        if len(shape) != 3:
+            raise ShapeError(f"needs images of shape (C, H, W), not {tuple(shape)}; BatchNorm takes any")
+
+
+class BatchNorm3d(BatchNorm):
+    """BatchNorm for volumes (N, C, D, H, W) alone."""
+
+    def check_axes(self, shape: Shape) -> None:
+        if len(shape) != 4:
+            raise ShapeError(f"needs volumes of shape (C, D, H, W), not {tuple(shape)}; BatchNorm takes any")
+
+
+class _ImageNorm(Layer):
+    """Normalisation within each image: the same in training and in inference, and for any batch."""
+
+    capturable = True
+    groups = 1
+
+    def __init__(self, eps: float = 1e-5, *, affine: bool = True, activation: str | None = None):
+        if not isinstance(affine, bool):
+            raise ConfigurationError(f"affine is {affine!r}; give True (gamma and beta are learnt) or False (1 and 0)")
+        self.eps, self.affine = check_eps(eps), affine
+        self.activation = check_activation(activation)
+
+    def _parameters(self, shape: Shape) -> None:
+        self.gamma = Parameter(shape, 1.0) if self.affine else None
+        self.beta = Parameter(shape, 0.0) if self.affine else None
+
+    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
+        self.check(x)
+        backend, shape, x = x.backend, x.shape[1:], self._seen(x)
+        gamma, beta = (p and p.value.reshape(-1) for p in (self.gamma, self.beta))
+        mean, var = backend.group_norm_statistics(x, self.groups)
+        y = backend.group_norm(x, mean, var, gamma, beta, self.eps, relu=self.activation == "relu")
+        y, activation_backward = finish(y, self.activation)
+
+        def backward(dy: Batch) -> Batch:
+            dy = activation_backward(self._seen(dy))
+            dgamma, dbeta = (p and p.grad.reshape(-1) for p in (self.gamma, self.beta))
+            return backend.group_norm_gradient(dy, x, mean, var, gamma, self.eps, dgamma, dbeta).reshape(*shape)
+
+        return y.reshape(*shape), backward
+
+    def _seen(self, x: Batch) -> Batch:
+        """The batch as the backend's group norm is to see it."""
+        return x
+
+
+class GroupNorm(_ImageNorm):
+    """y = gamma * (x - mean) / sqrt(var + eps) + beta, mean and variance being those of a group of channels of one image.
+
+    Wu and He 2018. (N, C) or (N, C, *spatial) in and out; `groups` divides C, and gamma and beta are (C,), absent with
+    affine=False. `groups=C` is instance norm. The variance is the biased one. `activation` is None, "relu" (fused),
+    "tanh" or "sigmoid". Training and inference do the same, whatever the batch.
+    """
+
+    def __init__(self, groups: int, eps: float = 1e-5, *, affine: bool = True, activation: str | None = None):
+        self.groups = positive("groups", groups)
+        super().__init__(eps, affine=affine, activation=activation)
+
+    def build(self, shape: Shape) -> Shape:
+        if not shape:
+            raise ShapeError("needs values of shape (C,) or (C, *spatial), not ()")
+        if shape[0] % self.groups:
+            fitting = [d for d in range(1, shape[0] + 1) if shape[0] % d == 0]
+            raise ShapeError(f"{self.groups} groups do not divide {shape[0]} channels; use one of {fitting}")
+        self._parameters(shape[:1])
+        return shape
+
+
+class LayerNorm(_ImageNorm):
+    """y = gamma * (x - mean) / sqrt(var + eps) + beta, mean and variance being those of all values of one image.
+
+    Ba, Kiros and Hinton 2016. (N, C) or (N, C, *spatial) in and out; gamma and beta have the shape of an image, (C,
+    *spatial), as in PyTorch's LayerNorm(normalized_shape=x.shape[1:]), absent with affine=False. `activation` as in
+    GroupNorm.
+    """
+
+    def build(self, shape: Shape) -> Shape:
+        if not shape:
+            raise ShapeError("needs values of shape (C,) or (C, *spatial), not ()")
+        self._parameters(shape)
+        return shape
+
+    def _seen(self, x: Batch) -> Batch:
+        return x.reshape(math.prod(x.shape[1:]))

@@ -1,5 +1,6 @@
 """Checks of what a layer is given when it is made."""
 
+import math
 import operator
 
 import numpy as np
@@ -16,6 +17,13 @@ def positive(name: str, value) -> int:
     if isinstance(value, bool) or number < 1:
         raise ConfigurationError(f"{name} is {value!r}; give a positive integer")
     return number
+
+
+def finite(name: str, value) -> float:
+    """`value` as a float if it is a finite number; raises ConfigurationError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not math.isfinite(value):
+        raise ConfigurationError(f"{name} is {value!r}; give a finite number")
+    return float(value)
 
 
 _AXES = {1: "(C, W)", 2: "(C, H, W)", 3: "(C, D, H, W)"}

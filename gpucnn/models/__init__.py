@@ -2,12 +2,16 @@
 
 from gpucnn.models.conversion import conv_to_dense, dense_to_conv, fully_convolutional, sliding_window
 from gpucnn.models.lenet import lenet5
+from gpucnn.models.mlp import mlp
 from gpucnn.models.model import Model
+from gpucnn.models.onnx_export import export_onnx
+from gpucnn.models.pytorch import from_pytorch, pytorch_module, pytorch_names, save_pytorch, to_pytorch
 from gpucnn.models.registry import MODELS, build_model
 from gpucnn.models.resnet import resnet20
 from gpucnn.models.vgg import vgg_small
 
 __all__ = [
-    "MODELS", "Model", "build_model", "conv_to_dense", "dense_to_conv", "fully_convolutional", "lenet5", "resnet20",
-    "sliding_window", "vgg_small",
+    "MODELS", "Model", "build_model", "conv_to_dense", "dense_to_conv", "export_onnx", "from_pytorch",
+    "fully_convolutional", "lenet5", "mlp", "pytorch_module", "pytorch_names", "resnet20", "save_pytorch", "sliding_window",
+    "to_pytorch", "vgg_small",
 ]  # fmt: skip

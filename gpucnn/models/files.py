@@ -45,6 +45,8 @@ def restore(path, tensors: dict[str, np.ndarray], about: dict, model: Model | No
     check_same_model(path, about, model)
     model.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
     model.class_names = about["class_names"]
+    model.image_shape = tuple(about.get("image_shape", model.input_shape))
+    model.mean, model.std = (about.get(name) and tuple(about[name]) for name in ("mean", "std"))
     return model
 
 
@@ -56,6 +58,9 @@ def describe(model: Model) -> dict:
         "input_shape": list(model.input_shape),
         "structure": model.structure,
         "class_names": model.class_names,
+        "image_shape": list(model.image_shape),
+        "mean": model.mean and list(model.mean),
+        "std": model.std and list(model.std),
     }
 
 

@@ -2,16 +2,17 @@
 
 import numpy as np
 
+from gpucnn.data.mapped import Mapped
 from gpucnn.errors import DataError, DTypeError, ShapeError
 
 
-def check_images(images, input_shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:
-    """`images` as a C-contiguous (N, *input_shape) array of `dtype`, if they fit and are finite.
+def check_images(images, input_shape: tuple[int, ...], dtype=np.float32) -> np.ndarray | Mapped:
+    """`images` as a C-contiguous (N, *input_shape) array of `dtype`, if they fit and are finite; Mapped ones as they are.
 
     Any type whose every value `dtype` holds exactly is taken: for float32 that is float16 and integers of 16 bits too.
     Raises DTypeError for another type, ShapeError for another shape or no image, DataError for a NaN or infinity.
     """
-    images = np.asarray(images)
+    images = images if isinstance(images, Mapped) else np.asarray(images)
     if images.dtype.kind not in "fiu" or not np.can_cast(images.dtype, dtype, "safe"):
         raise DTypeError(f"images are {images.dtype}; convert them: images.astype(numpy.{np.dtype(dtype)})")
     if images.ndim != len(input_shape) + 1 or images.shape[1:] != tuple(input_shape):
@@ -19,10 +20,17 @@ def check_images(images, input_shape: tuple[int, ...], dtype=np.float32) -> np.n
         raise ShapeError(f"images have shape {images.shape}; this model takes (N, {expected})")
     if len(images) == 0:
         raise ShapeError("there are no images; give at least one")
+    if isinstance(images, Mapped):
+        _refuse_not_finite(images.survey(dtype)[1])
+        return images
     images = np.ascontiguousarray(images, dtype)
     for start in range(0, len(images), 4096):  # in parts: a mask of everything would cost a quarter of the data again
         finite = np.isfinite(images[start : start + 4096])
         if not finite.all():
-            image = start + int(np.argmin(finite.reshape(len(finite), -1).all(axis=1)))
-            raise DataError(f"image {image} holds a NaN or an infinity; clean the data before training on it")
+            _refuse_not_finite(start + int(np.argmin(finite.reshape(len(finite), -1).all(axis=1))))
     return images
+
+
+def _refuse_not_finite(image: int | None) -> None:
+    if image is not None:
+        raise DataError(f"image {image} holds a NaN or an infinity; clean the data before training on it")

@@ -1,26 +1,47 @@
-"""LeNet-5 (LeCun et al. 1998) as it is built today: ReLU, max pooling, softmax."""
+"""LeNet-5 (LeCun, Bottou, Bengio and Haffner 1998): as it is built today, and with the original's non-linearities."""
 
-from gpucnn.layers import Conv2d, Dense, Flatten, MaxPool2d, Sequential
+from gpucnn.errors import ConfigurationError
+from gpucnn.layers import AvgPool2d, Conv2d, Dense, Flatten, MaxPool2d, Sequential
+from gpucnn.models.heads import check_size, ending
 from gpucnn.models.model import Model
 
+VARIANTS = ("modern", "1998")
+_LEAST = 16  # 16 - 4 = 12, pooled 6, 6 - 4 = 2, pooled 1
 
-def lenet5(input_shape: tuple[int, int, int] = (1, 32, 32), classes: int = 10) -> Model:
-    """Convolution 6 of 5x5, pool 2x2, convolution 16 of 5x5, pool 2x2, dense 120, 84, classes.
+
+def lenet5(
+    input_shape: tuple[int, int, int] = (1, 32, 32), classes: int | None = None, *, outputs: int | None = None,
+    variant: str = "modern"
+) -> Model:  # fmt: skip
+    """Convolution 6 of 5x5, pool 2x2, convolution 16 of 5x5, pool 2x2, dense 120, 84, classes (10 unless given).
+
+    `variant` "modern" has ReLU and max pooling; "1998" has tanh, average pooling and LeCun's first weights. Of the
+    original's, "1998" leaves out the trained factor and bias of each pooled map, the scale 1.7159 of tanh, the table of
+    which maps feed which in the second convolution (all feed all), and the radial basis functions of the last layer.
+    `outputs` instead of `classes` makes a regressor of so many values.
 
     Images of 28x28 get a padding of 2 in the first layer and so become the 32x32 of the original; both then have 61,706
     parameters with one channel and ten classes. Any other size that fits is taken as it is: 16 pixels a side at least.
+    Raises ShapeError for smaller ones.
     """
-    padding = 2 if tuple(input_shape[1:]) == (28, 28) else 0
+    shape = check_size("lenet5", input_shape, _LEAST)
+    if variant not in VARIANTS:
+        raise ConfigurationError(f"lenet5 has no variant {variant!r}; use one of {', '.join(VARIANTS)}")
+    units, head, about = ending(classes, outputs)
+    old = variant == "1998"
+    pool = AvgPool2d if old else MaxPool2d
+    hidden = {"activation": "tanh", "initializer": "lecun"} if old else {"activation": "relu"}
+    last = {"initializer": "lecun"} if old else {}
     return Model(
         Sequential(
-            Conv2d(6, 5, padding=padding, activation="relu"),
-            MaxPool2d(2),
-            Conv2d(16, 5, activation="relu"),
-            MaxPool2d(2),
+            Conv2d(6, 5, padding=2 if shape[1:] == (28, 28) else 0, **hidden),
+            pool(2),
+            Conv2d(16, 5, **hidden),
+            pool(2),
             Flatten(),
-            Dense(120, activation="relu"),
-            Dense(84, activation="relu"),
-            Dense(classes),
+            Dense(120, **hidden),
+            Dense(84, **hidden),
+            Dense(units, **last),
         ),
-        input_shape, "lenet5", {"input_shape": list(input_shape), "classes": classes},
+        shape, "lenet5", {"input_shape": list(shape), **about, **({"variant": variant} if old else {})}, head,
     )  # fmt: skip

@@ -2,14 +2,18 @@
 
 import hashlib
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from gpucnn.backends import get_backend
+from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.initializers import draw
 from gpucnn.layers.base import Backward, Layer, Mode, Parameter, Statistic, connect
+from gpucnn.layers.settings import positive
+from gpucnn.models.heads import CLASSIFIER, REGRESSOR
 from gpucnn.models.inputs import check_images
 
 # Every parameter starts at a multiple of 16 floats, 64 bytes, so that kernels may load vectors from its start. The gaps
@@ -23,15 +27,28 @@ class Model:
     `values`, `grads` and `statistics` are flat arrays, float32 on the host until `place` moves them to a backend; every
     Parameter and Statistic holds a view of its part. `name` and `arguments` say how to make the model again, with
     `build_model(name, **arguments)`; files store them, and `class_names` if set. `structure` is the layers with their
-    settings as text.
+    settings as text. `head` says what the outputs are: the scores of classes ("classifier") or values ("regressor").
+
+    `image_shape`, `mean` and `std` say how images come in: larger ones are cropped to the middle, and with one mean and
+    one std a channel they are normalised, (x - mean) * (1 / std). Training sets them, files keep them. At first images
+    are of `input_shape` and taken as they are.
 
     Raises ShapeError, naming the layer, where sizes do not fit.
     """
 
-    def __init__(self, layer: Layer, input_shape: tuple[int, ...], name: str = "custom", arguments: dict | None = None):
+    def __init__(
+        self, layer: Layer, input_shape: tuple[int, ...], name: str = "custom", arguments: dict | None = None,
+        head: str = CLASSIFIER,
+    ):
+        if head not in (CLASSIFIER, REGRESSOR):
+            raise ConfigurationError(f"head is {head!r}; use {CLASSIFIER!r} or {REGRESSOR!r}")
+        self.head = head
         self.layer, self.name, self.arguments = layer, name, dict(arguments or {})
         self.input_shape = tuple(int(size) for size in input_shape)
         self.class_names: list[str] | None = None
+        self.image_shape = self.input_shape
+        self.mean: tuple[float, ...] | None = None
+        self.std: tuple[float, ...] | None = None
         self.output_shape = connect(layer, self.input_shape, "")
         # As built: a layer of one's own may change its attributes later.
         self.structure = repr(layer)
@@ -84,6 +101,12 @@ class Model:
         """Whether a training step can be recorded and replayed: no layer computes outside backend operations."""
         return all(layer.capturable for layer in self.layer.walk())
 
+    @property
+    def preparation(self) -> Augmentation:
+        """What happens to every image before the first layer sees it."""
+        crop = None if self.image_shape == self.input_shape else self.input_shape[1:]
+        return Augmentation(crop=crop, mean=self.mean, std=self.std)
+
     def initialize(self, seed: int) -> "Model":
         """Draw the first weights (contract rule 10) and reset the running statistics; returns the model itself."""
         values = {
@@ -106,17 +129,45 @@ class Model:
         return self
 
     def __call__(self, x) -> tuple[Batch, Backward]:
-        """(y, backward). x is a Batch of the model's backend, or a plain array (N, *input_shape) from the host.
+        """(y, backward). x is a Batch of the model's backend, or a plain array (N, *image_shape) from the host.
 
+        An array is prepared as the model's images are (`preparation`); a Batch is taken as it is.
         A model that was never placed goes to the fastest usable backend.
         """
         if not isinstance(x, Batch):
             if self.backend is None:
                 self.place(get_backend())
-            x = self.backend.pack(check_images(x, self.input_shape, self.backend.dtype))
+            x = check_images(x, self.image_shape, self.backend.dtype)
+            if self.preparation == AS_THEY_ARE:
+                x = self.backend.pack(x)
+            else:
+                given = self.backend.array(x), self.backend.array(np.arange(len(x), dtype=np.int64)), len(x)
+                x = self.backend.load_images(*given, self.preparation)
         if x.backend is not self.backend:
             raise ConfigurationError("the batch is on another backend than the model; call model.place(x.backend)")
         return self.layer(x)
+
+    def predict(self, images, batch_size: int = 256, finish: Callable[[Batch], Batch] | None = None) -> np.ndarray:
+        """Class probabilities (N, classes) of images (N, *image_shape), or a regressor's values (N, outputs), on the host.
+
+        In inference mode, `batch_size` images at a time, in the backend's type. `finish` makes the result of the outputs
+        (None: softmax for a classifier). Raises what a call raises for images
+        that do not fit.
+        """
+        batch_size = positive("batch_size", batch_size)
+        if self.backend is None:
+            self.place(get_backend())
+        backend = self.backend
+        images = check_images(images, self.image_shape, backend.dtype)
+        if finish is None:
+            finish = backend.softmax if self.head == CLASSIFIER else _as_it_is
+        training, self.mode.training = self.mode.training, False
+        try:
+            parts = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+            results = [backend.unpack(finish(self(part)[0])) for part in parts]
+        finally:
+            self.mode.training = training
+        return np.concatenate(results)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies on the host of all parameters, then all running statistics, by name."""
@@ -158,6 +209,10 @@ class Model:
         for value in self.state_dict().values():
             digest.update(value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes())
         return digest.hexdigest()
+
+
+def _as_it_is(outputs: Batch) -> Batch:
+    return outputs
 
 
 def _padded(part: Parameter | Statistic) -> int:

@@ -33,7 +33,7 @@ def one_step(case: Case, backend: Backend) -> State:
     optimizer.place(backend, model.values.size)
     model.layer.need_input_gradient(False)
     data = Resident(backend, images, labels, case.batch)
-    TrainingSteps(model, optimizer, data, shift=0, seed=0).run(np.arange(case.batch), 0, 1.0)
+    TrainingSteps(model, optimizer, data).run(np.arange(case.batch), 0, 1.0)
     model.mode.training = False
     logits, _ = model(backend.pack(images))
     return {**model.state_dict(), LOGITS: backend.unpack(logits)}

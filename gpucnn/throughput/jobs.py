@@ -20,7 +20,7 @@ from gpucnn.throughput.timing import Contender
 from gpucnn.training.steps import Recorded, Resident, TrainingSteps
 
 JOBS = ("training", "inference")
-SHAPES = {"lenet5": (1, 28, 28)}
+SHAPES = {"lenet5": (1, 28, 28), "mlp": (1, 28, 28)}
 _SHAPE, CLASSES = (3, 32, 32), 10
 # Small enough that thousands of steps on random labels leave the weights in the range of a network in training.
 LEARNING_RATE, MOMENTUM = 1e-4, 0.9
@@ -111,7 +111,7 @@ def _training(model: Model, data: Resident):
     optimizer = SGD(LEARNING_RATE, momentum=MOMENTUM)
     optimizer.place(data.backend, model.values.size)
     model.layer.need_input_gradient(False)
-    steps = TrainingSteps(model, optimizer, data, shift=0, seed=0)
+    steps = TrainingSteps(model, optimizer, data)
     batches = data.batches(arithmetic.permutation(0, data.count, 0))
     number = 0
 

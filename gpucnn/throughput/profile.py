@@ -122,7 +122,7 @@ def profile(
     optimizer = SGD(LEARNING_RATE, momentum=MOMENTUM)
     optimizer.place(backend, model.values.size)
     model.layer.need_input_gradient(False)
-    steps = TrainingSteps(model, optimizer, data, shift=0, seed=0)
+    steps = TrainingSteps(model, optimizer, data)
     with noted(backend) as calls:
         steps.run(data.batches(range(data.count))[0], 0, 1.0)
     backend.synchronize()

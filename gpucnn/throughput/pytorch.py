@@ -14,20 +14,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-from gpucnn.errors import ConfigurationError
-from gpucnn.layers import (
-    BatchNorm,
-    Conv2d,
-    Dense,
-    Flatten,
-    GlobalAvgPool2d,
-    Layer,
-    MaxPool2d,
-    ReLU,
-    Residual,
-    Sequential,
-)
-from gpucnn.models import Model
+from gpucnn.models import Model, pytorch_module, pytorch_names
 from gpucnn.throughput.agreement import LOGITS, RATE, State
 from gpucnn.throughput.jobs import LEARNING_RATE, MOMENTUM, Case, Prepared
 from gpucnn.throughput.timing import Contender, interleave
@@ -87,88 +74,17 @@ def using(threads: int, *, inference: bool = False, tf32: bool | None = None):
 
 
 def translate(model: Model):
-    """`model` as a torch.nn.Module with the same weights, and its tensors by our names.
+    """`model` as a torch.nn.Module with the same weights, ready to train.
 
-    Raises ConfigurationError for a layer that has no counterpart here.
+    Raises ConfigurationError for a layer that has no counterpart.
     """
-    names: dict[str, Any] = {}
-    network = _module(model.layer, names)
-    import torch
-
-    state = model.state_dict()
-    with torch.no_grad():
-        for name, tensor in names.items():
-            tensor.copy_(torch.from_numpy(state[name]))
-    return network, names
+    return pytorch_module(model).train()
 
 
-def _module(layer: Layer, names: dict[str, Any]):
-    """The counterpart of one layer; its tensors go into `names` under our names."""
-    from torch import nn
-
-    def own(module, **pairs):
-        for ours, theirs in pairs.items():
-            if getattr(layer, ours, None) is not None:
-                names[getattr(layer, ours).name] = getattr(module, theirs)
-        return module
-
-    if isinstance(layer, Sequential):
-        return nn.Sequential(*(_module(part, names) for part in layer.layers))
-    if isinstance(layer, Residual):
-        body = _module(layer.body, names)
-        shortcut = _module(layer.shortcut, names) if layer.shortcut else nn.Identity()
-        return _residual(body, shortcut, _activation(layer))
-    if isinstance(layer, Conv2d):
-        window, (out, channels, *_) = layer.window, layer.weight.shape
-        if any(before != after for before, after in window.padding):
-            raise ConfigurationError(f"{layer!r} pads unevenly, which torch.nn.Conv2d does not")
-        padding, bias = tuple(before for before, _ in window.padding), layer.bias is not None
-        if layer.padding_mode == "constant":
-            raise ConfigurationError(f"{layer!r} pads with a constant, which torch.nn.Conv2d does not")
-        settings = window.kernel, window.stride, padding, window.dilation, layer.groups, bias, layer.padding_mode
-        made = own(nn.Conv2d(channels * layer.groups, out, *settings), weight="weight", bias="bias")
-        return nn.Sequential(made, *_activation(layer))
-    if isinstance(layer, Dense):
-        out, inputs = layer.weight.shape
-        made = own(nn.Linear(inputs, out, layer.bias is not None), weight="weight", bias="bias")
-        return nn.Sequential(made, *_activation(layer))
-    if isinstance(layer, BatchNorm):
-        made = nn.BatchNorm2d(layer.input_shape[0], layer.eps, layer.momentum)
-        own(made, gamma="weight", beta="bias", running_mean="running_mean", running_var="running_var")
-        return nn.Sequential(made, *_activation(layer))
-    if isinstance(layer, MaxPool2d):
-        window = layer.window
-        padding = tuple(before for before, _ in window.padding)
-        return nn.MaxPool2d(window.kernel, window.stride, padding, ceil_mode=layer.ceil_mode)
-    if isinstance(layer, GlobalAvgPool2d):
-        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    if isinstance(layer, Flatten):
-        return nn.Flatten()
-    if isinstance(layer, ReLU):
-        return nn.ReLU()
-    raise ConfigurationError(f"the benchmark has no PyTorch counterpart of {layer!r}")
-
-
-def _activation(layer: Layer) -> list:
-    from torch import nn
-
-    if layer.activation not in (None, "relu"):
-        raise ConfigurationError(f"the benchmark has no PyTorch counterpart of the activation {layer.activation!r}")
-    return [nn.ReLU(inplace=True)] if layer.activation else []
-
-
-def _residual(body, shortcut, activation):
-    from torch import nn
-
-    class _Residual(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body, self.shortcut, self.activation = body, shortcut, nn.Sequential(*activation)
-
-        def forward(self, x):
-            return self.activation(self.body(x) + self.shortcut(x))
-
-    return _Residual()
+def tensors(network, model: Model) -> dict[str, Any]:
+    """The tensors of `model`'s counterpart by our names, where they lie now: moving a network replaces some."""
+    state = network.state_dict(keep_vars=True)
+    return {ours: state[theirs] for ours, theirs in pytorch_names(model).items()}
 
 
 def one_step(case: Case, device: str = "cpu", threads: int = 0) -> State:
@@ -177,8 +93,7 @@ def one_step(case: Case, device: str = "cpu", threads: int = 0) -> State:
     from torch.nn.functional import cross_entropy
 
     model = case.build()
-    network, names = translate(model)
-    network.to(device)
+    network = translate(model).to(device)
     images, labels = (torch.from_numpy(a[: case.batch]).to(device) for a in case.data())
     with using(threads, tf32=False if device != "cpu" else None):
         optimizer = torch.optim.SGD(network.parameters(), RATE, MOMENTUM)
@@ -187,7 +102,7 @@ def one_step(case: Case, device: str = "cpu", threads: int = 0) -> State:
         network.eval()
         with torch.no_grad():
             logits = network(images).cpu().numpy()
-    return {name: names[name].detach().cpu().numpy() for name in model.state_dict()} | {LOGITS: logits}
+    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors(network, model).items()} | {LOGITS: logits}
 
 
 # ---- variants ------------------------------------------------------------------------------------------------------
@@ -216,7 +131,7 @@ def prepare(case: Case, variant: Variant, device: str, threads: int) -> Prepared
     import torch
 
     images, labels = case.data()
-    network, _ = translate(case.build())
+    network = translate(case.build())
     training = case.job == "training"
 
     def context():

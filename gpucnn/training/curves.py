@@ -6,14 +6,15 @@ from gpucnn.training.history import History
 
 
 def draw_curves(history: History) -> bytes:
-    """Loss and accuracy over the epochs as a PNG."""
+    """Loss and, where it was measured, accuracy over the epochs as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    shown = [key for key in ("loss", "accuracy") if any(value is not None for value in history[key])]
+    figure = Figure(figsize=(4.5 * len(shown), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, key in zip(figure.subplots(1, 2), ("loss", "accuracy")):
+    for axes, key in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown):
         marker = "o" if len(history) < 3 else None  # a line of one point shows nothing
         for name, column in (("training", key), ("validation", f"validation_{key}")):
             values = history[column]

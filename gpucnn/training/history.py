@@ -3,13 +3,16 @@
 from dataclasses import dataclass, field
 
 
+MONITORS = ("loss", "accuracy")  # what "best in validation" may go by
+
+
 @dataclass
 class History:
     """`epochs` holds one dictionary an epoch, the same as a line of metrics.jsonl:
 
-    epoch and step (how many are done), loss (mean over the images) and accuracy (0 to 1) of training, measured while
-    the weights change; validation_loss and validation_accuracy if there were such images; learning_rate of the last
-    step; seconds, and images_per_second of training alone, without first steps, which may compile kernels.
+    epoch and step (how many are done), loss (the mean) and accuracy (0 to 1; not for a loss of values) of training,
+    measured while the weights change; validation_loss and validation_accuracy likewise if there were such images;
+    learning_rate of the last step; seconds, and images_per_second of training alone, without first steps, which may compile kernels.
     """
 
     epochs: list[dict] = field(default_factory=list)
@@ -25,6 +28,15 @@ class History:
     def last(self) -> dict:
         """The newest epoch."""
         return self.epochs[-1]
+
+    def best_epoch(self, monitor: str = "loss") -> int | None:
+        """The epoch (from 1) with the smallest validation loss or the largest accuracy, the first of equal ones.
+
+        None where nothing was validated.
+        """
+        sign = {"loss": 1, "accuracy": -1}[monitor]
+        values = [(sign * value, epoch) for epoch, value in enumerate(self[f"validation_{monitor}"], 1) if value is not None]
+        return min(values)[1] if values else None
 
     @property
     def seconds(self) -> float:

@@ -15,10 +15,13 @@ class Quiet:
         """Training starts: `epochs` in all, `done` of them before, of so many images each. `title`: what and where."""
 
     def update(self, epoch: int, images: int, measured: dict) -> None:
-        """Epoch `epoch` (from 1) has seen so many images; `measured`: loss, accuracy, images_per_second so far."""
+        """Epoch `epoch` (from 1) has seen so many images; `measured`: loss, accuracy if any, images_per_second."""
 
     def end_epoch(self, record: dict) -> None:
         """An epoch is over; `record` is its entry in the history."""
+
+    def say(self, text: str) -> None:
+        """A sentence that the user should see, such as why training stopped early."""
 
     def close(self) -> None:
         """Training is over, by whatever cause."""
@@ -44,6 +47,9 @@ class Lines(Quiet):
         # From this epoch's speed, which leaves out the steps that compiled kernels.
         left = (self._epochs - record["epoch"]) * self._images / record["images_per_second"]
         self._print(f"epoch {record['epoch']}/{self._epochs}  {_describe(record)}  {_clock(left)} left")
+
+    def say(self, text: str) -> None:
+        self._print(text)
 
     def _print(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -77,9 +83,13 @@ class Bar(Quiet):
         )  # fmt: skip
 
     def end_epoch(self, record: dict) -> None:
-        training = {key: record[key] for key in ("loss", "accuracy", "images_per_second")}  # all that fits beside a bar
+        # All that fits beside a bar.
+        training = {key: record[key] for key in ("loss", "accuracy", "images_per_second") if key in record}
         self.update(record["epoch"], self._images, training)
         self._progress.console.print(f"epoch {record['epoch']}/{self._epochs}  {_describe(record)}", markup=False)
+
+    def say(self, text: str) -> None:
+        self._progress.console.print(text, markup=False)
 
     def close(self) -> None:
         self._progress.stop()
@@ -91,9 +101,13 @@ def default_progress() -> Quiet:
 
 
 def _describe(measured: dict) -> str:
-    parts = [f"loss {measured['loss']:.4f}", f"accuracy {measured['accuracy']:.2%}"]
+    parts = [f"loss {measured['loss']:.4f}"]
+    if "accuracy" in measured:
+        parts.append(f"accuracy {measured['accuracy']:.2%}")
     if measured.get("validation_loss") is not None:
-        parts.append(f"validation {measured['validation_loss']:.4f}, {measured['validation_accuracy']:.2%}")
+        parts.append(f"validation {measured['validation_loss']:.4f}")
+        if measured.get("validation_accuracy") is not None:
+            parts[-1] += f", {measured['validation_accuracy']:.2%}"
     return "  ".join([*parts, f"{measured['images_per_second']:,.0f} images/s"])
 
 

@@ -4,6 +4,7 @@
     metrics.jsonl            one JSON object an epoch (gpucnn.training.history says what is in it)
     curves.png               loss and accuracy over the epochs
     checkpoint.safetensors   weights, running statistics, optimiser state and position after the last whole epoch
+    best.safetensors         weights and running statistics of the epoch that did best in validation, if there was any
 
 Every file is written beside its place and renamed, so each is whole at any moment, whatever kills the process.
 """
@@ -15,11 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from gpucnn.errors import CheckpointError, ConfigurationError
-from gpucnn.models.files import check_same_model, read_tensors, restore, write_file, write_tensors
+from gpucnn.models.files import check_same_model, describe, read_tensors, restore, write_file, write_tensors
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Optimizer
 from gpucnn.training.curves import draw_curves
 from gpucnn.training.history import History
+
+
+CHECKPOINT, BEST, METRICS = "checkpoint.safetensors", "best.safetensors", "metrics.jsonl"
 
 
 class RunFolder:
@@ -30,7 +34,8 @@ class RunFolder:
 
     def __init__(self, path):
         self.path = Path(path)
-        self.checkpoint = self.path / "checkpoint.safetensors"
+        self.checkpoint = self.path / CHECKPOINT
+        self.best = self.path / BEST
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             for left_over in self.path.glob(".*.tmp"):  # of a process that was killed while writing
@@ -51,11 +56,35 @@ class RunFolder:
 
     def write_metrics(self, history: History) -> None:
         """Write metrics.jsonl whole."""
-        write_file(self.path / "metrics.jsonl", "".join(json.dumps(e) + "\n" for e in history.epochs).encode())
+        write_file(self.path / METRICS, "".join(json.dumps(e) + "\n" for e in history.epochs).encode())
 
     def write_curves(self, history: History) -> None:
         """Draw curves.png."""
         write_file(self.path / "curves.png", draw_curves(history))
+
+    def write_best(self, model: Model, record: dict) -> None:
+        """Write the model's weights with `record`, the epoch's entry in the history. To be done before the checkpoint of
+        the same epoch: a run killed between the two measures that epoch again, and finds the same weights."""
+        state = {f"model.{name}": value for name, value in model.state_dict().items()}
+        write_tensors(self.best, state, {**describe(model), "epoch": record["epoch"], "measured": record})
+
+    def read_best(self, model: Model, epoch: int, done: int) -> tuple[int, dict[str, np.ndarray]]:
+        """(epoch, state) of the best file, which must be of `epoch`, or of the one after the `done` ones.
+
+        Raises CheckpointError if it is not, or is missing or damaged.
+        """
+        tensors, about = read_tensors(self.best)
+        check_same_model(self.best, about, model)
+        if about.get("epoch") not in (epoch, done + 1):
+            raise CheckpointError(
+                f"{self.best} is of epoch {about.get('epoch')}, but epoch {epoch} did best in {self.path / METRICS}; "
+                "start a new run folder"
+            )
+        return about["epoch"], {name.removeprefix("model."): value for name, value in tensors.items()}
+
+    def forget_best(self) -> None:
+        """Remove what a run has left that was killed before its first checkpoint."""
+        self.best.unlink(missing_ok=True)
 
     def write_checkpoint(self, state: dict[str, np.ndarray], about: dict) -> None:
         """Write what `host_state` gave."""
@@ -102,21 +131,23 @@ def first_not_finite(state: dict[str, np.ndarray]) -> str | None:
 
 @dataclass
 class Run:
-    """What `load_run` read: the model as after the last whole epoch, the run's configuration, its history."""
+    """What `load_run` read: the model as after epoch `epoch`, the run's configuration, its history."""
 
     path: Path
     model: Model
     config: dict
     history: History
+    epoch: int
 
 
-def load_run(path, model: Model | None = None) -> Run:
+def load_run(path, model: Model | None = None, *, best: bool = False) -> Run:
     """The run in the folder at `path`. A model of your own is made by you and passed in, as for `gpucnn.load`.
 
-    Raises CheckpointError if there is no run or it is damaged.
+    The model has the weights of the last whole epoch, or with `best` those of the epoch that did best in validation.
+    Raises CheckpointError if there is no run, or it is damaged, or has no best epoch because nothing was validated.
     """
     folder = Path(path)
-    checkpoint = folder / "checkpoint.safetensors"
+    checkpoint = folder / CHECKPOINT
     if not checkpoint.is_file():
         raise CheckpointError(f"{folder} holds no checkpoint; give the folder of a run that finished an epoch")
     tensors, about = read_tensors(checkpoint)
@@ -126,12 +157,17 @@ def load_run(path, model: Model | None = None) -> Run:
         raise CheckpointError(f"{folder / 'config.json'} cannot be read: {error}") from None
     # Not through RunFolder: the run may be training still, and its files beside must stay.
     history = _read_metrics(folder, about.get("epoch", 0))
-    return Run(folder, restore(checkpoint, tensors, about, model), config, history)
+    if best:
+        checkpoint = folder / BEST
+        if not checkpoint.is_file():
+            raise CheckpointError(f"{folder} has no best epoch, since it had no validation images; take the last one")
+        tensors, about = read_tensors(checkpoint)
+    return Run(folder, restore(checkpoint, tensors, about, model), config, history, about.get("epoch", 0))
 
 
 def _read_metrics(folder: Path, epochs: int) -> History:
     """The first `epochs` lines: a run killed between the two files has measured one epoch more than it kept."""
-    path = folder / "metrics.jsonl"
+    path = folder / METRICS
     try:
         lines = [json.loads(line) for line in path.read_text().splitlines()[:epochs]]
     except (OSError, ValueError) as error:

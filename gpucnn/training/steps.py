@@ -1,39 +1,22 @@
-"""One training step and one evaluation step, on a data set that lies on the device.
+"""One training step and one evaluation step, on the images that gpucnn.training.data keeps at hand.
 
 A step is Python only the first time: the backend records it, where the model allows that, and repeats the recording for
 every further batch of as many images. What changes from batch to batch (which images, the step's number, the learning
 rate) is written to device arrays before.
 """
 
+import math
 from collections.abc import Callable
 from time import perf_counter
 
 import numpy as np
 
-from gpucnn.backends.protocol import Backend
-from gpucnn.losses import softmax_cross_entropy
+from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
+from gpucnn.losses import Loss, SoftmaxCrossEntropy
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Optimizer
-
-
-class Resident:
-    """Images (M, *input_shape) and labels (M,), or none, on the device, and the indices of the batch at hand."""
-
-    def __init__(self, backend: Backend, images: np.ndarray, labels: np.ndarray | None, batch_size: int):
-        self.backend, self.count, self.batch_size = backend, len(images), batch_size
-        self.images = backend.array(images)
-        self.labels = None if labels is None else backend.array(labels)
-        self.indices = backend.zeros((batch_size,), np.int64)
-
-    def choose(self, indices: np.ndarray) -> None:
-        """The next batch holds the images at `indices`, `batch_size` of them at most."""
-        padded = np.zeros(self.batch_size, np.int64)
-        padded[: len(indices)] = indices
-        self.backend.assign(self.indices, padded)
-
-    def batches(self, order: np.ndarray) -> list[np.ndarray]:
-        """`order` in parts of batch_size; the last may be short."""
-        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+from gpucnn.training.clipping import Clipping
+from gpucnn.training.data import Resident
 
 
 class Recorded:
@@ -65,33 +48,40 @@ class Recorded:
 class TrainingSteps:
     """Training steps of `model`.
 
-    On the device: `totals` counts an epoch's loss and right answers, `status` is the first bad step or -1.
+    On the device: `totals` counts an epoch's loss and right answers, `status` is the first bad step or -1. Without a
+    `loss` it is SoftmaxCrossEntropy(), without `clip` gradients stay as they are.
     """
 
-    def __init__(self, model: Model, optimizer: Optimizer, data: Resident, shift: int, seed: int):
+    def __init__(
+        self, model: Model, optimizer: Optimizer, data: Resident, augmentation: Augmentation = AS_THEY_ARE,
+        seed: int = 0, loss: Loss | None = None, clip: Clipping | None = None,
+    ):  # fmt: skip
         self.model, self.optimizer, self.data = model, optimizer, data
         self.backend = model.backend
-        self.totals = self.backend.zeros((2,), np.float64)
+        self.loss, self._clip = loss or SoftmaxCrossEntropy(), clip or Clipping()
+        self.loss.place(self.backend, model.output_shape[0])
+        self.totals = self.backend.zeros((self.loss.counts,), np.float64)
         self.status = self.backend.zeros((1,), np.int64)
         self.backend.assign(self.status, np.array([-1], np.int64))
-        self._shift, self._seed = shift, seed
+        self._augmentation, self._seed = augmentation, seed
         self._recorded = Recorded(model, self._work)
         self.start_epoch()
 
     def _work(self, count: int) -> None:
         backend, data, model = self.backend, self.data, self.model
         step = model.mode.step
-        images = backend.load_images(data.images, data.indices, count, shift=self._shift, seed=self._seed, step=step)
-        labels = backend.load_labels(data.labels, data.indices, count)
-        logits, backward = model(images)
-        loss, dlogits = softmax_cross_entropy(logits, labels, self.totals)
-        backward(dlogits)
+        images = backend.load_images(data.images, data.indices, count, self._augmentation, seed=self._seed, step=step)
+        targets = self.loss.load(backend, data.labels, data.indices, count)
+        outputs, backward = model(images)
+        loss, doutputs = self.loss(outputs, targets, self.totals)
+        backward(doutputs)
+        self._clip(backend, model.grads)
         self.optimizer.update(model.values, model.grads)
         backend.watch(self.status, step, loss, model.values)
 
     def start_epoch(self) -> None:
         """Forget what was counted."""
-        self.backend.assign(self.totals, np.zeros(2))
+        self.backend.assign(self.totals, np.zeros(self.loss.counts))
         self.images = self._timed_images = 0
         self._started, self._untimed_seconds = perf_counter(), 0.0
 
@@ -119,8 +109,8 @@ class TrainingSteps:
         return self._timed_images > 0
 
     def measure(self) -> dict[str, float]:
-        """loss, accuracy and images_per_second of the epoch so far; waits for the device."""
-        loss, right = self.backend.host(self.totals)
+        """loss, accuracy if the loss knows one, and images_per_second of the epoch so far; waits for the device."""
+        totals = self.backend.host(self.totals)
         seconds = perf_counter() - self._started
         images = self._timed_images
         if images:
@@ -128,8 +118,7 @@ class TrainingSteps:
         else:
             images = self.images
         return {
-            "loss": float(loss) / self.images,
-            "accuracy": float(right) / self.images,
+            **self.loss.measure(totals, self.images, math.prod(self.model.output_shape)),
             "images_per_second": images / seconds,
         }
 
@@ -139,24 +128,26 @@ class TrainingSteps:
 
 
 class EvaluationSteps:
-    """Mean loss and accuracy of `model` on labelled images, in inference mode."""
+    """Mean loss and accuracy of `model` on images with their targets, in inference mode."""
 
-    def __init__(self, model: Model, data: Resident):
-        self.model, self.data = model, data
-        self._totals = model.backend.zeros((2,), np.float64)
+    def __init__(self, model: Model, data: Resident, loss: Loss | None = None):
+        self.model, self.data, self.loss = model, data, loss or SoftmaxCrossEntropy()
+        self.loss.place(model.backend, model.output_shape[0])
+        self._totals = model.backend.zeros((self.loss.counts,), np.float64)
         self._recorded = Recorded(model, self._work)
 
     def _work(self, count: int) -> None:
         backend, data = self.model.backend, self.data
-        logits, _ = self.model(backend.load_images(data.images, data.indices, count))
-        softmax_cross_entropy(logits, backend.load_labels(data.labels, data.indices, count), self._totals)
+        outputs, _ = self.model(backend.load_images(data.images, data.indices, count, self.model.preparation))
+        self.loss(outputs, self.loss.load(backend, data.labels, data.indices, count), self._totals)
 
-    def run(self) -> tuple[float, float]:
-        """(loss, accuracy) over all images."""
+    def run(self) -> tuple[float, float | None]:
+        """(loss, accuracy) over all images; the accuracy is None where the loss knows none."""
         self.model.mode.training = False
-        self.model.backend.assign(self._totals, np.zeros(2))
+        self.model.backend.assign(self._totals, np.zeros(self.loss.counts))
         for indices in self.data.batches(np.arange(self.data.count)):
             self.data.choose(indices)
             self._recorded(len(indices))
-        loss, right = self.model.backend.host(self._totals)
-        return float(loss) / self.data.count, float(right) / self.data.count
+        totals = self.model.backend.host(self._totals)
+        measured = self.loss.measure(totals, self.data.count, math.prod(self.model.output_shape))
+        return measured["loss"], measured.get("accuracy")

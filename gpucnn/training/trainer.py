@@ -1,7 +1,8 @@
 """The training loop."""
 
-import hashlib
 import json
+from dataclasses import replace
+from math import isfinite
 from time import perf_counter
 
 import numpy as np
@@ -9,32 +10,45 @@ import numpy as np
 from gpucnn import arithmetic
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
-from gpucnn.errors import ConfigurationError, NonFiniteError
+from gpucnn.data.mapped import Mapped
+from gpucnn.errors import ConfigurationError, NonFiniteError, ShapeError
 from gpucnn.layers.settings import positive
-from gpucnn.losses import check_labels
+from gpucnn.losses import Loss, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.models.files import describe
+from gpucnn.models.heads import REGRESSOR
 from gpucnn.models.inputs import check_images
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Adam, Optimizer
 from gpucnn.schedules import Constant, Schedule
+from gpucnn.training.clipping import Clipping
+from gpucnn.training.data import placed
 from gpucnn.training.history import History
+from gpucnn.training.normalization import channel_statistics
 from gpucnn.training.progress import Quiet, default_progress
 from gpucnn.training.run import RunFolder, first_not_finite, host_state
-from gpucnn.training.steps import EvaluationSteps, Resident, TrainingSteps
+from gpucnn.training.steps import EvaluationSteps, TrainingSteps
+from gpucnn.training.validation import check_stopping, digest, part, why_stop
 
 EVALUATION_BATCH = 256
 _CURVES_EVERY = 30.0  # seconds; drawing takes a third of one
 
 
 class Trainer:
-    """Trains `model` on one backend: shuffled epochs, softmax cross-entropy, checkpoints.
+    """Trains `model` on one backend: shuffled epochs, a loss, checkpoints.
 
     `backend` is a name or a Backend (None: the fastest usable one), `math` "exact" or "fast" (None: the backend's own),
     `optimizer` one of gpucnn.optimizers (None: Adam()), `schedule` one of gpucnn.schedules (None: Constant()). `seed`
-    decides the shuffles, shifts, dropout and, if the model has no weights yet, the first weights. In training each
-    image moves by up to `shift` pixels along each axis. `run` is a folder for configuration, metrics, curves and
-    checkpoints (None: nothing is written); `about` is added to its config.json. `progress` is None for a bar or lines
-    on stderr, False for silence, or an object like those in gpucnn.training.progress.
+    decides the shuffles, augmentation, validation images, dropout and, if the model has no weights yet, the first weights.
+    `run` is a folder for configuration, metrics, curves and checkpoints (None: nothing is written); `about` is added to
+    its config.json. `progress` is None for a bar or lines on stderr, False for silence, or an object like those in
+    gpucnn.training.progress. `loss` is one of gpucnn.losses (None: SoftmaxCrossEntropy(), for a regressor
+    MeanSquared()); `clip_norm` and `clip_value` limit the gradient, see gpucnn.training.clipping.
+
+    In training each image moves by up to `shift` pixels along each axis, is mirrored left to right every other time with
+    `flip`, and loses a square of `cutout` pixels a side around a random pixel. With `crop` images may be larger than the
+    model's input: a random part of that size in training (up to `shift` pixels over the border), the middle otherwise.
+    `normalize` subtracts each channel's mean over the training images and divides by its standard deviation, in
+    evaluation and prediction too; the model keeps both. What is empty after that is 0.
 
     In exact math the trained weights depend on model, data and settings alone, not on the backend or its threads.
     """
@@ -42,8 +56,9 @@ class Trainer:
     def __init__(
         self, model: Model, *, backend: str | Backend | None = None, math: str | None = None,
         optimizer: Optimizer | None = None, schedule: Schedule | None = None, seed: int = 0, batch_size: int = 64,
-        shift: int = 0, run=None, threads: int | None = None, progress: Quiet | bool | None = None,
-        about: dict | None = None,
+        shift: int = 0, crop: bool = False, flip: bool = False, cutout: int = 0, normalize: bool = False, run=None,
+        threads: int | None = None, progress: Quiet | bool | None = None, about: dict | None = None,
+        loss: Loss | None = None, clip_norm: float | None = None, clip_value: float | None = None,
     ):  # fmt: skip
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
             raise ConfigurationError(f"seed is {seed!r}; give an integer from 0 to 2**64 - 1")
@@ -52,40 +67,73 @@ class Trainer:
             raise ConfigurationError(f"shift is {shift!r}; give a number of pixels from 0 to {room - 1}")
         if len(model.output_shape) != 1:
             raise ConfigurationError(f"the model's output is {model.output_shape}, not (classes,): end it with Dense")
-        self.model, self.seed, self.shift, self.run = model, seed, shift, run
+        if isinstance(cutout, bool) or not isinstance(cutout, int) or not 0 <= cutout <= room:
+            raise ConfigurationError(f"cutout is {cutout!r}; give the side of a square in pixels, from 0 to {room}")
+        if (crop or flip) and len(model.input_shape) == 1:
+            raise ConfigurationError(f"crop and flip need images; this model takes (N, {model.input_shape[0]})")
+        self.model, self.seed, self.run = model, seed, run
+        self.shift, self.crop, self.flip, self.cutout = shift, bool(crop), bool(flip), cutout
+        self.normalize = bool(normalize)
         self.batch_size = positive("batch_size", batch_size)
         self.optimizer, self.schedule = optimizer or Adam(), schedule or Constant()
+        if loss is not None and not isinstance(loss, Loss):
+            raise ConfigurationError(f"loss is {loss!r}; give one of gpucnn.losses, such as Huber(), or None")
+        if model.head == REGRESSOR and isinstance(loss, SoftmaxCrossEntropy):
+            raise ConfigurationError("softmax cross-entropy is for classes, but the model gives values; use MeanSquared()")
+        self.loss = loss or (MeanSquared() if model.head == REGRESSOR else SoftmaxCrossEntropy())
+        self.clip = Clipping(clip_norm, clip_value)
         self.progress = default_progress() if progress is None or progress is True else progress or Quiet()
         self.about = dict(about or {})
         self.backend = backend if isinstance(backend, Backend) else get_backend(backend, math, threads=threads)
         if not model.initialized:
             model.initialize(seed)
         model.place(self.backend)
+        self._best: tuple[int, dict[str, np.ndarray]] | None = None
+        self.loss.place(self.backend, model.output_shape[0])  # refuses weights for other classes
 
     # ---- training ----------------------------------------------------------------------------------------------------
 
-    def fit(self, images, labels, epochs: int, *, validation: tuple | None = None, resume: bool = False) -> History:
+    def fit(
+        self, images, labels, epochs: int, *, validation: tuple | float | None = None, monitor: str = "loss",
+        patience: int | None = None, resume: bool = False,
+    ) -> History:  # fmt: skip
         """Train until `epochs` epochs are done, starting from the model's weights with a fresh optimiser.
 
-        images (N, *input_shape), labels integers (N,). `validation` is another (images, labels) pair, evaluated after
-        each epoch; it changes no weight. With `resume` training continues from the run folder's checkpoint and ends in
-        the same bits as a run that was never interrupted, on whichever backend; without a checkpoint yet it starts from
-        the beginning. The run folder is in order at any moment: a process may be killed, or interrupted with Ctrl-C.
+        images (N, *input_shape); labels integers (N,), or for a loss of values those, (N, *output_shape) in the backend's
+        type. `validation` is another (images, labels) pair, or the part of the images to keep out of training for it, such
+        as 0.1: the same part of each class, chosen by the seed. It is evaluated after each epoch and changes no weight.
+        `monitor`, its "loss" or "accuracy", tells which epoch is the best: `restore_best` goes back to it, and the run
+        folder keeps it as best.safetensors. With `patience` training stops after so many epochs in a row that brought
+        nothing better. The model ends with the last epoch's weights.
+
+        With `resume` training continues from the run folder's checkpoint and ends in the same bits as a run that was
+        never interrupted, on whichever backend; without a checkpoint yet it starts from the beginning. The run folder is
+        in order at any moment: a process may be killed, or interrupted with Ctrl-C.
 
         Raises ShapeError, DTypeError or DataError for unfit data before any work, CheckpointError for a checkpoint of
         another model or other settings, NonFiniteError once the loss or a weight is no longer finite (the last good
         checkpoint stays).
         """
-        model, shape, classes = self.model, self.model.input_shape, self.model.output_shape[0]
+        model = self.model
         positive("epochs", epochs)
-        images = check_images(images, shape, self.backend.dtype)
-        labels = check_labels(labels, len(images), classes)
+        if self.crop:
+            model.image_shape = _larger(images, model.input_shape)
+        images, labels = self._checked(images, labels)
+        check_stopping(validation, monitor, patience, self.loss)
         if resume and self.run is None:
             raise ConfigurationError("resume needs the run folder to continue: Trainer(..., run=folder)")
 
-        settings = self._settings(epochs, images, labels)
-        if validation is not None:
-            validation = self._evaluation(*validation)
+        settings, kept = self._settings(epochs, images, labels), None
+        if isinstance(validation, (tuple, list)):
+            kept = self._checked(*validation)
+            settings["validation"] = f"{digest(*kept, self.backend.dtype)} by {monitor}"
+        elif validation is not None:
+            (images, labels), kept = part(images, labels, validation, self.seed)
+            settings["validation"] = f"{validation} by {monitor}"
+        if self.normalize and model.mean is None:
+            model.mean, model.std = channel_statistics(images)
+        evaluation = self._evaluation(*kept) if kept else None
+        self._best = None
         model.place(self.backend)  # where another trainer may have taken it
         self.optimizer.place(self.backend, model.values.size)
         folder, history = None, History()
@@ -95,21 +143,34 @@ class Trainer:
                 folder.refuse_if_used()
             elif folder.checkpoint.exists():
                 history = folder.read_checkpoint(model, self.optimizer, settings)
-            folder.write_config(self._config(epochs, settings))
+                best = history.best_epoch(monitor)
+                self._best = None if best is None else folder.read_best(model, best, len(history))
+            if not history.epochs:
+                folder.forget_best()
+            folder.write_config(self._config(epochs, {**settings, "patience": patience}))
         if len(history) > epochs:
             raise ConfigurationError(f"this run has done {len(history)} epochs already, more than {epochs}")
 
-        self.progress.begin(self._title(), epochs, len(images), len(history))
+        title = self._title() + (f"; {len(kept[0]):,} images for validation" if kept else "")
+        self.progress.begin(title, epochs, len(images), len(history))
         model.layer.need_input_gradient(False)  # nobody needs the gradient of the images
+        data = placed(self.backend, images, labels, self.batch_size)
         try:
-            data = Resident(self.backend, images, labels, self.batch_size)
-            steps = TrainingSteps(model, self.optimizer, data, self.shift, self.seed)
+            changes = {"shift": self.shift, "flip": self.flip, "cutout": self.cutout}
+            augmentation = replace(model.preparation, **changes)
+            steps = TrainingSteps(model, self.optimizer, data, augmentation, self.seed, self.loss, self.clip)
             drawn = perf_counter()
             for epoch in range(len(history), epochs):
-                record = self._epoch(steps, epoch, epochs, validation)
+                if reason := why_stop(history, monitor, patience):
+                    self.progress.say(reason)
+                    break
+                record = self._epoch(steps, epoch, epochs, evaluation)
                 history.epochs.append(record)
+                better = history.best_epoch(monitor) == epoch + 1
+                if better:
+                    self._best = epoch + 1, model.state_dict()
                 if folder:
-                    self._keep(folder, history, settings)
+                    self._keep(folder, history, settings, better)
                     if perf_counter() - drawn > _CURVES_EVERY:
                         folder.write_curves(history)
                         drawn = perf_counter()
@@ -117,6 +178,9 @@ class Trainer:
             if folder:
                 folder.write_curves(history)
         finally:
+            data.close()
+            if evaluation:
+                evaluation.data.close()
             model.layer.need_input_gradient(True)
             model.mode.training = False
             self.progress.close()
@@ -137,7 +201,11 @@ class Trainer:
         self._stop_if_not_finite(steps, len(batches))
         record = {"epoch": epoch + 1, "step": (epoch + 1) * len(batches), **measured, "learning_rate": rate}
         if validation:
-            record["validation_loss"], record["validation_accuracy"] = validation.run()
+            record["validation_loss"], accuracy = validation.run()
+            if accuracy is not None:
+                record["validation_accuracy"] = accuracy
+            if not isfinite(record["validation_loss"]):
+                raise _not_finite("the validation loss", record["epoch"], record["step"])
         record["seconds"] = perf_counter() - started
         return record
 
@@ -146,13 +214,26 @@ class Trainer:
         if bad >= 0:
             raise _not_finite("the loss or a weight", bad // steps_an_epoch + 1, bad + 1)
 
-    def _keep(self, folder: RunFolder, history: History, settings: dict) -> None:
+    def restore_best(self) -> int:
+        """Give the model the weights of the epoch that did best in the validation of the last `fit`; returns the epoch.
+
+        Raises ConfigurationError if nothing was validated.
+        """
+        if self._best is None:
+            raise ConfigurationError("no epoch is known as the best: nothing was validated; fit(..., validation=0.1) does")
+        epoch, state = self._best
+        self.model.load_state_dict(state)
+        return epoch
+
+    def _keep(self, folder: RunFolder, history: History, settings: dict, better: bool) -> None:
         """Metrics first: resuming ignores a line too many, but could not invent a missing one."""
         last, state = history.last, host_state(self.model, self.optimizer)
         bad = first_not_finite(state)  # what `watch` does not see: running statistics, optimiser state
         if bad:
             raise _not_finite(bad, last["epoch"], last["step"])
         folder.write_metrics(history)
+        if better:
+            folder.write_best(self.model, last)
         about = {
             **describe(self.model),
             "settings": settings,
@@ -165,8 +246,6 @@ class Trainer:
 
     def _settings(self, epochs: int, images: np.ndarray, labels: np.ndarray) -> dict:
         """All that decides the bits beside the model: a run resumes only where these agree."""
-        data = hashlib.sha256(images)
-        data.update(labels)
         settings = {
             "optimizer": self.optimizer.settings(),
             "schedule": self.schedule.settings(),
@@ -175,11 +254,14 @@ class Trainer:
             "seed": self.seed,
             "batch_size": self.batch_size,
             "shift": self.shift,
+            "loss": self.loss.settings(),
+            "clip": self.clip.settings(),
             "math": self.backend.math,
             "dtype": np.dtype(self.backend.dtype).name,
             "images": len(images),
-            "data_sha256": data.hexdigest(),
+            "data_sha256": digest(images, labels, self.backend.dtype),
         }
+        settings |= {name: getattr(self, name) for name in ("crop", "flip", "cutout", "normalize") if getattr(self, name)}
         return json.loads(json.dumps(settings))  # as they come back from a file: lists, not tuples
 
     def _config(self, epochs: int, settings: dict) -> dict:
@@ -199,24 +281,48 @@ class Trainer:
 
     # ---- inference ---------------------------------------------------------------------------------------------------
 
-    def evaluate(self, images, labels) -> tuple[float, float]:
-        """(loss, accuracy): mean softmax cross-entropy, and the part of images whose first largest output is right."""
+    def evaluate(self, images, labels) -> tuple[float, float | None]:
+        """(loss, accuracy): the mean loss, and the part of images whose first largest output is right.
+
+        The accuracy is None for a loss of values, which knows no right and wrong.
+        """
         return self._evaluation(images, labels).run()
 
-    def predict(self, images) -> np.ndarray:
-        """Class probabilities (N, classes) of images (N, *input_shape), in the backend's type."""
-        model, backend = self.model, self.backend
-        images = check_images(images, model.input_shape, backend.dtype)
-        model.place(backend)
-        model.mode.training = False
-        parts = (images[start : start + EVALUATION_BATCH] for start in range(0, len(images), EVALUATION_BATCH))
-        return np.concatenate([backend.unpack(backend.softmax(model(backend.pack(part))[0])) for part in parts])
+    def predict(self, images, batch_size: int = EVALUATION_BATCH) -> np.ndarray:
+        """What the model makes of images (N, *image_shape), in the backend's type, `batch_size` of them at a time.
+
+        Class probabilities (N, classes) after training with softmax cross-entropy, probabilities of each output after
+        binary cross-entropy, the outputs themselves after other losses.
+        """
+        return self.model.place(self.backend).predict(self._images(images), batch_size, self.loss.predict)
+
+    def _checked(self, images, labels) -> tuple[np.ndarray | Mapped, np.ndarray]:
+        images = self._images(images)
+        return images, self.loss.check(labels, len(images), self.model.output_shape, self.backend.dtype)
+
+    def _images(self, images) -> np.ndarray | Mapped:
+        """Images (N, *image_shape), checked; mapped ones stay where they are."""
+        if isinstance(images, np.memmap):
+            images = Mapped(images)
+        return check_images(images, self.model.image_shape, self.backend.dtype)
 
     def _evaluation(self, images, labels) -> EvaluationSteps:
-        images = check_images(images, self.model.input_shape, self.backend.dtype)
-        labels = check_labels(labels, len(images), self.model.output_shape[0])
+        images, labels = self._checked(images, labels)
         self.model.place(self.backend)
-        return EvaluationSteps(self.model, Resident(self.backend, images, labels, min(EVALUATION_BATCH, len(images))))
+        data = placed(self.backend, images, labels, min(EVALUATION_BATCH, len(images)))
+        return EvaluationSteps(self.model, data, self.loss)
+
+
+def _larger(images, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of images that a model of `input_shape` can be cropped out of; raises ShapeError for others."""
+    shape = tuple(np.shape(images)[1:])
+    fits = len(shape) == len(input_shape) and shape[0] == input_shape[0]
+    if not fits or any(there < cut for there, cut in zip(shape, input_shape, strict=True)):
+        sizes = ", ".join(map(str, input_shape))
+        raise ShapeError(
+            f"images have shape {np.shape(images)}; to crop them to this model's (N, {sizes}) they must be larger"
+        )
+    return shape
 
 
 def _not_finite(what: str, epoch: int, step: int) -> NonFiniteError:

@@ -1,5 +1,5 @@
-// exp, log, tanh and sigmoid in float64, before their one rounding to float32 (rule 6): the polynomials of CONTRACT.md
-// by Horner, a separate multiplication and addition each. Library functions change bits with their version.
+// exp, log, tanh, sigmoid, GELU and SiLU in float64, before their one rounding to float32 (rule 6): the polynomials of
+// CONTRACT.md by Horner, a separate multiplication and addition each. Library functions change bits with their version.
 #pragma once
 #include "common.cuh"
 
@@ -58,9 +58,45 @@ DEVICE double tanh64(double x) {
 
 DEVICE double sigmoid64(double x) { return __ddiv_rn(1.0, __dadd_rn(1.0, exp64(-x))); }
 
+// c is x clamped to [-16, 16], cdf the normal distribution's there, e = exp(-c**2 / 2).
+struct Normal {
+  double c, cdf, e;
+};
+DEVICE Normal normal64(double x) {
+  const double c = x < -16.0 ? -16.0 : x > 16.0 ? 16.0 : x, a = c < 0.0 ? -c : c;
+  const double e = exp64(-__dmul_rn(0.5, __dmul_rn(a, a)));
+  const double p = horner(a, 0x1.81d2790926b50p-18, 0x1.25b7ec211672ep-13, 0x1.af6744aa30891p-10, 0x1.8a2b7c3d0e054p-7,
+                          0x1.e74eeb4354547p-5, 0x1.a10760ffabb3fp-3, 0x1.e49f5a0991d7ep-2, 0x1.61bc5dcad9e2ap-1,
+                          0x1.0000000000001p-1);
+  const double q = horner(a, 0x1.e38e6e03c3997p-17, 0x1.701f199349491p-12, 0x1.0f495308f628dp-8, 0x1.f3c5479d5fc80p-6,
+                          0x1.39c39faba3a40p-3, 0x1.1469d6b5d60a3p-1, 0x1.53c89826eed94p+0, 0x1.17c35ba1a3314p+1,
+                          0x1.16ff43b4bdd0fp+1, 0x1.0000000000000p+0);
+  const double tail = __dmul_rn(e, __ddiv_rn(p, q));
+  return {c, x < 0.0 ? tail : __dsub_rn(1.0, tail), e};
+}
+
+DEVICE double gelu64(double x) {
+  const Normal n = normal64(x);
+  return __dmul_rn(x > 16.0 ? x : n.c, n.cdf);
+}
+DEVICE double gelu_slope64(double x) {
+  const Normal n = normal64(x);
+  return __dadd_rn(n.cdf, __dmul_rn(__dmul_rn(n.c, n.e), 0x1.9884533d43651p-2));  // 1 / sqrt(2 pi)
+}
+
+DEVICE double silu64(double x) { return __ddiv_rn(x, __dadd_rn(1.0, exp64(-x))); }
+DEVICE double silu_slope64(double x) {
+  const double s = sigmoid64(x);
+  return __dmul_rn(s, __dadd_rn(1.0, __dmul_rn(x, __dsub_rn(1.0, s))));
+}
+
 DEVICE float rounded_exp(float x) { return __double2float_rn(exp64(x)); }
 DEVICE float rounded_log(float x) { return __double2float_rn(log64(x)); }
 DEVICE float rounded_tanh(float x) { return __fadd_rn(__double2float_rn(tanh64(x)), 0.0f); }
 DEVICE float rounded_sigmoid(float x) { return __double2float_rn(sigmoid64(x)); }
+DEVICE float rounded_gelu(float x) { return __fadd_rn(__double2float_rn(gelu64(x)), 0.0f); }
+DEVICE float rounded_gelu_slope(float x) { return __fadd_rn(__double2float_rn(gelu_slope64(x)), 0.0f); }
+DEVICE float rounded_silu(float x) { return __fadd_rn(__double2float_rn(silu64(x)), 0.0f); }
+DEVICE float rounded_silu_slope(float x) { return __fadd_rn(__double2float_rn(silu_slope64(x)), 0.0f); }
 
 }  // namespace elementary

@@ -4,12 +4,7 @@
 // load and store: these kernels do nothing but move memory. A batch is a multiple of 32 values, so four always fit.
 // Launch: 256 threads a block, as many blocks as it takes; `quads` is the number of values / 4.
 #include "elementary.cuh"
-
-template <class F> DEVICE float4 each(F f, float4 a) { return make_float4(f(a.x), f(a.y), f(a.z), f(a.w)); }
-template <class F> DEVICE float4 each(F f, float4 a, float4 b) {
-  return make_float4(f(a.x, b.x), f(a.y, b.y), f(a.z, b.z), f(a.w, b.w));
-}
-DEVICE i64 thread_number() { return i64(blockIdx.x) * blockDim.x + threadIdx.x; }
+#include "elementwise.cuh"
 
 __global__ void __launch_bounds__(256) relu(const float4* x, float4* y, i64 quads) {
   const i64 i = thread_number();

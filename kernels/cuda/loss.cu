@@ -1,4 +1,4 @@
-// Softmax, and softmax cross-entropy with its gradient (rule 8).
+// Softmax, and softmax cross-entropy with its gradient, plain and with class weights and label smoothing (rule 8).
 //
 // One thread is one image and walks through its classes three times: the maximum, the exponentials with their sum, the
 // quotients. Four warps a block, each a block of 32 images. The mean loss is float64: the tree over 16 lanes in each
@@ -14,31 +14,35 @@ struct Exponentials {
   int first;  // class of the largest logit
 };
 
-// Leaves exp(z - max) in e.
-DEVICE Exponentials exponentials(const float* z, float* e, int classes) {
+// Leaves exp(z - max) in e; `apart` is how far a class is from the next.
+DEVICE Exponentials exponentials(const float* z, float* e, int classes, int apart = LANES) {
   Exponentials found{z[0], 0.0f, 0};
   for (int c = 1; c < classes; c++) {
-    const float v = z[c * LANES];
+    const float v = z[c * apart];
     if (v > found.largest) {
       found.largest = v;
       found.first = c;
     }
   }
   for (int c = 0; c < classes; c++) {
-    const float v = elementary::rounded_exp(__fsub_rn(z[c * LANES], found.largest));
-    e[c * LANES] = v;
+    const float v = elementary::rounded_exp(__fsub_rn(z[c * apart], found.largest));
+    e[c * apart] = v;
     found.sum = __fadd_rn(found.sum, v);
   }
   return found;
 }
 
-// y = softmax along the channels of z (block, C, 32).
-__global__ void __launch_bounds__(LANES * WARPS) softmax(const float* z, float* y, int blocks, int classes) {
-  const i64 block = i64(blockIdx.x) * WARPS + threadIdx.y;
-  if (block >= blocks) return;
-  const i64 at = block * classes * LANES + threadIdx.x;
-  const float sum = exponentials(z + at, y + at, classes).sum;
-  for (int c = 0; c < classes; c++) y[at + c * LANES] = __fdiv_rn(y[at + c * LANES], sum);
+// y = softmax along the channels of z (block, C, positions, 32): one thread is one image at one position.
+__global__ void __launch_bounds__(LANES * WARPS) softmax(const float* z, float* y, int classes, int positions,
+                                                         int units) {
+  const int unit = blockIdx.x * WARPS + threadIdx.y;
+  if (unit >= units) return;
+  const int apart = positions * LANES;
+  const i64 at = i64(unit / positions) * classes * apart + unit % positions * LANES + threadIdx.x;
+  z += at;
+  y += at;
+  const float sum = exponentials(z, y, classes, apart).sum;
+  for (int c = 0; c < classes; c++) y[c * apart] = __fdiv_rn(y[c * apart], sum);
 }
 
 // loss (1,) = the mean; dz = (p - hot) * scale; totals (2,), if given, gains the losses' sum and the number of hits.
@@ -76,4 +80,68 @@ __global__ void __launch_bounds__(LANES * WARPS) softmax_cross_entropy(const flo
     if (thread == 0 && s == 0) loss[0] = __double2float_rn(__ddiv_rn(total, double(images)));
     if (thread == 0 && totals) totals[s] = __dadd_rn(totals[s], total);
   }
+}
+
+// sum (1,) = the weights (classes,) of all images' labels, added up; part (blocks of 16,). Launch: one block (32, WARPS).
+__global__ void __launch_bounds__(LANES * WARPS)
+label_weights(const int* labels, const float* weights, double* sum, double* part, int images, int blocks) {
+  const int lane = threadIdx.x;
+  for (i64 block = threadIdx.y; block < blocks; block += WARPS) {
+    const float own = present(block, lane, images) ? weights[labels[block * LANES + lane]] : 0.0f;
+    const double together = half_warp_sum(double(own));
+    if (lane % IMAGES == 0) part[block * 2 + lane / IMAGES] = together;
+  }
+  __syncthreads();
+  const int thread = threadIdx.y * LANES + lane;
+  const double total = tree_over<LANES * WARPS>([&](int b) { return part[b]; }, 2 * blocks, thread);
+  if (thread == 0) sum[0] = total;
+}
+
+// softmax_cross_entropy where class c asks for q_c = share * weights[c], the label for keep * weights[label] more;
+// weight (1,) is what label_weights gave; totals (3,).
+__global__ void __launch_bounds__(LANES * WARPS)
+weighted_cross_entropy(const float* z, const int* labels, const float* weights, float share, float keep,
+                       const double* weight, float* dz, float* loss, double* totals, double* part, unsigned* counter,
+                       int images, int blocks, int classes) {
+  const int lane = threadIdx.x, sums = 2 * blocks;
+  const i64 block = i64(blockIdx.x) * WARPS + threadIdx.y;
+  const float scale = __double2float_rn(__ddiv_rn(1.0, weight[0]));
+  if (block < blocks) {
+    const i64 at = block * classes * LANES + lane;
+    const int label = labels[block * LANES + lane];
+    const bool there = present(block, lane, images);
+    const Exponentials e = exponentials(z + at, dz + at, classes);
+    const float of_log = elementary::rounded_log(e.sum);
+    auto asked = [&](int c) {
+      const float w = weights[c], q = __fmul_rn(share, w);
+      return c == label ? __fmaf_rn(keep, w, q) : q;
+    };
+    float together = 0.0f, each = 0.0f;
+    for (int c = 0; c < classes; c++) {
+      const float q = asked(c);
+      together = __fadd_rn(together, q);
+      each = __fmaf_rn(q, __fsub_rn(of_log, __fsub_rn(z[at + c * LANES], e.largest)), each);
+    }
+    for (int c = 0; c < classes; c++) {
+      const float p = __fdiv_rn(dz[at + c * LANES], e.sum);
+      dz[at + c * LANES] = there ? __fmul_rn(__fmaf_rn(p, together, -asked(c)), scale) : 0.0f;
+    }
+    const double losses = half_warp_sum(there ? double(each) : 0.0);
+    const double hits = half_warp_sum(there && e.first == label ? 1.0 : 0.0);
+    if (lane % IMAGES == 0) {
+      const i64 half = block * 2 + lane / IMAGES;
+      part[half] = losses;
+      part[sums + half] = hits;
+    }
+  }
+  if (!last_of(gridDim.x, counter)) return;
+  const int thread = threadIdx.y * LANES + lane;
+#pragma unroll 1
+  for (int s = 0; s < 2; s++) {  // the losses, then the hits
+    const double* terms = part + s * sums;
+    const double total = tree_over<LANES * WARPS>([&](int b) { return __ldcg(terms + b); }, sums, thread);
+    if (thread == 0 && s == 0) loss[0] = __double2float_rn(__ddiv_rn(total, weight[0]));
+    if (thread == 0 && totals) totals[s] = __dadd_rn(totals[s], total);
+  }
+  if (thread == 0 && totals) totals[2] = __dadd_rn(totals[2], weight[0]);
 }

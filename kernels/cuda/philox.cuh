@@ -2,7 +2,7 @@
 #pragma once
 #include "common.cuh"
 
-constexpr unsigned DROPOUT = 3, SHIFT = 4;  // purposes
+constexpr unsigned DROPOUT = 3, SHIFT = 4, CROP = 6, FLIP = 7, CUTOUT = 8;  // purposes
 
 // The first output word of counter (index low, index high, step, purpose << 16 | layer) under `seed`.
 DEVICE unsigned philox_word(u64 seed, u64 index, unsigned step, unsigned purpose, unsigned layer) {

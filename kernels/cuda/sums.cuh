@@ -39,8 +39,9 @@ struct Maps {
 
 // Sums of SUMS terms over a channel: `terms(element, to)` adds element's terms to to[0 .. SUMS-1]. True, with the sums
 // in `result`, for all threads of the channel's last block; false for the others. Launch: grid (channels, parts), block
-// (32, SUM_WARPS); part (channels, SUMS, blocks of 16, bands); counters (channels,).
-template <int SUMS, class Terms>
+// (32, SUM_WARPS); part (channels, SUMS, blocks of 16, bands); counters (channels,). UNROLL is how many positions are on
+// their way at once: fewer where a term takes many registers.
+template <int SUMS, int UNROLL = 4, class Terms>
 DEVICE bool channel_sums(Terms terms, Maps maps, double* part, unsigned* counters, double* result) {
   const int lane = threadIdx.x, bands = maps.bands(), halves = 2 * maps.blocks;
   double* mine = part + i64(blockIdx.x) * SUMS * halves * bands;
@@ -49,7 +50,7 @@ DEVICE bool channel_sums(Terms terms, Maps maps, double* part, unsigned* counter
     const i64 start = maps.start(block) + lane;
     double sum[SUMS] = {};
     const int last = least((band + 1) * maps.band, maps.positions);
-#pragma unroll 4
+#pragma unroll UNROLL
     for (int p = band * maps.band; p < last; p++) terms(start + i64(p) * LANES, sum);
 #pragma unroll
     for (int s = 0; s < SUMS; s++) {

@@ -1,6 +1,6 @@
-"""exp, log, tanh and sigmoid of 16 float64 at once, before their one rounding to float32 (rule 6)."""
+"""exp, log, tanh, sigmoid, GELU and SiLU of 16 float64 at once, before their one rounding to float32 (rule 6)."""
 
-from ..elementary import EXP, LN2_HIGH, LN2_LOW, LOG, LOG2E, TANH
+from ..elementary import DENSITY, EXP, LN2_HIGH, LN2_LOW, LOG, LOG2E, NORMAL_P, NORMAL_Q, TANH
 from .compiler import inner
 from .simd import (
     add64,
@@ -34,6 +34,7 @@ def _horner_of(coefficients):
 
 
 _exp_polynomial, _log_polynomial, _tanh_polynomial = _horner_of(EXP), _horner_of(LOG), _horner_of(TANH)
+_normal_p, _normal_q = _horner_of(NORMAL_P), _horner_of(NORMAL_Q)
 
 
 @inner
@@ -72,3 +73,37 @@ def tanh64(x):
 def sigmoid64(x):
     one = splat64(1.0)
     return divide64(one, add64(one, exp64(subtract64(splat64(0.0), x))))
+
+
+@inner
+def normal64(x):
+    """(c, cdf, e): x clamped to [-16, 16], the normal distribution's cdf there, and exp(-c**2 / 2)."""
+    zero, one, low, high = splat64(0.0), splat64(1.0), splat64(-16.0), splat64(16.0)
+    c = where_less64(x, low, low, where_greater64(x, high, high, x))
+    a = where_less64(c, zero, subtract64(zero, c), c)
+    e = exp64(subtract64(zero, multiply64(splat64(0.5), multiply64(a, a))))
+    tail = multiply64(e, divide64(_normal_p(a), _normal_q(a)))
+    return c, where_less64(x, zero, tail, subtract64(one, tail)), e
+
+
+@inner
+def gelu64(x):
+    c, cdf, _ = normal64(x)
+    return multiply64(where_greater64(x, splat64(16.0), x, c), cdf)
+
+
+@inner
+def gelu_slope64(x):
+    c, cdf, e = normal64(x)
+    return add64(cdf, multiply64(multiply64(c, e), splat64(DENSITY)))
+
+
+@inner
+def silu64(x):
+    return divide64(x, add64(splat64(1.0), exp64(subtract64(splat64(0.0), x))))
+
+
+@inner
+def silu_slope64(x):
+    one, s = splat64(1.0), sigmoid64(x)
+    return multiply64(s, add64(one, multiply64(x, subtract64(one, s))))

@@ -1,4 +1,4 @@
-"""Softmax, and softmax cross-entropy with its gradient (rule 8)."""
+"""Softmax, and softmax cross-entropy with its gradient, plain and with weights and smoothing (rule 8)."""
 
 import numpy as np
 from numba import prange
@@ -9,6 +9,7 @@ from .simd import (
     LANES,
     add,
     divide,
+    fma,
     load,
     load_integers,
     multiply,
@@ -85,3 +86,51 @@ def softmax_cross_entropy(z, labels, dz, images, scale, loss, totals, part, scra
     loss[0] = np.float32(loss_sum / images)
     totals[0] += loss_sum
     totals[1] += hits
+
+
+@kernel("weighted cross-entropy")
+def weighted_cross_entropy(z, labels, weights, share, keep, dz, images, loss, totals, part, scratch):
+    """The same with class weights (classes,) and smoothing: class c asks for share * w_c, the label for keep * w_c more.
+
+    The gradient needs the sum of all images' weights, so the labels are gone through first. totals (3,); part
+    (2, blocks) and scratch (2, levels) float64.
+    """
+    blocks, classes = z.shape[0], z.shape[1]
+    for b in range(blocks):
+        own = splat(ZERO)
+        target = load_integers(labels[b], 0)
+        for c in range(classes):
+            own = where_equal(target, splat(np.float32(c)), splat(weights[c]), own)
+        push64(scratch[1], b, tree64(widen(own), min(LANES, images - b * LANES)))
+    weight = total64(scratch[1], blocks)
+    scale = np.float32(1.0 / weight)
+    for u in prange(blocks):
+        b = np.int64(u)
+        lanes = min(LANES, images - b * LANES)
+        largest, first, total = _exponentials(z[b], dz[b])
+        target, of_log = load_integers(labels[b], 0), narrow(log64(widen(total)))
+        together, each = splat(ZERO), splat(ZERO)
+        for c in range(classes):
+            w = splat(weights[c])
+            asked = multiply(splat(share), w)
+            asked = where_equal(target, splat(np.float32(c)), fma(splat(keep), w, asked), asked)
+            together = add(together, asked)
+            each = fma(asked, subtract(of_log, subtract(load(z[b, c], 0), largest)), each)
+        for c in range(classes):
+            w = splat(weights[c])
+            asked = multiply(splat(share), w)
+            asked = where_equal(target, splat(np.float32(c)), fma(splat(keep), w, asked), asked)
+            p = divide(load(dz[b, c], 0), total)
+            v = multiply(fma(p, together, multiply(splat(np.float32(-1)), asked)), splat(scale))
+            store(dz[b, c], 0, where_greater(target, splat(np.float32(-0.5)), v, splat(ZERO)))
+        part[0, b] = tree64(widen(each), lanes)
+        part[1, b] = tree64(widen(where_equal(target, first, splat(ONE), splat(ZERO))), lanes)
+    hits = 0.0
+    for b in range(blocks):
+        push64(scratch[0], b, part[0, b])
+        hits += part[1, b]
+    loss_sum = total64(scratch[0], blocks)
+    loss[0] = np.float32(loss_sum / weight)
+    totals[0] += loss_sum
+    totals[1] += hits
+    totals[2] += weight

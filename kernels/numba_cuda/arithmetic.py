@@ -64,6 +64,10 @@ if not SIMULATED:
         return libdevice.ddiv_rn(a, b)
 
     @device
+    def sqrt64(a):
+        return libdevice.dsqrt_rn(a)
+
+    @device
     def widen(a):
         """float32 to float64, exactly."""
         return np.float64(a)
@@ -141,6 +145,10 @@ else:
     def divide64(a, b):
         _take(np.float64, a, b)
         return a / b
+
+    def sqrt64(a):
+        _take(np.float64, a)
+        return np.sqrt(a)
 
     def widen(a):
         """float32 to float64, exactly."""

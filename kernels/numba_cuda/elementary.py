@@ -1,4 +1,4 @@
-"""exp, log, tanh and sigmoid in float64, before their one rounding to float32 (rule 6)."""
+"""exp, log, tanh, sigmoid, GELU and SiLU in float64, before their one rounding to float32 (rule 6)."""
 
 import numpy as np
 
@@ -7,7 +7,8 @@ from .arithmetic import add64, bits64, divide64, from_bits64, multiply64, subtra
 from .compiler import device
 
 LOG2E, LN2_HIGH, LN2_LOW = (np.float64(c) for c in (elementary.LOG2E, elementary.LN2_HIGH, elementary.LN2_LOW))
-ONE, TWO, QUARTER, TWENTY, LIMIT = (np.float64(c) for c in (1, 2, 0.25, 20, 200))
+ONE, TWO, HALF, QUARTER, TWENTY, LIMIT = (np.float64(c) for c in (1, 2, 0.5, 0.25, 20, 200))
+DENSITY, FAR = np.float64(elementary.DENSITY), np.float64(16)
 # Adding and taking away 1.5 * 2**52 rounds a small float64 to a whole number, ties to even.
 ROUNDER = np.float64(1.5 * 2.0**52)
 # log splits its argument into 2**e * m with m from sqrt(1/2) to sqrt(2): the bits of sqrt(1/2), and of a mantissa.
@@ -30,6 +31,7 @@ def _horner_of(coefficients):
 
 _exp_polynomial, _log_polynomial = _horner_of(elementary.EXP), _horner_of(elementary.LOG)
 _tanh_polynomial = _horner_of(elementary.TANH)
+_normal_p, _normal_q = _horner_of(elementary.NORMAL_P), _horner_of(elementary.NORMAL_Q)
 
 
 @device
@@ -68,3 +70,36 @@ def tanh64(x):
 @device
 def sigmoid64(x):
     return divide64(ONE, add64(ONE, exp64(-x)))
+
+
+@device
+def normal64(x):
+    """(c, cdf, e): x clamped to [-16, 16], the normal distribution's cdf there, and exp(-c**2 / 2)."""
+    c = -FAR if x < -FAR else FAR if x > FAR else x
+    a = -c if c < 0 else c
+    e = exp64(-multiply64(HALF, multiply64(a, a)))
+    tail = multiply64(e, divide64(_normal_p(a), _normal_q(a)))
+    return c, tail if x < 0 else subtract64(ONE, tail), e
+
+
+@device
+def gelu64(x):
+    c, cdf, _ = normal64(x)
+    return multiply64(x if x > FAR else c, cdf)
+
+
+@device
+def gelu_slope64(x):
+    c, cdf, e = normal64(x)
+    return add64(cdf, multiply64(multiply64(c, e), DENSITY))
+
+
+@device
+def silu64(x):
+    return divide64(x, add64(ONE, exp64(-x)))
+
+
+@device
+def silu_slope64(x):
+    s = sigmoid64(x)
+    return multiply64(s, add64(ONE, multiply64(x, subtract64(ONE, s))))

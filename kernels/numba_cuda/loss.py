@@ -1,9 +1,12 @@
-"""Softmax, and softmax cross-entropy with its gradient (rule 8): one thread an image, logits (block, class, lane)."""
+"""Softmax, and softmax cross-entropy with its gradient, plain and with class weights and label smoothing (rule 8).
+
+One thread an image, logits (block, class, lane); softmax of maps one thread an image and position.
+"""
 
 import numpy as np
 from numba import cuda
 
-from .arithmetic import ONE, ZERO, add, add64, divide, divide64, multiply, narrow, subtract, widen
+from .arithmetic import ONE, ZERO, add, add64, divide, divide64, fma, multiply, narrow, subtract, widen
 from .compiler import LANES, device, kernel
 from .elementary import exp64, log64
 from .sums import column_tree64, there
@@ -28,13 +31,14 @@ def exponentials(z, e, b, lane):
 
 @kernel
 def softmax(z, y):
-    """y = e / s."""
+    """y = e / s, both (block, C, position, lane)."""
     i = cuda.grid(1)
-    if i < z.shape[0] * LANES:
-        b, lane = i // LANES, i % LANES
-        _, _, total = exponentials(z, y, b, lane)
+    positions = z.shape[2]
+    if i < z.shape[0] * positions * LANES:
+        lane, p, b = i % LANES, i // LANES % positions, i // LANES // positions
+        _, _, total = exponentials(z[:, :, p], y[:, :, p], b, lane)
         for c in range(z.shape[1]):
-            y[b, c, lane] = divide(y[b, c, lane], total)
+            y[b, c, p, lane] = divide(y[b, c, p, lane], total)
 
 
 @kernel
@@ -72,3 +76,56 @@ def mean_loss(losses, hits, count, loss, totals):
         loss[0] = narrow(divide64(losses[0, 0], count))
         totals[0] = add64(totals[0], losses[0, 0])
         totals[1] = add64(totals[1], right)
+
+
+@kernel
+def label_weights(labels, weights, own, total):
+    """total (1,) = the weights of all images' labels, added up by way of own (N, 1), float64. A single thread."""
+    if cuda.grid(1) == 0:
+        images = own.shape[0]
+        for i in range(images):
+            own[i, 0] = widen(weights[labels[i // LANES, i % LANES]])
+        column_tree64(own, 0, 0, images, 1)
+        total[0] = own[0, 0]
+
+
+@kernel
+def weighted_cross_entropy(z, labels, weights, share, keep, weight, dz, losses, hits):
+    """softmax_cross_entropy where class c asks for q = share * weights[c], the label for keep * weights[label] more.
+
+    weight (1,) float64 is what label_weights gave.
+    """
+    i = cuda.grid(1)
+    if i < labels.size:
+        b, lane = i // LANES, i % LANES
+        target, scale = labels[b, lane], narrow(divide64(ONE64, weight[0]))
+        largest, first, total = exponentials(z, dz, b, lane)
+        of_log = narrow(log64(widen(total)))
+        together, loss = ZERO, ZERO
+        for c in range(z.shape[1]):
+            q = multiply(share, weights[c])
+            q = fma(keep, weights[c], q) if c == target else q
+            together = add(together, q)
+            loss = fma(q, subtract(of_log, subtract(z[b, c, lane], largest)), loss)
+        for c in range(z.shape[1]):
+            q = multiply(share, weights[c])
+            q = fma(keep, weights[c], q) if c == target else q
+            p = divide(dz[b, c, lane], total)
+            dz[b, c, lane] = multiply(fma(p, together, -q), scale) if target >= 0 else ZERO
+        if there(i, losses.shape[0]):
+            losses[i, 0] = widen(loss)
+            hits[i] = ONE64 if first == target else ZERO64
+
+
+@kernel
+def weighted_mean_loss(losses, hits, weight, loss, totals):
+    """mean_loss divided by weight (1,), which totals (3,) gains too."""
+    if cuda.grid(1) == 0:
+        column_tree64(losses, 0, 0, losses.shape[0], 1)
+        right = ZERO64
+        for i in range(hits.size):
+            right = add64(right, hits[i])
+        loss[0] = narrow(divide64(losses[0, 0], weight[0]))
+        totals[0] = add64(totals[0], losses[0, 0])
+        totals[1] = add64(totals[1], right)
+        totals[2] = add64(totals[2], weight[0])

@@ -10,7 +10,7 @@ M0, M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 W0, W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 UNIT = np.float32(2.0**-24)
-DROPOUT, SHIFT = 3, 4
+DROPOUT, SHIFT, CROP, FLIP, CUTOUT = 3, 4, 6, 7, 8
 
 
 @device

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpucnn.backends import get_backend, numba_backend, tiles
+from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.numba_backend import NumbaBackend
 from gpucnn.errors import BackendError, DTypeError
@@ -480,7 +481,7 @@ def test_loading(backend, count, shape, shift, seed):
         indices = b.array(np.random.default_rng(seed).integers(0, 20, count + 3))
         step = b.array(np.array([seed], np.uint32))
         given_shift = shift if len(shape) > 1 else 0
-        batch = b.load_images(images, indices, count, shift=given_shift, seed=seed + 2**63, step=step)
+        batch = b.load_images(images, indices, count, Augmentation(shift=given_shift), seed=seed + 2**63, step=step)
         results.append({"images": b.unpack(batch), "labels": b.load_labels(labels, indices, count).reshape(-1)[:count]})
     compare(backend, *results)
 
@@ -512,7 +513,7 @@ class Steps:
         (kernel, bias, weights), (dkernel, dbias, dweights) = (
             (flat[:54].reshape(3, 2, 3, 3), flat[54:57], flat[57:].reshape(3, 12)) for flat in (self.w, self.g)
         )
-        x = b.load_images(self.images, self.indices, n, shift=1, seed=5, step=self.step)
+        x = b.load_images(self.images, self.indices, n, Augmentation(shift=1), seed=5, step=self.step)
         labels = b.load_labels(self.labels, self.indices, n)
         conv_window, pool_window = window((9, 8), 3, stride=2), window((4, 3), 2, stride=1, padding=((0, 0), (0, 1)))
         y = b.conv(x, kernel, bias, conv_window, relu=True)

@@ -5,6 +5,7 @@ import pytest
 import scalar
 
 from gpucnn import arithmetic
+from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.numpy_exact import NumpyExact
 from gpucnn.errors import DTypeError
 from gpucnn.geometry import Window
@@ -357,7 +358,7 @@ def test_adam(decoupled):
 def test_load_images_with_shift(sizes):
     rng, seed, step, shift = np.random.default_rng(8), 77, np.array([12], np.uint32), 2
     images, chosen = values(rng, (9, 2, *sizes), "normal"), np.array([3, 3, 0, 8, 1], np.int64)
-    result = BACKEND.load_images(images, chosen, 4, shift=shift, seed=seed, step=step).numpy()
+    result = BACKEND.load_images(images, chosen, 4, Augmentation(shift=shift), seed=seed, step=step).numpy()
     expected = np.zeros((4, 2, *sizes), np.float32)
     for i in range(4):
         offsets = []

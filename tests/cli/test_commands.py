@@ -187,16 +187,16 @@ def test_check_reports_and_fails_on_a_difference(cli, monkeypatch):
     }
     asked = []
 
-    def check(backends, *, threads=None, progress=None, emulate=False):
-        asked.append((backends, threads, emulate))
+    def check(backends, *, threads=None, progress=None, emulate=False, graph=True):
+        asked.append((backends, threads, emulate, graph))
         progress("working")
         return report
 
     monkeypatch.setattr(sys.modules["gpucnn.check"], "check", check)
     assert cli.json("check") == report
     assert cli("check", "--backends", "numba,numpy", "--threads", 1).exit_code == 0
-    assert cli("check", "--emulate").exit_code == 0
-    assert asked == [(None, None, False), (["numba", "numpy"], 1, False), (None, None, True)]
+    assert cli("check", "--emulate", "--no-graph").exit_code == 0
+    assert asked == [(None, None, False, True), (["numba", "numpy"], 1, False, True), (None, None, True, False)]
     report = {**report, "passed": False, "differences": ["conv: index (0, 1) is 1.0 on numpy and 1.5 on numba"]}
     result = cli("check", "--json")
     assert result.exit_code == 1

@@ -10,13 +10,16 @@ import pytest
 from resampled import network
 
 from gpucnn.backends import cuda_compiler, cuda_tiles
+from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.cuda_backend import CudaBackend
 from gpucnn.backends.launcher import Launcher
 from gpucnn.check.cases import cases
-from gpucnn.layers import Concat, Conv2d, ConvTranspose2d, Dense, Flatten, MaxPool2d, Sequential
+from gpucnn.check.cases_pointwise import pointwise
+from gpucnn.layers import Concat, Conv2d, ConvTranspose2d, Dense, Flatten, GroupNorm, LayerNorm, MaxPool2d, Sequential
 from gpucnn.models import Model, lenet5, resnet20
 from gpucnn.optimizers import SGD, Adam
-from gpucnn.training.steps import Resident, TrainingSteps
+from gpucnn.training.data import Resident
+from gpucnn.training.steps import TrainingSteps
 
 
 def _missing() -> str | None:
@@ -84,15 +87,31 @@ def _upscaler() -> Model:
     return Model(layer, (3, 16, 16))
 
 
+def _normed() -> Model:
+    layers = Conv2d(8, 3), GroupNorm(2, activation="relu"), Flatten(), LayerNorm(), Dense(10)
+    return Model(Sequential(*layers), (1, 8, 8))
+
+
 def _networks(b) -> None:
-    # Two networks for what those do not use: `network` resamples, `_upscaler` transposes and concatenates.
-    small = (network, SGD(), 33), (_upscaler, SGD(), 64)
-    for make, optimizer, batch in ((lenet5, SGD(), 64), (resnet20, Adam(), 512), *small):
+    colours = {"mean": (0.5,) * 3, "std": (0.2,) * 3}
+    for make, optimizer, batch, augmentation in (
+        (lenet5, SGD(), 64, Augmentation(shift=2)),
+        (resnet20, Adam(), 512, Augmentation(shift=4, crop=(32, 32), flip=True, cutout=8, **colours)),
+        (network, SGD(), 33, Augmentation()),
+        (_normed, SGD(), 64, Augmentation()),
+        (_upscaler, SGD(), 64, Augmentation()),
+    ):
         model = make().initialize(0).place(b)
         model.layer.need_input_gradient(False)
         optimizer.place(b, model.values.size)
         data = Resident(b, np.zeros((batch, *model.input_shape), np.float32), np.zeros(batch, np.int32), batch)
-        TrainingSteps(model, optimizer, data, 2, 0).run(np.arange(batch), 0, 1.0)
+        TrainingSteps(model, optimizer, data, augmentation).run(np.arange(batch), 0, 1.0)
+
+
+def _pointwise(b) -> None:
+    """Activations, losses and clipping that no shipped network has."""
+    for case in pointwise("random", lambda *shape, seed=0: np.ones(shape, np.float32)):
+        case.run(b)
 
 
 def _operations(b) -> None:
@@ -103,7 +122,7 @@ def _operations(b) -> None:
 
 @pytest.fixture(scope="module")
 def in_networks():
-    return _asked_by(_networks)
+    return _asked_by(lambda b: (_networks(b), _pointwise(b)))
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from emulated import differing, needs_emulation, with_garbage
 
 from gpucnn.axis_maps import upsampling_maps
 from gpucnn.backends import get_backend
+from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.cuda_backend import CudaBackend
 from gpucnn.backends.launcher import SOURCES
 from gpucnn.errors import BackendError
@@ -57,7 +58,19 @@ def _running(b, poison):
     return {"running": b.host(running)}
 
 
+def _augment(b, poison):
+    step, indices = b.array(np.array([5], np.uint32)), b.array(np.arange(33))
+    augmentation = Augmentation(1, (4, 6), True, 3, (0.5, 0.1), (0.3, 0.2))
+    return {"y": b.load_images(b.array(_draw(33, 2, 5, 7)), indices, 33, augmentation, seed=3, step=step).numpy()}
+
+
 PLANTED = {
+    "drawn numbers are read before they are there": (_augment, "augmentation.cu", "    drawn[lane][kind] = value;\n  }\n  __syncthreads();", "    drawn[lane][kind] = value;\n  }"),
+    "a pixel outside the image is read": (_augment, "augmentation.cu", "unsigned(sw) < unsigned(IW);", "sw < IW;"),
+    "a mirror around the input's middle": (_augment, "augmentation.cu", "W - 1 - w : w", "IW - 1 - w : w"),
+    "a cutout before the mirror": (_augment, "augmentation.cu", "unsigned(w - drawn[r][FIRST + 2])", "unsigned((drawn[r][MIRRORED] ? W - 1 - w : w) - drawn[r][FIRST + 2])"),
+    "a lane behind the last image is drawn for": (_augment, "augmentation.cu", "v < values && i < count && shown", "v < values && shown"),
+    "a normalisation in one step": (_augment, "augmentation.cu", "__fmul_rn(__fsub_rn(x, mean[c]), scale[c])", "__fmaf_rn(x, scale[c], -mean[c] * scale[c])"),
     "a barrier is missing": (_load, "images.cu", "    square[r][lane] = value;\n  }\n  __syncthreads();", "    square[r][lane] = value;\n  }"),
     "a write overtakes a read": (_dense, "dense.cu", "if (k_first) __syncthreads();", ""),
     "not all threads reach a barrier": (_dense, "dense.cu", "if (k_first) __syncthreads();", "if (k_first && lane < 31) __syncthreads();"),

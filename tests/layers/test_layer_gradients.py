@@ -1,23 +1,17 @@
-"""Whole layers against central differences in float64, along random directions.
-
-With f(t) = sum(c * layer(x + t*d)) the difference quotient (f(h) - f(-h)) / 2h is off by h**2/6 * |f'''| and by
-rounding of about 2**-52 * |f| / h: with h = 1e-5 and values around 1 both lie near 1e-10. The bound 1e-7 leaves room
-for sums.
-"""
+"""Whole layers against central differences in float64, along random directions, by the public gpucnn.check_gradients."""
 
 import numpy as np
 import pytest
 
+from gpucnn import check_gradients
 from gpucnn.backends import get_backend
 from gpucnn.layers import (
-    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveMaxPool2d, AdaptiveMaxPool3d, AvgPool2d, AvgPool3d, BatchNorm, Conv1d,
-    Conv2d, Conv3d, Dense, Dropout, Flatten, GlobalAvgPool2d, GlobalMaxPool2d, MaxPool1d, MaxPool2d, Pad, ReLU, Residual,
-    Sequential, Sigmoid, Tanh, Upsample,
+    GELU, LeakyReLU, SiLU, Softmax,
+    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveMaxPool2d, AdaptiveMaxPool3d, AvgPool2d, AvgPool3d, BatchNorm,
+    BatchNorm1d, BatchNorm3d, Conv1d, Conv2d, Conv3d, Dense, Dropout, Flatten, GlobalAvgPool2d, GlobalMaxPool2d,
+    GroupNorm, LayerNorm, MaxPool1d, MaxPool2d, Pad, ReLU, Residual, Sequential, Sigmoid, Tanh, Upsample,
 )
 from gpucnn.models import Model  # fmt: skip
-
-H = 1e-5
-BOUND = 1e-7
 
 CASES = {
     "conv": (lambda: Conv2d(3, 3), (2, 6, 5)),
@@ -59,10 +53,26 @@ CASES = {
     "relu": (ReLU, (2, 3, 3)),
     "tanh": (Tanh, (2, 3, 3)),
     "sigmoid": (Sigmoid, (2, 3, 3)),
+    "leaky relu": (lambda: LeakyReLU(0.2), (2, 3, 3)),
+    "gelu": (GELU, (2, 3, 3)),
+    "silu": (SiLU, (2, 3, 3)),
+    "softmax": (Softmax, (5,)),
+    "softmax of maps": (Softmax, (4, 3, 2)),
+    "conv gelu": (lambda: Conv2d(3, 3, activation="gelu"), (2, 6, 5)),
+    "dense silu": (lambda: Dense(4, activation="silu"), (6,)),
+    "batch norm leaky relu": (lambda: BatchNorm(activation="leaky_relu"), (3, 4, 3)),
     "dropout": (lambda: Dropout(0.4), (2, 3, 3)),
     "batch norm": (lambda: BatchNorm(), (3, 4, 3)),
     "batch norm relu": (lambda: BatchNorm(activation="relu"), (3, 4, 3)),
     "batch norm tanh, flat": (lambda: BatchNorm(activation="tanh"), (5,)),
+    "batch norm of lines": (lambda: BatchNorm1d(), (3, 5)),
+    "batch norm of volumes": (lambda: BatchNorm3d(activation="relu"), (2, 2, 3, 2)),
+    "group norm": (lambda: GroupNorm(2), (4, 4, 3)),
+    "group norm relu": (lambda: GroupNorm(3, activation="relu"), (3, 2, 5)),
+    "group norm, flat, without gamma": (lambda: GroupNorm(2, affine=False), (6,)),
+    "layer norm": (lambda: LayerNorm(), (2, 3, 4)),
+    "layer norm tanh, flat": (lambda: Sequential(Dense(6), LayerNorm(activation="tanh")), (5,)),
+    "layer norm without gamma": (lambda: LayerNorm(affine=False), (2, 5)),
     "residual": (lambda: Residual(Conv2d(2, 3, padding=1)), (2, 4, 4)),
     "residual with shortcut": (
         lambda: Residual(
@@ -86,33 +96,13 @@ def test_backward_agrees_with_central_differences(name, training):
     make, shape = CASES[name]
     rng = np.random.default_rng(len(name))
     model = Model(make(), shape).initialize(3).place(get_backend("numpy", dtype=np.float64))
-    model.mode.training = training
     for parameter in model.parameters:
         parameter.value[...] += 0.3 * rng.standard_normal(parameter.shape)
     for statistic in model.running:
         statistic.value[...] = rng.uniform(0.5, 1.5, statistic.shape)
-    x = rng.standard_normal((5, *shape))
-    y, backward = model(x)
-    c = rng.standard_normal(y.shape)
-    dx = backward(model.backend.pack(c)).numpy()
-    running = model.statistics.copy()
-    gradients = {p.name: p.grad.copy() for p in model.parameters}
-
-    def loss():
-        model.statistics[...] = running  # training moves them; in inference they are constants
-        return float(np.sum(c * model(x)[0].numpy()))
-
-    for array, gradient in [(x, dx), *((p.value, gradients[p.name]) for p in model.parameters)]:
-        for _ in range(2):
-            direction = rng.standard_normal(array.shape)
-            start = array.copy()
-            array[...] = start + H * direction
-            above = loss()
-            array[...] = start - H * direction
-            below = loss()
-            array[...] = start
-            slope = (above - below) / (2 * H)
-            assert abs(slope - np.sum(gradient * direction)) <= BOUND * max(1, np.sum(np.abs(gradient * direction)))
+    report = check_gradients(model, images=5, training=training, directions=2, seed=len(name))
+    assert report.passed, str(report)
+    assert [tensor.name for tensor in report.tensors] == ["input", *(p.name for p in model.parameters)]
 
 
 def test_gradients_are_written_not_accumulated():

@@ -64,7 +64,7 @@ def test_sizes_that_do_not_fit_are_refused_by_name(layers, shape, words):
     "make",
     [
         lambda: Conv2d(0, 3), lambda: Conv2d(2.5, 3), lambda: Conv2d(2, 3, groups=0),
-        lambda: Conv2d(2, 3, activation="gelu"),
+        lambda: Conv2d(2, 3, activation="swish"),
         lambda: Conv2d(2, 3, initializer="best"), lambda: Dense(True), lambda: Dropout(1.0), lambda: Dropout(-0.1),
         lambda: BatchNorm(eps=0), lambda: BatchNorm(momentum=2), lambda: Sequential("relu"), lambda: Residual(3),
     ],

@@ -45,7 +45,7 @@ def test_ready_made_models_take_any_size_that_fits(name, shape, classes):
 def test_models_that_are_unknown_or_do_not_fit_are_refused():
     with pytest.raises(ConfigurationError, match="lenet5, vgg_small, resnet20"):
         build_model("lenet6", (1, 32, 32), 10)
-    with pytest.raises(ShapeError, match="layer 3"):
+    with pytest.raises(ShapeError, match="16x16 pixels at least, not 14x14"):
         lenet5((1, 14, 14))
     with pytest.raises(ShapeError):
         lenet5((32, 32))

@@ -160,7 +160,14 @@ def planted():
         b.batch_norm_gradient(dy, x, mean, var, b.array(numbers(1)), 1e-5, results[0], results[1])
         return {"mean": b.host(mean), "var": b.host(var), "sums": b.host(results)}
 
-    return compare(cases.Case(run.__name__, "", run) for run in (dense, conv, norm))
+    def group(b):
+        x, dy, results = b.pack(numbers(5, 4, 3)), b.pack(numbers(5, 4, 3, seed=1)), b.zeros((2, 4))
+        mean, var = b.group_norm_statistics(x, 2)
+        gamma = b.array(numbers(4, seed=2))
+        dx = b.group_norm_gradient(dy, x, mean, var, gamma, 1e-5, results[0], results[1])
+        return {"dx": dx.numpy(), "sums": b.host(results)}
+
+    return compare(cases.Case(run.__name__, "", run) for run in (dense, conv, norm, group))
 
 
 def channels():

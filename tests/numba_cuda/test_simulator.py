@@ -42,11 +42,12 @@ def random(running):
     "operation",
     [
         "convolution", "convolution with max pool", "dense", "max pool", "average pool", "global average pool", "relu",
-        "map along an axis", "padding", "upsampling", "padded convolution", "adaptive average pool", "adaptive max pool",
-        "global max pool",
-        "tanh", "sigmoid", "addition", "dropout", "batch norm", "softmax cross-entropy", "SGD", "Adam", "AdamW",
-        "loading with random shift", "watch for non-finite numbers", "transposed convolution", "bias addition",
-        "concatenation",
+        "map along an axis", "padding", "upsampling", "padded convolution", "adaptive average pool",
+        "adaptive max pool", "global max pool", "tanh", "sigmoid", "addition", "dropout", "batch norm",
+        "softmax cross-entropy", "SGD", "Adam", "AdamW", "group norm",
+        "loading with random shift", "loading with augmentation", "watch for non-finite numbers", "leaky relu", "gelu",
+        "silu", "softmax", "weighted cross-entropy", "mean squared", "mean absolute", "huber", "binary cross entropy",
+        "gradient clipping", "transposed convolution", "bias addition", "concatenation",
     ],
 )  # fmt: skip
 def test_operation_gives_the_same_bits(small, operation):
@@ -90,6 +91,8 @@ UNMASKED = MASK.replace("there(b * LANES + lane, images)", "True")
 PLANTED = {
     "an unmasked lane in weight gradients": ("conv.py", (MASK, UNMASKED)),
     "an unmasked lane in sums": ("norm.py", (MASK, UNMASKED)),
+    "an unmasked lane in group norm": ("group_norm.py", (MASK, UNMASKED)),
+    "another group's gamma": ("group_norm.py", ("first = line %", "first = 0 * line %")),
     "multiply, then add": ("arithmetic.py", ("return np.float32(total)", "return a * b + c")),
     "the dot product backwards": ("dense.py", ("in range(w.shape[1])", "in range(w.shape[1] - 1, -1, -1)")),
     "blocks of 32 images": ("compiler.py", ("BLOCK = 16", "BLOCK = 32")),

@@ -85,7 +85,7 @@ def test_the_run_folder(tmp_path):
     history = trainer.fit(X, Y, 3, validation=(X, Y))
     folder = tmp_path / "a" / "run"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "checkpoint.safetensors", "config.json", "curves.png", "metrics.jsonl",
+        "best.safetensors", "checkpoint.safetensors", "config.json", "curves.png", "metrics.jsonl",
     ]  # fmt: skip
     config = json.loads((folder / "config.json").read_text())
     wanted = {"data": "noise", "epochs": 3, "backend": "numpy", "math": "fast"}

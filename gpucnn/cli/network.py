@@ -1,0 +1,32 @@
+"""What names and numbers on the command line say of a network."""
+
+from typing import Any
+
+from gpucnn.errors import ConfigurationError
+
+
+def parse_shape(text: str) -> tuple[int, int, int]:
+    """(C, H, W) from "1x32x32"; raises ConfigurationError for anything else."""
+    try:
+        shape = tuple(int(size) for size in text.lower().split("x"))
+    except ValueError:
+        shape = ()
+    if len(shape) != 3 or min(shape) < 1:
+        raise ConfigurationError(f"--input-shape is {text!r}; expected three whole numbers such as 1x32x32")
+    return shape
+
+
+def options(variant: str | None, hidden: str | None) -> dict[str, Any]:
+    """What of --variant and --hidden was given, as build_model takes it."""
+    found: dict[str, Any] = {} if variant is None else {"variant": variant}
+    if hidden is not None:
+        try:
+            found["hidden"] = [int(size) for size in hidden.split(",") if size.strip()]
+        except ValueError:
+            raise ConfigurationError(f"--hidden is {hidden!r}; expected whole numbers such as 300,100") from None
+    return found
+
+
+def head(classes: int | None, outputs: int | None) -> dict[str, int]:
+    """What of --classes and --outputs was given, as build_model takes it."""
+    return {name: size for name, size in (("classes", classes), ("outputs", outputs)) if size is not None}

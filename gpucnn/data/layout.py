@@ -1,0 +1,50 @@
+"""The arrays that `.npz` files and folders of `.npy` files hold, and what they must look like."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from gpucnn.errors import DataError
+
+SPLIT, WHOLE = ("x_train", "y_train", "x_test", "y_test"), ("images", "labels")
+
+
+def names_of(found: Iterable[str], source: Path, ending: str = "") -> tuple[str, ...]:
+    """SPLIT or WHOLE, whichever is there; raises DataError otherwise."""
+    found = list(found)
+    keys = SPLIT if all(key in found for key in SPLIT) else WHOLE
+    if not all(key in found for key in keys):
+        shown, split, whole = (", ".join(f"{key}{ending}" for key in keys) for keys in (sorted(found), SPLIT, WHOLE))
+        raise DataError(f"{source}: holds {shown or 'nothing'}; expected {split}, or {whole}")
+    return keys
+
+
+def check_layout(array: np.ndarray, name: str) -> np.ndarray:
+    """Images as (N, C, H, W); raises DataError if they are neither that nor (N, H, W)."""
+    if array.ndim == 3:
+        array = array[:, None]  # (N, H, W) -> (N, 1, H, W)
+    if array.ndim != 4:
+        raise DataError(f"{name} has shape {array.shape}; expected (N, H, W) or (N, C, H, W)")
+    if array.shape[3] in (1, 3) and array.shape[1] not in (1, 3):
+        raise DataError(
+            f"{name} has shape {array.shape}, which looks like (N, H, W, C); expected (N, C, H, W): "
+            "save it again after images.transpose(0, 3, 1, 2)"
+        )
+    return array
+
+
+def label_numbers(array: np.ndarray, name: str) -> np.ndarray:
+    """Labels (N,) as int64; raises DataError if they are no integers that could count classes."""
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise DataError(f"{name} is {array.dtype} of shape {array.shape}; expected integers of shape (N,)")
+    if array.size and not 0 <= int(array.min()) <= int(array.max()) < 1_000_000:
+        raise DataError(f"{name} runs from {array.min()} to {array.max()}; labels count classes from 0")
+    return array.astype(np.int64)
+
+
+def class_names(array: np.ndarray | None, labels: np.ndarray) -> list[str]:
+    """The names given, else "0" to the largest label."""
+    if array is not None:
+        return [str(name) for name in array.ravel()]
+    return [str(label) for label in range(int(labels.max(initial=0)) + 1)]

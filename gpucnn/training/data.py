@@ -1,0 +1,107 @@
+"""Images and labels where training steps find them: on the device, or read a batch at a time beside it."""
+
+import math
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from gpucnn.backends.protocol import Backend
+from gpucnn.data.mapped import Mapped
+
+# Of the device's memory: a larger data set stays on the host.
+_RESIDENT_SHARE = 0.5
+
+
+def placed(backend: Backend, images: np.ndarray | Mapped, labels: np.ndarray | None, batch_size: int):
+    """Resident, or Streamed for images that are mapped or take more than half of the device's memory."""
+    room = backend.memory() or math.inf
+    if not isinstance(images, Mapped) and images.nbytes > _RESIDENT_SHARE * room:
+        images = Mapped(images)
+    return (Streamed if isinstance(images, Mapped) else Resident)(backend, images, labels, batch_size)
+
+
+class Resident:
+    """Images (M, *image_shape), labels (M,) or values (M, outputs), or none, on the device; the batch's indices."""
+
+    def __init__(self, backend: Backend, images: np.ndarray, labels: np.ndarray | None, batch_size: int):
+        self.backend, self.count, self.batch_size = backend, len(images), batch_size
+        self.images = backend.array(images)
+        self.labels = None if labels is None else backend.array(labels)
+        self.indices = backend.zeros((batch_size,), np.int64)
+
+    def choose(self, indices: np.ndarray) -> None:
+        """The next batch holds the images at `indices`, `batch_size` of them at most."""
+        padded = np.zeros(self.batch_size, np.int64)
+        padded[: len(indices)] = indices
+        self.backend.assign(self.indices, padded)
+
+    def batches(self, order: np.ndarray) -> list[np.ndarray]:
+        """`order` in parts of batch_size; the last may be short."""
+        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+
+    def close(self) -> None:
+        """Nothing more will be asked for."""
+
+
+class Streamed(Resident):
+    """The same for images that stay where they are. On the device lies the batch at hand alone, in place of all images.
+
+    A thread gathers the next two batches on the host while the device computes; `batches` tells it the order. A batch
+    is written into the same device arrays each time, so a captured step repeats.
+    """
+
+    def __init__(self, backend: Backend, images: Mapped, labels: np.ndarray | None, batch_size: int):
+        self.backend, self.count, self.batch_size = backend, len(images), batch_size
+        shape = (batch_size, *images.shape[1:])
+        self.images = backend.zeros(shape)
+        self.labels = None if labels is None else backend.zeros((batch_size, *labels.shape[1:]), labels.dtype)
+        self.indices = backend.array(np.arange(batch_size, dtype=np.int64))
+        self._source, self._all_labels = images, labels
+        self._free = [np.zeros(shape, backend.dtype) for _ in range(2)]
+        self._coming: deque[np.ndarray] = deque()
+        self._ahead: deque[tuple[np.ndarray, np.ndarray, Future]] = deque()
+        self._reader = ThreadPoolExecutor(1, "gpucnn-reader")
+
+    def batches(self, order: np.ndarray) -> list[np.ndarray]:
+        self._forget()
+        parts = super().batches(order)
+        self._coming.extend(parts)
+        self._read_ahead()
+        return parts
+
+    def choose(self, indices: np.ndarray) -> None:
+        if not self._ahead or not np.array_equal(self._ahead[0][0], indices):  # not what was foretold
+            self._forget()
+            self._coming.append(indices)
+            self._read_ahead()
+        _, buffer, reading = self._ahead.popleft()
+        try:
+            reading.result()
+            self.backend.assign(self.images, buffer)
+        finally:
+            self._free.append(buffer)
+        if self.labels is not None:
+            labels = np.zeros((self.batch_size, *self._all_labels.shape[1:]), self._all_labels.dtype)
+            labels[: len(indices)] = self._all_labels[indices]
+            self.backend.assign(self.labels, labels)
+        self._read_ahead()
+
+    def close(self) -> None:
+        self._forget()
+        self._reader.shutdown()
+
+    def _read_ahead(self) -> None:
+        while self._free and self._coming:
+            indices, buffer = self._coming.popleft(), self._free.pop()
+            reading = self._reader.submit(self._source.take, indices, buffer[: len(indices)])
+            self._ahead.append((indices, buffer, reading))
+
+    def _forget(self) -> None:
+        """Give up what was foretold; waits for the one batch that may be on its way."""
+        self._coming.clear()
+        while self._ahead:
+            _, buffer, reading = self._ahead.popleft()
+            if not reading.cancel():
+                reading.exception()
+            self._free.append(buffer)

@@ -1,0 +1,86 @@
+"""Images kept out of training: which ones, and which epoch did best on them."""
+
+import hashlib
+
+import numpy as np
+
+from gpucnn import arithmetic
+from gpucnn.data.mapped import Mapped
+from gpucnn.errors import ConfigurationError, DataError
+from gpucnn.layers.settings import positive
+from gpucnn.losses import Loss
+from gpucnn.training.history import MONITORS, History
+
+
+def split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(training, validation): positions in 0 .. N-1, ascending, from `labels` of N images (contract rule 10).
+
+    Of each class's n images floor(fraction * n + 1/2) are for validation, those with the smallest draws. Labels that are
+    not integers (N,), a regressor's, count as one class. Raises DataError if either part would be empty.
+    """
+    count = len(labels)
+    draws = arithmetic.draws64(seed, np.arange(count, dtype=np.uint64), 0, arithmetic.SPLIT)
+    chosen = np.zeros(count, bool)
+    classed = labels.dtype.kind in "iu" and labels.ndim == 1
+    for members in [np.flatnonzero(labels == label) for label in np.unique(labels)] if classed else [np.arange(count)]:
+        some = int(np.floor(fraction * len(members) + 0.5))
+        chosen[members[np.argsort(draws[members], kind="stable")[:some]]] = True
+    if chosen.all() or not chosen.any():
+        raise DataError(
+            f"validation = {fraction} of {count} images leaves none to {'train on' if chosen.all() else 'validate with'};"
+            " give another part, or more images"
+        )
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def part(images, labels: np.ndarray, fraction, seed: int) -> tuple[tuple, tuple]:
+    """((images, labels) to train on, (images, labels) to validate with); mapped images stay where they are."""
+    numbers = split(labels, check_fraction(fraction), seed)
+    return tuple((_select(images, some), labels[some]) for some in numbers)
+
+
+def _select(images, numbers: np.ndarray):
+    return images.select(numbers) if isinstance(images, Mapped) else images[numbers]
+
+
+def check_fraction(validation) -> float:
+    """`validation` as a float above 0 and below 1; raises ConfigurationError otherwise."""
+    if isinstance(validation, (bool, str)) or not isinstance(validation, (int, float, np.floating)):
+        raise ConfigurationError(
+            f"validation is a {type(validation).__name__}; give a part of the training images, such as 0.1, or a pair "
+            "(images, labels)"
+        )
+    if not 0 < validation < 1:
+        raise ConfigurationError(f"validation is {validation!r}; give a part above 0 and below 1, such as 0.1")
+    return float(validation)
+
+
+def check_stopping(validation, monitor: str, patience: int | None, loss: Loss | None = None) -> None:
+    """Raises ConfigurationError for a `monitor` that is unknown or that `loss` does not have, and for a `patience` that is
+    no number or has nothing to watch."""
+    if monitor not in MONITORS:
+        raise ConfigurationError(f"monitor is {monitor!r}; use {' or '.join(map(repr, MONITORS))}")
+    if monitor == "accuracy" and loss is not None and monitor not in loss.measure(np.ones(loss.counts), 1, 1):
+        raise ConfigurationError(f"{type(loss).__name__} has no accuracy, which monitor asks for; use 'loss'")
+    if patience is not None:
+        positive("patience", patience)
+        if validation is None:
+            raise ConfigurationError("patience needs validation, whose results tell when to stop: validation=0.1")
+
+
+def digest(images, labels: np.ndarray, dtype) -> str:
+    """SHA-256 in hex of images, which are `dtype` or mapped, and labels."""
+    data = images.survey(dtype)[0] if isinstance(images, Mapped) else hashlib.sha256(images)
+    data.update(labels)
+    return data.hexdigest()
+
+
+def why_stop(history: History, monitor: str, patience: int | None) -> str | None:
+    """A sentence once `patience` epochs have brought nothing better. The history alone decides, so a resumed run agrees."""
+    best = history.best_epoch(monitor)
+    if patience is None or best is None or len(history) - best < patience:
+        return None
+    return (
+        f"stopped after epoch {len(history)}: no better validation {monitor} since epoch {best}, and patience is "
+        f"{patience} epoch{'s' if patience > 1 else ''}"
+    )

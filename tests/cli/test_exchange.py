@@ -1,0 +1,79 @@
+"""`gpucnn export` and `gpucnn import`."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from safetensors.numpy import load_file
+from test_refusals import sentence
+
+import gpucnn
+from gpucnn.data import load
+from gpucnn.models import lenet5, mlp, save_pytorch, to_pytorch
+
+
+def test_export_to_onnx(cli, trained, tmp_path):
+    folder, made = trained
+    values = cli.json("export", tmp_path / "m.onnx", "--run", folder)
+    assert values == {
+        "file": str(tmp_path / "m.onnx"), "format": "ONNX graph", "model": "lenet5",
+        "weights_sha256": made["weights_sha256"], "run": str(folder),
+    }  # fmt: skip
+    onnx.checker.check_model(onnx.load(tmp_path / "m.onnx"), full_check=True)
+    _, test = load("digits")
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    scores = session.run(None, {"images": test.images.astype(np.float32)})[0]
+    assert abs(np.mean(scores.argmax(axis=1) == test.labels) - made["test_accuracy"]) <= 1 / 359  # one tie at most
+
+
+def test_there_and_back(cli, trained, tmp_path):
+    folder, made = trained
+    values = cli.json("export", tmp_path / "w.safetensors", "--run", folder)
+    assert values["format"] == "PyTorch state dict"
+    assert set(load_file(tmp_path / "w.safetensors")) == set(to_pytorch(lenet5()))
+    back = cli.json(
+        "import", tmp_path / "w.safetensors", "--to", tmp_path / "back.safetensors", "--model", "lenet5",
+        "--input-shape", "1x32x32",
+    )  # fmt: skip
+    assert back["weights_sha256"] == made["weights_sha256"]
+    evaluated = cli.json("evaluate", "--run", tmp_path / "back.safetensors", "--data", "digits")
+    assert evaluated["test_loss"] == made["test_loss"]
+    assert cli("export", tmp_path / "again.onnx", "--run", tmp_path / "back.safetensors").exit_code == 0
+
+
+def test_import_of_options(cli, tmp_path):
+    model = mlp((3, 4, 5), outputs=2, hidden=(6,)).initialize(1)
+    save_pytorch(model, tmp_path / "w.safetensors")
+    made = cli.json(
+        "import", tmp_path / "w.safetensors", "--to", tmp_path / "m.safetensors", "--model", "mlp", "--input-shape",
+        "3x4x5", "--outputs", 2, "--hidden", "6",
+    )  # fmt: skip
+    assert made["weights_sha256"] == model.weights_sha256()
+    assert gpucnn.load(tmp_path / "m.safetensors").head == "regressor"
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["export", "m.pt"], "does not tell the format; end it in .onnx"),
+        (["export", "m.onnx"], "there is no trained network"),
+        (["import", "w.pt", "--to", "m", "--model", "lenet5", "--input-shape", "1x32x32"], "no file w.pt"),
+        (["import", "w.pt", "--to", "m", "--model", "lenet", "--input-shape", "1x32x32"], "no model 'lenet'"),
+        (["import", "w.pt", "--to", "m", "--model", "lenet5", "--input-shape", "32"], "such as 1x32x32"),
+    ],
+)
+def test_refusals(cli, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    assert words in sentence(cli.refused(*arguments))
+    assert not list(tmp_path.iterdir())
+
+
+def test_pickles_and_other_networks_are_refused(cli, tmp_path):
+    (tmp_path / "w.pt").write_bytes(b"PK\x03\x04" + bytes(30))
+    to = ("--to", tmp_path / "m", "--model", "mlp", "--input-shape", "1x8x8")
+    assert "convert it where you trust it" in sentence(cli.refused("import", tmp_path / "w.pt", *to))
+    save_pytorch(lenet5().initialize(0), tmp_path / "w.safetensors")
+    assert "is not of a network like this mlp" in sentence(cli.refused("import", tmp_path / "w.safetensors", *to))
+    (tmp_path / "m").write_text("mine")
+    assert "exists already" in sentence(cli.refused("import", tmp_path / "w.safetensors", *to))
+    assert (tmp_path / "m").read_text() == "mine"

@@ -1,0 +1,275 @@
+"""Weights to and from PyTorch state dicts: names, shapes, files; with PyTorch, that its network computes the same."""
+
+import copy
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nets import NETWORKS, UNIT, bound, images, leaves, network, randomized
+
+import gpucnn
+from gpucnn.backends import get_backend
+from gpucnn.errors import CheckpointError, ConfigurationError
+from gpucnn.layers import (
+    GELU,
+    BatchNorm,
+    Conv2d,
+    Dense,
+    Dropout,
+    Flatten,
+    Layer,
+    LeakyReLU,
+    MaxPool2d,
+    ReLU,
+    Residual,
+    Sequential,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Tanh,
+)
+from gpucnn.models import (
+    Model,
+    build_model,
+    from_pytorch,
+    lenet5,
+    mlp,
+    pytorch_module,
+    pytorch_names,
+    resnet20,
+    save_pytorch,
+    to_pytorch,
+)
+
+FAST = get_backend("numpy", "fast")
+DOUBLE = get_backend("numpy", "fast", dtype=np.float64)
+DOCS = Path(gpucnn.__file__).resolve().parent.parent / "docs" / "pytorch.md"
+
+
+def fresh(name: str) -> Model:
+    kind, shape, options = NETWORKS[name]
+    return build_model(kind, shape, **options).initialize(99)
+
+
+# ---- without PyTorch -------------------------------------------------------------------------------------------------
+
+
+def test_lenet5_has_the_names_of_an_ordinary_sequential():
+    """Convolution, ReLU, pooling, convolution, ReLU, pooling, flatten, linear, ReLU, linear, ReLU, linear."""
+    assert pytorch_names(lenet5()) == {
+        "0.weight": "0.weight", "0.bias": "0.bias", "2.weight": "3.weight", "2.bias": "3.bias",
+        "5.weight": "7.weight", "5.bias": "7.bias", "6.weight": "9.weight", "6.bias": "9.bias",
+        "7.weight": "11.weight", "7.bias": "11.bias",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_come_back(name, tmp_path):
+    model = network(name)
+    state = to_pytorch(model)
+    expected = {part.name: part.shape for part in (*model.parameters, *model.running)}
+    assert {ours: state[theirs].shape for ours, theirs in pytorch_names(model).items()} == expected
+    counters = [key for key in state if key.endswith("num_batches_tracked")]
+    assert len(counters) == sum(isinstance(layer, BatchNorm) for layer in model.layer.walk())
+    assert len(state) == len(expected) + len(counters)
+    assert from_pytorch(fresh(name), state).weights_sha256() == model.weights_sha256()
+    without = {key: value for key, value in state.items() if key not in counters}
+    assert from_pytorch(fresh(name), without).weights_sha256() == model.weights_sha256()
+    path = tmp_path / "weights.safetensors"
+    save_pytorch(model, path)
+    for where in (path, str(path)):
+        assert from_pytorch(fresh(name), where).weights_sha256() == model.weights_sha256()
+
+
+def test_half_precision_is_taken_and_double_is_not():
+    model = mlp((4,), 2, hidden=())
+    half = {name: value.astype(np.float16) for name, value in to_pytorch(network("mlp regressor")).items()}
+    assert from_pytorch(mlp((7,), outputs=2, hidden=(5,)), half).initialized
+    double = {name: value.astype(np.float64) for name, value in to_pytorch(model).items()}
+    with pytest.raises(CheckpointError, match=r"float64; convert it to float32: module.float\(\)"):
+        from_pytorch(model, double)
+
+
+def test_what_does_not_fit_is_refused():
+    model, state = network("mlp"), to_pytorch(network("mlp"))
+    digest = model.weights_sha256()
+    first = next(iter(state))
+    bad = np.full_like(state[first], np.nan)
+    for wrong, words in (
+        ({key: value for key, value in state.items() if key != first}, "1.weight is missing there and (30, 81)"),
+        ({**state, "9.weight": state[first]}, "9.weight is (30, 81) there and no part of it"),
+        ({**state, first: state[first].T}, "1.weight is (81, 30) there and (30, 81)"),
+        ({**state, first: bad}, "holds a NaN"),
+        ({f"module.{key}": value for key, value in state.items()}, "1.weight is missing"),
+        ({**state, first: np.zeros(state[first].shape, np.int32)}, "is int32"),
+        ({}, "missing"),
+    ):
+        with pytest.raises(CheckpointError, match=re.escape(words)):
+            from_pytorch(model, wrong)
+    assert model.weights_sha256() == digest
+
+
+def test_files_of_other_kinds_are_refused(tmp_path):
+    model = network("mlp")
+    gpucnn.save(model, tmp_path / "own.safetensors")
+    with pytest.raises(CheckpointError, match="gpucnn.load"):
+        from_pytorch(model, tmp_path / "own.safetensors")
+    for start in (b"PK\x03\x04", b"\x80\x02}q\x00."):
+        (tmp_path / "w.pt").write_bytes(start + bytes(50))
+        with pytest.raises(CheckpointError, match="a pickle, .* not read; convert it .* safetensors.torch.save_file"):
+            from_pytorch(model, tmp_path / "w.pt")
+    save_pytorch(model, tmp_path / "w.safetensors")
+    whole = (tmp_path / "w.safetensors").read_bytes()
+    for length in (0, 3, 40, len(whole) - 1):
+        (tmp_path / "w.safetensors").write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match="cut short"):
+            from_pytorch(model, tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match="no file"):
+        from_pytorch(model, tmp_path / "none.safetensors")
+
+
+class Own(Dense):
+    """A subclass, which may compute something else."""
+
+
+class Strange(Layer):
+    def __call__(self, x):
+        return x, lambda dy: dy
+
+
+@pytest.mark.parametrize(
+    "layer, words",
+    [
+        (Strange(), "layer 0 (Strange) has no counterpart"),
+        (Conv2d(2, 3, padding=((0, 1), (1, 0))), "pads unevenly"),
+        (MaxPool2d(3, padding=((0, 1), (1, 1))), "pads unevenly"),
+    ],
+)
+def test_layers_without_a_counterpart_are_refused(layer, words):
+    model = Model(Sequential(layer, Flatten(), Dense(2)), (1, 8, 8))
+    for call in (to_pytorch, pytorch_names, pytorch_module):
+        with pytest.raises(ConfigurationError, match=re.escape(words)):
+            call(model)
+    with pytest.raises(ConfigurationError, match="Own"):
+        to_pytorch(Model(Own(3), (4,)))
+
+
+def test_the_documents_names_are_those_of_the_program():
+    rows = re.findall(r"^\| `([\w.]+)` \| `([\w.]+)` \|", DOCS.read_text(), re.MULTILINE)
+    assert dict(rows) == pytorch_names(lenet5()) == pytorch_names(lenet5(variant="1998"))
+    names = pytorch_names(resnet20())
+    for ours, theirs in (
+        ("2.body.0.weight", "3.body.0.weight"), ("2.body.1.gamma", "3.body.1.weight"),
+        ("5.shortcut.0.weight", "9.shortcut.0.weight"),
+    ):  # fmt: skip
+        assert names[ours] == theirs and f"`{theirs}`" in DOCS.read_text()
+
+
+# ---- with PyTorch ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch", reason="PyTorch, a test oracle, is not installed")
+
+
+def own_layers() -> Model:
+    """What the ready-made networks lack."""
+    body = Sequential(ReLU(), Conv2d(4, 3, padding=1, stride=1), Tanh(), BatchNorm(activation="sigmoid"))
+    return randomized(
+        Model(
+            Sequential(
+                Conv2d(4, 3, padding="same"), Sigmoid(), Residual(body, activation="tanh"), Dropout(0.5), GELU(), SiLU(),
+                Flatten(), Dense(6, bias=False, activation="gelu"), BatchNorm(activation="silu"),
+                Dense(5, activation="leaky_relu"), LeakyReLU(0.3), Softmax(), Dense(3),
+            ),
+            (2, 6, 7),
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "own layers"])
+def test_each_layer_computes_the_same(torch, name):
+    """Fed with the same numbers, so that the bound is the layer's own and not what earlier layers left."""
+    model = (own_layers() if name == "own layers" else network(name)).place(FAST)
+    walk, seen = leaves(model.layer, FAST.pack(images(model, 3))), 0
+    for layer, x in walk:
+        if isinstance(layer, Residual):
+            theirs = torch.from_numpy(x[0].numpy()) + torch.from_numpy(x[1].numpy())
+            theirs = theirs.relu() if layer.activation == "relu" else theirs.tanh()
+            ours = FAST.add(*x, relu=layer.activation == "relu")
+            ours = FAST.tanh(ours) if layer.activation == "tanh" else ours
+        else:
+            part = Model(copy.copy(layer), layer.input_shape)  # builds anew what depends on the place in the network
+            part.load_state_dict({name: p.value for name, p in (*layer.parameters(), *layer.statistics())})
+            with torch.no_grad():
+                theirs = pytorch_module(part)(torch.from_numpy(x.numpy()))
+            ours = layer(x)[0]
+        limit = bound(layer, x)
+        if type(layer) in (Tanh, Sigmoid, GELU, SiLU, LeakyReLU, Softmax):  # a few roundings of their results
+            limit = 16 * UNIT * np.maximum(np.abs(ours.numpy()), 1)
+        assert np.all(np.abs(ours.numpy() - theirs.numpy()) <= limit), layer
+        seen += 1
+    assert seen == sum(not isinstance(layer, Sequential) for layer in model.layer.walk())
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "own layers"])
+def test_the_whole_network_computes_the_same(torch, name):
+    """In float64 on both sides, to a float32 rounding of the largest output: 2**29 times the unit of float64."""
+    model = own_layers() if name == "own layers" else network(name)
+    x = images(model, 5).astype(np.float64)
+    with torch.no_grad():
+        theirs = pytorch_module(model).double()(torch.from_numpy(x)).numpy()
+    ours = model.place(DOUBLE)(x)[0].numpy()
+    assert np.abs(ours - theirs).max() <= UNIT * np.abs(ours).max()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_state_dicts_of_pytorch_are_taken(torch, name, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model = network(name)
+    module = pytorch_module(model)
+    assert list(module.state_dict()) == list(to_pytorch(model))
+    assert from_pytorch(fresh(name), module.state_dict()).weights_sha256() == model.weights_sha256()
+    save_file(module.state_dict(), tmp_path / "theirs.safetensors")
+    assert from_pytorch(fresh(name), tmp_path / "theirs.safetensors").weights_sha256() == model.weights_sha256()
+    save_pytorch(model, tmp_path / "ours.safetensors")
+    other = pytorch_module(fresh(name))
+    other.load_state_dict(load_file(tmp_path / "ours.safetensors"))
+    assert all(torch.equal(a, b) for a, b in zip(other.state_dict().values(), module.state_dict().values(), strict=True))
+
+
+def test_bfloat16_and_tensors_that_require_gradients_are_taken(torch):
+    model = network("mlp")
+    module = pytorch_module(model)
+    assert from_pytorch(fresh("mlp"), module.state_dict(keep_vars=True)).weights_sha256() == model.weights_sha256()
+    rounded = {name: tensor.bfloat16() for name, tensor in module.state_dict().items()}
+    taken = to_pytorch(from_pytorch(fresh("mlp"), rounded))
+    assert all(np.array_equal(taken[name], rounded[name].float().numpy()) for name in taken)
+
+
+def test_a_torch_save_file_is_refused(torch, tmp_path):
+    torch.save(pytorch_module(network("mlp")).state_dict(), tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match="pickle"):
+        from_pytorch(fresh("mlp"), tmp_path / "w.pt")
+
+
+def test_the_documents_modules_take_the_weights(torch):
+    """What docs/pytorch.md defines with PyTorch alone: the same names, shapes and outputs."""
+    namespace: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL):
+        if "import torch\n" in code:
+            exec(code, namespace)  # noqa: S102 - our own page
+    for kind, shape, options in NETWORKS.values():
+        if options.get("outputs"):
+            continue
+        model = randomized(build_model(kind, shape, **options))
+        arguments = {"input_shape": shape, "classes": options.get("classes", 10)}
+        arguments |= {key: value for key, value in options.items() if key in ("variant", "hidden")}
+        module = namespace[kind](**arguments).eval()
+        module.load_state_dict({name: torch.from_numpy(value) for name, value in to_pytorch(model).items()})
+        x = torch.from_numpy(images(model, 2))
+        with torch.no_grad():
+            assert torch.equal(module(x), pytorch_module(model)(x))

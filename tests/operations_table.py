@@ -1,0 +1,121 @@
+"""Writes docs/operations.md: which results of which operation were compared with the specification, on which backend.
+
+    python tests/operations_table.py
+
+A run of `gpucnn check`'s cases, bit by bit. cupy and numba-cuda run on the GPU where there is one; elsewhere cupy's kernels
+run under the emulation, which needs g++, and numba-cuda's in the simulator, where only the smallest cases fit. It takes a
+minute or two, and fails if a bit differs or a backend is missing.
+"""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = ROOT / "docs" / "operations.md"
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+
+from gpucnn.backends import get_backend  # noqa: E402
+from gpucnn.check.cases import Case, cases  # noqa: E402
+from gpucnn.check.comparison import differing  # noqa: E402
+from gpucnn.check.toy import small_cases  # noqa: E402
+from gpucnn.errors import BackendError  # noqa: E402
+
+# {operation: {"forward" or "backward": [values compared, values that differ]}}
+Counts = dict[str, dict[str, list[int]]]
+
+
+def direction(label: str) -> str:
+    """Cases name gradients as calculus does, dx or dgamma; "d" and what follows in the first word."""
+    return "backward" if label.startswith("d") else "forward"
+
+
+def count(chosen: Iterable[Case], backend) -> Counts:
+    specification = get_backend("numpy", "exact")
+    found: Counts = {}
+    for case in chosen:
+        row = found.setdefault(case.operation, {})
+        got = case.run(backend)
+        for label, want in case.run(specification).items():
+            numbers = row.setdefault(direction(label), [0, 0])
+            numbers[0] += want.size
+            numbers[1] += len(differing(want, got[label]))
+    return found
+
+
+def on_cupy() -> tuple[str, Counts]:
+    try:
+        backend = get_backend("cupy")
+        return f"cupy, {backend.device}", count(cases(), backend)
+    except BackendError:
+        from gpucnn.emulation import get_emulated_backend
+
+        return "cupy, emulated", count(cases(), get_emulated_backend())
+
+
+def on_numba_cuda() -> tuple[str, Counts]:
+    try:
+        backend = get_backend("numba-cuda")
+        return f"numba-cuda, {backend.device}", count(cases(), backend)
+    except BackendError:
+        settings = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
+        run = subprocess.run([sys.executable, __file__, "--simulate"], env=settings, stdout=subprocess.PIPE, check=True)
+        return "numba-cuda, simulated at toy size", json.loads(run.stdout)
+
+
+def cell(numbers: list[int] | None) -> str:
+    if numbers is None:
+        return ""
+    values, wrong = numbers
+    return f"**{wrong:,} of {values:,} differ**" if wrong else f"equal, {values:,}"
+
+
+def write(columns: list[tuple[str, Counts]]) -> bool:
+    """Whether every bit is equal."""
+    operations = list(dict.fromkeys(case.operation for case in cases()))
+    headings = [f"{title}: {way}" for title, _ in columns for way in ("forward", "backward")]
+    lines = ["| operation | " + " | ".join(headings) + " |", "|---|" + "---|" * len(headings)]
+    wrong = 0
+    for operation in operations:
+        cells = []
+        for _, counts in columns:
+            row = counts[operation]
+            wrong += sum(numbers[1] for numbers in row.values())
+            cells += [cell(row.get(way)) for way in ("forward", "backward")]
+        lines.append(f"| {operation} | " + " | ".join(cells) + " |")
+    versions = f"Python {platform.python_version()}, NumPy {np.__version__}"
+    about = (
+        "Made by a test run, `python tests/operations_table.py`, on "
+        f"{datetime.date.today().isoformat()} ({versions}, {platform.machine()}). Each cell tells how many values were "
+        "compared, raw bits, with numpy's exact math, the specification, which was held against loops over single numbers "
+        "by `tests/backends`. A cell is empty where an operation has no such direction. The cases are those of `gpucnn "
+        "check`: ordinary, subnormal and cancelling numbers, odd batches, one to three axes. *Emulated*: the CUDA sources "
+        "compiled for the CPU; *simulated at toy size*: numba-cuda's kernels in Numba's simulator, on the smallest "
+        "cases alone. numpy's fast math promises no bits; it is held against float64 within derived bounds."
+    )
+    paragraph = textwrap.fill(about, 118, break_long_words=False, break_on_hyphens=False)
+    TABLE.write_text("\n".join(["# Every operation on every backend", "", paragraph, "", *lines, ""]))
+    return wrong == 0
+
+
+def main() -> int:
+    if "--simulate" in sys.argv:
+        sys.setswitchinterval(1e-4)  # the simulator polls threads that wait at a barrier
+        print(json.dumps(count(small_cases(), get_backend("numba-cuda"))))
+        return 0
+    columns = [("numba", count(cases(), get_backend("numba"))), on_cupy(), on_numba_cuda()]
+    equal = write(columns)
+    print(f"{TABLE}: " + ("every bit is equal" if equal else "RESULTS DIFFER"))
+    return 0 if equal else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

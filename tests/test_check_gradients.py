@@ -1,0 +1,233 @@
+"""gpucnn.check_gradients: right gradients pass, planted wrong ones fail and are named, kinks are skipped and counted."""
+
+import math
+
+import numpy as np
+import pytest
+
+import gpucnn
+from gpucnn import check_gradients, functional
+from gpucnn.backends import get_backend
+from gpucnn.errors import ConfigurationError, ShapeError
+from gpucnn.layers import (
+    BatchNorm, Conv2d, Dense, Dropout, Flatten, GroupNorm, Layer, MaxPool2d, Parameter, ReLU, Sequential, present,
+)
+from gpucnn.models import Model, lenet5  # fmt: skip
+
+# ---- the example of docs/adding-an-operation.md ------------------------------------------------------------------------
+
+
+class Swish(Layer):
+    """A user's own layer, in the array module alone: y = x * sigmoid(s * x), one learnt s."""
+
+    wrong = ""
+
+    def build(self, shape):
+        self.slope = Parameter((1,), 1.0)
+        return shape
+
+    def __call__(self, x):
+        xp, s = x.backend.xp, self.slope
+        gate = 1 / (1 + xp.exp(-s.value * x.data))
+
+        def backward(dy):
+            inner = x.data * gate * (1 - gate)
+            by_slope = xp.sum(dy.data * x.data * inner * present(x))
+            if self.wrong == "added":
+                s.grad += by_slope
+            elif self.wrong != "never written":
+                s.grad[...] = by_slope * (1.001 if self.wrong == "slope" else 1)
+            if self.wrong == "none":
+                return None
+            dx = gate + s.value * inner
+            if self.wrong == "input":
+                dx = gate + inner  # right for the slope that a new layer has, and for no other
+            return dy.like(dy.data * dx)
+
+        return x.like(x.data * gate), backward
+
+
+def planted(wrong):
+    layer = Swish()
+    layer.wrong = wrong
+    return layer
+
+
+def test_a_layer_of_ones_own_passes():
+    report = check_gradients(Swish(), shape=(3, 4, 5))
+    assert report.passed
+    assert [(t.name, t.shape, t.checked, t.skipped) for t in report.tensors] == [
+        ("input", (4, 3, 4, 5), 3, 0), ("slope", (1,), 3, 0),
+    ]  # fmt: skip
+    assert all(t.error < 1e-9 for t in report.tensors)
+    assert str(report).endswith("passed: relative errors up to 1e-07 are allowed")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "tensor", "words"),
+    [
+        ("input", "input", "not the derivative"),
+        ("slope", "slope", "not the derivative"),
+        ("added", "slope", "write gradients whole, not add"),
+        ("never written", "slope", "write gradients whole"),
+        ("none", "input", "gave no gradient"),
+    ],
+)
+def test_a_planted_error_is_found_and_named(wrong, tensor, words):
+    report = check_gradients(planted(wrong), shape=(3, 4, 5))
+    assert not report.passed
+    assert [t.name for t in report.tensors if not t.passed] == [tensor]
+    (line,) = (line for line in str(report).splitlines() if line.startswith(tensor))
+    assert "WRONG" in line and words in line
+    assert "FAILED" in str(report)
+
+
+@pytest.mark.parametrize("part", [1e-2, -1e-4, 1e-6])
+def test_how_small_an_error_is_found(part):
+    """The relative error that it reports is the one planted, down to the tolerance."""
+
+    def cube(x, factor):
+        return x**3, lambda dy: 3 * x**2 * dy * factor
+
+    x = np.array([0.7])
+    report = check_gradients(lambda x: cube(x, 1 + part), x)
+    assert not report.passed
+    assert math.isclose(report.tensors[0].error, abs(part) / max(1, 1 + part), rel_tol=1e-3)
+    assert check_gradients(lambda x: cube(x, 1 + 1e-9), x).passed
+    assert not check_gradients(lambda x: cube(x, 1 + 1e-8), x, tolerance=1e-9).passed
+
+
+def test_one_wrong_value_of_a_thousand_is_found():
+    x = np.random.default_rng(0).standard_normal((10, 100))
+
+    def sine(x):
+        def backward(dy):
+            dx = np.cos(x) * dy
+            dx[3, 17] = 0
+            return dx
+
+        return np.sin(x), backward
+
+    assert not check_gradients(sine, x).passed
+
+
+# ---- kinks -------------------------------------------------------------------------------------------------------------
+
+
+def rectify(x):
+    return np.maximum(x, 0), lambda dy: np.where(x > 0, dy, 0.0)
+
+
+def test_a_kink_at_the_input_itself_is_skipped_and_counted():
+    x = np.array([0.0, 1.0, -1.0])
+    report = check_gradients(rectify, x)
+    assert (report.tensors[0].checked, report.passed) == (0, False)
+    assert report.tensors[0].skipped == 12
+    assert "every direction meets a kink" in str(report)
+    tie = np.array([[0.5, 0.5]])
+    assert check_gradients(lambda x: (x.max(1), lambda dy: np.where([[True, False]], dy[:, None], 0)), tie).tensors[0].checked == 0
+
+
+@pytest.mark.parametrize("distance", [1e-4, 1e-5, 3e-6, -1e-5])
+def test_a_kink_nearby_is_stepped_around(distance):
+    x = np.array([distance, 0.3, -0.8])
+    report = check_gradients(rectify, x, directions=20)
+    assert report.passed and report.tensors[0].checked == 20
+
+
+def test_kinks_are_in_the_function_and_never_excuse_a_gradient():
+    """The gradient of abs is -1 below 0: one that says +1 is wrong, and no direction counts as a kink for it."""
+    x = np.array([-0.5, 0.25, 2.0])
+    report = check_gradients(lambda x: (np.abs(x), lambda dy: dy), x)
+    assert not report.passed and report.tensors[0].skipped == 0 and report.tensors[0].error > 0.1
+
+
+@pytest.mark.parametrize("height", [1.0, 1e-3, 1e-5, 1e-6])
+@pytest.mark.parametrize("place", [0.0, 0.1, 0.25, 1 / 3, 0.45, 0.5, 0.75, 0.99])
+def test_small_kinks_at_any_place_do_no_harm(place, height):
+    """A kink inside the steps, of any height: each direction is right or skipped, never wrong."""
+    for step in (2.0**-13, 2.0**-16, 2.0**-19):
+        def bent(x, at=place * step):
+            return x + height * np.maximum(x - at, 0), lambda dy: dy * (1 + height * (x > at))
+
+        assert all(t.error <= 1e-7 for t in check_gradients(bent, np.zeros(1), directions=10).tensors)
+
+
+def test_networks_with_many_kinks_pass():
+    layers = Conv2d(6, 3, padding=1, activation="relu"), MaxPool2d(2), GroupNorm(3, activation="relu"), Flatten(), Dense(5), ReLU()
+    report = check_gradients(Sequential(*layers), shape=(2, 8, 8), directions=10)
+    assert report.passed, str(report)
+    assert all(t.checked == 10 for t in report.tensors)
+
+
+# ---- models, functions, settings -----------------------------------------------------------------------------------------
+
+
+def test_what_is_checked_stays_as_it_was():
+    model = Model(Sequential(Conv2d(3, 3), BatchNorm(), Flatten(), Dense(2)), (1, 5, 5)).initialize(4)
+    model.place(get_backend("numba"))
+    digest, grads, backend = model.weights_sha256(), model.grads.copy(), model.backend
+    report = check_gradients(model, training=True)
+    assert report.passed, str(report)
+    assert [t.name for t in report.tensors] == ["input", *(p.name for p in model.parameters)]
+    assert model.weights_sha256() == digest and np.array_equal(model.grads, grads) and model.backend is backend
+    layer = Dense(3)
+    assert check_gradients(layer, shape=(4,)).passed
+    assert not hasattr(layer, "weight")
+
+
+def test_a_shipped_network_passes():
+    report = check_gradients(lenet5((1, 16, 16), 4), images=2, directions=1)
+    assert report.passed, str(report)
+
+
+def test_dropout_and_inference():
+    assert check_gradients(Sequential(Dense(6), Dropout(0.5)), shape=(5,)).passed
+    assert check_gradients(Sequential(Dense(6), Dropout(0.5), BatchNorm()), shape=(5,), training=False).passed
+
+
+def test_an_input_of_ones_own():
+    x = np.random.default_rng(1).standard_normal((2, 3, 4, 4))
+    assert check_gradients(Conv2d(2, 3), x, shape=(3, 4, 4)).tensors[0].shape == (2, 3, 4, 4)
+    assert np.array_equal(x, np.random.default_rng(1).standard_normal((2, 3, 4, 4)))
+
+
+def test_a_function_of_several_arrays():
+    rng = np.random.default_rng(2)
+    x, w, b = rng.standard_normal((2, 2, 5, 5)), rng.standard_normal((3, 2, 3, 3)), rng.standard_normal(3)
+
+    def convolution(x, w, b):
+        return functional.conv(x, w, b), lambda dy: functional.conv_backward(dy, x, w)
+
+    report = check_gradients(convolution, x, w, b)
+    assert report.passed and [t.name for t in report.tensors] == ["argument 0", "argument 1", "argument 2"]
+    assert gpucnn.gradients.check_gradients is check_gradients
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: check_gradients(Dense(3)), ConfigurationError, "shape of one image"),
+        (lambda: check_gradients(Dense(3), shape=(2, 2)), ShapeError, "Flatten"),
+        (lambda: check_gradients(lenet5(), shape=(1, 32, 32)), ConfigurationError, "knows its shape"),
+        (lambda: check_gradients(Dense(3), np.ones((2, 5)), shape=(4,)), ShapeError, r"\(2, 5\); expected \(N, 4\)"),
+        (lambda: check_gradients(Dense(3), X, X, shape=(4,)), ConfigurationError, "one input; 2 were given"),
+        (lambda: check_gradients(rectify), ConfigurationError, "on arrays"),
+        (lambda: check_gradients(rectify, X, shape=(4,)), ConfigurationError, "without shape"),
+        (lambda: check_gradients("relu", X), ConfigurationError, "cannot check a str"),
+        (lambda: check_gradients(rectify, X, tolerance=0), ConfigurationError, "tolerance is 0"),
+        (lambda: check_gradients(rectify, X, tolerance="1"), ConfigurationError, "tolerance is '1'"),
+        (lambda: check_gradients(rectify, X, directions=0), ConfigurationError, "directions is 0"),
+        (lambda: check_gradients(Dense(3), shape=(4,), images=0), ConfigurationError, "images is 0"),
+        (lambda: check_gradients(lambda x: (x, lambda dy: [dy, dy]), X), ShapeError, "2 gradients for 1 arrays"),
+        (lambda: check_gradients(lambda x: (x, lambda dy: dy[:1]), X), ShapeError, r"argument 0 has shape \(1, 4\)"),
+        (lambda: check_gradients(lambda x: (x + NOISE.random(), lambda dy: dy), X), ConfigurationError, "two results"),
+        (lambda: check_gradients(lambda x: (x * np.nan, lambda dy: dy), X), ConfigurationError, "NaN or infinity"),
+    ],
+)
+def test_what_cannot_be_checked_is_refused(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
+
+
+X, NOISE = np.ones((2, 4)), np.random.default_rng(3)

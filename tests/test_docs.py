@@ -1,0 +1,98 @@
+"""The documentation: every path in it exists, what it quotes stands in the file, its examples run."""
+
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from processes import environment
+
+from gpucnn.check.cases import cases
+from gpucnn.emulation import why_not
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", *(ROOT / "kernels").rglob("*.md")])
+PAGE = ROOT / "docs" / "adding-an-operation.md"
+# A path from the checkout's root, with what may end a sentence left out.
+PATH = re.compile(r"(?<![\w./-])((?:gpucnn|kernels|tests|docs|bench|\.ci)/[\w./*-]*\w/?)")
+
+
+def named(text: str) -> set[str]:
+    """All paths from the root that a text names."""
+    return set(PATH.findall(text))
+
+
+def missing(text: str) -> list[str]:
+    """Those of them that are not there; a * stands for one or more files."""
+    return sorted(path for path in named(text) if not list(ROOT.glob(path.rstrip("/"))))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_path_exists(page):
+    text = page.read_text()
+    assert missing(text) == []
+    for target in re.findall(r"\]\(([^)#:\s]+)(?:#[\w-]+)?\)", text):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_check_itself_finds_a_missing_path():
+    assert missing("in `gpucnn/layers/norm.py`, `docs/none.md` and tests/cuda/.") == ["docs/none.md"]
+    assert missing("`kernels/cuda/*.cu`, kernels/*.none") == ["kernels/*.none"]
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """(what stands behind the three backticks, text) of each fenced block."""
+    return re.findall(r"^```([^\n]*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def quoted(block: str, source: str) -> bool:
+    """Whether the block's lines follow one another in the source, indented by whatever is common to them."""
+    wanted = textwrap.dedent(block).strip("\n").splitlines()
+    lines = source.splitlines()
+    for start in range(len(lines) - len(wanted) + 1):
+        part = textwrap.dedent("\n".join(lines[start : start + len(wanted)])).splitlines()
+        if [line.rstrip() for line in part] == wanted:
+            return True
+    return False
+
+
+QUOTES = [(info.split()[1], text) for info, text in blocks(PAGE) if "/" in info]
+
+
+@pytest.mark.parametrize(("file", "text"), QUOTES, ids=[file for file, _ in QUOTES])
+def test_what_is_quoted_stands_in_the_file(file, text):
+    assert quoted(text, (ROOT / file).read_text()), f"{file} reads otherwise now; quote it anew in {PAGE.name}"
+
+
+def test_the_check_itself_finds_a_wrong_quotation():
+    assert len(QUOTES) >= 8
+    file, text = QUOTES[-1]
+    assert not quoted(text.replace("y", "z"), (ROOT / file).read_text())
+
+
+def test_the_examples_run(tmp_path):
+    """One after the other, as a reader would type them; and the table that is printed is the one on the page."""
+    parts = [
+        text for info, text in blocks(PAGE)
+        if info == "python" or (info == "python emulated" and why_not() is None)
+    ]  # fmt: skip
+    command = [sys.executable, "-c", "\n".join(parts)]
+    run = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    (table,) = (text for info, text in blocks(PAGE) if info == "text")
+
+    def without_errors(text: str) -> str:
+        """The worst errors differ from processor to processor."""
+        return re.sub(r"\d\.\de-\d\d", "error", text)
+
+    assert without_errors(table) == without_errors(run.stdout)
+
+
+def test_the_table_of_operations_has_them_all():
+    """Made by `python tests/operations_table.py`; an operation that was never compared must not hide."""
+    text = (ROOT / "docs" / "operations.md").read_text()
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")][1:]
+    assert sorted(rows) == sorted({case.operation for case in cases()})
+    assert "differ" not in text.split("| operation")[1]

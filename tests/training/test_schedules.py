@@ -1,0 +1,108 @@
+"""Schedules against torch.optim.lr_scheduler, in a trainer, and from the command line; formulas: test_optimizers.py."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import small
+
+from gpucnn.cli.settings import make_schedule
+from gpucnn.errors import CheckpointError
+from gpucnn.schedules import Cosine, OneCycle, Step, WarmUp
+
+X, Y = small.data()
+
+
+def factors(schedule, steps, an_epoch=10):
+    return np.array([schedule(step, steps, step // an_epoch) for step in range(steps)])
+
+
+def theirs(make, steps, every=1):
+    """The factors of a PyTorch scheduler that is stepped after each `every` steps."""
+    torch = pytest.importorskip("torch")
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = make(torch.optim.lr_scheduler, optimizer)
+    rates = []
+    for step in range(1, steps + 1):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if step % every == 0 and step < steps:
+            scheduler.step()
+    return np.array(rates)
+
+
+def test_step_is_pytorchs_steplr():
+    wanted = theirs(lambda s, o: s.StepLR(o, 3, 0.5), 100, every=10)
+    assert np.array_equal(factors(Step(3, 0.5), 100), wanted)
+
+
+@pytest.mark.parametrize("final", [0.0, 0.1])
+def test_cosine_is_pytorchs_cosineannealinglr(final):
+    wanted = theirs(lambda s, o: s.CosineAnnealingLR(o, 200, eta_min=final), 200)
+    # PyTorch goes from step to step by a recurrence, 200 roundings of numbers up to 1, each a few times.
+    assert np.abs(factors(Cosine(final), 200) - wanted).max() < 200 * 8 * 2.0**-53 / (1 - math.cos(math.pi / 200))
+
+
+def test_one_cycle_is_pytorchs_onecyclelr_but_for_a_step():
+    """PyTorch turns one step before rise * steps and is through one step before the end: a half cosine's slope is pi / 2."""
+    steps, rise = 1000, 0.3
+    wanted = theirs(lambda s, o: s.OneCycleLR(o, 1.0, total_steps=steps, pct_start=rise), steps)
+    assert np.abs(factors(OneCycle(rise), steps) - wanted).max() < math.pi / 2 * 2 / (rise * steps - 1)
+
+
+def test_warm_up_reaches_what_follows_without_a_jump():
+    got = factors(WarmUp(20, Cosine()), 100)
+    alone = factors(Cosine(), 100)
+    assert np.array_equal(got[20:], alone[20:])
+    assert np.all(np.diff(got[:20]) > 0) and got[19] / alone[19] == 20 / 21 and got[0] == 1 / 21
+
+
+@pytest.mark.parametrize("schedule", [WarmUp(4, Cosine()), WarmUp(4), OneCycle(), Step(2)], ids=["warm-up, cosine", "warm-up", "one cycle", "step"])
+def test_a_resumed_run_gets_the_same_rates(schedule, tmp_path):
+    whole = small.trainer(tmp_path / "whole", schedule=schedule)
+    history = whole.fit(X, Y, 4)
+
+    class Stop(small.trainer().progress.__class__):
+        def end_epoch(self, record):
+            if record["epoch"] == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        small.trainer(tmp_path / "cut", schedule=schedule, progress=Stop()).fit(X, Y, 4)
+    resumed = small.trainer(tmp_path / "cut", schedule=schedule)
+    again = resumed.fit(X, Y, 4, resume=True)
+    assert [e["learning_rate"] for e in again.epochs] == [e["learning_rate"] for e in history.epochs]
+    assert resumed.model.weights_sha256() == whole.model.weights_sha256()
+    with pytest.raises(CheckpointError, match="schedule was"):
+        small.trainer(tmp_path / "cut", schedule=WarmUp(5, schedule)).fit(X, Y, 4, resume=True)
+
+
+def test_the_command_lines_warm_up():
+    settings = {"schedule": "cosine", "warmup": 7, "epochs": 3}
+    made = make_schedule(settings)
+    assert made.settings() == WarmUp(7, Cosine()).settings()
+    assert make_schedule({**settings, "warmup": 0}).settings() == Cosine().settings()
+    assert make_schedule({**settings, "schedule": "step"}).settings() == WarmUp(7, Step(1)).settings()
+
+
+def test_the_command_line_keeps_it_for_resume(tmp_path):
+    from typer.testing import CliRunner
+
+    from gpucnn.cli import app
+
+    images, labels = np.random.default_rng(0).random((40, 1, 32, 32), np.float32), np.arange(40) % 3
+    np.savez(tmp_path / "data.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    common = ["train", "--data", str(tmp_path / "data.npz"), "--backend", "numpy", "--shift", "0", "--schedule", "constant"]
+
+    def run(*arguments):
+        result = CliRunner().invoke(app, [*arguments, "--json"])
+        assert result.exit_code == 0, result.stderr
+        return json.loads(result.stdout)
+
+    whole = run(*common, "--warmup", "3", "--epochs", "2", "--run", str(tmp_path / "whole"))
+    run(*common, "--warmup", "3", "--epochs", "1", "--run", str(tmp_path / "cut"))
+    config = json.loads((tmp_path / "cut" / "config.json").read_text())
+    assert config["train"]["warmup"] == 3 and config["schedule"]["name"] == "WarmUp"
+    resumed = run("train", "--resume", "--run", str(tmp_path / "cut"), "--epochs", "2", "--backend", "numpy")
+    assert resumed["weights_sha256"] == whole["weights_sha256"]
