@@ -31,7 +31,7 @@ _PUBLIC = {
 }
 _MODULES = {
     "arithmetic", "backends", "check", "data", "errors", "functional", "geometry", "gradients", "initializers",
-    "layers", "losses", "models", "optimizers", "schedules", "summary", "throughput", "training",
+    "layers", "losses", "models", "optimizers", "schedules", "show", "summary", "throughput", "training",
 }  # fmt: skip
 __all__ = sorted([*_PUBLIC, *_MODULES])
 

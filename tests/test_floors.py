@@ -3,7 +3,7 @@
     0 errors, geometry, axis_maps, arithmetic; kernels, which import nothing of gpucnn
     1 backends
     2 functional, layers, losses, optimizers, schedules, initializers
-    3 models, data, gradients
+    3 models, data, gradients, figures
     4 training
     5 check, throughput, summary, show
     6 cli
@@ -27,7 +27,7 @@ FLOORS = {
     "backends": 1,
     "emulation": 1,
     "functional": 2, "layers": 2, "losses": 2, "optimizers": 2, "schedules": 2, "initializers": 2,
-    "models": 3, "data": 3, "gradients": 3,
+    "models": 3, "data": 3, "gradients": 3, "figures": 3,
     "training": 4,
     "check": 5, "throughput": 5, "summary": 5, "show": 5,
     "cli": 6, "__main__": 6,

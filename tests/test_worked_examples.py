@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpucnn import functional
+from gpucnn import functional, show
 from gpucnn.errors import ShapeError
 from gpucnn.geometry import (
     conv_multiply_adds,
@@ -13,7 +13,8 @@ from gpucnn.geometry import (
     pixel_use,
     window,
 )
-from gpucnn.models import lenet5
+from gpucnn.layers import Conv2d, Dense, Flatten, Sequential
+from gpucnn.models import Model, lenet5
 
 BACKENDS = [("numpy", "exact"), ("numpy", "fast"), ("numba", "exact")]
 on_every_backend = pytest.mark.parametrize(("backend", "math"), BACKENDS, ids=["-".join(b) for b in BACKENDS])
@@ -34,6 +35,8 @@ def test_mean_of_products_of_a_diagonal_filter(backend, math, image, mean):
     y = functional.conv(image, filters, backend=backend, math=math)
     assert y.shape == (1, 1, 1, 1)
     assert y.item() / 9 == mean
+    found = show.match(image[0, 0], DIAGONAL, backend=backend, math=math)  # what `gpucnn show match` draws
+    assert found.scores.tolist() == [[mean]] and found.place == (0, 0)
 
 
 def test_a_filter_of_3_on_an_input_of_7():
@@ -50,15 +53,19 @@ def test_padding_2_keeps_32_pixels_under_a_filter_of_5():
 def test_ten_filters_of_5_by_5_on_a_colour_image():
     assert conv_parameters(3, 10, (5, 5)) == 760
     assert conv_parameters(3, 1, (5, 5)) == 76 == 5 * 5 * 3 + 1
+    assert Model(Conv2d(10, 5), (3, 32, 32)).parameter_count == 760
 
 
 def test_a_filter_needs_9_weights_where_a_dense_layer_needs_81():
     assert dense_parameters(3 * 3, 3 * 3, bias=False) == dense_multiply_adds(9, 9) == 81
     assert conv_parameters(1, 1, (3, 3), bias=False) == 9
+    layers = Sequential(Flatten(), Dense(9, bias=False)), Conv2d(1, 3, padding=1, bias=False)
+    assert [Model(layer, (1, 3, 3)).parameter_count for layer in layers] == [81, 9]
 
 
 def test_how_often_each_pixel_is_used():
     assert pixel_use(window((3, 3), 2)).tolist() == [[1, 2, 1], [2, 4, 2], [1, 2, 1]]
+    assert show.pixel_use(window((3, 3), 2)).tolist() == [[1, 2, 1], [2, 4, 2], [1, 2, 1]]
 
 
 @on_every_backend
@@ -88,4 +95,6 @@ def test_filters_of_1_by_1_change_only_the_channels(backend, math):
 
 def test_lenet5_has_61_706_parameters():
     assert lenet5().parameter_count == 61_706
-    assert lenet5(input_shape=(1, 28, 28)).parameter_count == 61_706
+    padded = lenet5(input_shape=(1, 28, 28))
+    assert padded.parameter_count == 61_706
+    assert padded.layer.layers[0].padding == 2 and padded.layer.layers[0].output_shape == (6, 28, 28)

@@ -15,8 +15,8 @@ from gpucnn.backends import cuda_tiles
 from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.canonical import Canonical, canonical, is_dense, phases, positions_per_band, rows_per_band, three
-from gpucnn.backends.cuda_channels import CudaChannels
 from gpucnn.backends.cuda_pointwise import CudaPointwise
+from gpucnn.backends.cuda_channels import CudaChannels
 from gpucnn.backends.cuda_resampling import CudaResampling
 from gpucnn.backends.cuda_group_norm import CudaGroupNorm
 from gpucnn.backends.launcher import Launcher
@@ -37,7 +37,7 @@ def _axes(sizes) -> str:
     return f"Axes<{', '.join(map(str, sizes))}>"
 
 
-class CudaBackend(CudaChannels, CudaPointwise, CudaResampling, CudaGroupNorm, Backend):
+class CudaBackend(CudaPointwise, CudaResampling, CudaGroupNorm, CudaChannels, Backend):
     """See the protocol for what each method does; comments here tell only how."""
 
     name = "cupy"

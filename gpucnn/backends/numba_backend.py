@@ -19,9 +19,9 @@ from gpucnn.backends import compilation, tiles
 from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.canonical import Canonical, canonical, is_dense, phases, positions_per_band, rows_per_band, three
-from gpucnn.backends.numba_channels import NumbaChannels
 from gpucnn.backends.numba_group_norm import NumbaGroupNorm
 from gpucnn.backends.numba_pointwise import NumbaPointwise
+from gpucnn.backends.numba_channels import NumbaChannels
 from gpucnn.backends.numba_resampling import NumbaResampling
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import BackendError, DTypeError
@@ -75,7 +75,7 @@ def _rows(data: np.ndarray) -> np.ndarray:
     return data[:, :, None, :, None] if data.ndim == 4 else _deep(data)
 
 
-class NumbaBackend(NumbaChannels, NumbaPointwise, NumbaResampling, NumbaGroupNorm, Backend):
+class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannels, Backend):
     """See the protocol for what each method does; comments here tell only how."""
 
     name = "numba"

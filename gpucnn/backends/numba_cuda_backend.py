@@ -58,8 +58,8 @@ SIMULATED = check_machine()
 
 from numba import cuda  # noqa: E402 - from here on only what can be used
 
-from gpucnn.backends.numba_cuda_channels import NumbaCudaChannels  # noqa: E402
 from gpucnn.backends.numba_cuda_pointwise import NumbaCudaPointwise  # noqa: E402
+from gpucnn.backends.numba_cuda_channels import NumbaCudaChannels  # noqa: E402
 from gpucnn.backends.numba_cuda_resampling import NumbaCudaResampling  # noqa: E402
 from gpucnn.backends.numba_cuda_group_norm import NumbaCudaGroupNorm  # noqa: E402
 from gpucnn.kernels.numba_cuda import (  # noqa: E402
@@ -89,7 +89,7 @@ _THREADS = 128
 _STREAM = 0
 
 
-class NumbaCudaBackend(NumbaCudaChannels, NumbaCudaPointwise, NumbaCudaResampling, NumbaCudaGroupNorm, Backend):
+class NumbaCudaBackend(NumbaCudaPointwise, NumbaCudaResampling, NumbaCudaGroupNorm, NumbaCudaChannels, Backend):
     """See the protocol for what each method does; comments here tell only how."""
 
     name = "numba-cuda"

@@ -11,8 +11,8 @@ import numpy as np
 from gpucnn.arithmetic import DROPOUT, uniform, words
 from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.numpy_channels import NumpyChannels
 from gpucnn.backends.numpy_loading import load_images
+from gpucnn.backends.numpy_channels import NumpyChannels
 from gpucnn.backends.numpy_resampling import NumpyResampling
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import DTypeError

@@ -37,10 +37,10 @@ _SMALL = {
     **dict.fromkeys(("softmax cross-entropy", "weighted cross-entropy", "SGD", "Adam", "AdamW"), [""]),
     "gradient clipping": ["70 values", "5000 values"],
     **dict.fromkeys(("loading with random shift", "watch for non-finite numbers"), [""]),
+    "loading with augmentation": ["33 images of 1x", "3 images of", "2 images of"],
     "transposed convolution": ["1 images of", "3 images of 2x3x2", "40 images of 2x1"],
     "bias addition": ["(1, 1, 1, 1)", "(33, 7)"],
     "concatenation": ["1 images of", "33 images of"],
-    "loading with augmentation": ["33 images of 1x", "3 images of", "2 images of"],
 }
 # Numbers that are subnormal or cancel, where order and rounding show, go through fewer shapes still.
 _SMALLEST = {

@@ -16,6 +16,7 @@ from gpucnn.cli.evaluate import evaluate
 from gpucnn.cli.exchange import export, import_
 from gpucnn.cli.output import command
 from gpucnn.cli.predict import predict
+from gpucnn.cli.show import app as show
 from gpucnn.cli.summary import summary
 from gpucnn.cli.train import train
 
@@ -55,6 +56,7 @@ app.command("import")(command(import_))  # a name that Python keeps for itself
 for _name, _function in (("list", data.list_sets), ("fetch", data.fetch)):
     data.app.command(_name)(command(_function))
 app.add_typer(data.app, name="data")
+app.add_typer(show)
 
 
 def main() -> None:

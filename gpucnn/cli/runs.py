@@ -54,13 +54,7 @@ def open_run(path: str | None, weights: str | None = None) -> tuple[Any, dict[st
         raise ConfigurationError(f"--weights is {weights!r}; use best or last")
     from gpucnn.training import load, load_run
 
-    if path is None:
-        found = sorted(RUNS.glob("*/checkpoint.safetensors"), key=lambda file: file.stat().st_mtime)
-        if not found:
-            raise CheckpointError(f"there is no trained network in {RUNS}/; run `gpucnn train` first, or give --run")
-        path = found[-1].parent
-        note(f"using {path}, the newest run")
-    path = Path(path)
+    path = newest_run(path)
     if path.is_file():
         if weights is not None:
             raise ConfigurationError(f"{path} is a file with one set of weights; leave out --weights {weights}")
@@ -70,3 +64,14 @@ def open_run(path: str | None, weights: str | None = None) -> tuple[Any, dict[st
     if best:
         note(f"using the weights of epoch {run.epoch} of {len(run.history)}, the best in validation")
     return run.model, run.config.get("train", {}), path
+
+
+def newest_run(path: str | None) -> Path:
+    """`path` itself, or where none was given the newest run in runs/."""
+    if path is None:
+        found = sorted(RUNS.glob("*/checkpoint.safetensors"), key=lambda file: file.stat().st_mtime)
+        if not found:
+            raise CheckpointError(f"there is no trained network in {RUNS}/; run `gpucnn train` first, or give --run")
+        path = found[-1].parent
+        note(f"using {path}, the newest run")
+    return Path(path)

@@ -1,6 +1,6 @@
 """The layers. Each returns `(y, backward)`; gpucnn.layers.base says how to write one of your own."""
 
-from gpucnn.layers.activation import GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Tanh
+from gpucnn.layers.activation import GELU, LeakyReLU, ReLU, SiLU, Sigmoid, Softmax, Tanh
 from gpucnn.layers.base import Layer, Mode, Parameter, Statistic, present
 from gpucnn.layers.container import Concat, Residual, Sequential
 from gpucnn.layers.conv import Conv1d, Conv2d, Conv3d, Convolution
@@ -18,10 +18,9 @@ from gpucnn.layers.resampling import Pad, Upsample
 __all__ = [
     "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d",
     "AdaptiveMaxPool3d", "AvgPool1d", "AvgPool2d", "AvgPool3d", "BatchNorm", "BatchNorm1d", "BatchNorm2d",
-    "BatchNorm3d", "Concat", "Conv1d", "Conv2d", "Conv3d", "Convolution",
-    "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Dense", "Dropout", "Flatten", "GELU",
-    "GlobalAvgPool1d", "GlobalAvgPool2d", "GlobalAvgPool3d", "GlobalMaxPool1d", "GlobalMaxPool2d", "GlobalMaxPool3d",
-    "GlobalPool", "GroupNorm", "Layer", "LayerNorm", "LeakyReLU", "MaxPool1d", "MaxPool2d", "MaxPool3d", "Mode", "Pad",
-    "Parameter", "ReLU", "Residual", "Sequential", "SiLU", "Sigmoid", "Softmax", "Statistic", "Tanh",
-    "TransposedConvolution", "Upsample", "present",
+    "BatchNorm3d", "Concat", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d",
+    "Convolution", "Dense", "Dropout", "Flatten", "GELU", "GlobalAvgPool1d", "GlobalAvgPool2d", "GlobalAvgPool3d",
+    "GlobalMaxPool1d", "GlobalMaxPool2d", "GlobalMaxPool3d", "GlobalPool", "GroupNorm", "Layer", "LayerNorm",
+    "LeakyReLU", "MaxPool1d", "MaxPool2d", "MaxPool3d", "Mode", "Pad", "Parameter", "ReLU", "Residual", "Sequential",
+    "SiLU", "Sigmoid", "Softmax", "Statistic", "Tanh", "TransposedConvolution", "Upsample", "present",
 ]  # fmt: skip

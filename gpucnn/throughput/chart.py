@@ -2,30 +2,22 @@
 
 from pathlib import Path
 
+from gpucnn import figures
 from gpucnn.errors import ConfigurationError
 from gpucnn.throughput.report import best_rows, label
 
 SUFFIXES = (".png", ".svg", ".pdf")
-# One hue a contender, told apart by the colour-blind too (Okabe and Ito 2008); PyTorch grey.
-_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+# PyTorch is grey; the others have the colours of all pictures.
 _PEERS = ("#8c8c8c", "#bdbdbd", "#5c5c5c")
 
 
 def check_path(path) -> Path:
     """`path`, if a picture can be written there; raises ConfigurationError, so that nothing is measured in vain."""
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ConfigurationError(f"cannot write a chart to {path}; its name must end in {', '.join(SUFFIXES)}")
-    if not path.absolute().parent.is_dir():
-        raise ConfigurationError(f"cannot write a chart to {path}: there is no folder {path.parent}")
-    return path
+    return figures.check_path(path, SUFFIXES, "a chart")
 
 
 def draw(report: dict, path) -> None:
     """Draw `report` (as from `bench`) into the file at `path`; whiskers reach from quartile to quartile."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     path = check_path(path)
     rows = best_rows(report)
     several = len({row["threads"] for row in rows if row["threads"]}) > 1
@@ -38,7 +30,7 @@ def draw(report: dict, path) -> None:
     names = list(dict.fromkeys(map(contender, rows)))
     names.sort(key=lambda name: name.startswith("PyTorch"))
     colours = {}
-    for palette, peer in ((_COLOURS, False), (_PEERS, True)):
+    for palette, peer in ((figures.COLOURS, False), (_PEERS, True)):
         mine = [name for name in names if name.startswith("PyTorch") == peer]
         colours |= {name: palette[i % len(palette)] for i, name in enumerate(mine)}
     panels = list(dict.fromkeys((row["model"], row["job"]) for row in rows))
@@ -48,8 +40,7 @@ def draw(report: dict, path) -> None:
     lines = -(-len(panels) // columns)
     sizes = [1.0 + 0.27 * (len(bars[p]) + len({row["batch"] for row in bars[p]})) for p in panels]  # inches
     heights = [max(sizes[first : first + columns]) for first in range(0, len(panels), columns)]
-    figure = Figure(figsize=(5.2 * columns, sum(heights) + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figures.new_figure(5.2 * columns, sum(heights) + 0.6)
     grid = figure.subplots(lines, columns, squeeze=False, height_ratios=heights).ravel()
     for axes, panel in zip(grid, panels):
         _panel(axes, panel, bars[panel], names, contender, colours)

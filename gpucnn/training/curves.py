@@ -1,26 +1,23 @@
 """The picture of a run."""
 
-import io
-
+from gpucnn import figures
 from gpucnn.training.history import History
 
 
 def draw_curves(history: History) -> bytes:
     """Loss and, where it was measured, accuracy over the epochs as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
     shown = [key for key in ("loss", "accuracy") if any(value is not None for value in history[key])]
-    figure = Figure(figsize=(4.5 * len(shown), 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figures.new_figure(4.5 * len(shown), 3.6)
     for axes, key in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown):
         marker = "o" if len(history) < 3 else None  # a line of one point shows nothing
-        for name, column in (("training", key), ("validation", f"validation_{key}")):
+        columns = ("training", key), ("validation", f"validation_{key}")
+        for (name, column), colour in zip(columns, figures.COLOURS):
             values = history[column]
             if any(value is not None for value in values):
                 last = f"{100 * values[-1]:.2f}%" if key == "accuracy" else f"{values[-1]:.3g}"
-                axes.plot(history["epoch"], values, label=f"{name} ({last})", marker=marker)
+                axes.plot(history["epoch"], values, label=f"{name} ({last})", marker=marker, color=colour)
         axes.set(xlabel="epoch", title=key)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
@@ -32,6 +29,4 @@ def draw_curves(history: History) -> bytes:
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter(NullFormatter())
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
-    return picture.getvalue()
+    return figures.png(figure)

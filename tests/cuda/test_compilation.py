@@ -79,6 +79,11 @@ def _asked_by(work) -> dict[str, list[str]]:
     return by_file
 
 
+def _normed() -> Model:
+    layers = Conv2d(8, 3), GroupNorm(2, activation="relu"), Flatten(), LayerNorm(), Dense(10)
+    return Model(Sequential(*layers), (1, 8, 8))
+
+
 def _upscaler() -> Model:
     """Down, up by transposed convolutions, and both side by side."""
     deep = Sequential(MaxPool2d(2), Conv2d(32, 3, padding=1), ConvTranspose2d(16, 2, stride=2, activation="relu"))
@@ -87,13 +92,9 @@ def _upscaler() -> Model:
     return Model(layer, (3, 16, 16))
 
 
-def _normed() -> Model:
-    layers = Conv2d(8, 3), GroupNorm(2, activation="relu"), Flatten(), LayerNorm(), Dense(10)
-    return Model(Sequential(*layers), (1, 8, 8))
-
-
 def _networks(b) -> None:
     colours = {"mean": (0.5,) * 3, "std": (0.2,) * 3}
+    # Small networks for what the large ones do not use: `network` resamples, `_upscaler` transposes and concatenates.
     for make, optimizer, batch, augmentation in (
         (lenet5, SGD(), 64, Augmentation(shift=2)),
         (resnet20, Adam(), 512, Augmentation(shift=4, crop=(32, 32), flip=True, cutout=8, **colours)),

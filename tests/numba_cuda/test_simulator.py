@@ -44,9 +44,9 @@ def random(running):
         "convolution", "convolution with max pool", "dense", "max pool", "average pool", "global average pool", "relu",
         "map along an axis", "padding", "upsampling", "padded convolution", "adaptive average pool",
         "adaptive max pool", "global max pool", "tanh", "sigmoid", "addition", "dropout", "batch norm",
-        "softmax cross-entropy", "SGD", "Adam", "AdamW", "group norm",
-        "loading with random shift", "loading with augmentation", "watch for non-finite numbers", "leaky relu", "gelu",
-        "silu", "softmax", "weighted cross-entropy", "mean squared", "mean absolute", "huber", "binary cross entropy",
+        "softmax cross-entropy", "SGD", "Adam", "AdamW", "group norm", "loading with random shift",
+        "loading with augmentation", "watch for non-finite numbers", "leaky relu", "gelu", "silu", "softmax",
+        "weighted cross-entropy", "mean squared", "mean absolute", "huber", "binary cross entropy",
         "gradient clipping", "transposed convolution", "bias addition", "concatenation",
     ],
 )  # fmt: skip

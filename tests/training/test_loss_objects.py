@@ -10,6 +10,7 @@ import small
 from gpucnn import losses
 from gpucnn.backends import get_backend
 from gpucnn.check.toy import TOYS, train_toy
+from gpucnn.data.mapped import Mapped
 from gpucnn.emulation import get_emulated_backend, why_not
 from gpucnn.errors import CheckpointError, ConfigurationError, DataError, DTypeError, ShapeError
 from gpucnn.layers import Conv2d, Dense, Flatten, Sequential, Softmax
@@ -159,6 +160,17 @@ def test_other_targets_are_refused(tmp_path):
     trainer(tmp_path).fit(X, VALUES, 1)
     with pytest.raises(CheckpointError, match="data_sha256"):
         trainer(tmp_path).fit(X, VALUES + 1, 1, resume=True)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_streamed_images_bring_their_values(backend):
+    """Images that stay on the host: the values of a batch come with them."""
+    found = set()
+    for images in (X, Mapped(X)):
+        it = trainer(backend=backend, math="exact", clip_norm=0.1)
+        it.fit(images, VALUES, 2)
+        found.add((it.model.weights_sha256(), it.evaluate(images, VALUES)))
+    assert len(found) == 1
 
 
 def test_one_loss_serves_trainers_on_several_backends():

@@ -1,0 +1,381 @@
+"""`gpucnn show`: pictures of what networks are made of, see and get wrong."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gpucnn.cli import options
+from gpucnn.cli.output import command, note, print_json, print_values
+from gpucnn.cli.runs import open_run
+from gpucnn.errors import ConfigurationError, DataError
+
+app = typer.Typer(
+    name="show",
+    help="Draw pictures: filters, feature maps, where a pattern matches, training, mistakes.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+Layer = Annotated[
+    str | None, typer.Option("--layer", help="Name of a convolution, as `gpucnn summary` lists it. Default: the first.")
+]
+Stride = Annotated[str, typer.Option("--stride", help="Pixels between neighbouring places: 2, or 2x1 per axis.")]
+Padding = Annotated[
+    str, typer.Option("--padding", help="Pixels added around the image: 1, 1x2 per axis, same or valid.")
+]
+Out = Annotated[Path, typer.Option("--out", help="The picture's file, a .png; one that is there is replaced.")]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", help="Images: digits, or a path. Default: the set that the network was trained on."),
+]
+
+
+def filters(
+    run: options.Run = None, layer: Layer = None, out: Out = Path("filters.png"), json: options.Json = False
+) -> None:  # fmt: skip
+    """The filters of a convolution as small images."""
+    model, _, path = _open(run, out)
+    from gpucnn import show
+    from gpucnn.show.layers import convolution
+
+    name = convolution(model, layer).name
+    weights = show.filters(model, out, layer=name)
+    _say(json, out, {"run": str(path), "layer": name, "filters": len(weights), "shape": list(weights.shape)})
+
+
+def maps(
+    image: Annotated[str, typer.Argument(help="A PNG or JPEG file, or the number of a test image.", metavar="IMAGE")],
+    run: options.Run = None,
+    out: Out = Path("maps.png"),
+    backend: options.Backend = None,
+    math: options.Math = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """What each layer makes of an image, from low-level to high-level features, and the class probabilities."""
+    model, settings, path = _open(run, out)
+    from gpucnn import show
+    from gpucnn.backends import get_backend
+    from gpucnn.data import load_images
+
+    if _is_number(image):
+        test = _test_images(settings, path)
+        pixels = _pick(test, image)
+        name = f"test image {int(image)}: {test.classes[test.labels[int(image)]]}"
+    else:
+        images, _, notes = load_images(image, model.input_shape)
+        for text in notes:
+            note(text)
+        pixels, name = images[0], Path(image).name
+    device = get_backend(backend, math, threads=threads)
+    found, probabilities = show.maps(model, pixels, out, backend=device, name=name)
+    names = model.class_names or [str(label) for label in range(len(probabilities))]
+    best = int(probabilities.argmax())
+    values = {"backend": device.name, "math": device.math, "run": str(path), "image": name}
+    values |= {"class": names[best], "probability": float(probabilities[best])}
+    if json:
+        values["probabilities"] = {name: float(p) for name, p in zip(names, probabilities, strict=True)}
+        values["layers"] = [
+            {
+                "name": step.name, "kind": step.kind, "shape": list(step.values.shape),
+                "smallest": float(step.values.min()),
+                "largest": float(step.values.max()),
+            } for step in found
+        ]  # fmt: skip
+    _say(json, out, values)
+
+
+def match(
+    image: Annotated[
+        str,
+        typer.Argument(
+            help="A PNG or JPEG file, the number of a test image, or rows of numbers such as '0,1,0;1,1,1;0,1,0'.",
+            metavar="IMAGE",
+        ),
+    ],
+    pattern: Annotated[
+        str | None, typer.Option("--pattern", help="Rows of numbers, such as '1,-1,-1;-1,1,-1;-1,-1,1'.")
+    ] = None,
+    filter: Annotated[
+        int | None, typer.Option("--filter", min=0, help="Instead: the number of a filter of a trained network.")
+    ] = None,
+    layer: Layer = None,
+    run: options.Run = None,
+    stride: Stride = "1",
+    padding: Padding = "0",
+    out: Out = Path("match.png"),
+    backend: options.Backend = None,
+    math: options.Math = None,
+    json: options.Json = False,
+) -> None:
+    """Where in an image a pattern scores highest, with the map of the mean of products."""
+    import numpy as np
+
+    from gpucnn import figures, show
+    from gpucnn.backends import get_backend
+    from gpucnn.show.layers import image_filters
+
+    figures.check_path(out)
+    if (pattern is None) == (filter is None):
+        raise ConfigurationError("give either --pattern, rows of numbers, or --filter, the number of a trained filter")
+    settings, path = {"data": "digits"}, None
+    if filter is None:
+        kernel = np.array(_numbers("--pattern", pattern), np.float32)[None]
+        if run is not None:
+            _, settings, path = open_run(run)
+    else:
+        model, settings, path = open_run(run)
+        found = image_filters(model, layer)
+        weights = model.state_dict()[found.weight.name]
+        if filter >= len(weights):
+            raise ConfigurationError(
+                f"layer {found.name} has no filter {filter}; they run from 0 to {len(weights) - 1}"
+            )
+        kernel = weights[filter]
+    pixels, name = _any_image(image, kernel.shape[0], settings, path)
+    device = get_backend(backend, math)
+    result = show.match(
+        pixels, kernel, out, stride=_sizes("--stride", stride), padding=_sizes("--padding", padding),
+        backend=device.name, math=device.math, name=name,
+    )  # fmt: skip
+    values = {
+        "backend": device.name,
+        "math": device.math,
+        "image": name,
+        "row": result.place[0],
+        "column": result.place[1],
+    }
+    values |= {"score": result.score, "box": list(result.box)}
+    if json:
+        _say(json, out, values | {"scores": result.scores.tolist()})
+    else:
+        _say(
+            json, out, values | {"score": f"{result.score:.6g}", "box": "top {}, left {}, {} x {}".format(*result.box)}
+        )
+
+
+def pixel_use(
+    input: Annotated[str, typer.Option("--input", help="Pixels a side: 7, or 7x10.")],
+    kernel: Annotated[str, typer.Option("--kernel", help="Size of the filter: 3, or 2x3.")],
+    stride: Stride = "1",
+    padding: Padding = "0",
+    dilation: Annotated[str, typer.Option("--dilation", help="Pixels between neighbouring taps: 2, or 2x1.")] = "1",
+    out: Out = Path("pixel-use.png"),
+    json: options.Json = False,
+) -> None:
+    """How many times each pixel is used by a filter of a given size, stride and padding."""
+    from gpucnn import show
+    from gpucnn.geometry import window
+
+    size = _sizes("--input", input)
+    fit = window(
+        (size, size) if isinstance(size, int) else size, _sizes("--kernel", kernel), stride=_sizes("--stride", stride),
+        padding=_sizes("--padding", padding), dilation=_sizes("--dilation", dilation),
+    )  # fmt: skip
+    use = show.pixel_use(fit, out)
+    values = {"output": list(fit.output), "smallest": int(use.min()), "largest": int(use.max())}
+    if json:
+        values["use"] = use.tolist()
+    _say(json, out, values)
+
+
+def curves(run: options.Run = None, out: Out = Path("curves.png"), json: options.Json = False) -> None:
+    """Loss and accuracy over the epochs of a run."""
+    from gpucnn import figures, show
+    from gpucnn.cli.runs import newest_run
+    from gpucnn.training import load_run
+
+    figures.check_path(out)
+    path = newest_run(run)
+    if path.is_file():
+        raise ConfigurationError(f"{path} is a model without its history; give the folder of a run")
+    history = load_run(path).history
+    show.curves(history, out)
+    _say(json, out, {"run": str(path), "epochs": len(history), "loss": history.last["loss"]})
+
+
+def confusion(
+    run: options.Run = None, data: Data = None, out: Out = Path("confusion.png"),
+    backend: options.Backend = None, math: options.Math = None, threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:  # fmt: skip
+    """Which classes a network takes for which: the confusion matrix of the test images."""
+    from gpucnn import show
+
+    test, probabilities, values = _tested(run, data, out, backend, math, threads)
+    counts = show.confusion(test.labels, probabilities.argmax(axis=1), test.classes, out)
+    values |= {"images": len(test.images), "right": int(counts.trace())}
+    if json:
+        values |= {"classes": test.classes, "counts": counts.tolist()}
+    _say(json, out, values)
+
+
+def mistakes(
+    run: options.Run = None, data: Data = None,
+    most: Annotated[int, typer.Option("--most", min=1, max=100, help="How many to show.")] = 20,
+    out: Out = Path("mistakes.png"),
+    backend: options.Backend = None, math: options.Math = None, threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:  # fmt: skip
+    """The test images that a network gets wrong, those first of whose wrong class it is surest."""
+    from dataclasses import asdict
+
+    from gpucnn import show
+
+    test, probabilities, values = _tested(run, data, out, backend, math, threads)
+    worst = show.mistakes(test.images, test.labels, probabilities, test.classes, out, most=most)
+    wrong = int((probabilities.argmax(axis=1) != test.labels).sum())
+    values |= {"images": len(test.images), "wrong": wrong}
+    if json:
+        values["mistakes"] = [asdict(mistake) for mistake in worst]
+    _say(json, out, values)
+
+
+def scores(
+    page: Annotated[
+        str | None, typer.Argument(help="A PNG or JPEG file of any size. Default: a page made of test images.")
+    ] = None,
+    run: options.Run = None,
+    threshold: Annotated[
+        float, typer.Option("--threshold", min=0, max=1, help="Show places whose class is at least so probable.")
+    ] = 0.9,
+    out: Out = Path("scores.png"),
+    backend: options.Backend = None,
+    math: options.Math = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Slide a trained network over a page of many digits and draw what it sees where.
+
+    The network is converted: its fully connected layers become convolutions with the same weights. It finds digits as
+    large as those that it was trained on, and one trained with a larger --shift finds more of them.
+    """
+    model, settings, path = _open(run, out)
+    from gpucnn import show
+    from gpucnn.backends import get_backend
+    from gpucnn.data.images import open_image, pixels
+
+    if page is None:
+        test = _test_images(settings, path)
+        rows, columns = (5, 8) if len(test.images) >= 40 else (1, min(8, len(test.images)))
+        values, _ = show.digit_page(test.images, rows, columns)
+        name = f"the first {rows * columns} test images"
+    else:
+        if model.input_shape[0] not in (1, 3):
+            raise DataError(f"the network takes {model.input_shape[0]} channels; image files give 1 (grey) or 3 (RGB)")
+        values, name = pixels(open_image(Path(page)), model.input_shape[0]), str(page)
+    device = get_backend(backend, math, threads=threads)
+    result = show.scores(model, values, out, threshold=threshold, backend=device)
+    about = {"backend": device.name, "math": device.math, "run": str(path), "page": name}
+    about |= {"places": list(result.window.output), "stride": list(result.window.stride), "threshold": threshold}
+    if json:
+        about["found"] = [
+            {"class": found.label, "probability": found.probability, "box": list(found.box)} for found in result.found
+        ]
+    else:
+        about["found"] = len(result.found)
+    _say(json, out, about)
+
+
+for _function in (filters, maps, match, pixel_use, curves, confusion, mistakes, scores):
+    # An image typed as numbers may begin with a minus sign; it is no option then.
+    _settings = {"ignore_unknown_options": True} if _function is match else {}
+    app.command(_function.__name__.replace("_", "-"), context_settings=_settings)(command(_function))
+
+
+def _open(run: str | None, out: Path):
+    """open_run, once the picture can be written."""
+    from gpucnn import figures
+
+    figures.check_path(out)
+    return open_run(run)
+
+
+def _say(json: bool, out: Path, values: dict[str, Any]) -> None:
+    values = {"picture": str(out), **values}
+    (print_json if json else print_values)(values)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and not Path(text).exists()
+
+
+def _test_images(settings: dict, path: Path | None):
+    """The test set of the run's data."""
+    import gpucnn.data
+
+    if settings.get("data") is None:
+        raise ConfigurationError(f"{path} does not say what it was trained on; give an image file instead")
+    return gpucnn.data.load(settings["data"])[1]
+
+
+def _pick(test, number: str):
+    if int(number) >= len(test.images):
+        raise DataError(f"there is no test image {number}; they run from 0 to {len(test.images) - 1}")
+    return test.images[int(number)]
+
+
+def _any_image(text: str, channels: int, settings: dict, path: Path | None):
+    """(values, name): rows of numbers, a test image or an image file, for a pattern of so many channels."""
+    import numpy as np
+
+    from gpucnn.data.images import open_image, pixels
+
+    if not Path(text).exists() and ("," in text or ";" in text):
+        return np.array(_numbers("IMAGE", text), np.float32), "the image"
+    if _is_number(text):
+        image, name = _pick(_test_images(settings, path), text), f"test image {int(text)}"
+        if image.shape[0] == 3 and channels == 1:
+            image = np.tensordot(np.array([0.299, 0.587, 0.114], np.float32), image, 1)[None]  # ITU-R 601 luma
+        return image, name
+    if channels not in (1, 3):
+        raise DataError(f"the filter looks at {channels} channels; image files give 1 (grey) or 3 (RGB)")
+    return pixels(open_image(Path(text)), channels), Path(text).name
+
+
+def _numbers(what: str, text: str) -> list[list[float]]:
+    """Rows of numbers from '1,2;3,4'."""
+    try:
+        rows = [[float(cell) for cell in row.split(",")] for row in text.split(";")]
+    except ValueError:
+        rows = []
+    if not rows or any(len(row) != len(rows[0]) for row in rows):
+        raise DataError(f"{what} is {text!r}; expected rows of equally many numbers, such as '1,-1,-1;-1,1,-1;-1,-1,1'")
+    return rows
+
+
+def _sizes(option: str, text: str):
+    """An integer, a tuple of them from '2x3', or the words that padding takes."""
+    if option == "--padding" and text in ("same", "valid"):
+        return text
+    try:
+        values = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        words = ", same or valid" if option == "--padding" else ""
+        raise ConfigurationError(
+            f"{option} is {text!r}; expected a whole number such as 2, one per axis such as 2x3{words}"
+        ) from None
+    return values[0] if len(values) == 1 else values
+
+
+def _tested(run, data, out, backend, math, threads):
+    """(test set, probabilities of its images, what to print of it)."""
+    model, settings, path = _open(run, out)
+    data = data or settings.get("data")
+    if data is None:
+        raise ConfigurationError(f"{path} does not say what it was trained on; give --data")
+
+    import gpucnn.data
+    from gpucnn.backends import get_backend
+    from gpucnn.training import Trainer
+
+    device = get_backend(backend, math, threads=threads)
+    _, test = gpucnn.data.load(data)
+    if model.class_names not in (None, test.classes):
+        raise DataError(
+            f"{data} has the classes {', '.join(test.classes)}; the network knows {', '.join(model.class_names)}"
+        )
+    note(f"testing {model.name} on {device.name}, {device.math} math")
+    probabilities = Trainer(model, backend=device, progress=False).predict(test.images)
+    return test, probabilities, {"backend": device.name, "math": device.math, "run": str(path), "data": data}

@@ -1,0 +1,21 @@
+"""Pictures for people, each a function that writes a PNG and returns what it shows.
+
+    from gpucnn import show
+    weights = show.filters(model, "filters.png")
+    found = show.match(image, [[1, -1, -1], [-1, 1, -1], [-1, -1, 1]], "match.png")
+
+Every function takes the picture's path; without it most only compute. Raises ConfigurationError for a path where no PNG
+can be written, before anything is computed.
+"""
+
+from gpucnn.show.filters import filters
+from gpucnn.show.learning import Mistake, confusion, curves, mistakes
+from gpucnn.show.maps import maps
+from gpucnn.show.match import Match, match
+from gpucnn.show.pixels import pixel_use
+from gpucnn.show.scores import Scores, Sighting, digit_page, scores
+
+__all__ = [
+    "Match", "Mistake", "Scores", "Sighting", "confusion", "curves", "digit_page", "filters", "maps", "match",
+    "mistakes", "pixel_use", "scores",
+]  # fmt: skip

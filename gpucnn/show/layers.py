@@ -1,0 +1,103 @@
+"""Looking into a model: its convolutions by name, and what each layer makes of an image."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpucnn.backends import get_backend
+from gpucnn.backends.protocol import Backend
+from gpucnn.errors import ConfigurationError
+from gpucnn.layers import Conv2d, Convolution, Flatten, Layer, Sequential, TransposedConvolution
+from gpucnn.models.inputs import check_images
+from gpucnn.models.model import Model
+
+
+def choose(model: Model, backend: str | Backend | None = None, math: str | None = None) -> Backend:
+    """The backend meant; where none is named, the one that the model is on, or the fastest."""
+    if isinstance(backend, Backend):
+        return backend
+    if backend is None and math is None and model.backend is not None:
+        return model.backend
+    return get_backend(backend, math)
+
+
+def convolutions(model: Model) -> dict[str, Layer]:
+    """The model's convolutions by their names, in order."""
+    kinds = Convolution, TransposedConvolution
+    return {layer.name: layer for layer in model.layer.walk() if isinstance(layer, kinds)}
+
+
+def convolution(model: Model, name: str | None) -> Layer:
+    """The convolution called `name`, None for the first; an error lists the right names."""
+    found = convolutions(model)
+    if not found:
+        raise ConfigurationError(f"{model.name} has no convolution, so there are no filters to show")
+    if name is None:
+        return next(iter(found.values()))
+    if name not in found:
+        raise ConfigurationError(f"{model.name} has no convolution called {name!r}; it has {', '.join(found)}")
+    return found[name]
+
+
+def filters_of(model: Model, layer: Layer) -> np.ndarray:
+    """The weights of one of the model's convolutions as (O, C/groups, *K), a transposed one's too."""
+    weights = model.state_dict()[layer.weight.name]
+    if isinstance(layer, TransposedConvolution):  # (C, O/groups, *K)
+        channels, out, *kernel = weights.shape
+        groups = layer.groups
+        weights = weights.reshape(groups, channels // groups, out, *kernel).swapaxes(1, 2)
+        weights = weights.reshape(groups * out, channels // groups, *kernel)
+    return weights
+
+
+def image_filters(model: Model, name: str | None) -> Layer:
+    """The two-dimensional convolution called `name`, whose input must be the image itself; an error says which is."""
+    first = next(_leaves(model.layer))
+    found = convolution(model, name)
+    if found is not first or not isinstance(found, Conv2d):
+        which = f"those of layer {first.name} do" if isinstance(first, Conv2d) else "none of its layers does"
+        raise ConfigurationError(
+            f"the filters of layer {found.name} look at the maps of the layers before it, not at an image; {which}"
+        )
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One layer's `values` for one image, (C, *spatial), with its `name`, '' for the image itself, and `kind`."""
+
+    name: str
+    kind: str
+    values: np.ndarray
+
+
+def steps(model: Model, image: np.ndarray, backend: Backend) -> tuple[list[Step], np.ndarray]:
+    """(what each layer makes of `image` (C, H, W), the softmax of the last values), in inference mode.
+
+    The layers of a Sequential come one by one, those inside a Residual together; Flatten, which changes no value, is
+    left out.
+    """
+    images = check_images(np.asarray(image)[None], model.input_shape, backend.dtype)
+    model.place(backend)
+    model.mode.training = False
+    found = [Step("", "image", images[0])]
+    x = backend.pack(images)
+    for layer in _leaves(model.layer):
+        x, _ = layer(x)
+        if not isinstance(layer, Flatten):
+            found.append(Step(layer.name, _kind(layer), backend.unpack(x)[0]))
+    return found, backend.unpack(backend.softmax(x))[0]
+
+
+def _leaves(layer: Layer):
+    if type(layer) is Sequential:
+        for child in layer.layers:
+            yield from _leaves(child)
+    else:
+        yield layer
+
+
+def _kind(layer: Layer) -> str:
+    activation = getattr(layer, "activation", None)
+    kind = type(layer).__name__
+    return f"{kind} + {'ReLU' if activation == 'relu' else activation}" if activation else kind

@@ -1,0 +1,170 @@
+"""What a network has learned and where it fails: the confusion matrix and the worst mistakes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpucnn import figures
+from gpucnn.errors import ConfigurationError, DataError, ShapeError
+from gpucnn.losses import check_labels
+from gpucnn.models.files import write_file
+from gpucnn.show.match import show_image
+from gpucnn.training.curves import draw_curves
+from gpucnn.training.history import History
+
+_NUMBERS = 30  # classes up to which cells show their counts and each class its name
+
+
+def curves(history: History, path) -> None:
+    """Draw loss and accuracy over the epochs into the PNG at `path`."""
+    figures.check_path(path)
+    if not len(history):
+        raise ConfigurationError("the run has finished no epoch yet, so there is no curve")
+    write_file(path, draw_curves(history))
+
+
+def confusion(labels, predicted, classes: list[str], path=None) -> np.ndarray:
+    """Draw the confusion matrix into the PNG at `path` (None: draw nothing); returns counts, int64 (true, predicted).
+
+    `labels` and `predicted` are integers (N,), indices into `classes`. Raises DataError for one out of range,
+    ShapeError for none.
+    """
+    labels = np.asarray(labels)
+    if labels.size == 0:
+        raise ShapeError("there are no labels; give at least one")
+    counts = np.zeros((len(classes),) * 2, np.int64)
+    labels, predicted = (check_labels(part, labels.size, len(classes)) for part in (labels, np.asarray(predicted)))
+    np.add.at(counts, (labels, predicted), 1)
+    if path is not None:
+        figures.check_path(path)
+        figures.save(_draw_confusion(counts, classes), path)
+    return counts
+
+
+def _draw_confusion(counts: np.ndarray, classes: list[str]):
+    from matplotlib.colors import Normalize
+    from matplotlib.patches import Patch
+
+    n = len(classes)
+    side = min(9.0, max(2.4, 0.46 * n))
+    names = [figures.cut(name, 20) for name in classes]
+    room = 0.085 * max(map(len, names))
+    figure = figures.new_figure(max(4.6, side + 0.9 + room), side + 1.6 + (room if max(map(len, names)) > 3 else 0.2))
+    axes = figure.subplots()
+    rows = counts.sum(axis=1, keepdims=True)
+    share = counts / np.maximum(rows, 1)
+    right = np.eye(n, dtype=bool)
+    # Right answers and mistakes each have a hue: a few mistakes must show beside many right answers.
+    worst = max(0.05, float(share[~right].max(initial=0)))
+    good = axes.imshow(np.where(right & (counts > 0), share, np.nan), cmap="Blues", norm=Normalize(-0.2, 1.25))
+    bad = axes.imshow(
+        np.where(~right & (counts > 0), share, np.nan), cmap="Oranges", norm=Normalize(-0.5 * worst, worst * 1.7)
+    )
+    if n <= _NUMBERS:
+        for drawn in (good, bad):
+            chosen = right if drawn is good else ~right
+            for row, column in np.argwhere(chosen & (counts > 0)):
+                dark = drawn.norm(share[row, column]) > 0.6
+                axes.text(
+                    column, row, f"{counts[row, column]:,}", ha="center", va="center",
+                    fontsize=9 if counts.max() < 1000 else 7, color="white" if dark else figures.INK,
+                )  # fmt: skip
+    step = 1 if n <= _NUMBERS else next(s for s in (5, 10, 20, 50, 100, 200, 500, 1000) if n <= 20 * s)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(range(0, n, step), names[::step])
+        axis.set_ticks(np.arange(-0.5, n), minor=True)
+    axes.tick_params(which="both", length=0, labelsize=9)
+    if max(len(name) for name in names[::step]) > 3:
+        axes.tick_params(axis="x", rotation=90)
+    if n <= _NUMBERS:
+        axes.grid(which="minor", color="#e4e4e4", linewidth=0.6)
+    axes.set_xlabel("what the network says")
+    axes.set_ylabel("what it is")
+    total, hits = int(counts.sum()), int(np.trace(counts))
+    figure.suptitle(f"{hits:,} of {total:,} right ({hits / total:.2%})", fontsize=12)
+    figure.legend(
+        handles=[
+            Patch(color=good.cmap(good.norm(1.0)), label="right"),
+            Patch(color=bad.cmap(bad.norm(worst)), label="mistakes"),
+        ],
+        loc="outside lower center", ncols=2, frameon=False, fontsize=9,
+    )  # fmt: skip
+    return figure
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One image that the network gets wrong: its number, true and predicted class, and the probability of each."""
+
+    image: int
+    true: str
+    predicted: str
+    probability: float
+    probability_of_true: float
+
+
+def mistakes(images, labels, probabilities, classes: list[str], path=None, *, most: int = 20) -> list[Mistake]:
+    """Draw the worst mistakes into the PNG at `path` (None: draw nothing); returns them, worst first.
+
+    images (N, C, H, W), labels (N,), probabilities (N, classes) as Trainer.predict gives them. Worst is what the
+    network was surest of: the highest probability of a wrong answer. At most `most` are drawn and returned.
+    """
+    images, probabilities = np.asarray(images), np.asarray(probabilities)
+    if images.ndim != 4 or probabilities.shape != (len(images), len(classes)):
+        raise ShapeError(
+            f"images have shape {images.shape} and probabilities {probabilities.shape}; expected (N, C, H, W) and "
+            f"(N, {len(classes)}), one column a class"
+        )
+    if not np.isfinite(probabilities).all():
+        raise DataError("the probabilities hold NaN or infinity; the network's weights or images are not finite")
+    if most < 1:
+        raise ConfigurationError(f"most is {most}; give at least 1")
+    labels = check_labels(labels, len(images), len(classes))
+    if path is not None:
+        figures.check_path(path)
+    said = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(said != labels)
+    worst = wrong[np.argsort(-probabilities[wrong, said[wrong]], kind="stable")][:most]
+    found = [
+        Mistake(
+            int(i), classes[labels[i]], classes[said[i]], float(probabilities[i, said[i]]),
+            float(probabilities[i, labels[i]]),
+        )
+        for i in worst
+    ]  # fmt: skip
+    if path is not None:
+        figures.save(_draw_mistakes(images, found, len(wrong)), path)
+    return found
+
+
+def _draw_mistakes(images: np.ndarray, found: list[Mistake], wrong: int):
+    if not found:
+        figure = figures.new_figure(5, 1.2)
+        figure.text(
+            0.5, 0.5, f"No mistake in {figures.many(len(images), 'image')}", ha="center", va="center", fontsize=13
+        )
+        return figure
+    columns = min(5, len(found))
+    rows = -(-len(found) // columns)
+    height, width = images.shape[2:]
+    figure = figures.new_figure(max(4.6, 1.85 * columns), (1.75 * min(1.5, height / width) + 0.75) * rows + 0.4)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, mistake in zip(grid, found):
+        show_image(axes, images[mistake.image])
+        text = f"says {figures.cut(mistake.predicted)}: {_percent(mistake.probability)}\n"
+        axes.set_title(text + f"is {figures.cut(mistake.true)}: {_percent(mistake.probability_of_true)}", fontsize=9)
+        axes.set_xlabel(f"image {mistake.image}", fontsize=8, color=figures.FAINT)
+    for axes in grid:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    for axes in grid[len(found) :]:
+        axes.set_visible(False)
+    title = f"{figures.many(wrong, 'mistake')} in {figures.many(len(images), 'image')}"
+    if wrong > 1:
+        title += f": the {len(found)} that it was surest of" if len(found) < wrong else ", the surest first"
+    figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def _percent(value: float) -> str:
+    return "<0.1%" if value < 0.0005 else f"{value:.1%}"

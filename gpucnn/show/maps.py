@@ -1,0 +1,151 @@
+"""What each layer makes of one image."""
+
+import textwrap
+
+import numpy as np
+
+from gpucnn import figures
+from gpucnn.backends.protocol import Backend
+from gpucnn.errors import ConfigurationError
+from gpucnn.models.model import Model
+from gpucnn.show.layers import Step, choose, steps
+from gpucnn.show.match import show_image
+
+_MAPS = 32  # of a layer, at most
+_ACROSS = 16
+_CLASSES = 12
+_LABEL, _WIDTH = 2.3, 8.6  # inches: the words at the left, the maps
+
+
+def maps(
+    model: Model, image, path=None, *, backend: str | Backend | None = None, math: str | None = None,
+    name: str = "",
+) -> tuple[list[Step], np.ndarray]:  # fmt: skip
+    """Draw the maps of `image` (C, H, W) layer by layer into the PNG at `path` (None: draw nothing).
+
+    Returns (steps, probabilities): a Step has a layer's `name`, `kind` and `values` (C, *spatial), the image's own name
+    is ''; probabilities (classes,) are the softmax of the last layer. A row of the picture is one layer, dark at
+    its smallest value and bright at its largest. Of more than 32 maps the first 32 are shown. `name` says what the
+    image is.
+
+    Raises ShapeError, DTypeError or DataError for an image that the model does not take.
+    """
+    if path is not None:
+        figures.check_path(path)
+    if len(model.output_shape) != 1:
+        raise ConfigurationError(
+            f"the model's output is {model.output_shape}, not (classes,): it tells no classes apart"
+        )
+    found, probabilities = steps(model, image, choose(model, backend, math))
+    if path is not None:
+        names = model.class_names or [str(label) for label in range(len(probabilities))]
+        figures.save(_draw(found, probabilities, names, model.name, name), path)
+    return found, probabilities
+
+
+def _draw(found: list[Step], probabilities: np.ndarray, names: list[str], model: str, image: str):
+    heights = [_height(step) for step in found]
+    total = sum(heights) + 0.22 * len(heights) + 0.95 + 1.75
+    figure = figures.new_figure(_LABEL + _WIDTH + 0.2, total, layout=None)
+    title = f"What each layer of {model} makes of the image: low-level features at the top, high-level at the bottom"
+    figure.text(0.12 / (_LABEL + _WIDTH), 1 - 0.18 / total, title, fontsize=12, va="top")
+    text = "each row from its smallest value, dark, to its largest, bright"
+    figure.text(0.12 / (_LABEL + _WIDTH), 1 - 0.45 / total, text, fontsize=9, va="top", color=figures.INK)
+    top = 0.82
+    for step, height in zip(found, heights):
+        _row(figure, step, top, height, image)
+        top += height + 0.22
+    _chances(figures.inches(figure, _LABEL, top + 0.1, _WIDTH, 1.1), probabilities, names)
+    _words(figure, top + 0.1, 1.1, "class probabilities", "softmax of the\nlast layer")
+    return figure
+
+
+def _height(step: Step) -> float:
+    """Inches of a layer's row."""
+    if step.values.ndim == 1:
+        return 0.42
+    if _is_picture(step):
+        return 1.3
+    count, height, width = _tiles(step.values).shape
+    side = _WIDTH / min(count, _ACROSS) * height / width
+    return max(0.42, -(-count // _ACROSS) * min(side, 1.1))
+
+
+def _is_picture(step: Step) -> bool:
+    """Whether it is the image itself, over two axes."""
+    return not step.name and step.values.ndim == 3
+
+
+def _tiles(values: np.ndarray) -> np.ndarray:
+    """(n, H, W): the first maps of (C, *spatial). A strip of one axis is one pixel high, a volume so many slices."""
+    sizes = values.shape[1:]
+    return values.reshape(-1, *((1, *sizes) if len(sizes) == 1 else sizes[-2:]))[:_MAPS]
+
+
+def _words(figure, top: float, height: float, head: str, text: str) -> None:
+    total = figure.get_size_inches()[1]
+    middle = 1 - (top + height / 2) / total
+    width = _LABEL + _WIDTH + 0.2
+    figure.text(0.12 / width, middle, head, fontsize=9, weight="bold", va="bottom", color=figures.INK)
+    figure.text(0.12 / width, middle - 0.03 / total, text, fontsize=8, va="top", color=figures.INK, linespacing=1.15)
+
+
+def _row(figure, step: Step, top: float, height: float, image: str) -> None:
+    values = step.values
+    low, high = float(values.min()), float(values.max())
+    span = f"{_short(low)} to {_short(high)}"
+    if _is_picture(step):
+        axes = figures.inches(figure, _LABEL, top, _WIDTH, height)
+        show_image(axes, values)
+        axes.set_anchor("W")
+        axes.axis("off")
+        _words(figure, top, height, image or "the image", f"{figures.shape(values.shape)}\n{span}")
+        return
+    head = f"layer {step.name}: {step.kind}" if step.name else image or "the image"
+    if values.ndim == 1:
+        axes = figures.inches(figure, _LABEL, top + 0.06, _WIDTH, height - 0.12)
+        axes.imshow(values[None], cmap=figures.AMOUNT, vmin=low, vmax=high if high > low else low + 1, aspect="auto")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        _words(figure, top, height, head, f"{figures.many(len(values), 'value')}, {span}")
+        return
+    shown = _tiles(values)
+    columns = min(len(shown), _ACROSS)
+    axes = figures.inches(figure, _LABEL, top, _WIDTH, height)
+    figures.tile_grid(axes, shown, columns, cmap=figures.AMOUNT, vmin=low, vmax=high if high > low else low + 1)
+    axes.set_anchor("W")
+    text = (
+        f"{figures.many(len(values), 'map')} of {figures.shape(values.shape[1:])}"
+        if step.name
+        else figures.shape(values.shape)
+    )
+    if len(shown) == _MAPS < len(values):
+        text += f" (first {len(shown)})"
+    _words(figure, top, height, head, f"{text}\n{span}")
+
+
+def _chances(axes, probabilities: np.ndarray, names: list[str]) -> None:
+    chosen = np.arange(len(names))
+    if len(names) > _CLASSES:  # the likeliest, likeliest first
+        chosen = np.argsort(-probabilities, kind="stable")[:_CLASSES]
+    best = int(np.argmax(probabilities))
+    places = np.arange(len(chosen))
+    axes.bar(
+        places, probabilities[chosen], 0.7, color=[figures.GOOD if c == best else "#bdbdbd" for c in chosen]
+    )  # fmt: skip
+    for place, label in zip(places, chosen):
+        axes.text(place, probabilities[label] + 0.03, f"{probabilities[label]:.1%}", ha="center", fontsize=8)
+    letters = int(_WIDTH / max(len(chosen), 4) / 0.09)  # what fits under a bar
+    words = [textwrap.wrap(names[label], letters) or [""] for label in chosen]
+    axes.set_xticks(places, ["\n".join(figures.cut(line, letters) for line in lines[:3]) for lines in words])
+    axes.set_xlim(-0.6, max(len(chosen), 4) - 0.4)
+    axes.set_ylim(0, 1.2)
+    axes.set_yticks([])
+    axes.tick_params(axis="x", length=0, labelsize=9, rotation=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    if len(chosen) < len(names):
+        axes.set_title(f"the {_CLASSES} likeliest of {len(names)} classes", fontsize=8, loc="right")
+
+
+def _short(value: float) -> str:
+    return (f"{value:.2f}" if abs(value) < 1e4 else f"{value:.2g}").replace("-", figures.MINUS)

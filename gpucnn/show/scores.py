@@ -1,0 +1,203 @@
+"""A classifier that slides over a page, and the map of class scores that it leaves."""
+
+import textwrap
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpucnn import figures
+from gpucnn.backends.protocol import Backend
+from gpucnn.errors import ConfigurationError, DataError, ShapeError
+from gpucnn.geometry import Window
+from gpucnn.models import fully_convolutional, sliding_window
+from gpucnn.models.inputs import check_images
+from gpucnn.models.model import Model
+from gpucnn.show.layers import choose
+from gpucnn.show.match import show_image
+
+_LARGEST = 2_000_000  # pixels of a page: every one has a lane for each of 16 or 32 images, but a page is one image
+_LEGEND = 20  # classes up to which each has a colour of its own in the legend
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """A place where the network is sure: the class, its probability, and the window (top, left, height, width)."""
+
+    label: str
+    probability: float
+    box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """`probabilities` (classes, P, Q) float64, how the classifier slid (`window`), and `found` places, surest first."""
+
+    probabilities: np.ndarray
+    window: Window
+    found: list[Sighting]
+
+
+def scores(
+    model: Model, page, path=None, *, threshold: float = 0.9, backend: str | Backend | None = None,
+    math: str | None = None,
+) -> Scores:  # fmt: skip
+    """Slide a classifier over `page` (C, H, W) and draw page and scores into the PNG at `path` (None: draw nothing).
+
+    The classifier becomes a fully convolutional network with the same weights (`gpucnn.models.fully_convolutional`),
+    its outputs at each place go through a softmax in float64. `found` are the places whose likeliest class has at least
+    `threshold`, surest first, none overlapping one before it. The network knows nothing but its classes: of what is
+    none of them it also says which it resembles most.
+
+    Raises ShapeError for a page that is smaller than the classifier's images or has other channels, ConfigurationError
+    for a model that cannot slide, DataError for a NaN.
+    """
+    if path is not None:
+        figures.check_path(path)
+    if isinstance(threshold, bool) or not 0 <= threshold <= 1:
+        raise ConfigurationError(f"threshold is {threshold}; give a probability from 0 to 1")
+    page = np.asarray(page)
+    if page.ndim != 3 or page.shape[0] != model.input_shape[0]:
+        raise ShapeError(f"the page has shape {page.shape}; expected ({model.input_shape[0]}, H, W)")
+    if page.shape[1] * page.shape[2] > _LARGEST:
+        raise DataError(
+            f"the page has {page.shape[1]:,} x {page.shape[2]:,} pixels; cut it into parts of at most {_LARGEST:,}, or "
+            "make it smaller"
+        )
+    device = choose(model, backend, math)
+    images = check_images(page[None], page.shape, device.dtype)
+    sliding = fully_convolutional(model, page.shape).place(device)
+    sliding.mode.training = False
+    values = sliding(images)[0].numpy()[0].astype(np.float64)  # (classes, P, Q)
+    values = np.exp(values - values.max(axis=0))
+    probabilities = values / values.sum(axis=0)
+    fit = sliding_window(model, page.shape)
+    names = model.class_names or [str(label) for label in range(len(probabilities))]
+    result = Scores(probabilities, fit, _sure(probabilities, fit, threshold, names))
+    if path is not None:
+        figures.save(_draw(page, result, names, threshold), path)
+    return result
+
+
+def _sure(probabilities: np.ndarray, fit: Window, threshold: float, names: list[str]) -> list[Sighting]:
+    """The places at or above the threshold, surest first, leaving out windows that overlap one already taken."""
+    best = probabilities.max(axis=0)
+    places = np.argwhere(best >= threshold)
+    places = places[np.argsort(-best[tuple(places.T)], kind="stable")]
+    near = [-(-k // s) for k, s in zip(fit.kernel, fit.stride)]  # places from which on two windows do not overlap
+    found = []
+    while len(places):
+        row, column = places[0]
+        corner = int(row) * fit.stride[0], int(column) * fit.stride[1]
+        label = int(probabilities[:, row, column].argmax())
+        found.append(Sighting(names[label], float(best[row, column]), (*corner, *fit.kernel)))
+        places = places[(np.abs(places - places[0]) >= near).any(axis=1)]
+    return found
+
+
+def digit_page(images: np.ndarray, rows: int = 5, columns: int = 8) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """A page (C, H', W') of the first rows * columns of `images` (N, C, H, W), and each one's (top, left).
+
+    Image i is in row i // columns and column i % columns of cells half as large again as an image, with a quarter of an
+    image as margin around all; within its cell it is moved down by (5 * i) % 9 and right by (7 * i) % 11 thirty-seconds
+    of an image, so that they stand in no straight lines. The ground is 0.
+    """
+    images = np.asarray(images)
+    if images.ndim != 4 or len(images) < rows * columns:
+        raise ShapeError(f"images have shape {images.shape}; expected (N, C, H, W) with N at least {rows * columns}")
+    channels, height, width = images.shape[1:]
+    page = np.zeros(
+        (channels, height // 4 * 2 + rows * (height * 3 // 2), width // 4 * 2 + columns * (width * 3 // 2)), np.float32
+    )
+    places = []
+    for i in range(rows * columns):
+        top = height // 4 + i // columns * (height * 3 // 2) + 5 * i % 9 * height // 32
+        left = width // 4 + i % columns * (width * 3 // 2) + 7 * i % 11 * width // 32
+        page[:, top : top + height, left : left + width] = images[i]
+        places.append((top, left))
+    return page, places
+
+
+def _colours(count: int):
+    """(count, 3): a colour a class."""
+    import matplotlib
+
+    if count <= 10:
+        return matplotlib.colormaps["tab10"].colors[:count]
+    if count <= 20:
+        return matplotlib.colormaps["tab20"].colors[:count]
+    return matplotlib.colormaps["hsv"](np.arange(count) / count)[:, :3]
+
+
+def _draw(page: np.ndarray, result: Scores, names: list[str], threshold: float):
+    from matplotlib.patches import Patch, Rectangle
+
+    height, width = page.shape[1:]
+    colours = np.array(_colours(len(names)))
+    beside = height > width
+    inch = min((4.7 if beside else 9.5) / width, 8.0 / height)
+    wide, high = max(4.0, width * inch), height * inch + 0.8  # inches of a panel
+    legend = len(names) <= _LEGEND
+    if beside:
+        figure = figures.new_figure(2 * wide + 0.8, high + 0.4 + 0.5 * legend)
+    else:
+        figure = figures.new_figure(wide + 0.6, 2 * high + 0.4 + 0.5 * legend)
+    upper, lower = figure.subplots(*((1, 2) if beside else (2, 1)), sharex=True, sharey=True)
+    letters = int(wide / 0.078)
+
+    show_image(upper, page)
+    for sighting in result.found:
+        top, left, *size = sighting.box
+        colour = colours[names.index(sighting.label)]
+        upper.add_patch(
+            Rectangle((left - 0.5, top - 0.5), size[1], size[0], fill=False, edgecolor=colour, linewidth=1.8)
+        )
+        label = figures.cut(sighting.label)
+        upper.text(
+            left - 0.5, top - 0.5, f"{label}  {_percent(sighting.probability)}", fontsize=8, color="white", va="bottom",
+            bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2}, clip_on=True,
+        )  # fmt: skip
+    places = figures.many(len(result.found), "place")
+    title = f"the page, and where the network is at least {100 * threshold:g}% sure: {places}"
+    upper.set_title(textwrap.fill(title, letters), fontsize=10)
+
+    best = result.probabilities.max(axis=0)
+    colour = colours[result.probabilities.argmax(axis=0)]  # (P, Q, 3)
+    strength = np.clip(2 * best - 1, 0, 1)[..., None] ** 2
+    # Each score stands where the middle of its window is.
+    (kh, kw), (sh, sw), (p, q) = result.window.kernel, result.window.stride, result.window.output
+    left, top = kw / 2 - sw / 2 - 0.5, kh / 2 - sh / 2 - 0.5
+    lower.imshow(
+        1 - strength * (1 - colour), interpolation="nearest", extent=(left, left + q * sw, top + p * sh, top)
+    )  # fmt: skip
+    for sighting in result.found:
+        top, left, *size = sighting.box
+        lower.text(
+            left + size[1] / 2, top + size[0] / 2, figures.cut(sighting.label, 8), fontsize=9, weight="bold",
+            ha="center", va="center",
+            color="black", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.75}, clip_on=True,
+        )  # fmt: skip
+    title = (
+        f"the likeliest class at each of {p}x{q} places, {_steps(sh, sw)} apart; white where none is likelier than not"
+    )
+    lower.set_title(textwrap.fill(title, letters), fontsize=10)
+    for axes in (upper, lower):
+        axes.set_xlim(-0.5, width - 0.5)
+        axes.set_ylim(height - 0.5, -0.5 - 0.16 / inch)  # with room for the words above a box at the edge
+        axes.set_aspect("equal")
+        axes.tick_params(length=2, labelsize=8)
+    if legend:
+        handles = [Patch(color=colour, label=figures.cut(name, 20)) for colour, name in zip(colours, names)]
+        columns = int(figure.get_size_inches()[0] / (0.75 + 0.075 * min(20, max(map(len, names)))))
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=max(1, min(10, columns)), frameon=False, fontsize=8,
+            title="class",
+        )  # fmt: skip
+    return figure
+
+
+def _percent(value: float) -> str:
+    return ">99.9%" if value > 0.999 else f"{value:.1%}"
+
+
+def _steps(rows: int, columns: int) -> str:
+    return figures.many(rows, "pixel") if rows == columns else f"{rows} and {columns} pixels"

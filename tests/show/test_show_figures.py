@@ -1,0 +1,70 @@
+"""Where pictures go, and the test of readability itself."""
+
+import os
+
+import numpy as np
+import pytest
+from readable import unreadable
+
+from gpucnn import figures
+from gpucnn.errors import ConfigurationError, DataError
+
+
+def test_the_same_figure_gives_the_same_bytes(tmp_path):
+    for name in ("a.png", "b.png"):
+        figure = figures.new_figure(3, 2)
+        figure.subplots().plot([1, 3, 2])
+        figures.save(figure, tmp_path / name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("picture.jpg", "must end in .png"),
+        ("picture", "must end in .png"),
+        ("missing/picture.png", "there is no folder missing"),
+        ("folder.png", "it is a folder"),
+    ],
+)
+def test_paths_that_can_hold_no_picture(tmp_path, monkeypatch, path, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(ConfigurationError, match=words):
+        figures.check_path(path)
+
+
+def test_a_folder_that_may_not_be_written_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(ConfigurationError, match="nothing may be written"):
+        figures.check_path(tmp_path / "a.png")
+
+
+def test_an_upper_case_ending_is_one(tmp_path):
+    assert figures.check_path(tmp_path / "A.PNG").name == "A.PNG"
+
+
+def test_values_that_have_no_colour():
+    values = np.zeros((2, 3))
+    values[1, 2] = np.inf
+    with pytest.raises(DataError, match=r"1 values that are NaN or infinite, the first at \(1, 2\)"):
+        figures.check_finite("the filters", values)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (-1.0, "\N{MINUS SIGN}1"), (7 / 9, "0.78"), (-0.111, "\N{MINUS SIGN}0.11"), (12.0, "12")],
+)
+def test_numbers_in_cells(value, text):
+    assert figures.number(value) == text
+
+
+def test_the_readability_test_notices():
+    figure = figures.new_figure(3, 2, layout=None)
+    figure.text(0.3, 0.5, "one word")
+    assert unreadable(figure) == []
+    figure.text(0.35, 0.52, "another")
+    assert unreadable(figure) == ["'one word' lies on 'another'"]
+    figure.text(0.95, 0.1, "too far to the right")
+    assert unreadable(figure)[0] == "'too far to the right' is cut off"

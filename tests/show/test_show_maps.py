@@ -1,0 +1,97 @@
+"""What each layer makes of an image: the layers' values computed one by one with gpucnn.functional."""
+
+import numpy as np
+import pytest
+
+import gpucnn
+from gpucnn import functional, show
+from gpucnn.errors import ConfigurationError, DataError, ShapeError
+from gpucnn.layers import Conv1d, Conv2d, Conv3d, Dense, Flatten, MaxPool1d, Sequential
+from gpucnn.models import Model, lenet5, resnet20, vgg_small
+
+
+def image(*shape):
+    return np.random.default_rng(3).random(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(("backend", "math"), [("numpy", "exact"), ("numba", "exact")])
+def test_lenet5_layer_by_layer(backend, math):
+    model, x = lenet5((1, 16, 16), 4).initialize(1), image(1, 16, 16)
+    found, chances = show.maps(model, x, backend=backend, math=math)
+    w, how = model.state_dict(), {"backend": "numpy", "math": "exact"}
+    a = functional.relu(functional.conv(x[None], w["0.weight"], w["0.bias"], **how), **how)
+    b = functional.max_pool(a, 2, **how)
+    c = functional.relu(functional.conv(b, w["2.weight"], w["2.bias"], **how), **how)
+    d = functional.max_pool(c, 2, **how)
+    e = functional.relu(functional.dense(d.reshape(1, -1), w["5.weight"], w["5.bias"], **how), **how)
+    f = functional.relu(functional.dense(e, w["6.weight"], w["6.bias"], **how), **how)
+    g = functional.dense(f, w["7.weight"], w["7.bias"], **how)
+    expected = {"": x[None], "0": a, "1": b, "2": c, "3": d, "5": e, "6": f, "7": g}
+    assert [step.name for step in found] == list(expected)  # Flatten, layer 4, changes no value
+    for step in found:
+        assert step.values.tobytes() == expected[step.name][0].tobytes(), step.name
+    softmax = np.exp(g[0].astype(float)) / np.exp(g[0].astype(float)).sum()
+    assert chances == pytest.approx(softmax, abs=1e-6)
+    trainer = gpucnn.Trainer(model, backend=backend, math=math, progress=False)
+    assert chances.tobytes() == trainer.predict(x[None])[0].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("model", "classes"),
+    [
+        (lenet5((1, 32, 32), 10), None), (lenet5((1, 20, 40), 2), ["cat", "dog"]),
+        (vgg_small((3, 32, 32), 100), None), (resnet20((3, 16, 16), 12), [f"a long class name {i}" for i in range(12)]),
+        (lenet5((2, 16, 16), 3), None),
+    ],
+    ids=["lenet5", "wide", "vgg_small", "resnet20", "two channels"],
+)  # fmt: skip
+def test_pictures_are_readable(drawn, tmp_path, model, classes):
+    model.initialize(0).class_names = classes
+    found, chances = show.maps(
+        model, image(*model.input_shape), tmp_path / "m.png", backend="numpy", name="a test image"
+    )
+    drawn.check(tmp_path / "m.png")
+    words = [text.get_text() for text in drawn.figure.texts]
+    for step in found[1:]:
+        assert f"layer {step.name}: {step.kind}" in words
+    assert chances.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_the_residual_blocks_of_resnet_are_a_row_each():
+    found, _ = show.maps(resnet20((3, 16, 16), 3).initialize(0), image(3, 16, 16), backend="numpy")
+    assert [step.kind for step in found[3:6]] == ["Residual + ReLU"] * 3
+    assert len(found) == 1 + 2 + 9 + 2
+
+
+def test_strips_and_volumes(drawn, tmp_path):
+    strips = Model(Sequential(Conv1d(4, 3), MaxPool1d(2), Flatten(), Dense(3)), (2, 20)).initialize(0)
+    volumes = Model(Sequential(Conv3d(4, 3, activation="relu"), Flatten(), Dense(3)), (1, 6, 8, 9)).initialize(0)
+    for model in (strips, volumes):
+        found, _ = show.maps(model, image(*model.input_shape), tmp_path / "m.png", backend="numpy")
+        drawn.check(tmp_path / "m.png")
+        assert found[1].values.shape == model.layer.layers[0].output_shape
+        show.filters(model, tmp_path / "f.png")
+        drawn.check(tmp_path / "f.png")
+
+
+def test_refusals(tmp_path):
+    model = lenet5((1, 16, 16), 4).initialize(0)
+    with pytest.raises(ShapeError, match=r"takes \(N, 1, 16, 16\)"):
+        show.maps(model, image(1, 8, 8), tmp_path / "m.png")
+    bad = image(1, 16, 16)
+    bad[0, 0, 0] = np.nan
+    with pytest.raises(DataError, match="NaN"):
+        show.maps(model, bad, tmp_path / "m.png")
+    with pytest.raises(ConfigurationError, match="tells no classes apart"):
+        show.maps(Model(Sequential(Conv2d(2, 3)), (1, 5, 5)).initialize(0), image(1, 5, 5))
+    with pytest.raises(ConfigurationError, match="must end in"):
+        show.maps(model, image(1, 16, 16), tmp_path / "m.gif")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_goes_to_the_backend_asked_for_and_stays_usable():
+    model = Model(Sequential(Conv2d(2, 3), Flatten()), (1, 4, 4)).initialize(0)
+    show.maps(model, image(1, 4, 4), backend="numpy")
+    assert model.backend.name == "numpy"
+    show.maps(model, image(1, 4, 4))  # where it is
+    assert model.backend.name == "numpy"
