@@ -452,8 +452,8 @@ def compared(monkeypatch, suspect, compare) -> dict:
     monkeypatch.setattr(gpucnn.check, "NETWORKS", ())
     monkeypatch.setattr(gpucnn.check, "maths", lambda name: ["exact"])
 
-    def choose(name, math=None, *, threads=None):
-        return suspect if name == "suspect" else get_backend(name, math, threads=threads)
+    def choose(name, math=None, **settings):
+        return suspect if name == "suspect" else get_backend(name, math, **settings)
 
     monkeypatch.setattr(gpucnn.check, "get_backend", choose)
     return gpucnn.check.check(["suspect"])

@@ -230,20 +230,20 @@ def _norms(kind: str, numbers) -> Iterator[Case]:
                 "dgamma with relu": b.host(outs[0]),
                 "dx in inference": b.batch_norm_input_gradient(dy, var, gamma, 1e-5).numpy(),
                 **{name: b.host(array) for name, array in arrays.items()},
-                **(pooled(b, x, mean, var, gamma, beta) if len(shape) == 4 and min(shape[2:]) > 1 else {}),
+                **(_norm_pooled(b, numbers, x, mean, var, gamma, beta) if len(shape) == 4 and min(shape[2:]) > 1 else {}),
             }
 
-        def pooled(b: Backend, x, mean, var, gamma, beta, shape=shape) -> Results:
-            pool = window(shape[2:], 2, stride=2)
-            dgamma, dbeta = b.zeros((shape[1],)), b.zeros((shape[1],))
-            y, kept = b.batch_norm_max_pool(x, mean, var, gamma, beta, 1e-5, pool)
-            given = b.pack(numbers(*y.shape, seed=5)), kept, x, mean, var, gamma, beta, 1e-5, pool, dgamma, dbeta
-            dx = b.batch_norm_max_pool_gradient(*given)
-            arrays = {"dgamma with max pool": dgamma, "dbeta with max pool": dbeta}
-            hosts = {name: b.host(array) for name, array in arrays.items()}
-            return {"with max pool": y.numpy(), "dx with max pool": dx.numpy(), **hosts}
-
         yield Case("batch norm", f"{kind}, {shape}", run)
+
+
+def _norm_pooled(b: Backend, numbers, x, mean, var, gamma, beta) -> Results:
+    """Batch norm, ReLU and 2x2 max pooling in one, of maps (N, C, H, W)."""
+    pool, outs = window(x.spatial, 2, stride=2), (b.zeros((x.channels,)), b.zeros((x.channels,)))
+    y, kept = b.batch_norm_max_pool(x, mean, var, gamma, beta, 1e-5, pool)
+    dy = b.pack(numbers(*y.shape, seed=5))
+    dx = b.batch_norm_max_pool_gradient(dy, kept, x, mean, var, gamma, beta, 1e-5, pool, *outs)
+    sums = {f"{name} with max pool": b.host(out) for name, out in zip(("dgamma", "dbeta"), outs, strict=True)}
+    return {"with max pool": y.numpy(), "dx with max pool": dx.numpy(), **sums}
 
 
 def _losses(kind: str, numbers) -> Iterator[Case]:

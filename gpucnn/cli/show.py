@@ -32,10 +32,11 @@ Data = Annotated[
 
 
 def filters(
-    run: options.Run = None, layer: Layer = None, out: Out = Path("filters.png"), json: options.Json = False
+    run: options.Run = None, weights: options.Weights = None, layer: Layer = None,
+    out: Out = Path("filters.png"), json: options.Json = False
 ) -> None:  # fmt: skip
     """The filters of a convolution as small images."""
-    model, _, path = _open(run, out)
+    model, _, path = _open(run, weights, out)
     from gpucnn import show
     from gpucnn.show.layers import convolution
 
@@ -47,6 +48,7 @@ def filters(
 def maps(
     image: Annotated[str, typer.Argument(help="A PNG or JPEG file, or the number of a test image.", metavar="IMAGE")],
     run: options.Run = None,
+    weights: options.Weights = None,
     out: Out = Path("maps.png"),
     backend: options.Backend = None,
     math: options.Math = None,
@@ -54,7 +56,7 @@ def maps(
     json: options.Json = False,
 ) -> None:
     """What each layer makes of an image, from low-level to high-level features, and the class probabilities."""
-    model, settings, path = _open(run, out)
+    model, settings, path = _open(run, weights, out)
     from gpucnn import show
     from gpucnn.backends import get_backend
     from gpucnn.data import load_images
@@ -64,18 +66,22 @@ def maps(
         pixels = _pick(test, image)
         name = f"test image {int(image)}: {test.classes[test.labels[int(image)]]}"
     else:
-        images, _, notes = load_images(image, model.input_shape)
+        images, _, notes = load_images(image, model.image_shape)
         for text in notes:
             note(text)
         pixels, name = images[0], Path(image).name
     device = get_backend(backend, math, threads=threads)
     found, probabilities = show.maps(model, pixels, out, backend=device, name=name)
-    names = model.class_names or [str(label) for label in range(len(probabilities))]
-    best = int(probabilities.argmax())
     values = {"backend": device.name, "math": device.math, "run": str(path), "image": name}
-    values |= {"class": names[best], "probability": float(probabilities[best])}
+    if model.head == "regressor":
+        values["values"] = probabilities.tolist()
+    else:
+        names = model.class_names or [str(label) for label in range(len(probabilities))]
+        best = int(probabilities.argmax())
+        values |= {"class": names[best], "probability": float(probabilities[best])}
+        if json:
+            values["probabilities"] = {name: float(p) for name, p in zip(names, probabilities, strict=True)}
     if json:
-        values["probabilities"] = {name: float(p) for name, p in zip(names, probabilities, strict=True)}
         values["layers"] = [
             {
                 "name": step.name, "kind": step.kind, "shape": list(step.values.shape),
@@ -102,6 +108,7 @@ def match(
     ] = None,
     layer: Layer = None,
     run: options.Run = None,
+    weights: options.Weights = None,
     stride: Stride = "1",
     padding: Padding = "0",
     out: Out = Path("match.png"),
@@ -123,9 +130,9 @@ def match(
     if filter is None:
         kernel = np.array(_numbers("--pattern", pattern), np.float32)[None]
         if run is not None:
-            _, settings, path = open_run(run)
+            _, settings, path = open_run(run, weights)
     else:
-        model, settings, path = open_run(run)
+        model, settings, path = open_run(run, weights)
         found = image_filters(model, layer)
         weights = model.state_dict()[found.weight.name]
         if filter >= len(weights):
@@ -196,14 +203,14 @@ def curves(run: options.Run = None, out: Out = Path("curves.png"), json: options
 
 
 def confusion(
-    run: options.Run = None, data: Data = None, out: Out = Path("confusion.png"),
+    run: options.Run = None, weights: options.Weights = None, data: Data = None, out: Out = Path("confusion.png"),
     backend: options.Backend = None, math: options.Math = None, threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:  # fmt: skip
     """Which classes a network takes for which: the confusion matrix of the test images."""
     from gpucnn import show
 
-    test, probabilities, values = _tested(run, data, out, backend, math, threads)
+    test, probabilities, values = _tested(run, weights, data, out, backend, math, threads)
     counts = show.confusion(test.labels, probabilities.argmax(axis=1), test.classes, out)
     values |= {"images": len(test.images), "right": int(counts.trace())}
     if json:
@@ -212,7 +219,7 @@ def confusion(
 
 
 def mistakes(
-    run: options.Run = None, data: Data = None,
+    run: options.Run = None, weights: options.Weights = None, data: Data = None,
     most: Annotated[int, typer.Option("--most", min=1, max=100, help="How many to show.")] = 20,
     out: Out = Path("mistakes.png"),
     backend: options.Backend = None, math: options.Math = None, threads: options.Threads = None,
@@ -223,7 +230,7 @@ def mistakes(
 
     from gpucnn import show
 
-    test, probabilities, values = _tested(run, data, out, backend, math, threads)
+    test, probabilities, values = _tested(run, weights, data, out, backend, math, threads)
     worst = show.mistakes(test.images, test.labels, probabilities, test.classes, out, most=most)
     wrong = int((probabilities.argmax(axis=1) != test.labels).sum())
     values |= {"images": len(test.images), "wrong": wrong}
@@ -237,6 +244,7 @@ def scores(
         str | None, typer.Argument(help="A PNG or JPEG file of any size. Default: a page made of test images.")
     ] = None,
     run: options.Run = None,
+    weights: options.Weights = None,
     threshold: Annotated[
         float, typer.Option("--threshold", min=0, max=1, help="Show places whose class is at least so probable.")
     ] = 0.9,
@@ -251,7 +259,7 @@ def scores(
     The network is converted: its fully connected layers become convolutions with the same weights. It finds digits as
     large as those that it was trained on, and one trained with a larger --shift finds more of them.
     """
-    model, settings, path = _open(run, out)
+    model, settings, path = _open(run, weights, out)
     from gpucnn import show
     from gpucnn.backends import get_backend
     from gpucnn.data.images import open_image, pixels
@@ -284,12 +292,12 @@ for _function in (filters, maps, match, pixel_use, curves, confusion, mistakes, 
     app.command(_function.__name__.replace("_", "-"), context_settings=_settings)(command(_function))
 
 
-def _open(run: str | None, out: Path):
+def _open(run: str | None, weights: str | None, out: Path):
     """open_run, once the picture can be written."""
     from gpucnn import figures
 
     figures.check_path(out)
-    return open_run(run)
+    return open_run(run, weights)
 
 
 def _say(json: bool, out: Path, values: dict[str, Any]) -> None:
@@ -359,9 +367,11 @@ def _sizes(option: str, text: str):
     return values[0] if len(values) == 1 else values
 
 
-def _tested(run, data, out, backend, math, threads):
+def _tested(run, weights, data, out, backend, math, threads):
     """(test set, probabilities of its images, what to print of it)."""
-    model, settings, path = _open(run, out)
+    model, settings, path = _open(run, weights, out)
+    if model.head == "regressor":
+        raise ConfigurationError(f"{path} is a regressor, which has no classes to take for each other")
     data = data or settings.get("data")
     if data is None:
         raise ConfigurationError(f"{path} does not say what it was trained on; give --data")

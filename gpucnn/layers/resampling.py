@@ -31,12 +31,12 @@ class Pad(_Mapped):
 
     def __init__(self, padding, mode: str = "zeros", value: float = 0.0):
         self.padding = padding
-        self.mode, self.value = check_padding_mode(mode, value)
+        self.padding_mode, self.value = check_padding_mode(mode, value)
 
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape, None)
         pads = pads_of(self.padding, len(size))
-        self._maps = padding_maps(size, pads, self.mode, self.value)
+        self._maps = padding_maps(size, pads, self.padding_mode, self.value)
         self.reach = self.step = (1,) * len(size)
         return (channels, *padded_sizes(size, pads))
 
@@ -50,11 +50,11 @@ class Upsample(_Mapped):
 
     def __init__(self, scale=None, *, size=None, mode: str = "nearest", align_corners: bool = False):
         check_upsampling(scale, size, mode, align_corners)
-        self.scale, self.size, self.mode, self.align_corners = scale, size, mode, bool(align_corners)
+        self.scale, self.size, self.interpolation, self.align_corners = scale, size, mode, bool(align_corners)
 
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape, None)
-        self._maps = upsampling_maps(size, self.scale, self.size, self.mode, self.align_corners)
+        self._maps = upsampling_maps(size, self.scale, self.size, self.interpolation, self.align_corners)
         output = tuple(i if table is None else table.output for i, table in zip(size, self._maps))
         self.reach = tuple(1 if table is None else table.reach for table in self._maps)
         self.step = tuple(Fraction(i, o) for i, o in zip(size, output))

@@ -15,9 +15,9 @@ import numpy as np
 from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.geometry import Field, Window
 from gpucnn.layers import (
-    AvgPool1d, AvgPool2d, AvgPool3d, BatchNorm, Concat, Conv1d, Conv2d, Conv3d, Convolution, Dense, Dropout, Flatten,
-    GlobalAvgPool1d, GlobalAvgPool2d, GlobalAvgPool3d, GlobalPool, Layer, MaxPool1d, MaxPool2d, MaxPool3d, Pad, ReLU,
-    Residual, Sequential, Sigmoid, Tanh, activation,
+    GELU, AvgPool1d, AvgPool2d, AvgPool3d, BatchNorm, Concat, Conv1d, Conv2d, Conv3d, Convolution, Dense, Dropout, Flatten,
+    GlobalAvgPool1d, GlobalAvgPool2d, GlobalAvgPool3d, GlobalPool, Layer, LeakyReLU, MaxPool1d, MaxPool2d, MaxPool3d, Pad,
+    ReLU, Residual, Sequential, Sigmoid, SiLU, Tanh, activation,
 )  # fmt: skip
 from gpucnn.layers.base import connect, label
 from gpucnn.models.model import Model
@@ -28,7 +28,7 @@ _GLOBAL_AVERAGES = (GlobalAvgPool1d, GlobalAvgPool2d, GlobalAvgPool3d)
 # What looks at one position alone, and of these what looks at one value alone and may stand after Flatten.
 _ACTIVATIONS = (c for c in vars(activation).values() if isinstance(c, type) and issubclass(c, Layer) and c is not Layer)
 _POINTWISE = (Dropout, *_ACTIVATIONS)
-_OF_ONE_VALUE = (Dropout, ReLU, Sigmoid, Tanh)
+_OF_ONE_VALUE = (Dropout, GELU, LeakyReLU, ReLU, SiLU, Sigmoid, Tanh)
 # What does the same wherever it lies in a larger map. A Residual or Concat of these does too.
 _LOCAL = (Convolution, *_MAXIMA.values(), *_AVERAGES.values(), BatchNorm, Pad, *_POINTWISE)
 

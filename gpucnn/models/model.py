@@ -135,24 +135,26 @@ class Model:
         A model that was never placed goes to the fastest usable backend.
         """
         if not isinstance(x, Batch):
-            if self.backend is None:
-                self.place(get_backend())
-            x = check_images(x, self.image_shape, self.backend.dtype)
-            if self.preparation == AS_THEY_ARE:
-                x = self.backend.pack(x)
-            else:
-                given = self.backend.array(x), self.backend.array(np.arange(len(x), dtype=np.int64)), len(x)
-                x = self.backend.load_images(*given, self.preparation)
+            x = self.batch(x)
         if x.backend is not self.backend:
             raise ConfigurationError("the batch is on another backend than the model; call model.place(x.backend)")
         return self.layer(x)
+
+    def batch(self, images) -> Batch:
+        """Plain images (N, *image_shape), checked and prepared, as a batch on the model's backend."""
+        if self.backend is None:
+            self.place(get_backend())
+        images = check_images(images, self.image_shape, self.backend.dtype)
+        if self.preparation == AS_THEY_ARE:
+            return self.backend.pack(images)
+        given = self.backend.array(images), self.backend.array(np.arange(len(images), dtype=np.int64)), len(images)
+        return self.backend.load_images(*given, self.preparation)
 
     def predict(self, images, batch_size: int = 256, finish: Callable[[Batch], Batch] | None = None) -> np.ndarray:
         """Class probabilities (N, classes) of images (N, *image_shape), or a regressor's values (N, outputs), on the host.
 
         In inference mode, `batch_size` images at a time, in the backend's type. `finish` makes the result of the outputs
-        (None: softmax for a classifier). Raises what a call raises for images
-        that do not fit.
+        (None: softmax for a classifier). Raises what a call raises for images that do not fit.
         """
         batch_size = positive("batch_size", batch_size)
         if self.backend is None:

@@ -25,9 +25,13 @@ from gpucnn.layers import (
     BatchNorm1d,
     BatchNorm2d,
     BatchNorm3d,
+    Concat,
     Conv1d,
     Conv2d,
     Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
     Convolution,
     Dense,
     Dropout,
@@ -54,6 +58,7 @@ from gpucnn.layers import (
     Sigmoid,
     Softmax,
     Tanh,
+    TransposedConvolution,
     Upsample,
 )
 from gpucnn.layers.activation import SLOPE
@@ -226,6 +231,28 @@ def _conv(graph: Graph, layer: Convolution, x: str) -> str:
         dilations=window.dilation, group=layer.groups,
     )  # fmt: skip
     return activated(graph, layer, y)
+
+
+@exports(ConvTranspose1d, ConvTranspose2d, ConvTranspose3d)
+def _conv_transpose(graph: Graph, layer: TransposedConvolution, x: str) -> str:
+    window = layer.backwards  # its input is what comes out
+    extra = [
+        size - ((i - 1) * s - before - after + d * (k - 1) + 1)
+        for size, i, s, (before, after), d, k in zip(
+            window.input, window.output, window.stride, window.padding, window.dilation, window.kernel, strict=True
+        )
+    ]
+    inputs = [graph.tensor(part) for part in (layer.weight, layer.bias) if part is not None]
+    y = graph.node(
+        layer, "ConvTranspose", x, *inputs, kernel_shape=window.kernel, strides=window.stride,
+        pads=sides(window.padding), dilations=window.dilation, group=layer.groups, output_padding=extra,
+    )  # fmt: skip
+    return activated(graph, layer, y)
+
+
+@exports(Concat)
+def _concat(graph: Graph, layer: Concat, x: str) -> str:
+    return graph.node(layer, "Concat", *(export_layer(graph, branch, x) for branch in layer.branches), axis=1)
 
 
 def _mapped(graph: Graph, layer: Layer, x: str, maps: AxisMaps) -> str:

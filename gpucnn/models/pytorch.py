@@ -24,6 +24,9 @@ from gpucnn.layers import (
     Conv1d,
     Conv2d,
     Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
     Convolution,
     Dense,
     Dropout,
@@ -51,6 +54,7 @@ from gpucnn.layers import (
     Softmax,
     Statistic,
     Tanh,
+    TransposedConvolution,
 )
 from gpucnn.layers.activation import SLOPE
 from gpucnn.layers.base import label
@@ -144,6 +148,21 @@ def _conv(layer: Convolution) -> list[Module]:
         "bias": layer.bias is not None, "padding_mode": layer.padding_mode,
     }  # fmt: skip
     made = Module(f"Conv{layer.axes}d", arguments, _tensors(weight=layer.weight, bias=layer.bias))
+    return _activated(made, layer.activation)
+
+
+@_counterpart(ConvTranspose1d, ConvTranspose2d, ConvTranspose3d)
+def _conv_transpose(layer: TransposedConvolution) -> list[Module]:
+    window, (channels, out, *_) = layer.backwards, layer.weight.shape
+    if any(before != after for before, after in window.padding):
+        raise ConfigurationError(f"{label(layer)} cuts off unevenly, {window.padding}, which PyTorch's does not")
+    arguments = {
+        "in_channels": channels, "out_channels": out * layer.groups, "kernel_size": window.kernel,
+        "stride": window.stride, "padding": tuple(before for before, _ in window.padding),
+        "output_padding": layer.output_padding, "groups": layer.groups, "bias": layer.bias is not None,
+        "dilation": window.dilation,
+    }  # fmt: skip
+    made = Module(f"ConvTranspose{layer.axes}d", arguments, _tensors(weight=layer.weight, bias=layer.bias))
     return _activated(made, layer.activation)
 
 

@@ -8,6 +8,7 @@ from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import ConfigurationError
 from gpucnn.layers import Conv2d, Convolution, Flatten, Layer, Sequential, TransposedConvolution
+from gpucnn.models.heads import CLASSIFIER
 from gpucnn.models.inputs import check_images
 from gpucnn.models.model import Model
 
@@ -72,21 +73,21 @@ class Step:
 
 
 def steps(model: Model, image: np.ndarray, backend: Backend) -> tuple[list[Step], np.ndarray]:
-    """(what each layer makes of `image` (C, H, W), the softmax of the last values), in inference mode.
+    """(what each layer makes of `image`, of the model's `image_shape`; what `predict` says of it), in inference mode.
 
-    The layers of a Sequential come one by one, those inside a Residual together; Flatten, which changes no value, is
-    left out.
+    The first step is the image as it came, before it is cropped or normalised. The layers of a Sequential come one by
+    one, those inside a Residual together; Flatten, which changes no value, is left out.
     """
-    images = check_images(np.asarray(image)[None], model.input_shape, backend.dtype)
+    images = check_images(np.asarray(image)[None], model.image_shape, backend.dtype)
     model.place(backend)
     model.mode.training = False
     found = [Step("", "image", images[0])]
-    x = backend.pack(images)
+    x = model.batch(images)
     for layer in _leaves(model.layer):
         x, _ = layer(x)
         if not isinstance(layer, Flatten):
             found.append(Step(layer.name, _kind(layer), backend.unpack(x)[0]))
-    return found, backend.unpack(backend.softmax(x))[0]
+    return found, backend.unpack(backend.softmax(x) if model.head == CLASSIFIER else x)[0]
 
 
 def _leaves(layer: Layer):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpucnn import figures
+from gpucnn.data.mapped import Mapped
 from gpucnn.errors import ConfigurationError, DataError, ShapeError
 from gpucnn.losses import check_labels
 from gpucnn.models.files import write_file
@@ -109,7 +110,8 @@ def mistakes(images, labels, probabilities, classes: list[str], path=None, *, mo
     images (N, C, H, W), labels (N,), probabilities (N, classes) as Trainer.predict gives them. Worst is what the
     network was surest of: the highest probability of a wrong answer. At most `most` are drawn and returned.
     """
-    images, probabilities = np.asarray(images), np.asarray(probabilities)
+    images = images if isinstance(images, Mapped) else np.asarray(images)
+    probabilities = np.asarray(probabilities)
     if images.ndim != 4 or probabilities.shape != (len(images), len(classes)):
         raise ShapeError(
             f"images have shape {images.shape} and probabilities {probabilities.shape}; expected (N, C, H, W) and "

@@ -7,6 +7,7 @@ import numpy as np
 from gpucnn import figures
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import ConfigurationError
+from gpucnn.models.heads import CLASSIFIER
 from gpucnn.models.model import Model
 from gpucnn.show.layers import Step, choose, steps
 from gpucnn.show.match import show_image
@@ -24,9 +25,9 @@ def maps(
     """Draw the maps of `image` (C, H, W) layer by layer into the PNG at `path` (None: draw nothing).
 
     Returns (steps, probabilities): a Step has a layer's `name`, `kind` and `values` (C, *spatial), the image's own name
-    is ''; probabilities (classes,) are the softmax of the last layer. A row of the picture is one layer, dark at
-    its smallest value and bright at its largest. Of more than 32 maps the first 32 are shown. `name` says what the
-    image is.
+    is ''; probabilities (classes,) are the softmax of the last layer, or of a regressor its values. A row of the
+    picture is one layer, dark at its smallest value and bright at its largest. Of more than 32 maps the first 32 are
+    shown. `name` says what the image is.
 
     Raises ShapeError, DTypeError or DataError for an image that the model does not take.
     """
@@ -34,18 +35,19 @@ def maps(
         figures.check_path(path)
     if len(model.output_shape) != 1:
         raise ConfigurationError(
-            f"the model's output is {model.output_shape}, not (classes,): it tells no classes apart"
+            f"the model's output is {model.output_shape}, not (classes,): it says one thing a place"
         )
     found, probabilities = steps(model, image, choose(model, backend, math))
     if path is not None:
         names = model.class_names or [str(label) for label in range(len(probabilities))]
-        figures.save(_draw(found, probabilities, names, model.name, name), path)
+        chances = probabilities if model.head == CLASSIFIER else None
+        figures.save(_draw(found, chances, names, model.name, name), path)
     return found, probabilities
 
 
-def _draw(found: list[Step], probabilities: np.ndarray, names: list[str], model: str, image: str):
+def _draw(found: list[Step], probabilities: np.ndarray | None, names: list[str], model: str, image: str):
     heights = [_height(step) for step in found]
-    total = sum(heights) + 0.22 * len(heights) + 0.95 + 1.75
+    total = sum(heights) + 0.22 * len(heights) + 0.95 + (1.75 if probabilities is not None else 0)
     figure = figures.new_figure(_LABEL + _WIDTH + 0.2, total, layout=None)
     title = f"What each layer of {model} makes of the image: low-level features at the top, high-level at the bottom"
     figure.text(0.12 / (_LABEL + _WIDTH), 1 - 0.18 / total, title, fontsize=12, va="top")
@@ -55,8 +57,9 @@ def _draw(found: list[Step], probabilities: np.ndarray, names: list[str], model:
     for step, height in zip(found, heights):
         _row(figure, step, top, height, image)
         top += height + 0.22
-    _chances(figures.inches(figure, _LABEL, top + 0.1, _WIDTH, 1.1), probabilities, names)
-    _words(figure, top + 0.1, 1.1, "class probabilities", "softmax of the\nlast layer")
+    if probabilities is not None:
+        _chances(figures.inches(figure, _LABEL, top + 0.1, _WIDTH, 1.1), probabilities, names)
+        _words(figure, top + 0.1, 1.1, "class probabilities", "softmax of the\nlast layer")
     return figure
 
 

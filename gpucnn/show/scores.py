@@ -10,6 +10,7 @@ from gpucnn.backends.protocol import Backend
 from gpucnn.errors import ConfigurationError, DataError, ShapeError
 from gpucnn.geometry import Window
 from gpucnn.models import fully_convolutional, sliding_window
+from gpucnn.models.heads import CLASSIFIER
 from gpucnn.models.inputs import check_images
 from gpucnn.models.model import Model
 from gpucnn.show.layers import choose
@@ -53,6 +54,8 @@ def scores(
     """
     if path is not None:
         figures.check_path(path)
+    if model.head != CLASSIFIER:
+        raise ConfigurationError(f"{model.name} is a {model.head}: it has no classes, so a page has no class scores")
     if isinstance(threshold, bool) or not 0 <= threshold <= 1:
         raise ConfigurationError(f"threshold is {threshold}; give a probability from 0 to 1")
     page = np.asarray(page)
@@ -66,6 +69,7 @@ def scores(
     device = choose(model, backend, math)
     images = check_images(page[None], page.shape, device.dtype)
     sliding = fully_convolutional(model, page.shape).place(device)
+    sliding.mean, sliding.std = model.mean, model.std  # the page is normalised as the model's images are
     sliding.mode.training = False
     values = sliding(images)[0].numpy()[0].astype(np.float64)  # (classes, P, Q)
     values = np.exp(values - values.max(axis=0))
@@ -101,9 +105,11 @@ def digit_page(images: np.ndarray, rows: int = 5, columns: int = 8) -> tuple[np.
     image as margin around all; within its cell it is moved down by (5 * i) % 9 and right by (7 * i) % 11 thirty-seconds
     of an image, so that they stand in no straight lines. The ground is 0.
     """
-    images = np.asarray(images)
-    if images.ndim != 4 or len(images) < rows * columns:
-        raise ShapeError(f"images have shape {images.shape}; expected (N, C, H, W) with N at least {rows * columns}")
+    if np.ndim(images) != 4 or len(images) < rows * columns:
+        raise ShapeError(
+            f"images have shape {np.shape(images)}; expected (N, C, H, W) with N at least {rows * columns}"
+        )
+    images = np.asarray(images[: rows * columns])  # mapped ones: no more is read
     channels, height, width = images.shape[1:]
     page = np.zeros(
         (channels, height // 4 * 2 + rows * (height * 3 // 2), width // 4 * 2 + columns * (width * 3 // 2)), np.float32

@@ -130,6 +130,15 @@ def test_scores(show, trained, tmp_path):
     assert [found["box"] for found in values["found"]] == [list(found.box) for found in best]
 
 
+def test_the_best_weights_or_the_last(cli, show, tmp_path):
+    cli.json("train", "--epochs", 2, "--validation", 0.2, "--run", tmp_path / "run")
+    for weights, file in (("best", "best"), ("last", "checkpoint")):
+        model = gpucnn.load(tmp_path / "run" / f"{file}.safetensors")
+        _, test = load("digits")
+        values = show("maps", 0, "--run", tmp_path / "run", "--weights", weights)
+        assert list(values["probabilities"].values()) == model.predict(test.images[:1])[0].tolist()
+
+
 def test_the_newest_run_is_the_default_and_text_is_for_people(cli, trained, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mine").symlink_to(trained[0])
@@ -155,6 +164,8 @@ def test_an_old_picture_is_replaced_whole(show, trained, tmp_path):
         (["filters", "--run", "RUN", "--layer", "1"], "no convolution called '1'; it has 0, 2"),
         (["filters", "--run", "RUN", "--out", "f.jpg"], "cannot write a picture to f.jpg; its name must end in .png"),
         (["filters", "--run", "RUN", "--out", "no/f.png"], "there is no folder no"),
+        (["filters", "--run", "RUN", "--weights", "best"], "has no best epoch"),
+        (["filters", "--run", "RUN", "--weights", "good"], "--weights is 'good'; use best or last"),
         (["maps", "359", "--run", "RUN"], "there is no test image 359; they run from 0 to 358"),
         (["maps", "no.png", "--run", "RUN"], "no.png does not exist"),
         (["maps", "0", "--run", "RUN", "--backend", "cuda"], "there is no backend 'cuda'"),

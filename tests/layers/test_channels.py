@@ -23,7 +23,8 @@ from gpucnn.models import Model  # noqa: E402
 from gpucnn.optimizers import SGD  # noqa: E402
 from gpucnn.summary import summary  # noqa: E402
 from gpucnn.training import Trainer  # noqa: E402
-from gpucnn.training.steps import Resident, TrainingSteps  # noqa: E402
+from gpucnn.training.data import Resident  # noqa: E402
+from gpucnn.training.steps import TrainingSteps  # noqa: E402
 
 
 def images(*shape, seed=0):
@@ -218,7 +219,7 @@ def test_a_recorded_step_is_used():
     optimizer = SGD(0.1)
     optimizer.place(model.backend, model.values.size)
     data = Resident(model.backend, images(18, 1, 8, 8), np.zeros(18, np.int32), 18)
-    steps = TrainingSteps(model, optimizer, data, 0, 0)
+    steps = TrainingSteps(model, optimizer, data)
     steps.run(np.arange(18), 0, 1.0)
     model.layer = None  # a repeated step needs it no more
     before = model.weights_sha256()

@@ -8,7 +8,8 @@ from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.geometry import conv_parameters, dense_parameters
 from gpucnn.layers import (
     AdaptiveAvgPool2d, AvgPool2d, BatchNorm, Concat, Conv1d, Conv2d, Conv3d, ConvTranspose2d, Dense, Dropout, Flatten,
-    GlobalAvgPool2d, GlobalMaxPool2d, Layer, MaxPool2d, MaxPool3d, Pad, ReLU, Residual, Sequential, Upsample,
+    GlobalAvgPool2d, GlobalMaxPool2d, GroupNorm, Layer, LayerNorm, LeakyReLU, MaxPool2d, MaxPool3d, Pad, ReLU, Residual,
+    Sequential, Softmax, Upsample,
 )
 from gpucnn.models import (
     Model, conv_to_dense, dense_to_conv, fully_convolutional, lenet5, resnet20, sliding_window, vgg_small,
@@ -169,6 +170,7 @@ def test_lenet5_slides_over_a_page(backend):
         (lambda: [Flatten(), Dense(6, activation="tanh"), Dense(2)], (1, 3, 3), (1, 4, 5), 6),
         (lambda: [Concat(Conv2d(2, 1), Sequential(), Sequential(Conv2d(3, 1), ReLU())), MaxPool2d(2), Flatten(), Dense(3)],
          (2, 4, 6), (2, 8, 6), 3),
+        (lambda: [Conv2d(2, 3), LeakyReLU(0.1), Flatten(), Dense(4), Softmax()], (1, 5, 5), (1, 6, 7), 6),
         (lambda: [Conv2d(4, 3), GlobalMaxPool2d(), Dense(3)], (1, 5, 5), (1, 6, 7), 6),
         (lambda: [Conv1d(3, 3, stride=2, activation="relu"), Flatten(), Dense(2)], (2, 9), (2, 14), 3),
         (lambda: [Conv3d(2, 2), MaxPool3d(2), Flatten(), Dense(3)], (1, 5, 3, 3), (1, 7, 5, 4), 4),
@@ -250,6 +252,9 @@ class Middle(Layer):
     [
         (lambda: [Flatten(), BatchNorm(), Dense(2)], "layer 1 .BatchNorm. on .50,. cannot slide"),
         (lambda: [Middle(), Dense(2)], "layer 0 .Middle."),
+        (lambda: [GroupNorm(1, affine=False), Flatten(), Dense(2)], "layer 0 .GroupNorm."),
+        (lambda: [LayerNorm(), Flatten(), Dense(2)], "layer 0 .LayerNorm."),
+        (lambda: [Flatten(), Softmax(), Dense(2)], "layer 1 .Softmax."),
         (lambda: [Own(), Flatten(), Dense(2)], "layer 0 .Own."),
         (lambda: [Concat(Conv2d(2, 1), Own()), Flatten(), Dense(2)], "layer 0 .Concat."),
         (lambda: [ConvTranspose2d(2, 2), Flatten(), Dense(2)], "layer 0 .ConvTranspose2d."),

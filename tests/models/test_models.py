@@ -218,3 +218,16 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         assert [p.name for p in tmp_path.iterdir()] == ["m"] and path.read_bytes() == whole
     with pytest.raises(ConfigurationError, match="cannot write"):
         gpucnn.save(small(), tmp_path / "no" / "such" / "folder")
+
+
+def test_settings_named_like_the_models_own_are_part_of_the_structure(tmp_path):
+    """`mode` is what a model sets in all its layers: a layer's own setting of that name would be lost."""
+    from gpucnn.layers import Pad, Upsample
+
+    for one, other in ((Pad(1, "reflect"), Pad(1, "replicate")), (Upsample(2), Upsample(2, mode="linear"))):
+        first, second = Model(one, (1, 4, 4)), Model(other, (1, 4, 4))
+        assert first.structure != second.structure
+        assert Model(one, (1, 4, 4)).structure == first.structure  # built again
+        gpucnn.save(first, tmp_path / "m")
+        with pytest.raises(CheckpointError, match="another model"):
+            gpucnn.load(tmp_path / "m", second)

@@ -153,7 +153,7 @@ def test_each_layer_computes_the_same_in_onnxruntime(name, tmp_path):
 def test_every_layer_is_exported_or_has_a_reason():
     """A new layer must be added to the exporter, or here."""
     layers = {kind for kind in vars(gpucnn.layers).values() if isinstance(kind, type) and issubclass(kind, Layer)}
-    bases = {"Layer", "Convolution", "GlobalPool"}
+    bases = {"Layer", "Convolution", "GlobalPool", "TransposedConvolution"}
     assert {kind.__name__ for kind in layers - set(EXPORTERS)} == bases
 
 

@@ -41,6 +41,11 @@ def cases():
             yield f"adaptive max {axes}d {output}", kind("AdaptiveMaxPool")(output), shape, False
         for settings in ({"scale": 2}, {"scale": 3, "mode": "linear"}, {"size": 11, "mode": "linear", "align_corners": True}):
             yield f"upsample {axes}d {settings}", layers.Upsample(**settings), shape, False
+        transposed = {"stride": 3, "padding": ((1, 0),) * axes, "output_padding": 1, "groups": 2, "activation": "tanh"}
+        yield f"transposed {axes}d", kind("ConvTranspose")(6, 3, **transposed), shape, False
+        yield f"transposed {axes}d dilated", kind("ConvTranspose")(3, 2, dilation=2, bias=False), shape, True
+        branches = layers.Sequential(), kind("Conv")(3, 1)
+        yield f"concat {axes}d", layers.Concat(*branches), shape, False
     for shape in ((4,), *SHAPES.values()):
         for affine in (True, False):
             yield f"group norm {shape} {affine}", layers.GroupNorm(2, affine=affine, activation="relu"), shape, True

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gpucnn import show
+from gpucnn.data.mapped import Mapped
 from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
 from gpucnn.training import History
 
@@ -69,6 +70,14 @@ def test_the_worst_mistakes_come_first(drawn, tmp_path):
     assert drawn.figure.get_suptitle() == f"{len(wrong)} mistakes in 40 images: the 7 that it was surest of"
 
 
+def test_mistakes_among_mapped_images(drawn, tmp_path):
+    images, labels, p = chances()
+    assert show.mistakes(Mapped(images), labels, p, NAMES, tmp_path / "m.png") == show.mistakes(
+        images, labels, p, NAMES
+    )
+    drawn.check(tmp_path / "m.png")
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 6])
 def test_few_mistakes_are_readable(drawn, tmp_path, count):
     images, labels, p = chances()
@@ -103,6 +112,12 @@ def test_curves(drawn, tmp_path, epochs, validation):
     lines = drawn.figure.axes[0].lines
     assert len(lines) == 1 + validation
     assert list(lines[0].get_ydata()) == [2 / e for e in range(1, epochs + 1)]
+
+
+def test_curves_of_a_regressor_have_no_accuracy(drawn, tmp_path):
+    show.curves(History([{"epoch": e, "loss": 1 / e} for e in (1, 2, 3)]), tmp_path / "c.png")
+    drawn.check(tmp_path / "c.png")
+    assert [axes.get_title() for axes in drawn.figure.axes] == ["loss"]
 
 
 def test_a_run_without_an_epoch_has_no_curve(tmp_path):

@@ -63,6 +63,27 @@ def test_the_residual_blocks_of_resnet_are_a_row_each():
     assert len(found) == 1 + 2 + 9 + 2
 
 
+def test_a_regressors_values_and_no_probabilities(drawn, tmp_path):
+    model, x = lenet5((1, 16, 16), outputs=3).initialize(1), image(1, 16, 16)
+    found, values = show.maps(model, x, tmp_path / "m.png", backend="numpy")
+    drawn.check(tmp_path / "m.png")
+    assert values.tolist() == found[-1].values.tolist() == model.predict(x[None])[0].tolist()
+    assert "class probabilities" not in [text.get_text() for text in drawn.figure.texts]
+
+
+def test_images_come_in_as_the_model_prepares_them():
+    """Larger ones are cropped to the middle and normalised; the first row is the image as it came."""
+    model, x = lenet5((1, 16, 16), 4).initialize(1), image(1, 20, 18)
+    model.image_shape, model.mean, model.std = (1, 20, 18), (0.25,), (0.5,)
+    found, chances = show.maps(model, x, backend="numpy")
+    assert found[0].values.tolist() == x.tolist()
+    plain = lenet5((1, 16, 16), 4).initialize(1)
+    prepared = ((x[:, 2:18, 1:17] - np.float32(0.25)) * np.float32(2)).astype(np.float32)
+    other, expected = show.maps(plain, prepared, backend="numpy")
+    assert found[1].values == pytest.approx(other[1].values, abs=1e-5)
+    assert chances == pytest.approx(expected, abs=1e-5)
+
+
 def test_strips_and_volumes(drawn, tmp_path):
     strips = Model(Sequential(Conv1d(4, 3), MaxPool1d(2), Flatten(), Dense(3)), (2, 20)).initialize(0)
     volumes = Model(Sequential(Conv3d(4, 3, activation="relu"), Flatten(), Dense(3)), (1, 6, 8, 9)).initialize(0)
@@ -82,7 +103,7 @@ def test_refusals(tmp_path):
     bad[0, 0, 0] = np.nan
     with pytest.raises(DataError, match="NaN"):
         show.maps(model, bad, tmp_path / "m.png")
-    with pytest.raises(ConfigurationError, match="tells no classes apart"):
+    with pytest.raises(ConfigurationError, match="says one thing a place"):
         show.maps(Model(Sequential(Conv2d(2, 3)), (1, 5, 5)).initialize(0), image(1, 5, 5))
     with pytest.raises(ConfigurationError, match="must end in"):
         show.maps(model, image(1, 16, 16), tmp_path / "m.gif")

@@ -5,6 +5,7 @@ import pytest
 
 import gpucnn
 from gpucnn import show
+from gpucnn.data.mapped import Mapped
 from gpucnn.errors import ConfigurationError, DataError, ShapeError
 from gpucnn.models import lenet5
 
@@ -73,8 +74,25 @@ def test_the_page_is_laid_out_as_documented():
         show.digit_page(images)
 
 
+def test_the_page_is_normalised_as_the_images_were():
+    model, page = small(), random_page()
+    model.mean, model.std = (0.5,), (0.25,)
+    found = show.scores(model, page, backend="numpy", math="exact").probabilities
+    crops = np.stack([page[:, 0:16, 0:16], page[:, 4:20, 8:24]])
+    expected = model.predict(crops)
+    assert found[:, [0, 1], [0, 2]].T == pytest.approx(expected, abs=1e-6)
+
+
+def test_mapped_images_give_the_same_page():
+    images = np.random.default_rng(1).random((9, 1, 32, 32)).astype(np.float32)
+    page, places = show.digit_page(Mapped(images), 2, 3)
+    assert (page == show.digit_page(images, 2, 3)[0]).all() and len(places) == 6
+
+
 def test_refusals(tmp_path):
     model = small()
+    with pytest.raises(ConfigurationError, match="is a regressor"):
+        show.scores(lenet5((1, 16, 16), outputs=2).initialize(0), random_page())
     with pytest.raises(ShapeError, match="cannot slide over"):
         show.scores(model, random_page(15, 40))
     with pytest.raises(ShapeError, match=r"expected \(1, H, W\)"):

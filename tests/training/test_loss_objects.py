@@ -44,7 +44,7 @@ def trainer(run=None, **settings):
 # ---- what is learned and measured ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("loss", [MeanSquared(), MeanAbsolute(), Huber(0.5)], ids=repr)
+@pytest.mark.parametrize("loss", [MeanSquared(), MeanAbsolute(), Huber(0.5)], ids=lambda loss: type(loss).__name__)
 def test_a_regressor_learns(loss):
     it = trainer(loss=loss, schedule=Constant())
     history = it.fit(X, VALUES, 40, validation=(X[:20], VALUES[:20]))

@@ -45,7 +45,6 @@ def adam(w, gradients, lr, decay=0.0, decoupled=False, b1=0.9, b2=0.999, eps=1e-
         (Adam(0.01, weight_decay=0.1), lambda w, g: adam(w, g, 0.01, decay=0.1)),
         (AdamW(0.01, weight_decay=0.1), lambda w, g: adam(w, g, 0.01, decay=0.1, decoupled=True)),
     ],
-    ids=repr,
 )
 @pytest.mark.parametrize("math", ["fast", "exact"])
 def test_against_the_formula(optimizer, wanted, math):
