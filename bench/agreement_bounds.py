@@ -46,17 +46,14 @@ class Normalised:
         """fma(gamma, xhat, beta): xhat's error and one rounding."""
         return SLACK * (np.abs(gamma) * self.error + UNIT * np.abs(gamma * self.xhat + beta))
 
-    def dgamma(self, dy: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-        """sum(dy * xhat) in float64: xhat's errors and one rounding."""
-        return SLACK * ((np.abs(dy) * self.error).sum(axes) + UNIT * np.abs((dy * self.xhat).sum(axes)))
-
     def dx(self, dy: np.ndarray, gamma: np.ndarray, *, gamma_first: bool) -> np.ndarray:
         """(gamma * inv) * r or, with gamma_first, inv * r; r = fma(-xhat, b, g - a), a = mean(g), b = mean(g * xhat).
 
         g is dy (batch norm) or gamma * dy, which is rounded (group norm). a and b are rounded once from float64; g - a
         and r are rounded. What multiplies r carries inv's 3u, with gamma u more, and the last product adds u.
         """
-        g = gamma * dy if gamma_first else np.broadcast_to(dy, self.xhat.shape)
+        dy = dy.astype(np.float64)
+        g = gamma * dy if gamma_first else dy
         g_error = UNIT * np.abs(g) * gamma_first
         a, b = self._mean(g), self._mean(g * self.xhat)
         a_error = self._mean(g_error) + rounded_once(a, self.terms, self._mean(np.abs(g)))
@@ -74,6 +71,17 @@ class Normalised:
 
     def _mean(self, values: np.ndarray) -> np.ndarray:
         return values.mean(self.axes, keepdims=True)
+
+
+def dgamma(dy: np.ndarray, xhat: np.ndarray, error: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """sum(dy * xhat) in float64: xhat's errors and one rounding."""
+    return SLACK * ((np.abs(dy) * error).sum(axes) + UNIT * np.abs((dy * xhat).sum(axes)))
+
+
+def dbeta(dy: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """sum(dy) in float64, rounded once."""
+    dy = dy.astype(np.float64)
+    return rounded_once(dy.sum(axes), dy.size, np.abs(dy).sum(axes))
 
 
 def running(before: np.ndarray, batch: np.ndarray, momentum: float, terms: int, size: np.ndarray) -> np.ndarray:

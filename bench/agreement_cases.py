@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from agreement_bounds import Normalised, chain, rounded_once, running
+from agreement_bounds import Normalised, chain, dbeta, dgamma, rounded_once, running
 
 from gpucnn import functional
 from gpucnn.backends import get_backend
@@ -299,7 +299,7 @@ def batch_norm(operation: str, random: np.random.Generator, training: bool) -> C
         gamma, beta, *before = (_along(value, x) for value in state.values())
         line = Normalised(x, axes, eps, None if training else tuple(before))
         dx = line.dx(dy, gamma, gamma_first=False) if training else line.dx_of_constants(dy, gamma)
-        bounds = [line.y(gamma, beta), dx, line.dgamma(dy, axes), _of_sum(dy, axes)]
+        bounds = [line.y(gamma, beta), dx, dgamma(dy, line.xhat, line.error, axes), dbeta(dy, axes)]
         values += [mean.numpy(), var.numpy()]
         if training:
             x64 = x.astype(np.float64)
@@ -354,17 +354,10 @@ def image_norm(operation: str, random: np.random.Generator, kind: str) -> Case:
         bounds = [bound.reshape(shape) for bound in bounds]
         # gamma's and beta's gradients are sums over what they are spread over.
         axes = (0, *range(2, x.ndim)) if kind == "group" else (0,)
-        line.xhat, line.error = line.xhat.reshape(shape), line.error.reshape(shape)
-        bounds += [line.dgamma(dy, axes), _of_sum(dy, axes)]
+        bounds += [dgamma(dy, line.xhat.reshape(shape), line.error.reshape(shape), axes), dbeta(dy, axes)]
         return dict(zip(("y", "dx", "dgamma", "dbeta"), map(Expected, values, bounds)))
 
     return Case(operation, {"x": shape, "groups": groups, "eps": eps}, ours, expected)
-
-
-def _of_sum(dy: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """The bound of dbeta, a sum in float64 that is rounded once."""
-    dy = dy.astype(np.float64)
-    return rounded_once(dy.sum(axes), dy.size, np.abs(dy).sum(axes))
 
 
 def _along(values: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -32,9 +32,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", type=int, nargs="+", metavar="N", help="these configurations of the seed, in detail")
     parser.add_argument("--dry", action="store_true", help="print only")
     given = parser.parse_args(arguments)
+    if given.count < 1 or min(given.seed, *(given.only or [0])) < 0:
+        parser.error("--count is 1 or more, --seed and --only are 0 or more")
     if importlib.util.find_spec("torch") is None:
         parser.error("PyTorch is not installed here, and is what this compares with: pip install torch")
-    found = judge(range(given.count) if given.only is None else given.only, given.seed, say=note)
+    found = judge(given.only or range(given.count), given.seed, say=note)
     report = summary(found)
     print(table(report))
     wrong = [row for row in found if not row["ratio"] <= 1]

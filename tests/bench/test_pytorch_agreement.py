@@ -112,6 +112,13 @@ def test_a_mistaken_setting_is_reported(mistake, monkeypatch):
     assert max(row["ratio"] for row in rows) > 100
 
 
+@pytest.mark.parametrize("wrong", [["--count", "0"], ["--seed", "-1"], ["--only", "3", "-2"]])
+def test_numbers_out_of_range_are_refused(wrong, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(wrong)
+    assert ended.value.code == 2 and "or more" in capsys.readouterr().err
+
+
 def test_what_cannot_be_compared_is_infinitely_far():
     right = Expected(np.ones((2, 3)), np.full((2, 3), np.inf))
     values = np.ones((2, 3), np.float32)
