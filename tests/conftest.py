@@ -10,6 +10,14 @@ import pytest
 os.environ.setdefault("NUMBA_NUM_THREADS", str(max(2, os.cpu_count() or 1)))
 
 
+def pytest_configure(config):
+    # In several processes (pytest-xdist's -n) a file's tests share what is compiled and trained for them, so they stay
+    # together; and in their order the files that take minutes come early, not, having few tests, at the very end.
+    if getattr(config.option, "dist", "no") == "load":
+        config.option.dist = "loadfile"
+        config.option.loadscopereorder = False
+
+
 @functools.cache
 def _why_no_gpu() -> str | None:
     """Why no test can run on an NVIDIA GPU here; None if one is there."""

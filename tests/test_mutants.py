@@ -187,7 +187,7 @@ CHANGES = [
         "                    for c in range(CG):", "                    for c in range(CG - 1, -1, -1):", forward,
     ),
     Change(
-        "k reversed", "numba", NUMBA + "simd.py",
+        "k reversed", "numba", NUMBA + "register_tiles.py",
         "for t in range(taps):\n                        for i in range(rows):",
         "for t in reversed(range(taps)):\n                        for i in range(rows):", rows,
     ),
@@ -208,7 +208,7 @@ CHANGES = [
         "np.multiply(a_k, b_k, out=product)", "product[...] = np.multiply(a_k, b_k).astype(np.float32)", forward,
     ),
     Change(
-        "multiply, then add", "numba", NUMBA + "simd.py",
+        "multiply, then add", "numba", NUMBA + "register_tiles.py",
         "builder.call(fma_of, [xj, weight, builder.extract_value(acc, t)])",
         "builder.fadd(builder.fmul(xj, weight), builder.extract_value(acc, t))", forward,
     ),

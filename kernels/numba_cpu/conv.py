@@ -16,18 +16,8 @@ import numpy as np
 from numba import get_thread_id, prange
 
 from .compiler import inner, kernel
-from .simd import (
-    LANES,
-    add,
-    broadcast_tile,
-    keep_first_of,
-    lane_trees_of,
-    product_tile,
-    splat,
-    store,
-    where_greater,
-    zeros_of,
-)
+from .register_tiles import broadcast_tile, keep_first_of, lane_trees_of, product_tile, zeros_of
+from .simd import LANES, add, splat, store, where_greater
 from .sums import push, total
 
 ZERO = np.float32(0)

@@ -14,7 +14,8 @@ from numba import get_thread_id, prange
 
 from .compiler import inner, kernel
 from .conv import pack, stride_of, taps_inside
-from .simd import LANES, add, load, row_tile, splat, store, where_greater, zeros_of
+from .register_tiles import row_tile, zeros_of
+from .simd import LANES, add, load, splat, store, where_greater
 
 ZERO = np.float32(0)
 

@@ -13,7 +13,8 @@ from numba import get_thread_id, prange
 
 from .compiler import inner, kernel
 from .conv import stride_of
-from .simd import LANES, broadcast_tile, load, splat, store, transpose, zeros_of
+from .register_tiles import broadcast_tile, zeros_of
+from .simd import LANES, load, splat, store, transpose
 from .sums import push, total
 
 

@@ -10,10 +10,11 @@ import functools
 import numpy as np
 from numba import get_thread_id, prange
 
-from .compiler import inner, kernel
+from .compiler import kernel
 from .conv import stride_of
 from .conv_rows import fill
-from .simd import LANES, keep_first_of, lane_trees_of, sliding_tile, store, zeros_of
+from .register_tiles import keep_first_of, lane_trees_of, sliding_tile, zeros_of
+from .simd import LANES, store
 from .sums import push, total
 
 

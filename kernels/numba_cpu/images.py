@@ -3,7 +3,7 @@
 import numpy as np
 from numba import get_thread_id, prange
 
-from .compiler import inner, kernel
+from .compiler import kernel
 from .conv import stride_of
 from .random import SHIFT, word
 from .simd import LANES, element, load_between, prefetch, put, store, transpose
