@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from gpucnn.cli.output import note
+from gpucnn.cli.settings import DEFAULTS
 from gpucnn.errors import CheckpointError, ConfigurationError
 
 RUNS = Path("runs")
+_TEXTS = "model", "variant", "hidden", "data", "optimizer", "schedule", "math", "monitor", "class_weights"
 
 
 def fresh_folder(stem: str) -> Path:
@@ -50,7 +52,18 @@ def read_config(run: str | None) -> dict[str, Any]:
         raise CheckpointError(f"{file} cannot be read: {error}") from None
     if not isinstance(config, dict) or not isinstance(config.get("train"), dict):
         raise CheckpointError(f"{run} is not a run of `gpucnn train`; continue it from Python, as it was started")
-    return config["train"]
+    return _checked(config["train"], file)
+
+
+def _checked(settings: Any, file: Path) -> dict[str, Any]:
+    """The settings in a config.json, which people may have edited; raises CheckpointError for one of another kind."""
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{file} is damaged: train is {settings!r} there")
+    for name in (*_TEXTS, *DEFAULTS):
+        value = settings.get(name)
+        if value is not None and not isinstance(value, str if name in _TEXTS else (int, float)):
+            raise CheckpointError(f"{file} is damaged: {name} is {value!r} there")
+    return settings
 
 
 def open_run(path: str | None, weights: str | None = None) -> tuple[Any, dict[str, Any], Path]:
@@ -71,7 +84,7 @@ def open_run(path: str | None, weights: str | None = None) -> tuple[Any, dict[st
     run = load_run(path, best=best)
     if best:
         note(f"using the weights of epoch {run.epoch} of {len(run.history)}, the best in validation")
-    return run.model, run.config.get("train", {}), path
+    return run.model, _checked(run.config.get("train", {}), path / "config.json"), path
 
 
 def newest_run(path: str | None) -> Path:

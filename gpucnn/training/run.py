@@ -154,6 +154,8 @@ def load_run(path, model: Model | None = None, *, best: bool = False) -> Run:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / 'config.json'} cannot be read: {error}") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{folder / 'config.json'} holds a {type(config).__name__}, not a run's configuration")
     # Not through RunFolder: the run may be training still, and its files beside must stay.
     history = _read_metrics(folder, about.get("epoch", 0))
     if best:

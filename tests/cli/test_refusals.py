@@ -1,5 +1,6 @@
 """Wrong input ends with exit code 2 and one sentence on stderr; nothing on stdout, no traceback."""
 
+import json
 import shutil
 
 import numpy as np
@@ -97,6 +98,24 @@ def test_run_folders_that_are_none(cli, trained, tmp_path):
     (tmp_path / "file").write_text("x")
     assert "cannot be read" in sentence(cli.refused("evaluate", "--run", tmp_path / "file"))
     assert "file" in sentence(cli.refused("train", "--epochs", 1, "--run", tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ([], "config.json holds a list, not a run's configuration"),
+        ({"train": 3}, "train is 3"),
+        ({"train": {"data": 3}}, "data is 3"),
+        ({"train": {"optimizer": ["sgd"]}}, r"optimizer is ['sgd']"),
+        ({"train": {"epochs": "x"}}, "epochs is 'x'"),
+    ],
+)
+def test_a_configuration_that_somebody_edited(cli, trained, tmp_path, config, message):
+    copy = shutil.copytree(trained[0], tmp_path / "run")
+    (copy / "config.json").write_text(json.dumps(config))
+    assert message in sentence(cli.refused("evaluate", "--run", copy))
+    line = sentence(cli.refused("train", "--resume", "--run", copy))
+    assert message in line or (not isinstance(config.get("train") if config else None, dict) and "not a run" in line)
 
 
 def test_images_that_cannot_be_predicted(cli, trained, tmp_path):
