@@ -1,7 +1,7 @@
 """Every error that gpucnn raises on purpose.
 
 A message says what arrived, what was expected and what to do. The command line turns each of them into one sentence and
-exit code 2; nothing else is caught there.
+exit code 2; beside them only a lack of memory is caught there.
 """
 
 

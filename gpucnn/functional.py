@@ -31,7 +31,7 @@ from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
 from gpucnn.geometry import Window, pads_of, pool_window, transposed_window, window
-from gpucnn.layers.settings import finite
+from gpucnn.layers.settings import finite, truth
 
 __all__ = [
     "adaptive_avg_pool",
@@ -262,6 +262,10 @@ def concatenate(arrays, *, backend: str | None = "numpy", math: str | None = Non
 
     Returns (N, C1 + C2 + ..., *spatial). Its gradient is `dy` cut apart: dy[:, :C1], dy[:, C1 : C1 + C2] ...
     """
+    try:
+        arrays = list(arrays)
+    except TypeError:
+        raise DTypeError(f"arrays is a {type(arrays).__name__}; give a list of arrays") from None
     arrays = _floats(**{f"arrays[{i}]": array for i, array in enumerate(arrays)})
     if not arrays:
         raise ShapeError("there are no arrays to concatenate; give at least one")
@@ -343,7 +347,7 @@ def avg_pool(
     """
     (x,) = _floats(x=x)
     fit = _pool_window(x, size, stride, padding, ceil_mode, strict)
-    include = _truth("count_include_pad", count_include_pad)
+    include = truth("count_include_pad", count_include_pad)
     engine = _engine(backend, math, x.dtype)
     return engine.unpack(engine.avg_pool(engine.pack(x), fit, include))
 
@@ -367,7 +371,7 @@ def avg_pool_backward(
     """
     dy, x = _floats(dy=dy, x=x)
     fit = _pool_window(x, size, stride, padding, ceil_mode, strict)
-    include = _truth("count_include_pad", count_include_pad)
+    include = truth("count_include_pad", count_include_pad)
     _expect("dy", dy, (*x.shape[:2], *fit.output), "the shape of avg_pool's output")
     engine = _engine(backend, math, x.dtype)
     return engine.unpack(engine.avg_pool_gradient(engine.pack(dy), fit, include))
@@ -878,7 +882,7 @@ def _conv_window(x: np.ndarray, w: np.ndarray, stride, padding, dilation, groups
             f"w has shape {w.shape}, filters of {w.shape[1]} channels, but x of shape {x.shape} in {number} group(s) "
             f"needs {channels // number}; expected w (O, {channels // number}, *K)"
         )
-    settings = {"stride": stride, "padding": padding, "dilation": dilation, "strict": _truth("strict", strict)}
+    settings = {"stride": stride, "padding": padding, "dilation": dilation, "strict": truth("strict", strict)}
     return window(x.shape[2:], w.shape[2:], **settings), number
 
 
@@ -925,7 +929,7 @@ def _convolved(x: tuple[int, ...], kernel: tuple[int, ...], mode: str) -> list[t
 def _pool_window(x: np.ndarray, size, stride, padding, ceil_mode, strict) -> Window:
     if not 3 <= x.ndim <= 5:
         raise ShapeError(f"x has shape {x.shape}; expected {_IMAGES}")
-    modes = {"ceil": _truth("ceil_mode", ceil_mode), "strict": _truth("strict", strict)}
+    modes = {"ceil": truth("ceil_mode", ceil_mode), "strict": truth("strict", strict)}
     return pool_window(x.shape[2:], size, stride=stride, padding=padding, **modes)
 
 
@@ -967,12 +971,6 @@ def _image_norm(x: np.ndarray, **parameters: np.ndarray) -> None:
         raise ShapeError(f"x has shape {x.shape}; expected (N, C) or {_IMAGES}")
     for name, array in parameters.items():
         _expect(name, array, x.shape[1:], "the shape of one image")
-
-
-def _truth(name: str, value: Any) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise ConfigurationError(f"{name} is {value!r}; give True or False")
-    return bool(value)
 
 
 def _labels(labels: Any, images: int, classes: int) -> np.ndarray:

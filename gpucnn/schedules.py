@@ -91,6 +91,8 @@ class WarmUp(Schedule):
     def __init__(self, steps: int, then: Schedule | None = None):
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise ConfigurationError(f"steps is {steps!r}; give a positive number of steps")
+        if then is not None and not isinstance(then, Schedule):
+            raise ConfigurationError(f"then is {then!r}; give a schedule, such as Cosine(), or None")
         self.steps, self.then = steps, then or Constant()
         self.uses_steps = self.then.uses_steps
 
@@ -107,6 +109,6 @@ def _cosine(first: float, last: float, part: float) -> float:
 
 
 def _share(name: str, value: float) -> float:
-    if not 0 <= value <= 1:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not 0 <= value <= 1:
         raise ConfigurationError(f"{name} is {value!r}; give a number from 0 to 1")
     return float(value)

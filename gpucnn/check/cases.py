@@ -44,9 +44,10 @@ KINDS = {"random": _random, "subnormal": _subnormal, "cancelling": _cancelling}
 
 def cases() -> Iterator[Case]:
     """All cases; their numbers are drawn from fixed seeds."""
-    from gpucnn.check.cases_pointwise import pointwise  # imports Case from here
-    from gpucnn.check.cases_channels import channel_cases  # which imports Case from here
-    from gpucnn.check.cases_resampling import resampling  # imports Case from here
+    # These import Case from here.
+    from gpucnn.check.cases_channels import channel_cases
+    from gpucnn.check.cases_pointwise import pointwise
+    from gpucnn.check.cases_resampling import resampling
 
     for kind, draw in KINDS.items():
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gpucnn.cli import network, options
-from gpucnn.cli.output import print_json, print_values
+from gpucnn.cli.output import note, print_json, print_values
 from gpucnn.cli.runs import open_run
 from gpucnn.errors import ConfigurationError
 
@@ -39,6 +39,11 @@ def export(
     from gpucnn.models import export_onnx, save_pytorch
 
     (export_onnx if suffix == ".onnx" else save_pytorch)(model, file)
+    if suffix != ".onnx" and model.mean is not None:
+        means, deviations = (", ".join(f"{value:.9g}" for value in part) for part in (model.mean, model.std))
+        note(
+            f"the file holds weights alone: in PyTorch, normalise images first, with mean {means} and deviation {deviations}"
+        )
     values = {
         "file": file, "format": FORMATS[suffix], "model": model.name, "weights_sha256": model.weights_sha256(),
         "run": str(path),

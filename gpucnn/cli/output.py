@@ -12,7 +12,7 @@ from gpucnn.errors import GpucnnError
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """The function with GpucnnError turned into one sentence and exit code 2, Ctrl-C into exit code 130."""
+    """The function with GpucnnError or a lack of memory turned into one sentence and exit code 2, Ctrl-C into 130."""
 
     @functools.wraps(function)
     def run(*args, **kwargs):
@@ -21,6 +21,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             function(*args, **kwargs)
         except GpucnnError as error:
             note(f"gpucnn: {' '.join(str(error).split())}")
+            raise typer.Exit(2) from None
+        except MemoryError as error:  # sizes typed with too many digits, most often
+            note(f"gpucnn: there is not enough memory for this; choose smaller sizes ({str(error) or 'out of memory'})")
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             note("gpucnn: interrupted")
@@ -61,6 +64,8 @@ def print_values(values: dict[str, Any]) -> None:
 def _text(name: str, value: Any) -> str:
     if name.endswith("accuracy"):
         return f"{value:.2%}"
+    if name == "probability":
+        return f"{value:.1%}"
     if isinstance(value, float):
         return f"{value:.4f}" if name.endswith("loss") else f"{value:,.1f}"
     return str(value)

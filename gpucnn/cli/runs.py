@@ -1,6 +1,7 @@
 """Finding run folders, and making new ones."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,13 @@ def fresh_folder(stem: str) -> Path:
             f"cannot make a run folder in {RUNS}: {error.strerror or error}; choose one with --run"
         ) from None
     raise ConfigurationError(f"all numbers of {RUNS / stem} are taken; choose a folder with --run")
+
+
+def forget_fresh(folder: Path) -> None:
+    """Remove what `fresh_folder` made for a run that was refused before it wrote anything."""
+    with suppress(OSError):  # where it holds files, it stays
+        folder.rmdir()
+        RUNS.rmdir()
 
 
 def read_config(run: str | None) -> dict[str, Any]:

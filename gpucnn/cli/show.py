@@ -126,11 +126,15 @@ def match(
     figures.check_path(out)
     if (pattern is None) == (filter is None):
         raise ConfigurationError("give either --pattern, rows of numbers, or --filter, the number of a trained filter")
+    if pattern is not None and layer is not None:
+        raise ConfigurationError(f"--layer {layer} names where --filter is; it has no meaning with --pattern")
+    if pattern is not None and weights is not None:
+        raise ConfigurationError(f"--weights {weights} are those of --filter; they have no meaning with --pattern")
     settings, path = {"data": "digits"}, None
     if filter is None:
         kernel = np.array(_numbers("--pattern", pattern), np.float32)[None]
         if run is not None:
-            _, settings, path = open_run(run, weights)
+            _, settings, path = open_run(run)
     else:
         model, settings, path = open_run(run, weights)
         found = image_filters(model, layer)

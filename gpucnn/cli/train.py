@@ -10,9 +10,9 @@ from gpucnn.cli import network as network_of
 from gpucnn.cli import options
 from gpucnn.cli.device import choose
 from gpucnn.cli.output import note, print_json, print_values
-from gpucnn.cli.runs import fresh_folder, read_config
+from gpucnn.cli.runs import forget_fresh, fresh_folder, read_config
 from gpucnn.cli.settings import DEFAULTS, OPTIMIZERS, cropped, make_loss, make_optimizer, make_schedule, resolve
-from gpucnn.errors import ConfigurationError
+from gpucnn.errors import ConfigurationError, GpucnnError
 
 
 def _option(name: str, help: str, default: str | None = None, **more: Any) -> Any:
@@ -171,6 +171,10 @@ def train(
     except KeyboardInterrupt:
         note(f"gpucnn: interrupted; continue with: gpucnn train --resume --run {quote(str(trainer.run))}")
         raise typer.Exit(130) from None
+    except GpucnnError:
+        if run is None:
+            forget_fresh(trainer.run)
+        raise
     values = {
         "backend": device.name,
         "math": device.math,

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 
 from gpucnn.data.known import KNOWN, File, home
 from gpucnn.errors import DataError
@@ -34,10 +35,11 @@ def fetch(name: str, to: str | Path | None = None, *, progress: Progress | None 
     if name not in KNOWN:
         raise DataError(f"there is no data set {name!r} to fetch; there are: {', '.join(KNOWN)}")
     folder = home() / name if to is None else Path(to)
+    command = f"gpucnn data fetch {name}" + ("" if to is None else f" --to {quote(str(to))}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file in KNOWN[name].files:
-            _fetch(file, folder / file.name, progress or (lambda *_: None), timeout, name)
+            _fetch(file, folder / file.name, progress or (lambda *_: None), timeout, command)
     except OSError as error:
         raise DataError(f"cannot write into {folder}: {error.strerror or error}") from error
     return folder
@@ -47,7 +49,7 @@ class _Broken(Exception):
     """Why a download did not come to its end."""
 
 
-def _fetch(file: File, path: Path, progress: Progress, timeout: float, name: str) -> None:
+def _fetch(file: File, path: Path, progress: Progress, timeout: float, command: str) -> None:
     if path.is_file() and path.stat().st_size == file.size and _digest(path, file.algorithm) == file.digest:
         progress(file.name, file.size, file.size)
         return
@@ -67,7 +69,7 @@ def _fetch(file: File, path: Path, progress: Progress, timeout: float, name: str
         reasons.append(f"{url}: wrong content, its {file.algorithm} digest is {found} and {file.digest} was published")
     kept = part.stat().st_size if part.is_file() else 0
     then = (
-        f"{kept:,} of {file.size:,} bytes are kept: run `gpucnn data fetch {name}` again to continue"
+        f"{kept:,} of {file.size:,} bytes are kept: run `{command}` again to continue"
         if kept
         else f"nothing of it was kept: try again later, or put a file with that digest at {path}"
     )

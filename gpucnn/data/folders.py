@@ -52,8 +52,8 @@ def _list(classes: dict[str, list[Path]], folder: Path) -> tuple[list[Path], np.
     """All image files and their labels."""
     if len(classes) < 2:
         raise DataError(
-            f"{folder}: {len(classes)} folders inside; expected MNIST's files, or a folder of images for each of at "
-            "least 2 classes"
+            f"{folder}: {len(classes)} folders inside; expected MNIST's, CIFAR's or .npy files, or a folder of "
+            "images for each of at least 2 classes"
         )
     files = [file for found in classes.values() for file in found]
     labels = [label for label, found in enumerate(classes.values()) for _ in found]

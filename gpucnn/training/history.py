@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-
 MONITORS = ("loss", "accuracy")  # what "best in validation" may go by
 
 

@@ -22,7 +22,6 @@ from gpucnn.optimizers import Optimizer
 from gpucnn.training.curves import draw_curves
 from gpucnn.training.history import History
 
-
 CHECKPOINT, BEST, METRICS = "checkpoint.safetensors", "best.safetensors", "metrics.jsonl"
 
 

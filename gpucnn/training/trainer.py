@@ -12,7 +12,7 @@ from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import ConfigurationError, NonFiniteError, ShapeError
-from gpucnn.layers.settings import positive
+from gpucnn.layers.settings import positive, truth
 from gpucnn.losses import Loss, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.models.files import describe
 from gpucnn.models.heads import REGRESSOR
@@ -31,6 +31,11 @@ from gpucnn.training.validation import check_stopping, digest, part, why_stop
 
 EVALUATION_BATCH = 256
 _CURVES_EVERY = 30.0  # seconds; drawing takes a third of one
+_EXAMPLES = {
+    "model": "a gpucnn.Model, such as gpucnn.models.lenet5()",
+    "optimizer": "one of gpucnn.optimizers, such as SGD(lr=0.1), or None",
+    "schedule": "one of gpucnn.schedules, such as Cosine(), or None",
+}
 
 
 class Trainer:
@@ -60,6 +65,10 @@ class Trainer:
         threads: int | None = None, progress: Quiet | bool | None = None, about: dict | None = None,
         loss: Loss | None = None, clip_norm: float | None = None, clip_value: float | None = None,
     ):  # fmt: skip
+        kinds = ("model", model, Model), ("optimizer", optimizer, Optimizer), ("schedule", schedule, Schedule)
+        for name, value, kind in kinds:
+            if not isinstance(value, kind) and (value is not None or kind is Model):
+                raise ConfigurationError(f"{name} is {value!r}; give {_EXAMPLES[name]}")
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
             raise ConfigurationError(f"seed is {seed!r}; give an integer from 0 to 2**64 - 1")
         room = min(model.input_shape[1:], default=1)
@@ -72,8 +81,8 @@ class Trainer:
         if (crop or flip) and len(model.input_shape) == 1:
             raise ConfigurationError(f"crop and flip need images; this model takes (N, {model.input_shape[0]})")
         self.model, self.seed, self.run = model, seed, run
-        self.shift, self.crop, self.flip, self.cutout = shift, bool(crop), bool(flip), cutout
-        self.normalize = bool(normalize)
+        self.shift, self.crop, self.flip, self.cutout = shift, truth("crop", crop), truth("flip", flip), cutout
+        self.normalize = truth("normalize", normalize)
         self.batch_size = positive("batch_size", batch_size)
         self.optimizer, self.schedule = optimizer or Adam(), schedule or Constant()
         if loss is not None and not isinstance(loss, Loss):
@@ -125,6 +134,8 @@ class Trainer:
 
         settings, kept = self._settings(epochs, images, labels), None
         if isinstance(validation, (tuple, list)):
+            if len(validation) != 2:
+                raise ConfigurationError(f"validation has {len(validation)} entries; give a pair (images, labels)")
             kept = self._checked(*validation)
             settings["validation"] = f"{digest(*kept, self.backend.dtype)} by {monitor}"
         elif validation is not None:

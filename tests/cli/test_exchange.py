@@ -41,6 +41,17 @@ def test_there_and_back(cli, trained, tmp_path):
     assert cli("export", tmp_path / "again.onnx", "--run", tmp_path / "back.safetensors").exit_code == 0
 
 
+def test_a_state_dict_of_a_normalised_network_says_what_it_lacks(cli, tmp_path):
+    model = lenet5().initialize(0)
+    model.mean, model.std = (0.25,), (0.5,)
+    gpucnn.save(model, tmp_path / "m.safetensors")
+    result = cli("export", tmp_path / "w.safetensors", "--run", tmp_path / "m.safetensors")
+    assert result.exit_code == 0, result.stderr
+    assert "normalise images first, with mean 0.25 and deviation 0.5" in result.stderr
+    result = cli("export", tmp_path / "w.onnx", "--run", tmp_path / "m.safetensors")  # the graph normalises by itself
+    assert result.exit_code == 0 and "normalise" not in result.stderr
+
+
 def test_import_of_options(cli, tmp_path):
     model = mlp((3, 4, 5), outputs=2, hidden=(6,)).initialize(1)
     save_pytorch(model, tmp_path / "w.safetensors")

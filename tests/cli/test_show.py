@@ -1,6 +1,7 @@
 """`gpucnn show`: each picture from the command line, what it prints, and what it refuses."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -148,6 +149,8 @@ def test_the_newest_run_is_the_default_and_text_is_for_people(cli, trained, tmp_
         assert result.exit_code == 0, result.stderr
         assert "the newest run" in result.stderr
         assert result.stdout.startswith("picture") and not result.stdout.startswith("{")
+        if command[0] == "maps":
+            assert re.search(r"^probability +\d+\.\d%$", result.stdout, re.MULTILINE)
 
 
 def test_an_old_picture_is_replaced_whole(show, trained, tmp_path):
@@ -171,6 +174,8 @@ def test_an_old_picture_is_replaced_whole(show, trained, tmp_path):
         (["maps", "0", "--run", "RUN", "--backend", "cuda"], "there is no backend 'cuda'"),
         (["match", "0"], "give either --pattern"),
         (["match", "0", "--pattern", "1", "--filter", "0"], "give either --pattern"),
+        (["match", "0", "--pattern", "1", "--layer", "0"], "--layer 0 names where --filter is; it has no meaning"),
+        (["match", "0", "--pattern", "1", "--weights", "best"], "--weights best are those of --filter"),
         (["match", "0", "--pattern", "1,2;3"], "--pattern is '1,2;3'; expected rows of equally many numbers"),
         (["match", "0", "--pattern", "a"], "--pattern is 'a'"),
         (["match", "1,x", "--pattern", "1"], "IMAGE is '1,x'"),
@@ -188,6 +193,7 @@ def test_an_old_picture_is_replaced_whole(show, trained, tmp_path):
         (["pixel-use", "--input", "3x3x3", "--kernel", "2"], "3 axes"),
         (["pixel-use", "--input", "x", "--kernel", "2"], "--input is 'x'"),
         (["pixel-use", "--input", "-3", "--kernel", "2"], "input"),
+        (["pixel-use", "--input", "9999999", "--kernel", "2"], "there is not enough memory for this"),
         (["curves"], "there is no trained network"),
         (["curves", "--run", "MODEL"], "is a model without its history"),
         (["confusion", "--run", "RUN", "--data", "no-such-set"], "no-such-set is neither"),

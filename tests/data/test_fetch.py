@@ -78,6 +78,13 @@ def test_broken_off_for_good_the_next_call_continues(server, monkeypatch):
     assert [file.name for file in folder.iterdir()] == ["big"]
 
 
+def test_the_sentence_that_continues_names_the_folder(server, monkeypatch, tmp_path):
+    known(monkeypatch, server.url + "big")
+    server.cut = [100_000, 0, 0, 0]
+    with pytest.raises(DataError, match=f"run `gpucnn data fetch toy --to {tmp_path / 'here'}` again"):
+        fetch("toy", tmp_path / "here")
+
+
 def test_a_server_without_ranges_starts_again(server, monkeypatch):
     known(monkeypatch, server.url + "big")
     server.ranges, server.cut = False, [100_000]

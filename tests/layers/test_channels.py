@@ -14,7 +14,7 @@ from gpucnn import Concat as PublicConcat  # noqa: E402
 from gpucnn import functional  # noqa: E402
 from gpucnn.backends import get_backend  # noqa: E402
 from gpucnn.emulation import get_emulated_backend  # noqa: E402
-from gpucnn.errors import ConfigurationError, ShapeError  # noqa: E402
+from gpucnn.errors import ConfigurationError, DTypeError, ShapeError  # noqa: E402
 from gpucnn.layers import (
     Concat, Conv2d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, Dense, Flatten, MaxPool2d, ReLU, Sequential,
     Tanh,
@@ -327,3 +327,9 @@ def test_settings_that_do_not_fit_are_refused():
 def test_arrays_that_do_not_fit_side_by_side_are_refused(shapes, words):
     with pytest.raises(ShapeError, match=words):
         functional.concatenate([np.zeros(shape, np.float32) for shape in shapes])
+
+
+@pytest.mark.parametrize("arrays", [None, 3, np.zeros((), np.float32)])
+def test_what_is_no_list_of_arrays_is_refused(arrays):
+    with pytest.raises(DTypeError, match="give a list of arrays"):
+        functional.concatenate(arrays)

@@ -8,7 +8,7 @@ import pytest
 import small
 
 from gpucnn.cli.settings import make_schedule
-from gpucnn.errors import CheckpointError
+from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.schedules import Cosine, OneCycle, Step, WarmUp
 
 X, Y = small.data()
@@ -106,3 +106,9 @@ def test_the_command_line_keeps_it_for_resume(tmp_path):
     assert config["train"]["warmup"] == 3 and config["schedule"]["name"] == "WarmUp"
     resumed = run("train", "--resume", "--run", str(tmp_path / "cut"), "--epochs", "2", "--backend", "numpy")
     assert resumed["weights_sha256"] == whole["weights_sha256"]
+
+
+@pytest.mark.parametrize("make", [lambda: WarmUp(5, "cosine"), lambda: Cosine("half"), lambda: Step(1, None)])
+def test_what_is_no_schedule_or_number_is_refused(make):
+    with pytest.raises(ConfigurationError, match="give a"):
+        make()

@@ -148,7 +148,7 @@ def test_unfit_data_is_refused_before_any_work(images, labels, error, words, tmp
     "settings",
     [
         {"seed": -1}, {"seed": 0.5}, {"batch_size": 0}, {"shift": -1}, {"shift": 8},
-        {"model": Model(MaxPool2d(2), (1, 8, 8))},
+        {"model": Model(MaxPool2d(2), (1, 8, 8))}, {"model": "lenet5"}, {"optimizer": "sgd"}, {"schedule": "cosine"},
     ],
 )
 def test_wrong_settings_are_refused(settings):
