@@ -108,7 +108,8 @@ class Trainer:
     ) -> History:  # fmt: skip
         """Train until `epochs` epochs are done, starting from the model's weights with a fresh optimiser.
 
-        images (N, *input_shape); labels integers (N,), or for a loss of values those, (N, *output_shape) in the backend's
+        images (N, *input_shape), whose values are taken as they are: divide bytes by 255 first, or let the Trainer
+        `normalize`. labels are integers (N,), or for a loss of values those, (N, *output_shape) in the backend's
         type. `validation` is another (images, labels) pair, or the part of the images to keep out of training for it, such
         as 0.1: the same part of each class, chosen by the seed. It is evaluated after each epoch and changes no weight.
         `monitor`, its "loss" or "accuracy", tells which epoch is the best: `restore_best` goes back to it, and the run
