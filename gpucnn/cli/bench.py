@@ -78,7 +78,7 @@ def bench(
         launched = ", ".join(dict.fromkeys(b.name for b in chosen if type(b).graph))
         report["notes"].append(f"no graph: {launched or 'nobody'} launched each step anew; the others never record")
     if quick:
-        report["notes"].append("quick: few repetitions, and PyTorch without torch.compile")
+        report["notes"].append("quick: few repetitions" + (", and PyTorch without torch.compile" if pytorch else ""))
     if plot is not None:
         draw(report, plot)
     if json:
