@@ -5,12 +5,13 @@ import math
 import numpy as np
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.channel_copies import ChannelCopies
 from gpucnn.backends.protocol import Array
 
 _i32, _i64 = np.int32, np.int64
 
 
-class CudaChannels:
+class CudaChannels(ChannelCopies):
     """Part of CudaBackend; see the protocol for what each method does."""
 
     def add_bias(self, x: Batch, bias: Array, relu: bool = False) -> Batch:
@@ -20,21 +21,6 @@ class CudaChannels:
         grid = maps, min(-(-quads // 256), 65535)
         sizes = _i32(x.channels), _i64(quads), _i32(relu)
         self._run("channels.cu", "add_bias", grid, (256,), self._data(x), bias, y.data, *sizes)
-        return y
-
-    def concatenate(self, batches: list[Batch]) -> Batch:
-        blocks, _, *inner = batches[0].data.shape
-        y = batches[0].like(self._empty((blocks, sum(batch.channels for batch in batches), *inner)))
-        first = 0
-        for batch in batches:
-            self._copy_channels(batch, y, 0, first, batch.channels)
-            first += batch.channels
-        return y
-
-    def take_channels(self, x: Batch, first: int, count: int) -> Batch:
-        blocks, _, *inner = x.data.shape
-        y = x.like(self._empty((blocks, count, *inner)))
-        self._copy_channels(x, y, first, 0, count)
         return y
 
     def _copy_channels(self, x: Batch, y: Batch, first_x: int, first_y: int, count: int) -> None:

@@ -3,31 +3,17 @@
 import math
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.channel_copies import ChannelCopies
 from gpucnn.backends.protocol import Array
 from gpucnn.kernels.numba_cuda import channels
 
 
-class NumbaCudaChannels:
+class NumbaCudaChannels(ChannelCopies):
     """Part of NumbaCudaBackend; see the protocol for what each method does."""
 
     def add_bias(self, x: Batch, bias: Array, relu: bool = False) -> Batch:
         y = self._like(x)
         self._run(channels.add_bias, y.data.size, self._flat(x), bias, self._flat(y), _map_size(x), bool(relu))
-        return y
-
-    def concatenate(self, batches: list[Batch]) -> Batch:
-        blocks, _, *inner = batches[0].data.shape
-        y = batches[0].like(self._empty((blocks, sum(batch.channels for batch in batches), *inner)))
-        first = 0
-        for batch in batches:
-            self._copy_channels(batch, y, 0, first, batch.channels)
-            first += batch.channels
-        return y
-
-    def take_channels(self, x: Batch, first: int, count: int) -> Batch:
-        blocks, _, *inner = x.data.shape
-        y = x.like(self._empty((blocks, count, *inner)))
-        self._copy_channels(x, y, first, 0, count)
         return y
 
     def _copy_channels(self, x: Batch, y: Batch, first_x: int, first_y: int, count: int) -> None:

@@ -17,7 +17,6 @@ from .simd import (
     divide64,
     fma,
     load,
-    load64,
     multiply,
     multiply64,
     narrow,
@@ -25,7 +24,6 @@ from .simd import (
     splat64,
     sqrt,
     store,
-    store64,
     subtract,
     subtract64,
     tree64,
@@ -33,39 +31,11 @@ from .simd import (
     widen,
 )
 from .simd import add as add32
-from .sums import push64, total64
+from .sums import push64, push_lanes, total64, total_lanes
 
 ZERO, ONE = np.float32(0), np.float32(1)
 # Values in a band of a line.
 BAND = 64
-
-
-@inner
-def push_lanes(slots, t, value):
-    """Term t (from 0) of a tree of float64 vectors; slots (levels, 16)."""
-    level = 0
-    while t & 1:
-        value = add64(load64(slots[level], 0), value)
-        t >>= 1
-        level += 1
-    store64(slots[level], 0, value)
-
-
-@inner
-def total_lanes(slots, terms):
-    """The sum of all such terms pushed."""
-    level = 0
-    while not terms & 1:
-        terms >>= 1
-        level += 1
-    value = load64(slots[level], 0)
-    terms >>= 1
-    while terms:
-        level += 1
-        if terms & 1:
-            value = add64(load64(slots[level], 0), value)
-        terms >>= 1
-    return value
 
 
 @inner

@@ -17,21 +17,19 @@ from .simd import (
     fma,
     lane_numbers,
     load,
-    load64,
     multiply,
     multiply64,
     narrow,
     splat,
     splat64,
     store,
-    store64,
     subtract,
     subtract64,
     tree64,
     where_greater,
     widen,
 )
-from .sums import push64, total64
+from .sums import push64, push_lanes, total64, total_lanes
 
 ZERO, ONE = np.float32(0), np.float32(1)
 
@@ -180,25 +178,9 @@ def global_avg_pool(x, y, band, scratch):
             acc = splat64(0.0)
             for i in range(first, min(first + band * LANES, x.shape[2]), LANES):
                 acc = add64(acc, widen(load(values, i)))
-            t, level = bands, 0
-            while t & 1:
-                acc = add64(load64(slots[level], 0), acc)
-                t >>= 1
-                level += 1
-            store64(slots[level], 0, acc)
+            push_lanes(slots, bands, acc)
             bands += 1
-        level = 0
-        while not bands & 1:
-            bands >>= 1
-            level += 1
-        acc = load64(slots[level], 0)
-        bands >>= 1
-        while bands:
-            level += 1
-            if bands & 1:
-                acc = add64(load64(slots[level], 0), acc)
-            bands >>= 1
-        store(y[b, c], 0, add(narrow(divide64(acc, splat64(np.float64(positions)))), splat(ZERO)))
+        store(y[b, c], 0, add(narrow(divide64(total_lanes(slots, bands), splat64(np.float64(positions)))), splat(ZERO)))
 
 
 @kernel("global average pool gradient")

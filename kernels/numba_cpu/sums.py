@@ -9,7 +9,7 @@ import numpy as np
 from numba import prange
 
 from .compiler import inner, kernel
-from .simd import LANES, add, load, store
+from .simd import LANES, add, add64, load, load64, store, store64
 
 
 def levels(terms: int) -> int:
@@ -67,6 +67,34 @@ def total64(slots, terms):
         level += 1
         if terms & 1:
             value = slots[level] + value
+        terms >>= 1
+    return value
+
+
+@inner
+def push_lanes(slots, t, value):
+    """The same for 16 float64 at once, a tree a lane; slots (levels, 16)."""
+    level = 0
+    while t & 1:
+        value = add64(load64(slots[level], 0), value)
+        t >>= 1
+        level += 1
+    store64(slots[level], 0, value)
+
+
+@inner
+def total_lanes(slots, terms):
+    """The sums of all such terms pushed."""
+    level = 0
+    while not terms & 1:
+        terms >>= 1
+        level += 1
+    value = load64(slots[level], 0)
+    terms >>= 1
+    while terms:
+        level += 1
+        if terms & 1:
+            value = add64(load64(slots[level], 0), value)
         terms >>= 1
     return value
 

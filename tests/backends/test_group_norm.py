@@ -388,7 +388,7 @@ MUTANTS = {
                                        "line = lines(dy.data * np.float64(1), groups)"),
     "numba: bands of 65": (NUMBA, "BAND = 64", "BAND = 65"),
     "numba: the tree's sums swapped": (
-        NUMBA, "        value = add64(load64(slots[level], 0), value)\n        t >>= 1",
+        "kernels/numba_cpu/sums.py", "        value = add64(load64(slots[level], 0), value)\n        t >>= 1",
         "        value = add64(load64(slots[0], 0), value)\n        t >>= 1"),
     "numba: one rounding too few": (
         NUMBA, "v = fma(scale, multiply(subtract(load(values, i), m), inv), shift)",
