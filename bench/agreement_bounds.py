@@ -1,9 +1,10 @@
 """How far a float32 result of exact math may be from the true one: counted from the roundings of kernels/CONTRACT.md.
 
 u = 2**-24 is the relative error of one rounding. A sum of products in which each product meets at most k roundings is
-off by at most k*u / (1 - k*u) * sum|x||w| (Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1). Where
-a result is rounded once from float64, that is u * |result|. Norms are chains of such steps; `Normalised` adds up what
-each step adds and passes on. SLACK stands for the products of two such errors, and for PyTorch's own roundings in float64.
+off by at most k*u / (1 - k*u) * sum|x||w| (Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1).
+Where a result is rounded once from float64, that is u * |result|. Norms are chains of such steps; `Normalised` adds up
+what each step adds and passes on. SLACK stands for the products of two such errors, and for PyTorch's own roundings in
+float64.
 """
 
 import numpy as np
@@ -29,9 +30,9 @@ class Normalised:
 
     `constants` are a mean and variance that are given (inference); else they are x's own.
 
-    inv = 1 / sqrt(var + eps): var and eps are off by u each, so is their sum's rounding: 2u, of which the root keeps half
-    and adds u; the division adds u: 3u. The mean is off by u * |mean| (a given one by nothing), the difference's rounding
-    adds u * |x - mean|, the product's u: |error of xhat| <= u * inv * (|mean| + 5 * |x - mean|).
+    inv = 1 / sqrt(var + eps): var and eps are off by u each, so is their sum's rounding: 2u, of which the root keeps
+    half and adds u; the division adds u: 3u. The mean is off by u * |mean| (a given one by nothing), the difference's
+    rounding adds u * |x - mean|, the product's u: |error of xhat| <= u * inv * (|mean| + 5 * |x - mean|).
     """
 
     def __init__(self, x: np.ndarray, axes: tuple[int, ...], eps: float, constants=None):
@@ -85,7 +86,9 @@ def dbeta(dy: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 
 
 def running(before: np.ndarray, batch: np.ndarray, momentum: float, terms: int, size: np.ndarray) -> np.ndarray:
-    """fma(momentum, s - r, r): s, s - r and momentum are rounded, then the result. s is a mean of `terms` in float64."""
+    """fma(momentum, s - r, r): s, s - r and momentum are rounded, then the result.
+    s is a mean of `terms` in float64.
+    """
     after = before + momentum * (batch - before)
     steps = momentum * (rounded_once(batch, terms, size) + 2 * UNIT * np.abs(batch - before))
     return SLACK * (steps + UNIT * np.abs(after))

@@ -1,10 +1,10 @@
 """Random configurations of operations: what this project computes, and what PyTorch does, with a bound, in float64.
 
-PyTorch's operation is run three times on float64: on the float32 values, which gives the reference; on their magnitudes,
-which gives sum|x||w| for the output and each gradient; and on ones, which counts the terms of each sum. That count is the
-k of the bound: no product of a sum of k meets more than k roundings, however the sum is parted. (A chain of n fused
-multiply-adds from 0 rounds n times; adding m partial sums that are not 0 rounds at most m - 1 times more.) Where the
-contract says another number it stands beside the operation.
+PyTorch's operation is run three times on float64: on the float32 values, which gives the reference; on their
+magnitudes, which gives sum|x||w| for the output and each gradient; and on ones, which counts the terms of each sum.
+That count is the k of the bound: no product of a sum of k meets more than k roundings, however the sum is parted. (A
+chain of n fused multiply-adds from 0 rounds n times; adding m partial sums that are not 0 rounds at most m - 1 times
+more.) Where the contract says another number it stands beside the operation.
 """
 
 import math
@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from agreement_bounds import Normalised, chain, dbeta, dgamma, rounded_once, running
 
+from agreement_bounds import Normalised, chain, dbeta, dgamma, rounded_once, running
 from gpucnn import functional
 from gpucnn.backends import get_backend
 from gpucnn.layers import BatchNorm
@@ -78,9 +78,13 @@ def convolution(operation: str, random: np.random.Generator, mode: str) -> Case:
     value = int(random.integers(-16, 17)) / 8 if mode == "constant" else 0.0  # the same in both formats
     word = str(kind) if kind in ("same", "valid") else None
     settings = {
-        "stride": stride, "padding": word or tuple(pads), "dilation": dilation, "groups": groups, "padding_mode": mode,
+        "stride": stride,
+        "padding": word or tuple(pads),
+        "dilation": dilation,
+        "groups": groups,
+        "padding_mode": mode,
         "padding_value": value,
-    }  # fmt: skip
+    }
 
     def theirs(value: float):
         def f(x, w, b):
@@ -114,8 +118,12 @@ def transposed(operation: str, random: np.random.Generator) -> Case:
     w = _normal(random, (groups * channels, filters, *kernel))
     b = _normal(random, (groups * filters,)) if random.random() < 0.8 else None
     settings = {
-        "stride": stride, "padding": tuple(pads), "output_padding": extra, "dilation": dilation, "groups": groups
-    }  # fmt: skip
+        "stride": stride,
+        "padding": tuple(pads),
+        "output_padding": extra,
+        "dilation": dilation,
+        "groups": groups,
+    }
 
     def theirs(x, w, b):
         options = {"stride": stride, "output_padding": extra, "dilation": dilation, "groups": groups}
@@ -174,7 +182,9 @@ def pooling(operation: str, random: np.random.Generator, kind: str) -> Case:
         pads = [tuple(int(p) for p in random.integers(0, k // 2 + 1, 2)) for k in window]
     # PyTorch's averages of volumes want a window that fits without its padding.
     least = [max(1, k - sum(p) * ((kind, axes) != ("avg", 3))) for k, p in zip(window, pads)]
-    x = _pixels(random, tuple(int(random.integers(i, max(i + 1, LARGEST[axes]) + 1)) for i in least), ties=kind == "max")
+    x = _pixels(
+        random, tuple(int(random.integers(i, max(i + 1, LARGEST[axes]) + 1)) for i in least), ties=kind == "max"
+    )
     settings = {"size": window, "stride": stride, "padding": tuple(pads), "ceil_mode": ceil}
     more = {} if kind == "max" else {"count_include_pad": include}
 
@@ -193,10 +203,10 @@ def pooling(operation: str, random: np.random.Generator, kind: str) -> Case:
 def adaptive(operation: str, random: np.random.Generator, kind: str) -> Case:
     """Outputs smaller and larger than the input.
 
-    Means where every O divides its I are average pooling whose windows do not overlap. Others go one axis after the other
-    through weights that are rounded: one rounding a tap and one for the weight, along each axis that changes. A pixel
-    of the gradient meets as many taps along an axis as windows hold it. Maxima are exact; a pixel adds what its windows
-    send it.
+    Means where every O divides its I are average pooling whose windows do not overlap. Others go one axis after the
+    other through weights that are rounded: one rounding a tap and one for the weight, along each axis that changes. A
+    pixel of the gradient meets as many taps along an axis as windows hold it. Maxima are exact; a pixel adds what its
+    windows send it.
     """
     axes = int(random.integers(1, 4))
     size = tuple(int(random.integers(1, LARGEST[axes] // (3 if axes == 1 else 1) + 1)) for _ in range(axes))
@@ -226,9 +236,11 @@ def overall(operation: str, random: np.random.Generator, kind: str) -> Case:
     x = _pixels(random, size, ties=kind == "max")
 
     def theirs(x):
-        return (F.max_pool1d, F.max_pool2d, F.max_pool3d)[axes - 1](x, size).flatten(1) if kind == "max" else (
-            x.mean(tuple(range(2, x.ndim)))
-        )  # fmt: skip
+        return (
+            (F.max_pool1d, F.max_pool2d, F.max_pool3d)[axes - 1](x, size).flatten(1)
+            if kind == "max"
+            else (x.mean(tuple(range(2, x.ndim))))
+        )
 
     once = math.prod(size) if kind == "avg" else None
     return _pool(operation, random, x, f"global_{kind}_pool", {}, theirs, (0, int(kind == "avg")), once)
@@ -262,7 +274,9 @@ def _pool(operation, random, x, name, settings, theirs, roundings, once: int | N
 
 
 def batch_norm(operation: str, random: np.random.Generator, training: bool) -> Case:
-    """The layer, with its running statistics: what they are after a step of training, and what inference makes of them."""
+    """The layer, with its running statistics: what they are after a step of training,
+    and what inference makes of them.
+    """
     spatial = _map(random)
     images, channels = int(random.choice(IMAGES)), int(random.integers(1, 9))
     terms = images * math.prod(spatial)
@@ -270,10 +284,11 @@ def batch_norm(operation: str, random: np.random.Generator, training: bool) -> C
         images = terms = 2
     x, dy = _around(random, (images, channels, *spatial), terms), _normal(random, (images, channels, *spatial))
     state = {
-        "gamma": _normal(random, (channels,)), "beta": _normal(random, (channels,)),
+        "gamma": _normal(random, (channels,)),
+        "beta": _normal(random, (channels,)),
         "running_mean": _normal(random, (channels,)),
         "running_var": random.uniform(0.1, 2, channels).astype(np.float32),
-    }  # fmt: skip
+    }
     eps, momentum = _eps(random), float(random.choice([0.1, 0.5, 1.0, round(random.random(), 3)]))
 
     def ours(backend: str) -> Results:
@@ -317,7 +332,9 @@ def batch_norm(operation: str, random: np.random.Generator, training: bool) -> C
 
 
 def image_norm(operation: str, random: np.random.Generator, kind: str) -> Case:
-    """Group norm, instance norm as its largest number of groups, and layer norm with gamma and beta of an image's shape."""
+    """Group norm, instance norm as its largest number of groups,
+    and layer norm with gamma and beta of an image's shape.
+    """
     spatial = _map(random)
     groups = int(random.integers(1, 5)) if kind == "group" else 1
     channels = groups * int(random.integers(1, 4))
@@ -397,7 +414,9 @@ def _around(random: np.random.Generator, shape: tuple[int, ...], terms: int) -> 
 
 
 def _pixels(random: np.random.Generator, size: tuple[int, ...], *, ties: bool) -> np.ndarray:
-    """Images of one to four channels; with `ties`, half of all draws have many equal values, of which the first wins."""
+    """Images of one to four channels; with `ties`, half of all draws have many equal values,
+    of which the first wins.
+    """
     x = _normal(random, (int(random.choice(IMAGES)), int(random.integers(1, 5)), *size))
     return np.round(2 * x) / 2 + np.float32(0) if ties and random.random() < 0.5 else x
 

@@ -8,11 +8,10 @@ Results are checked first. Writes the section "networks" of bench/results/cpu-DA
 import argparse
 import sys
 
-from record import record
-
 from gpucnn.backends import get_backend
 from gpucnn.throughput import Case, bench
 from gpucnn.throughput.report import disturbance
+from record import record
 
 # (case, the ratio to PyTorch's throughput that the project holds itself to)
 CASES = {
@@ -35,10 +34,14 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="print only")
     given = parser.parse_args()
     report = bench(
-        [case for case in CASES if given.only in str(case)], [get_backend("numba", threads=given.threads)],
-        seconds=given.seconds, patience=3, peer=not given.no_pytorch, compiled=not given.eager,
+        [case for case in CASES if given.only in str(case)],
+        [get_backend("numba", threads=given.threads)],
+        seconds=given.seconds,
+        patience=3,
+        peer=not given.no_pytorch,
+        compiled=not given.eager,
         say=lambda text: print(text, file=sys.stderr, flush=True),
-    )  # fmt: skip
+    )
     show(report)
     if not given.dry:
         print(f"written to {record('networks', report)}")

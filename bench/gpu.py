@@ -17,12 +17,11 @@ import sys
 from pathlib import Path
 from time import perf_counter
 
-from record import record
-
 from gpucnn.backends import backends, get_backend
 from gpucnn.errors import GpucnnError
 from gpucnn.throughput import Case, bench
 from gpucnn.throughput.profile import profile
+from record import record
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("checks", "tests", "throughput", "kernels")
@@ -94,17 +93,20 @@ def gpu() -> dict | None:
         device = cupy.cuda.Device()
         attributes, major, minor = device.attributes, *map(int, divmod(int(device.compute_capability), 10))
         name = cupy.cuda.runtime.getDeviceProperties(device.id)["name"].decode()
-    except Exception as error:  # noqa: BLE001 - CuPy missing, no driver, no device: all mean that there is none
+    except Exception as error:  # CuPy missing, no driver, no device: all mean that there is none
         print(f"no GPU: {type(error).__name__}: {error}", file=sys.stderr)
         return None
     # Float32 units of a multiprocessor: CUDA programming guide, "Throughput of native arithmetic instructions".
     units = 64 if (major, minor) in ((7, 0), (7, 2), (7, 5), (8, 0)) else 128
     clock = 1e3 * attributes["ClockRate"]
     return {
-        "name": name, "compute_capability": f"{major}.{minor}", "multiprocessors": attributes["MultiProcessorCount"],
-        "clock_mhz": clock / 1e6, "peak": 2 * units * attributes["MultiProcessorCount"] * clock,
+        "name": name,
+        "compute_capability": f"{major}.{minor}",
+        "multiprocessors": attributes["MultiProcessorCount"],
+        "clock_mhz": clock / 1e6,
+        "peak": 2 * units * attributes["MultiProcessorCount"] * clock,
         "bandwidth": 2 * 1e3 * attributes["MemoryClockRate"] * attributes["GlobalMemoryBusWidth"] / 8,
-    }  # fmt: skip
+    }
 
 
 def checks(names: list[str], seconds: float) -> dict:
@@ -135,7 +137,9 @@ def run(command: list[str], seconds: float, environment: dict | None = None) -> 
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(environment or {})}
     try:
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds)
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds, check=False
+        )
     except subprocess.TimeoutExpired as late:
         return None, *((part or b"").decode(errors="replace") for part in (late.stdout, late.stderr))
     return done.returncode, done.stdout, done.stderr
@@ -151,10 +155,14 @@ def throughput(names: list[str], batches: tuple[int, ...], clock: Clock, reserve
             return
         try:
             yield bench(
-                [case], [get_backend(name) for name in names], seconds=min(0.8, share / 12),
-                compiled=case.batch == COMPILED_BATCH and case.job == "training", tf32=True,
-                deadline=perf_counter() + 2 * share, say=lambda text: print(text, file=sys.stderr, flush=True),
-            )  # fmt: skip
+                [case],
+                [get_backend(name) for name in names],
+                seconds=min(0.8, share / 12),
+                compiled=case.batch == COMPILED_BATCH and case.job == "training",
+                tf32=True,
+                deadline=perf_counter() + 2 * share,
+                say=lambda text: print(text, file=sys.stderr, flush=True),
+            )
         except GpucnnError as error:
             notes.append(f"{case}: {error}")
 

@@ -8,11 +8,10 @@ Results are checked against float64 first. Writes the section "operations" of be
 import argparse
 import sys
 
-from record import record
-
 from gpucnn.backends import get_backend
 from gpucnn.throughput.operations import CONVOLUTIONS, measure
 from gpucnn.throughput.report import disturbance
+from record import record
 
 
 def main() -> None:
@@ -26,9 +25,14 @@ def main() -> None:
     given = parser.parse_args()
     chosen = [c for c in CONVOLUTIONS if given.only in str(c)]
     report = measure(
-        chosen, given.batch, get_backend("numba", threads=given.threads), given.seconds, patience=3,
-        peer=not given.no_pytorch, say=lambda text: print(text, file=sys.stderr, flush=True),
-    )  # fmt: skip
+        chosen,
+        given.batch,
+        get_backend("numba", threads=given.threads),
+        given.seconds,
+        patience=3,
+        peer=not given.no_pytorch,
+        say=lambda text: print(text, file=sys.stderr, flush=True),
+    )
     print(
         f"largest error: {report['largest_error']:.2f} of the derived bound. Peak: part of the measured multiply-add "
         "peak,\ntaps on padding counted; inside: not counted. Quiet: slices without other processes."

@@ -2,10 +2,10 @@
 
     python bench/pytorch_agreement.py [--count 300] [--seed 0] [--only N ...] [--dry]
 
-Ours is exact math in float32, on numba, and for every tenth configuration on numpy too; PyTorch computes in float64 from
-the same float32 values. Each value must lie within its own bound, which is derived (agreement_bounds.py). Ends with code 1
-if one does not, and says how to run that configuration alone. Writes bench/results/pytorch-agreement-DATE.json unless
---dry, or --only, is given or something disagrees.
+Ours is exact math in float32, on numba, and for every tenth configuration on numpy too; PyTorch computes in float64
+from the same float32 values. Each value must lie within its own bound, which is derived (agreement_bounds.py). Ends
+with code 1 if one does not, and says how to run that configuration alone. Writes
+bench/results/pytorch-agreement-DATE.json unless --dry, or --only, is given or something disagrees.
 """
 
 import argparse
@@ -15,9 +15,9 @@ import warnings
 from collections.abc import Iterable
 
 import numpy as np
-from record import record
 
 from gpucnn.errors import GpucnnError
+from record import record
 
 BOUND = (
     "k * 2**-24 * sum|x||w|, magnitudes and k by the same PyTorch operation on |values| and on ones; norms by the "
@@ -41,7 +41,10 @@ def main(arguments: list[str] | None = None) -> None:
     print(table(report))
     wrong = [row for row in found if not row["ratio"] <= 1]
     for row in wrong:
-        print(f"DISAGREES: {describe(row)}\n  python bench/pytorch_agreement.py --seed {given.seed} --only {row['number']}")
+        print(
+            f"DISAGREES: {describe(row)}\n  python bench/pytorch_agreement.py --seed {given.seed} --only "
+            f"{row['number']}"
+        )
     if wrong:
         sys.exit(1)
     if not given.dry and not given.only:
@@ -111,23 +114,28 @@ def summary(rows: list[dict]) -> list[dict]:
     for operation, group in groups.items():
         worst = max(group, key=lambda row: row["ratio"])
         names = dict.fromkeys(row["result"] for row in group)
-        report.append({
-            "operation": operation,
-            "configurations": len({row["number"] for row in group}),
-            "on_numpy_too": len({row["number"] for row in group if row["backend"] == "numpy"}),
-            "values": sum(row["values"] for row in group),
-            "worst_ratio": worst["ratio"],
-            "worst": {name: worst[name] for name in ("number", "backend", "result", "settings")},
-            "worst_ratios": {n: max(row["ratio"] for row in group if row["result"] == n) for n in names},
-        })  # fmt: skip
+        report.append(
+            {
+                "operation": operation,
+                "configurations": len({row["number"] for row in group}),
+                "on_numpy_too": len({row["number"] for row in group if row["backend"] == "numpy"}),
+                "values": sum(row["values"] for row in group),
+                "worst_ratio": worst["ratio"],
+                "worst": {name: worst[name] for name in ("number", "backend", "result", "settings")},
+                "worst_ratios": {n: max(row["ratio"] for row in group if row["result"] == n) for n in names},
+            }
+        )
     return report
 
 
 # What stands in one column of the table.
 COLUMNS = {
-    "y": ("y",), "dx": ("dx",), "dw, dgamma": ("dw", "dgamma"), "db, dbeta": ("db", "dbeta"),
+    "y": ("y",),
+    "dx": ("dx",),
+    "dw, dgamma": ("dw", "dgamma"),
+    "db, dbeta": ("db", "dbeta"),
     "running": ("running_mean", "running_var"),
-}  # fmt: skip
+}
 
 
 def table(report: list[dict]) -> str:

@@ -99,12 +99,18 @@ def networks(report: dict) -> str:
         met = ratios.get(tuple(row[name] for name in about))
         theirs = best.get((row["model"], row["job"], row["batch"], row["threads"]))
         part = row["peak_fraction"]
-        lines.append([
-            row["model"], row["job"], row["batch"], label(row), f"{row['images_per_second']:,.0f}",
-            "" if part is None else f"{part:.0%}",
-            f"{theirs['images_per_second']:,.0f} ({met['variant']})" if met and theirs else "",
-            f"**{met['ratio']:.2f}**" if met else "",
-        ])  # fmt: skip
+        lines.append(
+            [
+                row["model"],
+                row["job"],
+                row["batch"],
+                label(row),
+                f"{row['images_per_second']:,.0f}",
+                "" if part is None else f"{part:.0%}",
+                f"{theirs['images_per_second']:,.0f} ({met['variant']})" if met and theirs else "",
+                f"**{met['ratio']:.2f}**" if met else "",
+            ]
+        )
     head = ["network", "job", "batch", "backend", "images/s", "of the peak", "PyTorch images/s (its best)", "ratio"]
     return markdown(head, lines)
 
@@ -115,16 +121,19 @@ def operations(report: dict) -> str:
     for row in report["results"]:
         theirs = min(row.get("pytorch_milliseconds", {}).values(), default=None)
         part = row.get("peak_fraction")
-        lines.append([
-            row["operation"], row["pass"], f"{row['milliseconds']:.2f}", f"{row['gflops']:.0f}",
-            "" if part is None else f"{part:.0%}",
-            "" if part is None else f"{row['peak_fraction_inside']:.0%}",
-            "" if theirs is None else f"{theirs:.2f}",
-        ])  # fmt: skip
+        lines.append(
+            [
+                row["operation"],
+                row["pass"],
+                f"{row['milliseconds']:.2f}",
+                f"{row['gflops']:.0f}",
+                "" if part is None else f"{part:.0%}",
+                "" if part is None else f"{row['peak_fraction_inside']:.0%}",
+                "" if theirs is None else f"{theirs:.2f}",
+            ]
+        )
     batch = report["results"][0]["batch"]
-    head = [
-        f"3x3 convolution, batch {batch}", "pass", "ms", "GFLOP/s", "of the peak", "without padding", "PyTorch ms"
-    ]  # fmt: skip
+    head = [f"3x3 convolution, batch {batch}", "pass", "ms", "GFLOP/s", "of the peak", "without padding", "PyTorch ms"]
     return markdown(head, lines)
 
 

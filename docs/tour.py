@@ -1,7 +1,7 @@
 """Makes tour.md beside it, with every picture in tour/ and every number: python docs/tour.py
 
-Takes about a minute on two cores. Each step is a function that draws its pictures into a folder (None: draws nothing) and
-returns its part of the text; tests/test_tour.py runs them and compares.
+Takes about a minute on two cores. Each step is a function that draws its pictures into a folder (None: draws nothing)
+and returns its part of the text; tests/test_tour.py runs them and compares.
 """
 
 import sys
@@ -54,17 +54,21 @@ A filter is a small image of what it looks for. Here white is 1 and black is -1,
              {DIAGONAL[1]}
              {DIAGONAL[2]}
 
-Lay it on a piece of an image of the same size, multiply each pixel with the weight on top of it, and take the mean of the
+Lay it on a piece of an image of the same size, multiply each pixel with the weight on top of it, and take the mean of \
+the
 nine products. Where pixel and weight agree the product is 1, where they differ it is -1. On this piece, a stroke with
 its first pixel missing, eight agree and one does not: the score is 7/9 = {first.score:.4f}.
 
 ![Image, filter and score](tour/match-small.png)
 
-On another piece, `{grid(unlike)}`, only {agree} agree and {9 - agree} do not: 1/9 = {second.score:.4f}. A perfect match scores 1, its negative -1.
+On another piece, `{grid(unlike)}`, only {agree} agree and {9 - agree} do not: 1/9 = {second.score:.4f}. A perfect \
+match scores 1, its negative -1.
 
 Now slide the filter over a larger image, and write down the score at each place. That is a convolution. On a cross of
-9x9 pixels the filter of 3x3 has {found.scores.shape[0]}x{found.scores.shape[1]} places, and scores {found.score:g} at {len(everywhere)} of them: (row, column) {", ".join(map(str, everywhere))},
-everywhere along one stroke of the cross but not in the middle, where the two strokes meet and it scores {found.scores[3, 3]:.2f}. On
+9x9 pixels the filter of 3x3 has {found.scores.shape[0]}x{found.scores.shape[1]} places, and scores {found.score:g} at \
+{len(everywhere)} of them: (row, column) {", ".join(map(str, everywhere))},
+everywhere along one stroke of the cross but not in the middle, where the two strokes meet and it scores \
+{found.scores[3, 3]:.2f}. On
 the other stroke, which leans the other way, it scores {found.scores[1, 5]:.2f}.
 
 ![The filter slides over a cross; the map of its scores](tour/match.png)
@@ -85,18 +89,22 @@ def stride(folder: Path | None) -> str:
         refusal = textwrap.fill(str(error), 110, initial_indent=" " * 4, subsequent_indent=" " * 4)
     return f"""## Stride
 
-With a stride of 1 the filter moves on by one pixel at a time. An image of 7x7 pixels has {one.output[0]}x{one.output[1]} places for a filter of
-3x3: the map of scores has a pixel for each. Windows overlap, so a pixel in the middle is used {often.max()} times and a corner
+With a stride of 1 the filter moves on by one pixel at a time. An image of 7x7 pixels has \
+{one.output[0]}x{one.output[1]} places for a filter of
+3x3: the map of scores has a pixel for each. Windows overlap, so a pixel in the middle is used {often.max()} times and \
+a corner
 {often.min()} time.
 
 ![How often a stride of 1 uses each pixel](tour/stride-1.png)
 
-With a stride of 2 it leaves out every other place in each direction: {two.output[0]}x{two.output[1]} places, {np.prod(two.output)} instead
+With a stride of 2 it leaves out every other place in each direction: {two.output[0]}x{two.output[1]} places, \
+{np.prod(two.output)} instead
 of {np.prod(one.output)}, and no pixel is used more than {rarely.max()} times.
 
 ![How often a stride of 2 uses each pixel](tour/stride-2.png)
 
-In general `floor((input - filter + 2 * padding) / stride + 1)`. A stride of 3 would leave pixels at the end unused: by default
+In general `floor((input - filter + 2 * padding) / stride + 1)`. A stride of 3 would leave pixels at the end unused: \
+by default
 that is allowed, but `strict=True` refuses it and says what would fit.
 
 {refusal}
@@ -114,8 +122,10 @@ def padding(folder: Path | None) -> str:
     large = window((32, 32), 5, padding=2)
     return f"""## Padding
 
-Without padding the map is smaller than the image, {bare.output[0]}x{bare.output[1]} of 7x7, and the pixels at the border count for less. A border of
-zeros around the image mends both: with a padding of 1 the map is {padded.output[0]}x{padded.output[1]} again, and a corner is used {use.min()} times, not once.
+Without padding the map is smaller than the image, {bare.output[0]}x{bare.output[1]} of 7x7, and the pixels at the \
+border count for less. A border of
+zeros around the image mends both: with a padding of 1 the map is {padded.output[0]}x{padded.output[1]} again, and a \
+corner is used {use.min()} times, not once.
 
 ![How often each pixel is used with a padding of 1](tour/padding.png)
 
@@ -134,12 +144,15 @@ def pooling(folder: Path | None) -> str:
         draw_pooling(image[0, 0], largest, mean, folder / "pooling.png")
     return f"""## Pooling
 
-What matters is often that a pattern is there, not on which pixel. Pooling keeps one number of each block: here blocks of
-2x2 with a stride of 2, as is usual. The largest of each block are {grid(largest.astype(int))}, the means {grid(mean.astype(int))}.
+What matters is often that a pattern is there, not on which pixel. Pooling keeps one number of each block: here blocks \
+of
+2x2 with a stride of 2, as is usual. The largest of each block are {grid(largest.astype(int))}, the means \
+{grid(mean.astype(int))}.
 
 ![A map of 4x4, its largest values and its means in blocks of 2x2](tour/pooling.png)
 
-The map has a quarter of the pixels afterwards, and a pattern that moves by a pixel often leaves it unchanged. Pooling has
+The map has a quarter of the pixels afterwards, and a pattern that moves by a pixel often leaves it unchanged. Pooling \
+has
 nothing to learn.
 """
 
@@ -159,9 +172,14 @@ def draw_pooling(image: np.ndarray, largest: np.ndarray, mean: np.ndarray, path:
         for (row, column), value in np.ndenumerate(values):
             winner = values is image and value == largest[row // 2, column // 2]
             axes.text(
-                column, row, figures.number(value), ha="center", va="center", fontsize=14,
+                column,
+                row,
+                figures.number(value),
+                ha="center",
+                va="center",
+                fontsize=14,
                 weight="bold" if winner or values is largest else "normal",
-            )  # fmt: skip
+            )
         axes.set_title(title, fontsize=10)
         axes.set_xticks(np.arange(0.5, len(values) - 1), [])
         axes.set_yticks(np.arange(0.5, len(values) - 1), [])
@@ -186,7 +204,8 @@ end, one a digit.
 
 {indented}
 
-It has {model.parameter_count:,} weights and biases. Sharing a filter over all places saves most: the first layer has {dense.parameters} of them, and if
+It has {model.parameter_count:,} weights and biases. Sharing a filter over all places saves most: the first layer has \
+{dense.parameters} of them, and if
 each of its outputs had its own weight for each pixel it would have {dense.dense_weights:,}.
 
     gpucnn summary
@@ -201,9 +220,14 @@ class Learned:
         self.model = lenet5((1, 32, 32), 10)
         self.model.class_names = self.train.classes
         trainer = gpucnn.Trainer(
-            self.model, backend="numba", optimizer=AdamW(lr=0.002, weight_decay=0.5), schedule=Cosine(), seed=0,
-            shift=4, progress=False,
-        )  # fmt: skip
+            self.model,
+            backend="numba",
+            optimizer=AdamW(lr=0.002, weight_decay=0.5),
+            schedule=Cosine(),
+            seed=0,
+            shift=4,
+            progress=False,
+        )
         self.history = trainer.fit(self.train.images, self.train.labels, epochs=20)
         self.probabilities = trainer.predict(self.test.images)
 
@@ -218,13 +242,16 @@ def learning(folder: Path | None, learned: Learned) -> str:
     first, last, epochs = learned.history["accuracy"][0], learned.history["accuracy"][-1], len(learned.history)
     return f"""## It learns
 
-All weights start at random. Training shows the network {len(learned.train.images):,} handwritten digits, 64 at a time, each moved at random by
-up to 4 pixels, and after each step moves every weight a little to where the mistakes get smaller. In the first time through
+All weights start at random. Training shows the network {len(learned.train.images):,} handwritten digits, 64 at a \
+time, each moved at random by
+up to 4 pixels, and after each step moves every weight a little to where the mistakes get smaller. In the first time \
+through
 all of them it is right about {first:.1%} of the images, in the {epochs}th about {last:.1%}.
 
 ![Loss and accuracy over {epochs} epochs](tour/curves.png)
 
-What counts are digits that it has never seen. Of {len(test.images)} it is right about {int(counts.trace())}, which is {counts.trace() / len(test.images):.2%}:
+What counts are digits that it has never seen. Of {len(test.images)} it is right about {int(counts.trace())}, which is \
+{counts.trace() / len(test.images):.2%}:
 
 ![What the digits are and what the network says](tour/confusion.png)
 
@@ -245,8 +272,8 @@ def mistaken(worst: list[show.Mistake]) -> str:
         return "It makes no mistake."
     first = worst[0]
     return (
-        f"The mistake that it is surest of is image {first.image}: a {first.true} that it calls a {first.predicted}, with a "
-        f"probability of {first.probability:.1%}."
+        f"The mistake that it is surest of is image {first.image}: a {first.true} that it calls a {first.predicted}, "
+        f"with a probability of {first.probability:.1%}."
     )
 
 
@@ -260,14 +287,17 @@ def inside(folder: Path | None, learned: Learned) -> str:
     best = int(chances.argmax())
     return f"""## What it has learned
 
-Nobody has told it which patterns to look for. These are the {len(weights)} filters that the first layer has found; red weights are
+Nobody has told it which patterns to look for. These are the {len(weights)} filters that the first layer has found; \
+red weights are
 for ink, blue ones against it.
 
 ![The filters of the first layer](tour/filters.png)
 
-And this is what each layer makes of one digit. The first maps still look like it: strokes, edges, their directions. Each
+And this is what each layer makes of one digit. The first maps still look like it: strokes, edges, their directions. \
+Each
 next layer sees a larger part of the image and says less about where and more about what, from {sizes[1]} to {sizes[-1]}
-numbers. Softmax makes probabilities of the last ten: it says {model.class_names[best]}, with {chances[best]:.1%}. It is a {test.classes[test.labels[number]]}.
+numbers. Softmax makes probabilities of the last ten: it says {model.class_names[best]}, with {chances[best]:.1%}. It \
+is a {test.classes[test.labels[number]]}.
 
 ![What each layer makes of a digit](tour/maps.png)
 
@@ -289,12 +319,14 @@ def page(folder: Path | None, learned: Learned) -> str:
     return f"""## A page of digits
 
 A layer that sees all pixels is a convolution whose filter is as large as the image. So the whole trained network is a
-filter too, of 32x32 pixels, and can slide over a page: it has {p}x{q} places on this one, {result.window.stride[0]} pixels apart, and says at each how
+filter too, of 32x32 pixels, and can slide over a page: it has {p}x{q} places on this one, {result.window.stride[0]} \
+pixels apart, and says at each how
 sure it is of each digit.
 
 ![A page of digits and what the network sees where](tour/scores.png)
 
-The boxes are the places of which it is surest, none overlapping another. It finds {right} of the {len(places)} digits, to within 8 pixels. The
+The boxes are the places of which it is surest, none overlapping another. It finds {right} of the {len(places)} \
+digits, to within 8 pixels. The
 other boxes are mistakes of a kind: it has never seen anything but whole digits, so the lower half of one and the upper
 half of the next must be one to it too.
 
@@ -315,7 +347,8 @@ def bits(folder: Path | None, learned: Learned) -> str:
     return f"""## The same bits everywhere
 
 Computers round, and the order of additions decides how. Here it is fixed: whichever backend computes, with however many
-threads, the weights after training are the same. This is the SHA-256 of all weights after one epoch, once computed by the
+threads, the weights after training are the same. This is the SHA-256 of all weights after one epoch, once computed by \
+the
 plain specification in NumPy and once by compiled vector kernels:
 
     numpy  {hashes["numpy"]}

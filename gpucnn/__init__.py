@@ -30,10 +30,26 @@ _PUBLIC = {
     "load": "gpucnn.training",
 }
 _MODULES = {
-    "arithmetic", "backends", "check", "data", "errors", "functional", "geometry", "gradients", "initializers",
-    "layers", "losses", "models", "optimizers", "schedules", "show", "summary", "throughput", "training",
-}  # fmt: skip
-__all__ = sorted([*_PUBLIC, *_MODULES])
+    "arithmetic",
+    "backends",
+    "check",
+    "data",
+    "errors",
+    "functional",
+    "geometry",
+    "gradients",
+    "initializers",
+    "layers",
+    "losses",
+    "models",
+    "optimizers",
+    "schedules",
+    "show",
+    "summary",
+    "throughput",
+    "training",
+}
+__all__ = sorted([*_PUBLIC, *_MODULES])  # noqa: PLE0605 - computed from the tables above
 
 
 def __getattr__(name: str):

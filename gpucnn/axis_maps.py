@@ -2,7 +2,8 @@
 
 Each output position takes a few input positions, each with a weight; what two or three axes do together is done one
 axis after the other. I is the input's size along the axis, O the output's, p an output position. Everything here is
-worked out in whole numbers; a weight is one division of two of them, in float64, which a backend rounds to its own type.
+worked out in whole numbers; a weight is one division of two of them, in float64, which a backend rounds to its own
+type.
 """
 
 import functools
@@ -111,13 +112,13 @@ def padding_maps(size: Sizes, pads: tuple[tuple[int, int], ...], mode: str, valu
         where, most = f" on spatial axis {axis}" if len(size) > 1 else "", max(before, after)
         if mode == "reflect" and most >= i:
             raise ShapeError(
-                f'"reflect" padding of {most}{where} needs more than {most} pixels and there are {i}; use a padding of at '
-                f'most {i - 1}, or "replicate", which takes any'
+                f'"reflect" padding of {most}{where} needs more than {most} pixels and there are {i}; use a padding of '
+                f'at most {i - 1}, or "replicate", which takes any'
             )
         if mode == "circular" and most > i:
             raise ShapeError(
-                f'"circular" padding of {most}{where} needs at least {most} pixels and there are {i}; use a padding of at '
-                f'most {i}, or "replicate", which takes any'
+                f'"circular" padding of {most}{where} needs at least {most} pixels and there are {i}; use a padding of '
+                f'at most {i}, or "replicate", which takes any'
             )
         maps.append(_padding_map(i, before, after, mode, value) if most else None)
     return tuple(maps)

@@ -138,9 +138,7 @@ def cell_numbers(axes, drawn, values: np.ndarray, size: float = 9, show=number) 
     for (row, column), value in np.ndenumerate(values):
         red, green, blue = colours[row, column][:3]
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-        axes.text(
-            column, row, show(value), ha="center", va="center", fontsize=size, color="white" if dark else INK
-        )  # fmt: skip
+        axes.text(column, row, show(value), ha="center", va="center", fontsize=size, color="white" if dark else INK)
 
 
 def pixel_ticks(axes, height: int, width: int, cell: float, size: float = 8) -> None:

@@ -24,9 +24,15 @@ import numpy as np
 
 from gpucnn import losses
 from gpucnn.axis_maps import (
-    AxisMaps, adaptive_sizes, check_padding_mode, check_upsampling, padded_sizes, padding_maps, unpadded_window,
+    AxisMaps,
+    adaptive_sizes,
+    check_padding_mode,
+    check_upsampling,
+    padded_sizes,
+    padding_maps,
+    unpadded_window,
     upsampling_maps,
-)  # fmt: skip
+)
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
@@ -103,8 +109,9 @@ def conv(
     """Convolution as deep learning has it (cross-correlation: the filter is not flipped).
 
     y[n, o, p] = bias[o] + the sum over c and k of w[o, c, k] * x[n, g*C/groups + c, p*stride + k*dilation - before],
-    with g the group of o. What lies outside the image, padding_mode says: "zeros", "constant" (padding_value), "reflect"
-    (the image mirrored at its edge pixels), "replicate" (the edge pixels repeated), "circular" (the opposite edge).
+    with g the group of o. What lies outside the image, padding_mode says: "zeros", "constant" (padding_value),
+    "reflect" (the image mirrored at its edge pixels), "replicate" (the edge pixels repeated), "circular" (the opposite
+    edge).
 
     x is (N, C, *I), w (O, C/groups, *K), bias (O,) or None; returns (N, O, *P), P by the formula in gpucnn.geometry.
     stride and dilation are an integer or one per axis; padding is "valid", "same", an integer, one per axis, or
@@ -170,10 +177,10 @@ def conv_transpose(
     Every value x[n, c, i] adds w[c, o, k] * x[n, c, i] to the output pixel i*stride + k*dilation - before of channel
     g*O/groups + o, with g the group of c; overlapping patches add up, then comes bias.
 
-    x is (N, C, *I), w (C, O/groups, *K), bias (O,) or None; returns (N, O, *P) with P = (I - 1)*stride - before - after +
-    dilation*(K - 1) + output_padding + 1 (gpucnn.geometry). stride, dilation and output_padding are an integer or one per
-    axis, output_padding less than stride or dilation; padding, which is cut off, is an integer, one per axis, or (before,
-    after) per axis. groups divides C.
+    x is (N, C, *I), w (C, O/groups, *K), bias (O,) or None; returns (N, O, *P) with P = (I - 1)*stride - before - after
+    + dilation*(K - 1) + output_padding + 1 (gpucnn.geometry). stride, dilation and output_padding are an integer or one
+    per axis, output_padding less than stride or dilation; padding, which is cut off, is an integer, one per axis, or
+    (before, after) per axis. groups divides C.
     """
     x, w, bias = _floats(x=x, w=w, bias=bias)
     fit, groups, outputs = _transposed(x, w, stride, padding, output_padding, dilation, groups)
@@ -212,9 +219,7 @@ def conv_transpose_backward(
     return engine.unpack(dx), engine.host(dw), engine.host(db)
 
 
-def convolve(
-    x, kernel, mode: str = "full", *, backend: str | None = "numpy", math: str | None = None
-) -> np.ndarray:
+def convolve(x, kernel, mode: str = "full", *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
     """True convolution, with the kernel flipped, of two arrays with the same number of axes, any number from 1 on.
 
     y[p] = the sum over k of kernel[k] * x[p - k], with zeros outside both. It is commutative, associative, distributes
@@ -232,7 +237,8 @@ def convolve(
     x, kernel = _floats(x=x, kernel=kernel)
     if x.ndim != kernel.ndim or x.ndim == 0:
         raise ShapeError(
-            f"x has shape {x.shape} and kernel {kernel.shape}; expected two arrays with the same number of axes, 1 or more"
+            f"x has shape {x.shape} and kernel {kernel.shape}; expected two arrays with the same number of axes, 1 or "
+            "more"
         )
     wanted = _convolved(x.shape, kernel.shape, mode)
     if kernel.size > x.size:
@@ -275,7 +281,8 @@ def concatenate(arrays, *, backend: str | None = "numpy", math: str | None = Non
     for i, array in enumerate(arrays):
         if (array.shape[:1], array.shape[2:]) != (first.shape[:1], first.shape[2:]) or array.ndim != first.ndim:
             raise ShapeError(
-                f"arrays[{i}] has shape {array.shape} and arrays[0] {first.shape}; all sizes but the channels must agree"
+                f"arrays[{i}] has shape {array.shape} and arrays[0] {first.shape}; all sizes but the channels must "
+                "agree"
             )
     engine = _engine(backend, math, first.dtype)
     return engine.unpack(engine.concatenate([engine.pack(array) for array in arrays]))
@@ -341,9 +348,10 @@ def avg_pool(
 ) -> np.ndarray:
     """The mean of each window of x (N, C, *I): (N, C, *P), P by the formula in gpucnn.geometry.
 
-    size, stride (size unless given), padding and strict as in `conv`; padding is at most half of size. Padding counts as
-    zeros (PyTorch's default), or with `count_include_pad=False` not at all: the sum is divided by the pixels in the image.
-    ceil_mode keeps a last window that reaches past the image and its padding; what it reaches there never counts.
+    size, stride (size unless given), padding and strict as in `conv`; padding is at most half of size. Padding counts
+    as zeros (PyTorch's default), or with `count_include_pad=False` not at all: the sum is divided by the pixels in the
+    image. ceil_mode keeps a last window that reaches past the image and its padding; what it reaches there never
+    counts.
     """
     (x,) = _floats(x=x)
     fit = _pool_window(x, size, stride, padding, ceil_mode, strict)
@@ -439,7 +447,9 @@ def adaptive_max_pool(x, output_size, *, backend: str | None = "numpy", math: st
 def adaptive_max_pool_backward(
     dy, x, output_size, *, backend: str | None = "numpy", math: str | None = None
 ) -> np.ndarray:
-    """dx (N, C, *I) of `adaptive_max_pool` from dy (N, C, *O): each dy goes to the first largest pixel of its window."""
+    """dx (N, C, *I) of `adaptive_max_pool` from dy (N, C, *O):
+    each dy goes to the first largest pixel of its window.
+    """
     dy, x = _images(dy=dy, x=x)
     output = adaptive_sizes(x.shape[2:], output_size)
     _expect("dy", dy, (*x.shape[:2], *output), "the shape of adaptive_max_pool's output")
@@ -646,8 +656,8 @@ def group_norm(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(y, mean, var): each image's groups of channels normalised, y = gamma * (x - mean) / sqrt(var + eps) + beta.
 
-    x is (N, C) or (N, C, *spatial), groups divides C, gamma and beta are (C,); mean and var (biased) are (N, groups), over
-    the channels of a group and all positions. eps is 0 or more. With groups=C it is instance norm.
+    x is (N, C) or (N, C, *spatial), groups divides C, gamma and beta are (C,); mean and var (biased) are (N, groups),
+    over the channels of a group and all positions. eps is 0 or more. With groups=C it is instance norm.
     """
     x, gamma, beta = _floats(x=x, gamma=gamma, beta=beta)
     eps, groups = _norm_settings(x, gamma, eps), _norm_groups(x, groups)
@@ -678,8 +688,8 @@ def layer_norm(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(y, mean, var): each image normalised as a whole, y = gamma * (x - mean) / sqrt(var + eps) + beta.
 
-    x is (N, C) or (N, C, *spatial), gamma and beta have the shape of one image; mean and var (biased) are (N,). eps is 0
-    or more.
+    x is (N, C) or (N, C, *spatial), gamma and beta have the shape of one image; mean and var (biased) are (N,). eps is
+    0 or more.
     """
     x, gamma, beta = _floats(x=x, gamma=gamma, beta=beta)
     _image_norm(x, gamma=gamma, beta=beta)
@@ -701,9 +711,14 @@ def layer_norm_backward(
 
 
 def softmax_cross_entropy(
-    logits, labels, *, label_smoothing: float = 0.0, class_weights=None, backend: str | None = "numpy",
+    logits,
+    labels,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights=None,
+    backend: str | None = "numpy",
     math: str | None = None,
-) -> tuple[np.floating, np.ndarray]:  # fmt: skip
+) -> tuple[np.floating, np.ndarray]:
     """(loss, dlogits): the mean over the batch of -log softmax(logits)[label], and its gradient (softmax - onehot) / N.
 
     logits are (N, classes), labels integers (N,) from 0 to classes - 1; the loss is a NumPy scalar of the logits' type.
@@ -748,7 +763,8 @@ def huber(
 def binary_cross_entropy(
     logits, targets, *, backend: str | None = "numpy", math: str | None = None
 ) -> tuple[np.floating, np.ndarray]:
-    """(loss, dlogits): the mean of -(t * log(p) + (1 - t) * log(1 - p)), p = sigmoid(logits), t the targets from 0 to 1.
+    """(loss, dlogits): the mean of -(t * log(p) + (1 - t) * log(1 - p)), p = sigmoid(logits), t the targets from 0 to
+    1.
 
     logits are (N, C) or (N, C, *spatial), targets have their shape. Raises DataError for a target out of range.
     """
@@ -920,8 +936,8 @@ def _convolved(x: tuple[int, ...], kernel: tuple[int, ...], mode: str) -> list[t
         raise ConfigurationError(f'mode is {mode!r}; use "full", "same" or "valid"')
     if any(i < k for i, k in sizes) and any(i > k for i, k in sizes):
         raise ShapeError(
-            f"x has shape {x} and kernel {kernel}: neither lies within the other; for mode=\"valid\" one must be as large "
-            'or larger in all axes (mode="full" takes any)'
+            f'x has shape {x} and kernel {kernel}: neither lies within the other; for mode="valid" one must be as '
+            'large or larger in all axes (mode="full" takes any)'
         )
     return [(min(i, k) - 1, abs(i - k) + 1) for i, k in sizes]
 

@@ -17,7 +17,8 @@ Output size (Dumoulin and Visin, "A guide to convolution arithmetic for deep lea
                           (PyTorch's rule: a window must start inside the input or the padding before it)
     "same" padding        O = ceil(I / S), B + A = max((O - 1)*S + E - I, 0), the odd pixel after (TensorFlow's rule)
     transposed            O = (I - 1)*S - B - A + E + R, with R more pixels (output padding) after, R < max(S, D)
-                          (relationship 14, PyTorch's formula); I and O change places in the window that it runs backwards
+                          (relationship 14, PyTorch's formula); I and O change places in the window that it runs
+                          backwards
 """
 
 import math
@@ -120,30 +121,36 @@ def transposed_window(
     extra = per_axis("output_padding", output_padding, axes, least=0)
     if isinstance(padding, str):
         raise ConfigurationError(
-            f"padding is {padding!r}; a transposed convolution takes an integer, one per axis, or (before, after) per axis"
+            f"padding is {padding!r}; a transposed convolution takes an integer, one per axis, or (before, after) per "
+            "axis"
         )
     pads = _padding(padding, input, kernel, stride)
     output = []
     for axis, (i, k, s, (before, after), d, r) in enumerate(zip(input, kernel, stride, pads, dilation, extra)):
         if r >= max(s, d):
             raise ConfigurationError(
-                f"output_padding {r}{_where(axis, axes)} is neither less than the stride {s} nor than the dilation {d}; "
-                f"use at most {max(s, d) - 1}"
+                f"output_padding {r}{_where(axis, axes)} is neither less than the stride {s} nor than the dilation "
+                f"{d}; use at most {max(s, d) - 1}"
             )
         full = (i - 1) * s + d * (k - 1) + 1 + r
         if full <= before + after:
             raise ShapeError(
-                f"padding {_show((before, after))}{_where(axis, axes)} cuts off all of the {full} pixels that an input of "
-                f"{i}, a kernel of {k}, stride {s} and dilation {d} make; use less padding"
+                f"padding {_show((before, after))}{_where(axis, axes)} cuts off all of the {full} pixels that an input "
+                f"of {i}, a kernel of {k}, stride {s} and dilation {d} make; use less padding"
             )
         output.append(full - before - after)
     return Window(tuple(output), kernel, stride, pads, dilation, input)
 
 
 def pool_window(
-    input: Iterable[int], size: int | Iterable[int], *, stride: int | Iterable[int] | None = None, padding: Any = 0,
-    strict: bool = False, ceil: bool = False
-) -> Window:  # fmt: skip
+    input: Iterable[int],
+    size: int | Iterable[int],
+    *,
+    stride: int | Iterable[int] | None = None,
+    padding: Any = 0,
+    strict: bool = False,
+    ceil: bool = False,
+) -> Window:
     """The window of a pooling: `stride` is `size` unless given, and no window may lie wholly in the padding.
 
     Padding is at most half the window (PyTorch's rule), which makes sure of that. Raises what `window` raises, and
@@ -327,8 +334,8 @@ def conv_multiply_adds(in_channels: int, out_channels: int, window: Window, *, g
 def transposed_field(window: Window) -> tuple[Sizes, tuple[Fraction, ...]]:
     """(reach, step) of a transposed convolution for Field.spread; `window` is transposed_window's.
 
-    With g = gcd(S, D), a value sees at most ceil(K * g / S) inputs that lie D / g apart, and its neighbours are 1 / S of
-    an input away.
+    With g = gcd(S, D), a value sees at most ceil(K * g / S) inputs that lie D / g apart, and its neighbours are 1 / S
+    of an input away.
     """
     reach = []
     for k, s, d in zip(window.kernel, window.stride, window.dilation):

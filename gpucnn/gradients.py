@@ -5,18 +5,18 @@
     print(report)                                              # a line for each tensor
     assert report.passed
 
-For y = f(x) and weights c drawn for the outputs, L = sum(c * f(x)) has the gradient g = backward(c). Along a direction v
-drawn at random
+For y = f(x) and weights c drawn for the outputs, L = sum(c * f(x)) has the gradient g = backward(c). Along a direction
+v drawn at random
 
     D(h) = (L(x + h*v) - L(x - h*v)) / 2h  =  sum(g * v) + O(h**2)
 
-and (4 * D(h/2) - D(h)) / 3 is off by O(h**4) alone (Richardson's extrapolation). All of it is float64 on numpy's fast math,
-one tensor at a time, so that a wrong gradient is named.
+and (4 * D(h/2) - D(h)) / 3 is off by O(h**4) alone (Richardson's extrapolation). All of it is float64 on numpy's fast
+math, one tensor at a time, so that a wrong gradient is named.
 
 A function with kinks (ReLU at 0, the two largest values of a maximum alike) has no derivative there, and the difference
-quotient across one says nothing. A direction is skipped, and counted, where the function's own values show a kink at every
-step size tried: D(h) and D(h/2) disagree, or the second difference (L(h) + L(-h) - 2 L(0)) / h does not halve with h. The
-gradient has no part in that decision, so a wrong one is never excused by it.
+quotient across one says nothing. A direction is skipped, and counted, where the function's own values show a kink at
+every step size tried: D(h) and D(h/2) disagree, or the second difference (L(h) + L(-h) - 2 L(0)) / h does not halve
+with h. The gradient has no part in that decision, so a wrong one is never excused by it.
 """
 
 import copy
@@ -46,8 +46,8 @@ _ROUNDINGS = 64
 class TensorReport:
     """The input or one parameter: how many directions were compared, how many skipped at kinks, and the worst error.
 
-    `error` is |sum(g * v) - D| over the size of the two, infinite where the gradient is not finite. `passed` needs every
-    direction to agree, and at least one that could be compared. `problem` says what else is wrong, or is empty.
+    `error` is |sum(g * v) - D| over the size of the two, infinite where the gradient is not finite. `passed` needs
+    every direction to agree, and at least one that could be compared. `problem` says what else is wrong, or is empty.
     """
 
     name: str
@@ -78,29 +78,37 @@ class GradientReport:
             error = f"{t.error:.1e}" if t.checked else "-"
             lines.append((t.name, "x".join(map(str, t.shape)) or "()", str(t.checked), str(t.skipped), error, verdict))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        rows = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+        rows = [
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        ]
         end = "passed" if self.passed else "FAILED"
         return "\n".join([*rows, f"{end}: relative errors up to {self.tolerance:g} are allowed"])
 
 
 def check_gradients(
-    subject: Layer | Model | Callable, *inputs, shape: tuple[int, ...] | None = None, images: int = 4,
-    training: bool = True, directions: int = 3, tolerance: float = 1e-7, seed: int = 0,
-) -> GradientReport:  # fmt: skip
+    subject: Layer | Model | Callable,
+    *inputs,
+    shape: tuple[int, ...] | None = None,
+    images: int = 4,
+    training: bool = True,
+    directions: int = 3,
+    tolerance: float = 1e-7,
+    seed: int = 0,
+) -> GradientReport:
     """Compare the gradients of a layer, model or function with central differences along random directions.
 
     `subject` is one of
 
-    - a layer, with `shape`, the shape (C, *spatial) of one image. A copy of it is built and its parameters are drawn, each
-      moved a little from where initialisation puts it, so that none is exactly 0;
+    - a layer, with `shape`, the shape (C, *spatial) of one image. A copy of it is built and its parameters are drawn,
+      each moved a little from where initialisation puts it, so that none is exactly 0;
     - a model: a copy, with its weights and running statistics if it has any;
-    - a function `y, backward = f(*arrays)` of float64 arrays, where `backward(dy)` returns the gradient, or a tuple with
-      one for each array; `inputs` are the arrays.
+    - a function `y, backward = f(*arrays)` of float64 arrays, where `backward(dy)` returns the gradient, or a tuple
+      with one for each array; `inputs` are the arrays.
 
     Layers and models run on `images` random images, or on the one array in `inputs`, (N, C, *spatial); in training mode
     unless told otherwise; the input and every parameter are checked. A layer may use the backend's operations or
-    `x.backend.xp`; it must take float64 and give the same result for the same input. Before backward runs, the gradients of
-    the parameters hold NaN: backward must write them, not add to them.
+    `x.backend.xp`; it must take float64 and give the same result for the same input. Before backward runs, the
+    gradients of the parameters hold NaN: backward must write them, not add to them.
 
     `tolerance` is relative to the size of the derivative; about 1e-10 is what a right gradient reaches. Raises
     ConfigurationError for a subject of another kind, settings out of range, or results that change from call to call,
@@ -120,7 +128,9 @@ def check_gradients(
         raise ConfigurationError(f"cannot check a {type(subject).__name__}; give a layer, a model or a function")
     y, backward = forward()
     if not np.array_equal(y, forward()[0], equal_nan=True):
-        raise ConfigurationError("the same input gave two results: take randomness out of what is checked, or fix its seed")
+        raise ConfigurationError(
+            "the same input gave two results: take randomness out of what is checked, or fix its seed"
+        )
     if not np.isfinite(y).all():
         raise ConfigurationError("the forward pass gave NaN or infinity: choose an input for which it does not")
     weights = rng.standard_normal(y.shape)
@@ -138,7 +148,7 @@ def check_gradients(
     return GradientReport(tuple(reports), float(tolerance))
 
 
-# ---- what is checked, as arrays that can be moved and a function without arguments ------------------------------------
+# ---- what is checked, as arrays that can be moved and a function without arguments -----------------------------------
 
 
 def _copied(subject: Layer | Model, shape: tuple[int, ...] | None, rng: np.random.Generator) -> Model:
@@ -250,8 +260,8 @@ def _slope(array: np.ndarray, direction: np.ndarray, loss, tolerance: float) -> 
             coarse, fine = (wide[0] - wide[1]) / (2 * step), (near[0] - near[1]) / step
             bends = (wide[0] + wide[1] - 2 * here) / step, 2 * (near[0] + near[1] - 2 * here) / step
             allowed = tolerance * max(abs(coarse), abs(fine)) + noise
-            # A kink of height j at t shows as j * t / 2h in the first or, near 0, as j * (1 - 3t / h) in the second; where
-            # both are as small as this, what it does to the result is smaller than what is allowed.
+            # A kink of height j at t shows as j * t / 2h in the first or, near 0, as j * (1 - 3t / h) in the second;
+            # where both are as small as this, what it does to the result is smaller than what is allowed.
             if abs(coarse - fine) <= allowed / 8 and abs(2 * bends[1] - bends[0]) <= allowed / 2:
                 return (4 * fine - coarse) / 3, noise / tolerance
         return None

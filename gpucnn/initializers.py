@@ -1,8 +1,8 @@
 """First values of parameters, drawn on the host so that every backend starts from the same bits.
 
-An initialiser is a name from `INITIALIZERS` or a plain number, which fills the parameter. A name says how the values are
-spread, by how many values feed one output (`fan_in`) and how many outputs one value feeds (`fan_out`), and as what: alike
-over [-bound, bound), or as normal deviates that are not cut off.
+An initialiser is a name from `INITIALIZERS` or a plain number, which fills the parameter. A name says how the values
+are spread, by how many values feed one output (`fan_in`) and how many outputs one value feeds (`fan_out`), and as what:
+alike over [-bound, bound), or as normal deviates that are not cut off.
 
     he_uniform (or he)           bound = sqrt(6 / fan_in)                He et al. 2015, for ReLU; the default
     glorot_uniform (or glorot)   bound = sqrt(6 / (fan_in + fan_out))    Glorot and Bengio 2010, for tanh and sigmoid
@@ -40,8 +40,8 @@ def draw(
 ) -> np.ndarray:
     """float32 values of `shape` for parameter number `ordinal` of a model (contract rule 10).
 
-    A uniform value i, row-major, is `(2*u - 1) * f32(bound)` in float32, u being the uniform number of the Philox word at
-    (index i, step 0, INIT, layer `ordinal`). 2*u - 1 is exact, so only the last product rounds. A normal one is the
+    A uniform value i, row-major, is `(2*u - 1) * f32(bound)` in float32, u being the uniform number of the Philox word
+    at (index i, step 0, INIT, layer `ordinal`). 2*u - 1 is exact, so only the last product rounds. A normal one is the
     float64 deviate (arithmetic.normal64) of the same counter times the float64 deviation, rounded once.
     """
     if not isinstance(initializer, str):

@@ -83,10 +83,14 @@ class Loss:
         return backend.load_images(targets, indices, count)
 
     def __call__(self, outputs: Batch, targets, totals: Array | None = None) -> tuple[Array, Batch]:
-        raise NotImplementedError(f"{type(self).__name__} has no __call__(outputs, targets, totals) -> (loss, gradient)")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no __call__(outputs, targets, totals) -> (loss, gradient)"
+        )
 
     def measure(self, totals: np.ndarray, images: int, outputs: int) -> dict[str, float]:
-        """From the totals over so many images of so many outputs: "loss", and "accuracy" where there is such a thing."""
+        """From the totals over so many images of so many outputs: "loss",
+        and "accuracy" where there is such a thing.
+        """
         return {"loss": float(totals[0]) / (images * outputs)}
 
     def predict(self, outputs: Batch) -> Batch:
@@ -105,7 +109,9 @@ class SoftmaxCrossEntropy(Loss):
     def __init__(self, label_smoothing: float = 0.0, class_weights=None):
         number = not isinstance(label_smoothing, bool) and isinstance(label_smoothing, (int, float))
         if not (number and 0 <= label_smoothing < 1):
-            raise ConfigurationError(f"label_smoothing is {label_smoothing!r}; give a number from 0 up to, not including, 1")
+            raise ConfigurationError(
+                f"label_smoothing is {label_smoothing!r}; give a number from 0 up to, not including, 1"
+            )
         self.label_smoothing = float(label_smoothing)
         self.class_weights = None if class_weights is None else _positive_weights(class_weights)
         self._plain = self.label_smoothing == 0 and self.class_weights is None
@@ -114,12 +120,16 @@ class SoftmaxCrossEntropy(Loss):
 
     def settings(self) -> dict:
         return {
-            "name": type(self).__name__, "label_smoothing": self.label_smoothing, "class_weights": self.class_weights
-        }  # fmt: skip
+            "name": type(self).__name__,
+            "label_smoothing": self.label_smoothing,
+            "class_weights": self.class_weights,
+        }
 
     def check(self, targets, images: int, output_shape: tuple[int, ...], dtype) -> np.ndarray:
         if len(output_shape) != 1:
-            raise ShapeError(f"softmax cross-entropy takes logits (N, classes), not {output_shape} an image; end with Dense")
+            raise ShapeError(
+                f"softmax cross-entropy takes logits (N, classes), not {output_shape} an image; end with Dense"
+            )
         self._check_classes(output_shape[0])
         return check_labels(targets, images, output_shape[0])
 
@@ -197,7 +207,9 @@ class MeanAbsolute(ValueLoss):
 
 
 class Huber(ValueLoss):
-    """With d = output - target the mean of d**2 / 2 where |d| <= delta, of delta * (|d| - delta / 2) beyond (Huber 1964)."""
+    """With d = output - target the mean of d**2 / 2 where |d| <= delta,
+    of delta * (|d| - delta / 2) beyond (Huber 1964).
+    """
 
     kind = "huber"
 
@@ -219,7 +231,9 @@ class BinaryCrossEntropy(ValueLoss):
         targets = super().check(targets, images, output_shape, dtype)
         wrong = np.argwhere((targets < 0) | (targets > 1))
         if wrong.size:
-            raise DataError(f"the targets of image {wrong[0][0]} hold {targets[tuple(wrong[0])]}; give numbers from 0 to 1")
+            raise DataError(
+                f"the targets of image {wrong[0][0]} hold {targets[tuple(wrong[0])]}; give numbers from 0 to 1"
+            )
         return targets
 
     def predict(self, outputs: Batch) -> Batch:

@@ -71,9 +71,14 @@ class SGD(Optimizer):
 
     def update(self, weights, gradients) -> None:
         self._backend.sgd(
-            weights, gradients, self._arrays["velocity"], self._hyper,
-            momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov,
-        )  # fmt: skip
+            weights,
+            gradients,
+            self._arrays["velocity"],
+            self._hyper,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.nesterov,
+        )
 
 
 class Adam(Optimizer):
@@ -85,7 +90,7 @@ class Adam(Optimizer):
 
     def __init__(
         self, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0
-    ):  # fmt: skip
+    ):
         super().__init__(lr)
         self.beta1, self.beta2 = _beta("beta1", beta1), _beta("beta2", beta2)
         self.eps, self.weight_decay = _least("eps", eps, 0), _least("weight_decay", weight_decay, 0)
@@ -101,9 +106,17 @@ class Adam(Optimizer):
 
     def update(self, weights, gradients) -> None:
         self._backend.adam(
-            weights, gradients, self._arrays["mean"], self._arrays["square"], self._hyper, beta1=self.beta1,
-            beta2=self.beta2, eps=self.eps, weight_decay=self.weight_decay, decoupled=self._decoupled,
-        )  # fmt: skip
+            weights,
+            gradients,
+            self._arrays["mean"],
+            self._arrays["square"],
+            self._hyper,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            decoupled=self._decoupled,
+        )
 
 
 class AdamW(Adam):
@@ -113,7 +126,7 @@ class AdamW(Adam):
 
     def __init__(
         self, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.01
-    ):  # fmt: skip
+    ):
         super().__init__(lr, beta1, beta2, eps, weight_decay)
 
 

@@ -5,8 +5,16 @@ from dataclasses import dataclass
 
 from gpucnn.geometry import Field, conv_multiply_adds, conv_transpose_multiply_adds, dense_multiply_adds
 from gpucnn.layers import (
-    Concat, Convolution, Dense, Flatten, GlobalPool, Layer, Residual, Sequential, TransposedConvolution,
-)  # fmt: skip
+    Concat,
+    Convolution,
+    Dense,
+    Flatten,
+    GlobalPool,
+    Layer,
+    Residual,
+    Sequential,
+    TransposedConvolution,
+)
 from gpucnn.models.model import Model
 
 _SPLIT = (Residual, Concat)
@@ -55,17 +63,22 @@ def summary(model: Model) -> Summary:
     """The layers of `model` with output shape, parameters, multiply-adds, receptive field, and a dense layer's weights.
 
     The paths of a Residual or Concat are listed one after the other, their addition or concatenation after them; its
-    receptive field is the largest of theirs. What a normalisation sees through its statistics is not counted. A layer of
-    one's own counts with its parameters; its multiply-adds are not known and count as 0, and it is taken to see one value
-    of its input where it keeps the map's size, else the whole.
+    receptive field is the largest of theirs. What a normalisation sees through its statistics is not counted. A layer
+    of one's own counts with its parameters; its multiply-adds are not known and count as 0, and it is taken to see one
+    value of its input where it keeps the map's size, else the whole.
     """
     rows: list[Row] = []
     axes = len(model.input_shape) - 1
     field = _list(model.layer, Field.pixel(axes), model.input_shape[1:], rows)
     total = Row(
-        "total", "", model.output_shape, sum(row.parameters for row in rows), sum(row.multiply_adds for row in rows),
-        _visible(field, model.input_shape[1:]), sum(row.dense_weights or 0 for row in rows),
-    )  # fmt: skip
+        "total",
+        "",
+        model.output_shape,
+        sum(row.parameters for row in rows),
+        sum(row.multiply_adds for row in rows),
+        _visible(field, model.input_shape[1:]),
+        sum(row.dense_weights or 0 for row in rows),
+    )
     return Summary(model.name, model.input_shape, rows, total)
 
 
@@ -84,10 +97,15 @@ def _list(layer: Layer, field: Field, image: tuple[int, ...], rows: list[Row]) -
     connections = math.prod(layer.input_shape) * math.prod(layer.output_shape)
     rows.append(
         Row(
-            layer.name, type(layer).__name__, layer.output_shape, _parameters(layer), _multiply_adds(layer),
-            _visible(after, image), connections if isinstance(layer, _CONNECTED) else None,
+            layer.name,
+            type(layer).__name__,
+            layer.output_shape,
+            _parameters(layer),
+            _multiply_adds(layer),
+            _visible(after, image),
+            connections if isinstance(layer, _CONNECTED) else None,
         )
-    )  # fmt: skip
+    )
     return after
 
 

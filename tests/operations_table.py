@@ -2,9 +2,9 @@
 
     python tests/operations_table.py
 
-A run of `gpucnn check`'s cases, bit by bit. cupy and numba-cuda run on the GPU where there is one; elsewhere cupy's kernels
-run under the emulation, which needs g++, and numba-cuda's in the simulator, where only the smallest cases fit. It takes a
-minute or two, and fails if a bit differs or a backend is missing.
+A run of `gpucnn check`'s cases, bit by bit. cupy and numba-cuda run on the GPU where there is one; elsewhere cupy's
+kernels run under the emulation, which needs g++, and numba-cuda's in the simulator, where only the smallest cases fit.
+It takes a minute or two, and fails if a bit differs or a backend is missing.
 """
 
 import datetime
@@ -21,13 +21,13 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs" / "operations.md"
 sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from gpucnn.backends import get_backend  # noqa: E402
-from gpucnn.check.cases import Case, cases  # noqa: E402
-from gpucnn.check.comparison import differing  # noqa: E402
-from gpucnn.check.toy import small_cases  # noqa: E402
-from gpucnn.errors import BackendError  # noqa: E402
+from gpucnn.backends import get_backend
+from gpucnn.check.cases import Case, cases
+from gpucnn.check.comparison import differing
+from gpucnn.check.toy import small_cases
+from gpucnn.errors import BackendError
 
 # {operation: {"forward" or "backward": [values compared, values that differ]}}
 Counts = dict[str, dict[str, list[int]]]
@@ -95,11 +95,11 @@ def write(columns: list[tuple[str, Counts]]) -> bool:
     about = (
         "Made by a test run, `python tests/operations_table.py`, on "
         f"{datetime.date.today().isoformat()} ({versions}, {platform.machine()}). Each cell tells how many values were "
-        "compared, raw bits, with numpy's exact math, the specification, which was held against loops over single numbers "
-        "by `tests/backends`. A cell is empty where an operation has no such direction. The cases are those of `gpucnn "
-        "check`: ordinary, subnormal and cancelling numbers, odd batches, one to three axes. *Emulated*: the CUDA sources "
-        "compiled for the CPU; *simulated at toy size*: numba-cuda's kernels in Numba's simulator, on the smallest "
-        "cases alone. numpy's fast math promises no bits; it is held against float64 within derived bounds."
+        "compared, raw bits, with numpy's exact math, the specification, which was held against loops over single "
+        "numbers by `tests/backends`. A cell is empty where an operation has no such direction. The cases are those of "
+        "`gpucnn check`: ordinary, subnormal and cancelling numbers, odd batches, one to three axes. *Emulated*: the "
+        "CUDA sources compiled for the CPU; *simulated at toy size*: numba-cuda's kernels in Numba's simulator, on the "
+        "smallest cases alone. numpy's fast math promises no bits; it is held against float64 within derived bounds."
     )
     paragraph = textwrap.fill(about, 118, break_long_words=False, break_on_hyphens=False)
     TABLE.write_text("\n".join(["# Every operation on every backend", "", paragraph, "", *lines, ""]))

@@ -65,7 +65,7 @@ def conv(x, w, bias, stride, padding, dilation, groups) -> Expected:
     output, meets = _slides(x.shape[2:], w.shape[2:], stride, padding, dilation)
     y = np.zeros((x.shape[0], w.shape[0], *output))
     magnitude = np.zeros_like(y)
-    for g, channels, filters in _groups(x.shape[1], w.shape[0], groups):
+    for _, channels, filters in _groups(x.shape[1], w.shape[0], groups):
         for p, t, i in meets:
             pixels, weights = x[:, channels, *i], w[filters, :, *t]
             y[:, filters, *p] += pixels @ weights.T
@@ -81,7 +81,7 @@ def conv_backward(dy, x, w, stride, padding, dilation, groups) -> tuple[Expected
     dy, x, w = dy.astype(np.float64), x.astype(np.float64), w.astype(np.float64)
     output, meets = _slides(x.shape[2:], w.shape[2:], stride, padding, dilation)
     dx, dx_size, dw, dw_size = np.zeros_like(x), np.zeros_like(x), np.zeros_like(w), np.zeros_like(w)
-    for g, channels, filters in _groups(x.shape[1], w.shape[0], groups):
+    for _, channels, filters in _groups(x.shape[1], w.shape[0], groups):
         for p, t, i in meets:
             factor, pixels, weights = dy[:, filters, *p], x[:, channels, *i], w[filters, :, *t]
             dx[:, channels, *i] += factor @ weights

@@ -1,9 +1,18 @@
 """A small network of everything that moves or mixes pixels, for tests of training and of compiling its kernels."""
 
 from gpucnn.layers import (
-    AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, Conv2d, Dense, GlobalMaxPool2d, MaxPool2d, Pad, Sequential, Upsample,
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool2d,
+    AvgPool2d,
+    Conv2d,
+    Dense,
+    GlobalMaxPool2d,
+    MaxPool2d,
+    Pad,
+    Sequential,
+    Upsample,
 )
-from gpucnn.models import Model  # fmt: skip
+from gpucnn.models import Model
 
 
 def network() -> Model:

@@ -9,9 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpucnn.axis_maps import (
-    AxisMap, adaptive_average, adaptive_field, adaptive_maximum, adaptive_windows, as_arrays, check_padding_mode,
-    check_upsampling, padding_maps, unpadded_window, upsampling_maps,
-)  # fmt: skip
+    AxisMap,
+    adaptive_average,
+    adaptive_field,
+    adaptive_maximum,
+    adaptive_windows,
+    as_arrays,
+    check_padding_mode,
+    check_upsampling,
+    padding_maps,
+    unpadded_window,
+    upsampling_maps,
+)
 from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.geometry import pads_of, pool_window, window
 
@@ -62,7 +71,7 @@ def test_nearest_and_linear_places(i, o):
     if i == o:
         assert nearest is None and upsampling_maps((i,), None, o, "linear", True) == (None,)
         return
-    assert [taps for taps in nearest.taps] == [((math.floor(Fraction(p * i, o)), 1.0),) for p in range(o)]
+    assert list(nearest.taps) == [((math.floor(Fraction(p * i, o)), 1.0),) for p in range(o)]
     for aligned in (False, True):
         (linear,) = upsampling_maps((i,), None, (o,), "linear", aligned)
         for p, taps in enumerate(linear.taps):
@@ -115,7 +124,7 @@ def test_arrays_round_once_and_cannot_be_changed():
     assert weight.tolist() == [np.float32(1 / 3), np.float32(2 / 3), 1] and weight.dtype == np.float32
     assert start.tolist() == [0, np.float32(0.1), 0]
     assert as_arrays(table, np.float64)[3][1] == 0.1
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="read-only"):
         weight[0] = 1
     assert table.reach == 3
 

@@ -126,8 +126,9 @@ def test_what_every_backend_tells_of_itself(name, math):
 
 
 def test_compiling_is_told(monkeypatch):
-    from gpucnn.backends import compilation
     from gpucnn.kernels.numba_cpu import compiler
+
+    from gpucnn.backends import compilation
 
     get_backend("numba")
     told = []

@@ -1,4 +1,6 @@
-"""gpucnn.check_gradients: right gradients pass, planted wrong ones fail and are named, kinks are skipped and counted."""
+"""gpucnn.check_gradients: right gradients pass, planted wrong ones fail and are named,
+kinks are skipped and counted.
+"""
 
 import math
 
@@ -10,11 +12,22 @@ from gpucnn import check_gradients, functional
 from gpucnn.backends import get_backend
 from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.layers import (
-    BatchNorm, Conv2d, Dense, Dropout, Flatten, GroupNorm, Layer, MaxPool2d, Parameter, ReLU, Sequential, present,
+    BatchNorm,
+    Conv2d,
+    Dense,
+    Dropout,
+    Flatten,
+    GroupNorm,
+    Layer,
+    MaxPool2d,
+    Parameter,
+    ReLU,
+    Sequential,
+    present,
 )
-from gpucnn.models import Model, lenet5  # fmt: skip
+from gpucnn.models import Model, lenet5
 
-# ---- the example of docs/adding-an-operation.md ------------------------------------------------------------------------
+# ---- the example of docs/adding-an-operation.md ----------------------------------------------------------------------
 
 
 class Swish(Layer):
@@ -57,8 +70,9 @@ def test_a_layer_of_ones_own_passes():
     report = check_gradients(Swish(), shape=(3, 4, 5))
     assert report.passed
     assert [(t.name, t.shape, t.checked, t.skipped) for t in report.tensors] == [
-        ("input", (4, 3, 4, 5), 3, 0), ("slope", (1,), 3, 0),
-    ]  # fmt: skip
+        ("input", (4, 3, 4, 5), 3, 0),
+        ("slope", (1,), 3, 0),
+    ]
     assert all(t.error < 1e-9 for t in report.tensors)
     assert str(report).endswith("passed: relative errors up to 1e-07 are allowed")
 
@@ -111,7 +125,7 @@ def test_one_wrong_value_of_a_thousand_is_found():
     assert not check_gradients(sine, x).passed
 
 
-# ---- kinks -------------------------------------------------------------------------------------------------------------
+# ---- kinks -----------------------------------------------------------------------------------------------------------
 
 
 def rectify(x):
@@ -125,7 +139,12 @@ def test_a_kink_at_the_input_itself_is_skipped_and_counted():
     assert report.tensors[0].skipped == 12
     assert "every direction meets a kink" in str(report)
     tie = np.array([[0.5, 0.5]])
-    assert check_gradients(lambda x: (x.max(1), lambda dy: np.where([[True, False]], dy[:, None], 0)), tie).tensors[0].checked == 0
+    assert (
+        check_gradients(lambda x: (x.max(1), lambda dy: np.where([[True, False]], dy[:, None], 0)), tie)
+        .tensors[0]
+        .checked
+        == 0
+    )
 
 
 @pytest.mark.parametrize("distance", [1e-4, 1e-5, 3e-6, -1e-5])
@@ -147,6 +166,7 @@ def test_kinks_are_in_the_function_and_never_excuse_a_gradient():
 def test_small_kinks_at_any_place_do_no_harm(place, height):
     """A kink inside the steps, of any height: each direction is right or skipped, never wrong."""
     for step in (2.0**-13, 2.0**-16, 2.0**-19):
+
         def bent(x, at=place * step):
             return x + height * np.maximum(x - at, 0), lambda dy: dy * (1 + height * (x > at))
 
@@ -154,13 +174,20 @@ def test_small_kinks_at_any_place_do_no_harm(place, height):
 
 
 def test_networks_with_many_kinks_pass():
-    layers = Conv2d(6, 3, padding=1, activation="relu"), MaxPool2d(2), GroupNorm(3, activation="relu"), Flatten(), Dense(5), ReLU()
+    layers = (
+        Conv2d(6, 3, padding=1, activation="relu"),
+        MaxPool2d(2),
+        GroupNorm(3, activation="relu"),
+        Flatten(),
+        Dense(5),
+        ReLU(),
+    )
     report = check_gradients(Sequential(*layers), shape=(2, 8, 8), directions=10)
     assert report.passed, str(report)
     assert all(t.checked == 10 for t in report.tensors)
 
 
-# ---- models, functions, settings -----------------------------------------------------------------------------------------
+# ---- models, functions, settings -------------------------------------------------------------------------------------
 
 
 def test_what_is_checked_stays_as_it_was():

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from oracle import Expected, assert_within
 
 sys.path.append(str(Path(__file__).parent / "backends"))
-from guarded import KINDS, assert_bits, guarded, numbers  # noqa: E402
-from scalar import band_cuts, f32, fma, tree  # noqa: E402
+from guarded import KINDS, assert_bits, guarded, numbers
+from scalar import band_cuts, f32, fma, tree
 
-from gpucnn import functional  # noqa: E402
-from gpucnn.backends import get_backend  # noqa: E402
-from gpucnn.backends.numba_backend import NumbaBackend  # noqa: E402
-from gpucnn.errors import ConfigurationError, DTypeError, GpucnnError, ShapeError  # noqa: E402
-from gpucnn.geometry import transposed_window, window  # noqa: E402
+from gpucnn import functional
+from gpucnn.backends import get_backend
+from gpucnn.backends.numba_backend import NumbaBackend
+from gpucnn.errors import ConfigurationError, DTypeError, GpucnnError, ShapeError
+from gpucnn.geometry import transposed_window, window
 
 BACKENDS = [("numpy", "exact"), ("numpy", "fast"), ("numba", "exact")]
 on_every_backend = pytest.mark.parametrize(("backend", "math_"), BACKENDS, ids=["-".join(b) for b in BACKENDS])
@@ -118,7 +118,10 @@ def gathered(dy, x, w, options) -> tuple[Expected, Expected, Expected]:
 @on_every_backend
 @some
 @given(sizes=transposed(), seed=SEED)
-@example(sizes=((33, 1, 1), (1, 1, 3), dict(stride=(3,), padding=((0, 2),), output_padding=(1,), dilation=(1,), groups=1)), seed=0)
+@example(
+    sizes=((33, 1, 1), (1, 1, 3), dict(stride=(3,), padding=((0, 2),), output_padding=(1,), dilation=(1,), groups=1)),
+    seed=0,
+)
 def test_values_and_gradients(backend, math_, sizes, seed):
     x_shape, w_shape, options = sizes
     outputs = w_shape[1] * options["groups"]
@@ -243,7 +246,9 @@ def by_backend(b, x, w, bias, dy, options):
 
 
 def plain(axes, **changed):
-    options = dict(stride=(1,) * axes, padding=((0, 0),) * axes, output_padding=(0,) * axes, dilation=(1,) * axes, groups=1)
+    options = dict(
+        stride=(1,) * axes, padding=((0, 0),) * axes, output_padding=(0,) * axes, dilation=(1,) * axes, groups=1
+    )
     return {**options, **changed}
 
 
@@ -265,9 +270,11 @@ def test_bits_by_the_contract(case, kind):
     x_shape, w_shape, options = case
     outputs = w_shape[1] * options["groups"]
     given_ = [
-        numbers(kind, *x_shape), numbers(kind, *w_shape, seed=1), numbers(kind, outputs, seed=2),
+        numbers(kind, *x_shape),
+        numbers(kind, *w_shape, seed=1),
+        numbers(kind, outputs, seed=2),
         numbers(kind, x_shape[0], outputs, *sizes_of(x_shape, w_shape, options), seed=3),
-    ]  # fmt: skip
+    ]
     expected = by_contract(*given_, options)
     b = guarded(NumbaBackend)(2)
     for name, backend in (("numpy", get_backend("numpy", "exact")), ("numba", b)):
@@ -320,11 +327,16 @@ def test_the_size_is_that_of_the_last_patch(sizes):
     assert win.output == x[2:] and win.input == sizes_of(x, w, options)
     for axis in range(len(win.input)):
         ends = [
-            (win.output[axis] - 1) * win.stride[axis] + (win.kernel[axis] - 1) * win.dilation[axis]
-            + options["output_padding"][axis] + 1 - sum(win.padding[axis])
-        ]  # fmt: skip
+            (win.output[axis] - 1) * win.stride[axis]
+            + (win.kernel[axis] - 1) * win.dilation[axis]
+            + options["output_padding"][axis]
+            + 1
+            - sum(win.padding[axis])
+        ]
         assert win.input[axis] == ends[0]
-        if options["output_padding"][axis] < win.stride[axis]:  # then a convolution over the output gives the input back
+        if (
+            options["output_padding"][axis] < win.stride[axis]
+        ):  # then a convolution over the output gives the input back
             line = {"stride": win.stride[axis], "dilation": win.dilation[axis], "padding": [win.padding[axis]]}
             extent = win.dilation[axis] * (win.kernel[axis] - 1) + 1
             if win.input[axis] + sum(win.padding[axis]) >= extent:
@@ -332,7 +344,7 @@ def test_the_size_is_that_of_the_last_patch(sizes):
 
 
 @pytest.mark.parametrize(
-    "input, kernel, options, output",
+    ("input", "kernel", "options", "output"),
     [
         (4, 3, {}, 6),
         (5, 3, {"stride": 2}, 11),  # Dumoulin and Visin: 3 over 5 with stride 2 gives 2 ...
@@ -349,9 +361,13 @@ def test_worked_sizes(input, kernel, options, output):
 
 
 @pytest.mark.parametrize(
-    "options, error, words",
+    ("options", "error", "words"),
     [
-        ({"output_padding": 1}, ConfigurationError, "output_padding 1 on spatial axis 0 is neither less than the stride 1"),
+        (
+            {"output_padding": 1},
+            ConfigurationError,
+            "output_padding 1 on spatial axis 0 is neither less than the stride 1",
+        ),
         ({"stride": 2, "output_padding": (1, 2)}, ConfigurationError, "on spatial axis 1 .* use at most 1"),
         ({"output_padding": -1}, ConfigurationError, "output_padding is -1; give an integer of 0 or more"),
         ({"output_padding": 0.5}, ConfigurationError, "output_padding is 0.5"),
@@ -377,7 +393,7 @@ def test_settings_that_do_not_fit_are_refused(options, error, words):
 
 
 @pytest.mark.parametrize(
-    "shapes, words",
+    ("shapes", "words"),
     [
         (((1, 4), (4, 2)), "images"),
         (((1, 4, 5), (4, 2, 3, 3)), "expected 3 axes"),

@@ -1,4 +1,6 @@
-"""True convolution: SciPy as oracle in one to five dimensions, the five algebraic properties, and the order of its sums."""
+"""True convolution: SciPy as oracle in one to five dimensions, the five algebraic properties,
+and the order of its sums.
+"""
 
 import itertools
 import math
@@ -12,12 +14,12 @@ from hypothesis import strategies as st
 from oracle import UNIT, Expected, assert_within
 
 sys.path.append(str(Path(__file__).parent / "backends"))
-from guarded import assert_bits, numbers  # noqa: E402
-from scalar import fma  # noqa: E402
+from guarded import assert_bits, numbers
+from scalar import fma
 
-import gpucnn  # noqa: E402
-from gpucnn import convolve  # noqa: E402
-from gpucnn.errors import BackendError, ConfigurationError, DTypeError, ShapeError  # noqa: E402
+import gpucnn
+from gpucnn import convolve
+from gpucnn.errors import BackendError, ConfigurationError, DTypeError, ShapeError
 
 BACKENDS = [("numpy", "exact"), ("numpy", "fast"), ("numba", "exact")]
 on_every_backend = pytest.mark.parametrize(("backend", "math_"), BACKENDS, ids=["-".join(b) for b in BACKENDS])
@@ -80,9 +82,7 @@ def test_as_scipy_has_it(backend, math_, dimensions, mode):
             assert_within(result, Expected(value, size, min(x.size, kernel.size)))
 
 
-@pytest.mark.parametrize(
-    "mode, expected", [("full", [0, 1, 2.5, 4, 1.5]), ("same", [1, 2.5, 4]), ("valid", [2.5])]
-)  # fmt: skip
+@pytest.mark.parametrize(("mode", "expected"), [("full", [0, 1, 2.5, 4, 1.5]), ("same", [1, 2.5, 4]), ("valid", [2.5])])
 def test_numpys_own_example(mode, expected):
     x, kernel = np.array([1, 2, 3], np.float32), np.array([0, 1, 0.5], np.float32)
     assert convolve(x, kernel, mode, math="exact").tolist() == expected
@@ -198,9 +198,15 @@ def test_the_unit_impulse_is_its_identity(backend, math_, sizes, shift, seed):
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 @pytest.mark.parametrize("kind", ["random", "subnormal", "cancelling"])
 @pytest.mark.parametrize(
-    "x_shape, kernel_shape",
-    [((7,), (3,)), ((2, 3), (4, 3)), ((3, 2, 3), (2, 2, 2)), ((2, 3, 2, 2), (2, 2, 1, 2)), ((2, 1, 2, 2, 2), (1, 2, 2, 1, 2))],
-)  # fmt: skip
+    ("x_shape", "kernel_shape"),
+    [
+        ((7,), (3,)),
+        ((2, 3), (4, 3)),
+        ((3, 2, 3), (2, 2, 2)),
+        ((2, 3, 2, 2), (2, 2, 1, 2)),
+        ((2, 1, 2, 2, 2), (1, 2, 2, 1, 2)),
+    ],
+)
 def test_each_value_is_one_chain_backwards_over_the_smaller_array(backend, kind, x_shape, kernel_shape):
     x, kernel = numbers(kind, *x_shape), numbers(kind, *kernel_shape, seed=1)
     result = convolve(x, kernel, backend=backend, math="exact")
@@ -237,9 +243,15 @@ def test_the_bound_is_not_empty():
 
 
 @pytest.mark.parametrize(
-    "x_shape, kernel_shape, mode, error, words",
+    ("x_shape", "kernel_shape", "mode", "error", "words"),
     [
-        ((), (), "full", ShapeError, r"x has shape \(\) and kernel \(\); expected two arrays with the same number of axes"),
+        (
+            (),
+            (),
+            "full",
+            ShapeError,
+            r"x has shape \(\) and kernel \(\); expected two arrays with the same number of axes",
+        ),
         ((3,), (), "full", ShapeError, "same number of axes"),
         ((3, 3), (3,), "full", ShapeError, "same number of axes"),
         ((0,), (3,), "full", ShapeError, "every axis needs at least one entry"),

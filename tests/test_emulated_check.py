@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import types
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def few(monkeypatch):
 class Simulated:
     """In the place of Simulation: a report that is there at once."""
 
-    differences: list[str] = []
+    differences: ClassVar[list[str]] = []
 
     def __enter__(self):
         return self
@@ -65,8 +66,12 @@ class Simulated:
     def report(self):
         operation = {"name": "relu", "backend": SIMULATED, "values": 7, "differing": len(self.differences)}
         network = {"network": "toy", "backend": SIMULATED, "weights_sha256": "ab", "expected_sha256": "ab"}
-        return {"passed": not self.differences, "operations": [operation], "training": [network],
-                "differences": self.differences}  # fmt: skip
+        return {
+            "passed": not self.differences,
+            "operations": [operation],
+            "training": [network],
+            "differences": self.differences,
+        }
 
 
 # ---- what stands in for what -----------------------------------------------------------------------------------------
@@ -125,7 +130,7 @@ def test_the_program_ends_with_2():
         "sys.argv = ['gpucnn', 'check', '--backends', 'cupy']\n"
         "import runpy; runpy.run_module('gpucnn', run_name='__main__')"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=False)
     assert run.returncode == 2, run.stderr
     assert "--emulate" in " ".join(run.stderr.split())
 
@@ -186,8 +191,9 @@ def test_the_kernels_pass_on_the_cpu(monkeypatch, tmp_path):
     }
     assert all(row["differing"] == 0 < row["values"] for row in report["operations"])
     assert {(row["network"], row["backend"]) for row in report["training"]} == {
-        *((n, EMULATED) for n in NETWORKS), *((n, SIMULATED) for n in TOYS)
-    }  # fmt: skip
+        *((n, EMULATED) for n in NETWORKS),
+        *((n, SIMULATED) for n in TOYS),
+    }
     assert all(row["weights_sha256"] == row["expected_sha256"] for row in report["training"])
 
 

@@ -20,18 +20,34 @@ from pathlib import Path
 import pytest
 
 import gpucnn
-import gpucnn.backends  # noqa: F401 - finds where the kernels of this installation lie, below
+import gpucnn.backends
 
 FLOORS = {
-    "errors": 0, "geometry": 0, "axis_maps": 0, "arithmetic": 0, "kernels": 0,
+    "errors": 0,
+    "geometry": 0,
+    "axis_maps": 0,
+    "arithmetic": 0,
+    "kernels": 0,
     "backends": 1,
     "emulation": 1,
-    "functional": 2, "layers": 2, "losses": 2, "optimizers": 2, "schedules": 2, "initializers": 2,
-    "models": 3, "data": 3, "gradients": 3, "figures": 3,
+    "functional": 2,
+    "layers": 2,
+    "losses": 2,
+    "optimizers": 2,
+    "schedules": 2,
+    "initializers": 2,
+    "models": 3,
+    "data": 3,
+    "gradients": 3,
+    "figures": 3,
     "training": 4,
-    "check": 5, "throughput": 5, "summary": 5, "show": 5,
-    "cli": 6, "__main__": 6,
-}  # fmt: skip
+    "check": 5,
+    "throughput": 5,
+    "summary": 5,
+    "show": 5,
+    "cli": 6,
+    "__main__": 6,
+}
 
 # Where a library may be imported at all: modules whose name starts with one of these.
 HOMES = {

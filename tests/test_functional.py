@@ -66,12 +66,21 @@ def same_bits(a, b):
 @on_every_backend
 @some
 @given(case=convolutions(), seed=SEED, biased=st.booleans())
-@example(case=((1, 1, 1, 1), (1, 1, 1, 1), dict(stride=(1, 1), padding=((0, 0),) * 2, dilation=(1, 1), groups=1)),
-         seed=0, biased=True)  # fmt: skip
-@example(case=((33, 2, 1, 1), (4, 1, 3, 3), dict(stride=(2, 1), padding=((1, 1),) * 2, dilation=(1, 1), groups=2)),
-         seed=1, biased=False)  # fmt: skip
-@example(case=((17, 1, 12, 70), (2, 1, 3, 3), dict(stride=(1, 1), padding=((0, 0),) * 2, dilation=(1, 1), groups=1)),
-         seed=2, biased=True)  # fmt: skip
+@example(
+    case=((1, 1, 1, 1), (1, 1, 1, 1), dict(stride=(1, 1), padding=((0, 0),) * 2, dilation=(1, 1), groups=1)),
+    seed=0,
+    biased=True,
+)
+@example(
+    case=((33, 2, 1, 1), (4, 1, 3, 3), dict(stride=(2, 1), padding=((1, 1),) * 2, dilation=(1, 1), groups=2)),
+    seed=1,
+    biased=False,
+)
+@example(
+    case=((17, 1, 12, 70), (2, 1, 3, 3), dict(stride=(1, 1), padding=((0, 0),) * 2, dilation=(1, 1), groups=1)),
+    seed=2,
+    biased=True,
+)
 def test_convolution_and_its_gradients(backend, math, case, seed, biased):
     shape, filters, sizes = case
     x, w, bias = normal(seed, shape, filters, filters[:1])
@@ -369,9 +378,11 @@ REFUSALS = {
     "label large": (lambda f, o: f.softmax_cross_entropy(Z, [0, 10, 1], **o), errors.DataError, "label 10 of image 1"),
     "label negative": (lambda f, o: f.softmax_cross_entropy(Z, [0, 1, -1], **o), errors.DataError, "label -1 of"),
     "label huge": (
-        lambda f, o: f.softmax_cross_entropy(Z, np.uint64([2**63, 0, 0]), **o), errors.DataError, "out of range"
+        lambda f, o: f.softmax_cross_entropy(Z, np.uint64([2**63, 0, 0]), **o),
+        errors.DataError,
+        "out of range",
     ),
-}  # fmt: skip
+}
 
 
 @on_every_backend

@@ -51,14 +51,23 @@ def engine(operation, *arguments):
 
 
 AXIS = st.tuples(
-    st.integers(1, 3), st.integers(1, 3), st.integers(1, 2), st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    st.tuples(st.integers(0, 2), st.integers(0, 2)),
     st.integers(0, 3),
-)  # fmt: skip
+)
 
 
 @some
-@given(axes=st.lists(AXIS, min_size=1, max_size=3), images=st.integers(1, 3), channels=st.integers(1, 2),
-       filters=st.integers(1, 2), groups=st.integers(1, 2), seed=SEED)  # fmt: skip
+@given(
+    axes=st.lists(AXIS, min_size=1, max_size=3),
+    images=st.integers(1, 3),
+    channels=st.integers(1, 2),
+    filters=st.integers(1, 2),
+    groups=st.integers(1, 2),
+    seed=SEED,
+)
 def test_conv(axes, images, channels, filters, groups, seed):
     kernel, stride, dilation, padding, extra = zip(*axes)
     image = [max(1, d * (k - 1) + 1 - sum(p)) + e for k, d, p, e in zip(kernel, dilation, padding, extra)]
@@ -167,8 +176,13 @@ def test_batch_norm(images, spatial, seed):
 
 
 @some
-@given(images=st.integers(1, 4), groups=st.integers(1, 3), channels=st.integers(1, 2),
-       spatial=st.lists(st.integers(1, 3), max_size=3).map(tuple), seed=SEED)  # fmt: skip
+@given(
+    images=st.integers(1, 4),
+    groups=st.integers(1, 3),
+    channels=st.integers(1, 2),
+    spatial=st.lists(st.integers(1, 3), max_size=3).map(tuple),
+    seed=SEED,
+)
 def test_group_norm_and_layer_norm(images, groups, channels, spatial, seed):
     shape = (images, groups * channels, *spatial)
     x, gamma, beta, gammas, betas = normal(seed, shape, shape[1], shape[1], shape[1:], shape[1:])

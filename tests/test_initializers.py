@@ -23,7 +23,9 @@ def drawn(name, count=40_000, seed=5, ordinal=3):
 
 @pytest.mark.parametrize("name", INITIALIZERS)
 def test_moments_and_bounds(name):
-    """Of n values of variance v the mean is off by 5 sqrt(v / n) once in two million draws, the variance by 5 sqrt(2v**2 / n)."""
+    """Of n values of variance v the mean is off by 5 sqrt(v / n) once in two million draws,
+    the variance by 5 sqrt(2v**2 / n).
+    """
     values, family = drawn(name), name.partition("_")[0]
     assert values.dtype == np.float32
     n, variance = len(values), VARIANCES[family]
@@ -79,7 +81,8 @@ def test_normal_deviates_against_decimals():
         u = Decimal((bits & 0xFFFFFFFF) + 1) / 2**32
         t = Decimal(bits >> 32) / 2**31
         wanted = (-2 * u.ln()).sqrt() * cosine(PI * min(t, 2 - t))
-        # The cosine is right within 3e-16 and the rounding of pi * t, 4.5e-16; the root, at most 6.67, within 3 roundings.
+        # The cosine is right within 3e-16 and the rounding of pi * t, 4.5e-16; the root, at most 6.67, within 3
+        # roundings.
         assert abs(value - float(wanted)) < 6.67 * (3e-16 + 4.5e-16 + 4 * 2.0**-53)
 
 

@@ -43,18 +43,33 @@ NUMPY = "gpucnn/backends/numpy_channels.py"
 CHANGES = [
     Change("the kernel is flipped", "numpy", EXACT, "return np.flip(", "return (lambda w, axes: w)(", transposed),
     Change(
-        "bands are those of the transposed convolution's input", "numba", "gpucnn/backends/numba_backend.py",
-        "band = rows_per_band(output[2])\n        chunks", "band = rows_per_band(window.input[-1])\n        chunks", bands,
+        "bands are those of the transposed convolution's input",
+        "numba",
+        "gpucnn/backends/numba_backend.py",
+        "band = rows_per_band(output[2])\n        chunks",
+        "band = rows_per_band(window.input[-1])\n        chunks",
+        bands,
     ),
     Change("the last + 0", "numpy", NUMPY, ") + zero)", "))", shifted),
-    Change("the last + 0", "numba", CHANNELS, "add(add(load(values, i), shift), zero)", "add(load(values, i), shift)", shifted),
+    Change(
+        "the last + 0",
+        "numba",
+        CHANNELS,
+        "add(add(load(values, i), shift), zero)",
+        "add(load(values, i), shift)",
+        shifted,
+    ),
     Change("each channel its bias", "numba", CHANNELS, "splat(bias[c])", "splat(bias[0])", shifted),
     Change("ReLU after the bias", "numba", CHANNELS, "            if rectified:", "            if False:", shifted),
-    Change("branches in their order", "numpy", NUMPY, "for batch in batches]", "for batch in batches[::-1]]", side_by_side),
+    Change(
+        "branches in their order", "numpy", NUMPY, "for batch in batches]", "for batch in batches[::-1]]", side_by_side
+    ),
     Change("each branch its place", "numba", CHANNELS, "y[b, first_y + c]", "y[b, c]", side_by_side),
     Change("the channels that were asked for", "numba", CHANNELS, "x[b, first_x + c]", "x[b, c]", taken),
-    Change("every channel is copied", "numpy", NUMPY, "first : first + count]", "first : first + count][:, ::-1]", taken),
-]  # fmt: skip
+    Change(
+        "every channel is copied", "numpy", NUMPY, "first : first + count]", "first : first + count][:, ::-1]", taken
+    ),
+]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)

@@ -28,8 +28,13 @@ def test_activation_gradients(operation, scale):
 
 
 @some
-@given(n=st.integers(1, 6), classes=st.integers(1, 6), smoothing=st.sampled_from([0.0, 0.1, 0.7]), weighted=st.booleans(),
-       seed=SEED)  # fmt: skip
+@given(
+    n=st.integers(1, 6),
+    classes=st.integers(1, 6),
+    smoothing=st.sampled_from([0.0, 0.1, 0.7]),
+    weighted=st.booleans(),
+    seed=SEED,
+)
 def test_cross_entropy_gradient(n, classes, smoothing, weighted, seed):
     (z,) = normal(seed, (n, classes))
     rng = np.random.default_rng(seed)
@@ -65,14 +70,16 @@ def by_torch(function, *arrays):
     return y.detach().numpy(), x.grad.numpy()
 
 
-@pytest.mark.parametrize("backend, dtype, tolerance", [("numpy", np.float64, 1e-13), ("numba", np.float32, 2e-6)])
+@pytest.mark.parametrize(("backend", "dtype", "tolerance"), [("numpy", np.float64, 1e-13), ("numba", np.float32, 2e-6)])
 @pytest.mark.parametrize(
-    "name, function",
+    ("name", "function"),
     [
-        ("leaky_relu", lambda F, x: F.leaky_relu(x)), ("gelu", lambda F, x: F.gelu(x)), ("silu", lambda F, x: F.silu(x)),
+        ("leaky_relu", lambda F, x: F.leaky_relu(x)),
+        ("gelu", lambda F, x: F.gelu(x)),
+        ("silu", lambda F, x: F.silu(x)),
         ("softmax", lambda F, x: F.softmax(x, 1) * (1 + x.detach())),
     ],
-)  # fmt: skip
+)
 def test_activations_are_pytorchs(name, function, backend, dtype, tolerance):
     x = (np.random.default_rng(0).standard_normal((7, 5, 3)) * 3).astype(dtype)
     y, dx = by_torch(function, x)
@@ -83,7 +90,7 @@ def test_activations_are_pytorchs(name, function, backend, dtype, tolerance):
     assert np.allclose(got, dx, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("backend, dtype, tolerance", [("numpy", np.float64, 1e-13), ("numba", np.float32, 2e-6)])
+@pytest.mark.parametrize(("backend", "dtype", "tolerance"), [("numpy", np.float64, 1e-13), ("numba", np.float32, 2e-6)])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_cross_entropy_is_pytorchs(smoothing, weighted, backend, dtype, tolerance):
@@ -102,15 +109,16 @@ def test_cross_entropy_is_pytorchs(smoothing, weighted, backend, dtype, toleranc
     assert np.allclose(gradient, dz, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("backend, dtype, tolerance", [("numpy", np.float64, 1e-13), ("numba", np.float32, 2e-6)])
+@pytest.mark.parametrize(("backend", "dtype", "tolerance"), [("numpy", np.float64, 1e-13), ("numba", np.float32, 2e-6)])
 @pytest.mark.parametrize(
-    "name, function, settings",
+    ("name", "function", "settings"),
     [
-        ("mean_squared", lambda F, x, t: F.mse_loss(x, t), {}), ("mean_absolute", lambda F, x, t: F.l1_loss(x, t), {}),
+        ("mean_squared", lambda F, x, t: F.mse_loss(x, t), {}),
+        ("mean_absolute", lambda F, x, t: F.l1_loss(x, t), {}),
         ("huber", lambda F, x, t: F.huber_loss(x, t, delta=0.75), {"delta": 0.75}),
         ("binary_cross_entropy", lambda F, x, t: F.binary_cross_entropy_with_logits(x, t), {}),
     ],
-)  # fmt: skip
+)
 def test_value_losses_are_pytorchs(name, function, settings, backend, dtype, tolerance):
     rng = np.random.default_rng(2)
     x, t = (rng.standard_normal((19, 3, 4)) * 4).astype(dtype), rng.uniform(0, 1, (19, 3, 4)).astype(dtype)
@@ -165,19 +173,35 @@ REFUSALS = {
     "dy shape": (lambda f: f.gelu_backward(Z, X), errors.ShapeError, r"expected \(2, 3, 4\)"),
     "softmax rank": (lambda f: f.softmax(X[0, 0]), errors.ShapeError, r"\(N, C\)"),
     "softmax dy": (lambda f: f.softmax_backward(Z, X), errors.ShapeError, "expected"),
-    "smoothing 1": (lambda f: f.softmax_cross_entropy(Z, [0, 1, 2], label_smoothing=1.0), errors.ConfigurationError, "0 up to"),
-    "smoothing text": (lambda f: f.softmax_cross_entropy(Z, [0, 1, 2], label_smoothing="a"), errors.ConfigurationError, "'a'"),
+    "smoothing 1": (
+        lambda f: f.softmax_cross_entropy(Z, [0, 1, 2], label_smoothing=1.0),
+        errors.ConfigurationError,
+        "0 up to",
+    ),
+    "smoothing text": (
+        lambda f: f.softmax_cross_entropy(Z, [0, 1, 2], label_smoothing="a"),
+        errors.ConfigurationError,
+        "'a'",
+    ),
     "smoothing negative": (
-        lambda f: f.softmax_cross_entropy(Z, [0, 1, 2], label_smoothing=-0.1), errors.ConfigurationError, "-0.1"
+        lambda f: f.softmax_cross_entropy(Z, [0, 1, 2], label_smoothing=-0.1),
+        errors.ConfigurationError,
+        "-0.1",
     ),
     "weights few": (
-        lambda f: f.softmax_cross_entropy(Z, [0, 1, 2], class_weights=[1, 2]), errors.ConfigurationError, "2 numbers"
+        lambda f: f.softmax_cross_entropy(Z, [0, 1, 2], class_weights=[1, 2]),
+        errors.ConfigurationError,
+        "2 numbers",
     ),
     "weights zero": (
-        lambda f: f.softmax_cross_entropy(Z, [0, 1, 2], class_weights=[1, 2, 0, 1]), errors.ConfigurationError, "above 0"
+        lambda f: f.softmax_cross_entropy(Z, [0, 1, 2], class_weights=[1, 2, 0, 1]),
+        errors.ConfigurationError,
+        "above 0",
     ),
     "weights text": (
-        lambda f: f.softmax_cross_entropy(Z, [0, 1, 2], class_weights="balanced"), errors.ConfigurationError, "above 0"
+        lambda f: f.softmax_cross_entropy(Z, [0, 1, 2], class_weights="balanced"),
+        errors.ConfigurationError,
+        "above 0",
     ),
     "targets shape": (lambda f: f.mean_squared(Z, T[:2]), errors.ShapeError, r"\(3, 4\)"),
     "targets type": (lambda f: f.mean_squared(Z, T.astype(np.float64)), errors.DTypeError, "float64"),
@@ -185,7 +209,7 @@ REFUSALS = {
     "delta": (lambda f: f.huber(Z, T, delta=0), errors.ConfigurationError, "above 0"),
     "probability": (lambda f: f.binary_cross_entropy(Z, T * 3), errors.DataError, "0 to 1"),
     "rank": (lambda f: f.mean_squared(Z[0], T[0]), errors.ShapeError, r"\(N, C\)"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSALS)

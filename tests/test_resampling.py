@@ -1,8 +1,8 @@
-"""Padding, upsampling, adaptive and global pooling as functions, on every CPU backend: against NumPy, PyTorch where it is
-installed, and loops over pixels; their gradients; what they refuse."""
+"""Padding, upsampling, adaptive and global pooling as functions, on every CPU backend: against NumPy, PyTorch where it
+is installed, and loops over pixels; their gradients; what they refuse."""
 
 import itertools
-import math
+from math import prod
 
 import numpy as np
 import pytest
@@ -39,9 +39,7 @@ def paddings(draw, most=4):
     mode = draw(st.sampled_from(sorted(NUMPY)))
     sizes = tuple(draw(st.lists(st.integers(1, 5), min_size=1, max_size=3)))
     room = {"reflect": -1, "circular": 0}.get(mode, most)
-    pads = tuple(
-        (draw(st.integers(0, min(most, i + room))), draw(st.integers(0, min(most, i + room)))) for i in sizes
-    )
+    pads = tuple((draw(st.integers(0, min(most, i + room))), draw(st.integers(0, min(most, i + room)))) for i in sizes)
     return sizes, pads, mode, draw(st.sampled_from([-1.5, 3.0])) if mode == "constant" else 0.0
 
 
@@ -52,9 +50,9 @@ def padded(x, pads, mode, value):
 
 def scattered(dy, sizes, pads, mode):
     """The gradient of padding in float64, place by place, with the number of places that each pixel is shown at."""
-    numbers = np.arange(math.prod(sizes)).reshape(1, 1, *sizes)
+    numbers = np.arange(prod(sizes)).reshape(1, 1, *sizes)
     shown = padded(numbers, pads, mode, -1)[0, 0] if mode != "zeros" else padded(numbers, pads, "constant", -1)[0, 0]
-    dx, size = np.zeros((*dy.shape[:2], math.prod(sizes))), np.zeros((*dy.shape[:2], math.prod(sizes)))
+    dx, size = np.zeros((*dy.shape[:2], prod(sizes))), np.zeros((*dy.shape[:2], prod(sizes)))
     for at in np.ndindex(shown.shape):
         if shown[at] >= 0:
             dx[:, :, shown[at]] += dy[:, :, *at]
@@ -94,7 +92,9 @@ def test_a_negative_zero_becomes_positive():
 
 @on_every_backend
 @few
-@given(case=paddings(3), images=st.sampled_from([1, 17]), stride=st.integers(1, 2), dilation=st.integers(1, 2), seed=SEED)
+@given(
+    case=paddings(3), images=st.sampled_from([1, 17]), stride=st.integers(1, 2), dilation=st.integers(1, 2), seed=SEED
+)
 def test_a_padded_convolution_is_one_of_a_padded_image(backend, math, case, images, stride, dilation, seed):
     sizes, pads, mode, value = case
     kernel = tuple(
@@ -115,7 +115,7 @@ def test_a_padded_convolution_is_one_of_a_padded_image(backend, math, case, imag
         assert same_bits(dx, functional.pad_backward(whole_dx, x, pads, mode, backend=backend, math=math))
     inside = tuple(slice(before, before + i) for i, (before, _) in zip(sizes, pads))
     if mode in ("zeros", "constant"):
-        assert same_bits(dx, whole_dx[:, :, *inside]) or math == "fast" and np.allclose(dx, whole_dx[:, :, *inside])
+        assert same_bits(dx, whole_dx[:, :, *inside]) or (math == "fast" and np.allclose(dx, whole_dx[:, :, *inside]))
 
 
 @on_every_backend
@@ -148,16 +148,20 @@ def interpolated(x, output, mode, aligned):
             corners.append([(low, 1 - (place - low)), (min(low + 1, i - 1), place - low)])
         for choice in itertools.product(*corners):
             pixel, weight = zip(*choice)
-            y[:, :, *at] += math.prod(weight) * x[:, :, *pixel]
-            magnitude[:, :, *at] += math.prod(weight) * np.abs(x[:, :, *pixel])
+            y[:, :, *at] += prod(weight) * x[:, :, *pixel]
+            magnitude[:, :, *at] += prod(weight) * np.abs(x[:, :, *pixel])
     # Each axis: a weight and two operations; the oracle's own places are off by some float64 roundings.
     return Expected(y, magnitude + 1e-9, 4 * len(sizes))
 
 
 @on_every_backend
 @some
-@given(sizes=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 9)), min_size=1, max_size=3), images=IMAGES,
-       mode=st.sampled_from([("nearest", False), ("linear", False), ("linear", True)]), seed=SEED)  # fmt: skip
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 9)), min_size=1, max_size=3),
+    images=IMAGES,
+    mode=st.sampled_from([("nearest", False), ("linear", False), ("linear", True)]),
+    seed=SEED,
+)
 @example(sizes=[(1, 3), (1, 1)], images=33, mode=("linear", False), seed=0)
 def test_upsampling(backend, math, sizes, images, mode, seed):
     input, output = zip(*sizes)
@@ -187,7 +191,9 @@ def test_a_whole_scale_repeats_pixels():
         assert same_bits(sums, np.full_like(x, 6))
 
 
-@pytest.mark.parametrize("input, output", [((5,), (10,)), ((4, 3), (8, 9)), ((2, 3, 2), (4, 5, 6)), ((7, 6), (3, 11))])
+@pytest.mark.parametrize(
+    ("input", "output"), [((5,), (10,)), ((4, 3), (8, 9)), ((2, 3, 2), (4, 5, 6)), ((7, 6), (3, 11))]
+)
 @pytest.mark.parametrize("aligned", [False, True])
 def test_upsampling_and_its_gradient_agree_with_pytorch(input, output, aligned):
     torch = pytest.importorskip("torch")
@@ -263,7 +269,9 @@ def test_adaptive_pooling(backend, math, sizes, images, seed):
     assert_within(got, Expected(d_largest, d_largest_size, 2 ** len(input)))
 
 
-@pytest.mark.parametrize("input, output", [((7,), (3,)), ((5, 8), (2, 3)), ((4, 3, 5), (3, 2, 4)), ((3, 3), (5, 2))])
+@pytest.mark.parametrize(
+    ("input", "output"), [((7,), (3,)), ((5, 8), (2, 3)), ((4, 3, 5), (3, 2, 4)), ((3, 3), (5, 2))]
+)
 @pytest.mark.parametrize("kind", ["avg", "max"])
 def test_adaptive_pooling_agrees_with_pytorch(input, output, kind):
     torch = pytest.importorskip("torch")
@@ -294,7 +302,9 @@ def test_global_pooling(backend, math, sizes):
 
 
 @on_every_backend
-@pytest.mark.parametrize("input, size, stride, padding", [((7,), 2, 2, 0), ((7, 8), 3, 2, 1), ((5, 4, 7), 2, 3, 0)])
+@pytest.mark.parametrize(
+    ("input", "size", "stride", "padding"), [((7,), 2, 2, 0), ((7, 8), 3, 2, 1), ((5, 4, 7), 2, 3, 0)]
+)
 def test_ceil_mode_agrees_with_pytorch(backend, math, input, size, stride, padding):
     torch = pytest.importorskip("torch")
     x = apart(1, (17, 2, *input)).astype(np.float32)
@@ -370,7 +380,9 @@ REFUSALS = {
     "mode": (lambda f, o: f.conv(X, W, padding_mode="edge", **o), errors.ConfigurationError, "replicate"),
     "value": (lambda f, o: f.conv(X, W, padding_value=1, **o), errors.ConfigurationError, 'use mode "constant"'),
     "backward's mode": (
-        lambda f, o: f.conv_backward(X, X, W, padding_mode=3, **o), errors.ConfigurationError, "no padding mode 3"
+        lambda f, o: f.conv_backward(X, X, W, padding_mode=3, **o),
+        errors.ConfigurationError,
+        "no padding mode 3",
     ),
     "strict": (lambda f, o: f.conv(X, W2, stride=3, strict=True, **o), errors.ShapeError, "does not divide"),
     "strict word": (lambda f, o: f.conv(X, W, strict=1, **o), errors.ConfigurationError, "True or False"),
@@ -390,11 +402,13 @@ REFUSALS = {
     "adaptive rank": (lambda f, o: f.adaptive_max_pool(V, 2, **o), errors.ShapeError, "1 to 3 spatial axes"),
     "dy of adaptive": (lambda f, o: f.adaptive_max_pool_backward(X, X, 2, **o), errors.ShapeError, "max_pool's output"),
     "dy of adaptive mean": (
-        lambda f, o: f.adaptive_avg_pool_backward(X, X, 2, **o), errors.ShapeError, "avg_pool's output"
+        lambda f, o: f.adaptive_avg_pool_backward(X, X, 2, **o),
+        errors.ShapeError,
+        "avg_pool's output",
     ),
     "global rank": (lambda f, o: f.global_avg_pool(V, **o), errors.ShapeError, "1 to 3 spatial axes"),
     "dy of global": (lambda f, o: f.global_max_pool_backward(X, X, **o), errors.ShapeError, r"expected \(2, 4\)"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSALS)

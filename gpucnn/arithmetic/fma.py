@@ -69,6 +69,7 @@ def products_stay_normal(a: np.ndarray, b: np.ndarray) -> bool:
     non-zero |b| is 2**-80 or more, each product is a multiple of 2**(-80 - 46) = 2**-126, so is every sum of them, and
     so is every float32 that such a sum rounds to: it is zero or at least 2**-126.
     """
+
     def unit(values: np.ndarray) -> float:
         """The power of two at or below the smallest non-zero magnitude; NaN if there is one, infinity if all are 0."""
         smallest = np.abs(values[values != 0]).min(initial=np.inf)

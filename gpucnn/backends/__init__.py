@@ -38,12 +38,12 @@ def get_backend(
 ) -> Backend:
     """The backend called `name` ("numpy", "numba", "cupy", "numba-cuda"), or the fastest usable one.
 
-    math: "exact" (the same bits everywhere) or "fast" (BLAS), by default the backend's own default. threads: how many CPU
-    threads its kernels may use, by default all cores. dtype: float32, or float64 with numpy's fast math. graph: False makes
-    backends that record a training step and repeat it (cupy as a CUDA graph, numba as a list of kernel calls) launch each
-    step anew, to the same bits; the others record nothing in either case (`backend.graph` tells). Calls with the same
-    arguments give the same object. Raises BackendError for a wrong name, a backend that is not usable here, or math
-    it does not have.
+    math: "exact" (the same bits everywhere) or "fast" (BLAS), by default the backend's own default. threads: how many
+    CPU threads its kernels may use, by default all cores. dtype: float32, or float64 with numpy's fast math. graph:
+    False makes backends that record a training step and repeat it (cupy as a CUDA graph, numba as a list of kernel
+    calls) launch each step anew, to the same bits; the others record nothing in either case (`backend.graph` tells).
+    Calls with the same arguments give the same object. Raises BackendError for a wrong name, a backend that is not
+    usable here, or math it does not have.
     """
     if name is None:
         usable = [entry["name"] for entry in backends() if entry["usable"]]
@@ -70,7 +70,9 @@ def get_backend(
 
 
 def backends() -> list[dict]:
-    """Every backend, fastest first: name, usable, reason (why not), math (all it has), default (its math), device, threads."""
+    """Every backend, fastest first: name, usable, reason (why not), math (all it has), default (its math), device,
+    threads.
+    """
     rows = []
     for name in names():
         reason = _why_not(name, maths(name)[0])

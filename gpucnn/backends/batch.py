@@ -11,8 +11,8 @@ class Batch:
     """`images` images on `backend`, stored as `data` of shape (block, channel, *spatial, lane).
 
     Lane i of block b is image `b * backend.lanes + i`; images past `images` fill up the last block. What they hold is
-    finite but meaningless: every sum over the batch masks them. An elementwise layer of your own may work on `data` with
-    `backend.xp` alone and wrap the result with `like`.
+    finite but meaningless: every sum over the batch masks them. An elementwise layer of your own may work on `data`
+    with `backend.xp` alone and wrap the result with `like`.
     """
 
     data: Any
@@ -37,7 +37,9 @@ class Batch:
         return Batch(data, self.images, self.backend)
 
     def reshape(self, *shape: int) -> "Batch":
-        """The same values with each image's axes as `shape`, row-major: (N, C, H, W) flattens with `reshape(C * H * W)`."""
+        """The same values with each image's axes as `shape`, row-major:
+        (N, C, H, W) flattens with `reshape(C * H * W)`.
+        """
         return self.like(self.data.reshape(self.data.shape[0], *shape, self.data.shape[-1]))
 
     def numpy(self) -> np.ndarray:

@@ -4,8 +4,8 @@ from gpucnn.backends.batch import Batch
 
 
 class ChannelCopies:
-    """Part of a backend that has `_empty` and `_copy_channels(x, y, first_x, first_y, count)`: y's channels from first_y on
-    = x's from first_x on. See the protocol for what each method does."""
+    """Part of a backend that has `_empty` and `_copy_channels(x, y, first_x, first_y, count)`: y's channels from
+    first_y on = x's from first_x on. See the protocol for what each method does."""
 
     def concatenate(self, batches: list[Batch]) -> Batch:
         blocks, _, *inner = batches[0].data.shape

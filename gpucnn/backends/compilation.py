@@ -1,4 +1,6 @@
-"""Telling whoever listens that a kernel is being compiled: the first time takes seconds, and silence looks like a fault."""
+"""Telling whoever listens that a kernel is being compiled: the first time takes seconds,
+and silence looks like a fault.
+"""
 
 from collections.abc import Callable
 

@@ -15,10 +15,10 @@ from gpucnn.backends import cuda_tiles
 from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.canonical import Canonical, canonical, is_dense, phases, positions_per_band, rows_per_band, three
-from gpucnn.backends.cuda_pointwise import CudaPointwise
 from gpucnn.backends.cuda_channels import CudaChannels
-from gpucnn.backends.cuda_resampling import CudaResampling
 from gpucnn.backends.cuda_group_norm import CudaGroupNorm
+from gpucnn.backends.cuda_pointwise import CudaPointwise
+from gpucnn.backends.cuda_resampling import CudaResampling
 from gpucnn.backends.launcher import Launcher
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import BackendError, DTypeError
@@ -139,9 +139,15 @@ class CudaBackend(CudaPointwise, CudaResampling, CudaGroupNorm, CudaChannels, Ba
         return self.load_labels(labels, self.array(np.arange(count, dtype=np.int64)), count)
 
     def load_images(
-        self, images: Array, indices: Array, count: int, augmentation: Augmentation = AS_THEY_ARE, *, seed: int = 0,
+        self,
+        images: Array,
+        indices: Array,
+        count: int,
+        augmentation: Augmentation = AS_THEY_ARE,
+        *,
+        seed: int = 0,
         step: Array | None = None,
-    ) -> Batch:  # fmt: skip
+    ) -> Batch:
         if not augmentation.only_shifts:
             return self._load_augmented(images, indices, count, augmentation, seed, step)
         shift = 0 if step is None else augmentation.shift
@@ -494,9 +500,19 @@ class CudaBackend(CudaPointwise, CudaResampling, CudaGroupNorm, CudaChannels, Ba
         self._run("optimizers.cu", "sgd", (_ceil(w.size, 256),), (256,), w, g, v, hyper, *numbers)
 
     def adam(
-        self, w: Array, g: Array, m: Array, v: Array, hyper: Array, *, beta1: float, beta2: float, eps: float,
-        weight_decay: float, decoupled: bool
-    ) -> None:  # fmt: skip
+        self,
+        w: Array,
+        g: Array,
+        m: Array,
+        v: Array,
+        hyper: Array,
+        *,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        decoupled: bool,
+    ) -> None:
         numbers = [_f32(c) for c in (beta1, beta2, 1 - beta1, 1 - beta2, eps, weight_decay)]
         given = w, g, m, v, hyper, *numbers, _i32(decoupled), _i64(w.size)
         self._run("optimizers.cu", "adam", (_ceil(w.size, 256),), (256,), *given)

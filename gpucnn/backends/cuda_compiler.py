@@ -114,10 +114,10 @@ def _sources() -> bytes:
 
 @functools.cache
 def _versions() -> tuple:
-    from cuda.bindings import nvrtc
-
     # Two releases of one NVRTC have one version number; the wheel's version tells them apart.
     from importlib import metadata
+
+    from cuda.bindings import nvrtc
 
     wheels = "nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12", "cuda-bindings"
     return nvrtc.nvrtcVersion()[1:], tuple((name, _version(metadata, name)) for name in wheels)

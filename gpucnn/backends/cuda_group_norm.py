@@ -36,9 +36,16 @@ class CudaGroupNorm:
         return y
 
     def group_norm_gradient(
-        self, dy: Batch, x: Batch, mean: Batch, var: Batch, gamma: Array | None, eps: float, out_gamma: Array | None,
-        out_beta: Array | None
-    ) -> Batch:  # fmt: skip
+        self,
+        dy: Batch,
+        x: Batch,
+        mean: Batch,
+        var: Batch,
+        gamma: Array | None,
+        eps: float,
+        out_gamma: Array | None,
+        out_beta: Array | None,
+    ) -> Batch:
         dx, groups, (channels, positions) = self._like(x), mean.channels, _channels_and_positions(x, mean)
         gradient, values, centre = self._data(dy), self._data(x), self._data(mean)
         blocks, size = x.data.shape[0], dx.data.size

@@ -11,9 +11,11 @@ LANES = 32
 _i32, _i64, _f32 = np.int32, np.int64, np.float32
 _BAND, _SQUARES = 64, 1024  # values that a sum of losses, and one of squares, takes before the tree
 _KINDS = {
-    "mean_squared": "MeanSquared", "mean_absolute": "MeanAbsolute", "huber": "Huber",
+    "mean_squared": "MeanSquared",
+    "mean_absolute": "MeanAbsolute",
+    "huber": "Huber",
     "binary_cross_entropy": "BinaryCrossEntropy",
-}  # fmt: skip
+}
 
 
 def _ceil(a: int, b: int) -> int:

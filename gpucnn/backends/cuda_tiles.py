@@ -109,9 +109,17 @@ def _bytes(channels: int, taps: int, tile: int) -> int:
 
 @functools.cache
 def gradient_tile(
-    outputs: int, channels: int, groups: int, output: tuple, kernel: tuple, stride: int, dilation: int, band: int,
-    blocks: int, processors: int
-) -> tuple[int, int, int, int, int, int, int]:  # fmt: skip
+    outputs: int,
+    channels: int,
+    groups: int,
+    output: tuple,
+    kernel: tuple,
+    stride: int,
+    dilation: int,
+    band: int,
+    blocks: int,
+    processors: int,
+) -> tuple[int, int, int, int, int, int, int]:
     """(OB, CB, RB, SB, QU, WARPS, BANDS) of conv.cu's weight gradient; `band` rows a band, axes as in conv_tile."""
     bands = -(-output[0] * output[1] // band)
     weights = groups * outputs * channels * math.prod(kernel)

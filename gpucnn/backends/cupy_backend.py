@@ -61,10 +61,10 @@ def check_machine() -> None:
 
 check_machine()
 
-import cupy  # noqa: E402 - only where it can be used
+import cupy  # only where it can be used
 
-from gpucnn.backends import compilation, cuda_compiler  # noqa: E402
-from gpucnn.backends.cupy_launcher import CupyLauncher  # noqa: E402
+from gpucnn.backends import compilation, cuda_compiler
+from gpucnn.backends.cupy_launcher import CupyLauncher
 
 if compilation.tell not in cuda_compiler.listeners:
     cuda_compiler.listeners.append(compilation.tell)

@@ -19,7 +19,6 @@ from gpucnn.backends.cupy_events import elapsed
 from gpucnn.backends.launcher import Arguments, Launcher
 from gpucnn.errors import BackendError
 
-
 # What kernels on the second stream use cannot be reused before they are waited for: so many bytes at most.
 _BESIDE_BYTES = 64 << 20
 

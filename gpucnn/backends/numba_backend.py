@@ -1,8 +1,8 @@
 """The CPU backend: exact float32 at full speed on all cores, 16 images to a vector.
 
-Every operation brings its arguments into the kernels' shape (three spatial axes, leading ones of size 1) and launches one
-or a few kernels. Between `capture`'s start and end each launch is also written on a tape, so that a training step repeats
-as a list of compiled calls on the same buffers, with nothing checked or allocated again.
+Every operation brings its arguments into the kernels' shape (three spatial axes, leading ones of size 1) and launches
+one or a few kernels. Between `capture`'s start and end each launch is also written on a tape, so that a training step
+repeats as a list of compiled calls on the same buffers, with nothing checked or allocated again.
 """
 
 import functools
@@ -19,9 +19,9 @@ from gpucnn.backends import compilation, tiles
 from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.canonical import Canonical, canonical, is_dense, phases, positions_per_band, rows_per_band, three
+from gpucnn.backends.numba_channels import NumbaChannels
 from gpucnn.backends.numba_group_norm import NumbaGroupNorm
 from gpucnn.backends.numba_pointwise import NumbaPointwise
-from gpucnn.backends.numba_channels import NumbaChannels
 from gpucnn.backends.numba_resampling import NumbaResampling
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import BackendError, DTypeError
@@ -46,8 +46,9 @@ from gpucnn.kernels.numba_cpu import random as random_kernels
 from gpucnn.kernels.numba_cpu.compiler import Kernel
 from gpucnn.kernels.numba_cpu.simd import LANES
 
-# Between two kernels GNU OpenMP's threads wait in a loop, by default for milliseconds: long enough to keep a busy machine's
-# other work, even their own team's late thread, from running. This many turns bridge the gap between two kernels.
+# Between two kernels GNU OpenMP's threads wait in a loop, by default for milliseconds: long enough to keep a busy
+# machine's other work, even their own team's late thread, from running. This many turns bridge the gap between two
+# kernels.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 compiler.listeners.append(compilation.tell)
@@ -88,7 +89,9 @@ class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannel
         assert_subnormals()
         most = numba.config.NUMBA_NUM_THREADS
         if threads > most:
-            raise BackendError(f"threads is {threads}, but Numba was started with {most}; set NUMBA_NUM_THREADS to change that")
+            raise BackendError(
+                f"threads is {threads}, but Numba was started with {most}; set NUMBA_NUM_THREADS to change that"
+            )
         self.threads = threads
         self.dtype = dtype
         self.device = f"CPU {platform.processor() or platform.machine()}, {threads} thread{'s' * (threads > 1)}"
@@ -159,12 +162,16 @@ class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannel
     def _data(self, x: Batch) -> np.ndarray:
         """A batch's values as the kernels need them; a user's own layer may have left them otherwise."""
         if x.data.dtype != np.float32:
-            raise DTypeError(f"a layer gave {x.data.dtype} values; exact math takes float32: keep constants as np.float32")
+            raise DTypeError(
+                f"a layer gave {x.data.dtype} values; exact math takes float32: keep constants as np.float32"
+            )
         return np.ascontiguousarray(x.data)
 
     def pack(self, images_: np.ndarray) -> Batch:
         if images_.dtype != np.float32:
-            raise DTypeError(f"images are {images_.dtype}; exact math takes float32: convert them with images.astype('float32')")
+            raise DTypeError(
+                f"images are {images_.dtype}; exact math takes float32: convert them with images.astype('float32')"
+            )
         return self.load_images(np.ascontiguousarray(images_), np.arange(len(images_)), len(images_))
 
     def unpack(self, batch: Batch) -> np.ndarray:
@@ -177,9 +184,15 @@ class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannel
         return self.load_labels(np.asarray(labels, np.int32), np.arange(len(labels)), len(labels))
 
     def load_images(
-        self, images_: Array, indices: Array, count: int, augmentation: Augmentation = AS_THEY_ARE, *, seed: int = 0,
+        self,
+        images_: Array,
+        indices: Array,
+        count: int,
+        augmentation: Augmentation = AS_THEY_ARE,
+        *,
+        seed: int = 0,
         step: Array | None = None,
-    ) -> Batch:  # fmt: skip
+    ) -> Batch:
         if not augmentation.only_shifts:
             return self._load_augmented(images_, indices, count, augmentation, seed, step)
         shift = 0 if step is None else augmentation.shift
@@ -211,7 +224,7 @@ class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannel
         self._run(images.load_labels, labels, indices, y, count)
         return y
 
-    # ---- convolution and dense -----------------------------------------------------------------------------------------
+    # ---- convolution and dense ---------------------------------------------------------------------------------------
 
     def _correlate(self, x, w, bias, y, stride, dilation, before, relu: bool) -> None:
         """Launch the forward kernel on (block, C, D, H, W, lane) views; w (group, O/group, C/group, *K)."""
@@ -267,7 +280,9 @@ class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannel
         self._run(kernel, _deep(self._data(x)), weights, bias, _deep(y), _deep(where), packed, before, chunks)
         return x.like(y), where
 
-    def conv(self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int = 1, relu: bool = False) -> Batch:
+    def conv(
+        self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int = 1, relu: bool = False
+    ) -> Batch:
         if is_dense(window, groups):
             flat = self.dense(x.reshape(-1), w.reshape(len(w), -1), bias, relu)
             return flat.reshape(len(w), *window.output)
@@ -401,7 +416,7 @@ class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannel
     def dense_weight_gradient(self, dy: Batch, x: Batch, out: Array) -> None:
         self._chain_weight_gradient(dy, x, _POINT, 1, out)
 
-    # ---- pooling -------------------------------------------------------------------------------------------------------
+    # ---- pooling -----------------------------------------------------------------------------------------------------
 
     def max_pool(self, x: Batch, window: Window) -> tuple[Batch, Array]:
         y = self._empty((*x.data.shape[:2], *window.output, LANES))
@@ -440,7 +455,7 @@ class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannel
         self._run(norm.global_avg_pool_gradient, self._data(dy), _flat(dx), np.float32(math.prod(spatial)))
         return dy.like(dx)
 
-    # ---- elementwise ---------------------------------------------------------------------------------------------------
+    # ---- elementwise -------------------------------------------------------------------------------------------------
 
     def _map(self, kernel: Kernel, *inputs: Batch, options: tuple = ()) -> Batch:
         y = self._like(inputs[0])
@@ -476,12 +491,14 @@ class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannel
         self._run(random_kernels.dropout, values, results, np.float32(rate), scale, np.uint64(seed), step, layer)
         return y
 
-    # ---- batch norm ----------------------------------------------------------------------------------------------------
+    # ---- batch norm --------------------------------------------------------------------------------------------------
 
     def batch_norm_statistics(self, x: Batch) -> tuple[Array, Array, Array]:
         results = tuple(self._empty((x.channels,)) for _ in range(3))
         data = _flat(self._data(x))
-        self._run(norm.batch_norm_statistics, data, *results, x.images, positions_per_band(x.spatial), self._slots64(x, 2))
+        self._run(
+            norm.batch_norm_statistics, data, *results, x.images, positions_per_band(x.spatial), self._slots64(x, 2)
+        )
         return results
 
     def batch_norm(
@@ -499,16 +516,27 @@ class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannel
         return self._batch_norm_gradient(dy, x, mean, var, gamma, gamma, eps, False, out_gamma, out_beta)
 
     def batch_norm_relu_gradient(
-        self, dy: Batch, y: Batch, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float,
-        out_gamma: Array, out_beta: Array
-    ) -> Batch:  # fmt: skip
+        self,
+        dy: Batch,
+        y: Batch,
+        x: Batch,
+        mean: Array,
+        var: Array,
+        gamma: Array,
+        beta: Array,
+        eps: float,
+        out_gamma: Array,
+        out_beta: Array,
+    ) -> Batch:
         return self._batch_norm_gradient(dy, x, mean, var, gamma, beta, eps, True, out_gamma, out_beta)
 
     def _batch_norm_gradient(self, dy, x, mean, var, gamma, beta, eps, rectified, out_gamma, out_beta) -> Batch:
         dx = self._like(x)
         given = _flat(self._data(dy)), _flat(self._data(x)), mean, var, gamma, beta, np.float32(eps), rectified
         wanted = _flat(dx.data), out_gamma, out_beta
-        self._run(norm.batch_norm_gradient, *given, *wanted, x.images, positions_per_band(x.spatial), self._slots64(x, 4))
+        self._run(
+            norm.batch_norm_gradient, *given, *wanted, x.images, positions_per_band(x.spatial), self._slots64(x, 4)
+        )
         return dx
 
     def batch_norm_max_pool(
@@ -523,9 +551,19 @@ class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannel
         return x.like(y), where
 
     def batch_norm_max_pool_gradient(
-        self, dy: Batch, kept: Array, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float,
-        pool: Window, out_gamma: Array, out_beta: Array
-    ) -> Batch:  # fmt: skip
+        self,
+        dy: Batch,
+        kept: Array,
+        x: Batch,
+        mean: Array,
+        var: Array,
+        gamma: Array,
+        beta: Array,
+        eps: float,
+        pool: Window,
+        out_gamma: Array,
+        out_beta: Array,
+    ) -> Batch:
         if not _is_halving(pool):
             given = dy, kept, x, mean, var, gamma, beta, eps, pool
             return super().batch_norm_max_pool_gradient(*given, out_gamma, out_beta)
@@ -543,7 +581,7 @@ class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannel
     def update_running(self, running: Array, batch: Array, momentum: float) -> None:
         self._run(optimizers.update_running, running, batch, np.float32(momentum))
 
-    # ---- loss ----------------------------------------------------------------------------------------------------------
+    # ---- loss --------------------------------------------------------------------------------------------------------
 
     def softmax(self, x: Batch) -> Batch:
         y = self._like(x)
@@ -560,7 +598,7 @@ class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannel
         self._run(loss.softmax_cross_entropy, *given, mean, totals, part, slots)
         return mean, dz
 
-    # ---- optimisers ----------------------------------------------------------------------------------------------------
+    # ---- optimisers --------------------------------------------------------------------------------------------------
 
     def sgd(
         self, w: Array, g: Array, v: Array, hyper: Array, *, momentum: float, weight_decay: float, nesterov: bool
@@ -568,9 +606,19 @@ class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannel
         self._run(optimizers.sgd, w, g, v, hyper, np.float32(momentum), np.float32(weight_decay), bool(nesterov))
 
     def adam(
-        self, w: Array, g: Array, m: Array, v: Array, hyper: Array, *, beta1: float, beta2: float, eps: float,
-        weight_decay: float, decoupled: bool
-    ) -> None:  # fmt: skip
+        self,
+        w: Array,
+        g: Array,
+        m: Array,
+        v: Array,
+        hyper: Array,
+        *,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        decoupled: bool,
+    ) -> None:
         constants = [np.float32(c) for c in (beta1, beta2, 1 - beta1, 1 - beta2, eps, weight_decay)]
         self._run(optimizers.adam, w, g, m, v, hyper, *constants, bool(decoupled))
 

@@ -56,13 +56,13 @@ def check_machine() -> bool:
 
 SIMULATED = check_machine()
 
-from numba import cuda  # noqa: E402 - from here on only what can be used
+from numba import cuda  # from here on only what can be used
 
-from gpucnn.backends.numba_cuda_pointwise import NumbaCudaPointwise  # noqa: E402
-from gpucnn.backends.numba_cuda_channels import NumbaCudaChannels  # noqa: E402
-from gpucnn.backends.numba_cuda_resampling import NumbaCudaResampling  # noqa: E402
-from gpucnn.backends.numba_cuda_group_norm import NumbaCudaGroupNorm  # noqa: E402
-from gpucnn.kernels.numba_cuda import (  # noqa: E402
+from gpucnn.backends.numba_cuda_channels import NumbaCudaChannels
+from gpucnn.backends.numba_cuda_group_norm import NumbaCudaGroupNorm
+from gpucnn.backends.numba_cuda_pointwise import NumbaCudaPointwise
+from gpucnn.backends.numba_cuda_resampling import NumbaCudaResampling
+from gpucnn.kernels.numba_cuda import (
     arithmetic,
     conv,
     dense,
@@ -74,9 +74,9 @@ from gpucnn.kernels.numba_cuda import (  # noqa: E402
     pool,
     sums,
 )
-from gpucnn.kernels.numba_cuda import augmentation as augmentation_kernels  # noqa: E402
-from gpucnn.kernels.numba_cuda import random as random_kernels  # noqa: E402
-from gpucnn.kernels.numba_cuda.compiler import BLOCK, LANES  # noqa: E402
+from gpucnn.kernels.numba_cuda import augmentation as augmentation_kernels
+from gpucnn.kernels.numba_cuda import random as random_kernels
+from gpucnn.kernels.numba_cuda.compiler import BLOCK, LANES
 
 if SIMULATED:
     xp = np
@@ -205,9 +205,15 @@ class NumbaCudaBackend(NumbaCudaPointwise, NumbaCudaResampling, NumbaCudaGroupNo
         return self.load_labels(self.array(np.asarray(labels, np.int32)), xp.arange(len(labels)), len(labels))
 
     def load_images(
-        self, images_: Array, indices: Array, count: int, augmentation: Augmentation = AS_THEY_ARE, *, seed: int = 0,
+        self,
+        images_: Array,
+        indices: Array,
+        count: int,
+        augmentation: Augmentation = AS_THEY_ARE,
+        *,
+        seed: int = 0,
         step: Array | None = None,
-    ) -> Batch:  # fmt: skip
+    ) -> Batch:
         if not augmentation.only_shifts:
             return self._load_augmented(images_, indices, count, augmentation, seed, step)
         shift = 0 if step is None else augmentation.shift
@@ -459,9 +465,19 @@ class NumbaCudaBackend(NumbaCudaPointwise, NumbaCudaResampling, NumbaCudaGroupNo
         self._run(optimizers.sgd, w.size, w, g, v, hyper, *constants)
 
     def adam(
-        self, w: Array, g: Array, m: Array, v: Array, hyper: Array, *, beta1: float, beta2: float, eps: float,
-        weight_decay: float, decoupled: bool
-    ) -> None:  # fmt: skip
+        self,
+        w: Array,
+        g: Array,
+        m: Array,
+        v: Array,
+        hyper: Array,
+        *,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        decoupled: bool,
+    ) -> None:
         constants = [np.float32(c) for c in (beta1, beta2, 1 - beta1, 1 - beta2, eps, weight_decay)]
         self._run(optimizers.adam, w.size, w, g, m, v, hyper, *constants, bool(decoupled))
 

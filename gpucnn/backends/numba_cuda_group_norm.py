@@ -17,7 +17,10 @@ class NumbaCudaGroupNorm:
     def group_norm_statistics(self, x: Batch, groups: int) -> tuple[Batch, Batch]:
         mean, var = (x.like(self._empty((x.data.shape[0], groups, LANES))) for _ in range(2))
         lines = self._data(x).reshape(mean.data.shape[0] * groups, -1, LANES)
-        count, mean64, rest = np.float64(lines.shape[1]), *(self._empty((mean.data.size,), np.float64) for _ in range(2))
+        count, mean64, rest = (
+            np.float64(lines.shape[1]),
+            *(self._empty((mean.data.size,), np.float64) for _ in range(2)),
+        )
         part = self._line_part(lines)
         self._run(kernels.line_value_sums, part.size, lines, part)
         self._run(kernels.line_mean_of, mean64.size, part, count, mean64, self._flat(mean))
@@ -40,9 +43,16 @@ class NumbaCudaGroupNorm:
         return y
 
     def group_norm_gradient(
-        self, dy: Batch, x: Batch, mean: Batch, var: Batch, gamma: Array | None, eps: float, out_gamma: Array | None,
-        out_beta: Array | None
-    ) -> Batch:  # fmt: skip
+        self,
+        dy: Batch,
+        x: Batch,
+        mean: Batch,
+        var: Batch,
+        gamma: Array | None,
+        eps: float,
+        out_gamma: Array | None,
+        out_beta: Array | None,
+    ) -> Batch:
         dx, channels, positions = self._like(x), x.channels // mean.channels, math.prod(x.spatial)
         statistics, eps = (self._flat(mean), self._flat(var)), np.float32(eps)
         factor = self._filled(gamma, x.channels, 1)

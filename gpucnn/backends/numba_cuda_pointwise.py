@@ -1,4 +1,6 @@
-"""Activations, losses and gradient clipping of the Numba-CUDA backend, which imports this once it knows itself usable."""
+"""Activations, losses and gradient clipping of the Numba-CUDA backend,
+which imports this once it knows itself usable.
+"""
 
 import math
 

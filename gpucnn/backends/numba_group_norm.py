@@ -41,9 +41,16 @@ class NumbaGroupNorm:
         return y
 
     def group_norm_gradient(
-        self, dy: Batch, x: Batch, mean: Batch, var: Batch, gamma: Array | None, eps: float, out_gamma: Array | None,
-        out_beta: Array | None
-    ) -> Batch:  # fmt: skip
+        self,
+        dy: Batch,
+        x: Batch,
+        mean: Batch,
+        var: Batch,
+        gamma: Array | None,
+        eps: float,
+        out_gamma: Array | None,
+        out_beta: Array | None,
+    ) -> Batch:
         dx, groups = self._like(x), mean.channels
         gradient, values, centre = _flat(self._data(dy)), _flat(self._data(x)), self._data(mean)
         factor = _filled(gamma, x.channels, 1)

@@ -11,8 +11,8 @@ import numpy as np
 from gpucnn.arithmetic import DROPOUT, uniform, words
 from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.numpy_loading import load_images
 from gpucnn.backends.numpy_channels import NumpyChannels
+from gpucnn.backends.numpy_loading import load_images
 from gpucnn.backends.numpy_resampling import NumpyResampling
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import DTypeError
@@ -56,10 +56,14 @@ def unpadded(field: np.ndarray, window: Window) -> np.ndarray:
 def taps(window: Window) -> list[tuple[slice, ...]]:
     """For each kernel position, row-major, the slices of a field (N, C, *F) that the outputs (N, C, *P) see there."""
     return [
-        (slice(None), slice(None), *(
-            slice(r * d, r * d + (p - 1) * s + 1, s)
-            for r, d, p, s in zip(position, window.dilation, window.output, window.stride, strict=True)
-        ))
+        (
+            slice(None),
+            slice(None),
+            *(
+                slice(r * d, r * d + (p - 1) * s + 1, s)
+                for r, d, p, s in zip(position, window.dilation, window.output, window.stride, strict=True)
+            ),
+        )
         for position in np.ndindex(window.kernel)
     ]
 
@@ -109,9 +113,15 @@ class NumpyBase(NumpyChannels, NumpyResampling, Backend):
         return np.array(labels, np.int32)[:, None]
 
     def load_images(
-        self, images: Array, indices: Array, count: int, augmentation: Augmentation = AS_THEY_ARE, *, seed: int = 0,
+        self,
+        images: Array,
+        indices: Array,
+        count: int,
+        augmentation: Augmentation = AS_THEY_ARE,
+        *,
+        seed: int = 0,
         step: Array | None = None,
-    ) -> Batch:  # fmt: skip
+    ) -> Batch:
         return self.batch(load_images(images, indices[:count], augmentation, seed, step))
 
     def load_labels(self, labels: Array, indices: Array, count: int) -> Array:

@@ -11,8 +11,20 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from gpucnn.arithmetic import (
-    BLOCK, assert_subnormals, chain, fma, in_bands, log, over_bands64, over_batch, products_stay_normal, rounded, sigmoid,
-    tanh, total64, tree,
+    BLOCK,
+    assert_subnormals,
+    chain,
+    fma,
+    in_bands,
+    log,
+    over_bands64,
+    over_batch,
+    products_stay_normal,
+    rounded,
+    sigmoid,
+    tanh,
+    total64,
+    tree,
 )
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.numpy_base import NumpyBase, padded, place
@@ -162,8 +174,18 @@ class NumpyExact(NumpyExactPointwise, ExactGroupNorm, NumpyBase):
         w[...] = fma(-hyper[0], fma(momentum, v, g) if nesterov else v, w)
 
     def adam(
-        self, w: Array, g: Array, m: Array, v: Array, hyper: Array, *, beta1: float, beta2: float, eps: float,
-        weight_decay: float, decoupled: bool
+        self,
+        w: Array,
+        g: Array,
+        m: Array,
+        v: Array,
+        hyper: Array,
+        *,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        decoupled: bool,
     ) -> None:
         lr, c1, c2, decay = hyper
         if decoupled:
@@ -179,7 +201,11 @@ class NumpyExact(NumpyExactPointwise, ExactGroupNorm, NumpyBase):
 
 
 def correlate(
-    field: np.ndarray, w: np.ndarray, groups: int, output: tuple[int, ...], stride: tuple[int, ...],
+    field: np.ndarray,
+    w: np.ndarray,
+    groups: int,
+    output: tuple[int, ...],
+    stride: tuple[int, ...],
     dilation: tuple[int, ...],
 ) -> np.ndarray:
     """Rule 2 without its last line: field (N, C, *F), padding included, with w (O, C/groups, *K) to (N, O, *P)."""
@@ -249,7 +275,11 @@ def banded(dy: np.ndarray, columns: np.ndarray, output: tuple[int, ...], normal:
 
 
 def unfolded(
-    field: np.ndarray, groups: int, kernel: tuple[int, ...], output: tuple[int, ...], stride: tuple[int, ...],
+    field: np.ndarray,
+    groups: int,
+    kernel: tuple[int, ...],
+    output: tuple[int, ...],
+    stride: tuple[int, ...],
     dilation: tuple[int, ...],
 ) -> np.ndarray:
     """field (n, C, *F) as (G, k, n, *P) float64: what each position sees at each k = (channel, kernel position)."""
@@ -259,8 +289,10 @@ def unfolded(
         field,
         (channels, *kernel, n, *output),
         (
-            channel, *(step * d for step, d in zip(pixels, dilation, strict=True)),
-            image, *(step * s for step, s in zip(pixels, stride, strict=True)),
+            channel,
+            *(step * d for step, d in zip(pixels, dilation, strict=True)),
+            image,
+            *(step * s for step, s in zip(pixels, stride, strict=True)),
         ),
         writeable=False,
     )

@@ -47,7 +47,7 @@ class NumpyFast(NumpyFastPointwise, FastGroupNorm, NumpyBase):
             columns = filters @ _by_channel(dy.data[images, ..., 0], groups)  # (G, C/G * K, n * P)
             columns = columns.reshape(channels, -1, images.stop - images.start, *window.output)  # (C, K, n, *P)
             products = columns.swapaxes(0, 2)  # (n, K, C, *P): each returns to the pixel that it came from
-            dx[images] = self._gather(window, products[:, 0], lambda k: products[:, k]).data[..., 0]
+            dx[images] = self._gather(window, products[:, 0], lambda k, products=products: products[:, k]).data[..., 0]
         return self.batch(dx)
 
     def conv_weight_gradient(self, dy: Batch, x: Batch, window: Window, groups: int, out: Array) -> None:
@@ -172,8 +172,18 @@ class NumpyFast(NumpyFastPointwise, FastGroupNorm, NumpyBase):
         w -= rate * (step + v * momentum) if nesterov else rate * v
 
     def adam(
-        self, w: Array, g: Array, m: Array, v: Array, hyper: Array, *, beta1: float, beta2: float, eps: float,
-        weight_decay: float, decoupled: bool
+        self,
+        w: Array,
+        g: Array,
+        m: Array,
+        v: Array,
+        hyper: Array,
+        *,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        decoupled: bool,
     ) -> None:
         rate, c1, c2, decay = hyper
         if decoupled:

@@ -25,9 +25,16 @@ class ExactGroupNorm:
         return self.relu(y) if relu else y
 
     def group_norm_gradient(
-        self, dy: Batch, x: Batch, mean: Batch, var: Batch, gamma: Array | None, eps: float, out_gamma: Array | None,
-        out_beta: Array | None
-    ) -> Batch:  # fmt: skip
+        self,
+        dy: Batch,
+        x: Batch,
+        mean: Batch,
+        var: Batch,
+        gamma: Array | None,
+        eps: float,
+        out_gamma: Array | None,
+        out_beta: Array | None,
+    ) -> Batch:
         xhat, inv = normalised(x, mean, var, eps)
         if gamma is not None:
             out_beta[...] = rounded(total64(dy.data[..., 0]))
@@ -60,9 +67,16 @@ class FastGroupNorm:
         return x.like(np.maximum(y, 0, out=y) if relu else y)
 
     def group_norm_gradient(
-        self, dy: Batch, x: Batch, mean: Batch, var: Batch, gamma: Array | None, eps: float, out_gamma: Array | None,
-        out_beta: Array | None
-    ) -> Batch:  # fmt: skip
+        self,
+        dy: Batch,
+        x: Batch,
+        mean: Batch,
+        var: Batch,
+        gamma: Array | None,
+        eps: float,
+        out_gamma: Array | None,
+        out_beta: Array | None,
+    ) -> Batch:
         xhat, inv = normalised(x, mean, var, eps)
         if gamma is not None:
             axes = (0, *range(2, x.data.ndim))

@@ -1,4 +1,6 @@
-"""Loading images by the contract, in NumPy: gathered, cropped or shifted, mirrored, normalised, cut out (rules 5, 10)."""
+"""Loading images by the contract, in NumPy: gathered, cropped or shifted, mirrored, normalised,
+cut out (rules 5, 10).
+"""
 
 import numpy as np
 

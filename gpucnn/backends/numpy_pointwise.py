@@ -3,7 +3,18 @@
 import numpy as np
 
 from gpucnn.arithmetic import (
-    BLOCK, exp, exp64, fma, gelu, gelu_slope, log, log64, silu, silu_slope, total64, tree,
+    BLOCK,
+    exp,
+    exp64,
+    fma,
+    gelu,
+    gelu_slope,
+    log,
+    log64,
+    silu,
+    silu_slope,
+    total64,
+    tree,
 )
 from gpucnn.arithmetic.elementary import normal_cdf64
 from gpucnn.arithmetic.sums import BAND

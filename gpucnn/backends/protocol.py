@@ -82,9 +82,15 @@ class Backend(ABC):
 
     @abstractmethod
     def load_images(
-        self, images: Array, indices: Array, count: int, augmentation: Augmentation = AS_THEY_ARE, *, seed: int = 0,
+        self,
+        images: Array,
+        indices: Array,
+        count: int,
+        augmentation: Augmentation = AS_THEY_ARE,
+        *,
+        seed: int = 0,
         step: Array | None = None,
-    ) -> Batch:  # fmt: skip
+    ) -> Batch:
         """Gather images[indices[i]] for i < count into lanes, (count, C, *augmentation.output(spatial)).
 
         images (M, C, *spatial) of `dtype` and indices (at least count,) int64 lie on the device. What is drawn [10] is
@@ -125,10 +131,12 @@ class Backend(ABC):
         self.synchronize()
         return time.perf_counter() - started
 
-    # ---- convolution and dense [2, 3, 4] --------------------------------------------------------------------------------
+    # ---- convolution and dense [2, 3, 4] -----------------------------------------------------------------------------
 
     @abstractmethod
-    def conv(self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int = 1, relu: bool = False) -> Batch:
+    def conv(
+        self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int = 1, relu: bool = False
+    ) -> Batch:
         """Cross-correlation of x (N, C, *I) with w, (N, O, *P); with `relu` followed by max(0, .)."""
 
     def conv_max_pool(
@@ -141,7 +149,8 @@ class Backend(ABC):
         return self.max_pool(self.conv(x, w, bias, window, groups, relu=True), pool)
 
     def conv_max_pool_gradient(self, dy: Batch, y: Batch, where: Any, pool: Window, out_bias: Array | None) -> Batch:
-        """From dy after conv_max_pool, which gave y and where, the gradient before ReLU; writes the bias's into out_bias.
+        """From dy after conv_max_pool, which gave y and where, the gradient before ReLU; writes the bias's into
+        out_bias.
 
         One kernel where the backend has one.
         """
@@ -177,7 +186,7 @@ class Backend(ABC):
     def dense_weight_gradient(self, dy: Batch, x: Batch, out: Array) -> None:
         """out (out, in)."""
 
-    # ---- pooling [7] -----------------------------------------------------------------------------------------------------
+    # ---- pooling [7] -------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def max_pool(self, x: Batch, window: Window) -> tuple[Batch, Any]:
@@ -203,7 +212,7 @@ class Backend(ABC):
     def global_avg_pool_gradient(self, dy: Batch, spatial: tuple[int, ...]) -> Batch:
         """dx (N, C, *spatial): dy / count at every pixel."""
 
-    # ---- maps along spatial axes: padding, upsampling, adaptive pooling [7] ------------------------------------------------
+    # ---- maps along spatial axes: padding, upsampling, adaptive pooling [7] ------------------------------------------
 
     @abstractmethod
     def axis_map(self, x: Batch, axis: int, table: AxisMap) -> Batch:
@@ -246,7 +255,7 @@ class Backend(ABC):
         tables, window = adaptive_maximum(spatial, dy.spatial)
         return self.axis_maps_gradient(self.max_pool_gradient(dy, where, window), tables)
 
-    # ---- elementwise [5, 6, 7] --------------------------------------------------------------------------------------------
+    # ---- elementwise [5, 6, 7] ---------------------------------------------------------------------------------------
 
     @abstractmethod
     def relu(self, x: Batch) -> Batch:
@@ -283,7 +292,7 @@ class Backend(ABC):
         The same call on dy is the gradient. step is uint32 (1,) on the device.
         """
 
-    # ---- batch norm [4, 5] ------------------------------------------------------------------------------------------------
+    # ---- batch norm [4, 5] -------------------------------------------------------------------------------------------
 
     @abstractmethod
     def batch_norm_statistics(self, x: Batch) -> tuple[Array, Array, Array]:
@@ -302,10 +311,21 @@ class Backend(ABC):
         """dx through the batch's own statistics; writes dgamma (C,) and dbeta (C,)."""
 
     def batch_norm_relu_gradient(
-        self, dy: Batch, y: Batch, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float,
-        out_gamma: Array, out_beta: Array
-    ) -> Batch:  # fmt: skip
-        """batch_norm_gradient of relu_gradient(dy, y), y being relu of the batch norm of x; one kernel where there is one."""
+        self,
+        dy: Batch,
+        y: Batch,
+        x: Batch,
+        mean: Array,
+        var: Array,
+        gamma: Array,
+        beta: Array,
+        eps: float,
+        out_gamma: Array,
+        out_beta: Array,
+    ) -> Batch:
+        """batch_norm_gradient of relu_gradient(dy, y), y being relu of the batch norm of x;
+        one kernel where there is one.
+        """
         return self.batch_norm_gradient(self.relu_gradient(dy, y), x, mean, var, gamma, eps, out_gamma, out_beta)
 
     def batch_norm_max_pool(
@@ -317,9 +337,19 @@ class Backend(ABC):
         return y, (rectified, where)
 
     def batch_norm_max_pool_gradient(
-        self, dy: Batch, kept: Any, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float,
-        pool: Window, out_gamma: Array, out_beta: Array
-    ) -> Batch:  # fmt: skip
+        self,
+        dy: Batch,
+        kept: Any,
+        x: Batch,
+        mean: Array,
+        var: Array,
+        gamma: Array,
+        beta: Array,
+        eps: float,
+        pool: Window,
+        out_gamma: Array,
+        out_beta: Array,
+    ) -> Batch:
         """dx through the batch's own statistics; writes dgamma (C,) and dbeta (C,). `kept` is batch_norm_max_pool's."""
         rectified, where = kept
         through = self.max_pool_gradient(dy, where, pool), rectified
@@ -333,11 +363,13 @@ class Backend(ABC):
     def update_running(self, running: Array, batch: Array, momentum: float) -> None:
         """running = fma(momentum, batch - running, running), in place."""
 
-    # ---- group norm and layer norm [4, 5] ---------------------------------------------------------------------------------
+    # ---- group norm and layer norm [4, 5] ----------------------------------------------------------------------------
 
     @abstractmethod
     def group_norm_statistics(self, x: Batch, groups: int) -> tuple[Batch, Batch]:
-        """(mean, var), each (N, groups), of each image's `groups` equal groups of channels, over channels and positions."""
+        """(mean, var), each (N, groups), of each image's `groups` equal groups of channels,
+        over channels and positions.
+        """
 
     @abstractmethod
     def group_norm(
@@ -350,12 +382,19 @@ class Backend(ABC):
 
     @abstractmethod
     def group_norm_gradient(
-        self, dy: Batch, x: Batch, mean: Batch, var: Batch, gamma: Array | None, eps: float, out_gamma: Array | None,
-        out_beta: Array | None
-    ) -> Batch:  # fmt: skip
+        self,
+        dy: Batch,
+        x: Batch,
+        mean: Batch,
+        var: Batch,
+        gamma: Array | None,
+        eps: float,
+        out_gamma: Array | None,
+        out_beta: Array | None,
+    ) -> Batch:
         """dx through the statistics; writes dgamma (C,) and dbeta (C,) unless gamma and both of them are None."""
 
-    # ---- loss [8] ---------------------------------------------------------------------------------------------------------
+    # ---- loss [8] ----------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def softmax(self, x: Batch) -> Batch:
@@ -369,7 +408,7 @@ class Backend(ABC):
         float64 tree of rule 3) and the number of images whose first largest logit is the label's.
         """
 
-    # ---- optimisers [9] -----------------------------------------------------------------------------------------------------
+    # ---- optimisers [9] ----------------------------------------------------------------------------------------------
 
     @abstractmethod
     def sgd(
@@ -379,8 +418,18 @@ class Backend(ABC):
 
     @abstractmethod
     def adam(
-        self, w: Array, g: Array, m: Array, v: Array, hyper: Array, *, beta1: float, beta2: float, eps: float,
-        weight_decay: float, decoupled: bool
+        self,
+        w: Array,
+        g: Array,
+        m: Array,
+        v: Array,
+        hyper: Array,
+        *,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        decoupled: bool,
     ) -> None:
         """In place on the flat buffers. hyper float32 (4,) on the device: (lr, c1, c2, f32(lr * weight_decay)).
 
@@ -392,7 +441,7 @@ class Backend(ABC):
     def watch(self, status: Array, step: Array, loss: Array, w: Array) -> None:
         """If status is still -1 and the loss or any weight is not finite, status = step. status int64 (1,)."""
 
-    # ---- more activations, losses, clipping [6, 7, 8, 9] ------------------------------------------------------------------
+    # ---- more activations, losses, clipping [6, 7, 8, 9] -------------------------------------------------------------
 
     @abstractmethod
     def leaky_relu(self, x: Batch, slope: float) -> Batch:
@@ -428,9 +477,10 @@ class Backend(ABC):
     ) -> tuple[Array, Batch]:
         """softmax_cross_entropy with label smoothing and class weights (classes,): (loss (1,), dlogits).
 
-        Of an image with label t, class c asks for q_c = weights[c] * (smoothing / classes + (c == t) * (1 - smoothing)).
-        The loss is the sum of -q_c * log(softmax_c), over classes and images, divided by the sum of the images'
-        weights[t]. If given, totals float64 (3,) gains the sum of the losses, the number of hits, and that divisor.
+        Of an image with label t, class c asks for q_c = weights[c] * (smoothing / classes + (c == t) * (1 -
+        smoothing)). The loss is the sum of -q_c * log(softmax_c), over classes and images, divided by the sum of the
+        images' weights[t]. If given, totals float64 (3,) gains the sum of the losses, the number of hits, and that
+        divisor.
         """
 
     @abstractmethod
@@ -455,7 +505,7 @@ class Backend(ABC):
     def clip_norm(self, g: Array, limit: float) -> None:
         """If the flat g's Euclidean norm exceeds limit, g *= f32(limit / norm), in place; the norm in float64."""
 
-    # ---- biases and channels [2] ------------------------------------------------------------------------------------------
+    # ---- biases and channels [2] -------------------------------------------------------------------------------------
 
     @abstractmethod
     def add_bias(self, x: Batch, bias: Array, relu: bool = False) -> Batch:
@@ -463,7 +513,9 @@ class Backend(ABC):
 
     @abstractmethod
     def concatenate(self, batches: list[Batch]) -> Batch:
-        """Batches of the same images, (N, C1, *spatial), (N, C2, *spatial) ... or flat, to (N, C1 + C2 + ..., *spatial)."""
+        """Batches of the same images, (N, C1, *spatial), (N, C2, *spatial) ... or flat,
+        to (N, C1 + C2 + ..., *spatial).
+        """
 
     @abstractmethod
     def take_channels(self, x: Batch, first: int, count: int) -> Batch:

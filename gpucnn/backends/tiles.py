@@ -1,7 +1,7 @@
 """Which register tile a CPU kernel uses, by shape.
 
-Time is counted in cycles of a core that issues two vector multiply-adds a cycle and needs about eight in flight. Tiles at
-the end of an axis overlap their neighbours, so an uneven axis costs whole tiles.
+Time is counted in cycles of a core that issues two vector multiply-adds a cycle and needs about eight in flight. Tiles
+at the end of an axis overlap their neighbours, so an uneven axis costs whole tiles.
 """
 
 import functools
@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-# Each tile is a kernel to compile, so there are few. Their accumulators must stay in registers beside the operands: 24 of
-# 32 where a register holds the 16 lanes (AVX-512), 6 where they take two of 16 (AVX2) or four of 32 (NEON).
+# Each tile is a kernel to compile, so there are few. Their accumulators must stay in registers beside the operands: 24
+# of 32 where a register holds the 16 lanes (AVX-512), 6 where they take two of 16 (AVX2) or four of 32 (NEON).
 _BROADCAST = {
     24: ((1, 1), (1, 8), (2, 4), (4, 1), (4, 4), (4, 5), (6, 2), (8, 1), (8, 2)),
     6: ((1, 1), (1, 4), (1, 6), (2, 1), (2, 3), (3, 2), (4, 1), (6, 1)),
@@ -64,8 +64,8 @@ def broadcast_tile(outputs: int, pixels: int, row: tuple[int, int, int, int, int
     return min((t for t in _BROADCAST[accumulators()] if t[0] <= outputs and t[1] <= pixels), key=cost)
 
 
-# (OB, QB) of convolution by whole kernel rows. A row's QB + KW - 1 pixels are in registers beside the accumulators, so only
-# AVX-512's 32 hold such tiles.
+# (OB, QB) of convolution by whole kernel rows. A row's QB + KW - 1 pixels are in registers beside the accumulators, so
+# only AVX-512's 32 hold such tiles.
 _ROWS = {24: ((1, 8), (2, 7), (2, 8), (3, 5), (4, 4)), 6: ()}
 _ROW_WIDTHS = (3, 5)
 # The strip of input rows should stay in the second cache, with room for weights and outputs.
@@ -76,10 +76,11 @@ _BAND_STRIP_BYTES = 2 << 20
 
 @functools.cache
 def row_tile(outputs: int, pixels: int, width: int, outside: tuple[int, int]) -> tuple[int, int] | None:
-    """(OB, QB) for `outputs` output channels by rows of `pixels` pixels and kernels so many taps wide; None where none fits.
+    """(OB, QB) for `outputs` output channels by rows of `pixels` pixels and kernels so many taps wide; None where none
+    fits.
 
-    `outside` counts the pixels seen before and behind the image. Below four output channels, copying the input costs more
-    than reading it rarely would.
+    `outside` counts the pixels seen before and behind the image. Below four output channels, copying the input costs
+    more than reading it rarely would.
     """
     if width not in _ROW_WIDTHS or outputs < 4 or min(outside) < 0 or max(outside) >= width:
         return None
@@ -96,7 +97,8 @@ def row_tile(outputs: int, pixels: int, width: int, outside: tuple[int, int]) ->
 
 
 def strip_depth(channels: int, line: int, taps: int, rows: int, images: int, threads: int) -> int:
-    """How many of `rows` output rows a unit of work takes, for strips of `channels` lines of `line` pixels of 16 images.
+    """How many of `rows` output rows a unit of work takes, for strips of `channels` lines of `line` pixels of 16
+    images.
 
     `images` counts blocks times groups: there should be a few units for each thread.
     """
@@ -160,7 +162,9 @@ def gradient_row_tile(
 
 
 def strip_bands(channels: int, line: int, taps: int, band: int, bands: int) -> int:
-    """Under how many bands of so many rows the input is copied at once: few copies, but not many times the second cache."""
+    """Under how many bands of so many rows the input is copied at once: few copies,
+    but not many times the second cache.
+    """
     fits = _BAND_STRIP_BYTES // (channels * line * 64) - (taps - 1)
     return min(bands, max(1, fits // band))
 

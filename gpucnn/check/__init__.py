@@ -27,9 +27,13 @@ _GPU_BACKENDS = ("cupy", "numba-cuda")
 
 
 def check(
-    backends: list[str] | None = None, *, threads: int | None = None, progress: Callable[[str], None] | None = None,
-    emulate: bool = False, graph: bool = True,
-) -> dict:  # fmt: skip
+    backends: list[str] | None = None,
+    *,
+    threads: int | None = None,
+    progress: Callable[[str], None] | None = None,
+    emulate: bool = False,
+    graph: bool = True,
+) -> dict:
     """Compare `backends` (None: all that are usable here and have exact math) with the specification, bit by bit.
 
     With `emulate`, a GPU backend that is not usable here, which would be an error, runs its kernels on the CPU: cupy's

@@ -128,7 +128,9 @@ def _pooled_convolutions(kind: str, numbers) -> Iterator[Case]:
             dz = b.conv_max_pool_gradient(b.pack(numbers(*y.shape, seed=1)), y, where, pool, db)
             return {"y": y.numpy(), "dz": dz.numpy(), "db": b.host(db)}
 
-        yield Case("convolution with max pool", f"{kind}, {n} images of {c}x{size}, {o} filters, kernel {win.kernel}", run)
+        yield Case(
+            "convolution with max pool", f"{kind}, {n} images of {c}x{size}, {o} filters, kernel {win.kernel}", run
+        )
 
 
 def _denses(kind: str, numbers) -> Iterator[Case]:
@@ -222,7 +224,14 @@ def _norms(kind: str, numbers) -> Iterator[Case]:
             rectified = b.batch_norm(x, mean, var, gamma, beta, 1e-5, relu=True)
             outs = b.zeros((shape[1],)), b.zeros((shape[1],))
             through_relu = b.batch_norm_relu_gradient(dy, rectified, x, mean, var, gamma, beta, 1e-5, *outs)
-            arrays = {"mean": mean, "var": var, "unbiased": unbiased, "dgamma": dgamma, "dbeta": dbeta, "running": running}
+            arrays = {
+                "mean": mean,
+                "var": var,
+                "unbiased": unbiased,
+                "dgamma": dgamma,
+                "dbeta": dbeta,
+                "running": running,
+            }
             return {
                 "y": b.batch_norm(x, mean, var, gamma, beta, 1e-5).numpy(),
                 "with relu": rectified.numpy(),
@@ -231,7 +240,11 @@ def _norms(kind: str, numbers) -> Iterator[Case]:
                 "dgamma with relu": b.host(outs[0]),
                 "dx in inference": b.batch_norm_input_gradient(dy, var, gamma, 1e-5).numpy(),
                 **{name: b.host(array) for name, array in arrays.items()},
-                **(_norm_pooled(b, numbers, x, mean, var, gamma, beta) if len(shape) == 4 and min(shape[2:]) > 1 else {}),
+                **(
+                    _norm_pooled(b, numbers, x, mean, var, gamma, beta)
+                    if len(shape) == 4 and min(shape[2:]) > 1
+                    else {}
+                ),
             }
 
         yield Case("batch norm", f"{kind}, {shape}", run)

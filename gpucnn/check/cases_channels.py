@@ -16,7 +16,8 @@ _TRANSPOSED = [
     ((33, 4, (4, 5)), 3, 2, 3, {"stride": (3, 1), "padding": ((2, 1), (0, 2)), "output_padding": (2, 0)}),
     ((16, 2, (5, 4)), 2, 1, 2, {"dilation": 3, "output_padding": 2}),
     ((2, 1, (11, 13)), 2, 1, 3, {"padding": 1}),
-    # A stride longer than the kernel leaves pixels that nothing reaches, and padding longer than it inputs that reach none.
+    # A stride longer than the kernel leaves pixels that nothing reaches, and padding longer than it inputs that reach
+    # none.
     ((18, 2, (3, 3)), 1, 2, 2, {"stride": 4, "output_padding": 3}),
     ((4, 2, (6, 7)), 2, 1, 2, {"padding": 3}),
     # One pixel an image, with taps that lie past it on one side.
@@ -24,7 +25,7 @@ _TRANSPOSED = [
     ((19, 2, (9,)), 2, 1, 3, {"stride": 2, "padding": ((0, 3),), "output_padding": 1}),
     ((2, 1, (150,)), 1, 1, 2, {}),
     ((5, 2, (2, 3, 2)), 2, 1, (2, 1, 3), {"stride": (1, 2, 2), "output_padding": (0, 1, 1)}),
-]  # fmt: skip
+]
 
 
 def channel_cases(kind: str, numbers) -> Iterator[Case]:

@@ -6,8 +6,8 @@ import numpy as np
 
 from gpucnn.backends.protocol import Backend
 
-# (shape, groups): one value a group, a band that spans channels, many bands, odd batches, one to three axes; the last is a
-# layer norm over its flattened images.
+# (shape, groups): one value a group, a band that spans channels, many bands, odd batches, one to three axes; the last
+# is a layer norm over its flattened images.
 _SHAPES = [
     ((2, 1, 1, 1), 1),
     ((17, 6, 5, 4), 3),

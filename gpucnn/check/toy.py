@@ -8,7 +8,18 @@ import numpy as np
 from gpucnn.backends.protocol import Backend
 from gpucnn.check.cases import Case, cases
 from gpucnn.layers import (
-    GELU, AvgPool2d, BatchNorm, Conv2d, Dense, Dropout, Flatten, LeakyReLU, MaxPool2d, Residual, Sequential, Softmax,
+    GELU,
+    AvgPool2d,
+    BatchNorm,
+    Conv2d,
+    Dense,
+    Dropout,
+    Flatten,
+    LeakyReLU,
+    MaxPool2d,
+    Residual,
+    Sequential,
+    Softmax,
 )
 from gpucnn.losses import Huber, SoftmaxCrossEntropy
 from gpucnn.models import Model
@@ -27,16 +38,16 @@ _SMALL = {
     "padding": ["3 images of 1x4x6", "2 images of 3x5x6", "1 images of 1x1x1", "2 images of 1x3x2x4"],
     "upsampling": ["3 images of 1x7x5", "2 images of 1x9x8", "1 images of 1x1x1", "5 images of 2x6"],
     "padded convolution": ["3 images of 2x7"],
-    **dict.fromkeys(("adaptive average pool", "adaptive max pool"), ["3 images of 1x5x5", "1 images of 1x1x1"]),
+    **{key: ["3 images of 1x5x5", "1 images of 1x1x1"] for key in ("adaptive average pool", "adaptive max pool")},
     "global max pool": ["2 images of 1x4x3x5", "1 images of 1x1x1"],
     "batch norm": ["(2, 1, 1, 1)", "(33, 5)", "(48, 2, 3, 3)"],
     "group norm": ["(2, 1, 1, 1)", "(33, 4)", "(2, 2, 5, 7)"],
-    **dict.fromkeys(("relu", "tanh", "sigmoid", "addition", "dropout"), ["(1, 1, 1, 1)", "(33, 7)"]),
-    **dict.fromkeys(("leaky relu", "gelu", "silu", "softmax"), ["(1, 1, 1, 1)", "(33, 7)"]),
-    **dict.fromkeys(("mean squared", "mean absolute", "huber", "binary cross entropy"), ["(17, 3)", "(3, 2, 9, 8)"]),
-    **dict.fromkeys(("softmax cross-entropy", "weighted cross-entropy", "SGD", "Adam", "AdamW"), [""]),
+    **{key: ["(1, 1, 1, 1)", "(33, 7)"] for key in ("relu", "tanh", "sigmoid", "addition", "dropout")},
+    **{key: ["(1, 1, 1, 1)", "(33, 7)"] for key in ("leaky relu", "gelu", "silu", "softmax")},
+    **{key: ["(17, 3)", "(3, 2, 9, 8)"] for key in ("mean squared", "mean absolute", "huber", "binary cross entropy")},
+    **{key: [""] for key in ("softmax cross-entropy", "weighted cross-entropy", "SGD", "Adam", "AdamW")},
     "gradient clipping": ["70 values", "5000 values"],
-    **dict.fromkeys(("loading with random shift", "watch for non-finite numbers"), [""]),
+    **{key: [""] for key in ("loading with random shift", "watch for non-finite numbers")},
     "loading with augmentation": ["33 images of 1x", "3 images of", "2 images of"],
     "transposed convolution": ["1 images of", "3 images of 2x3x2", "40 images of 2x1"],
     "bias addition": ["(1, 1, 1, 1)", "(33, 7)"],
@@ -49,16 +60,16 @@ _SMALLEST = {
     "batch norm": ["(33, 5)"],
     "transposed convolution": ["3 images of 2x3x2"],
     "bias addition": ["(33, 7)"],
-    **dict.fromkeys(("max pool", "average pool", "global average pool", "global max pool"), ["5 images"]),
-    **dict.fromkeys(("adaptive average pool", "adaptive max pool"), ["5 images"]),
+    **{key: ["5 images"] for key in ("max pool", "average pool", "global average pool", "global max pool")},
+    **{key: ["5 images"] for key in ("adaptive average pool", "adaptive max pool")},
     "map along an axis": ["2 images of 1x2x3x4"],
     "padding": ["2 images of 3x5x6"],
     "upsampling": ["5 images"],
     "padded convolution": ["3 images of 2x7"],
     "group norm": ["(33, 4)"],
-    **dict.fromkeys(("tanh", "sigmoid", "gelu", "silu", "softmax"), ["(33, 7)"]),
-    **dict.fromkeys(("mean squared", "huber", "binary cross entropy"), ["(17, 3)"]),
-    **dict.fromkeys(("softmax cross-entropy", "weighted cross-entropy", "SGD", "Adam", "AdamW"), [""]),
+    **{key: ["(33, 7)"] for key in ("tanh", "sigmoid", "gelu", "silu", "softmax")},
+    **{key: ["(17, 3)"] for key in ("mean squared", "huber", "binary cross entropy")},
+    **{key: [""] for key in ("softmax cross-entropy", "weighted cross-entropy", "SGD", "Adam", "AdamW")},
     "gradient clipping": ["70 values"],
 }
 
@@ -94,21 +105,32 @@ def _normed() -> tuple[Model, dict]:
 
 def _smoothed() -> tuple[Model, dict]:
     layer = Sequential(
-        Conv2d(2, 3, padding=1, activation="gelu"), AvgPool2d(2), LeakyReLU(0.1), Flatten(), Dense(4, activation="silu"),
+        Conv2d(2, 3, padding=1, activation="gelu"),
+        AvgPool2d(2),
+        LeakyReLU(0.1),
+        Flatten(),
+        Dense(4, activation="silu"),
         Dense(3),
-    )  # fmt: skip
+    )
     loss = SoftmaxCrossEntropy(label_smoothing=0.1, class_weights=[1, 2, 0.5])
     return Model(layer, (1, 4, 4), "toy smoothed"), {
-        "optimizer": Adam(0.01), "batch_size": 33, "loss": loss, "clip_norm": 0.05, "clip_value": 0.02
-    }  # fmt: skip
+        "optimizer": Adam(0.01),
+        "batch_size": 33,
+        "loss": loss,
+        "clip_norm": 0.05,
+        "clip_value": 0.02,
+    }
 
 
 def _regression() -> tuple[Model, dict]:
     layer = Sequential(Conv2d(2, 3), Softmax(), GELU(), Flatten(), Dense(2))
     optimizer = SGD(0.05, momentum=0.9)
     return Model(layer, (1, 4, 4), "toy regression"), {
-        "optimizer": optimizer, "batch_size": 18, "loss": Huber(0.25), "clip_norm": 0.1
-    }  # fmt: skip
+        "optimizer": optimizer,
+        "batch_size": 18,
+        "loss": Huber(0.25),
+        "clip_norm": 0.1,
+    }
 
 
 TOYS = {"toy": _plain, "toy batch norm net": _normed, "toy smoothed": _smoothed, "toy regression": _regression}

@@ -19,9 +19,7 @@ def backends(backend: options.Backend = None, math: options.Math = None, json: o
     if backend is not None and backend not in [entry["name"] for entry in found]:
         names = ", ".join(entry["name"] for entry in found)
         raise BackendError(f"there is no backend {backend!r}; there are: {names}")
-    shown = [
-        entry for entry in found if backend in (None, entry["name"]) and (math is None or math in entry["math"])
-    ]
+    shown = [entry for entry in found if backend in (None, entry["name"]) and (math is None or math in entry["math"])]
     if not shown:
         raise BackendError(f"no backend{f' {backend!r}' if backend else ''} has math {math!r}; math is exact or fast")
     if json:

@@ -71,9 +71,14 @@ def bench(
     ]
     chosen = list({(b.name, b.threads): b for b in found}.values())
     report = throughput.bench(
-        cases, chosen, seconds=0.5 if quick else 4.0, patience=1.0 if quick else 2.0, peer=pytorch, compiled=not quick,
+        cases,
+        chosen,
+        seconds=0.5 if quick else 4.0,
+        patience=1.0 if quick else 2.0,
+        peer=pytorch,
+        compiled=not quick,
         say=note,
-    )  # fmt: skip
+    )
     if not graph:
         launched = ", ".join(dict.fromkeys(b.name for b in chosen if type(b).graph))
         report["notes"].append(f"no graph: {launched or 'nobody'} launched each step anew; the others never record")
@@ -104,14 +109,22 @@ def _print(report: dict) -> None:
     clocks = any(row["device_milliseconds"] is not None for row in report["results"])
     for row in report["results"]:
         ratio = ratios.get(tuple(row[name] for name in about))
-        rows.append([
-            row["model"], row["job"], str(row["batch"]), label(row), str(row["threads"] or ""),
-            f"{row['images_per_second']:,.0f}", f"{row['spread']:.0%}",
-            "" if row["peak_fraction"] is None else f"{row['peak_fraction']:.0%}",
-            f"{row['first_step_seconds']:.2f}", f"{1e3 * row['transfer_seconds']:.1f}",
-            *([_milliseconds(row["device_milliseconds"])] if clocks else []),
-            f"{ratio:.2f}" if ratio and "variant" not in row else row.get("variant", ""),
-        ])  # fmt: skip
+        rows.append(
+            [
+                row["model"],
+                row["job"],
+                str(row["batch"]),
+                label(row),
+                str(row["threads"] or ""),
+                f"{row['images_per_second']:,.0f}",
+                f"{row['spread']:.0%}",
+                "" if row["peak_fraction"] is None else f"{row['peak_fraction']:.0%}",
+                f"{row['first_step_seconds']:.2f}",
+                f"{1e3 * row['transfer_seconds']:.1f}",
+                *([_milliseconds(row["device_milliseconds"])] if clocks else []),
+                f"{ratio:.2f}" if ratio and "variant" not in row else row.get("variant", ""),
+            ]
+        )
     columns = dict.fromkeys(("model", "job"), "left") | {"batch": "right", "contender": "left"}
     columns |= dict.fromkeys(("threads", "images/s", "spread", "of peak", "first step s", "transfer ms"), "right")
     if clocks:

@@ -13,11 +13,13 @@ def check(
     backends: Annotated[
         list[str] | None,
         typer.Option(
-            "--backends", "--backend", metavar="NAMES",
+            "--backends",
+            "--backend",
+            metavar="NAMES",
             help="The backends to compare, commas between them: numpy,numba; may be repeated. "
             "Default: all usable ones.",
         ),
-    ] = None,  # fmt: skip
+    ] = None,
     math: options.Math = None,
     threads: options.Threads = None,
     graph: options.Graph = True,

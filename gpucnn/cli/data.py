@@ -14,22 +14,37 @@ def list_sets(json: options.Json = False) -> None:
     from gpucnn.data.known import KNOWN, home, present
 
     sets = [
-        {"name": "digits", "here": True, "megabytes": 0.0, "about": "1,797 handwritten digits, 8x8 grey; built in",
-         "folder": None},
+        {
+            "name": "digits",
+            "here": True,
+            "megabytes": 0.0,
+            "about": "1,797 handwritten digits, 8x8 grey; built in",
+            "folder": None,
+        },
         *(
-            {"name": known.name, "here": present(known), "megabytes": round(known.size / 1e6, 1), "about": known.about,
-             "folder": str(home() / known.name)}
+            {
+                "name": known.name,
+                "here": present(known),
+                "megabytes": round(known.size / 1e6, 1),
+                "about": known.about,
+                "folder": str(home() / known.name),
+            }
             for known in KNOWN.values()
         ),
-    ]  # fmt: skip
+    ]
     if json:
         print_json({"sets": sets})
         return
     rows = [
-        [each["name"], "yes" if each["here"] else "no", f"{each['megabytes']:,.0f}" if each["folder"] else "",
-         each["about"], each["folder"] or ""]
+        [
+            each["name"],
+            "yes" if each["here"] else "no",
+            f"{each['megabytes']:,.0f}" if each["folder"] else "",
+            each["about"],
+            each["folder"] or "",
+        ]
         for each in sets
-    ]  # fmt: skip
+    ]
     columns = {"name": "left", "here": "left", "MB": "right", "what": "left", "folder": "left"}
     print_table("Data sets", columns, rows)
     typer.echo("Fetch one with: gpucnn data fetch NAME. Train on it with: gpucnn train --data NAME.")

@@ -30,7 +30,9 @@ def evaluate(
     """Measure a trained network on the test images: how many it gets right, and its loss."""
     model, settings, path = open_run(run, weights)
     if model.head == "regressor":
-        raise ConfigurationError(f"{path} is a regressor, which has no classes to get right; see what it says with predict")
+        raise ConfigurationError(
+            f"{path} is a regressor, which has no classes to get right; see what it says with predict"
+        )
     data = data or settings.get("data")
     if data is None:
         raise ConfigurationError(f"{path} does not say what it was trained on; give --data")

@@ -32,8 +32,8 @@ def export(
     suffix = Path(file).suffix.lower()
     if suffix not in FORMATS:
         raise ConfigurationError(
-            f"the name {file!r} does not tell the format; end it in .onnx for an ONNX graph or .safetensors for a PyTorch "
-            "state dict"
+            f"the name {file!r} does not tell the format; end it in .onnx for an ONNX graph or .safetensors for a "
+            "PyTorch state dict"
         )
     model, _, path = open_run(run, weights)
     from gpucnn.models import export_onnx, save_pytorch
@@ -42,12 +42,16 @@ def export(
     if suffix != ".onnx" and model.mean is not None:
         means, deviations = (", ".join(f"{value:.9g}" for value in part) for part in (model.mean, model.std))
         note(
-            f"the file holds weights alone: in PyTorch, normalise images first, with mean {means} and deviation {deviations}"
+            f"the file holds weights alone: in PyTorch, normalise images first, with mean {means} and deviation "
+            f"{deviations}"
         )
     values = {
-        "file": file, "format": FORMATS[suffix], "model": model.name, "weights_sha256": model.weights_sha256(),
+        "file": file,
+        "format": FORMATS[suffix],
+        "model": model.name,
+        "weights_sha256": model.weights_sha256(),
         "run": str(path),
-    }  # fmt: skip
+    }
     (print_json if json else print_values)(values)
 
 

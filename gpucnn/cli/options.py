@@ -6,7 +6,9 @@ import typer
 
 Backend = Annotated[
     str | None,
-    typer.Option("--backend", help="What computes, such as numba or numpy; see `gpucnn backends`. Default: the fastest."),
+    typer.Option(
+        "--backend", help="What computes, such as numba or numpy; see `gpucnn backends`. Default: the fastest."
+    ),
 ]
 Math = Annotated[
     str | None,
@@ -42,9 +44,7 @@ NETWORKS = "Network: lenet5, vgg_small, resnet20, mlp."
 InputShape = Annotated[
     str, typer.Option("--input-shape", help="Channels, height and width of the images, such as 3x32x32.")
 ]
-Classes = Annotated[
-    int | None, typer.Option("--classes", min=1, help="How many classes it tells apart. Default: 10.")
-]
+Classes = Annotated[int | None, typer.Option("--classes", min=1, help="How many classes it tells apart. Default: 10.")]
 Variant = Annotated[
     str | None, typer.Option("--variant", help="Of lenet5: modern, or 1998 (tanh, average pooling). Default: modern.")
 ]
@@ -53,7 +53,8 @@ Hidden = Annotated[
     typer.Option("--hidden", help="Of mlp: the sizes of the hidden layers, commas between them. Default: 300,100."),
 ]
 Outputs = Annotated[
-    int | None, typer.Option("--outputs", min=1, help="For a regressor, instead of --classes: how many values it gives.")
+    int | None,
+    typer.Option("--outputs", min=1, help="For a regressor, instead of --classes: how many values it gives."),
 ]
 Run = Annotated[
     str | None,

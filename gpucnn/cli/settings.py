@@ -72,7 +72,9 @@ def make_loss(settings: dict[str, Any], labels, classes: int):
 
 
 def make_schedule(settings: dict[str, Any]):
-    """One of gpucnn.schedules, after a warm-up if asked for; "step" divides the rate by 10 after each third of the epochs."""
+    """One of gpucnn.schedules, after a warm-up if asked for; "step" divides the rate by 10 after each third of the
+    epochs.
+    """
     from gpucnn.schedules import Constant, Cosine, OneCycle, Step, WarmUp
 
     name = settings["schedule"]

@@ -32,9 +32,12 @@ Data = Annotated[
 
 
 def filters(
-    run: options.Run = None, weights: options.Weights = None, layer: Layer = None,
-    out: Out = Path("filters.png"), json: options.Json = False
-) -> None:  # fmt: skip
+    run: options.Run = None,
+    weights: options.Weights = None,
+    layer: Layer = None,
+    out: Out = Path("filters.png"),
+    json: options.Json = False,
+) -> None:
     """The filters of a convolution as small images."""
     model, _, path = _open(run, weights, out)
     from gpucnn import show
@@ -84,11 +87,14 @@ def maps(
     if json:
         values["layers"] = [
             {
-                "name": step.name, "kind": step.kind, "shape": list(step.values.shape),
+                "name": step.name,
+                "kind": step.kind,
+                "shape": list(step.values.shape),
                 "smallest": float(step.values.min()),
                 "largest": float(step.values.max()),
-            } for step in found
-        ]  # fmt: skip
+            }
+            for step in found
+        ]
     _say(json, out, values)
 
 
@@ -147,9 +153,15 @@ def match(
     pixels, name = _any_image(image, kernel.shape[0], settings, path)
     device = get_backend(backend, math)
     result = show.match(
-        pixels, kernel, out, stride=_sizes("--stride", stride), padding=_sizes("--padding", padding),
-        backend=device.name, math=device.math, name=name,
-    )  # fmt: skip
+        pixels,
+        kernel,
+        out,
+        stride=_sizes("--stride", stride),
+        padding=_sizes("--padding", padding),
+        backend=device.name,
+        math=device.math,
+        name=name,
+    )
     values = {
         "backend": device.name,
         "math": device.math,
@@ -181,9 +193,12 @@ def pixel_use(
 
     size = _sizes("--input", input)
     fit = window(
-        (size, size) if isinstance(size, int) else size, _sizes("--kernel", kernel), stride=_sizes("--stride", stride),
-        padding=_sizes("--padding", padding), dilation=_sizes("--dilation", dilation),
-    )  # fmt: skip
+        (size, size) if isinstance(size, int) else size,
+        _sizes("--kernel", kernel),
+        stride=_sizes("--stride", stride),
+        padding=_sizes("--padding", padding),
+        dilation=_sizes("--dilation", dilation),
+    )
     use = show.pixel_use(fit, out)
     values = {"output": list(fit.output), "smallest": int(use.min()), "largest": int(use.max())}
     if json:
@@ -207,10 +222,15 @@ def curves(run: options.Run = None, out: Out = Path("curves.png"), json: options
 
 
 def confusion(
-    run: options.Run = None, weights: options.Weights = None, data: Data = None, out: Out = Path("confusion.png"),
-    backend: options.Backend = None, math: options.Math = None, threads: options.Threads = None,
+    run: options.Run = None,
+    weights: options.Weights = None,
+    data: Data = None,
+    out: Out = Path("confusion.png"),
+    backend: options.Backend = None,
+    math: options.Math = None,
+    threads: options.Threads = None,
     json: options.Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Which classes a network takes for which: the confusion matrix of the test images."""
     from gpucnn import show
 
@@ -223,12 +243,16 @@ def confusion(
 
 
 def mistakes(
-    run: options.Run = None, weights: options.Weights = None, data: Data = None,
+    run: options.Run = None,
+    weights: options.Weights = None,
+    data: Data = None,
     most: Annotated[int, typer.Option("--most", min=1, max=100, help="How many to show.")] = 20,
     out: Out = Path("mistakes.png"),
-    backend: options.Backend = None, math: options.Math = None, threads: options.Threads = None,
+    backend: options.Backend = None,
+    math: options.Math = None,
+    threads: options.Threads = None,
     json: options.Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """The test images that a network gets wrong, those first of whose wrong class it is surest."""
     from dataclasses import asdict
 

@@ -32,7 +32,8 @@ def train(
     data: Annotated[
         str | None,
         _option(
-            "--data", "Images: digits (built in), a set that `gpucnn data fetch` brought, or a path to files: MNIST, CIFAR, "
+            "--data",
+            "Images: digits (built in), a set that `gpucnn data fetch` brought, or a path to files: MNIST, CIFAR, "
             ".npz, .npy, or a folder of images a class.",
         ),
     ] = None,
@@ -56,8 +57,11 @@ def train(
     crop: Annotated[
         int | None,
         _option(
-            "--crop", "Cut each training image to so many pixels a side, at random; test images in their middle. The "
-            "shift then reaches over the border.", "the whole image", min=1,
+            "--crop",
+            "Cut each training image to so many pixels a side, at random; test images in their middle. The "
+            "shift then reaches over the border.",
+            "the whole image",
+            min=1,
         ),
     ] = None,
     flip: Annotated[
@@ -78,8 +82,9 @@ def train(
     class_weights: Annotated[
         str | None,
         _option(
-            "--class-weights", "How much an image of each class counts: balanced, or a number for each class, such as "
-            "1,2,0.5.", "all the same",
+            "--class-weights",
+            "How much an image of each class counts: balanced, or a number for each class, such as 1,2,0.5.",
+            "all the same",
         ),
     ] = None,
     clip_norm: Annotated[
@@ -127,13 +132,32 @@ def train(
     Interrupt it with Ctrl-C at any time and continue with --resume, on any backend.
     """
     given = {
-        "model": model, "data": data, "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr,
-        "weight_decay": weight_decay, "schedule": schedule, "warmup": warmup, "shift": shift,
-        "crop": crop, "flip": flip, "cutout": cutout, "normalize": normalize, "seed": seed, "math": math,
-        "variant": variant, "hidden": hidden, "validation": validation, "monitor": monitor, "patience": patience,
-        "label_smoothing": label_smoothing, "class_weights": class_weights, "clip_norm": clip_norm,
+        "model": model,
+        "data": data,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "optimizer": optimizer,
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "schedule": schedule,
+        "warmup": warmup,
+        "shift": shift,
+        "crop": crop,
+        "flip": flip,
+        "cutout": cutout,
+        "normalize": normalize,
+        "seed": seed,
+        "math": math,
+        "variant": variant,
+        "hidden": hidden,
+        "validation": validation,
+        "monitor": monitor,
+        "patience": patience,
+        "label_smoothing": label_smoothing,
+        "class_weights": class_weights,
+        "clip_norm": clip_norm,
         "clip_value": clip_value,
-    }  # fmt: skip
+    }
     settings = resolve(given, read_config(run) if resume else {})
     made = network_of.options(settings["variant"], settings["hidden"])
     stopping = {name: settings[name] for name in ("validation", "monitor", "patience")}
@@ -157,10 +181,15 @@ def train(
     network.class_names = train_set.classes
     given_on = ("batch_size", "shift", "flip", "cutout", "normalize", "clip_norm", "clip_value", "seed")
     trainer = Trainer(
-        network, backend=device, optimizer=optimizer_made, schedule=schedule_made, crop=settings["crop"] is not None,
+        network,
+        backend=device,
+        optimizer=optimizer_made,
+        schedule=schedule_made,
+        crop=settings["crop"] is not None,
         loss=make_loss(settings, train_set.labels, len(train_set.classes)),
-        about={"train": {**settings, "math": device.math}}, **{name: settings[name] for name in given_on},
-    )  # fmt: skip
+        about={"train": {**settings, "math": device.math}},
+        **{name: settings[name] for name in given_on},
+    )
     trainer.run = run or fresh_folder(f"{settings['model']}-{Path(settings['data']).stem}")
     try:
         history = trainer.fit(train_set.images, train_set.labels, settings["epochs"], resume=resume, **stopping)

@@ -1,6 +1,6 @@
 """Images to train on: `load("digits")`, a set that `fetch` has brought, or the path of files of your own.
 
-    train, test = gpucnn.data.load("digits")
+train, test = gpucnn.data.load("digits")
 """
 
 from gpucnn.data.dataset import Dataset

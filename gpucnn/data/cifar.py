@@ -41,7 +41,9 @@ class _Kind:
 
 
 _KINDS = (
-    _Kind("CIFAR-10", tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin", ("batches.meta.txt",), (10,)),
+    _Kind(
+        "CIFAR-10", tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin", ("batches.meta.txt",), (10,)
+    ),
     _Kind("CIFAR-100", ("train.bin",), "test.bin", ("coarse_label_names.txt", "fine_label_names.txt"), (20, 100)),
 )
 _FOLDERS = ("cifar-10-batches-bin", "cifar-100-binary")  # as the archives unpack
@@ -67,8 +69,8 @@ def load(path: Path, coarse: bool = False) -> tuple[Dataset, Dataset]:
     kind = next((kind for kind in _KINDS if kind.test in files), None)
     if kind is None:
         raise DataError(
-            f"{path}: holds none of CIFAR's binary files ({_KINDS[0].test}, {_KINDS[1].test}); fetch the binary version, "
-            "not the Python or Matlab one"
+            f"{path}: holds none of CIFAR's binary files ({_KINDS[0].test}, {_KINDS[1].test}); fetch the binary "
+            "version, not the Python or Matlab one"
         )
     missing = [name for name in kind.files if name not in files]
     if missing:
@@ -102,8 +104,8 @@ def _records(data: bytes, name: str, kind: _Kind) -> tuple[np.ndarray, np.ndarra
         wrong = np.flatnonzero(labels[:, column] >= count)
         if wrong.size:
             raise DataError(
-                f"{name}: label {column + 1} of record {wrong[0]} is {labels[wrong[0], column]}; {kind.name}'s run from 0 "
-                f"to {count - 1}, so the file is damaged or of another format"
+                f"{name}: label {column + 1} of record {wrong[0]} is {labels[wrong[0], column]}; {kind.name}'s run "
+                f"from 0 to {count - 1}, so the file is damaged or of another format"
             )
     return labels, records[:, kind.labels :]
 

@@ -21,7 +21,9 @@ _PIECE = 1 << 16
 Progress = Callable[[str, int, int], None]
 
 
-def fetch(name: str, to: str | Path | None = None, *, progress: Progress | None = None, timeout: float = TIMEOUT) -> Path:
+def fetch(
+    name: str, to: str | Path | None = None, *, progress: Progress | None = None, timeout: float = TIMEOUT
+) -> Path:
     """Download the data set `name` (mnist, fashion-mnist, cifar-10, cifar-100); returns the folder that holds it.
 
     `to` is the folder (None: data/<name> in gpucnn's cache, where `load(name)` looks). A file that is there with the
@@ -77,8 +79,8 @@ def _fetch(file: File, path: Path, progress: Progress, timeout: float, command: 
 
 
 def _download(file: File, url: str, part: Path, progress: Progress, timeout: float) -> None:
-    """Bring `part` to the file's size; raises _Broken. What another server began may be continued here: the digest tells,
-    and a wrong whole made of two parts is fetched once more from its beginning."""
+    """Bring `part` to the file's size; raises _Broken. What another server began may be continued here: the digest
+    tells, and a wrong whole made of two parts is fetched once more from its beginning."""
     begun = part.is_file() and part.stat().st_size > 0
     if begun and part.stat().st_size >= file.size:
         if part.stat().st_size == file.size and _digest(part, file.algorithm) == file.digest:
@@ -131,7 +133,8 @@ def _once(file: File, url: str, part: Path, progress: Progress, timeout: float) 
             done = start if continues else 0
             progress(file.name, done, file.size)
             while piece := answer.read1(_PIECE):
-                # A file that is too long is as wrong as any other: no more of it is needed than the first byte too many.
+                # A file that is too long is as wrong as any other: no more of it is needed than the first byte too
+                # many.
                 out.write(piece[: file.size + 1 - done])
                 done = min(done + len(piece), file.size + 1)
                 progress(file.name, min(done, file.size), file.size)

@@ -16,8 +16,8 @@ def load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
 
     - `"digits"`: scikit-learn's 1,797 handwritten digits, built in. Light ink on a dark ground, (1, 32, 32), 0 to 1;
       image i is a test image where i % 5 == 4.
-    - `"mnist"`, `"fashion-mnist"`, `"cifar-10"`, `"cifar-100"`: as `fetch` (`gpucnn data fetch NAME`) has brought them. A
-      name always means the known set; a folder of that name is given as `"./mnist"`;
+    - `"mnist"`, `"fashion-mnist"`, `"cifar-10"`, `"cifar-100"`: as `fetch` (`gpucnn data fetch NAME`) has brought them.
+      A name always means the known set; a folder of that name is given as `"./mnist"`;
     - a folder with MNIST's four IDX files, gzipped or not (Fashion-MNIST and others of that form too): see `idx.load`;
     - a folder with CIFAR's binary files, or the archive that holds them, .tar.gz: see `cifar.load`;
     - a folder with images.npy and labels.npy, which are mapped and may be larger than the memory: see `npy.load`;

@@ -83,4 +83,3 @@ class Mapped:
             self._surveys[dtype] = digest, bad
         digest, bad = self._surveys[dtype]
         return digest.copy(), bad
-

@@ -75,8 +75,8 @@ def _refuse_sizes(archive: zipfile.ZipFile, file: Path) -> None:
             announced = stream.tell() + math.prod(shape) * dtype.itemsize
         if not dtype.hasobject and announced != member.file_size:
             raise DataError(
-                f"{file}: {member.filename} announces {shape} of {dtype}, {announced:,} bytes with its header, but holds "
-                f"{member.file_size:,}"
+                f"{file}: {member.filename} announces {shape} of {dtype}, {announced:,} bytes with its header, but "
+                f"holds {member.file_size:,}"
             )
 
 

@@ -14,8 +14,8 @@ def refuse_bomb(name: str | Path, packed: int, unpacked: int) -> None:
     """Raise DataError if `packed` bytes claim to hold far more than images could."""
     if unpacked > max(_RATIO * packed, _HARMLESS):
         raise DataError(
-            f"{name}: {packed:,} bytes would unpack to {unpacked:,} or more, over {_RATIO} times as much; no images pack "
-            "that well, so it is refused as a decompression bomb"
+            f"{name}: {packed:,} bytes would unpack to {unpacked:,} or more, over {_RATIO} times as much; no images "
+            "pack that well, so it is refused as a decompression bomb"
         )
 
 

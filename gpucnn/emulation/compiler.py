@@ -87,7 +87,9 @@ def _compile(text: str, included: bytes, name: str, options: list[str]) -> Path:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         source, beside = Path(folder) / f"{stem}.cpp", Path(folder) / "object.so"
         source.write_text(text)
-        run = subprocess.run([_compiler(), *options, str(source), "-o", str(beside)], capture_output=True, text=True)
+        run = subprocess.run(
+            [_compiler(), *options, str(source), "-o", str(beside)], capture_output=True, text=True, check=False
+        )
         if run.returncode:
             raise BackendError(f"g++ does not compile {name}:\n{run.stderr.strip()}")
         os.replace(beside, path)
@@ -100,7 +102,7 @@ def _compiler() -> str:
 
 @functools.cache
 def _version() -> str:
-    return subprocess.run([_compiler(), "--version"], capture_output=True, text=True).stdout
+    return subprocess.run([_compiler(), "--version"], capture_output=True, text=True, check=False).stdout
 
 
 @functools.cache

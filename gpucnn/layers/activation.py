@@ -84,7 +84,9 @@ class LeakyReLU(Layer):
 
 
 class GELU(Layer):
-    """x * Phi(x), Phi the normal distribution's cdf: exact, not the approximation by tanh (Hendrycks and Gimpel 2016)."""
+    """x * Phi(x), Phi the normal distribution's cdf: exact, not the approximation by tanh (Hendrycks and Gimpel
+    2016).
+    """
 
     capturable = True
 

@@ -123,9 +123,10 @@ class Layer:
 
     def __repr__(self) -> str:
         settings = (
-            f"{name}={value!r}" for name, value in vars(self).items()
+            f"{name}={value!r}"
+            for name, value in vars(self).items()
             if name not in _OWN and name[0] != "_" and isinstance(value, (bool, int, float, str, tuple, list))
-        )  # fmt: skip
+        )
         return f"{type(self).__name__}({', '.join(settings)})"
 
 

@@ -46,7 +46,11 @@ class Sequential(Layer):
         layers = iter(zip(self.layers, (*self.layers, None)[1:], strict=True))
         for layer, following in layers:
             # Their own classes only: a subclass may compute something else.
-            if type(layer) in (Conv2d, BatchNorm, BatchNorm2d) and layer.activation == "relu" and type(following) is MaxPool2d:
+            if (
+                type(layer) in (Conv2d, BatchNorm, BatchNorm2d)
+                and layer.activation == "relu"
+                and type(following) is MaxPool2d
+            ):
                 x, step = layer.with_max_pool(x, following.window)
                 next(layers)
             else:
@@ -138,8 +142,8 @@ class Concat(Layer):
         for number, output in enumerate(outputs):
             if not output or output[1:] != outputs[0][1:]:
                 raise ShapeError(
-                    f"branch 0 makes {outputs[0]} of {shape} and branch {number} {output}; they are put side by side along "
-                    "the channels, so all other sizes must agree"
+                    f"branch 0 makes {outputs[0]} of {shape} and branch {number} {output}; they are put side by side "
+                    "along the channels, so all other sizes must agree"
                 )
         return (sum(output[0] for output in outputs), *outputs[0][1:])
 

@@ -28,10 +28,21 @@ class Convolution(Layer):
     axes: int
 
     def __init__(
-        self, out_channels: int, kernel_size, *, stride=1, padding=0, dilation=1, groups: int = 1, bias: bool = True,
-        padding_mode: str = "zeros", padding_value: float = 0.0, strict: bool = False, activation: str | None = None,
-        initializer: str | float = "he"
-    ):  # fmt: skip
+        self,
+        out_channels: int,
+        kernel_size,
+        *,
+        stride=1,
+        padding=0,
+        dilation=1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        padding_value: float = 0.0,
+        strict: bool = False,
+        activation: str | None = None,
+        initializer: str | float = "he",
+    ):
         self.out_channels = positive("out_channels", out_channels)
         self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
         self.groups = positive("groups", groups)

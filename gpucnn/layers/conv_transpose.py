@@ -12,15 +12,27 @@ from gpucnn.layers.settings import image_shape, positive
 
 
 class TransposedConvolution(Layer):
-    """Transposed convolution over `axes` spatial axes; settings as in ConvTranspose2d. Use ConvTranspose1d, 2d or 3d."""
+    """Transposed convolution over `axes` spatial axes; settings as in ConvTranspose2d. Use ConvTranspose1d,
+    2d or 3d.
+    """
 
     capturable = True
     axes: int
 
     def __init__(
-        self, out_channels: int, kernel_size, *, stride=1, padding=0, output_padding=0, dilation=1, groups: int = 1,
-        bias: bool = True, activation: str | None = None, initializer: str | float = "he"
-    ):  # fmt: skip
+        self,
+        out_channels: int,
+        kernel_size,
+        *,
+        stride=1,
+        padding=0,
+        output_padding=0,
+        dilation=1,
+        groups: int = 1,
+        bias: bool = True,
+        activation: str | None = None,
+        initializer: str | float = "he",
+    ):
         self.out_channels = positive("out_channels", out_channels)
         self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
         self.output_padding = output_padding
@@ -36,9 +48,13 @@ class TransposedConvolution(Layer):
             raise ShapeError(f"{groups} groups do not divide {channels} input channels and {out} output channels")
         # Not called `window`: that is how a layer's output sees its input, and this one is run backwards.
         self.backwards = transposed_window(
-            size, self.kernel_size, stride=self.stride, padding=self.padding, output_padding=self.output_padding,
+            size,
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            output_padding=self.output_padding,
             dilation=self.dilation,
-        )  # fmt: skip
+        )
         self.reach, self.step = transposed_field(self.backwards)
         kernel = self.backwards.kernel
         taps = math.prod(kernel)
@@ -78,14 +94,15 @@ class ConvTranspose1d(TransposedConvolution):
 
 
 class ConvTranspose2d(TransposedConvolution):
-    """Transposed convolution of (N, C, H, W) to (N, out_channels, H', W'): each value spreads over a patch of the output.
+    """Transposed convolution of (N, C, H, W) to (N, out_channels, H', W'): each value spreads over a patch of the
+    output.
 
     It is the gradient of a convolution with respect to its input, with that convolution's weights: a value at (i, j)
     adds weight[c, o, r, s] times itself to the output pixel (i * stride + r * dilation - before, ...), and overlapping
     patches add up. Sizes: O = (I - 1) * stride - before - after + dilation * (K - 1) + output_padding + 1.
 
-    Arguments as in Conv2d (PyTorch's names): `kernel_size`, `stride`, `dilation` and `output_padding` are one integer or
-    one per axis; `padding`, cut off the output, is one integer, one per axis, or (before, after) per axis.
+    Arguments as in Conv2d (PyTorch's names): `kernel_size`, `stride`, `dilation` and `output_padding` are one integer
+    or one per axis; `padding`, cut off the output, is one integer, one per axis, or (before, after) per axis.
     `output_padding` is less than stride or dilation. `groups` splits input and output channels into so many independent
     convolutions. `activation` is None, "relu" (fused with the bias) or another activation's name. `weight` is
     (C, out_channels/groups, R, S), `bias` (out_channels,) or None. A named initializer takes as fan_in the values that

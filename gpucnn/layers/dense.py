@@ -21,7 +21,7 @@ class Dense(Layer):
 
     def __init__(
         self, units: int, *, bias: bool = True, activation: str | None = None, initializer: str | float = "he"
-    ):  # fmt: skip
+    ):
         self.units = positive("units", units)
         self.use_bias = bool(bias)
         self.activation = check_activation(activation)

@@ -71,7 +71,9 @@ class BatchNorm(Layer):
         return y, backward
 
     def with_max_pool(self, x: Batch, pool: Window) -> tuple[Batch, Backward]:
-        """This layer, its activation being ReLU, and a max pooling after it; in training one operation of the backend."""
+        """This layer, its activation being ReLU, and a max pooling after it;
+        in training one operation of the backend.
+        """
         backend = x.backend
         if not self.mode.training:
             y, own_backward = self(x)
@@ -161,7 +163,8 @@ class _ImageNorm(Layer):
 
 
 class GroupNorm(_ImageNorm):
-    """y = gamma * (x - mean) / sqrt(var + eps) + beta, mean and variance being those of a group of channels of one image.
+    """y = gamma * (x - mean) / sqrt(var + eps) + beta, mean and variance being those of a group of channels of one
+    image.
 
     Wu and He 2018. (N, C) or (N, C, *spatial) in and out; `groups` divides C, and gamma and beta are (C,), absent with
     affine=False. `groups=C` is instance norm. The variance is the biased one. `activation` is None, "relu" (fused),

@@ -11,9 +11,9 @@ from gpucnn.layers.settings import image_shape, truth
 
 
 class Pool(Layer):
-    """`size`, `stride` (`size` unless given): one integer or one per axis; `padding` as in a convolution, at most half of
-    `size`. `ceil_mode` keeps a last window that reaches past the image (PyTorch's rule); `strict` refuses a stride that
-    leaves pixels over."""
+    """`size`, `stride` (`size` unless given): one integer or one per axis; `padding` as in a convolution, at most half
+    of `size`. `ceil_mode` keeps a last window that reaches past the image (PyTorch's rule); `strict` refuses a stride
+    that leaves pixels over."""
 
     capturable = True
     axes: int
@@ -42,9 +42,15 @@ class AvgPool(Pool):
     """The mean of each window; `count_include_pad` counts padding as zeros, as PyTorch does."""
 
     def __init__(
-        self, size, *, stride=None, padding=0, count_include_pad: bool = True, ceil_mode: bool = False,
-        strict: bool = False
-    ):  # fmt: skip
+        self,
+        size,
+        *,
+        stride=None,
+        padding=0,
+        count_include_pad: bool = True,
+        ceil_mode: bool = False,
+        strict: bool = False,
+    ):
         super().__init__(size, stride=stride, padding=padding, ceil_mode=ceil_mode, strict=strict)
         self.count_include_pad = bool(count_include_pad)
 

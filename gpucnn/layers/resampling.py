@@ -3,8 +3,13 @@
 from fractions import Fraction
 
 from gpucnn.axis_maps import (
-    AxisMaps, check_padding_mode, check_upsampling, padded_sizes, padding_maps, upsampling_maps,
-)  # fmt: skip
+    AxisMaps,
+    check_padding_mode,
+    check_upsampling,
+    padded_sizes,
+    padding_maps,
+    upsampling_maps,
+)
 from gpucnn.backends.batch import Batch
 from gpucnn.geometry import pads_of
 from gpucnn.layers.base import Backward, Layer, Shape

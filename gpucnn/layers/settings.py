@@ -30,7 +30,9 @@ _AXES = {1: "(C, W)", 2: "(C, H, W)", 3: "(C, D, H, W)"}
 
 
 def image_shape(shape: tuple[int, ...], axes: int | None = 2) -> tuple[int, tuple[int, ...]]:
-    """(C, the spatial sizes) of a layer's input; raises ShapeError for other than `axes` spatial axes (None: 1 to 3)."""
+    """(C, the spatial sizes) of a layer's input; raises ShapeError for other than `axes` spatial axes (None: 1 to
+    3).
+    """
     if len(shape) - 1 not in (_AXES if axes is None else [axes]):
         wanted = ", ".join(_AXES.values()) if axes is None else _AXES[axes]
         raise ShapeError(f"needs images of shape {wanted}, not {tuple(shape)}")

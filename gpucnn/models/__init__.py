@@ -11,7 +11,21 @@ from gpucnn.models.resnet import resnet20
 from gpucnn.models.vgg import vgg_small
 
 __all__ = [
-    "MODELS", "Model", "build_model", "conv_to_dense", "dense_to_conv", "export_onnx", "from_pytorch",
-    "fully_convolutional", "lenet5", "mlp", "pytorch_module", "pytorch_names", "resnet20", "save_pytorch",
-    "sliding_window", "to_pytorch", "vgg_small",
-]  # fmt: skip
+    "MODELS",
+    "Model",
+    "build_model",
+    "conv_to_dense",
+    "dense_to_conv",
+    "export_onnx",
+    "from_pytorch",
+    "fully_convolutional",
+    "lenet5",
+    "mlp",
+    "pytorch_module",
+    "pytorch_names",
+    "resnet20",
+    "save_pytorch",
+    "sliding_window",
+    "to_pytorch",
+    "vgg_small",
+]

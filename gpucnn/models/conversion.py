@@ -2,7 +2,8 @@
 
 A dense layer over a flattened (C, H, W) map is a convolution with kernels of (H, W), one position, and the same weights
 in the same order. A convolution over an image of fixed size is a dense layer whose weight matrix is zero where a filter
-does not reach, and repeats the filter's weights elsewhere: 81 weights for a 3x3 image and a 3x3 map, 9 of them different.
+does not reach, and repeats the filter's weights elsewhere: 81 weights for a 3x3 image and a 3x3 map, 9 of them
+different.
 """
 
 import copy
@@ -15,10 +16,37 @@ import numpy as np
 from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.geometry import Field, Window
 from gpucnn.layers import (
-    GELU, AvgPool1d, AvgPool2d, AvgPool3d, BatchNorm, Concat, Conv1d, Conv2d, Conv3d, Convolution, Dense, Dropout, Flatten,
-    GlobalAvgPool1d, GlobalAvgPool2d, GlobalAvgPool3d, GlobalPool, Layer, LeakyReLU, MaxPool1d, MaxPool2d, MaxPool3d, Pad,
-    ReLU, Residual, Sequential, Sigmoid, SiLU, Tanh, activation,
-)  # fmt: skip
+    GELU,
+    AvgPool1d,
+    AvgPool2d,
+    AvgPool3d,
+    BatchNorm,
+    Concat,
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    Convolution,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAvgPool1d,
+    GlobalAvgPool2d,
+    GlobalAvgPool3d,
+    GlobalPool,
+    Layer,
+    LeakyReLU,
+    MaxPool1d,
+    MaxPool2d,
+    MaxPool3d,
+    Pad,
+    ReLU,
+    Residual,
+    Sequential,
+    Sigmoid,
+    SiLU,
+    Tanh,
+    activation,
+)
 from gpucnn.layers.base import connect, label
 from gpucnn.models.model import Model
 
@@ -34,10 +62,11 @@ _LOCAL = (Convolution, *_MAXIMA.values(), *_AVERAGES.values(), BatchNorm, Pad, *
 
 
 def dense_to_conv(layer: Dense, shape: tuple[int, ...]) -> Model:
-    """A Dense layer over a flattened map of `shape` (C, *spatial) as a model of one convolution with kernels of *spatial.
+    """A Dense layer over a flattened map of `shape` (C, *spatial) as a model of one convolution with kernels of
+    *spatial.
 
-    `layer` is part of a model, which stays as it is; its weights are copied. The convolution makes (units, 1, ..., 1) of
-    images of `shape`: the dense layer's outputs, to the same bits in exact math. For larger images build it anew:
+    `layer` is part of a model, which stays as it is; its weights are copied. The convolution makes (units, 1, ..., 1)
+    of images of `shape`: the dense layer's outputs, to the same bits in exact math. For larger images build it anew:
     `fully_convolutional` does that for whole classifiers.
 
     Raises ShapeError unless the map has as many values as the layer has inputs, ConfigurationError for another layer.
@@ -72,26 +101,27 @@ def conv_to_dense(layer: Convolution) -> Model:
         raise ConfigurationError(f"conv_to_dense takes a convolution padded with zeros, not {mode}")
     weight, bias = _values(layer)
     shape, outputs = layer.input_shape, layer.output_shape
-    dense = Dense(
-        math.prod(outputs), bias=bias is not None, activation=layer.activation, initializer=layer.initializer
-    )
+    dense = Dense(math.prod(outputs), bias=bias is not None, activation=layer.activation, initializer=layer.initializer)
     model = Model(Sequential(Flatten(), dense), shape)
     positions = math.prod(outputs[1:])
-    _fill(model, [_matrix(weight, shape, layer.groups, layer.window), None if bias is None else np.repeat(bias, positions)])
+    _fill(
+        model,
+        [_matrix(weight, shape, layer.groups, layer.window), None if bias is None else np.repeat(bias, positions)],
+    )
     return model
 
 
 def fully_convolutional(model: Model, input_shape: tuple[int, ...]) -> Model:
     """A classifier as a model that slides over larger images and makes a map of class scores.
 
-    `model` ends in Flatten and Dense layers, or in a global pooling; of images (C, H, W) it makes (classes,). The result
-    has the same weights, takes images of `input_shape` (C, H', W') that are no smaller, and makes (classes, P, Q). The
-    value at (p, q) is what the classifier says of the crop of H x W pixels whose first is (p * S, q * S), S being all
-    its strides multiplied: `sliding_window` gives crop, step and map. Each convolution is computed once for the whole
-    image, not once a crop.
+    `model` ends in Flatten and Dense layers, or in a global pooling; of images (C, H, W) it makes (classes,). The
+    result has the same weights, takes images of `input_shape` (C, H', W') that are no smaller, and makes (classes, P,
+    Q). The value at (p, q) is what the classifier says of the crop of H x W pixels whose first is (p * S, q * S), S
+    being all its strides multiplied: `sliding_window` gives crop, step and map. Each convolution is computed once for
+    the whole image, not once a crop.
 
-    Bit for bit in exact math, and with batch norm in inference mode, as long as nothing pads (nor pools in ceil mode): a
-    padded convolution sees padding beyond the crop's edge, but the neighbouring pixels there in the larger image. So
+    Bit for bit in exact math, and with batch norm in inference mode, as long as nothing pads (nor pools in ceil mode):
+    a padded convolution sees padding beyond the crop's edge, but the neighbouring pixels there in the larger image. So
     `lenet5` for 32x32 pixels slides exactly, for 28x28 (padding 2) and `vgg_small` it does not, and their scores only
     resemble those of the crops. A global average is a float32 mean here: equal up to rounding.
 
@@ -113,9 +143,10 @@ def fully_convolutional(model: Model, input_shape: tuple[int, ...]) -> Model:
 def sliding_window(model: Model, input_shape: tuple[int, ...]) -> Window:
     """How `fully_convolutional(model, input_shape)` slides: the classifier as one window over images of `input_shape`.
 
-    `kernel` is the classifier's own input size, `stride` the pixels between neighbouring scores, `output` the map's size:
-    score (p, q) is about the crop image[:, p * stride[0] : p * stride[0] + kernel[0], q * stride[1] : ...]. Where the
-    classifier leaves pixels at the end of its own image unused, the last crop may reach past the larger image by those.
+    `kernel` is the classifier's own input size, `stride` the pixels between neighbouring scores, `output` the map's
+    size: score (p, q) is about the crop image[:, p * stride[0] : p * stride[0] + kernel[0], q * stride[1] : ...]. Where
+    the classifier leaves pixels at the end of its own image unused, the last crop may reach past the larger image by
+    those.
     """
     layers = _sliding_layers(model)
     input_shape = _larger(model, input_shape)
@@ -128,7 +159,9 @@ def sliding_window(model: Model, input_shape: tuple[int, ...]) -> Window:
 
 
 def _after(layer: Layer, field: Field) -> Field:
-    """The field after one of _sliding_layers, or after the first of its paths: paths that meet have the same strides."""
+    """The field after one of _sliding_layers, or after the first of its paths:
+    paths that meet have the same strides.
+    """
     if hasattr(layer, "window"):
         return field.after(layer.window)
     for _, path in itertools.islice(layer.children(), 1):
@@ -142,8 +175,8 @@ def _larger(model: Model, input_shape: tuple[int, ...]) -> tuple[int, ...]:
     shape, own = tuple(input_shape), model.input_shape
     if len(shape) != len(own) or shape[0] != own[0] or any(size < least for size, least in zip(shape[1:], own[1:])):
         raise ShapeError(
-            f"{model.name} for images of {own} cannot slide over images of {shape}; give {own[0]} channel(s) and at least "
-            f"{' x '.join(map(str, own[1:]))} pixels"
+            f"{model.name} for images of {own} cannot slide over images of {shape}; give {own[0]} channel(s) and at "
+            f"least {' x '.join(map(str, own[1:]))} pixels"
         )
     return shape
 
@@ -176,8 +209,8 @@ def _sliding_layers(model: Model) -> list[Layer]:
             layers.append(copy.deepcopy(layer))
         else:
             raise ConfigurationError(
-                f"{label(layer)} on {shape} cannot slide: what slides is convolutions, pooling, batch norm, activations, "
-                "dropout, Residual and Concat of these, then Flatten and dense layers"
+                f"{label(layer)} on {shape} cannot slide: what slides is convolutions, pooling, batch norm, "
+                "activations, dropout, Residual and Concat of these, then Flatten and dense layers"
             )
     return layers
 
@@ -218,7 +251,9 @@ def _fill(model: Model, values: list[np.ndarray | None]) -> None:
 
 
 def _matrix(weight: np.ndarray, shape: tuple[int, ...], groups: int, window: Window) -> np.ndarray:
-    """A convolution's weights (O, C/groups, *K) for images of `shape` (C, *I) as a matrix (O * prod(P), C * prod(I))."""
+    """A convolution's weights (O, C/groups, *K) for images of `shape` (C, *I) as a matrix (O * prod(P), C *
+    prod(I)).
+    """
     outputs, channels = weight.shape[:2]
     matrix = np.zeros((outputs, math.prod(window.output), shape[0], math.prod(window.input)), weight.dtype)
     for number, position in enumerate(np.ndindex(window.output)):

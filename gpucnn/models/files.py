@@ -70,7 +70,7 @@ def check_same_model(path, about: dict, model: Model) -> None:
     for key in ("model", "input_shape", "structure"):
         there, now = str(about[key]), str(here[key])
         if there != now:
-            same = len(os.path.commonprefix((there, now)))
+            same = len(os.path.commonprefix((there, now)))  # noqa: RUF071 - two strings, no paths
             start = there.rfind(" ", 0, max(same - 20, 0)) + 1  # long structures: the place where they part
             raise CheckpointError(
                 f"{path} is of another model: its {key} has {there[start : same + 30]!r} where this one has "
@@ -94,12 +94,12 @@ def read_tensors(path) -> tuple[dict[str, np.ndarray], dict]:
     try:
         with safe_open(path, framework="numpy") as file:
             about = json.loads((file.metadata() or {}).get("gpucnn", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a dictionary
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
     except FileNotFoundError:
         raise CheckpointError(f"there is no file {path}") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: cut short, altered, or no safetensors file ({error})") from None
-    if not isinstance(about, dict) or not _KEYS <= about.keys():
+    if not isinstance(about, dict) or not about.keys() >= _KEYS:
         raise CheckpointError(f"{path} was not written by gpucnn: its metadata does not say what it holds")
     if about.get("version") != FORMAT_VERSION:
         raise CheckpointError(

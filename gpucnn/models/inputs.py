@@ -7,7 +7,8 @@ from gpucnn.errors import DataError, DTypeError, ShapeError
 
 
 def check_images(images, input_shape: tuple[int, ...], dtype=np.float32) -> np.ndarray | Mapped:
-    """`images` as a C-contiguous (N, *input_shape) array of `dtype`, if they fit and are finite; Mapped ones as they are.
+    """`images` as a C-contiguous (N, *input_shape) array of `dtype`, if they fit and are finite; Mapped ones as they
+    are.
 
     Any type whose every value `dtype` holds exactly is taken: for float32 that is float16 and integers of 16 bits too.
     Raises DTypeError for another type, ShapeError for another shape or no image, DataError for a NaN or infinity.

@@ -10,9 +10,12 @@ _LEAST = 16  # 16 - 4 = 12, pooled 6, 6 - 4 = 2, pooled 1
 
 
 def lenet5(
-    input_shape: tuple[int, int, int] = (1, 32, 32), classes: int | None = None, *, outputs: int | None = None,
-    variant: str = "modern"
-) -> Model:  # fmt: skip
+    input_shape: tuple[int, int, int] = (1, 32, 32),
+    classes: int | None = None,
+    *,
+    outputs: int | None = None,
+    variant: str = "modern",
+) -> Model:
     """Convolution 6 of 5x5, pool 2x2, convolution 16 of 5x5, pool 2x2, dense 120, 84, classes (10 unless given).
 
     `variant` "modern" has ReLU and max pooling; "1998" has tanh, average pooling and LeCun's first weights. Of the
@@ -43,5 +46,8 @@ def lenet5(
             Dense(84, **hidden),
             Dense(units, **last),
         ),
-        shape, "lenet5", {"input_shape": list(shape), **about, **({"variant": variant} if old else {})}, head,
-    )  # fmt: skip
+        shape,
+        "lenet5",
+        {"input_shape": list(shape), **about, **({"variant": variant} if old else {})},
+        head,
+    )

@@ -12,9 +12,12 @@ HIDDEN = (300, 100)  # the larger of the two-layer networks that LeCun et al. 19
 
 
 def mlp(
-    input_shape: tuple[int, ...] = (1, 32, 32), classes: int | None = None, *, outputs: int | None = None,
-    hidden: Iterable[int] = HIDDEN
-) -> Model:  # fmt: skip
+    input_shape: tuple[int, ...] = (1, 32, 32),
+    classes: int | None = None,
+    *,
+    outputs: int | None = None,
+    hidden: Iterable[int] = HIDDEN,
+) -> Model:
     """Flatten, a dense layer with ReLU of each size in `hidden`, dense classes (10 unless given).
 
     Takes images of any size and rank, (C,) included; without hidden layers it is softmax regression. `outputs` instead
@@ -29,5 +32,8 @@ def mlp(
     units, head, about = ending(classes, outputs)
     return Model(
         Sequential(Flatten(), *(Dense(size, activation="relu") for size in sizes), Dense(units)),
-        shape, "mlp", {"input_shape": list(shape), **about, "hidden": sizes}, head,
-    )  # fmt: skip
+        shape,
+        "mlp",
+        {"input_shape": list(shape), **about, "hidden": sizes},
+        head,
+    )

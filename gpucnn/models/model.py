@@ -37,7 +37,11 @@ class Model:
     """
 
     def __init__(
-        self, layer: Layer, input_shape: tuple[int, ...], name: str = "custom", arguments: dict | None = None,
+        self,
+        layer: Layer,
+        input_shape: tuple[int, ...],
+        name: str = "custom",
+        arguments: dict | None = None,
         head: str = CLASSIFIER,
     ):
         if head not in (CLASSIFIER, REGRESSOR):
@@ -151,10 +155,11 @@ class Model:
         return self.backend.load_images(*given, self.preparation)
 
     def predict(self, images, batch_size: int = 256, finish: Callable[[Batch], Batch] | None = None) -> np.ndarray:
-        """Class probabilities (N, classes) of images (N, *image_shape), or a regressor's values (N, outputs), on the host.
+        """Class probabilities (N, classes) of images (N, *image_shape), or a regressor's values (N, outputs), on the
+        host.
 
-        In inference mode, `batch_size` images at a time, in the backend's type. `finish` makes the result of the outputs
-        (None: softmax for a classifier). Raises what a call raises for images that do not fit.
+        In inference mode, `batch_size` images at a time, in the backend's type. `finish` makes the result of the
+        outputs (None: softmax for a classifier). Raises what a call raises for images that do not fit.
         """
         batch_size = positive("batch_size", batch_size)
         if self.backend is None:

@@ -12,6 +12,7 @@ import numpy as np
 from gpucnn.axis_maps import AxisMaps, adaptive_average, adaptive_maximum
 from gpucnn.errors import ConfigurationError
 from gpucnn.layers import (
+    GELU,
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
     AdaptiveAvgPool3d,
@@ -29,14 +30,13 @@ from gpucnn.layers import (
     Conv1d,
     Conv2d,
     Conv3d,
+    Convolution,
     ConvTranspose1d,
     ConvTranspose2d,
     ConvTranspose3d,
-    Convolution,
     Dense,
     Dropout,
     Flatten,
-    GELU,
     GlobalAvgPool1d,
     GlobalAvgPool2d,
     GlobalAvgPool3d,
@@ -54,8 +54,8 @@ from gpucnn.layers import (
     ReLU,
     Residual,
     Sequential,
-    SiLU,
     Sigmoid,
+    SiLU,
     Softmax,
     Tanh,
     TransposedConvolution,
@@ -83,7 +83,8 @@ class Graph:
     def tensor(self, part: Parameter | Statistic, shape: tuple[int, ...] | None = None) -> str:
         """The name of a parameter or running statistic, which is its name in the model; reshaped if asked for."""
         return self.constant(
-            part.name, self._state[part.name].astype(np.float32).reshape(shape or part.shape)  # float64 on some backends
+            part.name,
+            self._state[part.name].astype(np.float32).reshape(shape or part.shape),  # float64 on some backends
         )
 
     def constant(self, name: str, value: np.ndarray) -> str:
@@ -121,9 +122,10 @@ def exports(*kinds: type[Layer]):
 def export_onnx(model: Model, path) -> None:
     """Write `model` to `path` as an ONNX graph of inference.
 
-    Input "images", float32 (N, *image_shape) with any N, which the graph crops and normalises as the model does; output "scores" (N, classes), before softmax, or "values"
-    (N, outputs) of a regressor. Metadata hold the model's name, arguments, class names and the weights' SHA-256. Raises
-    ConfigurationError for a layer that has no counterpart, naming it, and where the onnx package is missing.
+    Input "images", float32 (N, *image_shape) with any N, which the graph crops and normalises as the model does; output
+    "scores" (N, classes), before softmax, or "values" (N, outputs) of a regressor. Metadata hold the model's name,
+    arguments, class names and the weights' SHA-256. Raises ConfigurationError for a layer that has no counterpart,
+    naming it, and where the onnx package is missing.
     """
     try:
         import onnx
@@ -137,17 +139,22 @@ def export_onnx(model: Model, path) -> None:
     graph.nodes.append(helper.make_node("Identity", [last], [output], name=output))
     made = helper.make_model(
         helper.make_graph(
-            graph.nodes, model.name,
+            graph.nodes,
+            model.name,
             [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["N", *model.image_shape])],
             [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["N", *model.output_shape])],
             [numpy_helper.from_array(value, name) for name, value in graph.constants.items()],
         ),
-        producer_name="gpucnn", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
-    )  # fmt: skip
+        producer_name="gpucnn",
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+    )
     about = {
-        "model": model.name, "arguments": json.dumps(model.arguments), "class_names": json.dumps(model.class_names),
+        "model": model.name,
+        "arguments": json.dumps(model.arguments),
+        "class_names": json.dumps(model.class_names),
         "weights_sha256": model.weights_sha256(),
-    }  # fmt: skip
+    }
     helper.set_model_props(made, about)
     onnx.checker.check_model(made, full_check=True)
     write_file(path, made.SerializeToString())
@@ -159,9 +166,10 @@ def _prepared(graph: Graph, model: Model) -> str:
     if model.image_shape != model.input_shape:
         firsts = [(there - kept) // 2 for there, kept in zip(model.image_shape[1:], sizes, strict=True)]
         limits = {
-            "starts": firsts, "ends": [first + kept for first, kept in zip(firsts, sizes, strict=True)],
+            "starts": firsts,
+            "ends": [first + kept for first, kept in zip(firsts, sizes, strict=True)],
             "axes": range(2, 2 + len(sizes)),
-        }  # fmt: skip
+        }
         names = [graph.constant(f"crop.{name}", np.array(list(given), np.int64)) for name, given in limits.items()]
         x = graph.node(layer, "Slice", x, *names)
     if model.mean is not None:
@@ -227,9 +235,16 @@ def _conv(graph: Graph, layer: Convolution, x: str) -> str:
     inputs = [graph.tensor(part) for part in (layer.weight, layer.bias) if part is not None]
     x = _mapped(graph, layer, x, layer._maps)  # whatever is not zero around the image
     y = graph.node(
-        layer, "Conv", x, *inputs, kernel_shape=window.kernel, strides=window.stride, pads=sides(layer._inner.padding),
-        dilations=window.dilation, group=layer.groups,
-    )  # fmt: skip
+        layer,
+        "Conv",
+        x,
+        *inputs,
+        kernel_shape=window.kernel,
+        strides=window.stride,
+        pads=sides(layer._inner.padding),
+        dilations=window.dilation,
+        group=layer.groups,
+    )
     return activated(graph, layer, y)
 
 
@@ -244,9 +259,17 @@ def _conv_transpose(graph: Graph, layer: TransposedConvolution, x: str) -> str:
     ]
     inputs = [graph.tensor(part) for part in (layer.weight, layer.bias) if part is not None]
     y = graph.node(
-        layer, "ConvTranspose", x, *inputs, kernel_shape=window.kernel, strides=window.stride,
-        pads=sides(window.padding), dilations=window.dilation, group=layer.groups, output_padding=extra,
-    )  # fmt: skip
+        layer,
+        "ConvTranspose",
+        x,
+        *inputs,
+        kernel_shape=window.kernel,
+        strides=window.stride,
+        pads=sides(window.padding),
+        dilations=window.dilation,
+        group=layer.groups,
+        output_padding=extra,
+    )
     return activated(graph, layer, y)
 
 
@@ -266,11 +289,13 @@ def _mapped(graph: Graph, layer: Layer, x: str, maps: AxisMaps) -> str:
             first = next(p for p, taps in enumerate(table.taps) if taps)
             before_after = [first, table.output - first - table.input]
             pads, fill, along = (
-                graph.constant(f"{name}.{what}", value) for what, value in (
-                    ("pads", np.array(before_after, np.int64)), ("fill", np.array(table.fill, np.float32)),
+                graph.constant(f"{name}.{what}", value)
+                for what, value in (
+                    ("pads", np.array(before_after, np.int64)),
+                    ("fill", np.array(table.fill, np.float32)),
                     ("axis", np.array([axis], np.int64)),
                 )
-            )  # fmt: skip
+            )
             x = graph.node(layer, "Pad", x, pads, fill, along)
             continue
         if all(len(taps) == 1 and taps[0][1] == 1.0 for taps in table.taps):
@@ -321,18 +346,29 @@ def _batch_norm(graph: Graph, layer: BatchNorm, x: str) -> str:
 def _max_pool(graph: Graph, layer: Layer, x: str) -> str:
     window = layer.window
     return graph.node(
-        layer, "MaxPool", x, kernel_shape=window.kernel, strides=window.stride, pads=sides(window.padding),
+        layer,
+        "MaxPool",
+        x,
+        kernel_shape=window.kernel,
+        strides=window.stride,
+        pads=sides(window.padding),
         ceil_mode=int(layer.ceil_mode),
-    )  # fmt: skip
+    )
 
 
 @exports(AvgPool1d, AvgPool2d, AvgPool3d)
 def _avg_pool(graph: Graph, layer: Layer, x: str) -> str:
     window = layer.window
     return graph.node(
-        layer, "AveragePool", x, kernel_shape=window.kernel, strides=window.stride, pads=sides(window.padding),
-        ceil_mode=int(layer.ceil_mode), count_include_pad=int(layer.count_include_pad),
-    )  # fmt: skip
+        layer,
+        "AveragePool",
+        x,
+        kernel_shape=window.kernel,
+        strides=window.stride,
+        pads=sides(window.padding),
+        ceil_mode=int(layer.ceil_mode),
+        count_include_pad=int(layer.count_include_pad),
+    )
 
 
 @exports(GlobalAvgPool1d, GlobalAvgPool2d, GlobalAvgPool3d)
@@ -347,11 +383,11 @@ def _global_max_pool(graph: Graph, layer: Layer, x: str) -> str:
 
 @exports(GroupNorm)
 def _group_norm(graph: Graph, layer: GroupNorm, x: str) -> str:
-    """As an instance norm of the groups, because ONNX's own GroupNormalization scales groups, not channels, before 21."""
+    """As an instance norm of the groups, because ONNX's own GroupNormalization scales groups, not channels,
+    before 21.
+    """
     constants = {"groups": [0, layer.groups, -1], "shape": [-1, *layer.input_shape]}
-    groups, shape = (
-        graph.constant(f"{layer.name}.{name}", np.array(v, np.int64)) for name, v in constants.items()
-    )  # fmt: skip
+    groups, shape = (graph.constant(f"{layer.name}.{name}", np.array(v, np.int64)) for name, v in constants.items())
     ones, zeros = (
         graph.constant(f"{layer.name}.{name}", np.full(layer.groups, value, np.float32))
         for name, value in (("ones", 1), ("zeros", 0))

@@ -14,6 +14,7 @@ import numpy as np
 
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.layers import (
+    GELU,
     AvgPool1d,
     AvgPool2d,
     AvgPool3d,
@@ -24,14 +25,13 @@ from gpucnn.layers import (
     Conv1d,
     Conv2d,
     Conv3d,
+    Convolution,
     ConvTranspose1d,
     ConvTranspose2d,
     ConvTranspose3d,
-    Convolution,
     Dense,
     Dropout,
     Flatten,
-    GELU,
     GlobalAvgPool1d,
     GlobalAvgPool2d,
     GlobalAvgPool3d,
@@ -49,8 +49,8 @@ from gpucnn.layers import (
     ReLU,
     Residual,
     Sequential,
-    SiLU,
     Sigmoid,
+    SiLU,
     Softmax,
     Statistic,
     Tanh,
@@ -87,7 +87,9 @@ def _counterpart(*kinds: type[Layer]):
 
 
 def modules(layer: Layer) -> list[Module]:
-    """What `layer` is in PyTorch, one module after the other. Raises ConfigurationError where there is no counterpart."""
+    """What `layer` is in PyTorch, one module after the other.
+    Raises ConfigurationError where there is no counterpart.
+    """
     if type(layer) not in _COUNTERPARTS:
         raise ConfigurationError(f"{label(layer)} has no counterpart in PyTorch here: {layer!r}")
     return _COUNTERPARTS[type(layer)](layer)
@@ -143,10 +145,16 @@ def _conv(layer: Convolution) -> list[Module]:
     if layer.padding_mode == "constant":
         raise ConfigurationError(f"{label(layer)} pads with a constant other than 0, which PyTorch's does not")
     arguments = {
-        "in_channels": channels * layer.groups, "out_channels": out, "kernel_size": window.kernel,
-        "stride": window.stride, "padding": _even(layer), "dilation": window.dilation, "groups": layer.groups,
-        "bias": layer.bias is not None, "padding_mode": layer.padding_mode,
-    }  # fmt: skip
+        "in_channels": channels * layer.groups,
+        "out_channels": out,
+        "kernel_size": window.kernel,
+        "stride": window.stride,
+        "padding": _even(layer),
+        "dilation": window.dilation,
+        "groups": layer.groups,
+        "bias": layer.bias is not None,
+        "padding_mode": layer.padding_mode,
+    }
     made = Module(f"Conv{layer.axes}d", arguments, _tensors(weight=layer.weight, bias=layer.bias))
     return _activated(made, layer.activation)
 
@@ -157,11 +165,16 @@ def _conv_transpose(layer: TransposedConvolution) -> list[Module]:
     if any(before != after for before, after in window.padding):
         raise ConfigurationError(f"{label(layer)} cuts off unevenly, {window.padding}, which PyTorch's does not")
     arguments = {
-        "in_channels": channels, "out_channels": out * layer.groups, "kernel_size": window.kernel,
-        "stride": window.stride, "padding": tuple(before for before, _ in window.padding),
-        "output_padding": layer.output_padding, "groups": layer.groups, "bias": layer.bias is not None,
+        "in_channels": channels,
+        "out_channels": out * layer.groups,
+        "kernel_size": window.kernel,
+        "stride": window.stride,
+        "padding": tuple(before for before, _ in window.padding),
+        "output_padding": layer.output_padding,
+        "groups": layer.groups,
+        "bias": layer.bias is not None,
         "dilation": window.dilation,
-    }  # fmt: skip
+    }
     made = Module(f"ConvTranspose{layer.axes}d", arguments, _tensors(weight=layer.weight, bias=layer.bias))
     return _activated(made, layer.activation)
 
@@ -176,16 +189,17 @@ def _dense(layer: Dense) -> list[Module]:
 @_counterpart(GroupNorm)
 def _group_norm(layer: GroupNorm) -> list[Module]:
     arguments = {
-        "num_groups": layer.groups, "num_channels": layer.input_shape[0], "eps": layer.eps, "affine": layer.affine
-    }  # fmt: skip
+        "num_groups": layer.groups,
+        "num_channels": layer.input_shape[0],
+        "eps": layer.eps,
+        "affine": layer.affine,
+    }
     return _activated(Module("GroupNorm", arguments, _tensors(weight=layer.gamma, bias=layer.beta)), layer.activation)
 
 
 @_counterpart(LayerNorm)
 def _layer_norm(layer: LayerNorm) -> list[Module]:
-    arguments = {
-        "normalized_shape": layer.input_shape, "eps": layer.eps, "elementwise_affine": layer.affine
-    }  # fmt: skip
+    arguments = {"normalized_shape": layer.input_shape, "eps": layer.eps, "elementwise_affine": layer.affine}
     return _activated(Module("LayerNorm", arguments, _tensors(weight=layer.gamma, bias=layer.beta)), layer.activation)
 
 
@@ -228,9 +242,7 @@ def _global_max_pool(layer: Layer) -> list[Module]:
 _COUNTERPARTS[Flatten] = lambda layer: [Module("Flatten")]
 _COUNTERPARTS[Dropout] = lambda layer: [Module("Dropout", {"p": layer.rate})]
 _COUNTERPARTS[ReLU] = lambda layer: [Module("ReLU")]  # not in place: the input may be used elsewhere, in a Residual
-_COUNTERPARTS |= {
-    kind: lambda layer: _activation(type(layer).__name__.lower()) for kind in (Tanh, Sigmoid, GELU, SiLU)
-}  # fmt: skip
+_COUNTERPARTS |= {kind: lambda layer: _activation(type(layer).__name__.lower()) for kind in (Tanh, Sigmoid, GELU, SiLU)}
 _COUNTERPARTS[LeakyReLU] = lambda layer: [Module("LeakyReLU", {"negative_slope": layer.negative_slope})]
 _COUNTERPARTS[Softmax] = lambda layer: [Module("Softmax", {"dim": 1})]
 
@@ -246,8 +258,9 @@ def pytorch_names(model: Model) -> dict[str, str]:
     """The name in PyTorch's state dict of each parameter and running statistic, by our name."""
     return {
         tensor.name: f"{place}.{name}"
-        for place, module in _walk(modules(model.layer)) for name, tensor in module.tensors.items()
-    }  # fmt: skip
+        for place, module in _walk(modules(model.layer))
+        for name, tensor in module.tensors.items()
+    }
 
 
 def to_pytorch(model: Model) -> dict[str, np.ndarray]:
@@ -266,7 +279,9 @@ def to_pytorch(model: Model) -> dict[str, np.ndarray]:
 
 
 def save_pytorch(model: Model, path) -> None:
-    """Write `to_pytorch(model)` as a safetensors file, for `module.load_state_dict(safetensors.torch.load_file(path))`."""
+    """Write `to_pytorch(model)` as a safetensors file, for
+    `module.load_state_dict(safetensors.torch.load_file(path))`.
+    """
     from safetensors.numpy import save as to_bytes
 
     write_file(path, to_bytes(to_pytorch(model), metadata={"format": "pt"}))
@@ -292,8 +307,8 @@ def from_pytorch(model: Model, state) -> Model:
         wrong = next(name for name in (*expected, *shapes) if shapes.get(name) != expected.get(name))
         there, here = shapes.get(wrong, "missing"), expected.get(wrong, "no part of it")
         raise CheckpointError(
-            f"{where} is not of a network like this {model.name}: {wrong} is {there} there and {here} in the network; it "
-            f"has {len(expected)} tensors from {next(iter(expected), 'none')} on, see gpucnn.models.pytorch_names"
+            f"{where} is not of a network like this {model.name}: {wrong} is {there} there and {here} in the network; "
+            f"it has {len(expected)} tensors from {next(iter(expected), 'none')} on, see gpucnn.models.pytorch_names"
         )
     model.load_state_dict({ours: found[theirs].astype(np.float32) for ours, theirs in names.items()})
     return model
@@ -309,16 +324,22 @@ def _read(path) -> dict[str, np.ndarray]:
             start = file.read(8)
         if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):  # torch.save: a zip, or a pickle
             raise CheckpointError(
-                f"{path} is in PyTorch's own format, a pickle, which can run any program and is not read; convert it where"
-                " you trust it: safetensors.torch.save_file(module.state_dict(), 'weights.safetensors')"
+                f"{path} is in PyTorch's own format, a pickle, which can run any program and is not read; convert it "
+                "where you trust it: safetensors.torch.save_file(module.state_dict(), 'weights.safetensors')"
             )
         with safe_open(path, framework="numpy") as file:
             if "gpucnn" in (file.metadata() or {}):
                 raise CheckpointError(f"{path} is a file of gpucnn's own: read it with gpucnn.load")
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a dictionary
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
     except FileNotFoundError:
         raise CheckpointError(f"there is no file {path}") from None
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:  # of a type that NumPy lacks, too
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:  # of a type that NumPy lacks, too
         raise CheckpointError(
             f"{path} cannot be read: cut short, no safetensors file, or of a type that NumPy does not have ({error})"
         ) from None
@@ -372,4 +393,3 @@ def _build(made: list[Module]):
         return getattr(nn, module.kind)(**module.arguments)
 
     return nn.Sequential(*map(one, made))
-

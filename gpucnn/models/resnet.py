@@ -36,5 +36,8 @@ def resnet20(
             GlobalAvgPool2d(),
             Dense(units),
         ),
-        shape, "resnet20", {"input_shape": list(shape), **about}, head,
-    )  # fmt: skip
+        shape,
+        "resnet20",
+        {"input_shape": list(shape), **about},
+        head,
+    )

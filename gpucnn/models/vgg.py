@@ -13,8 +13,8 @@ def vgg_small(
     """Three pairs of padded 3x3 convolutions of 32, 64 and 128 filters, a 2x2 max pool after each, one dense layer.
 
     Each convolution is followed by batch norm and ReLU, so it has no bias of its own. `outputs` instead of
-    `classes` (10 unless given) makes a regressor of so many values. Images of 8x8 at least; raises ShapeError for smaller
-    ones.
+    `classes` (10 unless given) makes a regressor of so many values. Images of 8x8 at least; raises ShapeError for
+    smaller ones.
     """
     shape = check_size("vgg_small", input_shape, _LEAST)
     units, head, about = ending(classes, outputs)
@@ -25,5 +25,8 @@ def vgg_small(
         layers.append(MaxPool2d(2))
     return Model(
         Sequential(*layers, Flatten(), Dense(units)),
-        shape, "vgg_small", {"input_shape": list(shape), **about}, head,
-    )  # fmt: skip
+        shape,
+        "vgg_small",
+        {"input_shape": list(shape), **about},
+        head,
+    )

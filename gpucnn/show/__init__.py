@@ -16,6 +16,17 @@ from gpucnn.show.pixels import pixel_use
 from gpucnn.show.scores import Scores, Sighting, digit_page, scores
 
 __all__ = [
-    "Match", "Mistake", "Scores", "Sighting", "confusion", "curves", "digit_page", "filters", "maps", "match",
-    "mistakes", "pixel_use", "scores",
-]  # fmt: skip
+    "Match",
+    "Mistake",
+    "Scores",
+    "Sighting",
+    "confusion",
+    "curves",
+    "digit_page",
+    "filters",
+    "maps",
+    "match",
+    "mistakes",
+    "pixel_use",
+    "scores",
+]

@@ -67,9 +67,14 @@ def _draw_confusion(counts: np.ndarray, classes: list[str]):
             for row, column in np.argwhere(chosen & (counts > 0)):
                 dark = drawn.norm(share[row, column]) > 0.6
                 axes.text(
-                    column, row, f"{counts[row, column]:,}", ha="center", va="center",
-                    fontsize=9 if counts.max() < 1000 else 7, color="white" if dark else figures.INK,
-                )  # fmt: skip
+                    column,
+                    row,
+                    f"{counts[row, column]:,}",
+                    ha="center",
+                    va="center",
+                    fontsize=9 if counts.max() < 1000 else 7,
+                    color="white" if dark else figures.INK,
+                )
     step = 1 if n <= _NUMBERS else next(s for s in (5, 10, 20, 50, 100, 200, 500, 1000) if n <= 20 * s)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_ticks(range(0, n, step), names[::step])
@@ -88,8 +93,11 @@ def _draw_confusion(counts: np.ndarray, classes: list[str]):
             Patch(color=good.cmap(good.norm(1.0)), label="right"),
             Patch(color=bad.cmap(bad.norm(worst)), label="mistakes"),
         ],
-        loc="outside lower center", ncols=2, frameon=False, fontsize=9,
-    )  # fmt: skip
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        fontsize=9,
+    )
     return figure
 
 
@@ -129,11 +137,14 @@ def mistakes(images, labels, probabilities, classes: list[str], path=None, *, mo
     worst = wrong[np.argsort(-probabilities[wrong, said[wrong]], kind="stable")][:most]
     found = [
         Mistake(
-            int(i), classes[labels[i]], classes[said[i]], float(probabilities[i, said[i]]),
+            int(i),
+            classes[labels[i]],
+            classes[said[i]],
+            float(probabilities[i, said[i]]),
             float(probabilities[i, labels[i]]),
         )
         for i in worst
-    ]  # fmt: skip
+    ]
     if path is not None:
         figures.save(_draw_mistakes(images, found, len(wrong)), path)
     return found

@@ -19,9 +19,14 @@ _LABEL, _WIDTH = 2.3, 8.6  # inches: the words at the left, the maps
 
 
 def maps(
-    model: Model, image, path=None, *, backend: str | Backend | None = None, math: str | None = None,
+    model: Model,
+    image,
+    path=None,
+    *,
+    backend: str | Backend | None = None,
+    math: str | None = None,
     name: str = "",
-) -> tuple[list[Step], np.ndarray]:  # fmt: skip
+) -> tuple[list[Step], np.ndarray]:
     """Draw the maps of `image` (C, H, W) layer by layer into the PNG at `path` (None: draw nothing).
 
     Returns (steps, probabilities): a Step has a layer's `name`, `kind` and `values` (C, *spatial), the image's own name
@@ -133,9 +138,7 @@ def _chances(axes, probabilities: np.ndarray, names: list[str]) -> None:
         chosen = np.argsort(-probabilities, kind="stable")[:_CLASSES]
     best = int(np.argmax(probabilities))
     places = np.arange(len(chosen))
-    axes.bar(
-        places, probabilities[chosen], 0.7, color=[figures.GOOD if c == best else "#bdbdbd" for c in chosen]
-    )  # fmt: skip
+    axes.bar(places, probabilities[chosen], 0.7, color=[figures.GOOD if c == best else "#bdbdbd" for c in chosen])
     for place, label in zip(places, chosen):
         axes.text(place, probabilities[label] + 0.03, f"{probabilities[label]:.1%}", ha="center", fontsize=8)
     letters = int(_WIDTH / max(len(chosen), 4) / 0.09)  # what fits under a bar

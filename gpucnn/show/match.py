@@ -24,9 +24,16 @@ class Match:
 
 
 def match(
-    image, pattern, path=None, *, stride=1, padding=0, backend: str | None = None, math: str | None = None,
+    image,
+    pattern,
+    path=None,
+    *,
+    stride=1,
+    padding=0,
+    backend: str | None = None,
+    math: str | None = None,
     name: str = "the image",
-) -> Match:  # fmt: skip
+) -> Match:
     """Slide `pattern` over `image`; draw image, pattern and map of scores into the PNG at `path` (None: draw nothing).
 
     image is (H, W) or (C, H, W), pattern (R, S) or (C, R, S): numbers, computed in float32 on `backend`. A score is the

@@ -41,10 +41,16 @@ def _draw(window: Window, use: np.ndarray):
     if top or bottom or left or right:
         axes.add_patch(
             Rectangle(
-                (-0.5 - left, -0.5 - top), columns, rows, facecolor="#f4f4f4", edgecolor="#c8c8c8", hatch="///",
-                linewidth=0, zorder=-1,
+                (-0.5 - left, -0.5 - top),
+                columns,
+                rows,
+                facecolor="#f4f4f4",
+                edgecolor="#c8c8c8",
+                hatch="///",
+                linewidth=0,
+                zorder=-1,
             )
-        )  # fmt: skip
+        )
     most = int(use.max())
     drawn = axes.imshow(use, cmap=figures.AMOUNT, vmin=0, vmax=max(1, most), interpolation="nearest")
     if max(use.shape) <= _NUMBERS:

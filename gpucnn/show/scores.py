@@ -39,9 +39,14 @@ class Scores:
 
 
 def scores(
-    model: Model, page, path=None, *, threshold: float = 0.9, backend: str | Backend | None = None,
+    model: Model,
+    page,
+    path=None,
+    *,
+    threshold: float = 0.9,
+    backend: str | Backend | None = None,
     math: str | None = None,
-) -> Scores:  # fmt: skip
+) -> Scores:
     """Slide a classifier over `page` (C, H, W) and draw page and scores into the PNG at `path` (None: draw nothing).
 
     The classifier becomes a fully convolutional network with the same weights (`gpucnn.models.fully_convolutional`),
@@ -159,9 +164,15 @@ def _draw(page: np.ndarray, result: Scores, names: list[str], threshold: float):
         )
         label = figures.cut(sighting.label)
         upper.text(
-            left - 0.5, top - 0.5, f"{label}  {_percent(sighting.probability)}", fontsize=8, color="white", va="bottom",
-            bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2}, clip_on=True,
-        )  # fmt: skip
+            left - 0.5,
+            top - 0.5,
+            f"{label}  {_percent(sighting.probability)}",
+            fontsize=8,
+            color="white",
+            va="bottom",
+            bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2},
+            clip_on=True,
+        )
     places = figures.many(len(result.found), "place")
     title = f"the page, and where the network is at least {100 * threshold:g}% sure: {places}"
     upper.set_title(textwrap.fill(title, letters), fontsize=10)
@@ -172,16 +183,21 @@ def _draw(page: np.ndarray, result: Scores, names: list[str], threshold: float):
     # Each score stands where the middle of its window is.
     (kh, kw), (sh, sw), (p, q) = result.window.kernel, result.window.stride, result.window.output
     left, top = kw / 2 - sw / 2 - 0.5, kh / 2 - sh / 2 - 0.5
-    lower.imshow(
-        1 - strength * (1 - colour), interpolation="nearest", extent=(left, left + q * sw, top + p * sh, top)
-    )  # fmt: skip
+    lower.imshow(1 - strength * (1 - colour), interpolation="nearest", extent=(left, left + q * sw, top + p * sh, top))
     for sighting in result.found:
         top, left, *size = sighting.box
         lower.text(
-            left + size[1] / 2, top + size[0] / 2, figures.cut(sighting.label, 8), fontsize=9, weight="bold",
-            ha="center", va="center",
-            color="black", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.75}, clip_on=True,
-        )  # fmt: skip
+            left + size[1] / 2,
+            top + size[0] / 2,
+            figures.cut(sighting.label, 8),
+            fontsize=9,
+            weight="bold",
+            ha="center",
+            va="center",
+            color="black",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.75},
+            clip_on=True,
+        )
     title = (
         f"the likeliest class at each of {p}x{q} places, {_steps(sh, sw)} apart; white where none is likelier than not"
     )
@@ -195,9 +211,13 @@ def _draw(page: np.ndarray, result: Scores, names: list[str], threshold: float):
         handles = [Patch(color=colour, label=figures.cut(name, 20)) for colour, name in zip(colours, names)]
         columns = int(figure.get_size_inches()[0] / (0.75 + 0.075 * min(20, max(map(len, names)))))
         figure.legend(
-            handles=handles, loc="outside lower center", ncols=max(1, min(10, columns)), frameon=False, fontsize=8,
+            handles=handles,
+            loc="outside lower center",
+            ncols=max(1, min(10, columns)),
+            frameon=False,
+            fontsize=8,
             title="class",
-        )  # fmt: skip
+        )
     return figure
 
 

@@ -24,10 +24,17 @@ _CHECKED = 128
 
 
 def bench(
-    cases: Sequence[Case], backends: Sequence[Backend], *, seconds: float = 4.0, patience: float = 1.0,
-    peer: bool = True, compiled: bool = True, tf32: bool = False, deadline: float = float("inf"),
+    cases: Sequence[Case],
+    backends: Sequence[Backend],
+    *,
+    seconds: float = 4.0,
+    patience: float = 1.0,
+    peer: bool = True,
+    compiled: bool = True,
+    tf32: bool = False,
+    deadline: float = float("inf"),
     say: Callable[[str], None] = lambda text: None,
-) -> dict:  # fmt: skip
+) -> dict:
     """Measure every case on every backend, each contender for `seconds`.
 
     `patience`: how many times as long a contender may go on where other processes disturbed it. `peer` runs PyTorch
@@ -63,9 +70,15 @@ def bench(
         tried: dict[_Key, dict] = {}
         for device, threads in _peers(backends) if peer else ():
             kept, rates, failed = pytorch.trial(
-                case, device, threads, compiled=compiled, seconds=min(0.6, seconds), tf32=tf32, deadline=deadline,
-                say=lambda text: say(f"{case}: {text}"),
-            )  # fmt: skip
+                case,
+                device,
+                threads,
+                compiled=compiled,
+                seconds=min(0.6, seconds),
+                tf32=tf32,
+                deadline=deadline,
+                say=lambda text, case=case: say(f"{case}: {text}"),
+            )
             notes += [note for note in failed if note not in notes]
             for variant, ready in kept.items():
                 key = _Key("pytorch", "fast", threads, variant.describe(case.job))
@@ -115,23 +128,28 @@ def _check(case: Case, backends: Sequence[Backend], peer: bool, checked: dict) -
     return checked[case]
 
 
-def _row(
-    case: Case, key: _Key, timings: dict, peaks: dict[int, Peak], ready: jobs.Prepared, error: float
-) -> dict:  # fmt: skip
+def _row(case: Case, key: _Key, timings: dict, peaks: dict[int, Peak], ready: jobs.Prepared, error: float) -> dict:
     timing = timings[key]
     quick, slow = timing.quartiles
     row = {
-        "model": case.model, "input_shape": list(case.input_shape), "job": case.job, "batch": case.batch,
-        "backend": key.backend, "math": key.math, "threads": key.threads,
+        "model": case.model,
+        "input_shape": list(case.input_shape),
+        "job": case.job,
+        "batch": case.batch,
+        "backend": key.backend,
+        "math": key.math,
+        "threads": key.threads,
         "images_per_second": case.batch / timing.median,
         "quartiles": [case.batch / slow, case.batch / quick],
         "spread": (slow - quick) / timing.median,
         "milliseconds": 1e3 * timing.median,
         "device_milliseconds": None if timing.device is None else 1e3 * timing.device,
         "peak_fraction": None,
-        "transfer_seconds": ready.transfer, "first_step_seconds": ready.first, "error": error,
+        "transfer_seconds": ready.transfer,
+        "first_step_seconds": ready.first,
+        "error": error,
         **timing.describe(),
-    }  # fmt: skip
+    }
     if key.threads in peaks:
         done = case.batch * case.operations()
         row["peak_fraction"] = peaks[key.threads].fraction(done, timing, timings[key.threads])

@@ -66,9 +66,13 @@ def _panel(axes, panel: tuple[str, str], rows: list[dict], names: list[str], con
         for row in group:
             rate, (low, high) = row["images_per_second"], row["quartiles"]
             axes.barh(
-                place, rate, 0.8, color=colours[contender(row)], xerr=[[rate - low], [high - rate]],
+                place,
+                rate,
+                0.8,
+                color=colours[contender(row)],
+                xerr=[[rate - low], [high - rate]],
                 error_kw={"ecolor": "#303030", "elinewidth": 1, "capsize": 2},
-            )  # fmt: skip
+            )
             axes.text(high + 0.015 * largest, place, _rate(rate), va="center", fontsize=8)
             place += 1
         place += 0.7

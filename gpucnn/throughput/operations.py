@@ -48,9 +48,12 @@ class Convolution:
 
 
 CONVOLUTIONS = (
-    Convolution(32, 32, 32), Convolution(16, 32, 64), Convolution(16, 64, 64), Convolution(8, 64, 128),
+    Convolution(32, 32, 32),
+    Convolution(16, 32, 64),
+    Convolution(16, 64, 64),
+    Convolution(8, 64, 128),
     Convolution(8, 128, 128),
-)  # fmt: skip
+)
 
 
 def arrays(convolution: Convolution, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -92,7 +95,7 @@ def largest_error(convolution: Convolution, batch: int, results: dict[str, np.nd
 
     The bound of a sum of k products in float32 in any order is k * 2**-24 * sum(|a||b|), to first order.
     """
-    parts = x, w, dy = [a.astype(np.float64) for a in arrays(convolution, batch)]
+    parts = x, _w, dy = [a.astype(np.float64) for a in arrays(convolution, batch)]
     sizes = [abs(a) for a in parts]
     positions = batch * int(np.prod(convolution.window.output))
     terms = {"forward": 9 * x.shape[1], "input gradient": 9 * dy.shape[1], "weight gradient": positions}
@@ -116,16 +119,23 @@ def _reference(convolution: Convolution, backend: Backend, x, w, dy) -> dict[str
     return {
         "forward": (None, lambda: backend.unpack(backend.conv(backend.pack(x), w, None, convolution.window))),
         "input gradient": (
-            None, lambda: backend.unpack(backend.conv_input_gradient(backend.pack(dy), w, convolution.window))
+            None,
+            lambda: backend.unpack(backend.conv_input_gradient(backend.pack(dy), w, convolution.window)),
         ),
         "weight gradient": (None, weight_gradient),
-    }  # fmt: skip
+    }
 
 
 def measure(
-    convolutions: Sequence[Convolution], batch: int, backend: Backend, seconds: float, *, patience: float = 1.0,
-    peer: bool = True, say: Callable[[str], None] = lambda text: None,
-) -> dict:  # fmt: skip
+    convolutions: Sequence[Convolution],
+    batch: int,
+    backend: Backend,
+    seconds: float,
+    *,
+    patience: float = 1.0,
+    peer: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict:
     """Check, then time each pass of each convolution, by turns with the peak and, if it is installed, PyTorch.
 
     Returns `results`, one a convolution and pass: operation, pass, batch, backend, threads, milliseconds and their
@@ -139,9 +149,11 @@ def measure(
         say(f"{convolution}, batch {batch}")
         works = prepare(convolution, batch, backend)
         error = largest_error(
-            convolution, batch, {name: result() for name, (_, result) in works.items()},
+            convolution,
+            batch,
+            {name: result() for name, (_, result) in works.items()},
             get_backend("numpy", "fast", dtype=np.float64),
-        )  # fmt: skip
+        )
         if not error <= 1:
             raise BackendError(
                 f"{backend.name} computes the convolution {convolution} wrongly: {error:.2g} times the error bound; "
@@ -158,10 +170,16 @@ def measure(
             timing = timings[name]
             low, high = timing.quartiles
             row = {
-                "operation": str(convolution), "pass": name, "batch": batch, "backend": backend.name,
-                "threads": threads, "milliseconds": 1e3 * timing.median, "quartiles": [1e3 * low, 1e3 * high],
-                "gflops": batch * convolution.operations / timing.median / 1e9, **timing.describe(),
-            }  # fmt: skip
+                "operation": str(convolution),
+                "pass": name,
+                "batch": batch,
+                "backend": backend.name,
+                "threads": threads,
+                "milliseconds": 1e3 * timing.median,
+                "quartiles": [1e3 * low, 1e3 * high],
+                "gflops": batch * convolution.operations / timing.median / 1e9,
+                **timing.describe(),
+            }
             if peak:
                 row["peak_fraction"] = peak.fraction(batch * convolution.operations, timing, timings["peak"])
                 row["peak_fraction_inside"] = peak.fraction(batch * convolution.inside, timing, timings["peak"])

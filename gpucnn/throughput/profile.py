@@ -21,8 +21,17 @@ from gpucnn.training.steps import Resident, TrainingSteps
 
 # Methods of the protocol that compute nothing of a step.
 _NO_OPERATIONS = {
-    "zeros", "array", "assign", "host", "pack", "unpack", "pack_labels", "capture", "synchronize", "elapsed",
-}  # fmt: skip
+    "zeros",
+    "array",
+    "assign",
+    "host",
+    "pack",
+    "unpack",
+    "pack_labels",
+    "capture",
+    "synchronize",
+    "elapsed",
+}
 # So many repetitions in one recording: on a GPU, the launch of the recording is shared among them.
 _REPETITIONS = 10
 
@@ -86,9 +95,14 @@ def _operations(name: str, arguments: tuple) -> int:
 
 # operation -> (which argument has the weights' shape, whether there is a Window)
 _WEIGHTS = {
-    "conv": (1, True), "conv_max_pool": (1, True), "conv_input_gradient": (1, True), "conv_weight_gradient": (4, True),
-    "dense": (1, False), "dense_input_gradient": (1, False), "dense_weight_gradient": (2, False),
-}  # fmt: skip
+    "conv": (1, True),
+    "conv_max_pool": (1, True),
+    "conv_input_gradient": (1, True),
+    "conv_weight_gradient": (4, True),
+    "dense": (1, False),
+    "dense_input_gradient": (1, False),
+    "dense_weight_gradient": (2, False),
+}
 
 
 def _bytes(values) -> int:
@@ -140,11 +154,14 @@ def profile(
     for number, call in enumerate(calls):
         time = times[number]
         row = {
-            "operation": call.name, "shape": call.shape, "milliseconds": 1e3 * time,
+            "operation": call.name,
+            "shape": call.shape,
+            "milliseconds": 1e3 * time,
             "quartiles": [1e3 * q / _REPETITIONS for q in timings[number].quartiles],
-            "share": time / sum(times.values()), "gflops": call.operations / time / 1e9,
+            "share": time / sum(times.values()),
+            "gflops": call.operations / time / 1e9,
             "gigabytes_per_second": call.bytes / time / 1e9,
-        }  # fmt: skip
+        }
         if peak or bandwidth:
             floor = max(call.operations / peak if peak else 0, call.bytes / bandwidth if bandwidth else 0)
             row |= {"floor_milliseconds": 1e3 * floor, "of_floor": floor / time}

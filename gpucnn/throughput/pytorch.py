@@ -121,9 +121,7 @@ def variants(job: str, device: str, *, compiled: bool, tf32: bool) -> list[Varia
         return [Variant(*choice) for choice in itertools.product(LAYOUTS, ways, optimizers)]
     ways = [("", False), ("", True)] + [("compiled", True)] * compiled
     kinds = (False, True) if tf32 else (False,)
-    return [
-        Variant(layout, way, "fused", graph, kind) for kind in kinds for way, graph in ways for layout in LAYOUTS
-    ]
+    return [Variant(layout, way, "fused", graph, kind) for kind in kinds for way, graph in ways for layout in LAYOUTS]
 
 
 def prepare(case: Case, variant: Variant, device: str, threads: int) -> Prepared:
@@ -228,9 +226,12 @@ def _compiled(function: Callable, variant: Variant) -> Callable:
 
     # torch.compile keeps what it compiled by code object and gives up after a few entries: each variant gets its own.
     own = types.FunctionType(
-        function.__code__.replace(co_name=f"{function.__name__}_{next(_numbers)}"), function.__globals__,
-        function.__name__, function.__defaults__, function.__closure__,
-    )  # fmt: skip
+        function.__code__.replace(co_name=f"{function.__name__}_{next(_numbers)}"),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
     made = torch.compile(own, fullgraph=True, dynamic=False)
     if variant.compiled != "frozen":
         return made
@@ -254,9 +255,16 @@ _numbers = itertools.count()
 
 
 def trial(
-    case: Case, device: str, threads: int, *, compiled: bool, seconds: float, say: Callable[[str], None],
-    tf32: bool = False, deadline: float = float("inf"),
-) -> tuple[dict[Variant, Prepared], dict[str, float], list[str]]:  # fmt: skip
+    case: Case,
+    device: str,
+    threads: int,
+    *,
+    compiled: bool,
+    seconds: float,
+    say: Callable[[str], None],
+    tf32: bool = False,
+    deadline: float = float("inf"),
+) -> tuple[dict[Variant, Prepared], dict[str, float], list[str]]:
     """Every variant for `seconds`, by turns: those to go on with, images a second of all, and notes on what failed.
 
     The best goes on, and each within a tenth of it, three at most; with `tf32` three of either kind. Once
@@ -271,7 +279,7 @@ def trial(
         try:
             say(f"PyTorch: {name}")
             prepared[variant] = prepare(case, variant, device, threads)
-        except Exception as error:  # noqa: BLE001 - torch.compile fails in many ways, none of which is ours
+        except Exception as error:  # torch.compile fails in many ways, none of which is ours
             reason = next((line for line in str(error).splitlines() if line.strip()), "")
             notes.append(f"PyTorch, {name}, does not run here: {type(error).__name__}: {reason[:200]}")
     timings = interleave({v: p.contender for v, p in prepared.items()}, seconds)

@@ -124,9 +124,11 @@ def ratio(mine: Timing, other: Timing) -> dict:
         return {}
     ratios = [statistics.median(b.seconds) / statistics.median(a.seconds) for a, b in used]
     return {
-        "ratio": statistics.median(ratios), "quartiles": list(quartiles(ratios)), "rounds": len(used),
+        "ratio": statistics.median(ratios),
+        "quartiles": list(quartiles(ratios)),
+        "rounds": len(used),
         "quiet": used is quiet,
-    }  # fmt: skip
+    }
 
 
 def interleave(contenders: dict[Any, Contender], seconds: float, *, patience: float = 1.0) -> dict[Any, Timing]:
@@ -147,9 +149,10 @@ def interleave(contenders: dict[Any, Contender], seconds: float, *, patience: fl
         number = 0
         while True:
             turn = [
-                key for key in contenders
+                key
+                for key in contenders
                 if spent[key] < seconds or (timings[key].quiet < ENOUGH and spent[key] < patience * seconds)
-            ]  # fmt: skip
+            ]
             if not turn:
                 return timings
             for key in turn if number % 2 == 0 else reversed(turn):
@@ -207,7 +210,7 @@ def _busy_seconds() -> float | None:
     """Processor seconds that all processes together have used since the machine started; None where nobody tells."""
     try:
         with open("/proc/stat") as file:
-            user, nice, system, idle, wait, *interrupts = map(int, file.readline().split()[1:9])
+            user, nice, system, _idle, _wait, *interrupts = map(int, file.readline().split()[1:9])
     except (OSError, ValueError):
         return None
     return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")

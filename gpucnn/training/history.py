@@ -11,7 +11,8 @@ class History:
 
     epoch and step (how many are done), loss (the mean) and accuracy (0 to 1; not for a loss of values) of training,
     measured while the weights change; validation_loss and validation_accuracy likewise if there were such images;
-    learning_rate of the last step; seconds, and images_per_second of training alone, without first steps, which may compile kernels.
+    learning_rate of the last step; seconds, and images_per_second of training alone, without first steps, which may
+    compile kernels.
     """
 
     epochs: list[dict] = field(default_factory=list)
@@ -34,7 +35,9 @@ class History:
         None where nothing was validated.
         """
         sign = {"loss": 1, "accuracy": -1}[monitor]
-        values = [(sign * value, epoch) for epoch, value in enumerate(self[f"validation_{monitor}"], 1) if value is not None]
+        values = [
+            (sign * value, epoch) for epoch, value in enumerate(self[f"validation_{monitor}"], 1) if value is not None
+        ]
         return min(values)[1] if values else None
 
     @property

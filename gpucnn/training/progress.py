@@ -68,9 +68,14 @@ class Bar(Quiet):
         console = Console(stderr=True, highlight=False)
         console.print(title, markup=False)
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=16), TaskProgressColumn(), TimeRemainingColumn(),
-            TextColumn("left  {task.fields[measured]}"), console=console, transient=True,
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            TextColumn("left  {task.fields[measured]}"),
+            console=console,
+            transient=True,
+        )
         self._task = self._progress.add_task(
             f"epoch {done + 1}/{epochs}", total=epochs * images, completed=done * images, measured=""
         )
@@ -78,9 +83,11 @@ class Bar(Quiet):
 
     def update(self, epoch: int, images: int, measured: dict) -> None:
         self._progress.update(
-            self._task, completed=(epoch - 1) * self._images + images, measured=_describe(measured),
+            self._task,
+            completed=(epoch - 1) * self._images + images,
+            measured=_describe(measured),
             description=f"epoch {epoch}/{self._epochs}",
-        )  # fmt: skip
+        )
 
     def end_epoch(self, record: dict) -> None:
         # All that fits beside a bar.

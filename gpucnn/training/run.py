@@ -46,7 +46,8 @@ class RunFolder:
         """Raises ConfigurationError if a checkpoint is there that a new run would overwrite."""
         if self.checkpoint.exists():
             raise ConfigurationError(
-                f"{self.path} holds a run already; continue it with resume=True (--resume), or choose another run folder"
+                f"{self.path} holds a run already; continue it with resume=True (--resume), or choose another run "
+                "folder"
             )
 
     def write_config(self, config: dict) -> None:
@@ -62,8 +63,8 @@ class RunFolder:
         write_file(self.path / "curves.png", draw_curves(history))
 
     def write_best(self, model: Model, record: dict) -> None:
-        """Write the model's weights with `record`, the epoch's entry in the history. To be done before the checkpoint of
-        the same epoch: a run killed between the two measures that epoch again, and finds the same weights."""
+        """Write the model's weights with `record`, the epoch's entry in the history. To be done before the checkpoint
+        of the same epoch: a run killed between the two measures that epoch again, and finds the same weights."""
         state = {f"model.{name}": value for name, value in model.state_dict().items()}
         write_tensors(self.best, state, {**describe(model), "epoch": record["epoch"], "measured": record})
 

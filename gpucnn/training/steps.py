@@ -53,9 +53,15 @@ class TrainingSteps:
     """
 
     def __init__(
-        self, model: Model, optimizer: Optimizer, data: Resident, augmentation: Augmentation = AS_THEY_ARE,
-        seed: int = 0, loss: Loss | None = None, clip: Clipping | None = None,
-    ):  # fmt: skip
+        self,
+        model: Model,
+        optimizer: Optimizer,
+        data: Resident,
+        augmentation: Augmentation = AS_THEY_ARE,
+        seed: int = 0,
+        loss: Loss | None = None,
+        clip: Clipping | None = None,
+    ):
         self.model, self.optimizer, self.data = model, optimizer, data
         self.backend = model.backend
         self.loss, self._clip = loss or SoftmaxCrossEntropy(), clip or Clipping()

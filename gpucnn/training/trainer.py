@@ -43,28 +43,44 @@ class Trainer:
 
     `backend` is a name or a Backend (None: the fastest usable one), `math` "exact" or "fast" (None: the backend's own),
     `optimizer` one of gpucnn.optimizers (None: Adam()), `schedule` one of gpucnn.schedules (None: Constant()). `seed`
-    decides the shuffles, augmentation, validation images, dropout and, if the model has no weights yet, the first weights.
-    `run` is a folder for configuration, metrics, curves and checkpoints (None: nothing is written); `about` is added to
-    its config.json. `progress` is None for a bar or lines on stderr, False for silence, or an object like those in
-    gpucnn.training.progress. `loss` is one of gpucnn.losses (None: SoftmaxCrossEntropy(), for a regressor
+    decides the shuffles, augmentation, validation images, dropout and, if the model has no weights yet, the first
+    weights. `run` is a folder for configuration, metrics, curves and checkpoints (None: nothing is written); `about` is
+    added to its config.json. `progress` is None for a bar or lines on stderr, False for silence, or an object like
+    those in gpucnn.training.progress. `loss` is one of gpucnn.losses (None: SoftmaxCrossEntropy(), for a regressor
     MeanSquared()); `clip_norm` and `clip_value` limit the gradient, see gpucnn.training.clipping.
 
-    In training each image moves by up to `shift` pixels along each axis, is mirrored left to right every other time with
-    `flip`, and loses a square of `cutout` pixels a side around a random pixel. With `crop` images may be larger than the
-    model's input: a random part of that size in training (up to `shift` pixels over the border), the middle otherwise.
-    `normalize` subtracts each channel's mean over the training images and divides by its standard deviation, in
-    evaluation and prediction too; the model keeps both. What is empty after that is 0.
+    In training each image moves by up to `shift` pixels along each axis, is mirrored left to right every other time
+    with `flip`, and loses a square of `cutout` pixels a side around a random pixel. With `crop` images may be larger
+    than the model's input: a random part of that size in training (up to `shift` pixels over the border), the middle
+    otherwise. `normalize` subtracts each channel's mean over the training images and divides by its standard deviation,
+    in evaluation and prediction too; the model keeps both. What is empty after that is 0.
 
     In exact math the trained weights depend on model, data and settings alone, not on the backend or its threads.
     """
 
     def __init__(
-        self, model: Model, *, backend: str | Backend | None = None, math: str | None = None,
-        optimizer: Optimizer | None = None, schedule: Schedule | None = None, seed: int = 0, batch_size: int = 64,
-        shift: int = 0, crop: bool = False, flip: bool = False, cutout: int = 0, normalize: bool = False, run=None,
-        threads: int | None = None, progress: Quiet | bool | None = None, about: dict | None = None,
-        loss: Loss | None = None, clip_norm: float | None = None, clip_value: float | None = None,
-    ):  # fmt: skip
+        self,
+        model: Model,
+        *,
+        backend: str | Backend | None = None,
+        math: str | None = None,
+        optimizer: Optimizer | None = None,
+        schedule: Schedule | None = None,
+        seed: int = 0,
+        batch_size: int = 64,
+        shift: int = 0,
+        crop: bool = False,
+        flip: bool = False,
+        cutout: int = 0,
+        normalize: bool = False,
+        run=None,
+        threads: int | None = None,
+        progress: Quiet | bool | None = None,
+        about: dict | None = None,
+        loss: Loss | None = None,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+    ):
         kinds = ("model", model, Model), ("optimizer", optimizer, Optimizer), ("schedule", schedule, Schedule)
         for name, value, kind in kinds:
             if not isinstance(value, kind) and (value is not None or kind is Model):
@@ -88,7 +104,9 @@ class Trainer:
         if loss is not None and not isinstance(loss, Loss):
             raise ConfigurationError(f"loss is {loss!r}; give one of gpucnn.losses, such as Huber(), or None")
         if model.head == REGRESSOR and isinstance(loss, SoftmaxCrossEntropy):
-            raise ConfigurationError("softmax cross-entropy is for classes, but the model gives values; use MeanSquared()")
+            raise ConfigurationError(
+                "softmax cross-entropy is for classes, but the model gives values; use MeanSquared()"
+            )
         self.loss = loss or (MeanSquared() if model.head == REGRESSOR else SoftmaxCrossEntropy())
         self.clip = Clipping(clip_norm, clip_value)
         self.progress = default_progress() if progress is None or progress is True else progress or Quiet()
@@ -103,22 +121,29 @@ class Trainer:
     # ---- training ----------------------------------------------------------------------------------------------------
 
     def fit(
-        self, images, labels, epochs: int, *, validation: tuple | float | None = None, monitor: str = "loss",
-        patience: int | None = None, resume: bool = False,
-    ) -> History:  # fmt: skip
+        self,
+        images,
+        labels,
+        epochs: int,
+        *,
+        validation: tuple | float | None = None,
+        monitor: str = "loss",
+        patience: int | None = None,
+        resume: bool = False,
+    ) -> History:
         """Train until `epochs` epochs are done, starting from the model's weights with a fresh optimiser.
 
         images (N, *input_shape), whose values are taken as they are: divide bytes by 255 first, or let the Trainer
         `normalize`. labels are integers (N,), or for a loss of values those, (N, *output_shape) in the backend's
-        type. `validation` is another (images, labels) pair, or the part of the images to keep out of training for it, such
-        as 0.1: the same part of each class, chosen by the seed. It is evaluated after each epoch and changes no weight.
-        `monitor`, its "loss" or "accuracy", tells which epoch is the best: `restore_best` goes back to it, and the run
-        folder keeps it as best.safetensors. With `patience` training stops after so many epochs in a row that brought
-        nothing better. The model ends with the last epoch's weights.
+        type. `validation` is another (images, labels) pair, or the part of the images to keep out of training for it,
+        such as 0.1: the same part of each class, chosen by the seed. It is evaluated after each epoch and changes no
+        weight. `monitor`, its "loss" or "accuracy", tells which epoch is the best: `restore_best` goes back to it, and
+        the run folder keeps it as best.safetensors. With `patience` training stops after so many epochs in a row that
+        brought nothing better. The model ends with the last epoch's weights.
 
         With `resume` training continues from the run folder's checkpoint and ends in the same bits as a run that was
-        never interrupted, on whichever backend; without a checkpoint yet it starts from the beginning. The run folder is
-        in order at any moment: a process may be killed, or interrupted with Ctrl-C.
+        never interrupted, on whichever backend; without a checkpoint yet it starts from the beginning. The run folder
+        is in order at any moment: a process may be killed, or interrupted with Ctrl-C.
 
         Raises ShapeError, DTypeError or DataError for unfit data before any work, CheckpointError for a checkpoint of
         another model or other settings, NonFiniteError once the loss or a weight is no longer finite (the last good
@@ -232,7 +257,9 @@ class Trainer:
         Raises ConfigurationError if nothing was validated.
         """
         if self._best is None:
-            raise ConfigurationError("no epoch is known as the best: nothing was validated; fit(..., validation=0.1) does")
+            raise ConfigurationError(
+                "no epoch is known as the best: nothing was validated; fit(..., validation=0.1) does"
+            )
         epoch, state = self._best
         self.model.load_state_dict(state)
         return epoch
@@ -273,7 +300,9 @@ class Trainer:
             "images": len(images),
             "data_sha256": digest(images, labels, self.backend.dtype),
         }
-        settings |= {name: getattr(self, name) for name in ("crop", "flip", "cutout", "normalize") if getattr(self, name)}
+        settings |= {
+            name: getattr(self, name) for name in ("crop", "flip", "cutout", "normalize") if getattr(self, name)
+        }
         return json.loads(json.dumps(settings))  # as they come back from a file: lists, not tuples
 
     def _config(self, epochs: int, settings: dict) -> dict:

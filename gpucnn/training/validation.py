@@ -15,8 +15,8 @@ from gpucnn.training.history import MONITORS, History
 def split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(training, validation): positions in 0 .. N-1, ascending, from `labels` of N images (contract rule 10).
 
-    Of each class's n images floor(fraction * n + 1/2) are for validation, those with the smallest draws. Labels that are
-    not integers (N,), a regressor's, count as one class. Raises DataError if either part would be empty.
+    Of each class's n images floor(fraction * n + 1/2) are for validation, those with the smallest draws. Labels that
+    are not integers (N,), a regressor's, count as one class. Raises DataError if either part would be empty.
     """
     count = len(labels)
     draws = arithmetic.draws64(seed, np.arange(count, dtype=np.uint64), 0, arithmetic.SPLIT)
@@ -27,7 +27,8 @@ def split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, n
         chosen[members[np.argsort(draws[members], kind="stable")[:some]]] = True
     if chosen.all() or not chosen.any():
         raise DataError(
-            f"validation = {fraction} of {count} images leaves none to {'train on' if chosen.all() else 'validate with'};"
+            f"validation = {fraction} of {count} images leaves none to "
+            f"{'train on' if chosen.all() else 'validate with'};"
             " give another part, or more images"
         )
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
@@ -56,8 +57,8 @@ def check_fraction(validation) -> float:
 
 
 def check_stopping(validation, monitor: str, patience: int | None, loss: Loss | None = None) -> None:
-    """Raises ConfigurationError for a `monitor` that is unknown or that `loss` does not have, and for a `patience` that is
-    no number or has nothing to watch."""
+    """Raises ConfigurationError for a `monitor` that is unknown or that `loss` does not have, and for a `patience` that
+    is no number or has nothing to watch."""
     if monitor not in MONITORS:
         raise ConfigurationError(f"monitor is {monitor!r}; use {' or '.join(map(repr, MONITORS))}")
     if monitor == "accuracy" and loss is not None and monitor not in loss.measure(np.ones(loss.counts), 1, 1):
@@ -76,7 +77,9 @@ def digest(images, labels: np.ndarray, dtype) -> str:
 
 
 def why_stop(history: History, monitor: str, patience: int | None) -> str | None:
-    """A sentence once `patience` epochs have brought nothing better. The history alone decides, so a resumed run agrees."""
+    """A sentence once `patience` epochs have brought nothing better. The history alone decides,
+    so a resumed run agrees.
+    """
     best = history.best_epoch(monitor)
     if patience is None or best is None or len(history) - best < patience:
         return None

@@ -1,5 +1,5 @@
-"""Images into lanes, cropped or shifted, mirrored, normalised and cut out (rules 5 and 10). Plain loading and shifts are
-in images.py."""
+"""Images into lanes, cropped or shifted, mirrored, normalised and cut out (rules 5 and 10). Plain loading and shifts
+are in images.py."""
 
 import numpy as np
 from numba import get_thread_id, prange

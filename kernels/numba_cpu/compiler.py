@@ -2,10 +2,10 @@
 
 Numba's own cache looks at one source file and knows neither imported helpers nor the constants of a closure, and two
 processes that fill it at once can store one function under another's name. This one keys every machine code by all that
-made it: the sources of this folder, the kernel's name with its tile, the argument types, the processor with its features,
-and the versions of Numba, llvmlite and Python. One file a key, written beside and renamed, its digest in front: a file
-cut short counts as absent. The payload is Numba's own serialised machine code, and it lies in a folder that only its
-owner may write.
+made it: the sources of this folder, the kernel's name with its tile, the argument types, the processor with its
+features, and the versions of Numba, llvmlite and Python. One file a key, written beside and renamed, its digest in
+front: a file cut short counts as absent. The payload is Numba's own serialised machine code, and it lies in a folder
+that only its owner may write.
 """
 
 import contextlib
@@ -28,8 +28,9 @@ from numba.core import bytecode, caching, compiler, event, types
 OPTIONS = {"error_model": "numpy", "nogil": True}
 listeners: list[Callable[[str], None]] = []
 
-# Numba tells functions of one name apart by a counter that starts at 1 in every process. Two tiles of one kernel, stored
-# by two processes and loaded by a third, could then have one symbol, and the linker would call one tile for the other.
+# Numba tells functions of one name apart by a counter that starts at 1 in every process. Two tiles of one kernel,
+# stored by two processes and loaded by a third, could then have one symbol, and the linker would call one tile for the
+# other.
 bytecode.FunctionIdentity._unique_ids = itertools.count(secrets.randbits(62))
 
 

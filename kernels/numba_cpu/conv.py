@@ -4,10 +4,11 @@ Activations are (block, channel, D, H, W, lane), with leading axes of size 1 for
 (group, O/group, C/group, *K). All arrays may be strided views: the input gradient is the forward kernel on a transposed
 and flipped view of the weights, one call for each phase of the stride.
 
-A register tile holds OB output channels by QB neighbouring pixels of 16 images each. For each term k of the dot product,
-in order, it loads QB vectors, broadcasts OB weights and issues OB * QB fused multiply-adds: the tile is the fma chain of
-rule 2, with enough independent chains to fill the pipeline. Where the kernel reaches over the image's left or right edge
-the outside pixels are read as zero; outside rows are skipped: rule 2's final + 0.0 makes both the same bits.
+A register tile holds OB output channels by QB neighbouring pixels of 16 images each. For each term k of the dot
+product, in order, it loads QB vectors, broadcasts OB weights and issues OB * QB fused multiply-adds: the tile is the
+fma chain of rule 2, with enough independent chains to fill the pipeline. Where the kernel reaches over the image's left
+or right edge the outside pixels are read as zero; outside rows are skipped: rule 2's final + 0.0 makes both the same
+bits.
 """
 
 import functools
@@ -59,9 +60,10 @@ def pack(w, packed, g, OB, tile):
 def conv_of(OB: int, QB: int, KW: int, dense_row: bool, packs: bool):
     """The forward kernel with tiles of OB output channels by QB pixels; O/group >= OB and W of the output >= QB.
 
-    KW is the kernel's width, or 0 for one that is read from the arrays; `dense_row` says that neighbouring pixels of the
-    output see neighbouring vectors of the input (stride 1). Both being constants spares a third of the instructions.
-    With `packs` the weights are first laid out as the tiles read them, which pays where each is read often.
+    KW is the kernel's width, or 0 for one that is read from the arrays; `dense_row` says that neighbouring pixels of
+    the output see neighbouring vectors of the input (stride 1). Both being constants spares a third of the
+    instructions. With `packs` the weights are first laid out as the tiles read them, which pays where each is read
+    often.
     """
     zeros = zeros_of(OB * QB)
     step, edge_step = broadcast_tile(OB, QB, w_row=1 if packs else None, x_column=LANES if dense_row else None)
@@ -87,7 +89,13 @@ def conv_of(OB: int, QB: int, KW: int, dense_row: bool, packs: bool):
             w_o, w_w, w_r = 1, OB, width * OB
             w_d, w_c = KH * w_r, KD * KH * w_r
         else:
-            w_o, w_c, w_d, w_r, w_w = stride_of(w, 1), stride_of(w, 2), stride_of(w, 3), stride_of(w, 4), stride_of(w, 5)
+            w_o, w_c, w_d, w_r, w_w = (
+                stride_of(w, 1),
+                stride_of(w, 2),
+                stride_of(w, 3),
+                stride_of(w, 4),
+                stride_of(w, 5),
+            )
         zero = splat(ZERO)
         for tile in range(first_tile, last_tile):
             o = min(tile * OB, OG - OB)
@@ -292,7 +300,9 @@ def conv_weight_gradient_of(OB: int, CB: int, SB: int, dense_taps: bool):
 
     @inner
     def block_sum(dy, x, part, slots, b, g, first, last, band, lanes, corners, stride, dilation, before):
-        """The weight gradients of block b for tiles first..last - 1 of group g: rules 3a to 3c, into part (O, C, *K)."""
+        """The weight gradients of block b for tiles first..last - 1 of group g: rules 3a to 3c,
+        into part (O, C, *K).
+        """
         H_out = dy.shape[3]
         rows = dy.shape[2] * H_out
         bands = (rows + band - 1) // band
@@ -341,4 +351,3 @@ def conv_weight_gradient_of(OB: int, CB: int, SB: int, dense_taps: bool):
             block_sum(dy, x, part[b], slots, b, g, first, last, band, lanes, corners, stride, dilation, before)
 
     return conv_weight_gradient
-

@@ -1,10 +1,10 @@
 """Convolution forward by whole kernel rows: stride 1, no dilation, up to two spatial axes.
 
-Arrays as in conv.py. A unit of work is a few rows of the output maps. The input rows that they see are first copied side by
-side into a strip: in the maps themselves the same pixel of all channels often lies a power of two apart, and then the
-caches hold few of them at once. A register tile has OB output channels by QB neighbouring pixels and loads the QB + KW - 1
-input pixels under a kernel row once for all its KW taps. Taps outside the image are left out, columns as well as rows:
-at the borders of small maps they are a seventh of the work.
+Arrays as in conv.py. A unit of work is a few rows of the output maps. The input rows that they see are first copied
+side by side into a strip: in the maps themselves the same pixel of all channels often lies a power of two apart, and
+then the caches hold few of them at once. A register tile has OB output channels by QB neighbouring pixels and loads the
+QB + KW - 1 input pixels under a kernel row once for all its KW taps. Taps outside the image are left out, columns as
+well as rows: at the borders of small maps they are a seventh of the work.
 """
 
 import functools
@@ -35,8 +35,8 @@ def fill(x, strip, block, channel, channels, h, lines):
 def conv_rows_of(OB: int, QB: int, KW: int, left: int, right: int, alone: bool):
     """The kernel with tiles of OB output channels by QB pixels, for kernels KW wide; O/group >= OB.
 
-    QB divides the output's row, and is all of it where a tile stands `alone`. The first `left` and the last `right` pixels
-    that a row's windows see lie outside the image, at most QB of them.
+    QB divides the output's row, and is all of it where a tile stands `alone`. The first `left` and the last `right`
+    pixels that a row's windows see lie outside the image, at most QB of them.
     """
     zeros = zeros_of(OB * QB)
     inside = row_tile(OB, QB, KW, 0, 0)
@@ -80,8 +80,8 @@ def conv_rows_of(OB: int, QB: int, KW: int, left: int, right: int, alone: bool):
     def conv_rows(x, w, bias, y, packed, strips, before, relu, depth):
         """y = x correlated with w, plus bias (O,); w (group, O/group, C/group, 1, KH, KW).
 
-        A unit is `depth` rows of y. packed (group, tiles, terms, OB) is room for the weights, strips (threads, C/group *
-        (depth + KH - 1) * W * 16) for the input.
+        A unit is `depth` rows of y. packed (group, tiles, terms, OB) is room for the weights, strips (threads, C/group
+        * (depth + KH - 1) * W * 16) for the input.
         """
         B, H, Q, G = y.shape[0], y.shape[3], y.shape[4], w.shape[0]
         OG, CG, KH = w.shape[1], w.shape[2], w.shape[4]

@@ -1,9 +1,10 @@
 """The weight gradient where an image has one position: a dense layer, or a convolution down to 1x1.
 
-Rule 3 sums such a gradient over the 16 images of a block as one fma chain in their order. That is a matrix product whose
-inner dimension is the lane, so the lanes must leave the vectors: `patches` turns each block of the input by 16x16
-transposes into (lane, k), k running over (in_channel, kernel position), and a tile of OB outputs by CB vectors of 16 k's
-walks the lanes. The forward pass and the input gradient of a dense layer are those of conv.py, blocks standing in for pixels.
+Rule 3 sums such a gradient over the 16 images of a block as one fma chain in their order. That is a matrix product
+whose inner dimension is the lane, so the lanes must leave the vectors: `patches` turns each block of the input by 16x16
+transposes into (lane, k), k running over (in_channel, kernel position), and a tile of OB outputs by CB vectors of 16
+k's walks the lanes. The forward pass and the input gradient of a dense layer are those of conv.py, blocks standing in
+for pixels.
 """
 
 import functools

@@ -1,8 +1,8 @@
 """The weight gradient by whole kernel rows: stride 1, no dilation, up to two spatial axes.
 
-Arrays as in conv.py. As in conv_rows.py the input rows of a band are first copied side by side into a strip, and the taps
-of a kernel row share their pixels: a register tile has OB output channels by CB input channels by the KW taps of a kernel
-row, and each step along the image loads OB values of the gradient and CB of the input.
+Arrays as in conv.py. As in conv_rows.py the input rows of a band are first copied side by side into a strip, and the
+taps of a kernel row share their pixels: a register tile has OB output channels by CB input channels by the KW taps of a
+kernel row, and each step along the image loads OB values of the gradient and CB of the input.
 """
 
 import functools
@@ -34,8 +34,8 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int):
     def gradient_rows(dy, x, part, strips, scratch, images, groups, band, before, chunks, depth):
         """part[b] (O, C/group, 1, KH, KW) = the gradient of block b.
 
-        A unit of work is a chunk of the tiles over O. strips (threads, C/group * (depth * band + KH - 1) * W * 16) is room for
-        the input under `depth` bands, scratch (threads, slots) for waiting sums.
+        A unit of work is a chunk of the tiles over O. strips (threads, C/group * (depth * band + KH - 1) * W * 16) is
+        room for the input under `depth` bands, scratch (threads, slots) for waiting sums.
         """
         B, O, H, Q = dy.shape[0], dy.shape[1], dy.shape[3], dy.shape[4]
         CG, KH, height, line = part.shape[2], part.shape[4], x.shape[3], x.shape[4] * LANES

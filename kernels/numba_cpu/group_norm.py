@@ -1,8 +1,8 @@
 """Group norm and layer norm: statistics of each image's groups of channels, in float64 by rules 3 and 4.
 
-Activations are flat along their positions, (block, channel, position * 16 + lane). The values of a group follow one another
-in memory, so a group of a block is one line of M vectors: (block, group, M * 16 + lane). Each lane is an image with sums of
-its own; a tree waits in `scratch`, one vector of float64 a level.
+Activations are flat along their positions, (block, channel, position * 16 + lane). The values of a group follow one
+another in memory, so a group of a block is one line of M vectors: (block, group, M * 16 + lane). Each lane is an image
+with sums of its own; a tree waits in `scratch`, one vector of float64 a level.
 """
 
 import numpy as np
@@ -46,7 +46,9 @@ def inverse_deviation(var, eps):
 
 @kernel("group norm statistics")
 def group_norm_statistics(x, mean, var, scratch):
-    """mean and var (block, group, lane) of lines x (block, group, M * 16); two passes; scratch (block, group, levels, 16)."""
+    """mean and var (block, group, lane) of lines x (block, group, M * 16); two passes;
+    scratch (block, group, levels, 16).
+    """
     G, size = x.shape[1], x.shape[2]
     count = splat64(np.float64(size // LANES))
     for u in prange(x.shape[0] * G):
@@ -77,7 +79,9 @@ def group_norm_statistics(x, mean, var, scratch):
 
 @kernel("group norm")
 def group_norm(x, mean, var, gamma, beta, eps, y, rectified, parts):
-    """y = fma(gamma, (x - mean) * inv, beta), x and y (block, channel, positions * 16); each group in `parts` pieces."""
+    """y = fma(gamma, (x - mean) * inv, beta), x and y (block, channel, positions * 16);
+    each group in `parts` pieces.
+    """
     G, channels, zero = mean.shape[1], x.shape[1] // mean.shape[1], splat(ZERO)
     for u in prange(x.shape[0] * G * parts):
         part = np.int64(u) % parts
@@ -110,7 +114,11 @@ def group_norm_means(dy, x, mean, var, gamma, eps, a, b, inv, scratch):
         bands, taken = 0, 0
         plain, weighted = splat64(0.0), splat64(0.0)
         for k in range(channels):
-            values, gradients, factor = x[block, g * channels + k], dy[block, g * channels + k], splat(gamma[g * channels + k])
+            values, gradients, factor = (
+                x[block, g * channels + k],
+                dy[block, g * channels + k],
+                splat(gamma[g * channels + k]),
+            )
             first = 0
             # A band may begin in one channel and end in another.
             while first < size:

@@ -13,8 +13,8 @@ from .simd import LANES, element, load_between, prefetch, put, store, transpose
 def load_images(images, indices, y, count, shift, axes, seed, step, moves, scratch):
     """y = images[indices[i]] for i < count, zeros behind; each moved by a draw in [-shift, shift] along its last axes.
 
-    Rows of 16 images are laid one below the other, in whole vectors so that the turn can take them before they have left
-    for the cache, and turned by 16x16 transposes. images are contiguous; moves (images
+    Rows of 16 images are laid one below the other, in whole vectors so that the turn can take them before they have
+    left for the cache, and turned by 16x16 transposes. images are contiguous; moves (images
     rounded up, 3) int64 gets the offsets; scratch (threads, 16, W rounded up to 16).
     """
     B, C, D, H, W = y.shape[0], y.shape[1], y.shape[2], y.shape[3], y.shape[4]

@@ -60,7 +60,8 @@ def softmax(z, y):
 def softmax_cross_entropy(z, labels, dz, images, scale, loss, totals, part, scratch):
     """loss (1,) = the mean; dz = (p - t) * scale; totals (2,) gains the losses' sum and the number of hits.
 
-    z, dz (block, C, lane); labels (block, lane), -1 past the last image; part (2, blocks) and scratch (levels,) float64.
+    z, dz (block, C, lane); labels (block, lane), -1 past the last image; part (2, blocks) and scratch (levels,)
+    float64.
     """
     blocks, classes = z.shape[0], z.shape[1]
     for u in prange(blocks):
@@ -90,7 +91,8 @@ def softmax_cross_entropy(z, labels, dz, images, scale, loss, totals, part, scra
 
 @kernel("weighted cross-entropy")
 def weighted_cross_entropy(z, labels, weights, share, keep, dz, images, loss, totals, part, scratch):
-    """The same with class weights (classes,) and smoothing: class c asks for share * w_c, the label for keep * w_c more.
+    """The same with class weights (classes,) and smoothing: class c asks for share * w_c, the label for keep * w_c
+    more.
 
     The gradient needs the sum of all images' weights, so the labels are gone through first. totals (3,); part
     (2, blocks) and scratch (2, levels) float64.

@@ -61,10 +61,13 @@ def through(dy, where, i, tap, y):
 
 
 @kernel("batch norm with max pool gradient", contiguous=True)
-def batch_norm_max_pool_gradient(dy, where, x, mean, var, gamma, beta, eps, dx, out_gamma, out_beta, images, band, scratch):
+def batch_norm_max_pool_gradient(
+    dy, where, x, mean, var, gamma, beta, eps, dx, out_gamma, out_beta, images, band, scratch
+):
     """dx, dgamma and dbeta; images that fill up a block get +0; scratch (channels, 4, levels) float64.
 
-    Rows and columns of x past the last whole window get no gradient, but are part of the statistics. `band` counts rows.
+    Rows and columns of x past the last whole window get no gradient, but are part of the statistics. `band` counts
+    rows.
     """
     B, H, W = x.shape[0], x.shape[2], x.shape[3]
     pooled_h, pooled_w = dy.shape[2], dy.shape[3]

@@ -47,7 +47,9 @@ def update_running(running, batch, momentum):
 
 @kernel("watch", contiguous=True, parallel=False)
 def watch(status, step, loss, w):
-    """status = step at the first loss or weight that is infinite or NaN: x - x is then NaN, and so is any sum with it."""
+    """status = step at the first loss or weight that is infinite or NaN: x - x is then NaN,
+    and so is any sum with it.
+    """
     if status[0] == -1:
         even, odd = splat(loss[0] - loss[0]), splat(np.float32(0))
         whole = w.shape[0] // (2 * LANES) * (2 * LANES)

@@ -1,7 +1,7 @@
 """Max and average pooling and their gradients, for up to three spatial axes.
 
-One vector is one pixel of 16 images, so a window is a plain loop over its taps. Gradients gather: each input pixel looks
-up, in row-major order, the outputs whose windows hold it, so every value has one owner and one order of addition.
+One vector is one pixel of 16 images, so a window is a plain loop over its taps. Gradients gather: each input pixel
+looks up, in row-major order, the outputs whose windows hold it, so every value has one owner and one order of addition.
 """
 
 import numpy as np
@@ -30,8 +30,15 @@ ZERO = np.float32(0)
 
 @inner
 def all_pairs(x, y, window, stride, before):
-    """Whether this is the common case: windows of 2x2 pixels side by side, all in the image. It needs no look at borders."""
-    inside = before == (0, 0, 0) and y.shape[2] <= x.shape[2] and 2 * y.shape[3] <= x.shape[3] and 2 * y.shape[4] <= x.shape[4]
+    """Whether this is the common case: windows of 2x2 pixels side by side, all in the image.
+    It needs no look at borders.
+    """
+    inside = (
+        before == (0, 0, 0)
+        and y.shape[2] <= x.shape[2]
+        and 2 * y.shape[3] <= x.shape[3]
+        and 2 * y.shape[4] <= x.shape[4]
+    )
     return inside and window == (1, 2, 2) and stride == (1, 2, 2)
 
 
@@ -134,7 +141,9 @@ def max_pool_gradient_apart(dy, where, dx, window, stride, dilation, before):
     B, C, D, H, W = dy.shape[0], dy.shape[1], dy.shape[2], dy.shape[3], dy.shape[4]
     pairs = all_pairs(dx, dy, window, stride, before)
     # Windows side by side that reach over the far end leave no pixel out.
-    reach = D * KD - before[0] >= dx.shape[2] and H * KH - before[1] >= dx.shape[3] and W * KW - before[2] >= dx.shape[4]
+    reach = (
+        D * KD - before[0] >= dx.shape[2] and H * KH - before[1] >= dx.shape[3] and W * KW - before[2] >= dx.shape[4]
+    )
     covered = reach and stride == window and dilation == (1, 1, 1)
     for u in prange(B * C):
         b, c = np.int64(u) // C, np.int64(u) % C
@@ -148,7 +157,12 @@ def max_pool_gradient_apart(dy, where, dx, window, stride, dilation, before):
                 in_h = h * stride[1] - before[1]
                 r_low, r_high = taps_inside(in_h, dilation[1], KH, dx.shape[3])
                 yi = b * stride_of(dy, 0) + c * stride_of(dy, 1) + d * stride_of(dy, 2) + h * stride_of(dy, 3)
-                wi = b * stride_of(where, 0) + c * stride_of(where, 1) + d * stride_of(where, 2) + h * stride_of(where, 3)
+                wi = (
+                    b * stride_of(where, 0)
+                    + c * stride_of(where, 1)
+                    + d * stride_of(where, 2)
+                    + h * stride_of(where, 3)
+                )
                 xi = b * stride_of(dx, 0) + c * stride_of(dx, 1) + in_d * stride_of(dx, 2) + in_h * stride_of(dx, 3)
                 if pairs:
                     for w in range(W):

@@ -15,7 +15,9 @@ DROPOUT, SHIFT, CROP, FLIP, CUTOUT = 3, 4, 6, 7, 8
 
 @inner
 def word(seed, index, step, purpose, layer):
-    """The first output word, as uint64, of counter (index low, index high, step, purpose << 16 | layer) under `seed`."""
+    """The first output word, as uint64, of counter (index low, index high, step, purpose << 16 | layer) under
+    `seed`.
+    """
     k0, k1 = np.uint64(seed) & LOW, np.uint64(seed) >> HALF
     c0, c1 = np.uint64(index) & LOW, np.uint64(index) >> HALF
     c2, c3 = np.uint64(step), np.uint64(purpose << 16 | layer)

@@ -1,7 +1,9 @@
-"""Register tiles: tuples of accumulators, and the steps that add products to all of them. Nothing here knows convolutions.
+"""Register tiles: tuples of accumulators, and the steps that add products to all of them. Nothing here knows
+convolutions.
 
-Plain Numba loops reach a third of the machine's speed at best, because the accumulators do not stay in registers. A tile's
-step is LLVM code in which each accumulator is a value of its own; loops that carry a whole tile are made here too.
+Plain Numba loops reach a third of the machine's speed at best, because the accumulators do not stay in registers. A
+tile's step is LLVM code in which each accumulator is a value of its own; loops that carry a whole tile are made here
+too.
 """
 
 import functools
@@ -88,9 +90,7 @@ def broadcast_tile(rows: int, columns: int, lines: int = 1, w_row: int | None = 
         return accumulators(accumulators, w, _index, _index, x, _index, _index, _index), generate
 
     @intrinsic
-    def edge_step(
-        typing, acc, w, wi, w_row, x, xi, x_line, x_column, top, line_stride, height, left, stride, width
-    ):  # fmt: skip
+    def edge_step(typing, acc, w, wi, w_row, x, xi, x_line, x_column, top, line_stride, height, left, stride, width):
         def generate(context, b, s, v):
             origin = _address(context, b, s.args[4], v[4], _i64(0))
             top, line_stride, height, left, stride, width = v[8:]
@@ -112,7 +112,8 @@ def broadcast_tile(rows: int, columns: int, lines: int = 1, w_row: int | None = 
 
 
 def _loop(builder, count, carried, body):
-    """A counted loop that LLVM must not unroll: `carried = body(builder, i, carried)` for i < count; the last `carried`.
+    """A counted loop that LLVM must not unroll: `carried = body(builder, i, carried)` for i < count; the last
+    `carried`.
 
     Unrolling a tile that fills the register file only makes the compiler move its accumulators about.
     """
@@ -193,9 +194,7 @@ def product_tile(rows: int, channels: int, taps: int, x_tap: int | None = None):
 
             return pack(builder, acc, _loop(builder, count, unpack(builder, acc), body))
 
-        kind = accumulators(
-            accumulators, _index, d, _index, _index, _index, x, _index, _index, _index, _index
-        )
+        kind = accumulators(accumulators, _index, d, _index, _index, _index, x, _index, _index, _index, _index)
         return kind, generate
 
     @intrinsic
@@ -222,7 +221,9 @@ def product_tile(rows: int, channels: int, taps: int, x_tap: int | None = None):
 
 @functools.cache
 def lane_trees_of(count: int):
-    """`lane_tree(acc, k)`: lane j of the result is vector 16 * k + j of the tuple, its lanes summed by adjacent pairs."""
+    """`lane_tree(acc, k)`: lane j of the result is vector 16 * k + j of the tuple,
+    its lanes summed by adjacent pairs.
+    """
 
     def tree_of(k):
         @intrinsic
@@ -242,10 +243,10 @@ def lane_trees_of(count: int):
 def row_tile(rows: int, columns: int, taps: int, left: int, right: int):
     """Steps of a tile acc[i * columns + j] = fma(x_{j+t}, w_ti, acc[...]) for the taps t in order: one kernel row each.
 
-    `run(acc, channels, lines, w, wi, w_channel, w_line, x, xi, x_channel, x_line)` does one step for each channel and line:
-    w_ti = w.base[wi + channel * w_channel + line * w_line + t * rows + i] and x_j = x.base[xi + channel * x_channel +
-    line * x_line + j * 16]. A step loads each x_j once for all taps. The first `left` and the last `right` of the columns +
-    taps - 1 vectors x_j lie outside the image: they are not read, and their products, zeros, left out.
+    `run(acc, channels, lines, w, wi, w_channel, w_line, x, xi, x_channel, x_line)` does one step for each channel and
+    line: w_ti = w.base[wi + channel * w_channel + line * w_line + t * rows + i] and x_j = x.base[xi + channel *
+    x_channel + line * x_line + j * 16]. A step loads each x_j once for all taps. The first `left` and the last `right`
+    of the columns + taps - 1 vectors x_j lie outside the image: they are not read, and their products, zeros, left out.
     """
     accumulators = types.UniTuple(vec, rows * columns)
     there = range(left, columns + taps - 1 - right)
@@ -287,12 +288,13 @@ def row_tile(rows: int, columns: int, taps: int, left: int, right: int):
 
 @functools.cache
 def sliding_tile(rows: int, channels: int, taps: int, left: int, right: int):
-    """A line of steps of a tile acc[(i * channels + c) * taps + t] = fma(d_i, x_{c,q+t}, acc[...]), q running along the line.
+    """A line of steps of a tile acc[(i * channels + c) * taps + t] = fma(d_i, x_{c,q+t}, acc[...]), q running along the
+    line.
 
     `run(acc, pixels, d, di, d_row, x, xi, x_channel)` does `pixels` steps, at least left + right of them: in step q,
-    d_i = d.base[di + i * d_row + q * 16] and x_{c,q+t} = x.base[xi + c * x_channel + (q + t) * 16], each loaded once. The first
-    `left` and the last `right` of the pixels + taps - 1 vectors x lie outside the image: they are not read, and their
-    products, zeros, left out.
+    d_i = d.base[di + i * d_row + q * 16] and x_{c,q+t} = x.base[xi + c * x_channel + (q + t) * 16], each loaded once.
+    The first `left` and the last `right` of the pixels + taps - 1 vectors x lie outside the image: they are not read,
+    and their products, zeros, left out.
     """
     accumulators = types.UniTuple(vec, rows * channels * taps)
 

@@ -5,7 +5,6 @@ Arrays are addressed by element from their first one, whatever their strides: `l
 No instruction carries a fast-math flag, so LLVM keeps each operation as it is written.
 """
 
-
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -84,7 +83,9 @@ def _pairs(builder, x, y, k):
 
 
 def _lane_tree(builder, vectors):
-    """Vector j's lanes summed by adjacent pairs, as lane j of the result; fewer than 16 vectors count as zeros behind."""
+    """Vector j's lanes summed by adjacent pairs, as lane j of the result;
+    fewer than 16 vectors count as zeros behind.
+    """
     zero = ir.Constant(_vec, None)
     vectors = vectors + [zero] * (LANES - len(vectors))
     while len(vectors) > 1:
@@ -114,7 +115,7 @@ def _select(kind, comparison):
     return function
 
 
-# ---- float32 vectors ----------------------------------------------------------------------------------------------------
+# ---- float32 vectors -------------------------------------------------------------------------------------------------
 
 add, subtract, multiply = _binary(vec, "fadd"), _binary(vec, "fsub"), _binary(vec, "fmul")
 divide = _binary(vec, "fdiv")
@@ -258,7 +259,7 @@ def transpose(typing, a, i, a_row, b, j, b_row):
     return types.void(a, _index, _index, b, _index, _index), generate
 
 
-# ---- float64 vectors, for statistics -----------------------------------------------------------------------------------
+# ---- float64 vectors, for statistics ---------------------------------------------------------------------------------
 
 add64, subtract64, multiply64 = _binary(vec64, "fadd"), _binary(vec64, "fsub"), _binary(vec64, "fmul")
 divide64 = _binary(vec64, "fdiv")

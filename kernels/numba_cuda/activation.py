@@ -1,4 +1,6 @@
-"""Leaky ReLU, GELU, SiLU and their gradients, and softmax's gradient (rules 6, 7 and 8): flat arrays, a thread a value."""
+"""Leaky ReLU, GELU, SiLU and their gradients, and softmax's gradient (rules 6, 7 and 8): flat arrays,
+a thread a value.
+"""
 
 from numba import cuda
 

@@ -9,7 +9,8 @@ from .indexing import place
 from .random import CROP, CUTOUT, FLIP, SHIFT, word
 from .sums import there
 
-# What is drawn for one image: the output's origin and the cutout's first pixel along three axes, whether it is mirrored.
+# What is drawn for one image: the output's origin and the cutout's first pixel along three axes, whether it is
+# mirrored.
 FIRST, MIRRORED, DRAWS = 3, 6, 7
 
 

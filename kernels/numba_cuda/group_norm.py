@@ -1,9 +1,9 @@
 """Group norm and layer norm: sums within each image in float64 (rules 3 and 4), and what is done with them (rule 5).
 
-The values of a group of channels are a line of M values: (lines, M, lane), a line being a group of a block. A line's sums
-are made of bands of 64 values, one thread a band, line and lane, in `part` (bands, lines * 32); then one thread a line and
-lane runs the tree over them. What is computed value by value is flat: value i has map i // pixels, pixels being the
-positions times 32 lanes; its line is map // channels, `channels` being those of a group.
+The values of a group of channels are a line of M values: (lines, M, lane), a line being a group of a block. A line's
+sums are made of bands of 64 values, one thread a band, line and lane, in `part` (bands, lines * 32); then one thread a
+line and lane runs the tree over them. What is computed value by value is flat: value i has map i // pixels, pixels
+being the positions times 32 lanes; its line is map // channels, `channels` being those of a group.
 """
 
 import numpy as np

@@ -45,7 +45,9 @@ def term_of(kind, x, t, delta):
 
 @kernel
 def value_loss(kind, x, t, dx, scale, delta, part, images):
-    """dx, and part = the sums of the losses: one block of 32 threads a band and block of lanes; a thread is an image."""
+    """dx, and part = the sums of the losses: one block of 32 threads a band and block of lanes;
+    a thread is an image.
+    """
     shared = cuda.shared.array(0, float64)
     lane, values = cuda.threadIdx.x, x.shape[1]
     bands = (values + BAND - 1) // BAND

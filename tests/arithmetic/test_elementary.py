@@ -36,8 +36,13 @@ def positive_bits():
 
 ARGUMENTS = {
     "exp": [uniform(-105, 89), uniform(-1, 1), spread(-40, 6), TINY, neighbours(-103.97, -87.34, 88.72, 0.6931472)],
-    "log": [positive_bits(), uniform(0.5, 2), spread(-149, -126, (1,)), neighbours(1, 2, 0.70710677, 1.4142135),
-            np.array([2.0**-149, 2.0**-126, np.finfo(np.float32).max], np.float32)],
+    "log": [
+        positive_bits(),
+        uniform(0.5, 2),
+        spread(-149, -126, (1,)),
+        neighbours(1, 2, 0.70710677, 1.4142135),
+        np.array([2.0**-149, 2.0**-126, np.finfo(np.float32).max], np.float32),
+    ],
     "tanh": [uniform(-10, 10), uniform(-0.3, 0.3), spread(-40, 4), TINY, neighbours(0.25, -0.25, 9.01, -9.01, 20, 80)],
     "sigmoid": [uniform(-105, 30), uniform(-1, 1), spread(-40, 6), TINY, neighbours(-103.9, -87.3, 17.3, 100)],
 }
@@ -93,8 +98,15 @@ def test_the_contract_lists_these_coefficients():
 
     text = (Path(__file__).parents[2] / "kernels" / "CONTRACT.md").read_text()
     rows = [row.strip("| ").split("|") for row in text.splitlines() if row.startswith("| 0x")]
-    columns = [[float.fromhex(cell.strip()) for cell in column if cell.strip()]
-               for column in zip(*([*row, *[""] * 5][:6] for row in rows), strict=True)]
+    columns = [
+        [float.fromhex(cell.strip()) for cell in column if cell.strip()]
+        for column in zip(*([*row, *[""] * 5][:6] for row in rows), strict=True)
+    ]
     assert columns == [
-        elementary.EXP, elementary.LOG, elementary.TANH, elementary.SINE, elementary.NORMAL_P, elementary.NORMAL_Q
-    ]  # fmt: skip
+        elementary.EXP,
+        elementary.LOG,
+        elementary.TANH,
+        elementary.SINE,
+        elementary.NORMAL_P,
+        elementary.NORMAL_Q,
+    ]

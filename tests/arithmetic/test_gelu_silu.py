@@ -56,11 +56,20 @@ with localcontext() as _context:
 
 # Both tails as far as float32 reaches, the middle, tiny numbers, and where the slopes have their zero.
 ARGUMENTS = {
-    "gelu": [RNG.uniform(-14.4, 16, 250), RNG.uniform(-1, 1, 150), 2.0 ** RNG.uniform(-149, -5, 100) * RNG.choice([-1, 1], 100),
-             RNG.uniform(-14.5, -12.5, 100), [0.0, -0.0, 2.0**-149, -(2.0**-126)]],
-    "silu": [RNG.uniform(-107, 30, 250), RNG.uniform(-1, 1, 150), 2.0 ** RNG.uniform(-149, -5, 100) * RNG.choice([-1, 1], 100),
-             [0.0, -0.0, 2.0**-149, -(2.0**-126), 88.5, 1e30]],
-}  # fmt: skip
+    "gelu": [
+        RNG.uniform(-14.4, 16, 250),
+        RNG.uniform(-1, 1, 150),
+        2.0 ** RNG.uniform(-149, -5, 100) * RNG.choice([-1, 1], 100),
+        RNG.uniform(-14.5, -12.5, 100),
+        [0.0, -0.0, 2.0**-149, -(2.0**-126)],
+    ],
+    "silu": [
+        RNG.uniform(-107, 30, 250),
+        RNG.uniform(-1, 1, 150),
+        2.0 ** RNG.uniform(-149, -5, 100) * RNG.choice([-1, 1], 100),
+        [0.0, -0.0, 2.0**-149, -(2.0**-126), 88.5, 1e30],
+    ],
+}
 ZERO_OF_SLOPE = {"gelu": -0.7517916, "silu": -1.2784645}
 
 
@@ -83,7 +92,11 @@ def test_values_are_within_half_a_unit_and_a_little(name):
     below = 0
     for value, got in zip(x.tolist(), result.tolist(), strict=True):
         exact = oracle(name, value)
-        assert abs(Fraction(got) - exact) <= (Fraction(1, 2) + Fraction(1, 2**22)) * unit(exact), (value, got, float(exact))
+        assert abs(Fraction(got) - exact) <= (Fraction(1, 2) + Fraction(1, 2**22)) * unit(exact), (
+            value,
+            got,
+            float(exact),
+        )
         below += value < -10 and got != 0
     assert below > 50, "the negative tail was not looked at"
 

@@ -41,19 +41,22 @@ def test_tree_along_an_axis():
     assert np.array_equal(tree(x, 1), np.array(expected, np.float32))
 
 
-@pytest.mark.parametrize("sizes, lengths", [
-    ((28, 28), [84] * 9 + [28]),
-    ((10, 10), [70, 30]),
-    ((32, 32), [64] * 16),
-    ((5, 5), [25]),
-    ((2, 100), [100, 100]),
-    ((3, 4, 5), [60]),
-    ((3, 9, 5), [65, 65, 5]),  # bands cross from one plane into the next
-    ((130,), [64, 64, 2]),
-    ((64,), [64]),
-    ((1, 1), [1]),
-    ((), [1]),
-])
+@pytest.mark.parametrize(
+    ("sizes", "lengths"),
+    [
+        ((28, 28), [84] * 9 + [28]),
+        ((10, 10), [70, 30]),
+        ((32, 32), [64] * 16),
+        ((5, 5), [25]),
+        ((2, 100), [100, 100]),
+        ((3, 4, 5), [60]),
+        ((3, 9, 5), [65, 65, 5]),  # bands cross from one plane into the next
+        ((130,), [64, 64, 2]),
+        ((64,), [64]),
+        ((1, 1), [1]),
+        ((), [1]),
+    ],
+)
 def test_bands(sizes, lengths):
     cuts = bands(sizes)
     assert [stop - start for start, stop in cuts] == lengths

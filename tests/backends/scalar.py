@@ -114,6 +114,7 @@ def conv_weight_gradient(dy, x, window, groups, shape):
     for o, c in itertools.product(range(shape[0]), range(ins)):
         channel = o // outs * ins + c
         for r in indices(window.kernel):
+
             def term(n, p, acc, o=o, channel=channel, r=r):
                 pixel = seen(window, p, r)
                 return acc if pixel is None else fma(dy[(n, o, *p)], x[(n, channel, *pixel)], acc)
@@ -252,8 +253,10 @@ def max_pool_gradient(dy, winner, window):
 def pool_count(window, p, include):
     count = 0
     for r in indices(window.kernel):
-        pixel = [q * s + t * d - before for q, t, s, d, (before, _) in
-                 zip(p, r, window.stride, window.dilation, window.padding, strict=True)]
+        pixel = [
+            q * s + t * d - before
+            for q, t, s, d, (before, _) in zip(p, r, window.stride, window.dilation, window.padding, strict=True)
+        ]
         high = [i + (after if include else 0) for i, (_, after) in zip(window.input, window.padding, strict=True)]
         low = [-before if include else 0 for before, _ in window.padding]
         count += all(a <= v < b for a, v, b in zip(low, pixel, high, strict=True))

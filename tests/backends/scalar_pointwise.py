@@ -10,7 +10,9 @@ from scalar import f32, fma, library, softmax_parts, sum64, tree
 
 
 def leaky_relu(x, slope):
-    return np.array([v if v > 0 else f32(f32(f32(slope) * v) + 0.0) for v in x.ravel().tolist()], np.float32).reshape(x.shape)
+    return np.array([v if v > 0 else f32(f32(f32(slope) * v) + 0.0) for v in x.ravel().tolist()], np.float32).reshape(
+        x.shape
+    )
 
 
 def leaky_relu_gradient(dy, x, slope):
@@ -46,13 +48,17 @@ def weighted_cross_entropy(z, labels, weights, smoothing):
         hits += first == t
         rows.append((p, together, asked))
     weight = sum64(np.array([weights[t] for t in labels.tolist()]))
-    dz = np.array([[f32(fma(v, q, -a) * f32(1 / weight)) for v, a in zip(p, asked, strict=True)] for p, q, asked in rows])
+    dz = np.array(
+        [[f32(fma(v, q, -a) * f32(1 / weight)) for v, a in zip(p, asked, strict=True)] for p, q, asked in rows]
+    )
     total = sum64(np.array(losses))
     return f32(total / weight), dz.astype(np.float32), (total, hits, weight)
 
 
 def value_loss(kind, x, t, delta):
-    """(loss, dx, sum of the losses); for binary cross-entropy with math's functions, good to the last bits of float64."""
+    """(loss, dx, sum of the losses); for binary cross-entropy with math's functions,
+    good to the last bits of float64.
+    """
     count, limit = x.size, f32(delta)
     terms, dx = [], []
     for v, target in zip(x.ravel().tolist(), t.ravel().tolist(), strict=True):

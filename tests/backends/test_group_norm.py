@@ -15,23 +15,33 @@ from hypothesis import strategies as st
 
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE.parent / "cuda")]
-from emulated import backend as emulated  # noqa: E402
-from emulated import differing, needs_emulation, with_garbage  # noqa: E402
-from mutants import mutant  # noqa: E402
-from oracle import Expected, assert_within  # noqa: E402
+from emulated import backend as emulated
+from emulated import differing, needs_emulation, with_garbage
+from mutants import mutant
+from oracle import Expected, assert_within
 
-from gpucnn import errors, functional  # noqa: E402
-from gpucnn.backends import get_backend  # noqa: E402
-from gpucnn.backends.cuda_backend import CudaBackend  # noqa: E402
-from gpucnn.backends.launcher import SOURCES  # noqa: E402
-from gpucnn.backends.numba_backend import NumbaBackend  # noqa: E402
-from gpucnn.backends.numpy_exact import NumpyExact  # noqa: E402
-from gpucnn.layers import (  # noqa: E402
-    BatchNorm1d, BatchNorm2d, BatchNorm3d, Conv2d, Dense, Flatten, GroupNorm, LayerNorm, MaxPool2d, Residual, Sequential,
+from gpucnn import errors, functional
+from gpucnn.backends import get_backend
+from gpucnn.backends.cuda_backend import CudaBackend
+from gpucnn.backends.launcher import SOURCES
+from gpucnn.backends.numba_backend import NumbaBackend
+from gpucnn.backends.numpy_exact import NumpyExact
+from gpucnn.layers import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    Conv2d,
+    Dense,
+    Flatten,
+    GroupNorm,
+    LayerNorm,
+    MaxPool2d,
+    Residual,
+    Sequential,
 )
-from gpucnn.models import Model  # noqa: E402
-from gpucnn.optimizers import SGD  # noqa: E402
-from gpucnn.training import Trainer  # noqa: E402
+from gpucnn.models import Model
+from gpucnn.optimizers import SGD
+from gpucnn.training import Trainer
 
 EXACT = get_backend("numpy", "exact")
 GUARDED = {threads: guarded()(threads) for threads in (1, 2)}
@@ -42,7 +52,9 @@ on_every_backend = pytest.mark.parametrize(("backend", "math_"), BACKENDS, ids=[
 
 
 def drawn(kind, shape, groups, seed):
-    """Numbers of a kind; of "lines", each line is annihilating: what is left of its sum is its rounding, by its order."""
+    """Numbers of a kind; of "lines", each line is annihilating: what is left of its sum is its rounding,
+    by its order.
+    """
     if kind != "lines":
         return numbers(kind, *shape, seed=seed)
     lines = numbers("annihilating", math.prod(shape[1:]) // groups, shape[0] * groups, seed=seed)
@@ -59,7 +71,15 @@ def everything(b, shape, groups, kind, seed=0, spoil=lambda batch: batch) -> dic
     rectified = b.group_norm(x, mean, var, gamma, beta, EPS, relu=True)
     dx = b.group_norm_gradient(dy, x, mean, var, gamma, EPS, dgamma, dbeta)
     plain = b.group_norm(x, mean, var, None, None, EPS), b.group_norm_gradient(dy, x, mean, var, None, EPS, None, None)
-    batches = {"mean": mean, "var": var, "y": y, "rectified": rectified, "dx": dx, "plain": plain[0], "dx plain": plain[1]}
+    batches = {
+        "mean": mean,
+        "var": var,
+        "y": y,
+        "rectified": rectified,
+        "dx": dx,
+        "plain": plain[0],
+        "dx plain": plain[1],
+    }
     return {**{name: b.unpack(x) for name, x in batches.items()}, "dgamma": b.host(dgamma), "dbeta": b.host(dbeta)}
 
 
@@ -108,8 +128,9 @@ def plain_loops(x, dy, gamma, beta, groups, eps) -> dict:
 
 @pytest.mark.parametrize("kind", ["random", "annihilating", "cancelling", "lines"])
 @pytest.mark.parametrize(
-    ("shape", "groups"), [((2, 2, 1, 1), 2), ((17, 4), 2), ((2, 2, 5, 7), 1), ((2, 3, 70), 3), ((3, 130), 1), ((2, 4, 2, 3, 2), 2)]
-)  # fmt: skip
+    ("shape", "groups"),
+    [((2, 2, 1, 1), 2), ((17, 4), 2), ((2, 2, 5, 7), 1), ((2, 3, 70), 3), ((3, 130), 1), ((2, 4, 2, 3, 2), 2)],
+)
 def test_numpy_and_numba_are_the_contract(shape, groups, kind):
     x, dy = (drawn(kind, shape, groups, i) for i in range(2))
     gamma, beta = (numbers("random", shape[1], seed=i) for i in (2, 3))
@@ -140,9 +161,14 @@ SPATIAL = st.sampled_from([(), (1,), (65,), (1, 1), (5, 7), (9, 8), (2, 3, 4)])
 
 @settings(max_examples=60, deadline=None, suppress_health_check=slow, derandomize=True)
 @given(
-    threads=st.sampled_from([1, 2]), images=IMAGES, groups=st.integers(1, 4), channels=st.integers(1, 3), spatial=SPATIAL,
-    kind=st.sampled_from(sorted([*KINDS, "lines"])), seed=st.integers(0, 2**16),
-)  # fmt: skip
+    threads=st.sampled_from([1, 2]),
+    images=IMAGES,
+    groups=st.integers(1, 4),
+    channels=st.integers(1, 3),
+    spatial=SPATIAL,
+    kind=st.sampled_from(sorted([*KINDS, "lines"])),
+    seed=st.integers(0, 2**16),
+)
 def test_numba_gives_the_specified_bits(threads, images, groups, channels, spatial, kind, seed):
     shape = (images, groups * channels, *spatial)
     expected, got = (everything(b, shape, groups, kind, seed) for b in (EXACT, GUARDED[threads]))
@@ -166,7 +192,11 @@ def test_the_cuda_kernels_give_the_specified_bits(shape, groups, order, guard):
 
 @pytest.mark.parametrize(("shape", "groups"), [((3, 4, 5, 6), 2), ((2, 6), 3)])
 def test_layer_norm_is_group_norm_of_the_flattened_image(shape, groups):
-    x, gamma, beta = numbers("random", *shape), numbers("random", *shape[1:], seed=1), numbers("random", *shape[1:], seed=2)
+    x, gamma, beta = (
+        numbers("random", *shape),
+        numbers("random", *shape[1:], seed=1),
+        numbers("random", *shape[1:], seed=2),
+    )
     y, mean, var = functional.layer_norm(x, gamma, beta, backend="numba")
     flat = functional.group_norm(x.reshape(len(x), -1), 1, gamma.ravel(), beta.ravel(), backend="numba")
     assert_bits(y, flat[0].reshape(shape))
@@ -198,7 +228,9 @@ def expected64(x, dy, groups, gamma, beta, eps):
     y = Expected((g * xhat + b).reshape(x.shape), (np.abs(g) * spread + np.abs(b)).reshape(x.shape), 8 + 2)
     axes = (0, *range(2, x.ndim))
     dy64 = dy.astype(np.float64)
-    dgamma = Expected((dy64 * xhat.reshape(x.shape)).sum(axes), (np.abs(dy64) * spread.reshape(x.shape)).sum(axes), 8 + 2)
+    dgamma = Expected(
+        (dy64 * xhat.reshape(x.shape)).sum(axes), (np.abs(dy64) * spread.reshape(x.shape)).sum(axes), 8 + 2
+    )
     # In fast math dy's sum is a float64 one too; rounded once in both.
     dbeta = Expected(dy64.sum(axes), np.abs(dy64).sum(axes), 2)
     d = dy64.reshape(lines.shape) * g
@@ -215,9 +247,14 @@ def expected64(x, dy, groups, gamma, beta, eps):
 @on_every_backend
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(
-    images=IMAGES, groups=st.integers(1, 3), channels=st.integers(1, 3), spatial=SPATIAL,
-    offset=st.sampled_from([0.0, 3.0, -100.0]), eps=st.sampled_from([1e-5, 1e-3, 0.1]), seed=st.integers(0, 2**16),
-)  # fmt: skip
+    images=IMAGES,
+    groups=st.integers(1, 3),
+    channels=st.integers(1, 3),
+    spatial=SPATIAL,
+    offset=st.sampled_from([0.0, 3.0, -100.0]),
+    eps=st.sampled_from([1e-5, 1e-3, 0.1]),
+    seed=st.integers(0, 2**16),
+)
 @example(images=1, groups=1, channels=1, spatial=(1, 1), offset=0.0, eps=1e-5, seed=0)
 def test_against_float64(backend, math_, images, groups, channels, spatial, offset, eps, seed):
     shape = (images, groups * channels, *spatial)
@@ -316,7 +353,11 @@ def test_the_activation_is_the_one_after(activation):
         (lambda: LayerNorm(eps=float("inf")), errors.ConfigurationError, "eps is inf"),
         (lambda: LayerNorm(affine=1), errors.ConfigurationError, "affine is 1"),
         (lambda: LayerNorm(activation="best"), errors.ConfigurationError, "best"),
-        (lambda: Model(Sequential(GroupNorm(3)), (4, 2, 2)), errors.ShapeError, r"layer 0 \(GroupNorm\): 3 groups.*1, 2, 4"),
+        (
+            lambda: Model(Sequential(GroupNorm(3)), (4, 2, 2)),
+            errors.ShapeError,
+            r"layer 0 \(GroupNorm\): 3 groups.*1, 2, 4",
+        ),
         (lambda: Model(BatchNorm1d(), (4, 2, 2)), errors.ShapeError, r"BatchNorm1d: needs values of shape \(C,\)"),
         (lambda: Model(BatchNorm2d(), (4,)), errors.ShapeError, r"\(C, H, W\), not \(4,\)"),
         (lambda: Model(BatchNorm3d(), (4, 2, 2)), errors.ShapeError, r"\(C, D, H, W\)"),
@@ -326,12 +367,13 @@ def test_the_activation_is_the_one_after(activation):
         (lambda: normed(2, 5), errors.ShapeError, r"gamma .*expected \(4,\)"),
         (lambda: functional.layer_norm(X, X[0, :, 0], X[0, :, 0]), errors.ShapeError, r"gamma .*expected \(4, 3\)"),
         (
-            lambda: functional.layer_norm_backward(X[:1], X, X[0]), errors.ShapeError,
+            lambda: functional.layer_norm_backward(X[:1], X, X[0]),
+            errors.ShapeError,
             r"dy has shape \(1, 4, 3\); expected \(2, 4, 3\)",
         ),
         (lambda: functional.group_norm_backward(X[:1], X, 2, X[0, :, 0]), errors.ShapeError, "dy has shape"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_refused(make, error, words):
     with pytest.raises(error, match=words):
         make()
@@ -350,10 +392,16 @@ def normed(groups, channels=4):
 def trained(backend) -> str:
     """Three epochs of a small net on a short last batch: from the third step on a backend replays what it recorded."""
     layer = Sequential(
-        Conv2d(4, 3, padding=1, bias=False), GroupNorm(2, activation="relu"), MaxPool2d(2),
-        Residual(Sequential(Conv2d(4, 3, padding=1), LayerNorm())), GroupNorm(4, affine=False), Flatten(), Dense(6),
-        LayerNorm(activation="tanh"), Dense(3),
-    )  # fmt: skip
+        Conv2d(4, 3, padding=1, bias=False),
+        GroupNorm(2, activation="relu"),
+        MaxPool2d(2),
+        Residual(Sequential(Conv2d(4, 3, padding=1), LayerNorm())),
+        GroupNorm(4, affine=False),
+        Flatten(),
+        Dense(6),
+        LayerNorm(activation="tanh"),
+        Dense(3),
+    )
     rng = np.random.default_rng(0)
     images, labels = rng.random((40, 1, 6, 6), np.float32), rng.integers(0, 3, 40)
     model = Model(layer, (1, 6, 6))
@@ -380,22 +428,31 @@ def test_training_through_the_cuda_kernels_gives_the_specified_weights(specified
 
 NUMPY, NUMBA = "gpucnn/backends/numpy_group_norm.py", "kernels/numba_cpu/group_norm.py"
 MUTANTS = {
-    "numpy: no bands": (
-        NUMPY, "tree(over_bands64(values, values.shape[2:]), -1)", "tree(values, -1)"),
+    "numpy: no bands": (NUMPY, "tree(over_bands64(values, values.shape[2:]), -1)", "tree(values, -1)"),
     "numpy: squares in float32": (
-        NUMPY, "line_sums(deviation * deviation)", "line_sums((deviation * deviation).astype(np.float32))"),
-    "numpy: sums of dy before gamma": (NUMPY, "line = lines(g.astype(np.float64), groups)",
-                                       "line = lines(dy.data * np.float64(1), groups)"),
+        NUMPY,
+        "line_sums(deviation * deviation)",
+        "line_sums((deviation * deviation).astype(np.float32))",
+    ),
+    "numpy: sums of dy before gamma": (
+        NUMPY,
+        "line = lines(g.astype(np.float64), groups)",
+        "line = lines(dy.data * np.float64(1), groups)",
+    ),
     "numba: bands of 65": (NUMBA, "BAND = 64", "BAND = 65"),
     "numba: the tree's sums swapped": (
-        "kernels/numba_cpu/sums.py", "        value = add64(load64(slots[level], 0), value)\n        t >>= 1",
-        "        value = add64(load64(slots[0], 0), value)\n        t >>= 1"),
+        "kernels/numba_cpu/sums.py",
+        "        value = add64(load64(slots[level], 0), value)\n        t >>= 1",
+        "        value = add64(load64(slots[0], 0), value)\n        t >>= 1",
+    ),
     "numba: one rounding too few": (
-        NUMBA, "v = fma(scale, multiply(subtract(load(values, i), m), inv), shift)",
-        "v = add32(multiply(scale, multiply(subtract(load(values, i), m), inv)), shift)"),
+        NUMBA,
+        "v = fma(scale, multiply(subtract(load(values, i), m), inv), shift)",
+        "v = add32(multiply(scale, multiply(subtract(load(values, i), m), inv)), shift)",
+    ),
     "numba: an unmasked lane": (NUMBA, "tree64(by_beta, lanes_of(images, b))", "tree64(by_beta, LANES)"),
     "numba: the neighbour's statistics": (NUMBA, "g = c // channels\n", "g = (c // channels) ^ 1\n"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", MUTANTS)

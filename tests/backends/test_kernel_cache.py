@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parent.parent))
-from processes import checkout, finish, start  # noqa: E402
+from processes import checkout, finish, start
 
 # Prints the kernels that had to be compiled, and the bits of a few results.
 HEAD = """
@@ -78,7 +78,7 @@ def test_a_damaged_file_is_compiled_again(tmp_path):
         ("kernels/elementary.py", ("0x1.71547652b82fep+0", "0x1.71547652b82ffp+0")),
     ],
     ids=["kernel", "helper", "coefficients"],
-)  # fmt: skip
+)
 def test_an_edited_source_is_compiled_again(tmp_path, name, edit):
     """Whichever file it is: a kernel's own, one it takes helpers from, or the table of coefficients."""
     code = HEAD + "run(elementwise.relu, x)\n" + TAIL

@@ -74,10 +74,13 @@ def cases(draw, pixels=1500):
     numbers = st.floats(-2, 2, width=32)
     colours = draw(st.booleans())
     augmentation = Augmentation(
-        draw(st.integers(0, 3)), crop, draw(st.booleans()), draw(st.integers(0, 5)),
+        draw(st.integers(0, 3)),
+        crop,
+        draw(st.booleans()),
+        draw(st.integers(0, 5)),
         tuple(draw(numbers) for _ in range(channels)) if colours else None,
         tuple(abs(draw(numbers)) + 0.125 for _ in range(channels)) if colours else None,
-    )  # fmt: skip
+    )
     step = draw(st.one_of(st.none(), st.integers(0, 2**32 - 1)))
     return (channels, *sizes), count, augmentation, draw(st.integers(0, 2**64 - 1)), step
 
@@ -122,7 +125,12 @@ def test_float64_is_normalised_with_the_float32_numbers():
 
 def test_nothing_asked_for_is_the_plain_loading():
     images = np.random.default_rng(0).standard_normal((5, 1, 4, 4)).astype(np.float32)
-    for augmentation in (AS_THEY_ARE, Augmentation(shift=2), Augmentation(crop=(4, 4)), Augmentation(flip=True, cutout=2)):
+    for augmentation in (
+        AS_THEY_ARE,
+        Augmentation(shift=2),
+        Augmentation(crop=(4, 4)),
+        Augmentation(flip=True, cutout=2),
+    ):
         for b in (EXACT, NUMBA[1]):
             assert_bits(load(b, images, np.arange(5), 5, augmentation, 3, None), images)
 

@@ -126,7 +126,9 @@ def test_convolution(backend, problem, kind, seed, relu):
 
 @st.composite
 def pooled_convolutions(draw):
-    """(window, pool, images, in-channels of a group, out-channels of a group, groups): a few that no kernel fuses too."""
+    """(window, pool, images, in-channels of a group, out-channels of a group, groups):
+    a few that no kernel fuses too.
+    """
     size = draw(st.tuples(st.integers(2, 12), st.integers(2, 12)))
     kernel, padding = draw(st.sampled_from([(1, 0), (3, 1), (3, 2), ((2, 3), 1), (5, 2)]))
     win = window(size, kernel, padding=padding)
@@ -357,9 +359,15 @@ def test_batch_norm_against_the_scalar_contract(shape):
     mean, var, unbiased = scalar.batch_norm_statistics(x)
     dx, dgamma, dbeta = scalar.batch_norm_gradient(dy, x, mean, var, gamma, 1e-5)
     expected = {
-        "y": scalar.batch_norm(x, mean, var, gamma, beta, 1e-5, False), "dx": dx, "dgamma": dgamma, "dbeta": dbeta,
-        "mean": mean, "var": var, "unbiased": unbiased, "db": scalar.bias_gradient(dy),
-    }  # fmt: skip
+        "y": scalar.batch_norm(x, mean, var, gamma, beta, 1e-5, False),
+        "dx": dx,
+        "dgamma": dgamma,
+        "dbeta": dbeta,
+        "mean": mean,
+        "var": var,
+        "unbiased": unbiased,
+        "db": scalar.bias_gradient(dy),
+    }
     got = normalise(GUARDED[2], shape, "annihilating", 0)
     compare(GUARDED[2], {name: got[name] for name in expected}, expected)
 

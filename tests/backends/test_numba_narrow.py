@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parent.parent))
-from processes import finish, start  # noqa: E402
+from processes import finish, start
 
-from gpucnn.backends.tiles import accumulators  # noqa: E402
+from gpucnn.backends.tiles import accumulators
 
 WIDE = accumulators() == 24  # what Numba compiles for here
 FEATURES = np._core._multiarray_umath.__cpu_features__

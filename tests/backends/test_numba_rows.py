@@ -1,4 +1,5 @@
-"""The CPU kernels that work by whole kernel rows: each tile, the image's borders, strips in parts; and when they are used.
+"""The CPU kernels that work by whole kernel rows: each tile, the image's borders, strips in parts; and when they are
+used.
 
 Like test_numba_tiles.py slow where nothing is compiled yet: each tile and border is a kernel of its own.
 """
@@ -40,7 +41,9 @@ def used(monkeypatch):
     return names
 
 
-def convolve(b, win, images: int, ins: int, outs: int, groups: int = 1, kind: str = "random", relu: bool = False) -> dict:
+def convolve(
+    b, win, images: int, ins: int, outs: int, groups: int = 1, kind: str = "random", relu: bool = False
+) -> dict:
     x = b.pack(numbers(kind, images, ins * groups, *win.input))
     dy = b.pack(numbers(kind, images, outs * groups, *win.output, seed=1))
     w = b.array(numbers(kind, outs * groups, ins, *win.kernel, seed=2))
@@ -78,7 +81,9 @@ def test_forward_tile(number, tile, count, monkeypatch, used):
     assert any(name.startswith(f"conv rows {ob}x{qb}, kernel width {width}") for name in used)
 
 
-@pytest.mark.parametrize(("width", "tile"), [(width, tile) for width in (3, 5) for tile in GRADIENT_ROWS[width]], ids=str)
+@pytest.mark.parametrize(
+    ("width", "tile"), [(width, tile) for width in (3, 5) for tile in GRADIENT_ROWS[width]], ids=str
+)
 def test_weight_gradient_tile(width, tile, monkeypatch, used):
     number = GRADIENT_ROWS[width].index(tile)
     choices = [border for border in BORDERS if border[0] == width]
@@ -98,16 +103,30 @@ def test_weight_gradient_tile(width, tile, monkeypatch, used):
 
 
 @settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)  # fmt: skip
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 @given(
-    threads=st.sampled_from([1, 2]), kind=st.sampled_from(sorted(KINDS)), images=st.sampled_from([1, 16, 17, 33]),
-    height=st.sampled_from([1, 2, 5, 13]), columns=st.sampled_from([8, 16, 24]), taps=st.sampled_from([1, 2, 3]),
-    above=st.integers(0, 2), below=st.integers(0, 4), ins=st.integers(1, 3), outs=st.sampled_from([1, 4, 7]),
-    groups=st.sampled_from([1, 2]), strip=st.sampled_from([0, 20_000, 1 << 20]), relu=st.booleans(),
-)  # fmt: skip
+    threads=st.sampled_from([1, 2]),
+    kind=st.sampled_from(sorted(KINDS)),
+    images=st.sampled_from([1, 16, 17, 33]),
+    height=st.sampled_from([1, 2, 5, 13]),
+    columns=st.sampled_from([8, 16, 24]),
+    taps=st.sampled_from([1, 2, 3]),
+    above=st.integers(0, 2),
+    below=st.integers(0, 4),
+    ins=st.integers(1, 3),
+    outs=st.sampled_from([1, 4, 7]),
+    groups=st.sampled_from([1, 2]),
+    strip=st.sampled_from([0, 20_000, 1 << 20]),
+    relu=st.booleans(),
+)
 def test_any_sizes(threads, kind, images, height, columns, taps, above, below, ins, outs, groups, strip, relu):
-    """Rows far in the padding, strips of one row or all, groups, few channels; one line of 3 taps with a border of one."""
+    """Rows far in the padding, strips of one row or all, groups, few channels;
+    one line of 3 taps with a border of one.
+    """
     taps = min(taps, height + above + below)
     win = window((height, columns), (taps, 3), padding=((above, below), (1, 1)))
     with pytest.MonkeyPatch.context() as patch:

@@ -33,8 +33,10 @@ def assert_bits(actual, expected):
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.dtype == expected.dtype == np.float32 and actual.shape == expected.shape
     different = np.argwhere(actual.view(np.uint32) != expected.view(np.uint32))
-    assert not len(different), f"{len(different)} differ, first {different[0]}: {actual[tuple(different[0])]!r}, " \
-                               f"expected {expected[tuple(different[0])]!r}"
+    assert not len(different), (
+        f"{len(different)} differ, first {different[0]}: {actual[tuple(different[0])]!r}, "
+        f"expected {expected[tuple(different[0])]!r}"
+    )
 
 
 def pack(x):
@@ -121,7 +123,7 @@ def test_dense(images, kind):
 def test_chunks_do_not_show(monkeypatch):
     from gpucnn.backends import numpy_exact
 
-    w, images, ins, outs, groups = CONVS["dilation and groups"]
+    w, _images, ins, outs, groups = CONVS["dilation and groups"]
     rng = np.random.default_rng(0)
     x, f = values(rng, (21, ins * groups, *w.input), "wide"), values(rng, (outs * groups, ins, *w.kernel), "wide")
     dy = values(rng, (21, outs * groups, *w.output), "wide")
@@ -130,8 +132,13 @@ def test_chunks_do_not_show(monkeypatch):
         monkeypatch.setattr(numpy_exact, "CHUNK", chunk)
         out = np.zeros_like(f)
         BACKEND.conv_weight_gradient(pack(dy), pack(x), w, groups, out)
-        results.append((BACKEND.conv(pack(x), f, None, w, groups).numpy(), out,
-                        BACKEND.conv_input_gradient(pack(dy), f, w, groups).numpy()))
+        results.append(
+            (
+                BACKEND.conv(pack(x), f, None, w, groups).numpy(),
+                out,
+                BACKEND.conv_input_gradient(pack(dy), f, w, groups).numpy(),
+            )
+        )
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             assert_bits(a, b)
@@ -316,7 +323,7 @@ def test_softmax_cross_entropy(images, kind):
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize("momentum, decay", [(0.9, 1e-4), (0.0, 0.0)])
+@pytest.mark.parametrize(("momentum", "decay"), [(0.9, 1e-4), (0.0, 0.0)])
 def test_sgd(momentum, decay, nesterov):
     rng, fma, f32 = np.random.default_rng(6), scalar.fma, scalar.f32
     w, g, v = (values(rng, 60, "wide") for _ in range(3))

@@ -102,9 +102,17 @@ def test_adam(decoupled):
     mean, square = 0.9 * m + (1 - 0.9) * gradient, 0.999 * v + (1 - 0.999) * gradient**2
     expected = first - rate * (mean / c1) / (np.sqrt(square / c2) + 1e-8)
     ENGINE.adam(
-        w, g, m, v, np.array([rate, c1, c2, decay]),
-        beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.1, decoupled=decoupled,
-    )  # fmt: skip
+        w,
+        g,
+        m,
+        v,
+        np.array([rate, c1, c2, decay]),
+        beta1=0.9,
+        beta2=0.999,
+        eps=1e-8,
+        weight_decay=0.1,
+        decoupled=decoupled,
+    )
     np.testing.assert_allclose(m, mean, **CLOSE)
     np.testing.assert_allclose(v, square, **CLOSE)
     np.testing.assert_allclose(w, expected, **CLOSE)

@@ -107,9 +107,12 @@ def everything(b, n, channels, spatial, kind):
 
 @some
 @given(
-    n=st.sampled_from([1, 2, 15, 16, 17, 31, 32, 33, 70]), channels=st.integers(1, 6),
-    spatial=st.lists(st.integers(1, 9), max_size=3), kind=st.sampled_from(KINDS), threads=st.sampled_from([1, 2]),
-)  # fmt: skip
+    n=st.sampled_from([1, 2, 15, 16, 17, 31, 32, 33, 70]),
+    channels=st.integers(1, 6),
+    spatial=st.lists(st.integers(1, 9), max_size=3),
+    kind=st.sampled_from(KINDS),
+    threads=st.sampled_from([1, 2]),
+)
 def test_numba_gives_the_specified_bits(n, channels, spatial, kind, threads):
     want, got = everything(EXACT, n, channels, spatial, kind), everything(numba(threads), n, channels, spatial, kind)
     for name, values in want.items():

@@ -65,8 +65,10 @@ def test_variants_cover_what_is_promised():
     cpu = {v.describe("training") for v in pytorch.variants("training", "cpu", compiled=True, tf32=False)}
     assert cpu == {
         f"{way}, {layout}, {kind} SGD"
-        for way in ("eager", "compiled") for layout in pytorch.LAYOUTS for kind in ("foreach", "fused")
-    }  # fmt: skip
+        for way in ("eager", "compiled")
+        for layout in pytorch.LAYOUTS
+        for kind in ("foreach", "fused")
+    }
     gpu = pytorch.variants("training", "cuda", compiled=True, tf32=True)
     assert len(set(gpu)) == len(gpu)
     assert {(v.compiled, v.graph) for v in gpu} == {("", False), ("", True), ("compiled", True)}

@@ -5,18 +5,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import cpu
 import gpu
-import pytest
 import record
 import tables
 from gpu import Clock
-
 from gpucnn.throughput import Case
 
 MACHINE = {
-    "date": "2026-01-02T03:04:05+00:00", "processor": "Some CPU", "python": "3.11.1", "versions": {"numba": "0.1"}
-}  # fmt: skip
+    "date": "2026-01-02T03:04:05+00:00",
+    "processor": "Some CPU",
+    "python": "3.11.1",
+    "versions": {"numba": "0.1"},
+}
 
 
 def row(backend: str, rate: float, **more) -> dict:
@@ -29,10 +32,16 @@ def content() -> dict:
     peers = [row("pytorch", r, math="fast", variant=v) for r, v in ((900.0, "slow"), (1000.0, "quick"))]
     ratio = {**row("numba", 4500.0), "variant": "quick", "ratio": 4.5}
     operation = {
-        "operation": "8x8, 3 to 5", "pass": "forward", "batch": 2, "threads": 2, "milliseconds": 1.5, "gflops": 300.0,
-        "peak_fraction": 0.8, "peak_fraction_inside": 0.7,
+        "operation": "8x8, 3 to 5",
+        "pass": "forward",
+        "batch": 2,
+        "threads": 2,
+        "milliseconds": 1.5,
+        "gflops": 300.0,
+        "peak_fraction": 0.8,
+        "peak_fraction_inside": 0.7,
         "pytorch_milliseconds": {"contiguous": 3.0, "channels_last": 2.0},
-    }  # fmt: skip
+    }
     return {
         "networks": {"machine": MACHINE, "results": [row("numba", 4500.0), *peers], "ratios": [ratio]},
         "operations": {"machine": MACHINE, "results": [operation]},
@@ -101,9 +110,11 @@ def test_gpu_script_takes_throughput_case_by_case(monkeypatch):
     monkeypatch.setattr(gpu, "bench", lambda cases, used, **_: {"cases": cases, "names": [b.name for b in used]})
     parts = list(gpu.throughput(["numpy"], (8, 4), Clock(100), 0, []))
     assert [str(case) for part in parts for case in part["cases"]] == [
-        "lenet5 training, batch 8", "lenet5 inference, batch 8",
-        "lenet5 training, batch 4", "lenet5 inference, batch 4",
-    ]  # fmt: skip
+        "lenet5 training, batch 8",
+        "lenet5 inference, batch 8",
+        "lenet5 training, batch 4",
+        "lenet5 inference, batch 4",
+    ]
     assert all(part["names"] == ["numpy"] for part in parts)
 
 
@@ -111,5 +122,7 @@ def test_gpu_script_takes_throughput_case_by_case(monkeypatch):
 def test_scripts_explain_themselves(script):
     path = Path(cpu.__file__).with_name(f"{script}.py")
     root = str(path.parent.parent)
-    run = subprocess.run([sys.executable, str(path), "--help"], cwd=root, env={"PYTHONPATH": root}, capture_output=True)
+    run = subprocess.run(
+        [sys.executable, str(path), "--help"], cwd=root, env={"PYTHONPATH": root}, capture_output=True, check=False
+    )
     assert run.returncode == 0, run.stderr

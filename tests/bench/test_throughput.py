@@ -164,8 +164,9 @@ def test_fraction_of_the_peak():
 
 def test_bursts_do_the_operations_that_they_claim():
     """Each accumulator t of 24 starts at (t + 1) / 2 and tends to 2 under acc * 0.5 + 1; the sum is folded with fma."""
-    from gpucnn.backends.numba_peak import fma_peak
     from gpucnn.kernels.numba_cpu.peak import fma_burst_of
+
+    from gpucnn.backends.numba_peak import fma_peak
 
     count, out = 6, np.full((1, 16), 0.5, np.float32)
     fma_burst_of(count)(1, 3, out)
@@ -226,8 +227,8 @@ def test_operations_are_checked_and_timed(numpy_fast):
 
 
 def test_wrong_operations_are_not_timed():
+    broken = Broken(threads=1, dtype=np.dtype(np.float32))
     with pytest.raises(BackendError, match="wrongly"):
-        broken = Broken(threads=1, dtype=np.dtype(np.float32))
         operations.measure([operations.Convolution(8, 3, 5)], 2, broken, 0.05, peer=False)
 
 

@@ -13,8 +13,16 @@ import gpucnn
 from gpucnn.data import load
 
 TRAIN_KEYS = [
-    "backend", "math", "epochs", "test_accuracy", "test_loss", "seconds", "images_per_second", "weights_sha256", "run",
-]  # fmt: skip
+    "backend",
+    "math",
+    "epochs",
+    "test_accuracy",
+    "test_loss",
+    "seconds",
+    "images_per_second",
+    "weights_sha256",
+    "run",
+]
 
 
 def test_train_prints_its_keys_and_learns(trained):
@@ -46,9 +54,15 @@ def test_train_for_people(cli, tmp_path, monkeypatch):
 def test_seed_and_options_change_the_weights(cli, tmp_path):
     common = ("train", "--epochs", 1, "--batch-size", 512)
     variants = (
-        (), ("--seed", 1), ("--shift", 0), ("--lr", 0.003), ("--optimizer", "sgd"), ("--schedule", "one-cycle"),
-        ("--schedule", "step", "--optimizer", "adam"), ("--weight-decay", 0),
-    )  # fmt: skip
+        (),
+        ("--seed", 1),
+        ("--shift", 0),
+        ("--lr", 0.003),
+        ("--optimizer", "sgd"),
+        ("--schedule", "one-cycle"),
+        ("--schedule", "step", "--optimizer", "adam"),
+        ("--weight-decay", 0),
+    )
     hashes = {
         cli.json(*common, *variant, "--run", tmp_path / str(i))["weights_sha256"] for i, variant in enumerate(variants)
     }
@@ -99,9 +113,17 @@ def test_evaluate_agrees_with_train(cli, trained):
     folder, values = trained
     evaluated = cli.json("evaluate", "--run", folder)
     assert list(evaluated) == [
-        "backend", "math", "data", "images", "test_accuracy", "test_loss", "seconds", "images_per_second",
-        "weights_sha256", "run",
-    ]  # fmt: skip
+        "backend",
+        "math",
+        "data",
+        "images",
+        "test_accuracy",
+        "test_loss",
+        "seconds",
+        "images_per_second",
+        "weights_sha256",
+        "run",
+    ]
     for key in ("backend", "math", "test_accuracy", "test_loss", "weights_sha256", "run"):
         assert evaluated[key] == values[key]
     assert evaluated["data"] == "digits"

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 sys.path.append(str(Path(__file__).parent.parent / "data"))
-from loopback import serving  # noqa: E402
-from test_idx import encode  # noqa: E402
+from loopback import serving
+from test_idx import encode
 
-from gpucnn.data import KNOWN, load  # noqa: E402
-from gpucnn.data.known import File, KnownSet  # noqa: E402
-from gpucnn.training import load_run  # noqa: E402
+from gpucnn.data import KNOWN, load
+from gpucnn.data.known import File, KnownSet
+from gpucnn.training import load_run
 
 
 @pytest.fixture
@@ -43,8 +43,12 @@ def test_fetch_list_and_train_by_name(cli, mnist, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "fetch it with `gpucnn data fetch mnist`" in cli.refused("train", "--data", "mnist", "--epochs", 1)
     assert {row["name"]: row["here"] for row in cli.json("data", "list")["sets"]} == {
-        "digits": True, "mnist": False, "fashion-mnist": False, "cifar-10": False, "cifar-100": False,
-    }  # fmt: skip
+        "digits": True,
+        "mnist": False,
+        "fashion-mnist": False,
+        "cifar-10": False,
+        "cifar-100": False,
+    }
     result = cli("data", "fetch", "mnist", "--json")
     assert result.exit_code == 0
     values = json.loads(result.stdout)

@@ -16,9 +16,12 @@ def test_export_to_onnx(cli, trained, tmp_path):
     folder, made = trained
     values = cli.json("export", tmp_path / "m.onnx", "--run", folder)
     assert values == {
-        "file": str(tmp_path / "m.onnx"), "format": "ONNX graph", "model": "lenet5",
-        "weights_sha256": made["weights_sha256"], "run": str(folder),
-    }  # fmt: skip
+        "file": str(tmp_path / "m.onnx"),
+        "format": "ONNX graph",
+        "model": "lenet5",
+        "weights_sha256": made["weights_sha256"],
+        "run": str(folder),
+    }
     onnx.checker.check_model(onnx.load(tmp_path / "m.onnx"), full_check=True)
     _, test = load("digits")
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
@@ -32,9 +35,15 @@ def test_there_and_back(cli, trained, tmp_path):
     assert values["format"] == "PyTorch state dict"
     assert set(load_file(tmp_path / "w.safetensors")) == set(to_pytorch(lenet5()))
     back = cli.json(
-        "import", tmp_path / "w.safetensors", "--to", tmp_path / "back.safetensors", "--model", "lenet5",
-        "--input-shape", "1x32x32",
-    )  # fmt: skip
+        "import",
+        tmp_path / "w.safetensors",
+        "--to",
+        tmp_path / "back.safetensors",
+        "--model",
+        "lenet5",
+        "--input-shape",
+        "1x32x32",
+    )
     assert back["weights_sha256"] == made["weights_sha256"]
     evaluated = cli.json("evaluate", "--run", tmp_path / "back.safetensors", "--data", "digits")
     assert evaluated["test_loss"] == made["test_loss"]
@@ -56,15 +65,25 @@ def test_import_of_options(cli, tmp_path):
     model = mlp((3, 4, 5), outputs=2, hidden=(6,)).initialize(1)
     save_pytorch(model, tmp_path / "w.safetensors")
     made = cli.json(
-        "import", tmp_path / "w.safetensors", "--to", tmp_path / "m.safetensors", "--model", "mlp", "--input-shape",
-        "3x4x5", "--outputs", 2, "--hidden", "6",
-    )  # fmt: skip
+        "import",
+        tmp_path / "w.safetensors",
+        "--to",
+        tmp_path / "m.safetensors",
+        "--model",
+        "mlp",
+        "--input-shape",
+        "3x4x5",
+        "--outputs",
+        2,
+        "--hidden",
+        "6",
+    )
     assert made["weights_sha256"] == model.weights_sha256()
     assert gpucnn.load(tmp_path / "m.safetensors").head == "regressor"
 
 
 @pytest.mark.parametrize(
-    "arguments, words",
+    ("arguments", "words"),
     [
         (["export", "m.pt"], "does not tell the format; end it in .onnx"),
         (["export", "m.onnx"], "there is no trained network"),

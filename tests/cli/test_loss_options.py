@@ -15,9 +15,12 @@ def plain(cli, tmp_path_factory):
 
 def test_each_option_changes_the_weights_and_evaluate_agrees_with_train(cli, tmp_path, plain):
     variants = [
-        ("--label-smoothing", 0.1), ("--class-weights", "balanced"), ("--class-weights", WEIGHTS), ("--clip-norm", 0.05),
+        ("--label-smoothing", 0.1),
+        ("--class-weights", "balanced"),
+        ("--class-weights", WEIGHTS),
+        ("--clip-norm", 0.05),
         ("--clip-value", 0.001),
-    ]  # fmt: skip
+    ]
     hashes = {plain["weights_sha256"]}
     for number, variant in enumerate(variants):
         values = cli.json(*COMMON, *variant, "--run", tmp_path / str(number))
@@ -34,8 +37,18 @@ def test_limits_that_nothing_reaches_change_nothing(cli, tmp_path, plain):
 
 
 def test_resume_takes_the_runs_settings(cli, tmp_path):
-    given = ("--batch-size", 512, "--schedule", "constant", "--label-smoothing", 0.1, "--class-weights", "balanced",
-             "--clip-norm", 0.5)  # fmt: skip
+    given = (
+        "--batch-size",
+        512,
+        "--schedule",
+        "constant",
+        "--label-smoothing",
+        0.1,
+        "--class-weights",
+        "balanced",
+        "--clip-norm",
+        0.5,
+    )
     whole = cli.json("train", "--epochs", 2, *given, "--run", tmp_path / "whole")
     cli.json("train", "--epochs", 1, *given, "--run", tmp_path / "cut")
     resumed = cli.json("train", "--epochs", 2, "--resume", "--run", tmp_path / "cut")
@@ -46,14 +59,17 @@ def test_resume_takes_the_runs_settings(cli, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
-        (["--label-smoothing", "1"], "label_smoothing is 1.0"), (["--class-weights", "1,2"], "2 numbers"),
+        (["--label-smoothing", "1"], "label_smoothing is 1.0"),
+        (["--class-weights", "1,2"], "2 numbers"),
         (["--class-weights", "heavy"], "give balanced, or a number for each class"),
-        (["--class-weights", "0,1,1,1,1,1,1,1,1,1"], "above 0"), (["--clip-norm", "0"], "clip_norm is 0.0"),
-        (["--clip-value", "-1"], "clip_value is -1.0"), (["--clip-norm", "nan"], "clip_norm is nan"),
+        (["--class-weights", "0,1,1,1,1,1,1,1,1,1"], "above 0"),
+        (["--clip-norm", "0"], "clip_norm is 0.0"),
+        (["--clip-value", "-1"], "clip_value is -1.0"),
+        (["--clip-norm", "nan"], "clip_norm is nan"),
     ],
-)  # fmt: skip
+)
 def test_refusals(cli, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     last = cli.refused("train", *arguments).splitlines()[-1]

@@ -19,7 +19,13 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "160", "NO_COLO
 
 def run(*arguments, cwd=ROOT):
     return subprocess.run(
-        [*PROGRAM, *map(str, arguments)], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+        [*PROGRAM, *map(str, arguments)],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
 
 
@@ -71,8 +77,11 @@ def test_ctrl_c_says_how_to_resume(tmp_path):
     folder = tmp_path / "run"
     process = subprocess.Popen(
         [*PROGRAM, "train", "--run", folder, "--epochs", "100000", "--schedule", "constant"],
-        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         deadline = time.monotonic() + 240
         while not (folder / "checkpoint.safetensors").exists():

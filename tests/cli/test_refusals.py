@@ -56,7 +56,14 @@ def test_wrong_setting(cli, tmp_path, monkeypatch, arguments, message, json):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["fly"], ["train", "--fly"], ["train", "--epochs", "0"], ["train", "--epochs", "x"], ["predict"], ["evaluate", "x"]],
+    [
+        ["fly"],
+        ["train", "--fly"],
+        ["train", "--epochs", "0"],
+        ["train", "--epochs", "x"],
+        ["predict"],
+        ["evaluate", "x"],
+    ],
 )
 def test_usage_errors(cli, arguments):
     assert "Usage: gpucnn" in cli.refused(*arguments)

@@ -17,11 +17,24 @@ SMALL = ("--model", "mlp", "--hidden", "12", "--batch-size", 256, "--optimizer",
 
 @pytest.fixture(scope="module")
 def validated(cli, tmp_path_factory):
-    """(run folder, what train printed): a perceptron whose best epoch is not its last, because the rate is too large."""
+    """(run folder, what train printed): a perceptron whose best epoch is not its last,
+    because the rate is too large.
+    """
     folder = tmp_path_factory.mktemp("validated") / "run"
     made = cli.json(
-        "train", *SMALL, "--lr", 1.5, "--epochs", 12, "--validation", 0.2, "--run", folder, "--backend", "numpy",
-    )  # fmt: skip
+        "train",
+        *SMALL,
+        "--lr",
+        1.5,
+        "--epochs",
+        12,
+        "--validation",
+        0.2,
+        "--run",
+        folder,
+        "--backend",
+        "numpy",
+    )
     assert made["best_epoch"] < 12, "the tests need a run whose best epoch is not the last"
     return folder, made
 
@@ -68,12 +81,13 @@ def test_patience_stops_and_resumes_to_the_same(cli, tmp_path):
     made = json.loads(result.stdout)
     assert made["epochs"] == made["best_epoch"] + 2 < 60
     assert cli.json("train", "--resume", "--run", tmp_path / "run", "--backend", "numpy") == {
-        **made, **{key: pytest.approx(made[key]) for key in ("seconds", "images_per_second")},
-    }  # fmt: skip
+        **made,
+        **{key: pytest.approx(made[key]) for key in ("seconds", "images_per_second")},
+    }
 
 
 @pytest.mark.parametrize(
-    "options, words",
+    ("options", "words"),
     [
         (("--validation", 1), "above 0 and below 1"),
         (("--patience", 3), "needs validation"),
@@ -112,7 +126,9 @@ def test_predict_with_a_regressor(cli, tmp_path):
     values = cli.json("predict", *common)["predictions"][0]["values"]
     assert values == model.predict(np.ones((1, 1, 16, 16), np.float32))[0].tolist()
     assert f"{values[0]:g}" in cli("predict", *common).stdout
-    assert "is a regressor" in sentence(cli.refused("evaluate", "--run", tmp_path / "m.safetensors", "--data", "digits"))
+    assert "is a regressor" in sentence(
+        cli.refused("evaluate", "--run", tmp_path / "m.safetensors", "--data", "digits")
+    )
 
 
 def test_no_graph(cli, trained, tmp_path):

@@ -203,7 +203,7 @@ def test_an_old_picture_is_replaced_whole(show, trained, tmp_path):
         (["scores", "--run", "MODEL"], "does not say what it was trained on; give an image file instead"),
         (["scores", "small.png", "--run", "RUN"], "cannot slide over images"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("json", [[], ["--json"]])
 def test_refusals(cli, trained, tmp_path, monkeypatch, arguments, message, json):
     monkeypatch.chdir(tmp_path)

@@ -10,6 +10,7 @@ import ctypes
 import sys
 import types
 import weakref
+from typing import ClassVar
 
 import numpy as np
 
@@ -74,7 +75,7 @@ class MemoryPool:
         self._free.clear()
 
 
-class ndarray(np.ndarray):  # noqa: N801 - CuPy's name
+class ndarray(np.ndarray):  # CuPy's name
     """Memory from the allocator at hand; views know whose memory they show."""
 
     def __new__(cls, shape, dtype):
@@ -160,7 +161,7 @@ def get_elapsed_time(start: Event, end: Event) -> float:
 class Stream:
     """Runs what it is given at once. Records once it is told to, or waits for an event of a stream that does."""
 
-    steps: list = []  # of the graph that is being recorded, by all streams
+    steps: ClassVar[list] = []  # of the graph that is being recorded, by all streams
 
     def __init__(self, non_blocking: bool):
         self.ptr, self.recording = len(_state.streams) + 7, False
@@ -251,7 +252,7 @@ def _load(code: bytes) -> int:
 
 def install(monkeypatch) -> None:
     """Make `import cupy` find this, and let compiled kernels be their own names."""
-    global _state
+    global _state  # noqa: PLW0603 - one made-up GPU at a time, as there is one driver
     _state = _State()
     cupy, cuda = types.ModuleType("cupy"), types.ModuleType("cupy.cuda")
     facts = {"multiProcessorCount": 16, "totalGlobalMem": 1 << 30, "name": b"made up"}
@@ -259,9 +260,13 @@ def install(monkeypatch) -> None:
         moduleLoadData=_load, moduleGetFunction=lambda module, name: module, launchKernel=_launch
     )
     cuda.runtime = types.SimpleNamespace(
-        free=lambda pointer: None, getDeviceProperties=lambda device: facts, memGetInfo=lambda: (1 << 29, 1 << 30),
-        getDeviceCount=lambda: 1, driverGetVersion=lambda: 13000, CUDARuntimeError=RuntimeError,
-    )  # fmt: skip
+        free=lambda pointer: None,
+        getDeviceProperties=lambda device: facts,
+        memGetInfo=lambda: (1 << 29, 1 << 30),
+        getDeviceCount=lambda: 1,
+        driverGetVersion=lambda: 13000,
+        CUDARuntimeError=RuntimeError,
+    )
     cuda.Device = lambda: types.SimpleNamespace(use=lambda: None, id=0, compute_capability="90")
     cuda.Stream, cuda.Graph, cuda.MemoryPool, cuda.using_allocator = Stream, Graph, MemoryPool, _using_allocator
     cuda.Event, cuda.get_elapsed_time = Event, get_elapsed_time

@@ -42,7 +42,7 @@ def test_a_graph_keeps_its_memory_to_itself(cupy_backend, late, monkeypatch):
 
     def step():
         db = b.zeros((4,))
-        b.bias_gradient(b.dense(x, w, None), db)
+        b.bias_gradient(b.dense(x, w, None), db)  # noqa: F821 - x is deleted below, after its use here
         b.update_running(total, db, 0.5)
         runs.append(1)
 

@@ -1,4 +1,6 @@
-"""Losses, softmax of maps and clipping through the shipped CUDA sources, emulated: masks, many blocks, planted errors."""
+"""Losses, softmax of maps and clipping through the shipped CUDA sources, emulated: masks, many blocks,
+planted errors.
+"""
 
 import shutil
 
@@ -85,15 +87,30 @@ def test_clipping_a_long_gradient():
 
 
 PLANTED = {
-    "an unmasked lane in a weighted loss": (_losses, "loss.cu", "half_warp_sum(there ? double(each) : 0.0)", "half_warp_sum(double(each))"),
-    "a label read where there is no image": (_losses, "loss.cu", "present(block, lane, images) ? weights[", "true ? weights["),
+    "an unmasked lane in a weighted loss": (
+        _losses,
+        "loss.cu",
+        "half_warp_sum(there ? double(each) : 0.0)",
+        "half_warp_sum(double(each))",
+    ),
+    "a label read where there is no image": (
+        _losses,
+        "loss.cu",
+        "present(block, lane, images) ? weights[",
+        "true ? weights[",
+    ),
     "smoothing that is not fused": (_losses, "loss.cu", "__fmaf_rn(keep, w, q)", "__fadd_rn(__fmul_rn(keep, w), q)"),
-    "a missing barrier before the tree": (_many, "loss.cu", "  }\n  __syncthreads();\n  const int thread", "  }\n  const int thread"),
+    "a missing barrier before the tree": (
+        _many,
+        "loss.cu",
+        "  }\n  __syncthreads();\n  const int thread",
+        "  }\n  const int thread",
+    ),
     "a band of 32 values": (_line, "value_loss.cu", "blocks, values, 64}", "blocks, values, 32}"),
     "the channels of another position": (_maps, "activation.cu", "unit % positions * LANES", "unit % channels * LANES"),
     "a norm over half of each block": (_clipped, "clip.cu", "ROWS = 64", "ROWS = 32"),
     "values past the end in a norm": (_clipped, "clip.cu", "i < size ? double(g[i]) : 0.0", "double(g[i])"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", PLANTED)

@@ -40,13 +40,23 @@ PLANTED = {
     "the last + 0 is missing": (_shifted, "channels.cu", "__fadd_rn(__fadd_rn(v, shift), 0.0f)", "__fadd_rn(v, shift)"),
     "every channel has the first one's bias": (_shifted, "channels.cu", "bias[blockIdx.x % C]", "bias[0]"),
     "no ReLU": (_shifted, "channels.cu", "relu ? rectified(sum) : sum", "sum"),
-    "all branches in one place": (_side_by_side, "channels.cu", "blockIdx.x * y_quads + from_y", "blockIdx.x * y_quads"),
+    "all branches in one place": (
+        _side_by_side,
+        "channels.cu",
+        "blockIdx.x * y_quads + from_y",
+        "blockIdx.x * y_quads",
+    ),
     "blocks of images overlap": (_side_by_side, "channels.cu", "blockIdx.x * x_quads", "blockIdx.x * quads / 2"),
     "the first channels instead": (_taken, "channels.cu", "blockIdx.x * x_quads + from_x", "blockIdx.x * x_quads"),
     "a write past the end": (_taken, "channels.cu", "i < quads; i +=", "i <= quads; i +="),
-    "a part of the map is left out": (_long, "channels.cu", "i64(blockIdx.y) * blockDim.x + threadIdx.x", "threadIdx.x"),
+    "a part of the map is left out": (
+        _long,
+        "channels.cu",
+        "i64(blockIdx.y) * blockDim.x + threadIdx.x",
+        "threadIdx.x",
+    ),
     "an unmasked lane": (_transposed, "conv.cu", "acc[i] = there ? acc[i] : 0.0f;", ";"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", PLANTED)

@@ -65,26 +65,86 @@ def _augment(b, poison):
 
 
 PLANTED = {
-    "drawn numbers are read before they are there": (_augment, "augmentation.cu", "    drawn[lane][kind] = value;\n  }\n  __syncthreads();", "    drawn[lane][kind] = value;\n  }"),
+    "drawn numbers are read before they are there": (
+        _augment,
+        "augmentation.cu",
+        "    drawn[lane][kind] = value;\n  }\n  __syncthreads();",
+        "    drawn[lane][kind] = value;\n  }",
+    ),
     "a pixel outside the image is read": (_augment, "augmentation.cu", "unsigned(sw) < unsigned(IW);", "sw < IW;"),
     "a mirror around the input's middle": (_augment, "augmentation.cu", "W - 1 - w : w", "IW - 1 - w : w"),
-    "a cutout before the mirror": (_augment, "augmentation.cu", "unsigned(w - drawn[r][FIRST + 2])", "unsigned((drawn[r][MIRRORED] ? W - 1 - w : w) - drawn[r][FIRST + 2])"),
-    "a lane behind the last image is drawn for": (_augment, "augmentation.cu", "v < values && i < count && shown", "v < values && shown"),
-    "a normalisation in one step": (_augment, "augmentation.cu", "__fmul_rn(__fsub_rn(x, mean[c]), scale[c])", "__fmaf_rn(x, scale[c], -mean[c] * scale[c])"),
-    "a barrier is missing": (_load, "images.cu", "    square[r][lane] = value;\n  }\n  __syncthreads();", "    square[r][lane] = value;\n  }"),
+    "a cutout before the mirror": (
+        _augment,
+        "augmentation.cu",
+        "unsigned(w - drawn[r][FIRST + 2])",
+        "unsigned((drawn[r][MIRRORED] ? W - 1 - w : w) - drawn[r][FIRST + 2])",
+    ),
+    "a lane behind the last image is drawn for": (
+        _augment,
+        "augmentation.cu",
+        "v < values && i < count && shown",
+        "v < values && shown",
+    ),
+    "a normalisation in one step": (
+        _augment,
+        "augmentation.cu",
+        "__fmul_rn(__fsub_rn(x, mean[c]), scale[c])",
+        "__fmaf_rn(x, scale[c], -mean[c] * scale[c])",
+    ),
+    "a barrier is missing": (
+        _load,
+        "images.cu",
+        "    square[r][lane] = value;\n  }\n  __syncthreads();",
+        "    square[r][lane] = value;\n  }",
+    ),
     "a write overtakes a read": (_dense, "dense.cu", "if (k_first) __syncthreads();", ""),
-    "not all threads reach a barrier": (_dense, "dense.cu", "if (k_first) __syncthreads();", "if (k_first && lane < 31) __syncthreads();"),
+    "not all threads reach a barrier": (
+        _dense,
+        "dense.cu",
+        "if (k_first) __syncthreads();",
+        "if (k_first && lane < 31) __syncthreads();",
+    ),
     "a read past the end": (_running, "optimizers.cu", "if (i < size) running[i] =", "if (i <= size) running[i] ="),
-    "a read outside the image": (_conv, "conv.cu", "i < INSIDE) || unsigned(column + i) < unsigned(In::W);\n              xs[i] =", "i < INSIDE) || column + i < In::W;\n              xs[i] ="),
+    "a read outside the image": (
+        _conv,
+        "conv.cu",
+        "i < INSIDE) || unsigned(column + i) < unsigned(In::W);\n              xs[i] =",
+        "i < INSIDE) || column + i < In::W;\n              xs[i] =",
+    ),
     "an unmasked lane in float32": (_conv_gradient, "conv.cu", "acc[i] = there ? acc[i] : 0.0f;", ";"),
-    "an unmasked lane in float64": (_bias_gradient, "sums.cuh", "present(block, lane, maps.images) ? sum[s] : 0.0", "sum[s]"),
-    "a map's taps that are not fused": (_upsampled, "resampling.cu", "sum = __fmaf_rn(weight[t], line[i64(position[t]) * inner * LANES], sum);", "sum = __fadd_rn(__fmul_rn(weight[t], line[i64(position[t]) * inner * LANES]), sum);"),
+    "an unmasked lane in float64": (
+        _bias_gradient,
+        "sums.cuh",
+        "present(block, lane, maps.images) ? sum[s] : 0.0",
+        "sum[s]",
+    ),
+    "a map's taps that are not fused": (
+        _upsampled,
+        "resampling.cu",
+        "sum = __fmaf_rn(weight[t], line[i64(position[t]) * inner * LANES], sum);",
+        "sum = __fadd_rn(__fmul_rn(weight[t], line[i64(position[t]) * inner * LANES]), sum);",
+    ),
     "a map's table read past its end": (_upsampled, "resampling.cu", "t < first[p + 1]; t++", "t < first[p + 2]; t++"),
     "pixels past a map's end": (_upsampled, "resampling.cu", "if (o >= pixels) return;", ";"),
-    "a shuffle with a lane that left": (_bias_gradient, "sums.cuh", "#pragma unroll\n    for (int s = 0; s < SUMS; s++) {\n      const double both", "if (lane == 5) return false;\n    for (int s = 0; s < SUMS; s++) {\n      const double both"),
-    "a tree over all lanes of a warp": (_conv_gradient, "common.cuh", "half_warp_step<N3>(v, lane, 8);", "half_warp_step<N3>(v, lane, 8); v[0] = add(v[0], __shfl_xor_sync(WHOLE_WARP, v[0], 16));"),
-    "a multiplication that is not fused": (_conv, "conv.cu", "acc[o][j] = __fmaf_rn(xs[j * S::W + s * D::W], wv[o], acc[o][j]);", "acc[o][j] = __fadd_rn(acc[o][j], __fmul_rn(xs[j * S::W + s * D::W], wv[o]));"),
-}  # fmt: skip
+    "a shuffle with a lane that left": (
+        _bias_gradient,
+        "sums.cuh",
+        "#pragma unroll\n    for (int s = 0; s < SUMS; s++) {\n      const double both",
+        "if (lane == 5) return false;\n    for (int s = 0; s < SUMS; s++) {\n      const double both",
+    ),
+    "a tree over all lanes of a warp": (
+        _conv_gradient,
+        "common.cuh",
+        "half_warp_step<N3>(v, lane, 8);",
+        "half_warp_step<N3>(v, lane, 8); v[0] = add(v[0], __shfl_xor_sync(WHOLE_WARP, v[0], 16));",
+    ),
+    "a multiplication that is not fused": (
+        _conv,
+        "conv.cu",
+        "acc[o][j] = __fmaf_rn(xs[j * S::W + s * D::W], wv[o], acc[o][j]);",
+        "acc[o][j] = __fadd_rn(acc[o][j], __fmul_rn(xs[j * S::W + s * D::W], wv[o]));",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", PLANTED)

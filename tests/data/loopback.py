@@ -1,4 +1,6 @@
-"""A web server on the loopback interface that behaves as a test asks: with or without Range, cutting, hanging, refusing."""
+"""A web server on the loopback interface that behaves as a test asks: with or without Range, cutting, hanging,
+refusing.
+"""
 
 import contextlib
 import threading
@@ -8,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Server:
     """Serves `files` (path: bytes) at `url`. `requests` are the (path, Range) that came.
 
-    `ranges`: whether Range is obeyed. `cut`: after how many bytes of each answer the connection is closed, one number an
-    answer, None for a whole one; used up, answers are whole. `status`: answer everything with this. `hang`: an Event
+    `ranges`: whether Range is obeyed. `cut`: after how many bytes of each answer the connection is closed, one number
+    an answer, None for a whole one; used up, answers are whole. `status`: answer everything with this. `hang`: an Event
     that an answer waits for after its headers. `lie`: a Content-Range that is sent instead of the right one.
     """
 

@@ -46,11 +46,13 @@ def test_a_gzip_bomb_in_mnists_form(tmp_path):
 def test_a_zip_bomb(tmp_path):
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": (HUGE >> 10, 32, 32)})
-    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        with archive.open("images.npy", "w") as member:
-            member.write(head.getvalue())
-            for _ in range(HUGE >> 20):
-                member.write(bytes(1 << 20))
+    with (
+        zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
+        archive.open("images.npy", "w") as member,
+    ):
+        member.write(head.getvalue())
+        for _ in range(HUGE >> 20):
+            member.write(bytes(1 << 20))
     with pytest.raises(DataError, match="a.npz: images.npy.*refused as a decompression bomb"):
         load(tmp_path / "a.npz")
 

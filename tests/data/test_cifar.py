@@ -10,7 +10,7 @@ import pytest
 from gpucnn.data import cifar, load, unpacking
 from gpucnn.errors import DataError
 
-NAMES10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
+NAMES10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 FINE, COARSE = [f"fine{i}" for i in range(100)], [f"coarse{i}" for i in range(20)]
 
 
@@ -93,18 +93,33 @@ def without(name):
 
 
 WRONG = {
-    "cut short": (changed("data_batch_2.bin", lambda data: data[:-1]), "data_batch_2.bin: 6,145 bytes; a CIFAR-10 record has 3,073"),
+    "cut short": (
+        changed("data_batch_2.bin", lambda data: data[:-1]),
+        "data_batch_2.bin: 6,145 bytes; a CIFAR-10 record has 3,073",
+    ),
     "empty": (changed("test_batch.bin", lambda data: b""), "test_batch.bin: 0 bytes"),
     "a byte too many": (changed("data_batch_1.bin", lambda data: data + b"\0"), "data_batch_1.bin: 6,147 bytes"),
-    "label out of range": (changed("test_batch.bin", lambda data: b"\x0a" + data[1:]), "test_batch.bin: label 1 of record 0 is 10"),
+    "label out of range": (
+        changed("test_batch.bin", lambda data: b"\x0a" + data[1:]),
+        "test_batch.bin: label 1 of record 0 is 10",
+    ),
     "a file missing": (without("data_batch_4.bin"), "data_batch_4.bin of CIFAR-10 is missing"),
     "names missing": (without("batches.meta.txt"), "batches.meta.txt of CIFAR-10 is missing"),
-    "too few names": (changed("batches.meta.txt", lambda data: b"cat\ndog\n"), "2 different names in 2 lines; expected 10"),
+    "too few names": (
+        changed("batches.meta.txt", lambda data: b"cat\ndog\n"),
+        "2 different names in 2 lines; expected 10",
+    ),
     "names that are no text": (changed("batches.meta.txt", lambda data: b"\xff\xfe"), "is no plain text"),
     "a name twice": (changed("batches.meta.txt", lambda data: data.replace(b"dog", b"cat")), "9 different names in 10"),
-    "an absurd name file": (changed("batches.meta.txt", lambda data: b"x" * 70_000), "batches.meta.txt has 70,000 bytes"),
-    "a class without images": (changed("data_batch_1.bin", lambda data: b"\x01" + data[1:]), "no image of class airplane"),
-}  # fmt: skip
+    "an absurd name file": (
+        changed("batches.meta.txt", lambda data: b"x" * 70_000),
+        "batches.meta.txt has 70,000 bytes",
+    ),
+    "a class without images": (
+        changed("data_batch_1.bin", lambda data: b"\x01" + data[1:]),
+        "no image of class airplane",
+    ),
+}
 
 
 @pytest.mark.parametrize("archive", [False, True])

@@ -67,7 +67,9 @@ def test_broken_off_within_one_call_it_continues(server, monkeypatch):
 def test_broken_off_for_good_the_next_call_continues(server, monkeypatch):
     known(monkeypatch, server.url + "big")
     server.cut = [100_000, 0, 0, 0]
-    with pytest.raises(DataError, match="broke off after 100,000 of 300,000 bytes.*are kept: run `gpucnn data fetch toy` again"):
+    with pytest.raises(
+        DataError, match="broke off after 100,000 of 300,000 bytes.*are kept: run `gpucnn data fetch toy` again"
+    ):
         fetch("toy")
     folder = home() / "toy"
     assert [file.name for file in folder.iterdir()] == ["big.part"]
@@ -161,7 +163,9 @@ def test_nobody_there(monkeypatch):
 
 def test_wrong_names_and_folders(server, monkeypatch, tmp_path):
     known(monkeypatch, server.url + "big")
-    with pytest.raises(DataError, match="no data set 'mnits' to fetch; there are: mnist, fashion-mnist, cifar-10, cifar-100"):
+    with pytest.raises(
+        DataError, match="no data set 'mnits' to fetch; there are: mnist, fashion-mnist, cifar-10, cifar-100"
+    ):
         fetch("mnits")
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot write into"):

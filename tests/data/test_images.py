@@ -80,8 +80,8 @@ def test_refused_files(tmp_path):
         load_images(tmp_path / "none.png", (1, 6, 5))
     with pytest.raises(DataError, match="more than 8 bits"):
         load_images(write(tmp_path / "deep.png", GREY.astype(np.uint16) * 257), (1, 6, 5))
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no PNG or JPEG image"):
-        (tmp_path / "empty").mkdir()
         load_images(tmp_path / "empty", (1, 6, 5))
     with pytest.raises(DataError, match="takes 2 channels"):
         load_images(tmp_path / "deep.png", (2, 6, 5))

@@ -34,7 +34,9 @@ def test_bytes_are_split_and_scaled_as_in_an_archive(tmp_path):
 
 def test_floats_in_four_files_with_class_names(tmp_path):
     train, test = load(
-        save(tmp_path, x_train=FLOATS, y_train=LABELS[:6], x_test=FLOATS[:2], y_test=LABELS[:2], classes=["a", "b", "c"])
+        save(
+            tmp_path, x_train=FLOATS, y_train=LABELS[:6], x_test=FLOATS[:2], y_test=LABELS[:2], classes=["a", "b", "c"]
+        )
     )
     assert np.array_equal(np.asarray(train.images), FLOATS) and np.array_equal(np.asarray(test.images), FLOATS[:2])
     assert train.classes == ["a", "b", "c"]
@@ -69,7 +71,9 @@ def test_a_float_that_is_not_finite(tmp_path, value):
         load(save(tmp_path, images=floats, labels=LABELS[:6]))
 
 
-@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data[:60], lambda data: b"", lambda data: data + b"x"])
+@pytest.mark.parametrize(
+    "change", [lambda data: data[:-1], lambda data: data[:60], lambda data: b"", lambda data: data + b"x"]
+)
 @pytest.mark.parametrize("name", ["images", "labels"])
 def test_sizes_that_disagree(tmp_path, name, change):
     save(tmp_path, images=BYTES, labels=LABELS)

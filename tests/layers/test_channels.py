@@ -8,23 +8,32 @@ import pytest
 import test_layer_gradients
 
 sys.path.append(str(Path(__file__).parent.parent / "cuda"))
-from emulated import needs_emulation  # noqa: E402
+from emulated import needs_emulation
 
-from gpucnn import Concat as PublicConcat  # noqa: E402
-from gpucnn import functional  # noqa: E402
-from gpucnn.backends import get_backend  # noqa: E402
-from gpucnn.emulation import get_emulated_backend  # noqa: E402
-from gpucnn.errors import ConfigurationError, DTypeError, ShapeError  # noqa: E402
+from gpucnn import Concat as PublicConcat
+from gpucnn import functional
+from gpucnn.backends import get_backend
+from gpucnn.emulation import get_emulated_backend
+from gpucnn.errors import ConfigurationError, DTypeError, ShapeError
 from gpucnn.layers import (
-    Concat, Conv2d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, Dense, Flatten, MaxPool2d, ReLU, Sequential,
+    Concat,
+    Conv2d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+    Dense,
+    Flatten,
+    MaxPool2d,
+    ReLU,
+    Sequential,
     Tanh,
-)  # noqa: E402  # fmt: skip
-from gpucnn.models import Model  # noqa: E402
-from gpucnn.optimizers import SGD  # noqa: E402
-from gpucnn.summary import summary  # noqa: E402
-from gpucnn.training import Trainer  # noqa: E402
-from gpucnn.training.data import Resident  # noqa: E402
-from gpucnn.training.steps import TrainingSteps  # noqa: E402
+)
+from gpucnn.models import Model
+from gpucnn.optimizers import SGD
+from gpucnn.summary import summary
+from gpucnn.training import Trainer
+from gpucnn.training.data import Resident
+from gpucnn.training.steps import TrainingSteps
 
 
 def images(*shape, seed=0):
@@ -41,11 +50,14 @@ def same_bits(a, b):
 GRADIENTS = {
     "transposed": (lambda: ConvTranspose2d(3, 3), (2, 4, 3)),
     "transposed strided padded": (
-        lambda: ConvTranspose2d(3, (3, 2), stride=(2, 3), padding=(1, (0, 1)), output_padding=(1, 2), activation="tanh"),
+        lambda: ConvTranspose2d(
+            3, (3, 2), stride=(2, 3), padding=(1, (0, 1)), output_padding=(1, 2), activation="tanh"
+        ),
         (2, 4, 3),
     ),
     "transposed dilated grouped": (
-        lambda: ConvTranspose2d(4, 2, dilation=2, groups=2, activation="sigmoid", output_padding=1), (2, 4, 3)
+        lambda: ConvTranspose2d(4, 2, dilation=2, groups=2, activation="sigmoid", output_padding=1),
+        (2, 4, 3),
     ),
     "transposed relu": (lambda: ConvTranspose2d(3, 2, stride=2, activation="relu"), (2, 3, 3)),
     "transposed relu without bias": (lambda: ConvTranspose2d(3, 2, stride=2, activation="relu", bias=False), (2, 3, 3)),
@@ -63,7 +75,7 @@ GRADIENTS = {
         ),
         (2, 4, 4),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -244,8 +256,9 @@ def test_the_summary_counts_transposed_convolutions():
 
 
 @pytest.mark.parametrize(
-    "kernel, stride, dilation", [(1, 1, 1), (3, 1, 1), (2, 2, 1), (3, 2, 1), (4, 2, 1), (5, 3, 1), (3, 1, 2), (3, 2, 2), (4, 3, 2), (2, 4, 3)]
-)  # fmt: skip
+    ("kernel", "stride", "dilation"),
+    [(1, 1, 1), (3, 1, 1), (2, 2, 1), (3, 2, 1), (4, 2, 1), (5, 3, 1), (3, 1, 2), (3, 2, 2), (4, 3, 2), (2, 4, 3)],
+)
 def test_the_receptive_field_is_what_a_value_feels(kernel, stride, dilation):
     """The largest span of inputs, first to last, that reach one output."""
     model = Model(Sequential(ConvTranspose1d(1, kernel, stride=stride, dilation=dilation)), (1, 12)).initialize(0)
@@ -273,7 +286,7 @@ def test_the_summary_lists_the_branches_of_a_concat():
 
 
 @pytest.mark.parametrize(
-    "layer, shape, words",
+    ("layer", "shape", "words"),
     [
         (ConvTranspose2d(2, 3), (4,), r"ConvTranspose2d: needs images of shape \(C, H, W\), not \(4,\)"),
         (ConvTranspose1d(2, 3), (4, 5, 5), r"needs images of shape \(C, W\)"),
@@ -281,7 +294,11 @@ def test_the_summary_lists_the_branches_of_a_concat():
         (ConvTranspose2d(2, 3, groups=2), (3, 4, 4), "2 groups do not divide 3 input channels and 2 output"),
         (ConvTranspose2d(3, 3, groups=2), (4, 4, 4), "2 groups do not divide 4 input channels and 3 output"),
         (ConvTranspose2d(2, 3, padding=5), (1, 4, 4), "cuts off all of the 6"),
-        (Concat(Conv2d(1, 3), Conv2d(1, 1)), (1, 4, 4), r"branch 0 makes \(1, 2, 2\) of \(1, 4, 4\) and branch 1 \(1, 4, 4\)"),
+        (
+            Concat(Conv2d(1, 3), Conv2d(1, 1)),
+            (1, 4, 4),
+            r"branch 0 makes \(1, 2, 2\) of \(1, 4, 4\) and branch 1 \(1, 4, 4\)",
+        ),
         (Concat(Flatten(), Sequential()), (1, 2, 2), "branch 0 makes"),
         (Sequential(Concat(ReLU(), Conv2d(1, 9))), (1, 4, 4), "layer 0.1 .Conv2d."),
     ],
@@ -294,7 +311,7 @@ def test_shapes_that_do_not_fit_are_refused(layer, shape, words):
 def test_settings_that_do_not_fit_are_refused():
     with pytest.raises(ConfigurationError, match="output_padding 2"):
         Model(ConvTranspose2d(2, 3, stride=2, output_padding=2), (1, 4, 4))
-    for make in (lambda: Concat(), lambda: Concat(Conv2d(1, 1), 3), lambda: Concat([Conv2d(1, 1)])):
+    for make in (Concat, lambda: Concat(Conv2d(1, 1), 3), lambda: Concat([Conv2d(1, 1)])):
         with pytest.raises(ConfigurationError, match="Concat"):
             make()
     for make in (
@@ -314,7 +331,7 @@ def test_settings_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize(
-    "shapes, words",
+    ("shapes", "words"),
     [
         ([], "no arrays"),
         ([(2, 3, 4), (2, 3, 5)], r"arrays\[1\] has shape \(2, 3, 5\) and arrays\[0\] \(2, 3, 4\)"),

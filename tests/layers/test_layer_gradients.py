@@ -1,4 +1,6 @@
-"""Whole layers against central differences in float64, along random directions, by the public gpucnn.check_gradients."""
+"""Whole layers against central differences in float64, along random directions,
+by the public gpucnn.check_gradients.
+"""
 
 import numpy as np
 import pytest
@@ -6,12 +8,40 @@ import pytest
 from gpucnn import check_gradients
 from gpucnn.backends import get_backend
 from gpucnn.layers import (
-    GELU, LeakyReLU, SiLU, Softmax,
-    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveMaxPool2d, AdaptiveMaxPool3d, AvgPool2d, AvgPool3d, BatchNorm,
-    BatchNorm1d, BatchNorm3d, Conv1d, Conv2d, Conv3d, Dense, Dropout, Flatten, GlobalAvgPool2d, GlobalMaxPool2d,
-    GroupNorm, LayerNorm, MaxPool1d, MaxPool2d, Pad, ReLU, Residual, Sequential, Sigmoid, Tanh, Upsample,
+    GELU,
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d,
+    AvgPool2d,
+    AvgPool3d,
+    BatchNorm,
+    BatchNorm1d,
+    BatchNorm3d,
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2d,
+    GlobalMaxPool2d,
+    GroupNorm,
+    LayerNorm,
+    LeakyReLU,
+    MaxPool1d,
+    MaxPool2d,
+    Pad,
+    ReLU,
+    Residual,
+    Sequential,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Tanh,
+    Upsample,
 )
-from gpucnn.models import Model  # fmt: skip
+from gpucnn.models import Model
 
 CASES = {
     "conv": (lambda: Conv2d(3, 3), (2, 6, 5)),
@@ -27,17 +57,20 @@ CASES = {
     "max pool overlapping": (lambda: MaxPool2d(3, stride=2, padding=1), (2, 6, 5)),
     "average pool": (lambda: AvgPool2d(3, stride=2, padding=1), (2, 6, 5)),
     "average pool of pixels alone": (lambda: AvgPool2d(3, stride=2, padding=1, count_include_pad=False), (2, 6, 5)),
-    "global average": (lambda: GlobalAvgPool2d(), (2, 6, 5)),
+    "global average": (GlobalAvgPool2d, (2, 6, 5)),
     "conv 1d, reflected": (lambda: Conv1d(3, 3, padding=2, padding_mode="reflect", activation="tanh"), (2, 7)),
     "conv circular strided": (lambda: Conv2d(3, 3, padding="same", stride=2, padding_mode="circular"), (2, 6, 5)),
     "conv with a constant around": (
-        lambda: Conv2d(2, 3, padding=((2, 0), (0, 1)), padding_mode="constant", padding_value=0.7), (2, 6, 5)
+        lambda: Conv2d(2, 3, padding=((2, 0), (0, 1)), padding_mode="constant", padding_value=0.7),
+        (2, 6, 5),
     ),
     "conv 3d depthwise, replicated": (
-        lambda: Conv3d(4, 2, padding=1, padding_mode="replicate", groups=2, activation="relu"), (2, 3, 4, 3)
+        lambda: Conv3d(4, 2, padding=1, padding_mode="replicate", groups=2, activation="relu"),
+        (2, 3, 4, 3),
     ),
     "reflected conv relu and max pool in one": (
-        lambda: Sequential(Conv2d(3, 3, padding=1, padding_mode="reflect", activation="relu"), MaxPool2d(2)), (2, 6, 5)
+        lambda: Sequential(Conv2d(3, 3, padding=1, padding_mode="reflect", activation="relu"), MaxPool2d(2)),
+        (2, 6, 5),
     ),
     "pad": (lambda: Pad(((1, 0), (2, 2)), "reflect"), (2, 4, 5)),
     "upsample": (lambda: Upsample((2, 3)), (2, 3, 2)),
@@ -49,7 +82,7 @@ CASES = {
     "adaptive average that divides": (lambda: AdaptiveAvgPool1d(3), (2, 6)),
     "adaptive max": (lambda: AdaptiveMaxPool2d((3, 2)), (2, 7, 5)),
     "adaptive max 3d": (lambda: AdaptiveMaxPool3d(2), (1, 3, 4, 5)),
-    "global max": (lambda: GlobalMaxPool2d(), (2, 6, 5)),
+    "global max": (GlobalMaxPool2d, (2, 6, 5)),
     "relu": (ReLU, (2, 3, 3)),
     "tanh": (Tanh, (2, 3, 3)),
     "sigmoid": (Sigmoid, (2, 3, 3)),
@@ -62,15 +95,15 @@ CASES = {
     "dense silu": (lambda: Dense(4, activation="silu"), (6,)),
     "batch norm leaky relu": (lambda: BatchNorm(activation="leaky_relu"), (3, 4, 3)),
     "dropout": (lambda: Dropout(0.4), (2, 3, 3)),
-    "batch norm": (lambda: BatchNorm(), (3, 4, 3)),
+    "batch norm": (BatchNorm, (3, 4, 3)),
     "batch norm relu": (lambda: BatchNorm(activation="relu"), (3, 4, 3)),
     "batch norm tanh, flat": (lambda: BatchNorm(activation="tanh"), (5,)),
-    "batch norm of lines": (lambda: BatchNorm1d(), (3, 5)),
+    "batch norm of lines": (BatchNorm1d, (3, 5)),
     "batch norm of volumes": (lambda: BatchNorm3d(activation="relu"), (2, 2, 3, 2)),
     "group norm": (lambda: GroupNorm(2), (4, 4, 3)),
     "group norm relu": (lambda: GroupNorm(3, activation="relu"), (3, 2, 5)),
     "group norm, flat, without gamma": (lambda: GroupNorm(2, affine=False), (6,)),
-    "layer norm": (lambda: LayerNorm(), (2, 3, 4)),
+    "layer norm": (LayerNorm, (2, 3, 4)),
     "layer norm tanh, flat": (lambda: Sequential(Dense(6), LayerNorm(activation="tanh")), (5,)),
     "layer norm without gamma": (lambda: LayerNorm(affine=False), (2, 5)),
     "residual": (lambda: Residual(Conv2d(2, 3, padding=1)), (2, 4, 4)),
@@ -82,12 +115,17 @@ CASES = {
     ),
     "a small network": (
         lambda: Sequential(
-            Conv2d(3, 3, padding=1, bias=False), BatchNorm(activation="relu"), MaxPool2d(2),
-            Residual(Conv2d(3, 3, padding=1)), Flatten(), Dense(5, activation="tanh"), Dense(3),
+            Conv2d(3, 3, padding=1, bias=False),
+            BatchNorm(activation="relu"),
+            MaxPool2d(2),
+            Residual(Conv2d(3, 3, padding=1)),
+            Flatten(),
+            Dense(5, activation="tanh"),
+            Dense(3),
         ),
         (2, 6, 6),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("training", [True, False])

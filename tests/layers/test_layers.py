@@ -6,10 +6,22 @@ import pytest
 from gpucnn.backends import Batch, backends, get_backend
 from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.layers import (
-    AvgPool2d, BatchNorm, Conv2d, Dense, Dropout, Flatten, GlobalAvgPool2d, Layer, MaxPool2d, Parameter, ReLU, Residual,
-    Sequential, present,
+    AvgPool2d,
+    BatchNorm,
+    Conv2d,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2d,
+    Layer,
+    MaxPool2d,
+    Parameter,
+    ReLU,
+    Residual,
+    Sequential,
+    present,
 )
-from gpucnn.models import Model  # fmt: skip
+from gpucnn.models import Model
 
 FAST = get_backend("numpy", "fast")
 
@@ -19,7 +31,7 @@ def made(layer, shape):
 
 
 @pytest.mark.parametrize(
-    "layer, shape, output, parameters",
+    ("layer", "shape", "output", "parameters"),
     [
         (Conv2d(10, 5), (3, 32, 32), (10, 28, 28), 760),  # FEATURES: 76 each
         (Conv2d(6, 5, padding=2), (1, 28, 28), (6, 28, 28), 156),
@@ -42,7 +54,7 @@ def test_shapes_and_parameter_counts(layer, shape, output, parameters):
 
 
 @pytest.mark.parametrize(
-    "layers, shape, words",
+    ("layers", "shape", "words"),
     [
         ([Conv2d(2, 5), MaxPool2d(2), Conv2d(2, 5)], (1, 8, 8), ["layer 2 (Conv2d)", "padding"]),
         ([Conv2d(4, 3, groups=3)], (3, 8, 8), ["layer 0 (Conv2d)", "3 groups"]),
@@ -63,12 +75,20 @@ def test_sizes_that_do_not_fit_are_refused_by_name(layers, shape, words):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Conv2d(0, 3), lambda: Conv2d(2.5, 3), lambda: Conv2d(2, 3, groups=0),
+        lambda: Conv2d(0, 3),
+        lambda: Conv2d(2.5, 3),
+        lambda: Conv2d(2, 3, groups=0),
         lambda: Conv2d(2, 3, activation="swish"),
-        lambda: Conv2d(2, 3, initializer="best"), lambda: Dense(True), lambda: Dropout(1.0), lambda: Dropout(-0.1),
-        lambda: BatchNorm(eps=0), lambda: BatchNorm(momentum=2), lambda: Sequential("relu"), lambda: Residual(3),
+        lambda: Conv2d(2, 3, initializer="best"),
+        lambda: Dense(True),
+        lambda: Dropout(1.0),
+        lambda: Dropout(-0.1),
+        lambda: BatchNorm(eps=0),
+        lambda: BatchNorm(momentum=2),
+        lambda: Sequential("relu"),
+        lambda: Residual(3),
     ],
-)  # fmt: skip
+)
 def test_wrong_settings_are_refused(make):
     with pytest.raises(ConfigurationError):
         make()
@@ -218,8 +238,12 @@ def test_a_layer_of_ones_own_gets_the_same_gradient_on_every_backend(name):
 def test_a_layer_of_ones_own():
     model = made(Sequential(Twice(), Flatten(), Dense(2)), (2, 4, 4))
     assert [p.name for p in model.parameters] == [
-        "0.first.weight", "0.first.bias", "0.second.factor", "2.weight", "2.bias",
-    ]  # fmt: skip
+        "0.first.weight",
+        "0.first.bias",
+        "0.second.factor",
+        "2.weight",
+        "2.bias",
+    ]
     assert not model.capturable and Model(Dense(2), (3,)).capturable
     x = np.random.default_rng(0).standard_normal((3, 2, 4, 4)).astype(np.float32)
     y, backward = model(x)

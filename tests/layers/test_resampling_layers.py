@@ -11,11 +11,29 @@ from gpucnn.backends import get_backend
 from gpucnn.emulation import get_emulated_backend, why_not
 from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.layers import (
-    AdaptiveAvgPool2d, AdaptiveMaxPool1d, AdaptiveMaxPool2d, AdaptiveMaxPool3d, AvgPool1d, AvgPool3d, Conv1d, Conv2d,
-    Conv3d, Dense, Flatten,
-    GlobalAvgPool1d, GlobalAvgPool3d, GlobalMaxPool1d, GlobalMaxPool2d, GlobalMaxPool3d, MaxPool1d, MaxPool2d, MaxPool3d,
-    Pad, Sequential, Upsample,
-)  # fmt: skip
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d,
+    AvgPool1d,
+    AvgPool3d,
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    Dense,
+    Flatten,
+    GlobalAvgPool1d,
+    GlobalAvgPool3d,
+    GlobalMaxPool1d,
+    GlobalMaxPool2d,
+    GlobalMaxPool3d,
+    MaxPool1d,
+    MaxPool2d,
+    MaxPool3d,
+    Pad,
+    Sequential,
+    Upsample,
+)
 from gpucnn.models import Model
 from gpucnn.summary import summary
 from gpucnn.training import Trainer
@@ -91,7 +109,7 @@ def test_sizes_that_do_not_fit_are_refused_by_name(layer, shape, words):
         (lambda: Conv1d(2, 3, strict="yes"), "strict is 'yes'"),
         (lambda: Pad(1, "constant", float("inf")), "finite"),
         (lambda: MaxPool2d(2, ceil_mode=1), "ceil_mode is 1"),
-        (lambda: Upsample(), "give one of them"),
+        (Upsample, "give one of them"),
         (lambda: Upsample(2, mode="bicubic"), "nearest, linear"),
         (lambda: Model(AdaptiveAvgPool2d(0), (1, 4, 4)), "output_size is 0"),
         (lambda: Model(MaxPool2d(2, ceil_mode=True, strict=True), (1, 4, 4)), "exclude each other"),
@@ -123,7 +141,9 @@ def test_a_convolution_pads_as_the_function_does_with_and_without_a_pool(mode):
 
 
 def test_settings_print_and_inner_workings_do_not():
-    model = made(Sequential(Conv2d(2, 3, padding=1, padding_mode="reflect"), AdaptiveAvgPool2d(3), Upsample(2)), (1, 5, 5))
+    model = made(
+        Sequential(Conv2d(2, 3, padding=1, padding_mode="reflect"), AdaptiveAvgPool2d(3), Upsample(2)), (1, 5, 5)
+    )
     text = repr(model.layer)
     assert "padding_mode='reflect'" in text and "AdaptiveAvgPool2d(output_size=3)" in text and "scale=2" in text
     assert "AxisMap" not in text and "reach" not in text
@@ -131,7 +151,15 @@ def test_settings_print_and_inner_workings_do_not():
 
 def test_every_layer_of_the_family_is_offered():
     for axes in (1, 2, 3):
-        for kind in ("Conv", "MaxPool", "AvgPool", "GlobalMaxPool", "GlobalAvgPool", "AdaptiveMaxPool", "AdaptiveAvgPool"):
+        for kind in (
+            "Conv",
+            "MaxPool",
+            "AvgPool",
+            "GlobalMaxPool",
+            "GlobalAvgPool",
+            "AdaptiveMaxPool",
+            "AdaptiveAvgPool",
+        ):
             assert f"{kind}{axes}d" in layers.__all__ and getattr(layers, f"{kind}{axes}d").axes == axes
 
 
@@ -159,12 +187,8 @@ def test_receptive_fields_behind_padding_upsampling_and_adaptive_pooling():
         GlobalMaxPool2d(),
     )
     rows = summary(Model(layer, (1, 10, 10))).rows
-    assert [row.field for row in rows] == [
-        (1, 1), (3, 3), (3, 3), (4, 4), (5, 5), (5, 5), (6, 6), (10, 10)
-    ]  # fmt: skip
-    assert [row.output[1:] for row in rows] == [
-        (12, 12), (10, 10), (20, 20), (18, 18), (36, 36), (34, 34), (9, 36), ()
-    ]  # fmt: skip
+    assert [row.field for row in rows] == [(1, 1), (3, 3), (3, 3), (4, 4), (5, 5), (5, 5), (6, 6), (10, 10)]
+    assert [row.output[1:] for row in rows] == [(12, 12), (10, 10), (20, 20), (18, 18), (36, 36), (34, 34), (9, 36), ()]
     assert "Upsample" in str(summary(Model(layer, (1, 10, 10))))
 
 
@@ -199,11 +223,13 @@ def test_the_network_trains():
     images = random.standard_normal((64, 1, 12, 12)).astype(np.float32)
     images[labels == 1, :, 3:9, 3:9] += 3
     layer = Sequential(
-        Conv2d(4, 3, padding=1, padding_mode="reflect", activation="relu"), AdaptiveMaxPool2d(5), Upsample(2, mode="linear"),
-        AdaptiveAvgPool2d(2), Flatten(), Dense(2),
-    )  # fmt: skip
+        Conv2d(4, 3, padding=1, padding_mode="reflect", activation="relu"),
+        AdaptiveMaxPool2d(5),
+        Upsample(2, mode="linear"),
+        AdaptiveAvgPool2d(2),
+        Flatten(),
+        Dense(2),
+    )
     trainer = Trainer(Model(layer, (1, 12, 12)), backend="numba", seed=1, batch_size=16, progress=False)
     history = trainer.fit(images, labels, 20)
     assert history["loss"][-1] < 0.3 * history["loss"][0]
-
-

@@ -1,4 +1,6 @@
-"""The ready-made networks with weights and statistics as after training, and how far two results of a layer may differ."""
+"""The ready-made networks with weights and statistics as after training,
+and how far two results of a layer may differ.
+"""
 
 import math
 

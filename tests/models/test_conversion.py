@@ -7,16 +7,47 @@ from gpucnn.backends import get_backend
 from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.geometry import conv_parameters, dense_parameters
 from gpucnn.layers import (
-    AdaptiveAvgPool2d, AvgPool2d, BatchNorm, Concat, Conv1d, Conv2d, Conv3d, ConvTranspose2d, Dense, Dropout, Flatten,
-    GlobalAvgPool2d, GlobalMaxPool2d, GroupNorm, Layer, LayerNorm, LeakyReLU, MaxPool2d, MaxPool3d, Pad, ReLU, Residual,
-    Sequential, Softmax, Upsample,
+    AdaptiveAvgPool2d,
+    AvgPool2d,
+    BatchNorm,
+    Concat,
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose2d,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2d,
+    GlobalMaxPool2d,
+    GroupNorm,
+    Layer,
+    LayerNorm,
+    LeakyReLU,
+    MaxPool2d,
+    MaxPool3d,
+    Pad,
+    ReLU,
+    Residual,
+    Sequential,
+    Softmax,
+    Upsample,
 )
 from gpucnn.models import (
-    Model, conv_to_dense, dense_to_conv, fully_convolutional, lenet5, resnet20, sliding_window, vgg_small,
-)  # fmt: skip
+    Model,
+    conv_to_dense,
+    dense_to_conv,
+    fully_convolutional,
+    lenet5,
+    resnet20,
+    sliding_window,
+    vgg_small,
+)
 
 EXACT = [("numpy", "exact"), ("numba", "exact")]
-on_exact_backends = pytest.mark.parametrize("backend", [get_backend(*names) for names in EXACT], ids=[n for n, _ in EXACT])
+on_exact_backends = pytest.mark.parametrize(
+    "backend", [get_backend(*names) for names in EXACT], ids=[n for n, _ in EXACT]
+)
 
 
 def images(*shape, seed=0):
@@ -58,7 +89,7 @@ def test_a_dense_layer_is_a_convolution_with_one_position(backend, activation, b
 
 @on_exact_backends
 @pytest.mark.parametrize(
-    "shape, settings",
+    ("shape", "settings"),
     [
         ((1, 3, 3), {"kernel_size": 3, "padding": 1}),
         ((2, 5, 4), {"kernel_size": (3, 2), "stride": (2, 1), "activation": "relu"}),
@@ -66,7 +97,7 @@ def test_a_dense_layer_is_a_convolution_with_one_position(backend, activation, b
         ((3, 4, 4), {"kernel_size": 3, "padding": "same", "groups": 3, "activation": "tanh"}),
         ((2, 1, 1), {"kernel_size": 1}),
     ],
-)  # fmt: skip
+)
 def test_a_convolution_of_one_size_of_image_is_a_dense_layer(backend, shape, settings):
     filters = 6 if settings.get("groups", 1) > 1 else 5
     conv = settled(Model(Sequential(Conv2d(filters, **settings)), shape)).place(backend)
@@ -78,7 +109,8 @@ def test_a_convolution_of_one_size_of_image_is_a_dense_layer(backend, shape, set
 
 @on_exact_backends
 @pytest.mark.parametrize(
-    "layer, shape", [(lambda: Conv1d(3, 4, stride=2, padding=1), (2, 9)), (lambda: Conv3d(2, 2, padding=1), (2, 2, 3, 2))]
+    ("layer", "shape"),
+    [(lambda: Conv1d(3, 4, stride=2, padding=1), (2, 9)), (lambda: Conv3d(2, 2, padding=1), (2, 2, 3, 2))],
 )
 def test_one_and_three_axes(backend, layer, shape):
     conv = settled(Model(Sequential(layer()), shape)).place(backend)
@@ -161,15 +193,31 @@ def test_lenet5_slides_over_a_page(backend):
 
 @on_exact_backends
 @pytest.mark.parametrize(
-    "layers, shape, page, places",
+    ("layers", "shape", "page", "places"),
     [
         (lambda: [Conv2d(3, 3, stride=2), BatchNorm(activation="relu"), Flatten(), Dense(4)], (2, 7, 9), (2, 11, 9), 3),
-        (lambda: [Sequential(Conv2d(4, 2), ReLU(), MaxPool2d(3, stride=2)), Sequential(Flatten(), Dropout(), Dense(5),
-                  BatchNorm(), ReLU(), Dense(3))], (1, 8, 8), (1, 12, 10), 6),
+        (
+            lambda: [
+                Sequential(Conv2d(4, 2), ReLU(), MaxPool2d(3, stride=2)),
+                Sequential(Flatten(), Dropout(), Dense(5), BatchNorm(), ReLU(), Dense(3)),
+            ],
+            (1, 8, 8),
+            (1, 12, 10),
+            6,
+        ),
         (lambda: [AvgPool2d(2), Residual(Conv2d(2, 1)), Flatten(), Dense(3, bias=False)], (2, 4, 4), (2, 8, 6), 6),
         (lambda: [Flatten(), Dense(6, activation="tanh"), Dense(2)], (1, 3, 3), (1, 4, 5), 6),
-        (lambda: [Concat(Conv2d(2, 1), Sequential(), Sequential(Conv2d(3, 1), ReLU())), MaxPool2d(2), Flatten(), Dense(3)],
-         (2, 4, 6), (2, 8, 6), 3),
+        (
+            lambda: [
+                Concat(Conv2d(2, 1), Sequential(), Sequential(Conv2d(3, 1), ReLU())),
+                MaxPool2d(2),
+                Flatten(),
+                Dense(3),
+            ],
+            (2, 4, 6),
+            (2, 8, 6),
+            3,
+        ),
         (lambda: [Conv2d(2, 3), LeakyReLU(0.1), Flatten(), Dense(4), Softmax()], (1, 5, 5), (1, 6, 7), 6),
         (lambda: [Conv2d(4, 3), GlobalMaxPool2d(), Dense(3)], (1, 5, 5), (1, 6, 7), 6),
         (lambda: [Conv1d(3, 3, stride=2, activation="relu"), Flatten(), Dense(2)], (2, 9), (2, 14), 3),
@@ -177,7 +225,7 @@ def test_lenet5_slides_over_a_page(backend):
         # Of 7 pixels the classifier sees 6: the lower two crops reach past the page by the row that is not seen.
         (lambda: [MaxPool2d(2, stride=2), Conv2d(2, 2), Flatten(), Dense(2)], (1, 7, 7), (1, 8, 9), 2),
     ],
-)  # fmt: skip
+)
 def test_other_classifiers_slide_exactly_too(backend, layers, shape, page, places):
     assert slides_exactly(settled(Model(Sequential(*layers()), shape)), page, backend) == places
 
@@ -248,7 +296,7 @@ class Middle(Layer):
 
 
 @pytest.mark.parametrize(
-    "layers, words",
+    ("layers", "words"),
     [
         (lambda: [Flatten(), BatchNorm(), Dense(2)], "layer 1 .BatchNorm. on .50,. cannot slide"),
         (lambda: [Middle(), Dense(2)], "layer 0 .Middle."),

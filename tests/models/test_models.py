@@ -21,7 +21,7 @@ def small(**settings):
 
 
 @pytest.mark.parametrize(
-    "model, parameters",
+    ("model", "parameters"),
     [
         (lenet5((1, 32, 32), 10), 61706),  # FEATURES
         (lenet5((1, 28, 28), 10), 61706),
@@ -36,7 +36,7 @@ def test_parameter_counts(model, parameters):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("shape, classes", [((1, 28, 28), 10), ((3, 33, 24), 7), ((2, 16, 20), 2)])
+@pytest.mark.parametrize(("shape", "classes"), [((1, 28, 28), 10), ((3, 33, 24), 7), ((2, 16, 20), 2)])
 def test_ready_made_models_take_any_size_that_fits(name, shape, classes):
     model = build_model(name, shape, classes).initialize(0).place(FAST)
     assert model(np.zeros((3, *shape), np.float32))[0].shape == (3, classes)
@@ -66,8 +66,13 @@ def test_parameters_and_gradients_are_views_of_flat_buffers():
                 assert np.array_equal(view.reshape(-1), np.arange(start, start + view.size))
         assert all(np.shares_memory(s.value, model.statistics) for s in model.running)
         assert [p.name for p in model.parameters] == [
-            "0.weight", "0.bias", "1.gamma", "1.beta", "3.weight", "3.bias",
-        ]  # fmt: skip
+            "0.weight",
+            "0.bias",
+            "1.gamma",
+            "1.beta",
+            "3.weight",
+            "3.bias",
+        ]
         assert [s.name for s in model.running] == ["1.running_mean", "1.running_var"]
 
 
@@ -88,7 +93,7 @@ def test_first_weights_are_what_the_contract_says():
     assert model.weights_sha256() != small().initialize(8).weights_sha256()
 
 
-@pytest.mark.parametrize("name, square", [("he", 6 / 18), ("glorot", 6 / 45), ("lecun", 3 / 18)])
+@pytest.mark.parametrize(("name", "square"), [("he", 6 / 18), ("glorot", 6 / 45), ("lecun", 3 / 18)])
 def test_initializers_by_name(name, square):
     bound = square**0.5
     weights = small(initializer=name).initialize(0).state_dict()["0.weight"]  # fan_in 2*3*3, fan_out 3*3*3
@@ -113,7 +118,7 @@ def test_placing_keeps_the_values():
 
 
 @pytest.mark.parametrize(
-    "images, error, words",
+    ("images", "error", "words"),
     [
         (np.zeros((2, 5, 5), np.float32), ShapeError, "(N, 2, 5, 5)"),
         (np.zeros((2, 1, 5, 5), np.float32), ShapeError, "(2, 1, 5, 5)"),

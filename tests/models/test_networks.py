@@ -1,4 +1,8 @@
-"""The ready-made networks' options: LeNet-5 as of 1998, the perceptron, regression heads, the smallest images, predict."""
+"""The ready-made networks' options: LeNet-5 as of 1998, the perceptron, regression heads, the smallest images,
+predict.
+"""
+
+import itertools
 
 import numpy as np
 import pytest
@@ -52,7 +56,7 @@ def test_lenet5_of_1998_is_tanh_and_average_pooling():
 def test_mlp_is_dense_layers_with_relu(hidden):
     model = mlp((2, 3, 3), 4, hidden=hidden).initialize(1).place(DOUBLE)
     sizes = [18, *hidden, 4]
-    assert model.parameter_count == sum((i + 1) * o for i, o in zip(sizes, sizes[1:]))
+    assert model.parameter_count == sum((i + 1) * o for i, o in itertools.pairwise(sizes))
     x = np.random.default_rng(0).standard_normal((5, 2, 3, 3))
     values, state = x.reshape(5, -1), model.state_dict()
     for number in range(1, len(sizes)):
@@ -91,7 +95,8 @@ def test_options_survive_a_file(options, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "make, least", [(lenet5, 16), (lambda *a: lenet5(*a, variant="1998"), 16), (vgg_small, 8), (resnet20, 1), (mlp, 1)]
+    ("make", "least"),
+    [(lenet5, 16), (lambda *a: lenet5(*a, variant="1998"), 16), (vgg_small, 8), (resnet20, 1), (mlp, 1)],
 )
 def test_the_smallest_images(make, least):
     model = make((1, least, least), 3).initialize(0).place(FAST)
@@ -104,16 +109,20 @@ def test_the_smallest_images(make, least):
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.sampled_from(list(MODELS)), st.integers(1, 4), st.integers(16, 37), st.integers(16, 37), st.integers(1, 12),
+    st.sampled_from(list(MODELS)),
+    st.integers(1, 4),
+    st.integers(16, 37),
+    st.integers(16, 37),
+    st.integers(1, 12),
     st.sampled_from([1, 31, 33]),
-)  # fmt: skip
+)
 def test_any_size_channels_and_classes(name, channels, height, width, classes, images):
     model = build_model(name, (channels, height, width), classes).initialize(0).place(FAST)
     assert model.predict(np.zeros((images, channels, height, width), np.float32)).shape == (images, classes)
 
 
 @pytest.mark.parametrize(
-    "make, error, words",
+    ("make", "error", "words"),
     [
         (lambda: lenet5((32, 32)), ShapeError, r"\(C, H, W\)"),
         (lambda: lenet5((0, 32, 32)), ConfigurationError, "channels is 0"),

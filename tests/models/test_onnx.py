@@ -71,15 +71,26 @@ def own_layers() -> Model:
     return randomized(
         Model(
             Sequential(
-                Conv2d(4, 3, padding=((0, 1), (2, 1)), dilation=(1, 2)), Sigmoid(), Residual(body, activation="tanh"),
-                Dropout(0.5), MaxPool2d(3, stride=2, padding=((1, 0), (0, 1))),
-                AvgPool2d(2, stride=1, padding=1, count_include_pad=False), AvgPool2d((1, 2), padding=((0, 0), (1, 0))),
-                GELU(), SiLU(), Flatten(), Dense(6, bias=False, activation="gelu"), BatchNorm(activation="silu"),
-                Dense(5, activation="leaky_relu"), LeakyReLU(0.3), Softmax(), Dense(3),
+                Conv2d(4, 3, padding=((0, 1), (2, 1)), dilation=(1, 2)),
+                Sigmoid(),
+                Residual(body, activation="tanh"),
+                Dropout(0.5),
+                MaxPool2d(3, stride=2, padding=((1, 0), (0, 1))),
+                AvgPool2d(2, stride=1, padding=1, count_include_pad=False),
+                AvgPool2d((1, 2), padding=((0, 0), (1, 0))),
+                GELU(),
+                SiLU(),
+                Flatten(),
+                Dense(6, bias=False, activation="gelu"),
+                BatchNorm(activation="silu"),
+                Dense(5, activation="leaky_relu"),
+                LeakyReLU(0.3),
+                Softmax(),
+                Dense(3),
             ),
             (2, 9, 9),
         )
-    )  # fmt: skip
+    )
 
 
 def build(name: str) -> Model:

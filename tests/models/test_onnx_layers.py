@@ -16,6 +16,7 @@ SHAPES = {1: (4, 9), 2: (4, 7, 6), 3: (4, 5, 4, 6)}
 def cases():
     """(name, layer, input shape, whether PyTorch has it too)."""
     for axes, shape in SHAPES.items():
+
         def kind(name, axes=axes):
             return getattr(layers, f"{name}{axes}d")
 
@@ -39,7 +40,11 @@ def cases():
         for output in (1, 2, 4):
             yield f"adaptive average {axes}d {output}", kind("AdaptiveAvgPool")(output), shape, False
             yield f"adaptive max {axes}d {output}", kind("AdaptiveMaxPool")(output), shape, False
-        for settings in ({"scale": 2}, {"scale": 3, "mode": "linear"}, {"size": 11, "mode": "linear", "align_corners": True}):
+        for settings in (
+            {"scale": 2},
+            {"scale": 3, "mode": "linear"},
+            {"size": 11, "mode": "linear", "align_corners": True},
+        ):
             yield f"upsample {axes}d {settings}", layers.Upsample(**settings), shape, False
         transposed = {"stride": 3, "padding": ((1, 0),) * axes, "output_padding": 1, "groups": 2, "activation": "tanh"}
         yield f"transposed {axes}d", kind("ConvTranspose")(6, 3, **transposed), shape, False
@@ -59,8 +64,8 @@ CASES = {name: rest for name, *rest in cases()}
 
 @pytest.mark.parametrize("name", CASES)
 def test_it_computes_the_same(name, tmp_path):
-    """In float64 to a float32 rounding. In float32, onnxruntime's sums have fewer than 100 terms, independent roundings:
-    16 * sqrt(100) * u in the 2-norm (Higham 2002, section 2.8)."""
+    """In float64 to a float32 rounding. In float32, onnxruntime's sums have fewer than 100 terms, independent
+    roundings: 16 * sqrt(100) * u in the 2-norm (Higham 2002, section 2.8)."""
     layer, shape, also = CASES[name]
     model = randomized(Model(layer, shape))
     export_onnx(model, tmp_path / "m.onnx")
@@ -78,7 +83,9 @@ def test_it_computes_the_same(name, tmp_path):
         assert np.abs(run_in_float64(tmp_path / "m.onnx", x) - ours).max() <= UNIT * np.abs(ours).max()
     if module is not None:
         with torch.no_grad():
-            assert np.abs(module(torch.from_numpy(x.astype(np.float64))).numpy() - ours).max() <= UNIT * np.abs(ours).max()
+            assert (
+                np.abs(module(torch.from_numpy(x.astype(np.float64))).numpy() - ours).max() <= UNIT * np.abs(ours).max()
+            )
 
 
 def test_a_constant_around_an_image_is_not_pytorchs():

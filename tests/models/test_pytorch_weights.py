@@ -58,10 +58,17 @@ def fresh(name: str) -> Model:
 def test_lenet5_has_the_names_of_an_ordinary_sequential():
     """Convolution, ReLU, pooling, convolution, ReLU, pooling, flatten, linear, ReLU, linear, ReLU, linear."""
     assert pytorch_names(lenet5()) == {
-        "0.weight": "0.weight", "0.bias": "0.bias", "2.weight": "3.weight", "2.bias": "3.bias",
-        "5.weight": "7.weight", "5.bias": "7.bias", "6.weight": "9.weight", "6.bias": "9.bias",
-        "7.weight": "11.weight", "7.bias": "11.bias",
-    }  # fmt: skip
+        "0.weight": "0.weight",
+        "0.bias": "0.bias",
+        "2.weight": "3.weight",
+        "2.bias": "3.bias",
+        "5.weight": "7.weight",
+        "5.bias": "7.bias",
+        "6.weight": "9.weight",
+        "6.bias": "9.bias",
+        "7.weight": "11.weight",
+        "7.bias": "11.bias",
+    }
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -139,7 +146,7 @@ class Strange(Layer):
 
 
 @pytest.mark.parametrize(
-    "layer, words",
+    ("layer", "words"),
     [
         (Strange(), "layer 0 (Strange) has no counterpart"),
         (Conv2d(2, 3, padding=((0, 1), (1, 0))), "pads unevenly"),
@@ -160,9 +167,10 @@ def test_the_documents_names_are_those_of_the_program():
     assert dict(rows) == pytorch_names(lenet5()) == pytorch_names(lenet5(variant="1998"))
     names = pytorch_names(resnet20())
     for ours, theirs in (
-        ("2.body.0.weight", "3.body.0.weight"), ("2.body.1.gamma", "3.body.1.weight"),
+        ("2.body.0.weight", "3.body.0.weight"),
+        ("2.body.1.gamma", "3.body.1.weight"),
         ("5.shortcut.0.weight", "9.shortcut.0.weight"),
-    ):  # fmt: skip
+    ):
         assert names[ours] == theirs and f"`{theirs}`" in DOCS.read_text()
 
 
@@ -180,13 +188,23 @@ def own_layers() -> Model:
     return randomized(
         Model(
             Sequential(
-                Conv2d(4, 3, padding="same"), Sigmoid(), Residual(body, activation="tanh"), Dropout(0.5), GELU(), SiLU(),
-                Flatten(), Dense(6, bias=False, activation="gelu"), BatchNorm(activation="silu"),
-                Dense(5, activation="leaky_relu"), LeakyReLU(0.3), Softmax(), Dense(3),
+                Conv2d(4, 3, padding="same"),
+                Sigmoid(),
+                Residual(body, activation="tanh"),
+                Dropout(0.5),
+                GELU(),
+                SiLU(),
+                Flatten(),
+                Dense(6, bias=False, activation="gelu"),
+                BatchNorm(activation="silu"),
+                Dense(5, activation="leaky_relu"),
+                LeakyReLU(0.3),
+                Softmax(),
+                Dense(3),
             ),
             (2, 6, 7),
         )
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("name", [*NETWORKS, "own layers"])
@@ -238,7 +256,9 @@ def test_state_dicts_of_pytorch_are_taken(torch, name, tmp_path):
     save_pytorch(model, tmp_path / "ours.safetensors")
     other = pytorch_module(fresh(name))
     other.load_state_dict(load_file(tmp_path / "ours.safetensors"))
-    assert all(torch.equal(a, b) for a, b in zip(other.state_dict().values(), module.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(other.state_dict().values(), module.state_dict().values(), strict=True)
+    )
 
 
 def test_bfloat16_and_tensors_that_require_gradients_are_taken(torch):
@@ -261,7 +281,7 @@ def test_the_documents_modules_take_the_weights(torch):
     namespace: dict = {}
     for code in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL):
         if "import torch\n" in code:
-            exec(code, namespace)  # noqa: S102 - our own page
+            exec(code, namespace)  # our own page
     for kind, shape, options in NETWORKS.values():
         if options.get("outputs"):
             continue

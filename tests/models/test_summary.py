@@ -11,11 +11,25 @@ def test_lenet5():
     table = summary(lenet5())
     rows = {row.name: row for row in table.rows}
     assert [row.kind for row in table.rows] == [
-        "Conv2d", "MaxPool2d", "Conv2d", "MaxPool2d", "Flatten", "Dense", "Dense", "Dense",
-    ]  # fmt: skip
+        "Conv2d",
+        "MaxPool2d",
+        "Conv2d",
+        "MaxPool2d",
+        "Flatten",
+        "Dense",
+        "Dense",
+        "Dense",
+    ]
     assert [row.output for row in table.rows] == [
-        (6, 28, 28), (6, 14, 14), (16, 10, 10), (16, 5, 5), (400,), (120,), (84,), (10,),
-    ]  # fmt: skip
+        (6, 28, 28),
+        (6, 14, 14),
+        (16, 10, 10),
+        (16, 5, 5),
+        (400,),
+        (120,),
+        (84,),
+        (10,),
+    ]
     assert [row.parameters for row in table.rows] == [156, 0, 2416, 0, 0, 48120, 10164, 850]
     assert rows["0"].multiply_adds == 28 * 28 * 6 * 25
     assert rows["2"].multiply_adds == 10 * 10 * 16 * 6 * 25

@@ -39,7 +39,7 @@ def ptx_of(function, arguments, capability) -> str:
 
 def memory_of(ptx: str, capability) -> list[str]:
     """What the assembler says of the kernel's stack and spills, as found in its log."""
-    options = LinkerOptions(arch="sm_%d%d" % capability, ptxas_options=["-v"], verbose=True)
+    options = LinkerOptions(arch="sm_{}{}".format(*capability), ptxas_options=["-v"], verbose=True)
     linker = Linker(ObjectCode.from_ptx(ptx.encode()), options=options)
     linker.link("cubin")
     return re.findall(r"\d+ bytes stack frame, \d+ bytes spill stores, \d+ bytes spill loads", linker.get_info_log())

@@ -211,8 +211,12 @@ def rounding():
         except TypeError:
             refused += 1
     differing = int((want.view(np.uint32) != got.view(np.uint32)).sum())
-    return {"values": values.shape[1], "differing": differing, "refused": refused,
-            "double rounding differs": int((want.view(np.uint32) != double.view(np.uint32)).sum())}  # fmt: skip
+    return {
+        "values": values.shape[1],
+        "differing": differing,
+        "refused": refused,
+        "double rounding differs": int((want.view(np.uint32) != double.view(np.uint32)).sum()),
+    }
 
 
 def training():

@@ -1,6 +1,7 @@
 """What Numba-CUDA makes of the kernels, for four generations of GPUs, none of which has to be there."""
 
 import importlib.metadata
+import itertools
 import json
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def test_every_kernel_is_compiled(launches, compiled):
     decorated = set()
     for path in sources.glob("*.py"):
         lines = path.read_text().splitlines()
-        names = [after.split("def ")[1].split("(")[0] for line, after in zip(lines, lines[1:]) if line == "@kernel"]
+        names = [after.split("def ")[1].split("(")[0] for line, after in itertools.pairwise(lines) if line == "@kernel"]
         decorated |= {(path.stem, name) for name in names}
     assert len(decorated) > 40
     assert sorted((module, name) for module, name, _ in launches) == sorted(decorated)
@@ -79,7 +80,7 @@ def test_everything_rounds_to_nearest_and_nothing_is_estimated_or_atomic(compile
             assert operation not in ("atom", "red", "call"), where
             assert "local" not in parts, where
             if {"f32", "f64"} & set(parts) and operation not in EXACT:
-                assert "rn" in parts or parts[0] in ("rzi", "f64") and operation == "cvt", where
+                assert "rn" in parts or (parts[0] in ("rzi", "f64") and operation == "cvt"), where
             assert "f64" not in parts or name.split(".")[0] not in SINGLE, where
 
 
@@ -93,8 +94,22 @@ def test_only_written_fmas_are_fused(compiled):
     """With fma replaced, none is left; a kernel that writes a * b + c, the planted error, has one all the same."""
     every, unfused = compiled
     fused = {name for (name, _), (counts, _) in every.items() if any(i.startswith("fma.") for i in counts)}
-    assert {"resampling.axis_map", "conv.conv", "dense.dense", "norm.batch_norm", "optimizers.sgd", "contracted"} <= fused
-    assert not fused & {"pool.avg_pool", "elementwise.tanh", "norm.product_sums", "sums.weight_total", "loss.softmax",
-                        "activation.gelu", "clip.scale_all"}
+    assert {
+        "resampling.axis_map",
+        "conv.conv",
+        "dense.dense",
+        "norm.batch_norm",
+        "optimizers.sgd",
+        "contracted",
+    } <= fused
+    assert not fused & {
+        "pool.avg_pool",
+        "elementwise.tanh",
+        "norm.product_sums",
+        "sums.weight_total",
+        "loss.softmax",
+        "activation.gelu",
+        "clip.scale_all",
+    }
     left = {name for name, counts in unfused.items() if any(i.startswith(("fma.", "mad.rn")) for i in counts)}
     assert left == {"contracted"}

@@ -7,11 +7,14 @@ from test_simulator import simulate
 
 pytestmark = test_simulator.pytestmark
 PLANTED = {
-    "the last + 0 is missing": ("value = add(add(x[i], bias[i // pixels % bias.size]), ZERO)", "value = add(x[i], bias[i // pixels % bias.size])"),
+    "the last + 0 is missing": (
+        "value = add(add(x[i], bias[i // pixels % bias.size]), ZERO)",
+        "value = add(x[i], bias[i // pixels % bias.size])",
+    ),
     "every channel has the first one's bias": ("bias[i // pixels % bias.size]", "bias[0]"),
     "all branches in one place": ("y[b, first_y + k]", "y[b, k]"),
     "the first channels instead": ("x[b, first_x + k]", "x[b, k]"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

@@ -39,12 +39,14 @@ def test_lenet5_layer_by_layer(backend, math):
 @pytest.mark.parametrize(
     ("model", "classes"),
     [
-        (lenet5((1, 32, 32), 10), None), (lenet5((1, 20, 40), 2), ["cat", "dog"]),
-        (vgg_small((3, 32, 32), 100), None), (resnet20((3, 16, 16), 12), [f"a long class name {i}" for i in range(12)]),
+        (lenet5((1, 32, 32), 10), None),
+        (lenet5((1, 20, 40), 2), ["cat", "dog"]),
+        (vgg_small((3, 32, 32), 100), None),
+        (resnet20((3, 16, 16), 12), [f"a long class name {i}" for i in range(12)]),
         (lenet5((2, 16, 16), 3), None),
     ],
     ids=["lenet5", "wide", "vgg_small", "resnet20", "two channels"],
-)  # fmt: skip
+)
 def test_pictures_are_readable(drawn, tmp_path, model, classes):
     model.initialize(0).class_names = classes
     found, chances = show.maps(

@@ -67,12 +67,18 @@ def test_the_first_of_several_best_places_and_how_many_more(drawn, tmp_path):
 @pytest.mark.parametrize(
     ("image", "pattern", "settings"),
     [
-        ((3, 3), (3, 3), {}), ((1, 1), (1, 1), {}), ((32, 32), (5, 5), {}), ((12, 60), (4, 4), {"stride": 2}),
-        ((60, 12), (4, 4), {}), ((3, 20, 30), (3, 5, 5), {"padding": 2}), ((4, 8, 8), (4, 3, 3), {}),
-        ((8, 8), (8, 1), {}), ((5, 5), (3, 3), {"padding": 2}),
+        ((3, 3), (3, 3), {}),
+        ((1, 1), (1, 1), {}),
+        ((32, 32), (5, 5), {}),
+        ((12, 60), (4, 4), {"stride": 2}),
+        ((60, 12), (4, 4), {}),
+        ((3, 20, 30), (3, 5, 5), {"padding": 2}),
+        ((4, 8, 8), (4, 3, 3), {}),
+        ((8, 8), (8, 1), {}),
+        ((5, 5), (3, 3), {"padding": 2}),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_pictures_are_readable(drawn, tmp_path, image, pattern, settings):
     rng = np.random.default_rng(1)
     found = show.match(rng.random(image), rng.normal(size=pattern), tmp_path / "m.png", backend="numpy", **settings)

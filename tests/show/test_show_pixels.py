@@ -8,12 +8,18 @@ from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.geometry import window
 
 WINDOWS = [
-    window((3, 3), 2), window((7, 7), 3, stride=2, padding=1),
+    window((3, 3), 2),
+    window((7, 7), 3, stride=2, padding=1),
     window((7, 10), (2, 3), stride=3, padding=((0, 1), (2, 0))),
-    window((32, 32), 5, stride=2), window((10,), 3, stride=2), window((1, 1), 1),
+    window((32, 32), 5, stride=2),
+    window((10,), 3, stride=2),
+    window((1, 1), 1),
     window((9, 4), (3, 2), dilation=(2, 1)),
-    window((40, 5), 3, padding="same"), window((1,), 1), window((6, 6), 1, stride=4), window((5, 5), 3, padding=2),
-]  # fmt: skip
+    window((40, 5), 3, padding="same"),
+    window((1,), 1),
+    window((6, 6), 1, stride=4),
+    window((5, 5), 3, padding=2),
+]
 
 
 def walked(fit):

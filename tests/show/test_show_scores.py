@@ -80,7 +80,7 @@ def test_the_page_is_normalised_as_the_images_were():
     found = show.scores(model, page, backend="numpy", math="exact").probabilities
     crops = np.stack([page[:, 0:16, 0:16], page[:, 4:20, 8:24]])
     expected = model.predict(crops)
-    assert found[:, [0, 1], [0, 2]].T == pytest.approx(expected, abs=1e-6)
+    assert pytest.approx(expected, abs=1e-6) == found[:, [0, 1], [0, 2]].T
 
 
 def test_mapped_images_give_the_same_page():

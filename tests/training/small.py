@@ -26,19 +26,28 @@ def model(width=3):
     """Every kind of state that a checkpoint must hold: weights, running statistics, dropout's step."""
     return Model(
         Sequential(
-            Conv2d(width, 3, bias=False), BatchNorm(activation="relu"), MaxPool2d(2), Flatten(), Dropout(0.25),
+            Conv2d(width, 3, bias=False),
+            BatchNorm(activation="relu"),
+            MaxPool2d(2),
+            Flatten(),
+            Dropout(0.25),
             Dense(CLASSES),
         ),
         (1, 8, 8),
-    )  # fmt: skip
+    )
 
 
 def trainer(run=None, backend="numpy", **settings):
     """45 images in batches of 16: two full ones and one of 13."""
     settings = {
-        "optimizer": SGD(0.05, weight_decay=0.001, nesterov=True), "schedule": Cosine(), "seed": 3, "batch_size": 16,
-        "shift": 1, "progress": False, **settings,
-    }  # fmt: skip
+        "optimizer": SGD(0.05, weight_decay=0.001, nesterov=True),
+        "schedule": Cosine(),
+        "seed": 3,
+        "batch_size": 16,
+        "shift": 1,
+        "progress": False,
+        **settings,
+    }
     return Trainer(settings.pop("model", None) or model(), backend=backend, run=run, **settings)
 
 

@@ -99,7 +99,7 @@ def test_an_interrupted_augmented_run_continues_to_the_same_bits(tmp_path, other
     assert resumed.model.weights_sha256() == whole
 
 
-@pytest.mark.parametrize("name, value", [("flip", False), ("cutout", 2), ("normalize", False)])
+@pytest.mark.parametrize(("name", "value"), [("flip", False), ("cutout", 2), ("normalize", False)])
 def test_resuming_with_other_augmentation_is_refused(tmp_path, name, value):
     small.trainer(tmp_path, **ALL).fit(LARGER, Y, 1)
     with pytest.raises(CheckpointError, match=name):
@@ -107,11 +107,15 @@ def test_resuming_with_other_augmentation_is_refused(tmp_path, name, value):
 
 
 @pytest.mark.parametrize(
-    "settings, words",
+    ("settings", "words"),
     [
-        ({"cutout": -1}, "cutout is -1"), ({"cutout": 9}, "from 0 to 8"), ({"cutout": True}, "cutout is True"),
-        ({"crop": 6}, "crop is 6; give True or False"), ({"flip": "no"}, "flip is 'no'"), ({"normalize": 1}, "normalize is 1"),
-    ],  # fmt: skip
+        ({"cutout": -1}, "cutout is -1"),
+        ({"cutout": 9}, "from 0 to 8"),
+        ({"cutout": True}, "cutout is True"),
+        ({"crop": 6}, "crop is 6; give True or False"),
+        ({"flip": "no"}, "flip is 'no'"),
+        ({"normalize": 1}, "normalize is 1"),
+    ],
 )
 def test_wrong_settings(settings, words):
     with pytest.raises(ConfigurationError, match=words):
@@ -179,8 +183,9 @@ def test_streamed_images_give_the_bits_of_resident_ones(on_disk, kind, backend, 
     assert streamed.model.weights_sha256() == resident.model.weights_sha256()
     assert streamed.evaluate(mapped, Y) == resident.evaluate(whole, Y)
     assert np.array_equal(streamed.predict(mapped), resident.predict(whole))
-    assert streamed._settings(2, mapped if isinstance(mapped, Mapped) else Mapped(mapped), Y)["data_sha256"] == (
-        resident._settings(2, whole, Y)["data_sha256"]
+    assert (
+        streamed._settings(2, mapped if isinstance(mapped, Mapped) else Mapped(mapped), Y)["data_sha256"]
+        == (resident._settings(2, whole, Y)["data_sha256"])
     )
 
 
@@ -192,8 +197,10 @@ def test_streamed_to_the_emulated_gpu(on_disk):
 
 def test_validation_may_be_streamed_too(on_disk):
     mapped, whole = on_disk["scaled bytes"]
-    histories = [small.trainer().fit(x, Y, 2, validation=(x[:20] if x is whole else x.select(slice(20)), Y[:20]))
-                 for x in (mapped, whole)]  # fmt: skip
+    histories = [
+        small.trainer().fit(x, Y, 2, validation=(x[:20] if x is whole else x.select(slice(20)), Y[:20]))
+        for x in (mapped, whole)
+    ]
     assert histories[0]["validation_loss"] == histories[1]["validation_loss"]
 
 

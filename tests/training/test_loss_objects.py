@@ -87,9 +87,15 @@ def test_a_clipped_step_is_what_the_pieces_say(math):
     model = Model(Sequential(Flatten(), Dense(2)), (1, 8, 8)).initialize(1)
     w, b = (model.state_dict()[f"1.{name}"].astype(np.float64) for name in ("weight", "bias"))
     Trainer(
-        model, backend=get_backend("numpy", math), optimizer=SGD(0.5, momentum=0), batch_size=45, progress=False,
-        loss=MeanSquared(), clip_value=0.05, clip_norm=0.2,
-    ).fit(X, VALUES, 1)  # fmt: skip
+        model,
+        backend=get_backend("numpy", math),
+        optimizer=SGD(0.5, momentum=0),
+        batch_size=45,
+        progress=False,
+        loss=MeanSquared(),
+        clip_value=0.05,
+        clip_norm=0.2,
+    ).fit(X, VALUES, 1)
     x = X.reshape(45, 64).astype(np.float64)
     d = 2 * (x @ w.T + b - VALUES) / VALUES.size
     gradients = [np.clip(g, -0.05, 0.05) for g in (d.T @ x, d.sum(axis=0))]
@@ -115,9 +121,13 @@ def test_toys_give_the_same_weights(network):
 @pytest.mark.parametrize("network", ["toy smoothed", "toy regression"])
 def test_every_part_of_the_toys_matters(network, monkeypatch):
     """Without clipping, smoothing or weights the bits are others: the comparison above looks at something."""
-    model, settings = TOYS[network]()
+    _model, settings = TOYS[network]()
     found = {train_toy(network, get_backend("numpy", "exact"))}
-    for change in ({"clip_norm": None}, {"clip_value": 1e-4}, {"loss": Huber() if "reg" in network else SoftmaxCrossEntropy(0.1)}):
+    for change in (
+        {"clip_norm": None},
+        {"clip_value": 1e-4},
+        {"loss": Huber() if "reg" in network else SoftmaxCrossEntropy(0.1)},
+    ):
         monkeypatch.setitem(TOYS, network, lambda change=change: (TOYS_BEFORE[network]()[0], {**settings, **change}))
         found.add(train_toy(network, get_backend("numpy", "exact")))
     assert len(found) == 4
@@ -144,12 +154,14 @@ def test_resuming_gives_the_same_bits(backend, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings, words",
+    ("settings", "words"),
     [
-        ({"loss": Huber(0.25)}, "loss was"), ({"loss": MeanSquared()}, "loss was"), ({"clip_norm": 1.0}, "clip was"),
+        ({"loss": Huber(0.25)}, "loss was"),
+        ({"loss": MeanSquared()}, "loss was"),
+        ({"clip_norm": 1.0}, "clip was"),
         ({"clip_value": None}, "clip was"),
     ],
-)  # fmt: skip
+)
 def test_another_loss_or_clipping_is_refused(settings, words, tmp_path):
     trainer(tmp_path, clip_value=0.5).fit(X, VALUES, 1)
     with pytest.raises(CheckpointError, match=words):
@@ -216,7 +228,7 @@ def test_progress_without_accuracy(progress, capsys):
 
 
 @pytest.mark.parametrize(
-    "loss, targets, error, words",
+    ("loss", "targets", "error", "words"),
     [
         (MeanSquared(), VALUES[:-1], ShapeError, "(45, 2)"),
         (MeanSquared(), VALUES[:, :1], ShapeError, "(45, 2)"),
@@ -240,10 +252,16 @@ def test_unfit_targets_are_refused_before_any_work(loss, targets, error, words, 
 @pytest.mark.parametrize(
     "settings",
     [
-        {"loss": "huber"}, {"loss": Huber}, {"clip_norm": 0}, {"clip_norm": -1.0}, {"clip_value": float("inf")},
-        {"clip_value": "1"}, {"clip_norm": True}, {"loss": SoftmaxCrossEntropy(class_weights=[1, 2, 3])},
+        {"loss": "huber"},
+        {"loss": Huber},
+        {"clip_norm": 0},
+        {"clip_norm": -1.0},
+        {"clip_value": float("inf")},
+        {"clip_value": "1"},
+        {"clip_norm": True},
+        {"loss": SoftmaxCrossEntropy(class_weights=[1, 2, 3])},
     ],
-)  # fmt: skip
+)
 def test_wrong_settings_are_refused(settings):
     with pytest.raises(ConfigurationError):
         trainer(**settings)

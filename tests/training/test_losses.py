@@ -23,7 +23,7 @@ def test_against_the_formula():
 
 
 @pytest.mark.parametrize(
-    "labels, error", [([0, 1, 2, 3, 4], DataError), ([0] * 4, ShapeError), (np.zeros(5), DTypeError)]
+    ("labels", "error"), [([0, 1, 2, 3, 4], DataError), ([0] * 4, ShapeError), (np.zeros(5), DTypeError)]
 )
 def test_labels_that_do_not_fit_are_refused(labels, error):
     with pytest.raises(error):

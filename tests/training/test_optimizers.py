@@ -35,7 +35,7 @@ def adam(w, gradients, lr, decay=0.0, decoupled=False, b1=0.9, b2=0.999, eps=1e-
 
 
 @pytest.mark.parametrize(
-    "optimizer, wanted",
+    ("optimizer", "wanted"),
     [
         (SGD(0.1, momentum=0), lambda w, g: sgd(w, g, 0.1, 0)),
         (SGD(0.1), lambda w, g: sgd(w, g, 0.1)),
@@ -96,12 +96,21 @@ def test_rates_are_rounded_once():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: SGD(-1), lambda: SGD(float("nan")), lambda: SGD("fast"), lambda: SGD(momentum=1),
-        lambda: SGD(weight_decay=-1), lambda: SGD(momentum=0, nesterov=True), lambda: Adam(beta1=1.0),
-        lambda: Adam(eps=-1), lambda: Step(0),
-        lambda: Step(3, 2.0), lambda: Cosine(-0.1), lambda: OneCycle(rise=1.5), lambda: WarmUp(0),
+        lambda: SGD(-1),
+        lambda: SGD(float("nan")),
+        lambda: SGD("fast"),
+        lambda: SGD(momentum=1),
+        lambda: SGD(weight_decay=-1),
+        lambda: SGD(momentum=0, nesterov=True),
+        lambda: Adam(beta1=1.0),
+        lambda: Adam(eps=-1),
+        lambda: Step(0),
+        lambda: Step(3, 2.0),
+        lambda: Cosine(-0.1),
+        lambda: OneCycle(rise=1.5),
+        lambda: WarmUp(0),
     ],
-)  # fmt: skip
+)
 def test_wrong_settings_are_refused(make):
     with pytest.raises(ConfigurationError):
         make()
@@ -137,10 +146,10 @@ def test_one_cycle():
 def test_warm_up():
     assert factors(WarmUp(3), 3, 2) == [0.25, 0.5, 0.75, 1, 1, 1]
     cosine = factors(Cosine(), 3, 2)
-    assert factors(WarmUp(3, Cosine()), 3, 2) == [
-        factor * min((i + 1) / 4, 1) for i, factor in enumerate(cosine)
-    ]  # fmt: skip
+    assert factors(WarmUp(3, Cosine()), 3, 2) == [factor * min((i + 1) / 4, 1) for i, factor in enumerate(cosine)]
     assert WarmUp(3, Cosine()).uses_steps and not WarmUp(3).uses_steps
     assert WarmUp(3, Step(2)).settings() == {
-        "name": "WarmUp", "steps": 3, "then": {"name": "Step", "every": 2, "factor": 0.1},
-    }  # fmt: skip
+        "name": "WarmUp",
+        "steps": 3,
+        "then": {"name": "Step", "every": 2, "factor": 0.1},
+    }

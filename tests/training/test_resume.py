@@ -98,7 +98,7 @@ def test_resuming_on_another_backend_gives_the_same_bits(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings, words",
+    ("settings", "words"),
     [
         ({"seed": 4}, "seed was 3"),
         ({"batch_size": 15}, "batch_size"),
@@ -122,8 +122,10 @@ def test_another_model_or_other_settings_are_refused(settings, words, tmp_path):
 def test_other_data_and_another_length_are_refused(tmp_path):
     small.trainer(tmp_path).fit(X, Y, 1)
     for images, labels, epochs, word in (
-        (X, (Y + 1) % 3, 1, "data_sha256"), (*small.data(5), 1, "data_sha256"), (X, Y, 2, "epochs"),
-    ):  # fmt: skip
+        (X, (Y + 1) % 3, 1, "data_sha256"),
+        (*small.data(5), 1, "data_sha256"),
+        (X, Y, 2, "epochs"),
+    ):
         with pytest.raises(CheckpointError, match=word):
             small.trainer(tmp_path).fit(images, labels, epochs, resume=True)
 
@@ -187,8 +189,11 @@ def test_killed_at_random_moments(tmp_path):
             if (folder / name).exists():
                 read(folder / name)
     assert killed >= 2, "the process ended before it was killed: nothing was tested"
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
     assert done.stdout.split() == ["ready", whole.model.weights_sha256()], done.stderr
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "checkpoint.safetensors", "config.json", "curves.png", "metrics.jsonl",
-    ]  # fmt: skip
+        "checkpoint.safetensors",
+        "config.json",
+        "curves.png",
+        "metrics.jsonl",
+    ]

@@ -45,7 +45,9 @@ def test_cosine_is_pytorchs_cosineannealinglr(final):
 
 
 def test_one_cycle_is_pytorchs_onecyclelr_but_for_a_step():
-    """PyTorch turns one step before rise * steps and is through one step before the end: a half cosine's slope is pi / 2."""
+    """PyTorch turns one step before rise * steps and is through one step before the end:
+    a half cosine's slope is pi / 2.
+    """
     steps, rise = 1000, 0.3
     wanted = theirs(lambda s, o: s.OneCycleLR(o, 1.0, total_steps=steps, pct_start=rise), steps)
     assert np.abs(factors(OneCycle(rise), steps) - wanted).max() < math.pi / 2 * 2 / (rise * steps - 1)
@@ -58,7 +60,11 @@ def test_warm_up_reaches_what_follows_without_a_jump():
     assert np.all(np.diff(got[:20]) > 0) and got[19] / alone[19] == 20 / 21 and got[0] == 1 / 21
 
 
-@pytest.mark.parametrize("schedule", [WarmUp(4, Cosine()), WarmUp(4), OneCycle(), Step(2)], ids=["warm-up, cosine", "warm-up", "one cycle", "step"])
+@pytest.mark.parametrize(
+    "schedule",
+    [WarmUp(4, Cosine()), WarmUp(4), OneCycle(), Step(2)],
+    ids=["warm-up, cosine", "warm-up", "one cycle", "step"],
+)
 def test_a_resumed_run_gets_the_same_rates(schedule, tmp_path):
     whole = small.trainer(tmp_path / "whole", schedule=schedule)
     history = whole.fit(X, Y, 4)
@@ -93,7 +99,17 @@ def test_the_command_line_keeps_it_for_resume(tmp_path):
 
     images, labels = np.random.default_rng(0).random((40, 1, 32, 32), np.float32), np.arange(40) % 3
     np.savez(tmp_path / "data.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
-    common = ["train", "--data", str(tmp_path / "data.npz"), "--backend", "numpy", "--shift", "0", "--schedule", "constant"]
+    common = [
+        "train",
+        "--data",
+        str(tmp_path / "data.npz"),
+        "--backend",
+        "numpy",
+        "--shift",
+        "0",
+        "--schedule",
+        "constant",
+    ]
 
     def run(*arguments):
         result = CliRunner().invoke(app, [*arguments, "--json"])

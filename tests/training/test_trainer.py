@@ -1,6 +1,7 @@
 """Training: what it learns, measures, writes, and refuses."""
 
 import json
+from operator import neg
 
 import numpy as np
 import pytest
@@ -37,9 +38,7 @@ def test_a_step_is_what_the_pieces_say(math):
     backend = get_backend("numpy", math)
     model = Model(Sequential(Flatten(), Dense(3)), (1, 8, 8)).initialize(1)
     w, b = (model.state_dict()[f"1.{name}"].astype(np.float64) for name in ("weight", "bias"))
-    trainer = Trainer(
-        model, backend=backend, optimizer=SGD(0.1, momentum=0.5), seed=9, batch_size=16, progress=Quiet()
-    )  # fmt: skip
+    trainer = Trainer(model, backend=backend, optimizer=SGD(0.1, momentum=0.5), seed=9, batch_size=16, progress=Quiet())
     history = trainer.fit(X, Y, 2)
     x, v = X.reshape(45, 64).astype(np.float64), [0.0, 0.0]
     for epoch in range(2):
@@ -85,17 +84,28 @@ def test_the_run_folder(tmp_path):
     history = trainer.fit(X, Y, 3, validation=(X, Y))
     folder = tmp_path / "a" / "run"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "best.safetensors", "checkpoint.safetensors", "config.json", "curves.png", "metrics.jsonl",
-    ]  # fmt: skip
+        "best.safetensors",
+        "checkpoint.safetensors",
+        "config.json",
+        "curves.png",
+        "metrics.jsonl",
+    ]
     config = json.loads((folder / "config.json").read_text())
     wanted = {"data": "noise", "epochs": 3, "backend": "numpy", "math": "fast"}
     assert {key: config[key] for key in wanted} == wanted
     assert config["optimizer"] == {"name": "SGD", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.001, "nesterov": True}
     assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == history.epochs
     assert set(history.last) == {
-        "epoch", "step", "loss", "accuracy", "images_per_second", "learning_rate", "validation_loss",
-        "validation_accuracy", "seconds",
-    }  # fmt: skip
+        "epoch",
+        "step",
+        "loss",
+        "accuracy",
+        "images_per_second",
+        "learning_rate",
+        "validation_loss",
+        "validation_accuracy",
+        "seconds",
+    }
     assert history.seconds > 0 and history.images_per_second > 0
     run = load_run(folder, small.model())
     assert run.model.weights_sha256() == trainer.model.weights_sha256()
@@ -118,7 +128,7 @@ def test_a_used_run_folder_is_not_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "images, labels, error, words",
+    ("images", "labels", "error", "words"),
     [
         (X[:, 0], Y, ShapeError, "(N, 1, 8, 8)"),
         (X[:0], Y[:0], ShapeError, "no images"),
@@ -135,9 +145,10 @@ def test_unfit_data_is_refused_before_any_work(images, labels, error, words, tmp
     trainer = small.trainer(tmp_path / "run")
     digest = trainer.model.weights_sha256()
     for call in (
-        lambda: trainer.fit(images, labels, 2), lambda: trainer.evaluate(images, labels),
+        lambda: trainer.fit(images, labels, 2),
+        lambda: trainer.evaluate(images, labels),
         lambda: trainer.fit(X, Y, 2, validation=(images, labels)),
-    ):  # fmt: skip
+    ):
         with pytest.raises(error) as caught:
             call()
         assert words in str(caught.value)
@@ -147,8 +158,15 @@ def test_unfit_data_is_refused_before_any_work(images, labels, error, words, tmp
 @pytest.mark.parametrize(
     "settings",
     [
-        {"seed": -1}, {"seed": 0.5}, {"batch_size": 0}, {"shift": -1}, {"shift": 8},
-        {"model": Model(MaxPool2d(2), (1, 8, 8))}, {"model": "lenet5"}, {"optimizer": "sgd"}, {"schedule": "cosine"},
+        {"seed": -1},
+        {"seed": 0.5},
+        {"batch_size": 0},
+        {"shift": -1},
+        {"shift": 8},
+        {"model": Model(MaxPool2d(2), (1, 8, 8))},
+        {"model": "lenet5"},
+        {"optimizer": "sgd"},
+        {"schedule": "cosine"},
     ],
 )
 def test_wrong_settings_are_refused(settings):
@@ -221,7 +239,7 @@ class Negative(Layer):
     """-x twice: changes nothing, computes outside the backend's operations."""
 
     def __call__(self, x):
-        return x.like(-(-x.data)), lambda dy: dy.like(-(-dy.data))
+        return x.like(neg(neg(x.data))), lambda dy: dy.like(neg(neg(dy.data)))
 
 
 def test_a_layer_of_ones_own_trains():
@@ -258,10 +276,15 @@ def test_progress_is_told_everything_in_order():
     assert progress.calls == [
         ("begin", 2, 45, 0),
         # The first step compiles: its speed would foretell hours.
-        ("update", 1, 32), ("update", 1, 45), ("end", 1),
-        ("update", 2, 16), ("update", 2, 32), ("update", 2, 45), ("end", 2),
+        ("update", 1, 32),
+        ("update", 1, 45),
+        ("end", 1),
+        ("update", 2, 16),
+        ("update", 2, 32),
+        ("update", 2, 45),
+        ("end", 2),
         ("close",),
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("progress", [Lines(), Bar()])

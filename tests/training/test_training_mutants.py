@@ -11,76 +11,130 @@ import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path.append(str(TESTS))
-from processes import checkout, environment  # noqa: E402
+from processes import checkout, environment
 
 MUTANTS = {
     "the split draws the shuffle's numbers": (
-        "training/validation.py", "arithmetic.SPLIT", "arithmetic.SHUFFLE", "test_the_split_is_the_contracts",
+        "training/validation.py",
+        "arithmetic.SPLIT",
+        "arithmetic.SHUFFLE",
+        "test_the_split_is_the_contracts",
     ),
     "the split rounds down": (
-        "training/validation.py", "fraction * len(members) + 0.5", "fraction * len(members)",
+        "training/validation.py",
+        "fraction * len(members) + 0.5",
+        "fraction * len(members)",
         "test_the_split_is_the_contracts",
     ),
     "the split looks at no class": (
-        "training/validation.py", "if classed else [", "if False else [", "test_the_split_is_the_contracts",
+        "training/validation.py",
+        "if classed else [",
+        "if False else [",
+        "test_the_split_is_the_contracts",
     ),
     "of equal epochs the last is the best": (
-        "training/history.py", "(sign * value, epoch)", "(sign * value, -epoch)", "test_the_best_epoch_is_the_first",
+        "training/history.py",
+        "(sign * value, epoch)",
+        "(sign * value, -epoch)",
+        "test_the_best_epoch_is_the_first",
     ),
     "each epoch is kept as the best": (
-        "training/trainer.py", "if better:\n            folder", "if True:\n            folder",
+        "training/trainer.py",
+        "if better:\n            folder",
+        "if True:\n            folder",
         "test_the_best_epoch_is_kept",
     ),
     "patience waits one epoch more": (
-        "training/validation.py", "- best < patience", "- best <= patience", "test_patience_counts_epochs",
+        "training/validation.py",
+        "- best < patience",
+        "- best <= patience",
+        "test_patience_counts_epochs",
     ),
     "a resumed run forgets its best epoch": (
-        "training/trainer.py", "self._best = None if best is None else", "self._best = None if True else",
+        "training/trainer.py",
+        "self._best = None if best is None else",
+        "self._best = None if True else",
         "test_training_stops_early or test_killed_between",
     ),
     "the best is written after the checkpoint": (
-        "training/run.py", 'if about.get("epoch") not in (epoch, done + 1):', 'if about.get("epoch") != epoch:',
+        "training/run.py",
+        'if about.get("epoch") not in (epoch, done + 1):',
+        'if about.get("epoch") != epoch:',
         "test_killed_between",
     ),
     "a stale best file stays": (
-        "training/run.py", "self.best.unlink(missing_ok=True)", "pass", "test_a_best_file_left",
+        "training/run.py",
+        "self.best.unlink(missing_ok=True)",
+        "pass",
+        "test_a_best_file_left",
     ),
     "a validation loss of NaN passes": (
-        "training/trainer.py", 'if not isfinite(record["validation_loss"]):', "if False:", "test_a_validation_loss",
+        "training/trainer.py",
+        'if not isfinite(record["validation_loss"]):',
+        "if False:",
+        "test_a_validation_loss",
     ),
     "resuming takes any validation": (
-        "training/trainer.py", 'settings["validation"] =', "ignored =", "test_resuming_with",
+        "training/trainer.py",
+        'settings["validation"] =',
+        "ignored =",
+        "test_resuming_with",
     ),
-}  # fmt: skip
+}
 OTHERS = {
     "numba records though it should not": (
-        "backends/numba_backend.py", "if not self.graph:", "if False:", "backends/test_graph.py", "numba_records",
+        "backends/numba_backend.py",
+        "if not self.graph:",
+        "if False:",
+        "backends/test_graph.py",
+        "numba_records",
     ),
     "the LeNet-5 of 1998 pools maxima": (
-        "models/lenet.py", "AvgPool2d if old else", "MaxPool2d if old else", "models/test_networks.py", "of_1998",
+        "models/lenet.py",
+        "AvgPool2d if old else",
+        "MaxPool2d if old else",
+        "models/test_networks.py",
+        "of_1998",
     ),
     "a regressor gives probabilities": (
-        "models/model.py", "backend.softmax if self.head == CLASSIFIER else _as_it_is", "backend.softmax",
-        "models/test_networks.py", "regressor",
+        "models/model.py",
+        "backend.softmax if self.head == CLASSIFIER else _as_it_is",
+        "backend.softmax",
+        "models/test_networks.py",
+        "regressor",
     ),
     "PyTorch's scale and shift are exchanged": (
-        "models/pytorch.py", "weight=layer.gamma, bias=layer.beta", "weight=layer.beta, bias=layer.gamma",
-        "models/test_pytorch_weights.py", "documents_names",
+        "models/pytorch.py",
+        "weight=layer.gamma, bias=layer.beta",
+        "weight=layer.beta, bias=layer.gamma",
+        "models/test_pytorch_weights.py",
+        "documents_names",
     ),
     "a pickle is opened": (
-        "models/pytorch.py", 'if start[:2] in (b"PK",', 'if start[:2] in (b"no",', "models/test_pytorch_weights.py",
+        "models/pytorch.py",
+        'if start[:2] in (b"PK",',
+        'if start[:2] in (b"no",',
+        "models/test_pytorch_weights.py",
         "files_of_other_kinds",
     ),
     "ONNX averages count padding that ours leave out": (
-        "models/onnx_export.py", "int(layer.count_include_pad)", "1", "models/test_onnx.py",
+        "models/onnx_export.py",
+        "int(layer.count_include_pad)",
+        "1",
+        "models/test_onnx.py",
         "graph_computes and own",
     ),
     "ONNX gets running statistics in the wrong order": (
-        "models/onnx_export.py", "layer.running_mean, layer.running_var", "layer.running_var, layer.running_mean",
-        "models/test_onnx.py", "graph_computes and resnet20",
+        "models/onnx_export.py",
+        "layer.running_mean, layer.running_var",
+        "layer.running_var, layer.running_mean",
+        "models/test_onnx.py",
+        "graph_computes and resnet20",
     ),
-}  # fmt: skip
-ALL = {name: (file, old, new, "training/test_validation.py", tests) for name, (file, old, new, tests) in MUTANTS.items()}
+}
+ALL = {
+    name: (file, old, new, "training/test_validation.py", tests) for name, (file, old, new, tests) in MUTANTS.items()
+}
 ALL |= OTHERS
 
 
@@ -89,6 +143,8 @@ def test_the_mutant_is_noticed(name, tmp_path):
     file, old, new, tests, chosen = ALL[name]
     root = checkout(tmp_path / "mutant", {f"gpucnn/{file}": (old, new)})
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(TESTS / tests), "-k", chosen]
-    run = subprocess.run(command, cwd=root, env=environment(root), capture_output=True, text=True, timeout=300)
+    run = subprocess.run(
+        command, cwd=root, env=environment(root), capture_output=True, text=True, timeout=300, check=False
+    )
     assert run.returncode == 1, f"exit code {run.returncode}\n{run.stdout[-2000:]}\n{run.stderr[-2000:]}"
     assert "1 failed" in run.stdout and "error" not in run.stdout.splitlines()[-1]

@@ -49,8 +49,10 @@ def split_by_hand(labels, fraction, seed):
 
 
 @given(
-    st.lists(st.integers(0, 3), min_size=20, max_size=60), st.floats(0.1, 0.7), st.sampled_from([0, 7, 2**33 + 1]),
-)  # fmt: skip
+    st.lists(st.integers(0, 3), min_size=20, max_size=60),
+    st.floats(0.1, 0.7),
+    st.sampled_from([0, 7, 2**33 + 1]),
+)
 def test_the_split_is_the_contracts(labels, fraction, seed):
     labels = np.array(labels, np.int32)
     training, kept = split_by_hand(labels, fraction, seed)
@@ -70,7 +72,7 @@ def test_values_are_split_as_one_class():
     assert len(kept) == 5 and sorted([*training, *kept]) == list(range(50))
 
 
-@pytest.mark.parametrize("fraction, words", [(0.001, "none to validate with"), (0.999, "none to train on")])
+@pytest.mark.parametrize(("fraction", "words"), [(0.001, "none to validate with"), (0.999, "none to train on")])
 def test_a_split_without_one_part_is_refused(fraction, words):
     with pytest.raises(DataError, match=words):
         small.trainer().fit(X, Y, 1, validation=fraction)
@@ -90,7 +92,7 @@ def test_a_part_trains_like_the_two_sets_it_makes():
 
 
 @pytest.mark.parametrize(
-    "settings, words",
+    ("settings", "words"),
     [
         ({"validation": 0}, "above 0 and below 1"),
         ({"validation": 1.0}, "above 0 and below 1"),
@@ -153,7 +155,7 @@ def test_without_a_run_folder_the_best_is_kept_in_memory():
     trainer = small.trainer(optimizer=SGD(0.4), schedule=Constant())
     found = trainer.fit(X, Y, 8, validation=0.3)
     assert trainer.restore_best() == found.best_epoch()
-    training, kept = split(Y.astype(np.int32), 0.3, 3)
+    _training, kept = split(Y.astype(np.int32), 0.3, 3)
     assert trainer.evaluate(X[kept], Y[kept])[0] == min(found["validation_loss"])
 
 
@@ -216,9 +218,9 @@ def test_interrupted_at_every_epoch_and_on_another_backend(tmp_path, monitor):
     assert len(found) < 30
     for epoch in range(1, len(found)):
         with pytest.raises(KeyboardInterrupt):
-            small.trainer(
-                tmp_path / "cut", backend=("numpy", other)[epoch % 2], progress=StopAfter(epoch), **make
-            ).fit(X, Y, 30, resume=True, **fit)  # fmt: skip
+            small.trainer(tmp_path / "cut", backend=("numpy", other)[epoch % 2], progress=StopAfter(epoch), **make).fit(
+                X, Y, 30, resume=True, **fit
+            )
     last = small.trainer(tmp_path / "cut", backend=other, **make)
     again = last.fit(X, Y, 30, resume=True, **fit)
     assert timeless(again) == timeless(found)
@@ -274,12 +276,14 @@ def test_a_missing_or_foreign_best_file_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings, word",
+    ("settings", "word"),
     [
-        ({}, "validation was 0.3 by loss there and is None"), ({"validation": 0.2}, "validation was 0.3"),
-        ({"validation": (X, Y)}, "validation was 0.3"), ({"validation": 0.3, "monitor": "accuracy"}, "0.3 by loss there and is 0.3 by acc"),
+        ({}, "validation was 0.3 by loss there and is None"),
+        ({"validation": 0.2}, "validation was 0.3"),
+        ({"validation": (X, Y)}, "validation was 0.3"),
+        ({"validation": 0.3, "monitor": "accuracy"}, "0.3 by loss there and is 0.3 by acc"),
     ],
-)  # fmt: skip
+)
 def test_resuming_with_another_validation_is_refused(tmp_path, settings, word):
     small.trainer(tmp_path).fit(X, Y, 1, validation=0.3)
     with pytest.raises(CheckpointError, match=word):
@@ -341,7 +345,7 @@ def test_a_regressor_trains_validates_and_resumes(tmp_path):
     assert found["validation_loss"][-1] < 0.5 * found["validation_loss"][0] and found["accuracy"] == [None] * 20
     best = load_run(tmp_path / "whole", best=True)
     assert best.epoch == found.best_epoch() == whole.restore_best()
-    given, kept = split(targets, 0.2, 3)
+    _given, kept = split(targets, 0.2, 3)
     wanted = np.mean((whole.predict(X[kept], batch_size=4).astype(np.float64) - targets[kept]) ** 2)
     assert np.isclose(min(found["validation_loss"]), wanted, rtol=1e-5)
     assert np.array_equal(best.model.place(whole.backend).predict(X), whole.predict(X))
