@@ -34,8 +34,8 @@ def mutant(tmp_path: Path, backend: str, file: str, old: str, new: str) -> type:
     root = checkout(tmp_path / f"mutant{next(_numbers)}", {file: (old, new)})
     with _other_package(root):
         if backend == "numba":
-            from gpucnn.backends.numba_backend import NumbaBackend as Mutant
+            from gpucnn.backends.numba.backend import NumbaBackend as Mutant
         else:
-            from gpucnn.backends.numpy_exact import NumpyExact as Mutant
+            from gpucnn.backends.numpy.exact import NumpyExact as Mutant
         assert Path(inspect.getfile(Mutant)).is_relative_to(root)
     return Mutant

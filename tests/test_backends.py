@@ -126,7 +126,7 @@ def test_what_every_backend_tells_of_itself(name, math):
 
 
 def test_compiling_is_told(monkeypatch):
-    from gpucnn.kernels.numba_cpu import compiler
+    from gpucnn.kernels.numba import compiler
 
     from gpucnn.backends import compilation
 

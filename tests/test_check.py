@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import gpucnn.check
 from gpucnn.backends import get_backend
-from gpucnn.backends.numba_backend import NumbaBackend
+from gpucnn.backends.numba.backend import NumbaBackend
 from gpucnn.check import HASHES, check
 from gpucnn.check.cases import KINDS, cases
 from gpucnn.check.networks import NETWORKS, train

@@ -17,7 +17,7 @@ from scalar import band_cuts, f32, fma, tree
 
 from gpucnn import functional
 from gpucnn.backends import get_backend
-from gpucnn.backends.numba_backend import NumbaBackend
+from gpucnn.backends.numba.backend import NumbaBackend
 from gpucnn.errors import ConfigurationError, DTypeError, GpucnnError, ShapeError
 from gpucnn.geometry import transposed_window, window
 

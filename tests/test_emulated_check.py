@@ -104,7 +104,7 @@ def test_a_difference_in_the_simulator_fails_the_whole(few, monkeypatch):
 
 @needs_emulation
 def test_a_difference_in_the_emulation_is_told(few, monkeypatch):
-    from gpucnn.backends.cuda_backend import CudaBackend
+    from gpucnn.backends.cuda.backend import CudaBackend
 
     monkeypatch.setattr(CudaBackend, "relu", lambda self, x: x)
     report = check(["cupy"], emulate=True)

@@ -52,13 +52,8 @@ FLOORS = {
 # Where a library may be imported at all: modules whose name starts with one of these.
 HOMES = {
     # The Numba-CUDA backend's arrays are CuPy's: Numba has kernels, but no array module for the device.
-    "cupy": ("gpucnn.backends.cupy", "gpucnn.backends.numba_cuda_backend"),
-    "numba": (
-        "gpucnn.backends.numba",
-        "gpucnn.backends.tiles",  # the tile shapes of the Numba kernels
-        "gpucnn.kernels.numba_cpu",
-        "gpucnn.kernels.numba_cuda",
-    ),
+    "cupy": ("gpucnn.backends.cuda.cupy_", "gpucnn.backends.numba_cuda.backend"),
+    "numba": ("gpucnn.backends.numba", "gpucnn.kernels.numba"),  # and numba_cuda
 }
 
 # What `import gpucnn` must leave alone: each costs a tenth of a second or more.
@@ -128,25 +123,25 @@ def test_imports_point_down(path, module, is_package):
 
 def test_the_sources_were_found():
     found = {module for _, module, _ in ALL}
-    assert {"gpucnn", "gpucnn.geometry", "gpucnn.backends.numpy_fast", "gpucnn.kernels.numba_cpu.conv"} <= found
+    assert {"gpucnn", "gpucnn.geometry", "gpucnn.backends.numpy.fast", "gpucnn.kernels.numba.conv"} <= found
 
 
 @pytest.mark.parametrize(
     ("module", "source"),
     [
         ("gpucnn.geometry", "from gpucnn.backends import get_backend"),
-        ("gpucnn.backends.numpy_fast", "import gpucnn.layers.conv"),
+        ("gpucnn.backends.numpy.fast", "import gpucnn.layers.conv"),
         ("gpucnn.layers.conv", "def f():\n    from gpucnn.training import Trainer"),
         ("gpucnn.layers.conv", "from ..models.lenet import lenet5"),
         ("gpucnn.layers", "from gpucnn import functional, models"),
         ("gpucnn.models.lenet", "from gpucnn import Trainer"),
         ("gpucnn.models.lenet", "import gpucnn"),
-        ("gpucnn.layers.conv", "from gpucnn.kernels.numba_cpu import conv"),
+        ("gpucnn.layers.conv", "from gpucnn.kernels.numba import conv"),
         ("gpucnn.cli", "import gpucnn.kernels"),
-        ("gpucnn.kernels.numba_cpu.conv", "from gpucnn.geometry import Window"),
-        ("gpucnn.kernels.numba_cpu.conv", "from gpucnn import errors"),
-        ("gpucnn.backends.numpy_fast", "import numba"),
-        ("gpucnn.backends.numba_backend", "from cupy import ndarray"),
+        ("gpucnn.kernels.numba.conv", "from gpucnn.geometry import Window"),
+        ("gpucnn.kernels.numba.conv", "from gpucnn import errors"),
+        ("gpucnn.backends.numpy.fast", "import numba"),
+        ("gpucnn.backends.numba.backend", "from cupy import ndarray"),
         ("gpucnn.layers.conv", "if False:\n    import numba.core as c"),
         ("gpucnn.newcomer", "from gpucnn.errors import ShapeError"),
         ("gpucnn.geometry", "from gpucnn.newcomer import x"),
@@ -159,8 +154,8 @@ def test_the_check_itself_finds_a_forbidden_import(module, source):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("gpucnn.backends.numba_backend", "import numba\nfrom gpucnn.kernels.numba_cpu import conv\nimport numpy"),
-        ("gpucnn.kernels.numba_cpu.conv", "from numba import njit\nfrom gpucnn.kernels.numba_cpu.simd import Vec"),
+        ("gpucnn.backends.numba.backend", "import numba\nfrom gpucnn.kernels.numba import conv\nimport numpy"),
+        ("gpucnn.kernels.numba.conv", "from numba import njit\nfrom gpucnn.kernels.numba.simd import Vec"),
         ("gpucnn.layers.conv", "from gpucnn.layers.base import Layer\nfrom .base import Layer\nfrom .. import losses"),
         ("gpucnn.training.trainer", "from gpucnn import __version__, arithmetic"),
         ("gpucnn.cli.train", "from gpucnn.training import Trainer\nimport typer"),

@@ -18,8 +18,8 @@ from mutants import mutant
 import gpucnn.check
 from gpucnn.backends import get_backend
 from gpucnn.backends.augmentation import Augmentation
-from gpucnn.backends.numba_backend import NumbaBackend
-from gpucnn.backends.numpy_exact import NumpyExact
+from gpucnn.backends.numba.backend import NumbaBackend
+from gpucnn.backends.numpy.exact import NumpyExact
 from gpucnn.check.cases import Case
 from gpucnn.geometry import window
 
@@ -176,8 +176,8 @@ class Change:
         return f"{self.backend}: {self.guarantee}"
 
 
-FMA, SUMS, EXACT = "gpucnn/arithmetic/fma.py", "gpucnn/arithmetic/sums.py", "gpucnn/backends/numpy_exact.py"
-NUMBA, LOADING = "kernels/numba_cpu/", "gpucnn/backends/numpy_loading.py"
+FMA, SUMS, EXACT = "gpucnn/arithmetic/fma.py", "gpucnn/arithmetic/sums.py", "gpucnn/backends/numpy/exact.py"
+NUMBA, LOADING = "kernels/numba/", "gpucnn/backends/numpy/images.py"
 
 # The C library's own exp is no mutant to rely on: some are rounded correctly, and give the contract's bits.
 CHANGES = [
@@ -347,7 +347,7 @@ CHANGES = [
     Change(
         "the last maximum instead of the first",
         "numpy",
-        "gpucnn/backends/numpy_base.py",
+        "gpucnn/backends/numpy/base.py",
         "(field[tap] > y)",
         "(field[tap] >= y)",
         maxima,
@@ -371,7 +371,7 @@ CHANGES = [
     Change(
         "a single position's gradient by the tree over images",
         "numba",
-        "gpucnn/backends/numba_backend.py",
+        "gpucnn/backends/numba/backend.py",
         "if math.prod(window.output) == 1:",
         "if math.prod(window.output) == 0:",
         single_position,
@@ -531,7 +531,7 @@ CHANGES = [
     Change(
         "no + 0 in leaky ReLU",
         "numpy",
-        "gpucnn/backends/numpy_pointwise.py",
+        "gpucnn/backends/numpy/pointwise.py",
         "self.dtype.type(slope) * x.data + self.dtype.type(0)",
         "self.dtype.type(slope) * x.data",
         activations,
@@ -547,7 +547,7 @@ CHANGES = [
     Change(
         "softmax's gradient sums from the last class",
         "numpy",
-        "gpucnn/backends/numpy_pointwise.py",
+        "gpucnn/backends/numpy/pointwise.py",
         "for c in range(dy.channels):",
         "for c in reversed(range(dy.channels)):",
         activations,
@@ -587,7 +587,7 @@ CHANGES = [
     Change(
         "the mean over the images instead of their weights",
         "numpy",
-        "gpucnn/backends/numpy_pointwise.py",
+        "gpucnn/backends/numpy/pointwise.py",
         "[total / weight], np.float32",
         "[total / len(z)], np.float32",
         weighted,
@@ -611,7 +611,7 @@ CHANGES = [
     Change(
         "a loss of values summed in float32",
         "numpy",
-        "gpucnn/backends/numpy_pointwise.py",
+        "gpucnn/backends/numpy/pointwise.py",
         "total64(terms.reshape(",
         "total64(terms.astype(np.float32).reshape(",
         regressions,
@@ -635,7 +635,7 @@ CHANGES = [
     Change(
         "clipping that divides by the rounded norm",
         "numpy",
-        "gpucnn/backends/numpy_pointwise.py",
+        "gpucnn/backends/numpy/pointwise.py",
         "np.float32(limit / norm)",
         "np.float32(limit) / np.float32(norm)",
         clipped,

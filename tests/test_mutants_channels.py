@@ -39,13 +39,13 @@ def taken(b):
 
 
 CHANNELS = NUMBA + "channels.py"
-NUMPY = "gpucnn/backends/numpy_channels.py"
+NUMPY = "gpucnn/backends/numpy/channels.py"
 CHANGES = [
     Change("the kernel is flipped", "numpy", EXACT, "return np.flip(", "return (lambda w, axes: w)(", transposed),
     Change(
         "bands are those of the transposed convolution's input",
         "numba",
-        "gpucnn/backends/numba_backend.py",
+        "gpucnn/backends/numba/backend.py",
         "band = rows_per_band(output[2])\n        chunks",
         "band = rows_per_band(window.input[-1])\n        chunks",
         bands,

@@ -6,8 +6,8 @@ from mutants import mutant
 from test_mutants import NUMBA, Change, compared, guarded, numbers
 
 from gpucnn.axis_maps import padding_maps, upsampling_maps
-from gpucnn.backends.numba_backend import NumbaBackend
-from gpucnn.backends.numpy_exact import NumpyExact
+from gpucnn.backends.numba.backend import NumbaBackend
+from gpucnn.backends.numpy.exact import NumpyExact
 
 LINEAR = upsampling_maps((5, 4), None, (7, 9), "linear", False)
 
@@ -40,7 +40,7 @@ def adaptive_maxima(b):
     return {"y": y.numpy(), "dx": b.adaptive_max_pool_gradient(dy, where, (7, 8)).numpy()}
 
 
-BASE, MAPS, PROTOCOL = "gpucnn/backends/numpy_resampling.py", "gpucnn/axis_maps.py", "gpucnn/backends/protocol.py"
+BASE, MAPS, PROTOCOL = "gpucnn/backends/numpy/resampling.py", "gpucnn/axis_maps.py", "gpucnn/backends/protocol.py"
 KERNEL = NUMBA + "resampling.py"
 
 CHANGES = [
@@ -58,7 +58,7 @@ CHANGES = [
     Change(
         "multiply, then add",
         "numpy",
-        "gpucnn/backends/numpy_exact.py",
+        "gpucnn/backends/numpy/exact.py",
         "return fma(weight, x, acc)",
         "return weight * x + acc",
         upsampled,

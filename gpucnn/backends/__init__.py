@@ -15,11 +15,11 @@ __all__ = ["Augmentation", "Backend", "Batch", "backends", "get_backend"]
 
 # (name, math) -> where it is made; the first math of a name is its default, and names stand fastest first.
 _IMPLEMENTATIONS = {
-    ("cupy", "exact"): ("gpucnn.backends.cupy_backend", "CupyBackend"),
-    ("numba", "exact"): ("gpucnn.backends.numba_backend", "NumbaBackend"),
-    ("numba-cuda", "exact"): ("gpucnn.backends.numba_cuda_backend", "NumbaCudaBackend"),
-    ("numpy", "fast"): ("gpucnn.backends.numpy_fast", "NumpyFast"),
-    ("numpy", "exact"): ("gpucnn.backends.numpy_exact", "NumpyExact"),
+    ("cupy", "exact"): ("gpucnn.backends.cuda.cupy_backend", "CupyBackend"),
+    ("numba", "exact"): ("gpucnn.backends.numba.backend", "NumbaBackend"),
+    ("numba-cuda", "exact"): ("gpucnn.backends.numba_cuda.backend", "NumbaCudaBackend"),
+    ("numpy", "fast"): ("gpucnn.backends.numpy.fast", "NumpyFast"),
+    ("numpy", "exact"): ("gpucnn.backends.numpy.exact", "NumpyExact"),
 }
 
 

@@ -17,7 +17,7 @@ def get_emulated_backend(order="forward", sanitize: bool = False, guard: str | N
     `guard`: arrays end ("end") or begin ("front") at an inaccessible page. `sanitize`: kernels compiled under
     AddressSanitizer and UBSan. Raises BackendError where g++ is missing or the machine is not Linux on x86-64.
     """
-    from gpucnn.backends.cuda_backend import CudaBackend
+    from gpucnn.backends.cuda.backend import CudaBackend
     from gpucnn.emulation.launcher import EmulatedLauncher
 
     backend = CudaBackend(EmulatedLauncher(order, sanitize, guard))

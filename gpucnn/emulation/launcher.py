@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gpucnn.backends.launcher import SOURCES, Arguments, Launcher
+from gpucnn.backends.cuda.launcher import SOURCES, Arguments, Launcher
 from gpucnn.emulation import compiler
 from gpucnn.emulation.memory import guarded
 from gpucnn.errors import BackendError, ConfigurationError

@@ -9,7 +9,7 @@ class Peak:
     """The register-only multiply-adds on `threads` threads: a contender like the others, and what it means for them."""
 
     def __init__(self, threads: int):
-        from gpucnn.backends.numba_peak import fma_burst
+        from gpucnn.backends.numba.peak import fma_burst
 
         self.threads = threads
         burst, self._operations = fma_burst(threads)

@@ -2,11 +2,10 @@
 a thread a value.
 """
 
+from gpucnn.kernels.numba_cuda.arithmetic import ZERO, add, fma, multiply, narrow, subtract, widen
+from gpucnn.kernels.numba_cuda.compiler import LANES, kernel
+from gpucnn.kernels.numba_cuda.elementary import gelu64, gelu_slope64, silu64, silu_slope64
 from numba import cuda
-
-from .arithmetic import ZERO, add, fma, multiply, narrow, subtract, widen
-from .compiler import LANES, kernel
-from .elementary import gelu64, gelu_slope64, silu64, silu_slope64
 
 
 @kernel

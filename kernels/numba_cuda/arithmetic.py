@@ -13,10 +13,9 @@ import math
 import struct
 
 import numpy as np
+from gpucnn.kernels.numba_cuda.compiler import SIMULATED, device, kernel
 from numba import cuda
 from numba.cuda import libdevice
-
-from .compiler import SIMULATED, device, kernel
 
 ZERO, ONE = np.float32(0), np.float32(1)
 

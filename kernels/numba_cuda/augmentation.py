@@ -1,13 +1,12 @@
 """Images into lanes, cropped or shifted, mirrored, normalised and cut out (rules 5 and 10)."""
 
 import numpy as np
+from gpucnn.kernels.numba_cuda.arithmetic import ZERO, multiply, subtract
+from gpucnn.kernels.numba_cuda.compiler import LANES, device, kernel
+from gpucnn.kernels.numba_cuda.indexing import place
+from gpucnn.kernels.numba_cuda.random import CROP, CUTOUT, FLIP, SHIFT, word
+from gpucnn.kernels.numba_cuda.sums import there
 from numba import cuda
-
-from .arithmetic import ZERO, multiply, subtract
-from .compiler import LANES, device, kernel
-from .indexing import place
-from .random import CROP, CUTOUT, FLIP, SHIFT, word
-from .sums import there
 
 # What is drawn for one image: the output's origin and the cutout's first pixel along three axes, whether it is
 # mirrored.

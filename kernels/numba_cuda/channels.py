@@ -1,9 +1,8 @@
 """A bias for each channel, and channels moved from one batch to another: one thread a value."""
 
+from gpucnn.kernels.numba_cuda.arithmetic import ZERO, add
+from gpucnn.kernels.numba_cuda.compiler import kernel
 from numba import cuda
-
-from .arithmetic import ZERO, add
-from .compiler import kernel
 
 
 @kernel

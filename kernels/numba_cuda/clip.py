@@ -1,11 +1,10 @@
 """Clipping the flat gradient buffer, by value and by its norm (rule 9)."""
 
 import numpy as np
+from gpucnn.kernels.numba_cuda.arithmetic import ONE, add64, divide64, multiply, multiply64, narrow, sqrt64, widen
+from gpucnn.kernels.numba_cuda.compiler import BLOCK, LANES, kernel
+from gpucnn.kernels.numba_cuda.sums import column_tree64, keep, lane_tree64
 from numba import cuda, float64
-
-from .arithmetic import ONE, add64, divide64, multiply, multiply64, narrow, sqrt64, widen
-from .compiler import BLOCK, LANES, kernel
-from .sums import column_tree64, keep, lane_tree64
 
 ZERO64 = np.float64(0)
 # Rows of 16 values that one sum of squares takes.

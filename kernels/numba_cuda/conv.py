@@ -6,12 +6,11 @@ that fall outside the image are left out: they would multiply a padding of zeros
 same bits. No thread needs what another one computes, except in the sum over images, which is in sums.py.
 """
 
+from gpucnn.kernels.numba_cuda.arithmetic import ZERO, add, fma
+from gpucnn.kernels.numba_cuda.compiler import BLOCK, LANES, device, kernel
+from gpucnn.kernels.numba_cuda.indexing import outputs_holding, place
+from gpucnn.kernels.numba_cuda.sums import keep, lane_tree, there
 from numba import cuda, float32
-
-from .arithmetic import ZERO, add, fma
-from .compiler import BLOCK, LANES, device, kernel
-from .indexing import outputs_holding, place
-from .sums import keep, lane_tree, there
 
 
 @kernel

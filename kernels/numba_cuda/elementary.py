@@ -1,10 +1,9 @@
 """exp, log, tanh, sigmoid, GELU and SiLU in float64, before their one rounding to float32 (rule 6)."""
 
 import numpy as np
-
-from .. import elementary
-from .arithmetic import add64, bits64, divide64, from_bits64, multiply64, subtract64
-from .compiler import device
+from gpucnn.kernels import elementary
+from gpucnn.kernels.numba_cuda.arithmetic import add64, bits64, divide64, from_bits64, multiply64, subtract64
+from gpucnn.kernels.numba_cuda.compiler import device
 
 LOG2E, LN2_HIGH, LN2_LOW = (np.float64(c) for c in (elementary.LOG2E, elementary.LN2_HIGH, elementary.LN2_LOW))
 ONE, TWO, HALF, QUARTER, TWENTY, LIMIT = (np.float64(c) for c in (1, 2, 0.5, 0.25, 20, 200))

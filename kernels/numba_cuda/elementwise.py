@@ -1,10 +1,9 @@
 """Activations, their gradients and residual addition (rules 5 to 7): one thread a value, all arrays flat."""
 
+from gpucnn.kernels.numba_cuda.arithmetic import ONE, ZERO, add, fma, multiply, narrow, subtract, widen
+from gpucnn.kernels.numba_cuda.compiler import kernel
+from gpucnn.kernels.numba_cuda.elementary import sigmoid64, tanh64
 from numba import cuda
-
-from .arithmetic import ONE, ZERO, add, fma, multiply, narrow, subtract, widen
-from .compiler import kernel
-from .elementary import sigmoid64, tanh64
 
 
 @kernel

@@ -7,12 +7,22 @@ being the positions times 32 lanes; its line is map // channels, `channels` bein
 """
 
 import numpy as np
+from gpucnn.kernels.numba_cuda.arithmetic import (
+    ZERO,
+    add64,
+    divide64,
+    fma,
+    multiply,
+    multiply64,
+    narrow,
+    subtract,
+    subtract64,
+    widen,
+)
+from gpucnn.kernels.numba_cuda.compiler import LANES, device, kernel
+from gpucnn.kernels.numba_cuda.norm import band_of, inverse_deviation
+from gpucnn.kernels.numba_cuda.sums import column_tree64, keep, lane_tree64, there
 from numba import cuda, float64
-
-from .arithmetic import ZERO, add64, divide64, fma, multiply, multiply64, narrow, subtract, subtract64, widen
-from .compiler import LANES, device, kernel
-from .norm import band_of, inverse_deviation
-from .sums import column_tree64, keep, lane_tree64, there
 
 ZERO64 = np.float64(0)
 BAND = 64

@@ -1,13 +1,12 @@
 """Images between their resting layout (N, C, D, H, W) and lanes (block, C, D, H, W, lane)."""
 
 import numpy as np
+from gpucnn.kernels.numba_cuda.arithmetic import ZERO
+from gpucnn.kernels.numba_cuda.compiler import LANES, kernel
+from gpucnn.kernels.numba_cuda.indexing import place
+from gpucnn.kernels.numba_cuda.random import SHIFT, word
+from gpucnn.kernels.numba_cuda.sums import there
 from numba import cuda
-
-from .arithmetic import ZERO
-from .compiler import LANES, kernel
-from .indexing import place
-from .random import SHIFT, word
-from .sums import there
 
 
 @kernel

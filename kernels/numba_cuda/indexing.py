@@ -1,6 +1,6 @@
 """Which value a thread computes, and which outputs a pixel belongs to."""
 
-from .compiler import LANES, device
+from gpucnn.kernels.numba_cuda.compiler import LANES, device
 
 
 @device

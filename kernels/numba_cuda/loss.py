@@ -4,12 +4,23 @@ One thread an image, logits (block, class, lane); softmax of maps one thread an 
 """
 
 import numpy as np
+from gpucnn.kernels.numba_cuda.arithmetic import (
+    ONE,
+    ZERO,
+    add,
+    add64,
+    divide,
+    divide64,
+    fma,
+    multiply,
+    narrow,
+    subtract,
+    widen,
+)
+from gpucnn.kernels.numba_cuda.compiler import LANES, device, kernel
+from gpucnn.kernels.numba_cuda.elementary import exp64, log64
+from gpucnn.kernels.numba_cuda.sums import column_tree64, there
 from numba import cuda
-
-from .arithmetic import ONE, ZERO, add, add64, divide, divide64, fma, multiply, narrow, subtract, widen
-from .compiler import LANES, device, kernel
-from .elementary import exp64, log64
-from .sums import column_tree64, there
 
 ZERO64, ONE64 = np.float64(0), np.float64(1)
 

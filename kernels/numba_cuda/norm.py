@@ -6,9 +6,7 @@ What is computed value by value is flat: value i has channel i // pixels % chann
 """
 
 import numpy as np
-from numba import cuda, float64
-
-from .arithmetic import (
+from gpucnn.kernels.numba_cuda.arithmetic import (
     ONE,
     ZERO,
     add,
@@ -24,8 +22,9 @@ from .arithmetic import (
     subtract64,
     widen,
 )
-from .compiler import LANES, device, kernel
-from .sums import column_tree64, keep, lane_tree64, there, total64
+from gpucnn.kernels.numba_cuda.compiler import LANES, device, kernel
+from gpucnn.kernels.numba_cuda.sums import column_tree64, keep, lane_tree64, there, total64
+from numba import cuda, float64
 
 ZERO64 = np.float64(0)
 

@@ -2,10 +2,9 @@
 
 import math
 
+from gpucnn.kernels.numba_cuda.arithmetic import add, divide, fma, multiply, sqrt, subtract
+from gpucnn.kernels.numba_cuda.compiler import kernel
 from numba import cuda
-
-from .arithmetic import add, divide, fma, multiply, sqrt, subtract
-from .compiler import kernel
 
 
 @kernel

@@ -4,11 +4,10 @@ Gradients gather: the thread of an input pixel looks up, in row-major order, the
 value has one owner and one order of addition, and no two threads add to the same place.
 """
 
+from gpucnn.kernels.numba_cuda.arithmetic import ZERO, add, divide
+from gpucnn.kernels.numba_cuda.compiler import kernel
+from gpucnn.kernels.numba_cuda.indexing import outputs_holding, place
 from numba import cuda
-
-from .arithmetic import ZERO, add, divide
-from .compiler import kernel
-from .indexing import outputs_holding, place
 
 
 @kernel

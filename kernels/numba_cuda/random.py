@@ -1,10 +1,9 @@
 """Philox4x32-10 (rule 10): Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011."""
 
 import numpy as np
+from gpucnn.kernels.numba_cuda.arithmetic import ZERO, multiply
+from gpucnn.kernels.numba_cuda.compiler import LANES, device, kernel
 from numba import cuda
-
-from .arithmetic import ZERO, multiply
-from .compiler import LANES, device, kernel
 
 M0, M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 W0, W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)

@@ -1,9 +1,8 @@
 """Maps along one spatial axis (rule 7): padding, upsampling, the windows of adaptive pooling, and their gradients."""
 
+from gpucnn.kernels.numba_cuda.arithmetic import ZERO, add, fma
+from gpucnn.kernels.numba_cuda.compiler import kernel
 from numba import cuda
-
-from .arithmetic import ZERO, add, fma
-from .compiler import kernel
 
 
 @kernel

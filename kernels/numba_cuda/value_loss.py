@@ -4,12 +4,22 @@ An image's values are a line, cut into bands of 64; sums go through `part` as su
 """
 
 import numpy as np
+from gpucnn.kernels.numba_cuda.arithmetic import (
+    ONE,
+    ZERO,
+    add64,
+    divide64,
+    multiply,
+    multiply64,
+    narrow,
+    subtract,
+    subtract64,
+    widen,
+)
+from gpucnn.kernels.numba_cuda.compiler import LANES, device, kernel
+from gpucnn.kernels.numba_cuda.elementary import exp64, log64
+from gpucnn.kernels.numba_cuda.sums import keep, lane_tree64, there, total64
 from numba import cuda, float64
-
-from .arithmetic import ONE, ZERO, add64, divide64, multiply, multiply64, narrow, subtract, subtract64, widen
-from .compiler import LANES, device, kernel
-from .elementary import exp64, log64
-from .sums import keep, lane_tree64, there, total64
 
 ZERO64, HALF64, ONE64 = np.float64(0), np.float64(0.5), np.float64(1)
 BAND = 64

@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.numba_backend import NumbaBackend
+from gpucnn.backends.numba.backend import NumbaBackend
 from gpucnn.check.cases import KINDS as CHECK_KINDS
 
 # 0xFFA5A5A5 is a NaN as float32, and twice as float64. A canary spans more than the widest tile's reach: 4 KiB.

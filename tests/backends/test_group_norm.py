@@ -22,10 +22,10 @@ from oracle import Expected, assert_within
 
 from gpucnn import errors, functional
 from gpucnn.backends import get_backend
-from gpucnn.backends.cuda_backend import CudaBackend
-from gpucnn.backends.launcher import SOURCES
-from gpucnn.backends.numba_backend import NumbaBackend
-from gpucnn.backends.numpy_exact import NumpyExact
+from gpucnn.backends.cuda.backend import CudaBackend
+from gpucnn.backends.cuda.launcher import SOURCES
+from gpucnn.backends.numba.backend import NumbaBackend
+from gpucnn.backends.numpy.exact import NumpyExact
 from gpucnn.layers import (
     BatchNorm1d,
     BatchNorm2d,
@@ -426,7 +426,7 @@ def test_training_through_the_cuda_kernels_gives_the_specified_weights(specified
 
 # ---- broken on purpose -----------------------------------------------------------------------------------------------
 
-NUMPY, NUMBA = "gpucnn/backends/numpy_group_norm.py", "kernels/numba_cpu/group_norm.py"
+NUMPY, NUMBA = "gpucnn/backends/numpy/group_norm.py", "kernels/numba/group_norm.py"
 MUTANTS = {
     "numpy: no bands": (NUMPY, "tree(over_bands64(values, values.shape[2:]), -1)", "tree(values, -1)"),
     "numpy: squares in float32": (
@@ -441,7 +441,7 @@ MUTANTS = {
     ),
     "numba: bands of 65": (NUMBA, "BAND = 64", "BAND = 65"),
     "numba: the tree's sums swapped": (
-        "kernels/numba_cpu/sums.py",
+        "kernels/numba/sums.py",
         "        value = add64(load64(slots[level], 0), value)\n        t >>= 1",
         "        value = add64(load64(slots[0], 0), value)\n        t >>= 1",
     ),

@@ -14,7 +14,7 @@ HEAD = """
 import json
 import numpy as np
 from gpucnn.backends import get_backend
-from gpucnn.kernels.numba_cpu import compiler, conv, elementwise
+from gpucnn.kernels.numba import compiler, conv, elementwise
 
 compiled, results = [], {}
 compiler.listeners.append(compiled.append)
@@ -73,8 +73,8 @@ def test_a_damaged_file_is_compiled_again(tmp_path):
 @pytest.mark.parametrize(
     ("name", "edit"),
     [
-        ("kernels/numba_cpu/elementwise.py", ("CHUNK = 256", "CHUNK = 128")),
-        ("kernels/numba_cpu/simd.py", ('_select(vec, ">")', '_select(vec, "<")')),
+        ("kernels/numba/elementwise.py", ("CHUNK = 256", "CHUNK = 128")),
+        ("kernels/numba/simd.py", ('_select(vec, ">")', '_select(vec, "<")')),
         ("kernels/elementary.py", ("0x1.71547652b82fep+0", "0x1.71547652b82ffp+0")),
     ],
     ids=["kernel", "helper", "coefficients"],
@@ -88,7 +88,7 @@ def test_an_edited_source_is_compiled_again(tmp_path, name, edit):
     after = finish(start(code, checkout(tmp_path / "after", {name: edit}), **settings))
     assert before["compiled"] == ["relu"] and same["compiled"] == [], "the same sources elsewhere are the same kernels"
     assert after["compiled"] == ["relu"]
-    assert (after["results"] != before["results"]) == (name == "kernels/numba_cpu/simd.py")
+    assert (after["results"] != before["results"]) == (name == "kernels/numba/simd.py")
 
 
 def test_another_processor_compiles_its_own(tmp_path):
@@ -101,7 +101,8 @@ def test_another_processor_compiles_its_own(tmp_path):
 
 # Large tiles, whose results show it when one is called for the other.
 TILES = """
-from gpucnn.backends import Batch, tiles
+from gpucnn.backends import Batch
+from gpucnn.backends.numba import tiles
 from gpucnn.geometry import window
 b, exact = get_backend("numba", "exact", threads=1), get_backend("numpy", "exact")
 rng = np.random.default_rng(0)

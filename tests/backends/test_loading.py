@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gpucnn.arithmetic import CROP, CUTOUT, FLIP, SHIFT
 from gpucnn.backends import get_backend
 from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
-from gpucnn.backends.numba_backend import NumbaBackend
+from gpucnn.backends.numba.backend import NumbaBackend
 
 EXACT = get_backend("numpy", "exact")
 # Guarded memory: what a kernel leaves unwritten is NaN, what it writes outside is noticed.

@@ -11,10 +11,12 @@ from guarded import KINDS, assert_bits, garbage, guarded, numbers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpucnn.backends import get_backend, numba_backend, tiles
+from gpucnn.backends import get_backend
 from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.numba_backend import NumbaBackend
+from gpucnn.backends.numba import backend as numba_backend
+from gpucnn.backends.numba import tiles
+from gpucnn.backends.numba.backend import NumbaBackend
 from gpucnn.errors import BackendError, DTypeError
 from gpucnn.geometry import window
 

@@ -13,7 +13,7 @@ import pytest
 sys.path.append(str(Path(__file__).parent.parent))
 from processes import finish, start
 
-from gpucnn.backends.tiles import accumulators
+from gpucnn.backends.numba.tiles import accumulators
 
 WIDE = accumulators() == 24  # what Numba compiles for here
 FEATURES = np._core._multiarray_umath.__cpu_features__
@@ -25,8 +25,8 @@ AVX512 = [name for name in DISPATCH if name.startswith("AVX512") or name == "X86
 ASSEMBLY = """
 import gc, json, re
 import numpy as np
-from gpucnn.backends import tiles
-from gpucnn.kernels.numba_cpu import compiler
+from gpucnn.backends.numba import tiles
+from gpucnn.kernels.numba import compiler
 def registers():
     kernels = [k for k in gc.get_objects() if isinstance(k, compiler.Kernel) and k.dispatcher.overloads]
     texts = {k.name: k.assembly() for k in kernels}

@@ -12,7 +12,9 @@ from guarded import KINDS, assert_bits, guarded, numbers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpucnn.backends import get_backend, numba_backend, tiles
+from gpucnn.backends import get_backend
+from gpucnn.backends.numba import backend as numba_backend
+from gpucnn.backends.numba import tiles
 from gpucnn.geometry import window
 
 pytestmark = [

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from guarded import assert_bits, guarded, numbers
 
-from gpucnn.backends import get_backend, numba_backend, tiles
+from gpucnn.backends import get_backend
+from gpucnn.backends.numba import backend as numba_backend
+from gpucnn.backends.numba import tiles
 from gpucnn.geometry import window
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ import scalar
 
 from gpucnn import arithmetic
 from gpucnn.backends.augmentation import Augmentation
-from gpucnn.backends.numpy_exact import NumpyExact
+from gpucnn.backends.numpy.exact import NumpyExact
 from gpucnn.errors import DTypeError
 from gpucnn.geometry import Window
 
@@ -121,7 +121,7 @@ def test_dense(images, kind):
 
 
 def test_chunks_do_not_show(monkeypatch):
-    from gpucnn.backends import numpy_exact
+    from gpucnn.backends.numpy import exact as numpy_exact
 
     w, _images, ins, outs, groups = CONVS["dilation and groups"]
     rng = np.random.default_rng(0)

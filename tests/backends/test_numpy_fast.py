@@ -43,7 +43,7 @@ def test_images_in_chunks_give_what_images_one_by_one_give(monkeypatch):
         return y.numpy(), ENGINE.conv_input_gradient(dy, w, fit, 2).numpy(), dw
 
     whole = all_three()
-    monkeypatch.setattr("gpucnn.backends.numpy_fast.CHUNK", 2 * 4 * 9 * 36)  # two images at a time, then one
+    monkeypatch.setattr("gpucnn.backends.numpy.fast.CHUNK", 2 * 4 * 9 * 36)  # two images at a time, then one
     for a, b in zip(whole, all_three(), strict=True):
         np.testing.assert_allclose(a, b, **CLOSE)
 

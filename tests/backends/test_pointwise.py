@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpucnn.backends import get_backend
-from gpucnn.backends.numpy_exact import NumpyExact
+from gpucnn.backends.numpy.exact import NumpyExact
 
 EXACT = NumpyExact()
 KINDS = ["random", "subnormal", "cancelling"]

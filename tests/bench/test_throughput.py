@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpucnn.backends import get_backend
-from gpucnn.backends.numpy_fast import NumpyFast
+from gpucnn.backends.numpy.fast import NumpyFast
 from gpucnn.errors import BackendError, ConfigurationError
 from gpucnn.throughput import Case, bench, jobs, operations, profile
 from gpucnn.throughput.agreement import Referee, one_step, tolerance
@@ -164,9 +164,9 @@ def test_fraction_of_the_peak():
 
 def test_bursts_do_the_operations_that_they_claim():
     """Each accumulator t of 24 starts at (t + 1) / 2 and tends to 2 under acc * 0.5 + 1; the sum is folded with fma."""
-    from gpucnn.kernels.numba_cpu.peak import fma_burst_of
+    from gpucnn.kernels.numba.peak import fma_burst_of
 
-    from gpucnn.backends.numba_peak import fma_peak
+    from gpucnn.backends.numba.peak import fma_peak
 
     count, out = 6, np.full((1, 16), 0.5, np.float32)
     fma_burst_of(count)(1, 3, out)

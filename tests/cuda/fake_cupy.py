@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from gpucnn.backends.cuda_compiler import Compiled
+from gpucnn.backends.cuda.compiler import Compiled
 from gpucnn.emulation import compiler
 from gpucnn.emulation.launcher import EmulatedLauncher
 
@@ -280,7 +280,7 @@ def install(monkeypatch) -> None:
     fakes = {"cupy": cupy, "cupy.cuda": cuda, "cuda": root, "cuda.bindings": bindings, "cuda.bindings.nvrtc": nvrtc}
     for name, module in fakes.items():
         monkeypatch.setitem(sys.modules, name, module)
-    for name in ("gpucnn.backends.cupy_backend", "gpucnn.backends.cupy_launcher", "gpucnn.backends.cupy_events"):
+    for name in (f"gpucnn.backends.cuda.{part}" for part in ("cupy_backend", "cupy_launcher", "cupy_events")):
         # Not delitem: what the test imports under these names, bound to this made-up CuPy, must be gone after it too.
         monkeypatch.setitem(sys.modules, name, None)
         del sys.modules[name]
@@ -288,6 +288,6 @@ def install(monkeypatch) -> None:
     found = lambda name, *a, **k: None if "libcuda.so" in str(name) else real(name, *a, **k)  # noqa: E731
     monkeypatch.setattr(ctypes, "CDLL", found)
     monkeypatch.setattr(
-        "gpucnn.backends.cuda_compiler.compiled",
+        "gpucnn.backends.cuda.compiler.compiled",
         lambda file, expression, architecture: Compiled("symbol", f"{file}\n{expression}".encode()),
     )

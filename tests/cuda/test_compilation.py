@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from resampled import network
 
-from gpucnn.backends import cuda_compiler, cuda_tiles
 from gpucnn.backends.augmentation import Augmentation
-from gpucnn.backends.cuda_backend import CudaBackend
-from gpucnn.backends.launcher import Launcher
+from gpucnn.backends.cuda import compiler as cuda_compiler
+from gpucnn.backends.cuda import tiles as cuda_tiles
+from gpucnn.backends.cuda.backend import CudaBackend
+from gpucnn.backends.cuda.launcher import Launcher
 from gpucnn.check.cases import cases
 from gpucnn.check.cases_pointwise import pointwise
 from gpucnn.layers import Concat, Conv2d, ConvTranspose2d, Dense, Flatten, GroupNorm, LayerNorm, MaxPool2d, Sequential

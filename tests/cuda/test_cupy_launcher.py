@@ -21,7 +21,7 @@ pytestmark = needs_emulation
 @pytest.fixture
 def cupy_backend(monkeypatch):
     fake_cupy.install(monkeypatch)
-    return importlib.import_module("gpucnn.backends.cupy_backend").CupyBackend(0, np.dtype(np.float32))
+    return importlib.import_module("gpucnn.backends.cuda.cupy_backend").CupyBackend(0, np.dtype(np.float32))
 
 
 @pytest.mark.parametrize("late", [None, "first", "others", "no graph"])

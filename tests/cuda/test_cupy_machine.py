@@ -9,7 +9,7 @@ import pytest
 
 from gpucnn.errors import BackendError
 
-MODULE = "gpucnn.backends.cupy_backend"
+MODULE = "gpucnn.backends.cuda.cupy_backend"
 
 
 def _reason(monkeypatch, **machine) -> str:

@@ -9,8 +9,8 @@ import pytest
 from emulated import backend, differing, needs_emulation, with_garbage
 
 from gpucnn.backends import get_backend
-from gpucnn.backends.cuda_backend import CudaBackend
-from gpucnn.backends.launcher import SOURCES
+from gpucnn.backends.cuda.backend import CudaBackend
+from gpucnn.backends.cuda.launcher import SOURCES
 from gpucnn.errors import BackendError
 
 pytestmark = needs_emulation

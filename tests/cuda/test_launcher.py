@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from emulated import needs_emulation
 
-from gpucnn.backends.launcher import Arguments
+from gpucnn.backends.cuda.launcher import Arguments
 from gpucnn.errors import BackendError, ConfigurationError
 
 

@@ -9,8 +9,8 @@ from emulated import differing, needs_emulation, with_garbage
 from gpucnn.axis_maps import upsampling_maps
 from gpucnn.backends import get_backend
 from gpucnn.backends.augmentation import Augmentation
-from gpucnn.backends.cuda_backend import CudaBackend
-from gpucnn.backends.launcher import SOURCES
+from gpucnn.backends.cuda.backend import CudaBackend
+from gpucnn.backends.cuda.launcher import SOURCES
 from gpucnn.errors import BackendError
 from gpucnn.geometry import window
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from emulated import needs_emulation
 
-from gpucnn.backends.launcher import SOURCES
+from gpucnn.backends.cuda.launcher import SOURCES
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from processes import environment
@@ -36,7 +36,7 @@ PAST_THE_END = """
 import sys
 from pathlib import Path
 import numpy as np
-from gpucnn.backends.cuda_backend import CudaBackend
+from gpucnn.backends.cuda.backend import CudaBackend
 from gpucnn.emulation.launcher import EmulatedLauncher
 
 b = CudaBackend(EmulatedLauncher(sanitize=True, folder=Path(sys.argv[1])))

@@ -227,7 +227,7 @@ def training():
 
 def record():
     """[module, kernel, types of its arguments] of every launch of the small cases, without running any kernel."""
-    from gpucnn.backends import numba_cuda_backend
+    from gpucnn.backends.numba_cuda import backend as numba_cuda_backend
 
     backend = get_backend("numba-cuda")
     launches = set()

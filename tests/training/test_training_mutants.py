@@ -83,7 +83,7 @@ MUTANTS = {
 }
 OTHERS = {
     "numba records though it should not": (
-        "backends/numba_backend.py",
+        "backends/numba/backend.py",
         "if not self.graph:",
         "if False:",
         "backends/test_graph.py",

@@ -1,0 +1,166 @@
+"""Compiling a kernel of kernels/cuda for one GPU, and keeping what was compiled.
+
+NVRTC compiles to machine code (cubin), for the architecture at hand, without a GPU and without a CUDA toolkit: it comes
+as a Python wheel. It is called here and not through cupy.RawModule, because CuPy appends -ftz=true to every
+compilation, which flushes subnormals. One file a key, written beside and renamed, its digest in front: a file cut short
+counts as absent. The key is made of the sources with all includes, the kernel's name, the options, the architecture and
+the versions.
+"""
+
+import contextlib
+import functools
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpucnn.backends.cuda.launcher import SOURCES
+from gpucnn.errors import BackendError
+
+# Nothing is fused, flushed or estimated unless a kernel writes it.
+OPTIONS = ("--std=c++17", "--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true")
+listeners: list[Callable[[str], None]] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A kernel's machine code, and what it is called there."""
+
+    symbol: str
+    code: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """What NVRTC made of some kernels of one file: a cubin or PTX, what each is called in it, and the compiler's
+    words."""
+
+    code: bytes
+    symbols: dict[str, str]
+    log: str
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels lie: $GPUCNN_CACHE, else the user's cache folder."""
+    base = os.environ.get("GPUCNN_CACHE")
+    if not base:
+        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "gpucnn")
+    return Path(base) / "cuda"
+
+
+def compiled(file: str, expression: str, architecture: str) -> Compiled:
+    """Kernel `expression` of kernels/cuda/`file` for `architecture` ("sm_90"), from the cache or from NVRTC.
+
+    Raises BackendError with NVRTC's words if it does not compile, ImportError where NVRTC is missing.
+    """
+    path = cache_folder() / f"{_stem(file, expression)}-{_key(file, expression, architecture)}"
+    found = _load(path)
+    if found is None:
+        for listener in listeners:
+            listener(f"{file}: {expression}")
+        made = translate(file, [expression], [f"--gpu-architecture={architecture}"])
+        found = Compiled(made.symbols[expression], made.code)
+        _store(path, found)
+    return found
+
+
+def translate(
+    file: str, expressions: list[str], options: list[str], ptx: bool = False, folder: Path = SOURCES
+) -> Translation:
+    """Run NVRTC on kernels of one file, with `options` after the project's own; `code` is a cubin, or PTX if asked
+    for."""
+    from cuda.bindings import nvrtc
+
+    def call(function, *arguments):
+        status, *results = function(*arguments)
+        if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            raise BackendError(f"NVRTC does not compile {', '.join(expressions)} of {file}: {status.name}\n{log()}")
+        return results[0] if results else None
+
+    def text(size_of, read) -> bytes:
+        buffer = b" " * size_of(program)[1]
+        call(read, program, buffer)
+        return buffer
+
+    def log() -> str:
+        return text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog).decode(errors="replace").strip("\0 \n")
+
+    headers = {path.name: path.read_bytes() for path in sorted(folder.glob("*.cuh"))}
+    given = [option.encode() for option in (*OPTIONS, *options)]
+    names = [name.encode() for name in headers]
+    source = (folder / file).read_bytes()
+    program = call(nvrtc.nvrtcCreateProgram, source, file.encode(), len(headers), list(headers.values()), names)
+    try:
+        for expression in expressions:
+            call(nvrtc.nvrtcAddNameExpression, program, expression.encode())
+        call(nvrtc.nvrtcCompileProgram, program, len(given), given)
+        symbols = {e: call(nvrtc.nvrtcGetLoweredName, program, e.encode()).decode() for e in expressions}
+        readers = (nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX) if ptx else (nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
+        return Translation(text(*readers), symbols, log())
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+
+
+@functools.cache
+def _sources() -> bytes:
+    """A digest of every file that a kernel may include; one that is edited makes all kernels new."""
+    digest = hashlib.sha256()
+    for path in sorted(SOURCES.glob("*.cu*")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.digest()
+
+
+@functools.cache
+def _versions() -> tuple:
+    # Two releases of one NVRTC have one version number; the wheel's version tells them apart.
+    from importlib import metadata
+
+    from cuda.bindings import nvrtc
+
+    wheels = "nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12", "cuda-bindings"
+    return nvrtc.nvrtcVersion()[1:], tuple((name, _version(metadata, name)) for name in wheels)
+
+
+def _version(metadata, name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _stem(file: str, expression: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in f"{Path(file).stem}-{expression}")[:60]
+
+
+def _key(file: str, expression: str, architecture: str) -> str:
+    key = repr((_sources(), _versions(), OPTIONS, file, expression, architecture))
+    return hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+def _load(path: Path) -> Compiled | None:
+    try:
+        stored = path.read_bytes()
+    except OSError:
+        return None
+    digest, payload = stored[:32], stored[32:]
+    if hashlib.sha256(payload).digest() != digest:
+        return None
+    symbol, _, code = payload.partition(b"\n")
+    return Compiled(symbol.decode(), code)
+
+
+def _store(path: Path, found: Compiled) -> None:
+    payload = found.symbol.encode() + b"\n" + found.code
+    # A full disk or a read-only home costs the next run its compile time, nothing else.
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, beside = tempfile.mkstemp(dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(hashlib.sha256(payload).digest() + payload)
+            os.replace(beside, path)
+        except OSError:
+            os.unlink(beside)
+            raise

@@ -1,0 +1,117 @@
+"""The CuPy backend: kernels/cuda on an NVIDIA GPU. Importing this module says why it cannot be used here, if it cannot.
+
+Raises BackendError, with what is missing and the line that mends it, where there is no driver, no GPU, no CuPy, no
+NVRTC, or versions that do not fit together.
+"""
+
+import ctypes
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backends.batch import Batch
+from gpucnn.backends.cuda.backend import CudaBackend
+from gpucnn.errors import BackendError
+
+_INSTALL = "pip install 'gpucnn[cuda13]' for a driver of version 580 or newer, 'gpucnn[cuda12]' for an older one"
+
+
+def check_machine() -> None:
+    """Raises BackendError with the first thing that is missing. What costs little is looked at first."""
+    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        raise BackendError(f"there is no NVIDIA driver ({library} does not load): install the GPU's driver") from None
+    for module, what in (("cupy", "CuPy"), ("cuda.bindings.nvrtc", "the CUDA compiler NVRTC")):
+        try:
+            importlib.import_module(module)
+        except (ImportError, RuntimeError, OSError) as error:
+            raise BackendError(f"{what} cannot be imported ({error}): {_INSTALL}") from None
+    import cupy
+    from cuda.bindings import nvrtc
+
+    try:
+        devices = cupy.cuda.runtime.getDeviceCount()
+        driver = cupy.cuda.runtime.driverGetVersion()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise BackendError(f"the NVIDIA driver does not answer CuPy ({error}): {_INSTALL}") from None
+    if not devices:
+        raise BackendError("the NVIDIA driver sees no GPU; CUDA_VISIBLE_DEVICES may hide it")
+    try:
+        major = nvrtc.nvrtcVersion()[1]
+        known = nvrtc.nvrtcGetSupportedArchs()[1]
+    except RuntimeError as error:  # the bindings are there, the library is not
+        raise BackendError(f"the CUDA compiler NVRTC does not load ({error}): {_INSTALL}") from None
+    if major > driver // 1000:
+        raise BackendError(
+            f"the driver knows CUDA {driver // 1000}.{driver % 1000 // 10}, the compiler is of CUDA {major}: "
+            f"pip install 'gpucnn[cuda{driver // 1000}]', or install a newer driver"
+        )
+    capability = cupy.cuda.Device().compute_capability
+    if int(capability) not in known:
+        raise BackendError(
+            f"this GPU is an sm_{capability}, which NVRTC {major} does not compile for; it knows sm_{min(known)} to "
+            f"sm_{max(known)}: pip install --upgrade nvidia-cuda-nvrtc, for an old GPU 'gpucnn[cuda12]'"
+        )
+
+
+check_machine()
+
+import cupy  # only where it can be used
+
+from gpucnn.backends import compilation
+from gpucnn.backends.cuda import compiler as cuda_compiler
+from gpucnn.backends.cuda.cupy_launcher import CupyLauncher
+
+if compilation.tell not in cuda_compiler.listeners:
+    cuda_compiler.listeners.append(compilation.tell)
+
+
+class CupyBackend(CudaBackend):
+    """CudaBackend on the current CUDA device; with `graph` training steps are captured as CUDA graphs."""
+
+    def __init__(self, threads: int = 0, dtype: np.dtype = np.dtype(np.float32)):
+        """`threads` is accepted and none are used."""
+        super().__init__(CupyLauncher())
+        self._batch, self._at_load = 0, 0
+
+    def elapsed(self, work: Callable[[], Any]) -> float:
+        return self.launcher.elapsed(work)
+
+    def memory(self) -> int:
+        return self.launcher.memory
+
+    def load_images(self, images, indices, count: int, *given, **options) -> Batch:
+        self._batch, self._at_load = count, self.launcher.used_bytes()
+        return super().load_images(images, indices, count, *given, **options)
+
+    def _empty(self, shape: tuple[int, ...], dtype=np.float32):
+        try:
+            return super()._empty(shape, dtype)
+        except cupy.cuda.memory.OutOfMemoryError:
+            size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+            raise BackendError(self._too_much(size)) from None
+
+    def _too_much(self, size: int) -> str:
+        """What to say when an array of `size` bytes found no room."""
+        launcher = self.launcher
+        free, used = launcher.free_bytes(), launcher.used_bytes()
+        text = (
+            f"the GPU's memory is full: an array of {_size(size)} did not fit into the {_size(free)} that are free of "
+            f"{_size(launcher.memory)}"
+        )
+        if self._batch:
+            # The images at hand need this much so far, and would need more; in lanes of 32 whole blocks count.
+            so_far = max(used - self._at_load, 0) + size
+            fits = self._batch * (free + used - self._at_load) // so_far // self.lanes * self.lanes
+            text += f"; a batch of {self._batch} needs {_size(so_far)} at least"
+            text += f", one of {fits} may fit" if fits else ", and no smaller one will fit: take a smaller model"
+        return text
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**28 else f"{count / 2**20:.1f} MiB"

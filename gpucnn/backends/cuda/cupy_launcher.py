@@ -1,0 +1,199 @@
+"""The CUDA backend's launcher on a GPU: CuPy's memory pool, streams and graphs, kernels from compiler.py.
+
+Everything runs in order on one stream of its own. It is a blocking one, so that a layer of the user's own, which
+computes with CuPy on the default stream, waits for the kernels and the kernels wait for it. While a graph is recorded,
+kernels that nobody waits for (the gradients of weights) go to a second stream: in the graph they are branches that run
+beside the rest.
+"""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import cupy
+import numpy as np
+from cupy.cuda import driver, runtime
+
+from gpucnn.backends.cuda.compiler import compiled
+from gpucnn.backends.cuda.cupy_events import elapsed
+from gpucnn.backends.cuda.launcher import Arguments, Launcher
+from gpucnn.errors import BackendError
+
+# What kernels on the second stream use cannot be reused before they are waited for: so many bytes at most.
+_BESIDE_BYTES = 64 << 20
+
+
+class CupyLauncher(Launcher):
+    """The current CUDA device."""
+
+    xp = cupy
+
+    def __init__(self):
+        self._device = cupy.cuda.Device()
+        self._device.use()
+        runtime.free(0)  # makes the context
+        facts = runtime.getDeviceProperties(self._device.id)
+        self.processors = facts["multiProcessorCount"]
+        self.memory = facts["totalGlobalMem"]
+        name = facts["name"]
+        self.device = f"GPU {name.decode() if isinstance(name, bytes) else name}, {self.memory / 2**30:.0f} GiB"
+        self._architecture = architecture()
+        self._stream = cupy.cuda.Stream(non_blocking=False)
+        self._side = cupy.cuda.Stream(non_blocking=False)
+        self._kernels: dict[tuple[str, str], int] = {}
+        self._modules: list[int] = []
+        self._pool = cupy.get_default_memory_pool()
+        # While a graph is made: the addresses that its own pool gave out, and the arrays from elsewhere that it uses.
+        self._capturing = self._recording = False
+        self._own: set[int] = set()
+        self._kept: list[cupy.ndarray] = []
+        # What the second stream uses and has not been waited for: arrays, and where the memory that it writes begins.
+        self._used_beside: list[cupy.ndarray] = []
+        self._written_beside: set[int] = set()
+        self._events: list[cupy.cuda.Event] = []
+
+    # ---- memory ------------------------------------------------------------------------------------------------------
+
+    def empty(self, shape: tuple[int, ...], dtype=np.float32) -> cupy.ndarray:
+        """Raises cupy.cuda.memory.OutOfMemoryError after the pools gave back what nobody uses."""
+        with self._stream:
+            try:
+                return cupy.ndarray(shape, dtype)
+            except cupy.cuda.memory.OutOfMemoryError:
+                cupy.get_default_memory_pool().free_all_blocks()
+                return cupy.ndarray(shape, dtype)
+
+    def used_bytes(self) -> int:
+        """What arrays hold in the pool at hand."""
+        return self._pool.used_bytes()
+
+    def free_bytes(self) -> int:
+        """What arrays could still get: free on the device, or held by the pool at hand and in nobody's use."""
+        return runtime.memGetInfo()[0] + self._pool.free_bytes()
+
+    def clear(self, array: cupy.ndarray) -> None:
+        if array.nbytes:
+            if array.data.mem.ptr in self._written_beside:
+                self._join()
+            array.data.memset_async(0, array.nbytes, self._stream)
+            self._keep(array)
+
+    def write(self, array: cupy.ndarray, host: np.ndarray) -> None:
+        if array.nbytes:
+            array.set(np.ascontiguousarray(host), stream=self._stream)
+
+    def read(self, array: cupy.ndarray) -> np.ndarray:
+        host = array.get(stream=self._stream)
+        self._stream.synchronize()  # older CuPy does not wait
+        return host
+
+    # ---- kernels -----------------------------------------------------------------------------------------------------
+
+    def kernel(self, file: str, expression: str = "") -> int:
+        key = file, expression
+        if key not in self._kernels:
+            found = compiled(file, expression, self._architecture)
+            module = driver.moduleLoadData(found.code)
+            self._modules.append(module)
+            self._kernels[key] = driver.moduleGetFunction(module, found.symbol)
+        return self._kernels[key]
+
+    def launch(
+        self, kernel: int, grid: tuple[int, ...], block: tuple[int, ...], *arguments, beside: tuple = ()
+    ) -> None:
+        packed = Arguments(arguments, lambda array: array.data.ptr)
+        three = (*grid, *(1,) * (3 - len(grid)), *block, *(1,) * (3 - len(block)))
+        arrays = [a for a in arguments if isinstance(a, cupy.ndarray)]
+        stream = self._stream
+        if self._recording and beside:
+            stream = self._side
+            self._wait(stream, self._stream)
+            self._used_beside += arrays
+            self._written_beside.update(a.data.mem.ptr for a in beside)
+        elif any(a.data.mem.ptr in self._written_beside for a in arrays):
+            self._join()
+        driver.launchKernel(kernel, *three, 0, stream.ptr, packed.address, 0)
+        self._keep(*arrays)
+        if sum(a.nbytes for a in self._used_beside) > _BESIDE_BYTES:
+            self._join()
+
+    def _wait(self, later, earlier) -> None:
+        """What comes on stream `later` waits for what is on `earlier`."""
+        event = cupy.cuda.Event(disable_timing=True)
+        earlier.record(event)
+        later.wait_event(event)
+        self._events.append(event)
+
+    def _join(self) -> None:
+        """What comes waits for the second stream."""
+        if self._used_beside:
+            self._wait(self._stream, self._side)
+        self._used_beside, self._written_beside = [], set()
+
+    def _keep(self, *arrays: cupy.ndarray) -> None:
+        """While a graph is recorded: keep alive what it uses and its own pool does not hold."""
+        if self._recording:
+            self._kept += [a for a in arrays if a.data.mem.ptr not in self._own]
+
+    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+        """Run `step` for real, which compiles what it needs, then once more to record it as a CUDA graph.
+
+        Both take their memory from a pool of this graph's own. So nothing that comes later can be given memory that the
+        graph writes at each repetition, and inside it arrays that follow each other share memory as they always do.
+        """
+        if self._capturing:
+            raise BackendError("a capture inside a capture: capture the whole step once")
+        if not self.graph:
+            step()
+            return step
+        pool = self._pool = cupy.cuda.MemoryPool()
+        self._capturing, self._own, self._kept = True, set(), []
+
+        def allocate(size: int):
+            memory = pool.malloc(size)
+            self._own.add(memory.mem.ptr)
+            return memory
+
+        try:
+            with self._stream, cupy.cuda.using_allocator(allocate):
+                step()
+                self._stream.synchronize()
+                graph = self._record(step)
+        finally:
+            self._capturing, self._pool = False, cupy.get_default_memory_pool()
+        graph.upload(self._stream)
+
+        def replay() -> None:
+            graph.launch(self._stream)
+
+        replay.kept = pool, self._kept  # the graph has addresses only
+        return replay
+
+    def _record(self, step: Callable[[], None]) -> cupy.cuda.Graph:
+        self._stream.begin_capture()
+        self._recording = True
+        try:
+            step()
+            self._join()
+        except BaseException:
+            with contextlib.suppress(Exception):  # the first error is the one to tell
+                self._stream.end_capture()
+            raise
+        finally:
+            self._recording = False
+            self._used_beside, self._written_beside = [], set()
+        graph = self._stream.end_capture()
+        self._events = []
+        return graph
+
+    def synchronize(self) -> None:
+        self._stream.synchronize()
+
+    def elapsed(self, work: Callable[[], Any]) -> float:
+        """Seconds of the device for what `work` launches."""
+        return elapsed(work, self._stream)
+
+
+def architecture() -> str:
+    """The current device's, as NVRTC calls it: "sm_90"."""
+    return f"sm_{cupy.cuda.Device().compute_capability}"

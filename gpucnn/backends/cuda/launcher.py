@@ -1,0 +1,99 @@
+"""What the CUDA backend needs of a device: memory, kernels by name, launches, and a way to repeat a step.
+
+Two implementations: CuPy on a GPU (cupy_launcher.py), and g++ on the CPU (gpucnn.emulation.launcher).
+"""
+
+import ctypes
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import gpucnn.kernels
+
+SOURCES = Path(gpucnn.kernels.__file__).parent / "cuda"
+Array = Any
+
+
+class Launcher(ABC):
+    """`xp` is the array module, `device` describes the hardware, `processors` is how many multiprocessors it has.
+    `graph`: whether `capture` records; with it off every step is launched kernel by kernel."""
+
+    graph = True
+    xp: Any
+    device: str
+    processors: int
+
+    @abstractmethod
+    def empty(self, shape: tuple[int, ...], dtype=np.float32) -> Array:
+        """Memory that nobody has written."""
+
+    @abstractmethod
+    def clear(self, array: Array) -> None:
+        """Set all bytes to zero."""
+
+    @abstractmethod
+    def write(self, array: Array, host: np.ndarray) -> None:
+        """Copy host values of the same shape and type into a device array, also one of an earlier captured step."""
+
+    @abstractmethod
+    def read(self, array: Array) -> np.ndarray:
+        """A copy on the host; waits until it is computed."""
+
+    @abstractmethod
+    def kernel(self, file: str, expression: str = "") -> Any:
+        """The kernel called `expression` in C++ (template arguments included) of kernels/cuda/`file`, compiled."""
+
+    @abstractmethod
+    def launch(
+        self, kernel: Any, grid: tuple[int, ...], block: tuple[int, ...], *arguments, beside: tuple[Array, ...] = ()
+    ) -> None:
+        """Run a kernel. Arguments are arrays, None for a null pointer, NumPy scalars of the exact C type, and tuples of
+        NumPy scalars for a struct.
+
+        `beside` names all arrays that the kernel writes, if it may run beside the kernels that follow until one of them
+        is given one of these arrays, or another view of the same memory.
+        """
+
+    @abstractmethod
+    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+        """Run `step` once and return what repeats its launches on the same memory."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Wait until everything asked for is computed."""
+
+
+class Arguments:
+    """A kernel's arguments as CUDA and the emulation take them: `address` is that of an array of pointers to them.
+
+    `sizes` are their bytes. Keeps the arguments alive. `locate` gives an array's address.
+    """
+
+    def __init__(self, arguments: tuple, locate: Callable[[Array], int]):
+        self.kept = arguments
+        values = [_bytes(argument, locate) for argument in arguments]
+        self.sizes = [len(value) for value in values]
+        self._buffers = [ctypes.create_string_buffer(value, len(value)) for value in values]
+        self._pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(b) for b in self._buffers))
+        self.address = ctypes.addressof(self._pointers)
+
+
+def _bytes(argument, locate: Callable[[Array], int]) -> bytes:
+    if argument is None:
+        return bytes(8)
+    if isinstance(argument, np.generic):
+        return argument.tobytes()
+    if isinstance(argument, tuple):
+        return _struct(argument)
+    return int(locate(argument)).to_bytes(8, "little")
+
+
+def _struct(members: tuple) -> bytes:
+    """Members laid out as C does: each at a multiple of its size, the whole a multiple of the largest."""
+    result, largest = b"", max(member.itemsize for member in members)
+    for member in members:
+        result += bytes(-len(result) % member.itemsize) + member.tobytes()
+    return result + bytes(-len(result) % largest)

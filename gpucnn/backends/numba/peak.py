@@ -1,0 +1,42 @@
+"""How many multiply-adds a second this processor can do, measured: what the throughput of kernels is compared with."""
+
+from collections.abc import Callable
+from time import perf_counter
+
+import numba
+import numpy as np
+
+from gpucnn.backends.numba.tiles import accumulators
+from gpucnn.kernels.numba.peak import fma_burst_of
+from gpucnn.kernels.numba.simd import LANES
+
+_ROUNDS = 200_000
+
+
+def fma_burst(threads: int) -> tuple[Callable[[], None], int]:
+    """(burst, operations): each call of `burst` does so many float32 operations on `threads` threads.
+
+    A multiply-add counts as two. Less than a millisecond. Nothing is read from or written to memory meanwhile.
+    """
+    count = accumulators()
+    burst = fma_burst_of(count)
+    out = np.empty((threads, LANES), np.float32)
+
+    def call() -> None:
+        numba.set_num_threads(threads)
+        out[...] = 0.5
+        burst(threads, _ROUNDS, out)
+
+    return call, 2 * threads * _ROUNDS * count * LANES
+
+
+def fma_peak(threads: int, seconds: float = 0.5) -> float:
+    """Float32 operations a second on `threads` threads: the best burst within `seconds`."""
+    burst, operations = fma_burst(threads)
+    burst()
+    best, until = float("inf"), perf_counter() + seconds
+    while perf_counter() < until:
+        started = perf_counter()
+        burst()
+        best = min(best, perf_counter() - started)
+    return operations / best

@@ -1,0 +1,1 @@
+"""The backend of the readable GPU kernels in kernels/numba_cuda."""

@@ -1,0 +1,352 @@
+"""Convolution: forward, input gradient and weight gradient, for up to three spatial axes.
+
+Activations are (block, channel, D, H, W, lane), with leading axes of size 1 for images of fewer dimensions; weights are
+(group, O/group, C/group, *K). All arrays may be strided views: the input gradient is the forward kernel on a transposed
+and flipped view of the weights, one call for each phase of the stride.
+
+A register tile holds OB output channels by QB neighbouring pixels of 16 images each. For each term k of the dot
+product, in order, it loads QB vectors, broadcasts OB weights and issues OB * QB fused multiply-adds: the tile is the
+fma chain of rule 2, with enough independent chains to fill the pipeline. Where the kernel reaches over the image's left
+or right edge the outside pixels are read as zero; outside rows are skipped: rule 2's final + 0.0 makes both the same
+bits.
+"""
+
+import functools
+
+import numpy as np
+from gpucnn.kernels.numba.compiler import inner, kernel
+from gpucnn.kernels.numba.register_tiles import broadcast_tile, keep_first_of, lane_trees_of, product_tile, zeros_of
+from gpucnn.kernels.numba.simd import LANES, add, splat, store, where_greater
+from gpucnn.kernels.numba.sums import push, total
+from numba import get_thread_id, prange
+
+ZERO = np.float32(0)
+
+
+@inner
+def stride_of(a, axis):
+    """Stride of an axis in elements."""
+    return a.strides[axis] // a.itemsize
+
+
+@inner
+def taps_inside(first, dilation, taps, size):
+    """The range of taps t with 0 <= first + t * dilation < size."""
+    if dilation == 1:  # spares two divisions
+        low, high = -first, size - first
+    else:
+        low = (-first + dilation - 1) // dilation
+        high = (size - 1 - first) // dilation + 1
+    low = min(max(low, 0), taps)
+    return low, max(low, min(high, taps))
+
+
+@inner
+def pack(w, packed, g, OB, tile):
+    """packed[k, i] = the weight of term k for output channel i of one tile: broadcasts then read along a line."""
+    _, OG, CG, KD, KH, KW = w.shape
+    o, k = min(tile * OB, OG - OB), 0
+    for c in range(CG):
+        for a in range(KD):
+            for r in range(KH):
+                for s in range(KW):
+                    for i in range(OB):
+                        packed[k, i] = w[g, o + i, c, a, r, s]
+                    k += 1
+
+
+@functools.cache
+def conv_of(OB: int, QB: int, KW: int, dense_row: bool, packs: bool):
+    """The forward kernel with tiles of OB output channels by QB pixels; O/group >= OB and W of the output >= QB.
+
+    KW is the kernel's width, or 0 for one that is read from the arrays; `dense_row` says that neighbouring pixels of
+    the output see neighbouring vectors of the input (stride 1). Both being constants spares a third of the
+    instructions. With `packs` the weights are first laid out as the tiles read them, which pays where each is read
+    often.
+    """
+    zeros = zeros_of(OB * QB)
+    step, edge_step = broadcast_tile(OB, QB, w_row=1 if packs else None, x_column=LANES if dense_row else None)
+
+    @inner
+    def conv_row(x, w, bias, y, block, g, d, h, first_tile, last_tile, kernel, stride, dilation, before, relu):
+        """Row (d, h) of the output maps whose tiles are first_tile..last_tile - 1 of group g.
+
+        w is (tiles, terms, OB) if packed, else (group, O/group, C/group, *K).
+        """
+        OG, CG, KD, KH = kernel[0], kernel[1], kernel[2], kernel[3]
+        width = KW if KW else kernel[4]
+        D, H, W, Q = x.shape[2], x.shape[3], x.shape[4], y.shape[4]
+        x_c, x_d, x_h, x_w = stride_of(x, 1), stride_of(x, 2), stride_of(x, 3), stride_of(x, 4)
+        y_c, y_w = stride_of(y, 1), stride_of(y, 4)
+        in_d, in_h = d * stride[0] - before[0], h * stride[1] - before[1]
+        a_low, a_high = taps_inside(in_d, dilation[0], KD, D)
+        r_low, r_high = taps_inside(in_h, dilation[1], KH, H)
+        x_first = block * stride_of(x, 0) + g * CG * x_c + in_d * x_d + in_h * x_h
+        y_first = block * stride_of(y, 0) + g * OG * y_c + d * stride_of(y, 2) + h * stride_of(y, 3)
+        x_step, x_tap = stride[2] * x_w, dilation[2] * x_w
+        if packs:
+            w_o, w_w, w_r = 1, OB, width * OB
+            w_d, w_c = KH * w_r, KD * KH * w_r
+        else:
+            w_o, w_c, w_d, w_r, w_w = (
+                stride_of(w, 1),
+                stride_of(w, 2),
+                stride_of(w, 3),
+                stride_of(w, 4),
+                stride_of(w, 5),
+            )
+        zero = splat(ZERO)
+        for tile in range(first_tile, last_tile):
+            o = min(tile * OB, OG - OB)
+            w_first = tile * CG * w_c if packs else g * stride_of(w, 0) + o * w_o
+            for q in range(0, Q, QB):
+                q = min(q, Q - QB)
+                column = q * stride[2] - before[2]
+                # Taps that the leftmost and the rightmost pixel of the tile have inside the image; both have low..high.
+                low, s_high = taps_inside(column, dilation[2], width, W)
+                s_low, high = taps_inside(column + (QB - 1) * stride[2], dilation[2], width, W)
+                acc = zeros()
+                if low == 0 and high == width:
+                    for c in range(CG):
+                        for a in range(a_low, a_high):
+                            for r in range(r_low, r_high):
+                                xi = x_first + c * x_c + a * dilation[0] * x_d + r * dilation[1] * x_h + column * x_w
+                                wi = w_first + c * w_c + a * w_d + r * w_r
+                                for s in range(width):
+                                    acc = step(acc, w, wi + s * w_w, w_o, x, xi + s * x_tap, 0, x_step)
+                else:
+                    for c in range(CG):
+                        for a in range(a_low, a_high):
+                            for r in range(r_low, r_high):
+                                xi = x_first + c * x_c + a * dilation[0] * x_d + r * dilation[1] * x_h + column * x_w
+                                wi = w_first + c * w_c + a * w_d + r * w_r
+                                for s in range(s_low, s_high):
+                                    xs, ws = xi + s * x_tap, wi + s * w_w
+                                    if low <= s < high:
+                                        acc = step(acc, w, ws, w_o, x, xs, 0, x_step)
+                                    else:
+                                        left = column + s * dilation[2]
+                                        edge = 0, 0, 0, left, stride[2], W
+                                        acc = edge_step(acc, w, ws, w_o, x, xs, 0, x_step, *edge)
+                for i in range(OB):
+                    b = splat(bias[g * OG + o + i])
+                    for j in range(QB):
+                        v = add(add(acc[i * QB + j], b), zero)
+                        if relu:
+                            v = where_greater(v, zero, v, zero)
+                        store(y, y_first + (o + i) * y_c + (q + j) * y_w, v)
+
+    rows = "dense" if dense_row else "strided"
+
+    @kernel(f"conv {OB}x{QB}, kernel width {KW or 'any'}, {rows} rows, {'packed' if packs else 'plain'} weights")
+    def conv(x, w, bias, y, packed, stride, dilation, before, relu, chunks):
+        """y = x correlated with w, plus bias (O,); packed (group, tiles, terms, OB) is room for the weights.
+
+        Each row's tiles are cut into `chunks` units of work.
+        """
+        B, D, H, G = y.shape[0], y.shape[2], y.shape[3], w.shape[0]
+        kernel = w.shape[1:]
+        tiles = packed.shape[1]
+        if packs:
+            for u in prange(G * tiles):
+                u = np.int64(u)
+                pack(w, packed[u // tiles, u % tiles], u // tiles, OB, u % tiles)
+        for u in prange(B * G * D * H * chunks):
+            u = np.int64(u)
+            rest, chunk = u // chunks, u % chunks
+            rest, h = rest // H, rest % H
+            rest, d = rest // D, rest % D
+            b, g = rest // G, rest % G
+            first, last = chunk * tiles // chunks, (chunk + 1) * tiles // chunks
+            weights = packed[g] if packs else w
+            conv_row(x, weights, bias, y, b, g, d, h, first, last, kernel, stride, dilation, before, relu)
+
+    return conv
+
+
+@functools.cache
+def conv_max_pool_of(OB: int, QB: int, KW: int):
+    """Convolution, ReLU and 2x2 max pooling of stride 2 in one pass, with tiles of OB channels by 2 lines of QB pixels.
+
+    Stride 1, dilation 1, an even QB and D = 1 (two dimensions); otherwise like conv_of with packed weights. The map
+    before pooling is never stored: the four pixels of a window are in registers at once.
+    """
+    zeros = zeros_of(OB * 2 * QB)
+    step, edge_step = broadcast_tile(OB, QB, lines=2, w_row=1, x_column=LANES)
+
+    @inner
+    def pooled_row(x, w, bias, y, where, block, g, h, first_tile, last_tile, kernel, before):
+        """Row h of the pooled maps: rows 2h and 2h + 1 of the convolution."""
+        OG, CG, KH = kernel[0], kernel[1], kernel[3]
+        width = KW if KW else kernel[4]
+        H, W, Q = x.shape[3], x.shape[4], y.shape[4] * 2
+        x_c, x_h = stride_of(x, 1), stride_of(x, 3)
+        y_c, k_c = stride_of(y, 1), stride_of(where, 1)
+        in_h = 2 * h - before[1]
+        # Taps that the upper and the lower line have inside the image; both have r_both..r_both_high.
+        r_both, r_high = taps_inside(in_h, 1, KH, H)
+        r_low, r_both_high = taps_inside(in_h + 1, 1, KH, H)
+        x_first = block * stride_of(x, 0) + g * CG * x_c + in_h * x_h
+        y_first = block * stride_of(y, 0) + g * OG * y_c + h * stride_of(y, 3)
+        k_first = block * stride_of(where, 0) + g * OG * k_c + h * stride_of(where, 3)
+        zero = splat(ZERO)
+        for tile in range(first_tile, last_tile):
+            o = min(tile * OB, OG - OB)
+            for q in range(0, Q, QB):
+                q = min(q, Q - QB)
+                column = q - before[2]
+                low, s_high = taps_inside(column, 1, width, W)
+                s_low, high = taps_inside(column + QB - 1, 1, width, W)
+                acc = zeros()
+                for c in range(CG):
+                    for r in range(r_low, r_high):
+                        xi = x_first + c * x_c + r * x_h + column * LANES
+                        wi = ((tile * CG + c) * KH + r) * width * OB
+                        if r_both <= r < r_both_high and low == 0 and high == width:
+                            for s in range(width):
+                                acc = step(acc, w, wi + s * OB, 1, x, xi + s * LANES, x_h, LANES)
+                        else:
+                            for s in range(s_low, s_high):
+                                edge = in_h + r, 1, H, column + s, 1, W
+                                acc = edge_step(acc, w, wi + s * OB, 1, x, xi + s * LANES, x_h, LANES, *edge)
+                for i in range(OB):
+                    b = splat(bias[g * OG + o + i])
+                    for j in range(0, QB, 2):
+                        t = i * 2 * QB + j
+                        best, tap = add(add(acc[t], b), zero), zero
+                        v = add(add(acc[t + 1], b), zero)
+                        tap, best = where_greater(v, best, splat(np.float32(1)), tap), where_greater(v, best, v, best)
+                        v = add(add(acc[t + QB], b), zero)
+                        tap, best = where_greater(v, best, splat(np.float32(2)), tap), where_greater(v, best, v, best)
+                        v = add(add(acc[t + QB + 1], b), zero)
+                        tap, best = where_greater(v, best, splat(np.float32(3)), tap), where_greater(v, best, v, best)
+                        pixel = (q + j) // 2 * LANES
+                        store(y, y_first + (o + i) * y_c + pixel, where_greater(best, zero, best, zero))
+                        store(where, k_first + (o + i) * k_c + pixel, tap)
+
+    @kernel(f"conv with max pool {OB}x2x{QB}, kernel width {KW or 'any'}")
+    def conv_max_pool(x, w, bias, y, where, packed, before, chunks):
+        """y, where (block, O, 1, H, W, lane), contiguous: the pooled map, and the tap 0..3 of each maximum."""
+        B, H, G = y.shape[0], y.shape[3], w.shape[0]
+        kernel = w.shape[1:]
+        tiles = packed.shape[1]
+        for u in prange(G * tiles):
+            u = np.int64(u)
+            pack(w, packed[u // tiles, u % tiles], u // tiles, OB, u % tiles)
+        for u in prange(B * G * H * chunks):
+            u = np.int64(u)
+            rest, chunk = u // chunks, u % chunks
+            rest, h = rest // H, rest % H
+            b, g = rest // G, rest % G
+            first, last = chunk * tiles // chunks, (chunk + 1) * tiles // chunks
+            pooled_row(x, packed[g], bias, y, where, b, g, h, first, last, kernel, before)
+
+    return conv_max_pool
+
+
+@functools.cache
+def conv_weight_gradient_of(OB: int, CB: int, SB: int, dense_taps: bool):
+    """The weight gradient with tiles of OB output channels by CB input channels by SB taps of one kernel row.
+
+    O/group >= OB, C/group >= CB, W of the kernel >= SB; `dense_taps` says that neighbouring taps see neighbouring
+    vectors of the input (dilation 1).
+    """
+    count = OB * CB * SB
+    zeros = zeros_of(count)
+    run, edge_step = product_tile(OB, CB, SB, x_tap=LANES if dense_taps else None)
+    masked = keep_first_of(count)
+    trees = lane_trees_of(count)
+    vectors = len(trees)
+    if vectors > 2:
+        raise ValueError(f"a tile of {count} accumulators does not fit in registers")
+    tree0, tree1 = trees[0], trees[-1]
+
+    @inner
+    def band_sum(dy, x, di, xi, d, h, last, in_d, in_h, column, stride, dilation):
+        """The chains over one band's rows, from (d, h) to before row `last`, for one tile: rule 3a.
+
+        Output row (d, h) sees input row (d * stride + in_d, h * stride + in_h), its first pixel input pixel `column`.
+        """
+        H_out, Q = dy.shape[3], dy.shape[4]
+        D, H, W = x.shape[2], x.shape[3], x.shape[4]
+        y_c, y_d, y_h, y_w = stride_of(dy, 1), stride_of(dy, 2), stride_of(dy, 3), stride_of(dy, 4)
+        x_c, x_d, x_h, x_w = stride_of(x, 1), stride_of(x, 2), stride_of(x, 3), stride_of(x, 4)
+        x_s, x_q = dilation[2] * x_w, stride[2] * x_w
+        # Pixels for which the leftmost and the rightmost tap of the tile lie inside the image.
+        low, q_high = taps_inside(column, stride[2], Q, W)
+        q_low, high = taps_inside(column + (SB - 1) * dilation[2], stride[2], Q, W)
+        low, high = min(low, q_high), max(high, q_low)
+        high = max(low, high)
+        acc = zeros()
+        row = d * H_out + h
+        while row < last:
+            at_d, at_h = d * stride[0] + in_d, h * stride[1] + in_h
+            if 0 <= at_d < D and 0 <= at_h < H:
+                g = di + d * y_d + h * y_h
+                e = xi + at_d * x_d + at_h * x_h + column * x_w
+                for q in range(q_low, low):
+                    left = column + q * stride[2]
+                    acc = edge_step(acc, dy, g + q * y_w, y_c, x, e + q * x_q, x_c, x_s, left, dilation[2], W)
+                acc = run(acc, high - low, dy, g + low * y_w, y_c, y_w, x, e + low * x_q, x_c, x_s, x_q)
+                for q in range(high, q_high):
+                    left = column + q * stride[2]
+                    acc = edge_step(acc, dy, g + q * y_w, y_c, x, e + q * x_q, x_c, x_s, left, dilation[2], W)
+            row += 1
+            h += 1
+            if h == H_out:
+                d, h = d + 1, 0
+        return acc
+
+    @inner
+    def block_sum(dy, x, part, slots, b, g, first, last, band, lanes, corners, stride, dilation, before):
+        """The weight gradients of block b for tiles first..last - 1 of group g: rules 3a to 3c,
+        into part (O, C, *K).
+        """
+        H_out = dy.shape[3]
+        rows = dy.shape[2] * H_out
+        bands = (rows + band - 1) // band
+        level = (last - first) * vectors * LANES
+        group = g * (part.shape[0] // (x.shape[1] // part.shape[1]))  # the group's first output channel
+        y_first = b * stride_of(dy, 0) + group * stride_of(dy, 1)
+        x_first = b * stride_of(x, 0) + g * part.shape[1] * stride_of(x, 1)
+        for t in range(bands):
+            d, h = t * band // H_out, t * band % H_out
+            for tile in range(first, last):
+                o, c, a, r, s = corners[tile, 0], corners[tile, 1], corners[tile, 2], corners[tile, 3], corners[tile, 4]
+                di, xi = y_first + o * stride_of(dy, 1), x_first + c * stride_of(x, 1)
+                in_d, in_h = a * dilation[0] - before[0], r * dilation[1] - before[1]
+                column = s * dilation[2] - before[2]
+                acc = band_sum(dy, x, di, xi, d, h, min((t + 1) * band, rows), in_d, in_h, column, stride, dilation)
+                acc = acc if lanes == LANES else masked(acc, lanes)
+                slot = (tile - first) * vectors * LANES
+                push(slots, slot, level, t, tree0(acc))
+                if vectors == 2:
+                    push(slots, slot + LANES, level, t, tree1(acc))
+        for tile in range(first, last):
+            o, c, a, r, s = corners[tile, 0], corners[tile, 1], corners[tile, 2], corners[tile, 3], corners[tile, 4]
+            slot = (tile - first) * vectors * LANES
+            store(slots, slot, total(slots, slot, level, bands))
+            if vectors == 2:
+                store(slots, slot + LANES, total(slots, slot + LANES, level, bands))
+            for i in range(OB):
+                for j in range(CB):
+                    for k in range(SB):
+                        part[group + o + i, c + j, a, r, s + k] = slots[slot + (i * CB + j) * SB + k]
+
+    @kernel(f"conv weight gradient {OB}x{CB}x{SB}, {'dense' if dense_taps else 'dilated'} taps")
+    def conv_weight_gradient(dy, x, part, scratch, corners, images, groups, band, stride, dilation, before, chunks):
+        """part[b] (O, C/group, *K) = the gradient of block b; corners (tiles, 5) their (o, c, a, r, s) in a group.
+
+        scratch (threads, slots).
+        """
+        tiles = len(corners)
+        for u in prange(dy.shape[0] * groups * chunks):
+            u = np.int64(u)
+            rest, chunk = u // chunks, u % chunks
+            b, g = rest // groups, rest % groups
+            first, last = chunk * tiles // chunks, (chunk + 1) * tiles // chunks
+            lanes = min(LANES, images - b * LANES)
+            slots = scratch[get_thread_id()]
+            block_sum(dy, x, part[b], slots, b, g, first, last, band, lanes, corners, stride, dilation, before)
+
+    return conv_weight_gradient

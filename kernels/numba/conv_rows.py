@@ -1,0 +1,117 @@
+"""Convolution forward by whole kernel rows: stride 1, no dilation, up to two spatial axes.
+
+Arrays as in conv.py. A unit of work is a few rows of the output maps. The input rows that they see are first copied
+side by side into a strip: in the maps themselves the same pixel of all channels often lies a power of two apart, and
+then the caches hold few of them at once. A register tile has OB output channels by QB neighbouring pixels and loads the
+QB + KW - 1 input pixels under a kernel row once for all its KW taps. Taps outside the image are left out, columns as
+well as rows: at the borders of small maps they are a seventh of the work.
+"""
+
+import functools
+
+import numpy as np
+from gpucnn.kernels.numba.compiler import inner, kernel
+from gpucnn.kernels.numba.conv import pack, stride_of, taps_inside
+from gpucnn.kernels.numba.register_tiles import row_tile, zeros_of
+from gpucnn.kernels.numba.simd import LANES, add, load, splat, store, where_greater
+from numba import get_thread_id, prange
+
+ZERO = np.float32(0)
+
+
+@inner
+def fill(x, strip, block, channel, channels, h, lines):
+    """strip[c, r, w, lane] = rows h .. h + lines - 1 of so many channels from `channel` on."""
+    x_c, x_h, row = stride_of(x, 1), stride_of(x, 3), x.shape[4] * LANES
+    at = block * stride_of(x, 0) + channel * x_c + h * x_h
+    for c in range(channels):
+        for r in range(lines):
+            for w in range(0, row, LANES):
+                store(strip, (c * lines + r) * row + w, load(x, at + c * x_c + r * x_h + w))
+
+
+@functools.cache
+def conv_rows_of(OB: int, QB: int, KW: int, left: int, right: int, alone: bool):
+    """The kernel with tiles of OB output channels by QB pixels, for kernels KW wide; O/group >= OB.
+
+    QB divides the output's row, and is all of it where a tile stands `alone`. The first `left` and the last `right`
+    pixels that a row's windows see lie outside the image, at most QB of them.
+    """
+    zeros = zeros_of(OB * QB)
+    inside = row_tile(OB, QB, KW, 0, 0)
+    first_tile, last_tile = row_tile(OB, QB, KW, left, right if alone else 0), row_tile(OB, QB, KW, 0, right)
+
+    if alone:
+
+        @inner
+        def sums(q, Q, *arguments):
+            return first_tile(*arguments)
+    elif left == right == 0:
+
+        @inner
+        def sums(q, Q, *arguments):
+            return inside(*arguments)
+    else:
+
+        @inner
+        def sums(q, Q, *arguments):
+            if q == 0:
+                return first_tile(*arguments)
+            if q == Q - QB:
+                return last_tile(*arguments)
+            return inside(*arguments)
+
+    @inner
+    def finish(acc, bias, o, y, at, y_c, relu):
+        """y = (acc + bias) + 0, and ReLU of it if asked for."""
+        zero = splat(ZERO)
+        for i in range(OB):
+            b = splat(bias[o + i])
+            for j in range(QB):
+                v = add(add(acc[i * QB + j], b), zero)
+                if relu:
+                    v = where_greater(v, zero, v, zero)
+                store(y, at + i * y_c + j * LANES, v)
+
+    where = "alone" if alone else "beside others"
+
+    @kernel(f"conv rows {OB}x{QB}, kernel width {KW}, {left} and {right} outside, {where}")
+    def conv_rows(x, w, bias, y, packed, strips, before, relu, depth):
+        """y = x correlated with w, plus bias (O,); w (group, O/group, C/group, 1, KH, KW).
+
+        A unit is `depth` rows of y. packed (group, tiles, terms, OB) is room for the weights, strips (threads, C/group
+        * (depth + KH - 1) * W * 16) for the input.
+        """
+        B, H, Q, G = y.shape[0], y.shape[3], y.shape[4], w.shape[0]
+        OG, CG, KH = w.shape[1], w.shape[2], w.shape[4]
+        line, y_c = x.shape[4] * LANES, stride_of(y, 1)
+        tiles, parts = packed.shape[1], -(-H // depth)
+        w_r, w_c = KW * OB, KH * KW * OB
+        for u in prange(G * tiles):
+            u = np.int64(u)
+            pack(w, packed[u // tiles, u % tiles], u // tiles, OB, u % tiles)
+        for u in prange(B * G * parts):
+            u = np.int64(u)
+            rest, part = u // parts, u % parts
+            b, g = rest // G, rest % G
+            strip = strips[get_thread_id()]
+            top, bottom = part * depth, min(part * depth + depth, H)
+            # The input rows that these output rows see; none at all if they lie in the padding.
+            upper = min(max(0, top - before[1]), x.shape[3])
+            lower = max(upper, min(x.shape[3], bottom - 1 - before[1] + KH))
+            fill(x, strip, b, g * CG, CG, upper, lower - upper)
+            x_c = (lower - upper) * line
+            for h in range(top, bottom):
+                r_low, r_high = taps_inside(h - before[1], 1, KH, x.shape[3])
+                row = (h - before[1] + r_low - upper) * line
+                for q in range(0, Q, QB):
+                    at = row + (q - before[2]) * LANES
+                    for tile in range(tiles):
+                        o = min(tile * OB, OG - OB)
+                        weights = packed[g, tile]
+                        lines = r_high - r_low
+                        acc = sums(q, Q, zeros(), CG, lines, weights, r_low * w_r, w_c, w_r, strip, at, x_c, line)
+                        y_at = b * stride_of(y, 0) + (g * OG + o) * y_c + h * stride_of(y, 3) + q * LANES
+                        finish(acc, bias, g * OG + o, y, y_at, y_c, relu)
+
+    return conv_rows

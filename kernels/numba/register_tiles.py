@@ -1,0 +1,355 @@
+"""Register tiles: tuples of accumulators, and the steps that add products to all of them. Nothing here knows
+convolutions.
+
+Plain Numba loops reach a third of the machine's speed at best, because the accumulators do not stay in registers. A
+tile's step is LLVM code in which each accumulator is a value of its own; loops that carry a whole tile are made here
+too.
+"""
+
+import functools
+
+from gpucnn.kernels.numba.simd import LANES, _address, _fma, _i32, _i64, _index, _lane_tree, _load, _splat, _vec, vec
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+
+@functools.cache
+def zeros_of(count: int):
+    """zeros() -> a tuple of `count` vectors of +0."""
+
+    @intrinsic
+    def zeros(typing):
+        return types.UniTuple(vec, count)(), lambda c, b, s, v: ir.Constant(ir.ArrayType(_vec, count), None)
+
+    return zeros
+
+
+@functools.cache
+def keep_first_of(count: int):
+    """keep_first(acc, n): a tuple of `count` vectors with their lanes from n on set to +0."""
+    lanes_type = ir.VectorType(_i32, LANES)
+    accumulators = types.UniTuple(vec, count)
+
+    @intrinsic
+    def keep_first(typing, acc, n):
+        def generate(context, builder, s, v):
+            acc, n = v
+            limit = builder.insert_element(ir.Constant(lanes_type, ir.Undefined), builder.trunc(n, _i32), _i32(0))
+            limit = builder.shuffle_vector(limit, limit, ir.Constant(lanes_type, [0] * LANES))
+            present = builder.icmp_signed("<", ir.Constant(lanes_type, list(range(LANES))), limit)
+            for t in range(count):
+                value = builder.select(present, builder.extract_value(acc, t), ir.Constant(_vec, None))
+                acc = builder.insert_value(acc, value, t)
+            return acc
+
+        return accumulators(accumulators, _index), generate
+
+    return keep_first
+
+
+@functools.cache
+def broadcast_tile(rows: int, columns: int, lines: int = 1, w_row: int | None = None, x_column: int | None = None):
+    """Two steps of a tile acc[i * pixels + j] = fma(x_j, w_i, acc[i * pixels + j]), w_i one float for all lanes.
+
+    The tile's pixels are `lines` image lines of `columns` each, j = line * columns + column.
+    `step(acc, w, wi, w_row, x, xi, x_line, x_column)`: w_i = w.base[wi + i * w_row] and
+    x_j = x.base[xi + line * x_line + column * x_column].
+    `edge_step(..., top, line_stride, height, left, stride, width)`: x_j is zero, and its address never read, unless
+    0 <= top + line * line_stride < height and 0 <= left + column * stride < width.
+    A stride given here is a constant of the machine code and the argument is ignored: addresses then cost no registers.
+    """
+    pixels = lines * columns
+    accumulators = types.UniTuple(vec, rows * pixels)
+
+    def tile(context, builder, s, v, read):
+        acc, w, wi, row, x, xi, x_line, column = v[:8]
+        row = row if w_row is None else _i64(w_row)
+        column = column if x_column is None else _i64(x_column)
+        weights = _address(context, builder, s.args[1], w, wi)
+        first = _address(context, builder, s.args[4], x, xi)
+        fma_of = _fma(builder)
+        xs = []
+        for line in range(lines):
+            start = builder.gep(first, [builder.mul(x_line, _i64(line))])
+            for j in range(columns):
+                xs.append(read(builder.gep(start, [builder.mul(column, _i64(j))]), line, j))
+        for i in range(rows):
+            weight = _splat(builder, builder.load(builder.gep(weights, [builder.mul(row, _i64(i))])))
+            for j, xj in enumerate(xs):
+                t = i * pixels + j
+                acc = builder.insert_value(acc, builder.call(fma_of, [xj, weight, builder.extract_value(acc, t)]), t)
+        return acc
+
+    @intrinsic
+    def step(typing, acc, w, wi, w_row, x, xi, x_line, x_column):
+        def generate(context, builder, s, v):
+            return tile(context, builder, s, v, lambda pointer, line, j: _load(builder, pointer))
+
+        return accumulators(accumulators, w, _index, _index, x, _index, _index, _index), generate
+
+    @intrinsic
+    def edge_step(typing, acc, w, wi, w_row, x, xi, x_line, x_column, top, line_stride, height, left, stride, width):
+        def generate(context, b, s, v):
+            origin = _address(context, b, s.args[4], v[4], _i64(0))
+            top, line_stride, height, left, stride, width = v[8:]
+
+            def read(pointer, line, j):
+                inside = b.icmp_unsigned("<", b.add(left, b.mul(stride, _i64(j))), width)
+                if lines > 1:
+                    y = b.add(top, b.mul(line_stride, _i64(line)))
+                    inside = b.and_(inside, b.icmp_unsigned("<", y, height))
+                value = _load(b, b.select(inside, pointer, origin))
+                return b.select(inside, value, ir.Constant(_vec, None))
+
+            return tile(context, b, s, v, read)
+
+        kind = accumulators(accumulators, w, _index, _index, x, *[_index] * 9)
+        return kind, generate
+
+    return step, edge_step
+
+
+def _loop(builder, count, carried, body):
+    """A counted loop that LLVM must not unroll: `carried = body(builder, i, carried)` for i < count; the last
+    `carried`.
+
+    Unrolling a tile that fills the register file only makes the compiler move its accumulators about.
+    """
+    before, inside = builder.block, builder.append_basic_block("tile")
+    after = builder.append_basic_block("tile.end")
+    builder.cbranch(builder.icmp_signed(">", count, _i64(0)), inside, after)
+    builder.position_at_end(inside)
+    i = builder.phi(_i64)
+    values = [builder.phi(value.type) for value in carried]
+    results = body(builder, i, values)
+    following = builder.add(i, _i64(1))
+    last = builder.block
+    branch = builder.cbranch(builder.icmp_signed("<", following, count), inside, after)
+    no_unroll = builder.module.add_metadata([ir.MetaDataString(builder.module, "llvm.loop.unroll.disable")])
+    loop = builder.module.add_metadata([ir.MetaDataString(builder.module, f"tile {id(branch)}"), no_unroll])
+    loop.operands = (loop, no_unroll)  # a loop is named by metadata whose first operand is itself
+    branch.set_metadata("llvm.loop", loop)
+    i.add_incoming(_i64(0), before)
+    i.add_incoming(following, last)
+    builder.position_at_end(after)
+    ends = []
+    for value, start, result in zip(values, carried, results, strict=True):
+        value.add_incoming(start, before)
+        value.add_incoming(result, last)
+        end = builder.phi(value.type)
+        end.add_incoming(start, before)
+        end.add_incoming(result, last)
+        ends.append(end)
+    return ends
+
+
+@functools.cache
+def product_tile(rows: int, channels: int, taps: int, x_tap: int | None = None):
+    """Steps of a tile acc[(i * channels + c) * taps + t] = fma(d_i, x_ct, acc[...]), all of them vectors.
+
+    `run(acc, count, d, di, d_row, d_next, x, xi, x_channel, x_tap, x_next)` does `count` steps: in step q,
+    d_i = d.base[di + q * d_next + i * d_row] and x_ct = x.base[xi + q * x_next + c * x_channel + t * x_tap].
+    `edge_step(acc, d, di, d_row, x, xi, x_channel, x_tap, column, dilation, width)` does one in which x_ct is zero, and
+    its address never read, unless 0 <= column + t * dilation < width. An x_tap given here is a constant of the machine
+    code and the argument is ignored.
+    """
+    accumulators = types.UniTuple(vec, rows * channels * taps)
+
+    def tile(builder, acc, gradients, d_row, pixels, x_channel, tap, read):
+        """acc as a list; gradients and pixels are addresses."""
+        fma_of = _fma(builder)
+        tap = tap if x_tap is None else _i64(x_tap)
+        xs = []
+        for c in range(channels):
+            base = builder.gep(pixels, [builder.mul(x_channel, _i64(c))])
+            for t in range(taps):
+                xs.append(read(builder, builder.gep(base, [builder.mul(tap, _i64(t))]), t))
+        results = []
+        for i in range(rows):
+            gradient = _load(builder, builder.gep(gradients, [builder.mul(d_row, _i64(i))]))
+            for j, xj in enumerate(xs):
+                results.append(builder.call(fma_of, [gradient, xj, acc[i * len(xs) + j]]))
+        return results
+
+    def unpack(builder, acc):
+        return [builder.extract_value(acc, k) for k in range(accumulators.count)]
+
+    def pack(builder, acc, values):
+        for k, value in enumerate(values):
+            acc = builder.insert_value(acc, value, k)
+        return acc
+
+    @intrinsic
+    def run(typing, acc, count, d, di, d_row, d_next, x, xi, x_channel, x_tap, x_next):
+        def generate(context, builder, s, v):
+            acc, count, d, di, d_row, d_next, x, xi, x_channel, tap, x_next = v
+            gradients = _address(context, builder, s.args[2], d, di)
+            pixels = _address(context, builder, s.args[6], x, xi)
+
+            def body(b, q, values):
+                g, p = b.gep(gradients, [b.mul(q, d_next)]), b.gep(pixels, [b.mul(q, x_next)])
+                return tile(b, values, g, d_row, p, x_channel, tap, lambda b, pointer, t: _load(b, pointer))
+
+            return pack(builder, acc, _loop(builder, count, unpack(builder, acc), body))
+
+        kind = accumulators(accumulators, _index, d, _index, _index, _index, x, _index, _index, _index, _index)
+        return kind, generate
+
+    @intrinsic
+    def edge_step(typing, acc, d, di, d_row, x, xi, x_channel, x_tap, column, dilation, width):
+        def generate(context, builder, s, v):
+            acc, d, di, d_row, x, xi, x_channel, tap, column, dilation, width = v
+            gradients = _address(context, builder, s.args[1], d, di)
+            pixels = _address(context, builder, s.args[4], x, xi)
+            origin = _address(context, builder, s.args[4], x, _i64(0))
+
+            def read(b, pointer, t):
+                inside = b.icmp_unsigned("<", b.add(column, b.mul(dilation, _i64(t))), width)
+                value = _load(b, b.select(inside, pointer, origin))
+                return b.select(inside, value, ir.Constant(_vec, None))
+
+            values = tile(builder, unpack(builder, acc), gradients, d_row, pixels, x_channel, tap, read)
+            return pack(builder, acc, values)
+
+        kind = accumulators(accumulators, d, _index, _index, x, _index, _index, _index, _index, _index, _index)
+        return kind, generate
+
+    return run, edge_step
+
+
+@functools.cache
+def lane_trees_of(count: int):
+    """`lane_tree(acc, k)`: lane j of the result is vector 16 * k + j of the tuple,
+    its lanes summed by adjacent pairs.
+    """
+
+    def tree_of(k):
+        @intrinsic
+        def lane_tree(typing, acc):
+            def generate(context, builder, s, v):
+                last = min(count, (k + 1) * LANES)
+                return _lane_tree(builder, [builder.extract_value(v[0], t) for t in range(k * LANES, last)])
+
+            return vec(acc), generate
+
+        return lane_tree
+
+    return tuple(tree_of(k) for k in range(-(-count // LANES)))
+
+
+@functools.cache
+def row_tile(rows: int, columns: int, taps: int, left: int, right: int):
+    """Steps of a tile acc[i * columns + j] = fma(x_{j+t}, w_ti, acc[...]) for the taps t in order: one kernel row each.
+
+    `run(acc, channels, lines, w, wi, w_channel, w_line, x, xi, x_channel, x_line)` does one step for each channel and
+    line: w_ti = w.base[wi + channel * w_channel + line * w_line + t * rows + i] and x_j = x.base[xi + channel *
+    x_channel + line * x_line + j * 16]. A step loads each x_j once for all taps. The first `left` and the last `right`
+    of the columns + taps - 1 vectors x_j lie outside the image: they are not read, and their products, zeros, left out.
+    """
+    accumulators = types.UniTuple(vec, rows * columns)
+    there = range(left, columns + taps - 1 - right)
+
+    @intrinsic
+    def run(typing, acc, channels, lines, w, wi, w_channel, w_line, x, xi, x_channel, x_line):
+        def generate(context, builder, s, v):
+            acc, channels, lines, w, wi, w_channel, w_line, x, xi, x_channel, x_line = v
+            weights = _address(context, builder, s.args[3], w, wi)
+            pixels = _address(context, builder, s.args[7], x, xi)
+
+            def over_channels(b, c, values):
+                ws, xs = b.gep(weights, [b.mul(c, w_channel)]), b.gep(pixels, [b.mul(c, x_channel)])
+
+                def over_lines(b, r, values):
+                    w_r, x_r = b.gep(ws, [b.mul(r, w_line)]), b.gep(xs, [b.mul(r, x_line)])
+                    fma_of, values = _fma(b), list(values)
+                    x_j = {j: _load(b, b.gep(x_r, [_i64(j * LANES)])) for j in there}
+                    for t in range(taps):
+                        for i in range(rows):
+                            weight = _splat(b, b.load(b.gep(w_r, [_i64(t * rows + i)])))
+                            for j in range(columns):
+                                if j + t in there:
+                                    k = i * columns + j
+                                    values[k] = b.call(fma_of, [x_j[j + t], weight, values[k]])
+                    return values
+
+                return _loop(b, lines, values, over_lines)
+
+            values = [builder.extract_value(acc, k) for k in range(accumulators.count)]
+            for k, value in enumerate(_loop(builder, channels, values, over_channels)):
+                acc = builder.insert_value(acc, value, k)
+            return acc
+
+        return accumulators(accumulators, _index, _index, w, *[_index] * 3, x, *[_index] * 3), generate
+
+    return run
+
+
+@functools.cache
+def sliding_tile(rows: int, channels: int, taps: int, left: int, right: int):
+    """A line of steps of a tile acc[(i * channels + c) * taps + t] = fma(d_i, x_{c,q+t}, acc[...]), q running along the
+    line.
+
+    `run(acc, pixels, d, di, d_row, x, xi, x_channel)` does `pixels` steps, at least left + right of them: in step q,
+    d_i = d.base[di + i * d_row + q * 16] and x_{c,q+t} = x.base[xi + c * x_channel + (q + t) * 16], each loaded once.
+    The first `left` and the last `right` of the pixels + taps - 1 vectors x lie outside the image: they are not read,
+    and their products, zeros, left out.
+    """
+    accumulators = types.UniTuple(vec, rows * channels * taps)
+
+    @intrinsic
+    def run(typing, acc, pixels, d, di, d_row, x, xi, x_channel):
+        def generate(context, builder, s, v):
+            acc, pixels, d, di, d_row, x, xi, x_channel = v
+            gradients = _address(context, builder, s.args[2], d, di)
+            first = _address(context, builder, s.args[5], x, xi)
+
+            def x_at(b, c, place):
+                """Vector number `place` of the line of channel c."""
+                return _load(b, b.gep(first, [b.add(b.mul(x_channel, _i64(c)), b.mul(place, _i64(LANES)))]))
+
+            def step(b, q, values, windows):
+                """The products of step q with the windows, [c][t], None where outside."""
+                fma_of, values = _fma(b), list(values)
+                for i in range(rows):
+                    gradient = _load(b, b.gep(gradients, [b.add(b.mul(d_row, _i64(i)), b.mul(q, _i64(LANES)))]))
+                    for c in range(channels):
+                        for t in range(taps):
+                            if windows[c][t] is not None:
+                                k = (i * channels + c) * taps + t
+                                values[k] = b.call(fma_of, [gradient, windows[c][t], values[k]])
+                return values
+
+            values = [builder.extract_value(acc, k) for k in range(accumulators.count)]
+            windows = [
+                [None if t < left else x_at(builder, c, _i64(t)) for t in range(taps - 1)] for c in range(channels)
+            ]
+            for q in range(left):
+                windows = [[*window, x_at(builder, c, _i64(q + taps - 1))] for c, window in enumerate(windows)]
+                values = step(builder, _i64(q), values, windows)
+                windows = [window[1:] for window in windows]
+
+            def middle(b, n, carried):
+                q, values = b.add(n, _i64(left)), carried[: accumulators.count]
+                kept = carried[accumulators.count :]
+                ws = [
+                    [*kept[c * (taps - 1) : (c + 1) * (taps - 1)], x_at(b, c, b.add(q, _i64(taps - 1)))]
+                    for c in range(channels)
+                ]
+                return [*step(b, q, values, ws), *(x for window in ws for x in window[1:])]
+
+            carried = values + [x for window in windows for x in window]
+            carried = _loop(builder, builder.sub(pixels, _i64(left + right)), carried, middle)
+            values, kept = carried[: accumulators.count], carried[accumulators.count :]
+            windows = [kept[c * (taps - 1) : (c + 1) * (taps - 1)] for c in range(channels)]
+            for n in range(right):
+                windows = [[*window, None] for window in windows]
+                values = step(builder, builder.sub(pixels, _i64(right - n)), values, windows)
+                windows = [window[1:] for window in windows]
+            for k, value in enumerate(values):
+                acc = builder.insert_value(acc, value, k)
+            return acc
+
+        return accumulators(accumulators, _index, d, _index, _index, x, _index, _index), generate
+
+    return run
