@@ -1,14 +1,31 @@
 """gpucnn: small convolutional networks, to the same bits on every device."""
 
 import importlib
+import importlib.util
+import sys
 from pathlib import Path
 
 __version__ = "0.1.0"
 
-# A bare checkout keeps the kernels beside this package; an installation has them inside it, as gpucnn.kernels.
-_checkout = Path(__file__).resolve().parent.parent
-if (_checkout / "pyproject.toml").is_file() and (_checkout / "kernels").is_dir():
-    __path__.append(str(_checkout))
+
+def _find_kernels() -> None:
+    """In a checkout the kernels lie beside this package, and are gpucnn.kernels as in an installation, which has them
+    inside it. Nothing else of the checkout becomes part of the package.
+    """
+    here = Path(__file__).resolve().parent
+    folder = here.parent / "kernels"
+    if (here / "kernels").is_dir() or not (folder / "__init__.py").is_file():
+        return
+    name = f"{__name__}.kernels"
+    spec = importlib.util.spec_from_file_location(
+        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None and spec.loader is not None
+    globals()["kernels"] = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+
+
+_find_kernels()
 
 # Public names and the module each lives in, imported at first use: `import gpucnn` stays quick.
 _PUBLIC = {

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gpucnn.kernels
+
 import gpucnn
 
 PACKAGE = Path(gpucnn.__file__).parent
@@ -39,9 +41,7 @@ def checkout(folder: Path, edits: dict[str, tuple[str, str]] | None = None) -> P
     """
     skip = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PACKAGE, folder / "gpucnn", ignore=shutil.ignore_patterns("__pycache__", "kernels"))
-    kernels = next(Path(p) / "kernels" for p in gpucnn.__path__ if (Path(p) / "kernels").is_dir())
-    shutil.copytree(kernels, folder / "kernels", ignore=skip)
-    (folder / "pyproject.toml").write_text("# marks a checkout\n")
+    shutil.copytree(Path(gpucnn.kernels.__file__).parent, folder / "kernels", ignore=skip)
     for name, (old, new) in (edits or {}).items():
         text = (folder / name).read_text()
         assert old in text, f"{name} no longer holds {old!r}: write the edit anew"

@@ -13,14 +13,12 @@ first use, stands above all: inside the package nobody takes anything from it bu
 """
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-import gpucnn
-import gpucnn.backends
 
 FLOORS = {
     "errors": 0,
@@ -101,11 +99,7 @@ def violations(source, module, is_package=False):
 
 def modules():
     """(path, module name, is it a package) of every source: gpucnn/, and kernels/ as gpucnn.kernels."""
-    roots = {"gpucnn": Path(gpucnn.__file__).parent}
-    for folder in gpucnn.__path__:
-        if (Path(folder) / "kernels").is_dir():
-            roots["gpucnn.kernels"] = Path(folder) / "kernels"
-    assert "gpucnn.kernels" in roots
+    roots = {name: Path(importlib.import_module(name).__file__).parent for name in ("gpucnn", "gpucnn.kernels")}
     for root, folder in roots.items():
         for path in sorted(folder.rglob("*.py")):
             names = [root, *path.relative_to(folder).with_suffix("").parts]

@@ -1,11 +1,15 @@
 """The package list in pyproject.toml, the README's commands and .ci/run agree with what is there."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -21,6 +25,41 @@ def test_every_package_is_listed():
         for init in (ROOT / folder).rglob("__init__.py")
     }
     assert sorted(found) == PROJECT["tool"]["setuptools"]["packages"]
+
+
+@pytest.mark.parametrize("layout", ["as here", "checkout", "installation"])
+def test_the_package_is_gpucnn_and_its_kernels_alone(layout, tmp_path):
+    """What else lies in the checkout is no part of it, however the package is found. The README's command for the tests
+    installs it editable: that is "as here".
+    """
+    root, paths = ROOT, sys.path
+    if layout == "installation":
+        root, skip = tmp_path / "site", shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "gpucnn", root / "gpucnn", ignore=skip)
+        shutil.copytree(ROOT / "kernels", root / "gpucnn" / "kernels", ignore=skip)
+    if layout != "as here":
+        paths = [str(root), *(path for path in sys.path if not (Path(path) / "gpucnn").is_dir())]
+    code = """
+import importlib, json
+import gpucnn
+for name in ("tests", "bench", "docs", "kernels.numpy", "pyproject"):
+    try:
+        importlib.import_module(f"gpucnn.{name}")
+    except ModuleNotFoundError as error:
+        assert error.name == f"gpucnn.{name}", error.name
+    else:
+        raise AssertionError(f"gpucnn.{name} can be imported")
+import gpucnn.kernels.elementary
+assert gpucnn.kernels is sys.modules["gpucnn.kernels"]
+print(json.dumps([gpucnn.__file__, gpucnn.kernels.elementary.__file__]))
+"""
+    command = [sys.executable, "-c", f"import sys; sys.path[:] = {paths!r}\n{code}"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    package, kernel = (Path(file) for file in json.loads(run.stdout))
+    if layout != "as here":
+        assert package == root / "gpucnn" / "__init__.py"
+        assert kernel.parent == (root / "kernels" if layout == "checkout" else root / "gpucnn" / "kernels")
 
 
 def test_version_is_one():
