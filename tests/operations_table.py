@@ -4,7 +4,8 @@
 
 A run of `gpucnn check`'s cases, bit by bit. cupy and numba-cuda run on the GPU where there is one; elsewhere cupy's
 kernels run under the emulation, which needs g++, and numba-cuda's in the simulator, where only the smallest cases fit.
-It takes a minute or two, and fails if a bit differs or a backend is missing.
+It takes a minute or two, and fails if a bit differs or a backend is missing. The package must be installed, as the
+README does.
 """
 
 import datetime
@@ -17,10 +18,6 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-TABLE = ROOT / "docs" / "operations.md"
-sys.path.insert(0, str(ROOT))
-
 import numpy as np
 
 from gpucnn.backends import get_backend
@@ -28,6 +25,9 @@ from gpucnn.check.cases import Case, cases
 from gpucnn.check.comparison import differing
 from gpucnn.check.toy import small_cases
 from gpucnn.errors import BackendError
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = ROOT / "docs" / "operations.md"
 
 # {operation: {"forward" or "backward": [values compared, values that differ]}}
 Counts = dict[str, dict[str, list[int]]]

@@ -2,24 +2,20 @@
 
 import itertools
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from oracle import Expected, assert_within
-
-sys.path.append(str(Path(__file__).parent / "backends"))
-from guarded import KINDS, assert_bits, guarded, numbers
-from scalar import band_cuts, f32, fma, tree
 
 from gpucnn import functional
 from gpucnn.backends import get_backend
 from gpucnn.backends.numba.backend import NumbaBackend
 from gpucnn.errors import ConfigurationError, DTypeError, GpucnnError, ShapeError
 from gpucnn.geometry import transposed_window, window
+from tests.backends.guarded import KINDS, assert_bits, guarded, numbers
+from tests.backends.scalar import band_cuts, f32, fma, tree
+from tests.oracle import Expected, assert_within
 
 BACKENDS = [("numpy", "exact"), ("numpy", "fast"), ("numba", "exact")]
 on_every_backend = pytest.mark.parametrize(("backend", "math_"), BACKENDS, ids=["-".join(b) for b in BACKENDS])

@@ -4,22 +4,18 @@ and the order of its sums.
 
 import itertools
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import UNIT, Expected, assert_within
-
-sys.path.append(str(Path(__file__).parent / "backends"))
-from guarded import assert_bits, numbers
-from scalar import fma
 
 import gpucnn
 from gpucnn import convolve
 from gpucnn.errors import BackendError, ConfigurationError, DTypeError, ShapeError
+from tests.backends.guarded import assert_bits, numbers
+from tests.backends.scalar import fma
+from tests.oracle import UNIT, Expected, assert_within
 
 BACKENDS = [("numpy", "exact"), ("numpy", "fast"), ("numba", "exact")]
 on_every_backend = pytest.mark.parametrize(("backend", "math_"), BACKENDS, ids=["-".join(b) for b in BACKENDS])

@@ -7,10 +7,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from processes import environment
 
 from gpucnn.check.cases import cases
 from gpucnn.emulation import why_not
+from tests.processes import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", *(ROOT / "kernels").rglob("*.md")])

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from processes import environment
 
 import gpucnn.check
 from gpucnn.backends import get_backend
@@ -20,6 +19,7 @@ from gpucnn.check.residence import Watched, on_gpu
 from gpucnn.check.toy import TOYS, small_cases
 from gpucnn.emulation import compiler, get_emulated_backend, why_not
 from gpucnn.errors import BackendError
+from tests.processes import environment
 
 EMULATED, SIMULATED = "cupy (emulated)", "numba-cuda (simulated)"
 INSTALLED = {each.metadata["Name"] for each in importlib.metadata.distributions()}

@@ -1,14 +1,14 @@
 """gpucnn.functional on every CPU backend against the float64 oracle, over random sizes; and what it refuses."""
 
 import numpy as np
-import oracle
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from oracle import assert_within
 
 from gpucnn import errors, functional
 from gpucnn.backends import get_backend
+from tests import oracle
+from tests.oracle import assert_within
 
 BACKENDS = [("numpy", "exact"), ("numpy", "fast"), ("numba", "exact")]
 on_every_backend = pytest.mark.parametrize(("backend", "math"), BACKENDS, ids=["-".join(b) for b in BACKENDS])

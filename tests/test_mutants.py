@@ -4,16 +4,10 @@ A mutant is the real backend with one line of source changed (mutants.py). The s
 pass for the backend as it is.
 """
 
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.append(str(Path(__file__).parent / "backends"))
-from guarded import guarded, numbers
-from mutants import mutant
 
 import gpucnn.check
 from gpucnn.backends import get_backend
@@ -22,6 +16,8 @@ from gpucnn.backends.numba.backend import NumbaBackend
 from gpucnn.backends.numpy.exact import NumpyExact
 from gpucnn.check.cases import Case
 from gpucnn.geometry import window
+from tests.backends.guarded import guarded, numbers
+from tests.mutants import mutant
 
 # ---- what is compared: one operation each, so that few kernels are compiled ------------------------------------------
 

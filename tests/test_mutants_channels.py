@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import test_mutants
-from test_mutants import EXACT, NUMBA, Change, numbers
 
 from gpucnn.geometry import transposed_window
+from tests import test_mutants
+from tests.test_mutants import EXACT, NUMBA, Change, numbers
 
 WINDOW = transposed_window((9, 9), 2, stride=2)  # two bands of the input's rows
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_gradients import SEED, apart, check, normal
 
 from gpucnn import errors, functional
 from gpucnn.backends import get_backend
+from tests.test_gradients import SEED, apart, check, normal
 
 some = settings(deadline=None, max_examples=25, derandomize=True)
 SHAPES = st.tuples(st.sampled_from([1, 3, 16, 17, 33]), st.integers(1, 5)).flatmap(

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from oracle import Expected, assert_within
-from test_gradients import apart, check, normal
 
 from gpucnn import errors, functional
 from gpucnn.axis_maps import AxisMap, adaptive_windows
 from gpucnn.backends import get_backend
+from tests.oracle import Expected, assert_within
+from tests.test_gradients import apart, check, normal
 
 BACKENDS = [("numpy", "exact"), ("numpy", "fast"), ("numba", "exact")]
 on_every_backend = pytest.mark.parametrize(("backend", "math"), BACKENDS, ids=["-".join(b) for b in BACKENDS])

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from mutants import mutant
-from test_mutants import NUMBA, Change, compared, guarded, numbers
 
 from gpucnn.axis_maps import padding_maps, upsampling_maps
 from gpucnn.backends.numba.backend import NumbaBackend
 from gpucnn.backends.numpy.exact import NumpyExact
+from tests.mutants import mutant
+from tests.test_mutants import NUMBA, Change, compared, guarded, numbers
 
 LINEAR = upsampling_maps((5, 4), None, (7, 9), "linear", False)
 

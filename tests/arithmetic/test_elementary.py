@@ -5,10 +5,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import rational
 
 from gpucnn import arithmetic
 from gpucnn.errors import DTypeError
+from tests.arithmetic import rational
 
 RNG = np.random.default_rng(11)
 COUNT = 1500

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from rational import fma as exact_fma
 
 from gpucnn.arithmetic import chain, fma, products_stay_normal
 from gpucnn.errors import DTypeError
+from tests.arithmetic.rational import fma as exact_fma
 
 RNG = np.random.default_rng(20240607)
 COUNT = 2000

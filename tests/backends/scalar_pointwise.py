@@ -6,7 +6,8 @@ As scalar.py, whose helpers it takes: independent of the package.
 import math
 
 import numpy as np
-from scalar import f32, fma, library, softmax_parts, sum64, tree
+
+from tests.backends.scalar import f32, fma, library, softmax_parts, sum64, tree
 
 
 def leaky_relu(x, slope):

@@ -3,22 +3,12 @@
 import itertools
 import math
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import scalar
-from guarded import KINDS, assert_bits, guarded, numbers
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-
-HERE = Path(__file__).resolve().parent
-sys.path += [str(HERE.parent), str(HERE.parent / "cuda")]
-from emulated import backend as emulated
-from emulated import differing, needs_emulation, with_garbage
-from mutants import mutant
-from oracle import Expected, assert_within
 
 from gpucnn import errors, functional
 from gpucnn.backends import get_backend
@@ -42,6 +32,14 @@ from gpucnn.layers import (
 from gpucnn.models import Model
 from gpucnn.optimizers import SGD
 from gpucnn.training import Trainer
+from tests.backends import scalar
+from tests.backends.guarded import KINDS, assert_bits, guarded, numbers
+from tests.cuda.emulated import backend as emulated
+from tests.cuda.emulated import differing, needs_emulation, with_garbage
+from tests.mutants import mutant
+from tests.oracle import Expected, assert_within
+
+HERE = Path(__file__).resolve().parent
 
 EXACT = get_backend("numpy", "exact")
 GUARDED = {threads: guarded()(threads) for threads in (1, 2)}

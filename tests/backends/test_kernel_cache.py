@@ -1,13 +1,11 @@
 """Compiled kernels on disk: kept, checked, told apart, and never needed."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parent.parent))
-from processes import checkout, finish, start
+from tests.processes import checkout, finish, start
 
 # Prints the kernels that had to be compiled, and the bits of a few results.
 HEAD = """

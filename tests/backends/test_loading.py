@@ -3,8 +3,6 @@ backends; what is drawn is spread as it should be."""
 
 import numpy as np
 import pytest
-import scalar
-from guarded import assert_bits, guarded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +10,8 @@ from gpucnn.arithmetic import CROP, CUTOUT, FLIP, SHIFT
 from gpucnn.backends import get_backend
 from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
 from gpucnn.backends.numba.backend import NumbaBackend
+from tests.backends import scalar
+from tests.backends.guarded import assert_bits, guarded
 
 EXACT = get_backend("numpy", "exact")
 # Guarded memory: what a kernel leaves unwritten is NaN, what it writes outside is noticed.

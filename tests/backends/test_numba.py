@@ -6,8 +6,6 @@ that nobody wrote, or lets through what fills up the last block. It runs on one 
 
 import numpy as np
 import pytest
-import scalar
-from guarded import KINDS, assert_bits, garbage, guarded, numbers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +17,8 @@ from gpucnn.backends.numba import tiles
 from gpucnn.backends.numba.backend import NumbaBackend
 from gpucnn.errors import BackendError, DTypeError
 from gpucnn.geometry import window
+from tests.backends import scalar
+from tests.backends.guarded import KINDS, assert_bits, garbage, guarded, numbers
 
 EXACT = get_backend("numpy", "exact")
 GuardedNumba = guarded()

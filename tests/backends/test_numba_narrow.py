@@ -4,16 +4,12 @@ Both run in processes of their own, because Numba and NumPy read what the proces
 """
 
 import platform
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.append(str(Path(__file__).parent.parent))
-from processes import finish, start
-
 from gpucnn.backends.numba.tiles import accumulators
+from tests.processes import finish, start
 
 WIDE = accumulators() == 24  # what Numba compiles for here
 FEATURES = np._core._multiarray_umath.__cpu_features__

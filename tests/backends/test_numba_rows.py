@@ -8,7 +8,6 @@ import math
 
 import numpy as np
 import pytest
-from guarded import KINDS, assert_bits, guarded, numbers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from gpucnn.backends import get_backend
 from gpucnn.backends.numba import backend as numba_backend
 from gpucnn.backends.numba import tiles
 from gpucnn.geometry import window
+from tests.backends.guarded import KINDS, assert_bits, guarded, numbers
 
 pytestmark = [
     pytest.mark.slow,

@@ -7,12 +7,12 @@ import itertools
 
 import numpy as np
 import pytest
-from guarded import assert_bits, guarded, numbers
 
 from gpucnn.backends import get_backend
 from gpucnn.backends.numba import backend as numba_backend
 from gpucnn.backends.numba import tiles
 from gpucnn.geometry import window
+from tests.backends.guarded import assert_bits, guarded, numbers
 
 pytestmark = pytest.mark.slow
 

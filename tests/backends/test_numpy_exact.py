@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-import scalar
 
 from gpucnn import arithmetic
 from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.numpy.exact import NumpyExact
 from gpucnn.errors import DTypeError
 from gpucnn.geometry import Window
+from tests.backends import scalar
 
 BACKEND = NumpyExact()
 

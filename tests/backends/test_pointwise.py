@@ -4,13 +4,13 @@ import functools
 
 import numpy as np
 import pytest
-import scalar_pointwise as scalar
-from guarded import assert_bits, guarded, numbers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpucnn.backends import get_backend
 from gpucnn.backends.numpy.exact import NumpyExact
+from tests.backends import scalar_pointwise as scalar
+from tests.backends.guarded import assert_bits, guarded, numbers
 
 EXACT = NumpyExact()
 KINDS = ["random", "subnormal", "cancelling"]

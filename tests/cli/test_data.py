@@ -4,19 +4,16 @@ import gzip
 import hashlib
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-sys.path.append(str(Path(__file__).parent.parent / "data"))
-from loopback import serving
-from test_idx import encode
-
 from gpucnn.data import KNOWN, load
 from gpucnn.data.known import File, KnownSet
 from gpucnn.training import load_run
+from tests.data.loopback import serving
+from tests.data.test_idx import encode
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ import onnx
 import onnxruntime
 import pytest
 from safetensors.numpy import load_file
-from test_refusals import sentence
 
 import gpucnn
 from gpucnn.data import load
 from gpucnn.models import lenet5, mlp, save_pytorch, to_pytorch
+from tests.cli.test_refusals import sentence
 
 
 def test_export_to_onnx(cli, trained, tmp_path):

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from test_refusals import sentence
 
 import gpucnn
 from gpucnn.backends import get_backend
 from gpucnn.models import lenet5
 from gpucnn.training import load_run
+from tests.cli.test_refusals import sentence
 
 SMALL = ("--model", "mlp", "--hidden", "12", "--batch-size", 256, "--optimizer", "sgd", "--schedule", "constant")
 

@@ -7,7 +7,6 @@ import re
 
 import numpy as np
 import pytest
-from resampled import network
 
 from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.cuda import compiler as cuda_compiler
@@ -21,6 +20,7 @@ from gpucnn.models import Model, lenet5, resnet20
 from gpucnn.optimizers import SGD, Adam
 from gpucnn.training.data import Resident
 from gpucnn.training.steps import TrainingSteps
+from tests.resampled import network
 
 
 def _missing() -> str | None:

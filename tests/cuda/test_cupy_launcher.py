@@ -4,16 +4,16 @@ import dataclasses
 import importlib
 import json
 
-import fake_cupy
 import numpy as np
 import pytest
-from emulated import needs_emulation
 
 from gpucnn.check import HASHES
 from gpucnn.check.networks import NETWORKS, train
 from gpucnn.errors import BackendError
 from gpucnn.throughput.jobs import Case, prepare
 from gpucnn.throughput.timing import interleave
+from tests.cuda import fake_cupy
+from tests.cuda.emulated import needs_emulation
 
 pytestmark = needs_emulation
 

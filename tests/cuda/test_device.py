@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-from emulated import differing
 
 from gpucnn.backends import get_backend
 from gpucnn.check import HASHES
@@ -14,6 +13,7 @@ from gpucnn.check.cases import cases
 from gpucnn.check.networks import NETWORKS, train
 from gpucnn.check.residence import Watched
 from gpucnn.errors import BackendError
+from tests.cuda.emulated import differing
 
 pytestmark = pytest.mark.gpu
 

@@ -6,12 +6,12 @@ import shutil
 
 import numpy as np
 import pytest
-from emulated import backend, differing, needs_emulation, with_garbage
 
 from gpucnn.backends import get_backend
 from gpucnn.backends.cuda.backend import CudaBackend
 from gpucnn.backends.cuda.launcher import SOURCES
 from gpucnn.errors import BackendError
+from tests.cuda.emulated import backend, differing, needs_emulation, with_garbage
 
 pytestmark = needs_emulation
 LOSSES = ("mean_squared", "mean_absolute", "huber", "binary_cross_entropy")

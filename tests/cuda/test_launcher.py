@@ -5,10 +5,10 @@ import struct
 
 import numpy as np
 import pytest
-from emulated import needs_emulation
 
 from gpucnn.backends.cuda.launcher import Arguments
 from gpucnn.errors import BackendError, ConfigurationError
+from tests.cuda.emulated import needs_emulation
 
 
 def _read(arguments: Arguments, index: int) -> bytes:

@@ -3,11 +3,11 @@ tile."""
 
 import numpy as np
 import pytest
-from emulated import backend, differing, needs_emulation, with_garbage
 
 from gpucnn.backends import get_backend
 from gpucnn.check.cases import cases
 from gpucnn.geometry import window
+from tests.cuda.emulated import backend, differing, needs_emulation, with_garbage
 
 pytestmark = needs_emulation
 CASES = list(cases())

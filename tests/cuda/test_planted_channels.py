@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-import test_planted_errors
-from emulated import needs_emulation
-from test_planted_errors import _draw
 
 from gpucnn.geometry import transposed_window
+from tests.cuda import test_planted_errors
+from tests.cuda.emulated import needs_emulation
+from tests.cuda.test_planted_errors import _draw
 
 pytestmark = needs_emulation
 

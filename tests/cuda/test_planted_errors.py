@@ -4,7 +4,6 @@ import shutil
 
 import numpy as np
 import pytest
-from emulated import differing, needs_emulation, with_garbage
 
 from gpucnn.axis_maps import upsampling_maps
 from gpucnn.backends import get_backend
@@ -13,6 +12,7 @@ from gpucnn.backends.cuda.backend import CudaBackend
 from gpucnn.backends.cuda.launcher import SOURCES
 from gpucnn.errors import BackendError
 from gpucnn.geometry import window
+from tests.cuda.emulated import differing, needs_emulation, with_garbage
 
 pytestmark = needs_emulation
 

@@ -6,12 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from emulated import needs_emulation
 
 from gpucnn.backends.cuda.launcher import SOURCES
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from processes import environment
+from tests.cuda.emulated import needs_emulation
+from tests.processes import environment
 
 pytestmark = needs_emulation
 

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from emulated import backend, needs_emulation
 
 from gpucnn.check import HASHES
 from gpucnn.check.networks import NETWORKS, train
+from tests.cuda.emulated import backend, needs_emulation
 
 
 @needs_emulation

@@ -7,12 +7,12 @@ import threading
 
 import numpy as np
 import pytest
-from loopback import serving
-from test_idx import NAMES, arrays, encode
 
 from gpucnn.data import KNOWN, fetch, load
 from gpucnn.data.known import File, KnownSet, home, present
 from gpucnn.errors import DataError
+from tests.data.loopback import serving
+from tests.data.test_idx import NAMES, arrays, encode
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8).tobytes()
 

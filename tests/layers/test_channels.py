@@ -1,14 +1,7 @@
 """ConvTranspose and Concat: gradients, captured steps to the same bits, the summary's numbers, and what is refused."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-import test_layer_gradients
-
-sys.path.append(str(Path(__file__).parent.parent / "cuda"))
-from emulated import needs_emulation
 
 from gpucnn import Concat as PublicConcat
 from gpucnn import functional
@@ -34,6 +27,8 @@ from gpucnn.summary import summary
 from gpucnn.training import Trainer
 from gpucnn.training.data import Resident
 from gpucnn.training.steps import TrainingSteps
+from tests.cuda.emulated import needs_emulation
+from tests.layers import test_layer_gradients
 
 
 def images(*shape, seed=0):

@@ -4,7 +4,6 @@ import functools
 
 import numpy as np
 import pytest
-from resampled import network
 
 from gpucnn import functional, layers
 from gpucnn.backends import get_backend
@@ -37,6 +36,7 @@ from gpucnn.layers import (
 from gpucnn.models import Model
 from gpucnn.summary import summary
 from gpucnn.training import Trainer
+from tests.resampled import network
 
 FAST = get_backend("numpy", "fast")
 

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from nets import NETWORKS, UNIT, bound, images, leaves, network, randomized
 
 import gpucnn
 from gpucnn.backends import get_backend
@@ -35,6 +34,7 @@ from gpucnn.layers import (
 )
 from gpucnn.models import Model, export_onnx
 from gpucnn.models.onnx_export import EXPORTERS
+from tests.models.nets import NETWORKS, UNIT, bound, images, leaves, network, randomized
 
 FAST = get_backend("numpy", "fast")
 DOUBLE = get_backend("numpy", "fast", dtype=np.float64)

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from nets import UNIT, images, randomized
-from test_onnx import DOUBLE, run, run_in_float64
 
 from gpucnn import layers
 from gpucnn.errors import ConfigurationError
 from gpucnn.models import Model, export_onnx, pytorch_module
+from tests.models.nets import UNIT, images, randomized
+from tests.models.test_onnx import DOUBLE, run, run_in_float64
 
 PADDING = [("zeros", 0.0), ("constant", 0.5), ("reflect", 0.0), ("replicate", 0.0), ("circular", 0.0)]
 SHAPES = {1: (4, 9), 2: (4, 7, 6), 3: (4, 5, 4, 6)}

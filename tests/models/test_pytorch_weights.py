@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nets import NETWORKS, UNIT, bound, images, leaves, network, randomized
 
 import gpucnn
 from gpucnn.backends import get_backend
@@ -41,6 +40,7 @@ from gpucnn.models import (
     save_pytorch,
     to_pytorch,
 )
+from tests.models.nets import NETWORKS, UNIT, bound, images, leaves, network, randomized
 
 FAST = get_backend("numpy", "fast")
 DOUBLE = get_backend("numpy", "fast", dtype=np.float64)

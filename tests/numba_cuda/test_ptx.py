@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import environment, finish, start
+
+from tests.processes import environment, finish, start
 
 pytestmark = pytest.mark.skipif(
     not {"numba-cuda", "cuda-core", "nvidia-nvvm"} <= {d.metadata["Name"] for d in importlib.metadata.distributions()},

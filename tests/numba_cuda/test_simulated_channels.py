@@ -1,9 +1,10 @@
 """Errors planted in the Numba-CUDA kernels of channels.py change bits in the simulator."""
 
 import pytest
-import test_simulator
-from processes import checkout, finish
-from test_simulator import simulate
+
+from tests.numba_cuda import test_simulator
+from tests.numba_cuda.test_simulator import simulate
+from tests.processes import checkout, finish
 
 pytestmark = test_simulator.pytestmark
 PLANTED = {

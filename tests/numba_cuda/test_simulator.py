@@ -4,9 +4,9 @@ import importlib.metadata
 from pathlib import Path
 
 import pytest
-from processes import checkout, finish, start
 
 from gpucnn.check.toy import TOYS
+from tests.processes import checkout, finish, start
 
 pytestmark = pytest.mark.skipif(
     "numba-cuda" not in {each.metadata["Name"] for each in importlib.metadata.distributions()},

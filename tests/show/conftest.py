@@ -3,9 +3,9 @@
 import warnings
 
 import pytest
-from readable import Drawn
 
 from gpucnn import figures
+from tests.show.readable import Drawn
 
 
 @pytest.fixture

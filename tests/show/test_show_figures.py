@@ -4,10 +4,10 @@ import os
 
 import numpy as np
 import pytest
-from readable import unreadable
 
 from gpucnn import figures
 from gpucnn.errors import ConfigurationError, DataError
+from tests.show.readable import unreadable
 
 
 def test_the_same_figure_gives_the_same_bytes(tmp_path):

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import test_show_learning
-import test_show_match
-import test_show_scores
 
 from gpucnn import show
+from tests.show import test_show_learning, test_show_match, test_show_scores
 
 CHANGES = [
     ("match", "sums[0, 0].astype(np.float64) / pattern.size", "sums[0, 0].astype(np.float64) / pattern[0].size"),

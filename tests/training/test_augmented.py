@@ -4,8 +4,6 @@ import threading
 
 import numpy as np
 import pytest
-import small
-from test_resume import StopAfter
 
 import gpucnn
 from gpucnn.backends import get_backend
@@ -18,6 +16,8 @@ from gpucnn.training import Trainer, load_run
 from gpucnn.training import data as training_data
 from gpucnn.training.data import Resident, Streamed, placed
 from gpucnn.training.normalization import channel_statistics
+from tests.training import small
+from tests.training.test_resume import StopAfter
 
 X, Y = small.data()
 LARGER = np.pad(X, ((0, 0), (0, 0), (1, 2), (2, 1)), constant_values=0.25)

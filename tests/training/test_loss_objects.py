@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import pytest
-import small
 
 from gpucnn import losses
 from gpucnn.backends import get_backend
@@ -22,6 +21,7 @@ from gpucnn.summary import summary
 from gpucnn.training import Bar, History, Lines, Trainer, load_run
 from gpucnn.training.clipping import Clipping
 from gpucnn.training.curves import draw_curves
+from tests.training import small
 
 X, Y = small.data()
 # Two values of each image: means of its halves.

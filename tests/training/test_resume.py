@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small
 
 import gpucnn
 from gpucnn.backends import backends
@@ -19,6 +18,7 @@ from gpucnn.models.files import read_tensors
 from gpucnn.optimizers import SGD, Adam, AdamW
 from gpucnn.schedules import Constant, Cosine
 from gpucnn.training import Quiet, load_run
+from tests.training import small
 
 X, Y = small.data()
 ROOT = Path(gpucnn.__file__).resolve().parent.parent

@@ -5,11 +5,11 @@ import math
 
 import numpy as np
 import pytest
-import small
 
 from gpucnn.cli.settings import make_schedule
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.schedules import Cosine, OneCycle, Step, WarmUp
+from tests.training import small
 
 X, Y = small.data()
 

@@ -5,7 +5,6 @@ from operator import neg
 
 import numpy as np
 import pytest
-import small
 
 from gpucnn import arithmetic
 from gpucnn.backends import get_backend
@@ -15,6 +14,7 @@ from gpucnn.models import Model
 from gpucnn.optimizers import SGD, Adam
 from gpucnn.schedules import Constant
 from gpucnn.training import Bar, Lines, Quiet, Trainer, load_run
+from tests.training import small
 
 X, Y = small.data()
 

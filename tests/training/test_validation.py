@@ -5,7 +5,6 @@ import shutil
 
 import numpy as np
 import pytest
-import small
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +20,7 @@ from gpucnn.optimizers import SGD, Adam
 from gpucnn.schedules import Constant
 from gpucnn.training import History, Lines, Quiet, load_run
 from gpucnn.training.validation import split, why_stop
+from tests.training import small
 
 X, Y = small.data()
 
