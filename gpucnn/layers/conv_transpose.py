@@ -14,7 +14,7 @@ from gpucnn.layers.settings import image_shape, positive
 class TransposedConvolution(Layer):
     """Transposed convolution over `axes` spatial axes; settings as in ConvTranspose2d. Use ConvTranspose1d, 2d or 3d."""
 
-    capturable = True
+    recordable = True
     axes: int
 
     def __init__(
