@@ -103,7 +103,7 @@ def conv(
     padding_mode: str = "zeros",
     padding_value: float = 0.0,
     strict: bool = False,
-    backend: str | None = "numpy",
+    backend: str | None = None,
     math: str | None = None,
 ) -> np.ndarray:
     """Convolution as deep learning has it (cross-correlation: the filter is not flipped).
@@ -140,7 +140,7 @@ def conv_backward(
     padding_mode: str = "zeros",
     padding_value: float = 0.0,
     strict: bool = False,
-    backend: str | None = "numpy",
+    backend: str | None = None,
     math: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(dx, dw, db) of `conv` with the same settings: the gradients of x (N, C, *I), w (O, C/groups, *K) and bias (O,).
@@ -169,7 +169,7 @@ def conv_transpose(
     output_padding=0,
     dilation=1,
     groups=1,
-    backend: str | None = "numpy",
+    backend: str | None = None,
     math: str | None = None,
 ) -> np.ndarray:
     """Transposed convolution: the gradient of a convolution with respect to its input, here run forwards.
@@ -201,7 +201,7 @@ def conv_transpose_backward(
     output_padding=0,
     dilation=1,
     groups=1,
-    backend: str | None = "numpy",
+    backend: str | None = None,
     math: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(dx, dw, db) of `conv_transpose` with the same settings: the gradients of x, w (C, O/groups, *K) and bias (O,).
@@ -219,7 +219,7 @@ def conv_transpose_backward(
     return engine.unpack(dx), engine.host(dw), engine.host(db)
 
 
-def convolve(x, kernel, mode: str = "full", *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+def convolve(x, kernel, mode: str = "full", *, backend: str | None = None, math: str | None = None) -> np.ndarray:
     """True convolution, with the kernel flipped, of two arrays with the same number of axes, any number from 1 on.
 
     y[p] = the sum over k of kernel[k] * x[p - k], with zeros outside both. It is commutative, associative, distributes
@@ -263,7 +263,7 @@ def convolve(x, kernel, mode: str = "full", *, backend: str | None = "numpy", ma
     return engine.unpack(y).reshape([count for _, count in wanted])
 
 
-def concatenate(arrays, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+def concatenate(arrays, *, backend: str | None = None, math: str | None = None) -> np.ndarray:
     """Arrays (N, C1, *spatial), (N, C2, *spatial) ..., or flat (N, C1), (N, C2) ..., side by side along the channels.
 
     Returns (N, C1 + C2 + ..., *spatial). Its gradient is `dy` cut apart: dy[:, :C1], dy[:, C1 : C1 + C2] ...
@@ -296,7 +296,7 @@ def max_pool(
     padding=0,
     ceil_mode: bool = False,
     strict: bool = False,
-    backend: str | None = "numpy",
+    backend: str | None = None,
     math: str | None = None,
 ) -> np.ndarray:
     """The largest value in each window of x (N, C, *I): (N, C, *P), P by the formula in gpucnn.geometry.
@@ -319,7 +319,7 @@ def max_pool_backward(
     padding=0,
     ceil_mode: bool = False,
     strict: bool = False,
-    backend: str | None = "numpy",
+    backend: str | None = None,
     math: str | None = None,
 ) -> np.ndarray:
     """dx (N, C, *I) of `max_pool` with the same settings: each dy goes to the first largest pixel of its window.
@@ -343,7 +343,7 @@ def avg_pool(
     count_include_pad: bool = True,
     ceil_mode: bool = False,
     strict: bool = False,
-    backend: str | None = "numpy",
+    backend: str | None = None,
     math: str | None = None,
 ) -> np.ndarray:
     """The mean of each window of x (N, C, *I): (N, C, *P), P by the formula in gpucnn.geometry.
@@ -370,7 +370,7 @@ def avg_pool_backward(
     count_include_pad: bool = True,
     ceil_mode: bool = False,
     strict: bool = False,
-    backend: str | None = "numpy",
+    backend: str | None = None,
     math: str | None = None,
 ) -> np.ndarray:
     """dx (N, C, *I) of `avg_pool` with the same settings: each dy, divided by the count, to every pixel of its window.
@@ -385,14 +385,14 @@ def avg_pool_backward(
     return engine.unpack(engine.avg_pool_gradient(engine.pack(dy), fit, include))
 
 
-def global_avg_pool(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+def global_avg_pool(x, *, backend: str | None = None, math: str | None = None) -> np.ndarray:
     """The mean of each map of x (N, C, *I): (N, C)."""
     (x,) = _images(x=x)
     engine = _engine(backend, math, x.dtype)
     return engine.unpack(engine.global_avg_pool(engine.pack(x)))
 
 
-def global_avg_pool_backward(dy, x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+def global_avg_pool_backward(dy, x, *, backend: str | None = None, math: str | None = None) -> np.ndarray:
     """dx (N, C, *I) of `global_avg_pool` from dy (N, C); of x only the shape matters."""
     dy, x = _images(dy=dy, x=x)
     _expect("dy", dy, x.shape[:2], "the shape of global_avg_pool's output")
@@ -400,13 +400,13 @@ def global_avg_pool_backward(dy, x, *, backend: str | None = "numpy", math: str 
     return engine.unpack(engine.global_avg_pool_gradient(engine.pack(dy), x.shape[2:]))
 
 
-def global_max_pool(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+def global_max_pool(x, *, backend: str | None = None, math: str | None = None) -> np.ndarray:
     """The largest value of each map of x (N, C, *I): (N, C)."""
     (x,) = _images(x=x)
     return max_pool(x, x.shape[2:], backend=backend, math=math).reshape(x.shape[:2])
 
 
-def global_max_pool_backward(dy, x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+def global_max_pool_backward(dy, x, *, backend: str | None = None, math: str | None = None) -> np.ndarray:
     """dx (N, C, *I) of `global_max_pool` from dy (N, C): each dy goes to the first largest pixel of its map."""
     dy, x = _images(dy=dy, x=x)
     _expect("dy", dy, x.shape[:2], "the shape of global_max_pool's output")
@@ -414,7 +414,7 @@ def global_max_pool_backward(dy, x, *, backend: str | None = "numpy", math: str 
     return max_pool_backward(dy.reshape(whole), x, x.shape[2:], backend=backend, math=math)
 
 
-def adaptive_avg_pool(x, output_size, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+def adaptive_avg_pool(x, output_size, *, backend: str | None = None, math: str | None = None) -> np.ndarray:
     """Means of x (N, C, *I) over windows that share out each axis: (N, C, *O), O = output_size, one or one per axis.
 
     Window p goes from pixel floor(p * I / O) to before ceil((p + 1) * I / O), so neighbours may share one.
@@ -426,7 +426,7 @@ def adaptive_avg_pool(x, output_size, *, backend: str | None = "numpy", math: st
 
 
 def adaptive_avg_pool_backward(
-    dy, x, output_size, *, backend: str | None = "numpy", math: str | None = None
+    dy, x, output_size, *, backend: str | None = None, math: str | None = None
 ) -> np.ndarray:
     """dx (N, C, *I) of `adaptive_avg_pool` from dy (N, C, *O); of x only the shape matters."""
     dy, x = _images(dy=dy, x=x)
@@ -436,7 +436,7 @@ def adaptive_avg_pool_backward(
     return engine.unpack(engine.adaptive_avg_pool_gradient(engine.pack(dy), x.shape[2:]))
 
 
-def adaptive_max_pool(x, output_size, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+def adaptive_max_pool(x, output_size, *, backend: str | None = None, math: str | None = None) -> np.ndarray:
     """The largest values of x (N, C, *I) in the windows of `adaptive_avg_pool`: (N, C, *O)."""
     (x,) = _images(x=x)
     output = adaptive_sizes(x.shape[2:], output_size)
@@ -445,7 +445,7 @@ def adaptive_max_pool(x, output_size, *, backend: str | None = "numpy", math: st
 
 
 def adaptive_max_pool_backward(
-    dy, x, output_size, *, backend: str | None = "numpy", math: str | None = None
+    dy, x, output_size, *, backend: str | None = None, math: str | None = None
 ) -> np.ndarray:
     """dx (N, C, *I) of `adaptive_max_pool` from dy (N, C, *O):
     each dy goes to the first largest pixel of its window.
@@ -459,7 +459,7 @@ def adaptive_max_pool_backward(
 
 
 def pad(
-    x, padding, mode: str = "zeros", value: float = 0.0, *, backend: str | None = "numpy", math: str | None = None
+    x, padding, mode: str = "zeros", value: float = 0.0, *, backend: str | None = None, math: str | None = None
 ) -> np.ndarray:
     """x (N, C, *I) with pixels around each map: (N, C, *O), O = before + I + after along each axis.
 
@@ -473,7 +473,7 @@ def pad(
 
 
 def pad_backward(
-    dy, x, padding, mode: str = "zeros", value: float = 0.0, *, backend: str | None = "numpy", math: str | None = None
+    dy, x, padding, mode: str = "zeros", value: float = 0.0, *, backend: str | None = None, math: str | None = None
 ) -> np.ndarray:
     """dx (N, C, *I) of `pad` from dy (N, C, *O): each pixel adds the dy of all places that show it; of x only the shape
     matters."""
@@ -491,7 +491,7 @@ def upsample(
     size=None,
     mode: str = "nearest",
     align_corners: bool = False,
-    backend: str | None = "numpy",
+    backend: str | None = None,
     math: str | None = None,
 ) -> np.ndarray:
     """x (N, C, *I) at `scale` times its size or at `size`, one integer or one per axis: (N, C, *O).
@@ -514,7 +514,7 @@ def upsample_backward(
     size=None,
     mode: str = "nearest",
     align_corners: bool = False,
-    backend: str | None = "numpy",
+    backend: str | None = None,
     math: str | None = None,
 ) -> np.ndarray:
     """dx (N, C, *I) of `upsample` with the same settings, from dy (N, C, *O); of x only the shape matters."""
@@ -527,7 +527,7 @@ def upsample_backward(
     return engine.unpack(engine.axis_maps_gradient(engine.pack(dy), maps))
 
 
-def dense(x, w, bias=None, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+def dense(x, w, bias=None, *, backend: str | None = None, math: str | None = None) -> np.ndarray:
     """x (N, in) times w (out, in), plus bias (out,): y[n, o] = bias[o] + the sum over i of w[o, i] * x[n, i]."""
     x, w, bias = _floats(x=x, w=w, bias=bias)
     _dense_shapes(x, w)
@@ -539,7 +539,7 @@ def dense(x, w, bias=None, *, backend: str | None = "numpy", math: str | None = 
 
 
 def dense_backward(
-    dy, x, w, *, backend: str | None = "numpy", math: str | None = None
+    dy, x, w, *, backend: str | None = None, math: str | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(dx, dw, db) of `dense`: the gradients of x (N, in), w (out, in) and bias (out,). dy is (N, out)."""
     dy, x, w = _floats(dy=dy, x=x, w=w)
@@ -553,23 +553,23 @@ def dense_backward(
     return engine.unpack(dx), engine.host(dw), engine.host(db)
 
 
-def relu(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+def relu(x, *, backend: str | None = None, math: str | None = None) -> np.ndarray:
     """x where it is positive, else +0; an array of any shape."""
     return _elementwise("relu", x, backend, math)
 
 
-def tanh(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+def tanh(x, *, backend: str | None = None, math: str | None = None) -> np.ndarray:
     """The hyperbolic tangent of an array of any shape."""
     return _elementwise("tanh", x, backend, math)
 
 
-def sigmoid(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+def sigmoid(x, *, backend: str | None = None, math: str | None = None) -> np.ndarray:
     """1 / (1 + exp(-x)) of an array of any shape."""
     return _elementwise("sigmoid", x, backend, math)
 
 
 def batch_norm(
-    x, gamma, beta, *, eps: float = 1e-5, backend: str | None = "numpy", math: str | None = None
+    x, gamma, beta, *, eps: float = 1e-5, backend: str | None = None, math: str | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(y, mean, var): x normalised by the batch's own statistics, y = gamma * (x - mean) / sqrt(var + eps) + beta.
 
@@ -587,7 +587,7 @@ def batch_norm(
 
 
 def batch_norm_backward(
-    dy, x, gamma, *, eps: float = 1e-5, backend: str | None = "numpy", math: str | None = None
+    dy, x, gamma, *, eps: float = 1e-5, backend: str | None = None, math: str | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(dx, dgamma, dbeta) of `batch_norm` with the same eps, through the batch's own statistics. dy has x's shape."""
     dy, x, gamma = _floats(dy=dy, x=x, gamma=gamma)
@@ -600,41 +600,39 @@ def batch_norm_backward(
     return engine.unpack(dx), engine.host(dgamma), engine.host(dbeta)
 
 
-def leaky_relu(
-    x, *, negative_slope: float = 0.01, backend: str | None = "numpy", math: str | None = None
-) -> np.ndarray:
+def leaky_relu(x, *, negative_slope: float = 0.01, backend: str | None = None, math: str | None = None) -> np.ndarray:
     """x where it is positive, else negative_slope * x; an array of any shape."""
     return _elementwise("leaky_relu", x, backend, math, finite("negative_slope", negative_slope))
 
 
 def leaky_relu_backward(
-    dy, x, *, negative_slope: float = 0.01, backend: str | None = "numpy", math: str | None = None
+    dy, x, *, negative_slope: float = 0.01, backend: str | None = None, math: str | None = None
 ) -> np.ndarray:
     """dx of `leaky_relu` with the same slope: dy where x is positive, else negative_slope * dy. dy has x's shape."""
     return _elementwise_backward("leaky_relu", dy, x, backend, math, finite("negative_slope", negative_slope))
 
 
-def gelu(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+def gelu(x, *, backend: str | None = None, math: str | None = None) -> np.ndarray:
     """x * Phi(x) of an array of any shape, Phi the normal distribution's cdf (not the approximation by tanh)."""
     return _elementwise("gelu", x, backend, math)
 
 
-def gelu_backward(dy, x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+def gelu_backward(dy, x, *, backend: str | None = None, math: str | None = None) -> np.ndarray:
     """dx of `gelu`: dy * (Phi(x) + x * phi(x)), phi the normal density. dy has x's shape."""
     return _elementwise_backward("gelu", dy, x, backend, math)
 
 
-def silu(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+def silu(x, *, backend: str | None = None, math: str | None = None) -> np.ndarray:
     """x / (1 + exp(-x)) of an array of any shape."""
     return _elementwise("silu", x, backend, math)
 
 
-def silu_backward(dy, x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+def silu_backward(dy, x, *, backend: str | None = None, math: str | None = None) -> np.ndarray:
     """dx of `silu`: dy * s * (1 + x * (1 - s)), s the sigmoid of x. dy has x's shape."""
     return _elementwise_backward("silu", dy, x, backend, math)
 
 
-def softmax(x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+def softmax(x, *, backend: str | None = None, math: str | None = None) -> np.ndarray:
     """exp(x) / sum(exp(x)) along the channels, axis 1, of x (N, C) or (N, C, *spatial)."""
     (x,) = _floats(x=x)
     _channelled(x)
@@ -642,7 +640,7 @@ def softmax(x, *, backend: str | None = "numpy", math: str | None = None) -> np.
     return engine.unpack(engine.softmax(engine.pack(x)))
 
 
-def softmax_backward(dy, x, *, backend: str | None = "numpy", math: str | None = None) -> np.ndarray:
+def softmax_backward(dy, x, *, backend: str | None = None, math: str | None = None) -> np.ndarray:
     """dx of `softmax`: (dy - sum(dy * y)) * y, y being softmax(x) and the sum along the channels. dy has x's shape."""
     dy, x = _floats(dy=dy, x=x)
     _channelled(x)
@@ -652,7 +650,7 @@ def softmax_backward(dy, x, *, backend: str | None = "numpy", math: str | None =
 
 
 def group_norm(
-    x, groups: int, gamma, beta, *, eps: float = 1e-5, backend: str | None = "numpy", math: str | None = None
+    x, groups: int, gamma, beta, *, eps: float = 1e-5, backend: str | None = None, math: str | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(y, mean, var): each image's groups of channels normalised, y = gamma * (x - mean) / sqrt(var + eps) + beta.
 
@@ -670,7 +668,7 @@ def group_norm(
 
 
 def group_norm_backward(
-    dy, x, groups: int, gamma, *, eps: float = 1e-5, backend: str | None = "numpy", math: str | None = None
+    dy, x, groups: int, gamma, *, eps: float = 1e-5, backend: str | None = None, math: str | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(dx, dgamma, dbeta) of `group_norm` with the same groups and eps, through the statistics. dy has x's shape."""
     dy, x, gamma = _floats(dy=dy, x=x, gamma=gamma)
@@ -684,7 +682,7 @@ def group_norm_backward(
 
 
 def layer_norm(
-    x, gamma, beta, *, eps: float = 1e-5, backend: str | None = "numpy", math: str | None = None
+    x, gamma, beta, *, eps: float = 1e-5, backend: str | None = None, math: str | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(y, mean, var): each image normalised as a whole, y = gamma * (x - mean) / sqrt(var + eps) + beta.
 
@@ -699,7 +697,7 @@ def layer_norm(
 
 
 def layer_norm_backward(
-    dy, x, gamma, *, eps: float = 1e-5, backend: str | None = "numpy", math: str | None = None
+    dy, x, gamma, *, eps: float = 1e-5, backend: str | None = None, math: str | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(dx, dgamma, dbeta) of `layer_norm` with the same eps, through the statistics. dy has x's shape."""
     dy, x, gamma = _floats(dy=dy, x=x, gamma=gamma)
@@ -716,7 +714,7 @@ def softmax_cross_entropy(
     *,
     label_smoothing: float = 0.0,
     class_weights=None,
-    backend: str | None = "numpy",
+    backend: str | None = None,
     math: str | None = None,
 ) -> tuple[np.floating, np.ndarray]:
     """(loss, dlogits): the mean over the batch of -log softmax(logits)[label], and its gradient (softmax - onehot) / N.
@@ -736,22 +734,18 @@ def softmax_cross_entropy(
     return engine.host(loss)[0], engine.unpack(dlogits)
 
 
-def mean_squared(
-    x, targets, *, backend: str | None = "numpy", math: str | None = None
-) -> tuple[np.floating, np.ndarray]:
+def mean_squared(x, targets, *, backend: str | None = None, math: str | None = None) -> tuple[np.floating, np.ndarray]:
     """(loss, dx): the mean of (x - targets)**2 over all values, and its gradient. x is (N, C) or (N, C, *spatial)."""
     return _value_loss(losses.MeanSquared(), x, targets, backend, math)
 
 
-def mean_absolute(
-    x, targets, *, backend: str | None = "numpy", math: str | None = None
-) -> tuple[np.floating, np.ndarray]:
+def mean_absolute(x, targets, *, backend: str | None = None, math: str | None = None) -> tuple[np.floating, np.ndarray]:
     """(loss, dx): the mean of |x - targets| over all values, and its gradient. x is (N, C) or (N, C, *spatial)."""
     return _value_loss(losses.MeanAbsolute(), x, targets, backend, math)
 
 
 def huber(
-    x, targets, *, delta: float = 1.0, backend: str | None = "numpy", math: str | None = None
+    x, targets, *, delta: float = 1.0, backend: str | None = None, math: str | None = None
 ) -> tuple[np.floating, np.ndarray]:
     """(loss, dx): with d = x - targets the mean of d**2 / 2 where |d| <= delta, of delta * (|d| - delta / 2) beyond.
 
@@ -761,7 +755,7 @@ def huber(
 
 
 def binary_cross_entropy(
-    logits, targets, *, backend: str | None = "numpy", math: str | None = None
+    logits, targets, *, backend: str | None = None, math: str | None = None
 ) -> tuple[np.floating, np.ndarray]:
     """(loss, dlogits): the mean of -(t * log(p) + (1 - t) * log(1 - p)), p = sigmoid(logits), t the targets from 0 to
     1.

@@ -11,6 +11,7 @@ import numpy as np
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
+from gpucnn.recordable import Recordable
 
 
 def check_labels(labels, images: int, classes: int) -> np.ndarray:
@@ -59,8 +60,10 @@ def balanced_weights(labels: np.ndarray, classes: int) -> list[float]:
     return [float(len(labels) / (classes * count)) for count in counts]
 
 
-class Loss:
+class Loss(Recordable):
     """Base of all losses. `__call__` returns the loss, a device array (1,), and its gradient.
+
+    A loss of your own that computes with backend operations alone declares `recordable = True` (gpucnn.recordable).
 
     `totals`, a float64 device array of `counts` numbers, gains what `measure` makes a mean of later.
     """
@@ -105,6 +108,8 @@ class SoftmaxCrossEntropy(Loss):
     `class_weights`, a number above 0 for each class, an image counts as much as its label's class, and the mean is
     divided by the sum of the images' weights. Both together as torch.nn.functional.cross_entropy defines them.
     """
+
+    recordable = True
 
     def __init__(self, label_smoothing: float = 0.0, class_weights=None):
         number = not isinstance(label_smoothing, bool) and isinstance(label_smoothing, (int, float))
@@ -178,6 +183,7 @@ class SoftmaxCrossEntropy(Loss):
 class ValueLoss(Loss):
     """A mean over all values of outputs (N, C, *spatial), against targets of the same shape."""
 
+    recordable = True
     kind = ""
     _delta = 1.0
 
@@ -225,6 +231,7 @@ class BinaryCrossEntropy(ValueLoss):
     Outputs are logits: the sigmoid is part of the loss, which so stays finite whatever they are.
     """
 
+    recordable = True
     kind = "binary_cross_entropy"
 
     def check(self, targets, images: int, output_shape: tuple[int, ...], dtype) -> np.ndarray:

@@ -1,8 +1,8 @@
 """How gradients change weights. One kernel over the flat buffers of the whole model (contract rule 9).
 
-An optimiser holds its settings, and once training starts its state on the device: flat arrays as long as the weights,
-and `hyper`, the few float32 numbers that change from step to step. They are read from the device so that a captured
-step can be replayed with other ones.
+An optimiser holds its settings, and once training starts what `place` puts on the device: `state`, flat arrays as long
+as the weights, and `hyper`, the few float32 numbers that change from step to step. They are read from the device so
+that a recorded step can be repeated with other ones.
 """
 
 from typing import Any
@@ -10,12 +10,17 @@ from typing import Any
 import numpy as np
 
 from gpucnn.errors import ConfigurationError
+from gpucnn.recordable import Recordable
+
+_PLACED = ("backend", "hyper", "state")
 
 
-class Optimizer:
+class Optimizer(Recordable):
     """Base of all optimisers. `lr` is the learning rate, which a schedule multiplies by its factor.
 
     `states` names the flat arrays that update keeps beside the weights, `hypers` is how many numbers `rates` returns.
+    An optimiser of your own has an `update`; what it keeps lies in `self.state`, and `self.hyper[0]` is the learning
+    rate.
     """
 
     states: tuple[str, ...] = ()
@@ -23,26 +28,29 @@ class Optimizer:
 
     def __init__(self, lr: float):
         self.lr = _least("lr", lr, 0)
-        self._arrays: dict[str, Any] = {}
+        self.backend: Any = None
+        self.hyper: Any = None
+        self.state: dict[str, Any] = {}
 
     def settings(self) -> dict:
         """Name and settings, for checkpoints."""
-        return {"name": type(self).__name__, **{k: v for k, v in vars(self).items() if not k.startswith("_")}}
+        settings = {k: v for k, v in vars(self).items() if k not in _PLACED and not k.startswith("_")}
+        return {"name": type(self).__name__, **settings}
 
     def place(self, backend, size: int) -> None:
         """Start anew on `backend` for `size` weights: state zero, as before the first step."""
-        self._backend = backend
-        self._hyper = backend.zeros((self.hypers,), np.float32)
-        self._arrays = {name: backend.zeros((size,)) for name in self.states}
+        self.backend = backend
+        self.hyper = backend.zeros((self.hypers,), np.float32)
+        self.state = {name: backend.zeros((size,)) for name in self.states}
 
     def state_dict(self) -> dict[str, Any]:
         """The state's flat device arrays by name."""
-        return dict(self._arrays)
+        return dict(self.state)
 
     def set_rates(self, factor: float, step: int) -> float:
         """Tell the device the rates of step `step` (from 1) under a schedule's `factor`; returns the learning rate."""
         rates = self.rates(self.lr * factor, step)
-        self._backend.assign(self._hyper, np.array(rates, np.float32))  # float64 until here: rounded once
+        self.backend.assign(self.hyper, np.array(rates, np.float32))  # float64 until here: rounded once
         return float(np.float32(rates[0]))
 
     def rates(self, lr: float, step: int) -> tuple[float, ...]:
@@ -60,6 +68,7 @@ class SGD(Optimizer):
     v = momentum * v + g; w -= lr * v, or with `nesterov` w -= lr * (momentum * v + g).
     """
 
+    recordable = True
     states = ("velocity",)
 
     def __init__(self, lr: float = 0.01, momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = False):
@@ -70,11 +79,11 @@ class SGD(Optimizer):
             raise ConfigurationError("nesterov needs a momentum above 0")
 
     def update(self, weights, gradients) -> None:
-        self._backend.sgd(
+        self.backend.sgd(
             weights,
             gradients,
-            self._arrays["velocity"],
-            self._hyper,
+            self.state["velocity"],
+            self.hyper,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             nesterov=self.nesterov,
@@ -84,6 +93,7 @@ class SGD(Optimizer):
 class Adam(Optimizer):
     """Kingma and Ba 2015; weight decay added to the gradient."""
 
+    recordable = True
     states = ("mean", "square")
     hypers = 4
     _decoupled = False
@@ -94,23 +104,23 @@ class Adam(Optimizer):
         super().__init__(lr)
         self.beta1, self.beta2 = _beta("beta1", beta1), _beta("beta2", beta2)
         self.eps, self.weight_decay = _least("eps", eps, 0), _least("weight_decay", weight_decay, 0)
-        self._powers = (0, 1.0, 1.0)  # step, beta1 ** step, beta2 ** step
+        self._powers = [0, 1.0, 1.0]  # step, beta1 ** step, beta2 ** step
 
     def rates(self, lr: float, step: int) -> tuple[float, ...]:
         """(lr, 1 - beta1**step, 1 - beta2**step, lr * weight_decay); powers by repeated float64 multiplication."""
         done, power1, power2 = self._powers if self._powers[0] <= step else (0, 1.0, 1.0)
         for _ in range(step - done):
             power1, power2 = power1 * self.beta1, power2 * self.beta2
-        self._powers = (step, power1, power2)
+        self._powers[:] = step, power1, power2
         return lr, 1.0 - power1, 1.0 - power2, lr * self.weight_decay
 
     def update(self, weights, gradients) -> None:
-        self._backend.adam(
+        self.backend.adam(
             weights,
             gradients,
-            self._arrays["mean"],
-            self._arrays["square"],
-            self._hyper,
+            self.state["mean"],
+            self.state["square"],
+            self.hyper,
             beta1=self.beta1,
             beta2=self.beta2,
             eps=self.eps,

@@ -24,7 +24,7 @@ class Schedule:
 
     def settings(self) -> dict:
         """Name and settings, for checkpoints."""
-        return {"name": type(self).__name__, **vars(self)}
+        return {"name": type(self).__name__, **{k: v for k, v in vars(self).items() if not k.startswith("_")}}
 
 
 class Constant(Schedule):

@@ -91,6 +91,20 @@ def test_the_examples_run(tmp_path):
     assert without_errors(table) == without_errors(run.stdout)
 
 
+def test_everything_of_ones_own_runs(tmp_path):
+    """docs/your-own.md from top to bottom, as a reader would type it."""
+    text = "\n".join(text for info, text in blocks(ROOT / "docs" / "your-own.md") if info == "python")
+    command = [sys.executable, "-c", text]
+    run = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert "passed: relative errors" in run.stdout
+    notes = [line for line in run.stderr.splitlines() if "not recorded" in line]
+    assert [re.search(r"since (\w+) does", note).group(1) for note in notes] == ["Swish", "LogCosh", "Lion"]
+    assert "launched one by one" not in run.stderr
+
+
 def test_the_table_of_operations_has_them_all():
     """Made by `python tests/operations_table.py`; an operation that was never compared must not hide."""
     text = (ROOT / "docs" / "operations.md").read_text()

@@ -13,13 +13,14 @@ from gpucnn.errors import BackendError
 
 __all__ = ["Augmentation", "Backend", "Batch", "backends", "get_backend"]
 
-# (name, math) -> where it is made; the first math of a name is its default, and names stand fastest first.
+# (name, math) -> where it is made. Names stand fastest first, and the exact math, every backend's default, before the
+# fast.
 _IMPLEMENTATIONS = {
     ("cupy", "exact"): ("gpucnn.backends.cuda.cupy_backend", "CupyBackend"),
     ("numba", "exact"): ("gpucnn.backends.numba.backend", "NumbaBackend"),
     ("numba-cuda", "exact"): ("gpucnn.backends.numba_cuda.backend", "NumbaCudaBackend"),
-    ("numpy", "fast"): ("gpucnn.backends.numpy.fast", "NumpyFast"),
     ("numpy", "exact"): ("gpucnn.backends.numpy.exact", "NumpyExact"),
+    ("numpy", "fast"): ("gpucnn.backends.numpy.fast", "NumpyFast"),
 }
 
 
@@ -38,12 +39,12 @@ def get_backend(
 ) -> Backend:
     """The backend called `name` ("numpy", "numba", "cupy", "numba-cuda"), or the fastest usable one.
 
-    math: "exact" (the same bits everywhere) or "fast" (BLAS), by default the backend's own default. threads: how many
-    CPU threads its kernels may use, by default all cores. dtype: float32, or float64 with numpy's fast math. graph:
-    False makes backends that record a training step and repeat it (cupy as a CUDA graph, numba as a list of kernel
-    calls) launch each step anew, to the same bits; the others record nothing in either case (`backend.graph` tells).
-    Calls with the same arguments give the same object. Raises BackendError for a wrong name, a backend that is not
-    usable here, or math it does not have.
+    math: "exact" (the default: the same bits everywhere) or "fast" (BLAS; numpy alone has it). threads: how many CPU
+    threads its kernels may use, by default all cores. dtype: float32, or float64 with numpy's fast math. graph: False
+    makes backends that record a training step and repeat it (cupy as a CUDA graph, numba as a list of kernel calls)
+    launch each step anew, to the same bits; the others record nothing in either case (`backend.graph` tells). Calls
+    with the same arguments give the same object. Raises BackendError for a wrong name, a backend that is not usable
+    here, or math it does not have.
     """
     if name is None:
         usable = [entry["name"] for entry in backends() if entry["usable"]]
@@ -66,7 +67,7 @@ def get_backend(
         raise BackendError(f"backend {name!r} is not usable here: {reason}. Usable or not: {_listing()}")
     if not isinstance(graph, bool):
         raise BackendError(f"graph is {graph!r}; expected True or False")
-    return _make(name, math, threads, dtype, graph)
+    return _make(name, math, threads or os.cpu_count() or 1, dtype, graph)
 
 
 def backends() -> list[dict]:
@@ -76,7 +77,7 @@ def backends() -> list[dict]:
     rows = []
     for name in names():
         reason = _why_not(name, maths(name)[0])
-        made = None if reason else _make(name, maths(name)[0], None, np.dtype(np.float32), True)
+        made = None if reason else get_backend(name)
         rows.append(
             {
                 "name": name,
@@ -107,9 +108,9 @@ def _why_not(name: str, math: str) -> str | None:
 
 
 @functools.cache
-def _make(name: str, math: str, threads: int | None, dtype: np.dtype, graph: bool) -> Backend:
+def _make(name: str, math: str, threads: int, dtype: np.dtype, graph: bool) -> Backend:
     module, kind = _IMPLEMENTATIONS[name, math]
-    made = getattr(importlib.import_module(module), kind)(threads=threads or os.cpu_count() or 1, dtype=dtype)
+    made = getattr(importlib.import_module(module), kind)(threads=threads, dtype=dtype)
     if not graph:
         made.graph = False
     return made

@@ -47,7 +47,7 @@ def leaky(x: Batch, slope: float) -> tuple[Batch, Callable[[Batch], Batch]]:
 class ReLU(Layer):
     """x > 0 ? x : 0."""
 
-    capturable = True
+    recordable = True
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         return finish(x.backend.relu(x), "relu")
@@ -56,7 +56,7 @@ class ReLU(Layer):
 class Tanh(Layer):
     """The hyperbolic tangent."""
 
-    capturable = True
+    recordable = True
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         return finish(x, "tanh")
@@ -65,7 +65,7 @@ class Tanh(Layer):
 class Sigmoid(Layer):
     """1 / (1 + exp(-x))."""
 
-    capturable = True
+    recordable = True
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         return finish(x, "sigmoid")
@@ -74,7 +74,7 @@ class Sigmoid(Layer):
 class LeakyReLU(Layer):
     """x where it is positive, else negative_slope * x (Maas, Hannun and Ng 2013)."""
 
-    capturable = True
+    recordable = True
 
     def __init__(self, negative_slope: float = SLOPE):
         self.negative_slope = finite("negative_slope", negative_slope)
@@ -88,7 +88,7 @@ class GELU(Layer):
     2016).
     """
 
-    capturable = True
+    recordable = True
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         return finish(x, "gelu")
@@ -97,7 +97,7 @@ class GELU(Layer):
 class SiLU(Layer):
     """x / (1 + exp(-x)), also called swish (Elfwing, Uchibe and Doya 2018)."""
 
-    capturable = True
+    recordable = True
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         return finish(x, "silu")
@@ -109,7 +109,7 @@ class Softmax(Layer):
     Not for the end of a classifier that is trained: softmax cross-entropy takes logits and computes it itself.
     """
 
-    capturable = True
+    recordable = True
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         y = x.backend.softmax(x)

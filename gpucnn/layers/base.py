@@ -4,7 +4,7 @@
     dx = backward(dy)              # also writes the gradients of the layer's parameters
 
 There is no tape and no global state; what backward needs, it closes over. A layer of your own is a class with a
-`__call__` like that; if it has parameters or changes the shape, it also has a `build`:
+`__call__` like that (docs/your-own.md); if it has parameters or changes the shape, it also has a `build`:
 
     class Scale(Layer):
         def build(self, shape):                          # (C, *spatial), without the images
@@ -25,6 +25,7 @@ from typing import Any
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import GpucnnError, ShapeError
 from gpucnn.initializers import check_initializer
+from gpucnn.recordable import Recordable
 
 Backward = Callable[[Batch], Batch | None]
 Shape = tuple[int, ...]
@@ -70,21 +71,25 @@ class Mode:
         self.step: Any = None
 
 
-class Layer:
+class Layer(Recordable):
     """Base of all layers; see the top of this module.
 
     The model sets `name` (dotted: "3" or "4.body.0"), `mode`, `number` (the layer's ordinal, for its random numbers),
-    `input_shape` and `output_shape` (without the images). `capturable` says that all the layer computes goes through
+    `input_shape` and `output_shape` (without the images). `recordable` says that all the layer computes goes through
     backend operations, so that a whole training step can be recorded and replayed; it is True for built-in layers.
     """
 
-    capturable = False
+    mode: Mode
     input_gradient = True
     name = ""
-    mode = Mode()
     number = 0
     input_shape: Shape = ()
     output_shape: Shape = ()
+
+    def __new__(cls, *_, **__):
+        layer = super().__new__(cls)
+        layer.mode = Mode()  # its own until a model gives it the model's
+        return layer
 
     def build(self, shape: Shape) -> Shape:
         """From the input's shape (C, *spatial) the output's; makes the parameters. Raises ShapeError."""

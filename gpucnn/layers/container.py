@@ -18,7 +18,7 @@ def _join(name: str, child: str) -> str:
 class Sequential(Layer):
     """One layer after the other, or none: then x itself. Its layers are called "0", "1" ... in parameter names."""
 
-    capturable = True
+    recordable = True
 
     def __init__(self, *layers: Layer):
         for layer in layers:
@@ -73,7 +73,7 @@ class Sequential(Layer):
 class Residual(Layer):
     """y = activation(body(x) + shortcut(x)); without a shortcut, body(x) + x (He et al. 2015)."""
 
-    capturable = True
+    recordable = True
 
     def __init__(self, body: Layer, shortcut: Layer | None = None, activation: str | None = "relu"):
         for layer in (body, shortcut):
@@ -124,7 +124,7 @@ class Concat(Layer):
     parameter names.
     """
 
-    capturable = True
+    recordable = True
 
     def __init__(self, *branches: Layer):
         for layer in branches:

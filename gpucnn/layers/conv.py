@@ -24,7 +24,7 @@ class Convolution(Layer):
     `weight` is (O, C/groups, *K), `bias` (O,) or None.
     """
 
-    capturable = True
+    recordable = True
     axes: int
 
     def __init__(

@@ -16,7 +16,7 @@ class TransposedConvolution(Layer):
     2d or 3d.
     """
 
-    capturable = True
+    recordable = True
     axes: int
 
     def __init__(

@@ -17,7 +17,7 @@ class Dense(Layer):
     is (units, in), `bias` (units,) or None.
     """
 
-    capturable = True
+    recordable = True
 
     def __init__(
         self, units: int, *, bias: bool = True, activation: str | None = None, initializer: str | float = "he"
@@ -54,7 +54,7 @@ class Dense(Layer):
 class Flatten(Layer):
     """(N, C, *spatial) to (N, C * prod(spatial)), row-major."""
 
-    capturable = True
+    recordable = True
 
     def build(self, shape: Shape) -> Shape:
         return (math.prod(shape),)

@@ -11,7 +11,7 @@ class Dropout(Layer):
     Srivastava et al. 2014. The draw depends on seed, step, layer and the value's place in the batch, on nothing else.
     """
 
-    capturable = True
+    recordable = True
 
     def __init__(self, rate: float = 0.5):
         if not 0 <= rate < 1:

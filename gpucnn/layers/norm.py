@@ -32,7 +32,7 @@ class BatchNorm(Layer):
     Training on one value a channel raises ShapeError: its variance is zero and its output would be beta whatever x is.
     """
 
-    capturable = True
+    recordable = True
 
     def __init__(self, momentum: float = 0.1, eps: float = 1e-5, activation: str | None = None):
         if not 0 <= momentum <= 1:
@@ -129,7 +129,7 @@ class BatchNorm3d(BatchNorm):
 class _ImageNorm(Layer):
     """Normalisation within each image: the same in training and in inference, and for any batch."""
 
-    capturable = True
+    recordable = True
     groups = 1
 
     def __init__(self, eps: float = 1e-5, *, affine: bool = True, activation: str | None = None):
@@ -192,6 +192,8 @@ class LayerNorm(_ImageNorm):
     *spatial), as in PyTorch's LayerNorm(normalized_shape=x.shape[1:]), absent with affine=False. `activation` as in
     GroupNorm.
     """
+
+    recordable = True
 
     def build(self, shape: Shape) -> Shape:
         if not shape:

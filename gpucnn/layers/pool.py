@@ -15,7 +15,6 @@ class Pool(Layer):
     of `size`. `ceil_mode` keeps a last window that reaches past the image (PyTorch's rule); `strict` refuses a stride
     that leaves pixels over."""
 
-    capturable = True
     axes: int
 
     def __init__(self, size, *, stride=None, padding=0, ceil_mode: bool = False, strict: bool = False):
@@ -32,6 +31,8 @@ class Pool(Layer):
 class MaxPool(Pool):
     """The largest value of each window; padding never wins."""
 
+    recordable = True
+
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
         y, where = x.backend.max_pool(x, self.window)
@@ -40,6 +41,8 @@ class MaxPool(Pool):
 
 class AvgPool(Pool):
     """The mean of each window; `count_include_pad` counts padding as zeros, as PyTorch does."""
+
+    recordable = True
 
     def __init__(
         self,
@@ -63,7 +66,6 @@ class AvgPool(Pool):
 class GlobalPool(Layer):
     """One value of each map."""
 
-    capturable = True
     axes: int
 
     def build(self, shape: Shape) -> Shape:
@@ -75,6 +77,8 @@ class GlobalPool(Layer):
 class GlobalAvgPool(GlobalPool):
     """The mean of each map."""
 
+    recordable = True
+
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
         return x.backend.global_avg_pool(x), lambda dy: x.backend.global_avg_pool_gradient(dy, x.spatial)
@@ -82,6 +86,8 @@ class GlobalAvgPool(GlobalPool):
 
 class GlobalMaxPool(GlobalPool):
     """The largest value of each map; its gradient goes to the first of equals."""
+
+    recordable = True
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
@@ -98,7 +104,6 @@ class AdaptivePool(Layer):
     """Windows that share out each axis to `output_size`, one integer or one per axis: window p of O along an axis of I
     goes from floor(p * I / O) to ceil((p + 1) * I / O), so neighbours may share a pixel (PyTorch's rule)."""
 
-    capturable = True
     axes: int
 
     def __init__(self, output_size):
@@ -114,6 +119,8 @@ class AdaptivePool(Layer):
 class AdaptiveAvgPool(AdaptivePool):
     """The mean of each window."""
 
+    recordable = True
+
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
         y = x.backend.adaptive_avg_pool(x, self._output)
@@ -122,6 +129,8 @@ class AdaptiveAvgPool(AdaptivePool):
 
 class AdaptiveMaxPool(AdaptivePool):
     """The largest value of each window; its gradient goes to the first of equals."""
+
+    recordable = True
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)

@@ -19,7 +19,7 @@ from gpucnn.layers.settings import image_shape
 class _Mapped(Layer):
     """A layer that is one map along each axis."""
 
-    capturable = True
+    recordable = True
     _maps: AxisMaps
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:

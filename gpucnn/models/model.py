@@ -15,13 +15,14 @@ from gpucnn.layers.base import Backward, Layer, Mode, Parameter, Statistic, conn
 from gpucnn.layers.settings import positive
 from gpucnn.models.heads import CLASSIFIER, REGRESSOR
 from gpucnn.models.inputs import check_images
+from gpucnn.recordable import Recordable
 
 # Every parameter starts at a multiple of 16 floats, 64 bytes, so that kernels may load vectors from its start. The gaps
 # are zero and stay zero: their gradient is.
 _ALIGN = 16
 
 
-class Model:
+class Model(Recordable):
     """`layer` built for images of `input_shape` (C, H, W).
 
     `values`, `grads` and `statistics` are flat arrays, float32 on the host until `place` moves them to a backend; every
@@ -35,6 +36,8 @@ class Model:
 
     Raises ShapeError, naming the layer, where sizes do not fit.
     """
+
+    recordable = True
 
     def __init__(
         self,
@@ -99,11 +102,6 @@ class Model:
     @property
     def parameter_count(self) -> int:
         return sum(math.prod(p.shape) for p in self.parameters)
-
-    @property
-    def capturable(self) -> bool:
-        """Whether a training step can be recorded and replayed: no layer computes outside backend operations."""
-        return all(layer.capturable for layer in self.layer.walk())
 
     @property
     def preparation(self) -> Augmentation:

@@ -5,15 +5,18 @@ from dataclasses import asdict, dataclass
 
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import ConfigurationError
+from gpucnn.recordable import Recordable
 
 
 @dataclass(frozen=True)
-class Clipping:
+class Clipping(Recordable):
     """What is done to the gradient of all weights before the optimiser takes it.
 
     With `value` each number is clamped to [-value, value]; then, with `norm`, all are scaled by norm / (their Euclidean
     norm) if that norm is larger (Pascanu, Mikolov and Bengio 2013). So with both, both limits hold.
     """
+
+    recordable = True
 
     norm: float | None = None
     value: float | None = None

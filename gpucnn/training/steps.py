@@ -1,12 +1,11 @@
 """One training step and one evaluation step, on the images that gpucnn.training.data keeps at hand.
 
-A step is Python only the first time: the backend records it, where the model allows that, and repeats the recording for
-every further batch of as many images. What changes from batch to batch (which images, the step's number, the learning
-rate) is written to device arrays before.
+A step is Python only the first times: the backend records it, where all that computes in it allows that, and repeats
+the recording for every further batch of as many images (gpucnn.training.recording). What changes from batch to batch
+(which images, the step's number, the learning rate) is written to device arrays before.
 """
 
 import math
-from collections.abc import Callable
 from time import perf_counter
 
 import numpy as np
@@ -15,34 +14,10 @@ from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
 from gpucnn.losses import Loss, SoftmaxCrossEntropy
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Optimizer
+from gpucnn.recordable import Recordable
 from gpucnn.training.clipping import Clipping
 from gpucnn.training.data import Resident
-
-
-class Recorded:
-    """`work(count)`, recorded once for each count of images where the model allows it."""
-
-    def __init__(self, model: Model, work: Callable[[int], None]):
-        self._model, self._work = model, work
-        self._repeat: dict[int, Callable[[], None]] = {}
-
-    def knows(self, count: int) -> bool:
-        """Whether a batch of so many images has been computed before."""
-        return count in self._repeat
-
-    def __call__(self, count: int) -> None:
-        if count in self._repeat:
-            self._repeat[count]()
-            return
-
-        def step() -> None:
-            self._work(count)
-
-        if self._model.capturable:
-            self._repeat[count] = self._model.backend.capture(step)
-        else:
-            self._repeat[count] = step
-            step()
+from gpucnn.training.recording import RecordedStep
 
 
 class TrainingSteps:
@@ -70,8 +45,11 @@ class TrainingSteps:
         self.status = self.backend.zeros((1,), np.int64)
         self.backend.assign(self.status, np.array([-1], np.int64))
         self._augmentation, self._seed = augmentation, seed
-        self._recorded = Recorded(model, self._work)
+        self.recorded = RecordedStep(self.backend, self._work, self._parts, [self.totals, self.status])
         self.start_epoch()
+
+    def _parts(self) -> list[Recordable]:
+        return [self.model, *self.model.layer.walk(), self.loss, self._clip, self.optimizer]
 
     def _work(self, count: int) -> None:
         backend, data, model = self.backend, self.data, self.model
@@ -97,13 +75,13 @@ class TrainingSteps:
         self.data.choose(indices)
         self.backend.assign(self.model.mode.step, np.array([step], np.uint32))
         rate = self.optimizer.set_rates(factor, step + 1)
-        if self._recorded.knows(len(indices)):
-            self._recorded(len(indices))
+        if self.recorded.settled(len(indices)):
+            self.recorded(len(indices))
             self._timed_images += len(indices)
-        else:  # a first time may compile kernels: it says nothing about the speed
+        else:  # a first time may compile kernels, a second is proved: they say nothing about the speed
             self.backend.synchronize()
             started = perf_counter()
-            self._recorded(len(indices))
+            self.recorded(len(indices))
             self.backend.synchronize()
             self._untimed_seconds += perf_counter() - started
         self.images += len(indices)
@@ -140,7 +118,10 @@ class EvaluationSteps:
         self.model, self.data, self.loss = model, data, loss or SoftmaxCrossEntropy()
         self.loss.place(model.backend, model.output_shape[0])
         self._totals = model.backend.zeros((self.loss.counts,), np.float64)
-        self._recorded = Recorded(model, self._work)
+        self._recorded = RecordedStep(model.backend, self._work, self._parts, [self._totals])
+
+    def _parts(self) -> list[Recordable]:
+        return [self.model, *self.model.layer.walk(), self.loss]
 
     def _work(self, count: int) -> None:
         backend, data = self.model.backend, self.data

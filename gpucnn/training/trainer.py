@@ -1,6 +1,7 @@
 """The training loop."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite
 from time import perf_counter
@@ -20,6 +21,7 @@ from gpucnn.models.inputs import check_images
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Adam, Optimizer
 from gpucnn.schedules import Constant, Schedule
+from gpucnn.training.callbacks import Callback
 from gpucnn.training.clipping import Clipping
 from gpucnn.training.data import placed
 from gpucnn.training.history import History
@@ -48,6 +50,7 @@ class Trainer:
     added to its config.json. `progress` is None for a bar or lines on stderr, False for silence, or an object like
     those in gpucnn.training.progress. `loss` is one of gpucnn.losses (None: SoftmaxCrossEntropy(), for a regressor
     MeanSquared()); `clip_norm` and `clip_value` limit the gradient, see gpucnn.training.clipping.
+    `callbacks` are objects of classes like gpucnn.training.Callback, called at the moments that it names.
 
     In training each image moves by up to `shift` pixels along each axis, is mirrored left to right every other time
     with `flip`, and loses a square of `cutout` pixels a side around a random pixel. With `crop` images may be larger
@@ -80,6 +83,7 @@ class Trainer:
         loss: Loss | None = None,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        callbacks: Sequence[Callback] = (),
     ):
         kinds = ("model", model, Model), ("optimizer", optimizer, Optimizer), ("schedule", schedule, Schedule)
         for name, value, kind in kinds:
@@ -109,6 +113,12 @@ class Trainer:
             )
         self.loss = loss or (MeanSquared() if model.head == REGRESSOR else SoftmaxCrossEntropy())
         self.clip = Clipping(clip_norm, clip_value)
+        for callback in callbacks:
+            if not isinstance(callback, Callback):
+                raise ConfigurationError(
+                    f"callbacks holds {callback!r}; give objects of subclasses of gpucnn.training.Callback"
+                )
+        self.callbacks, self._stopping = list(callbacks), False
         self.progress = default_progress() if progress is None or progress is True else progress or Quiet()
         self.about = dict(about or {})
         self.backend = backend if isinstance(backend, Backend) else get_backend(backend, math, threads=threads)
@@ -116,6 +126,7 @@ class Trainer:
             model.initialize(seed)
         model.place(self.backend)
         self._best: tuple[int, dict[str, np.ndarray]] | None = None
+        self._told_slow = False
         self.loss.place(self.backend, model.output_shape[0])  # refuses weights for other classes
 
     # ---- training ----------------------------------------------------------------------------------------------------
@@ -188,20 +199,27 @@ class Trainer:
         if len(history) > epochs:
             raise ConfigurationError(f"this run has done {len(history)} epochs already, more than {epochs}")
 
-        title = self._title() + (f"; {len(kept[0]):,} images for validation" if kept else "")
-        self.progress.begin(title, epochs, len(images), len(history))
+        self._stopping = False
         model.layer.need_input_gradient(False)  # nobody needs the gradient of the images
         data = placed(self.backend, images, labels, self.batch_size)
         try:
             changes = {"shift": self.shift, "flip": self.flip, "cutout": self.cutout}
             augmentation = replace(model.preparation, **changes)
             steps = TrainingSteps(model, self.optimizer, data, augmentation, self.seed, self.loss, self.clip)
+            title = self._title(steps) + (f"; {len(kept[0]):,} images for validation" if kept else "")
+            self.progress.begin(title, epochs, len(images), len(history))
             drawn = perf_counter()
+            for callback in self.callbacks:
+                callback.on_train_begin(self)
             for epoch in range(len(history), epochs):
                 if reason := why_stop(history, monitor, patience):
                     self.progress.say(reason)
                     break
+                for callback in self.callbacks:
+                    callback.on_epoch_begin(self, epoch + 1)
                 record = self._epoch(steps, epoch, epochs, evaluation)
+                for callback in self.callbacks:
+                    callback.on_epoch_end(self, record)
                 history.epochs.append(record)
                 better = history.best_epoch(monitor) == epoch + 1
                 if better:
@@ -212,8 +230,13 @@ class Trainer:
                         folder.write_curves(history)
                         drawn = perf_counter()
                 self.progress.end_epoch(record)
+                if self._stopping:
+                    self.progress.say(f"a callback stopped training after epoch {epoch + 1}")
+                    break
             if folder:
                 folder.write_curves(history)
+            for callback in self.callbacks:
+                callback.on_train_end(self, history)
         finally:
             data.close()
             if evaluation:
@@ -223,6 +246,10 @@ class Trainer:
             self.progress.close()
         return history
 
+    def stop_training(self) -> None:
+        """End `fit` after the epoch at hand; for callbacks."""
+        self._stopping = True
+
     def _epoch(self, steps: TrainingSteps, epoch: int, epochs: int, validation: EvaluationSteps | None) -> dict:
         """Train epoch `epoch` (from 0); returns its record."""
         started = shown = perf_counter()
@@ -230,6 +257,8 @@ class Trainer:
         steps.start_epoch()
         for number, indices in enumerate(batches, start=epoch * len(batches)):
             rate = steps.run(indices, number, self.schedule(number, epochs * len(batches), epoch))
+            if steps.images == len(indices) and not self._told_slow:
+                self._tell_slow((perf_counter() - started) * len(batches))
             if steps.timed and perf_counter() - shown > self.progress.interval:
                 self._stop_if_not_finite(steps, len(batches))
                 self.progress.update(epoch + 1, steps.images, steps.measure())
@@ -245,6 +274,21 @@ class Trainer:
                 raise _not_finite("the validation loss", record["epoch"], record["step"])
         record["seconds"] = perf_counter() - started
         return record
+
+    def _tell_slow(self, seconds: float) -> None:
+        """Once, where training runs on the specification: how long an epoch of it takes."""
+        self._told_slow = True
+        if (self.backend.name, self.backend.math) == ("numpy", "exact"):
+            faster = get_backend().name
+            instead = (
+                f'backend="{faster}" (--backend {faster}) gives the same bits'
+                if faster != "numpy"
+                else "numba is not here"
+            )
+            self.progress.say(
+                f"numpy's exact math is the specification, and slow: an epoch will take about {seconds:,.0f} s; "
+                f"{instead} sooner"
+            )
 
     def _stop_if_not_finite(self, steps: TrainingSteps, steps_an_epoch: int) -> None:
         bad = steps.bad_step()
@@ -303,7 +347,13 @@ class Trainer:
         settings |= {
             name: getattr(self, name) for name in ("crop", "flip", "cutout", "normalize") if getattr(self, name)
         }
-        return json.loads(json.dumps(settings))  # as they come back from a file: lists, not tuples
+        try:
+            return json.loads(json.dumps(settings))  # as they come back from a file: lists, not tuples
+        except TypeError as error:
+            raise ConfigurationError(
+                f"a setting cannot be written to a checkpoint ({error}): give what is no setting a name that begins "
+                "with _"
+            ) from None
 
     def _config(self, epochs: int, settings: dict) -> dict:
         from gpucnn import __version__
@@ -311,13 +361,16 @@ class Trainer:
         where = {"backend": self.backend.name, "threads": self.backend.threads}
         return {"gpucnn": __version__, **describe(self.model), **settings, "epochs": epochs, **where, **self.about}
 
-    def _title(self) -> str:
+    def _title(self, steps: TrainingSteps) -> str:
         backend, model = self.backend, self.model
         title = f"training {model.name} ({model.parameter_count:,} parameters) on {backend.name}, {backend.math} math"
         if backend.threads:
             title += f", {backend.threads} thread{'s' if backend.threads > 1 else ''}"
         if backend.name != "numpy":
             title += "; the first step compiles kernels that are not in the cache yet, which can take half a minute"
+        obstacle = steps.recorded.obstacle()
+        if backend.graph and obstacle is not None:
+            title += f"; steps are not recorded, since {type(obstacle).__name__} does not declare recordable = True"
         return title
 
     # ---- inference ---------------------------------------------------------------------------------------------------

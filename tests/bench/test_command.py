@@ -7,7 +7,19 @@ from typer.testing import CliRunner
 
 from gpucnn.cli import app
 
-SMALL = ("bench", "--quick", "--backend", "numpy", "--batch-size", "2", "--job", "inference", "--no-pytorch")
+SMALL = (
+    "bench",
+    "--quick",
+    "--backend",
+    "numpy",
+    "--math",
+    "fast",
+    "--batch-size",
+    "2",
+    "--job",
+    "inference",
+    "--no-pytorch",
+)
 
 
 def run(*arguments: str):

@@ -71,7 +71,7 @@ def made(layer, shape, backend=FAST):
 )
 def test_shapes_parameters_and_gradients_shapes(layer, shape, output, parameters):
     model = made(layer, shape)
-    assert model.output_shape == output and model.parameter_count == parameters and model.capturable
+    assert model.output_shape == output and model.parameter_count == parameters and model.recordable
     x = np.ones((3, *shape), np.float32)
     y, backward = model(x)
     assert y.shape == (3, *output)

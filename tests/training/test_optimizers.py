@@ -89,7 +89,7 @@ def test_rates_are_rounded_once():
     rate = optimizer.set_rates(1 / 3, 1)
     assert rate == np.float32(0.1 * (1 / 3))
     assert np.array_equal(
-        optimizer._hyper, np.array([0.1 * (1 / 3), 1 - 0.9, 1 - 0.999, 0.1 * (1 / 3) * 0.3], np.float32)
+        optimizer.hyper, np.array([0.1 * (1 / 3), 1 - 0.9, 1 - 0.999, 0.1 * (1 / 3) * 0.3], np.float32)
     )
 
 

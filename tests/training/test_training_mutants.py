@@ -82,7 +82,71 @@ MUTANTS = {
         "test_resuming_with",
     ),
 }
+_OWN = "training/test_own_code.py"
 OTHERS = {
+    "layers are not asked whether they can be recorded": (
+        "training/steps.py",
+        "*self.model.layer.walk(), self.loss, self._clip",
+        "self.loss, self._clip",
+        _OWN,
+        "trains_to_the_same_weights and numba and ReLU",
+    ),
+    "the loss is not asked": (
+        "training/steps.py",
+        "self.loss, self._clip, self.optimizer]",
+        "self._clip, self.optimizer]",
+        _OWN,
+        "trains_to_the_same_weights and numba and loss",
+    ),
+    "the optimiser is not asked": (
+        "training/steps.py",
+        "self._clip, self.optimizer]",
+        "self._clip]",
+        _OWN,
+        "trains_to_the_same_weights and numba and optimiser",
+    ),
+    "clipping and the model are not asked": (
+        "training/steps.py",
+        "[self.model, *self.model.layer.walk(), self.loss, self._clip, ",
+        "[*self.model.layer.walk(), self.loss, ",
+        _OWN,
+        "clipping_and_a_model",
+    ),
+    "a declaration is inherited": (
+        "recordable.py",
+        "if any(_overrides(",
+        "if False and any(_overrides(",
+        _OWN,
+        "trains_to_the_same_weights and numba",
+    ),
+    "a helper that is overridden counts for nothing": (
+        "recordable.py",
+        "return name in _FAR_REACHING or any(",
+        'return name in ("__call__", "update") and any(',
+        _OWN,
+        "trains_to_the_same_weights and numba and helper",
+    ),
+    "nothing is proved": (
+        "training/recording.py",
+        "elif not all(_same_bits(",
+        "elif False and not all(_same_bits(",
+        _OWN,
+        "false_claim and numba",
+    ),
+    "the proof starts from another state": (
+        "training/recording.py",
+        "self._restore(array, saved[place])",
+        "pass",
+        _OWN,
+        "recorded_for_what_it_is",
+    ),
+    "settings that change are not noticed": (
+        "training/recording.py",
+        "if changed is None:",
+        "if True:",
+        _OWN,
+        "trains_to_the_same_weights and numba and changes",
+    ),
     "numba records though it should not": (
         "backends/numba/backend.py",
         "if not self.graph:",

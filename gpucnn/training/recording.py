@@ -1,0 +1,169 @@
+"""Recording a step and repeating it, with a proof that the repetition computes what the step would.
+
+Exact bits allow the proof: the first repetition is compared with the same step launched anew from the same state. It
+costs one step a recording.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backends.protocol import Array, Backend
+from gpucnn.layers.base import Parameter, Statistic
+from gpucnn.recordable import Recordable, is_recordable, last_change
+
+_PLAIN = (bool, int, float, str, bytes, type(None), tuple, list)
+# After so many changes of settings during training, steps are launched one by one.
+_MOST_CHANGES = 3
+
+
+class RecordedStep:
+    """`work(count)`, a step on so many images, recorded once for each count and repeated after that.
+
+    `parts` lists everything that computes in a step, and `arrays` are further device arrays that a step writes. Where
+    one of the parts is not recordable, or a repetition was not what the step computes, every step is launched anew.
+    """
+
+    def __init__(
+        self, backend: Backend, work: Callable[[int], None], parts: Callable[[], list[Recordable]], arrays: list[Array]
+    ):
+        self._backend, self._work, self._parts, self._arrays = backend, work, parts, arrays
+        self._recordings: dict[int, Callable[[], None]] = {}
+        self._proved: set[int] = set()
+        self._seen_counts: set[int] = set()
+        self._changes = 0
+        self._recording = backend.graph and self.obstacle() is None
+        self._remember()
+
+    def obstacle(self) -> Recordable | None:
+        """The first part that is not recordable."""
+        return next((part for part in self._parts() if not is_recordable(part)), None)
+
+    def settled(self, count: int) -> bool:
+        """Whether the next step on so many images does nothing but compute: no recording, no proof, no compilation."""
+        return count in (self._proved if self._recording else self._seen_counts)
+
+    def __call__(self, count: int) -> None:
+        self._seen_counts.add(count)
+        if self._recording and self._last_change is not last_change():
+            self._notice_changes()
+        if not self._recording:
+            self._work(count)
+        elif count in self._proved:
+            self._recordings[count]()
+        elif count in self._recordings:
+            self._prove(count)
+        else:
+            self._recordings[count] = self._backend.capture(lambda: self._work(count))
+            self._remember()
+
+    # ---- settings: a recording holds the numbers that it was made with ----------------------------------------------
+
+    def _remember(self) -> None:
+        self._settings = [(part, dict(vars(part))) for part in self._parts()] if self._recording else []
+        self._last_change = last_change()
+
+    def _notice_changes(self) -> None:
+        """Forget recordings made with settings that somebody has changed since, a schedule or callback perhaps."""
+        self._last_change = last_change()
+        changed = next(filter(None, (_changed(part, before) for part, before in self._settings)), None)
+        if changed is None:
+            return
+        self._changes += bool(self._recordings)
+        self._recordings.clear()
+        self._proved.clear()
+        self._recording = self.obstacle() is None
+        if self._changes > _MOST_CHANGES:
+            self._stop(f"{changed} keeps changing while training runs")
+        self._remember()
+
+    # ---- the proof ---------------------------------------------------------------------------------------------------
+
+    def _prove(self, count: int) -> None:
+        """Repeat the step, then launch it anew from the same state; what was launched stays."""
+        before = dict(self._state())
+        saved = {place: self._copy(array) for place, array in before.items()}
+        self._recordings[count]()
+        repeated = {place: self._copy(array) for place, array in before.items()}
+        for place, array in before.items():
+            self._restore(array, saved[place])
+        self._work(count)
+        after = dict(self._state())
+        made_anew = next((place for place in after if after[place] is not before.get(place)), None)
+        if made_anew is not None:
+            self._stop(f"{made_anew} is an array that each step makes anew")
+        elif not all(_same_bits(self._copy(array), repeated[place]) for place, array in after.items()):
+            self._stop(
+                f"{self._suspects()} computes outside the backend's operations, which a recording does not repeat"
+            )
+        else:
+            self._proved.add(count)
+            self._remember()
+
+    def _copy(self, array: Array) -> np.ndarray:
+        return self._backend.host(array) if isinstance(array, self._backend.xp.ndarray) else array.copy()
+
+    def _restore(self, array: Array, values: np.ndarray) -> None:
+        if isinstance(array, self._backend.xp.ndarray):
+            self._backend.assign(array, values)
+        elif array.flags.writeable:
+            array[...] = values
+
+    def _state(self) -> Iterator[tuple[str, Array]]:
+        """Every array that a step may write, by where it is kept."""
+        yield from ((f"array {i}", array) for i, array in enumerate(self._arrays))
+        parts = self._parts()
+        seen = set(map(id, parts))
+        for number, part in enumerate(parts):
+            for place, array in _arrays_in(type(part).__name__, vars(part), self._backend, seen):
+                yield f"{place} (part {number})", array
+
+    def _suspects(self) -> str:
+        """Own classes in the step; without any, the whole step."""
+        own = {type(p).__name__ for p in self._parts() if not type(p).__module__.startswith("gpucnn.")}
+        return " or ".join(sorted(own)) or "the step"
+
+    def _stop(self, reason: str) -> None:
+        self._recording = False
+        self._recordings.clear()
+        print(
+            f"gpucnn: {reason}, so steps are launched one by one from here on; the weights are right", file=sys.stderr
+        )
+
+
+def _changed(part: Recordable, before: dict[str, Any]) -> str | None:
+    """The first attribute that is no longer what it was."""
+    now = vars(part)
+    for name in {**before, **now}:
+        if name not in now or name not in before:
+            return f"{type(part).__name__}.{name}"
+        value, old = now[name], before[name]
+        if value is not old and not (isinstance(value, _PLAIN) and type(value) is type(old) and value == old):
+            return f"{type(part).__name__}.{name}"
+    return None
+
+
+def _arrays_in(place: str, value: Any, backend: Backend, seen: set[int]) -> Iterator[tuple[str, Array]]:
+    """(place, array) of the arrays that `value` holds, in containers and in objects of one's own too."""
+    if id(value) in seen or isinstance(
+        value, (Parameter, Statistic, Backend)
+    ):  # these are views of the model's buffers
+        return
+    seen.add(id(value))
+    if isinstance(value, (backend.xp.ndarray, np.ndarray)):
+        yield place, value
+    elif isinstance(value, dict):
+        for name, entry in value.items():
+            yield from _arrays_in(f"{place}.{name}", entry, backend, seen)
+    elif isinstance(value, (list, tuple)):
+        for i, entry in enumerate(value):
+            yield from _arrays_in(f"{place}[{i}]", entry, backend, seen)
+    elif hasattr(value, "__dict__") and not isinstance(value, (type, FunctionType, MethodType, ModuleType)):
+        yield from _arrays_in(place, vars(value), backend, seen)
+
+
+def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()

@@ -1,0 +1,198 @@
+"""What a user writes trains to the same weights on every backend, recorded or not."""
+
+import functools
+import os
+
+import numpy as np
+import pytest
+
+import gpucnn.layers
+import gpucnn.losses
+import gpucnn.optimizers
+from gpucnn.backends import get_backend
+from gpucnn.emulation import get_emulated_backend, why_not
+from gpucnn.layers import Conv2d, Dense, Flatten, MaxPool2d, ReLU, Residual, Sequential
+from gpucnn.models import Model
+from gpucnn.optimizers import SGD
+from gpucnn.recordable import is_recordable
+from gpucnn.training import Trainer
+from gpucnn.training.clipping import Clipping
+from tests.processes import finish, start
+from tests.training import own_code
+from tests.training.own_code import BESIDE, KINDS, train
+
+
+@functools.cache
+def expected(kind: str) -> str:
+    return train(kind, get_backend("numpy", "exact"))[0]
+
+
+@functools.cache
+def emulated(graph: bool):
+    backend = get_emulated_backend()
+    backend.graph = graph
+    return backend
+
+
+BACKENDS = {"numba": lambda graph: get_backend("numba", graph=graph), "cupy (emulated)": emulated}
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    if request.param != "numba" and why_not():
+        pytest.skip(f"emulation: {why_not()}")
+    return BACKENDS[request.param]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *BESIDE])
+def test_own_code_trains_to_the_same_weights(kind, backend, capsys):
+    recording, _ = train(kind, backend(True))
+    launching, _ = train(kind, backend(False))
+    assert recording == launching == expected(kind)
+    said = capsys.readouterr().err
+    if kind == "an optimiser that counts":
+        assert said.startswith(
+            "gpucnn: Counting.steps keeps changing while training runs, so steps are launched one by one"
+        )
+    else:
+        assert "launched one by one" not in said, "it was recorded, and only the proof noticed"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_false_claim_ends_recording_with_a_sentence(kind, backend, capsys):
+    found, _ = train(kind, backend(True), claims=True)
+    assert found == expected(kind)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and "steps are launched one by one from here on; the weights are right" in lines[0]
+
+
+@pytest.mark.slow
+def test_own_code_in_the_simulator():
+    """numba-cuda, which records nothing, in a process of its own."""
+    folder = os.path.dirname(own_code.__file__)
+    code = f"import json, sys; sys.path.append({folder!r}); import own_code; print(json.dumps(own_code.simulated()))"
+    found = finish(start(code, NUMBA_ENABLE_CUDASIM="1"), timeout=900)
+    specification = get_backend("numpy", "exact")
+    assert found == {kind: train(kind, specification, epochs=1)[0] for kind in own_code.SIMULATED}
+
+
+def _all(module, base):
+    kinds = (value for value in vars(module).values() if isinstance(value, type) and issubclass(value, base))
+    return {kind for kind in kinds if kind is not base}
+
+
+def test_everything_that_comes_with_the_package_is_recordable():
+    inside = {base for kind in _all(gpucnn.layers, gpucnn.layers.Layer) for base in kind.__mro__}
+    kinds = _all(gpucnn.layers, gpucnn.layers.Layer) | _all(gpucnn.losses, gpucnn.losses.Loss)
+    kinds |= _all(gpucnn.optimizers, gpucnn.optimizers.Optimizer)
+    bases = {kind for kind in kinds if kind is not ReLU and kind in inside and "__call__" not in dir(kind)}
+    for kind in kinds - bases - {gpucnn.layers.GlobalPool}:
+        assert is_recordable(object.__new__(kind)), kind
+
+
+def test_an_extra_method_or_a_setting_changes_nothing():
+    class Named(Conv2d):
+        axes = 2
+
+        def __init__(self):
+            super().__init__(3, 3, padding=1)
+
+        def title(self):
+            return "mine"
+
+    assert is_recordable(Named()) and not is_recordable(own_code.Doubled())
+
+
+def test_a_method_replaced_in_one_object_or_by_a_mixin_is_seen():
+    layer = Conv2d(3, 3)
+    layer.with_max_pool = lambda x, pool: None
+    assert not is_recordable(layer)
+
+    class Loud:
+        def __call__(self, x):
+            return super().__call__(x)
+
+    assert not is_recordable(type("Both", (Loud, ReLU), {})())
+    assert is_recordable(type("Both", (Loud, ReLU), {"recordable": True})())
+
+
+def test_a_class_that_watches_its_attributes_declares_itself():
+    watching = type("Watching", (ReLU,), {"__getattribute__": object.__getattribute__})
+    assert not is_recordable(watching())
+
+
+def test_a_layer_kept_within_a_layer_is_asked():
+    model = Sequential(Residual(Sequential(own_code.Doubled(), ReLU())), MaxPool2d(2), Dense(2))
+    assert [type(part).__name__ for part in model.walk() if not is_recordable(part)] == ["Doubled"]
+
+
+class Drifting(own_code.Layer):
+    """Recordable for what it is: it keeps an array of its own on the device, changed by backend operations alone."""
+
+    recordable = True
+
+    def __call__(self, x):
+        backend = x.backend
+        backend.update_running(self.drift, self.target, 0.25)
+        return backend.add_bias(x, self.drift), lambda dy: dy
+
+
+def _drifting(backend) -> str:
+    rng = np.random.default_rng(5)
+    images, labels = rng.random((24, 1, 5, 5)).astype(np.float32), rng.integers(0, 3, 24)
+    drifting = Drifting()
+    drifting.drift, drifting.target = backend.zeros((1,)), backend.array(np.ones(1, np.float32))
+    model = Model(Sequential(drifting, Conv2d(3, 3), Flatten(), Dense(3)), (1, 5, 5))
+    trainer = Trainer(model, backend=backend, seed=1, batch_size=8, progress=False, optimizer=SGD(0.05))
+    trainer.fit(images, labels, 3)
+    return model.weights_sha256()
+
+
+def test_state_of_ones_own_is_recorded_for_what_it_is(backend, capsys):
+    assert _drifting(backend(True)) == _drifting(backend(False)) == _drifting(get_backend("numpy"))
+    assert capsys.readouterr().err == ""
+
+
+def test_an_array_made_anew_by_each_step_ends_recording(capsys):
+    class Keeping(Dense):
+        recordable = True
+
+        def __call__(self, x):
+            y, backward = super().__call__(x)
+            self.last = y.data
+            return y, backward
+
+    found = []
+    for graph in (True, False):
+        model = Model(Sequential(Flatten(), Keeping(3)), (1, 5, 5))
+        rng = np.random.default_rng(5)
+        images, labels = rng.random((24, 1, 5, 5)).astype(np.float32), rng.integers(0, 3, 24)
+        trainer = Trainer(model, backend=get_backend("numba", graph=graph), batch_size=8, progress=False)
+        trainer.fit(images, labels, 2)
+        found.append(model.weights_sha256())
+    assert found[0] == found[1]
+    assert "Keeping.last" in capsys.readouterr().err
+
+
+def test_clipping_and_a_model_of_ones_own_are_asked(capsys):
+    class Looking(Model):
+        def __call__(self, x):
+            y, backward = super().__call__(x)
+            return y.like(y.data + np.float32(0.5)), backward
+
+    class Flooring(Clipping):
+        def __call__(self, backend, gradients):
+            gradients[...] = np.where(np.abs(gradients) < np.float32(1e-4), np.float32(0), gradients)
+
+    def hash_of(graph, kind, clip):
+        model = kind(Sequential(Flatten(), Dense(3)), (1, 5, 5))
+        rng = np.random.default_rng(5)
+        images, labels = rng.random((24, 1, 5, 5)).astype(np.float32), rng.integers(0, 3, 24)
+        trainer = Trainer(model, backend=get_backend("numba", graph=graph), batch_size=8, progress=False)
+        trainer.clip = clip
+        trainer.fit(images, labels, 2)
+        return model.weights_sha256()
+
+    for kind, clip in ((Looking, Clipping()), (Model, Flooring())):
+        assert hash_of(True, kind, clip) == hash_of(False, kind, clip)
+        assert capsys.readouterr().err == "", "it was recorded, and only the proof noticed"
