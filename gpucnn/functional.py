@@ -23,21 +23,21 @@ from typing import Any
 import numpy as np
 
 from gpucnn import losses
-from gpucnn.axis_maps import (
-    AxisMaps,
-    adaptive_sizes,
-    check_padding_mode,
-    check_upsampling,
-    padded_sizes,
-    padding_maps,
-    unpadded_window,
-    upsampling_maps,
-)
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
 from gpucnn.geometry import Window, pads_of, pool_window, transposed_window, window
 from gpucnn.layers.settings import finite, truth
+from gpucnn.resampling import (
+    Taps,
+    adaptive_sizes,
+    check_padding_mode,
+    check_upsampling,
+    padded_sizes,
+    padding_taps,
+    unpadded_window,
+    upsampling_taps,
+)
 
 __all__ = [
     "adaptive_avg_pool",
@@ -124,7 +124,7 @@ def conv(
         _expect("bias", bias, (w.shape[0],), "one value per filter")
     engine = _engine(backend, math, x.dtype)
     device_bias = None if bias is None else engine.array(bias)
-    lanes = engine.axis_maps(engine.pack(x), maps)
+    lanes = engine.resample(engine.pack(x), maps)
     return engine.unpack(engine.conv(lanes, engine.array(w), device_bias, fit, groups))
 
 
@@ -153,8 +153,8 @@ def conv_backward(
     _expect("dy", dy, (x.shape[0], w.shape[0], *fit.output), "the shape of conv's output")
     engine = _engine(backend, math, x.dtype)
     dy_lanes, dw, db = engine.pack(dy), engine.zeros(w.shape), engine.zeros(w.shape[:1])
-    dx = engine.axis_maps_gradient(engine.conv_input_gradient(dy_lanes, engine.array(w), fit, groups), maps)
-    engine.conv_weight_gradient(dy_lanes, engine.axis_maps(engine.pack(x), maps), fit, groups, dw)
+    dx = engine.resample_gradient(engine.conv_input_gradient(dy_lanes, engine.array(w), fit, groups), maps)
+    engine.conv_weight_gradient(dy_lanes, engine.resample(engine.pack(x), maps), fit, groups, dw)
     engine.bias_gradient(dy_lanes, db)
     return engine.unpack(dx), engine.host(dw), engine.host(db)
 
@@ -467,9 +467,9 @@ def pad(
     `conv`, value for "constant". "reflect" needs more pixels than padding, "circular" as many.
     """
     (x,) = _images(x=x)
-    maps, _ = _pad_maps(x, padding, mode, value)
+    maps, _ = _pad_taps(x, padding, mode, value)
     engine = _engine(backend, math, x.dtype)
-    return engine.unpack(engine.axis_maps(engine.pack(x), maps))
+    return engine.unpack(engine.resample(engine.pack(x), maps))
 
 
 def pad_backward(
@@ -478,10 +478,10 @@ def pad_backward(
     """dx (N, C, *I) of `pad` from dy (N, C, *O): each pixel adds the dy of all places that show it; of x only the shape
     matters."""
     dy, x = _images(dy=dy, x=x)
-    maps, sizes = _pad_maps(x, padding, mode, value)
+    maps, sizes = _pad_taps(x, padding, mode, value)
     _expect("dy", dy, (*x.shape[:2], *sizes), "the shape of pad's output")
     engine = _engine(backend, math, x.dtype)
-    return engine.unpack(engine.axis_maps_gradient(engine.pack(dy), maps))
+    return engine.unpack(engine.resample_gradient(engine.pack(dy), maps))
 
 
 def upsample(
@@ -501,9 +501,9 @@ def upsample(
     """
     (x,) = _images(x=x)
     check_upsampling(scale, size, mode, align_corners)
-    maps = upsampling_maps(x.shape[2:], scale, size, mode, align_corners)
+    maps = upsampling_taps(x.shape[2:], scale, size, mode, align_corners)
     engine = _engine(backend, math, x.dtype)
-    return engine.unpack(engine.axis_maps(engine.pack(x), maps))
+    return engine.unpack(engine.resample(engine.pack(x), maps))
 
 
 def upsample_backward(
@@ -520,11 +520,11 @@ def upsample_backward(
     """dx (N, C, *I) of `upsample` with the same settings, from dy (N, C, *O); of x only the shape matters."""
     dy, x = _images(dy=dy, x=x)
     check_upsampling(scale, size, mode, align_corners)
-    maps = upsampling_maps(x.shape[2:], scale, size, mode, align_corners)
+    maps = upsampling_taps(x.shape[2:], scale, size, mode, align_corners)
     output = (i if table is None else table.output for i, table in zip(x.shape[2:], maps))
     _expect("dy", dy, (*x.shape[:2], *output), "the shape of upsample's output")
     engine = _engine(backend, math, x.dtype)
-    return engine.unpack(engine.axis_maps_gradient(engine.pack(dy), maps))
+    return engine.unpack(engine.resample_gradient(engine.pack(dy), maps))
 
 
 def dense(x, w, bias=None, *, backend: str | None = None, math: str | None = None) -> np.ndarray:
@@ -856,16 +856,16 @@ def _images(**named: Any) -> tuple[np.ndarray, ...]:
     return arrays
 
 
-def _conv_padding(fit: Window, mode: Any, value: Any) -> tuple[AxisMaps, Window]:
+def _conv_padding(fit: Window, mode: Any, value: Any) -> tuple[Taps, Window]:
     """The maps that pad an image before its convolution, and the window on what they make; none for zeros."""
     mode, value = check_padding_mode(mode, value)
-    return ((), fit) if mode == "zeros" else (padding_maps(fit.input, fit.padding, mode, value), unpadded_window(fit))
+    return ((), fit) if mode == "zeros" else (padding_taps(fit.input, fit.padding, mode, value), unpadded_window(fit))
 
 
-def _pad_maps(x: np.ndarray, padding: Any, mode: Any, value: Any) -> tuple[AxisMaps, tuple[int, ...]]:
+def _pad_taps(x: np.ndarray, padding: Any, mode: Any, value: Any) -> tuple[Taps, tuple[int, ...]]:
     mode, value = check_padding_mode(mode, value)
     pads = pads_of(padding, x.ndim - 2)
-    return padding_maps(x.shape[2:], pads, mode, value), padded_sizes(x.shape[2:], pads)
+    return padding_taps(x.shape[2:], pads, mode, value), padded_sizes(x.shape[2:], pads)
 
 
 def _conv_window(x: np.ndarray, w: np.ndarray, stride, padding, dilation, groups, strict) -> tuple[Window, int]:

@@ -23,7 +23,7 @@ from gpucnn.layers import (
     Parameter,
     ReLU,
     Sequential,
-    present,
+    image_mask,
 )
 from gpucnn.models import Model, lenet5
 
@@ -45,7 +45,7 @@ class Swish(Layer):
 
         def backward(dy):
             inner = x.data * gate * (1 - gate)
-            by_slope = xp.sum(dy.data * x.data * inner * present(x))
+            by_slope = xp.sum(dy.data * x.data * inner * image_mask(x))
             if self.wrong == "added":
                 s.grad += by_slope
             elif self.wrong != "never written":

@@ -1,6 +1,6 @@
 """The structure: imports point down only, and each library is imported where it may be. Read from the sources with ast.
 
-    0 errors, geometry, axis_maps, arithmetic; kernels, which import nothing of gpucnn
+    0 errors, geometry, resample, arithmetic; kernels, which import nothing of gpucnn
     1 backends
     2 functional, layers, losses, optimizers, schedules, initializers
     3 models, data, gradients, figures
@@ -23,7 +23,7 @@ import pytest
 FLOORS = {
     "errors": 0,
     "geometry": 0,
-    "axis_maps": 0,
+    "resample": 0,
     "arithmetic": 0,
     "kernels": 0,
     "backends": 1,

@@ -319,7 +319,7 @@ CHANGES = [
     Change(
         "a band one row too long",
         "numba",
-        "gpucnn/backends/canonical.py",
+        "gpucnn/backends/spatial.py",
         "return -(-64 // row)",
         "return -(-64 // row) + 1",
         weights,

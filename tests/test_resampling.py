@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gpucnn import errors, functional
-from gpucnn.axis_maps import AxisMap, adaptive_windows
 from gpucnn.backends import get_backend
+from gpucnn.resampling import AxisTaps, adaptive_windows
 from tests.oracle import Expected, assert_within
 from tests.test_gradients import apart, check, normal
 
@@ -178,7 +178,7 @@ def test_a_map_without_any_tap_is_its_fill():
     x = drawn(0, 2, 1, 3)
     for backend, math in BACKENDS:
         engine = get_backend(backend, math)
-        y = engine.axis_map(engine.pack(x), 0, AxisMap(3, ((), ()), 0.25))
+        y = engine.resample_axis(engine.pack(x), 0, AxisTaps(3, ((), ()), 0.25))
         assert same_bits(y.numpy(), np.full((2, 1, 2), 0.25, np.float32))
 
 

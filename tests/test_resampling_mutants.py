@@ -3,21 +3,21 @@
 import numpy as np
 import pytest
 
-from gpucnn.axis_maps import padding_maps, upsampling_maps
 from gpucnn.backends.numba.backend import NumbaBackend
 from gpucnn.backends.numpy.exact import NumpyExact
+from gpucnn.resampling import padding_taps, upsampling_taps
 from tests.mutants import mutant
 from tests.test_mutants import NUMBA, Change, compared, guarded, numbers
 
-LINEAR = upsampling_maps((5, 4), None, (7, 9), "linear", False)
+LINEAR = upsampling_taps((5, 4), None, (7, 9), "linear", False)
 
 
 def upsampled(b):
-    return {"y": b.axis_maps(b.pack(numbers("random", 3, 2, 5, 4)), LINEAR).numpy()}
+    return {"y": b.resample(b.pack(numbers("random", 3, 2, 5, 4)), LINEAR).numpy()}
 
 
 def upsampled_gradient(b):
-    return {"dx": b.axis_maps_gradient(b.pack(numbers("random", 3, 2, 7, 9)), LINEAR).numpy()}
+    return {"dx": b.resample_gradient(b.pack(numbers("random", 3, 2, 7, 9)), LINEAR).numpy()}
 
 
 def vanishing_means(b):
@@ -26,8 +26,8 @@ def vanishing_means(b):
 
 
 def filled(b):
-    maps = padding_maps((5, 4), ((1, 2), (0, 3)), "constant", 0.3)
-    return {"y": b.axis_maps(b.pack(numbers("random", 3, 2, 5, 4)), maps).numpy()}
+    maps = padding_taps((5, 4), ((1, 2), (0, 3)), "constant", 0.3)
+    return {"y": b.resample(b.pack(numbers("random", 3, 2, 5, 4)), maps).numpy()}
 
 
 def adaptive_means(b):
@@ -40,7 +40,7 @@ def adaptive_maxima(b):
     return {"y": y.numpy(), "dx": b.adaptive_max_pool_gradient(dy, where, (7, 8)).numpy()}
 
 
-BASE, MAPS, PROTOCOL = "gpucnn/backends/numpy/resampling.py", "gpucnn/axis_maps.py", "gpucnn/backends/protocol.py"
+BASE, MAPS, PROTOCOL = "gpucnn/backends/numpy/resampling.py", "gpucnn/resampling.py", "gpucnn/backends/protocol.py"
 KERNEL = NUMBA + "resampling.py"
 
 CHANGES = [

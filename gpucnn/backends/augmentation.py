@@ -42,4 +42,4 @@ class Augmentation:
         return np.array(self.mean, np.float32), np.float32(1) / np.array(self.std, np.float32)
 
 
-AS_THEY_ARE = Augmentation()
+NO_AUGMENTATION = Augmentation()

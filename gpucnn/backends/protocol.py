@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.axis_maps import AxisMap, AxisMaps, adaptive_average, adaptive_maximum
-from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
+from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.memory import host_memory
 from gpucnn.geometry import Window
+from gpucnn.resampling import AxisTaps, Taps, adaptive_average, adaptive_maximum
 
 Array = Any
 
@@ -86,7 +86,7 @@ class Backend(ABC):
         images: Array,
         indices: Array,
         count: int,
-        augmentation: Augmentation = AS_THEY_ARE,
+        augmentation: Augmentation = NO_AUGMENTATION,
         *,
         seed: int = 0,
         step: Array | None = None,
@@ -215,45 +215,45 @@ class Backend(ABC):
     # ---- maps along spatial axes: padding, upsampling, adaptive pooling [7] ------------------------------------------
 
     @abstractmethod
-    def axis_map(self, x: Batch, axis: int, table: AxisMap) -> Batch:
-        """x (N, C, *I) with spatial axis `axis` mapped by a table of as many positions (gpucnn.axis_maps).
+    def resample_axis(self, x: Batch, axis: int, table: AxisTaps) -> Batch:
+        """x (N, C, *I) with spatial axis `axis` mapped by a table of as many positions (gpucnn.resampling).
 
         y[p] = acc + 0, acc from +0 by fma(weight, x[i], acc) over the taps of p in order, or the fill where p has none.
         """
 
-    def axis_maps(self, x: Batch, tables: AxisMaps) -> Batch:
+    def resample(self, x: Batch, tables: Taps) -> Batch:
         """One map after the other, the first axis first; None leaves an axis as it is."""
         for axis, table in enumerate(tables):
             if table is not None:
-                x = self.axis_map(x, axis, table)
+                x = self.resample_axis(x, axis, table)
         return x
 
-    def axis_maps_gradient(self, dy: Batch, tables: AxisMaps) -> Batch:
-        """dx of axis_maps from dy: the transposed maps, the last axis first."""
+    def resample_gradient(self, dy: Batch, tables: Taps) -> Batch:
+        """dx of resample from dy: the transposed maps, the last axis first."""
         for axis in reversed(range(len(tables))):
             if tables[axis] is not None:
-                dy = self.axis_map(dy, axis, tables[axis].transposed())
+                dy = self.resample_axis(dy, axis, tables[axis].transposed())
         return dy
 
     def adaptive_avg_pool(self, x: Batch, output: tuple[int, ...]) -> Batch:
         """The means of windows that share out each axis evenly: (N, C, *output)."""
         tables, window = adaptive_average(x.spatial, output)
-        return self.axis_maps(x, tables) if window is None else self.avg_pool(x, window)
+        return self.resample(x, tables) if window is None else self.avg_pool(x, window)
 
     def adaptive_avg_pool_gradient(self, dy: Batch, spatial: tuple[int, ...]) -> Batch:
         """dx (N, C, *spatial) from dy."""
         tables, window = adaptive_average(spatial, dy.spatial)
-        return self.axis_maps_gradient(dy, tables) if window is None else self.avg_pool_gradient(dy, window)
+        return self.resample_gradient(dy, tables) if window is None else self.avg_pool_gradient(dy, window)
 
     def adaptive_max_pool(self, x: Batch, output: tuple[int, ...]) -> tuple[Batch, Any]:
         """(y, where): the maxima of the windows of adaptive_avg_pool, and where they came from, for the gradient."""
         tables, window = adaptive_maximum(x.spatial, output)
-        return self.max_pool(self.axis_maps(x, tables), window)
+        return self.max_pool(self.resample(x, tables), window)
 
     def adaptive_max_pool_gradient(self, dy: Batch, where: Any, spatial: tuple[int, ...]) -> Batch:
         """dx (N, C, *spatial) from dy and what adaptive_max_pool returned."""
         tables, window = adaptive_maximum(spatial, dy.spatial)
-        return self.axis_maps_gradient(self.max_pool_gradient(dy, where, window), tables)
+        return self.resample_gradient(self.max_pool_gradient(dy, where, window), tables)
 
     # ---- elementwise [5, 6, 7] ---------------------------------------------------------------------------------------
 

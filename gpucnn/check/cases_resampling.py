@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gpucnn.axis_maps import AxisMap, AxisMaps, padding_maps, unpadded_window, upsampling_maps
 from gpucnn.backends.protocol import Backend
 from gpucnn.check.cases import Case, Results
 from gpucnn.geometry import window
+from gpucnn.resampling import AxisTaps, Taps, padding_taps, unpadded_window, upsampling_taps
 
 # (N, C, input), (before, after) for each axis, mode and value
 _PADDINGS = [
@@ -46,10 +46,10 @@ def resampling(kind: str, numbers) -> Iterator[Case]:
     """The cases for one kind of numbers; `numbers(*shape, seed)` draws them."""
     yield from _tables(kind, numbers)
     for (n, c, size), pads, mode, value in _PADDINGS:
-        maps = padding_maps(size, pads, mode, value)
+        maps = padding_taps(size, pads, mode, value)
         yield _mapped("padding", f"{kind}, {_images(n, c, size)}, {mode} {pads}", numbers, (n, c, *size), maps)
     for (n, c, size), output, mode, aligned in _UPSAMPLINGS:
-        maps = upsampling_maps(size, None, output, mode, aligned)
+        maps = upsampling_taps(size, None, output, mode, aligned)
         about = f"{kind}, {_images(n, c, size)} to {output}, {mode}{', aligned' * aligned}"
         yield _mapped("upsampling", about, numbers, (n, c, *size), maps)
     yield from _padded_convolutions(kind, numbers)
@@ -63,11 +63,11 @@ def _tables(kind: str, numbers) -> Iterator[Case]:
         i = size[axis]
         every = tuple((t % i, weights[t]) for t in range(20))
         twice = ((i - 1, weights[20]), (0, weights[21]), (i - 1, weights[22]))
-        table = AxisMap(i, ((), every, twice, ((1, 1.0),)), 0.3)
+        table = AxisTaps(i, ((), every, twice, ((1, 1.0),)), 0.3)
 
         def run(b: Backend, n=n, c=c, size=size, axis=axis, table=table) -> Results:
-            y = b.axis_map(b.pack(numbers(n, c, *size)), axis, table)
-            dx = b.axis_map(b.pack(numbers(*y.shape, seed=1)), axis, table.transposed())
+            y = b.resample_axis(b.pack(numbers(n, c, *size)), axis, table)
+            dx = b.resample_axis(b.pack(numbers(*y.shape, seed=1)), axis, table.transposed())
             return {"y": y.numpy(), "dx": dx.numpy()}
 
         yield Case("map along an axis", f"{kind}, {_images(n, c, size)}, axis {axis}", run)
@@ -77,10 +77,10 @@ def _images(n: int, c: int, size: tuple[int, ...]) -> str:
     return f"{n} images of {c}x{'x'.join(map(str, size))}"
 
 
-def _mapped(operation: str, about: str, numbers, shape: tuple[int, ...], maps: AxisMaps) -> Case:
+def _mapped(operation: str, about: str, numbers, shape: tuple[int, ...], maps: Taps) -> Case:
     def run(b: Backend) -> Results:
-        y = b.axis_maps(b.pack(numbers(*shape)), maps)
-        dx = b.axis_maps_gradient(b.pack(numbers(*y.shape, seed=1)), maps)
+        y = b.resample(b.pack(numbers(*shape)), maps)
+        dx = b.resample_gradient(b.pack(numbers(*y.shape, seed=1)), maps)
         return {"y": y.numpy(), "dx": dx.numpy()}
 
     return Case(operation, about, run)
@@ -93,14 +93,14 @@ def _padded_convolutions(kind: str, numbers) -> Iterator[Case]:
         (2, 1, (3, 4, 3), "replicate", {"padding": ((1, 0), (2, 1), (0, 1)), "dilation": 2}),
     ]:
         fit = window(size, (2, 3, 2)[: len(size)], **settings)
-        maps, inner = padding_maps(size, fit.padding, mode), unpadded_window(fit)
+        maps, inner = padding_taps(size, fit.padding, mode), unpadded_window(fit)
 
         def run(b: Backend, n=n, c=c, size=size, maps=maps, inner=inner) -> Results:
-            x, w = b.axis_maps(b.pack(numbers(n, c, *size)), maps), b.array(numbers(3, c, *inner.kernel, seed=2))
+            x, w = b.resample(b.pack(numbers(n, c, *size)), maps), b.array(numbers(3, c, *inner.kernel, seed=2))
             y, dw = b.conv(x, w, None, inner), b.zeros(w.shape)
             dy = b.pack(numbers(*y.shape, seed=1))
             b.conv_weight_gradient(dy, x, inner, 1, dw)
-            dx = b.axis_maps_gradient(b.conv_input_gradient(dy, w, inner), maps)
+            dx = b.resample_gradient(b.conv_input_gradient(dy, w, inner), maps)
             return {"y": y.numpy(), "dx": dx.numpy(), "dw": b.host(dw)}
 
         yield Case("padded convolution", f"{kind}, {_images(n, c, size)}, {mode}, {settings}", run)

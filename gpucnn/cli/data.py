@@ -11,7 +11,7 @@ from gpucnn.cli.output import note, print_json, print_table, print_values
 
 def list_sets(json: options.Json = False) -> None:
     """List the data sets that are known by name, and which of them are here."""
-    from gpucnn.data.known import KNOWN, home, present
+    from gpucnn.data.known import KNOWN, home, is_here
 
     sets = [
         {
@@ -24,7 +24,7 @@ def list_sets(json: options.Json = False) -> None:
         *(
             {
                 "name": known.name,
-                "here": present(known),
+                "here": is_here(known),
                 "megabytes": round(known.size / 1e6, 1),
                 "about": known.about,
                 "folder": str(home() / known.name),

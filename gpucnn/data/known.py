@@ -123,7 +123,7 @@ def home() -> Path:
     return Path(base) / "data"
 
 
-def present(known: KnownSet, folder: Path | None = None) -> bool:
+def is_here(known: KnownSet, folder: Path | None = None) -> bool:
     """Whether all files of a set lie in its folder with their sizes; `fetch` has checked their digests."""
     folder = folder or home() / known.name
     try:

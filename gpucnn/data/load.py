@@ -7,7 +7,7 @@ import numpy as np
 
 from gpucnn.data import cifar, folders, idx, npy, npz
 from gpucnn.data.dataset import Dataset, every_fifth, require_every_class
-from gpucnn.data.known import KNOWN, KnownSet, home, present
+from gpucnn.data.known import KNOWN, KnownSet, home, is_here
 from gpucnn.errors import DataError
 
 
@@ -63,7 +63,7 @@ def _load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
 
 def _fetched(known: KnownSet) -> tuple[Dataset, Dataset]:
     folder = home() / known.name
-    if not present(known):
+    if not is_here(known):
         raise DataError(
             f"{known.name} is not here yet: fetch it with `gpucnn data fetch {known.name}` ({known.size / 1e6:,.0f} MB "
             f"into {folder}); a folder of your own of that name is ./{known.name}"

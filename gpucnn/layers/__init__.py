@@ -1,7 +1,7 @@
 """The layers. Each returns `(y, backward)`; gpucnn.layers.base says how to write one of your own."""
 
 from gpucnn.layers.activation import GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Tanh
-from gpucnn.layers.base import Layer, Mode, Parameter, Statistic, present
+from gpucnn.layers.base import Layer, Mode, Parameter, Statistic, image_mask
 from gpucnn.layers.container import Concat, Residual, Sequential
 from gpucnn.layers.conv import Conv1d, Conv2d, Conv3d, Convolution
 from gpucnn.layers.conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, TransposedConvolution
@@ -84,5 +84,5 @@ __all__ = [
     "Tanh",
     "TransposedConvolution",
     "Upsample",
-    "present",
+    "image_mask",
 ]

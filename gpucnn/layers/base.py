@@ -14,7 +14,7 @@ There is no tape and no global state; what backward needs, it closes over. A lay
         def __call__(self, x):
             xp, f = x.backend.xp, self.factor
             def backward(dy):
-                f.grad[...] = xp.sum(dy.data * x.data * present(x))   # written, not accumulated
+                f.grad[...] = xp.sum(dy.data * x.data * image_mask(x))   # written, not accumulated
                 return dy.like(dy.data * f.value)
             return x.like(x.data * f.value), backward
 """
@@ -135,7 +135,7 @@ class Layer(Recordable):
         return f"{type(self).__name__}({', '.join(settings)})"
 
 
-def present(x: Batch):
+def image_mask(x: Batch):
     """True where a lane holds an image, False where it only fills up the last block: (block, 1, ..., 1, lane)."""
     blocks, *inner, lanes = x.data.shape
     return (x.backend.xp.arange(blocks * lanes) < x.images).reshape(blocks, *(1 for _ in inner), lanes)

@@ -2,7 +2,6 @@
 
 import math
 
-from gpucnn.axis_maps import check_padding_mode, padding_maps, unpadded_window
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ShapeError
 from gpucnn.geometry import Window, window
@@ -10,6 +9,7 @@ from gpucnn.initializers import check_initializer
 from gpucnn.layers.activation import check_activation, finish
 from gpucnn.layers.base import Backward, Layer, Parameter, Shape
 from gpucnn.layers.settings import image_shape, positive, truth
+from gpucnn.resampling import check_padding_mode, padding_taps, unpadded_window
 
 
 class Convolution(Layer):
@@ -60,9 +60,9 @@ class Convolution(Layer):
         settings = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "strict": self.strict}
         self.window = window(size, self.kernel_size, **settings)
         # Zeros outside the image are the kernels' own; anything else is put there first.
-        self._maps, self._inner = (), self.window
+        self._taps, self._inner = (), self.window
         if self.padding_mode != "zeros":
-            self._maps = padding_maps(size, self.window.padding, self.padding_mode, self.padding_value)
+            self._taps = padding_taps(size, self.window.padding, self.padding_mode, self.padding_value)
             self._inner = unpadded_window(self.window)
         kernel = self.window.kernel
         taps = math.prod(kernel)
@@ -74,7 +74,7 @@ class Convolution(Layer):
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
         backend, b = x.backend, self.bias
-        x = backend.axis_maps(x, self._maps)
+        x = backend.resample(x, self._taps)
         y = backend.conv(x, self.weight.value, b and b.value, self._inner, self.groups, self.activation == "relu")
         y, activation_backward = finish(y, self.activation)
 
@@ -90,7 +90,7 @@ class Convolution(Layer):
         """This layer, its activation being ReLU, and a max pooling after it, as one operation of the backend."""
         self.check(x)
         backend, b = x.backend, self.bias
-        x = backend.axis_maps(x, self._maps)
+        x = backend.resample(x, self._taps)
         y, where = backend.conv_max_pool(x, self.weight.value, b and b.value, self._inner, self.groups, pool)
 
         def backward(dy: Batch) -> Batch | None:
@@ -104,7 +104,7 @@ class Convolution(Layer):
         backend.conv_weight_gradient(dy, x, self._inner, self.groups, w.grad)
         if self.input_gradient:
             dx = backend.conv_input_gradient(dy, w.value, self._inner, self.groups)
-            return backend.axis_maps_gradient(dx, self._maps)
+            return backend.resample_gradient(dx, self._taps)
 
 
 class Conv1d(Convolution):

@@ -3,11 +3,11 @@
 One implementation for any number of axes; each named class fixes the number and says so on a wrong input.
 """
 
-from gpucnn.axis_maps import adaptive_field, adaptive_sizes
 from gpucnn.backends.batch import Batch
 from gpucnn.geometry import pool_window
 from gpucnn.layers.base import Backward, Layer, Shape
 from gpucnn.layers.settings import image_shape, truth
+from gpucnn.resampling import adaptive_field, adaptive_sizes
 
 
 class Pool(Layer):

@@ -2,29 +2,29 @@
 
 from fractions import Fraction
 
-from gpucnn.axis_maps import (
-    AxisMaps,
-    check_padding_mode,
-    check_upsampling,
-    padded_sizes,
-    padding_maps,
-    upsampling_maps,
-)
 from gpucnn.backends.batch import Batch
 from gpucnn.geometry import pads_of
 from gpucnn.layers.base import Backward, Layer, Shape
 from gpucnn.layers.settings import image_shape
+from gpucnn.resampling import (
+    Taps,
+    check_padding_mode,
+    check_upsampling,
+    padded_sizes,
+    padding_taps,
+    upsampling_taps,
+)
 
 
 class _Mapped(Layer):
     """A layer that is one map along each axis."""
 
     recordable = True
-    _maps: AxisMaps
+    _maps: Taps
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
-        return x.backend.axis_maps(x, self._maps), lambda dy: x.backend.axis_maps_gradient(dy, self._maps)
+        return x.backend.resample(x, self._taps), lambda dy: x.backend.resample_gradient(dy, self._taps)
 
 
 class Pad(_Mapped):
@@ -41,7 +41,7 @@ class Pad(_Mapped):
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape, None)
         pads = pads_of(self.padding, len(size))
-        self._maps = padding_maps(size, pads, self.padding_mode, self.value)
+        self._taps = padding_taps(size, pads, self.padding_mode, self.value)
         self.reach = self.step = (1,) * len(size)
         return (channels, *padded_sizes(size, pads))
 
@@ -59,8 +59,8 @@ class Upsample(_Mapped):
 
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape, None)
-        self._maps = upsampling_maps(size, self.scale, self.size, self.interpolation, self.align_corners)
-        output = tuple(i if table is None else table.output for i, table in zip(size, self._maps))
-        self.reach = tuple(1 if table is None else table.reach for table in self._maps)
+        self._taps = upsampling_taps(size, self.scale, self.size, self.interpolation, self.align_corners)
+        output = tuple(i if table is None else table.output for i, table in zip(size, self._taps))
+        self.reach = tuple(1 if table is None else table.reach for table in self._taps)
         self.step = tuple(Fraction(i, o) for i, o in zip(size, output))
         return (channels, *output)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gpucnn.backends import get_backend
-from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
+from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.initializers import draw
@@ -147,7 +147,7 @@ class Model(Recordable):
         if self.backend is None:
             self.place(get_backend())
         images = check_images(images, self.image_shape, self.backend.dtype)
-        if self.preparation == AS_THEY_ARE:
+        if self.preparation == NO_AUGMENTATION:
             return self.backend.pack(images)
         given = self.backend.array(images), self.backend.array(np.arange(len(images), dtype=np.int64)), len(images)
         return self.backend.load_images(*given, self.preparation)

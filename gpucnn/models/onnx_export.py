@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gpucnn.axis_maps import AxisMaps, adaptive_average, adaptive_maximum
 from gpucnn.errors import ConfigurationError
 from gpucnn.layers import (
     GELU,
@@ -66,6 +65,7 @@ from gpucnn.layers.base import Parameter, Statistic, label
 from gpucnn.models.files import write_file
 from gpucnn.models.heads import CLASSIFIER
 from gpucnn.models.model import Model
+from gpucnn.resampling import Taps, adaptive_average, adaptive_maximum
 
 OPSET, IR_VERSION = 20, 9  # of onnx 1.15, late 2023; onnxruntime 1.17 and newer read them
 
@@ -225,15 +225,15 @@ def _residual(graph: Graph, layer: Residual, x: str) -> str:
 
 
 @exports(Pad, Upsample)
-def _axis_maps(graph: Graph, layer: Layer, x: str) -> str:
-    return _mapped(graph, layer, x, layer._maps)
+def _resample(graph: Graph, layer: Layer, x: str) -> str:
+    return _mapped(graph, layer, x, layer._taps)
 
 
 @exports(Conv1d, Conv2d, Conv3d)
 def _conv(graph: Graph, layer: Convolution, x: str) -> str:
     window = layer.window
     inputs = [graph.tensor(part) for part in (layer.weight, layer.bias) if part is not None]
-    x = _mapped(graph, layer, x, layer._maps)  # whatever is not zero around the image
+    x = _mapped(graph, layer, x, layer._taps)  # whatever is not zero around the image
     y = graph.node(
         layer,
         "Conv",
@@ -278,7 +278,7 @@ def _concat(graph: Graph, layer: Concat, x: str) -> str:
     return graph.node(layer, "Concat", *(export_layer(graph, branch, x) for branch in layer.branches), axis=1)
 
 
-def _mapped(graph: Graph, layer: Layer, x: str, maps: AxisMaps) -> str:
+def _mapped(graph: Graph, layer: Layer, x: str, maps: Taps) -> str:
     """Maps along axes: a Pad where positions hold a constant, a Gather where each shows one pixel, else a product with
     the map as a matrix."""
     for axis, table in enumerate(maps, start=2):

@@ -10,7 +10,7 @@ from time import perf_counter
 
 import numpy as np
 
-from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
+from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.losses import Loss, SoftmaxCrossEntropy
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Optimizer
@@ -32,7 +32,7 @@ class TrainingSteps:
         model: Model,
         optimizer: Optimizer,
         data: Resident,
-        augmentation: Augmentation = AS_THEY_ARE,
+        augmentation: Augmentation = NO_AUGMENTATION,
         seed: int = 0,
         loss: Loss | None = None,
         clip: Clipping | None = None,

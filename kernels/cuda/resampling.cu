@@ -13,7 +13,7 @@ constexpr int WARPS = 8;
 
 // x is (outer, inputs, inner, 32) and y (outer, outputs, inner, 32), inner being the axes after the mapped one.
 __global__ void __launch_bounds__(LANES * WARPS)
-    axis_map(const float* x, float* y, const int* first, const int* position, const float* weight, const float* start,
+    resample_axis(const float* x, float* y, const int* first, const int* position, const float* weight, const float* start,
              int inputs, int outputs, int inner, i64 pixels) {
   const i64 o = i64(blockIdx.x) * WARPS + threadIdx.y;
   if (o >= pixels) return;

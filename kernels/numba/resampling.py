@@ -10,7 +10,7 @@ ZERO = np.float32(0)
 
 
 @kernel("axis map")
-def axis_map(x, y, first, position, weight, start):
+def resample_axis(x, y, first, position, weight, start):
     """y[u, p] = start[p], then fma(weight, x[u, position], .) over the taps first[p] to first[p + 1], then + 0.
 
     x (outer, I, inner) and y (outer, O, inner) are contiguous, inner being whole vectors; a unit of work is one (u, p).

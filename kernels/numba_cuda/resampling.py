@@ -6,7 +6,7 @@ from numba import cuda
 
 
 @kernel
-def axis_map(x, y, first, position, weight, start, inputs, outputs, inner):
+def resample_axis(x, y, first, position, weight, start, inputs, outputs, inner):
     """y[p] = start[p], then fma(weight, x[position], .) over the taps first[p] to first[p + 1], then + 0.
 
     x is (outer, inputs, inner) and y (outer, outputs, inner), both flat; inner is all axes after the mapped one.

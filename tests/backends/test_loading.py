@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gpucnn.arithmetic import CROP, CUTOUT, FLIP, SHIFT
 from gpucnn.backends import get_backend
-from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
+from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.numba.backend import NumbaBackend
 from tests.backends import scalar
 from tests.backends.guarded import assert_bits, guarded
@@ -126,7 +126,7 @@ def test_float64_is_normalised_with_the_float32_numbers():
 def test_nothing_asked_for_is_the_plain_loading():
     images = np.random.default_rng(0).standard_normal((5, 1, 4, 4)).astype(np.float32)
     for augmentation in (
-        AS_THEY_ARE,
+        NO_AUGMENTATION,
         Augmentation(shift=2),
         Augmentation(crop=(4, 4)),
         Augmentation(flip=True, cutout=2),

@@ -5,13 +5,13 @@ import shutil
 import numpy as np
 import pytest
 
-from gpucnn.axis_maps import upsampling_maps
 from gpucnn.backends import get_backend
 from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.cuda.backend import CudaBackend
 from gpucnn.backends.cuda.launcher import SOURCES
 from gpucnn.errors import BackendError
 from gpucnn.geometry import window
+from gpucnn.resampling import upsampling_taps
 from tests.cuda.emulated import differing, needs_emulation, with_garbage
 
 pytestmark = needs_emulation
@@ -47,9 +47,9 @@ def _bias_gradient(b, poison):
 
 
 def _upsampled(b, poison):
-    maps = upsampling_maps((3, 4), None, (7, 9), "linear", False)
-    y = b.axis_maps(b.pack(_draw(3, 2, 3, 4)), maps)
-    return {"y": y.numpy(), "dx": b.axis_maps_gradient(y, maps).numpy()}
+    maps = upsampling_taps((3, 4), None, (7, 9), "linear", False)
+    y = b.resample(b.pack(_draw(3, 2, 3, 4)), maps)
+    return {"y": y.numpy(), "dx": b.resample_gradient(y, maps).numpy()}
 
 
 def _running(b, poison):

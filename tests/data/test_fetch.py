@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpucnn.data import KNOWN, fetch, load
-from gpucnn.data.known import File, KnownSet, home, present
+from gpucnn.data.known import File, KnownSet, home, is_here
 from gpucnn.errors import DataError
 from tests.data.loopback import serving
 from tests.data.test_idx import NAMES, arrays, encode
@@ -40,11 +40,11 @@ def known(monkeypatch, *urls, content=CONTENT, algorithm="sha256", name="big"):
 def test_whole(server, monkeypatch, tmp_path, algorithm):
     known(monkeypatch, server.url + "big", algorithm=algorithm)
     seen = []
-    assert not present(KNOWN["toy"])
+    assert not is_here(KNOWN["toy"])
     folder = fetch("toy", progress=lambda *state: seen.append(state))
     assert folder == home() / "toy" == tmp_path / "cache" / "data" / "toy"
     assert [file.name for file in folder.iterdir()] == ["big"]
-    assert (folder / "big").read_bytes() == CONTENT and present(KNOWN["toy"])
+    assert (folder / "big").read_bytes() == CONTENT and is_here(KNOWN["toy"])
     assert seen[0] == ("big", 0, 300_000) and seen[-1] == ("big", 300_000, 300_000)
     assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
     assert server.requests == [("/big", None)]
@@ -73,7 +73,7 @@ def test_broken_off_for_good_the_next_call_continues(server, monkeypatch):
         fetch("toy")
     folder = home() / "toy"
     assert [file.name for file in folder.iterdir()] == ["big.part"]
-    assert not present(KNOWN["toy"])
+    assert not is_here(KNOWN["toy"])
     server.cut, server.requests[:] = [], []
     assert (fetch("toy") / "big").read_bytes() == CONTENT
     assert server.requests == [("/big", "bytes=100000-")]

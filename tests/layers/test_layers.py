@@ -19,7 +19,7 @@ from gpucnn.layers import (
     ReLU,
     Residual,
     Sequential,
-    present,
+    image_mask,
 )
 from gpucnn.models import Model
 from gpucnn.recordable import is_recordable
@@ -199,7 +199,7 @@ class Scale(Layer):
         xp, f = x.backend.xp, self.factor
 
         def backward(dy):
-            f.grad[...] = xp.sum(dy.data * x.data * present(x))
+            f.grad[...] = xp.sum(dy.data * x.data * image_mask(x))
             return dy.like(dy.data * f.value)
 
         return x.like(x.data * f.value), backward
@@ -253,9 +253,9 @@ def test_a_layer_of_ones_own():
 
 
 def test_present_masks_lanes_that_only_fill_up():
-    class Sixteen:  # a backend of 16 lanes, as far as `present` looks
+    class Sixteen:  # a backend of 16 lanes, as far as `image_mask` looks
         xp = np
 
-    mask = present(Batch(np.zeros((2, 3, 5, 5, 16)), 19, Sixteen()))
+    mask = image_mask(Batch(np.zeros((2, 3, 5, 5, 16)), 19, Sixteen()))
     assert mask.shape == (2, 1, 1, 1, 16)
     assert mask.reshape(-1).tolist() == [True] * 19 + [False] * 13

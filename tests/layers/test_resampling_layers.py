@@ -146,7 +146,7 @@ def test_settings_print_and_inner_workings_do_not():
     )
     text = repr(model.layer)
     assert "padding_mode='reflect'" in text and "AdaptiveAvgPool2d(output_size=3)" in text and "scale=2" in text
-    assert "AxisMap" not in text and "reach" not in text
+    assert "AxisTaps" not in text and "reach" not in text
 
 
 def test_every_layer_of_the_family_is_offered():

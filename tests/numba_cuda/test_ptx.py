@@ -96,7 +96,7 @@ def test_only_written_fmas_are_fused(compiled):
     every, unfused = compiled
     fused = {name for (name, _), (counts, _) in every.items() if any(i.startswith("fma.") for i in counts)}
     assert {
-        "resampling.axis_map",
+        "resampling.resample_axis",
         "conv.conv",
         "dense.dense",
         "norm.batch_norm",

@@ -11,9 +11,8 @@ from collections.abc import Callable
 import numpy as np
 
 from gpucnn.arithmetic import assert_subnormals
-from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
+from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.canonical import Canonical, canonical, is_dense, phases, positions_per_band, rows_per_band, three
 from gpucnn.backends.cuda import tiles as cuda_tiles
 from gpucnn.backends.cuda.channels import CudaChannels
 from gpucnn.backends.cuda.group_norm import CudaGroupNorm
@@ -21,6 +20,7 @@ from gpucnn.backends.cuda.launcher import Launcher
 from gpucnn.backends.cuda.pointwise import CudaPointwise
 from gpucnn.backends.cuda.resampling import CudaResampling
 from gpucnn.backends.protocol import Array, Backend
+from gpucnn.backends.spatial import Window3d, is_dense, phases, positions_per_band, rows_per_band, three, window3d
 from gpucnn.errors import BackendError, DTypeError
 from gpucnn.geometry import Window, pool_counts
 
@@ -143,7 +143,7 @@ class CudaBackend(CudaPointwise, CudaResampling, CudaGroupNorm, CudaChannels, Ba
         images: Array,
         indices: Array,
         count: int,
-        augmentation: Augmentation = AS_THEY_ARE,
+        augmentation: Augmentation = NO_AUGMENTATION,
         *,
         seed: int = 0,
         step: Array | None = None,
@@ -188,7 +188,7 @@ class CudaBackend(CudaPointwise, CudaResampling, CudaGroupNorm, CudaChannels, Ba
         if is_dense(window, groups):
             flat = self.dense(x.reshape(-1), w.reshape(len(w), -1), bias, relu)
             return flat.reshape(len(w), *window.output)
-        sizes, outputs, channels = canonical(window), len(w) // groups, w.shape[1]
+        sizes, outputs, channels = window3d(window), len(w) // groups, w.shape[1]
         y = self._empty((x.data.shape[0], len(w), *window.output, LANES))
         weights = _weight_strides(outputs, channels, sizes.kernel)
         pixels = math.prod(sizes.output)
@@ -199,7 +199,7 @@ class CudaBackend(CudaPointwise, CudaResampling, CudaGroupNorm, CudaChannels, Ba
     def conv_max_pool(
         self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int, pool: Window
     ) -> tuple[Batch, Array]:
-        sizes, outputs, channels, blocks = canonical(window), len(w) // groups, w.shape[1], x.data.shape[0]
+        sizes, outputs, channels, blocks = window3d(window), len(w) // groups, w.shape[1], x.data.shape[0]
         pooled = three(pool.output, 1)
         tile = None
         if _is_plain(window, pool) and not is_dense(window, groups):
@@ -219,7 +219,7 @@ class CudaBackend(CudaPointwise, CudaResampling, CudaGroupNorm, CudaChannels, Ba
         return x.like(y), where
 
     def _correlate(
-        self, x, w, bias, y, sizes: Canonical, channels, weights, places, by_output: bool, relu: bool
+        self, x, w, bias, y, sizes: Window3d, channels, weights, places, by_output: bool, relu: bool
     ) -> None:
         """Launch conv.cu's forward kernel; `weights` and `places` are its structs of strides."""
         groups, inputs, outputs = channels
@@ -243,7 +243,7 @@ class CudaBackend(CudaPointwise, CudaResampling, CudaGroupNorm, CudaChannels, Ba
     def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
         if is_dense(window, groups):
             return self.dense_input_gradient(dy.reshape(-1), w.reshape(len(w), -1)).reshape(w.shape[1], *window.input)
-        sizes, outputs, channels = canonical(window), len(w) // groups, w.shape[1]
+        sizes, outputs, channels = window3d(window), len(w) // groups, w.shape[1]
         shape = (dy.data.shape[0], channels * groups, *window.input, LANES)
         found = phases(window)
         # A phase of pixels that no output saw has no taps, and no kernel writes it.
@@ -259,7 +259,7 @@ class CudaBackend(CudaPointwise, CudaResampling, CudaGroupNorm, CudaChannels, Ba
             first, along = _sliced(phase.pixels, sizes.input)
             places = first, groups * channels * pixels, channels * pixels, pixels, *along
             target = tuple(_lengths(phase.pixels, sizes.input)[:3])
-            correlation = Canonical(sizes.output, tuple(kernel), (1, 1, 1), phase.dilation, phase.before, target)
+            correlation = Window3d(sizes.output, tuple(kernel), (1, 1, 1), phase.dilation, phase.before, target)
             self._correlate(data, w, None, dx, correlation, (groups, outputs, channels), weights, places, True, False)
         return dy.like(dx)
 
@@ -267,7 +267,7 @@ class CudaBackend(CudaPointwise, CudaResampling, CudaGroupNorm, CudaChannels, Ba
         if math.prod(window.output) == 1:
             self._chain_weight_gradient(dy, x, window, groups, out)
             return
-        sizes, outputs, channels = canonical(window, rows=True), out.shape[0] // groups, out.shape[1]
+        sizes, outputs, channels = window3d(window, rows=True), out.shape[0] // groups, out.shape[1]
         band, blocks = rows_per_band(sizes.output[2]), dy.data.shape[0]
         row = sizes.stride[2], sizes.dilation[2]
         shape = outputs, channels, groups, sizes.output, sizes.kernel, *row, band
@@ -324,7 +324,7 @@ class CudaBackend(CudaPointwise, CudaResampling, CudaGroupNorm, CudaChannels, Ba
 
     def _pool(self, kernel: str, window: Window, results: Array, *arguments, more: str = "") -> None:
         """A kernel of pool.cu, one warp for each pixel of `results`."""
-        sizes = canonical(window)
+        sizes = window3d(window)
         geometry = sizes.input, sizes.output, sizes.kernel, sizes.stride, sizes.dilation, sizes.before
         expression = f"{kernel}<Window<{', '.join(map(_axes, geometry))}>{more}>"
         pixels = results.size // LANES
@@ -569,7 +569,7 @@ def _tap_type(window: Window) -> tuple[type, str]:
 def _sources(window: Window, channels: int) -> np.ndarray:
     """For each weight (channel, *kernel) of a window with one position, which value of (channel, *input) it meets; -1
     for one in the padding."""
-    sizes = canonical(window)
+    sizes = window3d(window)
     indices = np.indices((channels, *sizes.kernel)).reshape(4, -1)
     at, inside = indices[0], np.ones(indices.shape[1], bool)
     for axis in range(3):

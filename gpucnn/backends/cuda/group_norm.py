@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.canonical import positions_per_band
 from gpucnn.backends.protocol import Array
+from gpucnn.backends.spatial import positions_per_band
 
 _FILE = "group_norm.cu"
 _LANES, _HALVES = 32, 2

@@ -16,15 +16,15 @@ import numpy as np
 
 from gpucnn.arithmetic import assert_subnormals
 from gpucnn.backends import compilation
-from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
+from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.canonical import Canonical, canonical, is_dense, phases, positions_per_band, rows_per_band, three
 from gpucnn.backends.numba import tiles
 from gpucnn.backends.numba.channels import NumbaChannels
 from gpucnn.backends.numba.group_norm import NumbaGroupNorm
 from gpucnn.backends.numba.pointwise import NumbaPointwise
 from gpucnn.backends.numba.resampling import NumbaResampling
 from gpucnn.backends.protocol import Array, Backend
+from gpucnn.backends.spatial import Window3d, is_dense, phases, positions_per_band, rows_per_band, three, window3d
 from gpucnn.errors import BackendError, DTypeError
 from gpucnn.geometry import Window, pool_counts
 from gpucnn.kernels.numba import augmentation as augmentation_kernels
@@ -189,7 +189,7 @@ class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannel
         images_: Array,
         indices: Array,
         count: int,
-        augmentation: Augmentation = AS_THEY_ARE,
+        augmentation: Augmentation = NO_AUGMENTATION,
         *,
         seed: int = 0,
         step: Array | None = None,
@@ -276,7 +276,7 @@ class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannel
         packed = self._empty((groups, number, math.prod(w.shape[1:]), ob))
         chunks = min(number, -(-_UNITS_PER_THREAD * self.threads // (len(y) * groups * pool.output[0])))
         bias = np.zeros(len(w), np.float32) if bias is None else bias
-        before = canonical(window).before
+        before = window3d(window).before
         kernel = conv.conv_max_pool_of(ob, qb, width if width in _WIDTHS else 0)
         self._run(kernel, _deep(self._data(x)), weights, bias, _deep(y), _deep(where), packed, before, chunks)
         return x.like(y), where
@@ -288,7 +288,7 @@ class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannel
             flat = self.dense(x.reshape(-1), w.reshape(len(w), -1), bias, relu)
             return flat.reshape(len(w), *window.output)
         y = self._empty((x.data.shape[0], len(w), *window.output, LANES))
-        c = canonical(window)
+        c = window3d(window)
         weights = w.reshape(groups, len(w) // groups, w.shape[1], *c.kernel)
         bias = np.zeros(len(w), np.float32) if bias is None else bias
         geometry = c.stride, c.dilation, c.before
@@ -315,7 +315,7 @@ class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannel
         channels = w.shape[1] * groups
         dx = self._empty((dy.data.shape[0], channels, *window.input, LANES))
         # (group, O/group, C/group, *K) turned into (group, C/group, O/group, *K): outputs become inputs.
-        turned = w.reshape(groups, len(w) // groups, w.shape[1], *canonical(window).kernel).swapaxes(1, 2)
+        turned = w.reshape(groups, len(w) // groups, w.shape[1], *window3d(window).kernel).swapaxes(1, 2)
         gradient, target, nothing = _deep(self._data(dy)), _deep(dx), np.zeros(channels, np.float32)
         for phase in phases(window):
             view = target[(slice(None), slice(None), *phase.pixels)]
@@ -328,7 +328,7 @@ class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannel
             self._chain_weight_gradient(dy, x, window, groups, out)
             return
         outputs, channels = out.shape[0], out.shape[1]
-        c = canonical(window, rows=True)
+        c = window3d(window, rows=True)
         kernel, output = c.kernel, c.output
         sizes = outputs // groups, channels, *kernel
         if c.stride == c.dilation == (1, 1, 1) and kernel[0] == c.input[0] == 1:
@@ -352,7 +352,7 @@ class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannel
         self._run(gradient, *given, c.stride, c.dilation, c.before, chunks)
         self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
 
-    def _row_weight_gradient(self, tile, outside, dy: Batch, x: Batch, c: Canonical, groups: int, out: Array) -> None:
+    def _row_weight_gradient(self, tile, outside, dy: Batch, x: Batch, c: Window3d, groups: int, out: Array) -> None:
         """The weight gradient by whole kernel rows, with tiles of (OB, CB)."""
         (outputs, channels), (_, height, width) = out.shape[:2], c.kernel
         over_o, over_c = -(-(outputs // groups) // tile[0]), -(-channels // tile[1])
@@ -380,7 +380,7 @@ class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannel
         ob, cb = tiles.broadcast_tile(outputs // groups, vectors)
         # The last tile of the last group may read past the terms: leave it room.
         turned = self._empty((blocks, LANES, -(-terms * groups // LANES) * LANES + cb * LANES))
-        c = canonical(window)
+        c = window3d(window)
         square = self._empty((self.threads, LANES * LANES))
         self._run(dense.patches, _deep(self._data(x)), c.kernel, c.dilation, c.before, turned, square)
         slots = self._empty((self.threads, sums.levels(blocks) * ob * cb * LANES))
@@ -631,7 +631,7 @@ _POINT = Window((), (), (), (), (), ())
 
 
 def _pool_geometry(window: Window) -> tuple:
-    c = canonical(window)
+    c = window3d(window)
     return c.kernel, c.stride, c.dilation, c.before
 
 
@@ -648,4 +648,4 @@ def _is_halving(pool: Window) -> bool:
 @functools.cache
 def _counts(window: Window, count_include_pad: bool) -> np.ndarray:
     counts = pool_counts(window, count_include_pad)
-    return counts.reshape(canonical(window).output).astype(np.float32)
+    return counts.reshape(window3d(window).output).astype(np.float32)

@@ -6,8 +6,8 @@ import math
 import numpy as np
 
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.canonical import positions_per_band
 from gpucnn.backends.protocol import Array
+from gpucnn.backends.spatial import positions_per_band
 from gpucnn.kernels.numba import group_norm as kernels
 from gpucnn.kernels.numba import sums
 from gpucnn.kernels.numba.simd import LANES

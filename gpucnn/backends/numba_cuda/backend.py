@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from gpucnn.arithmetic import assert_subnormals
-from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
+from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.canonical import canonical, positions_per_band, three
 from gpucnn.backends.protocol import Array, Backend
+from gpucnn.backends.spatial import positions_per_band, three, window3d
 from gpucnn.errors import BackendError, DTypeError
 from gpucnn.geometry import Window, pool_counts
 
@@ -209,7 +209,7 @@ class NumbaCudaBackend(NumbaCudaPointwise, NumbaCudaResampling, NumbaCudaGroupNo
         images_: Array,
         indices: Array,
         count: int,
-        augmentation: Augmentation = AS_THEY_ARE,
+        augmentation: Augmentation = NO_AUGMENTATION,
         *,
         seed: int = 0,
         step: Array | None = None,
@@ -319,33 +319,33 @@ class NumbaCudaBackend(NumbaCudaPointwise, NumbaCudaResampling, NumbaCudaGroupNo
     def max_pool(self, x: Batch, window: Window) -> tuple[Batch, Array]:
         y = x.like(self._empty((*x.data.shape[:2], *window.output, LANES)))
         where = self._empty(self._deep(y).shape, np.int32)
-        geometry = canonical(window).kernel, *_steps(window)
+        geometry = window3d(window).kernel, *_steps(window)
         self._run(pool.max_pool, y.data.size, self._deep(x), self._deep(y), where, *geometry)
         return y, where
 
     def max_pool_gradient(self, dy: Batch, where: Array, window: Window) -> Batch:
         dx = dy.like(self._empty((*dy.data.shape[:2], *window.input, LANES)))
-        geometry = canonical(window).kernel, *_steps(window)
+        geometry = window3d(window).kernel, *_steps(window)
         self._run(pool.max_pool_gradient, dx.data.size, self._deep(dy), where, self._deep(dx), *geometry)
         return dx
 
     def avg_pool(self, x: Batch, window: Window, count_include_pad: bool = True) -> Batch:
         y = x.like(self._empty((*x.data.shape[:2], *window.output, LANES)))
-        geometry = canonical(window).kernel, *_steps(window)
+        geometry = window3d(window).kernel, *_steps(window)
         counts = self._counts(window, count_include_pad)
         self._run(pool.avg_pool, y.data.size, self._deep(x), self._deep(y), counts, *geometry)
         return y
 
     def avg_pool_gradient(self, dy: Batch, window: Window, count_include_pad: bool = True) -> Batch:
         dx = dy.like(self._empty((*dy.data.shape[:2], *window.input, LANES)))
-        geometry = canonical(window).kernel, *_steps(window)
+        geometry = window3d(window).kernel, *_steps(window)
         counts = self._counts(window, count_include_pad)
         self._run(pool.avg_pool_gradient, dx.data.size, self._deep(dy), self._deep(dx), counts, *geometry)
         return dx
 
     def _counts(self, window: Window, count_include_pad: bool) -> Array:
         counts = pool_counts(window, count_include_pad)
-        return self.array(counts.reshape(canonical(window).output).astype(np.float32))
+        return self.array(counts.reshape(window3d(window).output).astype(np.float32))
 
     def global_avg_pool(self, x: Batch) -> Batch:
         y = x.like(self._empty((*x.data.shape[:2], LANES)))
@@ -492,7 +492,7 @@ def _deep_weights(w: Array) -> Array:
 
 def _steps(window: Window) -> tuple[tuple, tuple, tuple]:
     """Stride, dilation and the padding before, along three axes."""
-    sizes = canonical(window)
+    sizes = window3d(window)
     return sizes.stride, sizes.dilation, sizes.before
 
 

@@ -2,19 +2,19 @@
 
 import math
 
-from gpucnn.axis_maps import AxisMap, as_arrays
 from gpucnn.backends.batch import Batch
 from gpucnn.kernels.numba_cuda import resampling
 from gpucnn.kernels.numba_cuda.compiler import LANES
+from gpucnn.resampling import AxisTaps, as_arrays
 
 
 class NumbaCudaResampling:
-    """`axis_map` of the protocol, for NumbaCudaBackend."""
+    """`resample_axis` of the protocol, for NumbaCudaBackend."""
 
-    def axis_map(self, x: Batch, axis: int, table: AxisMap) -> Batch:
+    def resample_axis(self, x: Batch, axis: int, table: AxisTaps) -> Batch:
         before, after = x.spatial[:axis], x.spatial[axis + 1 :]
         y = x.like(self._empty((*x.data.shape[:2], *before, table.output, *after, LANES)))
         tables = map(self.array, as_arrays(table))
         sizes = table.input, table.output, math.prod(after) * LANES
-        self._run(resampling.axis_map, y.data.size, self._flat(x), self._flat(y), *tables, *sizes)
+        self._run(resampling.resample_axis, y.data.size, self._flat(x), self._flat(y), *tables, *sizes)
         return y

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gpucnn.arithmetic import DROPOUT, uniform, words
-from gpucnn.backends.augmentation import AS_THEY_ARE, Augmentation
+from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.numpy.channels import NumpyChannels
 from gpucnn.backends.numpy.images import load_images
@@ -117,7 +117,7 @@ class NumpyBase(NumpyChannels, NumpyResampling, Backend):
         images: Array,
         indices: Array,
         count: int,
-        augmentation: Augmentation = AS_THEY_ARE,
+        augmentation: Augmentation = NO_AUGMENTATION,
         *,
         seed: int = 0,
         step: Array | None = None,

@@ -2,18 +2,18 @@
 
 import numpy as np
 
-from gpucnn.axis_maps import AxisMap, as_arrays
 from gpucnn.backends.batch import Batch
+from gpucnn.resampling import AxisTaps, as_arrays
 
 
 class NumpyResampling:
-    """`axis_map` of the protocol; the backend says how a product is added."""
+    """`resample_axis` of the protocol; the backend says how a product is added."""
 
     def _fused(self, weight: np.ndarray, x: np.ndarray, acc: np.ndarray) -> np.ndarray:
         """weight * x + acc."""
         raise NotImplementedError
 
-    def axis_map(self, x: Batch, axis: int, table: AxisMap) -> Batch:
+    def resample_axis(self, x: Batch, axis: int, table: AxisTaps) -> Batch:
         """y (N, C, *O, 1) from x.data (N, C, *I, 1); see the protocol."""
         first, position, weight, start = as_arrays(table, self.dtype.type)
         source = np.moveaxis(x.data, 2 + axis, -1)  # (N, C, ..., I)

@@ -17,7 +17,7 @@ def three(sizes, filler) -> tuple:
 
 
 @dataclass(frozen=True, slots=True)
-class Canonical:
+class Window3d:
     """A Window over three axes; `before` is the padding before the first pixel."""
 
     input: Three
@@ -29,7 +29,7 @@ class Canonical:
 
 
 @functools.cache
-def canonical(window: Window, rows: bool = False) -> Canonical:
+def window3d(window: Window, rows: bool = False) -> Window3d:
     """`window` over three axes. With `rows` a single dimension becomes the axis H: each position is a row of its own,
     so that a band of rows is one of 64 positions, as rule 3a wants it."""
     before = tuple(b for b, _ in window.padding)
@@ -37,7 +37,7 @@ def canonical(window: Window, rows: bool = False) -> Canonical:
     fillers = (1, 1, 1, 1, 0, 1)
     if rows and len(window.input) == 1:
         sizes = [(*size, filler) for size, filler in zip(sizes, fillers, strict=True)]
-    return Canonical(*(three(size, filler) for size, filler in zip(sizes, fillers, strict=True)))
+    return Window3d(*(three(size, filler) for size, filler in zip(sizes, fillers, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def phases(window: Window) -> tuple[Phase, ...]:
     reach outputs that lie dilation / g apart; walked backwards they come in the order of the outputs. A phase that no
     output reaches has no taps; one past the input's end has no pixels and is left out.
     """
-    w = canonical(window)
+    w = window3d(window)
     axes = []
     for size, k, s, d, b in zip(w.input, w.kernel, w.stride, w.dilation, w.before, strict=True):
         g, found = math.gcd(s, d), []

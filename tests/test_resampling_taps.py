@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpucnn.axis_maps import (
-    AxisMap,
+from gpucnn.errors import ConfigurationError, ShapeError
+from gpucnn.geometry import pads_of, pool_window, window
+from gpucnn.resampling import (
+    AxisTaps,
     adaptive_average,
     adaptive_field,
     adaptive_maximum,
@@ -17,12 +19,10 @@ from gpucnn.axis_maps import (
     as_arrays,
     check_padding_mode,
     check_upsampling,
-    padding_maps,
+    padding_taps,
     unpadded_window,
-    upsampling_maps,
+    upsampling_taps,
 )
-from gpucnn.errors import ConfigurationError, ShapeError
-from gpucnn.geometry import pads_of, pool_window, window
 
 some = settings(deadline=None, max_examples=150, derandomize=True)
 NUMPY = {"zeros": "constant", "constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -44,9 +44,9 @@ def test_padding_shows_what_numpy_pads(i, before, after, mode):
     value = 2.5 if mode == "constant" else 0.0
     if max(before, after) > most:
         with pytest.raises(ShapeError, match=f'"{mode}" padding of {max(before, after)}.* there are {i}; .*replicate'):
-            padding_maps((i,), ((before, after),), mode, value)
+            padding_taps((i,), ((before, after),), mode, value)
         return
-    (table,) = padding_maps((i,), ((before, after),), mode, value)
+    (table,) = padding_taps((i,), ((before, after),), mode, value)
     pixels = np.arange(10.0, 10.0 + i)
     options = {"constant_values": value} if NUMPY[mode] == "constant" else {}
     expected = np.pad(pixels, (before, after), NUMPY[mode], **options)
@@ -60,20 +60,20 @@ def test_padding_shows_what_numpy_pads(i, before, after, mode):
 
 def test_an_error_names_the_axis():
     with pytest.raises(ShapeError, match="spatial axis 1"):
-        padding_maps((9, 3), ((3, 3), (3, 3)), "reflect")
+        padding_taps((9, 3), ((3, 3), (3, 3)), "reflect")
 
 
 @some
 @given(st.integers(1, 12), st.integers(1, 30))
 def test_nearest_and_linear_places(i, o):
     """Each row's centre of mass is the place of p, clipped to the pixels; rows sum to 1."""
-    (nearest,) = upsampling_maps((i,), None, (o,), "nearest", False)
+    (nearest,) = upsampling_taps((i,), None, (o,), "nearest", False)
     if i == o:
-        assert nearest is None and upsampling_maps((i,), None, o, "linear", True) == (None,)
+        assert nearest is None and upsampling_taps((i,), None, o, "linear", True) == (None,)
         return
     assert list(nearest.taps) == [((math.floor(Fraction(p * i, o)), 1.0),) for p in range(o)]
     for aligned in (False, True):
-        (linear,) = upsampling_maps((i,), None, (o,), "linear", aligned)
+        (linear,) = upsampling_taps((i,), None, (o,), "linear", aligned)
         for p, taps in enumerate(linear.taps):
             place = Fraction(p * (i - 1), max(o - 1, 1)) if aligned else (p + Fraction(1, 2)) * i / o - Fraction(1, 2)
             place = min(max(place, 0), i - 1)
@@ -108,7 +108,7 @@ def test_adaptive_windows_cover_all_pixels(i, o):
 @some
 @given(st.integers(1, 9), st.integers(1, 20), st.booleans())
 def test_the_transposed_map_is_the_transposed_matrix_in_ascending_order(i, o, aligned):
-    (table,) = upsampling_maps((i,), None, o, "linear", aligned)
+    (table,) = upsampling_taps((i,), None, o, "linear", aligned)
     if table is None:
         return
     turned = table.transposed()
@@ -118,7 +118,7 @@ def test_the_transposed_map_is_the_transposed_matrix_in_ascending_order(i, o, al
 
 
 def test_arrays_round_once_and_cannot_be_changed():
-    table = AxisMap(3, (((0, 1 / 3), (2, 2 / 3)), (), ((1, 1.0),)), 0.1)
+    table = AxisTaps(3, (((0, 1 / 3), (2, 2 / 3)), (), ((1, 1.0),)), 0.1)
     first, position, weight, start = as_arrays(table)
     assert first.tolist() == [0, 2, 2, 3] and position.tolist() == [0, 2, 1]
     assert weight.tolist() == [np.float32(1 / 3), np.float32(2 / 3), 1] and weight.dtype == np.float32
@@ -152,10 +152,10 @@ def test_a_window_on_padded_images():
         (lambda: check_upsampling(2, None, "bilinear", False), ConfigurationError, "bilinear on two axes"),
         (lambda: check_upsampling(2, None, "nearest", True), ConfigurationError, "no corners"),
         (lambda: check_upsampling(2, None, "linear", 1), ConfigurationError, "True or False"),
-        (lambda: upsampling_maps((3, 3), (2,), None, "nearest", False), ShapeError, "1 entries for 2"),
-        (lambda: upsampling_maps((3, 3), 0, None, "nearest", False), ConfigurationError, "scale is 0"),
-        (lambda: upsampling_maps((3, 3), 1.5, None, "nearest", False), ConfigurationError, "scale is 1.5"),
-        (lambda: upsampling_maps((3, 3), None, -1, "nearest", False), ConfigurationError, "size is -1"),
+        (lambda: upsampling_taps((3, 3), (2,), None, "nearest", False), ShapeError, "1 entries for 2"),
+        (lambda: upsampling_taps((3, 3), 0, None, "nearest", False), ConfigurationError, "scale is 0"),
+        (lambda: upsampling_taps((3, 3), 1.5, None, "nearest", False), ConfigurationError, "scale is 1.5"),
+        (lambda: upsampling_taps((3, 3), None, -1, "nearest", False), ConfigurationError, "size is -1"),
         (lambda: pads_of("same", 2), ConfigurationError, "'same'; give an integer"),
         (lambda: pads_of((1,), 2), ShapeError, "1 entries for 2"),
         (lambda: pads_of(-1, 2), ConfigurationError, "padding is -1"),

@@ -24,7 +24,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
-class AxisMap:
+class AxisTaps:
     """y[p] = the sum of weight * x[i] over the taps (i, weight) of p; `fill` where p has none.
 
     `input` is I; `taps` has one tuple a position p, in the order in which a sum adds its terms. Hashable.
@@ -44,26 +44,26 @@ class AxisMap:
         """How many neighbouring input positions one output position sees at most."""
         return max(max(i for i, _ in taps) - min(i for i, _ in taps) + 1 if taps else 0 for taps in self.taps)
 
-    def transposed(self) -> "AxisMap":
+    def transposed(self) -> "AxisTaps":
         """The map of the gradient: each input position takes the outputs that took it, in ascending order."""
         return _transposed(self)
 
 
 # One entry a spatial axis; None leaves the axis as it is.
-AxisMaps = tuple[AxisMap | None, ...]
+Taps = tuple[AxisTaps | None, ...]
 
 
 @functools.cache
-def _transposed(table: AxisMap) -> AxisMap:
+def _transposed(table: AxisTaps) -> AxisTaps:
     takers: list[list[tuple[int, float]]] = [[] for _ in range(table.input)]
     for p, taps in enumerate(table.taps):
         for i, weight in taps:
             takers[i].append((p, weight))
-    return AxisMap(table.output, tuple(map(tuple, takers)))
+    return AxisTaps(table.output, tuple(map(tuple, takers)))
 
 
 @functools.cache
-def as_arrays(table: AxisMap, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def as_arrays(table: AxisTaps, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """A map for kernels: (first, position, weight, start). Read-only, for they are shared.
 
     The taps of p are the entries first[p] to first[p + 1] of position (int32) and weight; a sum begins at start[p]: +0,
@@ -100,7 +100,7 @@ def check_padding_mode(mode: Any, value: Any) -> tuple[str, float]:
     return ("zeros" if mode == "constant" and number == 0 else mode), number
 
 
-def padding_maps(size: Sizes, pads: tuple[tuple[int, int], ...], mode: str, value: float = 0.0) -> AxisMaps:
+def padding_taps(size: Sizes, pads: tuple[tuple[int, int], ...], mode: str, value: float = 0.0) -> Taps:
     """The maps that add `pads`, (before, after) for each axis, to maps of `size`; None for axes without padding.
 
     `mode` and `value` as check_padding_mode returns them: "zeros" and "constant" put the value outside; "reflect" goes
@@ -125,7 +125,7 @@ def padding_maps(size: Sizes, pads: tuple[tuple[int, int], ...], mode: str, valu
 
 
 @functools.cache
-def _padding_map(i: int, before: int, after: int, mode: str, value: float) -> AxisMap:
+def _padding_map(i: int, before: int, after: int, mode: str, value: float) -> AxisTaps:
     def source(at: int) -> int | None:
         """The pixel that position `at` shows, counted from the first pixel; None for the value."""
         if 0 <= at < i:
@@ -137,7 +137,7 @@ def _padding_map(i: int, before: int, after: int, mode: str, value: float) -> Ax
         return at % i if mode == "circular" else None
 
     found = map(source, range(-before, i + after))
-    return AxisMap(i, tuple(() if pixel is None else ((pixel, 1.0),) for pixel in found), value)
+    return AxisTaps(i, tuple(() if pixel is None else ((pixel, 1.0),) for pixel in found), value)
 
 
 def padded_sizes(size: Sizes, pads: tuple[tuple[int, int], ...]) -> Sizes:
@@ -169,9 +169,9 @@ def check_upsampling(scale: Any, size: Any, mode: Any, align_corners: Any) -> No
         raise ConfigurationError('align_corners is for mode "linear": "nearest" has no corners to align')
 
 
-def upsampling_maps(
+def upsampling_taps(
     input: Sizes, scale: int | Iterable[int] | None, size: int | Iterable[int] | None, mode: str, align_corners: bool
-) -> AxisMaps:
+) -> Taps:
     """The maps from `input` to `scale` times it or to `size`, one integer or one per axis; any size, smaller ones too.
 
     "nearest" shows pixel floor(p * I / O). "linear" places p at ((2p + 1) * I - O) / (2 * O), not before the first
@@ -186,11 +186,11 @@ def upsampling_maps(
 
 
 @functools.cache
-def _upsampling_map(i: int, o: int, mode: str, align_corners: bool) -> AxisMap | None:
+def _upsampling_map(i: int, o: int, mode: str, align_corners: bool) -> AxisTaps | None:
     if i == o:
         return None
     if mode == "nearest":
-        return AxisMap(i, tuple(((p * i // o, 1.0),) for p in range(o)))
+        return AxisTaps(i, tuple(((p * i // o, 1.0),) for p in range(o)))
     taps = []
     for p in range(o):
         # The place of p is above / below.
@@ -200,7 +200,7 @@ def _upsampling_map(i: int, o: int, mode: str, align_corners: bool) -> AxisMap |
             taps.append(((pixel, 1.0),))
         else:
             taps.append(((pixel, (below - rest) / below), (pixel + 1, rest / below)))
-    return AxisMap(i, tuple(taps))
+    return AxisTaps(i, tuple(taps))
 
 
 # ---- adaptive pooling ------------------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def adaptive_windows(i: int, o: int) -> list[tuple[int, int]]:
 
 
 @functools.cache
-def adaptive_average(input: Sizes, output: Sizes) -> tuple[AxisMaps, Window | None]:
+def adaptive_average(input: Sizes, output: Sizes) -> tuple[Taps, Window | None]:
     """How adaptive average pooling is done: maps, or, where every O divides its I, a plain average pooling."""
     if all(i % o == 0 for i, o in zip(input, output, strict=True)):
         size = tuple(i // o for i, o in zip(input, output))
@@ -225,12 +225,12 @@ def adaptive_average(input: Sizes, output: Sizes) -> tuple[AxisMaps, Window | No
     maps = []
     for i, o in zip(input, output):
         taps = (tuple((at, 1 / (stop - first)) for at in range(first, stop)) for first, stop in adaptive_windows(i, o))
-        maps.append(None if i == o else AxisMap(i, tuple(taps)))
+        maps.append(None if i == o else AxisTaps(i, tuple(taps)))
     return tuple(maps), None
 
 
 @functools.cache
-def adaptive_maximum(input: Sizes, output: Sizes) -> tuple[AxisMaps, Window]:
+def adaptive_maximum(input: Sizes, output: Sizes) -> tuple[Taps, Window]:
     """How adaptive max pooling is done: maps that lay the windows side by side, and a plain max pooling of those.
 
     Along an axis all windows get the size K of the largest: a shorter one repeats its last pixel, which never wins over
@@ -241,7 +241,7 @@ def adaptive_maximum(input: Sizes, output: Sizes) -> tuple[AxisMaps, Window]:
         windows = adaptive_windows(i, o)
         k = max(stop - first for first, stop in windows)
         shown = (((min(first + tap, stop - 1), 1.0),) for first, stop in windows for tap in range(k))
-        maps.append(None if i % o == 0 else AxisMap(i, tuple(shown)))
+        maps.append(None if i % o == 0 else AxisTaps(i, tuple(shown)))
         sizes.append(k)
     laid = tuple(o * k for o, k in zip(output, sizes))
     return tuple(maps), window(laid, sizes, stride=sizes)
