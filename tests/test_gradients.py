@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpucnn import check_gradients, functional
+from gpucnn import check_gradients
 from gpucnn.backends import get_backend
+from tests.float64 import functional
 
 H = 2.0**-13  # the largest step of the differences
 

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpucnn import errors, functional
+from gpucnn import errors
 from gpucnn.backends import get_backend
+from tests.float64 import functional
 from tests.test_gradients import SEED, apart, check, normal
 
 some = settings(deadline=None, max_examples=25, derandomize=True)

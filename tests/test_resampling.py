@@ -9,9 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gpucnn import errors, functional
+from gpucnn import errors
 from gpucnn.backends import get_backend
 from gpucnn.resampling import AxisTaps, adaptive_windows
+from tests.float64 import functional
 from tests.oracle import Expected, assert_within
 from tests.test_gradients import apart, check, normal
 
