@@ -1,14 +1,18 @@
-"""gpucnn.functional in float64, as derivatives and other people's results are compared: numpy's fast math unless a test names
-another."""
-
-from functools import partial
+"""gpucnn.functional in float64, as derivatives and other people's results are compared: on numpy's fast math, unless a
+test names another backend."""
 
 import gpucnn.functional
 
 
 class _Fast:
     def __getattr__(self, name: str):
-        return partial(getattr(gpucnn.functional, name), **{"backend": "numpy", "math": "fast"})
+        function = getattr(gpucnn.functional, name)
+
+        def call(*arrays, backend="numpy", math=None, **settings):
+            math = "fast" if backend == "numpy" and math is None else math
+            return function(*arrays, backend=backend, math=math, **settings)
+
+        return call
 
 
 functional = _Fast()
