@@ -105,5 +105,5 @@ def test_readme_example_runs(tmp_path):
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    assert "of the test images" in run.stdout
-    assert (tmp_path / "lenet5.safetensors").is_file()
+    assert "of the test images are recognized" in run.stdout
+    assert (tmp_path / "digits.safetensors").is_file()
