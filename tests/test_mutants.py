@@ -116,12 +116,13 @@ def augmented(b):
 
 def activations(b):
     x, dy = b.pack(numbers("random", 3, 400) * np.float32(6)), b.pack(numbers("random", 3, 400, seed=1))
-    slopes = {f"{name} slope": getattr(b, f"{name}_gradient")(dy, x).numpy() for name in ("gelu", "silu")}
+    values = {name: b.elementwise(name, x).numpy() for name in ("gelu", "silu")}
+    slopes = {f"{name} slope": b.elementwise_gradient(name, dy, x).numpy() for name in ("gelu", "silu")}
     y = b.softmax(b.pack(numbers("random", 40, 9)))
     d = b.softmax_gradient(b.pack(numbers("random", 40, 9, seed=1)), y).numpy()
     zero = b.pack(np.array([[-0.0, -1e-45, 1]], np.float32))  # a slope times these is -0
-    leaky = b.leaky_relu(zero, 0.01).numpy()
-    return {"gelu": b.gelu(x).numpy(), "silu": b.silu(x).numpy(), **slopes, "softmax": d, "leaky": leaky}
+    leaky = b.elementwise("leaky_relu", zero, 0.01).numpy()
+    return {**values, **slopes, "softmax": d, "leaky": leaky}
 
 
 def weighted(b):

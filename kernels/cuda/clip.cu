@@ -8,8 +8,6 @@
 
 constexpr int ROWS = 64, WARPS = 8;
 
-DEVICE i64 thread_number() { return i64(blockIdx.x) * blockDim.x + threadIdx.x; }
-
 __global__ void __launch_bounds__(256) clip_value(float* g, float limit, i64 size) {
   const i64 i = thread_number();
   if (i < size) g[i] = g[i] < -limit ? -limit : g[i] > limit ? limit : g[i];

@@ -1,4 +1,4 @@
-// Softmax, and softmax cross-entropy with its gradient, plain and with class weights and label smoothing (rule 8).
+// Softmax with its gradient, and softmax cross-entropy, plain and with class weights and label smoothing (rule 8).
 //
 // One thread is one image and walks through its classes three times: the maximum, the exponentials with their sum, the
 // quotients. Four warps a block, each a block of 32 images. The mean loss is float64: the tree over 16 lanes in each
@@ -43,6 +43,20 @@ __global__ void __launch_bounds__(LANES * WARPS) softmax(const float* z, float* 
   y += at;
   const float sum = exponentials(z, y, classes, apart).sum;
   for (int c = 0; c < classes; c++) y[c * apart] = __fdiv_rn(y[c * apart], sum);
+}
+
+// dx = (dy - s) * y at each position of (block, channels, positions, 32), s the chain of dy * y along the channels.
+// One thread is one image at one position; grid (block-positions / 8), block (32, 8).
+__global__ void __launch_bounds__(LANES * 8)
+softmax_gradient(const float* dy, const float* y, float* dx, int channels, int positions, int units) {
+  const int unit = blockIdx.x * 8 + threadIdx.y;
+  if (unit >= units) return;
+  const i64 apart = i64(positions) * LANES;  // from channel to channel
+  const i64 at = unit / positions * channels * apart + unit % positions * LANES + threadIdx.x;
+  float sum = 0.0f;
+  for (int c = 0; c < channels; c++) sum = __fmaf_rn(dy[at + c * apart], y[at + c * apart], sum);
+  for (int c = 0; c < channels; c++)
+    dx[at + c * apart] = __fmul_rn(__fsub_rn(dy[at + c * apart], sum), y[at + c * apart]);
 }
 
 // loss (1,) = the mean; dz = (p - hot) * scale; totals (2,), if given, gains the losses' sum and the number of hits.

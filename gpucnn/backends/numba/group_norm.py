@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numba.layout import flat
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import positions_per_band
 from gpucnn.kernels.numba import group_norm as kernels
@@ -36,8 +37,8 @@ class NumbaGroupNorm:
         y = self._like(x)
         gamma, beta = _filled(gamma, x.channels, 1), _filled(beta, x.channels, 0)
         statistics = self._data(mean), self._data(var)
-        given = _flat(self._data(x)), *statistics, gamma, beta, np.float32(eps)
-        self._run(kernels.group_norm, *given, _flat(y.data), bool(relu), _parts(x, mean))
+        given = flat(self._data(x)), *statistics, gamma, beta, np.float32(eps)
+        self._run(kernels.group_norm, *given, flat(y.data), bool(relu), _parts(x, mean))
         return y
 
     def group_norm_gradient(
@@ -52,14 +53,14 @@ class NumbaGroupNorm:
         out_beta: Array | None,
     ) -> Batch:
         dx, groups = self._like(x), mean.channels
-        gradient, values, centre = _flat(self._data(dy)), _flat(self._data(x)), self._data(mean)
+        gradient, values, centre = flat(self._data(dy)), flat(self._data(x)), self._data(mean)
         factor = _filled(gamma, x.channels, 1)
         a, b, inv = (self._empty((len(values), groups, LANES)) for _ in range(3))
         lines = len(values), groups, values[0].size // groups
         given = gradient, values, centre, self._data(var), factor, np.float32(eps)
         self._run(kernels.group_norm_means, *given, a, b, inv, self._lane_slots(lines, 2))
         given = gradient, values, centre, inv
-        self._run(kernels.group_norm_gradient, *given, factor, a, b, _flat(dx.data), _parts(x, mean))
+        self._run(kernels.group_norm_gradient, *given, factor, a, b, flat(dx.data), _parts(x, mean))
         if gamma is not None:
             band = positions_per_band(x.spatial)
             terms = max(-(-math.prod(x.spatial) // band), len(values))
@@ -67,11 +68,6 @@ class NumbaGroupNorm:
             wanted = out_gamma, out_beta, x.images, band, slots
             self._run(kernels.group_norm_parameter_gradients, *given, *wanted)
         return dx
-
-
-def _flat(data: np.ndarray) -> np.ndarray:
-    """(block, C, *spatial, lane) as (block, C, positions * lanes)."""
-    return data.reshape(*data.shape[:2], -1)
 
 
 def _parts(x: Batch, mean: Batch) -> int:
