@@ -89,6 +89,52 @@ class LaneBackend(Backend):
         self._load_labels(labels, indices, y, count)
         return y
 
+    # ---- elementwise -------------------------------------------------------------------------------------------------
+
+    def elementwise(self, name: str, x: Batch, *settings: float) -> Batch:
+        y = self._like(x)
+        self._forward(name, x, y, tuple(map(np.float32, settings)))
+        return y
+
+    def elementwise_gradient(self, name: str, dy: Batch, saved: Batch, *settings: float) -> Batch:
+        dx = self._like(dy)
+        self._gradient(name, dy, saved, dx, tuple(map(np.float32, settings)))
+        return dx
+
+    def add(self, a: Batch, b: Batch, relu: bool = False) -> Batch:
+        y = self._like(a)
+        self._add(a, b, y, relu)
+        return y
+
+    # ---- group norm --------------------------------------------------------------------------------------------------
+
+    def group_norm_statistics(self, x: Batch, groups: int) -> tuple[Batch, Batch]:
+        mean, var = self._maps(x, groups, ()), self._maps(x, groups, ())
+        self._group_norm_statistics(x, mean, var)
+        return mean, var
+
+    def group_norm(
+        self, x: Batch, mean: Batch, var: Batch, gamma: Array | None, beta: Array | None, eps: float, relu: bool = False
+    ) -> Batch:
+        y = self._like(x)
+        self._group_norm(x, mean, var, gamma, beta, np.float32(eps), y, bool(relu))
+        return y
+
+    def group_norm_gradient(
+        self,
+        dy: Batch,
+        x: Batch,
+        mean: Batch,
+        var: Batch,
+        gamma: Array | None,
+        eps: float,
+        out_gamma: Array | None,
+        out_beta: Array | None,
+    ) -> Batch:
+        dx = self._like(x)
+        self._group_norm_gradient(dy, x, mean, var, gamma, np.float32(eps), out_gamma, out_beta, dx)
+        return dx
+
     # ---- channels, maps along an axis --------------------------------------------------------------------------------
 
     def concatenate(self, batches: list[Batch]) -> Batch:
@@ -160,7 +206,7 @@ class LaneBackend(Backend):
         constants = (np.float32(c) for c in (beta1, beta2, 1 - beta1, 1 - beta2, eps, weight_decay))
         self._adam(w, g, m, v, hyper, *constants, bool(decoupled))
 
-    # ---- what a backend's mixins implement: one or a few launches, which write y, dx, mean and the like ---------------
+    # ---- what a backend's mixins implement: one or a few launches, which write y, dx, mean and the like --------------
 
     @abstractmethod
     def _load_shifted(
@@ -174,6 +220,26 @@ class LaneBackend(Backend):
 
     @abstractmethod
     def _load_labels(self, labels: Array, indices: Array, y: Array, count: int) -> None: ...
+
+    @abstractmethod
+    def _forward(self, name: str, x: Batch, y: Batch, settings: tuple[np.float32, ...]) -> None: ...
+
+    @abstractmethod
+    def _gradient(self, name: str, dy: Batch, saved: Batch, dx: Batch, settings: tuple[np.float32, ...]) -> None: ...
+
+    @abstractmethod
+    def _add(self, a: Batch, b: Batch, y: Batch, relu: bool) -> None: ...
+
+    @abstractmethod
+    def _group_norm_statistics(self, x: Batch, mean: Batch, var: Batch) -> None: ...
+
+    @abstractmethod
+    def _group_norm(self, x, mean, var, gamma, beta, eps: np.float32, y: Batch, relu: bool) -> None: ...
+
+    @abstractmethod
+    def _group_norm_gradient(
+        self, dy, x, mean, var, gamma, eps: np.float32, out_gamma, out_beta, dx: Batch
+    ) -> None: ...
 
     @abstractmethod
     def _copy_channels(self, x: Batch, y: Batch, first_x: int, first_y: int, count: int) -> None:

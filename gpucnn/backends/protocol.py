@@ -442,7 +442,7 @@ class Backend(ABC):
     def watch(self, status: Array, step: Array, loss: Array, w: Array) -> None:
         """If status is still -1 and the loss or any weight is not finite, status = step. status int64 (1,)."""
 
-    # ---- more losses, clipping [8, 9] ---------------------------------------------------------------------------------
+    # ---- more losses, clipping [8, 9] --------------------------------------------------------------------------------
 
     @abstractmethod
     def softmax_gradient(self, dy: Batch, y: Batch) -> Batch:

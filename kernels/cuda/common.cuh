@@ -12,6 +12,7 @@ typedef unsigned long long u64;
 
 constexpr int LANES = 32;
 constexpr int IMAGES = 16;  // in a block of the contract
+constexpr int BAND = 64;    // values of a line that are summed together; of maps the host says how many rows
 constexpr unsigned WHOLE_WARP = 0xffffffffu;
 // A tree has one slot a level: enough for a million terms.
 constexpr int LEVELS = 20;

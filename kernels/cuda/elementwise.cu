@@ -6,23 +6,38 @@
 // called, and whether a gradient starts from x or from y, is declared in gpucnn/backends/elementwise.py.
 #include "elementary.cuh"
 
-// An operation: its value, its gradient from dy and what is saved, and the settings that both take.
-#define OPERATION(name, SAVED, VALUE, GRADIENT, ...)                                                    \
-  struct name {                                                                                         \
-    static DEVICE float value(float x __VA_OPT__(, ) __VA_ARGS__) { return VALUE; }                     \
-    static DEVICE float gradient(float dy, float SAVED __VA_OPT__(, ) __VA_ARGS__) { return GRADIENT; } \
-  };
-
+// Each operation: its value, and its gradient from dy and what is saved; both also of the operation's settings.
 namespace operations {
-using namespace elementary;
 
-OPERATION(relu, y, rectified(x), y > 0.0f ? dy : 0.0f)
-OPERATION(tanh, y, rounded_tanh(x), __fmul_rn(dy, __fmaf_rn(-y, y, 1.0f)))
-OPERATION(sigmoid, y, rounded_sigmoid(x), __fmul_rn(dy, __fmul_rn(y, __fsub_rn(1.0f, y))))
-OPERATION(leaky_relu, x, x > 0.0f ? x : __fadd_rn(__fmul_rn(slope, x), 0.0f), x > 0.0f ? dy : __fmul_rn(slope, dy),
-          float slope)
-OPERATION(gelu, x, rounded_gelu(x), __fmul_rn(dy, rounded_gelu_slope(x)))
-OPERATION(silu, x, rounded_silu(x), __fmul_rn(dy, rounded_silu_slope(x)))
+struct relu {
+  static DEVICE float value(float x) { return rectified(x); }
+  static DEVICE float gradient(float dy, float y) { return y > 0.0f ? dy : 0.0f; }
+};
+
+struct tanh {
+  static DEVICE float value(float x) { return elementary::rounded_tanh(x); }
+  static DEVICE float gradient(float dy, float y) { return __fmul_rn(dy, __fmaf_rn(-y, y, 1.0f)); }
+};
+
+struct sigmoid {
+  static DEVICE float value(float x) { return elementary::rounded_sigmoid(x); }
+  static DEVICE float gradient(float dy, float y) { return __fmul_rn(dy, __fmul_rn(y, __fsub_rn(1.0f, y))); }
+};
+
+struct leaky_relu {
+  static DEVICE float value(float x, float slope) { return x > 0.0f ? x : __fadd_rn(__fmul_rn(slope, x), 0.0f); }
+  static DEVICE float gradient(float dy, float x, float slope) { return x > 0.0f ? dy : __fmul_rn(slope, dy); }
+};
+
+struct gelu {
+  static DEVICE float value(float x) { return elementary::rounded_gelu(x); }
+  static DEVICE float gradient(float dy, float x) { return __fmul_rn(dy, elementary::rounded_gelu_slope(x)); }
+};
+
+struct silu {
+  static DEVICE float value(float x) { return elementary::rounded_silu(x); }
+  static DEVICE float gradient(float dy, float x) { return __fmul_rn(dy, elementary::rounded_silu_slope(x)); }
+};
 
 }  // namespace operations
 

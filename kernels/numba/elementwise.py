@@ -20,17 +20,12 @@ from gpucnn.kernels.numba.simd import (
     where_greater,
     widen,
 )
+from gpucnn.kernels.numba.vectors import finished, rectified
 from numba import prange
 
 # Pixels (vectors) that one unit of work takes.
 CHUNK = 256
 ZERO, ONE = np.float32(0), np.float32(1)
-
-
-@inner
-def rectified(v):
-    """v > 0 ? v : +0."""
-    return where_greater(v, splat(ZERO), v, splat(ZERO))
 
 
 @inner
@@ -117,7 +112,4 @@ def add_batches(a, b, y, relu):
     for u in prange(chunks_of(a)):
         first, last = chunk(a, u)
         for i in range(first, last, LANES):
-            v = add(load(a, i), load(b, i))
-            if relu:
-                v = rectified(v)
-            store(y, i, v)
+            store(y, i, finished(add(load(a, i), load(b, i)), relu))

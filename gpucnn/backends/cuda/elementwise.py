@@ -1,28 +1,26 @@
 """Activations and residual addition as launches of kernels/cuda/elementwise.cu."""
 
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.cuda.layout import ceil_div, f32, i32, i64
+from gpucnn.backends.cuda.layout import ceil_div, i32, i64
 
 
 class CudaElementwise:
-    """See the protocol for what each method does."""
+    """See LaneBackend for what each method does."""
 
-    def elementwise(self, name: str, x: Batch, *settings: float) -> Batch:
-        return self._map(_expression("forward", name, settings), [x], *map(f32, settings))
+    def _forward(self, name: str, x: Batch, y: Batch, settings: tuple) -> None:
+        self._each(_expression("forward", name, settings), x, y, settings=settings)
 
-    def elementwise_gradient(self, name: str, dy: Batch, saved: Batch, *settings: float) -> Batch:
-        return self._map(_expression("gradient", name, settings), [dy, saved], *map(f32, settings))
+    def _gradient(self, name: str, dy: Batch, saved: Batch, dx: Batch, settings: tuple) -> None:
+        self._each(_expression("gradient", name, settings), dy, saved, dx, settings=settings)
 
-    def add(self, a: Batch, b: Batch, relu: bool = False) -> Batch:
-        return self._map("add_batches", [a, b], i32(relu))
+    def _add(self, a: Batch, b: Batch, y: Batch, relu: bool) -> None:
+        self._each("add_batches", a, b, y, settings=(i32(relu),))
 
-    def _map(self, kernel: str, inputs: list[Batch], *settings) -> Batch:
-        y = self._like(inputs[0])
-        quads = y.data.size // 4
-        arrays = *map(self._data, inputs), y.data
+    def _each(self, kernel: str, *batches: Batch, settings: tuple) -> None:
+        quads = batches[0].data.size // 4
+        arrays = map(self._data, batches)
         self._run("elementwise.cu", kernel, (ceil_div(quads, 256),), (256,), *arrays, i64(quads), *settings)
-        return y
 
 
-def _expression(kernel: str, name: str, settings: tuple[float, ...]) -> str:
+def _expression(kernel: str, name: str, settings: tuple) -> str:
     return f"{kernel}<{', '.join([f'operations::{name}', *['float'] * len(settings)])}>"

@@ -3,7 +3,9 @@
 import numpy as np
 
 from gpucnn.backends.protocol import Array
+from gpucnn.kernels.contract import BAND
 from gpucnn.kernels.numba import clip, sums
+from gpucnn.kernels.numba.simd import LANES
 
 
 class NumbaClip:
@@ -13,7 +15,7 @@ class NumbaClip:
         self._run(clip.clip_value, g, np.float32(limit))
 
     def clip_norm(self, g: Array, limit: float) -> None:
-        blocks = -(-g.size // clip.BLOCK)
+        blocks = -(-g.size // (BAND * LANES))
         part, slots = self._empty((blocks,), np.float64), self._empty((sums.levels(blocks),), np.float64)
         scale = self._empty((1,))
         self._run(clip.norm_parts, g, part)

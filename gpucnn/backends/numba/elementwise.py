@@ -1,24 +1,20 @@
 """Activations and residual addition on the CPU backend."""
 
-import numpy as np
-
 from gpucnn.backends.batch import Batch
 from gpucnn.kernels.numba import elementwise
 
 
 class NumbaElementwise:
-    """See the protocol for what each method does."""
+    """See LaneBackend for what each method does."""
 
-    def elementwise(self, name: str, x: Batch, *settings: float) -> Batch:
-        return self._map(elementwise.FORWARD[name], [x], tuple(map(np.float32, settings)))
+    def _forward(self, name: str, x: Batch, y: Batch, settings: tuple) -> None:
+        self._each(elementwise.FORWARD[name], x, y, settings=settings)
 
-    def elementwise_gradient(self, name: str, dy: Batch, saved: Batch, *settings: float) -> Batch:
-        return self._map(elementwise.GRADIENT[name], [dy, saved], tuple(map(np.float32, settings)))
+    def _gradient(self, name: str, dy: Batch, saved: Batch, dx: Batch, settings: tuple) -> None:
+        self._each(elementwise.GRADIENT[name], dy, saved, dx, settings=settings)
 
-    def add(self, a: Batch, b: Batch, relu: bool = False) -> Batch:
-        return self._map(elementwise.add_batches, [a, b], relu)
+    def _add(self, a: Batch, b: Batch, y: Batch, relu: bool) -> None:
+        self._each(elementwise.add_batches, a, b, y, settings=relu)
 
-    def _map(self, kernel, inputs: list[Batch], settings) -> Batch:
-        y = self._like(inputs[0])
-        self._run(kernel, *(self._data(x).reshape(-1) for x in inputs), y.data.reshape(-1), settings)
-        return y
+    def _each(self, kernel, *batches: Batch, settings) -> None:
+        self._run(kernel, *(self._data(batch).reshape(-1) for batch in batches), settings)

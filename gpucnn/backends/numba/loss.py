@@ -5,8 +5,9 @@ import numpy as np
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.numba.layout import flat
 from gpucnn.backends.protocol import Array
+from gpucnn.kernels.contract import BAND
 from gpucnn.kernels.numba import loss, sums
-from gpucnn.kernels.numba.value_loss import BAND, value_loss
+from gpucnn.kernels.numba.value_loss import value_loss
 
 
 class NumbaLoss:

@@ -71,8 +71,9 @@ from gpucnn.backends.numba_cuda.optimizers import NumbaCudaOptimizers
 from gpucnn.backends.numba_cuda.pool import NumbaCudaPool
 from gpucnn.backends.numba_cuda.random import NumbaCudaRandom
 from gpucnn.backends.numba_cuda.resampling import NumbaCudaResampling
+from gpucnn.kernels.contract import BLOCK
 from gpucnn.kernels.numba_cuda import arithmetic, sums
-from gpucnn.kernels.numba_cuda.compiler import BLOCK, LANES
+from gpucnn.kernels.numba_cuda.compiler import LANES
 
 if SIMULATED:
     xp = np

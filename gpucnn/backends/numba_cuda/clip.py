@@ -3,8 +3,9 @@
 import numpy as np
 
 from gpucnn.backends.protocol import Array
+from gpucnn.kernels.contract import BAND, BLOCK
 from gpucnn.kernels.numba_cuda import clip
-from gpucnn.kernels.numba_cuda.compiler import BLOCK, LANES
+from gpucnn.kernels.numba_cuda.compiler import LANES
 
 
 class NumbaCudaClip:
@@ -14,7 +15,7 @@ class NumbaCudaClip:
         self._run(clip.clip_value, g.size, g, np.float32(limit))
 
     def clip_norm(self, g: Array, limit: float) -> None:
-        blocks = -(-g.size // (clip.ROWS * BLOCK))
+        blocks = -(-g.size // (BAND * BLOCK))
         part, scale = self._empty((blocks, 1), np.float64), self._empty((1,))
         self._run_lanes(clip.square_parts, -(-blocks * BLOCK // LANES), g, part)
         self._run(clip.norm_scale, 1, part, np.float64(np.float32(limit)), scale)

@@ -1,24 +1,17 @@
 """Activations and residual addition on the readable GPU backend."""
 
-import numpy as np
-
 from gpucnn.backends.batch import Batch
 from gpucnn.kernels.numba_cuda import elementwise
 
 
 class NumbaCudaElementwise:
-    """See the protocol for what each method does."""
+    """See LaneBackend for what each method does."""
 
-    def elementwise(self, name: str, x: Batch, *settings: float) -> Batch:
-        return self._map(elementwise.FORWARD[name], [x], tuple(map(np.float32, settings)))
+    def _forward(self, name: str, x: Batch, y: Batch, settings: tuple) -> None:
+        self._run(elementwise.FORWARD[name], y.data.size, *map(self._flat, (x, y)), settings)
 
-    def elementwise_gradient(self, name: str, dy: Batch, saved: Batch, *settings: float) -> Batch:
-        return self._map(elementwise.GRADIENT[name], [dy, saved], tuple(map(np.float32, settings)))
+    def _gradient(self, name: str, dy: Batch, saved: Batch, dx: Batch, settings: tuple) -> None:
+        self._run(elementwise.GRADIENT[name], dx.data.size, *map(self._flat, (dy, saved, dx)), settings)
 
-    def add(self, a: Batch, b: Batch, relu: bool = False) -> Batch:
-        return self._map(elementwise.add_batches, [a, b], relu)
-
-    def _map(self, kernel, inputs: list[Batch], settings) -> Batch:
-        y = self._like(inputs[0])
-        self._run(kernel, y.data.size, *map(self._flat, inputs), self._flat(y), settings)
-        return y
+    def _add(self, a: Batch, b: Batch, y: Batch, relu: bool) -> None:
+        self._run(elementwise.add_batches, y.data.size, *map(self._flat, (a, b, y)), relu)

@@ -4,6 +4,7 @@ import numpy as np
 
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array
+from gpucnn.kernels.contract import BAND
 from gpucnn.kernels.numba_cuda import loss, value_loss
 from gpucnn.kernels.numba_cuda.compiler import LANES
 
@@ -39,7 +40,7 @@ class NumbaCudaLoss:
         self._run(loss.weighted_mean_loss, 1, losses, hits, weight, mean, totals)
 
     def _value_loss(self, kind, x, targets, dx, values: int, scale, delta, mean, totals) -> None:
-        blocks, bands = len(dx.data), -(-values // value_loss.BAND)
+        blocks, bands = len(dx.data), -(-values // BAND)
         totals = self.zeros((1,), np.float64) if totals is None else totals
         part = self._part(x, bands, 1, np.float64)
         arrays = (a.reshape(blocks, values, LANES) for a in (self._data(x), self._data(targets), dx.data))
