@@ -209,17 +209,13 @@ class LaneBackend(Backend):
     # ---- what a backend's mixins implement: one or a few launches, which write y, dx, mean and the like --------------
 
     @abstractmethod
-    def _load_shifted(
-        self, images: Array, indices: Array, y: Batch, shift: int, seed: np.uint64, step: Array | None
-    ) -> None: ...
+    def _load_shifted(self, images, indices, y: Batch, shift: int, seed: np.uint64, step) -> None: ...
 
     @abstractmethod
-    def _load_augmented(
-        self, images: Array, indices: Array, y: Batch, augmentation: Augmentation, seed: np.uint64, step: Array | None
-    ) -> None: ...
+    def _load_augmented(self, images, indices, y: Batch, augmentation, seed: np.uint64, step) -> None: ...
 
     @abstractmethod
-    def _load_labels(self, labels: Array, indices: Array, y: Array, count: int) -> None: ...
+    def _load_labels(self, labels, indices, y: Array, count: int) -> None: ...
 
     @abstractmethod
     def _forward(self, name: str, x: Batch, y: Batch, settings: tuple[np.float32, ...]) -> None: ...
@@ -237,9 +233,7 @@ class LaneBackend(Backend):
     def _group_norm(self, x, mean, var, gamma, beta, eps: np.float32, y: Batch, relu: bool) -> None: ...
 
     @abstractmethod
-    def _group_norm_gradient(
-        self, dy, x, mean, var, gamma, eps: np.float32, out_gamma, out_beta, dx: Batch
-    ) -> None: ...
+    def _group_norm_gradient(self, dy, x, mean, var, gamma, eps, out_gamma, out_beta, dx: Batch) -> None: ...
 
     @abstractmethod
     def _copy_channels(self, x: Batch, y: Batch, first_x: int, first_y: int, count: int) -> None:
@@ -250,45 +244,20 @@ class LaneBackend(Backend):
         """`after` is the number of pixels of the axes behind the one that is mapped."""
 
     @abstractmethod
-    def _dropout(
-        self, x: Batch, y: Batch, rate: np.float32, scale: np.float32, seed: np.uint64, step: Array, layer: int
-    ) -> None: ...
+    def _dropout(self, x: Batch, y: Batch, rate, scale, seed: np.uint64, step: Array, layer: int) -> None: ...
 
     @abstractmethod
-    def _softmax_cross_entropy(
-        self, logits: Batch, labels: Array, dz: Batch, scale: np.float32, mean: Array, totals: Array | None
-    ) -> None: ...
+    def _softmax_cross_entropy(self, logits, labels, dz: Batch, scale, mean: Array, totals) -> None: ...
 
     @abstractmethod
-    def _weighted_cross_entropy(
-        self,
-        logits: Batch,
-        labels: Array,
-        weights: Array,
-        share: np.float32,
-        keep: np.float32,
-        dz: Batch,
-        mean: Array,
-        totals: Array | None,
-    ) -> None: ...
+    def _weighted_cross_entropy(self, logits, labels, weights, share, keep, dz: Batch, mean: Array, totals) -> None: ...
 
     @abstractmethod
-    def _value_loss(
-        self,
-        kind: str,
-        x: Batch,
-        targets: Batch,
-        dx: Batch,
-        values: int,
-        scale: np.float32,
-        delta: np.float32,
-        mean: Array,
-        totals: Array | None,
-    ) -> None:
+    def _value_loss(self, kind: str, x, targets, dx: Batch, values: int, scale, delta, mean: Array, totals) -> None:
         """`values` are those of one image."""
 
     @abstractmethod
-    def _sgd(self, w, g, v, hyper, momentum: np.float32, weight_decay: np.float32, nesterov: bool) -> None: ...
+    def _sgd(self, w, g, v, hyper, momentum, weight_decay, nesterov: bool) -> None: ...
 
     @abstractmethod
     def _adam(self, w, g, m, v, hyper, beta1, beta2, rest1, rest2, eps, weight_decay, decoupled: bool) -> None:

@@ -7,8 +7,12 @@ from gpucnn.kernels import contract
 from gpucnn.kernels.numba import elementwise, simd
 
 from gpucnn.arithmetic import sums
+from gpucnn.backends.cuda.backend import CudaBackend
 from gpucnn.backends.cuda.launcher import SOURCES
 from gpucnn.backends.elementwise import ELEMENTWISE
+from gpucnn.backends.lanes import LaneBackend
+from gpucnn.backends.numba.backend import NumbaBackend
+from gpucnn.backends.protocol import Backend
 from gpucnn.layers import activation
 
 
@@ -50,3 +54,10 @@ def test_every_operation_is_a_layer():
 def test_an_activation_given_by_name_has_all_settings():
     lengths = {name: len(activation._SETTINGS.get(name, ())) for name in ELEMENTWISE}
     assert lengths == {name: len(declared.settings) for name, declared in ELEMENTWISE.items()}
+
+
+@pytest.mark.parametrize("backend", [NumbaBackend, CudaBackend])
+def test_no_part_of_a_backend_hides_anothers_method(backend):
+    parts = [kind for kind in backend.__mro__ if kind.__module__.startswith("gpucnn.backends.") and kind is not Backend]
+    names = [name for kind in parts if kind is not LaneBackend for name in vars(kind) if not name.startswith("__")]
+    assert len(parts) > 10 and len(names) == len(set(names)), [name for name in names if names.count(name) > 1]

@@ -7,20 +7,20 @@ from gpucnn.backends.protocol import Array
 class CudaOptimizers:
     """See the protocol and LaneBackend for what each method does."""
 
-    def _each(self, kernel: str, size: int, *arguments, beside: tuple = ()) -> None:
+    def _over_weights(self, kernel: str, size: int, *arguments, beside: tuple = ()) -> None:
         """A kernel with a thread for each of `size` values."""
         self._run("optimizers.cu", kernel, (ceil_div(size, 256),), (256,), *arguments, i64(size), beside=beside)
 
     def _sgd(self, w: Array, *arguments) -> None:
         *numbers, nesterov = arguments
-        self._each("sgd", w.size, w, *numbers, i32(nesterov))
+        self._over_weights("sgd", w.size, w, *numbers, i32(nesterov))
 
     def _adam(self, w: Array, *arguments) -> None:
         *numbers, decoupled = arguments
-        self._each("adam", w.size, w, *numbers, i32(decoupled))
+        self._over_weights("adam", w.size, w, *numbers, i32(decoupled))
 
     def update_running(self, running: Array, batch: Array, momentum: float) -> None:
-        self._each("update_running", running.size, running, batch, f32(momentum), beside=(running,))
+        self._over_weights("update_running", running.size, running, batch, f32(momentum), beside=(running,))
 
     def watch(self, status: Array, step: Array, loss: Array, w: Array) -> None:
-        self._each("watch", w.size, status, step, loss, w)
+        self._over_weights("watch", w.size, status, step, loss, w)

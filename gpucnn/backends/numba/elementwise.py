@@ -8,13 +8,13 @@ class NumbaElementwise:
     """See LaneBackend for what each method does."""
 
     def _forward(self, name: str, x: Batch, y: Batch, settings: tuple) -> None:
-        self._each(elementwise.FORWARD[name], x, y, settings=settings)
+        self._over_values(elementwise.FORWARD[name], x, y, settings=settings)
 
     def _gradient(self, name: str, dy: Batch, saved: Batch, dx: Batch, settings: tuple) -> None:
-        self._each(elementwise.GRADIENT[name], dy, saved, dx, settings=settings)
+        self._over_values(elementwise.GRADIENT[name], dy, saved, dx, settings=settings)
 
     def _add(self, a: Batch, b: Batch, y: Batch, relu: bool) -> None:
-        self._each(elementwise.add_batches, a, b, y, settings=relu)
+        self._over_values(elementwise.add_batches, a, b, y, settings=relu)
 
-    def _each(self, kernel, *batches: Batch, settings) -> None:
+    def _over_values(self, kernel, *batches: Batch, settings) -> None:
         self._run(kernel, *(self._data(batch).reshape(-1) for batch in batches), settings)

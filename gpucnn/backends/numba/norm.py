@@ -45,19 +45,7 @@ class NumbaNorm:
         # Without ReLU beta has no part in it: gamma stands in its place.
         return self._batch_norm_gradient(dy, x, mean, var, gamma, gamma, eps, False, out_gamma, out_beta)
 
-    def batch_norm_relu_gradient(
-        self,
-        dy: Batch,
-        y: Batch,
-        x: Batch,
-        mean: Array,
-        var: Array,
-        gamma: Array,
-        beta: Array,
-        eps: float,
-        out_gamma: Array,
-        out_beta: Array,
-    ) -> Batch:
+    def batch_norm_relu_gradient(self, dy, y, x, mean, var, gamma, beta, eps, out_gamma, out_beta) -> Batch:
         return self._batch_norm_gradient(dy, x, mean, var, gamma, beta, eps, True, out_gamma, out_beta)
 
     def _batch_norm_gradient(self, dy, x, mean, var, gamma, beta, eps, rectified, out_gamma, out_beta) -> Batch:
@@ -81,18 +69,7 @@ class NumbaNorm:
         return y, where
 
     def batch_norm_max_pool_gradient(
-        self,
-        dy: Batch,
-        kept: Array,
-        x: Batch,
-        mean: Array,
-        var: Array,
-        gamma: Array,
-        beta: Array,
-        eps: float,
-        pool: Window,
-        out_gamma: Array,
-        out_beta: Array,
+        self, dy, kept, x, mean, var, gamma, beta, eps, pool: Window, out_gamma, out_beta
     ) -> Batch:
         if not is_halving(pool):
             given = dy, kept, x, mean, var, gamma, beta, eps, pool
