@@ -69,7 +69,7 @@ def test_what_is_quoted_stands_in_the_file(file, text):
 def test_the_check_itself_finds_a_wrong_quotation():
     assert len(QUOTES) >= 8
     file, text = QUOTES[-1]
-    assert not quoted(text.replace("y", "z"), (ROOT / file).read_text())
+    assert not quoted(text.replace("e", "z"), (ROOT / file).read_text())
 
 
 def test_the_examples_run(tmp_path):

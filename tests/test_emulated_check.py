@@ -106,7 +106,7 @@ def test_a_difference_in_the_simulator_fails_the_whole(few, monkeypatch):
 def test_a_difference_in_the_emulation_is_told(few, monkeypatch):
     from gpucnn.backends.cuda.backend import CudaBackend
 
-    monkeypatch.setattr(CudaBackend, "relu", lambda self, x: x)
+    monkeypatch.setattr(CudaBackend, "elementwise", lambda self, name, x: x)
     report = check(["cupy"], emulate=True)
     assert not report["passed"]
     assert f"{EMULATED} gives" in report["differences"][0]
@@ -231,9 +231,9 @@ def made_up(**results):
 def test_results_in_the_devices_memory_are_well():
     array = DeviceArray([1.0])
     batch = gpucnn.backends.Batch(array, 1, None)
-    backend = made_up(zeros=array, relu=batch, max_pool=(batch, array), sgd=None, host=np.ones(1), capture=lambda: None)
+    backend = made_up(zeros=array, add=batch, max_pool=(batch, array), sgd=None, host=np.ones(1), capture=lambda: None)
     watched = Watched(backend)
-    for name in ("zeros", "relu", "max_pool", "sgd", "host", "capture"):
+    for name in ("zeros", "add", "max_pool", "sgd", "host", "capture"):
         assert getattr(watched, name)(1, 2) is getattr(backend, name)()
     assert watched.astray == []
     assert watched.name == "made up" and watched.xp is XP
@@ -266,7 +266,7 @@ def test_check_fails_where_a_gpu_leaves_results_on_the_host(few, monkeypatch):
     report = check(["cupy"])
     assert not report["passed"]
     assert all(row["differing"] == 0 for row in report["operations"])
-    assert {text.split(" ")[0] for text in report["differences"]} == {"pack", "relu", "relu_gradient"}
+    assert {text.split(" ")[0] for text in report["differences"]} == {"pack", "elementwise", "elementwise_gradient"}
 
 
 @needs_emulation

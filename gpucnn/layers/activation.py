@@ -3,12 +3,15 @@
 from collections.abc import Callable
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.elementwise import ELEMENTWISE
 from gpucnn.errors import ConfigurationError
 from gpucnn.layers.base import Backward, Layer
 from gpucnn.layers.settings import finite
 
-ACTIVATIONS = ("relu", "tanh", "sigmoid", "leaky_relu", "gelu", "silu")
+ACTIVATIONS = tuple(ELEMENTWISE)
 SLOPE = 0.01  # of leaky ReLU below 0, unless given
+# What an activation that is given by its name takes.
+_SETTINGS = {"leaky_relu": (SLOPE,)}
 
 
 def check_activation(name: str | None) -> str | None:
@@ -18,89 +21,76 @@ def check_activation(name: str | None) -> str | None:
     return name
 
 
+def activate(name: str, x: Batch, *settings: float) -> tuple[Batch, Callable[[Batch], Batch]]:
+    """(the activation's value, its backward)."""
+    y = x.backend.elementwise(name, x, *settings)
+    saved = y if ELEMENTWISE[name].saved == "y" else x
+    return y, lambda dy: x.backend.elementwise_gradient(name, dy, saved, *settings)
+
+
 def finish(y: Batch, activation: str | None) -> tuple[Batch, Callable[[Batch], Batch]]:
     """(y after the activation, the activation's backward). The operation that made y has applied "relu" already."""
-    backend = y.backend
+    if activation is None:
+        return y, lambda dy: dy
     if activation == "relu":
-        return y, lambda dy: backend.relu_gradient(dy, y)
-    if activation == "tanh":
-        z = backend.tanh(y)
-        return z, lambda dy: backend.tanh_gradient(dy, z)
-    if activation == "sigmoid":
-        z = backend.sigmoid(y)
-        return z, lambda dy: backend.sigmoid_gradient(dy, z)
-    if activation == "leaky_relu":
-        return leaky(y, SLOPE)
-    if activation == "gelu":
-        return backend.gelu(y), lambda dy: backend.gelu_gradient(dy, y)
-    if activation == "silu":
-        return backend.silu(y), lambda dy: backend.silu_gradient(dy, y)
-    return y, lambda dy: dy
+        return y, lambda dy: y.backend.elementwise_gradient("relu", dy, y)
+    return activate(activation, y, *_SETTINGS.get(activation, ()))
 
 
-def leaky(x: Batch, slope: float) -> tuple[Batch, Callable[[Batch], Batch]]:
-    """(leaky ReLU of x, its backward)."""
-    backend = x.backend
-    return backend.leaky_relu(x, slope), lambda dy: backend.leaky_relu_gradient(dy, x, slope)
+class Activation(Layer):
+    """Base of the layers that apply one operation of ELEMENTWISE to each value."""
+
+    recordable = True
+    operation: str
+    settings: tuple[float, ...] = ()
+
+    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
+        return activate(self.operation, x, *self.settings)
 
 
-class ReLU(Layer):
+class ReLU(Activation):
     """x > 0 ? x : 0."""
 
-    recordable = True
-
-    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
-        return finish(x.backend.relu(x), "relu")
+    operation = "relu"
 
 
-class Tanh(Layer):
+class Tanh(Activation):
     """The hyperbolic tangent."""
 
-    recordable = True
-
-    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
-        return finish(x, "tanh")
+    operation = "tanh"
 
 
-class Sigmoid(Layer):
+class Sigmoid(Activation):
     """1 / (1 + exp(-x))."""
 
-    recordable = True
-
-    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
-        return finish(x, "sigmoid")
+    operation = "sigmoid"
 
 
-class LeakyReLU(Layer):
+class LeakyReLU(Activation):
     """x where it is positive, else negative_slope * x (Maas, Hannun and Ng 2013)."""
 
-    recordable = True
+    operation = "leaky_relu"
 
     def __init__(self, negative_slope: float = SLOPE):
         self.negative_slope = finite("negative_slope", negative_slope)
 
-    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
-        return leaky(x, self.negative_slope)
+    @property
+    def settings(self) -> tuple[float, ...]:
+        return (self.negative_slope,)
 
 
-class GELU(Layer):
+class GELU(Activation):
     """x * Phi(x), Phi the normal distribution's cdf: exact, not the approximation by tanh (Hendrycks and Gimpel
     2016).
     """
 
-    recordable = True
-
-    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
-        return finish(x, "gelu")
+    operation = "gelu"
 
 
-class SiLU(Layer):
+class SiLU(Activation):
     """x / (1 + exp(-x)), also called swish (Elfwing, Uchibe and Doya 2018)."""
 
-    recordable = True
-
-    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
-        return finish(x, "silu")
+    operation = "silu"
 
 
 class Softmax(Layer):

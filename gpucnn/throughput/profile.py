@@ -79,6 +79,8 @@ def noted(backend: Backend) -> Iterator[list[Call]]:
 
 
 def _describe(name: str, work: Callable, arguments: tuple, result) -> Call:
+    if name.startswith("elementwise"):  # by the activation's name: relu, relu_gradient
+        name = arguments[0] + name.removeprefix("elementwise")
     batch = next((a for a in (*arguments, result) if isinstance(a, Batch)), None)
     shape = " x ".join(map(str, batch.shape)) if batch else ""
     return Call(name, shape, work, _operations(name, arguments), _bytes((*arguments, result)))

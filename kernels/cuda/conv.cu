@@ -260,17 +260,17 @@ DEVICE float total(const float* slot, unsigned terms) {
 // bands.
 //
 // Here the accumulators are one product of a gradient and a pixel for each lane, summed over the positions of a band of
-// `BAND` rows. After a band comes the tree over the 16 images of each half warp, and then its sums wait in a tree over
+// `BAND_ROWS` rows. After a band comes the tree over the 16 images of each half warp, and then its sums wait in a tree over
 // the bands. sums.cu finishes. One dimension comes as the axis H, so that a band is 64 positions. Launch: grid (tiles /
 // WARPS, groups of bands, blocks), block (32, WARPS). Tiles at an axis' end overlap the one before.
-template <class T, int GROUPS, int C, int O, class In, class Out, class K, class S, class D, class B, int BAND>
+template <class T, int GROUPS, int C, int O, class In, class Out, class K, class S, class D, class B, int BAND_ROWS>
 __global__ void __launch_bounds__(LANES * T::WARPS)
 conv_weight_gradient(const float* __restrict__ dy, const float* __restrict__ x, float* __restrict__ part, int images) {
   constexpr int OB = T::OB, CB = T::CB, RB = T::RB, SB = T::SB, QU = T::QU, SUMS = OB * CB * RB * SB;
   constexpr int NX = (QU - 1) * S::W + (SB - 1) * D::W + 1;
   constexpr int OT = ceil_div(O, OB), CT = ceil_div(C, CB), RT = ceil_div(K::H, RB), ST = ceil_div(K::W, SB);
   constexpr int TILES = GROUPS * OT * CT * K::D * RT * ST;
-  constexpr int POSITION_ROWS = Out::D * Out::H, ALL_BANDS = ceil_div(POSITION_ROWS, BAND);
+  constexpr int POSITION_ROWS = Out::D * Out::H, ALL_BANDS = ceil_div(POSITION_ROWS, BAND_ROWS);
   constexpr int BAND_GROUPS = ceil_div(ALL_BANDS, T::BANDS), EACH = ceil_div(SUMS, IMAGES);
   constexpr int DEPTH = log2_of(T::BANDS) + 1;
   // Of a tile's NX pixels those in [B::W, INSIDE) lie inside the image whatever the tile's taps and positions.
@@ -293,7 +293,7 @@ conv_weight_gradient(const float* __restrict__ dy, const float* __restrict__ x, 
     float acc[SUMS];
 #pragma unroll
     for (int i = 0; i < SUMS; i++) acc[i] = 0.0f;
-    const int first = (band_first + t) * BAND, last = least(first + BAND, POSITION_ROWS);
+    const int first = (band_first + t) * BAND_ROWS, last = least(first + BAND_ROWS, POSITION_ROWS);
 #pragma unroll 1
     for (int p = first; p < last; p++) {
       const int d = p / Out::H * S::D - B::D + a * D::D, h_first = p % Out::H * S::H - B::H + r0 * D::H;

@@ -10,10 +10,6 @@
 
 constexpr int LINE_WARPS = 8;
 constexpr int LINE_LEVELS = 16;  // of a warp's tree: enough for lines of 33 million values
-constexpr int BAND = 64;
-
-DEVICE float inverse_deviation(float var, float eps) { return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(var, eps))); }
-DEVICE i64 thread_number() { return i64(blockIdx.x) * blockDim.x + threadIdx.x; }
 
 // Sums of SUMS terms over a line: `terms(value's number, to)` adds to to[0 .. SUMS-1]. All threads of an image's lane get
 // the sums in `result`; `sums` is shared memory, which a second call may use again. Launch: block (32, LINE_WARPS).

@@ -5,7 +5,6 @@
 // what belongs to the channel is computed once a thread. Their launch: grid (blocks * C, parts of a map), 256 threads.
 #include "sums.cuh"
 
-DEVICE float inverse_deviation(float var, float eps) { return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(var, eps))); }
 DEVICE bool first_thread() { return threadIdx.x == 0 && threadIdx.y == 0; }
 
 // ---- sums over a channel: grid (C, parts), block (32, 8) ----------------------------------------------------------

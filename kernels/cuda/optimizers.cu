@@ -5,8 +5,6 @@
 // and what else changes from step to step is read from `hyper` on the device, because a captured step is repeated.
 #include "common.cuh"
 
-DEVICE i64 thread_number() { return i64(blockIdx.x) * blockDim.x + threadIdx.x; }
-
 __global__ void __launch_bounds__(256) sgd(float* w, const float* g, float* v, const float* hyper, float momentum,
                                            float weight_decay, int nesterov, i64 size) {
   const i64 i = thread_number();

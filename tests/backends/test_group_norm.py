@@ -437,7 +437,7 @@ MUTANTS = {
         "line = lines(g.astype(np.float64), groups)",
         "line = lines(dy.data * np.float64(1), groups)",
     ),
-    "numba: bands of 65": (NUMBA, "BAND = 64", "BAND = 65"),
+    "numba: bands of 65": (NUMBA, "from gpucnn.kernels.contract import BAND", "BAND = 65"),
     "numba: the tree's sums swapped": (
         "kernels/numba/sums.py",
         "        value = add64(load64(slots[level], 0), value)\n        t >>= 1",

@@ -125,6 +125,11 @@ def test_float32_stays_float32():
     engine.adam(w, g, m, np.abs(v), hyper, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.1, decoupled=True)
     engine.sgd(w, g, v, hyper[:1], momentum=0.9, weight_decay=0.1, nesterov=True)
     x = engine.pack(np.ones((2, 3, 4, 4), np.float32))
-    for y in (engine.global_avg_pool(x), engine.sigmoid(x), engine.tanh_gradient(x, x), engine.softmax(x.reshape(48))):
+    for y in (
+        engine.global_avg_pool(x),
+        engine.elementwise("sigmoid", x),
+        engine.elementwise_gradient("tanh", x, x),
+        engine.softmax(x.reshape(48)),
+    ):
         assert y.data.dtype == np.float32
     assert all(s.dtype == np.float32 for s in engine.batch_norm_statistics(x))

@@ -246,7 +246,7 @@ def _type_name(value) -> str:
     if isinstance(value, np.ndarray):
         return f"{value.dtype}[{value.ndim}]"
     if isinstance(value, tuple):
-        return f"int64x{len(value)}"
+        return f"{_type_name(value[0]) if value else 'int64'}x{len(value)}"
     return {bool: "bool", int: "int64"}.get(type(value)) or type(value).__name__
 
 

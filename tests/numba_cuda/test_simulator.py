@@ -128,8 +128,11 @@ PLANTED = {
     "another group's gamma": ("group_norm.py", ("first = line %", "first = 0 * line %")),
     "multiply, then add": ("arithmetic.py", ("return np.float32(total)", "return a * b + c")),
     "the dot product backwards": ("dense.py", ("in range(w.shape[1])", "in range(w.shape[1] - 1, -1, -1)")),
-    "blocks of 32 images": ("compiler.py", ("BLOCK = 16", "BLOCK = 32")),
-    "a band one position too long": ("../../gpucnn/backends/spatial.py", ("return -(-64 //", "return -(-65 //")),
+    "blocks of 32 images": ("../contract.py", ("BLOCK = 16", "BLOCK = 32")),
+    "a band one position too long": (
+        "../../gpucnn/backends/spatial.py",
+        ("return -(-BAND //", "return -(-(BAND + 1) //"),
+    ),
     "a missing barrier": ("sums.py", ("            cuda.syncthreads()\n", "")),
 }
 

@@ -140,6 +140,12 @@ class NumpyBase(NumpyChannels, NumpyResampling, Backend):
 
     # ---- elementwise -------------------------------------------------------------------------------------------------
 
+    def elementwise(self, name: str, x: Batch, *settings: float) -> Batch:
+        return getattr(self, name)(x, *settings)
+
+    def elementwise_gradient(self, name: str, dy: Batch, saved: Batch, *settings: float) -> Batch:
+        return getattr(self, f"{name}_gradient")(dy, saved, *settings)
+
     def relu(self, x: Batch) -> Batch:
         return x.like(np.where(x.data > 0, x.data, self.dtype.type(0)))
 
