@@ -783,14 +783,14 @@ def _elementwise_backward(operation: str, dy: Any, x: Any, backend: str | None, 
     _expect("dy", dy, x.shape, "the shape of x")
     engine = _engine(backend, math, x.dtype)
     columns = (engine.pack(a.reshape(a.shape[0] if a.ndim else 1, -1)) for a in (dy, x))
-    return engine.unpack(getattr(engine, f"{operation}_gradient")(*columns, *settings)).reshape(x.shape)
+    return engine.unpack(engine.elementwise_gradient(operation, *columns, *settings)).reshape(x.shape)
 
 
 def _elementwise(operation: str, x: Any, backend: str | None, math: str | None, *settings) -> np.ndarray:
     (x,) = _floats(x=x)
     engine = _engine(backend, math, x.dtype)
     columns = x.reshape(x.shape[0] if x.ndim else 1, -1)  # any shape as (N, C): the operation sees single values
-    return engine.unpack(getattr(engine, operation)(engine.pack(columns), *settings)).reshape(x.shape)
+    return engine.unpack(engine.elementwise(operation, engine.pack(columns), *settings)).reshape(x.shape)
 
 
 def _engine(backend: str | None, math: str | None, dtype: np.dtype) -> Backend:

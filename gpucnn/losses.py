@@ -245,7 +245,7 @@ class BinaryCrossEntropy(ValueLoss):
 
     def predict(self, outputs: Batch) -> Batch:
         """Probabilities, each output for itself."""
-        return outputs.backend.sigmoid(outputs)
+        return outputs.backend.elementwise("sigmoid", outputs)
 
 
 def softmax_cross_entropy(

@@ -34,9 +34,10 @@ from gpucnn.arithmetic.philox import (
     uniform,
     words,
 )
-from gpucnn.arithmetic.sums import BLOCK, bands, in_bands, over_bands64, over_batch, rounded, total64, tree
+from gpucnn.arithmetic.sums import BAND, BLOCK, bands, image_sums64, in_bands, over_batch, rounded, total64, tree
 
 __all__ = [
+    "BAND",
     "BLOCK",
     "CROP",
     "CUTOUT",
@@ -56,11 +57,11 @@ __all__ = [
     "fma",
     "gelu",
     "gelu_slope",
+    "image_sums64",
     "in_bands",
     "log",
     "log64",
     "normal64",
-    "over_bands64",
     "over_batch",
     "permutation",
     "philox4x32",

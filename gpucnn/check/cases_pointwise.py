@@ -22,8 +22,8 @@ def _activations(kind: str, numbers) -> Iterator[Case]:
             def activation(b: Backend, shape=shape, name=name, settings=settings) -> Results:
                 # Large arguments too: both tails.
                 x, dy = b.pack(numbers(*shape) * np.float32(8)), b.pack(numbers(*shape, seed=1))
-                dx = getattr(b, f"{name}_gradient")(dy, x, *settings)
-                return {"y": getattr(b, name)(x, *settings).numpy(), "dx": dx.numpy()}
+                dx = b.elementwise_gradient(name, dy, x, *settings)
+                return {"y": b.elementwise(name, x, *settings).numpy(), "dx": dx.numpy()}
 
             yield Case(name.replace("_", " "), f"{kind}, {shape}", activation)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.elementwise import ELEMENTWISE
 from gpucnn.errors import ConfigurationError
 from gpucnn.layers.base import Backward, Layer
 from gpucnn.layers.settings import finite
@@ -20,28 +21,18 @@ def check_activation(name: str | None) -> str | None:
 
 def finish(y: Batch, activation: str | None) -> tuple[Batch, Callable[[Batch], Batch]]:
     """(y after the activation, the activation's backward). The operation that made y has applied "relu" already."""
-    backend = y.backend
+    if activation is None:
+        return y, lambda dy: dy
     if activation == "relu":
-        return y, lambda dy: backend.relu_gradient(dy, y)
-    if activation == "tanh":
-        z = backend.tanh(y)
-        return z, lambda dy: backend.tanh_gradient(dy, z)
-    if activation == "sigmoid":
-        z = backend.sigmoid(y)
-        return z, lambda dy: backend.sigmoid_gradient(dy, z)
-    if activation == "leaky_relu":
-        return leaky(y, SLOPE)
-    if activation == "gelu":
-        return backend.gelu(y), lambda dy: backend.gelu_gradient(dy, y)
-    if activation == "silu":
-        return backend.silu(y), lambda dy: backend.silu_gradient(dy, y)
-    return y, lambda dy: dy
+        return y, lambda dy: y.backend.elementwise_gradient("relu", dy, y)
+    return apply(activation, y, *(SLOPE,) * (activation == "leaky_relu"))
 
 
-def leaky(x: Batch, slope: float) -> tuple[Batch, Callable[[Batch], Batch]]:
-    """(leaky ReLU of x, its backward)."""
-    backend = x.backend
-    return backend.leaky_relu(x, slope), lambda dy: backend.leaky_relu_gradient(dy, x, slope)
+def apply(name: str, x: Batch, *settings: float) -> tuple[Batch, Callable[[Batch], Batch]]:
+    """(y of an operation of gpucnn.backends.elementwise, its backward)."""
+    y = x.backend.elementwise(name, x, *settings)
+    saved = {"x": x, "y": y}[ELEMENTWISE[name].saved]
+    return y, lambda dy: x.backend.elementwise_gradient(name, dy, saved, *settings)
 
 
 class ReLU(Layer):
@@ -50,7 +41,7 @@ class ReLU(Layer):
     recordable = True
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
-        return finish(x.backend.relu(x), "relu")
+        return apply("relu", x)
 
 
 class Tanh(Layer):
@@ -59,7 +50,7 @@ class Tanh(Layer):
     recordable = True
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
-        return finish(x, "tanh")
+        return apply("tanh", x)
 
 
 class Sigmoid(Layer):
@@ -68,7 +59,7 @@ class Sigmoid(Layer):
     recordable = True
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
-        return finish(x, "sigmoid")
+        return apply("sigmoid", x)
 
 
 class LeakyReLU(Layer):
@@ -80,7 +71,7 @@ class LeakyReLU(Layer):
         self.negative_slope = finite("negative_slope", negative_slope)
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
-        return leaky(x, self.negative_slope)
+        return apply("leaky_relu", x, self.negative_slope)
 
 
 class GELU(Layer):
@@ -91,7 +82,7 @@ class GELU(Layer):
     recordable = True
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
-        return finish(x, "gelu")
+        return apply("gelu", x)
 
 
 class SiLU(Layer):
@@ -100,7 +91,7 @@ class SiLU(Layer):
     recordable = True
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
-        return finish(x, "silu")
+        return apply("silu", x)
 
 
 class Softmax(Layer):

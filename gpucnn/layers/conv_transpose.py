@@ -72,7 +72,7 @@ class TransposedConvolution(Layer):
         if b:
             y = backend.add_bias(y, b.value, relu=rectified)
         elif rectified:
-            y = backend.relu(y)
+            y = backend.elementwise("relu", y)
         y, activation_backward = finish(y, self.activation)
 
         def backward(dy: Batch) -> Batch | None:

@@ -377,6 +377,12 @@ class CudaBackend(CudaPointwise, CudaResampling, CudaGroupNorm, CudaChannels, Ba
         self._run(file, kernel, (_ceil(quads, 256),), (256,), *values, y.data, *options, _i64(quads))
         return y
 
+    def elementwise(self, name: str, x: Batch, *settings: float) -> Batch:
+        return getattr(self, name)(x, *settings)
+
+    def elementwise_gradient(self, name: str, dy: Batch, saved: Batch, *settings: float) -> Batch:
+        return getattr(self, f"{name}_gradient")(dy, saved, *settings)
+
     def relu(self, x: Batch) -> Batch:
         return self._map("relu", x)
 

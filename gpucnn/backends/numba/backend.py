@@ -463,6 +463,12 @@ class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannel
         self._run(kernel, *(self._data(x).reshape(-1) for x in inputs), y.data.reshape(-1), *options)
         return y
 
+    def elementwise(self, name: str, x: Batch, *settings: float) -> Batch:
+        return getattr(self, name)(x, *settings)
+
+    def elementwise_gradient(self, name: str, dy: Batch, saved: Batch, *settings: float) -> Batch:
+        return getattr(self, f"{name}_gradient")(dy, saved, *settings)
+
     def relu(self, x: Batch) -> Batch:
         return self._map(elementwise.relu, x)
 

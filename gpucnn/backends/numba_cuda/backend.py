@@ -370,6 +370,12 @@ class NumbaCudaBackend(NumbaCudaPointwise, NumbaCudaResampling, NumbaCudaGroupNo
         self._run(kernel, y.data.size, *map(self._flat, inputs), self._flat(y), *options)
         return y
 
+    def elementwise(self, name: str, x: Batch, *settings: float) -> Batch:
+        return getattr(self, name)(x, *settings)
+
+    def elementwise_gradient(self, name: str, dy: Batch, saved: Batch, *settings: float) -> Batch:
+        return getattr(self, f"{name}_gradient")(dy, saved, *settings)
+
     def relu(self, x: Batch) -> Batch:
         return self._map(elementwise.relu, x)
 

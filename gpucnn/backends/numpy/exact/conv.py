@@ -1,4 +1,4 @@
-"""The specification: every operation of the protocol in NumPy, exact by kernels/CONTRACT.md, for 0 to 3 spatial axes.
+"""Convolutions and dense layers: rules 2 and 3, for 0 to 3 spatial axes.
 
 No Python loop runs over pixels. A dot product's loop runs over its terms k, in the contract's order, and each step is
 one fused multiply-add of whole arrays (`arithmetic.chain`). Arrays are cut to about `CHUNK` values so that the
@@ -10,42 +10,18 @@ import math
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from gpucnn.arithmetic import (
-    BLOCK,
-    assert_subnormals,
-    chain,
-    fma,
-    in_bands,
-    log,
-    over_bands64,
-    over_batch,
-    products_stay_normal,
-    rounded,
-    sigmoid,
-    tanh,
-    total64,
-    tree,
-)
+from gpucnn.arithmetic import BLOCK, chain, in_bands, over_batch, products_stay_normal, rounded, total64, tree
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.numpy.base import NumpyBase, padded, place
-from gpucnn.backends.numpy.group_norm import ExactGroupNorm
-from gpucnn.backends.numpy.pointwise import NumpyExactPointwise, soft
+from gpucnn.backends.numpy.windows import padded, place
 from gpucnn.backends.protocol import Array
 from gpucnn.geometry import Window
 
-ZERO, ONE = np.float32(0), np.float32(1)
+ZERO = np.float32(0)
 CHUNK = 1 << 14  # values in flight in one step of a chain: about 600 KiB with all temporaries
 
 
-class NumpyExact(NumpyExactPointwise, ExactGroupNorm, NumpyBase):
-    """The protocol of gpucnn.backends.protocol, to the bit. One thread, float32."""
-
-    math = "exact"
-
-    def __init__(self, *, threads: int = 1, dtype=np.float32):
-        """RuntimeError if this process flushes subnormals. `threads` is accepted and one is used."""
-        assert_subnormals()
-        super().__init__(threads=1, dtype=dtype)
+class ExactConv:
+    """Part of NumpyExact; see the protocol for what each method does."""
 
     # ---- convolution and dense: rule 2 -------------------------------------------------------------------------------
 
@@ -85,116 +61,6 @@ class NumpyExact(NumpyExactPointwise, ExactGroupNorm, NumpyBase):
 
     def bias_gradient(self, dy: Batch, out: Array) -> None:
         out[...] = rounded(total64(dy.data[..., 0]))
-
-    # ---- pooling: the rest is in base.py -----------------------------------------------------------------------------
-
-    def global_avg_pool(self, x: Batch) -> Batch:
-        sums = tree(over_bands64(x.data[..., 0], x.spatial), -1)  # (N, C)
-        return self.batch(rounded(sums / math.prod(x.spatial)))
-
-    def _fused(self, weight: Array, x: Array, acc: Array) -> Array:
-        if (weight == 1).all():
-            return x + acc  # the same, and soon done
-        return fma(weight, x, acc)
-
-    # ---- elementwise: rules 5 and 6 ----------------------------------------------------------------------------------
-
-    def tanh(self, x: Batch) -> Batch:
-        return x.like(tanh(x.data))
-
-    def tanh_gradient(self, dy: Batch, y: Batch) -> Batch:
-        return dy.like(dy.data * fma(-y.data, y.data, ONE))
-
-    def sigmoid(self, x: Batch) -> Batch:
-        return x.like(sigmoid(x.data))
-
-    def sigmoid_gradient(self, dy: Batch, y: Batch) -> Batch:
-        return dy.like(dy.data * (y.data * (ONE - y.data)))
-
-    # ---- batch norm: rules 4 and 5 -----------------------------------------------------------------------------------
-
-    def batch_norm_statistics(self, x: Batch) -> tuple[Array, Array, Array]:
-        count = x.data.size // x.channels
-        mean = total64(x.data[..., 0]) / count
-        deviation = x.data.astype(np.float64) - along(mean, x)
-        var = total64((deviation * deviation)[..., 0]) / count
-        unbiased = var * count / max(count - 1, 1)
-        return mean.astype(np.float32), var.astype(np.float32), unbiased.astype(np.float32)
-
-    def batch_norm(
-        self, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float, relu: bool = False
-    ) -> Batch:
-        xhat = (x.data - along(mean, x)) * along(inverse(var, eps), x)
-        y = x.like(fma(along(gamma, x), xhat, along(beta, x)))
-        return self.relu(y) if relu else y
-
-    def batch_norm_gradient(
-        self, dy: Batch, x: Batch, mean: Array, var: Array, gamma: Array, eps: float, out_gamma: Array, out_beta: Array
-    ) -> Batch:
-        count = x.data.size // x.channels
-        inv = inverse(var, eps)
-        xhat = (x.data - along(mean, x)) * along(inv, x)
-        dbeta = total64(dy.data[..., 0])
-        dgamma = total64((dy.data.astype(np.float64) * xhat)[..., 0])
-        out_beta[...], out_gamma[...] = rounded(dbeta), rounded(dgamma)
-        a, b = along((dbeta / count).astype(np.float32), x), along((dgamma / count).astype(np.float32), x)
-        return dy.like(along(gamma * inv, x) * fma(-xhat, b, dy.data - a))
-
-    def batch_norm_input_gradient(self, dy: Batch, var: Array, gamma: Array, eps: float) -> Batch:
-        return dy.like(dy.data * along(gamma * inverse(var, eps), dy))
-
-    def update_running(self, running: Array, batch: Array, momentum: float) -> None:
-        running[...] = fma(np.float32(momentum), batch - running, running)
-
-    # ---- loss: rule 8 ------------------------------------------------------------------------------------------------
-
-    def softmax(self, x: Batch) -> Batch:
-        return self.batch(soft(x.data[..., 0])[0])
-
-    def softmax_cross_entropy(self, logits: Batch, labels: Array, totals: Array | None = None) -> tuple[Array, Batch]:
-        z = logits.data[..., 0]  # (N, classes)
-        p, shifted, sums, first = soft(z)
-        target = labels[:, 0]
-        losses = log(sums) - np.take_along_axis(shifted, target[:, None], 1)[:, 0]
-        total = total64(losses[:, None])[0]
-        if totals is not None:
-            totals += total, np.count_nonzero(first == target)
-        hot = (np.arange(z.shape[1]) == target[:, None]).astype(np.float32)
-        scale = np.float32(1 / len(z))
-        return np.array([total / len(z)], np.float32), self.batch((p - hot) * scale)
-
-    # ---- optimisers: rule 9 ------------------------------------------------------------------------------------------
-
-    def sgd(
-        self, w: Array, g: Array, v: Array, hyper: Array, *, momentum: float, weight_decay: float, nesterov: bool
-    ) -> None:
-        momentum = np.float32(momentum)
-        g = fma(np.float32(weight_decay), w, g)
-        v[...] = fma(momentum, v, g)
-        w[...] = fma(-hyper[0], fma(momentum, v, g) if nesterov else v, w)
-
-    def adam(
-        self,
-        w: Array,
-        g: Array,
-        m: Array,
-        v: Array,
-        hyper: Array,
-        *,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        weight_decay: float,
-        decoupled: bool,
-    ) -> None:
-        lr, c1, c2, decay = hyper
-        if decoupled:
-            w[...] = fma(-decay, w, w)
-        else:
-            g = fma(np.float32(weight_decay), w, g)
-        m[...] = fma(np.float32(beta1), m, np.float32(1 - beta1) * g)
-        v[...] = fma(np.float32(beta2), v, (np.float32(1 - beta2) * g) * g)
-        w[...] = fma(-lr, (m / c1) / (np.sqrt(v / c2) + np.float32(eps)), w)
 
 
 # ---- the two shapes of dot product -----------------------------------------------------------------------------------
@@ -312,16 +178,3 @@ def finished(y: np.ndarray, bias: np.ndarray | None, relu: bool) -> np.ndarray:
         y = y + bias.reshape(-1, *(1,) * (y.ndim - 2))
     y = y + ZERO
     return np.where(y > 0, y, ZERO) if relu else y
-
-
-# ---- small pieces ----------------------------------------------------------------------------------------------------
-
-
-def along(values: np.ndarray, x: Batch) -> np.ndarray:
-    """(C,) so that it broadcasts along x.data (N, C, *spatial, lane)."""
-    return values.reshape(-1, *(1,) * (x.data.ndim - 2))
-
-
-def inverse(var: np.ndarray, eps: float) -> np.ndarray:
-    """1 / sqrt(var + eps), each step rounded to float32."""
-    return ONE / np.sqrt(var + np.float32(eps))
