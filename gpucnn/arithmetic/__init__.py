@@ -17,7 +17,7 @@ from gpucnn.arithmetic.elementary import (
     tanh,
     tanh64,
 )
-from gpucnn.arithmetic.fma import chain, fma, products_stay_normal
+from gpucnn.arithmetic.fma import Doubt, chain, doubt, fma
 from gpucnn.arithmetic.normal import normal64
 from gpucnn.arithmetic.philox import (
     CROP,
@@ -47,10 +47,12 @@ __all__ = [
     "SHIFT",
     "SHUFFLE",
     "SPLIT",
+    "Doubt",
     "assert_subnormals",
     "bands",
     "chain",
     "cos64",
+    "doubt",
     "draws64",
     "exp",
     "exp64",
@@ -65,7 +67,6 @@ __all__ = [
     "over_batch",
     "permutation",
     "philox4x32",
-    "products_stay_normal",
     "rounded",
     "sigmoid",
     "sigmoid64",

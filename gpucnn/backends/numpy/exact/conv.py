@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from gpucnn.arithmetic import BLOCK, chain, in_bands, over_batch, products_stay_normal, rounded, total64, tree
+from gpucnn.arithmetic import BLOCK, Doubt, chain, doubt, in_bands, over_batch, rounded, total64, tree
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.numpy.windows import padded, place
 from gpucnn.backends.protocol import Array
@@ -77,7 +77,7 @@ def correlate(
     """Rule 2 without its last line: field (N, C, *F), padding included, with w (O, C/groups, *K) to (N, O, *P)."""
     images, outs, positions = len(field), w.shape[0] // groups, math.prod(output)
     y = np.empty((images, w.shape[0], *output), np.float32)
-    normal = products_stay_normal(field, w)
+    rounding = doubt(field, w, w[0].size)
     # (G, k, O/G, 1): k runs over (in_channel, kernel position), row-major, and w's rows are laid out in that order.
     filters = w.reshape(groups, outs, -1).swapaxes(1, 2)[..., None].astype(np.float64)
     step = max(1, CHUNK // (positions * min(outs, 16)))  # images at a time
@@ -89,7 +89,7 @@ def correlate(
         for group in range(groups):
             for first in range(0, outs, rows):
                 last = min(first + rows, outs)
-                sums = chain(filters[group, :, first:last], columns[group], normal)  # (O', n * P)
+                sums = chain(filters[group, :, first:last], columns[group], rounding)  # (O', n * P)
                 sums = sums.reshape(last - first, len(part), *output).swapaxes(0, 1)
                 y[start : start + step, group * outs + first : group * outs + last] = sums
     return y
@@ -98,7 +98,7 @@ def correlate(
 def weight_gradient(dy: np.ndarray, field: np.ndarray, groups: int, window: Window, out: np.ndarray) -> None:
     """Rule 3: out (O, C/groups, *K) from dy (N, O, *P) and the padded images (N, C, *F)."""
     outs = out.shape[0] // groups
-    normal = products_stay_normal(dy, field)
+    rounding = doubt(dy, field, max(math.prod(window.output), BLOCK))
     blocks = np.empty((-(-len(dy) // BLOCK), *out.shape), np.float32)
     level_a_and_b = single_position if math.prod(window.output) == 1 else banded
     for number, block in enumerate(blocks):
@@ -106,22 +106,22 @@ def weight_gradient(dy: np.ndarray, field: np.ndarray, groups: int, window: Wind
         columns = unfolded(field[images], groups, window.kernel, window.output, window.stride, window.dilation)
         gradients = dy[images].reshape(-1, groups, outs, *window.output).astype(np.float64)  # (n, G, O/G, *P)
         for group, target in enumerate(block.reshape(groups, outs, -1)):  # views of the block
-            level_a_and_b(gradients[:, group], columns[group], window.output, normal, target)
+            level_a_and_b(gradients[:, group], columns[group], window.output, rounding, target)
     out[...] = tree(blocks, 0) + ZERO
 
 
 def single_position(
-    dy: np.ndarray, columns: np.ndarray, output: tuple[int, ...], normal: bool, out: np.ndarray
+    dy: np.ndarray, columns: np.ndarray, output: tuple[int, ...], rounding: Doubt, out: np.ndarray
 ) -> None:
     """Where there is one position: a chain over the images. dy (n, O, *1), columns (k, n, *1), out (O, k)."""
     a = dy.reshape(*dy.shape[:2], 1)
     b = np.ascontiguousarray(columns.reshape(len(columns), -1).T)[:, None]  # (n, 1, k)
     rows = max(1, CHUNK // len(columns))
     for first in range(0, len(out), rows):
-        out[first : first + rows] = chain(a[:, first : first + rows], b, normal)
+        out[first : first + rows] = chain(a[:, first : first + rows], b, rounding)
 
 
-def banded(dy: np.ndarray, columns: np.ndarray, output: tuple[int, ...], normal: bool, out: np.ndarray) -> None:
+def banded(dy: np.ndarray, columns: np.ndarray, output: tuple[int, ...], rounding: Doubt, out: np.ndarray) -> None:
     """A chain over the positions of each band, then the trees. dy (n, O, *P), columns (k, n, *P), out (O, k)."""
     a, b = in_bands(dy.swapaxes(0, 1), output), in_bands(columns, output)  # (position, O or k, n, band)
     images, cuts = a.shape[2:]
@@ -132,7 +132,7 @@ def banded(dy: np.ndarray, columns: np.ndarray, output: tuple[int, ...], normal:
     for left in range(0, len(columns), across):
         for first in range(0, len(out), rows):
             part = (slice(first, first + rows), slice(left, left + across))
-            sums = chain(a[:, part[0]], b[:, :, part[1]], normal)
+            sums = chain(a[:, part[0]], b[:, :, part[1]], rounding)
             sums = sums.reshape(*sums.shape[:2], images, cuts)
             out[part] = over_batch(np.moveaxis(sums, 2, 0))  # one block: its images, then its bands
 
