@@ -173,7 +173,7 @@ class Change:
         return f"{self.backend}: {self.guarantee}"
 
 
-FMA, SUMS, EXACT = "gpucnn/arithmetic/fma.py", "gpucnn/arithmetic/sums.py", "gpucnn/backends/numpy/exact.py"
+FMA, SUMS, EXACT = "gpucnn/arithmetic/fma.py", "gpucnn/arithmetic/sums.py", "gpucnn/backends/numpy/exact/conv.py"
 NUMBA, LOADING = "kernels/numba/", "gpucnn/backends/numpy/images.py"
 
 # The C library's own exp is no mutant to rely on: some are rounded correctly, and give the contract's bits.
@@ -343,7 +343,7 @@ CHANGES = [
     Change(
         "the last maximum instead of the first",
         "numpy",
-        "gpucnn/backends/numpy/base.py",
+        "gpucnn/backends/numpy/pool.py",
         "(field[tap] > y)",
         "(field[tap] >= y)",
         maxima,
@@ -391,8 +391,8 @@ CHANGES = [
     Change(
         "a reciprocal square root that is rounded once",
         "numpy",
-        EXACT,
-        "return ONE / np.sqrt(var + np.float32(eps))",
+        "gpucnn/backends/numpy/norm.py",
+        "return one / np.sqrt(var + var.dtype.type(eps))",
         "return (1 / np.sqrt((var + np.float32(eps)).astype(np.float64))).astype(np.float32)",
         normalised,
     ),
@@ -527,9 +527,9 @@ CHANGES = [
     Change(
         "no + 0 in leaky ReLU",
         "numpy",
-        "gpucnn/backends/numpy/pointwise.py",
-        "self.dtype.type(slope) * x.data + self.dtype.type(0)",
-        "self.dtype.type(slope) * x.data",
+        "gpucnn/backends/numpy/exact/elementwise.py",
+        "slope * x + ZERO",
+        "slope * x",
         activations,
     ),
     Change(
@@ -543,7 +543,7 @@ CHANGES = [
     Change(
         "softmax's gradient sums from the last class",
         "numpy",
-        "gpucnn/backends/numpy/pointwise.py",
+        "gpucnn/backends/numpy/exact/loss.py",
         "for c in range(dy.channels):",
         "for c in reversed(range(dy.channels)):",
         activations,
@@ -583,7 +583,7 @@ CHANGES = [
     Change(
         "the mean over the images instead of their weights",
         "numpy",
-        "gpucnn/backends/numpy/pointwise.py",
+        "gpucnn/backends/numpy/exact/loss.py",
         "[total / weight], np.float32",
         "[total / len(z)], np.float32",
         weighted,
@@ -607,7 +607,7 @@ CHANGES = [
     Change(
         "a loss of values summed in float32",
         "numpy",
-        "gpucnn/backends/numpy/pointwise.py",
+        "gpucnn/backends/numpy/exact/loss.py",
         "total64(terms.reshape(",
         "total64(terms.astype(np.float32).reshape(",
         regressions,
@@ -631,7 +631,7 @@ CHANGES = [
     Change(
         "clipping that divides by the rounded norm",
         "numpy",
-        "gpucnn/backends/numpy/pointwise.py",
+        "gpucnn/backends/numpy/exact/optimizers.py",
         "np.float32(limit / norm)",
         "np.float32(limit) / np.float32(norm)",
         clipped,

@@ -424,13 +424,13 @@ def test_training_through_the_cuda_kernels_gives_the_specified_weights(specified
 
 # ---- broken on purpose -----------------------------------------------------------------------------------------------
 
-NUMPY, NUMBA = "gpucnn/backends/numpy/group_norm.py", "kernels/numba/group_norm.py"
+NUMPY, NUMBA = "gpucnn/backends/numpy/exact/group_norm.py", "kernels/numba/group_norm.py"
 MUTANTS = {
-    "numpy: no bands": (NUMPY, "tree(over_bands64(values, values.shape[2:]), -1)", "tree(values, -1)"),
+    "numpy: no bands": ("gpucnn/arithmetic/sums.py", "tree(over_bands64(x, x.shape[2:]), -1)", "tree(x, -1)"),
     "numpy: squares in float32": (
         NUMPY,
-        "line_sums(deviation * deviation)",
-        "line_sums((deviation * deviation).astype(np.float32))",
+        "image_sums64(deviation * deviation)",
+        "image_sums64((deviation * deviation).astype(np.float32))",
     ),
     "numpy: sums of dy before gamma": (
         NUMPY,

@@ -501,7 +501,7 @@ def test_wrong_types_are_refused():
     with pytest.raises(DTypeError, match="float64"):
         b.pack(np.ones((1, 1)))
     with pytest.raises(DTypeError, match="a layer gave float64"):
-        b.relu(Batch(np.ones((1, 1, 16)), 1, b))
+        b.elementwise("relu", Batch(np.ones((1, 1, 16)), 1, b))
 
 
 # ---- a captured step -------------------------------------------------------------------------------------------------

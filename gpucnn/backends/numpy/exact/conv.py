@@ -1,4 +1,4 @@
-"""The specification: every operation of the protocol in NumPy, exact by kernels/CONTRACT.md, for 0 to 3 spatial axes.
+"""Convolutions and dense layers: rules 2 and 3, for 0 to 3 spatial axes.
 
 No Python loop runs over pixels. A dot product's loop runs over its terms k, in the contract's order, and each step is
 one fused multiply-add of whole arrays (`arithmetic.chain`). Arrays are cut to about `CHUNK` values so that the
@@ -10,42 +10,18 @@ import math
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from gpucnn.arithmetic import (
-    BLOCK,
-    assert_subnormals,
-    chain,
-    fma,
-    in_bands,
-    log,
-    over_bands64,
-    over_batch,
-    products_stay_normal,
-    rounded,
-    sigmoid,
-    tanh,
-    total64,
-    tree,
-)
+from gpucnn.arithmetic import BLOCK, Doubt, chain, doubt, in_bands, over_batch, rounded, total64, tree
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.numpy.base import NumpyBase, padded, place
-from gpucnn.backends.numpy.group_norm import ExactGroupNorm
-from gpucnn.backends.numpy.pointwise import NumpyExactPointwise, soft
+from gpucnn.backends.numpy.windows import padded, place
 from gpucnn.backends.protocol import Array
 from gpucnn.geometry import Window
 
-ZERO, ONE = np.float32(0), np.float32(1)
+ZERO = np.float32(0)
 CHUNK = 1 << 14  # values in flight in one step of a chain: about 600 KiB with all temporaries
 
 
-class NumpyExact(NumpyExactPointwise, ExactGroupNorm, NumpyBase):
-    """The protocol of gpucnn.backends.protocol, to the bit. One thread, float32."""
-
-    math = "exact"
-
-    def __init__(self, *, threads: int = 1, dtype=np.float32):
-        """RuntimeError if this process flushes subnormals. `threads` is accepted and one is used."""
-        assert_subnormals()
-        super().__init__(threads=1, dtype=dtype)
+class ExactConv:
+    """Part of NumpyExact; see the protocol for what each method does."""
 
     # ---- convolution and dense: rule 2 -------------------------------------------------------------------------------
 
@@ -86,116 +62,6 @@ class NumpyExact(NumpyExactPointwise, ExactGroupNorm, NumpyBase):
     def bias_gradient(self, dy: Batch, out: Array) -> None:
         out[...] = rounded(total64(dy.data[..., 0]))
 
-    # ---- pooling: the rest is in base.py -----------------------------------------------------------------------------
-
-    def global_avg_pool(self, x: Batch) -> Batch:
-        sums = tree(over_bands64(x.data[..., 0], x.spatial), -1)  # (N, C)
-        return self.batch(rounded(sums / math.prod(x.spatial)))
-
-    def _fused(self, weight: Array, x: Array, acc: Array) -> Array:
-        if (weight == 1).all():
-            return x + acc  # the same, and soon done
-        return fma(weight, x, acc)
-
-    # ---- elementwise: rules 5 and 6 ----------------------------------------------------------------------------------
-
-    def tanh(self, x: Batch) -> Batch:
-        return x.like(tanh(x.data))
-
-    def tanh_gradient(self, dy: Batch, y: Batch) -> Batch:
-        return dy.like(dy.data * fma(-y.data, y.data, ONE))
-
-    def sigmoid(self, x: Batch) -> Batch:
-        return x.like(sigmoid(x.data))
-
-    def sigmoid_gradient(self, dy: Batch, y: Batch) -> Batch:
-        return dy.like(dy.data * (y.data * (ONE - y.data)))
-
-    # ---- batch norm: rules 4 and 5 -----------------------------------------------------------------------------------
-
-    def batch_norm_statistics(self, x: Batch) -> tuple[Array, Array, Array]:
-        count = x.data.size // x.channels
-        mean = total64(x.data[..., 0]) / count
-        deviation = x.data.astype(np.float64) - along(mean, x)
-        var = total64((deviation * deviation)[..., 0]) / count
-        unbiased = var * count / max(count - 1, 1)
-        return mean.astype(np.float32), var.astype(np.float32), unbiased.astype(np.float32)
-
-    def batch_norm(
-        self, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float, relu: bool = False
-    ) -> Batch:
-        xhat = (x.data - along(mean, x)) * along(inverse(var, eps), x)
-        y = x.like(fma(along(gamma, x), xhat, along(beta, x)))
-        return self.relu(y) if relu else y
-
-    def batch_norm_gradient(
-        self, dy: Batch, x: Batch, mean: Array, var: Array, gamma: Array, eps: float, out_gamma: Array, out_beta: Array
-    ) -> Batch:
-        count = x.data.size // x.channels
-        inv = inverse(var, eps)
-        xhat = (x.data - along(mean, x)) * along(inv, x)
-        dbeta = total64(dy.data[..., 0])
-        dgamma = total64((dy.data.astype(np.float64) * xhat)[..., 0])
-        out_beta[...], out_gamma[...] = rounded(dbeta), rounded(dgamma)
-        a, b = along((dbeta / count).astype(np.float32), x), along((dgamma / count).astype(np.float32), x)
-        return dy.like(along(gamma * inv, x) * fma(-xhat, b, dy.data - a))
-
-    def batch_norm_input_gradient(self, dy: Batch, var: Array, gamma: Array, eps: float) -> Batch:
-        return dy.like(dy.data * along(gamma * inverse(var, eps), dy))
-
-    def update_running(self, running: Array, batch: Array, momentum: float) -> None:
-        running[...] = fma(np.float32(momentum), batch - running, running)
-
-    # ---- loss: rule 8 ------------------------------------------------------------------------------------------------
-
-    def softmax(self, x: Batch) -> Batch:
-        return self.batch(soft(x.data[..., 0])[0])
-
-    def softmax_cross_entropy(self, logits: Batch, labels: Array, totals: Array | None = None) -> tuple[Array, Batch]:
-        z = logits.data[..., 0]  # (N, classes)
-        p, shifted, sums, first = soft(z)
-        target = labels[:, 0]
-        losses = log(sums) - np.take_along_axis(shifted, target[:, None], 1)[:, 0]
-        total = total64(losses[:, None])[0]
-        if totals is not None:
-            totals += total, np.count_nonzero(first == target)
-        hot = (np.arange(z.shape[1]) == target[:, None]).astype(np.float32)
-        scale = np.float32(1 / len(z))
-        return np.array([total / len(z)], np.float32), self.batch((p - hot) * scale)
-
-    # ---- optimisers: rule 9 ------------------------------------------------------------------------------------------
-
-    def sgd(
-        self, w: Array, g: Array, v: Array, hyper: Array, *, momentum: float, weight_decay: float, nesterov: bool
-    ) -> None:
-        momentum = np.float32(momentum)
-        g = fma(np.float32(weight_decay), w, g)
-        v[...] = fma(momentum, v, g)
-        w[...] = fma(-hyper[0], fma(momentum, v, g) if nesterov else v, w)
-
-    def adam(
-        self,
-        w: Array,
-        g: Array,
-        m: Array,
-        v: Array,
-        hyper: Array,
-        *,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        weight_decay: float,
-        decoupled: bool,
-    ) -> None:
-        lr, c1, c2, decay = hyper
-        if decoupled:
-            w[...] = fma(-decay, w, w)
-        else:
-            g = fma(np.float32(weight_decay), w, g)
-        m[...] = fma(np.float32(beta1), m, np.float32(1 - beta1) * g)
-        v[...] = fma(np.float32(beta2), v, (np.float32(1 - beta2) * g) * g)
-        w[...] = fma(-lr, (m / c1) / (np.sqrt(v / c2) + np.float32(eps)), w)
-
 
 # ---- the two shapes of dot product -----------------------------------------------------------------------------------
 
@@ -211,7 +77,7 @@ def correlate(
     """Rule 2 without its last line: field (N, C, *F), padding included, with w (O, C/groups, *K) to (N, O, *P)."""
     images, outs, positions = len(field), w.shape[0] // groups, math.prod(output)
     y = np.empty((images, w.shape[0], *output), np.float32)
-    normal = products_stay_normal(field, w)
+    rounding = doubt(field, w, w[0].size)
     # (G, k, O/G, 1): k runs over (in_channel, kernel position), row-major, and w's rows are laid out in that order.
     filters = w.reshape(groups, outs, -1).swapaxes(1, 2)[..., None].astype(np.float64)
     step = max(1, CHUNK // (positions * min(outs, 16)))  # images at a time
@@ -223,7 +89,7 @@ def correlate(
         for group in range(groups):
             for first in range(0, outs, rows):
                 last = min(first + rows, outs)
-                sums = chain(filters[group, :, first:last], columns[group], normal)  # (O', n * P)
+                sums = chain(filters[group, :, first:last], columns[group], rounding)  # (O', n * P)
                 sums = sums.reshape(last - first, len(part), *output).swapaxes(0, 1)
                 y[start : start + step, group * outs + first : group * outs + last] = sums
     return y
@@ -232,7 +98,7 @@ def correlate(
 def weight_gradient(dy: np.ndarray, field: np.ndarray, groups: int, window: Window, out: np.ndarray) -> None:
     """Rule 3: out (O, C/groups, *K) from dy (N, O, *P) and the padded images (N, C, *F)."""
     outs = out.shape[0] // groups
-    normal = products_stay_normal(dy, field)
+    rounding = doubt(dy, field, max(math.prod(window.output), BLOCK))
     blocks = np.empty((-(-len(dy) // BLOCK), *out.shape), np.float32)
     level_a_and_b = single_position if math.prod(window.output) == 1 else banded
     for number, block in enumerate(blocks):
@@ -240,22 +106,22 @@ def weight_gradient(dy: np.ndarray, field: np.ndarray, groups: int, window: Wind
         columns = unfolded(field[images], groups, window.kernel, window.output, window.stride, window.dilation)
         gradients = dy[images].reshape(-1, groups, outs, *window.output).astype(np.float64)  # (n, G, O/G, *P)
         for group, target in enumerate(block.reshape(groups, outs, -1)):  # views of the block
-            level_a_and_b(gradients[:, group], columns[group], window.output, normal, target)
+            level_a_and_b(gradients[:, group], columns[group], window.output, rounding, target)
     out[...] = tree(blocks, 0) + ZERO
 
 
 def single_position(
-    dy: np.ndarray, columns: np.ndarray, output: tuple[int, ...], normal: bool, out: np.ndarray
+    dy: np.ndarray, columns: np.ndarray, output: tuple[int, ...], rounding: Doubt, out: np.ndarray
 ) -> None:
     """Where there is one position: a chain over the images. dy (n, O, *1), columns (k, n, *1), out (O, k)."""
     a = dy.reshape(*dy.shape[:2], 1)
     b = np.ascontiguousarray(columns.reshape(len(columns), -1).T)[:, None]  # (n, 1, k)
     rows = max(1, CHUNK // len(columns))
     for first in range(0, len(out), rows):
-        out[first : first + rows] = chain(a[:, first : first + rows], b, normal)
+        out[first : first + rows] = chain(a[:, first : first + rows], b, rounding)
 
 
-def banded(dy: np.ndarray, columns: np.ndarray, output: tuple[int, ...], normal: bool, out: np.ndarray) -> None:
+def banded(dy: np.ndarray, columns: np.ndarray, output: tuple[int, ...], rounding: Doubt, out: np.ndarray) -> None:
     """A chain over the positions of each band, then the trees. dy (n, O, *P), columns (k, n, *P), out (O, k)."""
     a, b = in_bands(dy.swapaxes(0, 1), output), in_bands(columns, output)  # (position, O or k, n, band)
     images, cuts = a.shape[2:]
@@ -266,7 +132,7 @@ def banded(dy: np.ndarray, columns: np.ndarray, output: tuple[int, ...], normal:
     for left in range(0, len(columns), across):
         for first in range(0, len(out), rows):
             part = (slice(first, first + rows), slice(left, left + across))
-            sums = chain(a[:, part[0]], b[:, :, part[1]], normal)
+            sums = chain(a[:, part[0]], b[:, :, part[1]], rounding)
             sums = sums.reshape(*sums.shape[:2], images, cuts)
             out[part] = over_batch(np.moveaxis(sums, 2, 0))  # one block: its images, then its bands
 
@@ -312,16 +178,3 @@ def finished(y: np.ndarray, bias: np.ndarray | None, relu: bool) -> np.ndarray:
         y = y + bias.reshape(-1, *(1,) * (y.ndim - 2))
     y = y + ZERO
     return np.where(y > 0, y, ZERO) if relu else y
-
-
-# ---- small pieces ----------------------------------------------------------------------------------------------------
-
-
-def along(values: np.ndarray, x: Batch) -> np.ndarray:
-    """(C,) so that it broadcasts along x.data (N, C, *spatial, lane)."""
-    return values.reshape(-1, *(1,) * (x.data.ndim - 2))
-
-
-def inverse(var: np.ndarray, eps: float) -> np.ndarray:
-    """1 / sqrt(var + eps), each step rounded to float32."""
-    return ONE / np.sqrt(var + np.float32(eps))
