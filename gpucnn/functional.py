@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 
 from gpucnn import losses
+from gpucnn.arguments import number as finite
+from gpucnn.arguments import truth
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
 from gpucnn.geometry import Window, pads_of, pool_window, transposed_window, window
-from gpucnn.layers.settings import finite, truth
 from gpucnn.resampling import (
     Taps,
     adaptive_sizes,

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 
+from gpucnn.arguments import number, one_of
 from gpucnn.backends.batch import Batch
-from gpucnn.errors import ConfigurationError
 from gpucnn.layers.base import Backward, Layer
-from gpucnn.layers.settings import finite
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "leaky_relu", "gelu", "silu")
 SLOPE = 0.01  # of leaky ReLU below 0, unless given
@@ -13,9 +12,7 @@ SLOPE = 0.01  # of leaky ReLU below 0, unless given
 
 def check_activation(name: str | None) -> str | None:
     """`name` itself if it is None or known; raises ConfigurationError otherwise."""
-    if name is not None and name not in ACTIVATIONS:
-        raise ConfigurationError(f"no activation {name!r}; use one of {', '.join(ACTIVATIONS)}, or None")
-    return name
+    return one_of("activation", name, ACTIVATIONS, optional=True)
 
 
 def finish(y: Batch, activation: str | None) -> tuple[Batch, Callable[[Batch], Batch]]:
@@ -77,7 +74,7 @@ class LeakyReLU(Layer):
     recordable = True
 
     def __init__(self, negative_slope: float = SLOPE):
-        self.negative_slope = finite("negative_slope", negative_slope)
+        self.negative_slope = number("negative_slope", negative_slope)
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         return leaky(x, self.negative_slope)

@@ -2,12 +2,12 @@
 
 import math
 
+from gpucnn.arguments import integer, truth
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ShapeError
 from gpucnn.initializers import check_initializer
 from gpucnn.layers.activation import check_activation, finish
 from gpucnn.layers.base import Backward, Layer, Parameter, Shape
-from gpucnn.layers.settings import positive
 
 
 class Dense(Layer):
@@ -22,8 +22,8 @@ class Dense(Layer):
     def __init__(
         self, units: int, *, bias: bool = True, activation: str | None = None, initializer: str | float = "he"
     ):
-        self.units = positive("units", units)
-        self.use_bias = bool(bias)
+        self.units = integer("units", units)
+        self.use_bias = truth("bias", bias)
         self.activation = check_activation(activation)
         self.initializer = check_initializer(initializer)
 

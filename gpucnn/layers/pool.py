@@ -3,10 +3,12 @@
 One implementation for any number of axes; each named class fixes the number and says so on a wrong input.
 """
 
+from gpucnn import arguments
+from gpucnn.arguments import each_axis, truth
 from gpucnn.backends.batch import Batch
-from gpucnn.geometry import pool_window
+from gpucnn.geometry import PADDING_WORDS, pool_window
 from gpucnn.layers.base import Backward, Layer, Shape
-from gpucnn.layers.settings import image_shape, truth
+from gpucnn.layers.settings import image_shape
 from gpucnn.resampling import adaptive_field, adaptive_sizes
 
 
@@ -15,10 +17,12 @@ class Pool(Layer):
     of `size`. `ceil_mode` keeps a last window that reaches past the image (PyTorch's rule); `strict` refuses a stride
     that leaves pixels over."""
 
-    axes: int
+    axes: int | None = None  # as many as the images have
 
     def __init__(self, size, *, stride=None, padding=0, ceil_mode: bool = False, strict: bool = False):
-        self.size, self.stride, self.padding = size, stride, padding
+        self.size = each_axis("size", size, self.axes)
+        self.stride = None if stride is None else each_axis("stride", stride, self.axes)
+        self.padding = arguments.padding(padding, self.axes, PADDING_WORDS)
         self.ceil_mode, self.strict = truth("ceil_mode", ceil_mode), truth("strict", strict)
 
     def build(self, shape: Shape) -> Shape:
@@ -55,7 +59,7 @@ class AvgPool(Pool):
         strict: bool = False,
     ):
         super().__init__(size, stride=stride, padding=padding, ceil_mode=ceil_mode, strict=strict)
-        self.count_include_pad = bool(count_include_pad)
+        self.count_include_pad = truth("count_include_pad", count_include_pad)
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
@@ -66,7 +70,7 @@ class AvgPool(Pool):
 class GlobalPool(Layer):
     """One value of each map."""
 
-    axes: int
+    axes: int | None = None  # as many as the images have
 
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape, self.axes)
@@ -92,7 +96,7 @@ class GlobalMaxPool(GlobalPool):
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
         y, where = x.backend.max_pool(x, self._whole)
-        ones = (1,) * self.axes
+        ones = (1,) * len(x.spatial)
 
         def backward(dy: Batch) -> Batch:
             return x.backend.max_pool_gradient(dy.reshape(dy.channels, *ones), where, self._whole)
@@ -104,10 +108,10 @@ class AdaptivePool(Layer):
     """Windows that share out each axis to `output_size`, one integer or one per axis: window p of O along an axis of I
     goes from floor(p * I / O) to ceil((p + 1) * I / O), so neighbours may share a pixel (PyTorch's rule)."""
 
-    axes: int
+    axes: int | None = None  # as many as the images have
 
     def __init__(self, output_size):
-        self.output_size = output_size
+        self.output_size = each_axis("output_size", output_size, self.axes)
 
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape, self.axes)
