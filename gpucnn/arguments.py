@@ -98,11 +98,11 @@ def truth(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def one_of(name: str, value: Any, choices: Iterable[str], *, optional: bool = False) -> Any:
-    """One of the words in `choices`; None too if `optional`."""
+def one_of(name: str, value: Any, choices: Iterable[str], *, optional: bool = False, note: str = "") -> Any:
+    """One of the words in `choices`; None too if `optional`. `note` explains them."""
     if (value is None and optional) or (isinstance(value, str) and value in choices):
         return value
-    raise ConfigurationError(f"{name} is {shown(value)}; use one of {', '.join(choices)}{', or None' * optional}")
+    raise ConfigurationError(f"{name} is {shown(value)}; use one of {', '.join(choices)}{', or None' * optional}{note}")
 
 
 def instance(name: str, value: Any, kinds: type | tuple[type, ...], example: str, *, optional: bool = False) -> Any:
@@ -125,10 +125,10 @@ def path(name: str, value: Any) -> Any:
 # ---- several values --------------------------------------------------------------------------------------------------
 
 
-def sequence(name: str, value: Any, expected: str) -> list:
+def sequence(name: str, value: Any, expected: str, error: type[GpucnnError] = ConfigurationError) -> list:
     """The entries of a list, tuple, array or other iterable, but not of a text, a dictionary or a set."""
     if not _is_several(value):
-        raise refuse(name, value, expected)
+        raise refuse(name, value, expected, error)
     return list(value)
 
 

@@ -74,7 +74,8 @@ def window(
     evenly under `strict`, a tuple of the wrong length. Raises ConfigurationError for what is no size at all: negative,
     zero, fractional or boolean values, an unknown padding word, `strict` and `ceil` together.
     """
-    if truth("strict", strict) and truth("ceil", ceil):
+    strict, ceil = truth("strict", strict), truth("ceil", ceil)
+    if strict and ceil:
         raise ConfigurationError("strict and ceil exclude each other: strict refuses the remainder that ceil rounds up")
     input = _sizes(input)
     axes = len(input)

@@ -152,7 +152,8 @@ def check_upsampling(scale: Any, size: Any, mode: Any, align_corners: Any) -> No
         raise ConfigurationError(
             f"scale is {shown(scale)} and size {shown(size)}; give one of them, an integer or one per axis"
         )
-    one_of("the upsampling mode", mode, UPSAMPLING_MODES)
+    note = " (linear is bilinear on two axes, trilinear on three)"
+    one_of("the upsampling mode", mode, UPSAMPLING_MODES, note=note)
     if truth("align_corners", align_corners) and mode != "linear":
         raise ConfigurationError('align_corners is for mode "linear": "nearest" has no corners to align')
 

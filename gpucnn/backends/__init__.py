@@ -49,12 +49,12 @@ def get_backend(
     """
     if name is None:
         usable = [entry["name"] for entry in backends() if entry["usable"]]
-        name = next((n for n in usable if math is None or math in maths(n)), usable[0])
-    if name not in names():
+        name = next((n for n in usable if not isinstance(math, str) or math in maths(n)), usable[0])
+    if not isinstance(name, str) or name not in names():
         raise BackendError(f"there is no backend {shown(name)}; there are: {_listing()}")
     if math is None:
         math = maths(name)[0]
-    if math not in maths(name):
+    if not isinstance(math, str) or math not in maths(name):
         raise BackendError(f"backend {name!r} has no math {shown(math)}; it has: {', '.join(maths(name))}")
     threads = None if threads is None else integer("threads", threads)
     graph = truth("graph", graph)

@@ -32,7 +32,7 @@ Backward = Callable[[Batch], Batch | None]
 Shape = tuple[int, ...]
 
 # What Layer itself keeps; everything else in an instance is a setting or made by build.
-_OWN = ("name", "mode", "number", "input_shape", "output_shape", "input_gradient", "window", "reach", "step")
+_OWN = ("axes", "name", "mode", "number", "input_shape", "output_shape", "input_gradient", "window", "reach", "step")
 
 
 class Parameter:
@@ -105,6 +105,14 @@ class Layer(Recordable):
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         """(y, backward)."""
         raise NotImplementedError(f"{type(self).__name__} has no __call__(x) that returns (y, backward)")
+
+    def gradients(self, dy: Batch, x: Any) -> Batch | None:
+        """dx from dy at the input x, with the parameters' gradients written: the backward pass for who needs no y.
+
+        Layers whose gradient does not depend on y override it with one that does not compute y; x may be None where
+        its values do not matter either.
+        """
+        return self(x)[1](dy)
 
     def parameters(self) -> Iterator[tuple[str, Parameter]]:
         """(attribute name, parameter) of this layer alone, in the order in which build made them."""

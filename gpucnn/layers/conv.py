@@ -28,7 +28,7 @@ class Convolution(Layer):
     """
 
     recordable = True
-    axes: int | None = None  # as many as the images have
+    axes: int | None = None  # None: as many as the images have
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class Convolution(Layer):
 
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape, self.axes)
+        self.axes = len(size)
         out, groups = self.out_channels, self.groups
         if channels % groups or out % groups:
             raise ShapeError(f"{groups} groups do not divide {channels} input channels and {out} output channels")
@@ -91,6 +92,14 @@ class Convolution(Layer):
             return self._gradients(dy, x)
 
         return y, backward
+
+    def gradients(self, dy: Batch, x: Batch) -> Batch | None:
+        if self.activation:
+            return super().gradients(dy, x)
+        self.check(x)
+        if self.bias:
+            x.backend.bias_gradient(dy, self.bias.grad)
+        return self._gradients(dy, x.backend.resample(x, self._taps))
 
     def with_max_pool(self, x: Batch, pool: Window) -> tuple[Batch, Backward]:
         """This layer, its activation being ReLU, and a max pooling after it, as one operation of the backend."""

@@ -20,7 +20,7 @@ class TransposedConvolution(Layer):
     """
 
     recordable = True
-    axes: int | None = None  # as many as the images have
+    axes: int | None = None  # None: as many as the images have
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class TransposedConvolution(Layer):
 
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape, self.axes)
+        self.axes = len(size)
         out, groups = self.out_channels, self.groups
         if channels % groups or out % groups:
             raise ShapeError(f"{groups} groups do not divide {channels} input channels and {out} output channels")
@@ -81,16 +82,23 @@ class TransposedConvolution(Layer):
             y = backend.relu(y)
         y, activation_backward = finish(y, self.activation)
 
-        def backward(dy: Batch) -> Batch | None:
-            dy = activation_backward(dy)
-            if b:
-                backend.bias_gradient(dy, b.grad)
-            # x stands where the window has its output, dy where it has its input.
-            backend.conv_weight_gradient(x, dy, window, groups, w.grad)
-            if self.input_gradient:
-                return backend.conv(dy, w.value, None, window, groups)
+        return y, lambda dy: self._gradients(activation_backward(dy), x)
 
-        return y, backward
+    def gradients(self, dy: Batch, x: Batch) -> Batch | None:
+        if self.activation:
+            return super().gradients(dy, x)
+        self.check(x)
+        return self._gradients(dy, x)
+
+    def _gradients(self, dy: Batch, x: Batch) -> Batch | None:
+        """From dy before the activation."""
+        backend, w, window = x.backend, self.weight, self.backwards
+        if self.bias:
+            backend.bias_gradient(dy, self.bias.grad)
+        # x stands where the window has its output, dy where it has its input.
+        backend.conv_weight_gradient(x, dy, window, self.groups, w.grad)
+        if self.input_gradient:
+            return backend.conv(dy, w.value, None, window, self.groups)
 
 
 class ConvTranspose1d(TransposedConvolution):

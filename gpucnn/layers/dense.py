@@ -40,15 +40,22 @@ class Dense(Layer):
         y = backend.dense(x, w.value, b and b.value, relu=self.activation == "relu")
         y, activation_backward = finish(y, self.activation)
 
-        def backward(dy: Batch) -> Batch | None:
-            dy = activation_backward(dy)
-            if b:
-                backend.bias_gradient(dy, b.grad)
-            backend.dense_weight_gradient(dy, x, w.grad)
-            if self.input_gradient:
-                return backend.dense_input_gradient(dy, w.value)
+        return y, lambda dy: self._gradients(activation_backward(dy), x)
 
-        return y, backward
+    def gradients(self, dy: Batch, x: Batch) -> Batch | None:
+        if self.activation:
+            return super().gradients(dy, x)
+        self.check(x)
+        return self._gradients(dy, x)
+
+    def _gradients(self, dy: Batch, x: Batch) -> Batch | None:
+        """From dy before the activation."""
+        backend, w = x.backend, self.weight
+        if self.bias:
+            backend.bias_gradient(dy, self.bias.grad)
+        backend.dense_weight_gradient(dy, x, w.grad)
+        if self.input_gradient:
+            return backend.dense_input_gradient(dy, w.value)
 
 
 class Flatten(Layer):

@@ -17,7 +17,7 @@ class Pool(Layer):
     of `size`. `ceil_mode` keeps a last window that reaches past the image (PyTorch's rule); `strict` refuses a stride
     that leaves pixels over."""
 
-    axes: int | None = None  # as many as the images have
+    axes: int | None = None  # None: as many as the images have
 
     def __init__(self, size, *, stride=None, padding=0, ceil_mode: bool = False, strict: bool = False):
         self.size = each_axis("size", size, self.axes)
@@ -27,6 +27,7 @@ class Pool(Layer):
 
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape, self.axes)
+        self.axes = len(size)
         settings = {"stride": self.stride, "padding": self.padding, "strict": self.strict, "ceil": self.ceil_mode}
         self.window = pool_window(size, self.size, **settings)
         return (channels, *self.window.output)
@@ -63,17 +64,20 @@ class AvgPool(Pool):
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
-        y = x.backend.avg_pool(x, self.window, self.count_include_pad)
-        return y, lambda dy: x.backend.avg_pool_gradient(dy, self.window, self.count_include_pad)
+        return x.backend.avg_pool(x, self.window, self.count_include_pad), self.gradients
+
+    def gradients(self, dy: Batch, x: Batch | None = None) -> Batch:
+        return dy.backend.avg_pool_gradient(dy, self.window, self.count_include_pad)
 
 
 class GlobalPool(Layer):
     """One value of each map."""
 
-    axes: int | None = None  # as many as the images have
+    axes: int | None = None  # None: as many as the images have
 
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape, self.axes)
+        self.axes = len(size)
         self._whole = pool_window(size, size)
         return (channels,)
 
@@ -85,7 +89,10 @@ class GlobalAvgPool(GlobalPool):
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
-        return x.backend.global_avg_pool(x), lambda dy: x.backend.global_avg_pool_gradient(dy, x.spatial)
+        return x.backend.global_avg_pool(x), self.gradients
+
+    def gradients(self, dy: Batch, x: Batch | None = None) -> Batch:
+        return dy.backend.global_avg_pool_gradient(dy, self.input_shape[1:])
 
 
 class GlobalMaxPool(GlobalPool):
@@ -108,13 +115,14 @@ class AdaptivePool(Layer):
     """Windows that share out each axis to `output_size`, one integer or one per axis: window p of O along an axis of I
     goes from floor(p * I / O) to ceil((p + 1) * I / O), so neighbours may share a pixel (PyTorch's rule)."""
 
-    axes: int | None = None  # as many as the images have
+    axes: int | None = None  # None: as many as the images have
 
     def __init__(self, output_size):
         self.output_size = each_axis("output_size", output_size, self.axes)
 
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape, self.axes)
+        self.axes = len(size)
         self._output = adaptive_sizes(size, self.output_size)
         self.reach, self.step = adaptive_field(size, self._output)
         return (channels, *self._output)
@@ -127,8 +135,10 @@ class AdaptiveAvgPool(AdaptivePool):
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
-        y = x.backend.adaptive_avg_pool(x, self._output)
-        return y, lambda dy: x.backend.adaptive_avg_pool_gradient(dy, x.spatial)
+        return x.backend.adaptive_avg_pool(x, self._output), self.gradients
+
+    def gradients(self, dy: Batch, x: Batch | None = None) -> Batch:
+        return dy.backend.adaptive_avg_pool_gradient(dy, self.input_shape[1:])
 
 
 class AdaptiveMaxPool(AdaptivePool):

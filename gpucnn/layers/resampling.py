@@ -22,11 +22,14 @@ class _Mapped(Layer):
     """A layer that is one map along each axis."""
 
     recordable = True
-    _maps: Taps
+    _taps: Taps
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
-        return x.backend.resample(x, self._taps), lambda dy: x.backend.resample_gradient(dy, self._taps)
+        return x.backend.resample(x, self._taps), self.gradients
+
+    def gradients(self, dy: Batch, x: Batch | None = None) -> Batch:
+        return dy.backend.resample_gradient(dy, self._taps)
 
 
 class Pad(_Mapped):

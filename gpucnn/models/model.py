@@ -165,6 +165,8 @@ class Model(Recordable):
             self.place(get_backend())
         backend = self.backend
         images = check_images(images, self.image_shape, backend.dtype)
+        if finish is not None and not callable(finish):
+            raise check.refuse("finish", finish, "a function of a batch, or None")
         if finish is None:
             finish = backend.softmax if self.head == CLASSIFIER else _as_it_is
         training, self.mode.training = self.mode.training, False
