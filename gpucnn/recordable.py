@@ -33,6 +33,7 @@ _OUTSIDE_A_STEP = frozenset(
         "need_input_gradient",
         "check_axes",
         "settings",
+        "learn",
         "place",
         "measure",
         "set_rates",

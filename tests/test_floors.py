@@ -1,6 +1,6 @@
 """The structure: imports point down only, and each library is imported where it may be. Read from the sources with ast.
 
-    0 errors, recordable, geometry, resampling, arithmetic; kernels, which import nothing of gpucnn
+    0 errors, arguments, geometry, resampling, arithmetic, recordable; kernels, which import nothing of gpucnn
     1 backends
     2 functional, layers, losses, optimizers, schedules, initializers
     3 models, data, gradients, figures
@@ -22,8 +22,9 @@ import pytest
 
 FLOORS = {
     "errors": 0,
-    "recordable": 0,
+    "arguments": 0,
     "geometry": 0,
+    "recordable": 0,
     "resampling": 0,
     "arithmetic": 0,
     "kernels": 0,

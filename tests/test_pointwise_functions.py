@@ -200,7 +200,7 @@ REFUSALS = {
         "above 0",
     ),
     "weights text": (
-        lambda f: f.softmax_cross_entropy(Z, [0, 1, 2], class_weights="balanced"),
+        lambda f: f.softmax_cross_entropy(Z, [0, 1, 2], class_weights="heavy"),
         errors.ConfigurationError,
         "above 0",
     ),

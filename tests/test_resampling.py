@@ -383,7 +383,7 @@ REFUSALS = {
     "backward's mode": (
         lambda f, o: f.conv_backward(X, X, W, padding_mode=3, **o),
         errors.ConfigurationError,
-        "no padding mode 3",
+        "the padding mode is 3",
     ),
     "strict": (lambda f, o: f.conv(X, W2, stride=3, strict=True, **o), errors.ShapeError, "does not divide"),
     "strict word": (lambda f, o: f.conv(X, W, strict=1, **o), errors.ConfigurationError, "True or False"),

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 
+from gpucnn.arguments import number, one_of
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.elementwise import ELEMENTWISE
-from gpucnn.errors import ConfigurationError
 from gpucnn.layers.base import Backward, Layer
-from gpucnn.layers.settings import finite
 
 ACTIVATIONS = tuple(ELEMENTWISE)
 SLOPE = 0.01  # of leaky ReLU below 0, unless given
@@ -16,9 +15,7 @@ _SETTINGS = {"leaky_relu": (SLOPE,)}
 
 def check_activation(name: str | None) -> str | None:
     """`name` itself if it is None or known; raises ConfigurationError otherwise."""
-    if name is not None and name not in ACTIVATIONS:
-        raise ConfigurationError(f"no activation {name!r}; use one of {', '.join(ACTIVATIONS)}, or None")
-    return name
+    return one_of("activation", name, ACTIVATIONS, optional=True)
 
 
 def activate(name: str, x: Batch, *settings: float) -> tuple[Batch, Callable[[Batch], Batch]]:
@@ -72,7 +69,7 @@ class LeakyReLU(Activation):
     operation = "leaky_relu"
 
     def __init__(self, negative_slope: float = SLOPE):
-        self.negative_slope = finite("negative_slope", negative_slope)
+        self.negative_slope = number("negative_slope", negative_slope)
 
     @property
     def settings(self) -> tuple[float, ...]:

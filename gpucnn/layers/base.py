@@ -22,6 +22,7 @@ There is no tape and no global state; what backward needs, it closes over. A lay
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from gpucnn import arguments
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import GpucnnError, ShapeError
 from gpucnn.initializers import check_initializer
@@ -31,7 +32,7 @@ Backward = Callable[[Batch], Batch | None]
 Shape = tuple[int, ...]
 
 # What Layer itself keeps; everything else in an instance is a setting or made by build.
-_OWN = ("name", "mode", "number", "input_shape", "output_shape", "input_gradient", "window", "reach", "step")
+_OWN = ("axes", "name", "mode", "number", "input_shape", "output_shape", "input_gradient", "window", "reach", "step")
 
 
 class Parameter:
@@ -41,9 +42,11 @@ class Parameter:
     """
 
     def __init__(self, shape: Shape, initializer: str | float = 0.0, fan_in: int = 0, fan_out: int = 0):
-        self.shape = tuple(shape)
+        self.shape = _shape(shape)
         self.initializer = check_initializer(initializer)
-        self.fan_in, self.fan_out = fan_in, fan_out
+        least = int(isinstance(self.initializer, str))  # the named ones divide by them
+        self.fan_in = arguments.integer("fan_in", fan_in, least)
+        self.fan_out = arguments.integer("fan_out", fan_out, least)
         self.name = ""
         self.value: Any = None
         self.grad: Any = None
@@ -53,10 +56,14 @@ class Statistic:
     """What a layer measures and keeps: running means and variances. `value` is a view of the model's flat buffer."""
 
     def __init__(self, shape: Shape, initial: float = 0.0):
-        self.shape = tuple(shape)
-        self.initial = initial
+        self.shape, self.initial = _shape(shape), arguments.number("initial", initial)
         self.name = ""
         self.value: Any = None
+
+
+def _shape(shape: Shape) -> Shape:
+    sizes = arguments.sequence("shape", shape, "a tuple of sizes, such as (3,)")
+    return tuple(arguments.integer("each size of shape", size) for size in sizes)
 
 
 class Mode:
@@ -98,6 +105,14 @@ class Layer(Recordable):
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         """(y, backward)."""
         raise NotImplementedError(f"{type(self).__name__} has no __call__(x) that returns (y, backward)")
+
+    def gradients(self, dy: Batch, x: Any) -> Batch | None:
+        """dx from dy at the input x, with the parameters' gradients written: the backward pass for who needs no y.
+
+        Layers whose gradient does not depend on y override it with one that does not compute y; x may be None where
+        its values do not matter either.
+        """
+        return self(x)[1](dy)
 
     def parameters(self) -> Iterator[tuple[str, Parameter]]:
         """(attribute name, parameter) of this layer alone, in the order in which build made them."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from gpucnn.arguments import instance
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.layers.activation import check_activation, finish
@@ -22,8 +23,7 @@ class Sequential(Layer):
 
     def __init__(self, *layers: Layer):
         for layer in layers:
-            if not isinstance(layer, Layer):
-                raise ConfigurationError(f"Sequential takes layers, not {layer!r}")
+            instance("each layer of Sequential", layer, Layer, "a layer, such as Dense(10)")
         self.layers = layers
 
     def children(self) -> Iterator[tuple[str, Layer]]:
@@ -76,10 +76,8 @@ class Residual(Layer):
     recordable = True
 
     def __init__(self, body: Layer, shortcut: Layer | None = None, activation: str | None = "relu"):
-        for layer in (body, shortcut):
-            if layer is not None and not isinstance(layer, Layer):
-                raise ConfigurationError(f"Residual takes layers, not {layer!r}")
-        self.body, self.shortcut = body, shortcut
+        self.body = instance("body", body, Layer, "a layer, such as Sequential(...)")
+        self.shortcut = instance("shortcut", shortcut, Layer, "a layer, such as a 1x1 convolution", optional=True)
         self.activation = check_activation(activation)
 
     def build(self, shape: Shape) -> Shape:
@@ -128,8 +126,7 @@ class Concat(Layer):
 
     def __init__(self, *branches: Layer):
         for layer in branches:
-            if not isinstance(layer, Layer):
-                raise ConfigurationError(f"Concat takes layers, not {layer!r}")
+            instance("each branch of Concat", layer, Layer, "a layer, such as Sequential()")
         if not branches:
             raise ConfigurationError("Concat() has no branches; give at least one layer")
         self.branches = branches

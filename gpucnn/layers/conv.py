@@ -2,18 +2,21 @@
 
 import math
 
+from gpucnn import arguments
+from gpucnn.arguments import each_axis, integer, truth
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ShapeError
-from gpucnn.geometry import Window, window
+from gpucnn.geometry import PADDING_WORDS, Window, window
 from gpucnn.initializers import check_initializer
 from gpucnn.layers.activation import check_activation, finish
 from gpucnn.layers.base import Backward, Layer, Parameter, Shape
-from gpucnn.layers.settings import image_shape, positive, truth
+from gpucnn.layers.settings import image_shape
 from gpucnn.resampling import check_padding_mode, padding_taps, unpadded_window
 
 
 class Convolution(Layer):
-    """Cross-correlation of (N, C, *I) with `out_channels` filters: (N, O, *P). Use Conv1d, Conv2d or Conv3d.
+    """Cross-correlation of (N, C, *I) with `out_channels` filters: (N, O, *P). Conv1d, Conv2d and Conv3d take
+    images of so many axes alone.
 
     `kernel_size`, `stride` and `dilation` are one integer or one per axis; `padding` is "valid", "same", an integer,
     one per axis, or (before, after) per axis (sizes: gpucnn.geometry). `strict` refuses a stride that leaves pixels
@@ -25,7 +28,7 @@ class Convolution(Layer):
     """
 
     recordable = True
-    axes: int
+    axes: int | None = None  # None: as many as the images have
 
     def __init__(
         self,
@@ -43,10 +46,13 @@ class Convolution(Layer):
         activation: str | None = None,
         initializer: str | float = "he",
     ):
-        self.out_channels = positive("out_channels", out_channels)
-        self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
-        self.groups = positive("groups", groups)
-        self.use_bias = bool(bias)
+        self.out_channels = integer("out_channels", out_channels)
+        self.kernel_size = each_axis("kernel_size", kernel_size, self.axes)
+        self.stride = each_axis("stride", stride, self.axes)
+        self.padding = arguments.padding(padding, self.axes, PADDING_WORDS)
+        self.dilation = each_axis("dilation", dilation, self.axes)
+        self.groups = integer("groups", groups)
+        self.use_bias = truth("bias", bias)
         self.padding_mode, self.padding_value = check_padding_mode(padding_mode, padding_value)
         self.strict = truth("strict", strict)
         self.activation = check_activation(activation)
@@ -54,6 +60,7 @@ class Convolution(Layer):
 
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape, self.axes)
+        self.axes = len(size)
         out, groups = self.out_channels, self.groups
         if channels % groups or out % groups:
             raise ShapeError(f"{groups} groups do not divide {channels} input channels and {out} output channels")
@@ -85,6 +92,14 @@ class Convolution(Layer):
             return self._gradients(dy, x)
 
         return y, backward
+
+    def gradients(self, dy: Batch, x: Batch) -> Batch | None:
+        if self.activation:
+            return super().gradients(dy, x)
+        self.check(x)
+        if self.bias:
+            x.backend.bias_gradient(dy, self.bias.grad)
+        return self._gradients(dy, x.backend.resample(x, self._taps))
 
     def with_max_pool(self, x: Batch, pool: Window) -> tuple[Batch, Backward]:
         """This layer, its activation being ReLU, and a max pooling after it, as one operation of the backend."""

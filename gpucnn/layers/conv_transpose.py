@@ -2,22 +2,25 @@
 
 import math
 
+from gpucnn import arguments
+from gpucnn.arguments import each_axis, integer, truth
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ShapeError
 from gpucnn.geometry import transposed_field, transposed_window
 from gpucnn.initializers import check_initializer
 from gpucnn.layers.activation import check_activation, finish
 from gpucnn.layers.base import Backward, Layer, Parameter, Shape
-from gpucnn.layers.settings import image_shape, positive
+from gpucnn.layers.settings import image_shape
 
 
 class TransposedConvolution(Layer):
-    """Transposed convolution over `axes` spatial axes; settings as in ConvTranspose2d. Use ConvTranspose1d,
-    2d or 3d.
+    """Transposed convolution over one to three spatial axes; settings as in ConvTranspose2d.
+
+    ConvTranspose1d, 2d and 3d take images of so many axes alone.
     """
 
     recordable = True
-    axes: int
+    axes: int | None = None  # None: as many as the images have
 
     def __init__(
         self,
@@ -33,16 +36,20 @@ class TransposedConvolution(Layer):
         activation: str | None = None,
         initializer: str | float = "he",
     ):
-        self.out_channels = positive("out_channels", out_channels)
-        self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
-        self.output_padding = output_padding
-        self.groups = positive("groups", groups)
-        self.use_bias = bool(bias)
+        self.out_channels = integer("out_channels", out_channels)
+        self.kernel_size = each_axis("kernel_size", kernel_size, self.axes)
+        self.stride = each_axis("stride", stride, self.axes)
+        self.padding = arguments.padding(padding, self.axes)
+        self.dilation = each_axis("dilation", dilation, self.axes)
+        self.output_padding = each_axis("output_padding", output_padding, self.axes, least=0)
+        self.groups = integer("groups", groups)
+        self.use_bias = truth("bias", bias)
         self.activation = check_activation(activation)
         self.initializer = check_initializer(initializer)
 
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape, self.axes)
+        self.axes = len(size)
         out, groups = self.out_channels, self.groups
         if channels % groups or out % groups:
             raise ShapeError(f"{groups} groups do not divide {channels} input channels and {out} output channels")
@@ -75,16 +82,23 @@ class TransposedConvolution(Layer):
             y = backend.elementwise("relu", y)
         y, activation_backward = finish(y, self.activation)
 
-        def backward(dy: Batch) -> Batch | None:
-            dy = activation_backward(dy)
-            if b:
-                backend.bias_gradient(dy, b.grad)
-            # x stands where the window has its output, dy where it has its input.
-            backend.conv_weight_gradient(x, dy, window, groups, w.grad)
-            if self.input_gradient:
-                return backend.conv(dy, w.value, None, window, groups)
+        return y, lambda dy: self._gradients(activation_backward(dy), x)
 
-        return y, backward
+    def gradients(self, dy: Batch, x: Batch) -> Batch | None:
+        if self.activation:
+            return super().gradients(dy, x)
+        self.check(x)
+        return self._gradients(dy, x)
+
+    def _gradients(self, dy: Batch, x: Batch) -> Batch | None:
+        """From dy before the activation."""
+        backend, w, window = x.backend, self.weight, self.backwards
+        if self.bias:
+            backend.bias_gradient(dy, self.bias.grad)
+        # x stands where the window has its output, dy where it has its input.
+        backend.conv_weight_gradient(x, dy, window, self.groups, w.grad)
+        if self.input_gradient:
+            return backend.conv(dy, w.value, None, window, self.groups)
 
 
 class ConvTranspose1d(TransposedConvolution):

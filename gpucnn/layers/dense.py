@@ -2,12 +2,12 @@
 
 import math
 
+from gpucnn.arguments import integer, truth
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ShapeError
 from gpucnn.initializers import check_initializer
 from gpucnn.layers.activation import check_activation, finish
 from gpucnn.layers.base import Backward, Layer, Parameter, Shape
-from gpucnn.layers.settings import positive
 
 
 class Dense(Layer):
@@ -22,8 +22,8 @@ class Dense(Layer):
     def __init__(
         self, units: int, *, bias: bool = True, activation: str | None = None, initializer: str | float = "he"
     ):
-        self.units = positive("units", units)
-        self.use_bias = bool(bias)
+        self.units = integer("units", units)
+        self.use_bias = truth("bias", bias)
         self.activation = check_activation(activation)
         self.initializer = check_initializer(initializer)
 
@@ -40,15 +40,22 @@ class Dense(Layer):
         y = backend.dense(x, w.value, b and b.value, relu=self.activation == "relu")
         y, activation_backward = finish(y, self.activation)
 
-        def backward(dy: Batch) -> Batch | None:
-            dy = activation_backward(dy)
-            if b:
-                backend.bias_gradient(dy, b.grad)
-            backend.dense_weight_gradient(dy, x, w.grad)
-            if self.input_gradient:
-                return backend.dense_input_gradient(dy, w.value)
+        return y, lambda dy: self._gradients(activation_backward(dy), x)
 
-        return y, backward
+    def gradients(self, dy: Batch, x: Batch) -> Batch | None:
+        if self.activation:
+            return super().gradients(dy, x)
+        self.check(x)
+        return self._gradients(dy, x)
+
+    def _gradients(self, dy: Batch, x: Batch) -> Batch | None:
+        """From dy before the activation."""
+        backend, w = x.backend, self.weight
+        if self.bias:
+            backend.bias_gradient(dy, self.bias.grad)
+        backend.dense_weight_gradient(dy, x, w.grad)
+        if self.input_gradient:
+            return backend.dense_input_gradient(dy, w.value)
 
 
 class Flatten(Layer):

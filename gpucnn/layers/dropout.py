@@ -1,7 +1,7 @@
 """Dropout."""
 
+from gpucnn.arguments import number
 from gpucnn.backends.batch import Batch
-from gpucnn.errors import ConfigurationError
 from gpucnn.layers.base import Backward, Layer
 
 
@@ -14,9 +14,7 @@ class Dropout(Layer):
     recordable = True
 
     def __init__(self, rate: float = 0.5):
-        if not 0 <= rate < 1:
-            raise ConfigurationError(f"a dropout rate of {rate!r} is outside 0 <= rate < 1")
-        self.rate = float(rate)
+        self.rate = number("rate", rate, least=0, below=1)
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         mode = self.mode

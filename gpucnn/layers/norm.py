@@ -2,23 +2,12 @@
 
 import math
 
+from gpucnn.arguments import epsilon, integer, number, truth
 from gpucnn.backends.batch import Batch
-from gpucnn.errors import ConfigurationError, ShapeError
+from gpucnn.errors import ShapeError
 from gpucnn.geometry import Window
 from gpucnn.layers.activation import check_activation, finish
 from gpucnn.layers.base import Backward, Layer, Parameter, Shape, Statistic, label
-from gpucnn.layers.settings import positive
-
-
-def check_eps(eps: float) -> float:
-    """`eps` as a float if it is a finite number above 0; raises ConfigurationError otherwise."""
-    try:
-        number = float(eps)
-    except (TypeError, ValueError):
-        number = 0.0
-    if isinstance(eps, (bool, str)) or not 0 < number < math.inf:
-        raise ConfigurationError(f"eps is {eps!r}; give a number above 0")
-    return number
 
 
 class BatchNorm(Layer):
@@ -35,9 +24,7 @@ class BatchNorm(Layer):
     recordable = True
 
     def __init__(self, momentum: float = 0.1, eps: float = 1e-5, activation: str | None = None):
-        if not 0 <= momentum <= 1:
-            raise ConfigurationError(f"momentum is {momentum!r}; give a number from 0 to 1")
-        self.momentum, self.eps = float(momentum), check_eps(eps)
+        self.momentum, self.eps = number("momentum", momentum, least=0, most=1), epsilon(eps)
         self.activation = check_activation(activation)
 
     def build(self, shape: Shape) -> Shape:
@@ -133,9 +120,7 @@ class _ImageNorm(Layer):
     groups = 1
 
     def __init__(self, eps: float = 1e-5, *, affine: bool = True, activation: str | None = None):
-        if not isinstance(affine, bool):
-            raise ConfigurationError(f"affine is {affine!r}; give True (gamma and beta are learnt) or False (1 and 0)")
-        self.eps, self.affine = check_eps(eps), affine
+        self.eps, self.affine = epsilon(eps), truth("affine", affine)
         self.activation = check_activation(activation)
 
     def _parameters(self, shape: Shape) -> None:
@@ -172,7 +157,7 @@ class GroupNorm(_ImageNorm):
     """
 
     def __init__(self, groups: int, eps: float = 1e-5, *, affine: bool = True, activation: str | None = None):
-        self.groups = positive("groups", groups)
+        self.groups = integer("groups", groups)
         super().__init__(eps, affine=affine, activation=activation)
 
     def build(self, shape: Shape) -> Shape:

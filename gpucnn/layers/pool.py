@@ -3,10 +3,12 @@
 One implementation for any number of axes; each named class fixes the number and says so on a wrong input.
 """
 
+from gpucnn import arguments
+from gpucnn.arguments import each_axis, truth
 from gpucnn.backends.batch import Batch
-from gpucnn.geometry import pool_window
+from gpucnn.geometry import PADDING_WORDS, pool_window
 from gpucnn.layers.base import Backward, Layer, Shape
-from gpucnn.layers.settings import image_shape, truth
+from gpucnn.layers.settings import image_shape
 from gpucnn.resampling import adaptive_field, adaptive_sizes
 
 
@@ -15,14 +17,17 @@ class Pool(Layer):
     of `size`. `ceil_mode` keeps a last window that reaches past the image (PyTorch's rule); `strict` refuses a stride
     that leaves pixels over."""
 
-    axes: int
+    axes: int | None = None  # None: as many as the images have
 
     def __init__(self, size, *, stride=None, padding=0, ceil_mode: bool = False, strict: bool = False):
-        self.size, self.stride, self.padding = size, stride, padding
+        self.size = each_axis("size", size, self.axes)
+        self.stride = None if stride is None else each_axis("stride", stride, self.axes)
+        self.padding = arguments.padding(padding, self.axes, PADDING_WORDS)
         self.ceil_mode, self.strict = truth("ceil_mode", ceil_mode), truth("strict", strict)
 
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape, self.axes)
+        self.axes = len(size)
         settings = {"stride": self.stride, "padding": self.padding, "strict": self.strict, "ceil": self.ceil_mode}
         self.window = pool_window(size, self.size, **settings)
         return (channels, *self.window.output)
@@ -55,21 +60,24 @@ class AvgPool(Pool):
         strict: bool = False,
     ):
         super().__init__(size, stride=stride, padding=padding, ceil_mode=ceil_mode, strict=strict)
-        self.count_include_pad = bool(count_include_pad)
+        self.count_include_pad = truth("count_include_pad", count_include_pad)
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
-        y = x.backend.avg_pool(x, self.window, self.count_include_pad)
-        return y, lambda dy: x.backend.avg_pool_gradient(dy, self.window, self.count_include_pad)
+        return x.backend.avg_pool(x, self.window, self.count_include_pad), self.gradients
+
+    def gradients(self, dy: Batch, x: Batch | None = None) -> Batch:
+        return dy.backend.avg_pool_gradient(dy, self.window, self.count_include_pad)
 
 
 class GlobalPool(Layer):
     """One value of each map."""
 
-    axes: int
+    axes: int | None = None  # None: as many as the images have
 
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape, self.axes)
+        self.axes = len(size)
         self._whole = pool_window(size, size)
         return (channels,)
 
@@ -81,7 +89,10 @@ class GlobalAvgPool(GlobalPool):
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
-        return x.backend.global_avg_pool(x), lambda dy: x.backend.global_avg_pool_gradient(dy, x.spatial)
+        return x.backend.global_avg_pool(x), self.gradients
+
+    def gradients(self, dy: Batch, x: Batch | None = None) -> Batch:
+        return dy.backend.global_avg_pool_gradient(dy, self.input_shape[1:])
 
 
 class GlobalMaxPool(GlobalPool):
@@ -92,7 +103,7 @@ class GlobalMaxPool(GlobalPool):
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
         y, where = x.backend.max_pool(x, self._whole)
-        ones = (1,) * self.axes
+        ones = (1,) * len(x.spatial)
 
         def backward(dy: Batch) -> Batch:
             return x.backend.max_pool_gradient(dy.reshape(dy.channels, *ones), where, self._whole)
@@ -104,13 +115,14 @@ class AdaptivePool(Layer):
     """Windows that share out each axis to `output_size`, one integer or one per axis: window p of O along an axis of I
     goes from floor(p * I / O) to ceil((p + 1) * I / O), so neighbours may share a pixel (PyTorch's rule)."""
 
-    axes: int
+    axes: int | None = None  # None: as many as the images have
 
     def __init__(self, output_size):
-        self.output_size = output_size
+        self.output_size = each_axis("output_size", output_size, self.axes)
 
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape, self.axes)
+        self.axes = len(size)
         self._output = adaptive_sizes(size, self.output_size)
         self.reach, self.step = adaptive_field(size, self._output)
         return (channels, *self._output)
@@ -123,8 +135,10 @@ class AdaptiveAvgPool(AdaptivePool):
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
-        y = x.backend.adaptive_avg_pool(x, self._output)
-        return y, lambda dy: x.backend.adaptive_avg_pool_gradient(dy, x.spatial)
+        return x.backend.adaptive_avg_pool(x, self._output), self.gradients
+
+    def gradients(self, dy: Batch, x: Batch | None = None) -> Batch:
+        return dy.backend.adaptive_avg_pool_gradient(dy, self.input_shape[1:])
 
 
 class AdaptiveMaxPool(AdaptivePool):

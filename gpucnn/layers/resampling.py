@@ -2,6 +2,8 @@
 
 from fractions import Fraction
 
+from gpucnn import arguments
+from gpucnn.arguments import each_axis, truth
 from gpucnn.backends.batch import Batch
 from gpucnn.geometry import pads_of
 from gpucnn.layers.base import Backward, Layer, Shape
@@ -20,11 +22,14 @@ class _Mapped(Layer):
     """A layer that is one map along each axis."""
 
     recordable = True
-    _maps: Taps
+    _taps: Taps
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
-        return x.backend.resample(x, self._taps), lambda dy: x.backend.resample_gradient(dy, self._taps)
+        return x.backend.resample(x, self._taps), self.gradients
+
+    def gradients(self, dy: Batch, x: Batch | None = None) -> Batch:
+        return dy.backend.resample_gradient(dy, self._taps)
 
 
 class Pad(_Mapped):
@@ -35,7 +40,7 @@ class Pad(_Mapped):
     """
 
     def __init__(self, padding, mode: str = "zeros", value: float = 0.0):
-        self.padding = padding
+        self.padding = arguments.padding(padding)
         self.padding_mode, self.value = check_padding_mode(mode, value)
 
     def build(self, shape: Shape) -> Shape:
@@ -55,7 +60,9 @@ class Upsample(_Mapped):
 
     def __init__(self, scale=None, *, size=None, mode: str = "nearest", align_corners: bool = False):
         check_upsampling(scale, size, mode, align_corners)
-        self.scale, self.size, self.interpolation, self.align_corners = scale, size, mode, bool(align_corners)
+        self.scale = None if scale is None else each_axis("scale", scale)
+        self.size = None if size is None else each_axis("size", size)
+        self.interpolation, self.align_corners = mode, truth("align_corners", align_corners)
 
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape, None)

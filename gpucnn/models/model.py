@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gpucnn import arguments as check
 from gpucnn.backends import get_backend
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.initializers import draw
 from gpucnn.layers.base import Backward, Layer, Mode, Parameter, Statistic, connect
-from gpucnn.layers.settings import positive
 from gpucnn.models.heads import CLASSIFIER, REGRESSOR
 from gpucnn.models.inputs import check_images
 from gpucnn.recordable import Recordable
@@ -47,11 +47,11 @@ class Model(Recordable):
         arguments: dict | None = None,
         head: str = CLASSIFIER,
     ):
-        if head not in (CLASSIFIER, REGRESSOR):
-            raise ConfigurationError(f"head is {head!r}; use {CLASSIFIER!r} or {REGRESSOR!r}")
-        self.head = head
-        self.layer, self.name, self.arguments = layer, name, dict(arguments or {})
-        self.input_shape = tuple(int(size) for size in input_shape)
+        self.head = check.one_of("head", head, (CLASSIFIER, REGRESSOR))
+        self.layer = check.instance("layer", layer, Layer, "a layer, such as Sequential(...)")
+        self.name = check.text("name", name)
+        self.arguments = dict(check.instance("arguments", arguments, dict, "a dictionary", optional=True) or {})
+        self.input_shape = check.image_shape("input_shape", input_shape)
         self.class_names: list[str] | None = None
         self.image_shape = self.input_shape
         self.mean: tuple[float, ...] | None = None
@@ -111,6 +111,7 @@ class Model(Recordable):
 
     def initialize(self, seed: int) -> "Model":
         """Draw the first weights (contract rule 10) and reset the running statistics; returns the model itself."""
+        seed = check.seed(seed)
         values = {
             p.name: draw(p.initializer, p.shape, p.fan_in, p.fan_out, seed, ordinal)
             for ordinal, p in enumerate(self.parameters)
@@ -159,11 +160,13 @@ class Model(Recordable):
         In inference mode, `batch_size` images at a time, in the backend's type. `finish` makes the result of the
         outputs (None: softmax for a classifier). Raises what a call raises for images that do not fit.
         """
-        batch_size = positive("batch_size", batch_size)
+        batch_size = check.integer("batch_size", batch_size)
         if self.backend is None:
             self.place(get_backend())
         backend = self.backend
         images = check_images(images, self.image_shape, backend.dtype)
+        if finish is not None and not callable(finish):
+            raise check.refuse("finish", finish, "a function of a batch, or None")
         if finish is None:
             finish = backend.softmax if self.head == CLASSIFIER else _as_it_is
         training, self.mode.training = self.mode.training, False

@@ -359,7 +359,7 @@ def test_the_activation_is_the_one_after(activation):
         (lambda: Model(BatchNorm1d(), (4, 2, 2)), errors.ShapeError, r"BatchNorm1d: needs values of shape \(C,\)"),
         (lambda: Model(BatchNorm2d(), (4,)), errors.ShapeError, r"\(C, H, W\), not \(4,\)"),
         (lambda: Model(BatchNorm3d(), (4, 2, 2)), errors.ShapeError, r"\(C, D, H, W\)"),
-        (lambda: normed(3), errors.ShapeError, "groups = 3 does not divide the 4"),
+        (lambda: normed(3), errors.ShapeError, "3 groups do not divide 4 channels; use one of"),
         (lambda: normed(1.5), errors.ConfigurationError, "groups is 1.5"),
         (lambda: normed(True), errors.ConfigurationError, "groups is True"),
         (lambda: normed(2, 5), errors.ShapeError, r"gamma .*expected \(4,\)"),

@@ -156,10 +156,10 @@ def test_resuming_gives_the_same_bits(backend, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"loss": Huber(0.25)}, "loss was"),
-        ({"loss": MeanSquared()}, "loss was"),
-        ({"clip_norm": 1.0}, "clip was"),
-        ({"clip_value": None}, "clip was"),
+        ({"loss": Huber(0.25)}, "loss's delta was 0.5 there and is 0.25 now"),
+        ({"loss": MeanSquared()}, "loss was Huber there and is MeanSquared now"),
+        ({"clip_norm": 1.0}, "clip's norm was None there and is 1.0 now"),
+        ({"clip_value": None}, "clip's value was 0.5 there and is None now"),
     ],
 )
 def test_another_loss_or_clipping_is_refused(settings, words, tmp_path):

@@ -80,7 +80,7 @@ def test_a_resumed_run_gets_the_same_rates(schedule, tmp_path):
     again = resumed.fit(X, Y, 4, resume=True)
     assert [e["learning_rate"] for e in again.epochs] == [e["learning_rate"] for e in history.epochs]
     assert resumed.model.weights_sha256() == whole.model.weights_sha256()
-    with pytest.raises(CheckpointError, match="schedule was"):
+    with pytest.raises(CheckpointError, match="schedule('s steps)? was"):
         small.trainer(tmp_path / "cut", schedule=WarmUp(5, schedule)).fit(X, Y, 4, resume=True)
 
 
