@@ -5,6 +5,7 @@ from collections.abc import Callable
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ConfigurationError
 from gpucnn.layers.base import Backward, Layer
+from gpucnn.layers.counterparts import Graph, TorchModule, onnx_node, torch_module
 from gpucnn.layers.settings import finite
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "leaky_relu", "gelu", "silu")
@@ -47,7 +48,8 @@ def leaky(x: Batch, slope: float) -> tuple[Batch, Callable[[Batch], Batch]]:
 class ReLU(Layer):
     """x > 0 ? x : 0."""
 
-    recordable = True
+    recordable = local = elementwise = True
+    onnx, pytorch = onnx_node("Relu"), torch_module("ReLU")
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         return finish(x.backend.relu(x), "relu")
@@ -56,7 +58,8 @@ class ReLU(Layer):
 class Tanh(Layer):
     """The hyperbolic tangent."""
 
-    recordable = True
+    recordable = local = elementwise = True
+    onnx, pytorch = onnx_node("Tanh"), torch_module("Tanh")
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         return finish(x, "tanh")
@@ -65,7 +68,8 @@ class Tanh(Layer):
 class Sigmoid(Layer):
     """1 / (1 + exp(-x))."""
 
-    recordable = True
+    recordable = local = elementwise = True
+    onnx, pytorch = onnx_node("Sigmoid"), torch_module("Sigmoid")
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         return finish(x, "sigmoid")
@@ -74,7 +78,7 @@ class Sigmoid(Layer):
 class LeakyReLU(Layer):
     """x where it is positive, else negative_slope * x (Maas, Hannun and Ng 2013)."""
 
-    recordable = True
+    recordable = local = elementwise = True
 
     def __init__(self, negative_slope: float = SLOPE):
         self.negative_slope = finite("negative_slope", negative_slope)
@@ -82,13 +86,20 @@ class LeakyReLU(Layer):
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         return leaky(x, self.negative_slope)
 
+    def onnx(self, graph: Graph, x: str) -> str:
+        return graph.node("LeakyRelu", x, alpha=self.negative_slope)
+
+    def pytorch(self) -> list[TorchModule]:
+        return [TorchModule("LeakyReLU", {"negative_slope": self.negative_slope})]
+
 
 class GELU(Layer):
     """x * Phi(x), Phi the normal distribution's cdf: exact, not the approximation by tanh (Hendrycks and Gimpel
     2016).
     """
 
-    recordable = True
+    recordable = local = elementwise = True
+    onnx, pytorch = onnx_node("Gelu"), torch_module("GELU")
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         return finish(x, "gelu")
@@ -97,10 +108,14 @@ class GELU(Layer):
 class SiLU(Layer):
     """x / (1 + exp(-x)), also called swish (Elfwing, Uchibe and Doya 2018)."""
 
-    recordable = True
+    recordable = local = elementwise = True
+    pytorch = torch_module("SiLU")
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         return finish(x, "silu")
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        return graph.node("Mul", x, graph.node("Sigmoid", x))
 
 
 class Softmax(Layer):
@@ -109,8 +124,24 @@ class Softmax(Layer):
     Not for the end of a classifier that is trained: softmax cross-entropy takes logits and computes it itself.
     """
 
-    recordable = True
+    recordable = local = True
+    onnx, pytorch = onnx_node("Softmax", axis=1), torch_module("Softmax", dim=1)
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         y = x.backend.softmax(x)
         return y, lambda dy: x.backend.softmax_gradient(dy, y)
+
+
+_LAYERS = {"relu": ReLU, "tanh": Tanh, "sigmoid": Sigmoid, "leaky_relu": LeakyReLU, "gelu": GELU, "silu": SiLU}
+
+
+def onnx_activation(graph: Graph, x: str, name: str | None) -> str:
+    """Add the nodes of the activation that is the last thing a layer does; returns the name of its output."""
+    return x if name is None else _LAYERS[name]().onnx(graph, x)
+
+
+def torch_activation(name: str | None) -> list[TorchModule]:
+    """The module of the activation that is the last thing a layer does. Nothing else uses its input."""
+    if name is None:
+        return []
+    return [TorchModule("ReLU", {"inplace": True})] if name == "relu" else _LAYERS[name]().pytorch()

@@ -11,7 +11,7 @@ from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.initializers import draw
-from gpucnn.layers.base import Backward, Layer, Mode, Parameter, Statistic, connect
+from gpucnn.layers.base import Backward, Layer, Mode, Parameter, Statistic, label
 from gpucnn.layers.settings import positive
 from gpucnn.models.heads import CLASSIFIER, REGRESSOR
 from gpucnn.models.inputs import check_images
@@ -56,7 +56,9 @@ class Model(Recordable):
         self.image_shape = self.input_shape
         self.mean: tuple[float, ...] | None = None
         self.std: tuple[float, ...] | None = None
-        self.output_shape = connect(layer, self.input_shape, "")
+        self._checked_layers()
+        layer.name = ""
+        self.output_shape = layer.connect(self.input_shape)
         # As built: a layer of one's own may change its attributes later.
         self.structure = repr(layer)
         self.mode = Mode()
@@ -69,20 +71,33 @@ class Model(Recordable):
         for statistic in self.running:
             statistic.value[...] = statistic.initial
 
-    def _collect(self) -> None:
-        seen = set()
-        for number, layer in enumerate(self.layer.walk()):
+    def _checked_layers(self) -> list[Layer]:
+        """Every layer. Raises ConfigurationError for one that comes twice or is part of another model."""
+        layers, seen = list(self.layer.walk()), set()
+        for layer in layers:
             if id(layer) in seen:
                 raise ConfigurationError(
                     f"{layer!r} is in the model twice; layers write their gradients, so none can be shared: make two"
                 )
+            if id(layer) in layer.mode.layers:
+                raise ConfigurationError(
+                    f"{label(layer)} is part of a model already, whose weights it holds; make a new one for another "
+                    "model, or take copy.deepcopy of it"
+                )
             seen.add(id(layer))
+        return layers
+
+    def _collect(self) -> None:
+        layers = self._checked_layers()
+        for number, layer in enumerate(layers):
             layer.mode, layer.number = self.mode, number
+            layer.name_children()
             prefix = f"{layer.name}." if layer.name else ""
             for kind, found in ((self.parameters, layer.parameters()), (self.running, layer.statistics())):
                 for name, part in found:
                     part.name = prefix + name
                     kind.append(part)
+        self.mode.layers = frozenset(map(id, layers))
 
     def _sizes(self) -> tuple[int, int, int]:
         weights, statistics = (sum(map(_padded, parts)) for parts in (self.parameters, self.running))
@@ -118,6 +133,14 @@ class Model(Recordable):
         values |= {s.name: np.full(s.shape, s.initial, np.float32) for s in self.running}
         self.load_state_dict(values)
         return self
+
+    def __repr__(self) -> str:
+        """A line for each layer that is more than its children one after the other, with its settings."""
+        layers = [layer for layer in self.layer.walk() if not layer.chain]
+        width = max((len(layer.name) for layer in layers), default=0)
+        lines = [f"  {layer.name:{width}}  {Layer.__repr__(layer)}" for layer in layers]
+        size = "x".join(map(str, self.image_shape))
+        return "\n".join([f"{self.name}, images of {size}, {self.parameter_count:,} parameters", *lines])
 
     def place(self, backend) -> "Model":
         """Move the buffers to `backend`, values kept; returns the model itself."""
