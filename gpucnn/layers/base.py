@@ -17,8 +17,11 @@ There is no tape and no global state; what backward needs, it closes over. A lay
                 f.grad[...] = xp.sum(dy.data * x.data * image_mask(x))   # written, not accumulated
                 return dy.like(dy.data * f.value)
             return x.like(x.data * f.value), backward
+
+A layer made of layers calls `connect` for each of them in its `build`.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -87,11 +90,9 @@ class Mode:
     """What all layers of one model share: training or inference, the seed, and the step number.
 
     `step` is a uint32 array (1,) on the device, so that a captured step draws new random numbers at each replay.
-    `layers` holds the id of each of them: a copy of a layer takes its mode along and is in no model yet.
     """
 
     def __init__(self):
-        self.layers: frozenset[int] = frozenset()
         self.training = False
         self.seed = 0
         self.step: Any = None
@@ -131,11 +132,16 @@ class Layer(Recordable):
     number = 0
     input_shape: Shape = ()
     output_shape: Shape = ()
+    _in_model = False
 
     def __new__(cls, *_, **__):
         layer = super().__new__(cls)
         layer.mode = Mode()  # its own until a model gives it the model's
         return layer
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along: it is in no model yet."""
+        return {name: value for name, value in vars(self).items() if name != "_in_model"}
 
     def build(self, shape: Shape) -> Shape:
         """From the input's shape (C, *spatial) the output's; makes the parameters. Raises ShapeError."""
@@ -222,13 +228,31 @@ class Layer(Recordable):
         if x.shape[1:] != self.input_shape:
             raise ShapeError(f"{label(self)} was built for images of shape {self.input_shape}, not {x.shape[1:]}")
 
+    def _settings(self) -> dict[str, Any]:
+        kinds = (bool, int, float, str, tuple, list)
+        own = ((name, value) for name, value in vars(self).items() if name not in _OWN and name[0] != "_")
+        return {name: value for name, value in own if isinstance(value, kinds)}
+
     def __repr__(self) -> str:
-        settings = (
-            f"{name}={value!r}"
+        return _call(type(self).__name__, self._settings())
+
+    def describe(self) -> str:
+        """The layer's class and the settings that are not its defaults, without the layers inside it."""
+        defaults = {name: p.default for name, p in inspect.signature(type(self)).parameters.items()}
+        inside = {name.partition(".")[0] for name, _ in self.children()}
+        settings = self._settings()
+        told = {
+            name: value
             for name, value in vars(self).items()
-            if name not in _OWN and name[0] != "_" and isinstance(value, (bool, int, float, str, tuple, list))
-        )
-        return f"{type(self).__name__}({', '.join(settings)})"
+            # None in place of a word switches something off: an activation.
+            if name in settings or (value is None and isinstance(defaults.get(name), str))
+            if name not in inside and (name not in defaults or defaults[name] != value)
+        }
+        return _call(type(self).__name__, told)
+
+
+def _call(name: str, arguments: dict[str, Any]) -> str:
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
 
 
 def image_mask(x: Batch):

@@ -79,7 +79,7 @@ class Model(Recordable):
                 raise ConfigurationError(
                     f"{layer!r} is in the model twice; layers write their gradients, so none can be shared: make two"
                 )
-            if id(layer) in layer.mode.layers:
+            if layer._in_model:
                 raise ConfigurationError(
                     f"{label(layer)} is part of a model already, whose weights it holds; make a new one for another "
                     "model, or take copy.deepcopy of it"
@@ -88,16 +88,14 @@ class Model(Recordable):
         return layers
 
     def _collect(self) -> None:
-        layers = self._checked_layers()
-        for number, layer in enumerate(layers):
-            layer.mode, layer.number = self.mode, number
+        for number, layer in enumerate(self._checked_layers()):
+            layer.mode, layer.number, layer._in_model = self.mode, number, True
             layer.name_children()
             prefix = f"{layer.name}." if layer.name else ""
             for kind, found in ((self.parameters, layer.parameters()), (self.running, layer.statistics())):
                 for name, part in found:
                     part.name = prefix + name
                     kind.append(part)
-        self.mode.layers = frozenset(map(id, layers))
 
     def _sizes(self) -> tuple[int, int, int]:
         weights, statistics = (sum(map(_padded, parts)) for parts in (self.parameters, self.running))
@@ -135,10 +133,10 @@ class Model(Recordable):
         return self
 
     def __repr__(self) -> str:
-        """A line for each layer that is more than its children one after the other, with its settings."""
+        """A line for each layer."""
         layers = [layer for layer in self.layer.walk() if not layer.chain]
         width = max((len(layer.name) for layer in layers), default=0)
-        lines = [f"  {layer.name:{width}}  {Layer.__repr__(layer)}" for layer in layers]
+        lines = [f"  {layer.name:{width}}  {layer.describe()}" for layer in layers]
         size = "x".join(map(str, self.image_shape))
         return "\n".join([f"{self.name}, images of {size}, {self.parameter_count:,} parameters", *lines])
 
