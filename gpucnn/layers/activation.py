@@ -6,6 +6,7 @@ from gpucnn.arguments import number, one_of
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.elementwise import ELEMENTWISE
 from gpucnn.layers.base import Backward, Layer
+from gpucnn.layers.counterparts import Graph, TorchModule, onnx_node, torch_module
 
 ACTIVATIONS = tuple(ELEMENTWISE)
 SLOPE = 0.01  # of leaky ReLU below 0, unless given
@@ -37,43 +38,53 @@ def finish(y: Batch, activation: str | None) -> tuple[Batch, Callable[[Batch], B
 class Activation(Layer):
     """Base of the layers that apply one operation of ELEMENTWISE to each value."""
 
-    recordable = True
+    recordable = local = elementwise = True
     operation: str
-    settings: tuple[float, ...] = ()
+    constants: tuple[float, ...] = ()  # the operation's settings
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
-        return activate(self.operation, x, *self.settings)
+        return activate(self.operation, x, *self.constants)
 
 
 class ReLU(Activation):
     """x > 0 ? x : 0."""
 
     operation = "relu"
+    onnx, pytorch = onnx_node("Relu"), torch_module("ReLU")
 
 
 class Tanh(Activation):
     """The hyperbolic tangent."""
 
     operation = "tanh"
+    onnx, pytorch = onnx_node("Tanh"), torch_module("Tanh")
 
 
 class Sigmoid(Activation):
     """1 / (1 + exp(-x))."""
 
     operation = "sigmoid"
+    onnx, pytorch = onnx_node("Sigmoid"), torch_module("Sigmoid")
 
 
 class LeakyReLU(Activation):
     """x where it is positive, else negative_slope * x (Maas, Hannun and Ng 2013)."""
 
+    recordable = local = elementwise = True
     operation = "leaky_relu"
 
     def __init__(self, negative_slope: float = SLOPE):
         self.negative_slope = number("negative_slope", negative_slope)
 
     @property
-    def settings(self) -> tuple[float, ...]:
+    def constants(self) -> tuple[float, ...]:
         return (self.negative_slope,)
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        return graph.node("LeakyRelu", x, alpha=self.negative_slope)
+
+    def pytorch(self) -> list[TorchModule]:
+        return [TorchModule("LeakyReLU", {"negative_slope": self.negative_slope})]
 
 
 class GELU(Activation):
@@ -82,12 +93,17 @@ class GELU(Activation):
     """
 
     operation = "gelu"
+    onnx, pytorch = onnx_node("Gelu"), torch_module("GELU")
 
 
 class SiLU(Activation):
     """x / (1 + exp(-x)), also called swish (Elfwing, Uchibe and Doya 2018)."""
 
     operation = "silu"
+    pytorch = torch_module("SiLU")
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        return graph.node("Mul", x, graph.node("Sigmoid", x))
 
 
 class Softmax(Layer):
@@ -96,8 +112,24 @@ class Softmax(Layer):
     Not for the end of a classifier that is trained: softmax cross-entropy takes logits and computes it itself.
     """
 
-    recordable = True
+    recordable = local = True
+    onnx, pytorch = onnx_node("Softmax", axis=1), torch_module("Softmax", dim=1)
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         y = x.backend.softmax(x)
         return y, lambda dy: x.backend.softmax_gradient(dy, y)
+
+
+_LAYERS = {"relu": ReLU, "tanh": Tanh, "sigmoid": Sigmoid, "leaky_relu": LeakyReLU, "gelu": GELU, "silu": SiLU}
+
+
+def onnx_activation(graph: Graph, x: str, name: str | None) -> str:
+    """Add the nodes of the activation that is the last thing a layer does; returns the name of its output."""
+    return x if name is None else _LAYERS[name]().onnx(graph, x)
+
+
+def torch_activation(name: str | None) -> list[TorchModule]:
+    """The module of the activation that is the last thing a layer does. Nothing else uses its input."""
+    if name is None:
+        return []
+    return [TorchModule("ReLU", {"inplace": True})] if name == "relu" else _LAYERS[name]().pytorch()

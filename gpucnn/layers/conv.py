@@ -2,14 +2,18 @@
 
 import math
 
+import numpy as np
+
 from gpucnn import arguments
 from gpucnn.arguments import each_axis, integer, truth
 from gpucnn.backends.batch import Batch
-from gpucnn.errors import ShapeError
-from gpucnn.geometry import PADDING_WORDS, Window, window
+from gpucnn.errors import ConfigurationError, ShapeError
+from gpucnn.geometry import PADDING_WORDS, Field, Window, conv_multiply_adds, window
 from gpucnn.initializers import check_initializer
-from gpucnn.layers.activation import check_activation, finish
-from gpucnn.layers.base import Backward, Layer, Parameter, Shape
+from gpucnn.layers.activation import check_activation, finish, onnx_activation, torch_activation
+from gpucnn.layers.base import Backward, Layer, Parameter, Shape, label
+from gpucnn.layers.counterparts import Graph, TorchModule, onnx_window, torch_window
+from gpucnn.layers.resampling import onnx_resample
 from gpucnn.layers.settings import image_shape
 from gpucnn.resampling import check_padding_mode, padding_taps, unpadded_window
 
@@ -27,7 +31,7 @@ class Convolution(Layer):
     `weight` is (O, C/groups, *K), `bias` (O,) or None.
     """
 
-    recordable = True
+    recordable = local = True
     axes: int | None = None  # None: as many as the images have
 
     def __init__(
@@ -121,6 +125,36 @@ class Convolution(Layer):
             dx = backend.conv_input_gradient(dy, w.value, self._inner, self.groups)
             return backend.resample_gradient(dx, self._taps)
 
+    def multiply_adds(self) -> int:
+        return conv_multiply_adds(self.input_shape[0], self.out_channels, self.window, groups=self.groups)
+
+    def receptive_field(self, field: Field, image: Shape) -> Field:
+        return field.after(self.window)
+
+    def filter_weights(self, state: dict[str, np.ndarray]) -> np.ndarray:
+        return state[self.weight.name]
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        parts = [graph.tensor(part) for _, part in self.parameters()]
+        x = onnx_resample(graph, x, self._taps)  # whatever is not zero around the image
+        settings = {**onnx_window(self._inner), "dilations": self._inner.dilation, "group": self.groups}
+        return onnx_activation(graph, graph.node("Conv", x, *parts, **settings), self.activation)
+
+    def pytorch(self) -> list[TorchModule]:
+        if self.padding_mode == "constant":
+            raise ConfigurationError(f"{label(self)} pads with a constant other than 0, which PyTorch's does not")
+        arguments = {
+            "in_channels": self.input_shape[0],
+            "out_channels": self.out_channels,
+            **torch_window(self, self.window),
+            "dilation": self.window.dilation,
+            "groups": self.groups,
+            "bias": self.bias is not None,
+            "padding_mode": self.padding_mode,
+        }
+        module = TorchModule(f"Conv{self.axes}d", arguments, dict(self.parameters()))
+        return [module, *torch_activation(self.activation)]
+
 
 class Conv1d(Convolution):
     """Cross-correlation of (N, C, W); settings as in Convolution."""
@@ -138,3 +172,6 @@ class Conv3d(Convolution):
     """Cross-correlation of (N, C, D, H, W); settings as in Convolution."""
 
     axes = 3
+
+
+CONVOLUTIONS = {1: Conv1d, 2: Conv2d, 3: Conv3d}

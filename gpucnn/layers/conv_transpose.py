@@ -2,14 +2,17 @@
 
 import math
 
+import numpy as np
+
 from gpucnn import arguments
 from gpucnn.arguments import each_axis, integer, truth
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ShapeError
-from gpucnn.geometry import transposed_field, transposed_window
+from gpucnn.geometry import conv_transpose_multiply_adds, transposed_field, transposed_window
 from gpucnn.initializers import check_initializer
-from gpucnn.layers.activation import check_activation, finish
+from gpucnn.layers.activation import check_activation, finish, onnx_activation, torch_activation
 from gpucnn.layers.base import Backward, Layer, Parameter, Shape
+from gpucnn.layers.counterparts import Graph, TorchModule, onnx_window, torch_window
 from gpucnn.layers.settings import image_shape
 
 
@@ -99,6 +102,42 @@ class TransposedConvolution(Layer):
         backend.conv_weight_gradient(x, dy, window, self.groups, w.grad)
         if self.input_gradient:
             return backend.conv(dy, w.value, None, window, self.groups)
+
+    def multiply_adds(self) -> int:
+        sizes = self.input_shape[0], self.out_channels, self.backwards
+        return conv_transpose_multiply_adds(*sizes, groups=self.groups)
+
+    def filter_weights(self, state: dict[str, np.ndarray]) -> np.ndarray:
+        weights, groups = state[self.weight.name], self.groups
+        channels, out, *kernel = weights.shape
+        weights = weights.reshape(groups, channels // groups, out, *kernel).swapaxes(1, 2)
+        return weights.reshape(groups * out, channels // groups, *kernel)
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        window = self.backwards  # its input is what comes out
+        extra = [
+            size - ((i - 1) * s - before - after + d * (k - 1) + 1)
+            for size, i, s, (before, after), d, k in zip(
+                window.input, window.output, window.stride, window.padding, window.dilation, window.kernel, strict=True
+            )
+        ]
+        parts = [graph.tensor(part) for _, part in self.parameters()]
+        settings = {"dilations": window.dilation, "group": self.groups, "output_padding": extra}
+        y = graph.node("ConvTranspose", x, *parts, **onnx_window(window), **settings)
+        return onnx_activation(graph, y, self.activation)
+
+    def pytorch(self) -> list[TorchModule]:
+        arguments = {
+            "in_channels": self.input_shape[0],
+            "out_channels": self.out_channels,
+            **torch_window(self, self.backwards, "cuts off"),
+            "output_padding": self.output_padding,
+            "groups": self.groups,
+            "bias": self.bias is not None,
+            "dilation": self.backwards.dilation,
+        }
+        module = TorchModule(f"ConvTranspose{self.axes}d", arguments, dict(self.parameters()))
+        return [module, *torch_activation(self.activation)]
 
 
 class ConvTranspose1d(TransposedConvolution):

@@ -6,10 +6,12 @@ One implementation for any number of axes; each named class fixes the number and
 from gpucnn import arguments
 from gpucnn.arguments import each_axis, truth
 from gpucnn.backends.batch import Batch
-from gpucnn.geometry import PADDING_WORDS, pool_window
+from gpucnn.geometry import PADDING_WORDS, Field, pool_window
 from gpucnn.layers.base import Backward, Layer, Shape
+from gpucnn.layers.counterparts import Graph, TorchModule, onnx_window, torch_window
+from gpucnn.layers.resampling import onnx_resample
 from gpucnn.layers.settings import image_shape
-from gpucnn.resampling import adaptive_field, adaptive_sizes
+from gpucnn.resampling import adaptive_average, adaptive_field, adaptive_maximum, adaptive_sizes
 
 
 class Pool(Layer):
@@ -32,22 +34,34 @@ class Pool(Layer):
         self.window = pool_window(size, self.size, **settings)
         return (channels, *self.window.output)
 
+    def receptive_field(self, field: Field, image: Shape) -> Field:
+        return field.after(self.window)
+
+    def _torch_settings(self) -> dict:
+        return {**torch_window(self, self.window), "ceil_mode": self.ceil_mode}
+
 
 class MaxPool(Pool):
     """The largest value of each window; padding never wins."""
 
-    recordable = True
+    recordable = local = True
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
         y, where = x.backend.max_pool(x, self.window)
         return y, lambda dy: x.backend.max_pool_gradient(dy, where, self.window)
 
+    def onnx(self, graph: Graph, x: str) -> str:
+        return graph.node("MaxPool", x, **onnx_window(self.window), ceil_mode=int(self.ceil_mode))
+
+    def pytorch(self) -> list[TorchModule]:
+        return [TorchModule(f"MaxPool{self.axes}d", self._torch_settings())]
+
 
 class AvgPool(Pool):
     """The mean of each window; `count_include_pad` counts padding as zeros, as PyTorch does."""
 
-    recordable = True
+    recordable = local = True
 
     def __init__(
         self,
@@ -68,6 +82,14 @@ class AvgPool(Pool):
 
     def gradients(self, dy: Batch, x: Batch | None = None) -> Batch:
         return dy.backend.avg_pool_gradient(dy, self.window, self.count_include_pad)
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        settings = {"ceil_mode": int(self.ceil_mode), "count_include_pad": int(self.count_include_pad)}
+        return graph.node("AveragePool", x, **onnx_window(self.window), **settings)
+
+    def pytorch(self) -> list[TorchModule]:
+        settings = {**self._torch_settings(), "count_include_pad": self.count_include_pad}
+        return [TorchModule(f"AvgPool{self.axes}d", settings)]
 
 
 class GlobalPool(Layer):
@@ -94,6 +116,15 @@ class GlobalAvgPool(GlobalPool):
     def gradients(self, dy: Batch, x: Batch | None = None) -> Batch:
         return dy.backend.global_avg_pool_gradient(dy, self.input_shape[1:])
 
+    def sliding(self, size: Shape) -> Layer:
+        return {1: AvgPool1d, 2: AvgPool2d, 3: AvgPool3d}[self.axes](size, stride=1)
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        return graph.node("Flatten", graph.node("GlobalAveragePool", x), axis=1)
+
+    def pytorch(self) -> list[TorchModule]:
+        return [TorchModule(f"AdaptiveAvgPool{self.axes}d", {"output_size": 1}), TorchModule("Flatten")]
+
 
 class GlobalMaxPool(GlobalPool):
     """The largest value of each map; its gradient goes to the first of equals."""
@@ -109,6 +140,15 @@ class GlobalMaxPool(GlobalPool):
             return x.backend.max_pool_gradient(dy.reshape(dy.channels, *ones), where, self._whole)
 
         return y.reshape(y.channels), backward
+
+    def sliding(self, size: Shape) -> Layer:
+        return {1: MaxPool1d, 2: MaxPool2d, 3: MaxPool3d}[self.axes](size, stride=1)
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        return graph.node("Flatten", graph.node("GlobalMaxPool", x), axis=1)
+
+    def pytorch(self) -> list[TorchModule]:
+        return [TorchModule(f"AdaptiveMaxPool{self.axes}d", {"output_size": 1}), TorchModule("Flatten")]
 
 
 class AdaptivePool(Layer):
@@ -140,6 +180,12 @@ class AdaptiveAvgPool(AdaptivePool):
     def gradients(self, dy: Batch, x: Batch | None = None) -> Batch:
         return dy.backend.adaptive_avg_pool_gradient(dy, self.input_shape[1:])
 
+    def onnx(self, graph: Graph, x: str) -> str:
+        taps, window = adaptive_average(self.input_shape[1:], self._output)
+        if window is None:
+            return onnx_resample(graph, x, taps)
+        return graph.node("AveragePool", x, kernel_shape=window.kernel, strides=window.stride)
+
 
 class AdaptiveMaxPool(AdaptivePool):
     """The largest value of each window; its gradient goes to the first of equals."""
@@ -150,6 +196,11 @@ class AdaptiveMaxPool(AdaptivePool):
         self.check(x)
         y, where = x.backend.adaptive_max_pool(x, self._output)
         return y, lambda dy: x.backend.adaptive_max_pool_gradient(dy, where, x.spatial)
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        taps, window = adaptive_maximum(self.input_shape[1:], self._output)
+        x = onnx_resample(graph, x, taps)
+        return graph.node("MaxPool", x, kernel_shape=window.kernel, strides=window.stride)
 
 
 class MaxPool1d(MaxPool):

@@ -12,7 +12,7 @@ from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.initializers import draw
-from gpucnn.layers.base import Backward, Layer, Mode, Parameter, Statistic, connect
+from gpucnn.layers.base import Backward, Layer, Mode, Parameter, Statistic, label
 from gpucnn.models.heads import CLASSIFIER, REGRESSOR
 from gpucnn.models.inputs import check_images
 from gpucnn.recordable import Recordable
@@ -56,7 +56,9 @@ class Model(Recordable):
         self.image_shape = self.input_shape
         self.mean: tuple[float, ...] | None = None
         self.std: tuple[float, ...] | None = None
-        self.output_shape = connect(layer, self.input_shape, "")
+        self._checked_layers()
+        layer.name = ""
+        self.output_shape = layer.connect(self.input_shape)
         # As built: a layer of one's own may change its attributes later.
         self.structure = repr(layer)
         self.mode = Mode()
@@ -69,15 +71,26 @@ class Model(Recordable):
         for statistic in self.running:
             statistic.value[...] = statistic.initial
 
-    def _collect(self) -> None:
-        seen = set()
-        for number, layer in enumerate(self.layer.walk()):
+    def _checked_layers(self) -> list[Layer]:
+        """Every layer. Raises ConfigurationError for one that comes twice or is part of another model."""
+        layers, seen = list(self.layer.walk()), set()
+        for layer in layers:
             if id(layer) in seen:
                 raise ConfigurationError(
                     f"{layer!r} is in the model twice; layers write their gradients, so none can be shared: make two"
                 )
+            if layer._in_model:
+                raise ConfigurationError(
+                    f"{label(layer)} is part of a model already, whose weights it holds; make a new one for another "
+                    "model, or take copy.deepcopy of it"
+                )
             seen.add(id(layer))
-            layer.mode, layer.number = self.mode, number
+        return layers
+
+    def _collect(self) -> None:
+        for number, layer in enumerate(self._checked_layers()):
+            layer.mode, layer.number, layer._in_model = self.mode, number, True
+            layer.name_children()
             prefix = f"{layer.name}." if layer.name else ""
             for kind, found in ((self.parameters, layer.parameters()), (self.running, layer.statistics())):
                 for name, part in found:
@@ -119,6 +132,14 @@ class Model(Recordable):
         values |= {s.name: np.full(s.shape, s.initial, np.float32) for s in self.running}
         self.load_state_dict(values)
         return self
+
+    def __repr__(self) -> str:
+        """A line for each layer."""
+        layers = [layer for layer in self.layer.walk() if not layer.chain]
+        width = max((len(layer.name) for layer in layers), default=0)
+        lines = [f"  {layer.name:{width}}  {layer.describe()}" for layer in layers]
+        size = "x".join(map(str, self.image_shape))
+        return "\n".join([f"{self.name}, images of {size}, {self.parameter_count:,} parameters", *lines])
 
     def place(self, backend) -> "Model":
         """Move the buffers to `backend`, values kept; returns the model itself."""
