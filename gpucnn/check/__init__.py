@@ -9,6 +9,7 @@ import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +69,7 @@ def check(
 
 
 def _operations(found: Comparison, chosen: list[Backend], specification: Backend, say: Callable[[str], None]) -> None:
-    monitors = {backend.name: DeviceMemoryMonitor(backend) for backend in chosen if on_gpu(backend)}
+    monitors: dict[str, Any] = {backend.name: DeviceMemoryMonitor(backend) for backend in chosen if on_gpu(backend)}
     for number, case in enumerate(everything := list(all_cases()), start=1):
         if number % 20 == 1:
             say(f"operations: {number} of {len(everything)} cases ({case.operation})")
@@ -94,8 +95,10 @@ def _chosen(names: list[str] | None, threads: int | None, emulate: bool, graph: 
         standing_in = _GPU_BACKENDS if emulate else ()
         rows = [row for row in known_backends() if "exact" in row["math"]]
         names = [row["name"] for row in rows if row["usable"] or row["name"] in standing_in]
-    chosen, simulate = [], False
+    chosen: list[Backend] = []
+    simulate = False
     for name in dict.fromkeys(names):
+        backend: Backend | None
         try:
             # A wrong name lists the right ones.
             backend = get_backend(name, "exact" if "exact" in maths(name) else None, threads=threads, graph=graph)

@@ -46,8 +46,13 @@ class Simulator:
         # It finds what this process finds, wherever it was started.
         code = f"import sys; sys.path[:] = {sys.path!r}; from gpucnn.check import simulator; simulator.main()"
         environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        self._process = subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def __enter__(self) -> "Simulator":
         return self

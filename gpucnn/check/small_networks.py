@@ -84,7 +84,8 @@ SMALL_NETWORKS = {
 def train_small(network: str, backend: Backend) -> str:
     """Train one of SMALL_NETWORKS for two steps, the last batch a short one; return the SHA-256 of its weights."""
     random = np.random.default_rng(4)
-    images, targets = random.random((35, 1, 4, 4), np.float32), random.integers(0, 3, 35)
+    images: np.ndarray = random.random((35, 1, 4, 4), np.float32)
+    targets: np.ndarray = random.integers(0, 3, 35)
     if network == "small regression":
         targets = random.standard_normal((35, 2), np.float32)
     model, settings = SMALL_NETWORKS[network]()

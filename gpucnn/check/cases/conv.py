@@ -8,7 +8,7 @@ from gpucnn.geometry import transposed_window, window
 from gpucnn.resampling import padding_taps, unpadded_window
 
 # (N, C, input), O, groups, kernel, the window's settings, the kinds of numbers in the simulator
-CONVOLUTIONS = [
+CONVOLUTIONS: list[tuple] = [
     ((1, 1, (1, 1)), 1, 1, 1, {}, RANDOM),
     ((3, 1, (5, 4)), 2, 1, (3, 2), {}, ALWAYS),
     ((17, 3, (9, 8)), 5, 1, 3, {"padding": "same"}, NEVER),
@@ -24,7 +24,7 @@ CONVOLUTIONS = [
     ((5, 2, (4, 5, 6)), 3, 1, (2, 3, 2), {"stride": (1, 2, 1), "padding": 1}, NEVER),
 ]
 # The same with O of one group
-_TRANSPOSED = [
+_TRANSPOSED: list[tuple] = [
     ((1, 1, (1, 1)), 1, 1, 1, {}, RANDOM),
     ((3, 2, (3, 2)), 1, 1, (2, 3), {"stride": 2, "output_padding": (1, 0), "padding": (0, 1)}, ALWAYS),
     ((17, 3, (7, 6)), 5, 1, 4, {"stride": 2, "padding": 1}, NEVER),
@@ -75,13 +75,14 @@ def convolutions(numbers: Numbers, configurations: Sequence[tuple] = CONVOLUTION
 
 
 def _with_max_pool(numbers: Numbers) -> Iterator[Case]:
-    for n, c, size, o, groups, kernel, padding, pool_settings, simulated in [
+    configurations: list[tuple] = [
         (17, 1, (12, 12), 6, 1, 5, 2, {}, NEVER),
         (3, 3, (9, 8), 5, 1, 3, 1, {}, NEVER),
         (16, 4, (7, 11), 4, 2, (3, 4), 0, {}, NEVER),
         (2, 1, (8, 8), 2, 1, 3, 1, {"stride": 1}, NEVER),
         (2, 2, (10,), 2, 1, 3, 1, {}, RANDOM),
-    ]:
+    ]
+    for n, c, size, o, groups, kernel, padding, pool_settings, simulated in configurations:
         win = window(size, kernel, padding=padding)
         pool = window(win.output, 2, **{"stride": 2, **pool_settings})
 
@@ -119,11 +120,12 @@ def _transposed(numbers: Numbers) -> Iterator[Case]:
 
 
 def _padded(numbers: Numbers) -> Iterator[Case]:
-    for n, c, size, mode, settings, simulated in [
+    configurations: list[tuple] = [
         (17, 2, (6, 5), "reflect", {"padding": "same", "stride": 2}, NEVER),
         (3, 2, (7,), "circular", {"padding": 2}, ALWAYS),
         (2, 1, (3, 4, 3), "replicate", {"padding": ((1, 0), (2, 1), (0, 1)), "dilation": 2}, NEVER),
-    ]:
+    ]
+    for n, c, size, mode, settings, simulated in configurations:
         fit = window(size, (2, 3, 2)[: len(size)], **settings)
         taps, inner = padding_taps(size, fit.padding, mode), unpadded_window(fit)
 

@@ -1,6 +1,7 @@
 """Images on their way into a batch: shifted, cropped, mirrored, normalised and cut out."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.protocol import Backend
 from gpucnn.check.cases.case import Case, Results, describe
 
-_COLOURS = {"mean": (0.5, -0.25, 0.125), "std": (0.3, 1.5, 3.0)}
+_COLOURS: dict[str, Any] = {"mean": (0.5, -0.25, 0.125), "std": (0.3, 1.5, 3.0)}
 
 # Count, (C, *spatial), what is done, whether small; each on its own, then together; rows shorter and longer than 16
 # pixels.

@@ -18,7 +18,7 @@ def _clipping(numbers: Numbers) -> Iterator[Case]:
 
         def clip(b: Backend, size=size) -> Results:
             g, unit = numbers(size), float(np.abs(numbers(size)).max())
-            results = {}
+            results: Results = {}
             for label, limit in (("clipped", unit), ("as it was", 4 * size * unit)):
                 by_norm, by_value = b.array(g), b.array(g)
                 b.clip_norm(by_norm, limit or 1.0)
