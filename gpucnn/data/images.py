@@ -72,7 +72,7 @@ def open_image(file: Path):
     if image.mode.startswith(("I", "F")):
         raise DataError(f"{file} has more than 8 bits a channel (mode {image.mode}); save it with 8 bits")
     if image.has_transparency_data:
-        if image.convert("RGBA").getextrema()[3][0] < 255:
+        if np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
             raise DataError(f"{file} is partly transparent; put it on a background first")
         image = image.convert("L" if image.mode in _GREY_MODES else "RGB")
     return image

@@ -68,8 +68,10 @@ def _fetched(known: KnownSet) -> tuple[Dataset, Dataset]:
             f"{known.name} is not here yet: fetch it with `gpucnn data fetch {known.name}` ({known.size / 1e6:,.0f} MB "
             f"into {folder}); a folder of your own of that name is ./{known.name}"
         )
-    parts = _load(folder)
-    return tuple(replace(part, classes=list(known.classes)) for part in parts) if known.classes else parts
+    train, test = _load(folder)
+    if known.classes:
+        train, test = (replace(part, classes=list(known.classes)) for part in (train, test))
+    return train, test
 
 
 def digits() -> tuple[Dataset, Dataset]:

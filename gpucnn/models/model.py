@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,7 @@ class Model(Recordable):
         self.running: list[Statistic] = []
         self._collect()
         self.initialized = False
-        self.backend = None
+        self.backend: Any = None  # a Backend once placed
         self._bind(*(np.zeros(size, np.float32) for size in self._sizes()))
         for statistic in self.running:
             statistic.value[...] = statistic.initial

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Backend
 from gpucnn.geometry import Window
@@ -140,7 +142,7 @@ def profile(
     model.layer.need_input_gradient(False)
     steps = TrainingSteps(model, optimizer, data)
     with noted(backend) as calls:
-        steps.run(data.batches(range(data.count))[0], 0, 1.0)
+        steps.run(data.batches(np.arange(data.count))[0], 0, 1.0)
     backend.synchronize()
     contenders = {}
     for number, call in enumerate(calls):

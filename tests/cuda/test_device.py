@@ -9,9 +9,9 @@ import pytest
 
 from gpucnn.backends import get_backend
 from gpucnn.check import HASHES
-from gpucnn.check.cases import cases
+from gpucnn.check.cases import all_cases
+from gpucnn.check.device_memory import DeviceMemoryMonitor
 from gpucnn.check.networks import NETWORKS, train
-from gpucnn.check.residence import Watched
 from gpucnn.errors import BackendError
 from tests.cuda.emulated import differing
 
@@ -24,10 +24,10 @@ def cupy_backend():
 
 
 def test_every_operation_gives_the_specified_bits(cupy_backend):
-    specification, watched = get_backend("numpy", "exact"), Watched(cupy_backend)
-    for case in cases():
-        assert differing(case.run(specification), case.run(watched)) == [], f"{case.operation}: {case.about}"
-    assert watched.astray == []  # all results live on the device
+    specification, monitored = get_backend("numpy", "exact"), DeviceMemoryMonitor(cupy_backend)
+    for case in all_cases():
+        assert differing(case.run(specification), case.run(monitored)) == [], str(case)
+    assert monitored.misplaced == []  # all results live on the device
 
 
 def test_the_device_tells_how_long_it_worked(cupy_backend):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucnn.check.toy import TOYS
+from gpucnn.check.small_networks import SMALL_NETWORKS
 from tests.processes import checkout, finish, start
 
 pytestmark = pytest.mark.skipif(
@@ -99,7 +99,7 @@ def test_all_levels_of_the_sums_give_the_same_bits(random, operation):
     assert random[operation] == [4, {}]
 
 
-@pytest.mark.parametrize("network", TOYS)
+@pytest.mark.parametrize("network", SMALL_NETWORKS)
 def test_training_gives_the_same_weights(running, network, request):
     hashes = request.getfixturevalue("trained")[network]
     assert set(hashes) == {"numpy", "numba", "numba-cuda"}

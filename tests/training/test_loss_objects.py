@@ -9,7 +9,7 @@ import pytest
 
 from gpucnn import losses
 from gpucnn.backends import get_backend
-from gpucnn.check.toy import TOYS, train_toy
+from gpucnn.check.small_networks import SMALL_NETWORKS, train_small
 from gpucnn.data.mapped import Mapped
 from gpucnn.emulation import get_emulated_backend, why_not
 from gpucnn.errors import CheckpointError, ConfigurationError, DataError, DTypeError, ShapeError
@@ -109,32 +109,30 @@ def test_a_clipped_step_is_what_the_pieces_say(math):
 # ---- the same bits everywhere ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("network", ["toy smoothed", "toy regression"])
-def test_toys_give_the_same_weights(network):
-    wanted = train_toy(network, get_backend("numpy", "exact"))
+@pytest.mark.parametrize("network", ["small smoothed", "small regression"])
+def test_small_networks_give_the_same_weights(network):
+    wanted = train_small(network, get_backend("numpy", "exact"))
     for threads in (1, 2):
-        assert train_toy(network, get_backend("numba", threads=threads)) == wanted
+        assert train_small(network, get_backend("numba", threads=threads)) == wanted
     if why_not() is None:
         for order in ("forward", "reversed"):
-            assert train_toy(network, get_emulated_backend(order, guard="end")) == wanted
+            assert train_small(network, get_emulated_backend(order, guard="end")) == wanted
 
 
-@pytest.mark.parametrize("network", ["toy smoothed", "toy regression"])
-def test_every_part_of_the_toys_matters(network, monkeypatch):
+@pytest.mark.parametrize("network", ["small smoothed", "small regression"])
+def test_every_part_of_the_small_networks_matters(network, monkeypatch):
     """Without clipping, smoothing or weights the bits are others: the comparison above looks at something."""
-    _model, settings = TOYS[network]()
-    found = {train_toy(network, get_backend("numpy", "exact"))}
+    build = SMALL_NETWORKS[network]
+    _model, settings = build()
+    found = {train_small(network, get_backend("numpy", "exact"))}
     for change in (
         {"clip_norm": None},
         {"clip_value": 1e-4},
         {"loss": Huber() if "reg" in network else SoftmaxCrossEntropy(0.1)},
     ):
-        monkeypatch.setitem(TOYS, network, lambda change=change: (TOYS_BEFORE[network]()[0], {**settings, **change}))
-        found.add(train_toy(network, get_backend("numpy", "exact")))
+        monkeypatch.setitem(SMALL_NETWORKS, network, lambda change=change: (build()[0], {**settings, **change}))
+        found.add(train_small(network, get_backend("numpy", "exact")))
     assert len(found) == 4
-
-
-TOYS_BEFORE = dict(TOYS)
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])

@@ -11,27 +11,28 @@ import subprocess
 import sys
 
 from gpucnn.backends import get_backend
+from gpucnn.check.cases import small_cases
 from gpucnn.check.comparison import Comparison
-from gpucnn.check.toy import TOYS, small_cases, train_toy
+from gpucnn.check.small_networks import SMALL_NETWORKS, train_small
 from gpucnn.errors import BackendError
 
 NAME = "numba-cuda (simulated)"
 
 
 def compare() -> dict:
-    """The report on numba-cuda at toy sizes, networks against numpy's weights. NUMBA_ENABLE_CUDASIM=1 must be set."""
+    """The report on numba-cuda: the small cases and the small networks. NUMBA_ENABLE_CUDASIM=1 must be set."""
     # The simulator polls threads that wait at a barrier; let it hand over sooner than after Python's 5 ms.
     sys.setswitchinterval(1e-4)
     specification, backend = get_backend("numpy", "exact"), get_backend("numba-cuda")
     found = Comparison()
     for case in small_cases():
         found.results(case, NAME, case.run(specification), case.run(backend))
-    for network in TOYS:
-        found.weights(network, NAME, train_toy(network, backend), train_toy(network, specification))
+    for network in SMALL_NETWORKS:
+        found.weights(network, NAME, train_small(network, backend), train_small(network, specification))
     return found.report()
 
 
-class Simulation:
+class Simulator:
     """`compare` running in another process, which ends with the `with` block. `report` waits for what it returns.
 
     Raises BackendError where numba-cuda is not installed, and from `report` if the process fails.
@@ -43,12 +44,17 @@ class Simulation:
         except importlib.metadata.PackageNotFoundError:
             raise BackendError("simulating numba-cuda's kernels needs the package: pip install numba-cuda") from None
         # It finds what this process finds, wherever it was started.
-        code = f"import sys; sys.path[:] = {sys.path!r}; from gpucnn.check import simulation; simulation.main()"
+        code = f"import sys; sys.path[:] = {sys.path!r}; from gpucnn.check import simulator; simulator.main()"
         environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        self._process = subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
-    def __enter__(self) -> "Simulation":
+    def __enter__(self) -> "Simulator":
         return self
 
     def __exit__(self, *error) -> None:

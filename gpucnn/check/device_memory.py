@@ -1,4 +1,4 @@
-"""Whether what a GPU's backend computes lies in the GPU's memory: results kept on the host would be right, and slow."""
+"""Whether a GPU backend's results are in the GPU's memory: results kept on the host would be right, and slow."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,11 +19,11 @@ def on_gpu(backend: Backend) -> bool:
     return backend.threads == 0 and backend.xp is not np
 
 
-class Watched:
-    """`backend` as it is, but what its operations return is looked at. Gradients that an operation writes need no look:
-    the arrays they go into came from `zeros` or `array`.
+class DeviceMemoryMonitor:
+    """A stand-in for `backend` that notes results outside the device's memory. Gradients that an operation writes need
+    no check: the arrays they go into came from `zeros` or `array`.
 
-    `astray`: a sentence for each operation of which a result lay elsewhere than in the device's memory.
+    `misplaced`: a sentence for each operation that returned a result elsewhere.
     """
 
     def __init__(self, backend: Backend):
@@ -31,7 +31,7 @@ class Watched:
         self._found: dict[str, str] = {}
 
     @property
-    def astray(self) -> list[str]:
+    def misplaced(self) -> list[str]:
         return list(self._found.values())
 
     def __getattr__(self, name: str) -> Any:
@@ -39,15 +39,15 @@ class Watched:
         if name in _TO_HOST or name not in vars(Backend) or not callable(value):
             return value
 
-        def watched(*arguments, **options):
+        def monitored(*arguments, **options):
             result = value(*arguments, **options)
             for array in _arrays(result):
                 if where := _elsewhere(array, self._backend.xp):
-                    told = f"{name} on {self._backend.name}: its result lies in {where}, not in the GPU's memory"
-                    self._found.setdefault(name, told)
+                    sentence = f"{name} on {self._backend.name}: its result is in {where}, not in the GPU's memory"
+                    self._found.setdefault(name, sentence)
             return result
 
-        return watched
+        return monitored
 
 
 def _arrays(value: Any) -> Iterator[Any]:
@@ -62,7 +62,7 @@ def _arrays(value: Any) -> Iterator[Any]:
 
 
 def _elsewhere(array: Any, xp: Any) -> str | None:
-    """Where an array lies, if not in the device's memory. `xp` is CuPy."""
+    """Where an array is, if not in the device's memory. `xp` is CuPy."""
     if not hasattr(array, "__cuda_array_interface__"):
         return f"an array of {type(array).__module__.partition('.')[0]}"
     address = array.__cuda_array_interface__["data"][0]
