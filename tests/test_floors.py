@@ -54,6 +54,8 @@ HOMES = {
     # The Numba-CUDA backend's arrays are CuPy's: Numba has kernels, but no array module for the device.
     "cupy": ("gpucnn.backends.cuda.cupy_", "gpucnn.backends.numba_cuda.backend"),
     "numba": ("gpucnn.backends.numba", "gpucnn.kernels.numba"),  # and numba_cuda
+    "onnx": ("gpucnn.models.onnx_export",),  # layers describe themselves without it
+    "torch": ("gpucnn.models.pytorch", "gpucnn.throughput.pytorch"),
 }
 
 # What `import gpucnn` must leave alone: each costs a tenth of a second or more.

@@ -24,7 +24,7 @@ A layer made of layers calls `connect` for each of them in its `build`.
 import inspect
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -34,9 +34,6 @@ from gpucnn.errors import GpucnnError, ShapeError
 from gpucnn.geometry import Field
 from gpucnn.initializers import check_initializer
 from gpucnn.recordable import Recordable, declaration
-
-if TYPE_CHECKING:
-    from gpucnn.layers.counterparts import Graph, TorchModule
 
 Backward = Callable[[Batch], Batch | None]
 Shape = tuple[int, ...]
@@ -117,10 +114,10 @@ class Layer(Recordable):
     on. A declaration about what `__call__` computes is not inherited by a class that overrides it (`declaration`).
     """
 
-    # Adds the layer's nodes to a graph; gets the name of its input, returns that of its output.
-    onnx: "Callable[[Graph, str], str] | None" = None
-    # What the layer is in PyTorch, one module after the other.
-    pytorch: "Callable[[], list[TorchModule]] | None" = None
+    # Adds the layer's nodes to a graph (counterparts.Graph); gets the name of its input, returns that of its output.
+    onnx: Callable[[Any, str], str] | None = None
+    # What the layer is in PyTorch: counterparts.TorchModules, one after the other.
+    pytorch: Callable[[], list] | None = None
     # A new layer, not yet built, that makes maps of larger ones with the same weights; gets the map's size until now.
     sliding: "Callable[[Shape], Layer] | None" = None
     # A convolution's filters as (O, C/groups, *K), from the model's state dict.
