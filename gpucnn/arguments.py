@@ -45,10 +45,11 @@ def integer(name: str, value: Any, least: int = 1, most: int = _LARGEST_INTEGER)
         expected = f"an integer from {least} to {_power(most)}"
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise refuse(name, value, expected)
-    if not least <= value <= most:
-        limit = f", at most {_power(most)}" if value > most == _LARGEST_INTEGER else ""
-        raise ConfigurationError(f"{name} is {shown(int(value))}; give {expected}{limit}")
-    return int(value)
+    plain = int(value)
+    if not least <= plain <= most:
+        limit = f", at most {_power(most)}" if plain > most == _LARGEST_INTEGER else ""
+        raise ConfigurationError(f"{name} is {shown(plain)}; give {expected}{limit}")
+    return plain
 
 
 def seed(value: Any) -> int:

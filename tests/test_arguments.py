@@ -8,11 +8,24 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from gpucnn import arguments, backends, functional, geometry, gradients, layers, losses, models, optimizers, schedules
+import gpucnn
+from gpucnn import (
+    arguments,
+    backends,
+    data,
+    functional,
+    geometry,
+    gradients,
+    layers,
+    losses,
+    models,
+    optimizers,
+    schedules,
+)
 from gpucnn.errors import ConfigurationError, DTypeError, GpucnnError, ShapeError
 from gpucnn.layers import Dense, Flatten, Layer, Sequential
 from gpucnn.models import Model
-from gpucnn.training import Trainer
+from gpucnn.training import Trainer, load_run
 from gpucnn.training.clipping import Clipping
 from gpucnn.training.progress import Quiet
 from tests.training import small
@@ -165,16 +178,34 @@ SIGNATURES = {
     "fit": Trainer.fit,
     "check_gradients": gradients.check_gradients,
     "evaluate": Trainer.evaluate,
+    "load": gpucnn.load,
+    "load_run": load_run,
 }
 
 
 def slow_calls():
     """Those that compute: once for each parameter and value, on as little as possible."""
 
-    def fit(**given):
+    def fit(**given):  # the current folder is the test's own
         return small.trainer("run", math="fast", progress=False).fit(**given)
 
     yield "fit", fit, {"images": X[:8], "labels": Y[:8], "epochs": 1}
+
+    def reload(**given):
+        gpucnn.save(small.model(), "model.safetensors")
+        return gpucnn.load(**given)
+
+    def resume(**given):
+        small.trainer("run", math="fast").fit(X, Y, 1, validation=0.2, resume=True)
+        return load_run(**given)
+
+    dataset = {"images": X, "labels": Y, "classes": list("abc"), "name": "it"}
+    yield "save", gpucnn.save, {"model": small.model(), "path": "model.safetensors"}
+    yield "load", reload, {"path": "model.safetensors", "model": small.model()}
+    yield "load_run", resume, {"path": "run", "model": small.model()}
+    yield "data.load", data.load, {"name_or_path": "no.npz"}
+    yield "data.fetch", data.fetch, {"name": "none"}
+    yield "Dataset", data.Dataset, dataset
     yield "evaluate", lambda **given: small.trainer(math="fast").evaluate(**given), {"images": X[:8], "labels": Y[:8]}
     checked = {"subject": Dense(2), "shape": (3,), "directions": 1}
     yield "check_gradients", gradients.check_gradients, checked
@@ -193,7 +224,7 @@ PARAMETERS = [
 FREE = {"images", "labels", "x", "dy", "w", "bias", "arrays", "subject"}  # arrays: numbers of 0 axes are too small
 WORDS = {"mode", "padding_mode", "activation", "initializer", "variant", "name", "backend", "math", "head", "monitor"}
 # Text that is a path, and objects that are duck-typed.
-TAKES_TEXT = WORDS | {"run"}
+TAKES_TEXT = WORDS | {"run", "path", "to", "name_or_path", "classes"}
 
 
 def expected(call, name) -> type | None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpucnn.arguments import array, sequence, text
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import DataError
 
@@ -23,8 +24,10 @@ class Dataset:
     name: str
 
     def __post_init__(self):
-        images = self.images if isinstance(self.images, Mapped) else np.asarray(self.images)
-        labels = np.asarray(self.labels)
+        text("name", self.name)
+        object.__setattr__(self, "classes", sequence("classes", self.classes, "the names of the classes", DataError))
+        mapped = isinstance(self.images, Mapped)
+        images, labels = self.images if mapped else array("images", self.images), array("labels", self.labels)
         if images.ndim != 4 or 0 in images.shape:
             raise DataError(f"{self.name}: images have shape {images.shape}; expected (N, C, H, W), none of them 0")
         if images.dtype != np.float32:

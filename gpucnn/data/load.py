@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gpucnn.arguments import path as checked_path
 from gpucnn.data import cifar, folders, idx, npy, npz
 from gpucnn.data.dataset import Dataset, every_fifth, require_every_class
 from gpucnn.data.known import KNOWN, KnownSet, home, is_here
@@ -26,7 +27,7 @@ def load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
 
     Every class must have a training image. Raises DataError with the file and the reason.
     """
-    train, test = _load(name_or_path)
+    train, test = _load(checked_path("name_or_path", name_or_path))
     require_every_class(train)
     if train.images.shape[1:] != test.images.shape[1:]:
         raise DataError(

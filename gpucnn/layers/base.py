@@ -38,6 +38,8 @@ from gpucnn.recordable import Recordable, declaration
 Backward = Callable[[Batch], Batch | None]
 Shape = tuple[int, ...]
 
+_MOST = 2**63 - 1  # of what products of sizes give: memory decides
+
 # What Layer itself keeps; everything else in an instance is a setting or made by build.
 _OWN = ("axes", "name", "mode", "number", "input_shape", "output_shape", "input_gradient", "window", "reach", "step")
 
@@ -71,8 +73,8 @@ class Parameter(_Tensor):
         super().__init__(_shape(shape))
         self.initializer = check_initializer(initializer)
         least = int(isinstance(self.initializer, str))  # the named ones divide by them
-        self.fan_in = arguments.integer("fan_in", fan_in, least)
-        self.fan_out = arguments.integer("fan_out", fan_out, least)
+        self.fan_in = arguments.integer("fan_in", fan_in, least, _MOST)
+        self.fan_out = arguments.integer("fan_out", fan_out, least, _MOST)
         self.grad: Any = None
 
 
@@ -88,7 +90,7 @@ class Statistic(_Tensor):
 
 def _shape(shape: Shape) -> Shape:
     sizes = arguments.sequence("shape", shape, "a tuple of sizes, such as (3,)")
-    return tuple(arguments.integer("each size of shape", size) for size in sizes)
+    return tuple(arguments.integer("each size of shape", size, 1, _MOST) for size in sizes)
 
 
 class Mode:

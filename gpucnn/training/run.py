@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gpucnn import arguments
 from gpucnn.arguments import shown
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.models.files import check_same_model, describe, read_tensors, restore, write_file, write_tensors
@@ -158,7 +159,8 @@ def load_run(path, model: Model | None = None, *, best: bool = False) -> Run:
     The model has the weights of the last whole epoch, or with `best` those of the epoch that did best in validation.
     Raises CheckpointError if there is no run, or it is damaged, or has no best epoch because nothing was validated.
     """
-    folder = Path(path)
+    folder, best = Path(arguments.path("path", path)), arguments.truth("best", best)
+    arguments.instance("model", model, Model, "a gpucnn.Model", optional=True)
     checkpoint = folder / CHECKPOINT
     if not checkpoint.is_file():
         raise CheckpointError(f"{folder} holds no checkpoint; give the folder of a run that finished an epoch")

@@ -22,6 +22,7 @@ from gpucnn.summary import summary
 from gpucnn.training import Bar, History, Lines, Trainer, load_run
 from gpucnn.training.clipping import Clipping
 from gpucnn.training.curves import draw_curves
+from gpucnn.training.validation import split
 from tests.training import small
 
 X, Y = small.data()
@@ -277,6 +278,31 @@ def test_balanced_weights():
     assert weights == [6 / 9, 2.0, 1.0] and np.isclose(np.mean(np.array(weights)[labels]), 1)
     with pytest.raises(DataError, match="class 3"):
         losses.balanced_weights(labels, 4)
+
+
+@pytest.mark.parametrize("validation", [None, 0.3])
+def test_balanced_weights_count_the_images_that_are_trained_on(validation, tmp_path):
+    images, labels = small.data()
+    chosen = split(labels.astype(np.int32), validation, 3)[0] if validation else np.arange(len(labels))
+    counted = losses.balanced_weights(labels[chosen], 3)
+    assert validation is None or counted != losses.balanced_weights(labels, 3)
+    runs = [
+        small.trainer(tmp_path / str(i), loss=losses.SoftmaxCrossEntropy(0.1, weights))
+        for i, weights in enumerate(("balanced", counted))
+    ]
+    for run in runs:
+        run.fit(images, labels, 1, validation=validation)
+    assert runs[0].model.weights_sha256() == runs[1].model.weights_sha256()
+    assert load_run(tmp_path / "0", small.model()).config["loss"]["class_weights"] == counted
+    assert runs[0].evaluate(images, labels) == runs[1].evaluate(images, labels)
+
+
+def test_balanced_weights_need_labels():
+    images, labels = small.data()
+    with pytest.raises(ConfigurationError, match='class_weights is "balanced", but no training labels were seen yet'):
+        small.trainer(loss=losses.SoftmaxCrossEntropy(class_weights="balanced")).evaluate(images, labels)
+    with pytest.raises(DataError, match="class 2 has no images"):
+        small.trainer(loss=losses.SoftmaxCrossEntropy(class_weights="balanced")).fit(images, labels % 2, 1)
 
 
 def test_clipping_nothing_does_nothing():

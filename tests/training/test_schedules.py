@@ -9,6 +9,7 @@ import pytest
 from gpucnn.cli.settings import make_schedule
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.schedules import Cosine, OneCycle, Step, WarmUp
+from gpucnn.training import Quiet
 from tests.training import small
 
 X, Y = small.data()
@@ -82,6 +83,26 @@ def test_a_resumed_run_gets_the_same_rates(schedule, tmp_path):
     assert resumed.model.weights_sha256() == whole.model.weights_sha256()
     with pytest.raises(CheckpointError, match="schedule('s steps)? was"):
         small.trainer(tmp_path / "cut", schedule=WarmUp(5, schedule)).fit(X, Y, 4, resume=True)
+
+
+def test_a_warm_up_that_outlasts_the_run_says_so():
+    class Kept(Quiet):
+        def __init__(self):
+            self.sentences = []
+
+        def say(self, text):
+            self.sentences.append(text)
+
+    told = {}
+    for steps in (5, 6):  # of a run of two epochs of three steps
+        told[steps] = Kept()
+        small.trainer(schedule=WarmUp(steps), progress=told[steps], math="fast").fit(X, Y, 2)
+    assert told[5].sentences == []
+    assert told[6].sentences == [
+        "the warm-up of 6 steps is as long as the whole run of 6 or longer, so the learning rate never reaches its "
+        "full value"
+    ]
+    assert WarmUp(1, WarmUp(9)).remark(5) and not WarmUp(1, Cosine()).remark(5)
 
 
 def test_the_command_lines_warm_up():
