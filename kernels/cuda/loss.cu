@@ -33,15 +33,17 @@ DEVICE Exponentials exponentials(const float* z, float* e, int classes, int apar
 }
 
 // Adds up what blocks of threads left in part: `sums` losses, then as many hits. loss (1,) = their mean, totals, if given,
-// gains both. The last block of threads to call this does it, and gets true.
-DEVICE bool sum_losses(const double* part, int sums, double count, float* loss, double* totals, unsigned* counter) {
+// gains both. The last block of threads to call this does it, and gets true. `count` is a function: its value would take
+// registers until then.
+template <class Count>
+DEVICE bool sum_losses(const double* part, int sums, Count count, float* loss, double* totals, unsigned* counter) {
   if (!last_of(gridDim.x, counter)) return false;
   const int thread = threadIdx.y * LANES + threadIdx.x;
 #pragma unroll 1
   for (int s = 0; s < 2; s++) {  // the losses, then the hits
     const double* terms = part + s * sums;
     const double total = tree_over<LANES * WARPS>([&](int b) { return __ldcg(terms + b); }, sums, thread);
-    if (thread == 0 && s == 0) loss[0] = __double2float_rn(__ddiv_rn(total, count));
+    if (thread == 0 && s == 0) loss[0] = __double2float_rn(__ddiv_rn(total, count()));
     if (thread == 0 && totals) totals[s] = __dadd_rn(totals[s], total);
   }
   return true;
@@ -100,7 +102,7 @@ __global__ void __launch_bounds__(LANES * WARPS) softmax_cross_entropy(const flo
       part[sums + half] = hits;
     }
   }
-  sum_losses(part, sums, double(images), loss, totals, counter);
+  sum_losses(part, sums, [&] { return double(images); }, loss, totals, counter);
 }
 
 // sum (1,) = the weights (classes,) of all images' labels, added up; part (blocks of 16,). Launch: one block (32, WARPS).
@@ -155,6 +157,6 @@ weighted_cross_entropy(const float* z, const int* labels, const float* weights, 
       part[sums + half] = hits;
     }
   }
-  const bool last = sum_losses(part, sums, weight[0], loss, totals, counter);
-  if (last && lane == 0 && threadIdx.y == 0 && totals) totals[2] = __dadd_rn(totals[2], weight[0]);
+  const bool last = sum_losses(part, sums, [&] { return weight[0]; }, loss, totals, counter);
+  if (last && threadIdx.x == 0 && threadIdx.y == 0 && totals) totals[2] = __dadd_rn(totals[2], weight[0]);
 }

@@ -36,7 +36,7 @@ def backends():
     yield pytest.param(lambda: get_emulated_backend(guard=None), id="cupy, emulated", marks=emulated)
 
 
-@pytest.mark.parametrize("make", backends())
+@pytest.mark.parametrize("make", list(backends()))
 def test_two_threads_train_at_once(make):
     """On one backend, which both threads share."""
     backend = make()
