@@ -131,6 +131,7 @@ def test_values_and_gradients(backend, math_, sizes, seed):
         assert_within(result, expected)
 
 
+@pytest.mark.pytorch
 @on_every_backend
 @some
 @given(sizes=transposed(), seed=SEED)

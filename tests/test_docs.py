@@ -13,7 +13,9 @@ from gpucnn.emulation import why_not
 from tests.processes import environment
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", *(ROOT / "kernels").rglob("*.md")])
+PAGES = sorted(
+    [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "kernels").rglob("*.md")]
+)
 PAGE = ROOT / "docs" / "adding-an-operation.md"
 # A path from the checkout's root, with what may end a sentence left out.
 PATH = re.compile(r"(?<![\w./-])((?:gpucnn|kernels|tests|docs|bench|\.ci)/[\w./*-]*\w/?)")

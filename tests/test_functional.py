@@ -269,6 +269,7 @@ def test_foreign_arrays(foreign):
     assert loss == functional.softmax_cross_entropy(logits, labels)[0]
 
 
+@pytest.mark.pytorch
 def test_torch_tensors():
     torch = pytest.importorskip("torch", reason="PyTorch is optional: its tensors are only one kind of foreign array")
     x, w = normal(8, (2, 3, 5, 5), (4, 3, 3, 3))

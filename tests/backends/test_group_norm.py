@@ -268,6 +268,7 @@ def test_against_float64(backend, math_, images, groups, channels, spatial, offs
         assert_within(result, expected)
 
 
+@pytest.mark.pytorch
 @pytest.mark.parametrize(("shape", "groups"), [((3, 6), 2), ((2, 4, 9), 4), ((5, 6, 4, 5), 3), ((2, 2, 3, 4, 2), 1)])
 def test_against_pytorch(shape, groups):
     torch = pytest.importorskip("torch")

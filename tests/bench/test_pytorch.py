@@ -11,6 +11,7 @@ from gpucnn.throughput import Case, bench, operations, pytorch
 from gpucnn.throughput.agreement import Referee
 
 torch = pytest.importorskip("torch", reason="PyTorch, the benchmark's optional peer, is not installed")
+pytestmark = pytest.mark.pytorch
 
 
 @pytest.mark.parametrize("name", ["lenet5", "vgg_small", "resnet20", "mlp"])

@@ -33,11 +33,13 @@ def theirs(make, steps, every=1):
     return np.array(rates)
 
 
+@pytest.mark.pytorch
 def test_step_is_pytorchs_steplr():
     wanted = theirs(lambda s, o: s.StepLR(o, 3, 0.5), 100, every=10)
     assert np.array_equal(factors(Step(3, 0.5), 100), wanted)
 
 
+@pytest.mark.pytorch
 @pytest.mark.parametrize("final", [0.0, 0.1])
 def test_cosine_is_pytorchs_cosineannealinglr(final):
     wanted = theirs(lambda s, o: s.CosineAnnealingLR(o, 200, eta_min=final), 200)
@@ -45,6 +47,7 @@ def test_cosine_is_pytorchs_cosineannealinglr(final):
     assert np.abs(factors(Cosine(final), 200) - wanted).max() < 200 * 8 * 2.0**-53 / (1 - math.cos(math.pi / 200))
 
 
+@pytest.mark.pytorch
 def test_one_cycle_is_pytorchs_onecyclelr_but_for_a_step():
     """PyTorch turns one step before rise * steps and is through one step before the end:
     a half cosine's slope is pi / 2.
