@@ -15,7 +15,7 @@ __global__ void __launch_bounds__(256) clip_value(float* g, float limit, i64 siz
 
 // scale (1,) = f32(limit / norm) where the norm exceeds the limit, else 1; part (blocks,).
 __global__ void __launch_bounds__(LANES * WARPS)
-norm_scale(const float* g, float* scale, double limit, i64 size, int blocks, double* part, unsigned* counter) {
+    norm_scale(const float* g, float* scale, double limit, i64 size, int blocks, double* part, unsigned* counter) {
   const int lane = threadIdx.x, column = lane % IMAGES;
   const i64 block = (i64(blockIdx.x) * WARPS + threadIdx.y) * 2 + lane / IMAGES;
   double sum = 0.0;

@@ -18,9 +18,7 @@ constexpr unsigned WHOLE_WARP = 0xffffffffu;
 constexpr int LEVELS = 20;
 
 // One number a spatial axis. Images of fewer dimensions have leading axes of size 1.
-template <int D_, int H_, int W_> struct Axes {
-  static constexpr int D = D_, H = H_, W = W_, product = D_ * H_ * W_;
-};
+template <int D_, int H_, int W_> struct Axes { static constexpr int D = D_, H = H_, W = W_, product = D_ * H_ * W_; };
 
 __host__ __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 __host__ __device__ constexpr int least(int a, int b) { return a < b ? a : b; }

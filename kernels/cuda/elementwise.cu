@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(256) forward(const float4* x, float4* y, i64 q
 
 template <class Operation, class... Settings>
 __global__ void __launch_bounds__(256)
-gradient(const float4* dy, const float4* saved, float4* dx, i64 quads, Settings... settings) {
+    gradient(const float4* dy, const float4* saved, float4* dx, i64 quads, Settings... settings) {
   const i64 i = thread_number();
   auto slope = [=](float d, float v) { return Operation::gradient(d, v, settings...); };
   if (i < quads) dx[i] = each(slope, dy[i], saved[i]);

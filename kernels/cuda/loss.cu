@@ -50,8 +50,8 @@ DEVICE bool sum_losses(const double* part, int sums, Count count, float* loss, d
 }
 
 // y = softmax along the channels of z (block, C, positions, 32): one thread is one image at one position.
-__global__ void __launch_bounds__(LANES * WARPS) softmax(const float* z, float* y, int classes, int positions,
-                                                         int units) {
+__global__ void __launch_bounds__(LANES * WARPS)
+    softmax(const float* z, float* y, int classes, int positions, int units) {
   const int unit = blockIdx.x * WARPS + threadIdx.y;
   if (unit >= units) return;
   const int apart = positions * LANES;
@@ -64,8 +64,8 @@ __global__ void __launch_bounds__(LANES * WARPS) softmax(const float* z, float* 
 
 // dx = (dy - s) * y at each position of (block, channels, positions, 32), s the chain of dy * y along the channels.
 // One thread is one image at one position; grid (block-positions / 8), block (32, 8).
-__global__ void __launch_bounds__(LANES * 8)
-softmax_gradient(const float* dy, const float* y, float* dx, int channels, int positions, int units) {
+__global__ void __launch_bounds__(LANES * 8) softmax_gradient(const float* dy, const float* y, float* dx, int channels,
+                                                            int positions, int units) {
   const int unit = blockIdx.x * 8 + threadIdx.y;
   if (unit >= units) return;
   const i64 apart = i64(positions) * LANES;  // from channel to channel
@@ -78,10 +78,9 @@ softmax_gradient(const float* dy, const float* y, float* dx, int channels, int p
 
 // loss (1,) = the mean; dz = (p - hot) * scale; totals (2,), if given, gains the losses' sum and the number of hits.
 // labels (block, 32), -1 past the last image; part (2, blocks of 16).
-__global__ void __launch_bounds__(LANES * WARPS) softmax_cross_entropy(const float* z, const int* labels, float* dz,
-                                                                       float* loss, double* totals, double* part,
-                                                                       unsigned* counter, int images, int blocks,
-                                                                       int classes, float scale) {
+__global__ void __launch_bounds__(LANES * WARPS)
+    softmax_cross_entropy(const float* z, const int* labels, float* dz, float* loss, double* totals, double* part,
+                          unsigned* counter, int images, int blocks, int classes, float scale) {
   const int lane = threadIdx.x, sums = 2 * blocks;
   const i64 block = i64(blockIdx.x) * WARPS + threadIdx.y;
   if (block < blocks) {
@@ -107,7 +106,7 @@ __global__ void __launch_bounds__(LANES * WARPS) softmax_cross_entropy(const flo
 
 // sum (1,) = the weights (classes,) of all images' labels, added up; part (blocks of 16,). Launch: one block (32, WARPS).
 __global__ void __launch_bounds__(LANES * WARPS)
-label_weights(const int* labels, const float* weights, double* sum, double* part, int images, int blocks) {
+    label_weights(const int* labels, const float* weights, double* sum, double* part, int images, int blocks) {
   const int lane = threadIdx.x;
   for (i64 block = threadIdx.y; block < blocks; block += WARPS) {
     const float own = present(block, lane, images) ? weights[labels[block * LANES + lane]] : 0.0f;
@@ -123,9 +122,9 @@ label_weights(const int* labels, const float* weights, double* sum, double* part
 // softmax_cross_entropy where class c asks for q_c = share * weights[c], the label for keep * weights[label] more;
 // weight (1,) is what label_weights gave; totals (3,).
 __global__ void __launch_bounds__(LANES * WARPS)
-weighted_cross_entropy(const float* z, const int* labels, const float* weights, float share, float keep,
-                       const double* weight, float* dz, float* loss, double* totals, double* part, unsigned* counter,
-                       int images, int blocks, int classes) {
+    weighted_cross_entropy(const float* z, const int* labels, const float* weights, float share, float keep,
+                           const double* weight, float* dz, float* loss, double* totals, double* part,
+                           unsigned* counter, int images, int blocks, int classes) {
   const int lane = threadIdx.x, sums = 2 * blocks;
   const i64 block = i64(blockIdx.x) * WARPS + threadIdx.y;
   const float scale = __double2float_rn(__ddiv_rn(1.0, weight[0]));

@@ -51,8 +51,8 @@ struct binary_cross_entropy {
 // loss (1,) = the mean; dx = the gradient, +0 in lanes without an image; totals (1,), if given, gains the sum.
 template <class Kind>
 __global__ void __launch_bounds__(LANES * SUM_WARPS)
-value_loss(const float* x, const float* t, float* dx, float* loss, double* totals, int images, int blocks, int values,
-           float scale, float delta, double* part, unsigned* counters) {
+    value_loss(const float* x, const float* t, float* dx, float* loss, double* totals, int images, int blocks,
+               int values, float scale, float delta, double* part, unsigned* counters) {
   const Maps maps{images, blocks, values, BAND};
   const bool in_last = present(blocks - 1, threadIdx.x, images);  // whether the last block has an image in this lane
   const i64 last = i64(blocks - 1) * values * LANES;
