@@ -220,8 +220,6 @@ PARAMETERS = [
     and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
 ]
 
-# Where the annotation or default says what kind of value is expected, and text or a truth value may not pass for it.
-FREE = {"images", "labels", "x", "dy", "w", "bias", "arrays", "subject"}  # arrays: numbers of 0 axes are too small
 WORDS = {"mode", "padding_mode", "activation", "initializer", "variant", "name", "backend", "math", "head", "monitor"}
 # Text that is a path, and objects that are duck-typed.
 TAKES_TEXT = WORDS | {"run", "path", "to", "name_or_path", "classes"}

@@ -16,7 +16,7 @@ lacks the math. Gradients are of a sum that weighs each output by `dy`: the chai
 NaN and infinity are computed with, not refused; their bits are outside the exact math's guarantee.
 """
 
-from gpucnn.functional import convolution, elementwise, linear, loss, norm, pooling, resampling
+from gpucnn.functional import convolution, elementwise, linear, loss, norm, pooling, resampling, true_convolution
 from gpucnn.functional.convolution import *
 from gpucnn.functional.elementwise import *
 from gpucnn.functional.linear import *
@@ -24,6 +24,7 @@ from gpucnn.functional.loss import *
 from gpucnn.functional.norm import *
 from gpucnn.functional.pooling import *
 from gpucnn.functional.resampling import *
+from gpucnn.functional.true_convolution import *
 
 __all__ = [  # noqa: PLE0604 - the lists of names above
     *convolution.__all__,
@@ -33,4 +34,5 @@ __all__ = [  # noqa: PLE0604 - the lists of names above
     *norm.__all__,
     *pooling.__all__,
     *resampling.__all__,
+    *true_convolution.__all__,
 ]

@@ -77,8 +77,8 @@ MUTANTS = {
     ),
     "resuming takes any validation": (
         "training/trainer.py",
-        'settings["validation"] =',
-        "ignored =",
+        "self._settings(epochs, *everything) | validated_by",
+        "self._settings(epochs, *everything)",
         "test_resuming_with",
     ),
 }
