@@ -48,7 +48,7 @@ def test_every_operation_is_a_layer():
     layers = {kind.operation: kind for kind in activation.Activation.__subclasses__()}
     assert set(layers) == set(ELEMENTWISE)
     for name, kind in layers.items():
-        assert len(kind().settings) == len(ELEMENTWISE[name].settings)
+        assert len(kind().constants) == len(ELEMENTWISE[name].settings)
 
 
 def test_an_activation_given_by_name_has_all_settings():
