@@ -21,6 +21,8 @@ from gpucnn.emulation import compiler, get_emulated_backend, why_not
 from gpucnn.errors import BackendError
 from tests.processes import environment
 
+pytestmark = pytest.mark.slow
+
 EMULATED, SIMULATED = "cupy (emulated)", "numba-cuda (simulated)"
 INSTALLED = {each.metadata["Name"] for each in importlib.metadata.distributions()}
 

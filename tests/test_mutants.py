@@ -19,6 +19,8 @@ from gpucnn.geometry import window
 from tests.backends.guarded import guarded, numbers
 from tests.mutants import mutant
 
+pytestmark = pytest.mark.slow
+
 # ---- what is compared: one operation each, so that few kernels are compiled ------------------------------------------
 
 

@@ -7,6 +7,8 @@ from gpucnn.geometry import transposed_window
 from tests import test_mutants
 from tests.test_mutants import EXACT, NUMBA, Change, numbers
 
+pytestmark = pytest.mark.slow
+
 WINDOW = transposed_window((9, 9), 2, stride=2)  # two bands of the input's rows
 
 

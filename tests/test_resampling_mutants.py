@@ -9,6 +9,8 @@ from gpucnn.resampling import padding_taps, upsampling_taps
 from tests.mutants import mutant
 from tests.test_mutants import NUMBA, Change, compared, guarded, numbers
 
+pytestmark = pytest.mark.slow
+
 LINEAR = upsampling_taps((5, 4), None, (7, 9), "linear", False)
 
 

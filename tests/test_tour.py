@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 TEXT = (DOCS / "tour.md").read_text(encoding="utf-8")
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -455,6 +455,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_is_noticed(name, tmp_path, monkeypatch):
     file, old, new = MUTANTS[name]

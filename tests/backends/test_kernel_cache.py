@@ -68,6 +68,7 @@ def test_a_damaged_file_is_compiled_again(tmp_path):
     assert maps(tmp_path)["compiled"] == ["tanh"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "edit"),
     [
@@ -89,6 +90,7 @@ def test_an_edited_source_is_compiled_again(tmp_path, name, edit):
     assert (after["results"] != before["results"]) == (name == "kernels/numba/simd.py")
 
 
+@pytest.mark.slow
 def test_another_processor_compiles_its_own(tmp_path):
     code, cache = HEAD + "run(elementwise.FORWARD['relu'], x)\n" + TAIL, str(tmp_path)
     narrow = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
@@ -121,6 +123,7 @@ def expect():
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_compile_at_once(tmp_path):
     """Each compiles another tile of one kernel, and a third process loads both.
 

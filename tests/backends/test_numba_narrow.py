@@ -11,6 +11,8 @@ import pytest
 from gpucnn.backends.numba.tiles import accumulators
 from tests.processes import finish, start
 
+pytestmark = pytest.mark.slow
+
 WIDE = accumulators() == 24  # what Numba compiles for here
 FEATURES = np._core._multiarray_umath.__cpu_features__
 DISPATCH = np._core._multiarray_umath.__cpu_dispatch__

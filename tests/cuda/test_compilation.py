@@ -30,7 +30,7 @@ def _missing() -> str | None:
     return None
 
 
-pytestmark = pytest.mark.skipif(_missing() is not None, reason=str(_missing()))
+pytestmark = [pytest.mark.skipif(_missing() is not None, reason=str(_missing())), pytest.mark.slow]
 ARCHITECTURES = ["sm_75", "sm_80", "sm_90", "sm_100"]
 
 

@@ -14,7 +14,7 @@ from gpucnn.geometry import window
 from gpucnn.resampling import upsampling_taps
 from tests.cuda.emulated import differing, needs_emulation, with_garbage
 
-pytestmark = needs_emulation
+pytestmark = [needs_emulation, pytest.mark.slow]
 
 
 def _draw(*shape):

@@ -11,7 +11,7 @@ from gpucnn.backends.cuda.launcher import SOURCES
 from tests.cuda.emulated import needs_emulation
 from tests.processes import environment
 
-pytestmark = needs_emulation
+pytestmark = [needs_emulation, pytest.mark.slow]
 
 EVERY_OPERATION = """
 import collections

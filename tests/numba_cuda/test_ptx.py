@@ -12,10 +12,14 @@ import pytest
 from gpucnn.backends.elementwise import ELEMENTWISE
 from tests.processes import environment, finish, start
 
-pytestmark = pytest.mark.skipif(
-    not {"numba-cuda", "cuda-core", "nvidia-nvvm"} <= {d.metadata["Name"] for d in importlib.metadata.distributions()},
-    reason="the CUDA compilers are not installed: pip install 'numba-cuda[cu13]' 'cuda-core[cu13]'",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not {"numba-cuda", "cuda-core", "nvidia-nvvm"}
+        <= {d.metadata["Name"] for d in importlib.metadata.distributions()},
+        reason="the CUDA compilers are not installed: pip install 'numba-cuda[cu13]' 'cuda-core[cu13]'",
+    ),
+    pytest.mark.slow,
+]
 
 HERE = Path(__file__).parent
 CAPABILITIES = [(7, 5), (8, 0), (9, 0), (10, 0)]

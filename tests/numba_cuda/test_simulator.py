@@ -8,10 +8,13 @@ import pytest
 from gpucnn.check.small_networks import SMALL_NETWORKS
 from tests.processes import checkout, finish, start
 
-pytestmark = pytest.mark.skipif(
-    "numba-cuda" not in {each.metadata["Name"] for each in importlib.metadata.distributions()},
-    reason="numba-cuda is not installed: pip install numba-cuda; the simulator needs no more",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        "numba-cuda" not in {each.metadata["Name"] for each in importlib.metadata.distributions()},
+        reason="numba-cuda is not installed: pip install numba-cuda; the simulator needs no more",
+    ),
+    pytest.mark.slow,
+]
 
 SCRIPT = Path(__file__).with_name("simulated.py")
 

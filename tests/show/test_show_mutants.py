@@ -11,6 +11,8 @@ import pytest
 from gpucnn import show
 from tests.show import test_show_learning, test_show_match, test_show_scores
 
+pytestmark = pytest.mark.slow
+
 CHANGES = [
     ("match", "sums[0, 0].astype(np.float64) / pattern.size", "sums[0, 0].astype(np.float64) / pattern[0].size"),
     ("match", "np.argmax(scores)", "np.argmax(np.abs(scores))"),

@@ -12,6 +12,8 @@ import pytest
 
 from tests.processes import checkout, environment
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).resolve().parents[1]
 
 MUTANTS = {
