@@ -43,7 +43,7 @@ def convolve(body: Body) -> dict[str, Any]:
 def _conv(body: Body, image: np.ndarray, settings: dict) -> dict[str, Any]:
     weights = body.array("filter", 3, KERNEL)
     dilation, mode = body.integer("dilation", 1, SIDE), body.choice("mode", _MODES)
-    value = body.number("value", -1e3, 1e3, 0.0)
+    value = body.number("value", -1e3, 1e3, 0.0) if mode == "constant" else 0.0
     if body.truth("flip"):
         weights = np.ascontiguousarray(weights[:, ::-1, ::-1])
     more = {**settings, "dilation": dilation, "padding_mode": mode, "padding_value": value, **_SPECIFICATION}

@@ -93,7 +93,7 @@ def input_gradient(model: Model, image: np.ndarray, of: int, backend: Backend) -
     model.mode.training = False
     model.layer.need_input_gradient(True)
     y, backward = model(image[None])
-    dy = np.zeros(y.shape, np.float32)
+    dy = np.zeros(y.shape, backend.dtype)
     dy[0, of] = 1
     return backend.unpack(backward(backend.pack(dy)))[0]
 

@@ -1,4 +1,4 @@
-"""The one thread in which everything is computed, and how its arrays travel to the page."""
+"""The threads that compute, and how their arrays travel to the page."""
 
 import asyncio
 import base64
@@ -19,35 +19,38 @@ class Busy(Exception):
 
 
 class Engine:
-    """Calls functions one after the other in a thread of its own, so that the server goes on answering meanwhile.
+    """Calls functions in two threads beside the server's, each one after the other.
 
-    A model's mode and gradients belong to one caller at a time, and several would gain
-    nothing. `backend` is what computes with trained networks; the other panels name theirs. On a CPU it has one thread
+    One has all that computes with `backend`: a model's mode and gradients belong to one caller at a time. The other has
+    what NumPy does in a moment, so that a filter slides while kernels are compiled. On a CPU a kernel has one thread
     unless told otherwise: a few images are quick on one, and on a busy machine nothing waits for a second.
     """
 
     def __init__(self, backend: str | None = None, threads: int = 1):
         self.backend: Backend = get_backend(backend, threads=threads)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="gpucnn-explore")
+        self._thread, self._moment = (ThreadPoolExecutor(1, thread_name_prefix=f"explore-{n}") for n in range(2))
         self._waiting = 0
 
-    async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What the function returns. Raises what it raises, and Busy."""
+    async def run(self, function: Callable[..., Any], *arguments: Any, moment: bool = False) -> Any:
+        """What the function returns, in the second thread if it takes a `moment`. Raises what it raises, and Busy."""
         if self._waiting >= _WAITING:
             raise Busy
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+            return await asyncio.get_running_loop().run_in_executor(
+                self._moment if moment else self._thread, function, *arguments
+            )
         finally:
             self._waiting -= 1
 
     def later(self, function: Callable[..., Any]) -> None:
-        """Call the function in the thread when its turn comes; nobody waits for it."""
+        """Call the function in the first thread when its turn comes; nobody waits for it."""
         self._thread.submit(function)
 
     def close(self) -> None:
         """Wait for what runs, and forget the rest."""
-        self._thread.shutdown(cancel_futures=True)
+        for thread in (self._thread, self._moment):
+            thread.shutdown(cancel_futures=True)
 
 
 def packed(array: np.ndarray) -> dict[str, Any]:

@@ -56,16 +56,19 @@ class Explorer:
         self.process, self._starting = TrainingProcess(), threading.Lock()
         self.runs = Runs(list(folders), engine.backend, self.process.trains)
         self._digits = Digits(self.runs)
-        # What computes goes to the engine's thread; what reads small files or starts a process does not wait for it.
+        # What computes with the backend goes to the engine's first thread, what takes a moment to its second, and what
+        # reads small files or starts a process waits for neither.
         self.computed: dict[str, Callable[[Body], Any]] = {
-            "convolve": convolution.convolve,
-            "digit": lambda body: convolution.digit(),
             "draw": self._digits.read,
             "example": self._digits.example,
             "look": self.runs.look,
             "results": self.runs.results,
             "bits": bits.compare,
             "break": bits.break_rule,
+        }
+        self.momentary: dict[str, Callable[[Body], Any]] = {
+            "convolve": convolution.convolve,
+            "digit": lambda body: convolution.digit(),
             "build": shapes.build,
         }
         self.immediate: dict[str, Callable[[Body], Any]] = {
@@ -136,6 +139,8 @@ def application(explorer: Explorer, token: str, port: int) -> "Guard":
             body = Body(await request.body())
             if name in explorer.computed:
                 answer = await explorer.engine.run(explorer.computed[name], body)
+            elif name in explorer.momentary:
+                answer = await explorer.engine.run(explorer.momentary[name], body, moment=True)
             elif name in explorer.immediate:
                 answer = await asyncio.to_thread(explorer.immediate[name], body)
             else:
@@ -155,7 +160,9 @@ def application(explorer: Explorer, token: str, port: int) -> "Guard":
         if not 1 <= side <= convolution.SIDE or channels not in (1, 3):
             return _json({"error": "an image of up to 16 pixels a side and 1 or 3 channels can be had"}, 400)
         try:
-            return _json(await explorer.engine.run(convolution.shrink, await request.body(), side, channels))
+            return _json(
+                await explorer.engine.run(convolution.shrink, await request.body(), side, channels, moment=True)
+            )
         except Busy:
             return _json({"error": "too many requests are waiting"}, 503)
         except GpucnnError as error:
@@ -167,7 +174,9 @@ def application(explorer: Explorer, token: str, port: int) -> "Guard":
         Route(f"/{token}/api/upload/{{side:int}}/{{channels:int}}", upload, methods=["POST"]),
         Route(f"/{token}/api/{{name}}", call, methods=["POST"]),
     ]
-    return Guard(Starlette(routes=routes), token, port)
+    application = Starlette(routes=routes)
+    application.router.redirect_slashes = False
+    return Guard(application, token, port)
 
 
 def _json(answer: Any, status: int = 200) -> Response:
@@ -260,6 +269,7 @@ class Server:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._socket.bind(("127.0.0.1", port))
+            self._socket.listen(64)  # from here on a browser may come, and waits
         except OSError as error:
             self._socket.close()
             raise _unusable(port, error) from None

@@ -1,5 +1,6 @@
 """Shapes: a network put together layer by layer, what each layer makes of the shape before it, and its Python."""
 
+import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -118,7 +119,7 @@ def _layer(kind: str, values: dict[str, Any]) -> tuple[Layer, str]:
             positional.append(value)
         elif value != setting.default:
             named[setting.name] = value
-    arguments = [*map(repr, positional), *(f"{name}={value!r}" for name, value in named.items())]
+    arguments = [*map(str, positional), *(f"{name}={json.dumps(value)}" for name, value in named.items())]
     if kind == "Dropout":
         positional, arguments = [0.5], ["0.5"]
     return getattr(layers, kind)(*positional, **named), f"{kind}({', '.join(arguments)})"

@@ -9,7 +9,7 @@ const state = { answer: null, broken: null, emulate: false, all: false };
 let parts = null;
 
 export function enter(root) {
-  parts = { table: h("div", {}), broken: h("div", {}) };
+  parts = { table: h("div", { className: "rows" }), broken: h("div", { className: "rows" }) };
   parts.run = button(t("bits.run"), compare, { className: "primary" });
   parts.break = button(t("bits.break"), broken, { className: "primary" });
   root.append(

@@ -29,6 +29,7 @@ export async function enter(root) {
     below: h("div", { className: "columns" }),
     live: h("p", { className: "now", "aria-live": "polite" }),
   };
+  parts.stage.append(h("div", { className: "card" }, h("p", { className: "hint busy", role: "status" }, t("loading"))));
   root.append(h("div", { className: "split" }, parts.controls, h("div", { className: "main" }, parts.stage, parts.below)));
   controls();
   compute();
@@ -223,18 +224,18 @@ function draw() {
   const [channels, rows, columns] = padded.shape;
   const conv = state.operation === "conv";
   const [[low, high], [least, most]] = [range(padded), range(output)];
-  const inputPalette = low < 0 ? "signed" : "grey";
   const [top, left] = axes.map((axis) => axis.before);
   const [tall, wide] = axes.map((axis) => axis.input);
   const outside = (r, c) => r < top || c < left || r >= top + tall || c >= left + wide;
   const stages = parts.stage.clientWidth || 700;
-  const room = stages < 560 ? stages - 40 : Math.min(380, (stages - 120) / 2.3);
+  const beside = conv ? 340 : 190; // the filter, the signs and the gaps between
+  const room = stages < 640 ? stages - 40 : Math.min(380, (stages - beside) / 2);
   const kernel = axes.map((axis) => axis.kernel);
   const weights = conv ? range(filter) : [0, 0];
   const sum = conv ? range(products) : [0, 0];
   grids.inputs = Array.from({ length: channels }, (_, c) => grid(t("conv.input"),
     padded.subarray(c * rows * columns, (c + 1) * rows * columns), rows, columns, {
-      palette: inputPalette, low: Math.min(low, 0), high: Math.max(high, 1), outside, room: channels > 1 ? room * 0.72 : room,
+      palette: "grey", low: Math.min(low, 0), high: Math.max(high, 1), outside, room: channels > 1 ? room * 0.72 : room,
       at: (by) => (state.drawing ? point(by) : slide(by)),
       enter: () => state.drawing && paint(c, ...cursor, true),
       move: (r, k, first) => {
@@ -244,20 +245,20 @@ function draw() {
     }));
   const size = kernel[0] * kernel[1];
   grids.filters = conv ? Array.from({ length: channels }, (_, c) => grid(t("conv.filter"),
-    filter.subarray(c * size, (c + 1) * size), ...kernel, { palette: "signed", low: weights[0], high: weights[1], room: 150 })) : [];
+    filter.subarray(c * size, (c + 1) * size), ...kernel, { palette: "signed", low: weights[0], high: weights[1], room: 120 })) : [];
   grids.products = conv ? Array.from({ length: channels }, () => grid(t("conv.products"),
     new Float32Array(size), ...kernel, { palette: "signed", low: sum[0], high: sum[1], room: Math.min(kernel[1] * 46, 230) })) : [];
   const [maps, height, width] = output.shape;
   grids.outputs = Array.from({ length: maps }, (_, c) => grid(t("conv.output"),
     output.subarray(c * height * width, (c + 1) * height * width), height, width, {
-      palette: least < 0 || conv ? "signed" : "grey", low: conv ? least : Math.min(low, 0), high: conv ? most : Math.max(high, 1),
+      palette: conv ? "signed" : "grey", low: conv ? least : Math.min(low, 0), high: conv ? most : Math.max(high, 1),
       room: maps > 1 ? room * 0.72 : room, at: slide, move: go,
     }));
   const focused = document.activeElement?.closest?.(".grid")?.dataset.grid;
   const stack = (name, list, note) => h("figure", { className: `stack ${name}` }, h("figcaption", {}, t(`conv.${name}`), h("small", {}, note)),
     list.map((element, c) => {
       element.dataset.grid = `${name}-${c}`;
-      return h("div", { className: "scroll" }, element);
+      return h("div", { className: "scroll" }, list.length > 1 && h("small", {}, t("conv.which", { c })), element);
     }));
   parts.where = h("p", { className: "now", "aria-live": "polite" });
   parts.sum = h("div", { className: "sum" });
@@ -277,8 +278,7 @@ function draw() {
       parts.where));
   parts.below.replaceChildren(
     card(conv ? t("conv.sumtitle") : t("conv.pooltitle"), parts.sum),
-    card(t("conv.rule"), rule()),
-    card(t("conv.use"), use()));
+    h("div", { className: "main" }, card(t("conv.rule"), rule()), card(t("conv.use"), use())));
   if (focused) document.querySelector(`[data-grid="${focused}"]`)?.focus({ preventScroll: true });
   show();
 }

@@ -7,7 +7,7 @@ import { t } from "./strings.js";
 import { learn } from "./training.js";
 
 const SIDE = 280;
-const state = { strokes: [], ink: "light", width: 22, run: null, of: null, sample: 0, background: null, pen: [140, 140], down: false };
+const state = { strokes: [], ink: "light", width: 22, run: null, of: null, sample: 0, background: null, pen: [140, 140], down: false, keys: false };
 let parts = null;
 let runs = [];
 let answer = null;
@@ -44,10 +44,11 @@ function build() {
   parts.verdict = h("div", { className: "verdict", "aria-live": "polite" });
   parts.bars = h("div", { className: "bars" });
   parts.found = h("div", { className: "found" });
-  parts.controls = h("div", {});
+  parts.controls = h("div", { className: "rows" });
   controls();
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
+    state.keys = false;
     drawing = { ink: state.ink, width: state.width, points: [place(event)] };
     state.strokes.push(drawing);
     paint();
@@ -66,7 +67,10 @@ function build() {
   canvas.addEventListener("pointerup", end);
   canvas.addEventListener("pointercancel", end);
   canvas.addEventListener("keydown", keys);
-  canvas.addEventListener("focus", paint);
+  canvas.addEventListener("focus", () => {
+    state.keys = canvas.matches(":focus-visible");
+    paint();
+  });
   canvas.addEventListener("blur", paint);
   parts.root.append(
     h("div", { className: "split" },
@@ -132,7 +136,7 @@ function strokes() {
 
 function paint() {
   strokes();
-  if (document.activeElement !== parts.canvas || drawing) return;
+  if (document.activeElement !== parts.canvas || !state.keys) return;
   const { context } = parts;
   context.strokeStyle = state.down ? "#e0632a" : "#7a8699";
   context.lineWidth = 2;
@@ -157,6 +161,7 @@ function keys(event) {
   } else if (event.key === "Delete" || event.key === "Backspace") clear();
   else return;
   event.preventDefault();
+  state.keys = true;
   paint();
 }
 

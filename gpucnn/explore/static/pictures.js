@@ -46,7 +46,18 @@ export function map(values, height, width, palette, low, high, label) {
   canvas.style.aspectRatio = `${width} / ${height}`;
   const context = canvas.getContext("2d");
   const image = context.createImageData(width, height);
-  for (let i = 0; i < width * height; i += 1) image.data.set([...colour(values[i], palette, low, high), 255], 4 * i);
+  // A table of 256 colours, as finely as the screen shows them.
+  const [from, to] = palette === "signed" ? [-Math.max(Math.abs(low), Math.abs(high)), Math.max(Math.abs(low), Math.abs(high))] : [low, high];
+  const table = Array.from({ length: 256 }, (_, i) => colour(from + ((to - from) * i) / 255, palette, low, high));
+  const pixels = image.data;
+  for (let i = 0; i < width * height; i += 1) {
+    const place = to > from ? Math.round(((values[i] - from) / (to - from)) * 255) : 0;
+    const [r, g, b] = table[Math.min(Math.max(place, 0), 255)] ?? [255, 0, 255]; // NaN
+    pixels[4 * i] = r;
+    pixels[4 * i + 1] = g;
+    pixels[4 * i + 2] = b;
+    pixels[4 * i + 3] = 255;
+  }
   context.putImageData(image, 0, 0);
   return canvas;
 }
@@ -96,7 +107,7 @@ function ticks(low, high, most) {
 
 // series: {name, colour, dashed, points: [[x, y], ...]}. The pointer and the arrow keys read values off it.
 export function chart(title, series, { log = false, format = figure, low, high, horizontal = "" } = {}) {
-  const [wide, tall, left, right, top, bottom] = [440, 210, 46, 12, 10, 28];
+  const [wide, tall, left, right, top, bottom] = [320, 190, 46, 8, 10, 26];
   const points = series.flatMap((one) => one.points).filter(([, y]) => y !== null && y !== undefined && (!log || y > 0));
   const name = id("chart");
   const head = h("h3", { id: name }, title);

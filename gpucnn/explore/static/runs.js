@@ -26,7 +26,7 @@ export function leave() {
 export async function enter(root, frame) {
   leave();
   parts = {
-    list: h("div", {}), curves: h("div", {}), look: h("div", {}), results: h("div", { className: "columns" }), frame,
+    list: h("div", {}), curves: h("div", {}), look: h("div", { className: "rows" }), results: h("div", { className: "columns" }), frame,
   };
   drawn = "";
   measured = null;
@@ -81,7 +81,7 @@ function list() {
         poll();
       }, { className: "link", id: `run-${run.run}`, "aria-pressed": String(run.run === state.focus) })),
       h("td", {}, run.model ?? "–"), h("td", {}, run.data?.split("/").at(-1) ?? "–"),
-      h("td", { className: "right" }, `${run.epochs} / ${run.planned}`),
+      h("td", {}, `${run.epochs} / ${run.planned}`),
       h("td", {}, h("span", { className: run.live ? "badge live" : "badge" }, t(run.live ? "runs.live" : run.epochs >= run.planned ? "runs.done" : "runs.stopped")))))))));
   if (focused) document.getElementById(focused)?.focus();
 }

@@ -13,7 +13,7 @@ export async function enter(root) {
     state.offered = await ask("kinds");
     load("lenet5");
   }
-  parts = { builder: h("div", {}), table: h("div", {}), python: h("div", {}) };
+  parts = { builder: h("div", { className: "rows" }), table: h("div", { className: "rows" }), python: h("div", { className: "rows" }) };
   root.append(h("div", { className: "split wide" },
     h("div", { className: "controls" }, card(t("shapes.layers"), parts.builder)),
     h("div", { className: "main" }, card(t("shapes.table"), parts.table), card(t("shapes.python"), parts.python))));
