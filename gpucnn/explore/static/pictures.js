@@ -26,7 +26,12 @@ export function colour(value, palette, low, high) {
 }
 
 export const css = (rgb) => `rgb(${rgb.map(Math.round).join(" ")})`;
-export const readable = ([r, g, b]) => (r * 0.299 + g * 0.587 + b * 0.114 > 140 ? "#14161a" : "#ffffff");
+
+// Black or white, whichever has more contrast on the colour (WCAG's relative luminance).
+export function readable(rgb) {
+  const [r, g, b] = rgb.map((value) => (value <= 10 ? value / 3294 : ((value / 255 + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 ? "#000000" : "#ffffff";
+}
 
 export function range(values) {
   let low = Infinity;
