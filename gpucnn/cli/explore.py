@@ -34,10 +34,11 @@ def explore(
     try:
         from gpucnn.explore.server import Server
     except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn"):
+        package = (error.name or "").partition(".")[0]
+        if package not in ("starlette", "uvicorn"):
             raise
         raise ConfigurationError(
-            f"the page needs {error.name}, which is not installed: pip install '.[explore]' in gpucnn's folder"
+            f"the page needs {package}, which is not installed: pip install '.[explore]' in gpucnn's folder"
         ) from None
     server = Server(folders, lambda: fresh_folder("explore"), port=port, backend=backend, threads=threads)
     note(f"gpucnn explore on {server.explorer.engine.backend.name}; Ctrl-C ends it")

@@ -167,12 +167,15 @@ function controls() {
 // A grid of numbers (rows, columns). `move(row, column)` is called by click, drag and arrow keys.
 function grid(label, values, rows, columns, { palette, low, high, move, at, enter, outside, room = 400 }) {
   const size = Math.max(14, Math.min(40, Math.floor(room / columns)));
+  // Numbers are shown where the longest of them fits into its cell.
+  const texts = Array.from(values, figure);
+  const fits = Math.max(...texts.map((text) => text.length)) * Math.max(9, size * 0.31) * 0.58 < size;
   const cells = Array.from({ length: rows * columns }, (_, i) => {
     const rgb = colour(values[i], palette, low, high);
     return h("div", {
       className: outside?.(Math.floor(i / columns), i % columns) ? "cell outside" : "cell", role: "gridcell",
       style: { background: css(rgb), color: readable(rgb) },
-    }, size >= 25 ? figure(values[i]) : "");
+    }, fits ? texts[i] : "");
   });
   const frame = h("div", { className: "frame", hidden: true });
   const element = h("div", { className: "grid", style: { "--size": `${size}px`, "--columns": columns } },
