@@ -60,10 +60,11 @@ class Style:
         if not boxes:
             raise DataError("none of the training images has ink on it: every pixel has the same value")
         middles, masses = (np.array([getattr(box, name) for box in boxes]) for name in ("middle", "mass"))
-        centre = []
-        for axis in range(2):
+
+        def steadiest(axis: int) -> tuple[str, float]:
             kind, places = min((("box", middles[:, axis]), ("mass", masses[:, axis])), key=lambda pair: pair[1].std())
-            centre.append((kind, float(places.mean()) * block))
+            return kind, float(places.mean()) * block
+
         strongest = float(np.median([peak for _, peak in inked if peak > _FAINT]))
         return cls(
             some.shape[1:],
@@ -71,7 +72,7 @@ class Style:
             paper + strongest if light else paper - strongest,
             block,
             float(np.median([box.longest for box in boxes])) * block,
-            tuple(centre),
+            (steadiest(0), steadiest(1)),
         )
 
     def prepare(self, drawing: np.ndarray) -> "Prepared":
@@ -99,8 +100,8 @@ class Style:
         image = grey.repeat(cell, axis=0).repeat(cell, axis=1).astype(np.float32)
         image = np.ascontiguousarray(np.broadcast_to(image, self.shape))
         stretched = (h / size * pixels for h, size, pixels in zip(here, drawing.shape, self.shape[1:]))
-        moved = tuple(g * cell - s for g, s in zip(goal, stretched))
-        return Prepared(image, light, ink, (box.top, box.left, box.bottom, box.right), scale * cell, moved)
+        down, right = (g * cell - s for g, s in zip(goal, stretched))
+        return Prepared(image, light, ink, (box.top, box.left, box.bottom, box.right), scale * cell, (down, right))
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,11 +136,10 @@ class Box:
         if peak <= _FAINT:
             return None
         rows, columns = (np.flatnonzero((ink >= _INK).any(axis=axis)) for axis in (1, 0))
-        total = ink.sum()
-        mass = tuple(
-            float((ink.sum(axis=1 - axis) * (np.arange(ink.shape[axis]) + 0.5)).sum() / total) for axis in range(2)
+        down, right = (
+            float((ink.sum(axis=1 - axis) * (np.arange(ink.shape[axis]) + 0.5)).sum() / ink.sum()) for axis in range(2)
         )
-        return cls(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1, mass)
+        return cls(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1, (down, right))
 
     @property
     def longest(self) -> int:

@@ -32,8 +32,10 @@ class OneByOne(NumpyExact):
         """Starts from zero and adds the gradient of each image alone."""
         total, part = np.zeros(out.shape, out.dtype), np.empty(out.shape, out.dtype)
         for image in range(dy.images):
-            one = (self.batch(batch.data[image : image + 1, ..., 0]) for batch in (dy, x))
-            super().conv_weight_gradient(*one, window, groups, part)
+            one = slice(image, image + 1)
+            super().conv_weight_gradient(
+                self.batch(dy.data[one, ..., 0]), self.batch(x.data[one, ..., 0]), window, groups, part
+            )
             total += part
         out[...] = total
 

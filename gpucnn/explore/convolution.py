@@ -17,7 +17,7 @@ from gpucnn.explore.body import Body
 from gpucnn.explore.engine import packed
 
 SIDE, CHANNELS, KERNEL, PADDING = 16, 3, 7, 6  # at most: pixels a side, channels, taps a side, padding
-_SPECIFICATION = {"backend": "numpy", "math": "exact"}
+_SPECIFICATION: dict[str, Any] = {"backend": "numpy", "math": "exact"}
 _MODES = "zeros", "constant", "reflect", "replicate", "circular"
 _UPLOAD_PIXELS = 1 << 24
 

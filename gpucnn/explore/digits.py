@@ -95,7 +95,8 @@ def input_gradient(model: Model, image: np.ndarray, of: int, backend: Backend) -
     y, backward = model(image[None])
     dy = np.zeros(y.shape, backend.dtype)
     dy[0, of] = 1
-    return backend.unpack(backward(backend.pack(dy)))[0]
+    dx: Any = backward(backend.pack(dy))  # None only where a model was told that it needs no such gradient
+    return backend.unpack(dx)[0]
 
 
 def occlusion(model: Model, image: np.ndarray, of: int, paper: float) -> np.ndarray:

@@ -57,4 +57,4 @@ def packed(array: np.ndarray) -> dict[str, Any]:
     """An array for the page, bit by bit: its shape, its type, and its bytes, little-endian, in base64."""
     kinds = {"f": "<f4", "u": "<u4", "i": "<i4", "b": "|u1"}
     array = np.ascontiguousarray(array, "|u1" if array.dtype == np.uint8 else kinds[array.dtype.kind])
-    return {"shape": list(array.shape), "type": array.dtype.str[1:], "data": base64.b64encode(array).decode()}
+    return {"shape": list(array.shape), "type": array.dtype.str[1:], "data": base64.b64encode(array.tobytes()).decode()}

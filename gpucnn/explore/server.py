@@ -93,11 +93,12 @@ class Explorer:
 
     def _train(self, body: Body) -> dict[str, Any]:
         with self._starting:  # two tabs may ask at once
-            if self.process.folder is None or not self.process.trains(self.process.folder):
+            folder = self.process.folder
+            if folder is None or not self.process.trains(folder):
                 folder = self._new_run()
                 self.process.start(folder)
                 self.runs.folders.append(folder)
-            return {"run": self.runs.folders.index(self.process.folder)}
+            return {"run": self.runs.folders.index(folder)}
 
     def _stop(self, body: Body) -> dict[str, Any]:
         self.process.stop()

@@ -88,25 +88,24 @@ def build(body: Body) -> dict[str, Any]:
     those of the layers before it.
     """
     shape = (body.integer("channels", 1, 1024), body.integer("height", 1, 1024), body.integer("width", 1, 1024))
-    made, text = [], []
+    found: list[tuple[str, dict[str, Any]]] = []
     answer: dict[str, Any] = {}
     for number, part in enumerate(body.objects("layers", LAYERS)):
         kind = part.choice("kind", KINDS)
         values = {setting.name: setting.read(part) for setting in KINDS[kind]}
         try:
-            layer, code = _layer(kind, values)
-            _check([*(remake() for remake in made), layer], shape)
+            _check([_layer(*one)[0] for one in (*found, (kind, values))], shape)
         except GpucnnError as error:
             answer = {"refused": str(error), "at": number}
             break
-        made.append(lambda kind=kind, values=values: _layer(kind, values)[0])
-        text.append(code)
-    table = summary(Model(Sequential(*(remake() for remake in made)), shape))
+        found.append((kind, values))
+    made = [_layer(*one) for one in found]
+    table = summary(Model(Sequential(*(layer for layer, _ in made)), shape))
     return {
         **answer,
         "rows": [_row(row) for row in table.rows],
         "total": _row(table.total),
-        "python": _python(text, shape),
+        "python": _python([code for _, code in made], shape),
     }
 
 

@@ -197,6 +197,7 @@ def test_without_a_run_one_is_trained_and_its_curves_grow(browser, tmp_path):
         browser.open(server.address, "runs")
         browser.says("30 / 30")
         browser.says("After epoch 30")
+        browser.driver.get("about:blank")  # before its server ends
 
 
 # ---- watch a run -----------------------------------------------------------------------------------------------------
@@ -236,6 +237,7 @@ def test_several_runs_side_by_side(browser, run, copied, tmp_path):
         browser.says("copied validation", ".readout")
         browser.click(browser.one("#run-1"))
         browser.until(lambda: browser.all('#run-1[aria-pressed="true"]'), "the second in focus")
+        browser.driver.get("about:blank")  # before its server ends
 
 
 # ---- same bits -------------------------------------------------------------------------------------------------------

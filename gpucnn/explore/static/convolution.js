@@ -6,6 +6,7 @@ import { colour, css, range, readable } from "./pictures.js";
 import { t } from "./strings.js";
 
 const SIDE = 16;
+const TERMS = 27; // of the sum that are written out
 const state = {
   operation: "conv", image: null, filter: null, size: 2, stride: 1, padding: 0, mode: "zeros", value: 0, dilation: 1,
   flip: false, strict: false, preset: "cross", kernel: "diagonal", drawing: false, ink: 1, at: [0, 0], presets: null,
@@ -80,7 +81,8 @@ function resize(height, width) {
 
 async function take(file) {
   try {
-    state.image = (await upload(file, Math.max(state.image[0].length, 12), state.image.length)).image;
+    state.image = (await upload(file, Math.max(state.image[0].length, 12), state.image.length === 3 ? 3 : 1)).image;
+    fit();
     set("preset", "", true);
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
@@ -338,6 +340,7 @@ function show() {
   if (conv) {
     const size = tall * wide;
     const [low, high] = range(products);
+    const terms = [];
     grids.products.forEach((element, channel) => element.cells.forEach((cell, k) => {
       const value = products[(channel * size + k) * height * width + place];
       const rgb = colour(value, "signed", low, high);
@@ -346,11 +349,14 @@ function show() {
       cell.style.color = readable(rgb);
       const [i, j] = [Math.floor(k / wide), k % wide];
       const pixel = padded[(channel * rows + row + i * axes[0].dilation) * columns + column + j * axes[1].dilation];
-      cell.title = `${figure(pixel)} × ${figure(answer.filter[channel * size + k])} = ${figure(value)}`;
+      const term = `${figure(pixel)} × ${figure(answer.filter[channel * size + k])}`;
+      cell.title = `${term} = ${figure(value)}`;
+      terms.push(term);
     }));
     parts.sum.replaceChildren(
       h("div", { className: "flow" }, grids.products.map((element) => h("div", { className: "scroll" }, element)),
         h("p", { className: "total" }, h("span", {}, t("conv.sumis")), h("b", {}, figure(values[0])), h("span", {}, t("conv.goes", { r, c })))),
+      h("p", { className: "terms" }, terms.slice(0, TERMS).map((term, k) => [k ? " + " : "", h("span", {}, term)]), terms.length > TERMS ? " + …" : ""),
       h("p", { className: "hint" }, t("conv.producthint")));
   } else {
     parts.sum.replaceChildren(h("p", { className: "total" },

@@ -108,6 +108,11 @@ onLost((lost) => {
   }
 });
 
+// A server that does not answer is told in the banner, once.
+window.addEventListener("unhandledrejection", (event) => {
+  if (event.reason instanceof TypeError && !document.getElementById("lost").hidden) event.preventDefault();
+});
+
 async function status() {
   const { version, backend, device } = await ask("status");
   document.getElementById("foot").textContent = t("foot", { version, backend, device });

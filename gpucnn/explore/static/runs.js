@@ -42,7 +42,13 @@ export async function enter(root, frame) {
 async function poll() {
   clearTimeout(timer);
   const mine = parts;
-  const { runs } = await ask("status");
+  let runs;
+  try {
+    ({ runs } = await ask("status"));
+  } catch (error) {
+    timer = setTimeout(poll, 3000); // the server may be back then
+    throw error;
+  }
   if (mine !== parts || !parts.list.isConnected) return;
   listed = runs;
   if (!runs.some((run) => run.run === state.focus)) {

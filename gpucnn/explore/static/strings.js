@@ -61,7 +61,7 @@ const WORDS = {
   "conv.goes": ["goes to row {r}, column {c}", "→ {r}행 {c}열"],
   "conv.largest": ["largest of {count}", "{count}개 중 최댓값"],
   "conv.mean": ["mean of {count}", "{count}개의 평균"],
-  "conv.producthint": ["Point at a product to see pixel × weight. Sums are rounded as the engine rounds them.", "곱 위에 마우스를 올리면 픽셀 × 가중치가 보입니다. 합은 엔진이 반올림한 그대로입니다."],
+  "conv.producthint": ["Pixel × weight, in the order in which the engine adds them. The sum is rounded as the engine rounds it.", "픽셀 × 가중치를 엔진이 더하는 순서대로 적었습니다. 합은 엔진이 반올림한 그대로입니다."],
   "conv.rule": ["The size rule, with the numbers put in", "숫자를 넣은 출력 크기 공식"],
   "rule.formula": ["⌊(input + before + after − filter) / stride⌋ + 1", "⌊(입력 + 앞 패딩 + 뒤 패딩 − 필터) / 스트라이드⌋ + 1"],
   "rule.axis0": ["rows", "세로"],
