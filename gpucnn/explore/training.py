@@ -1,7 +1,7 @@
 """Training a network for the page, in a process of its own: python -m gpucnn.explore.training FOLDER
 
-It is an ordinary run of `gpucnn train`'s network and data, which the page then watches like any other; beside it, in
-snapshots/, lie the weights after each epoch.
+It is what `gpucnn train --shift 4 --validation 0.1` does, with `--resume` later too, and the page watches it like any
+other run; beside it, in snapshots/, are the weights after each epoch.
 """
 
 import subprocess
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gpucnn.cli.settings import DEFAULTS, OPTIMIZERS, make_optimizer, make_schedule
 from gpucnn.errors import ConfigurationError
 from gpucnn.models import lenet5
 from gpucnn.models.files import save
@@ -30,24 +31,25 @@ class Snapshots(Callback):
 def train(folder: Path, epochs: int = EPOCHS) -> None:
     """LeNet-5 on the digits, each moved by up to 4 pixels at random, into the run folder."""
     from gpucnn.data import load
-    from gpucnn.optimizers import AdamW
-    from gpucnn.schedules import Cosine
 
-    digits, _ = load("digits")
+    settings = {**DEFAULTS, **OPTIMIZERS[DEFAULTS["optimizer"]], "epochs": epochs, "shift": 4, "validation": 0.1}
+    digits, _ = load(settings["data"])
     model = lenet5(digits.images.shape[1:], len(digits.classes))
     model.class_names = digits.classes
     trainer = Trainer(
         model,
-        optimizer=AdamW(lr=0.002, weight_decay=0.5),
-        schedule=Cosine(),
-        shift=4,
+        optimizer=make_optimizer(settings),
+        schedule=make_schedule(settings),
+        batch_size=settings["batch_size"],
+        seed=settings["seed"],
+        shift=settings["shift"],
         run=folder,
         threads=1,
         progress=False,
-        about={"train": {"model": "lenet5", "data": "digits", "shift": 4}},
+        about={"train": {**settings, "math": "exact"}},
         callbacks=[Snapshots()],
     )
-    trainer.fit(digits.images, digits.labels, epochs, validation=0.1)
+    trainer.fit(digits.images, digits.labels, epochs, validation=settings["validation"])
 
 
 class TrainingProcess:

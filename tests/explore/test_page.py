@@ -1,5 +1,6 @@
 """Every panel used as a person would, by mouse and by keyboard, in a real browser; its console stays empty."""
 
+import re
 from io import BytesIO
 
 import pytest
@@ -30,6 +31,7 @@ def browser(started):
     started.complaints()
     yield started
     assert started.complaints() == []
+    assert re.findall(r"undefined|NaN|\bfalse|\bnull|\[object", started.text()) == []
 
 
 # ---- convolution by hand ---------------------------------------------------------------------------------------------

@@ -102,6 +102,15 @@ def test_damaged_metrics_are_no_curve(copied, engine, tmp_path):
     assert page("curves", runs=[{"run": 0}])["runs"][0]["history"] == []
 
 
+def test_a_run_of_the_page_is_one_of_the_command_too(copied):
+    """`gpucnn train --resume` takes it for its own: here there is nothing left to train, and it is tested."""
+    from tests.cli.conftest import Cli
+
+    answer = Cli().json("train", "--resume", "--run", copied)
+    assert answer["epochs"] == 4
+    assert answer["weights_sha256"] in [load_run(copied, best=best).model.weights_sha256() for best in (True, False)]
+
+
 @pytest.mark.slow
 def test_training_from_the_page(empty):
     """A process of its own trains; the page sees the run grow, and may stop it."""

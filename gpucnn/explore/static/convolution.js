@@ -107,7 +107,7 @@ function controls() {
   const { images, filters } = state.presets;
   const conv = state.operation === "conv";
   const file = h("input", { type: "file", accept: "image/png,image/jpeg", hidden: true, onchange: () => file.files[0] && take(file.files[0]) });
-  parts.controls.replaceChildren(
+  parts.controls.replaceChildren(...[
     card(t("conv.operation"),
       segmented(t("conv.operation"), [["conv", t("conv.conv")], ["max", t("conv.max")], ["avg", t("conv.avg")]],
         state.operation, (name) => {
@@ -161,17 +161,19 @@ function controls() {
         state.mode, (value) => set("mode", value, true)),
       conv && state.mode === "constant" && number(t("conv.value"), state.value, -9, 9, (value) => set("value", value)),
       toggle(t("conv.strict"), state.strict, (value) => set("strict", value))),
-  );
+  ].filter(Boolean));
 }
 
 // ---- what is shown --------------------------------------------------------------------------------------------------
 
 // A grid of numbers (rows, columns). `move(row, column)` is called by click, drag and arrow keys.
-function grid(label, values, rows, columns, { palette, low, high, move, at, enter, outside, room = 400 }) {
+// `all` are the values of every grid beside it: all show numbers or none.
+function grid(label, values, rows, columns, { palette, low, high, move, at, enter, outside, all = values, room = 400 }) {
   const size = Math.max(14, Math.min(40, Math.floor(room / columns)));
   // Numbers are shown where the longest of them fits into its cell.
   const texts = Array.from(values, figure);
-  const fits = Math.max(...texts.map((text) => text.length)) * Math.max(9, size * 0.31) * 0.58 < size;
+  const longest = Math.max(...Array.from(all, (value) => figure(value).length));
+  const fits = longest * Math.max(9, size * 0.31) * 0.58 < size;
   const cells = Array.from({ length: rows * columns }, (_, i) => {
     const rgb = colour(values[i], palette, low, high);
     return h("div", {
@@ -240,7 +242,7 @@ function draw() {
   const sum = conv ? range(products) : [0, 0];
   grids.inputs = Array.from({ length: channels }, (_, c) => grid(t("conv.input"),
     padded.subarray(c * rows * columns, (c + 1) * rows * columns), rows, columns, {
-      palette: "grey", low: Math.min(low, 0), high: Math.max(high, 1), outside, room: channels > 1 ? room * 0.72 : room,
+      palette: "grey", low: Math.min(low, 0), high: Math.max(high, 1), outside, all: padded, room: channels > 1 ? room * 0.72 : room,
       at: (by) => (state.drawing ? point(by) : slide(by)),
       enter: () => state.drawing && paint(c, ...cursor, true),
       move: (r, k, first) => {
@@ -250,7 +252,7 @@ function draw() {
     }));
   const size = kernel[0] * kernel[1];
   grids.filters = conv ? Array.from({ length: channels }, (_, c) => grid(t("conv.filter"),
-    filter.subarray(c * size, (c + 1) * size), ...kernel, { palette: "signed", low: weights[0], high: weights[1], room: 120 })) : [];
+    filter.subarray(c * size, (c + 1) * size), ...kernel, { palette: "signed", low: weights[0], high: weights[1], all: filter, room: 120 })) : [];
   grids.products = conv ? Array.from({ length: channels }, () => grid(t("conv.products"),
     new Float32Array(size), ...kernel, { palette: "signed", low: sum[0], high: sum[1], room: Math.min(kernel[1] * 46, 230) })) : [];
   const [maps, height, width] = output.shape;
@@ -349,7 +351,8 @@ function show() {
       cell.style.color = readable(rgb);
       const [i, j] = [Math.floor(k / wide), k % wide];
       const pixel = padded[(channel * rows + row + i * axes[0].dilation) * columns + column + j * axes[1].dilation];
-      const term = `${figure(pixel)} × ${figure(answer.filter[channel * size + k])}`;
+      const weight = figure(answer.filter[channel * size + k]);
+      const term = `${figure(pixel)} × ${weight.startsWith("−") ? `(${weight})` : weight}`;
       cell.title = `${term} = ${figure(value)}`;
       terms.push(term);
     }));

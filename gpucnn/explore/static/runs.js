@@ -33,9 +33,9 @@ export async function enter(root, frame) {
   parts.training = learn(() => {
     parts.training.element.replaceWith((parts.training = learn(() => {})).element);
   });
-  root.append(
-    card(t("runs.list"), parts.list, h("details", {}, h("summary", {}, t("runs.train")), parts.training.element)),
-    card(t("runs.curves"), parts.curves), card(t("runs.look"), parts.look), parts.results);
+  parts.train = h("details", {}, h("summary", {}, t("runs.train")), parts.training.element);
+  parts.cards = [card(t("runs.curves"), parts.curves), card(t("runs.look"), parts.look)];
+  root.append(card(t("runs.list"), parts.list, parts.train), ...parts.cards, parts.results);
   poll();
 }
 
@@ -65,10 +65,10 @@ async function poll() {
 }
 
 function list() {
+  for (const one of parts.cards) one.hidden = !listed.length;
   if (!listed.length) {
-    parts.list.replaceChildren(h("div", { className: "empty" }, h("p", {}, t("runs.none"))));
-    for (const part of [parts.curves, parts.look]) part.replaceChildren(h("p", { className: "hint" }, t("runs.nothing")));
-    parts.results.replaceChildren();
+    parts.train.open = true;
+    parts.list.replaceChildren(h("p", { className: "hint" }, t("runs.none")));
     return;
   }
   const focused = document.activeElement?.id;
@@ -93,6 +93,7 @@ function list() {
 }
 
 async function refresh() {
+  if (!listed.length) return;
   const chosen = [...state.chosen].filter((run) => listed.some((one) => one.run === run));
   if (!chosen.length) parts.curves.replaceChildren(h("p", { className: "hint" }, t("runs.choose")));
   else {

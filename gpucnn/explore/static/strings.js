@@ -145,9 +145,8 @@ const WORDS = {
 
   "runs.lead": ["Curves and pictures of finished runs and of those in progress, as they grow.", "끝난 학습과 진행 중인 학습의 곡선과 그림이 실시간으로 나타납니다."],
   "runs.list": ["Runs", "학습 목록"],
-  "runs.train": ["Train another", "새로 학습시키기"],
+  "runs.train": ["Train a network here", "여기서 학습시키기"],
   "runs.none": ["No run yet. Train a network below, or start `gpucnn train` in a terminal and open this page again.", "아직 학습이 없습니다. 아래에서 학습을 시작하거나, 터미널에서 `gpucnn train`을 실행한 뒤 다시 여세요."],
-  "runs.nothing": ["Nothing to show yet.", "아직 보여 줄 것이 없습니다."],
   "runs.show": ["Show", "표시"],
   "runs.side": ["Show {name} in the curves", "{name}을(를) 곡선에 표시"],
   "runs.name": ["Run", "학습"],
