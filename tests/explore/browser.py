@@ -7,7 +7,7 @@ from pathlib import Path
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
+    "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --hide-scrollbars --window-size=1280,900"
 )
 
@@ -84,7 +84,7 @@ class Browser:
         found = self.all(select)
         return self.js("return arguments[0].textContent", found[0]) if found else ""
 
-    def until(self, true: Callable, what: str = "", seconds: float = 60) -> None:
+    def until(self, true: Callable, what: str = "", seconds: float = 180) -> None:
         from selenium.common.exceptions import StaleElementReferenceException
 
         deadline = time.monotonic() + seconds
@@ -99,7 +99,7 @@ class Browser:
             )
             time.sleep(0.03)
 
-    def says(self, words: str, select: str = "main", seconds: float = 60) -> None:
+    def says(self, words: str, select: str = "main", seconds: float = 180) -> None:
         self.until(lambda: words in self.text(select), words, seconds)
 
     def choose(self, label: str, value: str) -> None:

@@ -6,13 +6,9 @@ import shutil
 import threading
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
-
-pytest.importorskip("starlette")
-pytest.importorskip("uvicorn")
-
-import httpx
 
 from gpucnn.explore.engine import Engine
 from gpucnn.explore.server import Explorer, Server, application

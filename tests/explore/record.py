@@ -52,7 +52,7 @@ def walk(browser: Browser, address: str) -> None:
     browser.open(address, "bits")
     browser.click(browser.named("Add in another order", "button"))
     browser.says("After 100 steps", seconds=300)
-    keep(browser, "bits", 960)
+    keep(browser, "bits", 1190)
     browser.screen()
     browser.open(address, "shapes")
     browser.says("61,706", "tfoot")
