@@ -1,9 +1,9 @@
-"""The README's table and chart of throughput, from the newest results in bench/results.
+"""The tables and the chart of throughput, from the newest results in bench/results.
 
     python bench/tables.py [RESULTS.json ...] [--write]
 
-Prints the tables. With --write it puts them into README.md between the lines <!-- bench: begin --> and
-<!-- bench: end -->, and draws docs/throughput.png.
+Prints the tables. With --write it puts those of whole networks into README.md and all into docs/speed.md, between the
+lines <!-- bench: begin --> and <!-- bench: end -->, and draws docs/throughput.png.
 """
 
 import argparse
@@ -23,7 +23,7 @@ BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("results", nargs="*", type=Path, help="default: the newest cpu-*.json and gpu-*.json")
-    parser.add_argument("--write", action="store_true", help="into README.md and docs/throughput.png")
+    parser.add_argument("--write", action="store_true", help="into README.md, docs/speed.md and docs/throughput.png")
     given = parser.parse_args()
     paths = given.results or newest(RESULTS)
     if not paths:
@@ -38,10 +38,11 @@ def main() -> None:
     networks = next((c["networks"] for c in contents if "networks" in c), None)
     if networks:
         draw(networks, chart)
-        text += f"\n\n![Images a second of each network, here and in PyTorch]({CHART.as_posix()})"
-    readme = ROOT / "README.md"
-    readme.write_text(between(readme.read_text(), text))
-    print(f"written to {readme}" + (f" and {chart}" if networks else ""))
+        text += f"\n\n![Images per second of each network, here and in PyTorch]({CHART.name})"
+    of_networks = "\n\n".join(tables({k: v for k, v in c.items() if k != "operations"}) for c in contents)
+    for page, part in ((ROOT / "README.md", of_networks), (ROOT / "docs" / "speed.md", text)):
+        page.write_text(between(page.name, page.read_text(), part))
+        print(f"written to {page}")
 
 
 def newest(folder: Path) -> list[Path]:
@@ -50,11 +51,11 @@ def newest(folder: Path) -> list[Path]:
     return [paths[-1] for paths in found if paths]
 
 
-def between(readme: str, text: str) -> str:
-    """`readme` with `text` between the two marks; ends the program if they are not there, once each, in order."""
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(BEGIN) > readme.index(END):
-        sys.exit(f"README.md needs one line {BEGIN} and after it one line {END}")
-    before, rest = readme.split(BEGIN)
+def between(name: str, page: str, text: str) -> str:
+    """`page` with `text` between the two marks; ends the program if they are not there, once each, in order."""
+    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
+        sys.exit(f"{name} needs one line {BEGIN} and after it one line {END}")
+    before, rest = page.split(BEGIN)
     return f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}"
 
 

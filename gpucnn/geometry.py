@@ -22,7 +22,6 @@ Output size (Dumoulin and Visin, "A guide to convolution arithmetic for deep lea
 """
 
 import math
-import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -30,9 +29,12 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn import arguments
+from gpucnn.arguments import per_axis, truth
 from gpucnn.errors import ConfigurationError, ShapeError
 
 Sizes = tuple[int, ...]
+PADDING_WORDS = ("valid", "same")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +74,10 @@ def window(
     evenly under `strict`, a tuple of the wrong length. Raises ConfigurationError for what is no size at all: negative,
     zero, fractional or boolean values, an unknown padding word, `strict` and `ceil` together.
     """
+    strict, ceil = truth("strict", strict), truth("ceil", ceil)
     if strict and ceil:
         raise ConfigurationError("strict and ceil exclude each other: strict refuses the remainder that ceil rounds up")
-    if isinstance(input, (str, bytes)) or not isinstance(input, Iterable):
-        raise ConfigurationError(f"input is {input!r}; give one size per spatial axis, such as (32, 32)")
-    input = tuple(_integer("input", size, least=1) for size in input)
+    input = _sizes(input)
     axes = len(input)
     kernel = per_axis("kernel", kernel, axes)
     stride = per_axis("stride", stride, axes)
@@ -111,20 +112,13 @@ def transposed_window(
     Raises ShapeError where nothing would be left of the output, and for a tuple of the wrong length; ConfigurationError
     for an output padding that is too large and for what is no size at all.
     """
-    if isinstance(input, (str, bytes)) or not isinstance(input, Iterable):
-        raise ConfigurationError(f"input is {input!r}; give one size per spatial axis, such as (32, 32)")
-    input = tuple(_integer("input", size, least=1) for size in input)
+    input = _sizes(input)
     axes = len(input)
     kernel = per_axis("kernel", kernel, axes)
     stride = per_axis("stride", stride, axes)
     dilation = per_axis("dilation", dilation, axes)
     extra = per_axis("output_padding", output_padding, axes, least=0)
-    if isinstance(padding, str):
-        raise ConfigurationError(
-            f"padding is {padding!r}; a transposed convolution takes an integer, one per axis, or (before, after) per "
-            "axis"
-        )
-    pads = _padding(padding, input, kernel, stride)
+    pads = pads_of(padding, axes)
     output = []
     for axis, (i, k, s, (before, after), d, r) in enumerate(zip(input, kernel, stride, pads, dilation, extra)):
         if r >= max(s, d):
@@ -172,9 +166,9 @@ def pads_of(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
 
     Raises ShapeError and ConfigurationError as `window` does, and ConfigurationError for a word.
     """
-    if isinstance(padding, str):
-        raise ConfigurationError(f"padding is {padding!r}; give an integer, one per axis, or (before, after) per axis")
-    return _padding(padding, (1,) * axes, (1,) * axes, (1,) * axes)
+    sides = arguments.padding(padding, axes)
+    sides = sides if isinstance(sides, tuple) else (sides,) * axes
+    return tuple(side if isinstance(side, tuple) else (side, side) for side in sides)
 
 
 def _output(
@@ -224,60 +218,19 @@ def _fitting_stride(room: int, s: int) -> str:
 
 def _padding(padding: Any, input: Sizes, extents: Sizes, stride: Sizes) -> tuple[tuple[int, int], ...]:
     """(before, after) for each axis from any of the forms that `window` takes."""
-    if isinstance(padding, str):
-        if padding == "valid":
-            return tuple((0, 0) for _ in input)
-        if padding == "same":
-            totals = (max((-(-i // s) - 1) * s + e - i, 0) for i, e, s in zip(input, extents, stride))
-            return tuple((total // 2, total - total // 2) for total in totals)
-        raise ConfigurationError(
-            f'padding is {padding!r}; use "valid", "same", an integer, one per axis, or (before, after) per axis'
-        )
-    if not isinstance(padding, Iterable):
-        p = _integer("padding", padding, least=0)
-        return tuple((p, p) for _ in input)
-    sides = tuple(padding)
-    if len(sides) != len(input):
-        raise ShapeError(
-            f"padding {padding!r} has {len(sides)} entries for {len(input)} spatial axes; "
-            "give one integer or one (before, after) pair per axis"
-        )
-    pads = []
-    for side in sides:
-        if isinstance(side, str) or not isinstance(side, Iterable):
-            pads.append((_integer("padding", side, least=0),) * 2)
-            continue
-        pair = tuple(_integer("padding", p, least=0) for p in side)
-        if len(pair) != 2:
-            raise ShapeError(f"padding {side!r} of one axis has {len(pair)} entries; give (before, after)")
-        pads.append(pair)
-    return tuple(pads)
+    padding = arguments.padding(padding, len(input), PADDING_WORDS)
+    if padding == "valid":
+        return tuple((0, 0) for _ in input)
+    if padding == "same":
+        totals = (max((-(-i // s) - 1) * s + e - i, 0) for i, e, s in zip(input, extents, stride))
+        return tuple((total // 2, total - total // 2) for total in totals)
+    return pads_of(padding, len(input))
 
 
-def per_axis(name: str, value: int | Iterable[int], axes: int, least: int = 1) -> Sizes:
-    """One integer of at least `least` per axis, from one for all or a sequence."""
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        return (_integer(name, value, least=least),) * axes
-    values = tuple(_integer(name, v, least=least) for v in value)
-    if len(values) != axes:
-        raise ShapeError(
-            f"{name} {values} has {len(values)} entries for {axes} spatial axes; give one integer or one per axis"
-        )
-    return values
-
-
-def _integer(name: str, value: Any, *, least: int) -> int:
-    """`value` as a Python int, if it is an integer (NumPy's included, booleans not) and at least `least`."""
-    kind = "a positive integer" if least == 1 else "an integer of 0 or more"
-    if isinstance(value, (bool, np.bool_)):
-        raise ConfigurationError(f"{name} is {value!r}, a truth value; give {kind}")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ConfigurationError(f"{name} is {value!r} of type {type(value).__name__}; give {kind}") from None
-    if number < least:
-        raise ConfigurationError(f"{name} is {number}; give {kind}")
-    return number
+def _sizes(input: Any) -> Sizes:
+    """The sizes of an image's spatial axes."""
+    sizes = arguments.sequence("input", input, "one size per spatial axis, such as (32, 32)")
+    return tuple(arguments.integer("input", size) for size in sizes)
 
 
 def _show(pads: tuple[int, int]) -> str:

@@ -26,10 +26,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpucnn import arguments
 from gpucnn.backends import get_backend
-from gpucnn.errors import ConfigurationError, ShapeError
+from gpucnn.errors import ConfigurationError, DTypeError, ShapeError
 from gpucnn.layers.base import Layer
-from gpucnn.layers.settings import positive
 from gpucnn.models.model import Model
 
 __all__ = ["GradientReport", "TensorReport", "check_gradients"]
@@ -114,10 +114,10 @@ def check_gradients(
     ConfigurationError for a subject of another kind, settings out of range, or results that change from call to call,
     ShapeError for inputs or gradients of a wrong shape.
     """
-    images, directions = positive("images", images), positive("directions", directions)
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 < tolerance < 1:
-        raise ConfigurationError(f"tolerance is {tolerance!r}; give a small number between 0 and 1, such as 1e-7")
-    rng = np.random.default_rng(seed)
+    images, directions = arguments.integer("images", images), arguments.integer("directions", directions)
+    tolerance = arguments.number("tolerance", tolerance, above=0, below=1)
+    training = arguments.truth("training", training)
+    rng = np.random.default_rng(arguments.seed(seed))
     if isinstance(subject, (Layer, Model)):
         tensors, forward = _of_model(_copied(subject, shape, rng), inputs, images, training, rng)
     elif callable(subject):
@@ -142,10 +142,10 @@ def check_gradients(
         return float(terms.sum()), float(np.abs(terms).sum())
 
     reports = [
-        _compared(name, array, gradient, loss, directions, float(tolerance), rng)
+        _compared(name, array, gradient, loss, directions, tolerance, rng)
         for (name, array), gradient in zip(tensors.items(), gradients, strict=True)
     ]
-    return GradientReport(tuple(reports), float(tolerance))
+    return GradientReport(tuple(reports), tolerance)
 
 
 # ---- what is checked, as arrays that can be moved and a function without arguments -----------------------------------
@@ -175,10 +175,10 @@ def _of_model(model: Model, inputs: tuple, images: int, training: bool, rng: np.
     """(tensors, forward): the input and the parameters by name; forward() gives y and its backward as plain arrays."""
     if len(inputs) > 1:
         raise ConfigurationError(f"layers and models have one input; {len(inputs)} were given")
-    x = np.array(inputs[0], np.float64) if inputs else rng.standard_normal((images, *model.input_shape))
+    x = _floats("the input", inputs[0]) if inputs else rng.standard_normal((images, *model.input_shape))
     if x.shape[1:] != model.input_shape or not len(x):
         raise ShapeError(f"the input has shape {x.shape}; expected (N, {', '.join(map(str, model.input_shape))})")
-    model.mode.training = bool(training)
+    model.mode.training = training
     statistics = model.statistics.copy()  # training moves them, and no call may see what another left
 
     def forward():
@@ -196,9 +196,17 @@ def _of_model(model: Model, inputs: tuple, images: int, training: bool, rng: np.
     return {"input": x, **{parameter.name: parameter.value for parameter in model.parameters}}, forward
 
 
+def _floats(name: str, value) -> np.ndarray:
+    """A float64 copy of what can be read as an array of numbers."""
+    array = arguments.array(name, value)
+    if array.dtype.kind not in "fiu":
+        raise DTypeError(f"{name} is {array.dtype}; give an array of numbers")
+    return array.astype(np.float64)
+
+
 def _of_function(function: Callable, inputs: tuple):
     """The same for a function of arrays."""
-    arrays = [np.array(value, np.float64) for value in inputs]
+    arrays = [_floats(f"argument {i}", value) for i, value in enumerate(inputs)]
 
     def forward():
         y, step = function(*(array.copy() for array in arrays))

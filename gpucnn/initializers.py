@@ -15,6 +15,7 @@ import math
 import numpy as np
 
 from gpucnn import arithmetic
+from gpucnn.arguments import number, shown
 from gpucnn.errors import ConfigurationError
 
 # The variance is the first number over what the second gives; a uniform distribution's bound is sqrt(3 * variance).
@@ -30,9 +31,12 @@ def check_initializer(name: str | float) -> str | float:
     """`name` itself if it is known or a finite number; raises ConfigurationError otherwise."""
     if isinstance(name, str) and name in INITIALIZERS:
         return name
-    if isinstance(name, (int, float)) and not isinstance(name, bool) and math.isfinite(name):
-        return name
-    raise ConfigurationError(f"no initializer {name!r}; use one of {', '.join(INITIALIZERS)}, or a number")
+    try:
+        return number("initializer", name)
+    except ConfigurationError:
+        raise ConfigurationError(
+            f"initializer is {shown(name)}; use one of {', '.join(INITIALIZERS)}, or a finite number"
+        ) from None
 
 
 def draw(

@@ -4,10 +4,9 @@ Each loss is an object that the Trainer takes, `Trainer(model, loss=Huber(0.5))`
 `loss, doutputs = MeanSquared()(outputs, targets)`. A loss of your own is a class with the methods of `Loss`.
 """
 
-import math
-
 import numpy as np
 
+from gpucnn import arguments
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
@@ -19,7 +18,7 @@ def check_labels(labels, images: int, classes: int) -> np.ndarray:
 
     Raises DTypeError for what are not integers, ShapeError for another number of them, DataError for one out of range.
     """
-    labels = np.asarray(labels)
+    labels = arguments.array("labels", labels)
     if labels.dtype.kind not in "iu":
         raise DTypeError(f"labels are {labels.dtype}; give integers, such as labels.astype(numpy.int64)")
     if labels.shape != (images,):
@@ -38,7 +37,7 @@ def check_values(values, shape: tuple[int, ...], dtype) -> np.ndarray:
 
     Raises DTypeError, ShapeError or DataError, as check_labels does.
     """
-    values = np.asarray(values)
+    values = arguments.array("targets", values)
     if values.dtype != dtype:
         raise DTypeError(f"targets are {values.dtype}; convert them with targets.astype('{np.dtype(dtype)}')")
     if values.shape != shape:
@@ -78,6 +77,10 @@ class Loss(Recordable):
         """Targets of so many images as host arrays that `load` understands once they lie on the device."""
         return check_values(targets, (images, *output_shape), dtype)
 
+    def learn(self, targets: np.ndarray, outputs: int) -> None:
+        """Take from the checked targets of all training images what the loss needs to know; before a run's first
+        step."""
+
     def place(self, backend: Backend, outputs: int) -> None:
         """Put on the device what a call needs there: a call may be recorded, and then copies nothing from the host."""
 
@@ -107,18 +110,17 @@ class SoftmaxCrossEntropy(Loss):
     With `label_smoothing` s the label counts 1 - s and all classes s / classes more (Szegedy et al. 2016). With
     `class_weights`, a number above 0 for each class, an image counts as much as its label's class, and the mean is
     divided by the sum of the images' weights. Both together as torch.nn.functional.cross_entropy defines them.
+    "balanced" weights are those by which all classes of the training images count the same; the Trainer has them
+    computed (`learn`) once it knows which images it trains on.
     """
 
     recordable = True
 
     def __init__(self, label_smoothing: float = 0.0, class_weights=None):
-        number = not isinstance(label_smoothing, bool) and isinstance(label_smoothing, (int, float))
-        if not (number and 0 <= label_smoothing < 1):
-            raise ConfigurationError(
-                f"label_smoothing is {label_smoothing!r}; give a number from 0 up to, not including, 1"
-            )
-        self.label_smoothing = float(label_smoothing)
-        self.class_weights = None if class_weights is None else _positive_weights(class_weights)
+        self.label_smoothing = arguments.number("label_smoothing", label_smoothing, least=0, below=1)
+        balanced = isinstance(class_weights, str) and class_weights == "balanced"
+        self.class_weights = class_weights if balanced or class_weights is None else _positive_weights(class_weights)
+        self._weights = None if balanced else self.class_weights
         self._plain = self.label_smoothing == 0 and self.class_weights is None
         self.counts = 2 if self._plain else 3
         self._placed: dict[Backend, Array] = {}
@@ -127,7 +129,7 @@ class SoftmaxCrossEntropy(Loss):
         return {
             "name": type(self).__name__,
             "label_smoothing": self.label_smoothing,
-            "class_weights": self.class_weights,
+            "class_weights": self.class_weights if self._weights is None else self._weights,
         }
 
     def check(self, targets, images: int, output_shape: tuple[int, ...], dtype) -> np.ndarray:
@@ -138,10 +140,16 @@ class SoftmaxCrossEntropy(Loss):
         self._check_classes(output_shape[0])
         return check_labels(targets, images, output_shape[0])
 
+    def learn(self, targets: np.ndarray, outputs: int) -> None:
+        if self.class_weights == "balanced":
+            self._weights, self._placed = balanced_weights(targets, outputs), {}
+
     def place(self, backend: Backend, outputs: int) -> None:
-        if not self._plain and backend not in self._placed:
-            self._check_classes(outputs)
-            weights = np.ones(outputs) if self.class_weights is None else np.array(self.class_weights)
+        if self._plain or backend in self._placed:
+            return
+        self._check_classes(outputs)
+        if self.class_weights is None or self._weights is not None:
+            weights = np.ones(outputs) if self._weights is None else np.array(self._weights)
             self._placed[backend] = backend.array(weights.astype(backend.dtype))
 
     def load(self, backend: Backend, targets: Array, indices: Array, count: int):
@@ -162,6 +170,11 @@ class SoftmaxCrossEntropy(Loss):
         if self._plain:
             return backend.softmax_cross_entropy(outputs, targets, totals)
         self.place(backend, outputs.channels)
+        if backend not in self._placed:
+            raise ConfigurationError(
+                'class_weights is "balanced", but no training labels were seen yet; train first, call '
+                "learn(labels, classes), or give the numbers"
+            )
         weights = self._placed[backend]
         return backend.weighted_cross_entropy(outputs, targets, weights, self.label_smoothing, totals)
 
@@ -174,9 +187,9 @@ class SoftmaxCrossEntropy(Loss):
         return outputs.backend.softmax(outputs)
 
     def _check_classes(self, classes: int) -> None:
-        if self.class_weights is not None and len(self.class_weights) != classes:
+        if self._weights is not None and len(self._weights) != classes:
             raise ConfigurationError(
-                f"class_weights holds {len(self.class_weights)} numbers, but the model has {classes} classes"
+                f"class_weights holds {len(self._weights)} numbers, but the model has {classes} classes"
             )
 
 
@@ -220,9 +233,7 @@ class Huber(ValueLoss):
     kind = "huber"
 
     def __init__(self, delta: float = 1.0):
-        if isinstance(delta, bool) or not isinstance(delta, (int, float)) or not 0 < delta < math.inf:
-            raise ConfigurationError(f"delta is {delta!r}; give a number above 0")
-        self.delta = self._delta = float(delta)
+        self.delta = self._delta = arguments.number("delta", delta, above=0)
 
 
 class BinaryCrossEntropy(ValueLoss):
@@ -245,7 +256,7 @@ class BinaryCrossEntropy(ValueLoss):
 
     def predict(self, outputs: Batch) -> Batch:
         """Probabilities, each output for itself."""
-        return outputs.backend.sigmoid(outputs)
+        return outputs.backend.elementwise("sigmoid", outputs)
 
 
 def softmax_cross_entropy(
@@ -257,10 +268,8 @@ def softmax_cross_entropy(
 
 def _positive_weights(weights) -> list[float]:
     """A list of floats; ConfigurationError unless it is numbers above 0."""
-    try:
-        numbers = np.asarray(weights, np.float64)
-    except (TypeError, ValueError):
-        numbers = np.zeros(())
-    if numbers.ndim != 1 or not numbers.size or not (np.isfinite(numbers) & (numbers.astype(np.float32) > 0)).all():
-        raise ConfigurationError(f"class_weights is {weights!r}; give a number above 0 for each class")
-    return numbers.tolist()
+    expected = 'a number above 0 for each class, or "balanced"'
+    numbers = arguments.sequence("class_weights", weights, expected)
+    if not numbers:
+        raise ConfigurationError(f"class_weights is {arguments.shown(weights)}; give {expected}")
+    return [arguments.number(f"class_weights[{i}]", value, above=0) for i, value in enumerate(numbers)]

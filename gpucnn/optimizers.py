@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.arguments import epsilon, number, truth
 from gpucnn.errors import ConfigurationError
 from gpucnn.recordable import Recordable
 
@@ -27,7 +28,7 @@ class Optimizer(Recordable):
     hypers = 1
 
     def __init__(self, lr: float):
-        self.lr = _least("lr", lr, 0)
+        self.lr = number("lr", lr, least=0)
         self.backend: Any = None
         self.hyper: Any = None
         self.state: dict[str, Any] = {}
@@ -73,9 +74,10 @@ class SGD(Optimizer):
 
     def __init__(self, lr: float = 0.01, momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = False):
         super().__init__(lr)
-        self.momentum, self.weight_decay = _beta("momentum", momentum), _least("weight_decay", weight_decay, 0)
-        self.nesterov = bool(nesterov)
-        if nesterov and momentum == 0:
+        self.momentum = number("momentum", momentum, least=0, below=1)
+        self.weight_decay = number("weight_decay", weight_decay, least=0)
+        self.nesterov = truth("nesterov", nesterov)
+        if self.nesterov and self.momentum == 0:
             raise ConfigurationError("nesterov needs a momentum above 0")
 
     def update(self, weights, gradients) -> None:
@@ -102,8 +104,8 @@ class Adam(Optimizer):
         self, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0
     ):
         super().__init__(lr)
-        self.beta1, self.beta2 = _beta("beta1", beta1), _beta("beta2", beta2)
-        self.eps, self.weight_decay = _least("eps", eps, 0), _least("weight_decay", weight_decay, 0)
+        self.beta1, self.beta2 = number("beta1", beta1, least=0, below=1), number("beta2", beta2, least=0, below=1)
+        self.eps, self.weight_decay = epsilon(eps), number("weight_decay", weight_decay, least=0)
         self._powers = [0, 1.0, 1.0]  # step, beta1 ** step, beta2 ** step
 
     def rates(self, lr: float, step: int) -> tuple[float, ...]:
@@ -138,15 +140,3 @@ class AdamW(Adam):
         self, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.01
     ):
         super().__init__(lr, beta1, beta2, eps, weight_decay)
-
-
-def _least(name: str, value: float, least: float) -> float:
-    if not (isinstance(value, (int, float)) and least <= value < float("inf")):
-        raise ConfigurationError(f"{name} is {value!r}; give a number of {least} or more")
-    return float(value)
-
-
-def _beta(name: str, value: float) -> float:
-    if not (isinstance(value, (int, float)) and 0 <= value < 1):
-        raise ConfigurationError(f"{name} is {value!r}; give a number from 0 up to, not including, 1")
-    return float(value)

@@ -26,13 +26,23 @@ _OUTSIDE_A_STEP = frozenset(
         "__copy__",
         "__deepcopy__",
         "build",
+        "connect",
         "children",
         "parameters",
         "statistics",
         "walk",
+        "leaves",
         "need_input_gradient",
+        "multiply_adds",
+        "dense_weights",
+        "receptive_field",
+        "onnx",
+        "pytorch",
+        "sliding",
+        "filter_weights",
         "check_axes",
         "settings",
+        "learn",
         "place",
         "measure",
         "set_rates",
@@ -69,18 +79,27 @@ def last_change() -> object:
 
 def is_recordable(part: Recordable) -> bool:
     """Whether the class of `part` declares itself recordable, and nothing it inherits from there on is overridden."""
+    return declaration(part, "recordable") is True
+
+
+def declaration(part: Recordable, name: str) -> Any:
+    """What `part` declares as its attribute `name`: a promise about what it computes.
+
+    None where the class, or this one object, overrides something that runs in a step below the class that declares it:
+    the promise was made about other code.
+    """
     own = vars(part)
-    if "recordable" in own:
-        return own["recordable"] is True
+    if name in own:
+        return own[name]
     kind = type(part)
-    if any(callable(getattr(kind, name, None)) for name in own):  # a method replaced in this one object
-        return False
+    if any(callable(getattr(kind, other, None)) for other in own):  # a method replaced in this one object
+        return None
     for place, ancestor in enumerate(kind.__mro__):
-        if "recordable" in vars(ancestor):
-            return vars(ancestor)["recordable"] is True
-        if any(_overrides(name, value, kind.__mro__[place + 1 :]) for name, value in vars(ancestor).items()):
-            return False
-    return False
+        if name in vars(ancestor):
+            return getattr(part, name)
+        if any(_overrides(other, value, kind.__mro__[place + 1 :]) for other, value in vars(ancestor).items()):
+            return None
+    return None
 
 
 def _overrides(name: str, value: Any, ancestors: tuple[type, ...]) -> bool:

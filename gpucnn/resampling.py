@@ -7,7 +7,6 @@ type.
 """
 
 import functools
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.arguments import number, one_of, per_axis, shown, truth
 from gpucnn.errors import ConfigurationError, ShapeError
-from gpucnn.geometry import Sizes, Window, per_axis, window
+from gpucnn.geometry import Sizes, Window, window
 
 PADDING_MODES = ("zeros", "constant", "reflect", "replicate", "circular")
 UPSAMPLING_MODES = ("nearest", "linear")
-_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +86,10 @@ def as_arrays(table: AxisTaps, dtype: type = np.float32) -> tuple[np.ndarray, np
 
 def check_padding_mode(mode: Any, value: Any) -> tuple[str, float]:
     """(mode, value): a word of PADDING_MODES, "constant" with 0 being "zeros", and a finite number for "constant"."""
-    if mode not in PADDING_MODES:
-        raise ConfigurationError(f"no padding mode {mode!r}; use one of {', '.join(PADDING_MODES)}")
-    try:
-        number = math.nan if isinstance(value, (bool, np.bool_, str)) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not abs(number) <= _LARGEST:
-        raise ConfigurationError(f"the padding's value is {value!r}; give a finite number in the range of float32")
-    if number and mode != "constant":
+    mode, fill = one_of("the padding mode", mode, PADDING_MODES), number("the padding's value", value)
+    if fill and mode != "constant":
         raise ConfigurationError(f'the padding\'s value is {value!r}, but mode {mode!r} has none; use mode "constant"')
-    return ("zeros" if mode == "constant" and number == 0 else mode), number
+    return ("zeros" if mode == "constant" and fill == 0 else mode), fill
 
 
 def padding_taps(size: Sizes, pads: tuple[tuple[int, int], ...], mode: str, value: float = 0.0) -> Taps:
@@ -155,17 +147,14 @@ def unpadded_window(fit: Window) -> Window:
 
 
 def check_upsampling(scale: Any, size: Any, mode: Any, align_corners: Any) -> None:
-    """Raises ConfigurationError unless one of scale and size is given and the mode knows what it is told."""
+    """Raises ConfigurationError unless one of scale and size is set, and the mode knows the other settings."""
     if (scale is None) == (size is None):
-        raise ConfigurationError(f"scale is {scale!r} and size {size!r}; give one of them, an integer or one per axis")
-    if mode not in UPSAMPLING_MODES:
         raise ConfigurationError(
-            f"no upsampling mode {mode!r}; use one of {', '.join(UPSAMPLING_MODES)} (linear is bilinear on two axes, "
-            "trilinear on three)"
+            f"scale is {shown(scale)} and size {shown(size)}; give one of them, an integer or one per axis"
         )
-    if not isinstance(align_corners, (bool, np.bool_)):
-        raise ConfigurationError(f"align_corners is {align_corners!r}; give True or False")
-    if align_corners and mode != "linear":
+    note = " (linear is bilinear on two axes, trilinear on three)"
+    one_of("the upsampling mode", mode, UPSAMPLING_MODES, note=note)
+    if truth("align_corners", align_corners) and mode != "linear":
         raise ConfigurationError('align_corners is for mode "linear": "nearest" has no corners to align')
 
 

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from gpucnn import arithmetic
-from gpucnn.errors import ConfigurationError
+from gpucnn.arguments import instance, integer, number
 
 
 class Schedule:
@@ -21,6 +21,10 @@ class Schedule:
 
     def __call__(self, step: int, steps: int, epoch: int) -> float:
         raise NotImplementedError(f"{type(self).__name__} has no __call__(step, steps, epoch) that returns a factor")
+
+    def remark(self, steps: int) -> str | None:
+        """A sentence for the user, if a run of so many steps is not what this schedule is for."""
+        return None
 
     def settings(self) -> dict:
         """Name and settings, for checkpoints."""
@@ -38,9 +42,7 @@ class Step(Schedule):
     """The rate times `factor` after every `every` epochs."""
 
     def __init__(self, every: int, factor: float = 0.1):
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ConfigurationError(f"every is {every!r}; give a positive number of epochs")
-        self.every, self.factor = every, _share("factor", factor)
+        self.every, self.factor = integer("every", every), _share("factor", factor)
 
     def __call__(self, step: int, steps: int, epoch: int) -> float:
         rate = 1.0
@@ -89,15 +91,20 @@ class WarmUp(Schedule):
     """
 
     def __init__(self, steps: int, then: Schedule | None = None):
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ConfigurationError(f"steps is {steps!r}; give a positive number of steps")
-        if then is not None and not isinstance(then, Schedule):
-            raise ConfigurationError(f"then is {then!r}; give a schedule, such as Cosine(), or None")
-        self.steps, self.then = steps, then or Constant()
+        self.steps = integer("steps", steps)
+        self.then = instance("then", then, Schedule, "a schedule, such as Cosine()", optional=True) or Constant()
         self.uses_steps = self.then.uses_steps
 
     def __call__(self, step: int, steps: int, epoch: int) -> float:
         return self.then(step, steps, epoch) * min((step + 1) / (self.steps + 1), 1.0)
+
+    def remark(self, steps: int) -> str | None:
+        if self.steps < steps:
+            return self.then.remark(steps)
+        return (
+            f"the warm-up of {self.steps} steps is as long as the whole run of {steps} or longer, so the learning rate "
+            "never reaches its full value"
+        )
 
     def settings(self) -> dict:
         return {"name": "WarmUp", "steps": self.steps, "then": self.then.settings()}
@@ -109,6 +116,4 @@ def _cosine(first: float, last: float, part: float) -> float:
 
 
 def _share(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not 0 <= value <= 1:
-        raise ConfigurationError(f"{name} is {value!r}; give a number from 0 to 1")
-    return float(value)
+    return number(name, value, least=0, most=1)

@@ -11,7 +11,7 @@ import gpucnn.check
 from gpucnn.backends import get_backend
 from gpucnn.backends.numba.backend import NumbaBackend
 from gpucnn.check import HASHES, check
-from gpucnn.check.cases import KINDS, cases
+from gpucnn.check.cases import KINDS, all_cases
 from gpucnn.check.networks import NETWORKS, train
 from gpucnn.cli import app
 from gpucnn.errors import BackendError
@@ -22,7 +22,7 @@ def test_both_cpu_backends_pass(threads):
     told = []
     report = check(["numpy", "numba"], threads=threads, progress=told.append)
     assert report["passed"] and report["differences"] == []
-    names = {case.operation for case in cases()}
+    names = {case.operation for case in all_cases()}
     assert {(row["name"], row["backend"]) for row in report["operations"]} == {
         (n, b) for n in names for b in ("numpy", "numba")
     }
@@ -51,14 +51,25 @@ def test_it_covers_every_operation_of_the_protocol(monkeypatch):
             used.add(name)
             return getattr(self.backend, name)
 
-    everything = list(cases())
+    everything = list(all_cases())
     for case in everything:
-        if "random" in case.about or case.operation.startswith(("loading", "watch")):
+        if case.kind in ("random", ""):
             case.run(Spy(get_backend("numba", "exact")))
     methods = {name for name, value in vars(Backend).items() if callable(value) and not name.startswith("_")}
     assert methods - memory <= used
     for kind in KINDS:
-        assert sum(case.about.startswith(kind) for case in everything) > 30
+        assert sum(case.kind == kind for case in everything) > 30
+
+
+def test_cases_declare_their_gradients():
+    """Gradients are named as calculus does, and only they are; concatenation's are ranges of channels."""
+    calculus = re.compile(r"d(x|z|w|b|gamma|beta|logits)\b")
+    backend, returned, declared = get_backend("numba", "exact"), {}, {}
+    for case in all_cases():
+        if case.kind in ("random", "") and case.operation != "concatenation":
+            returned.setdefault(case.operation, set()).update(case.run(backend))
+            declared.setdefault(case.operation, set()).update(case.gradients)
+    assert declared == {name: {label for label in labels if calculus.match(label)} for name, labels in returned.items()}
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -80,8 +91,8 @@ def planted(monkeypatch, operations=("dense",), networks=()) -> None:
         return y
 
     monkeypatch.setattr(NumbaBackend, "dense", wrong)
-    few = [case for case in cases() if case.operation in operations]
-    monkeypatch.setattr(gpucnn.check, "cases", lambda: iter(few))
+    few = [case for case in all_cases() if case.operation in operations]
+    monkeypatch.setattr(gpucnn.check, "all_cases", lambda: iter(few))
     monkeypatch.setattr(gpucnn.check, "NETWORKS", networks)
 
 
@@ -90,7 +101,7 @@ def test_a_planted_difference_is_told(monkeypatch):
     report = check(["numpy", "numba"])
     assert not report["passed"]
     rows = {(row["name"], row["backend"]): row["differing"] for row in report["operations"]}
-    count = sum(case.operation == "dense" for case in cases())
+    count = sum(case.operation == "dense" for case in all_cases())
     assert rows == {("dense", "numpy"): 0, ("dense", "numba"): count, ("relu", "numpy"): 0, ("relu", "numba"): 0}
     number = r"-?0x1\.[0-9a-f]{13}p[+-]\d+"
     pattern = (
@@ -113,8 +124,8 @@ def test_a_difference_in_training_is_told(monkeypatch):
 
 def test_values_of_another_shape_or_type_differ(monkeypatch):
     monkeypatch.setattr(NumbaBackend, "unpack", lambda self, batch: np.zeros(batch.shape))
-    few = [next(case for case in cases() if case.operation == "relu")]
-    monkeypatch.setattr(gpucnn.check, "cases", lambda: iter(few))
+    few = [next(case for case in all_cases() if case.operation == "relu")]
+    monkeypatch.setattr(gpucnn.check, "all_cases", lambda: iter(few))
     monkeypatch.setattr(gpucnn.check, "NETWORKS", ())
     report = check(["numba"])
     assert not report["passed"] and report["operations"][0]["differing"] == report["operations"][0]["values"]
@@ -133,7 +144,7 @@ def test_the_command_ends_with_1(monkeypatch):
 
 def test_the_command_ends_with_0(monkeypatch):
     monkeypatch.setattr(
-        gpucnn.check, "cases", lambda: iter([next(case for case in cases() if case.operation == "relu")])
+        gpucnn.check, "all_cases", lambda: iter([next(case for case in all_cases() if case.operation == "relu")])
     )
     monkeypatch.setattr(gpucnn.check, "NETWORKS", ("lenet5",))
     result = CliRunner().invoke(app, ["check", "--backend", "numpy", "--backend", "numba", "--json"])

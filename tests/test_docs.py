@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from gpucnn.check.cases import cases
+from gpucnn.check.cases import all_cases
 from gpucnn.emulation import why_not
 from tests.processes import environment
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", *(ROOT / "kernels").rglob("*.md")])
+PAGES = sorted(
+    [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "kernels").rglob("*.md")]
+)
 PAGE = ROOT / "docs" / "adding-an-operation.md"
 # A path from the checkout's root, with what may end a sentence left out.
 PATH = re.compile(r"(?<![\w./-])((?:gpucnn|kernels|tests|docs|bench|\.ci)/[\w./*-]*\w/?)")
@@ -69,7 +71,7 @@ def test_what_is_quoted_stands_in_the_file(file, text):
 def test_the_check_itself_finds_a_wrong_quotation():
     assert len(QUOTES) >= 8
     file, text = QUOTES[-1]
-    assert not quoted(text.replace("y", "z"), (ROOT / file).read_text())
+    assert not quoted(text.replace("e", "z"), (ROOT / file).read_text())
 
 
 def test_the_examples_run(tmp_path):
@@ -109,5 +111,5 @@ def test_the_table_of_operations_has_them_all():
     """Made by `python tests/operations_table.py`; an operation that was never compared must not hide."""
     text = (ROOT / "docs" / "operations.md").read_text()
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")][1:]
-    assert sorted(rows) == sorted({case.operation for case in cases()})
+    assert sorted(rows) == sorted({case.operation for case in all_cases()})
     assert "differ" not in text.split("| operation")[1]

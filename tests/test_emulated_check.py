@@ -12,11 +12,11 @@ import pytest
 
 import gpucnn.check
 from gpucnn.backends import get_backend
-from gpucnn.check import check, simulation
-from gpucnn.check.cases import cases
+from gpucnn.check import check, simulator
+from gpucnn.check.cases import all_cases, small_cases
+from gpucnn.check.device_memory import DeviceMemoryMonitor, on_gpu
 from gpucnn.check.networks import NETWORKS
-from gpucnn.check.residence import Watched, on_gpu
-from gpucnn.check.toy import TOYS, small_cases
+from gpucnn.check.small_networks import SMALL_NETWORKS
 from gpucnn.emulation import compiler, get_emulated_backend, why_not
 from gpucnn.errors import BackendError
 from tests.processes import environment
@@ -48,12 +48,12 @@ def no_gpu(monkeypatch):
 @pytest.fixture
 def few(monkeypatch):
     """Cut short: one operation and no network."""
-    monkeypatch.setattr(gpucnn.check, "cases", lambda: (case for case in cases() if case.operation == "relu"))
+    monkeypatch.setattr(gpucnn.check, "all_cases", lambda: (case for case in all_cases() if case.operation == "relu"))
     monkeypatch.setattr(gpucnn.check, "NETWORKS", ())
 
 
 class Simulated:
-    """In the place of Simulation: a report that is there at once."""
+    """In the place of Simulator: a report that is there at once."""
 
     differences: ClassVar[list[str]] = []
 
@@ -65,7 +65,7 @@ class Simulated:
 
     def report(self):
         operation = {"name": "relu", "backend": SIMULATED, "values": 7, "differing": len(self.differences)}
-        network = {"network": "toy", "backend": SIMULATED, "weights_sha256": "ab", "expected_sha256": "ab"}
+        network = {"network": "small plain", "backend": SIMULATED, "weights_sha256": "ab", "expected_sha256": "ab"}
         return {
             "passed": not self.differences,
             "operations": [operation],
@@ -79,7 +79,7 @@ class Simulated:
 
 @needs_emulation
 def test_all_backends_are_compared(few, monkeypatch):
-    monkeypatch.setattr(simulation, "Simulation", Simulated)
+    monkeypatch.setattr(simulator, "Simulator", Simulated)
     report = check(emulate=True)
     assert report["passed"]
     assert [row["backend"] for row in report["operations"]] == [EMULATED, "numba", "numpy", SIMULATED]
@@ -89,14 +89,14 @@ def test_all_backends_are_compared(few, monkeypatch):
 
 @needs_emulation
 def test_only_what_was_asked_for_stands_in(few, monkeypatch):
-    monkeypatch.setattr(simulation, "Simulation", lambda: pytest.fail("simulated"))
+    monkeypatch.setattr(simulator, "Simulator", lambda: pytest.fail("simulated"))
     assert {row["backend"] for row in check(["numba", "cupy"], emulate=True)["operations"]} == {"numba", EMULATED}
     assert {row["backend"] for row in check(["numpy"], emulate=True)["operations"]} == {"numpy"}
 
 
 def test_a_difference_in_the_simulator_fails_the_whole(few, monkeypatch):
     monkeypatch.setattr(Simulated, "differences", ["relu on a simulated GPU: wrong"])
-    monkeypatch.setattr(simulation, "Simulation", Simulated)
+    monkeypatch.setattr(simulator, "Simulator", Simulated)
     report = check(["numba", "numba-cuda"], emulate=True)
     assert not report["passed"]
     assert report["differences"] == Simulated.differences
@@ -106,7 +106,7 @@ def test_a_difference_in_the_simulator_fails_the_whole(few, monkeypatch):
 def test_a_difference_in_the_emulation_is_told(few, monkeypatch):
     from gpucnn.backends.cuda.backend import CudaBackend
 
-    monkeypatch.setattr(CudaBackend, "relu", lambda self, x: x)
+    monkeypatch.setattr(CudaBackend, "elementwise", lambda self, name, x: x)
     report = check(["cupy"], emulate=True)
     assert not report["passed"]
     assert f"{EMULATED} gives" in report["differences"][0]
@@ -150,7 +150,7 @@ def test_without_numba_cuda_a_sentence_says_so(monkeypatch):
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(simulation.importlib.metadata, "version", missing)
+    monkeypatch.setattr(simulator.importlib.metadata, "version", missing)
     with pytest.raises(BackendError, match="pip install numba-cuda"):
         check(["numba-cuda"], emulate=True)
 
@@ -159,7 +159,7 @@ def test_without_numba_cuda_a_sentence_says_so(monkeypatch):
 def test_a_simulation_that_fails_is_told(monkeypatch):
     start = subprocess.Popen
     failing = [sys.executable, "-c", "raise SystemExit('no luck')"]
-    monkeypatch.setattr(simulation.subprocess, "Popen", lambda command, **options: start(failing, **options))
+    monkeypatch.setattr(simulator.subprocess, "Popen", lambda command, **options: start(failing, **options))
     with pytest.raises(BackendError, match="could not be simulated: no luck"):
         check(["numba-cuda"], emulate=True)
 
@@ -175,7 +175,7 @@ def test_wrong_settings_are_refused_before_anything_runs():
 
 
 def test_the_small_cases_cover_every_operation():
-    assert {case.operation for case in small_cases()} == {case.operation for case in cases()}
+    assert {case.operation for case in small_cases()} == {case.operation for case in all_cases()}
 
 
 @needs_emulation
@@ -185,14 +185,14 @@ def test_the_kernels_pass_on_the_cpu(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # the other process must find the package from anywhere
     report = json.loads(json.dumps(check(["cupy", "numba-cuda"], emulate=True)))
     assert report["passed"] and report["differences"] == []
-    names = {case.operation for case in cases()}
+    names = {case.operation for case in all_cases()}
     assert {(row["name"], row["backend"]) for row in report["operations"]} == {
         (n, b) for n in names for b in (EMULATED, SIMULATED)
     }
     assert all(row["differing"] == 0 < row["values"] for row in report["operations"])
     assert {(row["network"], row["backend"]) for row in report["training"]} == {
         *((n, EMULATED) for n in NETWORKS),
-        *((n, SIMULATED) for n in TOYS),
+        *((n, SIMULATED) for n in SMALL_NETWORKS),
     }
     assert all(row["weights_sha256"] == row["expected_sha256"] for row in report["training"])
 
@@ -231,12 +231,12 @@ def made_up(**results):
 def test_results_in_the_devices_memory_are_well():
     array = DeviceArray([1.0])
     batch = gpucnn.backends.Batch(array, 1, None)
-    backend = made_up(zeros=array, relu=batch, max_pool=(batch, array), sgd=None, host=np.ones(1), capture=lambda: None)
-    watched = Watched(backend)
-    for name in ("zeros", "relu", "max_pool", "sgd", "host", "capture"):
-        assert getattr(watched, name)(1, 2) is getattr(backend, name)()
-    assert watched.astray == []
-    assert watched.name == "made up" and watched.xp is XP
+    backend = made_up(zeros=array, add=batch, max_pool=(batch, array), sgd=None, host=np.ones(1), capture=lambda: None)
+    monitored = DeviceMemoryMonitor(backend)
+    for name in ("zeros", "add", "max_pool", "sgd", "host", "capture"):
+        assert getattr(monitored, name)(1, 2) is getattr(backend, name)()
+    assert monitored.misplaced == []
+    assert monitored.name == "made up" and monitored.xp is XP
 
 
 @pytest.mark.parametrize(
@@ -248,10 +248,10 @@ def test_results_in_the_devices_memory_are_well():
     ],
 )
 def test_results_elsewhere_are_told_once(result, where):
-    watched = Watched(made_up(max_pool=result))
-    watched.max_pool()
-    watched.max_pool()
-    assert watched.astray == [f"max_pool on made up: its result lies in {where}, not in the GPU's memory"]
+    monitored = DeviceMemoryMonitor(made_up(max_pool=result))
+    monitored.max_pool()
+    monitored.max_pool()
+    assert monitored.misplaced == [f"max_pool on made up: its result is in {where}, not in the GPU's memory"]
 
 
 def test_check_fails_where_a_gpu_leaves_results_on_the_host(few, monkeypatch):
@@ -266,7 +266,7 @@ def test_check_fails_where_a_gpu_leaves_results_on_the_host(few, monkeypatch):
     report = check(["cupy"])
     assert not report["passed"]
     assert all(row["differing"] == 0 for row in report["operations"])
-    assert {text.split(" ")[0] for text in report["differences"]} == {"pack", "relu", "relu_gradient"}
+    assert {text.split(" ")[0] for text in report["differences"]} == {"pack", "elementwise", "elementwise_gradient"}
 
 
 @needs_emulation

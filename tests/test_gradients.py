@@ -136,8 +136,15 @@ def test_global_avg_pool(spatial):
 @pytest.mark.parametrize("operation", ["relu", "tanh", "sigmoid"])
 def test_elementwise(operation):
     x = apart(3, (4, 3, 5, 2))
-    y = ENGINE.pack(engine(operation)(x))
-    check(engine(operation), lambda dy: [engine(f"{operation}_gradient", y)(dy)], [x], 4)
+
+    def forward(x):
+        return ENGINE.unpack(ENGINE.elementwise(operation, ENGINE.pack(x)))
+
+    def backward(dy):
+        return [ENGINE.unpack(ENGINE.elementwise_gradient(operation, ENGINE.pack(dy), y))]
+
+    y = ENGINE.pack(forward(x))
+    check(forward, backward, [x], 4)
 
 
 @pytest.mark.parametrize("relu", [False, True])
@@ -148,7 +155,7 @@ def test_add(relu):
 
     def backward(dy):
         y = ENGINE.add(ENGINE.pack(a), ENGINE.pack(b), relu)
-        dx = engine("relu_gradient", y)(dy) if relu else dy
+        dx = ENGINE.unpack(ENGINE.elementwise_gradient("relu", ENGINE.pack(dy), y)) if relu else dy
         return [dx, dx]
 
     check(lambda a, b: ENGINE.unpack(ENGINE.add(ENGINE.pack(a), ENGINE.pack(b), relu)), backward, [a, b], 7)

@@ -58,9 +58,9 @@ CHANGES = [
     Change(
         "multiply, then add",
         "numpy",
-        "gpucnn/backends/numpy/exact.py",
-        "return fma(weight, x, acc)",
-        "return weight * x + acc",
+        "gpucnn/backends/numpy/exact/__init__.py",
+        "staticmethod(fma)",
+        "staticmethod(lambda a, b, c: a * b + c)",
         upsampled,
     ),
     Change(

@@ -17,7 +17,7 @@ from gpucnn.arithmetic.elementary import (
     tanh,
     tanh64,
 )
-from gpucnn.arithmetic.fma import chain, fma, products_stay_normal
+from gpucnn.arithmetic.fma import Doubt, chain, doubt, fma
 from gpucnn.arithmetic.normal import normal64
 from gpucnn.arithmetic.philox import (
     CROP,
@@ -34,9 +34,10 @@ from gpucnn.arithmetic.philox import (
     uniform,
     words,
 )
-from gpucnn.arithmetic.sums import BLOCK, bands, in_bands, over_bands64, over_batch, rounded, total64, tree
+from gpucnn.arithmetic.sums import BAND, BLOCK, bands, image_sums64, in_bands, over_batch, rounded, total64, tree
 
 __all__ = [
+    "BAND",
     "BLOCK",
     "CROP",
     "CUTOUT",
@@ -46,25 +47,26 @@ __all__ = [
     "SHIFT",
     "SHUFFLE",
     "SPLIT",
+    "Doubt",
     "assert_subnormals",
     "bands",
     "chain",
     "cos64",
+    "doubt",
     "draws64",
     "exp",
     "exp64",
     "fma",
     "gelu",
     "gelu_slope",
+    "image_sums64",
     "in_bands",
     "log",
     "log64",
     "normal64",
-    "over_bands64",
     "over_batch",
     "permutation",
     "philox4x32",
-    "products_stay_normal",
     "rounded",
     "sigmoid",
     "sigmoid64",

@@ -65,6 +65,11 @@ def total64(x: np.ndarray) -> np.ndarray:
     return over_batch(over_bands64(x, x.shape[2:]))
 
 
+def image_sums64(x: np.ndarray) -> np.ndarray:
+    """The float64 sums of x (N, C, *positions) within each image, (N, C): level (a), then the tree over the bands."""
+    return tree(over_bands64(x, x.shape[2:]), -1)
+
+
 def rounded(value64) -> np.ndarray:
     """A float64 statistic as float32: rounded once, and -0 turned into +0."""
     with np.errstate(over="ignore", under="ignore"):

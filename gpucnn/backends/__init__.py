@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 
+from gpucnn.arguments import integer, refuse, shown, truth
 from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Backend
@@ -48,16 +49,19 @@ def get_backend(
     """
     if name is None:
         usable = [entry["name"] for entry in backends() if entry["usable"]]
-        name = next((n for n in usable if math is None or math in maths(n)), usable[0])
-    if name not in names():
-        raise BackendError(f"there is no backend {name!r}; there are: {_listing()}")
+        name = next((n for n in usable if not isinstance(math, str) or math in maths(n)), usable[0])
+    if not isinstance(name, str) or name not in names():
+        raise BackendError(f"there is no backend {shown(name)}; there are: {_listing()}")
     if math is None:
         math = maths(name)[0]
-    if (name, math) not in _IMPLEMENTATIONS:
-        raise BackendError(f"backend {name!r} has no math {math!r}; it has: {', '.join(maths(name))}")
-    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-        raise BackendError(f"threads is {threads!r}; expected a whole number of at least 1")
-    dtype = np.dtype(np.float32 if dtype is None else dtype)
+    if not isinstance(math, str) or math not in maths(name):
+        raise BackendError(f"backend {name!r} has no math {shown(math)}; it has: {', '.join(maths(name))}")
+    threads = None if threads is None else integer("threads", threads)
+    graph = truth("graph", graph)
+    try:
+        dtype = np.dtype(np.float32 if dtype is None else dtype)
+    except (TypeError, ValueError, OverflowError):
+        raise refuse("dtype", dtype, "numpy.float32, or numpy.float64 for numpy's fast math") from None
     if dtype != np.float32 and not ((name, math) == ("numpy", "fast") and dtype == np.float64):
         raise BackendError(
             f"backend {name!r} with math {math!r} computes in float32, not {dtype}; float64 is for numpy's fast math"
@@ -65,8 +69,6 @@ def get_backend(
     reason = _why_not(name, math)
     if reason:
         raise BackendError(f"backend {name!r} is not usable here: {reason}. Usable or not: {_listing()}")
-    if not isinstance(graph, bool):
-        raise BackendError(f"graph is {graph!r}; expected True or False")
     return _make(name, math, threads or os.cpu_count() or 1, dtype, graph)
 
 

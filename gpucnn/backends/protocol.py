@@ -144,7 +144,7 @@ class Backend(ABC):
     ) -> tuple[Batch, Any]:
         """max_pool of relu of conv: what those three give, in one kernel where the backend has one.
 
-        The taps that it returns may differ where the maximum is not above zero; relu_gradient(dy, y) is zero there.
+        The taps that it returns may differ where the maximum is not above zero; ReLU's gradient is zero there.
         """
         return self.max_pool(self.conv(x, w, bias, window, groups, relu=True), pool)
 
@@ -154,7 +154,7 @@ class Backend(ABC):
 
         One kernel where the backend has one.
         """
-        dz = self.max_pool_gradient(self.relu_gradient(dy, y), where, pool)
+        dz = self.max_pool_gradient(self.elementwise_gradient("relu", dy, y), where, pool)
         if out_bias is not None:
             self.bias_gradient(dz, out_bias)
         return dz
@@ -258,28 +258,28 @@ class Backend(ABC):
     # ---- elementwise [5, 6, 7] ---------------------------------------------------------------------------------------
 
     @abstractmethod
-    def relu(self, x: Batch) -> Batch:
-        """x > 0 ? x : +0."""
+    def elementwise(self, name: str, x: Batch, *settings: float) -> Batch:
+        """The value of an activation of gpucnn.backends.elementwise.ELEMENTWISE, of every value of x.
+
+        relu          x > 0 ? x : +0
+        tanh          by rule 6, +0 for -0
+        sigmoid       1 / (1 + exp(-x)) by rule 6
+        leaky_relu    x > 0 ? x : slope * x + 0
+        gelu          x * Phi(x) by rule 6, Phi the normal distribution's cdf
+        silu          x / (1 + exp(-x)) by rule 6
+        """
 
     @abstractmethod
-    def relu_gradient(self, dy: Batch, y: Batch) -> Batch:
-        """y > 0 ? dy : +0, with y = relu(x)."""
+    def elementwise_gradient(self, name: str, dy: Batch, saved: Batch, *settings: float) -> Batch:
+        """Its gradient from dy and what it saves: y, its value, for the first three, x for the others.
 
-    @abstractmethod
-    def tanh(self, x: Batch) -> Batch:
-        """Correct by rule 6, +0 for -0."""
-
-    @abstractmethod
-    def tanh_gradient(self, dy: Batch, y: Batch) -> Batch:
-        """dy * fma(-y, y, 1), with y = tanh(x)."""
-
-    @abstractmethod
-    def sigmoid(self, x: Batch) -> Batch:
-        """1 / (1 + exp(-x)) by rule 6."""
-
-    @abstractmethod
-    def sigmoid_gradient(self, dy: Batch, y: Batch) -> Batch:
-        """dy * (y * (1 - y)), with y = sigmoid(x)."""
+        relu          y > 0 ? dy : +0
+        tanh          dy * fma(-y, y, 1)
+        sigmoid       dy * (y * (1 - y))
+        leaky_relu    x > 0 ? dy : slope * dy
+        gelu          dy * f32(Phi(x) + x * phi(x)), phi the normal density
+        silu          dy * f32(s * (1 + x * (1 - s))), s = 1 / (1 + exp(-x)) in float64
+        """
 
     @abstractmethod
     def add(self, a: Batch, b: Batch, relu: bool = False) -> Batch:
@@ -323,10 +323,11 @@ class Backend(ABC):
         out_gamma: Array,
         out_beta: Array,
     ) -> Batch:
-        """batch_norm_gradient of relu_gradient(dy, y), y being relu of the batch norm of x;
+        """batch_norm_gradient of ReLU's gradient from dy and y, y being ReLU of the batch norm of x;
         one kernel where there is one.
         """
-        return self.batch_norm_gradient(self.relu_gradient(dy, y), x, mean, var, gamma, eps, out_gamma, out_beta)
+        dy = self.elementwise_gradient("relu", dy, y)
+        return self.batch_norm_gradient(dy, x, mean, var, gamma, eps, out_gamma, out_beta)
 
     def batch_norm_max_pool(
         self, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float, pool: Window
@@ -441,31 +442,7 @@ class Backend(ABC):
     def watch(self, status: Array, step: Array, loss: Array, w: Array) -> None:
         """If status is still -1 and the loss or any weight is not finite, status = step. status int64 (1,)."""
 
-    # ---- more activations, losses, clipping [6, 7, 8, 9] -------------------------------------------------------------
-
-    @abstractmethod
-    def leaky_relu(self, x: Batch, slope: float) -> Batch:
-        """x > 0 ? x : slope * x + 0."""
-
-    @abstractmethod
-    def leaky_relu_gradient(self, dy: Batch, x: Batch, slope: float) -> Batch:
-        """x > 0 ? dy : slope * dy."""
-
-    @abstractmethod
-    def gelu(self, x: Batch) -> Batch:
-        """x * Phi(x) by rule 6, Phi the normal distribution's cdf."""
-
-    @abstractmethod
-    def gelu_gradient(self, dy: Batch, x: Batch) -> Batch:
-        """dy * f32(Phi(x) + x * phi(x))."""
-
-    @abstractmethod
-    def silu(self, x: Batch) -> Batch:
-        """x / (1 + exp(-x)) by rule 6."""
-
-    @abstractmethod
-    def silu_gradient(self, dy: Batch, x: Batch) -> Batch:
-        """dy * f32(s * (1 + x * (1 - s))), s = 1 / (1 + exp(-x)) in float64."""
+    # ---- more losses, clipping [8, 9] --------------------------------------------------------------------------------
 
     @abstractmethod
     def softmax_gradient(self, dy: Batch, y: Batch) -> Batch:

@@ -6,6 +6,7 @@ import itertools
 import math
 from dataclasses import dataclass
 
+from gpucnn.arithmetic.sums import BAND
 from gpucnn.geometry import Window
 
 Three = tuple[int, int, int]
@@ -92,8 +93,8 @@ def is_dense(window: Window, groups: int) -> bool:
 
 
 def rows_per_band(row: int) -> int:
-    """Rule 3a: whole rows, at least 64 positions."""
-    return -(-64 // row)
+    """Rule 3a: whole rows, at least BAND positions."""
+    return -(-BAND // row)
 
 
 def positions_per_band(spatial: tuple[int, ...]) -> int:

@@ -2,22 +2,23 @@
 
 Every operation, forward and backward, runs on each backend and on NumPy's exact math, which is the specification, and
 so do ten training steps of two networks. Raw bits are compared; the networks' weights also against hashes that are kept
-with the source, so that two machines agree as well as two backends. On a GPU the results must lie in its memory.
+with the source, so that two machines agree as well as two backends. On a GPU the results must be in its memory.
 """
 
 import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gpucnn.backends import Backend, get_backend, maths
 from gpucnn.backends import backends as known_backends
-from gpucnn.check.cases import cases
+from gpucnn.check.cases import all_cases
 from gpucnn.check.comparison import Comparison
+from gpucnn.check.device_memory import DeviceMemoryMonitor, on_gpu
 from gpucnn.check.networks import NETWORKS, train
-from gpucnn.check.residence import Watched, on_gpu
 from gpucnn.emulation import get_emulated_backend
 from gpucnn.errors import BackendError
 
@@ -38,13 +39,13 @@ def check(
 
     With `emulate`, a GPU backend that is not usable here, which would be an error, runs its kernels on the CPU: cupy's
     under the emulation, as "cupy (emulated)", and numba-cuda's in Numba's simulator, as "numba-cuda (simulated)", which
-    is slow: small cases only, and four toy networks against numpy's weights.
+    is slow: small cases only, and four small networks against numpy's weights.
 
     With `graph` off no backend records its training steps (see get_backend).
 
     Returns a dict for machines: `passed`; `operations`, a list of (name, backend, values, differing); `training`, one
     of (network, backend, weights_sha256, expected_sha256); `differences`, sentences naming operation, index and both
-    values, the first few of each operation, or an operation whose results lie outside the GPU's memory. `progress` is
+    values, the first few of each operation, or an operation whose results are outside the GPU's memory. `progress` is
     called with a line of text now and then.
     Raises BackendError for a name that is wrong or not usable, and where the CPU cannot stand in (no g++, say).
     """
@@ -54,10 +55,10 @@ def check(
     found = Comparison()
     with contextlib.ExitStack() as stack:
         if simulate:
-            from gpucnn.check.simulation import NAME, Simulation
+            from gpucnn.check.simulator import NAME, Simulator
 
             say(f"{NAME}: started, for a minute or so")
-            simulated = stack.enter_context(Simulation())
+            simulated = stack.enter_context(Simulator())
         if chosen:
             _operations(found, chosen, specification, say)
             _training(found, chosen, say)
@@ -68,16 +69,16 @@ def check(
 
 
 def _operations(found: Comparison, chosen: list[Backend], specification: Backend, say: Callable[[str], None]) -> None:
-    looked_at = {backend.name: Watched(backend) for backend in chosen if on_gpu(backend)}
-    for number, case in enumerate(everything := list(cases()), start=1):
+    monitors: dict[str, Any] = {backend.name: DeviceMemoryMonitor(backend) for backend in chosen if on_gpu(backend)}
+    for number, case in enumerate(everything := list(all_cases()), start=1):
         if number % 20 == 1:
             say(f"operations: {number} of {len(everything)} cases ({case.operation})")
         expected = case.run(specification)
         for backend in chosen:
-            got = expected if backend is specification else case.run(looked_at.get(backend.name, backend))
+            got = expected if backend is specification else case.run(monitors.get(backend.name, backend))
             found.results(case, backend.name, expected, got)
-    for backend in looked_at.values():
-        found.differ(backend.astray)
+    for monitor in monitors.values():
+        found.differ(monitor.misplaced)
 
 
 def _training(found: Comparison, chosen: list[Backend], say: Callable[[str], None]) -> None:
@@ -94,8 +95,10 @@ def _chosen(names: list[str] | None, threads: int | None, emulate: bool, graph: 
         standing_in = _GPU_BACKENDS if emulate else ()
         rows = [row for row in known_backends() if "exact" in row["math"]]
         names = [row["name"] for row in rows if row["usable"] or row["name"] in standing_in]
-    chosen, simulate = [], False
+    chosen: list[Backend] = []
+    simulate = False
     for name in dict.fromkeys(names):
+        backend: Backend | None
         try:
             # A wrong name lists the right ones.
             backend = get_backend(name, "exact" if "exact" in maths(name) else None, threads=threads, graph=graph)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from gpucnn.check.cases import Case, Results
+
 # Differences told in full for each operation and backend.
 _SHOWN = 3
 
@@ -14,7 +16,7 @@ class Comparison:
         self._training: list[dict] = []
         self._differences: list[str] = []
 
-    def results(self, case, backend: str, want: dict[str, np.ndarray], got: dict[str, np.ndarray]) -> None:
+    def results(self, case: Case, backend: str, want: Results, got: Results) -> None:
         """What `backend` got for a Case, beside what the specification wants."""
         new = {"name": case.operation, "backend": backend, "values": 0, "differing": 0}
         row = self._operations.setdefault((case.operation, backend), new)
@@ -23,7 +25,7 @@ class Comparison:
             wrong = differing(expected, got[label])
             if len(wrong) and row["differing"] < _SHOWN:
                 self._differences += [
-                    f"{case.operation} ({case.about}), {label}{list(map(int, index))}: numpy gives "
+                    f"{case}, {label}{list(map(int, index))}: numpy gives "
                     f"{_exactly(expected, index)}, {backend} gives {_exactly(got[label], index)}"
                     for index in wrong[:_SHOWN]
                 ]

@@ -54,8 +54,8 @@ def _root(
 for _function in (train, evaluate, predict, check, bench, backends, summary, export, explore):
     app.command()(command(_function))
 app.command("import")(command(import_))  # a name that Python keeps for itself
-for _name, _function in (("list", data.list_sets), ("fetch", data.fetch)):
-    data.app.command(_name)(command(_function))
+data.app.command("list")(command(data.list_sets))
+data.app.command("fetch")(command(data.fetch))
 app.add_typer(data.app, name="data")
 app.add_typer(show)
 

@@ -1,7 +1,7 @@
 """`gpucnn data`: the data sets that are known by name."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +13,7 @@ def list_sets(json: options.Json = False) -> None:
     """List the data sets that are known by name, and which of them are here."""
     from gpucnn.data.known import KNOWN, home, is_here
 
-    sets = [
+    sets: list[dict[str, Any]] = [
         {
             "name": "digits",
             "here": True,

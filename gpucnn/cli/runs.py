@@ -46,6 +46,11 @@ def read_config(run: str | None) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text())
     except FileNotFoundError:
+        if (file.parent / "checkpoint.safetensors").exists():
+            raise CheckpointError(
+                f"{run} holds a checkpoint but no config.json, which says how the run was started; put that file back, "
+                "or start a new run folder"
+            ) from None
         note(f"{run} holds no run yet: starting from the first epoch, with the settings given now")
         return {}
     except (OSError, ValueError) as error:

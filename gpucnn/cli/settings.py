@@ -54,14 +54,12 @@ def make_optimizer(settings: dict[str, Any]):
     return kind(lr=settings["lr"], weight_decay=settings["weight_decay"])
 
 
-def make_loss(settings: dict[str, Any], labels, classes: int):
-    """Softmax cross-entropy with the smoothing and the weights asked for; balanced weights are those of `labels`."""
-    from gpucnn.losses import SoftmaxCrossEntropy, balanced_weights
+def make_loss(settings: dict[str, Any]):
+    """Softmax cross-entropy with the label smoothing and the class weights of the settings."""
+    from gpucnn.losses import SoftmaxCrossEntropy
 
     weights = settings["class_weights"]
-    if weights == "balanced":
-        weights = balanced_weights(labels, classes)
-    elif weights is not None:
+    if weights is not None and weights != "balanced":
         try:
             weights = [float(number) for number in weights.split(",")]
         except ValueError:

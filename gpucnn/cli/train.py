@@ -186,7 +186,7 @@ def train(
         optimizer=optimizer_made,
         schedule=schedule_made,
         crop=settings["crop"] is not None,
-        loss=make_loss(settings, train_set.labels, len(train_set.classes)),
+        loss=make_loss(settings),
         about={"train": {**settings, "math": device.math}},
         **{name: settings[name] for name in given_on},
     )

@@ -87,7 +87,8 @@ def load(path: Path, coarse: bool = False) -> tuple[Dataset, Dataset]:
         images = np.empty((len(pixels), 3, 32, 32), np.float32)
         np.divide(pixels.reshape(images.shape), np.float32(255), out=images)
         parts.append(Dataset(images, labels, names[which], f"{path} ({part})"))
-    return tuple(parts)
+    train, test = parts
+    return train, test
 
 
 def _records(data: bytes, name: str, kind: _Kind) -> tuple[np.ndarray, np.ndarray]:
@@ -149,7 +150,12 @@ def _from_archive(file: Path) -> dict[str, bytes]:
     wanted = {name for kind in _KINDS for name in kind.files}
     files = {}
     try:
-        with file.open("rb") as raw, tarfile.open(fileobj=Unpacked(file, raw), mode="r|", bufsize=1 << 16) as archive:
+        with (
+            file.open("rb") as raw,
+            tarfile.open(  # type: ignore[call-overload]  # a stream is only read: Unpacked needs no seek and no write
+                fileobj=Unpacked(file, raw), mode="r|", bufsize=1 << 16
+            ) as archive,
+        ):
             for member in archive:
                 name = member.name.rpartition("/")[2]
                 if name not in wanted or not member.isreg():

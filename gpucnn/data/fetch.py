@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from shlex import quote
 
+from gpucnn import arguments
 from gpucnn.data.known import KNOWN, File, home
 from gpucnn.errors import DataError
 
@@ -34,9 +35,10 @@ def fetch(
     Raises DataError for an unknown name, a folder that cannot be written, a server that does not answer or breaks off
     (what came so far is kept, the same call continues), and for a wrong digest (what came is removed).
     """
-    if name not in KNOWN:
-        raise DataError(f"there is no data set {name!r} to fetch; there are: {', '.join(KNOWN)}")
-    folder = home() / name if to is None else Path(to)
+    timeout = arguments.number("timeout", timeout, above=0)
+    if not isinstance(name, str) or name not in KNOWN:
+        raise DataError(f"there is no data set {arguments.shown(name)} to fetch; there are: {', '.join(KNOWN)}")
+    folder = home() / name if to is None else Path(arguments.path("to", to))
     command = f"gpucnn data fetch {name}" + ("" if to is None else f" --to {quote(str(to))}")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,7 @@ def load(folder: Path) -> tuple[Dataset, Dataset]:
         parts[part] = files
     count = int(parts["train"]["labels"].max(initial=0)) + 1
     classes = [str(label) for label in range(count)]
-    return tuple(
+    train, test = (
         Dataset(
             (files["images"] / np.float32(255))[:, None],  # (N, H, W) -> (N, 1, H, W)
             files["labels"],
@@ -50,6 +50,7 @@ def load(folder: Path) -> tuple[Dataset, Dataset]:
         )
         for part, files in parts.items()
     )
+    return train, test
 
 
 def read(file: Path, axes: int) -> np.ndarray:

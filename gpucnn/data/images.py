@@ -6,7 +6,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from gpucnn.errors import DataError
+from gpucnn import arguments
+from gpucnn.errors import DataError, ShapeError
 
 _ENDINGS = (".png", ".jpg", ".jpeg")
 _GREY_MODES = ("1", "L", "LA")
@@ -26,8 +27,10 @@ def load_images(path: str | Path, input_shape: tuple[int, int, int]) -> tuple[np
     whole factor (as the built-in digits are enlarged), otherwise bilinearly. `notes` says so, once for each size.
     Raises DataError for a file that is no whole PNG or JPEG image, a folder without any, or another C.
     """
-    path = Path(path)
-    channels, height, width = input_shape
+    path, shape = Path(arguments.path("path", path)), arguments.image_shape("input_shape", input_shape)
+    if len(shape) != 3:
+        raise ShapeError(f"input_shape is {shape}; give (C, H, W), such as (1, 32, 32)")
+    channels, height, width = shape
     if channels not in (1, 3):
         raise DataError(f"the network takes {channels} channels; image files give 1 (grey) or 3 (RGB)")
     try:
@@ -73,7 +76,7 @@ def open_image(file: Path | BinaryIO):
     if image.mode.startswith(("I", "F")):
         raise DataError(f"{file} has more than 8 bits a channel (mode {image.mode}); save it with 8 bits")
     if image.has_transparency_data:
-        if image.convert("RGBA").getextrema()[3][0] < 255:
+        if np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
             raise DataError(f"{file} is partly transparent; put it on a background first")
         image = image.convert("L" if image.mode in _GREY_MODES else "RGB")
     return image

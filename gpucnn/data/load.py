@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gpucnn.arguments import path as checked_path
 from gpucnn.data import cifar, folders, idx, npy, npz
 from gpucnn.data.dataset import Dataset, every_fifth, require_every_class
 from gpucnn.data.known import KNOWN, KnownSet, home, is_here
@@ -26,7 +27,7 @@ def load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
 
     Every class must have a training image. Raises DataError with the file and the reason.
     """
-    train, test = _load(name_or_path)
+    train, test = _load(checked_path("name_or_path", name_or_path))
     require_every_class(train)
     if train.images.shape[1:] != test.images.shape[1:]:
         raise DataError(
@@ -68,8 +69,10 @@ def _fetched(known: KnownSet) -> tuple[Dataset, Dataset]:
             f"{known.name} is not here yet: fetch it with `gpucnn data fetch {known.name}` ({known.size / 1e6:,.0f} MB "
             f"into {folder}); a folder of your own of that name is ./{known.name}"
         )
-    parts = _load(folder)
-    return tuple(replace(part, classes=list(known.classes)) for part in parts) if known.classes else parts
+    train, test = _load(folder)
+    if known.classes:
+        train, test = (replace(part, classes=list(known.classes)) for part in (train, test))
+    return train, test
 
 
 def digits() -> tuple[Dataset, Dataset]:

@@ -79,7 +79,7 @@ class Mapped:
                 if bad is None and part.dtype.kind == "f":
                     finite = np.isfinite(part).reshape(len(part), -1).all(axis=1)
                     bad = None if finite.all() else start + int(np.argmin(finite))
-                digest.update(np.ascontiguousarray(part, dtype))
+                digest.update(np.ascontiguousarray(part, dtype).data)
             self._surveys[dtype] = digest, bad
         digest, bad = self._surveys[dtype]
         return digest.copy(), bad

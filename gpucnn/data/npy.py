@@ -28,10 +28,11 @@ def load(folder: Path) -> tuple[Dataset, Dataset]:
     classes = class_names(_read(named) if named.is_file() else None, labels[0])
     if keys == WHOLE:
         return every_fifth(images[0], labels[0], classes, str(folder))
-    return tuple(
+    train, test = (
         Dataset(x, y, classes, f"{folder} ({part})")
         for x, y, part in zip(images, labels, ("training part", "test part"), strict=True)
     )
+    return train, test
 
 
 def _images(file: Path) -> Mapped:

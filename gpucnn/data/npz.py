@@ -30,10 +30,11 @@ def load(file: Path) -> tuple[Dataset, Dataset]:
     classes = class_names(arrays.get("classes"), labels[0])
     if keys == WHOLE:
         return every_fifth(images[0], labels[0], classes, str(file))
-    return tuple(
+    train, test = (
         Dataset(x, y, classes, f"{file} ({part})")
         for x, y, part in zip(images, labels, ("training part", "test part"), strict=True)
     )
+    return train, test
 
 
 def _read(file: Path) -> dict[str, np.ndarray]:

@@ -7,7 +7,6 @@ only.
 
 import ctypes
 import functools
-import hashlib
 import os
 import platform
 import shutil
@@ -16,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from gpucnn.errors import BackendError
+from gpucnn.kernels.cache import cache_folder, file_name
 
 HERE = Path(__file__).parent
 # No optimisation across statements that changes results exists at this level: no -ffast-math, and contraction is off.
@@ -32,14 +32,6 @@ def why_not() -> str | None:
     if shutil.which(_compiler()) is None:
         return f"emulating CUDA kernels needs the C++ compiler {_compiler()}, which is not installed: apt install g++"
     return None
-
-
-def cache_folder() -> Path:
-    """Where compiled objects lie: $GPUCNN_CACHE, else the user's cache folder."""
-    base = os.environ.get("GPUCNN_CACHE")
-    if not base:
-        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "gpucnn")
-    return Path(base) / "emulation"
 
 
 def build(source: Path, expression: str, sanitize: bool) -> Path:
@@ -75,9 +67,7 @@ def runtime(sanitize: bool) -> ctypes.CDLL:
 
 def _compile(text: str, included: bytes, name: str, options: list[str]) -> Path:
     options = [*_OPTIONS, *_QUIET, *_processor(), *options]
-    key = hashlib.sha256(repr((text, included, options, _version())).encode()).hexdigest()[:24]
-    stem = "".join(c if c.isalnum() else "-" for c in name)[:60]
-    path = cache_folder() / f"{stem}-{key}.so"
+    path = cache_folder("emulation") / f"{file_name(name, (text, included, options, _version()))}.so"
     if path.exists():
         return path
     reason = why_not()
@@ -85,7 +75,7 @@ def _compile(text: str, included: bytes, name: str, options: list[str]) -> Path:
         raise BackendError(reason)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        source, beside = Path(folder) / f"{stem}.cpp", Path(folder) / "object.so"
+        source, beside = Path(folder) / "kernel.cpp", Path(folder) / "object.so"
         source.write_text(text)
         run = subprocess.run(
             [_compiler(), *options, str(source), "-o", str(beside)], capture_output=True, text=True, check=False

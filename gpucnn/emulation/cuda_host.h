@@ -67,7 +67,11 @@ template <class T> T __shfl_xor_sync(unsigned mask, T v, int x) {
 
 // Blocks run one after the other, so an atomic is an ordinary operation and a fence is nothing. There is none for
 // floats.
-inline unsigned atomicAdd(unsigned* p, unsigned v) { unsigned old = *p; *p = old + v; return old; }
+inline unsigned atomicAdd(unsigned* p, unsigned v) {
+  unsigned old = *p;
+  *p = old + v;
+  return old;
+}
 inline void __threadfence() {}
 template <class T> T __ldg(const T* p) { return *p; }
 template <class T> T __ldcg(const T* p) { return *p; }

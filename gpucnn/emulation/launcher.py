@@ -1,11 +1,13 @@
 """The CUDA backend's launcher on the CPU: kernels compiled by g++, memory from NumPy."""
 
 import ctypes
+import threading
 from collections.abc import Callable
 
 import numpy as np
 
 from gpucnn.backends.cuda.launcher import SOURCES, Arguments, Launcher
+from gpucnn.backends.tape import Tape
 from gpucnn.emulation import compiler
 from gpucnn.emulation.memory import guarded
 from gpucnn.errors import BackendError, ConfigurationError
@@ -13,6 +15,8 @@ from gpucnn.errors import BackendError, ConfigurationError
 # What the backend takes for the number of multiprocessors when it chooses how finely to cut the work.
 PROCESSORS = 16
 _ORDERS = {"forward": 0, "reversed": 1}
+# The runtime has one set of fibers: Python threads take turns.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class EmulationError(BackendError):
@@ -59,7 +63,7 @@ class EmulatedLauncher(Launcher):
         self._sanitize, self._guard, self._folder = sanitize, None if sanitize else guard, folder
         self._runtime = compiler.runtime(sanitize)
         self._kernels: dict[tuple[str, str], EmulatedKernel] = {}
-        self._tape: list | None = None
+        self._tape = Tape()
         self.launches = 0
 
     # ---- memory ------------------------------------------------------------------------------------------------------
@@ -72,9 +76,7 @@ class EmulatedLauncher(Launcher):
         return array
 
     def clear(self, array: np.ndarray) -> None:
-        array[...] = 0
-        if self._tape is not None:
-            self._tape.append(lambda: array.fill(0))
+        self._tape.call(array.fill, 0)
 
     def write(self, array: np.ndarray, host: np.ndarray) -> None:
         array[...] = host
@@ -105,33 +107,19 @@ class EmulatedLauncher(Launcher):
         configuration = (ctypes.c_uint * 7)(*three, self._order)
 
         def run() -> None:
-            self.launches += 1
-            wrong = self._runtime.cuh_launch(kernel.entry, packed.address, configuration, *kernel.shared)
-            if wrong:
-                raise EmulationError(f"{kernel.name}: {wrong.decode()}")
+            with _ONE_AT_A_TIME:
+                self.launches += 1
+                wrong = self._runtime.cuh_launch(kernel.entry, packed.address, configuration, *kernel.shared)
+                if wrong:
+                    raise EmulationError(f"{kernel.name}: {wrong.decode()}")
 
-        run()
-        if self._tape is not None:
-            self._tape.append(run)
+        self._tape.call(run)
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
-        if self._tape is not None:
-            raise BackendError("a capture inside a capture: capture the whole step once")
         if not self.graph:
             step()
             return step
-        self._tape = []
-        try:
-            step()
-            tape = self._tape
-        finally:
-            self._tape = None
-
-        def replay() -> None:
-            for run in tape:
-                run()
-
-        return replay
+        return self._tape.record(step)
 
     def synchronize(self) -> None:
         pass

@@ -40,8 +40,19 @@ asm(  // another processor's version: push the registers that a callee keeps, sw
     " popq %r12\n popq %rbx\n popq %rbp\n ret\n.size cuh_switch,.-cuh_switch\n");
 
 enum State : uint8_t { NEW, READY, AT_WARP_OPERATION, AT_BARRIER, DONE };
-struct Fiber { void* sp; char* stack; void* fake; };
-struct Thread { uint3 index; Fiber* fiber; State state; unsigned mask; int source, line; uint64_t value, result; };
+struct Fiber {
+  void* sp;
+  char* stack;
+  void* fake;
+};
+struct Thread {
+  uint3 index;
+  Fiber* fiber;
+  State state;
+  unsigned mask;
+  int source, line;
+  uint64_t value, result;
+};
 
 constexpr size_t STACK = 64 << 10;
 static Context context;
@@ -225,7 +236,7 @@ extern "C" const char* cuh_launch(void (*kernel)(void**), void** args, const uns
   stack.ss_sp = alternative;
   stack.ss_size = sizeof alternative;
   sigaltstack(&stack, &old_stack);
-  struct sigaction action {}, old_segv, old_bus;
+  struct sigaction action{}, old_segv, old_bus;
   action.sa_sigaction = on_stray_address;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK;
   sigaction(SIGSEGV, &action, &old_segv);

@@ -9,7 +9,6 @@ from gpucnn import layers
 from gpucnn.errors import ConfigurationError, GpucnnError
 from gpucnn.explore.body import Body
 from gpucnn.layers import Layer, Sequential
-from gpucnn.layers.base import connect
 from gpucnn.models import Model
 from gpucnn.summary import Row, summary
 
@@ -127,7 +126,7 @@ def _layer(kind: str, values: dict[str, Any]) -> tuple[Layer, str]:
 def _check(parts: list[Layer], shape: tuple[int, ...]) -> None:
     """Raises the engine's ShapeError for what does not fit, before a single weight is stored."""
     network = Sequential(*parts)
-    output = connect(network, shape, "")
+    output = network.connect(shape)
     if math.prod(output) > PARAMETERS:
         raise ConfigurationError(f"the output {output} has more than {PARAMETERS:,} values; choose smaller sizes")
     count = sum(math.prod(p.shape) for layer in network.walk() for _, p in layer.parameters())

@@ -2,36 +2,34 @@
 
 from collections.abc import Iterator
 
+from gpucnn.arguments import instance
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ConfigurationError, ShapeError
-from gpucnn.layers.activation import check_activation, finish
-from gpucnn.layers.base import Backward, Layer, Shape, connect
+from gpucnn.geometry import Field
+from gpucnn.layers.activation import check_activation, finish, onnx_activation, torch_activation
+from gpucnn.layers.base import Backward, Layer, Shape
 from gpucnn.layers.conv import Conv2d
+from gpucnn.layers.counterparts import Graph, TorchModule, torch_modules
 from gpucnn.layers.norm import BatchNorm, BatchNorm2d
 from gpucnn.layers.pool import MaxPool2d
-
-
-def _join(name: str, child: str) -> str:
-    return f"{name}.{child}" if name else child
 
 
 class Sequential(Layer):
     """One layer after the other, or none: then x itself. Its layers are called "0", "1" ... in parameter names."""
 
-    recordable = True
+    recordable = chain = True
 
     def __init__(self, *layers: Layer):
         for layer in layers:
-            if not isinstance(layer, Layer):
-                raise ConfigurationError(f"Sequential takes layers, not {layer!r}")
+            instance("each layer of Sequential", layer, Layer, "a layer, such as Dense(10)")
         self.layers = layers
 
     def children(self) -> Iterator[tuple[str, Layer]]:
         return ((str(i), layer) for i, layer in enumerate(self.layers))
 
     def build(self, shape: Shape) -> Shape:
-        for name, layer in self.children():
-            shape = connect(layer, shape, _join(self.name, name))
+        for layer in self.layers:
+            shape = layer.connect(shape)
         return shape
 
     def need_input_gradient(self, needed: bool) -> None:
@@ -66,36 +64,58 @@ class Sequential(Layer):
 
         return x, backward
 
+    def receptive_field(self, field: Field, image: Shape) -> Field:
+        for layer in self.layers:
+            field = layer.receptive_field(field, image)
+        return field
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        for layer in self.layers:
+            x = graph.add(layer, x)
+        return x
+
+    def pytorch(self) -> list[TorchModule]:
+        return [module for layer in self.layers for module in torch_modules(layer)]
+
     def __repr__(self) -> str:
         return f"Sequential({', '.join(map(repr, self.layers))})"
 
 
-class Residual(Layer):
+class Split(Layer):
+    """Layers that get the same input, and one that joins their outputs."""
+
+    split = True
+
+    def need_input_gradient(self, needed: bool) -> None:
+        self.input_gradient = needed
+        for _, layer in self.children():
+            layer.need_input_gradient(needed)
+
+    def receptive_field(self, field: Field, image: Shape) -> Field:
+        """The largest of the paths'. They meet, so all have the same jump."""
+        paths = [layer.receptive_field(field, image) for _, layer in self.children()]
+        return Field(tuple(map(max, zip(field.size, *(path.size for path in paths)))), paths[0].jump)
+
+
+class Residual(Split):
     """y = activation(body(x) + shortcut(x)); without a shortcut, body(x) + x (He et al. 2015)."""
 
-    recordable = True
+    recordable = split = True
 
     def __init__(self, body: Layer, shortcut: Layer | None = None, activation: str | None = "relu"):
-        for layer in (body, shortcut):
-            if layer is not None and not isinstance(layer, Layer):
-                raise ConfigurationError(f"Residual takes layers, not {layer!r}")
-        self.body, self.shortcut = body, shortcut
+        self.body = instance("body", body, Layer, "a layer, such as Sequential(...)")
+        self.shortcut = instance("shortcut", shortcut, Layer, "a layer, such as a 1x1 convolution", optional=True)
         self.activation = check_activation(activation)
 
     def build(self, shape: Shape) -> Shape:
-        main = connect(self.body, shape, _join(self.name, "body"))
-        short = connect(self.shortcut, shape, _join(self.name, "shortcut")) if self.shortcut else shape
+        main = self.body.connect(shape)
+        short = self.shortcut.connect(shape) if self.shortcut else shape
         if main != short:
             raise ShapeError(
                 f"the body makes {main} of {shape} and the shortcut {short}; they are added, so they must agree: "
                 "give a shortcut that makes the body's shape, such as a 1x1 convolution of the same stride"
             )
         return main
-
-    def need_input_gradient(self, needed: bool) -> None:
-        self.input_gradient = needed
-        for _, layer in self.children():
-            layer.need_input_gradient(needed)
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
@@ -112,11 +132,20 @@ class Residual(Layer):
 
         return y, backward
 
+    def onnx(self, graph: Graph, x: str) -> str:
+        main = graph.add(self.body, x)
+        short = graph.add(self.shortcut, x) if self.shortcut else x
+        return onnx_activation(graph, graph.node("Add", main, short), self.activation)
+
+    def pytorch(self) -> list[TorchModule]:
+        parts = {"body": torch_modules(self.body), "shortcut": torch_modules(self.shortcut) if self.shortcut else []}
+        return [TorchModule("Residual", parts=parts), *torch_activation(self.activation)]
+
     def __repr__(self) -> str:
         return f"Residual({self.body!r}, {self.shortcut!r}, activation={self.activation!r})"
 
 
-class Concat(Layer):
+class Concat(Split):
     """Each branch applied to the same x, the outputs side by side along the channels: y = [a(x), b(x), ...].
 
     Branches agree in everything but the channels, flat values (N, C) included; `Sequential()` is a branch that hands x
@@ -124,12 +153,11 @@ class Concat(Layer):
     parameter names.
     """
 
-    recordable = True
+    recordable = split = True
 
     def __init__(self, *branches: Layer):
         for layer in branches:
-            if not isinstance(layer, Layer):
-                raise ConfigurationError(f"Concat takes layers, not {layer!r}")
+            instance("each branch of Concat", layer, Layer, "a layer, such as Sequential()")
         if not branches:
             raise ConfigurationError("Concat() has no branches; give at least one layer")
         self.branches = branches
@@ -138,7 +166,7 @@ class Concat(Layer):
         return ((str(i), layer) for i, layer in enumerate(self.branches))
 
     def build(self, shape: Shape) -> Shape:
-        outputs = [connect(layer, shape, _join(self.name, name)) for name, layer in self.children()]
+        outputs = [layer.connect(shape) for layer in self.branches]
         for number, output in enumerate(outputs):
             if not output or output[1:] != outputs[0][1:]:
                 raise ShapeError(
@@ -146,11 +174,6 @@ class Concat(Layer):
                     "along the channels, so all other sizes must agree"
                 )
         return (sum(output[0] for output in outputs), *outputs[0][1:])
-
-    def need_input_gradient(self, needed: bool) -> None:
-        self.input_gradient = needed
-        for layer in self.branches:
-            layer.need_input_gradient(needed)
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
@@ -167,6 +190,9 @@ class Concat(Layer):
             return dx
 
         return backend.concatenate(list(outputs)), backward
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        return graph.node("Concat", *(graph.add(layer, x) for layer in self.branches), axis=1)
 
     def __repr__(self) -> str:
         return f"Concat({', '.join(map(repr, self.branches))})"

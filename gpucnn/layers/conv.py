@@ -2,18 +2,25 @@
 
 import math
 
+import numpy as np
+
+from gpucnn import arguments
+from gpucnn.arguments import each_axis, integer, truth
 from gpucnn.backends.batch import Batch
-from gpucnn.errors import ShapeError
-from gpucnn.geometry import Window, window
+from gpucnn.errors import ConfigurationError, ShapeError
+from gpucnn.geometry import PADDING_WORDS, Field, Window, conv_multiply_adds, window
 from gpucnn.initializers import check_initializer
-from gpucnn.layers.activation import check_activation, finish
-from gpucnn.layers.base import Backward, Layer, Parameter, Shape
-from gpucnn.layers.settings import image_shape, positive, truth
+from gpucnn.layers.activation import check_activation, finish, onnx_activation, torch_activation
+from gpucnn.layers.base import Backward, Layer, Parameter, Shape, label
+from gpucnn.layers.counterparts import Graph, TorchModule, onnx_window, torch_window
+from gpucnn.layers.resampling import onnx_resample
+from gpucnn.layers.settings import image_shape
 from gpucnn.resampling import check_padding_mode, padding_taps, unpadded_window
 
 
 class Convolution(Layer):
-    """Cross-correlation of (N, C, *I) with `out_channels` filters: (N, O, *P). Use Conv1d, Conv2d or Conv3d.
+    """Cross-correlation of (N, C, *I) with `out_channels` filters: (N, O, *P). Conv1d, Conv2d and Conv3d take
+    images of so many axes alone.
 
     `kernel_size`, `stride` and `dilation` are one integer or one per axis; `padding` is "valid", "same", an integer,
     one per axis, or (before, after) per axis (sizes: gpucnn.geometry). `strict` refuses a stride that leaves pixels
@@ -24,8 +31,8 @@ class Convolution(Layer):
     `weight` is (O, C/groups, *K), `bias` (O,) or None.
     """
 
-    recordable = True
-    axes: int
+    recordable = local = True
+    axes: int | None = None  # None: as many as the images have
 
     def __init__(
         self,
@@ -43,10 +50,13 @@ class Convolution(Layer):
         activation: str | None = None,
         initializer: str | float = "he",
     ):
-        self.out_channels = positive("out_channels", out_channels)
-        self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
-        self.groups = positive("groups", groups)
-        self.use_bias = bool(bias)
+        self.out_channels = integer("out_channels", out_channels)
+        self.kernel_size = each_axis("kernel_size", kernel_size, self.axes)
+        self.stride = each_axis("stride", stride, self.axes)
+        self.padding = arguments.padding(padding, self.axes, PADDING_WORDS)
+        self.dilation = each_axis("dilation", dilation, self.axes)
+        self.groups = integer("groups", groups)
+        self.use_bias = truth("bias", bias)
         self.padding_mode, self.padding_value = check_padding_mode(padding_mode, padding_value)
         self.strict = truth("strict", strict)
         self.activation = check_activation(activation)
@@ -54,6 +64,7 @@ class Convolution(Layer):
 
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape, self.axes)
+        self.axes = len(size)
         out, groups = self.out_channels, self.groups
         if channels % groups or out % groups:
             raise ShapeError(f"{groups} groups do not divide {channels} input channels and {out} output channels")
@@ -86,6 +97,14 @@ class Convolution(Layer):
 
         return y, backward
 
+    def gradients(self, dy: Batch, x: Batch) -> Batch | None:
+        if self.activation:
+            return super().gradients(dy, x)
+        self.check(x)
+        if self.bias:
+            x.backend.bias_gradient(dy, self.bias.grad)
+        return self._gradients(dy, x.backend.resample(x, self._taps))
+
     def with_max_pool(self, x: Batch, pool: Window) -> tuple[Batch, Backward]:
         """This layer, its activation being ReLU, and a max pooling after it, as one operation of the backend."""
         self.check(x)
@@ -106,6 +125,36 @@ class Convolution(Layer):
             dx = backend.conv_input_gradient(dy, w.value, self._inner, self.groups)
             return backend.resample_gradient(dx, self._taps)
 
+    def multiply_adds(self) -> int:
+        return conv_multiply_adds(self.input_shape[0], self.out_channels, self.window, groups=self.groups)
+
+    def receptive_field(self, field: Field, image: Shape) -> Field:
+        return field.after(self.window)
+
+    def filter_weights(self, state: dict[str, np.ndarray]) -> np.ndarray:
+        return state[self.weight.name]
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        parts = [graph.tensor(part) for _, part in self.parameters()]
+        x = onnx_resample(graph, x, self._taps)  # whatever is not zero around the image
+        settings = {**onnx_window(self._inner), "dilations": self._inner.dilation, "group": self.groups}
+        return onnx_activation(graph, graph.node("Conv", x, *parts, **settings), self.activation)
+
+    def pytorch(self) -> list[TorchModule]:
+        if self.padding_mode == "constant":
+            raise ConfigurationError(f"{label(self)} pads with a constant other than 0, which PyTorch's does not")
+        arguments = {
+            "in_channels": self.input_shape[0],
+            "out_channels": self.out_channels,
+            **torch_window(self, self.window),
+            "dilation": self.window.dilation,
+            "groups": self.groups,
+            "bias": self.bias is not None,
+            "padding_mode": self.padding_mode,
+        }
+        module = TorchModule(f"Conv{self.axes}d", arguments, dict(self.parameters()))
+        return [module, *torch_activation(self.activation)]
+
 
 class Conv1d(Convolution):
     """Cross-correlation of (N, C, W); settings as in Convolution."""
@@ -123,3 +172,6 @@ class Conv3d(Convolution):
     """Cross-correlation of (N, C, D, H, W); settings as in Convolution."""
 
     axes = 3
+
+
+CONVOLUTIONS = {1: Conv1d, 2: Conv2d, 3: Conv3d}

@@ -2,22 +2,28 @@
 
 import math
 
+import numpy as np
+
+from gpucnn import arguments
+from gpucnn.arguments import each_axis, integer, truth
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ShapeError
-from gpucnn.geometry import transposed_field, transposed_window
+from gpucnn.geometry import conv_transpose_multiply_adds, transposed_field, transposed_window
 from gpucnn.initializers import check_initializer
-from gpucnn.layers.activation import check_activation, finish
+from gpucnn.layers.activation import check_activation, finish, onnx_activation, torch_activation
 from gpucnn.layers.base import Backward, Layer, Parameter, Shape
-from gpucnn.layers.settings import image_shape, positive
+from gpucnn.layers.counterparts import Graph, TorchModule, onnx_window, torch_window
+from gpucnn.layers.settings import image_shape
 
 
 class TransposedConvolution(Layer):
-    """Transposed convolution over `axes` spatial axes; settings as in ConvTranspose2d. Use ConvTranspose1d,
-    2d or 3d.
+    """Transposed convolution over one to three spatial axes; settings as in ConvTranspose2d.
+
+    ConvTranspose1d, 2d and 3d take images of so many axes alone.
     """
 
     recordable = True
-    axes: int
+    axes: int | None = None  # None: as many as the images have
 
     def __init__(
         self,
@@ -33,16 +39,20 @@ class TransposedConvolution(Layer):
         activation: str | None = None,
         initializer: str | float = "he",
     ):
-        self.out_channels = positive("out_channels", out_channels)
-        self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
-        self.output_padding = output_padding
-        self.groups = positive("groups", groups)
-        self.use_bias = bool(bias)
+        self.out_channels = integer("out_channels", out_channels)
+        self.kernel_size = each_axis("kernel_size", kernel_size, self.axes)
+        self.stride = each_axis("stride", stride, self.axes)
+        self.padding = arguments.padding(padding, self.axes)
+        self.dilation = each_axis("dilation", dilation, self.axes)
+        self.output_padding = each_axis("output_padding", output_padding, self.axes, least=0)
+        self.groups = integer("groups", groups)
+        self.use_bias = truth("bias", bias)
         self.activation = check_activation(activation)
         self.initializer = check_initializer(initializer)
 
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape, self.axes)
+        self.axes = len(size)
         out, groups = self.out_channels, self.groups
         if channels % groups or out % groups:
             raise ShapeError(f"{groups} groups do not divide {channels} input channels and {out} output channels")
@@ -72,19 +82,62 @@ class TransposedConvolution(Layer):
         if b:
             y = backend.add_bias(y, b.value, relu=rectified)
         elif rectified:
-            y = backend.relu(y)
+            y = backend.elementwise("relu", y)
         y, activation_backward = finish(y, self.activation)
 
-        def backward(dy: Batch) -> Batch | None:
-            dy = activation_backward(dy)
-            if b:
-                backend.bias_gradient(dy, b.grad)
-            # x stands where the window has its output, dy where it has its input.
-            backend.conv_weight_gradient(x, dy, window, groups, w.grad)
-            if self.input_gradient:
-                return backend.conv(dy, w.value, None, window, groups)
+        return y, lambda dy: self._gradients(activation_backward(dy), x)
 
-        return y, backward
+    def gradients(self, dy: Batch, x: Batch) -> Batch | None:
+        if self.activation:
+            return super().gradients(dy, x)
+        self.check(x)
+        return self._gradients(dy, x)
+
+    def _gradients(self, dy: Batch, x: Batch) -> Batch | None:
+        """From dy before the activation."""
+        backend, w, window = x.backend, self.weight, self.backwards
+        if self.bias:
+            backend.bias_gradient(dy, self.bias.grad)
+        # x stands where the window has its output, dy where it has its input.
+        backend.conv_weight_gradient(x, dy, window, self.groups, w.grad)
+        if self.input_gradient:
+            return backend.conv(dy, w.value, None, window, self.groups)
+
+    def multiply_adds(self) -> int:
+        sizes = self.input_shape[0], self.out_channels, self.backwards
+        return conv_transpose_multiply_adds(*sizes, groups=self.groups)
+
+    def filter_weights(self, state: dict[str, np.ndarray]) -> np.ndarray:
+        weights, groups = state[self.weight.name], self.groups
+        channels, out, *kernel = weights.shape
+        weights = weights.reshape(groups, channels // groups, out, *kernel).swapaxes(1, 2)
+        return weights.reshape(groups * out, channels // groups, *kernel)
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        window = self.backwards  # its input is what comes out
+        extra = [
+            size - ((i - 1) * s - before - after + d * (k - 1) + 1)
+            for size, i, s, (before, after), d, k in zip(
+                window.input, window.output, window.stride, window.padding, window.dilation, window.kernel, strict=True
+            )
+        ]
+        parts = [graph.tensor(part) for _, part in self.parameters()]
+        settings = {"dilations": window.dilation, "group": self.groups, "output_padding": extra}
+        y = graph.node("ConvTranspose", x, *parts, **onnx_window(window), **settings)
+        return onnx_activation(graph, y, self.activation)
+
+    def pytorch(self) -> list[TorchModule]:
+        arguments = {
+            "in_channels": self.input_shape[0],
+            "out_channels": self.out_channels,
+            **torch_window(self, self.backwards, "cuts off"),
+            "output_padding": self.output_padding,
+            "groups": self.groups,
+            "bias": self.bias is not None,
+            "dilation": self.backwards.dilation,
+        }
+        module = TorchModule(f"ConvTranspose{self.axes}d", arguments, dict(self.parameters()))
+        return [module, *torch_activation(self.activation)]
 
 
 class ConvTranspose1d(TransposedConvolution):

@@ -2,23 +2,22 @@
 
 import math
 
+import numpy as np
+
+from gpucnn.arguments import epsilon, integer, number, truth
 from gpucnn.backends.batch import Batch
-from gpucnn.errors import ConfigurationError, ShapeError
+from gpucnn.errors import ShapeError
 from gpucnn.geometry import Window
-from gpucnn.layers.activation import check_activation, finish
+from gpucnn.layers.activation import check_activation, finish, onnx_activation, torch_activation
 from gpucnn.layers.base import Backward, Layer, Parameter, Shape, Statistic, label
-from gpucnn.layers.settings import positive
+from gpucnn.layers.counterparts import Graph, TorchModule
 
 
-def check_eps(eps: float) -> float:
-    """`eps` as a float if it is a finite number above 0; raises ConfigurationError otherwise."""
-    try:
-        number = float(eps)
-    except (TypeError, ValueError):
-        number = 0.0
-    if isinstance(eps, (bool, str)) or not 0 < number < math.inf:
-        raise ConfigurationError(f"eps is {eps!r}; give a number above 0")
-    return number
+def _torch_norm(layer: Layer, kind: str, settings: dict, **statistics: Statistic) -> list[TorchModule]:
+    """A norm of PyTorch: it calls gamma and beta weight and bias."""
+    pairs = {"weight": layer.gamma, "bias": layer.beta, **statistics}
+    tensors = {name: tensor for name, tensor in pairs.items() if tensor is not None}
+    return [TorchModule(kind, {**settings, "eps": layer.eps}, tensors), *torch_activation(layer.activation)]
 
 
 class BatchNorm(Layer):
@@ -32,12 +31,10 @@ class BatchNorm(Layer):
     Training on one value a channel raises ShapeError: its variance is zero and its output would be beta whatever x is.
     """
 
-    recordable = True
+    recordable = local = True
 
     def __init__(self, momentum: float = 0.1, eps: float = 1e-5, activation: str | None = None):
-        if not 0 <= momentum <= 1:
-            raise ConfigurationError(f"momentum is {momentum!r}; give a number from 0 to 1")
-        self.momentum, self.eps = float(momentum), check_eps(eps)
+        self.momentum, self.eps = number("momentum", momentum, least=0, most=1), epsilon(eps)
         self.activation = check_activation(activation)
 
     def build(self, shape: Shape) -> Shape:
@@ -101,6 +98,16 @@ class BatchNorm(Layer):
         x.backend.update_running(self.running_var.value, unbiased, self.momentum)
         return mean, var
 
+    def onnx(self, graph: Graph, x: str) -> str:
+        parts = self.gamma, self.beta, self.running_mean, self.running_var
+        y = graph.node("BatchNormalization", x, *map(graph.tensor, parts), epsilon=self.eps)
+        return onnx_activation(graph, y, self.activation)
+
+    def pytorch(self) -> list[TorchModule]:
+        kind = f"BatchNorm{max(len(self.input_shape) - 1, 1)}d"
+        settings = {"num_features": self.input_shape[0], "momentum": self.momentum}
+        return _torch_norm(self, kind, settings, running_mean=self.running_mean, running_var=self.running_var)
+
 
 class BatchNorm1d(BatchNorm):
     """BatchNorm for (N, C) or (N, C, L) alone."""
@@ -133,9 +140,7 @@ class _ImageNorm(Layer):
     groups = 1
 
     def __init__(self, eps: float = 1e-5, *, affine: bool = True, activation: str | None = None):
-        if not isinstance(affine, bool):
-            raise ConfigurationError(f"affine is {affine!r}; give True (gamma and beta are learnt) or False (1 and 0)")
-        self.eps, self.affine = check_eps(eps), affine
+        self.eps, self.affine = epsilon(eps), truth("affine", affine)
         self.activation = check_activation(activation)
 
     def _parameters(self, shape: Shape) -> None:
@@ -172,7 +177,7 @@ class GroupNorm(_ImageNorm):
     """
 
     def __init__(self, groups: int, eps: float = 1e-5, *, affine: bool = True, activation: str | None = None):
-        self.groups = positive("groups", groups)
+        self.groups = integer("groups", groups)
         super().__init__(eps, affine=affine, activation=activation)
 
     def build(self, shape: Shape) -> Shape:
@@ -183,6 +188,23 @@ class GroupNorm(_ImageNorm):
             raise ShapeError(f"{self.groups} groups do not divide {shape[0]} channels; use one of {fitting}")
         self._parameters(shape[:1])
         return shape
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        """As an instance norm of the groups: ONNX's own GroupNormalization scales groups, not channels, before 21."""
+        shapes = {"groups": [0, self.groups, -1], "shape": [-1, *self.input_shape]}
+        groups, shape = (graph.constant(name, sizes) for name, sizes in shapes.items())
+        ones, zeros = (graph.constant(name, np.full(self.groups, v)) for name, v in (("ones", 1.0), ("zeros", 0.0)))
+        y = graph.node("InstanceNormalization", graph.node("Reshape", x, groups), ones, zeros, epsilon=self.eps)
+        y = graph.node("Reshape", y, shape)
+        if self.affine:
+            over = (-1, *[1] * (len(self.input_shape) - 1))
+            y = graph.node("Mul", y, graph.tensor(self.gamma, over))
+            y = graph.node("Add", y, graph.tensor(self.beta, over))
+        return onnx_activation(graph, y, self.activation)
+
+    def pytorch(self) -> list[TorchModule]:
+        settings = {"num_groups": self.groups, "num_channels": self.input_shape[0], "affine": self.affine}
+        return _torch_norm(self, "GroupNorm", settings)
 
 
 class LayerNorm(_ImageNorm):
@@ -203,3 +225,13 @@ class LayerNorm(_ImageNorm):
 
     def _seen(self, x: Batch) -> Batch:
         return x.reshape(math.prod(x.shape[1:]))
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        parts = [graph.tensor(part) for _, part in self.parameters()]
+        parts = parts or [graph.constant("ones", np.ones(self.input_shape))]
+        y = graph.node("LayerNormalization", x, *parts, axis=1, epsilon=self.eps)
+        return onnx_activation(graph, y, self.activation)
+
+    def pytorch(self) -> list[TorchModule]:
+        settings = {"normalized_shape": self.input_shape, "elementwise_affine": self.affine}
+        return _torch_norm(self, "LayerNorm", settings)

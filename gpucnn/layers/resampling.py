@@ -2,9 +2,14 @@
 
 from fractions import Fraction
 
+import numpy as np
+
+from gpucnn import arguments
+from gpucnn.arguments import each_axis, truth
 from gpucnn.backends.batch import Batch
 from gpucnn.geometry import pads_of
 from gpucnn.layers.base import Backward, Layer, Shape
+from gpucnn.layers.counterparts import Graph
 from gpucnn.layers.settings import image_shape
 from gpucnn.resampling import (
     Taps,
@@ -16,26 +21,62 @@ from gpucnn.resampling import (
 )
 
 
-class _Mapped(Layer):
-    """A layer that is one map along each axis."""
+def onnx_resample(graph: Graph, x: str, taps: Taps) -> str:
+    """Along each axis a Pad where positions hold a constant, a Gather where each shows one pixel, else a product with
+    the taps as a matrix.
+    """
+    for axis, table in enumerate(taps, start=2):
+        if table is None:
+            continue
+        name = f"axis{axis}"
+        if not all(table.taps):  # a constant before and after the image
+            first = next(p for p, pixels in enumerate(table.taps) if pixels)
+            sides = {"pads": [first, table.output - first - table.input], "fill": float(table.fill), "axis": [axis]}
+            x = graph.node("Pad", x, *(graph.constant(f"{name}.{what}", value) for what, value in sides.items()))
+            continue
+        if all(len(pixels) == 1 and pixels[0][1] == 1.0 for pixels in table.taps):
+            x = graph.node("Gather", x, graph.constant(name, [pixels[0][0] for pixels in table.taps]), axis=axis)
+            continue
+        matrix = np.zeros((table.input, table.output), np.float32)
+        for p, pixels in enumerate(table.taps):
+            for i, weight in pixels:
+                matrix[i, p] = weight
+        order = [*range(len(taps) + 2)]
+        order[axis], order[-1] = order[-1], order[axis]  # its own inverse
+        x = x if axis == order[axis] else graph.node("Transpose", x, perm=order)
+        x = graph.node("MatMul", x, graph.constant(name, matrix))
+        x = x if axis == order[axis] else graph.node("Transpose", x, perm=order)
+    return x
+
+
+class _Resampled(Layer):
+    """A layer that resamples along each axis."""
 
     recordable = True
-    _maps: Taps
+    _taps: Taps
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
-        return x.backend.resample(x, self._taps), lambda dy: x.backend.resample_gradient(dy, self._taps)
+        return x.backend.resample(x, self._taps), self.gradients
+
+    def gradients(self, dy: Batch, x: Batch | None = None) -> Batch:
+        return dy.backend.resample_gradient(dy, self._taps)
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        return onnx_resample(graph, x, self._taps)
 
 
-class Pad(_Mapped):
+class Pad(_Resampled):
     """Pixels around each map: `padding` is an integer, one per axis, or (before, after) per axis.
 
     `mode` says what they hold: "zeros", "constant" (`value`), "reflect" (the image mirrored at its edge pixels),
     "replicate" (the edge pixels repeated), "circular" (the opposite edge).
     """
 
+    local = True
+
     def __init__(self, padding, mode: str = "zeros", value: float = 0.0):
-        self.padding = padding
+        self.padding = arguments.padding(padding)
         self.padding_mode, self.value = check_padding_mode(mode, value)
 
     def build(self, shape: Shape) -> Shape:
@@ -46,7 +87,7 @@ class Pad(_Mapped):
         return (channels, *padded_sizes(size, pads))
 
 
-class Upsample(_Mapped):
+class Upsample(_Resampled):
     """Maps `scale` times as large, or of `size`: an integer or one per axis.
 
     `mode` "nearest" repeats pixels; "linear" is linear, bilinear or trilinear interpolation, by the number of axes.
@@ -55,7 +96,9 @@ class Upsample(_Mapped):
 
     def __init__(self, scale=None, *, size=None, mode: str = "nearest", align_corners: bool = False):
         check_upsampling(scale, size, mode, align_corners)
-        self.scale, self.size, self.interpolation, self.align_corners = scale, size, mode, bool(align_corners)
+        self.scale = None if scale is None else each_axis("scale", scale)
+        self.size = None if size is None else each_axis("size", size)
+        self.interpolation, self.align_corners = mode, truth("align_corners", align_corners)
 
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape, None)

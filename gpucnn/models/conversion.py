@@ -7,58 +7,16 @@ different.
 """
 
 import copy
-import itertools
 import math
-from collections.abc import Iterator
 
 import numpy as np
 
 from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.geometry import Field, Window
-from gpucnn.layers import (
-    GELU,
-    AvgPool1d,
-    AvgPool2d,
-    AvgPool3d,
-    BatchNorm,
-    Concat,
-    Conv1d,
-    Conv2d,
-    Conv3d,
-    Convolution,
-    Dense,
-    Dropout,
-    Flatten,
-    GlobalAvgPool1d,
-    GlobalAvgPool2d,
-    GlobalAvgPool3d,
-    GlobalPool,
-    Layer,
-    LeakyReLU,
-    MaxPool1d,
-    MaxPool2d,
-    MaxPool3d,
-    Pad,
-    ReLU,
-    Residual,
-    Sequential,
-    Sigmoid,
-    SiLU,
-    Tanh,
-    activation,
-)
-from gpucnn.layers.base import connect, label
+from gpucnn.layers import Convolution, Dense, Flatten, Layer, Sequential
+from gpucnn.layers.base import label
 from gpucnn.models.model import Model
-
-_CONVOLUTIONS = {1: Conv1d, 2: Conv2d, 3: Conv3d}
-_AVERAGES, _MAXIMA = {1: AvgPool1d, 2: AvgPool2d, 3: AvgPool3d}, {1: MaxPool1d, 2: MaxPool2d, 3: MaxPool3d}
-_GLOBAL_AVERAGES = (GlobalAvgPool1d, GlobalAvgPool2d, GlobalAvgPool3d)
-# What looks at one position alone, and of these what looks at one value alone and may stand after Flatten.
-_ACTIVATIONS = (c for c in vars(activation).values() if isinstance(c, type) and issubclass(c, Layer) and c is not Layer)
-_POINTWISE = (Dropout, *_ACTIVATIONS)
-_OF_ONE_VALUE = (Dropout, GELU, LeakyReLU, ReLU, SiLU, Sigmoid, Tanh)
-# What does the same wherever it lies in a larger map. A Residual or Concat of these does too.
-_LOCAL = (Convolution, *_MAXIMA.values(), *_AVERAGES.values(), BatchNorm, Pad, *_POINTWISE)
+from gpucnn.recordable import declaration
 
 
 def dense_to_conv(layer: Dense, shape: tuple[int, ...]) -> Model:
@@ -71,7 +29,7 @@ def dense_to_conv(layer: Dense, shape: tuple[int, ...]) -> Model:
 
     Raises ShapeError unless the map has as many values as the layer has inputs, ConfigurationError for another layer.
     """
-    if not isinstance(layer, Dense):
+    if not isinstance(layer, Dense) or not declaration(layer, "sliding"):
         raise ConfigurationError(f"dense_to_conv takes a Dense layer, not {layer!r}")
     weight, bias = _values(layer)
     shape = tuple(shape)
@@ -80,7 +38,7 @@ def dense_to_conv(layer: Dense, shape: tuple[int, ...]) -> Model:
             f"{label(layer)} has {weight.shape[1]} inputs, but a map of {shape} has {math.prod(shape)} values; "
             "give the shape (C, *spatial) of the map before it was flattened"
         )
-    model = Model(_as_conv(layer, shape[1:]), shape)
+    model = Model(layer.sliding(shape[1:]), shape)
     _fill(model, [weight, bias])
     return model
 
@@ -94,7 +52,7 @@ def conv_to_dense(layer: Convolution) -> Model:
 
     Raises ConfigurationError for a layer that is no convolution padded with zeros.
     """
-    if not isinstance(layer, Convolution):
+    if not isinstance(layer, Convolution) or not declaration(layer, "local"):
         raise ConfigurationError(f"conv_to_dense takes a convolution, not {layer!r}")
     if layer.padding_mode != "zeros":
         mode = f'padding_mode="{layer.padding_mode}"'
@@ -148,26 +106,12 @@ def sliding_window(model: Model, input_shape: tuple[int, ...]) -> Window:
     the classifier leaves pixels at the end of its own image unused, the last crop may reach past the larger image by
     those.
     """
-    layers = _sliding_layers(model)
     input_shape = _larger(model, input_shape)
-    output = connect(Sequential(*layers), input_shape, "")[1:]
-    field = Field.pixel(len(output))
-    for layer in layers:
-        field = _after(layer, field)
+    slid = Sequential(*_sliding_layers(model))
+    output = slid.connect(input_shape)[1:]
     axes = len(output)
-    return Window(input_shape[1:], model.input_shape[1:], field.jump, ((0, 0),) * axes, (1,) * axes, output)
-
-
-def _after(layer: Layer, field: Field) -> Field:
-    """The field after one of _sliding_layers, or after the first of its paths:
-    paths that meet have the same strides.
-    """
-    if hasattr(layer, "window"):
-        return field.after(layer.window)
-    for _, path in itertools.islice(layer.children(), 1):
-        for inner in _leaves(path):
-            field = _after(inner, field)
-    return field
+    step = slid.receptive_field(Field.pixel(axes), input_shape[1:]).jump
+    return Window(input_shape[1:], model.input_shape[1:], step, ((0, 0),) * axes, (1,) * axes, output)
 
 
 def _larger(model: Model, input_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -181,31 +125,18 @@ def _larger(model: Model, input_shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def _leaves(layer: Layer) -> Iterator[Layer]:
-    """The layers one after the other, Sequentials inside each other opened."""
-    if type(layer) is Sequential:
-        for part in layer.layers:
-            yield from _leaves(part)
-    else:
-        yield layer
-
-
 def _sliding_layers(model: Model) -> list[Layer]:
     """New layers that do what the model's do, for maps of any size; not yet built."""
     layers = []
-    flattened: tuple[int, ...] | None = None  # the map's size, between Flatten and Dense
-    for layer in _leaves(model.layer):
+    flattened: tuple[int, ...] = ()  # the map's size, between Flatten and Dense
+    for layer in model.layer.leaves():
         shape = layer.input_shape
-        if isinstance(layer, Flatten):
+        if type(layer) is Flatten:
             flattened = shape[1:] or flattened
-        elif isinstance(layer, Dense):
-            kernel = flattened or (1,) * (len(model.input_shape) - 1)
-            layers.append(_as_conv(layer, kernel))
-            flattened = None
-        elif isinstance(layer, GlobalPool):
-            pools = _AVERAGES if isinstance(layer, _GLOBAL_AVERAGES) else _MAXIMA
-            layers.append(pools[layer.axes](shape[1:], stride=1))
-        elif _is_local(layer) and (not flattened or isinstance(layer, _OF_ONE_VALUE)):
+        elif slide := declaration(layer, "sliding"):
+            layers.append(slide(flattened or shape[1:] or (1,) * (len(model.input_shape) - 1)))
+            flattened = ()
+        elif _is_local(layer) and (not flattened or declaration(layer, "elementwise")):
             layers.append(copy.deepcopy(layer))
         else:
             raise ConfigurationError(
@@ -217,18 +148,9 @@ def _sliding_layers(model: Model) -> list[Layer]:
 
 def _is_local(layer: Layer) -> bool:
     """Whether a layer does the same at each place of a larger map."""
-    if isinstance(layer, (Residual, Concat)):
-        return all(_is_local(leaf) for _, child in layer.children() for leaf in _leaves(child))
-    return isinstance(layer, _LOCAL)
-
-
-def _as_conv(layer: Dense, kernel: tuple[int, ...]) -> Layer:
-    """The convolution, not yet built, with as many weights in the same order."""
-    if len(kernel) not in _CONVOLUTIONS:
-        raise ShapeError(f"a map with {len(kernel)} spatial axes has no convolution; expected 1 to 3")
-    make = _CONVOLUTIONS[len(kernel)]
-    settings = {"bias": layer.use_bias, "activation": layer.activation, "initializer": layer.initializer}
-    return make(layer.units, kernel, **settings)
+    if declaration(layer, "split"):
+        return all(_is_local(leaf) for _, child in layer.children() for leaf in child.leaves())
+    return declaration(layer, "local") is True
 
 
 def _values(layer: Layer) -> tuple[np.ndarray, np.ndarray | None]:

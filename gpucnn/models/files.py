@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gpucnn.arguments import instance
+from gpucnn.arguments import path as checked_path
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.models.model import Model
 from gpucnn.models.registry import MODELS, build_model
@@ -21,6 +23,7 @@ _KEYS = {"version", "digest", "model", "arguments", "input_shape", "structure", 
 
 def save(model: Model, path) -> None:
     """Write the model to `path` (by custom *.safetensors): its name and arguments, parameters, running statistics."""
+    instance("model", model, Model, "a gpucnn.Model")
     write_tensors(path, {f"model.{name}": value for name, value in model.state_dict().items()}, describe(model))
 
 
@@ -30,6 +33,7 @@ def load(path, model: Model | None = None) -> Model:
     A ready-made model is built by its name. For one of your own, make it and pass it as `model`: it gets the file's
     weights. Raises CheckpointError if the file is cut short, altered, of another format version, or of another model.
     """
+    instance("model", model, Model, "a gpucnn.Model", optional=True)
     tensors, about = read_tensors(path)
     return restore(path, tensors, about, model)
 
@@ -91,6 +95,7 @@ def read_tensors(path) -> tuple[dict[str, np.ndarray], dict]:
     """(tensors, description) as write_tensors got them. Raises CheckpointError for any other, cut or altered file."""
     from safetensors import SafetensorError, safe_open
 
+    path = checked_path("path", path)
     try:
         with safe_open(path, framework="numpy") as file:
             about = json.loads((file.metadata() or {}).get("gpucnn", "null"))
@@ -115,7 +120,7 @@ def write_file(path, content: bytes) -> None:
 
     Raises ConfigurationError where the folder cannot be written to.
     """
-    path = Path(path)
+    path = Path(checked_path("path", path))
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(beside, "wb") as file:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from gpucnn.arguments import array
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import DataError, DTypeError, ShapeError
 
@@ -13,7 +14,7 @@ def check_images(images, input_shape: tuple[int, ...], dtype=np.float32) -> np.n
     Any type whose every value `dtype` holds exactly is taken: for float32 that is float16 and integers of 16 bits too.
     Raises DTypeError for another type, ShapeError for another shape or no image, DataError for a NaN or infinity.
     """
-    images = images if isinstance(images, Mapped) else np.asarray(images)
+    images = images if isinstance(images, Mapped) else array("images", images)
     if images.dtype.kind not in "fiu" or not np.can_cast(images.dtype, dtype, "safe"):
         raise DTypeError(f"images are {images.dtype}; convert them: images.astype(numpy.{np.dtype(dtype)})")
     if images.ndim != len(input_shape) + 1 or images.shape[1:] != tuple(input_shape):

@@ -1,6 +1,6 @@
 """LeNet-5 (LeCun, Bottou, Bengio and Haffner 1998): as it is built today, and with the original's non-linearities."""
 
-from gpucnn.errors import ConfigurationError
+from gpucnn.arguments import one_of
 from gpucnn.layers import AvgPool2d, Conv2d, Dense, Flatten, MaxPool2d, Sequential
 from gpucnn.models.heads import check_size, ending
 from gpucnn.models.model import Model
@@ -28,10 +28,8 @@ def lenet5(
     Raises ShapeError for smaller ones.
     """
     shape = check_size("lenet5", input_shape, _LEAST)
-    if variant not in VARIANTS:
-        raise ConfigurationError(f"lenet5 has no variant {variant!r}; use one of {', '.join(VARIANTS)}")
     units, head, about = ending(classes, outputs)
-    old = variant == "1998"
+    old = one_of("variant", variant, VARIANTS) == "1998"
     pool = AvgPool2d if old else MaxPool2d
     hidden = {"activation": "tanh", "initializer": "lecun"} if old else {"activation": "relu"}
     last = {"initializer": "lecun"} if old else {}

@@ -3,16 +3,17 @@
 import hashlib
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from gpucnn import arguments as check
 from gpucnn.backends import get_backend
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.initializers import draw
-from gpucnn.layers.base import Backward, Layer, Mode, Parameter, Statistic, connect
-from gpucnn.layers.settings import positive
+from gpucnn.layers.base import Backward, Layer, Mode, Parameter, Statistic, label
 from gpucnn.models.heads import CLASSIFIER, REGRESSOR
 from gpucnn.models.inputs import check_images
 from gpucnn.recordable import Recordable
@@ -47,16 +48,18 @@ class Model(Recordable):
         arguments: dict | None = None,
         head: str = CLASSIFIER,
     ):
-        if head not in (CLASSIFIER, REGRESSOR):
-            raise ConfigurationError(f"head is {head!r}; use {CLASSIFIER!r} or {REGRESSOR!r}")
-        self.head = head
-        self.layer, self.name, self.arguments = layer, name, dict(arguments or {})
-        self.input_shape = tuple(int(size) for size in input_shape)
+        self.head = check.one_of("head", head, (CLASSIFIER, REGRESSOR))
+        self.layer = check.instance("layer", layer, Layer, "a layer, such as Sequential(...)")
+        self.name = check.text("name", name)
+        self.arguments = dict(check.instance("arguments", arguments, dict, "a dictionary", optional=True) or {})
+        self.input_shape = check.image_shape("input_shape", input_shape)
         self.class_names: list[str] | None = None
         self.image_shape = self.input_shape
         self.mean: tuple[float, ...] | None = None
         self.std: tuple[float, ...] | None = None
-        self.output_shape = connect(layer, self.input_shape, "")
+        self._checked_layers()
+        layer.name = ""
+        self.output_shape = layer.connect(self.input_shape)
         # As built: a layer of one's own may change its attributes later.
         self.structure = repr(layer)
         self.mode = Mode()
@@ -64,20 +67,31 @@ class Model(Recordable):
         self.running: list[Statistic] = []
         self._collect()
         self.initialized = False
-        self.backend = None
+        self.backend: Any = None  # a Backend once placed
         self._bind(*(np.zeros(size, np.float32) for size in self._sizes()))
         for statistic in self.running:
             statistic.value[...] = statistic.initial
 
-    def _collect(self) -> None:
-        seen = set()
-        for number, layer in enumerate(self.layer.walk()):
+    def _checked_layers(self) -> list[Layer]:
+        """Every layer. Raises ConfigurationError for one that comes twice or is part of another model."""
+        layers, seen = list(self.layer.walk()), set()
+        for layer in layers:
             if id(layer) in seen:
                 raise ConfigurationError(
                     f"{layer!r} is in the model twice; layers write their gradients, so none can be shared: make two"
                 )
+            if layer._in_model:
+                raise ConfigurationError(
+                    f"{label(layer)} is part of a model already, whose weights it holds; make a new one for another "
+                    "model, or take copy.deepcopy of it"
+                )
             seen.add(id(layer))
-            layer.mode, layer.number = self.mode, number
+        return layers
+
+    def _collect(self) -> None:
+        for number, layer in enumerate(self._checked_layers()):
+            layer.mode, layer.number, layer._in_model = self.mode, number, True
+            layer.name_children()
             prefix = f"{layer.name}." if layer.name else ""
             for kind, found in ((self.parameters, layer.parameters()), (self.running, layer.statistics())):
                 for name, part in found:
@@ -111,6 +125,7 @@ class Model(Recordable):
 
     def initialize(self, seed: int) -> "Model":
         """Draw the first weights (contract rule 10) and reset the running statistics; returns the model itself."""
+        seed = check.seed(seed)
         values = {
             p.name: draw(p.initializer, p.shape, p.fan_in, p.fan_out, seed, ordinal)
             for ordinal, p in enumerate(self.parameters)
@@ -118,6 +133,14 @@ class Model(Recordable):
         values |= {s.name: np.full(s.shape, s.initial, np.float32) for s in self.running}
         self.load_state_dict(values)
         return self
+
+    def __repr__(self) -> str:
+        """A line for each layer."""
+        layers = [layer for layer in self.layer.walk() if not layer.chain]
+        width = max((len(layer.name) for layer in layers), default=0)
+        lines = [f"  {layer.name:{width}}  {layer.describe()}" for layer in layers]
+        size = "x".join(map(str, self.image_shape))
+        return "\n".join([f"{self.name}, images of {size}, {self.parameter_count:,} parameters", *lines])
 
     def place(self, backend) -> "Model":
         """Move the buffers to `backend`, values kept; returns the model itself."""
@@ -159,11 +182,13 @@ class Model(Recordable):
         In inference mode, `batch_size` images at a time, in the backend's type. `finish` makes the result of the
         outputs (None: softmax for a classifier). Raises what a call raises for images that do not fit.
         """
-        batch_size = positive("batch_size", batch_size)
+        batch_size = check.integer("batch_size", batch_size)
         if self.backend is None:
             self.place(get_backend())
         backend = self.backend
         images = check_images(images, self.image_shape, backend.dtype)
+        if finish is not None and not callable(finish):
+            raise check.refuse("finish", finish, "a function of a batch, or None")
         if finish is None:
             finish = backend.softmax if self.head == CLASSIFIER else _as_it_is
         training, self.mode.training = self.mode.training, False

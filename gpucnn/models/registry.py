@@ -2,6 +2,7 @@
 
 import inspect
 
+from gpucnn.arguments import one_of
 from gpucnn.errors import ConfigurationError
 from gpucnn.models.lenet import lenet5
 from gpucnn.models.mlp import mlp
@@ -20,11 +21,10 @@ def build_model(
 
     Raises ConfigurationError for an unknown name or option, ShapeError for images too small for it.
     """
-    if name not in MODELS:
-        raise ConfigurationError(f"no model {name!r}; use one of {', '.join(MODELS)}")
+    one_of("model", name, MODELS)
     own = set(inspect.signature(MODELS[name]).parameters)
     for option in options:
         if option not in own:
             having = ", ".join(other for other in MODELS if option in inspect.signature(MODELS[other]).parameters)
             raise ConfigurationError(f"{name} has no option {option!r}" + (f"; {having} has it" if having else ""))
-    return MODELS[name](tuple(input_shape), classes, outputs=outputs, **options)
+    return MODELS[name](input_shape, classes, outputs=outputs, **options)

@@ -7,7 +7,7 @@ import numpy as np
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import ConfigurationError
-from gpucnn.layers import Conv2d, Convolution, Flatten, Layer, Sequential, TransposedConvolution
+from gpucnn.layers import Conv2d, Flatten, Layer
 from gpucnn.models.heads import CLASSIFIER
 from gpucnn.models.inputs import check_images
 from gpucnn.models.model import Model
@@ -24,8 +24,7 @@ def choose(model: Model, backend: str | Backend | None = None, math: str | None 
 
 def convolutions(model: Model) -> dict[str, Layer]:
     """The model's convolutions by their names, in order."""
-    kinds = Convolution, TransposedConvolution
-    return {layer.name: layer for layer in model.layer.walk() if isinstance(layer, kinds)}
+    return {layer.name: layer for layer in model.layer.walk() if layer.filter_weights}
 
 
 def convolution(model: Model, name: str | None) -> Layer:
@@ -42,18 +41,12 @@ def convolution(model: Model, name: str | None) -> Layer:
 
 def filters_of(model: Model, layer: Layer) -> np.ndarray:
     """The weights of one of the model's convolutions as (O, C/groups, *K), a transposed one's too."""
-    weights = model.state_dict()[layer.weight.name]
-    if isinstance(layer, TransposedConvolution):  # (C, O/groups, *K)
-        channels, out, *kernel = weights.shape
-        groups = layer.groups
-        weights = weights.reshape(groups, channels // groups, out, *kernel).swapaxes(1, 2)
-        weights = weights.reshape(groups * out, channels // groups, *kernel)
-    return weights
+    return layer.filter_weights(model.state_dict())
 
 
 def image_filters(model: Model, name: str | None) -> Layer:
     """The two-dimensional convolution called `name`, whose input must be the image itself; an error says which is."""
-    first = next(_leaves(model.layer))
+    first = next(model.layer.leaves())
     found = convolution(model, name)
     if found is not first or not isinstance(found, Conv2d):
         which = f"those of layer {first.name} do" if isinstance(first, Conv2d) else "none of its layers does"
@@ -83,19 +76,11 @@ def steps(model: Model, image: np.ndarray, backend: Backend) -> tuple[list[Step]
     model.mode.training = False
     found = [Step("", "image", images[0])]
     x = model.batch(images)
-    for layer in _leaves(model.layer):
+    for layer in model.layer.leaves():
         x, _ = layer(x)
         if not isinstance(layer, Flatten):
             found.append(Step(layer.name, _kind(layer), backend.unpack(x)[0]))
     return found, backend.unpack(backend.softmax(x) if model.head == CLASSIFIER else x)[0]
-
-
-def _leaves(layer: Layer):
-    if type(layer) is Sequential:
-        for child in layer.layers:
-            yield from _leaves(child)
-    else:
-        yield layer
 
 
 def _kind(layer: Layer) -> str:

@@ -53,9 +53,10 @@ def match(
     fit = window(image.shape[1:], pattern.shape[1:], stride=stride, padding=padding)
     sums = functional.conv(image[None], pattern[None], stride=stride, padding=padding, backend=backend, math=math)
     scores = sums[0, 0].astype(np.float64) / pattern.size
-    place = tuple(int(i) for i in np.unravel_index(np.argmax(scores), scores.shape))
-    top, left = (p * s - before for p, s, (before, _) in zip(place, fit.stride, fit.padding))
-    found = Match(scores, place, float(scores[place]), (top, left, *fit.kernel))
+    row, column = (int(i) for i in np.unravel_index(np.argmax(scores), scores.shape))
+    top, left = (p * s - before for p, s, (before, _) in zip((row, column), fit.stride, fit.padding))
+    height, width = fit.kernel
+    found = Match(scores, (row, column), float(scores[row, column]), (top, left, height, width))
     if path is not None:
         figures.save(_draw(image, pattern, found, name), path)
     return found

@@ -1,5 +1,7 @@
 """How often each pixel is used."""
 
+from typing import Any
+
 import numpy as np
 
 from gpucnn import figures, geometry
@@ -66,7 +68,7 @@ def _draw(window: Window, use: np.ndarray):
         places.append(((1, 0), "next below", ":"))
     for ((row, column), name, line), colour in zip(places, (figures.BAD, figures.MARK, figures.COLOURS[3])):
         corner = column * stride[1] - left - 0.5, row * stride[0] - top - 0.5
-        style = {"fill": False, "edgecolor": colour, "linewidth": 2.5, "linestyle": line}
+        style: dict[str, Any] = {"fill": False, "edgecolor": colour, "linewidth": 2.5, "linestyle": line}
         axes.add_patch(Rectangle(corner, extent[1], extent[0], zorder=4, clip_on=False, **style))
         handles.append(Patch(label=name, **style))
     if top or bottom or left or right:

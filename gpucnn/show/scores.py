@@ -96,9 +96,10 @@ def _sure(probabilities: np.ndarray, fit: Window, threshold: float, names: list[
     found = []
     while len(places):
         row, column = places[0]
-        corner = int(row) * fit.stride[0], int(column) * fit.stride[1]
+        top, left = int(row) * fit.stride[0], int(column) * fit.stride[1]
+        height, width = fit.kernel
         label = int(probabilities[:, row, column].argmax())
-        found.append(Sighting(names[label], float(best[row, column]), (*corner, *fit.kernel)))
+        found.append(Sighting(names[label], float(best[row, column]), (top, left, height, width)))
         places = places[(np.abs(places - places[0]) >= near).any(axis=1)]
     return found
 
@@ -133,9 +134,9 @@ def _colours(count: int):
     import matplotlib
 
     if count <= 10:
-        return matplotlib.colormaps["tab10"].colors[:count]
+        return matplotlib.color_sequences["tab10"][:count]
     if count <= 20:
-        return matplotlib.colormaps["tab20"].colors[:count]
+        return matplotlib.color_sequences["tab20"][:count]
     return matplotlib.colormaps["hsv"](np.arange(count) / count)[:, :3]
 
 
@@ -182,13 +183,14 @@ def _draw(page: np.ndarray, result: Scores, names: list[str], threshold: float):
     strength = np.clip(2 * best - 1, 0, 1)[..., None] ** 2
     # Each score stands where the middle of its window is.
     (kh, kw), (sh, sw), (p, q) = result.window.kernel, result.window.stride, result.window.output
-    left, top = kw / 2 - sw / 2 - 0.5, kh / 2 - sh / 2 - 0.5
-    lower.imshow(1 - strength * (1 - colour), interpolation="nearest", extent=(left, left + q * sw, top + p * sh, top))
+    west, north = kw / 2 - sw / 2 - 0.5, kh / 2 - sh / 2 - 0.5
+    extent = (west, west + q * sw, north + p * sh, north)
+    lower.imshow(1 - strength * (1 - colour), interpolation="nearest", extent=extent)
     for sighting in result.found:
-        top, left, *size = sighting.box
+        row, column, *size = sighting.box
         lower.text(
-            left + size[1] / 2,
-            top + size[0] / 2,
+            column + size[1] / 2,
+            row + size[0] / 2,
             figures.cut(sighting.label, 8),
             fontsize=9,
             weight="bold",

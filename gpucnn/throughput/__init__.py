@@ -7,7 +7,7 @@ register-only multiply-adds that measure the processor's peak among them.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gpucnn.backends.protocol import Backend
 from gpucnn.throughput import jobs, pytorch
@@ -59,13 +59,17 @@ def bench(
         peer = False
         notes.append("PyTorch is not installed: no ratios")
     measured = peaks(backend.threads for backend in backends)
-    report = {"machine": machine(), "peak_gflops": {}, "notes": notes, "results": [], "ratios": []}
+    report: dict[str, Any] = {"machine": machine(), "peak_gflops": {}, "notes": notes, "results": [], "ratios": []}
     bursts: dict[int, list[Timing]] = {number: [] for number in measured}
     checked: dict[Case, dict[tuple, float]] = {}
     for case in cases:
-        say(f"{case}: checking")
+
+        def say_of_case(text: str, case: Case = case) -> None:
+            say(f"{case}: {text}")
+
+        say_of_case("checking")
         errors = _check(case, backends, peer, checked)
-        say(f"{case}: compiling or loading kernels")
+        say_of_case("compiling or loading kernels")
         prepared = {_Key(b.name, b.math, b.threads): jobs.prepare(case, b) for b in backends}
         tried: dict[_Key, dict] = {}
         for device, threads in _peers(backends) if peer else ():
@@ -77,14 +81,14 @@ def bench(
                 seconds=min(0.6, seconds),
                 tf32=tf32,
                 deadline=deadline,
-                say=lambda text, case=case: say(f"{case}: {text}"),
+                say=say_of_case,
             )
             notes += [note for note in failed if note not in notes]
             for variant, ready in kept.items():
                 key = _Key("pytorch", "fast", threads, variant.describe(case.job))
                 prepared[key] = ready
                 tried[key] = rates
-        say(f"{case}: timing {len(prepared)} contenders")
+        say_of_case(f"timing {len(prepared)} contenders")
         contenders = {key: ready.contender for key, ready in prepared.items()}
         timings = interleave(contenders | {n: p.contender for n, p in measured.items()}, seconds, patience=patience)
         for number in measured:

@@ -12,7 +12,6 @@ import numpy as np
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import BackendError
-from gpucnn.layers import Conv2d, Dense
 from gpucnn.optimizers import SGD
 from gpucnn.throughput.jobs import MOMENTUM, Case
 from gpucnn.training.steps import Resident, TrainingSteps
@@ -47,7 +46,7 @@ def tolerance(case: Case) -> float:
     add 4 * sqrt(L * sqrt(k) * u): about the part L * sqrt(k) * u of them lies within a rounding of its kink, may fall
     to the other side and switch a gradient on or off, and the part p of all terms makes a difference of sqrt(p).
     """
-    layers = [layer for layer in case.build().layer.walk() if isinstance(layer, (Conv2d, Dense))]
+    layers = [layer for layer in case.build().layer.walk() if layer.multiply_adds()]
     outer = case.batch * max(math.prod(layer.output_shape[1:]) for layer in layers)
     inner = max(math.prod(layer.weight.shape[1:]) for layer in layers)
     unit = 2.0**-24

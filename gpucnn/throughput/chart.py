@@ -29,7 +29,7 @@ def draw(report: dict, path) -> None:
 
     names = list(dict.fromkeys(map(contender, rows)))
     names.sort(key=lambda name: name.startswith("PyTorch"))
-    colours = {}
+    colours: dict[str, str] = {}
     for palette, peer in ((figures.COLOURS, False), (_PEERS, True)):
         mine = [name for name in names if name.startswith("PyTorch") == peer]
         colours |= {name: palette[i % len(palette)] for i, name in enumerate(mine)}

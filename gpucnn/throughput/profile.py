@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Backend
 from gpucnn.geometry import Window
@@ -79,6 +81,8 @@ def noted(backend: Backend) -> Iterator[list[Call]]:
 
 
 def _describe(name: str, work: Callable, arguments: tuple, result) -> Call:
+    if name.startswith("elementwise"):  # by the activation's name: relu, relu_gradient
+        name = arguments[0] + name.removeprefix("elementwise")
     batch = next((a for a in (*arguments, result) if isinstance(a, Batch)), None)
     shape = " x ".join(map(str, batch.shape)) if batch else ""
     return Call(name, shape, work, _operations(name, arguments), _bytes((*arguments, result)))
@@ -138,7 +142,7 @@ def profile(
     model.layer.need_input_gradient(False)
     steps = TrainingSteps(model, optimizer, data)
     with noted(backend) as calls:
-        steps.run(data.batches(range(data.count))[0], 0, 1.0)
+        steps.run(data.batches(np.arange(data.count))[0], 0, 1.0)
     backend.synchronize()
     contenders = {}
     for number, call in enumerate(calls):

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gpucnn import arguments
+from gpucnn.arguments import shown
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.models.files import check_same_model, describe, read_tensors, restore, write_file, write_tensors
 from gpucnn.models.model import Model
@@ -97,13 +99,10 @@ class RunFolder:
         """
         tensors, about = read_tensors(self.checkpoint)
         check_same_model(self.checkpoint, about, model)
-        there = about.get("settings", {})
-        different = [key for key in {**there, **settings} if there.get(key) != settings.get(key)]
-        if different:
-            key = different[0]
+        if difference := _difference(about.get("settings", {}), settings):
             raise CheckpointError(
-                f"{self.checkpoint} is of a run with other settings: {key} was {there.get(key)} there and is "
-                f"{settings.get(key)} now; continue with the same settings, or start a new run folder"
+                f"{self.checkpoint} is of a run with other settings: {difference}; continue with the same settings, or "
+                "start a new run folder"
             )
         history = _read_metrics(self.path, about["epoch"])
         restore(self.checkpoint, tensors, about, model)
@@ -113,6 +112,20 @@ class RunFolder:
                 view[...] = tensors[f"optimizer.{name}.{parameter}"]
             model.backend.assign(array, host)
         return history
+
+
+def _difference(there: dict, now: dict, owner: str = "") -> str | None:
+    """The first setting in which two dictionaries of settings differ, and its values, in words."""
+    for key in sorted({**there, **now}, key=lambda key: key != "name"):  # another class explains all the rest
+        old, new = there.get(key), now.get(key)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            return _difference(old, new, key)
+        what = owner if key == "name" and owner else f"{owner}'s {key}" if owner else key
+        values = (value if isinstance(value, str) else shown(value) for value in (old, new))
+        return "{} was {} there and is {} now".format(what, *values)
+    return None
 
 
 def host_state(model: Model, optimizer: Optimizer) -> dict[str, np.ndarray]:
@@ -146,7 +159,8 @@ def load_run(path, model: Model | None = None, *, best: bool = False) -> Run:
     The model has the weights of the last whole epoch, or with `best` those of the epoch that did best in validation.
     Raises CheckpointError if there is no run, or it is damaged, or has no best epoch because nothing was validated.
     """
-    folder = Path(path)
+    folder, best = Path(arguments.path("path", path)), arguments.truth("best", best)
+    arguments.instance("model", model, Model, "a gpucnn.Model", optional=True)
     checkpoint = folder / CHECKPOINT
     if not checkpoint.is_file():
         raise CheckpointError(f"{folder} holds no checkpoint; give the folder of a run that finished an epoch")

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
-from gpucnn import arithmetic
+from gpucnn import arguments, arithmetic
+from gpucnn.arguments import instance, integer, truth
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import ConfigurationError, NonFiniteError, ShapeError
-from gpucnn.layers.settings import positive, truth
 from gpucnn.losses import Loss, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.models.files import describe
 from gpucnn.models.heads import REGRESSOR
@@ -33,11 +34,6 @@ from gpucnn.training.validation import check_stopping, digest, part, why_stop
 
 EVALUATION_BATCH = 256
 _CURVES_EVERY = 30.0  # seconds; drawing takes a third of one
-_EXAMPLES = {
-    "model": "a gpucnn.Model, such as gpucnn.models.lenet5()",
-    "optimizer": "one of gpucnn.optimizers, such as SGD(lr=0.1), or None",
-    "schedule": "one of gpucnn.schedules, such as Cosine(), or None",
-}
 
 
 class Trainer:
@@ -85,42 +81,31 @@ class Trainer:
         clip_value: float | None = None,
         callbacks: Sequence[Callback] = (),
     ):
-        kinds = ("model", model, Model), ("optimizer", optimizer, Optimizer), ("schedule", schedule, Schedule)
-        for name, value, kind in kinds:
-            if not isinstance(value, kind) and (value is not None or kind is Model):
-                raise ConfigurationError(f"{name} is {value!r}; give {_EXAMPLES[name]}")
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
-            raise ConfigurationError(f"seed is {seed!r}; give an integer from 0 to 2**64 - 1")
+        self.model = instance("model", model, Model, "a gpucnn.Model, such as gpucnn.models.lenet5()")
+        instance("optimizer", optimizer, Optimizer, "one of gpucnn.optimizers, such as SGD(lr=0.1)", optional=True)
+        instance("schedule", schedule, Schedule, "one of gpucnn.schedules, such as Cosine()", optional=True)
+        instance("loss", loss, Loss, "one of gpucnn.losses, such as Huber()", optional=True)
         room = min(model.input_shape[1:], default=1)
-        if isinstance(shift, bool) or not isinstance(shift, int) or not 0 <= shift < room:
-            raise ConfigurationError(f"shift is {shift!r}; give a number of pixels from 0 to {room - 1}")
         if len(model.output_shape) != 1:
             raise ConfigurationError(f"the model's output is {model.output_shape}, not (classes,): end it with Dense")
-        if isinstance(cutout, bool) or not isinstance(cutout, int) or not 0 <= cutout <= room:
-            raise ConfigurationError(f"cutout is {cutout!r}; give the side of a square in pixels, from 0 to {room}")
-        if (crop or flip) and len(model.input_shape) == 1:
+        self.seed, self.run = arguments.seed(seed), run if run is None else arguments.path("run", run)
+        self.shift, self.cutout = integer("shift", shift, 0, room - 1), integer("cutout", cutout, 0, room)
+        self.crop, self.flip, self.normalize = truth("crop", crop), truth("flip", flip), truth("normalize", normalize)
+        if (self.crop or self.flip) and len(model.input_shape) == 1:
             raise ConfigurationError(f"crop and flip need images; this model takes (N, {model.input_shape[0]})")
-        self.model, self.seed, self.run = model, seed, run
-        self.shift, self.crop, self.flip, self.cutout = shift, truth("crop", crop), truth("flip", flip), cutout
-        self.normalize = truth("normalize", normalize)
-        self.batch_size = positive("batch_size", batch_size)
+        self.batch_size = integer("batch_size", batch_size)
         self.optimizer, self.schedule = optimizer or Adam(), schedule or Constant()
-        if loss is not None and not isinstance(loss, Loss):
-            raise ConfigurationError(f"loss is {loss!r}; give one of gpucnn.losses, such as Huber(), or None")
         if model.head == REGRESSOR and isinstance(loss, SoftmaxCrossEntropy):
             raise ConfigurationError(
                 "softmax cross-entropy is for classes, but the model gives values; use MeanSquared()"
             )
         self.loss = loss or (MeanSquared() if model.head == REGRESSOR else SoftmaxCrossEntropy())
         self.clip = Clipping(clip_norm, clip_value)
-        for callback in callbacks:
-            if not isinstance(callback, Callback):
-                raise ConfigurationError(
-                    f"callbacks holds {callback!r}; give objects of subclasses of gpucnn.training.Callback"
-                )
-        self.callbacks, self._stopping = list(callbacks), False
-        self.progress = default_progress() if progress is None or progress is True else progress or Quiet()
-        self.about = dict(about or {})
+        self.callbacks, self._stopping = arguments.sequence("callbacks", callbacks, "a list of callbacks"), False
+        for callback in self.callbacks:
+            instance("each of callbacks", callback, Callback, "an object of a subclass of gpucnn.training.Callback")
+        self.progress = _progress(progress)
+        self.about = dict(instance("about", about, dict, "a dictionary", optional=True) or {})
         self.backend = backend if isinstance(backend, Backend) else get_backend(backend, math, threads=threads)
         if not model.initialized:
             model.initialize(seed)
@@ -161,7 +146,7 @@ class Trainer:
         checkpoint stays).
         """
         model = self.model
-        positive("epochs", epochs)
+        epochs, resume = integer("epochs", epochs), truth("resume", resume)
         if self.crop:
             model.image_shape = _larger(images, model.input_shape)
         images, labels = self._checked(images, labels)
@@ -169,15 +154,17 @@ class Trainer:
         if resume and self.run is None:
             raise ConfigurationError("resume needs the run folder to continue: Trainer(..., run=folder)")
 
-        settings, kept = self._settings(epochs, images, labels), None
+        everything, kept, validated_by = (images, labels), None, {}
         if isinstance(validation, (tuple, list)):
             if len(validation) != 2:
                 raise ConfigurationError(f"validation has {len(validation)} entries; give a pair (images, labels)")
             kept = self._checked(*validation)
-            settings["validation"] = f"{digest(*kept, self.backend.dtype)} by {monitor}"
+            validated_by = {"validation": f"{digest(*kept, self.backend.dtype)} by {monitor}"}
         elif validation is not None:
             (images, labels), kept = part(images, labels, validation, self.seed)
-            settings["validation"] = f"{validation} by {monitor}"
+            validated_by = {"validation": f"{float(validation)} by {monitor}"}
+        self.loss.learn(labels, model.output_shape[0])
+        settings = self._settings(epochs, *everything) | validated_by
         if self.normalize and model.mean is None:
             model.mean, model.std = channel_statistics(images)
         evaluation = self._evaluation(*kept) if kept else None
@@ -208,6 +195,8 @@ class Trainer:
             steps = TrainingSteps(model, self.optimizer, data, augmentation, self.seed, self.loss, self.clip)
             title = self._title(steps) + (f"; {len(kept[0]):,} images for validation" if kept else "")
             self.progress.begin(title, epochs, len(images), len(history))
+            if remark := self.schedule.remark(epochs * -(-len(images) // self.batch_size)):
+                self.progress.say(remark)
             drawn = perf_counter()
             for callback in self.callbacks:
                 callback.on_train_begin(self)
@@ -405,6 +394,14 @@ class Trainer:
         self.model.place(self.backend)
         data = placed(self.backend, images, labels, min(EVALUATION_BATCH, len(images)))
         return EvaluationSteps(self.model, data, self.loss)
+
+
+def _progress(progress: Any) -> Quiet:
+    if progress is None or isinstance(progress, bool):
+        return Quiet() if progress is False else default_progress()
+    if isinstance(progress, type) or not all(hasattr(progress, name) for name in vars(Quiet) if name[0] != "_"):
+        raise arguments.refuse("progress", progress, "an object with the methods of gpucnn.training.Quiet, or False")
+    return progress
 
 
 def _larger(images, input_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -6,9 +6,7 @@
 // with block (32, 8).
 #include "sums.cuh"
 
-constexpr int ROWS = 64, WARPS = 8;
-
-DEVICE i64 thread_number() { return i64(blockIdx.x) * blockDim.x + threadIdx.x; }
+constexpr int WARPS = 8;
 
 __global__ void __launch_bounds__(256) clip_value(float* g, float limit, i64 size) {
   const i64 i = thread_number();
@@ -17,13 +15,13 @@ __global__ void __launch_bounds__(256) clip_value(float* g, float limit, i64 siz
 
 // scale (1,) = f32(limit / norm) where the norm exceeds the limit, else 1; part (blocks,).
 __global__ void __launch_bounds__(LANES * WARPS)
-norm_scale(const float* g, float* scale, double limit, i64 size, int blocks, double* part, unsigned* counter) {
+    norm_scale(const float* g, float* scale, double limit, i64 size, int blocks, double* part, unsigned* counter) {
   const int lane = threadIdx.x, column = lane % IMAGES;
   const i64 block = (i64(blockIdx.x) * WARPS + threadIdx.y) * 2 + lane / IMAGES;
   double sum = 0.0;
 #pragma unroll 8
-  for (int row = 0; row < ROWS; row++) {
-    const i64 i = (block * ROWS + row) * IMAGES + column;
+  for (int row = 0; row < BAND; row++) {
+    const i64 i = (block * BAND + row) * IMAGES + column;
     const double v = i < size ? double(g[i]) : 0.0;
     sum = __dadd_rn(sum, __dmul_rn(v, v));
   }

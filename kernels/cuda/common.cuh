@@ -12,14 +12,13 @@ typedef unsigned long long u64;
 
 constexpr int LANES = 32;
 constexpr int IMAGES = 16;  // in a block of the contract
+constexpr int BAND = 64;    // values of a line that are summed together; of maps the host says how many rows
 constexpr unsigned WHOLE_WARP = 0xffffffffu;
 // A tree has one slot a level: enough for a million terms.
 constexpr int LEVELS = 20;
 
 // One number a spatial axis. Images of fewer dimensions have leading axes of size 1.
-template <int D_, int H_, int W_> struct Axes {
-  static constexpr int D = D_, H = H_, W = W_, product = D_ * H_ * W_;
-};
+template <int D_, int H_, int W_> struct Axes { static constexpr int D = D_, H = H_, W = W_, product = D_ * H_ * W_; };
 
 __host__ __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 __host__ __device__ constexpr int least(int a, int b) { return a < b ? a : b; }
@@ -27,6 +26,10 @@ __host__ __device__ constexpr int least(int a, int b) { return a < b ? a : b; }
 DEVICE float add(float a, float b) { return __fadd_rn(a, b); }
 DEVICE double add(double a, double b) { return __dadd_rn(a, b); }
 DEVICE float rectified(float v) { return v > 0.0f ? v : 0.0f; }
+DEVICE float inverse_deviation(float var, float eps) { return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(var, eps))); }
+
+// A thread's number where it takes a value, or a few neighbours, of a flat array.
+DEVICE i64 thread_number() { return i64(blockIdx.x) * blockDim.x + threadIdx.x; }
 
 // Whether a lane of a block of 32 holds an image, and does not only fill it up.
 DEVICE bool present(i64 block, int lane, int images) { return block * LANES + lane < images; }

@@ -15,8 +15,8 @@ constexpr int CHUNK = 64;  // terms of the dot product in shared memory at a tim
 // blocks / NB), block (32, 4). BY_OUTPUT: neighbouring outputs lie side by side in w.
 template <int OB, int NB, bool BY_OUTPUT>
 __global__ void __launch_bounds__(LANES * WARPS)
-dense(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias, float* __restrict__ y,
-      int blocks, int inputs, int outputs, i64 w_o, i64 w_k, int relu) {
+    dense(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias,
+          float* __restrict__ y, int blocks, int inputs, int outputs, i64 w_o, i64 w_k, int relu) {
   constexpr int TILE = OB * WARPS, ROW = TILE + 4;
   __shared__ __align__(16) float xs[NB][CHUNK][LANES];
   __shared__ __align__(16) float ws[CHUNK][ROW];
@@ -80,8 +80,9 @@ dense(const float* __restrict__ x, const float* __restrict__ w, const float* __r
 // value k. Launch: grid (terms / 64, outputs / 16, groups), block (32, 4).
 template <int DEPTH>
 __global__ void __launch_bounds__(LANES * 4)
-chain_weight_gradient(const float* __restrict__ dy, const float* __restrict__ x, const int* __restrict__ source,
-                      float* __restrict__ out, int images, int blocks, int O, int values, int terms) {
+                                      chain_weight_gradient(const float* __restrict__ dy, const float* __restrict__ x,
+                                                            const int* __restrict__ source, float* __restrict__ out,
+                                                            int images, int blocks, int O, int values, int terms) {
   constexpr int OB = 4, KB = 2, OT = 16, KT = 64, ROW = LANES + 4;
   __shared__ __align__(16) float ds[OT][ROW];
   __shared__ __align__(16) float xs[KT][ROW];

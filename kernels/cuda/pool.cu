@@ -81,8 +81,8 @@ __global__ void __launch_bounds__(LANES * WARPS) max_pool(const float* x, float*
 
 // dx = from +0, the dy of each output whose maximum this pixel was.
 template <class W, class Tap>
-__global__ void __launch_bounds__(LANES * WARPS) max_pool_gradient(const float* dy, const Tap* where, float* dx,
-                                                                   i64 pixels) {
+__global__ void __launch_bounds__(LANES * WARPS)
+    max_pool_gradient(const float* dy, const Tap* where, float* dx, i64 pixels) {
   const i64 i = i64(blockIdx.x) * WARPS + threadIdx.y;
   if (i >= pixels) return;
   const i64 map = i / W::In::product * W::Out::product * LANES + threadIdx.x;
@@ -108,14 +108,13 @@ __global__ void __launch_bounds__(LANES * WARPS) avg_pool(const float* x, float*
 
 // dx = from +0, dy / count of each output whose window holds this pixel.
 template <class W>
-__global__ void __launch_bounds__(LANES * WARPS) avg_pool_gradient(const float* dy, float* dx, const float* counts,
-                                                                   i64 pixels) {
+__global__ void __launch_bounds__(LANES * WARPS)
+    avg_pool_gradient(const float* dy, float* dx, const float* counts, i64 pixels) {
   const i64 i = i64(blockIdx.x) * WARPS + threadIdx.y;
   if (i >= pixels) return;
   const i64 map = i / W::In::product * W::Out::product * LANES + threadIdx.x;
   float sum = 0.0f;
-  over_outputs<W>(int(i % W::In::product), [&](int, int o) {
-    sum = __fadd_rn(sum, __fdiv_rn(dy[map + i64(o) * LANES], counts[o]));
-  });
+  over_outputs<W>(int(i % W::In::product),
+                  [&](int, int o) { sum = __fadd_rn(sum, __fdiv_rn(dy[map + i64(o) * LANES], counts[o])); });
   dx[i * LANES + threadIdx.x] = sum;
 }

@@ -7,7 +7,7 @@
 
 __global__ void __launch_bounds__(256) dropout(const float* x, float* y, float rate, float scale, u64 seed,
                                                const unsigned* step, unsigned layer, i64 values, i64 size) {
-  const i64 i = i64(blockIdx.x) * blockDim.x + threadIdx.x;
+  const i64 i = thread_number();
   if (i >= size) return;
   const i64 block = i / (values * LANES), value = i / LANES % values, image = block * LANES + i % LANES;
   const unsigned word = philox_word(seed, u64(image * values + value), step[0], DROPOUT, layer);

@@ -13,15 +13,14 @@ constexpr int WARPS = 8;
 
 // x is (outer, inputs, inner, 32) and y (outer, outputs, inner, 32), inner being the axes after the mapped one.
 __global__ void __launch_bounds__(LANES * WARPS)
-    resample_axis(const float* x, float* y, const int* first, const int* position, const float* weight, const float* start,
-             int inputs, int outputs, int inner, i64 pixels) {
+    resample_axis(const float* x, float* y, const int* first, const int* position, const float* weight,
+                  const float* start, int inputs, int outputs, int inner, i64 pixels) {
   const i64 o = i64(blockIdx.x) * WARPS + threadIdx.y;
   if (o >= pixels) return;
   const i64 row = o / inner;
   const int p = int(row % outputs);
   const float* line = x + (row / outputs * inputs * inner + o % inner) * LANES + threadIdx.x;
   float sum = start[p];
-  for (int t = first[p]; t < first[p + 1]; t++)
-    sum = __fmaf_rn(weight[t], line[i64(position[t]) * inner * LANES], sum);
+  for (int t = first[p]; t < first[p + 1]; t++) sum = __fmaf_rn(weight[t], line[i64(position[t]) * inner * LANES], sum);
   y[o * LANES + threadIdx.x] = __fadd_rn(sum, 0.0f);
 }

@@ -8,7 +8,7 @@ constexpr int PARTS = 8;
 
 // out (size,) = the tree over part (blocks of 16, bands, size).
 __global__ void __launch_bounds__(LANES * PARTS)
-batch_tree(const float* part, float* out, int blocks, int bands, int size) {
+    batch_tree(const float* part, float* out, int blocks, int bands, int size) {
   __shared__ float sums[PARTS][LANES];
   const int i = blockIdx.x * LANES + threadIdx.x;
   int each = 1;

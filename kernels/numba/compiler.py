@@ -3,9 +3,8 @@
 Numba's own cache looks at one source file and knows neither imported helpers nor the constants of a closure, and two
 processes that fill it at once can store one function under another's name. This one keys every machine code by all that
 made it: the sources of this folder, the kernel's name with its tile, the argument types, the processor with its
-features, and the versions of Numba, llvmlite and Python. One file a key, written beside and renamed, its digest in
-front: a file cut short counts as absent. The payload is Numba's own serialised machine code, and it lies in a folder
-that only its owner may write.
+features, and the versions of Numba, llvmlite and Python. The payload is Numba's own serialised machine code, in a
+folder that only its owner may write.
 """
 
 import contextlib
@@ -16,13 +15,13 @@ import os
 import pickle
 import secrets
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import llvmlite
 import numba
 import numpy as np
+from gpucnn.kernels.cache import cache_folder, file_name, load, store
 from numba.core import bytecode, caching, compiler, event, types
 
 OPTIONS = {"error_model": "numpy", "nogil": True}
@@ -34,19 +33,12 @@ listeners: list[Callable[[str], None]] = []
 bytecode.FunctionIdentity._unique_ids = itertools.count(secrets.randbits(62))
 
 
-def cache_folder() -> Path:
-    """Where compiled kernels lie: $GPUCNN_CACHE, else the user's cache folder."""
-    base = os.environ.get("GPUCNN_CACHE")
-    if not base:
-        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "gpucnn")
-    return Path(base) / "numba"
-
-
 @functools.cache
 def _sources() -> str:
     """A digest of everything but the key itself that decides what machine code comes out."""
     digest = hashlib.sha256(repr((__name__, numba.__version__, llvmlite.__version__, sys.version)).encode())
-    for path in sorted([*Path(__file__).parent.glob("*.py"), Path(__file__).parent.parent / "elementary.py"]):
+    here = Path(__file__).parent
+    for path in sorted([*here.glob("*.py"), *here.parent.glob("*.py")]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     for name in ("NUMBA_OPT", "NUMBA_LOOP_VECTORIZE", "NUMBA_SLP_VECTORIZE", "NUMBA_ENABLE_AVX", "NUMBA_BOUNDSCHECK"):
         digest.update(f"{name}={os.environ.get(name)}".encode())
@@ -59,38 +51,19 @@ class _Cache(caching._Cache):
     def __init__(self, name: str):
         self.name = name
 
-    cache_path = property(lambda self: str(cache_folder()))
+    cache_path = property(lambda self: str(cache_folder("numba")))
 
     def _path(self, signature, codegen) -> Path:
-        key = repr((_sources(), self.name, str(signature), codegen.magic_tuple()))
-        stem = "".join(c if c.isalnum() else "-" for c in self.name)
-        return cache_folder() / f"{stem}-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+        key = _sources(), self.name, str(signature), codegen.magic_tuple()
+        return cache_folder("numba") / file_name(self.name, key)
 
     def load_overload(self, sig, target_context):
         target_context.refresh()
-        try:
-            stored = self._path(sig, target_context.codegen()).read_bytes()
-        except OSError:
-            return None
-        digest, payload = stored[:32], stored[32:]
-        if hashlib.sha256(payload).digest() != digest:
-            return None
-        return compiler.CompileResult._rebuild(target_context, *pickle.loads(payload))
+        payload = load(self._path(sig, target_context.codegen()))
+        return None if payload is None else compiler.CompileResult._rebuild(target_context, *pickle.loads(payload))
 
     def save_overload(self, sig, data):
-        payload = caching.dumps(data._reduce())
-        path = self._path(sig, data.codegen)
-        # A full disk or a read-only home costs the next run its compile time, nothing else.
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle, beside = tempfile.mkstemp(dir=path.parent)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(hashlib.sha256(payload).digest() + payload)
-                os.replace(beside, path)
-            except OSError:
-                os.unlink(beside)
-                raise
+        store(self._path(sig, data.codegen), caching.dumps(data._reduce()))
 
     def enable(self):
         pass

@@ -16,11 +16,10 @@ import functools
 import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.register_tiles import broadcast_tile, keep_first_of, lane_trees_of, product_tile, zeros_of
-from gpucnn.kernels.numba.simd import LANES, add, splat, store, where_greater
+from gpucnn.kernels.numba.simd import LANES, splat, store
 from gpucnn.kernels.numba.sums import push, total
+from gpucnn.kernels.numba.vectors import biased, largest_of_four, rectified
 from numba import get_thread_id, prange
-
-ZERO = np.float32(0)
 
 
 @inner
@@ -95,7 +94,6 @@ def conv_of(OB: int, QB: int, KW: int, dense_row: bool, packs: bool):
                 stride_of(w, 4),
                 stride_of(w, 5),
             )
-        zero = splat(ZERO)
         for tile in range(first_tile, last_tile):
             o = min(tile * OB, OG - OB)
             w_first = tile * CG * w_c if packs else g * stride_of(w, 0) + o * w_o
@@ -131,10 +129,7 @@ def conv_of(OB: int, QB: int, KW: int, dense_row: bool, packs: bool):
                 for i in range(OB):
                     b = splat(bias[g * OG + o + i])
                     for j in range(QB):
-                        v = add(add(acc[i * QB + j], b), zero)
-                        if relu:
-                            v = where_greater(v, zero, v, zero)
-                        store(y, y_first + (o + i) * y_c + (q + j) * y_w, v)
+                        store(y, y_first + (o + i) * y_c + (q + j) * y_w, biased(acc[i * QB + j], b, relu))
 
     rows = "dense" if dense_row else "strided"
 
@@ -189,7 +184,6 @@ def conv_max_pool_of(OB: int, QB: int, KW: int):
         x_first = block * stride_of(x, 0) + g * CG * x_c + in_h * x_h
         y_first = block * stride_of(y, 0) + g * OG * y_c + h * stride_of(y, 3)
         k_first = block * stride_of(where, 0) + g * OG * k_c + h * stride_of(where, 3)
-        zero = splat(ZERO)
         for tile in range(first_tile, last_tile):
             o = min(tile * OB, OG - OB)
             for q in range(0, Q, QB):
@@ -213,15 +207,11 @@ def conv_max_pool_of(OB: int, QB: int, KW: int):
                     b = splat(bias[g * OG + o + i])
                     for j in range(0, QB, 2):
                         t = i * 2 * QB + j
-                        best, tap = add(add(acc[t], b), zero), zero
-                        v = add(add(acc[t + 1], b), zero)
-                        tap, best = where_greater(v, best, splat(np.float32(1)), tap), where_greater(v, best, v, best)
-                        v = add(add(acc[t + QB], b), zero)
-                        tap, best = where_greater(v, best, splat(np.float32(2)), tap), where_greater(v, best, v, best)
-                        v = add(add(acc[t + QB + 1], b), zero)
-                        tap, best = where_greater(v, best, splat(np.float32(3)), tap), where_greater(v, best, v, best)
+                        upper = biased(acc[t], b, False), biased(acc[t + 1], b, False)
+                        lower = biased(acc[t + QB], b, False), biased(acc[t + QB + 1], b, False)
+                        best, tap = largest_of_four(upper[0], upper[1], lower[0], lower[1])
                         pixel = (q + j) // 2 * LANES
-                        store(y, y_first + (o + i) * y_c + pixel, where_greater(best, zero, best, zero))
+                        store(y, y_first + (o + i) * y_c + pixel, rectified(best))
                         store(where, k_first + (o + i) * k_c + pixel, tap)
 
     @kernel(f"conv with max pool {OB}x2x{QB}, kernel width {KW or 'any'}")

@@ -13,10 +13,9 @@ import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.conv import pack, stride_of, taps_inside
 from gpucnn.kernels.numba.register_tiles import row_tile, zeros_of
-from gpucnn.kernels.numba.simd import LANES, add, load, splat, store, where_greater
+from gpucnn.kernels.numba.simd import LANES, load, splat, store
+from gpucnn.kernels.numba.vectors import biased
 from numba import get_thread_id, prange
-
-ZERO = np.float32(0)
 
 
 @inner
@@ -64,14 +63,10 @@ def conv_rows_of(OB: int, QB: int, KW: int, left: int, right: int, alone: bool):
     @inner
     def finish(acc, bias, o, y, at, y_c, relu):
         """y = (acc + bias) + 0, and ReLU of it if asked for."""
-        zero = splat(ZERO)
         for i in range(OB):
             b = splat(bias[o + i])
             for j in range(QB):
-                v = add(add(acc[i * QB + j], b), zero)
-                if relu:
-                    v = where_greater(v, zero, v, zero)
-                store(y, at + i * y_c + j * LANES, v)
+                store(y, at + i * y_c + j * LANES, biased(acc[i * QB + j], b, relu))
 
     where = "alone" if alone else "beside others"
 

@@ -13,8 +13,6 @@ from numba import config, cuda
 
 # Images that lie side by side in a block of a batch: one warp.
 LANES = 32
-# Images that the contract's sums take together (kernels/CONTRACT.md, rule 3): two such blocks to a block of lanes.
-BLOCK = 16
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 

@@ -4,8 +4,9 @@ Activations are (block, channel, lane), weights (out, in). Rule 2's dot product 
 thread walks one chain from its first term to its last.
 """
 
+from gpucnn.kernels.contract import BLOCK
 from gpucnn.kernels.numba_cuda.arithmetic import ZERO, add, fma
-from gpucnn.kernels.numba_cuda.compiler import BLOCK, LANES, kernel
+from gpucnn.kernels.numba_cuda.compiler import LANES, kernel
 from numba import cuda
 
 

@@ -174,7 +174,7 @@ def batch_norm_input_gradient(dy, var, gamma, eps, dx, pixels):
 
 @kernel
 def map_sums(x, part, band):
-    """part[t, i] = the float64 sum of band t of map and lane i. One thread each."""
+    """part[t, i] = the float64 sum of band t of map, or line, and lane i. One thread each."""
     i = cuda.grid(1)
     if i < part.size:
         t, k = i // part.shape[1], i % part.shape[1]

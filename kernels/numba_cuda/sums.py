@@ -9,8 +9,9 @@ size, SHARED_BYTES, comes with the launch. (One whose size stands in the kernel 
 simulator two threads may then each get an array of their own: it is made at the first call, without a lock.)
 """
 
+from gpucnn.kernels.contract import BLOCK
 from gpucnn.kernels.numba_cuda.arithmetic import ZERO, add, add64
-from gpucnn.kernels.numba_cuda.compiler import BLOCK, LANES, device, kernel
+from gpucnn.kernels.numba_cuda.compiler import LANES, device, kernel
 from numba import cuda
 
 # 32 numbers of 8 bytes at most.

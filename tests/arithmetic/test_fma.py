@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpucnn.arithmetic import chain, fma, products_stay_normal
+from gpucnn.arithmetic import Doubt, chain, doubt, fma
 from gpucnn.errors import DTypeError
 from tests.arithmetic.rational import fma as exact_fma
 
@@ -137,9 +137,14 @@ def test_chain_is_fma_after_fma(case):
     acc = np.zeros(a.shape[1], np.float32)
     for a_k, b_k in zip(a, b, strict=True):
         acc = fma(a_k, b_k, acc)
-    normal = products_stay_normal(a, b)
-    assert np.array_equal(bits(chain(a.astype(np.float64), b.astype(np.float64), normal)), bits(acc))
-    assert normal == (case in ("normal", "sparse", "cancelling", "midpoints", "half units", "overflow"))
+    found = doubt(a, b, len(a))
+    assert np.array_equal(bits(chain(a.astype(np.float64), b.astype(np.float64), found)), bits(acc))
+    expected = Doubt.SUBNORMAL
+    if case in ("midpoints", "half units", "subnormal midpoints"):  # whole numbers of 12 bits; nearly one exponent
+        expected = Doubt.NONE
+    elif case in ("normal", "sparse", "cancelling", "overflow"):
+        expected = Doubt.HALFWAY
+    assert found == expected
 
 
 @pytest.mark.parametrize("case", DOUBLY_ROUNDED)
@@ -148,13 +153,30 @@ def test_chain_rounds_once(case):
     a, b, c = CASES[case]()
     expected = [exact_fma(*map(float, abc)) for abc in zip(a, b, c, strict=True)]
     left, right = np.stack([c, a]), np.stack([np.ones_like(c), b])
-    sums = chain(left.astype(np.float64), right.astype(np.float64), products_stay_normal(left, right))
+    sums = chain(left.astype(np.float64), right.astype(np.float64), doubt(left, right, len(left)))
     assert np.array_equal(bits(sums), bits(expected))
 
 
-def test_products_stay_normal_at_its_edge():
-    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
-    assert products_stay_normal(one, np.float32([2.0**-80, 0]))
-    assert not products_stay_normal(one, np.float32([2.0**-81, 0]))
-    assert products_stay_normal(zero, zero)
-    assert not products_stay_normal(np.float32([np.nan]), one)
+def test_doubt_of_subnormals_at_its_edge():
+    a, zero = np.float32([1, 1 + 2**-23]), np.zeros(1, np.float32)
+    low = 1 + 2**-23
+    assert doubt(a, np.float32([2.0**-80 * low, 1, 0]), 1) == Doubt.HALFWAY
+    assert doubt(a, np.float32([2.0**-81 * low, 1, 0]), 1) == Doubt.SUBNORMAL
+    assert doubt(zero, zero, 1) == doubt(zero, a, 1) == Doubt.NONE
+    for wrong in (np.nan, np.inf):
+        assert doubt(np.float32([wrong]), a, 1) == doubt(zero, np.float32([wrong]), 1) == Doubt.SUBNORMAL
+
+
+def test_doubt_of_sums_halfway_at_its_edge():
+    """2 * terms * 2**9 * 2**20 against 2**53 * 2**-23 * 1."""
+    a, b = np.float32([2.0**9, -(2.0**-23)]), np.float32([1 - 2.0**20, 2.0**20, 0])
+    assert doubt(a, b, 1) == doubt(a[:1], b, 2**20) == Doubt.NONE
+    assert (
+        doubt(a, b, 2) == doubt(a * np.float32([2, 1]), b, 1) == doubt(a, b / np.float32([2, 1, 1]), 1) == Doubt.HALFWAY
+    )
+
+
+@pytest.mark.parametrize("found", Doubt)
+def test_a_chain_of_whole_numbers_is_exact_whatever_is_doubted(found):
+    a, b = RNG.integers(-15, 16, (2, 30, 400)).astype(np.float64)
+    assert np.array_equal(chain(a, b, found), (a * b).sum(0))

@@ -20,16 +20,16 @@ x = np.linspace(-3, 3, 4096, dtype=np.float32)
 
 def run(kernel, *arguments):
     y = np.full(4096, np.nan, np.float32)
-    kernel(*arguments, y)
+    kernel(*arguments, y, ())
     results[kernel.name] = y.tobytes().hex()
 """
 TAIL = """
 print(json.dumps({"compiled": compiled, "results": results}))
 """
 MAPS = """
-run(elementwise.relu, x)
-run(elementwise.tanh, x)
-run(elementwise.sigmoid, x)
+run(elementwise.FORWARD["relu"], x)
+run(elementwise.FORWARD["tanh"], x)
+run(elementwise.FORWARD["sigmoid"], x)
 """
 NAMES = ["relu", "tanh", "sigmoid"]
 
@@ -79,7 +79,7 @@ def test_a_damaged_file_is_compiled_again(tmp_path):
 )
 def test_an_edited_source_is_compiled_again(tmp_path, name, edit):
     """Whichever file it is: a kernel's own, one it takes helpers from, or the table of coefficients."""
-    code = HEAD + "run(elementwise.relu, x)\n" + TAIL
+    code = HEAD + "run(elementwise.FORWARD['relu'], x)\n" + TAIL
     settings = {"GPUCNN_CACHE": str(tmp_path / "cache")}
     before = finish(start(code, checkout(tmp_path / "before"), **settings))
     same = finish(start(code, checkout(tmp_path / "same"), **settings))
@@ -90,7 +90,7 @@ def test_an_edited_source_is_compiled_again(tmp_path, name, edit):
 
 
 def test_another_processor_compiles_its_own(tmp_path):
-    code, cache = HEAD + "run(elementwise.relu, x)\n" + TAIL, str(tmp_path)
+    code, cache = HEAD + "run(elementwise.FORWARD['relu'], x)\n" + TAIL, str(tmp_path)
     narrow = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
     first, second = finish(start(code, GPUCNN_CACHE=cache)), finish(start(code, GPUCNN_CACHE=cache, **narrow))
     assert first["compiled"] == second["compiled"] == ["relu"] and first["results"] == second["results"]
@@ -142,7 +142,7 @@ def test_two_processes_that_compile_at_once(tmp_path):
 def test_a_folder_that_cannot_be_written(tmp_path):
     """A file where the folder should be stops even root, whom permissions do not."""
     (tmp_path / "file").write_text("in the way")
-    code, cache = HEAD + "run(elementwise.relu, x)\n" + TAIL, {"GPUCNN_CACHE": str(tmp_path / "file")}
+    code, cache = HEAD + "run(elementwise.FORWARD['relu'], x)\n" + TAIL, {"GPUCNN_CACHE": str(tmp_path / "file")}
     first, second = finish(start(code, **cache)), finish(start(code, **cache))
     assert first["compiled"] == second["compiled"] == ["relu"] and first["results"] == second["results"]
     assert (tmp_path / "file").read_text() == "in the way"

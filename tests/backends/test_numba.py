@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from gpucnn.backends import get_backend
 from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.numba import backend as numba_backend
-from gpucnn.backends.numba import tiles
+from gpucnn.backends.numba import conv, tiles
 from gpucnn.backends.numba.backend import NumbaBackend
 from gpucnn.errors import BackendError, DTypeError
 from gpucnn.geometry import window
@@ -47,7 +46,7 @@ def few_tiles():
         # Whole kernel rows: a kernel for each border; test_numba_rows.py has them.
         patch.setattr(tiles, "_ROWS", {24: (), 6: ()})
         patch.setattr(tiles, "_GRADIENT_ROWS", {24: {}, 6: {}})
-        patch.setattr(numba_backend, "_WIDTHS", ())  # widths with a code of their own: also there
+        patch.setattr(conv, "_WIDTHS", ())  # widths with a code of their own: also there
         for choice in CHOICES:
             choice.cache_clear()
         yield
@@ -155,7 +154,7 @@ def convolve_and_pool(b, problem, kind: str, seed: int) -> dict:
     )
     w = b.array(numbers(kind, outs * groups, ins, *win.kernel, seed=seed + 2))
     y, where = b.conv_max_pool(x, w, bias, win, groups, pool)
-    dy = b.relu_gradient(b.pack(numbers(kind, *y.shape, seed=seed + 3)), y)
+    dy = b.elementwise_gradient("relu", b.pack(numbers(kind, *y.shape, seed=seed + 3)), y)
     plain, _ = b.conv_max_pool(x, w, None, win, groups, pool)
     dx = b.unpack(b.max_pool_gradient(dy, where, pool))
     return {"y": b.unpack(y), "without bias": b.unpack(plain), "dx": dx}
@@ -287,8 +286,8 @@ def elementwise(b, shape, kind: str, seed: int) -> dict:
     z, step = b.pack(numbers(kind, *shape, seed=seed + 1)), b.array(np.array([2**31 + seed], np.uint32))
     results = {}
     for name in ("relu", "tanh", "sigmoid"):
-        y = getattr(b, name)(x)
-        results[name], results[name + "'"] = b.unpack(y), b.unpack(getattr(b, f"{name}_gradient")(z, y))
+        y = b.elementwise(name, x)
+        results[name], results[name + "'"] = b.unpack(y), b.unpack(b.elementwise_gradient(name, z, y))
     results["sum"], results["rectified"] = b.unpack(b.add(x, z)), b.unpack(b.add(x, z, relu=True))
     results["dropout"] = b.unpack(b.dropout(x, 0.4, seed * 2**33 + 7, step, seed % 100))
     return results
@@ -309,8 +308,8 @@ def test_exponentials_of_many_numbers():
     x = x[: len(x) // 7 * 7].reshape(-1, 7)
     for name in ("tanh", "sigmoid"):
         assert_bits(
-            GUARDED[2].unpack(getattr(GUARDED[2], name)(GUARDED[2].pack(x))),
-            getattr(EXACT, name)(EXACT.pack(x)).numpy(),
+            GUARDED[2].unpack(GUARDED[2].elementwise(name, GUARDED[2].pack(x))),
+            EXACT.elementwise(name, EXACT.pack(x)).numpy(),
         )
     GUARDED[2].verify()
 
@@ -501,7 +500,7 @@ def test_wrong_types_are_refused():
     with pytest.raises(DTypeError, match="float64"):
         b.pack(np.ones((1, 1)))
     with pytest.raises(DTypeError, match="a layer gave float64"):
-        b.relu(Batch(np.ones((1, 1, 16)), 1, b))
+        b.elementwise("relu", Batch(np.ones((1, 1, 16)), 1, b))
 
 
 # ---- a captured step -------------------------------------------------------------------------------------------------
@@ -534,7 +533,7 @@ class Steps:
         b.dense_weight_gradient(dz, flat, dweights)
         d = b.avg_pool_gradient(b.dense_input_gradient(dz, weights).reshape(3, 2, 2), window((3, 3), 2))
         d = b.max_pool_gradient(b.dropout(d, 0.25, 3, self.step, 1), where, pool_window)
-        d = b.relu_gradient(d, y)
+        d = b.elementwise_gradient("relu", d, y)
         b.conv_weight_gradient(d, x, conv_window, 1, dkernel)
         b.bias_gradient(d, dbias)
         b.sgd(self.w, self.g, self.v, self.hyper, momentum=0.9, weight_decay=1e-3, nesterov=True)

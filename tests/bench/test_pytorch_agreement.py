@@ -16,6 +16,8 @@ torch = pytest.importorskip("torch", reason="PyTorch, which the script compares 
 import agreement_cases  # needs PyTorch
 from agreement_cases import CYCLE, OPERATIONS, Expected, draw
 
+pytestmark = pytest.mark.pytorch
+
 SEED = 1  # not that of the committed result
 FIRST = {name: CYCLE.index(name) for name in OPERATIONS}
 EXPECTED = {name: draw(number, SEED).expected() for name, number in FIRST.items()}

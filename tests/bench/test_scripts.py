@@ -60,10 +60,10 @@ def test_tables(content):
 
 def test_tables_go_between_the_marks():
     readme = f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n"
-    assert tables.between(readme, "new") == f"before\n{tables.BEGIN}\nnew\n{tables.END}\nafter\n"
+    assert tables.between("README.md", readme, "new") == f"before\n{tables.BEGIN}\nnew\n{tables.END}\nafter\n"
     for wrong in ("no marks", tables.BEGIN, f"{tables.END} {tables.BEGIN}"):
         with pytest.raises(SystemExit, match="README"):
-            tables.between(wrong, "new")
+            tables.between("README.md", wrong, "new")
 
 
 def test_newest_results(tmp_path):

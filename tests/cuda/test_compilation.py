@@ -13,8 +13,7 @@ from gpucnn.backends.cuda import compiler as cuda_compiler
 from gpucnn.backends.cuda import tiles as cuda_tiles
 from gpucnn.backends.cuda.backend import CudaBackend
 from gpucnn.backends.cuda.launcher import Launcher
-from gpucnn.check.cases import cases
-from gpucnn.check.cases_pointwise import pointwise
+from gpucnn.check.cases import Numbers, all_cases, elementwise, loss, optimizers
 from gpucnn.layers import Concat, Conv2d, ConvTranspose2d, Dense, Flatten, GroupNorm, LayerNorm, MaxPool2d, Sequential
 from gpucnn.models import Model, lenet5, resnet20
 from gpucnn.optimizers import SGD, Adam
@@ -112,13 +111,14 @@ def _networks(b) -> None:
 
 def _pointwise(b) -> None:
     """Activations, losses and clipping that no shipped network has."""
-    for case in pointwise("random", lambda *shape, seed=0: np.ones(shape, np.float32)):
-        case.run(b)
+    for family in (elementwise, loss, optimizers):
+        for case in family.cases(Numbers("random")):
+            case.run(b)
 
 
 def _operations(b) -> None:
-    for case in cases():
-        if "subnormal" not in case.about and "cancelling" not in case.about:
+    for case in all_cases():
+        if case.kind in ("random", ""):
             case.run(b)
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 import importlib
 import json
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -63,6 +65,32 @@ def test_a_capture_inside_a_capture_is_refused(cupy_backend):
     with pytest.raises(RuntimeError, match="inside a capture"):
         cupy_backend.capture(lambda: cupy_backend.capture(lambda: None))
     cupy_backend.capture(lambda: None)()  # and leaves nothing behind
+
+
+def test_another_thread_waits_while_one_records(cupy_backend):
+    """What it launches must not become part of the graph."""
+    b, order, recording = cupy_backend, [], threading.Event()
+    ours, theirs = b.zeros((4,)), b.zeros((4,))
+    one = b.array(np.ones(4, np.float32))
+
+    def other():
+        recording.wait(10)
+        b.update_running(theirs, one, 0.5)
+        order.append("theirs")
+
+    def step():
+        b.update_running(ours, one, 0.5)
+        recording.set()
+        time.sleep(0.05)
+        order.append("ours")
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    repeat = b.capture(step)
+    thread.join()
+    assert order == ["ours", "ours", "theirs"]  # once for real, once to record
+    repeat()
+    assert b.host(ours).tolist() == [0.75] * 4 and b.host(theirs).tolist() == [0.5] * 4
 
 
 def test_full_memory_is_told_in_a_sentence(cupy_backend):

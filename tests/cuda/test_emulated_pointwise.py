@@ -106,9 +106,14 @@ PLANTED = {
         "  }\n  __syncthreads();\n  const int thread",
         "  }\n  const int thread",
     ),
-    "a band of 32 values": (_line, "value_loss.cu", "blocks, values, 64}", "blocks, values, 32}"),
-    "the channels of another position": (_maps, "activation.cu", "unit % positions * LANES", "unit % channels * LANES"),
-    "a norm over half of each block": (_clipped, "clip.cu", "ROWS = 64", "ROWS = 32"),
+    "a band of 32 values": (_line, "value_loss.cu", "blocks, values, BAND}", "blocks, values, BAND / 2}"),
+    "the channels of another position": (
+        _maps,
+        "loss.cu",
+        "channels * apart + unit % positions * LANES",
+        "channels * apart + unit % channels * LANES",
+    ),
+    "a norm over half of each block": (_clipped, "clip.cu", "row < BAND;", "row < BAND / 2;"),
     "values past the end in a norm": (_clipped, "clip.cu", "i < size ? double(g[i]) : 0.0", "double(g[i])"),
 }
 

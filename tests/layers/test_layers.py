@@ -212,9 +212,7 @@ class Twice(Layer):
         self.first, self.second = Conv2d(2, 3, padding=1), Scale()
 
     def build(self, shape):
-        from gpucnn.layers.base import connect
-
-        return connect(self.second, connect(self.first, shape, f"{self.name}.first"), f"{self.name}.second")
+        return self.second.connect(self.first.connect(shape))
 
     def __call__(self, x):
         y, first = self.first(x)

@@ -1,5 +1,6 @@
 """Models: sizes, flat buffers, first weights, files."""
 
+import copy
 import hashlib
 import json
 
@@ -232,7 +233,7 @@ def test_settings_named_like_the_models_own_are_part_of_the_structure(tmp_path):
     for one, other in ((Pad(1, "reflect"), Pad(1, "replicate")), (Upsample(2), Upsample(2, mode="linear"))):
         first, second = Model(one, (1, 4, 4)), Model(other, (1, 4, 4))
         assert first.structure != second.structure
-        assert Model(one, (1, 4, 4)).structure == first.structure  # built again
+        assert Model(copy.deepcopy(one), (1, 4, 4)).structure == first.structure  # built again
         gpucnn.save(first, tmp_path / "m")
         with pytest.raises(CheckpointError, match="another model"):
             gpucnn.load(tmp_path / "m", second)

@@ -81,9 +81,7 @@ def test_a_layer_of_ones_own_counts_with_all_inside():
             self.inner = Dense(5)
 
         def build(self, shape):
-            from gpucnn.layers.base import connect
-
-            return connect(self.inner, shape, f"{self.name}.inner")
+            return self.inner.connect(shape)
 
         def __call__(self, x):
             return self.inner(x)

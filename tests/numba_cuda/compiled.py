@@ -23,14 +23,21 @@ def type_of(name: str):
     if name.endswith("]"):
         dtype, axes = name[:-1].split("[")
         return types.Array(getattr(types, dtype), int(axes), "C")
-    if name.startswith("int64x"):
-        return types.UniTuple(types.int64, int(name[6:]))
+    if "x" in name:
+        kind, _, count = name.partition("x")
+        return types.UniTuple(getattr(types, kind), int(count)) if int(count) else types.Tuple(())
     return types.boolean if name == "bool" else getattr(types, name)
 
 
 def instructions(ptx: str) -> list[str]:
     """The instructions of a PTX source, without operands and predicates."""
     return re.findall(r"^\s+(?:@!?%p\d+\s+)?([a-z][a-z0-9_]*(?:\.[a-z0-9_]+)+|bra|ret)\b", ptx, re.MULTILINE)
+
+
+def kernel_of(module, name: str):
+    """A module's kernel by its name: an activation's is in a dictionary."""
+    made = [*getattr(module, "FORWARD", {}).values(), *getattr(module, "GRADIENT", {}).values()]
+    return next((kernel for kernel in made if kernel.py_func.__name__ == name), None) or getattr(module, name)
 
 
 def ptx_of(function, arguments, capability) -> str:
@@ -62,7 +69,7 @@ def report(launches, capabilities, unfused: bool):
     for module, name, arguments in [*launches, (None, "contracted", ["float32[1]"] * 3)]:
         function = contracted
         if module:
-            function = getattr(importlib.import_module(f"gpucnn.kernels.numba_cuda.{module}"), name).py_func
+            function = kernel_of(importlib.import_module(f"gpucnn.kernels.numba_cuda.{module}"), name).py_func
         for capability in map(tuple, capabilities):
             ptx = ptx_of(function, [type_of(a) for a in arguments], capability)
             counts = {}

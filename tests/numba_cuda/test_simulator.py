@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucnn.check.toy import TOYS
+from gpucnn.check.small_networks import SMALL_NETWORKS
 from tests.processes import checkout, finish, start
 
 pytestmark = pytest.mark.skipif(
@@ -99,7 +99,7 @@ def test_all_levels_of_the_sums_give_the_same_bits(random, operation):
     assert random[operation] == [4, {}]
 
 
-@pytest.mark.parametrize("network", TOYS)
+@pytest.mark.parametrize("network", SMALL_NETWORKS)
 def test_training_gives_the_same_weights(running, network, request):
     hashes = request.getfixturevalue("trained")[network]
     assert set(hashes) == {"numpy", "numba", "numba-cuda"}
@@ -128,8 +128,11 @@ PLANTED = {
     "another group's gamma": ("group_norm.py", ("first = line %", "first = 0 * line %")),
     "multiply, then add": ("arithmetic.py", ("return np.float32(total)", "return a * b + c")),
     "the dot product backwards": ("dense.py", ("in range(w.shape[1])", "in range(w.shape[1] - 1, -1, -1)")),
-    "blocks of 32 images": ("compiler.py", ("BLOCK = 16", "BLOCK = 32")),
-    "a band one position too long": ("../../gpucnn/backends/spatial.py", ("return -(-64 //", "return -(-65 //")),
+    "blocks of 32 images": ("../contract.py", ("BLOCK = 16", "BLOCK = 32")),
+    "a band one position too long": (
+        "../../gpucnn/backends/spatial.py",
+        ("return -(-BAND //", "return -(-(BAND + 1) //"),
+    ),
     "a missing barrier": ("sums.py", ("            cuda.syncthreads()\n", "")),
 }
 

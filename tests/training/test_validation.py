@@ -101,7 +101,7 @@ def test_a_part_trains_like_the_two_sets_it_makes():
         ({"validation": True}, "such as 0.1"),
         ({"validation": (X,)}, r"1 entries; give a pair \(images, labels\)"),
         ({"validation": (X, Y, Y)}, "3 entries"),
-        ({"validation": 0.1, "monitor": "speed"}, "'loss' or 'accuracy'"),
+        ({"validation": 0.1, "monitor": "speed"}, "monitor is 'speed'; use one of loss, accuracy"),
         ({"validation": 0.1, "patience": 0}, "patience is 0"),
         ({"patience": 3}, "needs validation"),
     ],

@@ -7,17 +7,15 @@ counts as absent. The key is made of the sources with all includes, the kernel's
 the versions.
 """
 
-import contextlib
 import functools
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpucnn.backends.cuda.launcher import SOURCES
 from gpucnn.errors import BackendError
+from gpucnn.kernels.cache import cache_folder, file_name, load, store
 
 # Nothing is fused, flushed or estimated unless a kernel writes it.
 OPTIONS = ("--std=c++17", "--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true")
@@ -42,28 +40,22 @@ class Translation:
     log: str
 
 
-def cache_folder() -> Path:
-    """Where compiled kernels lie: $GPUCNN_CACHE, else the user's cache folder."""
-    base = os.environ.get("GPUCNN_CACHE")
-    if not base:
-        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "gpucnn")
-    return Path(base) / "cuda"
-
-
 def compiled(file: str, expression: str, architecture: str) -> Compiled:
     """Kernel `expression` of kernels/cuda/`file` for `architecture` ("sm_90"), from the cache or from NVRTC.
 
     Raises BackendError with NVRTC's words if it does not compile, ImportError where NVRTC is missing.
     """
-    path = cache_folder() / f"{_stem(file, expression)}-{_key(file, expression, architecture)}"
-    found = _load(path)
-    if found is None:
+    key = _sources(), _versions(), OPTIONS, file, expression, architecture
+    path = cache_folder("cuda") / file_name(f"{Path(file).stem}-{expression}", key)
+    stored = load(path)
+    if stored is None:
         for listener in listeners:
             listener(f"{file}: {expression}")
         made = translate(file, [expression], [f"--gpu-architecture={architecture}"])
-        found = Compiled(made.symbols[expression], made.code)
-        _store(path, found)
-    return found
+        stored = made.symbols[expression].encode() + b"\n" + made.code
+        store(path, stored)
+    symbol, _, code = stored.partition(b"\n")
+    return Compiled(symbol.decode(), code)
 
 
 def translate(
@@ -128,39 +120,3 @@ def _version(metadata, name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _stem(file: str, expression: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in f"{Path(file).stem}-{expression}")[:60]
-
-
-def _key(file: str, expression: str, architecture: str) -> str:
-    key = repr((_sources(), _versions(), OPTIONS, file, expression, architecture))
-    return hashlib.sha256(key.encode()).hexdigest()[:32]
-
-
-def _load(path: Path) -> Compiled | None:
-    try:
-        stored = path.read_bytes()
-    except OSError:
-        return None
-    digest, payload = stored[:32], stored[32:]
-    if hashlib.sha256(payload).digest() != digest:
-        return None
-    symbol, _, code = payload.partition(b"\n")
-    return Compiled(symbol.decode(), code)
-
-
-def _store(path: Path, found: Compiled) -> None:
-    payload = found.symbol.encode() + b"\n" + found.code
-    # A full disk or a read-only home costs the next run its compile time, nothing else.
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, beside = tempfile.mkstemp(dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(payload).digest() + payload)
-            os.replace(beside, path)
-        except OSError:
-            os.unlink(beside)
-            raise

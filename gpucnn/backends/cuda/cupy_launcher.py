@@ -4,9 +4,14 @@ Everything runs in order on one stream of its own. It is a blocking one, so that
 computes with CuPy on the default stream, waits for the kernels and the kernels wait for it. While a graph is recorded,
 kernels that nobody waits for (the gradients of weights) go to a second stream: in the graph they are branches that run
 beside the rest.
+
+Python threads take turns: what one thread launches while another records would become part of the other's graph. So the
+lock is held for the whole of a capture, and for each call otherwise.
 """
 
 import contextlib
+import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -23,12 +28,24 @@ from gpucnn.errors import BackendError
 _BESIDE_BYTES = 64 << 20
 
 
+def _in_turn(method: Callable) -> Callable:
+    """The method, holding the launcher's lock."""
+
+    @functools.wraps(method)
+    def alone(self, *arguments, **options):
+        with self._lock:
+            return method(self, *arguments, **options)
+
+    return alone
+
+
 class CupyLauncher(Launcher):
     """The current CUDA device."""
 
     xp = cupy
 
     def __init__(self):
+        self._lock = threading.RLock()
         self._device = cupy.cuda.Device()
         self._device.use()
         runtime.free(0)  # makes the context
@@ -54,6 +71,7 @@ class CupyLauncher(Launcher):
 
     # ---- memory ------------------------------------------------------------------------------------------------------
 
+    @_in_turn
     def empty(self, shape: tuple[int, ...], dtype=np.float32) -> cupy.ndarray:
         """Raises cupy.cuda.memory.OutOfMemoryError after the pools gave back what nobody uses."""
         with self._stream:
@@ -63,14 +81,17 @@ class CupyLauncher(Launcher):
                 cupy.get_default_memory_pool().free_all_blocks()
                 return cupy.ndarray(shape, dtype)
 
+    @_in_turn
     def used_bytes(self) -> int:
         """What arrays hold in the pool at hand."""
         return self._pool.used_bytes()
 
+    @_in_turn
     def free_bytes(self) -> int:
         """What arrays could still get: free on the device, or held by the pool at hand and in nobody's use."""
         return runtime.memGetInfo()[0] + self._pool.free_bytes()
 
+    @_in_turn
     def clear(self, array: cupy.ndarray) -> None:
         if array.nbytes:
             if array.data.mem.ptr in self._written_beside:
@@ -78,10 +99,12 @@ class CupyLauncher(Launcher):
             array.data.memset_async(0, array.nbytes, self._stream)
             self._keep(array)
 
+    @_in_turn
     def write(self, array: cupy.ndarray, host: np.ndarray) -> None:
         if array.nbytes:
             array.set(np.ascontiguousarray(host), stream=self._stream)
 
+    @_in_turn
     def read(self, array: cupy.ndarray) -> np.ndarray:
         host = array.get(stream=self._stream)
         self._stream.synchronize()  # older CuPy does not wait
@@ -89,6 +112,7 @@ class CupyLauncher(Launcher):
 
     # ---- kernels -----------------------------------------------------------------------------------------------------
 
+    @_in_turn
     def kernel(self, file: str, expression: str = "") -> int:
         key = file, expression
         if key not in self._kernels:
@@ -98,6 +122,7 @@ class CupyLauncher(Launcher):
             self._kernels[key] = driver.moduleGetFunction(module, found.symbol)
         return self._kernels[key]
 
+    @_in_turn
     def launch(
         self, kernel: int, grid: tuple[int, ...], block: tuple[int, ...], *arguments, beside: tuple = ()
     ) -> None:
@@ -135,6 +160,7 @@ class CupyLauncher(Launcher):
         if self._recording:
             self._kept += [a for a in arrays if a.data.mem.ptr not in self._own]
 
+    @_in_turn
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         """Run `step` for real, which compiles what it needs, then once more to record it as a CUDA graph.
 
@@ -164,7 +190,8 @@ class CupyLauncher(Launcher):
         graph.upload(self._stream)
 
         def replay() -> None:
-            graph.launch(self._stream)
+            with self._lock:
+                graph.launch(self._stream)
 
         replay.kept = pool, self._kept  # the graph has addresses only
         return replay
@@ -186,6 +213,7 @@ class CupyLauncher(Launcher):
         self._events = []
         return graph
 
+    @_in_turn
     def synchronize(self) -> None:
         self._stream.synchronize()
 

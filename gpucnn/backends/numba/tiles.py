@@ -10,6 +10,8 @@ import math
 
 import numpy as np
 
+from gpucnn.arithmetic.sums import BAND
+
 # Each tile is a kernel to compile, so there are few. Their accumulators must stay in registers beside the operands: 24
 # of 32 where a register holds the 16 lanes (AVX-512), 6 where they take two of 16 (AVX2) or four of 32 (NEON).
 _BROADCAST = {
@@ -21,7 +23,6 @@ _PRODUCT = {
     6: ((1, 1, 1), (1, 1, 3), (1, 1, 5), (6, 1, 1), (3, 2, 1), (2, 1, 3)),
 }
 _TREE_CYCLES = 45
-_POSITIONS = 64
 
 
 @functools.cache
@@ -130,7 +131,7 @@ def product_tile(outputs: int, channels: int, taps: int) -> tuple[int, int, int]
         ob, cb, sb = tile
         number = math.ceil(outputs / ob) * math.ceil(channels / cb) * math.ceil(taps / sb)
         trees = math.ceil(ob * cb * sb / 16) * _TREE_CYCLES
-        return number * (_POSITIONS * _cycles(ob, cb * sb) + trees)
+        return number * (BAND * _cycles(ob, cb * sb) + trees)
 
     fitting = (t for t in _PRODUCT[accumulators()] if t[0] <= outputs and t[1] <= channels and t[2] <= taps)
     return min(fitting, key=cost)
@@ -155,7 +156,7 @@ def gradient_row_tile(
         ob, cb = tile
         trees = math.ceil(ob * cb * width / 16) * _TREE_CYCLES
         steps = max(ob * cb * width / 2, 4) + 0.3 * ob + 0.7 * cb
-        return math.ceil(outputs / ob) * math.ceil(channels / cb) * (_POSITIONS * steps + trees)
+        return math.ceil(outputs / ob) * math.ceil(channels / cb) * (BAND * steps + trees)
 
     tiles = _GRADIENT_ROWS[accumulators()].get(width, ())
     return min((t for t in tiles if t[0] <= outputs and t[1] <= channels), key=cost, default=None)

@@ -1,0 +1,22 @@
+"""Every operation in NumPy with BLAS, for speed or for float64: `get_backend("numpy", "fast", dtype=...)`.
+
+Nothing here promises bits. Sums are in whatever order BLAS and NumPy like, so results are held against float64 with the
+derived bound `k * 2**-24 * sum(|x||w|)`.
+"""
+
+from gpucnn.backends.numpy.base import NumpyBase
+from gpucnn.backends.numpy.fast.conv import FastConv
+from gpucnn.backends.numpy.fast.elementwise import GRADIENTS, VALUES
+from gpucnn.backends.numpy.fast.group_norm import FastGroupNorm
+from gpucnn.backends.numpy.fast.loss import FastLoss
+from gpucnn.backends.numpy.fast.norm import FastNorm
+from gpucnn.backends.numpy.fast.optimizers import FastOptimizers
+from gpucnn.backends.numpy.fast.pool import FastPool
+
+
+class NumpyFast(FastConv, FastPool, FastNorm, FastGroupNorm, FastLoss, FastOptimizers, NumpyBase):
+    """The protocol of gpucnn.backends.protocol in BLAS and vectorised NumPy, float32 or float64."""
+
+    math = "fast"
+    values, gradients = VALUES, GRADIENTS
+    fused = staticmethod(lambda a, b, c: a * b + c)
