@@ -19,12 +19,22 @@ def explore(
         list[str] | None,
         typer.Option("--run", help="A run folder to look at; may be repeated. Default: the newest ones in runs/."),
     ] = None,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on. Default: a free one.")] = 0,
+    port: Annotated[
+        int,
+        typer.Option("--port", min=0, max=65535, show_default=False, help="Port to listen on. Default: a free one."),
+    ] = 0,
     browser: Annotated[
-        bool, typer.Option("--browser/--no-browser", help="Open the page in the browser, or print its address only.")
+        bool,
+        typer.Option(
+            "--browser/--no-browser",
+            show_default=False,
+            help="Open the page in the browser, or print its address only.",
+        ),
     ] = True,
     backend: options.Backend = None,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of one request. Default: 1.")] = 1,
+    threads: Annotated[
+        int, typer.Option("--threads", min=1, show_default=False, help="CPU threads of one request. Default: 1.")
+    ] = 1,
 ) -> None:
     """Open a page where convolution can be touched: slide a filter, draw a digit, watch a run, compare bits.
 
