@@ -367,7 +367,8 @@ TRAINED = (learning, inside, page, bits)
 HEAD = """# A tour: from one filter to a network that reads
 
 Every picture and number on this page is made by [tour.py](tour.py), which takes about a minute; a test compares them.
-Each step ends with the command that makes such a picture of your own.
+Each step ends with the command that makes such a picture of your own. To do it by hand instead, with your own images \
+and drawings, open the page that [explore.md](explore.md) walks through: `gpucnn explore`.
 """
 
 

@@ -6,7 +6,7 @@
     3 models, data, gradients, figures
     4 training
     5 check, throughput, summary, show
-    6 cli
+    6 explore, cli
 
 A module may import its own floor and those below. The package's root, which offers names from every floor at their
 first use, stands above all: inside the package nobody takes anything from it but its version.
@@ -45,6 +45,7 @@ FLOORS = {
     "throughput": 5,
     "summary": 5,
     "show": 5,
+    "explore": 6,
     "cli": 6,
     "__main__": 6,
 }

@@ -14,6 +14,7 @@ from gpucnn.cli.bench import bench
 from gpucnn.cli.check import check
 from gpucnn.cli.evaluate import evaluate
 from gpucnn.cli.exchange import export, import_
+from gpucnn.cli.explore import explore
 from gpucnn.cli.output import command
 from gpucnn.cli.predict import predict
 from gpucnn.cli.show import app as show
@@ -50,7 +51,7 @@ def _root(
     pass
 
 
-for _function in (train, evaluate, predict, check, bench, backends, summary, export):
+for _function in (train, evaluate, predict, check, bench, backends, summary, export, explore):
     app.command()(command(_function))
 app.command("import")(command(import_))  # a name that Python keeps for itself
 data.app.command("list")(command(data.list_sets))

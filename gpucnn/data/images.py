@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -49,7 +50,7 @@ def load_images(path: str | Path, input_shape: tuple[int, int, int]) -> tuple[np
     return np.stack(images), files, list(notes.values())
 
 
-def open_image(file: Path):
+def open_image(file: Path | BinaryIO):
     """A PIL image, decoded, turned as its EXIF orientation says, without transparency. Raises DataError."""
     from PIL import Image, ImageOps
 
