@@ -1,8 +1,8 @@
-"""The one place where arguments are checked. Each check returns a plain Python value, or raises with one sentence: what
-arrived, what was expected.
+"""Argument checks, all in one place. Each returns a plain Python value or raises an error of one sentence: what arrived
+and what was expected.
 
-Integers and numbers may be Python's or NumPy's. Nothing is converted in silence: truth values are no numbers, numbers
-and words no truth values, text no numbers, and what float32, in which devices compute, cannot hold is refused.
+Integers and numbers may be Python's or NumPy's. Nothing is converted silently: booleans are not numbers, numbers and
+strings are not booleans, strings are not numbers, and numbers that overflow float32, which devices use, are refused.
 """
 
 import numbers
@@ -19,18 +19,18 @@ _LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
 
 def shown(value: Any) -> str:
-    """`value` as an error message has it: on one line, and short."""
+    """`value` as error messages show it: on one line, shortened."""
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # an integer of more digits than Python prints; objects whose repr fails
+    except Exception:  # an integer with more digits than Python prints; objects whose repr fails
         return f"a {type(value).__name__} that cannot be printed"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def refuse(name: str, value: Any, expected: str, error: type[GpucnnError] = ConfigurationError) -> GpucnnError:
-    """The error to raise for `value`, which is not as `expected`; says its type too."""
+    """The error to raise for a `value` that is not `expected`; the message includes its type."""
     if isinstance(value, (bool, np.bool_)):
-        return error(f"{name} is {shown(value)}, a truth value; give {expected}")
+        return error(f"{name} is {shown(value)}, a boolean; give {expected}")
     kind = "" if value is None else f" of type {type(value).__name__}"
     return error(f"{name} is {shown(value)}{kind}; give {expected}")
 
@@ -66,7 +66,7 @@ def number(
     most: float | None = None,
     below: float | None = None,
 ) -> float:
-    """A finite number within the bounds, in float32 too: `least` and `most` may be met, `above` and `below` not."""
+    """A finite number within bounds, also in float32; `least` and `most` are inclusive, `above` and `below` are not."""
     expected = _range(least, above, most, below)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise refuse(name, value, expected)
@@ -86,8 +86,8 @@ def number(
 
 
 def epsilon(value: Any) -> float:
-    """`eps` of a normalisation or of Adam. Zero is refused: where nothing varies, or no gradient ever came, 0 would be
-    divided by 0.
+    """`eps` of a normalization or of Adam. Zero is refused: without variance, or before any nonzero gradient, it would
+    give 0 / 0.
     """
     return number("eps", value, above=0)
 
@@ -100,14 +100,14 @@ def truth(name: str, value: Any) -> bool:
 
 
 def one_of(name: str, value: Any, choices: Iterable[str], *, optional: bool = False, note: str = "") -> Any:
-    """One of the words in `choices`; None too if `optional`. `note` explains them."""
+    """One of the strings in `choices`, or None if `optional`. `note`, which explains them, ends the error message."""
     if (value is None and optional) or (isinstance(value, str) and value in choices):
         return value
     raise ConfigurationError(f"{name} is {shown(value)}; use one of {', '.join(choices)}{', or None' * optional}{note}")
 
 
 def instance(name: str, value: Any, kinds: type | tuple[type, ...], example: str, *, optional: bool = False) -> Any:
-    """An object of one of the classes; None too if `optional`. `example` says in words what would do."""
+    """An instance of one of `kinds`, or None if `optional`. `example` describes a valid value."""
     if (value is None and optional) or isinstance(value, kinds):
         return value
     raise refuse(name, value, f"{example}{', or None' * optional}")
@@ -127,15 +127,15 @@ def path(name: str, value: Any) -> Any:
 
 
 def sequence(name: str, value: Any, expected: str, error: type[GpucnnError] = ConfigurationError) -> list:
-    """The entries of a list, tuple, array or other iterable, but not of a text, a dictionary or a set."""
-    if not _is_several(value):
+    """The entries of a list, tuple, array or other iterable, but not of a string, dictionary or set."""
+    if not _is_iterable(value):
         raise refuse(name, value, expected, error)
     return list(value)
 
 
 def each_axis(name: str, value: Any, axes: int | None = None, least: int = 1) -> int | tuple[int, ...]:
-    """One integer for all spatial axes, or a tuple of one an axis, as it was given; `axes` None is any number."""
-    if not _is_several(value):
+    """One integer for all spatial axes, or a tuple of one per axis, as passed; `axes` None allows any number."""
+    if not _is_iterable(value):
         return integer(name, value, least)
     values = tuple(integer(name, entry, least) for entry in value)
     if axes is not None and len(values) != axes:
@@ -146,20 +146,20 @@ def each_axis(name: str, value: Any, axes: int | None = None, least: int = 1) ->
 
 
 def per_axis(name: str, value: Any, axes: int, least: int = 1) -> tuple[int, ...]:
-    """One integer per axis, from one for all or a sequence."""
+    """One integer per axis, from one integer for all axes or a sequence."""
     values = each_axis(name, value, axes, least)
     return values if isinstance(values, tuple) else (values,) * axes
 
 
 def padding(value: Any, axes: int | None = None, words: tuple[str, ...] = ()) -> Any:
-    """A padding as it was given: one of `words`, one integer, or for each axis an integer or a pair (before, after)."""
+    """A padding as passed: one of `words`, one integer, or per axis an integer or a (before, after) pair."""
     forms = "an integer, one per axis, or (before, after) per axis"
     if isinstance(value, str):
         if value in words:
             return value
-        use = "".join(f'"{word}", ' for word in words)
-        raise ConfigurationError(f"padding is {shown(value)}; give {use}{forms}")
-    if not _is_several(value):
+        quoted = "".join(f'"{word}", ' for word in words)
+        raise ConfigurationError(f"padding is {shown(value)}; give {quoted}{forms}")
+    if not _is_iterable(value):
         return integer("padding", value, 0)
     sides = tuple(_side(side) for side in value)
     if axes is not None and len(sides) != axes:
@@ -179,9 +179,9 @@ def image_shape(name: str, value: Any) -> tuple[int, ...]:
 
 
 def array(name: str, value: Any) -> np.ndarray:
-    """A NumPy array of what can be read as one: an array, nested lists, anything with __dlpack__ or __array__.
+    """`value` as a NumPy array: an array, nested lists, anything with __dlpack__ or __array__.
 
-    Raises DTypeError for what cannot.
+    Raises DTypeError for anything else.
     """
     if isinstance(value, np.ndarray):
         return np.asarray(value)
@@ -190,7 +190,7 @@ def array(name: str, value: Any) -> np.ndarray:
             on_cpu = value.__dlpack_device__()[0] == 1  # kDLCPU of dlpack.h
             return np.from_dlpack(value) if on_cpu else np.from_dlpack(value, device="cpu")
         return np.asarray(value)
-    except Exception as error:  # a foreign array raises what it likes, BufferError to RuntimeError
+    except Exception as error:  # foreign arrays raise anything from BufferError to RuntimeError
         reason = " ".join(str(error).split())
         raise DTypeError(
             f"{name} is a {type(value).__name__} that cannot be read as an array ({reason}); give a NumPy array, or a "
@@ -201,13 +201,13 @@ def array(name: str, value: Any) -> np.ndarray:
 # ---- wording ---------------------------------------------------------------------------------------------------------
 
 
-def _is_several(value: Any) -> bool:
+def _is_iterable(value: Any) -> bool:
     single = isinstance(value, (str, bytes, Mapping, Set)) or (isinstance(value, np.ndarray) and value.ndim == 0)
     return isinstance(value, Iterable) and not single
 
 
 def _side(side: Any) -> int | tuple[int, int]:
-    if not _is_several(side):
+    if not _is_iterable(side):
         return integer("padding", side, 0)
     pair = tuple(integer("padding", entry, 0) for entry in side)
     if len(pair) != 2:

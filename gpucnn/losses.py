@@ -1,7 +1,7 @@
-"""What training makes small.
+"""Losses, which training minimizes.
 
-Each loss is an object that the Trainer takes, `Trainer(model, loss=Huber(0.5))`, and that can be called on a batch:
-`loss, doutputs = MeanSquared()(outputs, targets)`. A loss of your own is a class with the methods of `Loss`.
+Each loss is an object that the Trainer takes, `Trainer(model, loss=Huber(0.5))`, and that is called on a batch:
+`loss, doutputs = MeanSquared()(outputs, targets)`. Your own loss is a class with the methods of `Loss`.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from gpucnn.recordable import Recordable
 def check_labels(labels, images: int, classes: int) -> np.ndarray:
     """`labels` as int32 (N,), if they are one integer in [0, classes) for each image.
 
-    Raises DTypeError for what are not integers, ShapeError for another number of them, DataError for one out of range.
+    Raises DTypeError unless they are integers, ShapeError for the wrong number, DataError for one out of range.
     """
     labels = arguments.array("labels", labels)
     if labels.dtype.kind not in "iu":
@@ -33,7 +33,7 @@ def check_labels(labels, images: int, classes: int) -> np.ndarray:
 
 
 def check_values(values, shape: tuple[int, ...], dtype) -> np.ndarray:
-    """Targets as they are, contiguous, if they are `dtype` of `shape` (N, outputs) and finite.
+    """The targets, contiguous, if they are `dtype` of `shape` (N, outputs) and finite.
 
     Raises DTypeError, ShapeError or DataError, as check_labels does.
     """
@@ -49,7 +49,7 @@ def check_values(values, shape: tuple[int, ...], dtype) -> np.ndarray:
 
 
 def balanced_weights(labels: np.ndarray, classes: int) -> list[float]:
-    """A weight for each class by which all classes count the same: N / (classes * its images).
+    """The weight of each class that makes all classes count equally: N / (classes * its images).
 
     Raises DataError for a class without images.
     """
@@ -62,9 +62,9 @@ def balanced_weights(labels: np.ndarray, classes: int) -> list[float]:
 class Loss(Recordable):
     """Base of all losses. `__call__` returns the loss, a device array (1,), and its gradient.
 
-    A loss of your own that computes with backend operations alone declares `recordable = True` (gpucnn.recordable).
+    Your own loss declares `recordable = True` if it computes with backend operations alone (gpucnn.recordable).
 
-    `totals`, a float64 device array of `counts` numbers, gains what `measure` makes a mean of later.
+    `totals`, a float64 device array of `counts` numbers, accumulates what `measure` averages.
     """
 
     counts = 1
@@ -74,15 +74,14 @@ class Loss(Recordable):
         return {"name": type(self).__name__, **{k: v for k, v in vars(self).items() if not k.startswith("_")}}
 
     def check(self, targets, images: int, output_shape: tuple[int, ...], dtype) -> np.ndarray:
-        """Targets of so many images as host arrays that `load` understands once they lie on the device."""
+        """The targets of so many images, checked, as the host array that `load` takes once it is on the device."""
         return check_values(targets, (images, *output_shape), dtype)
 
     def learn(self, targets: np.ndarray, outputs: int) -> None:
-        """Take from the checked targets of all training images what the loss needs to know; before a run's first
-        step."""
+        """Take what the loss needs from the checked targets of all training images, before a run's first step."""
 
     def place(self, backend: Backend, outputs: int) -> None:
-        """Put on the device what a call needs there: a call may be recorded, and then copies nothing from the host."""
+        """Put what a call needs on the device: a recorded call copies nothing from the host."""
 
     def load(self, backend: Backend, targets: Array, indices: Array, count: int):
         """The targets of a batch from those of the whole set on the device, as `load_images` gathers images."""
@@ -94,24 +93,22 @@ class Loss(Recordable):
         )
 
     def measure(self, totals: np.ndarray, images: int, outputs: int) -> dict[str, float]:
-        """From the totals over so many images of so many outputs: "loss",
-        and "accuracy" where there is such a thing.
-        """
+        """From the totals over so many images of so many outputs: "loss", and "accuracy" if the loss has one."""
         return {"loss": float(totals[0]) / (images * outputs)}
 
     def predict(self, outputs: Batch) -> Batch:
-        """What the model's outputs predict: here themselves."""
+        """Predictions from the model's outputs: by default the outputs themselves."""
         return outputs
 
 
 class SoftmaxCrossEntropy(Loss):
     """The mean over the images of -log(softmax(logits)[label]); logits (N, classes), labels integers (N,).
 
-    With `label_smoothing` s the label counts 1 - s and all classes s / classes more (Szegedy et al. 2016). With
-    `class_weights`, a number above 0 for each class, an image counts as much as its label's class, and the mean is
+    With `label_smoothing` s the target is 1 - s for the label plus s / classes for each class (Szegedy et al. 2016).
+    With `class_weights`, a number above 0 for each class, an image counts with its label's weight, and the sum is
     divided by the sum of the images' weights. Both together as torch.nn.functional.cross_entropy defines them.
-    "balanced" weights are those by which all classes of the training images count the same; the Trainer has them
-    computed (`learn`) once it knows which images it trains on.
+    "balanced" weights make all classes of the training images count equally; the Trainer has them computed (`learn`)
+    once it knows which images it trains on.
     """
 
     recordable = True
@@ -135,7 +132,7 @@ class SoftmaxCrossEntropy(Loss):
     def check(self, targets, images: int, output_shape: tuple[int, ...], dtype) -> np.ndarray:
         if len(output_shape) != 1:
             raise ShapeError(
-                f"softmax cross-entropy takes logits (N, classes), not {output_shape} an image; end with Dense"
+                f"softmax cross-entropy takes logits (N, classes), not {output_shape} per image; end with Dense"
             )
         self._check_classes(output_shape[0])
         return check_labels(targets, images, output_shape[0])
@@ -157,8 +154,8 @@ class SoftmaxCrossEntropy(Loss):
 
     def __call__(self, outputs: Batch, targets, totals: Array | None = None) -> tuple[Array, Batch]:
         """`targets` are integers (N,) on the host, or what `backend.pack_labels` or `load_labels` made of them,
-        (block, lane), which nobody checks again. totals (2,) gains the sum of the losses and the number of images whose
-        first largest logit is the label's; with smoothing or weights (3,), the images' weights too.
+        (block, lane), not checked again. totals (2,) gains the sum of the losses and the number of images whose first
+        largest logit is the label's; with smoothing or weights it is (3,) and gains the images' weights too.
         """
         if outputs.spatial:
             raise ShapeError(
@@ -201,7 +198,7 @@ class ValueLoss(Loss):
     _delta = 1.0
 
     def __call__(self, outputs: Batch, targets, totals: Array | None = None) -> tuple[Array, Batch]:
-        """`targets` are an array (N, C, *spatial) on the host, or a Batch, which nobody checks again.
+        """`targets` are an array (N, C, *spatial) on the host, or a Batch, which is not checked again.
 
         totals (1,) gains the sum over all values.
         """
@@ -226,9 +223,7 @@ class MeanAbsolute(ValueLoss):
 
 
 class Huber(ValueLoss):
-    """With d = output - target the mean of d**2 / 2 where |d| <= delta,
-    of delta * (|d| - delta / 2) beyond (Huber 1964).
-    """
+    """The mean of d**2 / 2 if |d| <= delta, else delta * (|d| - delta / 2), d = output - target (Huber 1964)."""
 
     kind = "huber"
 
@@ -239,7 +234,7 @@ class Huber(ValueLoss):
 class BinaryCrossEntropy(ValueLoss):
     """The mean of -(t * log(p) + (1 - t) * log(1 - p)), p the sigmoid of an output and t its target, from 0 to 1.
 
-    Outputs are logits: the sigmoid is part of the loss, which so stays finite whatever they are.
+    Outputs are logits: the sigmoid is part of the loss, which therefore stays finite for any of them.
     """
 
     recordable = True
@@ -255,7 +250,7 @@ class BinaryCrossEntropy(ValueLoss):
         return targets
 
     def predict(self, outputs: Batch) -> Batch:
-        """Probabilities, each output for itself."""
+        """Probabilities, each output by itself."""
         return outputs.backend.elementwise("sigmoid", outputs)
 
 
@@ -267,7 +262,7 @@ def softmax_cross_entropy(
 
 
 def _positive_weights(weights) -> list[float]:
-    """A list of floats; ConfigurationError unless it is numbers above 0."""
+    """The weights as floats; raises ConfigurationError unless all are above 0."""
     expected = 'a number above 0 for each class, or "balanced"'
     numbers = arguments.sequence("class_weights", weights, expected)
     if not numbers:

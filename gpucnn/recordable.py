@@ -1,14 +1,14 @@
-"""Whether what computes in a training step may be recorded and repeated.
+"""Which classes a recorded training step may use.
 
-A backend that records a step (numba as a list of kernel calls, cupy as a CUDA graph) repeats its own operations, and
-nothing else: NumPy or CuPy code in a layer, a loss or an optimiser would not run again. So each class declares, by
-`recordable = True`, that all it computes goes through backend operations, and that what changes from step to step lies
-in device arrays.
+A backend that records a step (numba as a list of kernel calls, cupy as a CUDA graph) repeats its own operations and
+nothing else: NumPy or CuPy code in a layer, a loss or an optimizer would not run again. So each class declares, by
+`recordable = True`, that it computes only with backend operations, and keeps what changes from step to step in device
+arrays.
 """
 
 from typing import Any
 
-# Methods that never run within a step: when a layer is built, before training starts, between two steps, at the end.
+# Methods that never run within a step, only when a layer is built, before training, between two steps, or at the end.
 _OUTSIDE_A_STEP = frozenset(
     [
         "__new__",
@@ -58,10 +58,10 @@ _latest_change = [object()]
 
 
 class Recordable:
-    """Base of everything that computes in a training step: layers, losses, optimisers, clipping, models.
+    """Base of everything that computes in a training step: layers, losses, optimizers, clipping, models.
 
     `recordable` is a class's own declaration. A class that overrides a method which runs in a step does not inherit it:
-    it says `recordable = True` anew, or its steps are launched one by one. The trainer proves what is declared, see
+    it declares `recordable = True` again, or its steps are not recorded. The trainer verifies the declaration, see
     gpucnn.training.recording.
     """
 
@@ -73,26 +73,26 @@ class Recordable:
 
 
 def last_change() -> object:
-    """Something else after every change of an attribute of any Recordable."""
+    """An object that is replaced whenever an attribute of any Recordable is set."""
     return _latest_change[0]
 
 
 def is_recordable(part: Recordable) -> bool:
-    """Whether the class of `part` declares itself recordable, and nothing it inherits from there on is overridden."""
+    """Whether `part` is declared recordable and no subclass overrides what runs in a step."""
     return declaration(part, "recordable") is True
 
 
 def declaration(part: Recordable, name: str) -> Any:
-    """What `part` declares as its attribute `name`: a promise about what it computes.
+    """The attribute `name` of `part`, which declares something about what it computes.
 
-    None where the class, or this one object, overrides something that runs in a step below the class that declares it:
-    the promise was made about other code.
+    None if a subclass of the class that declares it, or the object itself, overrides something that runs in a step:
+    the declaration was about other code.
     """
     own = vars(part)
     if name in own:
         return own[name]
     kind = type(part)
-    if any(callable(getattr(kind, other, None)) for other in own):  # a method replaced in this one object
+    if any(callable(getattr(kind, other, None)) for other in own):  # a method replaced in this object
         return None
     for place, ancestor in enumerate(kind.__mro__):
         if name in vars(ancestor):

@@ -1,8 +1,8 @@
-"""How the learning rate changes over a run: a factor of the optimiser's own rate, for every step.
+"""Learning rate schedules: for every step a factor of the optimizer's own rate.
 
 A schedule is called as `schedule(step, steps, epoch)`: the step's number and the epoch's, both from 0, and how many
-steps the whole run has. It returns a float64 factor; the optimiser's rate times that, rounded once to float32, is what
-the device gets. All of it is computed on the host from integers with operations that round the same everywhere (the
+steps the whole run has. It returns a float64 factor; the device gets the optimizer's rate times that, rounded once to
+float32. All of it is computed on the host from integers with operations that round the same everywhere (the
 cosine is `arithmetic.cos64`), so every backend sees the same rates.
 """
 
@@ -23,7 +23,7 @@ class Schedule:
         raise NotImplementedError(f"{type(self).__name__} has no __call__(step, steps, epoch) that returns a factor")
 
     def remark(self, steps: int) -> str | None:
-        """A sentence for the user, if a run of so many steps is not what this schedule is for."""
+        """A sentence for the user if this schedule is unsuited to a run of so many steps."""
         return None
 
     def settings(self) -> dict:
@@ -32,7 +32,7 @@ class Schedule:
 
 
 class Constant(Schedule):
-    """The same rate all along."""
+    """A constant rate."""
 
     def __call__(self, step: int, steps: int, epoch: int) -> float:
         return 1.0
@@ -42,7 +42,7 @@ class Step(Schedule):
     """The rate times `factor` after every `every` epochs."""
 
     def __init__(self, every: int, factor: float = 0.1):
-        self.every, self.factor = integer("every", every), _share("factor", factor)
+        self.every, self.factor = integer("every", every), _ratio("factor", factor)
 
     def __call__(self, step: int, steps: int, epoch: int) -> float:
         rate = 1.0
@@ -60,7 +60,7 @@ class Cosine(Schedule):
     uses_steps = True
 
     def __init__(self, final: float = 0.0):
-        self.final = _share("final", final)
+        self.final = _ratio("final", final)
 
     def __call__(self, step: int, steps: int, epoch: int) -> float:
         return _cosine(1.0, self.final, step / steps)
@@ -75,7 +75,11 @@ class OneCycle(Schedule):
     uses_steps = True
 
     def __init__(self, rise: float = 0.3, start: float = 1 / 25, final: float = 4e-6):
-        self.rise, self.start, self.final = _share("rise", rise), _share("start", start), _share("final", final)
+        self.rise, self.start, self.final = (
+            _ratio("rise", rise),
+            _ratio("start", start),
+            _ratio("final", final),
+        )
 
     def __call__(self, step: int, steps: int, epoch: int) -> float:
         turn = self.rise * steps
@@ -85,7 +89,7 @@ class OneCycle(Schedule):
 
 
 class WarmUp(Schedule):
-    """The first `steps` steps get 1/(steps+1), 2/(steps+1) ... of what `then` gives; `then` alone afterwards.
+    """The first `steps` steps get 1/(steps+1), 2/(steps+1) ... of the rate of `then`, the later ones all of it.
 
     `then` counts its steps from the run's first, warm-up included.
     """
@@ -115,5 +119,5 @@ def _cosine(first: float, last: float, part: float) -> float:
     return last + (first - last) * ((1.0 + float(arithmetic.cos64(np.float64(math.pi * part)))) / 2.0)
 
 
-def _share(name: str, value: float) -> float:
+def _ratio(name: str, value: float) -> float:
     return number(name, value, least=0, most=1)

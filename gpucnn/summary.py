@@ -1,4 +1,4 @@
-"""What a model is made of: shapes, sizes and costs, layer by layer."""
+"""A model's shapes, sizes and costs, layer by layer."""
 
 import math
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from gpucnn.models.model import Model
 class Row:
     """One layer, or the sums of the whole model.
 
-    `output` is its output's shape without the images; `parameters` counts weights and biases; `multiply_adds` those of
+    `output` is its output's shape for one image; `parameters` counts weights and biases; `multiply_adds` those of
     convolutions and dense layers for one image, taps on padding included; `field` how many pixels of the image, (H, W),
     one output value sees; `dense_weights` the weights, without biases, that a fully connected layer between the same
-    input and output would need (None for layers that have none to replace; their sum in a total).
+    input and output would need (None for layers without multiply-adds; the sum in a total).
     """
 
     name: str
@@ -29,7 +29,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """`rows`, one a layer, and their `total`; as text a table."""
+    """`rows`, one per layer, and their `total`; str() is a table."""
 
     model: str
     input_shape: tuple[int, ...]
@@ -50,9 +50,9 @@ def summary(model: Model) -> Summary:
     """The layers of `model` with output shape, parameters, multiply-adds, receptive field, and a dense layer's weights.
 
     The paths of a Residual or Concat are listed one after the other, their addition or concatenation after them; its
-    receptive field is the largest of theirs. What a normalisation sees through its statistics is not counted. A layer
-    of one's own counts with its parameters. Unless it defines `multiply_adds` and `receptive_field`, they count as 0,
-    and it is taken to see one value of its input where it keeps the map's size, else the whole.
+    receptive field is the largest of theirs. What a normalization sees through its statistics is not counted. Your
+    own layer counts with its parameters; unless it defines `multiply_adds` and `receptive_field`, they count as 0,
+    and it is taken to see one value of its input if it keeps the map's size, else the whole image.
     """
     rows: list[Row] = []
     axes = len(model.input_shape) - 1
@@ -95,7 +95,7 @@ def _list(layer: Layer, field: Field, image: tuple[int, ...], rows: list[Row]) -
 
 
 def _visible(field: Field, image: tuple[int, ...]) -> tuple[int, ...]:
-    """A window may reach past the image; what it sees of it is no more than all."""
+    """The field's size, limited to the image: a window may reach past it."""
     return tuple(min(math.ceil(size), pixels) for size, pixels in zip(field.size, image))
 
 
@@ -110,5 +110,5 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _aligned(cells: tuple[str, ...], widths: list[int]) -> list[str]:
-    """Words to the left, numbers to the right."""
+    """Text aligned left, numbers right."""
     return [cell.ljust(width) if i < 3 else cell.rjust(width) for i, (cell, width) in enumerate(zip(cells, widths))]

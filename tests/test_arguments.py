@@ -1,5 +1,5 @@
 """Odd values for every parameter of every public constructor and function: each works or is refused by an error of
-gpucnn.errors, and a truth value never passes for a number, nor text for a truth value.
+gpucnn.errors, and a boolean never passes for a number, nor text for a boolean.
 """
 
 import inspect
@@ -91,7 +91,7 @@ def layer_calls():
     own = {"Upsample": {"scale": 2, "mode": "linear"}, "Parameter": {"shape": (2,)}, "Statistic": {"shape": (2,)}}
     for name in layers.__all__:
         kind = getattr(layers, name)
-        if not inspect.isclass(kind) or kind in (Layer, layers.Mode):
+        if not inspect.isclass(kind) or kind in (Layer, layers.Mode, layers.TorchModule):  # unchecked records
             continue
         parameters = inspect.signature(kind.__init__).parameters.values()
         required = {
@@ -257,7 +257,7 @@ def test_an_odd_value_works_or_is_refused_in_one_sentence(what, call, given, nam
         assert not {*TRUTHS, "no", "a", "nan", "inf", "10**400", "numpy.complex64", "array"} & {*passed}, passed
     if kind is bool:
         assert {*passed} <= {*TRUTHS}, passed
-        assert {*TRUTHS} & {*passed}, "numpy's truth values are truth values"
+        assert {*TRUTHS} & {*passed}, "numpy's booleans are booleans"
     if name not in TAKES_TEXT:
         assert "no" not in passed, passed
 
@@ -279,7 +279,7 @@ def test_the_values_of_numpy_are_taken_for_what_they_are():
     [
         (lambda: layers.Dropout("a"), ConfigurationError, "rate is 'a' of type str; give a number from 0 up to"),
         (lambda: layers.Conv2d(2, 3, bias="no"), ConfigurationError, "bias is 'no' of type str; give True or False"),
-        (lambda: optimizers.SGD(lr=True), ConfigurationError, "lr is True, a truth value; give a number of 0 or more"),
+        (lambda: optimizers.SGD(lr=True), ConfigurationError, "lr is True, a boolean; give a number of 0 or more"),
         (lambda: optimizers.SGD(lr=1e39), ConfigurationError, "within the range of float32"),
         (lambda: optimizers.Adam(eps=0), ConfigurationError, "eps is 0; give a number above 0"),
         (lambda: optimizers.Adam(eps=1e-60), ConfigurationError, "which is 0 in float32; give a number above 0"),

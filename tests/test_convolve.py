@@ -252,7 +252,7 @@ def test_the_bound_is_not_empty():
         ((3, 3), (3,), "full", ShapeError, "same number of axes"),
         ((0,), (3,), "full", ShapeError, "every axis needs at least one entry"),
         ((3, 3), (3, 0), "same", ShapeError, r"kernel has shape \(3, 0\)"),
-        ((3, 5), (4, 4), "valid", ShapeError, "neither lies within the other"),
+        ((3, 5), (4, 4), "valid", ShapeError, "neither fits within the other"),
         ((3,), (3,), "reflect", ConfigurationError, "mode is .reflect.; use one of full, same, valid"),
         ((3,), (3,), None, ConfigurationError, "mode is None"),
     ],

@@ -74,7 +74,7 @@ CHANGES = [
         "* inner + i), zero))",
         upsampled,
     ),
-    Change("a fill that is forgotten", "numpy", MAPS, "0.0 if count else table.fill", "0.0", filled),
+    Change("a fill that is forgotten", "numpy", MAPS, "0.0 if count else taps.fill", "0.0", filled),
     Change("a fill that is forgotten", "numba", KERNEL, "splat(start[p])", "splat(ZERO)", filled),
     Change(
         "a weight that is rounded twice",

@@ -1,4 +1,4 @@
-"""Convolution as deep learning has it, and its transpose."""
+"""Convolution as in deep learning, and its transpose."""
 
 from typing import Any
 
@@ -6,7 +6,8 @@ import numpy as np
 
 from gpucnn.arguments import integer
 from gpucnn.errors import ShapeError
-from gpucnn.functional.arrays import backward, built, expect, expect_output, forward, images
+from gpucnn.functional.arrays import Name, backward, built, expect, expect_output, forward, images
+from gpucnn.geometry import Padding, PerAxis
 from gpucnn.layers import Convolution, TransposedConvolution
 
 __all__ = ["conv", "conv_backward", "conv_transpose", "conv_transpose_backward"]
@@ -17,20 +18,20 @@ def conv(
     w,
     bias=None,
     *,
-    stride=1,
-    padding=0,
-    dilation=1,
-    groups=1,
-    padding_mode="zeros",
-    padding_value=0.0,
-    strict=False,
-    backend=None,
-    math=None,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+    padding_value: float = 0.0,
+    strict: bool = False,
+    backend: Name = None,
+    math: Name = None,
 ) -> np.ndarray:
-    """Convolution as deep learning has it (cross-correlation: the filter is not flipped).
+    """Convolution as in deep learning (cross-correlation: the filter is not flipped).
 
     y[n, o, p] = bias[o] + the sum over c and k of w[o, c, k] * x[n, g*C/groups + c, p*stride + k*dilation - before],
-    with g the group of o. What lies outside the image, padding_mode says: "zeros", "constant" (padding_value),
+    with g the group of o. padding_mode fills the padding: "zeros", "constant" (padding_value),
     "reflect" (the image mirrored at its edge pixels), "replicate" (the edge pixels repeated), "circular" (the opposite
     edge).
 
@@ -51,15 +52,15 @@ def conv_backward(
     x,
     w,
     *,
-    stride=1,
-    padding=0,
-    dilation=1,
-    groups=1,
-    padding_mode="zeros",
-    padding_value=0.0,
-    strict=False,
-    backend=None,
-    math=None,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+    padding_value: float = 0.0,
+    strict: bool = False,
+    backend: Name = None,
+    math: Name = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(dx, dw, db) of `conv` with the same settings: the gradients of x (N, C, *I), w (O, C/groups, *K) and bias (O,).
 

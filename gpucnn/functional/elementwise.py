@@ -6,7 +6,7 @@ import numpy as np
 
 from gpucnn.arguments import integer, number, seed
 from gpucnn.backends.elementwise import ELEMENTWISE
-from gpucnn.functional.arrays import Name, backend_for, backward, built, channelled, expect, floats, forward
+from gpucnn.functional.arrays import Name, backend_for, backward, built, channeled, expect, floats, forward
 from gpucnn.layers import Dropout, Softmax
 
 __all__ = ["dropout", "dropout_backward", "gelu", "gelu_backward", "leaky_relu", "leaky_relu_backward", "relu"]
@@ -14,75 +14,75 @@ __all__ += ["relu_backward", "sigmoid", "sigmoid_backward", "silu", "silu_backwa
 __all__ += ["tanh", "tanh_backward"]
 
 
-def relu(x, *, backend=None, math=None) -> np.ndarray:
+def relu(x, *, backend: Name = None, math: Name = None) -> np.ndarray:
     """x where it is positive, else +0; an array of any shape."""
     return _value("relu", x, backend, math)
 
 
-def relu_backward(dy, x, *, backend=None, math=None) -> np.ndarray:
+def relu_backward(dy, x, *, backend: Name = None, math: Name = None) -> np.ndarray:
     """dx of `relu`: dy where x is positive, else +0. dy has x's shape."""
     return _gradient("relu", dy, x, backend, math)
 
 
-def tanh(x, *, backend=None, math=None) -> np.ndarray:
+def tanh(x, *, backend: Name = None, math: Name = None) -> np.ndarray:
     """The hyperbolic tangent of an array of any shape."""
     return _value("tanh", x, backend, math)
 
 
-def tanh_backward(dy, x, *, backend=None, math=None) -> np.ndarray:
+def tanh_backward(dy, x, *, backend: Name = None, math: Name = None) -> np.ndarray:
     """dx of `tanh`: dy * (1 - tanh(x)**2). dy has x's shape."""
     return _gradient("tanh", dy, x, backend, math)
 
 
-def sigmoid(x, *, backend=None, math=None) -> np.ndarray:
+def sigmoid(x, *, backend: Name = None, math: Name = None) -> np.ndarray:
     """1 / (1 + exp(-x)) of an array of any shape."""
     return _value("sigmoid", x, backend, math)
 
 
-def sigmoid_backward(dy, x, *, backend=None, math=None) -> np.ndarray:
+def sigmoid_backward(dy, x, *, backend: Name = None, math: Name = None) -> np.ndarray:
     """dx of `sigmoid`: dy * y * (1 - y), y being sigmoid(x). dy has x's shape."""
     return _gradient("sigmoid", dy, x, backend, math)
 
 
-def leaky_relu(x, *, negative_slope=0.01, backend=None, math=None) -> np.ndarray:
+def leaky_relu(x, *, negative_slope: float = 0.01, backend: Name = None, math: Name = None) -> np.ndarray:
     """x where it is positive, else negative_slope * x; an array of any shape."""
     return _value("leaky_relu", x, backend, math, number("negative_slope", negative_slope))
 
 
-def leaky_relu_backward(dy, x, *, negative_slope=0.01, backend=None, math=None) -> np.ndarray:
+def leaky_relu_backward(dy, x, *, negative_slope: float = 0.01, backend: Name = None, math: Name = None) -> np.ndarray:
     """dx of `leaky_relu` with the same slope: dy where x is positive, else negative_slope * dy. dy has x's shape."""
     return _gradient("leaky_relu", dy, x, backend, math, number("negative_slope", negative_slope))
 
 
-def gelu(x, *, backend=None, math=None) -> np.ndarray:
+def gelu(x, *, backend: Name = None, math: Name = None) -> np.ndarray:
     """x * Phi(x) of an array of any shape, Phi the normal distribution's cdf (not the approximation by tanh)."""
     return _value("gelu", x, backend, math)
 
 
-def gelu_backward(dy, x, *, backend=None, math=None) -> np.ndarray:
+def gelu_backward(dy, x, *, backend: Name = None, math: Name = None) -> np.ndarray:
     """dx of `gelu`: dy * (Phi(x) + x * phi(x)), phi the normal density. dy has x's shape."""
     return _gradient("gelu", dy, x, backend, math)
 
 
-def silu(x, *, backend=None, math=None) -> np.ndarray:
+def silu(x, *, backend: Name = None, math: Name = None) -> np.ndarray:
     """x / (1 + exp(-x)) of an array of any shape."""
     return _value("silu", x, backend, math)
 
 
-def silu_backward(dy, x, *, backend=None, math=None) -> np.ndarray:
+def silu_backward(dy, x, *, backend: Name = None, math: Name = None) -> np.ndarray:
     """dx of `silu`: dy * s * (1 + x * (1 - s)), s the sigmoid of x. dy has x's shape."""
     return _gradient("silu", dy, x, backend, math)
 
 
-def softmax(x, *, backend=None, math=None) -> np.ndarray:
+def softmax(x, *, backend: Name = None, math: Name = None) -> np.ndarray:
     """exp(x) / sum(exp(x)) along the channels, axis 1, of x (N, C) or (N, C, *spatial)."""
-    (x,) = channelled(x=x)
+    (x,) = channeled(x=x)
     return forward(built(Softmax(), x), backend, math, x)
 
 
-def softmax_backward(dy, x, *, backend=None, math=None) -> np.ndarray:
+def softmax_backward(dy, x, *, backend: Name = None, math: Name = None) -> np.ndarray:
     """dx of `softmax`: (dy - sum(dy * y)) * y, y being softmax(x) and the sum along the channels. dy has x's shape."""
-    dy, x = channelled(dy=dy, x=x)
+    dy, x = channeled(dy=dy, x=x)
     expect("dy", dy, x.shape, "the shape of x")
     return backward(built(Softmax(), x), backend, math, dy, x)[0]
 
@@ -91,7 +91,7 @@ def dropout(x, rate=0.5, *, seed=0, step=0, layer=0, backend=None, math=None) ->
     """x with each value zeroed with probability rate, the others times 1 / (1 - rate); an array of any shape.
 
     Value i in row-major order is dropped where Philox's uniform number at (seed, i, step, layer) is below rate (rule 10
-    of the contract): what a Dropout layer of that number does in that training step of a model of that seed.
+    of the contract): like the Dropout layer of that number in that training step of a model with that seed.
     """
     return _dropped("x", x, rate, seed, step, layer, backend, math)
 
@@ -103,12 +103,12 @@ def dropout_backward(dy, rate=0.5, *, seed=0, step=0, layer=0, backend=None, mat
 
 def _dropped(name: str, x: Any, rate: Any, key: Any, step: Any, layer: Any, backend: Name, math: Name) -> np.ndarray:
     (x,) = floats(**{name: x})
-    made = Dropout(rate)
-    made.mode.training, made.mode.seed = True, seed(key)
-    made.number, step = integer("layer", layer, 0, 2**16 - 1), integer("step", step, 0, 2**32 - 1)
+    dropping = Dropout(rate)
+    dropping.mode.training, dropping.mode.seed = True, seed(key)
+    dropping.number, step = integer("layer", layer, 0, 2**16 - 1), integer("step", step, 0, 2**32 - 1)
     engine = backend_for(x, backend, math)
-    made.mode.step = engine.array(np.array([step], np.uint32))
-    return engine.unpack(made(engine.pack(_columns(x)))[0]).reshape(x.shape)
+    dropping.mode.step = engine.array(np.array([step], np.uint32))
+    return engine.unpack(dropping(engine.pack(_columns(x)))[0]).reshape(x.shape)
 
 
 def _value(operation: str, x: Any, backend: Name, math: Name, *settings: float) -> np.ndarray:
@@ -121,13 +121,13 @@ def _gradient(operation: str, dy: Any, x: Any, backend: Name, math: Name, *setti
     dy, x = floats(dy=dy, x=x)
     expect("dy", dy, x.shape, "the shape of x")
     engine = backend_for(x, backend, math)
-    kept = engine.pack(_columns(x))
+    saved = engine.pack(_columns(x))
     if ELEMENTWISE[operation].saved == "y":
-        kept = engine.elementwise(operation, kept, *settings)
-    dx = engine.elementwise_gradient(operation, engine.pack(_columns(dy)), kept, *settings)
+        saved = engine.elementwise(operation, saved, *settings)
+    dx = engine.elementwise_gradient(operation, engine.pack(_columns(dy)), saved, *settings)
     return engine.unpack(dx).reshape(x.shape)
 
 
 def _columns(x: np.ndarray) -> np.ndarray:
-    """Any shape as (N, C): these operations see single values."""
+    """Any shape as (N, C), for operations on single values."""
     return x.reshape(x.shape[0] if x.ndim else 1, -1)

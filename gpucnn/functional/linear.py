@@ -1,25 +1,16 @@
-"""Dense layers, and channels side by side."""
+"""Dense layers and concatenation."""
 
 import numpy as np
 
 from gpucnn.arguments import sequence
 from gpucnn.errors import DTypeError, ShapeError
-from gpucnn.functional.arrays import (
-    IMAGES,
-    backend_for,
-    backward,
-    built,
-    expect,
-    expect_output,
-    floats,
-    forward,
-)
+from gpucnn.functional.arrays import IMAGES, Name, backend_for, backward, built, expect, expect_output, floats, forward
 from gpucnn.layers import Dense
 
 __all__ = ["concatenate", "concatenate_backward", "dense", "dense_backward"]
 
 
-def dense(x, w, bias=None, *, backend=None, math=None) -> np.ndarray:
+def dense(x, w, bias=None, *, backend: Name = None, math: Name = None) -> np.ndarray:
     """x (N, in) times w (out, in), plus bias (out,): y[n, o] = bias[o] + the sum over i of w[o, i] * x[n, i]."""
     x, w, bias = floats(x=x, w=w, bias=bias)
     layer = _dense(x, w, bias is not None)
@@ -28,7 +19,7 @@ def dense(x, w, bias=None, *, backend=None, math=None) -> np.ndarray:
     return forward(layer, backend, math, x, weight=w, bias=bias)
 
 
-def dense_backward(dy, x, w, *, backend=None, math=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def dense_backward(dy, x, w, *, backend: Name = None, math: Name = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(dx, dw, db) of `dense`: the gradients of x (N, in), w (out, in) and bias (out,). dy is (N, out)."""
     dy, x, w = floats(dy=dy, x=x, w=w)
     layer = _dense(x, w, True)
@@ -36,8 +27,8 @@ def dense_backward(dy, x, w, *, backend=None, math=None) -> tuple[np.ndarray, np
     return backward(layer, backend, math, dy, x, weight=w)
 
 
-def concatenate(arrays, *, backend=None, math=None) -> np.ndarray:
-    """Arrays (N, C1, *spatial), (N, C2, *spatial) ..., or flat (N, C1), (N, C2) ..., side by side along the channels.
+def concatenate(arrays, *, backend: Name = None, math: Name = None) -> np.ndarray:
+    """Arrays (N, C1, *spatial), (N, C2, *spatial) ..., or flat (N, C1), (N, C2) ..., joined along the channels.
 
     Returns (N, C1 + C2 + ..., *spatial).
     """
@@ -46,9 +37,9 @@ def concatenate(arrays, *, backend=None, math=None) -> np.ndarray:
     return engine.unpack(engine.concatenate([engine.pack(array) for array in arrays]))
 
 
-def concatenate_backward(dy, arrays, *, backend=None, math=None) -> list[np.ndarray]:
-    """The gradient of each of the arrays of `concatenate`, cut out of dy (N, C1 + C2 + ..., *spatial); of the arrays
-    only the shapes matter."""
+def concatenate_backward(dy, arrays, *, backend: Name = None, math: Name = None) -> list[np.ndarray]:
+    """The gradient of each of the arrays of `concatenate`, cut out of dy (N, C1 + C2 + ..., *spatial); only the
+    arrays' shapes matter."""
     arrays = _alike(arrays)
     channels = [array.shape[1] for array in arrays]
     (dy,) = floats(dy=dy)
@@ -67,18 +58,18 @@ def _dense(x: np.ndarray, w: np.ndarray, biased: bool) -> Dense:
 
 
 def _alike(arrays) -> tuple[np.ndarray, ...]:
-    """The arrays, checked to differ in their channels alone."""
+    """The arrays, checked to differ only in their channels."""
     parts = sequence("arrays", arrays, "a list of arrays", DTypeError)
-    found = floats(**{f"arrays[{i}]": array for i, array in enumerate(parts)})
-    if not found:
+    checked = floats(**{f"arrays[{i}]": array for i, array in enumerate(parts)})
+    if not checked:
         raise ShapeError("there are no arrays to concatenate; give at least one")
-    first = found[0]
+    first = checked[0]
     if not 2 <= first.ndim <= 5:
         raise ShapeError(f"arrays[0] has shape {first.shape}; expected (N, C) or {IMAGES}")
-    for i, array in enumerate(found):
+    for i, array in enumerate(checked):
         if (array.shape[:1], array.shape[2:]) != (first.shape[:1], first.shape[2:]) or array.ndim != first.ndim:
             raise ShapeError(
                 f"arrays[{i}] has shape {array.shape} and arrays[0] {first.shape}; all sizes but the channels must "
                 "agree"
             )
-    return found
+    return checked

@@ -6,7 +6,7 @@ import numpy as np
 
 from gpucnn import losses
 from gpucnn.errors import ShapeError
-from gpucnn.functional.arrays import Name, backend_for, channelled, floats
+from gpucnn.functional.arrays import Name, backend_for, channeled, floats
 
 __all__ = ["binary_cross_entropy", "huber", "mean_absolute", "mean_squared", "softmax_cross_entropy"]
 
@@ -15,13 +15,13 @@ LossAndGradient = tuple[np.floating, np.ndarray]
 
 
 def softmax_cross_entropy(
-    logits, labels, *, label_smoothing=0.0, class_weights=None, backend=None, math=None
+    logits, labels, *, label_smoothing: float = 0.0, class_weights=None, backend: Name = None, math: Name = None
 ) -> LossAndGradient:
     """(loss, dlogits): the mean over the batch of -log softmax(logits)[label], and its gradient (softmax - onehot) / N.
 
     logits are (N, classes), labels integers (N,) from 0 to classes - 1; the loss is a NumPy scalar of the logits' type.
-    label_smoothing and class_weights (classes,) as gpucnn.losses.SoftmaxCrossEntropy has them; "balanced" weights are
-    those of these labels. Raises DataError for a label out of range.
+    label_smoothing and class_weights (classes,) as in gpucnn.losses.SoftmaxCrossEntropy; "balanced" weights are those
+    of these labels. Raises DataError for a label out of range.
     """
     (logits,) = floats(logits=logits)
     if logits.ndim != 2:
@@ -32,25 +32,25 @@ def softmax_cross_entropy(
     return _loss(criterion, logits, labels, backend, math)
 
 
-def mean_squared(x, targets, *, backend=None, math=None) -> LossAndGradient:
+def mean_squared(x, targets, *, backend: Name = None, math: Name = None) -> LossAndGradient:
     """(loss, dx): the mean of (x - targets)**2 over all values, and its gradient. x is (N, C) or (N, C, *spatial)."""
     return _value_loss(losses.MeanSquared(), x, targets, backend, math)
 
 
-def mean_absolute(x, targets, *, backend=None, math=None) -> LossAndGradient:
+def mean_absolute(x, targets, *, backend: Name = None, math: Name = None) -> LossAndGradient:
     """(loss, dx): the mean of |x - targets| over all values, and its gradient. x is (N, C) or (N, C, *spatial)."""
     return _value_loss(losses.MeanAbsolute(), x, targets, backend, math)
 
 
-def huber(x, targets, *, delta=1.0, backend=None, math=None) -> LossAndGradient:
-    """(loss, dx): with d = x - targets the mean of d**2 / 2 where |d| <= delta, of delta * (|d| - delta / 2) beyond.
+def huber(x, targets, *, delta: float = 1.0, backend: Name = None, math: Name = None) -> LossAndGradient:
+    """(loss, dx): the mean of d**2 / 2 if |d| <= delta, else delta * (|d| - delta / 2), with d = x - targets.
 
     x is (N, C) or (N, C, *spatial), targets have its shape; dx is the loss's gradient.
     """
     return _value_loss(losses.Huber(delta), x, targets, backend, math)
 
 
-def binary_cross_entropy(logits, targets, *, backend=None, math=None) -> LossAndGradient:
+def binary_cross_entropy(logits, targets, *, backend: Name = None, math: Name = None) -> LossAndGradient:
     """(loss, dlogits): the mean of -(t * log(p) + (1 - t) * log(1 - p)), p = sigmoid(logits), t the targets from 0 to
     1.
 
@@ -60,7 +60,7 @@ def binary_cross_entropy(logits, targets, *, backend=None, math=None) -> LossAnd
 
 
 def _value_loss(criterion: losses.Loss, x: Any, targets: Any, backend: Name, math: Name) -> LossAndGradient:
-    x, targets = channelled(x=x, targets=targets)
+    x, targets = channeled(x=x, targets=targets)
     return _loss(criterion, x, targets, backend, math)
 
 

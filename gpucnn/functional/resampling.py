@@ -1,4 +1,4 @@
-"""Padding by itself, and upsampling."""
+"""Padding and upsampling."""
 
 import numpy as np
 
@@ -18,8 +18,8 @@ def pad(x, padding, mode="zeros", value=0.0, *, backend=None, math=None) -> np.n
 
 
 def pad_backward(dy, x, padding, mode="zeros", value=0.0, *, backend=None, math=None) -> np.ndarray:
-    """dx (N, C, *I) of `pad` from dy (N, C, *O): each pixel adds the dy of all places that show it; of x only the shape
-    matters."""
+    """dx (N, C, *I) of `pad` from dy (N, C, *O): each pixel gets the sum of dy over all positions that show it;
+    only x's shape matters."""
     layer = Pad(padding, mode, value)
     return backward_on_images("pad", layer, backend, math, dy, x, only_shape=True)
 
@@ -28,7 +28,7 @@ def upsample(x, scale=None, *, size=None, mode="nearest", align_corners=False, b
     """x (N, C, *I) at `scale` times its size or at `size`, one integer or one per axis: (N, C, *O).
 
     mode "nearest" repeats pixels; "linear" interpolates, linearly along each axis, with `align_corners` so that the
-    corner pixels of both maps lie at the same place (PyTorch's interpolate).
+    corner pixels of both maps coincide (PyTorch's interpolate).
     """
     layer = Upsample(scale, size=size, mode=mode, align_corners=align_corners)
     return forward_on_images(layer, backend, math, x)
@@ -37,6 +37,6 @@ def upsample(x, scale=None, *, size=None, mode="nearest", align_corners=False, b
 def upsample_backward(
     dy, x, scale=None, *, size=None, mode="nearest", align_corners=False, backend=None, math=None
 ) -> np.ndarray:
-    """dx (N, C, *I) of `upsample` with the same settings, from dy (N, C, *O); of x only the shape matters."""
+    """dx (N, C, *I) of `upsample` with the same settings, from dy (N, C, *O); only x's shape matters."""
     layer = Upsample(scale, size=size, mode=mode, align_corners=align_corners)
     return backward_on_images("upsample", layer, backend, math, dy, x, only_shape=True)

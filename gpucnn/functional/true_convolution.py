@@ -7,34 +7,34 @@ import numpy as np
 
 from gpucnn.arguments import one_of
 from gpucnn.errors import ShapeError
-from gpucnn.functional.arrays import backend_for, expect, floats
+from gpucnn.functional.arrays import Name, backend_for, expect, floats
 from gpucnn.geometry import window
 
 __all__ = ["convolve", "convolve_backward"]
 
 
-def convolve(x, kernel, mode="full", *, backend=None, math=None) -> np.ndarray:
+def convolve(x, kernel, mode: str = "full", *, backend: Name = None, math: Name = None) -> np.ndarray:
     """True convolution, with the kernel flipped, of two arrays with the same number of axes, any number from 1 on.
 
-    y[p] = the sum over k of kernel[k] * x[p - k], with zeros outside both. It is commutative, associative, distributes
-    over addition, lets scalars out, and the unit impulse is its identity. Shapes are scipy.signal.convolve's:
+    y[p] = the sum over k of kernel[k] * x[p - k], with zeros outside both. It is commutative, associative and linear,
+    and the unit impulse is its identity. Shapes are scipy.signal.convolve's:
 
         "full"   every p where the two overlap: x.shape + kernel.shape - 1
-        "same"   the middle of that, of x's shape; of an odd pixel more, it begins one later
-        "valid"  where one lies wholly within the other, which is as large or larger in all axes: the difference of the
-                 shapes + 1
+        "same"   the middle of that, of x's shape; if an odd number of positions is cut, one more at the end
+        "valid"  where one is entirely within the other, which is at least as large along every axis: the difference of
+                 the shapes + 1
 
-    The array with fewer values slides (of equals, `kernel`). In exact math each value is one chain by rule 2 of the
+    The array with fewer values slides (on a tie `kernel`). In exact math mode each value is one chain by rule 2 of the
     contract over the sliding array's positions, backwards from its last. More than three axes are folded: positions
     along the leading ones become images, taps along them channels, in row-major order.
     """
     x, kernel = floats(x=x, kernel=kernel)
-    places = _places(x, kernel, mode)
+    positions = _positions(x, kernel, mode)
     if kernel.size > x.size:
         x, kernel = kernel, x
-    # Of each axis, the pixels that the chosen outputs meet, and zeros where these lie outside.
+    # Along each axis, the pixels under the kept outputs, and zeros beyond the array.
     part, pads = [], []
-    for size, k, (first, count) in zip(x.shape, kernel.shape, places):
+    for size, k, (first, count) in zip(x.shape, kernel.shape, positions):
         start, stop = first - k + 1, first + count
         part.append(slice(max(start, 0), min(stop, size)))
         pads.append((max(-start, 0), max(stop - size, 0)))
@@ -49,22 +49,22 @@ def convolve(x, kernel, mode="full", *, backend=None, math=None) -> np.ndarray:
     engine = backend_for(x, backend, math)
     fit = window(folds.shape[2:], filters.shape[2:], padding=pads[folded:])
     y = engine.conv(engine.pack(folds), engine.array(filters), None, fit)
-    return engine.unpack(y).reshape([count for _, count in places])
+    return engine.unpack(y).reshape([count for _, count in positions])
 
 
 def convolve_backward(dy, x, kernel, mode="full", *, backend=None, math=None) -> tuple[np.ndarray, np.ndarray]:
     """(dx, dkernel) of `convolve` with the same mode: dx[i] = the sum over k of kernel[k] * dy[i + k], and dkernel
     likewise. dy has the shape of convolve's output."""
     dy, x, kernel = floats(dy=dy, x=x, kernel=kernel)
-    places = _places(x, kernel, mode)
-    expect("dy", dy, tuple(count for _, count in places), "the shape of convolve's output")
+    positions = _positions(x, kernel, mode)
+    expect("dy", dy, tuple(count for _, count in positions), "the shape of convolve's output")
     full = np.zeros([i + k - 1 for i, k in zip(x.shape, kernel.shape)], dy.dtype)
-    full[tuple(slice(first, first + count) for first, count in places)] = dy
-    on = {"mode": "valid", "backend": backend, "math": math}
-    return convolve(full, np.flip(kernel), **on), convolve(full, np.flip(x), **on)
+    full[tuple(slice(first, first + count) for first, count in positions)] = dy
+    settings = {"mode": "valid", "backend": backend, "math": math}
+    return convolve(full, np.flip(kernel), **settings), convolve(full, np.flip(x), **settings)
 
 
-def _places(x: np.ndarray, kernel: np.ndarray, mode: Any) -> list[tuple[int, int]]:
+def _positions(x: np.ndarray, kernel: np.ndarray, mode: Any) -> list[tuple[int, int]]:
     """(first, count) of the full convolution's positions along each axis that `mode` keeps."""
     if x.ndim != kernel.ndim or x.ndim == 0:
         raise ShapeError(
@@ -78,7 +78,7 @@ def _places(x: np.ndarray, kernel: np.ndarray, mode: Any) -> list[tuple[int, int
         return [((k - 1) // 2, i) for i, k in sizes]
     if any(i < k for i, k in sizes) and any(i > k for i, k in sizes):
         raise ShapeError(
-            f'x has shape {x.shape} and kernel {kernel.shape}: neither lies within the other; for mode="valid" one '
+            f'x has shape {x.shape} and kernel {kernel.shape}: neither fits within the other; for mode="valid" one '
             'must be as large or larger in all axes (mode="full" takes any)'
         )
     return [(min(i, k) - 1, abs(i - k) + 1) for i, k in sizes]

@@ -1,4 +1,4 @@
-"""The layers. Each returns `(y, backward)`; gpucnn.layers.base says how to write one of your own."""
+"""The layers. Each returns `(y, backward)`; gpucnn.layers.base shows how to write your own."""
 
 from gpucnn.layers.activation import GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Tanh
 from gpucnn.layers.base import Layer, Mode, Parameter, Statistic, image_mask

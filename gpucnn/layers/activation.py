@@ -1,6 +1,7 @@
-"""Activations, as layers and as the last thing that another layer does."""
+"""Activations, as layers and as the last operation of other layers."""
 
 from collections.abc import Callable
+from typing import Any
 
 from gpucnn.arguments import number, one_of
 from gpucnn.backends.batch import Batch
@@ -9,8 +10,8 @@ from gpucnn.layers.base import Backward, Layer
 from gpucnn.layers.counterparts import Graph, TorchModule, onnx_node, torch_module
 
 ACTIVATIONS = tuple(ELEMENTWISE)
-SLOPE = 0.01  # of leaky ReLU below 0, unless given
-# What an activation that is given by its name takes.
+SLOPE = 0.01  # leaky ReLU's default below 0
+# The settings of activations that are chosen by name.
 _SETTINGS = {"leaky_relu": (SLOPE,)}
 
 
@@ -27,7 +28,7 @@ def activate(name: str, x: Batch, *settings: float) -> tuple[Batch, Callable[[Ba
 
 
 def finish(y: Batch, activation: str | None) -> tuple[Batch, Callable[[Batch], Batch]]:
-    """(y after the activation, the activation's backward). The operation that made y has applied "relu" already."""
+    """(y after the activation, the activation's backward). The operation that made y has already applied "relu"."""
     if activation is None:
         return y, lambda dy: dy
     if activation == "relu":
@@ -36,11 +37,15 @@ def finish(y: Batch, activation: str | None) -> tuple[Batch, Callable[[Batch], B
 
 
 class Activation(Layer):
-    """Base of the layers that apply one operation of ELEMENTWISE to each value."""
+    """Base of the layers that apply one operation of ELEMENTWISE."""
 
     recordable = local = elementwise = True
     operation: str
-    constants: tuple[float, ...] = ()  # the operation's settings
+
+    @property
+    def constants(self) -> tuple[float, ...]:
+        """The operation's settings."""
+        return ()
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         return activate(self.operation, x, *self.constants)
@@ -109,7 +114,7 @@ class SiLU(Activation):
 class Softmax(Layer):
     """exp(x) / sum(exp(x)) along the channels, at each position of a map.
 
-    Not for the end of a classifier that is trained: softmax cross-entropy takes logits and computes it itself.
+    Not for the end of a classifier in training: softmax cross-entropy takes logits and computes the softmax itself.
     """
 
     recordable = local = True
@@ -120,16 +125,16 @@ class Softmax(Layer):
         return y, lambda dy: x.backend.softmax_gradient(dy, y)
 
 
-_LAYERS = {"relu": ReLU, "tanh": Tanh, "sigmoid": Sigmoid, "leaky_relu": LeakyReLU, "gelu": GELU, "silu": SiLU}
+_LAYERS: dict[str, Any] = {layer.operation: layer for layer in (ReLU, Tanh, Sigmoid, LeakyReLU, GELU, SiLU)}
 
 
 def onnx_activation(graph: Graph, x: str, name: str | None) -> str:
-    """Add the nodes of the activation that is the last thing a layer does; returns the name of its output."""
+    """Add the nodes of a layer's final activation; returns the name of its output."""
     return x if name is None else _LAYERS[name]().onnx(graph, x)
 
 
 def torch_activation(name: str | None) -> list[TorchModule]:
-    """The module of the activation that is the last thing a layer does. Nothing else uses its input."""
+    """The module of a layer's final activation. Nothing else uses its input."""
     if name is None:
         return []
     return [TorchModule("ReLU", {"inplace": True})] if name == "relu" else _LAYERS[name]().pytorch()

@@ -3,11 +3,11 @@
     y, backward = layer(x)
     dx = backward(dy)              # also writes the gradients of the layer's parameters
 
-There is no tape and no global state; what backward needs, it closes over. A layer of your own is a class with a
-`__call__` like that (docs/your-own.md); if it has parameters or changes the shape, it also has a `build`:
+There is no tape and no global state; backward closes over what it needs. Your own layer is a class with such a
+`__call__` (docs/your-own.md); if it has parameters or changes the shape, it also has a `build`:
 
     class Scale(Layer):
-        def build(self, shape):                          # (C, *spatial), without the images
+        def build(self, shape):                          # (C, *spatial), of one image
             self.factor = Parameter((1,), 1.0)
             return shape
 
@@ -38,14 +38,14 @@ from gpucnn.recordable import Recordable, declaration
 Backward = Callable[[Batch], Batch | None]
 Shape = tuple[int, ...]
 
-_MOST = 2**63 - 1  # of what products of sizes give: memory decides
+_MOST = 2**63 - 1  # for products of sizes, which only memory limits
 
-# What Layer itself keeps; everything else in an instance is a setting or made by build.
+# Attributes of Layer itself; all others in an instance are settings or made by build.
 _OWN = ("axes", "name", "mode", "number", "input_shape", "output_shape", "input_gradient", "window", "reach", "step")
 
 
 class _Tensor:
-    """Base of Parameter and Statistic. An attribute that means nothing to them is refused, not ignored."""
+    """Base of Parameter and Statistic. Setting an unknown attribute raises AttributeError."""
 
     __slots__ = ("name", "shape", "value")
 
@@ -62,9 +62,9 @@ class _Tensor:
 
 
 class Parameter(_Tensor):
-    """What training changes: `value` and `grad` are views of the model's flat buffers, set when the model is made.
+    """A trained tensor: `value` and `grad` are views of the model's flat buffers, set when the model is made.
 
-    `initializer` is a name of gpucnn.initializers or a number; fan_in and fan_out are what the named ones need.
+    `initializer` is a name of gpucnn.initializers or a number; the named ones need fan_in and fan_out.
     """
 
     __slots__ = ("fan_in", "fan_out", "grad", "initializer")
@@ -79,7 +79,7 @@ class Parameter(_Tensor):
 
 
 class Statistic(_Tensor):
-    """What a layer measures and keeps: running means and variances. `value` is a view of the model's flat buffer."""
+    """A running mean or variance that a layer keeps. `value` is a view of the model's flat buffer."""
 
     __slots__ = ("initial",)
 
@@ -94,9 +94,9 @@ def _shape(shape: Shape) -> Shape:
 
 
 class Mode:
-    """What all layers of one model share: training or inference, the seed, and the step number.
+    """State shared by all layers of a model: training or inference, the seed, and the step number.
 
-    `step` is a uint32 array (1,) on the device, so that a captured step draws new random numbers at each replay.
+    `step` is a uint32 array (1,) on the device, so that a recorded step draws new random numbers at each replay.
     """
 
     def __init__(self):
@@ -109,27 +109,27 @@ class Layer(Recordable):
     """Base of all layers; see the top of this module.
 
     The model sets `name` (dotted: "3" or "4.body.0"), `mode`, `number` (the layer's ordinal, for its random numbers),
-    `input_shape` and `output_shape` (without the images). `recordable` says that all the layer computes goes through
-    backend operations, so that a whole training step can be recorded and replayed; it is True for built-in layers.
+    `input_shape` and `output_shape` (of one image). `recordable` says that the layer computes only with backend
+    operations, so that a whole training step can be recorded and replayed; it is True for built-in layers.
 
     Summaries, exports and conversions ask the layer itself: the attributes below, and the methods from `multiply_adds`
     on. A declaration about what `__call__` computes is not inherited by a class that overrides it (`declaration`).
     """
 
-    # Adds the layer's nodes to a graph (counterparts.Graph); gets the name of its input, returns that of its output.
+    # Adds the layer's nodes to a graph (counterparts.Graph); takes the name of its input, returns that of its output.
     onnx: Callable[[Any, str], str] | None = None
-    # What the layer is in PyTorch: counterparts.TorchModules, one after the other.
+    # The layer in PyTorch: counterparts.TorchModules, one after the other.
     pytorch: Callable[[], list] | None = None
-    # A new layer, not yet built, that makes maps of larger ones with the same weights; gets the map's size until now.
+    # A new layer, not yet built, that slides over larger maps with the same weights; takes the current map's size.
     sliding: "Callable[[Shape], Layer] | None" = None
     # A convolution's filters as (O, C/groups, *K), from the model's state dict.
     filter_weights: Callable[[dict[str, np.ndarray]], np.ndarray] | None = None
-    local = False  # does the same at each place of a map, however large
-    elementwise = False  # looks at each value alone
-    chain = False  # is its children, one after the other
+    local = False  # does the same at each position of a map of any size
+    elementwise = False  # maps each value by itself
+    chain = False  # applies its children one after the other
     split = False  # applies each of its children to its input, then joins the results
-    # For the receptive field, set by build: how many neighbouring inputs an output sees along each axis, and how many
-    # inputs the next output is away.
+    # For the receptive field, set by build: how many neighboring inputs an output sees along each axis, and how many
+    # inputs away the next output is.
     reach: tuple | None = None
     step: tuple = ()
 
@@ -143,15 +143,15 @@ class Layer(Recordable):
 
     def __new__(cls, *_, **__):
         layer = super().__new__(cls)
-        layer.mode = Mode()  # its own until a model gives it the model's
+        layer.mode = Mode()  # its own until it joins a model
         return layer
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy takes along: it is in no model yet."""
+        """The attributes of a copy, which belongs to no model yet."""
         return {name: value for name, value in vars(self).items() if name != "_in_model"}
 
     def build(self, shape: Shape) -> Shape:
-        """From the input's shape (C, *spatial) the output's; makes the parameters. Raises ShapeError."""
+        """Make the parameters for an input of `shape` (C, *spatial); returns the output's shape. Raises ShapeError."""
         return shape
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
@@ -159,10 +159,10 @@ class Layer(Recordable):
         raise NotImplementedError(f"{type(self).__name__} has no __call__(x) that returns (y, backward)")
 
     def gradients(self, dy: Batch, x: Any) -> Batch | None:
-        """dx from dy at the input x, with the parameters' gradients written: the backward pass for who needs no y.
+        """The backward pass alone: dx from dy at the input x, with the parameters' gradients written.
 
-        Layers whose gradient does not depend on y override it with one that does not compute y; x may be None where
-        its values do not matter either.
+        Layers whose gradient does not depend on y override it to avoid computing y; x may be None if the gradient does
+        not depend on its values either.
         """
         return self(x)[1](dy)
 
@@ -188,7 +188,7 @@ class Layer(Recordable):
             yield from child.walk()
 
     def leaves(self) -> Iterator["Layer"]:
-        """The layers that an input passes one after the other, chains within chains opened."""
+        """The layers that an input passes through in order, nested chains flattened."""
         if declaration(self, "chain"):
             for _, child in self.children():
                 yield from child.leaves()
@@ -196,19 +196,19 @@ class Layer(Recordable):
             yield self
 
     def multiply_adds(self) -> int:
-        """Multiply-adds for one image, taps on padding included; 0 where they are not known."""
+        """Multiply-adds for one image, taps on padding included; 0 if unknown."""
         return 0
 
     def dense_weights(self) -> int | None:
-        """Weights, without biases, of a fully connected layer between the same input and output; None where there are
+        """Weights, without biases, of a fully connected layer between the same input and output; None if there are
         no multiply-adds to replace.
         """
         return math.prod(self.input_shape) * math.prod(self.output_shape) if self.multiply_adds() else None
 
     def receptive_field(self, field: Field, image: Shape) -> Field:
-        """What an output value sees of an image of `image` pixels, an input value seeing `field`.
+        """What an output value sees of an image of `image` pixels if an input value sees `field`.
 
-        By `reach` and `step`; without them one value of the input where the map's size is kept, else the whole.
+        By `reach` and `step`; without them one value of the input if the map's size is kept, else the whole image.
         """
         if self.reach is not None:
             return field.spread(self.reach, self.step)
@@ -221,14 +221,14 @@ class Layer(Recordable):
 
     def connect(self, shape: Shape) -> Shape:
         """Build this layer for images of `shape`; returns its output's shape. A layer made of layers calls this for
-        each of them in its own `build`. An error gets the layer's name in front.
+        each of them in its own `build`. Errors are prefixed with the layer's name.
         """
         self.name_children()
         self.input_shape = tuple(shape)
         try:
             self.output_shape = tuple(self.build(self.input_shape))
         except GpucnnError as error:
-            if getattr(error, "layer", None) is None:  # a layer further down has named itself already
+            if error.layer is None:  # a layer further down has already named itself
                 error.args = (f"{label(self)}: {error}",)
                 error.layer = self.name
             raise
@@ -239,7 +239,7 @@ class Layer(Recordable):
         self.input_gradient = needed
 
     def check(self, x: Batch) -> None:
-        """Raises ShapeError unless x has the shape that the layer was built for: backends do not look."""
+        """Raises ShapeError unless x has the shape that the layer was built for: backends do not check."""
         if x.shape[1:] != self.input_shape:
             raise ShapeError(f"{label(self)} was built for images of shape {self.input_shape}, not {x.shape[1:]}")
 
@@ -252,18 +252,18 @@ class Layer(Recordable):
         return _call(type(self).__name__, self._settings())
 
     def describe(self) -> str:
-        """The layer's class and the settings that are not its defaults, without the layers inside it."""
+        """The layer's class and its non-default settings, without the layers inside it."""
         defaults = {name: p.default for name, p in inspect.signature(type(self)).parameters.items()}
         inside = {name.partition(".")[0] for name, _ in self.children()}
         settings = self._settings()
-        told = {
+        shown = {
             name: value
             for name, value in vars(self).items()
-            # None in place of a word switches something off: an activation.
+            # None instead of a default string turns something off, such as an activation.
             if name in settings or (value is None and isinstance(defaults.get(name), str))
             if name not in inside and (name not in defaults or defaults[name] != value)
         }
-        return _call(type(self).__name__, told)
+        return _call(type(self).__name__, shown)
 
 
 def _call(name: str, arguments: dict[str, Any]) -> str:
@@ -277,7 +277,7 @@ def image_mask(x: Batch):
 
 
 def label(layer: Layer) -> str:
-    """How errors and tables call a layer: 'layer 3 (Conv2d)'."""
+    """The layer in errors and tables: 'layer 3 (Conv2d)'."""
     return f"layer {layer.name} ({type(layer).__name__})" if layer.name else type(layer).__name__
 
 

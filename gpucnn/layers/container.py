@@ -1,6 +1,7 @@
 """Layers made of layers."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from gpucnn.arguments import instance
 from gpucnn.backends.batch import Batch
@@ -15,7 +16,7 @@ from gpucnn.layers.pool import MaxPool2d
 
 
 class Sequential(Layer):
-    """One layer after the other, or none: then x itself. Its layers are called "0", "1" ... in parameter names."""
+    """Layers applied in order; without any, x itself. They are called "0", "1" ... in parameter names."""
 
     recordable = chain = True
 
@@ -37,13 +38,13 @@ class Sequential(Layer):
         for layer in self.layers:
             layer.need_input_gradient(needed)
             if any(True for part in layer.walk() for _ in part.parameters()):
-                break  # the layers after it need theirs to reach this one's parameters
+                break  # the layers after it need dx to reach this one's parameters
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         steps = []
-        layers = iter(zip(self.layers, (*self.layers, None)[1:], strict=True))
+        layers: Iterator[Any] = iter(zip(self.layers, (*self.layers, None)[1:], strict=True))
         for layer, following in layers:
-            # Their own classes only: a subclass may compute something else.
+            # Exactly these classes: a subclass may compute something else.
             if (
                 type(layer) in (Conv2d, BatchNorm, BatchNorm2d)
                 and layer.activation == "relu"
@@ -58,7 +59,7 @@ class Sequential(Layer):
         def backward(dy: Batch) -> Batch | None:
             for step in reversed(steps):
                 dy = step(dy)
-                if dy is None:  # the first layer with parameters was told to stop here
+                if dy is None:  # no input gradient is needed before the first layer with parameters
                     break
             return dy
 
@@ -82,7 +83,7 @@ class Sequential(Layer):
 
 
 class Split(Layer):
-    """Layers that get the same input, and one that joins their outputs."""
+    """Base of layers that apply each child to the same input and join the outputs."""
 
     split = True
 
@@ -92,7 +93,7 @@ class Split(Layer):
             layer.need_input_gradient(needed)
 
     def receptive_field(self, field: Field, image: Shape) -> Field:
-        """The largest of the paths'. They meet, so all have the same jump."""
+        """The largest of the paths' fields. They are joined, so all have the same jump."""
         paths = [layer.receptive_field(field, image) for _, layer in self.children()]
         return Field(tuple(map(max, zip(field.size, *(path.size for path in paths)))), paths[0].jump)
 
@@ -127,8 +128,7 @@ class Residual(Split):
         def backward(dy: Batch) -> Batch | None:
             dy = activation_backward(dy)
             main_dx, short_dx = main_backward(dy), short_backward(dy)
-            if self.input_gradient:
-                return backend.add(main_dx, short_dx)
+            return backend.add(main_dx, short_dx) if self.input_gradient else None
 
         return y, backward
 
@@ -146,10 +146,10 @@ class Residual(Split):
 
 
 class Concat(Split):
-    """Each branch applied to the same x, the outputs side by side along the channels: y = [a(x), b(x), ...].
+    """Each branch applied to the same x, the outputs concatenated along the channels: y = [a(x), b(x), ...].
 
-    Branches agree in everything but the channels, flat values (N, C) included; `Sequential()` is a branch that hands x
-    on. The input's gradient is the sum of the branches', added in their order. Branches are called "0", "1" ... in
+    Branches differ in their channels alone; flat values (N, C) work too. `Sequential()` is a branch that passes x on.
+    The input's gradient is the sum of the branches', added in their order. Branches are called "0", "1" ... in
     parameter names.
     """
 
@@ -170,7 +170,7 @@ class Concat(Split):
         for number, output in enumerate(outputs):
             if not output or output[1:] != outputs[0][1:]:
                 raise ShapeError(
-                    f"branch 0 makes {outputs[0]} of {shape} and branch {number} {output}; they are put side by side "
+                    f"branch 0 makes {outputs[0]} of {shape} and branch {number} {output}; they are concatenated "
                     "along the channels, so all other sizes must agree"
                 )
         return (sum(output[0] for output in outputs), *outputs[0][1:])

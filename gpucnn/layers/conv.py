@@ -8,25 +8,25 @@ from gpucnn import arguments
 from gpucnn.arguments import each_axis, integer, truth
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ConfigurationError, ShapeError
-from gpucnn.geometry import PADDING_WORDS, Field, Window, conv_multiply_adds, window
+from gpucnn.geometry import PADDING_WORDS, Field, Padding, PerAxis, Window, conv_multiply_adds, window
 from gpucnn.initializers import check_initializer
 from gpucnn.layers.activation import check_activation, finish, onnx_activation, torch_activation
 from gpucnn.layers.base import Backward, Layer, Parameter, Shape, label
 from gpucnn.layers.counterparts import Graph, TorchModule, onnx_window, torch_window
 from gpucnn.layers.resampling import onnx_resample
 from gpucnn.layers.settings import image_shape
-from gpucnn.resampling import check_padding_mode, padding_taps, unpadded_window
+from gpucnn.resampling import Taps, check_padding_mode, padding_taps, unpadded_window
 
 
 class Convolution(Layer):
-    """Cross-correlation of (N, C, *I) with `out_channels` filters: (N, O, *P). Conv1d, Conv2d and Conv3d take
-    images of so many axes alone.
+    """Cross-correlation of (N, C, *I) with `out_channels` filters: (N, O, *P). Conv1d, Conv2d and Conv3d only
+    take images of so many axes.
 
     `kernel_size`, `stride` and `dilation` are one integer or one per axis; `padding` is "valid", "same", an integer,
     one per axis, or (before, after) per axis (sizes: gpucnn.geometry). `strict` refuses a stride that leaves pixels
-    over. `padding_mode` says what lies outside the image: "zeros", "constant" (`padding_value` everywhere), "reflect"
+    over. `padding_mode` fills the padding: "zeros", "constant" (`padding_value` everywhere), "reflect"
     (the image mirrored at its edge pixels), "replicate" (the edge pixels repeated), "circular" (the opposite edge).
-    `groups` splits input and output channels into so many independent convolutions; as many as input channels make it
+    `groups` splits input and output channels into so many independent convolutions; with one per input channel it is
     depthwise. `activation` is None, "relu" (fused into the kernel), "tanh", "sigmoid", "leaky_relu", "gelu" or "silu".
     `weight` is (O, C/groups, *K), `bias` (O,) or None.
     """
@@ -37,11 +37,11 @@ class Convolution(Layer):
     def __init__(
         self,
         out_channels: int,
-        kernel_size,
+        kernel_size: PerAxis,
         *,
-        stride=1,
-        padding=0,
-        dilation=1,
+        stride: PerAxis = 1,
+        padding: Padding = 0,
+        dilation: PerAxis = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
@@ -70,8 +70,9 @@ class Convolution(Layer):
             raise ShapeError(f"{groups} groups do not divide {channels} input channels and {out} output channels")
         settings = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "strict": self.strict}
         self.window = window(size, self.kernel_size, **settings)
-        # Zeros outside the image are the kernels' own; anything else is put there first.
-        self._taps, self._inner = (), self.window
+        # The kernels pad with zeros themselves; any other padding is added first.
+        self._inner: Window = self.window
+        self._taps: Taps = ()
         if self.padding_mode != "zeros":
             self._taps = padding_taps(size, self.window.padding, self.padding_mode, self.padding_value)
             self._inner = unpadded_window(self.window)
@@ -106,7 +107,7 @@ class Convolution(Layer):
         return self._gradients(dy, x.backend.resample(x, self._taps))
 
     def with_max_pool(self, x: Batch, pool: Window) -> tuple[Batch, Backward]:
-        """This layer, its activation being ReLU, and a max pooling after it, as one operation of the backend."""
+        """This layer, whose activation is ReLU, and the max pooling after it, as one operation of the backend."""
         self.check(x)
         backend, b = x.backend, self.bias
         x = backend.resample(x, self._taps)
@@ -118,12 +119,13 @@ class Convolution(Layer):
         return y, backward
 
     def _gradients(self, dy: Batch, x: Batch) -> Batch | None:
-        """The weights' gradients from dy before the activation, x being padded already; returns dx."""
+        """Writes the weights' gradients from dy before the activation and the padded x; returns dx."""
         backend, w = x.backend, self.weight
         backend.conv_weight_gradient(dy, x, self._inner, self.groups, w.grad)
-        if self.input_gradient:
-            dx = backend.conv_input_gradient(dy, w.value, self._inner, self.groups)
-            return backend.resample_gradient(dx, self._taps)
+        if not self.input_gradient:
+            return None
+        dx = backend.conv_input_gradient(dy, w.value, self._inner, self.groups)
+        return backend.resample_gradient(dx, self._taps)
 
     def multiply_adds(self) -> int:
         return conv_multiply_adds(self.input_shape[0], self.out_channels, self.window, groups=self.groups)
@@ -136,7 +138,7 @@ class Convolution(Layer):
 
     def onnx(self, graph: Graph, x: str) -> str:
         parts = [graph.tensor(part) for _, part in self.parameters()]
-        x = onnx_resample(graph, x, self._taps)  # whatever is not zero around the image
+        x = onnx_resample(graph, x, self._taps)  # padding other than zeros
         settings = {**onnx_window(self._inner), "dilations": self._inner.dilation, "group": self.groups}
         return onnx_activation(graph, graph.node("Conv", x, *parts, **settings), self.activation)
 

@@ -1,4 +1,4 @@
-"""Transposed convolution: a convolution run backwards, which makes small maps larger."""
+"""Transposed convolution: a convolution run backwards, which enlarges maps."""
 
 import math
 
@@ -8,7 +8,7 @@ from gpucnn import arguments
 from gpucnn.arguments import each_axis, integer, truth
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ShapeError
-from gpucnn.geometry import conv_transpose_multiply_adds, transposed_field, transposed_window
+from gpucnn.geometry import Padding, PerAxis, conv_transpose_multiply_adds, transposed_field, transposed_window
 from gpucnn.initializers import check_initializer
 from gpucnn.layers.activation import check_activation, finish, onnx_activation, torch_activation
 from gpucnn.layers.base import Backward, Layer, Parameter, Shape
@@ -19,7 +19,7 @@ from gpucnn.layers.settings import image_shape
 class TransposedConvolution(Layer):
     """Transposed convolution over one to three spatial axes; settings as in ConvTranspose2d.
 
-    ConvTranspose1d, 2d and 3d take images of so many axes alone.
+    ConvTranspose1d, 2d and 3d only take images of so many axes.
     """
 
     recordable = True
@@ -28,12 +28,12 @@ class TransposedConvolution(Layer):
     def __init__(
         self,
         out_channels: int,
-        kernel_size,
+        kernel_size: PerAxis,
         *,
-        stride=1,
-        padding=0,
-        output_padding=0,
-        dilation=1,
+        stride: PerAxis = 1,
+        padding: Padding = 0,
+        output_padding: PerAxis = 0,
+        dilation: PerAxis = 1,
         groups: int = 1,
         bias: bool = True,
         activation: str | None = None,
@@ -56,7 +56,7 @@ class TransposedConvolution(Layer):
         out, groups = self.out_channels, self.groups
         if channels % groups or out % groups:
             raise ShapeError(f"{groups} groups do not divide {channels} input channels and {out} output channels")
-        # Not called `window`: that is how a layer's output sees its input, and this one is run backwards.
+        # Not called `window`, which is how a layer's output sees its input: this one is run backwards.
         self.backwards = transposed_window(
             size,
             self.kernel_size,
@@ -68,7 +68,7 @@ class TransposedConvolution(Layer):
         self.reach, self.step = transposed_field(self.backwards)
         kernel = self.backwards.kernel
         taps = math.prod(kernel)
-        # A value is made of every stride-th tap along each axis.
+        # Every stride-th tap along each axis contributes to a value.
         fan_in = -(-channels // groups * taps // math.prod(self.backwards.stride))
         self.weight = Parameter((channels, out // groups, *kernel), self.initializer, fan_in, out // groups * taps)
         self.bias = Parameter((out,)) if self.use_bias else None
@@ -98,10 +98,9 @@ class TransposedConvolution(Layer):
         backend, w, window = x.backend, self.weight, self.backwards
         if self.bias:
             backend.bias_gradient(dy, self.bias.grad)
-        # x stands where the window has its output, dy where it has its input.
+        # x takes the place of the window's output, dy that of its input.
         backend.conv_weight_gradient(x, dy, window, self.groups, w.grad)
-        if self.input_gradient:
-            return backend.conv(dy, w.value, None, window, self.groups)
+        return backend.conv(dy, w.value, None, window, self.groups) if self.input_gradient else None
 
     def multiply_adds(self) -> int:
         sizes = self.input_shape[0], self.out_channels, self.backwards
@@ -114,7 +113,7 @@ class TransposedConvolution(Layer):
         return weights.reshape(groups * out, channels // groups, *kernel)
 
     def onnx(self, graph: Graph, x: str) -> str:
-        window = self.backwards  # its input is what comes out
+        window = self.backwards  # its input is the layer's output
         extra = [
             size - ((i - 1) * s - before - after + d * (k - 1) + 1)
             for size, i, s, (before, after), d, k in zip(
@@ -158,8 +157,8 @@ class ConvTranspose2d(TransposedConvolution):
     or one per axis; `padding`, cut off the output, is one integer, one per axis, or (before, after) per axis.
     `output_padding` is less than stride or dilation. `groups` splits input and output channels into so many independent
     convolutions. `activation` is None, "relu" (fused with the bias) or another activation's name. `weight` is
-    (C, out_channels/groups, R, S), `bias` (out_channels,) or None. A named initializer takes as fan_in the values that
-    make one output, C/groups * R * S / prod(stride).
+    (C, out_channels/groups, R, S), `bias` (out_channels,) or None. A named initializer takes as fan_in the number of
+    values that feed one output, C/groups * R * S / prod(stride).
     """
 
     axes = 2

@@ -1,6 +1,6 @@
-"""What a layer is elsewhere: nodes of an ONNX graph, modules of PyTorch. Neither library is imported here.
+"""A layer's counterparts: nodes of an ONNX graph, modules of PyTorch. Neither library is imported here.
 
-A class declares its counterparts beside its `__call__`: `onnx(graph, x)` and `pytorch()`.
+A class declares its counterparts next to its `__call__`: `onnx(graph, x)` and `pytorch()`.
 """
 
 from collections.abc import Callable
@@ -16,15 +16,15 @@ from gpucnn.recordable import declaration
 
 
 class Graph(Protocol):
-    """An ONNX graph that is being made, as a layer's `onnx` sees it. All are called by names, which start with the
-    layer's own.
+    """An ONNX graph under construction, as a layer's `onnx` sees it. Everything in it is referred to by name, which
+    starts with the layer's.
     """
 
     def node(self, operation: str, *inputs: str, **attributes) -> str:
         """Add a node; returns the name of its one output. Attributes are ONNX's; None ones are left out."""
 
     def tensor(self, part: Parameter | Statistic, shape: Shape | None = None) -> str:
-        """The name of a parameter or running statistic; reshaped if asked for."""
+        """The name of a parameter or running statistic; reshaped to `shape` if set."""
 
     def constant(self, name: str, value: np.ndarray | list | float) -> str:
         """The name of a constant: int64 if it holds integers, else float32."""
@@ -44,7 +44,7 @@ class TorchModule:
 
 
 def counterpart(layer: Layer, name: str, library: str) -> Callable:
-    """The layer's `onnx` or `pytorch`. Raises ConfigurationError where it declares none of what it computes."""
+    """The layer's method `name`, "onnx" or "pytorch". Raises ConfigurationError if it has none."""
     method = declaration(layer, name)
     if method is None:
         raise ConfigurationError(f"{label(layer)} has no counterpart in {library} here: {layer!r}")
@@ -52,7 +52,7 @@ def counterpart(layer: Layer, name: str, library: str) -> Callable:
 
 
 def torch_modules(layer: Layer) -> list[TorchModule]:
-    """What `layer` is in PyTorch, one module after the other. Raises ConfigurationError without a counterpart."""
+    """The layer's modules in PyTorch, in order. Raises ConfigurationError without a counterpart."""
     return counterpart(layer, "pytorch", "PyTorch")()
 
 
@@ -67,7 +67,7 @@ def torch_module(kind: str, **arguments) -> Callable[[Layer], list[TorchModule]]
 
 
 def onnx_window(window: Window) -> dict:
-    """A window as attributes of a node: padding is before each axis, then after each."""
+    """A window as attributes of a node: `pads` is the padding before each axis, then after each."""
     pads = [before for before, _ in window.padding] + [after for _, after in window.padding]
     return {"kernel_shape": window.kernel, "strides": window.stride, "pads": pads}
 

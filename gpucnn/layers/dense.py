@@ -1,6 +1,7 @@
-"""Fully connected layers, and the flattening before them."""
+"""Fully connected layers, and flattening."""
 
 import math
+from typing import Any
 
 from gpucnn.arguments import integer, truth
 from gpucnn.backends.batch import Batch
@@ -14,7 +15,7 @@ from gpucnn.layers.counterparts import Graph, TorchModule, onnx_node, torch_modu
 
 
 class Dense(Layer):
-    """Every output sees every input: (N, in) to (N, units).
+    """Fully connected: (N, in) to (N, units).
 
     `activation` is None, "relu" (fused into the kernel), "tanh", "sigmoid", "leaky_relu", "gelu" or "silu". `weight`
     is (units, in), `bias` (units,) or None.
@@ -57,8 +58,7 @@ class Dense(Layer):
         if self.bias:
             backend.bias_gradient(dy, self.bias.grad)
         backend.dense_weight_gradient(dy, x, w.grad)
-        if self.input_gradient:
-            return backend.dense_input_gradient(dy, w.value)
+        return backend.dense_input_gradient(dy, w.value) if self.input_gradient else None
 
     def multiply_adds(self) -> int:
         return dense_multiply_adds(self.input_shape[0], self.units)
@@ -67,11 +67,11 @@ class Dense(Layer):
         return Field(image, field.jump)
 
     def sliding(self, size: Shape) -> Layer:
-        """The convolution with as many weights in the same order, for a map of `size` before Flatten."""
+        """The convolution with the same weights in the same order, for a map of `size` before Flatten."""
         if len(size) not in CONVOLUTIONS:
             raise ShapeError(f"a map with {len(size)} spatial axes has no convolution; expected 1 to 3")
-        settings = {"bias": self.use_bias, "activation": self.activation, "initializer": self.initializer}
-        return CONVOLUTIONS[len(size)](self.units, size, **settings)
+        settings: dict[str, Any] = {"activation": self.activation, "initializer": self.initializer}
+        return CONVOLUTIONS[len(size)](self.units, size, bias=self.use_bias, **settings)
 
     def onnx(self, graph: Graph, x: str) -> str:
         parts = (graph.tensor(part) for _, part in self.parameters())

@@ -9,7 +9,7 @@ from gpucnn.layers.counterparts import Graph, TorchModule
 class Dropout(Layer):
     """In training, zero each value with probability `rate` and scale the others by 1 / (1 - rate); else the identity.
 
-    Srivastava et al. 2014. The draw depends on seed, step, layer and the value's place in the batch, on nothing else.
+    Srivastava et al. 2014. The draw depends only on seed, step, layer and the value's index in the batch.
     """
 
     recordable = local = elementwise = True

@@ -1,12 +1,12 @@
-"""Pooling over one, two or three spatial axes: the maximum or mean over windows, over equal shares, or the whole map.
+"""Pooling over one, two or three spatial axes: the maximum or mean over windows, equal parts, or the whole map.
 
-One implementation for any number of axes; each named class fixes the number and says so on a wrong input.
+One implementation for any number of axes; each named class fixes the number and refuses other inputs.
 """
 
 from gpucnn import arguments
 from gpucnn.arguments import each_axis, truth
 from gpucnn.backends.batch import Batch
-from gpucnn.geometry import PADDING_WORDS, Field, pool_window
+from gpucnn.geometry import PADDING_WORDS, Field, Padding, PerAxis, pool_window
 from gpucnn.layers.base import Backward, Layer, Shape
 from gpucnn.layers.counterparts import Graph, TorchModule, onnx_window, torch_window
 from gpucnn.layers.resampling import onnx_resample
@@ -15,7 +15,7 @@ from gpucnn.resampling import adaptive_average, adaptive_field, adaptive_maximum
 
 
 class Pool(Layer):
-    """`size`, `stride` (`size` unless given): one integer or one per axis; `padding` as in a convolution, at most half
+    """`size`, `stride` (default: `size`): one integer or one per axis; `padding` as in a convolution, at most half
     of `size`. `ceil_mode` keeps a last window that reaches past the image (PyTorch's rule); `strict` refuses a stride
     that leaves pixels over."""
 
@@ -65,10 +65,10 @@ class AvgPool(Pool):
 
     def __init__(
         self,
-        size,
+        size: PerAxis,
         *,
-        stride=None,
-        padding=0,
+        stride: PerAxis | None = None,
+        padding: Padding = 0,
         count_include_pad: bool = True,
         ceil_mode: bool = False,
         strict: bool = False,
@@ -93,7 +93,7 @@ class AvgPool(Pool):
 
 
 class GlobalPool(Layer):
-    """One value of each map."""
+    """One value per map."""
 
     axes: int | None = None  # None: as many as the images have
 
@@ -117,7 +117,7 @@ class GlobalAvgPool(GlobalPool):
         return dy.backend.global_avg_pool_gradient(dy, self.input_shape[1:])
 
     def sliding(self, size: Shape) -> Layer:
-        return {1: AvgPool1d, 2: AvgPool2d, 3: AvgPool3d}[self.axes](size, stride=1)
+        return {1: AvgPool1d, 2: AvgPool2d, 3: AvgPool3d}[len(size)](size, stride=1)
 
     def onnx(self, graph: Graph, x: str) -> str:
         return graph.node("Flatten", graph.node("GlobalAveragePool", x), axis=1)
@@ -127,7 +127,7 @@ class GlobalAvgPool(GlobalPool):
 
 
 class GlobalMaxPool(GlobalPool):
-    """The largest value of each map; its gradient goes to the first of equals."""
+    """The largest value of each map; its gradient goes to the first largest pixel."""
 
     recordable = True
 
@@ -142,7 +142,7 @@ class GlobalMaxPool(GlobalPool):
         return y.reshape(y.channels), backward
 
     def sliding(self, size: Shape) -> Layer:
-        return {1: MaxPool1d, 2: MaxPool2d, 3: MaxPool3d}[self.axes](size, stride=1)
+        return {1: MaxPool1d, 2: MaxPool2d, 3: MaxPool3d}[len(size)](size, stride=1)
 
     def onnx(self, graph: Graph, x: str) -> str:
         return graph.node("Flatten", graph.node("GlobalMaxPool", x), axis=1)
@@ -152,12 +152,12 @@ class GlobalMaxPool(GlobalPool):
 
 
 class AdaptivePool(Layer):
-    """Windows that share out each axis to `output_size`, one integer or one per axis: window p of O along an axis of I
-    goes from floor(p * I / O) to ceil((p + 1) * I / O), so neighbours may share a pixel (PyTorch's rule)."""
+    """Windows that divide each axis into `output_size` parts, one integer or one per axis: window p of O over I pixels
+    goes from floor(p * I / O) to ceil((p + 1) * I / O), so neighbors may share a pixel (PyTorch's rule)."""
 
     axes: int | None = None  # None: as many as the images have
 
-    def __init__(self, output_size):
+    def __init__(self, output_size: PerAxis):
         self.output_size = each_axis("output_size", output_size, self.axes)
 
     def build(self, shape: Shape) -> Shape:
@@ -188,7 +188,7 @@ class AdaptiveAvgPool(AdaptivePool):
 
 
 class AdaptiveMaxPool(AdaptivePool):
-    """The largest value of each window; its gradient goes to the first of equals."""
+    """The largest value of each window; its gradient goes to the first largest pixel."""
 
     recordable = True
 

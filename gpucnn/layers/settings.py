@@ -1,4 +1,4 @@
-"""What layers read from the shape of their input."""
+"""Reading the shape of a layer's input."""
 
 from gpucnn.errors import ShapeError
 

@@ -1,9 +1,8 @@
-"""A dense layer and a convolution as each other's special case, and classifiers that slide over larger images.
+"""Dense layers as convolutions and convolutions as dense layers, and classifiers that slide over larger images.
 
 A dense layer over a flattened (C, H, W) map is a convolution with kernels of (H, W), one position, and the same weights
-in the same order. A convolution over an image of fixed size is a dense layer whose weight matrix is zero where a filter
-does not reach, and repeats the filter's weights elsewhere: 81 weights for a 3x3 image and a 3x3 map, 9 of them
-different.
+in the same order. A convolution over an image of fixed size is a dense layer whose weight matrix is zero outside each
+filter's reach and repeats the filter's weights inside: 81 weights for a 3x3 image and a 3x3 map, 9 of them different.
 """
 
 import copy
@@ -23,9 +22,9 @@ def dense_to_conv(layer: Dense, shape: tuple[int, ...]) -> Model:
     """A Dense layer over a flattened map of `shape` (C, *spatial) as a model of one convolution with kernels of
     *spatial.
 
-    `layer` is part of a model, which stays as it is; its weights are copied. The convolution makes (units, 1, ..., 1)
-    of images of `shape`: the dense layer's outputs, to the same bits in exact math. For larger images build it anew:
-    `fully_convolutional` does that for whole classifiers.
+    `layer` is part of a model, which stays unchanged; its weights are copied. For images of `shape` the convolution
+    makes (units, 1, ..., 1): the dense layer's outputs, bit for bit in exact math mode. For larger images build
+    another: `fully_convolutional` does that for whole classifiers.
 
     Raises ShapeError unless the map has as many values as the layer has inputs, ConfigurationError for another layer.
     """
@@ -46,11 +45,11 @@ def dense_to_conv(layer: Dense, shape: tuple[int, ...]) -> Model:
 def conv_to_dense(layer: Convolution) -> Model:
     """A convolution as a model of Flatten and one Dense layer, for images of the size that the layer was built for.
 
-    `layer` is part of a model, which stays as it is. The dense layer makes the convolution's (O, *P) as O * prod(P)
-    outputs, row-major, to the same bits in exact math: its weights are (O * prod(P), C * prod(I)), a filter's where
-    the filter of that output reaches and 0 elsewhere, and rule 2 of the contract takes both in the same order.
+    `layer` is part of a model, which stays unchanged. The dense layer makes the convolution's (O, *P) as O * prod(P)
+    outputs, row-major, bit for bit in exact math mode: its weights are (O * prod(P), C * prod(I)), those of the
+    output's filter within its reach and 0 elsewhere, and rule 2 of the contract adds both in the same order.
 
-    Raises ConfigurationError for a layer that is no convolution padded with zeros.
+    Raises ConfigurationError unless the layer is a convolution padded with zeros.
     """
     if not isinstance(layer, Convolution) or not declaration(layer, "local"):
         raise ConfigurationError(f"conv_to_dense takes a convolution, not {layer!r}")
@@ -73,17 +72,17 @@ def fully_convolutional(model: Model, input_shape: tuple[int, ...]) -> Model:
     """A classifier as a model that slides over larger images and makes a map of class scores.
 
     `model` ends in Flatten and Dense layers, or in a global pooling; of images (C, H, W) it makes (classes,). The
-    result has the same weights, takes images of `input_shape` (C, H', W') that are no smaller, and makes (classes, P,
-    Q). The value at (p, q) is what the classifier says of the crop of H x W pixels whose first is (p * S, q * S), S
-    being all its strides multiplied: `sliding_window` gives crop, step and map. Each convolution is computed once for
-    the whole image, not once a crop.
+    result has the same weights, takes images of `input_shape` (C, H', W'), at least as large, and makes (classes, P,
+    Q). The value at (p, q) is the classifier's for the crop of H x W pixels whose first is (p * S, q * S), S being the
+    product of its strides: `sliding_window` gives crop, step and map. Each convolution is computed once for
+    the whole image, not once per crop.
 
-    Bit for bit in exact math, and with batch norm in inference mode, as long as nothing pads (nor pools in ceil mode):
-    a padded convolution sees padding beyond the crop's edge, but the neighbouring pixels there in the larger image. So
-    `lenet5` for 32x32 pixels slides exactly, for 28x28 (padding 2) and `vgg_small` it does not, and their scores only
-    resemble those of the crops. A global average is a float32 mean here: equal up to rounding.
+    Equal bit for bit in exact math mode, with batch norm in inference mode, if nothing pads (nor pools in ceil mode):
+    beyond the crop's edge a padded convolution sees padding, but in the larger image the neighboring pixels. So
+    `lenet5` for 32x32 pixels slides exactly; for 28x28 (padding 2) it does not, nor does `vgg_small`, and their scores
+    only resemble those of the crops. A global average becomes a float32 mean: equal up to rounding.
 
-    The model stays as it is; the result lies on its backend. Raises ShapeError for images that are too small, and
+    The model stays unchanged; the result is on the same backend. Raises ShapeError for images that are too small, and
     ConfigurationError for layers between Flatten and Dense, or in the maps, that cannot slide.
     """
     layers = _sliding_layers(model)
@@ -101,10 +100,10 @@ def fully_convolutional(model: Model, input_shape: tuple[int, ...]) -> Model:
 def sliding_window(model: Model, input_shape: tuple[int, ...]) -> Window:
     """How `fully_convolutional(model, input_shape)` slides: the classifier as one window over images of `input_shape`.
 
-    `kernel` is the classifier's own input size, `stride` the pixels between neighbouring scores, `output` the map's
-    size: score (p, q) is about the crop image[:, p * stride[0] : p * stride[0] + kernel[0], q * stride[1] : ...]. Where
-    the classifier leaves pixels at the end of its own image unused, the last crop may reach past the larger image by
-    those.
+    `kernel` is the classifier's own input size, `stride` the pixels between neighboring scores, `output` the map's
+    size: score (p, q) belongs to the crop image[:, p * stride[0] : p * stride[0] + kernel[0], q * stride[1] : ...]. If
+    the classifier leaves pixels at the end of its own image unused, the last crop may reach that far past the larger
+    image.
     """
     input_shape = _larger(model, input_shape)
     slid = Sequential(*_sliding_layers(model))
@@ -126,7 +125,7 @@ def _larger(model: Model, input_shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _sliding_layers(model: Model) -> list[Layer]:
-    """New layers that do what the model's do, for maps of any size; not yet built."""
+    """New layers that compute what the model's do for maps of any size; not yet built."""
     layers = []
     flattened: tuple[int, ...] = ()  # the map's size, between Flatten and Dense
     for layer in model.layer.leaves():
@@ -147,14 +146,14 @@ def _sliding_layers(model: Model) -> list[Layer]:
 
 
 def _is_local(layer: Layer) -> bool:
-    """Whether a layer does the same at each place of a larger map."""
+    """Whether a layer does the same at each position of a larger map."""
     if declaration(layer, "split"):
         return all(_is_local(leaf) for _, child in layer.children() for leaf in child.leaves())
     return declaration(layer, "local") is True
 
 
 def _values(layer: Layer) -> tuple[np.ndarray, np.ndarray | None]:
-    """Weight and bias on the host; ConfigurationError for a layer of no model."""
+    """Weight and bias on the host; raises ConfigurationError for a layer outside any model."""
     weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
     if weight is None or weight.value is None:
         raise ConfigurationError(f"{layer!r} is part of no model, so it has no weights; make a Model of it first")
@@ -166,9 +165,8 @@ def _host(array) -> np.ndarray:
 
 
 def _fill(model: Model, values: list[np.ndarray | None]) -> None:
-    """Give the model's parameters, in order, these values."""
-    given = [value for value in values if value is not None]
-    parameters = zip(model.parameters, given, strict=True)
+    """Set the model's parameters, in order, to these values; None is skipped."""
+    parameters = zip(model.parameters, (value for value in values if value is not None), strict=True)
     model.load_state_dict({p.name: value.reshape(p.shape) for p, value in parameters})
 
 

@@ -1,4 +1,4 @@
-"""What a model accepts as images."""
+"""Checking a model's images."""
 
 import numpy as np
 
@@ -8,10 +8,10 @@ from gpucnn.errors import DataError, DTypeError, ShapeError
 
 
 def check_images(images, input_shape: tuple[int, ...], dtype=np.float32) -> np.ndarray | Mapped:
-    """`images` as a C-contiguous (N, *input_shape) array of `dtype`, if they fit and are finite; Mapped ones as they
-    are.
+    """`images` as a C-contiguous (N, *input_shape) array of `dtype`, if they fit and are finite; Mapped ones
+    unchanged.
 
-    Any type whose every value `dtype` holds exactly is taken: for float32 that is float16 and integers of 16 bits too.
+    Any type whose values `dtype` can all represent exactly is accepted: for float32 also float16 and 16-bit integers.
     Raises DTypeError for another type, ShapeError for another shape or no image, DataError for a NaN or infinity.
     """
     images = images if isinstance(images, Mapped) else array("images", images)

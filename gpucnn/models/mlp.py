@@ -1,4 +1,4 @@
-"""A multilayer perceptron, to see what convolution is worth."""
+"""A multilayer perceptron, as a baseline for convolutional networks."""
 
 from collections.abc import Iterable
 
@@ -17,7 +17,7 @@ def mlp(
     outputs: int | None = None,
     hidden: Iterable[int] = HIDDEN,
 ) -> Model:
-    """Flatten, a dense layer with ReLU of each size in `hidden`, dense classes (10 unless given).
+    """Flatten, a dense layer with ReLU of each size in `hidden`, dense classes (default 10).
 
     Takes images of any size and rank, (C,) included; without hidden layers it is softmax regression. `outputs` instead
     of `classes` makes a regressor of so many values.

@@ -1,9 +1,10 @@
-"""Models as ONNX files, for runtimes elsewhere: the graph of inference, to which each layer adds its nodes.
+"""Models as ONNX files: the inference graph, to which each layer adds its nodes.
 
 Needs the onnx package: pip install 'gpucnn[onnx]'.
 """
 
 import json
+from typing import Any
 
 import numpy as np
 
@@ -21,22 +22,23 @@ OUTPUTS = {True: "scores", False: "values"}  # a classifier's scores, before sof
 
 
 class Graph:
-    """The nodes and constants of a graph that is being made: gpucnn.layers.counterparts.Graph."""
+    """The nodes and constants of a graph under construction: gpucnn.layers.counterparts.Graph."""
 
     def __init__(self, state: dict[str, np.ndarray]):
-        self.nodes, self.constants = [], {}
-        self._state, self._taken = state, set()
+        self.nodes: list[Any] = []
+        self.constants: dict[str, np.ndarray] = {}
+        self._state, self._taken = state, set[str]()
         self._layer: Layer | None = None  # the one that adds its nodes
 
     def add(self, layer: Layer, x: str) -> str:
-        """Add a layer's nodes; returns its output's name. Raises ConfigurationError where it has no counterpart."""
+        """Add a layer's nodes; returns its output's name. Raises ConfigurationError if it has no counterpart."""
         outer, self._layer = self._layer, layer
         y = counterpart(layer, "onnx", "ONNX")(self, x)
         self._layer = outer
         return y
 
     def tensor(self, part: Parameter | Statistic, shape: Shape | None = None) -> str:
-        """The name of a parameter or running statistic, which is its name in the model; reshaped if asked for."""
+        """The name of a parameter or running statistic, which is its name in the model; reshaped to `shape` if set."""
         value = self._state[part.name].astype(np.float32)  # float64 on some backends
         self.constants[part.name] = np.ascontiguousarray(value.reshape(shape or part.shape))
         return part.name
@@ -61,12 +63,12 @@ class Graph:
 
 
 def export_onnx(model: Model, path) -> None:
-    """Write `model` to `path` as an ONNX graph of inference.
+    """Write `model` to `path` as an ONNX inference graph.
 
-    Input "images", float32 (N, *image_shape) with any N, which the graph crops and normalises as the model does; output
-    "scores" (N, classes), before softmax, or "values" (N, outputs) of a regressor. Metadata hold the model's name,
-    arguments, class names and the weights' SHA-256. Raises ConfigurationError for a layer that has no counterpart,
-    naming it, and where the onnx package is missing.
+    Input "images", float32 (N, *image_shape) with any N, which the graph crops and normalizes as the model does; output
+    "scores" (N, classes), before softmax, or "values" (N, outputs) of a regressor. The metadata hold the model's name,
+    arguments, class names and the weights' SHA-256. Raises ConfigurationError for a layer without a counterpart,
+    naming it, and if the onnx package is missing.
     """
     try:
         import onnx
@@ -102,7 +104,7 @@ def export_onnx(model: Model, path) -> None:
 
 
 def _prepared(graph: Graph, model: Model) -> str:
-    """The middle of the images where the model crops, normalised where it normalises: Model.preparation."""
+    """Add the model's preprocessing, Model.preparation: crop and normalization."""
     x, (channels, *sizes) = INPUT, model.input_shape
     if model.image_shape != model.input_shape:
         firsts = [(whole - kept) // 2 for whole, kept in zip(model.image_shape[1:], sizes, strict=True)]

@@ -1,9 +1,9 @@
-"""Weights to and from PyTorch, by the names of a `state_dict()`. docs/pytorch.md has the names and the modules.
+"""Weights to and from PyTorch, by the names in a `state_dict()`; docs/pytorch.md lists names and modules.
 
 The counterpart of a model is an ordinary nn.Sequential in which an activation is a module of its own, so that LeNet-5
 is `nn.Sequential(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2), ...)` with the names 0.weight, 0.bias, 3.weight ... A
-Residual is a module with the parts `body` and `shortcut`. PyTorch is needed for `pytorch_module` alone; a state dict is
-read from safetensors files only, because PyTorch's own format is a pickle, which can run any program.
+Residual is a module with the parts `body` and `shortcut`. Only `pytorch_module` needs PyTorch; state dicts are read
+from safetensors files only, because PyTorch's own format is a pickle, which can run any program.
 """
 
 from collections.abc import Iterator
@@ -38,16 +38,16 @@ def pytorch_names(model: Model) -> dict[str, str]:
 def to_pytorch(model: Model) -> dict[str, np.ndarray]:
     """The model's weights as a PyTorch state dict of NumPy arrays, in the counterpart's order.
 
-    `pytorch_module(model)` is that counterpart; it takes images as the first layer sees them, cropped and normalised
-    where the model has `mean` and `std`. Raises ConfigurationError for a layer that has none.
+    `pytorch_module(model)` is that counterpart; it takes preprocessed images, as the first layer does: cropped, and
+    normalized if the model has `mean` and `std`. Raises ConfigurationError for a layer without a counterpart.
     """
     state = {name: value.astype(np.float32) for name, value in model.state_dict().items()}  # float64 on some backends
-    found = {}
+    tensors: dict[str, np.ndarray] = {}
     for place, module in _walk(torch_modules(model.layer)):
-        found |= {f"{place}.{name}": state[tensor.name] for name, tensor in module.tensors.items()}
+        tensors |= {f"{place}.{name}": state[tensor.name] for name, tensor in module.tensors.items()}
         if module.kind.startswith("BatchNorm"):
-            found[f"{place}.{_IGNORED}"] = np.zeros((), np.int64)
-    return found
+            tensors[f"{place}.{_IGNORED}"] = np.zeros((), np.int64)
+    return tensors
 
 
 def save_pytorch(model: Model, path) -> None:
@@ -60,29 +60,29 @@ def save_pytorch(model: Model, path) -> None:
 
 
 def from_pytorch(model: Model, state) -> Model:
-    """Give `model` the weights of a PyTorch state dict; returns the model itself.
+    """Load the weights of a PyTorch state dict into `model`; returns the model itself.
 
     `state` maps names to arrays or tensors, or is the path of a safetensors file that holds them. Names and shapes must
-    be those of the counterpart (`pytorch_names`, docs/pytorch.md); num_batches_tracked is passed over. Raises
-    CheckpointError where they are not, for numbers that float32 does not hold, or that are not finite, and for files of
+    be those of the counterpart (`pytorch_names`, docs/pytorch.md); num_batches_tracked is ignored. Raises
+    CheckpointError if they are not, for numbers that float32 cannot represent or that are not finite, and for files of
     another format.
     """
     where = "the state dict"
     if isinstance(state, (str, Path)):
         where, state = str(state), _read(state)
-    found = {name: _array(where, name, value) for name, value in state.items() if name.split(".")[-1] != _IGNORED}
+    tensors = {name: _array(where, name, value) for name, value in state.items() if name.split(".")[-1] != _IGNORED}
     names = pytorch_names(model)
     parts = {part.name: part.shape for part in (*model.parameters, *model.running)}
     expected = {theirs: parts[ours] for ours, theirs in names.items()}
-    shapes = {name: value.shape for name, value in found.items()}
+    shapes = {name: value.shape for name, value in tensors.items()}
     if shapes != expected:
         wrong = next(name for name in (*expected, *shapes) if shapes.get(name) != expected.get(name))
-        there, here = shapes.get(wrong, "missing"), expected.get(wrong, "no part of it")
         raise CheckpointError(
-            f"{where} is not of a network like this {model.name}: {wrong} is {there} there and {here} in the network; "
-            f"it has {len(expected)} tensors from {next(iter(expected), 'none')} on, see gpucnn.models.pytorch_names"
+            f"{where} is not of a network like this {model.name}: {wrong} is {shapes.get(wrong, 'missing')} in it and "
+            f"{expected.get(wrong, 'missing')} in the network, which has {len(expected)} tensors, the first "
+            f"{next(iter(expected), 'none')}; see gpucnn.models.pytorch_names"
         )
-    model.load_state_dict({ours: found[theirs].astype(np.float32) for ours, theirs in names.items()})
+    model.load_state_dict({ours: tensors[theirs].astype(np.float32) for ours, theirs in names.items()})
     return model
 
 
@@ -111,14 +111,14 @@ def _read(path) -> dict[str, np.ndarray]:
         ValueError,
         TypeError,
         AttributeError,
-    ) as error:  # of a type that NumPy lacks, too
+    ) as error:  # also for types that NumPy lacks
         raise CheckpointError(
-            f"{path} cannot be read: cut short, no safetensors file, or of a type that NumPy does not have ({error})"
+            f"{path} cannot be read: cut short, not a safetensors file, or of a type that NumPy does not have ({error})"
         ) from None
 
 
 def _array(where: str, name: str, value) -> np.ndarray:
-    """One tensor on the host, if float32 holds it."""
+    """One tensor on the host, if float32 can represent it."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = value.float() if str(value.dtype) == "torch.bfloat16" else value
@@ -133,7 +133,7 @@ def _array(where: str, name: str, value) -> np.ndarray:
 def pytorch_module(model: Model):
     """The counterpart as a torch.nn.Sequential with the model's weights, in evaluation mode.
 
-    Raises ConfigurationError for a layer that has none, or where PyTorch is not installed.
+    Raises ConfigurationError for a layer without a counterpart, or if PyTorch is not installed.
     """
     made = torch_modules(model.layer)
     try:

@@ -1,4 +1,4 @@
-"""Keeping a step's gradient from growing without bound."""
+"""Gradient clipping."""
 
 from dataclasses import asdict, dataclass
 
@@ -9,10 +9,10 @@ from gpucnn.recordable import Recordable
 
 @dataclass(frozen=True)
 class Clipping(Recordable):
-    """What is done to the gradient of all weights before the optimiser takes it.
+    """Limits on the gradient of all weights, applied before the optimizer.
 
     With `value` each number is clamped to [-value, value]; then, with `norm`, all are scaled by norm / (their Euclidean
-    norm) if that norm is larger (Pascanu, Mikolov and Bengio 2013). So with both, both limits hold.
+    norm) if that norm is larger (Pascanu, Mikolov and Bengio 2013). With both, both limits hold.
     """
 
     recordable = True

@@ -1,4 +1,4 @@
-"""What layers say of themselves, shown on layers of one's own: nothing outside their classes knows them."""
+"""What layers declare about themselves, tested with user-defined layers, which nothing outside their classes knows."""
 
 import copy
 
@@ -58,8 +58,8 @@ class Mix(Layer):
         def backward(dy):
             dx = xp.zeros_like(x.data)
             dx[:, :, ::2, ::2] = xp.einsum("oc,bohwl->bchwl", w, dy.data)
-            there = xp.einsum("bohwl,bchwl->oc", dy.data * image_mask(x), seen)
-            self.weight.grad[...] = there[..., None, None]
+            gradient = xp.einsum("bohwl,bchwl->oc", dy.data * image_mask(x), seen)
+            self.weight.grad[...] = gradient[..., None, None]
             return dy.like(dx)
 
         return x.like(xp.einsum("oc,bchwl->bohwl", w, seen)), backward
@@ -81,7 +81,7 @@ class Mix(Layer):
 
 
 def mixed():
-    """(model, images, what it makes of them in float64)."""
+    """(model, images, its float64 outputs for them)."""
     model = Model(Sequential(Mix(3), Flatten(), Dense(2, bias=False)), (2, 5, 4)).initialize(1)
     x = np.random.default_rng(0).standard_normal((3, 2, 5, 4)).astype(np.float32)
     weights = {name: value.astype(np.float64) for name, value in model.state_dict().items()}
@@ -111,8 +111,8 @@ def test_onnx_and_pytorch(tmp_path):
     torch = pytest.importorskip("torch", reason="PyTorch, a test oracle, is not installed")
     assert pytorch_names(model) == {"0.weight": "0.weight", "2.weight": "2.weight"}
     with torch.no_grad():
-        found = pytorch_module(model)(torch.from_numpy(x)).numpy()
-    assert np.allclose(found, expected, rtol=1e-5, atol=1e-5)
+        outputs = pytorch_module(model)(torch.from_numpy(x)).numpy()
+    assert np.allclose(outputs, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_show():
@@ -154,7 +154,7 @@ class Doubled(Conv2d):
 
 
 class Told(Doubled):
-    """Doubled, which says what it is elsewhere."""
+    """Doubled with its own counterparts."""
 
     def onnx(self, graph, x):
         y = super().onnx(graph, x)
@@ -162,14 +162,14 @@ class Told(Doubled):
 
 
 class Backwards(LayerNorm):
-    """Another helper of what runs in a step."""
+    """Overrides a helper that runs in a step."""
 
     def _seen(self, x):
         return super()._seen(x)
 
 
 class Skip(Sequential):
-    """A chain no more."""
+    """No longer a chain."""
 
     def __call__(self, x):
         y, backward = super().__call__(x)
@@ -197,7 +197,7 @@ def test_a_subclass_that_computes_the_same_has_its_bases_counterparts(tmp_path):
     assert pytorch_names(model) == {"0.weight": "0.weight", "0.bias": "0.bias"}
 
 
-def test_a_subclass_that_computes_something_else_declares_its_counterparts_anew(tmp_path):
+def test_a_subclass_that_computes_something_else_declares_its_counterparts_again(tmp_path):
     replaced = ReLU()
     object.__setattr__(replaced, "check", lambda x: None)
     for layer in (Doubled(2, 3), Backwards(), Skip(ReLU()), replaced):

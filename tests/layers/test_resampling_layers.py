@@ -198,7 +198,7 @@ def test_receptive_fields_behind_padding_upsampling_and_adaptive_pooling():
 
 @functools.cache
 def trained(name, seed=3):
-    """The weights after seven steps, the last of each epoch short: on numba and the emulation captured and replayed."""
+    """The weights after seven steps, the last of each epoch short: on numba and the emulation recorded and repeated."""
     backend = get_emulated_backend("reversed") if name == "cupy" else get_backend(name, "exact")
     random = np.random.default_rng(seed)
     images, labels = random.standard_normal((75, 1, 9, 8)).astype(np.float32), random.integers(0, 3, 75)

@@ -26,7 +26,7 @@ def test_lenet5_has_61706_parameters(variant, size):
 
 
 def _lenet5_of_1998(x, state):
-    """Written out with NumPy alone, for images of 32x32."""
+    """Written in NumPy alone, for images of 32x32."""
 
     def conv(x, w, b):
         windows = np.lib.stride_tricks.sliding_window_view(x, w.shape[2:], axis=(2, 3))

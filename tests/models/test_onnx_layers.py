@@ -1,4 +1,4 @@
-"""Each further layer as an ONNX graph and as PyTorch's module, alone, on odd sizes; outputs near ours in float64."""
+"""Further layers as an ONNX graph and as PyTorch's module, by itself, on odd sizes; outputs near ours in float64."""
 
 import numpy as np
 import pytest

@@ -165,7 +165,7 @@ OTHERS = {
     ),
     "a regressor gives probabilities": (
         "models/model.py",
-        "backend.softmax if self.head == CLASSIFIER else _as_it_is",
+        "backend.softmax if self.head == CLASSIFIER else _identity",
         "backend.softmax",
         "models/test_networks.py",
         "regressor",
@@ -203,7 +203,7 @@ OTHERS = {
         "declaration(layer, name)",
         "getattr(layer, name)",
         "layers/test_descriptions.py",
-        "declares_its_counterparts_anew",
+        "declares_its_counterparts_again",
     ),
     "a layer that overrides __call__ slides as its base": (
         "models/conversion.py",
