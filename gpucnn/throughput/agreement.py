@@ -43,8 +43,8 @@ def tolerance(case: Case) -> float:
 
     Let u = 2**-24, with L layers and sums of at most k terms forward and K terms in weight gradients. Roundings add
     16 * L * sqrt(K) * u: they grow like sqrt(K) where they are independent (Higham 2002, section 2.8). ReLUs and maxima
-    add 4 * sqrt(L * sqrt(k) * u): about the fraction L * sqrt(k) * u of them are within a rounding of the kink,
-    may fall on the other side and switch a gradient on or off, and a fraction p of all terms makes a difference sqrt(p).
+    add 4 * sqrt(L * sqrt(k) * u): about the fraction L * sqrt(k) * u of them are within a rounding of the kink, may
+    end up on its other side and switch a gradient on or off, and a fraction p of all terms makes a difference sqrt(p).
     """
     layers = [layer for layer in case.build().layer.walk() if layer.multiply_adds()]
     outer = case.batch * max(math.prod(layer.output_shape[1:]) for layer in layers)
@@ -76,7 +76,7 @@ class Referee:
         return errors
 
     def judge(self, who: str, state: State, exact: bool) -> float:
-        """The error of `state`; raises BackendError if it is too large, or if exact math gives other bits than before."""
+        """The error of `state`; raises BackendError if it is too large, or if exact bits differ from those before."""
         errors = self._errors(state)
         worst = max(errors, key=lambda name: errors[name])
         if not errors[worst] <= self.tolerance:
