@@ -171,8 +171,8 @@ def _convolution(operation, random, arrays, settings, names, theirs) -> Case:
 def pooling(operation: str, random: np.random.Generator, kind: str) -> Case:
     """Windows that overlap or leave gaps, padding (different before and after if PyTorch's means the same), ceil mode.
 
-    A maximum is exact. A mean of k pixels rounds k - 1 sums and a division. A pixel adds what m windows send it: m - 1
-    sums, and for means a division; m is at most prod(ceil(K / S)).
+    A maximum is exact. A mean of k pixels rounds k - 1 sums and a division. A pixel adds the gradients of m windows:
+    m - 1 sums, and for means a division; m is at most prod(ceil(K / S)).
     """
     axes = int(random.integers(1, 4))
     window, stride = _each(random, axes, 1, 4), _each(random, axes, 1, 4)
@@ -203,10 +203,10 @@ def pooling(operation: str, random: np.random.Generator, kind: str) -> Case:
 def adaptive(operation: str, random: np.random.Generator, kind: str) -> Case:
     """Outputs smaller and larger than the input.
 
-    Means where every O divides its I are average pooling whose windows do not overlap. Others go one axis after the
-    other through weights that are rounded: one rounding a tap and one for the weight, along each axis that changes. A
-    pixel of the gradient meets as many taps along an axis as windows hold it. Maxima are exact; a pixel adds what its
-    windows send it.
+    Means where every O divides its I are average pooling whose windows do not overlap. Others are weighted sums
+    along one axis after the other: one rounding per tap and one for the weight, along each axis that changes. A
+    pixel of the gradient meets as many taps along an axis as windows contain it. Maxima are exact; a pixel adds the
+    gradients of its windows.
     """
     axes = int(random.integers(1, 4))
     size = tuple(int(random.integers(1, LARGEST[axes] // (3 if axes == 1 else 1) + 1)) for _ in range(axes))
@@ -275,7 +275,7 @@ def _pool(operation, random, x, name, settings, theirs, roundings, once: int | N
 
 def batch_norm(operation: str, random: np.random.Generator, training: bool) -> Case:
     """The layer, with its running statistics: their values after a training step,
-    and what inference makes of them.
+    or the results of inference with them.
     """
     spatial = _map(random)
     images, channels = int(random.choice(IMAGES)), int(random.integers(1, 9))
@@ -300,8 +300,8 @@ def batch_norm(operation: str, random: np.random.Generator, training: bool) -> C
         dx = engine.unpack(backward(engine.pack(dy)))
         gradients = model.split(engine.host(model.grads))
         after = {name: value for name, value in model.state_dict().items() if name.startswith("running")}
-        found = {"y": engine.unpack(y), "dx": dx, "dgamma": gradients["gamma"], "dbeta": gradients["beta"]}
-        return {name: np.array(value) for name, value in (found | after).items()}
+        results = {"y": engine.unpack(y), "dx": dx, "dgamma": gradients["gamma"], "dbeta": gradients["beta"]}
+        return {name: np.array(value) for name, value in (results | after).items()}
 
     def expected() -> dict[str, Expected]:
         mean, var = (torch.tensor(state[f"running_{name}"], dtype=torch.float64) for name in ("mean", "var"))

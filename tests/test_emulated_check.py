@@ -18,7 +18,7 @@ from gpucnn.check.device_memory import DeviceMemoryMonitor, on_gpu
 from gpucnn.check.networks import NETWORKS
 from gpucnn.check.small_networks import SMALL_NETWORKS
 from gpucnn.emulation import compiler, get_emulated_backend, why_not
-from gpucnn.errors import BackendError
+from gpucnn.errors import BackendError, ConfigurationError
 from tests.processes import environment
 
 EMULATED, SIMULATED = "cupy (emulated)", "numba-cuda (simulated)"
@@ -167,7 +167,7 @@ def test_a_simulation_that_fails_is_reported(monkeypatch):
 def test_wrong_settings_are_refused_before_anything_runs():
     with pytest.raises(BackendError, match="there is no backend 'cuda9'"):
         check(["cupy", "cuda9"], emulate=True)
-    with pytest.raises(BackendError, match="threads is 0"):
+    with pytest.raises(ConfigurationError, match="threads is 0"):
         check(["cupy"], threads=0, emulate=True)
 
 
