@@ -117,7 +117,7 @@ def functional_calls():
     """Every function of gpucnn.functional with arrays that fit."""
     y = functional.conv(IMAGES, FILTERS)
     pooled = functional.max_pool(IMAGES, 2)
-    given = {
+    keywords = {
         "conv": {"x": IMAGES, "w": FILTERS},
         "conv_backward": {"dy": y, "x": IMAGES, "w": FILTERS},
         "conv_transpose": {"x": IMAGES, "w": FILTERS[:4]},
@@ -138,16 +138,16 @@ def functional_calls():
     sizes = {"size": 2, "output_size": 3, "padding": 1, "groups": 2}
     for name in functional.__all__:
         arguments_of = inspect.signature(getattr(functional, name)).parameters
-        if name not in given:
+        if name not in keywords:
             dy = IMAGES
             if "pool" in name:
                 dy = pooled if "global" not in name else IMAGES[:, :, 0, 0]
             one = IMAGES[0] if "layer" in name else CHANNELS
             values = {"x": IMAGES, "dy": dy, "gamma": one, "beta": one, "targets": IMAGES, **sizes}
-            given[name] = {
+            keywords[name] = {
                 p.name: values[p.name] for p in arguments_of.values() if p.default is p.empty and p.name in values
             }
-        yield f"functional.{name}", getattr(functional, name), given[name]
+        yield f"functional.{name}", getattr(functional, name), keywords[name]
 
 
 def other_calls():
@@ -164,7 +164,7 @@ def other_calls():
     yield "build_model", models.build_model, {"name": "mlp", "input_shape": (1, 32, 32)}
     yield "Model", Model, {"layer": Sequential(Flatten(), Dense(2)), "input_shape": (2, 3)}
     yield "initialize", small.model().initialize, {"seed": 0}
-    yield "predict", lambda **given: small.model().initialize(0).predict(**given), {"images": X}
+    yield "predict", lambda **keywords: small.model().initialize(0).predict(**keywords), {"images": X}
     yield "get_backend", backends.get_backend, {"name": "numpy"}
     yield "window", geometry.window, {"input": (6, 6), "kernel": 3}
     yield "transposed_window", geometry.transposed_window, {"input": (6, 6), "kernel": 3}
@@ -184,20 +184,20 @@ SIGNATURES = {
 
 
 def slow_calls():
-    """Those that compute: once for each parameter and value, on as little as possible."""
+    """Those that compute: once for each parameter and value, on little data."""
 
-    def fit(**given):  # the current folder is the test's own
-        return small.trainer("run", math="fast", progress=False).fit(**given)
+    def fit(**keywords):  # the current folder is the test's own
+        return small.trainer("run", math="fast", progress=False).fit(**keywords)
 
     yield "fit", fit, {"images": X[:8], "labels": Y[:8], "epochs": 1}
 
-    def reload(**given):
+    def reload(**keywords):
         gpucnn.save(small.model(), "model.safetensors")
-        return gpucnn.load(**given)
+        return gpucnn.load(**keywords)
 
-    def resume(**given):
+    def resume(**keywords):
         small.trainer("run", math="fast").fit(X, Y, 1, validation=0.2, resume=True)
-        return load_run(**given)
+        return load_run(**keywords)
 
     dataset = {"images": X, "labels": Y, "classes": list("abc"), "name": "it"}
     yield "save", gpucnn.save, {"model": small.model(), "path": "model.safetensors"}
@@ -206,15 +206,19 @@ def slow_calls():
     yield "data.load", data.load, {"name_or_path": "no.npz"}
     yield "data.fetch", data.fetch, {"name": "none"}
     yield "Dataset", data.Dataset, dataset
-    yield "evaluate", lambda **given: small.trainer(math="fast").evaluate(**given), {"images": X[:8], "labels": Y[:8]}
+    yield (
+        "evaluate",
+        lambda **options: small.trainer(math="fast").evaluate(**options),
+        {"images": X[:8], "labels": Y[:8]},
+    )
     checked = {"subject": Dense(2), "shape": (3,), "directions": 1}
     yield "check_gradients", gradients.check_gradients, checked
 
 
 CALLS = [*layer_calls(), *functional_calls(), *other_calls(), *slow_calls()]
 PARAMETERS = [
-    (what, call, given, parameter.name)
-    for what, call, given in CALLS
+    (what, call, keywords, parameter.name)
+    for what, call, keywords in CALLS
     for parameter in inspect.signature(SIGNATURES.get(what, call)).parameters.values()
     if parameter.name not in ("self", "finish")
     and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
@@ -237,15 +241,15 @@ def expected(call, name) -> type | None:
 
 
 @pytest.mark.parametrize(
-    ("what", "call", "given", "name"), PARAMETERS, ids=[f"{what}-{name}" for what, _, _, name in PARAMETERS]
+    ("what", "call", "keywords", "name"), PARAMETERS, ids=[f"{what}-{name}" for what, _, _, name in PARAMETERS]
 )
-def test_an_odd_value_works_or_is_refused_in_one_sentence(what, call, given, name, tmp_path, monkeypatch):
+def test_an_odd_value_works_or_is_refused_in_one_sentence(what, call, keywords, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where a run folder called "a" may be made
     kind = expected(SIGNATURES.get(what, call), name)
     passed, sentences = [], []
     for label, value in ODD.items():
         try:
-            build(call(**{**given, name: value}))
+            build(call(**{**keywords, name: value}))
         except GpucnnError as error:
             sentences.append(str(error))
         except Exception as error:

@@ -1,4 +1,4 @@
-"""gpucnn.check: both CPU backends pass, the committed hashes are numpy's, a planted difference is found and told."""
+"""gpucnn.check: both CPU backends pass, the committed hashes are numpy's, a planted difference is reported."""
 
 import json
 import re
@@ -19,8 +19,8 @@ from gpucnn.errors import BackendError
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_both_cpu_backends_pass(threads):
-    told = []
-    report = check(["numpy", "numba"], threads=threads, progress=told.append)
+    messages = []
+    report = check(["numpy", "numba"], threads=threads, progress=messages.append)
     assert report["passed"] and report["differences"] == []
     names = {case.operation for case in all_cases()}
     assert {(row["name"], row["backend"]) for row in report["operations"]} == {
@@ -32,7 +32,7 @@ def test_both_cpu_backends_pass(threads):
     }
     assert all(row["weights_sha256"] == row["expected_sha256"] for row in report["training"])
     assert json.loads(json.dumps(report)) == report, "it is printed as JSON"
-    assert told
+    assert messages
 
 
 def test_it_covers_every_operation_of_the_protocol(monkeypatch):
@@ -96,7 +96,7 @@ def planted(monkeypatch, operations=("dense",), networks=()) -> None:
     monkeypatch.setattr(gpucnn.check, "NETWORKS", networks)
 
 
-def test_a_planted_difference_is_told(monkeypatch):
+def test_a_planted_difference_is_reported(monkeypatch):
     planted(monkeypatch, ("dense", "relu"))
     report = check(["numpy", "numba"])
     assert not report["passed"]
@@ -109,17 +109,17 @@ def test_a_planted_difference_is_told(monkeypatch):
     )
     (match,) = (m for m in (re.search(pattern, line) for line in report["differences"]) if m)
     numpy, numba = (np.float32(float.fromhex(text)) for text in match.groups())
-    assert numpy.view(np.uint32) ^ numba.view(np.uint32) == 1, "both values, told to the bit"
+    assert numpy.view(np.uint32) ^ numba.view(np.uint32) == 1, "both values, exactly"
 
 
-def test_a_difference_in_training_is_told(monkeypatch):
+def test_a_difference_in_training_is_reported(monkeypatch):
     planted(monkeypatch, (), ("batch norm net",))
     report = check(["numba"])
     assert not report["passed"] and report["operations"] == []
     (row,) = report["training"]
     assert row["weights_sha256"] != row["expected_sha256"] == json.loads(HASHES.read_text())["batch norm net"]
-    (told,) = report["differences"]
-    assert "batch norm net" in told and "numba" in told and row["weights_sha256"] in told
+    (sentence,) = report["differences"]
+    assert "batch norm net" in sentence and "numba" in sentence and row["weights_sha256"] in sentence
 
 
 def test_values_of_another_shape_or_type_differ(monkeypatch):

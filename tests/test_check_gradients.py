@@ -31,7 +31,7 @@ from gpucnn.models import Model, lenet5
 
 
 class Swish(Layer):
-    """A user's own layer, in the array module alone: y = x * sigmoid(s * x), one learnt s."""
+    """A user's own layer, in the array module alone: y = x * sigmoid(s * x), one learned s."""
 
     wrong = ""
 

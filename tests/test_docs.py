@@ -1,4 +1,4 @@
-"""The documentation: every path in it exists, what it quotes stands in the file, its examples run."""
+"""The documentation: every path in it exists, what it quotes is in the file, its examples run."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ PAGES = sorted(
     [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "kernels").rglob("*.md")]
 )
 PAGE = ROOT / "docs" / "adding-an-operation.md"
-# A path from the checkout's root, with what may end a sentence left out.
+# A path from the checkout's root, without a sentence's punctuation.
 PATH = re.compile(r"(?<![\w./-])((?:gpucnn|kernels|tests|docs|bench|\.ci)/[\w./*-]*\w/?)")
 
 
@@ -45,17 +45,17 @@ def test_the_check_itself_finds_a_missing_path():
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
-    """(what stands behind the three backticks, text) of each fenced block."""
+    """(the info string after the backticks, text) of each fenced block."""
     return re.findall(r"^```([^\n]*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def quoted(block: str, source: str) -> bool:
-    """Whether the block's lines follow one another in the source, indented by whatever is common to them."""
-    wanted = textwrap.dedent(block).strip("\n").splitlines()
+    """Whether the block's lines are consecutive lines of the source, at any common indentation."""
+    expected = textwrap.dedent(block).strip("\n").splitlines()
     lines = source.splitlines()
-    for start in range(len(lines) - len(wanted) + 1):
-        part = textwrap.dedent("\n".join(lines[start : start + len(wanted)])).splitlines()
-        if [line.rstrip() for line in part] == wanted:
+    for start in range(len(lines) - len(expected) + 1):
+        part = textwrap.dedent("\n".join(lines[start : start + len(expected)])).splitlines()
+        if [line.rstrip() for line in part] == expected:
             return True
     return False
 
@@ -64,8 +64,8 @@ QUOTES = [(info.split()[1], text) for info, text in blocks(PAGE) if "/" in info]
 
 
 @pytest.mark.parametrize(("file", "text"), QUOTES, ids=[file for file, _ in QUOTES])
-def test_what_is_quoted_stands_in_the_file(file, text):
-    assert quoted(text, (ROOT / file).read_text()), f"{file} reads otherwise now; quote it anew in {PAGE.name}"
+def test_what_is_quoted_is_in_the_file(file, text):
+    assert quoted(text, (ROOT / file).read_text()), f"{file} has changed; update the quotation in {PAGE.name}"
 
 
 def test_the_check_itself_finds_a_wrong_quotation():
@@ -93,7 +93,7 @@ def test_the_examples_run(tmp_path):
     assert without_errors(table) == without_errors(run.stdout)
 
 
-def test_everything_of_ones_own_runs(tmp_path):
+def test_your_own_runs(tmp_path):
     """docs/your-own.md from top to bottom, as a reader would type it."""
     text = "\n".join(text for info, text in blocks(ROOT / "docs" / "your-own.md") if info == "python")
     command = [sys.executable, "-c", text]

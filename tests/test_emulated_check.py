@@ -1,4 +1,4 @@
-"""gpucnn.check of the GPU's kernels without a GPU, and what it says of results that are not in a GPU's memory."""
+"""gpucnn.check of the GPU's kernels without a GPU, and its report of results that are not in a GPU's memory."""
 
 import importlib.metadata
 import json
@@ -18,7 +18,7 @@ from gpucnn.check.device_memory import DeviceMemoryMonitor, on_gpu
 from gpucnn.check.networks import NETWORKS
 from gpucnn.check.small_networks import SMALL_NETWORKS
 from gpucnn.emulation import compiler, get_emulated_backend, why_not
-from gpucnn.errors import BackendError
+from gpucnn.errors import BackendError, ConfigurationError
 from tests.processes import environment
 
 pytestmark = pytest.mark.slow
@@ -55,7 +55,7 @@ def few(monkeypatch):
 
 
 class Simulated:
-    """In the place of Simulator: a report that is there at once."""
+    """A replacement of Simulator with a ready report."""
 
     differences: ClassVar[list[str]] = []
 
@@ -76,7 +76,7 @@ class Simulated:
         }
 
 
-# ---- what stands in for what -----------------------------------------------------------------------------------------
+# ---- the replacements ------------------------------------------------------------------------------------------------
 
 
 @needs_emulation
@@ -105,7 +105,7 @@ def test_a_difference_in_the_simulator_fails_the_whole(few, monkeypatch):
 
 
 @needs_emulation
-def test_a_difference_in_the_emulation_is_told(few, monkeypatch):
+def test_a_difference_in_the_emulation_is_reported(few, monkeypatch):
     from gpucnn.backends.cuda.backend import CudaBackend
 
     monkeypatch.setattr(CudaBackend, "elementwise", lambda self, name, x: x)
@@ -158,7 +158,7 @@ def test_without_numba_cuda_a_sentence_says_so(monkeypatch):
 
 
 @needs_simulator
-def test_a_simulation_that_fails_is_told(monkeypatch):
+def test_a_simulation_that_fails_is_reported(monkeypatch):
     start = subprocess.Popen
     failing = [sys.executable, "-c", "raise SystemExit('no luck')"]
     monkeypatch.setattr(simulator.subprocess, "Popen", lambda command, **options: start(failing, **options))
@@ -169,7 +169,7 @@ def test_a_simulation_that_fails_is_told(monkeypatch):
 def test_wrong_settings_are_refused_before_anything_runs():
     with pytest.raises(BackendError, match="there is no backend 'cuda9'"):
         check(["cupy", "cuda9"], emulate=True)
-    with pytest.raises(BackendError, match="threads is 0"):
+    with pytest.raises(ConfigurationError, match="threads is 0"):
         check(["cupy"], threads=0, emulate=True)
 
 
@@ -199,11 +199,11 @@ def test_the_kernels_pass_on_the_cpu(monkeypatch, tmp_path):
     assert all(row["weights_sha256"] == row["expected_sha256"] for row in report["training"])
 
 
-# ---- where results live ----------------------------------------------------------------------------------------------
+# ---- where results are -----------------------------------------------------------------------------------------------
 
 
 class DeviceArray:
-    """An array of a made-up GPU at an address: above 1000 lies the device's memory, below it pinned memory of the
+    """An array of a made-up GPU at an address: from 1000 the device's memory, below it pinned memory of the
     host."""
 
     def __init__(self, values, address=2000):
@@ -249,7 +249,7 @@ def test_results_in_the_devices_memory_are_well():
         ((DeviceArray([1.0]), DeviceArray([1.0], 500)), "memory of CUDA's type 1"),
     ],
 )
-def test_results_elsewhere_are_told_once(result, where):
+def test_results_elsewhere_are_reported_once(result, where):
     monitored = DeviceMemoryMonitor(made_up(max_pool=result))
     monitored.max_pool()
     monitored.max_pool()
@@ -257,7 +257,7 @@ def test_results_elsewhere_are_told_once(result, where):
 
 
 def test_check_fails_where_a_gpu_leaves_results_on_the_host(few, monkeypatch):
-    """numpy's exact math, which says that it is a GPU: all bits are right, and all of them are on the host."""
+    """numpy's exact math, claiming to be a GPU: all bits are right, and all of them are on the host."""
     pretender = type("Pretender", (type(get_backend("numpy", "exact")),), {"name": "cupy"})
     backend = pretender(threads=1, dtype=np.dtype(np.float32))
     backend.threads, backend.xp = 0, XP

@@ -59,7 +59,7 @@ HOMES = {
     "torch": ("gpucnn.models.pytorch", "gpucnn.throughput.pytorch"),
 }
 
-# What `import gpucnn` must leave alone: each costs a tenth of a second or more.
+# What `import gpucnn` must not import: each costs a tenth of a second or more.
 HEAVY = ["numba", "sklearn", "matplotlib", "rich", "typer", "scipy"]
 
 
@@ -135,7 +135,7 @@ def at_import(path, module, is_package):
 
 
 def circle(graph):
-    """Modules that import one another in a circle, the first found; None where there is none."""
+    """The first cycle of modules that import one another; None if there is none."""
     done, way = set(), []
 
     def walk(module):

@@ -150,7 +150,7 @@ def test_elementwise(operation):
 @pytest.mark.parametrize("relu", [False, True])
 def test_add(relu):
     a, b = apart(5, (3, 2, 4, 4)), apart(6, (3, 2, 4, 4))
-    a += 0.0123  # sums are multiples of 0.05 give or take twice the jitter; none lies within 0.001 of 0
+    a += 0.0123  # sums are multiples of 0.05 give or take twice the jitter; none is within 0.001 of 0
     assert np.abs(a + b).min() > 10 * H
 
     def backward(dy):

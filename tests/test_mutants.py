@@ -1,7 +1,7 @@
-"""Each guarantee of the contract, broken once on purpose, must be noticed by the comparison that `gpucnn check` makes.
+"""Each guarantee of the contract, broken once on purpose, must be noticed by the comparison of `gpucnn check`.
 
 A mutant is the real backend with one line of source changed (mutants.py). The same comparison on the same numbers must
-pass for the backend as it is.
+pass for the unchanged backend.
 """
 
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ def biases(b):
     return {"db": b.host(db)}
 
 
-def normalised(b):
+def normalized(b):
     arrays = [b.array(numbers("random", 40, seed=seed)) for seed in (1, 2, 3)]
     mean, gamma, beta = arrays
     var = b.array(np.abs(numbers("random", 40, seed=4)))
@@ -157,7 +157,7 @@ def clipped(b):
     return {**results, "value": b.host(tight)}
 
 
-# ---- what is broken --------------------------------------------------------------------------------------------------
+# ---- the changes -----------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -396,7 +396,7 @@ CHANGES = [
         "gpucnn/backends/numpy/norm.py",
         "return one / np.sqrt(var + var.dtype.type(eps))",
         "return (1 / np.sqrt((var + np.float32(eps)).astype(np.float64))).astype(np.float32)",
-        normalised,
+        normalized,
     ),
     Change(
         "a reciprocal square root that is rounded once",
@@ -404,7 +404,7 @@ CHANGES = [
         NUMBA + "norm.py",
         "return ONE / np.float32(math.sqrt(var + eps))",
         "return np.float32(1.0 / math.sqrt(np.float64(var + eps)))",
-        normalised,
+        normalized,
     ),
     Change(
         "exp from a library, as 2 ** (x log2(e)) in float32",
@@ -449,7 +449,7 @@ CHANGES = [
                 (NUMBA + "augmentation.py", "plan[i, 5] <= h < plan[i, 8]", "plan[i, 5] < h <= plan[i, 8]"),
             ),
             (
-                "a cutout that is normalised",
+                "a cutout that is normalized",
                 (LOADING, "values, images.dtype.type(0))", "values, -mean[:1, :1] * scale[:1, :1])"),
                 (
                     NUMBA + "augmentation.py",
@@ -458,7 +458,7 @@ CHANGES = [
                 ),
             ),
             (
-                "a normalisation that divides",
+                "a normalization that divides",
                 (LOADING, "(values - mean) * scale", "(values - mean) / np.float32(0.3)"),
                 (NUMBA + "augmentation.py", "- mean) * scale)", "- mean) / np.float32(0.3))"),
             ),
@@ -650,7 +650,7 @@ CHANGES = [
 
 
 def compared(monkeypatch, suspect, compare) -> dict:
-    """What `gpucnn check` says of a backend on one comparison, training left out."""
+    """The report of `gpucnn check` on a backend for one comparison, without training."""
     monkeypatch.setattr(gpucnn.check, "all_cases", lambda: iter([Case(compare.__name__, "a test", compare)]))
     monkeypatch.setattr(gpucnn.check, "NETWORKS", ())
     monkeypatch.setattr(gpucnn.check, "maths", lambda name: ["exact"])
@@ -669,11 +669,11 @@ def test_a_mutant_is_noticed(change, monkeypatch, tmp_path):
 
     report = compared(monkeypatch, made(NumbaBackend if change.backend == "numba" else NumpyExact), change.compare)
     assert report["passed"], report["differences"]
-    # A mutant's kernels come from sources that no other run has: they are worth no place in the cache.
+    # A mutant's kernels come from sources that no other run has, so caching them is pointless.
     monkeypatch.setenv("GPUCNN_CACHE", str(tmp_path / "cache"))
     wrong = made(mutant(tmp_path, change.backend, change.file, change.old, change.new))
     report = compared(monkeypatch, wrong, change.compare)
-    assert not report["passed"], f"{change}: nobody noticed"
+    assert not report["passed"], f"{change}: not noticed"
     (row,) = report["operations"]
     assert 0 < row["differing"] <= row["values"]
     assert change.compare.__name__ in report["differences"][0] and "numpy gives" in report["differences"][0]

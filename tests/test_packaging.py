@@ -1,4 +1,4 @@
-"""The package list in pyproject.toml, the README's commands and .ci/run agree with what is there."""
+"""The package list in pyproject.toml, the README's commands and .ci/run match the files."""
 
 import importlib.util
 import json
@@ -34,7 +34,7 @@ def test_every_package_is_listed():
 
 @pytest.mark.parametrize("layout", ["as here", "checkout", "installation"])
 def test_the_package_is_gpucnn_and_its_kernels_alone(layout, tmp_path):
-    """What else lies in the checkout is no part of it, however the package is found. The README's command for the tests
+    """What else is in the checkout is no part of it, however the package is found. The README's command for the tests
     installs it editable: that is "as here".
     """
     root, paths = ROOT, sys.path

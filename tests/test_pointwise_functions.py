@@ -156,9 +156,9 @@ def test_fast_float32_is_near_float64(shape, scale, seed):
     (x,), (dy,) = normal(seed, shape), normal(seed + 1, shape)
     x32, dy32 = (x * scale).astype(np.float32), dy.astype(np.float32)
     for name in ("leaky_relu", "gelu", "silu", "softmax"):
-        for function, given_ in ((name, (x32,)), (f"{name}_backward", (dy32, x32))):
+        for function, arrays in ((name, (x32,)), (f"{name}_backward", (dy32, x32))):
             function = getattr(functional, function)
-            fast, wide = function(*given_, math="fast"), function(*(a.astype(np.float64) for a in given_), math="fast")
+            fast, wide = function(*arrays, math="fast"), function(*(a.astype(np.float64) for a in arrays), math="fast")
             assert fast.dtype == np.float32
             # A dozen roundings of values whose size is at most 1 + |x|, times dy.
             assert np.all(np.abs(fast - wide) <= 2.0**-19 * (1 + np.abs(dy).max()) * (1 + np.abs(x32)))

@@ -151,7 +151,7 @@ def test_a_mutant_is_noticed(change, monkeypatch, tmp_path):
     right = made(NumbaBackend if change.backend == "numba" else NumpyExact)
     report = compared(monkeypatch, right, change.compare)
     assert report["passed"], report["differences"]
-    # A mutant's kernels come from sources that no other run has: they are worth no place in the cache.
+    # A mutant's kernels come from sources that no other run has, so caching them is pointless.
     monkeypatch.setenv("GPUCNN_CACHE", str(tmp_path / "cache"))
     wrong = made(mutant(tmp_path, change.backend, change.file, change.old, change.new))
     report = compared(monkeypatch, wrong, change.compare)

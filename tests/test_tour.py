@@ -1,4 +1,4 @@
-"""docs/tour.md says what docs/tour.py computes, and shows pictures that are there."""
+"""docs/tour.md contains the text that docs/tour.py computes, and shows pictures that exist."""
 
 import importlib.util
 import re
@@ -24,7 +24,7 @@ tour = program()
 
 
 def says(text: str) -> None:
-    """Assert that the text stands in tour.md, and where it does not, show which line."""
+    """Assert that the text is in tour.md, and if not, show the missing lines."""
     missing = [line for line in tour.lines(text).splitlines() if line not in TEXT.splitlines()]
     assert missing == []
     assert tour.lines(text) in TEXT

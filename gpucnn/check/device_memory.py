@@ -1,4 +1,4 @@
-"""Whether a GPU backend's results are in the GPU's memory: results kept on the host would be right, and slow."""
+"""Whether a GPU backend's results are in the GPU's memory: results in host memory would be right, but slow."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,31 +8,31 @@ import numpy as np
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Backend
 
-# Their results are meant for the host.
+# Their results belong on the host.
 _TO_HOST = {"host", "unpack"}
-# cudaMemoryTypeDevice, as the CUDA runtime's pointerGetAttributes tells it.
+# cudaMemoryTypeDevice, from the CUDA runtime's pointerGetAttributes.
 _DEVICE_MEMORY = 2
 
 
 def on_gpu(backend: Backend) -> bool:
-    """Whether a backend computes on a GPU: kernels that are emulated or simulated work on NumPy's arrays."""
+    """Whether a backend computes on a GPU: emulated and simulated kernels work on NumPy's arrays."""
     return backend.threads == 0 and backend.xp is not np
 
 
 class DeviceMemoryMonitor:
-    """A stand-in for `backend` that notes results outside the device's memory. Gradients that an operation writes need
-    no check: the arrays they go into came from `zeros` or `array`.
+    """A proxy of `backend` that records results outside the device's memory. Gradients that an operation writes need no
+    check: their arrays came from `zeros` or `array`.
 
     `misplaced`: a sentence for each operation that returned a result elsewhere.
     """
 
     def __init__(self, backend: Backend):
         self._backend = backend
-        self._found: dict[str, str] = {}
+        self._sentences: dict[str, str] = {}
 
     @property
     def misplaced(self) -> list[str]:
-        return list(self._found.values())
+        return list(self._sentences.values())
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._backend, name)
@@ -42,9 +42,9 @@ class DeviceMemoryMonitor:
         def monitored(*arguments, **options):
             result = value(*arguments, **options)
             for array in _arrays(result):
-                if where := _elsewhere(array, self._backend.xp):
-                    sentence = f"{name} on {self._backend.name}: its result is in {where}, not in the GPU's memory"
-                    self._found.setdefault(name, sentence)
+                if place := _wrong_place(array, self._backend.xp):
+                    sentence = f"{name} on {self._backend.name}: its result is in {place}, not in the GPU's memory"
+                    self._sentences.setdefault(name, sentence)
             return result
 
         return monitored
@@ -61,8 +61,8 @@ def _arrays(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _elsewhere(array: Any, xp: Any) -> str | None:
-    """Where an array is, if not in the device's memory. `xp` is CuPy."""
+def _wrong_place(array: Any, xp: Any) -> str | None:
+    """Where an array is stored, if not in the device's memory. `xp` is CuPy."""
     if not hasattr(array, "__cuda_array_interface__"):
         return f"an array of {type(array).__module__.partition('.')[0]}"
     address = array.__cuda_array_interface__["data"][0]

@@ -20,7 +20,7 @@ from gpucnn.optimizers import SGD, Adam, Optimizer
 from gpucnn.training import Trainer
 
 STEPS = 10
-# No multiple of 16, so that each batch masks images; the small network costs less and takes more than two blocks.
+# Not multiples of 16, so that each batch masks images; the small network is cheap enough for more than two blocks.
 BATCHES = {"lenet5": 20, "batch norm net": 37}
 NETWORKS = tuple(BATCHES)
 

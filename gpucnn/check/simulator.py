@@ -1,7 +1,6 @@
-"""Numba-CUDA's kernels in Numba's simulator, beside the specification: in a process of its own.
+"""Comparing Numba-CUDA's kernels in Numba's simulator with the specification, in another process.
 
-Numba reads NUMBA_ENABLE_CUDASIM when it is imported, so a process that has Numba's kernels for the CPU cannot change
-over.
+Numba reads NUMBA_ENABLE_CUDASIM when it is imported, so a process with Numba's kernels for the CPU cannot switch.
 """
 
 import importlib.metadata
@@ -21,21 +20,21 @@ NAME = "numba-cuda (simulated)"
 
 def compare() -> dict:
     """The report on numba-cuda: the small cases and the small networks. NUMBA_ENABLE_CUDASIM=1 must be set."""
-    # The simulator polls threads that wait at a barrier; let it hand over sooner than after Python's 5 ms.
+    # The simulator polls threads that wait at a barrier; switch threads sooner than after Python's 5 ms.
     sys.setswitchinterval(1e-4)
     specification, backend = get_backend("numpy", "exact"), get_backend("numba-cuda")
-    found = Comparison()
+    comparison = Comparison()
     for case in small_cases():
-        found.results(case, NAME, case.run(specification), case.run(backend))
+        comparison.results(case, NAME, case.run(specification), case.run(backend))
     for network in SMALL_NETWORKS:
-        found.weights(network, NAME, train_small(network, backend), train_small(network, specification))
-    return found.report()
+        comparison.weights(network, NAME, train_small(network, backend), train_small(network, specification))
+    return comparison.report()
 
 
 class Simulator:
-    """`compare` running in another process, which ends with the `with` block. `report` waits for what it returns.
+    """`compare` in another process, which ends with the `with` block. `report` waits for its result.
 
-    Raises BackendError where numba-cuda is not installed, and from `report` if the process fails.
+    Raises BackendError if numba-cuda is not installed; so does `report` if the process fails.
     """
 
     def __init__(self):
@@ -43,7 +42,7 @@ class Simulator:
             importlib.metadata.version("numba-cuda")
         except importlib.metadata.PackageNotFoundError:
             raise BackendError("simulating numba-cuda's kernels needs the package: pip install numba-cuda") from None
-        # It finds what this process finds, wherever it was started.
+        # It imports from the same places as this process, whatever the current folder.
         code = f"import sys; sys.path[:] = {sys.path!r}; from gpucnn.check import simulator; simulator.main()"
         environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
         self._process = subprocess.Popen(
@@ -71,5 +70,5 @@ class Simulator:
 
 
 def main() -> None:
-    """What the other process does: prints the report as JSON."""
+    """Run in the other process: print the report as JSON."""
     print(json.dumps(compare()))

@@ -1,4 +1,4 @@
-"""Four networks of a few hundred weights at most, which Numba's CUDA simulator can train in seconds."""
+"""Four networks of at most a few hundred weights, which Numba's CUDA simulator can train in seconds."""
 
 import numpy as np
 
@@ -82,7 +82,7 @@ SMALL_NETWORKS = {
 
 
 def train_small(network: str, backend: Backend) -> str:
-    """Train one of SMALL_NETWORKS for two steps, the last batch a short one; return the SHA-256 of its weights."""
+    """Train one of SMALL_NETWORKS for two steps, with a short last batch; return the SHA-256 of its weights."""
     random = np.random.default_rng(4)
     images: np.ndarray = random.random((35, 1, 4, 4), np.float32)
     targets: np.ndarray = random.integers(0, 3, 35)

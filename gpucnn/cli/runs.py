@@ -80,24 +80,25 @@ def open_run(path: str | None, weights: str | None = None) -> tuple[Any, dict[st
         raise ConfigurationError(f"--weights is {weights!r}; use best or last")
     from gpucnn.training import load, load_run
 
-    path = newest_run(path)
-    if path.is_file():
+    source = newest_run(path)
+    if source.is_file():
         if weights is not None:
-            raise ConfigurationError(f"{path} is a file with one set of weights; leave out --weights {weights}")
-        return load(path), {}, path
-    best = (path / "best.safetensors").is_file() if weights is None else weights == "best"
-    run = load_run(path, best=best)
+            raise ConfigurationError(f"{source} is a file with one set of weights; leave out --weights {weights}")
+        return load(source), {}, source
+    best = (source / "best.safetensors").is_file() if weights is None else weights == "best"
+    run = load_run(source, best=best)
     if best:
         note(f"using the weights of epoch {run.epoch} of {len(run.history)}, the best in validation")
-    return run.model, _checked(run.config.get("train", {}), path / "config.json"), path
+    return run.model, _checked(run.config.get("train", {}), source / "config.json"), source
 
 
 def newest_run(path: str | None) -> Path:
-    """`path` itself, or where none was given the newest run in runs/."""
+    """`path` itself, or the newest run in runs/ if it is None."""
     if path is None:
-        found = sorted(RUNS.glob("*/checkpoint.safetensors"), key=lambda file: file.stat().st_mtime)
-        if not found:
+        checkpoints = sorted(RUNS.glob("*/checkpoint.safetensors"), key=lambda file: file.stat().st_mtime)
+        if not checkpoints:
             raise CheckpointError(f"there is no trained network in {RUNS}/; run `gpucnn train` first, or give --run")
-        path = found[-1].parent
-        note(f"using {path}, the newest run")
+        newest = checkpoints[-1].parent
+        note(f"using {newest}, the newest run")
+        return newest
     return Path(path)

@@ -32,8 +32,8 @@ _SCHEDULES = ("constant", "step", "cosine", "one-cycle")
 
 def resolve(given: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     """Each setting as given, else as the resumed run had it, else its default. None stands for not given."""
-    known = {**DEFAULTS, "math": None, **run}
-    settings = {name: known.get(name) if value is None else value for name, value in given.items()}
+    known: dict[str, Any] = {**DEFAULTS, "math": None, **run}
+    settings: dict[str, Any] = {name: known.get(name) if value is None else value for name, value in given.items()}
     if settings["optimizer"] not in OPTIMIZERS:
         raise ConfigurationError(f"no optimiser {settings['optimizer']!r}; use one of {', '.join(OPTIMIZERS)}")
     for name, value in OPTIMIZERS[settings["optimizer"]].items():

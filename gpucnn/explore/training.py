@@ -32,7 +32,13 @@ def train(folder: Path, epochs: int = EPOCHS) -> None:
     """LeNet-5 on the digits, each moved by up to 4 pixels at random, into the run folder."""
     from gpucnn.data import load
 
-    settings: dict[str, Any] = {**DEFAULTS, **OPTIMIZERS[DEFAULTS["optimizer"]], "epochs": epochs, "shift": 4, "validation": 0.1}
+    settings: dict[str, Any] = {
+        **DEFAULTS,
+        **OPTIMIZERS[DEFAULTS["optimizer"]],
+        "epochs": epochs,
+        "shift": 4,
+        "validation": 0.1,
+    }
     digits, _ = load(settings["data"])
     model = lenet5(digits.images.shape[1:], len(digits.classes))
     model.class_names = digits.classes

@@ -1,6 +1,6 @@
 """What `check` computes on every backend: each operation with several shapes and kinds of numbers.
 
-A file a family, with the families of `kernels/`. A family is a function from `Numbers` to its cases.
+One file per family, with the families of `kernels/`. A family is a function from `Numbers` to its cases.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ FAMILIES = (
 
 
 def all_cases() -> Iterator[Case]:
-    """All cases; their numbers are drawn from fixed seeds."""
+    """All cases; their numbers are random with fixed seeds."""
     for kind in KINDS:
         for family in FAMILIES:
             yield from family(Numbers(kind))

@@ -1,4 +1,4 @@
-"""One comparison of `check`, and the numbers it is made with."""
+"""One comparison of `check`, and its numbers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ class Case:
     """One call of an operation and of its gradients.
 
     operation: its name in reports.
-    about: shapes and settings, for people.
+    about: shapes and settings, for messages.
     run: computes on a backend; returns the results by name.
     gradients: the names of those results that are gradients; a name that `run` does not return is ignored.
-    kind: of the numbers, one of KINDS, or "" where the case draws its own.
-    small: takes a few thousand threads at most, which Numba's CUDA simulator can run.
+    kind: of the numbers, one of KINDS, or "" if the case draws its own.
+    small: needs a few thousand threads at most, which Numba's CUDA simulator can run.
     """
 
     operation: str
@@ -38,7 +38,7 @@ def _random(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _subnormal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Sizes around 2**-75, whose products are subnormal, with subnormal numbers among them."""
+    """Magnitudes around 2**-75, whose products are subnormal, and some subnormal numbers."""
     exponent = np.where(rng.random(shape) < 0.2, -135, rng.integers(-80, -70, shape))
     return np.ldexp(rng.standard_normal(shape), exponent).astype(np.float32)
 
@@ -51,8 +51,8 @@ def _cancelling(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 KINDS = {"random": _random, "subnormal": _subnormal, "cancelling": _cancelling}
 
-# With which kinds of numbers a configuration is small enough for the simulator: of the special kinds, in which order
-# and rounding show, it runs fewer configurations.
+# The kinds of numbers with which the simulator runs a configuration; few of them with the special kinds, which show
+# order and rounding.
 NEVER, RANDOM, ALWAYS = (), ("random",), tuple(KINDS)
 
 
@@ -67,5 +67,5 @@ class Numbers:
 
 
 def describe(n: int, c: int, size: tuple[int, ...]) -> str:
-    """A batch in words."""
+    """A batch's size as text."""
     return f"{n} images of {c}x{'x'.join(map(str, size))}"

@@ -23,7 +23,7 @@ CONVOLUTIONS: list[tuple] = [
     ((3, 2, (200,)), 2, 1, 3, {"padding": "same"}, NEVER),
     ((5, 2, (4, 5, 6)), 3, 1, (2, 3, 2), {"stride": (1, 2, 1), "padding": 1}, NEVER),
 ]
-# The same with O of one group
+# The same, with O per group
 _TRANSPOSED: list[tuple] = [
     ((1, 1, (1, 1)), 1, 1, 1, {}, RANDOM),
     ((3, 2, (3, 2)), 1, 1, (2, 3), {"stride": 2, "output_padding": (1, 0), "padding": (0, 1)}, ALWAYS),
@@ -31,11 +31,10 @@ _TRANSPOSED: list[tuple] = [
     ((33, 4, (4, 5)), 3, 2, 3, {"stride": (3, 1), "padding": ((2, 1), (0, 2)), "output_padding": (2, 0)}, NEVER),
     ((16, 2, (5, 4)), 2, 1, 2, {"dilation": 3, "output_padding": 2}, NEVER),
     ((2, 1, (11, 13)), 2, 1, 3, {"padding": 1}, NEVER),
-    # A stride longer than the kernel leaves pixels that nothing reaches, and padding longer than it inputs that reach
-    # none.
+    # A stride longer than the kernel leaves pixels that no input reaches; longer padding, inputs that reach no pixel.
     ((18, 2, (3, 3)), 1, 2, 2, {"stride": 4, "output_padding": 3}, NEVER),
     ((4, 2, (6, 7)), 2, 1, 2, {"padding": 3}, NEVER),
-    # One pixel an image, with taps past it on one side.
+    # One pixel per image, with taps past it on one side.
     ((40, 2, (1,)), 1, 1, 3, {"stride": 3, "padding": ((0, 2),), "output_padding": 1}, RANDOM),
     ((19, 2, (9,)), 2, 1, 3, {"stride": 2, "padding": ((0, 3),), "output_padding": 1}, NEVER),
     ((2, 1, (150,)), 1, 1, 2, {}, NEVER),
@@ -51,7 +50,7 @@ def cases(numbers: Numbers) -> Iterator[Case]:
 
 
 def convolutions(numbers: Numbers, configurations: Sequence[tuple] = CONVOLUTIONS) -> Iterator[Case]:
-    """A case for each of `configurations`, rows like those of CONVOLUTIONS."""
+    """One case for each of `configurations`, rows like those of CONVOLUTIONS."""
     for (n, c, size), o, groups, kernel, settings, simulated in configurations:
         win = window(size, kernel, **settings)
 

@@ -1,4 +1,4 @@
-"""Images on their way into a batch: shifted, cropped, mirrored, normalised and cut out."""
+"""Loading images into a batch: shift, crop, mirroring, normalization and cutout."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,19 +9,19 @@ from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.protocol import Backend
 from gpucnn.check.cases.case import Case, Results, describe
 
-_COLOURS: dict[str, Any] = {"mean": (0.5, -0.25, 0.125), "std": (0.3, 1.5, 3.0)}
+_NORMALIZATION: dict[str, Any] = {"mean": (0.5, -0.25, 0.125), "std": (0.3, 1.5, 3.0)}
 
-# Count, (C, *spatial), what is done, whether small; each on its own, then together; rows shorter and longer than 16
-# pixels.
+# Count, (C, *spatial), augmentation, whether small: each augmentation alone, then together; rows shorter and longer
+# than 16 pixels.
 _SETTINGS = [
     (33, (1, 4, 5), Augmentation(flip=True), True),
     (33, (1, 4, 5), Augmentation(cutout=3), True),
     (33, (1, 5, 4), Augmentation(crop=(3, 4), shift=1), True),
-    (3, (3, 4, 4), Augmentation(shift=1, **_COLOURS), True),
+    (3, (3, 4, 4), Augmentation(shift=1, **_NORMALIZATION), True),
     (3, (1, 9), Augmentation(crop=(6,), flip=True, cutout=2), True),
     (2, (1, 3, 4, 5), Augmentation(crop=(2, 4, 3), shift=1, flip=True, cutout=1), True),
-    (37, (3, 20, 21), Augmentation(shift=3, crop=(17, 18), flip=True, cutout=6, **_COLOURS), False),
-    (18, (3, 6, 19), Augmentation(flip=True, cutout=4, **_COLOURS), False),
+    (37, (3, 20, 21), Augmentation(shift=3, crop=(17, 18), flip=True, cutout=6, **_NORMALIZATION), False),
+    (18, (3, 6, 19), Augmentation(flip=True, cutout=4, **_NORMALIZATION), False),
 ]
 
 
@@ -39,7 +39,7 @@ def cases() -> Iterator[Case]:
     for count, shape, augmentation, small in _SETTINGS:
 
         def augmented(b: Backend, count=count, shape=shape, augmentation=augmentation) -> Results:
-            """Drawn as in training, and still as in evaluation."""
+            """Random as in training ("drawn") and fixed as in evaluation ("still")."""
             rng = np.random.default_rng([count, *shape])
             images = b.array(rng.standard_normal((count + 2, *shape)).astype(np.float32))
             indices = b.array(rng.permutation(count + 2))

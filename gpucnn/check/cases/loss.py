@@ -1,4 +1,4 @@
-"""Losses of classification and of values."""
+"""Losses for classes and for values."""
 
 from collections.abc import Iterator
 

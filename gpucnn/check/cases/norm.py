@@ -1,4 +1,4 @@
-"""Batch norm, with what is fused to it, and group norm."""
+"""Batch norm, alone and fused with other operations, and group norm."""
 
 from collections.abc import Iterator
 
@@ -27,7 +27,7 @@ _BATCH_NORM_GRADIENTS = (
     "dgamma with max pool",
     "dbeta with max pool",
 )
-# Shape, groups, the kinds of numbers in the simulator: one value a group, a band that spans channels, many bands, odd
+# Shape, groups, the kinds of numbers in the simulator: one value per group, a band that spans channels, many bands, odd
 # batches, one to three axes; the last is a layer norm over its flattened images.
 _GROUP_NORMS = [
     ((2, 1, 1, 1), 1, RANDOM),
@@ -86,7 +86,7 @@ def _batch_norms(numbers: Numbers) -> Iterator[Case]:
 
 
 def _with_max_pool(b: Backend, numbers: Numbers, x, mean, var, gamma, beta) -> Results:
-    """Batch norm, ReLU and 2x2 max pooling in one, of maps (N, C, H, W)."""
+    """Batch norm, ReLU and 2x2 max pooling in one operation, on maps (N, C, H, W)."""
     pool, outs = window(x.spatial, 2, stride=2), (b.zeros((x.channels,)), b.zeros((x.channels,)))
     y, kept = b.batch_norm_max_pool(x, mean, var, gamma, beta, 1e-5, pool)
     dy = b.pack(numbers(*y.shape, seed=5))

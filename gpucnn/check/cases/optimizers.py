@@ -55,17 +55,17 @@ def _updates(numbers: Numbers) -> Iterator[Case]:
 
 
 def watch() -> Iterator[Case]:
-    """It depends on no kind of numbers."""
+    """Cases that do not depend on the kind of numbers."""
 
     def run(b: Backend) -> Results:
-        found = []
+        statuses = []
         for loss, weight in [(1, 1), (np.inf, 1), (1, np.nan), (1, -np.inf)]:
             status = b.array(np.array([-1], np.int64))
             weights = np.ones(20, np.float32)
             weights[13] = weight
             step = b.array(np.array([7], np.uint32))
             b.watch(status, step, b.array(np.array([loss], np.float32)), b.array(weights))
-            found.append(b.host(status)[0])
-        return {"status": np.array(found, np.int64)}
+            statuses.append(b.host(status)[0])
+        return {"status": np.array(statuses, np.int64)}
 
     yield Case("watch for non-finite numbers", "20 weights", run, small=True)

@@ -1,4 +1,4 @@
-"""Pooling: windows, adaptive and over whole maps."""
+"""Pooling: with windows, adaptive and global."""
 
 from collections.abc import Iterator, Sequence
 

@@ -43,7 +43,7 @@ def cases(numbers: Numbers) -> Iterator[Case]:
 
 
 def _axis_maps(numbers: Numbers) -> Iterator[Case]:
-    """Maps of no use: positions taken twice or never, backwards, and many taps."""
+    """Unusual maps: positions taken twice or never, in reverse, and many taps."""
     weights = np.random.default_rng(5).standard_normal(40).tolist()
     for (n, c, size), axis, simulated in [
         ((3, 1, (5, 4)), 0, RANDOM),
