@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from gpucnn.errors import ConfigurationError, DataError
-from gpucnn.models.files import write_file
+from gpucnn.storage import write_file
 
 DPI = 110
 # One hue a thing, told apart by the colour-blind too (Okabe and Ito 2008).

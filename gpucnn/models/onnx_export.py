@@ -62,10 +62,10 @@ from gpucnn.layers import (
 )
 from gpucnn.layers.activation import SLOPE
 from gpucnn.layers.base import Parameter, Statistic, label
-from gpucnn.models.files import write_file
 from gpucnn.models.heads import CLASSIFIER
 from gpucnn.models.model import Model
 from gpucnn.resampling import Taps, adaptive_average, adaptive_maximum
+from gpucnn.storage import write_file
 
 OPSET, IR_VERSION = 20, 9  # of onnx 1.15, late 2023; onnxruntime 1.17 and newer read them
 
