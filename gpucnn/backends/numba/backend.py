@@ -18,7 +18,7 @@ from gpucnn.arithmetic import assert_subnormals
 from gpucnn.backends import compilation
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.numba import tiles
+from gpucnn.backends.numba import process, tiles
 from gpucnn.backends.numba.channels import NumbaChannels
 from gpucnn.backends.numba.group_norm import NumbaGroupNorm
 from gpucnn.backends.numba.pointwise import NumbaPointwise
@@ -53,6 +53,7 @@ from gpucnn.kernels.numba.simd import LANES
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 compiler.listeners.append(compilation.tell)
+process.check()
 
 # Units of work that each thread should find, so that an uneven end costs little.
 _UNITS_PER_THREAD = 4
@@ -93,7 +94,7 @@ class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannel
             raise BackendError(
                 f"threads is {threads}, but Numba was started with {most}; set NUMBA_NUM_THREADS to change that"
             )
-        self.threads = threads
+        self.threads = process.limit(self, threads)
         self.dtype = dtype
         self.device = f"CPU {platform.processor() or platform.machine()}, {threads} thread{'s' * (threads > 1)}"
         self._tape: list[tuple[Callable, tuple]] | None = None
