@@ -61,7 +61,7 @@ def _mismatch(value, shape, place: str) -> str | None:
 
 def _is(value, kind: type) -> bool:
     if isinstance(value, bool) or kind not in (int, float):
-        return isinstance(value, kind)
+        return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     if isinstance(value, int):
         return abs(value) < 1 << 64
     return kind is float and isinstance(value, float) and math.isfinite(value)

@@ -146,9 +146,9 @@ def decoding(path, kind: type[GpucnnError], what: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise kind(f"there is no file {path}") from error
-    except OSError as error:
-        raise kind(f"cannot read {path}: {first_line(error)}") from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno:  # the system's; decoders raise some of their own
+            raise kind(f"cannot read {path}: {error.strerror}") from error
         raise kind(f"{path} cannot be read: cut short, altered, or no {what} ({first_line(error)})") from error
 
 
@@ -161,7 +161,7 @@ def reading(path, kind: type[GpucnnError], what: str) -> Iterator[BinaryIO]:
 
 def open_regular(path, kind: type[GpucnnError]) -> BinaryIO:
     """The file at `path` for reading, never waiting; raises OSError, or `kind` for what is no regular file."""
-    handle = os.open(path, _READ)
+    handle = os.open(as_path(path), _READ)
     try:
         _refuse_special(path, os.fstat(handle), kind)
         return os.fdopen(handle, "rb")
