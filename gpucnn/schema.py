@@ -17,13 +17,18 @@ def parse(text: str | bytes, shape, where, kind: type[GpucnnError]) -> Any:
     """
     with decoding(where, kind, "JSON text"):
         value = json.loads(text)
+    check(value, shape, where, kind)
+    return value
+
+
+def check(value, shape, where, kind: type[GpucnnError]) -> None:
+    """Raises `kind` unless the value has this shape; see `parse`."""
     try:
         wrong = _mismatch(value, shape, "")
     except RecursionError as error:
         wrong = first_line(error)
     if wrong:
         raise kind(f"{where} is damaged, or was not written by gpucnn: {wrong}")
-    return value
 
 
 def _mismatch(value, shape, place: str) -> str | None:
@@ -55,7 +60,7 @@ def _mismatch(value, shape, place: str) -> str | None:
         str: "a text",
         bool: "a truth",
     }
-    expected = kinds.get(shape if isinstance(shape, type) else type(shape), "null")
+    expected = kinds.get(shape if isinstance(shape, type) else type(shape), "true or false")
     return f"{place.lstrip('.') or 'all of it'} is {_short(value)} where {expected} belongs"
 
 

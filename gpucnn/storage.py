@@ -170,14 +170,12 @@ def open_regular(path, kind: type[GpucnnError]) -> BinaryIO:
         raise
 
 
-def read_file(path, kind: type[GpucnnError], what: str) -> bytes:
-    """All of the file at `path`; raises `kind` where it cannot be read or the memory does not hold it."""
-    from gpucnn.backends.memory import host_memory
-
+def read_file(path, kind: type[GpucnnError], what: str, most: int = 1 << 30) -> bytes:
+    """All of the file at `path`; raises `kind` where it cannot be read or has more than so many bytes."""
     with reading(path, kind, what) as file:
-        size, room = os.fstat(file.fileno()).st_size, host_memory()
-        if room and size > room // 2:
-            raise kind(f"{path} has {size:,} bytes, more than half of this machine's memory; it is no {what} of use")
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise kind(f"{path} has {size:,} bytes, more than {most:,}: that is no {what} of use here")
         return file.read()
 
 

@@ -19,9 +19,9 @@ def default_threads(name: str) -> int:
     """How many threads a backend uses where nobody says it; Numba may have been started with fewer."""
     if name != "numba":
         return processors()
-    import numba
+    from gpucnn.backends.numba.process import most_threads
 
-    return min(processors(), numba.config.NUMBA_NUM_THREADS)
+    return min(processors(), most_threads())
 
 
 def _share(root: Path = Path("/")) -> float:

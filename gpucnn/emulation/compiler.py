@@ -1,8 +1,7 @@
 """Compiling a .cu file for the CPU with g++, and keeping what was compiled.
 
 Objects lie in the user's cache folder beside the other compiled kernels, one file a key, written beside and renamed;
-the key is made of all sources, the kernel's name, the options and g++'s version. The folder may be written by its owner
-only.
+the key is made of all sources, the kernel's name, the options and g++'s version.
 """
 
 import ctypes
@@ -15,6 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from gpucnn.cache import Kernels
 from gpucnn.errors import BackendError
 
 HERE = Path(__file__).parent
@@ -32,14 +32,6 @@ def why_not() -> str | None:
     if shutil.which(_compiler()) is None:
         return f"emulating CUDA kernels needs the C++ compiler {_compiler()}, which is not installed: apt install g++"
     return None
-
-
-def cache_folder() -> Path:
-    """Where compiled objects lie: $GPUCNN_CACHE, else the user's cache folder."""
-    base = os.environ.get("GPUCNN_CACHE")
-    if not base:
-        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "gpucnn")
-    return Path(base) / "emulation"
 
 
 def build(source: Path, expression: str, sanitize: bool) -> Path:
@@ -77,13 +69,12 @@ def _compile(text: str, included: bytes, name: str, options: list[str]) -> Path:
     options = [*_OPTIONS, *_QUIET, *_processor(), *options]
     key = hashlib.sha256(repr((text, included, options, _version())).encode()).hexdigest()[:24]
     stem = "".join(c if c.isalnum() else "-" for c in name)[:60]
-    path = cache_folder() / f"{stem}-{key}.so"
+    path = Kernels("emulation").folder / f"{stem}-{key}.so"
     if path.exists():
         return path
     reason = why_not()
     if reason:
         raise BackendError(reason)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         source, beside = Path(folder) / f"{stem}.cpp", Path(folder) / "object.so"
         source.write_text(text)

@@ -60,7 +60,7 @@ from gpucnn.layers.activation import SLOPE
 from gpucnn.layers.base import label
 from gpucnn.models import tensors as safetensors_file
 from gpucnn.models.model import Model
-from gpucnn.storage import read_file, write_file
+from gpucnn.storage import write_file
 
 _IGNORED = "num_batches_tracked"  # PyTorch counts batches for a momentum of None, which no layer here has
 
@@ -317,7 +317,7 @@ def from_pytorch(model: Model, state) -> Model:
 
 def _read(path) -> dict[str, np.ndarray]:
     """The tensors of a safetensors file. Raises CheckpointError for any other file; nothing is unpickled."""
-    content = read_file(path, CheckpointError, "safetensors file")
+    content = safetensors_file.content_of(path)
     if content[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):  # torch.save: a zip, or a pickle
         raise CheckpointError(
             f"{path} is in PyTorch's own format, a pickle, which can run any program and is not read; convert it "

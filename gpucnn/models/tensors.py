@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 
+from gpucnn.backends.memory import host_memory
 from gpucnn.errors import CheckpointError
 from gpucnn.storage import decoding, read_file
 
@@ -25,9 +26,14 @@ _TYPES = {
 }
 
 
+def content_of(path) -> bytes:
+    """All bytes of the file at `path`; raises CheckpointError where the memory would not hold what they make twice."""
+    return read_file(path, CheckpointError, _FORMAT, most=host_memory() // 2 or 1 << 34)
+
+
 def read(path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """(tensors, metadata) of the safetensors file at `path`. Raises CheckpointError for any other file."""
-    return parse(read_file(path, CheckpointError, _FORMAT), path)
+    return parse(content_of(path), path)
 
 
 def parse(content: bytes, path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

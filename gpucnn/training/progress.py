@@ -3,6 +3,7 @@
 Anything with the methods of `Quiet` can take its place: `Trainer(..., progress=...)`.
 """
 
+import contextlib
 import sys
 
 
@@ -52,7 +53,8 @@ class Lines(Quiet):
         self._print(text)
 
     def _print(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError, ValueError):  # nobody is there to be told; training goes on
+            print(text, file=sys.stderr, flush=True)
 
 
 class Bar(Quiet):

@@ -74,8 +74,8 @@ def _refuse_foreign(path: Path) -> None:
     names = sorted(entry.name for entry in path.iterdir())
     if CONFIG in names:
         with contextlib.suppress(CheckpointError):
-            read_config(path)
-            return
+            if isinstance(read_config(path).get("gpucnn"), str):
+                return
     others = [name for name in names if name != _LOCK and not is_beside(name, _FILES)]
     if others:
         raise ConfigurationError(
@@ -86,9 +86,9 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def read_config(folder: Path) -> dict:
-    """What config.json holds; raises CheckpointError where it is missing or not a run's."""
+    """What config.json holds; raises CheckpointError where it is missing or damaged."""
     file = folder / CONFIG
-    return parse(read_file(file, CheckpointError, "run's configuration"), {"gpucnn": str}, file, CheckpointError)
+    return parse(read_file(file, CheckpointError, "run's configuration"), dict, file, CheckpointError)
 
 
 class RunFolder:

@@ -333,13 +333,13 @@ def test_a_file_without_bytes_that_claims_many(tmp_path):
     """Holes in a file cost nothing, until they are read."""
     with open(tmp_path / "a.safetensors", "wb") as file:
         file.truncate(host_memory() or 1 << 40)
-    with pytest.raises(CheckpointError, match="more than half of this machine's memory"):
+    with pytest.raises(CheckpointError, match="that is no safetensors file of use here"):
         gpucnn.load(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[" * 100_000, '{"a": 1' + "0" * 5000 + "}", "\xff", '{"gpucnn": 1}', "[]", "null", '{"gpucnn": null}'],
+    ["", "{", "[" * 100_000, '{"a": 1' + "0" * 5000 + "}", "\xff", "[]", "null", "3"],
 )
 def test_configurations(lenet_run, tmp_path, text):
     folder = copy(lenet_run, tmp_path / "run")

@@ -2,25 +2,23 @@
 
 NVRTC compiles to machine code (cubin), for the architecture at hand, without a GPU and without a CUDA toolkit: it comes
 as a Python wheel. It is called here and not through cupy.RawModule, because CuPy appends -ftz=true to every
-compilation, which flushes subnormals. One file a key, written beside and renamed, its digest in front: a file cut short
-counts as absent. The key is made of the sources with all includes, the kernel's name, the options, the architecture and
-the versions.
+compilation, which flushes subnormals. What was compiled is kept by gpucnn.cache, under a key made of the sources with
+all includes, the kernel's name, the options, the architecture and the versions.
 """
 
-import contextlib
 import functools
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpucnn.backends.cuda.launcher import SOURCES
+from gpucnn.cache import Kernels
 from gpucnn.errors import BackendError
 
 # Nothing is fused, flushed or estimated unless a kernel writes it.
 OPTIONS = ("--std=c++17", "--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true")
+_CACHE = Kernels("cuda")
 listeners: list[Callable[[str], None]] = []
 
 
@@ -42,27 +40,19 @@ class Translation:
     log: str
 
 
-def cache_folder() -> Path:
-    """Where compiled kernels lie: $GPUCNN_CACHE, else the user's cache folder."""
-    base = os.environ.get("GPUCNN_CACHE")
-    if not base:
-        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "gpucnn")
-    return Path(base) / "cuda"
-
-
 def compiled(file: str, expression: str, architecture: str) -> Compiled:
     """Kernel `expression` of kernels/cuda/`file` for `architecture` ("sm_90"), from the cache or from NVRTC.
 
     Raises BackendError with NVRTC's words if it does not compile, ImportError where NVRTC is missing.
     """
-    path = cache_folder() / f"{_stem(file, expression)}-{_key(file, expression, architecture)}"
-    found = _load(path)
+    name = f"{_stem(file, expression)}-{_key(file, expression, architecture)}"
+    found = _load(name)
     if found is None:
         for listener in listeners:
             listener(f"{file}: {expression}")
         made = translate(file, [expression], [f"--gpu-architecture={architecture}"])
         found = Compiled(made.symbols[expression], made.code)
-        _store(path, found)
+        _keep(name, found)
     return found
 
 
@@ -139,28 +129,10 @@ def _key(file: str, expression: str, architecture: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
-def _load(path: Path) -> Compiled | None:
-    try:
-        stored = path.read_bytes()
-    except OSError:
-        return None
-    digest, payload = stored[:32], stored[32:]
-    if hashlib.sha256(payload).digest() != digest:
-        return None
-    symbol, _, code = payload.partition(b"\n")
-    return Compiled(symbol.decode(), code)
+def _load(name: str) -> Compiled | None:
+    symbol, _, code = (_CACHE.read(name) or b"").partition(b"\n")
+    return Compiled(symbol.decode("latin1"), code) if code else None
 
 
-def _store(path: Path, found: Compiled) -> None:
-    payload = found.symbol.encode() + b"\n" + found.code
-    # A full disk or a read-only home costs the next run its compile time, nothing else.
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, beside = tempfile.mkstemp(dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(payload).digest() + payload)
-            os.replace(beside, path)
-        except OSError:
-            os.unlink(beside)
-            raise
+def _keep(name: str, found: Compiled) -> None:
+    _CACHE.write(name, found.symbol.encode() + b"\n" + found.code)

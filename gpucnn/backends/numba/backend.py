@@ -25,6 +25,7 @@ from gpucnn.backends.numba.pointwise import NumbaPointwise
 from gpucnn.backends.numba.resampling import NumbaResampling
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.backends.spatial import Window3d, is_dense, phases, positions_per_band, rows_per_band, three, window3d
+from gpucnn.cache import Kernels
 from gpucnn.errors import BackendError, DTypeError
 from gpucnn.geometry import Window, pool_counts
 from gpucnn.kernels.numba import augmentation as augmentation_kernels
@@ -53,6 +54,7 @@ from gpucnn.kernels.numba.simd import LANES
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 compiler.listeners.append(compilation.tell)
+compiler.store = Kernels("numba")
 process.check()
 
 # Units of work that each thread should find, so that an uneven end costs little.

@@ -33,6 +33,11 @@ def check() -> None:
             raise BackendError(f"NUMBA_THREADING_LAYER is {layer!r}, which is not here ({error}); unset it") from None
 
 
+def most_threads() -> int:
+    """How many Numba was started with."""
+    return numba.config.NUMBA_NUM_THREADS
+
+
 def limit(backend: Any, threads: int) -> int:
     """How many of these threads `backend` may use in this process; a fork changes its `threads`."""
     _backends.add(backend)
