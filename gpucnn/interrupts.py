@@ -39,6 +39,12 @@ def one_chance() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def no_more() -> None:
+    """The exit code is settled: Python's own way out would die of another Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _leave(*_) -> None:
     shown = b"\x1b[?25h" if os.isatty(2) else b""  # a progress bar hides the cursor
     with contextlib.suppress(OSError):

@@ -77,7 +77,7 @@ class _Progress:
         self._bars, self._tasks, self._told = None, {}, {}
 
     def __enter__(self):
-        if sys.stderr.isatty():
+        if sys.stderr and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import json
 import os
 import sys
@@ -24,6 +25,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     def run(*args, **kwargs):
         try:
             with interrupts.one_chance():
+                _refuse_absurd(kwargs)
                 _tell_of_compiling()
                 function(*args, **kwargs)
         except KeyboardInterrupt:
@@ -45,6 +47,15 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _refuse_absurd(options: dict[str, Any]) -> None:
+    """Numbers that no machine word holds are typing errors, whatever they are of."""
+    for name, value in options.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and abs(number) >= 1 << 64:
+                option = name.replace("_", "-")
+                raise ConfigurationError(f"--{option} is {str(number)[:20]}... of {len(str(number))} digits; give less")
+
+
 def ready() -> None:
     """Make sure that no file takes the place of a stream that is closed, and that every name can be printed."""
     for number in range(3):
@@ -52,6 +63,8 @@ def ready() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stderr is None:  # or print(file=sys.stderr) would mean sys.stdout
+        sys.stderr = os.fdopen(2, "w")
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.reconfigure(errors="backslashreplace")
@@ -64,9 +77,10 @@ def leave(program: Callable[[], Any]) -> NoReturn:
         code: Any = 0
     except SystemExit as error:
         code = error.code
-    except OSError as error:
-        note(f"gpucnn: standard output cannot be written: {first_line(error)}")
+    except (OSError, GpucnnError) as error:  # of what is no command: --help and --version
+        note(f"gpucnn: {first_line(error)}")
         code = 2
+    interrupts.no_more()
     for number, stream in ((1, sys.stdout), (2, sys.stderr)):
         try:
             if stream is not None:
@@ -145,9 +159,9 @@ def print_table(title: str, columns: dict[str, str], rows: list[list[str]]) -> N
         table.add_column(heading, justify=side, overflow="fold")
     for row in rows:
         table.add_row(*map(printable, row))
+    terminal = sys.stdout is not None and sys.stdout.isatty()
     # markup off: a file name may hold brackets. Pipes and files have no width of their own.
-    wide = None if sys.stdout and sys.stdout.isatty() else 160
-    console = Console(width=wide, markup=False, emoji=False, highlight=False)
-    with console.capture() as captured:
-        console.print(table)
-    out(captured.get().removesuffix("\n"))
+    about = {"markup": False, "emoji": False, "highlight": False}
+    drawn = io.StringIO()
+    Console(file=drawn, force_terminal=terminal, width=None if terminal else 160, **about).print(table)
+    out(drawn.getvalue().removesuffix("\n"))
