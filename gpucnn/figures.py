@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from gpucnn.errors import ConfigurationError, DataError
-from gpucnn.models.files import write_file
+from gpucnn.storage import write_file
 
 DPI = 110
 # Hues that the color-blind can distinguish (Okabe and Ito 2008).

@@ -1,12 +1,11 @@
 """Choosing a backend: what is refused, and that the error says what to use instead."""
 
-import os
-
 import numpy as np
 import pytest
 
 import gpucnn.backends
 from gpucnn.backends import Backend, backends, get_backend
+from gpucnn.backends.processors import default_threads
 from gpucnn.errors import BackendError, ConfigurationError
 
 
@@ -67,7 +66,8 @@ def test_defaults():
     assert get_backend("numpy", "exact").math == "exact"
     assert "fast" in gpucnn.backends.maths(get_backend(math="fast").name), "the fastest that has it"
     assert all(row["default"] == "exact" for row in backends())
-    assert get_backend("numba", threads=os.cpu_count()) is get_backend("numba") is get_backend("numba", graph=True)
+    assert get_backend("numba", threads=default_threads("numba")) is get_backend("numba")
+    assert get_backend("numba") is get_backend("numba", graph=True)
     assert get_backend("numba", threads=1) is get_backend("numba", "exact", threads=1)
 
 

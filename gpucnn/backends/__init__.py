@@ -2,13 +2,13 @@
 
 import functools
 import importlib
-import os
 
 import numpy as np
 
 from gpucnn.arguments import integer, refuse, shown, truth
 from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.processors import default_threads
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import BackendError
 
@@ -41,11 +41,11 @@ def get_backend(
     """The backend called `name` ("numpy", "numba", "cupy", "numba-cuda"), or the fastest usable one.
 
     math: "exact" (the default: the same bits everywhere) or "fast" (BLAS; numpy alone has it). threads: how many CPU
-    threads its kernels may use, by default all cores. dtype: float32, or float64 with numpy's fast math. graph: False
-    makes backends that record a training step and repeat it (cupy as a CUDA graph, numba as a list of kernel calls)
-    launch each step anew, to the same bits; the others record nothing in either case (`backend.graph` tells). Calls
-    with the same arguments give the same object. Raises BackendError for a wrong name, a backend that is not usable
-    here, or math it does not have.
+    threads its kernels may use, by default all that this process may run on. dtype: float32, or float64 with numpy's
+    fast math. graph: False makes backends that record a training step and repeat it (cupy as a CUDA graph, numba as a
+    list of kernel calls) launch each step anew, to the same bits; the others record nothing in either case
+    (`backend.graph` tells). Calls with the same arguments give the same object. Raises BackendError for a wrong name, a
+    backend that is not usable here, or math it does not have.
     """
     if name is None:
         usable = [entry["name"] for entry in backends() if entry["usable"]]
@@ -69,7 +69,7 @@ def get_backend(
     reason = _why_not(name, math)
     if reason:
         raise BackendError(f"backend {name!r} is not usable here: {reason}. Usable or not: {_listing()}")
-    return _make(name, math, threads or os.cpu_count() or 1, dtype, graph)
+    return _make(name, math, threads or default_threads(name), dtype, graph)
 
 
 def backends() -> list[dict]:
@@ -102,7 +102,7 @@ def _why_not(name: str, math: str) -> str | None:
         getattr(importlib.import_module(module), kind)
     except BackendError as error:
         reason = str(error)
-    except (ImportError, RuntimeError, OSError) as error:
+    except Exception as error:  # a library may fail in any way: numba raises a ValueError for NUMBA_NUM_THREADS=0
         reason = f"{type(error).__name__}: {error}"
     else:
         return None

@@ -1,7 +1,7 @@
 """The `gpucnn` command: a thin shell over the Python API, one module a command.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done; 1 `check` found a difference; 2 the input was
-wrong, one sentence on stderr says how; 130 interrupted.
+wrong, one sentence on stderr says how; 130 interrupted. `gpucnn.__main__` runs it.
 """
 
 from typing import Annotated
@@ -15,7 +15,7 @@ from gpucnn.cli.check import check
 from gpucnn.cli.evaluate import evaluate
 from gpucnn.cli.exchange import export, import_
 from gpucnn.cli.explore import explore
-from gpucnn.cli.output import command
+from gpucnn.cli.output import command, out
 from gpucnn.cli.predict import predict
 from gpucnn.cli.show import app as show
 from gpucnn.cli.summary import summary
@@ -38,7 +38,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from gpucnn import __version__
 
-        typer.echo(f"gpucnn {__version__}")
+        out(f"gpucnn {__version__}")
         raise typer.Exit
 
 
@@ -58,8 +58,3 @@ data.app.command("list")(command(data.list_sets))
 data.app.command("fetch")(command(data.fetch))
 app.add_typer(data.app, name="data")
 app.add_typer(show)
-
-
-def main() -> None:
-    """Entry point of the console script and of `python -m gpucnn`."""
-    app(prog_name="gpucnn")

@@ -10,6 +10,7 @@ from gpucnn.data import cifar, folders, idx, npy, npz
 from gpucnn.data.dataset import Dataset, every_fifth, require_every_class
 from gpucnn.data.known import KNOWN, KnownSet, home, is_here
 from gpucnn.errors import DataError
+from gpucnn.storage import as_path, decoding
 
 
 def load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
@@ -38,12 +39,12 @@ def load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
 
 
 def _load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
+    path = as_path(name_or_path)
     if name_or_path == "digits":
         return digits()
     if str(name_or_path) in KNOWN:
         return _fetched(KNOWN[str(name_or_path)])
-    path = Path(name_or_path)
-    try:
+    with decoding(path, DataError, "data set"):
         if path.is_dir():
             return next((kind for kind in (idx, cifar, npy) if kind.recognises(path)), folders).load(path)
         if path.is_file() and cifar.recognises(path):
@@ -51,8 +52,6 @@ def _load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
         if path.is_file() and path.suffix.lower() == ".npz":
             return npz.load(path)
         exists = path.exists()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     what = "is not a data set that gpucnn can read"
     if not exists:
         what = "is neither a built-in data set nor a path that exists"

@@ -1,12 +1,12 @@
 """Compiling a .cu file for the CPU with g++, and keeping what was compiled.
 
 Objects lie in the user's cache folder beside the other compiled kernels, one file a key, written beside and renamed;
-the key is made of all sources, the kernel's name, the options and g++'s version. The folder may be written by its owner
-only.
+the key is made of all sources, the kernel's name, the options and g++'s version.
 """
 
 import ctypes
 import functools
+import hashlib
 import os
 import platform
 import shutil
@@ -14,8 +14,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from gpucnn.cache import Kernels
 from gpucnn.errors import BackendError
-from gpucnn.kernels.cache import cache_folder, file_name
 
 HERE = Path(__file__).parent
 # No optimisation across statements that changes results exists at this level: no -ffast-math, and contraction is off.
@@ -67,13 +67,14 @@ def runtime(sanitize: bool) -> ctypes.CDLL:
 
 def _compile(text: str, included: bytes, name: str, options: list[str]) -> Path:
     options = [*_OPTIONS, *_QUIET, *_processor(), *options]
-    path = cache_folder("emulation") / f"{file_name(name, (text, included, options, _version()))}.so"
+    key = hashlib.sha256(repr((text, included, options, _version())).encode()).hexdigest()[:24]
+    stem = "".join(c if c.isalnum() else "-" for c in name)[:60]
+    path = Kernels("emulation").folder / f"{stem}-{key}.so"
     if path.exists():
         return path
     reason = why_not()
     if reason:
         raise BackendError(reason)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         source, beside = Path(folder) / "kernel.cpp", Path(folder) / "object.so"
         source.write_text(text)

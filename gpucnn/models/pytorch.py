@@ -13,8 +13,9 @@ import numpy as np
 
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.layers.counterparts import TorchModule, torch_modules
-from gpucnn.models.files import write_file
+from gpucnn.models import tensors as safetensors_file
 from gpucnn.models.model import Model
+from gpucnn.storage import write_file
 
 _IGNORED = "num_batches_tracked"  # PyTorch counts batches for a momentum of None, which no layer here has
 
@@ -88,33 +89,16 @@ def from_pytorch(model: Model, state) -> Model:
 
 def _read(path) -> dict[str, np.ndarray]:
     """The tensors of a safetensors file. Raises CheckpointError for any other file; nothing is unpickled."""
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            start = file.read(8)
-        if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):  # torch.save: a zip, or a pickle
-            raise CheckpointError(
-                f"{path} is in PyTorch's own format, a pickle, which can run any program and is not read; convert it "
-                "where you trust it: safetensors.torch.save_file(module.state_dict(), 'weights.safetensors')"
-            )
-        with safe_open(path, framework="numpy") as file:
-            if "gpucnn" in (file.metadata() or {}):
-                raise CheckpointError(f"{path} is a file of gpucnn's own: read it with gpucnn.load")
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no file {path}") from None
-    except (
-        SafetensorError,
-        OSError,
-        ValueError,
-        TypeError,
-        AttributeError,
-    ) as error:  # also for types that NumPy lacks
+    content = safetensors_file.content_of(path)
+    if content[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):  # torch.save: a zip, or a pickle
         raise CheckpointError(
-            f"{path} cannot be read: cut short, not a safetensors file, or of a type that NumPy does not have ({error})"
-        ) from None
+            f"{path} is in PyTorch's own format, a pickle, which can run any program and is not read; convert it "
+            "where you trust it: safetensors.torch.save_file(module.state_dict(), 'weights.safetensors')"
+        )
+    tensors, metadata = safetensors_file.parse(content, path)
+    if "gpucnn" in metadata:
+        raise CheckpointError(f"{path} is a file of gpucnn's own: read it with gpucnn.load")
+    return tensors
 
 
 def _array(where: str, name: str, value) -> np.ndarray:

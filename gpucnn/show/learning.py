@@ -8,8 +8,8 @@ from gpucnn import figures
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import ConfigurationError, DataError, ShapeError
 from gpucnn.losses import check_labels
-from gpucnn.models.files import write_file
 from gpucnn.show.match import show_image
+from gpucnn.storage import write_file
 from gpucnn.training.curves import draw_curves
 from gpucnn.training.history import History
 

@@ -1,9 +1,10 @@
 """The chart of a benchmark: a panel per model and job, a group of bars per batch size, a bar per contender."""
 
+import io
 from pathlib import Path
 
 from gpucnn import figures
-from gpucnn.errors import ConfigurationError
+from gpucnn.storage import write_file
 from gpucnn.throughput.report import best_rows, label
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -51,10 +52,9 @@ def draw(report: dict, path) -> None:
         figure.axes[0].barh(0, 0, color=colors[name], label=name) for name in names
     ]  # empty bars, for the legend
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(names)), frameon=False, fontsize=9)
-    try:
-        figure.savefig(path, dpi=130)
-    except OSError as error:
-        raise ConfigurationError(f"cannot write {path}: {error.strerror or error}") from error
+    content = io.BytesIO()
+    figure.savefig(content, format=Path(path).suffix.lower().lstrip("."), dpi=130)
+    write_file(path, content.getvalue())
 
 
 def _panel(axes, panel: tuple[str, str], rows: list[dict], names: list[str], contender, colors: dict) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from math import isfinite
 from time import perf_counter
@@ -28,7 +29,7 @@ from gpucnn.training.data import placed
 from gpucnn.training.history import History
 from gpucnn.training.normalization import channel_statistics
 from gpucnn.training.progress import Quiet, default_progress
-from gpucnn.training.run import RunFolder, first_not_finite, host_state
+from gpucnn.training.run import RunFolder, first_not_finite, host_state, run_folder
 from gpucnn.training.steps import EvaluationSteps, TrainingSteps
 from gpucnn.training.validation import check_stopping, digest, part, why_stop
 
@@ -167,32 +168,55 @@ class Trainer:
         settings = self._settings(epochs, *everything) | validated_by
         if self.normalize and model.mean is None:
             model.mean, model.std = channel_statistics(images)
-        evaluation = self._evaluation(*kept) if kept else None
         self._best = None
         model.place(self.backend)  # where another trainer may have taken it
         self.optimizer.place(self.backend, model.values.size)
-        folder, history = None, History()
-        if self.run is not None:
-            folder = RunFolder(self.run)
-            if not resume:
+        with nullcontext() if self.run is None else run_folder(self.run) as folder:
+            history = self._resume(folder, settings, epochs, monitor) if resume else History()
+            if folder and not resume:
                 folder.refuse_if_used()
-            elif folder.checkpoint.exists():
-                history = folder.read_checkpoint(model, self.optimizer, settings)
-                best = history.best_epoch(monitor)
-                self._best = None if best is None else folder.read_best(model, best, len(history))
-            if not history.epochs:
-                folder.forget_best()
-            folder.write_config(self._config(epochs, {**settings, "patience": patience}))
-        if len(history) > epochs:
-            raise ConfigurationError(f"this run has done {len(history)} epochs already, more than {epochs}")
+            return self._train(folder, history, images, labels, epochs, kept, settings, monitor, patience)
 
+    def _resume(self, folder: RunFolder, settings: dict, epochs: int, monitor: str) -> History:
+        """Go back to the run's checkpoint, if it has one; what is refused has changed nothing."""
+        if not folder.checkpoint.exists():
+            return History()
+        found = folder.read_checkpoint(self.model, self.optimizer, settings)
+        done = len(found.history)
+        if done > epochs:
+            raise ConfigurationError(f"this run has done {done} epochs already, more than {epochs}")
+        best = found.history.best_epoch(monitor)
+        kept = None if best is None else folder.read_best(self.model, best, done)
+        found.restore(self.model, self.optimizer)
+        self._best = kept
+        return found.history
+
+    def _train(
+        self,
+        folder: RunFolder | None,
+        history: History,
+        images: np.ndarray | Mapped,
+        labels: np.ndarray,
+        epochs: int,
+        kept: tuple | None,
+        settings: dict,
+        monitor: str,
+        patience: int | None,
+    ) -> History:
+        """The loop of `fit`, all of whose arguments are checked; `kept` are the images for validation."""
+        model = self.model
         self._stopping = False
         model.layer.need_input_gradient(False)  # nobody needs the gradient of the images
-        data = placed(self.backend, images, labels, self.batch_size)
+        evaluation = self._evaluation(*kept) if kept else None
+        data = placed(self.backend, images, labels, min(self.batch_size, len(images)))
         try:
             changes = {"shift": self.shift, "flip": self.flip, "cutout": self.cutout}
             augmentation = replace(model.preparation, **changes)
             steps = TrainingSteps(model, self.optimizer, data, augmentation, self.seed, self.loss, self.clip)
+            if folder:
+                if not history.epochs:
+                    folder.forget_best()
+                folder.write_config(self._config(epochs, {**settings, "patience": patience}))
             title = self._title(steps) + (f"; {len(kept[0]):,} images for validation" if kept else "")
             self.progress.begin(title, epochs, len(images), len(history))
             if remark := self.schedule.remark(epochs * -(-len(images) // self.batch_size)):
@@ -306,15 +330,8 @@ class Trainer:
         folder.write_metrics(history)
         if better:
             folder.write_best(self.model, last)
-        about = {
-            **describe(self.model),
-            "settings": settings,
-            "epoch": last["epoch"],
-            "step": last["step"],
-            "backend": self.backend.name,
-            "weights_sha256": self.model.weights_sha256(),
-        }
-        folder.write_checkpoint(state, about)
+        about = {**describe(self.model), "settings": settings, "backend": self.backend.name}
+        folder.write_checkpoint(state, about, history)
 
     def _settings(self, epochs: int, images: np.ndarray, labels: np.ndarray) -> dict:
         """All that decides the bits beside the model: a run resumes only where these agree."""

@@ -3,8 +3,8 @@
 Numba's own cache looks at one source file and knows neither imported helpers nor the constants of a closure, and two
 processes that fill it at once can store one function under another's name. This one keys every machine code by all that
 made it: the sources of this folder, the kernel's name with its tile, the argument types, the processor with its
-features, and the versions of Numba, llvmlite and Python. The payload is Numba's own serialised machine code, in a
-folder that only its owner may write.
+features, and the versions of Numba, llvmlite and Python. What is kept is Numba's own serialised machine code, which
+nobody else may have written: whoever sets `store` sees to that.
 """
 
 import contextlib
@@ -17,15 +17,26 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import llvmlite
 import numba
 import numpy as np
-from gpucnn.kernels.cache import cache_folder, file_name, load, store
 from numba.core import bytecode, caching, compiler, event, types
 
 OPTIONS = {"error_model": "numpy", "nogil": True}
 listeners: list[Callable[[str], None]] = []
+
+
+class Store(Protocol):
+    """Where compiled kernels are kept by name."""
+
+    def read(self, name: str) -> bytes | None: ...
+
+    def write(self, name: str, content: bytes) -> None: ...
+
+
+store: Store | None = None  # None: every process compiles
 
 # Numba tells functions of one name apart by a counter that starts at 1 in every process. Two tiles of one kernel,
 # stored by two processes and loaded by a third, could then have one symbol, and the linker would call one tile for the
@@ -51,19 +62,26 @@ class _Cache(caching._Cache):
     def __init__(self, name: str):
         self.name = name
 
-    cache_path = property(lambda self: str(cache_folder("numba")))
+    cache_path = ""
 
-    def _path(self, signature, codegen) -> Path:
-        key = _sources(), self.name, str(signature), codegen.magic_tuple()
-        return cache_folder("numba") / file_name(self.name, key)
+    def _key(self, signature, codegen) -> str:
+        key = repr((_sources(), self.name, str(signature), codegen.magic_tuple()))
+        stem = "".join(c if c.isalnum() else "-" for c in self.name)
+        return f"{stem}-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
 
     def load_overload(self, sig, target_context):
         target_context.refresh()
-        payload = load(self._path(sig, target_context.codegen()))
-        return None if payload is None else compiler.CompileResult._rebuild(target_context, *pickle.loads(payload))
+        payload = store.read(self._key(sig, target_context.codegen())) if store else None
+        if payload is None:
+            return None
+        try:
+            return compiler.CompileResult._rebuild(target_context, *pickle.loads(payload))
+        except Exception:  # whatever stands in a file under a right digest, it is no kernel: compile it anew
+            return None
 
     def save_overload(self, sig, data):
-        store(self._path(sig, data.codegen), caching.dumps(data._reduce()))
+        if store:
+            store.write(self._key(sig, data.codegen), caching.dumps(data._reduce()))
 
     def enable(self):
         pass

@@ -14,6 +14,7 @@ import numpy as np
 from gpucnn.backends import get_backend
 from gpucnn.kernels.numba import compiler, conv, elementwise
 
+get_backend("numba")  # tells the compiler where to keep kernels
 compiled, results = [], {}
 compiler.listeners.append(compiled.append)
 x = np.linspace(-3, 3, 4096, dtype=np.float32)

@@ -110,11 +110,11 @@ def test_run_folders_that_are_none(cli, trained, tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ([], "config.json holds a list, not a run's configuration"),
+        ([], "all of it is [] where an object belongs"),
         ({"train": 3}, "train is 3"),
         ({"train": {"data": 3}}, "data is 3"),
-        ({"train": {"optimizer": ["sgd"]}}, r"optimizer is ['sgd']"),
-        ({"train": {"epochs": "x"}}, "epochs is 'x'"),
+        ({"train": {"optimizer": ["sgd"]}}, 'optimizer is ["sgd"]'),
+        ({"train": {"epochs": "x"}}, 'epochs is "x"'),
     ],
 )
 def test_a_configuration_that_somebody_edited(cli, trained, tmp_path, config, message):

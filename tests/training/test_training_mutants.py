@@ -55,14 +55,14 @@ MUTANTS = {
     ),
     "a resumed run forgets its best epoch": (
         "training/trainer.py",
-        "self._best = None if best is None else",
-        "self._best = None if True else",
+        "kept = None if best is None else",
+        "kept = None if True else",
         "test_training_stops_early or test_killed_between",
     ),
     "the best is written after the checkpoint": (
         "training/run.py",
-        'if about.get("epoch") not in (epoch, done + 1):',
-        'if about.get("epoch") != epoch:',
+        'if about["epoch"] not in (epoch, done + 1):',
+        'if about["epoch"] != epoch:',
         "test_killed_between",
     ),
     "a stale best file stays": (

@@ -2,9 +2,8 @@
 
 NVRTC compiles to machine code (cubin), for the architecture at hand, without a GPU and without a CUDA toolkit: it comes
 as a Python wheel. It is called here and not through cupy.RawModule, because CuPy appends -ftz=true to every
-compilation, which flushes subnormals. One file a key, written beside and renamed, its digest in front: a file cut short
-counts as absent. The key is made of the sources with all includes, the kernel's name, the options, the architecture and
-the versions.
+compilation, which flushes subnormals. What was compiled is kept by gpucnn.cache, under a key made of the sources with
+all includes, the kernel's name, the options, the architecture and the versions.
 """
 
 import functools
@@ -14,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpucnn.backends.cuda.launcher import SOURCES
+from gpucnn.cache import Kernels
 from gpucnn.errors import BackendError
-from gpucnn.kernels.cache import cache_folder, file_name, load, store
 
 # Nothing is fused, flushed or estimated unless a kernel writes it.
 OPTIONS = ("--std=c++17", "--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true")
+_CACHE = Kernels("cuda")
 listeners: list[Callable[[str], None]] = []
 
 
@@ -45,17 +45,15 @@ def compiled(file: str, expression: str, architecture: str) -> Compiled:
 
     Raises BackendError with NVRTC's words if it does not compile, ImportError where NVRTC is missing.
     """
-    key = _sources(), _versions(), OPTIONS, file, expression, architecture
-    path = cache_folder("cuda") / file_name(f"{Path(file).stem}-{expression}", key)
-    stored = load(path)
-    if stored is None:
+    name = f"{_stem(file, expression)}-{_key(file, expression, architecture)}"
+    found = _load(name)
+    if found is None:
         for listener in listeners:
             listener(f"{file}: {expression}")
         made = translate(file, [expression], [f"--gpu-architecture={architecture}"])
-        stored = made.symbols[expression].encode() + b"\n" + made.code
-        store(path, stored)
-    symbol, _, code = stored.partition(b"\n")
-    return Compiled(symbol.decode(), code)
+        found = Compiled(made.symbols[expression], made.code)
+        _keep(name, found)
+    return found
 
 
 def translate(
@@ -120,3 +118,21 @@ def _version(metadata, name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _stem(file: str, expression: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in f"{Path(file).stem}-{expression}")[:60]
+
+
+def _key(file: str, expression: str, architecture: str) -> str:
+    key = repr((_sources(), _versions(), OPTIONS, file, expression, architecture))
+    return hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+def _load(name: str) -> Compiled | None:
+    symbol, _, code = (_CACHE.read(name) or b"").partition(b"\n")
+    return Compiled(symbol.decode("latin1"), code) if code else None
+
+
+def _keep(name: str, found: Compiled) -> None:
+    _CACHE.write(name, found.symbol.encode() + b"\n" + found.code)

@@ -20,6 +20,7 @@ import numpy as np
 from gpucnn.arithmetic import assert_subnormals
 from gpucnn.backends import compilation
 from gpucnn.backends.lanes import LaneBackend
+from gpucnn.backends.numba import process
 from gpucnn.backends.numba.channels import NumbaChannels
 from gpucnn.backends.numba.clip import NumbaClip
 from gpucnn.backends.numba.conv import NumbaConv
@@ -35,6 +36,7 @@ from gpucnn.backends.numba.random import NumbaRandom
 from gpucnn.backends.numba.resampling import NumbaResampling
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.tape import Tape
+from gpucnn.cache import Kernels
 from gpucnn.errors import BackendError
 from gpucnn.kernels.numba import compiler
 from gpucnn.kernels.numba.compiler import Kernel
@@ -46,6 +48,8 @@ from gpucnn.kernels.numba.simd import LANES
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 compiler.listeners.append(compilation.tell)
+compiler.store = Kernels("numba")
+process.check()
 
 
 @functools.cache
@@ -84,7 +88,7 @@ class NumbaBackend(
             raise BackendError(
                 f"threads is {threads}, but Numba was started with {most}; set NUMBA_NUM_THREADS to change that"
             )
-        self.threads = threads
+        self.threads = process.limit(self, threads)
         self.device = f"CPU {platform.processor() or platform.machine()}, {threads} thread{'s' * (threads > 1)}"
         self._tape = Tape()
 
