@@ -12,6 +12,7 @@ import re
 import secrets
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -153,13 +154,13 @@ def decoding(path, kind: type[GpucnnError], what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reading(path, kind: type[GpucnnError], what: str) -> Iterator[BinaryIO]:
+def reading(path, kind: type[GpucnnError], what: str) -> Iterator[BufferedReader]:
     """The regular file at `path`, open for reading; errors as in `decoding`."""
     with decoding(path, kind, what), open_regular(path, kind) as file:
         yield file
 
 
-def open_regular(path, kind: type[GpucnnError]) -> BinaryIO:
+def open_regular(path, kind: type[GpucnnError]) -> BufferedReader:
     """The file at `path` for reading, never waiting; raises OSError, or `kind` for what is no regular file."""
     handle = os.open(as_path(path), _READ)
     try:
@@ -247,7 +248,7 @@ def _try(handle: int) -> bool:
             import msvcrt
 
             os.lseek(handle, 1 << 30, os.SEEK_SET)  # beyond the text, which others read
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]  # Windows has them
             os.lseek(handle, 0, os.SEEK_SET)
         else:
             import fcntl

@@ -67,7 +67,7 @@ def ready() -> None:
         sys.stderr = os.fdopen(2, "w")
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 def leave(program: Callable[[], Any]) -> NoReturn:
@@ -161,7 +161,6 @@ def print_table(title: str, columns: dict[str, str], rows: list[list[str]]) -> N
         table.add_row(*map(printable, row))
     terminal = sys.stdout is not None and sys.stdout.isatty()
     # markup off: a file name may hold brackets. Pipes and files have no width of their own.
-    about = {"markup": False, "emoji": False, "highlight": False}
-    drawn = io.StringIO()
-    Console(file=drawn, force_terminal=terminal, width=None if terminal else 160, **about).print(table)
+    drawn, width = io.StringIO(), None if terminal else 160
+    Console(file=drawn, force_terminal=terminal, width=width, markup=False, emoji=False, highlight=False).print(table)
     out(drawn.getvalue().removesuffix("\n"))

@@ -100,6 +100,7 @@ def newest_run(path: str | None) -> Path:
         checkpoints = sorted(RUNS.glob("*/checkpoint.safetensors"), key=lambda file: file.stat().st_mtime)
         if not checkpoints:
             raise CheckpointError(f"there is no trained network in {RUNS}/; run `gpucnn train` first, or give --run")
-        path = checkpoints[-1].parent
-        note(f"using {path}, the newest run")
+        newest = checkpoints[-1].parent
+        note(f"using {newest}, the newest run")
+        return newest
     return as_path(path)

@@ -9,8 +9,8 @@ import os
 import re
 import threading
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -86,7 +86,7 @@ def read_header(stream, name) -> Header:
     return Header(sizes, dtype, order == "True", 8 + len(size) + length)
 
 
-def open_array(file: Path) -> tuple[BinaryIO, Header]:
+def open_array(file: Path) -> tuple[BufferedReader, Header]:
     """The open .npy file and its header; raises DataError where its size is another than it announces, or OSError."""
     stream = open_regular(file, DataError)
     try:
@@ -123,7 +123,7 @@ class FileArray:
         """The parts of these numbers, 0 to N - 1."""
         values = np.empty((len(numbers), *self.shape[1:]), self.dtype)
         piece = values[:1].nbytes
-        into = memoryview(values.reshape(-1).view(np.uint8))
+        into = values.reshape(-1).view(np.uint8).data
         together = len(numbers) > 1 and bool((np.diff(numbers) == 1).all())
         runs = [(0, len(numbers))] if together else [(i, i + 1) for i in range(len(numbers))]
         for first, last in runs:

@@ -151,7 +151,9 @@ def _from_archive(file: Path) -> dict[str, bytes]:
     files = {}
     with (
         reading(file, DataError, "whole .tar.gz archive") as raw,
-        tarfile.open(fileobj=Unpacked(file, raw), mode="r|", bufsize=1 << 16) as archive,
+        tarfile.open(  # type: ignore[call-overload]  # a stream is only read: Unpacked needs no seek and no write
+            fileobj=Unpacked(file, raw), mode="r|", bufsize=1 << 16
+        ) as archive,
     ):
         for member in archive:
             name = member.name.rpartition("/")[2]

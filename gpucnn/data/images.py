@@ -1,5 +1,6 @@
 """Image files: read, to grey or RGB, and to a network's input size."""
 
+import contextlib
 import warnings
 from pathlib import Path
 from typing import BinaryIO
@@ -59,10 +60,12 @@ def open_image(file: Path | BinaryIO):
     with (
         warnings.catch_warnings(),
         decoding(file, DataError, "PNG or JPEG image"),  # Pillow raises many kinds, SyntaxError among them
-        open_regular(file, DataError) as stream,
+        open_regular(file, DataError) if isinstance(file, str | Path) else contextlib.nullcontext(file) as stream,
     ):
         warnings.simplefilter("ignore")  # of damaged metadata, and of decompression bombs, which are refused below
-        if not stream.peek(8).startswith(_STARTS):
+        start = stream.read(8)
+        stream.seek(0)
+        if not start.startswith(_STARTS):
             raise DataError(f"cannot read {file} as a PNG or JPEG image: it does not begin as one")
         with Image.open(stream, formats=("PNG", "JPEG")) as opened:
             if opened.width * opened.height > _MOST_PIXELS:
@@ -75,7 +78,7 @@ def open_image(file: Path | BinaryIO):
         if image.mode.startswith(("I", "F")):
             raise DataError(f"{file} has more than 8 bits a channel (mode {image.mode}); save it with 8 bits")
         if image.has_transparency_data:
-            if image.convert("RGBA").getextrema()[3][0] < 255:
+            if np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
                 raise DataError(f"{file} is partly transparent; put it on a background first")
             image = image.convert("L" if image.mode in _GREY_MODES else "RGB")
         return image

@@ -21,7 +21,7 @@ class Mapped:
     as it is, reads ahead while the device computes, and gives the bits that it would give with all images in memory.
     """
 
-    def __init__(self, array: np.ndarray, *, scale: bool = False, rows: np.ndarray | None = None):
+    def __init__(self, array: Any, *, scale: bool = False, rows: np.ndarray | None = None):
         self._array, self._scale, self._rows = array, scale, rows
         self._check = _mapping_check(array)
         self._surveys: dict[np.dtype, tuple[Any, int | None]] = {}
