@@ -49,9 +49,9 @@ extern "C" char* cuh_first() {{ return cuh_shared_first; }}
 extern "C" char* cuh_last() {{ return cuh_shared_last; }}
 """
     included = b"".join(p.read_bytes() for p in sorted(source.parent.glob("*.cuh")))
-    given = source.read_bytes() + included + (HERE / "cuda_host.h").read_bytes() + (HERE / "shared.ld").read_bytes()
+    sources = source.read_bytes() + included + (HERE / "cuda_host.h").read_bytes() + (HERE / "shared.ld").read_bytes()
     options = list(_SANITIZE) if sanitize else ["-fdata-sections", f"-Wl,-T,{HERE / 'shared.ld'}"]
-    return _compile(text, given, f"{source.stem}-{expression}", [*options, f"-I{HERE}", f"-I{source.parent}"])
+    return _compile(text, sources, f"{source.stem}-{expression}", [*options, f"-I{HERE}", f"-I{source.parent}"])
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gpucnn.backends import get_backend
 from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.numba import conv, tiles
+from gpucnn.backends.numba import correlation, tiles
 from gpucnn.backends.numba.backend import NumbaBackend
 from gpucnn.errors import BackendError, DTypeError
 from gpucnn.geometry import window
@@ -46,7 +46,7 @@ def few_tiles():
         # Whole kernel rows: a kernel for each border; test_numba_rows.py has them.
         patch.setattr(tiles, "_ROWS", {24: (), 6: ()})
         patch.setattr(tiles, "_GRADIENT_ROWS", {24: {}, 6: {}})
-        patch.setattr(conv, "_WIDTHS", ())  # widths with a code of their own: also there
+        patch.setattr(correlation, "WIDTHS", ())  # widths with a code of their own: also there
         for choice in CHOICES:
             choice.cache_clear()
         yield

@@ -225,7 +225,7 @@ def training():
 
 def record():
     """[module, kernel, types of its arguments] of every launch of the small cases, without running any kernel."""
-    from gpucnn.backends.numba_cuda import backend as numba_cuda_backend
+    from gpucnn.kernels.numba_cuda import arithmetic
 
     backend = get_backend("numba-cuda")
     launches = set()
@@ -234,7 +234,7 @@ def record():
         launches.add((kernel.__module__.rpartition(".")[2], kernel.__name__, tuple(map(_type_name, arguments))))
 
     backend._launch = launch
-    launch(numba_cuda_backend.arithmetic.small_product, (1, 1), (np.zeros(3, np.float32),))
+    launch(arithmetic.small_product, (1, 1), (np.zeros(3, np.float32),))
     for case in [*small_cases(), *band_cases()]:
         case.run(backend)
     return sorted(launches)

@@ -3,11 +3,12 @@
 import math
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.cuda.base import CudaBase
 from gpucnn.backends.cuda.layout import ceil_div, i32, i64
 from gpucnn.backends.protocol import Array
 
 
-class CudaChannels:
+class CudaChannels(CudaBase):
     """See the protocol and LaneBackend for what each method does."""
 
     def add_bias(self, x: Batch, bias: Array, relu: bool = False) -> Batch:

@@ -80,14 +80,14 @@ def translate(
         return text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog).decode(errors="replace").strip("\0 \n")
 
     headers = {path.name: path.read_bytes() for path in sorted(folder.glob("*.cuh"))}
-    given = [option.encode() for option in (*OPTIONS, *options)]
+    flags = [option.encode() for option in (*OPTIONS, *options)]
     names = [name.encode() for name in headers]
     source = (folder / file).read_bytes()
     program = call(nvrtc.nvrtcCreateProgram, source, file.encode(), len(headers), list(headers.values()), names)
     try:
         for expression in expressions:
             call(nvrtc.nvrtcAddNameExpression, program, expression.encode())
-        call(nvrtc.nvrtcCompileProgram, program, len(given), given)
+        call(nvrtc.nvrtcCompileProgram, program, len(flags), flags)
         symbols = {e: call(nvrtc.nvrtcGetLoweredName, program, e.encode()).decode() for e in expressions}
         readers = (nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX) if ptx else (nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
         return Translation(text(*readers), symbols, log())

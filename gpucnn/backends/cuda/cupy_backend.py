@@ -67,12 +67,14 @@ from gpucnn.backends import compilation
 from gpucnn.backends.cuda import compiler as cuda_compiler
 from gpucnn.backends.cuda.cupy_launcher import CupyLauncher
 
-if compilation.tell not in cuda_compiler.listeners:
-    cuda_compiler.listeners.append(compilation.tell)
+if compilation.announce not in cuda_compiler.listeners:
+    cuda_compiler.listeners.append(compilation.announce)
 
 
 class CupyBackend(CudaBackend):
     """CudaBackend on the current CUDA device; with `graph` training steps are captured as CUDA graphs."""
+
+    launcher: CupyLauncher
 
     def __init__(self, threads: int = 0, dtype: np.dtype = np.dtype(np.float32)):
         """`threads` is accepted and none are used."""
@@ -85,9 +87,9 @@ class CupyBackend(CudaBackend):
     def memory(self) -> int:
         return self.launcher.memory
 
-    def load_images(self, images, indices, count: int, *given, **options) -> Batch:
+    def load_images(self, images, indices, count: int, *arguments, **options) -> Batch:
         self._batch, self._at_load = count, self.launcher.used_bytes()
-        return super().load_images(images, indices, count, *given, **options)
+        return super().load_images(images, indices, count, *arguments, **options)
 
     def _empty(self, shape: tuple[int, ...], dtype=np.float32):
         try:

@@ -116,10 +116,10 @@ class CupyLauncher(Launcher):
     def kernel(self, file: str, expression: str = "") -> int:
         key = file, expression
         if key not in self._kernels:
-            found = compiled(file, expression, self._architecture)
-            module = driver.moduleLoadData(found.code)
+            binary = compiled(file, expression, self._architecture)
+            module = driver.moduleLoadData(binary.code)
             self._modules.append(module)
-            self._kernels[key] = driver.moduleGetFunction(module, found.symbol)
+            self._kernels[key] = driver.moduleGetFunction(module, binary.symbol)
         return self._kernels[key]
 
     @_in_turn
@@ -189,11 +189,10 @@ class CupyLauncher(Launcher):
             self._capturing, self._pool = False, cupy.get_default_memory_pool()
         graph.upload(self._stream)
 
-        def replay() -> None:
+        def replay(_kept=(pool, self._kept)) -> None:  # the graph has addresses only
             with self._lock:
                 graph.launch(self._stream)
 
-        replay.kept = pool, self._kept  # the graph has addresses only
         return replay
 
     def _record(self, step: Callable[[], None]) -> cupy.cuda.Graph:

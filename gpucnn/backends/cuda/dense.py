@@ -6,13 +6,14 @@ import numpy as np
 
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.cuda import tiles
+from gpucnn.backends.cuda.base import CudaBase
 from gpucnn.backends.cuda.layout import LANES, ceil_div, i32, i64
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import is_dense, window3d
 from gpucnn.geometry import Window
 
 
-class CudaDense:
+class CudaDense(CudaBase):
     """See the protocol for what each method does."""
 
     def dense(self, x: Batch, w: Array, bias: Array | None, relu: bool = False) -> Batch:
@@ -43,8 +44,8 @@ class CudaDense:
         sizes = [i32(size) for size in (dy.images, blocks, outputs, out.shape[1] * math.prod(window.input), terms)]
         grid = ceil_div(terms, 64), ceil_div(outputs, 16), groups
         kernel = f"chain_weight_gradient<{blocks.bit_length()}>"
-        given = self._data(dy), self._data(x), source, out, *sizes
-        self._run("dense.cu", kernel, grid, (LANES, 4), *given, beside=(out,))
+        arguments = self._data(dy), self._data(x), source, out, *sizes
+        self._run("dense.cu", kernel, grid, (LANES, 4), *arguments, beside=(out,))
 
 
 _POINT = Window((), (), (), (), (), ())

@@ -5,12 +5,13 @@ import math
 import numpy as np
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.cuda.base import CudaBase
 from gpucnn.backends.cuda.layout import HALVES, LANES, ceil_div, f32, i32
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import positions_per_band
 
 
-class CudaNorm:
+class CudaNorm(CudaBase):
     """See the protocol for what each method does."""
 
     def _sum_channels(self, kernel: str, sums: int, x: Batch, *arguments, beside: tuple = ()) -> None:
@@ -50,9 +51,9 @@ class CudaNorm:
     ) -> Batch:
         y = self._like(x)
         maps, positions = x.data.shape[0] * x.channels, math.prod(x.spatial)
-        given = self._data(x), mean, var, gamma, beta, f32(eps), y.data
+        arguments = self._data(x), mean, var, gamma, beta, f32(eps), y.data
         sizes = i32(x.channels), i32(positions), i32(relu)
-        self._run("norm.cu", "batch_norm", (maps, min(ceil_div(positions, 32), 65535)), (256,), *given, *sizes)
+        self._run("norm.cu", "batch_norm", (maps, min(ceil_div(positions, 32), 65535)), (256,), *arguments, *sizes)
         return y
 
     def batch_norm_gradient(
@@ -61,14 +62,14 @@ class CudaNorm:
         dx = self._like(x)
         gradient, values = self._data(dy), self._data(x)
         means = self._empty((x.channels,)), self._empty((x.channels,))
-        given = gradient, values, mean, var, f32(eps), out_gamma, out_beta, *means
-        self._sum_channels("batch_norm_sums", 2, x, *given)
-        given = gradient, values, mean, var, gamma, f32(eps), *means, dx.data, i32(x.images)
-        self._over_maps("batch_norm_gradient", dx.data, *given, channels=x.channels)
+        sums = gradient, values, mean, var, f32(eps), out_gamma, out_beta, *means
+        self._sum_channels("batch_norm_sums", 2, x, *sums)
+        arguments = gradient, values, mean, var, gamma, f32(eps), *means, dx.data, i32(x.images)
+        self._over_maps("batch_norm_gradient", dx.data, *arguments, channels=x.channels)
         return dx
 
     def batch_norm_input_gradient(self, dy: Batch, var: Array, gamma: Array, eps: float) -> Batch:
         dx = self._like(dy)
-        given = self._data(dy), var, gamma, f32(eps), dx.data
-        self._over_maps("batch_norm_input_gradient", dx.data, *given, channels=dy.channels)
+        arguments = self._data(dy), var, gamma, f32(eps), dx.data
+        self._over_maps("batch_norm_input_gradient", dx.data, *arguments, channels=dy.channels)
         return dx

@@ -1,10 +1,11 @@
 """Optimisers, running statistics and the watch for non-finite numbers, as launches of kernels/cuda/optimizers.cu."""
 
+from gpucnn.backends.cuda.base import CudaBase
 from gpucnn.backends.cuda.layout import ceil_div, f32, i32, i64
 from gpucnn.backends.protocol import Array
 
 
-class CudaOptimizers:
+class CudaOptimizers(CudaBase):
     """See the protocol and LaneBackend for what each method does."""
 
     def _over_weights(self, kernel: str, size: int, *arguments, beside: tuple = ()) -> None:

@@ -37,7 +37,8 @@ def conv_tile(
     Raises ValueError for a kernel of more taps than shared memory holds.
     """
     taps_row = kernel[2]
-    best, best_time = None, math.inf
+    best: tuple[int, int, int] | None = None
+    best_time = math.inf
     for ob in (1, 2, 4, 6, 8):
         if ob > max(1, outputs):
             continue
@@ -53,6 +54,7 @@ def conv_tile(
             time = _time(warps, processors, steps * step, steps * _LOAD_CYCLES, ob * qb + row)
             if time < best_time:
                 best, best_time = (ob, qb, sb), time
+    assert best is not None  # one by one is always allowed
     ob, qb, sb = best
     taps = math.prod(kernel)
     if _bytes(1, taps, ob) > _SHARED_LIMIT:  # one output at a time has no gaps between the weights
@@ -124,7 +126,8 @@ def gradient_tile(
     bands = -(-output[0] * output[1] // band)
     weights = groups * outputs * channels * math.prod(kernel)
     rb, sb = min(kernel[1], 5), min(kernel[2], 5)
-    best, best_time = None, math.inf
+    best: tuple[int, int, int, int, int, int, int] | None = None
+    best_time = math.inf
     for ob in (1, 2, 3, 4, 6, 8):
         for cb in (1, 2, 4, 8):
             for qu in (1, 2, 4):
@@ -148,13 +151,14 @@ def gradient_tile(
                     turns = min(together, bands)
                     time = _time(warps, processors, turns * a_band, turns * steps * 2.5 * _LOAD_CYCLES, sums + operands)
                     time += 2 * blocks * groups_of_bands * weights * 8 / _BYTES_A_CYCLE
-                    # The slots of the tree over bands lie in shared memory.
+                    # The tree over bands keeps its slots in shared memory.
                     fits = 4 * 32 * 4 * -(-sums // 16) * together.bit_length() <= _SHARED_LIMIT
                     if fits and time < best_time:
                         best, best_time = (ob, cb, rb, sb, qu, min(4, tiles), together), time
                     if together >= bands:
                         break
                     together *= 2
+    assert best is not None  # one by one is always allowed
     return best
 
 

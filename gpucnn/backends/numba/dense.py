@@ -6,6 +6,7 @@ import numpy as np
 
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.numba import tiles
+from gpucnn.backends.numba.correlation import NumbaCorrelation
 from gpucnn.backends.numba.layout import deep
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import window3d
@@ -14,7 +15,7 @@ from gpucnn.kernels.numba import dense, sums
 from gpucnn.kernels.numba.simd import LANES
 
 
-class NumbaDense:
+class NumbaDense(NumbaCorrelation):
     """See the protocol for what each method does."""
 
     def dense(self, x: Batch, w: Array, bias: Array | None, relu: bool = False) -> Batch:

@@ -2,11 +2,12 @@
 
 import numpy as np
 
+from gpucnn.backends.numba.base import NumbaBase
 from gpucnn.backends.protocol import Array
 from gpucnn.kernels.numba import optimizers
 
 
-class NumbaOptimizers:
+class NumbaOptimizers(NumbaBase):
     """See the protocol and LaneBackend for what each method does."""
 
     def _sgd(self, *arguments) -> None:

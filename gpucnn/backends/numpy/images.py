@@ -16,12 +16,12 @@ def load_images(
         return images[chosen]
     count, sizes = len(chosen), images.shape[2:]
     output, axes = augmentation.output(sizes), len(sizes)
-    number = None if step is None else int(step[0])
 
     def draw(purpose: int, values: int = axes) -> np.ndarray:
         """24 random bits for each image and axis, (count, axes)."""
-        drawn = words(seed, np.arange(count * values, dtype=np.uint64), number, purpose).astype(np.int64) >> 8
-        return drawn.reshape(count, values)
+        assert step is not None
+        drawn = words(seed, np.arange(count * values, dtype=np.uint64), int(step[0]), purpose)
+        return (drawn.astype(np.int64) >> 8).reshape(count, values)
 
     def along(values: np.ndarray, axis: int) -> np.ndarray:
         """(count or 1, size), shaped to broadcast as (count, C, *spatial) with its second axis along `axis`."""
@@ -32,14 +32,14 @@ def load_images(
     room = np.array(sizes, np.int64) - np.array(output, np.int64)
     shift, cut = augmentation.shift, None
     origins = np.tile(room // 2, (count, 1))  # the input pixel at the output's first
-    if number is not None and augmentation.crop is not None:
+    if step is not None and augmentation.crop is not None:
         origins = (draw(CROP) * (room + 2 * shift + 1) >> 24) - shift
-    elif number is not None:
+    elif step is not None:
         origins = shift - (draw(SHIFT) * (2 * shift + 1) >> 24)
     mirrored = np.zeros(count, bool)
-    if number is not None and augmentation.flip:
+    if step is not None and augmentation.flip:
         mirrored = draw(FLIP, 1)[:, 0] >> 23 == 1
-    if number is not None and augmentation.cutout:
+    if step is not None and augmentation.cutout:
         cut = (draw(CUTOUT) * np.array(output, np.int64) >> 24) - augmentation.cutout // 2
 
     index = [along(chosen[:, None], 1), along(np.arange(images.shape[1])[None], 1)]

@@ -6,12 +6,13 @@ from collections.abc import Callable
 import numpy as np
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numpy.base import NumpyBase
 from gpucnn.backends.numpy.windows import field_sizes, padded, taps, unpadded
 from gpucnn.backends.protocol import Array
 from gpucnn.geometry import Window, pool_counts
 
 
-class NumpyPool:
+class NumpyPool(NumpyBase):
     """Part of NumpyBase; see the protocol for what each method does."""
 
     def max_pool(self, x: Batch, window: Window) -> tuple[Batch, Array]:

@@ -12,6 +12,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from gpucnn.arithmetic import BLOCK, Doubt, chain, doubt, in_bands, over_batch, rounded, total64, tree
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numpy.base import NumpyBase
 from gpucnn.backends.numpy.windows import padded, place
 from gpucnn.backends.protocol import Array
 from gpucnn.geometry import Window
@@ -20,7 +21,7 @@ ZERO = np.float32(0)
 CHUNK = 1 << 14  # values in flight in one step of a chain: about 600 KiB with all temporaries
 
 
-class ExactConv:
+class ExactConv(NumpyBase):
     """Part of NumpyExact; see the protocol for what each method does."""
 
     # ---- convolution and dense: rule 2 -------------------------------------------------------------------------------
@@ -39,7 +40,7 @@ class ExactConv:
         for i, k, d, (before, _) in zip(window.input, window.kernel, window.dilation, window.padding, strict=True):
             sizes.append(i + (k - 1) * d)
             offsets.append((k - 1) * d - before)
-        field = place(dy.data[..., 0], offsets, sizes, window.stride)
+        field = place(dy.data[..., 0], tuple(offsets), tuple(sizes), window.stride)
         ones = (1,) * len(sizes)
         dx = correlate(field, transposed(w, groups), groups, window.input, ones, window.dilation)
         return self.batch(finished(dx, None, False))

@@ -4,11 +4,12 @@ import numpy as np
 
 from gpucnn.arithmetic import fma, rounded, total64
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numpy.base import NumpyBase
 from gpucnn.backends.numpy.norm import inverse_deviation, normalised, per_channel
 from gpucnn.backends.protocol import Array
 
 
-class ExactNorm:
+class ExactNorm(NumpyBase):
     """Part of NumpyExact; see the protocol for what each method does."""
 
     def batch_norm_statistics(self, x: Batch) -> tuple[Array, Array, Array]:

@@ -4,7 +4,8 @@ Nothing here promises bits. Sums are in whatever order BLAS and NumPy like, so r
 derived bound `k * 2**-24 * sum(|x||w|)`.
 """
 
-from gpucnn.backends.numpy.base import NumpyBase
+from gpucnn.backends.numpy.channels import NumpyChannels
+from gpucnn.backends.numpy.elementwise import NumpyElementwise
 from gpucnn.backends.numpy.fast.conv import FastConv
 from gpucnn.backends.numpy.fast.elementwise import GRADIENTS, VALUES
 from gpucnn.backends.numpy.fast.group_norm import FastGroupNorm
@@ -12,9 +13,22 @@ from gpucnn.backends.numpy.fast.loss import FastLoss
 from gpucnn.backends.numpy.fast.norm import FastNorm
 from gpucnn.backends.numpy.fast.optimizers import FastOptimizers
 from gpucnn.backends.numpy.fast.pool import FastPool
+from gpucnn.backends.numpy.pool import NumpyPool
+from gpucnn.backends.numpy.resampling import NumpyResampling
 
 
-class NumpyFast(FastConv, FastPool, FastNorm, FastGroupNorm, FastLoss, FastOptimizers, NumpyBase):
+class NumpyFast(
+    FastConv,
+    FastPool,
+    FastNorm,
+    FastGroupNorm,
+    FastLoss,
+    FastOptimizers,
+    NumpyElementwise,
+    NumpyPool,
+    NumpyResampling,
+    NumpyChannels,
+):
     """The protocol of gpucnn.backends.protocol in BLAS and vectorised NumPy, float32 or float64."""
 
     math = "fast"

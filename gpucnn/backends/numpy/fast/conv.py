@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numpy.base import NumpyBase
 from gpucnn.backends.numpy.fast.norm import all_but_channels
 from gpucnn.backends.numpy.pool import gather
 from gpucnn.backends.numpy.windows import padded, taps
@@ -18,7 +19,7 @@ from gpucnn.geometry import Window
 CHUNK = 1 << 20  # values of a convolution's unfolded images at a time: 4 MiB of float32 stay in the cache
 
 
-class FastConv:
+class FastConv(NumpyBase):
     """Part of NumpyFast; see the protocol for what each method does."""
 
     def conv(
@@ -38,8 +39,8 @@ class FastConv:
         for images in _chunks(dy.images, channels, window):
             columns = filters @ _by_channel(dy.data[images, ..., 0], groups)  # (G, C/G * K, n * P)
             columns = columns.reshape(channels, -1, images.stop - images.start, *window.output)  # (C, K, n, *P)
-            products = columns.swapaxes(0, 2)  # (n, K, C, *P): each returns to the pixel that it came from
-            dx[images] = gather(window, products[:, 0], lambda k, products=products: products[:, k])
+            products = columns.swapaxes(0, 1).swapaxes(1, 2)  # (K, n, C, *P): each returns to its own pixel
+            dx[images] = gather(window, products[0], products.__getitem__)
         return self.batch(dx)
 
     def conv_weight_gradient(self, dy: Batch, x: Batch, window: Window, groups: int, out: Array) -> None:

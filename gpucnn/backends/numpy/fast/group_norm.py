@@ -3,12 +3,13 @@
 import numpy as np
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numpy.base import NumpyBase
 from gpucnn.backends.numpy.fast.norm import all_but_channels
 from gpucnn.backends.numpy.norm import lines, normalised, per_channel, per_group
 from gpucnn.backends.protocol import Array
 
 
-class FastGroupNorm:
+class FastGroupNorm(NumpyBase):
     """Part of NumpyFast; see the protocol for what each method does."""
 
     def group_norm_statistics(self, x: Batch, groups: int) -> tuple[Batch, Batch]:
@@ -38,7 +39,7 @@ class FastGroupNorm:
         out_beta: Array | None,
     ) -> Batch:
         xhat, inv = normalised(x, per_group(mean, x), per_group(var, x), eps)
-        if gamma is not None:
+        if out_gamma is not None and out_beta is not None:
             axes = all_but_channels(x)
             out_beta[...] = dy.data.sum(axes, dtype=np.float64)
             out_gamma[...] = (dy.data * xhat).sum(axes, dtype=np.float64)

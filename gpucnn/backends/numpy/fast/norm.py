@@ -3,11 +3,12 @@
 import numpy as np
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numpy.base import NumpyBase
 from gpucnn.backends.numpy.norm import inverse_deviation, per_channel
 from gpucnn.backends.protocol import Array
 
 
-class FastNorm:
+class FastNorm(NumpyBase):
     """Part of NumpyFast; see the protocol for what each method does."""
 
     def batch_norm_statistics(self, x: Batch) -> tuple[Array, Array, Array]:
