@@ -1,5 +1,5 @@
-"""Compiled kernels on disk: one file a key, written beside and renamed, its digest in front, so that a file cut short
-counts as absent."""
+"""Compiled kernels on disk: one file per key, under a temporary name until complete, its digest in front, so that
+a truncated file counts as absent."""
 
 import contextlib
 import hashlib
@@ -23,7 +23,7 @@ def file_name(name: str, key: object) -> str:
 
 
 def load(path: Path) -> bytes | None:
-    """What was stored there; None if nothing was, or not all of it."""
+    """The stored payload; None if there is none or it is damaged."""
     try:
         stored = path.read_bytes()
     except OSError:
@@ -33,7 +33,7 @@ def load(path: Path) -> bytes | None:
 
 
 def store(path: Path, payload: bytes) -> None:
-    """Keep it; a full disk or a read-only home costs the next run its compile time, nothing else."""
+    """Store the payload; on a full disk or in a read-only home the next run compiles again."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # only its owner may write there
         handle, beside = tempfile.mkstemp(dir=path.parent)

@@ -1,9 +1,9 @@
-"""Compiling kernels, and keeping what was compiled between runs.
+"""Compiling kernels, with a cache on disk.
 
 Numba's own cache looks at one source file and knows neither imported helpers nor the constants of a closure, and two
 processes that fill it at once can store one function under another's name. This one keys every machine code by all that
 made it: the sources of this folder, the kernel's name with its tile, the argument types, the processor with its
-features, and the versions of Numba, llvmlite and Python. The payload is Numba's own serialised machine code, in a
+features, and the versions of Numba, llvmlite and Python. The payload is Numba's own serialized machine code, in a
 folder that only its owner may write.
 """
 
@@ -27,7 +27,7 @@ from numba.core import bytecode, caching, compiler, event, types
 OPTIONS = {"error_model": "numpy", "nogil": True}
 listeners: list[Callable[[str], None]] = []
 
-# Numba tells functions of one name apart by a counter that starts at 1 in every process. Two tiles of one kernel,
+# Numba distinguishes functions of one name by a counter that starts at 1 in every process. Two tiles of one kernel,
 # stored by two processes and loaded by a third, could then have one symbol, and the linker would call one tile for the
 # other.
 bytecode.FunctionIdentity._unique_ids = itertools.count(secrets.randbits(62))
@@ -116,7 +116,7 @@ class Kernel:
 
 
 class _Announcer(event.Listener):
-    """Tells `listeners` that a kernel is being compiled; one that comes from the cache compiles nothing."""
+    """Notifies `listeners` that a kernel is being compiled; one that comes from the cache compiles nothing."""
 
     def __init__(self, kernel: Kernel):
         self.kernel = kernel
@@ -137,7 +137,7 @@ def _announce(kernel: Kernel) -> Iterator[None]:
 
 
 def kernel(name: str, parallel: bool = True, contiguous: bool = False) -> Callable[[Callable], Kernel]:
-    """Decorate a function as a Kernel. `name` must tell all constants of its closure: the cache goes by it."""
+    """Decorate a function as a Kernel. `name` must include all constants of its closure: the cache's key has it."""
     return lambda function: Kernel(function, name, parallel, contiguous)
 
 

@@ -54,7 +54,7 @@ def indices(sizes):
 
 
 def seen(window, p, r):
-    """The input pixel that output position p sees at kernel position r; None outside the image."""
+    """The input pixel that output position p reads at kernel position r; None outside the image."""
     pixel = tuple(
         q * s + t * d - before
         for q, t, s, d, (before, _) in zip(p, r, window.stride, window.dilation, window.padding, strict=True)
@@ -86,7 +86,7 @@ def conv(x, w, bias, window, groups, relu):
 def conv_input_gradient(dy, w, window, groups):
     outs, ins = w.shape[0] // groups, w.shape[1]
     dx = np.zeros((len(dy), ins * groups, *window.input), np.float32)
-    # For each pixel, the outputs that hold it in row-major order, each with the kernel position where it does.
+    # For each pixel, the outputs whose windows contain it in row-major order, each with the kernel position.
     holders = {pixel: [] for pixel in indices(window.input)}
     for p in indices(window.output):
         for r in indices(window.kernel):

@@ -1,4 +1,4 @@
-"""What is declared once, and what cannot import the declaration: kernels and CUDA sources held to it."""
+"""Kernels and CUDA sources, which cannot import the declarations, agree with them."""
 
 import re
 

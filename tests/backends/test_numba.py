@@ -1,4 +1,4 @@
-"""Every operation of numba against numpy's exact math, raw bits, over random shapes and unpleasant numbers.
+"""Every operation of numba against numpy's exact math, raw bits, over random shapes and difficult numbers.
 
 The backend is guarded (see guarded.py): each test also shows that no kernel writes outside its buffers, uses memory
 that nobody wrote, or lets through what fills up the last block. It runs on one thread or two, as the test case says.
@@ -46,7 +46,7 @@ def few_tiles():
         # Whole kernel rows: a kernel for each border; test_numba_rows.py has them.
         patch.setattr(tiles, "_ROWS", {24: (), 6: ()})
         patch.setattr(tiles, "_GRADIENT_ROWS", {24: {}, 6: {}})
-        patch.setattr(correlation, "WIDTHS", ())  # widths with a code of their own: also there
+        patch.setattr(correlation, "WIDTHS", ())  # specialized widths are also tested there
         for choice in CHOICES:
             choice.cache_clear()
         yield
@@ -95,7 +95,7 @@ def convolutions(draw):
     """(window, images, in-channels of a group, out-channels of a group, groups); depthwise among them."""
     win = draw(windows())
     groups = draw(st.sampled_from([1, 1, 2, 3]))
-    # numpy's exact math pays for each image: many of them only where they are small.
+    # numpy's exact math takes time per image: use many only if they are small.
     images = draw(st.sampled_from(IMAGES if np.prod(win.output) * np.prod(win.kernel) < 300 else (1, 2, 17)))
     return win, images, draw(st.sampled_from([1, 1, 2, 5])), draw(st.sampled_from([1, 2, 3, 7])), groups
 
@@ -499,7 +499,7 @@ def test_wrong_types_are_refused():
     b = HONEST[1]
     with pytest.raises(DTypeError, match="float64"):
         b.pack(np.ones((1, 1)))
-    with pytest.raises(DTypeError, match="a layer gave float64"):
+    with pytest.raises(DTypeError, match="a layer returned float64"):
         b.elementwise("relu", Batch(np.ones((1, 1, 16)), 1, b))
 
 

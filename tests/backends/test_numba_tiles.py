@@ -28,7 +28,7 @@ VARIANTS = list(itertools.product((1, 3, 5, 4), (1, 2), (1, 10**9)))
 def test_forward_tile(number, tile, monkeypatch):
     """Each tile in one of the variants, each variant with some tile."""
     monkeypatch.setattr(tiles, "broadcast_tile", lambda *sizes: tile)
-    # 7 and 16 have no common divisor: neighbouring tiles take variants that differ in everything.
+    # 7 and 16 have no common divisor: neighboring tiles take variants that differ in everything.
     width, stride, uses = VARIANTS[number * 7 % len(VARIANTS)]
     monkeypatch.setattr(correlation, "_PACK_USES", uses)
     ob, qb = tile

@@ -46,7 +46,7 @@ def _maps(b, poison):
 
 
 def _line(b, poison):
-    """Several bands of 64 values an image."""
+    """Several bands of 64 values per image."""
     x, t = poison(b.pack(_draw(35, 2, 9, 11))), poison(b.pack(_draw(35, 2, 9, 11, seed=1)))
     total = b.zeros((1,), np.float64)
     b.value_loss("huber", x, t, 0.5, total)

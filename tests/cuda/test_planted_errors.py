@@ -1,4 +1,4 @@
-"""The emulation catches what one gets wrong in a CUDA kernel: each error is planted in a copy of the sources."""
+"""The emulation catches typical errors in CUDA kernels: each is planted in a copy of the sources."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""What the tests run in Numba's CUDA simulator, in a process of its own with NUMBA_ENABLE_CUDASIM=1.
+"""What the tests run in Numba's CUDA simulator, in a separate process with NUMBA_ENABLE_CUDASIM=1.
 
 The simulator starts a Python thread for each CUDA thread, so everything here is small: a few thousand threads a call.
 """
@@ -101,7 +101,7 @@ def band_cases():
 
 
 def poisoned(pack):
-    """`pack`, with numbers in the lanes that only fill up the last block: no result may depend on them."""
+    """`pack`, with numbers in the padding lanes of the last block: no result may depend on them."""
 
     def packed(images):
         batch = pack(images)

@@ -1,8 +1,8 @@
-"""The operations of the protocol as launches of the kernels in kernels/cuda, on any Launcher.
+"""Memory and launches of the CUDA backend, on any Launcher.
 
-Every operation turns its sizes into template arguments, a grid and a few numbers; the files beside this one hold them,
-one a file of kernels. Nothing here knows whether a GPU or
-the emulation runs the kernels. No array arithmetic is used: CuPy's own flushes subnormals.
+Every operation converts its sizes to template arguments, a grid and a few numbers; the operations are in the other
+files of this folder, one per file of kernels. The code is the same for a GPU and for the emulation. There is no array
+arithmetic: CuPy's flushes subnormals.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from gpucnn.backends.protocol import Array
 
 
 class CudaBase(LaneBackend):
-    """See the protocol for what each method does; comments here tell only how."""
+    """See the protocol for what each method does; comments here explain only how."""
 
     name = "cupy"
     lanes = LANES
@@ -72,13 +72,13 @@ class CudaBase(LaneBackend):
         return self.launcher.read(array)
 
     def _constant(self, key, make: Callable[[], np.ndarray]) -> Array:
-        """A table that depends on sizes alone, put on the device once."""
+        """An array that depends only on sizes, copied to the device once."""
         if key not in self._constants:
             self._constants[key] = self.array(make())
         return self._constants[key]
 
     def _counters_of(self, count: int, use: str) -> Array:
-        """At least so many counters, all 0: each kernel that counts leaves them at 0."""
-        # A size for every power of two: an array is never replaced, because a captured step may still use it.
+        """At least `count` counters, all 0: each kernel resets those that it uses."""
+        # One array per power of two: an array is never replaced, because a captured step may still use it.
         size = max(1024, 1 << (count - 1).bit_length())
         return self._constant(("counters", size, use), lambda: np.zeros(size, np.uint32))

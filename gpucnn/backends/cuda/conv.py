@@ -80,7 +80,7 @@ class CudaConv(CudaDense):
             return self.dense_input_gradient(dy.reshape(-1), w.reshape(len(w), -1)).reshape(w.shape[1], *window.input)
         sizes, outputs, channels = window3d(window), len(w) // groups, w.shape[1]
         shape = (dy.data.shape[0], channels * groups, *window.input, LANES)
-        # A phase of pixels that no output saw has no taps, and no kernel writes it.
+        # A phase of pixels that no output reads has no taps, and no kernel writes it.
         complete = all(_lengths(phase.taps, sizes.kernel)[1] for phase in phases(window))
         dx = self._empty(shape) if complete else self.zeros(shape)
         taps, pixels, data = math.prod(sizes.kernel), math.prod(sizes.input), self._data(dy)
@@ -88,7 +88,7 @@ class CudaConv(CudaDense):
             kernel, count = _lengths(phase.taps, sizes.kernel)
             if not count:
                 continue
-            # Outputs and inputs of the forward kernel change places: an output here is a channel of w.
+            # Outputs and inputs of the forward kernel are swapped: an output here is a channel of w.
             first, along = _sliced(phase.taps, sizes.kernel)
             weights = first, outputs * channels * taps, taps, channels * taps, *along
             first, along = _sliced(phase.pixels, sizes.input)
@@ -125,7 +125,7 @@ class CudaConv(CudaDense):
 
 
 def _strides(sizes: Three) -> Three:
-    """Of a contiguous array of three axes."""
+    """The strides of a contiguous array of three axes."""
     return sizes[1] * sizes[2], sizes[2], 1
 
 
@@ -136,7 +136,7 @@ def _weight_strides(outputs: int, channels: int, kernel: Three) -> tuple[int, ..
 
 
 def _is_plain(window: Window, pool: Window) -> bool:
-    """Whether conv.cu has a kernel for a convolution with this pooling after it: two axes, 2x2 side by side."""
+    """Whether conv.cu has a kernel for this convolution and pooling: two axes, disjoint 2x2 windows."""
     return (
         len(window.input) == 2
         and window.stride == window.dilation == pool.dilation == (1, 1)
@@ -156,6 +156,6 @@ def _sliced(slices, sizes: Three) -> tuple[int, Three]:
 
 
 def _lengths(slices, sizes: Three) -> tuple[Three, int]:
-    """How many entries each slice leaves of its axis, and their product."""
+    """The number of entries in each slice, and their product."""
     d, h, w = (len(range(*s.indices(size))) for s, size in zip(slices, sizes, strict=True))
     return (d, h, w), d * h * w

@@ -1,12 +1,12 @@
 """The CUDA backend's launcher on a GPU: CuPy's memory pool, streams and graphs, kernels from compiler.py.
 
-Everything runs in order on one stream of its own. It is a blocking one, so that a layer of the user's own, which
-computes with CuPy on the default stream, waits for the kernels and the kernels wait for it. While a graph is recorded,
-kernels that nobody waits for (the gradients of weights) go to a second stream: in the graph they are branches that run
-beside the rest.
+Everything runs in order on one dedicated stream. It is a blocking one, so that a user-defined layer, which computes
+with CuPy on the default stream, waits for the kernels and the kernels wait for it. While a graph is recorded, kernels
+whose results are not needed at once (the gradients of weights) go to a second stream: in the graph they are branches
+that run concurrently with the rest.
 
-Python threads take turns: what one thread launches while another records would become part of the other's graph. So the
-lock is held for the whole of a capture, and for each call otherwise.
+Python threads take turns: what one thread launches while another records would become part of the other's graph. So
+the lock is held during a whole capture, and otherwise during each call.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from gpucnn.backends.cuda.cupy_events import elapsed
 from gpucnn.backends.cuda.launcher import Arguments, Launcher
 from gpucnn.errors import BackendError
 
-# What kernels on the second stream use cannot be reused before they are waited for: so many bytes at most.
+# Limit of the bytes used by kernels on the second stream, which cannot be reused before the streams are joined.
 _BESIDE_BYTES = 64 << 20
 
 
@@ -48,7 +48,7 @@ class CupyLauncher(Launcher):
         self._lock = threading.RLock()
         self._device = cupy.cuda.Device()
         self._device.use()
-        runtime.free(0)  # makes the context
+        runtime.free(0)  # creates the context
         facts = runtime.getDeviceProperties(self._device.id)
         self.processors = facts["multiProcessorCount"]
         self.memory = facts["totalGlobalMem"]
@@ -60,11 +60,11 @@ class CupyLauncher(Launcher):
         self._kernels: dict[tuple[str, str], int] = {}
         self._modules: list[int] = []
         self._pool = cupy.get_default_memory_pool()
-        # While a graph is made: the addresses that its own pool gave out, and the arrays from elsewhere that it uses.
+        # While capturing: addresses allocated from the graph's own pool, and other arrays that the graph uses.
         self._capturing = self._recording = False
         self._own: set[int] = set()
         self._kept: list[cupy.ndarray] = []
-        # What the second stream uses and has not been waited for: arrays, and where the memory that it writes begins.
+        # In use by the second stream and not yet joined: arrays, and the addresses of the memory that it writes.
         self._used_beside: list[cupy.ndarray] = []
         self._written_beside: set[int] = set()
         self._events: list[cupy.cuda.Event] = []
@@ -73,7 +73,7 @@ class CupyLauncher(Launcher):
 
     @_in_turn
     def empty(self, shape: tuple[int, ...], dtype=np.float32) -> cupy.ndarray:
-        """Raises cupy.cuda.memory.OutOfMemoryError after the pools gave back what nobody uses."""
+        """Raises cupy.cuda.memory.OutOfMemoryError if memory is full even after the pools have freed unused blocks."""
         with self._stream:
             try:
                 return cupy.ndarray(shape, dtype)
@@ -83,12 +83,12 @@ class CupyLauncher(Launcher):
 
     @_in_turn
     def used_bytes(self) -> int:
-        """What arrays hold in the pool at hand."""
+        """Bytes used by arrays in the current pool."""
         return self._pool.used_bytes()
 
     @_in_turn
     def free_bytes(self) -> int:
-        """What arrays could still get: free on the device, or held by the pool at hand and in nobody's use."""
+        """Bytes still available to arrays: free on the device, or unused in the current pool."""
         return runtime.memGetInfo()[0] + self._pool.free_bytes()
 
     @_in_turn
@@ -143,29 +143,29 @@ class CupyLauncher(Launcher):
             self._join()
 
     def _wait(self, later, earlier) -> None:
-        """What comes on stream `later` waits for what is on `earlier`."""
+        """Make later work on stream `later` wait for the work on `earlier`."""
         event = cupy.cuda.Event(disable_timing=True)
         earlier.record(event)
         later.wait_event(event)
         self._events.append(event)
 
     def _join(self) -> None:
-        """What comes waits for the second stream."""
+        """Make later work wait for the second stream."""
         if self._used_beside:
             self._wait(self._stream, self._side)
         self._used_beside, self._written_beside = [], set()
 
     def _keep(self, *arrays: cupy.ndarray) -> None:
-        """While a graph is recorded: keep alive what it uses and its own pool does not hold."""
+        """While a graph is recorded: keep alive the arrays that it uses from outside its own pool."""
         if self._recording:
             self._kept += [a for a in arrays if a.data.mem.ptr not in self._own]
 
     @_in_turn
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
-        """Run `step` for real, which compiles what it needs, then once more to record it as a CUDA graph.
+        """Run `step`, which compiles its kernels, then once more to record it as a CUDA graph.
 
-        Both take their memory from a pool of this graph's own. So nothing that comes later can be given memory that the
-        graph writes at each repetition, and inside it arrays that follow each other share memory as they always do.
+        Both allocate from a pool that belongs to the graph. So later arrays never get memory that the graph writes at
+        each replay, and within the graph successive arrays reuse memory as usual.
         """
         if self._capturing:
             raise BackendError("a capture inside a capture: capture the whole step once")
@@ -189,7 +189,7 @@ class CupyLauncher(Launcher):
             self._capturing, self._pool = False, cupy.get_default_memory_pool()
         graph.upload(self._stream)
 
-        def replay(_kept=(pool, self._kept)) -> None:  # the graph has addresses only
+        def replay(_kept=(pool, self._kept)) -> None:  # keeps alive what the graph refers to
             with self._lock:
                 graph.launch(self._stream)
 
@@ -202,7 +202,7 @@ class CupyLauncher(Launcher):
             step()
             self._join()
         except BaseException:
-            with contextlib.suppress(Exception):  # the first error is the one to tell
+            with contextlib.suppress(Exception):  # the first error is the one to report
                 self._stream.end_capture()
             raise
         finally:
@@ -217,10 +217,10 @@ class CupyLauncher(Launcher):
         self._stream.synchronize()
 
     def elapsed(self, work: Callable[[], Any]) -> float:
-        """Seconds of the device for what `work` launches."""
+        """Seconds of device time for the work that `work` launches."""
         return elapsed(work, self._stream)
 
 
 def architecture() -> str:
-    """The current device's, as NVRTC calls it: "sm_90"."""
+    """The current device's architecture in NVRTC's notation: "sm_90"."""
     return f"sm_{cupy.cuda.Device().compute_capability}"

@@ -1,4 +1,4 @@
-"""Dense layers as launches of kernels/cuda/dense.cu, and the weight gradient of whatever has one position an image."""
+"""Dense layers as launches of kernels/cuda/dense.cu, and the weight gradient of layers with one position per image."""
 
 import math
 
@@ -32,7 +32,7 @@ class CudaDense(CudaBase):
         return y
 
     def dense_weight_gradient(self, dy: Batch, x: Batch, out: Array) -> None:
-        # A window over one pixel without axes: values are the inputs themselves.
+        # A window without axes, over one pixel: its values are the inputs.
         self._chain_weight_gradient(dy, x, _POINT, 1, out)
 
     def _chain_weight_gradient(self, dy: Batch, x: Batch, window: Window, groups: int, out: Array) -> None:
@@ -52,8 +52,8 @@ _POINT = Window((), (), (), (), (), ())
 
 
 def _sources(window: Window, channels: int) -> np.ndarray:
-    """For each weight (channel, *kernel) of a window with one position, which value of (channel, *input) it meets; -1
-    for one in the padding."""
+    """For each weight (channel, *kernel) of a window with one position, the index into (channel, *input) of the value
+    that it is multiplied with; -1 for padding."""
     sizes = window3d(window)
     indices = np.indices((channels, *sizes.kernel)).reshape(4, -1)
     at, inside = indices[0], np.ones(indices.shape[1], bool)

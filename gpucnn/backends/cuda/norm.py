@@ -19,7 +19,7 @@ class CudaNorm(CudaBase):
         blocks, positions, band = x.data.shape[0], math.prod(x.spatial), positions_per_band(x.spatial)
         bands = ceil_div(positions, band)
         part = self._empty((x.channels, sums, blocks * HALVES, bands), np.float64)
-        # One warp a band where there are few channels, several bands a warp where channels fill the GPU.
+        # One warp per band for few channels, several bands per warp if channels fill the GPU.
         parts = min(ceil_div(blocks * bands, 8), ceil_div(8 * self.launcher.processors, x.channels))
         sizes = [i32(size) for size in (x.images, blocks, positions, band)]
         grid = x.channels, parts
@@ -30,7 +30,7 @@ class CudaNorm(CudaBase):
         self._run("norm.cu", kernel, grid, (LANES, 8), *arguments, *sizes, part, counters, beside=beside)
 
     def _over_maps(self, kernel: str, results: Array, *arguments, channels: int = 0) -> None:
-        """A kernel of norm.cu that walks each map of `results`, about four values a thread."""
+        """A kernel of norm.cu that walks each map of `results`, about four values per thread."""
         maps, positions = results.shape[0] * results.shape[1], math.prod(results.shape[2:-1])
         grid = maps, min(ceil_div(positions, 32), 65535)
         sizes = (i32(channels), i32(positions)) if channels else (i32(positions),)

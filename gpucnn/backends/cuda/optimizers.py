@@ -1,4 +1,4 @@
-"""Optimisers, running statistics and the watch for non-finite numbers, as launches of kernels/cuda/optimizers.cu."""
+"""Optimizers, running statistics and the check for non-finite numbers, as launches of kernels/cuda/optimizers.cu."""
 
 from gpucnn.backends.cuda.base import CudaBase
 from gpucnn.backends.cuda.layout import ceil_div, f32, i32, i64

@@ -1,4 +1,4 @@
-"""Pooling as launches of kernels/cuda/pool.cu and of norm.cu, which has the means of whole maps."""
+"""Pooling as launches of kernels/cuda/pool.cu, and of norm.cu for the means of whole maps."""
 
 import functools
 import math

@@ -1,9 +1,9 @@
-"""The CPU backend: exact float32 at full speed on all cores, 16 images to a vector.
+"""Memory and launches of the CPU backend.
 
-Every operation brings its arguments into the kernels' shape (three spatial axes, leading ones of size 1) and launches
-one or a few kernels; the files beside this one hold them, one a family of kernels. Between `capture`'s start and end
-each launch is also written on a tape, so that a training step repeats as a list of compiled calls on the same buffers,
-with nothing checked or allocated again.
+Every operation reshapes its arguments to three spatial axes (leading ones of size 1) and launches one or a few kernels;
+the operations are in the other files of this folder, one per family of kernels. While `capture` records, each launch is
+also put on a tape, so that a training step repeats as a list of compiled calls on the same buffers, with nothing
+checked or allocated again.
 """
 
 import contextlib
@@ -27,9 +27,8 @@ from gpucnn.kernels.numba import compiler
 from gpucnn.kernels.numba.compiler import Kernel
 from gpucnn.kernels.numba.simd import LANES
 
-# Between two kernels GNU OpenMP's threads wait in a loop, by default for milliseconds: long enough to keep a busy
-# machine's other work, even their own team's late thread, from running. This many turns bridge the gap between two
-# kernels.
+# Between two kernels GNU OpenMP's threads spin, by default for milliseconds: long enough to keep other processes, even
+# a late thread of their own team, from running. This many turns are enough for the gap between two kernels.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 compiler.listeners.append(compilation.announce)
@@ -37,12 +36,12 @@ compiler.listeners.append(compilation.announce)
 
 @functools.cache
 def _turn() -> contextlib.AbstractContextManager:
-    """What a thread holds while it calls kernels: a lock where Numba's threading layer takes one call at a time."""
+    """The context in which a thread calls kernels: a lock if Numba's threading layer allows one call at a time."""
     return threading.RLock() if numba.threading_layer() == "workqueue" else contextlib.nullcontext()
 
 
 class NumbaBase(LaneBackend):
-    """See the protocol for what each method does; comments here tell only how."""
+    """See the protocol for what each method does; comments here explain only how."""
 
     name = "numba"
     lanes = LANES
@@ -64,7 +63,7 @@ class NumbaBase(LaneBackend):
 
     def _run(self, kernel: Kernel, *arguments) -> None:
         entry = kernel.prepare(*arguments)
-        if numba.get_num_threads() != self.threads:  # a number of this Python thread
+        if numba.get_num_threads() != self.threads:  # per Python thread
             numba.set_num_threads(self.threads)
         with _turn():
             self._tape.call(entry, *arguments)
@@ -88,7 +87,7 @@ class NumbaBase(LaneBackend):
     # ---- memory -----------------------------------------------------------------------------------------------------
 
     def _empty(self, shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:
-        """Uninitialised memory that starts at a cache line, so that no vector straddles two."""
+        """Uninitialized memory that starts at a cache line, so that no vector crosses two."""
         dtype = np.dtype(dtype)
         size = math.prod(shape) * dtype.itemsize
         memory = np.empty(size + 64, np.uint8)

@@ -39,7 +39,7 @@ class NumbaConv(NumbaDense):
             return self.dense_input_gradient(dy.reshape(-1), w.reshape(len(w), -1)).reshape(w.shape[1], *window.input)
         channels = w.shape[1] * groups
         dx = self._maps(dy, channels, window.input)
-        # (group, O/group, C/group, *K) turned into (group, C/group, O/group, *K): outputs become inputs.
+        # (group, O/group, C/group, *K) as (group, C/group, O/group, *K): outputs become inputs.
         turned = w.reshape(groups, len(w) // groups, w.shape[1], *window3d(window).kernel).swapaxes(1, 2)
         gradient, target, nothing = deep(self._data(dy)), deep(dx.data), np.zeros(channels, np.float32)
         for phase in phases(window):

@@ -7,11 +7,11 @@ from gpucnn.backends.numba.base import NumbaBase
 from gpucnn.kernels.numba import conv, conv_rows
 from gpucnn.kernels.numba.simd import LANES
 
-# Units of work that each thread should find, so that an uneven end costs little.
+# Units of work per thread, so that an uneven end costs little.
 UNITS_PER_THREAD = 4
-# How many tiles must read a weight before it pays to lay the weights out for them.
+# The number of tiles that must read a weight before packing the weights pays off.
 _PACK_USES = 32
-# Kernel widths that get a machine code of their own.
+# Kernel widths for which kernels are specialized.
 WIDTHS = (1, 3, 5)
 
 
@@ -21,8 +21,8 @@ class NumbaCorrelation(NumbaBase):
     def _correlate(self, x, w, bias, y, stride, dilation, before, relu: bool) -> None:
         """Launch the forward kernel on (block, C, D, H, W, lane) views; w (group, O/group, C/group, *K)."""
         if x.shape[2:5] == y.shape[2:5] == w.shape[3:] == (1, 1, 1) and before == (0, 0, 0):
-            # One pixel an image, and no tap beside it: let the blocks be the row of pixels, so that a tile reuses each
-            # weight.
+            # One pixel per image and a single tap: use the blocks as a row of pixels, so that a tile reuses
+            # each weight.
             x, y = x.transpose(4, 1, 2, 3, 0, 5), y.transpose(4, 1, 2, 3, 0, 5)
         outputs, width = w.shape[1], w.shape[5]
         if stride == dilation == (1, 1, 1) and w.shape[3] == x.shape[2] == 1 and before[0] == 0:
@@ -34,7 +34,7 @@ class NumbaCorrelation(NumbaBase):
         ob, qb = tiles.broadcast_tile(outputs, y.shape[4], (x.shape[4], width, stride[2], before[2], dilation[2]))
         number = -(-outputs // ob)
         rows = y.shape[0] * w.shape[0] * y.shape[2] * y.shape[3]
-        # A dense layer on few images reads each weight too seldom to lay it out first.
+        # A dense layer on few images reads each weight too rarely for packing to pay off.
         packs = width > 1 or rows * y.shape[4] >= _PACK_USES * qb
         packed = self._empty((w.shape[0], number, math.prod(w.shape[2:]) if packs else 0, ob))
         chunks = min(number, -(-UNITS_PER_THREAD * self.threads // max(rows, 1)))

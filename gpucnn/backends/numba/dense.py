@@ -1,4 +1,4 @@
-"""Dense layers on the CPU backend, and the weight gradient of whatever has one position an image."""
+"""Dense layers on the CPU backend, and the weight gradient of layers with one position per image."""
 
 import math
 
@@ -43,7 +43,7 @@ class NumbaDense(NumbaCorrelation):
         terms = math.prod(out.shape[1:])  # of one group
         vectors = -(-terms // LANES)
         ob, cb = tiles.broadcast_tile(outputs // groups, vectors)
-        # The last tile of the last group may read past the terms: leave it room.
+        # Padded because the last tile of the last group may read past the terms.
         turned = self._empty((blocks, LANES, -(-terms * groups // LANES) * LANES + cb * LANES))
         c = window3d(window)
         square = self._empty((self.threads, LANES * LANES))

@@ -1,4 +1,4 @@
-"""Group norm and layer norm of the CPU backend."""
+"""Group norm and layer norm on the CPU backend."""
 
 import functools
 import math
@@ -15,7 +15,7 @@ from gpucnn.kernels.numba import group_norm as kernels
 from gpucnn.kernels.numba import sums
 from gpucnn.kernels.numba.simd import LANES
 
-# Pieces of a group's channels that several threads may take: enough for batches of one block.
+# Pieces into which a group's channels are divided for threads: enough for batches of one block.
 _PARTS = 8
 
 
@@ -27,7 +27,7 @@ class NumbaGroupNorm(NumbaBase):
         self._run(kernels.group_norm_statistics, data, mean.data, var.data, self._lane_slots(data.shape))
 
     def _lane_slots(self, lines: tuple[int, int, int], *trees: int) -> np.ndarray:
-        """Waiting sums for a tree over the bands of each line of M values; `lines` is (block, group, M * 16)."""
+        """Scratch sums for a tree over the bands of each line of M values; `lines` is (block, group, M * 16)."""
         bands = -(-lines[2] // (BAND * LANES))
         return self._empty((*lines[:2], *trees, sums.levels(bands), LANES), np.float64)
 
@@ -39,13 +39,13 @@ class NumbaGroupNorm(NumbaBase):
 
     def _group_norm_gradient(self, dy, x, mean, var, gamma, eps, out_gamma, out_beta, dx: Batch) -> None:
         groups = mean.channels
-        gradient, values, centre = flat(self._data(dy)), flat(self._data(x)), self._data(mean)
+        gradient, values, center = flat(self._data(dy)), flat(self._data(x)), self._data(mean)
         factor = _filled(gamma, x.channels, 1)
         a, b, inv = (self._empty((len(values), groups, LANES)) for _ in range(3))
         lines = len(values), groups, values[0].size // groups
-        inputs = gradient, values, centre, self._data(var), factor, eps
+        inputs = gradient, values, center, self._data(var), factor, eps
         self._run(kernels.group_norm_means, *inputs, a, b, inv, self._lane_slots(lines, 2))
-        arguments = gradient, values, centre, inv
+        arguments = gradient, values, center, inv
         self._run(kernels.group_norm_gradient, *arguments, factor, a, b, flat(dx.data), _parts(x, mean))
         if gamma is not None:
             band = positions_per_band(x.spatial)

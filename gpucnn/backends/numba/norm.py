@@ -21,7 +21,7 @@ class NumbaNorm(NumbaBase):
         self._run(norm.bias_gradient, flat(self._data(dy)), out, dy.images, positions_per_band(dy.spatial), slots)
 
     def _slots64(self, x: Batch, trees: int) -> np.ndarray:
-        """Waiting sums for trees over a map's bands and over the blocks."""
+        """Scratch sums for trees over a map's bands and over the blocks."""
         positions = math.prod(x.spatial)
         terms = max(-(-positions // positions_per_band(x.spatial)), x.data.shape[0])
         return self._empty((x.channels, trees, sums.levels(terms)), np.float64)
@@ -43,7 +43,7 @@ class NumbaNorm(NumbaBase):
     def batch_norm_gradient(
         self, dy: Batch, x: Batch, mean: Array, var: Array, gamma: Array, eps: float, out_gamma: Array, out_beta: Array
     ) -> Batch:
-        # Without ReLU beta has no part in it: gamma stands in its place.
+        # beta is unused without ReLU: gamma is passed in its place.
         return self._batch_norm_gradient(dy, x, mean, var, gamma, gamma, eps, False, out_gamma, out_beta)
 
     def batch_norm_relu_gradient(self, dy, y, x, mean, var, gamma, beta, eps, out_gamma, out_beta) -> Batch:

@@ -1,4 +1,4 @@
-"""Optimisers, running statistics and the watch for non-finite numbers, on the CPU backend."""
+"""Optimizers, running statistics and the check for non-finite numbers, on the CPU backend."""
 
 import numpy as np
 

@@ -1,11 +1,11 @@
-"""The readable GPU backend: kernels in Python, one thread a value, exact float32, 32 images side by side.
+"""Memory and launches of the readable GPU backend, and the check that this machine can run it.
 
-Arrays are CuPy's, which Numba's kernels take as they are; CuPy computes nothing here. In Numba's CUDA simulator
+Arrays are CuPy's, which Numba's kernels accept; CuPy itself computes nothing. In Numba's CUDA simulator
 (NUMBA_ENABLE_CUDASIM=1) the same kernels run as Python threads on NumPy's arrays: very slow, but every operation can
 be followed with a debugger, on a machine without a GPU.
 
-Every operation brings its arguments into the kernels' shape (three spatial axes, leading ones of size 1) and launches
-one or a few kernels on the default stream; the files beside this one hold them, one a family of kernels. Nothing is
+Every operation reshapes its arguments to three spatial axes (leading ones of size 1) and launches one or a few kernels
+on the default stream; the operations are in the other files of this folder, one per family of kernels. Nothing is
 recorded: `capture` returns the step itself.
 """
 
@@ -28,7 +28,7 @@ _INSTALL = "pip install 'gpucnn[cuda13]' for a driver of version 580 or newer, '
 
 
 def check_machine() -> bool:
-    """Whether the simulator is on. Raises BackendError with the first thing that is missing, and what mends it."""
+    """Whether the simulator is on. Raises BackendError with the first missing dependency, and how to install it."""
     try:
         importlib.metadata.version("numba-cuda")
     except importlib.metadata.PackageNotFoundError:
@@ -40,7 +40,7 @@ def check_machine() -> bool:
     if not cuda.is_available():
         raise BackendError(
             f"Numba finds no NVIDIA GPU with a driver ({cuda.cuda_error() or 'the driver sees no GPU'}); "
-            "NUMBA_ENABLE_CUDASIM=1 runs this backend on the CPU, slowly, for a look at how it works"
+            "NUMBA_ENABLE_CUDASIM=1 runs this backend on the CPU, slowly, for learning how it works"
         )
     from numba.cuda.cudadrv import nvvm
 
@@ -57,7 +57,7 @@ def check_machine() -> bool:
 
 SIMULATED = check_machine()
 
-from numba import cuda  # from here on only what can be used
+from numba import cuda  # only after the check
 
 from gpucnn.kernels.contract import BLOCK
 from gpucnn.kernels.numba_cuda import arithmetic
@@ -66,21 +66,21 @@ from gpucnn.kernels.numba_cuda.sums import SHARED_BYTES
 
 xp: Any = np if SIMULATED else importlib.import_module("cupy")
 
-# Threads in a block of a kernel whose threads do not work together: a few warps, any number would do.
+# Threads per block of a kernel whose threads do not cooperate: a few warps, any number would do.
 _THREADS = 128
 # CUDA's default stream, which is CuPy's too.
 _STREAM = 0
 
 
 class NumbaCudaBase(LaneBackend):
-    """See the protocol for what each method does; comments here tell only how."""
+    """See the protocol for what each method does; comments here explain only how."""
 
     name = "numba-cuda"
     lanes = LANES
     xp = xp
 
     def __init__(self, threads: int, dtype: np.dtype):
-        """RuntimeError if this process flushes subnormal numbers. `threads` is for CPUs and not used."""
+        """RuntimeError if this process flushes subnormal numbers. `threads` is ignored."""
         assert_subnormals()
         self.threads = 0
         self.device = "simulator on the CPU" if SIMULATED else f"GPU {_text(cuda.get_current_device().name)}"
@@ -89,24 +89,24 @@ class NumbaCudaBase(LaneBackend):
     # ---- launching ---------------------------------------------------------------------------------------------------
 
     def _run(self, kernel, values: int, *arguments) -> None:
-        """Launch with a thread for each of so many values, the last block of threads filled up."""
+        """Launch with a thread for each of `values` values, and the last block of threads padded."""
         if values:
             self._launch(kernel, (-(-values // _THREADS), min(_THREADS, values)), arguments)
 
     def _run_lanes(self, kernel, count: int, *arguments) -> None:
-        """Launch with a block of 32 threads, one a lane, for each of `count` sums over images."""
+        """Launch with a block of 32 threads, one per lane, for each of `count` sums over images."""
         self._launch(kernel, (count, LANES, _STREAM, SHARED_BYTES), arguments)
 
     def _launch(self, kernel, configuration: tuple[int, ...], arguments: tuple) -> None:
         if not self._probed:
             self._probe()
         if not SIMULATED:
-            # All work is on one stream: taking CuPy's arrays needs no waiting.
+            # All work is on one stream: CuPy's arrays need no synchronization.
             arguments = tuple(cuda.as_cuda_array(a, sync=False) if isinstance(a, xp.ndarray) else a for a in arguments)
         kernel[configuration](*arguments)
 
     def _probe(self) -> None:
-        """Before the first kernel: RuntimeError if the device flushes subnormal numbers to zero."""
+        """Called before the first kernel: RuntimeError if the device flushes subnormal numbers to zero."""
         self._probed = True
         values = self.array(np.array([1e-30, 1e-12, 0], np.float32))
         self._run(arithmetic.small_product, 1, values)
@@ -159,11 +159,11 @@ class NumbaCudaBase(LaneBackend):
         return self._data(x).reshape(-1)
 
     def _map_size(self, x: Batch) -> int:
-        """Values of one channel of one block."""
+        """The number of values in one channel of one block."""
         return math.prod(x.spatial) * LANES
 
     def _part(self, x: Batch, bands: int, sums: int, dtype) -> Array:
-        """(blocks of 16 images * bands, sums): what the sums over images are made of."""
+        """(blocks of 16 images * bands, sums): the partial sums of sums over images."""
         return self._empty((-(-x.images // BLOCK) * bands, sums), dtype)
 
 

@@ -1,4 +1,4 @@
-"""Group norm and layer norm of the readable GPU backend."""
+"""Group norm and layer norm on the readable GPU backend."""
 
 import math
 
@@ -27,7 +27,7 @@ class NumbaCudaGroupNorm(NumbaCudaNorm):
         self._run(kernels.line_mean_of, mean64.size, part, count, rest, self._flat(var))
 
     def _line_part(self, lines: Array) -> Array:
-        """What the sums over lines (lines, M, lane) are made of: (bands, lines * 32)."""
+        """The partial sums over lines (lines, M, lane): (bands, lines * 32)."""
         return self._empty((-(-lines.shape[1] // BAND), lines.shape[0] * LANES), np.float64)
 
     def _group_norm(self, x, mean, var, gamma, beta, eps, y: Batch, relu: bool) -> None:

@@ -1,4 +1,4 @@
-"""Optimisers, running statistics and the watch for non-finite numbers, on the readable GPU backend."""
+"""Optimizers, running statistics and the check for non-finite numbers, on the readable GPU backend."""
 
 import numpy as np
 

@@ -1,6 +1,6 @@
-"""What the two NumPy backends share: memory, and from the files beside this one the operations that round alike.
+"""What the two NumPy backends share: memory, images and labels.
 
-One image a block (`lanes` is 1), so a batch's data is (N, C, *spatial, 1) and no image only fills up a block.
+One image per block (`lanes` is 1), so a batch's data is (N, C, *spatial, 1) and blocks need no padding.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class NumpyBase(Backend):
         return Batch(values[..., None], values.shape[0], self)
 
     def rectified(self, y: Batch, relu: bool) -> Batch:
-        """What an operation with the setting `relu` returns."""
+        """y, or its ReLU if `relu`."""
         return self.elementwise("relu", y) if relu else y
 
     # ---- memory ------------------------------------------------------------------------------------------------------

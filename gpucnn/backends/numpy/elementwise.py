@@ -1,4 +1,4 @@
-"""Elementwise operations on NumPy: each math has the expressions, here they meet batches."""
+"""Elementwise operations on NumPy's batches; the expressions are in exact/ and fast/."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,7 +27,7 @@ class NumpyElementwise(NumpyBase):
         return self.rectified(a.like(a.data + b.data), relu)
 
     def dropout(self, x: Batch, rate: float, seed: int, step: Array, layer: int) -> Batch:
-        index = np.arange(x.data.size, dtype=np.uint64).reshape(x.data.shape)  # one lane: data lies in logical order
+        index = np.arange(x.data.size, dtype=np.uint64).reshape(x.data.shape)  # one lane: data is in logical order
         u = uniform(words(seed, index, int(step[0]), DROPOUT, layer))
         scale = self.dtype.type(1.0 / (1.0 - rate))
         return x.like(np.where(u < np.float32(rate), self.dtype.type(0), x.data * scale))

@@ -1,6 +1,4 @@
-"""Loading images by the contract, in NumPy: gathered, cropped or shifted, mirrored, normalised,
-cut out (rules 5, 10).
-"""
+"""Loading images with augmentation in NumPy: rules 5 and 10."""
 
 import numpy as np
 
@@ -11,7 +9,7 @@ from gpucnn.backends.augmentation import Augmentation
 def load_images(
     images: np.ndarray, chosen: np.ndarray, augmentation: Augmentation, seed: int, step: np.ndarray | None
 ) -> np.ndarray:
-    """images[chosen] as `augmentation` says, (count, C, *output), in the images' type."""
+    """images[chosen] with `augmentation`, (count, C, *output), in the images' type."""
     if augmentation.only_shifts and (augmentation.shift == 0 or step is None):
         return images[chosen]
     count, sizes = len(chosen), images.shape[2:]

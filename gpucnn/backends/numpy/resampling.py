@@ -1,4 +1,4 @@
-"""Maps along one spatial axis in NumPy, for both maths: a loop over the taps, of all positions at once."""
+"""Maps along one spatial axis in NumPy, for both maths: a loop over the taps, for all positions at once."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ class NumpyResampling(NumpyBase):
         acc = np.array(np.broadcast_to(start, (*source.shape[:-1], taps.output)))
         counts = np.diff(first)
         for tap in range(counts.max()):
-            which = np.flatnonzero(counts > tap)  # the positions that have so many taps
+            which = np.flatnonzero(counts > tap)  # the positions with more than `tap` taps
             entry = first[which] + tap
             acc[..., which] = self.fused(weight[entry], source[..., position[entry]], acc[..., which])
         return x.like(np.ascontiguousarray(np.moveaxis(acc + self.dtype.type(0), -1, 2 + axis)))

@@ -1,4 +1,4 @@
-"""The specification: kernels/CONTRACT.md as programs, one file a family of operations, written to be read."""
+"""The specification: kernels/CONTRACT.md as programs, one file per family of operations, written to be read."""
 
 import numpy as np
 
@@ -34,6 +34,6 @@ class NumpyExact(
     values, gradients, fused = VALUES, GRADIENTS, staticmethod(fma)
 
     def __init__(self, *, threads: int = 1, dtype=np.float32):
-        """RuntimeError if this process flushes subnormals. `threads` is accepted and one is used."""
+        """RuntimeError if this process flushes subnormals. `threads` is ignored: one is used."""
         assert_subnormals()
         super().__init__(threads=1, dtype=dtype)

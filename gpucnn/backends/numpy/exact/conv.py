@@ -34,7 +34,7 @@ class ExactConv(NumpyBase):
         return self.batch(finished(y, bias, relu))
 
     def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
-        # The forward kernel, stride 1, on dy with stride - 1 zeros between its positions: dx[i] meets tap r where
+        # The forward kernel, stride 1, on dy with stride - 1 zeros between its positions: dx[i] takes tap r where
         # p * stride = i + before - r * dilation. Earlier p are later r: the kernel is flipped to take p in order.
         sizes, offsets = [], []
         for i, k, d, (before, _) in zip(window.input, window.kernel, window.dilation, window.padding, strict=True):
@@ -149,7 +149,7 @@ def unfolded(
     stride: tuple[int, ...],
     dilation: tuple[int, ...],
 ) -> np.ndarray:
-    """field (n, C, *F) as (G, k, n, *P) float64: what each position sees at each k = (channel, kernel position)."""
+    """field (n, C, *F) as (G, k, n, *P) float64: what each position reads at each k = (channel, kernel position)."""
     n, channels = field.shape[:2]
     image, channel, *pixels = field.strides
     view = as_strided(

@@ -1,7 +1,7 @@
 """Every operation in NumPy with BLAS, for speed or for float64: `get_backend("numpy", "fast", dtype=...)`.
 
-Nothing here promises bits. Sums are in whatever order BLAS and NumPy like, so results are held against float64 with the
-derived bound `k * 2**-24 * sum(|x||w|)`.
+Bits are not guaranteed: sums are in BLAS's and NumPy's order, so results are compared with float64 within the derived
+bound `k * 2**-24 * sum(|x||w|)`.
 """
 
 from gpucnn.backends.numpy.channels import NumpyChannels
@@ -29,7 +29,7 @@ class NumpyFast(
     NumpyResampling,
     NumpyChannels,
 ):
-    """The protocol of gpucnn.backends.protocol in BLAS and vectorised NumPy, float32 or float64."""
+    """The protocol of gpucnn.backends.protocol in BLAS and vectorized NumPy, float32 or float64."""
 
     math = "fast"
     values, gradients = VALUES, GRADIENTS

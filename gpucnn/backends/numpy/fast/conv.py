@@ -79,12 +79,12 @@ def _chunks(images: int, channels: int, window: Window) -> Iterator[slice]:
 
 
 def _by_channel(images: Array, groups: int) -> Array:
-    """(n, C, *P) to (G, C/G, n * P), for one matrix product a group over all images."""
+    """(n, C, *P) to (G, C/G, n * P), for one matrix product per group over all images."""
     return images.swapaxes(0, 1).reshape(groups, images.shape[1] // groups, -1)
 
 
 def _unfold(images: Array, window: Window, groups: int) -> Iterator[tuple[slice, Array]]:
-    """Chunks of images (N, C, *I), each with the pixels that each filter tap meets: (G, C/G * K, n * P)."""
+    """Chunks of images (N, C, *I), each with the pixels that each filter tap reads: (G, C/G * K, n * P)."""
     channels, kernel = images.shape[1], math.prod(window.kernel)
     for chunk in _chunks(images.shape[0], channels, window):
         field = padded(images[chunk], window).swapaxes(0, 1)  # (C, n, *F)

@@ -1,4 +1,4 @@
-"""Batch norm, and group norm with layer norm."""
+"""Batch norm."""
 
 import numpy as np
 
@@ -51,5 +51,5 @@ class FastNorm(NumpyBase):
 
 
 def all_but_channels(x: Batch) -> tuple[int, ...]:
-    """The axes of `data` (N, C, *spatial, lane) that sums over the batch run over."""
+    """The axes of `data` (N, C, *spatial, lane) over which sums over the batch run."""
     return (0, *range(2, x.data.ndim))
