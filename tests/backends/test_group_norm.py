@@ -488,7 +488,7 @@ def test_an_error_planted_in_the_cuda_kernels_is_noticed(name, tmp_path):
     shutil.copytree(SOURCES, tmp_path / "cuda")
     source = tmp_path / "cuda" / "group_norm.cu"
     text = source.read_text()
-    assert old in text, f"group_norm.cu no longer holds {old!r}: plant the error anew"
+    assert old in text, f"group_norm.cu no longer holds {old!r}: plant the error again"
     source.write_text(text.replace(old, new))
     shape, found = (19, 2, 37, 33), []
     want = everything(EXACT, shape, 2, "lines")

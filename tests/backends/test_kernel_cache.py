@@ -124,7 +124,7 @@ def expect():
 def test_two_processes_that_compile_at_once(tmp_path):
     """Each compiles another tile of one kernel, and a third process loads both.
 
-    Numba numbers functions anew in each process, so that a part of both tiles had one symbol and the third process
+    Numba restarts its numbers of functions in each process: a part of both tiles had one symbol and the third process
     called one for the other, until compiler.py let the numbers start at random. (Where all parts are inlined, nothing
     is left to be confused, and this test passes without that line too.)
     """

@@ -72,14 +72,14 @@ def cases(draw, pixels=1500):
         count = max(1, int(pixels // (channels * np.prod(sizes))))
     crop = tuple(draw(st.integers(1, size)) for size in sizes) if draw(st.booleans()) else None
     numbers = st.floats(-2, 2, width=32)
-    colours = draw(st.booleans())
+    colors = draw(st.booleans())
     augmentation = Augmentation(
         draw(st.integers(0, 3)),
         crop,
         draw(st.booleans()),
         draw(st.integers(0, 5)),
-        tuple(draw(numbers) for _ in range(channels)) if colours else None,
-        tuple(abs(draw(numbers)) + 0.125 for _ in range(channels)) if colours else None,
+        tuple(draw(numbers) for _ in range(channels)) if colors else None,
+        tuple(abs(draw(numbers)) + 0.125 for _ in range(channels)) if colors else None,
     )
     step = draw(st.one_of(st.none(), st.integers(0, 2**32 - 1)))
     return (channels, *sizes), count, augmentation, draw(st.integers(0, 2**64 - 1)), step

@@ -314,7 +314,7 @@ def test_exponentials_of_many_numbers():
     GUARDED[2].verify()
 
 
-def normalise(b, shape, kind: str, seed: int) -> dict:
+def normalize(b, shape, kind: str, seed: int) -> dict:
     x, dy = b.pack(numbers(kind, *shape, seed=seed)), b.pack(numbers(kind, *shape, seed=seed + 1))
     # The parameters as training has them; statistics of any kind of numbers.
     gamma, beta, running = (b.array(numbers("random", shape[1], seed=seed + i)) for i in (2, 3, 4))
@@ -350,7 +350,7 @@ def normalise(b, shape, kind: str, seed: int) -> dict:
 @examples(80)
 @given(backends, shapes, kinds, seeds)
 def test_batch_norm(backend, shape, kind, seed):
-    compare(backend, normalise(backend, shape, kind, seed), normalise(EXACT, shape, kind, seed))
+    compare(backend, normalize(backend, shape, kind, seed), normalize(EXACT, shape, kind, seed))
 
 
 @pytest.mark.parametrize("shape", [(18, 2), (2, 1, 130), (17, 1, 9, 8)])
@@ -369,7 +369,7 @@ def test_batch_norm_against_the_scalar_contract(shape):
         "unbiased": unbiased,
         "db": scalar.bias_gradient(dy),
     }
-    got = normalise(GUARDED[2], shape, "annihilating", 0)
+    got = normalize(GUARDED[2], shape, "annihilating", 0)
     compare(GUARDED[2], {name: got[name] for name in expected}, expected)
 
 
@@ -409,7 +409,7 @@ def test_softmax_of_maps():
     assert_bits(GUARDED[1].unpack(GUARDED[1].softmax(GUARDED[1].pack(z))), EXACT.softmax(EXACT.pack(z)).numpy())
 
 
-# ---- optimisers ------------------------------------------------------------------------------------------------------
+# ---- optimizers ------------------------------------------------------------------------------------------------------
 
 
 def optimise(b, size: int, kind: str, seed: int) -> dict:

@@ -57,7 +57,7 @@ class Names(Launcher):
     def kernel(self, file, expression=""):
         self.asked.add((file, expression))
 
-    def launch(self, kernel, grid, block, *arguments, beside=()):
+    def launch(self, kernel, grid, block, *arguments, overlap=()):
         assert all(1 <= g <= top for g, top in zip(grid, (2**31 - 1, 65535, 65535)))
         assert 1 <= np.prod(block) <= 1024
 
@@ -93,11 +93,11 @@ def _upscaler() -> Model:
 
 
 def _networks(b) -> None:
-    colours = {"mean": (0.5,) * 3, "std": (0.2,) * 3}
+    colors = {"mean": (0.5,) * 3, "std": (0.2,) * 3}
     # Small networks for what the large ones do not use: `network` resamples, `_upscaler` transposes and concatenates.
     for make, optimizer, batch, augmentation in (
         (lenet5, SGD(), 64, Augmentation(shift=2)),
-        (resnet20, Adam(), 512, Augmentation(shift=4, crop=(32, 32), flip=True, cutout=8, **colours)),
+        (resnet20, Adam(), 512, Augmentation(shift=4, crop=(32, 32), flip=True, cutout=8, **colors)),
         (network, SGD(), 33, Augmentation()),
         (_normed, SGD(), 64, Augmentation()),
         (_upscaler, SGD(), 64, Augmentation()),

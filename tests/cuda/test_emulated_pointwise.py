@@ -126,7 +126,7 @@ def test_planted_error_is_caught(name, tmp_path):
     sources = tmp_path / "cuda"
     shutil.copytree(SOURCES, sources)
     text = (sources / file).read_text()
-    assert old in text, f"{file} no longer holds {old!r}: plant the error anew"
+    assert old in text, f"{file} no longer holds {old!r}: plant the error again"
     (sources / file).write_text(text.replace(old, new))
     want, found = work(get_backend("numpy", "exact"), lambda batch: batch), []
     for order, guard in (("forward", "end"), ("reversed", "front")):

@@ -32,9 +32,9 @@ class CudaBase(LaneBackend):
     # ---- launching -------------------------------------------------------------------------------------------------
 
     def _run(
-        self, file: str, expression: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments, beside: tuple = ()
+        self, file: str, expression: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments, overlap: tuple = ()
     ) -> None:
-        self.launcher.launch(self.launcher.kernel(file, expression), grid, block, *arguments, beside=beside)
+        self.launcher.launch(self.launcher.kernel(file, expression), grid, block, *arguments, overlap=overlap)
 
     @property
     def graph(self) -> bool:

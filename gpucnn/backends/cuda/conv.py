@@ -119,9 +119,9 @@ class CudaConv(CudaDense):
         part = self._empty((blocks * HALVES, bands, out.size))
         grid = ceil_div(units, warps), bands, blocks
         arguments = self._data(dy), self._data(x), part, i32(dy.images)
-        self._run("conv.cu", expression, grid, (LANES, warps), *arguments, beside=(part,))
+        self._run("conv.cu", expression, grid, (LANES, warps), *arguments, overlap=(part,))
         sums = part, out, i32(blocks * HALVES), i32(bands), i32(out.size)
-        self._run("sums.cu", "batch_tree", (ceil_div(out.size, LANES),), (LANES, 8), *sums, beside=(part, out))
+        self._run("sums.cu", "batch_tree", (ceil_div(out.size, LANES),), (LANES, 8), *sums, overlap=(part, out))
 
 
 def _strides(sizes: Three) -> Three:

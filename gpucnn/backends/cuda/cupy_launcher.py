@@ -25,7 +25,7 @@ from gpucnn.backends.cuda.launcher import Arguments, Launcher
 from gpucnn.errors import BackendError
 
 # Limit of the bytes used by kernels on the second stream, which cannot be reused before the streams are joined.
-_BESIDE_BYTES = 64 << 20
+_SIDE_BYTES = 64 << 20
 
 
 def _in_turn(method: Callable) -> Callable:
@@ -65,8 +65,8 @@ class CupyLauncher(Launcher):
         self._own: set[int] = set()
         self._kept: list[cupy.ndarray] = []
         # In use by the second stream and not yet joined: arrays, and the addresses of the memory that it writes.
-        self._used_beside: list[cupy.ndarray] = []
-        self._written_beside: set[int] = set()
+        self._side_arrays: list[cupy.ndarray] = []
+        self._side_writes: set[int] = set()
         self._events: list[cupy.cuda.Event] = []
 
     # ---- memory ------------------------------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ class CupyLauncher(Launcher):
     @_in_turn
     def clear(self, array: cupy.ndarray) -> None:
         if array.nbytes:
-            if array.data.mem.ptr in self._written_beside:
+            if array.data.mem.ptr in self._side_writes:
                 self._join()
             array.data.memset_async(0, array.nbytes, self._stream)
             self._keep(array)
@@ -124,22 +124,22 @@ class CupyLauncher(Launcher):
 
     @_in_turn
     def launch(
-        self, kernel: int, grid: tuple[int, ...], block: tuple[int, ...], *arguments, beside: tuple = ()
+        self, kernel: int, grid: tuple[int, ...], block: tuple[int, ...], *arguments, overlap: tuple = ()
     ) -> None:
         packed = Arguments(arguments, lambda array: array.data.ptr)
         three = (*grid, *(1,) * (3 - len(grid)), *block, *(1,) * (3 - len(block)))
         arrays = [a for a in arguments if isinstance(a, cupy.ndarray)]
         stream = self._stream
-        if self._recording and beside:
+        if self._recording and overlap:
             stream = self._side
             self._wait(stream, self._stream)
-            self._used_beside += arrays
-            self._written_beside.update(a.data.mem.ptr for a in beside)
-        elif any(a.data.mem.ptr in self._written_beside for a in arrays):
+            self._side_arrays += arrays
+            self._side_writes.update(a.data.mem.ptr for a in overlap)
+        elif any(a.data.mem.ptr in self._side_writes for a in arrays):
             self._join()
         driver.launchKernel(kernel, *three, 0, stream.ptr, packed.address, 0)
         self._keep(*arrays)
-        if sum(a.nbytes for a in self._used_beside) > _BESIDE_BYTES:
+        if sum(a.nbytes for a in self._side_arrays) > _SIDE_BYTES:
             self._join()
 
     def _wait(self, later, earlier) -> None:
@@ -151,9 +151,9 @@ class CupyLauncher(Launcher):
 
     def _join(self) -> None:
         """Make later work wait for the second stream."""
-        if self._used_beside:
+        if self._side_arrays:
             self._wait(self._stream, self._side)
-        self._used_beside, self._written_beside = [], set()
+        self._side_arrays, self._side_writes = [], set()
 
     def _keep(self, *arrays: cupy.ndarray) -> None:
         """While a graph is recorded: keep alive the arrays that it uses from outside its own pool."""
@@ -207,7 +207,7 @@ class CupyLauncher(Launcher):
             raise
         finally:
             self._recording = False
-            self._used_beside, self._written_beside = [], set()
+            self._side_arrays, self._side_writes = [], set()
         graph = self._stream.end_capture()
         self._events = []
         return graph

@@ -45,7 +45,7 @@ class CudaDense(CudaBase):
         grid = ceil_div(terms, 64), ceil_div(outputs, 16), groups
         kernel = f"chain_weight_gradient<{blocks.bit_length()}>"
         arguments = self._data(dy), self._data(x), source, out, *sizes
-        self._run("dense.cu", kernel, grid, (LANES, 4), *arguments, beside=(out,))
+        self._run("dense.cu", kernel, grid, (LANES, 4), *arguments, overlap=(out,))
 
 
 _POINT = Window((), (), (), (), (), ())

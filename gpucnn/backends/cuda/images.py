@@ -41,7 +41,7 @@ class CudaImages(CudaBase):
 
     def _load_labels(self, labels, indices, y: Array, count: int) -> None:
         arguments = labels, indices, y, i32(count), i32(y.size)
-        self._run("images.cu", "load_labels", (ceil_div(y.size, 256),), (256,), *arguments, beside=(y,))
+        self._run("images.cu", "load_labels", (ceil_div(y.size, 256),), (256,), *arguments, overlap=(y,))
 
 
 def _three(sizes) -> tuple[np.int32, ...]:

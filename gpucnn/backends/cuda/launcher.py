@@ -48,12 +48,12 @@ class Launcher(ABC):
 
     @abstractmethod
     def launch(
-        self, kernel: Any, grid: tuple[int, ...], block: tuple[int, ...], *arguments, beside: tuple[Array, ...] = ()
+        self, kernel: Any, grid: tuple[int, ...], block: tuple[int, ...], *arguments, overlap: tuple[Array, ...] = ()
     ) -> None:
         """Run a kernel. Arguments are arrays, None for a null pointer, NumPy scalars of the exact C type, and tuples of
         NumPy scalars for a struct.
 
-        `beside` lists all arrays that the kernel writes, if it may run concurrently with the kernels that follow, up to
+        `overlap` lists all arrays that the kernel writes, if it may run concurrently with later kernels, up to
         the first one that takes one of these arrays or another view of the same memory.
         """
 

@@ -14,7 +14,7 @@ from gpucnn.backends.spatial import positions_per_band
 class CudaNorm(CudaBase):
     """See the protocol for what each method does."""
 
-    def _sum_channels(self, kernel: str, sums: int, x: Batch, *arguments, beside: tuple = ()) -> None:
+    def _sum_channels(self, kernel: str, sums: int, x: Batch, *arguments, overlap: tuple = ()) -> None:
         """A kernel of norm.cu that sums over each channel of maps like x."""
         blocks, positions, band = x.data.shape[0], math.prod(x.spatial), positions_per_band(x.spatial)
         bands = ceil_div(positions, band)
@@ -24,10 +24,10 @@ class CudaNorm(CudaBase):
         sizes = [i32(size) for size in (x.images, blocks, positions, band)]
         grid = x.channels, parts
         # Kernels that may run at the same time must not share counters.
-        counters = self._counters_of(x.channels, "beside" if beside else "alone")
-        if beside:
-            beside = *beside, part, counters
-        self._run("norm.cu", kernel, grid, (LANES, 8), *arguments, *sizes, part, counters, beside=beside)
+        counters = self._counters_of(x.channels, "overlap" if overlap else "alone")
+        if overlap:
+            overlap = *overlap, part, counters
+        self._run("norm.cu", kernel, grid, (LANES, 8), *arguments, *sizes, part, counters, overlap=overlap)
 
     def _over_maps(self, kernel: str, results: Array, *arguments, channels: int = 0) -> None:
         """A kernel of norm.cu that walks each map of `results`, about four values per thread."""
@@ -37,7 +37,7 @@ class CudaNorm(CudaBase):
         self._run("norm.cu", kernel, grid, (256,), *arguments, *sizes)
 
     def bias_gradient(self, dy: Batch, out: Array) -> None:
-        self._sum_channels("bias_gradient", 1, dy, self._data(dy), out, beside=(out,))
+        self._sum_channels("bias_gradient", 1, dy, self._data(dy), out, overlap=(out,))
 
     def batch_norm_statistics(self, x: Batch) -> tuple[Array, Array, Array]:
         mean, var, unbiased = (self._empty((x.channels,)) for _ in range(3))
