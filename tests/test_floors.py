@@ -58,7 +58,7 @@ FLOORS = {
 # Where a library may be imported at all: modules whose name starts with one of these.
 HOMES = {
     # The Numba-CUDA backend's arrays are CuPy's: Numba has kernels, but no array module for the device.
-    "cupy": ("gpucnn.backends.cuda.cupy_", "gpucnn.backends.numba_cuda.backend"),
+    "cupy": ("gpucnn.backends.cuda.cupy_", "gpucnn.backends.numba_cuda.base"),
     "numba": ("gpucnn.backends.numba", "gpucnn.kernels.numba"),  # and numba_cuda
     "onnx": ("gpucnn.models.onnx_export",),  # layers describe themselves without it
     "torch": ("gpucnn.models.pytorch", "gpucnn.throughput.pytorch"),

@@ -1,4 +1,4 @@
-"""The arithmetic contract (kernels/CONTRACT.md) in NumPy: slow, plain, and what every backend is compared with."""
+"""The arithmetic contract (kernels/CONTRACT.md) in NumPy: slow and plain, the reference for every backend."""
 
 import numpy as np
 
@@ -82,7 +82,7 @@ __all__ = [
 
 
 def assert_subnormals() -> None:
-    """RuntimeError where this process flushes subnormal numbers to zero, which changes results (rule 1)."""
+    """RuntimeError if this process flushes subnormal numbers to zero, which changes results (rule 1)."""
     # Array operands, so that neither Python nor NumPy multiplies before the program runs.
     small, smaller = np.full(1, 1e-30, np.float32), np.full(1, 1e-12, np.float32)
     with np.errstate(under="ignore"):

@@ -2,8 +2,8 @@
 
 NumPy has no fma. Here the product is formed in float64, where it is exact (24 + 24 bits fit in 53). Adding c rounds a
 first time, to float64, and converting to float32 rounds a second time. Two roundings differ from one only where the
-first lands exactly between two float32 neighbours although the true value does not; those elements are found by their
-bits and done again with the first rounding "to odd", after which the second one is always right.
+first lands exactly between two float32 neighbors although the true value does not; those elements are detected by their
+bits and recomputed with the first rounding "to odd", after which the second one is always right.
 (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008.)
 """
 
@@ -14,8 +14,8 @@ import numpy as np
 
 from gpucnn.errors import DTypeError
 
-KEPT_BITS = np.int64(35)  # of a float64 in float32: a shift by so many leaves the 29 that are dropped
-HALFWAY = np.int64(-(2**63))  # what it leaves exactly between two float32 neighbours; the least of all int64
+KEPT_BITS = np.int64(35)  # of a float64 in float32: a shift by this many leaves the 29 that are dropped
+HALFWAY = np.int64(-(2**63))  # the shifted bits exactly between two float32 neighbors; the smallest int64
 NEARLY_SUBNORMAL = 2.0**-125  # below float32's 2**-126 more bits are dropped; twice that, to be safe
 LONG_ROW = 256  # values; see chain
 
@@ -56,7 +56,7 @@ def rounded_once(product: np.ndarray, addend: np.ndarray) -> np.ndarray:
     # Knuth's two-sum: total + rest is the exact value.
     part = total - product
     rest = (product - (total - part)) + (addend - part)
-    # Round to odd: where the sum was not exact and its last bit is even, step to the neighbour on the other side of
+    # Round to odd: where the sum was not exact and its last bit is even, step to the neighbor on the other side of
     # the exact value. Bits of a float count away from zero. A NaN rest, from infinities, compares false: no change.
     bits = total.view(np.int64)
     inexact_even = (np.abs(rest) > 0) & ((bits & 1) == 0)
@@ -69,12 +69,12 @@ class Doubt(IntEnum):
     """Which float64 sums of a chain may round to another float32 than the exact sums."""
 
     NONE = 0  # all float64 sums are exact
-    HALFWAY = 1  # those halfway between two float32 neighbours
+    HALFWAY = 1  # those halfway between two float32 neighbors
     SUBNORMAL = 2  # the nearly subnormal ones too
 
 
 def doubt(a: np.ndarray, b: np.ndarray, terms: int) -> Doubt:
-    """What `chain` has to look for in sums of up to `terms` products of a value of a and one of b, float32 arrays.
+    """The Doubt for sums of up to `terms` products of values of the float32 arrays a and b.
 
     With `grain` g of a and h of b all products are multiples of g * h, so are their sums, and so is every float32 that
     such a sum rounds to. They are exact in float64 if they are at most 2**53 * g * h; they are bounded by
@@ -105,8 +105,8 @@ def chain(a: np.ndarray, b: np.ndarray, doubt: Doubt = Doubt.SUBNORMAL) -> np.nd
     """acc = +0, then acc = fma(a[k], b[k], acc) for k = 0, 1, ...: rule 2 without its last + 0, float32.
 
     a and b are float64 arrays *that hold float32 values*, (K, ...) each; they broadcast behind their first axis.
-    `doubt` is what the function of that name says of the arrays they were taken from. Same bits as calling `fma` K
-    times, several times as fast: the temporaries are kept, and doubtful elements only looked for where they can be.
+    `doubt` is the result of the function of that name for these arrays. Same bits as calling `fma` K times, but several
+    times as fast: temporaries are reused, and doubtful elements are only searched for where there can be any.
     """
     shape = np.broadcast_shapes(a.shape[1:], b.shape[1:])
     product, total, low = np.empty(shape), np.empty(shape), np.empty(shape, np.int64)

@@ -1,12 +1,12 @@
 """Random numbers by counter: Philox4x32-10, kernels/CONTRACT.md, rule 10.
 
-The number at an index depends on the index alone, not on who asks or in which order: any backend, thread or lane gets
+The number at an index depends only on the index, not on the order of the draws: every backend, thread and lane gets
 the same. (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011.)
 """
 
 import numpy as np
 
-# Purposes: what the numbers are for.
+# Purposes of the numbers.
 INIT, SHUFFLE, DROPOUT, SHIFT, SPLIT, CROP, FLIP, CUTOUT = 1, 2, 3, 4, 5, 6, 7, 8
 
 ROUNDS = 10

@@ -1,4 +1,4 @@
-"""Choosing a backend by name, and saying exactly why one cannot be used here."""
+"""Choosing a backend by name, and explaining why one cannot be used on this machine."""
 
 import functools
 import importlib
@@ -14,8 +14,7 @@ from gpucnn.errors import BackendError
 
 __all__ = ["Augmentation", "Backend", "Batch", "backends", "get_backend"]
 
-# (name, math) -> where it is made. Names stand fastest first, and the exact math, every backend's default, before the
-# fast.
+# (name, math) -> (module, class). The fastest backend is first; exact math, every backend's default, precedes fast.
 _IMPLEMENTATIONS = {
     ("cupy", "exact"): ("gpucnn.backends.cuda.cupy_backend", "CupyBackend"),
     ("numba", "exact"): ("gpucnn.backends.numba.backend", "NumbaBackend"),
@@ -40,12 +39,12 @@ def get_backend(
 ) -> Backend:
     """The backend called `name` ("numpy", "numba", "cupy", "numba-cuda"), or the fastest usable one.
 
-    math: "exact" (the default: the same bits everywhere) or "fast" (BLAS; numpy alone has it). threads: how many CPU
-    threads its kernels may use, by default all that this process may run on. dtype: float32, or float64 with numpy's
-    fast math. graph: False makes backends that record a training step and repeat it (cupy as a CUDA graph, numba as a
-    list of kernel calls) launch each step anew, to the same bits; the others record nothing in either case
-    (`backend.graph` tells). Calls with the same arguments give the same object. Raises BackendError for a wrong name, a
-    backend that is not usable here, or math it does not have.
+    math: "exact" (the default: the same bits everywhere) or "fast" (BLAS; numpy only). threads: the number of CPU
+    threads its kernels may use, by default one per core that this process may use. dtype: float32, or float64 with
+    numpy's fast math. graph: False makes backends that record a training step and repeat it (cupy as a CUDA graph,
+    numba as a list of kernel calls) launch each step again, to the same bits; the others never record (see
+    `backend.graph`). Calls with the same arguments return the same object. Raises BackendError for an unknown name, a
+    backend that is not usable on this machine, or math that it does not have.
     """
     if name is None:
         usable = [entry["name"] for entry in backends() if entry["usable"]]
@@ -106,7 +105,7 @@ def _why_not(name: str, math: str) -> str | None:
         reason = f"{type(error).__name__}: {error}"
     else:
         return None
-    return " ".join(reason.split())  # libraries break their lines where they like
+    return " ".join(reason.split())  # library messages may span lines
 
 
 @functools.cache
@@ -119,5 +118,5 @@ def _make(name: str, math: str, threads: int, dtype: np.dtype, graph: bool) -> B
 
 
 def _listing() -> str:
-    """All backends with the reason each is not usable, for an error's end."""
+    """All backends, each with the reason why it is not usable, for error messages."""
     return ", ".join(f"{n} ({_why_not(n, maths(n)[0]) or 'usable'})" for n in names())

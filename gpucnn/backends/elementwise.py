@@ -1,7 +1,7 @@
-"""The activations that take one value and give one value, each declared once for all backends and layers.
+"""The elementwise activations, each declared once for all backends and layers.
 
-Its expressions stand in kernels/numba/elementwise.py, kernels/numba_cuda/elementwise.py, kernels/cuda/elementwise.cu
-and gpucnn/backends/numpy; what they compute to the bit in kernels/CONTRACT.md, rules 6 and 7.
+Their expressions are in kernels/numba/elementwise.py, kernels/numba_cuda/elementwise.py, kernels/cuda/elementwise.cu
+and gpucnn/backends/numpy; kernels/CONTRACT.md, rules 6 and 7, defines their results to the bit.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Elementwise:
-    """`saved` is what the gradient starts from: the input "x" or the output "y". `settings` names the numbers that
-    value and gradient take besides, each rounded to the backend's dtype once.
+    """`saved` is what the gradient is computed from: the input "x" or the output "y". `settings` names the additional
+    parameters of value and gradient, each rounded to the backend's dtype once.
     """
 
     name: str

@@ -1,8 +1,8 @@
-"""What the backends share whose kernels take a block of images in lanes: numba, cupy and numba-cuda.
+"""The base of the backends whose kernels process blocks of images in lanes: numba, cupy and numba-cuda.
 
-Here is what happens around a kernel and is the same for all three: sizes, allocation, the rounding of settings. Each
-backend is made of mixins, one a family of kernels, in files named as those of its kernel folder; what they implement
-for this class are the methods with a leading underscore.
+It does what surrounds a kernel and is the same for all three: sizes, allocation, rounding of settings. Each backend
+consists of mixins, one per family of kernels, in files named after those of its kernel folder; they implement the
+methods with a leading underscore.
 """
 
 import math
@@ -18,7 +18,7 @@ from gpucnn.resampling import AxisTaps
 
 
 class LaneBackend(Backend):
-    """See the protocol for what each method does; comments here and in the backends tell only how."""
+    """See the protocol for what each method does; comments here and in the backends explain only how."""
 
     math = "exact"
     dtype = np.dtype(np.float32)
@@ -27,24 +27,24 @@ class LaneBackend(Backend):
 
     @abstractmethod
     def _empty(self, shape: tuple[int, ...], dtype=np.float32) -> Array:
-        """Memory that nobody has written."""
+        """Uninitialized memory."""
 
     def _like(self, x: Batch) -> Batch:
         return x.like(self._empty(x.data.shape))
 
     def _maps(self, x: Batch, channels: int, spatial: tuple[int, ...]) -> Batch:
-        """Room for (N, channels, *spatial) of the images of x."""
+        """An uninitialized (N, channels, *spatial) batch with as many images as x."""
         return x.like(self._empty((x.data.shape[0], channels, *spatial, self.lanes)))
 
     def _blocks(self, images: int) -> int:
-        """How many blocks of lanes hold so many images."""
+        """The number of blocks that `images` images fill."""
         return -(-images // self.lanes)
 
     def _data(self, x: Batch) -> Array:
-        """A batch's values as the kernels need them; a user's own layer may have left them otherwise."""
+        """A batch's values, contiguous as the kernels require; a user-defined layer may return others."""
         if x.data.dtype != np.float32:
             raise DTypeError(
-                f"a layer gave {x.data.dtype} values; exact math takes float32: keep constants as np.float32"
+                f"a layer returned {x.data.dtype} values; exact math takes float32: keep constants as np.float32"
             )
         return self.xp.ascontiguousarray(x.data)
 
@@ -58,7 +58,7 @@ class LaneBackend(Backend):
         return self.load_images(self._source(images), self.array(np.arange(len(images))), len(images))
 
     def _source(self, images: Array) -> Array:
-        """Images from the host, or from the backend's own module, where kernels can read them."""
+        """Images from the host, or from the backend's array module, where kernels can read them."""
         return self.array(images) if isinstance(images, np.ndarray) else self.xp.ascontiguousarray(images)
 
     def pack_labels(self, labels: np.ndarray) -> Array:
@@ -150,13 +150,13 @@ class LaneBackend(Backend):
         self._copy_channels(x, y, first, 0, count)
         return y
 
-    def resample_axis(self, x: Batch, axis: int, table: AxisTaps) -> Batch:
+    def resample_axis(self, x: Batch, axis: int, taps: AxisTaps) -> Batch:
         before, after = x.spatial[:axis], x.spatial[axis + 1 :]
-        y = self._maps(x, x.channels, (*before, table.output, *after))
-        self._resample_axis(x, y, table, math.prod(after))
+        y = self._maps(x, x.channels, (*before, taps.output, *after))
+        self._resample_axis(x, y, taps, math.prod(after))
         return y
 
-    # ---- random numbers, losses, optimisers: settings rounded --------------------------------------------------------
+    # ---- random numbers, losses, optimizers: settings rounded --------------------------------------------------------
 
     def dropout(self, x: Batch, rate: float, seed: int, step: Array, layer: int) -> Batch:
         y = self._like(x)
@@ -203,10 +203,10 @@ class LaneBackend(Backend):
         weight_decay: float,
         decoupled: bool,
     ) -> None:
-        constants = (np.float32(c) for c in (beta1, beta2, 1 - beta1, 1 - beta2, eps, weight_decay))
-        self._adam(w, g, m, v, hyper, *constants, bool(decoupled))
+        b1, b2, rest1, rest2, epsilon, decay = map(np.float32, (beta1, beta2, 1 - beta1, 1 - beta2, eps, weight_decay))
+        self._adam(w, g, m, v, hyper, b1, b2, rest1, rest2, epsilon, decay, bool(decoupled))
 
-    # ---- what a backend's mixins implement: one or a few launches, which write y, dx, mean and the like --------------
+    # ---- implemented by a backend's mixins: one or a few launches, which write y, dx, mean and so on ----------------
 
     @abstractmethod
     def _load_shifted(self, images, indices, y: Batch, shift: int, seed: np.uint64, step) -> None: ...
@@ -240,8 +240,8 @@ class LaneBackend(Backend):
         """y's channels from first_y on = x's from first_x on."""
 
     @abstractmethod
-    def _resample_axis(self, x: Batch, y: Batch, table: AxisTaps, after: int) -> None:
-        """`after` is the number of pixels of the axes behind the one that is mapped."""
+    def _resample_axis(self, x: Batch, y: Batch, taps: AxisTaps, after: int) -> None:
+        """`after` is the number of pixels of the axes after the mapped one."""
 
     @abstractmethod
     def _dropout(self, x: Batch, y: Batch, rate, scale, seed: np.uint64, step: Array, layer: int) -> None: ...
@@ -254,7 +254,7 @@ class LaneBackend(Backend):
 
     @abstractmethod
     def _value_loss(self, kind: str, x, targets, dx: Batch, values: int, scale, delta, mean: Array, totals) -> None:
-        """`values` are those of one image."""
+        """`values` is the number of values per image."""
 
     @abstractmethod
     def _sgd(self, w, g, v, hyper, momentum, weight_decay, nesterov: bool) -> None: ...

@@ -30,9 +30,9 @@ def _share(root: Path = Path("/")) -> float:
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2) if line.count(":") > 1 else ("", "none", "")
         if not controllers:  # version 2: one tree for everything, "max 100000" or "150000 100000"
-            top, files = root / "sys/fs/cgroup", ("cpu.max",)
+            top, files = root / "sys/fs/cgroup", ["cpu.max"]
         elif "cpu" in controllers.split(","):  # version 1
-            top, files = root / "sys/fs/cgroup/cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            top, files = root / "sys/fs/cgroup/cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
         else:
             continue
         inside = top / path.strip("/")

@@ -1,4 +1,4 @@
-"""A list of calls to repeat: how a step is recorded where no CUDA graph does it."""
+"""A list of calls to replay: records a step where there is no CUDA graph."""
 
 import threading
 from collections.abc import Callable
@@ -7,18 +7,18 @@ from gpucnn.errors import BackendError
 
 
 class Tape(threading.local):
-    """What a thread calls while it records; each thread has its own recording, or none."""
+    """Records the calls that a thread makes; each thread has its own recording, or none."""
 
     _calls: list[tuple[Callable, tuple]] | None = None
 
     def call(self, function: Callable, *arguments) -> None:
-        """Call it now, and again at each replay of the recording that this thread is making, if it is making one."""
+        """Call `function` now, and if this thread is recording, again at each replay."""
         function(*arguments)
         if self._calls is not None:
             self._calls.append((function, arguments))
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
-        """Run `step` and return what repeats its calls on the same arguments."""
+        """Run `step` and return a function that repeats its calls with the same arguments."""
         if self._calls is not None:
             raise BackendError("a capture inside a capture: capture the whole step once")
         calls = self._calls = []

@@ -12,7 +12,7 @@ from gpucnn.emulation import compiler
 from gpucnn.emulation.memory import guarded
 from gpucnn.errors import BackendError, ConfigurationError
 
-# What the backend takes for the number of multiprocessors when it chooses how finely to cut the work.
+# The number of multiprocessors that the backend assumes when it divides the work.
 PROCESSORS = 16
 _ORDERS = {"forward": 0, "reversed": 1}
 # The runtime has one set of fibers: Python threads take turns.
@@ -20,11 +20,11 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 class EmulationError(BackendError):
-    """A kernel did what it must not: a stray address, a barrier not all reach, a shuffle with an absent lane."""
+    """A kernel is wrong: a stray address, a barrier that not all threads reach, a shuffle with an absent lane."""
 
 
 class EmulatedKernel:
-    """A compiled kernel; `sizes` are the bytes of its arguments."""
+    """A compiled kernel; `sizes` are its arguments' sizes in bytes."""
 
     def __init__(self, name: str, library: ctypes.CDLL):
         self.name, self.library = name, library
@@ -44,7 +44,7 @@ class EmulatedLauncher(Launcher):
 
     `guard`: arrays end ("end") or begin ("front") at an inaccessible page, or None. `sanitize` compiles under
     AddressSanitizer and UBSan; the process must have been started with LD_PRELOAD set to the compiler's libasan.so, and
-    arrays then come from malloc, whose ends the sanitizer watches. `folder` is where the .cu files lie.
+    arrays then come from malloc, whose ends the sanitizer watches. `folder` holds the .cu files.
     """
 
     xp = np
@@ -95,23 +95,23 @@ class EmulatedLauncher(Launcher):
         return self._kernels[key]
 
     def launch(
-        self, kernel: EmulatedKernel, grid: tuple[int, ...], block: tuple[int, ...], *arguments, beside=()
+        self, kernel: EmulatedKernel, grid: tuple[int, ...], block: tuple[int, ...], *arguments, overlap=()
     ) -> None:
         for argument in arguments:
             if isinstance(argument, np.ndarray) and not argument.flags.c_contiguous:
-                raise EmulationError(f"{kernel.name} was given a strided array; pass its first element and strides")
+                raise EmulationError(f"{kernel.name} got a strided array; pass its first element and strides")
         packed = Arguments(arguments, lambda array: array.ctypes.data)
         if packed.sizes != kernel.sizes:
-            raise EmulationError(f"{kernel.name} takes arguments of {kernel.sizes} bytes, not of {packed.sizes}")
+            raise EmulationError(f"{kernel.name} takes arguments of {kernel.sizes} bytes, got {packed.sizes}")
         three = (*grid, *(1,) * (3 - len(grid)), *block, *(1,) * (3 - len(block)))
         configuration = (ctypes.c_uint * 7)(*three, self._order)
 
         def run() -> None:
             with _ONE_AT_A_TIME:
                 self.launches += 1
-                wrong = self._runtime.cuh_launch(kernel.entry, packed.address, configuration, *kernel.shared)
-                if wrong:
-                    raise EmulationError(f"{kernel.name}: {wrong.decode()}")
+                error = self._runtime.cuh_launch(kernel.entry, packed.address, configuration, *kernel.shared)
+                if error:
+                    raise EmulationError(f"{kernel.name}: {error.decode()}")
 
         self._tape.call(run)
 

@@ -6,6 +6,7 @@ first. Inference ends with the class scores in (N, classes) order: on the host w
 
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -95,6 +96,7 @@ def prepare(case: Case, backend: Backend) -> Prepared:
     transferred = backend.elapsed(transfer)
     # Kernels are compiled by the host, so its clock tells how long that took.
     started = perf_counter()
+    assert data is not None
     call = make(model, data)
     call()
     backend.synchronize()
@@ -122,7 +124,8 @@ def _training(model: Model, data: Resident):
 
 def _inference(model: Model, data: Resident):
     backend = data.backend
-    repeats, logits = {}, {}  # by the count of images
+    repeats: dict[int, Any] = {}  # by the count of images, as are the logits
+    logits: dict[int, Any] = {}
 
     def run(count: int) -> None:
         def work() -> None:

@@ -172,7 +172,7 @@ class Trainer:
         model.place(self.backend)  # where another trainer may have taken it
         self.optimizer.place(self.backend, model.values.size)
         with nullcontext() if self.run is None else run_folder(self.run) as folder:
-            history = self._resume(folder, settings, epochs, monitor) if resume else History()
+            history = self._resume(folder, settings, epochs, monitor) if folder and resume else History()
             if folder and not resume:
                 folder.refuse_if_used()
             return self._train(folder, history, images, labels, epochs, kept, settings, monitor, patience)
@@ -278,7 +278,12 @@ class Trainer:
                 shown = perf_counter()
         measured = steps.measure()
         self._stop_if_not_finite(steps, len(batches))
-        record = {"epoch": epoch + 1, "step": (epoch + 1) * len(batches), **measured, "learning_rate": rate}
+        record: dict[str, Any] = {
+            "epoch": epoch + 1,
+            "step": (epoch + 1) * len(batches),
+            **measured,
+            "learning_rate": rate,
+        }
         if validation:
             record["validation_loss"], accuracy = validation.run()
             if accuracy is not None:

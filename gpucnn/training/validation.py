@@ -38,7 +38,8 @@ def split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, n
 def part(images, labels: np.ndarray, fraction, seed: int) -> tuple[tuple, tuple]:
     """((images, labels) to train on, (images, labels) to validate with); mapped images stay where they are."""
     numbers = split(labels, check_fraction(fraction), seed)
-    return tuple((_select(images, some), labels[some]) for some in numbers)
+    training, validation = ((_select(images, some), labels[some]) for some in numbers)
+    return training, validation
 
 
 def _select(images, numbers: np.ndarray):
@@ -68,7 +69,7 @@ def check_stopping(validation, monitor: str, patience: int | None, loss: Loss | 
 def digest(images, labels: np.ndarray, dtype) -> str:
     """SHA-256 in hex of images, which are `dtype` or mapped, and labels."""
     data = images.survey(dtype)[0] if isinstance(images, Mapped) else hashlib.sha256(images)
-    data.update(labels)
+    data.update(memoryview(labels))
     return data.hexdigest()
 
 

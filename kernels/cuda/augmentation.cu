@@ -1,13 +1,13 @@
-// Images from their resting layout, (N, C, D, H, W), into lanes, cropped or shifted, mirrored, normalised and cut out
+// Images from their resting layout, (N, C, D, H, W), into lanes, cropped or shifted, mirrored, normalized and cut out
 // (rules 5 and 10). Plain loading and shifts are in images.cu, and so is why a square of shared memory turns the images.
 //
-// Each block of threads draws for its own 32 images what they need: seven numbers an image, one thread a number. They
+// Each block of threads draws its own 32 images' numbers: seven per image, one thread per number. They
 // are drawn again for every 32 values of an image, which costs less than a launch of its own and a trip through memory.
 #include "philox.cuh"
 
 constexpr int ROWS = 8;  // of threads
 
-// What is drawn for one image: where the output's first pixel lies in it, where its cutout starts, whether it is
+// What is drawn for one image: the position of the output's first pixel in it, where its cutout starts, whether it is
 // mirrored.
 enum { ORIGIN = 0, FIRST = 3, MIRRORED = 6, DRAWS = 7 };
 

@@ -1,7 +1,7 @@
 // A bias for each channel, and channels moved from one batch to another.
 //
 // One channel of one block of images is a stretch of positions * 32 values in memory, several channels side by side a
-// longer one. Threads take four neighbouring values each, one 16-byte load and store: these kernels do nothing but move
+// longer one. Threads take four neighboring values each, one 16-byte load and store: these kernels do nothing but move
 // memory. A `quad` is four values.
 #include "common.cuh"
 

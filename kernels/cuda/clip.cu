@@ -2,8 +2,8 @@
 //
 // The norm's sum of squares, in float64: 1024 values are a block of 64 rows of 16; a half warp takes a block, a lane one
 // column of it from top to bottom, then the tree over the 16 lanes, then the tree over the blocks, which the last block
-// of threads to finish adds up. Launch: clip_value, scale_all one thread a value, 256 a block; norm_scale (blocks / 16)
-// with block (32, 8).
+// of threads to finish adds up. Launch: clip_value, scale_all one thread per value, 256 per block; norm_scale (blocks /
+// 16) with block (32, 8).
 #include "sums.cuh"
 
 constexpr int WARPS = 8;

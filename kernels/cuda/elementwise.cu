@@ -1,9 +1,9 @@
 // One value in, one value out: activations with their gradients, and sums of two activations (rules 5 to 7).
 //
-// Where a value lies in the batch does not matter, so the arrays are flat. A thread takes four neighbours, one 16-byte
+// A value's place in the batch does not matter, so the arrays are flat. A thread takes four neighbors, one 16-byte
 // load and store: these kernels do nothing but move memory. A batch is a multiple of 32 values, so four always fit.
-// Launch: 256 threads a block, as many blocks as it takes; `quads` is the number of values / 4. What the operations are
-// called, and whether a gradient starts from x or from y, is declared in gpucnn/backends/elementwise.py.
+// Launch: 256 threads per block, as many blocks as needed; `quads` is the number of values / 4. Their names,
+// and whether a gradient starts from x or from y, are declared in gpucnn/backends/elementwise.py.
 #include "elementary.cuh"
 
 // Each operation: its value, and its gradient from dy and what is saved; both also of the operation's settings.
@@ -41,7 +41,7 @@ struct silu {
 
 }  // namespace operations
 
-// A function of four neighbouring values at once.
+// A function of four neighboring values at once.
 template <class F> DEVICE float4 each(F f, float4 a) { return make_float4(f(a.x), f(a.y), f(a.z), f(a.w)); }
 template <class F> DEVICE float4 each(F f, float4 a, float4 b) {
   return make_float4(f(a.x, b.x), f(a.y, b.y), f(a.z, b.z), f(a.w, b.w));

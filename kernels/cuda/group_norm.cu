@@ -4,7 +4,7 @@
 // `length` values in 32 lanes. Sums over lines stay within an image: a block of threads takes a line, each of its warps
 // an aligned power of two of bands of 64 values, a thread being one image, and the warps' sums meet in shared memory.
 // So both passes of the statistics are one launch, and the order is the rule's. What is done value by value is flat: one
-// thread a value, neighbours side by side; the map of value i is i / (positions * 32), its channel that modulo C, and its
+// thread per value, neighbors side by side; the map of value i is i / (positions * 32), its channel that modulo C, its
 // line that over C / G, the channels of a group.
 #include "sums.cuh"
 
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(LANES * LINE_WARPS)
   var[to] = __double2float_rn(__ddiv_rn(sum[0], double(length)));
 }
 
-// y = fma(gamma, (x - mean) * inv, beta), one thread a value. gamma and beta may be null: 1 and 0.
+// y = fma(gamma, (x - mean) * inv, beta), one thread per value. gamma and beta may be null: 1 and 0.
 __global__ void __launch_bounds__(256)
     group_norm(const float* x, const float* mean, const float* var, const float* gamma, const float* beta, float eps,
                float* y, int C, int channels, int positions, int relu, i64 size) {
@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(LANES * LINE_WARPS)
   inv[line] = scale;
 }
 
-// dx = inv * fma(-xhat, b, gamma * dy - a), one thread a value.
+// dx = inv * fma(-xhat, b, gamma * dy - a), one thread per value.
 __global__ void __launch_bounds__(256)
     group_norm_gradient(const float* dy, const float* x, const float* mean, const float* inv, const float* gamma,
                         const float* a, const float* b, float* dx, int C, int channels, int positions, i64 size) {

@@ -1,8 +1,8 @@
 // Images between their resting layout, (N, C, D, H, W), and lanes, (block, C, D, H, W, 32); and their labels.
 //
-// Loading is a transposition: neighbouring pixels of one image come together in memory, neighbouring lanes go together.
+// Loading is a transposition: neighboring pixels of one image come together in memory, neighboring lanes go together.
 // A block of 32 x 8 threads takes 32 values of 32 images through a square of shared memory, so that both sides read and
-// write 128 bytes at a time; the square's rows are 33 long, so that a column lies in 32 different banks.
+// write 128 bytes at a time; the square's rows are 33 long, so that a column uses 32 different banks.
 #include "philox.cuh"
 
 constexpr int ROWS = 8;  // of threads
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(LANES * ROWS)
   }
 }
 
-// images (N, values) from x (block, values, 32): the way back. The same launch.
+// images (N, values) from x (block, values, 32): the reverse. The same launch.
 __global__ void __launch_bounds__(LANES * ROWS) unpack(const float* x, float* images, int count, int values) {
   __shared__ float square[LANES][LANES + 1];
   const int lane = threadIdx.x, first = blockIdx.x * LANES;
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(LANES * ROWS) unpack(const float* x, float* im
       images[(block * LANES + r) * values + first + lane] = square[lane][r];
 }
 
-// y (block, 32) = labels[indices[i]] for i < count, -1 behind. One thread a label.
+// y (block, 32) = labels[indices[i]] for i < count, -1 behind. One thread per label.
 __global__ void __launch_bounds__(256) load_labels(const int* labels, const i64* indices, int* y, int count, int size) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < size) y[i] = i < count ? labels[indices[i]] : -1;

@@ -1,7 +1,7 @@
 // Softmax with its gradient, and softmax cross-entropy, plain and with class weights and label smoothing (rule 8).
 //
 // One thread is one image and walks through its classes three times: the maximum, the exponentials with their sum, the
-// quotients. Four warps a block, each a block of 32 images. The mean loss is float64: the tree over 16 lanes in each
+// quotients. Four warps per block, each a block of 32 images. The mean loss is float64: the tree over 16 lanes in each
 // half warp, then the tree over those sums, which the last block of threads to finish adds up. So the loss is one
 // launch.
 #include "elementary.cuh"
@@ -14,7 +14,7 @@ struct Exponentials {
   int first;  // class of the largest logit
 };
 
-// Leaves exp(z - max) in e; `apart` is how far a class is from the next.
+// Leaves exp(z - max) in e; `apart` is the distance between classes.
 DEVICE Exponentials exponentials(const float* z, float* e, int classes, int apart = LANES) {
   Exponentials found{z[0], 0.0f, 0};
   for (int c = 1; c < classes; c++) {
@@ -32,9 +32,9 @@ DEVICE Exponentials exponentials(const float* z, float* e, int classes, int apar
   return found;
 }
 
-// Adds up what blocks of threads left in part: `sums` losses, then as many hits. loss (1,) = their mean, totals, if given,
-// gains both. The last block of threads to call this does it, and gets true. `count` is a function: its value would take
-// registers until then.
+// Adds up the blocks' partial sums in part: `sums` losses, then as many hits. loss (1,) = their mean; totals, if not
+// null, gains both. The last block of threads to call this does it, and gets true. `count` is a function, because its
+// value would take registers until then.
 template <class Count>
 DEVICE bool sum_losses(const double* part, int sums, Count count, float* loss, double* totals, unsigned* counter) {
   if (!last_of(gridDim.x, counter)) return false;
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(LANES * 8) softmax_gradient(const float* dy, c
     dx[at + c * apart] = __fmul_rn(__fsub_rn(dy[at + c * apart], sum), y[at + c * apart]);
 }
 
-// loss (1,) = the mean; dz = (p - hot) * scale; totals (2,), if given, gains the losses' sum and the number of hits.
+// loss (1,) = the mean; dz = (p - hot) * scale; totals (2,), if not null, gains the losses' sum and the number of hits.
 // labels (block, 32), -1 past the last image; part (2, blocks of 16).
 __global__ void __launch_bounds__(LANES * WARPS)
     softmax_cross_entropy(const float* z, const int* labels, float* dz, float* loss, double* totals, double* part,
@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(LANES * WARPS)
   if (thread == 0) sum[0] = total;
 }
 
-// softmax_cross_entropy where class c asks for q_c = share * weights[c], the label for keep * weights[label] more;
+// softmax_cross_entropy where class c's target is q_c = share * weights[c], the label's keep * weights[label] more;
 // weight (1,) is what label_weights gave; totals (3,).
 __global__ void __launch_bounds__(LANES * WARPS)
     weighted_cross_entropy(const float* z, const int* labels, const float* weights, float share, float keep,

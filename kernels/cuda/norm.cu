@@ -1,8 +1,8 @@
 // Batch norm, bias gradients and the mean of a map (rules 4 and 5).
 //
-// Two kinds of kernels. Sums over a channel run as sums.cuh says: a warp a band, the last block of a channel finishes.
-// The others take a map each, (block, channel), one value a thread and turn; a map's channel is its number modulo C, so
-// what belongs to the channel is computed once a thread. Their launch: grid (blocks * C, parts of a map), 256 threads.
+// Two kinds of kernels. Sums over a channel run as in sums.cuh: a warp per band, the last block of a channel finishes.
+// The others take a map each, (block, channel), one value per thread and turn; a map's channel is its number modulo C;
+// per-channel values are computed once per thread. Their launch: grid (blocks * C, parts of a map), 256 threads.
 #include "sums.cuh"
 
 DEVICE bool first_thread() { return threadIdx.x == 0 && threadIdx.y == 0; }
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(256)
   });
 }
 
-// dx = (gamma * inv) * fma(-xhat, gamma_mean, dy - beta_mean); images that only fill up a block get +0.
+// dx = (gamma * inv) * fma(-xhat, gamma_mean, dy - beta_mean); padding images get +0.
 __global__ void __launch_bounds__(256)
     batch_norm_gradient(const float* dy, const float* x, const float* mean, const float* var, const float* gamma,
                         float eps, const float* gamma_mean, const float* beta_mean, float* dx, int images, int C,
@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(256) batch_norm_input_gradient(const float* dy
   over_map(positions, [&](i64 i) { dx[i] = __fmul_rn(dy[i], scale); });
 }
 
-// y (maps, 32) = the mean of each map: bands in order, then the tree over them. One warp a map, 8 warps a block.
+// y (maps, 32) = the mean of each map: bands in order, then the tree over them. One warp per map, 8 warps per block.
 __global__ void __launch_bounds__(LANES * 8)
                                       global_avg_pool(const float* x, float* y, int maps, int positions, int band) {
   const i64 map = i64(blockIdx.x) * 8 + threadIdx.y;

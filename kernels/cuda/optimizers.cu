@@ -1,7 +1,7 @@
-// Optimisers over the flat parameter buffer (rule 9), running statistics, and the watch for numbers that are not
+// Optimizers over the flat parameter buffer (rule 9), running statistics, and the watch for numbers that are not
 // finite.
 //
-// One thread a weight, 256 threads a block: what a weight needs lies at its own index in each array. The learning rate
+// One thread per weight, 256 per block: what a weight needs is at its own index in each array. The learning rate
 // and what else changes from step to step is read from `hyper` on the device, because a captured step is repeated.
 #include "common.cuh"
 

@@ -3,7 +3,7 @@
 // A warp is one pixel of 32 images, so a window is a plain loop over its taps; the sizes are template arguments, so the
 // loops unroll and the divisions are by constants. Gradients gather: each input pixel looks up, in row-major order, the
 // outputs whose windows hold it. So every value has one owner, one order of addition, and no atomics.
-// Launch: 8 warps a block, one warp a pixel; grid (maps * pixels / 8 rounded up), maps = blocks * channels.
+// Launch: 8 warps per block, one warp per pixel; grid (maps * pixels / 8 rounded up), maps = blocks * channels.
 #include "common.cuh"
 
 constexpr int WARPS = 8;
@@ -24,7 +24,7 @@ DEVICE int last_tap(int first, int dilation, int taps, int size) {
   return least(taps, (size - 1 - first) / dilation + 1);
 }
 
-// Calls f(tap, pixel) for the window's taps that lie inside the image, row-major.
+// Calls f(tap, pixel) for the window's taps that are inside the image, row-major.
 template <class W, class F> DEVICE void over_taps(int p, F f) {
   using K = typename W::K;
   using In = typename W::In;

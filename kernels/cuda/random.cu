@@ -1,7 +1,7 @@
 // Dropout (rule 10): y = u < rate ? +0 : x * scale, u being drawn from the value's place in the whole batch.
 //
 // x and y are (block, values, lane); the value's logical index is image * values + value, so what a lane draws does not
-// depend on how many lanes there are. Launch: 256 threads a block, one thread a value; `size` is the number of values.
+// depend on how many lanes there are. Launch: 256 threads per block, one thread per value; `size` counts the values.
 // The step number is read from the device, because a captured training step is repeated with another one.
 #include "philox.cuh"
 

@@ -1,12 +1,12 @@
 // Maps along one spatial axis (rule 7): padding, upsampling, the windows of adaptive pooling, and their gradients.
 //
 // Output position p of the axis takes the input positions position[first[p]] to position[first[p + 1] - 1], each with
-// its weight, in that order. A gradient is the same with the transposed tables, so every value has one owner.
+// its weight, in that order. A gradient is the same with the transposed taps, so every value has one owner.
 //
 // A warp is one pixel of 32 images and reads whole lines of memory; all its threads have the same p, so nothing diverges
-// and the tables, which are the same for all maps, come from the cache. It moves memory and computes next to nothing, so
+// and the taps, which are the same for all maps, come from the cache. It moves memory and computes next to nothing, so
 // sizes are ordinary numbers: one machine code for all shapes.
-// Launch: 8 warps a block, one warp a pixel of y; grid (pixels / 8 rounded up), pixels = blocks * channels * positions.
+// Launch: 8 warps per block, one per pixel of y; grid (pixels / 8 rounded up), pixels = blocks * channels * positions.
 #include "common.cuh"
 
 constexpr int WARPS = 8;

@@ -48,7 +48,7 @@ struct binary_cross_entropy {
   }
 };
 
-// loss (1,) = the mean; dx = the gradient, +0 in lanes without an image; totals (1,), if given, gains the sum.
+// loss (1,) = the mean; dx = the gradient, +0 in lanes without an image; totals (1,), if not null, gains the sum.
 template <class Kind>
 __global__ void __launch_bounds__(LANES * SUM_WARPS)
     value_loss(const float* x, const float* t, float* dx, float* loss, double* totals, int images, int blocks,

@@ -1,4 +1,4 @@
-"""Compiling kernels, and keeping what was compiled between runs.
+"""Compiling kernels, with a cache on disk.
 
 Numba's own cache looks at one source file and knows neither imported helpers nor the constants of a closure, and two
 processes that fill it at once can store one function under another's name. This one keys every machine code by all that
@@ -38,7 +38,7 @@ class Store(Protocol):
 
 store: Store | None = None  # None: every process compiles
 
-# Numba tells functions of one name apart by a counter that starts at 1 in every process. Two tiles of one kernel,
+# Numba distinguishes functions of one name by a counter that starts at 1 in every process. Two tiles of one kernel,
 # stored by two processes and loaded by a third, could then have one symbol, and the linker would call one tile for the
 # other.
 bytecode.FunctionIdentity._unique_ids = itertools.count(secrets.randbits(62))
@@ -134,7 +134,7 @@ class Kernel:
 
 
 class _Announcer(event.Listener):
-    """Tells `listeners` that a kernel is being compiled; one that comes from the cache compiles nothing."""
+    """Notifies `listeners` that a kernel is being compiled; one that comes from the cache compiles nothing."""
 
     def __init__(self, kernel: Kernel):
         self.kernel = kernel
@@ -155,7 +155,7 @@ def _announce(kernel: Kernel) -> Iterator[None]:
 
 
 def kernel(name: str, parallel: bool = True, contiguous: bool = False) -> Callable[[Callable], Kernel]:
-    """Decorate a function as a Kernel. `name` must tell all constants of its closure: the cache goes by it."""
+    """Decorate a function as a Kernel. `name` must include all constants of its closure: the cache's key has it."""
     return lambda function: Kernel(function, name, parallel, contiguous)
 
 

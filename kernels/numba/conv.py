@@ -4,7 +4,7 @@ Activations are (block, channel, D, H, W, lane), with leading axes of size 1 for
 (group, O/group, C/group, *K). All arrays may be strided views: the input gradient is the forward kernel on a transposed
 and flipped view of the weights, one call for each phase of the stride.
 
-A register tile holds OB output channels by QB neighbouring pixels of 16 images each. For each term k of the dot
+A register tile holds OB output channels by QB neighboring pixels of 16 images each. For each term k of the dot
 product, in order, it loads QB vectors, broadcasts OB weights and issues OB * QB fused multiply-adds: the tile is the
 fma chain of rule 2, with enough independent chains to fill the pipeline. Where the kernel reaches over the image's left
 or right edge the outside pixels are read as zero; outside rows are skipped: rule 2's final + 0.0 makes both the same
@@ -58,8 +58,8 @@ def pack(w, packed, g, OB, tile):
 def conv_of(OB: int, QB: int, KW: int, dense_row: bool, packs: bool):
     """The forward kernel with tiles of OB output channels by QB pixels; O/group >= OB and W of the output >= QB.
 
-    KW is the kernel's width, or 0 for one that is read from the arrays; `dense_row` says that neighbouring pixels of
-    the output see neighbouring vectors of the input (stride 1). Both being constants spares a third of the
+    KW is the kernel's width, or 0 for one that is read from the arrays; `dense_row`: neighboring pixels of
+    the output see neighboring vectors of the input (stride 1). Both being constants spares a third of the
     instructions. With `packs` the weights are first laid out as the tiles read them, which pays where each is read
     often.
     """
@@ -238,7 +238,7 @@ def conv_max_pool_of(OB: int, QB: int, KW: int):
 def conv_weight_gradient_of(OB: int, CB: int, SB: int, dense_taps: bool):
     """The weight gradient with tiles of OB output channels by CB input channels by SB taps of one kernel row.
 
-    O/group >= OB, C/group >= CB, W of the kernel >= SB; `dense_taps` says that neighbouring taps see neighbouring
+    O/group >= OB, C/group >= CB, W of the kernel >= SB; `dense_taps`: neighboring taps see neighboring
     vectors of the input (dilation 1).
     """
     count = OB * CB * SB
@@ -262,7 +262,7 @@ def conv_weight_gradient_of(OB: int, CB: int, SB: int, dense_taps: bool):
         y_c, y_d, y_h, y_w = stride_of(dy, 1), stride_of(dy, 2), stride_of(dy, 3), stride_of(dy, 4)
         x_c, x_d, x_h, x_w = stride_of(x, 1), stride_of(x, 2), stride_of(x, 3), stride_of(x, 4)
         x_s, x_q = dilation[2] * x_w, stride[2] * x_w
-        # Pixels for which the leftmost and the rightmost tap of the tile lie inside the image.
+        # Pixels for which the leftmost and the rightmost tap of the tile are inside the image.
         low, q_high = taps_inside(column, stride[2], Q, W)
         q_low, high = taps_inside(column + (SB - 1) * dilation[2], stride[2], Q, W)
         low, high = min(low, q_high), max(high, q_low)

@@ -15,7 +15,7 @@ def rectified(v):
 
 @inner
 def finished(v, relu):
-    """v, or its ReLU if asked for."""
+    """v, or its ReLU if `relu`."""
     return rectified(v) if relu else v
 
 

@@ -12,7 +12,7 @@ ZERO64 = np.float64(0)
 
 @kernel
 def clip_value(g, limit):
-    """g clamped to [-limit, limit]. One thread a value."""
+    """g clamped to [-limit, limit]. One thread per value."""
     i = cuda.grid(1)
     if i < g.size:
         g[i] = -limit if g[i] < -limit else limit if g[i] > limit else g[i]
@@ -46,7 +46,7 @@ def norm_scale(part, limit, scale):
 
 @kernel
 def scale_all(g, scale):
-    """g *= scale. One thread a value."""
+    """g *= scale. One thread per value."""
     i = cuda.grid(1)
     if i < g.size and scale[0] != ONE:
         g[i] = multiply(g[i], scale[0])

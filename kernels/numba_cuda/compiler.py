@@ -11,12 +11,12 @@ import warnings
 
 from numba import config, cuda
 
-# Images that lie side by side in a block of a batch: one warp.
+# Images side by side in a block of a batch: one warp.
 LANES = 32
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 
-# Numba tells whoever launches a few blocks that a GPU could do more; a small layer has no more for it to do.
+# Numba warns about launches of few blocks; a small layer has no more work.
 warnings.filterwarnings("ignore", message="Grid size .* will likely result in GPU under-utilization")
 
 kernel = cuda.jit

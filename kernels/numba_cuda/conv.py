@@ -16,7 +16,7 @@ from numba import cuda, float32
 
 @kernel
 def conv(x, w, bias, y, stride, dilation, before, groups, rectified):
-    """y = x correlated with w, plus bias (O,). One thread a value of y: the fma chain of rule 2."""
+    """y = x correlated with w, plus bias (O,). One thread per value of y: the fma chain of rule 2."""
     i = cuda.grid(1)
     if i >= y.size:
         return
@@ -44,7 +44,7 @@ def conv(x, w, bias, y, stride, dilation, before, groups, rectified):
 
 @kernel
 def conv_input_gradient(dy, w, dx, stride, dilation, before, groups):
-    """dx from dy. One thread a pixel: it looks up the outputs whose windows hold it, in row-major order."""
+    """dx from dy. One thread per pixel: it looks up the outputs whose windows hold it, in row-major order."""
     i = cuda.grid(1)
     if i >= dx.size:
         return

@@ -1,4 +1,4 @@
-"""Activations with their gradients, and residual addition (rules 5 to 7): one thread a value, all arrays flat.
+"""Activations with their gradients, and residual addition (rules 5 to 7): one thread per value, all arrays flat.
 
 An operation is two expressions, its value and its gradient; FORWARD and GRADIENT are their kernels. What they are
 called, and whether a gradient starts from x or from y, is declared in gpucnn/backends/elementwise.py.

@@ -1,7 +1,7 @@
 """Group norm and layer norm: sums within each image in float64 (rules 3 and 4), and what is done with them (rule 5).
 
 The values of a group of channels are a line of M values: (lines, M, lane), a line being a group of a block. A line's
-sums are made of bands of 64 values, one thread a band, line and lane, in `part` (bands, lines * 32); norm.map_sums is
+sums are made of bands of 64 values, one thread per band, line and lane, in `part` (bands, lines * 32); norm.map_sums is
 the plain one. Then one thread a line and lane runs the tree over them. What is computed value by value is flat: value i
 has map i // pixels, pixels being the positions times 32 lanes; its line is map // channels, `channels` being those of a
 group.
@@ -60,7 +60,7 @@ def line_mean_of(part, count, mean64, mean):
 
 @kernel
 def group_norm(x, mean, var, gamma, beta, eps, y, pixels, channels, rectified):
-    """y = fma(gamma, (x - mean) * inv, beta). One thread a value."""
+    """y = fma(gamma, (x - mean) * inv, beta). One thread per value."""
     i = cuda.grid(1)
     if i < y.size:
         k = i // pixels // channels * LANES + i % LANES
@@ -91,7 +91,7 @@ def line_gradient_sums(dy, x, mean, var, gamma, eps, plain, weighted, positions,
 
 @kernel
 def group_norm_gradient(dy, x, mean, var, gamma, eps, a, b, dx, pixels, channels):
-    """dx = inv * fma(-xhat, b, gamma * dy - a). One thread a value."""
+    """dx = inv * fma(-xhat, b, gamma * dy - a). One thread per value."""
     i = cuda.grid(1)
     if i < dx.size:
         k = i // pixels // channels * LANES + i % LANES

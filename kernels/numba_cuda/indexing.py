@@ -38,7 +38,7 @@ def outputs_around(d, h, w, kernel, stride, dilation, before, shape):
 
 @device
 def pixel_seen(d, h, w, a, r, s, stride, dilation, before):
-    """(d, h, w) of the pixel that output (d, h, w) sees through tap (a, r, s); it may lie outside the image."""
+    """(d, h, w) of the pixel that output (d, h, w) sees through tap (a, r, s); it may be outside the image."""
     in_d = d * stride[0] + a * dilation[0] - before[0]
     in_h = h * stride[1] + r * dilation[1] - before[1]
     in_w = w * stride[2] + s * dilation[2] - before[2]
@@ -47,7 +47,7 @@ def pixel_seen(d, h, w, a, r, s, stride, dilation, before):
 
 @device
 def inside(d, h, w, shape):
-    """Whether a pixel lies in the image of an array (block, C, D, H, W, 32)."""
+    """Whether a pixel is in the image of an array (block, C, D, H, W, 32)."""
     return 0 <= d < shape[2] and 0 <= h < shape[3] and 0 <= w < shape[4]
 
 

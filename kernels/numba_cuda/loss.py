@@ -54,7 +54,7 @@ def softmax(z, y):
 
 @kernel
 def softmax_gradient(dy, y, dx):
-    """dx = (dy - s) * y, s the chain of dy * y along the channels of (block, C, position, lane); a thread a pixel."""
+    """dx = (dy - s) * y, s the chain of dy * y along the channels of (block, C, position, lane). A thread per pixel."""
     i = cuda.grid(1)
     positions = y.shape[2]
     if i < y.shape[0] * positions * LANES:

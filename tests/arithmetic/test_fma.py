@@ -39,7 +39,7 @@ def cancelling():
 
 
 def midpoints():
-    """a * b lies exactly between two float32 neighbours, and c, far below, decides."""
+    """a * b lies exactly between two float32 neighbors, and c, far below, decides."""
     a = RNG.integers(2**11, 2**12, COUNT).astype(np.float32)
     b = (2 * RNG.integers(2**11, 2**12, COUNT) + 1).astype(np.float32)
     return a, b, scaled(-60, -20)
@@ -52,7 +52,7 @@ def half_units():
 
 
 def subnormal_midpoints():
-    """As half_units, where c is subnormal and odd: the sum lies 2**-196 from the middle between two subnormals."""
+    """As half_units, where c is subnormal and odd: the sum is 2**-196 from the middle between two subnormals."""
     sign = RNG.choice([-1.0, 1.0], COUNT)
     a = np.ldexp(1 + sign * 2.0**-23, -75).astype(np.float32)
     b = np.ldexp(1 - sign * 2.0**-23, -75).astype(np.float32)
@@ -114,7 +114,7 @@ def test_scalars_and_broadcasting():
     assert result.shape == (3, 4) and result.dtype == np.float32
     assert fma(a[0, 0], b[0], c).shape == ()
     assert bits(fma(a[0, 0], b[0], c)) == bits(result[0, 0])
-    # A doubtful element (a product between two neighbours) in a broadcast array and alone.
+    # A doubtful element (a product between two neighbors) in a broadcast array and alone.
     a, c = np.float32(4097), np.array([[2.0**-60], [-(2.0**-60)]], np.float32)
     result = fma(a, np.array([4097, 1], np.float32), c)
     expected = [[exact_fma(4097.0, b, s) for b in (4097.0, 1.0)] for s in c[:, 0].tolist()]

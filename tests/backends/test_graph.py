@@ -1,4 +1,4 @@
-"""`graph=False`: steps are launched anew each time, to the same bits."""
+"""`graph=False`: steps are launched again each time, to the same bits."""
 
 import numpy as np
 import pytest

@@ -61,7 +61,7 @@ def drawn(kind, shape, groups, seed):
 
 
 def everything(b, shape, groups, kind, seed=0, spoil=lambda batch: batch) -> dict:
-    """All that the three operations give, as arrays of the host."""
+    """All results of the three operations, as host arrays."""
     x, dy = (spoil(b.pack(drawn(kind, shape, groups, seed + i))) for i in range(2))
     gamma, beta = (b.array(numbers("random", shape[1], seed=seed + i)) for i in (2, 3))
     dgamma, dbeta = (b.array(np.full(shape[1], np.nan, np.float32)) for _ in range(2))
@@ -390,7 +390,7 @@ def normed(groups, channels=4):
 
 
 def trained(backend) -> str:
-    """Three epochs of a small net on a short last batch: from the third step on a backend replays what it recorded."""
+    """Three epochs of a small net on a short last batch: from the third step on a backend replays its recording."""
     layer = Sequential(
         Conv2d(4, 3, padding=1, bias=False),
         GroupNorm(2, activation="relu"),
@@ -489,7 +489,7 @@ def test_an_error_planted_in_the_cuda_kernels_is_noticed(name, tmp_path):
     shutil.copytree(SOURCES, tmp_path / "cuda")
     source = tmp_path / "cuda" / "group_norm.cu"
     text = source.read_text()
-    assert old in text, f"group_norm.cu no longer holds {old!r}: plant the error anew"
+    assert old in text, f"group_norm.cu no longer holds {old!r}: plant the error again"
     source.write_text(text.replace(old, new))
     shape, found = (19, 2, 37, 33), []
     want = everything(EXACT, shape, 2, "lines")

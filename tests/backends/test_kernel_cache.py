@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: kept, checked, told apart, and never needed."""
+"""Compiled kernels on disk: stored, verified, distinguished, and never required."""
 
 import os
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_a_damaged_file_is_compiled_again(tmp_path):
     files(tmp_path)["sigmoid"].write_bytes(b"")
     second = maps(tmp_path)
     assert second["compiled"] == NAMES and second["results"] == first["results"]
-    # What was damaged was written anew. Now the digest in front, of one file: the others stay good.
+    # The damaged file was written again. Now the digest in front, of one file: the others stay good.
     stored = files(tmp_path)["tanh"].read_bytes()
     files(tmp_path)["tanh"].write_bytes(bytes([stored[0] ^ 128]) + stored[1:])
     assert maps(tmp_path)["compiled"] == ["tanh"]
@@ -128,7 +128,7 @@ def expect():
 def test_two_processes_that_compile_at_once(tmp_path):
     """Each compiles another tile of one kernel, and a third process loads both.
 
-    Numba numbers functions anew in each process, so that a part of both tiles had one symbol and the third process
+    Numba restarts its numbers of functions in each process: a part of both tiles had one symbol and the third process
     called one for the other, until compiler.py let the numbers start at random. (Where all parts are inlined, nothing
     is left to be confused, and this test passes without that line too.)
     """

@@ -1,4 +1,4 @@
-"""Every operation of numba against numpy's exact math, raw bits, over random shapes and unpleasant numbers.
+"""Every operation of numba against numpy's exact math, raw bits, over random shapes and difficult numbers.
 
 The backend is guarded (see guarded.py): each test also shows that no kernel writes outside its buffers, uses memory
 that nobody wrote, or lets through what fills up the last block. It runs on one thread or two, as the test case says.
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gpucnn.backends import get_backend
 from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.numba import conv, tiles
+from gpucnn.backends.numba import correlation, tiles
 from gpucnn.backends.numba.backend import NumbaBackend
 from gpucnn.errors import BackendError, DTypeError
 from gpucnn.geometry import window
@@ -46,7 +46,7 @@ def few_tiles():
         # Whole kernel rows: a kernel for each border; test_numba_rows.py has them.
         patch.setattr(tiles, "_ROWS", {24: (), 6: ()})
         patch.setattr(tiles, "_GRADIENT_ROWS", {24: {}, 6: {}})
-        patch.setattr(conv, "_WIDTHS", ())  # widths with a code of their own: also there
+        patch.setattr(correlation, "WIDTHS", ())  # specialized widths are also tested there
         for choice in CHOICES:
             choice.cache_clear()
         yield
@@ -95,7 +95,7 @@ def convolutions(draw):
     """(window, images, in-channels of a group, out-channels of a group, groups); depthwise among them."""
     win = draw(windows())
     groups = draw(st.sampled_from([1, 1, 2, 3]))
-    # numpy's exact math pays for each image: many of them only where they are small.
+    # numpy's exact math takes time per image: use many only if they are small.
     images = draw(st.sampled_from(IMAGES if np.prod(win.output) * np.prod(win.kernel) < 300 else (1, 2, 17)))
     return win, images, draw(st.sampled_from([1, 1, 2, 5])), draw(st.sampled_from([1, 2, 3, 7])), groups
 
@@ -314,7 +314,7 @@ def test_exponentials_of_many_numbers():
     GUARDED[2].verify()
 
 
-def normalise(b, shape, kind: str, seed: int) -> dict:
+def normalize(b, shape, kind: str, seed: int) -> dict:
     x, dy = b.pack(numbers(kind, *shape, seed=seed)), b.pack(numbers(kind, *shape, seed=seed + 1))
     # The parameters as training has them; statistics of any kind of numbers.
     gamma, beta, running = (b.array(numbers("random", shape[1], seed=seed + i)) for i in (2, 3, 4))
@@ -350,7 +350,7 @@ def normalise(b, shape, kind: str, seed: int) -> dict:
 @examples(80)
 @given(backends, shapes, kinds, seeds)
 def test_batch_norm(backend, shape, kind, seed):
-    compare(backend, normalise(backend, shape, kind, seed), normalise(EXACT, shape, kind, seed))
+    compare(backend, normalize(backend, shape, kind, seed), normalize(EXACT, shape, kind, seed))
 
 
 @pytest.mark.parametrize("shape", [(18, 2), (2, 1, 130), (17, 1, 9, 8)])
@@ -369,7 +369,7 @@ def test_batch_norm_against_the_scalar_contract(shape):
         "unbiased": unbiased,
         "db": scalar.bias_gradient(dy),
     }
-    got = normalise(GUARDED[2], shape, "annihilating", 0)
+    got = normalize(GUARDED[2], shape, "annihilating", 0)
     compare(GUARDED[2], {name: got[name] for name in expected}, expected)
 
 
@@ -409,7 +409,7 @@ def test_softmax_of_maps():
     assert_bits(GUARDED[1].unpack(GUARDED[1].softmax(GUARDED[1].pack(z))), EXACT.softmax(EXACT.pack(z)).numpy())
 
 
-# ---- optimisers ------------------------------------------------------------------------------------------------------
+# ---- optimizers ------------------------------------------------------------------------------------------------------
 
 
 def optimise(b, size: int, kind: str, seed: int) -> dict:
@@ -499,7 +499,7 @@ def test_wrong_types_are_refused():
     b = HONEST[1]
     with pytest.raises(DTypeError, match="float64"):
         b.pack(np.ones((1, 1)))
-    with pytest.raises(DTypeError, match="a layer gave float64"):
+    with pytest.raises(DTypeError, match="a layer returned float64"):
         b.elementwise("relu", Batch(np.ones((1, 1, 16)), 1, b))
 
 

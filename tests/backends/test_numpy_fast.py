@@ -1,4 +1,4 @@
-"""What numpy's fast math does beside gpucnn.functional: fused ReLU, running statistics, optimisers."""
+"""What numpy's fast math does besides gpucnn.functional: fused ReLU, running statistics, optimizers."""
 
 import numpy as np
 import pytest
@@ -95,7 +95,7 @@ def test_sgd(nesterov, decay, momentum):
 
 @pytest.mark.parametrize("decoupled", [False, True])
 def test_adam(decoupled):
-    """Kingma and Ba, algorithm 1, with L2 regularisation or with Loshchilov and Hutter's decoupled decay."""
+    """Kingma and Ba, algorithm 1, with L2 regularization or with Loshchilov and Hutter's decoupled decay."""
     w, g, m, v = normal(6, 20, 20, 20, 20)
     v = np.abs(v)
     rate, c1, c2, decay = np.float32([0.01, 0.1, 0.2, 0.001])

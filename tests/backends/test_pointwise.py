@@ -175,7 +175,7 @@ def test_extreme_logits_have_a_finite_loss(math):
 
 
 def test_a_gradient_that_is_not_finite_stays_so():
-    """Clipping must not hide it: the weights become NaN, which the watch sees."""
+    """Clipping must not hide it: the weights become NaN, which `watch` detects."""
     for backend in (EXACT, numba()):
         for bad in (np.nan, np.inf):
             g = backend.array(np.array([1, bad, 2], np.float32))

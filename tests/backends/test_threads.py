@@ -82,7 +82,7 @@ def test_a_recording_inside_a_recording_is_refused_and_leaves_none_open():
 
 
 def test_what_is_replayed_in_another_thread_uses_the_backends_threads():
-    """A number of threads belongs to a Python thread: a new one starts with Numba's own."""
+    """The number of threads is set per Python thread: a new one starts with Numba's default."""
     import numba
 
     backend, seen = get_backend("numba", threads=1), []

@@ -1,5 +1,5 @@
-"""On a GPU: the CuPy backend passes the check, lives on the device, and a captured step gives the bits of a launched
-one."""
+"""On a GPU: the CuPy backend passes the check, its arrays are on the device, and a captured step gives a launched one's
+bits."""
 
 import importlib
 import json
@@ -27,7 +27,7 @@ def test_every_operation_gives_the_specified_bits(cupy_backend):
     specification, monitored = get_backend("numpy", "exact"), DeviceMemoryMonitor(cupy_backend)
     for case in all_cases():
         assert differing(case.run(specification), case.run(monitored)) == [], str(case)
-    assert monitored.misplaced == []  # all results live on the device
+    assert monitored.misplaced == []  # all results are on the device
 
 
 def test_the_device_tells_how_long_it_worked(cupy_backend):

@@ -1,4 +1,4 @@
-"""Compiling the Numba-CUDA kernels for devices that are not there: run as a script, in a process without the simulator.
+"""Compiling the Numba-CUDA kernels for absent devices: run as a script, in a process without the simulator.
 
 Reads from standard input the launches that simulated.record found, and prints what the compiler made of them.
 """
@@ -45,7 +45,7 @@ def ptx_of(function, arguments, capability) -> str:
 
 
 def memory_of(ptx: str, capability) -> list[str]:
-    """What the assembler says of the kernel's stack and spills, as found in its log."""
+    """The assembler's report of the kernel's stack and spills, from its log."""
     options = LinkerOptions(arch="sm_{}{}".format(*capability), ptxas_options=["-v"], verbose=True)
     linker = Linker(ObjectCode.from_ptx(ptx.encode()), options=options)
     linker.link("cubin")
@@ -53,7 +53,7 @@ def memory_of(ptx: str, capability) -> list[str]:
 
 
 def contracted(a, b, c):
-    """What must not be written: the compiler may fuse it, and divide as it likes."""
+    """Must not be written: the compiler may fuse it, and divide inexactly."""
     i = cuda.grid(1)
     a[i] = a[i] * b[i] + c[i]
 

@@ -1,4 +1,4 @@
-"""What the tests run in Numba's CUDA simulator, in a process of its own with NUMBA_ENABLE_CUDASIM=1.
+"""What the tests run in Numba's CUDA simulator, in a separate process with NUMBA_ENABLE_CUDASIM=1.
 
 The simulator starts a Python thread for each CUDA thread, so everything here is small: a few thousand threads a call.
 """
@@ -101,7 +101,7 @@ def band_cases():
 
 
 def poisoned(pack):
-    """`pack`, with numbers in the lanes that only fill up the last block: no result may depend on them."""
+    """`pack`, with numbers in the padding lanes of the last block: no result may depend on them."""
 
     def packed(images):
         batch = pack(images)
@@ -225,7 +225,7 @@ def training():
 
 def record():
     """[module, kernel, types of its arguments] of every launch of the small cases, without running any kernel."""
-    from gpucnn.backends.numba_cuda import backend as numba_cuda_backend
+    from gpucnn.kernels.numba_cuda import arithmetic
 
     backend = get_backend("numba-cuda")
     launches = set()
@@ -234,7 +234,7 @@ def record():
         launches.add((kernel.__module__.rpartition(".")[2], kernel.__name__, tuple(map(_type_name, arguments))))
 
     backend._launch = launch
-    launch(numba_cuda_backend.arithmetic.small_product, (1, 1), (np.zeros(3, np.float32),))
+    launch(arithmetic.small_product, (1, 1), (np.zeros(3, np.float32),))
     for case in [*small_cases(), *band_cases()]:
         case.run(backend)
     return sorted(launches)

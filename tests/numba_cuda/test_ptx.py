@@ -1,4 +1,4 @@
-"""What Numba-CUDA makes of the kernels, for four generations of GPUs, none of which has to be there."""
+"""What Numba-CUDA makes of the kernels, for four generations of GPUs, without a GPU."""
 
 import importlib.metadata
 import itertools

@@ -20,7 +20,7 @@ SCRIPT = Path(__file__).with_name("simulated.py")
 
 
 def simulate(what, root=None):
-    """Start `what` of simulated.py; finish() of the result gives what it returns."""
+    """Start `what` of simulated.py; the result's finish() returns its output."""
     code = f"import sys, runpy; sys.argv[1:] = [{what!r}]; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
     return start(code, root, NUMBA_ENABLE_CUDASIM="1")
 
@@ -117,7 +117,7 @@ def trained(running):
 def test_the_simulated_fma_rounds_once_and_takes_no_float64():
     found = finish(simulate("rounding"))
     assert found["values"] > 70_000
-    assert found["double rounding differs"] > 1000  # the inputs tell the two apart
+    assert found["double rounding differs"] > 1000  # the inputs distinguish the two
     assert found["differing"] == 0
     assert found["refused"] == 4
 

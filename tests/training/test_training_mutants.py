@@ -150,7 +150,7 @@ OTHERS = {
         "trains_to_the_same_weights and numba and changes",
     ),
     "numba records though it should not": (
-        "backends/numba/backend.py",
+        "backends/numba/base.py",
         "if not self.graph:",
         "if False:",
         "backends/test_graph.py",

@@ -1,15 +1,5 @@
-"""The operations of the protocol as launches of the kernels in kernels/cuda, on any Launcher.
+"""The operations of the protocol as launches of the kernels in kernels/cuda, on any Launcher."""
 
-Every operation turns its sizes into template arguments, a grid and a few numbers; the files beside this one hold them,
-one a file of kernels. Nothing here knows whether a GPU or
-the emulation runs the kernels. No array arithmetic is used: CuPy's own flushes subnormals.
-"""
-
-from collections.abc import Callable
-
-import numpy as np
-
-from gpucnn.arithmetic import assert_subnormals
 from gpucnn.backends.cuda.channels import CudaChannels
 from gpucnn.backends.cuda.clip import CudaClip
 from gpucnn.backends.cuda.conv import CudaConv
@@ -17,16 +7,12 @@ from gpucnn.backends.cuda.dense import CudaDense
 from gpucnn.backends.cuda.elementwise import CudaElementwise
 from gpucnn.backends.cuda.group_norm import CudaGroupNorm
 from gpucnn.backends.cuda.images import CudaImages
-from gpucnn.backends.cuda.launcher import Launcher
-from gpucnn.backends.cuda.layout import LANES
 from gpucnn.backends.cuda.loss import CudaLoss
 from gpucnn.backends.cuda.norm import CudaNorm
 from gpucnn.backends.cuda.optimizers import CudaOptimizers
 from gpucnn.backends.cuda.pool import CudaPool
 from gpucnn.backends.cuda.random import CudaRandom
 from gpucnn.backends.cuda.resampling import CudaResampling
-from gpucnn.backends.lanes import LaneBackend
-from gpucnn.backends.protocol import Array
 
 
 class CudaBackend(
@@ -43,70 +29,5 @@ class CudaBackend(
     CudaChannels,
     CudaResampling,
     CudaRandom,
-    LaneBackend,
 ):
-    """See the protocol for what each method does; comments here tell only how."""
-
-    name = "cupy"
-    lanes = LANES
-    threads = 0
-
-    def __init__(self, launcher: Launcher):
-        assert_subnormals()
-        self.launcher = launcher
-        self.xp, self.device = launcher.xp, launcher.device
-        self._constants: dict = {}
-
-    # ---- launching -------------------------------------------------------------------------------------------------
-
-    def _run(
-        self, file: str, expression: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments, beside: tuple = ()
-    ) -> None:
-        self.launcher.launch(self.launcher.kernel(file, expression), grid, block, *arguments, beside=beside)
-
-    @property
-    def graph(self) -> bool:
-        return self.launcher.graph
-
-    @graph.setter
-    def graph(self, value: bool) -> None:
-        self.launcher.graph = bool(value)
-
-    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
-        return self.launcher.capture(step)
-
-    def synchronize(self) -> None:
-        self.launcher.synchronize()
-
-    # ---- memory ----------------------------------------------------------------------------------------------------
-
-    def _empty(self, shape: tuple[int, ...], dtype=np.float32) -> Array:
-        return self.launcher.empty(shape, dtype)
-
-    def zeros(self, shape: tuple[int, ...], dtype=None) -> Array:
-        array = self._empty(shape if isinstance(shape, tuple) else (shape,), self.dtype if dtype is None else dtype)
-        self.launcher.clear(array)
-        return array
-
-    def array(self, host: np.ndarray) -> Array:
-        array = self._empty(host.shape, host.dtype)
-        self.launcher.write(array, host)
-        return array
-
-    def assign(self, array: Array, host: np.ndarray) -> None:
-        self.launcher.write(array, np.asarray(host, array.dtype))
-
-    def host(self, array: Array) -> np.ndarray:
-        return self.launcher.read(array)
-
-    def _constant(self, key, make: Callable[[], np.ndarray]) -> Array:
-        """A table that depends on sizes alone, put on the device once."""
-        if key not in self._constants:
-            self._constants[key] = self.array(make())
-        return self._constants[key]
-
-    def _counters_of(self, count: int, use: str) -> Array:
-        """At least so many counters, all 0: each kernel that counts leaves them at 0."""
-        # A size for every power of two: an array is never replaced, because a captured step may still use it.
-        size = max(1024, 1 << (count - 1).bit_length())
-        return self._constant(("counters", size, use), lambda: np.zeros(size, np.uint32))
+    """See the protocol for what each method does."""

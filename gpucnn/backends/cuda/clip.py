@@ -3,11 +3,12 @@
 import numpy as np
 
 from gpucnn.arithmetic.sums import BAND, BLOCK
+from gpucnn.backends.cuda.base import CudaBase
 from gpucnn.backends.cuda.layout import LANES, ceil_div, f32, i32, i64
 from gpucnn.backends.protocol import Array
 
 
-class CudaClip:
+class CudaClip(CudaBase):
     """See the protocol for what each method does."""
 
     def clip_value(self, g: Array, limit: float) -> None:

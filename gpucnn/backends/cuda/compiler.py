@@ -1,9 +1,9 @@
-"""Compiling a kernel of kernels/cuda for one GPU, and keeping what was compiled.
+"""Compiling the kernels of kernels/cuda for one GPU architecture, with a cache on disk.
 
-NVRTC compiles to machine code (cubin), for the architecture at hand, without a GPU and without a CUDA toolkit: it comes
-as a Python wheel. It is called here and not through cupy.RawModule, because CuPy appends -ftz=true to every
-compilation, which flushes subnormals. What was compiled is kept by gpucnn.cache, under a key made of the sources with
-all includes, the kernel's name, the options, the architecture and the versions.
+NVRTC compiles to machine code (cubin) without a GPU and without a CUDA toolkit: it is installed as a Python wheel. It
+is called directly and not through cupy.RawModule, because CuPy appends -ftz=true to every compilation, which flushes
+subnormals. The cache's key consists of the sources with all includes, the kernel's name, the options, the architecture
+and the versions.
 """
 
 import functools
@@ -24,7 +24,7 @@ listeners: list[Callable[[str], None]] = []
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A kernel's machine code, and what it is called there."""
+    """A kernel's machine code, and its symbol in it."""
 
     symbol: str
     code: bytes
@@ -32,8 +32,7 @@ class Compiled:
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """What NVRTC made of some kernels of one file: a cubin or PTX, what each is called in it, and the compiler's
-    words."""
+    """NVRTC's output for kernels of one file: a cubin or PTX, each kernel's symbol in it, and the compiler's log."""
 
     code: bytes
     symbols: dict[str, str]
@@ -43,7 +42,7 @@ class Translation:
 def compiled(file: str, expression: str, architecture: str) -> Compiled:
     """Kernel `expression` of kernels/cuda/`file` for `architecture` ("sm_90"), from the cache or from NVRTC.
 
-    Raises BackendError with NVRTC's words if it does not compile, ImportError where NVRTC is missing.
+    Raises BackendError with NVRTC's log if it does not compile, ImportError if NVRTC is missing.
     """
     name = f"{_stem(file, expression)}-{_key(file, expression, architecture)}"
     found = _load(name)
@@ -59,8 +58,8 @@ def compiled(file: str, expression: str, architecture: str) -> Compiled:
 def translate(
     file: str, expressions: list[str], options: list[str], ptx: bool = False, folder: Path = SOURCES
 ) -> Translation:
-    """Run NVRTC on kernels of one file, with `options` after the project's own; `code` is a cubin, or PTX if asked
-    for."""
+    """Run NVRTC on kernels of one file, with `options` after the project's own; `code` is a cubin, or PTX with
+    `ptx`."""
     from cuda.bindings import nvrtc
 
     def call(function, *arguments):
@@ -78,14 +77,14 @@ def translate(
         return text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog).decode(errors="replace").strip("\0 \n")
 
     headers = {path.name: path.read_bytes() for path in sorted(folder.glob("*.cuh"))}
-    given = [option.encode() for option in (*OPTIONS, *options)]
+    flags = [option.encode() for option in (*OPTIONS, *options)]
     names = [name.encode() for name in headers]
     source = (folder / file).read_bytes()
     program = call(nvrtc.nvrtcCreateProgram, source, file.encode(), len(headers), list(headers.values()), names)
     try:
         for expression in expressions:
             call(nvrtc.nvrtcAddNameExpression, program, expression.encode())
-        call(nvrtc.nvrtcCompileProgram, program, len(given), given)
+        call(nvrtc.nvrtcCompileProgram, program, len(flags), flags)
         symbols = {e: call(nvrtc.nvrtcGetLoweredName, program, e.encode()).decode() for e in expressions}
         readers = (nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX) if ptx else (nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
         return Translation(text(*readers), symbols, log())
@@ -95,7 +94,7 @@ def translate(
 
 @functools.cache
 def _sources() -> bytes:
-    """A digest of every file that a kernel may include; one that is edited makes all kernels new."""
+    """A digest of every file that a kernel may include: editing one recompiles all kernels."""
     digest = hashlib.sha256()
     for path in sorted(SOURCES.glob("*.cu*")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -104,7 +103,7 @@ def _sources() -> bytes:
 
 @functools.cache
 def _versions() -> tuple:
-    # Two releases of one NVRTC have one version number; the wheel's version tells them apart.
+    # NVRTC's version number does not distinguish its releases; the wheel's version does.
     from importlib import metadata
 
     from cuda.bindings import nvrtc

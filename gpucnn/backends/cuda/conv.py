@@ -4,15 +4,16 @@ import math
 
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.cuda import tiles
+from gpucnn.backends.cuda.dense import CudaDense
 from gpucnn.backends.cuda.layout import HALVES, LANES, axes, ceil_div, i32, i64
 from gpucnn.backends.cuda.pool import tap_type
 from gpucnn.backends.protocol import Array
-from gpucnn.backends.spatial import Window3d, is_dense, phases, rows_per_band, three, window3d
+from gpucnn.backends.spatial import Three, Window3d, is_dense, phases, rows_per_band, three, window3d
 from gpucnn.errors import BackendError
 from gpucnn.geometry import Window
 
 
-class CudaConv:
+class CudaConv(CudaDense):
     """See the protocol for what each method does."""
 
     def conv(
@@ -38,8 +39,7 @@ class CudaConv:
         pooled = three(pool.output, 1)
         tile = None
         if _is_plain(window, pool) and not is_dense(window, groups):
-            given = outputs, channels, pooled, sizes.kernel, blocks, self.launcher.processors
-            tile = tiles.pooled_conv_tile(*given)
+            tile = tiles.pooled_conv_tile(outputs, channels, pooled, sizes.kernel, blocks, self.launcher.processors)
         if tile is None:
             return super().conv_max_pool(x, w, bias, window, groups, pool)
         ob, qb, wk, wp, _, _ = tile
@@ -49,8 +49,8 @@ class CudaConv:
         where = self._empty(y.data.shape, tap_type(pool)[0])
         grid = ceil_div(blocks * pooled[1] * ceil_div(pooled[2], qb), wp), ceil_div(outputs, ob * wk) * groups
         strides = tuple(map(i32, _weight_strides(outputs, channels, sizes.kernel)))
-        given = self._data(x), w, bias, y.data, where, i32(blocks), strides
-        self._run("conv.cu", expression, grid, (LANES, wk * wp), *given)
+        arguments = self._data(x), w, bias, y.data, where, i32(blocks), strides
+        self._run("conv.cu", expression, grid, (LANES, wk * wp), *arguments)
         return y, where
 
     def _correlate(
@@ -80,21 +80,21 @@ class CudaConv:
             return self.dense_input_gradient(dy.reshape(-1), w.reshape(len(w), -1)).reshape(w.shape[1], *window.input)
         sizes, outputs, channels = window3d(window), len(w) // groups, w.shape[1]
         shape = (dy.data.shape[0], channels * groups, *window.input, LANES)
-        found = phases(window)
-        # A phase of pixels that no output saw has no taps, and no kernel writes it.
-        dx = self.zeros(shape) if any(_lengths(p.taps, sizes.kernel)[3] == 0 for p in found) else self._empty(shape)
+        # A phase of pixels that no output reads has no taps, and no kernel writes it.
+        complete = all(_lengths(phase.taps, sizes.kernel)[1] for phase in phases(window))
+        dx = self._empty(shape) if complete else self.zeros(shape)
         taps, pixels, data = math.prod(sizes.kernel), math.prod(sizes.input), self._data(dy)
-        for phase in found:
-            *kernel, count = _lengths(phase.taps, sizes.kernel)
+        for phase in phases(window):
+            kernel, count = _lengths(phase.taps, sizes.kernel)
             if not count:
                 continue
-            # Outputs and inputs of the forward kernel change places: an output here is a channel of w.
+            # Outputs and inputs of the forward kernel are swapped: an output here is a channel of w.
             first, along = _sliced(phase.taps, sizes.kernel)
             weights = first, outputs * channels * taps, taps, channels * taps, *along
             first, along = _sliced(phase.pixels, sizes.input)
             places = first, groups * channels * pixels, channels * pixels, pixels, *along
-            target = tuple(_lengths(phase.pixels, sizes.input)[:3])
-            correlation = Window3d(sizes.output, tuple(kernel), (1, 1, 1), phase.dilation, phase.before, target)
+            target, _ = _lengths(phase.pixels, sizes.input)
+            correlation = Window3d(sizes.output, kernel, (1, 1, 1), phase.dilation, phase.before, target)
             self._correlate(data, w, None, dx, correlation, (groups, outputs, channels), weights, places, True, False)
         return dy.like(dx)
 
@@ -118,25 +118,25 @@ class CudaConv:
         bands = ceil_div(ceil_div(sizes.output[0] * sizes.output[1], band), together)
         part = self._empty((blocks * HALVES, bands, out.size))
         grid = ceil_div(units, warps), bands, blocks
-        given = self._data(dy), self._data(x), part, i32(dy.images)
-        self._run("conv.cu", expression, grid, (LANES, warps), *given, beside=(part,))
-        given = part, out, i32(blocks * HALVES), i32(bands), i32(out.size)
-        self._run("sums.cu", "batch_tree", (ceil_div(out.size, LANES),), (LANES, 8), *given, beside=(part, out))
+        arguments = self._data(dy), self._data(x), part, i32(dy.images)
+        self._run("conv.cu", expression, grid, (LANES, warps), *arguments, overlap=(part,))
+        sums = part, out, i32(blocks * HALVES), i32(bands), i32(out.size)
+        self._run("sums.cu", "batch_tree", (ceil_div(out.size, LANES),), (LANES, 8), *sums, overlap=(part, out))
 
 
-def _strides(sizes: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Of a contiguous array of three axes."""
+def _strides(sizes: Three) -> Three:
+    """The strides of a contiguous array of three axes."""
     return sizes[1] * sizes[2], sizes[2], 1
 
 
-def _weight_strides(outputs: int, channels: int, kernel: tuple[int, int, int]) -> tuple[int, ...]:
+def _weight_strides(outputs: int, channels: int, kernel: Three) -> tuple[int, ...]:
     """conv.cu's WeightStrides of contiguous weights: first, group, output, channel, and the kernel's axes."""
     taps = math.prod(kernel)
     return 0, outputs * channels * taps, channels * taps, taps, *_strides(kernel)
 
 
 def _is_plain(window: Window, pool: Window) -> bool:
-    """Whether conv.cu has a kernel for a convolution with this pooling after it: two axes, 2x2 side by side."""
+    """Whether conv.cu has a kernel for this convolution and pooling: two axes, disjoint 2x2 windows."""
     return (
         len(window.input) == 2
         and window.stride == window.dilation == pool.dilation == (1, 1)
@@ -147,15 +147,15 @@ def _is_plain(window: Window, pool: Window) -> bool:
     )
 
 
-def _sliced(slices, sizes) -> tuple[int, tuple[int, int, int]]:
+def _sliced(slices, sizes: Three) -> tuple[int, Three]:
     """(first element, strides) of a contiguous array of three axes after slicing."""
-    ranges = [range(*s.indices(size)) for s, size in zip(slices, sizes, strict=True)]
+    d, h, w = (range(*s.indices(size)) for s, size in zip(slices, sizes, strict=True))
     along = _strides(sizes)
-    first = sum(r.start * stride for r, stride in zip(ranges, along, strict=True))
-    return first, tuple(r.step * stride for r, stride in zip(ranges, along, strict=True))
+    first = d.start * along[0] + h.start * along[1] + w.start * along[2]
+    return first, (d.step * along[0], h.step * along[1], w.step * along[2])
 
 
-def _lengths(slices, sizes) -> list[int]:
-    """How many entries each slice leaves of its axis, and their product."""
-    lengths = [len(range(*s.indices(size))) for s, size in zip(slices, sizes, strict=True)]
-    return [*lengths, math.prod(lengths)]
+def _lengths(slices, sizes: Three) -> tuple[Three, int]:
+    """The number of entries in each slice, and their product."""
+    d, h, w = (len(range(*s.indices(size))) for s, size in zip(slices, sizes, strict=True))
+    return (d, h, w), d * h * w

@@ -1,4 +1,4 @@
-"""Dense layers as launches of kernels/cuda/dense.cu, and the weight gradient of whatever has one position an image."""
+"""Dense layers as launches of kernels/cuda/dense.cu, and the weight gradient of layers with one position per image."""
 
 import math
 
@@ -6,13 +6,14 @@ import numpy as np
 
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.cuda import tiles
+from gpucnn.backends.cuda.base import CudaBase
 from gpucnn.backends.cuda.layout import LANES, ceil_div, i32, i64
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import is_dense, window3d
 from gpucnn.geometry import Window
 
 
-class CudaDense:
+class CudaDense(CudaBase):
     """See the protocol for what each method does."""
 
     def dense(self, x: Batch, w: Array, bias: Array | None, relu: bool = False) -> Batch:
@@ -31,7 +32,7 @@ class CudaDense:
         return y
 
     def dense_weight_gradient(self, dy: Batch, x: Batch, out: Array) -> None:
-        # A window over one pixel without axes: values are the inputs themselves.
+        # A window without axes, over one pixel: its values are the inputs.
         self._chain_weight_gradient(dy, x, _POINT, 1, out)
 
     def _chain_weight_gradient(self, dy: Batch, x: Batch, window: Window, groups: int, out: Array) -> None:
@@ -43,16 +44,16 @@ class CudaDense:
         sizes = [i32(size) for size in (dy.images, blocks, outputs, out.shape[1] * math.prod(window.input), terms)]
         grid = ceil_div(terms, 64), ceil_div(outputs, 16), groups
         kernel = f"chain_weight_gradient<{blocks.bit_length()}>"
-        given = self._data(dy), self._data(x), source, out, *sizes
-        self._run("dense.cu", kernel, grid, (LANES, 4), *given, beside=(out,))
+        arguments = self._data(dy), self._data(x), source, out, *sizes
+        self._run("dense.cu", kernel, grid, (LANES, 4), *arguments, overlap=(out,))
 
 
 _POINT = Window((), (), (), (), (), ())
 
 
 def _sources(window: Window, channels: int) -> np.ndarray:
-    """For each weight (channel, *kernel) of a window with one position, which value of (channel, *input) it meets; -1
-    for one in the padding."""
+    """For each weight (channel, *kernel) of a window with one position, the index into (channel, *input) of the value
+    that it is multiplied with; -1 for padding."""
     sizes = window3d(window)
     indices = np.indices((channels, *sizes.kernel)).reshape(4, -1)
     at, inside = indices[0], np.ones(indices.shape[1], bool)

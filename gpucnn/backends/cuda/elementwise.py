@@ -1,10 +1,11 @@
 """Activations and residual addition as launches of kernels/cuda/elementwise.cu."""
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.cuda.base import CudaBase
 from gpucnn.backends.cuda.layout import ceil_div, i32, i64
 
 
-class CudaElementwise:
+class CudaElementwise(CudaBase):
     """See LaneBackend for what each method does."""
 
     def _forward(self, name: str, x: Batch, y: Batch, settings: tuple) -> None:

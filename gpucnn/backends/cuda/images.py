@@ -6,12 +6,13 @@ import numpy as np
 
 from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.cuda.base import CudaBase
 from gpucnn.backends.cuda.layout import LANES, ceil_div, i32
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import three
 
 
-class CudaImages:
+class CudaImages(CudaBase):
     """See the protocol and LaneBackend for what each method does."""
 
     def unpack(self, batch: Batch) -> np.ndarray:
@@ -27,22 +28,20 @@ class CudaImages:
         self._load("images.cu", "load_images", y, images, indices, y.data, *drawn, i32(y.channels), *_three(y.spatial))
 
     def _load_augmented(self, images, indices, y: Batch, augmentation: Augmentation, seed, step) -> None:
-        constants = (
-            self._constant((name, augmentation, y.channels), lambda i=i: augmentation.constants(y.channels)[i])
-            for i, name in enumerate(("mean", "scale"))
-        )
+        mean = self._constant(("mean", augmentation, y.channels), lambda: augmentation.constants(y.channels)[0])
+        scale = self._constant(("scale", augmentation, y.channels), lambda: augmentation.constants(y.channels)[1])
         chosen = augmentation.shift, augmentation.crop is not None, augmentation.flip, augmentation.cutout
         drawn = *map(i32, (y.images, *chosen, len(y.spatial))), seed, step
         sizes = i32(y.channels), *_three(y.spatial), *_three(images.shape[2:])
-        self._load("augmentation.cu", "load_augmented", y, images, indices, y.data, *drawn, *constants, *sizes)
+        self._load("augmentation.cu", "load_augmented", y, images, indices, y.data, *drawn, mean, scale, *sizes)
 
     def _load(self, file: str, kernel: str, y: Batch, *arguments) -> None:
         grid = ceil_div(y.channels * math.prod(y.spatial), LANES), len(y.data)
         self._run(file, kernel, grid, (LANES, 8), *arguments)
 
     def _load_labels(self, labels, indices, y: Array, count: int) -> None:
-        given = labels, indices, y, i32(count), i32(y.size)
-        self._run("images.cu", "load_labels", (ceil_div(y.size, 256),), (256,), *given, beside=(y,))
+        arguments = labels, indices, y, i32(count), i32(y.size)
+        self._run("images.cu", "load_labels", (ceil_div(y.size, 256),), (256,), *arguments, overlap=(y,))
 
 
 def _three(sizes) -> tuple[np.int32, ...]:

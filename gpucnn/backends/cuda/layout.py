@@ -12,5 +12,5 @@ def ceil_div(a: int, b: int) -> int:
 
 
 def axes(sizes) -> str:
-    """The C++ type that holds one number a spatial axis."""
+    """The C++ type with one number per spatial axis."""
     return f"Axes<{', '.join(map(str, sizes))}>"

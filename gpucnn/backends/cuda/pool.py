@@ -1,4 +1,4 @@
-"""Pooling as launches of kernels/cuda/pool.cu and of norm.cu, which has the means of whole maps."""
+"""Pooling as launches of kernels/cuda/pool.cu, and of norm.cu for the means of whole maps."""
 
 import functools
 import math
@@ -7,12 +7,13 @@ import numpy as np
 
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.cuda.layout import LANES, axes, ceil_div, i32, i64
+from gpucnn.backends.cuda.norm import CudaNorm
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import positions_per_band, window3d
 from gpucnn.geometry import Window, pool_counts
 
 
-class CudaPool:
+class CudaPool(CudaNorm):
     """See the protocol for what each method does."""
 
     def _pool(self, kernel: str, window: Window, results: Batch, *arguments, more: str = "") -> None:

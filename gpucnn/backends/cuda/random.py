@@ -3,10 +3,11 @@
 import math
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.cuda.base import CudaBase
 from gpucnn.backends.cuda.layout import ceil_div, i64, u32
 
 
-class CudaRandom:
+class CudaRandom(CudaBase):
     """See LaneBackend for what each method does."""
 
     def _dropout(self, x: Batch, y: Batch, rate, scale, seed, step, layer: int) -> None:

@@ -1,26 +1,5 @@
-"""The CPU backend: exact float32 at full speed on all cores, 16 images to a vector.
+"""The CPU backend: exact float32 at full speed on all cores, 16 images to a vector."""
 
-Every operation brings its arguments into the kernels' shape (three spatial axes, leading ones of size 1) and launches
-one or a few kernels; the files beside this one hold them, one a family of kernels. Between `capture`'s start and end
-each launch is also written on a tape, so that a training step repeats as a list of compiled calls on the same buffers,
-with nothing checked or allocated again.
-"""
-
-import contextlib
-import functools
-import math
-import os
-import platform
-import threading
-from collections.abc import Callable
-
-import numba
-import numpy as np
-
-from gpucnn.arithmetic import assert_subnormals
-from gpucnn.backends import compilation
-from gpucnn.backends.lanes import LaneBackend
-from gpucnn.backends.numba import process
 from gpucnn.backends.numba.channels import NumbaChannels
 from gpucnn.backends.numba.clip import NumbaClip
 from gpucnn.backends.numba.conv import NumbaConv
@@ -34,28 +13,6 @@ from gpucnn.backends.numba.optimizers import NumbaOptimizers
 from gpucnn.backends.numba.pool import NumbaPool
 from gpucnn.backends.numba.random import NumbaRandom
 from gpucnn.backends.numba.resampling import NumbaResampling
-from gpucnn.backends.protocol import Array
-from gpucnn.backends.tape import Tape
-from gpucnn.cache import Kernels
-from gpucnn.errors import BackendError
-from gpucnn.kernels.numba import compiler
-from gpucnn.kernels.numba.compiler import Kernel
-from gpucnn.kernels.numba.simd import LANES
-
-# Between two kernels GNU OpenMP's threads wait in a loop, by default for milliseconds: long enough to keep a busy
-# machine's other work, even their own team's late thread, from running. This many turns bridge the gap between two
-# kernels.
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-
-compiler.listeners.append(compilation.tell)
-compiler.store = Kernels("numba")
-process.check()
-
-
-@functools.cache
-def _turn() -> contextlib.AbstractContextManager:
-    """What a thread holds while it calls kernels: a lock where Numba's threading layer takes one call at a time."""
-    return threading.RLock() if numba.threading_layer() == "workqueue" else contextlib.nullcontext()
 
 
 class NumbaBackend(
@@ -72,73 +29,5 @@ class NumbaBackend(
     NumbaChannels,
     NumbaResampling,
     NumbaRandom,
-    LaneBackend,
 ):
-    """See the protocol for what each method does; comments here tell only how."""
-
-    name = "numba"
-    lanes = LANES
-    xp = np
-    graph = True
-
-    def __init__(self, threads: int, dtype: np.dtype):
-        assert_subnormals()
-        most = numba.config.NUMBA_NUM_THREADS
-        if threads > most:
-            raise BackendError(
-                f"threads is {threads}, but Numba was started with {most}; set NUMBA_NUM_THREADS to change that"
-            )
-        self.threads = process.limit(self, threads)
-        self.device = f"CPU {platform.processor() or platform.machine()}, {threads} thread{'s' * (threads > 1)}"
-        self._tape = Tape()
-
-    # ---- launching --------------------------------------------------------------------------------------------------
-
-    def _run(self, kernel: Kernel, *arguments) -> None:
-        entry = kernel.prepare(*arguments)
-        if numba.get_num_threads() != self.threads:  # a number of this Python thread
-            numba.set_num_threads(self.threads)
-        with _turn():
-            self._tape.call(entry, *arguments)
-
-    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
-        if not self.graph:
-            step()
-            return step
-        calls = self._tape.record(step)
-
-        def replay() -> None:
-            numba.set_num_threads(self.threads)
-            with _turn():
-                calls()
-
-        return replay
-
-    def synchronize(self) -> None:
-        pass
-
-    # ---- memory -----------------------------------------------------------------------------------------------------
-
-    def _empty(self, shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:
-        """Uninitialised memory that starts at a cache line, so that no vector straddles two."""
-        dtype = np.dtype(dtype)
-        size = math.prod(shape) * dtype.itemsize
-        memory = np.empty(size + 64, np.uint8)
-        start = -memory.ctypes.data % 64
-        return memory[start : start + size].view(dtype).reshape(shape)
-
-    def zeros(self, shape: tuple[int, ...], dtype=None) -> Array:
-        array = self._empty(shape if isinstance(shape, tuple) else (shape,), self.dtype if dtype is None else dtype)
-        array[...] = 0
-        return array
-
-    def array(self, host: np.ndarray) -> Array:
-        array = self._empty(host.shape, host.dtype)
-        array[...] = host
-        return array
-
-    def assign(self, array: Array, host: np.ndarray) -> None:
-        array[...] = host
-
-    def host(self, array: Array) -> np.ndarray:
-        return np.array(array)
+    """See the protocol for what each method does."""

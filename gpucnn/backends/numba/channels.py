@@ -1,12 +1,13 @@
 """Biases and channels on the CPU backend."""
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numba.base import NumbaBase
 from gpucnn.backends.numba.layout import flat
 from gpucnn.backends.protocol import Array
 from gpucnn.kernels.numba import channels
 
 
-class NumbaChannels:
+class NumbaChannels(NumbaBase):
     """See the protocol and LaneBackend for what each method does."""
 
     def add_bias(self, x: Batch, bias: Array, relu: bool = False) -> Batch:

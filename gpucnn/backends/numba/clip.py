@@ -2,13 +2,14 @@
 
 import numpy as np
 
+from gpucnn.backends.numba.base import NumbaBase
 from gpucnn.backends.protocol import Array
 from gpucnn.kernels.contract import BAND
 from gpucnn.kernels.numba import clip, sums
 from gpucnn.kernels.numba.simd import LANES
 
 
-class NumbaClip:
+class NumbaClip(NumbaBase):
     """See the protocol for what each method does."""
 
     def clip_value(self, g: Array, limit: float) -> None:

@@ -1,64 +1,24 @@
-"""Convolution on the CPU backend: the forward kernel, which the input gradient is too, and the weight gradient."""
+"""Convolution on the CPU backend, with its gradients."""
 
 import math
 
 import numpy as np
 
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.numba import tiles
+from gpucnn.backends.numba import correlation, tiles
+from gpucnn.backends.numba.correlation import UNITS_PER_THREAD
+from gpucnn.backends.numba.dense import NumbaDense
 from gpucnn.backends.numba.layout import deep, is_halving, rows
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import Window3d, is_dense, phases, rows_per_band, window3d
 from gpucnn.geometry import Window
-from gpucnn.kernels.numba import conv, conv_rows, gradient_rows, sums
+from gpucnn.kernels.numba import conv, gradient_rows, sums
 from gpucnn.kernels.numba import pool as pool_kernels
 from gpucnn.kernels.numba.simd import LANES
 
-# Units of work that each thread should find, so that an uneven end costs little.
-_UNITS_PER_THREAD = 4
-# How many tiles must read a weight before it pays to lay the weights out for them.
-_PACK_USES = 32
-# Kernel widths that get a machine code of their own.
-_WIDTHS = (1, 3, 5)
 
-
-class NumbaConv:
+class NumbaConv(NumbaDense):
     """See the protocol for what each method does."""
-
-    def _correlate(self, x, w, bias, y, stride, dilation, before, relu: bool) -> None:
-        """Launch the forward kernel on (block, C, D, H, W, lane) views; w (group, O/group, C/group, *K)."""
-        if x.shape[2:5] == y.shape[2:5] == w.shape[3:] == (1, 1, 1) and before == (0, 0, 0):
-            # One pixel an image, and no tap beside it: let the blocks be the row of pixels, so that a tile reuses each
-            # weight.
-            x, y = x.transpose(4, 1, 2, 3, 0, 5), y.transpose(4, 1, 2, 3, 0, 5)
-        outputs, width = w.shape[1], w.shape[5]
-        if stride == dilation == (1, 1, 1) and w.shape[3] == x.shape[2] == 1 and before[0] == 0:
-            outside = before[2], y.shape[4] + width - 1 - x.shape[4] - before[2]
-            tile = tiles.row_tile(outputs, y.shape[4], width, outside)
-            if tile and x.strides[4] == y.strides[4] == LANES * 4:
-                self._correlate_rows(tile, outside, x, w, bias, y, before, relu)
-                return
-        ob, qb = tiles.broadcast_tile(outputs, y.shape[4], (x.shape[4], width, stride[2], before[2], dilation[2]))
-        number = -(-outputs // ob)
-        rows = y.shape[0] * w.shape[0] * y.shape[2] * y.shape[3]
-        # A dense layer on few images reads each weight too seldom to lay it out first.
-        packs = width > 1 or rows * y.shape[4] >= _PACK_USES * qb
-        packed = self._empty((w.shape[0], number, math.prod(w.shape[2:]) if packs else 0, ob))
-        chunks = min(number, -(-_UNITS_PER_THREAD * self.threads // max(rows, 1)))
-        common = width in _WIDTHS and stride[2] == 1 and x.strides[4] == LANES * x.itemsize
-        kernel = conv.conv_of(ob, qb, width if common or not packs else 0, common, packs)
-        self._run(kernel, x, w, bias, y, packed, stride, dilation, before, relu, chunks)
-
-    def _correlate_rows(self, tile, outside, x, w, bias, y, before, relu: bool) -> None:
-        """_correlate by whole kernel rows, with tiles of (OB, QB)."""
-        ob, qb = tile
-        (groups, outputs, channels), (height, width) = w.shape[:3], w.shape[4:]
-        packed = self._empty((groups, -(-outputs // ob), math.prod(w.shape[2:]), ob))
-        line, rows = x.shape[4], y.shape[3]
-        depth = tiles.strip_depth(channels, line, height, rows, y.shape[0] * groups, self.threads)
-        strips = self._empty((self.threads, channels * (depth + height - 1) * line * LANES))
-        kernel = conv_rows.conv_rows_of(ob, qb, width, *outside, qb == y.shape[4])
-        self._run(kernel, x, w, bias, y, packed, strips, before, relu, depth)
 
     def conv(
         self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int = 1, relu: bool = False
@@ -79,7 +39,7 @@ class NumbaConv:
             return self.dense_input_gradient(dy.reshape(-1), w.reshape(len(w), -1)).reshape(w.shape[1], *window.input)
         channels = w.shape[1] * groups
         dx = self._maps(dy, channels, window.input)
-        # (group, O/group, C/group, *K) turned into (group, C/group, O/group, *K): outputs become inputs.
+        # (group, O/group, C/group, *K) as (group, C/group, O/group, *K): outputs become inputs.
         turned = w.reshape(groups, len(w) // groups, w.shape[1], *window3d(window).kernel).swapaxes(1, 2)
         gradient, target, nothing = deep(self._data(dy)), deep(dx.data), np.zeros(channels, np.float32)
         for phase in phases(window):
@@ -100,10 +60,10 @@ class NumbaConv:
         number = -(-outputs // ob)
         weights = w.reshape(groups, outputs, w.shape[1], 1, *window.kernel)
         packed = self._empty((groups, number, math.prod(w.shape[1:]), ob))
-        chunks = min(number, -(-_UNITS_PER_THREAD * self.threads // (len(where) * groups * pool.output[0])))
+        chunks = min(number, -(-UNITS_PER_THREAD * self.threads // (len(where) * groups * pool.output[0])))
         bias = np.zeros(len(w), np.float32) if bias is None else bias
         before = window3d(window).before
-        kernel = conv.conv_max_pool_of(ob, qb, width if width in _WIDTHS else 0)
+        kernel = conv.conv_max_pool_of(ob, qb, width if width in correlation.WIDTHS else 0)
         self._run(kernel, deep(self._data(x)), weights, bias, deep(y.data), deep(where), packed, before, chunks)
         return y, where
 
@@ -117,8 +77,8 @@ class NumbaConv:
         part = self._empty((blocks, channels), np.float64)
         levels = sums.levels(max(-(-pool.input[0] // band), blocks))
         slots = self._empty((blocks * channels, levels), np.float64)
-        given = self._data(dy), self._data(y), where
-        self._run(pool_kernels.max_pool_relu_bias_gradient, *given, dx.data, out_bias, dy.images, band, part, slots)
+        arguments = self._data(dy), self._data(y), where
+        self._run(pool_kernels.max_pool_relu_bias_gradient, *arguments, dx.data, out_bias, dy.images, band, part, slots)
         return dx
 
     def conv_weight_gradient(self, dy: Batch, x: Batch, window: Window, groups: int, out: Array) -> None:
@@ -141,13 +101,13 @@ class NumbaConv:
         blocks = dy.data.shape[0]
         part = self._empty((blocks, outputs, channels, *kernel))
         band = rows_per_band(output[2])
-        chunks = min(len(corners), -(-_UNITS_PER_THREAD * self.threads // (blocks * groups)))
+        chunks = min(len(corners), -(-UNITS_PER_THREAD * self.threads // (blocks * groups)))
         levels = sums.levels(-(-output[0] * output[1] // band))
         slots = self._empty((self.threads, levels * -(-len(corners) // chunks) * -(-math.prod(tile) // LANES) * LANES))
-        given = rows(self._data(dy)), rows(self._data(x)), part, slots, corners, dy.images, groups, band
-        dense_taps = c.dilation[2] == 1 and given[1].strides[4] == LANES * 4
+        arguments = rows(self._data(dy)), rows(self._data(x)), part, slots, corners, dy.images, groups, band
+        dense_taps = c.dilation[2] == 1 and arguments[1].strides[4] == LANES * 4
         gradient = conv.conv_weight_gradient_of(*tile, dense_taps)
-        self._run(gradient, *given, c.stride, c.dilation, c.before, chunks)
+        self._run(gradient, *arguments, c.stride, c.dilation, c.before, chunks)
         self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
 
     def _row_weight_gradient(self, tile, outside, dy: Batch, x: Batch, c: Window3d, groups: int, out: Array) -> None:
@@ -159,11 +119,11 @@ class NumbaConv:
         depth = tiles.strip_bands(channels, line, height, band, bands)
         part = self._empty((blocks, outputs, channels, *c.kernel))
         strips = self._empty((self.threads, channels * (depth * band + height - 1) * line * LANES))
-        chunks = min(over_o, -(-_UNITS_PER_THREAD * self.threads // (blocks * groups)))
+        chunks = min(over_o, -(-UNITS_PER_THREAD * self.threads // (blocks * groups)))
         slot = -(-math.prod(tile) * width // LANES) * LANES
         scratch = self._empty((self.threads, sums.levels(bands) * -(-over_o // chunks) * over_c * height * slot))
-        given = deep(self._data(dy)), deep(self._data(x)), part, strips, scratch, dy.images, groups, band
-        self._run(gradient_rows.gradient_rows_of(*tile, width, *outside), *given, c.before, chunks, depth)
+        arguments = deep(self._data(dy)), deep(self._data(x)), part, strips, scratch, dy.images, groups, band
+        self._run(gradient_rows.gradient_rows_of(*tile, width, *outside), *arguments, c.before, chunks, depth)
         self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
 
     def _block_tree(self, part: np.ndarray, out: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Dense layers on the CPU backend, and the weight gradient of whatever has one position an image."""
+"""Dense layers on the CPU backend, and the weight gradient of layers with one position per image."""
 
 import math
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.numba import tiles
+from gpucnn.backends.numba.correlation import NumbaCorrelation
 from gpucnn.backends.numba.layout import deep
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import window3d
@@ -14,7 +15,7 @@ from gpucnn.kernels.numba import dense, sums
 from gpucnn.kernels.numba.simd import LANES
 
 
-class NumbaDense:
+class NumbaDense(NumbaCorrelation):
     """See the protocol for what each method does."""
 
     def dense(self, x: Batch, w: Array, bias: Array | None, relu: bool = False) -> Batch:
@@ -42,7 +43,7 @@ class NumbaDense:
         terms = math.prod(out.shape[1:])  # of one group
         vectors = -(-terms // LANES)
         ob, cb = tiles.broadcast_tile(outputs // groups, vectors)
-        # The last tile of the last group may read past the terms: leave it room.
+        # Padded because the last tile of the last group may read past the terms.
         turned = self._empty((blocks, LANES, -(-terms * groups // LANES) * LANES + cb * LANES))
         c = window3d(window)
         square = self._empty((self.threads, LANES * LANES))

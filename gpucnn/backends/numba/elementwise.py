@@ -1,10 +1,11 @@
 """Activations and residual addition on the CPU backend."""
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numba.base import NumbaBase
 from gpucnn.kernels.numba import elementwise
 
 
-class NumbaElementwise:
+class NumbaElementwise(NumbaBase):
     """See LaneBackend for what each method does."""
 
     def _forward(self, name: str, x: Batch, y: Batch, settings: tuple) -> None:

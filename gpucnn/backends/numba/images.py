@@ -6,6 +6,7 @@ import numpy as np
 
 from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numba.base import NumbaBase
 from gpucnn.backends.numba.layout import deep
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import three
@@ -14,7 +15,7 @@ from gpucnn.kernels.numba import images as kernels
 from gpucnn.kernels.numba.simd import LANES
 
 
-class NumbaImages:
+class NumbaImages(NumbaBase):
     """See the protocol and LaneBackend for what each method does."""
 
     def _source(self, images: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Batches as the CPU kernels take them, and the pooling that they can do on the side."""
+"""Views of batches as the CPU kernels take them, and the pooling that they can fuse."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ def deep(data: np.ndarray) -> np.ndarray:
 
 
 def rows(data: np.ndarray) -> np.ndarray:
-    """Like deep, but with one dimension as the axis H, so that a band of rows is one of 64 positions."""
+    """Like deep, but with one dimension as the axis H, so that a band of rows is a band of 64 positions."""
     return data[:, :, None, :, None] if data.ndim == 4 else deep(data)
 
 
@@ -21,7 +21,7 @@ def flat(data: np.ndarray) -> np.ndarray:
 
 
 def is_halving(pool: Window) -> bool:
-    """Whether it takes 2x2 pixels each, none of them twice or outside the image."""
+    """Whether the windows are 2x2 pixels, disjoint and inside the image."""
     return (
         pool.kernel == pool.stride == (2, 2)
         and pool.dilation == (1, 1)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numba.base import NumbaBase
 from gpucnn.backends.numba.layout import flat
 from gpucnn.backends.protocol import Array
 from gpucnn.kernels.contract import BAND
@@ -10,7 +11,7 @@ from gpucnn.kernels.numba import loss, sums
 from gpucnn.kernels.numba.value_loss import value_loss
 
 
-class NumbaLoss:
+class NumbaLoss(NumbaBase):
     """See the protocol and LaneBackend for what each method does."""
 
     def softmax(self, x: Batch) -> Batch:
@@ -27,15 +28,15 @@ class NumbaLoss:
         blocks = len(dz.data)
         totals = np.zeros(2) if totals is None else totals
         part, slots = self._empty((2, blocks), np.float64), self._empty((sums.levels(blocks),), np.float64)
-        given = self._data(logits), labels, dz.data, logits.images, scale
-        self._run(loss.softmax_cross_entropy, *given, mean, totals, part, slots)
+        arguments = self._data(logits), labels, dz.data, logits.images, scale
+        self._run(loss.softmax_cross_entropy, *arguments, mean, totals, part, slots)
 
     def _weighted_cross_entropy(self, logits, labels, weights, share, keep, dz, mean, totals) -> None:
         blocks = len(dz.data)
         totals = np.zeros(3) if totals is None else totals
         part, slots = self._empty((2, blocks), np.float64), self._empty((2, sums.levels(blocks)), np.float64)
-        given = self._data(logits), labels, weights, share, keep, dz.data, logits.images
-        self._run(loss.weighted_cross_entropy, *given, mean, totals, part, slots)
+        arguments = self._data(logits), labels, weights, share, keep, dz.data, logits.images
+        self._run(loss.weighted_cross_entropy, *arguments, mean, totals, part, slots)
 
     def _value_loss(self, kind, x, targets, dx, values: int, scale, delta, mean, totals) -> None:
         blocks = len(dx.data)

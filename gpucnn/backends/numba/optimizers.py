@@ -1,12 +1,13 @@
-"""Optimisers, running statistics and the watch for non-finite numbers, on the CPU backend."""
+"""Optimizers, running statistics and the check for non-finite numbers, on the CPU backend."""
 
 import numpy as np
 
+from gpucnn.backends.numba.base import NumbaBase
 from gpucnn.backends.protocol import Array
 from gpucnn.kernels.numba import optimizers
 
 
-class NumbaOptimizers:
+class NumbaOptimizers(NumbaBase):
     """See the protocol and LaneBackend for what each method does."""
 
     def _sgd(self, *arguments) -> None:

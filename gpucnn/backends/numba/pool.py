@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numba.base import NumbaBase
 from gpucnn.backends.numba.layout import deep, flat
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import positions_per_band, window3d
@@ -14,7 +15,7 @@ from gpucnn.kernels.numba import norm, pool, sums
 from gpucnn.kernels.numba.simd import LANES
 
 
-class NumbaPool:
+class NumbaPool(NumbaBase):
     """See the protocol for what each method does."""
 
     def max_pool(self, x: Batch, window: Window) -> tuple[Batch, Array]:

@@ -50,7 +50,7 @@ def _after_fork() -> None:
     One thread needs no others. Told its new process, the layer computes with that one, to the same bits.
     """
     if parallel._is_initialized and parallel._threading_layer == "omp":
-        from numba.np.ufunc import omppool
+        from numba.np.ufunc import omppool  # type: ignore[attr-defined]  # a compiled module
 
         ctypes.CFUNCTYPE(None, ctypes.c_int)(omppool.launch_threads)(1)
         _forked_after_use.append(True)

@@ -1,11 +1,12 @@
 """Dropout on the CPU backend."""
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numba.base import NumbaBase
 from gpucnn.kernels.numba import random
 from gpucnn.kernels.numba.simd import LANES
 
 
-class NumbaRandom:
+class NumbaRandom(NumbaBase):
     """See LaneBackend for what each method does."""
 
     def _dropout(self, x: Batch, y: Batch, *draw) -> None:

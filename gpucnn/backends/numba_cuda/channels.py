@@ -1,11 +1,12 @@
 """Biases and channels on the readable GPU backend."""
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numba_cuda.base import NumbaCudaBase
 from gpucnn.backends.protocol import Array
 from gpucnn.kernels.numba_cuda import channels
 
 
-class NumbaCudaChannels:
+class NumbaCudaChannels(NumbaCudaBase):
     """See the protocol and LaneBackend for what each method does."""
 
     def add_bias(self, x: Batch, bias: Array, relu: bool = False) -> Batch:

@@ -2,13 +2,14 @@
 
 import numpy as np
 
+from gpucnn.backends.numba_cuda.base import NumbaCudaBase
 from gpucnn.backends.protocol import Array
 from gpucnn.kernels.contract import BAND, BLOCK
 from gpucnn.kernels.numba_cuda import clip
 from gpucnn.kernels.numba_cuda.compiler import LANES
 
 
-class NumbaCudaClip:
+class NumbaCudaClip(NumbaCudaBase):
     """See the protocol for what each method does."""
 
     def clip_value(self, g: Array, limit: float) -> None:

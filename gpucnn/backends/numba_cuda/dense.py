@@ -3,11 +3,12 @@
 import numpy as np
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numba_cuda.base import NumbaCudaBase
 from gpucnn.backends.protocol import Array
 from gpucnn.kernels.numba_cuda import dense, sums
 
 
-class NumbaCudaDense:
+class NumbaCudaDense(NumbaCudaBase):
     """See the protocol for what each method does."""
 
     def dense(self, x: Batch, w: Array, bias: Array | None, relu: bool = False) -> Batch:

@@ -1,10 +1,11 @@
 """Activations and residual addition on the readable GPU backend."""
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numba_cuda.base import NumbaCudaBase
 from gpucnn.kernels.numba_cuda import elementwise
 
 
-class NumbaCudaElementwise:
+class NumbaCudaElementwise(NumbaCudaBase):
     """See LaneBackend for what each method does."""
 
     def _forward(self, name: str, x: Batch, y: Batch, settings: tuple) -> None:

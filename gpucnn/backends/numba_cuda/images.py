@@ -6,6 +6,7 @@ import numpy as np
 
 from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numba_cuda.base import NumbaCudaBase
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import three
 from gpucnn.kernels.numba_cuda import augmentation as augmentation_kernels
@@ -13,7 +14,7 @@ from gpucnn.kernels.numba_cuda import images as kernels
 from gpucnn.kernels.numba_cuda.compiler import LANES
 
 
-class NumbaCudaImages:
+class NumbaCudaImages(NumbaCudaBase):
     """See the protocol and LaneBackend for what each method does."""
 
     def unpack(self, batch: Batch) -> np.ndarray:

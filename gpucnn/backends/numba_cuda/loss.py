@@ -3,13 +3,14 @@
 import numpy as np
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numba_cuda.base import NumbaCudaBase
 from gpucnn.backends.protocol import Array
 from gpucnn.kernels.contract import BAND
 from gpucnn.kernels.numba_cuda import loss, value_loss
 from gpucnn.kernels.numba_cuda.compiler import LANES
 
 
-class NumbaCudaLoss:
+class NumbaCudaLoss(NumbaCudaBase):
     """See the protocol and LaneBackend for what each method does."""
 
     def softmax(self, x: Batch) -> Batch:
@@ -35,8 +36,8 @@ class NumbaCudaLoss:
         losses, hits = self._empty((count, 1), np.float64), self._empty((count,), np.float64)
         totals = self.zeros((3,), np.float64) if totals is None else totals
         self._run(loss.label_weights, 1, labels, weights, own, weight)
-        given = self._data(logits), labels, weights, share, keep, weight, dz.data, losses, hits
-        self._run(loss.weighted_cross_entropy, labels.size, *given)
+        arguments = self._data(logits), labels, weights, share, keep, weight, dz.data, losses, hits
+        self._run(loss.weighted_cross_entropy, labels.size, *arguments)
         self._run(loss.weighted_mean_loss, 1, losses, hits, weight, mean, totals)
 
     def _value_loss(self, kind, x, targets, dx, values: int, scale, delta, mean, totals) -> None:
@@ -44,6 +45,6 @@ class NumbaCudaLoss:
         totals = self.zeros((1,), np.float64) if totals is None else totals
         part = self._part(x, bands, 1, np.float64)
         arrays = (a.reshape(blocks, values, LANES) for a in (self._data(x), self._data(targets), dx.data))
-        given = value_loss.KINDS[kind], *arrays, scale, delta, part, x.images
-        self._run_lanes(value_loss.value_loss, blocks * bands, *given)
+        arguments = value_loss.KINDS[kind], *arrays, scale, delta, part, x.images
+        self._run_lanes(value_loss.value_loss, blocks * bands, *arguments)
         self._run(value_loss.mean_value_loss, 1, part, bands, np.float64(x.images * values), mean, totals)

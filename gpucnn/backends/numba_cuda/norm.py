@@ -5,12 +5,13 @@ import math
 import numpy as np
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numba_cuda.base import NumbaCudaBase
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import positions_per_band
 from gpucnn.kernels.numba_cuda import norm
 
 
-class NumbaCudaNorm:
+class NumbaCudaNorm(NumbaCudaBase):
     """See the protocol for what each method does."""
 
     def _sums(self, kernel, x: Batch, *arguments) -> tuple[Array, int]:
@@ -38,8 +39,8 @@ class NumbaCudaNorm:
         self, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float, relu: bool = False
     ) -> Batch:
         y = self._like(x)
-        given = self._flat(x), mean, var, gamma, beta, np.float32(eps)
-        self._run(norm.batch_norm, y.data.size, *given, self._flat(y), self._map_size(x), relu)
+        arguments = self._flat(x), mean, var, gamma, beta, np.float32(eps)
+        self._run(norm.batch_norm, y.data.size, *arguments, self._flat(y), self._map_size(x), relu)
         return y
 
     def batch_norm_gradient(
@@ -47,19 +48,19 @@ class NumbaCudaNorm:
     ) -> Batch:
         dx = self._like(x)
         dgamma_mean, dbeta_mean = self._empty((x.channels,)), self._empty((x.channels,))
-        count, eps = _count(x), np.float32(eps)
-        part, bands = self._sums(norm.product_sums, x, self._pixels(dy), self._pixels(x), mean, var, eps)
+        count, epsilon = _count(x), np.float32(eps)
+        part, bands = self._sums(norm.product_sums, x, self._pixels(dy), self._pixels(x), mean, var, epsilon)
         self._run(norm.sum_and_mean_of, x.channels, part, bands, count, out_gamma, dgamma_mean)
         part, bands = self._sums(norm.value_sums, dy, self._pixels(dy))
         self._run(norm.sum_and_mean_of, x.channels, part, bands, count, out_beta, dbeta_mean)
-        given = self._flat(dy), self._flat(x), mean, var, gamma, eps, dbeta_mean, dgamma_mean
-        self._run(norm.batch_norm_gradient, dx.data.size, *given, self._flat(dx), self._map_size(x), x.images)
+        arguments = self._flat(dy), self._flat(x), mean, var, gamma, epsilon, dbeta_mean, dgamma_mean
+        self._run(norm.batch_norm_gradient, dx.data.size, *arguments, self._flat(dx), self._map_size(x), x.images)
         return dx
 
     def batch_norm_input_gradient(self, dy: Batch, var: Array, gamma: Array, eps: float) -> Batch:
         dx = self._like(dy)
-        given = self._flat(dy), var, gamma, np.float32(eps)
-        self._run(norm.batch_norm_input_gradient, dx.data.size, *given, self._flat(dx), self._map_size(dy))
+        arguments = self._flat(dy), var, gamma, np.float32(eps)
+        self._run(norm.batch_norm_input_gradient, dx.data.size, *arguments, self._flat(dx), self._map_size(dy))
         return dx
 
 

@@ -1,12 +1,13 @@
-"""Optimisers, running statistics and the watch for non-finite numbers, on the readable GPU backend."""
+"""Optimizers, running statistics and the check for non-finite numbers, on the readable GPU backend."""
 
 import numpy as np
 
+from gpucnn.backends.numba_cuda.base import NumbaCudaBase
 from gpucnn.backends.protocol import Array
 from gpucnn.kernels.numba_cuda import optimizers
 
 
-class NumbaCudaOptimizers:
+class NumbaCudaOptimizers(NumbaCudaBase):
     """See the protocol and LaneBackend for what each method does."""
 
     def _sgd(self, w: Array, *arguments) -> None:

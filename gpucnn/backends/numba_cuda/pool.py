@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numba_cuda.base import NumbaCudaBase
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import positions_per_band, window3d
 from gpucnn.geometry import Window, pool_counts
@@ -12,7 +13,7 @@ from gpucnn.kernels.numba_cuda import norm, pool
 from gpucnn.kernels.numba_cuda.compiler import LANES
 
 
-class NumbaCudaPool:
+class NumbaCudaPool(NumbaCudaBase):
     """See the protocol for what each method does."""
 
     def max_pool(self, x: Batch, window: Window) -> tuple[Batch, Array]:

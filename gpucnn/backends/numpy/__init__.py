@@ -1,4 +1,4 @@
-"""NumPy: the specification in exact math (exact/), and what BLAS makes of the same operations (fast/).
+"""NumPy: the specification in exact math (exact/), and the same operations with BLAS (fast/).
 
-Both have the file names of kernels/; what they share is beside them.
+Both have the file names of kernels/; what they share is in this folder.
 """

@@ -1,6 +1,6 @@
-"""What the two NumPy backends share: memory, and from the files beside this one the operations that round alike.
+"""What the two NumPy backends share: memory, images and labels.
 
-One image a block (`lanes` is 1), so a batch's data is (N, C, *spatial, 1) and no image only fills up a block.
+One image per block (`lanes` is 1), so a batch's data is (N, C, *spatial, 1) and blocks need no padding.
 """
 
 from collections.abc import Callable
@@ -9,16 +9,12 @@ import numpy as np
 
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.numpy.channels import NumpyChannels
-from gpucnn.backends.numpy.elementwise import NumpyElementwise
 from gpucnn.backends.numpy.images import load_images
-from gpucnn.backends.numpy.pool import NumpyPool
-from gpucnn.backends.numpy.resampling import NumpyResampling
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import DTypeError
 
 
-class NumpyBase(NumpyElementwise, NumpyPool, NumpyResampling, NumpyChannels, Backend):
+class NumpyBase(Backend):
     """See the protocol for what each method does."""
 
     name = "numpy"
@@ -33,6 +29,10 @@ class NumpyBase(NumpyElementwise, NumpyPool, NumpyResampling, NumpyChannels, Bac
     def batch(self, values: np.ndarray) -> Batch:
         """(N, C, *spatial), contiguous or not, as a Batch."""
         return Batch(values[..., None], values.shape[0], self)
+
+    def rectified(self, y: Batch, relu: bool) -> Batch:
+        """y, or its ReLU if `relu`."""
+        return self.elementwise("relu", y) if relu else y
 
     # ---- memory ------------------------------------------------------------------------------------------------------
 

@@ -3,10 +3,11 @@
 import numpy as np
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numpy.base import NumpyBase
 from gpucnn.backends.numpy.norm import per_channel
 
 
-class NumpyChannels:
+class NumpyChannels(NumpyBase):
     """Part of NumpyBase; see the protocol for what each method does."""
 
     def add_bias(self, x: Batch, bias: np.ndarray, relu: bool = False) -> Batch:

@@ -1,4 +1,4 @@
-"""What batch norm and group norm share in both maths."""
+"""What batch norm and group norm share, in exact and fast math."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from gpucnn.backends.batch import Batch
 
 
 def per_channel(values: np.ndarray | None, x: Batch, default: int = 0) -> np.ndarray:
-    """(C,) so that it broadcasts along x.data (N, C, *spatial, 1); `default` where there are none."""
+    """(C,) so that it broadcasts along x.data (N, C, *spatial, 1); `default` if it is None."""
     if values is None:
         return x.data.dtype.type(default)
     return values.reshape(-1, *(1,) * (x.data.ndim - 2))
@@ -29,7 +29,7 @@ def inverse_deviation(var: np.ndarray, eps: float) -> np.ndarray:
     return one / np.sqrt(var + var.dtype.type(eps))
 
 
-def normalised(x: Batch, mean: np.ndarray, var: np.ndarray, eps: float) -> tuple[np.ndarray, np.ndarray]:
+def normalized(x: Batch, mean: np.ndarray, var: np.ndarray, eps: float) -> tuple[np.ndarray, np.ndarray]:
     """(xhat, inv): (x - mean) * inv with inv = 1 / sqrt(var + eps); mean and var broadcast along x.data."""
     inv = inverse_deviation(var, eps)
     return (x.data - mean) * inv, inv

@@ -6,12 +6,13 @@ from collections.abc import Callable
 import numpy as np
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numpy.base import NumpyBase
 from gpucnn.backends.numpy.windows import field_sizes, padded, taps, unpadded
 from gpucnn.backends.protocol import Array
 from gpucnn.geometry import Window, pool_counts
 
 
-class NumpyPool:
+class NumpyPool(NumpyBase):
     """Part of NumpyBase; see the protocol for what each method does."""
 
     def max_pool(self, x: Batch, window: Window) -> tuple[Batch, Array]:
@@ -22,7 +23,7 @@ class NumpyPool:
         y = np.zeros((*values.shape[:2], *window.output), self.dtype)
         where = np.full(y.shape, -1, np.int32)
         for k, tap in enumerate(taps(window)):
-            # The first tap inside the image is taken whatever it is (NaN, -inf), so `where` points into the image.
+            # The first tap inside the image is always taken (even NaN, -inf), so `where` points into the image.
             wins = inside[tap] & ((where < 0) | (field[tap] > y))
             np.copyto(y, field[tap], where=wins)
             where[wins] = k
@@ -50,10 +51,10 @@ class NumpyPool:
 
 
 def gather(window: Window, dy: np.ndarray, contribution: Callable[[int], np.ndarray]) -> np.ndarray:
-    """Each pixel adds, from +0 and in row-major order of the outputs that hold it, what they contribute to it.
+    """Each pixel adds, from +0 and the contributions of the outputs whose windows contain it, in their row-major order.
 
     dy (N, C, *P) to (N, C, *I); contribution(k), shaped like dy, goes to the pixel at kernel position k. The kernel
-    runs backwards: of two outputs that hold a pixel, the earlier one holds it at the later position.
+    runs backwards: of two outputs whose windows contain a pixel, the earlier has it at the later position.
     """
     field = np.zeros((*dy.shape[:2], *field_sizes(window)), dy.dtype)
     for k, tap in reversed(list(enumerate(taps(window)))):

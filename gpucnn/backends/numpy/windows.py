@@ -6,7 +6,7 @@ from gpucnn.geometry import Window
 
 
 def place(x: np.ndarray, offsets: tuple[int, ...], sizes: tuple[int, ...], steps: tuple[int, ...]) -> np.ndarray:
-    """x (N, C, *I) in a field of zeros (N, C, *sizes): field[offset + i * step] = x[i]; what falls outside is cut off.
+    """x (N, C, *I) in a field of zeros (N, C, *sizes): field[offset + i * step] = x[i]; what is outside is cut off.
 
     Zero padding, cropping, and the zeros between the gradients of a stride are all this.
     """
@@ -22,7 +22,7 @@ def place(x: np.ndarray, offsets: tuple[int, ...], sizes: tuple[int, ...], steps
 
 
 def field_sizes(window: Window) -> tuple[int, ...]:
-    """*F: how many pixels of an axis the windows see, padding included and what no window reaches left out."""
+    """*F: the number of pixels per axis that windows cover, padding included, uncovered pixels excluded."""
     return tuple(
         (p - 1) * s + (k - 1) * d + 1
         for p, s, k, d in zip(window.output, window.stride, window.kernel, window.dilation, strict=True)
@@ -30,17 +30,17 @@ def field_sizes(window: Window) -> tuple[int, ...]:
 
 
 def padded(x: np.ndarray, window: Window) -> np.ndarray:
-    """x (N, C, *I) with zeros where the windows reach outside it: (N, C, *F), see field_sizes."""
+    """x (N, C, *I) with zeros where windows extend outside it: (N, C, *F), see field_sizes."""
     return place(x, tuple(before for before, _ in window.padding), field_sizes(window), (1,) * len(window.input))
 
 
 def unpadded(field: np.ndarray, window: Window) -> np.ndarray:
-    """The images' pixels (N, C, *I) of a field (N, C, *F); +0 for pixels that no window reaches."""
+    """The images' pixels (N, C, *I) of a field (N, C, *F); +0 for pixels that no window covers."""
     return place(field, tuple(-before for before, _ in window.padding), window.input, (1,) * len(window.input))
 
 
 def taps(window: Window) -> list[tuple[slice, ...]]:
-    """For each kernel position, row-major, the slices of a field (N, C, *F) that the outputs (N, C, *P) see there."""
+    """For each kernel position, row-major, the slices of a field (N, C, *F) that the outputs (N, C, *P) read there."""
     return [
         (
             slice(None),

@@ -12,6 +12,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from gpucnn.arithmetic import BLOCK, Doubt, chain, doubt, in_bands, over_batch, rounded, total64, tree
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numpy.base import NumpyBase
 from gpucnn.backends.numpy.windows import padded, place
 from gpucnn.backends.protocol import Array
 from gpucnn.geometry import Window
@@ -20,7 +21,7 @@ ZERO = np.float32(0)
 CHUNK = 1 << 14  # values in flight in one step of a chain: about 600 KiB with all temporaries
 
 
-class ExactConv:
+class ExactConv(NumpyBase):
     """Part of NumpyExact; see the protocol for what each method does."""
 
     # ---- convolution and dense: rule 2 -------------------------------------------------------------------------------
@@ -33,13 +34,13 @@ class ExactConv:
         return self.batch(finished(y, bias, relu))
 
     def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
-        # The forward kernel, stride 1, on dy with stride - 1 zeros between its positions: dx[i] meets tap r where
+        # The forward kernel, stride 1, on dy with stride - 1 zeros between its positions: dx[i] takes tap r where
         # p * stride = i + before - r * dilation. Earlier p are later r: the kernel is flipped to take p in order.
         sizes, offsets = [], []
         for i, k, d, (before, _) in zip(window.input, window.kernel, window.dilation, window.padding, strict=True):
             sizes.append(i + (k - 1) * d)
             offsets.append((k - 1) * d - before)
-        field = place(dy.data[..., 0], offsets, sizes, window.stride)
+        field = place(dy.data[..., 0], tuple(offsets), tuple(sizes), window.stride)
         ones = (1,) * len(sizes)
         dx = correlate(field, transposed(w, groups), groups, window.input, ones, window.dilation)
         return self.batch(finished(dx, None, False))
@@ -148,7 +149,7 @@ def unfolded(
     stride: tuple[int, ...],
     dilation: tuple[int, ...],
 ) -> np.ndarray:
-    """field (n, C, *F) as (G, k, n, *P) float64: what each position sees at each k = (channel, kernel position)."""
+    """field (n, C, *F) as (G, k, n, *P) float64: what each position reads at each k = (channel, kernel position)."""
     n, channels = field.shape[:2]
     image, channel, *pixels = field.strides
     view = as_strided(

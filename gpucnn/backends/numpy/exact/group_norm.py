@@ -4,11 +4,12 @@ import numpy as np
 
 from gpucnn.arithmetic import fma, image_sums64, rounded, total64
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.numpy.norm import lines, normalised, per_channel, per_group
+from gpucnn.backends.numpy.base import NumpyBase
+from gpucnn.backends.numpy.norm import lines, normalized, per_channel, per_group
 from gpucnn.backends.protocol import Array
 
 
-class ExactGroupNorm:
+class ExactGroupNorm(NumpyBase):
     """Part of NumpyExact; see the protocol for what each method does."""
 
     def group_norm_statistics(self, x: Batch, groups: int) -> tuple[Batch, Batch]:
@@ -21,7 +22,7 @@ class ExactGroupNorm:
     def group_norm(
         self, x: Batch, mean: Batch, var: Batch, gamma: Array | None, beta: Array | None, eps: float, relu: bool = False
     ) -> Batch:
-        xhat, _ = normalised(x, per_group(mean, x), per_group(var, x), eps)
+        xhat, _ = normalized(x, per_group(mean, x), per_group(var, x), eps)
         return self.rectified(x.like(fma(per_channel(gamma, x, 1), xhat, per_channel(beta, x))), relu)
 
     def group_norm_gradient(
@@ -35,8 +36,8 @@ class ExactGroupNorm:
         out_gamma: Array | None,
         out_beta: Array | None,
     ) -> Batch:
-        xhat, inv = normalised(x, per_group(mean, x), per_group(var, x), eps)
-        if gamma is not None:
+        xhat, inv = normalized(x, per_group(mean, x), per_group(var, x), eps)
+        if out_gamma is not None and out_beta is not None:
             out_beta[...] = rounded(total64(dy.data[..., 0]))
             out_gamma[...] = rounded(total64((dy.data.astype(np.float64) * xhat)[..., 0]))
         g = per_channel(gamma, x, 1) * dy.data

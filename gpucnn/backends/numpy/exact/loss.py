@@ -4,12 +4,13 @@ import numpy as np
 
 from gpucnn.arithmetic import exp, exp64, fma, log, log64, total64
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numpy.base import NumpyBase
 from gpucnn.backends.protocol import Array
 
 ZERO = np.float32(0)
 
 
-class ExactLoss:
+class ExactLoss(NumpyBase):
     """Part of NumpyExact; see the protocol for what each method does."""
 
     def softmax(self, x: Batch) -> Batch:

@@ -4,11 +4,12 @@ import numpy as np
 
 from gpucnn.arithmetic import fma, rounded, total64
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.numpy.norm import inverse_deviation, normalised, per_channel
+from gpucnn.backends.numpy.base import NumpyBase
+from gpucnn.backends.numpy.norm import inverse_deviation, normalized, per_channel
 from gpucnn.backends.protocol import Array
 
 
-class ExactNorm:
+class ExactNorm(NumpyBase):
     """Part of NumpyExact; see the protocol for what each method does."""
 
     def batch_norm_statistics(self, x: Batch) -> tuple[Array, Array, Array]:
@@ -22,14 +23,14 @@ class ExactNorm:
     def batch_norm(
         self, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float, relu: bool = False
     ) -> Batch:
-        xhat, _ = normalised(x, per_channel(mean, x), per_channel(var, x), eps)
+        xhat, _ = normalized(x, per_channel(mean, x), per_channel(var, x), eps)
         return self.rectified(x.like(fma(per_channel(gamma, x), xhat, per_channel(beta, x))), relu)
 
     def batch_norm_gradient(
         self, dy: Batch, x: Batch, mean: Array, var: Array, gamma: Array, eps: float, out_gamma: Array, out_beta: Array
     ) -> Batch:
         count = x.data.size // x.channels
-        xhat, inv = normalised(x, per_channel(mean, x), per_channel(var, x), eps)
+        xhat, inv = normalized(x, per_channel(mean, x), per_channel(var, x), eps)
         dbeta = total64(dy.data[..., 0])
         dgamma = total64((dy.data.astype(np.float64) * xhat)[..., 0])
         out_beta[...], out_gamma[...] = rounded(dbeta), rounded(dgamma)

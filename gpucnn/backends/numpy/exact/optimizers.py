@@ -3,10 +3,11 @@
 import numpy as np
 
 from gpucnn.arithmetic import BAND, BLOCK, fma, tree
+from gpucnn.backends.numpy.base import NumpyBase
 from gpucnn.backends.protocol import Array
 
 
-class ExactOptimizers:
+class ExactOptimizers(NumpyBase):
     """Part of NumpyExact; see the protocol for what each method does."""
 
     def clip_norm(self, g: Array, limit: float) -> None:
@@ -23,10 +24,10 @@ class ExactOptimizers:
     def sgd(
         self, w: Array, g: Array, v: Array, hyper: Array, *, momentum: float, weight_decay: float, nesterov: bool
     ) -> None:
-        momentum = np.float32(momentum)
+        factor = np.float32(momentum)
         g = fma(np.float32(weight_decay), w, g)
-        v[...] = fma(momentum, v, g)
-        w[...] = fma(-hyper[0], fma(momentum, v, g) if nesterov else v, w)
+        v[...] = fma(factor, v, g)
+        w[...] = fma(-hyper[0], fma(factor, v, g) if nesterov else v, w)
 
     def adam(
         self,

@@ -4,9 +4,10 @@ import math
 
 from gpucnn.arithmetic import image_sums64, rounded
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numpy.base import NumpyBase
 
 
-class ExactPool:
+class ExactPool(NumpyBase):
     """Part of NumpyExact; see the protocol for what each method does."""
 
     def global_avg_pool(self, x: Batch) -> Batch:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numpy.base import NumpyBase
 from gpucnn.backends.numpy.fast.norm import all_but_channels
 from gpucnn.backends.numpy.pool import gather
 from gpucnn.backends.numpy.windows import padded, taps
@@ -18,7 +19,7 @@ from gpucnn.geometry import Window
 CHUNK = 1 << 20  # values of a convolution's unfolded images at a time: 4 MiB of float32 stay in the cache
 
 
-class FastConv:
+class FastConv(NumpyBase):
     """Part of NumpyFast; see the protocol for what each method does."""
 
     def conv(
@@ -38,8 +39,8 @@ class FastConv:
         for images in _chunks(dy.images, channels, window):
             columns = filters @ _by_channel(dy.data[images, ..., 0], groups)  # (G, C/G * K, n * P)
             columns = columns.reshape(channels, -1, images.stop - images.start, *window.output)  # (C, K, n, *P)
-            products = columns.swapaxes(0, 2)  # (n, K, C, *P): each returns to the pixel that it came from
-            dx[images] = gather(window, products[:, 0], lambda k, products=products: products[:, k])
+            products = columns.swapaxes(0, 1).swapaxes(1, 2)  # (K, n, C, *P): each returns to its own pixel
+            dx[images] = gather(window, products[0], products.__getitem__)
         return self.batch(dx)
 
     def conv_weight_gradient(self, dy: Batch, x: Batch, window: Window, groups: int, out: Array) -> None:
@@ -78,12 +79,12 @@ def _chunks(images: int, channels: int, window: Window) -> Iterator[slice]:
 
 
 def _by_channel(images: Array, groups: int) -> Array:
-    """(n, C, *P) to (G, C/G, n * P), for one matrix product a group over all images."""
+    """(n, C, *P) to (G, C/G, n * P), for one matrix product per group over all images."""
     return images.swapaxes(0, 1).reshape(groups, images.shape[1] // groups, -1)
 
 
 def _unfold(images: Array, window: Window, groups: int) -> Iterator[tuple[slice, Array]]:
-    """Chunks of images (N, C, *I), each with the pixels that each filter tap meets: (G, C/G * K, n * P)."""
+    """Chunks of images (N, C, *I), each with the pixels that each filter tap reads: (G, C/G * K, n * P)."""
     channels, kernel = images.shape[1], math.prod(window.kernel)
     for chunk in _chunks(images.shape[0], channels, window):
         field = padded(images[chunk], window).swapaxes(0, 1)  # (C, n, *F)

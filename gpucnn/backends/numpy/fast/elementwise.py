@@ -1,6 +1,7 @@
 """Elementwise operations, for float32 and float64."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def silu_slope(x: np.ndarray) -> np.ndarray:
     return s * (1 + x * (1 - s))
 
 
-VALUES = {
+VALUES: dict[str, Callable[..., np.ndarray]] = {
     "relu": lambda x: np.where(x > 0, x, 0),
     "tanh": np.tanh,
     "sigmoid": sigmoid,
@@ -35,7 +36,7 @@ VALUES = {
     "silu": lambda x: x * sigmoid(x),
 }
 
-GRADIENTS = {
+GRADIENTS: dict[str, Callable[..., np.ndarray]] = {
     "relu": lambda dy, y: np.where(y > 0, dy, 0),
     "tanh": lambda dy, y: dy * (1 - y * y),
     "sigmoid": lambda dy, y: dy * (y * (1 - y)),

@@ -3,12 +3,13 @@
 import numpy as np
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numpy.base import NumpyBase
 from gpucnn.backends.numpy.fast.norm import all_but_channels
-from gpucnn.backends.numpy.norm import lines, normalised, per_channel, per_group
+from gpucnn.backends.numpy.norm import lines, normalized, per_channel, per_group
 from gpucnn.backends.protocol import Array
 
 
-class FastGroupNorm:
+class FastGroupNorm(NumpyBase):
     """Part of NumpyFast; see the protocol for what each method does."""
 
     def group_norm_statistics(self, x: Batch, groups: int) -> tuple[Batch, Batch]:
@@ -21,7 +22,7 @@ class FastGroupNorm:
     def group_norm(
         self, x: Batch, mean: Batch, var: Batch, gamma: Array | None, beta: Array | None, eps: float, relu: bool = False
     ) -> Batch:
-        y, _ = normalised(x, per_group(mean, x), per_group(var, x), eps)
+        y, _ = normalized(x, per_group(mean, x), per_group(var, x), eps)
         y *= per_channel(gamma, x, 1)
         y += per_channel(beta, x)
         return x.like(np.maximum(y, 0, out=y) if relu else y)
@@ -37,8 +38,8 @@ class FastGroupNorm:
         out_gamma: Array | None,
         out_beta: Array | None,
     ) -> Batch:
-        xhat, inv = normalised(x, per_group(mean, x), per_group(var, x), eps)
-        if gamma is not None:
+        xhat, inv = normalized(x, per_group(mean, x), per_group(var, x), eps)
+        if out_gamma is not None and out_beta is not None:
             axes = all_but_channels(x)
             out_beta[...] = dy.data.sum(axes, dtype=np.float64)
             out_gamma[...] = (dy.data * xhat).sum(axes, dtype=np.float64)

@@ -3,11 +3,12 @@
 import numpy as np
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numpy.base import NumpyBase
 from gpucnn.backends.numpy.fast.elementwise import sigmoid
 from gpucnn.backends.protocol import Array
 
 
-class FastLoss:
+class FastLoss(NumpyBase):
     """Part of NumpyFast; see the protocol for what each method does."""
 
     def softmax(self, x: Batch) -> Batch:

@@ -1,13 +1,14 @@
-"""Batch norm, and group norm with layer norm."""
+"""Batch norm."""
 
 import numpy as np
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numpy.base import NumpyBase
 from gpucnn.backends.numpy.norm import inverse_deviation, per_channel
 from gpucnn.backends.protocol import Array
 
 
-class FastNorm:
+class FastNorm(NumpyBase):
     """Part of NumpyFast; see the protocol for what each method does."""
 
     def batch_norm_statistics(self, x: Batch) -> tuple[Array, Array, Array]:
@@ -50,5 +51,5 @@ class FastNorm:
 
 
 def all_but_channels(x: Batch) -> tuple[int, ...]:
-    """The axes of `data` (N, C, *spatial, lane) that sums over the batch run over."""
+    """The axes of `data` (N, C, *spatial, lane) over which sums over the batch run."""
     return (0, *range(2, x.data.ndim))

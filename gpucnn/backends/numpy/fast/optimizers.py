@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from gpucnn.backends.numpy.base import NumpyBase
 from gpucnn.backends.protocol import Array
 
 
-class FastOptimizers:
+class FastOptimizers(NumpyBase):
     """Part of NumpyFast; see the protocol for what each method does."""
 
     def clip_norm(self, g: Array, limit: float) -> None:

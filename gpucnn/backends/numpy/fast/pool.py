@@ -3,9 +3,10 @@
 import numpy as np
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numpy.base import NumpyBase
 
 
-class FastPool:
+class FastPool(NumpyBase):
     """Part of NumpyFast; see the protocol for what each method does."""
 
     def global_avg_pool(self, x: Batch) -> Batch:
