@@ -69,7 +69,7 @@ def check_stopping(validation, monitor: str, patience: int | None, loss: Loss | 
 def digest(images, labels: np.ndarray, dtype) -> str:
     """SHA-256 in hex of images, which are `dtype` or mapped, and labels."""
     data = images.survey(dtype)[0] if isinstance(images, Mapped) else hashlib.sha256(images)
-    data.update(memoryview(labels))
+    data.update(np.ascontiguousarray(labels).data)
     return data.hexdigest()
 
 
