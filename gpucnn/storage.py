@@ -181,9 +181,10 @@ def read_file(path, kind: type[GpucnnError], what: str, most: int = 1 << 30) -> 
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, without its further lines."""
+    """What an exception says, without its further lines and without what it quotes at length."""
     said = getattr(error, "strerror", None) or str(error)
-    return next(iter(said.strip().splitlines()), "") or type(error).__name__
+    line = next(iter(said.strip().splitlines()), "") or type(error).__name__
+    return line if len(line) <= 200 else line[:197] + "..."
 
 
 def _refuse_special(path, found: os.stat_result, kind: type[GpucnnError]) -> None:

@@ -150,7 +150,7 @@ def _once(file: File, url: str, part: Path, progress: Progress, timeout: float) 
         continues = answer.status == 206 and (answer.headers.get("Content-Range") or "").startswith(f"bytes {start}-")
         if answer.status == 206 and not continues:
             part.unlink(missing_ok=True)
-            raise _Broken(f"sent another part than was asked for ({answer.headers.get('Content-Range')})")
+            raise _Broken(f"sent another part than was asked for ({answer.headers.get('Content-Range')!r:.80})")
         with open_part(part, keep=continues) as out:
             done = start if continues else 0
             progress(file.name, done, file.size)
@@ -167,10 +167,11 @@ def _once(file: File, url: str, part: Path, progress: Progress, timeout: float) 
 def _reason(error: Exception, timeout: float) -> str:
     cause = getattr(error, "reason", error)
     if isinstance(error, urllib.error.HTTPError):
-        return f"the server says {error.code} {error.reason}"
+        return " ".join(f"the server says {error.code} {error.reason}"[:200].split())
     if isinstance(cause, TimeoutError):
         return f"no answer for {timeout:g} seconds"
-    return str(getattr(cause, "strerror", None) or cause or type(cause).__name__)
+    said = " ".join(str(getattr(cause, "strerror", None) or cause or type(cause).__name__).split())
+    return said if len(said) <= 200 else said[:197] + "..."
 
 
 def _is_right(file: File, path: Path) -> bool:
