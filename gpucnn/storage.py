@@ -32,8 +32,12 @@ def as_path(path) -> Path:
         text = None
     if not isinstance(text, str):
         raise ConfigurationError(f"a path is of type {type(path).__name__}; give a str or a pathlib.Path")
-    if not text or "\0" in text:
-        raise ConfigurationError(f"a path is {text!r}; give the name of a file or folder")
+    try:
+        name = os.fsencode(text)
+    except UnicodeEncodeError:  # half a surrogate pair
+        name = b""
+    if not name or b"\0" in name:
+        raise ConfigurationError(f"a path is {text!r:.80}; give the name of a file or folder")
     return Path(text)
 
 
