@@ -12,7 +12,7 @@ import os
 import numpy as np
 
 from gpucnn.arguments import instance
-from gpucnn.errors import CheckpointError, ConfigurationError
+from gpucnn.errors import CheckpointError, ConfigurationError, ShapeError
 from gpucnn.models import tensors as safetensors_file
 from gpucnn.models.model import Model
 from gpucnn.models.registry import MODELS, build_model
@@ -61,7 +61,10 @@ def restore(path, tensors: dict[str, np.ndarray], about: dict, model: Model | No
                 f"{path} holds a model of your own ({about['model']}); make it in Python and call load(path, model=...)"
             )
         with decoding(path, CheckpointError, "model file"):  # its arguments may be anything
-            model = build_model(about["model"], **about["arguments"])
+            try:
+                model = build_model(about["model"], **about["arguments"])
+            except (ConfigurationError, ShapeError) as error:
+                raise CheckpointError(f"{path} is damaged: its model cannot be made ({error})") from None
     check_same_model(path, about, model)
     if (wrong := _unfit(about, model)) is not None:
         raise CheckpointError(f"{path} is damaged: its {wrong} is {about[wrong]}, which does not fit its model")

@@ -1,6 +1,5 @@
 """One short training run, shared by the tests that need a trained network."""
 
-import gc
 import json
 from pathlib import Path
 
@@ -41,10 +40,3 @@ def trained(cli, tmp_path_factory) -> tuple[Path, dict]:
     """(run folder, what train printed) of two epochs on the digits. Read only: copy it to change it."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     return folder, cli.json("train", "--epochs", 2, "--run", folder)
-
-
-@pytest.fixture(autouse=True)
-def free_what_commands_used():
-    """A command's model and recordings refer to each other: collected now, they do not add up over the tests."""
-    yield
-    gc.collect()

@@ -48,7 +48,7 @@ def test_a_run_that_is_none_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["starlette", "uvicorn"])
 def test_a_missing_package_is_told_in_a_sentence(name, tmp_path):
-    code = f"import sys; sys.modules[{name!r}] = None; import gpucnn.cli; gpucnn.cli.main()"
+    code = f"import sys; sys.modules[{name!r}] = None; from gpucnn.__main__ import main; main()"
     command = [sys.executable, "-c", code, "explore", "--no-browser"]
     ended = subprocess.run(
         command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False
