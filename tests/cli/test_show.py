@@ -170,7 +170,7 @@ def test_an_old_picture_is_replaced_whole(show, trained, tmp_path):
         (["filters", "--run", "RUN", "--weights", "best"], "has no best epoch"),
         (["filters", "--run", "RUN", "--weights", "good"], "--weights is 'good'; use best or last"),
         (["maps", "359", "--run", "RUN"], "there is no test image 359; they run from 0 to 358"),
-        (["maps", "no.png", "--run", "RUN"], "there is no file no.png"),
+        (["maps", "no.png", "--run", "RUN"], "no.png does not exist"),
         (["maps", "0", "--run", "RUN", "--backend", "cuda"], "there is no backend 'cuda'"),
         (["match", "0"], "give either --pattern"),
         (["match", "0", "--pattern", "1", "--filter", "0"], "give either --pattern"),

@@ -222,7 +222,7 @@ def test_only_one_module_opens_files_for_writing():
         "training/run.py": {"entry.unlink(", "self.best.unlink("},  # what a run itself wrote
         "data/fetch.py": {"part.unlink("},
         "data/images.py": {"Image.open(stream"},
-        "data/cifar.py": {"tarfile.open(fileobj"},
+        "data/cifar.py": {"tarfile.open("},
         "data/npz.py": {"archive.open(member"},
         "cli/explore.py": {"webbrowser.open("},
         "explore/convolution.py": {"Image.open(BytesIO"},
