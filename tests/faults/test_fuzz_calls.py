@@ -231,7 +231,7 @@ def test_some_odd_calls(tmp_path):
     check(tmp_path, 300, 1, FILES)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_five_thousand_odd_calls(tmp_path):
     check(tmp_path, 6000, int(os.environ.get("GPUCNN_FUZZ_SEED", "1000")), None)
 

@@ -292,7 +292,7 @@ def test_what_was_found_before(tmp_path, file):
     check(replay, tmp_path / "files", 1, seed=0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_twenty_thousand_damaged_files(tmp_path):
     count = int(os.environ.get("GPUCNN_FUZZ", "1000"))  # of each kind; resuming, which trains, has a tenth
     tried, failures = 0, []

@@ -130,7 +130,7 @@ def test_a_disk_that_fails_at_each_point(tmp_path):
     assert errors(tmp_path, range(1, count + 1, 5), [errno.ENOSPC]) > 5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_thousand_kills(tmp_path):
     """Every point in every way, then runs that are stopped again and again at random points."""
     count = counted(tmp_path / "count")
