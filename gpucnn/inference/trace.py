@@ -13,11 +13,8 @@ import numpy as np
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Backend
 from gpucnn.geometry import Window
+from gpucnn.inference import Unplannable
 from gpucnn.resampling import AxisTaps
-
-
-class Untraceable(Exception):
-    """A layer computes something that is not a backend's operation in inference."""
 
 
 @dataclass(eq=False)
@@ -55,7 +52,7 @@ class _Reshaping(Batch):
 
     def like(self, data) -> Batch:
         if not isinstance(data, _Symbol):
-            raise Untraceable("a layer made values of its own")
+            raise Unplannable("a layer made values of its own")
         return _Reshaping(data, self.images, self.backend)
 
     def reshape(self, *shape: int) -> Batch:
@@ -71,7 +68,7 @@ class _Reshaping(Batch):
 class Tracer:
     """In the place of a backend: each operation adds a node.
 
-    Raises Untraceable for everything that is not computed in inference.
+    Raises Unplannable for everything that is not computed in inference.
     """
 
     # Made of the operations below.
@@ -80,24 +77,24 @@ class Tracer:
     adaptive_avg_pool = Backend.adaptive_avg_pool
     adaptive_max_pool = Backend.adaptive_max_pool
 
-    def __init__(self, images: int, owned: Callable[[np.ndarray], bool]):
-        self._images, self._owned = images, owned
+    def __init__(self, owned: Callable[[np.ndarray], bool]):
+        self._owned = owned
         self.nodes: list[Node] = []
 
     def __getattr__(self, name: str):
-        raise Untraceable(f"backend.{name} is not traced")
+        raise Unplannable(f"backend.{name} is not traced")
 
     def emit(self, operation: str, inputs: tuple[Batch, ...], shape: tuple[int, ...], **settings: Any) -> Batch:
         """The batch that an operation makes."""
         for batch in inputs:
             if not isinstance(batch, _Reshaping) or batch.backend is not self:
-                raise Untraceable("a layer computes with values from elsewhere")
+                raise Unplannable("a layer computes with values from elsewhere")
         for name, value in settings.items():
             if isinstance(value, np.ndarray) and not self._owned(value):
-                raise Untraceable(f"{name} of {operation} is no parameter or statistic of the model")
+                raise Unplannable(f"{name} of {operation} is no parameter or statistic of the model")
         node = Node(operation, tuple(batch.data.node for batch in inputs), tuple(shape), settings)
         self.nodes.append(node)
-        return _Reshaping(_Symbol(node), self._images, self)
+        return _Reshaping(_Symbol(node), 1, self)
 
     def conv(self, x: Batch, w, bias, window: Window, groups: int = 1, relu: bool = False) -> Batch:
         settings = {"w": w, "bias": bias, "window": window, "groups": groups, "relu": relu}
@@ -167,16 +164,16 @@ class Tracer:
 
 
 def trace(
-    compute: Callable[[Batch], Batch], shape: tuple[int, ...], images: int, owned: Callable[[np.ndarray], bool]
+    compute: Callable[[Batch], Batch], shape: tuple[int, ...], owned: Callable[[np.ndarray], bool]
 ) -> Graph:
-    """The operations of `compute`, a function from a batch to a batch, on so many images (C, *spatial).
+    """The operations of `compute`, a function from a batch to a batch, on images of `shape` (C, *spatial).
 
-    `owned` tells whether an array is part of the model's buffers. Raises Untraceable.
+    `owned` tells whether an array is part of the model's buffers. Raises Unplannable.
     """
-    tracer = Tracer(images, owned)
+    tracer = Tracer(owned)
     result = compute(tracer.emit("input", (), shape))
     if not isinstance(result, _Reshaping):
-        raise Untraceable("the result is no batch")
+        raise Unplannable("the result is no batch")
     # What is computed for nothing is left out; a result in the middle comes last.
     needed, stack = set(), [result.data.node]
     while stack:

@@ -34,7 +34,13 @@ Shape = tuple[int, ...]
 _OWN = ("name", "mode", "number", "input_shape", "output_shape", "input_gradient", "window", "reach", "step")
 
 
-class Parameter:
+class _Bound:
+    """A view of a flat buffer of the model; plans of inference find out if somebody gives it another array."""
+
+    __setattr__ = Recordable.__setattr__
+
+
+class Parameter(_Bound):
     """What training changes: `value` and `grad` are views of the model's flat buffers, set when the model is made.
 
     `initializer` is a name of gpucnn.initializers or a number; fan_in and fan_out are what the named ones need.
@@ -49,7 +55,7 @@ class Parameter:
         self.grad: Any = None
 
 
-class Statistic:
+class Statistic(_Bound):
     """What a layer measures and keeps: running means and variances. `value` is a view of the model's flat buffer."""
 
     def __init__(self, shape: Shape, initial: float = 0.0):

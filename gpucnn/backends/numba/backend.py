@@ -21,6 +21,7 @@ from gpucnn.backends.batch import Batch
 from gpucnn.backends.numba import tiles
 from gpucnn.backends.numba.channels import NumbaChannels
 from gpucnn.backends.numba.group_norm import NumbaGroupNorm
+from gpucnn.backends.numba.inference import NumbaInference
 from gpucnn.backends.numba.pointwise import NumbaPointwise
 from gpucnn.backends.numba.resampling import NumbaResampling
 from gpucnn.backends.protocol import Array, Backend
@@ -77,7 +78,7 @@ def _rows(data: np.ndarray) -> np.ndarray:
     return data[:, :, None, :, None] if data.ndim == 4 else _deep(data)
 
 
-class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannels, Backend):
+class NumbaBackend(NumbaPointwise, NumbaResampling, NumbaGroupNorm, NumbaChannels, NumbaInference, Backend):
     """See the protocol for what each method does; comments here tell only how."""
 
     name = "numba"

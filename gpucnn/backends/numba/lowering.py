@@ -17,6 +17,7 @@ from gpucnn.backends.numba.channel_blocks import Blocks, address, aligned
 from gpucnn.backends.numba.program import Program
 from gpucnn.backends.spatial import phases, positions_per_band, three, window3d
 from gpucnn.geometry import Window, pool_counts
+from gpucnn.inference import Unplannable
 from gpucnn.inference.trace import Graph, Node
 from gpucnn.kernels.numba import channel_conv as conv
 from gpucnn.kernels.numba import channel_maps as maps
@@ -30,15 +31,6 @@ _FEW = 16
 _ALONE = 20_000
 # A unit of work should take so many cycles at least.
 _UNIT = 6_000
-
-
-class Unsupported(Exception):
-    """The network has an operation without a kernel for channel blocks."""
-
-
-def lower(graph: Graph, images: int, threads: int) -> "Lowered":
-    """The program of a graph on so many images. Raises Unsupported."""
-    return Lowered(graph, images, threads)
 
 
 class Sum:
@@ -89,7 +81,10 @@ def _is_partition(window: Window) -> bool:
 
 
 class Lowered:
-    """`program`, with `source` and `target`: the slots of the calls that read the images and write the results."""
+    """`program`, with `source` and `target`: the slots of the calls that read the images and write the results.
+
+    Raises Unplannable for an operation without a kernel.
+    """
 
     def __init__(self, graph: Graph, images: int, threads: int):
         self.images, self.threads = images, threads
@@ -261,7 +256,7 @@ class Lowered:
             return self._sum(stage, y)
         name = "_" + stage.operation.replace(" ", "_")
         if not hasattr(self, name):
-            raise Unsupported(stage.operation)
+            raise Unplannable(stage.operation)
         return getattr(self, name)(stage, y)
 
     def _map(self, kernel, node: Node, y: Blocks, own: Iterable[int], units: int | None = None) -> list[tuple]:
@@ -283,14 +278,14 @@ class Lowered:
         elif len(node.inputs[0].shape) == 1:
             calls = self._map(maps.flatten_of(True), node, y, [], self.images)
         else:
-            raise Unsupported("reshape of a map to a map")
+            raise Unplannable("reshape of a map to a map")
         return calls
 
     def _elementwise(self, node: Node, y: Blocks) -> list[tuple]:
         numbers = aligned(16)
         numbers[: len(node.settings["numbers"])] = node.settings["numbers"]
         if node.settings["name"] not in maps.VALUES or len(node.settings["numbers"]) > 1:
-            raise Unsupported(node.settings["name"])
+            raise Unplannable(node.settings["name"])
         if node.settings["name"] != "relu":
             self.cycles += y.images * y.blocks * y.positions * 60
         return self._map(maps.elementwise_of(node.settings["name"]), node, y, [self.program.keep(numbers)])
@@ -531,7 +526,7 @@ class Lowered:
         return [(conv.dense_of(at_once), slots, units)]
 
     def _transposed(self, stage: Sum, y: Blocks, ends: dict[int, int]) -> list[tuple]:
-        raise Unsupported("transposed conv")
+        raise Unplannable("transposed conv")
 
 
 def _is_depthwise(node: Node) -> bool:
