@@ -126,14 +126,18 @@ class Backend(ABC):
 
     def images_at_once(self, graph: "Graph") -> int:
         """How many images a plan of a traced network should compute at most."""
-        raise Unplannable(f"backend {self.name} has no plans")
+        if not self.graph:
+            raise Unplannable(f"backend {self.name} records nothing")
+        return 256
 
     def plan(self, graph: "Graph", count: int, preparation: Augmentation, image_shape: tuple[int, ...]) -> "Plan":
         """A plan (gpucnn.inference.plans) that computes a traced network on `count` images, prepared first.
 
         Raises Unplannable where the backend has none, or none for an operation: then layers compute it.
         """
-        raise Unplannable(f"backend {self.name} has no plans")
+        from gpucnn.inference.recorded import RecordedPlan
+
+        return RecordedPlan(self, graph, count, preparation, image_shape)
 
     @abstractmethod
     def synchronize(self) -> None:

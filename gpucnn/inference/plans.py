@@ -117,8 +117,8 @@ class Plans:
                 training, model.mode.training = model.mode.training, False
                 try:
                     graph = trace(lambda x: finish(model.layer(x)[0]), model.input_shape, _owned_by(model))
-                except Unplannable:
-                    pass
+                except Exception:  # whatever a layer raises that looks for values: by itself it raises it again
+                    graph = None
                 finally:
                     model.mode.training = training
             graphs[which] = graph

@@ -19,7 +19,8 @@ from gpucnn.resampling import AxisTaps
 
 @dataclass(eq=False)
 class Node:
-    """`operation` of the values of `inputs`, with its settings by the names of the protocol; `shape` is (C, *spatial).
+    """`operation` of the values of `inputs`, with its settings as gpucnn.inference.recorded computes it; `shape` is
+    (C, *spatial).
 
     Arrays among the settings are the model's own, so that they hold its weights at any time.
     """
@@ -62,7 +63,7 @@ class _Reshaping(Batch):
             shape = tuple(size // known if n == -1 else n for n in shape)
         if shape == self.data.node.shape:
             return self
-        return self.backend.emit("reshape", (self,), shape)
+        return self.backend.emit("reshape", (self,), shape, shape=shape)
 
 
 class Tracer:
@@ -84,15 +85,15 @@ class Tracer:
     def __getattr__(self, name: str):
         raise Unplannable(f"backend.{name} is not traced")
 
-    def emit(self, operation: str, inputs: tuple[Batch, ...], shape: tuple[int, ...], **settings: Any) -> Batch:
-        """The batch that an operation makes."""
+    def emit(self, operation: str, inputs: tuple[Batch, ...], made: tuple[int, ...], /, **settings: Any) -> Batch:
+        """The batch that an operation makes, (C, *spatial) without the images."""
         for batch in inputs:
             if not isinstance(batch, _Reshaping) or batch.backend is not self:
                 raise Unplannable("a layer computes with values from elsewhere")
         for name, value in settings.items():
             if isinstance(value, np.ndarray) and not self._owned(value):
                 raise Unplannable(f"{name} of {operation} is no parameter or statistic of the model")
-        node = Node(operation, tuple(batch.data.node for batch in inputs), tuple(shape), settings)
+        node = Node(operation, tuple(batch.data.node for batch in inputs), tuple(made), settings)
         self.nodes.append(node)
         return _Reshaping(_Symbol(node), 1, self)
 
@@ -152,12 +153,23 @@ class Tracer:
         arrays = {"mean": mean, "var": var, "gamma": gamma, "beta": beta}
         return self.emit("batch norm", (x,), x.shape[1:], **arrays, eps=eps, relu=relu)
 
+    def group_norm_statistics(self, x: Batch, groups: int) -> tuple[Batch, Batch]:
+        mean, var = (self.emit(f"group {what}", (x,), (groups,)) for what in ("mean", "variance"))
+        return mean, var
+
+    def group_norm(self, x: Batch, mean: Batch, var: Batch, gamma, beta, eps: float, relu: bool = False) -> Batch:
+        made_of = [(batch.data.node.operation, batch.data.node.inputs) for batch in (mean, var)]
+        if made_of != [("group mean", (x.data.node,)), ("group variance", (x.data.node,))]:
+            raise Unplannable("group norm with statistics of other values")
+        settings = {"groups": mean.channels, "gamma": gamma, "beta": beta, "eps": eps, "relu": relu}
+        return self.emit("group norm", (x,), x.shape[1:], **settings)
+
     def concatenate(self, batches: list[Batch]) -> Batch:
         channels = sum(batch.channels for batch in batches)
         return self.emit("concatenate", tuple(batches), (channels, *batches[0].spatial))
 
     def take_channels(self, x: Batch, first: int, count: int) -> Batch:
-        return self.emit("take channels", (x,), (count, *x.spatial), first=first)
+        return self.emit("take channels", (x,), (count, *x.spatial), first=first, count=count)
 
     def softmax(self, x: Batch) -> Batch:
         return self.emit("softmax", (x,), x.shape[1:])

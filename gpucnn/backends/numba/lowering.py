@@ -20,6 +20,7 @@ from gpucnn.geometry import Window, pool_counts
 from gpucnn.inference import Unplannable
 from gpucnn.inference.trace import Graph, Node
 from gpucnn.kernels.numba import channel_conv as conv
+from gpucnn.kernels.numba import channel_group_norm
 from gpucnn.kernels.numba import channel_maps as maps
 from gpucnn.kernels.numba.simd import LANES
 from gpucnn.resampling import as_arrays
@@ -49,7 +50,7 @@ class Sum:
         settings, operation = following.settings, following.operation
         if self.pool is not None:
             return False
-        if operation == "max pool" and _is_partition(settings["window"]):
+        if operation == "max pool" and self.node.operation == "conv" and _is_partition(settings["window"]):
             self.pool = settings["window"]
         elif operation == "elementwise" and settings["name"] == "relu":
             self.relu = True
@@ -150,10 +151,11 @@ class Lowered:
                 planar = planar and not (node.inputs[0] is first and _is_depthwise(node))
             elif node.operation == "transposed conv":
                 source = self._value(node.inputs[0])
+                geometry = window3d(node.settings["window"])
                 for phase in phases(node.settings["window"]):
-                    counts = [len(range(*p.indices(n))) for p, n in zip(phase.pixels, window3d(node.settings["window"]).input)]
-                    taps = [len(_tap_numbers(t, n)) for t, n in zip(phase.taps, window3d(node.settings["window"]).kernel)]
-                    far = [c - 1 - b + (t - 1) * d for c, b, t, d in zip(counts, phase.before, taps, phase.dilation)]
+                    pixels = [len(range(size)[part]) for part, size in zip(phase.pixels, geometry.input)]
+                    taps = [len(range(size)[part]) for part, size in zip(phase.taps, geometry.kernel)]
+                    far = [p - 1 - b + (t - 1) * d for p, b, t, d in zip(pixels, phase.before, taps, phase.dilation)]
                     before = tuple(max(0, b) for b in phase.before)
                     source.reach(before, tuple(max(0, f - i + 1) for f, i in zip(far, source.size)))
             elif node.operation not in ("dense", "reshape", "input") or (
@@ -346,6 +348,13 @@ class Lowered:
     def _take_channels(self, node: Node, y: Blocks) -> list[tuple]:
         return self._map(maps.copy_channels, node, y, [node.settings["first"], 0], self.images)
 
+    def _group_norm(self, node: Node, y: Blocks) -> list[tuple]:
+        settings = node.settings
+        gamma, beta = (0 if settings[name] is None else address(settings[name]) for name in ("gamma", "beta"))
+        own = settings["groups"], gamma, beta, self.program.keep(_filled(settings["eps"])), int(settings["relu"])
+        self.cycles += y.images * y.channels * y.positions * 10
+        return self._map(channel_group_norm.group_norm, node, y, own, self.images * settings["groups"])
+
     def _softmax(self, node: Node, y: Blocks) -> list[tuple]:
         self.cycles += y.images * y.positions * (y.blocks * 60 + y.channels * 4)
         return self._map(maps.softmax, node, y, [], self.images)
@@ -385,16 +394,11 @@ class Lowered:
         self.cycles += number * vectors * terms * (3 if not more else 40)
         return target
 
-    def _launch(
-        self, slots: dict[int, int], weights, terms: int, pixels: int, blocks: int, pool: int, depthwise: bool = False
-    ) -> tuple[int, int, int]:
-        """Tile (vectors, pixels), and images that one table covers, for a convolution of so many pixels an image."""
-        return best_tile(terms, pixels, self.images, blocks, pool, depthwise)
-
-    def _pixels(self, slots: dict[int, int], x: Blocks, y: Blocks, stage: Sum, tile, seen, put) -> None:
+    def _pixels(self, slots: dict[int, int], x: Blocks, y: Blocks, stage: Sum, tile, seen, put, pixels) -> None:
         """The tables of pixels: where an image's pixels see their first tap, and where they are put.
 
-        `seen` lists input pixels and `put` output pixels, each (d, h, w), in the order of the tiles.
+        `seen` lists input pixels, `put` output pixels, and `pixels` those of an addend, each (d, h, w), in the order of
+        the tiles.
         """
         _, q, group = tile
         pool = slots[conv.POOL]
@@ -411,7 +415,7 @@ class Lowered:
         slots |= {conv.TILES: count // q, conv.GROUP: group, conv.X_IMAGE: x.image}
         if stage.addend is not None:
             other = self._value(stage.addend)
-            slots[conv.ADDEND_PLACES] = places(other, self._order(stage, other.size), count)
+            slots[conv.ADDEND_PLACES] = places(other, pixels, count)
 
     def _order(self, stage: Sum, size) -> list:
         """The pixels of a map in the order of the tiles: window by window where pooling follows."""
@@ -446,49 +450,41 @@ class Lowered:
         seen = [tuple(p * s for p, s in zip(pixel, geometry.stride)) for pixel in pixels]
         put = list(itertools.product(*map(range, put_size)))
         outputs, channels, blocks = len(w), w.shape[1], y.blocks
-        parts = []  # (first output, outputs, channels that they see, extra slots of the packing)
         if _is_depthwise(node):
             tile = best_tile(len(taps), len(pixels), self.images, blocks, ends[conv.POOL], True)
             slots = dict(ends)
             slots[conv.WEIGHTS] = self._pack(w, 0, len(taps) * 4, outputs, len(taps), 1, blocks)
-            self._pixels(slots, x, y, stage, tile, seen, put)
+            self._pixels(slots, x, y, stage, tile, seen, put, pixels)
             slots |= {conv.X: x.address, conv.X_BLOCK: x.block, conv.OFFSETS: self.program.table(taps)}
             slots[conv.TERMS] = len(taps)
             cycles = self._tile_cycles(tile, slots, blocks, len(taps))
             return [(conv.conv_of(1, tile[1], True), slots, self._split(slots, tile, len(taps), blocks, cycles))]
-        own = outputs // groups
-        if groups == 1:
-            parts.append((0, outputs, range(channels), ()))
-        elif own % LANES == 0:
-            parts += [(g * own, own, range(g * channels, (g + 1) * channels), ()) for g in range(groups)]
-        else:
-            for first in range(0, outputs, LANES):
-                count = min(LANES, outputs - first)
-                inside = range(first // own, (first + count - 1) // own + 1)
-                owners = [g for g in inside for _ in range(channels * len(taps))]
-                where = [k * 4 for _ in inside for k in range(channels * len(taps))]
-                more = {conv.WHERE: self.program.table(where), conv.OWNERS: self.program.table(owners)}
+        calls, own = [], outputs // groups
+        for first, count, inside in _parts(groups, own):
+            terms = [x.channel(c) + tap for c in range(inside[0] * channels, (inside[-1] + 1) * channels) for tap in taps]
+            more = {}
+            if len(inside) > 1:
+                each = range(channels * len(taps))
+                more[conv.OWNERS] = self.program.table([g for g in inside for _ in each])
+                more |= {conv.WHERE: self.program.table([k * 4 for _ in inside for k in each])}
                 more |= {conv.OWN: own, conv.FIRST: first}
-                parts.append((first, count, range(inside[0] * channels, (inside[-1] + 1) * channels), more))
-        calls = []
-        for first, count, seen_channels, more in parts:
-            calls.append(self._part(stage, x, y, ends, w, first, count, seen_channels, taps, seen, put, more))
+            weights = w, w.strides[0], first, count, more
+            calls.append(self._part(stage, x, y, ends, weights, terms, seen, put, pixels))
         return calls
 
-    def _part(self, stage, x, y, ends, w, first, count, seen_channels, taps, seen, put, more) -> tuple:
-        """The call for outputs `first` to first + count - 1; `first` is a multiple of 16."""
-        offsets = [x.channel(c) + tap for c in seen_channels for tap in taps]
-        row = w.strides[0]
+    def _part(self, stage, x: Blocks, y: Blocks, ends, weights, offsets, seen, put, pixels) -> tuple:
+        """The call for some outputs, `weights` being (w, bytes of a row, first output, outputs, slots of `pack`)."""
+        w, row, first, count, more = weights
         blocks, terms = -(-count // LANES), len(offsets)
         tile = best_tile(terms, len(seen), self.images, blocks, ends[conv.POOL], False)
-        slots = self._from_block(ends, y, first // LANES, stage)
+        slots = self._from_block(ends, y, first // LANES)
         slots[conv.WEIGHTS] = self._pack(w, first * row, row, count, terms, tile[0], blocks, more)
-        self._pixels(slots, x, y, stage, tile, seen, put)
+        self._pixels(slots, x, y, stage, tile, seen, put, pixels)
         slots |= {conv.X: x.address, conv.OFFSETS: self.program.table(offsets), conv.TERMS: terms}
         cycles = self._tile_cycles(tile, slots, blocks, terms)
         return conv.conv_of(*tile[:2]), slots, self._split(slots, tile, terms, blocks, cycles)
 
-    def _from_block(self, ends: dict[int, int], y: Blocks, block: int, stage: Sum) -> dict[int, int]:
+    def _from_block(self, ends: dict[int, int], y: Blocks, block: int) -> dict[int, int]:
         """`ends` for the blocks of channels from `block` on."""
         slots = dict(ends)
         if block:
@@ -514,28 +510,64 @@ class Lowered:
         if self.images > _FEW:
             tile = (*best_tile(terms, self.images, 1, blocks, 1, False)[:2], self.images)
             slots[conv.WEIGHTS] = self._pack(w, 0, row, len(w), terms, tile[0], blocks)
-            self._pixels(slots, x, y, stage, tile, [(0, 0, 0)], [(0, 0, 0)])
+            self._pixels(slots, x, y, stage, tile, *[[(0, 0, 0)]] * 3)
             cycles = self._tile_cycles(tile, slots, blocks, terms)
             return [(conv.conv_of(*tile[:2]), slots, self._split(slots, tile, terms, blocks, cycles))]
         at_once = next(q for q in (1, 2, 4, 8) if q >= min(self.images, 8))
         tile = 1, at_once, self.images
-        self._pixels(slots, x, y, stage, tile, [(0, 0, 0)], [(0, 0, 0)])
+        self._pixels(slots, x, y, stage, tile, *[[(0, 0, 0)]] * 3)
         slots |= {conv.WEIGHTS: address(w), conv.ROW: row, conv.OUTPUTS: len(w), conv.VECTORS: blocks}
         units = -(-blocks // conv.TURNED)
         self.cycles += units * slots[conv.TILES] * -(-terms // LANES) * max(80, 16 * at_once)
         return [(conv.dense_of(at_once), slots, units)]
 
     def _transposed(self, stage: Sum, y: Blocks, ends: dict[int, int]) -> list[tuple]:
-        raise Unplannable("transposed conv")
+        """One convolution of stride 1 for each phase of the stride."""
+        settings = stage.node.settings
+        x, w, groups = self._value(stage.node.inputs[0]), settings["w"], settings["groups"]
+        geometry, calls = window3d(settings["window"]), []
+        channels, own, all_taps = len(w) // groups, w.shape[1], math.prod(geometry.kernel)
+        for phase in phases(settings["window"]):
+            pixels = [range(size)[part] for part, size in zip(phase.pixels, geometry.input, strict=True)]
+            numbers = [range(size)[part] for part, size in zip(phase.taps, geometry.kernel, strict=True)]
+            places = itertools.product(*(range(len(along)) for along in numbers))
+            offsets = [
+                x.at(*(t * d - b for t, d, b in zip(tap, phase.dilation, phase.before, strict=True))) for tap in places
+            ]
+            taps = [int(np.ravel_multi_index(tap, geometry.kernel)) for tap in itertools.product(*numbers)]
+            seen = list(itertools.product(*(range(len(along)) for along in pixels)))
+            put = list(itertools.product(*pixels))
+            for first, count, inside in _parts(groups, own):
+                # The weights of output o in channel c are at c * own + o of its group.
+                pairs = [(g, c) for g in inside for c in range(g * channels, (g + 1) * channels)]
+                where = [((c - g) * own * all_taps + tap) * 4 for g, c in pairs for tap in taps]
+                more = {conv.WHERE: self.program.table(where)}
+                if len(inside) > 1:
+                    more[conv.OWNERS] = self.program.table([g for g, _ in pairs for _ in taps])
+                    more |= {conv.OWN: own, conv.FIRST: first}
+                terms = [x.channel(c) + offset for _, c in pairs for offset in offsets]
+                weights = w, all_taps * 4, first, count, more
+                calls.append(self._part(stage, x, y, ends, weights, terms, seen, put, put))
+        return calls
+
+
+def _parts(groups: int, own: int) -> list[tuple[int, int, range]]:
+    """(first output, outputs, the groups that they belong to) of the calls for groups of `own` outputs each.
+
+    The first output is a multiple of 16, and all see the same channels, if need be with weights of 0.
+    """
+    if own % LANES == 0 or groups == 1:
+        return [(g * own, own, range(g, g + 1)) for g in range(groups)]
+    parts = []
+    for first in range(0, groups * own, LANES):
+        count = min(LANES, groups * own - first)
+        parts.append((first, count, range(first // own, (first + count - 1) // own + 1)))
+    return parts
 
 
 def _is_depthwise(node: Node) -> bool:
     w, groups = node.settings["w"], node.settings["groups"]
     return groups == len(w) and w.shape[1] == 1 and groups > 1
-
-
-def _tap_numbers(taps: slice, size: int) -> list[int]:
-    return list(range(size))[taps]
 
 
 def _filled(number: float) -> np.ndarray:
