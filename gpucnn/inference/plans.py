@@ -16,6 +16,7 @@ from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array
 from gpucnn.inference import Unplannable
 from gpucnn.inference.trace import Graph, trace
+from gpucnn.models.inputs import check_images
 from gpucnn.recordable import changed_setting, is_recordable, last_change
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ class Plan(Protocol):
 
     bytes: int
 
-    def run(self, images: np.ndarray, outputs: np.ndarray, again: bool) -> None:
+    def run(self, images: np.ndarray, outputs: np.ndarray, again: bool) -> bool:
         """outputs (count, *output_shape) from images (count, *image_shape), both contiguous.
 
-        `again`: the weights are those of this plan's last run.
+        `again`: the weights are those of this plan's last run. Returns whether all values of the images are finite.
         """
 
 
@@ -59,17 +60,14 @@ class Plans:
     def _forget(self) -> None:
         self._free: OrderedDict[tuple, list[Plan]] = OrderedDict()
         self._graphs: dict[Any, Graph | None] = {}
-        self._bytes = 0
-
-    @property
-    def kept(self) -> int:
-        """How many plans wait for the next call."""
-        return sum(map(len, self._free.values()))
+        self.kept = self._bytes = 0  # of the plans that wait for the next call
 
     # ---- predictions -------------------------------------------------------------------------------------------------
 
     def predict(self, model: "Model", images, batch_size: int, finish: Finish) -> np.ndarray:
-        """The outputs of `model` on checked images, `finish` applied: (N, ...) on the host."""
+        """The outputs of `model` on images that check_images has passed but for their values, `finish` applied: (N, ...)
+        on the host.
+        """
         if self._last_change is not last_change():
             self._look_for_changes(model)
         which = _which(finish)
@@ -79,19 +77,31 @@ class Plans:
                 return self._planned(model, images, batch_size, graph, which)
             except Unplannable:
                 self._graphs[which] = None
+        images = check_images(images, model.image_shape, model.backend.dtype)
         return _unplanned(model, images, batch_size, finish)
 
     def _planned(self, model: "Model", images, batch_size: int, graph: Graph, which) -> np.ndarray:
         backend, count, graphs = model.backend, len(images), self._graphs
         most = min(batch_size, backend.images_at_once(graph))
-        size = -(-count // -(-count // most))
         outputs = np.empty((count, *graph.nodes[-1].shape), backend.dtype)
-        for length, starts in _parts(count, size):
+        if count <= most:
+            parts = [(count, (0,))]
+        else:
+            size = -(-count // -(-count // most))
+            parts = [(size, range(0, count - size + 1, size)), (count % size, (count - count % size,))]
+        for length, starts in parts:
+            if not length:
+                continue
             key = which, length
             plan = self._take(key) or self._make(model, graph, length)
             for start in starts:
-                part = np.ascontiguousarray(images[start : start + length], backend.dtype)
-                plan.run(part, outputs[start : start + length], start > starts[0])
+                part, result = images, outputs
+                if length != count:
+                    part, result = images[start : start + length], outputs[start : start + length]
+                if type(part) is not np.ndarray:  # of images that are mapped
+                    part = np.ascontiguousarray(part, backend.dtype)
+                if not plan.run(part, result, start > starts[0]):
+                    check_images(images, model.image_shape, backend.dtype)  # says which image
             self._give_back(key, plan, graphs)
         return outputs
 
@@ -132,9 +142,8 @@ class Plans:
             if not plans:
                 return None
             plan = plans.pop()
+            self.kept -= 1
             self._bytes -= plan.bytes
-            if not plans:
-                del self._free[key]
             return plan
 
     def _make(self, model: "Model", graph: Graph, count: int) -> Plan:
@@ -148,11 +157,14 @@ class Plans:
                 return
             self._free.setdefault(key, []).append(plan)
             self._free.move_to_end(key)
+            self.kept += 1
             self._bytes += plan.bytes
             while self.kept > _KEPT or (self._bytes > _KEPT_BYTES and self.kept > 1):
                 oldest = next(iter(self._free))
-                self._bytes -= self._free[oldest].pop(0).bytes
-                if not self._free[oldest]:
+                if self._free[oldest]:
+                    self._bytes -= self._free[oldest].pop(0).bytes
+                    self.kept -= 1
+                else:
                     del self._free[oldest]
 
 
@@ -175,13 +187,6 @@ def _which(finish: Finish):
         return finish
     function = getattr(finish, "__func__", None)
     return function if function is not None and function.__module__ == "gpucnn.losses" else None
-
-
-def _parts(count: int, size: int) -> list[tuple[int, list[int]]]:
-    """(length, starts) of the parts of `size` images, and of what is left over."""
-    whole = count - count % size
-    parts = [(size, list(range(0, whole, size))), (count - whole, [whole])]
-    return [(length, starts) for length, starts in parts if length and starts]
 
 
 def _owned_by(model: "Model") -> Callable[[Array], bool]:

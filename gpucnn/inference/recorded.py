@@ -63,7 +63,8 @@ class RecordedPlan:
 
         self._replay = backend.capture(work)
 
-    def run(self, images: np.ndarray, outputs: np.ndarray, again: bool) -> None:
+    def run(self, images: np.ndarray, outputs: np.ndarray, again: bool) -> bool:
         self._backend.assign(self._images, images)
         self._replay()
         outputs[...] = self._backend.unpack(self._outputs)
+        return bool(np.isfinite(images).all())

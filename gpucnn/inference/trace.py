@@ -3,6 +3,7 @@
 A layer that does all it does through its batch's backend runs unchanged; one that looks at values cannot be traced.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,6 +37,11 @@ class Graph:
     """Operations in the order of their computation, the first being "input"; the last one's value is the result."""
 
     nodes: list[Node]
+
+    @functools.cached_property
+    def largest(self) -> int:
+        """How many values the largest map of an image has."""
+        return max(math.prod(node.shape) for node in self.nodes)
 
 
 class _Symbol:

@@ -164,7 +164,7 @@ class Model(Recordable):
         batch_size = positive("batch_size", batch_size)
         if self.backend is None:
             self.place(get_backend())
-        images = check_images(images, self.image_shape, self.backend.dtype)
+        images = check_images(images, self.image_shape, self.backend.dtype, finite=False)
         if finish is None:
             finish = softmax if self.head == CLASSIFIER else values
         return self._plans.predict(self, images, batch_size, finish)

@@ -14,6 +14,7 @@ from gpucnn.kernels.numba.addresses import (
     float_at,
     offset_at,
     put_float,
+    put_slot,
     put_vector,
     put_vector64,
     slot,
@@ -314,13 +315,18 @@ def flatten_of(backwards: bool):
 # ---- in and out ------------------------------------------------------------------------------------------------------
 
 # Own slots of `load_images`: what lies between a map's channels and pixels (it may be planar), the source's address and
-# strides, and the addresses of a mean and a factor for each channel, or 0.
-LANE, PIXEL, SOURCE, SOURCE_IMAGE, SOURCE_CHANNEL, SOURCE_DEPTH, SOURCE_ROW, MEAN, FACTOR = range(OWN, OWN + 9)
+# strides, the addresses of a mean and a factor for each channel, or 0, and whether a value was NaN or infinite.
+LANE, PIXEL, SOURCE, SOURCE_IMAGE, SOURCE_CHANNEL, SOURCE_DEPTH, SOURCE_ROW, MEAN, FACTOR, BAD = range(OWN, OWN + 10)
+
+
+_checks_room = stack_of(1)
 
 
 @native("load images for channel blocks")
 def load_images(a, unit):
     """y from plain images; a unit is a channel of an image."""
+    # Zero times a value is NaN unless it is finite.
+    zero, checks = ZERO, splat(ZERO)
     image, c = unit // slot(a, CHANNELS), unit % slot(a, CHANNELS)
     source = slot(a, SOURCE) + image * slot(a, SOURCE_IMAGE) + c * slot(a, SOURCE_CHANNEL)
     y = slot(a, Y) + image * slot(a, Y + 1) + c // LANES * slot(a, Y + 2) + c % LANES * slot(a, LANE)
@@ -332,15 +338,27 @@ def load_images(a, unit):
             if slot(a, MEAN):
                 mean, factor = float_at(slot(a, MEAN) + c * 4), float_at(slot(a, FACTOR) + c * 4)
                 while w < width:
-                    put_float(target + w * pixel, (float_at(row + w * 4) - mean) * factor)
+                    v = float_at(row + w * 4)
+                    zero += v * ZERO
+                    put_float(target + w * pixel, (v - mean) * factor)
                     w += 1
             elif pixel == 4:
                 while w + LANES <= width:
-                    put_vector(target + w * 4, vector_at(row + w * 4))
+                    vector = vector_at(row + w * 4)
+                    checks = fma(vector, splat(ZERO), checks)
+                    put_vector(target + w * 4, vector)
                     w += LANES
             while w < width:
-                put_float(target + w * pixel, float_at(row + w * 4))
+                v = float_at(row + w * 4)
+                zero += v * ZERO
+                put_float(target + w * pixel, v)
                 w += 1
+    room = _checks_room()
+    put_vector(room, checks)
+    for lane in range(LANES):
+        zero += float_at(room + lane * 4)
+    if zero != ZERO:
+        put_slot(a, BAD, 1)
 
 
 @native("store images from channel blocks")

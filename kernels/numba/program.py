@@ -5,10 +5,10 @@ hand from a counter, so none waits for one that has not been given a core. A rec
 it are done; the others may overlap with what comes before.
 """
 
-import numpy as np
 from numba import prange
 
 from gpucnn.kernels.numba.addresses import call, claim, put_slot, shared, slot
+from gpucnn.kernels.numba.channel_maps import BAD, OWN, SOURCE
 from gpucnn.kernels.numba.compiler import inner, kernel
 
 # int64 slots of a record. The counters have cache lines of their own.
@@ -55,19 +55,34 @@ def rewind(program, records, again):
         put_slot(record, DONE, done)
 
 
+@inner
+def connect(images, outputs, source, target, shift):
+    """Tell the kernels that read images and write results where those are; `shift` bytes of an image come first."""
+    put_slot(source, SOURCE, images.ctypes.data + shift)
+    put_slot(source, BAD, 0)
+    put_slot(target, OWN, outputs.ctypes.data)
+
+
 @kernel("run program", parallel=True)
-def run_together(program, records, threads, again):
-    """All records, by so many threads."""
+def run_together(images, outputs, source, target, shift, program, records, again, threads):
+    """All records, by so many threads; `source` and `target` are the slots of load_images and store_images.
+
+    Returns whether all images are finite.
+    """
+    connect(images, outputs, source, target, shift)
     rewind(program, records, again)
     for _ in prange(threads):
         take_part(program, records)
+    return slot(source, BAD) == 0
 
 
 @kernel("run program alone", parallel=False)
-def run_alone(program, records, again):
-    """All records, by the thread that calls."""
+def run_alone(images, outputs, source, target, shift, program, records, again):
+    """The same by the thread that calls."""
+    connect(images, outputs, source, target, shift)
     for i in range(records):
         record = program + i * RECORD
         if not (again and slot(record, ONCE)):
             for unit in range(slot(record, UNITS)):
                 call(slot(record, FUNCTION), slot(record, ARGUMENTS), unit)
+    return slot(source, BAD) == 0

@@ -34,6 +34,11 @@ def is_planned(model: Model) -> bool:
     return bool(graphs) and all(graph is not None for graph in graphs)
 
 
+def waiting(model: Model) -> list:
+    """The plans that nobody uses."""
+    return [plan for plans in model._plans._free.values() for plan in plans]
+
+
 def same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
@@ -199,15 +204,15 @@ def test_plans_are_bounded_and_given_back():
     model = made("3x3").place(get_backend("numba"))
     for count in range(1, 30):
         model.predict(images(model, count))
-    assert model._plans.kept <= plans._KEPT
-    assert model._plans._bytes <= plans._KEPT_BYTES
-    plan = weakref.ref(next(iter(model._plans._free.values()))[0])
+    assert model._plans.kept == len(waiting(model)) == plans._KEPT
+    assert model._plans._bytes == sum(plan.bytes for plan in waiting(model)) <= plans._KEPT_BYTES
+    plan = weakref.ref(waiting(model)[0])
     model.place(get_backend("numba", threads=1))
     model.predict(images(model, 1))
     gc.collect()
     assert plan() is None
     assert model._plans.kept == 1
-    plan = weakref.ref(next(iter(model._plans._free.values()))[0])
+    plan = weakref.ref(waiting(model)[0])
     del model
     gc.collect()
     assert plan() is None

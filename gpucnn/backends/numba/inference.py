@@ -23,8 +23,7 @@ class NumbaInference:
 
     def images_at_once(self, graph: Graph) -> int:
         """How many images a plan should compute at most."""
-        largest = max(math.prod(node.shape) for node in graph.nodes) * 4
-        return max(1, min(_MOST_IMAGES, _MAP_BYTES // largest))
+        return max(1, min(_MOST_IMAGES, _MAP_BYTES // (4 * graph.largest)))
 
     def plan(self, graph: Graph, count: int, preparation: Augmentation, image_shape: tuple[int, ...]) -> "NativePlan":
         """A plan for `count` images (C, *spatial) that are prepared first. Raises Unplannable."""
@@ -36,12 +35,12 @@ class NativePlan:
 
     def __init__(self, graph: Graph, count: int, preparation: Augmentation, image_shape: tuple[int, ...], threads: int):
         lowered = Lowered(graph, count, threads)
-        self._program, self._source, self._target = lowered.program, lowered.source, lowered.target
+        self._program, source = lowered.program, lowered.source
         self.bytes = lowered.bytes
         channels, size = image_shape[0], three(image_shape[1:], 1)
         strides = [4 * math.prod((channels, *size)[axis:]) for axis in range(4)]  # of image, channel, plane, row
         for slot, stride in zip(range(maps.SOURCE_IMAGE, maps.SOURCE_ROW + 1), strides, strict=True):
-            self._source[slot] = stride
+            source[slot] = stride
         # A crop shows the middle.
         room = [i - o for i, o in zip(size, three(graph.nodes[0].shape[1:], 1), strict=True)]
         self._first = sum(r // 2 * stride for r, stride in zip(room, (*strides[2:], 4), strict=True))
@@ -49,10 +48,11 @@ class NativePlan:
             for slot, numbers in zip((maps.MEAN, maps.FACTOR), preparation.constants(channels), strict=True):
                 constants = aligned(channels)
                 constants[...] = numbers
-                self._source[slot] = lowered.program.keep(constants)
+                source[slot] = lowered.program.keep(constants)
 
-    def run(self, images: np.ndarray, outputs: np.ndarray, again: bool) -> None:
+        self._sees_all = not any(room)
+
+    def run(self, images: np.ndarray, outputs: np.ndarray, again: bool) -> bool:
         """outputs from images; the slots are this plan's, and one call has it at a time."""
-        self._source[maps.SOURCE] = address(images) + self._first
-        self._target[maps.OWN] = address(outputs)
-        self._program.run(again)
+        finite = self._program.run(images, outputs, self._first, again)
+        return finite if self._sees_all else bool(np.isfinite(images).all())

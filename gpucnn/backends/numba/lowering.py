@@ -103,7 +103,7 @@ class Lowered:
         self._plan_borders()
         self._emit()
         self.bytes = sum(array.nbytes for array in self.program._kept)
-        self.program.finish(alone=self.cycles < _ALONE)
+        self.program.finish(self.source, self.target, alone=self.cycles < _ALONE)
 
     # ---- which operations go together --------------------------------------------------------------------------------
 

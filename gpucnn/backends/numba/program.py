@@ -56,36 +56,43 @@ class Program:
         self._waits = False
         return arguments
 
-    def finish(self, alone: bool) -> None:
-        """Make the table; `alone` says that one thread is faster than several."""
+    def finish(self, source: np.ndarray, target: np.ndarray, alone: bool) -> None:
+        """Make the table. `source` and `target` are the slots of the calls that read images and write results; `alone`
+        says that one thread is faster than several.
+        """
         self._records = aligned(len(self._calls) * SLOTS, np.int64)
         for number, (kernel, arguments, units, waits, once) in enumerate(self._calls):
             record = self._records[number * SLOTS :]
             record[FUNCTION], record[ARGUMENTS] = kernel.address, address(arguments)
             record[UNITS], record[AFTER_ALL], record[ONCE] = units, waits, once
-        self._where = address(self._records)
-        self._alone = alone or self._threads == 1
-        self._run_alone = program.run_alone.prepare(0, 0, 0)
-        self._run_together = None if self._alone else program.run_together.prepare(0, 0, 0, 0)
+        self._ends = address(source), address(target)
+        self._table = address(self._records), len(self._calls)
+        like = np.zeros(1, np.float32)
+        self._run_alone = program.run_alone.prepare(like, like, *[0] * 6)
+        self._run_together = None
+        if not alone and self._threads > 1:
+            self._run_together = program.run_together.prepare(like, like, *[0] * 7)
 
-    def run(self, again: bool) -> None:
-        """All calls. `again`: the weights are those of the run before."""
-        if self._alone or self._run_together is None:
-            self._run_alone(self._where, len(self._calls), int(again))
-            return
+    def run(self, images: np.ndarray, outputs: np.ndarray, shift: int, again: bool) -> bool:
+        """All calls on contiguous images, `shift` bytes into each; returns whether their values are finite.
+
+        `again`: the weights are those of the run before.
+        """
+        given = images.reshape(-1), outputs.reshape(-1), *self._ends, shift, *self._table, int(again)
+        if self._run_together is None:
+            return self._run_alone(*given)
         if numba.get_num_threads() != self._threads:
             numba.set_num_threads(self._threads)
-        if not _launched or numba.threading_layer() not in _SHARED_LAYERS:
-            if not _one_at_a_time.acquire(blocking=False):
-                self._run_alone(self._where, len(self._calls), int(again))
-                return
-            try:
-                self._run_together(self._where, len(self._calls), self._threads, int(again))
-                _launched.append(True)
-            finally:
-                _one_at_a_time.release()
-            return
-        self._run_together(self._where, len(self._calls), self._threads, int(again))
+        if _launched and numba.threading_layer() in _SHARED_LAYERS:
+            return self._run_together(*given, self._threads)
+        if not _one_at_a_time.acquire(blocking=False):
+            return self._run_alone(*given)
+        try:
+            finite = self._run_together(*given, self._threads)
+            _launched.append(True)
+            return finite
+        finally:
+            _one_at_a_time.release()
 
 
 # Not empty once Numba has chosen its threading layer.
