@@ -10,7 +10,7 @@ import sys
 
 from gpucnn.backends import get_backend
 from gpucnn.throughput import Case, bench
-from gpucnn.throughput.report import disturbance
+from gpucnn.throughput.report import PEERS, disturbance
 from record import record
 
 # (case, the ratio to PyTorch's throughput that the project holds itself to)
@@ -60,7 +60,7 @@ def show(report: dict) -> None:
         case = Case(row["model"], row["job"], row["batch"])
         low, high = row["quartiles"]
         about = f"{low:.2f} to {high:.2f}; {row['variant']}"
-        print(f"{case!s:34} {row['ratio']:5.2f} times PyTorch ({about}); bar {CASES.get(case)}")
+        print(f"{case!s:34} {row['ratio']:5.2f} times {PEERS[row['peer']]} ({about}); bar {CASES.get(case)}")
     print(disturbance(report["results"]))
     for note in report["notes"]:
         print(f"note: {note}")

@@ -195,8 +195,10 @@ def _owned_by(model: "Model") -> Callable[[Array], bool]:
 
     def owned(array: Array) -> bool:
         place = _address(array)
-        return array.dtype == np.float32 and array.flags.c_contiguous and any(
-            first <= place < first + size and (place - first) % 64 == 0 for first, size in ranges
+        return (
+            array.dtype == np.float32
+            and array.flags.c_contiguous
+            and any(first <= place < first + size and (place - first) % 64 == 0 for first, size in ranges)
         )
 
     return owned

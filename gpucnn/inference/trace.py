@@ -181,9 +181,7 @@ class Tracer:
         return self.emit("softmax", (x,), x.shape[1:])
 
 
-def trace(
-    compute: Callable[[Batch], Batch], shape: tuple[int, ...], owned: Callable[[np.ndarray], bool]
-) -> Graph:
+def trace(compute: Callable[[Batch], Batch], shape: tuple[int, ...], owned: Callable[[np.ndarray], bool]) -> Graph:
     """The operations of `compute`, a function from a batch to a batch, on images of `shape` (C, *spatial).
 
     `owned` tells whether an array is part of the model's buffers. Raises Unplannable.

@@ -6,9 +6,7 @@ from gpucnn.data.mapped import Mapped
 from gpucnn.errors import DataError, DTypeError, ShapeError
 
 
-def check_images(
-    images, input_shape: tuple[int, ...], dtype=np.float32, *, finite: bool = True
-) -> np.ndarray | Mapped:
+def check_images(images, input_shape: tuple[int, ...], dtype=np.float32, *, finite: bool = True) -> np.ndarray | Mapped:
     """`images` as a C-contiguous (N, *input_shape) array of `dtype`, if they fit and are finite; Mapped ones as they
     are. With `finite` False somebody else looks for NaNs and infinities.
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from gpucnn import figures
 from gpucnn.errors import ConfigurationError
-from gpucnn.throughput.report import best_rows, label
+from gpucnn.throughput.report import PEERS, best_rows, label
 
 SUFFIXES = (".png", ".svg", ".pdf")
-# PyTorch is grey; the others have the colours of all pictures.
+# Peers are grey; the others have the colours of all pictures.
 _PEERS = ("#8c8c8c", "#bdbdbd", "#5c5c5c")
 
 
@@ -28,10 +28,10 @@ def draw(report: dict, path) -> None:
         return f"{label(row)}, {row['threads']} thread{'s' * (row['threads'] > 1)}"
 
     names = list(dict.fromkeys(map(contender, rows)))
-    names.sort(key=lambda name: name.startswith("PyTorch"))
+    names.sort(key=_is_peer)
     colours = {}
     for palette, peer in ((figures.COLOURS, False), (_PEERS, True)):
-        mine = [name for name in names if name.startswith("PyTorch") == peer]
+        mine = [name for name in names if _is_peer(name) == peer]
         colours |= {name: palette[i % len(palette)] for i, name in enumerate(mine)}
     panels = list(dict.fromkeys((row["model"], row["job"]) for row in rows))
     bars = {panel: [row for row in rows if (row["model"], row["job"]) == panel] for panel in panels}
@@ -55,6 +55,10 @@ def draw(report: dict, path) -> None:
         figure.savefig(path, dpi=130)
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _is_peer(name: str) -> bool:
+    return name.startswith(tuple(PEERS.values()))
 
 
 def _panel(axes, panel: tuple[str, str], rows: list[dict], names: list[str], contender, colours: dict) -> None:

@@ -4,12 +4,11 @@ An address is an int64 and counts bytes. A native kernel takes `(arguments, unit
 kernel's slots, and which unit of its work to do.
 """
 
+from gpucnn.kernels.numba.simd import LANES, _i64, _index, _load, _store, _vec, _vec64, vec, vec64
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-
-from gpucnn.kernels.numba.simd import LANES, _i64, _index, _load, _store, _vec, _vec64, vec, vec64
 
 VECTOR = 4 * LANES  # bytes
 _f32, _i32 = ir.FloatType(), ir.IntType(32)

@@ -10,7 +10,6 @@ and 7 round.
 import functools
 
 import numpy as np
-
 from gpucnn.kernels.numba.addresses import (
     VECTOR,
     float_at,

@@ -4,7 +4,6 @@ The sums of rules 3 and 4 run over the values of a group in row-major order, one
 """
 
 import numpy as np
-
 from gpucnn.kernels.numba.addresses import float_at, put_float, slot
 from gpucnn.kernels.numba.channel_maps import CHANNELS, DEPTH, HEIGHT, OWN, VECTOR, WIDTH, X, Y, channel_of, row_of
 from gpucnn.kernels.numba.compiler import inner

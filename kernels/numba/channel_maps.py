@@ -8,7 +8,6 @@ otherwise. Lanes past the last channel hold anything.
 import functools
 
 import numpy as np
-
 from gpucnn.kernels.numba.addresses import (
     VECTOR,
     float_at,
@@ -251,7 +250,9 @@ def resample(a, unit):
         for h in range(slot(a, HEIGHT)):
             for w in range(slot(a, WIDTH)):
                 p = d if axis == 0 else h if axis == 1 else w
-                origin = row_of(a, X, x, 0 if axis == 0 else d, 0 if axis == 1 else h) + (0 if axis == 2 else w * VECTOR)
+                origin = row_of(a, X, x, 0 if axis == 0 else d, 0 if axis == 1 else h) + (
+                    0 if axis == 2 else w * VECTOR
+                )
                 acc = splat(float_at(slot(a, OWN + 4) + p * 4))
                 for t in range(offset_at(slot(a, OWN + 1) + p * 4), offset_at(slot(a, OWN + 1) + p * 4 + 4)):
                     at = origin + offset_at(slot(a, OWN + 2) + t * 4) * step

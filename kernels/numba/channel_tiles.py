@@ -7,13 +7,12 @@ serves every kernel size, stride, dilation, number of axes and layout of the inp
 
 import functools
 
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
-
 from gpucnn.kernels.numba.addresses import mask_before, masked_load, pointer
 from gpucnn.kernels.numba.register_tiles import _loop
 from gpucnn.kernels.numba.simd import LANES, _fma, _i32, _i64, _load, _splat, _store, _vec
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 _i8, _f32 = ir.IntType(8), ir.FloatType()
 _zero = ir.Constant(_vec, None)

@@ -3,9 +3,8 @@
 import functools
 from collections.abc import Callable
 
-from numba.core import types
-
 from gpucnn.kernels.numba.compiler import Kernel, _announce
+from numba.core import types
 
 _SIGNATURE = (types.int64, types.int64)
 

@@ -5,11 +5,10 @@ hand from a counter, so none waits for one that has not been given a core. A rec
 it are done; the others may overlap with what comes before.
 """
 
-from numba import prange
-
 from gpucnn.kernels.numba.addresses import call, claim, put_slot, shared, slot
 from gpucnn.kernels.numba.channel_maps import BAD, OWN, SOURCE
 from gpucnn.kernels.numba.compiler import inner, kernel
+from numba import prange
 
 # int64 slots of a record. The counters have cache lines of their own.
 FUNCTION, ARGUMENTS, UNITS, AFTER_ALL, ONCE, CLAIMED, DONE, SLOTS = 0, 1, 2, 3, 4, 16, 24, 32

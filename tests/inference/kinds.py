@@ -66,7 +66,10 @@ KINDS = {
         + [L.BatchNorm(activation="relu"), L.MaxPool3d(2), L.Flatten(), L.Dense(5)],
         (1, 8, 9, 8),
     ),
-    "MLP": lambda: ([L.Flatten(), L.Dense(300, activation="relu"), L.Dense(100, activation="relu"), L.Dense(10)], (1, 28, 28)),
+    "MLP": lambda: (
+        [L.Flatten(), L.Dense(300, activation="relu"), L.Dense(100, activation="relu"), L.Dense(10)],
+        (1, 28, 28),
+    ),
     "flat": lambda: ([L.Dense(17, activation="tanh"), L.BatchNorm(), L.Dense(3)], (21,)),
     "VGG": lambda: (
         [L.Conv2d(16, 3, padding=1, bias=False), L.BatchNorm(activation="relu"), L.Conv2d(16, 3, padding=1, bias=False)]
@@ -79,15 +82,28 @@ KINDS = {
         + [_block(32), _block(64, 2), L.GlobalAvgPool2d(), L.Dense(10)],
         (3, 12, 12),
     ),
-    "64x64": lambda: ([L.Conv2d(64, 3, activation="relu"), L.MaxPool2d(2), L.Conv2d(20, 3, stride=2), L.GlobalAvgPool2d()], (3, 64, 64)),
+    "64x64": lambda: (
+        [L.Conv2d(64, 3, activation="relu"), L.MaxPool2d(2), L.Conv2d(20, 3, stride=2), L.GlobalAvgPool2d()],
+        (3, 64, 64),
+    ),
     "upsampling": lambda: (
-        [L.Conv2d(20, 3, padding=1, activation="relu"), L.Upsample(2), L.Conv2d(8, 3, padding=1, padding_mode="reflect")]
+        [
+            L.Conv2d(20, 3, padding=1, activation="relu"),
+            L.Upsample(2),
+            L.Conv2d(8, 3, padding=1, padding_mode="reflect"),
+        ]
         + [L.Upsample(size=(13, 11), mode="linear"), L.Conv2d(2, 1)],
         (3, 5, 6),
     ),
     "transposed": lambda: (
-        [L.Conv2d(20, 3, stride=2, padding=1, activation="relu"), L.ConvTranspose2d(18, 3, stride=2, padding=1, activation="relu")]
-        + [L.ConvTranspose2d(4, 4, stride=2, padding=1, groups=2), L.ConvTranspose2d(3, 2, stride=3, bias=False, activation="relu")],
+        [
+            L.Conv2d(20, 3, stride=2, padding=1, activation="relu"),
+            L.ConvTranspose2d(18, 3, stride=2, padding=1, activation="relu"),
+        ]
+        + [
+            L.ConvTranspose2d(4, 4, stride=2, padding=1, groups=2),
+            L.ConvTranspose2d(3, 2, stride=3, bias=False, activation="relu"),
+        ],
         (3, 7, 8),
     ),
     "group norm": lambda: (
@@ -96,18 +112,34 @@ KINDS = {
         (3, 9, 9),
     ),
     "concat": lambda: (
-        [L.Conv2d(12, 3, padding=1), L.Concat(L.Conv2d(5, 1), L.Conv2d(16, 3, padding=1, activation="relu"), L.Sequential())]
-        + [L.BatchNorm(activation="relu"), L.Concat(L.MaxPool2d(3, stride=1, padding=1), L.AvgPool2d(3, stride=1, padding=1))]
+        [
+            L.Conv2d(12, 3, padding=1),
+            L.Concat(L.Conv2d(5, 1), L.Conv2d(16, 3, padding=1, activation="relu"), L.Sequential()),
+        ]
+        + [
+            L.BatchNorm(activation="relu"),
+            L.Concat(L.MaxPool2d(3, stride=1, padding=1), L.AvgPool2d(3, stride=1, padding=1)),
+        ]
         + [L.AdaptiveAvgPool2d((3, 2)), L.Flatten(), L.Dropout(0.5), L.Dense(4)],
         (3, 8, 7),
     ),
     "activations": lambda: (
         [L.Conv2d(17, 3, activation="gelu"), L.Conv2d(16, 3, activation="silu"), L.LeakyReLU(0.2), L.AvgPool2d(2)]
-        + [L.Conv2d(4, 1, activation="sigmoid"), L.Tanh(), L.Softmax(), L.AdaptiveMaxPool2d(3), L.Flatten(), L.Dense(3)],
+        + [
+            L.Conv2d(4, 1, activation="sigmoid"),
+            L.Tanh(),
+            L.Softmax(),
+            L.AdaptiveMaxPool2d(3),
+            L.Flatten(),
+            L.Dense(3),
+        ],
         (2, 14, 14),
     ),
     "unrectified residual": lambda: (
-        [L.Residual(L.Conv2d(3, 3, padding=1), activation=None), L.Residual(L.Sequential(L.BatchNorm(), L.ReLU()), activation="tanh")]
+        [
+            L.Residual(L.Conv2d(3, 3, padding=1), activation=None),
+            L.Residual(L.Sequential(L.BatchNorm(), L.ReLU()), activation="tanh"),
+        ]
         + [L.Residual(L.Sequential(), activation="relu"), L.Conv2d(5, 2, stride=2), L.MaxPool2d(2, ceil_mode=True)],
         (3, 9, 9),
     ),

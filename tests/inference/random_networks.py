@@ -53,7 +53,9 @@ def _fitting(random, shape, axes: int):
 def _layer(random, shape, axes: int) -> L.Layer:
     channels, kind = shape[0], int(random.integers(11))
     if kind <= 3:
-        groups = _any(random, [1, 1, 1, channels, _any(random, [g for g in range(1, channels + 1) if channels % g == 0])])
+        groups = _any(
+            random, [1, 1, 1, channels, _any(random, [g for g in range(1, channels + 1) if channels % g == 0])]
+        )
         filters = groups * int(random.integers(1, 20 if groups == 1 else 4))
         return _CONV[axes](
             filters,
@@ -78,7 +80,9 @@ def _layer(random, shape, axes: int) -> L.Layer:
         )
     if kind == 5:
         kernel, stride = int(random.integers(1, 4)), int(random.integers(1, 4))
-        return _MAX[axes](kernel, stride=stride, padding=kernel // 2 * int(random.integers(2)), ceil_mode=bool(random.integers(2)))
+        return _MAX[axes](
+            kernel, stride=stride, padding=kernel // 2 * int(random.integers(2)), ceil_mode=bool(random.integers(2))
+        )
     if kind == 6:
         return _any(random, [_MAX, _AVG])[axes](2)
     if kind == 7:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from gpucnn.backends.augmentation import Augmentation
-from gpucnn.backends.numba.channel_blocks import address, aligned
+from gpucnn.backends.numba.channel_blocks import aligned
 from gpucnn.backends.numba.lowering import Lowered
 from gpucnn.backends.spatial import three
 from gpucnn.inference.trace import Graph

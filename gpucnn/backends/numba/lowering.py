@@ -340,7 +340,9 @@ class Lowered:
         for part in node.inputs:
             x = self._value(part)
             slots = dict(enumerate(x.slots)) | dict(enumerate(y.slots, maps.Y)) | self._sizes(y)
-            calls.append((maps.copy_channels, slots | {maps.CHANNELS: x.channels, maps.OWN: 0, maps.OWN + 1: at}, self.images))
+            calls.append(
+                (maps.copy_channels, slots | {maps.CHANNELS: x.channels, maps.OWN: 0, maps.OWN + 1: at}, self.images)
+            )
             at += x.channels
         # Two parts may share a block of channels, and with it no byte.
         return calls
@@ -384,7 +386,9 @@ class Lowered:
             slots |= {conv.ADDEND: other.address, conv.ADDEND_IMAGE: other.image, conv.ADDEND_BLOCK: other.block}
         return slots
 
-    def _pack(self, w: np.ndarray, at: int, row: int, outputs: int, terms: int, vectors: int, blocks: int, more=()) -> int:
+    def _pack(
+        self, w: np.ndarray, at: int, row: int, outputs: int, terms: int, vectors: int, blocks: int, more=()
+    ) -> int:
         """Lay weights out for tiles of so many blocks, before the calls at hand; returns where they will be."""
         number = -(-blocks // vectors)
         target = self.program.keep(aligned(max(1, number * terms * vectors * LANES)))
@@ -461,7 +465,9 @@ class Lowered:
             return [(conv.conv_of(1, tile[1], True), slots, self._split(slots, tile, len(taps), blocks, cycles))]
         calls, own = [], outputs // groups
         for first, count, inside in _parts(groups, own):
-            terms = [x.channel(c) + tap for c in range(inside[0] * channels, (inside[-1] + 1) * channels) for tap in taps]
+            terms = [
+                x.channel(c) + tap for c in range(inside[0] * channels, (inside[-1] + 1) * channels) for tap in taps
+            ]
             more = {}
             if len(inside) > 1:
                 each = range(channels * len(taps))
@@ -590,9 +596,7 @@ def step_cycles(vectors: int, pixels: int) -> float:
 
 
 @functools.cache
-def best_tile(
-    terms: int, pixels: int, images: int, blocks: int, pool: int, depthwise: bool
-) -> tuple[int, int, int]:
+def best_tile(terms: int, pixels: int, images: int, blocks: int, pool: int, depthwise: bool) -> tuple[int, int, int]:
     """(blocks of channels, pixels, images that share a table) for maps of so many pixels."""
     wide = tiles.accumulators()
     if depthwise:
