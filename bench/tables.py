@@ -2,8 +2,8 @@
 
     python bench/tables.py [RESULTS.json ...] [--write]
 
-Prints the tables. With --write it puts those of whole networks into README.md and all into docs/speed.md, between the lines
-<!-- bench: begin --> and <!-- bench: end -->, and draws docs/throughput.png.
+Prints the tables. With --write it puts those of whole networks into README.md and all into docs/speed.md, between the
+lines <!-- bench: begin --> and <!-- bench: end -->, and draws docs/throughput.png.
 """
 
 import argparse

@@ -49,8 +49,8 @@ def bench(
     """Measure how many images a second this machine trains on and infers.
 
     Checks each backend's results first. Then all run by turns, many short slices each, with PyTorch at its best setting
-    and, for inference, ONNX Runtime beside them: figures are medians, the spread is the middle half of the samples. Compiling and transfer are shown
-    apart.
+    and, for inference, ONNX Runtime beside them: figures are medians, the spread is the middle half of the samples.
+    Compiling and transfer are shown apart.
     """
     import gpucnn.backends
     from gpucnn import throughput

@@ -65,8 +65,9 @@ class Plans:
     # ---- predictions -------------------------------------------------------------------------------------------------
 
     def predict(self, model: "Model", images, batch_size: int, finish: Finish) -> np.ndarray:
-        """The outputs of `model` on images that check_images has passed but for their values, `finish` applied: (N, ...)
-        on the host.
+        """What `finish` makes of the outputs of `model`, (N, ...) on the host.
+
+        check_images has passed the images but for their values.
         """
         if self._last_change is not last_change():
             self._look_for_changes(model)

@@ -39,6 +39,7 @@ def test_the_slowest_is_named_for_each_peer():
         return {"peer": peer, "ratio": ratio, "model": "mlp", "job": "inference", "batch": batch}
 
     assert slowest([row("pytorch", 2.0, 1), row("pytorch", 0.5, 8), row("onnxruntime", 0.75, 8)]) == [
-        "times PyTorch: 0.50 (mlp inference, batch 8) where it is least, 2.00 (mlp inference, batch 1) where it is most",
+        "times PyTorch: 0.50 (mlp inference, batch 8) where it is least, "
+        "2.00 (mlp inference, batch 1) where it is most",
         "times ONNX Runtime: 0.75 (mlp inference, batch 8) where it is least",
     ]

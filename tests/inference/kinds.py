@@ -28,23 +28,49 @@ def _depthwise(filters: int, channels: int, stride: int = 1) -> list:
 # name -> (the layers, the images' shape)
 KINDS = {
     "3x3": lambda: (
-        [L.Conv2d(20, 3, activation="relu"), L.Conv2d(32, 3, activation="relu"), L.MaxPool2d(2), L.Flatten()]
-        + [L.Dense(40, activation="relu"), L.Dense(10)],
+        [
+            L.Conv2d(20, 3, activation="relu"),
+            L.Conv2d(32, 3, activation="relu"),
+            L.MaxPool2d(2),
+            L.Flatten(),
+            L.Dense(40, activation="relu"),
+            L.Dense(10),
+        ],
         (1, 14, 14),
     ),
     "3x3, each pooled": lambda: (
-        [L.Conv2d(16, 3, activation="relu", padding=1), L.MaxPool2d(2), L.Conv2d(24, 3, padding="same"), L.ReLU()]
-        + [L.MaxPool2d(2), L.Flatten(), L.Dense(10)],
+        [
+            L.Conv2d(16, 3, activation="relu", padding=1),
+            L.MaxPool2d(2),
+            L.Conv2d(24, 3, padding="same"),
+            L.ReLU(),
+            L.MaxPool2d(2),
+            L.Flatten(),
+            L.Dense(10),
+        ],
         (3, 13, 12),
     ),
     "5x5": lambda: (
-        [L.Conv2d(6, 5, activation="relu"), L.MaxPool2d(2), L.Conv2d(16, 5, activation="relu"), L.MaxPool2d(2)]
-        + [L.Flatten(), L.Dense(20, activation="relu"), L.Dense(7)],
+        [
+            L.Conv2d(6, 5, activation="relu"),
+            L.MaxPool2d(2),
+            L.Conv2d(16, 5, activation="relu"),
+            L.MaxPool2d(2),
+            L.Flatten(),
+            L.Dense(20, activation="relu"),
+            L.Dense(7),
+        ],
         (3, 20, 20),
     ),
     "depthwise separable": lambda: (
-        [L.Conv2d(20, 3, padding=1, bias=False), L.BatchNorm(activation="relu"), *_depthwise(40, 20, 2)]
-        + [*_depthwise(33, 40), L.GlobalAvgPool2d(), L.Dense(5)],
+        [
+            L.Conv2d(20, 3, padding=1, bias=False),
+            L.BatchNorm(activation="relu"),
+            *_depthwise(40, 20, 2),
+            *_depthwise(33, 40),
+            L.GlobalAvgPool2d(),
+            L.Dense(5),
+        ],
         (3, 12, 12),
     ),
     "depthwise first": lambda: (
@@ -52,18 +78,39 @@ KINDS = {
         (3, 9, 9),
     ),
     "groups": lambda: (
-        [L.Conv2d(24, 3, padding=1, groups=2), L.BatchNorm(), L.Conv2d(32, 3, groups=4, activation="relu")]
-        + [L.Conv2d(64, 1, groups=2), L.GlobalAvgPool2d(), L.Dense(3)],
+        [
+            L.Conv2d(24, 3, padding=1, groups=2),
+            L.BatchNorm(),
+            L.Conv2d(32, 3, groups=4, activation="relu"),
+            L.Conv2d(64, 1, groups=2),
+            L.GlobalAvgPool2d(),
+            L.Dense(3),
+        ],
         (4, 8, 8),
     ),
     "1D": lambda: (
-        [L.Conv1d(16, 7, padding=3, activation="relu"), L.MaxPool1d(2), L.Conv1d(32, 5, padding=2), L.ReLU()]
-        + [L.MaxPool1d(4), L.Conv1d(33, 3, dilation=2), L.GlobalAvgPool1d(), L.Dense(6)],
+        [
+            L.Conv1d(16, 7, padding=3, activation="relu"),
+            L.MaxPool1d(2),
+            L.Conv1d(32, 5, padding=2),
+            L.ReLU(),
+            L.MaxPool1d(4),
+            L.Conv1d(33, 3, dilation=2),
+            L.GlobalAvgPool1d(),
+            L.Dense(6),
+        ],
         (2, 150),
     ),
     "3D": lambda: (
-        [L.Conv3d(8, 3, padding=1, activation="relu"), L.MaxPool3d(2), L.Conv3d(17, 3, padding=1)]
-        + [L.BatchNorm(activation="relu"), L.MaxPool3d(2), L.Flatten(), L.Dense(5)],
+        [
+            L.Conv3d(8, 3, padding=1, activation="relu"),
+            L.MaxPool3d(2),
+            L.Conv3d(17, 3, padding=1),
+            L.BatchNorm(activation="relu"),
+            L.MaxPool3d(2),
+            L.Flatten(),
+            L.Dense(5),
+        ],
         (1, 8, 9, 8),
     ),
     "MLP": lambda: (
@@ -72,14 +119,31 @@ KINDS = {
     ),
     "flat": lambda: ([L.Dense(17, activation="tanh"), L.BatchNorm(), L.Dense(3)], (21,)),
     "VGG": lambda: (
-        [L.Conv2d(16, 3, padding=1, bias=False), L.BatchNorm(activation="relu"), L.Conv2d(16, 3, padding=1, bias=False)]
-        + [L.BatchNorm(activation="relu"), L.MaxPool2d(2), L.Conv2d(48, 3, padding=1, bias=False)]
-        + [L.BatchNorm(activation="relu"), L.MaxPool2d(2), L.Flatten(), L.Dense(10)],
+        [
+            L.Conv2d(16, 3, padding=1, bias=False),
+            L.BatchNorm(activation="relu"),
+            L.Conv2d(16, 3, padding=1, bias=False),
+            L.BatchNorm(activation="relu"),
+            L.MaxPool2d(2),
+            L.Conv2d(48, 3, padding=1, bias=False),
+            L.BatchNorm(activation="relu"),
+            L.MaxPool2d(2),
+            L.Flatten(),
+            L.Dense(10),
+        ],
         (3, 16, 16),
     ),
     "ResNet": lambda: (
-        [L.Conv2d(16, 3, padding=1, bias=False), L.BatchNorm(activation="relu"), _block(16), _block(32, 2)]
-        + [_block(32), _block(64, 2), L.GlobalAvgPool2d(), L.Dense(10)],
+        [
+            L.Conv2d(16, 3, padding=1, bias=False),
+            L.BatchNorm(activation="relu"),
+            _block(16),
+            _block(32, 2),
+            _block(32),
+            _block(64, 2),
+            L.GlobalAvgPool2d(),
+            L.Dense(10),
+        ],
         (3, 12, 12),
     ),
     "64x64": lambda: (
@@ -91,41 +155,53 @@ KINDS = {
             L.Conv2d(20, 3, padding=1, activation="relu"),
             L.Upsample(2),
             L.Conv2d(8, 3, padding=1, padding_mode="reflect"),
-        ]
-        + [L.Upsample(size=(13, 11), mode="linear"), L.Conv2d(2, 1)],
+            L.Upsample(size=(13, 11), mode="linear"),
+            L.Conv2d(2, 1),
+        ],
         (3, 5, 6),
     ),
     "transposed": lambda: (
         [
             L.Conv2d(20, 3, stride=2, padding=1, activation="relu"),
             L.ConvTranspose2d(18, 3, stride=2, padding=1, activation="relu"),
-        ]
-        + [
             L.ConvTranspose2d(4, 4, stride=2, padding=1, groups=2),
             L.ConvTranspose2d(3, 2, stride=3, bias=False, activation="relu"),
         ],
         (3, 7, 8),
     ),
     "group norm": lambda: (
-        [L.Conv2d(24, 3, padding=1), L.GroupNorm(3, activation="relu"), L.Conv2d(32, 3), L.LayerNorm(), L.ReLU()]
-        + [L.GroupNorm(32, affine=False), L.GlobalAvgPool2d(), L.LayerNorm(), L.Dense(4)],
+        [
+            L.Conv2d(24, 3, padding=1),
+            L.GroupNorm(3, activation="relu"),
+            L.Conv2d(32, 3),
+            L.LayerNorm(),
+            L.ReLU(),
+            L.GroupNorm(32, affine=False),
+            L.GlobalAvgPool2d(),
+            L.LayerNorm(),
+            L.Dense(4),
+        ],
         (3, 9, 9),
     ),
     "concat": lambda: (
         [
             L.Conv2d(12, 3, padding=1),
             L.Concat(L.Conv2d(5, 1), L.Conv2d(16, 3, padding=1, activation="relu"), L.Sequential()),
-        ]
-        + [
             L.BatchNorm(activation="relu"),
             L.Concat(L.MaxPool2d(3, stride=1, padding=1), L.AvgPool2d(3, stride=1, padding=1)),
-        ]
-        + [L.AdaptiveAvgPool2d((3, 2)), L.Flatten(), L.Dropout(0.5), L.Dense(4)],
+            L.AdaptiveAvgPool2d((3, 2)),
+            L.Flatten(),
+            L.Dropout(0.5),
+            L.Dense(4),
+        ],
         (3, 8, 7),
     ),
     "activations": lambda: (
-        [L.Conv2d(17, 3, activation="gelu"), L.Conv2d(16, 3, activation="silu"), L.LeakyReLU(0.2), L.AvgPool2d(2)]
-        + [
+        [
+            L.Conv2d(17, 3, activation="gelu"),
+            L.Conv2d(16, 3, activation="silu"),
+            L.LeakyReLU(0.2),
+            L.AvgPool2d(2),
             L.Conv2d(4, 1, activation="sigmoid"),
             L.Tanh(),
             L.Softmax(),
@@ -139,8 +215,10 @@ KINDS = {
         [
             L.Residual(L.Conv2d(3, 3, padding=1), activation=None),
             L.Residual(L.Sequential(L.BatchNorm(), L.ReLU()), activation="tanh"),
-        ]
-        + [L.Residual(L.Sequential(), activation="relu"), L.Conv2d(5, 2, stride=2), L.MaxPool2d(2, ceil_mode=True)],
+            L.Residual(L.Sequential(), activation="relu"),
+            L.Conv2d(5, 2, stride=2),
+            L.MaxPool2d(2, ceil_mode=True),
+        ],
         (3, 9, 9),
     ),
     "nothing": lambda: ([L.Flatten()], (3, 4, 5)),

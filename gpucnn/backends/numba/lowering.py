@@ -198,7 +198,6 @@ class Lowered:
                 self._released.add(id(node))
                 self._free.setdefault(value.geometry, []).append(value.memory)
 
-    @functools.cache
     def _final_readers(self, node: Node) -> tuple[Node, ...]:
         found = []
         for reader in self._readers[id(node)]:
