@@ -20,10 +20,10 @@ from gpucnn.kernels.numba.addresses import (
     stack_of,
     vector_at,
 )
-from gpucnn.kernels.numba.channel_tiles import broadcast_of, lanewise_of, places_of, rows_of, turn, turning_of
+from gpucnn.kernels.numba.channel_tiles import CONSTANTS, broadcast_of, lanewise_of, rows_of, turn, turning_of
 from gpucnn.kernels.numba.compiler import inner
 from gpucnn.kernels.numba.native import native
-from gpucnn.kernels.numba.simd import LANES, add, divide, fma, multiply, splat, sqrt, subtract, where_greater
+from gpucnn.kernels.numba.simd import LANES, add, divide, splat, sqrt
 
 ZERO, ONE = np.float32(0), np.float32(1)
 
@@ -31,10 +31,11 @@ ZERO, ONE = np.float32(0), np.float32(1)
 (
     X,  # the first image's values, as the first channel of the convolution's group sees them
     X_IMAGE,  # from one image to the next
-    OFFSETS,  # int32 of each term
-    TERMS,
-    WEIGHTS,  # (tile, term, vectors, 16) as `pack` lays them, or the rows as they lie
-    PLACES,  # int32 of each pixel: where its first tap would be
+    TERMS,  # two int32 of each term: what it adds to a pixel's place, and where its weights are in a tile's
+    TILE_TERMS,  # two int32 of each tile of pixels: its first term, and how many it has
+    WEIGHTS,  # (tile of channels, term, vectors, 16) as `pack` lays them, or the rows as they lie
+    WEIGHTS_TILE,  # from one tile's weights to the next
+    PLACES,  # int32 of each pixel, or of several that are side by side: where its first tap would be
     RESULTS,  # int32 of each pixel, or window of pooling: where it is put
     TILES,  # how many tiles of pixels a group of images has
     IMAGES,
@@ -59,13 +60,9 @@ ZERO, ONE = np.float32(0), np.float32(1)
     VECTOR_PARTS,
     OUTPUTS,
     ROW,  # bytes from one output's weights to the next, where they are read as they lie
+    COUNT,  # terms, where they are the same for all
     X_BLOCK,  # from what one block of outputs sees to what the next sees: 0 unless depthwise
-    SLOTS,
-) = range(32)
-# Vectors that `constants` puts.
-CONSTANTS = 5
-# Blocks of outputs that `dense_of` computes at once, so that the one's sums run while the other's weights are turned.
-TURNED = 2
+) = range(33)
 
 
 @inner
@@ -83,96 +80,68 @@ def constants(a, i, room):
 
 
 @inner
-def finished(a, v, room, addend):
-    """A sum after bias, batch norm, addition and ReLU."""
-    zero = splat(ZERO)
-    v = add(add(v, vector_at(room)), zero)
-    if slot(a, MEAN):
-        v = multiply(subtract(v, vector_at(room + VECTOR)), vector_at(room + 2 * VECTOR))
-        v = fma(vector_at(room + 3 * VECTOR), v, vector_at(room + 4 * VECTOR))
-    if slot(a, ADDEND):
-        v = add(v, vector_at(addend))
-    if slot(a, RELU):
-        v = where_greater(v, zero, v, zero)
-    return v
-
-
-@inner
-def finish_tile(a, vectors, pixels, sums, known, image, first, tile):
-    """What follows a tile of sums, and its place in y; `first` is its first block of channels."""
-    pool, zero = slot(a, POOL), splat(ZERO)
-    results = slot(a, RESULTS) + tile * pixels // pool * 4
+def ends_of(a, known, image, first, tile, pixels):
+    """What a tile is told of its end: see channel_tiles.py."""
+    other = slot(a, ADDEND)
+    if other:
+        other += image * slot(a, ADDEND_IMAGE) + first * slot(a, ADDEND_BLOCK)
+    y = slot(a, Y) + image * slot(a, Y_IMAGE) + first * slot(a, Y_BLOCK)
+    results = slot(a, RESULTS) + tile * pixels // slot(a, POOL) * 4
     addends = slot(a, ADDEND_PLACES) + tile * pixels * 4
-    for i in range(vectors):
-        y = slot(a, Y) + image * slot(a, Y_IMAGE) + (first + i) * slot(a, Y_BLOCK)
-        addend = slot(a, ADDEND) + image * slot(a, ADDEND_IMAGE) + (first + i) * slot(a, ADDEND_BLOCK)
-        room = known + i * CONSTANTS * VECTOR
-        if pool == 1:
-            for j in range(pixels):
-                other = addend + offset_at(addends + j * 4) if slot(a, ADDEND) else addend
-                v = finished(a, vector_at(sums + (i * pixels + j) * VECTOR), room, other)
-                put_vector(y + offset_at(results + j * 4), v)
-        else:
-            best = zero
-            for j in range(pixels):
-                other = addend + offset_at(addends + j * 4) if slot(a, ADDEND) else addend
-                v = finished(a, vector_at(sums + (i * pixels + j) * VECTOR), room, other)
-                best = where_greater(v, best, v, best) if j % pool else v
-                if j % pool == pool - 1:
-                    put_vector(y + offset_at(results + j // pool * 4), best)
+    about = known, slot(a, MEAN), slot(a, RELU), slot(a, POOL)
+    return *about, y, slot(a, Y_BLOCK), results, other, slot(a, ADDEND_BLOCK), addends
 
 
 @functools.cache
-def conv_of(vectors: int, pixels: int, depthwise: bool = False):
-    """The kernel with tiles of `vectors` blocks of channels by `pixels` pixels."""
-    run = lanewise_of(pixels) if depthwise else broadcast_of(vectors, pixels)
-    sums_room, constants_room, places = stack_of(vectors * pixels), stack_of(CONSTANTS * vectors), places_of(pixels)
+def conv_of(vectors: int, places: int, together: int = 1, apart: int = 0, depthwise: bool = False):
+    """The kernel with tiles of `vectors` blocks of channels by `places * together` pixels, see channel_tiles.py."""
+    run = lanewise_of(places) if depthwise else broadcast_of(vectors, places, together, apart)
+    room, pixels = stack_of(CONSTANTS * vectors), places * together
+    several = f" by {together} pixels {apart} bytes apart" if together > 1 else ""
 
-    @native(f"{'depthwise ' if depthwise else ''}conv {vectors}x{pixels} of 16 channels")
+    @native(f"{'depthwise ' if depthwise else ''}conv {vectors}x{places}{several} of 16 channels")
     def conv(a, unit):
         rest, part = unit // slot(a, PIXEL_PARTS), unit % slot(a, PIXEL_PARTS)
         group, chunk = rest // slot(a, VECTOR_PARTS), rest % slot(a, VECTOR_PARTS)
         number = (slot(a, VECTORS) + vectors - 1) // vectors
         image = min(group * slot(a, GROUP), slot(a, IMAGES) - slot(a, GROUP))
-        x = slot(a, X) + image * slot(a, X_IMAGE)
-        sums, known = sums_room(), constants_room()
+        x, known = slot(a, X) + image * slot(a, X_IMAGE), room()
+        first_tile = slot(a, TILES) * part // slot(a, PIXEL_PARTS)
+        last_tile = slot(a, TILES) * (part + 1) // slot(a, PIXEL_PARTS)
         for n in range(number * chunk // slot(a, VECTOR_PARTS), number * (chunk + 1) // slot(a, VECTOR_PARTS)):
             first = min(n * vectors, slot(a, VECTORS) - vectors)
             for i in range(vectors):
                 constants(a, first + i, known + i * CONSTANTS * VECTOR)
-            weights = slot(a, WEIGHTS) + n * slot(a, TERMS) * vectors * VECTOR
+            weights = slot(a, WEIGHTS) + n * slot(a, WEIGHTS_TILE)
             seen = x + first * slot(a, X_BLOCK)
-            tiles = slot(a, TILES)
-            for tile in range(tiles * part // slot(a, PIXEL_PARTS), tiles * (part + 1) // slot(a, PIXEL_PARTS)):
-                seen_by = places(seen, slot(a, PLACES) + tile * pixels * 4)
-                run(slot(a, TERMS), slot(a, OFFSETS), weights, seen_by, sums)
-                finish_tile(a, vectors, pixels, sums, known, image, first, tile)
+            for tile in range(first_tile, last_tile):
+                terms = slot(a, TILE_TERMS) + tile * 8
+                ends = ends_of(a, known, image, first, tile, pixels)
+                table = slot(a, PLACES) + tile * places * 4
+                run(offset_at(terms + 4), slot(a, TERMS) + offset_at(terms) * 8, weights, seen, table, ends)
 
     return conv
 
 
 @functools.cache
-def dense_of(images: int):
+def dense_of(groups: int, images: int):
     """The kernel for few images with one position each, `images` at a time: the weights are read as they lie.
 
-    A unit is `TURNED` blocks of outputs for all images.
+    A unit is `groups` blocks of outputs for all images: one's sums run while the other's weights are turned.
     """
-    run, rows, places = turning_of(TURNED, images), rows_of(TURNED * LANES), places_of(images)
-    sums_room, constants_room = stack_of(TURNED * images), stack_of(CONSTANTS * TURNED)
+    run, rows, room = turning_of(groups, images), rows_of(groups * LANES), stack_of(CONSTANTS * groups)
 
-    @native(f"dense for {images} images")
+    @native(f"dense of {groups} blocks for {images} images")
     def dense(a, unit):
-        sums, known = sums_room(), constants_room()
-        first = unit * TURNED
+        known = room()
+        first = min(unit * groups, slot(a, VECTORS) - groups)
+        for i in range(groups):
+            constants(a, first + i, known + i * CONSTANTS * VECTOR)
         last = slot(a, WEIGHTS) + (slot(a, OUTPUTS) - 1) * slot(a, ROW)
         weights = rows(slot(a, WEIGHTS) + first * LANES * slot(a, ROW), slot(a, ROW), last)
-        there = min(TURNED, slot(a, VECTORS) - first)
-        for i in range(there):
-            constants(a, first + i, known + i * CONSTANTS * VECTOR)
         for tile in range(slot(a, TILES)):
-            seen_by = places(slot(a, X), slot(a, PLACES) + tile * images * 4)
-            run(slot(a, TERMS), slot(a, OFFSETS), weights, seen_by, sums)
-            finish_tile(a, there, images, sums, known, 0, first, tile)
+            ends = ends_of(a, known, 0, first, tile, images)
+            run(slot(a, COUNT), slot(a, TERMS), weights, slot(a, X), slot(a, PLACES) + tile * images * 4, ends)
 
     return dense
 
