@@ -111,9 +111,17 @@ def _overrides(name: str, value: Any, ancestors: tuple[type, ...]) -> bool:
     return name in _FAR_REACHING or any(name in vars(ancestor) for ancestor in ancestors if ancestor is not object)
 
 
-def changed_setting(part: Recordable, before: dict[str, Any]) -> str | None:
-    """The first attribute of `part` that is no longer what vars(part) held `before`, as "Class.name"."""
-    now = vars(part)
+def attributes(part: Any) -> dict[str, Any]:
+    """A copy of vars(part); of an object without one, its slots that are set."""
+    if hasattr(part, "__dict__"):
+        return dict(vars(part))
+    slots = (slot for kind in type(part).__mro__ for slot in getattr(kind, "__slots__", ()))
+    return {slot: getattr(part, slot) for slot in slots if hasattr(part, slot)}
+
+
+def changed_setting(part: Any, before: dict[str, Any]) -> str | None:
+    """The first attribute of `part` that is no longer what attributes(part) held `before`, as "Class.name"."""
+    now = attributes(part)
     for name in {**before, **now}:
         if name not in now or name not in before:
             return f"{type(part).__name__}.{name}"

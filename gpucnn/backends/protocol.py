@@ -26,8 +26,8 @@ from gpucnn.inference import Unplannable
 from gpucnn.resampling import AxisTaps, Taps, adaptive_average, adaptive_maximum
 
 if TYPE_CHECKING:
-    from gpucnn.inference.plans import Plan
-    from gpucnn.inference.trace import Graph
+    from gpucnn.inference import Plan
+    from gpucnn.inference.graph import Graph
 
 Array = Any
 
@@ -131,7 +131,7 @@ class Backend(ABC):
         return 256
 
     def plan(self, graph: "Graph", count: int, preparation: Augmentation, image_shape: tuple[int, ...]) -> "Plan":
-        """A plan (gpucnn.inference.plans) that computes a traced network on `count` images, prepared first.
+        """A plan that computes a traced network on `count` images, prepared first.
 
         Raises Unplannable where the backend has none, or none for an operation: then layers compute it.
         """

@@ -32,9 +32,9 @@ def check_images(images, input_shape: tuple[int, ...], dtype=np.float32, *, fini
     if not finite:
         return images
     for start in range(0, len(images), 4096):  # in parts: a mask of everything would cost a quarter of the data again
-        finite = np.isfinite(images[start : start + 4096])
-        if not finite.all():
-            _refuse_not_finite(start + int(np.argmin(finite.reshape(len(finite), -1).all(axis=1))))
+        good = np.isfinite(images[start : start + 4096])
+        if not good.all():
+            _refuse_not_finite(start + int(np.argmin(good.reshape(len(good), -1).all(axis=1))))
     return images
 
 

@@ -12,11 +12,11 @@ from gpucnn.backends import get_backend
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import CheckpointError, ConfigurationError
-from gpucnn.inference.plans import Plans, softmax, values
 from gpucnn.initializers import draw
 from gpucnn.layers.base import Backward, Layer, Mode, Parameter, Statistic, label
 from gpucnn.models.heads import CLASSIFIER, REGRESSOR
 from gpucnn.models.inputs import check_images
+from gpucnn.models.plans import Plans, softmax, values
 from gpucnn.recordable import Recordable
 
 # Every parameter starts at a multiple of 16 floats, 64 bytes, so that kernels may load vectors from its start. The gaps

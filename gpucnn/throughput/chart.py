@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gpucnn import figures
 from gpucnn.storage import write_file
-from gpucnn.throughput.report import best_rows, label
+from gpucnn.throughput.report import PEERS, best_rows, label
 
 SUFFIXES = (".png", ".svg", ".pdf")
 # Peers are gray; the others have the colors of all pictures.
@@ -55,6 +55,10 @@ def draw(report: dict, path) -> None:
     content = io.BytesIO()
     figure.savefig(content, format=Path(path).suffix.lower().lstrip("."), dpi=130)
     write_file(path, content.getvalue())
+
+
+def _is_peer(name: str) -> bool:
+    return name.startswith(tuple(PEERS.values()))
 
 
 def _panel(axes, panel: tuple[str, str], rows: list[dict], names: list[str], contender, colors: dict) -> None:

@@ -96,7 +96,7 @@ def prepare(case: Case, backend: Backend) -> Prepared:
     transferred = backend.elapsed(transfer)
     # Kernels are compiled by the host, so its clock tells how long that took.
     started = perf_counter()
-    call = _training(model, data) if case.job == "training" else _inference(model, images, case.batch)
+    call = _inference(model, images, case.batch) if data is None else _training(model, data)
     call()
     backend.synchronize()
     first = perf_counter() - started

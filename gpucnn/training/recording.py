@@ -13,7 +13,7 @@ import numpy as np
 
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.layers.base import Parameter, Statistic
-from gpucnn.recordable import Recordable, changed_setting, is_recordable, last_change
+from gpucnn.recordable import Recordable, attributes, changed_setting, is_recordable, last_change
 
 # After so many changes of settings during training, steps are no longer recorded.
 _MOST_CHANGES = 3
@@ -62,7 +62,7 @@ class RecordedStep:
     # ---- settings: a recording keeps the numbers it was made with ---------------------------------------------------
 
     def _remember(self) -> None:
-        self._settings = [(part, dict(vars(part))) for part in self._parts()] if self._recording else []
+        self._settings = [(part, attributes(part)) for part in self._parts()] if self._recording else []
         self._last_change = last_change()
 
     def _notice_changes(self) -> None:

@@ -12,8 +12,7 @@ from gpucnn import Trainer
 from gpucnn import layers as L
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
-from gpucnn.inference import plans
-from gpucnn.models import Model
+from gpucnn.models import Model, plans
 from tests.inference.kinds import KINDS, made, settle
 from tests.inference.random_networks import random_network
 

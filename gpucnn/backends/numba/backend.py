@@ -17,6 +17,7 @@ from gpucnn.backends.numba.resampling import NumbaResampling
 
 
 class NumbaBackend(
+    NumbaInference,
     NumbaImages,
     NumbaConv,
     NumbaDense,
@@ -30,6 +31,5 @@ class NumbaBackend(
     NumbaChannels,
     NumbaResampling,
     NumbaRandom,
-    NumbaInference,
 ):
     """See the protocol for what each method does."""

@@ -16,7 +16,7 @@ from gpucnn.backends.numba.sums import OPERATIONS, Sum, Sums, borders, is_depthw
 from gpucnn.backends.spatial import positions_per_band, window3d
 from gpucnn.geometry import pool_counts
 from gpucnn.inference import Unplannable
-from gpucnn.inference.trace import Graph, Node
+from gpucnn.inference.graph import Graph, Node
 from gpucnn.kernels.numba import channel_group_norm
 from gpucnn.kernels.numba import channel_maps as maps
 from gpucnn.kernels.numba.simd import LANES
@@ -131,7 +131,7 @@ class Lowered(Sums):
                 self._free.setdefault(value.geometry, []).append(value.memory)
 
     def _final_readers(self, node: Node) -> tuple[Node, ...]:
-        found = []
+        found: list[Node] = []
         for reader in self._readers[id(node)]:
             if reader.operation == "reshape" and self._is_free(reader):
                 found += self._final_readers(reader)
@@ -261,7 +261,7 @@ class Lowered(Sums):
 
     def _resample(self, node: Node, y: Blocks) -> list[tuple]:
         axis = node.settings["axis"] + 3 - (len(node.shape) - 1)
-        first, position, weight, start = as_arrays(node.settings["table"])
+        first, position, weight, start = as_arrays(node.settings["taps"])
         arrays = [self.program.keep(np.ascontiguousarray(a)) for a in (first, position, weight, start)]
         self.cycles += y.images * y.blocks * y.positions * 20
         return self._map(maps.resample, node, y, [axis, *arrays])

@@ -78,11 +78,11 @@ def arrange(
     found = None
     for tile, group in itertools.product(fitting, sorted(groups)):
         size = max(pool, tile.together)
-        taps = inside.reshape(-1, size, inside.shape[1]).any(axis=1)
+        taps = np.any(inside.reshape(-1, size, inside.shape[1]), axis=1)
         for order in _orders(taps, group):
             number = -(-len(order) * size // tile.pixels)
             cells = order[np.minimum(np.arange(number * (tile.pixels // size)), len(order) - 1)].reshape(number, -1)
-            seen = taps[cells % len(taps)].any(axis=1)
+            seen = np.any(taps[cells % len(taps)], axis=1)
             one = int(seen.sum()) * channels * tile.step + number * tile.end
             cycles = -(-images // group) * -(-blocks // tile.vectors) * one
             if found is None or cycles < found.cycles:

@@ -8,37 +8,24 @@ they see every change of weights; a change of settings, or of place, makes them 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array
-from gpucnn.inference import Unplannable
-from gpucnn.inference.trace import Graph, trace
+from gpucnn.inference import Plan, Unplannable
+from gpucnn.inference.graph import Graph
+from gpucnn.inference.trace import trace
 from gpucnn.models.inputs import check_images
-from gpucnn.recordable import changed_setting, is_recordable, last_change
-
-if TYPE_CHECKING:
-    from gpucnn.models.model import Model
+from gpucnn.recordable import attributes, changed_setting, is_recordable, last_change
 
 Finish = Callable[[Batch], Batch]
+Model = Any  # gpucnn.models.Model, whose module imports this one
 
 # So many plans, and so much of their memory, a model keeps at most while nobody uses them.
 _KEPT, _KEPT_BYTES = 8, 256 << 20
 _alone = threading.RLock()
-
-
-class Plan(Protocol):
-    """What computes the outputs of a fixed count of images."""
-
-    bytes: int
-
-    def run(self, images: np.ndarray, outputs: np.ndarray, again: bool) -> bool:
-        """outputs (count, *output_shape) from images (count, *image_shape), both contiguous.
-
-        `again`: the weights are those of this plan's last run. Returns whether all values of the images are finite.
-        """
 
 
 class Plans:
@@ -64,7 +51,7 @@ class Plans:
 
     # ---- predictions -------------------------------------------------------------------------------------------------
 
-    def predict(self, model: "Model", images, batch_size: int, finish: Finish) -> np.ndarray:
+    def predict(self, model: Model, images, batch_size: int, finish: Finish) -> np.ndarray:
         """What `finish` makes of the outputs of `model`, (N, ...) on the host.
 
         check_images has passed the images but for their values.
@@ -81,15 +68,15 @@ class Plans:
         images = check_images(images, model.image_shape, model.backend.dtype)
         return _unplanned(model, images, batch_size, finish)
 
-    def _planned(self, model: "Model", images, batch_size: int, graph: Graph, which) -> np.ndarray:
+    def _planned(self, model: Model, images, batch_size: int, graph: Graph, which) -> np.ndarray:
         backend, count, graphs = model.backend, len(images), self._graphs
         most = min(batch_size, backend.images_at_once(graph))
         outputs = np.empty((count, *graph.nodes[-1].shape), backend.dtype)
         if count <= most:
-            parts = [(count, (0,))]
+            parts = [(count, range(1))]
         else:
             size = -(-count // -(-count // most))
-            parts = [(size, range(0, count - size + 1, size)), (count % size, (count - count % size,))]
+            parts = [(size, range(0, count - size + 1, size)), (count % size, range(count - count % size, count, size))]
         for length, starts in parts:
             if not length:
                 continue
@@ -106,7 +93,7 @@ class Plans:
             self._give_back(key, plan, graphs)
         return outputs
 
-    def _look_for_changes(self, model: "Model") -> None:
+    def _look_for_changes(self, model: Model) -> None:
         """Forget everything if a setting of the model or one of its layers has changed."""
         with self._lock:
             latest, parts = last_change(), [model, *model.layer.walk(), *model.parameters, *model.running]
@@ -116,11 +103,11 @@ class Plans:
             )
             if not same:
                 self._forget()
-                self._settings = [(part, dict(vars(part))) for part in parts]
+                self._settings = [(part, attributes(part)) for part in parts]
                 self._plannable = all(map(is_recordable, [model, *model.layer.walk()]))
             self._last_change = latest
 
-    def _find(self, model: "Model", finish: Finish, which) -> Graph | None:
+    def _find(self, model: Model, finish: Finish, which) -> Graph | None:
         """What the model computes; None where only its layers know."""
         with _alone:
             graphs, graph = self._graphs, None
@@ -147,7 +134,7 @@ class Plans:
             self._bytes -= plan.bytes
             return plan
 
-    def _make(self, model: "Model", graph: Graph, count: int) -> Plan:
+    def _make(self, model: Model, graph: Graph, count: int) -> Plan:
         with _alone:
             return model.backend.plan(graph, count, model.preparation, model.image_shape)
 
@@ -190,7 +177,7 @@ def _which(finish: Finish):
     return function if function is not None and function.__module__ == "gpucnn.losses" else None
 
 
-def _owned_by(model: "Model") -> Callable[[Array], bool]:
+def _owned_by(model: Model) -> Callable[[Array], bool]:
     """Whether an array is a part of the model's weights or statistics that kernels may read in whole vectors."""
     ranges = [(_address(flat), flat.nbytes) for flat in (model.values, model.statistics)]
 
@@ -209,7 +196,7 @@ def _address(array: Array) -> int:
     return array.__array_interface__["data"][0]
 
 
-def _unplanned(model: "Model", images, batch_size: int, finish: Finish) -> np.ndarray:
+def _unplanned(model: Model, images, batch_size: int, finish: Finish) -> np.ndarray:
     """Layer by layer, one call at a time: layers read the mode, and a backend records what any thread launches."""
     with _alone:
         training, model.mode.training = model.mode.training, False
