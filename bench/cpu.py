@@ -10,7 +10,7 @@ import sys
 
 from gpucnn.backends import get_backend
 from gpucnn.throughput import Case, bench
-from gpucnn.throughput.report import disturbance
+from gpucnn.throughput.report import PEERS, disturbance
 from record import record
 
 # The target of each case: a ratio to PyTorch's throughput
@@ -61,8 +61,8 @@ def show(report: dict) -> None:
     for row in report["ratios"]:
         case = Case(row["model"], row["job"], row["batch"])
         low, high = row["quartiles"]
-        details = f"{low:.2f} to {high:.2f}; {row['variant']}"
-        print(f"{case!s:34} {row['ratio']:5.2f} times PyTorch ({details}); target {CASES.get(case)}")
+        about = f"{low:.2f} to {high:.2f}; {row['variant']}"
+        print(f"{case!s:34} {row['ratio']:5.2f} times {PEERS[row['peer']]} ({about}); target {CASES.get(case)}")
     print(disturbance(report["results"]))
     for note in report["notes"]:
         print(f"note: {note}")

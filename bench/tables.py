@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from gpucnn.throughput.chart import draw
-from gpucnn.throughput.report import best_rows, label
+from gpucnn.throughput.report import PEERS, best_rows, label
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -87,32 +87,30 @@ def where(machine: dict, report: dict) -> str:
 
 def networks(report: dict) -> str:
     """One line per case and backend."""
-    key = ("model", "job", "batch", "backend", "math", "threads")
+    about = ("model", "job", "batch", "backend", "math", "threads")
     ratios = {
-        tuple(r[name] for name in key): r for r in reversed(report["ratios"])
+        (*(r[name] for name in about), r.get("peer", "pytorch")): r for r in reversed(report["ratios"])
     }  # the first of a case, against strict float32, wins
     rows = best_rows(report)
-    best = {(r["model"], r["job"], r["batch"], r["threads"]): r for r in rows if r["backend"] == "pytorch"}
+    best = {(r["model"], r["job"], r["batch"], r["threads"], r["backend"]): r for r in rows if r["backend"] in PEERS}
+    peers = [peer for peer in PEERS if any(key[-1] == peer for key in best)]
     lines = []
     for row in rows:
-        if row["backend"] == "pytorch":
+        if row["backend"] in PEERS:
             continue
-        ratio = ratios.get(tuple(row[name] for name in key))
-        theirs = best.get((row["model"], row["job"], row["batch"], row["threads"]))
-        fraction = row["peak_fraction"]
-        lines.append(
-            [
-                row["model"],
-                row["job"],
-                row["batch"],
-                label(row),
-                f"{row['images_per_second']:,.0f}",
-                "" if fraction is None else f"{fraction:.0%}",
-                f"{theirs['images_per_second']:,.0f} ({ratio['variant']})" if ratio and theirs else "",
-                f"**{ratio['ratio']:.2f}**" if ratio else "",
-            ]
-        )
-    head = ["network", "job", "batch", "backend", "images/s", "of the peak", "PyTorch images/s (its best)", "ratio"]
+        cells = []
+        for peer in peers:
+            met = ratios.get((*(row[name] for name in about), peer))
+            theirs = best.get((row["model"], row["job"], row["batch"], row["threads"], peer))
+            variant = f" ({met['variant']})" if met and peer == "pytorch" else ""
+            cells.append(f"{theirs['images_per_second']:,.0f}{variant}" if met and theirs else "")
+            cells.append(f"**{met['ratio']:.2f}**" if met else "")
+        part = row["peak_fraction"]
+        about_row = [row["model"], row["job"], row["batch"], label(row), f"{row['images_per_second']:,.0f}"]
+        lines.append([*about_row, "" if part is None else f"{part:.0%}", *cells])
+    head = ["network", "job", "batch", "backend", "images/s", "of the peak"]
+    for peer in peers:
+        head += [f"{PEERS[peer]} images/s" + " (its best)" * (peer == "pytorch"), "ratio"]
     return markdown(head, lines)
 
 

@@ -53,6 +53,8 @@ _OUTSIDE_A_STEP = frozenset(
 # These change what other methods do, whether or not a base class defines them.
 _FAR_REACHING = ("__getattribute__", "__getattr__", "__setattr__")
 
+_PLAIN = (bool, int, float, str, bytes, type(None), tuple, list)
+
 # Replaced whenever an attribute of a Recordable is set: a recording holds the numbers that it was made with.
 _latest_change = [object()]
 
@@ -107,3 +109,23 @@ def _overrides(name: str, value: Any, ancestors: tuple[type, ...]) -> bool:
     if name in _OUTSIDE_A_STEP or not (callable(value) or hasattr(value, "__get__")):
         return False
     return name in _FAR_REACHING or any(name in vars(ancestor) for ancestor in ancestors if ancestor is not object)
+
+
+def attributes(part: Any) -> dict[str, Any]:
+    """A copy of vars(part); of an object without one, its slots that are set."""
+    if hasattr(part, "__dict__"):
+        return dict(vars(part))
+    slots = (slot for kind in type(part).__mro__ for slot in getattr(kind, "__slots__", ()))
+    return {slot: getattr(part, slot) for slot in slots if hasattr(part, slot)}
+
+
+def changed_setting(part: Any, before: dict[str, Any]) -> str | None:
+    """The first attribute of `part` that is no longer what attributes(part) held `before`, as "Class.name"."""
+    now = attributes(part)
+    for name in {**before, **now}:
+        if name not in now or name not in before:
+            return f"{type(part).__name__}.{name}"
+        value, old = now[name], before[name]
+        if value is not old and not (isinstance(value, _PLAIN) and type(value) is type(old) and value == old):
+            return f"{type(part).__name__}.{name}"
+    return None

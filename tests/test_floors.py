@@ -2,7 +2,7 @@
 
     0 errors, arguments, storage, schema, cache, interrupts, geometry, resampling, arithmetic, recordable; kernels, that
       import nothing of gpucnn
-    1 backends
+    1 inference, backends
     2 functional, layers, losses, optimizers, schedules, initializers
     3 models, data, gradients, figures
     4 training
@@ -33,6 +33,7 @@ FLOORS = {
     "resampling": 0,
     "arithmetic": 0,
     "kernels": 0,
+    "inference": 1,
     "backends": 1,
     "emulation": 1,
     "functional": 2,

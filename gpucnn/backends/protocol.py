@@ -14,7 +14,7 @@ Layers call nothing else, so they are independent of the device. Conventions of 
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,7 +22,12 @@ from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.memory import host_memory
 from gpucnn.geometry import Window
+from gpucnn.inference import Unplannable
 from gpucnn.resampling import AxisTaps, Taps, adaptive_average, adaptive_maximum
+
+if TYPE_CHECKING:
+    from gpucnn.inference import Plan
+    from gpucnn.inference.graph import Graph
 
 Array = Any
 
@@ -118,6 +123,21 @@ class Backend(ABC):
         A backend that cannot record, or whose `graph` is off, returns `step` itself. What `step` computes outside the
         backend's operations (a user-defined layer in plain array code) is repeated only if the backend can record it.
         """
+
+    def images_at_once(self, graph: "Graph") -> int:
+        """How many images a plan of a traced network should compute at most."""
+        if not self.graph:
+            raise Unplannable(f"backend {self.name} records nothing")
+        return 256
+
+    def plan(self, graph: "Graph", count: int, preparation: Augmentation, image_shape: tuple[int, ...]) -> "Plan":
+        """A plan that computes a traced network on `count` images, prepared first.
+
+        Raises Unplannable where the backend has none, or none for an operation: then layers compute it.
+        """
+        from gpucnn.inference.recorded import RecordedPlan
+
+        return RecordedPlan(self, graph, count, preparation, image_shape)
 
     @abstractmethod
     def synchronize(self) -> None:

@@ -36,7 +36,7 @@ def bench(
     ] = None,
     graph: options.Graph = True,
     pytorch: Annotated[
-        bool, typer.Option("--pytorch/--no-pytorch", help="Run PyTorch beside, if it is installed.")
+        bool, typer.Option("--pytorch/--no-pytorch", help="Run PyTorch and ONNX Runtime beside, if installed.")
     ] = True,
     quick: Annotated[
         bool, typer.Option("--quick", help="Seconds instead of minutes: fewer repetitions, no torch.compile.")
@@ -49,8 +49,8 @@ def bench(
     """Measure how many images a second this machine trains on and infers.
 
     Checks each backend's results first. Then all run by turns, many short slices each, with PyTorch at its best setting
-    beside them: figures are medians, the spread is the middle half of the samples. Compiling and transfer are shown
-    apart.
+    and, for inference, ONNX Runtime beside them: figures are medians, the spread is the middle half of the samples.
+    Compiling and transfer are shown apart.
     """
     import gpucnn.backends
     from gpucnn import throughput
@@ -104,14 +104,15 @@ def _wanted(row: dict, math: str | None) -> bool:
 
 
 def _print(report: dict) -> None:
-    from gpucnn.throughput.report import disturbance, label
+    from gpucnn.throughput.report import PEERS, disturbance, label, slowest
 
     about = ("model", "job", "batch", "backend", "math", "threads")
-    ratios = {tuple(row[name] for name in about): row["ratio"] for row in report["ratios"]}
+    ratios = {(*(row[name] for name in about), row["peer"]): row["ratio"] for row in report["ratios"]}
+    peers = [peer for peer in PEERS if any(row["peer"] == peer for row in report["ratios"])]
     rows = []
     clocks = any(row["device_milliseconds"] is not None for row in report["results"])
     for row in report["results"]:
-        ratio = ratios.get(tuple(row[name] for name in about))
+        key = tuple(row[name] for name in about)
         rows.append(
             [
                 row["model"],
@@ -125,14 +126,18 @@ def _print(report: dict) -> None:
                 f"{row['first_step_seconds']:.2f}",
                 f"{1e3 * row['transfer_seconds']:.1f}",
                 *([_milliseconds(row["device_milliseconds"])] if clocks else []),
-                f"{ratio:.2f}" if ratio and "variant" not in row else row.get("variant", ""),
+                *(f"{ratios[*key, peer]:.2f}" if (*key, peer) in ratios else "" for peer in peers),
+                row.get("variant", ""),
             ]
         )
     columns = dict.fromkeys(("model", "job"), "left") | {"batch": "right", "contender": "left"}
     columns |= dict.fromkeys(("threads", "images/s", "spread", "of peak", "first step s", "transfer ms"), "right")
     if clocks:
         columns["device ms"] = "right"
-    print_table("Throughput", columns | {"times PyTorch": "left"}, rows)
+    columns |= {f"times {PEERS[peer]}": "right" for peer in peers} | {"variant": "left"}
+    print_table("Throughput", columns, rows)
+    for sentence in slowest(report["ratios"]):
+        typer.echo(sentence)
     for threads, peak in report["peak_gflops"].items():
         out(f"peak: {peak:,.0f} GFLOP/s of multiply-adds on {threads} thread{'s' * (threads != '1')}, measured")
     out(disturbance(report["results"]))

@@ -58,7 +58,7 @@ class _Tensor:
         if not hasattr(type(self), name):
             known = (slot for kind in type(self).__mro__ for slot in getattr(kind, "__slots__", ()))
             raise AttributeError(f"a {type(self).__name__} has no {name!r}; it has {', '.join(known)}")
-        object.__setattr__(self, name, value)
+        Recordable.__setattr__(self, name, value)  # type: ignore[arg-type]  # plans of inference notice other arrays
 
 
 class Parameter(_Tensor):

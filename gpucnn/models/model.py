@@ -16,6 +16,7 @@ from gpucnn.initializers import draw
 from gpucnn.layers.base import Backward, Layer, Mode, Parameter, Statistic, label
 from gpucnn.models.heads import CLASSIFIER, REGRESSOR
 from gpucnn.models.inputs import check_images
+from gpucnn.models.plans import Plans, softmax, values
 from gpucnn.recordable import Recordable
 
 # Every parameter starts at a multiple of 16 floats, 64 bytes, so that kernels may load vectors from its start. The gaps
@@ -68,6 +69,7 @@ class Model(Recordable):
         self._collect()
         self.initialized = False
         self.backend: Any = None  # a Backend once placed
+        self._plans = Plans()
         self._bind(*(np.zeros(size, np.float32) for size in self._sizes()))
         for statistic in self.running:
             statistic.value[...] = statistic.initial
@@ -185,19 +187,12 @@ class Model(Recordable):
         batch_size = check.integer("batch_size", batch_size)
         if self.backend is None:
             self.place(get_backend())
-        backend = self.backend
-        images = check_images(images, self.image_shape, backend.dtype)
+        images = check_images(images, self.image_shape, self.backend.dtype, finite=False)
         if finish is not None and not callable(finish):
             raise check.refuse("finish", finish, "a function of a batch, or None")
         if finish is None:
-            finish = backend.softmax if self.head == CLASSIFIER else _identity
-        training, self.mode.training = self.mode.training, False
-        try:
-            parts = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
-            results = [backend.unpack(finish(self(part)[0])) for part in parts]
-        finally:
-            self.mode.training = training
-        return np.concatenate(results)
+            finish = softmax if self.head == CLASSIFIER else values
+        return self._plans.predict(self, images, batch_size, finish)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies on the host of all parameters, then all running statistics, by name."""
@@ -238,10 +233,6 @@ class Model(Recordable):
         for value in self.state_dict().values():
             digest.update(value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes())
         return digest.hexdigest()
-
-
-def _identity(outputs: Batch) -> Batch:
-    return outputs
 
 
 def _padded(part: Parameter | Statistic) -> int:

@@ -1,4 +1,5 @@
-"""Benchmarks: images per second in training and inference, on the backends of this machine and in PyTorch.
+"""Benchmarks: images per second in training and inference, on the backends of this machine and in PyTorch and ONNX
+Runtime.
 
     report = gpucnn.throughput.bench([Case("lenet5", "training", 64)], [gpucnn.get_backend("numba")])
 
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from gpucnn.backends.protocol import Backend
-from gpucnn.throughput import jobs, pytorch
+from gpucnn.throughput import jobs, onnx_runtime, pytorch
 from gpucnn.throughput.agreement import Referee, one_step
 from gpucnn.throughput.jobs import JOBS, Case
 from gpucnn.throughput.machine import machine
@@ -40,7 +41,8 @@ def bench(
     `patience`: how many times `seconds` a contender may run if other processes disturbed it. `peer` also runs PyTorch,
     if it is installed, with as many threads as each backend, or on the GPU for GPU backends; `compiled` tries
     torch.compile, which takes minutes, as long as time.perf_counter() is below `deadline`; `tf32` also runs PyTorch
-    with TF32 on a GPU, with separate ratios. `say` is called with a line of progress.
+    with TF32 on a GPU, with separate ratios. ONNX Runtime joins in inference on the CPU if it is installed. `say` is
+    called with a line of progress.
 
     Returns a dict that can be written as JSON:
     machine; peak_gflops, by thread count; notes, sentences;
@@ -48,16 +50,17 @@ def bench(
     quartiles (of that), spread (their distance over the median), milliseconds per step, device_milliseconds (the same
     steps by the GPU's clock, between events; None on a CPU), peak_fraction (None on a GPU),
     transfer_seconds, first_step_seconds (including compilation, or loading from the cache), error (of one step, against
-    float64, relative to the step), and sample counts; PyTorch's rows have `variant`, the best one, and `variants`, the
-    rates of all;
-    ratios: model, job, batch, backend, math, threads, variant, ratio to PyTorch's throughput, its quartiles, rounds.
+    float64, relative to the step; ONNX Runtime's of its outputs), and sample counts; peers' rows have `variant`, and
+    PyTorch's `variants`, the rates of all;
+    ratios: model, job, batch, backend, math, threads, peer, variant, ratio to the peer's throughput, its quartiles,
+    rounds.
 
     Raises BackendError if a contender's results are wrong: then nothing is timed.
     """
     notes: list[str] = []
-    if peer and not pytorch.installed():
-        peer = False
-        notes.append("PyTorch is not installed: no ratios")
+    with_pytorch, with_onnx = peer and pytorch.installed(), peer and onnx_runtime.installed()
+    if peer and not with_pytorch:
+        notes.append("PyTorch is not installed: no ratios to it")
     measured = peaks(backend.threads for backend in backends)
     report: dict[str, Any] = {"machine": machine(), "peak_gflops": {}, "notes": notes, "results": [], "ratios": []}
     bursts: dict[int, list[Timing]] = {number: [] for number in measured}
@@ -68,11 +71,11 @@ def bench(
             say(f"{case}: {text}")
 
         say_of_case("checking")
-        errors = _check(case, backends, peer, checked)
+        errors = _check(case, backends, with_pytorch, checked)
         say_of_case("compiling or loading kernels")
         prepared = {_Key(b.name, b.math, b.threads): jobs.prepare(case, b) for b in backends}
         tried: dict[_Key, dict] = {}
-        for device, threads in _peers(backends) if peer else ():
+        for device, threads in _peers(backends) if with_pytorch else ():
             kept, rates, failed = pytorch.trial(
                 case,
                 device,
@@ -88,6 +91,10 @@ def bench(
                 key = _Key("pytorch", "fast", threads, variant.describe(case.job))
                 prepared[key] = ready
                 tried[key] = rates
+        if with_onnx and case.job == "inference":
+            for threads in dict.fromkeys(b.threads for b in backends if b.threads):
+                key = _Key("onnxruntime", "fast", threads, "ONNX Runtime")
+                prepared[key], errors[key[:3]] = onnx_runtime.prepare(case, threads)
         say_of_case(f"timing {len(prepared)} contenders")
         contenders = {key: ready.contender for key, ready in prepared.items()}
         timings = interleave(contenders | {n: p.contender for n, p in measured.items()}, seconds, patience=patience)
@@ -103,7 +110,7 @@ def bench(
 
 
 class _Key(NamedTuple):
-    """A contender of a case; `variant` is PyTorch's."""
+    """A contender of a case; peers have a `variant`."""
 
     backend: str
     math: str
@@ -167,10 +174,11 @@ def _ratios(case: Case, timings: dict, rows: dict[_Key, dict]) -> list[dict]:
     for key, row in rows.items():
         if key.variant:
             continue
-        labels = {name: row[name] for name in ("model", "job", "batch", "backend", "math", "threads")}
-        for tf32 in (False, True):
-            theirs = [k for k in rows if k.variant and k.threads == key.threads and k.variant.endswith("TF32") == tf32]
+        about = {name: row[name] for name in ("model", "job", "batch", "backend", "math", "threads")}
+        for peer, tf32 in (("pytorch", False), ("pytorch", True), ("onnxruntime", False)):
+            theirs = [k for k in rows if (k.backend, k.threads) == (peer, key.threads)]
+            theirs = [k for k in theirs if k.variant.endswith("TF32") == tf32]
             if theirs:
                 best = max(theirs, key=lambda k: rows[k]["images_per_second"])
-                ratios.append({**labels, "variant": best.variant, **ratio(timings[key], timings[best])})
+                ratios.append({**about, "peer": peer, "variant": best.variant, **ratio(timings[key], timings[best])})
     return ratios

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from gpucnn import figures
 from gpucnn.storage import write_file
-from gpucnn.throughput.report import best_rows, label
+from gpucnn.throughput.report import PEERS, best_rows, label
 
 SUFFIXES = (".png", ".svg", ".pdf")
-# PyTorch is gray; the others have the colors of all pictures.
+# Peers are gray; the others have the colors of all pictures.
 _PEERS = ("#8c8c8c", "#bdbdbd", "#5c5c5c")
 
 
@@ -29,10 +29,10 @@ def draw(report: dict, path) -> None:
         return f"{label(row)}, {row['threads']} thread{'s' * (row['threads'] > 1)}"
 
     names = list(dict.fromkeys(map(contender, rows)))
-    names.sort(key=lambda name: name.startswith("PyTorch"))
+    names.sort(key=_is_peer)
     colors: dict[str, str] = {}
     for palette, peer in ((figures.COLOURS, False), (_PEERS, True)):
-        group = [name for name in names if name.startswith("PyTorch") == peer]
+        group = [name for name in names if _is_peer(name) == peer]
         colors |= {name: palette[i % len(palette)] for i, name in enumerate(group)}
     panels = list(dict.fromkeys((row["model"], row["job"]) for row in rows))
     bars = {panel: [row for row in rows if (row["model"], row["job"]) == panel] for panel in panels}
@@ -55,6 +55,10 @@ def draw(report: dict, path) -> None:
     content = io.BytesIO()
     figure.savefig(content, format=Path(path).suffix.lower().lstrip("."), dpi=130)
     write_file(path, content.getvalue())
+
+
+def _is_peer(name: str) -> bool:
+    return name.startswith(tuple(PEERS.values()))
 
 
 def _panel(axes, panel: tuple[str, str], rows: list[dict], names: list[str], contender, colors: dict) -> None:

@@ -1,12 +1,12 @@
-"""What is timed of ours: the training step and the forward pass, just as training and inference run them.
+"""What is timed of ours: the training step and `Model.predict`, just as users run them.
 
-The images lie on the device; each step gathers its batch there, in another order each time, and is recorded after the
-first. Inference ends with the class scores in (N, classes) order: on the host where the backend computes there.
+In training the images are on the device; each step gathers its batch there, in another order each time, and is recorded
+after the first. Inference goes from one array on the host to another.
 """
 
+import itertools
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 
@@ -84,20 +84,19 @@ class Prepared:
 
 def prepare(case: Case, backend: Backend) -> Prepared:
     """Our side of a case on one backend; runs the first repetition."""
-    make = _training if case.job == "training" else _inference
     images, labels = case.data()
     model, data = case.build(), None
 
     def transfer() -> None:
         nonlocal data
         model.place(backend)
-        data = Resident(backend, images, labels, case.batch)
+        if case.job == "training":
+            data = Resident(backend, images, labels, case.batch)
 
     transferred = backend.elapsed(transfer)
     # Kernels are compiled by the host, so its clock tells how long that took.
     started = perf_counter()
-    assert data is not None
-    call = make(model, data)
+    call = _inference(model, images, case.batch) if data is None else _training(model, data)
     call()
     backend.synchronize()
     first = perf_counter() - started
@@ -122,31 +121,6 @@ def _training(model: Model, data: Resident):
     return call
 
 
-def _inference(model: Model, data: Resident):
-    backend = data.backend
-    repeats: dict[int, Any] = {}  # by the count of images, as are the logits
-    logits: dict[int, Any] = {}
-
-    def run(count: int) -> None:
-        def work() -> None:
-            logits[count], _ = model(backend.load_images(data.images, data.indices, count))
-
-        if count in repeats:
-            repeats[count]()
-        else:
-            repeats[count] = backend.capture(work)
-
-    batches = data.batches(np.arange(data.count))
-    on_host = backend.xp is np
-    number = 0
-
-    def call():
-        nonlocal number
-        model.mode.training = False
-        indices = batches[number % len(batches)]
-        number += 1
-        data.choose(indices)
-        run(len(indices))
-        return backend.unpack(logits[len(indices)]) if on_host else logits[len(indices)]
-
-    return call
+def _inference(model: Model, images: np.ndarray, batch: int):
+    turn = itertools.cycle(images.reshape(-1, batch, *images.shape[1:]))
+    return lambda: model.predict(next(turn), batch)

@@ -5,7 +5,17 @@ import importlib.metadata
 import os
 import platform
 
-_LIBRARIES = ("numpy", "numba", "llvmlite", "cupy-cuda12x", "cupy-cuda13x", "cuda-core", "numba-cuda", "torch")
+_LIBRARIES = (
+    "numpy",
+    "numba",
+    "llvmlite",
+    "cupy-cuda12x",
+    "cupy-cuda13x",
+    "cuda-core",
+    "numba-cuda",
+    "torch",
+    "onnxruntime",
+)
 
 
 def machine() -> dict:

@@ -138,7 +138,9 @@ def prepare(case: Case, variant: Variant, device: str, threads: int) -> Prepared
     started = perf_counter()
     memory = torch.channels_last if variant.layout == "channels_last" else torch.contiguous_format
     network = network.to(device, memory_format=memory).train(training)
-    inputs = [part.to(device, memory_format=memory) for part in torch.from_numpy(images).split(case.batch)]
+    # Ours predicts from an array on the host to another: so does PyTorch, which needs no copy for that on the CPU.
+    where = device if training else "cpu"
+    inputs = [part.to(where, memory_format=memory) for part in torch.from_numpy(images).split(case.batch)]
     targets = list(torch.from_numpy(labels).long().to(device).split(case.batch))
     wait = _waiter(device)
     wait()
@@ -187,20 +189,30 @@ def _training_step(network, inputs: list, targets: list, variant: Variant) -> Ca
 
 
 def _inference_step(network, inputs: list, targets: list, variant: Variant) -> Callable[[], Any]:
+    device = targets[0].device
+
     def scores(x):
         return network(x)
 
-    return _by_turns(_compiled(scores, variant), [(x,) for x in inputs], variant)
+    step = _compiled(scores, variant)
+    if device.type == "cpu":
+        return _by_turns(step, [(x,) for x in inputs], variant)
+    if not variant.graph:
+        return _by_turns(lambda x: step(x.to(device)).cpu(), [(x,) for x in inputs], variant)
+    return _by_turns(step, [(x,) for x in inputs], variant, device)
 
 
-def _by_turns(step: Callable, batches: list[tuple], variant: Variant) -> Callable[[], Any]:
-    """A function that does `step` on the next batch each time it is called."""
+def _by_turns(step: Callable, batches: list[tuple], variant: Variant, device=None) -> Callable[[], Any]:
+    """A function that does `step` on the next batch each time it is called.
+
+    With a `device` the batches are on the host, and a graph's results are brought there.
+    """
     turn = itertools.cycle(batches)
     if not variant.graph:
         return lambda: step(*next(turn))
     import torch
 
-    fixed = tuple(tensor.clone() for tensor in batches[0])
+    fixed = tuple(tensor.clone() if device is None else tensor.to(device) for tensor in batches[0])
     beside = torch.cuda.Stream()
     beside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(beside):
@@ -209,12 +221,13 @@ def _by_turns(step: Callable, batches: list[tuple], variant: Variant) -> Callabl
     torch.cuda.current_stream().wait_stream(beside)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        step(*fixed)
+        result = step(*fixed)
 
     def replay():
         for place, tensor in zip(fixed, next(turn), strict=True):
             place.copy_(tensor)
         graph.replay()
+        return result if device is None else result.cpu()
 
     return replay
 

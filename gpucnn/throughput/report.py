@@ -1,8 +1,10 @@
 """What tables and charts have in common when they show a report."""
 
+PEERS = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime"}
+
 
 def best_rows(report: dict) -> list[dict]:
-    """The results of a report with PyTorch at its best variant only."""
+    """The results of a report with each peer at its best variant only."""
     rows: dict[tuple, dict] = {}
     for row in report["results"]:
         key = tuple(row[name] for name in ("model", "job", "batch", "backend", "math", "threads"))
@@ -12,8 +14,19 @@ def best_rows(report: dict) -> list[dict]:
 
 
 def label(row: dict) -> str:
-    """A contender's name: "numba exact", "numpy fast", "PyTorch"."""
-    return "PyTorch" if row["backend"] == "pytorch" else f"{row['backend']} {row['math']}"
+    """A contender's name: "numba exact", "numpy fast", "PyTorch", "ONNX Runtime"."""
+    return PEERS.get(row["backend"]) or f"{row['backend']} {row['math']}"
+
+
+def slowest(ratios: list[dict]) -> list[str]:
+    """A sentence for each peer: where we are slowest beside it, and where fastest."""
+    found = []
+    for peer, name in PEERS.items():
+        met = sorted((row for row in ratios if row["peer"] == peer and row.get("ratio")), key=lambda row: row["ratio"])
+        if met:
+            worst, best = (f"{r['ratio']:.2f} ({r['model']} {r['job']}, batch {r['batch']})" for r in (met[0], met[-1]))
+            found.append(f"times {name}: {worst} where it is least" + (f", {best} where it is most" if met[1:] else ""))
+    return found
 
 
 def disturbance(rows: list[dict]) -> str:

@@ -13,9 +13,8 @@ import numpy as np
 
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.layers.base import Parameter, Statistic
-from gpucnn.recordable import Recordable, is_recordable, last_change
+from gpucnn.recordable import Recordable, attributes, changed_setting, is_recordable, last_change
 
-_PLAIN = (bool, int, float, str, bytes, type(None), tuple, list)
 # After so many changes of settings during training, steps are no longer recorded.
 _MOST_CHANGES = 3
 
@@ -63,13 +62,13 @@ class RecordedStep:
     # ---- settings: a recording keeps the numbers it was made with ---------------------------------------------------
 
     def _remember(self) -> None:
-        self._settings = [(part, dict(vars(part))) for part in self._parts()] if self._recording else []
+        self._settings = [(part, attributes(part)) for part in self._parts()] if self._recording else []
         self._last_change = last_change()
 
     def _notice_changes(self) -> None:
         """Drop recordings made with settings that have changed since, by a schedule or callback perhaps."""
         self._last_change = last_change()
-        changed = next(filter(None, (_changed(part, before) for part, before in self._settings)), None)
+        changed = next(filter(None, (changed_setting(part, before) for part, before in self._settings)), None)
         if changed is None:
             return
         self._changes += bool(self._recordings)
@@ -130,18 +129,6 @@ class RecordedStep:
         self._recording = False
         self._recordings.clear()
         print(f"gpucnn: {reason}, so steps are launched one by one from now on; the weights are right", file=sys.stderr)
-
-
-def _changed(part: Recordable, before: dict[str, Any]) -> str | None:
-    """The first attribute that has changed."""
-    now = vars(part)
-    for name in {**before, **now}:
-        if name not in now or name not in before:
-            return f"{type(part).__name__}.{name}"
-        value, old = now[name], before[name]
-        if value is not old and not (isinstance(value, _PLAIN) and type(value) is type(old) and value == old):
-            return f"{type(part).__name__}.{name}"
-    return None
 
 
 def _arrays_in(place: str, value: Any, backend: Backend, seen: set[int]) -> Iterator[tuple[str, Array]]:

@@ -75,13 +75,12 @@ def test_training_steps_change_weights_and_go_through_the_batches(numpy_fast, mo
     assert sorted(i for batch in seen[:4] for i in batch) == list(range(1024))
 
 
-def test_inference_gives_the_scores_of_the_model(numpy_fast):
+def test_inference_is_predict_on_one_batch_after_the_other(numpy_fast):
     case = Case("lenet5", "inference", 8)
     call = jobs.prepare(case, numpy_fast).contender.call
     images, _ = case.data()
     model = case.build().place(numpy_fast)
-    expected, _ = model(images[8:16])  # the first batch was used up by preparing
-    assert np.array_equal(call(), numpy_fast.unpack(expected))
+    assert np.array_equal(call(), model.predict(images[8:16]))  # the first batch was used up by preparing
 
 
 # ---- the checks ----------------------------------------------------------------------------------------------------
@@ -203,8 +202,9 @@ def test_a_disturbed_measurement_says_so():
 
 def test_without_pytorch_a_note_says_so(numpy_fast, monkeypatch):
     monkeypatch.setattr("gpucnn.throughput.pytorch.installed", lambda: False)
-    result = bench([Case("lenet5", "inference", 1)], [numpy_fast], seconds=0.05)
-    assert result["ratios"] == [] and result["notes"] == ["PyTorch is not installed: no ratios"]
+    found = bench([Case("lenet5", "inference", 1)], [numpy_fast], seconds=0.05)
+    assert all(row["peer"] != "pytorch" for row in found["ratios"])
+    assert found["notes"] == ["PyTorch is not installed: no ratios to it"]
 
 
 # ---- one operation, and the operations of a step -------------------------------------------------------------------

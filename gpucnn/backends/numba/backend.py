@@ -7,6 +7,7 @@ from gpucnn.backends.numba.dense import NumbaDense
 from gpucnn.backends.numba.elementwise import NumbaElementwise
 from gpucnn.backends.numba.group_norm import NumbaGroupNorm
 from gpucnn.backends.numba.images import NumbaImages
+from gpucnn.backends.numba.inference import NumbaInference
 from gpucnn.backends.numba.loss import NumbaLoss
 from gpucnn.backends.numba.norm import NumbaNorm
 from gpucnn.backends.numba.optimizers import NumbaOptimizers
@@ -16,6 +17,7 @@ from gpucnn.backends.numba.resampling import NumbaResampling
 
 
 class NumbaBackend(
+    NumbaInference,
     NumbaImages,
     NumbaConv,
     NumbaDense,

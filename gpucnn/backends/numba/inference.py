@@ -1,0 +1,58 @@
+"""Plans of the CPU backend: a network as one program of native kernels."""
+
+import math
+
+import numpy as np
+
+from gpucnn.backends.augmentation import Augmentation
+from gpucnn.backends.numba.channel_blocks import aligned
+from gpucnn.backends.numba.lowering import Lowered
+from gpucnn.backends.spatial import three
+from gpucnn.inference.graph import Graph
+from gpucnn.kernels.numba import channel_maps as maps
+
+# The largest map with the next one should stay in the third cache, for all images at once.
+_MAP_BYTES = 4 << 20
+_MOST_IMAGES = 64
+
+
+class NumbaInference:
+    """Part of NumbaBackend."""
+
+    threads: int
+
+    def images_at_once(self, graph: Graph) -> int:
+        """How many images a plan should compute at most."""
+        return max(1, min(_MOST_IMAGES, _MAP_BYTES // (4 * graph.largest)))
+
+    def plan(self, graph: Graph, count: int, preparation: Augmentation, image_shape: tuple[int, ...]) -> "NativePlan":
+        """A plan for `count` images (C, *spatial) that are prepared first. Raises Unplannable."""
+        return NativePlan(graph, count, preparation, image_shape, self.threads)
+
+
+class NativePlan:
+    """See gpucnn.inference.Plan."""
+
+    def __init__(self, graph: Graph, count: int, preparation: Augmentation, image_shape: tuple[int, ...], threads: int):
+        lowered = Lowered(graph, count, threads)
+        self._program, source = lowered.program, lowered.source
+        self.bytes = lowered.bytes
+        channels, size = image_shape[0], three(image_shape[1:], 1)
+        strides = [4 * math.prod((channels, *size)[axis:]) for axis in range(4)]  # of image, channel, plane, row
+        for slot, stride in zip(range(maps.SOURCE_IMAGE, maps.SOURCE_ROW + 1), strides, strict=True):
+            source[slot] = stride
+        # A crop shows the middle.
+        room = [i - o for i, o in zip(size, three(graph.nodes[0].shape[1:], 1), strict=True)]
+        self._first = sum(r // 2 * stride for r, stride in zip(room, (*strides[2:], 4), strict=True))
+        if preparation.mean is not None:
+            for slot, numbers in zip((maps.MEAN, maps.FACTOR), preparation.constants(channels), strict=True):
+                constants = aligned(channels)
+                constants[...] = numbers
+                source[slot] = lowered.program.keep(constants)
+
+        self._sees_all = not any(room)
+
+    def run(self, images: np.ndarray, outputs: np.ndarray, again: bool) -> bool:
+        """outputs from images; the slots are this plan's, and one call has it at a time."""
+        finite = self._program.run(images, outputs, self._first, again)
+        return finite if self._sees_all else bool(np.isfinite(images).all())

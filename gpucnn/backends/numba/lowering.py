@@ -1,0 +1,300 @@
+"""From a traced network to a program of native kernels, for so many images.
+
+What follows a convolution or dense layer and has no other reader becomes the end of its tiles: batch norm, a residual
+addition, ReLU, pooling without overlap. Each value is rounded where it would be if it were stored in between, so the
+bits are the same.
+"""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from gpucnn.backends.numba.channel_blocks import Blocks, address, aligned
+from gpucnn.backends.numba.program import Program
+from gpucnn.backends.numba.sums import OPERATIONS, Sum, Sums, borders, is_depthwise
+from gpucnn.backends.spatial import positions_per_band, window3d
+from gpucnn.geometry import pool_counts
+from gpucnn.inference import Unplannable
+from gpucnn.inference.graph import Graph, Node
+from gpucnn.kernels.numba import channel_group_norm
+from gpucnn.kernels.numba import channel_maps as maps
+from gpucnn.kernels.numba.simd import LANES
+from gpucnn.resampling import as_arrays
+
+# Below so many cycles of one thread it pays to have one.
+_ALONE = 20_000
+
+
+class Lowered(Sums):
+    """`program`, with `source` and `target`: the slots of the calls that read the images and write the results.
+
+    Raises Unplannable for an operation without a kernel.
+    """
+
+    def __init__(self, graph: Graph, images: int, threads: int):
+        self.images, self.threads = images, threads
+        self.program = Program(threads)
+        self.cycles = 0.0
+        self._graph = graph
+        self._readers: dict[int, list[Node]] = {id(node): [] for node in graph.nodes}
+        for node in graph.nodes:
+            for before in dict.fromkeys(node.inputs):
+                self._readers[id(before)].append(node)
+        self._values: dict[int, Blocks] = {}
+        self._free: dict[tuple, list[np.ndarray]] = {}
+        self._packs: list[tuple] = []
+        self._stages = self._fuse()
+        self._plan_borders()
+        self._emit()
+        self.bytes = sum(array.nbytes for array in self.program._kept)
+        self.program.finish(self.source, self.target, alone=self.cycles < _ALONE)
+
+    # ---- which operations go together --------------------------------------------------------------------------------
+
+    def _fuse(self) -> list[Sum | Node]:
+        stages, computed, taken = [], set(), set()
+        result = self._graph.nodes[-1]
+        for node in self._graph.nodes:
+            if id(node) in taken:
+                continue
+            stage: Sum | Node = node
+            computed.add(id(node))
+            if node.operation in OPERATIONS:
+                stage = Sum(node)
+                while stage.last is not result and len(self._readers[id(stage.last)]) == 1:
+                    following = self._readers[id(stage.last)][0]
+                    if not stage.takes(following, computed, self.images):
+                        break
+                    taken.add(id(following))
+                    computed.add(id(following))
+            stages.append(stage)
+        return stages
+
+    def _value(self, node: Node) -> Blocks:
+        if id(node) not in self._values:
+            self._values[id(node)] = Blocks.of(self.images, node.shape)
+        return self._values[id(node)]
+
+    def _seen_through(self, node: Node) -> Node:
+        """The node whose values a dense layer reads: flattening moves nothing."""
+        while node.operation == "reshape" and len(node.shape) == 1:
+            node = node.inputs[0]
+        return node
+
+    def _plan_borders(self) -> None:
+        """How far convolutions look past each map, and whether the images may stay planar."""
+        planar = True
+        first = self._graph.nodes[0]
+        for stage in self._stages:
+            node = stage.node if isinstance(stage, Sum) else stage
+            if node.operation in OPERATIONS:
+                source = self._value(node.inputs[0])
+                source.reach(*borders(node, source.size))
+                planar = planar and not (node.operation == "conv" and node.inputs[0] is first and is_depthwise(node))
+            elif node.operation != "input" and not (node.operation == "reshape" and self._is_free(node)):
+                planar = planar and first not in node.inputs
+            if isinstance(stage, Sum) and stage.addend is first:
+                planar = False
+        if self._graph.nodes[-1] is first:
+            planar = False
+        self._value(first).planar = planar
+
+    def _is_free(self, node: Node) -> bool:
+        """Whether a reshape is only read by dense layers, which see through it."""
+        if len(node.shape) != 1 or node is self._graph.nodes[-1]:
+            return False
+        return all(
+            reader.operation == "dense" or (reader.operation == "reshape" and self._is_free(reader))
+            for reader in self._readers[id(node)]
+        )
+
+    # ---- memory ------------------------------------------------------------------------------------------------------
+
+    def _give(self, value: Blocks) -> None:
+        free = self._free.get(value.geometry)
+        if free:
+            value.allocate(free.pop())
+        else:
+            value.allocate()
+            assert value.memory is not None
+            self.program.keep(value.memory)
+
+    def _release(self, done: set[int]) -> None:
+        """Memory of values whose readers are all done serves others."""
+        for node in self._graph.nodes[:-1]:
+            value = self._values.get(id(node))
+            if value is None or value.memory is None or id(node) in self._released:
+                continue
+            if all(id(reader) in done for reader in self._final_readers(node)):
+                self._released.add(id(node))
+                self._free.setdefault(value.geometry, []).append(value.memory)
+
+    def _final_readers(self, node: Node) -> tuple[Node, ...]:
+        found: list[Node] = []
+        for reader in self._readers[id(node)]:
+            if reader.operation == "reshape" and self._is_free(reader):
+                found += self._final_readers(reader)
+            else:
+                found.append(reader)
+        return tuple(found)
+
+    # ---- calls -------------------------------------------------------------------------------------------------------
+
+    def _emit(self) -> None:
+        program, done = self.program, set()
+        self._released: set[int] = set()
+        for stage in self._stages:
+            node = stage.node if isinstance(stage, Sum) else stage
+            if node.operation == "reshape" and self._is_free(node):
+                continue
+            last = stage.last if isinstance(stage, Sum) else node
+            value = self._value(last)
+            self._give(value)
+            calls = self._calls_of(stage, value)
+            for kernel, slots, units in self._packs:
+                program.call(kernel, slots, units, once=True)
+            self._packs = []
+            program.begin()
+            for kernel, slots, units in calls:
+                made = program.call(kernel, slots, units)
+                if node.operation == "input":
+                    self.source = made
+            following: Node | None = last
+            while following is not None:
+                done.add(id(following))
+                if not isinstance(stage, Sum) or following is node:
+                    break
+                following = next(n for n in following.inputs if self._inside(stage, n))
+            self._release(done)
+        result = self._value(self._graph.nodes[-1])
+        program.begin()
+        slots = result.slots
+        size = math.prod(self._graph.nodes[-1].shape) * 4
+        self.target = program.call(
+            maps.store_images,
+            {**dict(enumerate(slots)), **self._sizes(result), maps.OWN + 1: size},
+            self.images,
+        )
+
+    def _inside(self, stage: Sum, node: Node) -> bool:
+        return node is not stage.addend
+
+    def _sizes(self, value: Blocks) -> dict[int, int]:
+        numbers = value.blocks, *value.size, value.channels
+        return dict(zip((maps.BLOCKS, maps.DEPTH, maps.HEIGHT, maps.WIDTH, maps.CHANNELS), numbers, strict=True))
+
+    def _calls_of(self, stage: Sum | Node, y: Blocks) -> list[tuple]:
+        if isinstance(stage, Sum):
+            return self._sum(stage, y)
+        name = "_" + stage.operation.replace(" ", "_")
+        if not hasattr(self, name):
+            raise Unplannable(stage.operation)
+        return getattr(self, name)(stage, y)
+
+    def _map(self, kernel, node: Node, y: Blocks, own: Iterable[int], units: int | None = None) -> list[tuple]:
+        """A call of a kernel of channel_maps."""
+        slots = dict(enumerate(self._value(node.inputs[0]).slots if node.inputs else []))
+        slots |= dict(enumerate(y.slots, maps.Y)) | self._sizes(y) | dict(enumerate(own, maps.OWN))
+        self.cycles += y.images * y.blocks * y.positions * 4
+        return [(kernel, slots, self.images * y.blocks if units is None else units)]
+
+    def _input(self, node: Node, y: Blocks) -> list[tuple]:
+        own = [y.lane, y.pixel]
+        return self._map(maps.load_images, node, y, own, self.images * y.channels)
+
+    def _reshape(self, node: Node, y: Blocks) -> list[tuple]:
+        x = self._value(node.inputs[0])
+        if len(node.shape) == 1:
+            calls = self._map(maps.flatten_of(False), node, y, [], self.images)
+            calls[0][1].update(self._sizes(x))
+        elif len(node.inputs[0].shape) == 1:
+            calls = self._map(maps.flatten_of(True), node, y, [], self.images)
+        else:
+            raise Unplannable("reshape of a map to a map")
+        return calls
+
+    def _elementwise(self, node: Node, y: Blocks) -> list[tuple]:
+        numbers = aligned(16)
+        numbers[: len(node.settings["numbers"])] = node.settings["numbers"]
+        if node.settings["name"] not in maps.VALUES or len(node.settings["numbers"]) > 1:
+            raise Unplannable(node.settings["name"])
+        if node.settings["name"] != "relu":
+            self.cycles += y.images * y.blocks * y.positions * 60
+        return self._map(maps.elementwise_of(node.settings["name"]), node, y, [self.program.keep(numbers)])
+
+    def _add(self, node: Node, y: Blocks) -> list[tuple]:
+        calls = self._map(maps.add_maps, node, y, [int(node.settings["relu"])])
+        calls[0][1].update(enumerate(self._value(node.inputs[1]).slots, maps.Z))
+        return calls
+
+    def _norm_arrays(self, node: Node) -> list[int]:
+        settings = node.settings
+        arrays = [address(settings[name]) for name in ("mean", "var", "gamma", "beta")]
+        return [*arrays, self.program.keep(_filled(settings["eps"]))]
+
+    def _batch_norm(self, node: Node, y: Blocks) -> list[tuple]:
+        return self._map(maps.batch_norm, node, y, [*self._norm_arrays(node), int(node.settings["relu"])])
+
+    def _add_bias(self, node: Node, y: Blocks) -> list[tuple]:
+        return self._map(maps.add_bias, node, y, [address(node.settings["bias"]), int(node.settings["relu"])])
+
+    def _pool(self, node: Node, y: Blocks, largest: bool, counts: int) -> list[tuple]:
+        w = window3d(node.settings["window"])
+        self.cycles += y.images * y.blocks * y.positions * (math.prod(w.kernel) * 3 + 10)
+        own = [*w.input, *w.kernel, *w.stride, *w.dilation, *w.before, counts]
+        return self._map(maps.pool_of(largest), node, y, own)
+
+    def _max_pool(self, node: Node, y: Blocks) -> list[tuple]:
+        return self._pool(node, y, True, 0)
+
+    def _average_pool(self, node: Node, y: Blocks) -> list[tuple]:
+        counts = pool_counts(node.settings["window"], node.settings["count_include_pad"])
+        numbers = aligned(y.positions)
+        numbers[...] = np.broadcast_to(counts, node.settings["window"].output).reshape(-1)
+        return self._pool(node, y, False, self.program.keep(numbers))
+
+    def _global_average_pool(self, node: Node, y: Blocks) -> list[tuple]:
+        x = self._value(node.inputs[0])
+        self.cycles += x.images * x.blocks * x.positions * 8
+        return self._map(maps.global_avg_pool, node, y, [*x.size, positions_per_band(node.inputs[0].shape[1:])])
+
+    def _resample(self, node: Node, y: Blocks) -> list[tuple]:
+        axis = node.settings["axis"] + 3 - (len(node.shape) - 1)
+        first, position, weight, start = as_arrays(node.settings["taps"])
+        arrays = [self.program.keep(np.ascontiguousarray(a)) for a in (first, position, weight, start)]
+        self.cycles += y.images * y.blocks * y.positions * 20
+        return self._map(maps.resample, node, y, [axis, *arrays])
+
+    def _concatenate(self, node: Node, y: Blocks) -> list[tuple]:
+        calls, at = [], 0
+        for part in node.inputs:
+            x = self._value(part)
+            slots = dict(enumerate(x.slots)) | dict(enumerate(y.slots, maps.Y)) | self._sizes(y)
+            calls.append(
+                (maps.copy_channels, slots | {maps.CHANNELS: x.channels, maps.OWN: 0, maps.OWN + 1: at}, self.images)
+            )
+            at += x.channels
+        # Two parts may share a block of channels, and with it no byte.
+        return calls
+
+    def _take_channels(self, node: Node, y: Blocks) -> list[tuple]:
+        return self._map(maps.copy_channels, node, y, [node.settings["first"], 0], self.images)
+
+    def _group_norm(self, node: Node, y: Blocks) -> list[tuple]:
+        settings = node.settings
+        gamma, beta = (0 if settings[name] is None else address(settings[name]) for name in ("gamma", "beta"))
+        own = settings["groups"], gamma, beta, self.program.keep(_filled(settings["eps"])), int(settings["relu"])
+        self.cycles += y.images * y.channels * y.positions * 10
+        return self._map(channel_group_norm.group_norm, node, y, own, self.images * settings["groups"])
+
+    def _softmax(self, node: Node, y: Blocks) -> list[tuple]:
+        self.cycles += y.images * y.positions * (y.blocks * 60 + y.channels * 4)
+        return self._map(maps.softmax, node, y, [], self.images)
+
+
+def _filled(number: float) -> np.ndarray:
+    """16 times a float32."""
+    vector = aligned(LANES)
+    vector[...] = np.float32(number)
+    return vector

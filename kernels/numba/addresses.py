@@ -1,0 +1,167 @@
+"""Memory by address, for kernels that find their arguments in a table instead of taking arrays.
+
+An address is an int64 and counts bytes. A native kernel takes `(arguments, unit)`: the address of a table of int64, the
+kernel's slots, and which unit of its work to do.
+"""
+
+from gpucnn.kernels.numba.simd import LANES, _i64, _index, _load, _store, _vec, _vec64, vec, vec64
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+VECTOR = 4 * LANES  # bytes
+_f32, _i32 = ir.FloatType(), ir.IntType(32)
+_callee = ir.FunctionType(ir.VoidType(), [_i64, _i64])
+
+
+def pointer(builder, address, kind=_f32):
+    """An LLVM pointer from an address."""
+    return builder.inttoptr(address, kind.as_pointer())
+
+
+@intrinsic
+def slot(typing, address, i):
+    """The int64 number i of the table at `address`."""
+
+    def generate(context, builder, s, v):
+        return builder.load(builder.gep(pointer(builder, v[0], _i64), [v[1]]))
+
+    return types.int64(types.int64, _index), generate
+
+
+@intrinsic
+def offset_at(typing, address):
+    """The int32 at `address`, as int64."""
+
+    def generate(context, builder, s, v):
+        return builder.sext(builder.load(pointer(builder, v[0], _i32)), _i64)
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def float_at(typing, address):
+    return types.float32(types.int64), lambda c, b, s, v: b.load(pointer(b, v[0]))
+
+
+@intrinsic
+def put_float(typing, address, x):
+    def generate(context, builder, s, v):
+        builder.store(v[1], pointer(builder, v[0]))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float32), generate
+
+
+@intrinsic
+def put_slot(typing, address, i, x):
+    """The int64 number i of the table at `address` becomes x."""
+
+    def generate(context, builder, s, v):
+        builder.store(v[2], builder.gep(pointer(builder, v[0], _i64), [v[1]]))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, _index, types.int64), generate
+
+
+@intrinsic
+def vector_at(typing, address):
+    """The 16 floats at `address`."""
+    return vec(types.int64), lambda c, b, s, v: _load(b, pointer(b, v[0]))
+
+
+@intrinsic
+def put_vector(typing, address, x):
+    def generate(context, builder, s, v):
+        _store(builder, pointer(builder, v[0]), v[1])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, vec), generate
+
+
+@intrinsic
+def vector64_at(typing, address):
+    """The 16 float64 at `address`."""
+
+    def generate(context, builder, s, v):
+        value = builder.load(pointer(builder, v[0], _vec64))
+        value.align = 8
+        return value
+
+    return vec64(types.int64), generate
+
+
+@intrinsic
+def put_vector64(typing, address, x):
+    def generate(context, builder, s, v):
+        builder.store(v[1], pointer(builder, v[0], _vec64)).align = 8
+        return context.get_dummy_value()
+
+    return types.void(types.int64, vec64), generate
+
+
+def mask_before(builder, count):
+    """<16 x i1>, set in the first `count` lanes."""
+    lanes = ir.VectorType(_i32, LANES)
+    some = builder.insert_element(ir.Constant(lanes, ir.Undefined), builder.trunc(count, _i32), _i32(0))
+    every = builder.shuffle_vector(some, some, ir.Constant(lanes, [0] * LANES))
+    return builder.icmp_signed("<", ir.Constant(lanes, list(range(LANES))), every)
+
+
+def masked_load(builder, place, mask):
+    """The floats at `place` in the lanes of the mask, +0 in the others."""
+    kind = ir.FunctionType(_vec, [_vec.as_pointer(), _i32, ir.VectorType(ir.IntType(1), LANES), _vec])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.masked.load.v16f32.p0")
+    arguments = builder.bitcast(place, _vec.as_pointer()), _i32(4), mask, ir.Constant(_vec, None)
+    return builder.call(function, arguments)
+
+
+def stack_of(vectors: int):
+    """`stack()`: the address of room for so many vectors in the frame of the function that calls it."""
+
+    @intrinsic
+    def stack(typing):
+        def generate(context, builder, s, v):
+            with builder.goto_entry_block():
+                room = builder.alloca(ir.ArrayType(_vec, vectors))
+                room.align = VECTOR
+            return builder.ptrtoint(room, _i64)
+
+        return types.int64(), generate
+
+    return stack
+
+
+# ---- what several threads share --------------------------------------------------------------------------------------
+
+
+@intrinsic
+def claim(typing, address):
+    """The int64 at `address`, which is one more afterwards, whoever else counts."""
+
+    def generate(context, builder, s, v):
+        return builder.atomic_rmw("add", pointer(builder, v[0], _i64), _i64(1), "seq_cst")
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def shared(typing, address):
+    """The int64 at `address`, and everything that was written before it."""
+
+    def generate(context, builder, s, v):
+        return builder.load_atomic(pointer(builder, v[0], _i64), "acquire", 8)
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def call(typing, function, arguments, unit):
+    """Call a native kernel by its address."""
+
+    def generate(context, builder, s, v):
+        builder.call(builder.inttoptr(v[0], _callee.as_pointer()), [v[1], v[2]])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate

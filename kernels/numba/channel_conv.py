@@ -1,0 +1,189 @@
+"""Convolution and dense layers with 16 output channels in a vector, and what follows them: batch norm, addition, ReLU,
+pooling.
+
+Activations are (image, block of channels, *spatial, 16), their channels in blocks of 16, with room for a border of
+zeros around each map, so that no tap needs a look at where it is. Sizes and places come as tables of byte offsets from
+an image's first value; the chain of each value is that of rule 2, term by term, and what follows rounds where rules 5
+and 7 round.
+"""
+
+import functools
+
+import numpy as np
+from gpucnn.kernels.numba.addresses import (
+    VECTOR,
+    float_at,
+    offset_at,
+    put_float,
+    put_vector,
+    slot,
+    stack_of,
+    vector_at,
+)
+from gpucnn.kernels.numba.channel_tiles import CONSTANTS, broadcast_of, lanewise_of, rows_of, turn, turning_of
+from gpucnn.kernels.numba.compiler import inner
+from gpucnn.kernels.numba.native import native
+from gpucnn.kernels.numba.simd import LANES, add, divide, splat, sqrt
+
+ZERO, ONE = np.float32(0), np.float32(1)
+
+# The slots of a convolution. Addresses and strides are in bytes; 0 for an address says that there is no such thing.
+(
+    X,  # the first image's values, as the first channel of the convolution's group sees them
+    X_IMAGE,  # from one image to the next
+    TERMS,  # two int32 of each term: what it adds to a pixel's place, and where its weights are in a tile's
+    TILE_TERMS,  # two int32 of each tile of pixels: its first term, and how many it has
+    WEIGHTS,  # (tile of channels, term, vectors, 16) as `pack` lays them, or the rows as they lie
+    WEIGHTS_TILE,  # from one tile's weights to the next
+    PLACES,  # int32 of each pixel, or of several that are side by side: where its first tap would be
+    RESULTS,  # int32 of each pixel, or window of pooling: where it is put
+    TILES,  # how many tiles of pixels a group of images has
+    IMAGES,
+    GROUP,  # images that the tables of pixels cover
+    Y,
+    Y_IMAGE,
+    Y_BLOCK,  # from one block of channels to the next
+    VECTORS,  # blocks of channels
+    BIAS,  # float32 of each channel, filled up to whole vectors, as the next four are
+    MEAN,
+    VARIANCE,
+    GAMMA,
+    BETA,
+    EPS,  # 16 times the same float32
+    ADDEND,  # another map of the result's shape before pooling
+    ADDEND_IMAGE,
+    ADDEND_BLOCK,
+    ADDEND_PLACES,
+    RELU,
+    POOL,  # how many pixels that follow one another make a window, 1 for no pooling
+    PIXEL_PARTS,
+    VECTOR_PARTS,
+    OUTPUTS,
+    ROW,  # bytes from one output's weights to the next, where they are read as they lie
+    COUNT,  # terms, where they are the same for all
+    X_BLOCK,  # from what one block of outputs sees to what the next sees: 0 unless depthwise
+) = range(33)
+
+
+@inner
+def constants(a, i, room):
+    """Bias, mean, 1 / sqrt(var + eps), gamma and beta of block i of channels, to `room`."""
+    at = i * VECTOR
+    put_vector(room, vector_at(slot(a, BIAS) + at) if slot(a, BIAS) else splat(ZERO))
+    if slot(a, MEAN):
+        put_vector(room + VECTOR, vector_at(slot(a, MEAN) + at))
+        eps = vector_at(slot(a, EPS))
+        inverse = divide(splat(ONE), sqrt(add(vector_at(slot(a, VARIANCE) + at), eps)))
+        put_vector(room + 2 * VECTOR, inverse)
+        put_vector(room + 3 * VECTOR, vector_at(slot(a, GAMMA) + at))
+        put_vector(room + 4 * VECTOR, vector_at(slot(a, BETA) + at))
+
+
+@inner
+def ends_of(a, known, image, first, tile, pixels):
+    """What a tile is told of its end: see channel_tiles.py."""
+    other = slot(a, ADDEND)
+    if other:
+        other += image * slot(a, ADDEND_IMAGE) + first * slot(a, ADDEND_BLOCK)
+    y = slot(a, Y) + image * slot(a, Y_IMAGE) + first * slot(a, Y_BLOCK)
+    results = slot(a, RESULTS) + tile * pixels // slot(a, POOL) * 4
+    addends = slot(a, ADDEND_PLACES) + tile * pixels * 4
+    about = known, slot(a, MEAN), slot(a, RELU), slot(a, POOL)
+    return *about, y, slot(a, Y_BLOCK), results, other, slot(a, ADDEND_BLOCK), addends
+
+
+@functools.cache
+def conv_of(vectors: int, places: int, together: int = 1, apart: int = 0, depthwise: bool = False):
+    """The kernel with tiles of `vectors` blocks of channels by `places * together` pixels, see channel_tiles.py."""
+    run = lanewise_of(places) if depthwise else broadcast_of(vectors, places, together, apart)
+    room, pixels = stack_of(CONSTANTS * vectors), places * together
+    several = f" by {together} pixels {apart} bytes apart" if together > 1 else ""
+
+    @native(f"{'depthwise ' if depthwise else ''}conv {vectors}x{places}{several} of 16 channels")
+    def conv(a, unit):
+        rest, part = unit // slot(a, PIXEL_PARTS), unit % slot(a, PIXEL_PARTS)
+        group, chunk = rest // slot(a, VECTOR_PARTS), rest % slot(a, VECTOR_PARTS)
+        number = (slot(a, VECTORS) + vectors - 1) // vectors
+        image = min(group * slot(a, GROUP), slot(a, IMAGES) - slot(a, GROUP))
+        x, known = slot(a, X) + image * slot(a, X_IMAGE), room()
+        first_tile = slot(a, TILES) * part // slot(a, PIXEL_PARTS)
+        last_tile = slot(a, TILES) * (part + 1) // slot(a, PIXEL_PARTS)
+        for n in range(number * chunk // slot(a, VECTOR_PARTS), number * (chunk + 1) // slot(a, VECTOR_PARTS)):
+            first = min(n * vectors, slot(a, VECTORS) - vectors)
+            for i in range(vectors):
+                constants(a, first + i, known + i * CONSTANTS * VECTOR)
+            weights = slot(a, WEIGHTS) + n * slot(a, WEIGHTS_TILE)
+            seen = x + first * slot(a, X_BLOCK)
+            for tile in range(first_tile, last_tile):
+                terms = slot(a, TILE_TERMS) + tile * 8
+                ends = ends_of(a, known, image, first, tile, pixels)
+                table = slot(a, PLACES) + tile * places * 4
+                run(offset_at(terms + 4), slot(a, TERMS) + offset_at(terms) * 8, weights, seen, table, ends)
+
+    return conv
+
+
+@functools.cache
+def dense_of(groups: int, images: int):
+    """The kernel for few images with one position each, `images` at a time: the weights are read as they lie.
+
+    A unit is `groups` blocks of outputs for all images: one's sums run while the other's weights are turned.
+    """
+    run, rows, room = turning_of(groups, images), rows_of(groups * LANES), stack_of(CONSTANTS * groups)
+
+    @native(f"dense of {groups} blocks for {images} images")
+    def dense(a, unit):
+        known = room()
+        first = min(unit * groups, slot(a, VECTORS) - groups)
+        for i in range(groups):
+            constants(a, first + i, known + i * CONSTANTS * VECTOR)
+        last = slot(a, WEIGHTS) + (slot(a, OUTPUTS) - 1) * slot(a, ROW)
+        weights = rows(slot(a, WEIGHTS) + first * LANES * slot(a, ROW), slot(a, ROW), last)
+        for tile in range(slot(a, TILES)):
+            ends = ends_of(a, known, 0, first, tile, images)
+            run(slot(a, COUNT), slot(a, TERMS), weights, slot(a, X), slot(a, PLACES) + tile * images * 4, ends)
+
+    return dense
+
+
+# The slots of `pack`, which lays weights out as a tile reads them.
+(
+    SOURCE,
+    SOURCE_ROW,  # bytes from one output's weights to the next
+    SOURCE_OUTPUTS,
+    SOURCE_TERMS,
+    TARGET,  # (tile, term, vectors, 16)
+    TILE_VECTORS,
+    ALL_VECTORS,
+    WHERE,  # int32 of each term: where in an output's weights it is, in bytes; 0 for one after the other
+    OWNERS,  # int32 of each term: the group of outputs that sees it, the others having weights of 0; 0 for all
+    OWN,  # outputs of a group
+    FIRST,  # the first output
+) = range(11)
+
+
+@native("pack weights for 16 channels")
+def pack(a, unit):
+    """Tile `unit`. Outputs that fill up a vector repeat the last one: nobody reads what becomes of them."""
+    vectors, terms, row = slot(a, TILE_VECTORS), slot(a, SOURCE_TERMS), slot(a, SOURCE_ROW)
+    first = min(unit * vectors, slot(a, ALL_VECTORS) - vectors)
+    last = slot(a, SOURCE) + (slot(a, SOURCE_OUTPUTS) - 1) * row
+    stride = vectors * VECTOR
+    for i in range(vectors):
+        source = slot(a, SOURCE) + (first + i) * LANES * row
+        target = slot(a, TARGET) + unit * terms * stride + i * VECTOR
+        if slot(a, WHERE) == 0:
+            for k in range(0, terms, LANES):
+                turn(pack_rows(source + k * 4, row, last + k * 4), min(LANES, terms - k), target + k * stride, stride)
+        else:
+            for k in range(terms):
+                where = offset_at(slot(a, WHERE) + k * 4)
+                for lane in range(LANES):
+                    own = slot(a, FIRST) + min((first + i) * LANES + lane, slot(a, SOURCE_OUTPUTS) - 1)
+                    value = ZERO
+                    if slot(a, OWNERS) == 0 or offset_at(slot(a, OWNERS) + k * 4) == own // slot(a, OWN):
+                        value = float_at(min(source + lane * row, last) + where)
+                    put_float(target + k * stride + lane * 4, value)
+
+
+pack_rows = rows_of(LANES)

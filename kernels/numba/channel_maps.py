@@ -1,0 +1,403 @@
+"""Everything beside convolutions on activations whose channels lie in blocks of 16 (see channel_conv.py).
+
+A map in the slots of a kernel is five of them: the address of the first value, and the bytes from one image, block of
+channels, plane and row to the next; pixels are 64 bytes apart. Each unit of work is one block of one image unless said
+otherwise. Lanes past the last channel hold anything.
+"""
+
+import functools
+
+import numpy as np
+from gpucnn.kernels.numba.addresses import (
+    VECTOR,
+    float_at,
+    offset_at,
+    put_float,
+    put_slot,
+    put_vector,
+    put_vector64,
+    slot,
+    stack_of,
+    vector64_at,
+    vector_at,
+)
+from gpucnn.kernels.numba.compiler import inner
+from gpucnn.kernels.numba.elementary import exp64, gelu64, sigmoid64, silu64, tanh64
+from gpucnn.kernels.numba.native import native
+from gpucnn.kernels.numba.simd import (
+    LANES,
+    add,
+    add64,
+    divide,
+    divide64,
+    fma,
+    multiply,
+    narrow,
+    splat,
+    splat64,
+    sqrt,
+    subtract,
+    where_greater,
+    widen,
+)
+
+ZERO, ONE = np.float32(0), np.float32(1)
+
+X, Y, Z = 0, 5, 10  # the slots of three maps
+BLOCKS, DEPTH, HEIGHT, WIDTH, CHANNELS = range(15, 20)  # of the result
+OWN = 20  # the first slot of a kernel's own
+
+
+@inner
+def block_of(a, number, unit):
+    """Address of block `unit` of all images' blocks in a map."""
+    blocks = slot(a, BLOCKS)
+    return slot(a, number) + unit // blocks * slot(a, number + 1) + unit % blocks * slot(a, number + 2)
+
+
+@inner
+def row_of(a, number, block, d, h):
+    return block + d * slot(a, number + 3) + h * slot(a, number + 4)
+
+
+# ---- one value from one value ----------------------------------------------------------------------------------------
+
+
+@inner
+def rectified(v):
+    return where_greater(v, splat(ZERO), v, splat(ZERO))
+
+
+@inner
+def rounded(v):
+    """A float64 as float32, +0 for -0."""
+    return add(narrow(v), splat(ZERO))
+
+
+VALUES = {
+    "relu": lambda x, slope: rectified(x),
+    "tanh": lambda x, slope: rounded(tanh64(widen(x))),
+    "sigmoid": lambda x, slope: narrow(sigmoid64(widen(x))),
+    "leaky_relu": lambda x, slope: where_greater(x, splat(ZERO), x, add(multiply(splat(slope), x), splat(ZERO))),
+    "gelu": lambda x, slope: rounded(gelu64(widen(x))),
+    "silu": lambda x, slope: rounded(silu64(widen(x))),
+}
+
+
+@functools.cache
+def elementwise_of(name: str):
+    """y = an activation of x; OWN holds the address of its setting, a float32."""
+    value = inner(VALUES[name])
+
+    @native(f"{name} of channel blocks")
+    def elementwise(a, unit):
+        x, y = block_of(a, X, unit), block_of(a, Y, unit)
+        setting = float_at(slot(a, OWN))
+        for d in range(slot(a, DEPTH)):
+            for h in range(slot(a, HEIGHT)):
+                source, target = row_of(a, X, x, d, h), row_of(a, Y, y, d, h)
+                for i in range(0, slot(a, WIDTH) * VECTOR, VECTOR):
+                    put_vector(target + i, value(vector_at(source + i), setting))
+
+    return elementwise
+
+
+@native("add channel blocks")
+def add_maps(a, unit):
+    """y = x + z, or its ReLU if OWN is set."""
+    x, y, z = block_of(a, X, unit), block_of(a, Y, unit), block_of(a, Z, unit)
+    for d in range(slot(a, DEPTH)):
+        for h in range(slot(a, HEIGHT)):
+            first, second, target = row_of(a, X, x, d, h), row_of(a, Z, z, d, h), row_of(a, Y, y, d, h)
+            for i in range(0, slot(a, WIDTH) * VECTOR, VECTOR):
+                v = add(vector_at(first + i), vector_at(second + i))
+                put_vector(target + i, rectified(v) if slot(a, OWN) else v)
+
+
+@native("batch norm of channel blocks")
+def batch_norm(a, unit):
+    """Own slots: addresses of mean, variance, gamma, beta and of 16 times eps, and whether ReLU follows."""
+    x, y, at = block_of(a, X, unit), block_of(a, Y, unit), unit % slot(a, BLOCKS) * VECTOR
+    mean, variance = vector_at(slot(a, OWN) + at), vector_at(slot(a, OWN + 1) + at)
+    inverse = divide(splat(ONE), sqrt(add(variance, vector_at(slot(a, OWN + 4)))))
+    gamma, beta = vector_at(slot(a, OWN + 2) + at), vector_at(slot(a, OWN + 3) + at)
+    for d in range(slot(a, DEPTH)):
+        for h in range(slot(a, HEIGHT)):
+            source, target = row_of(a, X, x, d, h), row_of(a, Y, y, d, h)
+            for i in range(0, slot(a, WIDTH) * VECTOR, VECTOR):
+                v = fma(gamma, multiply(subtract(vector_at(source + i), mean), inverse), beta)
+                put_vector(target + i, rectified(v) if slot(a, OWN + 5) else v)
+
+
+@native("add bias to channel blocks")
+def add_bias(a, unit):
+    """y = (x + bias) + 0; own slots: the address of the bias, and whether ReLU follows."""
+    x, y = block_of(a, X, unit), block_of(a, Y, unit)
+    bias = vector_at(slot(a, OWN) + unit % slot(a, BLOCKS) * VECTOR)
+    for d in range(slot(a, DEPTH)):
+        for h in range(slot(a, HEIGHT)):
+            source, target = row_of(a, X, x, d, h), row_of(a, Y, y, d, h)
+            for i in range(0, slot(a, WIDTH) * VECTOR, VECTOR):
+                v = add(add(vector_at(source + i), bias), splat(ZERO))
+                put_vector(target + i, rectified(v) if slot(a, OWN + 1) else v)
+
+
+# ---- pooling ---------------------------------------------------------------------------------------------------------
+
+# Own slots of a pooling: the input's sizes, kernel, stride, dilation and padding before, three each; then counts.
+SIZE, KERNEL, STRIDE, DILATION, BEFORE, COUNTS = OWN, OWN + 3, OWN + 6, OWN + 9, OWN + 12, OWN + 15
+
+
+@functools.cache
+def pool_of(largest: bool):
+    """Max pooling, or average pooling with COUNTS, the address of a float32 a position of the result."""
+
+    @native(f"{'max' if largest else 'average'} pool of channel blocks")
+    def pool(a, unit):
+        x, y = block_of(a, X, unit), block_of(a, Y, unit)
+        position = 0
+        for d in range(slot(a, DEPTH)):
+            for h in range(slot(a, HEIGHT)):
+                for w in range(slot(a, WIDTH)):
+                    result, seen = splat(ZERO), False
+                    for k in range(slot(a, KERNEL)):
+                        i = d * slot(a, STRIDE) + k * slot(a, DILATION) - slot(a, BEFORE)
+                        if not 0 <= i < slot(a, SIZE):
+                            continue
+                        for r in range(slot(a, KERNEL + 1)):
+                            j = h * slot(a, STRIDE + 1) + r * slot(a, DILATION + 1) - slot(a, BEFORE + 1)
+                            if not 0 <= j < slot(a, SIZE + 1):
+                                continue
+                            row = row_of(a, X, x, i, j)
+                            for s in range(slot(a, KERNEL + 2)):
+                                c = w * slot(a, STRIDE + 2) + s * slot(a, DILATION + 2) - slot(a, BEFORE + 2)
+                                if not 0 <= c < slot(a, SIZE + 2):
+                                    continue
+                                v = vector_at(row + c * VECTOR)
+                                if not largest:
+                                    result = add(result, v)
+                                elif seen:
+                                    result = where_greater(v, result, v, result)
+                                else:
+                                    result, seen = v, True
+                    if not largest:
+                        result = divide(result, splat(float_at(slot(a, COUNTS) + position * 4)))
+                        position += 1
+                    put_vector(row_of(a, Y, y, d, h) + w * VECTOR, result)
+
+    return pool
+
+
+@inner
+def push_lanes(slots, t, value):
+    """A term of a tree of float64 vectors, as in sums.py; a vector waits at slots + level * 128."""
+    while t & 1:
+        value = add64(vector64_at(slots), value)
+        t >>= 1
+        slots += 2 * VECTOR
+    put_vector64(slots, value)
+
+
+@inner
+def total_lanes(slots, terms):
+    """The sums of all terms pushed."""
+    while not terms & 1:
+        terms >>= 1
+        slots += 2 * VECTOR
+    value = vector64_at(slots)
+    terms >>= 1
+    while terms:
+        slots += 2 * VECTOR
+        if terms & 1:
+            value = add64(vector64_at(slots), value)
+        terms >>= 1
+    return value
+
+
+_tree_room = stack_of(2 * 40)
+
+
+@native("global average pool of channel blocks")
+def global_avg_pool(a, unit):
+    """Own slots: the input's sizes, three, and how many positions a band has."""
+    x, y, slots = block_of(a, X, unit), block_of(a, Y, unit), _tree_room()
+    acc, bands, filled = splat64(0.0), 0, 0
+    for d in range(slot(a, OWN)):
+        for h in range(slot(a, OWN + 1)):
+            row = row_of(a, X, x, d, h)
+            for w in range(slot(a, OWN + 2)):
+                acc = add64(acc, widen(vector_at(row + w * VECTOR)))
+                filled += 1
+                if filled == slot(a, OWN + 3):
+                    push_lanes(slots, bands, acc)
+                    acc, bands, filled = splat64(0.0), bands + 1, 0
+    if filled:
+        push_lanes(slots, bands, acc)
+        bands += 1
+    positions = splat64(np.float64(slot(a, OWN) * slot(a, OWN + 1) * slot(a, OWN + 2)))
+    put_vector(y, add(narrow(divide64(total_lanes(slots, bands), positions)), splat(ZERO)))
+
+
+# ---- maps along an axis ----------------------------------------------------------------------------------------------
+
+
+@native("resample channel blocks")
+def resample(a, unit):
+    """Own slots: the axis, 0 to 2, and the addresses of resampling.as_arrays: first, position, weight, start."""
+    x, y, axis = block_of(a, X, unit), block_of(a, Y, unit), slot(a, OWN)
+    step = slot(a, X + 3) if axis == 0 else slot(a, X + 4) if axis == 1 else VECTOR
+    for d in range(slot(a, DEPTH)):
+        for h in range(slot(a, HEIGHT)):
+            for w in range(slot(a, WIDTH)):
+                p = d if axis == 0 else h if axis == 1 else w
+                origin = row_of(a, X, x, 0 if axis == 0 else d, 0 if axis == 1 else h) + (
+                    0 if axis == 2 else w * VECTOR
+                )
+                acc = splat(float_at(slot(a, OWN + 4) + p * 4))
+                for t in range(offset_at(slot(a, OWN + 1) + p * 4), offset_at(slot(a, OWN + 1) + p * 4 + 4)):
+                    at = origin + offset_at(slot(a, OWN + 2) + t * 4) * step
+                    acc = fma(splat(float_at(slot(a, OWN + 3) + t * 4)), vector_at(at), acc)
+                put_vector(row_of(a, Y, y, d, h) + w * VECTOR, add(acc, splat(ZERO)))
+
+
+# ---- channels and shapes ---------------------------------------------------------------------------------------------
+
+
+@inner
+def channel_of(a, number, image, c):
+    """Address of the first value of channel c of an image."""
+    return slot(a, number) + image * slot(a, number + 1) + c // LANES * slot(a, number + 2) + c % LANES * 4
+
+
+@native("copy channels between channel blocks")
+def copy_channels(a, unit):
+    """Channels of x from the own slot 0 on become CHANNELS channels of y from the own slot 1 on. A unit is an image."""
+    from_, to, channels = slot(a, OWN), slot(a, OWN + 1), slot(a, CHANNELS)
+    c = 0
+    while c < channels:
+        whole = (from_ + c) % LANES == 0 and (to + c) % LANES == 0 and c + LANES <= channels
+        x, y = channel_of(a, X, unit, from_ + c), channel_of(a, Y, unit, to + c)
+        for d in range(slot(a, DEPTH)):
+            for h in range(slot(a, HEIGHT)):
+                source, target = row_of(a, X, x, d, h), row_of(a, Y, y, d, h)
+                for i in range(0, slot(a, WIDTH) * VECTOR, VECTOR):
+                    if whole:
+                        put_vector(target + i, vector_at(source + i))
+                    else:
+                        put_float(target + i, float_at(source + i))
+        c += LANES if whole else 1
+
+
+@functools.cache
+def flatten_of(backwards: bool):
+    """The flat y from the map x in row-major order, or the map y from the flat x.
+
+    CHANNELS and the sizes are the map's. A unit is an image.
+    """
+
+    @native("map from flat channel blocks" if backwards else "flatten channel blocks")
+    def flatten(a, unit):
+        flat, k = slot(a, X if backwards else Y) + unit * slot(a, (X if backwards else Y) + 1), 0
+        for c in range(slot(a, CHANNELS)):
+            place = channel_of(a, Y if backwards else X, unit, c)
+            for d in range(slot(a, DEPTH)):
+                for h in range(slot(a, HEIGHT)):
+                    row = row_of(a, Y if backwards else X, place, d, h)
+                    for i in range(0, slot(a, WIDTH) * VECTOR, VECTOR):
+                        if backwards:
+                            put_float(row + i, float_at(flat + k))
+                        else:
+                            put_float(flat + k, float_at(row + i))
+                        k += 4
+
+    return flatten
+
+
+# ---- in and out ------------------------------------------------------------------------------------------------------
+
+# Own slots of `load_images`: what lies between a map's channels and pixels (it may be planar), the source's address and
+# strides, the addresses of a mean and a factor for each channel, or 0, and whether a value was NaN or infinite.
+LANE, PIXEL, SOURCE, SOURCE_IMAGE, SOURCE_CHANNEL, SOURCE_DEPTH, SOURCE_ROW, MEAN, FACTOR, BAD = range(OWN, OWN + 10)
+
+
+_checks_room = stack_of(1)
+
+
+@native("load images for channel blocks")
+def load_images(a, unit):
+    """y from plain images; a unit is a channel of an image."""
+    # Zero times a value is NaN unless it is finite.
+    zero, checks = ZERO, splat(ZERO)
+    image, c = unit // slot(a, CHANNELS), unit % slot(a, CHANNELS)
+    source = slot(a, SOURCE) + image * slot(a, SOURCE_IMAGE) + c * slot(a, SOURCE_CHANNEL)
+    y = slot(a, Y) + image * slot(a, Y + 1) + c // LANES * slot(a, Y + 2) + c % LANES * slot(a, LANE)
+    width, pixel = slot(a, WIDTH), slot(a, PIXEL)
+    for d in range(slot(a, DEPTH)):
+        for h in range(slot(a, HEIGHT)):
+            row = source + d * slot(a, SOURCE_DEPTH) + h * slot(a, SOURCE_ROW)
+            target, w = row_of(a, Y, y, d, h), 0
+            if slot(a, MEAN):
+                mean, factor = float_at(slot(a, MEAN) + c * 4), float_at(slot(a, FACTOR) + c * 4)
+                while w < width:
+                    v = float_at(row + w * 4)
+                    zero += v * ZERO
+                    put_float(target + w * pixel, (v - mean) * factor)
+                    w += 1
+            elif pixel == 4:
+                while w + LANES <= width:
+                    vector = vector_at(row + w * 4)
+                    checks = fma(vector, splat(ZERO), checks)
+                    put_vector(target + w * 4, vector)
+                    w += LANES
+            while w < width:
+                v = float_at(row + w * 4)
+                zero += v * ZERO
+                put_float(target + w * pixel, v)
+                w += 1
+    room = _checks_room()
+    put_vector(room, checks)
+    for lane in range(LANES):
+        zero += float_at(room + lane * 4)
+    if zero != ZERO:
+        put_slot(a, BAD, 1)
+
+
+@native("store images from channel blocks")
+def store_images(a, unit):
+    """Plain images from x; own slots: the address and the bytes of an image. A unit is an image."""
+    k = slot(a, OWN) + unit * slot(a, OWN + 1)
+    for c in range(slot(a, CHANNELS)):
+        place = channel_of(a, X, unit, c)
+        for d in range(slot(a, DEPTH)):
+            for h in range(slot(a, HEIGHT)):
+                row = row_of(a, X, place, d, h)
+                for i in range(0, slot(a, WIDTH) * VECTOR, VECTOR):
+                    put_float(k, float_at(row + i))
+                    k += 4
+
+
+# ---- softmax and group norm ------------------------------------------------------------------------------------------
+
+
+@native("softmax of channel blocks")
+def softmax(a, unit):
+    """Along the channels, by rule 8. A unit is an image."""
+    channels, blocks = slot(a, CHANNELS), slot(a, BLOCKS)
+    for d in range(slot(a, DEPTH)):
+        for h in range(slot(a, HEIGHT)):
+            for w in range(slot(a, WIDTH)):
+                x = row_of(a, X, slot(a, X) + unit * slot(a, X + 1), d, h) + w * VECTOR
+                y = row_of(a, Y, slot(a, Y) + unit * slot(a, Y + 1), d, h) + w * VECTOR
+                x_block, y_block = slot(a, X + 2), slot(a, Y + 2)
+                largest = float_at(x)
+                for c in range(1, channels):
+                    v = float_at(x + c // LANES * x_block + c % LANES * 4)
+                    largest = v if v > largest else largest
+                for i in range(blocks):
+                    v = subtract(vector_at(x + i * x_block), splat(largest))
+                    put_vector(y + i * y_block, narrow(exp64(widen(v))))
+                total = ZERO
+                for c in range(channels):
+                    total += float_at(y + c // LANES * y_block + c % LANES * 4)
+                for i in range(blocks):
+                    put_vector(y + i * y_block, divide(vector_at(y + i * y_block), splat(total)))

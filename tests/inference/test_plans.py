@@ -1,0 +1,226 @@
+"""Model.predict through plans: the bits of NumPy exact, whatever the network, the batch and the thread."""
+
+import copy
+import gc
+import threading
+import weakref
+
+import numpy as np
+import pytest
+
+from gpucnn import Trainer
+from gpucnn import layers as L
+from gpucnn.backends import get_backend
+from gpucnn.backends.protocol import Backend
+from gpucnn.models import Model, plans
+from tests.inference.kinds import KINDS, made, settle
+from tests.inference.random_networks import random_network
+
+COUNTS = (1, 2, 3, 5, 8, 16, 17, 33)
+
+
+def images(model: Model, count: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, *model.image_shape)).astype(np.float32)
+
+
+def expected(model: Model, x: np.ndarray) -> np.ndarray:
+    """By the readable backend, which has no plans."""
+    without_backend = copy.deepcopy(model, {id(model.backend): None})  # a backend cannot be copied
+    return without_backend.place(get_backend("numpy")).predict(x)
+
+
+def is_planned(model: Model) -> bool:
+    graphs = list(model._plans._graphs.values())
+    return bool(graphs) and all(graph is not None for graph in graphs)
+
+
+def waiting(model: Model) -> list:
+    """The plans that nobody uses."""
+    return [plan for plans in model._plans._free.values() for plan in plans]
+
+
+def same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_network_has_the_bits_of_numpy(kind):
+    model = made(kind)
+    x = images(model, max(COUNTS))
+    reference = expected(model, x)
+    model.place(get_backend("numba", threads=2))
+    for count in COUNTS:
+        assert same(model.predict(x[:count]), reference[:count]), count
+    assert is_planned(model)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_networks_have_the_bits_of_numpy(seed):
+    model = random_network(seed)
+    x = images(model, 9, seed)
+    reference = expected(model, x)
+    model.place(get_backend("numba", threads=2))
+    for count in (1, 9, 4):
+        assert same(model.predict(x[:count]), reference[:count]), count
+    assert is_planned(model)
+
+
+@pytest.mark.slow  # its kernels for lanes are compiled
+@pytest.mark.parametrize("kind", ["lenet5", "ResNet", "transposed", "group norm", "concat", "activations", "1D"])
+def test_recorded_plans_have_the_bits_of_numpy(kind, monkeypatch):
+    """What other backends that record do, here with numba's own recording."""
+    backend = get_backend("numba", threads=2)
+    for name in ("plan", "images_at_once"):
+        monkeypatch.setattr(type(backend), name, getattr(Backend, name))
+    model = made(kind)
+    x = images(model, 20)
+    reference = expected(model, x)
+    model.place(backend)
+    for count in (1, 20, 20, 3):
+        assert same(model.predict(x[:count]), reference[:count])
+    assert is_planned(model)
+
+
+def test_images_are_cropped_and_normalised_as_ever():
+    model = made("ResNet")
+    model.image_shape, model.mean, model.std = (3, 15, 17), (0.1, -0.2, 0.3), (0.7, 1.1, 2.0)
+    x = images(model, 6)
+    assert same(model.place(get_backend("numba")).predict(x), expected(model, x))
+    assert is_planned(model)
+    model.mean = (0.4, 0.2, 0.3)
+    assert same(model.predict(x), expected(model, x))
+
+
+@pytest.mark.parametrize("kind", ["lenet5", "depthwise separable", "groups", "transposed", "ResNet", "MLP"])
+def test_changed_weights_are_seen_by_the_next_call(kind):
+    model = made(kind).place(get_backend("numba"))
+    for count in (1, 20):
+        x = images(model, count)
+        model.predict(x)
+        model.load_state_dict({name: value * np.float32(0.5) for name, value in model.state_dict().items()})
+        assert same(model.predict(x), expected(model, x))
+        model.values[: model.values.size // 2] *= 3
+        assert same(model.predict(x), expected(model, x))
+        for parameter in model.parameters:
+            parameter.value.reshape(-1)[-1] -= 1
+        assert same(model.predict(x), expected(model, x))
+        for statistic in model.running:
+            statistic.value[...] += 1
+        assert same(model.predict(x), expected(model, x))
+
+
+def test_training_is_seen_by_the_next_call():
+    model = made("VGG")
+    trainer = Trainer(Model(copy.deepcopy(model.layer), model.input_shape), backend="numba", progress=False)
+    x = images(model, 40)
+    before = trainer.predict(x)
+    trainer.fit(x, np.arange(40) % 10, 1)
+    after = trainer.predict(x)
+    assert not same(before, after)
+    readable = Trainer(trainer.model, backend="numpy", progress=False)
+    assert same(readable.predict(x), after)
+
+
+def test_changed_settings_are_seen_by_the_next_call():
+    model = made("VGG").place(get_backend("numba"))
+    x = images(model, 3)
+    model.predict(x)
+    model.layer.layers[1].eps = 0.5
+    assert same(model.predict(x), expected(model, x))
+    model.layer.layers[1].activation = None
+    assert same(model.predict(x), expected(model, x))
+    model.layer.layers[0].weight.value = model.layer.layers[0].weight.value * np.float32(2)
+    assert not is_planned(model) or not same(model.predict(x), model.predict(x) * 0)
+    wrong = model.predict(x)
+    model.place(get_backend("numba", threads=1))
+    assert not same(wrong, model.predict(x)), "the array that the layer was given is no part of the model"
+
+
+def test_several_threads_predict_at_once():
+    model = made("lenet5").place(get_backend("numba"))
+    x = images(model, 64)
+    reference = expected(model, x)
+    wrong, barrier = [], threading.Barrier(4)
+
+    def work(seed: int) -> None:
+        random = np.random.default_rng(seed)
+        barrier.wait()
+        for _ in range(150):
+            first, count = int(random.integers(50)), int(random.choice([1, 1, 2, 7]))
+            if not same(model.predict(x[first : first + count]), reference[first : first + count]):
+                wrong.append((seed, first, count))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert model._plans.kept <= plans._KEPT
+
+
+class OwnLayer(L.Layer):
+    """Computes in NumPy, which no plan repeats."""
+
+    def __call__(self, x):
+        return x.like(x.data * np.float32(2)), lambda dy: dy.like(dy.data * np.float32(2))
+
+
+class Declared(OwnLayer):
+    """The same, and wrongly says that it can be recorded."""
+
+    recordable = True
+
+    def __call__(self, x):
+        return super().__call__(x)
+
+
+class Halved(L.Layer):
+    """Computes through the backend, with a weight made anew each time."""
+
+    recordable = True
+
+    def build(self, shape):
+        self.inner = L.Dense(3)
+        return self.inner.build(shape)
+
+    def __call__(self, x):
+        half = self.inner.weight.value * np.float32(0.5)
+        return x.backend.dense(x, half, None), None
+
+
+@pytest.mark.parametrize("layer", [OwnLayer, Declared, Halved])
+def test_layers_of_ones_own_run_as_ever(layer):
+    model = settle(Model(L.Sequential(L.Flatten(), layer(), L.Dense(2)), (1, 4, 4), head="regressor"), 0)
+    x = images(model, 5)
+    reference = expected(model, x)
+    model.place(get_backend("numba"))
+    assert same(model.predict(x), reference)
+    model.values *= 2
+    assert same(model.predict(x), expected(model, x))
+    assert not is_planned(model)
+
+
+def test_plans_are_bounded_and_given_back():
+    model = made("3x3").place(get_backend("numba"))
+    for count in range(1, 30):
+        model.predict(images(model, count))
+    assert model._plans.kept == len(waiting(model)) == plans._KEPT
+    assert model._plans._bytes == sum(plan.bytes for plan in waiting(model)) <= plans._KEPT_BYTES
+    plan = weakref.ref(waiting(model)[0])
+    model.place(get_backend("numba", threads=1))
+    model.predict(images(model, 1))
+    gc.collect()
+    assert plan() is None
+    assert model._plans.kept == 1
+    plan = weakref.ref(waiting(model)[0])
+    del model
+    gc.collect()
+    assert plan() is None
+
+
+def test_the_mode_stays_as_it_was():
+    model = made("concat").place(get_backend("numba"))
+    model.mode.training = True
+    model.predict(images(model, 2))
+    assert model.mode.training is True
