@@ -16,7 +16,7 @@ from tests.float64 import functional as in_float64
 # Operations of the protocol that are no functions of arrays, or parts and fused forms of those that are.
 NO_FUNCTION = {
     "zeros array assign host memory pack unpack pack_labels load_images load_labels",  # data
-    "capture synchronize elapsed",
+    "capture synchronize elapsed plan images_at_once",
     "sgd adam watch clip_value clip_norm update_running",  # training
     "batch_norm_statistics group_norm_statistics bias_gradient add_bias add",  # parts; a sum is NumPy's
     "resample_axis",  # a part of pad and upsample

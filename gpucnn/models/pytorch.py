@@ -6,11 +6,12 @@ Residual is a module with the parts `body` and `shortcut`. Only `pytorch_module`
 from safetensors files only, because PyTorch's own format is a pickle, which can run any program.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from gpucnn.arguments import instance
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.layers.counterparts import TorchModule, torch_modules
 from gpucnn.models import tensors as safetensors_file
@@ -29,6 +30,7 @@ def _walk(made: list[TorchModule], prefix: str = "") -> Iterator[tuple[str, Torc
 
 def pytorch_names(model: Model) -> dict[str, str]:
     """The name in PyTorch's state dict of each parameter and running statistic, by our name."""
+    instance("model", model, Model, "a gpucnn.Model")
     return {
         tensor.name: f"{place}.{name}"
         for place, module in _walk(torch_modules(model.layer))
@@ -42,6 +44,7 @@ def to_pytorch(model: Model) -> dict[str, np.ndarray]:
     `pytorch_module(model)` is that counterpart; it takes preprocessed images, as the first layer does: cropped, and
     normalized if the model has `mean` and `std`. Raises ConfigurationError for a layer without a counterpart.
     """
+    instance("model", model, Model, "a gpucnn.Model")
     state = {name: value.astype(np.float32) for name, value in model.state_dict().items()}  # float64 on some backends
     tensors: dict[str, np.ndarray] = {}
     for place, module in _walk(torch_modules(model.layer)):
@@ -55,6 +58,7 @@ def save_pytorch(model: Model, path) -> None:
     """Write `to_pytorch(model)` as a safetensors file, for
     `module.load_state_dict(safetensors.torch.load_file(path))`.
     """
+    instance("model", model, Model, "a gpucnn.Model")
     from safetensors.numpy import save as to_bytes
 
     write_file(path, to_bytes(to_pytorch(model), metadata={"format": "pt"}))
@@ -68,6 +72,8 @@ def from_pytorch(model: Model, state) -> Model:
     CheckpointError if they are not, for numbers that float32 cannot represent or that are not finite, and for files of
     another format.
     """
+    instance("model", model, Model, "a gpucnn.Model")
+    instance("state", state, (Mapping, str, Path), "a dictionary of arrays by name, or the path of a safetensors file")
     where = "the state dict"
     if isinstance(state, (str, Path)):
         where, state = str(state), _read(state)
@@ -119,6 +125,7 @@ def pytorch_module(model: Model):
 
     Raises ConfigurationError for a layer without a counterpart, or if PyTorch is not installed.
     """
+    instance("model", model, Model, "a gpucnn.Model")
     made = torch_modules(model.layer)
     try:
         import torch
