@@ -20,7 +20,15 @@ from gpucnn.kernels.numba.addresses import (
     stack_of,
     vector_at,
 )
-from gpucnn.kernels.numba.channel_tiles import CONSTANTS, broadcast_of, lanewise_of, rows_of, turn, turning_of
+from gpucnn.kernels.numba.channel_tiles import (
+    CONSTANTS,
+    broadcast_of,
+    lanewise_of,
+    rows_of,
+    sliding_of,
+    turn,
+    turning_of,
+)
 from gpucnn.kernels.numba.compiler import inner
 from gpucnn.kernels.numba.native import native
 from gpucnn.kernels.numba.simd import LANES, add, divide, splat, sqrt
@@ -93,11 +101,20 @@ def ends_of(a, known, image, first, tile, pixels):
 
 
 @functools.cache
-def conv_of(vectors: int, places: int, together: int = 1, apart: int = 0, depthwise: bool = False):
-    """The kernel with tiles of `vectors` blocks of channels by `places * together` pixels, see channel_tiles.py."""
-    run = lanewise_of(places) if depthwise else broadcast_of(vectors, places, together, apart)
+def conv_of(vectors: int, places: int, together: int = 1, apart: int = 0, taps: int = 1, depthwise: bool = False):
+    """The kernel with tiles of `vectors` blocks of channels by `places * together` pixels, see channel_tiles.py.
+
+    `taps` above 1 is for whole kernel rows and one block of channels.
+    """
+    if depthwise:
+        run = lanewise_of(places)
+    elif taps > 1:
+        run = sliding_of(places, together, taps, apart)
+    else:
+        run = broadcast_of(vectors, places, together, apart)
     room, pixels = stack_of(CONSTANTS * vectors), places * together
     several = f" by {together} pixels {apart} bytes apart" if together > 1 else ""
+    several += f", {taps} taps" if taps > 1 else ""
 
     @native(f"{'depthwise ' if depthwise else ''}conv {vectors}x{places}{several} of 16 channels")
     def conv(a, unit):

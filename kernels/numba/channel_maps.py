@@ -188,6 +188,27 @@ def pool_of(largest: bool):
     return pool
 
 
+@native("max pool of windows side by side in channel blocks")
+def pool_windows(a, unit):
+    """Max pooling where windows follow one another and none reaches outside the image."""
+    x, y = block_of(a, X, unit), block_of(a, Y, unit)
+    depth, height, width = slot(a, KERNEL), slot(a, KERNEL + 1), slot(a, KERNEL + 2)
+    x_plane, x_row, wide = slot(a, X + 3), slot(a, X + 4), slot(a, WIDTH)
+    for d in range(slot(a, DEPTH)):
+        for h in range(slot(a, HEIGHT)):
+            target, source = row_of(a, Y, y, d, h), row_of(a, X, x, d * depth, h * height)
+            for w in range(wide):
+                first = source + w * width * VECTOR
+                result = vector_at(first)
+                for k in range(depth):
+                    for r in range(height):
+                        row = first + k * x_plane + r * x_row
+                        for s in range(width):
+                            v = vector_at(row + s * VECTOR)
+                            result = where_greater(v, result, v, result)
+                put_vector(target + w * VECTOR, result)
+
+
 @inner
 def push_lanes(slots, t, value):
     """A term of a tree of float64 vectors, as in sums.py; a vector waits at slots + level * 128."""

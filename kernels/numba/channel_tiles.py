@@ -154,6 +154,45 @@ def broadcast_of(vectors: int, places: int, together: int = 1, apart: int = 0):
 
 
 @functools.cache
+def sliding_of(places: int, together: int, taps: int, apart: int):
+    """The same for one vector of channels and whole kernel rows: a term of `terms` stands for `taps` terms.
+
+    They are `apart` bytes from each other, as the pixels are, and have weights that follow one another, so a float that
+    several taps of several pixels see is loaded once.
+    """
+    pixels = places * together
+
+    @intrinsic
+    def run(typing, count, terms, weights, x, table, ends):
+        def generate(context, builder, s, v):
+            count, terms, weights, x, table, ends = v
+            terms, weights = pointer(builder, terms, _i64), pointer(builder, weights, _i8)
+            table, x = pointer(builder, table, _i32), pointer(builder, x, _i8)
+            bases = [builder.gep(x, [_offset(builder, table, _i64(j))]) for j in range(places)]
+
+            def step(b, k, values):
+                (offset, w_offset), fma_of, values = _term(b, terms, k), _fma(b), list(values)
+                w = _at(b, weights, w_offset, _vec)
+                ws = [_load(b, b.gep(w, [_i64(t)])) for t in range(taps)]
+                for j, base in enumerate(bases):
+                    first = b.gep(base, [offset])
+                    seen = range(together + taps - 1)
+                    xs = [_splat(b, b.load(_at(b, first, _i64(t * apart)))) for t in seen]
+                    for t, w in enumerate(ws):
+                        for i in range(together):
+                            place = j * together + i
+                            values[place] = b.call(fma_of, [xs[i + t], w, values[place]])
+                return values
+
+            _finish(builder, _loop(builder, count, [_zero] * pixels, step), pixels, ends)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 5, ends_type), generate
+
+    return run
+
+
+@functools.cache
 def lanewise_of(pixels: int):
     """The same where each channel sees only itself: x_jk is the vector at x + place j + the low half of term k."""
 

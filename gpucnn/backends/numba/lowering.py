@@ -12,7 +12,7 @@ import numpy as np
 
 from gpucnn.backends.numba.channel_blocks import Blocks, address, aligned
 from gpucnn.backends.numba.program import Program
-from gpucnn.backends.numba.sums import OPERATIONS, Sum, Sums, borders, is_depthwise
+from gpucnn.backends.numba.sums import OPERATIONS, Sum, Sums, borders, is_depthwise, is_partition
 from gpucnn.backends.spatial import positions_per_band, window3d
 from gpucnn.geometry import pool_counts
 from gpucnn.inference import Unplannable
@@ -243,7 +243,8 @@ class Lowered(Sums):
         w = window3d(node.settings["window"])
         self.cycles += y.images * y.blocks * y.positions * (math.prod(w.kernel) * 3 + 10)
         own = [*w.input, *w.kernel, *w.stride, *w.dilation, *w.before, counts]
-        return self._map(maps.pool_of(largest), node, y, own)
+        aside = largest and is_partition(node.settings["window"])
+        return self._map(maps.pool_windows if aside else maps.pool_of(largest), node, y, own)
 
     def _max_pool(self, node: Node, y: Blocks) -> list[tuple]:
         return self._pool(node, y, True, 0)
