@@ -67,9 +67,7 @@ def _finish(builder, values, pixels, ends):
     known = pointer(builder, end[KNOWN], _vec)
     results, addends = pointer(builder, end[RESULTS], _i32), pointer(builder, end[ADDEND_PLACES], _i32)
     for i in range(len(values) // pixels):
-        bias, mean, inverse, gamma, beta = (
-            builder.gep(known, [_i64(i * CONSTANTS + k)]) for k in range(CONSTANTS)
-        )
+        bias, mean, inverse, gamma, beta = (builder.gep(known, [_i64(i * CONSTANTS + k)]) for k in range(CONSTANTS))
         b = _load(builder, bias)
         mine = [builder.fadd(builder.fadd(v, b), _zero) for v in values[i * pixels : (i + 1) * pixels]]
 

@@ -1,57 +1,86 @@
-"""Running a list of native kernels: a whole network in one call from Python.
+"""Running a list of native kernels: a whole network in one call from Python, by one thread or several.
 
 A program is a table of records, one a kernel. Its work is in units, and threads claim the next unit of the record at
-hand from a counter, so none waits for one that has not been given a core. A record that says so begins when all before
-it are done; the others may overlap with what comes before.
+hand from a counter. A record that says so begins when all before it are done; the others may overlap with what comes
+before.
+
+The thread that calls posts a program in a mailbox and takes part itself; threads that watch the mailbox help. It waits
+only for units that a helper has claimed, never for a helper that has not been given a core: a run has a number, which
+is a part of every claim, so a helper that comes late, or from an earlier run, gets nothing. Such a helper may look at
+the mailbox, whose memory is never given back, but not at a program.
 """
 
-from gpucnn.kernels.numba.addresses import call, claim, put_slot, shared, slot
+from gpucnn.kernels.numba.addresses import call, count_up, exchange, publish, put_slot, rest, shared, slot, swap
 from gpucnn.kernels.numba.channel_maps import BAD, OWN, SOURCE
 from gpucnn.kernels.numba.compiler import inner, kernel
-from numba import prange
+from numba import types
 
-# int64 slots of a record. The counters have cache lines of their own.
-FUNCTION, ARGUMENTS, UNITS, AFTER_ALL, ONCE, CLAIMED, DONE, SLOTS = 0, 1, 2, 3, 4, 16, 24, 32
+# int64 slots of a record.
+FUNCTION, ARGUMENTS, UNITS, AFTER_ALL, ONCE, SLOTS = 0, 1, 2, 3, 4, 8
 RECORD = 8 * SLOTS  # bytes
 
+# The mailbox: a cache line with the number of the run, how many helpers may take part, and how many records the program
+# has; then two lines a record.
+RUN, HELPERS, RECORDS = 0, 1, 2
+LINE, NOTE = 64, 128  # bytes
+MOST_RECORDS = 4096
+MAILBOX = LINE + MOST_RECORDS * NOTE
+# int64 slots of a record's lines: run << 32 | next unit; units; whether it begins after all before. Then units done.
+CLAIM, COUNT, WAITS, DONE = 0, 1, 2, 8
+# How often a helper looks at the mailbox before it goes to sleep: some 100 microseconds.
+LOOKS = 3000
+
 
 @inner
-def wait_for(record):
-    """Return when all units of a record are done."""
-    while shared(record + 8 * DONE) < slot(record, UNITS):
-        pass
-
-
-@inner
-def take_part(program, records):
-    """Claim units, record by record, until there are none; returns when all are done."""
-    known = 0
+def post(mailbox, program, records, again, helpers):
+    """Announce a run; returns its number. What is done `ONCE` has no units if it is run again."""
+    run = slot(mailbox, RUN) + 1
     for i in range(records):
-        record = program + i * RECORD
-        if slot(record, AFTER_ALL):
+        note, record = mailbox + LINE + i * NOTE, program + i * RECORD
+        swap(note, run << 32 | 0xFFFFFFFF)  # nothing to claim, for a helper of an earlier run either
+        put_slot(note, COUNT, 0 if again and slot(record, ONCE) else slot(record, UNITS))
+        put_slot(note, WAITS, slot(record, AFTER_ALL))
+        put_slot(note, DONE, 0)
+        publish(note, run << 32)
+    put_slot(mailbox, HELPERS, helpers)
+    put_slot(mailbox, RECORDS, records)
+    put_slot(mailbox, RECORDS + 1, program)
+    publish(mailbox, run)
+    return run
+
+
+@inner
+def finished(note, run):
+    """Return whether this is still the run, when all units of a record are done."""
+    while shared(note + 8 * DONE) < slot(note, COUNT):
+        rest()
+        if shared(note) >> 32 != run:
+            return False
+    return True
+
+
+@inner
+def take_part(mailbox, run):
+    """Claim units, record by record, until there are none left, or the run is over."""
+    known, records = 0, slot(mailbox, RECORDS)
+    for i in range(records):
+        note = mailbox + LINE + i * NOTE
+        if slot(note, WAITS):
             while known < i:
-                wait_for(program + known * RECORD)
+                if not finished(mailbox + LINE + known * NOTE, run):
+                    return
                 known += 1
-        units = slot(record, UNITS)
         while True:
-            unit = claim(record + 8 * CLAIMED)
-            if unit >= units:
+            claim = shared(note)
+            if claim >> 32 != run:
+                return
+            unit = claim & 0xFFFFFFFF
+            if unit >= slot(note, COUNT):
                 break
-            call(slot(record, FUNCTION), slot(record, ARGUMENTS), unit)
-            claim(record + 8 * DONE)
-    while known < records:
-        wait_for(program + known * RECORD)
-        known += 1
-
-
-@inner
-def rewind(program, records, again):
-    """Set the counters to the start; what is done `ONCE` counts as done if it is run again."""
-    for i in range(records):
-        record = program + i * RECORD
-        done = slot(record, UNITS) if again and slot(record, ONCE) else 0
-        put_slot(record, CLAIMED, done)
-        put_slot(record, DONE, done)
+            if exchange(note, claim, claim + 1):
+                record = slot(mailbox, RECORDS + 1) + i * RECORD
+                call(slot(record, FUNCTION), slot(record, ARGUMENTS), unit)
+                count_up(note + 8 * DONE)
 
 
 @inner
@@ -62,22 +91,36 @@ def connect(images, outputs, source, target, shift):
     put_slot(target, OWN, outputs.ctypes.data)
 
 
-@kernel("run program", parallel=True)
-def run_together(images, outputs, source, target, shift, program, records, again, threads):
-    """All records, by so many threads; `source` and `target` are the slots of load_images and store_images.
-
-    Returns whether all images are finite.
+@kernel("run program with helpers", parallel=False)
+def run_together(images, outputs, source, target, shift, program, records, again, mailbox, helpers):
+    """All records, by the thread that calls and so many helpers; `source` and `target` are the slots of load_images and
+    store_images. Returns whether all images are finite.
     """
     connect(images, outputs, source, target, shift)
-    rewind(program, records, again)
-    for _ in prange(threads):
-        take_part(program, records)
+    run = post(mailbox, program, records, again, helpers)
+    take_part(mailbox, run)
+    for i in range(records):
+        finished(mailbox + LINE + i * NOTE, run)
     return slot(source, BAD) == 0
+
+
+@kernel("help with programs", parallel=False)
+def help_out(mailbox, number):
+    """What helper `number` does until there has been nothing to do for a while."""
+    last, looks = types.int64(0), 0
+    while looks < LOOKS:
+        run = shared(mailbox)
+        if run != last and number < slot(mailbox, HELPERS):
+            take_part(mailbox, run)
+            last, looks = run, 0
+        else:
+            rest()
+            looks += 1
 
 
 @kernel("run program alone", parallel=False)
 def run_alone(images, outputs, source, target, shift, program, records, again):
-    """The same by the thread that calls."""
+    """The same as run_together without any helper."""
     connect(images, outputs, source, target, shift)
     for i in range(records):
         record = program + i * RECORD

@@ -1,18 +1,12 @@
 """A network as a program of native kernels, with all the memory that it needs: inference without Python in between."""
 
-import threading
-
-import numba
 import numpy as np
 
+from gpucnn.backends.numba import helpers
 from gpucnn.backends.numba.channel_blocks import address, aligned
 from gpucnn.kernels.numba import program
 from gpucnn.kernels.numba.native import Native
 from gpucnn.kernels.numba.program import AFTER_ALL, ARGUMENTS, FUNCTION, ONCE, SLOTS, UNITS
-
-# Threading layers of Numba that two threads of Python may use at a time.
-_SHARED_LAYERS = ("omp", "tbb")
-_one_at_a_time = threading.Lock()
 
 
 class Program:
@@ -70,8 +64,8 @@ class Program:
         like = np.zeros(1, np.float32)
         self._run_alone = program.run_alone.prepare(like, like, *[0] * 6)
         self._run_together = None
-        if not alone and self._threads > 1:
-            self._run_together = program.run_together.prepare(like, like, *[0] * 7)
+        if not alone and self._threads > 1 and len(self._calls) <= program.MOST_RECORDS:
+            self._run_together = program.run_together.prepare(like, like, *[0] * 8)
 
     def run(self, images: np.ndarray, outputs: np.ndarray, shift: int, again: bool) -> bool:
         """All calls on contiguous images, `shift` bytes into each; returns whether their values are finite.
@@ -79,21 +73,11 @@ class Program:
         `again`: the weights are those of the run before.
         """
         given = images.reshape(-1), outputs.reshape(-1), *self._ends, shift, *self._table, int(again)
-        if self._run_together is None:
-            return self._run_alone(*given)
-        if numba.get_num_threads() != self._threads:
-            numba.set_num_threads(self._threads)
-        if _launched and numba.threading_layer() in _SHARED_LAYERS:
-            return self._run_together(*given, self._threads)
-        if not _one_at_a_time.acquire(blocking=False):
+        staff = helpers.helpers
+        if self._run_together is None or not staff.lock.acquire(blocking=False):
             return self._run_alone(*given)
         try:
-            finite = self._run_together(*given, self._threads)
-            _launched.append(True)
-            return finite
+            staff.call(self._threads - 1)
+            return self._run_together(*given, staff.mailbox, self._threads - 1)
         finally:
-            _one_at_a_time.release()
-
-
-# Not empty once Numba has chosen its threading layer.
-_launched: list[bool] = []
+            staff.lock.release()
