@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpucnn.backends.numba.channel_blocks import Blocks, address, aligned
+from gpucnn.backends.numba.tiles import accumulators
 from gpucnn.backends.numba.tiling import Arrangement, Tile, arrange, arranged, pixels_of
 from gpucnn.backends.spatial import phases, three, window3d
 from gpucnn.geometry import Window
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 OPERATIONS = ("conv", "dense", "transposed conv")
 # A dense layer on so many images or fewer reads its weights as they lie.
-_FEW = 16
+_FEW = 8
 # A unit of work should take so many cycles at least.
 _UNIT = 6_000
 # Bytes between two pixels for which there are kernels that take several of them.
@@ -295,8 +296,10 @@ class Sums:
             call = self._call(stage, ends | {conv.IMAGES: images}, found, where, w, rows, channels, taps, {})
             self.images = images
             return [call]
-        groups = 2 if blocks > 1 else 1
         at_once = next(q for q in (1, 2, 4, 8) if q >= min(self.images, 8))
+        groups = 4 if at_once == 4 else 2
+        if len(w) < groups * LANES or accumulators() < 24:
+            groups = 1
         cells = np.minimum(np.arange(-(-self.images // at_once) * at_once), self.images - 1).reshape(-1, at_once)
         found = Arrangement(Tile(groups, at_once), self.images, 1, cells, np.ones((len(cells), len(taps)), bool), 0)
         slots = ends | {conv.X: x.address, conv.VECTORS: blocks, conv.OUTPUTS: len(w), conv.TILES: len(cells)}
@@ -307,7 +310,7 @@ class Sums:
         slots[conv.RESULTS] = self.program.table(_places(y, pixel, every))
         if stage.addend is not None:
             slots[conv.ADDEND_PLACES] = self.program.table(_places(self._value(stage.addend), pixel, every))
-        units = -(-blocks // groups)
+        units = -(-len(w) // (groups * LANES))
         self.cycles += blocks * len(cells) * -(-slots[conv.COUNT] // LANES) * max(40, 8 * at_once)
         return [(conv.dense_of(groups, at_once), slots, units)]
 
