@@ -383,6 +383,26 @@ def load_images(a, unit):
         put_slot(a, BAD, 1)
 
 
+@native("look for NaNs in images")
+def look_at_images(a, unit):
+    """Set BAD where an image holds a NaN or an infinity; SOURCE and SOURCE_IMAGE are as in `load_images`."""
+    source, room, zero = slot(a, SOURCE) + unit * slot(a, SOURCE_IMAGE), _checks_room(), splat(ZERO)
+    end = source + slot(a, SOURCE_IMAGE)
+    first, second = zero, zero
+    while source + 2 * VECTOR <= end:
+        first, second = fma(vector_at(source), zero, first), fma(vector_at(source + VECTOR), zero, second)
+        source += 2 * VECTOR
+    put_vector(room, add(first, second))
+    total = ZERO
+    while source < end:
+        total += float_at(source) * ZERO
+        source += 4
+    for lane in range(LANES):
+        total += float_at(room + lane * 4)
+    if total != ZERO:
+        put_slot(a, BAD, 1)
+
+
 @native("store images from channel blocks")
 def store_images(a, unit):
     """Plain images from x; own slots: the address and the bytes of an image. A unit is an image."""

@@ -22,7 +22,7 @@ OPERATIONS = ("conv", "dense", "transposed conv")
 # A dense layer on so many images or fewer reads its weights as they lie.
 _FEW = 8
 # A unit of work should take so many cycles at least.
-_UNIT = 6_000
+_UNIT = 2_000
 # Bytes between two pixels for which there are kernels that take several of them.
 _APART = (4, 64)
 # Cycles that pooling takes for each value of a window, where it is a pass of its own.
@@ -161,7 +161,7 @@ class Sums:
             found = arranged(window, stage.pool, 1, self.images, y.blocks, False, True)
             return [self._call(stage, dict(ends), found, where, w, (0, outputs, w.strides[0]), [0], taps, {}, x.block)]
         calls = []
-        for first, count, inside in _parts(groups, outputs // groups):
+        for first, count, inside in _evened(_parts(groups, outputs // groups)):
             seen, more = range(inside[0] * channels, (inside[-1] + 1) * channels), {}
             if len(inside) > 1:
                 each = range(channels * len(taps))
@@ -288,14 +288,16 @@ class Sums:
         pixel, blocks = np.zeros((1, 3), np.int64), y.blocks
         if self.images > _FEW:
             # The images are the pixels of one.
-            images, self.images = self.images, 1
+            images, self.images, calls = self.images, 1, []
             inside = np.ones((images, len(taps)), bool)
-            found = arrange(inside, len(channels), 1, blocks)
-            found = Arrangement(found.tile, images, 1, found.cells, found.taps, found.cycles)
-            where, rows = (x, y, pixel, pixel, pixel), (0, len(w), w.strides[0])
-            call = self._call(stage, ends | {conv.IMAGES: images}, found, where, w, rows, channels, taps, {})
+            for first, count, _ in _evened([(0, len(w), range(1))]):
+                found = arrange(inside, len(channels), 1, -(-count // LANES))
+                found = Arrangement(found.tile, images, 1, found.cells, found.taps, found.cycles)
+                where, rows = (x, y, pixel, pixel, pixel), (first, count, w.strides[0])
+                slots = _from_block(ends | {conv.IMAGES: images}, y, first // LANES)
+                calls.append(self._call(stage, slots, found, where, w, rows, channels, taps, {}))
             self.images = images
-            return [call]
+            return calls
         at_once = next(q for q in (1, 2, 4, 8) if q >= min(self.images, 8))
         groups = 4 if at_once == 4 else 2
         if len(w) < groups * LANES or accumulators() < 24:
@@ -351,3 +353,13 @@ def _parts(groups: int, own: int) -> list[tuple[int, int, range]]:
         count = min(LANES, groups * own - first)
         parts.append((first, count, range(first // own, (first + count - 1) // own + 1)))
     return parts
+
+
+def _evened(parts: list[tuple[int, int, range]]) -> list[tuple[int, int, range]]:
+    """`_parts` with an odd number of blocks in two: three blocks have tiles of their own, the rest those of two."""
+    found = []
+    for first, count, inside in parts:
+        blocks = -(-count // LANES)
+        some = (blocks - 3) * LANES if blocks % 2 and blocks > 3 else 0
+        found += [(first, some, inside)] * (some > 0) + [(first + some, count - some, inside)]
+    return found
