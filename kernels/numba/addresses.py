@@ -158,14 +158,14 @@ def publish(typing, address, x):
 
 
 @intrinsic
-def count_up(typing, address):
-    """The int64 at `address` becomes one more, whoever else counts."""
+def count_up(typing, address, n):
+    """The int64 at `address` becomes n more, whoever else counts."""
 
     def generate(context, builder, s, v):
-        builder.atomic_rmw("add", pointer(builder, v[0], _i64), _i64(1), "seq_cst")
+        builder.atomic_rmw("add", pointer(builder, v[0], _i64), v[1], "seq_cst")
         return context.get_dummy_value()
 
-    return types.void(types.int64), generate
+    return types.void(types.int64, types.int64), generate
 
 
 @intrinsic

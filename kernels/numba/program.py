@@ -1,9 +1,9 @@
 """Running a list of native kernels: a whole network in one call from Python, by one thread or several.
 
-A program is a table of records, one a kernel. Its work is in units, and threads claim the next unit of the record at
-hand: the thread that calls the first of those that are left, helpers the last, so that what a thread has written is in
-its own cache when the next record reads it. A record that says so begins when all before it are done; the others may
-overlap with what comes before.
+A program is a table of records, one a kernel. Its work is in units, in two queues: the thread that calls claims those
+of the first, then what is left of the second, and helpers the other way round. So a claim is seldom disputed, and what
+a thread has written is in its own cache when the next record reads it. A record that says so begins when all before it
+are done; the others may overlap with what comes before.
 
 The thread that calls posts a program in a mailbox and takes part itself; threads that watch the mailbox help. It waits
 only for units that a helper has claimed, never for a helper that has not been given a core: a run has a number, which
@@ -20,19 +20,18 @@ from numba import types
 FUNCTION, ARGUMENTS, UNITS, AFTER_ALL, ONCE, GRAIN, SLOTS = 0, 1, 2, 3, 4, 5, 8
 RECORD = 8 * SLOTS  # bytes
 
-# The mailbox: a cache line with the number of the run, how many helpers may take part, and how many records the program
-# has; then two lines a record.
-RUN, HELPERS, RECORDS = 0, 1, 2
-LINE, NOTE = 64, 128  # bytes
+# The mailbox: a cache line with the number of the run, how many helpers may take part, how many records the program
+# has, and the program; then a note for each record.
+RUN, HELPERS, RECORDS, PROGRAM = 0, 1, 2, 3
+LINE, NOTE = 64, 256  # bytes
 MOST_RECORDS = 4096
 MAILBOX = LINE + MOST_RECORDS * NOTE
-# int64 slots of a record's lines: the claim, made of the run's number and how many units were taken from the front and
-# from the back; units; whether it begins after all before. Then units done.
-CLAIM, COUNT, WAITS, DONE = 0, 1, 2, 8
-TAKEN_BITS = 18
-MOST_UNITS = (1 << TAKEN_BITS) - 1
-RUN_SHIFT = 2 * TAKEN_BITS
-MOST_RUNS = (1 << (63 - RUN_SHIFT)) - 1
+# int64 slots of a note, whose four cache lines are: the claims of the first queue, those of the second, units done, and
+# what does not change during a run. A claim is run << 32 | units claimed.
+SECOND, DONE, COUNT, WAITS, HALF = 8, 16, 24, 25, 26
+NOTHING_LEFT = 0xFFFFFFFF
+# So many looks at units that a helper has claimed say that it has lost its core: half a millisecond.
+LATE = 15_000
 # How often a helper looks at the mailbox before it goes to sleep: some 100 microseconds.
 LOOKS = 3000
 
@@ -40,57 +39,82 @@ LOOKS = 3000
 @inner
 def post(mailbox, program, records, again, helpers):
     """Announce a run; returns its number. What is done `ONCE` has no units if it is run again."""
-    run = slot(mailbox, RUN) % MOST_RUNS + 1
+    run = slot(mailbox, RUN) % 0x7FFFFFFE + 1
     for i in range(records):
         note, record = mailbox + LINE + i * NOTE, program + i * RECORD
-        swap(note, run << RUN_SHIFT | MOST_UNITS)  # nothing to claim, for a helper of an earlier run either
+        # Nothing to claim, for a helper of an earlier run either.
+        swap(note, run << 32 | NOTHING_LEFT)
+        swap(note + 8 * SECOND, run << 32 | NOTHING_LEFT)
         claims = (slot(record, UNITS) + slot(record, GRAIN) - 1) // slot(record, GRAIN)
-        put_slot(note, COUNT, 0 if again and slot(record, ONCE) else claims)
+        count = 0 if again and slot(record, ONCE) else claims
+        put_slot(note, COUNT, count)
         put_slot(note, WAITS, slot(record, AFTER_ALL))
+        put_slot(note, HALF, (count + 1) // 2)
         put_slot(note, DONE, 0)
-        publish(note, run << RUN_SHIFT)
+        publish(note, run << 32)
+        publish(note + 8 * SECOND, run << 32)
     put_slot(mailbox, HELPERS, helpers)
     put_slot(mailbox, RECORDS, records)
-    put_slot(mailbox, RECORDS + 1, program)
+    put_slot(mailbox, PROGRAM, program)
     publish(mailbox, run)
     return run
 
 
 @inner
 def finished(note, run):
-    """Return whether this is still the run, when all units of a record are done."""
+    """Return when all units of a record are done: after how many looks, or -1 if the run is over."""
+    looks = 0
     while shared(note + 8 * DONE) < slot(note, COUNT):
         rest()
-        if shared(note) >> RUN_SHIFT != run:
-            return False
-    return True
+        looks += 1
+        if shared(note) >> 32 != run:
+            return -1
+    return looks
+
+
+@inner
+def drain(mailbox, note, i, run, second):
+    """Do what is left in a queue of record i; returns how many units that was, or -1 if the run is over."""
+    first = slot(note, HALF) if second else 0
+    room = slot(note, COUNT) - first if second else slot(note, HALF)
+    queue, done = note + 8 * SECOND if second else note, 0
+    while True:
+        claim = shared(queue)
+        if claim >> 32 != run:
+            return -1
+        unit = claim & NOTHING_LEFT
+        if unit >= room:
+            return done
+        if exchange(queue, claim, claim + 1):
+            record = slot(mailbox, PROGRAM) + i * RECORD
+            grain, unit = slot(record, GRAIN), first + unit
+            for k in range(unit * grain, min((unit + 1) * grain, slot(record, UNITS))):
+                call(slot(record, FUNCTION), slot(record, ARGUMENTS), k)
+            done += 1
 
 
 @inner
 def take_part(mailbox, run, helps):
-    """Claim units, record by record, until there are none left, or the run is over."""
-    known, records = 0, slot(mailbox, RECORDS)
+    """Claim units, record by record, until there are none left, or the run is over; returns the longest wait."""
+    known, records, longest = 0, slot(mailbox, RECORDS), 0
     for i in range(records):
         note = mailbox + LINE + i * NOTE
         if slot(note, WAITS):
             while known < i:
-                if not finished(mailbox + LINE + known * NOTE, run):
-                    return
+                looks = finished(mailbox + LINE + known * NOTE, run)
+                if looks < 0:
+                    return longest
+                longest = max(longest, looks)
                 known += 1
-        while True:
-            claim = shared(note)
-            if claim >> RUN_SHIFT != run:
-                return
-            units, back, front = slot(note, COUNT), claim >> TAKEN_BITS & MOST_UNITS, claim & MOST_UNITS
-            if front + back >= units:
-                break
-            unit = units - 1 - back if helps else front
-            if exchange(note, claim, claim + (1 << TAKEN_BITS if helps else 1)):
-                record = slot(mailbox, RECORDS + 1) + i * RECORD
-                grain = slot(record, GRAIN)
-                for k in range(unit * grain, min((unit + 1) * grain, slot(record, UNITS))):
-                    call(slot(record, FUNCTION), slot(record, ARGUMENTS), k)
-                count_up(note + 8 * DONE)
+        own = drain(mailbox, note, i, run, helps)
+        if own < 0:
+            return longest
+        others = drain(mailbox, note, i, run, not helps)
+        if own + max(others, 0):
+            count_up(note + 8 * DONE, own + max(others, 0))
+        if others < 0:
+            return longest
+    return longest
 
 
 @inner
@@ -109,14 +133,14 @@ def connect(images, outputs, source, target, shift, readers, count):
 @kernel("run program with helpers", parallel=False)
 def run_together(images, outputs, source, target, shift, readers, count, program, records, again, mailbox, helpers):
     """All records, by the thread that calls and so many helpers; `source` and `target` are the slots of load_images and
-    store_images, for the rest see `connect`. Returns whether all images are finite.
+    store_images, for the rest see `connect`. Returns 1 if all images are finite, and 2 more if a helper was late.
     """
     connect(images, outputs, source, target, shift, readers, count)
     run = post(mailbox, program, records, again, helpers)
-    take_part(mailbox, run, False)
+    longest = take_part(mailbox, run, False)
     for i in range(records):
-        finished(mailbox + LINE + i * NOTE, run)
-    return slot(source, BAD) == 0
+        longest = max(longest, finished(mailbox + LINE + i * NOTE, run))
+    return (slot(source, BAD) == 0) + 2 * (longest > LATE)
 
 
 @kernel("help with programs", parallel=False)
@@ -142,4 +166,4 @@ def run_alone(images, outputs, source, target, shift, readers, count, program, r
         if not (again and slot(record, ONCE)):
             for unit in range(slot(record, UNITS)):
                 call(slot(record, FUNCTION), slot(record, ARGUMENTS), unit)
-    return slot(source, BAD) == 0
+    return (slot(source, BAD) == 0) + 0

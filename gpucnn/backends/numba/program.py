@@ -87,9 +87,12 @@ class Program:
         given = images.reshape(-1), outputs.reshape(-1), *self._ends, shift, *self._direct, *self._table, int(again)
         staff = helpers.helpers
         if self._run_together is None or not staff.lock.acquire(blocking=False):
-            return self._run_alone(*given)
+            return bool(self._run_alone(*given))
         try:
-            staff.call(self._threads - 1)
-            return self._run_together(*given, staff.mailbox, self._threads - 1)
+            if not staff.call(self._threads - 1):
+                return bool(self._run_alone(*given))
+            told = self._run_together(*given, staff.mailbox, self._threads - 1)
+            staff.learn(late=told > 1)
+            return told % 2 == 1
         finally:
             staff.lock.release()
