@@ -1,9 +1,9 @@
-"""How far a float32 result of exact math may be from the true one: counted from the roundings of kernels/CONTRACT.md.
+"""Error bounds of float32 results of exact math, counted from the roundings in kernels/CONTRACT.md.
 
-u = 2**-24 is the relative error of one rounding. A sum of products in which each product meets at most k roundings is
-off by at most k*u / (1 - k*u) * sum|x||w| (Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1).
-Where a result is rounded once from float64, that is u * |result|. Norms are chains of such steps; `Normalised` adds up
-what each step adds and passes on. SLACK stands for the products of two such errors, and for PyTorch's own roundings in
+u = 2**-24 is the relative error of one rounding. A sum of products in which each product meets at most k roundings has
+an error of at most k*u / (1 - k*u) * sum|x||w| (Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1).
+A result rounded once from float64 has the error u * |result|. Norms are chains of such steps; `Normalized` adds up the
+errors that each step adds and passes on. SLACK covers the products of two such errors, and PyTorch's roundings in
 float64.
 """
 
@@ -15,24 +15,24 @@ DOUBLE = 2.0**-52  # two roundings of float64: one of ours and one of PyTorch's
 
 
 def chain(roundings, size: np.ndarray) -> np.ndarray:
-    """Of sums of products, `size` being the sums of their magnitudes; none where the contract rounds nothing."""
+    """The error of sums of products, `size` being the sums of their magnitudes."""
     error = np.asarray(roundings, np.float64) * UNIT
     return SLACK * error / (1 - error) * size
 
 
 def rounded_once(value: np.ndarray, terms, size: np.ndarray) -> np.ndarray:
-    """Of sums (or means) of `terms` numbers in float64, `size` being those of their magnitudes, rounded to float32."""
+    """The error of float64 sums or means of `terms` numbers, rounded to float32; `size` is that of the magnitudes."""
     return SLACK * (UNIT * np.abs(value) + DOUBLE * terms * size)
 
 
-class Normalised:
-    """xhat = (x - mean) / sqrt(var + eps) over `axes` in float64, and `error`, how far ours may be from it.
+class Normalized:
+    """xhat = (x - mean) / sqrt(var + eps) over `axes` in float64, and `error`, the bound of ours.
 
-    `constants` are a mean and variance that are given (inference); else they are x's own.
+    `constants` are a fixed mean and variance (inference); else they are computed from x.
 
-    inv = 1 / sqrt(var + eps): var and eps are off by u each, so is their sum's rounding: 2u, of which the root keeps
-    half and adds u; the division adds u: 3u. The mean is off by u * |mean| (a given one by nothing), the difference's
-    rounding adds u * |x - mean|, the product's u: |error of xhat| <= u * inv * (|mean| + 5 * |x - mean|).
+    inv = 1 / sqrt(var + eps): var and eps have an error of u each, and so does rounding their sum: 2u, which the root
+    halves, and it adds u; the division adds u: 3u. The mean has an error of u * |mean| (none if fixed), rounding the
+    difference adds u * |x - mean|, the product u: |error of xhat| <= u * inv * (|mean| + 5 * |x - mean|).
     """
 
     def __init__(self, x: np.ndarray, axes: tuple[int, ...], eps: float, constants=None):
@@ -51,7 +51,7 @@ class Normalised:
         """(gamma * inv) * r or, with gamma_first, inv * r; r = fma(-xhat, b, g - a), a = mean(g), b = mean(g * xhat).
 
         g is dy (batch norm) or gamma * dy, which is rounded (group norm). a and b are rounded once from float64; g - a
-        and r are rounded. What multiplies r carries inv's 3u, with gamma u more, and the last product adds u.
+        and r are rounded. The factor of r carries inv's 3u, with gamma u more, and the last product adds u.
         """
         dy = dy.astype(np.float64)
         g = gamma * dy if gamma_first else dy

@@ -1,10 +1,10 @@
-"""Random configurations of operations: what this project computes, and what PyTorch does, with a bound, in float64.
+"""Random configurations of operations: this project's results, and PyTorch's in float64 with an error bound.
 
 PyTorch's operation is run three times on float64: on the float32 values, which gives the reference; on their
 magnitudes, which gives sum|x||w| for the output and each gradient; and on ones, which counts the terms of each sum.
-That count is the k of the bound: no product of a sum of k meets more than k roundings, however the sum is parted. (A
+That count is the k of the bound: no product of a sum of k meets more than k roundings, however the sum is split. (A
 chain of n fused multiply-adds from 0 rounds n times; adding m partial sums that are not 0 rounds at most m - 1 times
-more.) Where the contract says another number it stands beside the operation.
+more.) If the contract has another number, the operation's docstring says so.
 """
 
 import math
@@ -16,19 +16,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from agreement_bounds import Normalised, chain, dbeta, dgamma, rounded_once, running
+from agreement_bounds import Normalized, chain, dbeta, dgamma, rounded_once, running
 from gpucnn import functional
 from gpucnn.backends import get_backend
 from gpucnn.layers import BatchNorm
 from gpucnn.models import Model
 
 IMAGES = (1, 2, 3, 5, 16, 17, 31, 33)
-LARGEST = {1: 70, 2: 11, 3: 5}  # pixels an axis, by the number of axes; bands of the weight gradient have 64 positions
+LARGEST = {1: 70, 2: 11, 3: 5}  # pixels per axis, by the number of axes; bands of the weight gradient have 64 positions
 Results = dict[str, np.ndarray]
 
 
 class Expected(NamedTuple):
-    """PyTorch's value in float64, and how far ours may be from it; both of one shape."""
+    """PyTorch's value in float64 and the error bound of ours, of the same shape."""
 
     value: np.ndarray
     bound: np.ndarray
@@ -36,7 +36,7 @@ class Expected(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """One configuration. `settings` says what was drawn; `ours(backend)` and `expected()` have the same names."""
+    """One configuration with random `settings`; `ours(backend)` and `expected()` return results by the same names."""
 
     operation: str
     settings: dict
@@ -45,7 +45,7 @@ class Case:
 
 
 def draw(number: int, seed: int) -> Case:
-    """Configuration `number` of `seed`: each alone, whatever others are drawn."""
+    """Configuration `number` of `seed`, independent of all others."""
     operation = CYCLE[number % len(CYCLE)]
     maker, *arguments = OPERATIONS[operation][1:]
     return maker(operation, np.random.default_rng((seed, number)), *arguments)
@@ -55,7 +55,7 @@ def draw(number: int, seed: int) -> Case:
 
 
 def convolution(operation: str, random: np.random.Generator, mode: str) -> Case:
-    """Any of the padding modes; padding symmetric, by the words "same" and "valid", or before and after apart."""
+    """Any of the padding modes; padding symmetric, "same", "valid", or different before and after."""
     axes = int(random.integers(1, 4))
     kernel, dilation = _each(random, axes, 1, 4), _dilation(random, axes)
     stride = _each(random, axes, 1, 3)
@@ -63,7 +63,7 @@ def convolution(operation: str, random: np.random.Generator, mode: str) -> Case:
     kind = random.choice(["both sides", "before and after", "same", "valid"], p=[0.35, 0.4, 0.15, 0.1])
     pads = [(0, 0)] * axes
     if kind == "same":
-        stride = (1,) * axes  # as PyTorch has it
+        stride = (1,) * axes  # PyTorch requires it
         pads = [((e - 1) // 2, e - 1 - (e - 1) // 2) for e in extent]
     elif kind != "valid":
         pads = [tuple(int(p) for p in random.integers(0, 4, 2)) for _ in range(axes)]
@@ -101,7 +101,7 @@ def convolution(operation: str, random: np.random.Generator, mode: str) -> Case:
 
 
 def transposed(operation: str, random: np.random.Generator) -> Case:
-    """Output padding, dilation, groups; padding before and after apart is cut off PyTorch's output without padding."""
+    """Output padding, dilation, groups; padding that differs before and after is cropped from PyTorch's output."""
     axes = int(random.integers(1, 4))
     kernel, dilation = _each(random, axes, 1, 4), _dilation(random, axes)
     stride = _each(random, axes, 1, 3)
@@ -152,9 +152,9 @@ def _convolution(operation, random, arrays, settings, names, theirs) -> Case:
         return dict(zip(("y", "dx", "dw", "db"), (y(x, w, b, **options), *gradients)))
 
     def expected() -> dict[str, Expected]:
-        given = [x, w, np.zeros(dy.shape[1], np.float32) if b is None else b]
-        values = _run(f, given, dy)
-        sizes = _run(of_magnitudes, [np.abs(a) for a in given], np.abs(dy))
+        arrays = [x, w, np.zeros(dy.shape[1], np.float32) if b is None else b]
+        values = _run(f, arrays, dy)
+        sizes = _run(of_magnitudes, [np.abs(a) for a in arrays], np.abs(dy))
         ones = [np.ones_like(x), np.ones_like(w), np.full(dy.shape[1], float(b is not None), np.float32)]
         terms = _run(of_ones, ones, np.ones_like(dy))
         bounds = [chain(k, size) for k, size in zip(terms, sizes)]
@@ -169,10 +169,10 @@ def _convolution(operation, random, arrays, settings, names, theirs) -> Case:
 
 
 def pooling(operation: str, random: np.random.Generator, kind: str) -> Case:
-    """Windows that overlap or leave gaps, padding (before and after apart where PyTorch's means the same), ceil mode.
+    """Windows that overlap or leave gaps, padding (different before and after if PyTorch's means the same), ceil mode.
 
-    A maximum is exact. A mean of k pixels rounds k - 1 sums and a division. A pixel adds what m windows send it: m - 1
-    sums, and for means a division; m is at most prod(ceil(K / S)).
+    A maximum is exact. A mean of k pixels rounds k - 1 sums and a division. A pixel adds the gradients of m windows:
+    m - 1 sums, and for means a division; m is at most prod(ceil(K / S)).
     """
     axes = int(random.integers(1, 4))
     window, stride = _each(random, axes, 1, 4), _each(random, axes, 1, 4)
@@ -180,7 +180,7 @@ def pooling(operation: str, random: np.random.Generator, kind: str) -> Case:
     pads = [(int(p), int(p)) for p in (random.integers(0, k // 2 + 1) for k in window)]
     if not ceil and (kind == "max" or include) and random.random() < 0.5:
         pads = [tuple(int(p) for p in random.integers(0, k // 2 + 1, 2)) for k in window]
-    # PyTorch's averages of volumes want a window that fits without its padding.
+    # PyTorch's averages of volumes need a window that fits without its padding.
     least = [max(1, k - sum(p) * ((kind, axes) != ("avg", 3))) for k, p in zip(window, pads)]
     x = _pixels(
         random, tuple(int(random.integers(i, max(i + 1, LARGEST[axes]) + 1)) for i in least), ties=kind == "max"
@@ -203,10 +203,10 @@ def pooling(operation: str, random: np.random.Generator, kind: str) -> Case:
 def adaptive(operation: str, random: np.random.Generator, kind: str) -> Case:
     """Outputs smaller and larger than the input.
 
-    Means where every O divides its I are average pooling whose windows do not overlap. Others go one axis after the
-    other through weights that are rounded: one rounding a tap and one for the weight, along each axis that changes. A
-    pixel of the gradient meets as many taps along an axis as windows hold it. Maxima are exact; a pixel adds what its
-    windows send it.
+    Means where every O divides its I are average pooling whose windows do not overlap. Others are weighted sums
+    along one axis after the other: one rounding per tap and one for the weight, along each axis that changes. A
+    pixel of the gradient meets as many taps along an axis as windows contain it. Maxima are exact; a pixel adds the
+    gradients of its windows.
     """
     axes = int(random.integers(1, 4))
     size = tuple(int(random.integers(1, LARGEST[axes] // (3 if axes == 1 else 1) + 1)) for _ in range(axes))
@@ -230,7 +230,7 @@ def adaptive(operation: str, random: np.random.Generator, kind: str) -> Case:
 
 
 def overall(operation: str, random: np.random.Generator, kind: str) -> Case:
-    """One value a map. The mean is summed in float64 and rounded once; its gradient is one division."""
+    """One value per map. The mean is summed in float64 and rounded once; its gradient is one division."""
     axes = int(random.integers(1, 4))
     size = tuple(int(random.integers(1, LARGEST[axes] + 1)) for _ in range(axes))
     x = _pixels(random, size, ties=kind == "max")
@@ -247,7 +247,7 @@ def overall(operation: str, random: np.random.Generator, kind: str) -> Case:
 
 
 def _pool(operation, random, x, name, settings, theirs, roundings, once: int | None = None) -> Case:
-    """`roundings` that a value of y and of dx meets; `once` says that y is the mean of so many, rounded once."""
+    """`roundings`: of a value of y and of dx; `once`: y is the mean of so many, rounded once."""
     with torch.no_grad():
         dy = _normal(random, tuple(theirs(*_tensors([x])).shape))
     positional = [settings[key] for key in ("size", "output_size") if key in settings]
@@ -274,8 +274,8 @@ def _pool(operation, random, x, name, settings, theirs, roundings, once: int | N
 
 
 def batch_norm(operation: str, random: np.random.Generator, training: bool) -> Case:
-    """The layer, with its running statistics: what they are after a step of training,
-    and what inference makes of them.
+    """The layer, with its running statistics: their values after a training step,
+    or the results of inference with them.
     """
     spatial = _map(random)
     images, channels = int(random.choice(IMAGES)), int(random.integers(1, 9))
@@ -300,8 +300,8 @@ def batch_norm(operation: str, random: np.random.Generator, training: bool) -> C
         dx = engine.unpack(backward(engine.pack(dy)))
         gradients = model.split(engine.host(model.grads))
         after = {name: value for name, value in model.state_dict().items() if name.startswith("running")}
-        found = {"y": engine.unpack(y), "dx": dx, "dgamma": gradients["gamma"], "dbeta": gradients["beta"]}
-        return {name: np.array(value) for name, value in (found | after).items()}
+        results = {"y": engine.unpack(y), "dx": dx, "dgamma": gradients["gamma"], "dbeta": gradients["beta"]}
+        return {name: np.array(value) for name, value in (results | after).items()}
 
     def expected() -> dict[str, Expected]:
         mean, var = (torch.tensor(state[f"running_{name}"], dtype=torch.float64) for name in ("mean", "var"))
@@ -312,7 +312,7 @@ def batch_norm(operation: str, random: np.random.Generator, training: bool) -> C
         values = _run(theirs, [x, state["gamma"], state["beta"]], dy)
         axes = (0, *range(2, x.ndim))
         gamma, beta, *before = (_along(value, x) for value in state.values())
-        line = Normalised(x, axes, eps, None if training else tuple(before))
+        line = Normalized(x, axes, eps, None if training else tuple(before))
         dx = line.dx(dy, gamma, gamma_first=False) if training else line.dx_of_constants(dy, gamma)
         bounds = [line.y(gamma, beta), dx, dgamma(dy, line.xhat, line.error, axes), dbeta(dy, axes)]
         values += [mean.numpy(), var.numpy()]
@@ -324,7 +324,7 @@ def batch_norm(operation: str, random: np.random.Generator, training: bool) -> C
                 running(state["running_var"].astype(np.float64), batch[1], momentum, terms, batch[1]),
             ]
         else:
-            bounds += [np.zeros(channels), np.zeros(channels)]  # inference leaves them alone
+            bounds += [np.zeros(channels), np.zeros(channels)]  # inference does not change them
         names = ("y", "dx", "dgamma", "dbeta", "running_mean", "running_var")
         return dict(zip(names, map(Expected, values, bounds)))
 
@@ -360,16 +360,16 @@ def image_norm(operation: str, random: np.random.Generator, kind: str) -> Case:
             return F.layer_norm(x, shape[1:], gamma, beta, eps)
 
         values = _run(theirs, [x, gamma, beta], dy)
-        # As lines (N, groups, values of a group), the last axis being normalised.
+        # As lines (N, groups, values of a group), the last axis being normalized.
         lines = (shape[0], groups, -1)
         scale, offset = (
             np.broadcast_to(_along(v, x) if kind == "group" else v, shape).astype(np.float64).reshape(lines)
             for v in (gamma, beta)
         )
-        line, dy_lines = Normalised(x.reshape(lines), (2,), eps), dy.astype(np.float64).reshape(lines)
+        line, dy_lines = Normalized(x.reshape(lines), (2,), eps), dy.astype(np.float64).reshape(lines)
         bounds = [line.y(scale, offset), line.dx(dy_lines, scale, gamma_first=True)]
         bounds = [bound.reshape(shape) for bound in bounds]
-        # gamma's and beta's gradients are sums over what they are spread over.
+        # gamma's and beta's gradients are sums over the axes they are broadcast to.
         axes = (0, *range(2, x.ndim)) if kind == "group" else (0,)
         bounds += [dgamma(dy, line.xhat.reshape(shape), line.error.reshape(shape), axes), dbeta(dy, axes)]
         return dict(zip(("y", "dx", "dgamma", "dbeta"), map(Expected, values, bounds)))
@@ -378,11 +378,11 @@ def image_norm(operation: str, random: np.random.Generator, kind: str) -> Case:
 
 
 def _along(values: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """One value a channel, so that it spreads over x."""
+    """One value per channel, shaped to broadcast to x."""
     return values.astype(np.float64).reshape(1, -1, *(1 for _ in x.shape[2:]))
 
 
-# ---- PyTorch, and what is drawn --------------------------------------------------------------------------------------
+# ---- PyTorch, and random numbers -------------------------------------------------------------------------------------
 
 
 def _tensors(arrays) -> list:
@@ -398,7 +398,7 @@ def _run(f: Callable, arrays, dy: np.ndarray) -> list[np.ndarray]:
 
 
 def _padded(x, pads, mode: str, value: float):
-    """PyTorch's pad, which takes the last axis first, and its word for zeros."""
+    """PyTorch's pad, which takes the last axis first and has another name for zeros."""
     turned = [p for pair in reversed(pads) for p in pair]
     return F.pad(x, turned, value=value) if mode in ("zeros", "constant") else F.pad(x, turned, mode)
 
@@ -408,7 +408,7 @@ def _normal(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _around(random: np.random.Generator, shape: tuple[int, ...], terms: int) -> np.ndarray:
-    """Values around 0, or far from it where enough of them make a variance that float64 itself can tell."""
+    """Values around 0, or far from it if there are enough for a variance that float64 can resolve."""
     offset = float(random.choice([0.0, 3.0, -100.0])) if terms >= 8 else 0.0
     return _normal(random, shape) + np.float32(offset)
 
@@ -441,7 +441,7 @@ def _channels(random: np.random.Generator) -> tuple[int, int, int]:
 
 
 def _map(random: np.random.Generator) -> tuple[int, ...]:
-    """The spatial sizes of what is normalised: none (N, C), or one to three."""
+    """The spatial sizes of the normalized array: none (N, C), or one to three."""
     axes = int(random.integers(0, 4))
     return tuple(int(random.integers(1, LARGEST[axes] + 1)) for _ in range(axes))
 
@@ -450,7 +450,7 @@ def _eps(random: np.random.Generator) -> float:
     return float(random.choice([1e-5, 1e-3, 0.1]))
 
 
-# (how many of 30 configurations, what draws one, its arguments)
+# (how many of 30 configurations, the function that draws one, its arguments)
 OPERATIONS = {
     "convolution, zeros": (5, convolution, "zeros"),
     "convolution, constant": (1, convolution, "constant"),

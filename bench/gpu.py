@@ -1,11 +1,11 @@
-"""Everything to be measured on a machine with a GPU, in one go, without network, within nine minutes.
+"""All measurements on a machine with a GPU in one run, without network access, within nine minutes.
 
     python bench/gpu.py [--minutes 8.5] [--backends cupy,numba-cuda,numba] [--only checks,tests,throughput,kernels]
 
 In this order: `gpucnn check` on these backends; the tests marked gpu; throughput of the three networks, with PyTorch
 eager, compiled and as CUDA graphs, in strict float32 and TF32, contiguous and channels_last; each operation of a
-training step beside its floor. What there was no time for is named. Writes bench/results/gpu-DATE.json after each part
-and prints tables. With --rehearse batches are small and nothing is written, to try the script itself on any backend.
+training step compared with its floor. Notes list what there was no time for. Writes bench/results/gpu-DATE.json after
+each part and prints tables. With --rehearse batches are small and nothing is written, to try the script on any backend.
 """
 
 import argparse
@@ -26,14 +26,14 @@ from record import record
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("checks", "tests", "throughput", "kernels")
 MODELS, BATCHES = ("lenet5", "vgg_small", "resnet20"), (512, 64, 2048)
-# torch.compile takes most of a minute a network: it is tried at this batch only, in training.
+# torch.compile takes most of a minute per network: it is tried with this batch only, in training.
 COMPILED_BATCH = 512
-# Seconds that a command of the first two parts may take, and those kept back for the kernels.
+# Seconds that the commands of the first two parts may take, and those reserved for the kernels.
 CHECKS, TESTS, KERNELS = 60, 90, 75
 
 
 class Clock:
-    """The time that is left."""
+    """The remaining time."""
 
     def __init__(self, seconds: float):
         self.end = perf_counter() + seconds
@@ -45,15 +45,15 @@ class Clock:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--minutes", type=float, default=8.5, help="in all")
+    parser.add_argument("--minutes", type=float, default=8.5, help="in total")
     parser.add_argument("--backends", default="cupy,numba-cuda,numba", help="the GPU backends first")
     parser.add_argument("--only", default=",".join(PARTS), help="parts to run")
     parser.add_argument("--rehearse", action="store_true", help="small batches, nothing written")
-    given = parser.parse_args()
-    clock, parts = Clock(60 * given.minutes), given.only.split(",")
-    names, notes = usable(given.backends.split(","))
+    options = parser.parse_args()
+    clock, parts = Clock(60 * options.minutes), options.only.split(",")
+    names, notes = usable(options.backends.split(","))
     report = {"gpu": gpu(), "backends": names, "notes": notes}
-    keep = (lambda: None) if given.rehearse else lambda: record("gpu", report, name="gpu")
+    keep = (lambda: None) if options.rehearse else lambda: record("gpu", report, name="gpu")
     if "checks" in parts:
         report["checks"] = checks(names, min(CHECKS, clock.left))
         keep()
@@ -61,32 +61,32 @@ def main() -> None:
         report["tests"] = tests(min(TESTS, clock.left))
         keep()
     failed = [part for part in ("checks", "tests") if report.get(part, {}).get("passed") is False]
-    if failed and not given.rehearse:
+    if failed and not options.rehearse:
         print(f"FAILED: {' and '.join(failed)}; the figures below are of a broken program", flush=True)
     reserve = KERNELS if "kernels" in parts else 0
     if "throughput" in parts:
-        batches = (8,) if given.rehearse else BATCHES
+        batches = (8,) if options.rehearse else BATCHES
         report["throughput"] = {"results": [], "ratios": []}
         for part in throughput(names, batches, clock, reserve, notes):
             merge(report["throughput"], part, notes)
             keep()
     if "kernels" in parts:
-        report["kernels"] = kernels(names, 8 if given.rehearse else 512, clock, report["gpu"], notes)
+        report["kernels"] = kernels(names, 8 if options.rehearse else 512, clock, report["gpu"], notes)
         keep()
     for note in notes:
         print(f"note: {note}")
 
 
-def usable(wanted: list[str]) -> tuple[list[str], list[str]]:
-    """Those of the wanted backends that are usable here, and a sentence for each that is not."""
+def usable(requested: list[str]) -> tuple[list[str], list[str]]:
+    """The names that are usable here, and a sentence for each that is not."""
     known = {row["name"]: row for row in backends()}
-    names = [name for name in wanted if known.get(name, {}).get("usable")]
-    reasons = {name: known[name]["reason"] if name in known else "there is no such backend" for name in wanted}
-    return names, [f"{name} is not usable here: {reasons[name]}" for name in wanted if name not in names]
+    names = [name for name in requested if known.get(name, {}).get("usable")]
+    reasons = {name: known[name]["reason"] if name in known else "there is no such backend" for name in requested}
+    return names, [f"{name} is not usable here: {reasons[name]}" for name in requested if name not in names]
 
 
 def gpu() -> dict | None:
-    """The GPU's name, its float32 operations and bytes of memory a second by its clocks; None where there is none."""
+    """The GPU's name, its peak float32 operations and memory bytes per second by its clocks; None without a GPU."""
     try:
         import cupy
 
@@ -110,12 +110,12 @@ def gpu() -> dict | None:
 
 
 def checks(names: list[str], seconds: float) -> dict:
-    """`gpucnn check` in a process of its own: passed (None: not within the time), and its report."""
+    """`gpucnn check` in another process: passed (None: not within the time), and its report."""
     options = [part for name in names for part in ("--backend", name)]
     code, out, error = run([sys.executable, "-m", "gpucnn", "check", *options, "--json"], seconds)
     print(f"checks: {verdict(code)}", flush=True)
-    found = json.loads(out) if code in (0, 1) and out.strip() else {"error": error[-2000:]}
-    return {"passed": None if code is None else code == 0, "report": found}
+    report = json.loads(out) if code in (0, 1) and out.strip() else {"error": error[-2000:]}
+    return {"passed": None if code is None else code == 0, "report": report}
 
 
 def tests(seconds: float) -> dict:
@@ -128,7 +128,7 @@ def tests(seconds: float) -> dict:
 
 
 def verdict(code: int | None) -> str:
-    """In a word, from an exit code or None."""
+    """The exit code (None: a timeout) in words."""
     return "not finished in time" if code is None else "passed" if code == 0 else "FAILED"
 
 
@@ -146,7 +146,7 @@ def run(command: list[str], seconds: float, environment: dict | None = None) -> 
 
 
 def throughput(names: list[str], batches: tuple[int, ...], clock: Clock, reserve: float, notes: list[str]):
-    """A report of `bench` for each case, as long as there is time; the quickest way to a full picture first."""
+    """A report of `bench` for each case, as long as there is time, in the order that covers most soonest."""
     order = [Case(m, job, b) for b, job, m in itertools.product(batches, ("training", "inference"), MODELS)]
     for number, case in enumerate(order):
         share = (clock.left - reserve) / (len(order) - number)
@@ -187,22 +187,22 @@ def merge(whole: dict, part: dict, notes: list[str]) -> None:
 
 
 def kernels(names: list[str], batch: int, clock: Clock, device: dict | None, notes: list[str]) -> list[dict]:
-    """Each operation of a training step on the first backend, beside its floor; a row an operation and model."""
+    """Each operation of a training step on the first backend and its floor; one row per operation and model."""
     rows: list[dict] = []
     limits = {"peak": device["peak"], "bandwidth": device["bandwidth"]} if device else {}
     for name, model in itertools.product(names[:1], MODELS):
         if clock.left < 15:
             notes.append(f"no time was left for the operations of {model}")
             break
-        found = profile(Case(model, "training", batch), get_backend(name), seconds=0.1, **limits)
+        operations = profile(Case(model, "training", batch), get_backend(name), seconds=0.1, **limits)
         print(f"\n{model}, one training step of {batch} images on {name}, operation by operation:")
-        for row in found:
+        for row in operations:
             floor = f"{row['of_floor']:5.0%} of floor speed" if "of_floor" in row else ""
             print(
                 f"{row['operation']:26}{row['shape']:24}{1e3 * row['milliseconds']:10.1f} us {row['share']:6.1%}"
                 f"{row['gflops']:9,.0f} GFLOP/s{row['gigabytes_per_second']:8,.0f} GB/s  {floor}"
             )
-        rows += [{"model": model, "batch": batch, "backend": name, **row} for row in found]
+        rows += [{"model": model, "batch": batch, "backend": name, **row} for row in operations]
     return rows
 
 

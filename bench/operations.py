@@ -1,4 +1,4 @@
-"""Each 3x3 convolution of 32 to 128 channels, forward and both gradients, one at a time, beside the multiply-add peak.
+"""Each 3x3 convolution of 32 to 128 channels, forward and both gradients, one at a time, compared with the peak.
 
     python bench/operations.py [--threads N] [--batch 128] [--seconds 3] [--only 16x16] [--no-pytorch] [--dry]
 
@@ -19,23 +19,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=3.0, help="for each contender")
-    parser.add_argument("--only", default="", help="convolutions whose name holds this, such as 16x16")
+    parser.add_argument("--only", default="", help="convolutions whose name contains this, such as 16x16")
     parser.add_argument("--no-pytorch", action="store_true")
     parser.add_argument("--dry", action="store_true", help="print only")
-    given = parser.parse_args()
-    chosen = [c for c in CONVOLUTIONS if given.only in str(c)]
+    options = parser.parse_args()
+    chosen = [c for c in CONVOLUTIONS if options.only in str(c)]
     report = measure(
         chosen,
-        given.batch,
-        get_backend("numba", threads=given.threads),
-        given.seconds,
+        options.batch,
+        get_backend("numba", threads=options.threads),
+        options.seconds,
         patience=3,
-        peer=not given.no_pytorch,
+        peer=not options.no_pytorch,
         say=lambda text: print(text, file=sys.stderr, flush=True),
     )
     print(
-        f"largest error: {report['largest_error']:.2f} of the derived bound. Peak: part of the measured multiply-add "
-        "peak,\ntaps on padding counted; inside: not counted. Quiet: slices without other processes."
+        f"largest error: {report['largest_error']:.2f} of the derived bound. Peak: fraction of the measured peak,\n"
+        "taps on padding counted; inside: not counted. Quiet: slices without other processes."
     )
     head = ("convolution", 22), ("pass", 17), ("ms", -8), ("GFLOP/s", -9), ("peak", -7), ("inside", -8)
     head += ("PyTorch ms", -12), ("ratio", -7), ("quiet", -8)
@@ -48,7 +48,7 @@ def main() -> None:
             f"{row.get('ratio', float('nan')):7.2f}{row['quiet_slices']:>5}/{row['slices']}"
         )
     print(disturbance(report["results"]))
-    if not given.dry:
+    if not options.dry:
         print(f"written to {record('operations', report)}")
 
 

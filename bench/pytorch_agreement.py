@@ -3,9 +3,9 @@
     python bench/pytorch_agreement.py [--count 300] [--seed 0] [--only N ...] [--dry]
 
 Ours is exact math in float32, on numba, and for every tenth configuration on numpy too; PyTorch computes in float64
-from the same float32 values. Each value must lie within its own bound, which is derived (agreement_bounds.py). Ends
-with code 1 if one does not, and says how to run that configuration alone. Writes
-bench/results/pytorch-agreement-DATE.json unless --dry, or --only, is given or something disagrees.
+from the same float32 values. Each value must be within its own derived bound (agreement_bounds.py). Ends with
+code 1 if one is not, and says how to run that configuration alone. Writes bench/results/pytorch-agreement-DATE.json
+unless --dry or --only is given or something disagrees.
 """
 
 import argparse
@@ -31,24 +31,24 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, nargs="+", metavar="N", help="these configurations of the seed, in detail")
     parser.add_argument("--dry", action="store_true", help="print only")
-    given = parser.parse_args(arguments)
-    if given.count < 1 or min(given.seed, *(given.only or [0])) < 0:
+    options = parser.parse_args(arguments)
+    if options.count < 1 or min(options.seed, *(options.only or [0])) < 0:
         parser.error("--count is 1 or more, --seed and --only are 0 or more")
     if importlib.util.find_spec("torch") is None:
-        parser.error("PyTorch is not installed here, and is what this compares with: pip install torch")
-    found = judge(given.only or range(given.count), given.seed, say=note)
-    report = summary(found)
+        parser.error("this script compares with PyTorch, which is not installed: pip install torch")
+    rows = judge(options.only or range(options.count), options.seed, say=note)
+    report = summary(rows)
     print(table(report))
-    wrong = [row for row in found if not row["ratio"] <= 1]
+    wrong = [row for row in rows if not row["ratio"] <= 1]
     for row in wrong:
         print(
-            f"DISAGREES: {describe(row)}\n  python bench/pytorch_agreement.py --seed {given.seed} --only "
+            f"DISAGREES: {describe(row)}\n  python bench/pytorch_agreement.py --seed {options.seed} --only "
             f"{row['number']}"
         )
     if wrong:
         sys.exit(1)
-    if not given.dry and not given.only:
-        about = {"seed": given.seed, "configurations": given.count, "bound": BOUND, "results": report}
+    if not options.dry and not options.only:
+        about = {"seed": options.seed, "configurations": options.count, "bound": BOUND, "results": report}
         print(f"written to {record('agreement', about, name='pytorch-agreement')}")
 
 
@@ -59,18 +59,18 @@ def note(text: str) -> None:
 def judge(numbers: Iterable[int], seed: int, say=lambda text: None) -> list[dict]:
     """A row for each configuration, backend and result: number, operation, settings, backend, result, values, ratio.
 
-    `ratio` is the largest error in units of its bound, infinite for a wrong shape, NaN, or what could not be computed
-    at all, which `problem` tells.
+    `ratio` is the largest error in units of its bound, infinite for a wrong shape, NaN, or a refused configuration,
+    which `problem` describes.
     """
     from agreement_cases import CYCLE, draw
 
-    # PyTorch says that it makes a copy for padding="same" with even kernels.
+    # PyTorch warns that it makes a copy for padding="same" with even kernels.
     warnings.filterwarnings("ignore", "Using padding='same'")
     rows = []
     for number in numbers:
         case = draw(number, seed)
         expected = case.expected()
-        # Every tenth, so that 300 meet each place of the cycle of 30 once.
+        # Every tenth, so that 300 cover each place of the cycle of 30 once.
         both = number % 10 == number // len(CYCLE) % 10
         for backend in ("numba", "numpy") if both else ("numba",):
             about = {"number": number, "operation": case.operation, "settings": case.settings, "backend": backend}
@@ -106,7 +106,7 @@ def describe(row: dict) -> str:
 
 
 def summary(rows: list[dict]) -> list[dict]:
-    """One entry an operation, in the order of their first configurations, and the worst of each of its results."""
+    """One entry per operation, in the order of their first configurations, and the worst of each of its results."""
     groups: dict[str, list[dict]] = {}
     for row in rows:
         groups.setdefault(row["operation"], []).append(row)
@@ -128,7 +128,7 @@ def summary(rows: list[dict]) -> list[dict]:
     return report
 
 
-# What stands in one column of the table.
+# The results in each column of the table.
 COLUMNS = {
     "y": ("y",),
     "dx": ("dx",),
@@ -139,7 +139,7 @@ COLUMNS = {
 
 
 def table(report: list[dict]) -> str:
-    """A line an operation: how much was compared, and the worst ratio of error to bound of each kind of result."""
+    """One line per operation: how much was compared, and the worst ratio of error to bound of each kind of result."""
     head = f"{'operation':26}{'configurations':>15}{'on numpy too':>14}{'values':>12}"
     lines = [head + "".join(f"{name:>12}" for name in COLUMNS)]
     total = {name: sum(row[name] for row in report) for name in ("configurations", "on_numpy_too", "values")}

@@ -1,4 +1,4 @@
-"""Where the scripts of this folder keep their results: bench/results/NAME-YYYY-MM-DD.json, one file a day."""
+"""Where the scripts of this folder keep their results: bench/results/NAME-YYYY-MM-DD.json, one file per day."""
 
 import datetime
 import json
@@ -10,15 +10,15 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def record(section: str, report: dict, *, name: str = "cpu", folder: Path = RESULTS) -> Path:
-    """Write `report` as one section of the day's file, beside what other scripts have written there; returns the file.
+    """Write `report` as one section of the day's file, next to those of other scripts; returns the path.
 
-    Each section names the machine and the moment it was measured at.
+    Each section names the machine and the time of the measurement.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{datetime.datetime.now(datetime.UTC).date().isoformat()}.json"
     content = json.loads(path.read_text()) if path.exists() else {}
     content[section] = {"machine": machine(), **report}
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(content, indent=1) + "\n")
-    beside.replace(path)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.replace(path)
     return path

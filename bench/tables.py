@@ -24,13 +24,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("results", nargs="*", type=Path, help="default: the newest cpu-*.json and gpu-*.json")
     parser.add_argument("--write", action="store_true", help="into README.md, docs/speed.md and docs/throughput.png")
-    given = parser.parse_args()
-    paths = given.results or newest(RESULTS)
+    options = parser.parse_args()
+    paths = options.results or newest(RESULTS)
     if not paths:
         sys.exit("no results in bench/results: run bench/cpu.py and bench/operations.py first")
     contents = [json.loads(path.read_text()) for path in paths]
     text = "\n\n".join(map(tables, contents))
-    if not given.write:
+    if not options.write:
         print(text)
         return
     chart = ROOT / CHART
@@ -46,13 +46,13 @@ def main() -> None:
 
 
 def newest(folder: Path) -> list[Path]:
-    """The last file of each kind; names end in a date that sorts."""
-    found = (sorted(folder.glob(f"{kind}-*.json")) for kind in ("cpu", "gpu"))
-    return [paths[-1] for paths in found if paths]
+    """The newest file of each kind; names end in a date that sorts."""
+    files = (sorted(folder.glob(f"{kind}-*.json")) for kind in ("cpu", "gpu"))
+    return [paths[-1] for paths in files if paths]
 
 
 def between(name: str, page: str, text: str) -> str:
-    """`page` with `text` between the two marks; ends the program if they are not there, once each, in order."""
+    """`page` with `text` between the two marks; ends the program unless both occur once, in order."""
     if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
         sys.exit(f"{name} needs one line {BEGIN} and after it one line {END}")
     before, rest = page.split(BEGIN)
@@ -72,7 +72,7 @@ def tables(content: dict) -> str:
 
 
 def where(machine: dict, report: dict) -> str:
-    """A sentence on what was measured where and when."""
+    """A sentence on where and when it was measured."""
     threads = sorted({row["threads"] for row in report["results"] if row["threads"]})
     versions = machine["versions"]
     text = f"Measured on {machine['date'][:10]}: {machine['processor']}"
@@ -86,7 +86,7 @@ def where(machine: dict, report: dict) -> str:
 
 
 def networks(report: dict) -> str:
-    """A line a case and backend."""
+    """One line per case and backend."""
     about = ("model", "job", "batch", "backend", "math", "threads")
     ratios = {
         (*(r[name] for name in about), r.get("peer", "pytorch")): r for r in reversed(report["ratios"])
@@ -115,19 +115,19 @@ def networks(report: dict) -> str:
 
 
 def operations(report: dict) -> str:
-    """A line a convolution and pass; taps on padding count as work, as everybody counts them."""
+    """One line per convolution and pass; taps on padding count as work, as is usual."""
     lines = []
     for row in report["results"]:
         theirs = min(row.get("pytorch_milliseconds", {}).values(), default=None)
-        part = row.get("peak_fraction")
+        fraction = row.get("peak_fraction")
         lines.append(
             [
                 row["operation"],
                 row["pass"],
                 f"{row['milliseconds']:.2f}",
                 f"{row['gflops']:.0f}",
-                "" if part is None else f"{part:.0%}",
-                "" if part is None else f"{row['peak_fraction_inside']:.0%}",
+                "" if fraction is None else f"{fraction:.0%}",
+                "" if fraction is None else f"{row['peak_fraction_inside']:.0%}",
                 "" if theirs is None else f"{theirs:.2f}",
             ]
         )
@@ -137,7 +137,7 @@ def operations(report: dict) -> str:
 
 
 def markdown(head: list[str], lines: list[list]) -> str:
-    """A table; what looks like a number goes to the right."""
+    """A Markdown table; columns of numbers are aligned to the right."""
     rule = ["---:" if all(_is_number(line[i]) for line in lines) else "---" for i in range(len(head))]
     return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in (head, rule, *lines))
 

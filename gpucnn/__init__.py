@@ -1,4 +1,4 @@
-"""gpucnn: small convolutional networks, to the same bits on every device."""
+"""gpucnn: small convolutional networks that give the same bits on every device."""
 
 import importlib
 import importlib.util
@@ -9,12 +9,12 @@ __version__ = "0.1.0"
 
 
 def _find_kernels() -> None:
-    """In a checkout the kernels lie beside this package, and are gpucnn.kernels as in an installation, which has them
-    inside it. Nothing else of the checkout becomes part of the package.
+    """Import gpucnn.kernels from a checkout, where kernels/ is next to this package; an installation has it inside.
+    Nothing else of the checkout becomes part of the package.
     """
-    here = Path(__file__).resolve().parent
-    folder = here.parent / "kernels"
-    if (here / "kernels").is_dir() or not (folder / "__init__.py").is_file():
+    package = Path(__file__).resolve().parent
+    folder = package.parent / "kernels"
+    if (package / "kernels").is_dir() or not (folder / "__init__.py").is_file():
         return
     name = f"{__name__}.kernels"
     spec = importlib.util.spec_from_file_location(
@@ -27,7 +27,7 @@ def _find_kernels() -> None:
 
 _find_kernels()
 
-# Public names and the module each lives in, imported at first use: `import gpucnn` stays quick.
+# Public names and their modules, imported at first use: `import gpucnn` stays quick.
 _PUBLIC = {
     "get_backend": "gpucnn.backends",
     "Batch": "gpucnn.backends.batch",

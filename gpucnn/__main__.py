@@ -1,5 +1,17 @@
-"""`python -m gpucnn` is the `gpucnn` command."""
+"""The `gpucnn` command, also as `python -m gpucnn`."""
 
-from gpucnn.cli import main
+from gpucnn import interrupts
 
-main()
+
+def main() -> None:
+    """Entry point of the console script and of `python -m gpucnn`: Ctrl-C ends it well from its first moment on."""
+    interrupts.leave_at_once()
+    from gpucnn.cli import app
+    from gpucnn.cli.output import leave, ready
+
+    ready()
+    leave(lambda: app(prog_name="gpucnn"))
+
+
+if __name__ == "__main__":
+    main()

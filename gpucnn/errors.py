@@ -1,12 +1,14 @@
 """Every error that gpucnn raises on purpose.
 
 A message says what arrived, what was expected and what to do. The command line turns each of them into one sentence and
-exit code 2; beside them only a lack of memory is caught there.
+exit code 2; apart from them it only catches lack of memory.
 """
 
 
 class GpucnnError(Exception):
-    """Base of all errors about what the user gave or what this machine lacks."""
+    """Base of all errors about the user's input or what this machine lacks."""
+
+    layer: str | None = None  # the name of the layer in which it was raised
 
 
 class ShapeError(GpucnnError, ValueError):
@@ -18,23 +20,23 @@ class DTypeError(GpucnnError, TypeError):
 
 
 class ConfigurationError(GpucnnError, ValueError):
-    """A wrong name or setting: unknown model, optimiser or padding mode, a rate outside its range."""
+    """A wrong name or setting: unknown model, optimizer or padding mode, a rate outside its range."""
 
 
 class BackendError(GpucnnError, RuntimeError):
-    """A backend that is unknown, not usable on this machine, or asked for math it does not have."""
+    """A backend that is unknown, not usable on this machine, or does not have the requested math mode."""
 
 
 class DataError(GpucnnError, ValueError):
-    """Images or labels that cannot be trained on: unreadable, cut short, NaN, labels out of range."""
+    """Images or labels that cannot be trained on: unreadable, truncated, NaN, labels out of range."""
 
 
 class CheckpointError(GpucnnError, ValueError):
-    """A checkpoint or run folder that is cut short, of another model, or of another format version."""
+    """A checkpoint or run folder that is truncated, of another model, or of another format version."""
 
 
 class NonFiniteError(GpucnnError, ArithmeticError):
-    """Training met an infinity or a NaN in the loss or in the new weights. `epoch` and `step` say where (from 1)."""
+    """Training met an infinity or a NaN in the loss or in the new weights. At `epoch` and `step`, from 1."""
 
     def __init__(self, message: str, epoch: int, step: int):
         super().__init__(message)

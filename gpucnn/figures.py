@@ -1,4 +1,4 @@
-"""What all pictures share: colours, grids of small images, and how a picture gets onto the disk.
+"""Shared by all figures: colors, grids of small images, and writing image files.
 
 Matplotlib is imported at first use, always with the Agg canvas: no window, no display, no global state.
 """
@@ -7,14 +7,15 @@ import io
 import math
 import os
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from gpucnn.errors import ConfigurationError, DataError
-from gpucnn.models.files import write_file
+from gpucnn.storage import write_file
 
 DPI = 110
-# One hue a thing, told apart by the colour-blind too (Okabe and Ito 2008).
+# Hues that the color-blind can distinguish (Okabe and Ito 2008).
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 GOOD, BAD, MARK = "#0072b2", "#d55e00", "#e69f00"
 INK, FAINT = "#303030", "#8c8c8c"
@@ -24,7 +25,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def check_path(path, suffixes: tuple[str, ...] = (".png",), what: str = "a picture") -> Path:
-    """`path`, if a picture can be written there; raises ConfigurationError, so that nothing is computed in vain."""
+    """`path`, if a picture can be written there; raises ConfigurationError, before anything is computed."""
     path = Path(path)
     if path.suffix.lower() not in suffixes:
         raise ConfigurationError(f"cannot write {what} to {path}; its name must end in {', '.join(suffixes)}")
@@ -44,12 +45,12 @@ def check_finite(name: str, values: np.ndarray) -> np.ndarray:
     if len(bad):
         place = ", ".join(map(str, bad[0]))
         raise DataError(
-            f"{name} hold {len(bad)} values that are NaN or infinite, the first at ({place}); they have no colour"
+            f"{name} hold {len(bad)} values that are NaN or infinite, the first at ({place}); they have no color"
         )
     return values
 
 
-def new_figure(width: float, height: float, layout: str | None = "constrained"):
+def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained"):
     """An empty figure of so many inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -67,18 +68,18 @@ def png(figure, dpi: int = DPI) -> bytes:
 
 
 def save(figure, path, dpi: int = DPI) -> None:
-    """Write the figure as a PNG, beside its place and renamed; raises ConfigurationError where that is impossible."""
+    """Write the figure as a PNG, atomically; raises ConfigurationError if the path is not writable."""
     write_file(check_path(path), png(figure, dpi))
 
 
 def inches(figure, left: float, top: float, width: float, height: float):
-    """Axes at a place counted in inches from the figure's upper left corner; for figures without a layout."""
+    """Axes placed in inches from the figure's upper left corner; for figures without a layout."""
     w, h = figure.get_size_inches()
     return figure.add_axes((left / w, 1 - (top + height) / h, width / w, height / h))
 
 
 def limit(values: np.ndarray) -> float:
-    """The largest magnitude, for a scale that is as long below zero as above; 1 if all are zero."""
+    """The largest magnitude, for a scale symmetric about zero; 1 if all are zero."""
     return float(np.abs(values).max()) or 1.0
 
 
@@ -90,7 +91,7 @@ def columns_for(count: int, width: int = 1, height: int = 1, ratio: float = 1.6,
 
 
 def _gaps(height: int, width: int, named: bool) -> tuple[float, float]:
-    """Between tiles side by side and one above the other, in pixels of a tile."""
+    """Horizontal and vertical gaps between tiles, in pixels of a tile."""
     gap = 0.12 * max(width, height)
     return gap, 2.2 * gap if named else gap
 
@@ -102,10 +103,10 @@ def grid_size(count: int, columns: int, height: int, width: int, *, named: bool)
 
 
 def tile_grid(axes, tiles: np.ndarray, columns: int, *, names: list[str] | None = None, size: float = 7, **image):
-    """Draw tiles (n, height, width) or (n, height, width, 3) on `axes`, `columns` a row, with names above them.
+    """Draw tiles (n, height, width) or (n, height, width, 3) on `axes`, `columns` per row, with names above them.
 
-    `image` goes to imshow; its `vmin` and `vmax` must be given, so that all tiles share one scale. Returns the last
-    image, for a colour bar.
+    `image` goes to imshow; it must set `vmin` and `vmax`, so that all tiles share one scale. Returns the last
+    image, for a color bar.
     """
     from matplotlib.patches import Rectangle
 
@@ -134,15 +135,15 @@ def number(value: float) -> str:
 
 def cell_numbers(axes, drawn, values: np.ndarray, size: float = 9, show=number) -> None:
     """Write each value (H, W) into its pixel of the image `drawn`, dark on light and light on dark."""
-    colours = drawn.cmap(drawn.norm(np.asarray(values, float)))
+    colors = drawn.cmap(drawn.norm(np.asarray(values, float)))
     for (row, column), value in np.ndenumerate(values):
-        red, green, blue = colours[row, column][:3]
+        red, green, blue = colors[row, column][:3]
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
         axes.text(column, row, show(value), ha="center", va="center", fontsize=size, color="white" if dark else INK)
 
 
 def pixel_ticks(axes, height: int, width: int, cell: float, size: float = 8) -> None:
-    """Row and column numbers at the sides of an image whose pixels are `cell` inches: at most ten, none too near."""
+    """Row and column numbers at the sides of an image whose pixels are `cell` inches: at most ten, not too close."""
     for axis, count in ((axes.xaxis, width), (axes.yaxis, height)):
         step = next(s for s in (2**i for i in range(40)) if count <= 10 * s and s * cell >= 0.2)
         axis.set_ticks(range(0, count, step))
@@ -150,7 +151,7 @@ def pixel_ticks(axes, height: int, width: int, cell: float, size: float = 8) -> 
 
 
 def cut(name: str, most: int = 12) -> str:
-    """A name no longer than `most` letters."""
+    """The name, shortened to at most `most` letters."""
     return name if len(name) <= most else name[: most - 1] + "…"
 
 

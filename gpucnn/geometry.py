@@ -1,11 +1,11 @@
-"""The only size arithmetic in the project: output sizes, padding, receptive fields, and counts.
+"""All size arithmetic of the project: output sizes, padding, receptive fields and counts.
 
 Symbols, all per spatial axis, the same everywhere:
 
 - I  input size in pixels
 - K  kernel size in taps
-- D  dilation: distance in pixels between neighbouring taps; the kernel covers E = D*(K-1) + 1 pixels
-- S  stride: pixels between neighbouring windows
+- D  dilation: distance in pixels between neighboring taps; the kernel covers E = D*(K-1) + 1 pixels
+- S  stride: pixels between neighboring windows
 - B, A  padding before and after the input, in pixels (P on both sides is B = A = P)
 - O  output size: how many windows fit (P, Q in names of the two axes of an output map)
 
@@ -17,12 +17,11 @@ Output size (Dumoulin and Visin, "A guide to convolution arithmetic for deep lea
                           (PyTorch's rule: a window must start inside the input or the padding before it)
     "same" padding        O = ceil(I / S), B + A = max((O - 1)*S + E - I, 0), the odd pixel after (TensorFlow's rule)
     transposed            O = (I - 1)*S - B - A + E + R, with R more pixels (output padding) after, R < max(S, D)
-                          (relationship 14, PyTorch's formula); I and O change places in the window that it runs
+                          (relationship 14, PyTorch's formula); I and O swap roles in the window, which is run
                           backwards
 """
 
 import math
-import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -30,9 +29,14 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn import arguments
+from gpucnn.arguments import per_axis, truth
 from gpucnn.errors import ConfigurationError, ShapeError
 
 Sizes = tuple[int, ...]
+PerAxis = int | Iterable[int]  # one for all spatial axes, or one per axis
+Padding = str | int | Iterable[int | tuple[int, int]]  # a word, one for all, one per axis, or (before, after) per axis
+PADDING_WORDS = ("valid", "same")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class Window:
     """How a kernel slides over an input. Every tuple has one entry per spatial axis; padding's are (before, after).
 
     Made by `window`, `pool_window` or `transposed_window`, which check that the sizes fit; hashable. In ceil mode the
-    last window may reach past the input and its padding; `padding` is not enlarged then, everything outside the input
+    last window may reach past the input and its padding; `padding` does not grow then: everything outside the input
     counts as padding.
     """
 
@@ -54,11 +58,11 @@ class Window:
 
 def window(
     input: Iterable[int],
-    kernel: int | Iterable[int],
+    kernel: PerAxis,
     *,
-    stride: int | Iterable[int] = 1,
-    padding: Any = 0,
-    dilation: int | Iterable[int] = 1,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
     strict: bool = False,
     ceil: bool = False,
 ) -> Window:
@@ -69,14 +73,13 @@ def window(
     axis, or (before, after) per axis. The formulas are at the top of this module.
 
     Raises ShapeError where the sizes do not fit: a kernel larger than its padded input, a stride that does not divide
-    evenly under `strict`, a tuple of the wrong length. Raises ConfigurationError for what is no size at all: negative,
+    evenly under `strict`, a tuple of the wrong length. Raises ConfigurationError for invalid sizes: negative,
     zero, fractional or boolean values, an unknown padding word, `strict` and `ceil` together.
     """
+    strict, ceil = truth("strict", strict), truth("ceil", ceil)
     if strict and ceil:
         raise ConfigurationError("strict and ceil exclude each other: strict refuses the remainder that ceil rounds up")
-    if isinstance(input, (str, bytes)) or not isinstance(input, Iterable):
-        raise ConfigurationError(f"input is {input!r}; give one size per spatial axis, such as (32, 32)")
-    input = tuple(_integer("input", size, least=1) for size in input)
+    input = _sizes(input)
     axes = len(input)
     kernel = per_axis("kernel", kernel, axes)
     stride = per_axis("stride", stride, axes)
@@ -92,39 +95,32 @@ def window(
 
 def transposed_window(
     input: Iterable[int],
-    kernel: int | Iterable[int],
+    kernel: PerAxis,
     *,
-    stride: int | Iterable[int] = 1,
-    padding: int | Iterable = 0,
-    output_padding: int | Iterable[int] = 0,
-    dilation: int | Iterable[int] = 1,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    output_padding: PerAxis = 0,
+    dilation: PerAxis = 1,
 ) -> Window:
     """The window that a transposed convolution over `input` runs backwards.
 
-    A transposed convolution is a convolution's gradient with respect to its input: its input stands where that
-    convolution has its output. So the window's `output` is the transposed convolution's input, and its `input` is what
-    comes out, of size O = (I - 1)*S - B - A + E + output_padding. `padding` cuts off B pixels before and A after: one
-    integer, one per axis, or (before, after) per axis. `output_padding` puts pixels after, which a convolution's floor
-    would have left out; they are there to choose one of the S output sizes that all have I as their convolution's
-    output, and must be less than stride or dilation.
+    A transposed convolution is a convolution's gradient with respect to its input: its input takes the place of that
+    convolution's output. So the window's `output` is the transposed convolution's input, and its `input` the transposed
+    convolution's output, of size O = (I - 1)*S - B - A + E + output_padding. `padding` cuts off B pixels before and A
+    after: one integer, one per axis, or (before, after) per axis. `output_padding` adds pixels after, the ones that a
+    convolution's floor drops: it selects one of the S output sizes for which the convolution gives I, and must be less
+    than stride or dilation.
 
-    Raises ShapeError where nothing would be left of the output, and for a tuple of the wrong length; ConfigurationError
-    for an output padding that is too large and for what is no size at all.
+    Raises ShapeError if nothing would be left of the output, and for a tuple of the wrong length; ConfigurationError
+    for an output padding that is too large and for invalid sizes.
     """
-    if isinstance(input, (str, bytes)) or not isinstance(input, Iterable):
-        raise ConfigurationError(f"input is {input!r}; give one size per spatial axis, such as (32, 32)")
-    input = tuple(_integer("input", size, least=1) for size in input)
+    input = _sizes(input)
     axes = len(input)
     kernel = per_axis("kernel", kernel, axes)
     stride = per_axis("stride", stride, axes)
     dilation = per_axis("dilation", dilation, axes)
     extra = per_axis("output_padding", output_padding, axes, least=0)
-    if isinstance(padding, str):
-        raise ConfigurationError(
-            f"padding is {padding!r}; a transposed convolution takes an integer, one per axis, or (before, after) per "
-            "axis"
-        )
-    pads = _padding(padding, input, kernel, stride)
+    pads = pads_of(padding, axes)
     output = []
     for axis, (i, k, s, (before, after), d, r) in enumerate(zip(input, kernel, stride, pads, dilation, extra)):
         if r >= max(s, d):
@@ -144,16 +140,16 @@ def transposed_window(
 
 def pool_window(
     input: Iterable[int],
-    size: int | Iterable[int],
+    size: PerAxis,
     *,
-    stride: int | Iterable[int] | None = None,
-    padding: Any = 0,
+    stride: PerAxis | None = None,
+    padding: Padding = 0,
     strict: bool = False,
     ceil: bool = False,
 ) -> Window:
-    """The window of a pooling: `stride` is `size` unless given, and no window may lie wholly in the padding.
+    """The window of a pooling: `stride` defaults to `size`, and no window may consist of padding alone.
 
-    Padding is at most half the window (PyTorch's rule), which makes sure of that. Raises what `window` raises, and
+    Padding is at most half the window (PyTorch's rule), which ensures that. Raises what `window` raises, and
     ShapeError for more padding.
     """
     stride = size if stride is None else stride
@@ -172,9 +168,9 @@ def pads_of(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
 
     Raises ShapeError and ConfigurationError as `window` does, and ConfigurationError for a word.
     """
-    if isinstance(padding, str):
-        raise ConfigurationError(f"padding is {padding!r}; give an integer, one per axis, or (before, after) per axis")
-    return _padding(padding, (1,) * axes, (1,) * axes, (1,) * axes)
+    sides = arguments.padding(padding, axes)
+    sides = sides if isinstance(sides, tuple) else (sides,) * axes
+    return tuple(side if isinstance(side, tuple) else (side, side) for side in sides)
 
 
 def _output(
@@ -203,10 +199,10 @@ def _output(
 
 
 def _fitting_padding(i: int, e: int, s: int, pads: tuple[int, int]) -> str:
-    """The padding nearest to `pads` that stride s divides evenly: alike on both sides if it was and can be."""
+    """The padding nearest to `pads` that stride s divides evenly: symmetric if it was and can be."""
     before, after = pads
     if before == after:
-        # I + 2P - E repeats modulo S after at most S steps of P, so a fit is that near or nowhere.
+        # I + 2P - E repeats modulo S after at most S steps of P, so a fit is that near or does not exist.
         near = sorted(range(max(0, before - s), before + s + 1), key=lambda p: (abs(p - before), p))
         for p in near:
             if i + 2 * p >= e and (i + 2 * p - e) % s == 0:
@@ -216,7 +212,7 @@ def _fitting_padding(i: int, e: int, s: int, pads: tuple[int, int]) -> str:
 
 def _fitting_stride(room: int, s: int) -> str:
     """The strides nearest to s, below and above, that divide `room` evenly."""
-    divisors = [d for d in range(1, room + 1) if room % d == 0]  # room > 0: zero divides evenly and never comes here
+    divisors = [d for d in range(1, room + 1) if room % d == 0]  # room > 0: zero divides evenly and never gets here
     below = [d for d in divisors if d < s][-1:]
     above = [d for d in divisors if d > s][:1]
     return " or ".join(str(d) for d in below + above)
@@ -224,60 +220,19 @@ def _fitting_stride(room: int, s: int) -> str:
 
 def _padding(padding: Any, input: Sizes, extents: Sizes, stride: Sizes) -> tuple[tuple[int, int], ...]:
     """(before, after) for each axis from any of the forms that `window` takes."""
-    if isinstance(padding, str):
-        if padding == "valid":
-            return tuple((0, 0) for _ in input)
-        if padding == "same":
-            totals = (max((-(-i // s) - 1) * s + e - i, 0) for i, e, s in zip(input, extents, stride))
-            return tuple((total // 2, total - total // 2) for total in totals)
-        raise ConfigurationError(
-            f'padding is {padding!r}; use "valid", "same", an integer, one per axis, or (before, after) per axis'
-        )
-    if not isinstance(padding, Iterable):
-        p = _integer("padding", padding, least=0)
-        return tuple((p, p) for _ in input)
-    sides = tuple(padding)
-    if len(sides) != len(input):
-        raise ShapeError(
-            f"padding {padding!r} has {len(sides)} entries for {len(input)} spatial axes; "
-            "give one integer or one (before, after) pair per axis"
-        )
-    pads = []
-    for side in sides:
-        if isinstance(side, str) or not isinstance(side, Iterable):
-            pads.append((_integer("padding", side, least=0),) * 2)
-            continue
-        pair = tuple(_integer("padding", p, least=0) for p in side)
-        if len(pair) != 2:
-            raise ShapeError(f"padding {side!r} of one axis has {len(pair)} entries; give (before, after)")
-        pads.append(pair)
-    return tuple(pads)
+    padding = arguments.padding(padding, len(input), PADDING_WORDS)
+    if padding == "valid":
+        return tuple((0, 0) for _ in input)
+    if padding == "same":
+        totals = (max((-(-i // s) - 1) * s + e - i, 0) for i, e, s in zip(input, extents, stride))
+        return tuple((total // 2, total - total // 2) for total in totals)
+    return pads_of(padding, len(input))
 
 
-def per_axis(name: str, value: int | Iterable[int], axes: int, least: int = 1) -> Sizes:
-    """One integer of at least `least` per axis, from one for all or a sequence."""
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        return (_integer(name, value, least=least),) * axes
-    values = tuple(_integer(name, v, least=least) for v in value)
-    if len(values) != axes:
-        raise ShapeError(
-            f"{name} {values} has {len(values)} entries for {axes} spatial axes; give one integer or one per axis"
-        )
-    return values
-
-
-def _integer(name: str, value: Any, *, least: int) -> int:
-    """`value` as a Python int, if it is an integer (NumPy's included, booleans not) and at least `least`."""
-    kind = "a positive integer" if least == 1 else "an integer of 0 or more"
-    if isinstance(value, (bool, np.bool_)):
-        raise ConfigurationError(f"{name} is {value!r}, a truth value; give {kind}")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ConfigurationError(f"{name} is {value!r} of type {type(value).__name__}; give {kind}") from None
-    if number < least:
-        raise ConfigurationError(f"{name} is {number}; give {kind}")
-    return number
+def _sizes(input: Any) -> Sizes:
+    """The sizes of an image's spatial axes."""
+    sizes = arguments.sequence("input", input, "one size per spatial axis, such as (32, 32)")
+    return tuple(arguments.integer("input", size) for size in sizes)
 
 
 def _show(pads: tuple[int, int]) -> str:
@@ -292,7 +247,7 @@ def _where(axis: int, axes: int) -> str:
 class Field:
     """The receptive field of one value: how many input pixels it sees along each axis.
 
-    `size` is that number, `jump` the input pixels between two neighbouring values: whole numbers, or fractions behind
+    `size` is that number, `jump` the input pixels between two neighboring values: integers, or fractions after
     an upsampling, where a value sees at most `size` rounded up. An input pixel is
     `Field.pixel(axes)`; each layer's follows from the layer's before it: size' = size + (E - 1) * jump and
     jump' = jump * S (Araujo, Norris and Sim, "Computing receptive fields of convolutional neural networks", 2019).
@@ -311,7 +266,7 @@ class Field:
         return self.spread(tuple(d * (k - 1) + 1 for k, d in zip(window.kernel, window.dilation)), window.stride)
 
     def spread(self, reach: tuple, step: tuple) -> "Field":
-        """The field after a layer whose values see `reach` neighbouring values each, `step` values apart, per axis."""
+        """The field after a layer whose values see `reach` neighboring values each, `step` values apart, per axis."""
         size = tuple(r + (e - 1) * j for r, j, e in zip(self.size, self.jump, reach))
         return Field(size, tuple(j * s for j, s in zip(self.jump, step)))
 
@@ -327,14 +282,14 @@ def dense_parameters(inputs: int, outputs: int, *, bias: bool = True) -> int:
 
 
 def conv_multiply_adds(in_channels: int, out_channels: int, window: Window, *, groups: int = 1) -> int:
-    """Multiply-adds of a convolution of one image: in_channels / groups * prod(K) a value, taps on padding included."""
+    """Multiply-adds of a convolution of one image: in_channels / groups * prod(K) per value, padding included."""
     return in_channels // groups * math.prod(window.kernel) * out_channels * math.prod(window.output)
 
 
 def transposed_field(window: Window) -> tuple[Sizes, tuple[Fraction, ...]]:
     """(reach, step) of a transposed convolution for Field.spread; `window` is transposed_window's.
 
-    With g = gcd(S, D), a value sees at most ceil(K * g / S) inputs that lie D / g apart, and its neighbours are 1 / S
+    With g = gcd(S, D), a value sees at most ceil(K * g / S) inputs that are D / g apart, and its neighbors are 1 / S
     of an input away.
     """
     reach = []
@@ -346,7 +301,7 @@ def transposed_field(window: Window) -> tuple[Sizes, tuple[Fraction, ...]]:
 
 def conv_transpose_multiply_adds(in_channels: int, out_channels: int, window: Window, *, groups: int = 1) -> int:
     """Multiply-adds of a transposed convolution of one image: each input value meets out_channels / groups * prod(K)
-    weights, those included whose product falls into the padding. `window` is transposed_window's."""
+    weights, including those whose product falls into the padding. `window` is transposed_window's."""
     return out_channels // groups * math.prod(window.kernel) * in_channels * math.prod(window.output)
 
 

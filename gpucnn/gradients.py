@@ -2,21 +2,21 @@
 
     from gpucnn import check_gradients
     report = check_gradients(MyLayer(), shape=(3, 8, 8))       # a layer and the shape of one image
-    print(report)                                              # a line for each tensor
+    print(report)                                              # one line per tensor
     assert report.passed
 
-For y = f(x) and weights c drawn for the outputs, L = sum(c * f(x)) has the gradient g = backward(c). Along a direction
-v drawn at random
+For y = f(x) and random weights c of the outputs, L = sum(c * f(x)) has the gradient g = backward(c). Along a random
+direction v
 
     D(h) = (L(x + h*v) - L(x - h*v)) / 2h  =  sum(g * v) + O(h**2)
 
-and (4 * D(h/2) - D(h)) / 3 is off by O(h**4) alone (Richardson's extrapolation). All of it is float64 on numpy's fast
-math, one tensor at a time, so that a wrong gradient is named.
+and (4 * D(h/2) - D(h)) / 3 is off only by O(h**4) (Richardson extrapolation). All of it is float64 in numpy's fast math
+mode, one tensor at a time, so that the report names the wrong gradient.
 
-A function with kinks (ReLU at 0, the two largest values of a maximum alike) has no derivative there, and the difference
-quotient across one says nothing. A direction is skipped, and counted, where the function's own values show a kink at
+A function with kinks (ReLU at 0, a tie for a maximum) has no derivative there, and the difference quotient across one
+is meaningless. A direction is skipped, and counted, where the function's own values show a kink at
 every step size tried: D(h) and D(h/2) disagree, or the second difference (L(h) + L(-h) - 2 L(0)) / h does not halve
-with h. The gradient has no part in that decision, so a wrong one is never excused by it.
+with h. The gradient plays no part in that decision, so it never excuses a wrong one.
 """
 
 import copy
@@ -26,19 +26,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpucnn import arguments
 from gpucnn.backends import get_backend
-from gpucnn.errors import ConfigurationError, ShapeError
+from gpucnn.errors import ConfigurationError, DTypeError, ShapeError
 from gpucnn.layers.base import Layer
-from gpucnn.layers.settings import positive
 from gpucnn.models.model import Model
 
 __all__ = ["GradientReport", "TensorReport", "check_gradients"]
 
 _STEPS = 2.0**-13, 2.0**-16, 2.0**-19
-# Another direction is drawn for each one skipped, this many times as many at most.
+# A skipped direction is replaced by another; at most this many times `directions` are skipped.
 _TRIES = 4
 _UNIT = 2.0**-53
-# Rounding errors of L, in units of its terms' sum: each term carries those of its layers, more or less at random.
+# L's rounding error in units of the sum of its terms' magnitudes: terms carry their layers' errors, roughly at random.
 _ROUNDINGS = 64
 
 
@@ -46,8 +46,8 @@ _ROUNDINGS = 64
 class TensorReport:
     """The input or one parameter: how many directions were compared, how many skipped at kinks, and the worst error.
 
-    `error` is |sum(g * v) - D| over the size of the two, infinite where the gradient is not finite. `passed` needs
-    every direction to agree, and at least one that could be compared. `problem` says what else is wrong, or is empty.
+    `error` is |sum(g * v) - D| over the magnitude of the two, infinite if the gradient is not finite. `passed`
+    requires that at least one direction could be compared and that all agree. `problem` describes any other error.
     """
 
     name: str
@@ -61,7 +61,7 @@ class TensorReport:
 
 @dataclass(frozen=True)
 class GradientReport:
-    """What `check_gradients` found: `tensors`, one report each, and the relative `tolerance`; as text a table."""
+    """The result of `check_gradients`: one report per tensor, and the relative `tolerance`; str() is a table."""
 
     tensors: tuple[TensorReport, ...]
     tolerance: float
@@ -100,24 +100,24 @@ def check_gradients(
     `subject` is one of
 
     - a layer, with `shape`, the shape (C, *spatial) of one image. A copy of it is built and its parameters are drawn,
-      each moved a little from where initialisation puts it, so that none is exactly 0;
+      each moved a little from its initial value, so that none is exactly 0;
     - a model: a copy, with its weights and running statistics if it has any;
     - a function `y, backward = f(*arrays)` of float64 arrays, where `backward(dy)` returns the gradient, or a tuple
       with one for each array; `inputs` are the arrays.
 
     Layers and models run on `images` random images, or on the one array in `inputs`, (N, C, *spatial); in training mode
-    unless told otherwise; the input and every parameter are checked. A layer may use the backend's operations or
+    by default; the input and every parameter are checked. A layer may use the backend's operations or
     `x.backend.xp`; it must take float64 and give the same result for the same input. Before backward runs, the
     gradients of the parameters hold NaN: backward must write them, not add to them.
 
-    `tolerance` is relative to the size of the derivative; about 1e-10 is what a right gradient reaches. Raises
-    ConfigurationError for a subject of another kind, settings out of range, or results that change from call to call,
-    ShapeError for inputs or gradients of a wrong shape.
+    `tolerance` is relative to the size of the derivative; a correct gradient reaches about 1e-10. Raises
+    ConfigurationError for a subject of another kind, settings out of range, or results that change between calls,
+    ShapeError for inputs or gradients of the wrong shape.
     """
-    images, directions = positive("images", images), positive("directions", directions)
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 < tolerance < 1:
-        raise ConfigurationError(f"tolerance is {tolerance!r}; give a small number between 0 and 1, such as 1e-7")
-    rng = np.random.default_rng(seed)
+    images, directions = arguments.integer("images", images), arguments.integer("directions", directions)
+    tolerance = arguments.number("tolerance", tolerance, above=0, below=1)
+    training = arguments.truth("training", training)
+    rng = np.random.default_rng(arguments.seed(seed))
     if isinstance(subject, (Layer, Model)):
         tensors, forward = _of_model(_copied(subject, shape, rng), inputs, images, training, rng)
     elif callable(subject):
@@ -137,22 +137,22 @@ def check_gradients(
     gradients = backward(weights)
 
     def loss() -> tuple[float, float]:
-        """L, and the sum of its terms' sizes."""
+        """L, and the sum of its terms' magnitudes."""
         terms = weights * forward()[0]
         return float(terms.sum()), float(np.abs(terms).sum())
 
     reports = [
-        _compared(name, array, gradient, loss, directions, float(tolerance), rng)
+        _compared(name, array, gradient, loss, directions, tolerance, rng)
         for (name, array), gradient in zip(tensors.items(), gradients, strict=True)
     ]
-    return GradientReport(tuple(reports), float(tolerance))
+    return GradientReport(tuple(reports), tolerance)
 
 
-# ---- what is checked, as arrays that can be moved and a function without arguments -----------------------------------
+# ---- the subject as arrays to perturb and a function without arguments -----------------------------------------------
 
 
 def _copied(subject: Layer | Model, shape: tuple[int, ...] | None, rng: np.random.Generator) -> Model:
-    """A float64 model of one's own: what was given stays as it is."""
+    """A float64 model that copies the subject, which stays unchanged."""
     if isinstance(subject, Model):
         if shape is not None:
             raise ConfigurationError("a model knows its shape; leave out shape")
@@ -174,12 +174,12 @@ def _copied(subject: Layer | Model, shape: tuple[int, ...] | None, rng: np.rando
 def _of_model(model: Model, inputs: tuple, images: int, training: bool, rng: np.random.Generator):
     """(tensors, forward): the input and the parameters by name; forward() gives y and its backward as plain arrays."""
     if len(inputs) > 1:
-        raise ConfigurationError(f"layers and models have one input; {len(inputs)} were given")
-    x = np.array(inputs[0], np.float64) if inputs else rng.standard_normal((images, *model.input_shape))
+        raise ConfigurationError(f"layers and models have one input, not {len(inputs)}")
+    x = _floats("the input", inputs[0]) if inputs else rng.standard_normal((images, *model.input_shape))
     if x.shape[1:] != model.input_shape or not len(x):
         raise ShapeError(f"the input has shape {x.shape}; expected (N, {', '.join(map(str, model.input_shape))})")
-    model.mode.training = bool(training)
-    statistics = model.statistics.copy()  # training moves them, and no call may see what another left
+    model.mode.training = training
+    statistics = model.statistics.copy()  # training changes them, and calls must not affect each other
 
     def forward():
         model.statistics[...] = statistics
@@ -196,19 +196,27 @@ def _of_model(model: Model, inputs: tuple, images: int, training: bool, rng: np.
     return {"input": x, **{parameter.name: parameter.value for parameter in model.parameters}}, forward
 
 
+def _floats(name: str, value) -> np.ndarray:
+    """A float64 copy of `value`, read as an array of numbers."""
+    array = arguments.array(name, value)
+    if array.dtype.kind not in "fiu":
+        raise DTypeError(f"{name} is {array.dtype}; give an array of numbers")
+    return array.astype(np.float64)
+
+
 def _of_function(function: Callable, inputs: tuple):
-    """The same for a function of arrays."""
-    arrays = [np.array(value, np.float64) for value in inputs]
+    """(tensors, forward) of a function of arrays."""
+    arrays = [_floats(f"argument {i}", value) for i, value in enumerate(inputs)]
 
     def forward():
         y, step = function(*(array.copy() for array in arrays))
 
         def backward(weights: np.ndarray) -> list[np.ndarray | None]:
-            found = step(weights)
-            found = list(found) if isinstance(found, (tuple, list)) else [found]
-            if len(found) != len(arrays):
-                raise ShapeError(f"backward gave {len(found)} gradients for {len(arrays)} arrays")
-            return found
+            gradients = step(weights)
+            gradients = list(gradients) if isinstance(gradients, (tuple, list)) else [gradients]
+            if len(gradients) != len(arrays):
+                raise ShapeError(f"backward gave {len(gradients)} gradients for {len(arrays)} arrays")
+            return gradients
 
         return np.asarray(y, np.float64), backward
 
@@ -219,7 +227,7 @@ def _of_function(function: Callable, inputs: tuple):
 
 
 def _compared(name, array, gradient, loss, directions, tolerance, rng) -> TensorReport:
-    """Directions are drawn until enough were compared, or too many skipped."""
+    """Draws directions until enough were compared or too many skipped."""
     if gradient is None:
         return TensorReport(name, array.shape, 0, 0, math.inf, False, "backward gave no gradient")
     gradient = np.asarray(gradient, np.float64)
@@ -232,11 +240,11 @@ def _compared(name, array, gradient, loss, directions, tolerance, rng) -> Tensor
     while checked < directions and skipped < _TRIES * directions:
         direction = rng.standard_normal(array.shape)
         products = gradient * direction
-        found = _slope(array, direction, loss, tolerance)
-        if found is None:
+        measured = _slope(array, direction, loss, tolerance)
+        if measured is None:
             skipped += 1
             continue
-        slope, floor = found
+        slope, floor = measured
         checked += 1
         size = max(abs(slope), math.sqrt(float((products * products).sum())), floor)
         worst = max(worst, abs(float(products.sum()) - slope) / size if size else 0.0)
@@ -253,15 +261,15 @@ def _slope(array: np.ndarray, direction: np.ndarray, loss, tolerance: float) -> 
         return loss()[0]
 
     try:
-        here, size = loss()
+        center, size = loss()
         for step in _STEPS:
             noise = _ROUNDINGS * _UNIT * size / step
             wide, near = (at(step), at(-step)), (at(step / 2), at(-step / 2))
             coarse, fine = (wide[0] - wide[1]) / (2 * step), (near[0] - near[1]) / step
-            bends = (wide[0] + wide[1] - 2 * here) / step, 2 * (near[0] + near[1] - 2 * here) / step
+            bends = (wide[0] + wide[1] - 2 * center) / step, 2 * (near[0] + near[1] - 2 * center) / step
             allowed = tolerance * max(abs(coarse), abs(fine)) + noise
             # A kink of height j at t shows as j * t / 2h in the first or, near 0, as j * (1 - 3t / h) in the second;
-            # where both are as small as this, what it does to the result is smaller than what is allowed.
+            # where both are this small, its effect on the result is smaller than what is allowed.
             if abs(coarse - fine) <= allowed / 8 and abs(2 * bends[1] - bends[0]) <= allowed / 2:
                 return (4 * fine - coarse) / 3, noise / tolerance
         return None

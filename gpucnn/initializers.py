@@ -1,8 +1,8 @@
-"""First values of parameters, drawn on the host so that every backend starts from the same bits.
+"""Initial values of parameters, drawn on the host so that every backend starts from the same bits.
 
-An initialiser is a name from `INITIALIZERS` or a plain number, which fills the parameter. A name says how the values
-are spread, by how many values feed one output (`fan_in`) and how many outputs one value feeds (`fan_out`), and as what:
-alike over [-bound, bound), or as normal deviates that are not cut off.
+An initializer is a name from `INITIALIZERS` or a plain number, which fills the parameter. A name sets the scale, from
+how many values feed one output (`fan_in`) and how many outputs one value feeds (`fan_out`), and the distribution:
+uniform over [-bound, bound), or normal, not truncated.
 
     he_uniform (or he)           bound = sqrt(6 / fan_in)                He et al. 2015, for ReLU; the default
     glorot_uniform (or glorot)   bound = sqrt(6 / (fan_in + fan_out))    Glorot and Bengio 2010, for tanh and sigmoid
@@ -15,9 +15,10 @@ import math
 import numpy as np
 
 from gpucnn import arithmetic
+from gpucnn.arguments import number, shown
 from gpucnn.errors import ConfigurationError
 
-# The variance is the first number over what the second gives; a uniform distribution's bound is sqrt(3 * variance).
+# The variance is the first number divided by the function's fan; a uniform bound is sqrt(3 * variance).
 _SPREADS = {
     "he": (2, lambda fan_in, fan_out: fan_in),
     "glorot": (2, lambda fan_in, fan_out: fan_in + fan_out),
@@ -30,9 +31,12 @@ def check_initializer(name: str | float) -> str | float:
     """`name` itself if it is known or a finite number; raises ConfigurationError otherwise."""
     if isinstance(name, str) and name in INITIALIZERS:
         return name
-    if isinstance(name, (int, float)) and not isinstance(name, bool) and math.isfinite(name):
-        return name
-    raise ConfigurationError(f"no initializer {name!r}; use one of {', '.join(INITIALIZERS)}, or a number")
+    try:
+        return number("initializer", name)
+    except ConfigurationError:
+        raise ConfigurationError(
+            f"initializer is {shown(name)}; use one of {', '.join(INITIALIZERS)}, or a finite number"
+        ) from None
 
 
 def draw(
@@ -46,12 +50,12 @@ def draw(
     """
     if not isinstance(initializer, str):
         return np.full(shape, initializer, np.float32)
-    name, _, kind = check_initializer(initializer).partition("_")
-    share, over = _SPREADS[name]
-    fan = over(fan_in, fan_out)
+    name, _, kind = str(check_initializer(initializer)).partition("_")
+    gain, fan_of = _SPREADS[name]
+    fan = fan_of(fan_in, fan_out)
     index = np.arange(math.prod(shape), dtype=np.uint64)
     if kind == "normal":
-        values = arithmetic.normal64(seed, index, 0, arithmetic.INIT, ordinal) * math.sqrt(share / fan)
+        values = arithmetic.normal64(seed, index, 0, arithmetic.INIT, ordinal) * math.sqrt(gain / fan)
         return arithmetic.rounded(values).reshape(shape)
     u = arithmetic.uniform(arithmetic.words(seed, index, 0, arithmetic.INIT, ordinal))
-    return ((np.float32(2) * u - np.float32(1)) * np.float32(math.sqrt(3 * share / fan))).reshape(shape)
+    return ((np.float32(2) * u - np.float32(1)) * np.float32(math.sqrt(3 * gain / fan))).reshape(shape)

@@ -1,13 +1,12 @@
-"""What training makes small.
+"""Losses, which training minimizes.
 
-Each loss is an object that the Trainer takes, `Trainer(model, loss=Huber(0.5))`, and that can be called on a batch:
-`loss, doutputs = MeanSquared()(outputs, targets)`. A loss of your own is a class with the methods of `Loss`.
+Each loss is an object that the Trainer takes, `Trainer(model, loss=Huber(0.5))`, and that is called on a batch:
+`loss, doutputs = MeanSquared()(outputs, targets)`. Your own loss is a class with the methods of `Loss`.
 """
-
-import math
 
 import numpy as np
 
+from gpucnn import arguments
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
@@ -17,9 +16,9 @@ from gpucnn.recordable import Recordable
 def check_labels(labels, images: int, classes: int) -> np.ndarray:
     """`labels` as int32 (N,), if they are one integer in [0, classes) for each image.
 
-    Raises DTypeError for what are not integers, ShapeError for another number of them, DataError for one out of range.
+    Raises DTypeError unless they are integers, ShapeError for the wrong number, DataError for one out of range.
     """
-    labels = np.asarray(labels)
+    labels = arguments.array("labels", labels)
     if labels.dtype.kind not in "iu":
         raise DTypeError(f"labels are {labels.dtype}; give integers, such as labels.astype(numpy.int64)")
     if labels.shape != (images,):
@@ -34,11 +33,11 @@ def check_labels(labels, images: int, classes: int) -> np.ndarray:
 
 
 def check_values(values, shape: tuple[int, ...], dtype) -> np.ndarray:
-    """Targets as they are, contiguous, if they are `dtype` of `shape` (N, outputs) and finite.
+    """The targets, contiguous, if they are `dtype` of `shape` (N, outputs) and finite.
 
     Raises DTypeError, ShapeError or DataError, as check_labels does.
     """
-    values = np.asarray(values)
+    values = arguments.array("targets", values)
     if values.dtype != dtype:
         raise DTypeError(f"targets are {values.dtype}; convert them with targets.astype('{np.dtype(dtype)}')")
     if values.shape != shape:
@@ -50,7 +49,7 @@ def check_values(values, shape: tuple[int, ...], dtype) -> np.ndarray:
 
 
 def balanced_weights(labels: np.ndarray, classes: int) -> list[float]:
-    """A weight for each class by which all classes count the same: N / (classes * its images).
+    """The weight of each class that makes all classes count equally: N / (classes * its images).
 
     Raises DataError for a class without images.
     """
@@ -63,9 +62,9 @@ def balanced_weights(labels: np.ndarray, classes: int) -> list[float]:
 class Loss(Recordable):
     """Base of all losses. `__call__` returns the loss, a device array (1,), and its gradient.
 
-    A loss of your own that computes with backend operations alone declares `recordable = True` (gpucnn.recordable).
+    Your own loss declares `recordable = True` if it computes with backend operations alone (gpucnn.recordable).
 
-    `totals`, a float64 device array of `counts` numbers, gains what `measure` makes a mean of later.
+    `totals`, a float64 device array of `counts` numbers, accumulates what `measure` averages.
     """
 
     counts = 1
@@ -75,11 +74,14 @@ class Loss(Recordable):
         return {"name": type(self).__name__, **{k: v for k, v in vars(self).items() if not k.startswith("_")}}
 
     def check(self, targets, images: int, output_shape: tuple[int, ...], dtype) -> np.ndarray:
-        """Targets of so many images as host arrays that `load` understands once they lie on the device."""
+        """The targets of so many images, checked, as the host array that `load` takes once it is on the device."""
         return check_values(targets, (images, *output_shape), dtype)
 
+    def learn(self, targets: np.ndarray, outputs: int) -> None:
+        """Take what the loss needs from the checked targets of all training images, before a run's first step."""
+
     def place(self, backend: Backend, outputs: int) -> None:
-        """Put on the device what a call needs there: a call may be recorded, and then copies nothing from the host."""
+        """Put what a call needs on the device: a recorded call copies nothing from the host."""
 
     def load(self, backend: Backend, targets: Array, indices: Array, count: int):
         """The targets of a batch from those of the whole set on the device, as `load_images` gathers images."""
@@ -91,34 +93,31 @@ class Loss(Recordable):
         )
 
     def measure(self, totals: np.ndarray, images: int, outputs: int) -> dict[str, float]:
-        """From the totals over so many images of so many outputs: "loss",
-        and "accuracy" where there is such a thing.
-        """
+        """From the totals over so many images of so many outputs: "loss", and "accuracy" if the loss has one."""
         return {"loss": float(totals[0]) / (images * outputs)}
 
     def predict(self, outputs: Batch) -> Batch:
-        """What the model's outputs predict: here themselves."""
+        """Predictions from the model's outputs: by default the outputs themselves."""
         return outputs
 
 
 class SoftmaxCrossEntropy(Loss):
     """The mean over the images of -log(softmax(logits)[label]); logits (N, classes), labels integers (N,).
 
-    With `label_smoothing` s the label counts 1 - s and all classes s / classes more (Szegedy et al. 2016). With
-    `class_weights`, a number above 0 for each class, an image counts as much as its label's class, and the mean is
+    With `label_smoothing` s the target is 1 - s for the label plus s / classes for each class (Szegedy et al. 2016).
+    With `class_weights`, a number above 0 for each class, an image counts with its label's weight, and the sum is
     divided by the sum of the images' weights. Both together as torch.nn.functional.cross_entropy defines them.
+    "balanced" weights make all classes of the training images count equally; the Trainer has them computed (`learn`)
+    once it knows which images it trains on.
     """
 
     recordable = True
 
     def __init__(self, label_smoothing: float = 0.0, class_weights=None):
-        number = not isinstance(label_smoothing, bool) and isinstance(label_smoothing, (int, float))
-        if not (number and 0 <= label_smoothing < 1):
-            raise ConfigurationError(
-                f"label_smoothing is {label_smoothing!r}; give a number from 0 up to, not including, 1"
-            )
-        self.label_smoothing = float(label_smoothing)
-        self.class_weights = None if class_weights is None else _positive_weights(class_weights)
+        self.label_smoothing = arguments.number("label_smoothing", label_smoothing, least=0, below=1)
+        balanced = isinstance(class_weights, str) and class_weights == "balanced"
+        self.class_weights = class_weights if balanced or class_weights is None else _positive_weights(class_weights)
+        self._weights = None if balanced else self.class_weights
         self._plain = self.label_smoothing == 0 and self.class_weights is None
         self.counts = 2 if self._plain else 3
         self._placed: dict[Backend, Array] = {}
@@ -127,21 +126,27 @@ class SoftmaxCrossEntropy(Loss):
         return {
             "name": type(self).__name__,
             "label_smoothing": self.label_smoothing,
-            "class_weights": self.class_weights,
+            "class_weights": self.class_weights if self._weights is None else self._weights,
         }
 
     def check(self, targets, images: int, output_shape: tuple[int, ...], dtype) -> np.ndarray:
         if len(output_shape) != 1:
             raise ShapeError(
-                f"softmax cross-entropy takes logits (N, classes), not {output_shape} an image; end with Dense"
+                f"softmax cross-entropy takes logits (N, classes), not {output_shape} per image; end with Dense"
             )
         self._check_classes(output_shape[0])
         return check_labels(targets, images, output_shape[0])
 
+    def learn(self, targets: np.ndarray, outputs: int) -> None:
+        if self.class_weights == "balanced":
+            self._weights, self._placed = balanced_weights(targets, outputs), {}
+
     def place(self, backend: Backend, outputs: int) -> None:
-        if not self._plain and backend not in self._placed:
-            self._check_classes(outputs)
-            weights = np.ones(outputs) if self.class_weights is None else np.array(self.class_weights)
+        if self._plain or backend in self._placed:
+            return
+        self._check_classes(outputs)
+        if self.class_weights is None or self._weights is not None:
+            weights = np.ones(outputs) if self._weights is None else np.array(self._weights)
             self._placed[backend] = backend.array(weights.astype(backend.dtype))
 
     def load(self, backend: Backend, targets: Array, indices: Array, count: int):
@@ -149,8 +154,8 @@ class SoftmaxCrossEntropy(Loss):
 
     def __call__(self, outputs: Batch, targets, totals: Array | None = None) -> tuple[Array, Batch]:
         """`targets` are integers (N,) on the host, or what `backend.pack_labels` or `load_labels` made of them,
-        (block, lane), which nobody checks again. totals (2,) gains the sum of the losses and the number of images whose
-        first largest logit is the label's; with smoothing or weights (3,), the images' weights too.
+        (block, lane), not checked again. totals (2,) gains the sum of the losses and the number of images whose first
+        largest logit is the label's; with smoothing or weights it is (3,) and gains the images' weights too.
         """
         if outputs.spatial:
             raise ShapeError(
@@ -162,6 +167,11 @@ class SoftmaxCrossEntropy(Loss):
         if self._plain:
             return backend.softmax_cross_entropy(outputs, targets, totals)
         self.place(backend, outputs.channels)
+        if backend not in self._placed:
+            raise ConfigurationError(
+                'class_weights is "balanced", but no training labels were seen yet; train first, call '
+                "learn(labels, classes), or give the numbers"
+            )
         weights = self._placed[backend]
         return backend.weighted_cross_entropy(outputs, targets, weights, self.label_smoothing, totals)
 
@@ -174,9 +184,9 @@ class SoftmaxCrossEntropy(Loss):
         return outputs.backend.softmax(outputs)
 
     def _check_classes(self, classes: int) -> None:
-        if self.class_weights is not None and len(self.class_weights) != classes:
+        if self._weights is not None and len(self._weights) != classes:
             raise ConfigurationError(
-                f"class_weights holds {len(self.class_weights)} numbers, but the model has {classes} classes"
+                f"class_weights holds {len(self._weights)} numbers, but the model has {classes} classes"
             )
 
 
@@ -188,7 +198,7 @@ class ValueLoss(Loss):
     _delta = 1.0
 
     def __call__(self, outputs: Batch, targets, totals: Array | None = None) -> tuple[Array, Batch]:
-        """`targets` are an array (N, C, *spatial) on the host, or a Batch, which nobody checks again.
+        """`targets` are an array (N, C, *spatial) on the host, or a Batch, which is not checked again.
 
         totals (1,) gains the sum over all values.
         """
@@ -213,22 +223,18 @@ class MeanAbsolute(ValueLoss):
 
 
 class Huber(ValueLoss):
-    """With d = output - target the mean of d**2 / 2 where |d| <= delta,
-    of delta * (|d| - delta / 2) beyond (Huber 1964).
-    """
+    """The mean of d**2 / 2 if |d| <= delta, else delta * (|d| - delta / 2), d = output - target (Huber 1964)."""
 
     kind = "huber"
 
     def __init__(self, delta: float = 1.0):
-        if isinstance(delta, bool) or not isinstance(delta, (int, float)) or not 0 < delta < math.inf:
-            raise ConfigurationError(f"delta is {delta!r}; give a number above 0")
-        self.delta = self._delta = float(delta)
+        self.delta = self._delta = arguments.number("delta", delta, above=0)
 
 
 class BinaryCrossEntropy(ValueLoss):
     """The mean of -(t * log(p) + (1 - t) * log(1 - p)), p the sigmoid of an output and t its target, from 0 to 1.
 
-    Outputs are logits: the sigmoid is part of the loss, which so stays finite whatever they are.
+    Outputs are logits: the sigmoid is part of the loss, which therefore stays finite for any of them.
     """
 
     recordable = True
@@ -244,8 +250,8 @@ class BinaryCrossEntropy(ValueLoss):
         return targets
 
     def predict(self, outputs: Batch) -> Batch:
-        """Probabilities, each output for itself."""
-        return outputs.backend.sigmoid(outputs)
+        """Probabilities, each output by itself."""
+        return outputs.backend.elementwise("sigmoid", outputs)
 
 
 def softmax_cross_entropy(
@@ -256,11 +262,9 @@ def softmax_cross_entropy(
 
 
 def _positive_weights(weights) -> list[float]:
-    """A list of floats; ConfigurationError unless it is numbers above 0."""
-    try:
-        numbers = np.asarray(weights, np.float64)
-    except (TypeError, ValueError):
-        numbers = np.zeros(())
-    if numbers.ndim != 1 or not numbers.size or not (np.isfinite(numbers) & (numbers.astype(np.float32) > 0)).all():
-        raise ConfigurationError(f"class_weights is {weights!r}; give a number above 0 for each class")
-    return numbers.tolist()
+    """The weights as floats; raises ConfigurationError unless all are above 0."""
+    expected = 'a number above 0 for each class, or "balanced"'
+    numbers = arguments.sequence("class_weights", weights, expected)
+    if not numbers:
+        raise ConfigurationError(f"class_weights is {arguments.shown(weights)}; give {expected}")
+    return [arguments.number(f"class_weights[{i}]", value, above=0) for i, value in enumerate(numbers)]

@@ -1,14 +1,15 @@
-"""How gradients change weights. One kernel over the flat buffers of the whole model (contract rule 9).
+"""Optimizers: one kernel over the flat buffers of the whole model (contract rule 9).
 
-An optimiser holds its settings, and once training starts what `place` puts on the device: `state`, flat arrays as long
+An optimizer holds its settings and, once training starts, what `place` puts on the device: `state`, flat arrays as long
 as the weights, and `hyper`, the few float32 numbers that change from step to step. They are read from the device so
-that a recorded step can be repeated with other ones.
+that a recorded step can be repeated with new values.
 """
 
 from typing import Any
 
 import numpy as np
 
+from gpucnn.arguments import epsilon, number, truth
 from gpucnn.errors import ConfigurationError
 from gpucnn.recordable import Recordable
 
@@ -16,18 +17,17 @@ _PLACED = ("backend", "hyper", "state")
 
 
 class Optimizer(Recordable):
-    """Base of all optimisers. `lr` is the learning rate, which a schedule multiplies by its factor.
+    """Base of all optimizers. `lr` is the learning rate, which a schedule multiplies by its factor.
 
-    `states` names the flat arrays that update keeps beside the weights, `hypers` is how many numbers `rates` returns.
-    An optimiser of your own has an `update`; what it keeps lies in `self.state`, and `self.hyper[0]` is the learning
-    rate.
+    `states` names the flat arrays that update keeps, `hypers` is how many numbers `rates` returns. Your own
+    optimizer has an `update`; its state is in `self.state`, and `self.hyper[0]` is the learning rate.
     """
 
     states: tuple[str, ...] = ()
     hypers = 1
 
     def __init__(self, lr: float):
-        self.lr = _least("lr", lr, 0)
+        self.lr = number("lr", lr, least=0)
         self.backend: Any = None
         self.hyper: Any = None
         self.state: dict[str, Any] = {}
@@ -38,7 +38,7 @@ class Optimizer(Recordable):
         return {"name": type(self).__name__, **settings}
 
     def place(self, backend, size: int) -> None:
-        """Start anew on `backend` for `size` weights: state zero, as before the first step."""
+        """Start over on `backend` for `size` weights, with the state zero as before the first step."""
         self.backend = backend
         self.hyper = backend.zeros((self.hypers,), np.float32)
         self.state = {name: backend.zeros((size,)) for name in self.states}
@@ -48,13 +48,13 @@ class Optimizer(Recordable):
         return dict(self.state)
 
     def set_rates(self, factor: float, step: int) -> float:
-        """Tell the device the rates of step `step` (from 1) under a schedule's `factor`; returns the learning rate."""
+        """Put the rates of step `step` (from 1) with a schedule's `factor` on the device; returns the learning rate."""
         rates = self.rates(self.lr * factor, step)
         self.backend.assign(self.hyper, np.array(rates, np.float32))  # float64 until here: rounded once
         return float(np.float32(rates[0]))
 
     def rates(self, lr: float, step: int) -> tuple[float, ...]:
-        """What `hyper` holds at step `step` (from 1), in float64."""
+        """The contents of `hyper` at step `step` (from 1), in float64."""
         return (lr,)
 
     def update(self, weights, gradients) -> None:
@@ -63,7 +63,7 @@ class Optimizer(Recordable):
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent with momentum, as PyTorch has it (dampening 0), weight decay added to the gradient.
+    """Stochastic gradient descent with momentum as in PyTorch (dampening 0); weight decay is added to the gradient.
 
     v = momentum * v + g; w -= lr * v, or with `nesterov` w -= lr * (momentum * v + g).
     """
@@ -73,9 +73,10 @@ class SGD(Optimizer):
 
     def __init__(self, lr: float = 0.01, momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = False):
         super().__init__(lr)
-        self.momentum, self.weight_decay = _beta("momentum", momentum), _least("weight_decay", weight_decay, 0)
-        self.nesterov = bool(nesterov)
-        if nesterov and momentum == 0:
+        self.momentum = number("momentum", momentum, least=0, below=1)
+        self.weight_decay = number("weight_decay", weight_decay, least=0)
+        self.nesterov = truth("nesterov", nesterov)
+        if self.nesterov and self.momentum == 0:
             raise ConfigurationError("nesterov needs a momentum above 0")
 
     def update(self, weights, gradients) -> None:
@@ -91,7 +92,7 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Kingma and Ba 2015; weight decay added to the gradient."""
+    """Kingma and Ba 2015; weight decay is added to the gradient."""
 
     recordable = True
     states = ("mean", "square")
@@ -102,9 +103,9 @@ class Adam(Optimizer):
         self, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0
     ):
         super().__init__(lr)
-        self.beta1, self.beta2 = _beta("beta1", beta1), _beta("beta2", beta2)
-        self.eps, self.weight_decay = _least("eps", eps, 0), _least("weight_decay", weight_decay, 0)
-        self._powers = [0, 1.0, 1.0]  # step, beta1 ** step, beta2 ** step
+        self.beta1, self.beta2 = number("beta1", beta1, least=0, below=1), number("beta2", beta2, least=0, below=1)
+        self.eps, self.weight_decay = epsilon(eps), number("weight_decay", weight_decay, least=0)
+        self._powers: list[Any] = [0, 1.0, 1.0]  # step, beta1 ** step, beta2 ** step
 
     def rates(self, lr: float, step: int) -> tuple[float, ...]:
         """(lr, 1 - beta1**step, 1 - beta2**step, lr * weight_decay); powers by repeated float64 multiplication."""
@@ -130,7 +131,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with weight decay apart from the gradient: w -= lr * weight_decay * w first (Loshchilov and Hutter 2019)."""
+    """Adam with decoupled weight decay: w -= lr * weight_decay * w first (Loshchilov and Hutter 2019)."""
 
     _decoupled = True
 
@@ -138,15 +139,3 @@ class AdamW(Adam):
         self, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.01
     ):
         super().__init__(lr, beta1, beta2, eps, weight_decay)
-
-
-def _least(name: str, value: float, least: float) -> float:
-    if not (isinstance(value, (int, float)) and least <= value < float("inf")):
-        raise ConfigurationError(f"{name} is {value!r}; give a number of {least} or more")
-    return float(value)
-
-
-def _beta(name: str, value: float) -> float:
-    if not (isinstance(value, (int, float)) and 0 <= value < 1):
-        raise ConfigurationError(f"{name} is {value!r}; give a number from 0 up to, not including, 1")
-    return float(value)

@@ -1,14 +1,14 @@
-"""Whether what computes in a training step may be recorded and repeated.
+"""Which classes a recorded training step may use.
 
-A backend that records a step (numba as a list of kernel calls, cupy as a CUDA graph) repeats its own operations, and
-nothing else: NumPy or CuPy code in a layer, a loss or an optimiser would not run again. So each class declares, by
-`recordable = True`, that all it computes goes through backend operations, and that what changes from step to step lies
-in device arrays.
+A backend that records a step (numba as a list of kernel calls, cupy as a CUDA graph) repeats its own operations and
+nothing else: NumPy or CuPy code in a layer, a loss or an optimizer would not run again. So each class declares, by
+`recordable = True`, that it computes only with backend operations, and keeps what changes from step to step in device
+arrays.
 """
 
 from typing import Any
 
-# Methods that never run within a step: when a layer is built, before training starts, between two steps, at the end.
+# Methods that never run within a step, only when a layer is built, before training, between two steps, or at the end.
 _OUTSIDE_A_STEP = frozenset(
     [
         "__new__",
@@ -26,13 +26,23 @@ _OUTSIDE_A_STEP = frozenset(
         "__copy__",
         "__deepcopy__",
         "build",
+        "connect",
         "children",
         "parameters",
         "statistics",
         "walk",
+        "leaves",
         "need_input_gradient",
+        "multiply_adds",
+        "dense_weights",
+        "receptive_field",
+        "onnx",
+        "pytorch",
+        "sliding",
+        "filter_weights",
         "check_axes",
         "settings",
+        "learn",
         "place",
         "measure",
         "set_rates",
@@ -50,10 +60,10 @@ _latest_change = [object()]
 
 
 class Recordable:
-    """Base of everything that computes in a training step: layers, losses, optimisers, clipping, models.
+    """Base of everything that computes in a training step: layers, losses, optimizers, clipping, models.
 
     `recordable` is a class's own declaration. A class that overrides a method which runs in a step does not inherit it:
-    it says `recordable = True` anew, or its steps are launched one by one. The trainer proves what is declared, see
+    it declares `recordable = True` again, or its steps are not recorded. The trainer verifies the declaration, see
     gpucnn.training.recording.
     """
 
@@ -65,24 +75,33 @@ class Recordable:
 
 
 def last_change() -> object:
-    """Something else after every change of an attribute of any Recordable."""
+    """An object that is replaced whenever an attribute of any Recordable is set."""
     return _latest_change[0]
 
 
 def is_recordable(part: Recordable) -> bool:
-    """Whether the class of `part` declares itself recordable, and nothing it inherits from there on is overridden."""
+    """Whether `part` is declared recordable and no subclass overrides what runs in a step."""
+    return declaration(part, "recordable") is True
+
+
+def declaration(part: Recordable, name: str) -> Any:
+    """The attribute `name` of `part`, which declares something about what it computes.
+
+    None if a subclass of the class that declares it, or the object itself, overrides something that runs in a step:
+    the declaration was about other code.
+    """
     own = vars(part)
-    if "recordable" in own:
-        return own["recordable"] is True
+    if name in own:
+        return own[name]
     kind = type(part)
-    if any(callable(getattr(kind, name, None)) for name in own):  # a method replaced in this one object
-        return False
+    if any(callable(getattr(kind, other, None)) for other in own):  # a method replaced in this object
+        return None
     for place, ancestor in enumerate(kind.__mro__):
-        if "recordable" in vars(ancestor):
-            return vars(ancestor)["recordable"] is True
-        if any(_overrides(name, value, kind.__mro__[place + 1 :]) for name, value in vars(ancestor).items()):
-            return False
-    return False
+        if name in vars(ancestor):
+            return getattr(part, name)
+        if any(_overrides(other, value, kind.__mro__[place + 1 :]) for other, value in vars(ancestor).items()):
+            return None
+    return None
 
 
 def _overrides(name: str, value: Any, ancestors: tuple[type, ...]) -> bool:
@@ -92,9 +111,17 @@ def _overrides(name: str, value: Any, ancestors: tuple[type, ...]) -> bool:
     return name in _FAR_REACHING or any(name in vars(ancestor) for ancestor in ancestors if ancestor is not object)
 
 
-def changed_setting(part: Recordable, before: dict[str, Any]) -> str | None:
-    """The first attribute of `part` that is no longer what vars(part) held `before`, as "Class.name"."""
-    now = vars(part)
+def attributes(part: Any) -> dict[str, Any]:
+    """A copy of vars(part); of an object without one, its slots that are set."""
+    if hasattr(part, "__dict__"):
+        return dict(vars(part))
+    slots = (slot for kind in type(part).__mro__ for slot in getattr(kind, "__slots__", ()))
+    return {slot: getattr(part, slot) for slot in slots if hasattr(part, slot)}
+
+
+def changed_setting(part: Any, before: dict[str, Any]) -> str | None:
+    """The first attribute of `part` that is no longer what attributes(part) held `before`, as "Class.name"."""
+    now = attributes(part)
     for name in {**before, **now}:
         if name not in now or name not in before:
             return f"{type(part).__name__}.{name}"

@@ -1,13 +1,11 @@
 """Linear maps along one spatial axis: padding of every kind, upsampling, and the windows of adaptive pooling.
 
-Each output position takes a few input positions, each with a weight; what two or three axes do together is done one
-axis after the other. I is the input's size along the axis, O the output's, p an output position. Everything here is
-worked out in whole numbers; a weight is one division of two of them, in float64, which a backend rounds to its own
-type.
+Each output position takes a few input positions, each with a weight; two or three axes are mapped one after the other.
+I is the input's size along the axis, O the output's, p an output position. Everything is computed in integers; a weight
+is one float64 division of two of them, which a backend rounds to its own type.
 """
 
 import functools
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,19 +13,19 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.arguments import number, one_of, per_axis, shown, truth
 from gpucnn.errors import ConfigurationError, ShapeError
-from gpucnn.geometry import Sizes, Window, per_axis, window
+from gpucnn.geometry import Sizes, Window, window
 
 PADDING_MODES = ("zeros", "constant", "reflect", "replicate", "circular")
 UPSAMPLING_MODES = ("nearest", "linear")
-_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
 class AxisTaps:
     """y[p] = the sum of weight * x[i] over the taps (i, weight) of p; `fill` where p has none.
 
-    `input` is I; `taps` has one tuple a position p, in the order in which a sum adds its terms. Hashable.
+    `input` is I; `taps` has one tuple per position p, in the order in which a sum adds its terms. Hashable.
     """
 
     input: int
@@ -41,7 +39,7 @@ class AxisTaps:
 
     @property
     def reach(self) -> int:
-        """How many neighbouring input positions one output position sees at most."""
+        """The most neighboring input positions that one output position sees."""
         return max(max(i for i, _ in taps) - min(i for i, _ in taps) + 1 if taps else 0 for taps in self.taps)
 
     def transposed(self) -> "AxisTaps":
@@ -49,33 +47,33 @@ class AxisTaps:
         return _transposed(self)
 
 
-# One entry a spatial axis; None leaves the axis as it is.
+# One entry per spatial axis; None leaves the axis unchanged.
 Taps = tuple[AxisTaps | None, ...]
 
 
 @functools.cache
-def _transposed(table: AxisTaps) -> AxisTaps:
-    takers: list[list[tuple[int, float]]] = [[] for _ in range(table.input)]
-    for p, taps in enumerate(table.taps):
-        for i, weight in taps:
+def _transposed(taps: AxisTaps) -> AxisTaps:
+    takers: list[list[tuple[int, float]]] = [[] for _ in range(taps.input)]
+    for p, sources in enumerate(taps.taps):
+        for i, weight in sources:
             takers[i].append((p, weight))
-    return AxisTaps(table.output, tuple(map(tuple, takers)))
+    return AxisTaps(taps.output, tuple(map(tuple, takers)))
 
 
 @functools.cache
-def as_arrays(table: AxisTaps, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A map for kernels: (first, position, weight, start). Read-only, for they are shared.
+def as_arrays(taps: AxisTaps, dtype: type = np.float32) -> tuple[np.ndarray, ...]:
+    """A map for kernels: (first, position, weight, start), read-only because they are shared.
 
     The taps of p are the entries first[p] to first[p + 1] of position (int32) and weight; a sum begins at start[p]: +0,
     or the fill where p has no taps. first (O + 1,) is int32; weight and start are of `dtype`.
     """
-    counts = [len(taps) for taps in table.taps]
-    every = [tap for taps in table.taps for tap in taps] or [(0, 0.0)]  # never read, but kernels want an array
-    arrays = (
+    counts = [len(sources) for sources in taps.taps]
+    every = [tap for sources in taps.taps for tap in sources] or [(0, 0.0)]  # never read, but kernels need an array
+    arrays: tuple[np.ndarray, ...] = (
         np.cumsum([0, *counts]).astype(np.int32),
         np.array([i for i, _ in every], np.int32),
         np.array([weight for _, weight in every], dtype),
-        np.array([0.0 if count else table.fill for count in counts], dtype),
+        np.array([0.0 if count else taps.fill for count in counts], dtype),
     )
     for array in arrays:
         array.setflags(write=False)
@@ -86,26 +84,21 @@ def as_arrays(table: AxisTaps, dtype: type = np.float32) -> tuple[np.ndarray, np
 
 
 def check_padding_mode(mode: Any, value: Any) -> tuple[str, float]:
-    """(mode, value): a word of PADDING_MODES, "constant" with 0 being "zeros", and a finite number for "constant"."""
-    if mode not in PADDING_MODES:
-        raise ConfigurationError(f"no padding mode {mode!r}; use one of {', '.join(PADDING_MODES)}")
-    try:
-        number = math.nan if isinstance(value, (bool, np.bool_, str)) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not abs(number) <= _LARGEST:
-        raise ConfigurationError(f"the padding's value is {value!r}; give a finite number in the range of float32")
-    if number and mode != "constant":
-        raise ConfigurationError(f'the padding\'s value is {value!r}, but mode {mode!r} has none; use mode "constant"')
-    return ("zeros" if mode == "constant" and number == 0 else mode), number
+    """(mode, value): one of PADDING_MODES, "constant" with 0 becoming "zeros", and a finite number."""
+    mode, fill = one_of("the padding mode", mode, PADDING_MODES), number("the padding's value", value)
+    if fill and mode != "constant":
+        raise ConfigurationError(
+            f'the padding\'s value is {value!r}, but mode {mode!r} takes none; use mode "constant"'
+        )
+    return ("zeros" if mode == "constant" and fill == 0 else mode), fill
 
 
 def padding_taps(size: Sizes, pads: tuple[tuple[int, int], ...], mode: str, value: float = 0.0) -> Taps:
     """The maps that add `pads`, (before, after) for each axis, to maps of `size`; None for axes without padding.
 
-    `mode` and `value` as check_padding_mode returns them: "zeros" and "constant" put the value outside; "reflect" goes
-    on backwards at the edge without repeating it, "replicate" repeats the edge, "circular" goes on at the other edge.
-    Raises ShapeError where there are not enough pixels: reflect needs more than the padding, circular as many.
+    `mode` and `value` as check_padding_mode returns them: "zeros" and "constant" put the value outside; "reflect"
+    mirrors without repeating the edge pixel, "replicate" repeats the edge, "circular" continues at the opposite edge.
+    Raises ShapeError if there are not enough pixels: reflect needs more than the padding, circular as many.
     """
     maps = []
     for axis, (i, (before, after)) in enumerate(zip(size, pads, strict=True)):
@@ -136,17 +129,17 @@ def _padding_map(i: int, before: int, after: int, mode: str, value: float) -> Ax
             return 0 if at < 0 else i - 1
         return at % i if mode == "circular" else None
 
-    found = map(source, range(-before, i + after))
-    return AxisTaps(i, tuple(() if pixel is None else ((pixel, 1.0),) for pixel in found), value)
+    sources = map(source, range(-before, i + after))
+    return AxisTaps(i, tuple(() if pixel is None else ((pixel, 1.0),) for pixel in sources), value)
 
 
 def padded_sizes(size: Sizes, pads: tuple[tuple[int, int], ...]) -> Sizes:
-    """Sizes with the padding."""
+    """`size` with the padding added."""
     return tuple(before + i + after for i, (before, after) in zip(size, pads, strict=True))
 
 
 def unpadded_window(fit: Window) -> Window:
-    """`fit` as it lies on an input that was padded already."""
+    """`fit` over an input that is already padded."""
     none = ((0, 0),) * len(fit.input)
     return Window(padded_sizes(fit.input, fit.padding), fit.kernel, fit.stride, none, fit.dilation, fit.output)
 
@@ -155,28 +148,25 @@ def unpadded_window(fit: Window) -> Window:
 
 
 def check_upsampling(scale: Any, size: Any, mode: Any, align_corners: Any) -> None:
-    """Raises ConfigurationError unless one of scale and size is given and the mode knows what it is told."""
+    """Raises ConfigurationError unless exactly one of scale and size is set and the mode takes the other settings."""
     if (scale is None) == (size is None):
-        raise ConfigurationError(f"scale is {scale!r} and size {size!r}; give one of them, an integer or one per axis")
-    if mode not in UPSAMPLING_MODES:
         raise ConfigurationError(
-            f"no upsampling mode {mode!r}; use one of {', '.join(UPSAMPLING_MODES)} (linear is bilinear on two axes, "
-            "trilinear on three)"
+            f"scale is {shown(scale)} and size {shown(size)}; give one of them, an integer or one per axis"
         )
-    if not isinstance(align_corners, (bool, np.bool_)):
-        raise ConfigurationError(f"align_corners is {align_corners!r}; give True or False")
-    if align_corners and mode != "linear":
+    note = " (linear is bilinear on two axes, trilinear on three)"
+    one_of("the upsampling mode", mode, UPSAMPLING_MODES, note=note)
+    if truth("align_corners", align_corners) and mode != "linear":
         raise ConfigurationError('align_corners is for mode "linear": "nearest" has no corners to align')
 
 
 def upsampling_taps(
     input: Sizes, scale: int | Iterable[int] | None, size: int | Iterable[int] | None, mode: str, align_corners: bool
 ) -> Taps:
-    """The maps from `input` to `scale` times it or to `size`, one integer or one per axis; any size, smaller ones too.
+    """The maps from `input` to `scale` times it or to `size`, one integer or one per axis; the size may be smaller.
 
-    "nearest" shows pixel floor(p * I / O). "linear" places p at ((2p + 1) * I - O) / (2 * O), not before the first
-    pixel, or with `align_corners` at p * (I - 1) / (O - 1), and weighs the pixels on both sides; past the last pixel
-    it shows that. (PyTorch's interpolate, with exact fractions.)
+    "nearest" takes pixel floor(p * I / O). "linear" places p at ((2p + 1) * I - O) / (2 * O), not before the first
+    pixel, or with `align_corners` at p * (I - 1) / (O - 1), and weights the pixels on both sides; beyond the last pixel
+    it repeats that. (PyTorch's interpolate, with exact fractions.)
     """
     if size is None:
         output = tuple(i * s for i, s in zip(input, per_axis("scale", scale, len(input))))
@@ -191,15 +181,15 @@ def _upsampling_map(i: int, o: int, mode: str, align_corners: bool) -> AxisTaps 
         return None
     if mode == "nearest":
         return AxisTaps(i, tuple(((p * i // o, 1.0),) for p in range(o)))
-    taps = []
+    taps: list[tuple[tuple[int, float], ...]] = []
     for p in range(o):
-        # The place of p is above / below.
-        above, below = (p * (i - 1), max(o - 1, 1)) if align_corners else (max((2 * p + 1) * i - o, 0), 2 * o)
-        pixel, rest = divmod(above, below)
+        # p is at numerator / denominator.
+        numerator, denominator = (p * (i - 1), max(o - 1, 1)) if align_corners else (max((2 * p + 1) * i - o, 0), 2 * o)
+        pixel, rest = divmod(numerator, denominator)
         if rest == 0 or pixel == i - 1:
             taps.append(((pixel, 1.0),))
         else:
-            taps.append(((pixel, (below - rest) / below), (pixel + 1, rest / below)))
+            taps.append(((pixel, (denominator - rest) / denominator), (pixel + 1, rest / denominator)))
     return AxisTaps(i, tuple(taps))
 
 
@@ -218,7 +208,7 @@ def adaptive_windows(i: int, o: int) -> list[tuple[int, int]]:
 
 @functools.cache
 def adaptive_average(input: Sizes, output: Sizes) -> tuple[Taps, Window | None]:
-    """How adaptive average pooling is done: maps, or, where every O divides its I, a plain average pooling."""
+    """Adaptive average pooling as resampling maps, or, if every O divides its I, as a plain average pooling."""
     if all(i % o == 0 for i, o in zip(input, output, strict=True)):
         size = tuple(i // o for i, o in zip(input, output))
         return (None,) * len(input), window(input, size, stride=size)
@@ -231,24 +221,24 @@ def adaptive_average(input: Sizes, output: Sizes) -> tuple[Taps, Window | None]:
 
 @functools.cache
 def adaptive_maximum(input: Sizes, output: Sizes) -> tuple[Taps, Window]:
-    """How adaptive max pooling is done: maps that lay the windows side by side, and a plain max pooling of those.
+    """Adaptive max pooling as maps that put the windows side by side, and a plain max pooling of those.
 
     Along an axis all windows get the size K of the largest: a shorter one repeats its last pixel, which never wins over
-    the first of its kind. An axis whose O divides I needs no map.
+    its first occurrence. An axis whose O divides I needs no map.
     """
     maps, sizes = [], []
     for i, o in zip(input, output, strict=True):
         windows = adaptive_windows(i, o)
         k = max(stop - first for first, stop in windows)
-        shown = (((min(first + tap, stop - 1), 1.0),) for first, stop in windows for tap in range(k))
-        maps.append(None if i % o == 0 else AxisTaps(i, tuple(shown)))
+        taps = (((min(first + tap, stop - 1), 1.0),) for first, stop in windows for tap in range(k))
+        maps.append(None if i % o == 0 else AxisTaps(i, tuple(taps)))
         sizes.append(k)
-    laid = tuple(o * k for o, k in zip(output, sizes))
-    return tuple(maps), window(laid, sizes, stride=sizes)
+    resampled = tuple(o * k for o, k in zip(output, sizes))
+    return tuple(maps), window(resampled, sizes, stride=sizes)
 
 
 def adaptive_field(input: Sizes, output: Sizes) -> tuple[Sizes, tuple[Fraction, ...]]:
-    """(reach, step): how many pixels the largest window sees and how far two windows lie apart on average, per axis."""
+    """(reach, step): the pixels of the largest window and the mean distance between windows, per axis."""
     pairs = list(zip(input, output, strict=True))
     reach = tuple(max(stop - first for first, stop in adaptive_windows(i, o)) for i, o in pairs)
     return reach, tuple(Fraction(i, o) for i, o in pairs)

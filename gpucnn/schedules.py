@@ -1,8 +1,8 @@
-"""How the learning rate changes over a run: a factor of the optimiser's own rate, for every step.
+"""Learning rate schedules: for every step a factor of the optimizer's own rate.
 
 A schedule is called as `schedule(step, steps, epoch)`: the step's number and the epoch's, both from 0, and how many
-steps the whole run has. It returns a float64 factor; the optimiser's rate times that, rounded once to float32, is what
-the device gets. All of it is computed on the host from integers with operations that round the same everywhere (the
+steps the whole run has. It returns a float64 factor; the device gets the optimizer's rate times that, rounded once to
+float32. All of it is computed on the host from integers with operations that round the same everywhere (the
 cosine is `arithmetic.cos64`), so every backend sees the same rates.
 """
 
@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from gpucnn import arithmetic
-from gpucnn.errors import ConfigurationError
+from gpucnn.arguments import instance, integer, number
 
 
 class Schedule:
@@ -22,13 +22,17 @@ class Schedule:
     def __call__(self, step: int, steps: int, epoch: int) -> float:
         raise NotImplementedError(f"{type(self).__name__} has no __call__(step, steps, epoch) that returns a factor")
 
+    def remark(self, steps: int) -> str | None:
+        """A sentence for the user if this schedule is unsuited to a run of so many steps."""
+        return None
+
     def settings(self) -> dict:
         """Name and settings, for checkpoints."""
         return {"name": type(self).__name__, **{k: v for k, v in vars(self).items() if not k.startswith("_")}}
 
 
 class Constant(Schedule):
-    """The same rate all along."""
+    """A constant rate."""
 
     def __call__(self, step: int, steps: int, epoch: int) -> float:
         return 1.0
@@ -38,9 +42,7 @@ class Step(Schedule):
     """The rate times `factor` after every `every` epochs."""
 
     def __init__(self, every: int, factor: float = 0.1):
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ConfigurationError(f"every is {every!r}; give a positive number of epochs")
-        self.every, self.factor = every, _share("factor", factor)
+        self.every, self.factor = integer("every", every), _ratio("factor", factor)
 
     def __call__(self, step: int, steps: int, epoch: int) -> float:
         rate = 1.0
@@ -58,7 +60,7 @@ class Cosine(Schedule):
     uses_steps = True
 
     def __init__(self, final: float = 0.0):
-        self.final = _share("final", final)
+        self.final = _ratio("final", final)
 
     def __call__(self, step: int, steps: int, epoch: int) -> float:
         return _cosine(1.0, self.final, step / steps)
@@ -73,7 +75,11 @@ class OneCycle(Schedule):
     uses_steps = True
 
     def __init__(self, rise: float = 0.3, start: float = 1 / 25, final: float = 4e-6):
-        self.rise, self.start, self.final = _share("rise", rise), _share("start", start), _share("final", final)
+        self.rise, self.start, self.final = (
+            _ratio("rise", rise),
+            _ratio("start", start),
+            _ratio("final", final),
+        )
 
     def __call__(self, step: int, steps: int, epoch: int) -> float:
         turn = self.rise * steps
@@ -83,21 +89,26 @@ class OneCycle(Schedule):
 
 
 class WarmUp(Schedule):
-    """The first `steps` steps get 1/(steps+1), 2/(steps+1) ... of what `then` gives; `then` alone afterwards.
+    """The first `steps` steps get 1/(steps+1), 2/(steps+1) ... of the rate of `then`, the later ones all of it.
 
     `then` counts its steps from the run's first, warm-up included.
     """
 
     def __init__(self, steps: int, then: Schedule | None = None):
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ConfigurationError(f"steps is {steps!r}; give a positive number of steps")
-        if then is not None and not isinstance(then, Schedule):
-            raise ConfigurationError(f"then is {then!r}; give a schedule, such as Cosine(), or None")
-        self.steps, self.then = steps, then or Constant()
+        self.steps = integer("steps", steps)
+        self.then = instance("then", then, Schedule, "a schedule, such as Cosine()", optional=True) or Constant()
         self.uses_steps = self.then.uses_steps
 
     def __call__(self, step: int, steps: int, epoch: int) -> float:
         return self.then(step, steps, epoch) * min((step + 1) / (self.steps + 1), 1.0)
+
+    def remark(self, steps: int) -> str | None:
+        if self.steps < steps:
+            return self.then.remark(steps)
+        return (
+            f"the warm-up of {self.steps} steps is as long as the whole run of {steps} or longer, so the learning rate "
+            "never reaches its full value"
+        )
 
     def settings(self) -> dict:
         return {"name": "WarmUp", "steps": self.steps, "then": self.then.settings()}
@@ -108,7 +119,5 @@ def _cosine(first: float, last: float, part: float) -> float:
     return last + (first - last) * ((1.0 + float(arithmetic.cos64(np.float64(math.pi * part)))) / 2.0)
 
 
-def _share(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not 0 <= value <= 1:
-        raise ConfigurationError(f"{name} is {value!r}; give a number from 0 to 1")
-    return float(value)
+def _ratio(name: str, value: float) -> float:
+    return number(name, value, least=0, most=1)

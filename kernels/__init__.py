@@ -1,1 +1,1 @@
-"""The kernels of gpucnn, one folder a language; imports nothing of the rest. CONTRACT.md is the law they obey."""
+"""The kernels of gpucnn, one folder per language; imports nothing else of gpucnn. They obey CONTRACT.md."""

@@ -1,4 +1,4 @@
-"""Shared set-up: enough threads to test two of them anywhere, and tests for a GPU told apart where there is none."""
+"""Shared set-up: enough threads to test two of them anywhere, and a skip for tests that need a GPU."""
 
 import ctypes
 import functools
@@ -12,7 +12,7 @@ os.environ.setdefault("NUMBA_NUM_THREADS", str(max(2, os.cpu_count() or 1)))
 
 def pytest_configure(config):
     # In several processes (pytest-xdist's -n) a file's tests share what is compiled and trained for them, so they stay
-    # together; and in their order the files that take minutes come early, not, having few tests, at the very end.
+    # together; files are run in order, so that those that take minutes start early, although they have few tests.
     if getattr(config.option, "dist", "no") == "load":
         config.option.dist = "loadfile"
         config.option.loadscopereorder = False

@@ -1,5 +1,5 @@
-"""gpucnn.functional in float64, as derivatives and other people's results are compared: on numpy's fast math, unless a
-test names another backend."""
+"""gpucnn.functional in float64, to compare with derivatives and other libraries: on numpy's fast math, unless a test
+names another backend."""
 
 import gpucnn.functional
 

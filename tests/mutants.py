@@ -1,4 +1,4 @@
-"""Wrong backends made from the right ones: a copy of the package with one line changed, imported beside it."""
+"""Wrong backends made from the right ones: a copy of the package with one line changed, imported alongside it."""
 
 import importlib.util
 import inspect

@@ -21,9 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from gpucnn.backends import get_backend
-from gpucnn.check.cases import Case, cases
+from gpucnn.check.cases import Case, all_cases, small_cases
 from gpucnn.check.comparison import differing
-from gpucnn.check.toy import small_cases
 from gpucnn.errors import BackendError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,11 +32,6 @@ TABLE = ROOT / "docs" / "operations.md"
 Counts = dict[str, dict[str, list[int]]]
 
 
-def direction(label: str) -> str:
-    """Cases name gradients as calculus does, dx or dgamma; "d" and what follows in the first word."""
-    return "backward" if label.startswith("d") else "forward"
-
-
 def count(chosen: Iterable[Case], backend) -> Counts:
     specification = get_backend("numpy", "exact")
     found: Counts = {}
@@ -45,7 +39,7 @@ def count(chosen: Iterable[Case], backend) -> Counts:
         row = found.setdefault(case.operation, {})
         got = case.run(backend)
         for label, want in case.run(specification).items():
-            numbers = row.setdefault(direction(label), [0, 0])
+            numbers = row.setdefault("backward" if label in case.gradients else "forward", [0, 0])
             numbers[0] += want.size
             numbers[1] += len(differing(want, got[label]))
     return found
@@ -54,21 +48,21 @@ def count(chosen: Iterable[Case], backend) -> Counts:
 def on_cupy() -> tuple[str, Counts]:
     try:
         backend = get_backend("cupy")
-        return f"cupy, {backend.device}", count(cases(), backend)
+        return f"cupy, {backend.device}", count(all_cases(), backend)
     except BackendError:
         from gpucnn.emulation import get_emulated_backend
 
-        return "cupy, emulated", count(cases(), get_emulated_backend())
+        return "cupy, emulated", count(all_cases(), get_emulated_backend())
 
 
 def on_numba_cuda() -> tuple[str, Counts]:
     try:
         backend = get_backend("numba-cuda")
-        return f"numba-cuda, {backend.device}", count(cases(), backend)
+        return f"numba-cuda, {backend.device}", count(all_cases(), backend)
     except BackendError:
         settings = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
         run = subprocess.run([sys.executable, __file__, "--simulate"], env=settings, stdout=subprocess.PIPE, check=True)
-        return "numba-cuda, simulated at toy size", json.loads(run.stdout)
+        return "numba-cuda, simulated", json.loads(run.stdout)
 
 
 def cell(numbers: list[int] | None) -> str:
@@ -80,7 +74,7 @@ def cell(numbers: list[int] | None) -> str:
 
 def write(columns: list[tuple[str, Counts]]) -> bool:
     """Whether every bit is equal."""
-    operations = list(dict.fromkeys(case.operation for case in cases()))
+    operations = list(dict.fromkeys(case.operation for case in all_cases()))
     headings = [f"{title}: {way}" for title, _ in columns for way in ("forward", "backward")]
     lines = ["| operation | " + " | ".join(headings) + " |", "|---|" + "---|" * len(headings)]
     wrong = 0
@@ -94,12 +88,14 @@ def write(columns: list[tuple[str, Counts]]) -> bool:
     versions = f"Python {platform.python_version()}, NumPy {np.__version__}"
     about = (
         "Made by a test run, `python tests/operations_table.py`, on "
-        f"{datetime.date.today().isoformat()} ({versions}, {platform.machine()}). Each cell tells how many values were "
-        "compared, raw bits, with numpy's exact math, the specification, which was held against loops over single "
-        "numbers by `tests/backends`. A cell is empty where an operation has no such direction. The cases are those of "
-        "`gpucnn check`: ordinary, subnormal and cancelling numbers, odd batches, one to three axes. *Emulated*: the "
-        "CUDA sources compiled for the CPU; *simulated at toy size*: numba-cuda's kernels in Numba's simulator, on the "
-        "smallest cases alone. numpy's fast math promises no bits; it is held against float64 within derived bounds."
+        f"{datetime.date.today().isoformat()} ({versions}, {platform.machine()}). A cell gives the number of values "
+        "whose raw bits were compared with numpy's exact math, the specification, which `tests/backends` compares with "
+        "loops over single numbers. A backward cell is empty where nothing is differentiated, and where the gradient "
+        "is another row's operation: dropout's is dropout, a bias's is summed in the row of convolution. The cases "
+        "are those of `gpucnn check`: ordinary, subnormal and cancelling numbers, odd batches, one to three axes. "
+        "*Emulated*: the CUDA sources compiled for the CPU; *simulated*: numba-cuda's kernels in Numba's simulator, "
+        "small cases only. numpy's fast math promises no bits; its tests compare it with float64 within derived "
+        "bounds."
     )
     paragraph = textwrap.fill(about, 118, break_long_words=False, break_on_hyphens=False)
     TABLE.write_text("\n".join(["# Every operation on every backend", "", paragraph, "", *lines, ""]))
@@ -111,7 +107,7 @@ def main() -> int:
         sys.setswitchinterval(1e-4)  # the simulator polls threads that wait at a barrier
         print(json.dumps(count(small_cases(), get_backend("numba-cuda"))))
         return 0
-    columns = [("numba", count(cases(), get_backend("numba"))), on_cupy(), on_numba_cuda()]
+    columns = [("numba", count(all_cases(), get_backend("numba"))), on_cupy(), on_numba_cuda()]
     equal = write(columns)
     print(f"{TABLE}: " + ("every bit is equal" if equal else "RESULTS DIFFER"))
     return 0 if equal else 1

@@ -6,7 +6,7 @@ the magnitude that a rounding error is measured against: a float32 result may di
 The bounds are derived, not guessed. With u = 2**-24 the half spacing of float32 at 1: a sum of k products in any order,
 fused or not, is off by at most k*u*sum(|a||b|) to first order (Higham, "Accuracy and Stability of Numerical
 Algorithms", section 3.1), one more term for a bias, one for the final rounding. Where errors pass through further
-operations, the comment beside `terms` counts them. Library functions of float32 (NumPy's exp, log, tanh) are taken as
+operations, the comment next to `terms` counts them. Library functions of float32 (NumPy's exp, log, tanh) are taken as
 right within 4 units in the last place, 8 u, as NumPy's own tests have it.
 """
 

@@ -1,4 +1,4 @@
-"""Running a few lines of Python in a process of their own, in this checkout or in an edited copy of it."""
+"""Running a few lines of Python in a separate process, in this checkout or in an edited copy of it."""
 
 import json
 import os
@@ -44,6 +44,6 @@ def checkout(folder: Path, edits: dict[str, tuple[str, str]] | None = None) -> P
     shutil.copytree(Path(gpucnn.kernels.__file__).parent, folder / "kernels", ignore=skip)
     for name, (old, new) in (edits or {}).items():
         text = (folder / name).read_text()
-        assert old in text, f"{name} no longer holds {old!r}: write the edit anew"
+        assert old in text, f"{name} no longer contains {old!r}: update the edit"
         (folder / name).write_text(text.replace(old, new))
     return folder

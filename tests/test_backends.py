@@ -1,13 +1,12 @@
-"""Choosing a backend: what is refused, and that the refusal tells what would do."""
-
-import os
+"""Choosing a backend: what is refused, and that the error says what to use instead."""
 
 import numpy as np
 import pytest
 
 import gpucnn.backends
 from gpucnn.backends import Backend, backends, get_backend
-from gpucnn.errors import BackendError
+from gpucnn.backends.processors import default_threads
+from gpucnn.errors import BackendError, ConfigurationError
 
 
 @pytest.fixture
@@ -67,13 +66,14 @@ def test_defaults():
     assert get_backend("numpy", "exact").math == "exact"
     assert "fast" in gpucnn.backends.maths(get_backend(math="fast").name), "the fastest that has it"
     assert all(row["default"] == "exact" for row in backends())
-    assert get_backend("numba", threads=os.cpu_count()) is get_backend("numba") is get_backend("numba", graph=True)
+    assert get_backend("numba", threads=default_threads("numba")) is get_backend("numba")
+    assert get_backend("numba") is get_backend("numba", graph=True)
     assert get_backend("numba", threads=1) is get_backend("numba", "exact", threads=1)
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.0, "2", True])
 def test_threads_that_are_none(threads):
-    with pytest.raises(BackendError, match=f"threads is {threads!r}; expected a whole number of at least 1"):
+    with pytest.raises(ConfigurationError, match=f"threads is {threads!r}.*; give a positive integer"):
         get_backend("numba", threads=threads)
 
 
@@ -83,7 +83,7 @@ def test_more_threads_than_numba_was_started_with():
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_threads_are_told(threads):
+def test_threads_are_reported(threads):
     backend = get_backend("numba", threads=threads)
     assert backend.threads == threads
     assert backend.device.startswith("CPU ") and backend.device.endswith(f"{threads} thread" + "s" * (threads > 1))
@@ -129,14 +129,14 @@ def test_what_every_backend_tells_of_itself(name, math):
     assert backend.lanes in (1, 16) and backend.dtype == np.float32 and backend.threads >= 1 and backend.device
 
 
-def test_compiling_is_told(monkeypatch):
+def test_compiling_is_reported(monkeypatch):
     from gpucnn.kernels.numba import compiler
 
     from gpucnn.backends import compilation
 
     get_backend("numba")
-    told = []
-    monkeypatch.setattr(compilation, "listeners", [told.append])
+    messages = []
+    monkeypatch.setattr(compilation, "listeners", [messages.append])
 
     @compiler.kernel("made for this test", parallel=False)
     def double(x):
@@ -146,4 +146,4 @@ def test_compiling_is_told(monkeypatch):
     value = np.ones(1, np.float32)
     double(value)
     double(value)
-    assert told == ["made for this test"] and value[0] == 4
+    assert messages == ["made for this test"] and value[0] == 4

@@ -1,4 +1,4 @@
-"""gpucnn.check: both CPU backends pass, the committed hashes are numpy's, a planted difference is found and told."""
+"""gpucnn.check: both CPU backends pass, the committed hashes are numpy's, a planted difference is reported."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import gpucnn.check
 from gpucnn.backends import get_backend
 from gpucnn.backends.numba.backend import NumbaBackend
 from gpucnn.check import HASHES, check
-from gpucnn.check.cases import KINDS, cases
+from gpucnn.check.cases import KINDS, all_cases
 from gpucnn.check.networks import NETWORKS, train
 from gpucnn.cli import app
 from gpucnn.errors import BackendError
@@ -19,10 +19,10 @@ from gpucnn.errors import BackendError
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_both_cpu_backends_pass(threads):
-    told = []
-    report = check(["numpy", "numba"], threads=threads, progress=told.append)
+    messages = []
+    report = check(["numpy", "numba"], threads=threads, progress=messages.append)
     assert report["passed"] and report["differences"] == []
-    names = {case.operation for case in cases()}
+    names = {case.operation for case in all_cases()}
     assert {(row["name"], row["backend"]) for row in report["operations"]} == {
         (n, b) for n in names for b in ("numpy", "numba")
     }
@@ -32,7 +32,7 @@ def test_both_cpu_backends_pass(threads):
     }
     assert all(row["weights_sha256"] == row["expected_sha256"] for row in report["training"])
     assert json.loads(json.dumps(report)) == report, "it is printed as JSON"
-    assert told
+    assert messages
 
 
 def test_it_covers_every_operation_of_the_protocol(monkeypatch):
@@ -40,7 +40,7 @@ def test_it_covers_every_operation_of_the_protocol(monkeypatch):
     from gpucnn.backends.protocol import Backend
 
     memory = {"zeros", "array", "assign", "host", "pack", "unpack", "capture", "synchronize", "elapsed", "load_labels"}
-    memory.add("memory")
+    memory |= {"memory", "plan", "images_at_once"}
     used = set()
 
     class Spy:
@@ -51,14 +51,25 @@ def test_it_covers_every_operation_of_the_protocol(monkeypatch):
             used.add(name)
             return getattr(self.backend, name)
 
-    everything = list(cases())
+    everything = list(all_cases())
     for case in everything:
-        if "random" in case.about or case.operation.startswith(("loading", "watch")):
+        if case.kind in ("random", ""):
             case.run(Spy(get_backend("numba", "exact")))
     methods = {name for name, value in vars(Backend).items() if callable(value) and not name.startswith("_")}
     assert methods - memory <= used
     for kind in KINDS:
-        assert sum(case.about.startswith(kind) for case in everything) > 30
+        assert sum(case.kind == kind for case in everything) > 30
+
+
+def test_cases_declare_their_gradients():
+    """Gradients are named as calculus does, and only they are; concatenation's are ranges of channels."""
+    calculus = re.compile(r"d(x|z|w|b|gamma|beta|logits)\b")
+    backend, returned, declared = get_backend("numba", "exact"), {}, {}
+    for case in all_cases():
+        if case.kind in ("random", "") and case.operation != "concatenation":
+            returned.setdefault(case.operation, set()).update(case.run(backend))
+            declared.setdefault(case.operation, set()).update(case.gradients)
+    assert declared == {name: {label for label in labels if calculus.match(label)} for name, labels in returned.items()}
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -80,17 +91,17 @@ def planted(monkeypatch, operations=("dense",), networks=()) -> None:
         return y
 
     monkeypatch.setattr(NumbaBackend, "dense", wrong)
-    few = [case for case in cases() if case.operation in operations]
-    monkeypatch.setattr(gpucnn.check, "cases", lambda: iter(few))
+    few = [case for case in all_cases() if case.operation in operations]
+    monkeypatch.setattr(gpucnn.check, "all_cases", lambda: iter(few))
     monkeypatch.setattr(gpucnn.check, "NETWORKS", networks)
 
 
-def test_a_planted_difference_is_told(monkeypatch):
+def test_a_planted_difference_is_reported(monkeypatch):
     planted(monkeypatch, ("dense", "relu"))
     report = check(["numpy", "numba"])
     assert not report["passed"]
     rows = {(row["name"], row["backend"]): row["differing"] for row in report["operations"]}
-    count = sum(case.operation == "dense" for case in cases())
+    count = sum(case.operation == "dense" for case in all_cases())
     assert rows == {("dense", "numpy"): 0, ("dense", "numba"): count, ("relu", "numpy"): 0, ("relu", "numba"): 0}
     number = r"-?0x1\.[0-9a-f]{13}p[+-]\d+"
     pattern = (
@@ -98,23 +109,23 @@ def test_a_planted_difference_is_told(monkeypatch):
     )
     (match,) = (m for m in (re.search(pattern, line) for line in report["differences"]) if m)
     numpy, numba = (np.float32(float.fromhex(text)) for text in match.groups())
-    assert numpy.view(np.uint32) ^ numba.view(np.uint32) == 1, "both values, told to the bit"
+    assert numpy.view(np.uint32) ^ numba.view(np.uint32) == 1, "both values, exactly"
 
 
-def test_a_difference_in_training_is_told(monkeypatch):
+def test_a_difference_in_training_is_reported(monkeypatch):
     planted(monkeypatch, (), ("batch norm net",))
     report = check(["numba"])
     assert not report["passed"] and report["operations"] == []
     (row,) = report["training"]
     assert row["weights_sha256"] != row["expected_sha256"] == json.loads(HASHES.read_text())["batch norm net"]
-    (told,) = report["differences"]
-    assert "batch norm net" in told and "numba" in told and row["weights_sha256"] in told
+    (sentence,) = report["differences"]
+    assert "batch norm net" in sentence and "numba" in sentence and row["weights_sha256"] in sentence
 
 
 def test_values_of_another_shape_or_type_differ(monkeypatch):
     monkeypatch.setattr(NumbaBackend, "unpack", lambda self, batch: np.zeros(batch.shape))
-    few = [next(case for case in cases() if case.operation == "relu")]
-    monkeypatch.setattr(gpucnn.check, "cases", lambda: iter(few))
+    few = [next(case for case in all_cases() if case.operation == "relu")]
+    monkeypatch.setattr(gpucnn.check, "all_cases", lambda: iter(few))
     monkeypatch.setattr(gpucnn.check, "NETWORKS", ())
     report = check(["numba"])
     assert not report["passed"] and report["operations"][0]["differing"] == report["operations"][0]["values"]
@@ -133,7 +144,7 @@ def test_the_command_ends_with_1(monkeypatch):
 
 def test_the_command_ends_with_0(monkeypatch):
     monkeypatch.setattr(
-        gpucnn.check, "cases", lambda: iter([next(case for case in cases() if case.operation == "relu")])
+        gpucnn.check, "all_cases", lambda: iter([next(case for case in all_cases() if case.operation == "relu")])
     )
     monkeypatch.setattr(gpucnn.check, "NETWORKS", ("lenet5",))
     result = CliRunner().invoke(app, ["check", "--backend", "numpy", "--backend", "numba", "--json"])

@@ -131,6 +131,7 @@ def test_values_and_gradients(backend, math_, sizes, seed):
         assert_within(result, expected)
 
 
+@pytest.mark.pytorch
 @on_every_backend
 @some
 @given(sizes=transposed(), seed=SEED)
@@ -147,16 +148,16 @@ def test_as_pytorch_has_it(backend, math_, sizes, seed):
     inner = tuple(
         slice(before, size - after) for size, (before, after) in zip(everything.shape[2:], options["padding"])
     )
-    wanted = everything[(slice(None), slice(None), *inner)]
+    expected = everything[(slice(None), slice(None), *inner)]
     where = {"backend": backend, "math": math_}
     y = functional.conv_transpose(x, w, bias, **options, **where)
-    assert y.shape == tuple(wanted.shape)
+    assert y.shape == tuple(expected.shape)
     (dy,) = normal(seed + 1, y.shape)
-    wanted.backward(torch.tensor(dy.astype(np.float64)))
+    expected.backward(torch.tensor(dy.astype(np.float64)))
     bounds = scattered(x, w, bias, options), *gathered(dy, x, w, options)
-    found = y, *functional.conv_transpose_backward(dy, x, w, **options, **where)
-    values = wanted.detach().numpy(), *(t.grad.numpy() for t in tensors)
-    for result, value, bound in zip(found, values, bounds, strict=True):
+    results = y, *functional.conv_transpose_backward(dy, x, w, **options, **where)
+    values = expected.detach().numpy(), *(t.grad.numpy() for t in tensors)
+    for result, value, bound in zip(results, values, bounds, strict=True):
         assert_within(result, bound._replace(value=value))
 
 
@@ -265,16 +266,16 @@ CONTRACT_CASES = [
 def test_bits_by_the_contract(case, kind):
     x_shape, w_shape, options = case
     outputs = w_shape[1] * options["groups"]
-    given_ = [
+    arrays = [
         numbers(kind, *x_shape),
         numbers(kind, *w_shape, seed=1),
         numbers(kind, outputs, seed=2),
         numbers(kind, x_shape[0], outputs, *sizes_of(x_shape, w_shape, options), seed=3),
     ]
-    expected = by_contract(*given_, options)
+    expected = by_contract(*arrays, options)
     b = guarded(NumbaBackend)(2)
     for name, backend in (("numpy", get_backend("numpy", "exact")), ("numba", b)):
-        for what, result in by_backend(backend, *given_, options).items():
+        for what, result in by_backend(backend, *arrays, options).items():
             assert_bits(result, expected[what], f"{what} on {name}")
     b.verify()
 
@@ -286,10 +287,10 @@ def test_numba_gives_the_specified_bits(sizes, kind, threads):
     outputs = w_shape[1] * options["groups"]
     dy_shape = (x_shape[0], outputs, *sizes_of(x_shape, w_shape, options))
     shapes = x_shape, w_shape, (outputs,), dy_shape
-    given_ = [numbers(kind, *shape, seed=seed) for seed, shape in enumerate(shapes)]
+    arrays = [numbers(kind, *shape, seed=seed) for seed, shape in enumerate(shapes)]
     b = guarded(NumbaBackend)(threads)
-    expected = by_backend(get_backend("numpy", "exact"), *given_, options)
-    for what, result in by_backend(b, *given_, options).items():
+    expected = by_backend(get_backend("numpy", "exact"), *arrays, options)
+    for what, result in by_backend(b, *arrays, options).items():
         assert_bits(result, expected[what], what)
     b.verify()
 
@@ -368,12 +369,12 @@ def test_worked_sizes(input, kernel, options, output):
         ({"output_padding": -1}, ConfigurationError, "output_padding is -1; give an integer of 0 or more"),
         ({"output_padding": 0.5}, ConfigurationError, "output_padding is 0.5"),
         ({"output_padding": (0, 0, 0)}, ShapeError, "3 entries for 2 spatial axes"),
-        ({"padding": "same"}, ConfigurationError, "padding is 'same'; a transposed convolution takes an integer"),
+        ({"padding": "same"}, ConfigurationError, "padding is 'same'; give an integer"),
         ({"padding": 3}, ShapeError, "padding 3 on spatial axis 0 cuts off all of the 6 pixels"),
         ({"padding": (0, (1, 9))}, ShapeError, r"padding \(1, 9\) on spatial axis 1 cuts off all of the 7"),
         ({"stride": 0}, ConfigurationError, "stride is 0"),
         ({"dilation": True}, ConfigurationError, "dilation is True"),
-        ({"groups": 3}, ShapeError, "groups = 3 does not divide the 4 channels"),
+        ({"groups": 3}, ShapeError, "3 groups do not divide 4 input channels"),
         ({"groups": 0}, ConfigurationError, "groups is 0"),
         ({"groups": True}, ConfigurationError, "groups is True"),
     ],

@@ -70,9 +70,9 @@ def test_as_scipy_has_it(backend, math_, dimensions, mode):
             a, b = np.maximum(a, b), np.minimum(a, b)
         x, kernel = normal(int(rng.integers(1000)), a, b)
         for one, other in ((x, kernel), (kernel, x)):
-            given_ = one.astype(np.float64), other.astype(np.float64)
-            value = reference(*given_, mode, method="direct")
-            size = reference(*map(np.abs, given_), mode, method="direct")
+            operands = one.astype(np.float64), other.astype(np.float64)
+            value = reference(*operands, mode, method="direct")
+            size = reference(*map(np.abs, operands), mode, method="direct")
             result = convolve(one, other, mode, backend=backend, math=math_)
             assert result.dtype == np.float32
             assert_within(result, Expected(value, size, min(x.size, kernel.size)))
@@ -125,11 +125,11 @@ def test_it_is_associative(backend, math_, sizes, seed):
         return convolve(convolve(a, b, **where), c, **where), convolve(a, convolve(b, c, **where), **where)
 
     assert_bits(*both(*whole(seed, *sizes)))
-    given_ = normal(seed, *sizes)
-    value, size = exactly(*given_)
+    operands = normal(seed, *sizes)
+    value, size = exactly(*operands)
     # Two sums, one of the other's results: their relative errors add up, and no sum is longer than all terms.
-    terms = 2 + sum(array.size for array in given_)
-    for result in both(*given_):
+    terms = 2 + sum(array.size for array in operands)
+    for result in both(*operands):
         assert_within(result, Expected(value, size, terms))
 
 
@@ -178,9 +178,9 @@ def test_the_unit_impulse_is_its_identity(backend, math_, sizes, shift, seed):
         assert_bits(convolve(a, impulse, mode, **where), a)
         if mode != "same":
             assert_bits(convolve(impulse, a, mode, **where), a)
-    centred = np.zeros((3,) * a.ndim, np.float32)
-    centred[(1,) * a.ndim] = 1
-    assert_bits(convolve(a, centred, "same", **where), a)
+    centered = np.zeros((3,) * a.ndim, np.float32)
+    centered[(1,) * a.ndim] = 1
+    assert_bits(convolve(a, centered, "same", **where), a)
     late = np.zeros((shift + 1,) * a.ndim, np.float32)
     late[(shift,) * a.ndim] = 1  # moves everything
     moved = convolve(a, late, **where)
@@ -252,8 +252,8 @@ def test_the_bound_is_not_empty():
         ((3, 3), (3,), "full", ShapeError, "same number of axes"),
         ((0,), (3,), "full", ShapeError, "every axis needs at least one entry"),
         ((3, 3), (3, 0), "same", ShapeError, r"kernel has shape \(3, 0\)"),
-        ((3, 5), (4, 4), "valid", ShapeError, "neither lies within the other"),
-        ((3,), (3,), "reflect", ConfigurationError, 'mode is .reflect.; use "full", "same" or "valid"'),
+        ((3, 5), (4, 4), "valid", ShapeError, "neither fits within the other"),
+        ((3,), (3,), "reflect", ConfigurationError, "mode is .reflect.; use one of full, same, valid"),
         ((3,), (3,), None, ConfigurationError, "mode is None"),
     ],
 )

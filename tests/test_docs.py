@@ -1,4 +1,4 @@
-"""The documentation: every path in it exists, what it quotes stands in the file, its examples run."""
+"""The documentation: every path in it exists, what it quotes is in the file, its examples run."""
 
 import re
 import subprocess
@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from gpucnn.check.cases import cases
+from gpucnn.check.cases import all_cases
 from gpucnn.emulation import why_not
 from tests.processes import environment
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", *(ROOT / "kernels").rglob("*.md")])
+PAGES = sorted(
+    [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "kernels").rglob("*.md")]
+)
 PAGE = ROOT / "docs" / "adding-an-operation.md"
-# A path from the checkout's root, with what may end a sentence left out.
+# A path from the checkout's root, without a sentence's punctuation.
 PATH = re.compile(r"(?<![\w./-])((?:gpucnn|kernels|tests|docs|bench|\.ci)/[\w./*-]*\w/?)")
 
 
@@ -43,17 +45,17 @@ def test_the_check_itself_finds_a_missing_path():
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
-    """(what stands behind the three backticks, text) of each fenced block."""
+    """(the info string after the backticks, text) of each fenced block."""
     return re.findall(r"^```([^\n]*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def quoted(block: str, source: str) -> bool:
-    """Whether the block's lines follow one another in the source, indented by whatever is common to them."""
-    wanted = textwrap.dedent(block).strip("\n").splitlines()
+    """Whether the block's lines are consecutive lines of the source, at any common indentation."""
+    expected = textwrap.dedent(block).strip("\n").splitlines()
     lines = source.splitlines()
-    for start in range(len(lines) - len(wanted) + 1):
-        part = textwrap.dedent("\n".join(lines[start : start + len(wanted)])).splitlines()
-        if [line.rstrip() for line in part] == wanted:
+    for start in range(len(lines) - len(expected) + 1):
+        part = textwrap.dedent("\n".join(lines[start : start + len(expected)])).splitlines()
+        if [line.rstrip() for line in part] == expected:
             return True
     return False
 
@@ -62,14 +64,14 @@ QUOTES = [(info.split()[1], text) for info, text in blocks(PAGE) if "/" in info]
 
 
 @pytest.mark.parametrize(("file", "text"), QUOTES, ids=[file for file, _ in QUOTES])
-def test_what_is_quoted_stands_in_the_file(file, text):
-    assert quoted(text, (ROOT / file).read_text()), f"{file} reads otherwise now; quote it anew in {PAGE.name}"
+def test_what_is_quoted_is_in_the_file(file, text):
+    assert quoted(text, (ROOT / file).read_text()), f"{file} has changed; update the quotation in {PAGE.name}"
 
 
 def test_the_check_itself_finds_a_wrong_quotation():
     assert len(QUOTES) >= 8
     file, text = QUOTES[-1]
-    assert not quoted(text.replace("y", "z"), (ROOT / file).read_text())
+    assert not quoted(text.replace("e", "z"), (ROOT / file).read_text())
 
 
 def test_the_examples_run(tmp_path):
@@ -91,7 +93,7 @@ def test_the_examples_run(tmp_path):
     assert without_errors(table) == without_errors(run.stdout)
 
 
-def test_everything_of_ones_own_runs(tmp_path):
+def test_your_own_runs(tmp_path):
     """docs/your-own.md from top to bottom, as a reader would type it."""
     text = "\n".join(text for info, text in blocks(ROOT / "docs" / "your-own.md") if info == "python")
     command = [sys.executable, "-c", text]
@@ -109,5 +111,5 @@ def test_the_table_of_operations_has_them_all():
     """Made by `python tests/operations_table.py`; an operation that was never compared must not hide."""
     text = (ROOT / "docs" / "operations.md").read_text()
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")][1:]
-    assert sorted(rows) == sorted({case.operation for case in cases()})
+    assert sorted(rows) == sorted({case.operation for case in all_cases()})
     assert "differ" not in text.split("| operation")[1]

@@ -1,4 +1,4 @@
-"""gpucnn.check of the GPU's kernels without a GPU, and what it says of results that are not in a GPU's memory."""
+"""gpucnn.check of the GPU's kernels without a GPU, and its report of results that are not in a GPU's memory."""
 
 import importlib.metadata
 import json
@@ -12,14 +12,16 @@ import pytest
 
 import gpucnn.check
 from gpucnn.backends import get_backend
-from gpucnn.check import check, simulation
-from gpucnn.check.cases import cases
+from gpucnn.check import check, simulator
+from gpucnn.check.cases import all_cases, small_cases
+from gpucnn.check.device_memory import DeviceMemoryMonitor, on_gpu
 from gpucnn.check.networks import NETWORKS
-from gpucnn.check.residence import Watched, on_gpu
-from gpucnn.check.toy import TOYS, small_cases
+from gpucnn.check.small_networks import SMALL_NETWORKS
 from gpucnn.emulation import compiler, get_emulated_backend, why_not
-from gpucnn.errors import BackendError
+from gpucnn.errors import BackendError, ConfigurationError
 from tests.processes import environment
+
+pytestmark = pytest.mark.slow
 
 EMULATED, SIMULATED = "cupy (emulated)", "numba-cuda (simulated)"
 INSTALLED = {each.metadata["Name"] for each in importlib.metadata.distributions()}
@@ -48,12 +50,12 @@ def no_gpu(monkeypatch):
 @pytest.fixture
 def few(monkeypatch):
     """Cut short: one operation and no network."""
-    monkeypatch.setattr(gpucnn.check, "cases", lambda: (case for case in cases() if case.operation == "relu"))
+    monkeypatch.setattr(gpucnn.check, "all_cases", lambda: (case for case in all_cases() if case.operation == "relu"))
     monkeypatch.setattr(gpucnn.check, "NETWORKS", ())
 
 
 class Simulated:
-    """In the place of Simulation: a report that is there at once."""
+    """A replacement of Simulator with a ready report."""
 
     differences: ClassVar[list[str]] = []
 
@@ -65,7 +67,7 @@ class Simulated:
 
     def report(self):
         operation = {"name": "relu", "backend": SIMULATED, "values": 7, "differing": len(self.differences)}
-        network = {"network": "toy", "backend": SIMULATED, "weights_sha256": "ab", "expected_sha256": "ab"}
+        network = {"network": "small plain", "backend": SIMULATED, "weights_sha256": "ab", "expected_sha256": "ab"}
         return {
             "passed": not self.differences,
             "operations": [operation],
@@ -74,12 +76,12 @@ class Simulated:
         }
 
 
-# ---- what stands in for what -----------------------------------------------------------------------------------------
+# ---- the replacements ------------------------------------------------------------------------------------------------
 
 
 @needs_emulation
 def test_all_backends_are_compared(few, monkeypatch):
-    monkeypatch.setattr(simulation, "Simulation", Simulated)
+    monkeypatch.setattr(simulator, "Simulator", Simulated)
     report = check(emulate=True)
     assert report["passed"]
     assert [row["backend"] for row in report["operations"]] == [EMULATED, "numba", "numpy", SIMULATED]
@@ -89,24 +91,24 @@ def test_all_backends_are_compared(few, monkeypatch):
 
 @needs_emulation
 def test_only_what_was_asked_for_stands_in(few, monkeypatch):
-    monkeypatch.setattr(simulation, "Simulation", lambda: pytest.fail("simulated"))
+    monkeypatch.setattr(simulator, "Simulator", lambda: pytest.fail("simulated"))
     assert {row["backend"] for row in check(["numba", "cupy"], emulate=True)["operations"]} == {"numba", EMULATED}
     assert {row["backend"] for row in check(["numpy"], emulate=True)["operations"]} == {"numpy"}
 
 
 def test_a_difference_in_the_simulator_fails_the_whole(few, monkeypatch):
     monkeypatch.setattr(Simulated, "differences", ["relu on a simulated GPU: wrong"])
-    monkeypatch.setattr(simulation, "Simulation", Simulated)
+    monkeypatch.setattr(simulator, "Simulator", Simulated)
     report = check(["numba", "numba-cuda"], emulate=True)
     assert not report["passed"]
     assert report["differences"] == Simulated.differences
 
 
 @needs_emulation
-def test_a_difference_in_the_emulation_is_told(few, monkeypatch):
+def test_a_difference_in_the_emulation_is_reported(few, monkeypatch):
     from gpucnn.backends.cuda.backend import CudaBackend
 
-    monkeypatch.setattr(CudaBackend, "relu", lambda self, x: x)
+    monkeypatch.setattr(CudaBackend, "elementwise", lambda self, name, x: x)
     report = check(["cupy"], emulate=True)
     assert not report["passed"]
     assert f"{EMULATED} gives" in report["differences"][0]
@@ -150,16 +152,16 @@ def test_without_numba_cuda_a_sentence_says_so(monkeypatch):
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(simulation.importlib.metadata, "version", missing)
+    monkeypatch.setattr(simulator.importlib.metadata, "version", missing)
     with pytest.raises(BackendError, match="pip install numba-cuda"):
         check(["numba-cuda"], emulate=True)
 
 
 @needs_simulator
-def test_a_simulation_that_fails_is_told(monkeypatch):
+def test_a_simulation_that_fails_is_reported(monkeypatch):
     start = subprocess.Popen
     failing = [sys.executable, "-c", "raise SystemExit('no luck')"]
-    monkeypatch.setattr(simulation.subprocess, "Popen", lambda command, **options: start(failing, **options))
+    monkeypatch.setattr(simulator.subprocess, "Popen", lambda command, **options: start(failing, **options))
     with pytest.raises(BackendError, match="could not be simulated: no luck"):
         check(["numba-cuda"], emulate=True)
 
@@ -167,7 +169,7 @@ def test_a_simulation_that_fails_is_told(monkeypatch):
 def test_wrong_settings_are_refused_before_anything_runs():
     with pytest.raises(BackendError, match="there is no backend 'cuda9'"):
         check(["cupy", "cuda9"], emulate=True)
-    with pytest.raises(BackendError, match="threads is 0"):
+    with pytest.raises(ConfigurationError, match="threads is 0"):
         check(["cupy"], threads=0, emulate=True)
 
 
@@ -175,7 +177,7 @@ def test_wrong_settings_are_refused_before_anything_runs():
 
 
 def test_the_small_cases_cover_every_operation():
-    assert {case.operation for case in small_cases()} == {case.operation for case in cases()}
+    assert {case.operation for case in small_cases()} == {case.operation for case in all_cases()}
 
 
 @needs_emulation
@@ -185,23 +187,23 @@ def test_the_kernels_pass_on_the_cpu(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # the other process must find the package from anywhere
     report = json.loads(json.dumps(check(["cupy", "numba-cuda"], emulate=True)))
     assert report["passed"] and report["differences"] == []
-    names = {case.operation for case in cases()}
+    names = {case.operation for case in all_cases()}
     assert {(row["name"], row["backend"]) for row in report["operations"]} == {
         (n, b) for n in names for b in (EMULATED, SIMULATED)
     }
     assert all(row["differing"] == 0 < row["values"] for row in report["operations"])
     assert {(row["network"], row["backend"]) for row in report["training"]} == {
         *((n, EMULATED) for n in NETWORKS),
-        *((n, SIMULATED) for n in TOYS),
+        *((n, SIMULATED) for n in SMALL_NETWORKS),
     }
     assert all(row["weights_sha256"] == row["expected_sha256"] for row in report["training"])
 
 
-# ---- where results live ----------------------------------------------------------------------------------------------
+# ---- where results are -----------------------------------------------------------------------------------------------
 
 
 class DeviceArray:
-    """An array of a made-up GPU at an address: above 1000 lies the device's memory, below it pinned memory of the
+    """An array of a made-up GPU at an address: from 1000 the device's memory, below it pinned memory of the
     host."""
 
     def __init__(self, values, address=2000):
@@ -231,12 +233,12 @@ def made_up(**results):
 def test_results_in_the_devices_memory_are_well():
     array = DeviceArray([1.0])
     batch = gpucnn.backends.Batch(array, 1, None)
-    backend = made_up(zeros=array, relu=batch, max_pool=(batch, array), sgd=None, host=np.ones(1), capture=lambda: None)
-    watched = Watched(backend)
-    for name in ("zeros", "relu", "max_pool", "sgd", "host", "capture"):
-        assert getattr(watched, name)(1, 2) is getattr(backend, name)()
-    assert watched.astray == []
-    assert watched.name == "made up" and watched.xp is XP
+    backend = made_up(zeros=array, add=batch, max_pool=(batch, array), sgd=None, host=np.ones(1), capture=lambda: None)
+    monitored = DeviceMemoryMonitor(backend)
+    for name in ("zeros", "add", "max_pool", "sgd", "host", "capture"):
+        assert getattr(monitored, name)(1, 2) is getattr(backend, name)()
+    assert monitored.misplaced == []
+    assert monitored.name == "made up" and monitored.xp is XP
 
 
 @pytest.mark.parametrize(
@@ -247,15 +249,15 @@ def test_results_in_the_devices_memory_are_well():
         ((DeviceArray([1.0]), DeviceArray([1.0], 500)), "memory of CUDA's type 1"),
     ],
 )
-def test_results_elsewhere_are_told_once(result, where):
-    watched = Watched(made_up(max_pool=result))
-    watched.max_pool()
-    watched.max_pool()
-    assert watched.astray == [f"max_pool on made up: its result lies in {where}, not in the GPU's memory"]
+def test_results_elsewhere_are_reported_once(result, where):
+    monitored = DeviceMemoryMonitor(made_up(max_pool=result))
+    monitored.max_pool()
+    monitored.max_pool()
+    assert monitored.misplaced == [f"max_pool on made up: its result is in {where}, not in the GPU's memory"]
 
 
 def test_check_fails_where_a_gpu_leaves_results_on_the_host(few, monkeypatch):
-    """numpy's exact math, which says that it is a GPU: all bits are right, and all of them are on the host."""
+    """numpy's exact math, claiming to be a GPU: all bits are right, and all of them are on the host."""
     pretender = type("Pretender", (type(get_backend("numpy", "exact")),), {"name": "cupy"})
     backend = pretender(threads=1, dtype=np.dtype(np.float32))
     backend.threads, backend.xp = 0, XP
@@ -266,7 +268,7 @@ def test_check_fails_where_a_gpu_leaves_results_on_the_host(few, monkeypatch):
     report = check(["cupy"])
     assert not report["passed"]
     assert all(row["differing"] == 0 for row in report["operations"])
-    assert {text.split(" ")[0] for text in report["differences"]} == {"pack", "relu", "relu_gradient"}
+    assert {text.split(" ")[0] for text in report["differences"]} == {"pack", "elementwise", "elementwise_gradient"}
 
 
 @needs_emulation

@@ -136,19 +136,26 @@ def test_global_avg_pool(spatial):
 @pytest.mark.parametrize("operation", ["relu", "tanh", "sigmoid"])
 def test_elementwise(operation):
     x = apart(3, (4, 3, 5, 2))
-    y = ENGINE.pack(engine(operation)(x))
-    check(engine(operation), lambda dy: [engine(f"{operation}_gradient", y)(dy)], [x], 4)
+
+    def forward(x):
+        return ENGINE.unpack(ENGINE.elementwise(operation, ENGINE.pack(x)))
+
+    def backward(dy):
+        return [ENGINE.unpack(ENGINE.elementwise_gradient(operation, ENGINE.pack(dy), y))]
+
+    y = ENGINE.pack(forward(x))
+    check(forward, backward, [x], 4)
 
 
 @pytest.mark.parametrize("relu", [False, True])
 def test_add(relu):
     a, b = apart(5, (3, 2, 4, 4)), apart(6, (3, 2, 4, 4))
-    a += 0.0123  # sums are multiples of 0.05 give or take twice the jitter; none lies within 0.001 of 0
+    a += 0.0123  # sums are multiples of 0.05 give or take twice the jitter; none is within 0.001 of 0
     assert np.abs(a + b).min() > 10 * H
 
     def backward(dy):
         y = ENGINE.add(ENGINE.pack(a), ENGINE.pack(b), relu)
-        dx = engine("relu_gradient", y)(dy) if relu else dy
+        dx = ENGINE.unpack(ENGINE.elementwise_gradient("relu", ENGINE.pack(dy), y)) if relu else dy
         return [dx, dx]
 
     check(lambda a, b: ENGINE.unpack(ENGINE.add(ENGINE.pack(a), ENGINE.pack(b), relu)), backward, [a, b], 7)

@@ -1,4 +1,4 @@
-"""First weights: moments, bounds, and bits; normal deviates against 50-digit decimals."""
+"""Initial weights: moments, bounds, and bits; normal deviates against 50-digit decimals."""
 
 import math
 from decimal import Decimal, getcontext
@@ -23,7 +23,7 @@ def drawn(name, count=40_000, seed=5, ordinal=3):
 
 @pytest.mark.parametrize("name", INITIALIZERS)
 def test_moments_and_bounds(name):
-    """Of n values of variance v the mean is off by 5 sqrt(v / n) once in two million draws,
+    """The mean of n values of variance v is off by 5 sqrt(v / n) once in two million draws,
     the variance by 5 sqrt(2v**2 / n).
     """
     values, family = drawn(name), name.partition("_")[0]
@@ -80,10 +80,10 @@ def test_normal_deviates_against_decimals():
     for bits, value in zip(draws.tolist(), got.tolist(), strict=True):
         u = Decimal((bits & 0xFFFFFFFF) + 1) / 2**32
         t = Decimal(bits >> 32) / 2**31
-        wanted = (-2 * u.ln()).sqrt() * cosine(PI * min(t, 2 - t))
+        expected = (-2 * u.ln()).sqrt() * cosine(PI * min(t, 2 - t))
         # The cosine is right within 3e-16 and the rounding of pi * t, 4.5e-16; the root, at most 6.67, within 3
         # roundings.
-        assert abs(value - float(wanted)) < 6.67 * (3e-16 + 4.5e-16 + 4 * 2.0**-53)
+        assert abs(value - float(expected)) < 6.67 * (3e-16 + 4.5e-16 + 4 * 2.0**-53)
 
 
 def test_the_ends_of_the_recipe(monkeypatch):
@@ -91,7 +91,7 @@ def test_the_ends_of_the_recipe(monkeypatch):
     from gpucnn.arithmetic import normal
 
     words = np.array([0xFFFFFFFF, 0, 0 | 1 << 63, 0 | 0xFFFFFFFF << 32], np.uint64)
-    monkeypatch.setattr(normal, "draws64", lambda *given: words)
+    monkeypatch.setattr(normal, "draws64", lambda *args: words)
     got = arithmetic.normal64(0, np.arange(4), 0, 1)
     most = math.sqrt(64 * math.log(2))
     assert got[0] == 0

@@ -7,6 +7,8 @@ from gpucnn.geometry import transposed_window
 from tests import test_mutants
 from tests.test_mutants import EXACT, NUMBA, Change, numbers
 
+pytestmark = pytest.mark.slow
+
 WINDOW = transposed_window((9, 9), 2, stride=2)  # two bands of the input's rows
 
 
@@ -45,7 +47,7 @@ CHANGES = [
     Change(
         "bands are those of the transposed convolution's input",
         "numba",
-        "gpucnn/backends/numba/backend.py",
+        "gpucnn/backends/numba/conv.py",
         "band = rows_per_band(output[2])\n        chunks",
         "band = rows_per_band(window.input[-1])\n        chunks",
         bands,
@@ -54,13 +56,13 @@ CHANGES = [
     Change(
         "the last + 0",
         "numba",
-        CHANNELS,
-        "add(add(load(values, i), shift), zero)",
-        "add(load(values, i), shift)",
+        NUMBA + "vectors.py",
+        "add(add(acc, bias), splat(ZERO))",
+        "add(acc, bias)",
         shifted,
     ),
     Change("each channel its bias", "numba", CHANNELS, "splat(bias[c])", "splat(bias[0])", shifted),
-    Change("ReLU after the bias", "numba", CHANNELS, "            if rectified:", "            if False:", shifted),
+    Change("ReLU after the bias", "numba", CHANNELS, "shift, relu)", "shift, False)", shifted),
     Change(
         "branches in their order", "numpy", NUMPY, "for batch in batches]", "for batch in batches[::-1]]", side_by_side
     ),

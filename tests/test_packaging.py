@@ -1,15 +1,20 @@
-"""The package list in pyproject.toml, the README's commands and .ci/run agree with what is there."""
+"""The package list in pyproject.toml, the README's commands and .ci/run match the files."""
 
+import importlib.util
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
+
+import gpucnn
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -29,7 +34,7 @@ def test_every_package_is_listed():
 
 @pytest.mark.parametrize("layout", ["as here", "checkout", "installation"])
 def test_the_package_is_gpucnn_and_its_kernels_alone(layout, tmp_path):
-    """What else lies in the checkout is no part of it, however the package is found. The README's command for the tests
+    """What else is in the checkout is no part of it, however the package is found. The README's command for the tests
     installs it editable: that is "as here".
     """
     root, paths = ROOT, sys.path
@@ -62,16 +67,47 @@ print(json.dumps([gpucnn.__file__, gpucnn.kernels.elementary.__file__]))
         assert kernel.parent == (root / "kernels" if layout == "checkout" else root / "gpucnn" / "kernels")
 
 
-def test_version_is_one():
-    import gpucnn
+def test_the_version_is_written_once():
+    assert "version" not in PROJECT["project"] and PROJECT["project"]["dynamic"] == ["version"]
+    assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "gpucnn.__version__"}
 
-    assert gpucnn.__version__ == PROJECT["project"]["version"]
+
+@pytest.mark.slow  # builds in a fresh environment, which pip fills with setuptools
+@pytest.mark.parametrize("form", ["wheel", "sdist"])
+def test_what_is_built_is_complete(form, tmp_path):
+    """The files that are no Python modules, and the version, in the archives that an index would get."""
+    source = tmp_path / "source"
+    skip = shutil.ignore_patterns("__pycache__", ".*", "*.egg-info", "build", "runs", "tests")
+    shutil.copytree(ROOT, source, ignore=skip)
+    out = tmp_path / "out"
+    out.mkdir()
+    if form == "wheel":
+        command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", str(out), "."]
+    else:
+        code = "import sys, setuptools.build_meta as build; build.build_sdist(sys.argv[1])"
+        if importlib.util.find_spec("setuptools") is None:
+            pytest.skip("setuptools is not installed: pip builds the wheel in an environment that has it")
+        command = [sys.executable, "-c", code, str(out)]
+    run = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=600, check=False)
+    assert run.returncode == 0, run.stderr
+    (archive,) = out.iterdir()
+    assert archive.name.startswith(f"gpucnn-{gpucnn.__version__}")
+    if form == "wheel":
+        names = set(zipfile.ZipFile(archive).namelist())
+    else:
+        with tarfile.open(archive) as members:
+            names = {name.partition("/")[2] for name in members.getnames()}
+    kernels = "gpucnn/kernels" if form == "wheel" else "kernels"
+    expected = {"gpucnn/py.typed", "gpucnn/check/hashes.json", "gpucnn/emulation/cuda_host.h", f"{kernels}/CONTRACT.md"}
+    expected |= {f"{kernels}/{file.relative_to(ROOT / 'kernels')}" for file in (ROOT / "kernels").rglob("*.cu*")}
+    expected |= {f"{kernels}/{file.relative_to(ROOT / 'kernels')}" for file in (ROOT / "kernels").rglob("*.py")}
+    assert expected <= names, expected - names
 
 
 def test_package_data_exists():
     for package, patterns in PROJECT["tool"]["setuptools"]["package-data"].items():
         parts = package.split(".")
-        folder = ROOT.joinpath(*(parts[1:] if parts[1] == "kernels" else parts))
+        folder = ROOT.joinpath(*(parts[1:] if parts[1:2] == ["kernels"] else parts))
         for pattern in patterns:
             assert list(folder.glob(pattern)), f"{package}: {pattern} matches nothing"
 
@@ -83,6 +119,34 @@ def test_readme_has_the_two_commands_and_ci_runs_the_second():
     assert " -m pytest " in commands[1]
     pattern = re.search(r"grep -m 1 -x '([^']*)'", (ROOT / ".ci" / "run").read_text()).group(1)
     assert re.findall(f"^{pattern}$", README, re.MULTILINE) == commands[1:]
+
+
+def test_ci_runs_every_stage_in_order():
+    text = (ROOT / ".ci" / "run").read_text()
+    steps = [
+        "set -euo pipefail",
+        "apt-get install -y -q g++",
+        "pip install -q -e '.[test,dev]'",
+        "ruff check .",
+        "ruff format --check .",
+        "clang-format --dry-run -Werror",
+        "bin/mypy",
+        'eval "$command"',
+        "pytest -n auto -m slow",
+        "pip install -q 'torch==2.13.0'",
+        "pytest -n auto -m pytorch",
+    ]
+    places = [text.find(step) for step in steps]
+    assert -1 not in places and places == sorted(places), dict(zip(steps, places, strict=True))
+    assert "index-url" not in text and "://" not in text
+    syntax = subprocess.run(["bash", "-n", str(ROOT / ".ci" / "run")], capture_output=True, text=True, check=False)
+    assert syntax.returncode == 0, syntax.stderr
+
+
+def test_pre_commit_takes_everything_from_the_environment():
+    text = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert re.findall(r"repo: (\S+)", text) == ["local"] and "://" not in text
+    assert text.count("language: system") == text.count("- id:") == 4
 
 
 def test_import_is_light():

@@ -1,4 +1,4 @@
-"""Tables of maps along an axis, against NumPy's own padding and against places worked out in exact fractions."""
+"""Taps of maps along an axis, against NumPy's own padding and against positions in exact fractions."""
 
 import math
 from fractions import Fraction
@@ -66,7 +66,7 @@ def test_an_error_names_the_axis():
 @some
 @given(st.integers(1, 12), st.integers(1, 30))
 def test_nearest_and_linear_places(i, o):
-    """Each row's centre of mass is the place of p, clipped to the pixels; rows sum to 1."""
+    """Each row's center of mass is the place of p, clipped to the pixels; rows sum to 1."""
     (nearest,) = upsampling_taps((i,), None, (o,), "nearest", False)
     if i == o:
         assert nearest is None and upsampling_taps((i,), None, o, "linear", True) == (None,)
@@ -139,8 +139,8 @@ def test_a_window_on_padded_images():
     ("call", "error", "words"),
     [
         (lambda: check_padding_mode("mirror", 0), ConfigurationError, "'mirror'; use one of zeros, constant, reflect"),
-        (lambda: check_padding_mode(None, 0), ConfigurationError, "no padding mode None"),
-        (lambda: check_padding_mode(["zeros"], 0), ConfigurationError, "no padding mode"),
+        (lambda: check_padding_mode(None, 0), ConfigurationError, "the padding mode is None"),
+        (lambda: check_padding_mode(["zeros"], 0), ConfigurationError, r"the padding mode is \[.zeros.\]"),
         (lambda: check_padding_mode("constant", float("nan")), ConfigurationError, "nan; give a finite number"),
         (lambda: check_padding_mode("constant", 1e39), ConfigurationError, "range of float32"),
         (lambda: check_padding_mode("constant", True), ConfigurationError, "True"),

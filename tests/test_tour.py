@@ -1,10 +1,12 @@
-"""docs/tour.md says what docs/tour.py computes, and shows pictures that are there."""
+"""docs/tour.md contains the text that docs/tour.py computes, and shows pictures that exist."""
 
 import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+
+pytestmark = pytest.mark.slow
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 TEXT = (DOCS / "tour.md").read_text(encoding="utf-8")
@@ -22,7 +24,7 @@ tour = program()
 
 
 def says(text: str) -> None:
-    """Assert that the text stands in tour.md, and where it does not, show which line."""
+    """Assert that the text is in tour.md, and if not, show the missing lines."""
     missing = [line for line in tour.lines(text).splitlines() if line not in TEXT.splitlines()]
     assert missing == []
     assert tour.lines(text) in TEXT

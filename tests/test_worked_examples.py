@@ -35,8 +35,8 @@ def test_mean_of_products_of_a_diagonal_filter(backend, math, image, mean):
     y = functional.conv(image, filters, backend=backend, math=math)
     assert y.shape == (1, 1, 1, 1)
     assert y.item() / 9 == mean
-    found = show.match(image[0, 0], DIAGONAL, backend=backend, math=math)  # what `gpucnn show match` draws
-    assert found.scores.tolist() == [[mean]] and found.place == (0, 0)
+    best = show.match(image[0, 0], DIAGONAL, backend=backend, math=math)  # what `gpucnn show match` draws
+    assert best.scores.tolist() == [[mean]] and best.place == (0, 0)
 
 
 def test_a_filter_of_3_on_an_input_of_7():
@@ -50,7 +50,7 @@ def test_padding_2_keeps_32_pixels_under_a_filter_of_5():
     assert window((32, 32), 5, padding=2).output == (32, 32)
 
 
-def test_ten_filters_of_5_by_5_on_a_colour_image():
+def test_ten_filters_of_5_by_5_on_a_color_image():
     assert conv_parameters(3, 10, (5, 5)) == 760
     assert conv_parameters(3, 1, (5, 5)) == 76 == 5 * 5 * 3 + 1
     assert Model(Conv2d(10, 5), (3, 32, 32)).parameter_count == 760

@@ -1,4 +1,4 @@
-"""The arithmetic contract (kernels/CONTRACT.md) in NumPy: slow, plain, and what every backend is compared with."""
+"""The arithmetic contract (kernels/CONTRACT.md) in NumPy: slow and plain, the reference for every backend."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from gpucnn.arithmetic.elementary import (
     tanh,
     tanh64,
 )
-from gpucnn.arithmetic.fma import chain, fma, products_stay_normal
+from gpucnn.arithmetic.fma import Doubt, chain, doubt, fma
 from gpucnn.arithmetic.normal import normal64
 from gpucnn.arithmetic.philox import (
     CROP,
@@ -34,9 +34,10 @@ from gpucnn.arithmetic.philox import (
     uniform,
     words,
 )
-from gpucnn.arithmetic.sums import BLOCK, bands, in_bands, over_bands64, over_batch, rounded, total64, tree
+from gpucnn.arithmetic.sums import BAND, BLOCK, bands, image_sums64, in_bands, over_batch, rounded, total64, tree
 
 __all__ = [
+    "BAND",
     "BLOCK",
     "CROP",
     "CUTOUT",
@@ -46,25 +47,26 @@ __all__ = [
     "SHIFT",
     "SHUFFLE",
     "SPLIT",
+    "Doubt",
     "assert_subnormals",
     "bands",
     "chain",
     "cos64",
+    "doubt",
     "draws64",
     "exp",
     "exp64",
     "fma",
     "gelu",
     "gelu_slope",
+    "image_sums64",
     "in_bands",
     "log",
     "log64",
     "normal64",
-    "over_bands64",
     "over_batch",
     "permutation",
     "philox4x32",
-    "products_stay_normal",
     "rounded",
     "sigmoid",
     "sigmoid64",
@@ -80,7 +82,7 @@ __all__ = [
 
 
 def assert_subnormals() -> None:
-    """RuntimeError where this process flushes subnormal numbers to zero, which changes results (rule 1)."""
+    """RuntimeError if this process flushes subnormal numbers to zero, which changes results (rule 1)."""
     # Array operands, so that neither Python nor NumPy multiplies before the program runs.
     small, smaller = np.full(1, 1e-30, np.float32), np.full(1, 1e-12, np.float32)
     with np.errstate(under="ignore"):

@@ -1,8 +1,8 @@
 """exp, log, tanh, sigmoid, GELU, SiLU and a cosine by fixed polynomials: kernels/CONTRACT.md, rule 6.
 
 Every step is one float64 multiplication, addition or division in the order written, Horner from the highest
-coefficient, so any machine gets the same float64, and after one rounding the same float32. NumPy's and libm's own
-functions change bits from processor to processor and from version to version; they are not used.
+coefficient, so every machine gets the same float64, and after one rounding the same float32. NumPy's and libm's
+functions are not used: their bits depend on the processor and the version.
 """
 
 import numpy as np
@@ -108,7 +108,7 @@ DENSITY = float.fromhex("0x1.9884533d43651p-2")  # 1 / sqrt(2 pi)
 
 
 def horner(coefficients: list[float], z: np.ndarray) -> np.ndarray:
-    """c[0] + z * (c[1] + z * (c[2] + ...)), one multiplication and one addition a step."""
+    """c[0] + z * (c[1] + z * (c[2] + ...)), one multiplication and one addition per step."""
     result = np.full_like(z, coefficients[-1])
     for coefficient in coefficients[-2::-1]:
         result = result * z + coefficient
@@ -119,7 +119,7 @@ def exp64(x) -> np.ndarray:
     """exp of float64 values that hold float32 ones (or twice such), before the rounding to float32."""
     x = np.asarray(x, np.float64)
     x = np.where(x < -200.0, -200.0, np.where(x > 200.0, 200.0, x))
-    with np.errstate(invalid="ignore"):  # NaN has no whole number; r is NaN then, whatever the power of two
+    with np.errstate(invalid="ignore"):  # NaN converts to no integer; r is NaN then, whatever the power of two
         n = np.rint(x * LOG2E)
         power = ((n.astype(np.int64) + 1023) << 52).view(np.float64)
         r = (x - n * LN2_HIGH) - n * LN2_LOW
@@ -211,7 +211,7 @@ def cos64(x) -> np.ndarray:
 def _to_float32(function64, x) -> np.ndarray:
     values = float32_array(x, "x").astype(np.float64)
     with np.errstate(over="ignore", under="ignore"):
-        return np.asarray(function64(values)).astype(np.float32) + np.float32(0)  # what is -0 becomes +0
+        return np.asarray(function64(values)).astype(np.float32) + np.float32(0)  # -0 becomes +0
 
 
 def exp(x) -> np.ndarray:

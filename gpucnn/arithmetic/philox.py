@@ -1,12 +1,12 @@
 """Random numbers by counter: Philox4x32-10, kernels/CONTRACT.md, rule 10.
 
-The number at an index depends on the index alone, not on who asks or in which order: any backend, thread or lane gets
+The number at an index depends only on the index, not on the order of the draws: every backend, thread and lane gets
 the same. (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011.)
 """
 
 import numpy as np
 
-# Purposes: what the numbers are for.
+# Purposes of the numbers.
 INIT, SHUFFLE, DROPOUT, SHIFT, SPLIT, CROP, FLIP, CUTOUT = 1, 2, 3, 4, 5, 6, 7, 8
 
 ROUNDS = 10
@@ -25,7 +25,8 @@ def philox4x32(counter, key) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
         first, second = MULTIPLIERS[0] * c0, MULTIPLIERS[1] * c2  # 32 x 32 -> 64 bits, no overflow
         c0, c1, c2, c3 = (second >> HALF) ^ c1 ^ k0, second & LOW, (first >> HALF) ^ c3 ^ k1, first & LOW
         k0, k1 = (k0 + np.uint64(WEYL[0])) & LOW, (k1 + np.uint64(WEYL[1])) & LOW
-    return tuple(np.asarray(word, np.uint32) for word in (c0, c1, c2, c3))
+    w0, w1, w2, w3 = (np.asarray(word, np.uint32) for word in (c0, c1, c2, c3))
+    return w0, w1, w2, w3
 
 
 def _draw(seed: int, index, step, purpose: int, layer: int):

@@ -1,15 +1,15 @@
-"""Sums over a batch in the one order that every backend keeps: kernels/CONTRACT.md, rules 3 and 4.
+"""Sums over a batch in the order that every backend follows: kernels/CONTRACT.md, rules 3 and 4.
 
-Arrays here hold the images that are really there and no others, so nothing has to be masked: a missing image is +0, and
-carrying an odd tail up the tree equals adding +0.
+Arrays hold no padding images, so nothing has to be masked: a missing image is +0, and carrying an odd tail up the tree
+equals adding +0.
 """
 
 import math
 
 import numpy as np
 
-BLOCK = 16  # images; the contract's, whatever number of lanes a backend has
-BAND = 64  # positions that a band has at least, the last one excepted
+BLOCK = 16  # images per block in the contract, whatever a backend's number of lanes
+BAND = 64  # minimum positions per band, except the last one
 
 
 def tree(x: np.ndarray, axis: int) -> np.ndarray:
@@ -63,6 +63,11 @@ def over_bands64(x: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
 def total64(x: np.ndarray) -> np.ndarray:
     """Rule 4: the float64 sum of x (N, C, *positions) over images and positions, (C,), not yet rounded to float32."""
     return over_batch(over_bands64(x, x.shape[2:]))
+
+
+def image_sums64(x: np.ndarray) -> np.ndarray:
+    """The float64 sums of x (N, C, *positions) within each image, (N, C): level (a), then the tree over the bands."""
+    return tree(over_bands64(x, x.shape[2:]), -1)
 
 
 def rounded(value64) -> np.ndarray:

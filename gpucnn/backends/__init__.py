@@ -1,20 +1,20 @@
-"""Choosing a backend by name, and saying exactly why one cannot be used here."""
+"""Choosing a backend by name, and explaining why one cannot be used on this machine."""
 
 import functools
 import importlib
-import os
 
 import numpy as np
 
+from gpucnn.arguments import integer, refuse, shown, truth
 from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.processors import default_threads
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import BackendError
 
 __all__ = ["Augmentation", "Backend", "Batch", "backends", "get_backend"]
 
-# (name, math) -> where it is made. Names stand fastest first, and the exact math, every backend's default, before the
-# fast.
+# (name, math) -> (module, class). The fastest backend is first; exact math, every backend's default, precedes fast.
 _IMPLEMENTATIONS = {
     ("cupy", "exact"): ("gpucnn.backends.cuda.cupy_backend", "CupyBackend"),
     ("numba", "exact"): ("gpucnn.backends.numba.backend", "NumbaBackend"),
@@ -39,25 +39,28 @@ def get_backend(
 ) -> Backend:
     """The backend called `name` ("numpy", "numba", "cupy", "numba-cuda"), or the fastest usable one.
 
-    math: "exact" (the default: the same bits everywhere) or "fast" (BLAS; numpy alone has it). threads: how many CPU
-    threads its kernels may use, by default all cores. dtype: float32, or float64 with numpy's fast math. graph: False
-    makes backends that record a training step and repeat it (cupy as a CUDA graph, numba as a list of kernel calls)
-    launch each step anew, to the same bits; the others record nothing in either case (`backend.graph` tells). Calls
-    with the same arguments give the same object. Raises BackendError for a wrong name, a backend that is not usable
-    here, or math it does not have.
+    math: "exact" (the default: the same bits everywhere) or "fast" (BLAS; numpy only). threads: the number of CPU
+    threads its kernels may use, by default one per core that this process may use. dtype: float32, or float64 with
+    numpy's fast math. graph: False makes backends that record a training step and repeat it (cupy as a CUDA graph,
+    numba as a list of kernel calls) launch each step again, to the same bits; the others never record (see
+    `backend.graph`). Calls with the same arguments return the same object. Raises BackendError for an unknown name, a
+    backend that is not usable on this machine, or math that it does not have.
     """
     if name is None:
         usable = [entry["name"] for entry in backends() if entry["usable"]]
-        name = next((n for n in usable if math is None or math in maths(n)), usable[0])
-    if name not in names():
-        raise BackendError(f"there is no backend {name!r}; there are: {_listing()}")
+        name = next((n for n in usable if not isinstance(math, str) or math in maths(n)), usable[0])
+    if not isinstance(name, str) or name not in names():
+        raise BackendError(f"there is no backend {shown(name)}; there are: {_listing()}")
     if math is None:
         math = maths(name)[0]
-    if (name, math) not in _IMPLEMENTATIONS:
-        raise BackendError(f"backend {name!r} has no math {math!r}; it has: {', '.join(maths(name))}")
-    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-        raise BackendError(f"threads is {threads!r}; expected a whole number of at least 1")
-    dtype = np.dtype(np.float32 if dtype is None else dtype)
+    if not isinstance(math, str) or math not in maths(name):
+        raise BackendError(f"backend {name!r} has no math {shown(math)}; it has: {', '.join(maths(name))}")
+    threads = None if threads is None else integer("threads", threads)
+    graph = truth("graph", graph)
+    try:
+        dtype = np.dtype(np.float32 if dtype is None else dtype)
+    except (TypeError, ValueError, OverflowError):
+        raise refuse("dtype", dtype, "numpy.float32, or numpy.float64 for numpy's fast math") from None
     if dtype != np.float32 and not ((name, math) == ("numpy", "fast") and dtype == np.float64):
         raise BackendError(
             f"backend {name!r} with math {math!r} computes in float32, not {dtype}; float64 is for numpy's fast math"
@@ -65,9 +68,7 @@ def get_backend(
     reason = _why_not(name, math)
     if reason:
         raise BackendError(f"backend {name!r} is not usable here: {reason}. Usable or not: {_listing()}")
-    if not isinstance(graph, bool):
-        raise BackendError(f"graph is {graph!r}; expected True or False")
-    return _make(name, math, threads or os.cpu_count() or 1, dtype, graph)
+    return _make(name, math, threads or default_threads(name), dtype, graph)
 
 
 def backends() -> list[dict]:
@@ -100,11 +101,11 @@ def _why_not(name: str, math: str) -> str | None:
         getattr(importlib.import_module(module), kind)
     except BackendError as error:
         reason = str(error)
-    except (ImportError, RuntimeError, OSError) as error:
+    except Exception as error:  # a library may fail in any way: numba raises a ValueError for NUMBA_NUM_THREADS=0
         reason = f"{type(error).__name__}: {error}"
     else:
         return None
-    return " ".join(reason.split())  # libraries break their lines where they like
+    return " ".join(reason.split())  # library messages may span lines
 
 
 @functools.cache
@@ -117,5 +118,5 @@ def _make(name: str, math: str, threads: int, dtype: np.dtype, graph: bool) -> B
 
 
 def _listing() -> str:
-    """All backends with the reason each is not usable, for an error's end."""
+    """All backends, each with the reason why it is not usable, for error messages."""
     return ", ".join(f"{n} ({_why_not(n, maths(n)[0]) or 'usable'})" for n in names())

@@ -1,4 +1,4 @@
-"""A batch of images as a backend keeps it: in lanes."""
+"""A batch of images in a backend's lane layout."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +10,8 @@ import numpy as np
 class Batch:
     """`images` images on `backend`, stored as `data` of shape (block, channel, *spatial, lane).
 
-    Lane i of block b is image `b * backend.lanes + i`; images past `images` fill up the last block. What they hold is
-    finite but meaningless: every sum over the batch masks them. An elementwise layer of your own may work on `data`
+    Lane i of block b is image `b * backend.lanes + i`; images past `images` pad the last block. Their values are
+    finite but meaningless: every sum over the batch masks them. A user-defined elementwise layer may compute on `data`
     with `backend.xp` alone and wrap the result with `like`.
     """
 

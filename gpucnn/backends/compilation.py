@@ -1,13 +1,11 @@
-"""Telling whoever listens that a kernel is being compiled: the first time takes seconds,
-and silence looks like a fault.
-"""
+"""Announcing that a kernel is being compiled: this can take seconds, and silence looks like a hang."""
 
 from collections.abc import Callable
 
 listeners: list[Callable[[str], None]] = []
 
 
-def tell(kernel: str) -> None:
-    """A kernel of this name is about to be compiled; those that come from the cache are not told of."""
+def announce(kernel: str) -> None:
+    """Tell all listeners that this kernel is about to be compiled; kernels loaded from the cache are not announced."""
     for listener in listeners:
         listener(kernel)

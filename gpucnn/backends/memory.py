@@ -1,10 +1,10 @@
-"""How much memory this machine has."""
+"""The size of this machine's memory."""
 
 import os
 
 
 def host_memory() -> int:
-    """Bytes of main memory, whoever uses them; 0 where that cannot be found out."""
+    """Total bytes of main memory; 0 if unknown."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):  # Windows

@@ -1,11 +1,11 @@
-"""What a backend does: about thirty primitive operations on batches in lanes.
+"""The backend protocol: the primitive operations on batches in lanes.
 
-Layers call these and nothing else, so a layer never knows the device. Conventions of every operation:
+Layers call nothing else, so they are independent of the device. Conventions of every operation:
 
-- activations come and go as `Batch`; parameters, statistics and their gradients are plain arrays of `backend.xp`;
+- activations are `Batch` objects; parameters, statistics and their gradients are plain arrays of `backend.xp`;
 - a convolution's weights are (O, C/groups, *K), a dense layer's (out, in), biases (O,);
-- sizes come as a `Window` (gpucnn.geometry) that was checked before: backends check nothing again;
-- gradients of parameters are written into the array given as `out...`, because they are views of one flat buffer;
+- sizes are passed as a `Window` (gpucnn.geometry) that has been checked; backends check nothing again;
+- gradients of parameters are written into the `out...` array, because they are views of one flat buffer;
 - what must change between replays of a captured step (learning rate, step number, image indices) is read from device
   arrays, never from Python numbers;
 - in exact math every operation obeys kernels/CONTRACT.md to the bit; numbers in brackets below are its rules.
@@ -26,8 +26,8 @@ from gpucnn.inference import Unplannable
 from gpucnn.resampling import AxisTaps, Taps, adaptive_average, adaptive_maximum
 
 if TYPE_CHECKING:
-    from gpucnn.inference.plans import Plan
-    from gpucnn.inference.trace import Graph
+    from gpucnn.inference import Plan
+    from gpucnn.inference.graph import Graph
 
 Array = Any
 
@@ -35,11 +35,11 @@ Array = Any
 class Backend(ABC):
     """One device with its arrays, kernels and arithmetic.
 
-    `name` as given to get_backend; `math` is "exact" or "fast"; `lanes` images ride side by side in one block; `xp` is
-    the array module (numpy or cupy); `dtype` is float32, or float64 on the numpy backend's fast math if asked for;
+    `name` is get_backend's; `math` is "exact" or "fast"; `lanes` is the number of images side by side in a block; `xp`
+    is the array module (numpy or cupy); `dtype` is float32, or float64 on request with the numpy backend's fast math;
     `threads` is the number of CPU threads in use, 0 on a GPU; `device` describes the hardware in a few words.
-    `graph`: whether `capture` records a step to repeat it; where it is True it may be set to False.
-    Made by get_backend as `Implementation(threads=int, dtype=np.dtype)`.
+    `graph`: whether `capture` records a step to repeat it; if it is True it may be set to False.
+    Created by get_backend as `Implementation(threads=int, dtype=np.dtype)`.
     """
 
     name: str
@@ -55,11 +55,11 @@ class Backend(ABC):
 
     @abstractmethod
     def zeros(self, shape: tuple[int, ...], dtype=None) -> Array:
-        """A new array of zeros; dtype is the backend's own unless given."""
+        """A new array of zeros, by default of the backend's dtype."""
 
     @abstractmethod
     def array(self, host: np.ndarray) -> Array:
-        """A copy of a host array on the device, type kept."""
+        """A copy of a host array on the device, of the same type."""
 
     @abstractmethod
     def assign(self, array: Array, host: np.ndarray) -> None:
@@ -67,10 +67,10 @@ class Backend(ABC):
 
     @abstractmethod
     def host(self, array: Array) -> np.ndarray:
-        """A copy of a device array on the host; waits until it is computed."""
+        """A copy of a device array on the host; waits for the kernels that write it."""
 
     def memory(self) -> int:
-        """Bytes of the memory that arrays lie in, whoever uses them; 0 where that cannot be found out."""
+        """Total bytes of the memory in which arrays are stored; 0 if unknown."""
         return host_memory()
 
     @abstractmethod
@@ -83,7 +83,7 @@ class Backend(ABC):
 
     @abstractmethod
     def pack_labels(self, labels: np.ndarray) -> Array:
-        """Integer labels (N,) to int32 (block, lane); -1 fills up the last block."""
+        """Integer labels (N,) to int32 (block, lane); -1 pads the last block."""
 
     @abstractmethod
     def load_images(
@@ -98,17 +98,17 @@ class Backend(ABC):
     ) -> Batch:
         """Gather images[indices[i]] for i < count into lanes, (count, C, *augmentation.output(spatial)).
 
-        images (M, C, *spatial) of `dtype` and indices (at least count,) int64 lie on the device. What is drawn [10] is
-        drawn for image i of the batch at (seed, step); step is uint32 (1,) on the device. Without a step nothing is
-        drawn: crops are from the middle, and there is no shift, flip or cutout. With draw = the first Philox word >> 8:
+        images (M, C, *spatial) of `dtype` and indices (at least count,) int64 are on the device. Random numbers [10]
+        are drawn for image i of the batch at (seed, step); step is uint32 (1,) on the device. Without a step nothing is
+        random: crops are from the middle, without shift, flip or cutout. With draw = the first Philox word >> 8:
 
         - shift: along each spatial axis output pixel p shows input pixel p - offset, +0 where there is none, offset =
           ((draw * (2*shift + 1)) >> 24) - shift with SHIFT's draw;
         - crop from size I to K: p shows p + origin, origin = ((draw * (I - K + 2*shift + 1)) >> 24) - shift with CROP's
           draw; without a step (I - K) // 2;
         - flip: where the highest bit of FLIP's word is set, p along the last axis is K - 1 - p instead;
-        - mean and std: (x - mean) * f32(1 / std), two operations, on pixels that show one of the image;
-        - cutout: +0 at the output pixels that lie, along every spatial axis, in [first, first + cutout) with first =
+        - mean and std: (x - mean) * f32(1 / std), two operations, on pixels that show an image pixel;
+        - cutout: +0 at the output pixels that are, along every spatial axis, in [first, first + cutout) with first =
           ((draw * K) >> 24) - cutout // 2 and CUTOUT's draw.
         """
 
@@ -118,10 +118,10 @@ class Backend(ABC):
 
     @abstractmethod
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
-        """Run `step` once for real and return a function that repeats its kernels on the same arrays.
+        """Run `step` once and return a function that repeats its kernels on the same arrays.
 
         A backend that cannot record, or whose `graph` is off, returns `step` itself. What `step` computes outside the
-        backend's operations (a user's own layer in plain array code) is repeated only where the backend can record it.
+        backend's operations (a user-defined layer in plain array code) is repeated only if the backend can record it.
         """
 
     def images_at_once(self, graph: "Graph") -> int:
@@ -131,7 +131,7 @@ class Backend(ABC):
         return 256
 
     def plan(self, graph: "Graph", count: int, preparation: Augmentation, image_shape: tuple[int, ...]) -> "Plan":
-        """A plan (gpucnn.inference.plans) that computes a traced network on `count` images, prepared first.
+        """A plan that computes a traced network on `count` images, prepared first.
 
         Raises Unplannable where the backend has none, or none for an operation: then layers compute it.
         """
@@ -141,10 +141,10 @@ class Backend(ABC):
 
     @abstractmethod
     def synchronize(self) -> None:
-        """Wait until everything asked for is computed."""
+        """Wait for all launched work."""
 
     def elapsed(self, work: Callable[[], Any]) -> float:
-        """Seconds for all that `work` asks for; waits for it. On a GPU by the device's clock, between two events."""
+        """Seconds that `work` takes, launched kernels included. On a GPU by the device's clock, between two events."""
         self.synchronize()
         started = time.perf_counter()
         work()
@@ -162,32 +162,30 @@ class Backend(ABC):
     def conv_max_pool(
         self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int, pool: Window
     ) -> tuple[Batch, Any]:
-        """max_pool of relu of conv: what those three give, in one kernel where the backend has one.
+        """max_pool of relu of conv, in one kernel if the backend has one.
 
-        The taps that it returns may differ where the maximum is not above zero; relu_gradient(dy, y) is zero there.
+        The returned taps may differ where the maximum is not above zero; ReLU's gradient is zero there.
         """
         return self.max_pool(self.conv(x, w, bias, window, groups, relu=True), pool)
 
     def conv_max_pool_gradient(self, dy: Batch, y: Batch, where: Any, pool: Window, out_bias: Array | None) -> Batch:
-        """From dy after conv_max_pool, which gave y and where, the gradient before ReLU; writes the bias's into
-        out_bias.
-
-        One kernel where the backend has one.
+        """The gradient before ReLU from dy and conv_max_pool's y and where, in one kernel if the backend has one;
+        writes the bias's gradient into out_bias.
         """
-        dz = self.max_pool_gradient(self.relu_gradient(dy, y), where, pool)
+        dz = self.max_pool_gradient(self.elementwise_gradient("relu", dy, y), where, pool)
         if out_bias is not None:
             self.bias_gradient(dz, out_bias)
         return dz
 
     @abstractmethod
     def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
-        """dx (N, C, *I) from dy (N, O, *P); run forwards, with transposed_window's window, a transposed convolution."""
+        """dx (N, C, *I) from dy (N, O, *P); with transposed_window's window, a transposed convolution's output."""
 
     @abstractmethod
     def conv_weight_gradient(self, dy: Batch, x: Batch, window: Window, groups: int, out: Array) -> None:
         """out (O, C/groups, *K) = the sum over images and positions of dy times x.
 
-        Of a transposed convolution: its x as dy, its dy as x.
+        For a transposed convolution pass its x as dy and its dy as x.
         """
 
     @abstractmethod
@@ -210,7 +208,7 @@ class Backend(ABC):
 
     @abstractmethod
     def max_pool(self, x: Batch, window: Window) -> tuple[Batch, Any]:
-        """(y, where): the maxima, and for max_pool_gradient where each came from, in the backend's own form."""
+        """(y, where): the maxima and, in a backend-specific form for max_pool_gradient, their positions."""
 
     @abstractmethod
     def max_pool_gradient(self, dy: Batch, where: Any, window: Window) -> Batch:
@@ -235,71 +233,71 @@ class Backend(ABC):
     # ---- maps along spatial axes: padding, upsampling, adaptive pooling [7] ------------------------------------------
 
     @abstractmethod
-    def resample_axis(self, x: Batch, axis: int, table: AxisTaps) -> Batch:
-        """x (N, C, *I) with spatial axis `axis` mapped by a table of as many positions (gpucnn.resampling).
+    def resample_axis(self, x: Batch, axis: int, taps: AxisTaps) -> Batch:
+        """x (N, C, *I) with spatial axis `axis` mapped by taps for as many positions (gpucnn.resampling).
 
         y[p] = acc + 0, acc from +0 by fma(weight, x[i], acc) over the taps of p in order, or the fill where p has none.
         """
 
-    def resample(self, x: Batch, tables: Taps) -> Batch:
-        """One map after the other, the first axis first; None leaves an axis as it is."""
-        for axis, table in enumerate(tables):
-            if table is not None:
-                x = self.resample_axis(x, axis, table)
+    def resample(self, x: Batch, taps: Taps) -> Batch:
+        """Map one axis after the other, the first axis first; None leaves an axis unchanged."""
+        for axis, axis_taps in enumerate(taps):
+            if axis_taps is not None:
+                x = self.resample_axis(x, axis, axis_taps)
         return x
 
-    def resample_gradient(self, dy: Batch, tables: Taps) -> Batch:
+    def resample_gradient(self, dy: Batch, taps: Taps) -> Batch:
         """dx of resample from dy: the transposed maps, the last axis first."""
-        for axis in reversed(range(len(tables))):
-            if tables[axis] is not None:
-                dy = self.resample_axis(dy, axis, tables[axis].transposed())
+        for axis, axis_taps in reversed(list(enumerate(taps))):
+            if axis_taps is not None:
+                dy = self.resample_axis(dy, axis, axis_taps.transposed())
         return dy
 
     def adaptive_avg_pool(self, x: Batch, output: tuple[int, ...]) -> Batch:
-        """The means of windows that share out each axis evenly: (N, C, *output)."""
-        tables, window = adaptive_average(x.spatial, output)
-        return self.resample(x, tables) if window is None else self.avg_pool(x, window)
+        """The means of windows that divide each axis evenly: (N, C, *output)."""
+        taps, window = adaptive_average(x.spatial, output)
+        return self.resample(x, taps) if window is None else self.avg_pool(x, window)
 
     def adaptive_avg_pool_gradient(self, dy: Batch, spatial: tuple[int, ...]) -> Batch:
         """dx (N, C, *spatial) from dy."""
-        tables, window = adaptive_average(spatial, dy.spatial)
-        return self.resample_gradient(dy, tables) if window is None else self.avg_pool_gradient(dy, window)
+        taps, window = adaptive_average(spatial, dy.spatial)
+        return self.resample_gradient(dy, taps) if window is None else self.avg_pool_gradient(dy, window)
 
     def adaptive_max_pool(self, x: Batch, output: tuple[int, ...]) -> tuple[Batch, Any]:
-        """(y, where): the maxima of the windows of adaptive_avg_pool, and where they came from, for the gradient."""
-        tables, window = adaptive_maximum(x.spatial, output)
-        return self.max_pool(self.resample(x, tables), window)
+        """(y, where): the maxima of adaptive_avg_pool's windows, and their positions for the gradient."""
+        taps, window = adaptive_maximum(x.spatial, output)
+        return self.max_pool(self.resample(x, taps), window)
 
     def adaptive_max_pool_gradient(self, dy: Batch, where: Any, spatial: tuple[int, ...]) -> Batch:
         """dx (N, C, *spatial) from dy and what adaptive_max_pool returned."""
-        tables, window = adaptive_maximum(spatial, dy.spatial)
-        return self.resample_gradient(self.max_pool_gradient(dy, where, window), tables)
+        taps, window = adaptive_maximum(spatial, dy.spatial)
+        return self.resample_gradient(self.max_pool_gradient(dy, where, window), taps)
 
     # ---- elementwise [5, 6, 7] ---------------------------------------------------------------------------------------
 
     @abstractmethod
-    def relu(self, x: Batch) -> Batch:
-        """x > 0 ? x : +0."""
+    def elementwise(self, name: str, x: Batch, *settings: float) -> Batch:
+        """An activation of gpucnn.backends.elementwise.ELEMENTWISE, applied to every value of x.
+
+        relu          x > 0 ? x : +0
+        tanh          by rule 6, +0 for -0
+        sigmoid       1 / (1 + exp(-x)) by rule 6
+        leaky_relu    x > 0 ? x : slope * x + 0
+        gelu          x * Phi(x) by rule 6, Phi the normal distribution's cdf
+        silu          x / (1 + exp(-x)) by rule 6
+        """
 
     @abstractmethod
-    def relu_gradient(self, dy: Batch, y: Batch) -> Batch:
-        """y > 0 ? dy : +0, with y = relu(x)."""
+    def elementwise_gradient(self, name: str, dy: Batch, saved: Batch, *settings: float) -> Batch:
+        """Its gradient from dy and `saved`: the output y for the first three, the input x for the others.
 
-    @abstractmethod
-    def tanh(self, x: Batch) -> Batch:
-        """Correct by rule 6, +0 for -0."""
-
-    @abstractmethod
-    def tanh_gradient(self, dy: Batch, y: Batch) -> Batch:
-        """dy * fma(-y, y, 1), with y = tanh(x)."""
-
-    @abstractmethod
-    def sigmoid(self, x: Batch) -> Batch:
-        """1 / (1 + exp(-x)) by rule 6."""
-
-    @abstractmethod
-    def sigmoid_gradient(self, dy: Batch, y: Batch) -> Batch:
-        """dy * (y * (1 - y)), with y = sigmoid(x)."""
+        relu          y > 0 ? dy : +0
+        tanh          dy * fma(-y, y, 1)
+        sigmoid       dy * (y * (1 - y))
+        leaky_relu    x > 0 ? dy : slope * dy
+        gelu          dy * f32(Phi(x) + x * phi(x)), phi the normal density
+        silu          dy * f32(s * (1 + x * (1 - s))), s = 1 / (1 + exp(-x)) in float64
+        """
 
     @abstractmethod
     def add(self, a: Batch, b: Batch, relu: bool = False) -> Batch:
@@ -343,15 +341,16 @@ class Backend(ABC):
         out_gamma: Array,
         out_beta: Array,
     ) -> Batch:
-        """batch_norm_gradient of relu_gradient(dy, y), y being relu of the batch norm of x;
-        one kernel where there is one.
+        """batch_norm_gradient of ReLU's gradient from dy and y, the rectified batch norm of x;
+        in one kernel if the backend has one.
         """
-        return self.batch_norm_gradient(self.relu_gradient(dy, y), x, mean, var, gamma, eps, out_gamma, out_beta)
+        dy = self.elementwise_gradient("relu", dy, y)
+        return self.batch_norm_gradient(dy, x, mean, var, gamma, eps, out_gamma, out_beta)
 
     def batch_norm_max_pool(
         self, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float, pool: Window
     ) -> tuple[Batch, Any]:
-        """(y, kept): max_pool of relu of batch_norm, and what its gradient needs; one kernel where there is one."""
+        """(y, kept): max_pool of relu of batch_norm, and what its gradient needs; one kernel if there is one."""
         rectified = self.batch_norm(x, mean, var, gamma, beta, eps, relu=True)
         y, where = self.max_pool(rectified, pool)
         return y, (rectified, where)
@@ -397,7 +396,7 @@ class Backend(ABC):
     ) -> Batch:
         """fma(gamma, (x - mean) * (1 / sqrt(var + eps)), beta); with `relu` followed by max(0, .).
 
-        gamma and beta (C,), one a channel; both None for 1 and 0. Layer norm: x flattened to (N, values), one group.
+        gamma and beta (C,), one per channel; both None for 1 and 0. Layer norm: x flattened to (N, values), one group.
         """
 
     @abstractmethod
@@ -412,7 +411,7 @@ class Backend(ABC):
         out_gamma: Array | None,
         out_beta: Array | None,
     ) -> Batch:
-        """dx through the statistics; writes dgamma (C,) and dbeta (C,) unless gamma and both of them are None."""
+        """dx through the statistics; writes dgamma (C,) and dbeta (C,) unless gamma and both are None."""
 
     # ---- loss [8] ----------------------------------------------------------------------------------------------------
 
@@ -424,11 +423,11 @@ class Backend(ABC):
     def softmax_cross_entropy(self, logits: Batch, labels: Array, totals: Array | None = None) -> tuple[Array, Batch]:
         """(loss (1,), dlogits): the mean over the images, and its gradient.
 
-        logits (N, classes); labels int32 (block, lane). If given, totals float64 (2,) gains the sum of the losses (the
-        float64 tree of rule 3) and the number of images whose first largest logit is the label's.
+        logits (N, classes); labels int32 (block, lane). totals, float64 (2,), is increased by the sum of the losses
+        (the float64 tree of rule 3) and the number of images whose first largest logit is the label's.
         """
 
-    # ---- optimisers [9] ----------------------------------------------------------------------------------------------
+    # ---- optimizers [9] ----------------------------------------------------------------------------------------------
 
     @abstractmethod
     def sgd(
@@ -461,31 +460,7 @@ class Backend(ABC):
     def watch(self, status: Array, step: Array, loss: Array, w: Array) -> None:
         """If status is still -1 and the loss or any weight is not finite, status = step. status int64 (1,)."""
 
-    # ---- more activations, losses, clipping [6, 7, 8, 9] -------------------------------------------------------------
-
-    @abstractmethod
-    def leaky_relu(self, x: Batch, slope: float) -> Batch:
-        """x > 0 ? x : slope * x + 0."""
-
-    @abstractmethod
-    def leaky_relu_gradient(self, dy: Batch, x: Batch, slope: float) -> Batch:
-        """x > 0 ? dy : slope * dy."""
-
-    @abstractmethod
-    def gelu(self, x: Batch) -> Batch:
-        """x * Phi(x) by rule 6, Phi the normal distribution's cdf."""
-
-    @abstractmethod
-    def gelu_gradient(self, dy: Batch, x: Batch) -> Batch:
-        """dy * f32(Phi(x) + x * phi(x))."""
-
-    @abstractmethod
-    def silu(self, x: Batch) -> Batch:
-        """x / (1 + exp(-x)) by rule 6."""
-
-    @abstractmethod
-    def silu_gradient(self, dy: Batch, x: Batch) -> Batch:
-        """dy * f32(s * (1 + x * (1 - s))), s = 1 / (1 + exp(-x)) in float64."""
+    # ---- more losses, clipping [8, 9] --------------------------------------------------------------------------------
 
     @abstractmethod
     def softmax_gradient(self, dy: Batch, y: Batch) -> Batch:
@@ -497,10 +472,10 @@ class Backend(ABC):
     ) -> tuple[Array, Batch]:
         """softmax_cross_entropy with label smoothing and class weights (classes,): (loss (1,), dlogits).
 
-        Of an image with label t, class c asks for q_c = weights[c] * (smoothing / classes + (c == t) * (1 -
+        For an image with label t, the target of class c is q_c = weights[c] * (smoothing / classes + (c == t) * (1 -
         smoothing)). The loss is the sum of -q_c * log(softmax_c), over classes and images, divided by the sum of the
-        images' weights[t]. If given, totals float64 (3,) gains the sum of the losses, the number of hits, and that
-        divisor.
+        images' weights[t]. totals, float64 (3,), is increased by the sum of the losses, the number of hits and
+        that divisor.
         """
 
     @abstractmethod
@@ -514,7 +489,7 @@ class Backend(ABC):
             huber                   d**2 / 2 where |d| <= delta, delta * (|d| - delta / 2) beyond
             binary_cross_entropy    max(x, 0) - x * target + log(1 + exp(-|x|)): x are logits
 
-        If given, totals float64 (1,) gains the sum over all values.
+        totals, float64 (1,), is increased by the sum over all values.
         """
 
     @abstractmethod
@@ -529,7 +504,7 @@ class Backend(ABC):
 
     @abstractmethod
     def add_bias(self, x: Batch, bias: Array, relu: bool = False) -> Batch:
-        """(x + bias) + 0 with bias (C,), as a dot product ends; with `relu` followed by max(0, .)."""
+        """(x + bias) + 0 with bias (C,), as at the end of a dot product; with `relu` followed by max(0, .)."""
 
     @abstractmethod
     def concatenate(self, batches: list[Batch]) -> Batch:

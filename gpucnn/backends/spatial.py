@@ -1,18 +1,18 @@
-"""Sizes as kernels want them: always three spatial axes, leading ones of size 1, and the input gradient as
-convolutions."""
+"""Windows over three spatial axes, as the kernels take them, and the input gradient as convolutions."""
 
 import functools
 import itertools
 import math
 from dataclasses import dataclass
 
+from gpucnn.arithmetic.sums import BAND
 from gpucnn.geometry import Window
 
 Three = tuple[int, int, int]
 
 
 def three(sizes, filler) -> tuple:
-    """One entry a spatial axis, to three axes."""
+    """One entry per spatial axis, padded to three axes with leading `filler`s."""
     return (filler,) * (3 - len(sizes)) + tuple(sizes)
 
 
@@ -30,8 +30,8 @@ class Window3d:
 
 @functools.cache
 def window3d(window: Window, rows: bool = False) -> Window3d:
-    """`window` over three axes. With `rows` a single dimension becomes the axis H: each position is a row of its own,
-    so that a band of rows is one of 64 positions, as rule 3a wants it."""
+    """`window` over three axes. With `rows` a single dimension becomes the axis H: each position is its own row,
+    so that a band of rows is a band of 64 positions, as rule 3a requires."""
     before = tuple(b for b, _ in window.padding)
     sizes = [window.input, window.kernel, window.stride, window.dilation, before, window.output]
     fillers = (1, 1, 1, 1, 0, 1)
@@ -42,8 +42,9 @@ def window3d(window: Window, rows: bool = False) -> Window3d:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """The pixels of an input gradient that feel the same taps: `pixels` and `taps` are slices of the three input and
-    kernel axes. They are the correlation, with stride 1, `dilation` and `before`, of the gradient with those taps."""
+    """The pixels of an input gradient that are reached by the same taps: `pixels` and `taps` are slices of the three
+    input and kernel axes. Their values are the correlation of the output's gradient with those taps, with stride 1,
+    `dilation` and `before`."""
 
     pixels: tuple[slice, slice, slice]
     taps: tuple[slice, slice, slice]
@@ -55,33 +56,33 @@ class Phase:
 def phases(window: Window) -> tuple[Phase, ...]:
     """The input gradient as forward convolutions of dy, one for each phase of the stride.
 
-    Pixel i of the input feels tap r of output p where p * stride = i + before - r * dilation. Along an axis, the pixels
-    i = phase, phase + stride, ... all feel the same taps, every (stride / g)-th one with g = gcd(stride, dilation), and
-    reach outputs that lie dilation / g apart; walked backwards they come in the order of the outputs. A phase that no
-    output reaches has no taps; one past the input's end has no pixels and is left out.
+    Tap r of output p reads input pixel i where p * stride = i + before - r * dilation. Along an axis, the pixels
+    i = phase, phase + stride, ... are read by the same taps, every (stride / g)-th one with g = gcd(stride, dilation),
+    of outputs that are dilation / g apart; in reverse the taps follow the order of the outputs. A phase that no output
+    reads has no taps; one past the input's end has no pixels and is left out.
     """
     w = window3d(window)
     axes = []
     for size, k, s, d, b in zip(w.input, w.kernel, w.stride, w.dilation, w.before, strict=True):
-        g, found = math.gcd(s, d), []
+        g, along_axis = math.gcd(s, d), []
         for phase in range(min(s, size)):
             pixels = slice(phase, size, s)
             first = next((r for r in range(k) if (phase + b - r * d) % s == 0), None)
             if first is None:
-                found.append((pixels, slice(0, 0, -1), 1, 0))
+                along_axis.append((pixels, slice(0, 0, -1), 1, 0))
                 continue
             count = -(-(k - first) // (s // g))
             last = first + (count - 1) * (s // g)
             # Backwards from the last tap to the first; a stop of None where the slice runs past tap 0.
             stop = first - 1 if first > 0 else None
-            reach = (phase + b - last * d) // s  # the output that the first pixel feels through the last tap
-            found.append((pixels, slice(last, stop, -(s // g)), d // g, -reach))
-        axes.append(found)
+            reach = (phase + b - last * d) // s  # the output that reads the first pixel through the last tap
+            along_axis.append((pixels, slice(last, stop, -(s // g)), d // g, -reach))
+        axes.append(along_axis)
     return tuple(Phase(*zip(*choice, strict=True)) for choice in itertools.product(*axes))
 
 
 def is_dense(window: Window, groups: int) -> bool:
-    """Whether a convolution is a dense layer: one window that is the whole image."""
+    """Whether a convolution is a dense layer: a single window over the whole image."""
     return (
         groups == 1
         and window.kernel == window.input
@@ -92,11 +93,11 @@ def is_dense(window: Window, groups: int) -> bool:
 
 
 def rows_per_band(row: int) -> int:
-    """Rule 3a: whole rows, at least 64 positions."""
-    return -(-64 // row)
+    """Rule 3a: whole rows, at least BAND positions."""
+    return -(-BAND // row)
 
 
 def positions_per_band(spatial: tuple[int, ...]) -> int:
-    """Positions in a band of rule 3a; in one dimension each is a row of its own."""
+    """Positions in a band of rule 3a; in one dimension each is its own row."""
     row = spatial[-1] if len(spatial) > 1 else 1
     return rows_per_band(row) * row

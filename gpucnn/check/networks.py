@@ -16,11 +16,11 @@ from gpucnn.layers import (
     Sequential,
 )
 from gpucnn.models import Model, lenet5
-from gpucnn.optimizers import SGD, Adam
+from gpucnn.optimizers import SGD, Adam, Optimizer
 from gpucnn.training import Trainer
 
 STEPS = 10
-# No multiple of 16, so that each batch masks images; the small network costs less and takes more than two blocks.
+# Not multiples of 16, so that each batch masks images; the small network is cheap enough for more than two blocks.
 BATCHES = {"lenet5": 20, "batch norm net": 37}
 NETWORKS = tuple(BATCHES)
 
@@ -48,6 +48,7 @@ def train(network: str, backend: Backend) -> str:
     (digits, _) = load("digits")
     count = BATCHES[network] * STEPS
     images, labels = digits.images[:count], digits.labels[:count]
+    optimizer: Optimizer
     if network == "lenet5":
         model, optimizer, shift = lenet5((1, 32, 32), 10), SGD(0.02, momentum=0.9, weight_decay=1e-4), 2
     else:

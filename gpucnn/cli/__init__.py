@@ -1,7 +1,7 @@
 """The `gpucnn` command: a thin shell over the Python API, one module a command.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done; 1 `check` found a difference; 2 the input was
-wrong, one sentence on stderr says how; 130 interrupted.
+wrong, one sentence on stderr says how; 130 interrupted. `gpucnn.__main__` runs it.
 """
 
 from typing import Annotated
@@ -14,7 +14,8 @@ from gpucnn.cli.bench import bench
 from gpucnn.cli.check import check
 from gpucnn.cli.evaluate import evaluate
 from gpucnn.cli.exchange import export, import_
-from gpucnn.cli.output import command
+from gpucnn.cli.explore import explore
+from gpucnn.cli.output import command, out
 from gpucnn.cli.predict import predict
 from gpucnn.cli.show import app as show
 from gpucnn.cli.summary import summary
@@ -37,7 +38,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from gpucnn import __version__
 
-        typer.echo(f"gpucnn {__version__}")
+        out(f"gpucnn {__version__}")
         raise typer.Exit
 
 
@@ -50,15 +51,10 @@ def _root(
     pass
 
 
-for _function in (train, evaluate, predict, check, bench, backends, summary, export):
+for _function in (train, evaluate, predict, check, bench, backends, summary, export, explore):
     app.command()(command(_function))
 app.command("import")(command(import_))  # a name that Python keeps for itself
-for _name, _function in (("list", data.list_sets), ("fetch", data.fetch)):
-    data.app.command(_name)(command(_function))
+data.app.command("list")(command(data.list_sets))
+data.app.command("fetch")(command(data.fetch))
 app.add_typer(data.app, name="data")
 app.add_typer(show)
-
-
-def main() -> None:
-    """Entry point of the console script and of `python -m gpucnn`."""
-    app(prog_name="gpucnn")

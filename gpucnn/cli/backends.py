@@ -1,9 +1,7 @@
 """`gpucnn backends`."""
 
-import typer
-
 from gpucnn.cli import options
-from gpucnn.cli.output import print_json, print_table
+from gpucnn.cli.output import out, print_json, print_table
 from gpucnn.errors import BackendError
 
 
@@ -37,4 +35,4 @@ def backends(backend: options.Backend = None, math: options.Math = None, json: o
     ]
     columns = {"backend": "left", "usable": "left", "math": "left", "device": "left", "why": "left"}
     print_table("Backends, the fastest first", columns, rows)
-    typer.echo("The first usable one is taken unless --backend NAME chooses another.")
+    out("The first usable one is taken unless --backend NAME chooses another.")

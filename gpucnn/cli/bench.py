@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gpucnn.cli import options
-from gpucnn.cli.output import note, print_json, print_table
+from gpucnn.cli.output import note, out, print_json, print_table
 from gpucnn.errors import BackendError
 
 _MODELS, _BATCHES = ("lenet5",), (64, 512)
@@ -139,13 +139,13 @@ def _print(report: dict) -> None:
     for sentence in slowest(report["ratios"]):
         typer.echo(sentence)
     for threads, peak in report["peak_gflops"].items():
-        typer.echo(f"peak: {peak:,.0f} GFLOP/s of multiply-adds on {threads} thread{'s' * (threads != '1')}, measured")
-    typer.echo(disturbance(report["results"]))
+        out(f"peak: {peak:,.0f} GFLOP/s of multiply-adds on {threads} thread{'s' * (threads != '1')}, measured")
+    out(disturbance(report["results"]))
     for text in report["notes"]:
-        typer.echo(f"note: {text}")
-    typer.echo("first step: with compiling, or loading what an earlier run compiled; not part of the images a second")
+        out(f"note: {text}")
+    out("first step: with compiling, or loading what an earlier run compiled; not part of the images a second")
     if clocks:
-        typer.echo("device ms: a step by the GPU's own clock, between events; images a second are by the host's")
+        out("device ms: a step by the GPU's own clock, between events; images a second are by the host's")
 
 
 def _milliseconds(value: float | None) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from gpucnn.cli import options
-from gpucnn.cli.output import note, print_json, print_table
+from gpucnn.cli.output import note, out, print_json, print_table
 from gpucnn.errors import ConfigurationError
 
 
@@ -64,5 +64,5 @@ def _print(report: dict) -> None:
         [[entry["network"], entry["backend"], entry["weights_sha256"]] for entry in report["training"]],
     )
     for difference in report["differences"]:
-        typer.echo(f"differs: {difference}")
-    typer.echo("passed: every bit agrees" if report["passed"] else "FAILED: results differ")
+        out(f"differs: {difference}")
+    out("passed: every bit agrees" if report["passed"] else "FAILED: results differ")

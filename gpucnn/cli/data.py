@@ -1,19 +1,19 @@
 """`gpucnn data`: the data sets that are known by name."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from gpucnn.cli import options
-from gpucnn.cli.output import note, print_json, print_table, print_values
+from gpucnn.cli.output import note, out, print_json, print_table, print_values
 
 
 def list_sets(json: options.Json = False) -> None:
     """List the data sets that are known by name, and which of them are here."""
     from gpucnn.data.known import KNOWN, home, is_here
 
-    sets = [
+    sets: list[dict[str, Any]] = [
         {
             "name": "digits",
             "here": True,
@@ -47,7 +47,7 @@ def list_sets(json: options.Json = False) -> None:
     ]
     columns = {"name": "left", "here": "left", "MB": "right", "what": "left", "folder": "left"}
     print_table("Data sets", columns, rows)
-    typer.echo("Fetch one with: gpucnn data fetch NAME. Train on it with: gpucnn train --data NAME.")
+    out("Fetch one with: gpucnn data fetch NAME. Train on it with: gpucnn train --data NAME.")
 
 
 def fetch(
@@ -77,7 +77,7 @@ class _Progress:
         self._bars, self._tasks, self._told = None, {}, {}
 
     def __enter__(self):
-        if sys.stderr.isatty():
+        if sys.stderr and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 

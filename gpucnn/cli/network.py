@@ -4,6 +4,8 @@ from typing import Any
 
 from gpucnn.errors import ConfigurationError
 
+MOST = 1 << 30  # of anything that a network is made of
+
 
 def parse_shape(text: str) -> tuple[int, int, int]:
     """(C, H, W) from "1x32x32"; raises ConfigurationError for anything else."""
@@ -11,8 +13,10 @@ def parse_shape(text: str) -> tuple[int, int, int]:
         shape = tuple(int(size) for size in text.lower().split("x"))
     except ValueError:
         shape = ()
-    if len(shape) != 3 or min(shape) < 1:
-        raise ConfigurationError(f"--input-shape is {text!r}; expected three whole numbers such as 1x32x32")
+    if len(shape) != 3 or not 1 <= min(shape) <= max(shape) <= MOST:
+        raise ConfigurationError(
+            f"--input-shape is {text[:80]!r}; expected three whole numbers such as 1x32x32, none above {MOST:,}"
+        )
     return shape
 
 
@@ -23,7 +27,11 @@ def options(variant: str | None, hidden: str | None) -> dict[str, Any]:
         try:
             found["hidden"] = [int(size) for size in hidden.split(",") if size.strip()]
         except ValueError:
-            raise ConfigurationError(f"--hidden is {hidden!r}; expected whole numbers such as 300,100") from None
+            found["hidden"] = [0]
+        if not all(1 <= size <= MOST for size in found["hidden"]):
+            raise ConfigurationError(
+                f"--hidden is {hidden[:80]!r}; expected whole numbers from 1 to {MOST:,}, such as 300,100"
+            )
     return found
 
 

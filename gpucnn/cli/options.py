@@ -44,7 +44,9 @@ NETWORKS = "Network: lenet5, vgg_small, resnet20, mlp."
 InputShape = Annotated[
     str, typer.Option("--input-shape", help="Channels, height and width of the images, such as 3x32x32.")
 ]
-Classes = Annotated[int | None, typer.Option("--classes", min=1, help="How many classes it tells apart. Default: 10.")]
+Classes = Annotated[
+    int | None, typer.Option("--classes", min=1, max=1 << 24, help="How many classes it tells apart. Default: 10.")
+]
 Variant = Annotated[
     str | None, typer.Option("--variant", help="Of lenet5: modern, or 1998 (tanh, average pooling). Default: modern.")
 ]
@@ -54,7 +56,9 @@ Hidden = Annotated[
 ]
 Outputs = Annotated[
     int | None,
-    typer.Option("--outputs", min=1, help="For a regressor, instead of --classes: how many values it gives."),
+    typer.Option(
+        "--outputs", min=1, max=1 << 24, help="For a regressor, instead of --classes: how many values it gives."
+    ),
 ]
 Run = Annotated[
     str | None,

@@ -1,35 +1,96 @@
 """How commands speak: results on stdout, progress and notes on stderr, errors as one sentence."""
 
+import contextlib
 import functools
+import io
 import json
+import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
-from gpucnn.errors import GpucnnError
+from gpucnn import interrupts
+from gpucnn.errors import ConfigurationError, GpucnnError
+from gpucnn.storage import first_line
+
+_TOO_LARGE = ("array is too big", "Maximum allowed dimension", "too large to convert", "maximum supported dimension")
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """The function with GpucnnError or a lack of memory turned into one sentence and exit code 2, Ctrl-C into 130."""
+    """The function with what may go wrong turned into one sentence and exit code 2, and Ctrl-C into 130."""
 
     @functools.wraps(function)
     def run(*args, **kwargs):
-        _tell_of_compiling()
         try:
-            function(*args, **kwargs)
-        except GpucnnError as error:
-            note(f"gpucnn: {' '.join(str(error).split())}")
-            raise typer.Exit(2) from None
-        except MemoryError as error:  # sizes typed with too many digits, most often
-            note(f"gpucnn: there is not enough memory for this; choose smaller sizes ({str(error) or 'out of memory'})")
-            raise typer.Exit(2) from None
+            with interrupts.one_chance():
+                _refuse_absurd(kwargs)
+                _tell_of_compiling()
+                function(*args, **kwargs)
         except KeyboardInterrupt:
             note("gpucnn: interrupted")
-            raise typer.Exit(130) from None
+            raise typer.Exit(interrupts.EXIT) from None
+        except GpucnnError as error:
+            reason = str(error)
+        except OSError as error:
+            reason = f"{error.filename or 'the system'}: {first_line(error)}"
+        except (MemoryError, OverflowError, ValueError) as error:  # sizes typed with too many digits, most often
+            if not isinstance(error, MemoryError) and not any(words in str(error) for words in _TOO_LARGE):
+                raise
+            reason = f"there is not enough memory for this; choose smaller sizes ({str(error) or 'out of memory'})"
+        else:
+            return
+        note(f"gpucnn: {' '.join(reason.split())}")
+        raise typer.Exit(2) from None
 
     return run
+
+
+def _refuse_absurd(options: dict[str, Any]) -> None:
+    """Numbers that no machine word holds are typing errors, whatever they are of."""
+    for name, value in options.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and abs(number) >= 1 << 64:
+                option = name.replace("_", "-")
+                raise ConfigurationError(f"--{option} is {str(number)[:20]}... of {len(str(number))} digits; give less")
+
+
+def ready() -> None:
+    """Make sure that no file takes the place of a stream that is closed, and that every name can be printed."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stderr is None:  # or print(file=sys.stderr) would mean sys.stdout
+        sys.stderr = os.fdopen(2, "w")
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def leave(program: Callable[[], Any]) -> NoReturn:
+    """Run the program and leave with its exit code; with 2 where what it printed was lost."""
+    try:
+        program()
+        code: Any = 0
+    except SystemExit as error:
+        code = error.code
+    except (OSError, GpucnnError) as error:  # of what is no command: --help and --version
+        note(f"gpucnn: {first_line(error)}")
+        code = 2
+    interrupts.no_more()
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError) as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)  # or Python fails at it again
+            if not code:
+                note(f"gpucnn: standard output cannot be written: {first_line(error)}")
+            code = code or 2
+    sys.exit(code)
 
 
 def _tell_of_compiling() -> None:
@@ -44,21 +105,37 @@ def _compiling(kernel: str) -> None:
 
 
 def note(text: str) -> None:
-    """A line to stderr."""
-    typer.echo(text, err=True)
+    """A line to stderr; where that is not possible, nobody is there to be told."""
+    with contextlib.suppress(OSError, ValueError):
+        typer.echo(printable(text), err=True)
+
+
+def out(text: str) -> None:
+    """Lines to stdout. Raises ConfigurationError where they cannot be written."""
+    try:
+        if sys.stdout is None:
+            raise OSError("it is closed")
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"the results cannot be written to standard output: {first_line(error)}") from None
+
+
+def printable(text: str) -> str:
+    """One line without signs that steer a terminal, which names in files may hold."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def print_json(values: dict[str, Any]) -> None:
     """The one JSON object of a --json run."""
-    sys.stdout.write(json.dumps(values, indent=2) + "\n")
-    sys.stdout.flush()
+    out(json.dumps(values, indent=2))
 
 
 def print_values(values: dict[str, Any]) -> None:
     """A dictionary for people: a name and its value a line."""
     width = max(map(len, values))
     for name, value in values.items():
-        typer.echo(f"{name.ljust(width)}  {_text(name, value)}")
+        out(f"{name.ljust(width)}  {printable(_text(name, value))}")
 
 
 def _text(name: str, value: Any) -> str:
@@ -79,8 +156,11 @@ def print_table(title: str, columns: dict[str, str], rows: list[list[str]]) -> N
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for heading, side in columns.items():
-        table.add_column(heading, justify=side, overflow="fold")
+        table.add_column(heading, justify="right" if side == "right" else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
+    terminal = sys.stdout is not None and sys.stdout.isatty()
     # markup off: a file name may hold brackets. Pipes and files have no width of their own.
-    Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False, highlight=False).print(table)
+    drawn, width = io.StringIO(), None if terminal else 160
+    Console(file=drawn, force_terminal=terminal, width=width, markup=False, emoji=False, highlight=False).print(table)
+    out(drawn.getvalue().removesuffix("\n"))

@@ -1,16 +1,22 @@
 """Finding run folders, and making new ones."""
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from gpucnn.cli.output import note
-from gpucnn.cli.settings import DEFAULTS
 from gpucnn.errors import CheckpointError, ConfigurationError
+from gpucnn.schema import check, parse
+from gpucnn.storage import as_path, read_file
 
 RUNS = Path("runs")
-_TEXTS = "model", "variant", "hidden", "data", "optimizer", "schedule", "math", "monitor", "class_weights"
+_KINDS: dict[Any, tuple[str, ...]] = {
+    str: ("model", "variant", "hidden", "data", "optimizer", "schedule", "math", "monitor", "class_weights"),
+    int: ("epochs", "batch_size", "warmup", "shift", "crop", "cutout", "seed", "patience"),
+    float: ("lr", "weight_decay", "label_smoothing", "clip_norm", "clip_value", "validation"),
+    bool: ("flip", "normalize"),
+}
+_SETTINGS = {f"{name}?": (kind, None) for kind, names in _KINDS.items() for name in names}
 
 
 def fresh_folder(stem: str) -> Path:
@@ -42,27 +48,28 @@ def read_config(run: str | None) -> dict[str, Any]:
     """The settings that `train` wrote into a run folder; none if the run has not come so far as to write them."""
     if run is None:
         raise ConfigurationError("--resume needs --run FOLDER, the run to continue")
-    file = Path(run) / "config.json"
+    file = as_path(run) / "config.json"
     try:
-        config = json.loads(file.read_text())
-    except FileNotFoundError:
+        there = file.exists()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {file}: {error.strerror or error}") from None
+    if not there:
+        if (file.parent / "checkpoint.safetensors").exists():
+            raise CheckpointError(
+                f"{run} holds a checkpoint but no config.json, which says how the run was started; put that file back, "
+                "or start a new run folder"
+            )
         note(f"{run} holds no run yet: starting from the first epoch, with the settings given now")
         return {}
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from None
-    if not isinstance(config, dict) or not isinstance(config.get("train"), dict):
+    config = parse(read_file(file, CheckpointError, "run's configuration"), dict, file, CheckpointError)
+    if not isinstance(config.get("train"), dict):
         raise CheckpointError(f"{run} is not a run of `gpucnn train`; continue it from Python, as it was started")
     return _checked(config["train"], file)
 
 
 def _checked(settings: Any, file: Path) -> dict[str, Any]:
     """The settings in a config.json, which people may have edited; raises CheckpointError for one of another kind."""
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"{file} is damaged: train is {settings!r} there")
-    for name in (*_TEXTS, *DEFAULTS):
-        value = settings.get(name)
-        if value is not None and not isinstance(value, str if name in _TEXTS else (int, float)):
-            raise CheckpointError(f"{file} is damaged: {name} is {value!r} there")
+    check({"train": settings}, {"train": _SETTINGS}, file, CheckpointError)
     return settings
 
 
@@ -75,24 +82,25 @@ def open_run(path: str | None, weights: str | None = None) -> tuple[Any, dict[st
         raise ConfigurationError(f"--weights is {weights!r}; use best or last")
     from gpucnn.training import load, load_run
 
-    path = newest_run(path)
-    if path.is_file():
+    source = newest_run(path)
+    if source.is_file():
         if weights is not None:
-            raise ConfigurationError(f"{path} is a file with one set of weights; leave out --weights {weights}")
-        return load(path), {}, path
-    best = (path / "best.safetensors").is_file() if weights is None else weights == "best"
-    run = load_run(path, best=best)
+            raise ConfigurationError(f"{source} is a file with one set of weights; leave out --weights {weights}")
+        return load(source), {}, source
+    best = (source / "best.safetensors").is_file() if weights is None else weights == "best"
+    run = load_run(source, best=best)
     if best:
         note(f"using the weights of epoch {run.epoch} of {len(run.history)}, the best in validation")
-    return run.model, _checked(run.config.get("train", {}), path / "config.json"), path
+    return run.model, _checked(run.config.get("train", {}), source / "config.json"), source
 
 
 def newest_run(path: str | None) -> Path:
-    """`path` itself, or where none was given the newest run in runs/."""
+    """`path` itself, or the newest run in runs/ if it is None."""
     if path is None:
-        found = sorted(RUNS.glob("*/checkpoint.safetensors"), key=lambda file: file.stat().st_mtime)
-        if not found:
+        checkpoints = sorted(RUNS.glob("*/checkpoint.safetensors"), key=lambda file: file.stat().st_mtime)
+        if not checkpoints:
             raise CheckpointError(f"there is no trained network in {RUNS}/; run `gpucnn train` first, or give --run")
-        path = found[-1].parent
-        note(f"using {path}, the newest run")
-    return Path(path)
+        newest = checkpoints[-1].parent
+        note(f"using {newest}, the newest run")
+        return newest
+    return as_path(path)

@@ -32,8 +32,8 @@ _SCHEDULES = ("constant", "step", "cosine", "one-cycle")
 
 def resolve(given: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     """Each setting as given, else as the resumed run had it, else its default. None stands for not given."""
-    known = {**DEFAULTS, "math": None, **run}
-    settings = {name: known.get(name) if value is None else value for name, value in given.items()}
+    known: dict[str, Any] = {**DEFAULTS, "math": None, **run}
+    settings: dict[str, Any] = {name: known.get(name) if value is None else value for name, value in given.items()}
     if settings["optimizer"] not in OPTIMIZERS:
         raise ConfigurationError(f"no optimiser {settings['optimizer']!r}; use one of {', '.join(OPTIMIZERS)}")
     for name, value in OPTIMIZERS[settings["optimizer"]].items():
@@ -54,14 +54,12 @@ def make_optimizer(settings: dict[str, Any]):
     return kind(lr=settings["lr"], weight_decay=settings["weight_decay"])
 
 
-def make_loss(settings: dict[str, Any], labels, classes: int):
-    """Softmax cross-entropy with the smoothing and the weights asked for; balanced weights are those of `labels`."""
-    from gpucnn.losses import SoftmaxCrossEntropy, balanced_weights
+def make_loss(settings: dict[str, Any]):
+    """Softmax cross-entropy with the label smoothing and the class weights of the settings."""
+    from gpucnn.losses import SoftmaxCrossEntropy
 
     weights = settings["class_weights"]
-    if weights == "balanced":
-        weights = balanced_weights(labels, classes)
-    elif weights is not None:
+    if weights is not None and weights != "balanced":
         try:
             weights = [float(number) for number in weights.split(",")]
         except ValueError:

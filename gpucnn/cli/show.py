@@ -44,8 +44,8 @@ def filters(
     from gpucnn.show.layers import convolution
 
     name = convolution(model, layer).name
-    weights = show.filters(model, out, layer=name)
-    _say(json, out, {"run": str(path), "layer": name, "filters": len(weights), "shape": list(weights.shape)})
+    drawn = show.filters(model, out, layer=name)
+    _say(json, out, {"run": str(path), "layer": name, "filters": len(drawn), "shape": list(drawn.shape)})
 
 
 def maps(
@@ -75,7 +75,7 @@ def maps(
         pixels, name = images[0], Path(image).name
     device = get_backend(backend, math, threads=threads)
     found, probabilities = show.maps(model, pixels, out, backend=device, name=name)
-    values = {"backend": device.name, "math": device.math, "run": str(path), "image": name}
+    values: dict[str, Any] = {"backend": device.name, "math": device.math, "run": str(path), "image": name}
     if model.head == "regressor":
         values["values"] = probabilities.tolist()
     else:
@@ -137,19 +137,20 @@ def match(
     if pattern is not None and weights is not None:
         raise ConfigurationError(f"--weights {weights} are those of --filter; they have no meaning with --pattern")
     settings, path = {"data": "digits"}, None
-    if filter is None:
+    if pattern is not None:
         kernel = np.array(_numbers("--pattern", pattern), np.float32)[None]
         if run is not None:
             _, settings, path = open_run(run)
     else:
+        assert filter is not None  # one of the two is given
         model, settings, path = open_run(run, weights)
-        found = image_filters(model, layer)
-        weights = model.state_dict()[found.weight.name]
-        if filter >= len(weights):
+        found: Any = image_filters(model, layer)
+        kernels = model.state_dict()[found.weight.name]
+        if filter >= len(kernels):
             raise ConfigurationError(
-                f"layer {found.name} has no filter {filter}; they run from 0 to {len(weights) - 1}"
+                f"layer {found.name} has no filter {filter}; they run from 0 to {len(kernels) - 1}"
             )
-        kernel = weights[filter]
+        kernel = kernels[filter]
     pixels, name = _any_image(image, kernel.shape[0], settings, path)
     device = get_backend(backend, math)
     result = show.match(
@@ -303,7 +304,7 @@ def scores(
         values, name = pixels(open_image(Path(page)), model.input_shape[0]), str(page)
     device = get_backend(backend, math, threads=threads)
     result = show.scores(model, values, out, threshold=threshold, backend=device)
-    about = {"backend": device.name, "math": device.math, "run": str(path), "page": name}
+    about: dict[str, Any] = {"backend": device.name, "math": device.math, "run": str(path), "page": name}
     about |= {"places": list(result.window.output), "stride": list(result.window.stride), "threshold": threshold}
     if json:
         about["found"] = [

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gpucnn.cli import network, options
-from gpucnn.cli.output import print_json
+from gpucnn.cli.output import out, print_json
 
 
 def summary(
@@ -35,5 +35,5 @@ def summary(
     if json:
         print_json({"backend": device.name, "math": device.math, **asdict(table)})
     else:
-        typer.echo(str(table))
-        typer.echo(f"would train here on {device.name}, {device.math} math")
+        out(str(table))
+        out(f"would train here on {device.name}, {device.math} math")

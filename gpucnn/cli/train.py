@@ -186,11 +186,12 @@ def train(
         optimizer=optimizer_made,
         schedule=schedule_made,
         crop=settings["crop"] is not None,
-        loss=make_loss(settings, train_set.labels, len(train_set.classes)),
+        loss=make_loss(settings),
         about={"train": {**settings, "math": device.math}},
         **{name: settings[name] for name in given_on},
     )
-    trainer.run = run or fresh_folder(f"{settings['model']}-{Path(settings['data']).stem}")
+    folder = Path(run) if run else fresh_folder(f"{settings['model']}-{Path(settings['data']).stem}")
+    trainer.run = folder
     try:
         history = trainer.fit(train_set.images, train_set.labels, settings["epochs"], resume=resume, **stopping)
         best = _go_to_the_best(trainer, history, settings) if settings["validation"] is not None else {}
@@ -198,11 +199,11 @@ def train(
         plain = Trainer(network, backend=device, progress=False)
         test_loss, test_accuracy = plain.evaluate(test_set.images, test_set.labels)
     except KeyboardInterrupt:
-        note(f"gpucnn: interrupted; continue with: gpucnn train --resume --run {quote(str(trainer.run))}")
+        note(f"gpucnn: interrupted; continue with: gpucnn train --resume --run {quote(str(folder))}")
         raise typer.Exit(130) from None
     except GpucnnError:
         if run is None:
-            forget_fresh(trainer.run)
+            forget_fresh(folder)
         raise
     values = {
         "backend": device.name,
@@ -214,7 +215,7 @@ def train(
         "seconds": history.seconds,
         "images_per_second": history.images_per_second,
         "weights_sha256": network.weights_sha256(),
-        "run": str(trainer.run),
+        "run": str(folder),
     }
     (print_json if json else print_values)(values)
 

@@ -5,8 +5,8 @@ without anything between them. CIFAR-10: a byte for the class, then 3,072 bytes 
 row-major. CIFAR-100: a byte for the superclass, one for the class, then the pixels.
 """
 
+import os
 import tarfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 from gpucnn.data.dataset import Dataset
 from gpucnn.data.unpacking import Unpacked
 from gpucnn.errors import DataError
+from gpucnn.storage import decoding, reading
 
 _PIXELS = 3 * 32 * 32
 _TEXT_LIMIT = 1 << 16  # bytes of class names
@@ -62,10 +63,8 @@ def load(path: Path, coarse: bool = False) -> tuple[Dataset, Dataset]:
 
     Of CIFAR-100 the 100 classes, or with `coarse` the 20 superclasses. Raises DataError.
     """
-    try:
+    with decoding(path, DataError, "data of CIFAR"):
         files = _from_folder(path) if path.is_dir() else _from_archive(path)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     kind = next((kind for kind in _KINDS if kind.test in files), None)
     if kind is None:
         raise DataError(
@@ -87,7 +86,8 @@ def load(path: Path, coarse: bool = False) -> tuple[Dataset, Dataset]:
         images = np.empty((len(pixels), 3, 32, 32), np.float32)
         np.divide(pixels.reshape(images.shape), np.float32(255), out=images)
         parts.append(Dataset(images, labels, names[which], f"{path} ({part})"))
-    return tuple(parts)
+    train, test = parts
+    return train, test
 
 
 def _records(data: bytes, name: str, kind: _Kind) -> tuple[np.ndarray, np.ndarray]:
@@ -138,9 +138,10 @@ def _from_folder(folder: Path) -> dict[str, bytes]:
     wanted = {name for kind in _KINDS for name in kind.files}
     files = {}
     for file in source.iterdir():
-        if file.name in wanted and file.is_file():
-            _refuse_too_large(file, file.name, file.stat().st_size)
-            files[file.name] = file.read_bytes()
+        if file.name in wanted:
+            with reading(file, DataError, "file of CIFAR") as raw:
+                _refuse_too_large(file, file.name, os.fstat(raw.fileno()).st_size)
+                files[file.name] = raw.read()
     return files
 
 
@@ -148,23 +149,25 @@ def _from_archive(file: Path) -> dict[str, bytes]:
     """The archive's members by name, without their folders. Only those that are CIFAR's are kept, none is written."""
     wanted = {name for kind in _KINDS for name in kind.files}
     files = {}
-    try:
-        with file.open("rb") as raw, tarfile.open(fileobj=Unpacked(file, raw), mode="r|", bufsize=1 << 16) as archive:
-            for member in archive:
-                name = member.name.rpartition("/")[2]
-                if name not in wanted or not member.isreg():
-                    continue
-                if name in files:
-                    raise DataError(f"{file}: holds {name} twice")
-                _refuse_too_large(file, name, member.size)
-                data = archive.extractfile(member).read()
-                if len(data) != member.size:
-                    raise DataError(f"{file}: is cut short within {name}; fetch it again")
-                files[name] = data
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise DataError(f"{file}: is no whole .tar.gz archive ({error}); fetch it again") from error
-    except OSError as error:  # gzip.BadGzipFile is one
-        raise DataError(f"{file}: cannot be read ({error.strerror or error}); fetch it again") from error
+    with (
+        reading(file, DataError, "whole .tar.gz archive") as raw,
+        tarfile.open(  # type: ignore[call-overload]  # a stream is only read: Unpacked needs no seek and no write
+            fileobj=Unpacked(file, raw), mode="r|", bufsize=1 << 16
+        ) as archive,
+    ):
+        for member in archive:
+            name = member.name.rpartition("/")[2]
+            if name not in wanted or not member.isreg():
+                continue
+            if name in files:
+                raise DataError(f"{file}: holds {name} twice")
+            if member.issparse():  # holes are zeros that no byte of the archive stands for
+                raise DataError(f"{file}: {name} has holes; fetch it again")
+            _refuse_too_large(file, name, member.size)
+            data = archive.extractfile(member).read()
+            if len(data) != member.size:
+                raise DataError(f"{file}: is cut short within {name}; fetch it again")
+            files[name] = data
     return files
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpucnn.arguments import array, sequence, text
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import DataError
 
@@ -23,8 +24,10 @@ class Dataset:
     name: str
 
     def __post_init__(self):
+        text("name", self.name)
+        object.__setattr__(self, "classes", sequence("classes", self.classes, "the names of the classes", DataError))
         mapped = isinstance(self.images, Mapped)
-        images, labels = self.images if mapped else np.asarray(self.images), np.asarray(self.labels)
+        images, labels = self.images if mapped else array("images", self.images), array("labels", self.labels)
         if images.ndim != 4 or 0 in images.shape:
             raise DataError(f"{self.name}: images have shape {images.shape}; expected (N, C, H, W), none of them 0")
         if images.dtype != np.float32:
@@ -35,10 +38,10 @@ class Dataset:
             )
         if labels.dtype.kind not in "iu":
             raise DataError(f"{self.name}: labels are {labels.dtype}; expected integers, each the number of a class")
-        bad = np.empty(0) if mapped else np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
-        if mapped and (first := images.first_not_finite()) is not None:
-            raise DataError(f"{self.name}: image {first} holds NaN or infinity; remove or repair it")
-        if bad.size:
+        if isinstance(images, Mapped):
+            if (first := images.first_not_finite()) is not None:
+                raise DataError(f"{self.name}: image {first} holds NaN or infinity; remove or repair it")
+        elif (bad := np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))).size:
             raise DataError(
                 f"{self.name}: {bad.size} of {len(images)} images hold NaN, infinity or values beyond float32, "
                 f"the first is image {bad[0]}; remove or repair them"
@@ -49,7 +52,9 @@ class Dataset:
                 f"{self.name}: the label of image {wrong[0]} is {labels[wrong[0]]}; with {len(self.classes)} classes "
                 f"labels run from 0 to {len(self.classes) - 1}"
             )
-        object.__setattr__(self, "images", images if mapped else np.ascontiguousarray(images))
+        if not isinstance(images, Mapped):
+            images = np.ascontiguousarray(images)
+        object.__setattr__(self, "images", images)
         object.__setattr__(self, "labels", labels.astype(np.int64))
 
 
@@ -65,7 +70,9 @@ def require_every_class(dataset: Dataset) -> None:
         )
 
 
-def every_fifth(images: np.ndarray, labels: np.ndarray, classes: list[str], name: str) -> tuple[Dataset, Dataset]:
+def every_fifth(
+    images: np.ndarray | Mapped, labels: np.ndarray, classes: list[str], name: str
+) -> tuple[Dataset, Dataset]:
     """(train, test): image i is a test image where i % 5 == 4, for sets that bring no test images of their own."""
     if len(labels) != len(images):
         raise DataError(f"{name}: {len(images)} images, but {len(labels)} labels; expected one label an image")

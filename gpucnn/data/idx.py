@@ -15,6 +15,7 @@ import numpy as np
 from gpucnn.data.dataset import Dataset
 from gpucnn.data.unpacking import refuse_bomb
 from gpucnn.errors import DataError
+from gpucnn.storage import reading
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _DEFLATE_LIMIT = 1032  # deflate never shrinks further than this, so a larger announcement is a lie
@@ -41,7 +42,7 @@ def load(folder: Path) -> tuple[Dataset, Dataset]:
         parts[part] = files
     count = int(parts["train"]["labels"].max(initial=0)) + 1
     classes = [str(label) for label in range(count)]
-    return tuple(
+    train, test = (
         Dataset(
             (files["images"] / np.float32(255))[:, None],  # (N, H, W) -> (N, 1, H, W)
             files["labels"],
@@ -50,20 +51,19 @@ def load(folder: Path) -> tuple[Dataset, Dataset]:
         )
         for part, files in parts.items()
     )
+    return train, test
 
 
 def read(file: Path, axes: int) -> np.ndarray:
     """The uint8 array in an IDX file, gzipped or not; `axes` is the number of axes expected. Raises DataError."""
-    try:
-        with file.open("rb") as raw:
-            zipped = raw.read(2) == _GZIP_MAGIC
-            raw.seek(0)
+    with reading(file, DataError, "IDX file") as raw:
+        zipped = raw.read(2) == _GZIP_MAGIC
+        raw.seek(0)
+        try:
             with gzip.GzipFile(fileobj=raw) if zipped else raw as stream:
                 return _parse(stream, file, axes, zipped)
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{file}: the gzip data is damaged or cut short ({error}); fetch the file again") from error
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror or error}") from error
+        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+            raise DataError(f"{file}: the gzip data is damaged or cut short ({error}); fetch the file again") from error
 
 
 def _parse(stream, file: Path, axes: int, zipped: bool) -> np.ndarray:

@@ -1,13 +1,18 @@
 """Image files: read, to grey or RGB, and to a network's input size."""
 
+import contextlib
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from gpucnn.errors import DataError
+from gpucnn import arguments
+from gpucnn.errors import DataError, ShapeError
+from gpucnn.storage import as_path, decoding, open_regular
 
 _ENDINGS = (".png", ".jpg", ".jpeg")
+_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 _GREY_MODES = ("1", "L", "LA")
 _MOST_PIXELS = 89_478_485  # a quarter of a GiB as RGB; where Pillow warns of a decompression bomb
 
@@ -25,14 +30,16 @@ def load_images(path: str | Path, input_shape: tuple[int, int, int]) -> tuple[np
     whole factor (as the built-in digits are enlarged), otherwise bilinearly. `notes` says so, once for each size.
     Raises DataError for a file that is no whole PNG or JPEG image, a folder without any, or another C.
     """
-    path = Path(path)
-    channels, height, width = input_shape
+    path, shape = as_path(path), arguments.image_shape("input_shape", input_shape)
+    if len(shape) != 3:
+        raise ShapeError(f"input_shape is {shape}; give (C, H, W), such as (1, 32, 32)")
+    channels, height, width = shape
     if channels not in (1, 3):
         raise DataError(f"the network takes {channels} channels; image files give 1 (grey) or 3 (RGB)")
-    try:
+    with decoding(path, DataError, "folder of images"):
+        if not path.exists():
+            raise DataError(f"{path} does not exist; give a PNG or JPEG file, or a folder of them")
         files = image_files(path) if path.is_dir() else [path]
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     if not files:
         raise DataError(f"{path}: holds no PNG or JPEG image")
     images, notes = [], {}
@@ -46,15 +53,21 @@ def load_images(path: str | Path, input_shape: tuple[int, int, int]) -> tuple[np
     return np.stack(images), files, list(notes.values())
 
 
-def open_image(file: Path):
+def open_image(file: Path | BinaryIO):
     """A PIL image, decoded, turned as its EXIF orientation says, without transparency. Raises DataError."""
     from PIL import Image, ImageOps
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below
-            opened = Image.open(file, formats=("PNG", "JPEG"))
-        with opened:
+    with (
+        warnings.catch_warnings(),
+        decoding(file, DataError, "PNG or JPEG image"),  # Pillow raises many kinds, SyntaxError among them
+        open_regular(file, DataError) if isinstance(file, str | Path) else contextlib.nullcontext(file) as stream,
+    ):
+        warnings.simplefilter("ignore")  # of damaged metadata, and of decompression bombs, which are refused below
+        start = stream.read(8)
+        stream.seek(0)
+        if not start.startswith(_STARTS):
+            raise DataError(f"cannot read {file} as a PNG or JPEG image: it does not begin as one")
+        with Image.open(stream, formats=("PNG", "JPEG")) as opened:
             if opened.width * opened.height > _MOST_PIXELS:
                 raise DataError(
                     f"{file} announces {opened.width}x{opened.height} pixels; images of more than {_MOST_PIXELS:,} are "
@@ -62,20 +75,13 @@ def open_image(file: Path):
                 )
             opened.load()
             image = ImageOps.exif_transpose(opened)
-    except DataError:
-        raise
-    except FileNotFoundError:
-        raise DataError(f"{file} does not exist; give a PNG or JPEG file, or a folder of them") from None
-    except Exception as error:  # Pillow's decoders raise many kinds on damaged files, SyntaxError among them
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise DataError(f"cannot read {file} as a PNG or JPEG image: {reason}") from error
-    if image.mode.startswith(("I", "F")):
-        raise DataError(f"{file} has more than 8 bits a channel (mode {image.mode}); save it with 8 bits")
-    if image.has_transparency_data:
-        if image.convert("RGBA").getextrema()[3][0] < 255:
-            raise DataError(f"{file} is partly transparent; put it on a background first")
-        image = image.convert("L" if image.mode in _GREY_MODES else "RGB")
-    return image
+        if image.mode.startswith(("I", "F")):
+            raise DataError(f"{file} has more than 8 bits a channel (mode {image.mode}); save it with 8 bits")
+        if image.has_transparency_data:
+            if np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+                raise DataError(f"{file} is partly transparent; put it on a background first")
+            image = image.convert("L" if image.mode in _GREY_MODES else "RGB")
+        return image
 
 
 def is_grey(image) -> bool:

@@ -1,8 +1,9 @@
 """The data sets that can be fetched by name: where each file lies, its size, and its published digest."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from gpucnn.cache import folder as cache_folder
 
 
 @dataclass(frozen=True)
@@ -116,11 +117,8 @@ KNOWN = {
 
 
 def home() -> Path:
-    """Where fetched sets lie, a folder each: data/ in $GPUCNN_CACHE, else in gpucnn's part of the user's cache."""
-    base = os.environ.get("GPUCNN_CACHE")
-    if not base:
-        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "gpucnn")
-    return Path(base) / "data"
+    """Where fetched sets lie, a folder each."""
+    return cache_folder("data")
 
 
 def is_here(known: KnownSet, folder: Path | None = None) -> bool:

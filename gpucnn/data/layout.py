@@ -20,18 +20,18 @@ def names_of(found: Iterable[str], source: Path, ending: str = "") -> tuple[str,
     return keys
 
 
-def check_layout(array: np.ndarray, name: str) -> np.ndarray:
-    """Images as (N, C, H, W); raises DataError if they are neither that nor (N, H, W)."""
-    if array.ndim == 3:
-        array = array[:, None]  # (N, H, W) -> (N, 1, H, W)
-    if array.ndim != 4:
-        raise DataError(f"{name} has shape {array.shape}; expected (N, H, W) or (N, C, H, W)")
-    if array.shape[3] in (1, 3) and array.shape[1] not in (1, 3):
+def layout(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
+    """(N, C, H, W) of images of this shape; raises DataError if it is neither that nor (N, H, W)."""
+    if len(shape) == 3:
+        shape = (shape[0], 1, *shape[1:])
+    if len(shape) != 4:
+        raise DataError(f"{name} has shape {shape}; expected (N, H, W) or (N, C, H, W)")
+    if shape[3] in (1, 3) and shape[1] not in (1, 3):
         raise DataError(
-            f"{name} has shape {array.shape}, which looks like (N, H, W, C); expected (N, C, H, W): "
+            f"{name} has shape {shape}, which looks like (N, H, W, C); expected (N, C, H, W): "
             "save it again after images.transpose(0, 3, 1, 2)"
         )
-    return array
+    return shape
 
 
 def label_numbers(array: np.ndarray, name: str) -> np.ndarray:

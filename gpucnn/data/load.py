@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from gpucnn.arguments import path as checked_path
 from gpucnn.data import cifar, folders, idx, npy, npz
 from gpucnn.data.dataset import Dataset, every_fifth, require_every_class
 from gpucnn.data.known import KNOWN, KnownSet, home, is_here
 from gpucnn.errors import DataError
+from gpucnn.storage import as_path, decoding
 
 
 def load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
@@ -26,7 +28,7 @@ def load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
 
     Every class must have a training image. Raises DataError with the file and the reason.
     """
-    train, test = _load(name_or_path)
+    train, test = _load(checked_path("name_or_path", name_or_path))
     require_every_class(train)
     if train.images.shape[1:] != test.images.shape[1:]:
         raise DataError(
@@ -37,12 +39,12 @@ def load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
 
 
 def _load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
+    path = as_path(name_or_path)
     if name_or_path == "digits":
         return digits()
     if str(name_or_path) in KNOWN:
         return _fetched(KNOWN[str(name_or_path)])
-    path = Path(name_or_path)
-    try:
+    with decoding(path, DataError, "data set"):
         if path.is_dir():
             return next((kind for kind in (idx, cifar, npy) if kind.recognises(path)), folders).load(path)
         if path.is_file() and cifar.recognises(path):
@@ -50,8 +52,6 @@ def _load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
         if path.is_file() and path.suffix.lower() == ".npz":
             return npz.load(path)
         exists = path.exists()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     what = "is not a data set that gpucnn can read"
     if not exists:
         what = "is neither a built-in data set nor a path that exists"
@@ -68,8 +68,10 @@ def _fetched(known: KnownSet) -> tuple[Dataset, Dataset]:
             f"{known.name} is not here yet: fetch it with `gpucnn data fetch {known.name}` ({known.size / 1e6:,.0f} MB "
             f"into {folder}); a folder of your own of that name is ./{known.name}"
         )
-    parts = _load(folder)
-    return tuple(replace(part, classes=list(known.classes)) for part in parts) if known.classes else parts
+    train, test = _load(folder)
+    if known.classes:
+        train, test = (replace(part, classes=list(known.classes)) for part in (train, test))
+    return train, test
 
 
 def digits() -> tuple[Dataset, Dataset]:

@@ -2,24 +2,28 @@
 
 import hashlib
 import math
-from collections.abc import Iterator
+import mmap
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+
+from gpucnn.errors import DataError
 
 _PART = 1 << 25  # bytes that are looked at together
 
 
 class Mapped:
-    """`array` (M, C, *spatial), usually a np.memmap, of bytes or floats; as images (N, C, *spatial).
+    """`array` (M, C, *spatial), in a file or a np.memmap, of bytes or floats; as images (N, C, *spatial).
 
     With `scale` bytes become value / 255, as everywhere in gpucnn.data. `rows` (N,), if given, are the images that
     belong to it, in that order. Indexing reads, and gives plain arrays; np.asarray reads everything. Training takes it
     as it is, reads ahead while the device computes, and gives the bits that it would give with all images in memory.
     """
 
-    def __init__(self, array: np.ndarray, *, scale: bool = False, rows: np.ndarray | None = None):
+    def __init__(self, array: Any, *, scale: bool = False, rows: np.ndarray | None = None):
         self._array, self._scale, self._rows = array, scale, rows
+        self._check = _mapping_check(array)
         self._surveys: dict[np.dtype, tuple[Any, int | None]] = {}
         self.shape = (len(array) if rows is None else len(rows), *array.shape[1:])
         self.ndim = array.ndim
@@ -47,6 +51,7 @@ class Mapped:
 
     def take(self, numbers: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Read the images of these numbers, into `out` (len(numbers), C, *spatial) if given."""
+        self._check()
         raw = np.asarray(self._array[numbers if self._rows is None else self._rows[numbers]])
         if out is None:
             out = np.empty(raw.shape, self.dtype)
@@ -79,7 +84,23 @@ class Mapped:
                 if bad is None and part.dtype.kind == "f":
                     finite = np.isfinite(part).reshape(len(part), -1).all(axis=1)
                     bad = None if finite.all() else start + int(np.argmin(finite))
-                digest.update(np.ascontiguousarray(part, dtype))
+                digest.update(np.ascontiguousarray(part, dtype).data)
             self._surveys[dtype] = digest, bad
         digest, bad = self._surveys[dtype]
         return digest.copy(), bad
+
+
+def _mapping_check(array) -> Callable[[], None]:
+    """Raises DataError once the file behind a np.memmap is too short: reading what it has lost kills the process."""
+    mapping = getattr(array, "_mmap", None)
+    if not isinstance(mapping, mmap.mmap) or not array.size:
+        return lambda: None
+    begin = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
+    start = np.frombuffer(mapping, np.uint8).ctypes.data
+    end = begin + np.lib.array_utils.byte_bounds(array)[1] - start
+
+    def check() -> None:
+        if mapping.size() < end:
+            raise DataError(f"{array.filename} was cut short while it was in use")
+
+    return check

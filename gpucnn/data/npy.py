@@ -1,13 +1,15 @@
-"""Folders of NumPy's `.npy` files, whose images are mapped: they may be larger than the memory."""
+"""Folders of NumPy's `.npy` files, whose images stay there: they may be larger than the memory."""
 
 from pathlib import Path
 
 import numpy as np
 
+from gpucnn.data.array_file import FileArray, open_array
 from gpucnn.data.dataset import Dataset, every_fifth
-from gpucnn.data.layout import WHOLE, check_layout, class_names, label_numbers, names_of
+from gpucnn.data.layout import WHOLE, class_names, label_numbers, layout, names_of
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import DataError
+from gpucnn.storage import decoding
 
 
 def recognises(folder: Path) -> bool:
@@ -28,35 +30,30 @@ def load(folder: Path) -> tuple[Dataset, Dataset]:
     classes = class_names(_read(named) if named.is_file() else None, labels[0])
     if keys == WHOLE:
         return every_fifth(images[0], labels[0], classes, str(folder))
-    return tuple(
+    train, test = (
         Dataset(x, y, classes, f"{folder} ({part})")
         for x, y, part in zip(images, labels, ("training part", "test part"), strict=True)
     )
+    return train, test
 
 
 def _images(file: Path) -> Mapped:
-    array = _read(file, mapped=True)
+    with decoding(file, DataError, ".npy file"):
+        array = FileArray(file)
     if array.dtype not in (np.uint8, np.float32):
         raise DataError(
-            f"{file} is {array.dtype}; images that are mapped are uint8 (0 to 255) or float32: save them again in one "
-            "of these"
+            f"{file} is {array.dtype}; images that stay in their file are uint8 (0 to 255) or float32: save them again "
+            "in one of these"
         )
     if array.size == 0:
         raise DataError(f"{file} has shape {array.shape}: it holds no image")
-    return Mapped(check_layout(array, str(file)), scale=array.dtype == np.uint8)
+    array.shape = layout(array.shape, str(file))
+    array.ndim = len(array.shape)
+    return Mapped(array, scale=array.dtype == np.uint8)
 
 
-def _read(file: Path, mapped: bool = False) -> np.ndarray:
-    try:
-        size = file.stat().st_size
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-        if array.offset + array.nbytes != size:
-            raise DataError(f"{file}: {size:,} bytes, but its header announces {array.offset + array.nbytes:,}")
-        return array if mapped else np.array(array)
-    except (ValueError, EOFError, AttributeError) as error:  # AttributeError: an archive under the wrong ending
-        if isinstance(error, DataError):
-            raise
-        reason = str(error).strip().split("\n")[0]
-        raise DataError(f"{file}: cut short, or no plain array in NumPy's .npy format ({reason})") from error
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror or error}") from error
+def _read(file: Path) -> np.ndarray:
+    with decoding(file, DataError, ".npy file"):
+        stream, header = open_array(file)
+        with stream:
+            return header.arrange(stream.read())

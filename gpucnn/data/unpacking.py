@@ -23,12 +23,15 @@ class Unpacked:
     """The bytes of a gzip file, read from start to end; refused once they are too many for the size of the file."""
 
     def __init__(self, file: Path, raw):
-        self._file, self._packed, self._count = file, file.stat().st_size, 0
+        self._file, self._packed, self._count, self._asked_beyond = file, file.stat().st_size, 0, 0
         self._stream = gzip.GzipFile(fileobj=raw)
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes."""
         data = self._stream.read(size)
+        self._asked_beyond += not data
+        if self._asked_beyond > 100:  # tarfile walks to the end of a member, however long that claims to be
+            raise EOFError("it claims to hold more than it does")
         self._count += len(data)
         refuse_bomb(self._file, self._packed, self._count)
         return data

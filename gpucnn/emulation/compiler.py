@@ -1,8 +1,7 @@
-"""Compiling a .cu file for the CPU with g++, and keeping what was compiled.
+"""Compiling .cu files for the CPU with g++, with a cache on disk.
 
-Objects lie in the user's cache folder beside the other compiled kernels, one file a key, written beside and renamed;
-the key is made of all sources, the kernel's name, the options and g++'s version. The folder may be written by its owner
-only.
+Objects are stored in the user's cache folder, one file per key, under a temporary name until complete. The key consists
+of all sources, the kernel's name, the options and g++'s version. Only the folder's owner may write to it.
 """
 
 import ctypes
@@ -15,10 +14,11 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from gpucnn.cache import Kernels
 from gpucnn.errors import BackendError
 
 HERE = Path(__file__).parent
-# No optimisation across statements that changes results exists at this level: no -ffast-math, and contraction is off.
+# These optimizations change no results: no -ffast-math, and contraction is off.
 _OPTIONS = ("-std=c++17", "-O1", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared", "-g1", "-fno-gnu-unique")
 _QUIET = ("-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused")
 _SANITIZE = ("-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined")
@@ -34,18 +34,10 @@ def why_not() -> str | None:
     return None
 
 
-def cache_folder() -> Path:
-    """Where compiled objects lie: $GPUCNN_CACHE, else the user's cache folder."""
-    base = os.environ.get("GPUCNN_CACHE")
-    if not base:
-        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "gpucnn")
-    return Path(base) / "emulation"
-
-
 def build(source: Path, expression: str, sanitize: bool) -> Path:
     """The shared object that holds kernel `expression` of the .cu file `source`.
 
-    Raises BackendError with g++'s words if it does not compile.
+    Raises BackendError with g++'s messages if it does not compile.
     """
     text = f"""#include "cuda_host.h"
 #include "{source}"
@@ -57,14 +49,14 @@ extern "C" char* cuh_first() {{ return cuh_shared_first; }}
 extern "C" char* cuh_last() {{ return cuh_shared_last; }}
 """
     included = b"".join(p.read_bytes() for p in sorted(source.parent.glob("*.cuh")))
-    given = source.read_bytes() + included + (HERE / "cuda_host.h").read_bytes() + (HERE / "shared.ld").read_bytes()
+    sources = source.read_bytes() + included + (HERE / "cuda_host.h").read_bytes() + (HERE / "shared.ld").read_bytes()
     options = list(_SANITIZE) if sanitize else ["-fdata-sections", f"-Wl,-T,{HERE / 'shared.ld'}"]
-    return _compile(text, given, f"{source.stem}-{expression}", [*options, f"-I{HERE}", f"-I{source.parent}"])
+    return _compile(text, sources, f"{source.stem}-{expression}", [*options, f"-I{HERE}", f"-I{source.parent}"])
 
 
 @functools.cache
 def runtime(sanitize: bool) -> ctypes.CDLL:
-    """The scheduler of fibers; see runtime.cpp."""
+    """The library of the fiber scheduler, runtime.cpp."""
     path = _compile((HERE / "runtime.cpp").read_text(), b"", "runtime", list(_SANITIZE) if sanitize else [])
     library = ctypes.CDLL(str(path))
     library.cuh_runtime.restype = ctypes.c_void_p
@@ -77,22 +69,21 @@ def _compile(text: str, included: bytes, name: str, options: list[str]) -> Path:
     options = [*_OPTIONS, *_QUIET, *_processor(), *options]
     key = hashlib.sha256(repr((text, included, options, _version())).encode()).hexdigest()[:24]
     stem = "".join(c if c.isalnum() else "-" for c in name)[:60]
-    path = cache_folder() / f"{stem}-{key}.so"
+    path = Kernels("emulation").folder / f"{stem}-{key}.so"
     if path.exists():
         return path
     reason = why_not()
     if reason:
         raise BackendError(reason)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        source, beside = Path(folder) / f"{stem}.cpp", Path(folder) / "object.so"
+        source, built = Path(folder) / "kernel.cpp", Path(folder) / "object.so"
         source.write_text(text)
         run = subprocess.run(
-            [_compiler(), *options, str(source), "-o", str(beside)], capture_output=True, text=True, check=False
+            [_compiler(), *options, str(source), "-o", str(built)], capture_output=True, text=True, check=False
         )
         if run.returncode:
             raise BackendError(f"g++ does not compile {name}:\n{run.stderr.strip()}")
-        os.replace(beside, path)
+        os.replace(built, path)
     return path
 
 

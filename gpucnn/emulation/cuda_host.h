@@ -1,4 +1,4 @@
-// What a .cu file of kernels/cuda finds here instead of CUDA when g++ compiles it for the CPU.
+// Stands in for CUDA when g++ compiles a .cu file of kernels/cuda for the CPU.
 //
 // Only operations that give the same bits on both are offered: a kernel that uses expf, rsqrtf, __fdividef or an atomic
 // addition of floats does not compile. One CUDA thread is one fiber of runtime.cpp, which this file reaches through
@@ -65,9 +65,13 @@ template <class T> T __shfl_xor_sync(unsigned mask, T v, int x) {
   return cuh::shuffle(mask, v, cuh_context->lane() ^ x);
 }
 
-// Blocks run one after the other, so an atomic is an ordinary operation and a fence is nothing. There is none for
+// Blocks run one after another, so an atomic is an ordinary operation and a fence is nothing. There are no atomics for
 // floats.
-inline unsigned atomicAdd(unsigned* p, unsigned v) { unsigned old = *p; *p = old + v; return old; }
+inline unsigned atomicAdd(unsigned* p, unsigned v) {
+  unsigned old = *p;
+  *p = old + v;
+  return old;
+}
 inline void __threadfence() {}
 template <class T> T __ldg(const T* p) { return *p; }
 template <class T> T __ldcg(const T* p) { return *p; }
@@ -91,7 +95,7 @@ inline long long __double_as_longlong(double a) { return cuh::same_bits<long lon
 inline double __longlong_as_double(long long a) { return cuh::same_bits<double>(a); }
 inline int __float_as_int(float a) { return cuh::same_bits<int>(a); }
 
-// What compiler.py's generated lines call: a kernel from an array of pointers to its arguments, and their sizes.
+// For compiler.py's generated lines: calls a kernel with an array of pointers to its arguments, and their sizes.
 namespace cuh {
 template <class... A, size_t... I> void call(void (*f)(A...), void** a, std::index_sequence<I...>) {
   f(*reinterpret_cast<std::remove_reference_t<A>*>(a[I])...);

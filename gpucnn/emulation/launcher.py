@@ -1,26 +1,30 @@
 """The CUDA backend's launcher on the CPU: kernels compiled by g++, memory from NumPy."""
 
 import ctypes
+import threading
 from collections.abc import Callable
 
 import numpy as np
 
 from gpucnn.backends.cuda.launcher import SOURCES, Arguments, Launcher
+from gpucnn.backends.tape import Tape
 from gpucnn.emulation import compiler
 from gpucnn.emulation.memory import guarded
 from gpucnn.errors import BackendError, ConfigurationError
 
-# What the backend takes for the number of multiprocessors when it chooses how finely to cut the work.
+# The number of multiprocessors that the backend assumes when it divides the work.
 PROCESSORS = 16
 _ORDERS = {"forward": 0, "reversed": 1}
+# The runtime has one set of fibers: Python threads take turns.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class EmulationError(BackendError):
-    """A kernel did what it must not: a stray address, a barrier not all reach, a shuffle with an absent lane."""
+    """A kernel is wrong: a stray address, a barrier that not all threads reach, a shuffle with an absent lane."""
 
 
 class EmulatedKernel:
-    """A compiled kernel; `sizes` are the bytes of its arguments."""
+    """A compiled kernel; `sizes` are its arguments' sizes in bytes."""
 
     def __init__(self, name: str, library: ctypes.CDLL):
         self.name, self.library = name, library
@@ -40,7 +44,7 @@ class EmulatedLauncher(Launcher):
 
     `guard`: arrays end ("end") or begin ("front") at an inaccessible page, or None. `sanitize` compiles under
     AddressSanitizer and UBSan; the process must have been started with LD_PRELOAD set to the compiler's libasan.so, and
-    arrays then come from malloc, whose ends the sanitizer watches. `folder` is where the .cu files lie.
+    arrays then come from malloc, whose ends the sanitizer watches. `folder` holds the .cu files.
     """
 
     xp = np
@@ -59,7 +63,7 @@ class EmulatedLauncher(Launcher):
         self._sanitize, self._guard, self._folder = sanitize, None if sanitize else guard, folder
         self._runtime = compiler.runtime(sanitize)
         self._kernels: dict[tuple[str, str], EmulatedKernel] = {}
-        self._tape: list | None = None
+        self._tape = Tape()
         self.launches = 0
 
     # ---- memory ------------------------------------------------------------------------------------------------------
@@ -72,9 +76,7 @@ class EmulatedLauncher(Launcher):
         return array
 
     def clear(self, array: np.ndarray) -> None:
-        array[...] = 0
-        if self._tape is not None:
-            self._tape.append(lambda: array.fill(0))
+        self._tape.call(array.fill, 0)
 
     def write(self, array: np.ndarray, host: np.ndarray) -> None:
         array[...] = host
@@ -93,45 +95,31 @@ class EmulatedLauncher(Launcher):
         return self._kernels[key]
 
     def launch(
-        self, kernel: EmulatedKernel, grid: tuple[int, ...], block: tuple[int, ...], *arguments, beside=()
+        self, kernel: EmulatedKernel, grid: tuple[int, ...], block: tuple[int, ...], *arguments, overlap=()
     ) -> None:
         for argument in arguments:
             if isinstance(argument, np.ndarray) and not argument.flags.c_contiguous:
-                raise EmulationError(f"{kernel.name} was given a strided array; pass its first element and strides")
+                raise EmulationError(f"{kernel.name} got a strided array; pass its first element and strides")
         packed = Arguments(arguments, lambda array: array.ctypes.data)
         if packed.sizes != kernel.sizes:
-            raise EmulationError(f"{kernel.name} takes arguments of {kernel.sizes} bytes, not of {packed.sizes}")
+            raise EmulationError(f"{kernel.name} takes arguments of {kernel.sizes} bytes, got {packed.sizes}")
         three = (*grid, *(1,) * (3 - len(grid)), *block, *(1,) * (3 - len(block)))
         configuration = (ctypes.c_uint * 7)(*three, self._order)
 
         def run() -> None:
-            self.launches += 1
-            wrong = self._runtime.cuh_launch(kernel.entry, packed.address, configuration, *kernel.shared)
-            if wrong:
-                raise EmulationError(f"{kernel.name}: {wrong.decode()}")
+            with _ONE_AT_A_TIME:
+                self.launches += 1
+                error = self._runtime.cuh_launch(kernel.entry, packed.address, configuration, *kernel.shared)
+                if error:
+                    raise EmulationError(f"{kernel.name}: {error.decode()}")
 
-        run()
-        if self._tape is not None:
-            self._tape.append(run)
+        self._tape.call(run)
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
-        if self._tape is not None:
-            raise BackendError("a capture inside a capture: capture the whole step once")
         if not self.graph:
             step()
             return step
-        self._tape = []
-        try:
-            step()
-            tape = self._tape
-        finally:
-            self._tape = None
-
-        def replay() -> None:
-            for run in tape:
-                run()
-
-        return replay
+        return self._tape.record(step)
 
     def synchronize(self) -> None:
         pass

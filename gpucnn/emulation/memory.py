@@ -1,4 +1,4 @@
-"""Arrays beside pages that nobody may touch, so that a kernel's stray read or write is an error and not a number."""
+"""Arrays next to inaccessible pages, so that a kernel's stray read or write is an error."""
 
 import ctypes
 import functools
@@ -16,10 +16,10 @@ def _libc() -> ctypes.CDLL:
 
 
 def guarded(shape: tuple[int, ...], dtype, front: bool = False) -> np.ndarray:
-    """An array of 0xff bytes (NaN) that ends at an inaccessible page, or with `front` begins behind one.
+    """An array of 0xff bytes (NaN) that ends at an inaccessible page, or with `front` begins after one.
 
-    It ends there to the byte if its size is a multiple of 16, as kernels may load 16 bytes at once; otherwise up to 15
-    bytes lie between.
+    It ends exactly there if its size is a multiple of 16; otherwise up to 15 bytes are between, as kernels may load 16
+    bytes at once.
     """
     dtype = np.dtype(dtype)
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize

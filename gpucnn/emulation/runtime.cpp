@@ -1,7 +1,7 @@
-// Runs a CUDA kernel on the CPU, to the bit and to the barrier: one fiber a CUDA thread, all on one thread of the
-// system.
+// Runs a CUDA kernel on the CPU, to the bit and to the barrier: one fiber per CUDA thread, all on one system
+// thread.
 //
-// A fiber runs until it meets a barrier or a warp operation, ends, or touches memory that it must not; then the next
+// A fiber runs until it meets a barrier or a warp operation, ends, or touches inaccessible memory; then the next
 // one runs, in forward, reversed or random order. So a missing barrier shows as NaN (shared memory starts as NaN) or as
 // bits that change with the order, a barrier that not all threads reach as an error with its line, and a stray address
 // as an error with the thread's and the block's number. x86-64 only, because of `cuh_switch`.
@@ -40,8 +40,19 @@ asm(  // another processor's version: push the registers that a callee keeps, sw
     " popq %r12\n popq %rbx\n popq %rbp\n ret\n.size cuh_switch,.-cuh_switch\n");
 
 enum State : uint8_t { NEW, READY, AT_WARP_OPERATION, AT_BARRIER, DONE };
-struct Fiber { void* sp; char* stack; void* fake; };
-struct Thread { uint3 index; Fiber* fiber; State state; unsigned mask; int source, line; uint64_t value, result; };
+struct Fiber {
+  void* sp;
+  char* stack;
+  void* fake;
+};
+struct Thread {
+  uint3 index;
+  Fiber* fiber;
+  State state;
+  unsigned mask;
+  int source, line;
+  uint64_t value, result;
+};
 
 constexpr size_t STACK = 64 << 10;
 static Context context;
@@ -96,7 +107,7 @@ static Fiber* get_fiber() {
     idle.pop_back();
     return f;
   }
-  // A stack between two pages that nobody may touch.
+  // A stack between two inaccessible pages.
   char* s = (char*)mmap(nullptr, STACK + 8192, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) + 4096;
   mprotect(s, STACK, PROT_READ | PROT_WRITE);
   void** sp = (void**)(s + STACK);
@@ -148,7 +159,7 @@ static void run_block() {
       other = &t;
     }
     live = count - done;
-    if (waiting != live) fail("deadlock: a warp operation waits for a lane that does not come");
+    if (waiting != live) fail("deadlock: a warp operation waits for a lane that never arrives");
     if (waiting && done) fail("__syncthreads is not reached by threads that returned");
     for (auto& t : threads)
       if (t.state == AT_BARRIER) t.state = READY;
@@ -180,7 +191,7 @@ static uint64_t warp_operation(unsigned mask, uint64_t value, int source) {
       }
     }
   for (unsigned l = 0; l < 32; l++)
-    if (mask >> l & 1) {  // the last to come exchanges the values and releases the others
+    if (mask >> l & 1) {  // the last to arrive exchanges the values and releases the others
       Thread& t = threads[base + l];
       if (!(mask >> t.source & 1)) fail("warp operation: the source lane is not in the mask");
       t.result = threads[base + unsigned(t.source)].value;
@@ -225,7 +236,7 @@ extern "C" const char* cuh_launch(void (*kernel)(void**), void** args, const uns
   stack.ss_sp = alternative;
   stack.ss_size = sizeof alternative;
   sigaltstack(&stack, &old_stack);
-  struct sigaction action {}, old_segv, old_bus;
+  struct sigaction action{}, old_segv, old_bus;
   action.sa_sigaction = on_stray_address;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK;
   sigaction(SIGSEGV, &action, &old_segv);

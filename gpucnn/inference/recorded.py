@@ -8,7 +8,7 @@ import numpy as np
 from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Backend
-from gpucnn.inference.trace import Graph
+from gpucnn.inference.graph import Graph
 
 
 def _group_norm(backend: Backend, x: Batch, groups: int, **settings: Any) -> Batch:
@@ -26,7 +26,7 @@ _OPERATIONS: dict[str, Callable[..., Batch]] = {
     "average pool": lambda backend, x, **settings: backend.avg_pool(x, **settings),
     "global average pool": lambda backend, x: backend.global_avg_pool(x),
     "resample": lambda backend, x, **settings: backend.resample_axis(x, **settings),
-    "elementwise": lambda backend, x, name, numbers: getattr(backend, name)(x, *numbers),
+    "elementwise": lambda backend, x, name, numbers: backend.elementwise(name, x, *numbers),
     "add": lambda backend, a, b, relu: backend.add(a, b, relu=relu),
     "add bias": lambda backend, x, **settings: backend.add_bias(x, **settings),
     "batch norm": lambda backend, x, **settings: backend.batch_norm(x, **settings),
@@ -47,7 +47,7 @@ def compute(graph: Graph, images: Batch) -> Batch:
 
 
 class RecordedPlan:
-    """See gpucnn.inference.plans.Plan."""
+    """See gpucnn.inference.Plan."""
 
     def __init__(
         self, backend: Backend, graph: Graph, count: int, preparation: Augmentation, image_shape: tuple[int, ...]

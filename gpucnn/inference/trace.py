@@ -3,10 +3,8 @@
 A layer that does all it does through its batch's backend runs unchanged; one that looks at values cannot be traced.
 """
 
-import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,33 +13,8 @@ from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Backend
 from gpucnn.geometry import Window
 from gpucnn.inference import Unplannable
+from gpucnn.inference.graph import Graph, Node
 from gpucnn.resampling import AxisTaps
-
-
-@dataclass(eq=False)
-class Node:
-    """`operation` of the values of `inputs`, with its settings as gpucnn.inference.recorded computes it; `shape` is
-    (C, *spatial).
-
-    Arrays among the settings are the model's own, so that they hold its weights at any time.
-    """
-
-    operation: str
-    inputs: tuple["Node", ...]
-    shape: tuple[int, ...]
-    settings: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(eq=False)
-class Graph:
-    """Operations in the order of their computation, the first being "input"; the last one's value is the result."""
-
-    nodes: list[Node]
-
-    @functools.cached_property
-    def largest(self) -> int:
-        """How many values the largest map of an image has."""
-        return max(math.prod(node.shape) for node in self.nodes)
 
 
 class _Symbol:
@@ -124,30 +97,12 @@ class Tracer:
     def global_avg_pool(self, x: Batch) -> Batch:
         return self.emit("global average pool", (x,), (x.channels,))
 
-    def resample_axis(self, x: Batch, axis: int, table: AxisTaps) -> Batch:
-        spatial = tuple(table.output if i == axis else size for i, size in enumerate(x.spatial))
-        return self.emit("resample", (x,), (x.channels, *spatial), axis=axis, table=table)
+    def resample_axis(self, x: Batch, axis: int, taps: AxisTaps) -> Batch:
+        spatial = tuple(taps.output if i == axis else size for i, size in enumerate(x.spatial))
+        return self.emit("resample", (x,), (x.channels, *spatial), axis=axis, taps=taps)
 
     def elementwise(self, name: str, x: Batch, *settings: float) -> Batch:
         return self.emit("elementwise", (x,), x.shape[1:], name=name, numbers=settings)
-
-    def relu(self, x: Batch) -> Batch:
-        return self.elementwise("relu", x)
-
-    def tanh(self, x: Batch) -> Batch:
-        return self.elementwise("tanh", x)
-
-    def sigmoid(self, x: Batch) -> Batch:
-        return self.elementwise("sigmoid", x)
-
-    def leaky_relu(self, x: Batch, slope: float) -> Batch:
-        return self.elementwise("leaky_relu", x, slope)
-
-    def gelu(self, x: Batch) -> Batch:
-        return self.elementwise("gelu", x)
-
-    def silu(self, x: Batch) -> Batch:
-        return self.elementwise("silu", x)
 
     def add(self, a: Batch, b: Batch, relu: bool = False) -> Batch:
         return self.emit("add", (a, b), a.shape[1:], relu=relu)

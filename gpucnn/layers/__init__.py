@@ -1,10 +1,11 @@
-"""The layers. Each returns `(y, backward)`; gpucnn.layers.base says how to write one of your own."""
+"""The layers. Each returns `(y, backward)`; gpucnn.layers.base shows how to write your own."""
 
 from gpucnn.layers.activation import GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Tanh
 from gpucnn.layers.base import Layer, Mode, Parameter, Statistic, image_mask
 from gpucnn.layers.container import Concat, Residual, Sequential
 from gpucnn.layers.conv import Conv1d, Conv2d, Conv3d, Convolution
 from gpucnn.layers.conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, TransposedConvolution
+from gpucnn.layers.counterparts import TorchModule
 from gpucnn.layers.dense import Dense, Flatten
 from gpucnn.layers.dropout import Dropout
 from gpucnn.layers.norm import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm
@@ -82,6 +83,7 @@ __all__ = [
     "Softmax",
     "Statistic",
     "Tanh",
+    "TorchModule",
     "TransposedConvolution",
     "Upsample",
     "image_mask",

@@ -1,116 +1,140 @@
-"""Activations, as layers and as the last thing that another layer does."""
+"""Activations, as layers and as the last operation of other layers."""
 
 from collections.abc import Callable
+from typing import Any
 
+from gpucnn.arguments import number, one_of
 from gpucnn.backends.batch import Batch
-from gpucnn.errors import ConfigurationError
+from gpucnn.backends.elementwise import ELEMENTWISE
 from gpucnn.layers.base import Backward, Layer
-from gpucnn.layers.settings import finite
+from gpucnn.layers.counterparts import Graph, TorchModule, onnx_node, torch_module
 
-ACTIVATIONS = ("relu", "tanh", "sigmoid", "leaky_relu", "gelu", "silu")
-SLOPE = 0.01  # of leaky ReLU below 0, unless given
+ACTIVATIONS = tuple(ELEMENTWISE)
+SLOPE = 0.01  # leaky ReLU's default below 0
+# The settings of activations that are chosen by name.
+_SETTINGS = {"leaky_relu": (SLOPE,)}
 
 
 def check_activation(name: str | None) -> str | None:
     """`name` itself if it is None or known; raises ConfigurationError otherwise."""
-    if name is not None and name not in ACTIVATIONS:
-        raise ConfigurationError(f"no activation {name!r}; use one of {', '.join(ACTIVATIONS)}, or None")
-    return name
+    return one_of("activation", name, ACTIVATIONS, optional=True)
+
+
+def activate(name: str, x: Batch, *settings: float) -> tuple[Batch, Callable[[Batch], Batch]]:
+    """(the activation's value, its backward)."""
+    y = x.backend.elementwise(name, x, *settings)
+    saved = y if ELEMENTWISE[name].saved == "y" else x
+    return y, lambda dy: x.backend.elementwise_gradient(name, dy, saved, *settings)
 
 
 def finish(y: Batch, activation: str | None) -> tuple[Batch, Callable[[Batch], Batch]]:
-    """(y after the activation, the activation's backward). The operation that made y has applied "relu" already."""
-    backend = y.backend
+    """(y after the activation, the activation's backward). The operation that made y has already applied "relu"."""
+    if activation is None:
+        return y, lambda dy: dy
     if activation == "relu":
-        return y, lambda dy: backend.relu_gradient(dy, y)
-    if activation == "tanh":
-        z = backend.tanh(y)
-        return z, lambda dy: backend.tanh_gradient(dy, z)
-    if activation == "sigmoid":
-        z = backend.sigmoid(y)
-        return z, lambda dy: backend.sigmoid_gradient(dy, z)
-    if activation == "leaky_relu":
-        return leaky(y, SLOPE)
-    if activation == "gelu":
-        return backend.gelu(y), lambda dy: backend.gelu_gradient(dy, y)
-    if activation == "silu":
-        return backend.silu(y), lambda dy: backend.silu_gradient(dy, y)
-    return y, lambda dy: dy
+        return y, lambda dy: y.backend.elementwise_gradient("relu", dy, y)
+    return activate(activation, y, *_SETTINGS.get(activation, ()))
 
 
-def leaky(x: Batch, slope: float) -> tuple[Batch, Callable[[Batch], Batch]]:
-    """(leaky ReLU of x, its backward)."""
-    backend = x.backend
-    return backend.leaky_relu(x, slope), lambda dy: backend.leaky_relu_gradient(dy, x, slope)
+class Activation(Layer):
+    """Base of the layers that apply one operation of ELEMENTWISE."""
+
+    recordable = local = elementwise = True
+    operation: str
+
+    @property
+    def constants(self) -> tuple[float, ...]:
+        """The operation's settings."""
+        return ()
+
+    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
+        return activate(self.operation, x, *self.constants)
 
 
-class ReLU(Layer):
+class ReLU(Activation):
     """x > 0 ? x : 0."""
 
-    recordable = True
-
-    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
-        return finish(x.backend.relu(x), "relu")
+    operation = "relu"
+    onnx, pytorch = onnx_node("Relu"), torch_module("ReLU")
 
 
-class Tanh(Layer):
+class Tanh(Activation):
     """The hyperbolic tangent."""
 
-    recordable = True
-
-    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
-        return finish(x, "tanh")
+    operation = "tanh"
+    onnx, pytorch = onnx_node("Tanh"), torch_module("Tanh")
 
 
-class Sigmoid(Layer):
+class Sigmoid(Activation):
     """1 / (1 + exp(-x))."""
 
-    recordable = True
-
-    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
-        return finish(x, "sigmoid")
+    operation = "sigmoid"
+    onnx, pytorch = onnx_node("Sigmoid"), torch_module("Sigmoid")
 
 
-class LeakyReLU(Layer):
+class LeakyReLU(Activation):
     """x where it is positive, else negative_slope * x (Maas, Hannun and Ng 2013)."""
 
-    recordable = True
+    recordable = local = elementwise = True
+    operation = "leaky_relu"
 
     def __init__(self, negative_slope: float = SLOPE):
-        self.negative_slope = finite("negative_slope", negative_slope)
+        self.negative_slope = number("negative_slope", negative_slope)
 
-    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
-        return leaky(x, self.negative_slope)
+    @property
+    def constants(self) -> tuple[float, ...]:
+        return (self.negative_slope,)
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        return graph.node("LeakyRelu", x, alpha=self.negative_slope)
+
+    def pytorch(self) -> list[TorchModule]:
+        return [TorchModule("LeakyReLU", {"negative_slope": self.negative_slope})]
 
 
-class GELU(Layer):
+class GELU(Activation):
     """x * Phi(x), Phi the normal distribution's cdf: exact, not the approximation by tanh (Hendrycks and Gimpel
     2016).
     """
 
-    recordable = True
-
-    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
-        return finish(x, "gelu")
+    operation = "gelu"
+    onnx, pytorch = onnx_node("Gelu"), torch_module("GELU")
 
 
-class SiLU(Layer):
+class SiLU(Activation):
     """x / (1 + exp(-x)), also called swish (Elfwing, Uchibe and Doya 2018)."""
 
-    recordable = True
+    operation = "silu"
+    pytorch = torch_module("SiLU")
 
-    def __call__(self, x: Batch) -> tuple[Batch, Backward]:
-        return finish(x, "silu")
+    def onnx(self, graph: Graph, x: str) -> str:
+        return graph.node("Mul", x, graph.node("Sigmoid", x))
 
 
 class Softmax(Layer):
     """exp(x) / sum(exp(x)) along the channels, at each position of a map.
 
-    Not for the end of a classifier that is trained: softmax cross-entropy takes logits and computes it itself.
+    Not for the end of a classifier in training: softmax cross-entropy takes logits and computes the softmax itself.
     """
 
-    recordable = True
+    recordable = local = True
+    onnx, pytorch = onnx_node("Softmax", axis=1), torch_module("Softmax", dim=1)
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         y = x.backend.softmax(x)
         return y, lambda dy: x.backend.softmax_gradient(dy, y)
+
+
+_LAYERS: dict[str, Any] = {layer.operation: layer for layer in (ReLU, Tanh, Sigmoid, LeakyReLU, GELU, SiLU)}
+
+
+def onnx_activation(graph: Graph, x: str, name: str | None) -> str:
+    """Add the nodes of a layer's final activation; returns the name of its output."""
+    return x if name is None else _LAYERS[name]().onnx(graph, x)
+
+
+def torch_activation(name: str | None) -> list[TorchModule]:
+    """The module of a layer's final activation. Nothing else uses its input."""
+    if name is None:
+        return []
+    return [TorchModule("ReLU", {"inplace": True})] if name == "relu" else _LAYERS[name]().pytorch()

@@ -3,11 +3,11 @@
     y, backward = layer(x)
     dx = backward(dy)              # also writes the gradients of the layer's parameters
 
-There is no tape and no global state; what backward needs, it closes over. A layer of your own is a class with a
-`__call__` like that (docs/your-own.md); if it has parameters or changes the shape, it also has a `build`:
+There is no tape and no global state; backward closes over what it needs. Your own layer is a class with such a
+`__call__` (docs/your-own.md); if it has parameters or changes the shape, it also has a `build`:
 
     class Scale(Layer):
-        def build(self, shape):                          # (C, *spatial), without the images
+        def build(self, shape):                          # (C, *spatial), of one image
             self.factor = Parameter((1,), 1.0)
             return shape
 
@@ -17,58 +17,86 @@ There is no tape and no global state; what backward needs, it closes over. A lay
                 f.grad[...] = xp.sum(dy.data * x.data * image_mask(x))   # written, not accumulated
                 return dy.like(dy.data * f.value)
             return x.like(x.data * f.value), backward
+
+A layer made of layers calls `connect` for each of them in its `build`.
 """
 
+import inspect
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
+from gpucnn import arguments
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import GpucnnError, ShapeError
+from gpucnn.geometry import Field
 from gpucnn.initializers import check_initializer
-from gpucnn.recordable import Recordable
+from gpucnn.recordable import Recordable, declaration
 
 Backward = Callable[[Batch], Batch | None]
 Shape = tuple[int, ...]
 
-# What Layer itself keeps; everything else in an instance is a setting or made by build.
-_OWN = ("name", "mode", "number", "input_shape", "output_shape", "input_gradient", "window", "reach", "step")
+_MOST = 2**63 - 1  # for products of sizes, which only memory limits
+
+# Attributes of Layer itself; all others in an instance are settings or made by build.
+_OWN = ("axes", "name", "mode", "number", "input_shape", "output_shape", "input_gradient", "window", "reach", "step")
 
 
-class _Bound:
-    """A view of a flat buffer of the model; plans of inference find out if somebody gives it another array."""
+class _Tensor:
+    """Base of Parameter and Statistic. Setting an unknown attribute raises AttributeError."""
 
-    __setattr__ = Recordable.__setattr__
+    __slots__ = ("name", "shape", "value")
 
-
-class Parameter(_Bound):
-    """What training changes: `value` and `grad` are views of the model's flat buffers, set when the model is made.
-
-    `initializer` is a name of gpucnn.initializers or a number; fan_in and fan_out are what the named ones need.
-    """
-
-    def __init__(self, shape: Shape, initializer: str | float = 0.0, fan_in: int = 0, fan_out: int = 0):
+    def __init__(self, shape: Shape):
         self.shape = tuple(shape)
-        self.initializer = check_initializer(initializer)
-        self.fan_in, self.fan_out = fan_in, fan_out
         self.name = ""
         self.value: Any = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not hasattr(type(self), name):
+            known = (slot for kind in type(self).__mro__ for slot in getattr(kind, "__slots__", ()))
+            raise AttributeError(f"a {type(self).__name__} has no {name!r}; it has {', '.join(known)}")
+        Recordable.__setattr__(self, name, value)  # type: ignore[arg-type]  # plans of inference notice other arrays
+
+
+class Parameter(_Tensor):
+    """A trained tensor: `value` and `grad` are views of the model's flat buffers, set when the model is made.
+
+    `initializer` is a name of gpucnn.initializers or a number; the named ones need fan_in and fan_out.
+    """
+
+    __slots__ = ("fan_in", "fan_out", "grad", "initializer")
+
+    def __init__(self, shape: Shape, initializer: str | float = 0.0, fan_in: int = 0, fan_out: int = 0):
+        super().__init__(_shape(shape))
+        self.initializer = check_initializer(initializer)
+        least = int(isinstance(self.initializer, str))  # the named ones divide by them
+        self.fan_in = arguments.integer("fan_in", fan_in, least, _MOST)
+        self.fan_out = arguments.integer("fan_out", fan_out, least, _MOST)
         self.grad: Any = None
 
 
-class Statistic(_Bound):
-    """What a layer measures and keeps: running means and variances. `value` is a view of the model's flat buffer."""
+class Statistic(_Tensor):
+    """A running mean or variance that a layer keeps. `value` is a view of the model's flat buffer."""
+
+    __slots__ = ("initial",)
 
     def __init__(self, shape: Shape, initial: float = 0.0):
-        self.shape = tuple(shape)
-        self.initial = initial
-        self.name = ""
-        self.value: Any = None
+        super().__init__(_shape(shape))
+        self.initial = arguments.number("initial", initial)
+
+
+def _shape(shape: Shape) -> Shape:
+    sizes = arguments.sequence("shape", shape, "a tuple of sizes, such as (3,)")
+    return tuple(arguments.integer("each size of shape", size, 1, _MOST) for size in sizes)
 
 
 class Mode:
-    """What all layers of one model share: training or inference, the seed, and the step number.
+    """State shared by all layers of a model: training or inference, the seed, and the step number.
 
-    `step` is a uint32 array (1,) on the device, so that a captured step draws new random numbers at each replay.
+    `step` is a uint32 array (1,) on the device, so that a recorded step draws new random numbers at each replay.
     """
 
     def __init__(self):
@@ -81,9 +109,29 @@ class Layer(Recordable):
     """Base of all layers; see the top of this module.
 
     The model sets `name` (dotted: "3" or "4.body.0"), `mode`, `number` (the layer's ordinal, for its random numbers),
-    `input_shape` and `output_shape` (without the images). `recordable` says that all the layer computes goes through
-    backend operations, so that a whole training step can be recorded and replayed; it is True for built-in layers.
+    `input_shape` and `output_shape` (of one image). `recordable` says that the layer computes only with backend
+    operations, so that a whole training step can be recorded and replayed; it is True for built-in layers.
+
+    Summaries, exports and conversions ask the layer itself: the attributes below, and the methods from `multiply_adds`
+    on. A declaration about what `__call__` computes is not inherited by a class that overrides it (`declaration`).
     """
+
+    # Adds the layer's nodes to a graph (counterparts.Graph); takes the name of its input, returns that of its output.
+    onnx: Callable[[Any, str], str] | None = None
+    # The layer in PyTorch: counterparts.TorchModules, one after the other.
+    pytorch: Callable[[], list] | None = None
+    # A new layer, not yet built, that slides over larger maps with the same weights; takes the current map's size.
+    sliding: "Callable[[Shape], Layer] | None" = None
+    # A convolution's filters as (O, C/groups, *K), from the model's state dict.
+    filter_weights: Callable[[dict[str, np.ndarray]], np.ndarray] | None = None
+    local = False  # does the same at each position of a map of any size
+    elementwise = False  # maps each value by itself
+    chain = False  # applies its children one after the other
+    split = False  # applies each of its children to its input, then joins the results
+    # For the receptive field, set by build: how many neighboring inputs an output sees along each axis, and how many
+    # inputs away the next output is.
+    reach: tuple | None = None
+    step: tuple = ()
 
     mode: Mode
     input_gradient = True
@@ -91,19 +139,32 @@ class Layer(Recordable):
     number = 0
     input_shape: Shape = ()
     output_shape: Shape = ()
+    _in_model = False
 
     def __new__(cls, *_, **__):
         layer = super().__new__(cls)
-        layer.mode = Mode()  # its own until a model gives it the model's
+        layer.mode = Mode()  # its own until it joins a model
         return layer
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The attributes of a copy, which belongs to no model yet."""
+        return {name: value for name, value in vars(self).items() if name != "_in_model"}
+
     def build(self, shape: Shape) -> Shape:
-        """From the input's shape (C, *spatial) the output's; makes the parameters. Raises ShapeError."""
+        """Make the parameters for an input of `shape` (C, *spatial); returns the output's shape. Raises ShapeError."""
         return shape
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         """(y, backward)."""
         raise NotImplementedError(f"{type(self).__name__} has no __call__(x) that returns (y, backward)")
+
+    def gradients(self, dy: Batch, x: Any) -> Batch | None:
+        """The backward pass alone: dx from dy at the input x, with the parameters' gradients written.
+
+        Layers whose gradient does not depend on y override it to avoid computing y; x may be None if the gradient does
+        not depend on its values either.
+        """
+        return self(x)[1](dy)
 
     def parameters(self) -> Iterator[tuple[str, Parameter]]:
         """(attribute name, parameter) of this layer alone, in the order in which build made them."""
@@ -114,8 +175,11 @@ class Layer(Recordable):
         return ((name, value) for name, value in vars(self).items() if isinstance(value, Statistic))
 
     def children(self) -> Iterator[tuple[str, "Layer"]]:
-        """(attribute name, layer) of the layers that this one is made of."""
-        return ((name, value) for name, value in vars(self).items() if isinstance(value, Layer))
+        """(name, layer) of the layers that this one is made of: its attributes, "body", and those in its lists, tuples
+        and dictionaries, "blocks.0".
+        """
+        for name, value in vars(self).items():
+            yield from _layers_in(name, value)
 
     def walk(self) -> Iterator["Layer"]:
         """This layer and all below it, in order."""
@@ -123,22 +187,87 @@ class Layer(Recordable):
         for _, child in self.children():
             yield from child.walk()
 
+    def leaves(self) -> Iterator["Layer"]:
+        """The layers that an input passes through in order, nested chains flattened."""
+        if declaration(self, "chain"):
+            for _, child in self.children():
+                yield from child.leaves()
+        else:
+            yield self
+
+    def multiply_adds(self) -> int:
+        """Multiply-adds for one image, taps on padding included; 0 if unknown."""
+        return 0
+
+    def dense_weights(self) -> int | None:
+        """Weights, without biases, of a fully connected layer between the same input and output; None if there are
+        no multiply-adds to replace.
+        """
+        return math.prod(self.input_shape) * math.prod(self.output_shape) if self.multiply_adds() else None
+
+    def receptive_field(self, field: Field, image: Shape) -> Field:
+        """What an output value sees of an image of `image` pixels if an input value sees `field`.
+
+        By `reach` and `step`; without them one value of the input if the map's size is kept, else the whole image.
+        """
+        if self.reach is not None:
+            return field.spread(self.reach, self.step)
+        return field if self.output_shape[1:] == self.input_shape[1:] else Field(image, field.jump)
+
+    def name_children(self) -> None:
+        """Give each child its dotted name, which starts with this layer's."""
+        for name, child in self.children():
+            child.name = f"{self.name}.{name}" if self.name else name
+
+    def connect(self, shape: Shape) -> Shape:
+        """Build this layer for images of `shape`; returns its output's shape. A layer made of layers calls this for
+        each of them in its own `build`. Errors are prefixed with the layer's name.
+        """
+        self.name_children()
+        self.input_shape = tuple(shape)
+        try:
+            self.output_shape = tuple(self.build(self.input_shape))
+        except GpucnnError as error:
+            if error.layer is None:  # a layer further down has already named itself
+                error.args = (f"{label(self)}: {error}",)
+                error.layer = self.name
+            raise
+        return self.output_shape
+
     def need_input_gradient(self, needed: bool) -> None:
         """Whether backward must return dx. Training switches it off at the first layer: images need no gradient."""
         self.input_gradient = needed
 
     def check(self, x: Batch) -> None:
-        """Raises ShapeError unless x has the shape that the layer was built for: backends do not look."""
+        """Raises ShapeError unless x has the shape that the layer was built for: backends do not check."""
         if x.shape[1:] != self.input_shape:
             raise ShapeError(f"{label(self)} was built for images of shape {self.input_shape}, not {x.shape[1:]}")
 
+    def _settings(self) -> dict[str, Any]:
+        kinds = (bool, int, float, str, tuple, list)
+        own = ((name, value) for name, value in vars(self).items() if name not in _OWN and name[0] != "_")
+        return {name: value for name, value in own if isinstance(value, kinds)}
+
     def __repr__(self) -> str:
-        settings = (
-            f"{name}={value!r}"
+        return _call(type(self).__name__, self._settings())
+
+    def describe(self) -> str:
+        """The layer's class and its non-default settings, without the layers inside it."""
+        defaults = {name: p.default for name, p in inspect.signature(type(self)).parameters.items()}
+        inside = {name.partition(".")[0] for name, _ in self.children()}
+        settings = self._settings()
+        shown = {
+            name: value
             for name, value in vars(self).items()
-            if name not in _OWN and name[0] != "_" and isinstance(value, (bool, int, float, str, tuple, list))
-        )
-        return f"{type(self).__name__}({', '.join(settings)})"
+            # None instead of a default string turns something off, such as an activation.
+            if name in settings or (value is None and isinstance(defaults.get(name), str))
+            if name not in inside and (name not in defaults or defaults[name] != value)
+        }
+        return _call(type(self).__name__, shown)
+
+
+def _call(name: str, arguments: dict[str, Any]) -> str:
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
 
 
 def image_mask(x: Batch):
@@ -148,18 +277,13 @@ def image_mask(x: Batch):
 
 
 def label(layer: Layer) -> str:
-    """How errors and tables call a layer: 'layer 3 (Conv2d)'."""
+    """The layer in errors and tables: 'layer 3 (Conv2d)'."""
     return f"layer {layer.name} ({type(layer).__name__})" if layer.name else type(layer).__name__
 
 
-def connect(layer: Layer, shape: Shape, name: str) -> Shape:
-    """Build `layer` under its dotted name and return its output's shape; an error gets the layer's name in front."""
-    layer.name, layer.input_shape = name, tuple(shape)
-    try:
-        layer.output_shape = tuple(layer.build(layer.input_shape))
-    except GpucnnError as error:
-        if getattr(error, "layer", None) is None:  # a layer further down has named itself already
-            error.args = (f"{label(layer)}: {error}",)
-            error.layer = name
-        raise
-    return layer.output_shape
+def _layers_in(name: str, value: Any) -> Iterator[tuple[str, Layer]]:
+    if isinstance(value, Layer):
+        yield name, value
+    elif isinstance(value, (list, tuple, dict)):
+        for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _layers_in(f"{name}.{key}", entry)

@@ -1,37 +1,36 @@
 """Layers made of layers."""
 
 from collections.abc import Iterator
+from typing import Any
 
+from gpucnn.arguments import instance
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ConfigurationError, ShapeError
-from gpucnn.layers.activation import check_activation, finish
-from gpucnn.layers.base import Backward, Layer, Shape, connect
+from gpucnn.geometry import Field
+from gpucnn.layers.activation import check_activation, finish, onnx_activation, torch_activation
+from gpucnn.layers.base import Backward, Layer, Shape
 from gpucnn.layers.conv import Conv2d
+from gpucnn.layers.counterparts import Graph, TorchModule, torch_modules
 from gpucnn.layers.norm import BatchNorm, BatchNorm2d
 from gpucnn.layers.pool import MaxPool2d
 
 
-def _join(name: str, child: str) -> str:
-    return f"{name}.{child}" if name else child
-
-
 class Sequential(Layer):
-    """One layer after the other, or none: then x itself. Its layers are called "0", "1" ... in parameter names."""
+    """Layers applied in order; without any, x itself. They are called "0", "1" ... in parameter names."""
 
-    recordable = True
+    recordable = chain = True
 
     def __init__(self, *layers: Layer):
         for layer in layers:
-            if not isinstance(layer, Layer):
-                raise ConfigurationError(f"Sequential takes layers, not {layer!r}")
+            instance("each layer of Sequential", layer, Layer, "a layer, such as Dense(10)")
         self.layers = layers
 
     def children(self) -> Iterator[tuple[str, Layer]]:
         return ((str(i), layer) for i, layer in enumerate(self.layers))
 
     def build(self, shape: Shape) -> Shape:
-        for name, layer in self.children():
-            shape = connect(layer, shape, _join(self.name, name))
+        for layer in self.layers:
+            shape = layer.connect(shape)
         return shape
 
     def need_input_gradient(self, needed: bool) -> None:
@@ -39,13 +38,13 @@ class Sequential(Layer):
         for layer in self.layers:
             layer.need_input_gradient(needed)
             if any(True for part in layer.walk() for _ in part.parameters()):
-                break  # the layers after it need theirs to reach this one's parameters
+                break  # the layers after it need dx to reach this one's parameters
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         steps = []
-        layers = iter(zip(self.layers, (*self.layers, None)[1:], strict=True))
+        layers: Iterator[Any] = iter(zip(self.layers, (*self.layers, None)[1:], strict=True))
         for layer, following in layers:
-            # Their own classes only: a subclass may compute something else.
+            # Exactly these classes: a subclass may compute something else.
             if (
                 type(layer) in (Conv2d, BatchNorm, BatchNorm2d)
                 and layer.activation == "relu"
@@ -60,42 +59,64 @@ class Sequential(Layer):
         def backward(dy: Batch) -> Batch | None:
             for step in reversed(steps):
                 dy = step(dy)
-                if dy is None:  # the first layer with parameters was told to stop here
+                if dy is None:  # no input gradient is needed before the first layer with parameters
                     break
             return dy
 
         return x, backward
 
+    def receptive_field(self, field: Field, image: Shape) -> Field:
+        for layer in self.layers:
+            field = layer.receptive_field(field, image)
+        return field
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        for layer in self.layers:
+            x = graph.add(layer, x)
+        return x
+
+    def pytorch(self) -> list[TorchModule]:
+        return [module for layer in self.layers for module in torch_modules(layer)]
+
     def __repr__(self) -> str:
         return f"Sequential({', '.join(map(repr, self.layers))})"
 
 
-class Residual(Layer):
+class Split(Layer):
+    """Base of layers that apply each child to the same input and join the outputs."""
+
+    split = True
+
+    def need_input_gradient(self, needed: bool) -> None:
+        self.input_gradient = needed
+        for _, layer in self.children():
+            layer.need_input_gradient(needed)
+
+    def receptive_field(self, field: Field, image: Shape) -> Field:
+        """The largest of the paths' fields. They are joined, so all have the same jump."""
+        paths = [layer.receptive_field(field, image) for _, layer in self.children()]
+        return Field(tuple(map(max, zip(field.size, *(path.size for path in paths)))), paths[0].jump)
+
+
+class Residual(Split):
     """y = activation(body(x) + shortcut(x)); without a shortcut, body(x) + x (He et al. 2015)."""
 
-    recordable = True
+    recordable = split = True
 
     def __init__(self, body: Layer, shortcut: Layer | None = None, activation: str | None = "relu"):
-        for layer in (body, shortcut):
-            if layer is not None and not isinstance(layer, Layer):
-                raise ConfigurationError(f"Residual takes layers, not {layer!r}")
-        self.body, self.shortcut = body, shortcut
+        self.body = instance("body", body, Layer, "a layer, such as Sequential(...)")
+        self.shortcut = instance("shortcut", shortcut, Layer, "a layer, such as a 1x1 convolution", optional=True)
         self.activation = check_activation(activation)
 
     def build(self, shape: Shape) -> Shape:
-        main = connect(self.body, shape, _join(self.name, "body"))
-        short = connect(self.shortcut, shape, _join(self.name, "shortcut")) if self.shortcut else shape
+        main = self.body.connect(shape)
+        short = self.shortcut.connect(shape) if self.shortcut else shape
         if main != short:
             raise ShapeError(
                 f"the body makes {main} of {shape} and the shortcut {short}; they are added, so they must agree: "
                 "give a shortcut that makes the body's shape, such as a 1x1 convolution of the same stride"
             )
         return main
-
-    def need_input_gradient(self, needed: bool) -> None:
-        self.input_gradient = needed
-        for _, layer in self.children():
-            layer.need_input_gradient(needed)
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
@@ -107,29 +128,36 @@ class Residual(Layer):
         def backward(dy: Batch) -> Batch | None:
             dy = activation_backward(dy)
             main_dx, short_dx = main_backward(dy), short_backward(dy)
-            if self.input_gradient:
-                return backend.add(main_dx, short_dx)
+            return backend.add(main_dx, short_dx) if self.input_gradient else None
 
         return y, backward
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        main = graph.add(self.body, x)
+        short = graph.add(self.shortcut, x) if self.shortcut else x
+        return onnx_activation(graph, graph.node("Add", main, short), self.activation)
+
+    def pytorch(self) -> list[TorchModule]:
+        parts = {"body": torch_modules(self.body), "shortcut": torch_modules(self.shortcut) if self.shortcut else []}
+        return [TorchModule("Residual", parts=parts), *torch_activation(self.activation)]
 
     def __repr__(self) -> str:
         return f"Residual({self.body!r}, {self.shortcut!r}, activation={self.activation!r})"
 
 
-class Concat(Layer):
-    """Each branch applied to the same x, the outputs side by side along the channels: y = [a(x), b(x), ...].
+class Concat(Split):
+    """Each branch applied to the same x, the outputs concatenated along the channels: y = [a(x), b(x), ...].
 
-    Branches agree in everything but the channels, flat values (N, C) included; `Sequential()` is a branch that hands x
-    on. The input's gradient is the sum of the branches', added in their order. Branches are called "0", "1" ... in
+    Branches differ in their channels alone; flat values (N, C) work too. `Sequential()` is a branch that passes x on.
+    The input's gradient is the sum of the branches', added in their order. Branches are called "0", "1" ... in
     parameter names.
     """
 
-    recordable = True
+    recordable = split = True
 
     def __init__(self, *branches: Layer):
         for layer in branches:
-            if not isinstance(layer, Layer):
-                raise ConfigurationError(f"Concat takes layers, not {layer!r}")
+            instance("each branch of Concat", layer, Layer, "a layer, such as Sequential()")
         if not branches:
             raise ConfigurationError("Concat() has no branches; give at least one layer")
         self.branches = branches
@@ -138,19 +166,14 @@ class Concat(Layer):
         return ((str(i), layer) for i, layer in enumerate(self.branches))
 
     def build(self, shape: Shape) -> Shape:
-        outputs = [connect(layer, shape, _join(self.name, name)) for name, layer in self.children()]
+        outputs = [layer.connect(shape) for layer in self.branches]
         for number, output in enumerate(outputs):
             if not output or output[1:] != outputs[0][1:]:
                 raise ShapeError(
-                    f"branch 0 makes {outputs[0]} of {shape} and branch {number} {output}; they are put side by side "
+                    f"branch 0 makes {outputs[0]} of {shape} and branch {number} {output}; they are concatenated "
                     "along the channels, so all other sizes must agree"
                 )
         return (sum(output[0] for output in outputs), *outputs[0][1:])
-
-    def need_input_gradient(self, needed: bool) -> None:
-        self.input_gradient = needed
-        for layer in self.branches:
-            layer.need_input_gradient(needed)
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
@@ -167,6 +190,9 @@ class Concat(Layer):
             return dx
 
         return backend.concatenate(list(outputs)), backward
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        return graph.node("Concat", *(graph.add(layer, x) for layer in self.branches), axis=1)
 
     def __repr__(self) -> str:
         return f"Concat({', '.join(map(repr, self.branches))})"

@@ -2,39 +2,46 @@
 
 import math
 
+import numpy as np
+
+from gpucnn import arguments
+from gpucnn.arguments import each_axis, integer, truth
 from gpucnn.backends.batch import Batch
-from gpucnn.errors import ShapeError
-from gpucnn.geometry import Window, window
+from gpucnn.errors import ConfigurationError, ShapeError
+from gpucnn.geometry import PADDING_WORDS, Field, Padding, PerAxis, Window, conv_multiply_adds, window
 from gpucnn.initializers import check_initializer
-from gpucnn.layers.activation import check_activation, finish
-from gpucnn.layers.base import Backward, Layer, Parameter, Shape
-from gpucnn.layers.settings import image_shape, positive, truth
-from gpucnn.resampling import check_padding_mode, padding_taps, unpadded_window
+from gpucnn.layers.activation import check_activation, finish, onnx_activation, torch_activation
+from gpucnn.layers.base import Backward, Layer, Parameter, Shape, label
+from gpucnn.layers.counterparts import Graph, TorchModule, onnx_window, torch_window
+from gpucnn.layers.resampling import onnx_resample
+from gpucnn.layers.settings import image_shape
+from gpucnn.resampling import Taps, check_padding_mode, padding_taps, unpadded_window
 
 
 class Convolution(Layer):
-    """Cross-correlation of (N, C, *I) with `out_channels` filters: (N, O, *P). Use Conv1d, Conv2d or Conv3d.
+    """Cross-correlation of (N, C, *I) with `out_channels` filters: (N, O, *P). Conv1d, Conv2d and Conv3d only
+    take images of so many axes.
 
     `kernel_size`, `stride` and `dilation` are one integer or one per axis; `padding` is "valid", "same", an integer,
     one per axis, or (before, after) per axis (sizes: gpucnn.geometry). `strict` refuses a stride that leaves pixels
-    over. `padding_mode` says what lies outside the image: "zeros", "constant" (`padding_value` everywhere), "reflect"
+    over. `padding_mode` fills the padding: "zeros", "constant" (`padding_value` everywhere), "reflect"
     (the image mirrored at its edge pixels), "replicate" (the edge pixels repeated), "circular" (the opposite edge).
-    `groups` splits input and output channels into so many independent convolutions; as many as input channels make it
+    `groups` splits input and output channels into so many independent convolutions; with one per input channel it is
     depthwise. `activation` is None, "relu" (fused into the kernel), "tanh", "sigmoid", "leaky_relu", "gelu" or "silu".
     `weight` is (O, C/groups, *K), `bias` (O,) or None.
     """
 
-    recordable = True
-    axes: int
+    recordable = local = True
+    axes: int | None = None  # None: as many as the images have
 
     def __init__(
         self,
         out_channels: int,
-        kernel_size,
+        kernel_size: PerAxis,
         *,
-        stride=1,
-        padding=0,
-        dilation=1,
+        stride: PerAxis = 1,
+        padding: Padding = 0,
+        dilation: PerAxis = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
@@ -43,10 +50,13 @@ class Convolution(Layer):
         activation: str | None = None,
         initializer: str | float = "he",
     ):
-        self.out_channels = positive("out_channels", out_channels)
-        self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
-        self.groups = positive("groups", groups)
-        self.use_bias = bool(bias)
+        self.out_channels = integer("out_channels", out_channels)
+        self.kernel_size = each_axis("kernel_size", kernel_size, self.axes)
+        self.stride = each_axis("stride", stride, self.axes)
+        self.padding = arguments.padding(padding, self.axes, PADDING_WORDS)
+        self.dilation = each_axis("dilation", dilation, self.axes)
+        self.groups = integer("groups", groups)
+        self.use_bias = truth("bias", bias)
         self.padding_mode, self.padding_value = check_padding_mode(padding_mode, padding_value)
         self.strict = truth("strict", strict)
         self.activation = check_activation(activation)
@@ -54,13 +64,15 @@ class Convolution(Layer):
 
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape, self.axes)
+        self.axes = len(size)
         out, groups = self.out_channels, self.groups
         if channels % groups or out % groups:
             raise ShapeError(f"{groups} groups do not divide {channels} input channels and {out} output channels")
         settings = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "strict": self.strict}
         self.window = window(size, self.kernel_size, **settings)
-        # Zeros outside the image are the kernels' own; anything else is put there first.
-        self._taps, self._inner = (), self.window
+        # The kernels pad with zeros themselves; any other padding is added first.
+        self._inner: Window = self.window
+        self._taps: Taps = ()
         if self.padding_mode != "zeros":
             self._taps = padding_taps(size, self.window.padding, self.padding_mode, self.padding_value)
             self._inner = unpadded_window(self.window)
@@ -86,8 +98,16 @@ class Convolution(Layer):
 
         return y, backward
 
+    def gradients(self, dy: Batch, x: Batch) -> Batch | None:
+        if self.activation:
+            return super().gradients(dy, x)
+        self.check(x)
+        if self.bias:
+            x.backend.bias_gradient(dy, self.bias.grad)
+        return self._gradients(dy, x.backend.resample(x, self._taps))
+
     def with_max_pool(self, x: Batch, pool: Window) -> tuple[Batch, Backward]:
-        """This layer, its activation being ReLU, and a max pooling after it, as one operation of the backend."""
+        """This layer, whose activation is ReLU, and the max pooling after it, as one operation of the backend."""
         self.check(x)
         backend, b = x.backend, self.bias
         x = backend.resample(x, self._taps)
@@ -99,12 +119,43 @@ class Convolution(Layer):
         return y, backward
 
     def _gradients(self, dy: Batch, x: Batch) -> Batch | None:
-        """The weights' gradients from dy before the activation, x being padded already; returns dx."""
+        """Writes the weights' gradients from dy before the activation and the padded x; returns dx."""
         backend, w = x.backend, self.weight
         backend.conv_weight_gradient(dy, x, self._inner, self.groups, w.grad)
-        if self.input_gradient:
-            dx = backend.conv_input_gradient(dy, w.value, self._inner, self.groups)
-            return backend.resample_gradient(dx, self._taps)
+        if not self.input_gradient:
+            return None
+        dx = backend.conv_input_gradient(dy, w.value, self._inner, self.groups)
+        return backend.resample_gradient(dx, self._taps)
+
+    def multiply_adds(self) -> int:
+        return conv_multiply_adds(self.input_shape[0], self.out_channels, self.window, groups=self.groups)
+
+    def receptive_field(self, field: Field, image: Shape) -> Field:
+        return field.after(self.window)
+
+    def filter_weights(self, state: dict[str, np.ndarray]) -> np.ndarray:
+        return state[self.weight.name]
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        parts = [graph.tensor(part) for _, part in self.parameters()]
+        x = onnx_resample(graph, x, self._taps)  # padding other than zeros
+        settings = {**onnx_window(self._inner), "dilations": self._inner.dilation, "group": self.groups}
+        return onnx_activation(graph, graph.node("Conv", x, *parts, **settings), self.activation)
+
+    def pytorch(self) -> list[TorchModule]:
+        if self.padding_mode == "constant":
+            raise ConfigurationError(f"{label(self)} pads with a constant other than 0, which PyTorch's does not")
+        arguments = {
+            "in_channels": self.input_shape[0],
+            "out_channels": self.out_channels,
+            **torch_window(self, self.window),
+            "dilation": self.window.dilation,
+            "groups": self.groups,
+            "bias": self.bias is not None,
+            "padding_mode": self.padding_mode,
+        }
+        module = TorchModule(f"Conv{self.axes}d", arguments, dict(self.parameters()))
+        return [module, *torch_activation(self.activation)]
 
 
 class Conv1d(Convolution):
@@ -123,3 +174,6 @@ class Conv3d(Convolution):
     """Cross-correlation of (N, C, D, H, W); settings as in Convolution."""
 
     axes = 3
+
+
+CONVOLUTIONS = {1: Conv1d, 2: Conv2d, 3: Conv3d}

@@ -1,17 +1,21 @@
-"""Fully connected layers, and the flattening before them."""
+"""Fully connected layers, and flattening."""
 
 import math
+from typing import Any
 
+from gpucnn.arguments import integer, truth
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ShapeError
+from gpucnn.geometry import Field, dense_multiply_adds
 from gpucnn.initializers import check_initializer
-from gpucnn.layers.activation import check_activation, finish
+from gpucnn.layers.activation import check_activation, finish, onnx_activation, torch_activation
 from gpucnn.layers.base import Backward, Layer, Parameter, Shape
-from gpucnn.layers.settings import positive
+from gpucnn.layers.conv import CONVOLUTIONS
+from gpucnn.layers.counterparts import Graph, TorchModule, onnx_node, torch_module
 
 
 class Dense(Layer):
-    """Every output sees every input: (N, in) to (N, units).
+    """Fully connected: (N, in) to (N, units).
 
     `activation` is None, "relu" (fused into the kernel), "tanh", "sigmoid", "leaky_relu", "gelu" or "silu". `weight`
     is (units, in), `bias` (units,) or None.
@@ -22,8 +26,8 @@ class Dense(Layer):
     def __init__(
         self, units: int, *, bias: bool = True, activation: str | None = None, initializer: str | float = "he"
     ):
-        self.units = positive("units", units)
-        self.use_bias = bool(bias)
+        self.units = integer("units", units)
+        self.use_bias = truth("bias", bias)
         self.activation = check_activation(activation)
         self.initializer = check_initializer(initializer)
 
@@ -40,21 +44,50 @@ class Dense(Layer):
         y = backend.dense(x, w.value, b and b.value, relu=self.activation == "relu")
         y, activation_backward = finish(y, self.activation)
 
-        def backward(dy: Batch) -> Batch | None:
-            dy = activation_backward(dy)
-            if b:
-                backend.bias_gradient(dy, b.grad)
-            backend.dense_weight_gradient(dy, x, w.grad)
-            if self.input_gradient:
-                return backend.dense_input_gradient(dy, w.value)
+        return y, lambda dy: self._gradients(activation_backward(dy), x)
 
-        return y, backward
+    def gradients(self, dy: Batch, x: Batch) -> Batch | None:
+        if self.activation:
+            return super().gradients(dy, x)
+        self.check(x)
+        return self._gradients(dy, x)
+
+    def _gradients(self, dy: Batch, x: Batch) -> Batch | None:
+        """From dy before the activation."""
+        backend, w = x.backend, self.weight
+        if self.bias:
+            backend.bias_gradient(dy, self.bias.grad)
+        backend.dense_weight_gradient(dy, x, w.grad)
+        return backend.dense_input_gradient(dy, w.value) if self.input_gradient else None
+
+    def multiply_adds(self) -> int:
+        return dense_multiply_adds(self.input_shape[0], self.units)
+
+    def receptive_field(self, field: Field, image: Shape) -> Field:
+        return Field(image, field.jump)
+
+    def sliding(self, size: Shape) -> Layer:
+        """The convolution with the same weights in the same order, for a map of `size` before Flatten."""
+        if len(size) not in CONVOLUTIONS:
+            raise ShapeError(f"a map with {len(size)} spatial axes has no convolution; expected 1 to 3")
+        settings: dict[str, Any] = {"activation": self.activation, "initializer": self.initializer}
+        return CONVOLUTIONS[len(size)](self.units, size, bias=self.use_bias, **settings)
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        parts = (graph.tensor(part) for _, part in self.parameters())
+        return onnx_activation(graph, graph.node("Gemm", x, *parts, transB=1), self.activation)
+
+    def pytorch(self) -> list[TorchModule]:
+        out, inputs = self.weight.shape
+        arguments = {"in_features": inputs, "out_features": out, "bias": self.bias is not None}
+        return [TorchModule("Linear", arguments, dict(self.parameters())), *torch_activation(self.activation)]
 
 
 class Flatten(Layer):
     """(N, C, *spatial) to (N, C * prod(spatial)), row-major."""
 
     recordable = True
+    onnx, pytorch = onnx_node("Flatten", axis=1), torch_module("Flatten")
 
     def build(self, shape: Shape) -> Shape:
         return (math.prod(shape),)
@@ -62,3 +95,6 @@ class Flatten(Layer):
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         shape = x.shape[1:]
         return x.reshape(math.prod(shape)), lambda dy: dy.reshape(*shape)
+
+    def receptive_field(self, field: Field, image: Shape) -> Field:
+        return field

@@ -1,22 +1,21 @@
 """Dropout."""
 
+from gpucnn.arguments import number
 from gpucnn.backends.batch import Batch
-from gpucnn.errors import ConfigurationError
 from gpucnn.layers.base import Backward, Layer
+from gpucnn.layers.counterparts import Graph, TorchModule
 
 
 class Dropout(Layer):
     """In training, zero each value with probability `rate` and scale the others by 1 / (1 - rate); else the identity.
 
-    Srivastava et al. 2014. The draw depends on seed, step, layer and the value's place in the batch, on nothing else.
+    Srivastava et al. 2014. The draw depends only on seed, step, layer and the value's index in the batch.
     """
 
-    recordable = True
+    recordable = local = elementwise = True
 
     def __init__(self, rate: float = 0.5):
-        if not 0 <= rate < 1:
-            raise ConfigurationError(f"a dropout rate of {rate!r} is outside 0 <= rate < 1")
-        self.rate = float(rate)
+        self.rate = number("rate", rate, least=0, below=1)
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         mode = self.mode
@@ -27,3 +26,9 @@ class Dropout(Layer):
             return values.backend.dropout(values, self.rate, mode.seed, mode.step, self.number)
 
         return drop(x), drop
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        return x  # the identity in inference
+
+    def pytorch(self) -> list[TorchModule]:
+        return [TorchModule("Dropout", {"p": self.rate})]

@@ -1,43 +1,41 @@
-"""Normalisation: over the batch, over groups of channels of each image, over each image."""
+"""Normalization: over the batch, over groups of channels of each image, over each image."""
 
 import math
+from typing import Any
 
+import numpy as np
+
+from gpucnn.arguments import epsilon, integer, number, truth
 from gpucnn.backends.batch import Batch
-from gpucnn.errors import ConfigurationError, ShapeError
+from gpucnn.errors import ShapeError
 from gpucnn.geometry import Window
-from gpucnn.layers.activation import check_activation, finish
+from gpucnn.layers.activation import check_activation, finish, onnx_activation, torch_activation
 from gpucnn.layers.base import Backward, Layer, Parameter, Shape, Statistic, label
-from gpucnn.layers.settings import positive
+from gpucnn.layers.counterparts import Graph, TorchModule
 
 
-def check_eps(eps: float) -> float:
-    """`eps` as a float if it is a finite number above 0; raises ConfigurationError otherwise."""
-    try:
-        number = float(eps)
-    except (TypeError, ValueError):
-        number = 0.0
-    if isinstance(eps, (bool, str)) or not 0 < number < math.inf:
-        raise ConfigurationError(f"eps is {eps!r}; give a number above 0")
-    return number
+def _torch_norm(layer: Any, kind: str, settings: dict, **statistics: Statistic) -> list[TorchModule]:
+    """PyTorch's norm, which calls gamma and beta weight and bias."""
+    pairs = {"weight": layer.gamma, "bias": layer.beta, **statistics}
+    tensors = {name: tensor for name, tensor in pairs.items() if tensor is not None}
+    return [TorchModule(kind, {**settings, "eps": layer.eps}, tensors), *torch_activation(layer.activation)]
 
 
 class BatchNorm(Layer):
     """y = gamma * (x - mean) / sqrt(var + eps) + beta for each channel of (N, C) or (N, C, *spatial).
 
     Ioffe and Szegedy 2015. In training, mean and variance are those of the batch, over images and positions, and the
-    running ones move towards them: `running += momentum * (batch - running)`, the variance unbiased, as PyTorch does
-    it. In inference they are the running ones, taken as constants: dx, dgamma and dbeta are those of an affine map.
+    running ones move toward them: `running += momentum * (batch - running)`, the variance unbiased, as in PyTorch.
+    In inference they are the running ones, taken as constants: dx, dgamma and dbeta are those of an affine map.
     `activation` is None, "relu" (fused), "tanh", "sigmoid", "leaky_relu", "gelu" or "silu".
 
-    Training on one value a channel raises ShapeError: its variance is zero and its output would be beta whatever x is.
+    Training on one value per channel raises ShapeError: its variance is zero, its output would be beta for any x.
     """
 
-    recordable = True
+    recordable = local = True
 
     def __init__(self, momentum: float = 0.1, eps: float = 1e-5, activation: str | None = None):
-        if not 0 <= momentum <= 1:
-            raise ConfigurationError(f"momentum is {momentum!r}; give a number from 0 to 1")
-        self.momentum, self.eps = float(momentum), check_eps(eps)
+        self.momentum, self.eps = number("momentum", momentum, least=0, most=1), epsilon(eps)
         self.activation = check_activation(activation)
 
     def build(self, shape: Shape) -> Shape:
@@ -56,8 +54,8 @@ class BatchNorm(Layer):
         y, activation_backward = finish(y, self.activation)
 
         def training_backward_of_relu(dy: Batch) -> Batch:
-            given = dy, y, x, mean, var, gamma.value, beta.value, self.eps
-            return backend.batch_norm_relu_gradient(*given, gamma.grad, beta.grad)
+            inputs = dy, y, x, mean, var, gamma.value, beta.value, self.eps
+            return backend.batch_norm_relu_gradient(*inputs, gamma.grad, beta.grad)
 
         if training and rectified:
             return y, training_backward_of_relu
@@ -65,14 +63,14 @@ class BatchNorm(Layer):
         def backward(dy: Batch) -> Batch:
             dy = activation_backward(dy)
             dx = backend.batch_norm_gradient(dy, x, mean, var, gamma.value, self.eps, gamma.grad, beta.grad)
-            # With constant statistics gamma's and beta's gradients are the same sums, but dx has no part through them.
+            # With constant statistics gamma's and beta's gradients are the same sums, but dx has no term through them.
             return dx if training else backend.batch_norm_input_gradient(dy, var, gamma.value, self.eps)
 
         return y, backward
 
     def with_max_pool(self, x: Batch, pool: Window) -> tuple[Batch, Backward]:
-        """This layer, its activation being ReLU, and a max pooling after it;
-        in training one operation of the backend.
+        """This layer, whose activation is ReLU, and the max pooling after it; in
+        training one operation of the backend.
         """
         backend = x.backend
         if not self.mode.training:
@@ -86,14 +84,14 @@ class BatchNorm(Layer):
         return y, lambda dy: backend.batch_norm_max_pool_gradient(dy, kept, *settings, self.gamma.grad, self.beta.grad)
 
     def check_axes(self, shape: Shape) -> None:
-        """Raises ShapeError for a shape that this layer does not take."""
+        """Raises ShapeError for an unsupported shape."""
         if not shape:
             raise ShapeError("needs values of shape (C,) or (C, *spatial), not ()")
 
     def _batch_statistics(self, x: Batch):
         if x.images * math.prod(x.spatial) < 2:
             raise ShapeError(
-                f"{label(self)} cannot train on one value a channel: this batch holds {x.images} image of "
+                f"{label(self)} cannot train on one value per channel: this batch holds {x.images} image of "
                 f"{math.prod(x.spatial)} position; choose a batch size that leaves no single image over"
             )
         mean, var, unbiased = x.backend.batch_norm_statistics(x)
@@ -101,9 +99,19 @@ class BatchNorm(Layer):
         x.backend.update_running(self.running_var.value, unbiased, self.momentum)
         return mean, var
 
+    def onnx(self, graph: Graph, x: str) -> str:
+        parts: list[Parameter | Statistic] = [self.gamma, self.beta, self.running_mean, self.running_var]
+        y = graph.node("BatchNormalization", x, *map(graph.tensor, parts), epsilon=self.eps)
+        return onnx_activation(graph, y, self.activation)
+
+    def pytorch(self) -> list[TorchModule]:
+        kind = f"BatchNorm{max(len(self.input_shape) - 1, 1)}d"
+        settings = {"num_features": self.input_shape[0], "momentum": self.momentum}
+        return _torch_norm(self, kind, settings, running_mean=self.running_mean, running_var=self.running_var)
+
 
 class BatchNorm1d(BatchNorm):
-    """BatchNorm for (N, C) or (N, C, L) alone."""
+    """BatchNorm for (N, C) or (N, C, L) only."""
 
     def check_axes(self, shape: Shape) -> None:
         if len(shape) not in (1, 2):
@@ -111,7 +119,7 @@ class BatchNorm1d(BatchNorm):
 
 
 class BatchNorm2d(BatchNorm):
-    """BatchNorm for images (N, C, H, W) alone."""
+    """BatchNorm for images (N, C, H, W) only."""
 
     def check_axes(self, shape: Shape) -> None:
         if len(shape) != 3:
@@ -119,7 +127,7 @@ class BatchNorm2d(BatchNorm):
 
 
 class BatchNorm3d(BatchNorm):
-    """BatchNorm for volumes (N, C, D, H, W) alone."""
+    """BatchNorm for volumes (N, C, D, H, W) only."""
 
     def check_axes(self, shape: Shape) -> None:
         if len(shape) != 4:
@@ -127,15 +135,13 @@ class BatchNorm3d(BatchNorm):
 
 
 class _ImageNorm(Layer):
-    """Normalisation within each image: the same in training and in inference, and for any batch."""
+    """Normalization within each image: the same in training and in inference, whatever the batch."""
 
     recordable = True
     groups = 1
 
     def __init__(self, eps: float = 1e-5, *, affine: bool = True, activation: str | None = None):
-        if not isinstance(affine, bool):
-            raise ConfigurationError(f"affine is {affine!r}; give True (gamma and beta are learnt) or False (1 and 0)")
-        self.eps, self.affine = check_eps(eps), affine
+        self.eps, self.affine = epsilon(eps), truth("affine", affine)
         self.activation = check_activation(activation)
 
     def _parameters(self, shape: Shape) -> None:
@@ -158,7 +164,7 @@ class _ImageNorm(Layer):
         return y.reshape(*shape), backward
 
     def _seen(self, x: Batch) -> Batch:
-        """The batch as the backend's group norm is to see it."""
+        """The batch as the backend's group norm takes it."""
         return x
 
 
@@ -172,7 +178,7 @@ class GroupNorm(_ImageNorm):
     """
 
     def __init__(self, groups: int, eps: float = 1e-5, *, affine: bool = True, activation: str | None = None):
-        self.groups = positive("groups", groups)
+        self.groups = integer("groups", groups)
         super().__init__(eps, affine=affine, activation=activation)
 
     def build(self, shape: Shape) -> Shape:
@@ -183,6 +189,23 @@ class GroupNorm(_ImageNorm):
             raise ShapeError(f"{self.groups} groups do not divide {shape[0]} channels; use one of {fitting}")
         self._parameters(shape[:1])
         return shape
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        """As an instance norm of the groups: before opset 21, ONNX's GroupNormalization scales groups, not channels."""
+        shapes = {"groups": [0, self.groups, -1], "shape": [-1, *self.input_shape]}
+        groups, shape = (graph.constant(name, sizes) for name, sizes in shapes.items())
+        ones, zeros = (graph.constant(name, np.full(self.groups, v)) for name, v in (("ones", 1.0), ("zeros", 0.0)))
+        y = graph.node("InstanceNormalization", graph.node("Reshape", x, groups), ones, zeros, epsilon=self.eps)
+        y = graph.node("Reshape", y, shape)
+        if self.gamma and self.beta:
+            over = (-1, *[1] * (len(self.input_shape) - 1))
+            y = graph.node("Mul", y, graph.tensor(self.gamma, over))
+            y = graph.node("Add", y, graph.tensor(self.beta, over))
+        return onnx_activation(graph, y, self.activation)
+
+    def pytorch(self) -> list[TorchModule]:
+        settings = {"num_groups": self.groups, "num_channels": self.input_shape[0], "affine": self.affine}
+        return _torch_norm(self, "GroupNorm", settings)
 
 
 class LayerNorm(_ImageNorm):
@@ -203,3 +226,13 @@ class LayerNorm(_ImageNorm):
 
     def _seen(self, x: Batch) -> Batch:
         return x.reshape(math.prod(x.shape[1:]))
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        parts = [graph.tensor(part) for _, part in self.parameters()]
+        parts = parts or [graph.constant("ones", np.ones(self.input_shape))]
+        y = graph.node("LayerNormalization", x, *parts, axis=1, epsilon=self.eps)
+        return onnx_activation(graph, y, self.activation)
+
+    def pytorch(self) -> list[TorchModule]:
+        settings = {"normalized_shape": self.input_shape, "elementwise_affine": self.affine}
+        return _torch_norm(self, "LayerNorm", settings)

@@ -1,75 +1,105 @@
-"""Pooling over one, two or three spatial axes: the maximum or mean over windows, over equal shares, or the whole map.
+"""Pooling over one, two or three spatial axes: the maximum or mean over windows, equal parts, or the whole map.
 
-One implementation for any number of axes; each named class fixes the number and says so on a wrong input.
+One implementation for any number of axes; each named class fixes the number and refuses other inputs.
 """
 
+from gpucnn import arguments
+from gpucnn.arguments import each_axis, truth
 from gpucnn.backends.batch import Batch
-from gpucnn.geometry import pool_window
+from gpucnn.geometry import PADDING_WORDS, Field, Padding, PerAxis, pool_window
 from gpucnn.layers.base import Backward, Layer, Shape
-from gpucnn.layers.settings import image_shape, truth
-from gpucnn.resampling import adaptive_field, adaptive_sizes
+from gpucnn.layers.counterparts import Graph, TorchModule, onnx_window, torch_window
+from gpucnn.layers.resampling import onnx_resample
+from gpucnn.layers.settings import image_shape
+from gpucnn.resampling import adaptive_average, adaptive_field, adaptive_maximum, adaptive_sizes
 
 
 class Pool(Layer):
-    """`size`, `stride` (`size` unless given): one integer or one per axis; `padding` as in a convolution, at most half
+    """`size`, `stride` (default: `size`): one integer or one per axis; `padding` as in a convolution, at most half
     of `size`. `ceil_mode` keeps a last window that reaches past the image (PyTorch's rule); `strict` refuses a stride
     that leaves pixels over."""
 
-    axes: int
+    axes: int | None = None  # None: as many as the images have
 
     def __init__(self, size, *, stride=None, padding=0, ceil_mode: bool = False, strict: bool = False):
-        self.size, self.stride, self.padding = size, stride, padding
+        self.size = each_axis("size", size, self.axes)
+        self.stride = None if stride is None else each_axis("stride", stride, self.axes)
+        self.padding = arguments.padding(padding, self.axes, PADDING_WORDS)
         self.ceil_mode, self.strict = truth("ceil_mode", ceil_mode), truth("strict", strict)
 
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape, self.axes)
+        self.axes = len(size)
         settings = {"stride": self.stride, "padding": self.padding, "strict": self.strict, "ceil": self.ceil_mode}
         self.window = pool_window(size, self.size, **settings)
         return (channels, *self.window.output)
+
+    def receptive_field(self, field: Field, image: Shape) -> Field:
+        return field.after(self.window)
+
+    def _torch_settings(self) -> dict:
+        return {**torch_window(self, self.window), "ceil_mode": self.ceil_mode}
 
 
 class MaxPool(Pool):
     """The largest value of each window; padding never wins."""
 
-    recordable = True
+    recordable = local = True
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
         y, where = x.backend.max_pool(x, self.window)
         return y, lambda dy: x.backend.max_pool_gradient(dy, where, self.window)
 
+    def onnx(self, graph: Graph, x: str) -> str:
+        return graph.node("MaxPool", x, **onnx_window(self.window), ceil_mode=int(self.ceil_mode))
+
+    def pytorch(self) -> list[TorchModule]:
+        return [TorchModule(f"MaxPool{self.axes}d", self._torch_settings())]
+
 
 class AvgPool(Pool):
     """The mean of each window; `count_include_pad` counts padding as zeros, as PyTorch does."""
 
-    recordable = True
+    recordable = local = True
 
     def __init__(
         self,
-        size,
+        size: PerAxis,
         *,
-        stride=None,
-        padding=0,
+        stride: PerAxis | None = None,
+        padding: Padding = 0,
         count_include_pad: bool = True,
         ceil_mode: bool = False,
         strict: bool = False,
     ):
         super().__init__(size, stride=stride, padding=padding, ceil_mode=ceil_mode, strict=strict)
-        self.count_include_pad = bool(count_include_pad)
+        self.count_include_pad = truth("count_include_pad", count_include_pad)
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
-        y = x.backend.avg_pool(x, self.window, self.count_include_pad)
-        return y, lambda dy: x.backend.avg_pool_gradient(dy, self.window, self.count_include_pad)
+        return x.backend.avg_pool(x, self.window, self.count_include_pad), self.gradients
+
+    def gradients(self, dy: Batch, x: Batch | None = None) -> Batch:
+        return dy.backend.avg_pool_gradient(dy, self.window, self.count_include_pad)
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        settings = {"ceil_mode": int(self.ceil_mode), "count_include_pad": int(self.count_include_pad)}
+        return graph.node("AveragePool", x, **onnx_window(self.window), **settings)
+
+    def pytorch(self) -> list[TorchModule]:
+        settings = {**self._torch_settings(), "count_include_pad": self.count_include_pad}
+        return [TorchModule(f"AvgPool{self.axes}d", settings)]
 
 
 class GlobalPool(Layer):
-    """One value of each map."""
+    """One value per map."""
 
-    axes: int
+    axes: int | None = None  # None: as many as the images have
 
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape, self.axes)
+        self.axes = len(size)
         self._whole = pool_window(size, size)
         return (channels,)
 
@@ -81,36 +111,58 @@ class GlobalAvgPool(GlobalPool):
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
-        return x.backend.global_avg_pool(x), lambda dy: x.backend.global_avg_pool_gradient(dy, x.spatial)
+        return x.backend.global_avg_pool(x), self.gradients
+
+    def gradients(self, dy: Batch, x: Batch | None = None) -> Batch:
+        return dy.backend.global_avg_pool_gradient(dy, self.input_shape[1:])
+
+    def sliding(self, size: Shape) -> Layer:
+        return {1: AvgPool1d, 2: AvgPool2d, 3: AvgPool3d}[len(size)](size, stride=1)
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        return graph.node("Flatten", graph.node("GlobalAveragePool", x), axis=1)
+
+    def pytorch(self) -> list[TorchModule]:
+        return [TorchModule(f"AdaptiveAvgPool{self.axes}d", {"output_size": 1}), TorchModule("Flatten")]
 
 
 class GlobalMaxPool(GlobalPool):
-    """The largest value of each map; its gradient goes to the first of equals."""
+    """The largest value of each map; its gradient goes to the first largest pixel."""
 
     recordable = True
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
         y, where = x.backend.max_pool(x, self._whole)
-        ones = (1,) * self.axes
+        ones = (1,) * len(x.spatial)
 
         def backward(dy: Batch) -> Batch:
             return x.backend.max_pool_gradient(dy.reshape(dy.channels, *ones), where, self._whole)
 
         return y.reshape(y.channels), backward
 
+    def sliding(self, size: Shape) -> Layer:
+        return {1: MaxPool1d, 2: MaxPool2d, 3: MaxPool3d}[len(size)](size, stride=1)
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        return graph.node("Flatten", graph.node("GlobalMaxPool", x), axis=1)
+
+    def pytorch(self) -> list[TorchModule]:
+        return [TorchModule(f"AdaptiveMaxPool{self.axes}d", {"output_size": 1}), TorchModule("Flatten")]
+
 
 class AdaptivePool(Layer):
-    """Windows that share out each axis to `output_size`, one integer or one per axis: window p of O along an axis of I
-    goes from floor(p * I / O) to ceil((p + 1) * I / O), so neighbours may share a pixel (PyTorch's rule)."""
+    """Windows that divide each axis into `output_size` parts, one integer or one per axis: window p of O over I pixels
+    goes from floor(p * I / O) to ceil((p + 1) * I / O), so neighbors may share a pixel (PyTorch's rule)."""
 
-    axes: int
+    axes: int | None = None  # None: as many as the images have
 
-    def __init__(self, output_size):
-        self.output_size = output_size
+    def __init__(self, output_size: PerAxis):
+        self.output_size = each_axis("output_size", output_size, self.axes)
 
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape, self.axes)
+        self.axes = len(size)
         self._output = adaptive_sizes(size, self.output_size)
         self.reach, self.step = adaptive_field(size, self._output)
         return (channels, *self._output)
@@ -123,12 +175,20 @@ class AdaptiveAvgPool(AdaptivePool):
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
-        y = x.backend.adaptive_avg_pool(x, self._output)
-        return y, lambda dy: x.backend.adaptive_avg_pool_gradient(dy, x.spatial)
+        return x.backend.adaptive_avg_pool(x, self._output), self.gradients
+
+    def gradients(self, dy: Batch, x: Batch | None = None) -> Batch:
+        return dy.backend.adaptive_avg_pool_gradient(dy, self.input_shape[1:])
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        taps, window = adaptive_average(self.input_shape[1:], self._output)
+        if window is None:
+            return onnx_resample(graph, x, taps)
+        return graph.node("AveragePool", x, kernel_shape=window.kernel, strides=window.stride)
 
 
 class AdaptiveMaxPool(AdaptivePool):
-    """The largest value of each window; its gradient goes to the first of equals."""
+    """The largest value of each window; its gradient goes to the first largest pixel."""
 
     recordable = True
 
@@ -136,6 +196,11 @@ class AdaptiveMaxPool(AdaptivePool):
         self.check(x)
         y, where = x.backend.adaptive_max_pool(x, self._output)
         return y, lambda dy: x.backend.adaptive_max_pool_gradient(dy, where, x.spatial)
+
+    def onnx(self, graph: Graph, x: str) -> str:
+        taps, window = adaptive_maximum(self.input_shape[1:], self._output)
+        x = onnx_resample(graph, x, taps)
+        return graph.node("MaxPool", x, kernel_shape=window.kernel, strides=window.stride)
 
 
 class MaxPool1d(MaxPool):

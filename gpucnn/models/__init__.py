@@ -1,4 +1,4 @@
-"""Models: networks ready to use, and `Model`, which makes one of any layer."""
+"""Models: ready-made networks, and `Model`, which turns any layer into one."""
 
 from gpucnn.models.conversion import conv_to_dense, dense_to_conv, fully_convolutional, sliding_window
 from gpucnn.models.lenet import lenet5

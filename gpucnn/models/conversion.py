@@ -1,77 +1,34 @@
-"""A dense layer and a convolution as each other's special case, and classifiers that slide over larger images.
+"""Dense layers as convolutions and convolutions as dense layers, and classifiers that slide over larger images.
 
 A dense layer over a flattened (C, H, W) map is a convolution with kernels of (H, W), one position, and the same weights
-in the same order. A convolution over an image of fixed size is a dense layer whose weight matrix is zero where a filter
-does not reach, and repeats the filter's weights elsewhere: 81 weights for a 3x3 image and a 3x3 map, 9 of them
-different.
+in the same order. A convolution over an image of fixed size is a dense layer whose weight matrix is zero outside each
+filter's reach and repeats the filter's weights inside: 81 weights for a 3x3 image and a 3x3 map, 9 of them different.
 """
 
 import copy
-import itertools
 import math
-from collections.abc import Iterator
 
 import numpy as np
 
 from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.geometry import Field, Window
-from gpucnn.layers import (
-    GELU,
-    AvgPool1d,
-    AvgPool2d,
-    AvgPool3d,
-    BatchNorm,
-    Concat,
-    Conv1d,
-    Conv2d,
-    Conv3d,
-    Convolution,
-    Dense,
-    Dropout,
-    Flatten,
-    GlobalAvgPool1d,
-    GlobalAvgPool2d,
-    GlobalAvgPool3d,
-    GlobalPool,
-    Layer,
-    LeakyReLU,
-    MaxPool1d,
-    MaxPool2d,
-    MaxPool3d,
-    Pad,
-    ReLU,
-    Residual,
-    Sequential,
-    Sigmoid,
-    SiLU,
-    Tanh,
-    activation,
-)
-from gpucnn.layers.base import connect, label
+from gpucnn.layers import Convolution, Dense, Flatten, Layer, Sequential
+from gpucnn.layers.base import label
 from gpucnn.models.model import Model
-
-_CONVOLUTIONS = {1: Conv1d, 2: Conv2d, 3: Conv3d}
-_AVERAGES, _MAXIMA = {1: AvgPool1d, 2: AvgPool2d, 3: AvgPool3d}, {1: MaxPool1d, 2: MaxPool2d, 3: MaxPool3d}
-_GLOBAL_AVERAGES = (GlobalAvgPool1d, GlobalAvgPool2d, GlobalAvgPool3d)
-# What looks at one position alone, and of these what looks at one value alone and may stand after Flatten.
-_ACTIVATIONS = (c for c in vars(activation).values() if isinstance(c, type) and issubclass(c, Layer) and c is not Layer)
-_POINTWISE = (Dropout, *_ACTIVATIONS)
-_OF_ONE_VALUE = (Dropout, GELU, LeakyReLU, ReLU, SiLU, Sigmoid, Tanh)
-# What does the same wherever it lies in a larger map. A Residual or Concat of these does too.
-_LOCAL = (Convolution, *_MAXIMA.values(), *_AVERAGES.values(), BatchNorm, Pad, *_POINTWISE)
+from gpucnn.recordable import declaration
 
 
 def dense_to_conv(layer: Dense, shape: tuple[int, ...]) -> Model:
     """A Dense layer over a flattened map of `shape` (C, *spatial) as a model of one convolution with kernels of
     *spatial.
 
-    `layer` is part of a model, which stays as it is; its weights are copied. The convolution makes (units, 1, ..., 1)
-    of images of `shape`: the dense layer's outputs, to the same bits in exact math. For larger images build it anew:
-    `fully_convolutional` does that for whole classifiers.
+    `layer` is part of a model, which stays unchanged; its weights are copied. For images of `shape` the convolution
+    makes (units, 1, ..., 1): the dense layer's outputs, bit for bit in exact math mode. For larger images build
+    another: `fully_convolutional` does that for whole classifiers.
 
     Raises ShapeError unless the map has as many values as the layer has inputs, ConfigurationError for another layer.
     """
-    if not isinstance(layer, Dense):
+    if not isinstance(layer, Dense) or not declaration(layer, "sliding"):
         raise ConfigurationError(f"dense_to_conv takes a Dense layer, not {layer!r}")
     weight, bias = _values(layer)
     shape = tuple(shape)
@@ -80,7 +37,7 @@ def dense_to_conv(layer: Dense, shape: tuple[int, ...]) -> Model:
             f"{label(layer)} has {weight.shape[1]} inputs, but a map of {shape} has {math.prod(shape)} values; "
             "give the shape (C, *spatial) of the map before it was flattened"
         )
-    model = Model(_as_conv(layer, shape[1:]), shape)
+    model = Model(layer.sliding(shape[1:]), shape)
     _fill(model, [weight, bias])
     return model
 
@@ -88,13 +45,13 @@ def dense_to_conv(layer: Dense, shape: tuple[int, ...]) -> Model:
 def conv_to_dense(layer: Convolution) -> Model:
     """A convolution as a model of Flatten and one Dense layer, for images of the size that the layer was built for.
 
-    `layer` is part of a model, which stays as it is. The dense layer makes the convolution's (O, *P) as O * prod(P)
-    outputs, row-major, to the same bits in exact math: its weights are (O * prod(P), C * prod(I)), a filter's where
-    the filter of that output reaches and 0 elsewhere, and rule 2 of the contract takes both in the same order.
+    `layer` is part of a model, which stays unchanged. The dense layer makes the convolution's (O, *P) as O * prod(P)
+    outputs, row-major, bit for bit in exact math mode: its weights are (O * prod(P), C * prod(I)), those of the
+    output's filter within its reach and 0 elsewhere, and rule 2 of the contract adds both in the same order.
 
-    Raises ConfigurationError for a layer that is no convolution padded with zeros.
+    Raises ConfigurationError unless the layer is a convolution padded with zeros.
     """
-    if not isinstance(layer, Convolution):
+    if not isinstance(layer, Convolution) or not declaration(layer, "local"):
         raise ConfigurationError(f"conv_to_dense takes a convolution, not {layer!r}")
     if layer.padding_mode != "zeros":
         mode = f'padding_mode="{layer.padding_mode}"'
@@ -115,17 +72,17 @@ def fully_convolutional(model: Model, input_shape: tuple[int, ...]) -> Model:
     """A classifier as a model that slides over larger images and makes a map of class scores.
 
     `model` ends in Flatten and Dense layers, or in a global pooling; of images (C, H, W) it makes (classes,). The
-    result has the same weights, takes images of `input_shape` (C, H', W') that are no smaller, and makes (classes, P,
-    Q). The value at (p, q) is what the classifier says of the crop of H x W pixels whose first is (p * S, q * S), S
-    being all its strides multiplied: `sliding_window` gives crop, step and map. Each convolution is computed once for
-    the whole image, not once a crop.
+    result has the same weights, takes images of `input_shape` (C, H', W'), at least as large, and makes (classes, P,
+    Q). The value at (p, q) is the classifier's for the crop of H x W pixels whose first is (p * S, q * S), S being the
+    product of its strides: `sliding_window` gives crop, step and map. Each convolution is computed once for
+    the whole image, not once per crop.
 
-    Bit for bit in exact math, and with batch norm in inference mode, as long as nothing pads (nor pools in ceil mode):
-    a padded convolution sees padding beyond the crop's edge, but the neighbouring pixels there in the larger image. So
-    `lenet5` for 32x32 pixels slides exactly, for 28x28 (padding 2) and `vgg_small` it does not, and their scores only
-    resemble those of the crops. A global average is a float32 mean here: equal up to rounding.
+    Equal bit for bit in exact math mode, with batch norm in inference mode, if nothing pads (nor pools in ceil mode):
+    beyond the crop's edge a padded convolution sees padding, but in the larger image the neighboring pixels. So
+    `lenet5` for 32x32 pixels slides exactly; for 28x28 (padding 2) it does not, nor does `vgg_small`, and their scores
+    only resemble those of the crops. A global average becomes a float32 mean: equal up to rounding.
 
-    The model stays as it is; the result lies on its backend. Raises ShapeError for images that are too small, and
+    The model stays unchanged; the result is on the same backend. Raises ShapeError for images that are too small, and
     ConfigurationError for layers between Flatten and Dense, or in the maps, that cannot slide.
     """
     layers = _sliding_layers(model)
@@ -143,31 +100,17 @@ def fully_convolutional(model: Model, input_shape: tuple[int, ...]) -> Model:
 def sliding_window(model: Model, input_shape: tuple[int, ...]) -> Window:
     """How `fully_convolutional(model, input_shape)` slides: the classifier as one window over images of `input_shape`.
 
-    `kernel` is the classifier's own input size, `stride` the pixels between neighbouring scores, `output` the map's
-    size: score (p, q) is about the crop image[:, p * stride[0] : p * stride[0] + kernel[0], q * stride[1] : ...]. Where
-    the classifier leaves pixels at the end of its own image unused, the last crop may reach past the larger image by
-    those.
+    `kernel` is the classifier's own input size, `stride` the pixels between neighboring scores, `output` the map's
+    size: score (p, q) belongs to the crop image[:, p * stride[0] : p * stride[0] + kernel[0], q * stride[1] : ...]. If
+    the classifier leaves pixels at the end of its own image unused, the last crop may reach that far past the larger
+    image.
     """
-    layers = _sliding_layers(model)
     input_shape = _larger(model, input_shape)
-    output = connect(Sequential(*layers), input_shape, "")[1:]
-    field = Field.pixel(len(output))
-    for layer in layers:
-        field = _after(layer, field)
+    slid = Sequential(*_sliding_layers(model))
+    output = slid.connect(input_shape)[1:]
     axes = len(output)
-    return Window(input_shape[1:], model.input_shape[1:], field.jump, ((0, 0),) * axes, (1,) * axes, output)
-
-
-def _after(layer: Layer, field: Field) -> Field:
-    """The field after one of _sliding_layers, or after the first of its paths:
-    paths that meet have the same strides.
-    """
-    if hasattr(layer, "window"):
-        return field.after(layer.window)
-    for _, path in itertools.islice(layer.children(), 1):
-        for inner in _leaves(path):
-            field = _after(inner, field)
-    return field
+    step = slid.receptive_field(Field.pixel(axes), input_shape[1:]).jump
+    return Window(input_shape[1:], model.input_shape[1:], step, ((0, 0),) * axes, (1,) * axes, output)
 
 
 def _larger(model: Model, input_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -181,31 +124,18 @@ def _larger(model: Model, input_shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def _leaves(layer: Layer) -> Iterator[Layer]:
-    """The layers one after the other, Sequentials inside each other opened."""
-    if type(layer) is Sequential:
-        for part in layer.layers:
-            yield from _leaves(part)
-    else:
-        yield layer
-
-
 def _sliding_layers(model: Model) -> list[Layer]:
-    """New layers that do what the model's do, for maps of any size; not yet built."""
+    """New layers that compute what the model's do for maps of any size; not yet built."""
     layers = []
-    flattened: tuple[int, ...] | None = None  # the map's size, between Flatten and Dense
-    for layer in _leaves(model.layer):
+    flattened: tuple[int, ...] = ()  # the map's size, between Flatten and Dense
+    for layer in model.layer.leaves():
         shape = layer.input_shape
-        if isinstance(layer, Flatten):
+        if type(layer) is Flatten:
             flattened = shape[1:] or flattened
-        elif isinstance(layer, Dense):
-            kernel = flattened or (1,) * (len(model.input_shape) - 1)
-            layers.append(_as_conv(layer, kernel))
-            flattened = None
-        elif isinstance(layer, GlobalPool):
-            pools = _AVERAGES if isinstance(layer, _GLOBAL_AVERAGES) else _MAXIMA
-            layers.append(pools[layer.axes](shape[1:], stride=1))
-        elif _is_local(layer) and (not flattened or isinstance(layer, _OF_ONE_VALUE)):
+        elif slide := declaration(layer, "sliding"):
+            layers.append(slide(flattened or shape[1:] or (1,) * (len(model.input_shape) - 1)))
+            flattened = ()
+        elif _is_local(layer) and (not flattened or declaration(layer, "elementwise")):
             layers.append(copy.deepcopy(layer))
         else:
             raise ConfigurationError(
@@ -216,23 +146,14 @@ def _sliding_layers(model: Model) -> list[Layer]:
 
 
 def _is_local(layer: Layer) -> bool:
-    """Whether a layer does the same at each place of a larger map."""
-    if isinstance(layer, (Residual, Concat)):
-        return all(_is_local(leaf) for _, child in layer.children() for leaf in _leaves(child))
-    return isinstance(layer, _LOCAL)
-
-
-def _as_conv(layer: Dense, kernel: tuple[int, ...]) -> Layer:
-    """The convolution, not yet built, with as many weights in the same order."""
-    if len(kernel) not in _CONVOLUTIONS:
-        raise ShapeError(f"a map with {len(kernel)} spatial axes has no convolution; expected 1 to 3")
-    make = _CONVOLUTIONS[len(kernel)]
-    settings = {"bias": layer.use_bias, "activation": layer.activation, "initializer": layer.initializer}
-    return make(layer.units, kernel, **settings)
+    """Whether a layer does the same at each position of a larger map."""
+    if declaration(layer, "split"):
+        return all(_is_local(leaf) for _, child in layer.children() for leaf in child.leaves())
+    return declaration(layer, "local") is True
 
 
 def _values(layer: Layer) -> tuple[np.ndarray, np.ndarray | None]:
-    """Weight and bias on the host; ConfigurationError for a layer of no model."""
+    """Weight and bias on the host; raises ConfigurationError for a layer outside any model."""
     weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
     if weight is None or weight.value is None:
         raise ConfigurationError(f"{layer!r} is part of no model, so it has no weights; make a Model of it first")
@@ -244,9 +165,8 @@ def _host(array) -> np.ndarray:
 
 
 def _fill(model: Model, values: list[np.ndarray | None]) -> None:
-    """Give the model's parameters, in order, these values."""
-    given = [value for value in values if value is not None]
-    parameters = zip(model.parameters, given, strict=True)
+    """Set the model's parameters, in order, to these values; None is skipped."""
+    parameters = zip(model.parameters, (value for value in values if value is not None), strict=True)
     model.load_state_dict({p.name: value.reshape(p.shape) for p, value in parameters})
 
 

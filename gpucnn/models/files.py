@@ -1,27 +1,45 @@
 """Model files: safetensors with everything needed to make the model again. Nothing is ever unpickled.
 
-A file holds tensors and one JSON object, `gpucnn`, in its metadata: the format's version, a digest of the tensors, and
-what the writer added. It is written beside its final place and renamed, so a name never holds half a file.
+A file holds tensors and, in its metadata, one JSON object, `gpucnn`, with the format's version and what the writer
+added, and `sha256`, a digest of both, without which no file is read.
 """
 
 import hashlib
 import json
+import math
 import os
-from pathlib import Path
 
 import numpy as np
 
-from gpucnn.errors import CheckpointError, ConfigurationError
+from gpucnn.arguments import instance
+from gpucnn.errors import CheckpointError, ConfigurationError, ShapeError
+from gpucnn.models import tensors as safetensors_file
 from gpucnn.models.model import Model
 from gpucnn.models.registry import MODELS, build_model
+from gpucnn.schema import parse
+from gpucnn.storage import decoding, write_file
 
-FORMAT_VERSION = 1
-_KEYS = {"version", "digest", "model", "arguments", "input_shape", "structure", "class_names"}
+FORMAT_VERSION = 2
+ABOUT = {
+    "version": int,
+    "model": str,
+    "arguments": dict,
+    "input_shape": [int],
+    "structure": object,
+    "class_names": ([str], None),
+    "image_shape": [int],
+    "mean": ([float], None),
+    "std": ([float], None),
+}
 
 
 def save(model: Model, path) -> None:
     """Write the model to `path` (by custom *.safetensors): its name and arguments, parameters, running statistics."""
-    write_tensors(path, {f"model.{name}": value for name, value in model.state_dict().items()}, describe(model))
+    instance("model", model, Model, "a gpucnn.Model")
+    about = describe(model)
+    if (wrong := _unfit(about, model)) is not None:
+        raise ConfigurationError(f"the model's {wrong} is {about[wrong]}, which does not fit it; nothing was written")
+    write_tensors(path, {f"model.{name}": value for name, value in model.state_dict().items()}, about)
 
 
 def load(path, model: Model | None = None) -> Model:
@@ -30,6 +48,7 @@ def load(path, model: Model | None = None) -> Model:
     A ready-made model is built by its name. For one of your own, make it and pass it as `model`: it gets the file's
     weights. Raises CheckpointError if the file is cut short, altered, of another format version, or of another model.
     """
+    instance("model", model, Model, "a gpucnn.Model", optional=True)
     tensors, about = read_tensors(path)
     return restore(path, tensors, about, model)
 
@@ -41,12 +60,22 @@ def restore(path, tensors: dict[str, np.ndarray], about: dict, model: Model | No
             raise CheckpointError(
                 f"{path} holds a model of your own ({about['model']}); make it in Python and call load(path, model=...)"
             )
-        model = build_model(about["model"], **about["arguments"])
+        with decoding(path, CheckpointError, "model file"):  # its arguments may be anything
+            try:
+                model = build_model(about["model"], **about["arguments"])
+            except (ConfigurationError, ShapeError) as error:
+                raise CheckpointError(f"{path} is damaged: its model cannot be made ({error})") from None
     check_same_model(path, about, model)
-    model.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
+    if (wrong := _unfit(about, model)) is not None:
+        raise CheckpointError(f"{path} is damaged: its {wrong} is {about[wrong]}, which does not fit its model")
+    weights = {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
+    for name, value in weights.items():
+        if value.dtype.kind != "f":
+            raise CheckpointError(f"{path} is damaged: {name} is {value.dtype}, no floating-point number")
+    model.load_state_dict(weights)
     model.class_names = about["class_names"]
-    model.image_shape = tuple(about.get("image_shape", model.input_shape))
-    model.mean, model.std = (about.get(name) and tuple(about[name]) for name in ("mean", "std"))
+    model.image_shape = tuple(about["image_shape"])
+    model.mean, model.std = (about[name] and tuple(about[name]) for name in ("mean", "std"))
     return model
 
 
@@ -78,60 +107,52 @@ def check_same_model(path, about: dict, model: Model) -> None:
             )
 
 
+def _unfit(about: dict, model: Model) -> str | None:
+    """Which of the entries about images and classes does not fit the model."""
+    shape, need, names = about["image_shape"], model.input_shape, about["class_names"]
+    mean, std = about["mean"], about["std"]
+    fits = {
+        "image_shape": len(shape) == len(need) and shape[0] == need[0] and all(a >= b for a, b in zip(shape, need)),
+        "mean": (mean is None) == (std is None) and (mean is None or len(mean) == need[0]),
+        "std": std is None or (len(std) == need[0] and min(std) > 0),
+        "class_names": names is None or len(names) == math.prod(model.output_shape),
+    }
+    return next((name for name, good in fits.items() if not good), None)
+
+
 def write_tensors(path, tensors: dict[str, np.ndarray], about: dict) -> None:
     """Write host arrays and a JSON-able description as one safetensors file."""
     from safetensors.numpy import save as to_bytes
 
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    about = {"version": FORMAT_VERSION, "digest": _digest(tensors), **about}
-    write_file(path, to_bytes(tensors, metadata={"gpucnn": json.dumps(about, sort_keys=True)}))
+    text = json.dumps({"version": FORMAT_VERSION, **about}, sort_keys=True)
+    write_file(path, to_bytes(tensors, metadata={"gpucnn": text, "sha256": _digest(tensors, text)}))
 
 
-def read_tensors(path) -> tuple[dict[str, np.ndarray], dict]:
-    """(tensors, description) as write_tensors got them. Raises CheckpointError for any other, cut or altered file."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {}).get("gpucnn", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no file {path}") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: cut short, altered, or no safetensors file ({error})") from None
-    if not isinstance(about, dict) or not about.keys() >= _KEYS:
+def read_tensors(path, shape: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
+    """(tensors, description) as write_tensors got them. Raises CheckpointError for any other, cut or altered file, and
+    for a description that has not this `shape` (None: ABOUT; see gpucnn.schema.parse)."""
+    tensors, metadata = safetensors_file.read(path)
+    text = metadata.get("gpucnn")
+    if text is None:
         raise CheckpointError(f"{path} was not written by gpucnn: its metadata does not say what it holds")
-    if about.get("version") != FORMAT_VERSION:
+    version = parse(text, {"version": int}, path, CheckpointError)["version"]
+    if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has format version {about.get('version')}; this gpucnn reads version {FORMAT_VERSION}"
+            f"{path} has format version {version}; this gpucnn reads version {FORMAT_VERSION}, in which a digest "
+            "protects all that a file says"
         )
-    if about.get("digest") != _digest(tensors):
-        raise CheckpointError(f"{path} was altered or damaged: its tensors do not have the digest it was written with")
-    return tensors, about
+    if metadata.get("sha256") != _digest(tensors, text):
+        raise CheckpointError(f"{path} was altered or damaged: it does not have the digest that it was written with")
+    return tensors, parse(text, shape or ABOUT, path, CheckpointError)
 
 
-def write_file(path, content: bytes) -> None:
-    """Put `content` at `path` all at once: written beside it, flushed to the disk, renamed.
-
-    Raises ConfigurationError where the folder cannot be written to.
-    """
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise ConfigurationError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _digest(tensors: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: dict[str, np.ndarray], text: str) -> str:
+    """SHA-256 in hex of everything that a file says."""
+    digest = hashlib.sha256(text.encode(errors="surrogatepass"))
     for name in sorted(tensors):
         value = tensors[name]
-        digest.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
+        value = value.astype(value.dtype.newbyteorder("<"), copy=False)
+        digest.update(json.dumps([name, value.dtype.str, value.shape]).encode())
         digest.update(value.tobytes())
     return digest.hexdigest()

@@ -1,22 +1,23 @@
-"""What a model accepts as images."""
+"""Checking a model's images."""
 
 import numpy as np
 
+from gpucnn.arguments import array
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import DataError, DTypeError, ShapeError
 
 
 def check_images(images, input_shape: tuple[int, ...], dtype=np.float32, *, finite: bool = True) -> np.ndarray | Mapped:
-    """`images` as a C-contiguous (N, *input_shape) array of `dtype`, if they fit and are finite; Mapped ones as they
-    are. With `finite` False somebody else looks for NaNs and infinities.
+    """`images` as a C-contiguous (N, *input_shape) array of `dtype`, if they fit and are finite; Mapped ones
+    unchanged. With `finite` False the caller looks for NaNs and infinities.
 
-    Any type whose every value `dtype` holds exactly is taken: for float32 that is float16 and integers of 16 bits too.
+    Any type whose values `dtype` can all represent exactly is accepted: for float32 also float16 and 16-bit integers.
     Raises DTypeError for another type, ShapeError for another shape or no image, DataError for a NaN or infinity.
     """
     fits = type(images) is np.ndarray and images.dtype == dtype and images.shape[1:] == input_shape and len(images)
     if fits and not finite and images.flags.c_contiguous:
         return images  # at once: small networks predict an image in ten microseconds
-    images = images if isinstance(images, Mapped) else np.asarray(images)
+    images = images if isinstance(images, Mapped) else array("images", images)
     if images.dtype.kind not in "fiu" or not np.can_cast(images.dtype, dtype, "safe"):
         raise DTypeError(f"images are {images.dtype}; convert them: images.astype(numpy.{np.dtype(dtype)})")
     if images.ndim != len(input_shape) + 1 or images.shape[1:] != tuple(input_shape):
@@ -31,9 +32,9 @@ def check_images(images, input_shape: tuple[int, ...], dtype=np.float32, *, fini
     if not finite:
         return images
     for start in range(0, len(images), 4096):  # in parts: a mask of everything would cost a quarter of the data again
-        finite = np.isfinite(images[start : start + 4096])
-        if not finite.all():
-            _refuse_not_finite(start + int(np.argmin(finite.reshape(len(finite), -1).all(axis=1))))
+        good = np.isfinite(images[start : start + 4096])
+        if not good.all():
+            _refuse_not_finite(start + int(np.argmin(good.reshape(len(good), -1).all(axis=1))))
     return images
 
 

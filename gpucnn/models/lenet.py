@@ -1,6 +1,8 @@
-"""LeNet-5 (LeCun, Bottou, Bengio and Haffner 1998): as it is built today, and with the original's non-linearities."""
+"""LeNet-5 (LeCun, Bottou, Bengio and Haffner 1998), modern or with the original's nonlinearities."""
 
-from gpucnn.errors import ConfigurationError
+from typing import Any
+
+from gpucnn.arguments import one_of
 from gpucnn.layers import AvgPool2d, Conv2d, Dense, Flatten, MaxPool2d, Sequential
 from gpucnn.models.heads import check_size, ending
 from gpucnn.models.model import Model
@@ -16,25 +18,23 @@ def lenet5(
     outputs: int | None = None,
     variant: str = "modern",
 ) -> Model:
-    """Convolution 6 of 5x5, pool 2x2, convolution 16 of 5x5, pool 2x2, dense 120, 84, classes (10 unless given).
+    """Convolution 6 of 5x5, pool 2x2, convolution 16 of 5x5, pool 2x2, dense 120, 84, classes (default 10).
 
-    `variant` "modern" has ReLU and max pooling; "1998" has tanh, average pooling and LeCun's first weights. Of the
-    original's, "1998" leaves out the trained factor and bias of each pooled map, the scale 1.7159 of tanh, the table of
+    `variant` "modern" has ReLU and max pooling; "1998" has tanh, average pooling and LeCun's initial weights. Of the
+    original, "1998" leaves out the trained factor and bias of each pooled map, the scale 1.7159 of tanh, the table of
     which maps feed which in the second convolution (all feed all), and the radial basis functions of the last layer.
     `outputs` instead of `classes` makes a regressor of so many values.
 
-    Images of 28x28 get a padding of 2 in the first layer and so become the 32x32 of the original; both then have 61,706
-    parameters with one channel and ten classes. Any other size that fits is taken as it is: 16 pixels a side at least.
-    Raises ShapeError for smaller ones.
+    Images of 28x28 are padded by 2 in the first layer to the 32x32 of the original; both then have 61,706 parameters
+    with one channel and ten classes. Other sizes are not padded: at least 16 pixels per side. Raises ShapeError for
+    smaller ones.
     """
     shape = check_size("lenet5", input_shape, _LEAST)
-    if variant not in VARIANTS:
-        raise ConfigurationError(f"lenet5 has no variant {variant!r}; use one of {', '.join(VARIANTS)}")
     units, head, about = ending(classes, outputs)
-    old = variant == "1998"
+    old = one_of("variant", variant, VARIANTS) == "1998"
     pool = AvgPool2d if old else MaxPool2d
-    hidden = {"activation": "tanh", "initializer": "lecun"} if old else {"activation": "relu"}
-    last = {"initializer": "lecun"} if old else {}
+    hidden: dict[str, Any] = {"activation": "tanh", "initializer": "lecun"} if old else {"activation": "relu"}
+    last: dict[str, Any] = {"initializer": "lecun"} if old else {}
     return Model(
         Sequential(
             Conv2d(6, 5, padding=2 if shape[1:] == (28, 28) else 0, **hidden),

@@ -1,10 +1,9 @@
-"""A multilayer perceptron, to see what convolution is worth."""
+"""A multilayer perceptron, as a baseline for convolutional networks."""
 
 from collections.abc import Iterable
 
-from gpucnn.errors import ConfigurationError, ShapeError
+from gpucnn.arguments import image_shape, integer, sequence
 from gpucnn.layers import Dense, Flatten, Sequential
-from gpucnn.layers.settings import positive
 from gpucnn.models.heads import ending
 from gpucnn.models.model import Model
 
@@ -18,17 +17,14 @@ def mlp(
     outputs: int | None = None,
     hidden: Iterable[int] = HIDDEN,
 ) -> Model:
-    """Flatten, a dense layer with ReLU of each size in `hidden`, dense classes (10 unless given).
+    """Flatten, a dense layer with ReLU of each size in `hidden`, dense classes (default 10).
 
     Takes images of any size and rank, (C,) included; without hidden layers it is softmax regression. `outputs` instead
     of `classes` makes a regressor of so many values.
     """
-    shape = tuple(positive("each size of input_shape", size) for size in input_shape)
-    if not shape:
-        raise ShapeError("mlp takes images of shape (C, *spatial), not ()")
-    if isinstance(hidden, (str, bytes)) or not isinstance(hidden, Iterable):
-        raise ConfigurationError(f"hidden is {hidden!r}; give the size of each hidden layer, such as (300, 100)")
-    sizes = [positive("each size of hidden", size) for size in hidden]
+    shape = image_shape("input_shape", input_shape)
+    layers = sequence("hidden", hidden, "the size of each hidden layer, such as (300, 100)")
+    sizes = [integer("each size of hidden", size) for size in layers]
     units, head, about = ending(classes, outputs)
     return Model(
         Sequential(Flatten(), *(Dense(size, activation="relu") for size in sizes), Dense(units)),

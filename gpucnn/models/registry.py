@@ -1,7 +1,9 @@
 """Models by name."""
 
 import inspect
+from collections.abc import Callable
 
+from gpucnn.arguments import one_of
 from gpucnn.errors import ConfigurationError
 from gpucnn.models.lenet import lenet5
 from gpucnn.models.mlp import mlp
@@ -9,22 +11,21 @@ from gpucnn.models.model import Model
 from gpucnn.models.resnet import resnet20
 from gpucnn.models.vgg import vgg_small
 
-MODELS = {"lenet5": lenet5, "vgg_small": vgg_small, "resnet20": resnet20, "mlp": mlp}
+MODELS: dict[str, Callable[..., Model]] = {"lenet5": lenet5, "vgg_small": vgg_small, "resnet20": resnet20, "mlp": mlp}
 
 
 def build_model(
     name: str, input_shape: tuple[int, ...], classes: int | None = None, *, outputs: int | None = None, **options
 ) -> Model:
-    """The ready-made model called `name` for images of `input_shape` (C, H, W): a classifier of so many classes (10
-    unless given), or a regressor of so many outputs. `options` are the model's own: lenet5's `variant`, mlp's `hidden`.
+    """The ready-made model called `name` for images of `input_shape` (C, H, W): a classifier of so many classes
+    (default 10), or a regressor of so many outputs. `options` are the model's own: lenet5's `variant`, mlp's `hidden`.
 
     Raises ConfigurationError for an unknown name or option, ShapeError for images too small for it.
     """
-    if name not in MODELS:
-        raise ConfigurationError(f"no model {name!r}; use one of {', '.join(MODELS)}")
+    one_of("model", name, MODELS)
     own = set(inspect.signature(MODELS[name]).parameters)
     for option in options:
         if option not in own:
             having = ", ".join(other for other in MODELS if option in inspect.signature(MODELS[other]).parameters)
             raise ConfigurationError(f"{name} has no option {option!r}" + (f"; {having} has it" if having else ""))
-    return MODELS[name](tuple(input_shape), classes, outputs=outputs, **options)
+    return MODELS[name](input_shape, classes, outputs=outputs, **options)

@@ -23,7 +23,7 @@ def resnet20(
 
     Where a stage halves the map, the shortcut is a 1x1 convolution of stride 2 with batch norm (the paper's option B;
     its own CIFAR nets pad with zeros, option A): 272,474 parameters for (3, 32, 32) and ten classes, 2,752 more.
-    `outputs` instead of `classes` (10 unless given) makes a regressor of so many values. Images of any size.
+    `outputs` instead of `classes` (default 10) makes a regressor of so many values. Images of any size.
     """
     shape = check_size("resnet20", input_shape, 1)
     units, head, about = ending(classes, outputs)

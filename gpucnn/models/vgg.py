@@ -1,4 +1,4 @@
-"""A small network after VGG (Simonyan and Zisserman 2015): 3x3 convolutions in pairs."""
+"""A small network in the style of VGG (Simonyan and Zisserman 2015): 3x3 convolutions in pairs."""
 
 from gpucnn.layers import BatchNorm, Conv2d, Dense, Flatten, MaxPool2d, Sequential
 from gpucnn.models.heads import check_size, ending
@@ -13,7 +13,7 @@ def vgg_small(
     """Three pairs of padded 3x3 convolutions of 32, 64 and 128 filters, a 2x2 max pool after each, one dense layer.
 
     Each convolution is followed by batch norm and ReLU, so it has no bias of its own. `outputs` instead of
-    `classes` (10 unless given) makes a regressor of so many values. Images of 8x8 at least; raises ShapeError for
+    `classes` (default 10) makes a regressor of so many values. Images of 8x8 at least; raises ShapeError for
     smaller ones.
     """
     shape = check_size("vgg_small", input_shape, _LEAST)

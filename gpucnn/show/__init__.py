@@ -1,11 +1,11 @@
-"""Pictures for people, each a function that writes a PNG and returns what it shows.
+"""Pictures: each function writes a PNG and returns the numbers that it shows.
 
     from gpucnn import show
     weights = show.filters(model, "filters.png")
-    found = show.match(image, [[1, -1, -1], [-1, 1, -1], [-1, -1, 1]], "match.png")
+    best = show.match(image, [[1, -1, -1], [-1, 1, -1], [-1, -1, 1]], "match.png")
 
-Every function takes the picture's path; without it most only compute. Raises ConfigurationError for a path where no PNG
-can be written, before anything is computed.
+Every function takes the picture's path; without it most only compute. If no PNG can be written there, it raises
+ConfigurationError before anything is computed.
 """
 
 from gpucnn.show.filters import filters

@@ -1,4 +1,4 @@
-"""Looking into a model: its convolutions by name, and what each layer makes of an image."""
+"""Inspecting a model: its convolutions by name, and what each layer computes from an image."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ import numpy as np
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import ConfigurationError
-from gpucnn.layers import Conv2d, Convolution, Flatten, Layer, Sequential, TransposedConvolution
+from gpucnn.layers import Conv2d, Flatten, Layer
 from gpucnn.models.heads import CLASSIFIER
 from gpucnn.models.inputs import check_images
 from gpucnn.models.model import Model
 
 
 def choose(model: Model, backend: str | Backend | None = None, math: str | None = None) -> Backend:
-    """The backend meant; where none is named, the one that the model is on, or the fastest."""
+    """`backend` itself, or the one with that name; if None, the one that the model is on, or the fastest."""
     if isinstance(backend, Backend):
         return backend
     if backend is None and math is None and model.backend is not None:
@@ -23,44 +23,38 @@ def choose(model: Model, backend: str | Backend | None = None, math: str | None 
 
 
 def convolutions(model: Model) -> dict[str, Layer]:
-    """The model's convolutions by their names, in order."""
-    kinds = Convolution, TransposedConvolution
-    return {layer.name: layer for layer in model.layer.walk() if isinstance(layer, kinds)}
+    """The model's convolutions by name, in order."""
+    return {layer.name: layer for layer in model.layer.walk() if layer.filter_weights}
 
 
 def convolution(model: Model, name: str | None) -> Layer:
-    """The convolution called `name`, None for the first; an error lists the right names."""
-    found = convolutions(model)
-    if not found:
+    """The convolution called `name`, None for the first; the error lists the names."""
+    by_name = convolutions(model)
+    if not by_name:
         raise ConfigurationError(f"{model.name} has no convolution, so there are no filters to show")
     if name is None:
-        return next(iter(found.values()))
-    if name not in found:
-        raise ConfigurationError(f"{model.name} has no convolution called {name!r}; it has {', '.join(found)}")
-    return found[name]
+        return next(iter(by_name.values()))
+    if name not in by_name:
+        raise ConfigurationError(f"{model.name} has no convolution called {name!r}; it has {', '.join(by_name)}")
+    return by_name[name]
 
 
 def filters_of(model: Model, layer: Layer) -> np.ndarray:
     """The weights of one of the model's convolutions as (O, C/groups, *K), a transposed one's too."""
-    weights = model.state_dict()[layer.weight.name]
-    if isinstance(layer, TransposedConvolution):  # (C, O/groups, *K)
-        channels, out, *kernel = weights.shape
-        groups = layer.groups
-        weights = weights.reshape(groups, channels // groups, out, *kernel).swapaxes(1, 2)
-        weights = weights.reshape(groups * out, channels // groups, *kernel)
-    return weights
+    assert layer.filter_weights is not None, f"{layer.name} is no convolution"
+    return layer.filter_weights(model.state_dict())
 
 
 def image_filters(model: Model, name: str | None) -> Layer:
-    """The two-dimensional convolution called `name`, whose input must be the image itself; an error says which is."""
-    first = next(_leaves(model.layer))
-    found = convolution(model, name)
-    if found is not first or not isinstance(found, Conv2d):
+    """The two-dimensional convolution called `name`, whose input must be the image itself; the error names that one."""
+    first = next(model.layer.leaves())
+    layer = convolution(model, name)
+    if layer is not first or not isinstance(layer, Conv2d):
         which = f"those of layer {first.name} do" if isinstance(first, Conv2d) else "none of its layers does"
         raise ConfigurationError(
-            f"the filters of layer {found.name} look at the maps of the layers before it, not at an image; {which}"
+            f"the filters of layer {layer.name} look at the maps of the layers before it, not at an image; {which}"
         )
-    return found
+    return layer
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,29 +67,21 @@ class Step:
 
 
 def steps(model: Model, image: np.ndarray, backend: Backend) -> tuple[list[Step], np.ndarray]:
-    """(what each layer makes of `image`, of the model's `image_shape`; what `predict` says of it), in inference mode.
+    """(the steps from `image`, of the model's `image_shape`; what `predict` returns for it), in inference mode.
 
-    The first step is the image as it came, before it is cropped or normalised. The layers of a Sequential come one by
+    The first step is the input image, before it is cropped or normalized. The layers of a Sequential come one by
     one, those inside a Residual together; Flatten, which changes no value, is left out.
     """
     images = check_images(np.asarray(image)[None], model.image_shape, backend.dtype)
     model.place(backend)
     model.mode.training = False
-    found = [Step("", "image", images[0])]
+    result = [Step("", "image", images[0])]
     x = model.batch(images)
-    for layer in _leaves(model.layer):
+    for layer in model.layer.leaves():
         x, _ = layer(x)
         if not isinstance(layer, Flatten):
-            found.append(Step(layer.name, _kind(layer), backend.unpack(x)[0]))
-    return found, backend.unpack(backend.softmax(x) if model.head == CLASSIFIER else x)[0]
-
-
-def _leaves(layer: Layer):
-    if type(layer) is Sequential:
-        for child in layer.layers:
-            yield from _leaves(child)
-    else:
-        yield layer
+            result.append(Step(layer.name, _kind(layer), backend.unpack(x)[0]))
+    return result, backend.unpack(backend.softmax(x) if model.head == CLASSIFIER else x)[0]
 
 
 def _kind(layer: Layer) -> str:

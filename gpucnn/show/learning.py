@@ -1,4 +1,4 @@
-"""What a network has learned and where it fails: the confusion matrix and the worst mistakes."""
+"""How a network learned and where it fails: curves, the confusion matrix and the worst mistakes."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ from gpucnn import figures
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import ConfigurationError, DataError, ShapeError
 from gpucnn.losses import check_labels
-from gpucnn.models.files import write_file
 from gpucnn.show.match import show_image
+from gpucnn.storage import write_file
 from gpucnn.training.curves import draw_curves
 from gpucnn.training.history import History
 
-_NUMBERS = 30  # classes up to which cells show their counts and each class its name
+_NUMBERS = 30  # up to so many classes, cells show their counts and each class its name
 
 
 def curves(history: History, path) -> None:
@@ -27,8 +27,8 @@ def curves(history: History, path) -> None:
 def confusion(labels, predicted, classes: list[str], path=None) -> np.ndarray:
     """Draw the confusion matrix into the PNG at `path` (None: draw nothing); returns counts, int64 (true, predicted).
 
-    `labels` and `predicted` are integers (N,), indices into `classes`. Raises DataError for one out of range,
-    ShapeError for none.
+    `labels` and `predicted` are integers (N,), indices into `classes`. Raises DataError if one is out of range,
+    ShapeError if there are none.
     """
     labels = np.asarray(labels)
     if labels.size == 0:
@@ -49,22 +49,23 @@ def _draw_confusion(counts: np.ndarray, classes: list[str]):
     n = len(classes)
     side = min(9.0, max(2.4, 0.46 * n))
     names = [figures.cut(name, 20) for name in classes]
-    room = 0.085 * max(map(len, names))
-    figure = figures.new_figure(max(4.6, side + 0.9 + room), side + 1.6 + (room if max(map(len, names)) > 3 else 0.2))
+    longest = max(map(len, names))
+    margin = 0.085 * longest
+    figure = figures.new_figure(max(4.6, side + 0.9 + margin), side + 1.6 + (margin if longest > 3 else 0.2))
     axes = figure.subplots()
     rows = counts.sum(axis=1, keepdims=True)
     share = counts / np.maximum(rows, 1)
-    right = np.eye(n, dtype=bool)
-    # Right answers and mistakes each have a hue: a few mistakes must show beside many right answers.
-    worst = max(0.05, float(share[~right].max(initial=0)))
-    good = axes.imshow(np.where(right & (counts > 0), share, np.nan), cmap="Blues", norm=Normalize(-0.2, 1.25))
+    diagonal = np.eye(n, dtype=bool)
+    # Right answers and mistakes have different hues: a few mistakes must show next to many right answers.
+    worst = max(0.05, float(share[~diagonal].max(initial=0)))
+    good = axes.imshow(np.where(diagonal & (counts > 0), share, np.nan), cmap="Blues", norm=Normalize(-0.2, 1.25))
     bad = axes.imshow(
-        np.where(~right & (counts > 0), share, np.nan), cmap="Oranges", norm=Normalize(-0.5 * worst, worst * 1.7)
+        np.where(~diagonal & (counts > 0), share, np.nan), cmap="Oranges", norm=Normalize(-0.5 * worst, worst * 1.7)
     )
     if n <= _NUMBERS:
         for drawn in (good, bad):
-            chosen = right if drawn is good else ~right
-            for row, column in np.argwhere(chosen & (counts > 0)):
+            cells = diagonal if drawn is good else ~diagonal
+            for row, column in np.argwhere(cells & (counts > 0)):
                 dark = drawn.norm(share[row, column]) > 0.6
                 axes.text(
                     column,
@@ -84,8 +85,8 @@ def _draw_confusion(counts: np.ndarray, classes: list[str]):
         axes.tick_params(axis="x", rotation=90)
     if n <= _NUMBERS:
         axes.grid(which="minor", color="#e4e4e4", linewidth=0.6)
-    axes.set_xlabel("what the network says")
-    axes.set_ylabel("what it is")
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
     total, hits = int(counts.sum()), int(np.trace(counts))
     figure.suptitle(f"{hits:,} of {total:,} right ({hits / total:.2%})", fontsize=12)
     figure.legend(
@@ -103,7 +104,7 @@ def _draw_confusion(counts: np.ndarray, classes: list[str]):
 
 @dataclass(frozen=True)
 class Mistake:
-    """One image that the network gets wrong: its number, true and predicted class, and the probability of each."""
+    """One misclassified image: its number, true and predicted class, and the probability of each."""
 
     image: int
     true: str
@@ -115,54 +116,54 @@ class Mistake:
 def mistakes(images, labels, probabilities, classes: list[str], path=None, *, most: int = 20) -> list[Mistake]:
     """Draw the worst mistakes into the PNG at `path` (None: draw nothing); returns them, worst first.
 
-    images (N, C, H, W), labels (N,), probabilities (N, classes) as Trainer.predict gives them. Worst is what the
-    network was surest of: the highest probability of a wrong answer. At most `most` are drawn and returned.
+    images (N, C, H, W), labels (N,), probabilities (N, classes) as from Trainer.predict. The worst
+    have the highest probability of a wrong class. At most `most` are drawn and returned.
     """
     images = images if isinstance(images, Mapped) else np.asarray(images)
     probabilities = np.asarray(probabilities)
     if images.ndim != 4 or probabilities.shape != (len(images), len(classes)):
         raise ShapeError(
             f"images have shape {images.shape} and probabilities {probabilities.shape}; expected (N, C, H, W) and "
-            f"(N, {len(classes)}), one column a class"
+            f"(N, {len(classes)}), one column per class"
         )
     if not np.isfinite(probabilities).all():
-        raise DataError("the probabilities hold NaN or infinity; the network's weights or images are not finite")
+        raise DataError("the probabilities contain NaN or infinity; the network's weights or images are not finite")
     if most < 1:
         raise ConfigurationError(f"most is {most}; give at least 1")
     labels = check_labels(labels, len(images), len(classes))
     if path is not None:
         figures.check_path(path)
-    said = probabilities.argmax(axis=1)
-    wrong = np.flatnonzero(said != labels)
-    worst = wrong[np.argsort(-probabilities[wrong, said[wrong]], kind="stable")][:most]
-    found = [
+    predicted = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    worst = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:most]
+    listed = [
         Mistake(
             int(i),
             classes[labels[i]],
-            classes[said[i]],
-            float(probabilities[i, said[i]]),
+            classes[predicted[i]],
+            float(probabilities[i, predicted[i]]),
             float(probabilities[i, labels[i]]),
         )
         for i in worst
     ]
     if path is not None:
-        figures.save(_draw_mistakes(images, found, len(wrong)), path)
-    return found
+        figures.save(_draw_mistakes(images, listed, len(wrong)), path)
+    return listed
 
 
-def _draw_mistakes(images: np.ndarray, found: list[Mistake], wrong: int):
-    if not found:
+def _draw_mistakes(images: np.ndarray, listed: list[Mistake], wrong: int):
+    if not listed:
         figure = figures.new_figure(5, 1.2)
         figure.text(
             0.5, 0.5, f"No mistake in {figures.many(len(images), 'image')}", ha="center", va="center", fontsize=13
         )
         return figure
-    columns = min(5, len(found))
-    rows = -(-len(found) // columns)
+    columns = min(5, len(listed))
+    rows = -(-len(listed) // columns)
     height, width = images.shape[2:]
     figure = figures.new_figure(max(4.6, 1.85 * columns), (1.75 * min(1.5, height / width) + 0.75) * rows + 0.4)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, mistake in zip(grid, found):
+    for axes, mistake in zip(grid, listed):
         show_image(axes, images[mistake.image])
         text = f"says {figures.cut(mistake.predicted)}: {_percent(mistake.probability)}\n"
         axes.set_title(text + f"is {figures.cut(mistake.true)}: {_percent(mistake.probability_of_true)}", fontsize=9)
@@ -170,11 +171,11 @@ def _draw_mistakes(images: np.ndarray, found: list[Mistake], wrong: int):
     for axes in grid:
         axes.set_xticks([])
         axes.set_yticks([])
-    for axes in grid[len(found) :]:
+    for axes in grid[len(listed) :]:
         axes.set_visible(False)
     title = f"{figures.many(wrong, 'mistake')} in {figures.many(len(images), 'image')}"
     if wrong > 1:
-        title += f": the {len(found)} that it was surest of" if len(found) < wrong else ", the surest first"
+        title += f": the {len(listed)} most confident" if len(listed) < wrong else ", the most confident first"
     figure.suptitle(title, fontsize=12)
     return figure
 

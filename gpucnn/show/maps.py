@@ -1,4 +1,4 @@
-"""What each layer makes of one image."""
+"""The feature maps of one image, layer by layer."""
 
 import textwrap
 
@@ -12,10 +12,10 @@ from gpucnn.models.model import Model
 from gpucnn.show.layers import Step, choose, steps
 from gpucnn.show.match import show_image
 
-_MAPS = 32  # of a layer, at most
+_MAPS = 32  # per layer, at most
 _ACROSS = 16
 _CLASSES = 12
-_LABEL, _WIDTH = 2.3, 8.6  # inches: the words at the left, the maps
+_LABEL, _WIDTH = 2.3, 8.6  # inches: the labels at the left, the maps
 
 
 def maps(
@@ -29,47 +29,47 @@ def maps(
 ) -> tuple[list[Step], np.ndarray]:
     """Draw the maps of `image` (C, H, W) layer by layer into the PNG at `path` (None: draw nothing).
 
-    Returns (steps, probabilities): a Step has a layer's `name`, `kind` and `values` (C, *spatial), the image's own name
-    is ''; probabilities (classes,) are the softmax of the last layer, or of a regressor its values. A row of the
-    picture is one layer, dark at its smallest value and bright at its largest. Of more than 32 maps the first 32 are
-    shown. `name` says what the image is.
+    Returns (steps, probabilities): a Step has a layer's `name`, `kind` and `values` (C, *spatial), the image's has the
+    name ''; probabilities (classes,) are the softmax of the last layer, or a regressor's values. A row of the picture
+    is one layer, dark at its smallest value and bright at its largest. Of more than 32 maps the first 32 are shown.
+    `name` is the image's label.
 
-    Raises ShapeError, DTypeError or DataError for an image that the model does not take.
+    Raises ShapeError, DTypeError or DataError for an image that does not fit the model.
     """
     if path is not None:
         figures.check_path(path)
     if len(model.output_shape) != 1:
         raise ConfigurationError(
-            f"the model's output is {model.output_shape}, not (classes,): it says one thing a place"
+            f"the model's output is {model.output_shape}, not (classes,): one prediction per position"
         )
-    found, probabilities = steps(model, image, choose(model, backend, math))
+    layers, probabilities = steps(model, image, choose(model, backend, math))
     if path is not None:
         names = model.class_names or [str(label) for label in range(len(probabilities))]
-        chances = probabilities if model.head == CLASSIFIER else None
-        figures.save(_draw(found, chances, names, model.name, name), path)
-    return found, probabilities
+        class_probabilities = probabilities if model.head == CLASSIFIER else None
+        figures.save(_draw(layers, class_probabilities, names, model.name, name), path)
+    return layers, probabilities
 
 
-def _draw(found: list[Step], probabilities: np.ndarray | None, names: list[str], model: str, image: str):
-    heights = [_height(step) for step in found]
+def _draw(layers: list[Step], probabilities: np.ndarray | None, names: list[str], model: str, image: str):
+    heights = [_height(step) for step in layers]
     total = sum(heights) + 0.22 * len(heights) + 0.95 + (1.75 if probabilities is not None else 0)
     figure = figures.new_figure(_LABEL + _WIDTH + 0.2, total, layout=None)
-    title = f"What each layer of {model} makes of the image: low-level features at the top, high-level at the bottom"
+    title = f"The image in each layer of {model}: low-level features at the top, high-level at the bottom"
     figure.text(0.12 / (_LABEL + _WIDTH), 1 - 0.18 / total, title, fontsize=12, va="top")
     text = "each row from its smallest value, dark, to its largest, bright"
     figure.text(0.12 / (_LABEL + _WIDTH), 1 - 0.45 / total, text, fontsize=9, va="top", color=figures.INK)
     top = 0.82
-    for step, height in zip(found, heights):
+    for step, height in zip(layers, heights):
         _row(figure, step, top, height, image)
         top += height + 0.22
     if probabilities is not None:
-        _chances(figures.inches(figure, _LABEL, top + 0.1, _WIDTH, 1.1), probabilities, names)
-        _words(figure, top + 0.1, 1.1, "class probabilities", "softmax of the\nlast layer")
+        _probability_bars(figures.inches(figure, _LABEL, top + 0.1, _WIDTH, 1.1), probabilities, names)
+        _label(figure, top + 0.1, 1.1, "class probabilities", "softmax of the\nlast layer")
     return figure
 
 
 def _height(step: Step) -> float:
-    """Inches of a layer's row."""
+    """The height of a layer's row in inches."""
     if step.values.ndim == 1:
         return 0.42
     if _is_picture(step):
@@ -80,17 +80,17 @@ def _height(step: Step) -> float:
 
 
 def _is_picture(step: Step) -> bool:
-    """Whether it is the image itself, over two axes."""
+    """Whether it is the image itself, with two axes."""
     return not step.name and step.values.ndim == 3
 
 
 def _tiles(values: np.ndarray) -> np.ndarray:
-    """(n, H, W): the first maps of (C, *spatial). A strip of one axis is one pixel high, a volume so many slices."""
+    """(n, H, W): the first maps of (C, *spatial). One axis gives a strip of one pixel, a volume its slices."""
     sizes = values.shape[1:]
     return values.reshape(-1, *((1, *sizes) if len(sizes) == 1 else sizes[-2:]))[:_MAPS]
 
 
-def _words(figure, top: float, height: float, head: str, text: str) -> None:
+def _label(figure, top: float, height: float, head: str, text: str) -> None:
     total = figure.get_size_inches()[1]
     middle = 1 - (top + height / 2) / total
     width = _LABEL + _WIDTH + 0.2
@@ -107,7 +107,7 @@ def _row(figure, step: Step, top: float, height: float, image: str) -> None:
         show_image(axes, values)
         axes.set_anchor("W")
         axes.axis("off")
-        _words(figure, top, height, image or "the image", f"{figures.shape(values.shape)}\n{span}")
+        _label(figure, top, height, image or "the image", f"{figures.shape(values.shape)}\n{span}")
         return
     head = f"layer {step.name}: {step.kind}" if step.name else image or "the image"
     if values.ndim == 1:
@@ -115,7 +115,7 @@ def _row(figure, step: Step, top: float, height: float, image: str) -> None:
         axes.imshow(values[None], cmap=figures.AMOUNT, vmin=low, vmax=high if high > low else low + 1, aspect="auto")
         axes.set_xticks([])
         axes.set_yticks([])
-        _words(figure, top, height, head, f"{figures.many(len(values), 'value')}, {span}")
+        _label(figure, top, height, head, f"{figures.many(len(values), 'value')}, {span}")
         return
     shown = _tiles(values)
     columns = min(len(shown), _ACROSS)
@@ -129,27 +129,27 @@ def _row(figure, step: Step, top: float, height: float, image: str) -> None:
     )
     if len(shown) == _MAPS < len(values):
         text += f" (first {len(shown)})"
-    _words(figure, top, height, head, f"{text}\n{span}")
+    _label(figure, top, height, head, f"{text}\n{span}")
 
 
-def _chances(axes, probabilities: np.ndarray, names: list[str]) -> None:
-    chosen = np.arange(len(names))
+def _probability_bars(axes, probabilities: np.ndarray, names: list[str]) -> None:
+    shown = np.arange(len(names))
     if len(names) > _CLASSES:  # the likeliest, likeliest first
-        chosen = np.argsort(-probabilities, kind="stable")[:_CLASSES]
+        shown = np.argsort(-probabilities, kind="stable")[:_CLASSES]
     best = int(np.argmax(probabilities))
-    places = np.arange(len(chosen))
-    axes.bar(places, probabilities[chosen], 0.7, color=[figures.GOOD if c == best else "#bdbdbd" for c in chosen])
-    for place, label in zip(places, chosen):
+    places = np.arange(len(shown))
+    axes.bar(places, probabilities[shown], 0.7, color=[figures.GOOD if c == best else "#bdbdbd" for c in shown])
+    for place, label in zip(places, shown):
         axes.text(place, probabilities[label] + 0.03, f"{probabilities[label]:.1%}", ha="center", fontsize=8)
-    letters = int(_WIDTH / max(len(chosen), 4) / 0.09)  # what fits under a bar
-    words = [textwrap.wrap(names[label], letters) or [""] for label in chosen]
+    letters = int(_WIDTH / max(len(shown), 4) / 0.09)  # what fits under a bar
+    words = [textwrap.wrap(names[label], letters) or [""] for label in shown]
     axes.set_xticks(places, ["\n".join(figures.cut(line, letters) for line in lines[:3]) for lines in words])
-    axes.set_xlim(-0.6, max(len(chosen), 4) - 0.4)
+    axes.set_xlim(-0.6, max(len(shown), 4) - 0.4)
     axes.set_ylim(0, 1.2)
     axes.set_yticks([])
     axes.tick_params(axis="x", length=0, labelsize=9, rotation=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    if len(chosen) < len(names):
+    if len(shown) < len(names):
         axes.set_title(f"the {_CLASSES} likeliest of {len(names)} classes", fontsize=8, loc="right")
 
 

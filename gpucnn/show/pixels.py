@@ -1,19 +1,21 @@
 """How often each pixel is used."""
 
+from typing import Any
+
 import numpy as np
 
 from gpucnn import figures, geometry
 from gpucnn.errors import ShapeError
 from gpucnn.geometry import Window
 
-_NUMBERS = 24  # pixels a side up to which each shows its count
+_NUMBERS = 24  # up to so many pixels per side, each shows its count
 
 
 def pixel_use(window: Window, path=None) -> np.ndarray:
     """Draw how many windows use each pixel into the PNG at `path` (None: draw nothing); returns the counts.
 
-    `window` is of gpucnn.geometry.window, over one or two axes; the counts have the shape of its input. The first
-    window and, where there are any, its neighbours to the right and below are outlined, and the padding is hatched.
+    `window` comes from gpucnn.geometry.window and has one or two axes; the counts have the shape of its input. The
+    first window and, if there are any, its neighbors to the right and below are outlined; the padding is hatched.
     """
     if len(window.input) not in (1, 2):
         raise ShapeError(f"the window has {len(window.input)} axes; a picture can show 1 or 2")
@@ -25,7 +27,7 @@ def pixel_use(window: Window, path=None) -> np.ndarray:
 
 
 def _two(values: tuple) -> tuple:
-    """The settings of both axes; a strip is one pixel high."""
+    """The settings of two axes; a strip is one pixel high."""
     return values if len(values) == 2 else ((0, 0) if isinstance(values[0], tuple) else 1, *values)
 
 
@@ -64,9 +66,9 @@ def _draw(window: Window, use: np.ndarray):
         places.append(((0, 1), "next to the right", "--"))
     if output[0] > 1:
         places.append(((1, 0), "next below", ":"))
-    for ((row, column), name, line), colour in zip(places, (figures.BAD, figures.MARK, figures.COLOURS[3])):
+    for ((row, column), name, line), color in zip(places, (figures.BAD, figures.MARK, figures.COLOURS[3])):
         corner = column * stride[1] - left - 0.5, row * stride[0] - top - 0.5
-        style = {"fill": False, "edgecolor": colour, "linewidth": 2.5, "linestyle": line}
+        style: dict[str, Any] = {"fill": False, "edgecolor": color, "linewidth": 2.5, "linestyle": line}
         axes.add_patch(Rectangle(corner, extent[1], extent[0], zorder=4, clip_on=False, **style))
         handles.append(Patch(label=name, **style))
     if top or bottom or left or right:
@@ -82,20 +84,20 @@ def _draw(window: Window, use: np.ndarray):
         bar.set_label("times used", fontsize=9)
         bar.ax.yaxis.get_major_locator().set_params(integer=True)
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    figure.suptitle(f"How many times each pixel is used\n{_words(window)}", fontsize=10.5)
+    figure.suptitle(f"How many times each pixel is used\n{_settings(window)}", fontsize=10.5)
     return figure
 
 
-def _words(window: Window) -> str:
-    """The settings in one line."""
+def _settings(window: Window) -> str:
+    """The window's settings in one line."""
 
     def once(values) -> str:
         values = [v if not isinstance(v, tuple) or v[0] != v[1] else v[0] for v in values]
         return str(values[0]) if len(set(values)) == 1 else " and ".join(map(str, values))
 
-    words = f"input {figures.shape(window.input)}, filter {figures.shape(window.kernel)}, stride {once(window.stride)}"
+    text = f"input {figures.shape(window.input)}, filter {figures.shape(window.kernel)}, stride {once(window.stride)}"
     if any(map(any, window.padding)):
-        words += f", padding {once(window.padding)}"
+        text += f", padding {once(window.padding)}"
     if set(window.dilation) != {1}:
-        words += f", dilation {once(window.dilation)}"
-    return f"{words}: the output is {figures.shape(window.output)}"
+        text += f", dilation {once(window.dilation)}"
+    return f"{text}: the output is {figures.shape(window.output)}"

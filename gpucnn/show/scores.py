@@ -1,4 +1,4 @@
-"""A classifier that slides over a page, and the map of class scores that it leaves."""
+"""A classifier that slides over a page, and the map of class scores that results."""
 
 import textwrap
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from gpucnn.models.model import Model
 from gpucnn.show.layers import choose
 from gpucnn.show.match import show_image
 
-_LARGEST = 2_000_000  # pixels of a page: every one has a lane for each of 16 or 32 images, but a page is one image
-_LEGEND = 20  # classes up to which each has a colour of its own in the legend
+_LARGEST = 2_000_000  # pixels of a page: each takes a lane for each of 16 or 32 images, though a page is one image
+_LEGEND = 20  # up to so many classes, the legend shows each one's color
 
 
 @dataclass(frozen=True)
 class Sighting:
-    """A place where the network is sure: the class, its probability, and the window (top, left, height, width)."""
+    """A place above the threshold: the class, its probability, and the window (top, left, height, width)."""
 
     label: str
     probability: float
@@ -31,7 +31,7 @@ class Sighting:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """`probabilities` (classes, P, Q) float64, how the classifier slid (`window`), and `found` places, surest first."""
+    """`probabilities` (classes, P, Q) float64, the classifier's `window`, and the places `found`, likeliest first."""
 
     probabilities: np.ndarray
     window: Window
@@ -51,11 +51,11 @@ def scores(
 
     The classifier becomes a fully convolutional network with the same weights (`gpucnn.models.fully_convolutional`),
     its outputs at each place go through a softmax in float64. `found` are the places whose likeliest class has at least
-    `threshold`, surest first, none overlapping one before it. The network knows nothing but its classes: of what is
-    none of them it also says which it resembles most.
+    `threshold`, likeliest first, none overlapping one before it. The network knows only its classes: what belongs
+    to none of them is classified as the one that it resembles most.
 
-    Raises ShapeError for a page that is smaller than the classifier's images or has other channels, ConfigurationError
-    for a model that cannot slide, DataError for a NaN.
+    Raises ShapeError for a page smaller than the classifier's images or with another number of channels,
+    ConfigurationError for a model that cannot slide, DataError for a NaN.
     """
     if path is not None:
         figures.check_path(path)
@@ -74,7 +74,7 @@ def scores(
     device = choose(model, backend, math)
     images = check_images(page[None], page.shape, device.dtype)
     sliding = fully_convolutional(model, page.shape).place(device)
-    sliding.mean, sliding.std = model.mean, model.std  # the page is normalised as the model's images are
+    sliding.mean, sliding.std = model.mean, model.std  # the page is normalized like the model's images
     sliding.mode.training = False
     values = sliding(images)[0].numpy()[0].astype(np.float64)  # (classes, P, Q)
     values = np.exp(values - values.max(axis=0))
@@ -88,33 +88,34 @@ def scores(
 
 
 def _sure(probabilities: np.ndarray, fit: Window, threshold: float, names: list[str]) -> list[Sighting]:
-    """The places at or above the threshold, surest first, leaving out windows that overlap one already taken."""
+    """The places at or above the threshold, likeliest first, without windows that overlap one already taken."""
     best = probabilities.max(axis=0)
     places = np.argwhere(best >= threshold)
     places = places[np.argsort(-best[tuple(places.T)], kind="stable")]
-    near = [-(-k // s) for k, s in zip(fit.kernel, fit.stride)]  # places from which on two windows do not overlap
-    found = []
+    near = [-(-k // s) for k, s in zip(fit.kernel, fit.stride)]  # so many places apart, two windows do not overlap
+    sightings = []
     while len(places):
         row, column = places[0]
-        corner = int(row) * fit.stride[0], int(column) * fit.stride[1]
+        top, left = int(row) * fit.stride[0], int(column) * fit.stride[1]
+        height, width = fit.kernel
         label = int(probabilities[:, row, column].argmax())
-        found.append(Sighting(names[label], float(best[row, column]), (*corner, *fit.kernel)))
+        sightings.append(Sighting(names[label], float(best[row, column]), (top, left, height, width)))
         places = places[(np.abs(places - places[0]) >= near).any(axis=1)]
-    return found
+    return sightings
 
 
 def digit_page(images: np.ndarray, rows: int = 5, columns: int = 8) -> tuple[np.ndarray, list[tuple[int, int]]]:
     """A page (C, H', W') of the first rows * columns of `images` (N, C, H, W), and each one's (top, left).
 
-    Image i is in row i // columns and column i % columns of cells half as large again as an image, with a quarter of an
-    image as margin around all; within its cell it is moved down by (5 * i) % 9 and right by (7 * i) % 11 thirty-seconds
-    of an image, so that they stand in no straight lines. The ground is 0.
+    Image i is in row i // columns and column i % columns of cells 1.5 times as large as an image, with a margin of a
+    quarter of an image; within its cell it is moved down by (5 * i) % 9 and right by (7 * i) % 11 thirty-seconds of an
+    image, so that the images are not aligned. The background is 0.
     """
     if np.ndim(images) != 4 or len(images) < rows * columns:
         raise ShapeError(
             f"images have shape {np.shape(images)}; expected (N, C, H, W) with N at least {rows * columns}"
         )
-    images = np.asarray(images[: rows * columns])  # mapped ones: no more is read
+    images = np.asarray(images[: rows * columns])  # of a mapped array, no more is read
     channels, height, width = images.shape[1:]
     page = np.zeros(
         (channels, height // 4 * 2 + rows * (height * 3 // 2), width // 4 * 2 + columns * (width * 3 // 2)), np.float32
@@ -128,14 +129,14 @@ def digit_page(images: np.ndarray, rows: int = 5, columns: int = 8) -> tuple[np.
     return page, places
 
 
-def _colours(count: int):
-    """(count, 3): a colour a class."""
+def _colors(count: int):
+    """(count, 3): one color per class."""
     import matplotlib
 
     if count <= 10:
-        return matplotlib.colormaps["tab10"].colors[:count]
+        return matplotlib.color_sequences["tab10"][:count]
     if count <= 20:
-        return matplotlib.colormaps["tab20"].colors[:count]
+        return matplotlib.color_sequences["tab20"][:count]
     return matplotlib.colormaps["hsv"](np.arange(count) / count)[:, :3]
 
 
@@ -143,24 +144,24 @@ def _draw(page: np.ndarray, result: Scores, names: list[str], threshold: float):
     from matplotlib.patches import Patch, Rectangle
 
     height, width = page.shape[1:]
-    colours = np.array(_colours(len(names)))
-    beside = height > width
-    inch = min((4.7 if beside else 9.5) / width, 8.0 / height)
-    wide, high = max(4.0, width * inch), height * inch + 0.8  # inches of a panel
+    colors = np.array(_colors(len(names)))
+    side_by_side = height > width
+    inch = min((4.7 if side_by_side else 9.5) / width, 8.0 / height)
+    wide, high = max(4.0, width * inch), height * inch + 0.8  # inches per panel
     legend = len(names) <= _LEGEND
-    if beside:
+    if side_by_side:
         figure = figures.new_figure(2 * wide + 0.8, high + 0.4 + 0.5 * legend)
     else:
         figure = figures.new_figure(wide + 0.6, 2 * high + 0.4 + 0.5 * legend)
-    upper, lower = figure.subplots(*((1, 2) if beside else (2, 1)), sharex=True, sharey=True)
+    upper, lower = figure.subplots(*((1, 2) if side_by_side else (2, 1)), sharex=True, sharey=True)
     letters = int(wide / 0.078)
 
     show_image(upper, page)
     for sighting in result.found:
         top, left, *size = sighting.box
-        colour = colours[names.index(sighting.label)]
+        color = colors[names.index(sighting.label)]
         upper.add_patch(
-            Rectangle((left - 0.5, top - 0.5), size[1], size[0], fill=False, edgecolor=colour, linewidth=1.8)
+            Rectangle((left - 0.5, top - 0.5), size[1], size[0], fill=False, edgecolor=color, linewidth=1.8)
         )
         label = figures.cut(sighting.label)
         upper.text(
@@ -170,25 +171,26 @@ def _draw(page: np.ndarray, result: Scores, names: list[str], threshold: float):
             fontsize=8,
             color="white",
             va="bottom",
-            bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2},
+            bbox={"facecolor": color, "edgecolor": "none", "pad": 1.2},
             clip_on=True,
         )
     places = figures.many(len(result.found), "place")
-    title = f"the page, and where the network is at least {100 * threshold:g}% sure: {places}"
+    title = f"the page, and where a class has at least {100 * threshold:g}%: {places}"
     upper.set_title(textwrap.fill(title, letters), fontsize=10)
 
     best = result.probabilities.max(axis=0)
-    colour = colours[result.probabilities.argmax(axis=0)]  # (P, Q, 3)
+    color = colors[result.probabilities.argmax(axis=0)]  # (P, Q, 3)
     strength = np.clip(2 * best - 1, 0, 1)[..., None] ** 2
-    # Each score stands where the middle of its window is.
+    # Each score is drawn at the middle of its window.
     (kh, kw), (sh, sw), (p, q) = result.window.kernel, result.window.stride, result.window.output
-    left, top = kw / 2 - sw / 2 - 0.5, kh / 2 - sh / 2 - 0.5
-    lower.imshow(1 - strength * (1 - colour), interpolation="nearest", extent=(left, left + q * sw, top + p * sh, top))
+    west, north = kw / 2 - sw / 2 - 0.5, kh / 2 - sh / 2 - 0.5
+    extent = (west, west + q * sw, north + p * sh, north)
+    lower.imshow(1 - strength * (1 - color), interpolation="nearest", extent=extent)
     for sighting in result.found:
-        top, left, *size = sighting.box
+        row, column, *size = sighting.box
         lower.text(
-            left + size[1] / 2,
-            top + size[0] / 2,
+            column + size[1] / 2,
+            row + size[0] / 2,
             figures.cut(sighting.label, 8),
             fontsize=9,
             weight="bold",
@@ -198,17 +200,15 @@ def _draw(page: np.ndarray, result: Scores, names: list[str], threshold: float):
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.75},
             clip_on=True,
         )
-    title = (
-        f"the likeliest class at each of {p}x{q} places, {_steps(sh, sw)} apart; white where none is likelier than not"
-    )
+    title = f"the likeliest class at each of {p}x{q} places, {_steps(sh, sw)} apart; white where none exceeds 50%"
     lower.set_title(textwrap.fill(title, letters), fontsize=10)
     for axes in (upper, lower):
         axes.set_xlim(-0.5, width - 0.5)
-        axes.set_ylim(height - 0.5, -0.5 - 0.16 / inch)  # with room for the words above a box at the edge
+        axes.set_ylim(height - 0.5, -0.5 - 0.16 / inch)  # with room for the label above a box at the edge
         axes.set_aspect("equal")
         axes.tick_params(length=2, labelsize=8)
     if legend:
-        handles = [Patch(color=colour, label=figures.cut(name, 20)) for colour, name in zip(colours, names)]
+        handles = [Patch(color=color, label=figures.cut(name, 20)) for color, name in zip(colors, names)]
         columns = int(figure.get_size_inches()[0] / (0.75 + 0.075 * min(20, max(map(len, names)))))
         figure.legend(
             handles=handles,

@@ -1,14 +1,14 @@
-"""How fast: images a second of training and inference, on the backends of this machine, and in PyTorch and ONNX Runtime
-beside them.
+"""Benchmarks: images per second in training and inference, on the backends of this machine and in PyTorch and ONNX
+Runtime.
 
     report = gpucnn.throughput.bench([Case("lenet5", "training", 64)], [gpucnn.get_backend("numba")])
 
-For each case the results are checked, then all contenders run by turns (gpucnn.throughput.timing says how), the
-register-only multiply-adds that measure the processor's peak among them.
+For each case the results are checked, then all contenders take turns (see gpucnn.throughput.timing), among them
+register-only multiply-adds, which measure the processor's peak.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gpucnn.backends.protocol import Backend
 from gpucnn.throughput import jobs, onnx_runtime, pytorch
@@ -20,7 +20,7 @@ from gpucnn.throughput.timing import Timing, interleave, ratio
 
 __all__ = ["JOBS", "Case", "bench"]
 
-# The check takes no more images than this: its float64 step would otherwise cost more than the timing.
+# The check uses no more images than this: its float64 step would otherwise take longer than the timing.
 _CHECKED = 128
 
 
@@ -38,20 +38,20 @@ def bench(
 ) -> dict:
     """Measure every case on every backend, each contender for `seconds`.
 
-    `patience`: how many times as long a contender may go on where other processes disturbed it. `peer` runs PyTorch
-    beside, if it is installed, with as many threads as each backend and on a GPU beside a GPU's backends; `compiled`
-    tries torch.compile, which takes minutes, as long as time.perf_counter() is below `deadline`; `tf32` lets PyTorch
-    round its factors to that on a GPU, with ratios of their own. ONNX Runtime joins in inference on the CPU where it is
-    installed. `say` is called with a line of progress.
+    `patience`: how many times `seconds` a contender may run if other processes disturbed it. `peer` also runs PyTorch,
+    if it is installed, with as many threads as each backend, or on the GPU for GPU backends; `compiled` tries
+    torch.compile, which takes minutes, as long as time.perf_counter() is below `deadline`; `tf32` also runs PyTorch
+    with TF32 on a GPU, with separate ratios. ONNX Runtime joins in inference on the CPU if it is installed. `say` is
+    called with a line of progress.
 
-    Returns a dict for machines:
+    Returns a dict that can be written as JSON:
     machine; peak_gflops, by thread count; notes, sentences;
-    results, a row a case and contender: model, input_shape, job, batch, backend, math, threads, images_per_second,
-    quartiles (of that), spread (their distance over the median), milliseconds a step, device_milliseconds (the same
+    results, one row per case and contender: model, input_shape, job, batch, backend, math, threads, images_per_second,
+    quartiles (of that), spread (their distance over the median), milliseconds per step, device_milliseconds (the same
     steps by the GPU's clock, between events; None on a CPU), peak_fraction (None on a GPU),
-    transfer_seconds, first_step_seconds (with compiling, or loading what was compiled before), error (of one step,
-    against float64, relative to the step; ONNX Runtime's of its outputs), and how many samples; peers' rows have
-    `variant`, and PyTorch's `variants`: what all of them reached;
+    transfer_seconds, first_step_seconds (including compilation, or loading from the cache), error (of one step, against
+    float64, relative to the step; ONNX Runtime's of its outputs), and sample counts; peers' rows have `variant`, and
+    PyTorch's `variants`, the rates of all;
     ratios: model, job, batch, backend, math, threads, peer, variant, ratio to the peer's throughput, its quartiles,
     rounds.
 
@@ -62,13 +62,17 @@ def bench(
     if peer and not with_pytorch:
         notes.append("PyTorch is not installed: no ratios to it")
     measured = peaks(backend.threads for backend in backends)
-    report = {"machine": machine(), "peak_gflops": {}, "notes": notes, "results": [], "ratios": []}
+    report: dict[str, Any] = {"machine": machine(), "peak_gflops": {}, "notes": notes, "results": [], "ratios": []}
     bursts: dict[int, list[Timing]] = {number: [] for number in measured}
     checked: dict[Case, dict[tuple, float]] = {}
     for case in cases:
-        say(f"{case}: checking")
+
+        def say_of_case(text: str, case: Case = case) -> None:
+            say(f"{case}: {text}")
+
+        say_of_case("checking")
         errors = _check(case, backends, with_pytorch, checked)
-        say(f"{case}: compiling or loading kernels")
+        say_of_case("compiling or loading kernels")
         prepared = {_Key(b.name, b.math, b.threads): jobs.prepare(case, b) for b in backends}
         tried: dict[_Key, dict] = {}
         for device, threads in _peers(backends) if with_pytorch else ():
@@ -80,7 +84,7 @@ def bench(
                 seconds=min(0.6, seconds),
                 tf32=tf32,
                 deadline=deadline,
-                say=lambda text, case=case: say(f"{case}: {text}"),
+                say=say_of_case,
             )
             notes += [note for note in failed if note not in notes]
             for variant, ready in kept.items():
@@ -91,7 +95,7 @@ def bench(
             for threads in dict.fromkeys(b.threads for b in backends if b.threads):
                 key = _Key("onnxruntime", "fast", threads, "ONNX Runtime")
                 prepared[key], errors[key[:3]] = onnx_runtime.prepare(case, threads)
-        say(f"{case}: timing {len(prepared)} contenders")
+        say_of_case(f"timing {len(prepared)} contenders")
         contenders = {key: ready.contender for key, ready in prepared.items()}
         timings = interleave(contenders | {n: p.contender for n, p in measured.items()}, seconds, patience=patience)
         for number in measured:
@@ -106,7 +110,7 @@ def bench(
 
 
 class _Key(NamedTuple):
-    """Who takes part in a case; peers have a `variant`."""
+    """A contender of a case; peers have a `variant`."""
 
     backend: str
     math: str
@@ -115,13 +119,13 @@ class _Key(NamedTuple):
 
 
 def _peers(backends: Sequence[Backend]) -> list[tuple[str, int]]:
-    """(device, threads) that PyTorch is to run with: as each backend does."""
-    found = [("cpu", b.threads) if b.threads else ("cuda", 0) for b in backends]
-    return [peer for peer in dict.fromkeys(found) if peer[0] == "cpu" or pytorch.cuda()]
+    """(device, threads) to run PyTorch with: those of the backends."""
+    pairs = [("cpu", b.threads) if b.threads else ("cuda", 0) for b in backends]
+    return [peer for peer in dict.fromkeys(pairs) if peer[0] == "cpu" or pytorch.cuda()]
 
 
 def _check(case: Case, backends: Sequence[Backend], peer: bool, checked: dict) -> dict[tuple, float]:
-    """Errors by (backend, math, threads); one check serves all cases of a model whose batches are checked alike."""
+    """Errors by (backend, math, threads), computed once for all cases whose model and checked batch are the same."""
     case = Case(case.model, "training", min(case.batch, _CHECKED))
     if case not in checked:
         referee, errors = Referee(case), {}
@@ -158,15 +162,15 @@ def _row(case: Case, key: _Key, timings: dict, peaks: dict[int, Peak], ready: jo
         **timing.describe(),
     }
     if key.threads in peaks:
-        done = case.batch * case.operations()
-        row["peak_fraction"] = peaks[key.threads].fraction(done, timing, timings[key.threads])
+        operations = case.batch * case.operations()
+        row["peak_fraction"] = peaks[key.threads].fraction(operations, timing, timings[key.threads])
     if key.variant:
         row["variant"] = key.variant
     return row
 
 
 def _ratios(case: Case, timings: dict, rows: dict[_Key, dict]) -> list[dict]:
-    found = []
+    ratios = []
     for key, row in rows.items():
         if key.variant:
             continue
@@ -176,5 +180,5 @@ def _ratios(case: Case, timings: dict, rows: dict[_Key, dict]) -> list[dict]:
             theirs = [k for k in theirs if k.variant.endswith("TF32") == tf32]
             if theirs:
                 best = max(theirs, key=lambda k: rows[k]["images_per_second"])
-                found.append({**about, "peer": peer, "variant": best.variant, **ratio(timings[key], timings[best])})
-    return found
+                ratios.append({**about, "peer": peer, "variant": best.variant, **ratio(timings[key], timings[best])})
+    return ratios

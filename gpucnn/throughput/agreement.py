@@ -1,7 +1,7 @@
-"""Before anything is timed: does each contender compute the right thing?
+"""Before anything is timed: does each contender compute correct results?
 
-One training step on the first batch, then the class scores that the new weights give. Backends with exact math must
-agree bit by bit; all, PyTorch included, must come near the same step in float64 on NumPy.
+One training step on the first batch, then the class scores with the new weights. Backends with exact math must agree
+bit by bit; all, PyTorch included, must be close to the same step in float64 on NumPy.
 """
 
 import hashlib
@@ -12,12 +12,11 @@ import numpy as np
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import BackendError
-from gpucnn.layers import Conv2d, Dense
 from gpucnn.optimizers import SGD
 from gpucnn.throughput.jobs import MOMENTUM, Case
 from gpucnn.training.steps import Resident, TrainingSteps
 
-# Large enough that the weights move visibly: the comparison is meant to see the gradients.
+# Large enough that the weights change visibly: the comparison has to detect wrong gradients.
 RATE = 0.1
 # State after the step by name, with the class scores as LOGITS.
 State = dict[str, np.ndarray]
@@ -25,7 +24,7 @@ LOGITS = "class scores"
 
 
 def one_step(case: Case, backend: Backend) -> State:
-    """Weights and running statistics after one step of SGD on the first batch, and what they make of that batch."""
+    """Weights and running statistics after one step of SGD on the first batch, and the class scores of that batch."""
     images, labels = case.data()
     images, labels = images[: case.batch].astype(backend.dtype), labels[: case.batch]
     model = case.build().place(backend)
@@ -44,10 +43,10 @@ def tolerance(case: Case) -> float:
 
     Let u = 2**-24, with L layers and sums of at most k terms forward and K terms in weight gradients. Roundings add
     16 * L * sqrt(K) * u: they grow like sqrt(K) where they are independent (Higham 2002, section 2.8). ReLUs and maxima
-    add 4 * sqrt(L * sqrt(k) * u): about the part L * sqrt(k) * u of them lies within a rounding of its kink, may fall
-    to the other side and switch a gradient on or off, and the part p of all terms makes a difference of sqrt(p).
+    add 4 * sqrt(L * sqrt(k) * u): about the fraction L * sqrt(k) * u of them are within a rounding of the kink, may
+    end up on its other side and switch a gradient on or off, and a fraction p of all terms makes a difference sqrt(p).
     """
-    layers = [layer for layer in case.build().layer.walk() if isinstance(layer, (Conv2d, Dense))]
+    layers = [layer for layer in case.build().layer.walk() if layer.multiply_adds()]
     outer = case.batch * max(math.prod(layer.output_shape[1:]) for layer in layers)
     inner = max(math.prod(layer.weight.shape[1:]) for layer in layers)
     unit = 2.0**-24
@@ -55,12 +54,12 @@ def tolerance(case: Case) -> float:
 
 
 class Referee:
-    """Judges the steps of one case's model and batch, each by `judge`."""
+    """Judges each contender's step on one case's model and batch."""
 
     def __init__(self, case: Case):
         self.case, self.tolerance = case, tolerance(case)
         self._start = case.build().state_dict()
-        self._right = one_step(case, get_backend("numpy", "fast", dtype=np.float64))
+        self._expected = one_step(case, get_backend("numpy", "fast", dtype=np.float64))
         self._exact: tuple[str, str] | None = None
 
     def error(self, state: State) -> float:
@@ -69,17 +68,17 @@ class Referee:
 
     def _errors(self, state: State) -> dict[str, float]:
         errors = {}
-        for name, right in self._right.items():
-            moved = np.linalg.norm(right - self._start.get(name, np.float64(0)))
-            away = np.linalg.norm(state[name].astype(np.float64) - right)
+        for name, expected in self._expected.items():
+            moved = float(np.linalg.norm(expected - self._start.get(name, np.float64(0))))
+            distance = float(np.linalg.norm(state[name].astype(np.float64) - expected))
             # A bias before a batch norm has no gradient but rounding errors: nothing moves there.
-            errors[name] = float(away / max(moved, 1e-12)) if np.isfinite(away) else math.inf
+            errors[name] = distance / max(moved, 1e-12) if math.isfinite(distance) else math.inf
         return errors
 
     def judge(self, who: str, state: State, exact: bool) -> float:
-        """The error of `state`; raises BackendError if it is too large, or if other bits than the exact ones before."""
+        """The error of `state`; raises BackendError if it is too large, or if exact bits differ from those before."""
         errors = self._errors(state)
-        worst = max(errors, key=errors.get)
+        worst = max(errors, key=lambda name: errors[name])
         if not errors[worst] <= self.tolerance:
             raise BackendError(
                 f"{who} computes {self.case.model} wrongly: after one step with batch {self.case.batch}, {worst} is "

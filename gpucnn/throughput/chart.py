@@ -1,18 +1,19 @@
-"""The picture of a benchmark: a panel a model and job, a group of bars a batch size, a bar a contender."""
+"""The chart of a benchmark: a panel per model and job, a group of bars per batch size, a bar per contender."""
 
+import io
 from pathlib import Path
 
 from gpucnn import figures
-from gpucnn.errors import ConfigurationError
+from gpucnn.storage import write_file
 from gpucnn.throughput.report import PEERS, best_rows, label
 
 SUFFIXES = (".png", ".svg", ".pdf")
-# Peers are grey; the others have the colours of all pictures.
+# Peers are gray; the others have the colors of all pictures.
 _PEERS = ("#8c8c8c", "#bdbdbd", "#5c5c5c")
 
 
 def check_path(path) -> Path:
-    """`path`, if a picture can be written there; raises ConfigurationError, so that nothing is measured in vain."""
+    """`path`, if a picture can be written there; raises ConfigurationError before anything is measured."""
     return figures.check_path(path, SUFFIXES, "a chart")
 
 
@@ -29,10 +30,10 @@ def draw(report: dict, path) -> None:
 
     names = list(dict.fromkeys(map(contender, rows)))
     names.sort(key=_is_peer)
-    colours = {}
+    colors: dict[str, str] = {}
     for palette, peer in ((figures.COLOURS, False), (_PEERS, True)):
-        mine = [name for name in names if _is_peer(name) == peer]
-        colours |= {name: palette[i % len(palette)] for i, name in enumerate(mine)}
+        group = [name for name in names if _is_peer(name) == peer]
+        colors |= {name: palette[i % len(palette)] for i, name in enumerate(group)}
     panels = list(dict.fromkeys((row["model"], row["job"]) for row in rows))
     bars = {panel: [row for row in rows if (row["model"], row["job"]) == panel] for panel in panels}
 
@@ -43,25 +44,24 @@ def draw(report: dict, path) -> None:
     figure = figures.new_figure(5.2 * columns, sum(heights) + 0.6)
     grid = figure.subplots(lines, columns, squeeze=False, height_ratios=heights).ravel()
     for axes, panel in zip(grid, panels):
-        _panel(axes, panel, bars[panel], names, contender, colours)
+        _panel(axes, panel, bars[panel], names, contender, colors)
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
-    figure.suptitle(f"images a second, higher is better ({report['machine']['processor']})", fontsize=10)
+    figure.suptitle(f"images per second, higher is better ({report['machine']['processor']})", fontsize=10)
     handles = [
-        figure.axes[0].barh(0, 0, color=colours[name], label=name) for name in names
+        figure.axes[0].barh(0, 0, color=colors[name], label=name) for name in names
     ]  # empty bars, for the legend
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(names)), frameon=False, fontsize=9)
-    try:
-        figure.savefig(path, dpi=130)
-    except OSError as error:
-        raise ConfigurationError(f"cannot write {path}: {error.strerror or error}") from error
+    content = io.BytesIO()
+    figure.savefig(content, format=Path(path).suffix.lower().lstrip("."), dpi=130)
+    write_file(path, content.getvalue())
 
 
 def _is_peer(name: str) -> bool:
     return name.startswith(tuple(PEERS.values()))
 
 
-def _panel(axes, panel: tuple[str, str], rows: list[dict], names: list[str], contender, colours: dict) -> None:
+def _panel(axes, panel: tuple[str, str], rows: list[dict], names: list[str], contender, colors: dict) -> None:
     place, ticks, labels, largest = 0.0, [], [], max(row["quartiles"][1] for row in rows)
     for batch in sorted({row["batch"] for row in rows}):
         group = sorted((row for row in rows if row["batch"] == batch), key=lambda row: names.index(contender(row)))
@@ -73,7 +73,7 @@ def _panel(axes, panel: tuple[str, str], rows: list[dict], names: list[str], con
                 place,
                 rate,
                 0.8,
-                color=colours[contender(row)],
+                color=colors[contender(row)],
                 xerr=[[rate - low], [high - rate]],
                 error_kw={"ecolor": "#303030", "elinewidth": 1, "capsize": 2},
             )

@@ -11,9 +11,8 @@ from time import perf_counter
 import numpy as np
 
 from gpucnn import arithmetic
+from gpucnn.arguments import integer, one_of
 from gpucnn.backends.protocol import Backend
-from gpucnn.errors import ConfigurationError
-from gpucnn.layers.settings import positive
 from gpucnn.models import MODELS, Model, build_model
 from gpucnn.optimizers import SGD
 from gpucnn.summary import summary
@@ -38,11 +37,9 @@ class Case:
     batch: int
 
     def __post_init__(self):
-        if self.model not in MODELS:
-            raise ConfigurationError(f"no model {self.model!r}; use one of {', '.join(MODELS)}")
-        if self.job not in JOBS:
-            raise ConfigurationError(f"no job {self.job!r}; use one of {', '.join(JOBS)}")
-        positive("batch", self.batch)
+        one_of("model", self.model, MODELS)
+        one_of("job", self.job, JOBS)
+        integer("batch", self.batch)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -99,7 +96,7 @@ def prepare(case: Case, backend: Backend) -> Prepared:
     transferred = backend.elapsed(transfer)
     # Kernels are compiled by the host, so its clock tells how long that took.
     started = perf_counter()
-    call = _training(model, data) if case.job == "training" else _inference(model, images, case.batch)
+    call = _inference(model, images, case.batch) if data is None else _training(model, data)
     call()
     backend.synchronize()
     first = perf_counter() - started

@@ -1,4 +1,4 @@
-"""What ran: the machine and the versions, for the record that goes with figures."""
+"""The machine and the library versions, recorded with every measurement."""
 
 import datetime
 import importlib.metadata
@@ -41,12 +41,12 @@ def _version(distribution: str) -> str | None:
 
 
 def _processor() -> str:
-    """The name that the system has for it, with family and model, since virtual machines often hide the name."""
+    """The system's name for it, with family and model, since virtual machines often hide the name."""
     try:
         with open("/proc/cpuinfo") as file:
             pairs = (line.split(":", 1) for line in file if ":" in line)
-            told = {key.strip(): value.strip() for key, value in pairs}
-        return f"{told['model name']} (family {told['cpu family']}, model {told['model']})"
+            fields = {key.strip(): value.strip() for key, value in pairs}
+        return f"{fields['model name']} (family {fields['cpu family']}, model {fields['model']})"
     except (OSError, KeyError):
         return platform.processor() or platform.machine()
 

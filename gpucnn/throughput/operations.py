@@ -1,6 +1,6 @@
-"""One operation at a time: a 3x3 convolution forward and its two gradients, beside the processor's peak.
+"""One operation at a time: a 3x3 convolution forward and its two gradients, compared with the processor's peak.
 
-Multiply-adds are counted twice. `operations` counts each tap of each output, as everybody does, taps on padding
+Multiply-adds are counted twice. `operations` counts each tap of each output, as is usual, taps on padding
 included; `inside` leaves out the taps on padding, which a kernel may skip. A fraction of the peak by the second count
 cannot exceed 1.
 """
@@ -35,7 +35,7 @@ class Convolution:
 
     @property
     def operations(self) -> int:
-        """Two a multiply-add, for one image, taps on padding included; the same for all three passes."""
+        """Two per multiply-add, for one image, taps on padding included; the same for all three passes."""
         return 2 * conv_multiply_adds(self.channels, self.filters, self.window)
 
     @property
@@ -91,17 +91,17 @@ def prepare(convolution: Convolution, batch: int, backend: Backend) -> dict[str,
 
 
 def largest_error(convolution: Convolution, batch: int, results: dict[str, np.ndarray], reference: Backend) -> float:
-    """How far the results are from a float64 `reference`, in units of the derived bound; right results stay below 1.
+    """The error of the results against a float64 `reference` in units of the derived bound; right ones stay below 1.
 
     The bound of a sum of k products in float32 in any order is k * 2**-24 * sum(|a||b|), to first order.
     """
     parts = x, _w, dy = [a.astype(np.float64) for a in arrays(convolution, batch)]
-    sizes = [abs(a) for a in parts]
+    magnitudes = [abs(a) for a in parts]
     positions = batch * int(np.prod(convolution.window.output))
     terms = {"forward": 9 * x.shape[1], "input gradient": 9 * dy.shape[1], "weight gradient": positions}
     exact, scale = (
-        {name: result() for name, (_, result) in _reference(convolution, reference, *given).items()}
-        for given in (parts, sizes)
+        {name: result() for name, (_, result) in _reference(convolution, reference, *operands).items()}
+        for operands in (parts, magnitudes)
     )
     return max(
         float(np.max(abs(results[name] - exact[name]) / ((terms[name] + 2) * 2.0**-24 * scale[name])))
@@ -136,11 +136,11 @@ def measure(
     peer: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict:
-    """Check, then time each pass of each convolution, by turns with the peak and, if it is installed, PyTorch.
+    """Check, then time each pass of each convolution, taking turns with the peak and, if it is installed, PyTorch.
 
-    Returns `results`, one a convolution and pass: operation, pass, batch, backend, threads, milliseconds and their
-    quartiles, gflops (taps on padding counted), peak_fraction, peak_fraction_inside (padding not counted), pytorch's
-    milliseconds at the better of its memory layouts and the ratio; and `largest_error` in units of the derived bound.
+    Returns `results`, one per convolution and pass: operation, pass, batch, backend, threads, milliseconds and their
+    quartiles, gflops (taps on padding counted), peak_fraction, peak_fraction_inside (padding not counted),
+    pytorch_milliseconds by memory layout and the ratio to the better one; and `largest_error` in units of the bound.
     """
     threads = backend.threads
     results, worst = [], 0.0

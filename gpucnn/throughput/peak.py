@@ -1,4 +1,4 @@
-"""The processor's peak: multiply-adds from registers alone, timed by turns with what is compared with it."""
+"""The processor's peak: register-only multiply-adds, timed in turns with what is compared with it."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ from gpucnn.throughput.timing import Contender, Timing, ratio
 
 
 class Peak:
-    """The register-only multiply-adds on `threads` threads: a contender like the others, and what it means for them."""
+    """Register-only multiply-adds on `threads` threads: a contender like the others, to which they are compared."""
 
     def __init__(self, threads: int):
         from gpucnn.backends.numba.peak import fma_burst
@@ -17,23 +17,23 @@ class Peak:
         self.contender = Contender(burst)
 
     def rate(self, timings: Iterable[Timing]) -> float:
-        """Operations a second in the best burst."""
+        """Operations per second in the best burst."""
         return self._operations / min(seconds for t in timings for s in t.slices for seconds in s.seconds)
 
     def fraction(self, operations: float, timing: Timing, burst: Timing) -> float:
-        """What part of the peak a repetition of so many operations reached.
+        """The fraction of the peak that a repetition of `operations` reached.
 
-        Within each round, if enough rounds were quiet: the machine's speed changes. Else of the best burst, for a
-        disturbed burst would make everything else look good.
+        Within each round, if enough rounds were quiet, since the machine's speed changes; else relative to the best
+        burst, since a disturbed burst would make everything else look good.
         """
-        met = ratio(timing, burst)
-        if met.get("quiet"):
-            return operations / self._operations * met["ratio"]
+        speed = ratio(timing, burst)
+        if speed.get("quiet"):
+            return operations / self._operations * speed["ratio"]
         return operations / timing.median / self.rate([burst])
 
 
 def peaks(threads: Iterable[int]) -> dict[int, Peak]:
-    """The peak for each thread count but 0, which stands for a GPU; empty without Numba."""
+    """The peak for each thread count except 0, which means a GPU; empty without Numba."""
     try:
         return {number: Peak(number) for number in sorted(set(threads) - {0})}
     except ImportError:

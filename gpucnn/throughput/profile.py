@@ -1,8 +1,8 @@
-"""Where the time of a training step goes: each operation of the step on its own, beside its floor.
+"""Where the time of a training step goes: each operation separately, compared with its floor.
 
-One step runs while every call of a backend operation is written down with its arguments; then each call is repeated
-alone, recorded as the whole step would be. An operation's floor is the longer of its multiply-adds at the peak and its
-bytes at the bandwidth, each array moved once.
+One step runs while every call of a backend operation is logged with its arguments; then each call is repeated alone,
+recorded as the whole step would be. An operation's floor is the longer of the times for its multiply-adds at the peak
+and for its bytes at the bandwidth, each array moved once.
 """
 
 import contextlib
@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Backend
@@ -19,8 +21,8 @@ from gpucnn.throughput.jobs import LEARNING_RATE, MOMENTUM, Case
 from gpucnn.throughput.timing import Contender, interleave
 from gpucnn.training.steps import Resident, TrainingSteps
 
-# Methods of the protocol that compute nothing of a step.
-_NO_OPERATIONS = {
+# Methods of the protocol that are not operations of a step.
+_NOT_OPERATIONS = {
     "zeros",
     "array",
     "assign",
@@ -32,13 +34,13 @@ _NO_OPERATIONS = {
     "synchronize",
     "elapsed",
 }
-# So many repetitions in one recording: on a GPU, the launch of the recording is shared among them.
+# Repetitions in one recording: on a GPU they share the cost of launching it.
 _REPETITIONS = 10
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of an operation: `work` repeats it; `operations`, two a multiply-add, and `bytes` that it moves."""
+    """One call of an operation: `work` repeats it; `operations`, two per multiply-add; the `bytes` that it moves."""
 
     name: str
     shape: str
@@ -48,15 +50,15 @@ class Call:
 
 
 @contextlib.contextmanager
-def noted(backend: Backend) -> Iterator[list[Call]]:
-    """While it lasts, every operation called on `backend` from outside it is appended to the list."""
+def logged(backend: Backend) -> Iterator[list[Call]]:
+    """In this context, every operation that is called on `backend` from outside is appended to the list."""
     calls: list[Call] = []
     inside = False
 
     def watch(name: str, method: Callable) -> Callable:
         def watched(*arguments, **options):
             nonlocal inside
-            if inside:  # an operation that makes use of another one
+            if inside:  # an operation that calls another
                 return method(*arguments, **options)
             inside = True
             try:
@@ -68,7 +70,9 @@ def noted(backend: Backend) -> Iterator[list[Call]]:
 
         return watched
 
-    names = [name for name, f in vars(Backend).items() if callable(f) and name[0] != "_" and name not in _NO_OPERATIONS]
+    names = [
+        name for name, f in vars(Backend).items() if callable(f) and name[0] != "_" and name not in _NOT_OPERATIONS
+    ]
     for name in names:
         setattr(backend, name, watch(name, getattr(backend, name)))
     try:
@@ -79,13 +83,15 @@ def noted(backend: Backend) -> Iterator[list[Call]]:
 
 
 def _describe(name: str, work: Callable, arguments: tuple, result) -> Call:
+    if name.startswith("elementwise"):  # by the activation's name: relu, relu_gradient
+        name = arguments[0] + name.removeprefix("elementwise")
     batch = next((a for a in (*arguments, result) if isinstance(a, Batch)), None)
     shape = " x ".join(map(str, batch.shape)) if batch else ""
     return Call(name, shape, work, _operations(name, arguments), _bytes((*arguments, result)))
 
 
 def _operations(name: str, arguments: tuple) -> int:
-    """Of convolutions and dense layers, taps on padding included; 0 for what only moves data."""
+    """The operations of a convolution or dense layer, taps on padding included; 0 for what only moves data."""
     if name not in _WEIGHTS:
         return 0
     position, windowed = _WEIGHTS[name]
@@ -106,7 +112,7 @@ _WEIGHTS = {
 
 
 def _bytes(values) -> int:
-    """Of all arrays among the values, each once."""
+    """The bytes of all arrays among the values, each counted once."""
     arrays = {}
 
     def collect(value) -> None:
@@ -125,10 +131,11 @@ def _bytes(values) -> int:
 def profile(
     case: Case, backend: Backend, *, seconds: float = 0.3, peak: float | None = None, bandwidth: float | None = None
 ) -> list[dict]:
-    """A row an operation of one training step, in the order of the step, each timed for `seconds`.
+    """One row per operation of a training step, in its order, each timed for `seconds`.
 
-    operation, shape (of its first batch), milliseconds and quartiles, share of all, gflops, gigabytes_per_second, and
-    with `peak` (operations a second) or `bandwidth` (bytes a second) floor_milliseconds and of_floor, floor over time.
+    operation, shape (of its first batch), milliseconds and quartiles, share of the total, gflops, gigabytes_per_second,
+    and with `peak` (operations per second) or `bandwidth` (bytes per second) floor_milliseconds and of_floor, the floor
+    over the time.
     """
     model = case.build().place(backend)
     images, labels = case.data()
@@ -137,8 +144,8 @@ def profile(
     optimizer.place(backend, model.values.size)
     model.layer.need_input_gradient(False)
     steps = TrainingSteps(model, optimizer, data)
-    with noted(backend) as calls:
-        steps.run(data.batches(range(data.count))[0], 0, 1.0)
+    with logged(backend) as calls:
+        steps.run(data.batches(np.arange(data.count))[0], 0, 1.0)
     backend.synchronize()
     contenders = {}
     for number, call in enumerate(calls):

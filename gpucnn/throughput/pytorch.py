@@ -114,11 +114,11 @@ def variants(job: str, device: str, *, compiled: bool, tf32: bool) -> list[Varia
     On a GPU torch.compile's are captured in a CUDA graph and SGD is fused, which is what serves small networks there.
     """
     if device == "cpu":
-        ways = ["", "compiled"] if compiled else [""]
+        compilations = ["", "compiled"] if compiled else [""]
         if compiled and job == "inference":
-            ways.append("frozen")
+            compilations.append("frozen")
         optimizers = ("foreach", "fused") if job == "training" else ("foreach",)
-        return [Variant(*choice) for choice in itertools.product(LAYOUTS, ways, optimizers)]
+        return [Variant(*choice) for choice in itertools.product(LAYOUTS, compilations, optimizers)]
     ways = [("", False), ("", True)] + [("compiled", True)] * compiled
     kinds = (False, True) if tf32 else (False,)
     return [Variant(layout, way, "fused", graph, kind) for kind in kinds for way, graph in ways for layout in LAYOUTS]
@@ -303,7 +303,7 @@ def trial(
 
 def _best(rates: dict[Variant, float]) -> list[Variant]:
     """The variants within a tenth of the best, three at most."""
-    best = sorted(rates, key=rates.get, reverse=True)[:3]
+    best = sorted(rates, key=rates.__getitem__, reverse=True)[:3]
     return [v for v in best if rates[v] >= 0.9 * rates[best[0]]]
 
 

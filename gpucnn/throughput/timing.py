@@ -1,9 +1,9 @@
-"""Timing by turns: what is compared runs in short slices, one contender after the other, round after round.
+"""Interleaved timing: contenders run in short slices, one after the other, round after round.
 
-A machine's speed can change twofold within minutes, so only what ran side by side can be compared: a ratio is the
-median of the ratios within each round. Every slice is kept and counted. Where the system tells how busy its processors
-were, a slice during which other processes took more than a few percent of them counts as disturbed; the figures come
-from the quiet slices if there are enough of those, else from all, and say which.
+A machine's speed can change twofold within minutes, so only what ran at about the same time can be compared: a ratio
+is the median of the ratios within each round. Every slice is kept and counted. If the system reports how busy its
+processors were, a slice during which other processes used more than a few percent of them counts as disturbed; figures
+are taken from the quiet slices if there are enough of them, else from all, and say which.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-# A slice is disturbed if other processes used more than this part of all processors.
+# A slice is disturbed if other processes used more than this fraction of all processors.
 DISTURBED = 0.08
-# So many quiet slices are enough to leave the disturbed ones out.
+# With so many quiet slices, the disturbed ones are left out.
 ENOUGH = 8
-# Repetitions too short for the clock are timed in groups that last so long.
+# Repetitions too short for the clock are timed in groups of at least this duration.
 _GROUP_SECONDS = 0.002
 
 
@@ -31,9 +31,9 @@ def _nothing() -> None:
 class Contender:
     """What is timed: `call` does the work once.
 
-    `synchronize` waits until the work is done, where `call` only asks for it. A slice runs within `context()`, which
-    may set a thread count. `elapsed` runs what it is given, waits for it and returns the seconds that a device of its
-    own took by its own clock; without it there is only the host's clock.
+    `synchronize` waits until the work is done, if `call` only queues it. A slice runs within `context()`, which may set
+    a thread count. `elapsed` runs a function, waits for it and returns the seconds that it took by the device's own
+    clock; without it there is only the host's clock.
     """
 
     call: Callable[[], Any]
@@ -44,9 +44,9 @@ class Contender:
 
 @dataclass(frozen=True)
 class Slice:
-    """`seconds` a repetition, one entry a group of repetitions; `others`: part of all processors used by others.
+    """`seconds` per repetition, one entry per group; `others`: the fraction of all processors used by other processes.
 
-    `device`: of the same repetitions the seconds by the device's clock; empty where there is none.
+    `device`: the seconds of the same repetitions by the device's clock; empty if there is none.
     """
 
     round: int
@@ -61,7 +61,7 @@ class Slice:
 
 @dataclass
 class Timing:
-    """All slices of one contender. Times are seconds a repetition."""
+    """All slices of one contender. Times are seconds per repetition."""
 
     slices: list[Slice] = field(default_factory=list)
 
@@ -72,12 +72,12 @@ class Timing:
 
     @property
     def samples(self) -> list[float]:
-        """What the figures come from: the quiet slices if there are enough, else all."""
+        """The times used for figures: of the quiet slices if there are enough, else of all."""
         return [seconds for s in self._used for seconds in s.seconds]
 
     @property
     def device(self) -> float | None:
-        """The median by the device's own clock, of the same repetitions as `median`; None where there is none."""
+        """The median by the device's own clock, of the same repetitions as `median`; None if there is none."""
         samples = [seconds for s in self._used for seconds in s.device]
         return statistics.median(samples) if samples else None
 
@@ -91,11 +91,11 @@ class Timing:
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """A quarter of the samples is quicker than the first, a quarter slower than the second."""
+        """A quarter of the samples is faster than the first, a quarter slower than the second."""
         return quartiles(self.samples)
 
     def describe(self) -> dict:
-        """How much was measured, for machines."""
+        """How much was measured, for reports."""
         return {
             "samples": sum(len(s.seconds) for s in self.slices),
             "slices": len(self.slices),
@@ -111,15 +111,15 @@ def quartiles(values: Iterable[float]) -> tuple[float, float]:
 
 
 def ratio(mine: Timing, other: Timing) -> dict:
-    """How many times as fast `mine` is as `other`: median and quartiles over the rounds that both took part in.
+    """The speed of `mine` relative to `other`: median and quartiles over the rounds that both took part in.
 
-    Rounds that were quiet for both, if there are enough of them (then `quiet` is True), else all. Empty if they never
-    met.
+    Uses the rounds that were quiet for both if there are enough (then `quiet` is True), else all. Empty if no round is
+    shared.
     """
     theirs = {s.round: s for s in other.slices}
-    met = [(s, theirs[s.round]) for s in mine.slices if s.round in theirs]
-    quiet = [pair for pair in met if pair[0].quiet and pair[1].quiet]
-    used = quiet if len(quiet) >= ENOUGH else met
+    pairs = [(s, theirs[s.round]) for s in mine.slices if s.round in theirs]
+    quiet = [pair for pair in pairs if pair[0].quiet and pair[1].quiet]
+    used = quiet if len(quiet) >= ENOUGH else pairs
     if not used:
         return {}
     ratios = [statistics.median(b.seconds) / statistics.median(a.seconds) for a, b in used]
@@ -132,11 +132,11 @@ def ratio(mine: Timing, other: Timing) -> dict:
 
 
 def interleave(contenders: dict[Any, Contender], seconds: float, *, patience: float = 1.0) -> dict[Any, Timing]:
-    """Time the contenders by turns until each has had `seconds`, in slices of a tenth of that, 0.12 seconds at most.
+    """Time the contenders in turns until each has run for `seconds`, in slices of a tenth of that, 0.12 s at most.
 
-    A contender whose slices were disturbed goes on until it has enough quiet ones or has used `patience` times as much.
-    Every round runs in the opposite order of the one before, so that nobody always follows the same neighbour. Each
-    contender must have been called before: what the first call costs (compiling) is not measured here.
+    A contender whose slices were disturbed continues until it has enough quiet ones or has run `patience` times that
+    long. Every round reverses the order of the one before, so that no contender always follows the same one. Each
+    contender must have been called before: the cost of a first call (compilation) is not measured here.
     """
     timings = {key: Timing() for key in contenders}
     spent = dict.fromkeys(contenders, 0.0)
@@ -148,14 +148,14 @@ def interleave(contenders: dict[Any, Contender], seconds: float, *, patience: fl
     try:
         number = 0
         while True:
-            turn = [
+            active = [
                 key
                 for key in contenders
                 if spent[key] < seconds or (timings[key].quiet < ENOUGH and spent[key] < patience * seconds)
             ]
-            if not turn:
+            if not active:
                 return timings
-            for key in turn if number % 2 == 0 else reversed(turn):
+            for key in active if number % 2 == 0 else reversed(active):
                 started = time.perf_counter()
                 timings[key].slices.append(_slice(contenders[key], groups[key], slice_seconds, number))
                 spent[key] += time.perf_counter() - started
@@ -166,7 +166,7 @@ def interleave(contenders: dict[Any, Contender], seconds: float, *, patience: fl
 
 
 def _group(contender: Contender) -> int:
-    """How many repetitions last long enough to be timed together."""
+    """The number of repetitions that are timed together."""
     with contender.context():
         contender.call()
         contender.synchronize()
@@ -207,7 +207,7 @@ def _slice(contender: Contender, group: int, slice_seconds: float, number: int) 
 
 
 def _busy_seconds() -> float | None:
-    """Processor seconds that all processes together have used since the machine started; None where nobody tells."""
+    """Processor seconds that all processes together have used since the machine started; None if unknown."""
     try:
         with open("/proc/stat") as file:
             user, nice, system, _idle, _wait, *interrupts = map(int, file.readline().split()[1:9])

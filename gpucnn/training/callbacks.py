@@ -1,4 +1,4 @@
-"""What a user has done at certain moments of training: `Trainer(model, callbacks=[...])`."""
+"""User code that runs during training: `Trainer(model, callbacks=[...])`."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ from typing import Any
 class Callback:
     """Base of all callbacks; each method does nothing unless overridden.
 
-    They get the trainer, with its `model`, `optimizer`, `loss` and `schedule`. What a callback changes there is seen by
-    the next step. `trainer.stop_training()` ends training after the epoch at hand.
+    They get the trainer, with its `model`, `optimizer`, `loss` and `schedule`; changes to these take effect in the next
+    step. `trainer.stop_training()` ends training after the current epoch.
     """
 
     def on_train_begin(self, trainer: Any) -> None:

@@ -18,7 +18,9 @@ def placed(backend: Backend, images: np.ndarray | Mapped, labels: np.ndarray | N
     room = backend.memory() or math.inf
     if not isinstance(images, Mapped) and images.nbytes > _RESIDENT_SHARE * room:
         images = Mapped(images)
-    return (Streamed if isinstance(images, Mapped) else Resident)(backend, images, labels, batch_size)
+    if isinstance(images, Mapped):
+        return Streamed(backend, images, labels, batch_size)
+    return Resident(backend, images, labels, batch_size)
 
 
 class Resident:
@@ -81,7 +83,7 @@ class Streamed(Resident):
             self.backend.assign(self.images, buffer)
         finally:
             self._free.append(buffer)
-        if self.labels is not None:
+        if self._all_labels is not None:
             labels = np.zeros((self.batch_size, *self._all_labels.shape[1:]), self._all_labels.dtype)
             labels[: len(indices)] = self._all_labels[indices]
             self.backend.assign(self.labels, labels)

@@ -3,6 +3,7 @@
 Anything with the methods of `Quiet` can take its place: `Trainer(..., progress=...)`.
 """
 
+import contextlib
 import sys
 
 
@@ -52,7 +53,9 @@ class Lines(Quiet):
         self._print(text)
 
     def _print(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        if sys.stderr is not None:
+            with contextlib.suppress(OSError, ValueError):  # nobody is there to be told; training goes on
+                print(text, file=sys.stderr, flush=True)
 
 
 class Bar(Quiet):
@@ -104,7 +107,7 @@ class Bar(Quiet):
 
 def default_progress() -> Quiet:
     """A bar where stderr is a terminal, lines where it is not."""
-    return Bar() if sys.stderr.isatty() else Lines()
+    return Bar() if sys.stderr and sys.stderr.isatty() else Lines()
 
 
 def _describe(measured: dict) -> str:

@@ -1,7 +1,7 @@
 """Recording a step and repeating it, with a proof that the repetition computes what the step would.
 
-Exact bits allow the proof: the first repetition is compared with the same step launched anew from the same state. It
-costs one step a recording.
+Exact bits allow the proof: the first repetition is compared with the same step run directly from the same state. It
+costs one step per recording.
 """
 
 import sys
@@ -13,17 +13,17 @@ import numpy as np
 
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.layers.base import Parameter, Statistic
-from gpucnn.recordable import Recordable, changed_setting, is_recordable, last_change
+from gpucnn.recordable import Recordable, attributes, changed_setting, is_recordable, last_change
 
-# After so many changes of settings during training, steps are launched one by one.
+# After so many changes of settings during training, steps are no longer recorded.
 _MOST_CHANGES = 3
 
 
 class RecordedStep:
     """`work(count)`, a step on so many images, recorded once for each count and repeated after that.
 
-    `parts` lists everything that computes in a step, and `arrays` are further device arrays that a step writes. Where
-    one of the parts is not recordable, or a repetition was not what the step computes, every step is launched anew.
+    `parts` lists everything that computes in a step, and `arrays` are further device arrays that a step writes. If one
+    of the parts is not recordable, or a repetition differs from the step, every step is run directly.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class RecordedStep:
         return next((part for part in self._parts() if not is_recordable(part)), None)
 
     def settled(self, count: int) -> bool:
-        """Whether the next step on so many images does nothing but compute: no recording, no proof, no compilation."""
+        """Whether the next step on so many images only computes: no recording, no proof, no compilation."""
         return count in (self._proved if self._recording else self._seen_counts)
 
     def __call__(self, count: int) -> None:
@@ -59,14 +59,14 @@ class RecordedStep:
             self._recordings[count] = self._backend.capture(lambda: self._work(count))
             self._remember()
 
-    # ---- settings: a recording holds the numbers that it was made with ----------------------------------------------
+    # ---- settings: a recording keeps the numbers it was made with ---------------------------------------------------
 
     def _remember(self) -> None:
-        self._settings = [(part, dict(vars(part))) for part in self._parts()] if self._recording else []
+        self._settings = [(part, attributes(part)) for part in self._parts()] if self._recording else []
         self._last_change = last_change()
 
     def _notice_changes(self) -> None:
-        """Forget recordings made with settings that somebody has changed since, a schedule or callback perhaps."""
+        """Drop recordings made with settings that have changed since, by a schedule or callback perhaps."""
         self._last_change = last_change()
         changed = next(filter(None, (changed_setting(part, before) for part, before in self._settings)), None)
         if changed is None:
@@ -82,7 +82,7 @@ class RecordedStep:
     # ---- the proof ---------------------------------------------------------------------------------------------------
 
     def _prove(self, count: int) -> None:
-        """Repeat the step, then launch it anew from the same state; what was launched stays."""
+        """Repeat the step, then run it directly from the same state; the state of the direct run stays."""
         before = dict(self._state())
         saved = {place: self._copy(array) for place, array in before.items()}
         self._recordings[count]()
@@ -91,9 +91,9 @@ class RecordedStep:
             self._restore(array, saved[place])
         self._work(count)
         after = dict(self._state())
-        made_anew = next((place for place in after if after[place] is not before.get(place)), None)
-        if made_anew is not None:
-            self._stop(f"{made_anew} is an array that each step makes anew")
+        replaced = next((place for place in after if after[place] is not before.get(place)), None)
+        if replaced is not None:
+            self._stop(f"{replaced} is an array that each step allocates again")
         elif not all(_same_bits(self._copy(array), repeated[place]) for place, array in after.items()):
             self._stop(
                 f"{self._suspects()} computes outside the backend's operations, which a recording does not repeat"
@@ -121,20 +121,18 @@ class RecordedStep:
                 yield f"{place} (part {number})", array
 
     def _suspects(self) -> str:
-        """Own classes in the step; without any, the whole step."""
+        """User-defined classes in the step; without any, the whole step."""
         own = {type(p).__name__ for p in self._parts() if not type(p).__module__.startswith("gpucnn.")}
         return " or ".join(sorted(own)) or "the step"
 
     def _stop(self, reason: str) -> None:
         self._recording = False
         self._recordings.clear()
-        print(
-            f"gpucnn: {reason}, so steps are launched one by one from here on; the weights are right", file=sys.stderr
-        )
+        print(f"gpucnn: {reason}, so steps are launched one by one from now on; the weights are right", file=sys.stderr)
 
 
 def _arrays_in(place: str, value: Any, backend: Backend, seen: set[int]) -> Iterator[tuple[str, Array]]:
-    """(place, array) of the arrays that `value` holds, in containers and in objects of one's own too."""
+    """(place, array) of the arrays that `value` holds, also in containers and user-defined objects."""
     if id(value) in seen or isinstance(
         value, (Parameter, Statistic, Backend)
     ):  # these are views of the model's buffers

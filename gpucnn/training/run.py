@@ -6,41 +6,100 @@
     checkpoint.safetensors   weights, running statistics, optimiser state and position after the last whole epoch
     best.safetensors         weights and running statistics of the epoch that did best in validation, if there was any
 
-Every file is written beside its place and renamed, so each is whole at any moment, whatever kills the process.
+Each file is whole at any moment, whatever kills the process (gpucnn.storage). One process at a time trains in a folder:
+while it does, run.lock lies there too.
 """
 
+import contextlib
+import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from gpucnn import arguments
+from gpucnn.arguments import shown
 from gpucnn.errors import CheckpointError, ConfigurationError
-from gpucnn.models.files import check_same_model, describe, read_tensors, restore, write_file, write_tensors
+from gpucnn.models.files import ABOUT, check_same_model, describe, read_tensors, restore, write_tensors
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Optimizer
+from gpucnn.schema import parse
+from gpucnn.storage import as_path, decoding, is_beside, locked, make_folder, read_file, write_file
 from gpucnn.training.curves import draw_curves
 from gpucnn.training.history import History
 
-CHECKPOINT, BEST, METRICS = "checkpoint.safetensors", "best.safetensors", "metrics.jsonl"
+CHECKPOINT, BEST, METRICS, CONFIG = "checkpoint.safetensors", "best.safetensors", "metrics.jsonl", "config.json"
+_LOCK, _FILES = "run.lock", (CHECKPOINT, BEST, METRICS, CONFIG, "curves.png")
+_RECORD = {
+    "epoch": int,
+    "step": int,
+    "loss": float,
+    "accuracy?": float,
+    "validation_loss?": float,
+    "validation_accuracy?": float,
+    "learning_rate": float,
+    "seconds": float,
+    "images_per_second": float,
+}
+_CHECKPOINT = {**ABOUT, "settings": dict, "epoch": int, "step": int, "metrics_sha256": str}
+_BEST = {**ABOUT, "epoch": int, "measured": _RECORD}
+
+
+@contextlib.contextmanager
+def run_folder(path) -> Iterator["RunFolder"]:
+    """The folder at `path` for the one process that trains in it; made if it is not there.
+
+    Raises ConfigurationError where that is impossible, where another process trains in it, and where it holds anything
+    but a run: such a folder stays as it is.
+    """
+    path = as_path(path)
+    try:
+        _refuse_foreign(path)
+        make_folder(path)
+        # Made anew for a run that is refused, it stays, empty.
+        with locked(path / _LOCK, path, "wait for it, or choose another run folder"):
+            _refuse_foreign(path)
+            for entry in path.iterdir():
+                if is_beside(entry.name, _FILES):  # of a process that was killed while writing
+                    entry.unlink()
+            yield RunFolder(path)
+    except OSError as error:
+        raise ConfigurationError(f"cannot use {path} as a run folder: {error.strerror or error}") from error
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Raises ConfigurationError where the folder at `path` holds files, but no run."""
+    if not path.exists():
+        return
+    names = sorted(entry.name for entry in path.iterdir())
+    if CONFIG in names:
+        with contextlib.suppress(CheckpointError):
+            if isinstance(read_config(path).get("gpucnn"), str):
+                return
+    others = [name for name in names if name != _LOCK and not is_beside(name, _FILES)]
+    if others:
+        raise ConfigurationError(
+            f"{path} is no run folder, and not empty: it holds {others[0]}"
+            + (f" and {len(others) - 1} more" if len(others) > 1 else "")
+            + "; choose another one for the run"
+        )
+
+
+def read_config(folder: Path) -> dict:
+    """What config.json holds; raises CheckpointError where it is missing or damaged."""
+    file = folder / CONFIG
+    return parse(read_file(file, CheckpointError, "run's configuration"), dict, file, CheckpointError)
 
 
 class RunFolder:
-    """The folder at `path` as the one process that trains in it sees it; made if it is not there.
+    """The files of the run in the folder at `path`."""
 
-    Raises ConfigurationError where that is impossible.
-    """
-
-    def __init__(self, path):
-        self.path = Path(path)
-        self.checkpoint = self.path / CHECKPOINT
-        self.best = self.path / BEST
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            for left_over in self.path.glob(".*.tmp"):  # of a process that was killed while writing
-                left_over.unlink(missing_ok=True)
-        except OSError as error:
-            raise ConfigurationError(f"cannot use {path} as a run folder: {error.strerror or error}") from error
+    def __init__(self, path: Path):
+        self.path = path
+        self.checkpoint = path / CHECKPOINT
+        self.best = path / BEST
 
     def refuse_if_used(self) -> None:
         """Raises ConfigurationError if a checkpoint is there that a new run would overwrite."""
@@ -52,11 +111,11 @@ class RunFolder:
 
     def write_config(self, config: dict) -> None:
         """Write config.json."""
-        write_file(self.path / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+        write_file(self.path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
     def write_metrics(self, history: History) -> None:
         """Write metrics.jsonl whole."""
-        write_file(self.path / METRICS, "".join(json.dumps(e) + "\n" for e in history.epochs).encode())
+        write_file(self.path / METRICS, _lines(history))
 
     def write_curves(self, history: History) -> None:
         """Draw curves.png."""
@@ -73,46 +132,86 @@ class RunFolder:
 
         Raises CheckpointError if it is not, or is missing or damaged.
         """
-        tensors, about = read_tensors(self.best)
+        tensors, about = read_tensors(self.best, _BEST)
         check_same_model(self.best, about, model)
-        if about.get("epoch") not in (epoch, done + 1):
+        if about["epoch"] not in (epoch, done + 1):
             raise CheckpointError(
-                f"{self.best} is of epoch {about.get('epoch')}, but epoch {epoch} did best in {self.path / METRICS}; "
+                f"{self.best} is of epoch {about['epoch']}, but epoch {epoch} did best in {self.path / METRICS}; "
                 "start a new run folder"
             )
         return about["epoch"], {name.removeprefix("model."): value for name, value in tensors.items()}
 
     def forget_best(self) -> None:
-        """Remove what a run has left that was killed before its first checkpoint."""
-        self.best.unlink(missing_ok=True)
+        """Remove what a run has left that was killed before its first checkpoint.
 
-    def write_checkpoint(self, state: dict[str, np.ndarray], about: dict) -> None:
-        """Write what `host_state` gave."""
+        Raises ConfigurationError for a file that no run wrote; it stays.
+        """
+        if self.best.exists():
+            try:
+                read_tensors(self.best, _BEST)
+            except CheckpointError:
+                raise ConfigurationError(
+                    f"{self.best} was not written by a run; move it away, or choose another run folder"
+                ) from None
+            self.best.unlink(missing_ok=True)
+
+    def write_checkpoint(self, state: dict[str, np.ndarray], about: dict, history: History) -> None:
+        """Write what `host_state` gave. `write_metrics` of the same history comes before."""
+        metrics = hashlib.sha256(_lines(history)).hexdigest()
+        about = {**about, "epoch": len(history), "step": history.last["step"], "metrics_sha256": metrics}
         write_tensors(self.checkpoint, state, about)
 
-    def read_checkpoint(self, model: Model, optimizer: Optimizer, settings: dict) -> History:
-        """Put weights and optimiser state back; returns the history of the epochs done.
+    def read_checkpoint(self, model: Model, optimizer: Optimizer, settings: dict) -> "Checkpoint":
+        """What the checkpoint holds; nothing is changed yet.
 
-        Raises CheckpointError if the checkpoint is damaged, of another model, or of a run with other settings.
+        Raises CheckpointError if it is damaged, of another model, or of a run with other settings.
         """
-        tensors, about = read_tensors(self.checkpoint)
+        tensors, about = read_tensors(self.checkpoint, _CHECKPOINT)
         check_same_model(self.checkpoint, about, model)
-        there = about.get("settings", {})
-        different = [key for key in {**there, **settings} if there.get(key) != settings.get(key)]
-        if different:
-            key = different[0]
+        if difference := _difference(about["settings"], settings):
             raise CheckpointError(
-                f"{self.checkpoint} is of a run with other settings: {key} was {there.get(key)} there and is "
-                f"{settings.get(key)} now; continue with the same settings, or start a new run folder"
+                f"{self.checkpoint} is of a run with other settings: {difference}; continue with the same settings, or "
+                "start a new run folder"
             )
-        history = _read_metrics(self.path, about["epoch"])
-        restore(self.checkpoint, tensors, about, model)
+        for name in optimizer.state_dict():
+            for parameter in model.parameters:
+                found = tensors.get(f"optimizer.{name}.{parameter.name}")
+                if found is None or found.shape != tuple(parameter.shape) or found.dtype.kind != "f":
+                    raise CheckpointError(f"{self.checkpoint} is damaged: it lacks {name} of {parameter.name}")
+        return Checkpoint(self.checkpoint, tensors, about, _read_metrics(self.path, about))
+
+
+@dataclass
+class Checkpoint:
+    """What `read_checkpoint` found."""
+
+    path: Path
+    tensors: dict[str, np.ndarray]
+    about: dict
+    history: History
+
+    def restore(self, model: Model, optimizer: Optimizer) -> None:
+        """Put weights and optimiser state back."""
+        restore(self.path, self.tensors, self.about, model)
         for name, array in optimizer.state_dict().items():
             host = np.zeros(array.shape, array.dtype)
             for parameter, view in model.split(host).items():
-                view[...] = tensors[f"optimizer.{name}.{parameter}"]
+                view[...] = self.tensors[f"optimizer.{name}.{parameter}"]
             model.backend.assign(array, host)
-        return history
+
+
+def _difference(there: dict, now: dict, owner: str = "") -> str | None:
+    """The first setting in which two dictionaries of settings differ, and its values, in words."""
+    for key in sorted({**there, **now}, key=lambda key: key != "name"):  # another class explains all the rest
+        old, new = there.get(key), now.get(key)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            return _difference(old, new, key)
+        what = owner if key == "name" and owner else f"{owner}'s {key}" if owner else key
+        values = (value if isinstance(value, str) else shown(value) for value in (old, new))
+        return "{} was {} there and is {} now".format(what, *values)
+    return None
 
 
 def host_state(model: Model, optimizer: Optimizer) -> dict[str, np.ndarray]:
@@ -146,34 +245,36 @@ def load_run(path, model: Model | None = None, *, best: bool = False) -> Run:
     The model has the weights of the last whole epoch, or with `best` those of the epoch that did best in validation.
     Raises CheckpointError if there is no run, or it is damaged, or has no best epoch because nothing was validated.
     """
-    folder = Path(path)
-    checkpoint = folder / CHECKPOINT
-    if not checkpoint.is_file():
-        raise CheckpointError(f"{folder} holds no checkpoint; give the folder of a run that finished an epoch")
-    tensors, about = read_tensors(checkpoint)
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / 'config.json'} cannot be read: {error}") from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{folder / 'config.json'} holds a {type(config).__name__}, not a run's configuration")
-    # Not through RunFolder: the run may be training still, and its files beside must stay.
-    history = _read_metrics(folder, about.get("epoch", 0))
-    if best:
-        checkpoint = folder / BEST
+    folder, best = as_path(path), arguments.truth("best", best)
+    arguments.instance("model", model, Model, "a gpucnn.Model", optional=True)
+    with decoding(folder, CheckpointError, "run folder"):
+        checkpoint = folder / CHECKPOINT
         if not checkpoint.is_file():
-            raise CheckpointError(f"{folder} has no best epoch, since it had no validation images; take the last one")
-        tensors, about = read_tensors(checkpoint)
-    return Run(folder, restore(checkpoint, tensors, about, model), config, history, about.get("epoch", 0))
+            raise CheckpointError(f"{folder} holds no checkpoint; give the folder of a run that finished an epoch")
+        # Not through run_folder: the run may be training still.
+        tensors, about = read_tensors(checkpoint, _CHECKPOINT)
+        config, history = read_config(folder), _read_metrics(folder, about)
+        if best:
+            checkpoint = folder / BEST
+            if not checkpoint.is_file():
+                raise CheckpointError(
+                    f"{folder} has no best epoch, since it had no validation images; take the last one"
+                )
+            tensors, about = read_tensors(checkpoint, _BEST)
+        return Run(folder, restore(checkpoint, tensors, about, model), config, history, about["epoch"])
 
 
-def _read_metrics(folder: Path, epochs: int) -> History:
-    """The first `epochs` lines: a run killed between the two files has measured one epoch more than it kept."""
-    path = folder / METRICS
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()[:epochs]]
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-    if [isinstance(line, dict) and line.get("epoch") for line in lines] != list(range(1, epochs + 1)):
+def _lines(history: History) -> bytes:
+    return "".join(json.dumps(epoch) + "\n" for epoch in history.epochs).encode()
+
+
+def _read_metrics(folder: Path, about: dict) -> History:
+    """The lines of the checkpoint's epochs: a run killed between the two files has measured one more than it kept.
+
+    Raises CheckpointError unless they are what was measured before the checkpoint was written.
+    """
+    path, epochs = folder / METRICS, about["epoch"]
+    lines = read_file(path, CheckpointError, "run's metrics").splitlines(keepends=True)[:epochs]
+    if len(lines) != epochs or hashlib.sha256(b"".join(lines)).hexdigest() != about["metrics_sha256"]:
         raise CheckpointError(f"{path} does not hold the {epochs} epochs that the checkpoint has seen")
-    return History(lines)
+    return History([parse(line, _RECORD, path, CheckpointError) for line in lines])

@@ -1,8 +1,8 @@
-"""One training step and one evaluation step, on the images that gpucnn.training.data keeps at hand.
+"""One training step and one evaluation step, on the images that gpucnn.training.data provides.
 
-A step is Python only the first times: the backend records it, where all that computes in it allows that, and repeats
-the recording for every further batch of as many images (gpucnn.training.recording). What changes from batch to batch
-(which images, the step's number, the learning rate) is written to device arrays before.
+A step runs in Python only the first times: the backend records it, if everything in it is recordable, and repeats the
+recording for every further batch of the same size (gpucnn.training.recording). What changes from batch to batch (which
+images, the step's number, the learning rate) is written to device arrays before.
 """
 
 import math
@@ -23,8 +23,8 @@ from gpucnn.training.recording import RecordedStep
 class TrainingSteps:
     """Training steps of `model`.
 
-    On the device: `totals` counts an epoch's loss and right answers, `status` is the first bad step or -1. Without a
-    `loss` it is SoftmaxCrossEntropy(), without `clip` gradients stay as they are.
+    On the device: `totals` accumulates an epoch's loss and correct predictions, `status` is the first bad step or -1.
+    `loss` defaults to SoftmaxCrossEntropy(); without `clip` gradients are not clipped.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class TrainingSteps:
         backend.watch(self.status, step, loss, model.values)
 
     def start_epoch(self) -> None:
-        """Forget what was counted."""
+        """Reset the totals."""
         self.backend.assign(self.totals, np.zeros(self.loss.counts))
         self.images = self._timed_images = 0
         self._started, self._untimed_seconds = perf_counter(), 0.0
@@ -78,7 +78,7 @@ class TrainingSteps:
         if self.recorded.settled(len(indices)):
             self.recorded(len(indices))
             self._timed_images += len(indices)
-        else:  # a first time may compile kernels, a second is proved: they say nothing about the speed
+        else:  # the first may compile kernels, the second is proved: their speed means nothing
             self.backend.synchronize()
             started = perf_counter()
             self.recorded(len(indices))
@@ -89,11 +89,11 @@ class TrainingSteps:
 
     @property
     def timed(self) -> bool:
-        """Whether the epoch has had a step whose speed tells something: one that recorded and compiled nothing."""
+        """Whether the epoch has had a step whose speed is meaningful: one that recorded and compiled nothing."""
         return self._timed_images > 0
 
     def measure(self) -> dict[str, float]:
-        """loss, accuracy if the loss knows one, and images_per_second of the epoch so far; waits for the device."""
+        """loss, accuracy if the loss has one, and images_per_second of the epoch so far; waits for the device."""
         totals = self.backend.host(self.totals)
         seconds = perf_counter() - self._started
         images = self._timed_images
@@ -129,7 +129,7 @@ class EvaluationSteps:
         self.loss(outputs, self.loss.load(backend, data.labels, data.indices, count), self._totals)
 
     def run(self) -> tuple[float, float | None]:
-        """(loss, accuracy) over all images; the accuracy is None where the loss knows none."""
+        """(loss, accuracy) over all images; the accuracy is None if the loss has none."""
         self.model.mode.training = False
         self.model.backend.assign(self._totals, np.zeros(self.loss.counts))
         for indices in self.data.batches(np.arange(self.data.count)):

@@ -2,18 +2,20 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from math import isfinite
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
-from gpucnn import arithmetic
+from gpucnn import arguments, arithmetic
+from gpucnn.arguments import instance, integer, truth
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import ConfigurationError, NonFiniteError, ShapeError
-from gpucnn.layers.settings import positive, truth
 from gpucnn.losses import Loss, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.models.files import describe
 from gpucnn.models.heads import REGRESSOR
@@ -27,17 +29,12 @@ from gpucnn.training.data import placed
 from gpucnn.training.history import History
 from gpucnn.training.normalization import channel_statistics
 from gpucnn.training.progress import Quiet, default_progress
-from gpucnn.training.run import RunFolder, first_not_finite, host_state
+from gpucnn.training.run import RunFolder, first_not_finite, host_state, run_folder
 from gpucnn.training.steps import EvaluationSteps, TrainingSteps
 from gpucnn.training.validation import check_stopping, digest, part, why_stop
 
 EVALUATION_BATCH = 256
 _CURVES_EVERY = 30.0  # seconds; drawing takes a third of one
-_EXAMPLES = {
-    "model": "a gpucnn.Model, such as gpucnn.models.lenet5()",
-    "optimizer": "one of gpucnn.optimizers, such as SGD(lr=0.1), or None",
-    "schedule": "one of gpucnn.schedules, such as Cosine(), or None",
-}
 
 
 class Trainer:
@@ -85,42 +82,31 @@ class Trainer:
         clip_value: float | None = None,
         callbacks: Sequence[Callback] = (),
     ):
-        kinds = ("model", model, Model), ("optimizer", optimizer, Optimizer), ("schedule", schedule, Schedule)
-        for name, value, kind in kinds:
-            if not isinstance(value, kind) and (value is not None or kind is Model):
-                raise ConfigurationError(f"{name} is {value!r}; give {_EXAMPLES[name]}")
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
-            raise ConfigurationError(f"seed is {seed!r}; give an integer from 0 to 2**64 - 1")
+        self.model = instance("model", model, Model, "a gpucnn.Model, such as gpucnn.models.lenet5()")
+        instance("optimizer", optimizer, Optimizer, "one of gpucnn.optimizers, such as SGD(lr=0.1)", optional=True)
+        instance("schedule", schedule, Schedule, "one of gpucnn.schedules, such as Cosine()", optional=True)
+        instance("loss", loss, Loss, "one of gpucnn.losses, such as Huber()", optional=True)
         room = min(model.input_shape[1:], default=1)
-        if isinstance(shift, bool) or not isinstance(shift, int) or not 0 <= shift < room:
-            raise ConfigurationError(f"shift is {shift!r}; give a number of pixels from 0 to {room - 1}")
         if len(model.output_shape) != 1:
             raise ConfigurationError(f"the model's output is {model.output_shape}, not (classes,): end it with Dense")
-        if isinstance(cutout, bool) or not isinstance(cutout, int) or not 0 <= cutout <= room:
-            raise ConfigurationError(f"cutout is {cutout!r}; give the side of a square in pixels, from 0 to {room}")
-        if (crop or flip) and len(model.input_shape) == 1:
+        self.seed, self.run = arguments.seed(seed), run if run is None else arguments.path("run", run)
+        self.shift, self.cutout = integer("shift", shift, 0, room - 1), integer("cutout", cutout, 0, room)
+        self.crop, self.flip, self.normalize = truth("crop", crop), truth("flip", flip), truth("normalize", normalize)
+        if (self.crop or self.flip) and len(model.input_shape) == 1:
             raise ConfigurationError(f"crop and flip need images; this model takes (N, {model.input_shape[0]})")
-        self.model, self.seed, self.run = model, seed, run
-        self.shift, self.crop, self.flip, self.cutout = shift, truth("crop", crop), truth("flip", flip), cutout
-        self.normalize = truth("normalize", normalize)
-        self.batch_size = positive("batch_size", batch_size)
+        self.batch_size = integer("batch_size", batch_size)
         self.optimizer, self.schedule = optimizer or Adam(), schedule or Constant()
-        if loss is not None and not isinstance(loss, Loss):
-            raise ConfigurationError(f"loss is {loss!r}; give one of gpucnn.losses, such as Huber(), or None")
         if model.head == REGRESSOR and isinstance(loss, SoftmaxCrossEntropy):
             raise ConfigurationError(
                 "softmax cross-entropy is for classes, but the model gives values; use MeanSquared()"
             )
         self.loss = loss or (MeanSquared() if model.head == REGRESSOR else SoftmaxCrossEntropy())
         self.clip = Clipping(clip_norm, clip_value)
-        for callback in callbacks:
-            if not isinstance(callback, Callback):
-                raise ConfigurationError(
-                    f"callbacks holds {callback!r}; give objects of subclasses of gpucnn.training.Callback"
-                )
-        self.callbacks, self._stopping = list(callbacks), False
-        self.progress = default_progress() if progress is None or progress is True else progress or Quiet()
-        self.about = dict(about or {})
+        self.callbacks, self._stopping = arguments.sequence("callbacks", callbacks, "a list of callbacks"), False
+        for callback in self.callbacks:
+            instance("each of callbacks", callback, Callback, "an object of a subclass of gpucnn.training.Callback")
+        self.progress = _progress(progress)
+        self.about = dict(instance("about", about, dict, "a dictionary", optional=True) or {})
         self.backend = backend if isinstance(backend, Backend) else get_backend(backend, math, threads=threads)
         if not model.initialized:
             model.initialize(seed)
@@ -161,7 +147,7 @@ class Trainer:
         checkpoint stays).
         """
         model = self.model
-        positive("epochs", epochs)
+        epochs, resume = integer("epochs", epochs), truth("resume", resume)
         if self.crop:
             model.image_shape = _larger(images, model.input_shape)
         images, labels = self._checked(images, labels)
@@ -169,45 +155,72 @@ class Trainer:
         if resume and self.run is None:
             raise ConfigurationError("resume needs the run folder to continue: Trainer(..., run=folder)")
 
-        settings, kept = self._settings(epochs, images, labels), None
+        everything, kept, validated_by = (images, labels), None, {}
         if isinstance(validation, (tuple, list)):
             if len(validation) != 2:
                 raise ConfigurationError(f"validation has {len(validation)} entries; give a pair (images, labels)")
             kept = self._checked(*validation)
-            settings["validation"] = f"{digest(*kept, self.backend.dtype)} by {monitor}"
+            validated_by = {"validation": f"{digest(*kept, self.backend.dtype)} by {monitor}"}
         elif validation is not None:
             (images, labels), kept = part(images, labels, validation, self.seed)
-            settings["validation"] = f"{validation} by {monitor}"
+            validated_by = {"validation": f"{float(validation)} by {monitor}"}
+        self.loss.learn(labels, model.output_shape[0])
+        settings = self._settings(epochs, *everything) | validated_by
         if self.normalize and model.mean is None:
             model.mean, model.std = channel_statistics(images)
-        evaluation = self._evaluation(*kept) if kept else None
         self._best = None
         model.place(self.backend)  # where another trainer may have taken it
         self.optimizer.place(self.backend, model.values.size)
-        folder, history = None, History()
-        if self.run is not None:
-            folder = RunFolder(self.run)
-            if not resume:
+        with nullcontext() if self.run is None else run_folder(self.run) as folder:
+            history = self._resume(folder, settings, epochs, monitor) if folder and resume else History()
+            if folder and not resume:
                 folder.refuse_if_used()
-            elif folder.checkpoint.exists():
-                history = folder.read_checkpoint(model, self.optimizer, settings)
-                best = history.best_epoch(monitor)
-                self._best = None if best is None else folder.read_best(model, best, len(history))
-            if not history.epochs:
-                folder.forget_best()
-            folder.write_config(self._config(epochs, {**settings, "patience": patience}))
-        if len(history) > epochs:
-            raise ConfigurationError(f"this run has done {len(history)} epochs already, more than {epochs}")
+            return self._train(folder, history, images, labels, epochs, kept, settings, monitor, patience)
 
+    def _resume(self, folder: RunFolder, settings: dict, epochs: int, monitor: str) -> History:
+        """Go back to the run's checkpoint, if it has one; what is refused has changed nothing."""
+        if not folder.checkpoint.exists():
+            return History()
+        found = folder.read_checkpoint(self.model, self.optimizer, settings)
+        done = len(found.history)
+        if done > epochs:
+            raise ConfigurationError(f"this run has done {done} epochs already, more than {epochs}")
+        best = found.history.best_epoch(monitor)
+        kept = None if best is None else folder.read_best(self.model, best, done)
+        found.restore(self.model, self.optimizer)
+        self._best = kept
+        return found.history
+
+    def _train(
+        self,
+        folder: RunFolder | None,
+        history: History,
+        images: np.ndarray | Mapped,
+        labels: np.ndarray,
+        epochs: int,
+        kept: tuple | None,
+        settings: dict,
+        monitor: str,
+        patience: int | None,
+    ) -> History:
+        """The loop of `fit`, all of whose arguments are checked; `kept` are the images for validation."""
+        model = self.model
         self._stopping = False
         model.layer.need_input_gradient(False)  # nobody needs the gradient of the images
-        data = placed(self.backend, images, labels, self.batch_size)
+        evaluation = self._evaluation(*kept) if kept else None
+        data = placed(self.backend, images, labels, min(self.batch_size, len(images)))
         try:
             changes = {"shift": self.shift, "flip": self.flip, "cutout": self.cutout}
             augmentation = replace(model.preparation, **changes)
             steps = TrainingSteps(model, self.optimizer, data, augmentation, self.seed, self.loss, self.clip)
+            if folder:
+                if not history.epochs:
+                    folder.forget_best()
+                folder.write_config(self._config(epochs, {**settings, "patience": patience}))
             title = self._title(steps) + (f"; {len(kept[0]):,} images for validation" if kept else "")
             self.progress.begin(title, epochs, len(images), len(history))
+            if remark := self.schedule.remark(epochs * -(-len(images) // self.batch_size)):
+                self.progress.say(remark)
             drawn = perf_counter()
             for callback in self.callbacks:
                 callback.on_train_begin(self)
@@ -265,7 +278,12 @@ class Trainer:
                 shown = perf_counter()
         measured = steps.measure()
         self._stop_if_not_finite(steps, len(batches))
-        record = {"epoch": epoch + 1, "step": (epoch + 1) * len(batches), **measured, "learning_rate": rate}
+        record: dict[str, Any] = {
+            "epoch": epoch + 1,
+            "step": (epoch + 1) * len(batches),
+            **measured,
+            "learning_rate": rate,
+        }
         if validation:
             record["validation_loss"], accuracy = validation.run()
             if accuracy is not None:
@@ -317,15 +335,8 @@ class Trainer:
         folder.write_metrics(history)
         if better:
             folder.write_best(self.model, last)
-        about = {
-            **describe(self.model),
-            "settings": settings,
-            "epoch": last["epoch"],
-            "step": last["step"],
-            "backend": self.backend.name,
-            "weights_sha256": self.model.weights_sha256(),
-        }
-        folder.write_checkpoint(state, about)
+        about = {**describe(self.model), "settings": settings, "backend": self.backend.name}
+        folder.write_checkpoint(state, about, history)
 
     def _settings(self, epochs: int, images: np.ndarray, labels: np.ndarray) -> dict:
         """All that decides the bits beside the model: a run resumes only where these agree."""
@@ -405,6 +416,14 @@ class Trainer:
         self.model.place(self.backend)
         data = placed(self.backend, images, labels, min(EVALUATION_BATCH, len(images)))
         return EvaluationSteps(self.model, data, self.loss)
+
+
+def _progress(progress: Any) -> Quiet:
+    if progress is None or isinstance(progress, bool):
+        return Quiet() if progress is False else default_progress()
+    if isinstance(progress, type) or not all(hasattr(progress, name) for name in vars(Quiet) if name[0] != "_"):
+        raise arguments.refuse("progress", progress, "an object with the methods of gpucnn.training.Quiet, or False")
+    return progress
 
 
 def _larger(images, input_shape: tuple[int, ...]) -> tuple[int, ...]:

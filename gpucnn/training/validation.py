@@ -1,13 +1,14 @@
 """Images kept out of training: which ones, and which epoch did best on them."""
 
 import hashlib
+from numbers import Real
 
 import numpy as np
 
 from gpucnn import arithmetic
+from gpucnn.arguments import integer, number, one_of, refuse
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import ConfigurationError, DataError
-from gpucnn.layers.settings import positive
 from gpucnn.losses import Loss
 from gpucnn.training.history import MONITORS, History
 
@@ -37,7 +38,8 @@ def split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, n
 def part(images, labels: np.ndarray, fraction, seed: int) -> tuple[tuple, tuple]:
     """((images, labels) to train on, (images, labels) to validate with); mapped images stay where they are."""
     numbers = split(labels, check_fraction(fraction), seed)
-    return tuple((_select(images, some), labels[some]) for some in numbers)
+    training, validation = ((_select(images, some), labels[some]) for some in numbers)
+    return training, validation
 
 
 def _select(images, numbers: np.ndarray):
@@ -46,25 +48,20 @@ def _select(images, numbers: np.ndarray):
 
 def check_fraction(validation) -> float:
     """`validation` as a float above 0 and below 1; raises ConfigurationError otherwise."""
-    if isinstance(validation, (bool, str)) or not isinstance(validation, (int, float, np.floating)):
-        raise ConfigurationError(
-            f"validation is a {type(validation).__name__}; give a part of the training images, such as 0.1, or a pair "
-            "(images, labels)"
-        )
-    if not 0 < validation < 1:
-        raise ConfigurationError(f"validation is {validation!r}; give a part above 0 and below 1, such as 0.1")
-    return float(validation)
+    if isinstance(validation, bool) or not isinstance(validation, Real):
+        expected = "a part of the training images, such as 0.1, or a pair (images, labels)"
+        raise refuse("validation", validation, expected)
+    return number("validation", validation, above=0, below=1)
 
 
 def check_stopping(validation, monitor: str, patience: int | None, loss: Loss | None = None) -> None:
     """Raises ConfigurationError for a `monitor` that is unknown or that `loss` does not have, and for a `patience` that
     is no number or has nothing to watch."""
-    if monitor not in MONITORS:
-        raise ConfigurationError(f"monitor is {monitor!r}; use {' or '.join(map(repr, MONITORS))}")
+    one_of("monitor", monitor, MONITORS)
     if monitor == "accuracy" and loss is not None and monitor not in loss.measure(np.ones(loss.counts), 1, 1):
         raise ConfigurationError(f"{type(loss).__name__} has no accuracy, which monitor asks for; use 'loss'")
     if patience is not None:
-        positive("patience", patience)
+        integer("patience", patience)
         if validation is None:
             raise ConfigurationError("patience needs validation, whose results tell when to stop: validation=0.1")
 
@@ -72,7 +69,7 @@ def check_stopping(validation, monitor: str, patience: int | None, loss: Loss | 
 def digest(images, labels: np.ndarray, dtype) -> str:
     """SHA-256 in hex of images, which are `dtype` or mapped, and labels."""
     data = images.survey(dtype)[0] if isinstance(images, Mapped) else hashlib.sha256(images)
-    data.update(labels)
+    data.update(np.ascontiguousarray(labels).data)
     return data.hexdigest()
 
 

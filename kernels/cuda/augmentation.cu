@@ -1,13 +1,13 @@
-// Images from their resting layout, (N, C, D, H, W), into lanes, cropped or shifted, mirrored, normalised and cut out
+// Images from their resting layout, (N, C, D, H, W), into lanes, cropped or shifted, mirrored, normalized and cut out
 // (rules 5 and 10). Plain loading and shifts are in images.cu, and so is why a square of shared memory turns the images.
 //
-// Each block of threads draws for its own 32 images what they need: seven numbers an image, one thread a number. They
+// Each block of threads draws its own 32 images' numbers: seven per image, one thread per number. They
 // are drawn again for every 32 values of an image, which costs less than a launch of its own and a trip through memory.
 #include "philox.cuh"
 
 constexpr int ROWS = 8;  // of threads
 
-// What is drawn for one image: where the output's first pixel lies in it, where its cutout starts, whether it is
+// What is drawn for one image: the position of the output's first pixel in it, where its cutout starts, whether it is
 // mirrored.
 enum { ORIGIN = 0, FIRST = 3, MIRRORED = 6, DRAWS = 7 };
 
@@ -15,9 +15,9 @@ enum { ORIGIN = 0, FIRST = 3, MIRRORED = 6, DRAWS = 7 };
 // `axes` axes are the images' own. `step` is null where nothing is drawn: then crops are from the middle. Launch: grid
 // (values / 32 rounded up, blocks of 32 images), values = C * D * H * W of the output, 32 x 8 threads.
 __global__ void __launch_bounds__(LANES * ROWS)
-load_augmented(const float* images, const i64* indices, float* y, int count, int shift, int crops, int flips,
-               int cutout, int axes, u64 seed, const unsigned* step, const float* mean, const float* scale, int C,
-               int D, int H, int W, int ID, int IH, int IW) {
+    load_augmented(const float* images, const i64* indices, float* y, int count, int shift, int crops, int flips,
+                   int cutout, int axes, u64 seed, const unsigned* step, const float* mean, const float* scale, int C,
+                   int D, int H, int W, int ID, int IH, int IW) {
   __shared__ float square[LANES][LANES + 1];
   __shared__ int drawn[LANES][DRAWS];
   const int lane = threadIdx.x, values = C * D * H * W;

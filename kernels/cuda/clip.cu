@@ -2,13 +2,11 @@
 //
 // The norm's sum of squares, in float64: 1024 values are a block of 64 rows of 16; a half warp takes a block, a lane one
 // column of it from top to bottom, then the tree over the 16 lanes, then the tree over the blocks, which the last block
-// of threads to finish adds up. Launch: clip_value, scale_all one thread a value, 256 a block; norm_scale (blocks / 16)
-// with block (32, 8).
+// of threads to finish adds up. Launch: clip_value, scale_all one thread per value, 256 per block; norm_scale (blocks /
+// 16) with block (32, 8).
 #include "sums.cuh"
 
-constexpr int ROWS = 64, WARPS = 8;
-
-DEVICE i64 thread_number() { return i64(blockIdx.x) * blockDim.x + threadIdx.x; }
+constexpr int WARPS = 8;
 
 __global__ void __launch_bounds__(256) clip_value(float* g, float limit, i64 size) {
   const i64 i = thread_number();
@@ -17,13 +15,13 @@ __global__ void __launch_bounds__(256) clip_value(float* g, float limit, i64 siz
 
 // scale (1,) = f32(limit / norm) where the norm exceeds the limit, else 1; part (blocks,).
 __global__ void __launch_bounds__(LANES * WARPS)
-norm_scale(const float* g, float* scale, double limit, i64 size, int blocks, double* part, unsigned* counter) {
+    norm_scale(const float* g, float* scale, double limit, i64 size, int blocks, double* part, unsigned* counter) {
   const int lane = threadIdx.x, column = lane % IMAGES;
   const i64 block = (i64(blockIdx.x) * WARPS + threadIdx.y) * 2 + lane / IMAGES;
   double sum = 0.0;
 #pragma unroll 8
-  for (int row = 0; row < ROWS; row++) {
-    const i64 i = (block * ROWS + row) * IMAGES + column;
+  for (int row = 0; row < BAND; row++) {
+    const i64 i = (block * BAND + row) * IMAGES + column;
     const double v = i < size ? double(g[i]) : 0.0;
     sum = __dadd_rn(sum, __dmul_rn(v, v));
   }

@@ -1,6 +1,6 @@
-// What every kernel here shares: the layout, float arithmetic that is never fused or flushed, and the trees of rule 3.
+// Shared by all kernels: the layout, float arithmetic that is never fused or flushed, and the trees of rule 3.
 //
-// Batches lie in lanes, (block, channel, *spatial, 32): one warp is one pixel or channel of 32 images, and thread
+// Batches are stored in lanes, (block, channel, *spatial, 32): a warp is one pixel or channel of 32 images, and thread
 // threadIdx.x % 32 is one image throughout a kernel. The contract's blocks have 16 images, so a warp holds two of them
 // and its level (b), the tree over the images of a block, runs in each half warp by itself.
 #pragma once
@@ -12,14 +12,13 @@ typedef unsigned long long u64;
 
 constexpr int LANES = 32;
 constexpr int IMAGES = 16;  // in a block of the contract
+constexpr int BAND = 64;    // values of a line that are summed together; of maps the host says how many rows
 constexpr unsigned WHOLE_WARP = 0xffffffffu;
-// A tree has one slot a level: enough for a million terms.
+// A tree has one slot per level: enough for a million terms.
 constexpr int LEVELS = 20;
 
-// One number a spatial axis. Images of fewer dimensions have leading axes of size 1.
-template <int D_, int H_, int W_> struct Axes {
-  static constexpr int D = D_, H = H_, W = W_, product = D_ * H_ * W_;
-};
+// One number per spatial axis. Images of fewer dimensions have leading axes of size 1.
+template <int D_, int H_, int W_> struct Axes { static constexpr int D = D_, H = H_, W = W_, product = D_ * H_ * W_; };
 
 __host__ __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 __host__ __device__ constexpr int least(int a, int b) { return a < b ? a : b; }
@@ -27,8 +26,12 @@ __host__ __device__ constexpr int least(int a, int b) { return a < b ? a : b; }
 DEVICE float add(float a, float b) { return __fadd_rn(a, b); }
 DEVICE double add(double a, double b) { return __dadd_rn(a, b); }
 DEVICE float rectified(float v) { return v > 0.0f ? v : 0.0f; }
+DEVICE float inverse_deviation(float var, float eps) { return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(var, eps))); }
 
-// Whether a lane of a block of 32 holds an image, and does not only fill it up.
+// A thread's number where it takes a value, or a few neighbors, of a flat array.
+DEVICE i64 thread_number() { return i64(blockIdx.x) * blockDim.x + threadIdx.x; }
+
+// Whether a lane of a block of 32 holds an image and not padding.
 DEVICE bool present(i64 block, int lane, int images) { return block * LANES + lane < images; }
 
 // Level (b): the tree of adjacent pairs over the 16 lanes of each half warp. All lanes of a half get its sum.
@@ -38,7 +41,7 @@ template <class T> DEVICE T half_warp_sum(T v) {
   return v;
 }
 
-// The same for N values a lane at once, with N shuffles instead of 4 N: at each step a lane keeps half of its values
+// The same for N values per lane at once, with N shuffles instead of 4 N: at each step a lane keeps half of its values
 // and gives the other half away. Lane l of a half ends with the sums of values l, l + 16, l + 32 ..., in v[0], v[1],
 // v[2] ...
 template <int N> DEVICE void half_warp_step(float* v, int lane, int d) {

@@ -5,7 +5,7 @@
 // O below are the channels of one group.
 //
 // Why register tiles. A product needs one weight, the same for all lanes, and one pixel. A warp that owns OB output
-// channels by QB neighbouring pixels loads OB weights and a few pixels for OB * QB multiply-adds. Each accumulator is
+// channels by QB neighboring pixels loads OB weights and a few pixels for OB * QB multiply-adds. Each accumulator is
 // the chain of rule 2 as it stands: k in order, never split. The weights come through shared memory, where one 16-byte
 // load serves all lanes; the pixels come from L1, where a row's taps find the same pixels again.
 #include "common.cuh"
@@ -24,9 +24,12 @@ template <int OB_, int QB_, int WK_, int WP_, int CC_, int SB_> struct Tile {
   static constexpr int ROW = OB * WK == 1 ? 1 : ceil_div(OB * WK, 4) * 4 + 4;
 };
 
-// Where the first weight lies and how far apart they are, in elements; the same for the outputs, in pixels (32 floats).
+// The position of the first weight and the strides, in elements; the same for the outputs, in pixels (32 floats).
 struct WeightStrides { int first, g, o, c, d, h, w; };
-struct OutputStrides { i64 first, block; int g, o, d, h, w; };
+struct OutputStrides {
+  i64 first, block;
+  int g, o, d, h, w;
+};
 
 // The weights of channels c_first ... c_first + CC - 1 for outputs o_first ... of a group, as [c][tap][output]; all
 // threads.
@@ -44,7 +47,7 @@ DEVICE void fetch_weights(float* weights, const float* source, WeightStrides ws,
   }
 }
 
-// N neighbouring outputs' weights from shared memory, four or two at a time.
+// N neighboring outputs' weights from shared memory, four or two at a time.
 template <int N> DEVICE void read_weights(float (&w)[N], const float* at) {
 #pragma unroll
   for (int o = 0; o < N; o += N % 4 == 0 ? 4 : N % 2 == 0 ? 2 : 1) {
@@ -63,19 +66,19 @@ template <int N> DEVICE void read_weights(float (&w)[N], const float* at) {
 // y = x correlated with w, plus bias (O,) if there is one; x (block, GROUPS * C, In, 32) contiguous.
 //
 // The input gradient is this kernel on dy, with a transposed and flipped view of the weights, once for each phase of
-// the stride; BY_OUTPUT then says that neighbouring weights belong to neighbouring outputs, and not to neighbouring
+// the stride; BY_OUTPUT: neighboring weights belong to neighboring outputs, and not to neighboring
 // inputs, so that a warp fetches them side by side. Launch: grid (pixel tiles of all blocks / WP, channel tiles *
-// GROUPS), block (32, WK * WP). A tile at the end of a row overlaps its neighbour; tiles past the last block only help
+// GROUPS), block (32, WK * WP). A tile at the end of a row overlaps its neighbor; tiles past the last block only help
 // to fetch weights.
 template <class T, int GROUPS, int C, int O, class In, class Out, class K, class S, class D, class B, bool BY_OUTPUT>
 __global__ void __launch_bounds__(T::threads)
-conv(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias, float* __restrict__ y,
-     int blocks, WeightStrides ws, OutputStrides ys, int relu) {
+    conv(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias,
+         float* __restrict__ y, int blocks, WeightStrides ws, OutputStrides ys, int relu) {
   constexpr int OB = T::OB, QB = T::QB, SB = T::SB, CC = T::CC, TILE = OB * T::WK;
   constexpr int ROW = T::ROW;
   constexpr int ROW_TILES = ceil_div(Out::W, QB), TILES = Out::D * Out::H * ROW_TILES;
   constexpr int NX = (QB - 1) * S::W + (SB - 1) * D::W + 1;  // pixels under QB outputs and SB taps
-  // Of those, the ones that lie inside the image for every tile, so that nobody needs to ask: [B::W, INSIDE).
+  // Of those, the ones that are inside the image for every tile, which needs no check: [B::W, INSIDE).
   constexpr int INSIDE = In::W + B::W - (Out::W - QB) * S::W - (ceil_div(K::W, SB) - 1) * SB * D::W;
   constexpr int UNROLLED_ROWS = OB * QB * SB <= 128 ? K::H : 1;
   __shared__ __align__(16) float weights[CC * K::product * ROW];
@@ -158,8 +161,8 @@ conv(const float* __restrict__ x, const float* __restrict__ w, const float* __re
 // in order. Launch as conv, with QB maxima in place of QB pixels; Out are the sizes of y.
 template <class T, int GROUPS, int C, int O, class In, class Out, class K, class B>
 __global__ void __launch_bounds__(T::threads)
-conv_max_pool(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias,
-              float* __restrict__ y, unsigned char* __restrict__ where, int blocks, WeightStrides ws) {
+    conv_max_pool(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias,
+                  float* __restrict__ y, unsigned char* __restrict__ where, int blocks, WeightStrides ws) {
   constexpr int OB = T::OB, QB = T::QB, CC = T::CC, TILE = OB * T::WK, NX = 2 * QB + K::W - 1;
   constexpr int ROW_TILES = ceil_div(Out::W, QB), TILES = Out::H * ROW_TILES, O_TILES = ceil_div(O, TILE);
   constexpr int INSIDE = In::W + B::W - 2 * (Out::W - QB);  // pixels [B::W, INSIDE) of a tile's row are inside for all
@@ -234,7 +237,7 @@ conv_max_pool(const float* __restrict__ x, const float* __restrict__ w, const fl
 // ---- weight gradient ----------------------------------------------------------------------------------------------
 
 // OB output channels by CB input channels by RB x SB taps of one kernel plane a warp, QU pixels at a time; WARPS tiles
-// a block; each warp takes BANDS neighbouring bands, a power of two.
+// a block; each warp takes BANDS neighboring bands, a power of two.
 template <int OB_, int CB_, int RB_, int SB_, int QU_, int WARPS_, int BANDS_> struct GradientTile {
   static constexpr int OB = OB_, CB = CB_, RB = RB_, SB = SB_, QU = QU_, WARPS = WARPS_, BANDS = BANDS_;
 };
@@ -256,24 +259,25 @@ DEVICE float total(const float* slot, unsigned terms) {
   return value;
 }
 
-// part (blocks of 16, groups of bands, GROUPS * O, C, K): rules 3a, 3b and the part of 3c that lies in one group of
+// part (blocks of 16, groups of bands, GROUPS * O, C, K): rules 3a, 3b and the part of 3c within one group of
 // bands.
 //
 // Here the accumulators are one product of a gradient and a pixel for each lane, summed over the positions of a band of
-// `BAND` rows. After a band comes the tree over the 16 images of each half warp, and then its sums wait in a tree over
+// `BAND_ROWS` rows. After a band comes the tree over the 16 images of each half warp, and then its sums wait in a tree over
 // the bands. sums.cu finishes. One dimension comes as the axis H, so that a band is 64 positions. Launch: grid (tiles /
 // WARPS, groups of bands, blocks), block (32, WARPS). Tiles at an axis' end overlap the one before.
-template <class T, int GROUPS, int C, int O, class In, class Out, class K, class S, class D, class B, int BAND>
+template <class T, int GROUPS, int C, int O, class In, class Out, class K, class S, class D, class B, int BAND_ROWS>
 __global__ void __launch_bounds__(LANES * T::WARPS)
-conv_weight_gradient(const float* __restrict__ dy, const float* __restrict__ x, float* __restrict__ part, int images) {
+    conv_weight_gradient(const float* __restrict__ dy, const float* __restrict__ x, float* __restrict__ part,
+                         int images) {
   constexpr int OB = T::OB, CB = T::CB, RB = T::RB, SB = T::SB, QU = T::QU, SUMS = OB * CB * RB * SB;
   constexpr int NX = (QU - 1) * S::W + (SB - 1) * D::W + 1;
   constexpr int OT = ceil_div(O, OB), CT = ceil_div(C, CB), RT = ceil_div(K::H, RB), ST = ceil_div(K::W, SB);
   constexpr int TILES = GROUPS * OT * CT * K::D * RT * ST;
-  constexpr int POSITION_ROWS = Out::D * Out::H, ALL_BANDS = ceil_div(POSITION_ROWS, BAND);
+  constexpr int POSITION_ROWS = Out::D * Out::H, ALL_BANDS = ceil_div(POSITION_ROWS, BAND_ROWS);
   constexpr int BAND_GROUPS = ceil_div(ALL_BANDS, T::BANDS), EACH = ceil_div(SUMS, IMAGES);
   constexpr int DEPTH = log2_of(T::BANDS) + 1;
-  // Of a tile's NX pixels those in [B::W, INSIDE) lie inside the image whatever the tile's taps and positions.
+  // Of a tile's NX pixels those in [B::W, INSIDE) are inside the image whatever the tile's taps and positions.
   constexpr int INSIDE = In::W + B::W - (ceil_div(Out::W, QU) - 1) * QU * S::W - (K::W - SB) * D::W;
 
   const int lane = threadIdx.x, tile = blockIdx.x * T::WARPS + threadIdx.y, block = blockIdx.z;
@@ -293,7 +297,7 @@ conv_weight_gradient(const float* __restrict__ dy, const float* __restrict__ x, 
     float acc[SUMS];
 #pragma unroll
     for (int i = 0; i < SUMS; i++) acc[i] = 0.0f;
-    const int first = (band_first + t) * BAND, last = least(first + BAND, POSITION_ROWS);
+    const int first = (band_first + t) * BAND_ROWS, last = least(first + BAND_ROWS, POSITION_ROWS);
 #pragma unroll 1
     for (int p = first; p < last; p++) {
       const int d = p / Out::H * S::D - B::D + a * D::D, h_first = p % Out::H * S::H - B::H + r0 * D::H;
@@ -303,8 +307,7 @@ conv_weight_gradient(const float* __restrict__ dy, const float* __restrict__ x, 
 #pragma unroll
         for (int o = 0; o < OB; o++)
 #pragma unroll
-          for (int u = 0; u < QU; u++)
-            {
+          for (int u = 0; u < QU; u++) {
             const bool inside = Out::W % QU == 0 || q + u < Out::W;
             dv[o][u] = inside ? gradients[(o * Out::product + p * Out::W + q + u) * LANES] : 0.0f;
           }

@@ -7,16 +7,16 @@
 constexpr int WARPS = 4;
 constexpr int CHUNK = 64;  // terms of the dot product in shared memory at a time
 
-// y (block, outputs, 32) = x times w, plus bias if there is one; weight (o, k) lies at w[o * w_o + k * w_k].
+// y (block, outputs, 32) = x times w, plus bias if there is one; weight (o, k) is at w[o * w_o + k * w_k].
 //
 // A warp owns OB outputs by NB blocks of images; four warps, side by side along the outputs, share the pixels and the
 // weights of CHUNK terms. All threads fetch a whole chunk at once: so many loads are under way that their latency is
-// paid once a chunk and not once a term, which is what a small layer's time is made of. Launch: grid (outputs / (4 OB),
-// blocks / NB), block (32, 4). BY_OUTPUT: neighbouring outputs lie side by side in w.
+// paid once per chunk and not once per term, which dominates a small layer's time. Launch: grid (outputs / (4 OB),
+// blocks / NB), block (32, 4). BY_OUTPUT: neighboring outputs are adjacent in w.
 template <int OB, int NB, bool BY_OUTPUT>
 __global__ void __launch_bounds__(LANES * WARPS)
-dense(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias, float* __restrict__ y,
-      int blocks, int inputs, int outputs, i64 w_o, i64 w_k, int relu) {
+    dense(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias,
+          float* __restrict__ y, int blocks, int inputs, int outputs, i64 w_o, i64 w_k, int relu) {
   constexpr int TILE = OB * WARPS, ROW = TILE + 4;
   __shared__ __align__(16) float xs[NB][CHUNK][LANES];
   __shared__ __align__(16) float ws[CHUNK][ROW];
@@ -74,14 +74,15 @@ dense(const float* __restrict__ x, const float* __restrict__ w, const float* __r
 //
 // By rule 3 the images of a block are one chain of fused multiply-adds, so here the lanes are the inner dimension of a
 // matrix product. Block of threads: 16 outputs by 64 terms, a thread 4 by 2, its lanes read four at a time; rows of
-// shared memory are 36 long, so that eight threads' 16-byte loads lie in all 32 banks. The two blocks of 16 images in a
+// shared memory are 36 long, so that eight threads' 16-byte loads use all 32 banks. The two blocks of 16 images in a
 // warp are a pair of the tree over blocks, which waits in registers: DEPTH is the bit length of the number of blocks of
 // 32. `source` (terms,) says which value of the group's channels a term sees, -1 in the padding; without it, term k is
 // value k. Launch: grid (terms / 64, outputs / 16, groups), block (32, 4).
 template <int DEPTH>
 __global__ void __launch_bounds__(LANES * 4)
-chain_weight_gradient(const float* __restrict__ dy, const float* __restrict__ x, const int* __restrict__ source,
-                      float* __restrict__ out, int images, int blocks, int O, int values, int terms) {
+                                      chain_weight_gradient(const float* __restrict__ dy, const float* __restrict__ x,
+                                                            const int* __restrict__ source, float* __restrict__ out,
+                                                            int images, int blocks, int O, int values, int terms) {
   constexpr int OB = 4, KB = 2, OT = 16, KT = 64, ROW = LANES + 4;
   __shared__ __align__(16) float ds[OT][ROW];
   __shared__ __align__(16) float xs[KT][ROW];

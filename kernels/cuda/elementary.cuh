@@ -45,9 +45,9 @@ DEVICE double tanh64(double x) {
   const double a = x < 0.0 ? -x : x;
   if (a < 0.25) {
     const double z = __dmul_rn(x, x);
-    const double p = horner(z, 0x1.148ea0b308461p-11, -0x1.7bc6eb005c921p-10, 0x1.d6c51cb5ec085p-9,
-                            -0x1.226e138728f92p-7, 0x1.664f4827c7387p-6, -0x1.ba1ba1b994262p-5, 0x1.1111111110e04p-3,
-                            -0x1.5555555555555p-2);
+    const double p =
+        horner(z, 0x1.148ea0b308461p-11, -0x1.7bc6eb005c921p-10, 0x1.d6c51cb5ec085p-9, -0x1.226e138728f92p-7,
+               0x1.664f4827c7387p-6, -0x1.ba1ba1b994262p-5, 0x1.1111111110e04p-3, -0x1.5555555555555p-2);
     return __dadd_rn(x, __dmul_rn(__dmul_rn(x, z), p));
   }
   const double capped = a > 20.0 ? 20.0 : a;
@@ -59,9 +59,7 @@ DEVICE double tanh64(double x) {
 DEVICE double sigmoid64(double x) { return __ddiv_rn(1.0, __dadd_rn(1.0, exp64(-x))); }
 
 // c is x clamped to [-16, 16], cdf the normal distribution's there, e = exp(-c**2 / 2).
-struct Normal {
-  double c, cdf, e;
-};
+struct Normal { double c, cdf, e; };
 DEVICE Normal normal64(double x) {
   const double c = x < -16.0 ? -16.0 : x > 16.0 ? 16.0 : x, a = c < 0.0 ? -c : c;
   const double e = exp64(-__dmul_rn(0.5, __dmul_rn(a, a)));

@@ -1,43 +1,67 @@
-// Activations, their gradients, and sums of two activations: one value in, one value out.
+// One value in, one value out: activations with their gradients, and sums of two activations (rules 5 to 7).
 //
-// Where a value lies in the batch does not matter, so the arrays are flat. A thread takes four neighbours, one 16-byte
+// A value's place in the batch does not matter, so the arrays are flat. A thread takes four neighbors, one 16-byte
 // load and store: these kernels do nothing but move memory. A batch is a multiple of 32 values, so four always fit.
-// Launch: 256 threads a block, as many blocks as it takes; `quads` is the number of values / 4.
+// Launch: 256 threads per block, as many blocks as needed; `quads` is the number of values / 4. Their names,
+// and whether a gradient starts from x or from y, are declared in gpucnn/backends/elementwise.py.
 #include "elementary.cuh"
-#include "elementwise.cuh"
 
-__global__ void __launch_bounds__(256) relu(const float4* x, float4* y, i64 quads) {
-  const i64 i = thread_number();
-  if (i < quads) y[i] = each([](float v) { return rectified(v); }, x[i]);
+// Each operation: its value, and its gradient from dy and what is saved; both also of the operation's settings.
+namespace operations {
+
+struct relu {
+  static DEVICE float value(float x) { return rectified(x); }
+  static DEVICE float gradient(float dy, float y) { return y > 0.0f ? dy : 0.0f; }
+};
+
+struct tanh {
+  static DEVICE float value(float x) { return elementary::rounded_tanh(x); }
+  static DEVICE float gradient(float dy, float y) { return __fmul_rn(dy, __fmaf_rn(-y, y, 1.0f)); }
+};
+
+struct sigmoid {
+  static DEVICE float value(float x) { return elementary::rounded_sigmoid(x); }
+  static DEVICE float gradient(float dy, float y) { return __fmul_rn(dy, __fmul_rn(y, __fsub_rn(1.0f, y))); }
+};
+
+struct leaky_relu {
+  static DEVICE float value(float x, float slope) { return x > 0.0f ? x : __fadd_rn(__fmul_rn(slope, x), 0.0f); }
+  static DEVICE float gradient(float dy, float x, float slope) { return x > 0.0f ? dy : __fmul_rn(slope, dy); }
+};
+
+struct gelu {
+  static DEVICE float value(float x) { return elementary::rounded_gelu(x); }
+  static DEVICE float gradient(float dy, float x) { return __fmul_rn(dy, elementary::rounded_gelu_slope(x)); }
+};
+
+struct silu {
+  static DEVICE float value(float x) { return elementary::rounded_silu(x); }
+  static DEVICE float gradient(float dy, float x) { return __fmul_rn(dy, elementary::rounded_silu_slope(x)); }
+};
+
+}  // namespace operations
+
+// A function of four neighboring values at once.
+template <class F> DEVICE float4 each(F f, float4 a) { return make_float4(f(a.x), f(a.y), f(a.z), f(a.w)); }
+template <class F> DEVICE float4 each(F f, float4 a, float4 b) {
+  return make_float4(f(a.x, b.x), f(a.y, b.y), f(a.z, b.z), f(a.w, b.w));
 }
 
-__global__ void __launch_bounds__(256) relu_gradient(const float4* dy, const float4* y, float4* dx, i64 quads) {
+template <class Operation, class... Settings>
+__global__ void __launch_bounds__(256) forward(const float4* x, float4* y, i64 quads, Settings... settings) {
   const i64 i = thread_number();
-  if (i < quads) dx[i] = each([](float d, float v) { return v > 0.0f ? d : 0.0f; }, dy[i], y[i]);
+  if (i < quads) y[i] = each([=](float v) { return Operation::value(v, settings...); }, x[i]);
 }
 
-__global__ void __launch_bounds__(256) tanh_forward(const float4* x, float4* y, i64 quads) {
+template <class Operation, class... Settings>
+__global__ void __launch_bounds__(256)
+    gradient(const float4* dy, const float4* saved, float4* dx, i64 quads, Settings... settings) {
   const i64 i = thread_number();
-  if (i < quads) y[i] = each([](float v) { return elementary::rounded_tanh(v); }, x[i]);
+  auto slope = [=](float d, float v) { return Operation::gradient(d, v, settings...); };
+  if (i < quads) dx[i] = each(slope, dy[i], saved[i]);
 }
 
-__global__ void __launch_bounds__(256) tanh_gradient(const float4* dy, const float4* y, float4* dx, i64 quads) {
-  const i64 i = thread_number();
-  if (i < quads) dx[i] = each([](float d, float v) { return __fmul_rn(d, __fmaf_rn(-v, v, 1.0f)); }, dy[i], y[i]);
-}
-
-__global__ void __launch_bounds__(256) sigmoid_forward(const float4* x, float4* y, i64 quads) {
-  const i64 i = thread_number();
-  if (i < quads) y[i] = each([](float v) { return elementary::rounded_sigmoid(v); }, x[i]);
-}
-
-__global__ void __launch_bounds__(256) sigmoid_gradient(const float4* dy, const float4* y, float4* dx, i64 quads) {
-  const i64 i = thread_number();
-  auto slope = [](float d, float v) { return __fmul_rn(d, __fmul_rn(v, __fsub_rn(1.0f, v))); };
-  if (i < quads) dx[i] = each(slope, dy[i], y[i]);
-}
-
-__global__ void __launch_bounds__(256) add_batches(const float4* a, const float4* b, float4* y, int relu, i64 quads) {
+__global__ void __launch_bounds__(256) add_batches(const float4* a, const float4* b, float4* y, i64 quads, int relu) {
   const i64 i = thread_number();
   if (i >= quads) return;
   const float4 v = each([](float p, float q) { return __fadd_rn(p, q); }, a[i], b[i]);

@@ -4,16 +4,12 @@
 // `length` values in 32 lanes. Sums over lines stay within an image: a block of threads takes a line, each of its warps
 // an aligned power of two of bands of 64 values, a thread being one image, and the warps' sums meet in shared memory.
 // So both passes of the statistics are one launch, and the order is the rule's. What is done value by value is flat: one
-// thread a value, neighbours side by side; the map of value i is i / (positions * 32), its channel that modulo C, and its
+// thread per value, neighbors side by side; the map of value i is i / (positions * 32), its channel that modulo C, its
 // line that over C / G, the channels of a group.
 #include "sums.cuh"
 
 constexpr int LINE_WARPS = 8;
 constexpr int LINE_LEVELS = 16;  // of a warp's tree: enough for lines of 33 million values
-constexpr int BAND = 64;
-
-DEVICE float inverse_deviation(float var, float eps) { return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(var, eps))); }
-DEVICE i64 thread_number() { return i64(blockIdx.x) * blockDim.x + threadIdx.x; }
 
 // Sums of SUMS terms over a line: `terms(value's number, to)` adds to to[0 .. SUMS-1]. All threads of an image's lane get
 // the sums in `result`; `sums` is shared memory, which a second call may use again. Launch: block (32, LINE_WARPS).
@@ -48,7 +44,7 @@ DEVICE void line_sums(Terms terms, int length, double (*sums)[LINE_WARPS][LANES]
 
 // mean and var (lines, 32) of x (lines, length, 32). Launch: grid (lines), block (32, LINE_WARPS).
 __global__ void __launch_bounds__(LANES * LINE_WARPS)
-group_norm_statistics(const float* x, float* mean, float* var, int length) {
+    group_norm_statistics(const float* x, float* mean, float* var, int length) {
   __shared__ double sums[1][LINE_WARPS][LANES];
   const float* values = x + i64(blockIdx.x) * length * LANES + threadIdx.x;
   double sum[1];
@@ -66,10 +62,10 @@ group_norm_statistics(const float* x, float* mean, float* var, int length) {
   var[to] = __double2float_rn(__ddiv_rn(sum[0], double(length)));
 }
 
-// y = fma(gamma, (x - mean) * inv, beta), one thread a value. gamma and beta may be null: 1 and 0.
+// y = fma(gamma, (x - mean) * inv, beta), one thread per value. gamma and beta may be null: 1 and 0.
 __global__ void __launch_bounds__(256)
-group_norm(const float* x, const float* mean, const float* var, const float* gamma, const float* beta, float eps,
-           float* y, int C, int channels, int positions, int relu, i64 size) {
+    group_norm(const float* x, const float* mean, const float* var, const float* gamma, const float* beta, float eps,
+               float* y, int C, int channels, int positions, int relu, i64 size) {
   const i64 i = thread_number();
   if (i >= size) return;
   const i64 map = i / (positions * LANES), line = map / channels * LANES + i % LANES;
@@ -83,8 +79,8 @@ group_norm(const float* x, const float* mean, const float* var, const float* gam
 // a and b, the means of gamma * dy and of that times xhat over each line, and inv: all (lines, 32). Launch: grid (lines),
 // block (32, LINE_WARPS).
 __global__ void __launch_bounds__(LANES * LINE_WARPS)
-group_norm_means(const float* dy, const float* x, const float* mean, const float* var, const float* gamma, float eps,
-                 float* a, float* b, float* inv, int groups, int channels, int positions) {
+    group_norm_means(const float* dy, const float* x, const float* mean, const float* var, const float* gamma,
+                     float eps, float* a, float* b, float* inv, int groups, int channels, int positions) {
   __shared__ double sums[2][LINE_WARPS][LANES];
   const int length = channels * positions, first = blockIdx.x % groups * channels;
   const i64 start = i64(blockIdx.x) * length * LANES + threadIdx.x, line = i64(blockIdx.x) * LANES + threadIdx.x;
@@ -104,10 +100,10 @@ group_norm_means(const float* dy, const float* x, const float* mean, const float
   inv[line] = scale;
 }
 
-// dx = inv * fma(-xhat, b, gamma * dy - a), one thread a value.
+// dx = inv * fma(-xhat, b, gamma * dy - a), one thread per value.
 __global__ void __launch_bounds__(256)
-group_norm_gradient(const float* dy, const float* x, const float* mean, const float* inv, const float* gamma,
-                    const float* a, const float* b, float* dx, int C, int channels, int positions, i64 size) {
+    group_norm_gradient(const float* dy, const float* x, const float* mean, const float* inv, const float* gamma,
+                        const float* a, const float* b, float* dx, int C, int channels, int positions, i64 size) {
   const i64 i = thread_number();
   if (i >= size) return;
   const i64 map = i / (positions * LANES), line = map / channels * LANES + i % LANES;
@@ -118,9 +114,9 @@ group_norm_gradient(const float* dy, const float* x, const float* mean, const fl
 
 // dgamma and dbeta (C,), sums over images and positions. Launch: as sums.cuh says, grid (C, parts), block (32, 8).
 __global__ void __launch_bounds__(LANES * SUM_WARPS)
-group_norm_parameter_gradients(const float* dy, const float* x, const float* mean, const float* inv, float* dgamma,
-                               float* dbeta, int groups, int channels, int images, int blocks, int positions, int band,
-                               double* part, unsigned* counters) {
+    group_norm_parameter_gradients(const float* dy, const float* x, const float* mean, const float* inv, float* dgamma,
+                                   float* dbeta, int groups, int channels, int images, int blocks, int positions,
+                                   int band, double* part, unsigned* counters) {
   const int group = blockIdx.x / channels;
   const i64 image_block = i64(gridDim.x) * positions * LANES;
   double sum[2];

@@ -1,8 +1,8 @@
 // Images between their resting layout, (N, C, D, H, W), and lanes, (block, C, D, H, W, 32); and their labels.
 //
-// Loading is a transposition: neighbouring pixels of one image come together in memory, neighbouring lanes go together.
+// Loading is a transposition: neighboring pixels of one image come together in memory, neighboring lanes go together.
 // A block of 32 x 8 threads takes 32 values of 32 images through a square of shared memory, so that both sides read and
-// write 128 bytes at a time; the square's rows are 33 long, so that a column lies in 32 different banks.
+// write 128 bytes at a time; the square's rows are 33 long, so that a column uses 32 different banks.
 #include "philox.cuh"
 
 constexpr int ROWS = 8;  // of threads
@@ -11,8 +11,8 @@ constexpr int ROWS = 8;  // of threads
 // `axes` axes (rule 10), zeros moving in. Launch: grid (values / 32 rounded up, blocks of 32 images), values = C * D *
 // H * W.
 __global__ void __launch_bounds__(LANES * ROWS)
-load_images(const float* images, const i64* indices, float* y, int count, int shift, int axes, u64 seed,
-            const unsigned* step, int C, int D, int H, int W) {
+    load_images(const float* images, const i64* indices, float* y, int count, int shift, int axes, u64 seed,
+                const unsigned* step, int C, int D, int H, int W) {
   __shared__ float square[LANES][LANES + 1];
   __shared__ int moves[LANES][3];
   const int lane = threadIdx.x, values = C * D * H * W;
@@ -45,7 +45,7 @@ load_images(const float* images, const i64* indices, float* y, int count, int sh
   }
 }
 
-// images (N, values) from x (block, values, 32): the way back. The same launch.
+// images (N, values) from x (block, values, 32): the reverse. The same launch.
 __global__ void __launch_bounds__(LANES * ROWS) unpack(const float* x, float* images, int count, int values) {
   __shared__ float square[LANES][LANES + 1];
   const int lane = threadIdx.x, first = blockIdx.x * LANES;
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(LANES * ROWS) unpack(const float* x, float* im
       images[(block * LANES + r) * values + first + lane] = square[lane][r];
 }
 
-// y (block, 32) = labels[indices[i]] for i < count, -1 behind. One thread a label.
+// y (block, 32) = labels[indices[i]] for i < count, -1 behind. One thread per label.
 __global__ void __launch_bounds__(256) load_labels(const int* labels, const i64* indices, int* y, int count, int size) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < size) y[i] = i < count ? labels[indices[i]] : -1;

@@ -1,7 +1,7 @@
-// Softmax, and softmax cross-entropy with its gradient, plain and with class weights and label smoothing (rule 8).
+// Softmax with its gradient, and softmax cross-entropy, plain and with class weights and label smoothing (rule 8).
 //
 // One thread is one image and walks through its classes three times: the maximum, the exponentials with their sum, the
-// quotients. Four warps a block, each a block of 32 images. The mean loss is float64: the tree over 16 lanes in each
+// quotients. Four warps per block, each a block of 32 images. The mean loss is float64: the tree over 16 lanes in each
 // half warp, then the tree over those sums, which the last block of threads to finish adds up. So the loss is one
 // launch.
 #include "elementary.cuh"
@@ -14,7 +14,7 @@ struct Exponentials {
   int first;  // class of the largest logit
 };
 
-// Leaves exp(z - max) in e; `apart` is how far a class is from the next.
+// Leaves exp(z - max) in e; `apart` is the distance between classes.
 DEVICE Exponentials exponentials(const float* z, float* e, int classes, int apart = LANES) {
   Exponentials found{z[0], 0.0f, 0};
   for (int c = 1; c < classes; c++) {
@@ -32,9 +32,26 @@ DEVICE Exponentials exponentials(const float* z, float* e, int classes, int apar
   return found;
 }
 
+// Adds up the blocks' partial sums in part: `sums` losses, then as many hits. loss (1,) = their mean; totals, if not
+// null, gains both. The last block of threads to call this does it, and gets true. `count` is a function, because its
+// value would take registers until then.
+template <class Count>
+DEVICE bool sum_losses(const double* part, int sums, Count count, float* loss, double* totals, unsigned* counter) {
+  if (!last_of(gridDim.x, counter)) return false;
+  const int thread = threadIdx.y * LANES + threadIdx.x;
+#pragma unroll 1
+  for (int s = 0; s < 2; s++) {  // the losses, then the hits
+    const double* terms = part + s * sums;
+    const double total = tree_over<LANES * WARPS>([&](int b) { return __ldcg(terms + b); }, sums, thread);
+    if (thread == 0 && s == 0) loss[0] = __double2float_rn(__ddiv_rn(total, count()));
+    if (thread == 0 && totals) totals[s] = __dadd_rn(totals[s], total);
+  }
+  return true;
+}
+
 // y = softmax along the channels of z (block, C, positions, 32): one thread is one image at one position.
-__global__ void __launch_bounds__(LANES * WARPS) softmax(const float* z, float* y, int classes, int positions,
-                                                         int units) {
+__global__ void __launch_bounds__(LANES * WARPS)
+    softmax(const float* z, float* y, int classes, int positions, int units) {
   const int unit = blockIdx.x * WARPS + threadIdx.y;
   if (unit >= units) return;
   const int apart = positions * LANES;
@@ -45,12 +62,25 @@ __global__ void __launch_bounds__(LANES * WARPS) softmax(const float* z, float* 
   for (int c = 0; c < classes; c++) y[c * apart] = __fdiv_rn(y[c * apart], sum);
 }
 
-// loss (1,) = the mean; dz = (p - hot) * scale; totals (2,), if given, gains the losses' sum and the number of hits.
+// dx = (dy - s) * y at each position of (block, channels, positions, 32), s the chain of dy * y along the channels.
+// One thread is one image at one position; grid (block-positions / 8), block (32, 8).
+__global__ void __launch_bounds__(LANES * 8) softmax_gradient(const float* dy, const float* y, float* dx, int channels,
+                                                            int positions, int units) {
+  const int unit = blockIdx.x * 8 + threadIdx.y;
+  if (unit >= units) return;
+  const i64 apart = i64(positions) * LANES;  // from channel to channel
+  const i64 at = unit / positions * channels * apart + unit % positions * LANES + threadIdx.x;
+  float sum = 0.0f;
+  for (int c = 0; c < channels; c++) sum = __fmaf_rn(dy[at + c * apart], y[at + c * apart], sum);
+  for (int c = 0; c < channels; c++)
+    dx[at + c * apart] = __fmul_rn(__fsub_rn(dy[at + c * apart], sum), y[at + c * apart]);
+}
+
+// loss (1,) = the mean; dz = (p - hot) * scale; totals (2,), if not null, gains the losses' sum and the number of hits.
 // labels (block, 32), -1 past the last image; part (2, blocks of 16).
-__global__ void __launch_bounds__(LANES * WARPS) softmax_cross_entropy(const float* z, const int* labels, float* dz,
-                                                                       float* loss, double* totals, double* part,
-                                                                       unsigned* counter, int images, int blocks,
-                                                                       int classes, float scale) {
+__global__ void __launch_bounds__(LANES * WARPS)
+    softmax_cross_entropy(const float* z, const int* labels, float* dz, float* loss, double* totals, double* part,
+                          unsigned* counter, int images, int blocks, int classes, float scale) {
   const int lane = threadIdx.x, sums = 2 * blocks;
   const i64 block = i64(blockIdx.x) * WARPS + threadIdx.y;
   if (block < blocks) {
@@ -71,20 +101,12 @@ __global__ void __launch_bounds__(LANES * WARPS) softmax_cross_entropy(const flo
       part[sums + half] = hits;
     }
   }
-  if (!last_of(gridDim.x, counter)) return;
-  const int thread = threadIdx.y * LANES + lane;
-#pragma unroll 1
-  for (int s = 0; s < 2; s++) {  // the losses, then the hits
-    const double* terms = part + s * sums;
-    const double total = tree_over<LANES * WARPS>([&](int b) { return __ldcg(terms + b); }, sums, thread);
-    if (thread == 0 && s == 0) loss[0] = __double2float_rn(__ddiv_rn(total, double(images)));
-    if (thread == 0 && totals) totals[s] = __dadd_rn(totals[s], total);
-  }
+  sum_losses(part, sums, [&] { return double(images); }, loss, totals, counter);
 }
 
 // sum (1,) = the weights (classes,) of all images' labels, added up; part (blocks of 16,). Launch: one block (32, WARPS).
 __global__ void __launch_bounds__(LANES * WARPS)
-label_weights(const int* labels, const float* weights, double* sum, double* part, int images, int blocks) {
+    label_weights(const int* labels, const float* weights, double* sum, double* part, int images, int blocks) {
   const int lane = threadIdx.x;
   for (i64 block = threadIdx.y; block < blocks; block += WARPS) {
     const float own = present(block, lane, images) ? weights[labels[block * LANES + lane]] : 0.0f;
@@ -97,12 +119,12 @@ label_weights(const int* labels, const float* weights, double* sum, double* part
   if (thread == 0) sum[0] = total;
 }
 
-// softmax_cross_entropy where class c asks for q_c = share * weights[c], the label for keep * weights[label] more;
+// softmax_cross_entropy where class c's target is q_c = share * weights[c], the label's keep * weights[label] more;
 // weight (1,) is what label_weights gave; totals (3,).
 __global__ void __launch_bounds__(LANES * WARPS)
-weighted_cross_entropy(const float* z, const int* labels, const float* weights, float share, float keep,
-                       const double* weight, float* dz, float* loss, double* totals, double* part, unsigned* counter,
-                       int images, int blocks, int classes) {
+    weighted_cross_entropy(const float* z, const int* labels, const float* weights, float share, float keep,
+                           const double* weight, float* dz, float* loss, double* totals, double* part,
+                           unsigned* counter, int images, int blocks, int classes) {
   const int lane = threadIdx.x, sums = 2 * blocks;
   const i64 block = i64(blockIdx.x) * WARPS + threadIdx.y;
   const float scale = __double2float_rn(__ddiv_rn(1.0, weight[0]));
@@ -134,14 +156,6 @@ weighted_cross_entropy(const float* z, const int* labels, const float* weights, 
       part[sums + half] = hits;
     }
   }
-  if (!last_of(gridDim.x, counter)) return;
-  const int thread = threadIdx.y * LANES + lane;
-#pragma unroll 1
-  for (int s = 0; s < 2; s++) {  // the losses, then the hits
-    const double* terms = part + s * sums;
-    const double total = tree_over<LANES * WARPS>([&](int b) { return __ldcg(terms + b); }, sums, thread);
-    if (thread == 0 && s == 0) loss[0] = __double2float_rn(__ddiv_rn(total, weight[0]));
-    if (thread == 0 && totals) totals[s] = __dadd_rn(totals[s], total);
-  }
-  if (thread == 0 && totals) totals[2] = __dadd_rn(totals[2], weight[0]);
+  const bool last = sum_losses(part, sums, [&] { return weight[0]; }, loss, totals, counter);
+  if (last && threadIdx.x == 0 && threadIdx.y == 0 && totals) totals[2] = __dadd_rn(totals[2], weight[0]);
 }

@@ -1,19 +1,18 @@
 // Batch norm, bias gradients and the mean of a map (rules 4 and 5).
 //
-// Two kinds of kernels. Sums over a channel run as sums.cuh says: a warp a band, the last block of a channel finishes.
-// The others take a map each, (block, channel), one value a thread and turn; a map's channel is its number modulo C, so
-// what belongs to the channel is computed once a thread. Their launch: grid (blocks * C, parts of a map), 256 threads.
+// Two kinds of kernels. Sums over a channel run as in sums.cuh: a warp per band, the last block of a channel finishes.
+// The others take a map each, (block, channel), one value per thread and turn; a map's channel is its number modulo C;
+// per-channel values are computed once per thread. Their launch: grid (blocks * C, parts of a map), 256 threads.
 #include "sums.cuh"
 
-DEVICE float inverse_deviation(float var, float eps) { return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(var, eps))); }
 DEVICE bool first_thread() { return threadIdx.x == 0 && threadIdx.y == 0; }
 
 // ---- sums over a channel: grid (C, parts), block (32, 8) ----------------------------------------------------------
 
 // out (C,) = the sum of dy.
-__global__ void __launch_bounds__(LANES * SUM_WARPS) bias_gradient(const float* dy, float* out, int images, int blocks,
-                                                                   int positions, int band, double* part,
-                                                                   unsigned* counters) {
+__global__ void __launch_bounds__(LANES * SUM_WARPS)
+    bias_gradient(const float* dy, float* out, int images, int blocks, int positions, int band, double* part,
+                  unsigned* counters) {
   double sum[1];
   auto terms = [&](i64 i, double* to) { to[0] = __dadd_rn(to[0], double(dy[i])); };
   if (channel_sums<1>(terms, Maps{images, blocks, positions, band}, part, counters, sum) && first_thread())
@@ -21,9 +20,9 @@ __global__ void __launch_bounds__(LANES * SUM_WARPS) bias_gradient(const float* 
 }
 
 // mean64 and mean (C,) of x.
-__global__ void __launch_bounds__(LANES * SUM_WARPS) batch_norm_mean(const float* x, double* mean64, float* mean,
-                                                                     int images, int blocks, int positions, int band,
-                                                                     double* part, unsigned* counters) {
+__global__ void __launch_bounds__(LANES * SUM_WARPS)
+    batch_norm_mean(const float* x, double* mean64, float* mean, int images, int blocks, int positions, int band,
+                    double* part, unsigned* counters) {
   const Maps maps{images, blocks, positions, band};
   double sum[1];
   auto terms = [&](i64 i, double* to) { to[0] = __dadd_rn(to[0], double(x[i])); };
@@ -36,8 +35,8 @@ __global__ void __launch_bounds__(LANES * SUM_WARPS) batch_norm_mean(const float
 
 // var and unbiased var (C,) of x around mean64.
 __global__ void __launch_bounds__(LANES * SUM_WARPS)
-batch_norm_variance(const float* x, const double* mean64, float* var, float* unbiased, int images, int blocks,
-                    int positions, int band, double* part, unsigned* counters) {
+    batch_norm_variance(const float* x, const double* mean64, float* var, float* unbiased, int images, int blocks,
+                        int positions, int band, double* part, unsigned* counters) {
   const Maps maps{images, blocks, positions, band};
   const double centre = mean64[blockIdx.x];
   double sum[1];
@@ -54,11 +53,10 @@ batch_norm_variance(const float* x, const double* mean64, float* var, float* unb
 }
 
 // dgamma and dbeta (C,), and their means over all values of the channel, which dx needs.
-__global__ void __launch_bounds__(LANES * SUM_WARPS) batch_norm_sums(const float* dy, const float* x, const float* mean,
-                                                                     const float* var, float eps, float* dgamma,
-                                                                     float* dbeta, float* gamma_mean, float* beta_mean,
-                                                                     int images, int blocks, int positions, int band,
-                                                                     double* part, unsigned* counters) {
+__global__ void __launch_bounds__(LANES * SUM_WARPS)
+    batch_norm_sums(const float* dy, const float* x, const float* mean, const float* var, float eps, float* dgamma,
+                    float* dbeta, float* gamma_mean, float* beta_mean, int images, int blocks, int positions, int band,
+                    double* part, unsigned* counters) {
   const Maps maps{images, blocks, positions, band};
   const int c = blockIdx.x;
   const float centre = mean[c], inv = inverse_deviation(var[c], eps);
@@ -87,8 +85,8 @@ template <class F> DEVICE void over_map(int positions, F f) {
 
 // y = fma(gamma, (x - mean) * inv, beta)
 __global__ void __launch_bounds__(256)
-batch_norm(const float* x, const float* mean, const float* var, const float* gamma, const float* beta, float eps,
-           float* y, int C, int positions, int relu) {
+    batch_norm(const float* x, const float* mean, const float* var, const float* gamma, const float* beta, float eps,
+               float* y, int C, int positions, int relu) {
   const int c = blockIdx.x % C;
   const float centre = mean[c], inv = inverse_deviation(var[c], eps), scale = gamma[c], shift = beta[c];
   over_map(positions, [&](i64 i) {
@@ -97,11 +95,11 @@ batch_norm(const float* x, const float* mean, const float* var, const float* gam
   });
 }
 
-// dx = (gamma * inv) * fma(-xhat, gamma_mean, dy - beta_mean); images that only fill up a block get +0.
-__global__ void __launch_bounds__(256) batch_norm_gradient(const float* dy, const float* x, const float* mean,
-                                                           const float* var, const float* gamma, float eps,
-                                                           const float* gamma_mean, const float* beta_mean, float* dx,
-                                                           int images, int C, int positions) {
+// dx = (gamma * inv) * fma(-xhat, gamma_mean, dy - beta_mean); padding images get +0.
+__global__ void __launch_bounds__(256)
+    batch_norm_gradient(const float* dy, const float* x, const float* mean, const float* var, const float* gamma,
+                        float eps, const float* gamma_mean, const float* beta_mean, float* dx, int images, int C,
+                        int positions) {
   const int c = blockIdx.x % C;
   const float centre = mean[c], inv = inverse_deviation(var[c], eps), scale = __fmul_rn(gamma[c], inv);
   const float a = beta_mean[c], b = gamma_mean[c];
@@ -121,9 +119,9 @@ __global__ void __launch_bounds__(256) batch_norm_input_gradient(const float* dy
   over_map(positions, [&](i64 i) { dx[i] = __fmul_rn(dy[i], scale); });
 }
 
-// y (maps, 32) = the mean of each map: bands in order, then the tree over them. One warp a map, 8 warps a block.
+// y (maps, 32) = the mean of each map: bands in order, then the tree over them. One warp per map, 8 warps per block.
 __global__ void __launch_bounds__(LANES * 8)
-global_avg_pool(const float* x, float* y, int maps, int positions, int band) {
+                                      global_avg_pool(const float* x, float* y, int maps, int positions, int band) {
   const i64 map = i64(blockIdx.x) * 8 + threadIdx.y;
   if (map >= maps) return;
   const float* values = x + map * positions * LANES + threadIdx.x;

@@ -1,11 +1,9 @@
-// Optimisers over the flat parameter buffer (rule 9), running statistics, and the watch for numbers that are not
+// Optimizers over the flat parameter buffer (rule 9), running statistics, and the watch for numbers that are not
 // finite.
 //
-// One thread a weight, 256 threads a block: what a weight needs lies at its own index in each array. The learning rate
+// One thread per weight, 256 per block: what a weight needs is at its own index in each array. The learning rate
 // and what else changes from step to step is read from `hyper` on the device, because a captured step is repeated.
 #include "common.cuh"
-
-DEVICE i64 thread_number() { return i64(blockIdx.x) * blockDim.x + threadIdx.x; }
 
 __global__ void __launch_bounds__(256) sgd(float* w, const float* g, float* v, const float* hyper, float momentum,
                                            float weight_decay, int nesterov, i64 size) {
@@ -20,8 +18,8 @@ __global__ void __launch_bounds__(256) sgd(float* w, const float* g, float* v, c
 
 // Adam, or AdamW where the decay is decoupled; rest = 1 - beta; hyper = (lr, c1, c2, lr * decay).
 __global__ void __launch_bounds__(256)
-adam(float* w, const float* g, float* m, float* v, const float* hyper, float beta1, float beta2, float rest1,
-     float rest2, float eps, float weight_decay, int decoupled, i64 size) {
+    adam(float* w, const float* g, float* m, float* v, const float* hyper, float beta1, float beta2, float rest1,
+         float rest2, float eps, float weight_decay, int decoupled, i64 size) {
   const i64 i = thread_number();
   if (i >= size) return;
   float weight = w[i], gradient = g[i];
@@ -47,7 +45,7 @@ DEVICE bool is_finite(float v) { return (__float_as_int(v) & 0x7f800000) != 0x7f
 
 // status = step if it is still -1 and the loss or a weight is not finite. All who find one write the same number.
 __global__ void __launch_bounds__(256)
-watch(i64* status, const unsigned* step, const float* loss, const float* w, i64 size) {
+    watch(i64* status, const unsigned* step, const float* loss, const float* w, i64 size) {
   const i64 i = thread_number();
   const bool bad = (i < size && !is_finite(w[i])) || (i == 0 && !is_finite(loss[0]));
   if (bad && *status == -1) *status = i64(step[0]);

@@ -3,7 +3,7 @@
 // A warp is one pixel of 32 images, so a window is a plain loop over its taps; the sizes are template arguments, so the
 // loops unroll and the divisions are by constants. Gradients gather: each input pixel looks up, in row-major order, the
 // outputs whose windows hold it. So every value has one owner, one order of addition, and no atomics.
-// Launch: 8 warps a block, one warp a pixel; grid (maps * pixels / 8 rounded up), maps = blocks * channels.
+// Launch: 8 warps per block, one warp per pixel; grid (maps * pixels / 8 rounded up), maps = blocks * channels.
 #include "common.cuh"
 
 constexpr int WARPS = 8;
@@ -24,7 +24,7 @@ DEVICE int last_tap(int first, int dilation, int taps, int size) {
   return least(taps, (size - 1 - first) / dilation + 1);
 }
 
-// Calls f(tap, pixel) for the window's taps that lie inside the image, row-major.
+// Calls f(tap, pixel) for the window's taps that are inside the image, row-major.
 template <class W, class F> DEVICE void over_taps(int p, F f) {
   using K = typename W::K;
   using In = typename W::In;
@@ -81,8 +81,8 @@ __global__ void __launch_bounds__(LANES * WARPS) max_pool(const float* x, float*
 
 // dx = from +0, the dy of each output whose maximum this pixel was.
 template <class W, class Tap>
-__global__ void __launch_bounds__(LANES * WARPS) max_pool_gradient(const float* dy, const Tap* where, float* dx,
-                                                                   i64 pixels) {
+__global__ void __launch_bounds__(LANES * WARPS)
+    max_pool_gradient(const float* dy, const Tap* where, float* dx, i64 pixels) {
   const i64 i = i64(blockIdx.x) * WARPS + threadIdx.y;
   if (i >= pixels) return;
   const i64 map = i / W::In::product * W::Out::product * LANES + threadIdx.x;
@@ -108,14 +108,13 @@ __global__ void __launch_bounds__(LANES * WARPS) avg_pool(const float* x, float*
 
 // dx = from +0, dy / count of each output whose window holds this pixel.
 template <class W>
-__global__ void __launch_bounds__(LANES * WARPS) avg_pool_gradient(const float* dy, float* dx, const float* counts,
-                                                                   i64 pixels) {
+__global__ void __launch_bounds__(LANES * WARPS)
+    avg_pool_gradient(const float* dy, float* dx, const float* counts, i64 pixels) {
   const i64 i = i64(blockIdx.x) * WARPS + threadIdx.y;
   if (i >= pixels) return;
   const i64 map = i / W::In::product * W::Out::product * LANES + threadIdx.x;
   float sum = 0.0f;
-  over_outputs<W>(int(i % W::In::product), [&](int, int o) {
-    sum = __fadd_rn(sum, __fdiv_rn(dy[map + i64(o) * LANES], counts[o]));
-  });
+  over_outputs<W>(int(i % W::In::product),
+                  [&](int, int o) { sum = __fadd_rn(sum, __fdiv_rn(dy[map + i64(o) * LANES], counts[o])); });
   dx[i * LANES + threadIdx.x] = sum;
 }

@@ -1,14 +1,14 @@
 // The last levels of a weight gradient's sum (rules 3c and 3d): over the bands of each block, then over the blocks.
 //
 // Launch: grid (weights / 32), block (32, 8): a thread column takes one weight, its eight threads an aligned power of
-// two of blocks each, and the first of them adds their sums. Neighbouring threads read neighbouring weights.
+// two of blocks each, and the first of them adds their sums. Neighboring threads read neighboring weights.
 #include "common.cuh"
 
 constexpr int PARTS = 8;
 
 // out (size,) = the tree over part (blocks of 16, bands, size).
 __global__ void __launch_bounds__(LANES * PARTS)
-batch_tree(const float* part, float* out, int blocks, int bands, int size) {
+    batch_tree(const float* part, float* out, int blocks, int bands, int size) {
   __shared__ float sums[PARTS][LANES];
   const int i = blockIdx.x * LANES + threadIdx.x;
   int each = 1;

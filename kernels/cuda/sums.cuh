@@ -1,6 +1,6 @@
 // Sums over images and positions in float64 (rules 3 and 4), in one launch.
 //
-// The units of work are (block of 32 images, band of positions): a warp adds a band's positions in order, one image a
+// The units of work are (block of 32 images, band of positions): a warp adds a band's positions in order, one image per
 // lane, and its half warps run the tree over their 16 images. The partial sums go to memory; the last block of threads
 // to finish a channel adds them, first the bands of each block of 16 images, then the blocks. So the order is the
 // rule's whatever the number of threads, and no sum waits for a second launch.
@@ -8,7 +8,7 @@
 #include "common.cuh"
 
 // The tree over term(0), ..., term(terms - 1), by all THREADS threads of a block (a power of two); all get the result.
-// Each takes 2**n neighbours, so that its sum is a node of the tree.
+// Each takes 2**n neighbors, so that its sum is a node of the tree.
 template <int THREADS, class Term> DEVICE double tree_over(Term term, int terms, int thread) {
   __shared__ double sums[THREADS];
   int each = 1;

@@ -12,7 +12,7 @@ struct Term {
 
 DEVICE double magnitude(double d) { return d < 0.0 ? -d : d; }
 
-struct MeanSquared {
+struct mean_squared {
   static constexpr int UNROLL = 4;
   static DEVICE Term of(float x, float t, float) {
     const float d = __fsub_rn(x, t);
@@ -20,7 +20,7 @@ struct MeanSquared {
   }
 };
 
-struct MeanAbsolute {
+struct mean_absolute {
   static constexpr int UNROLL = 4;
   static DEVICE Term of(float x, float t, float) {
     const float d = __fsub_rn(x, t);
@@ -28,7 +28,7 @@ struct MeanAbsolute {
   }
 };
 
-struct Huber {
+struct huber {
   static constexpr int UNROLL = 4;
   static DEVICE Term of(float x, float t, float delta) {
     const float d = __fsub_rn(x, t);
@@ -38,7 +38,7 @@ struct Huber {
   }
 };
 
-struct BinaryCrossEntropy {
+struct binary_cross_entropy {
   static constexpr int UNROLL = 1;
   static DEVICE Term of(float x, float t, float) {
     const double v = x, e = elementary::exp64(-magnitude(v));
@@ -48,12 +48,12 @@ struct BinaryCrossEntropy {
   }
 };
 
-// loss (1,) = the mean; dx = the gradient, +0 in lanes without an image; totals (1,), if given, gains the sum.
+// loss (1,) = the mean; dx = the gradient, +0 in lanes without an image; totals (1,), if not null, gains the sum.
 template <class Kind>
 __global__ void __launch_bounds__(LANES * SUM_WARPS)
-value_loss(const float* x, const float* t, float* dx, float* loss, double* totals, int images, int blocks, int values,
-           float scale, float delta, double* part, unsigned* counters) {
-  const Maps maps{images, blocks, values, 64};
+    value_loss(const float* x, const float* t, float* dx, float* loss, double* totals, int images, int blocks,
+               int values, float scale, float delta, double* part, unsigned* counters) {
+  const Maps maps{images, blocks, values, BAND};
   const bool in_last = present(blocks - 1, threadIdx.x, images);  // whether the last block has an image in this lane
   const i64 last = i64(blocks - 1) * values * LANES;
   double sum[1];

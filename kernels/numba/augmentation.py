@@ -1,4 +1,4 @@
-"""Images into lanes, cropped or shifted, mirrored, normalised and cut out (rules 5 and 10). Plain loading and shifts
+"""Images into lanes, cropped or shifted, mirrored, normalized and cut out (rules 5 and 10). Plain loading and shifts
 are in images.py."""
 
 import numpy as np
@@ -11,7 +11,7 @@ from numba import get_thread_id, prange
 
 @inner
 def normalise(a, i, b, j, count, mean, scale):
-    """b.base[j : j + count] = (a.base[i : i + count] - mean) * scale; both lie along a line."""
+    """b.base[j : j + count] = (a.base[i : i + count] - mean) * scale; both contiguous."""
     if count >= LANES:
         m, s = splat(mean), splat(scale)
         for k in range(0, count, LANES):
@@ -31,7 +31,7 @@ def draw24(seed, index, step, purpose):
 def load_augmented(
     images, indices, y, count, shift, crops, flips, cutout, axes, draws, seed, step, mean, scale, plan, scratch
 ):
-    """y = images[indices[i]] for i < count, zeros behind; each cut, moved, mirrored, normalised, blanked as drawn.
+    """y = images[indices[i]] for i < count, zeros behind; each cut, moved, mirrored, normalized, blanked as drawn.
 
     images (M, C, D, H, W) are contiguous, y (block, C, D, H, W, lane) may be smaller by the crop. plan (images rounded
     up, 10) int64 gets an image's origin along three axes, whether it is mirrored, and first and end of its cutout along

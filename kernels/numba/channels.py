@@ -5,24 +5,20 @@ All activations here are contiguous and flat along their positions: (block, chan
 
 import numpy as np
 from gpucnn.kernels.numba.compiler import kernel
-from gpucnn.kernels.numba.simd import LANES, add, load, splat, store, where_greater
+from gpucnn.kernels.numba.simd import LANES, load, splat, store
+from gpucnn.kernels.numba.vectors import biased
 from numba import prange
-
-ZERO = np.float32(0)
 
 
 @kernel("add bias")
-def add_bias(x, bias, y, rectified):
+def add_bias(x, bias, y, relu):
     """y = (x + bias) + 0, or its ReLU."""
     C = x.shape[1]
     for u in prange(x.shape[0] * C):
         b, c = np.int64(u) // C, np.int64(u) % C
-        values, results, shift, zero = x[b, c], y[b, c], splat(bias[c]), splat(ZERO)
+        values, results, shift = x[b, c], y[b, c], splat(bias[c])
         for i in range(0, x.shape[2], LANES):
-            v = add(add(load(values, i), shift), zero)
-            if rectified:
-                v = where_greater(v, zero, v, zero)
-            store(results, i, v)
+            store(results, i, biased(load(values, i), shift, relu))
 
 
 @kernel("copy channels")

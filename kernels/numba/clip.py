@@ -3,13 +3,14 @@
 import math
 
 import numpy as np
+from gpucnn.kernels.contract import BAND
 from gpucnn.kernels.numba.compiler import kernel
 from gpucnn.kernels.numba.simd import LANES, add64, load, multiply64, splat64, tree64, widen
 from gpucnn.kernels.numba.sums import push64, total64
 from numba import prange
 
 ZERO = np.float32(0)
-BLOCK = 64 * LANES  # values that one sum of squares takes: 64 rows of 16
+SQUARES = BAND * LANES  # values that one sum of squares takes: 64 rows of 16
 
 
 @kernel("clip value", contiguous=True)
@@ -23,8 +24,8 @@ def clip_value(g, limit):
 def norm_parts(g, part):
     """part[b] = the sum of the squares of block b: rows of 16 one after the other, then the tree over the 16."""
     for u in prange(part.shape[0]):
-        first = np.int64(u) * BLOCK
-        last = min(first + BLOCK, g.shape[0])
+        first = np.int64(u) * SQUARES
+        last = min(first + SQUARES, g.shape[0])
         whole = first + (last - first) // LANES * LANES
         acc = splat64(0.0)
         for i in range(first, whole, LANES):

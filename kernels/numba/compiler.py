@@ -1,11 +1,10 @@
-"""Compiling kernels, and keeping what was compiled between runs.
+"""Compiling kernels, with a cache on disk.
 
 Numba's own cache looks at one source file and knows neither imported helpers nor the constants of a closure, and two
 processes that fill it at once can store one function under another's name. This one keys every machine code by all that
 made it: the sources of this folder, the kernel's name with its tile, the argument types, the processor with its
-features, and the versions of Numba, llvmlite and Python. One file a key, written beside and renamed, its digest in
-front: a file cut short counts as absent. The payload is Numba's own serialised machine code, and it lies in a folder
-that only its owner may write.
+features, and the versions of Numba, llvmlite and Python. What is kept is Numba's own serialised machine code, which
+nobody else may have written: whoever sets `store` sees to that.
 """
 
 import contextlib
@@ -16,9 +15,9 @@ import os
 import pickle
 import secrets
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import llvmlite
 import numba
@@ -28,25 +27,29 @@ from numba.core import bytecode, caching, compiler, event, types
 OPTIONS = {"error_model": "numpy", "nogil": True}
 listeners: list[Callable[[str], None]] = []
 
-# Numba tells functions of one name apart by a counter that starts at 1 in every process. Two tiles of one kernel,
+
+class Store(Protocol):
+    """Where compiled kernels are kept by name."""
+
+    def read(self, name: str) -> bytes | None: ...
+
+    def write(self, name: str, content: bytes) -> None: ...
+
+
+store: Store | None = None  # None: every process compiles
+
+# Numba distinguishes functions of one name by a counter that starts at 1 in every process. Two tiles of one kernel,
 # stored by two processes and loaded by a third, could then have one symbol, and the linker would call one tile for the
 # other.
 bytecode.FunctionIdentity._unique_ids = itertools.count(secrets.randbits(62))
-
-
-def cache_folder() -> Path:
-    """Where compiled kernels lie: $GPUCNN_CACHE, else the user's cache folder."""
-    base = os.environ.get("GPUCNN_CACHE")
-    if not base:
-        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "gpucnn")
-    return Path(base) / "numba"
 
 
 @functools.cache
 def _sources() -> str:
     """A digest of everything but the key itself that decides what machine code comes out."""
     digest = hashlib.sha256(repr((__name__, numba.__version__, llvmlite.__version__, sys.version)).encode())
-    for path in sorted([*Path(__file__).parent.glob("*.py"), Path(__file__).parent.parent / "elementary.py"]):
+    here = Path(__file__).parent
+    for path in sorted([*here.glob("*.py"), *here.parent.glob("*.py")]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     for name in ("NUMBA_OPT", "NUMBA_LOOP_VECTORIZE", "NUMBA_SLP_VECTORIZE", "NUMBA_ENABLE_AVX", "NUMBA_BOUNDSCHECK"):
         digest.update(f"{name}={os.environ.get(name)}".encode())
@@ -59,38 +62,26 @@ class _Cache(caching._Cache):
     def __init__(self, name: str):
         self.name = name
 
-    cache_path = property(lambda self: str(cache_folder()))
+    cache_path = ""
 
-    def _path(self, signature, codegen) -> Path:
+    def _key(self, signature, codegen) -> str:
         key = repr((_sources(), self.name, str(signature), codegen.magic_tuple()))
         stem = "".join(c if c.isalnum() else "-" for c in self.name)
-        return cache_folder() / f"{stem}-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+        return f"{stem}-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
 
     def load_overload(self, sig, target_context):
         target_context.refresh()
+        payload = store.read(self._key(sig, target_context.codegen())) if store else None
+        if payload is None:
+            return None
         try:
-            stored = self._path(sig, target_context.codegen()).read_bytes()
-        except OSError:
+            return compiler.CompileResult._rebuild(target_context, *pickle.loads(payload))
+        except Exception:  # whatever stands in a file under a right digest, it is no kernel: compile it anew
             return None
-        digest, payload = stored[:32], stored[32:]
-        if hashlib.sha256(payload).digest() != digest:
-            return None
-        return compiler.CompileResult._rebuild(target_context, *pickle.loads(payload))
 
     def save_overload(self, sig, data):
-        payload = caching.dumps(data._reduce())
-        path = self._path(sig, data.codegen)
-        # A full disk or a read-only home costs the next run its compile time, nothing else.
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle, beside = tempfile.mkstemp(dir=path.parent)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(hashlib.sha256(payload).digest() + payload)
-                os.replace(beside, path)
-            except OSError:
-                os.unlink(beside)
-                raise
+        if store:
+            store.write(self._key(sig, data.codegen), caching.dumps(data._reduce()))
 
     def enable(self):
         pass
@@ -143,7 +134,7 @@ class Kernel:
 
 
 class _Announcer(event.Listener):
-    """Tells `listeners` that a kernel is being compiled; one that comes from the cache compiles nothing."""
+    """Notifies `listeners` that a kernel is being compiled; one that comes from the cache compiles nothing."""
 
     def __init__(self, kernel: Kernel):
         self.kernel = kernel
@@ -164,7 +155,7 @@ def _announce(kernel: Kernel) -> Iterator[None]:
 
 
 def kernel(name: str, parallel: bool = True, contiguous: bool = False) -> Callable[[Callable], Kernel]:
-    """Decorate a function as a Kernel. `name` must tell all constants of its closure: the cache goes by it."""
+    """Decorate a function as a Kernel. `name` must include all constants of its closure: the cache's key has it."""
     return lambda function: Kernel(function, name, parallel, contiguous)
 
 

@@ -4,7 +4,7 @@ Activations are (block, channel, D, H, W, lane), with leading axes of size 1 for
 (group, O/group, C/group, *K). All arrays may be strided views: the input gradient is the forward kernel on a transposed
 and flipped view of the weights, one call for each phase of the stride.
 
-A register tile holds OB output channels by QB neighbouring pixels of 16 images each. For each term k of the dot
+A register tile holds OB output channels by QB neighboring pixels of 16 images each. For each term k of the dot
 product, in order, it loads QB vectors, broadcasts OB weights and issues OB * QB fused multiply-adds: the tile is the
 fma chain of rule 2, with enough independent chains to fill the pipeline. Where the kernel reaches over the image's left
 or right edge the outside pixels are read as zero; outside rows are skipped: rule 2's final + 0.0 makes both the same
@@ -16,11 +16,10 @@ import functools
 import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.register_tiles import broadcast_tile, keep_first_of, lane_trees_of, product_tile, zeros_of
-from gpucnn.kernels.numba.simd import LANES, add, splat, store, where_greater
+from gpucnn.kernels.numba.simd import LANES, splat, store
 from gpucnn.kernels.numba.sums import push, total
+from gpucnn.kernels.numba.vectors import biased, largest_of_four, rectified
 from numba import get_thread_id, prange
-
-ZERO = np.float32(0)
 
 
 @inner
@@ -59,8 +58,8 @@ def pack(w, packed, g, OB, tile):
 def conv_of(OB: int, QB: int, KW: int, dense_row: bool, packs: bool):
     """The forward kernel with tiles of OB output channels by QB pixels; O/group >= OB and W of the output >= QB.
 
-    KW is the kernel's width, or 0 for one that is read from the arrays; `dense_row` says that neighbouring pixels of
-    the output see neighbouring vectors of the input (stride 1). Both being constants spares a third of the
+    KW is the kernel's width, or 0 for one that is read from the arrays; `dense_row`: neighboring pixels of
+    the output see neighboring vectors of the input (stride 1). Both being constants spares a third of the
     instructions. With `packs` the weights are first laid out as the tiles read them, which pays where each is read
     often.
     """
@@ -95,7 +94,6 @@ def conv_of(OB: int, QB: int, KW: int, dense_row: bool, packs: bool):
                 stride_of(w, 4),
                 stride_of(w, 5),
             )
-        zero = splat(ZERO)
         for tile in range(first_tile, last_tile):
             o = min(tile * OB, OG - OB)
             w_first = tile * CG * w_c if packs else g * stride_of(w, 0) + o * w_o
@@ -131,10 +129,7 @@ def conv_of(OB: int, QB: int, KW: int, dense_row: bool, packs: bool):
                 for i in range(OB):
                     b = splat(bias[g * OG + o + i])
                     for j in range(QB):
-                        v = add(add(acc[i * QB + j], b), zero)
-                        if relu:
-                            v = where_greater(v, zero, v, zero)
-                        store(y, y_first + (o + i) * y_c + (q + j) * y_w, v)
+                        store(y, y_first + (o + i) * y_c + (q + j) * y_w, biased(acc[i * QB + j], b, relu))
 
     rows = "dense" if dense_row else "strided"
 
@@ -189,7 +184,6 @@ def conv_max_pool_of(OB: int, QB: int, KW: int):
         x_first = block * stride_of(x, 0) + g * CG * x_c + in_h * x_h
         y_first = block * stride_of(y, 0) + g * OG * y_c + h * stride_of(y, 3)
         k_first = block * stride_of(where, 0) + g * OG * k_c + h * stride_of(where, 3)
-        zero = splat(ZERO)
         for tile in range(first_tile, last_tile):
             o = min(tile * OB, OG - OB)
             for q in range(0, Q, QB):
@@ -213,15 +207,11 @@ def conv_max_pool_of(OB: int, QB: int, KW: int):
                     b = splat(bias[g * OG + o + i])
                     for j in range(0, QB, 2):
                         t = i * 2 * QB + j
-                        best, tap = add(add(acc[t], b), zero), zero
-                        v = add(add(acc[t + 1], b), zero)
-                        tap, best = where_greater(v, best, splat(np.float32(1)), tap), where_greater(v, best, v, best)
-                        v = add(add(acc[t + QB], b), zero)
-                        tap, best = where_greater(v, best, splat(np.float32(2)), tap), where_greater(v, best, v, best)
-                        v = add(add(acc[t + QB + 1], b), zero)
-                        tap, best = where_greater(v, best, splat(np.float32(3)), tap), where_greater(v, best, v, best)
+                        upper = biased(acc[t], b, False), biased(acc[t + 1], b, False)
+                        lower = biased(acc[t + QB], b, False), biased(acc[t + QB + 1], b, False)
+                        best, tap = largest_of_four(upper[0], upper[1], lower[0], lower[1])
                         pixel = (q + j) // 2 * LANES
-                        store(y, y_first + (o + i) * y_c + pixel, where_greater(best, zero, best, zero))
+                        store(y, y_first + (o + i) * y_c + pixel, rectified(best))
                         store(where, k_first + (o + i) * k_c + pixel, tap)
 
     @kernel(f"conv with max pool {OB}x2x{QB}, kernel width {KW or 'any'}")
@@ -248,7 +238,7 @@ def conv_max_pool_of(OB: int, QB: int, KW: int):
 def conv_weight_gradient_of(OB: int, CB: int, SB: int, dense_taps: bool):
     """The weight gradient with tiles of OB output channels by CB input channels by SB taps of one kernel row.
 
-    O/group >= OB, C/group >= CB, W of the kernel >= SB; `dense_taps` says that neighbouring taps see neighbouring
+    O/group >= OB, C/group >= CB, W of the kernel >= SB; `dense_taps`: neighboring taps see neighboring
     vectors of the input (dilation 1).
     """
     count = OB * CB * SB
@@ -272,7 +262,7 @@ def conv_weight_gradient_of(OB: int, CB: int, SB: int, dense_taps: bool):
         y_c, y_d, y_h, y_w = stride_of(dy, 1), stride_of(dy, 2), stride_of(dy, 3), stride_of(dy, 4)
         x_c, x_d, x_h, x_w = stride_of(x, 1), stride_of(x, 2), stride_of(x, 3), stride_of(x, 4)
         x_s, x_q = dilation[2] * x_w, stride[2] * x_w
-        # Pixels for which the leftmost and the rightmost tap of the tile lie inside the image.
+        # Pixels for which the leftmost and the rightmost tap of the tile are inside the image.
         low, q_high = taps_inside(column, stride[2], Q, W)
         q_low, high = taps_inside(column + (SB - 1) * dilation[2], stride[2], Q, W)
         low, high = min(low, q_high), max(high, q_low)

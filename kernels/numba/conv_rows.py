@@ -2,7 +2,7 @@
 
 Arrays as in conv.py. A unit of work is a few rows of the output maps. The input rows that they see are first copied
 side by side into a strip: in the maps themselves the same pixel of all channels often lies a power of two apart, and
-then the caches hold few of them at once. A register tile has OB output channels by QB neighbouring pixels and loads the
+then the caches hold few of them at once. A register tile has OB output channels by QB neighboring pixels and loads the
 QB + KW - 1 input pixels under a kernel row once for all its KW taps. Taps outside the image are left out, columns as
 well as rows: at the borders of small maps they are a seventh of the work.
 """
@@ -13,10 +13,9 @@ import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.conv import pack, stride_of, taps_inside
 from gpucnn.kernels.numba.register_tiles import row_tile, zeros_of
-from gpucnn.kernels.numba.simd import LANES, add, load, splat, store, where_greater
+from gpucnn.kernels.numba.simd import LANES, load, splat, store
+from gpucnn.kernels.numba.vectors import biased
 from numba import get_thread_id, prange
-
-ZERO = np.float32(0)
 
 
 @inner
@@ -35,7 +34,7 @@ def conv_rows_of(OB: int, QB: int, KW: int, left: int, right: int, alone: bool):
     """The kernel with tiles of OB output channels by QB pixels, for kernels KW wide; O/group >= OB.
 
     QB divides the output's row, and is all of it where a tile stands `alone`. The first `left` and the last `right`
-    pixels that a row's windows see lie outside the image, at most QB of them.
+    pixels that a row's windows see are outside the image, at most QB of them.
     """
     zeros = zeros_of(OB * QB)
     inside = row_tile(OB, QB, KW, 0, 0)
@@ -63,15 +62,11 @@ def conv_rows_of(OB: int, QB: int, KW: int, left: int, right: int, alone: bool):
 
     @inner
     def finish(acc, bias, o, y, at, y_c, relu):
-        """y = (acc + bias) + 0, and ReLU of it if asked for."""
-        zero = splat(ZERO)
+        """y = (acc + bias) + 0, and ReLU of it if `relu`."""
         for i in range(OB):
             b = splat(bias[o + i])
             for j in range(QB):
-                v = add(add(acc[i * QB + j], b), zero)
-                if relu:
-                    v = where_greater(v, zero, v, zero)
-                store(y, at + i * y_c + j * LANES, v)
+                store(y, at + i * y_c + j * LANES, biased(acc[i * QB + j], b, relu))
 
     where = "alone" if alone else "beside others"
 
@@ -96,7 +91,7 @@ def conv_rows_of(OB: int, QB: int, KW: int, left: int, right: int, alone: bool):
             b, g = rest // G, rest % G
             strip = strips[get_thread_id()]
             top, bottom = part * depth, min(part * depth + depth, H)
-            # The input rows that these output rows see; none at all if they lie in the padding.
+            # The input rows that these output rows see; none at all if they are in the padding.
             upper = min(max(0, top - before[1]), x.shape[3])
             lower = max(upper, min(x.shape[3], bottom - 1 - before[1] + KH))
             fill(x, strip, b, g * CG, CG, upper, lower - upper)

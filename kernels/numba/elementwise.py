@@ -1,8 +1,12 @@
-"""Activations, sums of activations and dropout: one value in, one value out, over whole buffers of lanes."""
+"""Activations with their gradients, and residual addition (rules 5 to 7), over whole flat buffers of lanes.
+
+An operation is two expressions on vectors, its value and its gradient; FORWARD and GRADIENT are their kernels. What
+they are called, and whether a gradient starts from x or from y, is declared in gpucnn/backends/elementwise.py.
+"""
 
 import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
-from gpucnn.kernels.numba.elementary import sigmoid64, tanh64
+from gpucnn.kernels.numba.elementary import gelu64, gelu_slope64, sigmoid64, silu64, silu_slope64, tanh64
 from gpucnn.kernels.numba.simd import (
     LANES,
     add,
@@ -16,11 +20,47 @@ from gpucnn.kernels.numba.simd import (
     where_greater,
     widen,
 )
+from gpucnn.kernels.numba.vectors import finished, rectified
 from numba import prange
 
 # Pixels (vectors) that one unit of work takes.
 CHUNK = 256
 ZERO, ONE = np.float32(0), np.float32(1)
+
+
+@inner
+def rounded(v):
+    """A float64 as float32, +0 for -0."""
+    return add(narrow(v), splat(ZERO))
+
+
+# name -> (value of x, gradient of dy and what is saved), each also of the operation's settings
+EXPRESSIONS = {
+    "relu": (
+        lambda x: rectified(x),
+        lambda dy, y: where_greater(y, splat(ZERO), dy, splat(ZERO)),
+    ),
+    "tanh": (
+        lambda x: rounded(tanh64(widen(x))),
+        lambda dy, y: multiply(dy, fma(multiply(splat(np.float32(-1)), y), y, splat(ONE))),
+    ),
+    "sigmoid": (
+        lambda x: narrow(sigmoid64(widen(x))),
+        lambda dy, y: multiply(dy, multiply(y, subtract(splat(ONE), y))),
+    ),
+    "leaky_relu": (
+        lambda x, slope: where_greater(x, splat(ZERO), x, add(multiply(splat(slope), x), splat(ZERO))),
+        lambda dy, x, slope: where_greater(x, splat(ZERO), dy, multiply(splat(slope), dy)),
+    ),
+    "gelu": (
+        lambda x: rounded(gelu64(widen(x))),
+        lambda dy, x: multiply(dy, rounded(gelu_slope64(widen(x)))),
+    ),
+    "silu": (
+        lambda x: rounded(silu64(widen(x))),
+        lambda dy, x: multiply(dy, rounded(silu_slope64(widen(x)))),
+    ),
+}
 
 
 @inner
@@ -36,64 +76,40 @@ def chunk(a, u):
     return first, min(first + CHUNK * LANES, a.shape[0])
 
 
-@kernel("relu")
-def relu(x, y):
-    for u in prange(chunks_of(x)):
-        first, last = chunk(x, u)
-        for i in range(first, last, LANES):
-            v = load(x, i)
-            store(y, i, where_greater(v, splat(ZERO), v, splat(ZERO)))
+def _forward_of(name, expression):
+    value = inner(expression)
+
+    @kernel(name)
+    def forward(x, y, settings):
+        for u in prange(chunks_of(x)):
+            first, last = chunk(x, u)
+            for i in range(first, last, LANES):
+                store(y, i, value(load(x, i), *settings))
+
+    return forward
 
 
-@kernel("relu gradient")
-def relu_gradient(dy, y, dx):
-    for u in prange(chunks_of(y)):
-        first, last = chunk(y, u)
-        for i in range(first, last, LANES):
-            store(dx, i, where_greater(load(y, i), splat(ZERO), load(dy, i), splat(ZERO)))
+def _gradient_of(name, expression):
+    slope = inner(expression)
+
+    @kernel(f"{name} gradient")
+    def gradient(dy, saved, dx, settings):
+        for u in prange(chunks_of(dy)):
+            first, last = chunk(dy, u)
+            for i in range(first, last, LANES):
+                store(dx, i, slope(load(dy, i), load(saved, i), *settings))
+
+    return gradient
 
 
-@kernel("tanh")
-def tanh(x, y):
-    for u in prange(chunks_of(x)):
-        first, last = chunk(x, u)
-        for i in range(first, last, LANES):
-            store(y, i, add(narrow(tanh64(widen(load(x, i)))), splat(ZERO)))
-
-
-@kernel("tanh gradient")
-def tanh_gradient(dy, y, dx):
-    for u in prange(chunks_of(y)):
-        first, last = chunk(y, u)
-        for i in range(first, last, LANES):
-            v = load(y, i)
-            slope = fma(multiply(splat(np.float32(-1)), v), v, splat(ONE))
-            store(dx, i, multiply(load(dy, i), slope))
-
-
-@kernel("sigmoid")
-def sigmoid(x, y):
-    for u in prange(chunks_of(x)):
-        first, last = chunk(x, u)
-        for i in range(first, last, LANES):
-            store(y, i, narrow(sigmoid64(widen(load(x, i)))))
-
-
-@kernel("sigmoid gradient")
-def sigmoid_gradient(dy, y, dx):
-    for u in prange(chunks_of(y)):
-        first, last = chunk(y, u)
-        for i in range(first, last, LANES):
-            v = load(y, i)
-            store(dx, i, multiply(load(dy, i), multiply(v, subtract(splat(ONE), v))))
+FORWARD = {name: _forward_of(name, value) for name, (value, _) in EXPRESSIONS.items()}
+GRADIENT = {name: _gradient_of(name, slope) for name, (_, slope) in EXPRESSIONS.items()}
 
 
 @kernel("add")
-def add_batches(a, b, y, rectified):
+def add_batches(a, b, y, relu):
+    """y = a + b, or its ReLU."""
     for u in prange(chunks_of(a)):
         first, last = chunk(a, u)
         for i in range(first, last, LANES):
-            v = add(load(a, i), load(b, i))
-            if rectified:
-                v = where_greater(v, splat(ZERO), v, splat(ZERO))
-            store(y, i, v)
+            store(y, i, finished(add(load(a, i), load(b, i)), relu))

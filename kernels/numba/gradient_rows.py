@@ -21,7 +21,7 @@ from numba import get_thread_id, prange
 def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int):
     """The kernel with tiles of OB by CB channels; O/group >= OB, C/group >= CB, rows of at least left + right pixels.
 
-    The first `left` and the last `right` pixels that a row's windows see lie outside the image.
+    The first `left` and the last `right` pixels that a row's windows see are outside the image.
     """
     count = OB * CB * KW
     zeros, run = zeros_of(count), sliding_tile(OB, CB, KW, left, right)
@@ -54,7 +54,7 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int):
             for t in range(bands):
                 top, bottom = t * band, min(t * band + band, H)
                 if t % depth == 0:
-                    # The input rows that the output rows of `depth` bands see; none if they lie in the padding.
+                    # The input rows that the output rows of `depth` bands see; none if they are in the padding.
                     upper = min(max(0, top - before[1]), height)
                     lower = max(upper, min(height, min(top + depth * band, H) - 1 - before[1] + KH))
                     fill(x, strip, b, g * CG, CG, upper, lower - upper)

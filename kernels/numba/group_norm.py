@@ -6,6 +6,7 @@ with sums of its own; a tree waits in `scratch`, one vector of float64 a level.
 """
 
 import numpy as np
+from gpucnn.kernels.contract import BAND
 from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.norm import lanes_of
 from gpucnn.kernels.numba.simd import (
@@ -25,16 +26,14 @@ from gpucnn.kernels.numba.simd import (
     subtract,
     subtract64,
     tree64,
-    where_greater,
     widen,
 )
 from gpucnn.kernels.numba.simd import add as add32
 from gpucnn.kernels.numba.sums import push64, push_lanes, total64, total_lanes
+from gpucnn.kernels.numba.vectors import finished
 from numba import prange
 
 ZERO, ONE = np.float32(0), np.float32(1)
-# Values in a band of a line.
-BAND = 64
 
 
 @inner
@@ -77,11 +76,11 @@ def group_norm_statistics(x, mean, var, scratch):
 
 
 @kernel("group norm")
-def group_norm(x, mean, var, gamma, beta, eps, y, rectified, parts):
+def group_norm(x, mean, var, gamma, beta, eps, y, relu, parts):
     """y = fma(gamma, (x - mean) * inv, beta), x and y (block, channel, positions * 16);
     each group in `parts` pieces.
     """
-    G, channels, zero = mean.shape[1], x.shape[1] // mean.shape[1], splat(ZERO)
+    G, channels = mean.shape[1], x.shape[1] // mean.shape[1]
     for u in prange(x.shape[0] * G * parts):
         part = np.int64(u) % parts
         b, g = np.int64(u) // parts // G, np.int64(u) // parts % G
@@ -91,9 +90,7 @@ def group_norm(x, mean, var, gamma, beta, eps, y, rectified, parts):
             scale, shift = splat(gamma[c]), splat(beta[c])
             for i in range(0, x.shape[2], LANES):
                 v = fma(scale, multiply(subtract(load(values, i), m), inv), shift)
-                if rectified:
-                    v = where_greater(v, zero, v, zero)
-                store(results, i, v)
+                store(results, i, finished(v, relu))
 
 
 @kernel("group norm means")

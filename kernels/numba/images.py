@@ -38,7 +38,7 @@ def load_images(images, indices, y, count, shift, axes, seed, step, moves, scrat
                     at = indices[i] * stride_of(images, 0) + c * stride_of(images, 1) + from_d * stride_of(images, 2)
                     at += from_h * stride_of(images, 3) - by
                 if i + LANES < count:
-                    # The images lie anywhere in memory: the same row of the next block's is on its way meanwhile.
+                    # The images may be anywhere in memory: the same row of the next block's is on its way meanwhile.
                     following = indices[i + LANES] * stride_of(images, 0) + c * stride_of(images, 1)
                     following += d * stride_of(images, 2) + h * stride_of(images, 3)
                     for k in range(0, W, LANES):

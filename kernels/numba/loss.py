@@ -1,4 +1,4 @@
-"""Softmax, and softmax cross-entropy with its gradient, plain and with weights and smoothing (rule 8)."""
+"""Softmax with its gradient, and softmax cross-entropy, plain and with weights and smoothing (rule 8)."""
 
 import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
@@ -53,6 +53,20 @@ def softmax(z, y):
             _, _, total = _exponentials(logits, results)
             for c in range(z.shape[1]):
                 store(results[c], 0, divide(load(results[c], 0), total))
+
+
+@kernel("softmax gradient")
+def softmax_gradient(dy, y, dx):
+    """dx = (dy - s) * y at each position of (block, C, positions * lanes), s the chain of dy * y along the channels."""
+    for u in prange(y.shape[0]):
+        b = np.int64(u)
+        for i in range(0, y.shape[2], LANES):
+            gradients, results, out = dy[b, :, i:], y[b, :, i:], dx[b, :, i:]
+            total = splat(ZERO)
+            for c in range(y.shape[1]):
+                total = fma(load(gradients[c], 0), load(results[c], 0), total)
+            for c in range(y.shape[1]):
+                store(out[c], 0, multiply(subtract(load(gradients[c], 0), total), load(results[c], 0)))
 
 
 @kernel("softmax cross-entropy")

@@ -28,6 +28,7 @@ from gpucnn.kernels.numba.simd import (
     widen,
 )
 from gpucnn.kernels.numba.sums import push64, push_lanes, total64, total_lanes
+from gpucnn.kernels.numba.vectors import finished
 from numba import prange
 
 ZERO, ONE = np.float32(0), np.float32(1)
@@ -95,7 +96,7 @@ def inverse_deviation(var, eps):
 
 
 @kernel("batch norm")
-def batch_norm(x, mean, var, gamma, beta, eps, y, rectified):
+def batch_norm(x, mean, var, gamma, beta, eps, y, relu):
     """y = fma(gamma, (x - mean) * inv, beta)."""
     C = x.shape[1]
     for u in prange(x.shape[0] * C):
@@ -105,9 +106,7 @@ def batch_norm(x, mean, var, gamma, beta, eps, y, rectified):
         g, shift = splat(gamma[c]), splat(beta[c])
         for i in range(0, x.shape[2], LANES):
             v = fma(g, multiply(subtract(load(values, i), m), inv), shift)
-            if rectified:
-                v = where_greater(v, splat(ZERO), v, splat(ZERO))
-            store(results, i, v)
+            store(results, i, finished(v, relu))
 
 
 @kernel("batch norm gradient")

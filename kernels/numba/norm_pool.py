@@ -5,7 +5,7 @@ Activations are (block, channel, H, W, lane), contiguous; the sums are norm.py's
 
 import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
-from gpucnn.kernels.numba.norm import ONE, ZERO, inverse_deviation, lanes_of
+from gpucnn.kernels.numba.norm import ZERO, inverse_deviation, lanes_of
 from gpucnn.kernels.numba.simd import (
     LANES,
     add,
@@ -25,6 +25,7 @@ from gpucnn.kernels.numba.simd import (
     widen,
 )
 from gpucnn.kernels.numba.sums import push64, total64
+from gpucnn.kernels.numba.vectors import largest_of_four, rectified
 from numba import prange
 
 
@@ -36,19 +37,17 @@ def batch_norm_max_pool(x, mean, var, gamma, beta, eps, y, where):
     for u in prange(x.shape[0] * C):
         b, c = np.int64(u) // C, np.int64(u) % C
         m, inv = splat(mean[c]), splat(inverse_deviation(var[c], eps))
-        g, shift, zero = splat(gamma[c]), splat(beta[c]), splat(ZERO)
+        g, shift = splat(gamma[c]), splat(beta[c])
         for h in range(H):
             values, results, taps = x[b, c, 2 * h], y[b, c, h], where[b, c, h]
             for w in range(W):
                 at = 2 * w * LANES
-                best, tap = fma(g, multiply(subtract(load(values, at), m), inv), shift), zero
-                v = fma(g, multiply(subtract(load(values, at + LANES), m), inv), shift)
-                tap, best = where_greater(v, best, splat(ONE), tap), where_greater(v, best, v, best)
-                v = fma(g, multiply(subtract(load(values, at + line), m), inv), shift)
-                tap, best = where_greater(v, best, splat(np.float32(2)), tap), where_greater(v, best, v, best)
-                v = fma(g, multiply(subtract(load(values, at + line + LANES), m), inv), shift)
-                tap, best = where_greater(v, best, splat(np.float32(3)), tap), where_greater(v, best, v, best)
-                store(results, w * LANES, where_greater(best, zero, best, zero))
+                v0 = fma(g, multiply(subtract(load(values, at), m), inv), shift)
+                v1 = fma(g, multiply(subtract(load(values, at + LANES), m), inv), shift)
+                v2 = fma(g, multiply(subtract(load(values, at + line), m), inv), shift)
+                v3 = fma(g, multiply(subtract(load(values, at + line + LANES), m), inv), shift)
+                best, tap = largest_of_four(v0, v1, v2, v3)
+                store(results, w * LANES, rectified(best))
                 store(taps, w * LANES, tap)
 
 

@@ -1,4 +1,4 @@
-"""Optimisers over the flat parameter buffer (rule 9), running statistics, and the watch for non-finite numbers."""
+"""Optimizers over the flat parameter buffer (rule 9), running statistics, and the watch for non-finite numbers."""
 
 import math
 

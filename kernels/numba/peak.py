@@ -46,7 +46,7 @@ def _chains(count: int):
 
 @functools.cache
 def fma_burst_of(count: int):
-    """The kernel with `count` accumulators a thread."""
+    """The kernel with `count` accumulators per thread."""
     start, step = _chains(count)
 
     @kernel(f"fma burst {count}")

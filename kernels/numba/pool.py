@@ -22,6 +22,7 @@ from gpucnn.kernels.numba.simd import (
     widen,
 )
 from gpucnn.kernels.numba.sums import push64, total64
+from gpucnn.kernels.numba.vectors import larger, largest_of_four
 from numba import prange
 
 ZERO = np.float32(0)
@@ -63,13 +64,8 @@ def max_pool(x, y, where, window, stride, dilation, before):
                 for w in range(W):
                     at = xi + 2 * w * LANES
                     below = at + stride_of(x, 3)
-                    best, tap = load(x, at), splat(ZERO)
-                    v = load(x, at + LANES)
-                    tap, best = where_greater(v, best, splat(np.float32(1)), tap), where_greater(v, best, v, best)
-                    v = load(x, below)
-                    tap, best = where_greater(v, best, splat(np.float32(2)), tap), where_greater(v, best, v, best)
-                    v = load(x, below + LANES)
-                    tap, best = where_greater(v, best, splat(np.float32(3)), tap), where_greater(v, best, v, best)
+                    upper, lower = (load(x, at), load(x, at + LANES)), (load(x, below), load(x, below + LANES))
+                    best, tap = largest_of_four(upper[0], upper[1], lower[0], lower[1])
                     store(y, yi + w * LANES, best)
                     store(where, wi + w * LANES, tap)
                 continue
@@ -84,8 +80,7 @@ def max_pool(x, y, where, window, stride, dilation, before):
                         row = xi + a * dilation[0] * stride_of(x, 2) + r * dilation[1] * stride_of(x, 3)
                         for s in range(s_low, s_high):
                             v = load(x, row + (in_w + s * dilation[2]) * stride_of(x, 4))
-                            tap = where_greater(v, best, splat(np.float32((a * KH + r) * KW + s)), tap)
-                            best = where_greater(v, best, v, best)
+                            best, tap = larger(best, tap, v, (a * KH + r) * KW + s)
                 store(y, yi + w * stride_of(y, 4), best)
                 store(where, wi + w * stride_of(where, 4), tap)
 

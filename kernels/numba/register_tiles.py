@@ -245,7 +245,7 @@ def row_tile(rows: int, columns: int, taps: int, left: int, right: int):
     `run(acc, channels, lines, w, wi, w_channel, w_line, x, xi, x_channel, x_line)` does one step for each channel and
     line: w_ti = w.base[wi + channel * w_channel + line * w_line + t * rows + i] and x_j = x.base[xi + channel *
     x_channel + line * x_line + j * 16]. A step loads each x_j once for all taps. The first `left` and the last `right`
-    of the columns + taps - 1 vectors x_j lie outside the image: they are not read, and their products, zeros, left out.
+    of the columns + taps - 1 vectors x_j are outside the image: they are not read, and their products, zeros, left out.
     """
     accumulators = types.UniTuple(vec, rows * columns)
     there = range(left, columns + taps - 1 - right)
@@ -292,7 +292,7 @@ def sliding_tile(rows: int, channels: int, taps: int, left: int, right: int):
 
     `run(acc, pixels, d, di, d_row, x, xi, x_channel)` does `pixels` steps, at least left + right of them: in step q,
     d_i = d.base[di + i * d_row + q * 16] and x_{c,q+t} = x.base[xi + c * x_channel + (q + t) * 16], each loaded once.
-    The first `left` and the last `right` of the pixels + taps - 1 vectors x lie outside the image: they are not read,
+    The first `left` and the last `right` of the pixels + taps - 1 vectors x are outside the image: they are not read,
     and their products, zeros, left out.
     """
     accumulators = types.UniTuple(vec, rows * channels * taps)

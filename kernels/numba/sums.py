@@ -12,7 +12,7 @@ from numba import prange
 
 
 def levels(terms: int) -> int:
-    """How many slots a tree of so many terms needs."""
+    """The number of slots that a tree of `terms` terms needs."""
     return max(1, terms.bit_length())
 
 

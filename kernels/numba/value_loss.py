@@ -1,6 +1,7 @@
 """Losses of values against targets of the same shape, with their gradients (rule 8): one kernel a kind."""
 
 import numpy as np
+from gpucnn.kernels.contract import BAND
 from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.elementary import exp64, log64
 from gpucnn.kernels.numba.simd import (
@@ -26,7 +27,6 @@ from gpucnn.kernels.numba.sums import push64, total64
 from numba import prange
 
 ZERO = np.float32(0)
-BAND = 64
 
 
 @inner

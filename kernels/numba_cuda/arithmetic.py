@@ -97,7 +97,7 @@ else:
         """a * b + c, rounded once.
 
         The product of two float32 is exact in float64. Where the sum is not, it is rounded to odd: of its two float64
-        neighbours the one whose last bit is 1. Rounding that to float32 gives what rounding the exact sum would (Boldo
+        neighbors the one whose last bit is 1. Rounding that to float32 gives what rounding the exact sum would (Boldo
         and Melquiond, "Emulation of a FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008).
         """
         _take(np.float32, a, b, c)

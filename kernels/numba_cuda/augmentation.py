@@ -1,4 +1,4 @@
-"""Images into lanes, cropped or shifted, mirrored, normalised and cut out (rules 5 and 10)."""
+"""Images into lanes, cropped or shifted, mirrored, normalized and cut out (rules 5 and 10)."""
 
 import numpy as np
 from gpucnn.kernels.numba_cuda.arithmetic import ZERO, multiply, subtract
@@ -21,7 +21,7 @@ def draw24(seed, index, step, purpose):
 
 @kernel
 def draw(plan, input_sizes, output_sizes, shift, crops, flips, cutout, axes, seed, step):
-    """plan (images, 7) = what is drawn for each image. One thread a number.
+    """plan (images, 7) = what is drawn for each image. One thread per number.
 
     The images' own axes are the last `axes` of three.
     """
@@ -49,7 +49,7 @@ def draw(plan, input_sizes, output_sizes, shift, crops, flips, cutout, axes, see
 def load_augmented(images, indices, y, plan, cutout, mean, scale):
     """y = (images[indices[n]] - mean) * scale for n < len(plan), as planned; +0 outside, cut out and behind.
 
-    One thread a value of y.
+    One thread per value of y.
     """
     i = cuda.grid(1)
     if i >= y.size:

@@ -1,4 +1,4 @@
-"""A bias for each channel, and channels moved from one batch to another: one thread a value."""
+"""A bias for each channel, and channels moved from one batch to another: one thread per value."""
 
 from gpucnn.kernels.numba_cuda.arithmetic import ZERO, add
 from gpucnn.kernels.numba_cuda.compiler import kernel

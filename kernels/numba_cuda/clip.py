@@ -1,19 +1,18 @@
 """Clipping the flat gradient buffer, by value and by its norm (rule 9)."""
 
 import numpy as np
+from gpucnn.kernels.contract import BAND, BLOCK
 from gpucnn.kernels.numba_cuda.arithmetic import ONE, add64, divide64, multiply, multiply64, narrow, sqrt64, widen
-from gpucnn.kernels.numba_cuda.compiler import BLOCK, LANES, kernel
+from gpucnn.kernels.numba_cuda.compiler import LANES, kernel
 from gpucnn.kernels.numba_cuda.sums import column_tree64, keep, lane_tree64
 from numba import cuda, float64
 
 ZERO64 = np.float64(0)
-# Rows of 16 values that one sum of squares takes.
-ROWS = 64
 
 
 @kernel
 def clip_value(g, limit):
-    """g clamped to [-limit, limit]. One thread a value."""
+    """g clamped to [-limit, limit]. One thread per value."""
     i = cuda.grid(1)
     if i < g.size:
         g[i] = -limit if g[i] < -limit else limit if g[i] > limit else g[i]
@@ -26,8 +25,8 @@ def square_parts(g, part):
     lane = cuda.threadIdx.x
     block = cuda.blockIdx.x * (LANES // BLOCK) + lane // BLOCK
     acc = ZERO64
-    for row in range(ROWS):
-        i = (block * ROWS + row) * BLOCK + lane % BLOCK
+    for row in range(BAND):
+        i = (block * BAND + row) * BLOCK + lane % BLOCK
         if i < g.size:
             value = widen(g[i])
             acc = add64(acc, multiply64(value, value))
@@ -47,7 +46,7 @@ def norm_scale(part, limit, scale):
 
 @kernel
 def scale_all(g, scale):
-    """g *= scale. One thread a value."""
+    """g *= scale. One thread per value."""
     i = cuda.grid(1)
     if i < g.size and scale[0] != ONE:
         g[i] = multiply(g[i], scale[0])

@@ -11,14 +11,12 @@ import warnings
 
 from numba import config, cuda
 
-# Images that lie side by side in a block of a batch: one warp.
+# Images side by side in a block of a batch: one warp.
 LANES = 32
-# Images that the contract's sums take together (kernels/CONTRACT.md, rule 3): two such blocks to a block of lanes.
-BLOCK = 16
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 
-# Numba tells whoever launches a few blocks that a GPU could do more; a small layer has no more for it to do.
+# Numba warns about launches of few blocks; a small layer has no more work.
 warnings.filterwarnings("ignore", message="Grid size .* will likely result in GPU under-utilization")
 
 kernel = cuda.jit

@@ -6,16 +6,17 @@ that fall outside the image are left out: they would multiply a padding of zeros
 same bits. No thread needs what another one computes, except in the sum over images, which is in sums.py.
 """
 
+from gpucnn.kernels.contract import BLOCK
 from gpucnn.kernels.numba_cuda.arithmetic import ZERO, add, fma
-from gpucnn.kernels.numba_cuda.compiler import BLOCK, LANES, device, kernel
-from gpucnn.kernels.numba_cuda.indexing import outputs_holding, place
+from gpucnn.kernels.numba_cuda.compiler import LANES, device, kernel
+from gpucnn.kernels.numba_cuda.indexing import inside, outputs_around, pixel_seen, place, tap_between
 from gpucnn.kernels.numba_cuda.sums import keep, lane_tree, there
 from numba import cuda, float32
 
 
 @kernel
 def conv(x, w, bias, y, stride, dilation, before, groups, rectified):
-    """y = x correlated with w, plus bias (O,). One thread a value of y: the fma chain of rule 2."""
+    """y = x correlated with w, plus bias (O,). One thread per value of y: the fma chain of rule 2."""
     i = cuda.grid(1)
     if i >= y.size:
         return
@@ -43,30 +44,23 @@ def conv(x, w, bias, y, stride, dilation, before, groups, rectified):
 
 @kernel
 def conv_input_gradient(dy, w, dx, stride, dilation, before, groups):
-    """dx from dy. One thread a pixel: it looks up the outputs whose windows hold it, in row-major order."""
+    """dx from dy. One thread per pixel: it looks up the outputs whose windows hold it, in row-major order."""
     i = cuda.grid(1)
     if i >= dx.size:
         return
     b, c, d, h, q, lane = place(i, dx.shape)
     outputs, channels, KD, KH, KW = w.shape
-    _, _, D, H, W, _ = dy.shape
     group, c = c // channels, c % channels
     first = group * (outputs // groups)  # the group's first output channel
-    d_low, d_high = outputs_holding(d, before[0], KD, stride[0], dilation[0], D)
-    h_low, h_high = outputs_holding(h, before[1], KH, stride[1], dilation[1], H)
-    w_low, w_high = outputs_holding(q, before[2], KW, stride[2], dilation[2], W)
+    along_d, along_h, along_w = outputs_around(d, h, q, (KD, KH, KW), stride, dilation, before, dy.shape)
     acc = ZERO
     for o in range(first, first + outputs // groups):
-        for out_d in range(d_low, d_high):
-            for out_h in range(h_low, h_high):
-                for out_w in range(w_low, w_high):
-                    # How far into the output's window the pixel lies.
-                    in_d = d + before[0] - out_d * stride[0]
-                    in_h = h + before[1] - out_h * stride[1]
-                    in_w = q + before[2] - out_w * stride[2]
-                    if in_d % dilation[0] == 0 and in_h % dilation[1] == 0 and in_w % dilation[2] == 0:
-                        tap = w[o, c, in_d // dilation[0], in_h // dilation[1], in_w // dilation[2]]
-                        acc = fma(dy[b, o, out_d, out_h, out_w, lane], tap, acc)
+        for out_d in range(along_d[0], along_d[1]):
+            for out_h in range(along_h[0], along_h[1]):
+                for out_w in range(along_w[0], along_w[1]):
+                    there, a, r, s = tap_between(d, h, q, out_d, out_h, out_w, stride, dilation, before)
+                    if there:
+                        acc = fma(dy[b, o, out_d, out_h, out_w, lane], w[o, c, a, r, s], acc)
     dx[b, group * channels + c, d, h, q, lane] = add(acc, ZERO)
 
 
@@ -90,7 +84,6 @@ def conv_weight_gradient(dy, x, part, images, groups, band, shape, stride, dilat
     shared = cuda.shared.array(0, float32)
     lane, i = cuda.threadIdx.x, cuda.blockIdx.x
     weights = part.shape[1]
-    _, _, D, H, W, _ = x.shape
     _, _, rows_d, rows_h, row, _ = dy.shape
     positions = rows_d * rows_h * row
     bands = (positions + band - 1) // band
@@ -101,10 +94,8 @@ def conv_weight_gradient(dy, x, part, images, groups, band, shape, stride, dilat
     if there(b * LANES + lane, images):
         for p in range(t * band, min((t + 1) * band, positions)):
             out_d, out_h, out_w = p // row // rows_h, p // row % rows_h, p % row
-            in_d = out_d * stride[0] + a * dilation[0] - before[0]
-            in_h = out_h * stride[1] + r * dilation[1] - before[1]
-            in_w = out_w * stride[2] + s * dilation[2] - before[2]
-            if 0 <= in_d < D and 0 <= in_h < H and 0 <= in_w < W:
+            in_d, in_h, in_w = pixel_seen(out_d, out_h, out_w, a, r, s, stride, dilation, before)
+            if inside(in_d, in_h, in_w, x.shape):
                 acc = fma(dy[b, o, out_d, out_h, out_w, lane], x[b, channel, in_d, in_h, in_w, lane], acc)
     shared[lane] = acc
     lane_tree(shared, lane)
@@ -121,9 +112,8 @@ def conv_point_weight_gradient(dy, x, part, images, groups, shape, dilation, bef
     o, c, a, r, s = weight_place(k, shape)
     channel = o // (shape[0] // groups) * shape[1] + c
     in_d, in_h, in_w = a * dilation[0] - before[0], r * dilation[1] - before[1], s * dilation[2] - before[2]
-    _, _, D, H, W, _ = x.shape
     acc = ZERO
-    if 0 <= in_d < D and 0 <= in_h < H and 0 <= in_w < W:
+    if inside(in_d, in_h, in_w, x.shape):
         for image in range(n * BLOCK, min((n + 1) * BLOCK, images)):
             b, lane = image // LANES, image % LANES
             acc = fma(dy[b, o, 0, 0, 0, lane], x[b, channel, in_d, in_h, in_w, lane], acc)

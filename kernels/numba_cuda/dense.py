@@ -4,14 +4,15 @@ Activations are (block, channel, lane), weights (out, in). Rule 2's dot product 
 thread walks one chain from its first term to its last.
 """
 
+from gpucnn.kernels.contract import BLOCK
 from gpucnn.kernels.numba_cuda.arithmetic import ZERO, add, fma
-from gpucnn.kernels.numba_cuda.compiler import BLOCK, LANES, kernel
+from gpucnn.kernels.numba_cuda.compiler import LANES, kernel
 from numba import cuda
 
 
 @kernel
 def dense(x, w, bias, y, rectified):
-    """y[b, o, lane] = sum over k of x[b, k, lane] * w[o, k], + bias[o]. One thread a value of y."""
+    """y[b, o, lane] = sum over k of x[b, k, lane] * w[o, k], + bias[o]. One thread per value of y."""
     i = cuda.grid(1)
     if i < y.size:
         lane, o, b = i % LANES, i // LANES % y.shape[1], i // LANES // y.shape[1]
@@ -24,7 +25,7 @@ def dense(x, w, bias, y, rectified):
 
 @kernel
 def dense_input_gradient(dy, w, dx):
-    """dx[b, k, lane] = sum over o of dy[b, o, lane] * w[o, k]. One thread a value of dx."""
+    """dx[b, k, lane] = sum over o of dy[b, o, lane] * w[o, k]. One thread per value of dx."""
     i = cuda.grid(1)
     if i < dx.size:
         lane, k, b = i % LANES, i // LANES % dx.shape[1], i // LANES // dx.shape[1]
@@ -38,7 +39,7 @@ def dense_input_gradient(dy, w, dx):
 def dense_weight_gradient(dy, x, part, images):
     """part[n, o * in + k] = the chain over the images of block n: rule 3 where there is one position.
 
-    One thread a weight and block of 16 images; sums.weight_total adds up the blocks.
+    One thread per weight and block of 16 images; sums.weight_total adds up the blocks.
     """
     i = cuda.grid(1)
     if i < part.size:

@@ -1,12 +1,14 @@
 """Group norm and layer norm: sums within each image in float64 (rules 3 and 4), and what is done with them (rule 5).
 
 The values of a group of channels are a line of M values: (lines, M, lane), a line being a group of a block. A line's
-sums are made of bands of 64 values, one thread a band, line and lane, in `part` (bands, lines * 32); then one thread a
-line and lane runs the tree over them. What is computed value by value is flat: value i has map i // pixels, pixels
-being the positions times 32 lanes; its line is map // channels, `channels` being those of a group.
+sums are made of bands of 64 values, one thread per band, line and lane, in `part` (bands, lines * 32); norm.map_sums is
+the plain one. Then one thread a line and lane runs the tree over them. What is computed value by value is flat: value i
+has map i // pixels, pixels being the positions times 32 lanes; its line is map // channels, `channels` being those of a
+group.
 """
 
 import numpy as np
+from gpucnn.kernels.contract import BAND
 from gpucnn.kernels.numba_cuda.arithmetic import (
     ZERO,
     add64,
@@ -25,7 +27,6 @@ from gpucnn.kernels.numba_cuda.sums import column_tree64, keep, lane_tree64, the
 from numba import cuda, float64
 
 ZERO64 = np.float64(0)
-BAND = 64
 
 
 @device
@@ -33,18 +34,6 @@ def mean64_of(part, i, count):
     """The tree over column i of part, over count."""
     column_tree64(part, i, 0, part.shape[0], 1)
     return divide64(part[0, i], count)
-
-
-@kernel
-def line_value_sums(x, part):
-    """part = the sums of x (lines, M, lane)."""
-    i = cuda.grid(1)
-    if i < part.size:
-        t, k = i // part.shape[1], i % part.shape[1]
-        acc = ZERO64
-        for p in range(t * BAND, min((t + 1) * BAND, x.shape[1])):
-            acc = add64(acc, widen(x[k // LANES, p, k % LANES]))
-        part[t, k] = acc
 
 
 @kernel
@@ -71,7 +60,7 @@ def line_mean_of(part, count, mean64, mean):
 
 @kernel
 def group_norm(x, mean, var, gamma, beta, eps, y, pixels, channels, rectified):
-    """y = fma(gamma, (x - mean) * inv, beta). One thread a value."""
+    """y = fma(gamma, (x - mean) * inv, beta). One thread per value."""
     i = cuda.grid(1)
     if i < y.size:
         k = i // pixels // channels * LANES + i % LANES
@@ -102,7 +91,7 @@ def line_gradient_sums(dy, x, mean, var, gamma, eps, plain, weighted, positions,
 
 @kernel
 def group_norm_gradient(dy, x, mean, var, gamma, eps, a, b, dx, pixels, channels):
-    """dx = inv * fma(-xhat, b, gamma * dy - a). One thread a value."""
+    """dx = inv * fma(-xhat, b, gamma * dy - a). One thread per value."""
     i = cuda.grid(1)
     if i < dx.size:
         k = i // pixels // channels * LANES + i % LANES

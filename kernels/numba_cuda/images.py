@@ -20,7 +20,7 @@ def draw_moves(moves, shift, axes, seed, step):
 
 @kernel
 def load_images(images, indices, y, moves):
-    """y = images[indices[n]] for n < len(moves), moved, zeros moving in; zeros behind. One thread a value of y."""
+    """y = images[indices[n]] for n < len(moves), moved, zeros moving in; zeros behind. One thread per value of y."""
     i = cuda.grid(1)
     if i >= y.size:
         return
@@ -45,7 +45,7 @@ def load_labels(labels, indices, y, count):
 
 @kernel
 def unpack(x, images):
-    """images (N, values) from x (block, values, lane). One thread a value."""
+    """images (N, values) from x (block, values, lane). One thread per value."""
     i = cuda.grid(1)
     if i < images.size:
         n, k = i // images.shape[1], i % images.shape[1]

@@ -1,4 +1,4 @@
-"""Softmax, and softmax cross-entropy with its gradient, plain and with class weights and label smoothing (rule 8).
+"""Softmax with its gradient, and softmax cross-entropy, plain and with class weights and label smoothing (rule 8).
 
 One thread an image, logits (block, class, lane); softmax of maps one thread an image and position.
 """
@@ -50,6 +50,20 @@ def softmax(z, y):
         _, _, total = exponentials(z[:, :, p], y[:, :, p], b, lane)
         for c in range(z.shape[1]):
             y[b, c, p, lane] = divide(y[b, c, p, lane], total)
+
+
+@kernel
+def softmax_gradient(dy, y, dx):
+    """dx = (dy - s) * y, s the chain of dy * y along the channels of (block, C, position, lane). A thread per pixel."""
+    i = cuda.grid(1)
+    positions = y.shape[2]
+    if i < y.shape[0] * positions * LANES:
+        lane, p, b = i % LANES, i // LANES % positions, i // LANES // positions
+        total = ZERO
+        for c in range(y.shape[1]):
+            total = fma(dy[b, c, p, lane], y[b, c, p, lane], total)
+        for c in range(y.shape[1]):
+            dx[b, c, p, lane] = multiply(subtract(dy[b, c, p, lane], total), y[b, c, p, lane])
 
 
 @kernel

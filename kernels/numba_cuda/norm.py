@@ -88,7 +88,7 @@ def product_sums(dy, x, mean, var, eps, part, images, band):
     keep(part, c, shared[lane], b, t, bands, lane)
 
 
-# ---- what comes of the sums: one thread a channel -------------------------------------------------------------------
+# ---- results of the sums: one thread per channel -----------------------------------------------------------------
 
 
 @kernel
@@ -128,7 +128,7 @@ def sum_and_mean_of(part, bands, count, out, mean):
         mean[c] = narrow(divide64(sum64, count))
 
 
-# ---- value by value (rule 5): one thread a value --------------------------------------------------------------------
+# ---- value by value (rule 5): one thread per value ------------------------------------------------------------------
 
 
 @device
@@ -174,7 +174,7 @@ def batch_norm_input_gradient(dy, var, gamma, eps, dx, pixels):
 
 @kernel
 def map_sums(x, part, band):
-    """part[t, i] = the float64 sum of band t of map and lane i. One thread each."""
+    """part[t, i] = the float64 sum of band t of map, or line, and lane i. One thread each."""
     i = cuda.grid(1)
     if i < part.size:
         t, k = i // part.shape[1], i % part.shape[1]
@@ -186,7 +186,7 @@ def map_sums(x, part, band):
 
 @kernel
 def global_avg_pool(part, y, positions):
-    """y[i] = the tree over the bands, over the number of positions, + 0. One thread a map and lane; y is flat."""
+    """y[i] = the tree over the bands, over the number of positions, + 0. One thread per map and lane; y is flat."""
     i = cuda.grid(1)
     if i < y.size:
         column_tree64(part, i, 0, part.shape[0], 1)
@@ -195,7 +195,7 @@ def global_avg_pool(part, y, positions):
 
 @kernel
 def global_avg_pool_gradient(dy, dx, positions):
-    """dx[map, p, lane] = dy[map, lane] / positions. One thread a value of dx."""
+    """dx[map, p, lane] = dy[map, lane] / positions. One thread per value of dx."""
     i = cuda.grid(1)
     if i < dx.size:
         lane, p, k = i % LANES, i // LANES % dx.shape[1], i // LANES // dx.shape[1]

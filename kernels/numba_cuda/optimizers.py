@@ -1,4 +1,4 @@
-"""Optimisers over the flat parameter buffer (rule 9), running statistics, and the watch for non-finite numbers."""
+"""Optimizers over the flat parameter buffer (rule 9), running statistics, and the watch for non-finite numbers."""
 
 import math
 
@@ -9,7 +9,7 @@ from numba import cuda
 
 @kernel
 def sgd(w, g, v, hyper, momentum, weight_decay, nesterov):
-    """v = fma(momentum, v, g); w = fma(-lr, v, w), or along fma(momentum, v, g) with Nesterov. One thread a weight."""
+    """v = fma(momentum, v, g); w = fma(-lr, v, w), or along fma(momentum, v, g) with Nesterov. A thread per weight."""
     i = cuda.grid(1)
     if i < w.size:
         gradient = fma(weight_decay, w[i], g[i])
@@ -22,7 +22,7 @@ def sgd(w, g, v, hyper, momentum, weight_decay, nesterov):
 
 @kernel
 def adam(w, g, m, v, hyper, beta1, beta2, rest1, rest2, eps, weight_decay, decoupled):
-    """Adam, or AdamW where the decay is decoupled; rest = 1 - beta. One thread a weight."""
+    """Adam, or AdamW where the decay is decoupled; rest = 1 - beta. One thread per weight."""
     i = cuda.grid(1)
     if i < w.size:
         lr, c1, c2, shrink = hyper[0], hyper[1], hyper[2], hyper[3]
@@ -39,7 +39,7 @@ def adam(w, g, m, v, hyper, beta1, beta2, rest1, rest2, eps, weight_decay, decou
 
 @kernel
 def update_running(running, batch, momentum):
-    """running = fma(momentum, batch - running, running). One thread a channel."""
+    """running = fma(momentum, batch - running, running). One thread per channel."""
     c = cuda.grid(1)
     if c < running.size:
         running[c] = fma(momentum, subtract(batch[c], running[c]), running[c])
@@ -47,7 +47,7 @@ def update_running(running, batch, momentum):
 
 @kernel
 def watch(status, step, loss, w):
-    """status = step at the first loss or weight that is infinite or NaN. One thread a weight.
+    """status = step at the first loss or weight that is infinite or NaN. One thread per weight.
 
     Several threads may write at once; all of them write the same number.
     """

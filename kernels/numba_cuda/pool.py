@@ -6,7 +6,7 @@ value has one owner and one order of addition, and no two threads add to the sam
 
 from gpucnn.kernels.numba_cuda.arithmetic import ZERO, add, divide
 from gpucnn.kernels.numba_cuda.compiler import kernel
-from gpucnn.kernels.numba_cuda.indexing import outputs_holding, place
+from gpucnn.kernels.numba_cuda.indexing import inside, outputs_around, pixel_seen, place, tap_between
 from numba import cuda
 
 
@@ -18,15 +18,12 @@ def max_pool(x, y, where, window, stride, dilation, before):
         return
     b, c, d, h, w, lane = place(i, y.shape)
     KD, KH, KW = window
-    _, _, D, H, W, _ = x.shape
     best, tap = ZERO, -1
     for a in range(KD):
         for r in range(KH):
             for s in range(KW):
-                in_d = d * stride[0] + a * dilation[0] - before[0]
-                in_h = h * stride[1] + r * dilation[1] - before[1]
-                in_w = w * stride[2] + s * dilation[2] - before[2]
-                if 0 <= in_d < D and 0 <= in_h < H and 0 <= in_w < W:
+                in_d, in_h, in_w = pixel_seen(d, h, w, a, r, s, stride, dilation, before)
+                if inside(in_d, in_h, in_w, x.shape):
                     value = x[b, c, in_d, in_h, in_w, lane]
                     if tap < 0 or value > best:
                         best, tap = value, (a * KH + r) * KW + s
@@ -41,22 +38,15 @@ def max_pool_gradient(dy, where, dx, window, stride, dilation, before):
     if i >= dx.size:
         return
     b, c, d, h, w, lane = place(i, dx.shape)
-    KD, KH, KW = window
-    _, _, D, H, W, _ = dy.shape
-    d_low, d_high = outputs_holding(d, before[0], KD, stride[0], dilation[0], D)
-    h_low, h_high = outputs_holding(h, before[1], KH, stride[1], dilation[1], H)
-    w_low, w_high = outputs_holding(w, before[2], KW, stride[2], dilation[2], W)
+    _, KH, KW = window
+    along_d, along_h, along_w = outputs_around(d, h, w, window, stride, dilation, before, dy.shape)
     acc = ZERO
-    for out_d in range(d_low, d_high):
-        for out_h in range(h_low, h_high):
-            for out_w in range(w_low, w_high):
-                in_d = d + before[0] - out_d * stride[0]
-                in_h = h + before[1] - out_h * stride[1]
-                in_w = w + before[2] - out_w * stride[2]
-                if in_d % dilation[0] == 0 and in_h % dilation[1] == 0 and in_w % dilation[2] == 0:
-                    a, r, s = in_d // dilation[0], in_h // dilation[1], in_w // dilation[2]
-                    if where[b, c, out_d, out_h, out_w, lane] == (a * KH + r) * KW + s:
-                        acc = add(acc, dy[b, c, out_d, out_h, out_w, lane])
+    for out_d in range(along_d[0], along_d[1]):
+        for out_h in range(along_h[0], along_h[1]):
+            for out_w in range(along_w[0], along_w[1]):
+                there, a, r, s = tap_between(d, h, w, out_d, out_h, out_w, stride, dilation, before)
+                if there and where[b, c, out_d, out_h, out_w, lane] == (a * KH + r) * KW + s:
+                    acc = add(acc, dy[b, c, out_d, out_h, out_w, lane])
     dx[b, c, d, h, w, lane] = acc
 
 
@@ -68,15 +58,12 @@ def avg_pool(x, y, counts, window, stride, dilation, before):
         return
     b, c, d, h, w, lane = place(i, y.shape)
     KD, KH, KW = window
-    _, _, D, H, W, _ = x.shape
     acc = ZERO
     for a in range(KD):
         for r in range(KH):
             for s in range(KW):
-                in_d = d * stride[0] + a * dilation[0] - before[0]
-                in_h = h * stride[1] + r * dilation[1] - before[1]
-                in_w = w * stride[2] + s * dilation[2] - before[2]
-                if 0 <= in_d < D and 0 <= in_h < H and 0 <= in_w < W:
+                in_d, in_h, in_w = pixel_seen(d, h, w, a, r, s, stride, dilation, before)
+                if inside(in_d, in_h, in_w, x.shape):
                     acc = add(acc, x[b, c, in_d, in_h, in_w, lane])
     y[b, c, d, h, w, lane] = divide(acc, counts[d, h, w])
 
@@ -88,19 +75,11 @@ def avg_pool_gradient(dy, dx, counts, window, stride, dilation, before):
     if i >= dx.size:
         return
     b, c, d, h, w, lane = place(i, dx.shape)
-    KD, KH, KW = window
-    _, _, D, H, W, _ = dy.shape
-    d_low, d_high = outputs_holding(d, before[0], KD, stride[0], dilation[0], D)
-    h_low, h_high = outputs_holding(h, before[1], KH, stride[1], dilation[1], H)
-    w_low, w_high = outputs_holding(w, before[2], KW, stride[2], dilation[2], W)
+    along_d, along_h, along_w = outputs_around(d, h, w, window, stride, dilation, before, dy.shape)
     acc = ZERO
-    for out_d in range(d_low, d_high):
-        for out_h in range(h_low, h_high):
-            for out_w in range(w_low, w_high):
-                in_d = d + before[0] - out_d * stride[0]
-                in_h = h + before[1] - out_h * stride[1]
-                in_w = w + before[2] - out_w * stride[2]
-                if in_d % dilation[0] == 0 and in_h % dilation[1] == 0 and in_w % dilation[2] == 0:
-                    share = divide(dy[b, c, out_d, out_h, out_w, lane], counts[out_d, out_h, out_w])
-                    acc = add(acc, share)
+    for out_d in range(along_d[0], along_d[1]):
+        for out_h in range(along_h[0], along_h[1]):
+            for out_w in range(along_w[0], along_w[1]):
+                if tap_between(d, h, w, out_d, out_h, out_w, stride, dilation, before)[0]:
+                    acc = add(acc, divide(dy[b, c, out_d, out_h, out_w, lane], counts[out_d, out_h, out_w]))
     dx[b, c, d, h, w, lane] = acc

@@ -29,7 +29,7 @@ def word(seed, index, step, purpose, layer):
 def dropout(x, y, rate, scale, seed, step, layer):
     """y (block, values, lane) = x * scale, or +0 where the draw of the value's logical index is below rate.
 
-    One thread a value. The index is the one in (N, C, *spatial), whatever the lanes.
+    One thread per value. The index is the one in (N, C, *spatial), whatever the lanes.
     """
     i = cuda.grid(1)
     if i < y.size:

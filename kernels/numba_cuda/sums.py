@@ -9,8 +9,9 @@ size, SHARED_BYTES, comes with the launch. (One whose size stands in the kernel 
 simulator two threads may then each get an array of their own: it is made at the first call, without a lock.)
 """
 
+from gpucnn.kernels.contract import BLOCK
 from gpucnn.kernels.numba_cuda.arithmetic import ZERO, add, add64
-from gpucnn.kernels.numba_cuda.compiler import BLOCK, LANES, device, kernel
+from gpucnn.kernels.numba_cuda.compiler import LANES, device, kernel
 from numba import cuda
 
 # 32 numbers of 8 bytes at most.
@@ -29,7 +30,7 @@ def _lane_tree_of(plus):
         """Level (b): shared[0] and shared[16] become the sums of the 16 values from there on.
 
         All 32 threads of a block call this, each having written shared[lane]. In the first round every second one adds
-        its neighbour's value to its own, in the next round every fourth one adds the sum two places on, and so forth:
+        its neighbor's value to its own, in the next round every fourth one adds the sum two places on, and so forth:
 
             0 1 2 3 4 5 6 7     after one round  01 . 23 . 45 . 67 .     after two  0123 . . . 4567 . . .
 
@@ -91,7 +92,7 @@ total, total64 = _total_of(column_tree), _total_of(column_tree64)
 
 @kernel
 def weight_total(part, out, bands):
-    """out[k] = the sum of column k of part, + 0. One thread a weight."""
+    """out[k] = the sum of column k of part, + 0. One thread per weight."""
     k = cuda.grid(1)
     if k < out.size:
         out[k] = add(total(part, k, bands), ZERO)

@@ -4,6 +4,7 @@ An image's values are a line, cut into bands of 64; sums go through `part` as su
 """
 
 import numpy as np
+from gpucnn.kernels.contract import BAND
 from gpucnn.kernels.numba_cuda.arithmetic import (
     ONE,
     ZERO,
@@ -22,7 +23,6 @@ from gpucnn.kernels.numba_cuda.sums import keep, lane_tree64, there, total64
 from numba import cuda, float64
 
 ZERO64, HALF64, ONE64 = np.float64(0), np.float64(0.5), np.float64(1)
-BAND = 64
 KINDS = {"mean_squared": 0, "mean_absolute": 1, "huber": 2, "binary_cross_entropy": 3}
 
 

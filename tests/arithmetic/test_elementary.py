@@ -15,7 +15,7 @@ COUNT = 1500
 TINY = np.array([0.0, -0.0, 2.0**-149, -(2.0**-149), 2.0**-126, 1e-40, -1e-20, 2.0**-12, -(2.0**-13)], np.float32)
 
 
-def neighbours(*values):
+def neighbors(*values):
     """Each value and the float32 on either side."""
     values = np.array(values, np.float32)
     return np.concatenate([values, np.nextafter(values, np.float32(-np.inf)), np.nextafter(values, np.float32(np.inf))])
@@ -35,16 +35,16 @@ def positive_bits():
 
 
 ARGUMENTS = {
-    "exp": [uniform(-105, 89), uniform(-1, 1), spread(-40, 6), TINY, neighbours(-103.97, -87.34, 88.72, 0.6931472)],
+    "exp": [uniform(-105, 89), uniform(-1, 1), spread(-40, 6), TINY, neighbors(-103.97, -87.34, 88.72, 0.6931472)],
     "log": [
         positive_bits(),
         uniform(0.5, 2),
         spread(-149, -126, (1,)),
-        neighbours(1, 2, 0.70710677, 1.4142135),
+        neighbors(1, 2, 0.70710677, 1.4142135),
         np.array([2.0**-149, 2.0**-126, np.finfo(np.float32).max], np.float32),
     ],
-    "tanh": [uniform(-10, 10), uniform(-0.3, 0.3), spread(-40, 4), TINY, neighbours(0.25, -0.25, 9.01, -9.01, 20, 80)],
-    "sigmoid": [uniform(-105, 30), uniform(-1, 1), spread(-40, 6), TINY, neighbours(-103.9, -87.3, 17.3, 100)],
+    "tanh": [uniform(-10, 10), uniform(-0.3, 0.3), spread(-40, 4), TINY, neighbors(0.25, -0.25, 9.01, -9.01, 20, 80)],
+    "sigmoid": [uniform(-105, 30), uniform(-1, 1), spread(-40, 6), TINY, neighbors(-103.9, -87.3, 17.3, 100)],
 }
 
 

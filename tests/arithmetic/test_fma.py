@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpucnn.arithmetic import chain, fma, products_stay_normal
+from gpucnn.arithmetic import Doubt, chain, doubt, fma
 from gpucnn.errors import DTypeError
 from tests.arithmetic.rational import fma as exact_fma
 
@@ -39,7 +39,7 @@ def cancelling():
 
 
 def midpoints():
-    """a * b lies exactly between two float32 neighbours, and c, far below, decides."""
+    """a * b lies exactly between two float32 neighbors, and c, far below, decides."""
     a = RNG.integers(2**11, 2**12, COUNT).astype(np.float32)
     b = (2 * RNG.integers(2**11, 2**12, COUNT) + 1).astype(np.float32)
     return a, b, scaled(-60, -20)
@@ -52,7 +52,7 @@ def half_units():
 
 
 def subnormal_midpoints():
-    """As half_units, where c is subnormal and odd: the sum lies 2**-196 from the middle between two subnormals."""
+    """As half_units, where c is subnormal and odd: the sum is 2**-196 from the middle between two subnormals."""
     sign = RNG.choice([-1.0, 1.0], COUNT)
     a = np.ldexp(1 + sign * 2.0**-23, -75).astype(np.float32)
     b = np.ldexp(1 - sign * 2.0**-23, -75).astype(np.float32)
@@ -114,7 +114,7 @@ def test_scalars_and_broadcasting():
     assert result.shape == (3, 4) and result.dtype == np.float32
     assert fma(a[0, 0], b[0], c).shape == ()
     assert bits(fma(a[0, 0], b[0], c)) == bits(result[0, 0])
-    # A doubtful element (a product between two neighbours) in a broadcast array and alone.
+    # A doubtful element (a product between two neighbors) in a broadcast array and alone.
     a, c = np.float32(4097), np.array([[2.0**-60], [-(2.0**-60)]], np.float32)
     result = fma(a, np.array([4097, 1], np.float32), c)
     expected = [[exact_fma(4097.0, b, s) for b in (4097.0, 1.0)] for s in c[:, 0].tolist()]
@@ -137,9 +137,14 @@ def test_chain_is_fma_after_fma(case):
     acc = np.zeros(a.shape[1], np.float32)
     for a_k, b_k in zip(a, b, strict=True):
         acc = fma(a_k, b_k, acc)
-    normal = products_stay_normal(a, b)
-    assert np.array_equal(bits(chain(a.astype(np.float64), b.astype(np.float64), normal)), bits(acc))
-    assert normal == (case in ("normal", "sparse", "cancelling", "midpoints", "half units", "overflow"))
+    found = doubt(a, b, len(a))
+    assert np.array_equal(bits(chain(a.astype(np.float64), b.astype(np.float64), found)), bits(acc))
+    expected = Doubt.SUBNORMAL
+    if case in ("midpoints", "half units", "subnormal midpoints"):  # whole numbers of 12 bits; nearly one exponent
+        expected = Doubt.NONE
+    elif case in ("normal", "sparse", "cancelling", "overflow"):
+        expected = Doubt.HALFWAY
+    assert found == expected
 
 
 @pytest.mark.parametrize("case", DOUBLY_ROUNDED)
@@ -148,13 +153,30 @@ def test_chain_rounds_once(case):
     a, b, c = CASES[case]()
     expected = [exact_fma(*map(float, abc)) for abc in zip(a, b, c, strict=True)]
     left, right = np.stack([c, a]), np.stack([np.ones_like(c), b])
-    sums = chain(left.astype(np.float64), right.astype(np.float64), products_stay_normal(left, right))
+    sums = chain(left.astype(np.float64), right.astype(np.float64), doubt(left, right, len(left)))
     assert np.array_equal(bits(sums), bits(expected))
 
 
-def test_products_stay_normal_at_its_edge():
-    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
-    assert products_stay_normal(one, np.float32([2.0**-80, 0]))
-    assert not products_stay_normal(one, np.float32([2.0**-81, 0]))
-    assert products_stay_normal(zero, zero)
-    assert not products_stay_normal(np.float32([np.nan]), one)
+def test_doubt_of_subnormals_at_its_edge():
+    a, zero = np.float32([1, 1 + 2**-23]), np.zeros(1, np.float32)
+    low = 1 + 2**-23
+    assert doubt(a, np.float32([2.0**-80 * low, 1, 0]), 1) == Doubt.HALFWAY
+    assert doubt(a, np.float32([2.0**-81 * low, 1, 0]), 1) == Doubt.SUBNORMAL
+    assert doubt(zero, zero, 1) == doubt(zero, a, 1) == Doubt.NONE
+    for wrong in (np.nan, np.inf):
+        assert doubt(np.float32([wrong]), a, 1) == doubt(zero, np.float32([wrong]), 1) == Doubt.SUBNORMAL
+
+
+def test_doubt_of_sums_halfway_at_its_edge():
+    """2 * terms * 2**9 * 2**20 against 2**53 * 2**-23 * 1."""
+    a, b = np.float32([2.0**9, -(2.0**-23)]), np.float32([1 - 2.0**20, 2.0**20, 0])
+    assert doubt(a, b, 1) == doubt(a[:1], b, 2**20) == Doubt.NONE
+    assert (
+        doubt(a, b, 2) == doubt(a * np.float32([2, 1]), b, 1) == doubt(a, b / np.float32([2, 1, 1]), 1) == Doubt.HALFWAY
+    )
+
+
+@pytest.mark.parametrize("found", Doubt)
+def test_a_chain_of_whole_numbers_is_exact_whatever_is_doubted(found):
+    a, b = RNG.integers(-15, 16, (2, 30, 400)).astype(np.float64)
+    assert np.array_equal(chain(a, b, found), (a * b).sum(0))

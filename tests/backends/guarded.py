@@ -1,4 +1,4 @@
-"""A numba backend under guard, and the numbers it is fed: for the tests of its kernels.
+"""A numba backend under guard, and its test data, for the tests of its kernels.
 
 Its fresh buffers hold NaN and lie between canaries, so that reading what nobody wrote spoils a result and writing
 outside is noticed; the lanes that only fill up the last block hold large garbage, so that a sum that forgets to mask
@@ -18,7 +18,7 @@ CANARY = np.frombuffer(b"\xa5\xa5\xa5\xff" * 1024, np.uint8)
 
 
 def guarded(base: type = NumbaBackend) -> type:
-    """A subclass of a numba backend with guarded memory and garbage behind the last image."""
+    """A subclass of a numba backend with guarded memory and garbage after the last image."""
 
     class Guarded(base):
         def __init__(self, threads: int = 1):

@@ -54,7 +54,7 @@ def indices(sizes):
 
 
 def seen(window, p, r):
-    """The input pixel that output position p sees at kernel position r; None outside the image."""
+    """The input pixel that output position p reads at kernel position r; None outside the image."""
     pixel = tuple(
         q * s + t * d - before
         for q, t, s, d, (before, _) in zip(p, r, window.stride, window.dilation, window.padding, strict=True)
@@ -86,7 +86,7 @@ def conv(x, w, bias, window, groups, relu):
 def conv_input_gradient(dy, w, window, groups):
     outs, ins = w.shape[0] // groups, w.shape[1]
     dx = np.zeros((len(dy), ins * groups, *window.input), np.float32)
-    # For each pixel, the outputs that hold it in row-major order, each with the kernel position where it does.
+    # For each pixel, the outputs whose windows contain it in row-major order, each with the kernel position.
     holders = {pixel: [] for pixel in indices(window.input)}
     for p in indices(window.output):
         for r in indices(window.kernel):
@@ -195,7 +195,7 @@ def inverse(var, eps):
     return f32(1 / f32(math.sqrt(f32(float(var) + f32(eps)))))
 
 
-def normalised(x, mean, var, eps):
+def normalized(x, mean, var, eps):
     xhat = np.zeros_like(x)
     for i in indices(x.shape):
         xhat[i] = f32(f32(float(x[i]) - float(mean[i[1]])) * inverse(var[i[1]], eps))
@@ -203,7 +203,7 @@ def normalised(x, mean, var, eps):
 
 
 def batch_norm(x, mean, var, gamma, beta, eps, relu):
-    xhat, y = normalised(x, mean, var, eps), np.zeros_like(x)
+    xhat, y = normalized(x, mean, var, eps), np.zeros_like(x)
     for i in indices(x.shape):
         v = fma(gamma[i[1]], xhat[i], beta[i[1]])
         y[i] = v if v > 0 or not relu else 0.0
@@ -211,7 +211,7 @@ def batch_norm(x, mean, var, gamma, beta, eps, relu):
 
 
 def batch_norm_gradient(dy, x, mean, var, gamma, eps):
-    xhat, dx, count = normalised(x, mean, var, eps), np.zeros_like(x), x.size // x.shape[1]
+    xhat, dx, count = normalized(x, mean, var, eps), np.zeros_like(x), x.size // x.shape[1]
     dgamma, dbeta = np.zeros_like(gamma), np.zeros_like(gamma)
     for c in range(x.shape[1]):
         beta64 = sum64(dy[:, c].astype(np.float64))

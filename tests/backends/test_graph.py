@@ -1,4 +1,4 @@
-"""`graph=False`: steps are launched anew each time, to the same bits."""
+"""`graph=False`: steps are launched again each time, to the same bits."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 import gpucnn.backends
 from gpucnn.backends import get_backend
 from gpucnn.emulation import get_emulated_backend, why_not
-from gpucnn.errors import BackendError
+from gpucnn.errors import ConfigurationError
 from gpucnn.layers import BatchNorm, Conv2d, Dense, Dropout, Flatten, MaxPool2d, Sequential
 from gpucnn.models import Model
 from gpucnn.training import Trainer
@@ -56,7 +56,7 @@ def test_numpy_records_nothing(math):
 
 
 def test_what_is_no_truth_value_is_refused():
-    with pytest.raises(BackendError, match="graph is 'no'"):
+    with pytest.raises(ConfigurationError, match="graph is 'no'"):
         get_backend("numpy", graph="no")
 
 

@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: kept, checked, told apart, and never needed."""
+"""Compiled kernels on disk: stored, verified, distinguished, and never required."""
 
 import os
 from pathlib import Path
@@ -14,22 +14,23 @@ import numpy as np
 from gpucnn.backends import get_backend
 from gpucnn.kernels.numba import compiler, conv, elementwise
 
+get_backend("numba")  # tells the compiler where to keep kernels
 compiled, results = [], {}
 compiler.listeners.append(compiled.append)
 x = np.linspace(-3, 3, 4096, dtype=np.float32)
 
 def run(kernel, *arguments):
     y = np.full(4096, np.nan, np.float32)
-    kernel(*arguments, y)
+    kernel(*arguments, y, ())
     results[kernel.name] = y.tobytes().hex()
 """
 TAIL = """
 print(json.dumps({"compiled": compiled, "results": results}))
 """
 MAPS = """
-run(elementwise.relu, x)
-run(elementwise.tanh, x)
-run(elementwise.sigmoid, x)
+run(elementwise.FORWARD["relu"], x)
+run(elementwise.FORWARD["tanh"], x)
+run(elementwise.FORWARD["sigmoid"], x)
 """
 NAMES = ["relu", "tanh", "sigmoid"]
 
@@ -62,12 +63,13 @@ def test_a_damaged_file_is_compiled_again(tmp_path):
     files(tmp_path)["sigmoid"].write_bytes(b"")
     second = maps(tmp_path)
     assert second["compiled"] == NAMES and second["results"] == first["results"]
-    # What was damaged was written anew. Now the digest in front, of one file: the others stay good.
+    # The damaged file was written again. Now the digest in front, of one file: the others stay good.
     stored = files(tmp_path)["tanh"].read_bytes()
     files(tmp_path)["tanh"].write_bytes(bytes([stored[0] ^ 128]) + stored[1:])
     assert maps(tmp_path)["compiled"] == ["tanh"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "edit"),
     [
@@ -79,7 +81,7 @@ def test_a_damaged_file_is_compiled_again(tmp_path):
 )
 def test_an_edited_source_is_compiled_again(tmp_path, name, edit):
     """Whichever file it is: a kernel's own, one it takes helpers from, or the table of coefficients."""
-    code = HEAD + "run(elementwise.relu, x)\n" + TAIL
+    code = HEAD + "run(elementwise.FORWARD['relu'], x)\n" + TAIL
     settings = {"GPUCNN_CACHE": str(tmp_path / "cache")}
     before = finish(start(code, checkout(tmp_path / "before"), **settings))
     same = finish(start(code, checkout(tmp_path / "same"), **settings))
@@ -89,8 +91,9 @@ def test_an_edited_source_is_compiled_again(tmp_path, name, edit):
     assert (after["results"] != before["results"]) == (name == "kernels/numba/simd.py")
 
 
+@pytest.mark.slow
 def test_another_processor_compiles_its_own(tmp_path):
-    code, cache = HEAD + "run(elementwise.relu, x)\n" + TAIL, str(tmp_path)
+    code, cache = HEAD + "run(elementwise.FORWARD['relu'], x)\n" + TAIL, str(tmp_path)
     narrow = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
     first, second = finish(start(code, GPUCNN_CACHE=cache)), finish(start(code, GPUCNN_CACHE=cache, **narrow))
     assert first["compiled"] == second["compiled"] == ["relu"] and first["results"] == second["results"]
@@ -121,10 +124,11 @@ def expect():
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_compile_at_once(tmp_path):
     """Each compiles another tile of one kernel, and a third process loads both.
 
-    Numba numbers functions anew in each process, so that a part of both tiles had one symbol and the third process
+    Numba restarts its numbers of functions in each process: a part of both tiles had one symbol and the third process
     called one for the other, until compiler.py let the numbers start at random. (Where all parts are inlined, nothing
     is left to be confused, and this test passes without that line too.)
     """
@@ -142,7 +146,7 @@ def test_two_processes_that_compile_at_once(tmp_path):
 def test_a_folder_that_cannot_be_written(tmp_path):
     """A file where the folder should be stops even root, whom permissions do not."""
     (tmp_path / "file").write_text("in the way")
-    code, cache = HEAD + "run(elementwise.relu, x)\n" + TAIL, {"GPUCNN_CACHE": str(tmp_path / "file")}
+    code, cache = HEAD + "run(elementwise.FORWARD['relu'], x)\n" + TAIL, {"GPUCNN_CACHE": str(tmp_path / "file")}
     first, second = finish(start(code, **cache)), finish(start(code, **cache))
     assert first["compiled"] == second["compiled"] == ["relu"] and first["results"] == second["results"]
     assert (tmp_path / "file").read_text() == "in the way"

@@ -1,4 +1,4 @@
-"""Cropping, shifting, mirroring, normalising and cutting out while images are loaded: by plain loops, on the CPU's
+"""Cropping, shifting, mirroring, normalizing and cutting out while images are loaded: by plain loops, on the CPU's
 backends; what is drawn is spread as it should be."""
 
 import numpy as np
@@ -72,14 +72,14 @@ def cases(draw, pixels=1500):
         count = max(1, int(pixels // (channels * np.prod(sizes))))
     crop = tuple(draw(st.integers(1, size)) for size in sizes) if draw(st.booleans()) else None
     numbers = st.floats(-2, 2, width=32)
-    colours = draw(st.booleans())
+    colors = draw(st.booleans())
     augmentation = Augmentation(
         draw(st.integers(0, 3)),
         crop,
         draw(st.booleans()),
         draw(st.integers(0, 5)),
-        tuple(draw(numbers) for _ in range(channels)) if colours else None,
-        tuple(abs(draw(numbers)) + 0.125 for _ in range(channels)) if colours else None,
+        tuple(draw(numbers) for _ in range(channels)) if colors else None,
+        tuple(abs(draw(numbers)) + 0.125 for _ in range(channels)) if colors else None,
     )
     step = draw(st.one_of(st.none(), st.integers(0, 2**32 - 1)))
     return (channels, *sizes), count, augmentation, draw(st.integers(0, 2**64 - 1)), step
@@ -137,7 +137,7 @@ def test_nothing_asked_for_is_the_plain_loading():
 
 @pytest.mark.parametrize("backend", [EXACT, NUMBA[2]], ids=["numpy", "numba"])
 def test_what_is_drawn_is_spread_evenly(backend):
-    """Of 4,096 images: every origin of a crop, both directions, every centre of a cutout about equally often."""
+    """Of 4,096 images: every origin of a crop, both directions, every center of a cutout about equally often."""
     count = 4096
     image = np.arange(1, 65, dtype=np.float32).reshape(1, 1, 8, 8)
     still = {"chosen": np.zeros(count, np.int64), "count": count, "seed": 5, "step": 1}
@@ -155,5 +155,5 @@ def test_what_is_drawn_is_spread_evenly(backend):
     even(corners(Augmentation(flip=True))[:, 0, 0, 0], 2)
     even(corners(Augmentation(cutout=1)).reshape(count, 64).argmin(1), 64)
     cut = corners(Augmentation(cutout=3))[:, 0] == 0
-    # Whole squares where the centre is inside, parts of one at the border: 3x3, 2x3, 2x2.
+    # Whole squares where the center is inside, parts of one at the border: 3x3, 2x3, 2x2.
     assert set(cut.sum((1, 2)).tolist()) == {4, 6, 9}

@@ -1,4 +1,4 @@
-"""Every operation of numba against numpy's exact math, raw bits, over random shapes and unpleasant numbers.
+"""Every operation of numba against numpy's exact math, raw bits, over random shapes and difficult numbers.
 
 The backend is guarded (see guarded.py): each test also shows that no kernel writes outside its buffers, uses memory
 that nobody wrote, or lets through what fills up the last block. It runs on one thread or two, as the test case says.
@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from gpucnn.backends import get_backend
 from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.numba import backend as numba_backend
-from gpucnn.backends.numba import tiles
+from gpucnn.backends.numba import correlation, tiles
 from gpucnn.backends.numba.backend import NumbaBackend
 from gpucnn.errors import BackendError, DTypeError
 from gpucnn.geometry import window
@@ -47,7 +46,7 @@ def few_tiles():
         # Whole kernel rows: a kernel for each border; test_numba_rows.py has them.
         patch.setattr(tiles, "_ROWS", {24: (), 6: ()})
         patch.setattr(tiles, "_GRADIENT_ROWS", {24: {}, 6: {}})
-        patch.setattr(numba_backend, "_WIDTHS", ())  # widths with a code of their own: also there
+        patch.setattr(correlation, "WIDTHS", ())  # specialized widths are also tested there
         for choice in CHOICES:
             choice.cache_clear()
         yield
@@ -96,7 +95,7 @@ def convolutions(draw):
     """(window, images, in-channels of a group, out-channels of a group, groups); depthwise among them."""
     win = draw(windows())
     groups = draw(st.sampled_from([1, 1, 2, 3]))
-    # numpy's exact math pays for each image: many of them only where they are small.
+    # numpy's exact math takes time per image: use many only if they are small.
     images = draw(st.sampled_from(IMAGES if np.prod(win.output) * np.prod(win.kernel) < 300 else (1, 2, 17)))
     return win, images, draw(st.sampled_from([1, 1, 2, 5])), draw(st.sampled_from([1, 2, 3, 7])), groups
 
@@ -155,7 +154,7 @@ def convolve_and_pool(b, problem, kind: str, seed: int) -> dict:
     )
     w = b.array(numbers(kind, outs * groups, ins, *win.kernel, seed=seed + 2))
     y, where = b.conv_max_pool(x, w, bias, win, groups, pool)
-    dy = b.relu_gradient(b.pack(numbers(kind, *y.shape, seed=seed + 3)), y)
+    dy = b.elementwise_gradient("relu", b.pack(numbers(kind, *y.shape, seed=seed + 3)), y)
     plain, _ = b.conv_max_pool(x, w, None, win, groups, pool)
     dx = b.unpack(b.max_pool_gradient(dy, where, pool))
     return {"y": b.unpack(y), "without bias": b.unpack(plain), "dx": dx}
@@ -287,8 +286,8 @@ def elementwise(b, shape, kind: str, seed: int) -> dict:
     z, step = b.pack(numbers(kind, *shape, seed=seed + 1)), b.array(np.array([2**31 + seed], np.uint32))
     results = {}
     for name in ("relu", "tanh", "sigmoid"):
-        y = getattr(b, name)(x)
-        results[name], results[name + "'"] = b.unpack(y), b.unpack(getattr(b, f"{name}_gradient")(z, y))
+        y = b.elementwise(name, x)
+        results[name], results[name + "'"] = b.unpack(y), b.unpack(b.elementwise_gradient(name, z, y))
     results["sum"], results["rectified"] = b.unpack(b.add(x, z)), b.unpack(b.add(x, z, relu=True))
     results["dropout"] = b.unpack(b.dropout(x, 0.4, seed * 2**33 + 7, step, seed % 100))
     return results
@@ -309,13 +308,13 @@ def test_exponentials_of_many_numbers():
     x = x[: len(x) // 7 * 7].reshape(-1, 7)
     for name in ("tanh", "sigmoid"):
         assert_bits(
-            GUARDED[2].unpack(getattr(GUARDED[2], name)(GUARDED[2].pack(x))),
-            getattr(EXACT, name)(EXACT.pack(x)).numpy(),
+            GUARDED[2].unpack(GUARDED[2].elementwise(name, GUARDED[2].pack(x))),
+            EXACT.elementwise(name, EXACT.pack(x)).numpy(),
         )
     GUARDED[2].verify()
 
 
-def normalise(b, shape, kind: str, seed: int) -> dict:
+def normalize(b, shape, kind: str, seed: int) -> dict:
     x, dy = b.pack(numbers(kind, *shape, seed=seed)), b.pack(numbers(kind, *shape, seed=seed + 1))
     # The parameters as training has them; statistics of any kind of numbers.
     gamma, beta, running = (b.array(numbers("random", shape[1], seed=seed + i)) for i in (2, 3, 4))
@@ -351,7 +350,7 @@ def normalise(b, shape, kind: str, seed: int) -> dict:
 @examples(80)
 @given(backends, shapes, kinds, seeds)
 def test_batch_norm(backend, shape, kind, seed):
-    compare(backend, normalise(backend, shape, kind, seed), normalise(EXACT, shape, kind, seed))
+    compare(backend, normalize(backend, shape, kind, seed), normalize(EXACT, shape, kind, seed))
 
 
 @pytest.mark.parametrize("shape", [(18, 2), (2, 1, 130), (17, 1, 9, 8)])
@@ -370,7 +369,7 @@ def test_batch_norm_against_the_scalar_contract(shape):
         "unbiased": unbiased,
         "db": scalar.bias_gradient(dy),
     }
-    got = normalise(GUARDED[2], shape, "annihilating", 0)
+    got = normalize(GUARDED[2], shape, "annihilating", 0)
     compare(GUARDED[2], {name: got[name] for name in expected}, expected)
 
 
@@ -410,7 +409,7 @@ def test_softmax_of_maps():
     assert_bits(GUARDED[1].unpack(GUARDED[1].softmax(GUARDED[1].pack(z))), EXACT.softmax(EXACT.pack(z)).numpy())
 
 
-# ---- optimisers ------------------------------------------------------------------------------------------------------
+# ---- optimizers ------------------------------------------------------------------------------------------------------
 
 
 def optimise(b, size: int, kind: str, seed: int) -> dict:
@@ -500,8 +499,8 @@ def test_wrong_types_are_refused():
     b = HONEST[1]
     with pytest.raises(DTypeError, match="float64"):
         b.pack(np.ones((1, 1)))
-    with pytest.raises(DTypeError, match="a layer gave float64"):
-        b.relu(Batch(np.ones((1, 1, 16)), 1, b))
+    with pytest.raises(DTypeError, match="a layer returned float64"):
+        b.elementwise("relu", Batch(np.ones((1, 1, 16)), 1, b))
 
 
 # ---- a captured step -------------------------------------------------------------------------------------------------
@@ -534,7 +533,7 @@ class Steps:
         b.dense_weight_gradient(dz, flat, dweights)
         d = b.avg_pool_gradient(b.dense_input_gradient(dz, weights).reshape(3, 2, 2), window((3, 3), 2))
         d = b.max_pool_gradient(b.dropout(d, 0.25, 3, self.step, 1), where, pool_window)
-        d = b.relu_gradient(d, y)
+        d = b.elementwise_gradient("relu", d, y)
         b.conv_weight_gradient(d, x, conv_window, 1, dkernel)
         b.bias_gradient(d, dbias)
         b.sgd(self.w, self.g, self.v, self.hyper, momentum=0.9, weight_decay=1e-3, nesterov=True)

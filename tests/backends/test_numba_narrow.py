@@ -11,6 +11,8 @@ import pytest
 from gpucnn.backends.numba.tiles import accumulators
 from tests.processes import finish, start
 
+pytestmark = pytest.mark.slow
+
 WIDE = accumulators() == 24  # what Numba compiles for here
 FEATURES = np._core._multiarray_umath.__cpu_features__
 DISPATCH = np._core._multiarray_umath.__cpu_dispatch__
@@ -43,9 +45,9 @@ print(json.dumps({"passed": [r["passed"] for r in reports], "differences": [r["d
 # The bits of one small convolution and its gradients, sums in float64 and a polynomial.
 SMALL = """
 from gpucnn.backends import get_backend
-from gpucnn.check.cases import cases
-case = next(c for c in cases() if c.operation == "convolution" and "subnormal, 3 images of 1x5x4" in c.about)
-tanh = next(c for c in cases() if c.operation == "tanh" and "random, (33, 7)" in c.about)
+from gpucnn.check.cases import all_cases
+case = next(c for c in all_cases() if str(c).startswith("convolution (subnormal, 3 images of 1x5x4"))
+tanh = next(c for c in all_cases() if str(c) == "tanh (random, (33, 7))")
 tiles.broadcast_tile, tiles.product_tile = lambda *sizes: (1, 1), lambda *sizes: (1, 1, 1)
 backend, exact = get_backend("numba", "exact", threads=1), get_backend("numpy", "exact")
 wrong = {}
@@ -60,9 +62,9 @@ needs_avx512 = pytest.mark.skipif(not WIDE, reason="no AVX-512 here to switch of
 
 
 @needs_avx512
-@pytest.mark.slow  # compiles the fifty kernels of gpucnn.check, always anew: about a minute and a half
+@pytest.mark.slow  # compiles the fifty kernels of gpucnn.check, again each time: about a minute and a half
 def test_without_avx512(tmp_path):
-    """gpucnn.check on one thread and two; each kernel is compiled anew for 256-bit registers."""
+    """gpucnn.check on one thread and two; each kernel is compiled again for 256-bit registers."""
     settings = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "", "NPY_DISABLE_CPU_FEATURES": " ".join(AVX512)}
     report = finish(start(ASSEMBLY + CHECK, GPUCNN_CACHE=str(tmp_path), **settings))
     assert report["passed"] == [True, True], report["differences"]
@@ -91,7 +93,7 @@ def test_the_ordinary_run_uses_avx512(tmp_path):
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the plainest processor's name is x86's")
 def test_without_an_fma_instruction(tmp_path):
-    """The plainest x86-64, on which fma is a call of the C library's: one small case, for it is far slower."""
+    """The plainest x86-64, on which fma is a call of the C library's: one small case, because it is far slower."""
     report = small(tmp_path, NUMBA_CPU_NAME="x86-64", NUMBA_CPU_FEATURES="")
     assert not any(report["wrong"].values()), report["wrong"]
     assert report["fma"] == []

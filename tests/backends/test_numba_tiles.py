@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from gpucnn.backends import get_backend
-from gpucnn.backends.numba import backend as numba_backend
-from gpucnn.backends.numba import tiles
+from gpucnn.backends.numba import correlation, tiles
 from gpucnn.geometry import window
 from tests.backends.guarded import assert_bits, guarded, numbers
 
@@ -29,9 +28,9 @@ VARIANTS = list(itertools.product((1, 3, 5, 4), (1, 2), (1, 10**9)))
 def test_forward_tile(number, tile, monkeypatch):
     """Each tile in one of the variants, each variant with some tile."""
     monkeypatch.setattr(tiles, "broadcast_tile", lambda *sizes: tile)
-    # 7 and 16 have no common divisor: neighbouring tiles take variants that differ in everything.
+    # 7 and 16 have no common divisor: neighboring tiles take variants that differ in everything.
     width, stride, uses = VARIANTS[number * 7 % len(VARIANTS)]
-    monkeypatch.setattr(numba_backend, "_PACK_USES", uses)
+    monkeypatch.setattr(correlation, "_PACK_USES", uses)
     ob, qb = tile
     win = window((2, (qb + 2) * stride + width), (2, width), padding=1, stride=(1, stride))
     w, bias = (GUARDED.array(numbers("cancelling", *shape)) for shape in ((2 * ob + 1, 2, *win.kernel), (2 * ob + 1,)))

@@ -121,15 +121,13 @@ def test_dense(images, kind):
 
 
 def test_chunks_do_not_show(monkeypatch):
-    from gpucnn.backends.numpy import exact as numpy_exact
-
     w, _images, ins, outs, groups = CONVS["dilation and groups"]
     rng = np.random.default_rng(0)
     x, f = values(rng, (21, ins * groups, *w.input), "wide"), values(rng, (outs * groups, ins, *w.kernel), "wide")
     dy = values(rng, (21, outs * groups, *w.output), "wide")
     results = []
     for chunk in (1, 37, 1 << 14):
-        monkeypatch.setattr(numpy_exact, "CHUNK", chunk)
+        monkeypatch.setattr("gpucnn.backends.numpy.exact.conv.CHUNK", chunk)
         out = np.zeros_like(f)
         BACKEND.conv_weight_gradient(pack(dy), pack(x), w, groups, out)
         results.append(
@@ -278,15 +276,21 @@ def test_elementwise():
         assert_bits(batch.numpy().ravel(), np.array([function(v, g) for v, g in flat], np.float32))
 
     f32, fma = scalar.f32, scalar.fma
-    expect(BACKEND.relu(pack(x)), lambda v, g: v if v > 0 else 0.0)
-    expect(BACKEND.relu_gradient(pack(dy), BACKEND.relu(pack(x))), lambda v, g: g if v > 0 else 0.0)
+    expect(BACKEND.elementwise("relu", pack(x)), lambda v, g: v if v > 0 else 0.0)
+    expect(
+        BACKEND.elementwise_gradient("relu", pack(dy), BACKEND.elementwise("relu", pack(x))),
+        lambda v, g: g if v > 0 else 0.0,
+    )
     expect(BACKEND.add(pack(x), pack(dy)), lambda v, g: f32(v + g))
     expect(BACKEND.add(pack(x), pack(dy), relu=True), lambda v, g: f32(v + g) if v + g > 0 else 0.0)
-    expect(BACKEND.tanh_gradient(pack(dy), pack(x)), lambda v, g: f32(g * fma(-v, v, 1.0)))
-    expect(BACKEND.sigmoid_gradient(pack(dy), pack(x)), lambda v, g: f32(g * f32(v * f32(1 - v))))
-    assert_bits(BACKEND.tanh(pack(x)).numpy(), arithmetic.tanh(x))  # tested against decimals in tests/arithmetic
-    assert_bits(BACKEND.sigmoid(pack(x)).numpy(), arithmetic.sigmoid(x))
-    assert_bits(BACKEND.relu(pack(np.full((1, 1), np.nan, np.float32))).numpy(), np.zeros((1, 1), np.float32))
+    expect(BACKEND.elementwise_gradient("tanh", pack(dy), pack(x)), lambda v, g: f32(g * fma(-v, v, 1.0)))
+    expect(BACKEND.elementwise_gradient("sigmoid", pack(dy), pack(x)), lambda v, g: f32(g * f32(v * f32(1 - v))))
+    assert_bits(
+        BACKEND.elementwise("tanh", pack(x)).numpy(), arithmetic.tanh(x)
+    )  # tested against decimals in tests/arithmetic
+    assert_bits(BACKEND.elementwise("sigmoid", pack(x)).numpy(), arithmetic.sigmoid(x))
+    nan = pack(np.full((1, 1), np.nan, np.float32))
+    assert_bits(BACKEND.elementwise("relu", nan).numpy(), np.zeros((1, 1), np.float32))
 
 
 def test_dropout():

@@ -1,9 +1,10 @@
-"""What numpy's fast math does beside gpucnn.functional: fused ReLU, running statistics, optimisers."""
+"""What numpy's fast math does besides gpucnn.functional: fused ReLU, running statistics, optimizers."""
 
 import numpy as np
 import pytest
 
 from gpucnn.backends import get_backend
+from gpucnn.backends.elementwise import ELEMENTWISE
 from gpucnn.geometry import window
 
 ENGINE = get_backend("numpy", "fast", dtype=np.float64)
@@ -43,7 +44,7 @@ def test_images_in_chunks_give_what_images_one_by_one_give(monkeypatch):
         return y.numpy(), ENGINE.conv_input_gradient(dy, w, fit, 2).numpy(), dw
 
     whole = all_three()
-    monkeypatch.setattr("gpucnn.backends.numpy.fast.CHUNK", 2 * 4 * 9 * 36)  # two images at a time, then one
+    monkeypatch.setattr("gpucnn.backends.numpy.fast.conv.CHUNK", 2 * 4 * 9 * 36)  # two images at a time, then one
     for a, b in zip(whole, all_three(), strict=True):
         np.testing.assert_allclose(a, b, **CLOSE)
 
@@ -94,7 +95,7 @@ def test_sgd(nesterov, decay, momentum):
 
 @pytest.mark.parametrize("decoupled", [False, True])
 def test_adam(decoupled):
-    """Kingma and Ba, algorithm 1, with L2 regularisation or with Loshchilov and Hutter's decoupled decay."""
+    """Kingma and Ba, algorithm 1, with L2 regularization or with Loshchilov and Hutter's decoupled decay."""
     w, g, m, v = normal(6, 20, 20, 20, 20)
     v = np.abs(v)
     rate, c1, c2, decay = np.float32([0.01, 0.1, 0.2, 0.001])
@@ -125,6 +126,10 @@ def test_float32_stays_float32():
     engine.adam(w, g, m, np.abs(v), hyper, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.1, decoupled=True)
     engine.sgd(w, g, v, hyper[:1], momentum=0.9, weight_decay=0.1, nesterov=True)
     x = engine.pack(np.ones((2, 3, 4, 4), np.float32))
-    for y in (engine.global_avg_pool(x), engine.sigmoid(x), engine.tanh_gradient(x, x), engine.softmax(x.reshape(48))):
+    for name, operation in ELEMENTWISE.items():
+        slope = (0.1,) * len(operation.settings)
+        y, dx = engine.elementwise(name, x, *slope), engine.elementwise_gradient(name, x, x, *slope)
+        assert y.data.dtype == dx.data.dtype == np.float32, name
+    for y in (engine.global_avg_pool(x), engine.softmax(x.reshape(48))):
         assert y.data.dtype == np.float32
     assert all(s.dtype == np.float32 for s in engine.batch_norm_statistics(x))

@@ -31,8 +31,8 @@ def numba(threads=2):
 @pytest.mark.parametrize("slope", [0.01, 0.3, 0.0, -0.5])
 def test_leaky_relu(kind, slope):
     x, dy = numbers(kind, 3, 40), numbers(kind, 3, 40, seed=1)
-    assert_bits(EXACT.leaky_relu(EXACT.pack(x), slope).numpy(), scalar.leaky_relu(x, slope))
-    dx = EXACT.leaky_relu_gradient(EXACT.pack(dy), EXACT.pack(x), slope)
+    assert_bits(EXACT.elementwise("leaky_relu", EXACT.pack(x), slope).numpy(), scalar.leaky_relu(x, slope))
+    dx = EXACT.elementwise_gradient("leaky_relu", EXACT.pack(dy), EXACT.pack(x), slope)
     assert_bits(dx.numpy(), scalar.leaky_relu_gradient(dy, x, slope))
 
 
@@ -88,8 +88,8 @@ def everything(b, n, channels, spatial, kind):
     shape = (n, channels, *spatial)
     x, dy, results = b.pack(numbers(kind, *shape) * np.float32(4)), b.pack(numbers(kind, *shape, seed=1)), {}
     for name, slope in (("leaky_relu", (0.2,)), ("gelu", ()), ("silu", ())):
-        results[name] = getattr(b, name)(x, *slope).numpy()
-        results[f"{name} gradient"] = getattr(b, f"{name}_gradient")(dy, x, *slope).numpy()
+        results[name] = b.elementwise(name, x, *slope).numpy()
+        results[f"{name} gradient"] = b.elementwise_gradient(name, dy, x, *slope).numpy()
     y = b.softmax(x)
     results |= {"softmax": y.numpy(), "softmax gradient": b.softmax_gradient(dy, y).numpy()}
     flat = x.reshape(-1)
@@ -175,7 +175,7 @@ def test_extreme_logits_have_a_finite_loss(math):
 
 
 def test_a_gradient_that_is_not_finite_stays_so():
-    """Clipping must not hide it: the weights become NaN, which the watch sees."""
+    """Clipping must not hide it: the weights become NaN, which `watch` detects."""
     for backend in (EXACT, numba()):
         for bad in (np.nan, np.inf):
             g = backend.array(np.array([1, bad, 2], np.float32))
@@ -192,7 +192,7 @@ def stepped(b):
     totals, sums, g = b.zeros((3,), np.float64), b.zeros((1,), np.float64), b.zeros((3,))
 
     def step():
-        x = b.gelu(b.load_images(source, indices, 20))
+        x = b.elementwise("gelu", b.load_images(source, indices, 20))
         _, dx = b.weighted_cross_entropy(x, b.load_labels(labels, indices, 20), weights, 0.1, totals)
         _, dt = b.value_loss("huber", x, b.load_images(targets, indices, 20), 0.5, sums)
         b.bias_gradient(b.add(dx, dt), g)

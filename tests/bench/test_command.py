@@ -1,4 +1,4 @@
-"""`gpucnn bench` as typed."""
+"""`gpucnn bench` on the command line."""
 
 import json
 
@@ -32,8 +32,8 @@ def test_json_and_chart(tmp_path):
     report = json.loads(result.stdout)
     assert {"machine", "results", "ratios"} <= report.keys()
     (row,) = report["results"]
-    wanted = ("model", "job", "batch", "backend", "threads", "images_per_second", "spread", "peak_fraction")
-    assert all(row[name] is not None for name in wanted)
+    measured = ("model", "job", "batch", "backend", "threads", "images_per_second", "spread", "peak_fraction")
+    assert all(row[name] is not None for name in measured)
     assert "lenet5 inference, batch 2: checking" in result.stderr
     assert (tmp_path / "chart.svg").read_text().lstrip().startswith("<?xml")
 
@@ -47,7 +47,7 @@ def test_table():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("arguments", "message"),
     [
         (("--model", "nonsense"), "lenet5"),
         (("--job", "sleeping"), "inference"),
@@ -57,7 +57,7 @@ def test_table():
         (("--plot", "no/such/folder/chart.png"), "no/such/folder"),
     ],
 )
-def test_wrong_input_ends_with_a_sentence_before_any_work(arguments, named):
+def test_wrong_input_ends_with_a_sentence_before_any_work(arguments, message):
     result = run("bench", "--quick", *arguments)
     assert result.exit_code == 2, result.output
-    assert result.stdout == "" and named in result.stderr and result.stderr.count("\n") == 1
+    assert result.stdout == "" and message in result.stderr and result.stderr.count("\n") == 1

@@ -11,11 +11,12 @@ from gpucnn.throughput import Case, bench, operations, pytorch
 from gpucnn.throughput.agreement import Referee
 
 torch = pytest.importorskip("torch", reason="PyTorch, the benchmark's optional peer, is not installed")
+pytestmark = pytest.mark.pytorch
 
 
 @pytest.mark.parametrize("name", ["lenet5", "vgg_small", "resnet20", "mlp"])
 def test_one_step_agrees_with_float64_on_numpy(name):
-    """Another implementation of every layer, loss and optimiser, so this also tests ours."""
+    """Another implementation of every layer, loss and optimizer, so this also tests ours."""
     case = Case(name, "training", 4)
     referee = Referee(case)
     state = pytorch.one_step(case, threads=2)
@@ -31,7 +32,10 @@ def test_translation_names_every_tensor():
 
 def test_what_has_no_counterpart_is_refused():
     class Own(Dropout):
-        """A subclass may compute something else."""
+        """A subclass that computes something else."""
+
+        def __call__(self, x):
+            return x, lambda dy: dy
 
     for layer in (Own(0.5), Conv2d(2, 3, padding=((0, 1), (0, 1)))):
         with pytest.raises(ConfigurationError):
@@ -40,7 +44,7 @@ def test_what_has_no_counterpart_is_refused():
 
 @pytest.mark.parametrize("variant", pytorch.variants("training", "cpu", compiled=False, tf32=False), ids=str)
 def test_training_variants_do_the_same_steps(variant):
-    """From one start, four steps of each variant over the same batches end near those of plain SGD."""
+    """From the same start, four steps of each variant over the same batches end close to those of plain SGD."""
     case = Case("lenet5", "training", 256)
     model = case.build()
     images, labels = case.data()
@@ -110,7 +114,7 @@ def test_torch_compile_runs_or_says_why_not():
     assert len(rates) + len(notes) == 6
 
 
-def test_ratios_stand_beside_the_same_threads():
+def test_ratios_compare_the_same_number_of_threads():
     report = bench([Case("lenet5", "inference", 2)], [get_backend("numpy", "fast")], seconds=0.1, compiled=False)
     (ratio,) = {(r["backend"], r["threads"]): r for r in report["ratios"] if r["peer"] == "pytorch"}.values()
     peers = [row for row in report["results"] if row["backend"] == "pytorch"]
@@ -123,10 +127,10 @@ def test_ratios_stand_beside_the_same_threads():
 def test_convolution_contenders_compute_the_three_passes():
     convolution = operations.Convolution(6, 2, 3)
     x, w, dy = operations.arrays(convolution, 2)
-    found = pytorch.convolution_contenders(x, w, dy, 1, 1)
-    assert len(found) == 6
+    contenders = pytorch.convolution_contenders(x, w, dy, 1, 1)
+    assert len(contenders) == 6
     results = {}
-    for (_, name, layout), contender in found.items():
+    for (_, name, layout), contender in contenders.items():
         result = contender.call()
         if name != "forward":
             (result,) = (part for part in result if part is not None)

@@ -1,4 +1,4 @@
-"""The comparison with PyTorch can fail: each result that is off, each setting that is mistaken, is reported by name."""
+"""The comparison with PyTorch can fail: each wrong result and each wrong setting is reported by name."""
 
 import dataclasses
 import json
@@ -16,13 +16,15 @@ torch = pytest.importorskip("torch", reason="PyTorch, which the script compares 
 import agreement_cases  # needs PyTorch
 from agreement_cases import CYCLE, OPERATIONS, Expected, draw
 
+pytestmark = pytest.mark.pytorch
+
 SEED = 1  # not that of the committed result
 FIRST = {name: CYCLE.index(name) for name in OPERATIONS}
 EXPECTED = {name: draw(number, SEED).expected() for name, number in FIRST.items()}
 
 
 def rounded(expected):
-    """What a perfect implementation gives."""
+    """The results of a perfect implementation."""
     return {name: right.value.astype(np.float32) for name, right in expected.items()}
 
 
@@ -36,7 +38,7 @@ def plant(monkeypatch, results):
 def test_the_cycle_holds_every_operation():
     assert len(CYCLE) == 30 and set(CYCLE) == set(OPERATIONS)
     assert {name for names in COLUMNS.values() for name in names} == {n for e in EXPECTED.values() for n in e}
-    # Over 300, numpy meets each place of the cycle once.
+    # In 300, numpy runs each place of the cycle once.
     assert sorted(n % 30 for n in range(300) if n % 10 == n // 30 % 10) == list(range(30))
 
 
@@ -85,7 +87,7 @@ def test_a_disagreement_ends_the_script_and_names_the_configuration(monkeypatch,
     assert f"python bench/pytorch_agreement.py --seed {SEED} --only {number}" in out
 
 
-def number_of(operation, fits):
+def first_number(operation, fits):
     """The first configuration of an operation whose settings fit."""
     return next(n for n in range(300) if CYCLE[n % 30] == operation and fits(draw(n, SEED).settings))
 
@@ -114,8 +116,8 @@ def test_a_mistaken_setting_is_reported(mistake, monkeypatch):
     operation, function, setting, fits = MISTAKES[mistake]
     for name in (function, f"{function}_backward"):
         right = getattr(functional, name)
-        monkeypatch.setattr(functional, name, lambda *given, right=right, **options: right(*given, **options | setting))
-    rows = judge([number_of(operation, fits)], SEED)
+        monkeypatch.setattr(functional, name, lambda *args, f=right, **options: f(*args, **options | setting))
+    rows = judge([first_number(operation, fits)], SEED)
     assert max(row["ratio"] for row in rows) > 100
 
 

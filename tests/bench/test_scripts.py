@@ -1,4 +1,4 @@
-"""The scripts of bench/ where they need neither a GPU nor a quiet machine."""
+"""What the scripts of bench/ do without a GPU or a quiet machine."""
 
 import json
 import subprocess

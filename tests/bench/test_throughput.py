@@ -1,4 +1,4 @@
-"""What is timed, the checks before it, and the report; small batches, for speed is not the subject."""
+"""What is timed, the checks before it, and the report; the batches are small, since speed is not tested."""
 
 import json
 
@@ -86,7 +86,7 @@ def test_inference_is_predict_on_one_batch_after_the_other(numpy_fast):
 # ---- the checks ----------------------------------------------------------------------------------------------------
 
 
-def test_float64_is_its_own_reference_and_float32_is_near(numpy_fast):
+def test_float64_is_its_own_reference_and_float32_is_close(numpy_fast):
     referee = Referee(CASE)
     assert referee.judge("float64", one_step(CASE, get_backend("numpy", "fast", dtype=np.float64)), False) == 0
     assert 0 < referee.judge("float32", one_step(CASE, numpy_fast), False) < tolerance(CASE) < 0.02
@@ -115,7 +115,7 @@ def test_other_bits_in_exact_math_are_found(numpy_fast):
         referee.judge("other", other, True)
 
 
-def test_what_is_not_finite_is_found(numpy_fast):
+def test_non_finite_results_are_found(numpy_fast):
     state = one_step(CASE, numpy_fast)
     state["2.bias"][0] = np.nan
     with pytest.raises(BackendError, match=r"2\.bias"):
@@ -218,10 +218,10 @@ def test_convolutions_count_their_work():
 
 
 def test_operations_are_checked_and_timed(numpy_fast):
-    found = operations.measure([operations.Convolution(8, 3, 5)], 2, numpy_fast, 0.05, peer=False)
-    assert [row["pass"] for row in found["results"]] == list(operations.PASSES)
-    assert 0 < found["largest_error"] < 1
-    for row in found["results"]:
+    report = operations.measure([operations.Convolution(8, 3, 5)], 2, numpy_fast, 0.05, peer=False)
+    assert [row["pass"] for row in report["results"]] == list(operations.PASSES)
+    assert 0 < report["largest_error"] < 1
+    for row in report["results"]:
         assert 0 < row["peak_fraction_inside"] < row["peak_fraction"]
         assert row["gflops"] == pytest.approx(2 * 2 * 8 * 8 * 9 * 15 / row["milliseconds"] / 1e6)
 

@@ -1,4 +1,4 @@
-"""The timing, with a clock that the test turns."""
+"""Timing, with a clock that the test controls."""
 
 import pytest
 
@@ -20,12 +20,12 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: made.now)
-    monkeypatch.setattr(timing.time, "process_time", lambda: made.own)
-    monkeypatch.setattr(timing, "_busy_seconds", lambda: made.own + made.others)
+    fake = Clock()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: fake.now)
+    monkeypatch.setattr(timing.time, "process_time", lambda: fake.own)
+    monkeypatch.setattr(timing, "_busy_seconds", lambda: fake.own + fake.others)
     monkeypatch.setattr(timing.os, "cpu_count", lambda: 2)
-    return made
+    return fake
 
 
 def test_medians_and_ratio(clock):
@@ -34,10 +34,10 @@ def test_medians_and_ratio(clock):
     )
     assert timings["quick"].median == pytest.approx(0.01)
     assert timings["slow"].median == pytest.approx(0.03)
-    found = ratio(timings["quick"], timings["slow"])
-    assert found["ratio"] == pytest.approx(3)
-    assert found["quiet"] is True
-    assert found["rounds"] >= timing.ENOUGH
+    result = ratio(timings["quick"], timings["slow"])
+    assert result["ratio"] == pytest.approx(3)
+    assert result["quiet"] is True
+    assert result["rounds"] >= timing.ENOUGH
 
 
 def test_each_has_its_time_and_they_take_turns(clock):
@@ -53,8 +53,8 @@ def test_each_has_its_time_and_they_take_turns(clock):
 
     timings = interleave({"a": contender("a", 0.01), "b": contender("b", 0.02)}, 2.0)
     assert {s.round for s in timings["a"].slices} == set(range(len(timings["a"].slices)))
-    for found in timings.values():
-        assert 2.0 <= sum(map(sum, (s.seconds for s in found.slices))) + 0.02 * len(found.slices) < 2.4
+    for timed in timings.values():
+        assert 2.0 <= sum(map(sum, (s.seconds for s in timed.slices))) + 0.02 * len(timed.slices) < 2.4
     assert len(order) >= 8
 
 
@@ -65,23 +65,23 @@ def test_short_work_is_timed_in_groups(clock):
         calls.append(1)
         clock.work(1e-6)
 
-    found = interleave({"a": Contender(call)}, 0.5)["a"]
-    assert found.median == pytest.approx(1e-6, rel=1e-3)
-    assert len(calls) / len(found.samples) > 1000
+    timed = interleave({"a": Contender(call)}, 0.5)["a"]
+    assert timed.median == pytest.approx(1e-6, rel=1e-3)
+    assert len(calls) / len(timed.samples) > 1000
 
 
-def test_waits_for_a_device_that_is_only_asked(clock):
-    asked = []
+def test_waits_for_work_that_is_only_queued(clock):
+    queue = []
 
     def wait():
-        clock.work(0.01 * len(asked))
-        asked.clear()
+        clock.work(0.01 * len(queue))
+        queue.clear()
 
-    found = interleave({"a": Contender(lambda: asked.append(1), wait)}, 1.0)["a"]
-    assert found.median == pytest.approx(0.01)
+    timed = interleave({"a": Contender(lambda: queue.append(1), wait)}, 1.0)["a"]
+    assert timed.median == pytest.approx(0.01)
 
 
-def test_a_device_with_a_clock_of_its_own_tells_the_same_repetitions(clock):
+def test_a_devices_own_clock_times_the_same_repetitions(clock):
     """The device needs 8 of each step's 10 milliseconds."""
 
     def elapsed(work):
@@ -89,12 +89,12 @@ def test_a_device_with_a_clock_of_its_own_tells_the_same_repetitions(clock):
         work()
         return 0.8 * (clock.now - before)
 
-    found = interleave(
+    timings = interleave(
         {"gpu": Contender(lambda: clock.work(0.01), elapsed=elapsed), "cpu": Contender(lambda: clock.work(0.01))}, 1.0
     )
-    assert found["gpu"].median == pytest.approx(0.01)
-    assert found["gpu"].device == pytest.approx(0.008)
-    assert found["cpu"].device is None
+    assert timings["gpu"].median == pytest.approx(0.01)
+    assert timings["gpu"].device == pytest.approx(0.008)
+    assert timings["cpu"].device is None
 
 
 def test_disturbed_slices_are_counted_and_left_out_where_enough_are_quiet(clock):
@@ -106,19 +106,19 @@ def test_disturbed_slices_are_counted_and_left_out_where_enough_are_quiet(clock)
         disturbed = number % 60 < 12  # whole slices, nearly
         clock.work(0.05 if disturbed else 0.01, others=0.05 if disturbed else 0)
 
-    found = interleave({"a": Contender(call)}, 5.0)["a"]
-    assert 0 < found.quiet < len(found.slices)
-    assert found.describe()["figures_from"] == "quiet slices"
-    assert found.describe()["slices"] == len(found.slices)
-    assert found.median == pytest.approx(0.01)
-    assert max(found.samples) < 0.05 or found.quartiles[1] < 0.05
+    timed = interleave({"a": Contender(call)}, 5.0)["a"]
+    assert 0 < timed.quiet < len(timed.slices)
+    assert timed.describe()["figures_from"] == "quiet slices"
+    assert timed.describe()["slices"] == len(timed.slices)
+    assert timed.median == pytest.approx(0.01)
+    assert max(timed.samples) < 0.05 or timed.quartiles[1] < 0.05
 
 
 def test_patience_ends(clock):
-    found = interleave({"a": Contender(lambda: clock.work(0.01, others=0.02))}, 1.0, patience=2.0)["a"]
-    assert found.quiet == 0
-    assert found.describe()["figures_from"] == "all slices"
-    assert found.median == pytest.approx(0.01)
+    timed = interleave({"a": Contender(lambda: clock.work(0.01, others=0.02))}, 1.0, patience=2.0)["a"]
+    assert timed.quiet == 0
+    assert timed.describe()["figures_from"] == "all slices"
+    assert timed.median == pytest.approx(0.01)
     assert 2.0 <= clock.now < 2.5
 
 
@@ -127,7 +127,7 @@ def test_a_ratio_of_those_who_never_met_is_empty():
 
 
 def test_a_ratio_is_taken_within_rounds():
-    """The machine halves its speed halfway: medians of either side alone would say anything between 1 and 4."""
+    """The machine halves its speed halfway: separate medians could give anything between 1 and 4."""
     speeds = [1.0] * 5 + [2.0] * 5
     mine = Timing([Slice(i, [1.0 * s], 0.0) for i, s in enumerate(speeds)])
     theirs = Timing([Slice(i, [2.0 * s], 0.0) for i, s in enumerate(speeds)])

@@ -92,6 +92,14 @@ def test_resume_of_a_run_killed_before_its_first_checkpoint(cli, tmp_path, train
     assert cli.json("train", "--resume", "--run", copy)["weights_sha256"] == trained[1]["weights_sha256"]
 
 
+def test_a_checkpoint_without_its_settings_is_not_continued_with_others(cli, tmp_path, trained):
+    copy = tmp_path / "run"
+    copy.mkdir()
+    shutil.copy(trained[0] / "checkpoint.safetensors", copy)
+    words = "holds a checkpoint but no config.json, which says how the run was started; put that file back"
+    assert words in cli.refused("train", "--resume", "--epochs", 3, "--run", copy).replace("\n", " ")
+
+
 def test_resume_of_a_run_killed_before_it_wrote_anything(cli, tmp_path, trained):
     result = cli("train", "--resume", "--epochs", 2, "--run", tmp_path / "run", "--json")
     assert "holds no run yet: starting from the first epoch" in result.stderr

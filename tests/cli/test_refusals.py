@@ -36,7 +36,7 @@ def sentence(stderr: str) -> str:
         (["evaluate"], "there is no trained network in runs/; run `gpucnn train` first"),
         (["evaluate", "--run", "nowhere"], "nowhere holds no checkpoint"),
         (["predict", "a.png"], "there is no trained network"),
-        (["summary", "--model", "lenet6"], "no model 'lenet6'; use one of lenet5"),
+        (["summary", "--model", "lenet6"], "model is 'lenet6'; use one of lenet5"),
         (["summary", "--input-shape", "32"], "expected three whole numbers such as 1x32x32"),
         (["summary", "--input-shape", "1x4x4"], "4"),
         (["summary", "--input-shape", "1x99999999x99999999"], "there is not enough memory for this"),
@@ -110,11 +110,11 @@ def test_run_folders_that_are_none(cli, trained, tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ([], "config.json holds a list, not a run's configuration"),
+        ([], "all of it is [] where an object belongs"),
         ({"train": 3}, "train is 3"),
         ({"train": {"data": 3}}, "data is 3"),
-        ({"train": {"optimizer": ["sgd"]}}, r"optimizer is ['sgd']"),
-        ({"train": {"epochs": "x"}}, "epochs is 'x'"),
+        ({"train": {"optimizer": ["sgd"]}}, 'optimizer is ["sgd"]'),
+        ({"train": {"epochs": "x"}}, 'epochs is "x"'),
     ],
 )
 def test_a_configuration_that_somebody_edited(cli, trained, tmp_path, config, message):

@@ -92,7 +92,7 @@ def test_patience_stops_and_resumes_to_the_same(cli, tmp_path):
         (("--validation", 1), "above 0 and below 1"),
         (("--patience", 3), "needs validation"),
         (("--monitor", "accuracy"), "needs --validation"),
-        (("--validation", 0.1, "--monitor", "speed"), "'loss' or 'accuracy'"),
+        (("--validation", 0.1, "--monitor", "speed"), "use one of loss, accuracy"),
         (("--model", "mlp", "--variant", "1998"), "lenet5 has it"),
         (("--model", "mlp", "--hidden", "many"), "such as 300,100"),
         (("--variant", "1999"), "modern, 1998"),

@@ -199,7 +199,7 @@ def test_an_old_picture_is_replaced_whole(show, trained, tmp_path):
         (["confusion", "--run", "RUN", "--data", "no-such-set"], "no-such-set is neither"),
         (["confusion", "--run", "MODEL"], "does not say what it was trained on; give --data"),
         (["mistakes", "--run", "RUN", "--out", "m.txt"], "must end in .png"),
-        (["scores", "no.png", "--run", "RUN"], "no.png does not exist"),
+        (["scores", "no.png", "--run", "RUN"], "there is no file no.png"),
         (["scores", "--run", "MODEL"], "does not say what it was trained on; give an image file instead"),
         (["scores", "small.png", "--run", "RUN"], "cannot slide over images"),
     ],

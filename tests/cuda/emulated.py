@@ -34,7 +34,7 @@ def differing(want: dict, got: dict) -> list[str]:
 
 
 def with_garbage(batch):
-    """`batch` with a large number in every lane that only fills up the last block: nothing may depend on those."""
+    """`batch` with a large number in every padding lane of the last block: nothing may depend on those."""
     lanes = batch.data.shape[-1]
     blocks = batch.data.shape[0]
     absent = np.arange(blocks * lanes).reshape(blocks, lanes) >= batch.images

@@ -41,7 +41,7 @@ class _Pointer:
 
 
 class MemoryPool:
-    """Gives freed memory of the same size out again, first of all; what is free holds NaN."""
+    """Reuses freed memory of the same size first; free memory holds NaN."""
 
     limit = 1 << 30
 
@@ -76,7 +76,7 @@ class MemoryPool:
 
 
 class ndarray(np.ndarray):  # CuPy's name
-    """Memory from the allocator at hand; views know whose memory they show."""
+    """Memory from the current allocator; views know whose memory they share."""
 
     def __new__(cls, shape, dtype):
         shape = shape if isinstance(shape, tuple) else (shape,)
@@ -159,7 +159,7 @@ def get_elapsed_time(start: Event, end: Event) -> float:
 
 
 class Stream:
-    """Runs what it is given at once. Records once it is told to, or waits for an event of a stream that does."""
+    """Runs work at once, or records it after begin_capture or after waiting for an event of a recording stream."""
 
     steps: ClassVar[list] = []  # of the graph that is being recorded, by all streams
 

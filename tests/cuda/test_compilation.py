@@ -13,8 +13,7 @@ from gpucnn.backends.cuda import compiler as cuda_compiler
 from gpucnn.backends.cuda import tiles as cuda_tiles
 from gpucnn.backends.cuda.backend import CudaBackend
 from gpucnn.backends.cuda.launcher import Launcher
-from gpucnn.check.cases import cases
-from gpucnn.check.cases_pointwise import pointwise
+from gpucnn.check.cases import Numbers, all_cases, elementwise, loss, optimizers
 from gpucnn.layers import Concat, Conv2d, ConvTranspose2d, Dense, Flatten, GroupNorm, LayerNorm, MaxPool2d, Sequential
 from gpucnn.models import Model, lenet5, resnet20
 from gpucnn.optimizers import SGD, Adam
@@ -31,12 +30,12 @@ def _missing() -> str | None:
     return None
 
 
-pytestmark = pytest.mark.skipif(_missing() is not None, reason=str(_missing()))
+pytestmark = [pytest.mark.skipif(_missing() is not None, reason=str(_missing())), pytest.mark.slow]
 ARCHITECTURES = ["sm_75", "sm_80", "sm_90", "sm_100"]
 
 
 class Names(Launcher):
-    """Computes nothing and notes which kernels it was asked for."""
+    """Computes nothing and notes which kernels are requested."""
 
     xp, device, processors = np, "none", 132
 
@@ -58,7 +57,7 @@ class Names(Launcher):
     def kernel(self, file, expression=""):
         self.asked.add((file, expression))
 
-    def launch(self, kernel, grid, block, *arguments, beside=()):
+    def launch(self, kernel, grid, block, *arguments, overlap=()):
         assert all(1 <= g <= top for g, top in zip(grid, (2**31 - 1, 65535, 65535)))
         assert 1 <= np.prod(block) <= 1024
 
@@ -71,7 +70,7 @@ class Names(Launcher):
 
 
 def _asked_by(work) -> dict[str, list[str]]:
-    """The kernels that `work(backend)` asks for on a large GPU, by file."""
+    """The kernels that `work(backend)` requests on a large GPU, by file."""
     names = Names()
     work(CudaBackend(names))
     by_file = collections.defaultdict(list)
@@ -94,11 +93,11 @@ def _upscaler() -> Model:
 
 
 def _networks(b) -> None:
-    colours = {"mean": (0.5,) * 3, "std": (0.2,) * 3}
+    colors = {"mean": (0.5,) * 3, "std": (0.2,) * 3}
     # Small networks for what the large ones do not use: `network` resamples, `_upscaler` transposes and concatenates.
     for make, optimizer, batch, augmentation in (
         (lenet5, SGD(), 64, Augmentation(shift=2)),
-        (resnet20, Adam(), 512, Augmentation(shift=4, crop=(32, 32), flip=True, cutout=8, **colours)),
+        (resnet20, Adam(), 512, Augmentation(shift=4, crop=(32, 32), flip=True, cutout=8, **colors)),
         (network, SGD(), 33, Augmentation()),
         (_normed, SGD(), 64, Augmentation()),
         (_upscaler, SGD(), 64, Augmentation()),
@@ -112,13 +111,14 @@ def _networks(b) -> None:
 
 def _pointwise(b) -> None:
     """Activations, losses and clipping that no shipped network has."""
-    for case in pointwise("random", lambda *shape, seed=0: np.ones(shape, np.float32)):
-        case.run(b)
+    for family in (elementwise, loss, optimizers):
+        for case in family.cases(Numbers("random")):
+            case.run(b)
 
 
 def _operations(b) -> None:
-    for case in cases():
-        if "subnormal" not in case.about and "cancelling" not in case.about:
+    for case in all_cases():
+        if case.kind in ("random", ""):
             case.run(b)
 
 
@@ -142,7 +142,7 @@ def test_no_kernel_of_the_models_spills(in_networks, architecture):
 
 
 def test_no_kernel_does_what_is_not_written(in_operations):
-    """Fusing allowed or not gives the same instructions: each multiplication and addition says how it rounds."""
+    """Fusing allowed or not gives the same instructions: each multiplication and addition specifies its rounding."""
     operations = "add|sub|mul|fma|mad|div|sqrt|rcp|rsqrt|ex2|lg2|sin|cos|tanh"
     arithmetic = re.compile(rf"\b((?:{operations})\.[\w.]*f(?:16|32|64)\w*)")
     # rcp.rn is 1 / x, correctly rounded.

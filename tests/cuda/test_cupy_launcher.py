@@ -3,6 +3,8 @@
 import dataclasses
 import importlib
 import json
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -48,7 +50,7 @@ def test_a_graph_keeps_its_memory_to_itself(cupy_backend, late, monkeypatch):
 
     repeat = b.capture(step)
     assert b.host(total).tolist() == [3.0] * 4
-    assert len(runs) == 2  # once for real, once to record
+    assert len(runs) == 2  # once to compute, once to record
     del x  # the graph reads it at each repetition
     others = [b.array(np.full(shape, 5, np.float32)) for shape in [(1, 4, 32), (4,)] * 20]
     b.assign(w, 2 * np.eye(4, dtype=np.float32))
@@ -65,6 +67,32 @@ def test_a_capture_inside_a_capture_is_refused(cupy_backend):
     cupy_backend.capture(lambda: None)()  # and leaves nothing behind
 
 
+def test_another_thread_waits_while_one_records(cupy_backend):
+    """What it launches must not become part of the graph."""
+    b, order, recording = cupy_backend, [], threading.Event()
+    ours, theirs = b.zeros((4,)), b.zeros((4,))
+    one = b.array(np.ones(4, np.float32))
+
+    def other():
+        recording.wait(10)
+        b.update_running(theirs, one, 0.5)
+        order.append("theirs")
+
+    def step():
+        b.update_running(ours, one, 0.5)
+        recording.set()
+        time.sleep(0.05)
+        order.append("ours")
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    repeat = b.capture(step)
+    thread.join()
+    assert order == ["ours", "ours", "theirs"]  # once to compute, once to record
+    repeat()
+    assert b.host(ours).tolist() == [0.75] * 4 and b.host(theirs).tolist() == [0.5] * 4
+
+
 def test_full_memory_is_told_in_a_sentence(cupy_backend):
     with pytest.raises(BackendError, match=r"memory is full: an array of 4\.00 GiB did not fit .* of 1\.00 GiB$"):
         cupy_backend.zeros((2**30,))
@@ -74,7 +102,7 @@ def test_full_memory_is_told_in_a_sentence(cupy_backend):
 
 
 def test_time_is_told_by_events_of_the_device(cupy_backend, monkeypatch):
-    """Both are on the backend's stream, around the work; the host's clock is not asked."""
+    """Both are on the backend's stream, around the work; the host's clock is not read."""
     monkeypatch.setattr(fake_cupy.Event, "now", 10.0)
     done = []
 
@@ -87,7 +115,7 @@ def test_time_is_told_by_events_of_the_device(cupy_backend, monkeypatch):
 
 
 def test_throughput_asks_the_device(cupy_backend, monkeypatch):
-    """Each step advances the made-up clock by three milliseconds: that is what the timing finds, beside its own."""
+    """Each step advances the made-up clock by three milliseconds: the timing reports these."""
     monkeypatch.setattr(fake_cupy.Event, "now", 0.0)
     prepared = prepare(Case("lenet5", "inference", 2), cupy_backend)
     call = prepared.contender.call

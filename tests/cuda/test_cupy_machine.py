@@ -1,4 +1,4 @@
-"""What `gpucnn backends` says where the CuPy backend cannot be used, and with which line it is mended."""
+"""What `gpucnn backends` reports if the CuPy backend cannot be used, and the fix that it suggests."""
 
 import ctypes
 import importlib

@@ -1,5 +1,5 @@
-"""On a GPU: the CuPy backend passes the check, lives on the device, and a captured step gives the bits of a launched
-one."""
+"""On a GPU: the CuPy backend passes the check, its arrays are on the device, and a captured step gives a launched one's
+bits."""
 
 import importlib
 import json
@@ -9,9 +9,9 @@ import pytest
 
 from gpucnn.backends import get_backend
 from gpucnn.check import HASHES
-from gpucnn.check.cases import cases
+from gpucnn.check.cases import all_cases
+from gpucnn.check.device_memory import DeviceMemoryMonitor
 from gpucnn.check.networks import NETWORKS, train
-from gpucnn.check.residence import Watched
 from gpucnn.errors import BackendError
 from tests.cuda.emulated import differing
 
@@ -24,15 +24,17 @@ def cupy_backend():
 
 
 def test_every_operation_gives_the_specified_bits(cupy_backend):
-    specification, watched = get_backend("numpy", "exact"), Watched(cupy_backend)
-    for case in cases():
-        assert differing(case.run(specification), case.run(watched)) == [], f"{case.operation}: {case.about}"
-    assert watched.astray == []  # all results live on the device
+    specification, monitored = get_backend("numpy", "exact"), DeviceMemoryMonitor(cupy_backend)
+    for case in all_cases():
+        assert differing(case.run(specification), case.run(monitored)) == [], str(case)
+    assert monitored.misplaced == []  # all results are on the device
 
 
 def test_the_device_tells_how_long_it_worked(cupy_backend):
     x = cupy_backend.pack(np.ones((256, 64, 32, 32), np.float32))
-    once, often = (cupy_backend.elapsed(lambda n=n: [cupy_backend.tanh(x) for _ in range(n)]) for n in (1, 50))
+    once, often = (
+        cupy_backend.elapsed(lambda n=n: [cupy_backend.elementwise("tanh", x) for _ in range(n)]) for n in (1, 50)
+    )
     assert 0 < once < often
 
 
@@ -49,7 +51,7 @@ def test_ten_steps_give_the_committed_weights(cupy_backend, network, graph):
 def test_results_live_on_the_device(cupy_backend):
     cupy = importlib.import_module("cupy")
     x = cupy_backend.pack(np.ones((3, 2, 4, 4), np.float32))
-    y = cupy_backend.relu(x)
+    y = cupy_backend.elementwise("relu", x)
     assert isinstance(y.data, cupy.ndarray)
     assert cupy.cuda.runtime.pointerGetAttributes(y.data.data.ptr).type == 2  # cudaMemoryTypeDevice
 

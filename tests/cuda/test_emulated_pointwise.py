@@ -46,7 +46,7 @@ def _maps(b, poison):
 
 
 def _line(b, poison):
-    """Several bands of 64 values an image."""
+    """Several bands of 64 values per image."""
     x, t = poison(b.pack(_draw(35, 2, 9, 11))), poison(b.pack(_draw(35, 2, 9, 11, seed=1)))
     total = b.zeros((1,), np.float64)
     b.value_loss("huber", x, t, 0.5, total)
@@ -106,9 +106,14 @@ PLANTED = {
         "  }\n  __syncthreads();\n  const int thread",
         "  }\n  const int thread",
     ),
-    "a band of 32 values": (_line, "value_loss.cu", "blocks, values, 64}", "blocks, values, 32}"),
-    "the channels of another position": (_maps, "activation.cu", "unit % positions * LANES", "unit % channels * LANES"),
-    "a norm over half of each block": (_clipped, "clip.cu", "ROWS = 64", "ROWS = 32"),
+    "a band of 32 values": (_line, "value_loss.cu", "blocks, values, BAND}", "blocks, values, BAND / 2}"),
+    "the channels of another position": (
+        _maps,
+        "loss.cu",
+        "channels * apart + unit % positions * LANES",
+        "channels * apart + unit % channels * LANES",
+    ),
+    "a norm over half of each block": (_clipped, "clip.cu", "row < BAND;", "row < BAND / 2;"),
     "values past the end in a norm": (_clipped, "clip.cu", "i < size ? double(g[i]) : 0.0", "double(g[i])"),
 }
 
@@ -121,7 +126,7 @@ def test_planted_error_is_caught(name, tmp_path):
     sources = tmp_path / "cuda"
     shutil.copytree(SOURCES, sources)
     text = (sources / file).read_text()
-    assert old in text, f"{file} no longer holds {old!r}: plant the error anew"
+    assert old in text, f"{file} no longer holds {old!r}: plant the error again"
     (sources / file).write_text(text.replace(old, new))
     want, found = work(get_backend("numpy", "exact"), lambda batch: batch), []
     for order, guard in (("forward", "end"), ("reversed", "front")):

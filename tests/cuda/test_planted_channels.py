@@ -8,7 +8,7 @@ from tests.cuda import test_planted_errors
 from tests.cuda.emulated import needs_emulation
 from tests.cuda.test_planted_errors import _draw
 
-pytestmark = needs_emulation
+pytestmark = [needs_emulation, pytest.mark.slow]
 
 
 def _shifted(b, poison):

@@ -1,4 +1,4 @@
-"""The emulation catches what one gets wrong in a CUDA kernel: each error is planted in a copy of the sources."""
+"""The emulation catches typical errors in CUDA kernels: each is planted in a copy of the sources."""
 
 import shutil
 
@@ -14,7 +14,7 @@ from gpucnn.geometry import window
 from gpucnn.resampling import upsampling_taps
 from tests.cuda.emulated import differing, needs_emulation, with_garbage
 
-pytestmark = needs_emulation
+pytestmark = [needs_emulation, pytest.mark.slow]
 
 
 def _draw(*shape):
@@ -155,7 +155,7 @@ def test_planted_error_is_caught(name, tmp_path):
     sources = tmp_path / "cuda"
     shutil.copytree(SOURCES, sources)
     text = (sources / file).read_text()
-    assert old in text, f"{file} no longer holds {old!r}: plant the error anew"
+    assert old in text, f"{file} no longer holds {old!r}: plant the error again"
     (sources / file).write_text(text.replace(old, new))
     want = work(get_backend("numpy", "exact"), lambda batch: batch)
 

@@ -1,5 +1,7 @@
 """Networks of every kind, and random ones, for tests of inference."""
 
+import copy
+
 import numpy as np
 
 from gpucnn import layers as L
@@ -23,6 +25,11 @@ def _depthwise(filters: int, channels: int, stride: int = 1) -> list:
         L.Conv2d(filters, 1, bias=False),
         L.BatchNorm(activation="relu"),
     ]
+
+
+def unbound(model: Model) -> list:
+    """Copies of the layers of a Sequential model, as parts of none."""
+    return copy.deepcopy(model).layer.layers
 
 
 # name -> (the layers, the images' shape)
@@ -222,8 +229,8 @@ KINDS = {
         (3, 9, 9),
     ),
     "nothing": lambda: ([L.Flatten()], (3, 4, 5)),
-    "lenet5": lambda: (lenet5((1, 28, 28)).layer.layers, (1, 28, 28)),
-    "lenet5 of 1998": lambda: (lenet5((1, 28, 28), variant="1998").layer.layers, (1, 28, 28)),
+    "lenet5": lambda: (unbound(lenet5((1, 28, 28))), (1, 28, 28)),
+    "lenet5 of 1998": lambda: (unbound(lenet5((1, 28, 28), variant="1998")), (1, 28, 28)),
 }
 
 

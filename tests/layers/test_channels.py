@@ -1,4 +1,4 @@
-"""ConvTranspose and Concat: gradients, captured steps to the same bits, the summary's numbers, and what is refused."""
+"""ConvTranspose and Concat: gradients, recorded steps with the same bits, the summary's numbers, and errors."""
 
 import numpy as np
 import pytest
@@ -97,8 +97,8 @@ def test_a_layer_gives_what_the_function_gives(backend, activation):
     dy = images(*y.shape, seed=2)
     dx = backward(model.backend.pack(dy)).numpy()
     inner = np.where(expected > 0, dy, np.float32(0)) if activation else dy
-    wanted = functional.conv_transpose_backward(inner, x, weights["weight"], **settings, math="exact")
-    for result, value in zip((dx, layer.weight.grad, layer.bias.grad), wanted):
+    expected = functional.conv_transpose_backward(inner, x, weights["weight"], **settings, math="exact")
+    for result, value in zip((dx, layer.weight.grad, layer.bias.grad), expected):
         same_bits(np.array(result), value)
 
 
@@ -150,7 +150,7 @@ def test_concatenate_takes_flat_and_spatial_arrays(backend, shape):
 
 
 def upscaler() -> Model:
-    """Down, up again, and both side by side: 8x8 images of ten classes."""
+    """Down, up again, and both concatenated: 8x8 images of ten classes."""
     deep = Sequential(
         MaxPool2d(2), Conv2d(4, 3, padding=1, activation="tanh"), ConvTranspose2d(3, 2, stride=2, activation="relu")
     )
@@ -196,8 +196,8 @@ def test_training_gives_the_same_weights_in_the_emulation(specified, order):
 
 @needs_emulation
 @pytest.mark.parametrize("make", [lambda: get_backend("numba"), get_emulated_backend], ids=["numba", "emulated"])
-def test_a_recorded_step_moves_the_data_anew(make):
-    """What is repeated is the movement of channels, not what they held at first."""
+def test_a_recorded_step_moves_new_data(make):
+    """The movement of channels is repeated, not their first values."""
     b = make()
     x, bias = b.array(images(18, 3, 2, 2)), b.array(images(5, seed=1))
     index, total = b.array(np.arange(18)), b.zeros((5,))
@@ -250,15 +250,15 @@ def test_the_summary_counts_transposed_convolutions():
     assert up.multiply_adds == 4 * 4 * 4 * 3 * 16  # each of 4 x 4 x 4 values meets 3 channels of 16 weights
     assert up.dense_weights == 4 * 4 * 4 * 6 * 8 * 8
     assert down.field == (3, 3)
-    assert up.field == (5, 5)  # two neighbouring values, 2 pixels apart
-    assert last.field == (7, 7)  # three neighbours, half of 2 pixels apart
+    assert up.field == (5, 5)  # two neighboring values, 2 pixels apart
+    assert last.field == (7, 7)  # three neighbors, half of 2 pixels apart
 
 
 @pytest.mark.parametrize(
     ("kernel", "stride", "dilation"),
     [(1, 1, 1), (3, 1, 1), (2, 2, 1), (3, 2, 1), (4, 2, 1), (5, 3, 1), (3, 1, 2), (3, 2, 2), (4, 3, 2), (2, 4, 3)],
 )
-def test_the_receptive_field_is_what_a_value_feels(kernel, stride, dilation):
+def test_the_receptive_field_is_what_a_value_depends_on(kernel, stride, dilation):
     """The largest span of inputs, first to last, that reach one output."""
     model = Model(Sequential(ConvTranspose1d(1, kernel, stride=stride, dilation=dilation)), (1, 12)).initialize(0)
     model.place(get_backend("numpy", "fast"))
@@ -346,6 +346,6 @@ def test_arrays_that_do_not_fit_side_by_side_are_refused(shapes, words):
 
 
 @pytest.mark.parametrize("arrays", [None, 3, np.zeros((), np.float32)])
-def test_what_is_no_list_of_arrays_is_refused(arrays):
+def test_only_lists_of_arrays_are_accepted(arrays):
     with pytest.raises(DTypeError, match="give a list of arrays"):
         functional.concatenate(arrays)

@@ -1,5 +1,5 @@
-"""Whole layers against central differences in float64, along random directions,
-by the public gpucnn.check_gradients.
+"""Whole layers against central differences in float64, along random directions, with the public
+gpucnn.check_gradients.
 """
 
 import numpy as np

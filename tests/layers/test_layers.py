@@ -1,4 +1,4 @@
-"""What layers do beside their arithmetic: shapes, errors, modes, containers, and layers of one's own."""
+"""What layers do besides arithmetic: shapes, errors, modes, containers, and user-defined layers."""
 
 import numpy as np
 import pytest
@@ -172,11 +172,11 @@ def test_the_first_layers_input_gradient_can_be_left_out():
     model = made(Sequential(ReLU(), Conv2d(2, 3), Flatten(), Dense(3)), (1, 5, 5))
     y, backward = model(np.ones((2, 1, 5, 5), np.float32))
     assert backward(y).shape == (2, 1, 5, 5)
-    wanted = model.grads.copy()
+    expected = model.grads.copy()
     model.grads[...] = 0
     model.layer.need_input_gradient(False)
     assert model(np.ones((2, 1, 5, 5), np.float32))[1](y) is None
-    assert np.array_equal(model.grads, wanted)
+    assert np.array_equal(model.grads, expected)
     model.layer.need_input_gradient(True)
     assert model(np.ones((2, 1, 5, 5), np.float32))[1](y).shape == (2, 1, 5, 5)
 
@@ -189,7 +189,7 @@ def test_the_first_residuals_input_gradient_can_be_left_out():
 
 
 class Scale(Layer):
-    """The example of gpucnn.layers.base: y = factor * x, in the backend's array module alone."""
+    """The example of gpucnn.layers.base: y = factor * x, with the backend's array module alone."""
 
     def build(self, shape):
         self.factor = Parameter((1,), 1.0)
@@ -206,15 +206,13 @@ class Scale(Layer):
 
 
 class Twice(Layer):
-    """A layer of one's own made of others: found without a word about children."""
+    """A user-defined layer made of others, which are found without a `children` method."""
 
     def __init__(self):
         self.first, self.second = Conv2d(2, 3, padding=1), Scale()
 
     def build(self, shape):
-        from gpucnn.layers.base import connect
-
-        return connect(self.second, connect(self.first, shape, f"{self.name}.first"), f"{self.name}.second")
+        return self.second.connect(self.first.connect(shape))
 
     def __call__(self, x):
         y, first = self.first(x)
@@ -223,8 +221,8 @@ class Twice(Layer):
 
 
 @pytest.mark.parametrize("name", [entry["name"] for entry in backends() if entry["usable"]])
-def test_a_layer_of_ones_own_gets_the_same_gradient_on_every_backend(name):
-    """19 images: where 16 lie side by side, thirteen places of the second block hold none and must not count."""
+def test_a_user_defined_layer_gets_the_same_gradient_on_every_backend(name):
+    """19 images: with 16 lanes, thirteen of the second block hold no image and must not count."""
     backend = get_backend(name)
     model = Model(Sequential(Scale(), Flatten()), (2, 3, 3)).initialize(0).place(backend)
     rng = np.random.default_rng(0)
@@ -232,11 +230,11 @@ def test_a_layer_of_ones_own_gets_the_same_gradient_on_every_backend(name):
     y, backward = model(x)
     dx = backward(backend.pack(dy.reshape(19, 18)))
     assert np.array_equal(y.numpy(), x.reshape(19, 18)) and np.array_equal(dx.numpy(), dy)
-    wanted, size = np.sum(dy.astype(np.float64) * x), np.sum(np.abs(dy.astype(np.float64) * x))
-    assert abs(backend.host(model.grads)[0] - wanted) <= dy.size * 2**-24 * size
+    expected, size = np.sum(dy.astype(np.float64) * x), np.sum(np.abs(dy.astype(np.float64) * x))
+    assert abs(backend.host(model.grads)[0] - expected) <= dy.size * 2**-24 * size
 
 
-def test_a_layer_of_ones_own():
+def test_a_user_defined_layer():
     model = made(Sequential(Twice(), Flatten(), Dense(2)), (2, 4, 4))
     assert [p.name for p in model.parameters] == [
         "0.first.weight",

@@ -186,10 +186,11 @@ def test_receptive_fields_behind_padding_upsampling_and_adaptive_pooling():
         AdaptiveAvgPool2d((9, 36)),  # 34 to 9: windows of 5, 4 more steps of 1/4; to 36: of 2, one more
         GlobalMaxPool2d(),
     )
-    rows = summary(Model(layer, (1, 10, 10))).rows
+    table = summary(Model(layer, (1, 10, 10)))
+    rows = table.rows
     assert [row.field for row in rows] == [(1, 1), (3, 3), (3, 3), (4, 4), (5, 5), (5, 5), (6, 6), (10, 10)]
     assert [row.output[1:] for row in rows] == [(12, 12), (10, 10), (20, 20), (18, 18), (36, 36), (34, 34), (9, 36), ()]
-    assert "Upsample" in str(summary(Model(layer, (1, 10, 10))))
+    assert "Upsample" in str(table)
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
@@ -197,7 +198,7 @@ def test_receptive_fields_behind_padding_upsampling_and_adaptive_pooling():
 
 @functools.cache
 def trained(name, seed=3):
-    """The weights after seven steps, the last of each epoch short: on numba and the emulation captured and replayed."""
+    """The weights after seven steps, the last of each epoch short: on numba and the emulation recorded and repeated."""
     backend = get_emulated_backend("reversed") if name == "cupy" else get_backend(name, "exact")
     random = np.random.default_rng(seed)
     images, labels = random.standard_normal((75, 1, 9, 8)).astype(np.float32), random.integers(0, 3, 75)

@@ -1,6 +1,4 @@
-"""The ready-made networks with weights and statistics as after training,
-and how far two results of a layer may differ.
-"""
+"""The ready-made networks with weights and statistics as after training, and the error bounds of layers."""
 
 import math
 
@@ -28,7 +26,7 @@ def network(name: str) -> Model:
 
 
 def randomized(model: Model, seed=0) -> Model:
-    """`model` with random biases, scales and statistics: fresh ones, 0 and 1, would hide which is which."""
+    """`model` with random biases, scales and statistics: the initial 0 and 1 would hide mix-ups."""
     rng = np.random.default_rng(seed)
     state = model.initialize(3).state_dict()
     for name, value in state.items():
@@ -44,9 +42,9 @@ def images(model: Model, count: int, seed=1) -> np.ndarray:
 
 
 def leaves(layer, x):
-    """(layer, its input) of every layer that holds no other, as a forward pass in inference meets them; y at last.
+    """(layer, its input) of every layer without children, in the order of an inference pass; y at the end.
 
-    A Residual's addition is one: (residual, (body's output, shortcut's output)).
+    A Residual's addition is listed as (residual, (body's output, shortcut's output)).
     """
     if isinstance(layer, Sequential):
         for part in layer.layers:
@@ -62,10 +60,10 @@ def leaves(layer, x):
 
 
 def bound(layer, x) -> np.ndarray:
-    """How far two float32 results of `layer` may be apart, by where they stand: twice k * 2**-24 * sum(|x||w|).
+    """The bound per position on the difference of two float32 results of `layer`: twice k * 2**-24 * sum(|x||w|).
 
-    k counts the roundings that a term goes through, whatever the order; an activation passes on a difference by its
-    slope, 1.13 at most, and adds roundings of its own. Layers that choose or move values must agree exactly: 0.
+    k counts the roundings that a term goes through, whatever the order; an activation multiplies a difference by
+    its slope, 1.13 at most, and adds its own roundings. Layers that choose or move values must agree exactly: 0.
     """
     if getattr(layer, "activation", None) not in (None, "relu"):
         return 1.13 * _bound(layer, x) + 8 * UNIT

@@ -1,4 +1,4 @@
-"""Dense layers and convolutions as each other's special case, and classifiers that slide."""
+"""Dense layers as convolutions and convolutions as dense layers, and classifiers that slide."""
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ def same_bits(a, b):
 
 
 def settled(model, seed=3):
-    """The model with first weights, and biases and statistics that are not zero or one."""
+    """The model with initial weights, and biases and statistics that are not zero or one."""
     model.initialize(seed)
     rng = np.random.default_rng(seed)
     state = {
@@ -163,7 +163,7 @@ def test_what_cannot_be_converted_is_refused():
 
 
 def crops(x, window):
-    """The map's places, each with the crops (N, C, *I) there; those that reach past x are left out."""
+    """The map's positions, each with its crops (N, C, *I), without those that reach past x."""
     for place in np.ndindex(window.output):
         first = [p * s for p, s in zip(place, window.stride)]
         crop = x[(slice(None), slice(None), *(slice(a, a + k) for a, k in zip(first, window.kernel)))]
@@ -172,7 +172,7 @@ def crops(x, window):
 
 
 def slides_exactly(model, page, backend):
-    """How many places were compared."""
+    """The number of positions compared."""
     slid = fully_convolutional(model.place(backend), page)
     window = sliding_window(model, page)
     assert slid.backend is backend and slid.output_shape == (*model.output_shape, *window.output)
@@ -270,7 +270,7 @@ def test_a_global_average_slides_up_to_rounding():
         assert np.allclose(scores[(..., *place)], model(crop)[0].numpy(), rtol=0, atol=1e-14)
 
 
-def test_the_model_stays_as_it_is():
+def test_the_model_stays_unchanged():
     model = settled(lenet5((1, 32, 32), 10))
     model.class_names = list("0123456789")
     before, structure = model.weights_sha256(), repr(model.layer)
@@ -282,14 +282,14 @@ def test_the_model_stays_as_it_is():
 
 
 class Own(Layer):
-    """A layer of one's own: nothing tells whether it looks at one position alone."""
+    """A user-defined layer that does not declare whether it is local."""
 
     def __call__(self, x):
         return x, lambda dy: dy
 
 
 class Middle(Layer):
-    """A layer of one's own whose output depends on the map's size."""
+    """A user-defined layer whose output depends on the map's size."""
 
     def build(self, shape):
         return shape[:1]

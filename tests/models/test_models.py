@@ -1,5 +1,6 @@
-"""Models: sizes, flat buffers, first weights, files."""
+"""Models: sizes, flat buffers, initial weights, files."""
 
+import copy
 import hashlib
 import json
 
@@ -76,7 +77,7 @@ def test_parameters_and_gradients_are_views_of_flat_buffers():
         assert [s.name for s in model.running] == ["1.running_mean", "1.running_var"]
 
 
-def test_first_weights_are_what_the_contract_says():
+def test_initial_weights_are_what_the_contract_says():
     model = small().initialize(7)
     state = model.state_dict()
     for ordinal, (name, fan_in) in {0: ("0.weight", 18), 4: ("3.weight", 27)}.items():
@@ -84,8 +85,8 @@ def test_first_weights_are_what_the_contract_says():
         bound = np.float32(np.sqrt(6 / fan_in))
         words = arithmetic.words(7, np.arange(weights.size), 0, 1, ordinal).astype(np.int64)
         # (2u - 1) * bound with u = (word >> 8) / 2**24; exact in float64 until the one rounding of the product
-        wanted = (((words >> 8) - 2**23) / 2**23 * np.float64(bound)).astype(np.float32)
-        assert np.array_equal(weights.reshape(-1), wanted)
+        expected = (((words >> 8) - 2**23) / 2**23 * np.float64(bound)).astype(np.float32)
+        assert np.array_equal(weights.reshape(-1), expected)
         assert np.abs(weights).max() <= bound and np.abs(weights).max() > 0.8 * bound
     for name, value in {"0.bias": 0, "1.gamma": 1, "1.beta": 0, "1.running_mean": 0, "1.running_var": 1}.items():
         assert np.all(state[name] == value)
@@ -153,7 +154,7 @@ def test_a_saved_model_comes_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
 
 
-def test_a_model_of_ones_own_is_passed_in(tmp_path):
+def test_a_user_defined_model_is_passed_in(tmp_path):
     model = small().initialize(5)
     gpucnn.save(model, tmp_path / "m")
     with pytest.raises(CheckpointError, match="model="):
@@ -226,13 +227,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_settings_named_like_the_models_own_are_part_of_the_structure(tmp_path):
-    """`mode` is what a model sets in all its layers: a layer's own setting of that name would be lost."""
+    """A model sets `mode` in all its layers: a layer's own setting of that name would be lost."""
     from gpucnn.layers import Pad, Upsample
 
     for one, other in ((Pad(1, "reflect"), Pad(1, "replicate")), (Upsample(2), Upsample(2, mode="linear"))):
         first, second = Model(one, (1, 4, 4)), Model(other, (1, 4, 4))
         assert first.structure != second.structure
-        assert Model(one, (1, 4, 4)).structure == first.structure  # built again
+        assert Model(copy.deepcopy(one), (1, 4, 4)).structure == first.structure  # built again
         gpucnn.save(first, tmp_path / "m")
         with pytest.raises(CheckpointError, match="another model"):
             gpucnn.load(tmp_path / "m", second)

@@ -26,7 +26,7 @@ def test_lenet5_has_61706_parameters(variant, size):
 
 
 def _lenet5_of_1998(x, state):
-    """Written out with NumPy alone, for images of 32x32."""
+    """Written in NumPy alone, for images of 32x32."""
 
     def conv(x, w, b):
         windows = np.lib.stride_tricks.sliding_window_view(x, w.shape[2:], axis=(2, 3))
@@ -131,7 +131,7 @@ def test_any_size_channels_and_classes(name, channels, height, width, classes, i
         (lambda: lenet5(outputs=0), ConfigurationError, "outputs is 0"),
         (lambda: mlp(hidden=(3, 0)), ConfigurationError, "hidden is 0"),
         (lambda: mlp(hidden="300"), ConfigurationError, "such as"),
-        (lambda: mlp(()), ShapeError, "spatial"),
+        (lambda: mlp(()), ShapeError, "shape of one image"),
         (lambda: build_model("vgg_small", (3, 32, 32), variant="1998"), ConfigurationError, "lenet5 has it"),
         (lambda: build_model("mlp", (3, 32, 32), depth=3), ConfigurationError, "no option 'depth'"),
         (lambda: Model(Dense(2), (3,), head="both"), ConfigurationError, "classifier"),

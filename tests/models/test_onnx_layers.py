@@ -1,4 +1,4 @@
-"""Each further layer as an ONNX graph and as PyTorch's module, alone, on odd sizes; outputs near ours in float64."""
+"""Further layers as an ONNX graph and as PyTorch's module, by itself, on odd sizes; outputs near ours in float64."""
 
 import numpy as np
 import pytest
@@ -62,6 +62,7 @@ def cases():
 CASES = {name: rest for name, *rest in cases()}
 
 
+@pytest.mark.pytorch
 @pytest.mark.parametrize("name", CASES)
 def test_it_computes_the_same(name, tmp_path):
     """In float64 to a float32 rounding. In float32, onnxruntime's sums have fewer than 100 terms, independent

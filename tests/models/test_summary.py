@@ -1,4 +1,4 @@
-"""The summary's numbers, worked out by hand."""
+"""The summary's numbers, computed by hand."""
 
 import math
 
@@ -48,7 +48,7 @@ def test_a_3x3_image_to_a_3x3_map():
 
 def test_1x1_filters():
     (row,) = summary(Model(Conv2d(32, 1), (64, 56, 56))).rows
-    assert row.multiply_adds == 64 * math.prod(row.output)  # FEATURES: 64 a value
+    assert row.multiply_adds == 64 * math.prod(row.output)  # FEATURES: 64 per value
     assert row.field == (1, 1)
 
 
@@ -75,15 +75,13 @@ def test_totals_count_everything_once():
         assert summary(model).total.parameters == model.parameter_count
 
 
-def test_a_layer_of_ones_own_counts_with_all_inside():
+def test_a_user_defined_layer_counts_with_all_inside():
     class Wrapped(Layer):
         def __init__(self):
             self.inner = Dense(5)
 
         def build(self, shape):
-            from gpucnn.layers.base import connect
-
-            return connect(self.inner, shape, f"{self.name}.inner")
+            return self.inner.connect(shape)
 
         def __call__(self, x):
             return self.inner(x)

@@ -1,4 +1,4 @@
-"""Compiling the Numba-CUDA kernels for devices that are not there: run as a script, in a process without the simulator.
+"""Compiling the Numba-CUDA kernels for absent devices: run as a script, in a process without the simulator.
 
 Reads from standard input the launches that simulated.record found, and prints what the compiler made of them.
 """
@@ -23,8 +23,9 @@ def type_of(name: str):
     if name.endswith("]"):
         dtype, axes = name[:-1].split("[")
         return types.Array(getattr(types, dtype), int(axes), "C")
-    if name.startswith("int64x"):
-        return types.UniTuple(types.int64, int(name[6:]))
+    if "x" in name:
+        kind, _, count = name.partition("x")
+        return types.UniTuple(getattr(types, kind), int(count)) if int(count) else types.Tuple(())
     return types.boolean if name == "bool" else getattr(types, name)
 
 
@@ -33,12 +34,18 @@ def instructions(ptx: str) -> list[str]:
     return re.findall(r"^\s+(?:@!?%p\d+\s+)?([a-z][a-z0-9_]*(?:\.[a-z0-9_]+)+|bra|ret)\b", ptx, re.MULTILINE)
 
 
+def kernel_of(module, name: str):
+    """A module's kernel by its name: an activation's is in a dictionary."""
+    made = [*getattr(module, "FORWARD", {}).values(), *getattr(module, "GRADIENT", {}).values()]
+    return next((kernel for kernel in made if kernel.py_func.__name__ == name), None) or getattr(module, name)
+
+
 def ptx_of(function, arguments, capability) -> str:
     return cuda.compile(function, types.void(*arguments), device=False, abi="numba", cc=capability)[0]
 
 
 def memory_of(ptx: str, capability) -> list[str]:
-    """What the assembler says of the kernel's stack and spills, as found in its log."""
+    """The assembler's report of the kernel's stack and spills, from its log."""
     options = LinkerOptions(arch="sm_{}{}".format(*capability), ptxas_options=["-v"], verbose=True)
     linker = Linker(ObjectCode.from_ptx(ptx.encode()), options=options)
     linker.link("cubin")
@@ -46,7 +53,7 @@ def memory_of(ptx: str, capability) -> list[str]:
 
 
 def contracted(a, b, c):
-    """What must not be written: the compiler may fuse it, and divide as it likes."""
+    """Must not be written: the compiler may fuse it, and divide inexactly."""
     i = cuda.grid(1)
     a[i] = a[i] * b[i] + c[i]
 
@@ -62,7 +69,7 @@ def report(launches, capabilities, unfused: bool):
     for module, name, arguments in [*launches, (None, "contracted", ["float32[1]"] * 3)]:
         function = contracted
         if module:
-            function = getattr(importlib.import_module(f"gpucnn.kernels.numba_cuda.{module}"), name).py_func
+            function = kernel_of(importlib.import_module(f"gpucnn.kernels.numba_cuda.{module}"), name).py_func
         for capability in map(tuple, capabilities):
             ptx = ptx_of(function, [type_of(a) for a in arguments], capability)
             counts = {}

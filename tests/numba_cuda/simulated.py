@@ -1,10 +1,8 @@
-"""What the tests run in Numba's CUDA simulator, in a process of its own with NUMBA_ENABLE_CUDASIM=1.
+"""What the tests run in Numba's CUDA simulator, in a separate process with NUMBA_ENABLE_CUDASIM=1.
 
-The simulator starts a Python thread for each CUDA thread, so everything here is of toy size: a few thousand threads a
-call.
+The simulator starts a Python thread for each CUDA thread, so everything here is small: a few thousand threads a call.
 """
 
-import importlib
 import json
 import math
 import sys
@@ -17,25 +15,26 @@ sys.setswitchinterval(1e-4)
 from gpucnn import geometry
 from gpucnn.arithmetic import fma
 from gpucnn.backends import get_backend
+from gpucnn.check.cases import Case, Numbers, small_cases
+from gpucnn.check.cases.case import RANDOM
+from gpucnn.check.cases.conv import convolutions
+from gpucnn.check.cases.pool import pools
 from gpucnn.check.comparison import differing
-from gpucnn.check.toy import TOYS, small_cases, train_toy
+from gpucnn.check.small_networks import SMALL_NETWORKS, train_small
 from gpucnn.errors import ShapeError
-
-cases = importlib.import_module("gpucnn.check.cases")  # the package has a function of that name
 
 BATCHES = (1, 31, 32, 33)
 
 
-def numbers(*shape, seed=0):
-    return cases._random(np.random.default_rng([seed, *shape]), shape)
+numbers = Numbers("random")
 
 
 def random_cases():
     """Convolutions and pools of random shapes, strides, paddings, dilations and groups, batches around 32."""
     rng = np.random.default_rng(20)
-    convolutions, pools = [], []
-    while len(convolutions) < 8 or len(pools) < 4:
-        number = len(convolutions) + len(pools)
+    chosen_convolutions, chosen_pools = [], []
+    while len(chosen_convolutions) < 8 or len(chosen_pools) < 4:
+        number = len(chosen_convolutions) + len(chosen_pools)
         axes = (2, 2, 1, 3, 2, 0 if number < 8 else 1)[number % 6]
         groups = int(rng.integers(1, 3))
         channels, filters = (groups * int(rng.integers(1, 3)) for _ in range(2))
@@ -55,15 +54,14 @@ def random_cases():
         weights = filters * channels // groups * math.prod(kernel)
         if batch * (filters * positions * 2 + channels * pixels + weights) > 3000:
             continue
-        if len(convolutions) < 8:
-            convolutions.append(((batch, channels, size), filters, groups, kernel, settings))
+        if len(chosen_convolutions) < 8:
+            chosen_convolutions.append(((batch, channels, size), filters, groups, kernel, settings, RANDOM))
         else:
             half = tuple((min(a, k // 2), min(b, k // 2)) for (a, b), k in zip(settings["padding"], kernel))
             settings = {"stride": settings["stride"], "padding": half}
-            pools.append(((batch, 1, size), kernel, settings))
-    cases._CONVOLUTIONS, cases._POOLS = convolutions, pools
-    yield from cases._convolutions("random", numbers)
-    yield from cases._pools("random", numbers)
+            chosen_pools.append(((batch, 1, size), kernel, settings, RANDOM))
+    yield from convolutions(numbers, chosen_convolutions)
+    yield from pools(numbers, chosen_pools)
 
 
 def band_cases():
@@ -92,18 +90,18 @@ def band_cases():
         return run
 
     for shape in [(2, 1, 130), (33, 1, 11, 7), (70, 2), (3, 1, 3, 5, 9)]:
-        yield cases.Case("sums", f"{shape}", sums(shape))
+        yield Case("sums", f"{shape}", sums(shape))
     for shape, window in [
         ((33, 1, 10, 9), geometry.window((10, 9), 2)),
         ((2, 1, 200), geometry.window((200,), 2)),
         ((49, 2, 2, 2), geometry.window((2, 2), 1)),
         ((70, 3), geometry.window((), ())),
     ]:
-        yield cases.Case("weight gradient", f"{shape}, kernel {window.kernel}", weights(shape, window))
+        yield Case("weight gradient", f"{shape}, kernel {window.kernel}", weights(shape, window))
 
 
 def poisoned(pack):
-    """`pack`, with numbers in the lanes that only fill up the last block: no result may depend on them."""
+    """`pack`, with numbers in the padding lanes of the last block: no result may depend on them."""
 
     def packed(images):
         batch = pack(images)
@@ -126,7 +124,7 @@ def compare(chosen):
         row[0] += 1
         for label, values in want.items():
             if count := len(differing(values, got[label])):
-                row[1][f"{case.about}: {label}"] = count
+                row[1][f"{case}: {label}"] = count
     return found
 
 
@@ -167,7 +165,7 @@ def planted():
         dx = b.group_norm_gradient(dy, x, mean, var, gamma, 1e-5, results[0], results[1])
         return {"dx": dx.numpy(), "sums": b.host(results)}
 
-    return compare(cases.Case(run.__name__, "", run) for run in (dense, conv, norm, group))
+    return compare(Case(run.__name__, "", run) for run in (dense, conv, norm, group))
 
 
 def channels():
@@ -178,7 +176,7 @@ def channels():
         return {"y": b.add_bias(b.pack(x), b.array(bias)).numpy()}
 
     operations = "bias addition", "concatenation"
-    return compare([*(c for c in small_cases() if c.operation in operations), cases.Case("zeros", "", zeros)])
+    return compare([*(c for c in small_cases() if c.operation in operations), Case("zeros", "", zeros)])
 
 
 def rounding():
@@ -221,13 +219,13 @@ def rounding():
 
 def training():
     """{network: {backend: hash of the weights}} after an epoch with a short last batch."""
-    names = ("numpy", "numba", "numba-cuda")
-    return {network: {name: train_toy(network, get_backend(name, "exact")) for name in names} for network in TOYS}
+    backends = [get_backend(name, "exact") for name in ("numpy", "numba", "numba-cuda")]
+    return {network: {b.name: train_small(network, b) for b in backends} for network in SMALL_NETWORKS}
 
 
 def record():
     """[module, kernel, types of its arguments] of every launch of the small cases, without running any kernel."""
-    from gpucnn.backends.numba_cuda import backend as numba_cuda_backend
+    from gpucnn.kernels.numba_cuda import arithmetic
 
     backend = get_backend("numba-cuda")
     launches = set()
@@ -236,7 +234,7 @@ def record():
         launches.add((kernel.__module__.rpartition(".")[2], kernel.__name__, tuple(map(_type_name, arguments))))
 
     backend._launch = launch
-    launch(numba_cuda_backend.arithmetic.small_product, (1, 1), (np.zeros(3, np.float32),))
+    launch(arithmetic.small_product, (1, 1), (np.zeros(3, np.float32),))
     for case in [*small_cases(), *band_cases()]:
         case.run(backend)
     return sorted(launches)
@@ -246,7 +244,7 @@ def _type_name(value) -> str:
     if isinstance(value, np.ndarray):
         return f"{value.dtype}[{value.ndim}]"
     if isinstance(value, tuple):
-        return f"int64x{len(value)}"
+        return f"{_type_name(value[0]) if value else 'int64'}x{len(value)}"
     return {bool: "bool", int: "int64"}.get(type(value)) or type(value).__name__
 
 

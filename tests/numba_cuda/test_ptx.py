@@ -1,4 +1,4 @@
-"""What Numba-CUDA makes of the kernels, for four generations of GPUs, none of which has to be there."""
+"""What Numba-CUDA makes of the kernels, for four generations of GPUs, without a GPU."""
 
 import importlib.metadata
 import itertools
@@ -9,12 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from gpucnn.backends.elementwise import ELEMENTWISE
 from tests.processes import environment, finish, start
 
-pytestmark = pytest.mark.skipif(
-    not {"numba-cuda", "cuda-core", "nvidia-nvvm"} <= {d.metadata["Name"] for d in importlib.metadata.distributions()},
-    reason="the CUDA compilers are not installed: pip install 'numba-cuda[cu13]' 'cuda-core[cu13]'",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not {"numba-cuda", "cuda-core", "nvidia-nvvm"}
+        <= {d.metadata["Name"] for d in importlib.metadata.distributions()},
+        reason="the CUDA compilers are not installed: pip install 'numba-cuda[cu13]' 'cuda-core[cu13]'",
+    ),
+    pytest.mark.slow,
+]
 
 HERE = Path(__file__).parent
 CAPABILITIES = [(7, 5), (8, 0), (9, 0), (10, 0)]
@@ -62,6 +67,7 @@ def test_every_kernel_is_compiled(launches, compiled):
         lines = path.read_text().splitlines()
         names = [after.split("def ")[1].split("(")[0] for line, after in itertools.pairwise(lines) if line == "@kernel"]
         decorated |= {(path.stem, name) for name in names}
+    decorated |= {("elementwise", name + end) for name in ELEMENTWISE for end in ("", "_gradient")}
     assert len(decorated) > 40
     assert sorted((module, name) for module, name, _ in launches) == sorted(decorated)
     assert {key for key in compiled[0] if key[0] != "contracted"} == {
@@ -109,7 +115,7 @@ def test_only_written_fmas_are_fused(compiled):
         "norm.product_sums",
         "sums.weight_total",
         "loss.softmax",
-        "activation.gelu",
+        "elementwise.gelu",
         "clip.scale_all",
     }
     left = {name for name, counts in unfused.items() if any(i.startswith(("fma.", "mad.rn")) for i in counts)}

@@ -5,19 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from gpucnn.check.toy import TOYS
+from gpucnn.check.small_networks import SMALL_NETWORKS
 from tests.processes import checkout, finish, start
 
-pytestmark = pytest.mark.skipif(
-    "numba-cuda" not in {each.metadata["Name"] for each in importlib.metadata.distributions()},
-    reason="numba-cuda is not installed: pip install numba-cuda; the simulator needs no more",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        "numba-cuda" not in {each.metadata["Name"] for each in importlib.metadata.distributions()},
+        reason="numba-cuda is not installed: pip install numba-cuda; the simulator needs no more",
+    ),
+    pytest.mark.slow,
+]
 
 SCRIPT = Path(__file__).with_name("simulated.py")
 
 
 def simulate(what, root=None):
-    """Start `what` of simulated.py; finish() of the result gives what it returns."""
+    """Start `what` of simulated.py; the result's finish() returns its output."""
     code = f"import sys, runpy; sys.argv[1:] = [{what!r}]; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
     return start(code, root, NUMBA_ENABLE_CUDASIM="1")
 
@@ -99,7 +102,7 @@ def test_all_levels_of_the_sums_give_the_same_bits(random, operation):
     assert random[operation] == [4, {}]
 
 
-@pytest.mark.parametrize("network", TOYS)
+@pytest.mark.parametrize("network", SMALL_NETWORKS)
 def test_training_gives_the_same_weights(running, network, request):
     hashes = request.getfixturevalue("trained")[network]
     assert set(hashes) == {"numpy", "numba", "numba-cuda"}
@@ -114,7 +117,7 @@ def trained(running):
 def test_the_simulated_fma_rounds_once_and_takes_no_float64():
     found = finish(simulate("rounding"))
     assert found["values"] > 70_000
-    assert found["double rounding differs"] > 1000  # the inputs tell the two apart
+    assert found["double rounding differs"] > 1000  # the inputs distinguish the two
     assert found["differing"] == 0
     assert found["refused"] == 4
 
@@ -128,8 +131,11 @@ PLANTED = {
     "another group's gamma": ("group_norm.py", ("first = line %", "first = 0 * line %")),
     "multiply, then add": ("arithmetic.py", ("return np.float32(total)", "return a * b + c")),
     "the dot product backwards": ("dense.py", ("in range(w.shape[1])", "in range(w.shape[1] - 1, -1, -1)")),
-    "blocks of 32 images": ("compiler.py", ("BLOCK = 16", "BLOCK = 32")),
-    "a band one position too long": ("../../gpucnn/backends/spatial.py", ("return -(-64 //", "return -(-65 //")),
+    "blocks of 32 images": ("../contract.py", ("BLOCK = 16", "BLOCK = 32")),
+    "a band one position too long": (
+        "../../gpucnn/backends/spatial.py",
+        ("return -(-BAND //", "return -(-(BAND + 1) //"),
+    ),
     "a missing barrier": ("sums.py", ("            cuda.syncthreads()\n", "")),
 }
 

@@ -1,4 +1,4 @@
-"""Whether the words in a picture can be read."""
+"""Whether the text in a picture is readable."""
 
 import io
 import itertools
@@ -9,7 +9,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def visible_words(figure):
-    """(text, box) of everything written, in pixels: titles, labels, numbers at the axes, words in them, legends."""
+    """(text, box) of all text, in pixels: titles, labels, numbers at the axes, text in them, legends."""
     texts = list(figure.texts) + [text for legend in figure.legends for text in _legend(legend)]
     if figure._suptitle is not None and figure._suptitle not in texts:
         texts.append(figure._suptitle)
@@ -32,21 +32,21 @@ def _legend(legend):
 
 
 def unreadable(figure) -> list[str]:
-    """Words that lie on other words or reach beyond the picture."""
+    """Words that overlap others or reach beyond the picture."""
     figure.canvas.draw()
     width, height = figure.canvas.get_width_height()
     words = list(visible_words(figure))
-    found = [f"{t!r} is cut off" for t, b in words if b.x0 < -1 or b.y0 < -1 or b.x1 > width + 1 or b.y1 > height + 1]
+    faults = [f"{t!r} is cut off" for t, b in words if b.x0 < -1 or b.y0 < -1 or b.x1 > width + 1 or b.y1 > height + 1]
     for (a, first), (b, second) in itertools.combinations(words, 2):
         wide = min(first.x1, second.x1) - max(first.x0, second.x0)
         high = min(first.y1, second.y1) - max(first.y0, second.y0)
         if wide > 1.5 and high > 1.5:
-            found.append(f"{a!r} lies on {b!r}")
-    return found
+            faults.append(f"{a!r} overlaps {b!r}")
+    return faults
 
 
 class Drawn:
-    """Pictures as they were written: `figure` of the last, and `check`, that it is whole, silent and readable."""
+    """The pictures written: `figure`, the last one, and `check`, that it is complete and readable."""
 
     def __init__(self):
         self.figure = None

@@ -45,7 +45,7 @@ def test_an_upper_case_ending_is_one(tmp_path):
     assert figures.check_path(tmp_path / "A.PNG").name == "A.PNG"
 
 
-def test_values_that_have_no_colour():
+def test_values_that_have_no_color():
     values = np.zeros((2, 3))
     values[1, 2] = np.inf
     with pytest.raises(DataError, match=r"1 values that are NaN or infinite, the first at \(1, 2\)"):
@@ -65,6 +65,6 @@ def test_the_readability_test_notices():
     figure.text(0.3, 0.5, "one word")
     assert unreadable(figure) == []
     figure.text(0.35, 0.52, "another")
-    assert unreadable(figure) == ["'one word' lies on 'another'"]
+    assert unreadable(figure) == ["'one word' overlaps 'another'"]
     figure.text(0.95, 0.1, "too far to the right")
     assert unreadable(figure)[0] == "'too far to the right' is cut off"

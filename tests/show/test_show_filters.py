@@ -14,8 +14,8 @@ def random(*shape):
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-def colours(picture):
-    return [tuple(map(int, colour)) for colour in np.unique(np.asarray(picture).reshape(-1, 3), axis=0)]
+def colors(picture):
+    return [tuple(map(int, color)) for color in np.unique(np.asarray(picture).reshape(-1, 3), axis=0)]
 
 
 @pytest.mark.parametrize(
@@ -55,26 +55,26 @@ def test_filters_of_zeros_have_a_scale_too(drawn, tmp_path):
     drawn.check(tmp_path / "f.png")
 
 
-def test_one_scale_for_all_as_long_below_zero_as_above(drawn, tmp_path):
-    """The largest magnitude, here negative, has the scale's end; zero its middle; half of it lies between."""
+def test_one_scale_for_all_symmetric_about_zero(drawn, tmp_path):
+    """The largest magnitude, here negative, is at the scale's end, zero in the middle, half of it between."""
     weights = np.array([-2.0, 0.0, 1.0, 2.0], np.float32).reshape(4, 1, 1, 1)
     show.filters(weights, tmp_path / "f.png")
     picture = drawn.check(tmp_path / "f.png")
-    seen = colours(picture)
+    seen = colors(picture)
     for share in (0.0, 0.5, 0.75, 1.0):
         red, green, blue = (round(255 * c) for c in matplotlib.colormaps["RdBu_r"](share)[:3])
         assert any(max(abs(r - red), abs(g - green), abs(b - blue)) <= 2 for r, g, b in seen), share
 
 
-def test_colour_filters_are_drawn_around_mid_grey(drawn, tmp_path):
+def test_color_filters_are_drawn_around_mid_gray(drawn, tmp_path):
     weights = np.zeros((1, 3, 1, 1), np.float32)
     weights[0, :, 0, 0] = 4, 0, -4
     show.filters(weights, tmp_path / "f.png")
-    seen = colours(drawn.check(tmp_path / "f.png"))
+    seen = colors(drawn.check(tmp_path / "f.png"))
     assert any(r >= 254 and 126 <= g <= 129 and b <= 1 for r, g, b in seen)  # red full, green zero, blue none
 
 
-def test_what_is_left_out_is_said(drawn, tmp_path):
+def test_the_title_says_what_is_left_out(drawn, tmp_path):
     show.filters(random(300, 512, 3, 3), tmp_path / "f.png")
     assert "first 65 of 300 filters and the first 65 of 512 input channels" in drawn.figure.get_suptitle()
     show.filters(random(200, 3, 3, 3), tmp_path / "f.png")
@@ -92,7 +92,7 @@ def test_a_models_layers_by_name(tmp_path):
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_filters_of_a_transposed_convolution_are_its_outputs(groups):
-    """Output o looks at the channels of its group: the weight from channel c to o is w[c, o within the group]."""
+    """Output o reads the channels of its group: the weight from channel c to o is w[c, o within the group]."""
     model = Model(ConvTranspose2d(6, (2, 3), groups=groups), (4, 3, 3)).initialize(0)
     stored = next(iter(model.state_dict().values()))  # (C, O/groups, *K)
     weights = show.filters(model)

@@ -15,24 +15,24 @@ NAMES = ["aeroplane", "automobile", "bird", "a very long class name indeed", "fr
 def test_confusion_counts_and_is_readable(drawn, tmp_path, classes):
     rng = np.random.default_rng(classes)
     labels = rng.integers(0, classes, 900)
-    said = np.where(rng.random(900) < 0.7, labels, rng.integers(0, classes, 900))
+    predicted = np.where(rng.random(900) < 0.7, labels, rng.integers(0, classes, 900))
     names = NAMES if classes == 5 else [str(i) for i in range(classes)]
-    counts = show.confusion(labels, said, names, tmp_path / "c.png")
-    for true in range(classes):
-        for predicted in range(classes):
-            assert counts[true, predicted] == sum(1 for a, b in zip(labels, said) if (a, b) == (true, predicted))
+    counts = show.confusion(labels, predicted, names, tmp_path / "c.png")
+    for row in range(classes):
+        for column in range(classes):
+            assert counts[row, column] == sum(1 for pair in zip(labels, predicted) if pair == (row, column))
     drawn.check(tmp_path / "c.png")
     if classes <= 30:
         written = sorted(int(text.get_text()) for text in drawn.figure.axes[0].texts)
         assert written == sorted(counts[counts > 0])
-    right = int((labels == said).sum())
+    right = int((labels == predicted).sum())
     assert drawn.figure.get_suptitle() == f"{right} of 900 right ({right / 900:.2%})"
 
 
-def test_rows_are_what_it_is_and_columns_what_the_network_says(drawn, tmp_path):
+def test_rows_are_true_and_columns_predicted_classes(drawn, tmp_path):
     assert show.confusion([0, 0, 1], [1, 1, 1], ["a", "b"], tmp_path / "c.png").tolist() == [[0, 2], [0, 1]]
     axes = drawn.figure.axes[0]
-    assert axes.get_xlabel() == "what the network says" and axes.get_ylabel() == "what it is"
+    assert axes.get_xlabel() == "predicted class" and axes.get_ylabel() == "true class"
     places = {text.get_text(): text.get_position() for text in axes.texts}
     assert places == {"2": (1, 0), "1": (1, 1)}  # (column, row)
 
@@ -48,7 +48,7 @@ def test_confusion_refuses(tmp_path):
         show.confusion(np.zeros(0, int), np.zeros(0, int), ["a", "b"])
 
 
-def chances(images=40, classes=5):
+def random_predictions(images=40, classes=5):
     rng = np.random.default_rng(7)
     return (
         rng.random((images, 3, 12, 20)).astype(np.float32),
@@ -58,20 +58,20 @@ def chances(images=40, classes=5):
 
 
 def test_the_worst_mistakes_come_first(drawn, tmp_path):
-    images, labels, p = chances()
-    found = show.mistakes(images, labels, p, NAMES, tmp_path / "m.png", most=7)
+    images, labels, p = random_predictions()
+    listed = show.mistakes(images, labels, p, NAMES, tmp_path / "m.png", most=7)
     wrong = sorted((i for i in range(40) if p[i].argmax() != labels[i]), key=lambda i: -p[i].max())
-    assert [mistake.image for mistake in found] == wrong[:7]
-    for mistake in found:
+    assert [mistake.image for mistake in listed] == wrong[:7]
+    for mistake in listed:
         i = mistake.image
         assert (mistake.true, mistake.predicted) == (NAMES[labels[i]], NAMES[p[i].argmax()])
         assert (mistake.probability, mistake.probability_of_true) == (p[i].max(), p[i][labels[i]])
     drawn.check(tmp_path / "m.png")
-    assert drawn.figure.get_suptitle() == f"{len(wrong)} mistakes in 40 images: the 7 that it was surest of"
+    assert drawn.figure.get_suptitle() == f"{len(wrong)} mistakes in 40 images: the 7 most confident"
 
 
 def test_mistakes_among_mapped_images(drawn, tmp_path):
-    images, labels, p = chances()
+    images, labels, p = random_predictions()
     assert show.mistakes(Mapped(images), labels, p, NAMES, tmp_path / "m.png") == show.mistakes(
         images, labels, p, NAMES
     )
@@ -80,7 +80,7 @@ def test_mistakes_among_mapped_images(drawn, tmp_path):
 
 @pytest.mark.parametrize("count", [0, 1, 2, 6])
 def test_few_mistakes_are_readable(drawn, tmp_path, count):
-    images, labels, p = chances()
+    images, labels, p = random_predictions()
     labels = p.argmax(axis=1)
     labels[:count] = (labels[:count] + 1) % 5
     assert len(show.mistakes(images, labels, p, NAMES, tmp_path / "m.png")) == count
@@ -88,8 +88,8 @@ def test_few_mistakes_are_readable(drawn, tmp_path, count):
 
 
 def test_mistakes_refuse(tmp_path):
-    images, labels, p = chances()
-    with pytest.raises(ShapeError, match="one column a class"):
+    images, labels, p = random_predictions()
+    with pytest.raises(ShapeError, match="one column per class"):
         show.mistakes(images, labels, p[:, :4], NAMES)
     with pytest.raises(ShapeError, match="expected"):
         show.mistakes(images[:, 0], labels, p, NAMES)

@@ -1,4 +1,4 @@
-"""What each layer makes of an image: the layers' values computed one by one with gpucnn.functional."""
+"""The feature maps of an image: the layers' values computed one by one with gpucnn.functional."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def image(*shape):
 @pytest.mark.parametrize(("backend", "math"), [("numpy", "exact"), ("numba", "exact")])
 def test_lenet5_layer_by_layer(backend, math):
     model, x = lenet5((1, 16, 16), 4).initialize(1), image(1, 16, 16)
-    found, chances = show.maps(model, x, backend=backend, math=math)
+    steps, probabilities = show.maps(model, x, backend=backend, math=math)
     w, how = model.state_dict(), {"backend": "numpy", "math": "exact"}
     a = functional.relu(functional.conv(x[None], w["0.weight"], w["0.bias"], **how), **how)
     b = functional.max_pool(a, 2, **how)
@@ -27,13 +27,13 @@ def test_lenet5_layer_by_layer(backend, math):
     f = functional.relu(functional.dense(e, w["6.weight"], w["6.bias"], **how), **how)
     g = functional.dense(f, w["7.weight"], w["7.bias"], **how)
     expected = {"": x[None], "0": a, "1": b, "2": c, "3": d, "5": e, "6": f, "7": g}
-    assert [step.name for step in found] == list(expected)  # Flatten, layer 4, changes no value
-    for step in found:
+    assert [step.name for step in steps] == list(expected)  # Flatten, layer 4, changes no value
+    for step in steps:
         assert step.values.tobytes() == expected[step.name][0].tobytes(), step.name
     softmax = np.exp(g[0].astype(float)) / np.exp(g[0].astype(float)).sum()
-    assert chances == pytest.approx(softmax, abs=1e-6)
+    assert probabilities == pytest.approx(softmax, abs=1e-6)
     trainer = gpucnn.Trainer(model, backend=backend, math=math, progress=False)
-    assert chances.tobytes() == trainer.predict(x[None])[0].tobytes()
+    assert probabilities.tobytes() == trainer.predict(x[None])[0].tobytes()
 
 
 @pytest.mark.parametrize(
@@ -49,50 +49,50 @@ def test_lenet5_layer_by_layer(backend, math):
 )
 def test_pictures_are_readable(drawn, tmp_path, model, classes):
     model.initialize(0).class_names = classes
-    found, chances = show.maps(
+    steps, probabilities = show.maps(
         model, image(*model.input_shape), tmp_path / "m.png", backend="numpy", name="a test image"
     )
     drawn.check(tmp_path / "m.png")
     words = [text.get_text() for text in drawn.figure.texts]
-    for step in found[1:]:
+    for step in steps[1:]:
         assert f"layer {step.name}: {step.kind}" in words
-    assert chances.sum() == pytest.approx(1, abs=1e-5)
+    assert probabilities.sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_the_residual_blocks_of_resnet_are_a_row_each():
-    found, _ = show.maps(resnet20((3, 16, 16), 3).initialize(0), image(3, 16, 16), backend="numpy")
-    assert [step.kind for step in found[3:6]] == ["Residual + ReLU"] * 3
-    assert len(found) == 1 + 2 + 9 + 2
+def test_the_residual_blocks_of_resnet_are_one_row_each():
+    steps, _ = show.maps(resnet20((3, 16, 16), 3).initialize(0), image(3, 16, 16), backend="numpy")
+    assert [step.kind for step in steps[3:6]] == ["Residual + ReLU"] * 3
+    assert len(steps) == 1 + 2 + 9 + 2
 
 
 def test_a_regressors_values_and_no_probabilities(drawn, tmp_path):
     model, x = lenet5((1, 16, 16), outputs=3).initialize(1), image(1, 16, 16)
-    found, values = show.maps(model, x, tmp_path / "m.png", backend="numpy")
+    steps, values = show.maps(model, x, tmp_path / "m.png", backend="numpy")
     drawn.check(tmp_path / "m.png")
-    assert values.tolist() == found[-1].values.tolist() == model.predict(x[None])[0].tolist()
+    assert values.tolist() == steps[-1].values.tolist() == model.predict(x[None])[0].tolist()
     assert "class probabilities" not in [text.get_text() for text in drawn.figure.texts]
 
 
 def test_images_come_in_as_the_model_prepares_them():
-    """Larger ones are cropped to the middle and normalised; the first row is the image as it came."""
+    """Larger ones are cropped to the middle and normalized; the first row is the input image."""
     model, x = lenet5((1, 16, 16), 4).initialize(1), image(1, 20, 18)
     model.image_shape, model.mean, model.std = (1, 20, 18), (0.25,), (0.5,)
-    found, chances = show.maps(model, x, backend="numpy")
-    assert found[0].values.tolist() == x.tolist()
+    steps, probabilities = show.maps(model, x, backend="numpy")
+    assert steps[0].values.tolist() == x.tolist()
     plain = lenet5((1, 16, 16), 4).initialize(1)
     prepared = ((x[:, 2:18, 1:17] - np.float32(0.25)) * np.float32(2)).astype(np.float32)
     other, expected = show.maps(plain, prepared, backend="numpy")
-    assert found[1].values == pytest.approx(other[1].values, abs=1e-5)
-    assert chances == pytest.approx(expected, abs=1e-5)
+    assert steps[1].values == pytest.approx(other[1].values, abs=1e-5)
+    assert probabilities == pytest.approx(expected, abs=1e-5)
 
 
 def test_strips_and_volumes(drawn, tmp_path):
     strips = Model(Sequential(Conv1d(4, 3), MaxPool1d(2), Flatten(), Dense(3)), (2, 20)).initialize(0)
     volumes = Model(Sequential(Conv3d(4, 3, activation="relu"), Flatten(), Dense(3)), (1, 6, 8, 9)).initialize(0)
     for model in (strips, volumes):
-        found, _ = show.maps(model, image(*model.input_shape), tmp_path / "m.png", backend="numpy")
+        steps, _ = show.maps(model, image(*model.input_shape), tmp_path / "m.png", backend="numpy")
         drawn.check(tmp_path / "m.png")
-        assert found[1].values.shape == model.layer.layers[0].output_shape
+        assert steps[1].values.shape == model.layer.layers[0].output_shape
         show.filters(model, tmp_path / "f.png")
         drawn.check(tmp_path / "f.png")
 
@@ -105,7 +105,7 @@ def test_refusals(tmp_path):
     bad[0, 0, 0] = np.nan
     with pytest.raises(DataError, match="NaN"):
         show.maps(model, bad, tmp_path / "m.png")
-    with pytest.raises(ConfigurationError, match="says one thing a place"):
+    with pytest.raises(ConfigurationError, match="one prediction per position"):
         show.maps(Model(Sequential(Conv2d(2, 3)), (1, 5, 5)).initialize(0), image(1, 5, 5))
     with pytest.raises(ConfigurationError, match="must end in"):
         show.maps(model, image(1, 16, 16), tmp_path / "m.gif")

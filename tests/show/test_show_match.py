@@ -36,31 +36,31 @@ def test_scores_place_and_box_against_plain_loops(data):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     image, pattern = rng.integers(-4, 5, sizes), rng.integers(-4, 5, (sizes[0], *kernel))
     expected = mean_of_products(image, pattern, stride, padding)
-    found = show.match(image, pattern, stride=stride, padding=padding, backend="numpy")
-    assert found.scores.tolist() == [[float(score) for score in row] for row in expected]
-    best = max(max(row) for row in expected)
-    place = next((y, row.index(best)) for y, row in enumerate(expected) if best in row)
-    assert found.place == place and found.score == float(best)
-    assert found.box == (place[0] * stride - padding, place[1] * stride - padding, *kernel)
+    best = show.match(image, pattern, stride=stride, padding=padding, backend="numpy")
+    assert best.scores.tolist() == [[float(score) for score in row] for row in expected]
+    highest = max(max(row) for row in expected)
+    place = next((y, row.index(highest)) for y, row in enumerate(expected) if highest in row)
+    assert best.place == place and best.score == float(highest)
+    assert best.box == (place[0] * stride - padding, place[1] * stride - padding, *kernel)
 
 
 @pytest.mark.parametrize(("backend", "math"), BACKENDS)
 def test_the_same_on_every_backend(backend, math):
     rng = np.random.default_rng(0)
     image, pattern = rng.integers(-3, 4, (2, 9, 11)), rng.integers(-3, 4, (2, 3, 2))
-    found = show.match(image, pattern, backend=backend, math=math)
-    assert found.scores.tolist() == [[float(s) for s in row] for row in mean_of_products(image, pattern, 1, 0)]
+    best = show.match(image, pattern, backend=backend, math=math)
+    assert best.scores.tolist() == [[float(s) for s in row] for row in mean_of_products(image, pattern, 1, 0)]
 
 
 def test_the_first_of_several_best_places_and_how_many_more(drawn, tmp_path):
     cross = -np.ones((9, 9))
     for i in range(1, 8):
         cross[i, i] = cross[i, 8 - i] = 1
-    found = show.match(cross, DIAGONAL, tmp_path / "m.png", backend="numpy")
-    assert (found.place, found.score) == ((1, 1), 1)
+    best = show.match(cross, DIAGONAL, tmp_path / "m.png", backend="numpy")
+    assert (best.place, best.score) == ((1, 1), 1)
     drawn.check(tmp_path / "m.png")
     assert drawn.figure.get_suptitle() == (
-        "The pattern scores highest, 1.00, at row 1, column 1, and as high at 3 other places"
+        "The pattern scores highest, 1.00, at row 1, column 1, and equally high at 3 other places"
     )
 
 
@@ -81,9 +81,9 @@ def test_the_first_of_several_best_places_and_how_many_more(drawn, tmp_path):
 )
 def test_pictures_are_readable(drawn, tmp_path, image, pattern, settings):
     rng = np.random.default_rng(1)
-    found = show.match(rng.random(image), rng.normal(size=pattern), tmp_path / "m.png", backend="numpy", **settings)
+    best = show.match(rng.random(image), rng.normal(size=pattern), tmp_path / "m.png", backend="numpy", **settings)
     drawn.check(tmp_path / "m.png")
-    top, left, height, width = found.box
+    top, left, height, width = best.box
     panel = drawn.figure.axes[0]
     (x0, x1), (y1, y0) = panel.get_xlim(), panel.get_ylim()
     assert x0 <= left - 0.5 and left + width - 0.5 <= x1 and y0 <= top - 0.5 and top + height - 0.5 <= y1

@@ -11,12 +11,14 @@ import pytest
 from gpucnn import show
 from tests.show import test_show_learning, test_show_match, test_show_scores
 
+pytestmark = pytest.mark.slow
+
 CHANGES = [
     ("match", "sums[0, 0].astype(np.float64) / pattern.size", "sums[0, 0].astype(np.float64) / pattern[0].size"),
     ("match", "np.argmax(scores)", "np.argmax(np.abs(scores))"),
     ("match", "p * s - before for p", "p * s for p"),
     ("learning", "(labels, predicted), 1)", "(predicted, labels), 1)"),
-    ("learning", "-probabilities[wrong, said[wrong]]", "-probabilities[wrong, labels[wrong]]"),
+    ("learning", "-probabilities[wrong, predicted[wrong]]", "-probabilities[wrong, labels[wrong]]"),
     ("scores", "values / values.sum(axis=0)", "values / values.sum(axis=(1, 2), keepdims=True)"),
     ("scores", "np.argsort(-best[tuple(places.T)]", "np.argsort(best[tuple(places.T)]"),
     ("scores", ">= near).any(axis=1)]", ">= near).all(axis=1)]"),
@@ -41,20 +43,20 @@ def comparisons(module: str) -> None:
     if module == "match":
         rng = np.random.default_rng(0)
         image, pattern = rng.integers(-4, 3, (2, 6, 5)), rng.integers(-2, 5, (2, 3, 2))
-        found = show.match(image, pattern, stride=2, padding=1, backend="numpy")
+        best = show.match(image, pattern, stride=2, padding=1, backend="numpy")
         expected = test_show_match.mean_of_products(image, pattern, 2, 1)
-        assert found.scores.tolist() == [[float(s) for s in row] for row in expected]
-        best = max(max(row) for row in expected)
-        place = next((y, row.index(best)) for y, row in enumerate(expected) if best in row)
-        assert found.place == place and found.box == (place[0] * 2 - 1, place[1] * 2 - 1, 3, 2)
+        assert best.scores.tolist() == [[float(s) for s in row] for row in expected]
+        highest = max(max(row) for row in expected)
+        place = next((y, row.index(highest)) for y, row in enumerate(expected) if highest in row)
+        assert best.place == place and best.box == (place[0] * 2 - 1, place[1] * 2 - 1, 3, 2)
     elif module == "learning":
         assert show.confusion([0, 0, 1], [1, 1, 1], ["a", "b"]).tolist() == [[0, 2], [0, 1]]
-        images, labels, p = test_show_learning.chances()
+        images, labels, p = test_show_learning.random_predictions()
         wrong = sorted((i for i in range(40) if p[i].argmax() != labels[i]), key=lambda i: -p[i].max())
-        found = show.mistakes(images, labels, p, test_show_learning.NAMES)
-        assert [mistake.image for mistake in found] == wrong[:20]
+        listed = show.mistakes(images, labels, p, test_show_learning.NAMES)
+        assert [mistake.image for mistake in listed] == wrong[:20]
     else:
-        test_show_scores.test_found_places_are_the_surest_that_do_not_overlap()
+        test_show_scores.test_found_places_are_the_likeliest_that_do_not_overlap()
         test_show_scores.test_each_score_is_the_crops("numpy", "exact")
 
 

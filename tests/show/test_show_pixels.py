@@ -22,8 +22,8 @@ WINDOWS = [
 ]
 
 
-def walked(fit):
-    """Every window put down by hand."""
+def counted(fit):
+    """The counts of all windows, pixel by pixel."""
     use = np.zeros(fit.input, int)
     for place in np.ndindex(fit.output):
         for tap in np.ndindex(fit.kernel):
@@ -37,7 +37,7 @@ def walked(fit):
 @pytest.mark.parametrize("fit", WINDOWS, ids=[f"{w.input}-{w.kernel}-{w.stride}" for w in WINDOWS])
 def test_counts_and_pictures(drawn, tmp_path, fit):
     use = show.pixel_use(fit, tmp_path / "p.png")
-    assert use.tolist() == walked(fit).tolist()
+    assert use.tolist() == counted(fit).tolist()
     drawn.check(tmp_path / "p.png")
     if max(use.shape) <= 24:
         cells = [text.get_text() for text in drawn.figure.axes[0].texts]

@@ -1,4 +1,4 @@
-"""A classifier that slides over a page: each score is what it says of the crop there."""
+"""A classifier that slides over a page: each score equals its prediction for the crop there."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_each_score_is_the_crops(backend, math):
     assert np.abs(result.probabilities.reshape(4, -1).T - expected).max() < 1e-6
 
 
-def test_found_places_are_the_surest_that_do_not_overlap():
+def test_found_places_are_the_likeliest_that_do_not_overlap():
     model, page = small(), random_page(60, 60)
     result = show.scores(model, page, threshold=0.3, backend="numpy")
     best, kind = result.probabilities.max(axis=0), result.probabilities.argmax(axis=0)
@@ -39,7 +39,7 @@ def test_found_places_are_the_surest_that_do_not_overlap():
         if best[i, j] >= 0.3 and not area.any():
             area[...] = True
             expected.append((str(kind[i, j]), best[i, j], (4 * i, 4 * j, 16, 16)))
-    assert [(found.label, found.probability, found.box) for found in result.found] == expected
+    assert [(sighting.label, sighting.probability, sighting.box) for sighting in result.found] == expected
     assert len(expected) > 3
     assert show.scores(model, page, threshold=1.0, backend="numpy").found == []
 
@@ -50,10 +50,10 @@ def test_pictures(drawn, tmp_path, classes, size):
     model = small(classes)
     model.class_names = [f"a long class name {i}" if classes == 12 else str(i) for i in range(classes)]
     show.scores(model, random_page(*size), tmp_path / "s.png", threshold=0.9, backend="numpy")
-    drawn.check(tmp_path / "s.png", words=classes != 12)  # boxes side by side may have long names that touch
+    drawn.check(tmp_path / "s.png", words=classes != 12)  # boxes side by side may have long names that overlap
 
 
-def test_colour_pages(drawn, tmp_path):
+def test_color_pages(drawn, tmp_path):
     page = np.random.default_rng(0).random((3, 20, 40)).astype(np.float32)
     show.scores(lenet5((3, 16, 16), 3).initialize(0), page, tmp_path / "s.png", threshold=0.0, backend="numpy")
     drawn.check(tmp_path / "s.png", words=False)
@@ -74,13 +74,13 @@ def test_the_page_is_laid_out_as_documented():
         show.digit_page(images)
 
 
-def test_the_page_is_normalised_as_the_images_were():
+def test_the_page_is_normalized_like_the_images():
     model, page = small(), random_page()
     model.mean, model.std = (0.5,), (0.25,)
-    found = show.scores(model, page, backend="numpy", math="exact").probabilities
+    probabilities = show.scores(model, page, backend="numpy", math="exact").probabilities
     crops = np.stack([page[:, 0:16, 0:16], page[:, 4:20, 8:24]])
     expected = model.predict(crops)
-    assert pytest.approx(expected, abs=1e-6) == found[:, [0, 1], [0, 2]].T
+    assert pytest.approx(expected, abs=1e-6) == probabilities[:, [0, 1], [0, 2]].T
 
 
 def test_mapped_images_give_the_same_page():

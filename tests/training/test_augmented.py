@@ -112,7 +112,7 @@ def test_resuming_with_other_augmentation_is_refused(tmp_path, name, value):
         ({"cutout": -1}, "cutout is -1"),
         ({"cutout": 9}, "from 0 to 8"),
         ({"cutout": True}, "cutout is True"),
-        ({"crop": 6}, "crop is 6; give True or False"),
+        ({"crop": 6}, "crop is 6 of type int; give True or False"),
         ({"flip": "no"}, "flip is 'no'"),
         ({"normalize": 1}, "normalize is 1"),
     ],

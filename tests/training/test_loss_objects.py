@@ -1,5 +1,6 @@
 """Training with losses other than the plain one, and with clipped gradients."""
 
+import copy
 import io
 import json
 
@@ -8,7 +9,7 @@ import pytest
 
 from gpucnn import losses
 from gpucnn.backends import get_backend
-from gpucnn.check.toy import TOYS, train_toy
+from gpucnn.check.small_networks import SMALL_NETWORKS, train_small
 from gpucnn.data.mapped import Mapped
 from gpucnn.emulation import get_emulated_backend, why_not
 from gpucnn.errors import CheckpointError, ConfigurationError, DataError, DTypeError, ShapeError
@@ -21,6 +22,7 @@ from gpucnn.summary import summary
 from gpucnn.training import Bar, History, Lines, Trainer, load_run
 from gpucnn.training.clipping import Clipping
 from gpucnn.training.curves import draw_curves
+from gpucnn.training.validation import split
 from tests.training import small
 
 X, Y = small.data()
@@ -108,32 +110,30 @@ def test_a_clipped_step_is_what_the_pieces_say(math):
 # ---- the same bits everywhere ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("network", ["toy smoothed", "toy regression"])
-def test_toys_give_the_same_weights(network):
-    wanted = train_toy(network, get_backend("numpy", "exact"))
+@pytest.mark.parametrize("network", ["small smoothed", "small regression"])
+def test_small_networks_give_the_same_weights(network):
+    wanted = train_small(network, get_backend("numpy", "exact"))
     for threads in (1, 2):
-        assert train_toy(network, get_backend("numba", threads=threads)) == wanted
+        assert train_small(network, get_backend("numba", threads=threads)) == wanted
     if why_not() is None:
         for order in ("forward", "reversed"):
-            assert train_toy(network, get_emulated_backend(order, guard="end")) == wanted
+            assert train_small(network, get_emulated_backend(order, guard="end")) == wanted
 
 
-@pytest.mark.parametrize("network", ["toy smoothed", "toy regression"])
-def test_every_part_of_the_toys_matters(network, monkeypatch):
+@pytest.mark.parametrize("network", ["small smoothed", "small regression"])
+def test_every_part_of_the_small_networks_matters(network, monkeypatch):
     """Without clipping, smoothing or weights the bits are others: the comparison above looks at something."""
-    _model, settings = TOYS[network]()
-    found = {train_toy(network, get_backend("numpy", "exact"))}
+    build = SMALL_NETWORKS[network]
+    _model, settings = build()
+    found = {train_small(network, get_backend("numpy", "exact"))}
     for change in (
         {"clip_norm": None},
         {"clip_value": 1e-4},
         {"loss": Huber() if "reg" in network else SoftmaxCrossEntropy(0.1)},
     ):
-        monkeypatch.setitem(TOYS, network, lambda change=change: (TOYS_BEFORE[network]()[0], {**settings, **change}))
-        found.add(train_toy(network, get_backend("numpy", "exact")))
+        monkeypatch.setitem(SMALL_NETWORKS, network, lambda change=change: (build()[0], {**settings, **change}))
+        found.add(train_small(network, get_backend("numpy", "exact")))
     assert len(found) == 4
-
-
-TOYS_BEFORE = dict(TOYS)
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
@@ -156,10 +156,10 @@ def test_resuming_gives_the_same_bits(backend, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"loss": Huber(0.25)}, "loss was"),
-        ({"loss": MeanSquared()}, "loss was"),
-        ({"clip_norm": 1.0}, "clip was"),
-        ({"clip_value": None}, "clip was"),
+        ({"loss": Huber(0.25)}, "loss's delta was 0.5 there and is 0.25 now"),
+        ({"loss": MeanSquared()}, "loss was Huber there and is MeanSquared now"),
+        ({"clip_norm": 1.0}, "clip's norm was None there and is 1.0 now"),
+        ({"clip_value": None}, "clip's value was 0.5 there and is None now"),
     ],
 )
 def test_another_loss_or_clipping_is_refused(settings, words, tmp_path):
@@ -280,6 +280,31 @@ def test_balanced_weights():
         losses.balanced_weights(labels, 4)
 
 
+@pytest.mark.parametrize("validation", [None, 0.3])
+def test_balanced_weights_count_the_images_that_are_trained_on(validation, tmp_path):
+    images, labels = small.data()
+    chosen = split(labels.astype(np.int32), validation, 3)[0] if validation else np.arange(len(labels))
+    counted = losses.balanced_weights(labels[chosen], 3)
+    assert validation is None or counted != losses.balanced_weights(labels, 3)
+    runs = [
+        small.trainer(tmp_path / str(i), loss=losses.SoftmaxCrossEntropy(0.1, weights))
+        for i, weights in enumerate(("balanced", counted))
+    ]
+    for run in runs:
+        run.fit(images, labels, 1, validation=validation)
+    assert runs[0].model.weights_sha256() == runs[1].model.weights_sha256()
+    assert load_run(tmp_path / "0", small.model()).config["loss"]["class_weights"] == counted
+    assert runs[0].evaluate(images, labels) == runs[1].evaluate(images, labels)
+
+
+def test_balanced_weights_need_labels():
+    images, labels = small.data()
+    with pytest.raises(ConfigurationError, match='class_weights is "balanced", but no training labels were seen yet'):
+        small.trainer(loss=losses.SoftmaxCrossEntropy(class_weights="balanced")).evaluate(images, labels)
+    with pytest.raises(DataError, match="class 2 has no images"):
+        small.trainer(loss=losses.SoftmaxCrossEntropy(class_weights="balanced")).fit(images, labels % 2, 1)
+
+
 def test_clipping_nothing_does_nothing():
     Clipping()(None, None)
     assert Clipping(1.0, 2.0).settings() == {"norm": 1.0, "value": 2.0}
@@ -311,4 +336,5 @@ def test_summary_knows_the_activations():
     assert [row.kind for row in table.rows[1:]] == ["LeakyReLU", "GELU", "SiLU", "Softmax"]
     for row in table.rows[1:]:
         assert (row.output, row.parameters, row.multiply_adds, row.field) == ((2, 6, 6), 0, 0, (3, 3))
-    assert Model(Sequential(*layers), (3,)).structure.startswith("Sequential(LeakyReLU(negative_slope=0.01), GELU()")
+    flat = Model(Sequential(*copy.deepcopy(layers)), (3,))
+    assert flat.structure.startswith("Sequential(LeakyReLU(negative_slope=0.01), GELU()")

@@ -63,7 +63,7 @@ def test_a_false_claim_ends_recording_with_a_sentence(kind, backend, capsys):
     found, _ = train(kind, backend(True), claims=True)
     assert found == expected(kind)
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and "steps are launched one by one from here on; the weights are right" in lines[0]
+    assert len(lines) == 1 and "steps are launched one by one from now on; the weights are right" in lines[0]
 
 
 @pytest.mark.slow

@@ -104,9 +104,9 @@ def test_resuming_on_another_backend_gives_the_same_bits(tmp_path):
         ({"batch_size": 15}, "batch_size"),
         ({"shift": 0}, "shift"),
         ({"math": "fast"}, "math was exact"),
-        ({"optimizer": SGD(0.1)}, "optimizer"),
-        ({"optimizer": Adam()}, "optimizer"),
-        ({"schedule": Cosine(0.5)}, "schedule"),
+        ({"optimizer": SGD(0.1)}, "optimizer's lr was"),
+        ({"optimizer": Adam()}, "optimizer was SGD there and is Adam now"),
+        ({"schedule": Cosine(0.5)}, "schedule's final was 0.0 there and is 0.5 now"),
         ({"model": small.model(width=4)}, "another model"),
     ],
 )

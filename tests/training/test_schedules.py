@@ -9,6 +9,7 @@ import pytest
 from gpucnn.cli.settings import make_schedule
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.schedules import Cosine, OneCycle, Step, WarmUp
+from gpucnn.training import Quiet
 from tests.training import small
 
 X, Y = small.data()
@@ -32,11 +33,13 @@ def theirs(make, steps, every=1):
     return np.array(rates)
 
 
+@pytest.mark.pytorch
 def test_step_is_pytorchs_steplr():
     wanted = theirs(lambda s, o: s.StepLR(o, 3, 0.5), 100, every=10)
     assert np.array_equal(factors(Step(3, 0.5), 100), wanted)
 
 
+@pytest.mark.pytorch
 @pytest.mark.parametrize("final", [0.0, 0.1])
 def test_cosine_is_pytorchs_cosineannealinglr(final):
     wanted = theirs(lambda s, o: s.CosineAnnealingLR(o, 200, eta_min=final), 200)
@@ -44,6 +47,7 @@ def test_cosine_is_pytorchs_cosineannealinglr(final):
     assert np.abs(factors(Cosine(final), 200) - wanted).max() < 200 * 8 * 2.0**-53 / (1 - math.cos(math.pi / 200))
 
 
+@pytest.mark.pytorch
 def test_one_cycle_is_pytorchs_onecyclelr_but_for_a_step():
     """PyTorch turns one step before rise * steps and is through one step before the end:
     a half cosine's slope is pi / 2.
@@ -80,8 +84,28 @@ def test_a_resumed_run_gets_the_same_rates(schedule, tmp_path):
     again = resumed.fit(X, Y, 4, resume=True)
     assert [e["learning_rate"] for e in again.epochs] == [e["learning_rate"] for e in history.epochs]
     assert resumed.model.weights_sha256() == whole.model.weights_sha256()
-    with pytest.raises(CheckpointError, match="schedule was"):
+    with pytest.raises(CheckpointError, match="schedule('s steps)? was"):
         small.trainer(tmp_path / "cut", schedule=WarmUp(5, schedule)).fit(X, Y, 4, resume=True)
+
+
+def test_a_warm_up_that_outlasts_the_run_says_so():
+    class Kept(Quiet):
+        def __init__(self):
+            self.sentences = []
+
+        def say(self, text):
+            self.sentences.append(text)
+
+    told = {}
+    for steps in (5, 6):  # of a run of two epochs of three steps
+        told[steps] = Kept()
+        small.trainer(schedule=WarmUp(steps), progress=told[steps], math="fast").fit(X, Y, 2)
+    assert told[5].sentences == []
+    assert told[6].sentences == [
+        "the warm-up of 6 steps is as long as the whole run of 6 or longer, so the learning rate never reaches its "
+        "full value"
+    ]
+    assert WarmUp(1, WarmUp(9)).remark(5) and not WarmUp(1, Cosine()).remark(5)
 
 
 def test_the_command_lines_warm_up():

@@ -1,5 +1,6 @@
 """The validation split, the best epoch, early stopping: exact, also across interruptions and backends."""
 
+import hashlib
 import json
 import shutil
 
@@ -15,7 +16,7 @@ from gpucnn.errors import CheckpointError, ConfigurationError, DataError, NonFin
 from gpucnn.layers import Dense, Flatten, Layer, Sequential
 from gpucnn.losses import MeanSquared, SoftmaxCrossEntropy
 from gpucnn.models import Model, mlp
-from gpucnn.models.files import read_tensors
+from gpucnn.models.files import read_tensors, write_tensors
 from gpucnn.optimizers import SGD, Adam
 from gpucnn.schedules import Constant
 from gpucnn.training import History, Lines, Quiet, load_run
@@ -101,7 +102,7 @@ def test_a_part_trains_like_the_two_sets_it_makes():
         ({"validation": True}, "such as 0.1"),
         ({"validation": (X,)}, r"1 entries; give a pair \(images, labels\)"),
         ({"validation": (X, Y, Y)}, "3 entries"),
-        ({"validation": 0.1, "monitor": "speed"}, "'loss' or 'accuracy'"),
+        ({"validation": 0.1, "monitor": "speed"}, "monitor is 'speed'; use one of loss, accuracy"),
         ({"validation": 0.1, "patience": 0}, "patience is 0"),
         ({"patience": 3}, "needs validation"),
     ],
@@ -269,7 +270,11 @@ def test_a_missing_or_foreign_best_file_is_refused(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     epoch = History(lines).best_epoch()
     lines[epoch - 1]["validation_loss"], lines[2 - epoch]["validation_loss"] = 9.0, 0.0
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    tensors, about = read_tensors(tmp_path / "checkpoint.safetensors")
+    about["metrics_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    write_tensors(tmp_path / "checkpoint.safetensors", tensors, about)
     if epoch == 2:  # else the file could be of an epoch that a kill cut off
         with pytest.raises(CheckpointError, match="is of epoch 2"):
             small.trainer(tmp_path, schedule=Constant()).fit(X, Y, 3, **fit)

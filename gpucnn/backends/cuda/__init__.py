@@ -1,1 +1,1 @@
-"""The CUDA C++ kernels' backend, whatever launches them: CuPy on a GPU, the host emulation on a CPU."""
+"""The backend of the CUDA C++ kernels, launched by CuPy on a GPU or by the emulation on a CPU."""

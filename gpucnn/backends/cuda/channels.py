@@ -2,33 +2,30 @@
 
 import math
 
-import numpy as np
-
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.channel_copies import ChannelCopies
+from gpucnn.backends.cuda.base import CudaBase
+from gpucnn.backends.cuda.layout import ceil_div, i32, i64
 from gpucnn.backends.protocol import Array
 
-_i32, _i64 = np.int32, np.int64
 
-
-class CudaChannels(ChannelCopies):
-    """Part of CudaBackend; see the protocol for what each method does."""
+class CudaChannels(CudaBase):
+    """See the protocol and LaneBackend for what each method does."""
 
     def add_bias(self, x: Batch, bias: Array, relu: bool = False) -> Batch:
         y = self._like(x)
         maps, quads = x.data.shape[0] * x.channels, _quads(x)
-        # A GPU holds two dimensions of blocks: maps along one, parts of a map along the other.
-        grid = maps, min(-(-quads // 256), 65535)
-        sizes = _i32(x.channels), _i64(quads), _i32(relu)
+        # A two-dimensional grid: maps along one axis, parts of a map along the other.
+        grid = maps, min(ceil_div(quads, 256), 65535)
+        sizes = i32(x.channels), i64(quads), i32(relu)
         self._run("channels.cu", "add_bias", grid, (256,), self._data(x), bias, y.data, *sizes)
         return y
 
     def _copy_channels(self, x: Batch, y: Batch, first_x: int, first_y: int, count: int) -> None:
-        """y's channels from first_y = x's from first_x: one stretch of memory in each block of images."""
+        """Copies one contiguous range in each block of images."""
         blocks, quads = x.data.shape[0], _quads(x)
-        grid = blocks, min(-(-count * quads // 256), 65535)
-        places = _i64(x.channels * quads), _i64(y.channels * quads), _i64(first_x * quads), _i64(first_y * quads)
-        self._run("channels.cu", "copy_channels", grid, (256,), self._data(x), y.data, *places, _i64(count * quads))
+        grid = blocks, min(ceil_div(count * quads, 256), 65535)
+        places = i64(x.channels * quads), i64(y.channels * quads), i64(first_x * quads), i64(first_y * quads)
+        self._run("channels.cu", "copy_channels", grid, (256,), self._data(x), y.data, *places, i64(count * quads))
 
 
 def _quads(x: Batch) -> int:

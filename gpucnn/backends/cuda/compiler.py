@@ -1,32 +1,30 @@
-"""Compiling a kernel of kernels/cuda for one GPU, and keeping what was compiled.
+"""Compiling the kernels of kernels/cuda for one GPU architecture, with a cache on disk.
 
-NVRTC compiles to machine code (cubin), for the architecture at hand, without a GPU and without a CUDA toolkit: it comes
-as a Python wheel. It is called here and not through cupy.RawModule, because CuPy appends -ftz=true to every
-compilation, which flushes subnormals. One file a key, written beside and renamed, its digest in front: a file cut short
-counts as absent. The key is made of the sources with all includes, the kernel's name, the options, the architecture and
-the versions.
+NVRTC compiles to machine code (cubin) without a GPU and without a CUDA toolkit: it is installed as a Python wheel. It
+is called directly and not through cupy.RawModule, because CuPy appends -ftz=true to every compilation, which flushes
+subnormals. The cache's key consists of the sources with all includes, the kernel's name, the options, the architecture
+and the versions.
 """
 
-import contextlib
 import functools
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpucnn.backends.cuda.launcher import SOURCES
+from gpucnn.cache import Kernels
 from gpucnn.errors import BackendError
 
 # Nothing is fused, flushed or estimated unless a kernel writes it.
 OPTIONS = ("--std=c++17", "--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true")
+_CACHE = Kernels("cuda")
 listeners: list[Callable[[str], None]] = []
 
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A kernel's machine code, and what it is called there."""
+    """A kernel's machine code, and its symbol in it."""
 
     symbol: str
     code: bytes
@@ -34,43 +32,34 @@ class Compiled:
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """What NVRTC made of some kernels of one file: a cubin or PTX, what each is called in it, and the compiler's
-    words."""
+    """NVRTC's output for kernels of one file: a cubin or PTX, each kernel's symbol in it, and the compiler's log."""
 
     code: bytes
     symbols: dict[str, str]
     log: str
 
 
-def cache_folder() -> Path:
-    """Where compiled kernels lie: $GPUCNN_CACHE, else the user's cache folder."""
-    base = os.environ.get("GPUCNN_CACHE")
-    if not base:
-        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "gpucnn")
-    return Path(base) / "cuda"
-
-
 def compiled(file: str, expression: str, architecture: str) -> Compiled:
     """Kernel `expression` of kernels/cuda/`file` for `architecture` ("sm_90"), from the cache or from NVRTC.
 
-    Raises BackendError with NVRTC's words if it does not compile, ImportError where NVRTC is missing.
+    Raises BackendError with NVRTC's log if it does not compile, ImportError if NVRTC is missing.
     """
-    path = cache_folder() / f"{_stem(file, expression)}-{_key(file, expression, architecture)}"
-    found = _load(path)
+    name = f"{_stem(file, expression)}-{_key(file, expression, architecture)}"
+    found = _load(name)
     if found is None:
         for listener in listeners:
             listener(f"{file}: {expression}")
         made = translate(file, [expression], [f"--gpu-architecture={architecture}"])
         found = Compiled(made.symbols[expression], made.code)
-        _store(path, found)
+        _keep(name, found)
     return found
 
 
 def translate(
     file: str, expressions: list[str], options: list[str], ptx: bool = False, folder: Path = SOURCES
 ) -> Translation:
-    """Run NVRTC on kernels of one file, with `options` after the project's own; `code` is a cubin, or PTX if asked
-    for."""
+    """Run NVRTC on kernels of one file, with `options` after the project's own; `code` is a cubin, or PTX with
+    `ptx`."""
     from cuda.bindings import nvrtc
 
     def call(function, *arguments):
@@ -88,14 +77,14 @@ def translate(
         return text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog).decode(errors="replace").strip("\0 \n")
 
     headers = {path.name: path.read_bytes() for path in sorted(folder.glob("*.cuh"))}
-    given = [option.encode() for option in (*OPTIONS, *options)]
+    flags = [option.encode() for option in (*OPTIONS, *options)]
     names = [name.encode() for name in headers]
     source = (folder / file).read_bytes()
     program = call(nvrtc.nvrtcCreateProgram, source, file.encode(), len(headers), list(headers.values()), names)
     try:
         for expression in expressions:
             call(nvrtc.nvrtcAddNameExpression, program, expression.encode())
-        call(nvrtc.nvrtcCompileProgram, program, len(given), given)
+        call(nvrtc.nvrtcCompileProgram, program, len(flags), flags)
         symbols = {e: call(nvrtc.nvrtcGetLoweredName, program, e.encode()).decode() for e in expressions}
         readers = (nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX) if ptx else (nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
         return Translation(text(*readers), symbols, log())
@@ -105,7 +94,7 @@ def translate(
 
 @functools.cache
 def _sources() -> bytes:
-    """A digest of every file that a kernel may include; one that is edited makes all kernels new."""
+    """A digest of every file that a kernel may include: editing one recompiles all kernels."""
     digest = hashlib.sha256()
     for path in sorted(SOURCES.glob("*.cu*")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -114,7 +103,7 @@ def _sources() -> bytes:
 
 @functools.cache
 def _versions() -> tuple:
-    # Two releases of one NVRTC have one version number; the wheel's version tells them apart.
+    # NVRTC's version number does not distinguish its releases; the wheel's version does.
     from importlib import metadata
 
     from cuda.bindings import nvrtc
@@ -139,28 +128,10 @@ def _key(file: str, expression: str, architecture: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
-def _load(path: Path) -> Compiled | None:
-    try:
-        stored = path.read_bytes()
-    except OSError:
-        return None
-    digest, payload = stored[:32], stored[32:]
-    if hashlib.sha256(payload).digest() != digest:
-        return None
-    symbol, _, code = payload.partition(b"\n")
-    return Compiled(symbol.decode(), code)
+def _load(name: str) -> Compiled | None:
+    symbol, _, code = (_CACHE.read(name) or b"").partition(b"\n")
+    return Compiled(symbol.decode("latin1"), code) if code else None
 
 
-def _store(path: Path, found: Compiled) -> None:
-    payload = found.symbol.encode() + b"\n" + found.code
-    # A full disk or a read-only home costs the next run its compile time, nothing else.
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, beside = tempfile.mkstemp(dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(payload).digest() + payload)
-            os.replace(beside, path)
-        except OSError:
-            os.unlink(beside)
-            raise
+def _keep(name: str, found: Compiled) -> None:
+    _CACHE.write(name, found.symbol.encode() + b"\n" + found.code)

@@ -1,7 +1,7 @@
-"""The CuPy backend: kernels/cuda on an NVIDIA GPU. Importing this module says why it cannot be used here, if it cannot.
+"""The CuPy backend: kernels/cuda on an NVIDIA GPU. Importing this module checks that it can be used.
 
-Raises BackendError, with what is missing and the line that mends it, where there is no driver, no GPU, no CuPy, no
-NVRTC, or versions that do not fit together.
+Raises BackendError, with what is missing and how to install it, if there is no driver, no GPU, no CuPy, no NVRTC, or
+if their versions do not match.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ _INSTALL = "pip install 'gpucnn[cuda13]' for a driver of version 580 or newer, '
 
 
 def check_machine() -> None:
-    """Raises BackendError with the first thing that is missing. What costs little is looked at first."""
+    """Raises BackendError with the first missing dependency. Cheap checks come first."""
     library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         ctypes.CDLL(library)
@@ -44,38 +44,40 @@ def check_machine() -> None:
     try:
         major = nvrtc.nvrtcVersion()[1]
         known = nvrtc.nvrtcGetSupportedArchs()[1]
-    except RuntimeError as error:  # the bindings are there, the library is not
+    except RuntimeError as error:  # the bindings are installed, the library is not
         raise BackendError(f"the CUDA compiler NVRTC does not load ({error}): {_INSTALL}") from None
     if major > driver // 1000:
         raise BackendError(
-            f"the driver knows CUDA {driver // 1000}.{driver % 1000 // 10}, the compiler is of CUDA {major}: "
+            f"the driver supports CUDA {driver // 1000}.{driver % 1000 // 10}, the compiler is of CUDA {major}: "
             f"pip install 'gpucnn[cuda{driver // 1000}]', or install a newer driver"
         )
     capability = cupy.cuda.Device().compute_capability
     if int(capability) not in known:
         raise BackendError(
-            f"this GPU is an sm_{capability}, which NVRTC {major} does not compile for; it knows sm_{min(known)} to "
+            f"this GPU is an sm_{capability}, which NVRTC {major} does not compile for; it supports sm_{min(known)} to "
             f"sm_{max(known)}: pip install --upgrade nvidia-cuda-nvrtc, for an old GPU 'gpucnn[cuda12]'"
         )
 
 
 check_machine()
 
-import cupy  # only where it can be used
+import cupy  # only after the check
 
 from gpucnn.backends import compilation
 from gpucnn.backends.cuda import compiler as cuda_compiler
 from gpucnn.backends.cuda.cupy_launcher import CupyLauncher
 
-if compilation.tell not in cuda_compiler.listeners:
-    cuda_compiler.listeners.append(compilation.tell)
+if compilation.announce not in cuda_compiler.listeners:
+    cuda_compiler.listeners.append(compilation.announce)
 
 
 class CupyBackend(CudaBackend):
     """CudaBackend on the current CUDA device; with `graph` training steps are captured as CUDA graphs."""
 
+    launcher: CupyLauncher
+
     def __init__(self, threads: int = 0, dtype: np.dtype = np.dtype(np.float32)):
-        """`threads` is accepted and none are used."""
+        """`threads` is ignored."""
         super().__init__(CupyLauncher())
         self._batch, self._at_load = 0, 0
 
@@ -85,9 +87,9 @@ class CupyBackend(CudaBackend):
     def memory(self) -> int:
         return self.launcher.memory
 
-    def load_images(self, images, indices, count: int, *given, **options) -> Batch:
+    def load_images(self, images, indices, count: int, *arguments, **options) -> Batch:
         self._batch, self._at_load = count, self.launcher.used_bytes()
-        return super().load_images(images, indices, count, *given, **options)
+        return super().load_images(images, indices, count, *arguments, **options)
 
     def _empty(self, shape: tuple[int, ...], dtype=np.float32):
         try:
@@ -97,7 +99,7 @@ class CupyBackend(CudaBackend):
             raise BackendError(self._too_much(size)) from None
 
     def _too_much(self, size: int) -> str:
-        """What to say when an array of `size` bytes found no room."""
+        """The error message for an array of `size` bytes that could not be allocated."""
         launcher = self.launcher
         free, used = launcher.free_bytes(), launcher.used_bytes()
         text = (
@@ -105,7 +107,7 @@ class CupyBackend(CudaBackend):
             f"{_size(launcher.memory)}"
         )
         if self._batch:
-            # The images at hand need this much so far, and would need more; in lanes of 32 whole blocks count.
+            # The current batch uses this much so far, and would need more; batches fill whole blocks of 32 lanes.
             so_far = max(used - self._at_load, 0) + size
             fits = self._batch * (free + used - self._at_load) // so_far // self.lanes * self.lanes
             text += f"; a batch of {self._batch} needs {_size(so_far)} at least"

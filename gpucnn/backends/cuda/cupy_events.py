@@ -1,4 +1,4 @@
-"""Time as a GPU's own clock tells it."""
+"""Time measured by a GPU's clock."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import cupy
 
 
 def elapsed(work: Callable[[], Any], stream: cupy.cuda.Stream) -> float:
-    """Seconds between two events on `stream`, one before and one after what `work` asks for there; waits for it."""
+    """Seconds between two events on `stream`, one before and one after what `work` launches there; waits for it."""
     begin, end = cupy.cuda.Event(), cupy.cuda.Event()
     stream.record(begin)
     work()

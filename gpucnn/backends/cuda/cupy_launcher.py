@@ -1,12 +1,17 @@
 """The CUDA backend's launcher on a GPU: CuPy's memory pool, streams and graphs, kernels from compiler.py.
 
-Everything runs in order on one stream of its own. It is a blocking one, so that a layer of the user's own, which
-computes with CuPy on the default stream, waits for the kernels and the kernels wait for it. While a graph is recorded,
-kernels that nobody waits for (the gradients of weights) go to a second stream: in the graph they are branches that run
-beside the rest.
+Everything runs in order on one dedicated stream. It is a blocking one, so that a user-defined layer, which computes
+with CuPy on the default stream, waits for the kernels and the kernels wait for it. While a graph is recorded, kernels
+whose results are not needed at once (the gradients of weights) go to a second stream: in the graph they are branches
+that run concurrently with the rest.
+
+Python threads take turns: what one thread launches while another records would become part of the other's graph. So
+the lock is held during a whole capture, and otherwise during each call.
 """
 
 import contextlib
+import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +24,19 @@ from gpucnn.backends.cuda.cupy_events import elapsed
 from gpucnn.backends.cuda.launcher import Arguments, Launcher
 from gpucnn.errors import BackendError
 
-# What kernels on the second stream use cannot be reused before they are waited for: so many bytes at most.
-_BESIDE_BYTES = 64 << 20
+# Limit of the bytes used by kernels on the second stream, which cannot be reused before the streams are joined.
+_SIDE_BYTES = 64 << 20
+
+
+def _in_turn(method: Callable) -> Callable:
+    """The method, holding the launcher's lock."""
+
+    @functools.wraps(method)
+    def alone(self, *arguments, **options):
+        with self._lock:
+            return method(self, *arguments, **options)
+
+    return alone
 
 
 class CupyLauncher(Launcher):
@@ -29,9 +45,10 @@ class CupyLauncher(Launcher):
     xp = cupy
 
     def __init__(self):
+        self._lock = threading.RLock()
         self._device = cupy.cuda.Device()
         self._device.use()
-        runtime.free(0)  # makes the context
+        runtime.free(0)  # creates the context
         facts = runtime.getDeviceProperties(self._device.id)
         self.processors = facts["multiProcessorCount"]
         self.memory = facts["totalGlobalMem"]
@@ -43,19 +60,20 @@ class CupyLauncher(Launcher):
         self._kernels: dict[tuple[str, str], int] = {}
         self._modules: list[int] = []
         self._pool = cupy.get_default_memory_pool()
-        # While a graph is made: the addresses that its own pool gave out, and the arrays from elsewhere that it uses.
+        # While capturing: addresses allocated from the graph's own pool, and other arrays that the graph uses.
         self._capturing = self._recording = False
         self._own: set[int] = set()
         self._kept: list[cupy.ndarray] = []
-        # What the second stream uses and has not been waited for: arrays, and where the memory that it writes begins.
-        self._used_beside: list[cupy.ndarray] = []
-        self._written_beside: set[int] = set()
+        # In use by the second stream and not yet joined: arrays, and the addresses of the memory that it writes.
+        self._side_arrays: list[cupy.ndarray] = []
+        self._side_writes: set[int] = set()
         self._events: list[cupy.cuda.Event] = []
 
     # ---- memory ------------------------------------------------------------------------------------------------------
 
+    @_in_turn
     def empty(self, shape: tuple[int, ...], dtype=np.float32) -> cupy.ndarray:
-        """Raises cupy.cuda.memory.OutOfMemoryError after the pools gave back what nobody uses."""
+        """Raises cupy.cuda.memory.OutOfMemoryError if memory is full even after the pools have freed unused blocks."""
         with self._stream:
             try:
                 return cupy.ndarray(shape, dtype)
@@ -63,25 +81,30 @@ class CupyLauncher(Launcher):
                 cupy.get_default_memory_pool().free_all_blocks()
                 return cupy.ndarray(shape, dtype)
 
+    @_in_turn
     def used_bytes(self) -> int:
-        """What arrays hold in the pool at hand."""
+        """Bytes used by arrays in the current pool."""
         return self._pool.used_bytes()
 
+    @_in_turn
     def free_bytes(self) -> int:
-        """What arrays could still get: free on the device, or held by the pool at hand and in nobody's use."""
+        """Bytes still available to arrays: free on the device, or unused in the current pool."""
         return runtime.memGetInfo()[0] + self._pool.free_bytes()
 
+    @_in_turn
     def clear(self, array: cupy.ndarray) -> None:
         if array.nbytes:
-            if array.data.mem.ptr in self._written_beside:
+            if array.data.mem.ptr in self._side_writes:
                 self._join()
             array.data.memset_async(0, array.nbytes, self._stream)
             self._keep(array)
 
+    @_in_turn
     def write(self, array: cupy.ndarray, host: np.ndarray) -> None:
         if array.nbytes:
             array.set(np.ascontiguousarray(host), stream=self._stream)
 
+    @_in_turn
     def read(self, array: cupy.ndarray) -> np.ndarray:
         host = array.get(stream=self._stream)
         self._stream.synchronize()  # older CuPy does not wait
@@ -89,57 +112,60 @@ class CupyLauncher(Launcher):
 
     # ---- kernels -----------------------------------------------------------------------------------------------------
 
+    @_in_turn
     def kernel(self, file: str, expression: str = "") -> int:
         key = file, expression
         if key not in self._kernels:
-            found = compiled(file, expression, self._architecture)
-            module = driver.moduleLoadData(found.code)
+            binary = compiled(file, expression, self._architecture)
+            module = driver.moduleLoadData(binary.code)
             self._modules.append(module)
-            self._kernels[key] = driver.moduleGetFunction(module, found.symbol)
+            self._kernels[key] = driver.moduleGetFunction(module, binary.symbol)
         return self._kernels[key]
 
+    @_in_turn
     def launch(
-        self, kernel: int, grid: tuple[int, ...], block: tuple[int, ...], *arguments, beside: tuple = ()
+        self, kernel: int, grid: tuple[int, ...], block: tuple[int, ...], *arguments, overlap: tuple = ()
     ) -> None:
         packed = Arguments(arguments, lambda array: array.data.ptr)
         three = (*grid, *(1,) * (3 - len(grid)), *block, *(1,) * (3 - len(block)))
         arrays = [a for a in arguments if isinstance(a, cupy.ndarray)]
         stream = self._stream
-        if self._recording and beside:
+        if self._recording and overlap:
             stream = self._side
             self._wait(stream, self._stream)
-            self._used_beside += arrays
-            self._written_beside.update(a.data.mem.ptr for a in beside)
-        elif any(a.data.mem.ptr in self._written_beside for a in arrays):
+            self._side_arrays += arrays
+            self._side_writes.update(a.data.mem.ptr for a in overlap)
+        elif any(a.data.mem.ptr in self._side_writes for a in arrays):
             self._join()
         driver.launchKernel(kernel, *three, 0, stream.ptr, packed.address, 0)
         self._keep(*arrays)
-        if sum(a.nbytes for a in self._used_beside) > _BESIDE_BYTES:
+        if sum(a.nbytes for a in self._side_arrays) > _SIDE_BYTES:
             self._join()
 
     def _wait(self, later, earlier) -> None:
-        """What comes on stream `later` waits for what is on `earlier`."""
+        """Make later work on stream `later` wait for the work on `earlier`."""
         event = cupy.cuda.Event(disable_timing=True)
         earlier.record(event)
         later.wait_event(event)
         self._events.append(event)
 
     def _join(self) -> None:
-        """What comes waits for the second stream."""
-        if self._used_beside:
+        """Make later work wait for the second stream."""
+        if self._side_arrays:
             self._wait(self._stream, self._side)
-        self._used_beside, self._written_beside = [], set()
+        self._side_arrays, self._side_writes = [], set()
 
     def _keep(self, *arrays: cupy.ndarray) -> None:
-        """While a graph is recorded: keep alive what it uses and its own pool does not hold."""
+        """While a graph is recorded: keep alive the arrays that it uses from outside its own pool."""
         if self._recording:
             self._kept += [a for a in arrays if a.data.mem.ptr not in self._own]
 
+    @_in_turn
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
-        """Run `step` for real, which compiles what it needs, then once more to record it as a CUDA graph.
+        """Run `step`, which compiles its kernels, then once more to record it as a CUDA graph.
 
-        Both take their memory from a pool of this graph's own. So nothing that comes later can be given memory that the
-        graph writes at each repetition, and inside it arrays that follow each other share memory as they always do.
+        Both allocate from a pool that belongs to the graph. So later arrays never get memory that the graph writes at
+        each replay, and within the graph successive arrays reuse memory as usual.
         """
         if self._capturing:
             raise BackendError("a capture inside a capture: capture the whole step once")
@@ -163,10 +189,10 @@ class CupyLauncher(Launcher):
             self._capturing, self._pool = False, cupy.get_default_memory_pool()
         graph.upload(self._stream)
 
-        def replay() -> None:
-            graph.launch(self._stream)
+        def replay(_kept=(pool, self._kept)) -> None:  # keeps alive what the graph refers to
+            with self._lock:
+                graph.launch(self._stream)
 
-        replay.kept = pool, self._kept  # the graph has addresses only
         return replay
 
     def _record(self, step: Callable[[], None]) -> cupy.cuda.Graph:
@@ -176,24 +202,25 @@ class CupyLauncher(Launcher):
             step()
             self._join()
         except BaseException:
-            with contextlib.suppress(Exception):  # the first error is the one to tell
+            with contextlib.suppress(Exception):  # the first error is the one to report
                 self._stream.end_capture()
             raise
         finally:
             self._recording = False
-            self._used_beside, self._written_beside = [], set()
+            self._side_arrays, self._side_writes = [], set()
         graph = self._stream.end_capture()
         self._events = []
         return graph
 
+    @_in_turn
     def synchronize(self) -> None:
         self._stream.synchronize()
 
     def elapsed(self, work: Callable[[], Any]) -> float:
-        """Seconds of the device for what `work` launches."""
+        """Seconds of device time for the work that `work` launches."""
         return elapsed(work, self._stream)
 
 
 def architecture() -> str:
-    """The current device's, as NVRTC calls it: "sm_90"."""
+    """The current device's architecture in NVRTC's notation: "sm_90"."""
     return f"sm_{cupy.cuda.Device().compute_capability}"

@@ -1,4 +1,4 @@
-"""What the CUDA backend needs of a device: memory, kernels by name, launches, and a way to repeat a step.
+"""The CUDA backend's interface to a device: memory, kernels by name, launches, and a way to repeat a step.
 
 Two implementations: CuPy on a GPU (cupy_launcher.py), and g++ on the CPU (gpucnn.emulation.launcher).
 """
@@ -18,8 +18,8 @@ Array = Any
 
 
 class Launcher(ABC):
-    """`xp` is the array module, `device` describes the hardware, `processors` is how many multiprocessors it has.
-    `graph`: whether `capture` records; with it off every step is launched kernel by kernel."""
+    """`xp` is the array module, `device` describes the hardware, `processors` is the number of multiprocessors.
+    `graph`: whether `capture` records; if it is False every step is launched kernel by kernel."""
 
     graph = True
     xp: Any
@@ -28,7 +28,7 @@ class Launcher(ABC):
 
     @abstractmethod
     def empty(self, shape: tuple[int, ...], dtype=np.float32) -> Array:
-        """Memory that nobody has written."""
+        """Uninitialized memory."""
 
     @abstractmethod
     def clear(self, array: Array) -> None:
@@ -36,11 +36,11 @@ class Launcher(ABC):
 
     @abstractmethod
     def write(self, array: Array, host: np.ndarray) -> None:
-        """Copy host values of the same shape and type into a device array, also one of an earlier captured step."""
+        """Copy host values of the same shape and type into a device array; captured steps see them."""
 
     @abstractmethod
     def read(self, array: Array) -> np.ndarray:
-        """A copy on the host; waits until it is computed."""
+        """A copy on the host; waits for the kernels that write it."""
 
     @abstractmethod
     def kernel(self, file: str, expression: str = "") -> Any:
@@ -48,28 +48,28 @@ class Launcher(ABC):
 
     @abstractmethod
     def launch(
-        self, kernel: Any, grid: tuple[int, ...], block: tuple[int, ...], *arguments, beside: tuple[Array, ...] = ()
+        self, kernel: Any, grid: tuple[int, ...], block: tuple[int, ...], *arguments, overlap: tuple[Array, ...] = ()
     ) -> None:
         """Run a kernel. Arguments are arrays, None for a null pointer, NumPy scalars of the exact C type, and tuples of
         NumPy scalars for a struct.
 
-        `beside` names all arrays that the kernel writes, if it may run beside the kernels that follow until one of them
-        is given one of these arrays, or another view of the same memory.
+        `overlap` lists all arrays that the kernel writes, if it may run concurrently with later kernels, up to
+        the first one that takes one of these arrays or another view of the same memory.
         """
 
     @abstractmethod
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
-        """Run `step` once and return what repeats its launches on the same memory."""
+        """Run `step` once and return a function that repeats its launches on the same memory."""
 
     @abstractmethod
     def synchronize(self) -> None:
-        """Wait until everything asked for is computed."""
+        """Wait for all launched work."""
 
 
 class Arguments:
-    """A kernel's arguments as CUDA and the emulation take them: `address` is that of an array of pointers to them.
+    """A kernel's arguments as CUDA and the emulation take them: `address` points to an array of pointers to them.
 
-    `sizes` are their bytes. Keeps the arguments alive. `locate` gives an array's address.
+    `sizes` are their sizes in bytes. Keeps the arguments alive. `locate` returns an array's address.
     """
 
     def __init__(self, arguments: tuple, locate: Callable[[Array], int]):
@@ -92,7 +92,7 @@ def _bytes(argument, locate: Callable[[Array], int]) -> bytes:
 
 
 def _struct(members: tuple) -> bytes:
-    """Members laid out as C does: each at a multiple of its size, the whole a multiple of the largest."""
+    """Members laid out as in C: each at a multiple of its size, the whole a multiple of the largest."""
     result, largest = b"", max(member.itemsize for member in members)
     for member in members:
         result += bytes(-len(result) % member.itemsize) + member.tobytes()

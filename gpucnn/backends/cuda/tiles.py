@@ -1,27 +1,27 @@
-"""Which register tile a CUDA kernel uses, by shape and by the number of multiprocessors.
+"""The choice of a CUDA kernel's register tile by shape and number of multiprocessors.
 
-Time is counted in cycles of a scheduler that issues one warp instruction a cycle; a multiprocessor has four. Large
-tiles spend their instructions on multiply-adds, small ones make enough warps to fill a GPU with a small batch. Where
-few warps share a scheduler, each step also waits for its loads. The model only has to rank tiles, and no bit depends on
+Time is in cycles of a scheduler that issues one warp instruction per cycle; a multiprocessor has four. Large tiles
+spend their instructions on multiply-adds, small ones make enough warps to fill a GPU with a small batch. If few warps
+share a scheduler, each step also waits for its loads. The model only has to rank tiles, and no bit depends on
 it.
 """
 
 import functools
 import math
 
-_SCHEDULERS = 4  # a multiprocessor
+_SCHEDULERS = 4  # per multiprocessor
 _SHARED_BYTES = 16 * 1024  # of weights that a block of threads holds at once
 _SHARED_LIMIT = 48 * 1024
 _LOAD_CYCLES = 100  # until a step's pixels arrive
-_REGISTER_FILE = 512  # registers a lane, for all warps of a scheduler
+_REGISTER_FILE = 512  # registers per lane, for all warps of a scheduler
 _OVERHEAD = 45  # registers for addresses and weights
 _WIDEST_ROW = 24  # pixels of a row in registers
 _REGISTERS = 205  # for sums and operands of a weight gradient's tile
-_BYTES_A_CYCLE = 1500
+_BYTES_PER_CYCLE = 1500
 
 
 def _time(warps: float, processors: int, instructions: float, waits: float, registers: int) -> float:
-    """Cycles of `warps` warps of so many instructions each, of which `waits` cycles are waiting for loads."""
+    """Cycles of `warps` warps of `instructions` instructions each, plus `waits` cycles of waiting for loads."""
     each = warps / (_SCHEDULERS * processors)
     resident = min(16, _REGISTER_FILE / (registers + _OVERHEAD))
     return max(instructions * max(each, 1.0), (instructions + waits) * max(1.0, each / resident))
@@ -34,10 +34,11 @@ def conv_tile(
     """(OB, QB, WK, WP, CC, SB) of conv.cu for `outputs` and `channels` of one group, `stride` and `dilation` along
     rows.
 
-    Raises ValueError for a kernel of more taps than shared memory holds.
+    Raises ValueError for a kernel with more taps than fit in shared memory.
     """
     taps_row = kernel[2]
-    best, best_time = None, math.inf
+    best: tuple[int, int, int] | None = None
+    best_time = math.inf
     for ob in (1, 2, 4, 6, 8):
         if ob > max(1, outputs):
             continue
@@ -53,6 +54,7 @@ def conv_tile(
             time = _time(warps, processors, steps * step, steps * _LOAD_CYCLES, ob * qb + row)
             if time < best_time:
                 best, best_time = (ob, qb, sb), time
+    assert best is not None  # one by one is always allowed
     ob, qb, sb = best
     taps = math.prod(kernel)
     if _bytes(1, taps, ob) > _SHARED_LIMIT:  # one output at a time has no gaps between the weights
@@ -92,7 +94,7 @@ def pooled_conv_tile(
 
 
 def _block(ob: int, outputs: int, channels: int, taps: int, tiles: int, processors: int) -> tuple[int, int, int]:
-    """(WK, WP, CC): how many warps share a block's weights, and of how many channels, for `tiles` tiles of pixels."""
+    """(WK, WP, CC): the warps that share a block's weights, and the weights' channels, for `tiles` tiles of pixels."""
     wide = -(-outputs // ob)
     wk = -(-wide // -(-wide // 4))  # four warps at most, evenly filled
     while wk > 1 and _bytes(1, taps, ob * wk) > _SHARED_LIMIT:
@@ -103,7 +105,7 @@ def _block(ob: int, outputs: int, channels: int, taps: int, tiles: int, processo
 
 
 def _bytes(channels: int, taps: int, tile: int) -> int:
-    """Shared memory for the weights of so many channels."""
+    """Bytes of shared memory for the weights of `channels` channels."""
     return channels * taps * (1 if tile == 1 else -(-tile // 4) * 4 + 4) * 4
 
 
@@ -120,11 +122,12 @@ def gradient_tile(
     blocks: int,
     processors: int,
 ) -> tuple[int, int, int, int, int, int, int]:
-    """(OB, CB, RB, SB, QU, WARPS, BANDS) of conv.cu's weight gradient; `band` rows a band, axes as in conv_tile."""
+    """(OB, CB, RB, SB, QU, WARPS, BANDS) of conv.cu's weight gradient; `band` rows per band, axes as in conv_tile."""
     bands = -(-output[0] * output[1] // band)
     weights = groups * outputs * channels * math.prod(kernel)
     rb, sb = min(kernel[1], 5), min(kernel[2], 5)
-    best, best_time = None, math.inf
+    best: tuple[int, int, int, int, int, int, int] | None = None
+    best_time = math.inf
     for ob in (1, 2, 3, 4, 6, 8):
         for cb in (1, 2, 4, 8):
             for qu in (1, 2, 4):
@@ -147,14 +150,15 @@ def gradient_tile(
                     warps = tiles * blocks * groups_of_bands
                     turns = min(together, bands)
                     time = _time(warps, processors, turns * a_band, turns * steps * 2.5 * _LOAD_CYCLES, sums + operands)
-                    time += 2 * blocks * groups_of_bands * weights * 8 / _BYTES_A_CYCLE
-                    # The slots of the tree over bands lie in shared memory.
+                    time += 2 * blocks * groups_of_bands * weights * 8 / _BYTES_PER_CYCLE
+                    # The tree over bands keeps its slots in shared memory.
                     fits = 4 * 32 * 4 * -(-sums // 16) * together.bit_length() <= _SHARED_LIMIT
                     if fits and time < best_time:
                         best, best_time = (ob, cb, rb, sb, qu, min(4, tiles), together), time
                     if together >= bands:
                         break
                     together *= 2
+    assert best is not None  # one by one is always allowed
     return best
 
 

@@ -1,1 +1,1 @@
-"""The CPU backend, which launches kernels/numba. Imports here are absolute, so that `numba` is the library."""
+"""The CPU backend, which launches kernels/numba. Imports are absolute, so that `numba` is the library."""

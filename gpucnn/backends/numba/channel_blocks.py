@@ -25,6 +25,12 @@ def address(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
 
 
+def furthest(a: Three, b: Three) -> Three:
+    """The larger of both, axis by axis."""
+    depth, height, width = map(max, a, b)
+    return depth, height, width
+
+
 @dataclass(eq=False)
 class Blocks:
     """Values of `images` images, (C, *spatial) each, in the layout that their `before` and `after` borders give.
@@ -49,8 +55,7 @@ class Blocks:
 
     def reach(self, before: Three, after: Three) -> None:
         """Have at least such a border."""
-        self.before = tuple(map(max, self.before, before))
-        self.after = tuple(map(max, self.after, after))
+        self.before, self.after = furthest(self.before, before), furthest(self.after, after)
 
     @property
     def positions(self) -> int:
@@ -62,7 +67,8 @@ class Blocks:
 
     @property
     def padded(self) -> Three:
-        return tuple(b + s + a for b, s, a in zip(self.before, self.size, self.after, strict=True))
+        depth, height, width = (b + s + a for b, s, a in zip(self.before, self.size, self.after, strict=True))
+        return depth, height, width
 
     @property
     def pixel(self) -> int:

@@ -1,4 +1,4 @@
-"""Group norm and layer norm of the CPU backend."""
+"""Group norm and layer norm on the CPU backend."""
 
 import functools
 import math
@@ -6,72 +6,53 @@ import math
 import numpy as np
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numba.base import NumbaBase
+from gpucnn.backends.numba.layout import flat
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import positions_per_band
+from gpucnn.kernels.contract import BAND
 from gpucnn.kernels.numba import group_norm as kernels
 from gpucnn.kernels.numba import sums
 from gpucnn.kernels.numba.simd import LANES
 
-# Pieces of a group's channels that several threads may take: enough for batches of one block.
+# Pieces into which a group's channels are divided for threads: enough for batches of one block.
 _PARTS = 8
 
 
-class NumbaGroupNorm:
-    """See the protocol for what each method does."""
+class NumbaGroupNorm(NumbaBase):
+    """See LaneBackend for what each method does."""
 
-    def group_norm_statistics(self, x: Batch, groups: int) -> tuple[Batch, Batch]:
-        data = self._data(x).reshape(x.data.shape[0], groups, -1)
-        mean, var = (self._empty((len(data), groups, LANES)) for _ in range(2))
-        self._run(kernels.group_norm_statistics, data, mean, var, self._lane_slots(data.shape))
-        return x.like(mean), x.like(var)
+    def _group_norm_statistics(self, x: Batch, mean: Batch, var: Batch) -> None:
+        data = self._data(x).reshape(x.data.shape[0], mean.channels, -1)
+        self._run(kernels.group_norm_statistics, data, mean.data, var.data, self._lane_slots(data.shape))
 
     def _lane_slots(self, lines: tuple[int, int, int], *trees: int) -> np.ndarray:
-        """Waiting sums for a tree over the bands of each line of M values; `lines` is (block, group, M * 16)."""
-        bands = -(-lines[2] // (kernels.BAND * LANES))
+        """Scratch sums for a tree over the bands of each line of M values; `lines` is (block, group, M * 16)."""
+        bands = -(-lines[2] // (BAND * LANES))
         return self._empty((*lines[:2], *trees, sums.levels(bands), LANES), np.float64)
 
-    def group_norm(
-        self, x: Batch, mean: Batch, var: Batch, gamma: Array | None, beta: Array | None, eps: float, relu: bool = False
-    ) -> Batch:
-        y = self._like(x)
+    def _group_norm(self, x, mean, var, gamma, beta, eps, y: Batch, relu: bool) -> None:
         gamma, beta = _filled(gamma, x.channels, 1), _filled(beta, x.channels, 0)
         statistics = self._data(mean), self._data(var)
-        given = _flat(self._data(x)), *statistics, gamma, beta, np.float32(eps)
-        self._run(kernels.group_norm, *given, _flat(y.data), bool(relu), _parts(x, mean))
-        return y
+        arguments = flat(self._data(x)), *statistics, gamma, beta, eps
+        self._run(kernels.group_norm, *arguments, flat(y.data), relu, _parts(x, mean))
 
-    def group_norm_gradient(
-        self,
-        dy: Batch,
-        x: Batch,
-        mean: Batch,
-        var: Batch,
-        gamma: Array | None,
-        eps: float,
-        out_gamma: Array | None,
-        out_beta: Array | None,
-    ) -> Batch:
-        dx, groups = self._like(x), mean.channels
-        gradient, values, centre = _flat(self._data(dy)), _flat(self._data(x)), self._data(mean)
+    def _group_norm_gradient(self, dy, x, mean, var, gamma, eps, out_gamma, out_beta, dx: Batch) -> None:
+        groups = mean.channels
+        gradient, values, center = flat(self._data(dy)), flat(self._data(x)), self._data(mean)
         factor = _filled(gamma, x.channels, 1)
         a, b, inv = (self._empty((len(values), groups, LANES)) for _ in range(3))
         lines = len(values), groups, values[0].size // groups
-        given = gradient, values, centre, self._data(var), factor, np.float32(eps)
-        self._run(kernels.group_norm_means, *given, a, b, inv, self._lane_slots(lines, 2))
-        given = gradient, values, centre, inv
-        self._run(kernels.group_norm_gradient, *given, factor, a, b, _flat(dx.data), _parts(x, mean))
+        inputs = gradient, values, center, self._data(var), factor, eps
+        self._run(kernels.group_norm_means, *inputs, a, b, inv, self._lane_slots(lines, 2))
+        arguments = gradient, values, center, inv
+        self._run(kernels.group_norm_gradient, *arguments, factor, a, b, flat(dx.data), _parts(x, mean))
         if gamma is not None:
             band = positions_per_band(x.spatial)
             terms = max(-(-math.prod(x.spatial) // band), len(values))
             slots = self._empty((x.channels, 4, sums.levels(terms)), np.float64)
-            wanted = out_gamma, out_beta, x.images, band, slots
-            self._run(kernels.group_norm_parameter_gradients, *given, *wanted)
-        return dx
-
-
-def _flat(data: np.ndarray) -> np.ndarray:
-    """(block, C, *spatial, lane) as (block, C, positions * lanes)."""
-    return data.reshape(*data.shape[:2], -1)
+            outputs = out_gamma, out_beta, x.images, band, slots
+            self._run(kernels.group_norm_parameter_gradients, *arguments, *outputs)
 
 
 def _parts(x: Batch, mean: Batch) -> int:

@@ -21,6 +21,10 @@ class Helpers:
     """The helpers of this process. Only the thread that holds `lock` may post a program in the `mailbox`."""
 
     def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Without any helper yet, as in a process that has just started."""
         self.lock = threading.Lock()
         self._memory = aligned(program.MAILBOX // 8, np.int64)
         self.mailbox = address(self._memory)
@@ -60,4 +64,4 @@ class Helpers:
 helpers = Helpers()
 if hasattr(os, "register_at_fork"):
     # Threads do not survive in a child, and somebody may have held the lock.
-    os.register_at_fork(after_in_child=helpers.__init__)
+    os.register_at_fork(after_in_child=helpers.begin)

@@ -8,7 +8,7 @@ from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.numba.channel_blocks import aligned
 from gpucnn.backends.numba.lowering import Lowered
 from gpucnn.backends.spatial import three
-from gpucnn.inference.trace import Graph
+from gpucnn.inference.graph import Graph
 from gpucnn.kernels.numba import channel_maps as maps
 
 # The largest map with the next one should stay in the third cache, for all images at once.
@@ -31,7 +31,7 @@ class NumbaInference:
 
 
 class NativePlan:
-    """See gpucnn.inference.plans.Plan."""
+    """See gpucnn.inference.Plan."""
 
     def __init__(self, graph: Graph, count: int, preparation: Augmentation, image_shape: tuple[int, ...], threads: int):
         same = preparation == NO_AUGMENTATION and image_shape == graph.nodes[0].shape

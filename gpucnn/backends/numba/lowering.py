@@ -16,7 +16,7 @@ from gpucnn.backends.numba.sums import OPERATIONS, Sum, Sums, borders, is_depthw
 from gpucnn.backends.spatial import positions_per_band, window3d
 from gpucnn.geometry import pool_counts
 from gpucnn.inference import Unplannable
-from gpucnn.inference.trace import Graph, Node
+from gpucnn.inference.graph import Graph, Node
 from gpucnn.kernels.numba import channel_conv as conv
 from gpucnn.kernels.numba import channel_group_norm
 from gpucnn.kernels.numba import channel_maps as maps
@@ -138,7 +138,7 @@ class Lowered(Sums):
                 self._free.setdefault(value.geometry, []).append(value.memory)
 
     def _final_readers(self, node: Node) -> tuple[Node, ...]:
-        found = []
+        found: list[Node] = []
         for reader in self._readers[id(node)]:
             if reader.operation == "reshape" and self._is_free(reader):
                 found += self._final_readers(reader)
@@ -226,13 +226,11 @@ class Lowered(Sums):
         return calls
 
     def _elementwise(self, node: Node, y: Blocks) -> list[tuple]:
-        numbers = aligned(16)
-        numbers[: len(node.settings["numbers"])] = node.settings["numbers"]
-        if node.settings["name"] not in maps.VALUES or len(node.settings["numbers"]) > 1:
-            raise Unplannable(node.settings["name"])
-        if node.settings["name"] != "relu":
-            self.cycles += y.images * y.blocks * y.positions * 60
-        return self._map(maps.elementwise_of(node.settings["name"]), node, y, [self.program.keep(numbers)])
+        name, settings = node.settings["name"], node.settings["numbers"]
+        numbers = aligned(LANES)
+        numbers[: len(settings)] = settings
+        self.cycles += y.images * y.blocks * y.positions * (4 if name == "relu" else 60)
+        return self._map(maps.elementwise_of(name, len(settings)), node, y, [self.program.keep(numbers)])
 
     def _add(self, node: Node, y: Blocks) -> list[tuple]:
         calls = self._map(maps.add_maps, node, y, [int(node.settings["relu"])])
@@ -273,7 +271,7 @@ class Lowered(Sums):
 
     def _resample(self, node: Node, y: Blocks) -> list[tuple]:
         axis = node.settings["axis"] + 3 - (len(node.shape) - 1)
-        first, position, weight, start = as_arrays(node.settings["table"])
+        first, position, weight, start = as_arrays(node.settings["taps"])
         arrays = [self.program.keep(np.ascontiguousarray(a)) for a in (first, position, weight, start)]
         self.cycles += y.images * y.blocks * y.positions * 20
         return self._map(maps.resample, node, y, [axis, *arrays])

@@ -1,4 +1,4 @@
-"""How many multiply-adds a second this processor can do, measured: what the throughput of kernels is compared with."""
+"""The processor's measured peak of multiply-adds per second, with which the kernels' throughput is compared."""
 
 from collections.abc import Callable
 from time import perf_counter
@@ -14,9 +14,9 @@ _ROUNDS = 200_000
 
 
 def fma_burst(threads: int) -> tuple[Callable[[], None], int]:
-    """(burst, operations): each call of `burst` does so many float32 operations on `threads` threads.
+    """(burst, operations): each call of `burst` does `operations` float32 operations on `threads` threads.
 
-    A multiply-add counts as two. Less than a millisecond. Nothing is read from or written to memory meanwhile.
+    A multiply-add counts as two. Takes less than a millisecond, without access to memory.
     """
     count = accumulators()
     burst = fma_burst_of(count)
@@ -31,7 +31,7 @@ def fma_burst(threads: int) -> tuple[Callable[[], None], int]:
 
 
 def fma_peak(threads: int, seconds: float = 0.5) -> float:
-    """Float32 operations a second on `threads` threads: the best burst within `seconds`."""
+    """Float32 operations per second on `threads` threads: the best burst within `seconds`."""
     burst, operations = fma_burst(threads)
     burst()
     best, until = float("inf"), perf_counter() + seconds

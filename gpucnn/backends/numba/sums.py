@@ -2,16 +2,17 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpucnn.backends.numba.channel_blocks import Blocks, address, aligned
+from gpucnn.backends.numba.channel_blocks import Blocks, Three, address, aligned, furthest
 from gpucnn.backends.numba.tiles import accumulators
 from gpucnn.backends.numba.tiling import Arrangement, Tile, arrange, arranged, pixels_of
 from gpucnn.backends.spatial import phases, three, window3d
 from gpucnn.geometry import Window
-from gpucnn.inference.trace import Node
+from gpucnn.inference.graph import Node
 from gpucnn.kernels.numba import channel_conv as conv
 from gpucnn.kernels.numba.simd import LANES
 
@@ -96,23 +97,29 @@ def is_depthwise(node: Node) -> bool:
     return groups == len(w) and w.shape[1] == 1 and groups > 1
 
 
-def borders(node: Node, size: tuple[int, int, int]) -> tuple[tuple, tuple]:
+def borders(node: Node, size: Three) -> tuple[Three, Three]:
     """How far an operation of OPERATIONS looks past its input of `size`, (before, after)."""
-    before, after = (0, 0, 0), (0, 0, 0)
+    before: Three = (0, 0, 0)
+    after: Three = (0, 0, 0)
     if node.operation == "conv":
         w = window3d(node.settings["window"])
         sizes = zip(w.output, w.stride, w.kernel, w.dilation, w.before, strict=True)
         last = [(o - 1) * s + (k - 1) * d - b for o, s, k, d, b in sizes]
-        before, after = w.before, tuple(max(0, far - i + 1) for far, i in zip(last, size, strict=True))
+        before, after = w.before, _past(last, size)
     elif node.operation == "transposed conv":
         w = window3d(node.settings["window"])
         for phase in phases(node.settings["window"]):
             pixels = [len(range(i)[part]) for part, i in zip(phase.pixels, w.input, strict=True)]
             taps = [len(range(k)[part]) for part, k in zip(phase.taps, w.kernel, strict=True)]
             last = [p - 1 + (t - 1) * d - b for p, t, d, b in zip(pixels, taps, phase.dilation, phase.before)]
-            before = tuple(map(max, before, phase.before))
-            after = tuple(max(a, far - i + 1) for a, far, i in zip(after, last, size, strict=True))
+            before, after = furthest(before, phase.before), furthest(after, _past(last, size))
     return before, after
+
+
+def _past(last: list[int], size: Three) -> Three:
+    """How far the last pixels read are past a map of `size`."""
+    depth, height, width = (max(0, far - i + 1) for far, i in zip(last, size, strict=True))
+    return depth, height, width
 
 
 class Sums:
@@ -123,6 +130,10 @@ class Sums:
     cycles: float
     program: "Program"
     _packs: list[tuple]
+    # Lowered's own.
+    _value: Callable[[Node], Blocks]
+    _seen_through: Callable[[Node], Node]
+    _norm_arrays: Callable[[Node], list[int]]
 
     def _sum(self, stage: Sum, y: Blocks) -> list[tuple]:
         make = {"conv": self._conv, "dense": self._dense, "transposed conv": self._transposed}
@@ -247,7 +258,9 @@ class Sums:
     def _terms(self, found: Arrangement, channels: list[int], taps: list[int]) -> dict[int, int]:
         """Tables of the terms: those of all tiles that have the same taps stand in one place."""
         kinds, which = np.unique(found.taps, axis=0, return_inverse=True)
-        table, starts, counts = [], [], []
+        table: list[np.ndarray] = []
+        starts: list[int] = []
+        counts: list[int] = []
         places = np.add.outer(np.array(channels, np.int64), np.array(taps, np.int64))
         weights = np.arange(places.size, dtype=np.int64).reshape(places.shape) * found.tile.vectors * LANES * 4
         for kind in kinds:

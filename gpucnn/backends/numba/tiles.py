@@ -1,7 +1,7 @@
-"""Which register tile a CPU kernel uses, by shape.
+"""The choice of a CPU kernel's register tile by shape.
 
-Time is counted in cycles of a core that issues two vector multiply-adds a cycle and needs about eight in flight. Tiles
-at the end of an axis overlap their neighbours, so an uneven axis costs whole tiles.
+Time is in cycles of a core that issues two vector multiply-adds per cycle and needs about eight in flight. Tiles at
+the end of an axis overlap their neighbors, so an uneven axis costs whole tiles.
 """
 
 import functools
@@ -10,8 +10,10 @@ import math
 
 import numpy as np
 
-# Each tile is a kernel to compile, so there are few. Their accumulators must stay in registers beside the operands: 24
-# of 32 where a register holds the 16 lanes (AVX-512), 6 where they take two of 16 (AVX2) or four of 32 (NEON).
+from gpucnn.arithmetic.sums import BAND
+
+# Each tile is a kernel to compile, so there are few. Their accumulators must fit in registers next to the operands: 24
+# of 32 if a register holds the 16 lanes (AVX-512), 6 if the lanes take two of 16 (AVX2) or four of 32 (NEON).
 _BROADCAST = {
     24: ((1, 1), (1, 8), (2, 4), (4, 1), (4, 4), (4, 5), (6, 2), (8, 1), (8, 2)),
     6: ((1, 1), (1, 4), (1, 6), (2, 1), (2, 3), (3, 2), (4, 1), (6, 1)),
@@ -21,12 +23,11 @@ _PRODUCT = {
     6: ((1, 1, 1), (1, 1, 3), (1, 1, 5), (6, 1, 1), (3, 2, 1), (2, 1, 3)),
 }
 _TREE_CYCLES = 45
-_POSITIONS = 64
 
 
 @functools.cache
 def accumulators() -> int:
-    """How many 16-lane accumulators a tile may have on this processor, as Numba will compile for it."""
+    """The number of 16-lane accumulators that a tile may have, for the features that Numba compiles for."""
     from numba.core.registry import cpu_target
 
     _, _, features = cpu_target.target_context.codegen().magic_tuple()
@@ -34,10 +35,10 @@ def accumulators() -> int:
 
 
 def _cycles(scalars: int, vectors: int, taps: int = 3) -> float:
-    """One step of a tile of `scalars` by `vectors` accumulators, fitted to what was measured.
+    """Cycles of one step of a tile of `scalars` by `vectors` accumulators, fitted to measurements.
 
     The multiply-adds, of which eight must be in flight; a share of each load, larger for vectors, which come from the
-    second cache once for all taps of a row; and what tiles that fill the registers cost the compiler.
+    second-level cache once for all taps of a row; and a penalty for tiles that fill the registers.
     """
     products = scalars * vectors
     return max(products / 2, 4) + 0.1 * scalars + 0.75 * vectors / max(taps, 1) + (1.2 if products > 20 else 0)
@@ -47,8 +48,8 @@ def _cycles(scalars: int, vectors: int, taps: int = 3) -> float:
 def broadcast_tile(outputs: int, pixels: int, row: tuple[int, int, int, int, int] = (1, 1, 1, 0, 1)) -> tuple[int, int]:
     """(OB, QB) for `outputs` output channels by rows of `pixels` pixels.
 
-    `row` is (input width, taps, stride, padding before, dilation) along the row: a tile leaves out the taps that reach
-    outside the image for all of its pixels, so narrow tiles waste less at the edges.
+    `row` is (input width, taps, stride, padding before, dilation) along the row: a tile skips the taps that are outside
+    the image for all of its pixels, so narrow tiles waste less at the edges.
     """
     width, taps, stride, before, dilation = row
 
@@ -64,23 +65,23 @@ def broadcast_tile(outputs: int, pixels: int, row: tuple[int, int, int, int, int
     return min((t for t in _BROADCAST[accumulators()] if t[0] <= outputs and t[1] <= pixels), key=cost)
 
 
-# (OB, QB) of convolution by whole kernel rows. A row's QB + KW - 1 pixels are in registers beside the accumulators, so
-# only AVX-512's 32 hold such tiles.
+# (OB, QB) of convolution by whole kernel rows. A row's QB + KW - 1 pixels are in registers next to the accumulators, so
+# such tiles fit only in AVX-512's 32.
 _ROWS = {24: ((1, 8), (2, 7), (2, 8), (3, 5), (4, 4)), 6: ()}
 _ROW_WIDTHS = (3, 5)
-# The strip of input rows should stay in the second cache, with room for weights and outputs.
+# The strip of input rows should fit in the second-level cache, with room for weights and outputs.
 _STRIP_BYTES = 640 << 10
-# The weight gradient reads a strip in long runs, which may come from the third.
+# The weight gradient reads a strip in long runs, which may come from the third level.
 _BAND_STRIP_BYTES = 2 << 20
 
 
 @functools.cache
 def row_tile(outputs: int, pixels: int, width: int, outside: tuple[int, int]) -> tuple[int, int] | None:
-    """(OB, QB) for `outputs` output channels by rows of `pixels` pixels and kernels so many taps wide; None where none
+    """(OB, QB) for `outputs` output channels by rows of `pixels` pixels and kernels `width` taps wide; None if no tile
     fits.
 
-    `outside` counts the pixels seen before and behind the image. Below four output channels, copying the input costs
-    more than reading it rarely would.
+    `outside` is the number of pixels read before and after the image. Below four output channels, copying the input
+    costs more than it saves.
     """
     if width not in _ROW_WIDTHS or outputs < 4 or min(outside) < 0 or max(outside) >= width:
         return None
@@ -97,10 +98,10 @@ def row_tile(outputs: int, pixels: int, width: int, outside: tuple[int, int]) ->
 
 
 def strip_depth(channels: int, line: int, taps: int, rows: int, images: int, threads: int) -> int:
-    """How many of `rows` output rows a unit of work takes, for strips of `channels` lines of `line` pixels of 16
+    """The number of output rows, of `rows`, per unit of work, for strips of `channels` lines of `line` pixels of 16
     images.
 
-    `images` counts blocks times groups: there should be a few units for each thread.
+    `images` is blocks times groups: there should be a few units per thread.
     """
     fits = _STRIP_BYTES // (channels * line * 64) - (taps - 1)
     parts = max(-(-4 * threads // images), -(-rows // max(1, fits)))
@@ -113,7 +114,7 @@ _POOLED = {24: ((6, 2), (4, 2), (1, 4), (1, 2)), 6: ((1, 2),)}
 
 @functools.cache
 def pooled_tile(outputs: int, pixels: int) -> tuple[int, int]:
-    """(OB, QB), QB even, for convolution with 2x2 max pooling; `pixels` counts those of a line before pooling."""
+    """(OB, QB), QB even, for convolution with 2x2 max pooling; `pixels` is the length of a line before pooling."""
 
     def cost(tile):
         ob, qb = tile
@@ -130,13 +131,13 @@ def product_tile(outputs: int, channels: int, taps: int) -> tuple[int, int, int]
         ob, cb, sb = tile
         number = math.ceil(outputs / ob) * math.ceil(channels / cb) * math.ceil(taps / sb)
         trees = math.ceil(ob * cb * sb / 16) * _TREE_CYCLES
-        return number * (_POSITIONS * _cycles(ob, cb * sb) + trees)
+        return number * (BAND * _cycles(ob, cb * sb) + trees)
 
     fitting = (t for t in _PRODUCT[accumulators()] if t[0] <= outputs and t[1] <= channels and t[2] <= taps)
     return min(fitting, key=cost)
 
 
-# (OB, CB) of the weight gradient by whole kernel rows, for each width of a kernel; a step holds its pixels beside them.
+# (OB, CB) of the weight gradient by whole kernel rows, by kernel width; a step's pixels are in registers too.
 _GRADIENT_ROWS = {24: {3: ((1, 1), (2, 1), (4, 1), (4, 2), (8, 1)), 5: ((1, 1), (2, 1), (2, 2), (4, 1))}, 6: {}}
 
 
@@ -144,9 +145,9 @@ _GRADIENT_ROWS = {24: {3: ((1, 1), (2, 1), (4, 1), (4, 2), (8, 1)), 5: ((1, 1), 
 def gradient_row_tile(
     outputs: int, channels: int, width: int, pixels: int, outside: tuple[int, int]
 ) -> tuple[int, int] | None:
-    """(OB, CB) for the weight gradient of `outputs` by `channels` by kernels so many taps wide; None where none fits.
+    """(OB, CB) for the weight gradient of `outputs` by `channels` by kernels `width` taps wide; None if none fits.
 
-    `pixels` counts a row of the output, `outside` what its windows see before and behind the image.
+    `pixels` is the length of an output row, `outside` the pixels that its windows read before and after the image.
     """
     if min(outside) < 0 or max(outside) >= width or sum(outside) > pixels:
         return None
@@ -155,25 +156,23 @@ def gradient_row_tile(
         ob, cb = tile
         trees = math.ceil(ob * cb * width / 16) * _TREE_CYCLES
         steps = max(ob * cb * width / 2, 4) + 0.3 * ob + 0.7 * cb
-        return math.ceil(outputs / ob) * math.ceil(channels / cb) * (_POSITIONS * steps + trees)
+        return math.ceil(outputs / ob) * math.ceil(channels / cb) * (BAND * steps + trees)
 
     tiles = _GRADIENT_ROWS[accumulators()].get(width, ())
     return min((t for t in tiles if t[0] <= outputs and t[1] <= channels), key=cost, default=None)
 
 
 def strip_bands(channels: int, line: int, taps: int, band: int, bands: int) -> int:
-    """Under how many bands of so many rows the input is copied at once: few copies,
-    but not many times the second cache.
-    """
+    """The number of bands of `band` rows whose input is copied at once: few copies, but of limited size."""
     fits = _BAND_STRIP_BYTES // (channels * line * 64) - (taps - 1)
     return min(bands, max(1, fits // band))
 
 
 @functools.cache
 def corners(tile: tuple[int, ...], sizes: tuple[int, ...]) -> np.ndarray:
-    """Where the weight gradient's tiles start: int64 (tiles, 5) of (o, c, a, r, s), the taps fastest.
+    """The first element of each tile of the weight gradient: int64 (tiles, 5) of (o, c, a, r, s), the taps fastest.
 
-    `tile` is (OB, CB, SB) and `sizes` (O/group, C/group, KD, KH, KW). The last tile of an axis overlaps its neighbour.
+    `tile` is (OB, CB, SB) and `sizes` (O/group, C/group, KD, KH, KW). The last tile of an axis overlaps its neighbor.
     """
     outputs, channels, kd, kh, kw = sizes
 

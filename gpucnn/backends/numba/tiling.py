@@ -99,14 +99,14 @@ def arrange(
     found = None
     for tile, group in itertools.product(fitting, sorted(groups)):
         size = max(pool, tile.together)
-        seen = inside.reshape(-1, size, inside.shape[1]).any(axis=1)
+        seen = np.any(inside.reshape(-1, size, inside.shape[1]), axis=1)
         if tile.taps > 1:
-            rows = seen.reshape(len(seen), -1, tile.taps).any(axis=2, keepdims=True)
+            rows = np.any(seen.reshape(len(seen), -1, tile.taps), axis=2, keepdims=True)
             seen = np.broadcast_to(rows, (*rows.shape[:2], tile.taps)).reshape(seen.shape)
         for order in _orders(seen, group):
             number = -(-len(order) * size // tile.pixels)
             cells = order[np.minimum(np.arange(number * (tile.pixels // size)), len(order) - 1)].reshape(number, -1)
-            kinds = seen[cells % len(seen)].any(axis=1)
+            kinds = np.any(seen[cells % len(seen)], axis=1)
             one = int(kinds.sum()) * channels * tile.cycles + number * tile.end
             cycles = -(-images // group) * -(-blocks // tile.vectors) * one
             if found is None or cycles < found.cycles:
@@ -159,7 +159,7 @@ def arranged(
     `near`: neighbouring pixels and taps of a row are as far apart as there are kernels for.
     """
     width = (pool.kernel if pool else window.output)[-1] if window.output else 1
-    settings = {"pool": int(np.prod(pool.kernel)) if pool else 1, "depthwise": depthwise}
-    if near:
-        settings |= {"run": width, "taps": window.kernel[-1]}
-    return arrange(taps_inside(window, pool), channels, images, blocks, **settings)
+    run, taps = (width, window.kernel[-1]) if near else (1, 1)
+    size = int(np.prod(pool.kernel)) if pool else 1
+    inside = taps_inside(window, pool)
+    return arrange(inside, channels, images, blocks, pool=size, run=run, taps=taps, depthwise=depthwise)

@@ -1,20 +1,15 @@
 """Maps along one spatial axis on the readable GPU backend."""
 
-import math
-
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numba_cuda.base import NumbaCudaBase
 from gpucnn.kernels.numba_cuda import resampling
 from gpucnn.kernels.numba_cuda.compiler import LANES
 from gpucnn.resampling import AxisTaps, as_arrays
 
 
-class NumbaCudaResampling:
-    """`resample_axis` of the protocol, for NumbaCudaBackend."""
+class NumbaCudaResampling(NumbaCudaBase):
+    """See LaneBackend for what each method does."""
 
-    def resample_axis(self, x: Batch, axis: int, table: AxisTaps) -> Batch:
-        before, after = x.spatial[:axis], x.spatial[axis + 1 :]
-        y = x.like(self._empty((*x.data.shape[:2], *before, table.output, *after, LANES)))
-        tables = map(self.array, as_arrays(table))
-        sizes = table.input, table.output, math.prod(after) * LANES
-        self._run(resampling.resample_axis, y.data.size, self._flat(x), self._flat(y), *tables, *sizes)
-        return y
+    def _resample_axis(self, x: Batch, y: Batch, taps: AxisTaps, after: int) -> None:
+        arrays = self._flat(x), self._flat(y), *map(self.array, as_arrays(taps))
+        self._run(resampling.resample_axis, y.data.size, *arrays, taps.input, taps.output, after * LANES)

@@ -1,1 +1,4 @@
-"""NumPy: the specification in exact math (exact.py), and what BLAS makes of the same operations (fast.py)."""
+"""NumPy: the specification in exact math (exact/), and the same operations with BLAS (fast/).
+
+Both have the file names of kernels/; what they share is in this folder.
+"""

@@ -3,15 +3,16 @@
 import numpy as np
 
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.numpy.base import NumpyBase
+from gpucnn.backends.numpy.norm import per_channel
 
 
-class NumpyChannels:
+class NumpyChannels(NumpyBase):
     """Part of NumpyBase; see the protocol for what each method does."""
 
     def add_bias(self, x: Batch, bias: np.ndarray, relu: bool = False) -> Batch:
         zero = self.dtype.type(0)
-        y = x.like((x.data + bias.reshape(-1, *(1,) * (x.data.ndim - 2))) + zero)
-        return self.relu(y) if relu else y
+        return self.rectified(x.like((x.data + per_channel(bias, x)) + zero), relu)
 
     def concatenate(self, batches: list[Batch]) -> Batch:
         return batches[0].like(np.concatenate([batch.data for batch in batches], axis=1))

@@ -1,6 +1,4 @@
-"""Loading images by the contract, in NumPy: gathered, cropped or shifted, mirrored, normalised,
-cut out (rules 5, 10).
-"""
+"""Loading images with augmentation in NumPy: rules 5 and 10."""
 
 import numpy as np
 
@@ -11,17 +9,17 @@ from gpucnn.backends.augmentation import Augmentation
 def load_images(
     images: np.ndarray, chosen: np.ndarray, augmentation: Augmentation, seed: int, step: np.ndarray | None
 ) -> np.ndarray:
-    """images[chosen] as `augmentation` says, (count, C, *output), in the images' type."""
+    """images[chosen] with `augmentation`, (count, C, *output), in the images' type."""
     if augmentation.only_shifts and (augmentation.shift == 0 or step is None):
         return images[chosen]
     count, sizes = len(chosen), images.shape[2:]
     output, axes = augmentation.output(sizes), len(sizes)
-    number = None if step is None else int(step[0])
 
     def draw(purpose: int, values: int = axes) -> np.ndarray:
         """24 random bits for each image and axis, (count, axes)."""
-        drawn = words(seed, np.arange(count * values, dtype=np.uint64), number, purpose).astype(np.int64) >> 8
-        return drawn.reshape(count, values)
+        assert step is not None
+        drawn = words(seed, np.arange(count * values, dtype=np.uint64), int(step[0]), purpose)
+        return (drawn.astype(np.int64) >> 8).reshape(count, values)
 
     def along(values: np.ndarray, axis: int) -> np.ndarray:
         """(count or 1, size), shaped to broadcast as (count, C, *spatial) with its second axis along `axis`."""
@@ -32,14 +30,14 @@ def load_images(
     room = np.array(sizes, np.int64) - np.array(output, np.int64)
     shift, cut = augmentation.shift, None
     origins = np.tile(room // 2, (count, 1))  # the input pixel at the output's first
-    if number is not None and augmentation.crop is not None:
+    if step is not None and augmentation.crop is not None:
         origins = (draw(CROP) * (room + 2 * shift + 1) >> 24) - shift
-    elif number is not None:
+    elif step is not None:
         origins = shift - (draw(SHIFT) * (2 * shift + 1) >> 24)
     mirrored = np.zeros(count, bool)
-    if number is not None and augmentation.flip:
+    if step is not None and augmentation.flip:
         mirrored = draw(FLIP, 1)[:, 0] >> 23 == 1
-    if number is not None and augmentation.cutout:
+    if step is not None and augmentation.cutout:
         cut = (draw(CUTOUT) * np.array(output, np.int64) >> 24) - augmentation.cutout // 2
 
     index = [along(chosen[:, None], 1), along(np.arange(images.shape[1])[None], 1)]

@@ -1,0 +1,231 @@
+"""Argument checks, all in one place. Each returns a plain Python value or raises an error of one sentence: what arrived
+and what was expected.
+
+Integers and numbers may be Python's or NumPy's. Nothing is converted silently: booleans are not numbers, numbers and
+strings are not booleans, strings are not numbers, and numbers that overflow float32, which devices use, are refused.
+"""
+
+import numbers
+from collections.abc import Iterable, Mapping, Set
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from gpucnn.errors import ConfigurationError, DTypeError, GpucnnError, ShapeError
+
+_LARGEST_INTEGER = 2**31 - 1  # sizes are int32 in kernels
+_LARGEST_NUMBER = float(np.finfo(np.float32).max)
+
+
+def shown(value: Any) -> str:
+    """`value` as error messages show it: on one line, shortened."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # an integer with more digits than Python prints; objects whose repr fails
+        return f"a {type(value).__name__} that cannot be printed"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def refuse(name: str, value: Any, expected: str, error: type[GpucnnError] = ConfigurationError) -> GpucnnError:
+    """The error to raise for a `value` that is not `expected`; the message includes its type."""
+    if isinstance(value, (bool, np.bool_)):
+        return error(f"{name} is {shown(value)}, a boolean; give {expected}")
+    kind = "" if value is None else f" of type {type(value).__name__}"
+    return error(f"{name} is {shown(value)}{kind}; give {expected}")
+
+
+# ---- single values ---------------------------------------------------------------------------------------------------
+
+
+def integer(name: str, value: Any, least: int = 1, most: int = _LARGEST_INTEGER) -> int:
+    """An integer from `least` to `most`."""
+    expected = "a positive integer" if least == 1 else f"an integer of {least} or more"
+    if most != _LARGEST_INTEGER:
+        expected = f"an integer from {least} to {_power(most)}"
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise refuse(name, value, expected)
+    plain = int(value)
+    if not least <= plain <= most:
+        limit = f", at most {_power(most)}" if plain > most == _LARGEST_INTEGER else ""
+        raise ConfigurationError(f"{name} is {shown(plain)}; give {expected}{limit}")
+    return plain
+
+
+def seed(value: Any) -> int:
+    """A seed: 64 bits."""
+    return integer("seed", value, 0, 2**64 - 1)
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+) -> float:
+    """A finite number within bounds, also in float32; `least` and `most` are inclusive, `above` and `below` are not."""
+    expected = _range(least, above, most, below)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise refuse(name, value, expected)
+    try:
+        wide = float(value)
+    except OverflowError:
+        wide = float("inf")
+    if not abs(wide) <= _LARGEST_NUMBER:
+        raise ConfigurationError(f"{name} is {shown(value)}; give {expected}, within the range of float32")
+    outside = (least is not None and wide < least) or (most is not None and wide > most)
+    single = float(np.float32(wide))
+    for bounded in (wide, single):
+        if outside or (above is not None and bounded <= above) or (below is not None and bounded >= below):
+            rounded = "" if bounded == wide else f", which is {single:g} in float32"
+            raise ConfigurationError(f"{name} is {shown(value)}{rounded}; give {expected}")
+    return wide
+
+
+def epsilon(value: Any) -> float:
+    """`eps` of a normalization or of Adam. Zero is refused: without variance, or before any nonzero gradient, it would
+    give 0 / 0.
+    """
+    return number("eps", value, above=0)
+
+
+def truth(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise refuse(name, value, "True or False")
+    return bool(value)
+
+
+def one_of(name: str, value: Any, choices: Iterable[str], *, optional: bool = False, note: str = "") -> Any:
+    """One of the strings in `choices`, or None if `optional`. `note`, which explains them, ends the error message."""
+    if (value is None and optional) or (isinstance(value, str) and value in choices):
+        return value
+    raise ConfigurationError(f"{name} is {shown(value)}; use one of {', '.join(choices)}{', or None' * optional}{note}")
+
+
+def instance(name: str, value: Any, kinds: type | tuple[type, ...], example: str, *, optional: bool = False) -> Any:
+    """An instance of one of `kinds`, or None if `optional`. `example` describes a valid value."""
+    if (value is None and optional) or isinstance(value, kinds):
+        return value
+    raise refuse(name, value, f"{example}{', or None' * optional}")
+
+
+def text(name: str, value: Any) -> str:
+    """A string."""
+    return instance(name, value, str, "text")
+
+
+def path(name: str, value: Any) -> Any:
+    """The path of a file or folder."""
+    return instance(name, value, (str, PathLike), "a path")
+
+
+# ---- several values --------------------------------------------------------------------------------------------------
+
+
+def sequence(name: str, value: Any, expected: str, error: type[GpucnnError] = ConfigurationError) -> list:
+    """The entries of a list, tuple, array or other iterable, but not of a string, dictionary or set."""
+    if not _is_iterable(value):
+        raise refuse(name, value, expected, error)
+    return list(value)
+
+
+def each_axis(name: str, value: Any, axes: int | None = None, least: int = 1) -> int | tuple[int, ...]:
+    """One integer for all spatial axes, or a tuple of one per axis, as passed; `axes` None allows any number."""
+    if not _is_iterable(value):
+        return integer(name, value, least)
+    values = tuple(integer(name, entry, least) for entry in value)
+    if axes is not None and len(values) != axes:
+        raise ShapeError(
+            f"{name} {values} has {len(values)} entries for {axes} spatial axes; give one integer or one per axis"
+        )
+    return values
+
+
+def per_axis(name: str, value: Any, axes: int, least: int = 1) -> tuple[int, ...]:
+    """One integer per axis, from one integer for all axes or a sequence."""
+    values = each_axis(name, value, axes, least)
+    return values if isinstance(values, tuple) else (values,) * axes
+
+
+def padding(value: Any, axes: int | None = None, words: tuple[str, ...] = ()) -> Any:
+    """A padding as passed: one of `words`, one integer, or per axis an integer or a (before, after) pair."""
+    forms = "an integer, one per axis, or (before, after) per axis"
+    if isinstance(value, str):
+        if value in words:
+            return value
+        quoted = "".join(f'"{word}", ' for word in words)
+        raise ConfigurationError(f"padding is {shown(value)}; give {quoted}{forms}")
+    if not _is_iterable(value):
+        return integer("padding", value, 0)
+    sides = tuple(_side(side) for side in value)
+    if axes is not None and len(sides) != axes:
+        raise ShapeError(
+            f"padding {shown(value)} has {len(sides)} entries for {axes} spatial axes; give one integer or one "
+            "(before, after) pair per axis"
+        )
+    return sides
+
+
+def image_shape(name: str, value: Any) -> tuple[int, ...]:
+    """The shape of one image, (C, *spatial), or of flat values, (C,)."""
+    sizes = sequence(name, value, "the shape of one image, such as (3, 32, 32)")
+    if not sizes:
+        raise ShapeError(f"{name} is (); give the shape of one image, such as (3, 32, 32)")
+    return tuple(integer(f"each size of {name}", size) for size in sizes)
+
+
+def array(name: str, value: Any) -> np.ndarray:
+    """`value` as a NumPy array: an array, nested lists, anything with __dlpack__ or __array__.
+
+    Raises DTypeError for anything else.
+    """
+    if isinstance(value, np.ndarray):
+        return np.asarray(value)
+    try:
+        if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
+            on_cpu = value.__dlpack_device__()[0] == 1  # kDLCPU of dlpack.h
+            return np.from_dlpack(value) if on_cpu else np.from_dlpack(value, device="cpu")
+        return np.asarray(value)
+    except Exception as error:  # foreign arrays raise anything from BufferError to RuntimeError
+        reason = " ".join(str(error).split())
+        raise DTypeError(
+            f"{name} is a {type(value).__name__} that cannot be read as an array ({reason}); give a NumPy array, or a "
+            "detached tensor with __dlpack__ or __array__"
+        ) from error
+
+
+# ---- wording ---------------------------------------------------------------------------------------------------------
+
+
+def _is_iterable(value: Any) -> bool:
+    single = isinstance(value, (str, bytes, Mapping, Set)) or (isinstance(value, np.ndarray) and value.ndim == 0)
+    return isinstance(value, Iterable) and not single
+
+
+def _side(side: Any) -> int | tuple[int, int]:
+    if not _is_iterable(side):
+        return integer("padding", side, 0)
+    pair = tuple(integer("padding", entry, 0) for entry in side)
+    if len(pair) != 2:
+        raise ShapeError(f"padding {shown(side)} of one axis has {len(pair)} entries; give (before, after)")
+    return pair
+
+
+def _power(value: int) -> str:
+    bits = value.bit_length()
+    return f"2**{bits} - 1" if bits > 30 and value == 2**bits - 1 else str(value)
+
+
+def _range(least: float | None, above: float | None, most: float | None, below: float | None) -> str:
+    if above is not None:
+        start = f"above {above:g}"
+        return f"a number {start}" + (f" and below {below:g}" if below is not None else "")
+    if least is None:
+        return "a finite number"
+    if below is not None:
+        return f"a number from {least:g} up to, not including, {below:g}"
+    return f"a number of {least:g} or more" if most is None else f"a number from {least:g} to {most:g}"

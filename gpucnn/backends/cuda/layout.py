@@ -1,0 +1,16 @@
+"""Sizes and types as the CUDA kernels take them."""
+
+import numpy as np
+
+LANES = 32
+HALVES = 2  # blocks of 16 images, the contract's, in a block of 32 lanes
+i32, i64, u32, u64, f32 = np.int32, np.int64, np.uint32, np.uint64, np.float32
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def axes(sizes) -> str:
+    """The C++ type with one number per spatial axis."""
+    return f"Axes<{', '.join(map(str, sizes))}>"

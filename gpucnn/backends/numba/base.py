@@ -1,0 +1,115 @@
+"""Memory and launches of the CPU backend.
+
+Every operation reshapes its arguments to three spatial axes (leading ones of size 1) and launches one or a few kernels;
+the operations are in the other files of this folder, one per family of kernels. While `capture` records, each launch is
+also put on a tape, so that a training step repeats as a list of compiled calls on the same buffers, with nothing
+checked or allocated again.
+"""
+
+import contextlib
+import functools
+import math
+import os
+import platform
+import threading
+from collections.abc import Callable
+
+import numba
+import numpy as np
+
+from gpucnn.arithmetic import assert_subnormals
+from gpucnn.backends import compilation
+from gpucnn.backends.lanes import LaneBackend
+from gpucnn.backends.numba import process
+from gpucnn.backends.protocol import Array
+from gpucnn.backends.tape import Tape
+from gpucnn.cache import Kernels
+from gpucnn.errors import BackendError
+from gpucnn.kernels.numba import compiler
+from gpucnn.kernels.numba.compiler import Kernel
+from gpucnn.kernels.numba.simd import LANES
+
+# Between two kernels GNU OpenMP's threads spin, by default for milliseconds: long enough to keep other processes, even
+# a late thread of their own team, from running. This many turns are enough for the gap between two kernels.
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
+compiler.listeners.append(compilation.announce)
+compiler.store = Kernels("numba")
+process.check()
+
+
+@functools.cache
+def _turn() -> contextlib.AbstractContextManager:
+    """The context in which a thread calls kernels: a lock if Numba's threading layer allows one call at a time."""
+    return threading.RLock() if numba.threading_layer() == "workqueue" else contextlib.nullcontext()
+
+
+class NumbaBase(LaneBackend):
+    """See the protocol for what each method does; comments here explain only how."""
+
+    name = "numba"
+    lanes = LANES
+    xp = np
+    graph = True
+
+    def __init__(self, threads: int, dtype: np.dtype):
+        assert_subnormals()
+        most = numba.config.NUMBA_NUM_THREADS
+        if threads > most:
+            raise BackendError(
+                f"threads is {threads}, but Numba was started with {most}; set NUMBA_NUM_THREADS to change that"
+            )
+        self.threads = process.limit(self, threads)
+        self.device = f"CPU {platform.processor() or platform.machine()}, {threads} thread{'s' * (threads > 1)}"
+        self._tape = Tape()
+
+    # ---- launching --------------------------------------------------------------------------------------------------
+
+    def _run(self, kernel: Kernel, *arguments) -> None:
+        entry = kernel.prepare(*arguments)
+        if numba.get_num_threads() != self.threads:  # per Python thread
+            numba.set_num_threads(self.threads)
+        with _turn():
+            self._tape.call(entry, *arguments)
+
+    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+        if not self.graph:
+            step()
+            return step
+        calls = self._tape.record(step)
+
+        def replay() -> None:
+            numba.set_num_threads(self.threads)
+            with _turn():
+                calls()
+
+        return replay
+
+    def synchronize(self) -> None:
+        pass
+
+    # ---- memory -----------------------------------------------------------------------------------------------------
+
+    def _empty(self, shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:
+        """Uninitialized memory that starts at a cache line, so that no vector crosses two."""
+        dtype = np.dtype(dtype)
+        size = math.prod(shape) * dtype.itemsize
+        memory = np.empty(size + 64, np.uint8)
+        start = -memory.ctypes.data % 64
+        return memory[start : start + size].view(dtype).reshape(shape)
+
+    def zeros(self, shape: tuple[int, ...], dtype=None) -> Array:
+        array = self._empty(shape if isinstance(shape, tuple) else (shape,), self.dtype if dtype is None else dtype)
+        array[...] = 0
+        return array
+
+    def array(self, host: np.ndarray) -> Array:
+        array = self._empty(host.shape, host.dtype)
+        array[...] = host
+        return array
+
+    def assign(self, array: Array, host: np.ndarray) -> None:
+        array[...] = host
+
+    def host(self, array: Array) -> np.ndarray:
+        return np.array(array)

@@ -1,0 +1,131 @@
+"""Convolution on the CPU backend, with its gradients."""
+
+import math
+
+import numpy as np
+
+from gpucnn.backends.batch import Batch
+from gpucnn.backends.numba import correlation, tiles
+from gpucnn.backends.numba.correlation import UNITS_PER_THREAD
+from gpucnn.backends.numba.dense import NumbaDense
+from gpucnn.backends.numba.layout import deep, is_halving, rows
+from gpucnn.backends.protocol import Array
+from gpucnn.backends.spatial import Window3d, is_dense, phases, rows_per_band, window3d
+from gpucnn.geometry import Window
+from gpucnn.kernels.numba import conv, gradient_rows, sums
+from gpucnn.kernels.numba import pool as pool_kernels
+from gpucnn.kernels.numba.simd import LANES
+
+
+class NumbaConv(NumbaDense):
+    """See the protocol for what each method does."""
+
+    def conv(
+        self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int = 1, relu: bool = False
+    ) -> Batch:
+        if is_dense(window, groups):
+            flat = self.dense(x.reshape(-1), w.reshape(len(w), -1), bias, relu)
+            return flat.reshape(len(w), *window.output)
+        y = self._maps(x, len(w), window.output)
+        c = window3d(window)
+        weights = w.reshape(groups, len(w) // groups, w.shape[1], *c.kernel)
+        bias = np.zeros(len(w), np.float32) if bias is None else bias
+        geometry = c.stride, c.dilation, c.before
+        self._correlate(deep(self._data(x)), weights, bias, deep(y.data), *geometry, relu)
+        return y
+
+    def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
+        if is_dense(window, groups):
+            return self.dense_input_gradient(dy.reshape(-1), w.reshape(len(w), -1)).reshape(w.shape[1], *window.input)
+        channels = w.shape[1] * groups
+        dx = self._maps(dy, channels, window.input)
+        # (group, O/group, C/group, *K) as (group, C/group, O/group, *K): outputs become inputs.
+        turned = w.reshape(groups, len(w) // groups, w.shape[1], *window3d(window).kernel).swapaxes(1, 2)
+        gradient, target, nothing = deep(self._data(dy)), deep(dx.data), np.zeros(channels, np.float32)
+        for phase in phases(window):
+            view = target[(slice(None), slice(None), *phase.pixels)]
+            weights = turned[(slice(None), slice(None), slice(None), *phase.taps)]
+            self._correlate(gradient, weights, nothing, view, (1, 1, 1), phase.dilation, phase.before, False)
+        return dx
+
+    def conv_max_pool(
+        self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int, pool: Window
+    ) -> tuple[Batch, Array]:
+        if not (window.stride == window.dilation == (1, 1) and is_halving(pool)):
+            return super().conv_max_pool(x, w, bias, window, groups, pool)
+        y = self._maps(x, len(w), pool.output)
+        where = self._empty(y.data.shape)
+        outputs, width = len(w) // groups, window.kernel[1]
+        ob, qb = tiles.pooled_tile(outputs, 2 * pool.output[1])
+        number = -(-outputs // ob)
+        weights = w.reshape(groups, outputs, w.shape[1], 1, *window.kernel)
+        packed = self._empty((groups, number, math.prod(w.shape[1:]), ob))
+        chunks = min(number, -(-UNITS_PER_THREAD * self.threads // (len(where) * groups * pool.output[0])))
+        bias = np.zeros(len(w), np.float32) if bias is None else bias
+        before = window3d(window).before
+        kernel = conv.conv_max_pool_of(ob, qb, width if width in correlation.WIDTHS else 0)
+        self._run(kernel, deep(self._data(x)), weights, bias, deep(y.data), deep(where), packed, before, chunks)
+        return y, where
+
+    def conv_max_pool_gradient(self, dy: Batch, y: Batch, where: Array, pool: Window, out_bias: Array | None) -> Batch:
+        covers = is_halving(pool) and all(2 * p == i for p, i in zip(pool.output, pool.input))
+        if out_bias is None or not covers:
+            return super().conv_max_pool_gradient(dy, y, where, pool, out_bias)
+        blocks, channels = dy.data.shape[:2]
+        dx = self._maps(dy, channels, pool.input)
+        band = rows_per_band(pool.input[1])
+        part = self._empty((blocks, channels), np.float64)
+        levels = sums.levels(max(-(-pool.input[0] // band), blocks))
+        slots = self._empty((blocks * channels, levels), np.float64)
+        arguments = self._data(dy), self._data(y), where
+        self._run(pool_kernels.max_pool_relu_bias_gradient, *arguments, dx.data, out_bias, dy.images, band, part, slots)
+        return dx
+
+    def conv_weight_gradient(self, dy: Batch, x: Batch, window: Window, groups: int, out: Array) -> None:
+        if math.prod(window.output) == 1:
+            self._chain_weight_gradient(dy, x, window, groups, out)
+            return
+        outputs, channels = out.shape[0], out.shape[1]
+        c = window3d(window, rows=True)
+        kernel, output = c.kernel, c.output
+        sizes = outputs // groups, channels, *kernel
+        if c.stride == c.dilation == (1, 1, 1) and kernel[0] == c.input[0] == 1:
+            before, pixels = c.before[2], output[2]
+            outside = before, pixels + kernel[2] - 1 - c.input[2] - before
+            row_tile = tiles.gradient_row_tile(*sizes[:2], kernel[2], pixels, outside)
+            if row_tile and c.before[0] == 0:
+                self._row_weight_gradient(row_tile, outside, dy, x, c, groups, out)
+                return
+        tile = tiles.product_tile(sizes[0], channels, kernel[2])
+        corners = tiles.corners(tile, sizes)
+        blocks = dy.data.shape[0]
+        part = self._empty((blocks, outputs, channels, *kernel))
+        band = rows_per_band(output[2])
+        chunks = min(len(corners), -(-UNITS_PER_THREAD * self.threads // (blocks * groups)))
+        levels = sums.levels(-(-output[0] * output[1] // band))
+        slots = self._empty((self.threads, levels * -(-len(corners) // chunks) * -(-math.prod(tile) // LANES) * LANES))
+        arguments = rows(self._data(dy)), rows(self._data(x)), part, slots, corners, dy.images, groups, band
+        dense_taps = c.dilation[2] == 1 and arguments[1].strides[4] == LANES * 4
+        gradient = conv.conv_weight_gradient_of(*tile, dense_taps)
+        self._run(gradient, *arguments, c.stride, c.dilation, c.before, chunks)
+        self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
+
+    def _row_weight_gradient(self, tile, outside, dy: Batch, x: Batch, c: Window3d, groups: int, out: Array) -> None:
+        """The weight gradient by whole kernel rows, with tiles of (OB, CB)."""
+        (outputs, channels), (_, height, width) = out.shape[:2], c.kernel
+        over_o, over_c = -(-(outputs // groups) // tile[0]), -(-channels // tile[1])
+        blocks, band, line = dy.data.shape[0], rows_per_band(c.output[2]), c.input[2]
+        bands = -(-c.output[1] // band)
+        depth = tiles.strip_bands(channels, line, height, band, bands)
+        part = self._empty((blocks, outputs, channels, *c.kernel))
+        strips = self._empty((self.threads, channels * (depth * band + height - 1) * line * LANES))
+        chunks = min(over_o, -(-UNITS_PER_THREAD * self.threads // (blocks * groups)))
+        slot = -(-math.prod(tile) * width // LANES) * LANES
+        scratch = self._empty((self.threads, sums.levels(bands) * -(-over_o // chunks) * over_c * height * slot))
+        arguments = deep(self._data(dy)), deep(self._data(x)), part, strips, scratch, dy.images, groups, band
+        self._run(gradient_rows.gradient_rows_of(*tile, width, *outside), *arguments, c.before, chunks, depth)
+        self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
+
+    def _block_tree(self, part: np.ndarray, out: np.ndarray) -> None:
+        slots = self._empty((-(-part.shape[1] // LANES), sums.levels(len(part)) * LANES))
+        self._run(sums.block_tree, part, slots, out)

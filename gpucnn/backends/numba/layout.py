@@ -1,0 +1,30 @@
+"""Views of batches as the CPU kernels take them, and the pooling that they can fuse."""
+
+import numpy as np
+
+from gpucnn.geometry import Window
+
+
+def deep(data: np.ndarray) -> np.ndarray:
+    """(block, C, *spatial, lane) as a view (block, C, D, H, W, lane)."""
+    return data[(slice(None), slice(None), *(None,) * (6 - data.ndim))]
+
+
+def rows(data: np.ndarray) -> np.ndarray:
+    """Like deep, but with one dimension as the axis H, so that a band of rows is a band of 64 positions."""
+    return data[:, :, None, :, None] if data.ndim == 4 else deep(data)
+
+
+def flat(data: np.ndarray) -> np.ndarray:
+    """(block, C, *spatial, lane) as (block, C, positions * lanes)."""
+    return data.reshape(*data.shape[:2], -1)
+
+
+def is_halving(pool: Window) -> bool:
+    """Whether the windows are 2x2 pixels, disjoint and inside the image."""
+    return (
+        pool.kernel == pool.stride == (2, 2)
+        and pool.dilation == (1, 1)
+        and pool.padding == ((0, 0), (0, 0))
+        and all(2 * p <= i for p, i in zip(pool.output, pool.input, strict=True))
+    )

@@ -1,0 +1,88 @@
+"""Batch norm and bias gradients on the CPU backend."""
+
+import math
+
+import numpy as np
+
+from gpucnn.backends.batch import Batch
+from gpucnn.backends.numba.base import NumbaBase
+from gpucnn.backends.numba.layout import flat, is_halving
+from gpucnn.backends.protocol import Array
+from gpucnn.backends.spatial import positions_per_band, rows_per_band
+from gpucnn.geometry import Window
+from gpucnn.kernels.numba import norm, norm_pool, sums
+
+
+class NumbaNorm(NumbaBase):
+    """See the protocol for what each method does."""
+
+    def bias_gradient(self, dy: Batch, out: Array) -> None:
+        slots = self._slots64(dy, 2)
+        self._run(norm.bias_gradient, flat(self._data(dy)), out, dy.images, positions_per_band(dy.spatial), slots)
+
+    def _slots64(self, x: Batch, trees: int) -> np.ndarray:
+        """Scratch sums for trees over a map's bands and over the blocks."""
+        positions = math.prod(x.spatial)
+        terms = max(-(-positions // positions_per_band(x.spatial)), x.data.shape[0])
+        return self._empty((x.channels, trees, sums.levels(terms)), np.float64)
+
+    def batch_norm_statistics(self, x: Batch) -> tuple[Array, Array, Array]:
+        mean, var, unbiased = (self._empty((x.channels,)) for _ in range(3))
+        sizes = x.images, positions_per_band(x.spatial), self._slots64(x, 2)
+        self._run(norm.batch_norm_statistics, flat(self._data(x)), mean, var, unbiased, *sizes)
+        return mean, var, unbiased
+
+    def batch_norm(
+        self, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float, relu: bool = False
+    ) -> Batch:
+        y = self._like(x)
+        data = flat(self._data(x))
+        self._run(norm.batch_norm, data, mean, var, gamma, beta, np.float32(eps), flat(y.data), relu)
+        return y
+
+    def batch_norm_gradient(
+        self, dy: Batch, x: Batch, mean: Array, var: Array, gamma: Array, eps: float, out_gamma: Array, out_beta: Array
+    ) -> Batch:
+        # beta is unused without ReLU: gamma is passed in its place.
+        return self._batch_norm_gradient(dy, x, mean, var, gamma, gamma, eps, False, out_gamma, out_beta)
+
+    def batch_norm_relu_gradient(self, dy, y, x, mean, var, gamma, beta, eps, out_gamma, out_beta) -> Batch:
+        return self._batch_norm_gradient(dy, x, mean, var, gamma, beta, eps, True, out_gamma, out_beta)
+
+    def _batch_norm_gradient(self, dy, x, mean, var, gamma, beta, eps, rectified, out_gamma, out_beta) -> Batch:
+        dx = self._like(x)
+        arguments = flat(self._data(dy)), flat(self._data(x)), mean, var, gamma, beta, np.float32(eps), rectified
+        outputs = flat(dx.data), out_gamma, out_beta
+        self._run(
+            norm.batch_norm_gradient, *arguments, *outputs, x.images, positions_per_band(x.spatial), self._slots64(x, 4)
+        )
+        return dx
+
+    def batch_norm_max_pool(
+        self, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float, pool: Window
+    ) -> tuple[Batch, Array]:
+        if not is_halving(pool):
+            return super().batch_norm_max_pool(x, mean, var, gamma, beta, eps, pool)
+        y = self._maps(x, x.channels, pool.output)
+        where = self._empty(y.data.shape)
+        arguments = self._data(x), mean, var, gamma, beta, np.float32(eps)
+        self._run(norm_pool.batch_norm_max_pool, *arguments, y.data, where)
+        return y, where
+
+    def batch_norm_max_pool_gradient(
+        self, dy, kept, x, mean, var, gamma, beta, eps, pool: Window, out_gamma, out_beta
+    ) -> Batch:
+        if not is_halving(pool):
+            return super().batch_norm_max_pool_gradient(
+                dy, kept, x, mean, var, gamma, beta, eps, pool, out_gamma, out_beta
+            )
+        dx = self._like(x)
+        arguments = self._data(dy), kept, self._data(x), mean, var, gamma, beta, np.float32(eps)
+        sums_ = x.images, rows_per_band(pool.input[1]), self._slots64(x, 4)
+        self._run(norm_pool.batch_norm_max_pool_gradient, *arguments, dx.data, out_gamma, out_beta, *sums_)
+        return dx
+
+    def batch_norm_input_gradient(self, dy: Batch, var: Array, gamma: Array, eps: float) -> Batch:
+        dx = self._like(dy)
+        self._run(norm.batch_norm_input_gradient, flat(self._data(dy)), var, gamma, np.float32(eps), flat(dx.data))
+        return dx

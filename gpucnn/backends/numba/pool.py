@@ -1,0 +1,67 @@
+"""Pooling on the CPU backend."""
+
+import functools
+import math
+
+import numpy as np
+
+from gpucnn.backends.batch import Batch
+from gpucnn.backends.numba.base import NumbaBase
+from gpucnn.backends.numba.layout import deep, flat
+from gpucnn.backends.protocol import Array
+from gpucnn.backends.spatial import positions_per_band, window3d
+from gpucnn.geometry import Window, pool_counts
+from gpucnn.kernels.numba import norm, pool, sums
+from gpucnn.kernels.numba.simd import LANES
+
+
+class NumbaPool(NumbaBase):
+    """See the protocol for what each method does."""
+
+    def max_pool(self, x: Batch, window: Window) -> tuple[Batch, Array]:
+        y = self._maps(x, x.channels, window.output)
+        where = self._empty(y.data.shape)
+        self._run(pool.max_pool, deep(self._data(x)), deep(y.data), deep(where), *_geometry(window))
+        return y, where
+
+    def max_pool_gradient(self, dy: Batch, where: Array, window: Window) -> Batch:
+        dx = self._maps(dy, dy.channels, window.input)
+        apart = all(s >= d * (k - 1) + 1 for s, d, k in zip(window.stride, window.dilation, window.kernel, strict=True))
+        kernel = pool.max_pool_gradient_apart if apart else pool.max_pool_gradient
+        self._run(kernel, deep(self._data(dy)), deep(where), deep(dx.data), *_geometry(window))
+        return dx
+
+    def avg_pool(self, x: Batch, window: Window, count_include_pad: bool = True) -> Batch:
+        y = self._maps(x, x.channels, window.output)
+        counts = _counts(window, count_include_pad)
+        self._run(pool.avg_pool, deep(self._data(x)), deep(y.data), counts, *_geometry(window))
+        return y
+
+    def avg_pool_gradient(self, dy: Batch, window: Window, count_include_pad: bool = True) -> Batch:
+        dx = self._maps(dy, dy.channels, window.input)
+        counts = _counts(window, count_include_pad)
+        self._run(pool.avg_pool_gradient, deep(self._data(dy)), deep(dx.data), counts, *_geometry(window))
+        return dx
+
+    def global_avg_pool(self, x: Batch) -> Batch:
+        y, band = self._maps(x, x.channels, ()), positions_per_band(x.spatial)
+        bands = -(-math.prod(x.spatial) // band)
+        slots = self._empty((*x.data.shape[:2], sums.levels(bands), LANES), np.float64)
+        self._run(norm.global_avg_pool, flat(self._data(x)), y.data, band, slots)
+        return y
+
+    def global_avg_pool_gradient(self, dy: Batch, spatial: tuple[int, ...]) -> Batch:
+        dx = self._maps(dy, dy.channels, spatial)
+        self._run(norm.global_avg_pool_gradient, self._data(dy), flat(dx.data), np.float32(math.prod(spatial)))
+        return dx
+
+
+def _geometry(window: Window) -> tuple:
+    c = window3d(window)
+    return c.kernel, c.stride, c.dilation, c.before
+
+
+@functools.cache
+def _counts(window: Window, count_include_pad: bool) -> np.ndarray:
+    counts = pool_counts(window, count_include_pad)
+    return counts.reshape(window3d(window).output).astype(np.float32)

@@ -1,0 +1,34 @@
+"""A list of calls to replay: records a step where there is no CUDA graph."""
+
+import threading
+from collections.abc import Callable
+
+from gpucnn.errors import BackendError
+
+
+class Tape(threading.local):
+    """Records the calls that a thread makes; each thread has its own recording, or none."""
+
+    _calls: list[tuple[Callable, tuple]] | None = None
+
+    def call(self, function: Callable, *arguments) -> None:
+        """Call `function` now, and if this thread is recording, again at each replay."""
+        function(*arguments)
+        if self._calls is not None:
+            self._calls.append((function, arguments))
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        """Run `step` and return a function that repeats its calls with the same arguments."""
+        if self._calls is not None:
+            raise BackendError("a capture inside a capture: capture the whole step once")
+        calls = self._calls = []
+        try:
+            step()
+        finally:
+            self._calls = None
+
+        def replay() -> None:
+            for function, arguments in calls:
+                function(*arguments)
+
+        return replay

@@ -1,0 +1,70 @@
+"""The user's cache folder: compiled kernels, and data sets that were fetched.
+
+Compiled kernels are run, so they are taken only from folders that nobody else can write to. One file a key, its digest
+in front: a file that was cut short counts as absent.
+"""
+
+import contextlib
+import functools
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from gpucnn.errors import BackendError, ConfigurationError
+from gpucnn.storage import open_regular, write_file
+
+
+def folder(kind: str) -> Path:
+    """The folder for one kind of things: in $GPUCNN_CACHE, else in gpucnn's part of the user's cache."""
+    base = os.environ.get("GPUCNN_CACHE")
+    if not base:
+        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "gpucnn")
+    return Path(base) / kind
+
+
+class Kernels:
+    """The compiled kernels of one kind, by name."""
+
+    def __init__(self, kind: str):
+        self._kind = kind
+
+    @property
+    def folder(self) -> Path:
+        """Where they lie; made if it is not there and can be made. Raises BackendError where others may write to it."""
+        path = folder(self._kind)
+        with contextlib.suppress(OSError):
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _refuse_shared(path)
+        return path
+
+    def read(self, name: str) -> bytes | None:
+        """What `write` kept; None if that is not there, or damaged."""
+        try:
+            with open_regular(self.folder / name, ConfigurationError) as file:
+                stored = file.read()
+        except (OSError, ConfigurationError):
+            return None
+        digest, content = stored[:32], stored[32:]
+        return content if hashlib.sha256(content).digest() == digest else None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Keep `content`. A full disk or a read-only home costs the next run its compile time, nothing else."""
+        with contextlib.suppress(ConfigurationError):
+            write_file(self.folder / name, hashlib.sha256(content).digest() + content)
+
+
+@functools.cache  # once a process: it was the user's own then, and only its owner could change that
+def _refuse_shared(path: Path) -> None:
+    if os.name == "nt":
+        return
+    try:
+        found, above = os.stat(path), os.stat(path.parent).st_mode
+    except OSError:  # there is none: nothing is taken from it
+        return
+    replaceable = above & stat.S_IWOTH and not above & stat.S_ISVTX
+    if found.st_uid not in (os.geteuid(), 0) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or replaceable:
+        raise BackendError(
+            f"compiled kernels are not taken from {path}, since others than you can write to it: run "
+            f"`chmod go-w {path.parent} {path}` if they are yours, or set GPUCNN_CACHE to a folder of your own"
+        )

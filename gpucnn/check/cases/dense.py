@@ -1,0 +1,27 @@
+"""Dense layers."""
+
+from collections.abc import Iterator
+
+from gpucnn.backends.protocol import Backend
+from gpucnn.check.cases.case import ALWAYS, NEVER, RANDOM, Case, Numbers, Results
+
+
+def cases(numbers: Numbers) -> Iterator[Case]:
+    for n, inputs, outputs, simulated in [
+        (1, 1, 1, RANDOM),
+        (17, 37, 10, NEVER),
+        (33, 16, 25, NEVER),
+        (100, 5, 3, ALWAYS),
+    ]:
+
+        def run(b: Backend, n=n, inputs=inputs, outputs=outputs) -> Results:
+            x, dy = b.pack(numbers(n, inputs)), b.pack(numbers(n, outputs, seed=1))
+            w, bias = b.array(numbers(outputs, inputs, seed=2)), b.array(numbers(outputs, seed=3))
+            dw, db = b.zeros(w.shape), b.zeros(bias.shape)
+            b.dense_weight_gradient(dy, x, dw)
+            b.bias_gradient(dy, db)
+            y, dx = b.dense(x, w, bias), b.dense_input_gradient(dy, w)
+            return {"y": y.numpy(), "dx": dx.numpy(), "dw": b.host(dw), "db": b.host(db)}
+
+        about, small = f"{n} images, {inputs} to {outputs}", numbers.kind in simulated
+        yield Case("dense", about, run, ("dx", "dw", "db"), numbers.kind, small)

@@ -1,0 +1,122 @@
+"""Batch norm, alone and fused with other operations, and group norm."""
+
+from collections.abc import Iterator
+
+from gpucnn.backends.protocol import Backend
+from gpucnn.check.cases.case import ALWAYS, NEVER, RANDOM, Case, Numbers, Results
+from gpucnn.geometry import window
+
+# Shape, the kinds of numbers in the simulator
+_BATCH_NORMS = [
+    ((2, 1, 1, 1), RANDOM),
+    ((17, 3, 9, 8), NEVER),
+    ((33, 5), ALWAYS),
+    ((4, 2, 20, 7), NEVER),
+    ((48, 2, 3, 3), RANDOM),
+    ((3, 2, 130), NEVER),
+    ((2, 1, 5, 6, 7), NEVER),
+]
+_BATCH_NORM_GRADIENTS = (
+    "dx",
+    "dx with relu",
+    "dgamma with relu",
+    "dx in inference",
+    "dgamma",
+    "dbeta",
+    "dx with max pool",
+    "dgamma with max pool",
+    "dbeta with max pool",
+)
+# Shape, groups, the kinds of numbers in the simulator: one value per group, a band that spans channels, many bands, odd
+# batches, one to three axes; the last is a layer norm over its flattened images.
+_GROUP_NORMS = [
+    ((2, 1, 1, 1), 1, RANDOM),
+    ((17, 6, 5, 4), 3, NEVER),
+    ((33, 4), 2, ALWAYS),
+    ((3, 4, 9, 8), 1, NEVER),
+    ((2, 2, 5, 7), 1, RANDOM),
+    ((31, 3, 7), 3, NEVER),
+    ((1, 2, 200), 1, NEVER),
+    ((2, 4, 3, 4, 5), 2, NEVER),
+    ((18, 300), 1, NEVER),
+]
+
+
+def cases(numbers: Numbers) -> Iterator[Case]:
+    yield from _batch_norms(numbers)
+    yield from _group_norms(numbers)
+
+
+def _batch_norms(numbers: Numbers) -> Iterator[Case]:
+    for shape, simulated in _BATCH_NORMS:
+
+        def run(b: Backend, shape=shape) -> Results:
+            x, dy = b.pack(numbers(*shape)), b.pack(numbers(*shape, seed=1))
+            gamma, beta = b.array(numbers(shape[1], seed=2)), b.array(numbers(shape[1], seed=3))
+            mean, var, unbiased = b.batch_norm_statistics(x)
+            dgamma, dbeta, running = b.zeros((shape[1],)), b.zeros((shape[1],)), b.array(numbers(shape[1], seed=4))
+            dx = b.batch_norm_gradient(dy, x, mean, var, gamma, 1e-5, dgamma, dbeta)
+            b.update_running(running, mean, 0.1)
+            rectified = b.batch_norm(x, mean, var, gamma, beta, 1e-5, relu=True)
+            outs = b.zeros((shape[1],)), b.zeros((shape[1],))
+            through_relu = b.batch_norm_relu_gradient(dy, rectified, x, mean, var, gamma, beta, 1e-5, *outs)
+            arrays = {
+                "mean": mean,
+                "var": var,
+                "unbiased": unbiased,
+                "dgamma": dgamma,
+                "dbeta": dbeta,
+                "running": running,
+            }
+            results = {
+                "y": b.batch_norm(x, mean, var, gamma, beta, 1e-5).numpy(),
+                "with relu": rectified.numpy(),
+                "dx": dx.numpy(),
+                "dx with relu": through_relu.numpy(),
+                "dgamma with relu": b.host(outs[0]),
+                "dx in inference": b.batch_norm_input_gradient(dy, var, gamma, 1e-5).numpy(),
+                **{name: b.host(array) for name, array in arrays.items()},
+            }
+            if len(shape) == 4 and min(shape[2:]) > 1:
+                results |= _with_max_pool(b, numbers, x, mean, var, gamma, beta)
+            return results
+
+        small = numbers.kind in simulated
+        yield Case("batch norm", str(shape), run, _BATCH_NORM_GRADIENTS, numbers.kind, small)
+
+
+def _with_max_pool(b: Backend, numbers: Numbers, x, mean, var, gamma, beta) -> Results:
+    """Batch norm, ReLU and 2x2 max pooling in one operation, on maps (N, C, H, W)."""
+    pool, outs = window(x.spatial, 2, stride=2), (b.zeros((x.channels,)), b.zeros((x.channels,)))
+    y, kept = b.batch_norm_max_pool(x, mean, var, gamma, beta, 1e-5, pool)
+    dy = b.pack(numbers(*y.shape, seed=5))
+    dx = b.batch_norm_max_pool_gradient(dy, kept, x, mean, var, gamma, beta, 1e-5, pool, *outs)
+    sums = {f"{name} with max pool": b.host(out) for name, out in zip(("dgamma", "dbeta"), outs, strict=True)}
+    return {"with max pool": y.numpy(), "dx with max pool": dx.numpy(), **sums}
+
+
+def _group_norms(numbers: Numbers) -> Iterator[Case]:
+    for shape, groups, simulated in _GROUP_NORMS:
+
+        def run(b: Backend, shape=shape, groups=groups) -> Results:
+            x, dy = b.pack(numbers(*shape)), b.pack(numbers(*shape, seed=1))
+            gamma, beta = b.array(numbers(shape[1], seed=2)), b.array(numbers(shape[1], seed=3))
+            dgamma, dbeta = b.zeros((shape[1],)), b.zeros((shape[1],))
+            mean, var = b.group_norm_statistics(x, groups)
+            dx = b.group_norm_gradient(dy, x, mean, var, gamma, 1e-5, dgamma, dbeta)
+            plain = b.group_norm_gradient(dy, x, mean, var, None, 1e-5, None, None)
+            return {
+                "mean": mean.numpy(),
+                "var": var.numpy(),
+                "y": b.group_norm(x, mean, var, gamma, beta, 1e-5).numpy(),
+                "with relu": b.group_norm(x, mean, var, gamma, beta, 1e-5, relu=True).numpy(),
+                "without gamma": b.group_norm(x, mean, var, None, None, 1e-5).numpy(),
+                "dx": dx.numpy(),
+                "dx without gamma": plain.numpy(),
+                "dgamma": b.host(dgamma),
+                "dbeta": b.host(dbeta),
+            }
+
+        gradients = ("dx", "dx without gamma", "dgamma", "dbeta")
+        small = numbers.kind in simulated
+        yield Case("group norm", f"{shape}, {groups} groups", run, gradients, numbers.kind, small)

@@ -1,0 +1,202 @@
+"""Runs: the folders that the command was given and those that the page had trained, by their place in the list.
+
+A run in progress is read as it stands: its files are written beside their places and renamed, so each is whole.
+"""
+
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpucnn import data, show
+from gpucnn.backends.protocol import Backend
+from gpucnn.data import Dataset
+from gpucnn.errors import CheckpointError, ConfigurationError, DataError
+from gpucnn.explore.body import Body
+from gpucnn.explore.engine import packed
+from gpucnn.explore.training import SNAPSHOTS
+from gpucnn.models import Model
+from gpucnn.models.heads import CLASSIFIER
+from gpucnn.show.layers import Step, convolutions, filters_of, steps
+from gpucnn.training import Trainer, load, load_run
+from gpucnn.training.run import CHECKPOINT, METRICS
+
+_KEPT = 8  # models in memory
+_LIVE = 20.0  # seconds without a new epoch after which a run that is not finished counts as interrupted
+_TESTED = 10_000  # test images at most
+_MAPS = 32  # of a layer at most
+
+
+@dataclass
+class Runs:
+    """`folders` by index. `training` tells of one of them whether this page's process is training it now."""
+
+    folders: list[Path]
+    backend: Backend
+    training: Callable[[Path], bool] = lambda folder: False
+    _models: OrderedDict = field(default_factory=OrderedDict)
+    _sets: dict[str, tuple[Dataset, Dataset]] = field(default_factory=dict)
+    _results: dict = field(default_factory=dict)
+
+    # ---- the list ----------------------------------------------------------------------------------------------------
+
+    def index(self, body: Body) -> int:
+        """The run that a request names; raises ConfigurationError where there is none."""
+        if not self.folders:
+            raise ConfigurationError("there is no run yet; train a network first")
+        return body.integer("run", 0, len(self.folders) - 1)
+
+    def listing(self) -> list[dict[str, Any]]:
+        """What the list shows of each run."""
+        return [self._about(index) for index in range(len(self.folders))]
+
+    def _about(self, index: int) -> dict[str, Any]:
+        folder = self.folders[index]
+        config = _config(folder)
+        epochs = _metrics(folder)
+        planned = config.get("epochs")
+        planned = planned if isinstance(planned, int) else len(epochs)
+        settings = config.get("train")
+        return {
+            "run": index,
+            "name": folder.name,
+            "model": config.get("model"),
+            "data": settings.get("data") if isinstance(settings, dict) else None,
+            "backend": config.get("backend"),
+            "parameters": None,
+            "classifier": "accuracy" in epochs[-1] if epochs else None,
+            "epochs": len(epochs),
+            "planned": planned,
+            "live": self._live(folder, len(epochs) < planned),
+            "ready": (folder / CHECKPOINT).is_file(),
+        }
+
+    def _live(self, folder: Path, unfinished: bool) -> bool:
+        if self.training(folder):
+            return True
+        try:
+            return unfinished and time.time() - (folder / METRICS).stat().st_mtime < _LIVE
+        except OSError:
+            return False
+
+    def curves(self, body: Body) -> dict[str, Any]:
+        """The history of the runs in `runs`, a list of {"run"}."""
+        chosen = [self.index(part) for part in body.objects("runs", 8)]
+        return {"runs": [{**self._about(index), "history": _metrics(self.folders[index])} for index in chosen]}
+
+    # ---- looking into a run ------------------------------------------------------------------------------------------
+
+    def epochs(self, index: int) -> list[int]:
+        """The epochs whose weights can be looked at, beside the newest ones."""
+        folder = self.folders[index] / SNAPSHOTS
+        return sorted(int(file.stem) for file in folder.glob("*.safetensors") if file.stem.isdigit())
+
+    def model(self, index: int, epoch: int | None = None) -> Model:
+        """The run's network on the backend, as after `epoch` (None: the newest)."""
+        folder = self.folders[index]
+        if epoch is None:
+            file = folder / CHECKPOINT
+        else:
+            if epoch not in self.epochs(index):
+                raise ConfigurationError(f"{folder.name} has kept no weights of epoch {epoch}")
+            file = folder / SNAPSHOTS / f"{epoch:04}.safetensors"
+        try:
+            key = file, file.stat().st_mtime_ns
+        except OSError:
+            raise CheckpointError(f"{folder.name} has not finished an epoch yet") from None
+        if key not in self._models:
+            self._models[key] = (load_run(folder).model if epoch is None else load(file)).place(self.backend)
+            while len(self._models) > _KEPT:
+                self._models.popitem(last=False)
+        self._models.move_to_end(key)
+        return self._models[key]
+
+    def data(self, index: int) -> tuple[Dataset, Dataset]:
+        """(train, test) of the set that the run says it was trained on."""
+        settings = _config(self.folders[index]).get("train")
+        name = settings.get("data") if isinstance(settings, dict) else None
+        if not isinstance(name, str):
+            raise DataError(f"{self.folders[index].name} does not say what it was trained on")
+        if name not in self._sets:
+            self._sets[name] = data.load(name)
+        return self._sets[name]
+
+    def look(self, body: Body) -> dict[str, Any]:
+        """The first convolution's filters, and what each layer makes of test image `image`, after `epoch`."""
+        index = self.index(body)
+        model = self.model(index, body.optional_integer("epoch", 1, 10**6))
+        _, test = self.data(index)
+        number = body.integer("image", 0, len(test.images) - 1, 0)
+        maps, output = steps(model, np.asarray(test.images[number]), self.backend)
+        found = next(iter(convolutions(model).values()), None)
+        return {
+            "epochs": self.epochs(index),
+            "filters": None if found is None else packed(filters_of(model, found)),
+            "layer": None if found is None else found.name,
+            "maps": [layer_maps(step) for step in maps],
+            "probabilities": [float(p) for p in output],
+            "classes": test.classes,
+            "label": test.classes[test.labels[number]],
+            "images": len(test.images),
+        }
+
+    def results(self, body: Body) -> dict[str, Any]:
+        """Of the newest weights on the test images: how many are right, the confusion matrix and the worst mistakes."""
+        index = self.index(body)
+        model = self.model(index)
+        if model.head != CLASSIFIER:
+            raise ConfigurationError("this network gives values, not classes: there is nothing to take for another")
+        digest = self.folders[index], model.weights_sha256()
+        if self._results.get("digest") != digest:
+            _, test = self.data(index)
+            images, labels = test.images[:_TESTED], test.labels[:_TESTED]
+            probabilities = Trainer(model, backend=self.backend, progress=False).predict(images)
+            counts = show.confusion(labels, probabilities.argmax(axis=1), test.classes)
+            worst = show.mistakes(images, labels, probabilities, test.classes, most=12)
+            self._results = {
+                "digest": digest,
+                "answer": {
+                    "classes": test.classes,
+                    "counts": counts.tolist(),
+                    "right": int(counts.trace()),
+                    "total": int(counts.sum()),
+                    "weights": digest[1],
+                    "mistakes": [
+                        {**vars(mistake), "pixels": packed(np.asarray(images[mistake.image]))} for mistake in worst
+                    ],
+                },
+            }
+        return self._results["answer"]
+
+
+def layer_maps(step: Step) -> dict[str, Any]:
+    """A layer's name, kind and values; of many maps the first."""
+    return {
+        "name": step.name,
+        "kind": step.kind,
+        "shape": list(step.values.shape),
+        "values": packed(step.values[:_MAPS] if step.values.ndim == 3 else step.values),
+    }
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """What config.json says; nothing where it is missing or no object."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _metrics(folder: Path) -> list[dict[str, Any]]:
+    """The epochs in metrics.jsonl so far; none where it is missing or damaged."""
+    try:
+        lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    except (OSError, ValueError):
+        return []
+    return [line for line in lines if isinstance(line, dict)]

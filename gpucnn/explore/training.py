@@ -1,0 +1,95 @@
+"""Training a network for the page, in a process of its own: python -m gpucnn.explore.training FOLDER
+
+It is what `gpucnn train --shift 4 --validation 0.1` does, with `--resume` later too, and the page watches it like any
+other run; beside it, in snapshots/, are the weights after each epoch.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from gpucnn.cli.settings import DEFAULTS, OPTIMIZERS, make_optimizer, make_schedule
+from gpucnn.errors import ConfigurationError
+from gpucnn.models import lenet5
+from gpucnn.models.files import save
+from gpucnn.training import Callback, Trainer
+
+SNAPSHOTS = "snapshots"
+EPOCHS = 30
+
+
+class Snapshots(Callback):
+    """Keeps the weights after each epoch in the run's folder."""
+
+    def on_epoch_end(self, trainer: Any, record: dict) -> None:
+        folder = Path(trainer.run) / SNAPSHOTS
+        folder.mkdir(exist_ok=True)
+        save(trainer.model, folder / f"{record['epoch']:04}.safetensors")
+
+
+def train(folder: Path, epochs: int = EPOCHS) -> None:
+    """LeNet-5 on the digits, each moved by up to 4 pixels at random, into the run folder."""
+    from gpucnn.data import load
+
+    settings: dict[str, Any] = {
+        **DEFAULTS,
+        **OPTIMIZERS[DEFAULTS["optimizer"]],
+        "epochs": epochs,
+        "shift": 4,
+        "validation": 0.1,
+    }
+    digits, _ = load(settings["data"])
+    model = lenet5(digits.images.shape[1:], len(digits.classes))
+    model.class_names = digits.classes
+    trainer = Trainer(
+        model,
+        optimizer=make_optimizer(settings),
+        schedule=make_schedule(settings),
+        batch_size=settings["batch_size"],
+        seed=settings["seed"],
+        shift=settings["shift"],
+        run=folder,
+        threads=1,
+        progress=False,
+        about={"train": {**settings, "math": "exact"}},
+        callbacks=[Snapshots()],
+    )
+    trainer.fit(digits.images, digits.labels, epochs, validation=settings["validation"])
+
+
+class TrainingProcess:
+    """At most one training process at a time."""
+
+    def __init__(self):
+        self.folder: Path | None = None
+        self._process: subprocess.Popen | None = None
+
+    def trains(self, folder: Path) -> bool:
+        """Whether it is training in this folder now."""
+        return folder == self.folder and self._process is not None and self._process.poll() is None
+
+    def start(self, folder: Path) -> None:
+        """Begin; raises ConfigurationError while another run is being trained."""
+        if self.folder is not None and self.trains(self.folder):
+            raise ConfigurationError("a network is being trained already; wait for it, or stop it")
+        command = [sys.executable, "-m", "gpucnn.explore.training", str(folder)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self.folder = folder
+
+    def failed(self) -> bool:
+        """Whether the last one ended with an error."""
+        return self._process is not None and self._process.poll() not in (None, 0)
+
+    def stop(self) -> None:
+        """End it; what it has written stays, and can be resumed."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait(10)
+            self._process = None
+
+
+if __name__ == "__main__":
+    train(Path(sys.argv[1]))

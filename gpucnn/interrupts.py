@@ -1,0 +1,52 @@
+"""Ctrl-C in the program: exit code 130, whenever and however often it comes.
+
+Files are whole at any moment, so the process may end at any moment; the first Ctrl-C of a command only gives it the
+chance to say how to go on. Nothing here touches a process that merely imports gpucnn.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+EXIT = 130
+
+
+def leave_at_once() -> None:
+    """From here on Ctrl-C ends the process: nothing has begun yet. Where it is ignored, as under nohup, it stays so."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+
+
+@contextlib.contextmanager
+def one_chance() -> Iterator[None]:
+    """Within it the first Ctrl-C raises KeyboardInterrupt; another one ends the process."""
+    before = signal.getsignal(signal.SIGINT)
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or before not in (_leave, signal.default_int_handler):
+        yield
+        return
+
+    def first(*_):
+        signal.signal(signal.SIGINT, _leave)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def no_more() -> None:
+    """The exit code is settled: Python's own way out would die of another Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _leave(*_) -> None:
+    shown = b"\x1b[?25h" if os.isatty(2) else b""  # a progress bar hides the cursor
+    with contextlib.suppress(OSError):
+        os.write(2, shown + b"gpucnn: interrupted\n")
+    os._exit(EXIT)

@@ -1,0 +1,64 @@
+"""Kernels and CUDA sources, which cannot import the declarations, agree with them."""
+
+import re
+
+import pytest
+from gpucnn.kernels import contract
+from gpucnn.kernels.numba import elementwise, simd
+
+from gpucnn.arithmetic import sums
+from gpucnn.backends.cuda.backend import CudaBackend
+from gpucnn.backends.cuda.launcher import SOURCES
+from gpucnn.backends.elementwise import ELEMENTWISE
+from gpucnn.backends.lanes import LaneBackend
+from gpucnn.backends.numba.backend import NumbaBackend
+from gpucnn.backends.protocol import Backend
+from gpucnn.layers import activation
+
+
+def test_the_contracts_sizes_stand_once():
+    assert (contract.BLOCK, contract.BAND) == (sums.BLOCK, sums.BAND) == (16, 64)
+    assert simd.LANES == contract.BLOCK
+    constants = dict(re.findall(r"^constexpr int (IMAGES|BAND) = (\d+);", (SOURCES / "common.cuh").read_text(), re.M))
+    assert constants == {"IMAGES": str(contract.BLOCK), "BAND": str(contract.BAND)}
+    redefined = [path.name for path in SOURCES.glob("*.cu") if re.search(r"\bint (IMAGES|BAND) =", path.read_text())]
+    assert redefined == []
+
+
+def test_every_operation_has_its_expressions():
+    names = list(ELEMENTWISE)
+    assert list(elementwise.EXPRESSIONS) == list(elementwise.FORWARD) == list(elementwise.GRADIENT) == names
+    assert re.findall(r"^struct (\w+) \{", (SOURCES / "elementwise.cu").read_text(), re.M) == names
+    source = SOURCES.parent / "numba_cuda" / "elementwise.py"  # imports Numba's CUDA: read, not imported
+    assert re.findall(r'^    "(\w+)": \($', source.read_text(), re.M) == names
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_every_operation_takes_what_is_declared(name):
+    declared = ELEMENTWISE[name]
+    value, gradient = elementwise.EXPRESSIONS[name]
+    assert value.__code__.co_varnames[: value.__code__.co_argcount] == ("x", *declared.settings)
+    assert gradient.__code__.co_varnames[: gradient.__code__.co_argcount] == ("dy", declared.saved, *declared.settings)
+    struct = re.search(rf"struct {name} \{{(.*?)\}};", (SOURCES / "elementwise.cu").read_text(), re.S).group(1)
+    parameters = [re.findall(r"float (\w+)[,)]", line) for line in struct.strip().splitlines()]
+    assert parameters == [["x", *declared.settings], ["dy", declared.saved, *declared.settings]]
+
+
+def test_every_operation_is_a_layer():
+    layers = {kind.operation: kind for kind in activation.Activation.__subclasses__()}
+    assert set(layers) == set(ELEMENTWISE)
+    for name, kind in layers.items():
+        assert len(kind().constants) == len(ELEMENTWISE[name].settings)
+
+
+def test_an_activation_given_by_name_has_all_settings():
+    lengths = {name: len(activation._SETTINGS.get(name, ())) for name in ELEMENTWISE}
+    assert lengths == {name: len(declared.settings) for name, declared in ELEMENTWISE.items()}
+
+
+@pytest.mark.parametrize("backend", [NumbaBackend, CudaBackend])
+def test_no_part_of_a_backend_hides_anothers_method(backend):
+    parts = [kind for kind in backend.__mro__ if kind.__module__.startswith("gpucnn.backends.") and kind is not Backend]
+    names = [name for kind in parts if kind is not LaneBackend for name in vars(kind)]
+    names = [name for name in names if not name.startswith(("__", "_abc_impl"))]
+    assert len(parts) > 10 and len(names) == len(set(names)), [name for name in names if names.count(name) > 1]

@@ -1,0 +1,73 @@
+"""`gpucnn explore` as a process, and the pages that tell of it."""
+
+import http.client
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.explore.test_words import WORDS
+from tests.processes import environment
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = (DOCS / "explore.md").read_text(encoding="utf-8")
+
+
+def test_it_prints_its_address_answers_and_ends_with_ctrl_c(run, tmp_path):
+    command = [sys.executable, "-m", "gpucnn", "explore", "--run", str(run), "--no-browser"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        address = urlsplit(process.stdout.readline().strip())
+        assert address.hostname == "127.0.0.1" and len(address.path) > 30
+        connection = http.client.HTTPConnection(address.netloc, timeout=120)
+        connection.request("GET", address.path)
+        assert b"<title>gpucnn explore</title>" in connection.getresponse().read()
+        connection.request("POST", f"{address.path}api/status", body=b"{}")
+        assert b'"four-epochs"' in connection.getresponse().read()
+        connection.close()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode in (0, 130), err
+    assert out == "" and "Traceback" not in err
+
+
+def test_a_run_that_is_none_is_refused(tmp_path):
+    command = [sys.executable, "-m", "gpucnn", "explore", "--no-browser", "--run", str(tmp_path / "none")]
+    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 2
+    assert "is no folder" in ended.stderr and ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["starlette", "uvicorn"])
+def test_a_missing_package_is_told_in_a_sentence(name, tmp_path):
+    code = f"import sys; sys.modules[{name!r}] = None; from gpucnn.__main__ import main; main()"
+    command = [sys.executable, "-c", code, "explore", "--no-browser"]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr == (
+        f"gpucnn: the page needs {name}, which is not installed: pip install '.[explore]' in gpucnn's folder\n"
+    )
+
+
+def test_the_walk_shows_every_picture_and_each_is_small():
+    shown = set(re.findall(r"!\[[^]]+\]\((explore/[a-z]+\.png)\)", PAGE))
+    assert shown == {f"explore/{file.name}" for file in (DOCS / "explore").iterdir()}
+    for name in shown:
+        assert (DOCS / name).stat().st_size < 100_000
+
+
+def test_the_walk_names_what_is_on_the_page():
+    words = {english for english, _ in WORDS.values()}
+    for name in re.findall(r'"([A-Z][^"]+)"', PAGE):
+        name = name.replace("\n", " ")
+        assert any(text.startswith(name) for text in words), name

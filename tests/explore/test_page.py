@@ -1,0 +1,437 @@
+"""Every panel used as a person would, by mouse and by keyboard, in a real browser; its console stays empty."""
+
+import re
+from io import BytesIO
+
+import pytest
+from PIL import Image
+
+from tests.explore.browser import Browser, why_not
+from tests.explore.conftest import Listening
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"no browser: {why_not()}")
+
+PANELS = ("convolution", "digits", "runs", "bits", "shapes")
+RIGHT, DOWN, UP, LEFT = "\ue014", "\ue015", "\ue013", "\ue012"  # arrow keys, as WebDriver has them
+ENTER, DELETE = "\ue007", "\ue017"
+MINUS = "\N{MINUS SIGN}"
+READY = {"convolution": ".total", "digits": ".pad", "runs": ".confusion", "bits": "button.primary", "shapes": "tfoot"}
+
+
+@pytest.fixture(scope="module")
+def started():
+    browser = Browser()
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def browser(started):
+    started.screen()
+    started.complaints()
+    yield started
+    assert started.complaints() == []
+    assert re.findall(r"undefined|NaN|\bfalse|\bnull|\[object", started.text()) == []
+
+
+# ---- convolution by hand ---------------------------------------------------------------------------------------------
+
+
+def cell(browser, grid: str, row: int, column: int):
+    rows = browser.all(f'[data-grid="{grid}"] .row')
+    return rows[row].find_elements("css selector", ".cell")[column]
+
+
+def outputs(browser) -> list[list[str]]:
+    browser.one('[data-grid="output-0"]')
+    return browser.js(
+        "return [...document.querySelectorAll('[data-grid=\"output-0\"] .row')]"
+        ".map((row) => [...row.children].map((cell) => cell.textContent))"
+    )
+
+
+def rule(size: int, padding: int, extent: int, stride: int, output: int) -> str:
+    """The size rule as the page writes it."""
+    return f"⌊({size} + {padding} + {padding} {MINUS} {extent}) / {stride}⌋ + 1 = {output}"
+
+
+def test_convolution_by_mouse(browser, listening):
+    browser.open(listening.address, "convolution")
+    table = outputs(browser)
+    assert len(table) == len(table[0]) == 7
+    assert [table[i][i] for i in (1, 2, 4, 5)] == ["9"] * 4  # as on the tour: all nine agree
+    browser.click(cell(browser, "output-0", 2, 2))
+    browser.says("Row 2, column 2 of the output: 9")
+    assert browser.text(".total b") == "9"
+    browser.click(cell(browser, "input-0", 1, 7))  # the window's middle goes there
+    browser.says("Row 0, column 6 of the output: 3")
+    browser.click(browser.named("Blur", "button"))
+    browser.until(lambda: outputs(browser)[0][0] == f"{MINUS}0.38", "a blurred corner")
+    browser.choose("Stride", "2")
+    browser.until(lambda: len(outputs(browser)) == 4, "a smaller output")
+    browser.says(rule(9, 0, 3, 2, 4))
+    browser.choose("Padding", "1")
+    browser.says(rule(9, 1, 3, 2, 5))
+
+
+def test_convolution_by_keyboard(browser, listening):
+    browser.open(listening.address, "convolution")
+    browser.focus(browser.one('[data-grid="output-0"]'))
+    browser.press(RIGHT, RIGHT, DOWN)
+    browser.says("Row 1, column 2 of the output")
+    browser.focus(browser.one('[data-grid="input-0"]'))
+    browser.press(LEFT, UP)
+    browser.says("Row 0, column 1 of the output")
+    browser.focus(browser.one("#play"))
+    browser.press(ENTER)
+    browser.says("Row 1, column 0 of the output")  # it went on by itself
+    browser.says("Pause")
+
+
+def test_an_image_is_drawn_by_mouse_and_by_keyboard(browser, listening):
+    browser.open(listening.address, "convolution")
+    browser.click(browser.named("Empty", "button"))
+    browser.until(lambda: {text for row in outputs(browser) for text in row} == {"0"}, "an empty output")
+    browser.click(browser.named("draws"))
+    browser.click(cell(browser, "input-0", 3, 3))
+    browser.until(lambda: outputs(browser)[2][2] == "1", "the filter's middle")
+    browser.focus(browser.one('[data-grid="input-0"]'))
+    browser.press(RIGHT, RIGHT, " ")
+    browser.until(lambda: outputs(browser)[2][4] == "1", "a second pixel")
+    browser.press(" ")
+    browser.until(lambda: outputs(browser)[2][4] == "0", "the second pixel erased")
+
+
+def test_what_does_not_fit_is_told(browser, listening):
+    browser.open(listening.address, "convolution")
+    browser.choose("Stride", "4")
+    browser.click(browser.named("Refuse a stride that leaves pixels over"))
+    browser.says("stride 4 does not divide 6", ".refusal")
+    browser.says("would fit", ".refusal")
+    browser.choose("Stride", "3")
+    browser.until(lambda: not browser.all(".refusal"), "the refusal gone")
+    browser.says(rule(9, 0, 3, 3, 3))
+
+
+def test_channels_flipping_modes_and_pooling(browser, listening):
+    browser.open(listening.address, "convolution")
+    browser.click(browser.named("Colours", "button"))
+    browser.until(lambda: len(browser.all('[data-grid^="input-"]')) == 3, "three channels")
+    assert len(browser.all(".editor")) == 3
+    browser.click(browser.named("Corner 2\N{MULTIPLICATION SIGN}2", "button"))
+    browser.until(lambda: browser.text('[data-grid="filter-0"]') == "1110", "the corner")
+    browser.click(browser.named("Flip the filter (true convolution)"))
+    browser.until(lambda: browser.text('[data-grid="filter-0"]') == "0111", "the corner turned round")
+    browser.choose("Padding", "1")
+    browser.choose("What lies outside", "circular")
+    browser.says(rule(8, 1, 2, 1, 9))
+    browser.click(browser.named("Max pooling"))
+    browser.until(lambda: len(browser.all('[data-grid^="output-"]')) == 3, "three pooled maps")
+    browser.says("largest of 4")
+    assert browser.all(".cell.winner")
+    browser.click(browser.named("Average pooling"))
+    browser.says("mean of 4")
+
+
+def test_a_weight_is_typed_and_a_picture_is_uploaded(browser, listening, tmp_path):
+    browser.open(listening.address, "convolution")
+    outputs(browser)
+    field = browser.one(".editor input")
+    browser.js("arguments[0].select()", field)
+    field.send_keys("5\t")
+    browser.until(lambda: browser.text('[data-grid="filter-0"]').startswith("5"), "the typed weight")
+    file = BytesIO()
+    Image.new("L", (30, 20), 255).save(file, "PNG")
+    (tmp_path / "white.png").write_bytes(file.getvalue())
+    browser.one("input[type=file]").send_keys(str(tmp_path / "white.png"))
+    shade = "[...document.querySelectorAll('[data-grid=\"input-0\"] .cell')].map((c) => c.style.backgroundColor)"
+    browser.until(lambda: browser.js(f"return {shade}") == ["rgb(250, 250, 250)"] * 144, "12 by 12 white pixels")
+    (tmp_path / "broken.png").write_bytes(file.getvalue()[:40])
+    browser.one("input[type=file]").send_keys(str(tmp_path / "broken.png"))
+    browser.says("cannot be read as a PNG or JPEG image", ".refusal")
+
+
+# ---- draw a digit ----------------------------------------------------------------------------------------------------
+
+
+def test_a_digit_is_drawn_by_mouse(browser, listening):
+    browser.open(listening.address, "digits")
+    browser.says("Nothing drawn yet")
+    pad = browser.one(".pad")
+    browser.draw(pad, (0, -90), (0, -30), (0, 30), (0, 90))
+    browser.until(lambda: len(browser.all("button.bar")) == 10, "ten bars")
+    browser.says("1", ".verdict b")
+    for words in ("How your drawing was prepared", "Which pixels counted for “1”", "2 · Conv2d + ReLU", "120 values"):
+        browser.says(words)
+    browser.click(browser.one("button.bar:nth-child(8)"))
+    browser.says("Which pixels counted for “7”")
+    browser.click(browser.named("dark on light"))
+    browser.says("dark on light: turned round")
+    browser.click(browser.named("Clear", "button"))
+    browser.says("Nothing drawn yet")
+    browser.click(browser.named("A real one", "button"))
+    browser.until(lambda: len(browser.all("button.bar")) == 10, "ten bars")
+
+
+def test_a_digit_is_drawn_by_keyboard(browser, listening):
+    browser.open(listening.address, "digits")
+    browser.focus(browser.one(".pad"))
+    browser.press(*[UP] * 9, " ", *[DOWN] * 18, " ")
+    browser.until(lambda: len(browser.all("button.bar")) == 10, "ten bars")
+    browser.says("1", ".verdict b")
+    browser.focus(browser.one("button.bar:nth-child(5)"))
+    browser.press(ENTER)
+    browser.says("Which pixels counted for “4”")
+    browser.focus(browser.one(".pad"))
+    browser.press(DELETE)
+    browser.says("Nothing drawn yet")
+
+
+@pytest.mark.slow
+def test_without_a_run_one_is_trained_and_its_curves_grow(browser, tmp_path):
+    with Listening([], tmp_path) as server:
+        browser.open(server.address, "digits")
+        browser.says("No trained network yet")
+        browser.click(browser.named("Train a network", "button"))
+        browser.says("Epoch ", seconds=300)
+        browser.until(lambda: browser.all(".learn .chart polyline"), "curves", 300)
+        browser.until(lambda: browser.all(".pad"), "the pad", 300)
+        browser.open(server.address, "runs")
+        browser.says("30 / 30")
+        browser.says("After epoch 30")
+        browser.driver.get("about:blank")  # before its server ends
+
+
+# ---- watch a run -----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_watched(browser, listening):
+    browser.open(listening.address, "runs")
+    browser.says("four-epochs")
+    browser.says("4 / 4")
+    browser.until(lambda: len(browser.all(".chart polyline")) == 6, "curves of training and validation, rates, speeds")
+    browser.says("of 359 test images right")
+    assert len(browser.all(".confusion tbody tr")) == 10
+    browser.says("After epoch 4")
+    before = browser.js("return document.querySelector('.filtermaps canvas').toDataURL()")
+    browser.focus(browser.one("#epoch"))
+    browser.press(LEFT, LEFT)
+    browser.says("After epoch 2")
+    browser.until(
+        lambda: browser.js("return document.querySelector('.filtermaps canvas').toDataURL()") != before, "other filters"
+    )
+    sample = browser.one("#sample")
+    browser.js("arguments[0].value = '7'; arguments[0].dispatchEvent(new Event('change'))", sample)
+    browser.says("It is a")
+    browser.focus(browser.one(".chart svg"))
+    browser.press(LEFT)
+    browser.says("epoch 3", ".readout")
+    browser.click(browser.one("#show-0"))
+    browser.says("Tick a run to see its curves")
+
+
+def test_several_runs_side_by_side(browser, run, copied, tmp_path):
+    with Listening([run, copied], tmp_path / "new") as server:
+        browser.open(server.address, "runs")
+        browser.says("copied")
+        browser.click(browser.one("#show-1"))
+        browser.until(lambda: len(browser.all(".chart polyline")) == 12, "the curves of both")
+        browser.says("copied validation", ".readout")
+        browser.click(browser.one("#run-1"))
+        browser.until(lambda: browser.all('#run-1[aria-pressed="true"]'), "the second in focus")
+        browser.driver.get("about:blank")  # before its server ends
+
+
+# ---- same bits -------------------------------------------------------------------------------------------------------
+
+
+def test_bits_are_compared_and_a_rule_is_broken(browser, listening):
+    browser.open(listening.address, "bits")
+    browser.focus(browser.named("Train on every backend", "button"))
+    browser.press(ENTER)
+    browser.says("All 6,720 bits of 210 weights are equal", seconds=180)
+    assert len(browser.all(".bitstable tbody tr")) == 24
+    browser.click(browser.named("Show all 210", "button"))
+    assert len(browser.all(".bitstable tbody tr")) == 210
+    assert not browser.all("tr.differs")
+    browser.click(browser.named("Add in another order", "button"))
+    browser.says("First difference: step", seconds=180)
+    assert browser.all(".flip")
+    browser.says("After 100 steps")
+    assert len(browser.all(".chart polyline")) == 2
+
+
+# ---- shapes ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_network_is_built_by_mouse(browser, listening):
+    browser.open(listening.address, "shapes")
+    browser.says("61,706", "tfoot")
+    browser.click(browser.named("Depthwise", "button"))
+    browser.says("groups=16", "pre")
+    browser.click(browser.named("Empty", "button"))
+    browser.says("No layers yet")
+    browser.click(browser.one("#add option[value='Flatten']"))
+    browser.click(browser.named("Add layer", "button"))
+    browser.click(browser.one("#add option[value='Dense']"))
+    browser.click(browser.named("Add layer", "button"))
+    browser.says("7,850", "tfoot")  # 784 * 10 + 10
+    browser.says("Dense(10)", "pre")
+    browser.click(browser.one("[aria-label='Remove layer 0']"))
+    browser.says("put Flatten() before it", ".refusal")
+    assert browser.all(".item.wrong")
+
+
+def test_a_network_is_built_by_keyboard(browser, listening):
+    browser.open(listening.address, "shapes")
+    browser.says("61,706", "tfoot")
+    browser.focus(browser.one("[aria-label='Move layer 1 up']"))
+    browser.press(ENTER)
+    browser.until(lambda: browser.text("tbody tr:first-child").startswith("0MaxPool2d"), "the pooling first")
+    assert browser.js("return document.activeElement.id") == "layer-0"  # the focus went with it
+    field = browser.one("#layer-1 input")
+    browser.focus(field)
+    browser.js("arguments[0].select()", field)
+    browser.press("9\t")
+    browser.says("Conv2d(9, 5", "pre")
+
+
+# ---- the frame -------------------------------------------------------------------------------------------------------
+
+
+def test_tabs_by_keyboard(browser, listening):
+    browser.open(listening.address, "convolution")
+    browser.focus(browser.one("#tab-convolution"))
+    for panel in (*PANELS[1:], PANELS[0]):
+        browser.press(RIGHT)
+        browser.until(lambda panel=panel: browser.all(f".panel.{panel}"), panel)
+        assert browser.js("return document.activeElement.id") == f"tab-{panel}"
+        assert browser.js("return document.querySelectorAll('[aria-selected=true]').length") == 1
+
+
+def test_the_language_is_changed_and_kept(browser, listening):
+    browser.open(listening.address, "shapes")
+    browser.click(browser.one("#language"))
+    browser.says("형태", "h1")
+    assert browser.js("return document.documentElement.lang") == "ko"
+    browser.driver.refresh()
+    browser.says("형태", "h1")
+    browser.click(browser.one("#language"))
+    browser.says("Shapes", "h1")
+
+
+def test_light_and_dark(browser, listening):
+    def ground() -> str:
+        return browser.js("return getComputedStyle(document.body).backgroundColor")
+
+    browser.open(listening.address, "bits")
+    light = ground()
+    browser.screen(scheme="dark")
+    browser.until(lambda: ground() != light, "dark, as the system has it")
+    browser.click(browser.one("#theme"))
+    assert ground() == light
+    browser.screen(scheme="light")
+    browser.click(browser.one("#theme"))
+    assert ground() != light
+
+
+CONTRAST = """
+const channel = (v) => (v /= 255, v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+const rgba = (text) => (canvas.clearRect(0, 0, 1, 1), canvas.fillStyle = text, canvas.fillRect(0, 0, 1, 1),
+  [...canvas.getImageData(0, 0, 1, 1).data]);
+const bad = [];
+for (const element of document.querySelectorAll("body *")) {
+  const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+  if (!own || !element.checkVisibility({ checkOpacity: true })) continue;
+  if (element.closest("[disabled], noscript, .skip, .confusion .none, .outside")) continue;
+  const layers = [];
+  for (let e = element; e; e = e.parentElement) layers.push(rgba(getComputedStyle(e).backgroundColor));
+  let ground = [255, 255, 255];
+  for (const [r, g, b, a] of layers.reverse()) ground = ground.map((v, i) => v + ([r, g, b][i] - v) * (a / 255));
+  const style = getComputedStyle(element);
+  const ink = rgba(element instanceof SVGElement ? style.fill : style.color);
+  const [high, low] = [light(ink), light(ground)].sort((a, b) => b - a);
+  const ratio = (high + 0.05) / (low + 0.05);
+  if (ratio < 4.5) bad.push(`${ratio.toFixed(2)} ${element.outerHTML.slice(0, 90)}`);
+}
+return bad;
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("panel", PANELS)
+def test_words_can_be_read(browser, listening, panel, scheme):
+    """Contrast of at least 4.5 (WCAG 2.2, 1.4.3), and a name for all that can be used (4.1.2)."""
+    browser.screen(scheme=scheme)
+    browser.open(listening.address, panel)
+    ready = {
+        "convolution": ".total",
+        "digits": ".pad",
+        "runs": ".confusion",
+        "bits": "button.primary",
+        "shapes": "tfoot",
+    }
+    browser.one(ready[panel])
+    if panel == "digits":
+        browser.click(browser.named("A real one", "button"))
+        browser.one("button.bar")
+    assert browser.js(CONTRAST) == []
+    tree = browser.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    usable = {
+        "button",
+        "checkbox",
+        "combobox",
+        "radio",
+        "slider",
+        "spinbutton",
+        "tab",
+        "textbox",
+        "grid",
+        "application",
+    }
+    nameless = [
+        node["role"]["value"]
+        for node in tree
+        if not node.get("ignored") and node["role"]["value"] in usable and not node.get("name", {}).get("value")
+    ]
+    assert nameless == []
+
+
+@pytest.mark.parametrize("language", ["en", "ko"])
+@pytest.mark.parametrize("panel", PANELS)
+def test_a_phone_shows_all_without_scrolling_sideways(browser, listening, panel, language):
+    browser.screen(390, 844)
+    browser.open(listening.address, panel, language)
+    ready = {
+        "convolution": ".total",
+        "digits": ".pad",
+        "runs": ".confusion",
+        "bits": "button.primary",
+        "shapes": "tfoot",
+    }
+    browser.one(ready[panel])
+    assert browser.js("return document.documentElement.scrollWidth") <= 390
+    small = browser.js(
+        "return [...document.querySelectorAll('main button, header button')].filter((b) => b.checkVisibility())"
+        ".map((b) => [b.textContent, b.getBoundingClientRect()]).filter(([, r]) => r.height < 24 || r.width < 24)"
+        ".map(([words]) => words)"
+    )
+    assert small == []  # targets of 24 pixels at least (WCAG 2.2, 2.5.8)
+
+
+def test_nothing_moves_where_motion_is_unwanted(browser, listening):
+    browser.screen(motion="reduce")
+    browser.open(listening.address, "convolution")
+    browser.one(".frame")
+    assert browser.js("return getComputedStyle(document.querySelector('.frame')).transitionDuration") == "0s"
+
+
+def test_a_server_that_has_ended_is_told(browser, run, tmp_path):
+    with Listening([run], tmp_path) as server:
+        browser.open(server.address, "convolution")
+        browser.one('[data-grid="output-0"]')
+    browser.choose("Stride", "2")
+    browser.says("The server does not answer", "#lost")
+    assert all("ERR_CONNECTION_REFUSED" in line for line in browser.complaints())

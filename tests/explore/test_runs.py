@@ -1,0 +1,133 @@
+"""Runs as the page sees them: finished, in progress, interrupted, damaged; and what is inside them."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+from gpucnn.data import load
+from gpucnn.explore.server import Explorer
+from gpucnn.training import load_run
+from tests.explore.conftest import Page, folders_in
+
+
+def of(folder, engine, tmp_path) -> Page:
+    return Page(Explorer([folder], folders_in(tmp_path / "new"), engine))
+
+
+def test_the_list_and_the_curves_are_the_runs_own(page, run):
+    (listed,) = page("status")["runs"]
+    assert (listed["name"], listed["model"], listed["data"]) == ("four-epochs", "lenet5", "digits")
+    assert (listed["epochs"], listed["planned"], listed["live"], listed["ready"]) == (4, 4, False, True)
+    (curves,) = page("curves", runs=[{"run": 0}])["runs"]
+    assert curves["history"] == load_run(run).history.epochs
+    assert {"loss", "accuracy", "validation_loss", "learning_rate", "images_per_second"} <= curves["history"][0].keys()
+
+
+def test_filters_and_maps_of_each_epoch(page, run):
+    answer = page("look", run=0, epoch=None, image=5)
+    assert answer["epochs"] == [1, 2, 3, 4]
+    weights = load_run(run).model.state_dict()["0.weight"]
+    assert np.array_equal(answer["filters"], weights)
+    _, test = load("digits")
+    assert np.array_equal(answer["maps"][0]["values"], test.images[5])
+    assert answer["label"] == test.classes[test.labels[5]]
+    before = page("look", run=0, epoch=1, image=5)["filters"]
+    assert not np.array_equal(before, weights)
+    assert np.array_equal(page("look", run=0, epoch=4, image=5)["filters"], weights)
+    assert "no weights of epoch 9" in page("look", run=0, epoch=9)["refused"]
+
+
+def test_confusion_and_mistakes(page, run):
+    answer = page("results", run=0)
+    _, test = load("digits")
+    said = load_run(run).model.predict(test.images).argmax(axis=1)
+    expected = np.zeros((10, 10), int)
+    for true, predicted in zip(test.labels, said):
+        expected[true, predicted] += 1
+    assert answer["counts"] == expected.tolist()
+    assert answer["right"] == int((said == test.labels).sum()) and answer["total"] == 359
+    chances = [mistake["probability"] for mistake in answer["mistakes"]]
+    assert chances == sorted(chances, reverse=True)
+    for mistake in answer["mistakes"]:
+        assert mistake["true"] != mistake["predicted"]
+        assert np.array_equal(mistake["pixels"], test.images[mistake["image"]])
+
+
+def test_a_run_in_progress_is_read_as_it_stands(copied, engine, tmp_path):
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, "epochs": 9}))
+    metrics = copied / "metrics.jsonl"
+    metrics.touch()
+    page = of(copied, engine, tmp_path)
+    (listed,) = page("status")["runs"]
+    assert (listed["epochs"], listed["planned"], listed["live"]) == (4, 9, True)
+    metrics.write_text(metrics.read_text() + json.dumps({**load_run(copied).history.last, "epoch": 5}) + "\n")
+    assert len(page("curves", runs=[{"run": 0}])["runs"][0]["history"]) == 5
+    assert page("look", run=0)["filters"].shape == (6, 1, 5, 5)  # metrics are ahead of the checkpoint
+
+
+def test_a_run_before_its_first_epoch(tmp_path, engine):
+    folder = tmp_path / "begun"
+    folder.mkdir()
+    page = of(folder, engine, tmp_path)
+    (listed,) = page("status")["runs"]
+    assert (listed["epochs"], listed["ready"], listed["live"]) == (0, False, False)
+    assert page("curves", runs=[{"run": 0}])["runs"][0]["history"] == []
+    assert "has not finished an epoch" in page("look", run=0)["refused"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"train": 3, "epochs": "many"}', '{"train": {"data": ["x"]}}'])
+def test_a_damaged_config_takes_nothing_down(copied, engine, tmp_path, content):
+    (copied / "config.json").write_text(content)
+    page = of(copied, engine, tmp_path)
+    assert page("status")["runs"][0]["epochs"] == 4
+    assert "refused" in page("look", run=0)
+    assert "refused" in page("draw", run=0, drawing={"height": 8, "width": 8, "bytes": "A" * 86 + "=="})
+
+
+@pytest.mark.parametrize("file", ["checkpoint.safetensors", "snapshots/0002.safetensors"])
+def test_a_damaged_checkpoint_is_told_in_a_sentence(copied, engine, tmp_path, file):
+    content = (copied / file).read_bytes()
+    (copied / file).write_bytes(content[: len(content) // 2])
+    page = of(copied, engine, tmp_path)
+    epoch = 2 if "0002" in file else None
+    assert "cannot be read" in page("look", run=0, epoch=epoch)["refused"]
+
+
+def test_damaged_metrics_are_no_curve(copied, engine, tmp_path):
+    (copied / "metrics.jsonl").write_text('{"epoch": 1\n')
+    page = of(copied, engine, tmp_path)
+    assert page("curves", runs=[{"run": 0}])["runs"][0]["history"] == []
+
+
+def test_a_run_of_the_page_is_one_of_the_command_too(copied):
+    """`gpucnn train --resume` takes it for its own: here there is nothing left to train, and it is tested."""
+    from tests.cli.conftest import Cli
+
+    answer = Cli().json("train", "--resume", "--run", copied)
+    assert answer["epochs"] == 4
+    assert answer["weights_sha256"] in [load_run(copied, best=best).model.weights_sha256() for best in (True, False)]
+
+
+@pytest.mark.slow
+def test_training_from_the_page(empty):
+    """A process of its own trains; the page sees the run grow, and may stop it."""
+    assert empty("status")["runs"] == []
+    started = empty("train")
+    assert started == {"run": 0}
+    assert empty("train") == {"run": 0}  # one at a time
+    deadline, seen = time.monotonic() + 240, 0
+    while seen < 2:
+        assert time.monotonic() < deadline
+        (found,) = empty("curves", runs=[{"run": 0}])["runs"]
+        seen = len(found["history"])
+        assert found["live"] or seen == found["planned"]
+        time.sleep(0.05)
+    empty("stop")
+    (found,) = empty("status")["runs"]
+    assert empty("look", run=0)["epochs"][:2] == [1, 2]
+    assert not empty.explorer.process.trains(empty.explorer.runs.folders[0])
+    assert empty("status")["failed"] is False
+    assert found["ready"]

@@ -1,0 +1,69 @@
+"""Compiled kernels are run: they are taken from nobody else, and garbage among them is compiled anew."""
+
+import hashlib
+import os
+import pickle
+
+import pytest
+
+from gpucnn import cache
+from gpucnn.errors import BackendError
+from tests.backends.test_kernel_cache import HEAD, MAPS, NAMES, TAIL
+from tests.processes import finish, start
+
+POSIX = pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+
+
+@POSIX
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702, 0o720])
+def test_a_folder_that_others_can_write_to(tmp_path, monkeypatch, mode):
+    monkeypatch.setenv("GPUCNN_CACHE", str(tmp_path))
+    kernels = cache.Kernels("numba")
+    (tmp_path / "numba").mkdir()
+    (tmp_path / "numba").chmod(mode)
+    for use in (lambda: kernels.read("relu"), lambda: kernels.write("relu", b"code")):
+        with pytest.raises(BackendError, match="since others than you can write to it: run `chmod go-w"):
+            use()
+    (tmp_path / "numba").chmod(0o755)
+    kernels.write("relu", b"code")
+    assert kernels.read("relu") == b"code" and kernels.read("tanh") is None
+
+
+@POSIX
+def test_a_folder_above_that_others_can_write_to(tmp_path, monkeypatch):
+    """They could put another one in its place; not in a folder like /tmp, where each may remove his own alone."""
+    monkeypatch.setenv("GPUCNN_CACHE", str(tmp_path / "open"))
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(BackendError):
+        cache.Kernels("cuda").read("relu")
+    (tmp_path / "open").chmod(0o1777)
+    assert cache.Kernels("cuda").read("relu") is None
+
+
+@POSIX
+def test_a_folder_of_somebody_else(tmp_path, monkeypatch):
+    monkeypatch.setenv("GPUCNN_CACHE", str(tmp_path))
+    cache.Kernels("numba").write("relu", b"code")
+    cache._refuse_shared.cache_clear()
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    if os.stat(tmp_path).st_uid == 0:
+        assert cache.Kernels("numba").read("relu") == b"code", "the system's own are trusted"
+    else:
+        with pytest.raises(BackendError):
+            cache.Kernels("numba").read("relu")
+    cache._refuse_shared.cache_clear()
+
+
+def test_the_right_digest_over_garbage(tmp_path):
+    """No kernel, pickles of something else, and no pickle at all."""
+    code, settings = HEAD + MAPS + TAIL, {"GPUCNN_CACHE": str(tmp_path)}
+    first = finish(start(code, **settings))
+    assert first["compiled"] == NAMES
+    files = sorted((tmp_path / "numba").iterdir())
+    good = files[0].read_bytes()[32:]
+    for file, content in zip(files, (b"garbage", pickle.dumps((1, 2)), good[: len(good) // 2]), strict=True):
+        file.write_bytes(hashlib.sha256(content).digest() + content)
+    again = finish(start(code, **settings))
+    assert again == first
+    assert finish(start(code, **settings))["compiled"] == []
