@@ -137,16 +137,6 @@ def stack_of(vectors: int):
 
 
 @intrinsic
-def claim(typing, address):
-    """The int64 at `address`, which is one more afterwards, whoever else counts."""
-
-    def generate(context, builder, s, v):
-        return builder.atomic_rmw("add", pointer(builder, v[0], _i64), _i64(1), "seq_cst")
-
-    return types.int64(types.int64), generate
-
-
-@intrinsic
 def shared(typing, address):
     """The int64 at `address`, and everything that was written before it."""
 
@@ -154,6 +144,63 @@ def shared(typing, address):
         return builder.load_atomic(pointer(builder, v[0], _i64), "acquire", 8)
 
     return types.int64(types.int64), generate
+
+
+@intrinsic
+def publish(typing, address, x):
+    """The int64 at `address` becomes x, after everything that was written before."""
+
+    def generate(context, builder, s, v):
+        builder.store_atomic(v[1], pointer(builder, v[0], _i64), "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def count_up(typing, address, n):
+    """The int64 at `address` becomes n more, whoever else counts."""
+
+    def generate(context, builder, s, v):
+        builder.atomic_rmw("add", pointer(builder, v[0], _i64), v[1], "seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def swap(typing, address, x):
+    """The int64 at `address` becomes x, before everything that is written afterwards."""
+
+    def generate(context, builder, s, v):
+        builder.atomic_rmw("xchg", pointer(builder, v[0], _i64), v[1], "seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
+def exchange(typing, address, expected, x):
+    """Whether the int64 at `address` was as expected, and so became x."""
+
+    def generate(context, builder, s, v):
+        place = pointer(builder, v[0], _i64)
+        return builder.extract_value(builder.cmpxchg(place, v[1], v[2], "seq_cst", "seq_cst"), 1)
+
+    return types.boolean(types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def rest(typing):
+    """Tell the processor that this is a loop that waits."""
+
+    def generate(context, builder, s, v):
+        if "x86" in builder.module.triple or "amd64" in builder.module.triple:
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
 
 
 @intrinsic

@@ -20,7 +20,15 @@ from gpucnn.kernels.numba.addresses import (
     stack_of,
     vector_at,
 )
-from gpucnn.kernels.numba.channel_tiles import CONSTANTS, broadcast_of, lanewise_of, rows_of, turn, turning_of
+from gpucnn.kernels.numba.channel_tiles import (
+    CONSTANTS,
+    broadcast_of,
+    lanewise_of,
+    rows_of,
+    sliding_of,
+    turn,
+    turning_of,
+)
 from gpucnn.kernels.numba.compiler import inner
 from gpucnn.kernels.numba.native import native
 from gpucnn.kernels.numba.simd import LANES, add, divide, splat, sqrt
@@ -66,9 +74,8 @@ ZERO, ONE = np.float32(0), np.float32(1)
 
 
 @inner
-def constants(a, i, room):
-    """Bias, mean, 1 / sqrt(var + eps), gamma and beta of block i of channels, to `room`."""
-    at = i * VECTOR
+def constants(a, at, room):
+    """Bias, mean, 1 / sqrt(var + eps), gamma and beta of 16 channels, `at` bytes into each, to `room`."""
     put_vector(room, vector_at(slot(a, BIAS) + at) if slot(a, BIAS) else splat(ZERO))
     if slot(a, MEAN):
         put_vector(room + VECTOR, vector_at(slot(a, MEAN) + at))
@@ -80,12 +87,14 @@ def constants(a, i, room):
 
 
 @inner
-def ends_of(a, known, image, first, tile, pixels):
-    """What a tile is told of its end: see channel_tiles.py."""
+def ends_of(a, known, y_first, other_first, tile, pixels):
+    """What a tile is told of its end, see channel_tiles.py: its image and channels begin so many bytes into y and the
+    addend.
+    """
     other = slot(a, ADDEND)
     if other:
-        other += image * slot(a, ADDEND_IMAGE) + first * slot(a, ADDEND_BLOCK)
-    y = slot(a, Y) + image * slot(a, Y_IMAGE) + first * slot(a, Y_BLOCK)
+        other += other_first
+    y = slot(a, Y) + y_first
     results = slot(a, RESULTS) + tile * pixels // slot(a, POOL) * 4
     addends = slot(a, ADDEND_PLACES) + tile * pixels * 4
     about = known, slot(a, MEAN), slot(a, RELU), slot(a, POOL)
@@ -93,11 +102,20 @@ def ends_of(a, known, image, first, tile, pixels):
 
 
 @functools.cache
-def conv_of(vectors: int, places: int, together: int = 1, apart: int = 0, depthwise: bool = False):
-    """The kernel with tiles of `vectors` blocks of channels by `places * together` pixels, see channel_tiles.py."""
-    run = lanewise_of(places) if depthwise else broadcast_of(vectors, places, together, apart)
+def conv_of(vectors: int, places: int, together: int = 1, apart: int = 0, taps: int = 1, depthwise: bool = False):
+    """The kernel with tiles of `vectors` blocks of channels by `places * together` pixels, see channel_tiles.py.
+
+    `taps` above 1 is for whole kernel rows and one block of channels.
+    """
+    if depthwise:
+        run = lanewise_of(places)
+    elif taps > 1:
+        run = sliding_of(places, together, taps, apart)
+    else:
+        run = broadcast_of(vectors, places, together, apart)
     room, pixels = stack_of(CONSTANTS * vectors), places * together
     several = f" by {together} pixels {apart} bytes apart" if together > 1 else ""
+    several += f", {taps} taps" if taps > 1 else ""
 
     @native(f"{'depthwise ' if depthwise else ''}conv {vectors}x{places}{several} of 16 channels")
     def conv(a, unit):
@@ -111,12 +129,14 @@ def conv_of(vectors: int, places: int, together: int = 1, apart: int = 0, depthw
         for n in range(number * chunk // slot(a, VECTOR_PARTS), number * (chunk + 1) // slot(a, VECTOR_PARTS)):
             first = min(n * vectors, slot(a, VECTORS) - vectors)
             for i in range(vectors):
-                constants(a, first + i, known + i * CONSTANTS * VECTOR)
+                constants(a, (first + i) * VECTOR, known + i * CONSTANTS * VECTOR)
             weights = slot(a, WEIGHTS) + n * slot(a, WEIGHTS_TILE)
             seen = x + first * slot(a, X_BLOCK)
+            y_first = image * slot(a, Y_IMAGE) + first * slot(a, Y_BLOCK)
+            other_first = image * slot(a, ADDEND_IMAGE) + first * slot(a, ADDEND_BLOCK)
             for tile in range(first_tile, last_tile):
                 terms = slot(a, TILE_TERMS) + tile * 8
-                ends = ends_of(a, known, image, first, tile, pixels)
+                ends = ends_of(a, known, y_first, other_first, tile, pixels)
                 table = slot(a, PLACES) + tile * places * 4
                 run(offset_at(terms + 4), slot(a, TERMS) + offset_at(terms) * 8, weights, seen, table, ends)
 
@@ -127,21 +147,24 @@ def conv_of(vectors: int, places: int, together: int = 1, apart: int = 0, depthw
 def dense_of(groups: int, images: int):
     """The kernel for few images with one position each, `images` at a time: the weights are read as they lie.
 
-    A unit is `groups` blocks of outputs for all images: one's sums run while the other's weights are turned.
+    A unit is 16 * groups outputs for all images: one's sums run while another's weights are turned. The last unit
+    overlaps the one before, unless groups is 1: then outputs that fill up a vector repeat the last one.
     """
-    run, rows, room = turning_of(groups, images), rows_of(groups * LANES), stack_of(CONSTANTS * groups)
+    run, room = turning_of(groups, images), stack_of(CONSTANTS * groups)
 
     @native(f"dense of {groups} blocks for {images} images")
     def dense(a, unit):
-        known = room()
-        first = min(unit * groups, slot(a, VECTORS) - groups)
+        known, first = room(), unit * groups * LANES
+        if groups > 1:
+            first = min(first, slot(a, OUTPUTS) - groups * LANES)
         for i in range(groups):
-            constants(a, first + i, known + i * CONSTANTS * VECTOR)
-        last = slot(a, WEIGHTS) + (slot(a, OUTPUTS) - 1) * slot(a, ROW)
-        weights = rows(slot(a, WEIGHTS) + first * LANES * slot(a, ROW), slot(a, ROW), last)
+            constants(a, first * 4 + i * VECTOR, known + i * CONSTANTS * VECTOR)
+        weights, row = slot(a, WEIGHTS) + first * slot(a, ROW), slot(a, ROW)
+        last = slot(a, WEIGHTS) + (slot(a, OUTPUTS) - 1) * row
         for tile in range(slot(a, TILES)):
-            ends = ends_of(a, known, 0, first, tile, images)
-            run(slot(a, COUNT), slot(a, TERMS), weights, slot(a, X), slot(a, PLACES) + tile * images * 4, ends)
+            ends = ends_of(a, known, first * 4, first * 4, tile, images)
+            table = slot(a, PLACES) + tile * images * 4
+            run(slot(a, COUNT), slot(a, TERMS), weights, row, last, slot(a, X), table, ends)
 
     return dense
 

@@ -22,7 +22,8 @@ from gpucnn.kernels.numba.addresses import (
     vector_at,
 )
 from gpucnn.kernels.numba.compiler import inner
-from gpucnn.kernels.numba.elementary import exp64, gelu64, sigmoid64, silu64, tanh64
+from gpucnn.kernels.numba.elementary import exp64
+from gpucnn.kernels.numba.elementwise import EXPRESSIONS
 from gpucnn.kernels.numba.native import native
 from gpucnn.kernels.numba.simd import (
     LANES,
@@ -40,6 +41,7 @@ from gpucnn.kernels.numba.simd import (
     where_greater,
     widen,
 )
+from gpucnn.kernels.numba.vectors import finished
 
 ZERO, ONE = np.float32(0), np.float32(1)
 
@@ -63,31 +65,11 @@ def row_of(a, number, block, d, h):
 # ---- one value from one value ----------------------------------------------------------------------------------------
 
 
-@inner
-def rectified(v):
-    return where_greater(v, splat(ZERO), v, splat(ZERO))
-
-
-@inner
-def rounded(v):
-    """A float64 as float32, +0 for -0."""
-    return add(narrow(v), splat(ZERO))
-
-
-VALUES = {
-    "relu": lambda x, slope: rectified(x),
-    "tanh": lambda x, slope: rounded(tanh64(widen(x))),
-    "sigmoid": lambda x, slope: narrow(sigmoid64(widen(x))),
-    "leaky_relu": lambda x, slope: where_greater(x, splat(ZERO), x, add(multiply(splat(slope), x), splat(ZERO))),
-    "gelu": lambda x, slope: rounded(gelu64(widen(x))),
-    "silu": lambda x, slope: rounded(silu64(widen(x))),
-}
-
-
 @functools.cache
-def elementwise_of(name: str):
-    """y = an activation of x; OWN holds the address of its setting, a float32."""
-    value = inner(VALUES[name])
+def elementwise_of(name: str, settings: int):
+    """y = an activation of x with so many settings, one at most: OWN holds the address of its float32."""
+    expression = inner(EXPRESSIONS[name][0])
+    value = expression if settings else inner(lambda x, setting: expression(x))
 
     @native(f"{name} of channel blocks")
     def elementwise(a, unit):
@@ -111,7 +93,7 @@ def add_maps(a, unit):
             first, second, target = row_of(a, X, x, d, h), row_of(a, Z, z, d, h), row_of(a, Y, y, d, h)
             for i in range(0, slot(a, WIDTH) * VECTOR, VECTOR):
                 v = add(vector_at(first + i), vector_at(second + i))
-                put_vector(target + i, rectified(v) if slot(a, OWN) else v)
+                put_vector(target + i, finished(v, slot(a, OWN)))
 
 
 @native("batch norm of channel blocks")
@@ -126,7 +108,7 @@ def batch_norm(a, unit):
             source, target = row_of(a, X, x, d, h), row_of(a, Y, y, d, h)
             for i in range(0, slot(a, WIDTH) * VECTOR, VECTOR):
                 v = fma(gamma, multiply(subtract(vector_at(source + i), mean), inverse), beta)
-                put_vector(target + i, rectified(v) if slot(a, OWN + 5) else v)
+                put_vector(target + i, finished(v, slot(a, OWN + 5)))
 
 
 @native("add bias to channel blocks")
@@ -139,7 +121,7 @@ def add_bias(a, unit):
             source, target = row_of(a, X, x, d, h), row_of(a, Y, y, d, h)
             for i in range(0, slot(a, WIDTH) * VECTOR, VECTOR):
                 v = add(add(vector_at(source + i), bias), splat(ZERO))
-                put_vector(target + i, rectified(v) if slot(a, OWN + 1) else v)
+                put_vector(target + i, finished(v, slot(a, OWN + 1)))
 
 
 # ---- pooling ---------------------------------------------------------------------------------------------------------
@@ -186,6 +168,27 @@ def pool_of(largest: bool):
                     put_vector(row_of(a, Y, y, d, h) + w * VECTOR, result)
 
     return pool
+
+
+@native("max pool of windows side by side in channel blocks")
+def pool_windows(a, unit):
+    """Max pooling where windows follow one another and none reaches outside the image."""
+    x, y = block_of(a, X, unit), block_of(a, Y, unit)
+    depth, height, width = slot(a, KERNEL), slot(a, KERNEL + 1), slot(a, KERNEL + 2)
+    x_plane, x_row, wide = slot(a, X + 3), slot(a, X + 4), slot(a, WIDTH)
+    for d in range(slot(a, DEPTH)):
+        for h in range(slot(a, HEIGHT)):
+            target, source = row_of(a, Y, y, d, h), row_of(a, X, x, d * depth, h * height)
+            for w in range(wide):
+                first = source + w * width * VECTOR
+                result = vector_at(first)
+                for k in range(depth):
+                    for r in range(height):
+                        row = first + k * x_plane + r * x_row
+                        for s in range(width):
+                            v = vector_at(row + s * VECTOR)
+                            result = where_greater(v, result, v, result)
+                put_vector(target + w * VECTOR, result)
 
 
 @inner
@@ -359,6 +362,26 @@ def load_images(a, unit):
     for lane in range(LANES):
         zero += float_at(room + lane * 4)
     if zero != ZERO:
+        put_slot(a, BAD, 1)
+
+
+@native("look for NaNs in images")
+def look_at_images(a, unit):
+    """Set BAD where an image holds a NaN or an infinity; SOURCE and SOURCE_IMAGE are as in `load_images`."""
+    source, room, zero = slot(a, SOURCE) + unit * slot(a, SOURCE_IMAGE), _checks_room(), splat(ZERO)
+    end = source + slot(a, SOURCE_IMAGE)
+    first, second = zero, zero
+    while source + 2 * VECTOR <= end:
+        first, second = fma(vector_at(source), zero, first), fma(vector_at(source + VECTOR), zero, second)
+        source += 2 * VECTOR
+    put_vector(room, add(first, second))
+    total = ZERO
+    while source < end:
+        total += float_at(source) * ZERO
+        source += 4
+    for lane in range(LANES):
+        total += float_at(room + lane * 4)
+    if total != ZERO:
         put_slot(a, BAD, 1)
 
 

@@ -152,6 +152,45 @@ def broadcast_of(vectors: int, places: int, together: int = 1, apart: int = 0):
 
 
 @functools.cache
+def sliding_of(places: int, together: int, taps: int, apart: int):
+    """The same for one vector of channels and whole kernel rows: a term of `terms` stands for `taps` terms.
+
+    They are `apart` bytes from each other, as the pixels are, and have weights that follow one another, so a float that
+    several taps of several pixels see is loaded once.
+    """
+    pixels = places * together
+
+    @intrinsic
+    def run(typing, count, terms, weights, x, table, ends):
+        def generate(context, builder, s, v):
+            count, terms, weights, x, table, ends = v
+            terms, weights = pointer(builder, terms, _i64), pointer(builder, weights, _i8)
+            table, x = pointer(builder, table, _i32), pointer(builder, x, _i8)
+            bases = [builder.gep(x, [_offset(builder, table, _i64(j))]) for j in range(places)]
+
+            def step(b, k, values):
+                (offset, w_offset), fma_of, values = _term(b, terms, k), _fma(b), list(values)
+                w = _at(b, weights, w_offset, _vec)
+                ws = [_load(b, b.gep(w, [_i64(t)])) for t in range(taps)]
+                for j, base in enumerate(bases):
+                    first = b.gep(base, [offset])
+                    seen = range(together + taps - 1)
+                    xs = [_splat(b, b.load(_at(b, first, _i64(t * apart)))) for t in seen]
+                    for t, w in enumerate(ws):
+                        for i in range(together):
+                            place = j * together + i
+                            values[place] = b.call(fma_of, [xs[i + t], w, values[place]])
+                return values
+
+            _finish(builder, _loop(builder, count, [_zero] * pixels, step), pixels, ends)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 5, ends_type), generate
+
+    return run
+
+
+@functools.cache
 def lanewise_of(pixels: int):
     """The same where each channel sees only itself: x_jk is the vector at x + place j + the low half of term k."""
 
@@ -270,32 +309,59 @@ def turn(typing, rows, columns, target, stride):
 def turning_of(groups: int, images: int):
     """Dot products with weights as they lie, each read once: what pays where few images share them.
 
-    `run(count, terms, rows, x, table, ends)` with 16 * groups addresses of rows of `count` floats, the weights of one
-    output each: acc[g][j] = fma(x_jk, w_gk, acc[g][j]) for k < count, in order. w_gk holds float k of rows 16 * g to
-    16 * g + 15, x_jk is the float at x + place j + the low half of term k. The accumulators begin at +0. The table of
-    terms is filled up to a multiple of 16 with any valid offset.
+    `run(count, terms, weights, row, last, x, table, ends)` for 16 * groups outputs with `count` weights each, from the
+    address `weights` on, `row` bytes from one output's to the next: acc[g][j] = fma(x_jk, w_gk, acc[g][j]) for k <
+    count, in order. w_gk holds weight k of outputs 16 * g to 16 * g + 15, x_jk is the float at x + place j + the low
+    half of term k. The accumulators begin at +0. The table of terms is filled up to a multiple of 16 with any valid
+    offset. With one group, no weights are read past those at `last`: that output is repeated.
     """
-    rows_type = types.UniTuple(types.int64, LANES * groups)
 
     @intrinsic
-    def run(typing, count, terms, rows, x, table, ends):
+    def run(typing, count, terms, weights, row, last, x, table, ends):
         def generate(context, builder, s, v):
-            count, terms, rows, x, table, ends = v
+            count, terms, weights, row, last, x, table, ends = v
             terms, table, x = pointer(builder, terms, _i64), pointer(builder, table, _i32), pointer(builder, x, _i8)
-            lines = [pointer(builder, builder.extract_value(rows, r), _i8) for r in range(LANES * groups)]
             bases = [builder.gep(x, [_offset(builder, table, _i64(j))]) for j in range(images)]
+            places = [builder.add(weights, builder.mul(row, _i64(r))) for r in range(LANES * groups)]
+            if groups == 1:
+                places = [builder.select(builder.icmp_signed("<", at, last), at, last) for at in places]
+            lines = [pointer(builder, at, _i8) for at in places]
+            with builder.goto_entry_block():
+                room = builder.alloca(ir.ArrayType(_vec, LANES * groups))
+                room.align = 64
+            room = builder.bitcast(room, _vec.as_pointer())
+
+            def turned(b, first, g, halves):
+                across = b.mul(first, _i64(4))
+                return _turned(b, halves(b, [b.gep(line, [across]) for line in lines[g * LANES : (g + 1) * LANES]]))
+
+            def products(b, k, values, ws):
+                """The products of term k."""
+                offset, _ = _term(b, terms, k)
+                fma_of, values = _fma(b), list(values)
+                for j, base in enumerate(bases):
+                    x = _splat(b, b.load(_at(b, base, offset)))
+                    for g, w in ws:
+                        values[g * images + j] = b.call(fma_of, [x, w, values[g * images + j]])
+                return values
 
             def block(b, first, values, halves):
-                fma_of, values = _fma(b), list(values)
-                across = b.mul(first, _i64(4))
+                """16 terms: from registers for few images, else by way of memory, so that all groups share each x."""
                 for g in range(groups):
-                    places = [b.gep(line, [across]) for line in lines[g * LANES : (g + 1) * LANES]]
-                    for k, w in enumerate(_turned(b, halves(b, places))):
-                        offset, _ = _term(b, terms, b.add(first, _i64(k)))
-                        for j, base in enumerate(bases):
-                            x, t = _splat(b, b.load(_at(b, base, offset))), g * images + j
-                            values[t] = b.call(fma_of, [x, w, values[t]])
-                return values
+                    for k, w in enumerate(turned(b, first, g, halves)):
+                        if images <= 2:
+                            values = products(b, b.add(first, _i64(k)), values, [(g, w)])
+                        else:
+                            _store(b, b.gep(room, [_i64(k * groups + g)]), w)
+                if images <= 2:
+                    return values
+
+                def step(b, k, values):
+                    at = b.mul(k, _i64(groups))
+                    ws = [(g, _load(b, b.gep(room, [b.add(at, _i64(g))]))) for g in range(groups)]
+                    return products(b, b.add(first, k), values, ws)
+
+                return _loop(b, _i64(LANES), values, step)
 
             whole = builder.sdiv(count, _i64(LANES))
             values = [_zero] * (groups * images)
@@ -313,6 +379,6 @@ def turning_of(groups: int, images: int):
             _finish(builder, values, images, ends)
             return context.get_dummy_value()
 
-        return types.void(types.int64, types.int64, rows_type, types.int64, types.int64, ends_type), generate
+        return types.void(*[types.int64] * 7, ends_type), generate
 
     return run

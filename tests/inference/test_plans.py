@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import os
 import threading
 import weakref
 
@@ -157,6 +158,25 @@ def test_several_threads_predict_at_once():
         thread.join()
     assert not wrong
     assert model._plans.kept <= plans._KEPT
+
+
+def test_helpers_change_no_bit_in_thousands_of_runs():
+    model = made("ResNet").place(get_backend("numba", threads=2))
+    x = images(model, 3)
+    single, several = model.predict(x[:1]), model.predict(x)
+    for _ in range(1500):
+        assert same(model.predict(x[:1]), single)
+        assert same(model.predict(x), several)
+
+
+def test_helpers_are_made_anew_in_a_child_process():
+    model = made("VGG").place(get_backend("numba", threads=2))
+    x = images(model, 2)
+    expected = model.predict(x)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if all(same(model.predict(x), expected) for _ in range(50)) else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 class OwnLayer(L.Layer):

@@ -35,8 +35,9 @@ def furthest(a: Three, b: Three) -> Three:
 class Blocks:
     """Values of `images` images, (C, *spatial) each, in the layout that their `before` and `after` borders give.
 
-    `planar` values, the network's images alone, have one channel after the other instead of blocks. Strides are in
-    bytes and count from the first pixel inside the border. `memory` is given when the values are computed.
+    `planar` values, the network's images alone, have one channel after the other instead of blocks; if they are
+    `elsewhere`, the address is an offset into the user's own array. Strides are in bytes and count from the first pixel
+    inside the border. `memory` is given when the values are computed.
     """
 
     images: int
@@ -45,6 +46,7 @@ class Blocks:
     before: Three = (0, 0, 0)
     after: Three = (0, 0, 0)
     planar: bool = False
+    elsewhere: bool = False
     memory: np.ndarray | None = field(default=None, repr=False)
 
     @classmethod
@@ -114,6 +116,8 @@ class Blocks:
     @property
     def address(self) -> int:
         """Of the first pixel inside the border."""
+        if self.elsewhere:
+            return 0
         assert self.memory is not None
         return address(self.memory) + self.at(*self.before)
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from gpucnn.backends.augmentation import Augmentation
+from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.numba.channel_blocks import aligned
 from gpucnn.backends.numba.lowering import Lowered
 from gpucnn.backends.spatial import three
@@ -12,8 +12,8 @@ from gpucnn.inference.graph import Graph
 from gpucnn.kernels.numba import channel_maps as maps
 
 # The largest map with the next one should stay in the third cache, for all images at once.
-_MAP_BYTES = 4 << 20
-_MOST_IMAGES = 64
+_MAP_BYTES = 2 << 20
+_MOST_IMAGES = 128
 
 
 class NumbaInference:
@@ -34,7 +34,8 @@ class NativePlan:
     """See gpucnn.inference.Plan."""
 
     def __init__(self, graph: Graph, count: int, preparation: Augmentation, image_shape: tuple[int, ...], threads: int):
-        lowered = Lowered(graph, count, threads)
+        same = preparation == NO_AUGMENTATION and image_shape == graph.nodes[0].shape
+        lowered = Lowered(graph, count, threads, same)
         self._program, source = lowered.program, lowered.source
         self.bytes = lowered.bytes
         channels, size = image_shape[0], three(image_shape[1:], 1)

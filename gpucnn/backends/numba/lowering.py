@@ -12,11 +12,12 @@ import numpy as np
 
 from gpucnn.backends.numba.channel_blocks import Blocks, address, aligned
 from gpucnn.backends.numba.program import Program
-from gpucnn.backends.numba.sums import OPERATIONS, Sum, Sums, borders, is_depthwise
+from gpucnn.backends.numba.sums import OPERATIONS, Sum, Sums, borders, is_depthwise, is_partition
 from gpucnn.backends.spatial import positions_per_band, window3d
 from gpucnn.geometry import pool_counts
 from gpucnn.inference import Unplannable
 from gpucnn.inference.graph import Graph, Node
+from gpucnn.kernels.numba import channel_conv as conv
 from gpucnn.kernels.numba import channel_group_norm
 from gpucnn.kernels.numba import channel_maps as maps
 from gpucnn.kernels.numba.simd import LANES
@@ -29,14 +30,15 @@ _ALONE = 20_000
 class Lowered(Sums):
     """`program`, with `source` and `target`: the slots of the calls that read the images and write the results.
 
-    Raises Unplannable for an operation without a kernel.
+    `prepared`: nothing is to be done to the images before the first layer. Raises Unplannable for an operation that has
+    no kernel.
     """
 
-    def __init__(self, graph: Graph, images: int, threads: int):
+    def __init__(self, graph: Graph, images: int, threads: int, prepared: bool):
         self.images, self.threads = images, threads
         self.program = Program(threads)
         self.cycles = 0.0
-        self._graph = graph
+        self._graph, self._prepared = graph, prepared
         self._readers: dict[int, list[Node]] = {id(node): [] for node in graph.nodes}
         for node in graph.nodes:
             for before in dict.fromkeys(node.inputs):
@@ -98,7 +100,10 @@ class Lowered(Sums):
                 planar = False
         if self._graph.nodes[-1] is first:
             planar = False
-        self._value(first).planar = planar
+        value = self._value(first)
+        value.planar = planar
+        # Without a border the images are what the first layers read.
+        value.elsewhere = planar and self._prepared and value.padded == value.size
 
     def _is_free(self, node: Node) -> bool:
         """Whether a reshape is only read by dense layers, which see through it."""
@@ -112,6 +117,8 @@ class Lowered(Sums):
     # ---- memory ------------------------------------------------------------------------------------------------------
 
     def _give(self, value: Blocks) -> None:
+        if value.elsewhere:
+            return
         free = self._free.get(value.geometry)
         if free:
             value.allocate(free.pop())
@@ -160,6 +167,8 @@ class Lowered(Sums):
                 made = program.call(kernel, slots, units)
                 if node.operation == "input":
                     self.source = made
+                elif isinstance(stage, Sum) and self._value(self._seen_through(node.inputs[0])).elsewhere:
+                    program.reads_images(made, conv.X)
             following: Node | None = last
             while following is not None:
                 done.add(id(following))
@@ -200,6 +209,8 @@ class Lowered(Sums):
         return [(kernel, slots, self.images * y.blocks if units is None else units)]
 
     def _input(self, node: Node, y: Blocks) -> list[tuple]:
+        if y.elsewhere:
+            return [(maps.look_at_images, {}, self.images)]
         own = [y.lane, y.pixel]
         return self._map(maps.load_images, node, y, own, self.images * y.channels)
 
@@ -215,13 +226,11 @@ class Lowered(Sums):
         return calls
 
     def _elementwise(self, node: Node, y: Blocks) -> list[tuple]:
-        numbers = aligned(16)
-        numbers[: len(node.settings["numbers"])] = node.settings["numbers"]
-        if node.settings["name"] not in maps.VALUES or len(node.settings["numbers"]) > 1:
-            raise Unplannable(node.settings["name"])
-        if node.settings["name"] != "relu":
-            self.cycles += y.images * y.blocks * y.positions * 60
-        return self._map(maps.elementwise_of(node.settings["name"]), node, y, [self.program.keep(numbers)])
+        name, settings = node.settings["name"], node.settings["numbers"]
+        numbers = aligned(LANES)
+        numbers[: len(settings)] = settings
+        self.cycles += y.images * y.blocks * y.positions * (4 if name == "relu" else 60)
+        return self._map(maps.elementwise_of(name, len(settings)), node, y, [self.program.keep(numbers)])
 
     def _add(self, node: Node, y: Blocks) -> list[tuple]:
         calls = self._map(maps.add_maps, node, y, [int(node.settings["relu"])])
@@ -243,7 +252,8 @@ class Lowered(Sums):
         w = window3d(node.settings["window"])
         self.cycles += y.images * y.blocks * y.positions * (math.prod(w.kernel) * 3 + 10)
         own = [*w.input, *w.kernel, *w.stride, *w.dilation, *w.before, counts]
-        return self._map(maps.pool_of(largest), node, y, own)
+        aside = largest and is_partition(node.settings["window"])
+        return self._map(maps.pool_windows if aside else maps.pool_of(largest), node, y, own)
 
     def _max_pool(self, node: Node, y: Blocks) -> list[tuple]:
         return self._pool(node, y, True, 0)

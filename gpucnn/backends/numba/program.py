@@ -1,18 +1,16 @@
 """A network as a program of native kernels, with all the memory that it needs: inference without Python in between."""
 
-import threading
-
-import numba
 import numpy as np
 
+from gpucnn.backends.numba import helpers
 from gpucnn.backends.numba.channel_blocks import address, aligned
+from gpucnn.inference import Unplannable
 from gpucnn.kernels.numba import program
 from gpucnn.kernels.numba.native import Native
-from gpucnn.kernels.numba.program import AFTER_ALL, ARGUMENTS, FUNCTION, ONCE, SLOTS, UNITS
+from gpucnn.kernels.numba.program import AFTER_ALL, ARGUMENTS, FUNCTION, GRAIN, ONCE, SLOTS, UNITS
 
-# Threading layers of Numba that two threads of Python may use at a time.
-_SHARED_LAYERS = ("omp", "tbb")
-_one_at_a_time = threading.Lock()
+# Each thread should find so many pieces of a kernel's work, so that an uneven end costs little.
+_CLAIMS = 8
 
 
 class Program:
@@ -22,6 +20,7 @@ class Program:
         self._threads = threads
         self._calls: list[tuple[Native, np.ndarray, int, bool, bool]] = []
         self._kept: list[np.ndarray] = []
+        self._readers: list[int] = []
         self._waits = False
 
     def keep(self, array: np.ndarray) -> int:
@@ -33,7 +32,7 @@ class Program:
         """The address of int32 values, filled up to whole vectors with the last one."""
         values = np.asarray(values, np.int64).reshape(-1)
         if len(values) and max(abs(int(values.min())), abs(int(values.max()))) >= 2**31:
-            raise OverflowError("an image takes 2 GiB or more")
+            raise Unplannable("an image takes 2 GiB or more")
         filled = aligned(-(-max(len(values), 1) // 16) * 16, np.int32)
         filled[: len(values)] = values
         filled[len(values) :] = values[-1] if len(values) else 0
@@ -56,6 +55,10 @@ class Program:
         self._waits = False
         return arguments
 
+    def reads_images(self, slots: np.ndarray, number: int) -> None:
+        """Slot `number` of a call is an offset into the images, where they are, and becomes an address in each run."""
+        self._readers += [address(slots) + 8 * number, int(slots[number])]
+
     def finish(self, source: np.ndarray, target: np.ndarray, alone: bool) -> None:
         """Make the table. `source` and `target` are the slots of the calls that read images and write results; `alone`
         says that one thread is faster than several.
@@ -65,35 +68,31 @@ class Program:
             record = self._records[number * SLOTS :]
             record[FUNCTION], record[ARGUMENTS] = kernel.address, address(arguments)
             record[UNITS], record[AFTER_ALL], record[ONCE] = units, waits, once
+            record[GRAIN] = -(-units // (_CLAIMS * self._threads))
+        readers = np.array(self._readers or [0], np.int64)
         self._ends = address(source), address(target)
+        self._direct = self.keep(readers), len(self._readers) // 2
         self._table = address(self._records), len(self._calls)
         like = np.zeros(1, np.float32)
-        self._run_alone = program.run_alone.prepare(like, like, *[0] * 6)
+        self._run_alone = program.run_alone.prepare(like, like, *[0] * 8)
         self._run_together = None
-        if not alone and self._threads > 1:
-            self._run_together = program.run_together.prepare(like, like, *[0] * 7)
+        if not alone and self._threads > 1 and len(self._calls) <= program.MOST_RECORDS:
+            self._run_together = program.run_together.prepare(like, like, *[0] * 10)
 
     def run(self, images: np.ndarray, outputs: np.ndarray, shift: int, again: bool) -> bool:
         """All calls on contiguous images, `shift` bytes into each; returns whether their values are finite.
 
         `again`: the weights are those of the run before.
         """
-        given = images.reshape(-1), outputs.reshape(-1), *self._ends, shift, *self._table, int(again)
-        if self._run_together is None:
-            return self._run_alone(*given)
-        if numba.get_num_threads() != self._threads:
-            numba.set_num_threads(self._threads)
-        if _launched and numba.threading_layer() in _SHARED_LAYERS:
-            return self._run_together(*given, self._threads)
-        if not _one_at_a_time.acquire(blocking=False):
-            return self._run_alone(*given)
+        given = images.reshape(-1), outputs.reshape(-1), *self._ends, shift, *self._direct, *self._table, int(again)
+        staff = helpers.helpers
+        if self._run_together is None or not staff.lock.acquire(blocking=False):
+            return bool(self._run_alone(*given))
         try:
-            finite = self._run_together(*given, self._threads)
-            _launched.append(True)
-            return finite
+            if not staff.call(self._threads - 1):
+                return bool(self._run_alone(*given))
+            told = self._run_together(*given, staff.mailbox, self._threads - 1)
+            staff.learn(late=told > 1)
+            return told % 2 == 1
         finally:
-            _one_at_a_time.release()
-
-
-# Not empty once Numba has chosen its threading layer.
-_launched: list[bool] = []
+            staff.lock.release()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpucnn.backends.numba.channel_blocks import Blocks, Three, address, aligned, furthest
+from gpucnn.backends.numba.tiles import accumulators
 from gpucnn.backends.numba.tiling import Arrangement, Tile, arrange, arranged, pixels_of
 from gpucnn.backends.spatial import phases, three, window3d
 from gpucnn.geometry import Window
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 
 OPERATIONS = ("conv", "dense", "transposed conv")
 # A dense layer on so many images or fewer reads its weights as they lie.
-_FEW = 16
+_FEW = 8
 # A unit of work should take so many cycles at least.
-_UNIT = 6_000
-# Bytes between two pixels for which there is a kernel that takes pairs of them.
-_PAIRS = (4, 64)
+_UNIT = 2_000
+# Bytes between two pixels for which there are kernels that take several of them.
+_APART = (4, 64)
 # Cycles that pooling takes for each value of a window, where it is a pass of its own.
 _POOLED = 4
 
@@ -46,7 +47,8 @@ class Sum:
         if self.pool is not None:
             return False
         if operation == "max pool":
-            if not (self.node.operation == "conv" and _is_partition(settings["window"])):
+            window = settings["window"]
+            if self.node.operation != "conv" or not is_partition(window) or math.prod(window.kernel) not in (2, 4, 8):
                 return False
             if not self._pools_better(settings["window"], images):
                 return False
@@ -79,12 +81,12 @@ class Sum:
         return within <= arranged(settings["window"], None, *common).cycles + values * _POOLED
 
 
-def _is_partition(window: Window) -> bool:
-    """Whether pooling takes 2, 4 or 8 pixels each, none twice and none outside the image."""
+def is_partition(window: Window) -> bool:
+    """Whether windows of pooling are side by side, and none reaches outside the image."""
     return (
         window.kernel == window.stride
         and all(pads == (0, 0) for pads in window.padding)
-        and math.prod(window.kernel) in (2, 4, 8)
+        and all(d == 1 for d in window.dilation)
         and all(k * o <= i for k, o, i in zip(window.kernel, window.output, window.input, strict=True))
     )
 
@@ -163,21 +165,21 @@ class Sums:
         ]
         pixels = pixels_of(window, stage.pool)
         put = pixels if stage.pool is None else pixels[:: ends[conv.POOL]] // np.array(three(stage.pool.kernel, 1))
-        pairs = x.pixel * geometry.stride[2] in _PAIRS
+        near = x.pixel in _APART and geometry.stride[2] == geometry.dilation[2] == 1
         where = x, y, pixels * np.array(geometry.stride), put, pixels
         outputs, channels = len(w), w.shape[1]
         if is_depthwise(node):
             found = arranged(window, stage.pool, 1, self.images, y.blocks, False, True)
             return [self._call(stage, dict(ends), found, where, w, (0, outputs, w.strides[0]), [0], taps, {}, x.block)]
         calls = []
-        for first, count, inside in _parts(groups, outputs // groups):
+        for first, count, inside in _evened(_parts(groups, outputs // groups)):
             seen, more = range(inside[0] * channels, (inside[-1] + 1) * channels), {}
             if len(inside) > 1:
                 each = range(channels * len(taps))
                 more[conv.OWNERS] = self.program.table([g for g in inside for _ in each])
                 more |= {conv.WHERE: self.program.table([k * 4 for _ in inside for k in each])}
                 more |= {conv.OWN: outputs // groups, conv.FIRST: first}
-            found = arranged(window, stage.pool, len(seen), self.images, -(-count // LANES), pairs, False)
+            found = arranged(window, stage.pool, len(seen), self.images, -(-count // LANES), near, False)
             slots, rows = _from_block(ends, y, first // LANES), (first, count, w.strides[0])
             places = [x.channel(c) for c in seen]
             calls.append(self._call(stage, slots, found, where, w, rows, places, taps, more))
@@ -209,7 +211,7 @@ class Sums:
                 if len(owners) > 1:
                     more[conv.OWNERS] = self.program.table([g for g, _ in pairs for _ in taps])
                     more |= {conv.OWN: own, conv.FIRST: first}
-                found = arrange(inside, len(pairs), self.images, -(-count // LANES), 1, False)
+                found = arrange(inside, len(pairs), self.images, -(-count // LANES))
                 slots, rows = _from_block(ends, y, first // LANES), (first, count, all_taps * 4)
                 places = [x.channel(c) for _, c in pairs]
                 calls.append(self._call(stage, slots, found, (x, y, seen, put, put), w, rows, places, taps, more))
@@ -250,7 +252,7 @@ class Sums:
             slots[conv.ADDEND_PLACES] = self.program.table(_places(self._value(stage.addend), pixels, every))
         slots[conv.TILES] = len(found.cells)
         apart = int(x.pixel * (seen[1] - seen[0])[2]) if tile.together > 1 else 0
-        kernel = conv.conv_of(tile.vectors, tile.places, tile.together, apart, x_block > 0)
+        kernel = conv.conv_of(tile.vectors, tile.places, tile.together, apart, tile.taps, x_block > 0)
         return kernel, slots, self._split(slots, found, blocks)
 
     def _terms(self, found: Arrangement, channels: list[int], taps: list[int]) -> dict[int, int]:
@@ -262,6 +264,7 @@ class Sums:
         places = np.add.outer(np.array(channels, np.int64), np.array(taps, np.int64))
         weights = np.arange(places.size, dtype=np.int64).reshape(places.shape) * found.tile.vectors * LANES * 4
         for kind in kinds:
+            kind[np.arange(len(kind)) % found.tile.taps > 0] = False  # the kernel goes on from the first of a row
             starts.append(sum(counts))
             table.append(np.stack([places[:, kind], weights[:, kind]], axis=-1).reshape(-1))
             counts.append(table[-1].size // 2)
@@ -298,16 +301,20 @@ class Sums:
         pixel, blocks = np.zeros((1, 3), np.int64), y.blocks
         if self.images > _FEW:
             # The images are the pixels of one.
-            images, self.images = self.images, 1
+            images, self.images, calls = self.images, 1, []
             inside = np.ones((images, len(taps)), bool)
-            found = arrange(inside, len(channels), 1, blocks, 1, False)
-            found = Arrangement(found.tile, images, 1, found.cells, found.taps, found.cycles)
-            where, rows = (x, y, pixel, pixel, pixel), (0, len(w), w.strides[0])
-            call = self._call(stage, ends | {conv.IMAGES: images}, found, where, w, rows, channels, taps, {})
+            for first, count, _ in _evened([(0, len(w), range(1))]):
+                found = arrange(inside, len(channels), 1, -(-count // LANES))
+                found = Arrangement(found.tile, images, 1, found.cells, found.taps, found.cycles)
+                where, rows = (x, y, pixel, pixel, pixel), (first, count, w.strides[0])
+                slots = _from_block(ends | {conv.IMAGES: images}, y, first // LANES)
+                calls.append(self._call(stage, slots, found, where, w, rows, channels, taps, {}))
             self.images = images
-            return [call]
-        groups = 2 if blocks > 1 else 1
+            return calls
         at_once = next(q for q in (1, 2, 4, 8) if q >= min(self.images, 8))
+        groups = 4 if at_once == 4 else 2
+        if len(w) < groups * LANES or accumulators() < 24:
+            groups = 1
         cells = np.minimum(np.arange(-(-self.images // at_once) * at_once), self.images - 1).reshape(-1, at_once)
         found = Arrangement(Tile(groups, at_once), self.images, 1, cells, np.ones((len(cells), len(taps)), bool), 0)
         slots = ends | {conv.X: x.address, conv.VECTORS: blocks, conv.OUTPUTS: len(w), conv.TILES: len(cells)}
@@ -318,7 +325,7 @@ class Sums:
         slots[conv.RESULTS] = self.program.table(_places(y, pixel, every))
         if stage.addend is not None:
             slots[conv.ADDEND_PLACES] = self.program.table(_places(self._value(stage.addend), pixel, every))
-        units = -(-blocks // groups)
+        units = -(-len(w) // (groups * LANES))
         self.cycles += blocks * len(cells) * -(-slots[conv.COUNT] // LANES) * max(40, 8 * at_once)
         return [(conv.dense_of(groups, at_once), slots, units)]
 
@@ -359,3 +366,13 @@ def _parts(groups: int, own: int) -> list[tuple[int, int, range]]:
         count = min(LANES, groups * own - first)
         parts.append((first, count, range(first // own, (first + count - 1) // own + 1)))
     return parts
+
+
+def _evened(parts: list[tuple[int, int, range]]) -> list[tuple[int, int, range]]:
+    """`_parts` with an odd number of blocks in two: three blocks have tiles of their own, the rest those of two."""
+    found = []
+    for first, count, inside in parts:
+        blocks = -(-count // LANES)
+        some = (blocks - 3) * LANES if blocks % 2 and blocks > 3 else 0
+        found += [(first, some, inside)] * (some > 0) + [(first + some, count - some, inside)]
+    return found

@@ -18,33 +18,45 @@ from gpucnn.geometry import Window
 
 @dataclass(frozen=True)
 class Tile:
-    """`vectors` blocks of channels by `places` times `together` pixels, see kernels/numba/channel_tiles.py."""
+    """`vectors` blocks of channels by `places` times `together` pixels, see kernels/numba/channel_tiles.py.
+
+    `cycles` a term, measured: two multiply-adds at best. Above 1, `taps` is the width of the kernel that it is for,
+    which must be the image's row in pieces of `together` pixels.
+    """
 
     vectors: int
     places: int
     together: int = 1
+    taps: int = 1
+    cycles: float = 0.0
 
     @property
     def pixels(self) -> int:
         return self.places * self.together
 
     @property
-    def step(self) -> float:
-        """Cycles of a term: the multiply-adds, of which eight must be in flight, or the loads."""
-        return max(self.vectors * self.pixels / 2, 4, (self.vectors + self.pixels + 1) / 2)
-
-    @property
     def end(self) -> float:
         """Cycles of what is done once a tile."""
-        return 12 + 1.5 * self.vectors * self.pixels
+        return 20 + 2 * self.pixels + 1.5 * self.vectors * self.pixels
 
 
 # By the accumulators that stay in registers.
 _TILES = {
-    24: (Tile(1, 8), Tile(1, 8, 2), Tile(2, 8), Tile(3, 8), Tile(1, 1), Tile(2, 4), Tile(4, 4)),
-    6: (Tile(1, 4), Tile(1, 1), Tile(2, 2), Tile(1, 8)),
+    24: (
+        Tile(1, 8, cycles=5.5),
+        Tile(1, 8, 2, cycles=9.6),
+        Tile(1, 2, 8, taps=3, cycles=8.4),
+        Tile(1, 2, 8, taps=5, cycles=8.4),
+        Tile(2, 8, cycles=8.0),
+        Tile(3, 6, cycles=9.0),
+        Tile(4, 6, cycles=12.0),
+        Tile(4, 4, cycles=8.8),
+        Tile(2, 4, cycles=4.8),
+        Tile(1, 1, cycles=4.0),
+    ),
+    6: (Tile(1, 4, cycles=6.0), Tile(1, 1, cycles=4.0), Tile(2, 2, cycles=6.0), Tile(1, 8, cycles=16.0)),
 }
-_DEPTHWISE = {24: (Tile(1, 8),), 6: (Tile(1, 4), Tile(1, 8))}
+_DEPTHWISE = {24: (Tile(1, 8, cycles=5.5),), 6: (Tile(1, 4, cycles=6.0), Tile(1, 8, cycles=16.0))}
 # A table of pixels should stay in the first cache.
 _TABLE_PIXELS = 1024
 
@@ -64,29 +76,41 @@ class Arrangement:
 
 
 def arrange(
-    inside: np.ndarray, channels: int, images: int, blocks: int, pool: int, pairs: bool, depthwise: bool = False
+    inside: np.ndarray,
+    channels: int,
+    images: int,
+    blocks: int,
+    *,
+    pool: int = 1,
+    run: int = 1,
+    taps: int = 1,
+    depthwise: bool = False,
 ) -> Arrangement:
     """The quickest tiles for `images` images of so many pixels and `blocks` blocks of output channels.
 
     `inside` (pixels, taps) says which taps of a pixel are inside the image; each has a term in each of `channels`
-    channels. `pool` pixels that follow one another make a window. `pairs`: pixels 2i and 2i + 1 are side by side.
+    channels. `pool` pixels that follow one another make a window, `run` are side by side; a kernel's row has `taps`.
     """
     every = (_DEPTHWISE if depthwise else _TILES)[accumulators()]
-    fitting = [t for t in every if t.vectors <= blocks and t.pixels % pool == 0 and (pairs or t.together == 1)]
+    fitting = [t for t in every if t.vectors <= blocks and t.pixels % pool == 0 and run % t.together == 0]
+    fitting = [t for t in fitting if t.taps == 1 or (t.taps == taps and pool == 1)]
     groups = {1, images} | set(range(2, min(images, 17)))
     groups = {g for g in groups if g == 1 or g * len(inside) <= _TABLE_PIXELS}
     found = None
     for tile, group in itertools.product(fitting, sorted(groups)):
         size = max(pool, tile.together)
-        taps = np.any(inside.reshape(-1, size, inside.shape[1]), axis=1)
-        for order in _orders(taps, group):
+        seen = np.any(inside.reshape(-1, size, inside.shape[1]), axis=1)
+        if tile.taps > 1:
+            rows = np.any(seen.reshape(len(seen), -1, tile.taps), axis=2, keepdims=True)
+            seen = np.broadcast_to(rows, (*rows.shape[:2], tile.taps)).reshape(seen.shape)
+        for order in _orders(seen, group):
             number = -(-len(order) * size // tile.pixels)
             cells = order[np.minimum(np.arange(number * (tile.pixels // size)), len(order) - 1)].reshape(number, -1)
-            seen = np.any(taps[cells % len(taps)], axis=1)
-            one = int(seen.sum()) * channels * tile.step + number * tile.end
+            kinds = np.any(seen[cells % len(seen)], axis=1)
+            one = int(kinds.sum()) * channels * tile.cycles + number * tile.end
             cycles = -(-images // group) * -(-blocks // tile.vectors) * one
             if found is None or cycles < found.cycles:
-                found = Arrangement(tile, group, size, cells, seen, cycles)
+                found = Arrangement(tile, group, size, cells, kinds, cycles)
     assert found is not None
     return found
 
@@ -128,9 +152,14 @@ def taps_inside(window: Window, pool: Window | None) -> np.ndarray:
 
 @functools.cache
 def arranged(
-    window: Window, pool: Window | None, channels: int, images: int, blocks: int, pairs: bool, depthwise: bool
+    window: Window, pool: Window | None, channels: int, images: int, blocks: int, near: bool, depthwise: bool
 ) -> Arrangement:
-    """`arrange` for a convolution, with or without pooling after it; `pairs` if such tiles may be used."""
+    """`arrange` for a convolution, with or without pooling after it.
+
+    `near`: neighbouring pixels and taps of a row are as far apart as there are kernels for.
+    """
     width = (pool.kernel if pool else window.output)[-1] if window.output else 1
+    run, taps = (width, window.kernel[-1]) if near else (1, 1)
     size = int(np.prod(pool.kernel)) if pool else 1
-    return arrange(taps_inside(window, pool), channels, images, blocks, size, pairs and width % 2 == 0, depthwise)
+    inside = taps_inside(window, pool)
+    return arrange(inside, channels, images, blocks, pool=size, run=run, taps=taps, depthwise=depthwise)

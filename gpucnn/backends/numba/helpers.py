@@ -1,0 +1,67 @@
+"""Threads that help the one that predicts.
+
+They watch a mailbox (kernels/numba/program.py) without Python's lock, and sleep after a while without work. On a busy
+machine a helper may lose its core in the middle of its work, and everybody waits for it: then it is left alone for a
+while.
+"""
+
+import os
+import threading
+
+import numpy as np
+
+from gpucnn.backends.numba.channel_blocks import address, aligned
+from gpucnn.kernels.numba import program
+
+# In runs.
+_PAUSE, _LONGEST_PAUSE = 4, 500
+
+
+class Helpers:
+    """The helpers of this process. Only the thread that holds `lock` may post a program in the `mailbox`."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Without any helper yet, as in a process that has just started."""
+        self.lock = threading.Lock()
+        self._memory = aligned(program.MAILBOX // 8, np.int64)
+        self.mailbox = address(self._memory)
+        self._sleeping: list[threading.Semaphore] = []
+        self._count = 0
+        self._alone = 0  # how many runs go without helpers
+        self._pause = _PAUSE
+
+    def call(self, count: int) -> bool:
+        """Have at least so many helpers, and none of them asleep for long; False if they are better left alone."""
+        if self._alone:
+            self._alone -= 1
+            return False
+        while self._count < count:
+            self._help = program.help_out.prepare(0, 0)
+            threading.Thread(target=self._work, args=(self._count,), name="gpucnn-helper", daemon=True).start()
+            self._count += 1
+        while self._sleeping:
+            self._sleeping.pop().release()
+        return True
+
+    def learn(self, late: bool) -> None:
+        """Whether a helper kept the last run waiting."""
+        if late:
+            self._alone, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
+        elif self._pause > _PAUSE:
+            self._pause -= 1
+
+    def _work(self, number: int) -> None:
+        bell = threading.Semaphore(0)
+        while True:
+            self._help(self.mailbox, number)
+            self._sleeping.append(bell)
+            bell.acquire()
+
+
+helpers = Helpers()
+if hasattr(os, "register_at_fork"):
+    # Threads do not survive in a child, and somebody may have held the lock.
+    os.register_at_fork(after_in_child=helpers.begin)
