@@ -122,6 +122,8 @@ class Backend(ABC):
 
         A backend that cannot record, or whose `graph` is off, returns `step` itself. What `step` computes outside the
         backend's operations (a user-defined layer in plain array code) is repeated only if the backend can record it.
+        A step that keeps a result drops the previous one first: where it is run a second time to be recorded, that must
+        find the memory of the first.
         """
 
     def images_at_once(self, graph: "Graph") -> int:

@@ -117,6 +117,7 @@ class CudaConv(CudaDense):
         units = groups * ceil_div(outputs, ob) * ceil_div(channels, cb) * kd * ceil_div(kh, rb) * ceil_div(kw, sb)
         bands = ceil_div(ceil_div(sizes.output[0] * sizes.output[1], band), together)
         part = self._empty((blocks * HALVES, bands, out.size))
+        self._next_branch()
         grid = ceil_div(units, warps), bands, blocks
         arguments = self._data(dy), self._data(x), part, i32(dy.images)
         self._run("conv.cu", expression, grid, (LANES, warps), *arguments, overlap=(part,))

@@ -43,6 +43,7 @@ class CudaDense(CudaBase):
             source = self._constant(("source", window, out.shape[1]), lambda: _sources(window, out.shape[1]))
         sizes = [i32(size) for size in (dy.images, blocks, outputs, out.shape[1] * math.prod(window.input), terms)]
         grid = ceil_div(terms, 64), ceil_div(outputs, 16), groups
+        self._next_branch()
         kernel = f"chain_weight_gradient<{blocks.bit_length()}>"
         arguments = self._data(dy), self._data(x), source, out, *sizes
         self._run("dense.cu", kernel, grid, (LANES, 4), *arguments, overlap=(out,))

@@ -23,8 +23,9 @@ class CudaNorm(CudaBase):
         parts = min(ceil_div(blocks * bands, 8), ceil_div(8 * self.launcher.processors, x.channels))
         sizes = [i32(size) for size in (x.images, blocks, positions, band)]
         grid = x.channels, parts
-        # Kernels that may run at the same time must not share counters.
-        counters = self._counters_of(x.channels, "overlap" if overlap else "alone")
+        if overlap:
+            self._next_branch()
+        counters = self._counters_of(x.channels, bool(overlap))
         if overlap:
             overlap = *overlap, part, counters
         self._run("norm.cu", kernel, grid, (LANES, 8), *arguments, *sizes, part, counters, overlap=overlap)
