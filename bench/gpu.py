@@ -21,7 +21,6 @@ everything runs on the CPU, with small batches on --backend (default numba), to 
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import shutil
@@ -199,9 +198,18 @@ def train_all(backend) -> None:
 
     for network in SMALL_NETWORKS:
         train_small(network, backend)
-    if importlib.util.find_spec("sklearn"):  # the digits
+    if has_digits():
         for network in NETWORKS:
             train(network, backend)
+
+
+def has_digits() -> bool:
+    """Whether scikit-learn, which the digits come with, can be imported."""
+    try:
+        import sklearn  # noqa: F401 - a spec alone may be found for a broken installation
+    except ImportError:
+        return False
+    return True
 
 
 def check_all(backend) -> None:
@@ -260,7 +268,7 @@ def train_and_compare(name: str) -> None:
     backend, specification = get_backend(name), get_backend("numpy", "exact")
     wrong = [n for n in SMALL_NETWORKS if train_small(n, backend) != train_small(n, specification)]
     compared = [*SMALL_NETWORKS]
-    if importlib.util.find_spec("sklearn"):
+    if has_digits():
         wrong += [n for n in NETWORKS if train(n, backend) != json.loads(HASHES.read_text())[n]]
         compared += NETWORKS
     print(f"other weights for {', '.join(wrong)}" if wrong else f"the same weights for {', '.join(compared)}")

@@ -68,6 +68,7 @@ class Loss(Recordable):
     """
 
     counts = 1
+    loads_labels = False  # whether `load` is the backend's load_labels
 
     def settings(self) -> dict:
         """Name and settings, for checkpoints."""
@@ -111,7 +112,7 @@ class SoftmaxCrossEntropy(Loss):
     once it knows which images it trains on.
     """
 
-    recordable = True
+    recordable = loads_labels = True
 
     def __init__(self, label_smoothing: float = 0.0, class_weights=None):
         self.label_smoothing = arguments.number("label_smoothing", label_smoothing, least=0, below=1)

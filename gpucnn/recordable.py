@@ -47,6 +47,7 @@ _OUTSIDE_A_STEP = frozenset(
         "measure",
         "set_rates",
         "rates",
+        "rates_at",
         "state_dict",
     ]
 )

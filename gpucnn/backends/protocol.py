@@ -21,6 +21,7 @@ import numpy as np
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.memory import host_memory
+from gpucnn.backends.step_end import StepEnd
 from gpucnn.geometry import Window
 from gpucnn.inference import Unplannable
 from gpucnn.resampling import AxisTaps, Taps, adaptive_average, adaptive_maximum
@@ -50,6 +51,7 @@ class Backend(ABC):
     threads: int
     device: str
     graph: bool = False
+    looks_ahead = False  # whether end_step prepares the next step
 
     # ---- memory -----------------------------------------------------------------------------------------------------
 
@@ -115,6 +117,21 @@ class Backend(ABC):
     @abstractmethod
     def load_labels(self, labels: Array, indices: Array, count: int) -> Array:
         """Gather labels[indices[i]] for i < count as int32 (block, lane), -1 past count. labels (M,) int32."""
+
+    def load_batch(
+        self,
+        images: Array,
+        labels: Array,
+        indices: Array,
+        count: int,
+        augmentation: Augmentation = NO_AUGMENTATION,
+        *,
+        seed: int = 0,
+        step: Array | None = None,
+    ) -> tuple[Batch, Array]:
+        """load_images and load_labels, in one kernel if the backend has one."""
+        batch = self.load_images(images, indices, count, augmentation, seed=seed, step=step)
+        return batch, self.load_labels(labels, indices, count)
 
     @abstractmethod
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
@@ -205,6 +222,19 @@ class Backend(ABC):
     @abstractmethod
     def dense_weight_gradient(self, dy: Batch, x: Batch, out: Array) -> None:
         """out (out, in)."""
+
+    def dense_gradients(
+        self, dy: Batch, y: Batch | None, x: Batch, w: Array, out_w: Array, out_b: Array | None, input_gradient: bool
+    ) -> Batch | None:
+        """All gradients of a dense layer, in one kernel if the backend has one: writes out_w and, unless None, out_b;
+        returns dx if `input_gradient`. `y` is the layer's output after ReLU, None without ReLU.
+        """
+        if y is not None:
+            dy = self.elementwise_gradient("relu", dy, y)
+        if out_b is not None:
+            self.bias_gradient(dy, out_b)
+        self.dense_weight_gradient(dy, x, out_w)
+        return self.dense_input_gradient(dy, w) if input_gradient else None
 
     # ---- pooling [7] -------------------------------------------------------------------------------------------------
 
@@ -317,6 +347,17 @@ class Backend(ABC):
     @abstractmethod
     def batch_norm_statistics(self, x: Batch) -> tuple[Array, Array, Array]:
         """(mean, var, unbiased var), each (C,), over images and positions."""
+
+    def batch_norm_moving_statistics(
+        self, x: Batch, running_mean: Array, running_var: Array, momentum: float
+    ) -> tuple[Array, Array]:
+        """(mean, var) of batch_norm_statistics; running_mean and running_var (C,) move toward the mean and the unbiased
+        variance, as update_running does. In the same kernels if the backend has such.
+        """
+        mean, var, unbiased = self.batch_norm_statistics(x)
+        self.update_running(running_mean, mean, momentum)
+        self.update_running(running_var, unbiased, momentum)
+        return mean, var
 
     @abstractmethod
     def batch_norm(
@@ -461,6 +502,17 @@ class Backend(ABC):
     @abstractmethod
     def watch(self, status: Array, step: Array, loss: Array, w: Array) -> None:
         """If status is still -1 and the loss or any weight is not finite, status = step. status int64 (1,)."""
+
+    def optimize(self, kind: str, w: Array, *arrays: Array, end: StepEnd, **settings: Any) -> None:
+        """The update `kind`, "sgd" or "adam", of w, then end_step; in one kernel if the backend has one."""
+        getattr(self, kind)(w, *arrays, **settings)
+        self.end_step(end, w)
+
+    def end_step(self, end: StepEnd, w: Array) -> None:
+        """`watch`, after the weights w were updated. A backend whose `looks_ahead` is True then also prepares the next
+        step: the row and step number grow by 1, and while rows are left, indices and hyper are those of the row.
+        """
+        self.watch(end.status, end.step, end.loss, w)
 
     # ---- more losses, clipping [8, 9] --------------------------------------------------------------------------------
 

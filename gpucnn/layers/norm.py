@@ -94,10 +94,8 @@ class BatchNorm(Layer):
                 f"{label(self)} cannot train on one value per channel: this batch holds {x.images} image of "
                 f"{math.prod(x.spatial)} position; choose a batch size that leaves no single image over"
             )
-        mean, var, unbiased = x.backend.batch_norm_statistics(x)
-        x.backend.update_running(self.running_mean.value, mean, self.momentum)
-        x.backend.update_running(self.running_var.value, unbiased, self.momentum)
-        return mean, var
+        running = self.running_mean.value, self.running_var.value
+        return x.backend.batch_norm_moving_statistics(x, *running, self.momentum)
 
     def onnx(self, graph: Graph, x: str) -> str:
         parts: list[Parameter | Statistic] = [self.gamma, self.beta, self.running_mean, self.running_var]

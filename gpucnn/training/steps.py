@@ -6,15 +6,18 @@ images, the step's number, the learning rate) is written to device arrays before
 """
 
 import math
+from collections.abc import Sequence
 from time import perf_counter
 
 import numpy as np
 
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
+from gpucnn.backends.step_end import StepEnd
 from gpucnn.losses import Loss, SoftmaxCrossEntropy
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Optimizer
-from gpucnn.recordable import Recordable
+from gpucnn.recordable import Recordable, declaration
+from gpucnn.training.ahead import lookahead
 from gpucnn.training.clipping import Clipping
 from gpucnn.training.data import Resident
 from gpucnn.training.recording import RecordedStep
@@ -45,7 +48,10 @@ class TrainingSteps:
         self.status = self.backend.zeros((1,), np.int64)
         self.backend.assign(self.status, np.array([-1], np.int64))
         self._augmentation, self._seed = augmentation, seed
-        self.recorded = RecordedStep(self.backend, self._work, self._parts, [self.totals, self.status])
+        self._ahead = lookahead(self.backend, data, optimizer, model.mode.step)
+        arrays = [self.totals, self.status, model.mode.step, data.indices]
+        arrays += [self._ahead.arrays.row] if self._ahead else []
+        self.recorded = RecordedStep(self.backend, self._work, self._parts, arrays)
         self.start_epoch()
 
     def _parts(self) -> list[Recordable]:
@@ -54,14 +60,29 @@ class TrainingSteps:
     def _work(self, count: int) -> None:
         backend, data, model = self.backend, self.data, self.model
         step = model.mode.step
-        images = backend.load_images(data.images, data.indices, count, self._augmentation, seed=self._seed, step=step)
-        targets = self.loss.load(backend, data.labels, data.indices, count)
+        settings = {"augmentation": self._augmentation, "seed": self._seed, "step": step}
+        if declaration(self.loss, "loads_labels"):
+            images, targets = backend.load_batch(data.images, data.labels, data.indices, count, **settings)
+        else:
+            images = backend.load_images(data.images, data.indices, count, **settings)
+            targets = self.loss.load(backend, data.labels, data.indices, count)
         outputs, backward = model(images)
         loss, doutputs = self.loss(outputs, targets, self.totals)
         backward(doutputs)
         self._clip(backend, model.grads)
-        self.optimizer.update(model.values, model.grads)
-        backend.watch(self.status, step, loss, model.values)
+        end = StepEnd(self.status, step, loss, self._ahead and self._ahead.arrays)
+        if declaration(self.optimizer, "ends_step"):
+            self.optimizer.update(model.values, model.grads, end)
+        else:
+            self.optimizer.update(model.values, model.grads)
+            backend.end_step(end, model.values)
+
+    def look_ahead(self, batches: Sequence[np.ndarray], first_step: int, factors: Sequence[float]) -> None:
+        """Tell which steps `run` will do next: their images, the first one's number, and a factor each. What is run
+        after all decides; where it agrees, nothing more is copied to the device.
+        """
+        if self._ahead:
+            self._ahead.plan(batches, first_step, factors)
 
     def start_epoch(self) -> None:
         """Reset the totals."""
@@ -72,9 +93,12 @@ class TrainingSteps:
     def run(self, indices: np.ndarray, step: int, factor: float) -> float:
         """Step number `step` (from 0) on the images at `indices`; returns the learning rate."""
         self.model.mode.training = True
-        self.data.choose(indices)
-        self.backend.assign(self.model.mode.step, np.array([step], np.uint32))
-        rate = self.optimizer.set_rates(factor, step + 1)
+        if self._ahead and self._ahead.holds(indices, step, rates := self.optimizer.rates_at(factor, step + 1)):
+            rate = float(rates[0])
+        else:
+            self.data.choose(indices)
+            self.backend.assign(self.model.mode.step, np.array([step], np.uint32))
+            rate = self.optimizer.set_rates(factor, step + 1)
         if self.recorded.settled(len(indices)):
             self.recorded(len(indices))
             self._timed_images += len(indices)

@@ -23,6 +23,7 @@ from gpucnn.models.inputs import check_images
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Adam, Optimizer
 from gpucnn.schedules import Constant, Schedule
+from gpucnn.training.ahead import is_known
 from gpucnn.training.callbacks import Callback
 from gpucnn.training.clipping import Clipping
 from gpucnn.training.data import placed
@@ -268,8 +269,11 @@ class Trainer:
         started = shown = perf_counter()
         batches = steps.data.batches(arithmetic.permutation(self.seed, steps.data.count, epoch))
         steps.start_epoch()
-        for number, indices in enumerate(batches, start=epoch * len(batches)):
-            rate = steps.run(indices, number, self.schedule(number, epochs * len(batches), epoch))
+        first, total = epoch * len(batches), epochs * len(batches)
+        if is_known(self.schedule):
+            steps.look_ahead(batches, first, [self.schedule(first + n, total, epoch) for n in range(len(batches))])
+        for number, indices in enumerate(batches, start=first):
+            rate = steps.run(indices, number, self.schedule(number, total, epoch))
             if steps.images == len(indices) and not self._told_slow:
                 self._tell_slow((perf_counter() - started) * len(batches))
             if steps.timed and perf_counter() - shown > self.progress.interval:

@@ -240,7 +240,33 @@ __global__ void __launch_bounds__(T::threads)
 // a block; each warp takes BANDS neighboring bands, a power of two.
 template <int OB_, int CB_, int RB_, int SB_, int QU_, int WARPS_, int BANDS_> struct GradientTile {
   static constexpr int OB = OB_, CB = CB_, RB = RB_, SB = SB_, QU = QU_, WARPS = WARPS_, BANDS = BANDS_;
+  static constexpr int SUMS = OB * CB * RB * SB;
 };
+
+// The first indices of a tile's group, output and input channels, kernel plane, row and column.
+template <class T, int GROUPS, int C, int O, class K> struct GradientTiles {
+  static constexpr int OT = ceil_div(O, T::OB), CT = ceil_div(C, T::CB), RT = ceil_div(K::H, T::RB);
+  static constexpr int ST = ceil_div(K::W, T::SB), count = GROUPS * OT * CT * K::D * RT * ST;
+  static constexpr i64 weights = i64(GROUPS) * O * C * K::product;
+  int group, o, c, a, r, s;
+
+  DEVICE explicit GradientTiles(int tile)
+      : group(tile / (ST * RT * K::D * CT * OT)),
+        o(least(tile / (ST * RT * K::D * CT) % OT * T::OB, O - T::OB)),
+        c(least(tile / (ST * RT * K::D) % CT * T::CB, C - T::CB)),
+        a(tile / (ST * RT) % K::D),
+        r(least(tile / ST % RT * T::RB, K::H - T::RB)),
+        s(least(tile % ST * T::SB, K::W - T::SB)) {}
+
+  // The weight that a sum of the tile belongs to.
+  DEVICE i64 weight(int sum) const {
+    const int output = group * O + o + sum / (T::CB * T::RB * T::SB), channel = c + sum / (T::RB * T::SB) % T::CB;
+    return ((i64(output) * C + channel) * K::D + a) * K::H * K::W + (r + sum / T::SB % T::RB) * K::W + s + sum % T::SB;
+  }
+};
+
+// The smallest power of two that is at least n.
+__host__ __device__ constexpr int filled(int n) { return n <= 1 ? 1 : 2 * filled((n + 1) / 2); }
 
 __host__ __device__ constexpr int log2_of(int n) { return n == 1 ? 0 : 1 + log2_of(n / 2); }
 
@@ -259,21 +285,19 @@ DEVICE float total(const float* slot, unsigned terms) {
   return value;
 }
 
-// part (blocks of 16, groups of bands, GROUPS * O, C, K): rules 3a, 3b and the part of 3c within one group of
-// bands.
+// out (GROUPS * O, C, K), by way of part (blocks of 16, groups of bands, GROUPS * O, C, K), which holds rules 3a, 3b and
+// the part of 3c within one group of bands.
 //
 // Here the accumulators are one product of a gradient and a pixel for each lane, summed over the positions of a band of
 // `BAND_ROWS` rows. After a band comes the tree over the 16 images of each half warp, and then its sums wait in a tree over
-// the bands. sums.cu finishes. One dimension comes as the axis H, so that a band is 64 positions. Launch: grid (tiles /
-// WARPS, groups of bands, blocks), block (32, WARPS). Tiles at an axis' end overlap the one before.
+// the bands. The last block of threads to finish its tiles adds up what all of them left. One dimension comes as the
+// axis H, so that a band is 64 positions. Launch: grid (tiles / WARPS, groups of bands, blocks), block (32, WARPS);
+// counters (tiles / WARPS,). Tiles at an axis' end overlap the one before and compute the same.
 template <class T, int GROUPS, int C, int O, class In, class Out, class K, class S, class D, class B, int BAND_ROWS>
-__global__ void __launch_bounds__(LANES * T::WARPS)
-    conv_weight_gradient(const float* __restrict__ dy, const float* __restrict__ x, float* __restrict__ part,
-                         int images) {
+DEVICE void band_sums(const float* __restrict__ dy, const float* __restrict__ x, float* part, int images) {
+  using Tiles = GradientTiles<T, GROUPS, C, O, K>;
   constexpr int OB = T::OB, CB = T::CB, RB = T::RB, SB = T::SB, QU = T::QU, SUMS = OB * CB * RB * SB;
   constexpr int NX = (QU - 1) * S::W + (SB - 1) * D::W + 1;
-  constexpr int OT = ceil_div(O, OB), CT = ceil_div(C, CB), RT = ceil_div(K::H, RB), ST = ceil_div(K::W, SB);
-  constexpr int TILES = GROUPS * OT * CT * K::D * RT * ST;
   constexpr int POSITION_ROWS = Out::D * Out::H, ALL_BANDS = ceil_div(POSITION_ROWS, BAND_ROWS);
   constexpr int BAND_GROUPS = ceil_div(ALL_BANDS, T::BANDS), EACH = ceil_div(SUMS, IMAGES);
   constexpr int DEPTH = log2_of(T::BANDS) + 1;
@@ -281,10 +305,9 @@ __global__ void __launch_bounds__(LANES * T::WARPS)
   constexpr int INSIDE = In::W + B::W - (ceil_div(Out::W, QU) - 1) * QU * S::W - (K::W - SB) * D::W;
 
   const int lane = threadIdx.x, tile = blockIdx.x * T::WARPS + threadIdx.y, block = blockIdx.z;
-  if (tile >= TILES) return;
-  const int s0 = least(tile % ST * SB, K::W - SB), r0 = least(tile / ST % RT * RB, K::H - RB);
-  const int a = tile / (ST * RT) % K::D, c0 = least(tile / (ST * RT * K::D) % CT * CB, C - CB);
-  const int o0 = least(tile / (ST * RT * K::D * CT) % OT * OB, O - OB), group = tile / (ST * RT * K::D * CT * OT);
+  if (tile >= Tiles::count) return;
+  const Tiles corner(tile);
+  const int s0 = corner.s, r0 = corner.r, a = corner.a, c0 = corner.c, o0 = corner.o, group = corner.group;
   const float* gradients = dy + ((i64(block) * GROUPS + group) * O + o0) * Out::product * LANES + lane;
   const float* pixels = x + ((i64(block) * GROUPS + group) * C + c0) * In::product * LANES + lane;
   const bool there = present(block, lane, images);
@@ -346,13 +369,46 @@ __global__ void __launch_bounds__(LANES * T::WARPS)
 #pragma unroll
     for (int i = 0; i < EACH; i++) push(&slots[threadIdx.y][i][0][lane], t, acc[i]);
   }
-  float* out = part + ((i64(block) * 2 + lane / IMAGES) * BAND_GROUPS + blockIdx.y) * GROUPS * O * C * K::product;
+  float* out = part + ((i64(block) * 2 + lane / IMAGES) * BAND_GROUPS + blockIdx.y) * Tiles::weights;
 #pragma unroll
   for (int i = 0; i < EACH; i++) {
     const int sum = i * IMAGES + lane % IMAGES;
-    const int o = group * O + o0 + sum / (CB * RB * SB), c = c0 + sum / (RB * SB) % CB;
-    const int r = r0 + sum / SB % RB, s = s0 + sum % SB;
-    const i64 weight = ((i64(o) * C + c) * K::D + a) * K::H * K::W + r * K::W + s;
-    if (sum < SUMS) out[weight] = total(&slots[threadIdx.y][i][0][lane], bands);
+    if (sum < SUMS) out[corner.weight(sum)] = total(&slots[threadIdx.y][i][0][lane], bands);
+  }
+}
+
+template <class T, int GROUPS, int C, int O, class In, class Out, class K, class S, class D, class B, int BAND_ROWS>
+__global__ void __launch_bounds__(LANES * T::WARPS)
+    conv_weight_gradient(const float* __restrict__ dy, const float* __restrict__ x, float* part, float* out, int images,
+                         unsigned* counters) {
+  using Tiles = GradientTiles<T, GROUPS, C, O, K>;
+  band_sums<T, GROUPS, C, O, In, Out, K, S, D, B, BAND_ROWS>(dy, x, part, images);
+  if (!last_of(gridDim.y * gridDim.z, counters + blockIdx.x)) return;
+  // With each block's groups of bands filled up by +0 to a power of two, the rest of 3c and 3d are one tree.
+  constexpr int BAND_GROUPS = ceil_div(ceil_div(Out::D * Out::H, BAND_ROWS), T::BANDS), FILLED = filled(BAND_GROUPS);
+  constexpr int TOGETHER = 16;
+  const int halves = 2 * gridDim.z;
+  for (int e = threadIdx.y * LANES + threadIdx.x; e < T::WARPS * T::SUMS; e += LANES * T::WARPS) {
+    const int tile = blockIdx.x * T::WARPS + e / T::SUMS;
+    if (tile >= Tiles::count) return;
+    const i64 weight = Tiles(tile).weight(e % T::SUMS);
+    Tree<float> tree;
+    int nodes = 0;
+#pragma unroll 1
+    for (int first = 0; first < halves * FILLED; first += TOGETHER) {
+      float v[TOGETHER];
+#pragma unroll
+      for (int k = 0; k < TOGETHER; k++) {
+        const int half = (first + k) / FILLED, group = (first + k) % FILLED;
+        const bool there = half < halves && group < BAND_GROUPS;
+        v[k] = there ? __ldcg(part + (i64(half) * BAND_GROUPS + group) * Tiles::weights + weight) : 0.0f;
+      }
+#pragma unroll
+      for (int d = 1; d < TOGETHER; d *= 2)
+#pragma unroll
+        for (int k = 0; k < TOGETHER; k += 2 * d) v[k] = __fadd_rn(v[k], v[k + d]);
+      tree.push(nodes++, v[0]);
+    }
+    out[weight] = __fadd_rn(tree.total(nodes), 0.0f);
   }
 }

@@ -120,7 +120,8 @@ __global__ void __launch_bounds__(LANES * SUM_WARPS)
   const int group = blockIdx.x / channels;
   const i64 image_block = i64(gridDim.x) * positions * LANES;
   double sum[2];
-  auto terms = [&](i64 i, double* to) {
+  auto terms = [&](Place at, double* to) {
+    const i64 i = at.element;
     const i64 line = (i / image_block * groups + group) * LANES + threadIdx.x;
     const double d = double(dy[i]);
     const float xhat = __fmul_rn(__fsub_rn(x[i], mean[line]), inv[line]);

@@ -157,7 +157,7 @@ def test_gpu_script_rehearsed_on_a_bare_machine(tmp_path):
     command = [sys.executable, str(script), str(tmp_path / "out"), "--rehearse", "--backend", "numpy", "--only", parts]
     paths = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"}
     run = subprocess.run(
-        [*command, "--minutes", "2"], env={**os.environ, **paths}, capture_output=True, text=True, check=False
+        [*command, "--minutes", "1.5"], env={**os.environ, **paths}, capture_output=True, text=True, check=False
     )
     report = _report(tmp_path / "out")
     assert (run.returncode, report["ended"]) == (0, "passed"), run.stdout[-2000:] + run.stderr[-2000:]

@@ -22,6 +22,7 @@ class CudaBase(LaneBackend):
     name = "cupy"
     lanes = LANES
     threads = 0
+    looks_ahead = True
 
     def __init__(self, launcher: Launcher):
         assert_subnormals()

@@ -6,6 +6,7 @@ from gpucnn.backends.batch import Batch
 from gpucnn.backends.cuda import tiles
 from gpucnn.backends.cuda.dense import CudaDense
 from gpucnn.backends.cuda.layout import HALVES, LANES, axes, ceil_div, i32, i64
+from gpucnn.backends.cuda.norm import CudaNorm, halving_of, is_halving
 from gpucnn.backends.cuda.pool import tap_type
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import Three, Window3d, is_dense, phases, rows_per_band, three, window3d
@@ -13,7 +14,7 @@ from gpucnn.errors import BackendError
 from gpucnn.geometry import Window
 
 
-class CudaConv(CudaDense):
+class CudaConv(CudaDense, CudaNorm):
     """See the protocol for what each method does."""
 
     def conv(
@@ -52,6 +53,14 @@ class CudaConv(CudaDense):
         arguments = self._data(x), w, bias, y.data, where, i32(blocks), strides
         self._run("conv.cu", expression, grid, (LANES, wk * wp), *arguments)
         return y, where
+
+    def conv_max_pool_gradient(self, dy: Batch, y: Batch, where: Array, pool: Window, out_bias: Array | None) -> Batch:
+        if not is_halving(pool):
+            return super().conv_max_pool_gradient(dy, y, where, pool, out_bias)
+        dz = self._maps(dy, dy.channels, pool.input)
+        arguments = self._data(dy), self._data(y), halving_of(where, pool), dz.data, out_bias
+        self._sum_channels("conv_max_pool_gradient", 1, dz, *arguments)
+        return dz
 
     def _correlate(
         self, x, w, bias, y, sizes: Window3d, channels, weights, places, by_output: bool, relu: bool
@@ -119,10 +128,9 @@ class CudaConv(CudaDense):
         part = self._empty((blocks * HALVES, bands, out.size))
         self._next_branch()
         grid = ceil_div(units, warps), bands, blocks
-        arguments = self._data(dy), self._data(x), part, i32(dy.images)
-        self._run("conv.cu", expression, grid, (LANES, warps), *arguments, overlap=(part,))
-        sums = part, out, i32(blocks * HALVES), i32(bands), i32(out.size)
-        self._run("sums.cu", "batch_tree", (ceil_div(out.size, LANES),), (LANES, 8), *sums, overlap=(part, out))
+        counters = self._counters_of(grid[0], overlap=True)
+        arguments = self._data(dy), self._data(x), part, out, i32(dy.images), counters
+        self._run("conv.cu", expression, grid, (LANES, warps), *arguments, overlap=(part, out, counters))
 
 
 def _strides(sizes: Three) -> Three:
@@ -138,14 +146,7 @@ def _weight_strides(outputs: int, channels: int, kernel: Three) -> tuple[int, ..
 
 def _is_plain(window: Window, pool: Window) -> bool:
     """Whether conv.cu has a kernel for this convolution and pooling: two axes, disjoint 2x2 windows."""
-    return (
-        len(window.input) == 2
-        and window.stride == window.dilation == pool.dilation == (1, 1)
-        and pool.kernel == pool.stride == (2, 2)
-        and all(pads == (0, 0) for pads in pool.padding)
-        # In ceil mode the last window may reach past the image.
-        and all(2 * p <= size for p, size in zip(pool.output, window.output, strict=True))
-    )
+    return len(window.input) == 2 and window.stride == window.dilation == (1, 1) and is_halving(pool)
 
 
 def _sliced(slices, sizes: Three) -> tuple[int, Three]:

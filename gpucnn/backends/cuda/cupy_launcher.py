@@ -12,6 +12,7 @@ the lock is held during a whole capture, and otherwise during each call.
 
 import contextlib
 import functools
+import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -143,7 +144,8 @@ class CupyLauncher(Launcher):
     ) -> None:
         packed = Arguments(arguments, lambda array: array.data.ptr)
         three = (*grid, *(1,) * (3 - len(grid)), *block, *(1,) * (3 - len(block)))
-        arrays = [a for a in arguments if isinstance(a, cupy.ndarray)]
+        members = itertools.chain.from_iterable(a if isinstance(a, tuple) else (a,) for a in arguments)
+        arrays = [a for a in members if isinstance(a, cupy.ndarray)]
         stream = self._main
         if overlap and self._capturing:
             # Also in the rehearsal: then it allocates what the recording will need, which allocates nothing.

@@ -64,7 +64,7 @@ class Launcher(ABC):
         branch: int = 0,
     ) -> None:
         """Run a kernel. Arguments are arrays, None for a null pointer, NumPy scalars of the exact C type, and tuples of
-        NumPy scalars for a struct.
+        these for a struct.
 
         `overlap` lists all arrays that the kernel writes, if it may run concurrently with later kernels, up to the
         first one that takes one of these arrays or any part of their memory. Launches of the same `branch`, one of
@@ -101,7 +101,9 @@ def _bytes(argument, locate: Callable[[Array], int]) -> bytes:
     if isinstance(argument, np.generic):
         return argument.tobytes()
     if isinstance(argument, tuple):
-        return _struct(argument)
+        return _struct(
+            tuple(m if isinstance(m, np.generic) else np.frombuffer(_bytes(m, locate), np.uint64)[0] for m in argument)
+        )
     return int(locate(argument)).to_bytes(8, "little")
 
 

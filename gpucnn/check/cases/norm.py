@@ -57,6 +57,8 @@ def _batch_norms(numbers: Numbers) -> Iterator[Case]:
             dgamma, dbeta, running = b.zeros((shape[1],)), b.zeros((shape[1],)), b.array(numbers(shape[1], seed=4))
             dx = b.batch_norm_gradient(dy, x, mean, var, gamma, 1e-5, dgamma, dbeta)
             b.update_running(running, mean, 0.1)
+            moved = b.array(numbers(shape[1], seed=5)), b.array(numbers(shape[1], seed=6))
+            again = b.batch_norm_moving_statistics(x, *moved, 0.25)
             rectified = b.batch_norm(x, mean, var, gamma, beta, 1e-5, relu=True)
             outs = b.zeros((shape[1],)), b.zeros((shape[1],))
             through_relu = b.batch_norm_relu_gradient(dy, rectified, x, mean, var, gamma, beta, 1e-5, *outs)
@@ -67,6 +69,10 @@ def _batch_norms(numbers: Numbers) -> Iterator[Case]:
                 "dgamma": dgamma,
                 "dbeta": dbeta,
                 "running": running,
+                "moving mean": moved[0],
+                "moving var": moved[1],
+                "mean again": again[0],
+                "var again": again[1],
             }
             results = {
                 "y": b.batch_norm(x, mean, var, gamma, beta, 1e-5).numpy(),
