@@ -15,10 +15,11 @@ from tests.float64 import functional as in_float64
 
 # Operations of the protocol that are no functions of arrays, or parts and fused forms of those that are.
 NO_FUNCTION = {
-    "zeros array assign host memory pack unpack pack_labels load_images load_labels",  # data
+    "zeros array assign host memory pack unpack pack_labels load_images load_labels load_batch",  # data
     "capture synchronize elapsed plan images_at_once",
-    "sgd adam watch clip_value clip_norm update_running",  # training
-    "batch_norm_statistics group_norm_statistics bias_gradient add_bias add",  # parts; a sum is NumPy's
+    "sgd adam watch clip_value clip_norm update_running optimize end_step",  # training
+    "batch_norm_statistics batch_norm_moving_statistics group_norm_statistics",  # parts
+    "bias_gradient add_bias add",  # parts; a sum is NumPy's
     "resample_axis",  # a part of pad and upsample
     "elementwise elementwise_gradient",  # each activation has its own, see below
 }
@@ -27,6 +28,7 @@ FUNCTIONS = {
     "conv_weight_gradient": "conv_backward",
     "dense_input_gradient": "dense_backward",
     "dense_weight_gradient": "dense_backward",
+    "dense_gradients": "dense_backward",
     "batch_norm_input_gradient": "batch_norm_backward",
     "resample": "pad",
     "resample_gradient": "pad_backward",

@@ -58,14 +58,13 @@ class Lookahead:
                 self._row += 1
                 return True
         self._row = None
-        self._backend.assign(
-            self.arrays.row, np.array([self._rows], np.uint32)
-        )  # nothing more is taken from the tables
+        # Nothing more is taken from the tables.
+        self._backend.assign(self.arrays.row, np.array([self._rows], np.uint32))
         return False
 
 
 def lookahead(backend: Backend, data: Resident, optimizer: Optimizer, step: Array) -> Lookahead | None:
-    """A Lookahead where the backend has kernels for it, the images are on the device, and the rates are known before."""
+    """A Lookahead where the backend has kernels for it, images are on the device, and rates are known before a step."""
     own = "rates" in vars(optimizer) or "rates_at" in vars(optimizer)
     known = not own and all(_ours(getattr(type(optimizer), name)) for name in ("rates", "rates_at", "set_rates"))
     if not (backend.looks_ahead and type(data) is Resident and known):

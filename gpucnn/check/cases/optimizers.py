@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gpucnn.backends.protocol import Backend
+from gpucnn.backends.step_end import StepEnd
 from gpucnn.check.cases.case import ALWAYS, NEVER, RANDOM, Case, Numbers, Results
 
 
@@ -65,6 +66,12 @@ def watch() -> Iterator[Case]:
             weights[13] = weight
             step = b.array(np.array([7], np.uint32))
             b.watch(status, step, b.array(np.array([loss], np.float32)), b.array(weights))
+            statuses.append(b.host(status)[0])
+            # The same at the end of an update that leaves the weights as they are.
+            status, zeros = b.array(np.array([-1], np.int64)), (b.zeros((20,)) for _ in range(2))
+            end = StepEnd(status, step, b.array(np.array([loss], np.float32)))
+            settings = {"momentum": 0.0, "weight_decay": 0.0, "nesterov": False}
+            b.optimize("sgd", b.array(weights), *zeros, b.zeros((1,), np.float32), end=end, **settings)
             statuses.append(b.host(status)[0])
         return {"status": np.array(statuses, np.int64)}
 
