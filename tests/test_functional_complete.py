@@ -19,12 +19,13 @@ NO_FUNCTION = {
     "capture synchronize elapsed plan images_at_once",
     "sgd adam watch clip_value clip_norm update_running optimize end_step",  # training
     "batch_norm_statistics batch_norm_moving_statistics group_norm_statistics",  # parts
-    "bias_gradient add_bias add",  # parts; a sum is NumPy's
+    "batch_norm_add batch_norm_add_gradient bias_gradient add_bias add",  # parts; a sum is NumPy's
     "resample_axis",  # a part of pad and upsample
     "elementwise elementwise_gradient",  # each activation has its own, see below
 }
 FUNCTIONS = {
     "conv_input_gradient": "conv_backward",
+    "conv_input_gradient_add": "conv_backward",
     "conv_weight_gradient": "conv_backward",
     "dense_input_gradient": "dense_backward",
     "dense_weight_gradient": "dense_backward",

@@ -200,6 +200,10 @@ class Backend(ABC):
     def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
         """dx (N, C, *I) from dy (N, O, *P); with transposed_window's window, a transposed convolution's output."""
 
+    def conv_input_gradient_add(self, dy: Batch, w: Array, window: Window, groups: int, other: Batch) -> Batch:
+        """conv_input_gradient, plus `other`; one kernel if the backend has one."""
+        return self.add(self.conv_input_gradient(dy, w, window, groups), other)
+
     @abstractmethod
     def conv_weight_gradient(self, dy: Batch, x: Batch, window: Window, groups: int, out: Array) -> None:
         """out (O, C/groups, *K) = the sum over images and positions of dy times x.
@@ -416,6 +420,39 @@ class Backend(ABC):
         rectified, where = kept
         through = self.max_pool_gradient(dy, where, pool), rectified
         return self.batch_norm_relu_gradient(*through, x, mean, var, gamma, beta, eps, out_gamma, out_beta)
+
+    def batch_norm_add(
+        self,
+        x: Batch,
+        mean: Array,
+        var: Array,
+        gamma: Array,
+        beta: Array,
+        eps: float,
+        other: Batch,
+        relu: bool = False,
+    ) -> Batch:
+        """batch_norm of x, plus `other`; with `relu` followed by max(0, .). One kernel if the backend has one."""
+        return self.add(self.batch_norm(x, mean, var, gamma, beta, eps), other, relu)
+
+    def batch_norm_add_gradient(
+        self,
+        dy: Batch,
+        y: Batch | None,
+        x: Batch,
+        mean: Array,
+        var: Array,
+        gamma: Array,
+        eps: float,
+        out_gamma: Array,
+        out_beta: Array,
+    ) -> tuple[Batch, Batch]:
+        """(dx through the batch's own statistics, the gradient of `other`) of batch_norm_add; y is its output after
+        ReLU, None without ReLU. Writes dgamma (C,) and dbeta (C,).
+        """
+        if y is not None:
+            dy = self.elementwise_gradient("relu", dy, y)
+        return self.batch_norm_gradient(dy, x, mean, var, gamma, eps, out_gamma, out_beta), dy
 
     @abstractmethod
     def batch_norm_input_gradient(self, dy: Batch, var: Array, gamma: Array, eps: float) -> Batch:

@@ -1,9 +1,9 @@
 """What NVRTC made of a kernel, executed on the CPU: its PTX, translated to C++ instruction by instruction.
 
-The emulation proper compiles a kernel's source with g++, so it says nothing about NVRTC, which is free to fuse a product
-with a sum, to reorder, or to get something wrong. Here the same runtime executes NVRTC's own output. The translation
-knows nothing about kernels: an instruction becomes a call of the function of that name in ptx_host.h, and one that is
-not there (an approximate division, an atomic addition of floats) does not compile.
+The emulation proper compiles a kernel's source with g++, so it says nothing about NVRTC, which is free to fuse a
+product with a sum, to reorder, or to get something wrong. Here the same runtime executes NVRTC's own output. The
+translation knows nothing about kernels: an instruction becomes a call of the function of that name in ptx_host.h, and
+one that is not there (an approximate division, an atomic addition of floats) does not compile.
 """
 
 import ctypes
@@ -69,7 +69,7 @@ def to_cpp(ptx: str, symbol: str) -> str:
     return "\n".join(
         [
             '#include "ptx_host.h"',
-            f"static unsigned char shared[{max(offset, 1)}] __attribute__((section(\".bss._ZZptx\"), aligned(16)));",
+            f'static unsigned char shared[{max(offset, 1)}] __attribute__((section(".bss._ZZptx"), aligned(16)));',
             "static void run(void** a) {",
             *declared,
             *filter(None, code),
@@ -101,7 +101,7 @@ def _entry(ptx: str, symbol: str) -> tuple[str, dict[str, tuple[str, str]], str]
         raise BackendError(f"the compiler's output has no kernel {symbol}")
     pattern = r"\.param (?:\.align \d+ )?\.(\w+) (?:\.ptr[^,\n]*? )?([\w$]+)(?:\[(\d+)\])?"
     parameters = {name: (kind, count) for kind, name, count in re.findall(pattern, found[1])}
-    return ptx[: re.search(r"\.(visible|weak) ", ptx).start()], parameters, found[3]
+    return re.split(r"\.(?:visible|weak) ", ptx, maxsplit=1)[0], parameters, found[3]
 
 
 def _statement(line: str, names: dict[str, str]) -> str:

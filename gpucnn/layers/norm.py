@@ -1,6 +1,7 @@
 """Normalization: over the batch, over groups of channels of each image, over each image."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,21 @@ class BatchNorm(Layer):
         settings = x, mean, var, self.gamma.value, self.beta.value, self.eps, pool
         y, kept = backend.batch_norm_max_pool(*settings)
         return y, lambda dy: backend.batch_norm_max_pool_gradient(dy, kept, *settings, self.gamma.grad, self.beta.grad)
+
+    def with_addition(self, x: Batch, other: Batch, relu: bool) -> tuple[Batch, Callable[[Batch], tuple[Batch, Batch]]]:
+        """This layer in training, without an activation, plus `other`, as one operation of the backend; with `relu`
+        followed by ReLU. Its backward returns the gradients of x and of `other`.
+        """
+        self.check(x)
+        backend, settings = x.backend, (self.gamma.value, self.beta.value, self.eps)
+        mean, var = self._batch_statistics(x)
+        y = backend.batch_norm_add(x, mean, var, *settings, other, relu)
+
+        def backward(dy: Batch) -> tuple[Batch, Batch]:
+            inputs = dy, y if relu else None, x, mean, var, self.gamma.value, self.eps
+            return backend.batch_norm_add_gradient(*inputs, self.gamma.grad, self.beta.grad)
+
+        return y, backward
 
     def check_axes(self, shape: Shape) -> None:
         """Raises ShapeError for an unsupported shape."""

@@ -63,7 +63,7 @@ template <int N> DEVICE void read_weights(float (&w)[N], const float* at) {
   }
 }
 
-// y = x correlated with w, plus bias (O,) if there is one; x (block, GROUPS * C, In, 32) contiguous.
+// y = x correlated with w, plus bias (O,) if there is one; then `other`, of y's shape, is added if it is not null. x (block, GROUPS * C, In, 32) contiguous.
 //
 // The input gradient is this kernel on dy, with a transposed and flipped view of the weights, once for each phase of
 // the stride; BY_OUTPUT: neighboring weights belong to neighboring outputs, and not to neighboring
@@ -73,7 +73,8 @@ template <int N> DEVICE void read_weights(float (&w)[N], const float* at) {
 template <class T, int GROUPS, int C, int O, class In, class Out, class K, class S, class D, class B, bool BY_OUTPUT>
 __global__ void __launch_bounds__(T::threads)
     conv(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias,
-         float* __restrict__ y, int blocks, WeightStrides ws, OutputStrides ys, int relu) {
+         const float* __restrict__ other, float* __restrict__ y, int blocks, WeightStrides ws, OutputStrides ys,
+         int relu) {
   constexpr int OB = T::OB, QB = T::QB, SB = T::SB, CC = T::CC, TILE = OB * T::WK;
   constexpr int ROW = T::ROW;
   constexpr int ROW_TILES = ceil_div(Out::W, QB), TILES = Out::D * Out::H * ROW_TILES;
@@ -141,14 +142,17 @@ __global__ void __launch_bounds__(T::threads)
   }
   if (!works) return;
   const i64 row_first = ys.first + block * ys.block + i64(group) * ys.g + i64(d_out) * ys.d + i64(h_out) * ys.h;
-  float* out = y + row_first * LANES + lane;
 #pragma unroll
   for (int i = 0; i < OB; i++) {
     const int o = o_first + wk * OB + i;
     if (o >= O) break;
     const float b = bias ? bias[group * O + o] : 0.0f;
 #pragma unroll
-    for (int j = 0; j < QB; j++) out[(i64(o) * ys.o + i64(q + j) * ys.w) * LANES] = finished(acc[i][j], b, relu);
+    for (int j = 0; j < QB; j++) {
+      const i64 at = row_first + i64(o) * ys.o + i64(q + j) * ys.w;
+      const float v = finished(acc[i][j], b, relu);
+      y[at * LANES + lane] = other ? __fadd_rn(v, other[at * LANES + lane]) : v;
+    }
   }
 }
 

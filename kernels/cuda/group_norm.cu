@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(LANES * SUM_WARPS)
     to[0] = __dadd_rn(to[0], __dmul_rn(d, double(xhat)));
     to[1] = __dadd_rn(to[1], d);
   };
-  if (!channel_sums<2>(terms, Maps{images, blocks, positions, band}, part, counters, sum)) return;
+  if (!channel_sums<2, 4>(terms, Maps{images, blocks, positions, band}, part, counters, sum)) return;
   if (threadIdx.x || threadIdx.y) return;
   dgamma[blockIdx.x] = __fadd_rn(__double2float_rn(sum[0]), 0.0f);
   dbeta[blockIdx.x] = __fadd_rn(__double2float_rn(sum[1]), 0.0f);

@@ -98,17 +98,25 @@ __global__ void __launch_bounds__(LANES * SUM_WARPS)
 // ---- what comes after batch norm, and its gradient ----------------------------------------------------------------
 
 // The gradient with respect to batch norm's output y at a place, from the gradient dy of what comes after it: nothing,
-// ReLU, or ReLU and max pooling.
+// ReLU, ReLU and max pooling, or an addition and ReLU with output `after`.
 struct Nothing {
-  static DEVICE float gradient(const float* dy, Place at, float, Halving) { return dy[at.element]; }
+  static DEVICE float gradient(const float* dy, const float*, Place at, float, Halving) { return dy[at.element]; }
 };
 struct Relu {
-  static DEVICE float gradient(const float* dy, Place at, float y, Halving) { return y > 0.0f ? dy[at.element] : 0.0f; }
+  static DEVICE float gradient(const float* dy, const float*, Place at, float y, Halving) {
+    return y > 0.0f ? dy[at.element] : 0.0f;
+  }
 };
 struct ReluMaxPool {
-  static DEVICE float gradient(const float* dy, Place at, float y, Halving pool) {
+  static DEVICE float gradient(const float* dy, const float*, Place at, float y, Halving pool) {
     const i64 from = pool.source(at);
     return from >= 0 && y > 0.0f ? __fadd_rn(0.0f, dy[from]) : 0.0f;
+  }
+};
+
+struct ReluOfSum {
+  static DEVICE float gradient(const float* dy, const float* after, Place at, float, Halving) {
+    return after[at.element] > 0.0f ? dy[at.element] : 0.0f;
   }
 };
 
@@ -125,17 +133,17 @@ struct Channel {
 // dgamma and dbeta (C,), and their means over all values of the channel, which dx needs.
 template <class After>
 __global__ void __launch_bounds__(LANES * SUM_WARPS)
-    batch_norm_sums(const float* __restrict__ dy, const float* __restrict__ x, const float* mean, const float* var,
-                    const float* gamma, const float* beta, float eps, Halving pool, float* dgamma, float* dbeta,
-                    float* gamma_mean, float* beta_mean, int images, int blocks, int positions, int band, double* part,
-                    unsigned* counters) {
+    batch_norm_sums(const float* __restrict__ dy, const float* __restrict__ after, const float* __restrict__ x,
+                    const float* mean, const float* var, const float* gamma, const float* beta, float eps, Halving pool,
+                    float* dgamma, float* dbeta, float* gamma_mean, float* beta_mean, int images, int blocks,
+                    int positions, int band, double* part, unsigned* counters) {
   const Maps maps{images, blocks, positions, band};
   const int c = blockIdx.x;
   const Channel channel(c, mean, var, gamma, beta, eps);
   double sum[2];
   auto terms = [&](Place at, double* to) {
     const float xhat = channel.xhat(x[at.element]);
-    const double d = double(After::gradient(dy, at, channel.y(xhat), pool));
+    const double d = double(After::gradient(dy, after, at, channel.y(xhat), pool));
     to[0] = __dadd_rn(to[0], __dmul_rn(d, double(xhat)));
     to[1] = __dadd_rn(to[1], d);
   };
@@ -193,21 +201,24 @@ __global__ void __launch_bounds__(256)
   });
 }
 
-// dx = (gamma * inv) * fma(-xhat, gamma_mean, dy - beta_mean); padding images get +0.
+// dx = (gamma * inv) * fma(-xhat, gamma_mean, dy - beta_mean); padding images get +0. `other`, if not null, = the gradient
+// with respect to batch norm's output, which is that of what was added to it.
 template <class After>
 __global__ void __launch_bounds__(256)
-    batch_norm_gradient(const float* __restrict__ dy, const float* __restrict__ x, const float* mean, const float* var,
-                        const float* gamma, const float* beta, float eps, Halving pool, const float* gamma_mean,
-                        const float* beta_mean, float* __restrict__ dx, int images, int C, int positions) {
+    batch_norm_gradient(const float* __restrict__ dy, const float* __restrict__ after, const float* __restrict__ x,
+                        const float* mean, const float* var, const float* gamma, const float* beta, float eps,
+                        Halving pool, const float* gamma_mean, const float* beta_mean, float* __restrict__ dx,
+                        float* __restrict__ other, int images, int C, int positions) {
   const int c = blockIdx.x % C;
   const Channel channel(c, mean, var, gamma, beta, eps);
   const float a = beta_mean[c], b = gamma_mean[c], scale = __fmul_rn(channel.scale, channel.inv);
   const bool there = present(blockIdx.x / C, threadIdx.x % LANES, images);
   over_map(positions, [&](Place at) {
     const float xhat = channel.xhat(x[at.element]);
-    const float d = After::gradient(dy, at, channel.y(xhat), pool);
+    const float d = After::gradient(dy, after, at, channel.y(xhat), pool);
     const float v = __fmul_rn(scale, __fmaf_rn(-xhat, b, __fsub_rn(d, a)));
     dx[at.element] = there ? v : 0.0f;
+    if (other) other[at.element] = d;
   });
 }
 

@@ -42,7 +42,8 @@ class _Pointer:
 
     def memset_async(self, value: int, size: int, stream) -> None:
         assert stream is not None, "work on the legacy stream"
-        stream.do(lambda: ctypes.memset(self.ptr, value, size))
+        address = self.ptr  # a recorded clear does not keep the memory alive
+        stream.do(lambda: ctypes.memset(address, value, size))
 
 
 class MemoryPool:

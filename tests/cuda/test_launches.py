@@ -9,7 +9,17 @@ import pytest
 from gpucnn.backends import get_backend
 from gpucnn.backends.cuda.backend import CudaBackend
 from gpucnn.backends.cuda.planning import PlanningLauncher
-from gpucnn.layers import Conv2d, Dense, Dropout, Flatten, MaxPool2d, Sequential
+from gpucnn.layers import (
+    BatchNorm,
+    Conv2d,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2d,
+    MaxPool2d,
+    Residual,
+    Sequential,
+)
 from gpucnn.models import Model, build_model
 from gpucnn.optimizers import SGD, Adam, Optimizer
 from gpucnn.schedules import Cosine
@@ -19,6 +29,12 @@ from gpucnn.training.data import Resident
 from gpucnn.training.steps import TrainingSteps
 from tests.cuda import fake_cupy
 from tests.cuda.emulated import needs_emulation
+
+
+@pytest.fixture
+def cupy_backend(monkeypatch):
+    fake_cupy.install(monkeypatch)
+    return importlib.import_module("gpucnn.backends.cuda.cupy_backend").CupyBackend(0, np.dtype(np.float32))
 
 
 def _launches(model: str, batch: int, optimizer: Optimizer) -> list[tuple]:
@@ -40,7 +56,7 @@ def _launches(model: str, batch: int, optimizer: Optimizer) -> list[tuple]:
 @pytest.mark.parametrize("optimizer", [SGD, Adam])
 @pytest.mark.parametrize(
     ("model", "batch", "most"),
-    [("lenet5", 64, 16), ("lenet5", 512, 16), ("vgg_small", 128, 52), ("resnet20", 128, 209)],
+    [("lenet5", 64, 16), ("lenet5", 512, 16), ("vgg_small", 128, 52), ("resnet20", 128, 182)],
 )
 def test_a_training_step_is_so_many_launches(model, batch, most, optimizer):
     launches = _launches(model, batch, optimizer())
@@ -78,18 +94,29 @@ def _network() -> Model:
     return Model(Sequential(*layers), (1, 6, 6)).initialize(3)
 
 
-def _trained(backend, **settings) -> str:
+def _residual() -> Model:
+    """What ResNet-20 has: batch norm with an addition and ReLU at its end, with and without a shortcut."""
+
+    def body(filters: int, stride: int) -> Sequential:
+        first = Conv2d(filters, 3, stride=stride, padding=1, bias=False)
+        return Sequential(first, BatchNorm(activation="relu"), Conv2d(filters, 3, padding=1, bias=False), BatchNorm())
+
+    shortcut = Sequential(Conv2d(4, 1, stride=2, bias=False), BatchNorm())
+    layers = Conv2d(2, 3), Residual(body(2, 1)), Residual(body(4, 2), shortcut), Residual(body(4, 1), activation=None)
+    return Model(Sequential(*layers, GlobalAvgPool2d(), Dense(3)), (1, 6, 6)).initialize(3)
+
+
+@needs_emulation
+def test_residual_blocks_end_in_kernels_that_add(cupy_backend):
+    assert _trained(cupy_backend, _residual) == _trained(get_backend("numpy", "exact"), _residual)
+
+
+def _trained(backend, network=_network, **settings) -> str:
     random = np.random.default_rng(2)
     images, labels = random.standard_normal((75, 1, 6, 6)).astype(np.float32), random.integers(0, 3, 75)
-    model = _network()
+    model = network()
     Trainer(model, backend=backend, batch_size=18, seed=5, progress=False, **settings).fit(images, labels, 3)
     return model.weights_sha256()
-
-
-@pytest.fixture
-def cupy_backend(monkeypatch):
-    fake_cupy.install(monkeypatch)
-    return importlib.import_module("gpucnn.backends.cuda.cupy_backend").CupyBackend(0, np.dtype(np.float32))
 
 
 # Settings, and whether the device can know all of them before a step.

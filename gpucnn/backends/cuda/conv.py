@@ -29,7 +29,7 @@ class CudaConv(CudaDense, CudaNorm):
         pixels = math.prod(sizes.output)
         places = 0, len(w) * pixels, outputs * pixels, pixels, *_strides(sizes.output)
         self._correlate(
-            self._data(x), w, bias, y.data, sizes, (groups, channels, outputs), weights, places, False, relu
+            self._data(x), w, bias, None, y.data, sizes, (groups, channels, outputs), weights, places, False, relu
         )
         return y
 
@@ -63,7 +63,7 @@ class CudaConv(CudaDense, CudaNorm):
         return dz
 
     def _correlate(
-        self, x, w, bias, y, sizes: Window3d, channels, weights, places, by_output: bool, relu: bool
+        self, x, w, bias, other, y, sizes: Window3d, channels, weights, places, by_output: bool, relu: bool
     ) -> None:
         """Launch conv.cu's forward kernel; `weights` and `places` are its structs of strides."""
         groups, inputs, outputs = channels
@@ -82,9 +82,18 @@ class CudaConv(CudaDense, CudaNorm):
         units = blocks * sizes.output[0] * sizes.output[1] * ceil_div(sizes.output[2], qb)
         grid = ceil_div(units, wp), ceil_div(outputs, ob * wk) * groups
         strides = tuple(map(i32, weights)), (i64(places[0]), i64(places[1]), *map(i32, places[2:]))
-        self._run("conv.cu", expression, grid, (LANES, wk * wp), x, w, bias, y, i32(blocks), *strides, i32(relu))
+        self._run("conv.cu", expression, grid, (LANES, wk * wp), x, w, bias, other, y, i32(blocks), *strides, i32(relu))
 
     def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
+        return self._input_gradient(dy, w, window, groups, None)
+
+    def conv_input_gradient_add(self, dy: Batch, w: Array, window: Window, groups: int, other: Batch) -> Batch:
+        reached = all(_lengths(phase.taps, window3d(window).kernel)[1] for phase in phases(window))
+        if is_dense(window, groups) or not reached:
+            return super().conv_input_gradient_add(dy, w, window, groups, other)
+        return self._input_gradient(dy, w, window, groups, self._data(other))
+
+    def _input_gradient(self, dy: Batch, w: Array, window: Window, groups: int, other: Array | None) -> Batch:
         if is_dense(window, groups):
             return self.dense_input_gradient(dy.reshape(-1), w.reshape(len(w), -1)).reshape(w.shape[1], *window.input)
         sizes, outputs, channels = window3d(window), len(w) // groups, w.shape[1]
@@ -104,7 +113,8 @@ class CudaConv(CudaDense, CudaNorm):
             places = first, groups * channels * pixels, channels * pixels, pixels, *along
             target, _ = _lengths(phase.pixels, sizes.input)
             correlation = Window3d(sizes.output, kernel, (1, 1, 1), phase.dilation, phase.before, target)
-            self._correlate(data, w, None, dx, correlation, (groups, outputs, channels), weights, places, True, False)
+            sizes_, ends = (groups, outputs, channels), (other, dx)
+            self._correlate(data, w, None, *ends, correlation, sizes_, weights, places, True, False)
         return dy.like(dx)
 
     def conv_weight_gradient(self, dy: Batch, x: Batch, window: Window, groups: int, out: Array) -> None:

@@ -82,7 +82,7 @@ class CudaNorm(CudaBase):
     ) -> Batch:
         return self._batch_norm(x, mean, var, gamma, beta, eps, None, relu)
 
-    def batch_norm_add(self, x: Batch, mean, var, gamma, beta, eps: float, other: Batch, relu: bool = False) -> Batch:
+    def batch_norm_add(self, x, mean, var, gamma, beta, eps, other: Batch, relu: bool = False) -> Batch:
         return self._batch_norm(x, mean, var, gamma, beta, eps, self._data(other), relu)
 
     def _batch_norm(self, x: Batch, mean, var, gamma, beta, eps: float, other: Array | None, relu: bool) -> Batch:
@@ -125,16 +125,39 @@ class CudaNorm(CudaBase):
         halving = halving_of(kept, pool)
         return self._gradient_after("ReluMaxPool", halving, dy, x, mean, var, gamma, beta, eps, out_gamma, out_beta)
 
+    def batch_norm_add_gradient(self, dy, y, x, mean, var, gamma, eps, out_gamma, out_beta) -> tuple[Batch, Batch]:
+        settings = dy, x, mean, var, gamma, gamma, eps, out_gamma, out_beta
+        if y is None:
+            return self._gradient_after("Nothing", _NO_POOL, *settings), dy
+        other = self._like(dy)
+        dx = self._gradient_after("ReluOfSum", _NO_POOL, *settings, y=self._data(y), other=other.data)
+        return dx, other
+
     def _gradient_after(
-        self, after: str, pool: tuple, dy, x: Batch, mean, var, gamma, beta, eps, out_gamma, out_beta
+        self,
+        after: str,
+        pool: tuple,
+        dy,
+        x: Batch,
+        mean,
+        var,
+        gamma,
+        beta,
+        eps,
+        out_gamma,
+        out_beta,
+        y=None,
+        other=None,
     ) -> Batch:
-        """dx through the statistics, from the gradient dy of what comes `after` batch norm."""
+        """dx through the statistics, from the gradient dy of what comes `after` batch norm. `y` is the output of an
+        addition and its ReLU; the gradient of what was added is written into `other`.
+        """
         dx = self._like(x)
         gradient, values = self._data(dy), self._data(x)
         means = self._empty((x.channels,)), self._empty((x.channels,))
-        inputs = gradient, values, mean, var, gamma, beta, f32(eps), pool
+        inputs = gradient, y, values, mean, var, gamma, beta, f32(eps), pool
         self._sum_channels(f"batch_norm_sums<{after}>", 2, x, *inputs, out_gamma, out_beta, *means)
-        arguments = *inputs, *means, dx.data, i32(x.images)
+        arguments = *inputs, *means, dx.data, other, i32(x.images)
         self._over_maps(f"batch_norm_gradient<{after}>", dx.data, *arguments, channels=x.channels)
         return dx
 

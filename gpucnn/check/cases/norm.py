@@ -62,6 +62,7 @@ def _batch_norms(numbers: Numbers) -> Iterator[Case]:
             rectified = b.batch_norm(x, mean, var, gamma, beta, 1e-5, relu=True)
             outs = b.zeros((shape[1],)), b.zeros((shape[1],))
             through_relu = b.batch_norm_relu_gradient(dy, rectified, x, mean, var, gamma, beta, 1e-5, *outs)
+            results_of_sum = _with_addition(b, numbers, x, dy, mean, var, gamma, beta)
             arrays = {
                 "mean": mean,
                 "var": var,
@@ -83,12 +84,26 @@ def _batch_norms(numbers: Numbers) -> Iterator[Case]:
                 "dx in inference": b.batch_norm_input_gradient(dy, var, gamma, 1e-5).numpy(),
                 **{name: b.host(array) for name, array in arrays.items()},
             }
+            results |= results_of_sum
             if len(shape) == 4 and min(shape[2:]) > 1:
                 results |= _with_max_pool(b, numbers, x, mean, var, gamma, beta)
             return results
 
         small = numbers.kind in simulated
         yield Case("batch norm", str(shape), run, _BATCH_NORM_GRADIENTS, numbers.kind, small)
+
+
+def _with_addition(b: Backend, numbers: Numbers, x, dy, mean, var, gamma, beta) -> Results:
+    """Batch norm, an addition, and ReLU or not."""
+    other, results = b.pack(numbers(*x.shape, seed=7)), {}
+    for label, relu in (("sum", False), ("sum with relu", True)):
+        outs = b.zeros((x.channels,)), b.zeros((x.channels,))
+        y = b.batch_norm_add(x, mean, var, gamma, beta, 1e-5, other, relu)
+        dx, dother = b.batch_norm_add_gradient(dy, y if relu else None, x, mean, var, gamma, 1e-5, *outs)
+        named = {"y": y.numpy(), "dx": dx.numpy(), "dother": dother.numpy()}
+        named |= {"dgamma": b.host(outs[0]), "dbeta": b.host(outs[1])}
+        results |= {f"{name} of {label}": value for name, value in named.items()}
+    return results
 
 
 def _with_max_pool(b: Backend, numbers: Numbers, x, mean, var, gamma, beta) -> Results:
