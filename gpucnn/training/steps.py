@@ -20,7 +20,7 @@ from gpucnn.training.data import Resident
 from gpucnn.training.recording import RecordedStep
 
 
-class TrainingSteps:
+class TrainingSteps(RecordedStep):
     """Training steps of `model`.
 
     On the device: `totals` accumulates an epoch's loss and correct predictions, `status` is the first bad step or -1.
@@ -45,7 +45,7 @@ class TrainingSteps:
         self.status = self.backend.zeros((1,), np.int64)
         self.backend.assign(self.status, np.array([-1], np.int64))
         self._augmentation, self._seed = augmentation, seed
-        self.recorded = RecordedStep(self.backend, self._work, self._parts, [self.totals, self.status])
+        super().__init__(self.backend, [self.totals, self.status])
         self.start_epoch()
 
     def _parts(self) -> list[Recordable]:
@@ -75,13 +75,13 @@ class TrainingSteps:
         self.data.choose(indices)
         self.backend.assign(self.model.mode.step, np.array([step], np.uint32))
         rate = self.optimizer.set_rates(factor, step + 1)
-        if self.recorded.settled(len(indices)):
-            self.recorded(len(indices))
+        if self.settled(len(indices)):
+            self.step(len(indices))
             self._timed_images += len(indices)
         else:  # the first may compile kernels, the second is proved: their speed means nothing
             self.backend.synchronize()
             started = perf_counter()
-            self.recorded(len(indices))
+            self.step(len(indices))
             self.backend.synchronize()
             self._untimed_seconds += perf_counter() - started
         self.images += len(indices)
@@ -111,14 +111,14 @@ class TrainingSteps:
         return int(self.backend.host(self.status)[0])
 
 
-class EvaluationSteps:
+class EvaluationSteps(RecordedStep):
     """Mean loss and accuracy of `model` on images with their targets, in inference mode."""
 
     def __init__(self, model: Model, data: Resident, loss: Loss | None = None):
         self.model, self.data, self.loss = model, data, loss or SoftmaxCrossEntropy()
         self.loss.place(model.backend, model.output_shape[0])
         self._totals = model.backend.zeros((self.loss.counts,), np.float64)
-        self._recorded = RecordedStep(model.backend, self._work, self._parts, [self._totals])
+        super().__init__(model.backend, [self._totals])
 
     def _parts(self) -> list[Recordable]:
         return [self.model, *self.model.layer.walk(), self.loss]
@@ -134,7 +134,7 @@ class EvaluationSteps:
         self.model.backend.assign(self._totals, np.zeros(self.loss.counts))
         for indices in self.data.batches(np.arange(self.data.count)):
             self.data.choose(indices)
-            self._recorded(len(indices))
+            self.step(len(indices))
         totals = self.model.backend.host(self._totals)
         measured = self.loss.measure(totals, self.data.count, math.prod(self.model.output_shape))
         return measured["loss"], measured.get("accuracy")
