@@ -159,7 +159,7 @@ def test_contexts_surround_every_slice(clock):
     assert not inside
 
 
-def testbusy_seconds_grow_or_are_unknown():
+def test_busy_seconds_grow_or_are_unknown():
     before = timing.busy_seconds()
     sum(range(10_000_000))
     after = timing.busy_seconds()
