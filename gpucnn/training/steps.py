@@ -6,7 +6,9 @@ images, the step's number, the learning rate) is written to device arrays before
 """
 
 import math
+from dataclasses import replace
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +47,9 @@ class TrainingSteps:
         self.status = self.backend.zeros((1,), np.int64)
         self.backend.assign(self.status, np.array([-1], np.int64))
         self._augmentation, self._seed = augmentation, seed
+        self._motion = motion(model, augmentation)
+        if self._motion:
+            self._motion |= {"seed": seed, "step": model.mode.step}
         self.recorded = RecordedStep(self.backend, self._work, self._parts, [self.totals, self.status])
         self.start_epoch()
 
@@ -55,7 +60,7 @@ class TrainingSteps:
         backend, data, model = self.backend, self.data, self.model
         step = model.mode.step
         images = backend.load_images(data.images, data.indices, count, self._augmentation, seed=self._seed, step=step)
-        targets = self.loss.load(backend, data.labels, data.indices, count)
+        targets = self.loss.load(backend, data.labels, data.indices, count, **self._motion)
         outputs, backward = model(images)
         loss, doutputs = self.loss(outputs, targets, self.totals)
         backward(doutputs)
@@ -126,7 +131,8 @@ class EvaluationSteps:
     def _work(self, count: int) -> None:
         backend, data = self.model.backend, self.data
         outputs, _ = self.model(backend.load_images(data.images, data.indices, count, self.model.preparation))
-        self.loss(outputs, self.loss.load(backend, data.labels, data.indices, count), self._totals)
+        targets = self.loss.load(backend, data.labels, data.indices, count, **motion(self.model, self.model.preparation))
+        self.loss(outputs, targets, self._totals)
 
     def run(self) -> tuple[float, float | None]:
         """(loss, accuracy) over all images; the accuracy is None if the loss has none."""
@@ -138,3 +144,11 @@ class EvaluationSteps:
         totals = self.model.backend.host(self._totals)
         measured = self.loss.measure(totals, self.data.count, math.prod(self.model.output_shape))
         return measured["loss"], measured.get("accuracy")
+
+
+def motion(model: Model, augmentation: Augmentation) -> dict[str, Any]:
+    """What moves target maps as the images move, as arguments of `Loss.load`; nothing for other targets."""
+    if len(model.output_shape) == 1:
+        return {}
+    moving = replace(augmentation, cutout=0, mean=None, std=None)
+    return {} if moving == NO_AUGMENTATION else {"augmentation": moving}

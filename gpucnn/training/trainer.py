@@ -87,13 +87,16 @@ class Trainer:
         instance("schedule", schedule, Schedule, "one of gpucnn.schedules, such as Cosine()", optional=True)
         instance("loss", loss, Loss, "one of gpucnn.losses, such as Huber()", optional=True)
         room = min(model.input_shape[1:], default=1)
-        if len(model.output_shape) != 1:
-            raise ConfigurationError(f"the model's output is {model.output_shape}, not (classes,): end it with Dense")
         self.seed, self.run = arguments.seed(seed), run if run is None else arguments.path("run", run)
         self.shift, self.cutout = integer("shift", shift, 0, room - 1), integer("cutout", cutout, 0, room)
         self.crop, self.flip, self.normalize = truth("crop", crop), truth("flip", flip), truth("normalize", normalize)
         if (self.crop or self.flip) and len(model.input_shape) == 1:
             raise ConfigurationError(f"crop and flip need images; this model takes (N, {model.input_shape[0]})")
+        if (self.crop or self.flip or self.shift) and model.output_shape[1:] not in ((), model.input_shape[1:]):
+            raise ConfigurationError(
+                f"shift, crop and flip move label maps with the images, but the model makes maps of "
+                f"{model.output_shape[1:]} from images of {model.input_shape[1:]}; they must be of one size"
+            )
         self.batch_size = integer("batch_size", batch_size)
         self.optimizer, self.schedule = optimizer or Adam(), schedule or Constant()
         if model.head == REGRESSOR and isinstance(loss, SoftmaxCrossEntropy):
@@ -402,8 +405,10 @@ class Trainer:
         return self.model.place(self.backend).predict(self._images(images), batch_size, self.loss.predict)
 
     def _checked(self, images, labels) -> tuple[np.ndarray | Mapped, np.ndarray]:
-        images = self._images(images)
-        return images, self.loss.check(labels, len(images), self.model.output_shape, self.backend.dtype)
+        images, outputs = self._images(images), self.model.output_shape
+        if outputs[1:] == self.model.input_shape[1:]:  # maps, cut as the images are
+            outputs = outputs[0], *self.model.image_shape[1:]
+        return images, self.loss.check(labels, len(images), outputs, self.backend.dtype)
 
     def _images(self, images) -> np.ndarray | Mapped:
         """Images (N, *image_shape), checked; mapped ones stay where they are."""
