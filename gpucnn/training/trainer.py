@@ -173,6 +173,7 @@ class Trainer:
             model.mean, model.std = channel_statistics(images)
         self._best = None
         model.place(self.backend)  # where another trainer may have taken it
+        model.learn(images)
         self.optimizer.place(self.backend, model.values.size)
         with nullcontext() if self.run is None else run_folder(self.run) as folder:
             history = self._resume(folder, settings, epochs, monitor) if folder and resume else History()
