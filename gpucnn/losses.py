@@ -4,6 +4,8 @@ Each loss is an object that the Trainer takes, `Trainer(model, loss=Huber(0.5))`
 `loss, doutputs = MeanSquared()(outputs, targets)`. Your own loss is a class with the methods of `Loss`.
 """
 
+from typing import Any
+
 import numpy as np
 
 from gpucnn import arguments
@@ -96,6 +98,8 @@ class Loss(Recordable):
     """
 
     counts = 1
+    # What its targets are, for metrics: "classes", whole numbers; "labels", 0 to 1 for each output; or "values".
+    targets = "values"
 
     def settings(self) -> dict:
         """Name and settings, for checkpoints."""
@@ -117,6 +121,11 @@ class Loss(Recordable):
         `motion` is there for maps only, which move with the images: `load_images`' further arguments.
         """
         return backend.load_images(targets, indices, count, **motion)
+
+    def truth(self, targets: Any, outputs: Batch) -> np.ndarray:
+        """What `load` gave, on the host as metrics take it: classes (N, *spatial), ignored ones -1, or (N, C, *spatial)."""
+        values = targets.numpy() if isinstance(targets, Batch) else outputs.backend.host(targets).reshape(-1)
+        return values[: outputs.images]
 
     def __call__(self, outputs: Batch, targets, totals: Array | None = None) -> tuple[Array, Batch]:
         raise NotImplementedError(
@@ -146,6 +155,7 @@ class SoftmaxCrossEntropy(Loss):
     """
 
     recordable = True
+    targets = "classes"
     # The sum of the losses, the hits; of weighted losses the sum of the weights; of maps the number of labels.
     counts = 4
 
@@ -189,6 +199,9 @@ class SoftmaxCrossEntropy(Loss):
         if targets.ndim == 1:
             return backend.load_labels(targets, indices, count)
         return super().load(backend, targets, indices, count, **motion)
+
+    def truth(self, targets: Any, outputs: Batch) -> np.ndarray:
+        return _classes(targets) if isinstance(targets, Batch) else super().truth(targets, outputs)
 
     def __call__(self, outputs: Batch, targets, totals: Array | None = None) -> tuple[Array, Batch]:
         """`targets` are integers (N,) or (N, *spatial) on the host, or what `load` made of them, not checked again.
@@ -238,6 +251,7 @@ class Dice(Loss):
     """
 
     recordable = True
+    targets = "classes"
 
     def __init__(self, smooth: float = 1.0, ignore_index: int | None = None):
         self.smooth, self.ignore_index = arguments.number("smooth", smooth, above=0), _ignore_index(ignore_index)
@@ -249,6 +263,9 @@ class Dice(Loss):
                 f"as Conv2d({output_shape[0]}, 1)"
             )
         return check_label_maps(targets, images, output_shape, self.ignore_index)
+
+    def truth(self, targets: Any, outputs: Batch) -> np.ndarray:
+        return _classes(targets)
 
     def __call__(self, outputs: Batch, targets, totals: Array | None = None) -> tuple[Array, Batch]:
         """`targets` are integers (N, *spatial) on the host, or what `load` made of them, not checked again.
@@ -320,6 +337,7 @@ class BinaryCrossEntropy(ValueLoss):
 
     recordable = True
     kind = "binary_cross_entropy"
+    targets = "labels"
 
     def check(self, targets, images: int, output_shape: tuple[int, ...], dtype) -> np.ndarray:
         targets = super().check(targets, images, output_shape, dtype)
@@ -349,6 +367,11 @@ def _positive_weights(weights) -> list[float]:
     if not numbers:
         raise ConfigurationError(f"class_weights is {arguments.shown(weights)}; give {expected}")
     return [arguments.number(f"class_weights[{i}]", value, above=0) for i, value in enumerate(numbers)]
+
+
+def _classes(labels: Batch) -> np.ndarray:
+    """Of labels as `check_label_maps` stores them: the classes (N, *spatial), -1 where ignored."""
+    return labels.numpy()[:, 0].astype(np.int64) - 1
 
 
 def _ignore_index(index: int | None) -> int | None:

@@ -45,6 +45,10 @@ class RecordedStep:
         """Whether the next step on so many images only computes: no recording, no proof, no compilation."""
         return count in (self._proved if self._recording else self._seen_counts)
 
+    def repeats(self, count: int) -> bool:
+        """Whether the next step on so many images repeats a recording, on the recording's arrays."""
+        return self._recording and count in self._proved
+
     def __call__(self, count: int) -> None:
         self._seen_counts.add(count)
         if self._recording and self._last_change is not last_change():

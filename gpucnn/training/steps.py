@@ -6,6 +6,7 @@ images, the step's number, the learning rate) is written to device arrays before
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -14,11 +15,13 @@ import numpy as np
 
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.losses import Loss, SoftmaxCrossEntropy
+from gpucnn.metrics import Metric
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Optimizer
 from gpucnn.recordable import Recordable
 from gpucnn.training.clipping import Clipping
 from gpucnn.training.data import Resident
+from gpucnn.training.measuring import Measuring
 from gpucnn.training.recording import RecordedStep
 
 
@@ -38,6 +41,7 @@ class TrainingSteps:
         seed: int = 0,
         loss: Loss | None = None,
         clip: Clipping | None = None,
+        metrics: Sequence[Metric] = (),
     ):
         self.model, self.optimizer, self.data = model, optimizer, data
         self.backend = model.backend
@@ -47,6 +51,7 @@ class TrainingSteps:
         self.status = self.backend.zeros((1,), np.int64)
         self.backend.assign(self.status, np.array([-1], np.int64))
         self._augmentation, self._seed = augmentation, seed
+        self._measuring = Measuring(self.loss, list(metrics))
         self._motion = motion(model, augmentation)
         if self._motion:
             self._motion |= {"seed": seed, "step": model.mode.step}
@@ -62,6 +67,7 @@ class TrainingSteps:
         images = backend.load_images(data.images, data.indices, count, self._augmentation, seed=self._seed, step=step)
         targets = self.loss.load(backend, data.labels, data.indices, count, **self._motion)
         outputs, backward = model(images)
+        self._measuring.keep(count, outputs, targets)
         loss, doutputs = self.loss(outputs, targets, self.totals)
         backward(doutputs)
         self._clip(backend, model.grads)
@@ -71,6 +77,7 @@ class TrainingSteps:
     def start_epoch(self) -> None:
         """Reset the totals."""
         self.backend.assign(self.totals, np.zeros(self.loss.counts))
+        self._measuring.reset()
         self.images = self._timed_images = 0
         self._started, self._untimed_seconds = perf_counter(), 0.0
 
@@ -81,12 +88,12 @@ class TrainingSteps:
         self.backend.assign(self.model.mode.step, np.array([step], np.uint32))
         rate = self.optimizer.set_rates(factor, step + 1)
         if self.recorded.settled(len(indices)):
-            self.recorded(len(indices))
+            self._measuring.run(self.recorded, len(indices))
             self._timed_images += len(indices)
         else:  # the first may compile kernels, the second is proved: their speed means nothing
             self.backend.synchronize()
             started = perf_counter()
-            self.recorded(len(indices))
+            self._measuring.run(self.recorded, len(indices))
             self.backend.synchronize()
             self._untimed_seconds += perf_counter() - started
         self.images += len(indices)
@@ -97,8 +104,10 @@ class TrainingSteps:
         """Whether the epoch has had a step whose speed is meaningful: one that recorded and compiled nothing."""
         return self._timed_images > 0
 
-    def measure(self) -> dict[str, float]:
-        """loss, accuracy if the loss has one, and images_per_second of the epoch so far; waits for the device."""
+    def measure(self, *, running: bool = False) -> dict[str, Any]:
+        """loss, accuracy if the loss has one, metrics (with `running` the cheap ones only), and images_per_second of
+        the epoch so far; waits for the device.
+        """
         totals = self.backend.host(self.totals)
         seconds = perf_counter() - self._started
         images = self._timed_images
@@ -108,6 +117,7 @@ class TrainingSteps:
             images = self.images
         return {
             **self.loss.measure(totals, self.images, math.prod(self.model.output_shape)),
+            **self._measuring.results(running=running),
             "images_per_second": images / seconds,
         }
 
@@ -119,9 +129,10 @@ class TrainingSteps:
 class EvaluationSteps:
     """Mean loss and accuracy of `model` on images with their targets, in inference mode."""
 
-    def __init__(self, model: Model, data: Resident, loss: Loss | None = None):
+    def __init__(self, model: Model, data: Resident, loss: Loss | None = None, metrics: Sequence[Metric] = ()):
         self.model, self.data, self.loss = model, data, loss or SoftmaxCrossEntropy()
         self.loss.place(model.backend, model.output_shape[0])
+        self._measuring = Measuring(self.loss, list(metrics))
         self._totals = model.backend.zeros((self.loss.counts,), np.float64)
         self._recorded = RecordedStep(model.backend, self._work, self._parts, [self._totals])
 
@@ -132,18 +143,20 @@ class EvaluationSteps:
         backend, data = self.model.backend, self.data
         outputs, _ = self.model(backend.load_images(data.images, data.indices, count, self.model.preparation))
         targets = self.loss.load(backend, data.labels, data.indices, count, **motion(self.model, self.model.preparation))
+        self._measuring.keep(count, outputs, targets)
         self.loss(outputs, targets, self._totals)
 
-    def run(self) -> tuple[float, float | None]:
-        """(loss, accuracy) over all images; the accuracy is None if the loss has none."""
+    def run(self) -> dict[str, Any]:
+        """Over all images: loss, accuracy if the loss has one, metrics."""
         self.model.mode.training = False
+        self._measuring.reset()
         self.model.backend.assign(self._totals, np.zeros(self.loss.counts))
         for indices in self.data.batches(np.arange(self.data.count)):
             self.data.choose(indices)
-            self._recorded(len(indices))
+            self._measuring.run(self._recorded, len(indices))
         totals = self.model.backend.host(self._totals)
         measured = self.loss.measure(totals, self.data.count, math.prod(self.model.output_shape))
-        return measured["loss"], measured.get("accuracy")
+        return {**measured, **self._measuring.results()}
 
 
 def motion(model: Model, augmentation: Augmentation) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from gpucnn.backends.protocol import Backend
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import ConfigurationError, NonFiniteError, ShapeError
 from gpucnn.losses import Loss, MeanSquared, SoftmaxCrossEntropy
+from gpucnn.metrics import make as make_metrics
 from gpucnn.models.files import describe
 from gpucnn.models.heads import REGRESSOR
 from gpucnn.models.inputs import check_images
@@ -47,7 +48,8 @@ class Trainer:
     added to its config.json. `progress` is None for a bar or lines on stderr, False for silence, or an object like
     those in gpucnn.training.progress. `loss` is one of gpucnn.losses (None: SoftmaxCrossEntropy(), for a regressor
     MeanSquared()); `clip_norm` and `clip_value` limit the gradient, see gpucnn.training.clipping.
-    `callbacks` are objects of classes like gpucnn.training.Callback, called at the moments that it names.
+    `metrics` are measured in training and validation beside the loss: names such as "top3" and "f1", objects, functions
+    (gpucnn.metrics). `callbacks` are objects of classes like gpucnn.training.Callback, called at the moments that it names.
 
     In training each image moves by up to `shift` pixels along each axis, is mirrored left to right every other time
     with `flip`, and loses a square of `cutout` pixels a side around a random pixel. With `crop` images may be larger
@@ -81,6 +83,7 @@ class Trainer:
         clip_norm: float | None = None,
         clip_value: float | None = None,
         callbacks: Sequence[Callback] = (),
+        metrics: Sequence | dict = (),
     ):
         self.model = instance("model", model, Model, "a gpucnn.Model, such as gpucnn.models.lenet5()")
         instance("optimizer", optimizer, Optimizer, "one of gpucnn.optimizers, such as SGD(lr=0.1)", optional=True)
@@ -105,6 +108,7 @@ class Trainer:
             )
         self.loss = loss or (MeanSquared() if model.head == REGRESSOR else SoftmaxCrossEntropy())
         self.clip = Clipping(clip_norm, clip_value)
+        self.metrics = make_metrics(metrics, self.loss.targets, self.loss.measure(np.ones(self.loss.counts), 1, 1))
         self.callbacks, self._stopping = arguments.sequence("callbacks", callbacks, "a list of callbacks"), False
         for callback in self.callbacks:
             instance("each of callbacks", callback, Callback, "an object of a subclass of gpucnn.training.Callback")
@@ -137,7 +141,7 @@ class Trainer:
         `normalize`. labels are integers (N,), or for a loss of values those, (N, *output_shape) in the backend's
         type. `validation` is another (images, labels) pair, or the part of the images to keep out of training for it,
         such as 0.1: the same part of each class, chosen by the seed. It is evaluated after each epoch and changes no
-        weight. `monitor`, its "loss" or "accuracy", tells which epoch is the best: `restore_best` goes back to it, and
+        weight. `monitor`, its "loss", "accuracy" or the name of a metric, tells which epoch is the best: `restore_best` goes back to it, and
         the run folder keeps it as best.safetensors. With `patience` training stops after so many epochs in a row that
         brought nothing better. The model ends with the last epoch's weights.
 
@@ -154,7 +158,7 @@ class Trainer:
         if self.crop:
             model.image_shape = _larger(images, model.input_shape)
         images, labels = self._checked(images, labels)
-        check_stopping(validation, monitor, patience, self.loss)
+        check_stopping(validation, monitor, patience, self.loss, self.metrics)
         if resume and self.run is None:
             raise ConfigurationError("resume needs the run folder to continue: Trainer(..., run=folder)")
 
@@ -176,19 +180,23 @@ class Trainer:
         model.learn(images)
         self.optimizer.place(self.backend, model.values.size)
         with nullcontext() if self.run is None else run_folder(self.run) as folder:
-            history = self._resume(folder, settings, epochs, monitor) if folder and resume else History()
+            history = self._resume(folder, settings, epochs, monitor) if folder and resume else self._new_history()
             if folder and not resume:
                 folder.refuse_if_used()
             return self._train(folder, history, images, labels, epochs, kept, settings, monitor, patience)
 
+    def _new_history(self) -> History:
+        return History(smaller={"loss", *(metric.name for metric in self.metrics if not metric.larger_is_better)})
+
     def _resume(self, folder: RunFolder, settings: dict, epochs: int, monitor: str) -> History:
         """Go back to the run's checkpoint, if it has one; what is refused has changed nothing."""
         if not folder.checkpoint.exists():
-            return History()
+            return self._new_history()
         found = folder.read_checkpoint(self.model, self.optimizer, settings)
         done = len(found.history)
         if done > epochs:
             raise ConfigurationError(f"this run has done {done} epochs already, more than {epochs}")
+        found.history.smaller = self._new_history().smaller
         best = found.history.best_epoch(monitor)
         kept = None if best is None else folder.read_best(self.model, best, done)
         found.restore(self.model, self.optimizer)
@@ -216,7 +224,7 @@ class Trainer:
         try:
             changes = {"shift": self.shift, "flip": self.flip, "cutout": self.cutout}
             augmentation = replace(model.preparation, **changes)
-            steps = TrainingSteps(model, self.optimizer, data, augmentation, self.seed, self.loss, self.clip)
+            steps = TrainingSteps(model, self.optimizer, data, augmentation, self.seed, self.loss, self.clip, self.metrics)
             if folder:
                 if not history.epochs:
                     folder.forget_best()
@@ -278,7 +286,7 @@ class Trainer:
                 self._tell_slow((perf_counter() - started) * len(batches))
             if steps.timed and perf_counter() - shown > self.progress.interval:
                 self._stop_if_not_finite(steps, len(batches))
-                self.progress.update(epoch + 1, steps.images, steps.measure())
+                self.progress.update(epoch + 1, steps.images, steps.measure(running=True))
                 shown = perf_counter()
         measured = steps.measure()
         self._stop_if_not_finite(steps, len(batches))
@@ -289,9 +297,7 @@ class Trainer:
             "learning_rate": rate,
         }
         if validation:
-            record["validation_loss"], accuracy = validation.run()
-            if accuracy is not None:
-                record["validation_accuracy"] = accuracy
+            record |= {f"validation_{name}": value for name, value in validation.run().items()}
             if not isfinite(record["validation_loss"]):
                 raise _not_finite("the validation loss", record["epoch"], record["step"])
         record["seconds"] = perf_counter() - started
@@ -395,6 +401,11 @@ class Trainer:
 
         The accuracy is None for a loss of values, which knows no right and wrong.
         """
+        measured = self.measure(images, labels)
+        return measured["loss"], measured.get("accuracy")
+
+    def measure(self, images, labels) -> dict[str, Any]:
+        """evaluate's results and the metrics', by name: "loss", "accuracy" if the loss has one, "f1" and so on."""
         return self._evaluation(images, labels).run()
 
     def predict(self, images, batch_size: int = EVALUATION_BATCH) -> np.ndarray:
@@ -421,7 +432,7 @@ class Trainer:
         images, labels = self._checked(images, labels)
         self.model.place(self.backend)
         data = placed(self.backend, images, labels, min(EVALUATION_BATCH, len(images)))
-        return EvaluationSteps(self.model, data, self.loss)
+        return EvaluationSteps(self.model, data, self.loss, self.metrics)
 
 
 def _progress(progress: Any) -> Quiet:
