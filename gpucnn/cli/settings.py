@@ -41,7 +41,7 @@ def resolve(given: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
             settings[name] = value
     from gpucnn.data import KNOWN
 
-    if settings["data"] not in ("digits", *KNOWN):
+    if settings["data"] not in ("digits", "shapes", *KNOWN):
         settings["data"] = str(Path(settings["data"]).resolve())  # --resume may be typed in another folder
     return settings
 

@@ -6,14 +6,17 @@ images, the step's number, the learning rate) is written to device arrays before
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
+from gpucnn.arguments import shown
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
+from gpucnn.backends.batch import Batch
+from gpucnn.errors import ShapeError
 from gpucnn.losses import Loss, SoftmaxCrossEntropy
 from gpucnn.metrics import Metric
 from gpucnn.models.model import Model
@@ -42,6 +45,7 @@ class TrainingSteps:
         loss: Loss | None = None,
         clip: Clipping | None = None,
         metrics: Sequence[Metric] = (),
+        augment: Callable | None = None,
     ):
         self.model, self.optimizer, self.data = model, optimizer, data
         self.backend = model.backend
@@ -52,6 +56,7 @@ class TrainingSteps:
         self.backend.assign(self.status, np.array([-1], np.int64))
         self._augmentation, self._seed = augmentation, seed
         self._measuring = Measuring(self.loss, list(metrics))
+        self._own = None if augment is None else OwnAugmentation(augment, seed)
         self._motion = motion(model, augmentation)
         if self._motion:
             self._motion |= {"seed": seed, "step": model.mode.step}
@@ -59,12 +64,15 @@ class TrainingSteps:
         self.start_epoch()
 
     def _parts(self) -> list[Recordable]:
-        return [self.model, *self.model.layer.walk(), self.loss, self._clip, self.optimizer]
+        own = [] if self._own is None else [self._own]
+        return [*own, self.model, *self.model.layer.walk(), self.loss, self._clip, self.optimizer]
 
     def _work(self, count: int) -> None:
         backend, data, model = self.backend, self.data, self.model
         step = model.mode.step
         images = backend.load_images(data.images, data.indices, count, self._augmentation, seed=self._seed, step=step)
+        if self._own:
+            images = self._own(images)
         targets = self.loss.load(backend, data.labels, data.indices, count, **self._motion)
         outputs, backward = model(images)
         self._measuring.keep(count, outputs, targets)
@@ -85,6 +93,8 @@ class TrainingSteps:
         """Step number `step` (from 0) on the images at `indices`; returns the learning rate."""
         self.model.mode.training = True
         self.data.choose(indices)
+        if self._own:
+            self._own.number = step
         self.backend.assign(self.model.mode.step, np.array([step], np.uint32))
         rate = self.optimizer.set_rates(factor, step + 1)
         if self.recorded.settled(len(indices)):
@@ -124,6 +134,23 @@ class TrainingSteps:
     def bad_step(self) -> int:
         """The first step whose loss or new weights were not finite, or -1."""
         return int(self.backend.host(self.status)[0])
+
+
+class OwnAugmentation(Recordable):
+    """`augment(images, rng)` of the user's: array code, which a recording does not repeat. `number` is the step's."""
+
+    number = 0
+
+    def __init__(self, augment: Callable, seed: int):
+        self._augment, self._seed = augment, seed
+
+    def __call__(self, images: Batch) -> Batch:
+        rng = np.random.Generator(np.random.Philox(key=[self._seed, self.number]))
+        changed = self._augment(images, rng)
+        if not isinstance(changed, Batch) or changed.shape != images.shape:
+            found = changed.shape if isinstance(changed, Batch) else shown(changed)
+            raise ShapeError(f"augment returned {found}; return a Batch of {images.shape}: images.like(data)")
+        return changed
 
 
 class EvaluationSteps:

@@ -1,7 +1,7 @@
 """The training loop."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from math import isfinite
@@ -26,7 +26,7 @@ from gpucnn.optimizers import Adam, Optimizer
 from gpucnn.schedules import Constant, Schedule
 from gpucnn.training.callbacks import Callback
 from gpucnn.training.clipping import Clipping
-from gpucnn.training.data import placed
+from gpucnn.training.data import Fed, Resident, placed
 from gpucnn.training.history import History
 from gpucnn.training.normalization import channel_statistics
 from gpucnn.training.progress import Quiet, default_progress
@@ -57,6 +57,10 @@ class Trainer:
     otherwise. `normalize` subtracts each channel's mean over the training images and divides by its standard deviation,
     in evaluation and prediction too; the model keeps both. What is empty after that is 0.
 
+    `augment(images, rng)` is your own change of each training batch, after those: it gets a Batch on the device and a
+    numpy.random.Generator that depends on the seed and the step alone, and returns a Batch. Labels stay. Shift, crop
+    and flip move label maps with the images.
+
     In exact math the trained weights depend on model, data and settings alone, not on the backend or its threads.
     """
 
@@ -84,6 +88,7 @@ class Trainer:
         clip_value: float | None = None,
         callbacks: Sequence[Callback] = (),
         metrics: Sequence | dict = (),
+        augment: Callable | None = None,
     ):
         self.model = instance("model", model, Model, "a gpucnn.Model, such as gpucnn.models.lenet5()")
         instance("optimizer", optimizer, Optimizer, "one of gpucnn.optimizers, such as SGD(lr=0.1)", optional=True)
@@ -112,6 +117,9 @@ class Trainer:
         self.callbacks, self._stopping = arguments.sequence("callbacks", callbacks, "a list of callbacks"), False
         for callback in self.callbacks:
             instance("each of callbacks", callback, Callback, "an object of a subclass of gpucnn.training.Callback")
+        if augment is not None and not callable(augment):
+            raise arguments.refuse("augment", augment, "a function (images, rng) that returns a Batch")
+        self.augment = augment
         self.progress = _progress(progress)
         self.about = dict(instance("about", about, dict, "a dictionary", optional=True) or {})
         self.backend = backend if isinstance(backend, Backend) else get_backend(backend, math, threads=threads)
@@ -183,7 +191,51 @@ class Trainer:
             history = self._resume(folder, settings, epochs, monitor) if folder and resume else self._new_history()
             if folder and not resume:
                 folder.refuse_if_used()
-            return self._train(folder, history, images, labels, epochs, kept, settings, monitor, patience)
+            data = placed(self.backend, images, labels, min(self.batch_size, len(images)))
+            return self._train(folder, history, data, epochs, kept, settings, monitor, patience)
+
+    def fit_batches(
+        self,
+        batches,
+        epochs: int,
+        *,
+        steps: int | None = None,
+        validation: tuple | None = None,
+        monitor: str = "loss",
+        patience: int | None = None,
+    ) -> History:
+        """`fit` on batches that you make: `batches` gives pairs (images, labels), each of them one step.
+
+        An iterable with a length, such as a list or a PyTorch DataLoader, is gone through once an epoch. Of a generator
+        or another iterator `steps` batches make an epoch. No batch may have more images than the first. Shift, crop,
+        flip and cutout apply; `normalize` and "balanced" class weights need all images at once, and a run cannot be
+        resumed, since nobody can make the same batches again. Otherwise as `fit`.
+        """
+        model, epochs = self.model, integer("epochs", epochs)
+        check_stopping(validation, monitor, patience, self.loss, self.metrics)
+        if self.normalize and model.mean is None:
+            raise ConfigurationError("normalize takes the mean of all images; with batches set model.mean and model.std")
+        if getattr(self.loss, "class_weights", None) == "balanced":
+            raise ConfigurationError('class_weights="balanced" counts all labels; with batches give the numbers')
+
+        def check(images, labels) -> tuple:
+            if self.crop:
+                model.image_shape = _larger(images, model.input_shape)
+            return self._checked(images, labels)
+
+        data = Fed(self.backend, batches, steps, check)
+        if validation is not None and (not isinstance(validation, (tuple, list)) or len(validation) != 2):
+            raise arguments.refuse("validation", validation, "a pair (images, labels)")
+        kept = None if validation is None else self._checked(*validation)
+        settings = self._settings(epochs, *data.first) | {"images": data.count, "data_sha256": "batches"}
+        model.place(self.backend)
+        model.learn(data.first[0])
+        self.optimizer.place(self.backend, model.values.size)
+        self._best = None
+        with nullcontext() if self.run is None else run_folder(self.run) as folder:
+            if folder:
+                folder.refuse_if_used()
+            return self._train(folder, self._new_history(), data, epochs, kept, settings, monitor, patience)
 
     def _new_history(self) -> History:
         return History(smaller={"loss", *(metric.name for metric in self.metrics if not metric.larger_is_better)})
@@ -207,8 +259,7 @@ class Trainer:
         self,
         folder: RunFolder | None,
         history: History,
-        images: np.ndarray | Mapped,
-        labels: np.ndarray,
+        data: Resident,
         epochs: int,
         kept: tuple | None,
         settings: dict,
@@ -220,18 +271,27 @@ class Trainer:
         self._stopping = False
         model.layer.need_input_gradient(False)  # nobody needs the gradient of the images
         evaluation = self._evaluation(*kept) if kept else None
-        data = placed(self.backend, images, labels, min(self.batch_size, len(images)))
         try:
             changes = {"shift": self.shift, "flip": self.flip, "cutout": self.cutout}
             augmentation = replace(model.preparation, **changes)
-            steps = TrainingSteps(model, self.optimizer, data, augmentation, self.seed, self.loss, self.clip, self.metrics)
+            steps = TrainingSteps(
+                model,
+                self.optimizer,
+                data,
+                augmentation,
+                self.seed,
+                self.loss,
+                self.clip,
+                metrics=self.metrics,
+                augment=self.augment,
+            )
             if folder:
                 if not history.epochs:
                     folder.forget_best()
                 folder.write_config(self._config(epochs, {**settings, "patience": patience}))
             title = self._title(steps) + (f"; {len(kept[0]):,} images for validation" if kept else "")
-            self.progress.begin(title, epochs, len(images), len(history))
-            if remark := self.schedule.remark(epochs * -(-len(images) // self.batch_size)):
+            self.progress.begin(title, epochs, data.count, len(history))
+            if remark := self.schedule.remark(epochs * data.an_epoch):
                 self.progress.say(remark)
             drawn = perf_counter()
             for callback in self.callbacks:
@@ -280,8 +340,16 @@ class Trainer:
         started = shown = perf_counter()
         batches = steps.data.batches(arithmetic.permutation(self.seed, steps.data.count, epoch))
         steps.start_epoch()
+        begin, end = (
+            [callback for callback in self.callbacks if getattr(type(callback), name) is not getattr(Callback, name)]
+            for name in ("on_train_batch_begin", "on_train_batch_end")
+        )
         for number, indices in enumerate(batches, start=epoch * len(batches)):
+            for callback in begin:
+                callback.on_train_batch_begin(self, number + 1)
             rate = steps.run(indices, number, self.schedule(number, epochs * len(batches), epoch))
+            for callback in end:
+                callback.on_train_batch_end(self, number + 1)
             if steps.images == len(indices) and not self._told_slow:
                 self._tell_slow((perf_counter() - started) * len(batches))
             if steps.timed and perf_counter() - shown > self.progress.interval:
@@ -368,6 +436,8 @@ class Trainer:
         settings |= {
             name: getattr(self, name) for name in ("crop", "flip", "cutout", "normalize") if getattr(self, name)
         }
+        if self.augment:
+            settings["augment"] = getattr(self.augment, "__qualname__", type(self.augment).__qualname__)
         try:
             return json.loads(json.dumps(settings))  # as they come back from a file: lists, not tuples
         except TypeError as error:
