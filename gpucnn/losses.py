@@ -180,6 +180,11 @@ class SoftmaxCrossEntropy(Loss):
         self._check_classes(output_shape[0])
         if len(output_shape) > 1 or self.ignore_index is not None:
             return check_label_maps(targets, images, output_shape, self.ignore_index)
+        if np.ndim(targets) > 2:
+            raise ShapeError(
+                f"labels have shape {np.shape(targets)}, but the model gives one class an image, ({images},); for a class "
+                "a pixel take a network that ends with maps, such as gpucnn.models.unet_small"
+            )
         return check_labels(targets, images, output_shape[0])
 
     def learn(self, targets: np.ndarray, outputs: int) -> None:

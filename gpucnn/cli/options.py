@@ -32,6 +32,14 @@ Graph = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object to stdout, for other programs; progress goes to stderr.")
 ]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics",
+        help="What to measure beside loss and accuracy, commas between: top3, precision, recall, f1, iou, auc, "
+        "confusion; f1_per_class and so on for a list. Default: nothing.",
+    ),
+]
 Weights = Annotated[
     str | None,
     typer.Option(
@@ -67,3 +75,8 @@ Run = Annotated[
     str | None,
     typer.Option("--run", help="The run folder that `train` wrote. Default: the newest one in runs/."),
 ]
+
+
+def listed(names: str | None) -> list[str]:
+    """The names in "top3,f1"."""
+    return [name.strip() for name in (names or "").split(",") if name.strip()]

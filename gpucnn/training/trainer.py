@@ -476,7 +476,7 @@ class Trainer:
 
     def measure(self, images, labels) -> dict[str, Any]:
         """evaluate's results and the metrics', by name: "loss", "accuracy" if the loss has one, "f1" and so on."""
-        return self._evaluation(images, labels).run()
+        return self._evaluation(*self._checked(images, labels)).run()
 
     def predict(self, images, batch_size: int = EVALUATION_BATCH) -> np.ndarray:
         """What the model makes of images (N, *image_shape), in the backend's type, `batch_size` of them at a time.
@@ -499,7 +499,7 @@ class Trainer:
         return check_images(images, self.model.image_shape, self.backend.dtype)
 
     def _evaluation(self, images, labels) -> EvaluationSteps:
-        images, labels = self._checked(images, labels)
+        """Of images and labels that were checked."""
         self.model.place(self.backend)
         data = placed(self.backend, images, labels, min(EVALUATION_BATCH, len(images)))
         return EvaluationSteps(self.model, data, self.loss, self.metrics)
