@@ -6,7 +6,6 @@ added, and `sha256`, a digest of both, without which no file is read.
 
 import hashlib
 import json
-import math
 import os
 
 import numpy as np
@@ -118,7 +117,7 @@ def _unfit(about: dict, model: Model) -> str | None:
         "image_shape": len(shape) == len(need) and shape[0] == need[0] and all(a >= b for a, b in zip(shape, need)),
         "mean": (mean is None) == (std is None) and (mean is None or len(mean) == need[0]),
         "std": std is None or (len(std) == need[0] and min(std) > 0),
-        "class_names": names is None or len(names) == math.prod(model.output_shape),
+        "class_names": names is None or len(names) == model.output_shape[0],
     }
     return next((name for name, good in fits.items() if not good), None)
 

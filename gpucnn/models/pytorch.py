@@ -144,6 +144,7 @@ def pytorch_module(model: Model):
 
 
 def _build(made: list[TorchModule]):
+    import torch
     from torch import nn
 
     class Residual(nn.Module):
@@ -156,9 +157,16 @@ def _build(made: list[TorchModule]):
         def forward(self, x):
             return self.body(x) + self.shortcut(x)
 
+    class Concat(nn.ModuleDict):
+        """All parts of the same x, side by side."""
+
+        def forward(self, x):
+            return torch.cat([part(x) for part in self.values()], 1)
+
     def one(module: TorchModule) -> nn.Module:
         if module.parts:
-            return Residual(**{name: nn.Sequential(*map(one, part)) for name, part in module.parts.items()})
+            parts = {name: nn.Sequential(*map(one, part)) for name, part in module.parts.items()}
+            return Residual(**parts) if module.kind == "Residual" else Concat(parts)
         return getattr(nn, module.kind)(**module.arguments)
 
     return nn.Sequential(*map(one, made))

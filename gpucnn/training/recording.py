@@ -50,6 +50,10 @@ class RecordedStep:
         """Whether the next step on so many images only computes: no recording, no proof, no compilation."""
         return count in (self._proved if self._recording else self._seen_counts)
 
+    def repeats(self, count: int) -> bool:
+        """Whether the next step on so many images repeats a recording, on the recording's arrays."""
+        return self._recording and count in self._proved
+
     def step(self, count: int) -> None:
         """One step on so many images: recorded, compared, repeated or run directly."""
         self._seen_counts.add(count)
