@@ -6,24 +6,31 @@ images, the step's number, the learning rate) is written to device arrays before
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
+from gpucnn.arguments import shown
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
+from gpucnn.backends.batch import Batch
 from gpucnn.backends.step_end import StepEnd
+from gpucnn.errors import ShapeError
 from gpucnn.losses import Loss, SoftmaxCrossEntropy
+from gpucnn.metrics import Metric
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Optimizer
 from gpucnn.recordable import Recordable, declaration
 from gpucnn.training.ahead import lookahead
 from gpucnn.training.clipping import Clipping
 from gpucnn.training.data import Resident
+from gpucnn.training.measuring import Measuring
 from gpucnn.training.recording import RecordedStep
 
 
-class TrainingSteps:
+class TrainingSteps(RecordedStep):
     """Training steps of `model`.
 
     On the device: `totals` accumulates an epoch's loss and correct predictions, `status` is the first bad step or -1.
@@ -39,6 +46,8 @@ class TrainingSteps:
         seed: int = 0,
         loss: Loss | None = None,
         clip: Clipping | None = None,
+        metrics: Sequence[Metric] = (),
+        augment: Callable | None = None,
     ):
         self.model, self.optimizer, self.data = model, optimizer, data
         self.backend = model.backend
@@ -48,25 +57,35 @@ class TrainingSteps:
         self.status = self.backend.zeros((1,), np.int64)
         self.backend.assign(self.status, np.array([-1], np.int64))
         self._augmentation, self._seed = augmentation, seed
+        self._measuring = Measuring(self.loss, list(metrics))
+        self._own = None if augment is None else OwnAugmentation(augment, seed)
+        self._motion = motion(model, augmentation)
+        if self._motion:
+            self._motion |= {"seed": seed, "step": model.mode.step}
         self._ahead = lookahead(self.backend, data, optimizer, model.mode.step)
         arrays = [self.totals, self.status, model.mode.step, data.indices]
         arrays += [self._ahead.arrays.row] if self._ahead else []
-        self.recorded = RecordedStep(self.backend, self._work, self._parts, arrays)
+        super().__init__(self.backend, arrays)
         self.start_epoch()
 
     def _parts(self) -> list[Recordable]:
-        return [self.model, *self.model.layer.walk(), self.loss, self._clip, self.optimizer]
+        own = [] if self._own is None else [self._own]
+        return [*own, self.model, *self.model.layer.walk(), self.loss, self._clip, self.optimizer]
 
     def _work(self, count: int) -> None:
         backend, data, model = self.backend, self.data, self.model
         step = model.mode.step
         settings = {"augmentation": self._augmentation, "seed": self._seed, "step": step}
-        if declaration(self.loss, "loads_labels"):
+        self._measuring.forget(count)
+        if declaration(self.loss, "loads_labels") and data.labels.ndim == 1:
             images, targets = backend.load_batch(data.images, data.labels, data.indices, count, **settings)
         else:
             images = backend.load_images(data.images, data.indices, count, **settings)
-            targets = self.loss.load(backend, data.labels, data.indices, count)
+            targets = self.loss.load(backend, data.labels, data.indices, count, **self._motion)
+        if self._own:
+            images = self._own(images)
         outputs, backward = model(images)
+        self._measuring.keep(count, outputs, targets)
         loss, doutputs = self.loss(outputs, targets, self.totals)
         backward(doutputs)
         self._clip(backend, model.grads)
@@ -76,6 +95,11 @@ class TrainingSteps:
         else:
             self.optimizer.update(model.values, model.grads)
             backend.end_step(end, model.values)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the device can be told what the next steps are."""
+        return self._ahead is not None
 
     def look_ahead(self, batches: Sequence[np.ndarray], first_step: int, factors: Sequence[float]) -> None:
         """Tell which steps `run` will do next: their images, the first one's number, and a factor each. What is run
@@ -87,6 +111,7 @@ class TrainingSteps:
     def start_epoch(self) -> None:
         """Reset the totals."""
         self.backend.assign(self.totals, np.zeros(self.loss.counts))
+        self._measuring.reset()
         self.images = self._timed_images = 0
         self._started, self._untimed_seconds = perf_counter(), 0.0
 
@@ -99,13 +124,15 @@ class TrainingSteps:
             self.data.choose(indices)
             self.backend.assign(self.model.mode.step, np.array([step], np.uint32))
             rate = self.optimizer.set_rates(factor, step + 1)
-        if self.recorded.settled(len(indices)):
-            self.recorded(len(indices))
+        if self._own:
+            self._own.number = step
+        if self.settled(len(indices)):
+            self._measuring.run(self, len(indices))
             self._timed_images += len(indices)
         else:  # the first may compile kernels, the second is proved: their speed means nothing
             self.backend.synchronize()
             started = perf_counter()
-            self.recorded(len(indices))
+            self._measuring.run(self, len(indices))
             self.backend.synchronize()
             self._untimed_seconds += perf_counter() - started
         self.images += len(indices)
@@ -116,8 +143,10 @@ class TrainingSteps:
         """Whether the epoch has had a step whose speed is meaningful: one that recorded and compiled nothing."""
         return self._timed_images > 0
 
-    def measure(self) -> dict[str, float]:
-        """loss, accuracy if the loss has one, and images_per_second of the epoch so far; waits for the device."""
+    def measure(self, *, running: bool = False) -> dict[str, Any]:
+        """loss, accuracy if the loss has one, metrics (with `running` the cheap ones only), and images_per_second of
+        the epoch so far; waits for the device.
+        """
         totals = self.backend.host(self.totals)
         seconds = perf_counter() - self._started
         images = self._timed_images
@@ -127,6 +156,7 @@ class TrainingSteps:
             images = self.images
         return {
             **self.loss.measure(totals, self.images, math.prod(self.model.output_shape)),
+            **self._measuring.results(running=running),
             "images_per_second": images / seconds,
         }
 
@@ -135,30 +165,62 @@ class TrainingSteps:
         return int(self.backend.host(self.status)[0])
 
 
-class EvaluationSteps:
+class OwnAugmentation(Recordable):
+    """`augment(images, rng)` of the user's: array code, which a recording does not repeat. `number` is the step's."""
+
+    number = 0
+
+    def __init__(self, augment: Callable, seed: int):
+        self._augment, self._seed = augment, seed
+
+    def __call__(self, images: Batch) -> Batch:
+        rng = np.random.Generator(np.random.Philox(key=[self._seed, self.number]))
+        changed = self._augment(images, rng)
+        if not isinstance(changed, Batch) or changed.shape != images.shape:
+            found = changed.shape if isinstance(changed, Batch) else shown(changed)
+            raise ShapeError(f"augment returned {found}; return a Batch of {images.shape}: images.like(data)")
+        return changed
+
+
+class EvaluationSteps(RecordedStep):
     """Mean loss and accuracy of `model` on images with their targets, in inference mode."""
 
-    def __init__(self, model: Model, data: Resident, loss: Loss | None = None):
+    def __init__(self, model: Model, data: Resident, loss: Loss | None = None, metrics: Sequence[Metric] = ()):
         self.model, self.data, self.loss = model, data, loss or SoftmaxCrossEntropy()
         self.loss.place(model.backend, model.output_shape[0])
+        self._measuring = Measuring(self.loss, list(metrics))
         self._totals = model.backend.zeros((self.loss.counts,), np.float64)
-        self._recorded = RecordedStep(model.backend, self._work, self._parts, [self._totals])
+        super().__init__(model.backend, [self._totals])
 
     def _parts(self) -> list[Recordable]:
         return [self.model, *self.model.layer.walk(), self.loss]
 
     def _work(self, count: int) -> None:
         backend, data = self.model.backend, self.data
+        self._measuring.forget(count)
         outputs, _ = self.model(backend.load_images(data.images, data.indices, count, self.model.preparation))
-        self.loss(outputs, self.loss.load(backend, data.labels, data.indices, count), self._totals)
+        targets = self.loss.load(
+            backend, data.labels, data.indices, count, **motion(self.model, self.model.preparation)
+        )
+        self._measuring.keep(count, outputs, targets)
+        self.loss(outputs, targets, self._totals)
 
-    def run(self) -> tuple[float, float | None]:
-        """(loss, accuracy) over all images; the accuracy is None if the loss has none."""
+    def run(self) -> dict[str, Any]:
+        """Over all images: loss, accuracy if the loss has one, metrics."""
         self.model.mode.training = False
+        self._measuring.reset()
         self.model.backend.assign(self._totals, np.zeros(self.loss.counts))
         for indices in self.data.batches(np.arange(self.data.count)):
             self.data.choose(indices)
-            self._recorded(len(indices))
+            self._measuring.run(self, len(indices))
         totals = self.model.backend.host(self._totals)
         measured = self.loss.measure(totals, self.data.count, math.prod(self.model.output_shape))
-        return measured["loss"], measured.get("accuracy")
+        return {**measured, **self._measuring.results()}
+
+
+def motion(model: Model, augmentation: Augmentation) -> dict[str, Any]:
+    """What moves target maps as the images move, as arguments of `Loss.load`; nothing for other targets."""
+    if len(model.output_shape) == 1:
+        return {}
+    moving = replace(augmentation, cutout=0, mean=None, std=None)
+    return {} if moving == NO_AUGMENTATION else {"augmentation": moving}
