@@ -275,9 +275,7 @@ def make(metrics: Any, targets: str, taken: Iterable[str] = ()) -> list[Metric]:
     metric, does not fit the loss, or comes twice.
     """
     expected = 'a list such as ["top3", "f1"], of names, gpucnn.metrics.Metric objects and functions'
-    pairs = (
-        metrics.items() if isinstance(metrics, dict) else [(None, m) for m in sequence("metrics", metrics, expected)]
-    )
+    pairs = metrics.items() if isinstance(metrics, dict) else [(None, m) for m in sequence("metrics", metrics, expected)]
     made: list[Metric] = []
     for name, metric in pairs:
         if isinstance(metric, str):

@@ -77,9 +77,7 @@ def train(
     ] = None,
     loss: Annotated[
         str | None,
-        _option(
-            "--loss", "cross-entropy; or dice, which compares areas, for networks that give a class to each pixel."
-        ),
+        _option("--loss", "cross-entropy; or dice, which compares areas, for networks that give a class to each pixel."),
     ] = None,
     metrics: options.Metrics = None,
     label_smoothing: Annotated[
@@ -108,8 +106,7 @@ def train(
         ),
     ] = None,
     monitor: Annotated[
-        str | None,
-        _option("--monitor", "What makes an epoch the best in validation: loss, accuracy or one of --metrics."),
+        str | None, _option("--monitor", "What makes an epoch the best in validation: loss, accuracy or one of --metrics.")
     ] = None,
     patience: Annotated[
         int | None,

@@ -77,7 +77,7 @@ class TrainingSteps(RecordedStep):
         step = model.mode.step
         settings = {"augmentation": self._augmentation, "seed": self._seed, "step": step}
         self._measuring.forget(count)
-        if declaration(self.loss, "loads_labels") and data.labels.ndim == 1:
+        if declaration(self.loss, "loads_labels") and data.labels is not None and data.labels.ndim == 1:
             images, targets = backend.load_batch(data.images, data.labels, data.indices, count, **settings)
         else:
             images = backend.load_images(data.images, data.indices, count, **settings)
@@ -89,11 +89,12 @@ class TrainingSteps(RecordedStep):
         loss, doutputs = self.loss(outputs, targets, self.totals)
         backward(doutputs)
         self._clip(backend, model.grads)
-        end = StepEnd(self.status, step, loss, self._ahead and self._ahead.arrays)
+        end = StepEnd(self.status, step, loss, None if self._ahead is None else self._ahead.arrays)
+        update: Callable[..., None] = self.optimizer.update
         if declaration(self.optimizer, "ends_step"):
-            self.optimizer.update(model.values, model.grads, end)
+            update(model.values, model.grads, end=end)
         else:
-            self.optimizer.update(model.values, model.grads)
+            update(model.values, model.grads)
             backend.end_step(end, model.values)
 
     @property

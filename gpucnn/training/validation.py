@@ -63,12 +63,7 @@ def check_stopping(
     is no number or has nothing to watch."""
     one_of("monitor", monitor, ("loss", "accuracy", *(metric.name for metric in metrics)))
     own = [metric.name for metric in metrics]
-    if (
-        monitor == "accuracy"
-        and monitor not in own
-        and loss is not None
-        and monitor not in loss.measure(np.ones(loss.counts), 1, 1)
-    ):
+    if monitor == "accuracy" and monitor not in own and loss is not None and monitor not in loss.measure(np.ones(loss.counts), 1, 1):
         raise ConfigurationError(f"{type(loss).__name__} has no accuracy, which monitor asks for; use 'loss'")
     if patience is not None:
         integer("patience", patience)

@@ -43,11 +43,7 @@ def both(b, z, labels, weights, smoothing=0.1, smooth=0.5, poison=lambda batch: 
     p = b.softmax(logits)
     mean, dp = b.dice(p, where, smooth, sums)
     device = {"loss": loss, "totals": totals, "dice": mean, "sum": sums}
-    return {name: b.host(value) for name, value in device.items()} | {
-        "dz": dz.numpy(),
-        "dp": dp.numpy(),
-        "p": p.numpy(),
-    }
+    return {name: b.host(value) for name, value in device.items()} | {"dz": dz.numpy(), "dp": dp.numpy(), "p": p.numpy()}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
