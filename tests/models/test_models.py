@@ -13,6 +13,7 @@ from gpucnn.backends import get_backend
 from gpucnn.errors import CheckpointError, ConfigurationError, DataError, DTypeError, ShapeError
 from gpucnn.layers import BatchNorm, Conv2d, Dense, Flatten, Sequential
 from gpucnn.models import Model, build_model, lenet5, resnet20, vgg_small
+from tests.models.nets import OF_IMAGES
 
 FAST = get_backend("numpy", "fast")
 

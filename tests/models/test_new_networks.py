@@ -1,4 +1,4 @@
-"""resnet56, separable_small, cifar_fast, signal_small, volume_small, unet_small: sizes, PyTorch, ONNX, files, training."""
+"""The ready-made networks from resnet56 on: sizes, PyTorch, ONNX, files, training, label maps, whitening."""
 
 import numpy as np
 import pytest
@@ -189,7 +189,8 @@ def test_whitened_patches_are_uncorrelated(backend):
     weights = model.state_dict()["0.weight"]
     assert np.array_equal(weights[:8], -weights[8:])
     y, _ = model.layer.layers[0](model.batch(smooth))
-    y = np.moveaxis(y.numpy() - model.state_dict()["0.bias"].reshape(1, -1, 1, 1), 1, 0)[:8].reshape(8, -1).astype(float)
+    y = y.numpy().astype(float) - model.state_dict()["0.bias"].reshape(1, -1, 1, 1)
+    y = np.moveaxis(y, 1, 0)[:8].reshape(8, -1)
     np.testing.assert_allclose(y @ y.T / y.shape[1], np.eye(8), atol=1e-3)
     trainer.fit(smooth[::-1], np.arange(60) % 3, 1)
     assert np.array_equal(model.state_dict()["0.weight"], weights)  # once
@@ -198,8 +199,7 @@ def test_whitened_patches_are_uncorrelated(backend):
 def test_whitening_has_no_gradient_but_its_bias_and_input():
     layer = Whitening2d(2)
     model = Model(Sequential(layer, Flatten(), Dense(2)), (1, 4, 4)).initialize(0)
-    model.load_state_dict(
-        model.state_dict() | {"0.weight": np.random.default_rng(0).standard_normal(layer.weight.shape).astype(np.float32)}
-    )
+    filters = np.random.default_rng(0).standard_normal(layer.weight.shape).astype(np.float32)
+    model.load_state_dict(model.state_dict() | {"0.weight": filters})
     assert [p.name for p in model.parameters] == ["0.bias", "2.weight", "2.bias"]
     assert gpucnn.check_gradients(model.layer, shape=(1, 4, 4)).passed
