@@ -26,13 +26,13 @@ class Measuring:
         if self._metrics:
             self._newest[count] = outputs, targets
 
-    def run(self, recorded: RecordedStep, count: int) -> None:
+    def run(self, steps: RecordedStep, count: int) -> None:
         """One step, and what it gave."""
         before = self._newest.get(count)
-        recorded(count)
+        steps.step(count)
         if not self._metrics:
             return
-        if before is not None and recorded.repeats(count):
+        if before is not None and steps.repeats(count):
             self._newest[count] = before  # the proof ran the step once more, but repetitions write to the recording's
         outputs, targets = self._newest[count]
         predictions, truth = self._loss.predict(outputs).numpy(), self._loss.truth(targets, outputs)

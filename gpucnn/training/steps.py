@@ -28,7 +28,7 @@ from gpucnn.training.measuring import Measuring
 from gpucnn.training.recording import RecordedStep
 
 
-class TrainingSteps:
+class TrainingSteps(RecordedStep):
     """Training steps of `model`.
 
     On the device: `totals` accumulates an epoch's loss and correct predictions, `status` is the first bad step or -1.
@@ -60,7 +60,7 @@ class TrainingSteps:
         self._motion = motion(model, augmentation)
         if self._motion:
             self._motion |= {"seed": seed, "step": model.mode.step}
-        self.recorded = RecordedStep(self.backend, self._work, self._parts, [self.totals, self.status])
+        super().__init__(self.backend, [self.totals, self.status])
         self.start_epoch()
 
     def _parts(self) -> list[Recordable]:
@@ -97,13 +97,13 @@ class TrainingSteps:
             self._own.number = step
         self.backend.assign(self.model.mode.step, np.array([step], np.uint32))
         rate = self.optimizer.set_rates(factor, step + 1)
-        if self.recorded.settled(len(indices)):
-            self._measuring.run(self.recorded, len(indices))
+        if self.settled(len(indices)):
+            self._measuring.run(self, len(indices))
             self._timed_images += len(indices)
         else:  # the first may compile kernels, the second is proved: their speed means nothing
             self.backend.synchronize()
             started = perf_counter()
-            self._measuring.run(self.recorded, len(indices))
+            self._measuring.run(self, len(indices))
             self.backend.synchronize()
             self._untimed_seconds += perf_counter() - started
         self.images += len(indices)
@@ -153,7 +153,7 @@ class OwnAugmentation(Recordable):
         return changed
 
 
-class EvaluationSteps:
+class EvaluationSteps(RecordedStep):
     """Mean loss and accuracy of `model` on images with their targets, in inference mode."""
 
     def __init__(self, model: Model, data: Resident, loss: Loss | None = None, metrics: Sequence[Metric] = ()):
@@ -161,7 +161,7 @@ class EvaluationSteps:
         self.loss.place(model.backend, model.output_shape[0])
         self._measuring = Measuring(self.loss, list(metrics))
         self._totals = model.backend.zeros((self.loss.counts,), np.float64)
-        self._recorded = RecordedStep(model.backend, self._work, self._parts, [self._totals])
+        super().__init__(model.backend, [self._totals])
 
     def _parts(self) -> list[Recordable]:
         return [self.model, *self.model.layer.walk(), self.loss]
@@ -181,7 +181,7 @@ class EvaluationSteps:
         self.model.backend.assign(self._totals, np.zeros(self.loss.counts))
         for indices in self.data.batches(np.arange(self.data.count)):
             self.data.choose(indices)
-            self._measuring.run(self._recorded, len(indices))
+            self._measuring.run(self, len(indices))
         totals = self.model.backend.host(self._totals)
         measured = self.loss.measure(totals, self.data.count, math.prod(self.model.output_shape))
         return {**measured, **self._measuring.results()}

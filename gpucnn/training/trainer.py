@@ -461,7 +461,7 @@ class Trainer:
             title += f", {backend.threads} thread{'s' if backend.threads > 1 else ''}"
         if backend.name != "numpy":
             title += "; the first step compiles kernels that are not in the cache yet, which can take half a minute"
-        obstacle = steps.recorded.obstacle()
+        obstacle = steps.obstacle()
         if backend.graph and obstacle is not None:
             title += f"; steps are not recorded, since {type(obstacle).__name__} does not declare recordable = True"
         return title
