@@ -32,6 +32,8 @@ _OUTSIDE_A_STEP = frozenset(
         "statistics",
         "walk",
         "leaves",
+        "trainable",
+        "learns",
         "need_input_gradient",
         "multiply_adds",
         "dense_weights",
@@ -46,6 +48,7 @@ _OUTSIDE_A_STEP = frozenset(
         "place",
         "measure",
         "set_rates",
+        "divide",
         "rates",
         "state_dict",
     ]

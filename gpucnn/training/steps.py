@@ -15,8 +15,10 @@ from gpucnn.losses import Loss, SoftmaxCrossEntropy
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Optimizer
 from gpucnn.recordable import Recordable
+from gpucnn.training.average import Average
 from gpucnn.training.clipping import Clipping
 from gpucnn.training.data import Resident
+from gpucnn.training.mixing import Erasing, MixUp
 from gpucnn.training.recording import RecordedStep
 
 
@@ -24,7 +26,8 @@ class TrainingSteps:
     """Training steps of `model`.
 
     On the device: `totals` accumulates an epoch's loss and correct predictions, `status` is the first bad step or -1.
-    `loss` defaults to SoftmaxCrossEntropy(); without `clip` gradients are not clipped.
+    `loss` defaults to SoftmaxCrossEntropy(); without `clip` gradients are not clipped. `lr_factors`: see Model.pieces.
+    `average` takes in the weights after each step; `mixup` and `erasing` change the images.
     """
 
     def __init__(
@@ -36,6 +39,10 @@ class TrainingSteps:
         seed: int = 0,
         loss: Loss | None = None,
         clip: Clipping | None = None,
+        lr_factors: dict[str, float] | None = None,
+        average: Average | None = None,
+        mixup: MixUp | None = None,
+        erasing: Erasing | None = None,
     ):
         self.model, self.optimizer, self.data = model, optimizer, data
         self.backend = model.backend
@@ -45,23 +52,49 @@ class TrainingSteps:
         self.status = self.backend.zeros((1,), np.int64)
         self.backend.assign(self.status, np.array([-1], np.int64))
         self._augmentation, self._seed = augmentation, seed
+        self._average, self._mixup, self._erasing = average, mixup, erasing
+        if mixup:
+            mixup.place(self.backend, max(model.input_shape[0], model.output_shape[0]), data.batch_size)
+        if erasing:
+            erasing.place(self.backend, data.batch_size, model.input_shape[1:])
+        self._factors, self._freezes = lr_factors or {}, -1
+        self._notice_freezes()
         self.recorded = RecordedStep(self.backend, self._work, self._parts, [self.totals, self.status])
         self.start_epoch()
 
     def _parts(self) -> list[Recordable]:
-        return [self.model, *self.model.layer.walk(), self.loss, self._clip, self.optimizer]
+        own = [self.model, *self.model.layer.walk(), self.loss, self._clip, self.optimizer]
+        return own + [part for part in (self._average, self._mixup, self._erasing) if part]
 
     def _work(self, count: int) -> None:
         backend, data, model = self.backend, self.data, self.model
         step = model.mode.step
-        images = backend.load_images(data.images, data.indices, count, self._augmentation, seed=self._seed, step=step)
+        load = {"augmentation": self._augmentation, "seed": self._seed, "step": step}
+        images = backend.load_images(data.images, data.indices, count, **load)
+        if self._mixup:
+            partners = self._mixup.partners
+            images = self._mixup(images, backend.load_images(data.images, partners, count, **load))
+        if self._erasing:
+            images = self._erasing(images)
         targets = self.loss.load(backend, data.labels, data.indices, count)
         outputs, backward = model(images)
         loss, doutputs = self.loss(outputs, targets, self.totals)
+        if self._mixup:
+            _, other = self.loss(outputs, self.loss.load(backend, data.labels, partners, count))
+            doutputs = self._mixup(doutputs, other)
         backward(doutputs)
         self._clip(backend, model.grads)
-        self.optimizer.update(model.values, model.grads)
+        self.optimizer.step(model.values, model.grads)
+        if self._average:
+            self._average.update(model)
         backend.watch(self.status, step, loss, model.values)
+
+    def _notice_freezes(self) -> None:
+        """Compute and change what is not frozen, as it is now."""
+        if self._freezes != self.model.mode.freezes:
+            self.model.prepare_training()
+            self.optimizer.divide(self.model.pieces(self._factors))
+            self._freezes = self.model.mode.freezes
 
     def start_epoch(self) -> None:
         """Reset the totals."""
@@ -72,8 +105,13 @@ class TrainingSteps:
     def run(self, indices: np.ndarray, step: int, factor: float) -> float:
         """Step number `step` (from 0) on the images at `indices`; returns the learning rate."""
         self.model.mode.training = True
+        self._notice_freezes()
         self.data.choose(indices)
         self.backend.assign(self.model.mode.step, np.array([step], np.uint32))
+        if self._mixup:
+            self._mixup.draw(self.backend, self._seed, step, self.data.places(indices), self.data.batch_size)
+        if self._erasing:
+            self._erasing.draw(self.backend, self._seed, step, len(indices), self.data.batch_size)
         rate = self.optimizer.set_rates(factor, step + 1)
         if self.recorded.settled(len(indices)):
             self.recorded(len(indices))
