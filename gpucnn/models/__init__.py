@@ -8,10 +8,12 @@ from gpucnn.models.onnx_export import export_onnx
 from gpucnn.models.pytorch import from_pytorch, pytorch_module, pytorch_names, save_pytorch, to_pytorch
 from gpucnn.models.registry import MODELS, build_model
 from gpucnn.models.resnet import resnet20
+from gpucnn.models.transfer import Matching, load_matching, replace_head
 from gpucnn.models.vgg import vgg_small
 
 __all__ = [
     "MODELS",
+    "Matching",
     "Model",
     "build_model",
     "conv_to_dense",
@@ -20,9 +22,11 @@ __all__ = [
     "from_pytorch",
     "fully_convolutional",
     "lenet5",
+    "load_matching",
     "mlp",
     "pytorch_module",
     "pytorch_names",
+    "replace_head",
     "resnet20",
     "save_pytorch",
     "sliding_window",

@@ -12,6 +12,7 @@ from gpucnn import arguments as check
 from gpucnn.backends import get_backend
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
+from gpucnn.data.mapped import Mapped
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.initializers import draw
 from gpucnn.layers.base import Backward, Layer, Mode, Parameter, Statistic, label
@@ -302,13 +303,18 @@ class Model(Recordable):
         indices = self.backend.array(np.arange(len(images), dtype=np.int64))
         return self.backend.load_images(self.backend.array(images), indices, len(images), self.preparation)
 
-    def predict(self, images, batch_size: int = 256, finish: Callable[[Batch], Batch] | None = None) -> np.ndarray:
+    def predict(
+        self, images, batch_size: int = 256, finish: Callable[[Batch], Batch] | None = None, *, flips: bool = False
+    ) -> np.ndarray:
         """Class probabilities (N, classes) of images (N, *image_shape), or a regressor's values (N, outputs), on the
         host.
 
         In inference mode, `batch_size` images at a time, in the backend's type. `finish` maps the outputs to
-        the result (None: softmax for a classifier). Raises what a call raises for images that do not fit.
+        the result (None: softmax for a classifier). With `flips` the result is the mean of that for the images and for
+        the images mirrored left to right. Raises what a call raises for images that do not fit.
         """
+        if check.truth("flips", flips):
+            return self._with_flips(images, batch_size, finish)
         batch_size = check.integer("batch_size", batch_size)
         if self.backend is None:
             self.place(get_backend())
@@ -318,6 +324,15 @@ class Model(Recordable):
         if finish is None:
             finish = softmax if self.head == CLASSIFIER else values
         return self._plans.predict(self, images, batch_size, finish)
+
+    def _with_flips(self, images, batch_size: int, finish: Callable[[Batch], Batch] | None) -> np.ndarray:
+        if len(self.image_shape) == 1:
+            raise ConfigurationError(f"flips need images; this model takes (N, {self.image_shape[0]})")
+        if isinstance(images, Mapped):
+            images = images.take(np.arange(len(images)))
+        plain = self.predict(images, batch_size, finish)
+        mirrored = self.predict(np.ascontiguousarray(check.array("images", images)[..., ::-1]), batch_size, finish)
+        return (plain + mirrored) * plain.dtype.type(0.5)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies on the host of all parameters, then all running statistics, by name."""

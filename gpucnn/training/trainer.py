@@ -31,9 +31,9 @@ from gpucnn.training.clipping import Clipping
 from gpucnn.training.data import Resident, placed
 from gpucnn.training.history import History
 from gpucnn.training.normalization import channel_statistics
+from gpucnn.training.own_loop import OwnLoop
 from gpucnn.training.progress import Quiet, default_progress
 from gpucnn.training.run import RunFolder, first_not_finite, host_state, run_folder
-from gpucnn.training.own_loop import OwnLoop
 from gpucnn.training.steps import EvaluationSteps, TrainingSteps
 from gpucnn.training.validation import check_stopping, digest, part, why_stop
 
@@ -551,13 +551,14 @@ class Trainer:
         """
         return self._evaluation(images, labels).run()
 
-    def predict(self, images, batch_size: int = EVALUATION_BATCH) -> np.ndarray:
+    def predict(self, images, batch_size: int = EVALUATION_BATCH, *, flips: bool = False) -> np.ndarray:
         """What the model makes of images (N, *image_shape), in the backend's type, `batch_size` of them at a time.
 
         Class probabilities (N, classes) after training with softmax cross-entropy, probabilities of each output after
-        binary cross-entropy, the outputs themselves after other losses.
+        binary cross-entropy, the outputs themselves after other losses. `flips` as in `Model.predict`.
         """
-        return self.model.place(self.backend).predict(self._images(images), batch_size, self.loss.predict)
+        model = self.model.place(self.backend)
+        return model.predict(self._images(images), batch_size, self.loss.predict, flips=flips)
 
     def _checked(self, images, labels) -> tuple[np.ndarray | Mapped, np.ndarray]:
         images = self._images(images)
