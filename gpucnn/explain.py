@@ -71,7 +71,7 @@ def grad_cam(model: Model, images, of: int | None = None, *, layer: str | None =
     """Where the maps of `layer` speak for output `of`: (N, *spatial), the size of the model's input, none below 0.
 
     Selvaraju et al. 2017: relu of the sum of the layer's maps, each weighted with the mean of its gradient, enlarged
-    linearly. `layer` is a name, as `print(model)` lists them; None is the last one that has maps of more than one pixel.
+    linearly. `layer` is a name, as `print(model)` lists them; None is the last one with maps of more than one pixel.
     """
     images, of = _checked(model, images, of)
     name = _last_maps(model) if layer is None else layer
@@ -80,10 +80,8 @@ def grad_cam(model: Model, images, of: int | None = None, *, layer: str | None =
         raise ConfigurationError(f"layer {name} gives values without positions; choose one that gives maps")
     copied = _copy(model)
     kept, backend, found = _tap(copied, name), copied.backend, []
-    one, enlarged = (
-        window(sizes, (1,) * len(sizes)),
-        upsampling_taps(sizes, None, model.input_shape[1:], "linear", False),
-    )
+    one = window(sizes, (1,) * len(sizes))
+    enlarged = upsampling_taps(sizes, None, model.input_shape[1:], "linear", False)
     for part in _parts(images):
         kept.clear()
         _gradient(copied, part, of)

@@ -160,7 +160,7 @@ class Layer(Recordable):
 
     def __getstate__(self) -> dict[str, Any]:
         """The attributes of a copy, which belongs to no model yet."""
-        return {name: value for name, value in vars(self).items() if name != "_in_model"}
+        return {name: value for name, value in vars(self).items() if name not in ("_in_model", "_spare")}
 
     def __setattr__(self, name: str, value: Any) -> None:
         if self._in_model:
@@ -255,8 +255,8 @@ class Layer(Recordable):
         return field if self.output_shape[1:] == self.input_shape[1:] else Field(image, field.jump)
 
     def name_children(self) -> None:
-        """Give each child its dotted name, which starts with this layer's."""
-        for name, child in self.children():
+        """Give each child its dotted name, which starts with this layer's. One that is there twice has the first."""
+        for name, child in reversed(list(self.children())):
             child.name = f"{self.name}.{name}" if self.name else name
 
     def connect(self, shape: Shape) -> Shape:

@@ -8,6 +8,7 @@ from gpucnn.models.onnx_export import export_onnx
 from gpucnn.models.pytorch import from_pytorch, pytorch_module, pytorch_names, save_pytorch, to_pytorch
 from gpucnn.models.registry import MODELS, build_model
 from gpucnn.models.resnet import resnet20
+from gpucnn.models.sizes import at_size
 from gpucnn.models.transfer import Matching, load_matching, replace_head
 from gpucnn.models.vgg import vgg_small
 
@@ -15,6 +16,7 @@ __all__ = [
     "MODELS",
     "Matching",
     "Model",
+    "at_size",
     "build_model",
     "conv_to_dense",
     "dense_to_conv",

@@ -16,6 +16,7 @@ from gpucnn.data.mapped import Mapped
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.initializers import draw
 from gpucnn.layers.base import Backward, Layer, Mode, Parameter, Statistic, label
+from gpucnn.layers.shared import Shared, share
 from gpucnn.models.heads import CLASSIFIER, REGRESSOR
 from gpucnn.models.inputs import check_images
 from gpucnn.models.naming import check_pattern, matches
@@ -62,7 +63,7 @@ class Model(Recordable):
         self.image_shape = self.input_shape
         self.mean: tuple[float, ...] | None = None
         self.std: tuple[float, ...] | None = None
-        self._checked_layers()
+        self._share_layers()
         layer.name = ""
         self.output_shape = layer.connect(self.input_shape)
         # As built: a user-defined layer may change its attributes later.
@@ -71,6 +72,7 @@ class Model(Recordable):
         self.parameters: list[Parameter] = []
         self.running: list[Statistic] = []
         self._collect()
+        self._group = [self]  # models with the same buffers
         self.initialized = False
         self.backend: Any = None  # a Backend once placed
         self._unused: Any = None  # the gradients of frozen parameters
@@ -96,36 +98,43 @@ class Model(Recordable):
         views = [(p, "value") for p in (*self.parameters, *self.running)] + [(p, "grad") for p in self.parameters]
         memo.update((id(getattr(part, name)), None) for part, name in views)
         flats = [own.pop(name) for name in ("values", "grads", "statistics")]
+        own["_group"] = [self]  # which becomes the copy
         step = own["mode"].step
         memo[id(step)] = None
         vars(fresh).update(copy.deepcopy(own, memo), values=None, grads=None, statistics=None)
         for layer in fresh.layer.walk():
             layer._in_model = True
         fresh._bind(*map(self._copied, flats))
+        if self.backend is not None:
+            fresh._place_shared()
         fresh.mode.step = None if step is None else self._copied(step)
         return fresh
 
     def _copied(self, array):
         return array.copy() if self.backend is None else self.backend.array(self.backend.host(array))
 
-    def _checked_layers(self) -> list[Layer]:
-        """All layers. Raises ConfigurationError for one that occurs twice or is part of another model."""
-        layers, seen = list(self.layer.walk()), set()
-        for layer in layers:
+    def _share_layers(self) -> None:
+        """Prepare the layers that occur several times. Raises ConfigurationError for one of another model."""
+        seen: set[int] = set()
+        for layer in self.layer.walk():
             if id(layer) in seen:
-                raise ConfigurationError(
-                    f"{layer!r} is in the model twice; layers write their gradients, so none can be shared: make two"
-                )
+                share(layer)
+            if isinstance(layer, Shared):
+                layer.reset()
             if layer._in_model:
                 raise ConfigurationError(
                     f"{label(layer)} is part of a model already, whose weights it holds; make a new one for another "
                     "model, or take copy.deepcopy of it"
                 )
             seen.add(id(layer))
-        return layers
 
     def _collect(self) -> None:
-        for number, layer in enumerate(self._checked_layers()):
+        names: dict[int, str] = {}
+        layers = list(self.layer.walk())
+        for number, layer in enumerate(layers):
+            if id(layer) in names:
+                continue
+            names[id(layer)] = layer.name
             layer.mode, layer.number, layer._in_model = self.mode, number, True
             layer.name_children()
             prefix = f"{layer.name}." if layer.name else ""
@@ -133,6 +142,8 @@ class Model(Recordable):
                 part.name = prefix + name
             self.parameters += (parameter for _, parameter in layer.parameters())
             self.running += (statistic for _, statistic in layer.statistics())
+        for layer in layers:
+            layer.name = names[id(layer)]  # that of its first place
 
     def _sizes(self) -> tuple[int, int, int]:
         weights, statistics = (sum(map(_padded, parts)) for parts in (self.parameters, self.running))
@@ -227,7 +238,8 @@ class Model(Recordable):
         """Gradients of frozen parameters go nowhere from now on, and their part of `grads` is zero; no gradient is
         computed that only they or the images would need. Raises ConfigurationError if all layers are frozen.
         """
-        frozen = [p for layer in self.layer.walk() if not layer._trainable for _, p in layer.parameters()]
+        holders = self.holders().values()
+        frozen = [p for layer in holders if not layer._trainable for _, p in layer.parameters()]
         if frozen and len(frozen) == len(self.parameters):
             raise ConfigurationError("all layers are frozen, so nothing would be trained; unfreeze some of them")
         if frozen or self._unused is not None:
@@ -275,11 +287,29 @@ class Model(Recordable):
         if backend is self.backend:
             return self
         values = self.state_dict()
-        self._bind(*(backend.zeros((size,)) for size in self._sizes()))
-        self.backend = backend
-        self.mode.step = backend.zeros((1,), np.uint32)
+        flats = [backend.zeros((size,)) for size in self._sizes()]
+        for model in self._group:
+            model._bind(*flats)
+            model.backend = backend
+            model.mode.step = backend.zeros((1,), np.uint32)
+            model._place_shared()
         self._write(values)
         return self
+
+    def _place_shared(self) -> None:
+        for layer in self.layer.walk():
+            if isinstance(layer, Shared):
+                layer.place(self.backend)
+
+    def adopt(self, other: "Model") -> None:
+        """Let `other`, whose parameters have the same shapes, use this model's buffers from now on."""
+        self._group.append(other)
+        other._group = self._group
+        other._bind(self.values, self.grads, self.statistics)
+        other.backend, other.initialized = self.backend, self.initialized
+        if self.backend is not None:
+            other.mode.step = self.backend.zeros((1,), np.uint32)
+            other._place_shared()
 
     def __call__(self, x) -> tuple[Batch, Backward]:
         """(y, backward). x is a Batch of the model's backend, or a plain array (N, *image_shape) from the host.
@@ -364,7 +394,8 @@ class Model(Recordable):
                 f"the weights and {expected.get(wrong, 'missing')} in the model"
             )
         self._write(state)
-        self.initialized = True
+        for model in self._group:
+            model.initialized = True
 
     def _write(self, state: dict[str, np.ndarray]) -> None:
         for flat, host in zip((self.values, self.statistics), self.flat(state), strict=True):

@@ -94,12 +94,11 @@ def replace_head(
     instance("model", model, Model, "a gpucnn.Model, such as gpucnn.load(path)")
     instance("head", head, Layer, "a layer, such as Sequential(Dense(64), Dense(5))", optional=True)
     last = _last(model.layer)
-    if last is model.layer or (head is None and type(last) is not Dense):
+    if last is model.layer:
+        raise ConfigurationError(f"{model.name} is one layer, {type(last).__name__}; make it a Sequential with a head")
+    if head is None and type(last) is not Dense:
         raise ConfigurationError(
-            f"{model.name} ends with {type(last).__name__}, not with Dense in a Sequential; give head=, the layer to put "
-            "in its place"
-            if last is not model.layer
-            else f"{model.name} is one layer, {type(last).__name__}, and has no head to replace; make it a Sequential"
+            f"{model.name} ends with {type(last).__name__}, not with Dense; give head=, the layer to put in its place"
         )
     units, kind, about = ending(classes, outputs)
     if head is None and model.name in MODELS:

@@ -132,8 +132,10 @@ class RunFolder:
         write_file(self.path / "curves.png", draw_curves(history))
 
     def write_best(self, model: Model, record: dict, weights: dict[str, np.ndarray]) -> None:
-        """Write the model with these weights and `record`, the epoch's entry in the history. To be done before the checkpoint
-        of the same epoch: a run killed between the two measures that epoch again, and finds the same weights."""
+        """Write the model with these weights and `record`, the epoch's entry in the history. To be done before the
+        checkpoint of the same epoch: a run killed between the two measures that epoch again, and finds the same
+        weights.
+        """
         state = {f"model.{name}": value for name, value in weights.items()}
         write_tensors(self.best, state, {**describe(model), "epoch": record["epoch"], "measured": record})
 
