@@ -21,13 +21,17 @@ def evaluate(
             "--data", help="Images: digits, a fetched set, or a path. Default: what the network was trained on."
         ),
     ] = None,
+    flips: options.Flips = False,
     backend: options.Backend = None,
     math: options.Math = None,
     threads: options.Threads = None,
     graph: options.Graph = True,
     json: options.Json = False,
 ) -> None:
-    """Measure a trained network on the test images: how many it gets right, and its loss."""
+    """Measure a trained network on the test images: how many it gets right, and its loss.
+
+    With --flips the mean over an image and its mirror image counts for the first, not for the loss.
+    """
     model, settings, path = open_run(run, weights)
     if model.head == "regressor":
         raise ConfigurationError(
@@ -50,6 +54,8 @@ def evaluate(
     trainer = Trainer(model, backend=device, progress=False)
     started = perf_counter()
     loss, accuracy = trainer.evaluate(test.images, test.labels)
+    if flips:
+        accuracy = float((trainer.predict(test.images, flips=True).argmax(axis=1) == test.labels).mean())
     seconds = perf_counter() - started
     values = {
         "backend": device.name,

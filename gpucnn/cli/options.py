@@ -40,6 +40,9 @@ Weights = Annotated[
         "Default: best, where the run had validation images.",
     ),
 ]
+Flips = Annotated[
+    bool, typer.Option("--flips", help="Take the mean of what the network says of an image and of its mirror image.")
+]
 NETWORKS = "Network: lenet5, vgg_small, resnet20, mlp."
 InputShape = Annotated[
     str, typer.Option("--input-shape", help="Channels, height and width of the images, such as 3x32x32.")

@@ -14,8 +14,9 @@ from gpucnn.recordable import declaration
 
 # What a class declares about its __call__, which a shared layer's class must declare again.
 _DECLARED = (
-    "recordable", "local", "elementwise", "chain", "split", "onnx", "pytorch", "sliding", "filter_weights"
-)  # fmt: skip
+    *("recordable", "local", "elementwise", "chain", "split"),
+    *("onnx", "pytorch", "sliding", "filter_weights"),
+)
 
 
 class Shared:
@@ -46,7 +47,8 @@ def share(layer: Layer) -> None:
     """Make `layer` one that may be in several places."""
     if not isinstance(layer, Shared):
         declared = tuple(name for name in _DECLARED if declaration(layer, name) is not None)
-        layer.__class__ = _shared(type(layer), declared)
+        kind: Any = type(layer)
+        layer.__class__ = _shared(kind, declared)
 
 
 @cache

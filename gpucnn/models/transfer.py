@@ -69,7 +69,7 @@ def load_matching(source, model: Model, *patterns: str) -> Matching:
             report.different[name] = (state[name].shape, value.shape)
         else:
             report.loaded.append(name)
-    report.unused = [name for name in state if name not in report.loaded and name not in report.different]
+    report.unused = [name for name in sorted(state) if name not in report.loaded and name not in report.different]
     if not report.loaded:
         raise CheckpointError(
             f"nothing in the source matches this model ({model.name}): it has {', '.join(list(state)[:5])} ..., the "

@@ -1,5 +1,7 @@
 """Training steps on batches that the caller chooses: what `Trainer.train_step` does."""
 
+from typing import Any
+
 import numpy as np
 
 from gpucnn.training.steps import TrainingSteps
@@ -14,6 +16,7 @@ class OwnLoop:
     def fits(self, images: np.ndarray, labels: np.ndarray) -> bool:
         """Whether this batch fits the arrays, and the model is still where the steps were made for."""
         data, model = self._steps.data, self._steps.model
+        assert data.labels is not None, "training has labels"
         return (
             model.values is self._values
             and len(images) <= data.batch_size
@@ -24,7 +27,8 @@ class OwnLoop:
     def step(self, images: np.ndarray, labels: np.ndarray, step: int, factor: float) -> dict[str, float]:
         """Step number `step` (from 0); what was measured, and whether it was `good`: finite."""
         steps, data, model = self._steps, self._steps.data, self._steps.model
-        for array, batch in ((data.images, images), (data.labels, labels)):
+        both: Any = ((data.images, images), (data.labels, labels))
+        for array, batch in both:
             host = np.zeros(array.shape, array.dtype)
             host[: len(batch)] = batch
             steps.backend.assign(array, host)
