@@ -47,6 +47,8 @@ _OUTSIDE_A_STEP = frozenset(
         "learn",
         "place",
         "measure",
+        "truth",
+        "learned",
         "set_rates",
         "divide",
         "rates",
