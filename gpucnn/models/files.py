@@ -87,7 +87,8 @@ def restore(path, tensors: dict[str, np.ndarray], about: dict, model: Model | No
     model.class_names = about["class_names"]
     model.image_shape = tuple(about["image_shape"])
     model.mean, model.std = (about[name] and tuple(about[name]) for name in ("mean", "std"))
-    model.frozen = about.get("frozen", [])
+    if "frozen" in about:  # else those that are frozen stay so
+        model.frozen = about["frozen"]
     return model
 
 

@@ -211,6 +211,7 @@ class Checkpoint:
                 raise CheckpointError(f"{self.path} is damaged: it lacks the average of the weights")
             average.load_state_dict(model, {name.removeprefix(AVERAGE): value for name, value in state.items()})
         restore(self.path, self.tensors, self.about, model)
+        model.frozen = self.about.get("frozen", [])  # a callback may have changed it since the first epoch
         for name, array in optimizer.state_dict().items():
             host = np.zeros(array.shape, array.dtype)
             for parameter, view in model.split(host).items():
