@@ -2,6 +2,7 @@
 
 from gpucnn.models.files import load, save
 from gpucnn.training.callbacks import Callback
+from gpucnn.training.comparison import compare
 from gpucnn.training.doubts import Doubt, doubtful_labels, out_of_fold
 from gpucnn.training.history import History
 from gpucnn.training.progress import Bar, Lines, Quiet
@@ -17,6 +18,7 @@ __all__ = [
     "Quiet",
     "Run",
     "Trainer",
+    "compare",
     "doubtful_labels",
     "load",
     "load_run",
