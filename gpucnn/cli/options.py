@@ -48,6 +48,9 @@ Weights = Annotated[
         "Default: best, where the run had validation images.",
     ),
 ]
+Flips = Annotated[
+    bool, typer.Option("--flips", help="Take the mean of what the network says of an image and of its mirror image.")
+]
 NETWORKS = (
     "Network: lenet5, vgg_small, resnet20, resnet56, separable_small, cifar_fast, mlp, unet_small; for signals "
     "signal_small, for volumes volume_small."

@@ -42,6 +42,10 @@ class Resident:
         padded[: len(indices)] = indices
         self.backend.assign(self.indices, padded)
 
+    def places(self, indices: np.ndarray) -> np.ndarray:
+        """Where the images at `indices`, once chosen, are in `images` and `labels`."""
+        return indices
+
     def batches(self, order: np.ndarray) -> list[np.ndarray]:
         """`order` in parts of batch_size; the last may be short."""
         return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
@@ -73,6 +77,9 @@ class Streamed(Resident):
         self._coming: deque[np.ndarray] = deque()
         self._ahead: deque[tuple[np.ndarray, np.ndarray, Future]] = deque()
         self._reader = ThreadPoolExecutor(1, "gpucnn-reader")
+
+    def places(self, indices: np.ndarray) -> np.ndarray:
+        return np.arange(len(indices))
 
     def batches(self, order: np.ndarray) -> list[np.ndarray]:
         self._forget()

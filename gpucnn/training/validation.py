@@ -79,12 +79,12 @@ def digest(images, labels: np.ndarray, dtype) -> str:
     return data.hexdigest()
 
 
-def why_stop(history: History, monitor: str, patience: int | None) -> str | None:
-    """A sentence once `patience` epochs have brought nothing better. The history alone decides,
-    so a resumed run agrees.
+def why_stop(history: History, monitor: str, patience: int | None, first: int = 0) -> str | None:
+    """A sentence once `patience` epochs have brought nothing better, not counting the `first` epochs, which an earlier
+    fit has done. The history alone decides, so a resumed run agrees.
     """
     best = history.best_epoch(monitor)
-    if patience is None or best is None or len(history) - best < patience:
+    if patience is None or best is None or len(history) - max(best, first) < patience:
         return None
     return (
         f"stopped after epoch {len(history)}: no better validation {monitor} since epoch {best}, and patience is "
