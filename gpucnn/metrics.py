@@ -94,7 +94,7 @@ class TopK(Metric):
 class Counts(Metric):
     """Base of what a confusion matrix tells. Subclasses have `of`."""
 
-    targets = ("classes", "labels")
+    targets: tuple[str, ...] = ("classes", "labels")
 
     def __init__(self, per_class: bool = False):
         self._per_class = per_class
