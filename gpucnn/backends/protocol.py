@@ -53,6 +53,10 @@ class Backend(ABC):
     graph: bool = False
     looks_ahead = False  # whether end_step prepares the next step
 
+    def __deepcopy__(self, memo: dict) -> "Backend":
+        """Itself: what is copied stays on the same device."""
+        return self
+
     # ---- memory -----------------------------------------------------------------------------------------------------
 
     @abstractmethod

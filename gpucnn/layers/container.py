@@ -37,8 +37,7 @@ class Sequential(Layer):
         self.input_gradient = needed
         for layer in self.layers:
             layer.need_input_gradient(needed)
-            if any(True for part in layer.walk() for _ in part.parameters()):
-                break  # the layers after it need dx to reach this one's parameters
+            needed = needed or layer.learns()  # the layers after it need dx to reach this one's parameters
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         return self.apply(self.layers, x)
@@ -160,7 +159,7 @@ class Residual(Split):
         norm = self.body.layers[-1] if type(self.body) is Sequential and len(self.body.layers) > 1 else None
         if not isinstance(norm, BatchNorm) or type(norm) not in (BatchNorm, BatchNorm2d):
             return False
-        return norm.activation is None and norm.mode.training and self.activation in (None, "relu")
+        return norm.activation is None and norm._uses_batch() and self.activation in (None, "relu")
 
     def onnx(self, graph: Graph, x: str) -> str:
         main = graph.add(self.body, x)

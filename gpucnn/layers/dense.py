@@ -57,8 +57,13 @@ class Dense(Layer):
 
     def _gradients(self, dy: Batch, x: Batch, y: Batch | None = None) -> Batch | None:
         """From dy before the activation, or with the layer's output y, which is ReLU's, after it."""
-        w, b = self.weight, self.bias
-        return x.backend.dense_gradients(dy, y, x, w.value, w.grad, b and b.grad, self.input_gradient)
+        backend, w, b = x.backend, self.weight, self.bias
+        if self._trainable:
+            return backend.dense_gradients(dy, y, x, w.value, w.grad, b and b.grad, self.input_gradient)
+        if not self.input_gradient:
+            return None
+        dy = dy if y is None else backend.elementwise_gradient("relu", dy, y)
+        return backend.dense_input_gradient(dy, w.value)
 
     def multiply_adds(self) -> int:
         return dense_multiply_adds(self.input_shape[0], self.units)
