@@ -56,8 +56,7 @@ NETWORKS = (
     "signal_small, for volumes volume_small."
 )
 InputShape = Annotated[
-    str,
-    typer.Option("--input-shape", help="Channels, height and width of the images, such as 3x32x32; 1x128 for signals."),
+    str, typer.Option("--input-shape", help="Channels and sizes of the images: 3x32x32; 1x128 for signals.")
 ]
 Classes = Annotated[
     int | None, typer.Option("--classes", min=1, max=1 << 24, help="How many classes it tells apart. Default: 10.")

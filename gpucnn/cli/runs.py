@@ -113,6 +113,6 @@ def refuse_maps(model, path) -> None:
     """Raises ConfigurationError for a network that gives a class to each pixel."""
     if len(model.output_shape) > 1:
         raise ConfigurationError(
-            f"{path} gives a class to each pixel, not to an image; measure it with gpucnn evaluate --metrics iou, and in "
-            "Python take model.predict(images).argmax(axis=1)"
+            f"{path} gives a class to each pixel, not to an image; measure it with gpucnn evaluate --metrics iou, and "
+            "in Python take model.predict(images).argmax(axis=1)"
         )

@@ -7,7 +7,7 @@ import typer
 
 from gpucnn.cli import options
 from gpucnn.cli.output import command, note, print_json, print_values
-from gpucnn.cli.runs import open_run
+from gpucnn.cli.runs import open_run, refuse_maps
 from gpucnn.errors import ConfigurationError, DataError
 
 app = typer.Typer(

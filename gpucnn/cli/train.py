@@ -87,9 +87,7 @@ def train(
     ] = None,
     loss: Annotated[
         str | None,
-        _option(
-            "--loss", "cross-entropy; or dice, which compares areas, for networks that give a class to each pixel."
-        ),
+        _option("--loss", "cross-entropy; or dice, which compares areas, where each pixel gets a class."),
     ] = None,
     metrics: options.Metrics = None,
     label_smoothing: Annotated[
@@ -119,7 +117,7 @@ def train(
     ] = None,
     monitor: Annotated[
         str | None,
-        _option("--monitor", "What makes an epoch the best in validation: loss, accuracy or one of --metrics."),
+        _option("--monitor", "What makes an epoch the best in validation: loss, accuracy or a metric."),
     ] = None,
     patience: Annotated[
         int | None,
@@ -214,8 +212,8 @@ def train(
     optimizer_made, schedule_made = make_optimizer(settings), make_schedule(settings)
 
     import gpucnn.data
-    from gpucnn.models import build_model
     from gpucnn.metrics import named
+    from gpucnn.models import build_model
     from gpucnn.training import Trainer
     from gpucnn.training.run import CHECKPOINT
     from gpucnn.training.validation import check_fraction, check_stopping

@@ -151,7 +151,7 @@ class Fed(Resident):
         self.labels = backend.zeros(labels.shape, labels.dtype)
         self.indices = backend.array(np.arange(self.batch_size, dtype=np.int64))
 
-    def batches(self, order: np.ndarray) -> "Fed":
+    def batches(self, order: np.ndarray) -> "Fed":  # type: ignore[override]  # it has a length and is gone through
         return self
 
     def __len__(self) -> int:
@@ -186,7 +186,7 @@ class Fed(Resident):
                 + ("; an iterator must give enough for all epochs, such as a generator that never ends" * self._endless)
             ) from None
         if number == 0 and pair is getattr(self, "first", None):
-            return pair
+            return self.first
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise DataError(f"batch {number + 1} is {shown(pair)}; each must be a pair (images, labels)")
         return self._check(*pair)

@@ -205,10 +205,9 @@ class EvaluationSteps(RecordedStep):
 
     def _work(self, count: int) -> None:
         backend, data = self.model.backend, self.data
-        outputs, _ = self.model(backend.load_images(data.images, data.indices, count, self.model.preparation))
-        targets = self.loss.load(
-            backend, data.labels, data.indices, count, **motion(self.model, self.model.preparation)
-        )
+        preparation = self.model.preparation
+        outputs, _ = self.model(backend.load_images(data.images, data.indices, count, preparation))
+        targets = self.loss.load(backend, data.labels, data.indices, count, **motion(self.model, preparation))
         self._measuring.keep(count, outputs, targets)
         self.loss(outputs, targets, self._totals)
 

@@ -53,7 +53,8 @@ class Trainer:
     those in gpucnn.training.progress. `loss` is one of gpucnn.losses (None: SoftmaxCrossEntropy(), for a regressor
     MeanSquared()); `clip_norm` and `clip_value` limit the gradient, see gpucnn.training.clipping.
     `metrics` are measured in training and validation beside the loss: names such as "top3" and "f1", objects, functions
-    (gpucnn.metrics). `callbacks` are objects of classes like gpucnn.training.Callback, called at the moments that it names.
+    (gpucnn.metrics). `callbacks` are objects of classes like gpucnn.training.Callback, called at the moments that it
+    names.
 
     In training each image moves by up to `shift` pixels along each axis, is mirrored left to right every other time
     with `flip`, and loses a square of `cutout` pixels a side around a random pixel. With `crop` images may be larger
@@ -183,12 +184,13 @@ class Trainer:
         the run's length, such as Cosine(), starts anew in each call. A new Trainer starts with a fresh optimizer.
 
         images (N, *input_shape), whose values are taken as they are: divide bytes by 255 first, or let the Trainer
-        `normalize`. labels are integers (N,), or for a loss of values those, (N, *output_shape) in the backend's
-        type. `validation` is another (images, labels) pair, or the part of the images to keep out of training for it,
-        such as 0.1: the same part of each class, chosen by the seed. It is evaluated after each epoch and changes no
-        weight. `monitor`, its "loss", "accuracy" or the name of a metric, tells which epoch is the best: `restore_best` goes back to it, and
-        the run folder keeps it as best.safetensors. With `patience` training stops after so many epochs in a row that
-        brought nothing better. The model ends with the last epoch's weights.
+        `normalize`. labels are integers (N,), or (N, *spatial) where the model's outputs are maps (classes, *spatial);
+        for a loss of values those, (N, *output_shape) in the backend's type. `validation` is another (images, labels)
+        pair, or the part of the images to keep out of training for it, such as 0.1: the same part of each class, chosen
+        by the seed. It is evaluated after each epoch and changes no weight. `monitor`, its "loss", "accuracy" or the
+        name of a metric, tells which epoch is the best: `restore_best` goes back to it, and the run folder keeps it as
+        best.safetensors. With `patience` training stops after so many epochs in a row that brought nothing better. The
+        model ends with the last epoch's weights.
 
         With `resume` training continues from the run folder's checkpoint and ends in the same bits as a run that was
         never interrupted, on whichever backend; without a checkpoint yet it starts from the beginning, and `epochs`
@@ -280,9 +282,7 @@ class Trainer:
         model, epochs = self.model, integer("epochs", epochs)
         check_stopping(validation, monitor, patience, self.loss, self.metrics)
         if self.normalize and model.mean is None:
-            raise ConfigurationError(
-                "normalize takes the mean of all images; with batches set model.mean and model.std"
-            )
+            raise ConfigurationError("normalize takes the mean of all images; with batches set model.mean and std")
         if getattr(self.loss, "class_weights", None) == "balanced":
             raise ConfigurationError('class_weights="balanced" counts all labels; with batches give the numbers')
 

@@ -61,14 +61,10 @@ def check_stopping(
 ) -> None:
     """Raises ConfigurationError for a `monitor` that is unknown or that `loss` does not have, and for a `patience` that
     is no number or has nothing to watch."""
-    one_of("monitor", monitor, ("loss", "accuracy", *(metric.name for metric in metrics)))
     own = [metric.name for metric in metrics]
-    if (
-        monitor == "accuracy"
-        and monitor not in own
-        and loss is not None
-        and monitor not in loss.measure(np.ones(loss.counts), 1, 1)
-    ):
+    one_of("monitor", monitor, ("loss", "accuracy", *own))
+    measured = own if loss is None else [*own, *loss.measure(np.ones(loss.counts), 1, 1)]
+    if monitor == "accuracy" and loss is not None and monitor not in measured:
         raise ConfigurationError(f"{type(loss).__name__} has no accuracy, which monitor asks for; use 'loss'")
     if patience is not None:
         integer("patience", patience)
