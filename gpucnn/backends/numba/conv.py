@@ -8,7 +8,7 @@ from gpucnn.backends.batch import Batch
 from gpucnn.backends.numba import correlation, tiles
 from gpucnn.backends.numba.correlation import UNITS_PER_THREAD
 from gpucnn.backends.numba.dense import NumbaDense
-from gpucnn.backends.numba.layout import deep, is_halving, rows
+from gpucnn.backends.numba.layout import deep, flat, is_halving, rows
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import Window3d, is_dense, phases, rows_per_band, window3d
 from gpucnn.geometry import Window
@@ -31,7 +31,7 @@ class NumbaConv(NumbaDense):
         weights = w.reshape(groups, len(w) // groups, w.shape[1], *c.kernel)
         bias = np.zeros(len(w), np.float32) if bias is None else bias
         geometry = c.stride, c.dilation, c.before
-        self._correlate(deep(self._data(x)), weights, bias, deep(y.data), *geometry, relu)
+        self._correlate(x.images, deep(self._data(x)), weights, bias, deep(y.data), *geometry, relu)
         return y
 
     def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
@@ -45,7 +45,7 @@ class NumbaConv(NumbaDense):
         for phase in phases(window):
             view = target[(slice(None), slice(None), *phase.pixels)]
             weights = turned[(slice(None), slice(None), slice(None), *phase.taps)]
-            self._correlate(gradient, weights, nothing, view, (1, 1, 1), phase.dilation, phase.before, False)
+            self._correlate(dy.images, gradient, weights, nothing, view, (1, 1, 1), phase.dilation, phase.before, False)
         return dx
 
     def conv_max_pool(
@@ -92,9 +92,10 @@ class NumbaConv(NumbaDense):
         if c.stride == c.dilation == (1, 1, 1) and kernel[0] == c.input[0] == 1:
             before, pixels = c.before[2], output[2]
             outside = before, pixels + kernel[2] - 1 - c.input[2] - before
-            row_tile = tiles.gradient_row_tile(*sizes[:2], kernel[2], pixels, outside)
+            pairs = tiles.fills_half(dy.images) and sizes[0] % 2 == 0
+            row_tile = tiles.gradient_row_tile(*sizes[:2], kernel[2], pixels, outside, pairs)
             if row_tile and c.before[0] == 0:
-                self._row_weight_gradient(row_tile, outside, dy, x, c, groups, out)
+                self._row_weight_gradient(row_tile, pairs, outside, dy, x, c, groups, out)
                 return
         tile = tiles.product_tile(sizes[0], channels, kernel[2])
         corners = tiles.corners(tile, sizes)
@@ -110,20 +111,30 @@ class NumbaConv(NumbaDense):
         self._run(gradient, *arguments, c.stride, c.dilation, c.before, chunks)
         self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
 
-    def _row_weight_gradient(self, tile, outside, dy: Batch, x: Batch, c: Window3d, groups: int, out: Array) -> None:
-        """The weight gradient by whole kernel rows, with tiles of (OB, CB)."""
-        (outputs, channels), (_, height, width) = out.shape[:2], c.kernel
+    def _row_weight_gradient(
+        self, tile, pairs: bool, outside, dy: Batch, x: Batch, c: Window3d, groups: int, out: Array
+    ) -> None:
+        """The weight gradient by whole kernel rows, with tiles of (OB, CB), OB counting pairs of channels if there are
+        any.
+        """
+        channels, (_, height, width) = out.shape[1], c.kernel
+        gradient = deep(self._data(dy))
+        if pairs:
+            gradient = self._empty((len(gradient), len(out) // 2, *gradient.shape[2:]))
+            self._run(gradient_rows.channel_pairs, flat(self._data(dy)), flat(gradient))
+        outputs = gradient.shape[1]
         over_o, over_c = -(-(outputs // groups) // tile[0]), -(-channels // tile[1])
         blocks, band, line = dy.data.shape[0], rows_per_band(c.output[2]), c.input[2]
         bands = -(-c.output[1] // band)
         depth = tiles.strip_bands(channels, line, height, band, bands)
-        part = self._empty((blocks, outputs, channels, *c.kernel))
+        part = self._empty((blocks, len(out), channels, *c.kernel))
         strips = self._empty((self.threads, channels * (depth * band + height - 1) * line * LANES))
         chunks = min(over_o, -(-UNITS_PER_THREAD * self.threads // (blocks * groups)))
-        slot = -(-math.prod(tile) * width // LANES) * LANES
+        slot = -(-math.prod(tile) * width * (2 if pairs else 1) // LANES) * LANES
         scratch = self._empty((self.threads, sums.levels(bands) * -(-over_o // chunks) * over_c * height * slot))
-        arguments = deep(self._data(dy)), deep(self._data(x)), part, strips, scratch, dy.images, groups, band
-        self._run(gradient_rows.gradient_rows_of(*tile, width, *outside), *arguments, c.before, chunks, depth)
+        kernel = gradient_rows.gradient_rows_of(*tile, width, *outside, pairs)
+        arguments = gradient, deep(self._data(x)), part, strips, scratch, dy.images, groups, band
+        self._run(kernel, *arguments, c.before, chunks, depth)
         self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
 
     def _block_tree(self, part: np.ndarray, out: np.ndarray) -> None:

@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from gpucnn.arithmetic.sums import BAND
+from gpucnn.kernels.numba.simd import LANES
 
 # Each tile is a kernel to compile, so there are few. Their accumulators must fit in registers next to the operands: 24
 # of 32 if a register holds the 16 lanes (AVX-512), 6 if the lanes take two of 16 (AVX2) or four of 32 (NEON).
@@ -65,6 +66,11 @@ def broadcast_tile(outputs: int, pixels: int, row: tuple[int, int, int, int, int
     return min((t for t in _BROADCAST[accumulators()] if t[0] <= outputs and t[1] <= pixels), key=cost)
 
 
+def fills_half(images: int) -> bool:
+    """Whether the images leave half of the lanes empty, so that two output channels can share a vector."""
+    return images <= LANES // 2
+
+
 # (OB, QB) of convolution by whole kernel rows. A row's QB + KW - 1 pixels are in registers next to the accumulators, so
 # such tiles fit only in AVX-512's 32.
 _ROWS = {24: ((1, 8), (2, 7), (2, 8), (3, 5), (4, 4)), 6: ()}
@@ -76,15 +82,18 @@ _BAND_STRIP_BYTES = 2 << 20
 
 
 @functools.cache
-def row_tile(outputs: int, pixels: int, width: int, outside: tuple[int, int]) -> tuple[int, int] | None:
+def row_tile(
+    outputs: int, pixels: int, width: int, outside: tuple[int, int], pairs: bool = False
+) -> tuple[int, int] | None:
     """(OB, QB) for `outputs` output channels by rows of `pixels` pixels and kernels `width` taps wide; None if no tile
     fits.
 
     `outside` is the number of pixels read before and after the image. Below four output channels, copying the input
-    costs more than it saves.
+    costs more than it saves. With `pairs` OB counts pairs of channels.
     """
     if width not in _ROW_WIDTHS or outputs < 4 or min(outside) < 0 or max(outside) >= width:
         return None
+    outputs //= 2 if pairs else 1
 
     def cost(tile):
         ob, qb = tile
@@ -143,14 +152,16 @@ _GRADIENT_ROWS = {24: {3: ((1, 1), (2, 1), (4, 1), (4, 2), (8, 1)), 5: ((1, 1), 
 
 @functools.cache
 def gradient_row_tile(
-    outputs: int, channels: int, width: int, pixels: int, outside: tuple[int, int]
+    outputs: int, channels: int, width: int, pixels: int, outside: tuple[int, int], pairs: bool = False
 ) -> tuple[int, int] | None:
     """(OB, CB) for the weight gradient of `outputs` by `channels` by kernels `width` taps wide; None if none fits.
 
-    `pixels` is the length of an output row, `outside` the pixels that its windows read before and after the image.
+    `pixels` is the length of an output row, `outside` the pixels that its windows read before and after the image. With
+    `pairs` OB counts pairs of channels.
     """
     if min(outside) < 0 or max(outside) >= width or sum(outside) > pixels:
         return None
+    outputs //= 2 if pairs else 1
 
     def cost(tile):
         ob, cb = tile
