@@ -254,18 +254,19 @@ def lane_trees_of(count: int, pairs: bool = False):
 
 
 @functools.cache
-def row_tile(rows: int, columns: int, taps: int, left: int, right: int, pairs: bool = False):
-    """Steps of a tile acc[i * columns + j] = fma(x_{j+t}, w_ti, acc[...]) for the taps t in order: one kernel row each.
+def row_tile(rows: int, columns: int, taps: int, left: int, right: int, stride: int = 1, pairs: bool = False):
+    """Steps of a tile acc[i * columns + j] = fma(x_{j*stride+t}, w_ti, acc[...]) for the taps t in order: one kernel
+    row each.
 
     `run(acc, channels, lines, w, wi, w_channel, w_line, x, xi, x_channel, x_line)` does one step for each channel and
     line: w_ti = w.base[wi + channel * w_channel + line * w_line + t * rows + i] and x_j = x.base[xi + channel *
-    x_channel + line * x_line + j * 16]. A step loads each x_j once for all taps. The first `left` and the last `right`
-    of the columns + taps - 1 vectors x_j are outside the image: they are not read, and their products, zeros, left out.
-    With `pairs` w_ti is two floats, for the even and the odd lanes.
+    x_channel + line * x_line + j * 16]. A step of stride 1 loads each x_j once for all taps. The first `left` and the
+    last `right` of the vectors x_j are outside the image: they are not read, and their products, zeros, left out. With
+    `pairs` w_ti is two floats, for the even and the odd lanes.
     """
     width = 2 if pairs else 1
     accumulators = types.UniTuple(vec, rows * columns)
-    there = range(left, columns + taps - 1 - right)
+    there = range(left, (columns - 1) * stride + taps - right)
 
     @intrinsic
     def run(typing, acc, channels, lines, w, wi, w_channel, w_line, x, xi, x_channel, x_line):
@@ -280,15 +281,19 @@ def row_tile(rows: int, columns: int, taps: int, left: int, right: int, pairs: b
                 def over_lines(b, r, values):
                     w_r, x_r = b.gep(ws, [b.mul(r, w_line)]), b.gep(xs, [b.mul(r, x_line)])
                     fma_of, values = _fma(b), list(values)
-                    x_j = {j: _load(b, b.gep(x_r, [_i64(j * LANES)])) for j in there}
+                    x_j = {}
                     for t in range(taps):
+                        # More pixels than one tap sees fit in registers only where taps share them.
+                        for j in there if stride == 1 else range(t, t + columns * stride, stride):
+                            if j in there and (j not in x_j or stride > 1):
+                                x_j[j] = _load(b, b.gep(x_r, [_i64(j * LANES)]))
                         for i in range(rows):
                             place = b.gep(w_r, [_i64((t * rows + i) * width)])
                             weight = _splat_pair(b, place) if pairs else _splat(b, b.load(place))
                             for j in range(columns):
-                                if j + t in there:
+                                if j * stride + t in there:
                                     k = i * columns + j
-                                    values[k] = b.call(fma_of, [x_j[j + t], weight, values[k]])
+                                    values[k] = b.call(fma_of, [x_j[j * stride + t], weight, values[k]])
                     return values
 
                 return _loop(b, lines, values, over_lines)
