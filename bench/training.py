@@ -4,7 +4,7 @@
 
 The loss of the first epoch is checked against PyTorch's. All train on the same images, an epoch at a time, by turns;
 the ratio to the better of PyTorch's variants is the median over the rounds. Writes the section "training" of
-bench/results/cpu-DATE.json unless --dry.
+bench/results/training-DATE.json unless --dry.
 """
 
 import argparse
@@ -121,7 +121,7 @@ def _epochs(contender: Contender, steps: int) -> Contender:
     """An epoch of PyTorch's, which returns its mean loss."""
 
     def call() -> float:
-        losses = [contender.call() for _ in range(steps)]
+        losses = [contender.call().detach() for _ in range(steps)]
         return float(sum(losses)) / steps
 
     return Contender(call, context=contender.context)
@@ -155,7 +155,7 @@ def main() -> None:
             print(show(rows[-1]), flush=True)
     print(disturbance(rows))
     if not options.dry:
-        print(f"written to {record('training', {'results': rows})}")
+        print(f"written to {record('training', {'results': rows}, name='training')}")
 
 
 if __name__ == "__main__":

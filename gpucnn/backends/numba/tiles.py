@@ -100,9 +100,10 @@ def row_tile(
     None if no tile fits.
 
     `outside` is the number of pixels read before and after the image. Below four output channels, copying the input
-    costs more than it saves; of one channel nothing is copied. With `pairs` OB counts pairs of channels.
+    costs more than it saves, and with a single tap in long rows; of one channel nothing is copied. With `pairs` OB
+    counts pairs of channels.
     """
-    worthwhile = outputs >= 4 or channels == 1
+    worthwhile = channels == 1 or (outputs >= 4 and (width > 1 or pairs or pixels <= 8))
     if width not in _ROW_WIDTHS or stride > 2 or not worthwhile or min(outside) < 0 or max(outside) >= width:
         return None
     outputs //= 2 if pairs else 1
