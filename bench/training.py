@@ -36,8 +36,9 @@ BARS = {
     ("1D", 64): 2.0,
     ("3D", 16): 2.0,
 }
-# Images an epoch at least, and how much the first epoch's losses may differ: batches come in other orders.
-_IMAGES, _TOLERANCE = 256, 0.3
+# Steps and images an epoch at least, so that what `fit` does between epochs weighs no more than it does for users; and
+# how much the first epoch's losses may differ, in which batches come in other orders.
+_STEPS, _IMAGES, _TOLERANCE = 16, 256, 0.3
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,9 @@ class Training:
         return build(self.model)
 
     def data(self) -> tuple[np.ndarray, np.ndarray]:
-        """The images of an epoch, at least two batches of them, and their labels."""
+        """The images of an epoch and their labels."""
         model, random = self.build(), np.random.default_rng(1)
-        count = max(2, _IMAGES // self.batch) * self.batch
+        count = max(_STEPS, _IMAGES // self.batch) * self.batch
         images = random.standard_normal((count, *model.input_shape), np.float32)
         return images, random.integers(math.prod(model.output_shape), size=count, dtype=np.int32)
 
