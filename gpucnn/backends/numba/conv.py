@@ -150,6 +150,7 @@ class NumbaConv(NumbaDense):
         part = self._empty((blocks, len(out), channels, *c.kernel))
         scratch = self._empty((self.threads, sums.levels(bands) * -(-over_o // chunks) * over_c * height * slot))
         sizes = dy.images, groups, band
+        border: tuple
         if line:
             strips = self._empty((self.threads, channels * (band + width - 1) * LANES))
             kernel, border = gradient_rows.gradient_lines_of(*tile, width, pairs), (c.before[2], chunks)
