@@ -121,5 +121,8 @@ class EmulatedLauncher(Launcher):
             return step
         return self._tape.record(step)
 
+    def between(self, work: Callable[[], None]) -> None:
+        self._tape.call(work)
+
     def synchronize(self) -> None:
         pass

@@ -23,18 +23,23 @@ class RecordedStep:
     """`work(count)`, a step on so many images, recorded once for each count and repeated after that.
 
     `parts` lists everything that computes in a step, and `arrays` are further device arrays that a step writes. If one
-    of the parts is not recordable, or a repetition differs from the step, every step is run directly.
+    of the parts is not recordable, a repetition differs from the step, or `record` is off, every step is run directly.
     """
 
     def __init__(
-        self, backend: Backend, work: Callable[[int], None], parts: Callable[[], list[Recordable]], arrays: list[Array]
+        self,
+        backend: Backend,
+        work: Callable[[int], None],
+        parts: Callable[[], list[Recordable]],
+        arrays: list[Array],
+        record: bool = True,
     ):
         self._backend, self._work, self._parts, self._arrays = backend, work, parts, arrays
         self._recordings: dict[int, Callable[[], None]] = {}
         self._proved: set[int] = set()
         self._seen_counts: set[int] = set()
         self._changes = 0
-        self._recording = backend.graph and self.obstacle() is None
+        self._recording = record and backend.graph and self.obstacle() is None
         self._remember()
 
     def obstacle(self) -> Recordable | None:

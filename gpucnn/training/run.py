@@ -168,9 +168,9 @@ class RunFolder:
         """
         tensors, about = read_tensors(self.checkpoint, _CHECKPOINT)
         check_same_model(self.checkpoint, about, model)
-        if difference := _difference(about["settings"], settings):
+        if changed := difference(about["settings"], settings):
             raise CheckpointError(
-                f"{self.checkpoint} is of a run with other settings: {difference}; continue with the same settings, or "
+                f"{self.checkpoint} is of a run with other settings: {changed}; continue with the same settings, or "
                 "start a new run folder"
             )
         for name in optimizer.state_dict():
@@ -200,17 +200,17 @@ class Checkpoint:
             model.backend.assign(array, host)
 
 
-def _difference(there: dict, now: dict, owner: str = "") -> str | None:
+def difference(there: dict, now: dict, words: str = "{} was {} there and is {} now", owner: str = "") -> str | None:
     """The first setting in which two dictionaries of settings differ, and its values, in words."""
     for key in sorted({**there, **now}, key=lambda key: key != "name"):  # another class explains all the rest
         old, new = there.get(key), now.get(key)
         if old == new:
             continue
         if isinstance(old, dict) and isinstance(new, dict):
-            return _difference(old, new, key)
+            return difference(old, new, words, key)
         what = owner if key == "name" and owner else f"{owner}'s {key}" if owner else key
         values = (value if isinstance(value, str) else shown(value) for value in (old, new))
-        return "{} was {} there and is {} now".format(what, *values)
+        return words.format(what, *values)
     return None
 
 

@@ -1,9 +1,11 @@
 """The training loop."""
 
+import hashlib
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from math import isfinite
 from time import perf_counter
 from typing import Any
@@ -15,13 +17,17 @@ from gpucnn.arguments import instance, integer, truth
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.data.mapped import Mapped
-from gpucnn.errors import ConfigurationError, NonFiniteError, ShapeError
+from gpucnn.errors import BackendError, ConfigurationError, NonFiniteError, ShapeError
+from gpucnn.layers.base import label
+from gpucnn.layers.norm import BatchNorm
 from gpucnn.losses import Loss, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.models.files import describe
 from gpucnn.models.heads import REGRESSOR
 from gpucnn.models.inputs import check_images
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Adam, Optimizer
+from gpucnn.parallel import Alone, Division, Processes, join
+from gpucnn.recordable import is_recordable
 from gpucnn.schedules import Constant, Schedule
 from gpucnn.training.callbacks import Callback
 from gpucnn.training.clipping import Clipping
@@ -29,7 +35,7 @@ from gpucnn.training.data import placed
 from gpucnn.training.history import History
 from gpucnn.training.normalization import channel_statistics
 from gpucnn.training.progress import Quiet, default_progress
-from gpucnn.training.run import RunFolder, first_not_finite, host_state, run_folder
+from gpucnn.training.run import RunFolder, difference, first_not_finite, host_state, run_folder
 from gpucnn.training.steps import EvaluationSteps, TrainingSteps
 from gpucnn.training.validation import check_stopping, digest, part, why_stop
 
@@ -55,7 +61,12 @@ class Trainer:
     otherwise. `normalize` subtracts each channel's mean over the training images and divides by its standard deviation,
     in evaluation and prediction too; the model keeps both. What is empty after that is 0.
 
-    In exact math the trained weights depend on model, data and settings alone, not on the backend or its threads.
+    Several processes that mpirun started train together, each on its part of every batch: `processes` is their number,
+    None for as many as there are, 1 for this one alone. The first of them writes the run folder and reports progress.
+    `pieces` divides a batch in so many parts, one after the other, for batches whose activations do not fit in memory.
+
+    In exact math the trained weights depend on model, data and settings alone, not on the backend, its threads, the
+    number of processes or pieces.
     """
 
     def __init__(
@@ -81,6 +92,8 @@ class Trainer:
         clip_norm: float | None = None,
         clip_value: float | None = None,
         callbacks: Sequence[Callback] = (),
+        processes: int | Processes | None = None,
+        pieces: int = 1,
     ):
         self.model = instance("model", model, Model, "a gpucnn.Model, such as gpucnn.models.lenet5()")
         instance("optimizer", optimizer, Optimizer, "one of gpucnn.optimizers, such as SGD(lr=0.1)", optional=True)
@@ -105,7 +118,11 @@ class Trainer:
         self.callbacks, self._stopping = arguments.sequence("callbacks", callbacks, "a list of callbacks"), False
         for callback in self.callbacks:
             instance("each of callbacks", callback, Callback, "an object of a subclass of gpucnn.training.Callback")
-        self.progress = _progress(progress)
+        if processes is not None and not isinstance(processes, Processes):
+            processes = integer("processes", processes)
+        self.processes = processes if isinstance(processes, Processes) else join(processes)
+        self.pieces = integer("pieces", pieces)
+        self.progress = _progress(progress) if self.processes.first else Quiet()
         self.about = dict(instance("about", about, dict, "a dictionary", optional=True) or {})
         self.backend = backend if isinstance(backend, Backend) else get_backend(backend, math, threads=threads)
         if not model.initialized:
@@ -146,11 +163,25 @@ class Trainer:
         another model or other settings, NonFiniteError once the loss or a weight is no longer finite (the last good
         checkpoint stays).
         """
+        settings, *arguments = self.processes.agreed(
+            lambda: self._prepare(images, labels, epochs, validation, monitor, patience, resume)
+        )
+        self.processes.same(self._identity(settings, epochs, patience), _how_different)
+        self.record = len(set(self.processes.everyone((self.backend.name, self.backend.graph)))) == 1
+        self._best = None
+        with ExitStack() as stack:
+            folder = self.processes.agreed(lambda: self._open_folder(stack, resume))
+            history = self._resume(folder, settings, epochs, monitor) if resume else History()
+            return self._train(folder, history, *arguments, settings, monitor, patience)
+
+    def _prepare(self, images, labels, epochs, validation, monitor, patience, resume) -> tuple:
+        """Check and place everything; (settings, images, labels, epochs, images and labels for validation)."""
         model = self.model
         epochs, resume = integer("epochs", epochs), truth("resume", resume)
         if self.crop:
             model.image_shape = _larger(images, model.input_shape)
         images, labels = self._checked(images, labels)
+        self._check_sharing()
         check_stopping(validation, monitor, patience, self.loss)
         if resume and self.run is None:
             raise ConfigurationError("resume needs the run folder to continue: Trainer(..., run=folder)")
@@ -168,27 +199,73 @@ class Trainer:
         settings = self._settings(epochs, *everything) | validated_by
         if self.normalize and model.mean is None:
             model.mean, model.std = channel_statistics(images)
-        self._best = None
         model.place(self.backend)  # where another trainer may have taken it
         self.optimizer.place(self.backend, model.values.size)
-        with nullcontext() if self.run is None else run_folder(self.run) as folder:
-            history = self._resume(folder, settings, epochs, monitor) if folder and resume else History()
-            if folder and not resume:
-                folder.refuse_if_used()
-            return self._train(folder, history, images, labels, epochs, kept, settings, monitor, patience)
+        return settings, images, labels, epochs, kept
 
-    def _resume(self, folder: RunFolder, settings: dict, epochs: int, monitor: str) -> History:
+    def _check_sharing(self) -> None:
+        """Raises ConfigurationError or BackendError for what cannot be computed in parts."""
+        if self.processes.size == self.pieces == 1:
+            return
+        if not self.backend.shares_batches:
+            raise BackendError(
+                f"backend {self.backend.name} with {self.backend.math} math cannot compute a part of a batch; several "
+                "processes and pieces need exact math on numba, cupy or numpy"
+            )
+        layers = list(self.model.layer.walk())
+        obstacle = next((part for part in (*layers, self.loss) if not is_recordable(part)), None)
+        if obstacle is not None:
+            raise ConfigurationError(
+                f"{type(obstacle).__name__} does not declare recordable = True, so it may sum over a part of the batch "
+                "only; with several processes or pieces, layers and losses must compute with backend operations alone"
+            )
+        whole = next((layer for layer in layers if isinstance(layer, BatchNorm)), None)
+        if self.pieces > 1 and whole is not None:
+            raise ConfigurationError(
+                f"{label(whole)} needs the statistics of the whole batch, which pieces computed one after the other do "
+                "not have; use pieces=1, more processes, or group norm"
+            )
+        if self.pieces > 1 and getattr(self.loss, "class_weights", None) is not None:
+            raise ConfigurationError(
+                "class weights are averaged over the whole batch, which pieces computed one after the other do not "
+                "have; use pieces=1 or more processes"
+            )
+
+    def _identity(self, settings: dict, epochs: int, patience: int | None) -> dict:
+        """What must be the same in all processes that train together."""
+        from gpucnn import __version__
+
+        weights = self.model.weights_sha256()
+        limits = {"epochs": epochs, "patience": patience, "pieces": self.pieces}
+        return {"version": __version__, **describe(self.model), **settings, **limits, "initial weights": weights}
+
+    def _open_folder(self, stack: ExitStack, resume: bool) -> RunFolder | None:
+        """The run folder, where this process writes one."""
+        if self.run is None or not self.processes.first:
+            return None
+        folder = stack.enter_context(run_folder(self.run))
+        if not resume:
+            folder.refuse_if_used()
+        return folder
+
+    def _resume(self, folder: RunFolder | None, settings: dict, epochs: int, monitor: str) -> History:
         """Go back to the run's checkpoint, if it has one; what is refused has changed nothing."""
-        if not folder.checkpoint.exists():
+
+        def read() -> tuple | None:
+            if folder is None or not folder.checkpoint.exists():
+                return None
+            found = folder.read_checkpoint(self.model, self.optimizer, settings)
+            done = len(found.history)
+            if done > epochs:
+                raise ConfigurationError(f"this run has done {done} epochs already, more than {epochs}")
+            best = found.history.best_epoch(monitor)
+            return found, None if best is None else folder.read_best(self.model, best, done)
+
+        checkpoint = self.processes.on_first(read)
+        if checkpoint is None:
             return History()
-        found = folder.read_checkpoint(self.model, self.optimizer, settings)
-        done = len(found.history)
-        if done > epochs:
-            raise ConfigurationError(f"this run has done {done} epochs already, more than {epochs}")
-        best = found.history.best_epoch(monitor)
-        kept = None if best is None else folder.read_best(self.model, best, done)
+        found, self._best = checkpoint
         found.restore(self.model, self.optimizer)
-        self._best = kept
         return found.history
 
     def _train(
@@ -207,12 +284,15 @@ class Trainer:
         model = self.model
         self._stopping = False
         model.layer.need_input_gradient(False)  # nobody needs the gradient of the images
-        evaluation = self._evaluation(*kept) if kept else None
-        data = placed(self.backend, images, labels, min(self.batch_size, len(images)))
+        division = Division(self.processes.size, self.processes.rank, self.pieces)
+        evaluation = self._evaluation(*kept, shared=True) if kept else None
+        data = placed(self.backend, images, labels, min(self.batch_size, len(images)), division)
         try:
             changes = {"shift": self.shift, "flip": self.flip, "cutout": self.cutout}
             augmentation = replace(model.preparation, **changes)
-            steps = TrainingSteps(model, self.optimizer, data, augmentation, self.seed, self.loss, self.clip)
+            steps = TrainingSteps(
+                model, self.optimizer, data, augmentation, self.seed, self.loss, self.clip, self.processes, self.record
+            )
             if folder:
                 if not history.epochs:
                     folder.forget_best()
@@ -237,11 +317,11 @@ class Trainer:
                 better = history.best_epoch(monitor) == epoch + 1
                 if better:
                     self._best = epoch + 1, model.state_dict()
-                if folder:
-                    self._keep(folder, history, settings, better)
-                    if perf_counter() - drawn > _CURVES_EVERY:
-                        folder.write_curves(history)
-                        drawn = perf_counter()
+                self._agree()
+                self.processes.agreed(partial(self._keep, folder, history, settings, better))
+                if folder and perf_counter() - drawn > _CURVES_EVERY:
+                    folder.write_curves(history)
+                    drawn = perf_counter()
                 self.progress.end_epoch(record)
                 if self._stopping:
                     self.progress.say(f"a callback stopped training after epoch {epoch + 1}")
@@ -259,6 +339,16 @@ class Trainer:
             self.progress.close()
         return history
 
+    def _agree(self) -> None:
+        """Raises ProcessError unless all processes have the same weights and optimizer state, to the bit."""
+        if self.processes.size == 1:
+            return
+        state = hashlib.sha256()
+        for value in host_state(self.model, self.optimizer).values():
+            state.update(np.ascontiguousarray(value))
+        self._stopping = any(self.processes.everyone(self._stopping))
+        self.processes.same(state.hexdigest(), _how_diverged)
+
     def stop_training(self) -> None:
         """End `fit` after the epoch at hand; for callbacks."""
         self._stopping = True
@@ -273,7 +363,8 @@ class Trainer:
             if steps.images == len(indices) and not self._told_slow:
                 self._tell_slow((perf_counter() - started) * len(batches))
             if steps.timed and perf_counter() - shown > self.progress.interval:
-                self._stop_if_not_finite(steps, len(batches))
+                if self.processes.size == 1:  # several find it together, at the end of the epoch
+                    self._stop_if_not_finite(steps, len(batches))
                 self.progress.update(epoch + 1, steps.images, steps.measure())
                 shown = perf_counter()
         measured = steps.measure()
@@ -326,8 +417,10 @@ class Trainer:
         self.model.load_state_dict(state)
         return epoch
 
-    def _keep(self, folder: RunFolder, history: History, settings: dict, better: bool) -> None:
+    def _keep(self, folder: RunFolder | None, history: History, settings: dict, better: bool) -> None:
         """Metrics first: resuming ignores a line too many, but could not invent a missing one."""
+        if folder is None:
+            return
         last, state = history.last, host_state(self.model, self.optimizer)
         bad = first_not_finite(state)  # what `watch` does not see: running statistics, optimiser state
         if bad:
@@ -369,7 +462,7 @@ class Trainer:
     def _config(self, epochs: int, settings: dict) -> dict:
         from gpucnn import __version__
 
-        where = {"backend": self.backend.name, "threads": self.backend.threads}
+        where = {"backend": self.backend.name, "threads": self.backend.threads, "processes": self.processes.size}
         return {"gpucnn": __version__, **describe(self.model), **settings, "epochs": epochs, **where, **self.about}
 
     def _title(self, steps: TrainingSteps) -> str:
@@ -377,6 +470,8 @@ class Trainer:
         title = f"training {model.name} ({model.parameter_count:,} parameters) on {backend.name}, {backend.math} math"
         if backend.threads:
             title += f", {backend.threads} thread{'s' if backend.threads > 1 else ''}"
+        if self.processes.size > 1:
+            title += f", in {self.processes.size} processes"
         if backend.name != "numpy":
             title += "; the first step compiles kernels that are not in the cache yet, which can take half a minute"
         obstacle = steps.recorded.obstacle()
@@ -411,11 +506,14 @@ class Trainer:
             images = Mapped(images)
         return check_images(images, self.model.image_shape, self.backend.dtype)
 
-    def _evaluation(self, images, labels) -> EvaluationSteps:
+    def _evaluation(self, images, labels, shared: bool = False) -> EvaluationSteps:
+        """`shared`: all processes compute it together."""
         images, labels = self._checked(images, labels)
         self.model.place(self.backend)
-        data = placed(self.backend, images, labels, min(EVALUATION_BATCH, len(images)))
-        return EvaluationSteps(self.model, data, self.loss)
+        processes: Processes = self.processes if shared else Alone()
+        division = Division(processes.size, processes.rank)
+        data = placed(self.backend, images, labels, min(EVALUATION_BATCH, len(images)), division)
+        return EvaluationSteps(self.model, data, self.loss, processes, not shared or self.record)
 
 
 def _progress(progress: Any) -> Quiet:
@@ -438,10 +536,23 @@ def _larger(images, input_shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
+def _how_different(first: dict, other: dict) -> str:
+    return f"differs from process 0: {difference(first, other, '{} is {} there and {} here')}; start all with the same"
+
+
+def _how_diverged(first: str, other: str) -> str:
+    return (
+        f"has other weights than process 0 (SHA-256 {other[:12]} and {first[:12]}): a fault of memory, processor or "
+        "library; the last checkpoint is from before, continue it with resume=True (--resume)"
+    )
+
+
 def _not_finite(what: str, epoch: int, step: int) -> NonFiniteError:
-    return NonFiniteError(
+    error = NonFiniteError(
         f"{what} became infinite or NaN in epoch {epoch}, step {step}; training stopped and the last good checkpoint, "
         "if there is one, stays. A smaller learning rate often helps",
         epoch,
         step,
     )
+    error.shared = True  # the loss and the weights are the same in all processes
+    return error

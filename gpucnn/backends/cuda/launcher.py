@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import gpucnn.kernels
+from gpucnn.errors import BackendError
 
 SOURCES = Path(gpucnn.kernels.__file__).parent / "cuda"
 Array = Any
@@ -60,6 +61,10 @@ class Launcher(ABC):
     @abstractmethod
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         """Run `step` once and return a function that repeats its launches on the same memory."""
+
+    def between(self, work: Callable[[], None]) -> None:
+        """Call `work` on the host, now and at the same place of each replay."""
+        raise BackendError(f"{self.device} runs nothing on the host within a step")
 
     @abstractmethod
     def synchronize(self) -> None:
