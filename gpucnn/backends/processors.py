@@ -4,6 +4,8 @@ import math
 import os
 from pathlib import Path
 
+_ON_THIS_MACHINE = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")  # Open MPI's, MPICH's
+
 
 def processors() -> int:
     """Those that the system lets it run on (taskset, Slurm, a container's CPU set), and no more than its control
@@ -17,11 +19,18 @@ def processors() -> int:
 
 def default_threads(name: str) -> int:
     """How many threads a backend uses where nobody says it; Numba may have been started with fewer."""
+    own = max(1, processors() // beside())
     if name != "numba":
-        return processors()
+        return own
     from gpucnn.backends.numba.process import most_threads
 
-    return min(processors(), most_threads())
+    return min(own, most_threads())
+
+
+def beside() -> int:
+    """How many processes of one MPI run share this machine, this one included; 1 without MPI."""
+    number = next((os.environ[name] for name in _ON_THIS_MACHINE if name in os.environ), "1")
+    return max(1, int(number)) if number.isdecimal() else 1
 
 
 def _share(root: Path = Path("/")) -> float:
