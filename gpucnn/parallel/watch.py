@@ -6,6 +6,7 @@ import threading
 TIME_LIMIT = 600.0  # seconds; the others may be compiling kernels, or writing a checkpoint to a slow disk
 LOST = 3  # exit code
 _TICKS = 50  # a limit
+_APART = 5.0  # seconds
 
 
 class Watch:
@@ -36,7 +37,7 @@ class Watch:
     def _run(self) -> None:
         ticks, seen = 0, 0
         # One after the other, so that one alone speaks: the launcher ends the rest as soon as it has gone.
-        most = _TICKS + 2 * self.rank
+        most = _TICKS * (1 + self.rank * _APART / self.limit)
         while not self._stopped.wait(self.limit / _TICKS):
             ticks = ticks + 1 if self._inside and self._entered == seen else 0
             seen = self._entered

@@ -20,12 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from gpucnn import arguments
-from gpucnn.arguments import shown
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.models.files import ABOUT, check_same_model, describe, read_tensors, restore, write_tensors
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Optimizer
-from gpucnn.schema import parse
+from gpucnn.schema import difference, parse
 from gpucnn.storage import as_path, decoding, is_beside, locked, make_folder, read_file, write_file
 from gpucnn.training.curves import draw_curves
 from gpucnn.training.history import History
@@ -198,20 +197,6 @@ class Checkpoint:
             for parameter, view in model.split(host).items():
                 view[...] = self.tensors[f"optimizer.{name}.{parameter}"]
             model.backend.assign(array, host)
-
-
-def difference(there: dict, now: dict, words: str = "{} was {} there and is {} now", owner: str = "") -> str | None:
-    """The first setting in which two dictionaries of settings differ, and its values, in words."""
-    for key in sorted({**there, **now}, key=lambda key: key != "name"):  # another class explains all the rest
-        old, new = there.get(key), now.get(key)
-        if old == new:
-            continue
-        if isinstance(old, dict) and isinstance(new, dict):
-            return difference(old, new, words, key)
-        what = owner if key == "name" and owner else f"{owner}'s {key}" if owner else key
-        values = (value if isinstance(value, str) else shown(value) for value in (old, new))
-        return words.format(what, *values)
-    return None
 
 
 def host_state(model: Model, optimizer: Optimizer) -> dict[str, np.ndarray]:

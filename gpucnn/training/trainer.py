@@ -27,6 +27,7 @@ from gpucnn.models.inputs import check_images
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Adam, Optimizer
 from gpucnn.parallel import Alone, Division, Processes, join
+from gpucnn.parallel.processes import how_different
 from gpucnn.recordable import is_recordable
 from gpucnn.schedules import Constant, Schedule
 from gpucnn.training.callbacks import Callback
@@ -35,7 +36,7 @@ from gpucnn.training.data import placed
 from gpucnn.training.history import History
 from gpucnn.training.normalization import channel_statistics
 from gpucnn.training.progress import Quiet, default_progress
-from gpucnn.training.run import RunFolder, difference, first_not_finite, host_state, run_folder
+from gpucnn.training.run import RunFolder, first_not_finite, host_state, run_folder
 from gpucnn.training.steps import EvaluationSteps, TrainingSteps
 from gpucnn.training.validation import check_stopping, digest, part, why_stop
 
@@ -166,7 +167,7 @@ class Trainer:
         settings, *arguments = self.processes.agreed(
             lambda: self._prepare(images, labels, epochs, validation, monitor, patience, resume)
         )
-        self.processes.same(self._identity(settings, epochs, patience), _how_different)
+        self.processes.same(self._identity(settings, epochs, patience), how_different)
         self.record = len(set(self.processes.everyone((self.backend.name, self.backend.graph)))) == 1
         self._best = None
         with ExitStack() as stack:
@@ -534,10 +535,6 @@ def _larger(images, input_shape: tuple[int, ...]) -> tuple[int, ...]:
             f"images have shape {np.shape(images)}; to crop them to this model's (N, {sizes}) they must be larger"
         )
     return shape
-
-
-def _how_different(first: dict, other: dict) -> str:
-    return f"differs from process 0: {difference(first, other, '{} is {} there and {} here')}; start all with the same"
 
 
 def _how_diverged(first: str, other: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpucnn.parallel import Processes
 
-_LIMIT = 300.0  # seconds for a thread that never comes
+_LIMIT = 900.0  # seconds for a thread that never comes
 
 
 class Meeting:
