@@ -17,7 +17,7 @@ _LONG = 1 << 18  # bytes
 
 
 class StepExchange:
-    """The sums of one step (gpucnn.backends.shares.Exchange): `nodes` processes have images, in `pieces` pieces here.
+    """The sums of one step (gpucnn.backends.shares.Exchange): `nodes` processes have images, each in up to `pieces`.
 
     Sums that are needed at once are exchanged at once; all others wait for `finish`, which sends one message. The order
     of calls is the same on all processes, because they run the same network.

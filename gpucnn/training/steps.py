@@ -138,7 +138,7 @@ def shared_work(
     if processes.size == division.pieces == 1:
         return work(0, count)
     pieces = list(division.in_pieces(count))
-    exchange = StepExchange(processes, division.nodes(count), len(pieces), count, model.grads)
+    exchange = StepExchange(processes, division.nodes(count), division.pieces, count, model.grads)
     for number, (first, own) in enumerate(pieces):
         if number:
             exchange.next_piece(model.backend)

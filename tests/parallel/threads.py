@@ -1,5 +1,6 @@
 """Processes that are threads of this one: the exchange is replaced, everything else is what runs under mpirun."""
 
+import pickle
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -27,9 +28,9 @@ class ThreadProcesses(Processes):
 
     def everyone(self, value: Any) -> list:
         meeting = self._meeting
-        meeting.values[self.rank] = value
+        meeting.values[self.rank] = pickle.dumps(value)
         meeting.barrier.wait(_LIMIT)
-        values = list(meeting.values)
+        values = [pickle.loads(data) for data in meeting.values]
         meeting.barrier.wait(_LIMIT)
         return values
 
@@ -37,10 +38,10 @@ class ThreadProcesses(Processes):
         return self.everyone(value)[0]
 
     def _gather(self, mine: np.ndarray, into: np.ndarray) -> None:
-        into[...] = np.stack(self.everyone(mine.copy()))
+        into[...] = np.stack(self.everyone(mine))
 
     def _swap(self, mine: np.ndarray, into: np.ndarray) -> None:
-        into[...] = np.stack([other[self.rank] for other in self.everyone(mine.copy())])
+        into[...] = np.stack([other[self.rank] for other in self.everyone(mine)])
 
 
 def run(size: int, work: Callable[[Processes], Any]) -> list:
