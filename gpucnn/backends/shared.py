@@ -2,38 +2,30 @@
 
 Each part's sum is a node of the contract's tree over blocks (rule 3d), so that adding the parts' sums by the same tree
 gives the bits of the whole. This class comes first among a backend's bases; without a share the backend's own
-operations run. Arrays are NumPy's on all backends that have it.
+operations run. Arrays are NumPy's here; gpucnn/backends/cuda/shared.py adds the parts on a GPU.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpucnn.arithmetic import rounded
+from gpucnn.arithmetic import rounded, tree
 from gpucnn.backends import shares
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array, Backend
+from gpucnn.backends.shares import Finish
 from gpucnn.geometry import Window
+from gpucnn.parallel.joined import joined
+
+if TYPE_CHECKING:
+    from gpucnn.parallel.processes import Processes
 
 
 def _count(x: Batch) -> int:
     """Images of the whole batch times positions."""
     return shares.whole(x) * math.prod(x.spatial)
-
-
-def _single(value64: np.ndarray) -> np.ndarray:
-    """Rounded to float32 once; what overflows is infinite, and `watch` sees it."""
-    with np.errstate(over="ignore", under="ignore"):
-        return value64.astype(np.float32)
-
-
-def _round_into(out: Array) -> Callable[[np.ndarray], None]:
-    def write(total: np.ndarray) -> None:
-        out[...] = rounded(total)
-
-    return write
 
 
 class SharedSums(Backend):
@@ -55,7 +47,7 @@ class SharedSums(Backend):
 
     def bias_gradient(self, dy: Batch, out: Array) -> None:
         if share := shares.current():
-            share.exchange.later((self.channel_sums(dy),), _round_into(out))
+            share.exchange.later(self.channel_sums(dy), Finish(rounded=out))
         else:
             super().bias_gradient(dy, out)  # type: ignore[safe-super]
 
@@ -73,18 +65,10 @@ class SharedSums(Backend):
         if share is None:
             return super().batch_norm_statistics(x)  # type: ignore[safe-super]
         mean, var, unbiased = (self.zeros((x.channels,)) for _ in range(3))
-        mean64, count = self.zeros((x.channels,), np.float64), _count(x)
-
-        def center(total: np.ndarray) -> None:
-            mean64[...] = total / count
-            mean[...] = _single(mean64)
-
-        def spread(total: np.ndarray) -> None:
-            var64 = total / count
-            var[...], unbiased[...] = _single(var64), _single(var64 * count / max(count - 1, 1))
-
-        share.exchange.now(self, (self.channel_sums(x),), center)
-        share.exchange.now(self, (self.channel_sums(x, center=mean64),), spread)
+        mean64, count = self.zeros((x.channels,), np.float64), self._number(_count(x))
+        share.exchange.now(self, [(self.channel_sums(x), Finish(count, mean64=mean64, mean=mean))])
+        squares = self.channel_sums(x, center=mean64)
+        share.exchange.now(self, [(squares, Finish(count, mean=var, unbiased=unbiased))])
         return mean, var, unbiased
 
     def batch_norm_gradient(
@@ -98,13 +82,11 @@ class SharedSums(Backend):
         # fma(1, xhat, 0) is xhat but for the sign of a zero, which changes no sum.
         ones = self.array(np.ones(x.channels, np.float32))
         xhat = self.batch_norm(x, mean, var, ones, self.zeros((x.channels,)), eps)
-        beta_mean, gamma_mean, count = self.zeros((x.channels,)), self.zeros((x.channels,)), _count(x)
-
-        def finish(beta64: np.ndarray, gamma64: np.ndarray) -> None:
-            out_beta[...], out_gamma[...] = rounded(beta64), rounded(gamma64)
-            beta_mean[...], gamma_mean[...] = _single(beta64 / count), _single(gamma64 / count)
-
-        share.exchange.now(self, (self.channel_sums(dy), self.channel_sums(dy, xhat)), finish)
+        beta_mean, gamma_mean = self.zeros((x.channels,)), self.zeros((x.channels,))
+        count = self._number(_count(x))
+        by_beta = self.channel_sums(dy), Finish(count, mean=beta_mean, rounded=out_beta)
+        by_gamma = self.channel_sums(dy, xhat), Finish(count, mean=gamma_mean, rounded=out_gamma)
+        share.exchange.now(self, [by_beta, by_gamma])
         return self.batch_norm_gradient_by_means(dy, x, mean, var, gamma, eps, gamma_mean, beta_mean)
 
     def batch_norm_relu_gradient(self, dy, y, x, mean, var, gamma, beta, eps, out_gamma, out_beta) -> Batch:
@@ -140,28 +122,39 @@ class SharedSums(Backend):
         scratch = self.zeros((x.channels,)), self.zeros((x.channels,))
         dx = super().group_norm_gradient(dy, x, mean, var, gamma, eps, *scratch)  # type: ignore[safe-super]
         xhat = self.group_norm(x, mean, var, None, None, eps)
-        share.exchange.later((self.channel_sums(dy),), _round_into(out_beta))
-        share.exchange.later((self.channel_sums(dy, xhat),), _round_into(out_gamma))
+        share.exchange.later(self.channel_sums(dy), Finish(rounded=out_beta))
+        share.exchange.later(self.channel_sums(dy, xhat), Finish(rounded=out_gamma))
         return dx
 
-    # ---- losses: each kernel adds this part's sums to totals of its own ----------------------------------------------
+    # ---- losses: each kernel adds this part's sums to an array of its own --------------------------------------------
 
     def softmax_cross_entropy(self, logits: Batch, labels: Array, totals: Array | None = None) -> tuple[Array, Batch]:
-        def compute(own: Array | None) -> tuple[Array, Batch]:
-            return super(SharedSums, self).softmax_cross_entropy(logits, labels, own)  # type: ignore[safe-super]
-
-        images = shares.whole(logits)
-        return self._loss(compute, totals, 2, lambda total: total[0] / images)
+        share = shares.current()
+        if share is None:
+            return super().softmax_cross_entropy(logits, labels, totals)  # type: ignore[safe-super]
+        own = self._own_totals(2)
+        loss, gradient = super().softmax_cross_entropy(logits, labels, own)  # type: ignore[safe-super]
+        share.exchange.later(own, Finish(self._number(share.images), mean=loss, gained=totals))
+        return loss, gradient
 
     def weighted_cross_entropy(
         self, logits: Batch, labels: Array, weights: Array, smoothing: float, totals: Array | None = None
     ) -> tuple[Array, Batch]:
-        def compute(own: Array | None) -> tuple[Array, Batch]:
-            return super(SharedSums, self).weighted_cross_entropy(  # type: ignore[safe-super]
-                logits, labels, weights, smoothing, own
+        share = shares.current()
+        if share is None:
+            return super().weighted_cross_entropy(  # type: ignore[safe-super]
+                logits, labels, weights, smoothing, totals
             )
-
-        return self._loss(compute, totals, 3, lambda total: total[0] / total[2])
+        own = self._own_totals(3)
+        loss, gradient = super().weighted_cross_entropy(  # type: ignore[safe-super]
+            logits, labels, weights, smoothing, own
+        )
+        # The third is the weight of the whole batch, which every part knows: it divides, but the parts' add up.
+        share.exchange.later(own[:2], Finish(own[2:], mean=loss, gained=None if totals is None else totals[:2]))
+        with shares.sharing(None):
+            part = self.label_weights(labels, weights, logits.images)
+        share.exchange.later(part, Finish(gained=None if totals is None else totals[2:]))
+        return loss, gradient
 
     def label_weights(self, labels: Array, weights: Array, images: int) -> Array:
         share = shares.current()
@@ -169,47 +162,96 @@ class SharedSums(Backend):
         if share is None or known is not None:
             return super().label_weights(labels, weights, images) if known is None else known
         total = self.zeros((1,), np.float64)
-
-        def keep(weight: np.ndarray) -> None:
-            total[...] = weight
-
-        share.exchange.now(self, (super().label_weights(labels, weights, images),), keep)
+        share.exchange.now(self, [(super().label_weights(labels, weights, images), Finish(mean64=total))])
         return total
 
     def value_loss(
         self, kind: str, x: Batch, targets: Batch, delta: float = 1.0, totals: Array | None = None
     ) -> tuple[Array, Batch]:
-        def compute(own: Array | None) -> tuple[Array, Batch]:
-            return super(SharedSums, self).value_loss(kind, x, targets, delta, own)  # type: ignore[safe-super]
-
-        values = shares.whole(x) * math.prod(x.shape[1:])
-        return self._loss(compute, totals, 1, lambda total: total[0] / values)
-
-    def _loss(
-        self,
-        compute: Callable[[Array | None], tuple[Array, Batch]],
-        totals: Array | None,
-        counts: int,
-        mean: Callable[[np.ndarray], float],
-    ) -> tuple[Array, Batch]:
-        """`compute` returns (loss, gradient) of this part and adds its sums to the array that it gets."""
         share = shares.current()
         if share is None:
-            return compute(totals)
+            return super().value_loss(kind, x, targets, delta, totals)  # type: ignore[safe-super]
+        own = self._own_totals(1)
+        loss, gradient = super().value_loss(kind, x, targets, delta, own)  # type: ignore[safe-super]
+        count = self._number(share.images * math.prod(x.shape[1:]))
+        share.exchange.later(own, Finish(count, mean=loss, gained=totals))
+        return loss, gradient
+
+    def _own_totals(self, counts: int) -> Array:
+        """Zeros at this place of every replay."""
         own = self.zeros((counts,), np.float64)
         self.between(lambda: own.fill(0))
-        loss, gradient = compute(own)
+        return own
 
-        def finish(total: np.ndarray) -> None:
-            if counts == 3:  # the images' weights are the whole batch's already
-                total[2] = own[2]
-            with np.errstate(all="ignore"):
-                loss[...] = np.float32(mean(total))
-            if totals is not None:
-                totals[...] += total
+    def _number(self, value: float) -> Array:
+        return self.array(np.array([float(value)]))
 
-        share.exchange.later((own,), finish)
-        return loss, gradient
+    # ---- adding the parts --------------------------------------------------------------------------------------------
+
+    def packed(self, arrays: list[Array], dtype) -> Array:
+        """A copy of all values, one array after the other, as one vector."""
+        out = np.zeros(sum(a.size for a in arrays), dtype)
+        if arrays:
+            self.between(lambda: np.concatenate([a.reshape(-1) for a in arrays], out=out))
+        return out
+
+    def added(self, rows: list[Array]) -> Array:
+        """The tree over vectors of the same length."""
+        if len(rows) == 1:
+            return rows[0]
+        out = np.zeros_like(rows[0])
+        self.between(lambda: np.copyto(out, tree(np.stack(rows), 0)))
+        return out
+
+    def exchanged(self, processes: "Processes", nodes: int, wide: Array, narrow: Array) -> tuple[Array, Array]:
+        """The trees over the first `nodes` processes of a float64 and a float32 vector."""
+        if processes.size == 1:
+            return wide, narrow
+        totals = np.zeros_like(wide), np.zeros_like(narrow)
+        join = joined(processes, nodes, wide, narrow)
+
+        def exchange() -> None:
+            for out, total in zip(totals, join()):
+                out[...] = total
+
+        self.between(exchange)
+        return totals
+
+    def finish(self, total: Array, sums: list[Finish], sizes: list[int]) -> None:
+        """Each Finish with its part of the vector `total`, in their order."""
+
+        def write() -> None:
+            with np.errstate(all="ignore"):  # what overflows is infinite, and `watch` sees it
+                for one, part in zip(sums, np.split(total, np.cumsum(sizes)[:-1])):
+                    _finish(one, part)
+
+        self.between(write)
+
+    def spread(self, total: Array, weights: list[Array]) -> None:
+        """Each array of weights gets its part of the vector `total`, + 0."""
+
+        def write() -> None:
+            at = 0
+            for array in weights:
+                array[...] = (total[at : at + array.size] + np.float32(0)).reshape(array.shape)
+                at += array.size
+
+        self.between(write)
+
+
+def _finish(one: Finish, total: np.ndarray) -> None:
+    if one.rounded is not None:
+        one.rounded[...] = rounded(total)
+    if one.gained is not None:
+        one.gained[...] += total
+    count = 1.0 if one.count is None else one.count[0]
+    mean = total / count
+    if one.mean64 is not None:
+        one.mean64[...] = mean
+    if one.mean is not None:
+        one.mean[...] = mean[: one.mean.size].astype(np.float32)
+    if one.unbiased is not None:
+        one.unbiased[...] = (mean * count / max(count - 1, 1)).astype(np.float32)
 
 
 class _Defaults:

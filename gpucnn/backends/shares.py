@@ -5,7 +5,7 @@ position, means over all images, sums over the batch) asks here.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,13 +17,29 @@ if TYPE_CHECKING:
 Array = Any
 
 
+@dataclass(frozen=True)
+class Finish:
+    """Where a float64 vector of sums over the whole batch goes, each into as many numbers as the array holds.
+
+    `mean64` = sum / count, `mean` = f32(sum / count), `unbiased` = f32(sum / count * count / max(count - 1, 1)),
+    `rounded` = f32(sum) + 0, `gained` += sum. The count is a float64 array (1,).
+    """
+
+    count: Array = None
+    mean64: Array = None
+    mean: Array = None
+    unbiased: Array = None
+    rounded: Array = None
+    gained: Array = None
+
+
 class Exchange(Protocol):
     """Adds the sums of all parts of a batch, by the contract's tree over blocks."""
 
-    def now(self, backend: "Backend", sums: tuple[Array, ...], then: Callable[..., None]) -> None:
-        """Call `then` with the float64 sums over the whole batch in place of those over this part."""
+    def now(self, backend: "Backend", sums: list[tuple[Array, Finish]]) -> None:
+        """Finish the sums over the whole batch in place of those over this part."""
 
-    def later(self, sums: tuple[Array, ...], then: Callable[..., None]) -> None:
+    def later(self, sums: Array, finish: Finish) -> None:
         """The same by the end of the step."""
 
     def weights(self, backend: "Backend", gradient: Array) -> None:
