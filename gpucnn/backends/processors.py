@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 _ON_THIS_MACHINE = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")  # Open MPI's, MPICH's
+_NUMBER_HERE = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
 
 
 def processors() -> int:
@@ -29,8 +30,18 @@ def default_threads(name: str) -> int:
 
 def beside() -> int:
     """How many processes of one MPI run share this machine, this one included; 1 without MPI."""
-    number = next((os.environ[name] for name in _ON_THIS_MACHINE if name in os.environ), "1")
-    return max(1, int(number)) if number.isdecimal() else 1
+    return max(1, _told(_ON_THIS_MACHINE, 1))
+
+
+def number_here() -> int:
+    """This process's number among them, from 0."""
+    return _told(_NUMBER_HERE, 0)
+
+
+def _told(names: tuple[str, ...], otherwise: int) -> int:
+    """What an MPI launcher has put into the environment."""
+    number = next((os.environ[name] for name in names if name in os.environ), "")
+    return int(number) if number.isdecimal() else otherwise
 
 
 def _share(root: Path = Path("/")) -> float:

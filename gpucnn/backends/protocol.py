@@ -40,7 +40,8 @@ class Backend(ABC):
     is the array module (numpy or cupy); `dtype` is float32, or float64 on request with the numpy backend's fast math;
     `threads` is the number of CPU threads in use, 0 on a GPU; `device` describes the hardware in a few words.
     `graph`: whether `capture` records a step to repeat it; if it is True it may be set to False. `shares_batches`:
-    whether it can compute a part of a batch whose other parts are computed elsewhere (gpucnn.backends.shares).
+    whether it can compute a part of a batch whose other parts are computed elsewhere (gpucnn.backends.shares);
+    `exchanges_on`: where the parts' sums are added.
     Created by get_backend as `Implementation(threads=int, dtype=np.dtype)`.
     """
 
@@ -53,6 +54,7 @@ class Backend(ABC):
     device: str
     graph: bool = False
     shares_batches: bool = False
+    exchanges_on: str = ""
 
     # ---- memory -----------------------------------------------------------------------------------------------------
 

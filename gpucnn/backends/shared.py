@@ -32,6 +32,7 @@ class SharedSums(Backend):
     """See the protocol for what each method does."""
 
     shares_batches = True
+    exchanges_on = "the host"
 
     # ---- gradients of parameters -------------------------------------------------------------------------------------
 
@@ -80,8 +81,7 @@ class SharedSums(Backend):
                 dy, x, mean, var, gamma, eps, out_gamma, out_beta
             )
         # fma(1, xhat, 0) is xhat but for the sign of a zero, which changes no sum.
-        ones = self.array(np.ones(x.channels, np.float32))
-        xhat = self.batch_norm(x, mean, var, ones, self.zeros((x.channels,)), eps)
+        xhat = self.batch_norm(x, mean, var, self._ones(x.channels), self.zeros((x.channels,)), eps)
         beta_mean, gamma_mean = self.zeros((x.channels,)), self.zeros((x.channels,))
         count = self._number(_count(x))
         by_beta = self.channel_sums(dy), Finish(count, mean=beta_mean, rounded=out_beta)
@@ -182,6 +182,9 @@ class SharedSums(Backend):
         own = self.zeros((counts,), np.float64)
         self.between(lambda: own.fill(0))
         return own
+
+    def _ones(self, count: int) -> Array:
+        return self.array(np.ones(count, np.float32))
 
     def _number(self, value: float) -> Array:
         return self.array(np.array([float(value)]))

@@ -168,6 +168,7 @@ class Trainer:
             lambda: self._prepare(images, labels, epochs, validation, monitor, patience, resume)
         )
         self.processes.same(self._identity(settings, epochs, patience), how_different)
+        self.processes.same(self.backend.exchanges_on, _how_mixed)
         self.record = len(set(self.processes.everyone((self.backend.name, self.backend.graph)))) == 1
         self._best = None
         with ExitStack() as stack:
@@ -535,6 +536,10 @@ def _larger(images, input_shape: tuple[int, ...]) -> tuple[int, ...]:
             f"images have shape {np.shape(images)}; to crop them to this model's (N, {sizes}) they must be larger"
         )
     return shape
+
+
+def _how_mixed(first: str, other: str) -> str:
+    return f"adds sums on {other} and process 0 on {first}; use GPU backends in all processes, or in none"
 
 
 def _how_diverged(first: str, other: str) -> str:

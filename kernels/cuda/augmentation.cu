@@ -16,8 +16,8 @@ enum { ORIGIN = 0, FIRST = 3, MIRRORED = 6, DRAWS = 7 };
 // (values / 32 rounded up, blocks of 32 images), values = C * D * H * W of the output, 32 x 8 threads.
 __global__ void __launch_bounds__(LANES * ROWS)
     load_augmented(const float* images, const i64* indices, float* y, int count, int shift, int crops, int flips,
-                   int cutout, int axes, i64 offset, u64 seed, const unsigned* step, const float* mean, const float* scale, int C,
-                   int D, int H, int W, int ID, int IH, int IW) {
+                   int cutout, int axes, i64 offset, u64 seed, const unsigned* step, const float* mean,
+                   const float* scale, int C, int D, int H, int W, int ID, int IH, int IW) {
   __shared__ float square[LANES][LANES + 1];
   __shared__ int drawn[LANES][DRAWS];
   const int lane = threadIdx.x, values = C * D * H * W;

@@ -11,8 +11,8 @@ constexpr int ROWS = 8;  // of threads
 // `axes` axes (rule 10), zeros moving in; `offset` is the number of the first image in the whole batch. Launch: grid (values / 32 rounded up, blocks of 32 images), values = C * D *
 // H * W.
 __global__ void __launch_bounds__(LANES * ROWS)
-    load_images(const float* images, const i64* indices, float* y, int count, int shift, int axes, i64 offset,
-                u64 seed, const unsigned* step, int C, int D, int H, int W) {
+    load_images(const float* images, const i64* indices, float* y, int count, int shift, int axes, i64 offset, u64 seed,
+                const unsigned* step, int C, int D, int H, int W) {
   __shared__ float square[LANES][LANES + 1];
   __shared__ int moves[LANES][3];
   const int lane = threadIdx.x, values = C * D * H * W;

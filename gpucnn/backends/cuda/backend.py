@@ -13,11 +13,11 @@ from gpucnn.backends.cuda.optimizers import CudaOptimizers
 from gpucnn.backends.cuda.pool import CudaPool
 from gpucnn.backends.cuda.random import CudaRandom
 from gpucnn.backends.cuda.resampling import CudaResampling
-from gpucnn.backends.shared import SharedSums
+from gpucnn.backends.cuda.shared import CudaShared
 
 
 class CudaBackend(
-    SharedSums,
+    CudaShared,
     CudaImages,
     CudaConv,
     CudaDense,

@@ -47,9 +47,6 @@ class CudaBase(LaneBackend):
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         return self.launcher.capture(step)
 
-    def between(self, work: Callable[[], None]) -> None:
-        self.launcher.between(work)
-
     def synchronize(self) -> None:
         self.launcher.synchronize()
 

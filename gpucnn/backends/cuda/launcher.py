@@ -7,12 +7,14 @@ import ctypes
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import gpucnn.kernels
-from gpucnn.errors import BackendError
+
+if TYPE_CHECKING:
+    from gpucnn.parallel.processes import Processes
 
 SOURCES = Path(gpucnn.kernels.__file__).parent / "cuda"
 Array = Any
@@ -62,9 +64,9 @@ class Launcher(ABC):
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         """Run `step` once and return a function that repeats its launches on the same memory."""
 
-    def between(self, work: Callable[[], None]) -> None:
-        """Call `work` on the host, now and at the same place of each replay."""
-        raise BackendError(f"{self.device} runs nothing on the host within a step")
+    @abstractmethod
+    def gather(self, processes: "Processes", sent: Array, received: Array) -> None:
+        """received[r] = what process r calls `sent`, now and at the same place of each replay."""
 
     @abstractmethod
     def synchronize(self) -> None:
