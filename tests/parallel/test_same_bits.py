@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gpucnn.backends import get_backend
-from gpucnn.emulation import get_emulated_backend
+from gpucnn.emulation import get_emulated_backend, why_not
 from gpucnn.errors import BackendError, ConfigurationError, DataError, ProcessError
 from gpucnn.layers import Dense, Flatten, Layer, Sequential
 from gpucnn.losses import Huber
@@ -16,6 +16,7 @@ from tests.parallel.threads import run
 
 # 150 images are ten blocks, the last batch is short: with 2, 3, 4, 5 and 8 processes some parts are short or empty.
 SETTINGS = {"images": 270, "batch": 150, "shift": 1, "flip": True, "cutout": 3, "clip_norm": 0.5, "clip_value": 0.1}
+emulated = pytest.mark.skipif(why_not() is not None, reason=f"emulation: {why_not()}")
 VALIDATED = {"validation": 0.2, "patience": 1, "monitor": "loss"}
 
 
@@ -54,6 +55,14 @@ def test_numba_and_the_specification_in_one_run():
     assert run(3, lambda p: train("everything", backends[p.rank], p, **settings)) == [expected] * 3
 
 
+@emulated
+def test_a_gpu_shares_with_gpus_only():
+    backends = [get_emulated_backend, numba]
+    with pytest.raises(ProcessError, match="process 1 adds sums on the host and process 0 on the GPU"):
+        run(2, lambda p: train("no batch norm", backends[p.rank](), p, images=60, batch=48))
+
+
+@emulated
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["everything", "lenet5"])
 def test_emulated_cuda(name):
@@ -63,6 +72,7 @@ def test_emulated_cuda(name):
         assert run(count, lambda p: train(name, get_emulated_backend(), p, **settings)) == [expected] * count
 
 
+@emulated
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["lenet5", "vgg_small", "resnet20"])
 @pytest.mark.parametrize("count", COUNTS)
@@ -186,9 +196,6 @@ def test_what_cannot_be_divided_is_refused():
     own()
     with pytest.raises(ConfigurationError, match="Own does not declare recordable = True"):
         run(2, own)
-    backends = [get_emulated_backend, numba]
-    with pytest.raises(ProcessError, match="process 1 adds sums on the host and process 0 on the GPU"):
-        run(2, lambda p: train("no batch norm", backends[p.rank](), p, images=60, batch=48))
     with pytest.raises(ConfigurationError, match="processes is 4, but 1 was started; start them with mpirun -n 4"):
         train("no batch norm", numba(), 4, images=60, batch=48)
 
