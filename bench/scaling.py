@@ -18,7 +18,7 @@ import numpy as np
 
 NETWORKS = {"lenet5": 64, "vgg_small": 64, "resnet20": 64}  # images a process where each has as many
 CASES = [(1, 1), (1, 2), (2, 1)]  # (processes, threads each)
-SECONDS = 1.5  # of steps for a number
+SECONDS = 1.0  # of steps for a number
 
 # (name, bytes a second, seconds of latency): what such networks usually give, not measured.
 NETS = [("10 Gbit/s", 10e9 / 8, 30e-6), ("100 Gbit/s", 100e9 / 8, 3e-6), ("400 Gbit/s", 400e9 / 8, 2e-6)]

@@ -90,17 +90,17 @@ class SharedSums(Backend):
         return self.batch_norm_gradient_by_means(dy, x, mean, var, gamma, eps, gamma_mean, beta_mean)
 
     def batch_norm_relu_gradient(self, dy, y, x, mean, var, gamma, beta, eps, out_gamma, out_beta) -> Batch:
-        of = super() if shares.current() is None else _Defaults(self)
+        of: Any = super() if shares.current() is None else _Defaults(self)
         return of.batch_norm_relu_gradient(dy, y, x, mean, var, gamma, beta, eps, out_gamma, out_beta)
 
     def batch_norm_max_pool(self, x, mean, var, gamma, beta, eps, pool: Window) -> tuple[Batch, Any]:
-        of = super() if shares.current() is None else _Defaults(self)
+        of: Any = super() if shares.current() is None else _Defaults(self)
         return of.batch_norm_max_pool(x, mean, var, gamma, beta, eps, pool)
 
     def batch_norm_max_pool_gradient(
         self, dy, kept, x, mean, var, gamma, beta, eps, pool: Window, out_gamma, out_beta
     ) -> Batch:
-        of = super() if shares.current() is None else _Defaults(self)
+        of: Any = super() if shares.current() is None else _Defaults(self)
         return of.batch_norm_max_pool_gradient(dy, kept, x, mean, var, gamma, beta, eps, pool, out_gamma, out_beta)
 
     # ---- group norm --------------------------------------------------------------------------------------------------
@@ -195,7 +195,11 @@ class SharedSums(Backend):
         """A copy of all values, one array after the other, as one vector."""
         out = np.zeros(sum(a.size for a in arrays), dtype)
         if arrays:
-            self.between(lambda: np.concatenate([a.reshape(-1) for a in arrays], out=out))
+
+            def copy() -> None:
+                np.concatenate([a.reshape(-1) for a in arrays], out=out)
+
+            self.between(copy)
         return out
 
     def added(self, rows: list[Array]) -> Array:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from gpucnn.backends.batch import Batch
-    from gpucnn.backends.protocol import Backend
 
 Array = Any
 
@@ -36,16 +35,16 @@ class Finish:
 class Exchange(Protocol):
     """Adds the sums of all parts of a batch, by the contract's tree over blocks."""
 
-    def now(self, backend: "Backend", sums: list[tuple[Array, Finish]]) -> None:
+    def now(self, backend: Any, sums: list[tuple[Array, Finish]]) -> None:
         """Finish the sums over the whole batch in place of those over this part."""
 
     def later(self, sums: Array, finish: Finish) -> None:
         """The same by the end of the step."""
 
-    def weights(self, backend: "Backend", gradient: Array) -> None:
+    def weights(self, backend: Any, gradient: Array) -> None:
         """Replace a float32 gradient of weights by the sum over the whole batch, by the end of the step."""
 
-    def ahead(self, backend: "Backend", weights: Array) -> Array | None:
+    def ahead(self, backend: Any, weights: Array) -> Array | None:
         """The sum of all images' weights, if it is known without adding: where all of `weights` are 1."""
 
 

@@ -247,7 +247,7 @@ def _prepare(settings: dict[str, Any], monitor: str | None, backend, group: Proc
     return trainer, train_set, test_set
 
 
-def _test(trainer, test_set) -> tuple[float, float]:
+def _test(trainer, test_set) -> tuple[float, float | None]:
     """The plain loss, which compares runs whatever they were trained with, and the accuracy."""
     from gpucnn.training import Trainer
 

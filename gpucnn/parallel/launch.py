@@ -15,7 +15,7 @@ from gpucnn.errors import BackendError
 from gpucnn.parallel.watch import LOST
 
 _RULE = re.compile(r"-{20,}")
-_DIED = re.compile(r"rank (\d+).* exited on signal (\d+)")
+_DIED = re.compile(r"rank (\d+) .*exited on signal (\d+)")
 
 
 def launch(processes: int, arguments: list[str], say: Callable[[str], None]) -> int:
@@ -79,15 +79,18 @@ def mpirun() -> tuple[list[str], dict[str, str]]:
 
 def _pass_on(lines: Iterable[str], say: Callable[[str], None]) -> tuple[str, int] | None:
     """Say all lines but mpirun's, which stand between two rules; (who, signal) of a process that died."""
-    died, within = None, False
-    for line in lines:
-        line = line.rstrip("\n")
+    died: tuple[str, int] | None = None
+    message: list[str] | None = None  # mpirun's, whose lines are short
+    for line in map(str.rstrip, lines):
         if _RULE.fullmatch(line):
-            within = not within
-        elif not within and line.strip():
+            found = _DIED.search(" ".join(message or []))
+            if found and died is None:
+                died = f"process {found[1]}", int(found[2])
+            message = [] if message is None else None
+        elif message is not None:
+            message.append(line)
+        elif line:
             say(line)
-        if within and (found := _DIED.search(line)) and died is None:
-            died = f"process {found[1]}", int(found[2])
     return died
 
 

@@ -12,6 +12,7 @@ from gpucnn.parallel.division import Division
 
 # Of the device's memory: a larger data set stays on the host.
 _RESIDENT_SHARE = 0.5
+_WHOLE = Division()
 
 
 def placed(
@@ -19,13 +20,12 @@ def placed(
     images: np.ndarray | Mapped,
     labels: np.ndarray | None,
     batch_size: int,
-    division: Division | None = None,
+    division: Division = _WHOLE,
 ):
     """Resident, or Streamed for images that are mapped or take more than half of the device's memory.
 
     With a `division` only this process's part of each batch is loaded.
     """
-    division = division or Division()
     room = backend.memory() or math.inf
     if not isinstance(images, Mapped) and images.nbytes > _RESIDENT_SHARE * room:
         images = Mapped(images)
@@ -38,7 +38,12 @@ class Resident:
     """Images (M, *image_shape), labels (M,) or values (M, outputs), or none, on the device; the batch's indices."""
 
     def __init__(
-        self, backend: Backend, images: np.ndarray, labels: np.ndarray | None, batch_size: int, division: Division
+        self,
+        backend: Backend,
+        images: np.ndarray,
+        labels: np.ndarray | None,
+        batch_size: int,
+        division: Division = _WHOLE,
     ):
         self.backend, self.count, self.batch_size, self.division = backend, len(images), batch_size, division
         self.images = backend.array(images)

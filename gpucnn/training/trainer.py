@@ -164,17 +164,18 @@ class Trainer:
         another model or other settings, NonFiniteError once the loss or a weight is no longer finite (the last good
         checkpoint stays).
         """
-        settings, *arguments = self.processes.agreed(
+        settings, images, labels, epochs, kept = self.processes.agreed(
             lambda: self._prepare(images, labels, epochs, validation, monitor, patience, resume)
         )
-        self.processes.same(self._identity(settings, epochs, patience), how_different)
-        self.processes.same(self.backend.exchanges_on, _how_mixed)
+        if self.processes.size > 1:
+            self.processes.same(self._identity(settings, epochs, patience), how_different)
+            self.processes.same(self.backend.exchanges_on, _how_mixed)
         self.record = len(set(self.processes.everyone((self.backend.name, self.backend.graph)))) == 1
         self._best = None
         with ExitStack() as stack:
             folder = self.processes.agreed(lambda: self._open_folder(stack, resume))
             history = self._resume(folder, settings, epochs, monitor) if resume else History()
-            return self._train(folder, history, *arguments, settings, monitor, patience)
+            return self._train(folder, history, images, labels, epochs, kept, settings, monitor, patience)
 
     def _prepare(self, images, labels, epochs, validation, monitor, patience, resume) -> tuple:
         """Check and place everything; (settings, images, labels, epochs, images and labels for validation)."""
@@ -287,7 +288,7 @@ class Trainer:
         self._stopping = False
         model.layer.need_input_gradient(False)  # nobody needs the gradient of the images
         division = Division(self.processes.size, self.processes.rank, self.pieces)
-        evaluation = self._evaluation(*kept, shared=True) if kept else None
+        evaluation = self._evaluation(kept[0], kept[1], shared=True) if kept else None
         data = placed(self.backend, images, labels, min(self.batch_size, len(images)), division)
         try:
             changes = {"shift": self.shift, "flip": self.flip, "cutout": self.cutout}
@@ -347,7 +348,7 @@ class Trainer:
             return
         state = hashlib.sha256()
         for value in host_state(self.model, self.optimizer).values():
-            state.update(np.ascontiguousarray(value))
+            state.update(np.ascontiguousarray(value).data)
         self._stopping = any(self.processes.everyone(self._stopping))
         self.processes.same(state.hexdigest(), _how_diverged)
 

@@ -72,11 +72,11 @@ class CudaNorm(CudaBase):
 
     def channel_sums(self, x: Batch, y: Batch | None = None, center: Array | None = None) -> Array:
         out = self._empty((x.channels,), np.float64)
-        kernel, others = "value_sums", ()
+        kernel, others = "value_sums", []
         if y is not None:
-            kernel, others = "product_sums", (self._data(y),)
+            kernel, others = "product_sums", [self._data(y)]
         elif center is not None:
-            kernel, others = "square_sums", (center,)
+            kernel, others = "square_sums", [center]
         self._sum_channels(kernel, 1, x, self._data(x), *others, out, file="channel_sums.cu")
         return out
 

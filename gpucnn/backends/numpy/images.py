@@ -16,12 +16,12 @@ def load_images(
     count, sizes = len(chosen), images.shape[2:]
     output, axes = augmentation.output(sizes), len(sizes)
 
-    first = np.uint64(shares.offset())  # image of the whole batch
+    number = np.uint64(shares.offset())  # of the first image in the whole batch
 
     def draw(purpose: int, values: int = axes) -> np.ndarray:
         """24 random bits for each image and axis, (count, axes)."""
         assert step is not None
-        drawn = words(seed, first * values + np.arange(count * values, dtype=np.uint64), int(step[0]), purpose)
+        drawn = words(seed, number * values + np.arange(count * values, dtype=np.uint64), int(step[0]), purpose)
         return (drawn.astype(np.int64) >> 8).reshape(count, values)
 
     def along(values: np.ndarray, axis: int) -> np.ndarray:
