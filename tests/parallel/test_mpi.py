@@ -87,7 +87,7 @@ def test_other_settings_on_the_command_line(tmp_path):
     [
         (signal.SIGKILL, 1, 3, "gpucnn: process 1 of 3 was ended by signal 9 (SIGKILL)"),
         (signal.SIGKILL, 0, 3, "gpucnn: process 0 of 3 was ended by signal 9 (SIGKILL)"),
-        (signal.SIGSTOP, 2, 3, "has waited 4 seconds for the others"),
+        (signal.SIGSTOP, 2, 3, "has waited 20 seconds for the others"),
     ],
 )
 def test_a_process_that_goes_ends_all_and_loses_nothing(tmp_path, number, rank, code, words):
@@ -104,7 +104,7 @@ def test_a_process_that_goes_ends_all_and_loses_nothing(tmp_path, number, rank, 
         "run",
         "--json",
     ]
-    process = mpi.start([*settings, "--time-limit", "4"], tmp_path, 3)
+    process = mpi.start([*settings, "--time-limit", "20"], tmp_path, 3)
     pids = wait_for_epochs(process, tmp_path, 3)
     os.kill(pids[rank], number)
     _, err = process.communicate(timeout=300)
