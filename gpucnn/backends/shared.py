@@ -16,6 +16,7 @@ from gpucnn.backends import shares
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.backends.shares import Finish
+from gpucnn.errors import BackendError
 from gpucnn.geometry import Window
 from gpucnn.parallel.joined import joined
 
@@ -182,6 +183,18 @@ class SharedSums(Backend):
         own = self.zeros((counts,), np.float64)
         self.between(lambda: own.fill(0))
         return own
+
+    def map_cross_entropy(self, logits, labels, weights, smoothing: float, totals=None) -> tuple[Array, Batch]:
+        self._refuse_maps()
+        return super().map_cross_entropy(logits, labels, weights, smoothing, totals)  # type: ignore[safe-super]
+
+    def dice(self, p: Batch, labels: Batch, smooth: float, totals: Array | None = None) -> tuple[Array, Batch]:
+        self._refuse_maps()
+        return super().dice(p, labels, smooth, totals)  # type: ignore[safe-super]
+
+    def _refuse_maps(self) -> None:
+        if shares.current() is not None:
+            raise BackendError("losses of label maps need the whole batch in one process and one piece")
 
     def _ones(self, count: int) -> Array:
         return self.array(np.ones(count, np.float32))

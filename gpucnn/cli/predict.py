@@ -6,7 +6,7 @@ import typer
 
 from gpucnn.cli import options
 from gpucnn.cli.output import note, print_json, print_table
-from gpucnn.cli.runs import open_run
+from gpucnn.cli.runs import open_run, refuse_maps
 
 _SHOWN = 3
 
@@ -26,6 +26,7 @@ def predict(
     digits expects light ink on a dark ground.
     """
     model, _, path = open_run(run, weights)
+    refuse_maps(model, path)
 
     import gpucnn.data
     from gpucnn.backends import get_backend

@@ -78,6 +78,13 @@ def train(
         bool | None,
         _option("--normalize/--no-normalize", "Bring each channel of all images to mean 0 and deviation 1.", "no"),
     ] = None,
+    loss: Annotated[
+        str | None,
+        _option(
+            "--loss", "cross-entropy; or dice, which compares areas, for networks that give a class to each pixel."
+        ),
+    ] = None,
+    metrics: options.Metrics = None,
     label_smoothing: Annotated[
         float | None,
         _option("--label-smoothing", "The part of each label that all classes share, 0 up to below 1.", "0", min=0),
@@ -104,7 +111,8 @@ def train(
         ),
     ] = None,
     monitor: Annotated[
-        str | None, _option("--monitor", "What makes an epoch the best in validation: loss or accuracy.")
+        str | None,
+        _option("--monitor", "What makes an epoch the best in validation: loss, accuracy or one of --metrics."),
     ] = None,
     patience: Annotated[
         int | None,
@@ -165,6 +173,8 @@ def train(
         "validation": validation,
         "monitor": monitor,
         "patience": patience,
+        "loss": loss,
+        "metrics": metrics,
         "label_smoothing": label_smoothing,
         "class_weights": class_weights,
         "clip_norm": clip_norm,
@@ -182,12 +192,13 @@ def train(
         folder = Path(run) if run else group.on_first(lambda: fresh_folder(stem))
         trainer.run = folder
         stopping = {name: settings[name] for name in ("validation", "monitor", "patience")}
+        names = options.listed(settings["metrics"])
         try:
             history = trainer.fit(train_set.images, train_set.labels, settings["epochs"], resume=resume, **stopping)
             if not group.first:
                 return
             best = _go_to_the_best(trainer, history, settings) if settings["validation"] is not None else {}
-            test_loss, test_accuracy = _test(trainer, test_set)
+            measured = _test(trainer, test_set, names)
         except KeyboardInterrupt:
             note(f"gpucnn: interrupted; continue with: gpucnn train --resume --run {quote(str(folder))}")
             raise typer.Exit(130) from None
@@ -200,8 +211,7 @@ def train(
         "math": trainer.backend.math,
         "epochs": len(history),
         **best,
-        "test_accuracy": test_accuracy,
-        "test_loss": test_loss,
+        **{f"test_{name}": measured[name] for name in ("accuracy", "loss", *names)},
         "seconds": history.seconds,
         "images_per_second": history.images_per_second,
         "weights_sha256": trainer.model.weights_sha256(),
@@ -219,11 +229,14 @@ def _prepare(settings: dict[str, Any], monitor: str | None, backend, group: Proc
     optimizer, schedule = make_optimizer(settings), make_schedule(settings)
 
     import gpucnn.data
+    from gpucnn.metrics import named
     from gpucnn.models import build_model
     from gpucnn.training import Trainer
     from gpucnn.training.validation import check_fraction, check_stopping
 
-    check_stopping(settings["validation"], settings["monitor"], settings["patience"])
+    metrics = options.listed(settings["metrics"])
+    stopping = settings["validation"], settings["monitor"], settings["patience"]
+    check_stopping(*stopping, metrics=[named(name) for name in metrics])
     if settings["validation"] is not None:
         check_fraction(settings["validation"])
     device = backend()
@@ -239,6 +252,7 @@ def _prepare(settings: dict[str, Any], monitor: str | None, backend, group: Proc
         schedule=schedule,
         crop=settings["crop"] is not None,
         loss=make_loss(settings),
+        metrics=metrics,
         about={"train": {**settings, "math": device.math}},
         processes=group,
         pieces=pieces,
@@ -247,12 +261,13 @@ def _prepare(settings: dict[str, Any], monitor: str | None, backend, group: Proc
     return trainer, train_set, test_set
 
 
-def _test(trainer, test_set) -> tuple[float, float | None]:
-    """The plain loss, which compares runs whatever they were trained with, and the accuracy."""
+def _test(trainer, test_set, metrics: list[str]) -> dict[str, Any]:
+    """The plain loss, which compares runs whatever they were trained with, accuracy and metrics."""
     from gpucnn.training import Trainer
 
-    plain = Trainer(trainer.model, backend=trainer.backend, progress=False, processes=1)
-    return plain.evaluate(test_set.images, test_set.labels)
+    names = [name for name in metrics if name != "accuracy"]
+    plain = Trainer(trainer.model, backend=trainer.backend, progress=False, metrics=names, processes=1)
+    return plain.measure(test_set.images, test_set.labels)
 
 
 def _go_to_the_best(trainer, history, settings: dict[str, Any]) -> dict[str, Any]:
@@ -260,4 +275,4 @@ def _go_to_the_best(trainer, history, settings: dict[str, Any]) -> dict[str, Any
     epoch = trainer.restore_best()
     note(f"testing the weights of epoch {epoch} of {len(history)}, the best by validation {settings['monitor']}")
     record = history.epochs[epoch - 1]
-    return {"best_epoch": epoch, **{name: record[name] for name in ("validation_accuracy", "validation_loss")}}
+    return {"best_epoch": epoch, **{k: record[k] for k in ("validation_accuracy", "validation_loss") if k in record}}

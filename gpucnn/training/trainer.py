@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from math import isfinite
@@ -20,7 +20,8 @@ from gpucnn.data.mapped import Mapped
 from gpucnn.errors import BackendError, ConfigurationError, NonFiniteError, ShapeError
 from gpucnn.layers.base import label
 from gpucnn.layers.norm import BatchNorm
-from gpucnn.losses import Loss, MeanSquared, SoftmaxCrossEntropy
+from gpucnn.losses import Loss, MeanSquared, SoftmaxCrossEntropy, ValueLoss
+from gpucnn.metrics import make as make_metrics
 from gpucnn.models.files import describe
 from gpucnn.models.heads import REGRESSOR
 from gpucnn.models.inputs import check_images
@@ -32,7 +33,7 @@ from gpucnn.recordable import is_recordable
 from gpucnn.schedules import Constant, Schedule
 from gpucnn.training.callbacks import Callback
 from gpucnn.training.clipping import Clipping
-from gpucnn.training.data import placed
+from gpucnn.training.data import Fed, Resident, placed
 from gpucnn.training.history import History
 from gpucnn.training.normalization import channel_statistics
 from gpucnn.training.progress import Quiet, default_progress
@@ -54,13 +55,18 @@ class Trainer:
     added to its config.json. `progress` is None for a bar or lines on stderr, False for silence, or an object like
     those in gpucnn.training.progress. `loss` is one of gpucnn.losses (None: SoftmaxCrossEntropy(), for a regressor
     MeanSquared()); `clip_norm` and `clip_value` limit the gradient, see gpucnn.training.clipping.
-    `callbacks` are objects of classes like gpucnn.training.Callback, called at the moments that it names.
+    `metrics` are measured in training and validation beside the loss: names such as "top3" and "f1", objects, functions
+    (gpucnn.metrics). `callbacks` are objects of classes like gpucnn.training.Callback, called at the moments that it names.
 
     In training each image moves by up to `shift` pixels along each axis, is mirrored left to right every other time
     with `flip`, and loses a square of `cutout` pixels a side around a random pixel. With `crop` images may be larger
     than the model's input: a random part of that size in training (up to `shift` pixels over the border), the middle
     otherwise. `normalize` subtracts each channel's mean over the training images and divides by its standard deviation,
     in evaluation and prediction too; the model keeps both. What is empty after that is 0.
+
+    `augment(images, rng)` is your own change of each training batch, after those: it gets a Batch on the device and a
+    numpy.random.Generator that depends on the seed and the step alone, and returns a Batch. Labels stay. Shift, crop
+    and flip move label maps with the images.
 
     Several processes that mpirun started train together, each on its part of every batch: `processes` is their number,
     None for as many as there are, 1 for this one alone. The first of them writes the run folder and reports progress.
@@ -93,6 +99,8 @@ class Trainer:
         clip_norm: float | None = None,
         clip_value: float | None = None,
         callbacks: Sequence[Callback] = (),
+        metrics: Sequence | dict = (),
+        augment: Callable | None = None,
         processes: int | Processes | None = None,
         pieces: int = 1,
     ):
@@ -101,13 +109,16 @@ class Trainer:
         instance("schedule", schedule, Schedule, "one of gpucnn.schedules, such as Cosine()", optional=True)
         instance("loss", loss, Loss, "one of gpucnn.losses, such as Huber()", optional=True)
         room = min(model.input_shape[1:], default=1)
-        if len(model.output_shape) != 1:
-            raise ConfigurationError(f"the model's output is {model.output_shape}, not (classes,): end it with Dense")
         self.seed, self.run = arguments.seed(seed), run if run is None else arguments.path("run", run)
         self.shift, self.cutout = integer("shift", shift, 0, room - 1), integer("cutout", cutout, 0, room)
         self.crop, self.flip, self.normalize = truth("crop", crop), truth("flip", flip), truth("normalize", normalize)
         if (self.crop or self.flip) and len(model.input_shape) == 1:
             raise ConfigurationError(f"crop and flip need images; this model takes (N, {model.input_shape[0]})")
+        if (self.crop or self.flip or self.shift) and model.output_shape[1:] not in ((), model.input_shape[1:]):
+            raise ConfigurationError(
+                f"shift, crop and flip move label maps with the images, but the model makes maps of "
+                f"{model.output_shape[1:]} from images of {model.input_shape[1:]}; they must be of one size"
+            )
         self.batch_size = integer("batch_size", batch_size)
         self.optimizer, self.schedule = optimizer or Adam(), schedule or Constant()
         if model.head == REGRESSOR and isinstance(loss, SoftmaxCrossEntropy):
@@ -116,13 +127,17 @@ class Trainer:
             )
         self.loss = loss or (MeanSquared() if model.head == REGRESSOR else SoftmaxCrossEntropy())
         self.clip = Clipping(clip_norm, clip_value)
+        self.metrics = make_metrics(metrics, self.loss.targets, self.loss.measure(np.ones(self.loss.counts), 1, 1))
         self.callbacks, self._stopping = arguments.sequence("callbacks", callbacks, "a list of callbacks"), False
         for callback in self.callbacks:
             instance("each of callbacks", callback, Callback, "an object of a subclass of gpucnn.training.Callback")
+        if augment is not None and not callable(augment):
+            raise arguments.refuse("augment", augment, "a function (images, rng) that returns a Batch")
+        self.augment = augment
         if processes is not None and not isinstance(processes, Processes):
             processes = integer("processes", processes)
         self.processes = processes if isinstance(processes, Processes) else join(processes)
-        self.pieces = integer("pieces", pieces)
+        self.pieces, self.record = integer("pieces", pieces), True
         self.progress = _progress(progress) if self.processes.first else Quiet()
         self.about = dict(instance("about", about, dict, "a dictionary", optional=True) or {})
         self.backend = backend if isinstance(backend, Backend) else get_backend(backend, math, threads=threads)
@@ -152,7 +167,7 @@ class Trainer:
         `normalize`. labels are integers (N,), or for a loss of values those, (N, *output_shape) in the backend's
         type. `validation` is another (images, labels) pair, or the part of the images to keep out of training for it,
         such as 0.1: the same part of each class, chosen by the seed. It is evaluated after each epoch and changes no
-        weight. `monitor`, its "loss" or "accuracy", tells which epoch is the best: `restore_best` goes back to it, and
+        weight. `monitor`, its "loss", "accuracy" or the name of a metric, tells which epoch is the best: `restore_best` goes back to it, and
         the run folder keeps it as best.safetensors. With `patience` training stops after so many epochs in a row that
         brought nothing better. The model ends with the last epoch's weights.
 
@@ -174,8 +189,10 @@ class Trainer:
         self._best = None
         with ExitStack() as stack:
             folder = self.processes.agreed(lambda: self._open_folder(stack, resume))
-            history = self._resume(folder, settings, epochs, monitor) if resume else History()
-            return self._train(folder, history, images, labels, epochs, kept, settings, monitor, patience)
+            history = self._resume(folder, settings, epochs, monitor) if resume else self._new_history()
+            division = Division(self.processes.size, self.processes.rank, self.pieces)
+            data = placed(self.backend, images, labels, min(self.batch_size, len(images)), division)
+            return self._train(folder, history, data, epochs, kept, settings, monitor, patience)
 
     def _prepare(self, images, labels, epochs, validation, monitor, patience, resume) -> tuple:
         """Check and place everything; (settings, images, labels, epochs, images and labels for validation)."""
@@ -185,7 +202,7 @@ class Trainer:
             model.image_shape = _larger(images, model.input_shape)
         images, labels = self._checked(images, labels)
         self._check_sharing()
-        check_stopping(validation, monitor, patience, self.loss)
+        check_stopping(validation, monitor, patience, self.loss, self.metrics)
         if resume and self.run is None:
             raise ConfigurationError("resume needs the run folder to continue: Trainer(..., run=folder)")
 
@@ -203,8 +220,61 @@ class Trainer:
         if self.normalize and model.mean is None:
             model.mean, model.std = channel_statistics(images)
         model.place(self.backend)  # where another trainer may have taken it
+        model.learn(images)
         self.optimizer.place(self.backend, model.values.size)
         return settings, images, labels, epochs, kept
+
+    def fit_batches(
+        self,
+        batches,
+        epochs: int,
+        *,
+        steps: int | None = None,
+        validation: tuple | None = None,
+        monitor: str = "loss",
+        patience: int | None = None,
+    ) -> History:
+        """`fit` on batches that you make: `batches` gives pairs (images, labels), each of them one step.
+
+        An iterable with a length, such as a list or a PyTorch DataLoader, is gone through once an epoch. Of a generator
+        or another iterator `steps` batches make an epoch. No batch may have more images than the first. Shift, crop,
+        flip and cutout apply; `normalize` and "balanced" class weights need all images at once, and a run cannot be
+        resumed, since nobody can make the same batches again. One process trains, on whole batches. Otherwise as `fit`.
+        """
+        if self.processes.size > 1 or self.pieces > 1:
+            raise ConfigurationError(
+                "fit_batches trains on whole batches in one process; leave out processes and pieces, or use fit"
+            )
+        model, epochs = self.model, integer("epochs", epochs)
+        check_stopping(validation, monitor, patience, self.loss, self.metrics)
+        if self.normalize and model.mean is None:
+            raise ConfigurationError(
+                "normalize takes the mean of all images; with batches set model.mean and model.std"
+            )
+        if getattr(self.loss, "class_weights", None) == "balanced":
+            raise ConfigurationError('class_weights="balanced" counts all labels; with batches give the numbers')
+
+        def check(images, labels) -> tuple:
+            if self.crop:
+                model.image_shape = _larger(images, model.input_shape)
+            return self._checked(images, labels)
+
+        data = Fed(self.backend, batches, steps, check)
+        if validation is not None and (not isinstance(validation, (tuple, list)) or len(validation) != 2):
+            raise arguments.refuse("validation", validation, "a pair (images, labels)")
+        kept = None if validation is None else self._checked(*validation)
+        settings = self._settings(epochs, *data.first) | {"images": data.count, "data_sha256": "batches"}
+        model.place(self.backend)
+        model.learn(data.first[0])
+        self.optimizer.place(self.backend, model.values.size)
+        self._best = None
+        with nullcontext() if self.run is None else run_folder(self.run) as folder:
+            if folder:
+                folder.refuse_if_used()
+            return self._train(folder, self._new_history(), data, epochs, kept, settings, monitor, patience)
+
+    def _new_history(self) -> History:
+        return History(smaller={"loss", *(metric.name for metric in self.metrics if not metric.larger_is_better)})
 
     def _check_sharing(self) -> None:
         """Raises ConfigurationError or BackendError for what cannot be computed in parts."""
@@ -221,6 +291,16 @@ class Trainer:
             raise ConfigurationError(
                 f"{type(obstacle).__name__} does not declare recordable = True, so it may sum over a part of the batch "
                 "only; with several processes or pieces, layers and losses must compute with backend operations alone"
+            )
+        if len(self.model.output_shape) > 1 and not isinstance(self.loss, ValueLoss):
+            raise ConfigurationError(
+                f"{type(self.loss).__name__} of label maps needs the whole batch in one process and one piece; "
+                "leave out processes and pieces"
+            )
+        if self.augment is not None:
+            raise ConfigurationError(
+                "augment is array code that would see a part of each batch only; several processes and pieces have "
+                "shift, crop, flip and cutout"
             )
         whole = next((layer for layer in layers if isinstance(layer, BatchNorm)), None)
         if self.pieces > 1 and whole is not None:
@@ -261,12 +341,13 @@ class Trainer:
             done = len(found.history)
             if done > epochs:
                 raise ConfigurationError(f"this run has done {done} epochs already, more than {epochs}")
+            found.history.smaller = self._new_history().smaller
             best = found.history.best_epoch(monitor)
             return found, None if best is None else folder.read_best(self.model, best, done)
 
         checkpoint = self.processes.on_first(read)
         if checkpoint is None:
-            return History()
+            return self._new_history()
         found, self._best = checkpoint
         found.restore(self.model, self.optimizer)
         return found.history
@@ -275,8 +356,7 @@ class Trainer:
         self,
         folder: RunFolder | None,
         history: History,
-        images: np.ndarray | Mapped,
-        labels: np.ndarray,
+        data: Resident,
         epochs: int,
         kept: tuple | None,
         settings: dict,
@@ -287,22 +367,30 @@ class Trainer:
         model = self.model
         self._stopping = False
         model.layer.need_input_gradient(False)  # nobody needs the gradient of the images
-        division = Division(self.processes.size, self.processes.rank, self.pieces)
         evaluation = self._evaluation(kept[0], kept[1], shared=True) if kept else None
-        data = placed(self.backend, images, labels, min(self.batch_size, len(images)), division)
         try:
             changes = {"shift": self.shift, "flip": self.flip, "cutout": self.cutout}
             augmentation = replace(model.preparation, **changes)
             steps = TrainingSteps(
-                model, self.optimizer, data, augmentation, self.seed, self.loss, self.clip, self.processes, self.record
+                model,
+                self.optimizer,
+                data,
+                augmentation,
+                self.seed,
+                self.loss,
+                self.clip,
+                self.metrics,
+                self.augment,
+                self.processes,
+                self.record,
             )
             if folder:
                 if not history.epochs:
                     folder.forget_best()
                 folder.write_config(self._config(epochs, {**settings, "patience": patience}))
             title = self._title(steps) + (f"; {len(kept[0]):,} images for validation" if kept else "")
-            self.progress.begin(title, epochs, len(images), len(history))
-            if remark := self.schedule.remark(epochs * -(-len(images) // self.batch_size)):
+            self.progress.begin(title, epochs, data.count, len(history))
+            if remark := self.schedule.remark(epochs * data.an_epoch):
                 self.progress.say(remark)
             drawn = perf_counter()
             for callback in self.callbacks:
@@ -361,14 +449,22 @@ class Trainer:
         started = shown = perf_counter()
         batches = steps.data.batches(arithmetic.permutation(self.seed, steps.data.count, epoch))
         steps.start_epoch()
+        begin, end = (
+            [callback for callback in self.callbacks if getattr(type(callback), name) is not getattr(Callback, name)]
+            for name in ("on_train_batch_begin", "on_train_batch_end")
+        )
         for number, indices in enumerate(batches, start=epoch * len(batches)):
+            for callback in begin:
+                callback.on_train_batch_begin(self, number + 1)
             rate = steps.run(indices, number, self.schedule(number, epochs * len(batches), epoch))
+            for callback in end:
+                callback.on_train_batch_end(self, number + 1)
             if steps.images == len(indices) and not self._told_slow:
                 self._tell_slow((perf_counter() - started) * len(batches))
             if steps.timed and perf_counter() - shown > self.progress.interval:
                 if self.processes.size == 1:  # several find it together, at the end of the epoch
                     self._stop_if_not_finite(steps, len(batches))
-                self.progress.update(epoch + 1, steps.images, steps.measure())
+                self.progress.update(epoch + 1, steps.images, steps.measure(running=True))
                 shown = perf_counter()
         measured = steps.measure()
         self._stop_if_not_finite(steps, len(batches))
@@ -379,9 +475,7 @@ class Trainer:
             "learning_rate": rate,
         }
         if validation:
-            record["validation_loss"], accuracy = validation.run()
-            if accuracy is not None:
-                record["validation_accuracy"] = accuracy
+            record |= {f"validation_{name}": value for name, value in validation.run().items()}
             if not isfinite(record["validation_loss"]):
                 raise _not_finite("the validation loss", record["epoch"], record["step"])
         record["seconds"] = perf_counter() - started
@@ -454,6 +548,8 @@ class Trainer:
         settings |= {
             name: getattr(self, name) for name in ("crop", "flip", "cutout", "normalize") if getattr(self, name)
         }
+        if self.augment:
+            settings["augment"] = getattr(self.augment, "__qualname__", type(self.augment).__qualname__)
         try:
             return json.loads(json.dumps(settings))  # as they come back from a file: lists, not tuples
         except TypeError as error:
@@ -477,7 +573,7 @@ class Trainer:
             title += f", in {self.processes.size} processes"
         if backend.name != "numpy":
             title += "; the first step compiles kernels that are not in the cache yet, which can take half a minute"
-        obstacle = steps.recorded.obstacle()
+        obstacle = steps.obstacle()
         if backend.graph and obstacle is not None:
             title += f"; steps are not recorded, since {type(obstacle).__name__} does not declare recordable = True"
         return title
@@ -489,7 +585,12 @@ class Trainer:
 
         The accuracy is None for a loss of values, which knows no right and wrong.
         """
-        return self._evaluation(images, labels).run()
+        measured = self.measure(images, labels)
+        return measured["loss"], measured.get("accuracy")
+
+    def measure(self, images, labels) -> dict[str, Any]:
+        """evaluate's results and the metrics', by name: "loss", "accuracy" if the loss has one, "f1" and so on."""
+        return self._evaluation(*self._checked(images, labels)).run()
 
     def predict(self, images, batch_size: int = EVALUATION_BATCH) -> np.ndarray:
         """What the model makes of images (N, *image_shape), in the backend's type, `batch_size` of them at a time.
@@ -500,8 +601,10 @@ class Trainer:
         return self.model.place(self.backend).predict(self._images(images), batch_size, self.loss.predict)
 
     def _checked(self, images, labels) -> tuple[np.ndarray | Mapped, np.ndarray]:
-        images = self._images(images)
-        return images, self.loss.check(labels, len(images), self.model.output_shape, self.backend.dtype)
+        images, outputs = self._images(images), self.model.output_shape
+        if outputs[1:] == self.model.input_shape[1:]:  # maps, cut as the images are
+            outputs = outputs[0], *self.model.image_shape[1:]
+        return images, self.loss.check(labels, len(images), outputs, self.backend.dtype)
 
     def _images(self, images) -> np.ndarray | Mapped:
         """Images (N, *image_shape), checked; mapped ones stay where they are."""
@@ -510,13 +613,12 @@ class Trainer:
         return check_images(images, self.model.image_shape, self.backend.dtype)
 
     def _evaluation(self, images, labels, shared: bool = False) -> EvaluationSteps:
-        """`shared`: all processes compute it together."""
-        images, labels = self._checked(images, labels)
+        """Of images and labels that were checked; `shared`: all processes compute it together."""
         self.model.place(self.backend)
         processes: Processes = self.processes if shared else Alone()
         division = Division(processes.size, processes.rank)
         data = placed(self.backend, images, labels, min(EVALUATION_BATCH, len(images)), division)
-        return EvaluationSteps(self.model, data, self.loss, processes, not shared or self.record)
+        return EvaluationSteps(self.model, data, self.loss, self.metrics, processes, not shared or self.record)
 
 
 def _progress(progress: Any) -> Quiet:
