@@ -124,7 +124,9 @@ def model(path: Path) -> None:
         sent = f"{row['messages']:.0f} | {row['bytes'] / 1e3:,.1f}"
         print(f"| {row['network']} | {row['batch']} | {shape} | {row['step'] * 1e3:.2f} | {speed} | {sent} |")
     for network, own in NETWORKS.items():
-        row = next(r for r in found if r["network"] == network and r["processes"] == 2)
+        row = next((r for r in found if r["network"] == network and r["processes"] == 2), None)
+        if row is None:
+            continue
         for kind in ("weak", "strong"):
             total = "each process 64 images" if kind == "weak" else "1,024 images in all"
             print(f"\n{network}, {kind} scaling ({total}), modelled: ms a step, and speedup over one process\n")

@@ -82,6 +82,26 @@ def test_emulated_cuda_on_all_networks(name, count):
     assert run(count, lambda p: train(name, get_emulated_backend(), p, **settings)) == [expected] * count
 
 
+def test_metrics_see_every_image_in_its_order():
+    settings = {"images": 60, "batch": 48, "epochs": 2, "metrics": ["top3", "f1"], "fit": {"validation": 0.2}}
+    numpy = get_backend("numpy")
+
+    def once(processes=1, **more):
+        histories = []
+
+        class Keep(Callback):
+            def on_train_end(self, trainer, history):
+                names = ("top3", "f1", "validation_top3", "validation_f1", "accuracy")
+                histories.extend(history[name] for name in names)
+
+        return train("no batch norm", numpy, processes, callbacks=[Keep()], **settings, **more), histories
+
+    expected = once()
+    assert all(None not in values for values in expected[1])
+    assert run(3, once) == [expected] * 3
+    assert once(pieces=2) == expected
+
+
 @pytest.mark.parametrize("images", [1, 16, 17, 33, 70])
 def test_batches_smaller_than_the_processes(images):
     settings = {"images": images, "batch": 33, "epochs": 2, "shift": 1}
@@ -183,6 +203,13 @@ def test_what_cannot_be_divided_is_refused():
         train("no batch norm", numba(), images=60, batch=48, pieces=2, loss=WEIGHTED)
     with pytest.raises(BackendError, match="numpy with fast math cannot compute a part"):
         train("no batch norm", get_backend("numpy", "fast"), images=60, batch=48, pieces=2)
+
+    with pytest.raises(ConfigurationError, match="augment is array code"):
+        train("no batch norm", numba(), images=60, batch=48, pieces=2, augment=lambda images, rng: images)
+    images, labels = digits(8)
+    trainer = Trainer(Model(Sequential(Flatten(), Dense(10)), (1, 8, 8)), backend=numba(), pieces=2, progress=False)
+    with pytest.raises(ConfigurationError, match="fit_batches trains on whole batches in one process"):
+        trainer.fit_batches([(images[:16], labels[:16])], 1)
 
     class Own(Layer):
         def __call__(self, x):
