@@ -23,7 +23,7 @@ SECONDS = 1.0  # of steps for a number
 # (name, bytes a second, seconds of latency): what such networks usually give, not measured.
 NETS = [("10 Gbit/s", 10e9 / 8, 30e-6), ("100 Gbit/s", 100e9 / 8, 3e-6), ("400 Gbit/s", 400e9 / 8, 2e-6)]
 COUNTS = [2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
-LONG = 1 << 18  # gpucnn.parallel.exchange's
+LONG = 1 << 19  # gpucnn.parallel.joined's
 
 
 def steps(network: str, batch: int) -> dict:
@@ -93,24 +93,25 @@ def measure(path: Path, *names: str) -> None:
 # ---- the model -------------------------------------------------------------------------------------------------------
 
 
-def compute(found: list[dict], network: str, images: float) -> float:
-    """Seconds of one process of one thread for a step on so many images: a line through what was measured."""
-    own = [row for row in found if row["network"] == network and (row["processes"], row["threads"]) == (1, 1)]
-    slope, constant = np.polyfit([row["batch"] for row in own], [row["step"] for row in own], 1)
+def compute(found: list[dict], network: str, images: float, processes: int) -> float:
+    """Seconds of a step on so many images in each process of one thread: a line through what was measured with so many
+    processes, 1 or 2. With 2 it holds all that sharing a batch costs but the network."""
+    own = [row for row in found if row["network"] == network and (row["processes"], row["threads"]) == (processes, 1)]
+    slope, constant = np.polyfit([row["batch"] / processes for row in own], [row["step"] for row in own], 1)
     return max(constant, 0.0) + slope * images
 
 
 def exchange(row: dict, processes: int, speed: float, latency: float) -> float:
     """Seconds of a step's messages. Gathering takes log2(P) rounds; a process receives what all others send, or twice
-    the vector where that is long (gpucnn.parallel.exchange)."""
-    rounds = math.ceil(math.log2(processes))
-    weights = row["weights"]
-    small = max(row["bytes"] - weights * (2 if weights > LONG else 1), 0)
-    short = (row["messages"] - (2 if weights > LONG else 0)) * rounds * latency
-    short += (processes - 1) * small / speed
-    if weights > LONG:
-        return short + 2 * (rounds * latency + weights * (processes - 1) / processes / speed)
-    return short + (processes - 1) * weights / speed
+    the vector where that is more (gpucnn.parallel.joined). `row` was measured with 2 processes."""
+    rounds, weights = math.ceil(math.log2(processes)), row["weights"]
+    measured_long = row["bytes"] > 1.2 * weights
+    small = row["bytes"] - weights * (1.5 if measured_long else 1)  # with 2 processes, the slices gathered are half
+    messages = row["messages"] - (2 if measured_long else 0)
+    seconds = messages * rounds * latency + (processes - 1) * small / speed
+    if (weights + small) * processes <= LONG:
+        return seconds + (processes - 1) * weights / speed
+    return seconds + 2 * (rounds * latency + weights * (processes - 1) / processes / speed)
 
 
 def model(path: Path) -> None:
@@ -133,10 +134,10 @@ def model(path: Path) -> None:
             print("| processes | " + " | ".join(name for name, _, _ in NETS) + " |\n|--:|" + "--:|" * len(NETS))
             for count in COUNTS:
                 images = own if kind == "weak" else max(16, 1024 / count)
-                whole = compute(found, network, own * count if kind == "weak" else 1024)
+                whole = compute(found, network, own * count if kind == "weak" else 1024, 1)
                 cells = []
                 for _, speed, latency in NETS:
-                    seconds = compute(found, network, images) + exchange(row, count, speed, latency)
+                    seconds = compute(found, network, images, 2) + exchange(row, count, speed, latency)
                     cells.append(f"{seconds * 1e3:.2f}, {whole / seconds:.1f}x")
                 print(f"| {count} | " + " | ".join(cells) + " |")
 

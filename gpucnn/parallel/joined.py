@@ -13,15 +13,16 @@ from gpucnn.arithmetic import tree
 if TYPE_CHECKING:
     from gpucnn.parallel.processes import Processes
 
-# Longer vectors are added in slices, one a process: each then receives twice the vector, not one from every process.
-_LONG = 1 << 18  # bytes
+# Where a process would receive more, vectors are added in slices, one a process: then it receives twice the vector, not
+# one from every process.
+_LONG = 1 << 19  # bytes
 
 
 def joined(
     processes: "Processes", nodes: int, sent64: np.ndarray, sent32: np.ndarray
 ) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
     """A function that returns the trees over all processes of two vectors, in one message or, for long ones, two."""
-    if sent64.nbytes + sent32.nbytes <= _LONG:
+    if (sent64.nbytes + sent32.nbytes) * processes.size <= _LONG:
         sent = np.zeros(sent64.nbytes + sent32.nbytes, np.uint8)
         received = np.zeros((processes.size, sent.size), np.uint8)
         cut = sent64.nbytes
