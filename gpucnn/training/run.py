@@ -249,6 +249,16 @@ def load_run(path, model: Model | None = None, *, best: bool = False) -> Run:
         return Run(folder, restore(checkpoint, tensors, about, model), config, history, about["epoch"])
 
 
+def read_history(path) -> tuple[dict, History]:
+    """(config.json, history) of the run in the folder at `path`, whatever its model; raises CheckpointError."""
+    folder = as_path(path)
+    with decoding(folder, CheckpointError, "run folder"):
+        if not (folder / CHECKPOINT).is_file():
+            raise CheckpointError(f"{folder} holds no checkpoint; give the folder of a run that finished an epoch")
+        _, about = read_tensors(folder / CHECKPOINT, _CHECKPOINT)
+        return read_config(folder), _read_metrics(folder, about)
+
+
 def _lines(history: History) -> bytes:
     return "".join(json.dumps(epoch) + "\n" for epoch in history.epochs).encode()
 
