@@ -9,7 +9,7 @@ import pytest
 
 from tests.processes import checkout, environment
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long  # four minutes
 
 TESTS = Path(__file__).resolve().parents[1]
 
