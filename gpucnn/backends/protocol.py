@@ -56,6 +56,10 @@ class Backend(ABC):
     shares_batches: bool = False
     exchanges_on: str = ""
 
+    def __deepcopy__(self, memo: dict) -> "Backend":
+        """Itself: what is copied stays on the same device."""
+        return self
+
     # ---- memory -----------------------------------------------------------------------------------------------------
 
     @abstractmethod

@@ -82,12 +82,14 @@ def _tested(group) -> dict[int, float]:
     from gpucnn.errors import ConfigurationError
     from gpucnn.training import Trainer, load_run
 
-    found = {}
+    found: dict[int, float] = {}
     for seed, folder in group.runs.items():
         run = load_run(folder, best=True)
         name = run.config.get("train", {}).get("data")
         if name is None or "accuracy" not in group.measures:
             raise ConfigurationError(f"{folder} cannot be tested here: it is no classifier trained by `gpucnn train`")
         _, test = gpucnn.data.load(name)
-        _, found[seed] = Trainer(run.model, progress=False).evaluate(test.images, test.labels)
+        _, accuracy = Trainer(run.model, progress=False).evaluate(test.images, test.labels)
+        assert accuracy is not None  # a classifier's
+        found[seed] = accuracy
     return found

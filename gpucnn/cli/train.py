@@ -12,7 +12,17 @@ from gpucnn.cli.device import choose
 from gpucnn.cli.output import note, print_json, print_values
 from gpucnn.cli.processes import together
 from gpucnn.cli.runs import forget_fresh, fresh_folder, read_config
-from gpucnn.cli.settings import DEFAULTS, OPTIMIZERS, cropped, make_loss, make_optimizer, make_schedule, resolve
+from gpucnn.cli.settings import (
+    DEFAULTS,
+    OPTIMIZERS,
+    cropped,
+    make_factors,
+    make_loss,
+    make_optimizer,
+    make_schedule,
+    prepare,
+    resolve,
+)
 from gpucnn.errors import ConfigurationError, GpucnnError
 from gpucnn.parallel import Processes
 from gpucnn.parallel.processes import how_different
@@ -80,9 +90,7 @@ def train(
     ] = None,
     loss: Annotated[
         str | None,
-        _option(
-            "--loss", "cross-entropy; or dice, which compares areas, for networks that give a class to each pixel."
-        ),
+        _option("--loss", "cross-entropy; or dice, which compares areas, where each pixel gets a class."),
     ] = None,
     metrics: options.Metrics = None,
     label_smoothing: Annotated[
@@ -112,11 +120,32 @@ def train(
     ] = None,
     monitor: Annotated[
         str | None,
-        _option("--monitor", "What makes an epoch the best in validation: loss, accuracy or one of --metrics."),
+        _option("--monitor", "What makes an epoch the best in validation: loss, accuracy or a metric."),
     ] = None,
     patience: Annotated[
         int | None,
         _option("--patience", "Stop after so many epochs without a better one in validation.", "never", min=1),
+    ] = None,
+    mixup: Annotated[
+        float | None, _option("--mixup", "Mix images by pairs, with shares of a Beta(so much, so much).", "0", min=0)
+    ] = None,
+    erase: Annotated[
+        float | None, _option("--erase", "Blank a random rectangle in this part of the images.", "0", min=0)
+    ] = None,
+    ema: Annotated[
+        float | None,
+        _option("--ema", "Keep a moving average of the weights, such as 0.99, and test it instead.", "none"),
+    ] = None,
+    start: Annotated[
+        str | None,
+        _option("--start", "Begin with the weights of a run or model file that fit by name and shape.", "none"),
+    ] = None,
+    freeze: Annotated[
+        str | None, _option("--freeze", "Layers to leave as they are: names or patterns, such as 0,2.*.", "none")
+    ] = None,
+    lr_factors: Annotated[
+        str | None,
+        _option("--lr-factors", "Factors of the learning rate for layers: 0=0.1,2.*=0.5.", "1 everywhere"),
     ] = None,
     run: Annotated[
         str | None,
@@ -179,13 +208,20 @@ def train(
         "class_weights": class_weights,
         "clip_norm": clip_norm,
         "clip_value": clip_value,
+        "mixup": mixup,
+        "erase": erase,
+        "ema": ema,
+        "start": start,
+        "freeze": freeze,
+        "lr_factors": lr_factors,
     }
     with together(processes, time_limit) as group:
         group.same(given, how_different)
         settings = group.on_first(lambda: resolve(given, read_config(run) if resume else {}))
+        resumed = group.on_first(lambda: resume and (Path(run or "") / "checkpoint.safetensors").is_file())
         trainer, train_set, test_set = group.agreed(
             lambda: _prepare(
-                settings, monitor, lambda: choose(backend, settings["math"], threads, graph), group, pieces
+                settings, monitor, lambda: choose(backend, settings["math"], threads, graph), group, pieces, resumed
             )
         )
         stem = f"{settings['model']}-{Path(settings['data']).stem}"
@@ -198,6 +234,8 @@ def train(
             if not group.first:
                 return
             best = _go_to_the_best(trainer, history, settings) if settings["validation"] is not None else {}
+            if settings["ema"] and not best:
+                trainer.restore_average()
             measured = _test(trainer, test_set, names)
         except KeyboardInterrupt:
             note(f"gpucnn: interrupted; continue with: gpucnn train --resume --run {quote(str(folder))}")
@@ -220,7 +258,9 @@ def train(
     (print_json if json else print_values)(values)
 
 
-def _prepare(settings: dict[str, Any], monitor: str | None, backend, group: Processes, pieces: int) -> tuple:
+def _prepare(
+    settings: dict[str, Any], monitor: str | None, backend, group: Processes, pieces: int, resumed: bool
+) -> tuple:
     """(trainer, images to train on, images to test with); `backend` makes the backend."""
     made = network_of.options(settings["variant"], settings["hidden"])
     if monitor is not None and settings["validation"] is None:
@@ -244,7 +284,9 @@ def _prepare(settings: dict[str, Any], monitor: str | None, backend, group: Proc
     shape = cropped(train_set.images.shape[1:], settings["crop"])
     network = build_model(settings["model"], shape, len(train_set.classes), **made)
     network.class_names = train_set.classes
+    prepare(network, settings, resumed=resumed)
     names = ("batch_size", "shift", "flip", "cutout", "normalize", "clip_norm", "clip_value", "seed")
+    names = (*names, "mixup", "erase", "ema")
     trainer = Trainer(
         network,
         backend=device,
@@ -252,6 +294,7 @@ def _prepare(settings: dict[str, Any], monitor: str | None, backend, group: Proc
         schedule=schedule,
         crop=settings["crop"] is not None,
         loss=make_loss(settings),
+        lr_factors=make_factors(settings["lr_factors"]),
         metrics=metrics,
         about={"train": {**settings, "math": device.math}},
         processes=group,

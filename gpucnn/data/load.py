@@ -60,8 +60,8 @@ def _load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
     if not exists:
         what = "is neither a built-in data set nor a path that exists"
     raise DataError(
-        f"{name_or_path!s} {what}; give 'digits', 'shapes', {', '.join(KNOWN)}, a folder with MNIST's, CIFAR's or .npy files, "
-        "a .tar.gz of CIFAR, an .npz file, or a folder with a folder of images for each class"
+        f"{name_or_path!s} {what}; give 'digits', 'shapes', {', '.join(KNOWN)}, a folder with MNIST's, CIFAR's or .npy "
+        "files, a .tar.gz of CIFAR, an .npz file, or a folder with a folder of images for each class"
     )
 
 

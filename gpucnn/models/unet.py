@@ -53,7 +53,5 @@ def _level(filters: list[int]) -> list[Layer]:
 
 def _pair(width: int) -> list[Layer]:
     return [
-        layer
-        for _ in range(2)
-        for layer in (Conv2d(width, 3, padding=1, bias=False), BatchNorm(activation="relu"))
+        layer for _ in range(2) for layer in (Conv2d(width, 3, padding=1, bias=False), BatchNorm(activation="relu"))
     ]

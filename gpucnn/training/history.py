@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+
 @dataclass
 class History:
     """`epochs` holds one dictionary an epoch, the same as a line of metrics.jsonl:
