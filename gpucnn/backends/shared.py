@@ -5,6 +5,7 @@ gives the bits of the whole. This class comes first among a backend's bases; wit
 operations run. Arrays are NumPy's here; gpucnn/backends/cuda/shared.py adds the parts on a GPU.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,11 @@ from gpucnn.parallel.joined import joined
 
 if TYPE_CHECKING:
     from gpucnn.parallel.processes import Processes
+
+
+@functools.cache
+def _constant(count: int, value: int) -> np.ndarray:
+    return np.full(count, value, np.float32)
 
 
 def _count(x: Batch) -> int:
@@ -82,7 +88,7 @@ class SharedSums(Backend):
                 dy, x, mean, var, gamma, eps, out_gamma, out_beta
             )
         # fma(1, xhat, 0) is xhat but for the sign of a zero, which changes no sum.
-        xhat = self.batch_norm(x, mean, var, self._ones(x.channels), self.zeros((x.channels,)), eps)
+        xhat = self.batch_norm(x, mean, var, self._filled(x.channels, 1), self._filled(x.channels, 0), eps)
         beta_mean, gamma_mean = self.zeros((x.channels,)), self.zeros((x.channels,))
         count = self._number(_count(x))
         by_beta = self.channel_sums(dy), Finish(count, mean=beta_mean, rounded=out_beta)
@@ -196,8 +202,9 @@ class SharedSums(Backend):
         if shares.current() is not None:
             raise BackendError("losses of label maps need the whole batch in one process and one piece")
 
-    def _ones(self, count: int) -> Array:
-        return self.array(np.ones(count, np.float32))
+    def _filled(self, count: int, value: int) -> Array:
+        """A constant, which a recorded step must find again: memory that it allocates itself is reused within it."""
+        return _constant(count, value)
 
     def _number(self, value: float) -> Array:
         return self.array(np.array([float(value)]))

@@ -27,8 +27,8 @@ class CudaShared(SharedSums, CudaBase):
     def _number(self, value: float) -> Array:
         return self._constant(("number", value), lambda: np.array([float(value)]))
 
-    def _ones(self, count: int) -> Array:
-        return self._constant(("ones", count), lambda: np.ones(count, np.float32))
+    def _filled(self, count: int, value: int) -> Array:
+        return self._constant(("filled", count, value), lambda: np.full(count, value, np.float32))
 
     def _own_totals(self, counts: int) -> Array:
         return self.zeros((counts,), np.float64)
