@@ -29,6 +29,23 @@ Graph = Annotated[
         "same bits, easier to debug.",
     ),
 ]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        min=1,
+        help="Train in so many processes on this machine, which mpirun starts; the same bits. Under mpirun: how many "
+        "there must be. Default: as many as were started.",
+    ),
+]
+TimeLimit = Annotated[
+    float | None,
+    typer.Option(
+        "--time-limit",
+        min=1,
+        help="Seconds that a process waits for the others before it gives the run up. Default: 600.",
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object to stdout, for other programs; progress goes to stderr.")
 ]

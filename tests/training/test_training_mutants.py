@@ -55,8 +55,8 @@ MUTANTS = {
     ),
     "a resumed run forgets its best epoch": (
         "training/trainer.py",
-        "kept = None if best is None else",
-        "kept = None if True else",
+        "None if best is None else folder.read_best",
+        "None if True else folder.read_best",
         "test_training_stops_early or test_killed_between",
     ),
     "the best is written after the checkpoint": (

@@ -14,8 +14,10 @@ from gpucnn.backends.spatial import positions_per_band
 class CudaNorm(CudaBase):
     """See the protocol for what each method does."""
 
-    def _sum_channels(self, kernel: str, sums: int, x: Batch, *arguments, overlap: tuple = ()) -> None:
-        """A kernel of norm.cu that sums over each channel of maps like x."""
+    def _sum_channels(
+        self, kernel: str, sums: int, x: Batch, *arguments, overlap: tuple = (), file: str = "norm.cu"
+    ) -> None:
+        """A kernel that sums over each channel of maps like x."""
         blocks, positions, band = x.data.shape[0], math.prod(x.spatial), positions_per_band(x.spatial)
         bands = ceil_div(positions, band)
         part = self._empty((x.channels, sums, blocks * HALVES, bands), np.float64)
@@ -27,7 +29,7 @@ class CudaNorm(CudaBase):
         counters = self._counters_of(x.channels, "overlap" if overlap else "alone")
         if overlap:
             overlap = *overlap, part, counters
-        self._run("norm.cu", kernel, grid, (LANES, 8), *arguments, *sizes, part, counters, overlap=overlap)
+        self._run(file, kernel, grid, (LANES, 8), *arguments, *sizes, part, counters, overlap=overlap)
 
     def _over_maps(self, kernel: str, results: Array, *arguments, channels: int = 0) -> None:
         """A kernel of norm.cu that walks each map of `results`, about four values per thread."""
@@ -66,6 +68,22 @@ class CudaNorm(CudaBase):
         self._sum_channels("batch_norm_sums", 2, x, *sums)
         arguments = gradient, values, mean, var, gamma, f32(eps), *means, dx.data, i32(x.images)
         self._over_maps("batch_norm_gradient", dx.data, *arguments, channels=x.channels)
+        return dx
+
+    def channel_sums(self, x: Batch, y: Batch | None = None, center: Array | None = None) -> Array:
+        out = self._empty((x.channels,), np.float64)
+        kernel, others = "value_sums", []
+        if y is not None:
+            kernel, others = "product_sums", [self._data(y)]
+        elif center is not None:
+            kernel, others = "square_sums", [center]
+        self._sum_channels(kernel, 1, x, self._data(x), *others, out, file="channel_sums.cu")
+        return out
+
+    def batch_norm_gradient_by_means(self, dy, x, mean, var, gamma, eps, gamma_mean, beta_mean) -> Batch:
+        dx = self._like(x)
+        arguments = self._data(dy), self._data(x), mean, var, gamma, f32(eps), gamma_mean, beta_mean, dx.data
+        self._over_maps("batch_norm_gradient", dx.data, *arguments, i32(x.images), channels=x.channels)
         return dx
 
     def batch_norm_input_gradient(self, dy: Batch, var: Array, gamma: Array, eps: float) -> Batch:

@@ -88,6 +88,9 @@ class NumbaBase(LaneBackend):
 
         return replay
 
+    def between(self, work: Callable[[], None]) -> None:
+        self._tape.call(work)
+
     def synchronize(self) -> None:
         pass
 
