@@ -6,14 +6,14 @@ import numpy as np
 
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.numba.channel_blocks import aligned
-from gpucnn.backends.numba.lowering import Lowered
+from gpucnn.backends.numba.lowering import Lowered, is_small
 from gpucnn.backends.spatial import three
 from gpucnn.inference.graph import Graph
 from gpucnn.kernels.numba import channel_maps as maps
 
-# The largest map should stay in the second cache, with the next one, for all images at once; but eight images share
-# what is done once for all, unless they leave the third cache.
-_MAP_BYTES, _FEW, _FEW_BYTES = 3 << 19, 8, 8 << 20
+# The largest map should stay in the second cache, with the next one, for all images at once, or in the third where a
+# thread takes some of the images through all layers. But eight images share what is done once for all.
+_MAP_BYTES, _MAP_BYTES_BY_IMAGE, _FEW, _FEW_BYTES = 1 << 20, 3 << 20, 8, 8 << 20
 _MOST_IMAGES = 128
 
 
@@ -24,8 +24,10 @@ class NumbaInference:
 
     def images_at_once(self, graph: Graph) -> int:
         """How many images a plan should compute at most."""
-        size = 4 * graph.largest
-        return max(1, min(_MOST_IMAGES, max(_MAP_BYTES // size, min(_FEW, _FEW_BYTES // size))))
+        size, room = 4 * graph.largest, _MAP_BYTES_BY_IMAGE if is_small(graph) else _MAP_BYTES
+        count = max(room // size, min(_FEW, _FEW_BYTES // size))
+        # A power of two can be shared out evenly.
+        return min(_MOST_IMAGES, 1 << max(0, count.bit_length() - 1))
 
     def plan(self, graph: Graph, count: int, preparation: Augmentation, image_shape: tuple[int, ...]) -> "NativePlan":
         """A plan for `count` images (C, *spatial) that are prepared first. Raises Unplannable."""

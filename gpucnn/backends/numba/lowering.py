@@ -39,7 +39,7 @@ class Lowered(Sums):
 
     def __init__(self, graph: Graph, images: int, threads: int, prepared: bool):
         self.images, self.threads = images, threads
-        self.together = _images_together(images, threads) if _multiply_adds(graph) <= _SMALL else 0
+        self.together = _images_together(images, threads) if is_small(graph) else 0
         self.program = Program(threads, images // self.together if self.together else 1)
         self.cycles = 0.0
         self._graph, self._prepared = graph, prepared
@@ -308,14 +308,14 @@ class Lowered(Sums):
         return self._map(maps.softmax, node, y, [], self.images)
 
 
-def _multiply_adds(graph: Graph) -> int:
-    """Of an image, without dense layers."""
+def is_small(graph: Graph) -> bool:
+    """Whether threads take whole images: by the multiply-adds of one, without dense layers."""
     total = 0
     for node in graph.nodes:
         if node.operation in ("conv", "transposed conv"):
             values = node.shape if node.operation == "conv" else node.inputs[0].shape
             total += math.prod(values) * math.prod(node.settings["w"].shape[1:])
-    return total
+    return total <= _SMALL
 
 
 def _images_together(images: int, threads: int) -> int:
@@ -326,7 +326,7 @@ def _images_together(images: int, threads: int) -> int:
     for size in (4, 2, 1):
         parts = images // size
         even = 10 * -(-parts // threads) * threads <= 11 * parts
-        if even and images % size == 0 and parts >= (2 if size == 1 else 4) * threads:
+        if even and images % size == 0 and parts >= (4 if size == 4 else 2) * threads:
             return size
     return 0
 
