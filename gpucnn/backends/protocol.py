@@ -51,6 +51,10 @@ class Backend(ABC):
     device: str
     graph: bool = False
 
+    def __deepcopy__(self, memo: dict) -> "Backend":
+        """Itself: what is copied stays on the same device."""
+        return self
+
     # ---- memory -----------------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -490,6 +494,26 @@ class Backend(ABC):
             binary_cross_entropy    max(x, 0) - x * target + log(1 + exp(-|x|)): x are logits
 
         totals, float64 (1,), is increased by the sum over all values.
+        """
+
+    @abstractmethod
+    def map_cross_entropy(
+        self, logits: Batch, labels: Batch, weights: Array, smoothing: float, totals: Array | None = None
+    ) -> tuple[Array, Batch]:
+        """weighted_cross_entropy at each position: (loss (1,), dlogits). logits (N, classes, *spatial); labels
+        (N, 1, *spatial) hold class + 1, or 0 for a position to ignore.
+
+        totals, float64 (4,), is increased by the sum of the losses, the hits, the sum of the labels' weights, by which
+        the loss is divided (no label: the loss is 0), and the number of labels that are not ignored.
+        """
+
+    @abstractmethod
+    def dice(self, p: Batch, labels: Batch, smooth: float, totals: Array | None = None) -> tuple[Array, Batch]:
+        """(loss (1,), dp) from probabilities p (N, classes, *spatial) and labels as in map_cross_entropy.
+
+        The loss is the mean over images and classes of 1 - (2 * I + smooth) / (P + T + smooth): over an image's
+        positions that are not ignored, I is the sum of p where the label is the class, P that of p, T the number of
+        such labels. totals, float64 (1,), is increased by the sum over the images.
         """
 
     @abstractmethod

@@ -6,7 +6,7 @@ import typer
 
 from gpucnn.cli import options
 from gpucnn.cli.output import note, print_json, print_table
-from gpucnn.cli.runs import open_run
+from gpucnn.cli.runs import open_run, refuse_maps
 
 _SHOWN = 3
 
@@ -15,6 +15,7 @@ def predict(
     image: Annotated[str, typer.Argument(help="A PNG or JPEG file, or a folder of them.", metavar="IMAGE")],
     run: options.Run = None,
     weights: options.Weights = None,
+    flips: options.Flips = False,
     backend: options.Backend = None,
     math: options.Math = None,
     threads: options.Threads = None,
@@ -26,6 +27,7 @@ def predict(
     digits expects light ink on a dark ground.
     """
     model, _, path = open_run(run, weights)
+    refuse_maps(model, path)
 
     import gpucnn.data
     from gpucnn.backends import get_backend
@@ -36,7 +38,7 @@ def predict(
         note(text)
     device = get_backend(backend, math, threads=threads)
     note(f"predicting with {model.name} on {device.name}, {device.math} math")
-    probabilities = Trainer(model, backend=device, progress=False).predict(images)
+    probabilities = Trainer(model, backend=device, progress=False).predict(images, flips=flips)
     about = {"backend": device.name, "math": device.math, "run": str(path), "notes": notes}
     if model.head == "regressor":
         _print_values(files, probabilities, about, json)

@@ -11,7 +11,17 @@ from gpucnn.cli import options
 from gpucnn.cli.device import choose
 from gpucnn.cli.output import note, print_json, print_values
 from gpucnn.cli.runs import forget_fresh, fresh_folder, read_config
-from gpucnn.cli.settings import DEFAULTS, OPTIMIZERS, cropped, make_loss, make_optimizer, make_schedule, resolve
+from gpucnn.cli.settings import (
+    DEFAULTS,
+    OPTIMIZERS,
+    cropped,
+    make_factors,
+    make_loss,
+    make_optimizer,
+    make_schedule,
+    prepare,
+    resolve,
+)
 from gpucnn.errors import ConfigurationError, GpucnnError
 
 
@@ -75,6 +85,11 @@ def train(
         bool | None,
         _option("--normalize/--no-normalize", "Bring each channel of all images to mean 0 and deviation 1.", "no"),
     ] = None,
+    loss: Annotated[
+        str | None,
+        _option("--loss", "cross-entropy; or dice, which compares areas, where each pixel gets a class."),
+    ] = None,
+    metrics: options.Metrics = None,
     label_smoothing: Annotated[
         float | None,
         _option("--label-smoothing", "The part of each label that all classes share, 0 up to below 1.", "0", min=0),
@@ -101,11 +116,33 @@ def train(
         ),
     ] = None,
     monitor: Annotated[
-        str | None, _option("--monitor", "What makes an epoch the best in validation: loss or accuracy.")
+        str | None,
+        _option("--monitor", "What makes an epoch the best in validation: loss, accuracy or a metric."),
     ] = None,
     patience: Annotated[
         int | None,
         _option("--patience", "Stop after so many epochs without a better one in validation.", "never", min=1),
+    ] = None,
+    mixup: Annotated[
+        float | None, _option("--mixup", "Mix images by pairs, with shares of a Beta(so much, so much).", "0", min=0)
+    ] = None,
+    erase: Annotated[
+        float | None, _option("--erase", "Blank a random rectangle in this part of the images.", "0", min=0)
+    ] = None,
+    ema: Annotated[
+        float | None,
+        _option("--ema", "Keep a moving average of the weights, such as 0.99, and test it instead.", "none"),
+    ] = None,
+    start: Annotated[
+        str | None,
+        _option("--start", "Begin with the weights of a run or model file that fit by name and shape.", "none"),
+    ] = None,
+    freeze: Annotated[
+        str | None, _option("--freeze", "Layers to leave as they are: names or patterns, such as 0,2.*.", "none")
+    ] = None,
+    lr_factors: Annotated[
+        str | None,
+        _option("--lr-factors", "Factors of the learning rate for layers: 0=0.1,2.*=0.5.", "1 everywhere"),
     ] = None,
     run: Annotated[
         str | None,
@@ -153,10 +190,18 @@ def train(
         "validation": validation,
         "monitor": monitor,
         "patience": patience,
+        "loss": loss,
+        "metrics": metrics,
         "label_smoothing": label_smoothing,
         "class_weights": class_weights,
         "clip_norm": clip_norm,
         "clip_value": clip_value,
+        "mixup": mixup,
+        "erase": erase,
+        "ema": ema,
+        "start": start,
+        "freeze": freeze,
+        "lr_factors": lr_factors,
     }
     settings = resolve(given, read_config(run) if resume else {})
     made = network_of.options(settings["variant"], settings["hidden"])
@@ -167,11 +212,14 @@ def train(
     optimizer_made, schedule_made = make_optimizer(settings), make_schedule(settings)
 
     import gpucnn.data
+    from gpucnn.metrics import named
     from gpucnn.models import build_model
     from gpucnn.training import Trainer
+    from gpucnn.training.run import CHECKPOINT
     from gpucnn.training.validation import check_fraction, check_stopping
 
-    check_stopping(**stopping)
+    names = options.listed(settings["metrics"])
+    check_stopping(**stopping, metrics=[named(name) for name in names])
     if stopping["validation"] is not None:
         check_fraction(stopping["validation"])
     device = choose(backend, settings["math"], threads, graph)
@@ -179,7 +227,11 @@ def train(
     shape = cropped(train_set.images.shape[1:], settings["crop"])
     network = build_model(settings["model"], shape, len(train_set.classes), **made)
     network.class_names = train_set.classes
-    given_on = ("batch_size", "shift", "flip", "cutout", "normalize", "clip_norm", "clip_value", "seed")
+    prepare(network, settings, resumed=resume and (Path(run or "") / CHECKPOINT).is_file())
+    given_on = (
+        *("batch_size", "shift", "flip", "cutout", "normalize", "clip_norm", "clip_value", "seed"),
+        *("mixup", "erase", "ema"),
+    )
     trainer = Trainer(
         network,
         backend=device,
@@ -187,6 +239,8 @@ def train(
         schedule=schedule_made,
         crop=settings["crop"] is not None,
         loss=make_loss(settings),
+        lr_factors=make_factors(settings["lr_factors"]),
+        metrics=names,
         about={"train": {**settings, "math": device.math}},
         **{name: settings[name] for name in given_on},
     )
@@ -195,9 +249,11 @@ def train(
     try:
         history = trainer.fit(train_set.images, train_set.labels, settings["epochs"], resume=resume, **stopping)
         best = _go_to_the_best(trainer, history, settings) if settings["validation"] is not None else {}
+        if settings["ema"] and not best:
+            trainer.restore_average()
         # The plain loss, which compares runs whatever they were trained with.
-        plain = Trainer(network, backend=device, progress=False)
-        test_loss, test_accuracy = plain.evaluate(test_set.images, test_set.labels)
+        plain = Trainer(network, backend=device, progress=False, metrics=[name for name in names if name != "accuracy"])
+        measured = plain.measure(test_set.images, test_set.labels)
     except KeyboardInterrupt:
         note(f"gpucnn: interrupted; continue with: gpucnn train --resume --run {quote(str(folder))}")
         raise typer.Exit(130) from None
@@ -210,8 +266,7 @@ def train(
         "math": device.math,
         "epochs": len(history),
         **best,
-        "test_accuracy": test_accuracy,
-        "test_loss": test_loss,
+        **{f"test_{name}": measured[name] for name in ("accuracy", "loss", *names)},
         "seconds": history.seconds,
         "images_per_second": history.images_per_second,
         "weights_sha256": network.weights_sha256(),
@@ -225,4 +280,4 @@ def _go_to_the_best(trainer, history, settings: dict[str, Any]) -> dict[str, Any
     epoch = trainer.restore_best()
     note(f"testing the weights of epoch {epoch} of {len(history)}, the best by validation {settings['monitor']}")
     record = history.epochs[epoch - 1]
-    return {"best_epoch": epoch, **{name: record[name] for name in ("validation_accuracy", "validation_loss")}}
+    return {"best_epoch": epoch, **{k: record[k] for k in ("validation_accuracy", "validation_loss") if k in record}}

@@ -37,8 +37,7 @@ class Sequential(Layer):
         self.input_gradient = needed
         for layer in self.layers:
             layer.need_input_gradient(needed)
-            if any(True for part in layer.walk() for _ in part.parameters()):
-                break  # the layers after it need dx to reach this one's parameters
+            needed = needed or layer.learns()  # the layers after it need dx to reach this one's parameters
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         steps = []
@@ -193,6 +192,9 @@ class Concat(Split):
 
     def onnx(self, graph: Graph, x: str) -> str:
         return graph.node("Concat", *(graph.add(layer, x) for layer in self.branches), axis=1)
+
+    def pytorch(self) -> list[TorchModule]:
+        return [TorchModule("Concat", parts={name: torch_modules(layer) for name, layer in self.children()})]
 
     def __repr__(self) -> str:
         return f"Concat({', '.join(map(repr, self.branches))})"

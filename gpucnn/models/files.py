@@ -6,20 +6,20 @@ added, and `sha256`, a digest of both, without which no file is read.
 
 import hashlib
 import json
-import math
 import os
 
 import numpy as np
 
-from gpucnn.arguments import instance
-from gpucnn.errors import CheckpointError, ConfigurationError, ShapeError
+from gpucnn.arguments import instance, shown
+from gpucnn.errors import CheckpointError, ConfigurationError, GpucnnError
 from gpucnn.models import tensors as safetensors_file
 from gpucnn.models.model import Model
 from gpucnn.models.registry import MODELS, build_model
 from gpucnn.schema import parse
-from gpucnn.storage import decoding, write_file
+from gpucnn.storage import decoding, first_line, write_file
 
 FORMAT_VERSION = 2
+AVERAGE = "average."  # before the names of averaged weights in a checkpoint
 ABOUT = {
     "version": int,
     "model": str,
@@ -30,6 +30,7 @@ ABOUT = {
     "image_shape": [int],
     "mean": ([float], None),
     "std": ([float], None),
+    "frozen?": [str],
 }
 
 
@@ -38,7 +39,9 @@ def save(model: Model, path) -> None:
     instance("model", model, Model, "a gpucnn.Model")
     about = describe(model)
     if (wrong := _unfit(about, model)) is not None:
-        raise ConfigurationError(f"the model's {wrong} is {about[wrong]}, which does not fit it; nothing was written")
+        raise ConfigurationError(
+            f"the model's {wrong} is {shown(about[wrong])}, which does not fit it; nothing was written"
+        )
     write_tensors(path, {f"model.{name}": value for name, value in model.state_dict().items()}, about)
 
 
@@ -50,7 +53,14 @@ def load(path, model: Model | None = None) -> Model:
     """
     instance("model", model, Model, "a gpucnn.Model", optional=True)
     tensors, about = read_tensors(path)
-    return restore(path, tensors, about, model)
+    return restore(path, averaged(tensors), about, model)
+
+
+def averaged(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A checkpoint's tensors with the averages in place of the model's weights, if it holds averages."""
+    return tensors | {
+        f"model.{name.removeprefix(AVERAGE)}": value for name, value in tensors.items() if name.startswith(AVERAGE)
+    }
 
 
 def restore(path, tensors: dict[str, np.ndarray], about: dict, model: Model | None = None) -> Model:
@@ -58,16 +68,17 @@ def restore(path, tensors: dict[str, np.ndarray], about: dict, model: Model | No
     if model is None:
         if about["model"] not in MODELS:
             raise CheckpointError(
-                f"{path} holds a model of your own ({about['model']}); make it in Python and call load(path, model=...)"
+                f"{path} holds a model of your own ({shown(about['model'])}); make it in Python and call "
+                "load(path, model=...)"
             )
         with decoding(path, CheckpointError, "model file"):  # its arguments may be anything
             try:
                 model = build_model(about["model"], **about["arguments"])
-            except (ConfigurationError, ShapeError) as error:
-                raise CheckpointError(f"{path} is damaged: its model cannot be made ({error})") from None
+            except GpucnnError as error:
+                raise CheckpointError(f"{path} is damaged: its model cannot be made ({first_line(error)})") from None
     check_same_model(path, about, model)
     if (wrong := _unfit(about, model)) is not None:
-        raise CheckpointError(f"{path} is damaged: its {wrong} is {about[wrong]}, which does not fit its model")
+        raise CheckpointError(f"{path} is damaged: its {wrong} is {shown(about[wrong])}, which does not fit its model")
     weights = {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
     for name, value in weights.items():
         if value.dtype.kind != "f":
@@ -76,6 +87,8 @@ def restore(path, tensors: dict[str, np.ndarray], about: dict, model: Model | No
     model.class_names = about["class_names"]
     model.image_shape = tuple(about["image_shape"])
     model.mean, model.std = (about[name] and tuple(about[name]) for name in ("mean", "std"))
+    if "frozen" in about:  # else those that are frozen stay so
+        model.frozen = about["frozen"]
     return model
 
 
@@ -90,6 +103,7 @@ def describe(model: Model) -> dict:
         "image_shape": list(model.image_shape),
         "mean": model.mean and list(model.mean),
         "std": model.std and list(model.std),
+        **({"frozen": model.frozen} if model.frozen else {}),
     }
 
 
@@ -100,7 +114,7 @@ def check_same_model(path, about: dict, model: Model) -> None:
         there, now = str(about[key]), str(here[key])
         if there != now:
             same = len(os.path.commonprefix((there, now)))  # noqa: RUF071 - two strings, no paths
-            start = there.rfind(" ", 0, max(same - 20, 0)) + 1  # long structures: the place where they part
+            start = max(there.rfind(" ", 0, max(same - 20, 0)) + 1, same - 60)  # long structures: where they part
             raise CheckpointError(
                 f"{path} is of another model: its {key} has {there[start : same + 30]!r} where this one has "
                 f"{now[start : same + 30]!r}"
@@ -115,7 +129,8 @@ def _unfit(about: dict, model: Model) -> str | None:
         "image_shape": len(shape) == len(need) and shape[0] == need[0] and all(a >= b for a, b in zip(shape, need)),
         "mean": (mean is None) == (std is None) and (mean is None or len(mean) == need[0]),
         "std": std is None or (len(std) == need[0] and min(std) > 0),
-        "class_names": names is None or len(names) == math.prod(model.output_shape),
+        "frozen": set(about.get("frozen", [])) <= set(model.holders()),
+        "class_names": names is None or len(names) == model.output_shape[0],
     }
     return next((name for name, good in fits.items() if not good), None)
 

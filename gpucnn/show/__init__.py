@@ -9,10 +9,11 @@ ConfigurationError before anything is computed.
 """
 
 from gpucnn.show.filters import filters
-from gpucnn.show.learning import Mistake, confusion, curves, mistakes
+from gpucnn.show.learning import Mistake, confusion, curves, doubts, mistakes
 from gpucnn.show.maps import maps
 from gpucnn.show.match import Match, match
 from gpucnn.show.pixels import pixel_use
+from gpucnn.show.reasons import gradcam, occlusion, saliency
 from gpucnn.show.scores import Scores, Sighting, digit_page, scores
 
 __all__ = [
@@ -23,10 +24,14 @@ __all__ = [
     "confusion",
     "curves",
     "digit_page",
+    "doubts",
     "filters",
+    "gradcam",
     "maps",
     "match",
     "mistakes",
+    "occlusion",
     "pixel_use",
+    "saliency",
     "scores",
 ]

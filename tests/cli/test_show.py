@@ -10,7 +10,8 @@ from PIL import Image
 import gpucnn
 from gpucnn.data import load
 
-COMMANDS = ["filters", "maps", "match", "pixel-use", "curves", "confusion", "mistakes", "scores"]
+COMMANDS = ["filters", "maps", "match", "pixel-use", "curves", "confusion", "mistakes", "saliency"]
+COMMANDS += ["occlusion", "gradcam", "doubts", "scores"]
 PATTERN = "1,-1,-1;-1,1,-1;-1,-1,1"
 
 
@@ -193,7 +194,8 @@ def test_an_old_picture_is_replaced_whole(show, trained, tmp_path):
         (["pixel-use", "--input", "3x3x3", "--kernel", "2"], "3 axes"),
         (["pixel-use", "--input", "x", "--kernel", "2"], "--input is 'x'"),
         (["pixel-use", "--input", "-3", "--kernel", "2"], "input"),
-        (["pixel-use", "--input", "9999999", "--kernel", "2"], "there is not enough memory for this"),
+        (["pixel-use", "--input", "2147483647", "--kernel", "2"], "a picture can show 4096 a side"),
+        (["pixel-use", "--input", "4096", "--kernel", "2", "--padding", "1"], "is 4098 x 4098 pixels"),
         (["curves"], "there is no trained network"),
         (["curves", "--run", "MODEL"], "is a model without its history"),
         (["confusion", "--run", "RUN", "--data", "no-such-set"], "no-such-set is neither"),
