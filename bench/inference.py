@@ -247,7 +247,8 @@ def main() -> None:
     print(disturbance(rows))
     if not given.dry:
         measured = {_case(row) for row in rows}
-        others = [row for row in recorded("inference", name="inference").get("results", []) if _case(row) not in measured]
+        before = recorded("inference", name="inference").get("results", [])
+        others = [row for row in before if _case(row) not in measured]
         order = {name: number for number, name in enumerate((*READY, *KINDS))}
         rows = sorted([*others, *rows], key=lambda row: (order[row["network"]], row["batch"]))
         print(f"written to {record('inference', {'results': rows}, name='inference')}")

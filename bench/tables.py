@@ -22,7 +22,7 @@ BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("results", nargs="*", type=Path, help="default: the newest of cpu-*.json, inference-*.json and gpu-*.json")
+    parser.add_argument("results", nargs="*", type=Path, help="default: the newest of each kind")
     parser.add_argument("--write", action="store_true", help="into README.md, docs/speed.md and docs/throughput.png")
     options = parser.parse_args()
     paths = options.results or newest(RESULTS)
