@@ -40,8 +40,9 @@ def resolve(given: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
         if settings[name] is None:
             settings[name] = value
     from gpucnn.data import KNOWN
+    from gpucnn.data.load import base
 
-    if settings["data"] not in ("digits", *KNOWN):
+    if base(settings["data"]) not in ("digits", *KNOWN):
         settings["data"] = str(Path(settings["data"]).resolve())  # --resume may be typed in another folder
     return settings
 

@@ -1,6 +1,7 @@
 """`gpucnn show`: pictures of what networks are made of, see and get wrong."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -286,17 +287,21 @@ def scores(
     """Slide a trained network over a page of many digits and draw what it sees where.
 
     The network is converted: its fully connected layers become convolutions with the same weights. It finds digits as
-    large as those that it was trained on, and one trained with a larger --shift finds more of them.
+    large as those that it was trained on. One that was trained with `--data digits+parts` knows parts of digits and
+    blank paper too; any other takes them for digits, and is sure of it.
     """
     model, settings, path = _open(run, weights, out)
     from gpucnn import show
     from gpucnn.backends import get_backend
     from gpucnn.data.images import open_image, pixels
+    from gpucnn.data.load import base
+    from gpucnn.data.parts import NOTHING
 
+    places: list = []
     if page is None:
-        test = _test_images(settings, path)
+        test = _test_images(settings | {"data": base(settings["data"])} if settings.get("data") else settings, path)
         rows, columns = (5, 8) if len(test.images) >= 40 else (1, min(8, len(test.images)))
-        values, _ = show.digit_page(test.images, rows, columns)
+        values, places = show.digit_page(test.images, rows, columns)
         name = f"the first {rows * columns} test images"
     else:
         if model.input_shape[0] not in (1, 3):
@@ -306,6 +311,20 @@ def scores(
     result = show.scores(model, values, out, threshold=threshold, backend=device)
     about: dict[str, Any] = {"backend": device.name, "math": device.math, "run": str(path), "page": name}
     about |= {"places": list(result.window.output), "stride": list(result.window.stride), "threshold": threshold}
+    if places:
+        about["digits"] = len(places)
+        about["right"] = sum(
+            any(
+                found.label == test.classes[label]
+                and max(abs(here - there) for here, there in zip(found.box, corner)) <= model.input_shape[1] // 4
+                for found in result.found
+            )
+            for corner, label in zip(places, test.labels)
+        )
+    if NOTHING not in (model.class_names or ()):
+        note("it was trained on whole images alone: parts of them and blank paper look like one of its classes to it")
+        if settings.get("data"):
+            note(f"train one that knows them, and show that: gpucnn train --data {quote(settings['data'] + '+parts')}")
     if json:
         about["found"] = [
             {"class": found.label, "probability": found.probability, "box": list(found.box)} for found in result.found

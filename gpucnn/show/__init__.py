@@ -9,6 +9,7 @@ ConfigurationError before anything is computed.
 """
 
 from gpucnn.show.filters import filters
+from gpucnn.show.inputs import inputs
 from gpucnn.show.learning import Mistake, confusion, curves, mistakes
 from gpucnn.show.maps import maps
 from gpucnn.show.match import Match, match
@@ -24,6 +25,7 @@ __all__ = [
     "curves",
     "digit_page",
     "filters",
+    "inputs",
     "maps",
     "match",
     "mistakes",
