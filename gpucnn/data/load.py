@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from gpucnn.arguments import path as checked_path
-from gpucnn.data import cifar, folders, idx, npy, npz
+from gpucnn.data import cifar, folders, idx, npy, npz, tables
 from gpucnn.data.dataset import Dataset, every_fifth, require_every_class
 from gpucnn.data.known import KNOWN, KnownSet, home, is_here
 from gpucnn.data.parts import SUFFIX, with_parts
@@ -25,6 +25,7 @@ def load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
     - a folder with CIFAR's binary files, or the archive that holds them, .tar.gz: see `cifar.load`;
     - a folder with images.npy and labels.npy, which are mapped and may be larger than the memory: see `npy.load`;
     - an `.npz` file: see `npz.load`;
+    - a `.csv`, `.csv.gz` or `.parquet` file with a label column: see `tables.load`;
     - any of these with "+parts" at its end, such as `"digits+parts"`: windows of pages of its images, with a class for
       what shows none of them as a whole, see `with_parts`;
     - a folder with a folder of PNG or JPEG images for each class: see `folders.load`.
@@ -57,13 +58,15 @@ def _load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
             return cifar.load(path)
         if path.is_file() and path.suffix.lower() == ".npz":
             return npz.load(path)
+        if path.is_file() and tables.recognises(path):
+            return tables.load(path)
         exists = path.exists()
     what = "is not a data set that gpucnn can read"
     if not exists:
         what = "is neither a built-in data set nor a path that exists"
     raise DataError(
         f"{name_or_path!s} {what}; give 'digits', {', '.join(KNOWN)}, a folder with MNIST's, CIFAR's or .npy files, "
-        "a .tar.gz of CIFAR, an .npz file, or a folder with a folder of images for each class"
+        "a .tar.gz of CIFAR, an .npz, .csv or .parquet file, or a folder with a folder of images for each class"
     )
 
 

@@ -34,6 +34,8 @@ from gpucnn.training.steps import EvaluationSteps, TrainingSteps
 from gpucnn.training.validation import check_stopping, digest, part, why_stop
 
 EVALUATION_BATCH = 256
+_LARGE = 20.0  # values of images that are hardly meant to be so
+_LOOKED_AT = 1000  # images
 _CURVES_EVERY = 30.0  # seconds; drawing takes a third of one
 
 
@@ -219,6 +221,7 @@ class Trainer:
                 folder.write_config(self._config(epochs, {**settings, "patience": patience}))
             title = self._title(steps) + (f"; {len(kept[0]):,} images for validation" if kept else "")
             self.progress.begin(title, epochs, len(images), len(history))
+            self._tell_of_large_values(images)
             if remark := self.schedule.remark(epochs * -(-len(images) // self.batch_size)):
                 self.progress.say(remark)
             drawn = perf_counter()
@@ -294,18 +297,29 @@ class Trainer:
         return record
 
     def _tell_slow(self, seconds: float) -> None:
-        """Once, where training runs on the specification: how long an epoch of it takes."""
+        """Once, where training runs on numpy: how long an epoch of it takes."""
         self._told_slow = True
-        if (self.backend.name, self.backend.math) == ("numpy", "exact"):
-            faster = get_backend().name
-            instead = (
-                f'backend="{faster}" (--backend {faster}) gives the same bits'
-                if faster != "numpy"
-                else "numba is not here"
-            )
+        if self.backend.name != "numpy":
+            return
+        about, faster = f"an epoch will take about {seconds:,.0f} s", get_backend().name
+        if self.backend.math == "fast":
+            instead = f'; backend="{faster}" in exact math (--backend {faster}) is many times faster'
             self.progress.say(
-                f"numpy's exact math is the specification, and slow: an epoch will take about {seconds:,.0f} s; "
-                f"{instead} sooner"
+                f"fast math is faster than numpy's exact math alone: {about}{instead * (faster != 'numpy')}"
+            )
+            return
+        instead = (
+            f'backend="{faster}" (--backend {faster}) gives the same bits' if faster != "numpy" else "numba is not here"
+        )
+        self.progress.say(f"numpy's exact math is the specification, and slow: {about}; {instead} sooner")
+
+    def _tell_of_large_values(self, images) -> None:
+        """Where nothing brings images to values around 1, which initial weights and learning rates are made for."""
+        largest = float(np.abs(np.asarray(images[:_LOOKED_AT], np.float32)).max())
+        if largest > _LARGE and not self.normalize and self.model.mean is None:
+            self.progress.say(
+                f"images have values up to {largest:g}, and are taken as they are: training goes better on values from "
+                "0 to 1 (images / 255) or with Trainer(..., normalize=True) (--normalize)"
             )
 
     def _stop_if_not_finite(self, steps: TrainingSteps, steps_an_epoch: int) -> None:
