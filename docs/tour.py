@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 import gpucnn
 from gpucnn import data, figures, functional, show
@@ -45,6 +46,8 @@ def pattern(folder: Path | None) -> str:
     for i in range(1, 8):
         cross[i, i] = cross[i, 8 - i] = 1
     best = show.match(cross, DIAGONAL, at(folder, "match"), backend="numpy", math="exact", name="a cross")
+    if folder is not None:
+        Image.fromarray(np.uint8(255 * (cross > 0))).save(folder / "cross.png")
     agree = int((np.array(different) == np.array(DIAGONAL)).sum())
     highest = [(int(r), int(c)) for r, c in np.argwhere(best.scores == best.score)]
     return f"""## A filter finds a pattern
@@ -72,7 +75,9 @@ way, it scores {best.scores[1, 5]:.2f}.
 
 ![The filter slides over a cross; the map of its scores](tour/match.png)
 
-    gpucnn show match IMAGE --pattern "1,-1,-1;-1,1,-1;-1,-1,1"
+    gpucnn show match docs/tour/cross.png --signed --pattern "1,-1,-1;-1,1,-1;-1,-1,1"
+
+The pixels of a picture are numbers from 0 to 1; with `--signed` black is -1, as here.
 """
 
 
@@ -205,11 +210,11 @@ has {first.parameters} of them, and if each of its outputs had its own weight fo
 
 
 class Learned:
-    """LeNet-5 trained on the digits, and its predictions for the test images."""
+    """LeNet-5 trained on `name`, and its predictions for the test images."""
 
-    def __init__(self):
-        self.train, self.test = data.load("digits")
-        self.model = lenet5((1, 32, 32), 10)
+    def __init__(self, name: str = "digits", shift: int = 4):
+        self.train, self.test = data.load(name)
+        self.model = lenet5((1, 32, 32), len(self.train.classes))
         self.model.class_names = self.train.classes
         trainer = gpucnn.Trainer(
             self.model,
@@ -217,7 +222,7 @@ class Learned:
             optimizer=AdamW(lr=0.002, weight_decay=0.5),
             schedule=Cosine(),
             seed=0,
-            shift=4,
+            shift=shift,
             progress=False,
         )
         self.history = trainer.fit(self.train.images, self.train.labels, epochs=20)
@@ -296,13 +301,11 @@ Each next layer sees a larger part of the image and describes less where and mor
 
 def page(folder: Path | None, learned: Learned) -> str:
     """The network slides over a page."""
-    model, test = learned.model, learned.test
-    values, places = show.digit_page(test.images)
-    result = show.scores(model, values, at(folder, "scores"), backend="numba")
-    right = 0
-    for (top, left), label in zip(places, test.labels):
-        near = [s for s in result.found if max(abs(s.box[0] - top), abs(s.box[1] - left)) <= 8]
-        right += any(sighting.label == test.classes[label] for sighting in near)
+    values, places = show.digit_page(learned.test.images)
+    whole = show.scores(learned.model, values, backend="numba")
+    knowing = Learned("digits+parts", shift=2)
+    result = show.scores(knowing.model, values, at(folder, "scores"), backend="numba")
+    right, before = (found(scores, places, learned.test) for scores in (result, whole))
     p, q = result.window.output
     return f"""## A page of digits
 
@@ -310,14 +313,30 @@ A dense layer is a convolution whose filter is as large as its input. So the who
 32x32 pixels, and can slide over a page: it has {p}x{q} places on this one, {result.window.stride[0]} pixels apart,
 and gives the probability of each digit at each of them.
 
+The network above finds {before} of the {len(places)} digits, but also {len(whole.found) - before} that are none: it has
+never seen anything but whole digits, so it takes the lower half of one and the upper half of the next for a digit too,
+and is sure of it. A network has to be trained on what it will meet. This one has seen windows of pages, and an eleventh
+class, nothing, for those that show no digit as a whole:
+
 ![A page of digits and what the network finds where](tour/scores.png)
 
 The boxes are the places with the highest probabilities, none overlapping another. It finds {right} of the
-{len(places)} digits, to within 8 pixels. The other boxes are mistakes of one kind: it has never seen anything but
-whole digits, so it takes the lower half of one and the upper half of the next for a digit too.
+{len(places)} digits, to within 8 pixels, and {len(result.found) - right} that are none or another.
 
+    gpucnn train --data digits+parts --epochs 20
     gpucnn show scores
 """
+
+
+def found(scores: show.Scores, places: list[tuple[int, int]], test: data.Dataset) -> int:
+    """How many of the digits at `places` are found where they are, to within 8 pixels, as what they are."""
+    return sum(
+        any(
+            max(abs(sighting.box[0] - top), abs(sighting.box[1] - left)) <= 8 and sighting.label == test.classes[label]
+            for sighting in scores.found
+        )
+        for (top, left), label in zip(places, test.labels)
+    )
 
 
 def bits(folder: Path | None, learned: Learned) -> str:
@@ -365,8 +384,6 @@ def lines(text: str) -> str:
 
 def shrink(picture: Path) -> None:
     """Reduce a picture to 256 colors: a third of the size, and no visible difference."""
-    from PIL import Image
-
     with Image.open(picture) as opened:
         small = opened.convert("RGB").quantize(256, dither=Image.Dither.NONE)
     small.save(picture, optimize=True)

@@ -18,6 +18,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 
+_TYPED = "the image"  # what an image of typed numbers is called
+
 Layer = Annotated[
     str | None, typer.Option("--layer", help="Name of a convolution, as `gpucnn summary` lists it. Default: the first.")
 ]
@@ -114,6 +116,9 @@ def match(
         int | None, typer.Option("--filter", min=0, help="Instead: the number of a filter of a trained network.")
     ] = None,
     layer: Layer = None,
+    signed: Annotated[
+        bool, typer.Option("--signed", help="Take the pixels of a picture as -1 (black) to 1, not as 0 to 1.")
+    ] = False,
     run: options.Run = None,
     weights: options.Weights = None,
     stride: Stride = "1",
@@ -153,6 +158,10 @@ def match(
             )
         kernel = kernels[filter]
     pixels, name = _any_image(image, kernel.shape[0], settings, path)
+    if signed:
+        if name == _TYPED:
+            raise ConfigurationError("--signed is for the pixels of a picture; numbers are taken as they are typed")
+        pixels = 2 * pixels - 1
     device = get_backend(backend, math)
     result = show.match(
         pixels,
@@ -379,7 +388,7 @@ def _any_image(text: str, channels: int, settings: dict, path: Path | None):
     from gpucnn.data.images import open_image, pixels
 
     if not Path(text).exists() and ("," in text or ";" in text):
-        return np.array(_numbers("IMAGE", text), np.float32), "the image"
+        return np.array(_numbers("IMAGE", text), np.float32), _TYPED
     if _is_number(text):
         image, name = _pick(_test_images(settings, path), text), f"test image {int(text)}"
         if image.shape[0] == 3 and channels == 1:
