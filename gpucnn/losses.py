@@ -4,6 +4,8 @@ Each loss is an object that the Trainer takes, `Trainer(model, loss=Huber(0.5))`
 `loss, doutputs = MeanSquared()(outputs, targets)`. Your own loss is a class with the methods of `Loss`.
 """
 
+from typing import Any
+
 import numpy as np
 
 from gpucnn import arguments
@@ -35,6 +37,34 @@ def check_labels(labels, images: int, classes: int) -> np.ndarray:
             f"0 to {classes - 1}"
         )
     return labels.astype(np.int32)
+
+
+def check_label_maps(labels, images: int, output_shape: tuple[int, ...], ignore_index: int | None) -> np.ndarray:
+    """`labels` (N, *spatial) as float32 (N, 1, *spatial): class + 1, or 0 where they are `ignore_index`.
+
+    `output_shape` is the model's, (classes, *spatial). So stored, labels move as images do, and what moves in from
+    outside is ignored. Raises what check_labels does.
+    """
+    labels, (classes, *spatial) = arguments.array("labels", labels), output_shape
+    if labels.dtype.kind not in "iu":
+        raise DTypeError(f"labels are {labels.dtype}; give integers, such as labels.astype(numpy.int64)")
+    if labels.shape != (images, *spatial):
+        sizes = ", ".join(map(str, (images, *spatial)))
+        shorter = "" if labels.ndim > 1 else "; for one label an image end the model with Flatten() and Dense(classes)"
+        raise ShapeError(
+            f"labels have shape {labels.shape}; the model's output is {tuple(output_shape)} per image, which takes a "
+            f"class for each position, ({sizes}{',' * (not spatial)}){shorter}"
+        )
+    ignored = labels == ignore_index if ignore_index is not None else np.zeros(labels.shape, bool)
+    wrong = np.argwhere(((labels < 0) | (labels >= classes)) & ~ignored)
+    if len(wrong):
+        image, *position = wrong[0].tolist()
+        where = f" at {tuple(position)}" if position else ""
+        raise DataError(
+            f"label {labels[tuple(wrong[0])]} of image {image}{where} is out of range: a model of {classes} classes "
+            f"takes 0 to {classes - 1}; ignore_index={labels[tuple(wrong[0])]} ignores such labels"
+        )
+    return np.where(ignored, 0, labels.astype(np.float32) + 1).astype(np.float32)[:, None]
 
 
 def check_values(values, shape: tuple[int, ...], dtype) -> np.ndarray:
@@ -73,6 +103,8 @@ class Loss(Recordable):
     """
 
     counts = 1
+    # What its targets are, for metrics: "classes", whole numbers; "labels", 0 to 1 for each output; or "values".
+    targets = "values"
 
     def settings(self) -> dict:
         """Name and settings, for checkpoints."""
@@ -88,9 +120,17 @@ class Loss(Recordable):
     def place(self, backend: Backend, outputs: int) -> None:
         """Put what a call needs on the device: a recorded call copies nothing from the host."""
 
-    def load(self, backend: Backend, targets: Array, indices: Array, count: int):
-        """The targets of a batch from those of the whole set on the device, as `load_images` gathers images."""
-        return backend.load_images(targets, indices, count)
+    def load(self, backend: Backend, targets: Array, indices: Array, count: int, **motion):
+        """The targets of a batch from those of the whole set on the device, as `load_images` gathers images.
+
+        `motion` is there for maps only, which move with the images: `load_images`' further arguments.
+        """
+        return backend.load_images(targets, indices, count, **motion)
+
+    def truth(self, targets: Any, outputs: Batch) -> np.ndarray:
+        """What `load` gave, on the host as metrics take it: classes (N, *spatial), ignored ones -1, or (N, C, *spatial)."""
+        values = targets.numpy() if isinstance(targets, Batch) else outputs.backend.host(targets).reshape(-1)
+        return values[: outputs.images]
 
     def __call__(self, outputs: Batch, targets, totals: Array | None = None) -> tuple[Array, Batch]:
         raise NotImplementedError(
@@ -109,6 +149,9 @@ class Loss(Recordable):
 class SoftmaxCrossEntropy(Loss):
     """The mean over the images of -log(softmax(logits)[label]); logits (N, classes), labels integers (N,).
 
+    With logits (N, classes, *spatial) labels are maps, (N, *spatial), and the mean is over all positions: a loss per
+    pixel. Images or positions whose label is `ignore_index`, such as 255 or -1, do not count.
+
     With `label_smoothing` s the target is 1 - s for the label plus s / classes for each class (Szegedy et al. 2016).
     With `class_weights`, a number above 0 for each class, an image counts with its label's weight, and the sum is
     divided by the sum of the images' weights. Both together as torch.nn.functional.cross_entropy defines them.
@@ -117,14 +160,17 @@ class SoftmaxCrossEntropy(Loss):
     """
 
     recordable = True
+    targets = "classes"
+    # The sum of the losses, the hits; of weighted losses the sum of the weights; of maps the number of labels.
+    counts = 4
 
-    def __init__(self, label_smoothing: float = 0.0, class_weights=None):
+    def __init__(self, label_smoothing: float = 0.0, class_weights=None, ignore_index: int | None = None):
         self.label_smoothing = arguments.number("label_smoothing", label_smoothing, least=0, below=1)
         balanced = isinstance(class_weights, str) and class_weights == "balanced"
         self.class_weights = class_weights if balanced or class_weights is None else _positive_weights(class_weights)
         self._weights = None if balanced else self.class_weights
         self._plain = self.label_smoothing == 0 and self.class_weights is None
-        self.counts = 2 if self._plain else 3
+        self.ignore_index = _ignore_index(ignore_index)
         self._placed: dict[Backend, Array] = {}
 
     def settings(self) -> dict:
@@ -132,45 +178,53 @@ class SoftmaxCrossEntropy(Loss):
             "name": type(self).__name__,
             "label_smoothing": self.label_smoothing,
             "class_weights": self.class_weights if self._weights is None else self._weights,
+            "ignore_index": self.ignore_index,
         }
 
     def check(self, targets, images: int, output_shape: tuple[int, ...], dtype) -> np.ndarray:
-        if len(output_shape) != 1:
-            raise ShapeError(
-                f"softmax cross-entropy takes logits (N, classes), not {output_shape} per image; end with Dense"
-            )
         self._check_classes(output_shape[0])
+        if len(output_shape) > 1 or self.ignore_index is not None:
+            return check_label_maps(targets, images, output_shape, self.ignore_index)
+        if np.ndim(targets) > 2:
+            raise ShapeError(
+                f"labels have shape {np.shape(targets)}, but the model gives one class an image, ({images},); for a class "
+                "a pixel take a network that ends with maps, such as gpucnn.models.unet_small"
+            )
         return check_labels(targets, images, output_shape[0])
 
     def learn(self, targets: np.ndarray, outputs: int) -> None:
         if self.class_weights == "balanced":
-            self._weights, self._placed = balanced_weights(targets, outputs), {}
+            labels = targets if targets.ndim == 1 else targets[targets > 0].astype(np.int64) - 1
+            self._weights, self._placed = balanced_weights(labels, outputs), {}
 
     def place(self, backend: Backend, outputs: int) -> None:
-        if self._plain or backend in self._placed:
+        if backend in self._placed:
             return
         self._check_classes(outputs)
         if self.class_weights is None or self._weights is not None:
             weights = np.ones(outputs) if self._weights is None else np.array(self._weights)
             self._placed[backend] = backend.array(weights.astype(backend.dtype))
 
-    def load(self, backend: Backend, targets: Array, indices: Array, count: int):
-        return backend.load_labels(targets, indices, count)
+    def load(self, backend: Backend, targets: Array, indices: Array, count: int, **motion):
+        if targets.ndim == 1:
+            return backend.load_labels(targets, indices, count)
+        return super().load(backend, targets, indices, count, **motion)
+
+    def truth(self, targets: Any, outputs: Batch) -> np.ndarray:
+        return _classes(targets) if isinstance(targets, Batch) else super().truth(targets, outputs)
 
     def __call__(self, outputs: Batch, targets, totals: Array | None = None) -> tuple[Array, Batch]:
-        """`targets` are integers (N,) on the host, or what `backend.pack_labels` or `load_labels` made of them,
-        (block, lane), not checked again. totals (2,) gains the sum of the losses and the number of images whose first
-        largest logit is the label's; with smoothing or weights it is (3,) and gains the images' weights too.
+        """`targets` are integers (N,) or (N, *spatial) on the host, or what `load` made of them, not checked again.
+
+        totals (4,) gains the sum of the losses and the number of labels whose logit is the first largest; with
+        smoothing or weights the labels' weights too, and of maps the number of labels that are not ignored.
         """
-        if outputs.spatial:
-            raise ShapeError(
-                f"softmax cross-entropy takes logits (N, classes), not {outputs.shape}; end with a Dense layer"
-            )
-        backend = outputs.backend
-        if np.ndim(targets) == 1:
-            targets = backend.pack_labels(check_labels(targets, outputs.images, outputs.channels))
-        if self._plain:
-            return backend.softmax_cross_entropy(outputs, targets, totals)
+        backend, maps = outputs.backend, bool(outputs.spatial) or self.ignore_index is not None
+        if not isinstance(targets, Batch) and (maps or np.ndim(targets) == 1):
+            targets = self.check(targets, outputs.images, outputs.shape[1:], backend.dtype)
+            targets = backend.pack(targets.astype(backend.dtype)) if maps else backend.pack_labels(targets)
+        if self._plain and not maps:
+            return backend.softmax_cross_entropy(outputs, targets, None if totals is None else totals[:2])
         self.place(backend, outputs.channels)
         if backend not in self._placed:
             raise ConfigurationError(
@@ -178,11 +232,14 @@ class SoftmaxCrossEntropy(Loss):
                 "learn(labels, classes), or give the numbers"
             )
         weights = self._placed[backend]
+        if maps:
+            return backend.map_cross_entropy(outputs, targets, weights, self.label_smoothing, totals)
+        totals = None if totals is None else totals[:3]
         return backend.weighted_cross_entropy(outputs, targets, weights, self.label_smoothing, totals)
 
     def measure(self, totals: np.ndarray, images: int, outputs: int) -> dict[str, float]:
-        weight = images if self._plain else float(totals[2])
-        return {"loss": float(totals[0]) / weight, "accuracy": float(totals[1]) / images}
+        losses, hits, weight, labels = map(float, totals)
+        return {"loss": losses / (weight or images), "accuracy": hits / (labels or images)}
 
     def predict(self, outputs: Batch) -> Batch:
         """Class probabilities."""
@@ -193,6 +250,52 @@ class SoftmaxCrossEntropy(Loss):
             raise ConfigurationError(
                 f"class_weights holds {len(self._weights)} numbers, but the model has {classes} classes"
             )
+
+
+class Dice(Loss):
+    """The mean over images and classes of 1 - (2 * I + smooth) / (P + T + smooth) (Milletari et al. 2016).
+
+    With p the softmax of logits (N, classes, *spatial) and labels (N, *spatial): over the positions of an image I is the
+    sum of p where the label is the class, P the sum of p, T the number of such labels. `smooth`, above 0, keeps classes
+    that an image lacks out of trouble. Positions whose label is `ignore_index` do not count.
+    """
+
+    recordable = True
+    targets = "classes"
+
+    def __init__(self, smooth: float = 1.0, ignore_index: int | None = None):
+        self.smooth, self.ignore_index = arguments.number("smooth", smooth, above=0), _ignore_index(ignore_index)
+
+    def check(self, targets, images: int, output_shape: tuple[int, ...], dtype) -> np.ndarray:
+        if len(output_shape) == 1:
+            raise ShapeError(
+                f"Dice compares maps, but the model's output is {tuple(output_shape)}: end it with a convolution, such "
+                f"as Conv2d({output_shape[0]}, 1)"
+            )
+        return check_label_maps(targets, images, output_shape, self.ignore_index)
+
+    def truth(self, targets: Any, outputs: Batch) -> np.ndarray:
+        return _classes(targets)
+
+    def __call__(self, outputs: Batch, targets, totals: Array | None = None) -> tuple[Array, Batch]:
+        """`targets` are integers (N, *spatial) on the host, or what `load` made of them, not checked again.
+
+        totals (1,) gains the sum of the images' losses.
+        """
+        backend = outputs.backend
+        if not isinstance(targets, Batch):
+            targets = self.check(targets, outputs.images, outputs.shape[1:], backend.dtype)
+            targets = backend.pack(targets.astype(backend.dtype))
+        p = backend.softmax(outputs)
+        loss, dp = backend.dice(p, targets, self.smooth, totals)
+        return loss, backend.softmax_gradient(dp, p)
+
+    def measure(self, totals: np.ndarray, images: int, outputs: int) -> dict[str, float]:
+        return {"loss": float(totals[0]) / images}
+
+    def predict(self, outputs: Batch) -> Batch:
+        """Class probabilities."""
+        return outputs.backend.softmax(outputs)
 
 
 class ValueLoss(Loss):
@@ -244,6 +347,7 @@ class BinaryCrossEntropy(ValueLoss):
 
     recordable = True
     kind = "binary_cross_entropy"
+    targets = "labels"
 
     def check(self, targets, images: int, output_shape: tuple[int, ...], dtype) -> np.ndarray:
         targets = super().check(targets, images, output_shape, dtype)
@@ -273,3 +377,12 @@ def _positive_weights(weights) -> list[float]:
     if not numbers:
         raise ConfigurationError(f"class_weights is {arguments.shown(weights)}; give {expected}")
     return [arguments.number(f"class_weights[{i}]", value, above=0) for i, value in enumerate(numbers)]
+
+
+def _classes(labels: Batch) -> np.ndarray:
+    """Of labels as `check_label_maps` stores them: the classes (N, *spatial), -1 where ignored."""
+    return labels.numpy()[:, 0].astype(np.int64) - 1
+
+
+def _ignore_index(index: int | None) -> int | None:
+    return None if index is None else arguments.integer("ignore_index", index, -(1 << 31), (1 << 31) - 1)

@@ -45,6 +45,8 @@ _OUTSIDE_A_STEP = frozenset(
         "learn",
         "place",
         "measure",
+        "truth",
+        "learned",
         "set_rates",
         "rates",
         "state_dict",

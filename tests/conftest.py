@@ -3,11 +3,19 @@
 import ctypes
 import functools
 import os
+import sys
 
 import pytest
 
 # Read once, when Numba is imported. A machine with one core still has to show that two threads change no bit.
 os.environ.setdefault("NUMBA_NUM_THREADS", str(max(2, os.cpu_count() or 1)))
+
+# glibc keeps what was freed for blocks up to a size that grows with use: a worker that has trained many networks would
+# hold gigabytes. With fixed limits, buffers of a megabyte and more go back to the system when they are freed.
+if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+    libc.mallopt(M_MMAP_THRESHOLD, 1 << 20)
+    libc.mallopt(M_TRIM_THRESHOLD, 1 << 20)
 
 
 def pytest_configure(config):

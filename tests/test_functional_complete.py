@@ -32,9 +32,17 @@ FUNCTIONS = {
     "resample_gradient": "pad_backward",
     "take_channels": "concatenate_backward",
     "weighted_cross_entropy": "softmax_cross_entropy",
+    "map_cross_entropy": "softmax_cross_entropy",
     "value_loss": "mean_squared",
 }
-WITHOUT_BACKWARD = {"softmax_cross_entropy", "mean_squared", "mean_absolute", "huber", "binary_cross_entropy"}  # both
+WITHOUT_BACKWARD = {
+    "softmax_cross_entropy",
+    "mean_squared",
+    "mean_absolute",
+    "huber",
+    "binary_cross_entropy",
+    "dice",
+}  # both
 
 
 def functions():
@@ -55,7 +63,7 @@ def test_every_activation_and_layer_has_a_function():
     kinds = {re.sub("[123]d$", "", name) for name in layers.__all__ if inspect.isclass(getattr(layers, name))}
     containers = {"Layer", "Mode", "Parameter", "Statistic", "Sequential", "Residual", "GlobalPool", "Flatten"}
     containers |= {"Activation", "TorchModule"}
-    own = {"Convolution", "TransposedConvolution", "Concat"}  # conv, conv_transpose, concatenate
+    own = {"Convolution", "TransposedConvolution", "Concat", "Whitening"}  # conv, conv_transpose, concatenate, conv
     for kind in kinds - containers - own:
         # Conv -> conv, AdaptiveMaxPool -> adaptive_max_pool, ReLU -> relu
         name = "".join(f"_{c.lower()}" if c.isupper() else c for c in kind)[1:]

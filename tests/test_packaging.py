@@ -81,6 +81,7 @@ print(json.dumps([gpucnn.__file__, gpucnn.kernels.elementary.__file__]))
 def test_the_version_is_written_once():
     assert "version" not in PROJECT["project"] and PROJECT["project"]["dynamic"] == ["version"]
     assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "gpucnn.__version__"}
+    assert f"\nversion: {gpucnn.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 @pytest.mark.slow  # builds in a fresh environment, which pip fills with setuptools
@@ -116,6 +117,24 @@ def test_what_is_built_is_complete(form, tmp_path):
     expected |= {f"{kernels}/{file.relative_to(ROOT / 'kernels')}" for file in (ROOT / "kernels").rglob("*.cu*")}
     expected |= {f"{kernels}/{file.relative_to(ROOT / 'kernels')}" for file in (ROOT / "kernels").rglob("*.py")}
     assert expected <= names, expected - names
+    check_installed(archive, tmp_path)
+
+
+def check_installed(archive, tmp_path):
+    """What pip makes of the archive trains in an empty folder; what it depends on is this environment's."""
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(archive)]
+    train = ["train", "--model", "mlp", "--hidden", "8", "--epochs", "1", "--backend", "numpy", "--json"]
+    run = {"cwd": empty, "capture_output": True, "text": True, "timeout": 600}
+    run["env"] = {**os.environ, "PYTHONPATH": str(site)}
+    for command in (install, [sys.executable, "-m", "gpucnn", *train]):
+        done = subprocess.run(command, check=False, **run)
+        assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["epochs"] == 1 and len(list(empty.glob("runs/*/checkpoint.safetensors"))) == 1
+    where = [sys.executable, "-c", "import gpucnn, gpucnn.kernels as k; print(gpucnn.__file__); print(k.__file__)"]
+    found = subprocess.run(where, check=False, **run).stdout.split()
+    assert len(found) == 2 and all(Path(file).is_relative_to(site) for file in found)
 
 
 def test_package_data_exists():

@@ -113,7 +113,7 @@ def test_its_commands_give_its_numbers(tmp_path):
     )
     assert f"{one['output'][0]}x{one['output'][1]} places, 9 instead of 25" in words
     assert f"a corner is used {two['smallest']} times" in words
-    assert f"{padded["total"]["parameters"]:,} weights and biases" in words
+    assert f"{padded['total']['parameters']:,} weights and biases" in words
     trained, confusion = of("train --shift"), of("show confusion")
     assert f"the hash {trained['weights_sha256'][:16]}... on any machine" in words
     assert f"Of {confusion['images']} it classifies {confusion['right']} correctly" in words

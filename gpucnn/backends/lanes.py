@@ -184,6 +184,21 @@ class LaneBackend(Backend):
         self._value_loss(kind, x, targets, dx, values, scale, np.float32(delta), mean, totals)
         return mean, dx
 
+    def map_cross_entropy(
+        self, logits: Batch, labels: Batch, weights: Array, smoothing: float, totals: Array | None = None
+    ) -> tuple[Array, Batch]:
+        mean, dz = self._empty((1,)), self._like(logits)
+        share, keep = np.float32(smoothing / logits.channels), np.float32(1 - smoothing)
+        totals = self.zeros((4,), np.float64) if totals is None else totals
+        self._map_cross_entropy(logits, labels, weights, share, keep, dz, mean, totals)
+        return mean, dz
+
+    def dice(self, p: Batch, labels: Batch, smooth: float, totals: Array | None = None) -> tuple[Array, Batch]:
+        mean, dp = self._empty((1,)), self._like(p)
+        totals = self.zeros((1,), np.float64) if totals is None else totals
+        self._dice(p, labels, np.float64(np.float32(smooth)), dp, mean, totals)
+        return mean, dp
+
     def sgd(
         self, w: Array, g: Array, v: Array, hyper: Array, *, momentum: float, weight_decay: float, nesterov: bool
     ) -> None:
@@ -255,6 +270,12 @@ class LaneBackend(Backend):
     @abstractmethod
     def _value_loss(self, kind: str, x, targets, dx: Batch, values: int, scale, delta, mean: Array, totals) -> None:
         """`values` is the number of values per image."""
+
+    @abstractmethod
+    def _map_cross_entropy(self, logits, labels: Batch, weights, share, keep, dz: Batch, mean, totals) -> None: ...
+
+    @abstractmethod
+    def _dice(self, p: Batch, labels: Batch, smooth: np.float64, dp: Batch, mean: Array, totals: Array) -> None: ...
 
     @abstractmethod
     def _sgd(self, w, g, v, hyper, momentum, weight_decay, nesterov: bool) -> None: ...

@@ -493,6 +493,26 @@ class Backend(ABC):
         """
 
     @abstractmethod
+    def map_cross_entropy(
+        self, logits: Batch, labels: Batch, weights: Array, smoothing: float, totals: Array | None = None
+    ) -> tuple[Array, Batch]:
+        """weighted_cross_entropy at each position: (loss (1,), dlogits). logits (N, classes, *spatial); labels
+        (N, 1, *spatial) hold class + 1, or 0 for a position to ignore.
+
+        totals, float64 (4,), is increased by the sum of the losses, the hits, the sum of the labels' weights, by which
+        the loss is divided (no label: the loss is 0), and the number of labels that are not ignored.
+        """
+
+    @abstractmethod
+    def dice(self, p: Batch, labels: Batch, smooth: float, totals: Array | None = None) -> tuple[Array, Batch]:
+        """(loss (1,), dp) from probabilities p (N, classes, *spatial) and labels as in map_cross_entropy.
+
+        The loss is the mean over images and classes of 1 - (2 * I + smooth) / (P + T + smooth): over an image's
+        positions that are not ignored, I is the sum of p where the label is the class, P that of p, T the number of
+        such labels. totals, float64 (1,), is increased by the sum over the images.
+        """
+
+    @abstractmethod
     def clip_value(self, g: Array, limit: float) -> None:
         """Each value of the flat g clamped to [-limit, limit], in place."""
 

@@ -15,7 +15,7 @@ _MODELS, _BATCHES = ("lenet5",), (64, 512)
 def bench(
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", help="Network: lenet5, vgg_small, resnet20, mlp; may be repeated. Default: lenet5."),
+        typer.Option("--model", help=options.NETWORKS + " May be repeated. Default: lenet5."),
     ] = None,
     job: Annotated[
         list[str] | None, typer.Option("--job", help="training or inference; may be repeated. Default: both.")

@@ -21,6 +21,13 @@ def list_sets(json: options.Json = False) -> None:
             "about": "1,797 handwritten digits, 8x8 grey; built in",
             "folder": None,
         },
+        {
+            "name": "shapes",
+            "here": True,
+            "megabytes": 0.0,
+            "about": "1,000 generated images, a class for each pixel; built in",
+            "folder": None,
+        },
         *(
             {
                 "name": known.name,

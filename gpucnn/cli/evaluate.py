@@ -21,6 +21,7 @@ def evaluate(
             "--data", help="Images: digits, a fetched set, or a path. Default: what the network was trained on."
         ),
     ] = None,
+    metrics: options.Metrics = None,
     backend: options.Backend = None,
     math: options.Math = None,
     threads: options.Threads = None,
@@ -47,17 +48,17 @@ def evaluate(
             f"{data} has the classes {', '.join(test.classes)}; the network knows {', '.join(model.class_names)}"
         )
     note(f"evaluating {model.name} on {device.name}, {device.math} math")
-    trainer = Trainer(model, backend=device, progress=False)
+    names = [name for name in options.listed(metrics) if name != "accuracy"]
+    trainer = Trainer(model, backend=device, progress=False, metrics=names)
     started = perf_counter()
-    loss, accuracy = trainer.evaluate(test.images, test.labels)
+    measured = trainer.measure(test.images, test.labels)
     seconds = perf_counter() - started
     values = {
         "backend": device.name,
         "math": device.math,
         "data": data,
         "images": len(test.images),
-        "test_accuracy": accuracy,
-        "test_loss": loss,
+        **{f"test_{name}": measured[name] for name in ("accuracy", "loss", *names)},
         "seconds": seconds,
         "images_per_second": len(test.images) / seconds,
         "weights_sha256": model.weights_sha256(),

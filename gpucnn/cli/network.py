@@ -7,15 +7,15 @@ from gpucnn.errors import ConfigurationError
 MOST = 1 << 30  # of anything that a network is made of
 
 
-def parse_shape(text: str) -> tuple[int, int, int]:
-    """(C, H, W) from "1x32x32"; raises ConfigurationError for anything else."""
+def parse_shape(text: str) -> tuple[int, ...]:
+    """(C, H, W) from "1x32x32", and so for one and three spatial axes; raises ConfigurationError for anything else."""
     try:
         shape = tuple(int(size) for size in text.lower().split("x"))
     except ValueError:
         shape = ()
-    if len(shape) != 3 or not 1 <= min(shape) <= max(shape) <= MOST:
+    if not 2 <= len(shape) <= 4 or not 1 <= min(shape) <= max(shape) <= MOST:
         raise ConfigurationError(
-            f"--input-shape is {text[:80]!r}; expected three whole numbers such as 1x32x32, none above {MOST:,}"
+            f"--input-shape is {text[:80]!r}; expected two to four whole numbers such as 1x32x32, none above {MOST:,}"
         )
     return shape
 

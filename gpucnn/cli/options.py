@@ -33,6 +33,14 @@ Graph = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object to stdout, for other programs; progress goes to stderr.")
 ]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics",
+        help="What to measure beside loss and accuracy, commas between: top3, precision, recall, f1, iou, auc, "
+        "confusion; f1_per_class and so on for a list. Default: nothing.",
+    ),
+]
 Weights = Annotated[
     str | None,
     typer.Option(
@@ -41,9 +49,13 @@ Weights = Annotated[
         "Default: best, where the run had validation images.",
     ),
 ]
-NETWORKS = "Network: lenet5, vgg_small, resnet20, mlp."
+NETWORKS = (
+    "Network: lenet5, vgg_small, resnet20, resnet56, separable_small, cifar_fast, mlp, unet_small; for signals "
+    "signal_small, for volumes volume_small."
+)
 InputShape = Annotated[
-    str, typer.Option("--input-shape", help="Channels, height and width of the images, such as 3x32x32.")
+    str,
+    typer.Option("--input-shape", help="Channels, height and width of the images, such as 3x32x32; 1x128 for signals."),
 ]
 Classes = Annotated[
     int | None, typer.Option("--classes", min=1, max=1 << 24, help="How many classes it tells apart. Default: 10.")
@@ -65,3 +77,8 @@ Run = Annotated[
     str | None,
     typer.Option("--run", help="The run folder that `train` wrote. Default: the newest one in runs/."),
 ]
+
+
+def listed(names: str | None) -> list[str]:
+    """The names in "top3,f1"."""
+    return [name.strip() for name in (names or "").split(",") if name.strip()]

@@ -7,7 +7,7 @@ import typer
 
 from gpucnn.cli import options
 from gpucnn.cli.output import note, print_json, print_table
-from gpucnn.cli.runs import open_run
+from gpucnn.cli.runs import open_run, refuse_maps
 from gpucnn.errors import ConfigurationError, DataError
 
 _SHOWN = 3
@@ -54,6 +54,7 @@ def predict(
     if as_is and data is not None:
         raise ConfigurationError(f"--data {data} says what images shall look like; it has no meaning with --as-is")
     model, settings, path = open_run(run, weights)
+    refuse_maps(model, path)
 
     import gpucnn.data
     from gpucnn.backends import get_backend

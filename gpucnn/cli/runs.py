@@ -104,3 +104,12 @@ def newest_run(path: str | None) -> Path:
         note(f"using {newest}, the newest run")
         return newest
     return as_path(path)
+
+
+def refuse_maps(model, path) -> None:
+    """Raises ConfigurationError for a network that gives a class to each pixel."""
+    if len(model.output_shape) > 1:
+        raise ConfigurationError(
+            f"{path} gives a class to each pixel, not to an image; measure it with gpucnn evaluate --metrics iou, and in "
+            "Python take model.predict(images).argmax(axis=1)"
+        )

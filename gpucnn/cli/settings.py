@@ -21,6 +21,7 @@ DEFAULTS: dict[str, Any] = {
     "normalize": False,
     "seed": 0,
     "monitor": "loss",
+    "loss": "cross-entropy",
 }
 OPTIMIZERS: dict[str, dict[str, float]] = {
     "sgd": {"lr": 0.02, "weight_decay": 5e-4},
@@ -42,7 +43,7 @@ def resolve(given: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     from gpucnn.data import KNOWN
     from gpucnn.data.load import base
 
-    if base(settings["data"]) not in ("digits", *KNOWN):
+    if base(settings["data"]) not in ("digits", "shapes", *KNOWN):
         settings["data"] = str(Path(settings["data"]).resolve())  # --resume may be typed in another folder
     return settings
 
@@ -56,10 +57,16 @@ def make_optimizer(settings: dict[str, Any]):
 
 
 def make_loss(settings: dict[str, Any]):
-    """Softmax cross-entropy with the label smoothing and the class weights of the settings."""
-    from gpucnn.losses import SoftmaxCrossEntropy
+    """Dice, or softmax cross-entropy with the label smoothing and the class weights of the settings."""
+    from gpucnn.losses import Dice, SoftmaxCrossEntropy
 
     weights = settings["class_weights"]
+    if settings["loss"] == "dice":
+        if weights is not None or settings["label_smoothing"]:
+            raise ConfigurationError("class weights and label smoothing are of --loss cross-entropy; dice has neither")
+        return Dice()
+    if settings["loss"] != "cross-entropy":
+        raise ConfigurationError(f"no loss {settings['loss']!r}; use one of cross-entropy, dice")
     if weights is not None and weights != "balanced":
         try:
             weights = [float(number) for number in weights.split(",")]

@@ -8,7 +8,7 @@ import typer
 
 from gpucnn.cli import options
 from gpucnn.cli.output import command, note, print_json, print_values
-from gpucnn.cli.runs import open_run
+from gpucnn.cli.runs import open_run, refuse_maps
 from gpucnn.errors import ConfigurationError, DataError
 
 app = typer.Typer(
@@ -429,6 +429,7 @@ def _tested(run, weights, data, out, backend, math, threads):
     model, settings, path = _open(run, weights, out)
     if model.head == "regressor":
         raise ConfigurationError(f"{path} is a regressor, which has no classes to take for each other")
+    refuse_maps(model, path)
     data = data or settings.get("data")
     if data is None:
         raise ConfigurationError(f"{path} does not say what it was trained on; give --data")

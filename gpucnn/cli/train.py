@@ -76,6 +76,13 @@ def train(
         bool | None,
         _option("--normalize/--no-normalize", "Bring each channel of all images to mean 0 and deviation 1.", "no"),
     ] = None,
+    loss: Annotated[
+        str | None,
+        _option(
+            "--loss", "cross-entropy; or dice, which compares areas, for networks that give a class to each pixel."
+        ),
+    ] = None,
+    metrics: options.Metrics = None,
     label_smoothing: Annotated[
         float | None,
         _option("--label-smoothing", "The part of each label that all classes share, 0 up to below 1.", "0", min=0),
@@ -102,7 +109,8 @@ def train(
         ),
     ] = None,
     monitor: Annotated[
-        str | None, _option("--monitor", "What makes an epoch the best in validation: loss or accuracy.")
+        str | None,
+        _option("--monitor", "What makes an epoch the best in validation: loss, accuracy or one of --metrics."),
     ] = None,
     patience: Annotated[
         int | None,
@@ -154,6 +162,8 @@ def train(
         "validation": validation,
         "monitor": monitor,
         "patience": patience,
+        "loss": loss,
+        "metrics": metrics,
         "label_smoothing": label_smoothing,
         "class_weights": class_weights,
         "clip_norm": clip_norm,
@@ -169,10 +179,12 @@ def train(
 
     import gpucnn.data
     from gpucnn.models import build_model
+    from gpucnn.metrics import named
     from gpucnn.training import Trainer
     from gpucnn.training.validation import check_fraction, check_stopping
 
-    check_stopping(**stopping)
+    names = options.listed(settings["metrics"])
+    check_stopping(**stopping, metrics=[named(name) for name in names])
     if stopping["validation"] is not None:
         check_fraction(stopping["validation"])
     device = choose(backend, settings["math"], threads, graph)
@@ -188,6 +200,7 @@ def train(
         schedule=schedule_made,
         crop=settings["crop"] is not None,
         loss=make_loss(settings),
+        metrics=names,
         about={"train": {**settings, "math": device.math}},
         **{name: settings[name] for name in given_on},
     )
@@ -197,8 +210,8 @@ def train(
         history = trainer.fit(train_set.images, train_set.labels, settings["epochs"], resume=resume, **stopping)
         best = _go_to_the_best(trainer, history, settings) if settings["validation"] is not None else {}
         # The plain loss, which compares runs whatever they were trained with.
-        plain = Trainer(network, backend=device, progress=False)
-        test_loss, test_accuracy = plain.evaluate(test_set.images, test_set.labels)
+        plain = Trainer(network, backend=device, progress=False, metrics=[name for name in names if name != "accuracy"])
+        measured = plain.measure(test_set.images, test_set.labels)
     except KeyboardInterrupt:
         note(f"gpucnn: interrupted; continue with: gpucnn train --resume --run {quote(str(folder))}")
         raise typer.Exit(130) from None
@@ -211,8 +224,7 @@ def train(
         "math": device.math,
         "epochs": len(history),
         **best,
-        "test_accuracy": test_accuracy,
-        "test_loss": test_loss,
+        **{f"test_{name}": measured[name] for name in ("accuracy", "loss", *names)},
         "seconds": history.seconds,
         "images_per_second": history.images_per_second,
         "weights_sha256": network.weights_sha256(),
@@ -226,4 +238,4 @@ def _go_to_the_best(trainer, history, settings: dict[str, Any]) -> dict[str, Any
     epoch = trainer.restore_best()
     note(f"testing the weights of epoch {epoch} of {len(history)}, the best by validation {settings['monitor']}")
     record = history.epochs[epoch - 1]
-    return {"best_epoch": epoch, **{name: record[name] for name in ("validation_accuracy", "validation_loss")}}
+    return {"best_epoch": epoch, **{k: record[k] for k in ("validation_accuracy", "validation_loss") if k in record}}

@@ -11,7 +11,8 @@ from gpucnn.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """`images` (N, C, H, W) float32, `labels` (N,) int64, each an index into `classes`; `name` for messages.
+    """`images` (N, C, H, W) float32, `labels` (N,) or (N, H, W) int64, each an index into `classes`; `name` for
+    messages.
 
     Images that are mapped (gpucnn.data.Mapped) stay on the disk.
 
@@ -32,9 +33,10 @@ class Dataset:
             raise DataError(f"{self.name}: images have shape {images.shape}; expected (N, C, H, W), none of them 0")
         if images.dtype != np.float32:
             raise DataError(f"{self.name}: images are {images.dtype}; expected float32")
-        if labels.shape != images.shape[:1]:
+        if labels.shape not in (images.shape[:1], images.shape[:1] + images.shape[2:]):
             raise DataError(
-                f"{self.name}: {len(images)} images, but labels of shape {labels.shape}; expected one label an image"
+                f"{self.name}: {len(images)} images, but labels of shape {labels.shape}; expected one label an image, "
+                "or one a pixel"
             )
         if labels.dtype.kind not in "iu":
             raise DataError(f"{self.name}: labels are {labels.dtype}; expected integers, each the number of a class")
@@ -46,10 +48,10 @@ class Dataset:
                 f"{self.name}: {bad.size} of {len(images)} images hold NaN, infinity or values beyond float32, "
                 f"the first is image {bad[0]}; remove or repair them"
             )
-        wrong = np.flatnonzero((labels < 0) | (labels >= len(self.classes)))
+        wrong = np.argwhere((labels < 0) | (labels >= len(self.classes)))
         if wrong.size:
             raise DataError(
-                f"{self.name}: the label of image {wrong[0]} is {labels[wrong[0]]}; with {len(self.classes)} classes "
+                f"{self.name}: the label of image {wrong[0][0]} is {labels[tuple(wrong[0])]}; with {len(self.classes)} classes "
                 f"labels run from 0 to {len(self.classes) - 1}"
             )
         if not isinstance(images, Mapped):
@@ -60,7 +62,7 @@ class Dataset:
 
 def require_every_class(dataset: Dataset) -> None:
     """Raise DataError naming the classes of which a training set has no image: they could not be learned."""
-    counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
+    counts = np.bincount(dataset.labels.reshape(-1), minlength=len(dataset.classes))
     missing = [name for name, count in zip(dataset.classes, counts, strict=True) if count == 0]
     if missing:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")

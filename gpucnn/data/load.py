@@ -10,6 +10,7 @@ from gpucnn.data import cifar, folders, idx, npy, npz, tables
 from gpucnn.data.dataset import Dataset, every_fifth, require_every_class
 from gpucnn.data.known import KNOWN, KnownSet, home, is_here
 from gpucnn.data.parts import SUFFIX, with_parts
+from gpucnn.data.shapes import shapes
 from gpucnn.errors import DataError
 from gpucnn.storage import as_path, decoding
 
@@ -19,6 +20,7 @@ def load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
 
     - `"digits"`: scikit-learn's 1,797 handwritten digits, built in. Light ink on a dark ground, (1, 32, 32), 0 to 1;
       image i is a test image where i % 5 == 4.
+    - `"shapes"`: 1,000 generated images with a class for each pixel, built in: see `shapes.shapes`;
     - `"mnist"`, `"fashion-mnist"`, `"cifar-10"`, `"cifar-100"`: as `fetch` (`gpucnn data fetch NAME`) has brought them.
       A name always means the known set; a folder of that name is given as `"./mnist"`;
     - a folder with MNIST's four IDX files, gzipped or not (Fashion-MNIST and others of that form too): see `idx.load`;
@@ -49,6 +51,8 @@ def _load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
     path = as_path(name_or_path)
     if name_or_path == "digits":
         return digits()
+    if name_or_path == "shapes":
+        return shapes()
     if str(name_or_path) in KNOWN:
         return _fetched(KNOWN[str(name_or_path)])
     with decoding(path, DataError, "data set"):
@@ -65,8 +69,8 @@ def _load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
     if not exists:
         what = "is neither a built-in data set nor a path that exists"
     raise DataError(
-        f"{name_or_path!s} {what}; give 'digits', {', '.join(KNOWN)}, a folder with MNIST's, CIFAR's or .npy files, "
-        "a .tar.gz of CIFAR, an .npz, .csv or .parquet file, or a folder with a folder of images for each class"
+        f"{name_or_path!s} {what}; give 'digits', 'shapes', {', '.join(KNOWN)}, a folder with MNIST's, CIFAR's or .npy "
+        "files, a .tar.gz of CIFAR, an .npz, .csv or .parquet file, or a folder with a folder of images for each class"
     )
 
 

@@ -26,6 +26,8 @@ def with_parts(dataset: Dataset, random: int = 0) -> Dataset:
     class of that name.
     """
     instance("dataset", dataset, Dataset, "a gpucnn.data.Dataset")
+    if dataset.labels.ndim != 1:
+        raise DataError(f"{dataset.name} has labels of shape {dataset.labels.shape}; windows need one an image")
     if NOTHING in dataset.classes:
         raise DataError(f"{dataset.name} has a class {NOTHING!r} already")
     generator = np.random.Generator(np.random.Philox(seed(random)))

@@ -30,6 +30,7 @@ _KEPT = 8  # models in memory
 _LIVE = 20.0  # seconds without a new epoch after which a run that is not finished counts as interrupted
 _TESTED = 10_000  # test images at most
 _MAPS = 32  # of a layer at most
+_SEEN_BYTES = 256 << 20  # of weights that were seen while a run went on
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Runs:
     _models: OrderedDict = field(default_factory=OrderedDict)
     _sets: dict[str, tuple[Dataset, Dataset]] = field(default_factory=dict)
     _results: dict = field(default_factory=dict)
+    _seen: dict[Path, dict[int, dict[str, np.ndarray]]] = field(default_factory=dict)  # weights by folder and epoch
 
     # ---- the list ----------------------------------------------------------------------------------------------------
 
@@ -92,29 +94,49 @@ class Runs:
     # ---- looking into a run ------------------------------------------------------------------------------------------
 
     def epochs(self, index: int) -> list[int]:
-        """The epochs whose weights can be looked at, beside the newest ones."""
-        folder = self.folders[index] / SNAPSHOTS
-        return sorted(int(file.stem) for file in folder.glob("*.safetensors") if file.stem.isdigit())
+        """The epochs whose weights can be looked at: in the run's snapshots, or seen while the run went on."""
+        folder = self.folders[index]
+        files = (folder / SNAPSHOTS).glob("*.safetensors")
+        return sorted({int(file.stem) for file in files if file.stem.isdigit()} | self._seen.get(folder, {}).keys())
 
     def model(self, index: int, epoch: int | None = None) -> Model:
         """The run's network on the backend, as after `epoch` (None: the newest)."""
         folder = self.folders[index]
-        if epoch is None:
-            file = folder / CHECKPOINT
-        else:
-            if epoch not in self.epochs(index):
-                raise ConfigurationError(f"{folder.name} has kept no weights of epoch {epoch}")
-            file = folder / SNAPSHOTS / f"{epoch:04}.safetensors"
+        if epoch is not None and epoch not in self.epochs(index):
+            raise ConfigurationError(f"{folder.name} has kept no weights of epoch {epoch}")
+        file = folder / CHECKPOINT if epoch is None else _snapshot(folder, epoch)
         try:
             key = file, file.stat().st_mtime_ns
         except OSError:
-            raise CheckpointError(f"{folder.name} has not finished an epoch yet") from None
+            if epoch is None:
+                raise CheckpointError(f"{folder.name} has not finished an epoch yet") from None
+            key = file, 0
         if key not in self._models:
-            self._models[key] = (load_run(folder).model if epoch is None else load(file)).place(self.backend)
+            self._models[key] = self._load(folder, epoch, file if key[1] else None).place(self.backend)
             while len(self._models) > _KEPT:
                 self._models.popitem(last=False)
         self._models.move_to_end(key)
         return self._models[key]
+
+    def _load(self, folder: Path, epoch: int | None, file: Path | None) -> Model:
+        if epoch is not None and file is not None:
+            return load(file)
+        run = load_run(folder)
+        if epoch is None:
+            self._remember(folder, len(run.history), run.model.state_dict())
+        else:
+            run.model.load_state_dict(self._seen[folder][epoch])
+        return run.model
+
+    def _remember(self, folder: Path, epoch: int, weights: dict[str, np.ndarray]) -> None:
+        """Keep the weights after `epoch`. Later epochs are of a run that was here before; the oldest make room."""
+        seen = {old: kept for old, kept in self._seen.get(folder, {}).items() if old < epoch}
+        self._seen[folder] = seen
+        seen[epoch] = weights
+        self._models.pop((_snapshot(folder, epoch), 0), None)
+        size = sum(value.nbytes for value in weights.values())
+        while len(seen) > 1 and len(seen) * size > _SEEN_BYTES:
+            del seen[min(seen)]
 
     def data(self, index: int) -> tuple[Dataset, Dataset]:
         """(train, test) of the set that the run says it was trained on."""
@@ -172,6 +194,10 @@ class Runs:
                 },
             }
         return self._results["answer"]
+
+
+def _snapshot(folder: Path, epoch: int) -> Path:
+    return folder / SNAPSHOTS / f"{epoch:04}.safetensors"
 
 
 def layer_maps(step: Step) -> dict[str, Any]:

@@ -8,28 +8,49 @@ from gpucnn import losses
 from gpucnn.errors import ShapeError
 from gpucnn.functional.arrays import Name, backend_for, channeled, floats
 
-__all__ = ["binary_cross_entropy", "huber", "mean_absolute", "mean_squared", "softmax_cross_entropy"]
+__all__ = ["binary_cross_entropy", "dice", "huber", "mean_absolute", "mean_squared", "softmax_cross_entropy"]
 
 
 LossAndGradient = tuple[np.floating, np.ndarray]
 
 
 def softmax_cross_entropy(
-    logits, labels, *, label_smoothing: float = 0.0, class_weights=None, backend: Name = None, math: Name = None
+    logits,
+    labels,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights=None,
+    ignore_index: int | None = None,
+    backend: Name = None,
+    math: Name = None,
 ) -> LossAndGradient:
     """(loss, dlogits): the mean over the batch of -log softmax(logits)[label], and its gradient (softmax - onehot) / N.
 
-    logits are (N, classes), labels integers (N,) from 0 to classes - 1; the loss is a NumPy scalar of the logits' type.
-    label_smoothing and class_weights (classes,) as in gpucnn.losses.SoftmaxCrossEntropy; "balanced" weights are those
-    of these labels. Raises DataError for a label out of range.
+    logits are (N, classes), labels integers (N,) from 0 to classes - 1; or (N, classes, *spatial) and (N, *spatial),
+    whose mean is over all positions. The loss is a NumPy scalar of the logits' type. label_smoothing, class_weights
+    (classes,) and ignore_index, a label that does not count, as in gpucnn.losses.SoftmaxCrossEntropy; "balanced"
+    weights are those of these labels. Raises DataError for a label out of range.
     """
     (logits,) = floats(logits=logits)
-    if logits.ndim != 2:
-        raise ShapeError(f"logits have shape {logits.shape}; expected (N, classes)")
-    criterion = losses.SoftmaxCrossEntropy(label_smoothing, class_weights)
-    labels = criterion.check(labels, len(logits), logits.shape[1:], logits.dtype)
-    criterion.learn(labels, logits.shape[1])
+    if logits.ndim < 2:
+        raise ShapeError(f"logits have shape {logits.shape}; expected (N, classes) or (N, classes, *spatial)")
+    criterion = losses.SoftmaxCrossEntropy(label_smoothing, class_weights, ignore_index)
+    criterion.learn(criterion.check(labels, len(logits), logits.shape[1:], logits.dtype), logits.shape[1])
     return _loss(criterion, logits, labels, backend, math)
+
+
+def dice(
+    logits, labels, *, smooth: float = 1.0, ignore_index: int | None = None, backend: Name = None, math: Name = None
+) -> LossAndGradient:
+    """(loss, dlogits): the mean over images and classes of 1 - (2 * I + smooth) / (P + T + smooth), and its gradient.
+
+    logits are (N, classes, *spatial), labels integers (N, *spatial); I, P, T and ignore_index as in
+    gpucnn.losses.Dice.
+    """
+    (logits,) = floats(logits=logits)
+    if logits.ndim < 3:
+        raise ShapeError(f"logits have shape {logits.shape}; expected (N, classes, *spatial)")
+    return _loss(losses.Dice(smooth, ignore_index), logits, labels, backend, math)
 
 
 def mean_squared(x, targets, *, backend: Name = None, math: Name = None) -> LossAndGradient:
@@ -64,7 +85,7 @@ def _value_loss(criterion: losses.Loss, x: Any, targets: Any, backend: Name, mat
     return _loss(criterion, x, targets, backend, math)
 
 
-def _loss(criterion: losses.Loss, x: np.ndarray, targets: np.ndarray, backend: Name, math: Name) -> LossAndGradient:
+def _loss(criterion: losses.Loss, x: np.ndarray, targets: Any, backend: Name, math: Name) -> LossAndGradient:
     engine = backend_for(x, backend, math)
     loss, dx = criterion(engine.pack(x), targets)
     return engine.host(loss)[0], engine.unpack(dx)

@@ -31,6 +31,7 @@ from gpucnn.layers.pool import (
     MaxPool3d,
 )
 from gpucnn.layers.resampling import Pad, Upsample
+from gpucnn.layers.whitening import Whitening2d
 
 __all__ = [
     "GELU",
@@ -86,5 +87,6 @@ __all__ = [
     "TorchModule",
     "TransposedConvolution",
     "Upsample",
+    "Whitening2d",
     "image_mask",
 ]

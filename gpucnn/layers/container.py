@@ -196,5 +196,8 @@ class Concat(Split):
     def onnx(self, graph: Graph, x: str) -> str:
         return graph.node("Concat", *(graph.add(layer, x) for layer in self.branches), axis=1)
 
+    def pytorch(self) -> list[TorchModule]:
+        return [TorchModule("Concat", parts={name: torch_modules(layer) for name, layer in self.children()})]
+
     def __repr__(self) -> str:
         return f"Concat({', '.join(map(repr, self.branches))})"

@@ -35,7 +35,8 @@ class Graph(Protocol):
 
 @dataclass
 class TorchModule:
-    """A module of PyTorch: `kind` in torch.nn, its arguments, our tensors by its names, and the parts of a Residual."""
+    """A module of PyTorch: `kind` in torch.nn, its arguments, our tensors by its names, and the parts of a
+    Residual or Concat."""
 
     kind: str
     arguments: dict = field(default_factory=dict)

@@ -6,18 +6,17 @@ added, and `sha256`, a digest of both, without which no file is read.
 
 import hashlib
 import json
-import math
 import os
 
 import numpy as np
 
-from gpucnn.arguments import instance
-from gpucnn.errors import CheckpointError, ConfigurationError, ShapeError
+from gpucnn.arguments import instance, shown
+from gpucnn.errors import CheckpointError, ConfigurationError, GpucnnError
 from gpucnn.models import tensors as safetensors_file
 from gpucnn.models.model import Model
 from gpucnn.models.registry import MODELS, build_model
 from gpucnn.schema import parse
-from gpucnn.storage import decoding, write_file
+from gpucnn.storage import decoding, first_line, write_file
 
 FORMAT_VERSION = 2
 ABOUT = {
@@ -38,7 +37,9 @@ def save(model: Model, path) -> None:
     instance("model", model, Model, "a gpucnn.Model")
     about = describe(model)
     if (wrong := _unfit(about, model)) is not None:
-        raise ConfigurationError(f"the model's {wrong} is {about[wrong]}, which does not fit it; nothing was written")
+        raise ConfigurationError(
+            f"the model's {wrong} is {shown(about[wrong])}, which does not fit it; nothing was written"
+        )
     write_tensors(path, {f"model.{name}": value for name, value in model.state_dict().items()}, about)
 
 
@@ -58,16 +59,17 @@ def restore(path, tensors: dict[str, np.ndarray], about: dict, model: Model | No
     if model is None:
         if about["model"] not in MODELS:
             raise CheckpointError(
-                f"{path} holds a model of your own ({about['model']}); make it in Python and call load(path, model=...)"
+                f"{path} holds a model of your own ({shown(about['model'])}); make it in Python and call "
+                "load(path, model=...)"
             )
         with decoding(path, CheckpointError, "model file"):  # its arguments may be anything
             try:
                 model = build_model(about["model"], **about["arguments"])
-            except (ConfigurationError, ShapeError) as error:
-                raise CheckpointError(f"{path} is damaged: its model cannot be made ({error})") from None
+            except GpucnnError as error:
+                raise CheckpointError(f"{path} is damaged: its model cannot be made ({first_line(error)})") from None
     check_same_model(path, about, model)
     if (wrong := _unfit(about, model)) is not None:
-        raise CheckpointError(f"{path} is damaged: its {wrong} is {about[wrong]}, which does not fit its model")
+        raise CheckpointError(f"{path} is damaged: its {wrong} is {shown(about[wrong])}, which does not fit its model")
     weights = {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
     for name, value in weights.items():
         if value.dtype.kind != "f":
@@ -100,7 +102,7 @@ def check_same_model(path, about: dict, model: Model) -> None:
         there, now = str(about[key]), str(here[key])
         if there != now:
             same = len(os.path.commonprefix((there, now)))  # noqa: RUF071 - two strings, no paths
-            start = there.rfind(" ", 0, max(same - 20, 0)) + 1  # long structures: the place where they part
+            start = max(there.rfind(" ", 0, max(same - 20, 0)) + 1, same - 60)  # long structures: where they part
             raise CheckpointError(
                 f"{path} is of another model: its {key} has {there[start : same + 30]!r} where this one has "
                 f"{now[start : same + 30]!r}"
@@ -115,7 +117,7 @@ def _unfit(about: dict, model: Model) -> str | None:
         "image_shape": len(shape) == len(need) and shape[0] == need[0] and all(a >= b for a, b in zip(shape, need)),
         "mean": (mean is None) == (std is None) and (mean is None or len(mean) == need[0]),
         "std": std is None or (len(std) == need[0] and min(std) > 0),
-        "class_names": names is None or len(names) == math.prod(model.output_shape),
+        "class_names": names is None or len(names) == model.output_shape[0],
     }
     return next((name for name, good in fits.items() if not good), None)
 

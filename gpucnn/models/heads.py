@@ -25,16 +25,21 @@ def ending(classes: int | None, outputs: int | None) -> tuple[int, str, dict]:
     return units, REGRESSOR, {"outputs": units}
 
 
-def check_size(name: str, input_shape, least: int) -> tuple[int, int, int]:
-    """`input_shape` as (C, H, W); raises ShapeError for another rank, or fewer than `least` pixels per side."""
+_AXES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+
+
+def check_size(name: str, input_shape, least: int, axes: int = 2) -> tuple[int, ...]:
+    """`input_shape` as (C, *spatial) with `axes` spatial axes; raises ShapeError for another rank, or fewer than
+    `least` pixels along an axis.
+    """
     shape = tuple(sequence("input_shape", input_shape, "the shape of one image, such as (3, 32, 32)"))
-    if len(shape) != 3:
-        raise ShapeError(f"{name} takes images of shape (C, H, W), not {shape}")
-    names = ("channels", "height", "width")
-    channels, height, width = (integer(name, size) for name, size in zip(names, shape, strict=True))
-    if min(height, width) < least:
-        raise ShapeError(
-            f"{name} takes images of {least}x{least} pixels at least, not {height}x{width}; enlarge them, or take "
-            "another network: mlp and resnet20 take any size"
-        )
-    return channels, height, width
+    if len(shape) != axes + 1:
+        letters = ", ".join(axis[0].upper() for axis in _AXES[axes])
+        raise ShapeError(f"{name} takes images of shape (C, {letters}), not {shape}")
+    names = ("channels", *_AXES[axes])
+    channels, *sizes = (integer(name, size) for name, size in zip(names, shape, strict=True))
+    if min(sizes) < least:
+        pixels, size = "x".join([str(least)] * axes), "x".join(map(str, sizes))
+        others = "; enlarge them, or take another network: mlp and resnet20 take any size" if axes == 2 else ""
+        raise ShapeError(f"{name} takes images of {pixels} pixels at least, not {size}{others}")
+    return (channels, *sizes)

@@ -13,7 +13,9 @@ from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.initializers import draw
+from gpucnn.layers import whitening
 from gpucnn.layers.base import Backward, Layer, Mode, Parameter, Statistic, label
+from gpucnn.layers.whitening import Whitening2d
 from gpucnn.models.heads import CLASSIFIER, REGRESSOR
 from gpucnn.models.inputs import check_images
 from gpucnn.models.plans import Plans, softmax, values
@@ -136,6 +138,17 @@ class Model(Recordable):
         }
         values |= {s.name: np.full(s.shape, s.initial, np.float32) for s in self.running}
         self.load_state_dict(values)
+        return self
+
+    def learn(self, images) -> "Model":
+        """Give a Whitening2d at the start that has no filters yet those of images (N, *image_shape); returns the model
+        itself. The Trainer calls it before the first step.
+        """
+        first = next(self.layer.leaves(), None)
+        if isinstance(first, Whitening2d):
+            state = self.state_dict()
+            if not state[first.weight.name].any():
+                self.load_state_dict(state | first.learned(self.batch(images[: whitening.IMAGES]).numpy()))
         return self
 
     def __repr__(self) -> str:

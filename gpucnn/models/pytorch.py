@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpucnn.arguments import instance
+from gpucnn.arguments import instance, refuse
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.layers.counterparts import TorchModule, torch_modules
 from gpucnn.models import tensors as safetensors_file
@@ -73,7 +73,10 @@ def from_pytorch(model: Model, state) -> Model:
     another format.
     """
     instance("model", model, Model, "a gpucnn.Model")
-    instance("state", state, (Mapping, str, Path), "a dictionary of arrays by name, or the path of a safetensors file")
+    expected_kind = "a dictionary of arrays by name, or the path of a safetensors file"
+    instance("state", state, (Mapping, str, Path), expected_kind)
+    if isinstance(state, Mapping) and not all(isinstance(name, str) for name in state):
+        raise refuse("state", state, expected_kind, CheckpointError)
     where = "the state dict"
     if isinstance(state, (str, Path)):
         where, state = str(state), _read(state)
@@ -112,7 +115,10 @@ def _array(where: str, name: str, value) -> np.ndarray:
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = value.float() if str(value.dtype) == "torch.bfloat16" else value
-    value = np.asarray(value)
+    try:
+        value = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{name} in {where} is no array: {error}") from None
     if value.dtype.kind != "f" or not np.can_cast(value.dtype, np.float32, "safe"):
         raise CheckpointError(f"{name} in {where} is {value.dtype}; convert it to float32: module.float()")
     if not np.isfinite(value).all():
@@ -138,6 +144,7 @@ def pytorch_module(model: Model):
 
 
 def _build(made: list[TorchModule]):
+    import torch
     from torch import nn
 
     class Residual(nn.Module):
@@ -150,9 +157,16 @@ def _build(made: list[TorchModule]):
         def forward(self, x):
             return self.body(x) + self.shortcut(x)
 
+    class Concat(nn.ModuleDict):
+        """All parts of the same x, side by side."""
+
+        def forward(self, x):
+            return torch.cat([part(x) for part in self.values()], 1)
+
     def one(module: TorchModule) -> nn.Module:
         if module.parts:
-            return Residual(**{name: nn.Sequential(*map(one, part)) for name, part in module.parts.items()})
+            parts = {name: nn.Sequential(*map(one, part)) for name, part in module.parts.items()}
+            return Residual(**parts) if module.kind == "Residual" else Concat(parts)
         return getattr(nn, module.kind)(**module.arguments)
 
     return nn.Sequential(*map(one, made))

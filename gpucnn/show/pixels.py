@@ -9,16 +9,24 @@ from gpucnn.errors import ShapeError
 from gpucnn.geometry import Window
 
 _NUMBERS = 24  # up to so many pixels per side, each shows its count
+_LARGEST = 4096  # pixels per side, with the padding; more than a screen shows
 
 
 def pixel_use(window: Window, path=None) -> np.ndarray:
     """Draw how many windows use each pixel into the PNG at `path` (None: draw nothing); returns the counts.
 
-    `window` comes from gpucnn.geometry.window and has one or two axes; the counts have the shape of its input. The
-    first window and, if there are any, its neighbors to the right and below are outlined; the padding is hatched.
+    `window` comes from gpucnn.geometry.window and has one or two axes of at most 4,096 pixels; the counts have the
+    shape of its input. The first window and, if there are any, its neighbors to the right and below are outlined; the
+    padding is hatched.
     """
     if len(window.input) not in (1, 2):
         raise ShapeError(f"the window has {len(window.input)} axes; a picture can show 1 or 2")
+    sides = [size + sum(padding) for size, padding in zip(window.input, window.padding)]
+    if max(sides) > _LARGEST:
+        raise ShapeError(
+            f"the input with its padding is {' x '.join(map(str, sides))} pixels; a picture can show {_LARGEST} a side "
+            "(gpucnn.geometry.pixel_use counts any size)"
+        )
     use = geometry.pixel_use(window)
     if path is not None:
         figures.check_path(path)

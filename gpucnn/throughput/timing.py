@@ -188,7 +188,7 @@ def _slice(contender: Contender, group: int, slice_seconds: float, number: int) 
     with contender.context():
         call()  # brings its data back into the caches and wakes its threads
         synchronize()
-        busy, own, begun = _busy_seconds(), time.process_time(), time.perf_counter()
+        busy, own, begun = busy_seconds(), time.process_time(), time.perf_counter()
         now = begun
         while now - begun < slice_seconds:
             started = now
@@ -199,14 +199,14 @@ def _slice(contender: Contender, group: int, slice_seconds: float, number: int) 
                 device.append(elapsed(repeat) / group)
             now = time.perf_counter()
             samples.append((now - started) / group)
-        own, busy_after = time.process_time() - own, _busy_seconds()
+        own, busy_after = time.process_time() - own, busy_seconds()
     others = None
     if busy is not None and busy_after is not None:
         others = max(0.0, (busy_after - busy - own) / ((now - begun) * (os.cpu_count() or 1)))
     return Slice(number, samples, others, device)
 
 
-def _busy_seconds() -> float | None:
+def busy_seconds() -> float | None:
     """Processor seconds that all processes together have used since the machine started; None if unknown."""
     try:
         with open("/proc/stat") as file:

@@ -2,19 +2,36 @@
 
 from typing import Any
 
+from gpucnn.errors import ConfigurationError
+
 
 class Callback:
     """Base of all callbacks; each method does nothing unless overridden.
 
     They get the trainer, with its `model`, `optimizer`, `loss` and `schedule`; changes to these take effect in the next
-    step. `trainer.stop_training()` ends training after the current epoch.
+    step. `trainer.stop_training()` ends training after the current epoch. A class with another method whose name begins
+    with "on_" is refused: nothing would call it.
     """
+
+    def __init_subclass__(cls, **settings: Any):
+        super().__init_subclass__(**settings)
+        moments = [name for name in vars(Callback) if name.startswith("on_")]
+        if wrong := [name for name in vars(cls) if name.startswith("on_") and name not in moments]:
+            raise ConfigurationError(
+                f"{cls.__name__} has a method {wrong[0]}, which nothing calls; use one of {', '.join(moments)}"
+            )
 
     def on_train_begin(self, trainer: Any) -> None:
         """Before the first step of a `fit`."""
 
     def on_epoch_begin(self, trainer: Any, epoch: int) -> None:
         """Before epoch `epoch`, counted from 1."""
+
+    def on_train_batch_begin(self, trainer: Any, step: int) -> None:
+        """Before step `step`, counted from 1 over all epochs."""
+
+    def on_train_batch_end(self, trainer: Any, step: int) -> None:
+        """After a step was launched; on a GPU it may be running still."""
 
     def on_epoch_end(self, trainer: Any, record: dict) -> None:
         """After an epoch, its validation included, before the run folder is written; `record` is its entry in the

@@ -1,13 +1,17 @@
 """Images and labels where training steps find them: on the device, or read a batch at a time beside it."""
 
+import itertools
 import math
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from gpucnn.arguments import integer, refuse, shown
 from gpucnn.backends.protocol import Backend
 from gpucnn.data.mapped import Mapped
+from gpucnn.errors import ConfigurationError, DataError
 
 # Of the device's memory: a larger data set stays on the host.
 _RESIDENT_SHARE = 0.5
@@ -41,6 +45,11 @@ class Resident:
     def batches(self, order: np.ndarray) -> list[np.ndarray]:
         """`order` in parts of batch_size; the last may be short."""
         return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+
+    @property
+    def an_epoch(self) -> int:
+        """Steps an epoch."""
+        return -(-self.count // self.batch_size)
 
     def close(self) -> None:
         """Nothing more will be asked for."""
@@ -107,3 +116,70 @@ class Streamed(Resident):
             if not reading.cancel():
                 reading.exception()
             self._free.append(buffer)
+
+
+class Fed(Resident):
+    """Batches of pairs (images, labels) that come from outside, in place of all images: one step each.
+
+    `batches` is an iterable with a length, gone through once an epoch, or an iterator that gives `steps` an epoch.
+    `check` makes checked host arrays of a pair. No batch may be larger than the first. Raises ConfigurationError for
+    what is neither, DataError where the batches end too soon, are too large or are no pairs.
+    """
+
+    def __init__(self, backend: Backend, batches: Iterable, steps: int | None, check: Callable[..., tuple]):
+        if not isinstance(batches, Iterable):
+            raise refuse("batches", batches, "an iterable of (images, labels) pairs, such as a list or a generator")
+        self._source, self._check = batches, check
+        self._endless = isinstance(batches, Iterator)
+        if steps is None and not isinstance(batches, Sized):
+            raise ConfigurationError("the batches have no length; say how many make an epoch: steps=100")
+        self.steps = integer("steps", len(batches) if steps is None else steps)  # type: ignore[arg-type]
+        self._iterator = iter(batches)
+        self.first = images, labels = self._next(0)
+        self._iterator = itertools.chain([self.first], self._iterator)
+        self._fresh = True  # the first epoch goes on with the iterator that gave the first batch
+        self.backend, self.batch_size = backend, len(images)
+        self.count = self.steps * self.batch_size  # about: batches may be smaller
+        self.images = backend.zeros(images.shape)
+        self.labels = backend.zeros(labels.shape, labels.dtype)
+        self.indices = backend.array(np.arange(self.batch_size, dtype=np.int64))
+
+    def batches(self, order: np.ndarray) -> "Fed":
+        return self
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """The numbers of each batch's images in it, as the batch is made."""
+        if not self._fresh and not self._endless:
+            self._iterator = iter(self._source)
+        self._fresh = False
+        for number in range(self.steps):
+            self._now = images, _ = self._next(number)
+            if len(images) > self.batch_size:
+                raise DataError(
+                    f"batch {number + 1} of the epoch has {len(images)} images, more than the {self.batch_size} of the "
+                    "first one; make the largest the first"
+                )
+            yield np.arange(len(images))
+
+    def choose(self, indices: np.ndarray) -> None:
+        for array, values in zip((self.images, self.labels), self._now, strict=True):
+            full = np.zeros((self.batch_size, *values.shape[1:]), values.dtype)
+            full[: len(values)] = values
+            self.backend.assign(array, full)
+
+    def _next(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            pair = next(self._iterator)
+        except StopIteration:
+            raise DataError(
+                f"the batches ended after {number} of the epoch's {self.steps}"
+                + ("; an iterator must give enough for all epochs, such as a generator that never ends" * self._endless)
+            ) from None
+        if number == 0 and pair is getattr(self, "first", None):
+            return pair
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise DataError(f"batch {number + 1} is {shown(pair)}; each must be a pair (images, labels)")
+        return self._check(*pair)

@@ -2,20 +2,20 @@
 
 from dataclasses import dataclass, field
 
-MONITORS = ("loss", "accuracy")  # what "best in validation" may go by
-
 
 @dataclass
 class History:
     """`epochs` holds one dictionary an epoch, the same as a line of metrics.jsonl:
 
     epoch and step (how many are done), loss (the mean) and accuracy (0 to 1; not for a loss of values) of training,
-    measured while the weights change; validation_loss and validation_accuracy likewise if there were such images;
+    measured while the weights change; the trainer's metrics by name; validation_loss, validation_accuracy and metrics
+    likewise if there were such images;
     learning_rate of the last step; seconds, and images_per_second of training alone, without first steps, which may
     compile kernels.
     """
 
     epochs: list[dict] = field(default_factory=list)
+    smaller: set[str] = field(default_factory=lambda: {"loss"})  # what is better the smaller it is
 
     def __getitem__(self, key: str) -> list:
         """One column: history["loss"] is a value an epoch, None where it was not measured."""
@@ -30,11 +30,12 @@ class History:
         return self.epochs[-1]
 
     def best_epoch(self, monitor: str = "loss") -> int | None:
-        """The epoch (from 1) with the smallest validation loss or the largest accuracy, the first of equal ones.
+        """The epoch (from 1) with the smallest validation loss or the largest accuracy or metric, the first of equal
+        ones.
 
         None where nothing was validated.
         """
-        sign = {"loss": 1, "accuracy": -1}[monitor]
+        sign = 1 if monitor in self.smaller else -1
         values = [
             (sign * value, epoch) for epoch, value in enumerate(self[f"validation_{monitor}"], 1) if value is not None
         ]

@@ -7,6 +7,10 @@ import contextlib
 import sys
 
 
+_VALIDATION = "validation_"
+_SHOWN = ("loss", "accuracy", "learning_rate", "seconds", "images_per_second", "validation_loss", "validation_accuracy")
+
+
 class Quiet:
     """Says nothing. The trainer calls `update` every `interval` seconds at most, since it makes the device wait."""
 
@@ -16,7 +20,7 @@ class Quiet:
         """Training starts: `epochs` in all, `done` of them before, of so many images each. `title`: what and where."""
 
     def update(self, epoch: int, images: int, measured: dict) -> None:
-        """Epoch `epoch` (from 1) has seen so many images; `measured`: loss, accuracy if any, images_per_second."""
+        """Epoch `epoch` (from 1) has seen so many images; `measured`: loss, accuracy if any, metrics, images_per_second."""
 
     def end_epoch(self, record: dict) -> None:
         """An epoch is over; `record` is its entry in the history."""
@@ -94,7 +98,7 @@ class Bar(Quiet):
 
     def end_epoch(self, record: dict) -> None:
         # All that fits beside a bar.
-        training = {key: record[key] for key in ("loss", "accuracy", "images_per_second") if key in record}
+        training = {key: value for key, value in record.items() if not key.startswith("validation_")}
         self.update(record["epoch"], self._images, training)
         self._progress.console.print(f"epoch {record['epoch']}/{self._epochs}  {_describe(record)}", markup=False)
 
@@ -114,10 +118,15 @@ def _describe(measured: dict) -> str:
     parts = [f"loss {measured['loss']:.4f}"]
     if "accuracy" in measured:
         parts.append(f"accuracy {measured['accuracy']:.2%}")
+    more = {key: value for key, value in measured.items() if isinstance(value, float) and key not in _SHOWN}
+    parts += [f"{key} {value:.4f}" for key, value in more.items() if not key.startswith(_VALIDATION)]
     if measured.get("validation_loss") is not None:
         parts.append(f"validation {measured['validation_loss']:.4f}")
         if measured.get("validation_accuracy") is not None:
             parts[-1] += f", {measured['validation_accuracy']:.2%}"
+        for key, value in more.items():
+            if key.startswith(_VALIDATION):
+                parts[-1] += f", {key.removeprefix(_VALIDATION)} {value:.4f}"
     return "  ".join([*parts, f"{measured['images_per_second']:,.0f} images/s"])
 
 

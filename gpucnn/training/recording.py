@@ -20,22 +20,27 @@ _MOST_CHANGES = 3
 
 
 class RecordedStep:
-    """`work(count)`, a step on so many images, recorded once for each count and repeated after that.
+    """The base of a step that is recorded once for each count of images and repeated after that.
 
-    `parts` lists everything that computes in a step, and `arrays` are further device arrays that a step writes. If one
-    of the parts is not recordable, or a repetition differs from the step, every step is run directly.
+    A subclass defines `_work(count)`, the step, and `_parts()`, everything that computes in it; `arrays` are further
+    device arrays that a step writes. If one of the parts is not recordable, or a repetition differs from the step,
+    every step is run directly.
     """
 
-    def __init__(
-        self, backend: Backend, work: Callable[[int], None], parts: Callable[[], list[Recordable]], arrays: list[Array]
-    ):
-        self._backend, self._work, self._parts, self._arrays = backend, work, parts, arrays
+    def __init__(self, backend: Backend, arrays: list[Array]):
+        self._backend, self._arrays = backend, arrays
         self._recordings: dict[int, Callable[[], None]] = {}
         self._proved: set[int] = set()
         self._seen_counts: set[int] = set()
         self._changes = 0
         self._recording = backend.graph and self.obstacle() is None
         self._remember()
+
+    def _work(self, count: int) -> None:
+        raise NotImplementedError
+
+    def _parts(self) -> list[Recordable]:
+        raise NotImplementedError
 
     def obstacle(self) -> Recordable | None:
         """The first part that is not recordable."""
@@ -45,7 +50,12 @@ class RecordedStep:
         """Whether the next step on so many images only computes: no recording, no proof, no compilation."""
         return count in (self._proved if self._recording else self._seen_counts)
 
-    def __call__(self, count: int) -> None:
+    def repeats(self, count: int) -> bool:
+        """Whether the next step on so many images repeats a recording, on the recording's arrays."""
+        return self._recording and count in self._proved
+
+    def step(self, count: int) -> None:
+        """One step on so many images: recorded, compared, repeated or run directly."""
         self._seen_counts.add(count)
         if self._recording and self._last_change is not last_change():
             self._notice_changes()

@@ -6,21 +6,29 @@ images, the step's number, the learning rate) is written to device arrays before
 """
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
+from gpucnn.arguments import shown
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
+from gpucnn.backends.batch import Batch
+from gpucnn.errors import ShapeError
 from gpucnn.losses import Loss, SoftmaxCrossEntropy
+from gpucnn.metrics import Metric
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Optimizer
 from gpucnn.recordable import Recordable
 from gpucnn.training.clipping import Clipping
 from gpucnn.training.data import Resident
+from gpucnn.training.measuring import Measuring
 from gpucnn.training.recording import RecordedStep
 
 
-class TrainingSteps:
+class TrainingSteps(RecordedStep):
     """Training steps of `model`.
 
     On the device: `totals` accumulates an epoch's loss and correct predictions, `status` is the first bad step or -1.
@@ -36,6 +44,8 @@ class TrainingSteps:
         seed: int = 0,
         loss: Loss | None = None,
         clip: Clipping | None = None,
+        metrics: Sequence[Metric] = (),
+        augment: Callable | None = None,
     ):
         self.model, self.optimizer, self.data = model, optimizer, data
         self.backend = model.backend
@@ -45,18 +55,27 @@ class TrainingSteps:
         self.status = self.backend.zeros((1,), np.int64)
         self.backend.assign(self.status, np.array([-1], np.int64))
         self._augmentation, self._seed = augmentation, seed
-        self.recorded = RecordedStep(self.backend, self._work, self._parts, [self.totals, self.status])
+        self._measuring = Measuring(self.loss, list(metrics))
+        self._own = None if augment is None else OwnAugmentation(augment, seed)
+        self._motion = motion(model, augmentation)
+        if self._motion:
+            self._motion |= {"seed": seed, "step": model.mode.step}
+        super().__init__(self.backend, [self.totals, self.status])
         self.start_epoch()
 
     def _parts(self) -> list[Recordable]:
-        return [self.model, *self.model.layer.walk(), self.loss, self._clip, self.optimizer]
+        own = [] if self._own is None else [self._own]
+        return [*own, self.model, *self.model.layer.walk(), self.loss, self._clip, self.optimizer]
 
     def _work(self, count: int) -> None:
         backend, data, model = self.backend, self.data, self.model
         step = model.mode.step
         images = backend.load_images(data.images, data.indices, count, self._augmentation, seed=self._seed, step=step)
-        targets = self.loss.load(backend, data.labels, data.indices, count)
+        if self._own:
+            images = self._own(images)
+        targets = self.loss.load(backend, data.labels, data.indices, count, **self._motion)
         outputs, backward = model(images)
+        self._measuring.keep(count, outputs, targets)
         loss, doutputs = self.loss(outputs, targets, self.totals)
         backward(doutputs)
         self._clip(backend, model.grads)
@@ -66,6 +85,7 @@ class TrainingSteps:
     def start_epoch(self) -> None:
         """Reset the totals."""
         self.backend.assign(self.totals, np.zeros(self.loss.counts))
+        self._measuring.reset()
         self.images = self._timed_images = 0
         self._started, self._untimed_seconds = perf_counter(), 0.0
 
@@ -73,15 +93,17 @@ class TrainingSteps:
         """Step number `step` (from 0) on the images at `indices`; returns the learning rate."""
         self.model.mode.training = True
         self.data.choose(indices)
+        if self._own:
+            self._own.number = step
         self.backend.assign(self.model.mode.step, np.array([step], np.uint32))
         rate = self.optimizer.set_rates(factor, step + 1)
-        if self.recorded.settled(len(indices)):
-            self.recorded(len(indices))
+        if self.settled(len(indices)):
+            self._measuring.run(self, len(indices))
             self._timed_images += len(indices)
         else:  # the first may compile kernels, the second is proved: their speed means nothing
             self.backend.synchronize()
             started = perf_counter()
-            self.recorded(len(indices))
+            self._measuring.run(self, len(indices))
             self.backend.synchronize()
             self._untimed_seconds += perf_counter() - started
         self.images += len(indices)
@@ -92,8 +114,10 @@ class TrainingSteps:
         """Whether the epoch has had a step whose speed is meaningful: one that recorded and compiled nothing."""
         return self._timed_images > 0
 
-    def measure(self) -> dict[str, float]:
-        """loss, accuracy if the loss has one, and images_per_second of the epoch so far; waits for the device."""
+    def measure(self, *, running: bool = False) -> dict[str, Any]:
+        """loss, accuracy if the loss has one, metrics (with `running` the cheap ones only), and images_per_second of
+        the epoch so far; waits for the device.
+        """
         totals = self.backend.host(self.totals)
         seconds = perf_counter() - self._started
         images = self._timed_images
@@ -103,6 +127,7 @@ class TrainingSteps:
             images = self.images
         return {
             **self.loss.measure(totals, self.images, math.prod(self.model.output_shape)),
+            **self._measuring.results(running=running),
             "images_per_second": images / seconds,
         }
 
@@ -111,14 +136,32 @@ class TrainingSteps:
         return int(self.backend.host(self.status)[0])
 
 
-class EvaluationSteps:
+class OwnAugmentation(Recordable):
+    """`augment(images, rng)` of the user's: array code, which a recording does not repeat. `number` is the step's."""
+
+    number = 0
+
+    def __init__(self, augment: Callable, seed: int):
+        self._augment, self._seed = augment, seed
+
+    def __call__(self, images: Batch) -> Batch:
+        rng = np.random.Generator(np.random.Philox(key=[self._seed, self.number]))
+        changed = self._augment(images, rng)
+        if not isinstance(changed, Batch) or changed.shape != images.shape:
+            found = changed.shape if isinstance(changed, Batch) else shown(changed)
+            raise ShapeError(f"augment returned {found}; return a Batch of {images.shape}: images.like(data)")
+        return changed
+
+
+class EvaluationSteps(RecordedStep):
     """Mean loss and accuracy of `model` on images with their targets, in inference mode."""
 
-    def __init__(self, model: Model, data: Resident, loss: Loss | None = None):
+    def __init__(self, model: Model, data: Resident, loss: Loss | None = None, metrics: Sequence[Metric] = ()):
         self.model, self.data, self.loss = model, data, loss or SoftmaxCrossEntropy()
         self.loss.place(model.backend, model.output_shape[0])
+        self._measuring = Measuring(self.loss, list(metrics))
         self._totals = model.backend.zeros((self.loss.counts,), np.float64)
-        self._recorded = RecordedStep(model.backend, self._work, self._parts, [self._totals])
+        super().__init__(model.backend, [self._totals])
 
     def _parts(self) -> list[Recordable]:
         return [self.model, *self.model.layer.walk(), self.loss]
@@ -126,15 +169,28 @@ class EvaluationSteps:
     def _work(self, count: int) -> None:
         backend, data = self.model.backend, self.data
         outputs, _ = self.model(backend.load_images(data.images, data.indices, count, self.model.preparation))
-        self.loss(outputs, self.loss.load(backend, data.labels, data.indices, count), self._totals)
+        targets = self.loss.load(
+            backend, data.labels, data.indices, count, **motion(self.model, self.model.preparation)
+        )
+        self._measuring.keep(count, outputs, targets)
+        self.loss(outputs, targets, self._totals)
 
-    def run(self) -> tuple[float, float | None]:
-        """(loss, accuracy) over all images; the accuracy is None if the loss has none."""
+    def run(self) -> dict[str, Any]:
+        """Over all images: loss, accuracy if the loss has one, metrics."""
         self.model.mode.training = False
+        self._measuring.reset()
         self.model.backend.assign(self._totals, np.zeros(self.loss.counts))
         for indices in self.data.batches(np.arange(self.data.count)):
             self.data.choose(indices)
-            self._recorded(len(indices))
+            self._measuring.run(self, len(indices))
         totals = self.model.backend.host(self._totals)
         measured = self.loss.measure(totals, self.data.count, math.prod(self.model.output_shape))
-        return measured["loss"], measured.get("accuracy")
+        return {**measured, **self._measuring.results()}
+
+
+def motion(model: Model, augmentation: Augmentation) -> dict[str, Any]:
+    """What moves target maps as the images move, as arguments of `Loss.load`; nothing for other targets."""
+    if len(model.output_shape) == 1:
+        return {}
+    moving = replace(augmentation, cutout=0, mean=None, std=None)
+    return {} if moving == NO_AUGMENTATION else {"augmentation": moving}

@@ -1,7 +1,7 @@
 """The training loop."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from math import isfinite
@@ -17,6 +17,7 @@ from gpucnn.backends.protocol import Backend
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import ConfigurationError, NonFiniteError, ShapeError
 from gpucnn.losses import Loss, MeanSquared, SoftmaxCrossEntropy
+from gpucnn.metrics import make as make_metrics
 from gpucnn.models.files import describe
 from gpucnn.models.heads import REGRESSOR
 from gpucnn.models.inputs import check_images
@@ -25,7 +26,7 @@ from gpucnn.optimizers import Adam, Optimizer
 from gpucnn.schedules import Constant, Schedule
 from gpucnn.training.callbacks import Callback
 from gpucnn.training.clipping import Clipping
-from gpucnn.training.data import placed
+from gpucnn.training.data import Fed, Resident, placed
 from gpucnn.training.history import History
 from gpucnn.training.normalization import channel_statistics
 from gpucnn.training.progress import Quiet, default_progress
@@ -49,13 +50,18 @@ class Trainer:
     added to its config.json. `progress` is None for a bar or lines on stderr, False for silence, or an object like
     those in gpucnn.training.progress. `loss` is one of gpucnn.losses (None: SoftmaxCrossEntropy(), for a regressor
     MeanSquared()); `clip_norm` and `clip_value` limit the gradient, see gpucnn.training.clipping.
-    `callbacks` are objects of classes like gpucnn.training.Callback, called at the moments that it names.
+    `metrics` are measured in training and validation beside the loss: names such as "top3" and "f1", objects, functions
+    (gpucnn.metrics). `callbacks` are objects of classes like gpucnn.training.Callback, called at the moments that it names.
 
     In training each image moves by up to `shift` pixels along each axis, is mirrored left to right every other time
     with `flip`, and loses a square of `cutout` pixels a side around a random pixel. With `crop` images may be larger
     than the model's input: a random part of that size in training (up to `shift` pixels over the border), the middle
     otherwise. `normalize` subtracts each channel's mean over the training images and divides by its standard deviation,
     in evaluation and prediction too; the model keeps both. What is empty after that is 0.
+
+    `augment(images, rng)` is your own change of each training batch, after those: it gets a Batch on the device and a
+    numpy.random.Generator that depends on the seed and the step alone, and returns a Batch. Labels stay. Shift, crop
+    and flip move label maps with the images.
 
     In exact math the trained weights depend on model, data and settings alone, not on the backend or its threads.
     """
@@ -83,19 +89,24 @@ class Trainer:
         clip_norm: float | None = None,
         clip_value: float | None = None,
         callbacks: Sequence[Callback] = (),
+        metrics: Sequence | dict = (),
+        augment: Callable | None = None,
     ):
         self.model = instance("model", model, Model, "a gpucnn.Model, such as gpucnn.models.lenet5()")
         instance("optimizer", optimizer, Optimizer, "one of gpucnn.optimizers, such as SGD(lr=0.1)", optional=True)
         instance("schedule", schedule, Schedule, "one of gpucnn.schedules, such as Cosine()", optional=True)
         instance("loss", loss, Loss, "one of gpucnn.losses, such as Huber()", optional=True)
         room = min(model.input_shape[1:], default=1)
-        if len(model.output_shape) != 1:
-            raise ConfigurationError(f"the model's output is {model.output_shape}, not (classes,): end it with Dense")
         self.seed, self.run = arguments.seed(seed), run if run is None else arguments.path("run", run)
         self.shift, self.cutout = integer("shift", shift, 0, room - 1), integer("cutout", cutout, 0, room)
         self.crop, self.flip, self.normalize = truth("crop", crop), truth("flip", flip), truth("normalize", normalize)
         if (self.crop or self.flip) and len(model.input_shape) == 1:
             raise ConfigurationError(f"crop and flip need images; this model takes (N, {model.input_shape[0]})")
+        if (self.crop or self.flip or self.shift) and model.output_shape[1:] not in ((), model.input_shape[1:]):
+            raise ConfigurationError(
+                f"shift, crop and flip move label maps with the images, but the model makes maps of "
+                f"{model.output_shape[1:]} from images of {model.input_shape[1:]}; they must be of one size"
+            )
         self.batch_size = integer("batch_size", batch_size)
         self.optimizer, self.schedule = optimizer or Adam(), schedule or Constant()
         if model.head == REGRESSOR and isinstance(loss, SoftmaxCrossEntropy):
@@ -104,9 +115,13 @@ class Trainer:
             )
         self.loss = loss or (MeanSquared() if model.head == REGRESSOR else SoftmaxCrossEntropy())
         self.clip = Clipping(clip_norm, clip_value)
+        self.metrics = make_metrics(metrics, self.loss.targets, self.loss.measure(np.ones(self.loss.counts), 1, 1))
         self.callbacks, self._stopping = arguments.sequence("callbacks", callbacks, "a list of callbacks"), False
         for callback in self.callbacks:
             instance("each of callbacks", callback, Callback, "an object of a subclass of gpucnn.training.Callback")
+        if augment is not None and not callable(augment):
+            raise arguments.refuse("augment", augment, "a function (images, rng) that returns a Batch")
+        self.augment = augment
         self.progress = _progress(progress)
         self.about = dict(instance("about", about, dict, "a dictionary", optional=True) or {})
         self.backend = backend if isinstance(backend, Backend) else get_backend(backend, math, threads=threads)
@@ -136,7 +151,7 @@ class Trainer:
         `normalize`. labels are integers (N,), or for a loss of values those, (N, *output_shape) in the backend's
         type. `validation` is another (images, labels) pair, or the part of the images to keep out of training for it,
         such as 0.1: the same part of each class, chosen by the seed. It is evaluated after each epoch and changes no
-        weight. `monitor`, its "loss" or "accuracy", tells which epoch is the best: `restore_best` goes back to it, and
+        weight. `monitor`, its "loss", "accuracy" or the name of a metric, tells which epoch is the best: `restore_best` goes back to it, and
         the run folder keeps it as best.safetensors. With `patience` training stops after so many epochs in a row that
         brought nothing better. The model ends with the last epoch's weights.
 
@@ -153,7 +168,7 @@ class Trainer:
         if self.crop:
             model.image_shape = _larger(images, model.input_shape)
         images, labels = self._checked(images, labels)
-        check_stopping(validation, monitor, patience, self.loss)
+        check_stopping(validation, monitor, patience, self.loss, self.metrics)
         if resume and self.run is None:
             raise ConfigurationError("resume needs the run folder to continue: Trainer(..., run=folder)")
 
@@ -172,21 +187,74 @@ class Trainer:
             model.mean, model.std = channel_statistics(images)
         self._best = None
         model.place(self.backend)  # where another trainer may have taken it
+        model.learn(images)
         self.optimizer.place(self.backend, model.values.size)
         with nullcontext() if self.run is None else run_folder(self.run) as folder:
-            history = self._resume(folder, settings, epochs, monitor) if folder and resume else History()
+            history = self._resume(folder, settings, epochs, monitor) if folder and resume else self._new_history()
             if folder and not resume:
                 folder.refuse_if_used()
-            return self._train(folder, history, images, labels, epochs, kept, settings, monitor, patience)
+            data = placed(self.backend, images, labels, min(self.batch_size, len(images)))
+            return self._train(folder, history, data, images, epochs, kept, settings, monitor, patience)
+
+    def fit_batches(
+        self,
+        batches,
+        epochs: int,
+        *,
+        steps: int | None = None,
+        validation: tuple | None = None,
+        monitor: str = "loss",
+        patience: int | None = None,
+    ) -> History:
+        """`fit` on batches that you make: `batches` gives pairs (images, labels), each of them one step.
+
+        An iterable with a length, such as a list or a PyTorch DataLoader, is gone through once an epoch. Of a generator
+        or another iterator `steps` batches make an epoch. No batch may have more images than the first. Shift, crop,
+        flip and cutout apply; `normalize` and "balanced" class weights need all images at once, and a run cannot be
+        resumed, since nobody can make the same batches again. Otherwise as `fit`.
+        """
+        model, epochs = self.model, integer("epochs", epochs)
+        check_stopping(validation, monitor, patience, self.loss, self.metrics)
+        if self.normalize and model.mean is None:
+            raise ConfigurationError(
+                "normalize takes the mean of all images; with batches set model.mean and model.std"
+            )
+        if getattr(self.loss, "class_weights", None) == "balanced":
+            raise ConfigurationError('class_weights="balanced" counts all labels; with batches give the numbers')
+
+        def check(images, labels) -> tuple:
+            if self.crop:
+                model.image_shape = _larger(images, model.input_shape)
+            return self._checked(images, labels)
+
+        data = Fed(self.backend, batches, steps, check)
+        if validation is not None and (not isinstance(validation, (tuple, list)) or len(validation) != 2):
+            raise arguments.refuse("validation", validation, "a pair (images, labels)")
+        kept = None if validation is None else self._checked(*validation)
+        settings = self._settings(epochs, *data.first) | {"images": data.count, "data_sha256": "batches"}
+        model.place(self.backend)
+        model.learn(data.first[0])
+        self.optimizer.place(self.backend, model.values.size)
+        self._best = None
+        with nullcontext() if self.run is None else run_folder(self.run) as folder:
+            if folder:
+                folder.refuse_if_used()
+            return self._train(
+                folder, self._new_history(), data, data.first[0], epochs, kept, settings, monitor, patience
+            )
+
+    def _new_history(self) -> History:
+        return History(smaller={"loss", *(metric.name for metric in self.metrics if not metric.larger_is_better)})
 
     def _resume(self, folder: RunFolder, settings: dict, epochs: int, monitor: str) -> History:
         """Go back to the run's checkpoint, if it has one; what is refused has changed nothing."""
         if not folder.checkpoint.exists():
-            return History()
+            return self._new_history()
         found = folder.read_checkpoint(self.model, self.optimizer, settings)
         done = len(found.history)
         if done > epochs:
             raise ConfigurationError(f"this run has done {done} epochs already, more than {epochs}")
+        found.history.smaller = self._new_history().smaller
         best = found.history.best_epoch(monitor)
         kept = None if best is None else folder.read_best(self.model, best, done)
         found.restore(self.model, self.optimizer)
@@ -197,32 +265,41 @@ class Trainer:
         self,
         folder: RunFolder | None,
         history: History,
+        data: Resident,
         images: np.ndarray | Mapped,
-        labels: np.ndarray,
         epochs: int,
         kept: tuple | None,
         settings: dict,
         monitor: str,
         patience: int | None,
     ) -> History:
-        """The loop of `fit`, all of whose arguments are checked; `kept` are the images for validation."""
+        """The loop of `fit`, all of whose arguments are checked; `images` are some of the data, `kept` those for validation."""
         model = self.model
         self._stopping = False
         model.layer.need_input_gradient(False)  # nobody needs the gradient of the images
         evaluation = self._evaluation(*kept) if kept else None
-        data = placed(self.backend, images, labels, min(self.batch_size, len(images)))
         try:
             changes = {"shift": self.shift, "flip": self.flip, "cutout": self.cutout}
             augmentation = replace(model.preparation, **changes)
-            steps = TrainingSteps(model, self.optimizer, data, augmentation, self.seed, self.loss, self.clip)
+            steps = TrainingSteps(
+                model,
+                self.optimizer,
+                data,
+                augmentation,
+                self.seed,
+                self.loss,
+                self.clip,
+                metrics=self.metrics,
+                augment=self.augment,
+            )
             if folder:
                 if not history.epochs:
                     folder.forget_best()
                 folder.write_config(self._config(epochs, {**settings, "patience": patience}))
             title = self._title(steps) + (f"; {len(kept[0]):,} images for validation" if kept else "")
-            self.progress.begin(title, epochs, len(images), len(history))
+            self.progress.begin(title, epochs, data.count, len(history))
             self._tell_of_large_values(images)
-            if remark := self.schedule.remark(epochs * -(-len(images) // self.batch_size)):
+            if remark := self.schedule.remark(epochs * data.an_epoch):
                 self.progress.say(remark)
             drawn = perf_counter()
             for callback in self.callbacks:
@@ -271,13 +348,21 @@ class Trainer:
         started = shown = perf_counter()
         batches = steps.data.batches(arithmetic.permutation(self.seed, steps.data.count, epoch))
         steps.start_epoch()
+        begin, end = (
+            [callback for callback in self.callbacks if getattr(type(callback), name) is not getattr(Callback, name)]
+            for name in ("on_train_batch_begin", "on_train_batch_end")
+        )
         for number, indices in enumerate(batches, start=epoch * len(batches)):
+            for callback in begin:
+                callback.on_train_batch_begin(self, number + 1)
             rate = steps.run(indices, number, self.schedule(number, epochs * len(batches), epoch))
+            for callback in end:
+                callback.on_train_batch_end(self, number + 1)
             if steps.images == len(indices) and not self._told_slow:
                 self._tell_slow((perf_counter() - started) * len(batches))
             if steps.timed and perf_counter() - shown > self.progress.interval:
                 self._stop_if_not_finite(steps, len(batches))
-                self.progress.update(epoch + 1, steps.images, steps.measure())
+                self.progress.update(epoch + 1, steps.images, steps.measure(running=True))
                 shown = perf_counter()
         measured = steps.measure()
         self._stop_if_not_finite(steps, len(batches))
@@ -288,9 +373,7 @@ class Trainer:
             "learning_rate": rate,
         }
         if validation:
-            record["validation_loss"], accuracy = validation.run()
-            if accuracy is not None:
-                record["validation_accuracy"] = accuracy
+            record |= {f"validation_{name}": value for name, value in validation.run().items()}
             if not isfinite(record["validation_loss"]):
                 raise _not_finite("the validation loss", record["epoch"], record["step"])
         record["seconds"] = perf_counter() - started
@@ -372,6 +455,8 @@ class Trainer:
         settings |= {
             name: getattr(self, name) for name in ("crop", "flip", "cutout", "normalize") if getattr(self, name)
         }
+        if self.augment:
+            settings["augment"] = getattr(self.augment, "__qualname__", type(self.augment).__qualname__)
         try:
             return json.loads(json.dumps(settings))  # as they come back from a file: lists, not tuples
         except TypeError as error:
@@ -393,7 +478,7 @@ class Trainer:
             title += f", {backend.threads} thread{'s' if backend.threads > 1 else ''}"
         if backend.name != "numpy":
             title += "; the first step compiles kernels that are not in the cache yet, which can take half a minute"
-        obstacle = steps.recorded.obstacle()
+        obstacle = steps.obstacle()
         if backend.graph and obstacle is not None:
             title += f"; steps are not recorded, since {type(obstacle).__name__} does not declare recordable = True"
         return title
@@ -405,7 +490,12 @@ class Trainer:
 
         The accuracy is None for a loss of values, which knows no right and wrong.
         """
-        return self._evaluation(images, labels).run()
+        measured = self.measure(images, labels)
+        return measured["loss"], measured.get("accuracy")
+
+    def measure(self, images, labels) -> dict[str, Any]:
+        """evaluate's results and the metrics', by name: "loss", "accuracy" if the loss has one, "f1" and so on."""
+        return self._evaluation(*self._checked(images, labels)).run()
 
     def predict(self, images, batch_size: int = EVALUATION_BATCH) -> np.ndarray:
         """What the model makes of images (N, *image_shape), in the backend's type, `batch_size` of them at a time.
@@ -416,8 +506,10 @@ class Trainer:
         return self.model.place(self.backend).predict(self._images(images), batch_size, self.loss.predict)
 
     def _checked(self, images, labels) -> tuple[np.ndarray | Mapped, np.ndarray]:
-        images = self._images(images)
-        return images, self.loss.check(labels, len(images), self.model.output_shape, self.backend.dtype)
+        images, outputs = self._images(images), self.model.output_shape
+        if outputs[1:] == self.model.input_shape[1:]:  # maps, cut as the images are
+            outputs = outputs[0], *self.model.image_shape[1:]
+        return images, self.loss.check(labels, len(images), outputs, self.backend.dtype)
 
     def _images(self, images) -> np.ndarray | Mapped:
         """Images (N, *image_shape), checked; mapped ones stay where they are."""
@@ -426,10 +518,10 @@ class Trainer:
         return check_images(images, self.model.image_shape, self.backend.dtype)
 
     def _evaluation(self, images, labels) -> EvaluationSteps:
-        images, labels = self._checked(images, labels)
+        """Of images and labels that were checked."""
         self.model.place(self.backend)
         data = placed(self.backend, images, labels, min(EVALUATION_BATCH, len(images)))
-        return EvaluationSteps(self.model, data, self.loss)
+        return EvaluationSteps(self.model, data, self.loss, self.metrics)
 
 
 def _progress(progress: Any) -> Quiet:

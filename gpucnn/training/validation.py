@@ -1,6 +1,7 @@
 """Images kept out of training: which ones, and which epoch did best on them."""
 
 import hashlib
+from collections.abc import Sequence
 from numbers import Real
 
 import numpy as np
@@ -10,7 +11,8 @@ from gpucnn.arguments import integer, number, one_of, refuse
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import ConfigurationError, DataError
 from gpucnn.losses import Loss
-from gpucnn.training.history import MONITORS, History
+from gpucnn.metrics import Metric
+from gpucnn.training.history import History
 
 
 def split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -54,11 +56,19 @@ def check_fraction(validation) -> float:
     return number("validation", validation, above=0, below=1)
 
 
-def check_stopping(validation, monitor: str, patience: int | None, loss: Loss | None = None) -> None:
+def check_stopping(
+    validation, monitor: str, patience: int | None, loss: Loss | None = None, metrics: Sequence[Metric] = ()
+) -> None:
     """Raises ConfigurationError for a `monitor` that is unknown or that `loss` does not have, and for a `patience` that
     is no number or has nothing to watch."""
-    one_of("monitor", monitor, MONITORS)
-    if monitor == "accuracy" and loss is not None and monitor not in loss.measure(np.ones(loss.counts), 1, 1):
+    one_of("monitor", monitor, ("loss", "accuracy", *(metric.name for metric in metrics)))
+    own = [metric.name for metric in metrics]
+    if (
+        monitor == "accuracy"
+        and monitor not in own
+        and loss is not None
+        and monitor not in loss.measure(np.ones(loss.counts), 1, 1)
+    ):
         raise ConfigurationError(f"{type(loss).__name__} has no accuracy, which monitor asks for; use 'loss'")
     if patience is not None:
         integer("patience", patience)

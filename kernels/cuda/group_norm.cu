@@ -6,41 +6,7 @@
 // So both passes of the statistics are one launch, and the order is the rule's. What is done value by value is flat: one
 // thread per value, neighbors side by side; the map of value i is i / (positions * 32), its channel that modulo C, its
 // line that over C / G, the channels of a group.
-#include "sums.cuh"
-
-constexpr int LINE_WARPS = 8;
-constexpr int LINE_LEVELS = 16;  // of a warp's tree: enough for lines of 33 million values
-
-// Sums of SUMS terms over a line: `terms(value's number, to)` adds to to[0 .. SUMS-1]. All threads of an image's lane get
-// the sums in `result`; `sums` is shared memory, which a second call may use again. Launch: block (32, LINE_WARPS).
-template <int SUMS, class Terms>
-DEVICE void line_sums(Terms terms, int length, double (*sums)[LINE_WARPS][LANES], double* result) {
-  const int lane = threadIdx.x, bands = ceil_div(length, BAND);
-  int each = 1;
-  while (each * LINE_WARPS < bands) each *= 2;
-  Tree<double, LINE_LEVELS> trees[SUMS];
-  int taken = 0;
-  for (int band = threadIdx.y * each; band < bands && taken < each; band++) {
-    double sum[SUMS] = {};
-    const int last = least((band + 1) * BAND, length);
-#pragma unroll 4
-    for (int i = band * BAND; i < last; i++) terms(i, sum);
-#pragma unroll
-    for (int s = 0; s < SUMS; s++) trees[s].push(taken, sum[s]);
-    taken++;
-  }
-  __syncthreads();  // an earlier call's sums have been read
-#pragma unroll
-  for (int s = 0; s < SUMS; s++) sums[s][threadIdx.y][lane] = trees[s].total(taken);
-  __syncthreads();
-#pragma unroll
-  for (int s = 0; s < SUMS; s++) {
-    Tree<double, 4> over_warps;  // 8 terms
-#pragma unroll
-    for (int w = 0; w < LINE_WARPS; w++) over_warps.push(w, sums[s][w][lane]);
-    result[s] = over_warps.total(LINE_WARPS);
-  }
-}
+#include "lines.cuh"
 
 // mean and var (lines, 32) of x (lines, length, 32). Launch: grid (lines), block (32, LINE_WARPS).
 __global__ void __launch_bounds__(LANES * LINE_WARPS)

@@ -4,33 +4,10 @@
 // quotients. Four warps per block, each a block of 32 images. The mean loss is float64: the tree over 16 lanes in each
 // half warp, then the tree over those sums, which the last block of threads to finish adds up. So the loss is one
 // launch.
-#include "elementary.cuh"
+#include "softmax.cuh"
 #include "sums.cuh"
 
 constexpr int WARPS = 4;
-
-struct Exponentials {
-  float largest, sum;
-  int first;  // class of the largest logit
-};
-
-// Leaves exp(z - max) in e; `apart` is the distance between classes.
-DEVICE Exponentials exponentials(const float* z, float* e, int classes, int apart = LANES) {
-  Exponentials found{z[0], 0.0f, 0};
-  for (int c = 1; c < classes; c++) {
-    const float v = z[c * apart];
-    if (v > found.largest) {
-      found.largest = v;
-      found.first = c;
-    }
-  }
-  for (int c = 0; c < classes; c++) {
-    const float v = elementary::rounded_exp(__fsub_rn(z[c * apart], found.largest));
-    e[c * apart] = v;
-    found.sum = __fadd_rn(found.sum, v);
-  }
-  return found;
-}
 
 // Adds up the blocks' partial sums in part: `sums` losses, then as many hits. loss (1,) = their mean; totals, if not
 // null, gains both. The last block of threads to call this does it, and gets true. `count` is a function, because its

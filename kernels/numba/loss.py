@@ -27,7 +27,7 @@ ZERO, ONE = np.float32(0), np.float32(1)
 
 
 @inner
-def _exponentials(z, e):
+def exponentials(z, e):
     """e (C, lane) = exp(z - max); returns (max, its first index, the sequential sum of e)."""
     classes = z.shape[0]
     largest, first = load(z[0], 0), splat(ZERO)
@@ -50,7 +50,7 @@ def softmax(z, y):
         b = np.int64(u)
         for i in range(0, z.shape[2], LANES):
             logits, results = z[b, :, i:], y[b, :, i:]
-            _, _, total = _exponentials(logits, results)
+            _, _, total = exponentials(logits, results)
             for c in range(z.shape[1]):
                 store(results[c], 0, divide(load(results[c], 0), total))
 
@@ -80,7 +80,7 @@ def softmax_cross_entropy(z, labels, dz, images, scale, loss, totals, part, scra
     for u in prange(blocks):
         b = np.int64(u)
         lanes = min(LANES, images - b * LANES)
-        largest, first, total = _exponentials(z[b], dz[b])
+        largest, first, total = exponentials(z[b], dz[b])
         target = load_integers(labels[b], 0)
         of_target, factor = splat(ZERO), splat(scale)
         for c in range(classes):
@@ -122,7 +122,7 @@ def weighted_cross_entropy(z, labels, weights, share, keep, dz, images, loss, to
     for u in prange(blocks):
         b = np.int64(u)
         lanes = min(LANES, images - b * LANES)
-        largest, first, total = _exponentials(z[b], dz[b])
+        largest, first, total = exponentials(z[b], dz[b])
         target, of_log = load_integers(labels[b], 0), narrow(log64(widen(total)))
         together, each = splat(ZERO), splat(ZERO)
         for c in range(classes):

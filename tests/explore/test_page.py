@@ -108,6 +108,11 @@ def test_what_does_not_fit_is_told(browser, listening):
     browser.click(browser.named("Refuse a stride that leaves pixels over"))
     browser.says("stride 4 does not divide 6", ".refusal")
     browser.says("would fit", ".refusal")
+    browser.click(browser.one("#language"))
+    browser.says("스트라이드 4", ".refusal")
+    assert browser.js("return document.querySelector('.refusal p').lang") == "ko"
+    browser.click(browser.one("#language"))
+    browser.says("stride 4 does not divide 6", ".refusal")
     browser.choose("Stride", "3")
     browser.until(lambda: not browser.all(".refusal"), "the refusal gone")
     browser.says(rule(9, 0, 3, 3, 3))

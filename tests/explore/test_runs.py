@@ -1,6 +1,7 @@
 """Runs as the page sees them: finished, in progress, interrupted, damaged; and what is inside them."""
 
 import json
+import shutil
 import time
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 
 from gpucnn.data import load
 from gpucnn.explore.server import Explorer
-from gpucnn.training import load_run
+from gpucnn.models import lenet5
+from gpucnn.training import Callback, Trainer, load_run
 from tests.explore.conftest import Page, folders_in
 
 
@@ -66,6 +68,37 @@ def test_a_run_in_progress_is_read_as_it_stands(copied, engine, tmp_path):
     metrics.write_text(metrics.read_text() + json.dumps({**load_run(copied).history.last, "epoch": 5}) + "\n")
     assert len(page("curves", runs=[{"run": 0}])["runs"][0]["history"]) == 5
     assert page("look", run=0)["filters"].shape == (6, 1, 5, 5)  # metrics are ahead of the checkpoint
+
+
+def test_a_run_started_elsewhere_is_remembered_as_it_goes_on(engine, tmp_path):
+    """It keeps its newest weights only; the page keeps those that it has seen."""
+    digits, _ = load("digits")
+    folder, filters = tmp_path / "elsewhere", {}
+    page = of(folder, engine, tmp_path)
+
+    class Watched(Callback):
+        def on_epoch_end(self, trainer, record):
+            filters[record["epoch"]] = trainer.model.state_dict()["0.weight"]
+            if record["epoch"] > 1:  # before this epoch's checkpoint is written
+                page("look", run=0)
+
+    def train(seed):
+        settings = {"run": folder, "about": {"train": {"data": "digits"}}, "callbacks": [Watched()], "seed": seed}
+        trainer = Trainer(lenet5(digits.images.shape[1:], 10), backend="numba", progress=False, **settings)
+        trainer.fit(digits.images[:64], digits.labels[:64], 4)
+
+    def check():
+        assert page("look", run=0, epoch=None)["epochs"] == [1, 2, 3, 4]
+        for epoch, expected in filters.items():
+            assert np.array_equal(page("look", run=0, epoch=epoch)["filters"], expected)
+
+    train(0)
+    check()
+    first = filters.copy()
+    shutil.rmtree(folder)
+    train(1)  # another run in a folder of that name: nothing of the first is shown
+    check()
+    assert not np.array_equal(first[2], filters[2])
 
 
 def test_a_run_before_its_first_epoch(tmp_path, engine):

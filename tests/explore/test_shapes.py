@@ -69,6 +69,13 @@ def test_where_a_layer_does_not_fit_the_others_stay(page):
     assert "groups" in built(page, [{"kind": "Conv2d", "groups": 3}])["refused"]
 
 
+def test_many_parameters_on_a_small_image_are_refused(page):
+    """10,000 inputs by 10,000 units: each layer's output is small, its weights are not."""
+    answer = built(page, [{"kind": "Flatten"}, {"kind": "Dense", "units": 10_000}], (1, 100, 100))
+    assert answer["refused"] == "that makes 100,010,000 parameters; this page builds up to 50,000,000"
+    assert answer["at"] == 1
+
+
 @pytest.mark.parametrize(
     "layers",
     [

@@ -133,6 +133,24 @@ print(json.dumps([before, alone, forked(in_child, 1) + pool[0] + pool[1], train(
     assert {found[1] for found in after} == {1 if layer == "omp" else threads}
 
 
+def test_threads_under_the_layer_that_allows_one_call_at_a_time():
+    """Numba ends a process in which two threads call kernels under workqueue: they take turns."""
+    code = (
+        TRAIN
+        + """
+from concurrent.futures import ThreadPoolExecutor
+import numba
+alone = train()
+with ThreadPoolExecutor(4) as pool:
+    found = [done.result() for done in [pool.submit(train, graph=number % 2 == 0) for number in range(8)]]
+print(json.dumps([numba.threading_layer(), alone, found]))
+"""
+    )
+    settings = {"NUMBA_THREADING_LAYER": "workqueue", "NUMBA_NUM_THREADS": "2"}
+    layer, alone, found = finish(start(code, **settings), timeout=120)
+    assert layer == "workqueue" and found == [alone] * 8
+
+
 @POSIX
 def test_a_fork_while_another_thread_computes():
     code = (

@@ -1,6 +1,8 @@
 """Training: what it learns, measures, writes, and refuses."""
 
+import gc
 import json
+import weakref
 from operator import neg
 
 import numpy as np
@@ -240,6 +242,21 @@ class Negative(Layer):
 
     def __call__(self, x):
         return x.like(neg(neg(x.data))), lambda dy: dy.like(neg(neg(dy.data)))
+
+
+def test_what_training_allocated_is_freed_with_the_trainer():
+    """At once, without the garbage collector, to which a device's memory weighs nothing."""
+    gc.collect()
+    gc.disable()
+    try:
+        model = small.model()
+        trainer = Trainer(model, backend="numba", batch_size=8, progress=False)
+        trainer.fit(*small.data(), 2, validation=0.25)
+        parts = [weakref.ref(part) for part in (model, trainer, *model.layer.walk())]
+        del model, trainer
+        assert [part() for part in parts] == [None] * len(parts)
+    finally:
+        gc.enable()
 
 
 def test_a_layer_of_ones_own_trains():

@@ -8,6 +8,7 @@ from gpucnn.backends.cuda.elementwise import CudaElementwise
 from gpucnn.backends.cuda.group_norm import CudaGroupNorm
 from gpucnn.backends.cuda.images import CudaImages
 from gpucnn.backends.cuda.loss import CudaLoss
+from gpucnn.backends.cuda.map_loss import CudaMapLoss
 from gpucnn.backends.cuda.norm import CudaNorm
 from gpucnn.backends.cuda.optimizers import CudaOptimizers
 from gpucnn.backends.cuda.pool import CudaPool
@@ -24,6 +25,7 @@ class CudaBackend(
     CudaNorm,
     CudaGroupNorm,
     CudaLoss,
+    CudaMapLoss,
     CudaOptimizers,
     CudaClip,
     CudaChannels,

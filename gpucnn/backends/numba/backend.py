@@ -9,6 +9,7 @@ from gpucnn.backends.numba.group_norm import NumbaGroupNorm
 from gpucnn.backends.numba.images import NumbaImages
 from gpucnn.backends.numba.inference import NumbaInference
 from gpucnn.backends.numba.loss import NumbaLoss
+from gpucnn.backends.numba.map_loss import NumbaMapLoss
 from gpucnn.backends.numba.norm import NumbaNorm
 from gpucnn.backends.numba.optimizers import NumbaOptimizers
 from gpucnn.backends.numba.pool import NumbaPool
@@ -26,6 +27,7 @@ class NumbaBackend(
     NumbaNorm,
     NumbaGroupNorm,
     NumbaLoss,
+    NumbaMapLoss,
     NumbaOptimizers,
     NumbaClip,
     NumbaChannels,

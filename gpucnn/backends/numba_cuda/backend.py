@@ -8,6 +8,7 @@ from gpucnn.backends.numba_cuda.elementwise import NumbaCudaElementwise
 from gpucnn.backends.numba_cuda.group_norm import NumbaCudaGroupNorm
 from gpucnn.backends.numba_cuda.images import NumbaCudaImages
 from gpucnn.backends.numba_cuda.loss import NumbaCudaLoss
+from gpucnn.backends.numba_cuda.map_loss import NumbaCudaMapLoss
 from gpucnn.backends.numba_cuda.norm import NumbaCudaNorm
 from gpucnn.backends.numba_cuda.optimizers import NumbaCudaOptimizers
 from gpucnn.backends.numba_cuda.pool import NumbaCudaPool
@@ -24,6 +25,7 @@ class NumbaCudaBackend(
     NumbaCudaGroupNorm,
     NumbaCudaNorm,
     NumbaCudaLoss,
+    NumbaCudaMapLoss,
     NumbaCudaOptimizers,
     NumbaCudaClip,
     NumbaCudaChannels,

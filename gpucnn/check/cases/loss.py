@@ -12,6 +12,7 @@ def cases(numbers: Numbers) -> Iterator[Case]:
     yield from _cross_entropies(numbers)
     yield from _weighted_cross_entropies(numbers)
     yield from _value_losses(numbers)
+    yield from _map_losses(numbers)
 
 
 def _cross_entropies(numbers: Numbers) -> Iterator[Case]:
@@ -54,3 +55,35 @@ def _value_losses(numbers: Numbers) -> Iterator[Case]:
 
             small = numbers.kind in simulated
             yield Case(loss.replace("_", " "), str(shape), run, ("dx",), numbers.kind, small)
+
+
+def _map_losses(numbers: Numbers) -> Iterator[Case]:
+    """With ignored positions, and once nothing else."""
+    shapes = [((2, 3, 3, 4), ALWAYS), ((17, 2, 70), RANDOM), ((33, 4, 9, 11), NEVER), ((3, 3, 2, 5, 4), NEVER)]
+    for shape, simulated in shapes:
+        small = numbers.kind in simulated
+
+        def labels(b: Backend, shape=shape):
+            n, classes, *spatial = shape
+            return b.pack((np.arange(n * np.prod(spatial)) * 7 % (classes + 1)).reshape(n, 1, *spatial).astype("f4"))
+
+        def cross_entropy(b: Backend, shape=shape, labels=labels) -> Results:
+            z, totals = b.pack(numbers(*shape) * np.float32(4)), b.zeros((4,), np.float64)
+            weights = b.array(np.abs(numbers(shape[1], seed=1)) + np.float32(0.125))
+            mean, dz = b.map_cross_entropy(z, labels(b), weights, 0.1, totals)
+            return {"loss": b.host(mean), "dlogits": dz.numpy(), "totals": b.host(totals)}
+
+        def dice(b: Backend, shape=shape, labels=labels) -> Results:
+            p, totals = b.softmax(b.pack(numbers(*shape) * np.float32(4))), b.zeros((1,), np.float64)
+            mean, dp = b.dice(p, labels(b), 0.5, totals)
+            return {"loss": b.host(mean), "dp": dp.numpy(), "totals": b.host(totals)}
+
+        yield Case("map cross-entropy", str(shape), cross_entropy, ("dlogits",), numbers.kind, small)
+        yield Case("dice", str(shape), dice, ("dp",), numbers.kind, small)
+
+    def nothing(b: Backend) -> Results:
+        z, totals = b.pack(numbers(2, 3, 4)), b.zeros((4,), np.float64)
+        mean, dz = b.map_cross_entropy(z, b.pack(np.zeros((2, 1, 4), np.float32)), b.array(numbers(3)), 0.0, totals)
+        return {"loss": b.host(mean), "dlogits": dz.numpy(), "totals": b.host(totals)}
+
+    yield Case("map cross-entropy", "all ignored", nothing, ("dlogits",), numbers.kind)

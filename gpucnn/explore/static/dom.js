@@ -1,6 +1,7 @@
 // Making elements, and the few controls that several panels share.
 
-import { t } from "./strings.js";
+import { korean } from "./refusals.js";
+import { language, t } from "./strings.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -66,9 +67,12 @@ export function toggle(label, value, change) {
 
 export const button = (text, onclick, more = {}) => h("button", { type: "button", onclick, ...more }, text);
 
-// Shows a sentence that the engine refuses something with.
-export const refusal = (text) =>
-  h("div", { className: "refusal", role: "status" }, h("strong", {}, t("refused")), h("p", { lang: "en" }, text));
+// Shows a sentence that the engine refuses something with, in the page's language where there are words for it.
+export const refusal = (text) => {
+  const words = language() === "ko" ? korean(text) : null;
+  return h("div", { className: "refusal", role: "status" },
+    h("strong", {}, t("refused")), h("p", { lang: words ? "ko" : "en" }, words ?? text));
+};
 
 export const still = () => window.matchMedia("(prefers-reduced-motion: reduce)").matches;
 

@@ -43,6 +43,14 @@ export function range(values) {
   return [low, high];
 }
 
+// A table of 256 colours, as finely as the screen shows them. The maps of a layer share one.
+let table = { of: "", entries: [] };
+function colours(palette, from, to, low, high) {
+  const of = `${palette} ${low} ${high}`;
+  if (table.of !== of) table = { of, entries: Array.from({ length: 256 }, (_, i) => colour(from + ((to - from) * i) / 255, palette, low, high)) };
+  return table.entries;
+}
+
 // A map (height, width) of numbers as a picture of one pixel each, which style.css enlarges.
 export function map(values, height, width, palette, low, high, label) {
   const canvas = h("canvas", { className: "pixels", role: "img", "aria-label": label ?? "" });
@@ -51,9 +59,9 @@ export function map(values, height, width, palette, low, high, label) {
   canvas.style.aspectRatio = `${width} / ${height}`;
   const context = canvas.getContext("2d");
   const image = context.createImageData(width, height);
-  // A table of 256 colours, as finely as the screen shows them.
-  const [from, to] = palette === "signed" ? [-Math.max(Math.abs(low), Math.abs(high)), Math.max(Math.abs(low), Math.abs(high))] : [low, high];
-  const table = Array.from({ length: 256 }, (_, i) => colour(from + ((to - from) * i) / 255, palette, low, high));
+  const far = Math.max(Math.abs(low), Math.abs(high));
+  const [from, to] = palette === "signed" ? [-far, far] : [low, high];
+  const table = colours(palette, from, to, low, high);
   const pixels = image.data;
   for (let i = 0; i < width * height; i += 1) {
     const place = to > from ? Math.round(((values[i] - from) / (to - from)) * 255) : 0;

@@ -9,6 +9,7 @@ from gpucnn.backends.numpy.exact.conv import ExactConv
 from gpucnn.backends.numpy.exact.elementwise import GRADIENTS, VALUES
 from gpucnn.backends.numpy.exact.group_norm import ExactGroupNorm
 from gpucnn.backends.numpy.exact.loss import ExactLoss
+from gpucnn.backends.numpy.exact.map_loss import ExactMapLoss
 from gpucnn.backends.numpy.exact.norm import ExactNorm
 from gpucnn.backends.numpy.exact.optimizers import ExactOptimizers
 from gpucnn.backends.numpy.exact.pool import ExactPool
@@ -22,6 +23,7 @@ class NumpyExact(
     ExactNorm,
     ExactGroupNorm,
     ExactLoss,
+    ExactMapLoss,
     ExactOptimizers,
     NumpyElementwise,
     NumpyPool,

@@ -10,6 +10,7 @@ from gpucnn.backends.numpy.fast.conv import FastConv
 from gpucnn.backends.numpy.fast.elementwise import GRADIENTS, VALUES
 from gpucnn.backends.numpy.fast.group_norm import FastGroupNorm
 from gpucnn.backends.numpy.fast.loss import FastLoss
+from gpucnn.backends.numpy.fast.map_loss import FastMapLoss
 from gpucnn.backends.numpy.fast.norm import FastNorm
 from gpucnn.backends.numpy.fast.optimizers import FastOptimizers
 from gpucnn.backends.numpy.fast.pool import FastPool
@@ -23,6 +24,7 @@ class NumpyFast(
     FastNorm,
     FastGroupNorm,
     FastLoss,
+    FastMapLoss,
     FastOptimizers,
     NumpyElementwise,
     NumpyPool,
