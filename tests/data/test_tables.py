@@ -45,6 +45,14 @@ def test_colour_and_numbers_that_are_no_bytes(tmp_path):
     np.testing.assert_array_equal(train.images, values[~TEST])
 
 
+def test_whole_numbers_that_are_no_bytes(tmp_path):
+    """One below 0, so they are taken as they are."""
+    values = BYTES.astype(int)
+    values[0, 0, 0] = -1
+    (tmp_path / "a.csv").write_bytes(csv(values))
+    np.testing.assert_array_equal(load(tmp_path / "a.csv")[0].images, values[~TEST][:, None].astype(np.float32))
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
