@@ -45,6 +45,8 @@ _PUBLIC = {
     "export_onnx": "gpucnn.models",
     "save": "gpucnn.training",
     "load": "gpucnn.training",
+    "load_matching": "gpucnn.models",
+    "replace_head": "gpucnn.models",
 }
 _MODULES = {
     "arithmetic",
@@ -52,6 +54,7 @@ _MODULES = {
     "check",
     "data",
     "errors",
+    "explain",
     "functional",
     "geometry",
     "gradients",

@@ -35,6 +35,14 @@ def refuse(name: str, value: Any, expected: str, error: type[GpucnnError] = Conf
     return error(f"{name} is {shown(value)}{kind}; give {expected}")
 
 
+def refuse_attribute(owner: Any, name: str, instead: str) -> None:
+    """Raises AttributeError for an attribute that `owner`, an object of a class of gpucnn, does not have: a mistyped
+    setting must not pass in silence. A subclass of the user's may have any.
+    """
+    if name[0] != "_" and not hasattr(owner, name) and type(owner).__module__.startswith("gpucnn."):
+        raise AttributeError(f"{type(owner).__name__} has no attribute {name!r}; {instead}")
+
+
 # ---- single values ---------------------------------------------------------------------------------------------------
 
 

@@ -128,7 +128,7 @@ class Loss(Recordable):
         return backend.load_images(targets, indices, count, **motion)
 
     def truth(self, targets: Any, outputs: Batch) -> np.ndarray:
-        """What `load` gave, on the host as metrics take it: classes (N, *spatial), ignored ones -1, or (N, C, *spatial)."""
+        """What `load` gave, on the host as metrics take it: classes (N, *spatial), -1 where ignored, or values."""
         values = targets.numpy() if isinstance(targets, Batch) else outputs.backend.host(targets).reshape(-1)
         return values[: outputs.images]
 
@@ -187,8 +187,8 @@ class SoftmaxCrossEntropy(Loss):
             return check_label_maps(targets, images, output_shape, self.ignore_index)
         if np.ndim(targets) > 2:
             raise ShapeError(
-                f"labels have shape {np.shape(targets)}, but the model gives one class an image, ({images},); for a class "
-                "a pixel take a network that ends with maps, such as gpucnn.models.unet_small"
+                f"labels have shape {np.shape(targets)}, but the model gives one class an image, ({images},); for a "
+                "class a pixel take a network that ends with maps, such as gpucnn.models.unet_small"
             )
         return check_labels(targets, images, output_shape[0])
 
@@ -255,9 +255,9 @@ class SoftmaxCrossEntropy(Loss):
 class Dice(Loss):
     """The mean over images and classes of 1 - (2 * I + smooth) / (P + T + smooth) (Milletari et al. 2016).
 
-    With p the softmax of logits (N, classes, *spatial) and labels (N, *spatial): over the positions of an image I is the
-    sum of p where the label is the class, P the sum of p, T the number of such labels. `smooth`, above 0, keeps classes
-    that an image lacks out of trouble. Positions whose label is `ignore_index` do not count.
+    With p the softmax of logits (N, classes, *spatial) and labels (N, *spatial): over the positions of an image I is
+    the sum of p where the label is the class, P the sum of p, T the number of such labels. `smooth`, above 0, is what a
+    class counts with that an image lacks. Positions whose label is `ignore_index` do not count.
     """
 
     recordable = True

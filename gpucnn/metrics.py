@@ -9,7 +9,7 @@ A metric is one of these names, an object of a class here or of your own, or a f
     auc, auc_per_class                  area under the ROC curve of each class against the others
 
 They count in whole numbers, so all backends and machines agree. For maps of labels the pixels count, ignored ones do
-not. With BinaryCrossEntropy each output is a label of its own, right if its probability is above 1/2 where the target is.
+not. With BinaryCrossEntropy each output is a label of its own, predicted if its probability is above 1/2.
 """
 
 import re
@@ -94,7 +94,7 @@ class TopK(Metric):
 class Counts(Metric):
     """Base of what a confusion matrix tells. Subclasses have `of`."""
 
-    targets = ("classes", "labels")
+    targets: tuple[str, ...] = ("classes", "labels")
 
     def __init__(self, per_class: bool = False):
         self._per_class = per_class
@@ -102,7 +102,7 @@ class Counts(Metric):
         self.name = f"{kind}_per_class" if per_class else kind
 
     def reset(self) -> None:
-        # Of classes: a row for each true class. Of labels: [true and predicted, neither, only true, only predicted] each.
+        # Of classes a row for each true one; of labels: true and predicted, neither, only true, only predicted.
         self._matrix: Any = 0
         self._labels = False
 
@@ -269,15 +269,14 @@ def named(name: str) -> Metric:
 
 
 def make(metrics: Any, targets: str, taken: Iterable[str] = ()) -> list[Metric]:
-    """The metrics that `Trainer(metrics=...)` takes: names, Metrics and functions in a list, or by name in a dictionary.
+    """The metrics that `Trainer(metrics=...)` takes: names, Metrics and functions in a list, or a dictionary by name.
 
     `targets` is the loss's; names in `taken` are keys of the history already. Raises ConfigurationError for what is no
     metric, does not fit the loss, or comes twice.
     """
     expected = 'a list such as ["top3", "f1"], of names, gpucnn.metrics.Metric objects and functions'
-    pairs = (
-        metrics.items() if isinstance(metrics, dict) else [(None, m) for m in sequence("metrics", metrics, expected)]
-    )
+    pairs: Any = metrics.items() if isinstance(metrics, dict) else None
+    pairs = pairs or [(None, metric) for metric in sequence("metrics", metrics, expected)]
     made: list[Metric] = []
     for name, metric in pairs:
         if isinstance(metric, str):

@@ -5,15 +5,19 @@ as the weights, and `hyper`, the few float32 numbers that change from step to st
 that a recorded step can be repeated with new values.
 """
 
+import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from gpucnn.arguments import epsilon, number, truth
+from gpucnn.arguments import epsilon, number, refuse_attribute, truth
 from gpucnn.errors import ConfigurationError
 from gpucnn.recordable import Recordable
 
 _PLACED = ("backend", "hyper", "state")
+
+Piece = tuple[int, int, float]  # of the flat weights: start, stop, factor of the learning rate
 
 
 class Optimizer(Recordable):
@@ -31,6 +35,14 @@ class Optimizer(Recordable):
         self.backend: Any = None
         self.hyper: Any = None
         self.state: dict[str, Any] = {}
+        self._pieces: tuple[Piece, ...] = ()
+        self._hypers: dict[float, Any] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        known = inspect.signature(type(self)).parameters
+        if name not in known and name not in _PLACED:
+            refuse_attribute(self, name, f"it has {', '.join(known)}")
+        super().__setattr__(name, value)
 
     def settings(self) -> dict:
         """Name and settings, for checkpoints."""
@@ -42,6 +54,13 @@ class Optimizer(Recordable):
         self.backend = backend
         self.hyper = backend.zeros((self.hypers,), np.float32)
         self.state = {name: backend.zeros((size,)) for name in self.states}
+        self.divide([(0, size, 1.0)])
+
+    def divide(self, pieces: "Sequence[Piece]") -> None:
+        """From now on `step` changes these pieces of the weights only, each with its factor of the learning rate."""
+        self._pieces = tuple(pieces)
+        factors = {factor for _, _, factor in pieces} - {1.0}
+        self._hypers = {1.0: self.hyper} | {f: self.backend.zeros((self.hypers,), np.float32) for f in factors}
 
     def state_dict(self) -> dict[str, Any]:
         """The state's flat device arrays by name."""
@@ -49,13 +68,32 @@ class Optimizer(Recordable):
 
     def set_rates(self, factor: float, step: int) -> float:
         """Put the rates of step `step` (from 1) with a schedule's `factor` on the device; returns the learning rate."""
-        rates = self.rates(self.lr * factor, step)
-        self.backend.assign(self.hyper, np.array(rates, np.float32))  # float64 until here: rounded once
-        return float(np.float32(rates[0]))
+        rates = {piece: self.rates(self.lr * factor * piece, step) for piece in self._hypers}
+        for piece, hyper in self._hypers.items():
+            self.backend.assign(hyper, np.array(rates[piece], np.float32))  # float64 until here: rounded once
+        return float(np.float32(rates[1.0][0]))
 
     def rates(self, lr: float, step: int) -> tuple[float, ...]:
         """The contents of `hyper` at step `step` (from 1), in float64."""
         return (lr,)
+
+    def step(self, weights, gradients) -> None:
+        """`update` of each piece (`divide`), with the parts of the weights, gradients and states that belong to it."""
+        own, state, hyper = vars(self), self.state, self.hyper
+        for start, stop, factor in self._pieces:
+            if (start, stop, factor) == (0, weights.size, 1.0):
+                self.update(weights, gradients)
+                continue
+            # Not by setattr, which would make every recording look for changed settings.
+            parts = {name: array[start:stop] for name, array in state.items()}
+            own.update(state=dict(parts), hyper=self._hypers[factor])
+            try:
+                self.update(weights[start:stop], gradients[start:stop])
+                for name, part in parts.items():
+                    if self.state[name] is not part:  # an update that made a new array
+                        part[...] = self.state[name]
+            finally:
+                own.update(state=state, hyper=hyper)
 
     def update(self, weights, gradients) -> None:
         """One step, in place on the flat buffers."""

@@ -32,6 +32,8 @@ _OUTSIDE_A_STEP = frozenset(
         "statistics",
         "walk",
         "leaves",
+        "trainable",
+        "learns",
         "need_input_gradient",
         "multiply_adds",
         "dense_weights",
@@ -48,6 +50,7 @@ _OUTSIDE_A_STEP = frozenset(
         "truth",
         "learned",
         "set_rates",
+        "divide",
         "rates",
         "state_dict",
     ]

@@ -61,7 +61,7 @@ def summary(model: Model) -> Summary:
         "total",
         "",
         model.output_shape,
-        sum(row.parameters for row in rows),
+        model.parameter_count,
         sum(row.multiply_adds for row in rows),
         _visible(field, model.input_shape[1:]),
         sum(row.dense_weights or 0 for row in rows),

@@ -35,14 +35,8 @@ FUNCTIONS = {
     "map_cross_entropy": "softmax_cross_entropy",
     "value_loss": "mean_squared",
 }
-WITHOUT_BACKWARD = {
-    "softmax_cross_entropy",
-    "mean_squared",
-    "mean_absolute",
-    "huber",
-    "binary_cross_entropy",
-    "dice",
-}  # both
+# Losses return both.
+WITHOUT_BACKWARD = {"softmax_cross_entropy", "mean_squared", "mean_absolute", "huber", "binary_cross_entropy", "dice"}
 
 
 def functions():

@@ -7,7 +7,7 @@ the same. (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1
 import numpy as np
 
 # Purposes of the numbers.
-INIT, SHUFFLE, DROPOUT, SHIFT, SPLIT, CROP, FLIP, CUTOUT = 1, 2, 3, 4, 5, 6, 7, 8
+INIT, SHUFFLE, DROPOUT, SHIFT, SPLIT, CROP, FLIP, CUTOUT, MIX, ERASE = range(1, 11)
 
 ROUNDS = 10
 MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)

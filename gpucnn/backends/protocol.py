@@ -51,6 +51,10 @@ class Backend(ABC):
     device: str
     graph: bool = False
 
+    def __deepcopy__(self, memo: dict) -> "Backend":
+        """Itself: what is copied stays on the same device."""
+        return self
+
     # ---- memory -----------------------------------------------------------------------------------------------------
 
     @abstractmethod

@@ -12,6 +12,7 @@ from gpucnn.cli import data
 from gpucnn.cli.backends import backends
 from gpucnn.cli.bench import bench
 from gpucnn.cli.check import check
+from gpucnn.cli.compare import compare
 from gpucnn.cli.evaluate import evaluate
 from gpucnn.cli.exchange import export, import_
 from gpucnn.cli.explore import explore
@@ -51,7 +52,7 @@ def _root(
     pass
 
 
-for _function in (train, evaluate, predict, check, bench, backends, summary, export, explore):
+for _function in (train, evaluate, predict, compare, check, bench, backends, summary, export, explore):
     app.command()(command(_function))
 app.command("import")(command(import_))  # a name that Python keeps for itself
 data.app.command("list")(command(data.list_sets))

@@ -21,6 +21,7 @@ def evaluate(
             "--data", help="Images: digits, a fetched set, or a path. Default: what the network was trained on."
         ),
     ] = None,
+    flips: options.Flips = False,
     metrics: options.Metrics = None,
     backend: options.Backend = None,
     math: options.Math = None,
@@ -28,7 +29,10 @@ def evaluate(
     graph: options.Graph = True,
     json: options.Json = False,
 ) -> None:
-    """Measure a trained network on the test images: how many it gets right, and its loss."""
+    """Measure a trained network on the test images: how many it gets right, and its loss.
+
+    With --flips the mean over an image and its mirror image counts for the first, not for the loss.
+    """
     model, settings, path = open_run(run, weights)
     if model.head == "regressor":
         raise ConfigurationError(
@@ -52,6 +56,9 @@ def evaluate(
     trainer = Trainer(model, backend=device, progress=False, metrics=names)
     started = perf_counter()
     measured = trainer.measure(test.images, test.labels)
+    if flips:
+        right = trainer.predict(test.images, flips=True).argmax(axis=1) == test.labels
+        measured["accuracy"] = float(right.mean())
     seconds = perf_counter() - started
     values = {
         "backend": device.name,

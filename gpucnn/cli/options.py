@@ -49,13 +49,15 @@ Weights = Annotated[
         "Default: best, where the run had validation images.",
     ),
 ]
+Flips = Annotated[
+    bool, typer.Option("--flips", help="Take the mean of what the network says of an image and of its mirror image.")
+]
 NETWORKS = (
     "Network: lenet5, vgg_small, resnet20, resnet56, separable_small, cifar_fast, mlp, unet_small; for signals "
     "signal_small, for volumes volume_small."
 )
 InputShape = Annotated[
-    str,
-    typer.Option("--input-shape", help="Channels, height and width of the images, such as 3x32x32; 1x128 for signals."),
+    str, typer.Option("--input-shape", help="Channels and sizes of the images: 3x32x32; 1x128 for signals.")
 ]
 Classes = Annotated[
     int | None, typer.Option("--classes", min=1, max=1 << 24, help="How many classes it tells apart. Default: 10.")

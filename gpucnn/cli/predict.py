@@ -36,6 +36,7 @@ def predict(
     picture: Annotated[
         Path | None, typer.Option("--picture", help="Draw each image beside what the network was shown, a .png.")
     ] = None,
+    flips: options.Flips = False,
     backend: options.Backend = None,
     math: options.Math = None,
     threads: options.Threads = None,
@@ -69,7 +70,7 @@ def predict(
         note(text)
     device = get_backend(backend, math, threads=threads)
     note(f"predicting with {model.name} on {device.name}, {device.math} math")
-    probabilities = Trainer(model, backend=device, progress=False).predict(images)
+    probabilities = Trainer(model, backend=device, progress=False).predict(images, flips=flips)
     about = {"backend": device.name, "math": device.math, "run": str(path), "notes": notes}
     classes = model.class_names or [str(label) for label in range(probabilities.shape[1])]
     best = (-probabilities).argsort(axis=1, kind="stable")

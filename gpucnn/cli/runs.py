@@ -11,9 +11,12 @@ from gpucnn.storage import as_path, read_file
 
 RUNS = Path("runs")
 _KINDS: dict[Any, tuple[str, ...]] = {
-    str: ("model", "variant", "hidden", "data", "optimizer", "schedule", "math", "monitor", "class_weights"),
+    str: (
+        *("model", "variant", "hidden", "data", "optimizer", "schedule", "math", "monitor", "class_weights"),
+        *("start", "freeze", "lr_factors"),
+    ),
     int: ("epochs", "batch_size", "warmup", "shift", "crop", "cutout", "seed", "patience"),
-    float: ("lr", "weight_decay", "label_smoothing", "clip_norm", "clip_value", "validation"),
+    float: ("lr", "weight_decay", "label_smoothing", "clip_norm", "clip_value", "validation", "mixup", "erase", "ema"),
     bool: ("flip", "normalize"),
 }
 _SETTINGS = {f"{name}?": (kind, None) for kind, names in _KINDS.items() for name in names}
@@ -110,6 +113,6 @@ def refuse_maps(model, path) -> None:
     """Raises ConfigurationError for a network that gives a class to each pixel."""
     if len(model.output_shape) > 1:
         raise ConfigurationError(
-            f"{path} gives a class to each pixel, not to an image; measure it with gpucnn evaluate --metrics iou, and in "
-            "Python take model.predict(images).argmax(axis=1)"
+            f"{path} gives a class to each pixel, not to an image; measure it with gpucnn evaluate --metrics iou, and "
+            "in Python take model.predict(images).argmax(axis=1)"
         )

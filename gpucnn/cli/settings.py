@@ -21,6 +21,8 @@ DEFAULTS: dict[str, Any] = {
     "normalize": False,
     "seed": 0,
     "monitor": "loss",
+    "mixup": 0.0,
+    "erase": 0.0,
     "loss": "cross-entropy",
 }
 OPTIMIZERS: dict[str, dict[str, float]] = {
@@ -43,6 +45,8 @@ def resolve(given: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     from gpucnn.data import KNOWN
     from gpucnn.data.load import base
 
+    if settings["start"] is not None:
+        settings["start"] = str(Path(settings["start"]).resolve())
     if base(settings["data"]) not in ("digits", "shapes", *KNOWN):
         settings["data"] = str(Path(settings["data"]).resolve())  # --resume may be typed in another folder
     return settings
@@ -75,6 +79,33 @@ def make_loss(settings: dict[str, Any]):
                 f"class weights are {weights!r}; give balanced, or a number for each class, such as 1,2,0.5"
             ) from None
     return SoftmaxCrossEntropy(settings["label_smoothing"] or 0.0, weights)
+
+
+def make_factors(text: str | None) -> dict[str, float]:
+    """Factors of the learning rate by pattern, from "0=0.1,2.*=0.5"."""
+    try:
+        pairs = [part.split("=") for part in text.split(",")] if text else []
+        return {pattern.strip(): float(factor) for pattern, factor in pairs}
+    except ValueError:
+        raise ConfigurationError(f"lr factors are {text!r}; give patterns and numbers, such as 0=0.1,2.*=0.5") from None
+
+
+def prepare(network: Any, settings: dict[str, Any], *, resumed: bool) -> None:
+    """Give a new network the weights that it starts with, and freeze what is to be frozen. A resumed run takes its
+    weights from its checkpoint.
+    """
+    if settings["start"] and not resumed:
+        from gpucnn.cli.output import note
+        from gpucnn.models import load_matching
+        from gpucnn.training.run import BEST, CHECKPOINT
+
+        source = Path(settings["start"])
+        if source.is_dir():
+            source /= BEST if (source / BEST).is_file() else CHECKPOINT
+        network.initialize(settings["seed"])
+        note(str(load_matching(source, network)))
+    if settings["freeze"]:
+        network.freeze(*(pattern.strip() for pattern in settings["freeze"].split(",")))
 
 
 def make_schedule(settings: dict[str, Any]):

@@ -23,6 +23,10 @@ _TYPED = "the image"  # what an image of typed numbers is called
 Layer = Annotated[
     str | None, typer.Option("--layer", help="Name of a convolution, as `gpucnn summary` lists it. Default: the first.")
 ]
+Image = Annotated[str, typer.Argument(help="A PNG or JPEG file, or the number of a test image.", metavar="IMAGE")]
+Of = Annotated[
+    str | None, typer.Option("--of", help="The class to explain, by name or number. Default: the likeliest.")
+]
 Stride = Annotated[str, typer.Option("--stride", help="Pixels between neighbouring places: 2, or 2x1 per axis.")]
 Padding = Annotated[
     str, typer.Option("--padding", help="Pixels added around the image: 1, 1x2 per axis, same or valid.")
@@ -52,7 +56,7 @@ def filters(
 
 
 def maps(
-    image: Annotated[str, typer.Argument(help="A PNG or JPEG file, or the number of a test image.", metavar="IMAGE")],
+    image: Image,
     run: options.Run = None,
     weights: options.Weights = None,
     out: Out = Path("maps.png"),
@@ -65,17 +69,8 @@ def maps(
     model, settings, path = _open(run, weights, out)
     from gpucnn import show
     from gpucnn.backends import get_backend
-    from gpucnn.data import load_images
 
-    if _is_number(image):
-        test = _test_images(settings, path)
-        pixels = _pick(test, image)
-        name = f"test image {int(image)}: {test.classes[test.labels[int(image)]]}"
-    else:
-        images, _, notes = load_images(image, model.image_shape)
-        for text in notes:
-            note(text)
-        pixels, name = images[0], Path(image).name
+    pixels, name = _model_image(image, model, settings, path)
     device = get_backend(backend, math, threads=threads)
     found, probabilities = show.maps(model, pixels, out, backend=device, name=name)
     values: dict[str, Any] = {"backend": device.name, "math": device.math, "run": str(path), "image": name}
@@ -278,6 +273,130 @@ def mistakes(
     _say(json, out, values)
 
 
+def saliency(
+    image: Image,
+    run: options.Run = None,
+    weights: options.Weights = None,
+    of: Of = None,
+    out: Out = Path("saliency.png"),
+    backend: options.Backend = None,
+    math: options.Math = None,
+    json: options.Json = False,
+) -> None:
+    """Which pixels of an image change the network's score most: the gradient with respect to the input."""
+    _reason("saliency", image, run, weights, of, out, backend, math, json)
+
+
+def occlusion(
+    image: Image,
+    run: options.Run = None,
+    weights: options.Weights = None,
+    of: Of = None,
+    side: Annotated[
+        int | None, typer.Option("--side", min=1, help="Pixels a side of the square. Default: an eighth of the image.")
+    ] = None,
+    step: Annotated[
+        int | None, typer.Option("--step", min=1, help="Pixels between squares. Default: half a side.")
+    ] = None,
+    fill: Annotated[float, typer.Option("--fill", help="The value of a blanked pixel.")] = 0.0,
+    out: Out = Path("occlusion.png"),
+    backend: options.Backend = None,
+    math: options.Math = None,
+    json: options.Json = False,
+) -> None:
+    """By how much the answer's probability falls when a small square of the image is blanked."""
+    _reason("occlusion", image, run, weights, of, out, backend, math, json, side=side, stride=step, fill=fill)
+
+
+def gradcam(
+    image: Image,
+    run: options.Run = None,
+    weights: options.Weights = None,
+    of: Of = None,
+    layer: Annotated[
+        str | None, typer.Option("--layer", help="A layer's name. Default: the last that gives maps.")
+    ] = None,
+    out: Out = Path("gradcam.png"),
+    backend: options.Backend = None,
+    math: options.Math = None,
+    json: options.Json = False,
+) -> None:
+    """Where the maps of a layer speak for the answer: Grad-CAM."""
+    _reason("gradcam", image, run, weights, of, out, backend, math, json, layer=layer)
+
+
+def _reason(kind: str, image, run, weights, of, out: Path, backend, math, json: bool, **settings: Any) -> None:
+    """One of the pictures of show.reasons."""
+    model, about, path = _open(run, weights, out)
+    from gpucnn import show
+    from gpucnn.backends import get_backend
+
+    names = model.class_names or [str(label) for label in range(model.output_shape[0])]
+    chosen = None
+    if of is not None:
+        chosen = names.index(of) if of in names else int(of) if of.isascii() and of.isdigit() else len(names)
+        if chosen >= len(names):
+            raise ConfigurationError(f"--of is {of!r}; the network's classes are {', '.join(names)}")
+    pixels, name = _model_image(image, model, about, path)
+    device = get_backend(backend, math)
+    values = getattr(show, kind)(model, pixels, out, chosen, backend=device, name=name, **settings)
+    outputs = model.predict(pixels[None])[0]
+    chosen = int(outputs.argmax()) if chosen is None else chosen
+    word = "value" if model.head == "regressor" else "probability"
+    said = {"backend": device.name, "math": device.math, "run": str(path), "image": name}
+    said |= {"class": names[chosen], word: float(outputs[chosen]), "largest": float(values.max())}
+    row, column = divmod(int(values.argmax()), values.shape[1])
+    _say(json, out, said | {"row": row, "column": column} | ({"map": values.tolist()} if json else {}))
+
+
+def doubts(
+    data: Annotated[str, typer.Option("--data", help="Images whose labels to check: digits, a set, or a path.")],
+    model: Annotated[str, typer.Option("--model", help=options.NETWORKS)] = "lenet5",
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of each training.")] = 10,
+    folds: Annotated[int, typer.Option("--folds", min=2, help="How many trainings, each without one part.")] = 3,
+    most: Annotated[int, typer.Option("--most", min=1, max=100, help="How many to show.")] = 20,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides everything random.")] = 0,
+    out: Out = Path("doubts.png"),
+    backend: options.Backend = None,
+    math: options.Math = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Training images whose labels look wrong to networks that were trained without them."""
+    from dataclasses import asdict
+
+    import gpucnn.data
+    from gpucnn import figures, show
+    from gpucnn.backends import get_backend
+    from gpucnn.models import build_model
+    from gpucnn.training import doubtful_labels, out_of_fold
+
+    figures.check_path(out)
+    train, _ = gpucnn.data.load(data)
+    device = get_backend(backend, math, threads=threads)
+    shape, classes = train.images.shape[1:], train.classes
+    note(f"training {model} {folds} times on {device.name}, each time without a part of the images")
+    probabilities = out_of_fold(
+        lambda: build_model(model, shape, len(classes)),
+        train.images,
+        train.labels,
+        epochs,
+        folds=folds,
+        seed=seed,
+        backend=device,
+    )
+    found = doubtful_labels(probabilities, train.labels)
+    show.doubts(train.images, found, classes, out, most=most)
+    values: dict[str, Any] = {"backend": device.name, "math": device.math, "data": data, "images": len(train.images)}
+    values |= {"doubtful": len(found)}
+    if json:
+        values["doubts"] = [
+            {**asdict(doubt), "label": classes[doubt.label], "suggested": classes[doubt.suggested]}
+            for doubt in found[:most]
+        ]
+    _say(json, out, values)
+
+
 def scores(
     page: Annotated[
         str | None, typer.Argument(help="A PNG or JPEG file of any size. Default: a page made of test images.")
@@ -343,7 +462,21 @@ def scores(
     _say(json, out, about)
 
 
-for _function in (filters, maps, match, pixel_use, curves, confusion, mistakes, scores):
+_COMMANDS: tuple[Any, ...] = (
+    filters,
+    maps,
+    match,
+    pixel_use,
+    curves,
+    confusion,
+    mistakes,
+    saliency,
+    occlusion,
+    gradcam,
+    doubts,
+    scores,
+)
+for _function in _COMMANDS:
     # An image typed as numbers may begin with a minus sign; it is no option then.
     _settings = {"ignore_unknown_options": True} if _function is match else {}
     app.command(_function.__name__.replace("_", "-"), context_settings=_settings)(command(_function))
@@ -379,6 +512,19 @@ def _pick(test, number: str):
     if int(number) >= len(test.images):
         raise DataError(f"there is no test image {number}; they run from 0 to {len(test.images) - 1}")
     return test.images[int(number)]
+
+
+def _model_image(text: str, model, settings: dict, path: Path | None):
+    """(pixels as the model takes them, name) of a test image or an image file."""
+    from gpucnn.data import load_images
+
+    if _is_number(text):
+        test = _test_images(settings, path)
+        return _pick(test, text), f"test image {int(text)}: {test.classes[test.labels[int(text)]]}"
+    images, _, notes = load_images(text, model.image_shape)
+    for line in notes:
+        note(line)
+    return images[0], Path(text).name
 
 
 def _any_image(text: str, channels: int, settings: dict, path: Path | None):

@@ -11,7 +11,17 @@ from gpucnn.cli import options
 from gpucnn.cli.device import choose
 from gpucnn.cli.output import note, print_json, print_values
 from gpucnn.cli.runs import forget_fresh, fresh_folder, read_config
-from gpucnn.cli.settings import DEFAULTS, OPTIMIZERS, cropped, make_loss, make_optimizer, make_schedule, resolve
+from gpucnn.cli.settings import (
+    DEFAULTS,
+    OPTIMIZERS,
+    cropped,
+    make_factors,
+    make_loss,
+    make_optimizer,
+    make_schedule,
+    prepare,
+    resolve,
+)
 from gpucnn.errors import ConfigurationError, GpucnnError
 
 
@@ -78,9 +88,7 @@ def train(
     ] = None,
     loss: Annotated[
         str | None,
-        _option(
-            "--loss", "cross-entropy; or dice, which compares areas, for networks that give a class to each pixel."
-        ),
+        _option("--loss", "cross-entropy; or dice, which compares areas, where each pixel gets a class."),
     ] = None,
     metrics: options.Metrics = None,
     label_smoothing: Annotated[
@@ -110,11 +118,32 @@ def train(
     ] = None,
     monitor: Annotated[
         str | None,
-        _option("--monitor", "What makes an epoch the best in validation: loss, accuracy or one of --metrics."),
+        _option("--monitor", "What makes an epoch the best in validation: loss, accuracy or a metric."),
     ] = None,
     patience: Annotated[
         int | None,
         _option("--patience", "Stop after so many epochs without a better one in validation.", "never", min=1),
+    ] = None,
+    mixup: Annotated[
+        float | None, _option("--mixup", "Mix images by pairs, with shares of a Beta(so much, so much).", "0", min=0)
+    ] = None,
+    erase: Annotated[
+        float | None, _option("--erase", "Blank a random rectangle in this part of the images.", "0", min=0)
+    ] = None,
+    ema: Annotated[
+        float | None,
+        _option("--ema", "Keep a moving average of the weights, such as 0.99, and test it instead.", "none"),
+    ] = None,
+    start: Annotated[
+        str | None,
+        _option("--start", "Begin with the weights of a run or model file that fit by name and shape.", "none"),
+    ] = None,
+    freeze: Annotated[
+        str | None, _option("--freeze", "Layers to leave as they are: names or patterns, such as 0,2.*.", "none")
+    ] = None,
+    lr_factors: Annotated[
+        str | None,
+        _option("--lr-factors", "Factors of the learning rate for layers: 0=0.1,2.*=0.5.", "1 everywhere"),
     ] = None,
     run: Annotated[
         str | None,
@@ -168,6 +197,12 @@ def train(
         "class_weights": class_weights,
         "clip_norm": clip_norm,
         "clip_value": clip_value,
+        "mixup": mixup,
+        "erase": erase,
+        "ema": ema,
+        "start": start,
+        "freeze": freeze,
+        "lr_factors": lr_factors,
     }
     settings = resolve(given, read_config(run) if resume else {})
     made = network_of.options(settings["variant"], settings["hidden"])
@@ -178,9 +213,10 @@ def train(
     optimizer_made, schedule_made = make_optimizer(settings), make_schedule(settings)
 
     import gpucnn.data
-    from gpucnn.models import build_model
     from gpucnn.metrics import named
+    from gpucnn.models import build_model
     from gpucnn.training import Trainer
+    from gpucnn.training.run import CHECKPOINT
     from gpucnn.training.validation import check_fraction, check_stopping
 
     names = options.listed(settings["metrics"])
@@ -192,7 +228,11 @@ def train(
     shape = cropped(train_set.images.shape[1:], settings["crop"])
     network = build_model(settings["model"], shape, len(train_set.classes), **made)
     network.class_names = train_set.classes
-    given_on = ("batch_size", "shift", "flip", "cutout", "normalize", "clip_norm", "clip_value", "seed")
+    prepare(network, settings, resumed=resume and (Path(run or "") / CHECKPOINT).is_file())
+    given_on = (
+        *("batch_size", "shift", "flip", "cutout", "normalize", "clip_norm", "clip_value", "seed"),
+        *("mixup", "erase", "ema"),
+    )
     trainer = Trainer(
         network,
         backend=device,
@@ -200,6 +240,7 @@ def train(
         schedule=schedule_made,
         crop=settings["crop"] is not None,
         loss=make_loss(settings),
+        lr_factors=make_factors(settings["lr_factors"]),
         metrics=names,
         about={"train": {**settings, "math": device.math}},
         **{name: settings[name] for name in given_on},
@@ -209,6 +250,8 @@ def train(
     try:
         history = trainer.fit(train_set.images, train_set.labels, settings["epochs"], resume=resume, **stopping)
         best = _go_to_the_best(trainer, history, settings) if settings["validation"] is not None else {}
+        if settings["ema"] and not best:
+            trainer.restore_average()
         # The plain loss, which compares runs whatever they were trained with.
         plain = Trainer(network, backend=device, progress=False, metrics=[name for name in names if name != "accuracy"])
         measured = plain.measure(test_set.images, test_set.labels)

@@ -51,8 +51,8 @@ class Dataset:
         wrong = np.argwhere((labels < 0) | (labels >= len(self.classes)))
         if wrong.size:
             raise DataError(
-                f"{self.name}: the label of image {wrong[0][0]} is {labels[tuple(wrong[0])]}; with {len(self.classes)} classes "
-                f"labels run from 0 to {len(self.classes) - 1}"
+                f"{self.name}: the label of image {wrong[0][0]} is {labels[tuple(wrong[0])]}; with {len(self.classes)} "
+                f"classes labels run from 0 to {len(self.classes) - 1}"
             )
         if not isinstance(images, Mapped):
             images = np.ascontiguousarray(images)

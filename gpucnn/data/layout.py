@@ -35,7 +35,10 @@ def layout(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
 
 
 def label_numbers(array: np.ndarray, name: str) -> np.ndarray:
-    """Labels (N,) or, one a pixel, (N, H, W) as int64; raises DataError if they are no integers that could count classes."""
+    """Labels (N,) or, one a pixel, (N, H, W) as int64.
+
+    Raises DataError if they are no integers that could count classes.
+    """
     if array.ndim not in (1, 3) or array.dtype.kind not in "iu":
         raise DataError(f"{name} is {array.dtype} of shape {array.shape}; expected integers of shape (N,) or (N, H, W)")
     if array.size and not 0 <= int(array.min()) <= int(array.max()) < 1_000_000:

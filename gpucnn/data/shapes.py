@@ -22,7 +22,7 @@ def shapes() -> tuple[Dataset, Dataset]:
             kind, side = rng.integers(1, 4), rng.integers(7, 16)
             top, left = rng.integers(0, _SIZE - side + 1, 2)
             down, right = y - top, x - left
-            inside = (0 <= down) & (down < side) & (0 <= right) & (right < side)
+            inside = (down >= 0) & (down < side) & (right >= 0) & (right < side)
             if kind == 1:
                 inside &= (2 * down + 1 - side) ** 2 + (2 * right + 1 - side) ** 2 <= side**2
             elif kind == 3:

@@ -4,13 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.backends.protocol import Backend
+from gpucnn import explain
 from gpucnn.data.drawing import Style
 from gpucnn.errors import ConfigurationError
 from gpucnn.explore.body import Body
 from gpucnn.explore.engine import packed
 from gpucnn.explore.runs import Runs, layer_maps
-from gpucnn.models import Model
 from gpucnn.models.heads import CLASSIFIER
 from gpucnn.show.layers import steps
 
@@ -62,8 +61,8 @@ class Digits:
                 "centre": [{"by": kind, "at": place} for kind, place in style.centre],
             },
             "maps": [layer_maps(step) for step in maps],
-            "gradient": packed(input_gradient(model, prepared.image, of, self._runs.backend)),
-            "occlusion": packed(occlusion(model, prepared.image, of, style.paper)),
+            "gradient": packed(explain.input_gradient(model, prepared.image[None], of)[0]),
+            "occlusion": packed(explain.occlusion(model, prepared.image, of, fill=style.paper)),
         }
 
     def _style(self, index: int) -> Style:
@@ -77,8 +76,8 @@ class Digits:
         image = np.asarray(self._runs.data(index)[1].images[0])
         style, model = self._style(index), self._runs.model(index)
         steps(model, image, self._runs.backend)
-        input_gradient(model, image, 0, self._runs.backend)
-        occlusion(model, image, 0, style.paper)
+        explain.input_gradient(model, image[None], 0)
+        explain.occlusion(model, image, 0, fill=style.paper)
 
     def example(self, body: Body) -> dict[str, Any]:
         """Test image `image` of the run's set as grey values, to begin with."""
@@ -86,33 +85,6 @@ class Digits:
         number = body.integer("image", 0, 10**6) % len(test.images)
         grey = np.asarray(test.images[number]).mean(axis=0)
         return {"image": packed(grey), "label": test.classes[test.labels[number]], "number": number}
-
-
-def input_gradient(model: Model, image: np.ndarray, of: int, backend: Backend) -> np.ndarray:
-    """How much output `of`, before the softmax, grows with each pixel of `image`: (C, H, W), as the model's input."""
-    model.mode.training = False
-    model.layer.need_input_gradient(True)
-    y, backward = model(image[None])
-    dy = np.zeros(y.shape, backend.dtype)
-    dy[0, of] = 1
-    dx: Any = backward(backend.pack(dy))  # None only where a model was told that it needs no such gradient
-    return backend.unpack(dx)[0]
-
-
-def occlusion(model: Model, image: np.ndarray, of: int, paper: float) -> np.ndarray:
-    """By how much the probability of class `of` falls when a square of an eighth of the image is blanked: (P, Q).
-
-    The squares lie half their side apart.
-    """
-    height, width = image.shape[1:]
-    side = max(2, round(min(height, width) / 8))
-    rows, columns = (range(0, size - side + 1, side // 2) for size in (height, width))
-    masked = np.repeat(image[None], len(rows) * len(columns) + 1, axis=0)
-    places = [(row, column) for row in rows for column in columns]
-    for one, (row, column) in zip(masked, places):
-        one[:, row : row + side, column : column + side] = paper
-    probabilities = model.predict(masked)[:, of]  # the last one is whole
-    return (probabilities[-1] - probabilities[:-1]).reshape(len(rows), len(columns))
 
 
 def _stretched(drawing: np.ndarray, style: Style) -> np.ndarray:

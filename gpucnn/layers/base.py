@@ -44,6 +44,10 @@ _MOST = 2**63 - 1  # for products of sizes, which only memory limits
 _OWN = ("axes", "name", "mode", "number", "input_shape", "output_shape", "input_gradient", "window", "reach", "step")
 
 
+# How other libraries exclude weights from training.
+_FREEZING = ("trainable", "requires_grad", "frozen")
+
+
 class _Tensor:
     """Base of Parameter and Statistic. Setting an unknown attribute raises AttributeError."""
 
@@ -57,7 +61,12 @@ class _Tensor:
     def __setattr__(self, name: str, value: Any) -> None:
         if not hasattr(type(self), name):
             known = (slot for kind in type(self).__mro__ for slot in getattr(kind, "__slots__", ()))
-            raise AttributeError(f"a {type(self).__name__} has no {name!r}; it has {', '.join(known)}")
+            instead = (
+                f"freeze its layer: model.freeze({self.name.rpartition('.')[0]!r}), or layer.trainable = False"
+                if name in _FREEZING
+                else f"it has {', '.join(known)}"
+            )
+            raise AttributeError(f"a {type(self).__name__} has no {name!r}; {instead}")
         Recordable.__setattr__(self, name, value)  # type: ignore[arg-type]  # plans of inference notice other arrays
 
 
@@ -97,12 +106,14 @@ class Mode:
     """State shared by all layers of a model: training or inference, the seed, and the step number.
 
     `step` is a uint32 array (1,) on the device, so that a recorded step draws new random numbers at each replay.
+    `freezes` counts the changes of `trainable` in the model's layers.
     """
 
     def __init__(self):
         self.training = False
         self.seed = 0
         self.step: Any = None
+        self.freezes = 0
 
 
 class Layer(Recordable):
@@ -140,6 +151,7 @@ class Layer(Recordable):
     input_shape: Shape = ()
     output_shape: Shape = ()
     _in_model = False
+    _trainable = True
 
     def __new__(cls, *_, **__):
         layer = super().__new__(cls)
@@ -148,7 +160,31 @@ class Layer(Recordable):
 
     def __getstate__(self) -> dict[str, Any]:
         """The attributes of a copy, which belongs to no model yet."""
-        return {name: value for name, value in vars(self).items() if name != "_in_model"}
+        return {name: value for name, value in vars(self).items() if name not in ("_in_model", "_spare")}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._in_model:
+            known = ["trainable"] if name in _FREEZING else [*self._settings(), "trainable"]
+            arguments.refuse_attribute(self, name, f"it has {', '.join(known)}")
+        super().__setattr__(name, value)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training changes the layer's parameters; of a layer made of layers, those of any of them.
+
+        Set to False, it freezes the layer and all below it: no gradient of their parameters is computed, neither the
+        optimizer nor its weight decay changes them, and batch norm uses its running statistics and keeps them, in
+        training too. Dropout still drops.
+        """
+        holders = [layer for layer in self.walk() if any(True for _ in (*layer.parameters(), *layer.statistics()))]
+        return any(layer._trainable for layer in holders or [self])
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        value = arguments.truth("trainable", value)
+        for layer in self.walk():
+            layer._trainable = value
+            layer.mode.freezes += 1
 
     def build(self, shape: Shape) -> Shape:
         """Make the parameters for an input of `shape` (C, *spatial); returns the output's shape. Raises ShapeError."""
@@ -195,6 +231,10 @@ class Layer(Recordable):
         else:
             yield self
 
+    def learns(self) -> bool:
+        """Whether training changes a parameter of this layer or of one below it."""
+        return any(layer._trainable for layer in self.walk() if any(True for _ in layer.parameters()))
+
     def multiply_adds(self) -> int:
         """Multiply-adds for one image, taps on padding included; 0 if unknown."""
         return 0
@@ -215,8 +255,8 @@ class Layer(Recordable):
         return field if self.output_shape[1:] == self.input_shape[1:] else Field(image, field.jump)
 
     def name_children(self) -> None:
-        """Give each child its dotted name, which starts with this layer's."""
-        for name, child in self.children():
+        """Give each child its dotted name, which starts with this layer's. One that is there twice has the first."""
+        for name, child in reversed(list(self.children())):
             child.name = f"{self.name}.{name}" if self.name else name
 
     def connect(self, shape: Shape) -> Shape:

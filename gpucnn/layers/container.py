@@ -39,8 +39,7 @@ class Sequential(Layer):
         self.input_gradient = needed
         for layer in self.layers:
             layer.need_input_gradient(needed)
-            if any(True for part in layer.walk() for _ in part.parameters()):
-                break  # the layers after it need dx to reach this one's parameters
+            needed = needed or layer.learns()  # the layers after it need dx to reach this one's parameters
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         steps = []

@@ -98,7 +98,7 @@ class Convolution(Layer):
 
         def backward(dy: Batch) -> Batch | None:
             dy = activation_backward(dy)
-            if b:
+            if b and self._trainable:
                 backend.bias_gradient(dy, b.grad)
             return self._gradients(dy, x)
 
@@ -108,7 +108,7 @@ class Convolution(Layer):
         if self.activation:
             return super().gradients(dy, x)
         self.check(x)
-        if self.bias:
+        if self.bias and self._trainable:
             x.backend.bias_gradient(dy, self.bias.grad)
         return self._gradients(dy, x.backend.resample(x, self._taps))
 
@@ -120,14 +120,16 @@ class Convolution(Layer):
         y, where = backend.conv_max_pool(x, self.weight.value, b and b.value, self._inner, self.groups, pool)
 
         def backward(dy: Batch) -> Batch | None:
-            return self._gradients(backend.conv_max_pool_gradient(dy, y, where, pool, b and b.grad), x)
+            out_bias = b.grad if b and self._trainable else None
+            return self._gradients(backend.conv_max_pool_gradient(dy, y, where, pool, out_bias), x)
 
         return y, backward
 
     def _gradients(self, dy: Batch, x: Batch) -> Batch | None:
         """Writes the weights' gradients from dy before the activation and the padded x; returns dx."""
         backend, w = x.backend, self.weight
-        backend.conv_weight_gradient(dy, x, self._inner, self.groups, w.grad)
+        if self._trainable:
+            backend.conv_weight_gradient(dy, x, self._inner, self.groups, w.grad)
         if not self.input_gradient:
             return None
         dx = backend.conv_input_gradient(dy, w.value, self._inner, self.groups)

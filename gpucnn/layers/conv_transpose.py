@@ -96,10 +96,10 @@ class TransposedConvolution(Layer):
     def _gradients(self, dy: Batch, x: Batch) -> Batch | None:
         """From dy before the activation."""
         backend, w, window = x.backend, self.weight, self.backwards
-        if self.bias:
+        if self.bias and self._trainable:
             backend.bias_gradient(dy, self.bias.grad)
-        # x takes the place of the window's output, dy that of its input.
-        backend.conv_weight_gradient(x, dy, window, self.groups, w.grad)
+        if self._trainable:  # x takes the place of the window's output, dy that of its input
+            backend.conv_weight_gradient(x, dy, window, self.groups, w.grad)
         return backend.conv(dy, w.value, None, window, self.groups) if self.input_gradient else None
 
     def multiply_adds(self) -> int:

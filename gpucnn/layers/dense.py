@@ -55,9 +55,10 @@ class Dense(Layer):
     def _gradients(self, dy: Batch, x: Batch) -> Batch | None:
         """From dy before the activation."""
         backend, w = x.backend, self.weight
-        if self.bias:
+        if self.bias and self._trainable:
             backend.bias_gradient(dy, self.bias.grad)
-        backend.dense_weight_gradient(dy, x, w.grad)
+        if self._trainable:
+            backend.dense_weight_gradient(dy, x, w.grad)
         return backend.dense_input_gradient(dy, w.value) if self.input_gradient else None
 
     def multiply_adds(self) -> int:

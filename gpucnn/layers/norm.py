@@ -26,7 +26,8 @@ class BatchNorm(Layer):
 
     Ioffe and Szegedy 2015. In training, mean and variance are those of the batch, over images and positions, and the
     running ones move toward them: `running += momentum * (batch - running)`, the variance unbiased, as in PyTorch.
-    In inference they are the running ones, taken as constants: dx, dgamma and dbeta are those of an affine map.
+    In inference, and in a frozen layer (`trainable`), they are the running ones, taken as constants: dx, dgamma and
+    dbeta are those of an affine map.
     `activation` is None, "relu" (fused), "tanh", "sigmoid", "leaky_relu", "gelu" or "silu".
 
     Training on one value per channel raises ShapeError: its variance is zero, its output would be beta for any x.
@@ -47,7 +48,7 @@ class BatchNorm(Layer):
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
         backend, gamma, beta = x.backend, self.gamma, self.beta
-        training = self.mode.training
+        training = self._uses_batch()
         mean, var = self._batch_statistics(x) if training else (self.running_mean.value, self.running_var.value)
         rectified = self.activation == "relu"
         y = backend.batch_norm(x, mean, var, gamma.value, beta.value, self.eps, relu=rectified)
@@ -62,6 +63,8 @@ class BatchNorm(Layer):
 
         def backward(dy: Batch) -> Batch:
             dy = activation_backward(dy)
+            if not self._trainable:
+                return backend.batch_norm_input_gradient(dy, var, gamma.value, self.eps)
             dx = backend.batch_norm_gradient(dy, x, mean, var, gamma.value, self.eps, gamma.grad, beta.grad)
             # With constant statistics gamma's and beta's gradients are the same sums, but dx has no term through them.
             return dx if training else backend.batch_norm_input_gradient(dy, var, gamma.value, self.eps)
@@ -73,7 +76,7 @@ class BatchNorm(Layer):
         training one operation of the backend.
         """
         backend = x.backend
-        if not self.mode.training:
+        if not self._uses_batch():
             y, own_backward = self(x)
             y, where = backend.max_pool(y, pool)
             return y, lambda dy: own_backward(backend.max_pool_gradient(dy, where, pool))
@@ -82,6 +85,10 @@ class BatchNorm(Layer):
         settings = x, mean, var, self.gamma.value, self.beta.value, self.eps, pool
         y, kept = backend.batch_norm_max_pool(*settings)
         return y, lambda dy: backend.batch_norm_max_pool_gradient(dy, kept, *settings, self.gamma.grad, self.beta.grad)
+
+    def _uses_batch(self) -> bool:
+        """Whether mean and variance are the batch's own."""
+        return self.mode.training and self._trainable
 
     def check_axes(self, shape: Shape) -> None:
         """Raises ShapeError for an unsupported shape."""

@@ -57,7 +57,8 @@ class Whitening2d(Layer):
         return x.backend.conv(x, self.weight.value, self.bias.value, self.window), self.gradients
 
     def gradients(self, dy: Batch, x: Batch | None = None) -> Batch | None:
-        dy.backend.bias_gradient(dy, self.bias.grad)
+        if self._trainable:
+            dy.backend.bias_gradient(dy, self.bias.grad)
         return dy.backend.conv_input_gradient(dy, self.weight.value, self.window) if self.input_gradient else None
 
     def multiply_adds(self) -> int:

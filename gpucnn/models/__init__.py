@@ -11,12 +11,16 @@ from gpucnn.models.registry import MODELS, build_model
 from gpucnn.models.resnet import resnet20, resnet56
 from gpucnn.models.separable import separable_small
 from gpucnn.models.signal import signal_small, volume_small
+from gpucnn.models.sizes import at_size
+from gpucnn.models.transfer import Matching, load_matching, replace_head
 from gpucnn.models.unet import unet_small
 from gpucnn.models.vgg import vgg_small
 
 __all__ = [
     "MODELS",
+    "Matching",
     "Model",
+    "at_size",
     "build_model",
     "cifar_fast",
     "conv_to_dense",
@@ -25,9 +29,11 @@ __all__ = [
     "from_pytorch",
     "fully_convolutional",
     "lenet5",
+    "load_matching",
     "mlp",
     "pytorch_module",
     "pytorch_names",
+    "replace_head",
     "resnet20",
     "resnet56",
     "save_pytorch",

@@ -1,5 +1,8 @@
 """A wide, shallow network for CIFAR-10 that learns in few epochs, in the manner of the speed records."""
 
+from collections.abc import Iterable
+
+from gpucnn.arguments import integer, sequence
 from gpucnn.layers import (
     GELU,
     BatchNorm,
@@ -14,14 +17,17 @@ from gpucnn.layers import (
 from gpucnn.models.heads import check_size, ending
 from gpucnn.models.model import Model
 
-_LEAST = 9  # 9 - 1 = 8, halved three times
-_WIDTHS = (64, 256, 256)
+WIDTHS = (64, 256, 256)
 
 
 def cifar_fast(
-    input_shape: tuple[int, int, int] = (3, 32, 32), classes: int | None = None, *, outputs: int | None = None
+    input_shape: tuple[int, int, int] = (3, 32, 32),
+    classes: int | None = None,
+    *,
+    outputs: int | None = None,
+    widths: Iterable[int] = WIDTHS,
 ) -> Model:
-    """A 2x2 whitening convolution, three groups of 64, 256 and 256 filters, the maximum of each map, dense.
+    """A 2x2 whitening convolution, groups of `widths` (64, 256, 256) filters, the maximum of each map, dense.
 
     A group is a 3x3 convolution, a max pooling by 2, batch norm, GELU, and another convolution with batch norm and
     GELU. The whitening convolution's filters are fixed, from the training images (gpucnn.layers.Whitening2d). After
@@ -29,10 +35,12 @@ def cifar_fast(
     scaling of the outputs. `outputs` instead of `classes` (default 10) makes a regressor of so many values. Images of
     9x9 at least; raises ShapeError for smaller ones.
     """
-    shape = check_size("cifar_fast", input_shape, _LEAST)
+    sizes = sequence("widths", widths, "the filters of each group, such as (64, 256, 256)")
+    filters = [integer("each of widths", size) for size in sizes]
+    shape = check_size("cifar_fast", input_shape, 1 + 2 ** len(filters))  # the first takes one, each group halves
     units, head, about = ending(classes, outputs)
     layers: list[Layer] = [Whitening2d(2), GELU()]
-    for width in _WIDTHS:
+    for width in filters:
         layers += [
             Conv2d(width, 3, padding=1, bias=False),
             MaxPool2d(2),
@@ -44,6 +52,6 @@ def cifar_fast(
         Sequential(*layers, GlobalMaxPool2d(), Dense(units)),
         shape,
         "cifar_fast",
-        {"input_shape": list(shape), **about},
+        {"input_shape": list(shape), **about, "widths": filters},
         head,
     )

@@ -19,6 +19,7 @@ from gpucnn.schema import parse
 from gpucnn.storage import decoding, first_line, write_file
 
 FORMAT_VERSION = 2
+AVERAGE = "average."  # before the names of averaged weights in a checkpoint
 ABOUT = {
     "version": int,
     "model": str,
@@ -29,6 +30,7 @@ ABOUT = {
     "image_shape": [int],
     "mean": ([float], None),
     "std": ([float], None),
+    "frozen?": [str],
 }
 
 
@@ -51,7 +53,14 @@ def load(path, model: Model | None = None) -> Model:
     """
     instance("model", model, Model, "a gpucnn.Model", optional=True)
     tensors, about = read_tensors(path)
-    return restore(path, tensors, about, model)
+    return restore(path, averaged(tensors), about, model)
+
+
+def averaged(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A checkpoint's tensors with the averages in place of the model's weights, if it holds averages."""
+    return tensors | {
+        f"model.{name.removeprefix(AVERAGE)}": value for name, value in tensors.items() if name.startswith(AVERAGE)
+    }
 
 
 def restore(path, tensors: dict[str, np.ndarray], about: dict, model: Model | None = None) -> Model:
@@ -78,6 +87,8 @@ def restore(path, tensors: dict[str, np.ndarray], about: dict, model: Model | No
     model.class_names = about["class_names"]
     model.image_shape = tuple(about["image_shape"])
     model.mean, model.std = (about[name] and tuple(about[name]) for name in ("mean", "std"))
+    if "frozen" in about:  # else those that are frozen stay so
+        model.frozen = about["frozen"]
     return model
 
 
@@ -92,6 +103,7 @@ def describe(model: Model) -> dict:
         "image_shape": list(model.image_shape),
         "mean": model.mean and list(model.mean),
         "std": model.std and list(model.std),
+        **({"frozen": model.frozen} if model.frozen else {}),
     }
 
 
@@ -117,6 +129,7 @@ def _unfit(about: dict, model: Model) -> str | None:
         "image_shape": len(shape) == len(need) and shape[0] == need[0] and all(a >= b for a, b in zip(shape, need)),
         "mean": (mean is None) == (std is None) and (mean is None or len(mean) == need[0]),
         "std": std is None or (len(std) == need[0] and min(std) > 0),
+        "frozen": set(about.get("frozen", [])) <= set(model.holders()),
         "class_names": names is None or len(names) == model.output_shape[0],
     }
     return next((name for name, good in fits.items() if not good), None)

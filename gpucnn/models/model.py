@@ -1,5 +1,6 @@
 """A model: a layer with its parameters, gradients and running statistics in three flat buffers."""
 
+import copy
 import hashlib
 import math
 from collections.abc import Callable
@@ -11,14 +12,18 @@ from gpucnn import arguments as check
 from gpucnn.backends import get_backend
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
+from gpucnn.data.mapped import Mapped
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.initializers import draw
 from gpucnn.layers import whitening
 from gpucnn.layers.base import Backward, Layer, Mode, Parameter, Statistic, label
+from gpucnn.layers.shared import Shared, share
 from gpucnn.layers.whitening import Whitening2d
 from gpucnn.models.heads import CLASSIFIER, REGRESSOR
 from gpucnn.models.inputs import check_images
+from gpucnn.models.naming import check_pattern, matches
 from gpucnn.models.plans import Plans, softmax, values
+from gpucnn.optimizers import Piece
 from gpucnn.recordable import Recordable
 
 # Every parameter starts at a multiple of 16 floats, 64 bytes, so that kernels may load vectors from its start. The gaps
@@ -62,7 +67,7 @@ class Model(Recordable):
         self.image_shape = self.input_shape
         self.mean: tuple[float, ...] | None = None
         self.std: tuple[float, ...] | None = None
-        self._checked_layers()
+        self._share_layers()
         layer.name = ""
         self.output_shape = layer.connect(self.input_shape)
         # As built: a user-defined layer may change its attributes later.
@@ -71,31 +76,69 @@ class Model(Recordable):
         self.parameters: list[Parameter] = []
         self.running: list[Statistic] = []
         self._collect()
+        self._group = [self]  # models with the same buffers
         self.initialized = False
         self.backend: Any = None  # a Backend once placed
+        self._unused: Any = None  # the gradients of frozen parameters
         self._plans = Plans()
         self._bind(*(np.zeros(size, np.float32) for size in self._sizes()))
         for statistic in self.running:
             statistic.value[...] = statistic.initial
 
-    def _checked_layers(self) -> list[Layer]:
-        """All layers. Raises ConfigurationError for one that occurs twice or is part of another model."""
-        layers, seen = list(self.layer.walk()), set()
-        for layer in layers:
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "statistics" in vars(self):  # made
+            public = sorted(known for known in vars(self) if known[0] != "_")
+            check.refuse_attribute(self, name, f"it has {', '.join(public)} and trainable")
+        super().__setattr__(name, value)
+
+    def __deepcopy__(self, memo: dict) -> "Model":
+        """An independent model with the same weights, statistics and settings, on the same backend."""
+        fresh = object.__new__(type(self))
+        memo[id(self)] = fresh
+        own = dict(vars(self))
+        if self.backend is not None:
+            memo[id(self.backend)] = self.backend
+        # Views of the buffers, which are copied whole.
+        views = [(p, "value") for p in (*self.parameters, *self.running)] + [(p, "grad") for p in self.parameters]
+        memo.update((id(getattr(part, name)), None) for part, name in views)
+        flats = [own.pop(name) for name in ("values", "grads", "statistics")]
+        own["_group"] = [self]  # which becomes the copy
+        step = own["mode"].step
+        memo[id(step)] = None
+        vars(fresh).update(copy.deepcopy(own, memo), values=None, grads=None, statistics=None)
+        for layer in fresh.layer.walk():
+            layer._in_model = True
+        fresh._bind(*map(self._copied, flats))
+        if self.backend is not None:
+            fresh._place_shared()
+        fresh.mode.step = None if step is None else self._copied(step)
+        return fresh
+
+    def _copied(self, array):
+        return array.copy() if self.backend is None else self.backend.array(self.backend.host(array))
+
+    def _share_layers(self) -> None:
+        """Prepare the layers that occur several times. Raises ConfigurationError for one of another model."""
+        seen: set[int] = set()
+        for layer in self.layer.walk():
             if id(layer) in seen:
-                raise ConfigurationError(
-                    f"{layer!r} is in the model twice; layers write their gradients, so none can be shared: make two"
-                )
+                share(layer)
+            if isinstance(layer, Shared):
+                layer.reset()
             if layer._in_model:
                 raise ConfigurationError(
                     f"{label(layer)} is part of a model already, whose weights it holds; make a new one for another "
                     "model, or take copy.deepcopy of it"
                 )
             seen.add(id(layer))
-        return layers
 
     def _collect(self) -> None:
-        for number, layer in enumerate(self._checked_layers()):
+        names: dict[int, str] = {}
+        layers = list(self.layer.walk())
+        for number, layer in enumerate(layers):
+            if id(layer) in names:
+                continue
+            names[id(layer)] = layer.name
             layer.mode, layer.number, layer._in_model = self.mode, number, True
             layer.name_children()
             prefix = f"{layer.name}." if layer.name else ""
@@ -103,6 +146,8 @@ class Model(Recordable):
                 part.name = prefix + name
             self.parameters += (parameter for _, parameter in layer.parameters())
             self.running += (statistic for _, statistic in layer.statistics())
+        for layer in layers:
+            layer.name = names[id(layer)]  # that of its first place
 
     def _sizes(self) -> tuple[int, int, int]:
         weights, statistics = (sum(map(_padded, parts)) for parts in (self.parameters, self.running))
@@ -118,6 +163,98 @@ class Model(Recordable):
     def split(self, flat) -> dict:
         """Views of a flat array as long as `values`, such as an optimizer's state: one per parameter, by name."""
         return _views(flat, self.parameters)
+
+    # ---- frozen layers -----------------------------------------------------------------------------------------------
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training changes any layer; setting it freezes or unfreezes all of them."""
+        return self.layer.trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self.layer.trainable = value
+
+    def freeze(self, *patterns: str) -> list[str]:
+        """Exclude the layers that `patterns` match from training, all without a pattern; returns their names.
+
+        A pattern is a layer's name, "4", which includes the layers in it, or has a * for any characters, "4.*". See
+        `Layer.trainable` for what a frozen layer does. Raises ConfigurationError for one that matches no layer with
+        parameters.
+        """
+        return self._set_trainable(patterns, False)
+
+    def unfreeze(self, *patterns: str) -> list[str]:
+        """The opposite of `freeze`."""
+        return self._set_trainable(patterns, True)
+
+    @property
+    def frozen(self) -> list[str]:
+        """The names of the layers with parameters that training does not change."""
+        return [name for name, layer in self.holders().items() if not layer._trainable]
+
+    @frozen.setter
+    def frozen(self, names: list[str]) -> None:
+        holders = self.holders()
+        if unknown := set(names) - set(holders):
+            raise ConfigurationError(f"{self.name} has no layer with parameters called {min(unknown)!r}")
+        for name, layer in holders.items():
+            layer._trainable = name not in names
+        self.mode.freezes += 1
+
+    def holders(self) -> dict[str, Layer]:
+        """The layers that have parameters, by name."""
+        return {layer.name: layer for layer in self.layer.walk() if any(True for _ in layer.parameters())}
+
+    def _set_trainable(self, patterns: tuple[str, ...], value: bool) -> list[str]:
+        holders = self.holders()
+        for pattern in patterns:
+            check_pattern(pattern, holders, f"layer with parameters of {self.name}")
+        chosen = [name for name in holders if not patterns or any(matches(pattern, name) for pattern in patterns)]
+        for name in chosen:
+            holders[name]._trainable = value
+        self.mode.freezes += 1
+        return chosen
+
+    def pieces(self, factors: dict[str, float] | None = None) -> list[Piece]:
+        """The parts of the flat buffers that training changes, for `Optimizer.divide`.
+
+        `factors` maps patterns of layer or parameter names to factors of the learning rate; the first that matches a
+        parameter counts, and 1 where none does. Raises ConfigurationError for a pattern that matches nothing.
+        """
+        factors = factors or {}
+        for pattern in factors:
+            check_pattern(pattern, [p.name for p in self.parameters], f"layer or parameter of {self.name}")
+        frozen = {id(p) for layer in self.layer.walk() if not layer._trainable for _, p in layer.parameters()}
+        pieces: list[Piece] = []
+        start = 0
+        for p in self.parameters:
+            stop = start + _padded(p)
+            factor = next((factors[pattern] for pattern in factors if matches(pattern, p.name)), 1.0)
+            if id(p) not in frozen:
+                if pieces and pieces[-1][1:] == (start, factor):
+                    start, _, _ = pieces.pop()
+                pieces.append((start, stop, factor))
+            start = stop
+        return pieces
+
+    def prepare_training(self) -> None:
+        """Gradients of frozen parameters go nowhere from now on, and their part of `grads` is zero; no gradient is
+        computed that only they or the images would need. Raises ConfigurationError if all layers are frozen.
+        """
+        holders = self.holders().values()
+        frozen = [p for layer in holders if not layer._trainable for _, p in layer.parameters()]
+        if frozen and len(frozen) == len(self.parameters):
+            raise ConfigurationError("all layers are frozen, so nothing would be trained; unfreeze some of them")
+        if frozen or self._unused is not None:
+            for p, grad in zip(self.parameters, self.split(self.grads).values(), strict=True):
+                p.grad = grad
+            # A layer of the user's may write them all the same.
+            self._unused = self.backend.zeros((max(map(_padded, frozen)),)) if frozen else None
+            for p in frozen:
+                p.grad = self._unused[: math.prod(p.shape)].reshape(p.shape)
+            self.backend.assign(self.grads, np.zeros(self.grads.shape, self.grads.dtype))
+        self.layer.need_input_gradient(False)
 
     @property
     def parameter_count(self) -> int:
@@ -155,7 +292,8 @@ class Model(Recordable):
         """One line per layer."""
         layers = [layer for layer in self.layer.walk() if not layer.chain]
         width = max((len(layer.name) for layer in layers), default=0)
-        lines = [f"  {layer.name:{width}}  {layer.describe()}" for layer in layers]
+        frozen = set(self.frozen)
+        lines = [f"  {layer.name:{width}}  {layer.describe()}{', frozen' * (layer.name in frozen)}" for layer in layers]
         size = "x".join(map(str, self.image_shape))
         return "\n".join([f"{self.name}, images of {size}, {self.parameter_count:,} parameters", *lines])
 
@@ -164,11 +302,29 @@ class Model(Recordable):
         if backend is self.backend:
             return self
         values = self.state_dict()
-        self._bind(*(backend.zeros((size,)) for size in self._sizes()))
-        self.backend = backend
-        self.mode.step = backend.zeros((1,), np.uint32)
+        flats = [backend.zeros((size,)) for size in self._sizes()]
+        for model in self._group:
+            model._bind(*flats)
+            model.backend = backend
+            model.mode.step = backend.zeros((1,), np.uint32)
+            model._place_shared()
         self._write(values)
         return self
+
+    def _place_shared(self) -> None:
+        for layer in self.layer.walk():
+            if isinstance(layer, Shared):
+                layer.place(self.backend)
+
+    def adopt(self, other: "Model") -> None:
+        """Let `other`, whose parameters have the same shapes, use this model's buffers from now on."""
+        self._group.append(other)
+        other._group = self._group
+        other._bind(self.values, self.grads, self.statistics)
+        other.backend, other.initialized = self.backend, self.initialized
+        if self.backend is not None:
+            other.mode.step = self.backend.zeros((1,), np.uint32)
+            other._place_shared()
 
     def __call__(self, x) -> tuple[Batch, Backward]:
         """(y, backward). x is a Batch of the model's backend, or a plain array (N, *image_shape) from the host.
@@ -192,13 +348,18 @@ class Model(Recordable):
         indices = self.backend.array(np.arange(len(images), dtype=np.int64))
         return self.backend.load_images(self.backend.array(images), indices, len(images), self.preparation)
 
-    def predict(self, images, batch_size: int = 256, finish: Callable[[Batch], Batch] | None = None) -> np.ndarray:
+    def predict(
+        self, images, batch_size: int = 256, finish: Callable[[Batch], Batch] | None = None, *, flips: bool = False
+    ) -> np.ndarray:
         """Class probabilities (N, classes) of images (N, *image_shape), or a regressor's values (N, outputs), on the
         host.
 
         In inference mode, `batch_size` images at a time, in the backend's type. `finish` maps the outputs to
-        the result (None: softmax for a classifier). Raises what a call raises for images that do not fit.
+        the result (None: softmax for a classifier). With `flips` the result is the mean of that for the images and for
+        the images mirrored left to right. Raises what a call raises for images that do not fit.
         """
+        if check.truth("flips", flips):
+            return self._with_flips(images, batch_size, finish)
         batch_size = check.integer("batch_size", batch_size)
         if self.backend is None:
             self.place(get_backend())
@@ -209,15 +370,33 @@ class Model(Recordable):
             finish = softmax if self.head == CLASSIFIER else values
         return self._plans.predict(self, images, batch_size, finish)
 
+    def _with_flips(self, images, batch_size: int, finish: Callable[[Batch], Batch] | None) -> np.ndarray:
+        if len(self.image_shape) == 1:
+            raise ConfigurationError(f"flips need images; this model takes (N, {self.image_shape[0]})")
+        if isinstance(images, Mapped):
+            images = images.take(np.arange(len(images)))
+        plain = self.predict(images, batch_size, finish)
+        mirrored = self.predict(np.ascontiguousarray(check.array("images", images)[..., ::-1]), batch_size, finish)
+        return (plain + mirrored) * plain.dtype.type(0.5)
+
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies on the host of all parameters, then all running statistics, by name."""
         host = np.array if self.backend is None else self.backend.host
         # Two transfers from the device, not one per parameter.
-        return {
-            name: view.copy()
-            for flat, parts in ((host(self.values), self.parameters), (host(self.statistics), self.running))
-            for name, view in _views(flat, parts).items()
-        }
+        return self.named(host(self.values), host(self.statistics))
+
+    def named(self, values: np.ndarray, statistics: np.ndarray) -> dict[str, np.ndarray]:
+        """Copies of the parts of flat host arrays like `values` and `statistics`, by name."""
+        parts = ((values, self.parameters), (statistics, self.running))
+        return {name: view.copy() for flat, own in parts for name, view in _views(flat, own).items()}
+
+    def flat(self, state: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The opposite of `named`; the gaps are zero."""
+        flats = np.zeros(self.values.shape, self.values.dtype), np.zeros(self.statistics.shape, self.statistics.dtype)
+        for flat, own in zip(flats, (self.parameters, self.running), strict=True):
+            for name, view in _views(flat, own).items():
+                view[...] = state[name]
+        return flats
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
         """Set parameters and running statistics from `state`; raises CheckpointError unless names and shapes agree."""
@@ -230,13 +409,11 @@ class Model(Recordable):
                 f"the weights and {expected.get(wrong, 'missing')} in the model"
             )
         self._write(state)
-        self.initialized = True
+        for model in self._group:
+            model.initialized = True
 
     def _write(self, state: dict[str, np.ndarray]) -> None:
-        for flat, parts in ((self.values, self.parameters), (self.statistics, self.running)):
-            host = np.zeros(flat.shape, flat.dtype)
-            for name, view in _views(host, parts).items():
-                view[...] = state[name]
+        for flat, host in zip((self.values, self.statistics), self.flat(state), strict=True):
             if self.backend is None:
                 flat[...] = host
             else:

@@ -34,7 +34,7 @@ def build_model(
 ) -> Model:
     """The ready-made model called `name` for images of `input_shape` (C, H, W): a classifier of so many classes
     (default 10), or a regressor of so many outputs. `options` are the model's own: lenet5's `variant`, mlp's `hidden`,
-    unet_small's `widths`.
+    cifar_fast's and unet_small's `widths`.
 
     Raises ConfigurationError for an unknown name or option, ShapeError for images too small for it.
     """

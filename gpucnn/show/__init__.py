@@ -10,10 +10,11 @@ ConfigurationError before anything is computed.
 
 from gpucnn.show.filters import filters
 from gpucnn.show.inputs import inputs
-from gpucnn.show.learning import Mistake, confusion, curves, mistakes
+from gpucnn.show.learning import Mistake, confusion, curves, doubts, mistakes
 from gpucnn.show.maps import maps
 from gpucnn.show.match import Match, match
 from gpucnn.show.pixels import pixel_use
+from gpucnn.show.reasons import gradcam, occlusion, saliency
 from gpucnn.show.scores import Scores, Sighting, digit_page, scores
 
 __all__ = [
@@ -24,11 +25,15 @@ __all__ = [
     "confusion",
     "curves",
     "digit_page",
+    "doubts",
     "filters",
+    "gradcam",
     "inputs",
     "maps",
     "match",
     "mistakes",
+    "occlusion",
     "pixel_use",
+    "saliency",
     "scores",
 ]

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpucnn import figures
+from gpucnn.arguments import integer
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import ConfigurationError, DataError, ShapeError
 from gpucnn.losses import check_labels
 from gpucnn.show.match import show_image
 from gpucnn.storage import write_file
 from gpucnn.training.curves import draw_curves
+from gpucnn.training.doubts import Doubt
 from gpucnn.training.history import History
 
 _NUMBERS = 30  # up to so many classes, cells show their counts and each class its name
@@ -151,11 +153,21 @@ def mistakes(images, labels, probabilities, classes: list[str], path=None, *, mo
     return listed
 
 
-def _draw_mistakes(images: np.ndarray, listed: list[Mistake], wrong: int):
+def doubts(images, found: list[Doubt], classes: list[str], path, *, most: int = 20) -> None:
+    """Draw the worst of `gpucnn.training.doubtful_labels` into the PNG at `path`, at most `most`."""
+    figures.check_path(path)
+    listed = [
+        Mistake(d.image, classes[d.label], classes[d.suggested], d.probability, d.probability_of_label)
+        for d in found[: integer("most", most)]
+    ]
+    figures.save(_draw_mistakes(np.asarray(images), listed, len(found), "doubtful label", "labelled"), path)
+
+
+def _draw_mistakes(images: np.ndarray, listed: list[Mistake], wrong: int, what: str = "mistake", verb: str = "is"):
     if not listed:
         figure = figures.new_figure(5, 1.2)
         figure.text(
-            0.5, 0.5, f"No mistake in {figures.many(len(images), 'image')}", ha="center", va="center", fontsize=13
+            0.5, 0.5, f"No {what} in {figures.many(len(images), 'image')}", ha="center", va="center", fontsize=13
         )
         return figure
     columns = min(5, len(listed))
@@ -166,14 +178,16 @@ def _draw_mistakes(images: np.ndarray, listed: list[Mistake], wrong: int):
     for axes, mistake in zip(grid, listed):
         show_image(axes, images[mistake.image])
         text = f"says {figures.cut(mistake.predicted)}: {_percent(mistake.probability)}\n"
-        axes.set_title(text + f"is {figures.cut(mistake.true)}: {_percent(mistake.probability_of_true)}", fontsize=9)
+        axes.set_title(
+            text + f"{verb} {figures.cut(mistake.true)}: {_percent(mistake.probability_of_true)}", fontsize=9
+        )
         axes.set_xlabel(f"image {mistake.image}", fontsize=8, color=figures.FAINT)
     for axes in grid:
         axes.set_xticks([])
         axes.set_yticks([])
     for axes in grid[len(listed) :]:
         axes.set_visible(False)
-    title = f"{figures.many(wrong, 'mistake')} in {figures.many(len(images), 'image')}"
+    title = f"{figures.many(wrong, what)} in {figures.many(len(images), 'image')}"
     if wrong > 1:
         title += f": the {len(listed)} most confident" if len(listed) < wrong else ", the most confident first"
     figure.suptitle(title, fontsize=12)

@@ -30,7 +30,6 @@ def one_step(case: Case, backend: Backend) -> State:
     model = case.build().place(backend)
     optimizer = SGD(RATE, momentum=MOMENTUM)
     optimizer.place(backend, model.values.size)
-    model.layer.need_input_gradient(False)
     data = Resident(backend, images, labels, case.batch)
     TrainingSteps(model, optimizer, data).run(np.arange(case.batch), 0, 1.0)
     model.mode.training = False

@@ -108,7 +108,6 @@ def prepare(case: Case, backend: Backend) -> Prepared:
 def _training(model: Model, data: Resident):
     optimizer = SGD(LEARNING_RATE, momentum=MOMENTUM)
     optimizer.place(data.backend, model.values.size)
-    model.layer.need_input_gradient(False)
     steps = TrainingSteps(model, optimizer, data)
     batches = data.batches(arithmetic.permutation(0, data.count, 0))
     number = 0

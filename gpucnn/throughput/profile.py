@@ -142,7 +142,6 @@ def profile(
     data = Resident(backend, images, labels, case.batch)
     optimizer = SGD(LEARNING_RATE, momentum=MOMENTUM)
     optimizer.place(backend, model.values.size)
-    model.layer.need_input_gradient(False)
     steps = TrainingSteps(model, optimizer, data)
     with logged(backend) as calls:
         steps.run(data.batches(np.arange(data.count))[0], 0, 1.0)

@@ -42,6 +42,10 @@ class Resident:
         padded[: len(indices)] = indices
         self.backend.assign(self.indices, padded)
 
+    def places(self, indices: np.ndarray) -> np.ndarray:
+        """Where the images at `indices`, once chosen, are in `images` and `labels`."""
+        return indices
+
     def batches(self, order: np.ndarray) -> list[np.ndarray]:
         """`order` in parts of batch_size; the last may be short."""
         return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
@@ -73,6 +77,9 @@ class Streamed(Resident):
         self._coming: deque[np.ndarray] = deque()
         self._ahead: deque[tuple[np.ndarray, np.ndarray, Future]] = deque()
         self._reader = ThreadPoolExecutor(1, "gpucnn-reader")
+
+    def places(self, indices: np.ndarray) -> np.ndarray:
+        return np.arange(len(indices))
 
     def batches(self, order: np.ndarray) -> list[np.ndarray]:
         self._forget()
@@ -144,7 +151,7 @@ class Fed(Resident):
         self.labels = backend.zeros(labels.shape, labels.dtype)
         self.indices = backend.array(np.arange(self.batch_size, dtype=np.int64))
 
-    def batches(self, order: np.ndarray) -> "Fed":
+    def batches(self, order: np.ndarray) -> "Fed":  # type: ignore[override]  # it has a length and is gone through
         return self
 
     def __len__(self) -> int:
@@ -179,7 +186,7 @@ class Fed(Resident):
                 + ("; an iterator must give enough for all epochs, such as a generator that never ends" * self._endless)
             ) from None
         if number == 0 and pair is getattr(self, "first", None):
-            return pair
+            return self.first
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise DataError(f"batch {number + 1} is {shown(pair)}; each must be a pair (images, labels)")
         return self._check(*pair)

@@ -6,7 +6,6 @@ Anything with the methods of `Quiet` can take its place: `Trainer(..., progress=
 import contextlib
 import sys
 
-
 _VALIDATION = "validation_"
 _SHOWN = ("loss", "accuracy", "learning_rate", "seconds", "images_per_second", "validation_loss", "validation_accuracy")
 
@@ -20,7 +19,7 @@ class Quiet:
         """Training starts: `epochs` in all, `done` of them before, of so many images each. `title`: what and where."""
 
     def update(self, epoch: int, images: int, measured: dict) -> None:
-        """Epoch `epoch` (from 1) has seen so many images; `measured`: loss, accuracy if any, metrics, images_per_second."""
+        """Epoch `epoch` (from 1) has seen so many images; `measured`: loss, accuracy, metrics, images_per_second."""
 
     def end_epoch(self, record: dict) -> None:
         """An epoch is over; `record` is its entry in the history."""

@@ -22,11 +22,21 @@ import numpy as np
 from gpucnn import arguments
 from gpucnn.arguments import shown
 from gpucnn.errors import CheckpointError, ConfigurationError
-from gpucnn.models.files import ABOUT, check_same_model, describe, read_tensors, restore, write_tensors
+from gpucnn.models.files import (
+    ABOUT,
+    AVERAGE,
+    averaged,
+    check_same_model,
+    describe,
+    read_tensors,
+    restore,
+    write_tensors,
+)
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Optimizer
 from gpucnn.schema import parse
 from gpucnn.storage import as_path, decoding, is_beside, locked, make_folder, read_file, write_file
+from gpucnn.training.average import Average
 from gpucnn.training.curves import draw_curves
 from gpucnn.training.history import History
 
@@ -121,10 +131,12 @@ class RunFolder:
         """Draw curves.png."""
         write_file(self.path / "curves.png", draw_curves(history))
 
-    def write_best(self, model: Model, record: dict) -> None:
-        """Write the model's weights with `record`, the epoch's entry in the history. To be done before the checkpoint
-        of the same epoch: a run killed between the two measures that epoch again, and finds the same weights."""
-        state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    def write_best(self, model: Model, record: dict, weights: dict[str, np.ndarray]) -> None:
+        """Write the model with these weights and `record`, the epoch's entry in the history. To be done before the
+        checkpoint of the same epoch: a run killed between the two measures that epoch again, and finds the same
+        weights.
+        """
+        state = {f"model.{name}": value for name, value in weights.items()}
         write_tensors(self.best, state, {**describe(model), "epoch": record["epoch"], "measured": record})
 
     def read_best(self, model: Model, epoch: int, done: int) -> tuple[int, dict[str, np.ndarray]]:
@@ -190,9 +202,16 @@ class Checkpoint:
     about: dict
     history: History
 
-    def restore(self, model: Model, optimizer: Optimizer) -> None:
-        """Put weights and optimiser state back."""
+    def restore(self, model: Model, optimizer: Optimizer, average: Average | None = None) -> None:
+        """Put weights, optimiser state and average back."""
+        if average:  # its presence is a setting, which read_checkpoint has compared
+            state = {name: value for name, value in self.tensors.items() if name.startswith(AVERAGE)}
+            expected = {AVERAGE + name: value.shape for name, value in model.state_dict().items()}
+            if {name: value.shape for name, value in state.items() if value.dtype.kind == "f"} != expected:
+                raise CheckpointError(f"{self.path} is damaged: it lacks the average of the weights")
+            average.load_state_dict(model, {name.removeprefix(AVERAGE): value for name, value in state.items()})
         restore(self.path, self.tensors, self.about, model)
+        model.frozen = self.about.get("frozen", [])  # a callback may have changed it since the first epoch
         for name, array in optimizer.state_dict().items():
             host = np.zeros(array.shape, array.dtype)
             for parameter, view in model.split(host).items():
@@ -214,9 +233,11 @@ def _difference(there: dict, now: dict, owner: str = "") -> str | None:
     return None
 
 
-def host_state(model: Model, optimizer: Optimizer) -> dict[str, np.ndarray]:
+def host_state(model: Model, optimizer: Optimizer, average: Average | None = None) -> dict[str, np.ndarray]:
     """All tensors of a checkpoint, on the host."""
     state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    if average:
+        state |= {AVERAGE + name: value for name, value in average.state_dict(model).items()}
     for name, array in optimizer.state_dict().items():
         for parameter, view in model.split(model.backend.host(array)).items():
             state[f"optimizer.{name}.{parameter}"] = view
@@ -242,7 +263,8 @@ class Run:
 def load_run(path, model: Model | None = None, *, best: bool = False) -> Run:
     """The run in the folder at `path`. A model of your own is made by you and passed in, as for `gpucnn.load`.
 
-    The model has the weights of the last whole epoch, or with `best` those of the epoch that did best in validation.
+    The model has the weights of the last whole epoch, or with `best` those of the epoch that did best in validation;
+    the averaged ones, if the run kept an average (`ema`).
     Raises CheckpointError if there is no run, or it is damaged, or has no best epoch because nothing was validated.
     """
     folder, best = as_path(path), arguments.truth("best", best)
@@ -261,7 +283,17 @@ def load_run(path, model: Model | None = None, *, best: bool = False) -> Run:
                     f"{folder} has no best epoch, since it had no validation images; take the last one"
                 )
             tensors, about = read_tensors(checkpoint, _BEST)
-        return Run(folder, restore(checkpoint, tensors, about, model), config, history, about["epoch"])
+        return Run(folder, restore(checkpoint, averaged(tensors), about, model), config, history, about["epoch"])
+
+
+def read_history(path) -> tuple[dict, History]:
+    """(config.json, history) of the run in the folder at `path`, whatever its model; raises CheckpointError."""
+    folder = as_path(path)
+    with decoding(folder, CheckpointError, "run folder"):
+        if not (folder / CHECKPOINT).is_file():
+            raise CheckpointError(f"{folder} holds no checkpoint; give the folder of a run that finished an epoch")
+        _, about = read_tensors(folder / CHECKPOINT, _CHECKPOINT)
+        return read_config(folder), _read_metrics(folder, about)
 
 
 def _lines(history: History) -> bytes:

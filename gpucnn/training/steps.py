@@ -22,9 +22,11 @@ from gpucnn.metrics import Metric
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Optimizer
 from gpucnn.recordable import Recordable
+from gpucnn.training.average import Average
 from gpucnn.training.clipping import Clipping
 from gpucnn.training.data import Resident
 from gpucnn.training.measuring import Measuring
+from gpucnn.training.mixing import Erasing, MixUp
 from gpucnn.training.recording import RecordedStep
 
 
@@ -32,7 +34,8 @@ class TrainingSteps(RecordedStep):
     """Training steps of `model`.
 
     On the device: `totals` accumulates an epoch's loss and correct predictions, `status` is the first bad step or -1.
-    `loss` defaults to SoftmaxCrossEntropy(); without `clip` gradients are not clipped.
+    `loss` defaults to SoftmaxCrossEntropy(); without `clip` gradients are not clipped. `lr_factors`: see Model.pieces.
+    `average` takes in the weights after each step; `mixup` and `erasing` change the images.
     """
 
     def __init__(
@@ -46,6 +49,10 @@ class TrainingSteps(RecordedStep):
         clip: Clipping | None = None,
         metrics: Sequence[Metric] = (),
         augment: Callable | None = None,
+        lr_factors: dict[str, float] | None = None,
+        average: Average | None = None,
+        mixup: MixUp | None = None,
+        erasing: Erasing | None = None,
     ):
         self.model, self.optimizer, self.data = model, optimizer, data
         self.backend = model.backend
@@ -55,32 +62,57 @@ class TrainingSteps(RecordedStep):
         self.status = self.backend.zeros((1,), np.int64)
         self.backend.assign(self.status, np.array([-1], np.int64))
         self._augmentation, self._seed = augmentation, seed
+        self._average, self._mixup, self._erasing = average, mixup, erasing
+        if mixup:
+            mixup.place(self.backend, max(model.input_shape[0], model.output_shape[0]), data.batch_size)
+        if erasing:
+            erasing.place(self.backend, data.batch_size, model.input_shape[1:])
         self._measuring = Measuring(self.loss, list(metrics))
         self._own = None if augment is None else OwnAugmentation(augment, seed)
         self._motion = motion(model, augmentation)
         if self._motion:
             self._motion |= {"seed": seed, "step": model.mode.step}
+        self._factors, self._freezes = lr_factors or {}, -1
+        self._notice_freezes()
         super().__init__(self.backend, [self.totals, self.status])
         self.start_epoch()
 
     def _parts(self) -> list[Recordable]:
-        own = [] if self._own is None else [self._own]
-        return [*own, self.model, *self.model.layer.walk(), self.loss, self._clip, self.optimizer]
+        added = [part for part in (self._own, self._average, self._mixup, self._erasing) if part]
+        return [*added, self.model, *self.model.layer.walk(), self.loss, self._clip, self.optimizer]
 
     def _work(self, count: int) -> None:
         backend, data, model = self.backend, self.data, self.model
         step = model.mode.step
-        images = backend.load_images(data.images, data.indices, count, self._augmentation, seed=self._seed, step=step)
+        load = {"augmentation": self._augmentation, "seed": self._seed, "step": step}
+        images = backend.load_images(data.images, data.indices, count, **load)
+        if self._mixup:
+            partners = self._mixup.partners
+            images = self._mixup(images, backend.load_images(data.images, partners, count, **load))
+        if self._erasing:
+            images = self._erasing(images)
         if self._own:
             images = self._own(images)
         targets = self.loss.load(backend, data.labels, data.indices, count, **self._motion)
         outputs, backward = model(images)
         self._measuring.keep(count, outputs, targets)
         loss, doutputs = self.loss(outputs, targets, self.totals)
+        if self._mixup:
+            _, other = self.loss(outputs, self.loss.load(backend, data.labels, partners, count, **self._motion))
+            doutputs = self._mixup(doutputs, other)
         backward(doutputs)
         self._clip(backend, model.grads)
-        self.optimizer.update(model.values, model.grads)
+        self.optimizer.step(model.values, model.grads)
+        if self._average:
+            self._average.update(model)
         backend.watch(self.status, step, loss, model.values)
+
+    def _notice_freezes(self) -> None:
+        """Compute and change what is not frozen, as it is now."""
+        if self._freezes != self.model.mode.freezes:
+            self.model.prepare_training()
+            self.optimizer.divide(self.model.pieces(self._factors))
+            self._freezes = self.model.mode.freezes
 
     def start_epoch(self) -> None:
         """Reset the totals."""
@@ -92,10 +124,15 @@ class TrainingSteps(RecordedStep):
     def run(self, indices: np.ndarray, step: int, factor: float) -> float:
         """Step number `step` (from 0) on the images at `indices`; returns the learning rate."""
         self.model.mode.training = True
+        self._notice_freezes()
         self.data.choose(indices)
         if self._own:
             self._own.number = step
         self.backend.assign(self.model.mode.step, np.array([step], np.uint32))
+        if self._mixup:
+            self._mixup.draw(self.backend, self._seed, step, self.data.places(indices), self.data.batch_size)
+        if self._erasing:
+            self._erasing.draw(self.backend, self._seed, step, len(indices), self.data.batch_size)
         rate = self.optimizer.set_rates(factor, step + 1)
         if self.settled(len(indices)):
             self._measuring.run(self, len(indices))
@@ -168,10 +205,9 @@ class EvaluationSteps(RecordedStep):
 
     def _work(self, count: int) -> None:
         backend, data = self.model.backend, self.data
-        outputs, _ = self.model(backend.load_images(data.images, data.indices, count, self.model.preparation))
-        targets = self.loss.load(
-            backend, data.labels, data.indices, count, **motion(self.model, self.model.preparation)
-        )
+        preparation = self.model.preparation
+        outputs, _ = self.model(backend.load_images(data.images, data.indices, count, preparation))
+        targets = self.loss.load(backend, data.labels, data.indices, count, **motion(self.model, preparation))
         self._measuring.keep(count, outputs, targets)
         self.loss(outputs, targets, self._totals)
 

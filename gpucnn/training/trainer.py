@@ -1,8 +1,8 @@
 """The training loop."""
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from math import isfinite
 from time import perf_counter
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from gpucnn import arguments, arithmetic
-from gpucnn.arguments import instance, integer, truth
+from gpucnn.arguments import instance, integer, number, truth
 from gpucnn.backends import get_backend
+from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.protocol import Backend
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import ConfigurationError, NonFiniteError, ShapeError
@@ -24,11 +25,14 @@ from gpucnn.models.inputs import check_images
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Adam, Optimizer
 from gpucnn.schedules import Constant, Schedule
+from gpucnn.training import mixing
+from gpucnn.training.average import Average
 from gpucnn.training.callbacks import Callback
 from gpucnn.training.clipping import Clipping
 from gpucnn.training.data import Fed, Resident, placed
 from gpucnn.training.history import History
 from gpucnn.training.normalization import channel_statistics
+from gpucnn.training.own_loop import OwnLoop
 from gpucnn.training.progress import Quiet, default_progress
 from gpucnn.training.run import RunFolder, first_not_finite, host_state, run_folder
 from gpucnn.training.steps import EvaluationSteps, TrainingSteps
@@ -51,7 +55,8 @@ class Trainer:
     those in gpucnn.training.progress. `loss` is one of gpucnn.losses (None: SoftmaxCrossEntropy(), for a regressor
     MeanSquared()); `clip_norm` and `clip_value` limit the gradient, see gpucnn.training.clipping.
     `metrics` are measured in training and validation beside the loss: names such as "top3" and "f1", objects, functions
-    (gpucnn.metrics). `callbacks` are objects of classes like gpucnn.training.Callback, called at the moments that it names.
+    (gpucnn.metrics). `callbacks` are objects of classes like gpucnn.training.Callback, called at the moments that it
+    names.
 
     In training each image moves by up to `shift` pixels along each axis, is mirrored left to right every other time
     with `flip`, and loses a square of `cutout` pixels a side around a random pixel. With `crop` images may be larger
@@ -62,6 +67,12 @@ class Trainer:
     `augment(images, rng)` is your own change of each training batch, after those: it gets a Batch on the device and a
     numpy.random.Generator that depends on the seed and the step alone, and returns a Batch. Labels stay. Shift, crop
     and flip move label maps with the images.
+    `mixup` mixes each image, and its loss, with another one of the batch (the alpha of its beta distribution, such as
+    0.2), and `erase` blanks a random rectangle in that part of the images: see gpucnn.training.mixing. `ema`, such as
+    0.99, keeps an exponential moving average of the weights: validation and the best epoch are those of the average,
+    run folders keep it, and `restore_average` gives it to the model. `lr_factors` maps names or patterns of layers to
+    factors of the learning rate, {"0.*": 0.1}; the first that matches counts. Frozen layers (`Model.freeze`) stay as
+    they are.
 
     In exact math the trained weights depend on model, data and settings alone, not on the backend or its threads.
     """
@@ -91,6 +102,10 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         metrics: Sequence | dict = (),
         augment: Callable | None = None,
+        mixup: float = 0.0,
+        erase: float = 0.0,
+        ema: float | None = None,
+        lr_factors: dict[str, float] | None = None,
     ):
         self.model = instance("model", model, Model, "a gpucnn.Model, such as gpucnn.models.lenet5()")
         instance("optimizer", optimizer, Optimizer, "one of gpucnn.optimizers, such as SGD(lr=0.1)", optional=True)
@@ -116,6 +131,12 @@ class Trainer:
         self.loss = loss or (MeanSquared() if model.head == REGRESSOR else SoftmaxCrossEntropy())
         self.clip = Clipping(clip_norm, clip_value)
         self.metrics = make_metrics(metrics, self.loss.targets, self.loss.measure(np.ones(self.loss.counts), 1, 1))
+        self.mixup, self.erase = number("mixup", mixup, least=0, most=1), number("erase", erase, least=0, most=1)
+        self.ema = None if ema is None else number("ema", ema, above=0, below=1)
+        expected = "a dictionary of patterns and factors, such as {'0.*': 0.1}"
+        factors = instance("lr_factors", lr_factors, dict, expected, optional=True) or {}
+        model.pieces(factors)  # refuses patterns that match nothing
+        self.lr_factors = {name: number(f"lr_factors[{name!r}]", f, above=0) for name, f in factors.items()}
         self.callbacks, self._stopping = arguments.sequence("callbacks", callbacks, "a list of callbacks"), False
         for callback in self.callbacks:
             instance("each of callbacks", callback, Callback, "an object of a subclass of gpucnn.training.Callback")
@@ -129,8 +150,21 @@ class Trainer:
             model.initialize(seed)
         model.place(self.backend)
         self._best: tuple[int, dict[str, np.ndarray]] | None = None
+        self.history = self._new_history()  # of all fits
+        self.average = None if self.ema is None else Average(self.ema)
+        self._steps, self._within_epoch = 0, False  # done; the last of them in an epoch that is not over
+        self._state: dict | None = None  # the optimizer's, once this trainer has placed it
+        self._validated_by: dict[str, str] = {}
+        self._loop: OwnLoop | None = None
         self._told_slow = False
         self.loss.place(self.backend, model.output_shape[0])  # refuses weights for other classes
+        self._made = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "_made" in vars(self):
+            public = sorted(known for known in vars(self) if known[0] != "_")
+            arguments.refuse_attribute(self, name, f"it has {', '.join(public)}")
+        object.__setattr__(self, name, value)
 
     # ---- training ----------------------------------------------------------------------------------------------------
 
@@ -145,19 +179,25 @@ class Trainer:
         patience: int | None = None,
         resume: bool = False,
     ) -> History:
-        """Train until `epochs` epochs are done, starting from the model's weights with a fresh optimiser.
+        """Train for `epochs` epochs, starting from the model's weights.
+
+        Called again, it continues: `epochs` more, with the next epoch numbers and shuffles, the optimizer's state and
+        the history of all fits, so that two calls give the bits of one of as many epochs. A schedule that depends on
+        the run's length, such as Cosine(), starts anew in each call. A new Trainer starts with a fresh optimizer.
 
         images (N, *input_shape), whose values are taken as they are: divide bytes by 255 first, or let the Trainer
-        `normalize`. labels are integers (N,), or for a loss of values those, (N, *output_shape) in the backend's
-        type. `validation` is another (images, labels) pair, or the part of the images to keep out of training for it,
-        such as 0.1: the same part of each class, chosen by the seed. It is evaluated after each epoch and changes no
-        weight. `monitor`, its "loss", "accuracy" or the name of a metric, tells which epoch is the best: `restore_best` goes back to it, and
-        the run folder keeps it as best.safetensors. With `patience` training stops after so many epochs in a row that
-        brought nothing better. The model ends with the last epoch's weights.
+        `normalize`. labels are integers (N,), or (N, *spatial) where the model's outputs are maps (classes, *spatial);
+        for a loss of values those, (N, *output_shape) in the backend's type. `validation` is another (images, labels)
+        pair, or the part of the images to keep out of training for it, such as 0.1: the same part of each class, chosen
+        by the seed. It is evaluated after each epoch and changes no weight. `monitor`, its "loss", "accuracy" or the
+        name of a metric, tells which epoch is the best: `restore_best` goes back to it, and the run folder keeps it as
+        best.safetensors. With `patience` training stops after so many epochs in a row that brought nothing better. The
+        model ends with the last epoch's weights.
 
         With `resume` training continues from the run folder's checkpoint and ends in the same bits as a run that was
-        never interrupted, on whichever backend; without a checkpoint yet it starts from the beginning. The run folder
-        is in order at any moment: a process may be killed, or interrupted with Ctrl-C.
+        never interrupted, on whichever backend; without a checkpoint yet it starts from the beginning, and `epochs`
+        counts those done before. The run folder is in order at any moment: a process may be killed, or interrupted with
+        Ctrl-C.
 
         Raises ShapeError, DTypeError or DataError for unfit data before any work, CheckpointError for a checkpoint of
         another model or other settings, NonFiniteError once the loss or a weight is no longer finite (the last good
@@ -182,19 +222,47 @@ class Trainer:
             (images, labels), kept = part(images, labels, validation, self.seed)
             validated_by = {"validation": f"{float(validation)} by {monitor}"}
         self.loss.learn(labels, model.output_shape[0])
+        if resume:  # back to the checkpoint, whatever this trainer has done since
+            self.history, self._state, self._steps, self._within_epoch = self._new_history(), None, 0, False
+        first = len(self.history)
         settings = self._settings(epochs, *everything) | validated_by
+        if first and validated_by and self._validated_by not in ({}, validated_by):
+            raise ConfigurationError(
+                "validation or monitor are not those of the fit before, so no epoch could be called the best; a new "
+                "Trainer starts anew"
+            )
+        self._validated_by = validated_by or self._validated_by
         if self.normalize and model.mean is None:
             model.mean, model.std = channel_statistics(images)
-        self._best = None
-        model.place(self.backend)  # where another trainer may have taken it
-        model.learn(images)
-        self.optimizer.place(self.backend, model.values.size)
-        with nullcontext() if self.run is None else run_folder(self.run) as folder:
-            history = self._resume(folder, settings, epochs, monitor) if folder and resume else self._new_history()
-            if folder and not resume:
-                folder.refuse_if_used()
+        with self._begun(first, resume, images) as folder:
+            if folder and resume:
+                self.history = self._resume(folder, settings, epochs, monitor)
+                self._steps = self.history.last["step"] if self.history.epochs else 0
             data = placed(self.backend, images, labels, min(self.batch_size, len(images)))
-            return self._train(folder, history, data, images, epochs, kept, settings, monitor, patience)
+            return self._train(folder, first, data, images, first + epochs, kept, settings, monitor, patience)
+
+    @contextmanager
+    def _begun(self, first: int, resume: bool, images) -> Iterator[RunFolder | None]:
+        """Everything in its place before the first step, or still there later; within it the run folder, if any."""
+        self._begin(images)
+        with nullcontext() if self.run is None else run_folder(self.run) as folder:
+            if folder and not resume and not first:
+                folder.refuse_if_used()
+            yield folder
+
+    def _begin(self, images) -> None:
+        model = self.model.place(self.backend)  # where another trainer may have taken it
+        if self._state is None:
+            model.learn(images)
+            self.optimizer.place(self.backend, model.values.size)
+            self._state = self.optimizer.state
+            if self.average:
+                self.average.place(model)
+        elif self.optimizer.state is not self._state:
+            raise ConfigurationError(
+                "this trainer's optimizer has been used by another trainer since, so its state is lost; give each "
+                "Trainer an optimizer of its own"
+            )
 
     def fit_batches(
         self,
@@ -216,9 +284,7 @@ class Trainer:
         model, epochs = self.model, integer("epochs", epochs)
         check_stopping(validation, monitor, patience, self.loss, self.metrics)
         if self.normalize and model.mean is None:
-            raise ConfigurationError(
-                "normalize takes the mean of all images; with batches set model.mean and model.std"
-            )
+            raise ConfigurationError("normalize takes the mean of all images; with batches set model.mean and std")
         if getattr(self.loss, "class_weights", None) == "balanced":
             raise ConfigurationError('class_weights="balanced" counts all labels; with batches give the numbers')
 
@@ -232,16 +298,9 @@ class Trainer:
             raise arguments.refuse("validation", validation, "a pair (images, labels)")
         kept = None if validation is None else self._checked(*validation)
         settings = self._settings(epochs, *data.first) | {"images": data.count, "data_sha256": "batches"}
-        model.place(self.backend)
-        model.learn(data.first[0])
-        self.optimizer.place(self.backend, model.values.size)
-        self._best = None
-        with nullcontext() if self.run is None else run_folder(self.run) as folder:
-            if folder:
-                folder.refuse_if_used()
-            return self._train(
-                folder, self._new_history(), data, data.first[0], epochs, kept, settings, monitor, patience
-            )
+        first = len(self.history)
+        with self._begun(first, False, data.first[0]) as folder:
+            return self._train(folder, first, data, data.first[0], first + epochs, kept, settings, monitor, patience)
 
     def _new_history(self) -> History:
         return History(smaller={"loss", *(metric.name for metric in self.metrics if not metric.larger_is_better)})
@@ -257,14 +316,14 @@ class Trainer:
         found.history.smaller = self._new_history().smaller
         best = found.history.best_epoch(monitor)
         kept = None if best is None else folder.read_best(self.model, best, done)
-        found.restore(self.model, self.optimizer)
+        found.restore(self.model, self.optimizer, self.average)
         self._best = kept
         return found.history
 
     def _train(
         self,
         folder: RunFolder | None,
-        history: History,
+        first: int,
         data: Resident,
         images: np.ndarray | Mapped,
         epochs: int,
@@ -273,25 +332,14 @@ class Trainer:
         monitor: str,
         patience: int | None,
     ) -> History:
-        """The loop of `fit`, all of whose arguments are checked; `images` are some of the data, `kept` those for validation."""
-        model = self.model
-        self._stopping = False
-        model.layer.need_input_gradient(False)  # nobody needs the gradient of the images
+        """The loop of `fit`, all of whose arguments are checked, up to epoch `epochs`; `first` were done by earlier
+        fits, `images` are some of the data, `kept` those for validation.
+        """
+        model, history = self.model, self.history
+        self._stopping, self._loop = False, None
         evaluation = self._evaluation(*kept) if kept else None
         try:
-            changes = {"shift": self.shift, "flip": self.flip, "cutout": self.cutout}
-            augmentation = replace(model.preparation, **changes)
-            steps = TrainingSteps(
-                model,
-                self.optimizer,
-                data,
-                augmentation,
-                self.seed,
-                self.loss,
-                self.clip,
-                metrics=self.metrics,
-                augment=self.augment,
-            )
+            steps = self._training(data, self._augmentation())
             if folder:
                 if not history.epochs:
                     folder.forget_best()
@@ -301,22 +349,24 @@ class Trainer:
             self._tell_of_large_values(images)
             if remark := self.schedule.remark(epochs * data.an_epoch):
                 self.progress.say(remark)
+            if self._within_epoch:
+                self.progress.say("the epoch that was interrupted begins again, with the weights as they are")
             drawn = perf_counter()
             for callback in self.callbacks:
                 callback.on_train_begin(self)
             for epoch in range(len(history), epochs):
-                if reason := why_stop(history, monitor, patience):
+                if reason := why_stop(history, monitor, patience, first):
                     self.progress.say(reason)
                     break
                 for callback in self.callbacks:
                     callback.on_epoch_begin(self, epoch + 1)
-                record = self._epoch(steps, epoch, epochs, evaluation)
+                record = self._epoch(steps, epoch, first, epochs, evaluation)
                 for callback in self.callbacks:
                     callback.on_epoch_end(self, record)
                 history.epochs.append(record)
                 better = history.best_epoch(monitor) == epoch + 1
                 if better:
-                    self._best = epoch + 1, model.state_dict()
+                    self._best = epoch + 1, self._judged_state()
                 if folder:
                     self._keep(folder, history, settings, better)
                     if perf_counter() - drawn > _CURVES_EVERY:
@@ -343,40 +393,106 @@ class Trainer:
         """End `fit` after the epoch at hand; for callbacks."""
         self._stopping = True
 
-    def _epoch(self, steps: TrainingSteps, epoch: int, epochs: int, validation: EvaluationSteps | None) -> dict:
+    def _training(self, data: Resident, augmentation: Augmentation) -> TrainingSteps:
+        """Steps with all settings of this trainer."""
+        mixup, erasing = mixing.make(self.mixup, self.erase)
+        return TrainingSteps(
+            self.model,
+            self.optimizer,
+            data,
+            augmentation,
+            self.seed,
+            self.loss,
+            self.clip,
+            metrics=self.metrics,
+            augment=self.augment,
+            lr_factors=self.lr_factors,
+            average=self.average,
+            mixup=mixup,
+            erasing=erasing,
+        )
+
+    def train_step(self, images, labels) -> dict[str, float]:
+        """One step on a batch of your own: for loops that choose their batches themselves.
+
+        images (N, *image_shape) and labels as in `fit`. Returns "step" (how many are done), "loss", "accuracy" if the
+        loss has one, and "learning_rate". The model is in training mode during the step alone, so a forgotten switch
+        cannot spoil `predict` or `evaluate`. Steps continue those of `fit`, and the other way round. Augmentation is
+        the trainer's; there are no epochs, validation, callbacks or run folder.
+
+        Raises what `fit` raises for unfit data, NonFiniteError if the loss or a weight is not finite, and
+        ConfigurationError for what only a whole run knows: a schedule that depends on its length, the statistics of
+        `normalize`.
+        """
+        if self.schedule.uses_steps:
+            raise ConfigurationError(
+                f"{type(self.schedule).__name__} depends on the length of the run, which train_step does not know; use "
+                "Constant() and set trainer.optimizer.lr"
+            )
+        if self.normalize and self.model.mean is None:
+            raise ConfigurationError("normalize needs all training images; set model.mean and model.std, or call fit")
+        images, labels = self._checked(images, labels)
+        if isinstance(images, Mapped):
+            images = images.take(np.arange(len(images)))
+        self._begin(images)
+        if self._loop is None or not self._loop.fits(images, labels):
+            data = Resident(self.backend, images, labels, len(images))
+            self._loop = OwnLoop(self._training(data, self._augmentation()))
+        epoch = len(self.history)
+        record = self._loop.step(images, labels, self._steps, self.schedule(self._steps, 0, epoch))
+        self._steps += 1
+        if not record.pop("good"):
+            raise _not_finite("the loss or a weight", epoch + 1, self._steps)
+        return record
+
+    def _augmentation(self) -> Augmentation:
+        return replace(self.model.preparation, shift=self.shift, flip=self.flip, cutout=self.cutout)
+
+    def _epoch(
+        self, steps: TrainingSteps, epoch: int, first: int, epochs: int, validation: EvaluationSteps | None
+    ) -> dict:
         """Train epoch `epoch` (from 0); returns its record."""
+        self._within_epoch = True
         started = shown = perf_counter()
         batches = steps.data.batches(arithmetic.permutation(self.seed, steps.data.count, epoch))
         steps.start_epoch()
+        if not self.schedule.uses_steps:
+            first = 0  # the schedule goes on where it was
+        past = self._steps - (epoch - first) * len(batches) if first else 0
         begin, end = (
             [callback for callback in self.callbacks if getattr(type(callback), name) is not getattr(Callback, name)]
             for name in ("on_train_batch_begin", "on_train_batch_end")
         )
-        for number, indices in enumerate(batches, start=epoch * len(batches)):
+        for indices in batches:
             for callback in begin:
-                callback.on_train_batch_begin(self, number + 1)
-            rate = steps.run(indices, number, self.schedule(number, epochs * len(batches), epoch))
+                callback.on_train_batch_begin(self, self._steps + 1)
+            number = self._steps
+            factor = self.schedule(number - past, (epochs - first) * len(batches), epoch - first)
+            rate = steps.run(indices, number, factor)
+            self._steps += 1
             for callback in end:
-                callback.on_train_batch_end(self, number + 1)
+                callback.on_train_batch_end(self, self._steps)
             if steps.images == len(indices) and not self._told_slow:
                 self._tell_slow((perf_counter() - started) * len(batches))
             if steps.timed and perf_counter() - shown > self.progress.interval:
-                self._stop_if_not_finite(steps, len(batches))
+                self._stop_if_not_finite(steps, epoch)
                 self.progress.update(epoch + 1, steps.images, steps.measure(running=True))
                 shown = perf_counter()
         measured = steps.measure()
-        self._stop_if_not_finite(steps, len(batches))
+        self._stop_if_not_finite(steps, epoch)
         record: dict[str, Any] = {
             "epoch": epoch + 1,
-            "step": (epoch + 1) * len(batches),
+            "step": self._steps,
             **measured,
             "learning_rate": rate,
         }
         if validation:
-            record |= {f"validation_{name}": value for name, value in validation.run().items()}
+            with self._judged():
+                record |= {f"validation_{name}": value for name, value in validation.run().items()}
             if not isfinite(record["validation_loss"]):
                 raise _not_finite("the validation loss", record["epoch"], record["step"])
         record["seconds"] = perf_counter() - started
+        self._within_epoch = False
         return record
 
     def _tell_slow(self, seconds: float) -> None:
@@ -387,9 +503,8 @@ class Trainer:
         about, faster = f"an epoch will take about {seconds:,.0f} s", get_backend().name
         if self.backend.math == "fast":
             instead = f'; backend="{faster}" in exact math (--backend {faster}) is many times faster'
-            self.progress.say(
-                f"fast math is faster than numpy's exact math alone: {about}{instead * (faster != 'numpy')}"
-            )
+            instead *= faster != "numpy"
+            self.progress.say(f"fast math is faster than numpy's exact math alone: {about}{instead}")
             return
         instead = (
             f'backend="{faster}" (--backend {faster}) gives the same bits' if faster != "numpy" else "numba is not here"
@@ -405,10 +520,37 @@ class Trainer:
                 "0 to 1 (images / 255) or with Trainer(..., normalize=True) (--normalize)"
             )
 
-    def _stop_if_not_finite(self, steps: TrainingSteps, steps_an_epoch: int) -> None:
+    def _stop_if_not_finite(self, steps: TrainingSteps, epoch: int) -> None:
         bad = steps.bad_step()
         if bad >= 0:
-            raise _not_finite("the loss or a weight", bad // steps_an_epoch + 1, bad + 1)
+            raise _not_finite("the loss or a weight", epoch + 1, bad + 1)
+
+    # ---- averaged weights --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _judged(self) -> Iterator[None]:
+        """Within it the model has the weights that validation is about: the average, if there is one."""
+        if self.average is None:
+            yield
+            return
+        own = self.model.state_dict()
+        self.model.load_state_dict(self.average.state_dict(self.model))
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(own)
+
+    def _judged_state(self) -> dict[str, np.ndarray]:
+        return self.average.state_dict(self.model) if self.average else self.model.state_dict()
+
+    def restore_average(self) -> None:
+        """Give the model the average of its weights (`ema`).
+
+        Raises ConfigurationError without one, and before the first step.
+        """
+        if self.average is None or self._state is None:
+            raise ConfigurationError("there is no average yet: Trainer(..., ema=0.99) keeps one while it trains")
+        self.model.load_state_dict(self.average.state_dict(self.model))
 
     def restore_best(self) -> int:
         """Give the model the weights of the epoch that did best in the validation of the last `fit`; returns the epoch.
@@ -425,13 +567,13 @@ class Trainer:
 
     def _keep(self, folder: RunFolder, history: History, settings: dict, better: bool) -> None:
         """Metrics first: resuming ignores a line too many, but could not invent a missing one."""
-        last, state = history.last, host_state(self.model, self.optimizer)
+        last, state = history.last, host_state(self.model, self.optimizer, self.average)
         bad = first_not_finite(state)  # what `watch` does not see: running statistics, optimiser state
         if bad:
             raise _not_finite(bad, last["epoch"], last["step"])
         folder.write_metrics(history)
         if better:
-            folder.write_best(self.model, last)
+            folder.write_best(self.model, last, self._judged_state())
         about = {**describe(self.model), "settings": settings, "backend": self.backend.name}
         folder.write_checkpoint(state, about, history)
 
@@ -453,10 +595,16 @@ class Trainer:
             "data_sha256": digest(images, labels, self.backend.dtype),
         }
         settings |= {
-            name: getattr(self, name) for name in ("crop", "flip", "cutout", "normalize") if getattr(self, name)
+            name: getattr(self, name)
+            for name in ("crop", "flip", "cutout", "normalize", "mixup", "erase", "ema", "lr_factors")
+            if getattr(self, name)
         }
         if self.augment:
             settings["augment"] = getattr(self.augment, "__qualname__", type(self.augment).__qualname__)
+        if self.model.frozen:
+            settings["frozen"] = self.model.frozen
+        if self.schedule.uses_steps and self.history.epochs:
+            settings["first_epoch"] = len(self.history) + 1
         try:
             return json.loads(json.dumps(settings))  # as they come back from a file: lists, not tuples
         except TypeError as error:
@@ -497,13 +645,14 @@ class Trainer:
         """evaluate's results and the metrics', by name: "loss", "accuracy" if the loss has one, "f1" and so on."""
         return self._evaluation(*self._checked(images, labels)).run()
 
-    def predict(self, images, batch_size: int = EVALUATION_BATCH) -> np.ndarray:
+    def predict(self, images, batch_size: int = EVALUATION_BATCH, *, flips: bool = False) -> np.ndarray:
         """What the model makes of images (N, *image_shape), in the backend's type, `batch_size` of them at a time.
 
         Class probabilities (N, classes) after training with softmax cross-entropy, probabilities of each output after
-        binary cross-entropy, the outputs themselves after other losses.
+        binary cross-entropy, the outputs themselves after other losses. `flips` as in `Model.predict`.
         """
-        return self.model.place(self.backend).predict(self._images(images), batch_size, self.loss.predict)
+        model = self.model.place(self.backend)
+        return model.predict(self._images(images), batch_size, self.loss.predict, flips=flips)
 
     def _checked(self, images, labels) -> tuple[np.ndarray | Mapped, np.ndarray]:
         images, outputs = self._images(images), self.model.output_shape

@@ -58,7 +58,7 @@ def _total(part, slots):
 
 @kernel("label map weights")
 def label_map_weights(labels, weights, images, band, sums, part, slots):
-    """sums (2,) = the labels' weights added up, and the number of labels; part (2, blocks, bands), slots (2, levels)."""
+    """sums (2,) = the labels' weights added up, and their number; part (2, blocks, bands), slots (2, levels)."""
     bands, size = part.shape[2], labels.shape[1]
     for u in prange(part.shape[1] * bands):
         b, t = np.int64(u) // bands, np.int64(u) % bands

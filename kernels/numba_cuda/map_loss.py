@@ -156,8 +156,9 @@ def dice_gradient(labels, on, off, dp, images):
     i = cuda.grid(1)
     classes, positions = dp.shape[1], dp.shape[2]
     if i < dp.size:
-        lane, x, c, b = i % LANES, i // LANES % positions, i // LANES // positions % classes, i // LANES // positions // classes
-        k, label = (b * classes + c) * LANES + lane, class_at(labels, b, x, lane, images)
+        lane, x, line = i % LANES, i // LANES % positions, i // LANES // positions
+        c, b = line % classes, line // classes
+        k, label = line * LANES + lane, class_at(labels, b, x, lane, images)
         dp[b, c, x, lane] = on[k] if label == c else off[k] if label >= 0 else ZERO
 
 

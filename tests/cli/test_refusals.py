@@ -37,7 +37,7 @@ def sentence(stderr: str) -> str:
         (["evaluate", "--run", "nowhere"], "nowhere holds no checkpoint"),
         (["predict", "a.png"], "there is no trained network"),
         (["summary", "--model", "lenet6"], "model is 'lenet6'; use one of lenet5"),
-        (["summary", "--input-shape", "32"], "expected three whole numbers such as 1x32x32"),
+        (["summary", "--input-shape", "32"], "expected two to four whole numbers such as 1x32x32"),
         (["summary", "--input-shape", "1x4x4"], "4"),
         (["summary", "--input-shape", "1x99999999x99999999"], "there is not enough memory for this"),
         (["summary", "--backend", "cuda"], "there is no backend 'cuda'"),

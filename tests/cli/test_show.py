@@ -10,7 +10,8 @@ from PIL import Image
 import gpucnn
 from gpucnn.data import load
 
-COMMANDS = ["filters", "maps", "match", "pixel-use", "curves", "confusion", "mistakes", "scores"]
+COMMANDS = ["filters", "maps", "match", "pixel-use", "curves", "confusion", "mistakes", "saliency"]
+COMMANDS += ["occlusion", "gradcam", "doubts", "scores"]
 PATTERN = "1,-1,-1;-1,1,-1;-1,-1,1"
 
 

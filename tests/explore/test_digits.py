@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpucnn.backends import get_backend
-from gpucnn.explore.digits import input_gradient, occlusion
+from gpucnn.explain import input_gradient, occlusion
 from gpucnn.models import lenet5
 from gpucnn.training import load_run
 
@@ -55,7 +55,7 @@ def test_the_input_gradient_is_that_of_differences():
     backend = get_backend("numpy", "fast", dtype=np.float64)
     model = lenet5((1, 16, 16), 4, variant="1998").initialize(3).place(backend)  # tanh and means: smooth everywhere
     image = np.random.default_rng(2).random((1, 16, 16))
-    gradient = input_gradient(model, image, 2, backend)
+    gradient = input_gradient(model, image[None], 2)[0]
     assert gradient.shape == (1, 16, 16)
 
     def logit(image: np.ndarray) -> float:
@@ -73,7 +73,7 @@ def test_training_can_follow_an_input_gradient(run):
     backend = get_backend("numba")
     model = load_run(run).model.place(backend)
     before = model.weights_sha256()
-    input_gradient(model, np.zeros((1, 32, 32), np.float32), 0, backend)
+    input_gradient(model, np.zeros((1, 1, 32, 32), np.float32), 0)
     assert model.weights_sha256() == before
     assert not model.mode.training
 
@@ -81,7 +81,7 @@ def test_training_can_follow_an_input_gradient(run):
 def test_occlusion_is_what_blanking_costs(page, run):
     model = load_run(run).model.place(get_backend("numba"))
     image = page("draw", run=0, drawing=three())["image"]
-    found = occlusion(model, image, 3, paper=0.0)
+    found = occlusion(model, image, 3)
     assert found.shape == (15, 15)  # squares of 4 pixels, 2 apart, on 32
     whole = model.predict(image[None])[0, 3]
     for p, q in ((0, 0), (3, 8), (14, 14)):

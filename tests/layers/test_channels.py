@@ -321,9 +321,6 @@ def test_settings_that_do_not_fit_are_refused():
     ):
         with pytest.raises(ConfigurationError):
             make()
-    layer = Conv2d(2, 1)
-    with pytest.raises(ConfigurationError, match="in the model twice"):
-        Model(Concat(layer, layer), (1, 3, 3))
     model = Model(Concat(Conv2d(1, 1), Sequential()), (1, 4, 4)).initialize(0).place(get_backend("numpy", "fast"))
     with pytest.raises(ShapeError):
         model.layer(model.backend.pack(images(1, 1, 5, 4)))

@@ -5,9 +5,12 @@ import math
 import numpy as np
 
 from gpucnn.layers import AvgPool2d, BatchNorm, Conv2d, Dense, GlobalAvgPool2d, Residual, Sequential
-from gpucnn.models import Model, build_model
+from gpucnn.models import MODELS, Model, build_model
 
 UNIT = 2.0**-24
+
+# Those that take images (C, H, W) of any size and give a value per class.
+OF_IMAGES = [name for name in MODELS if name not in ("signal_small", "volume_small", "unet_small")]
 
 NETWORKS = {
     "lenet5 28x28": ("lenet5", (1, 28, 28), {}),

@@ -12,7 +12,8 @@ from gpucnn import arithmetic
 from gpucnn.backends import get_backend
 from gpucnn.errors import CheckpointError, ConfigurationError, DataError, DTypeError, ShapeError
 from gpucnn.layers import BatchNorm, Conv2d, Dense, Flatten, Sequential
-from gpucnn.models import MODELS, Model, build_model, lenet5, resnet20, vgg_small
+from gpucnn.models import Model, build_model, lenet5, resnet20, vgg_small
+from tests.models.nets import OF_IMAGES
 
 FAST = get_backend("numpy", "fast")
 
@@ -36,7 +37,7 @@ def test_parameter_counts(model, parameters):
     assert sum(p.value.size for p in model.parameters) == parameters
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", OF_IMAGES)
 @pytest.mark.parametrize(("shape", "classes"), [((1, 28, 28), 10), ((3, 33, 24), 7), ((2, 16, 20), 2)])
 def test_ready_made_models_take_any_size_that_fits(name, shape, classes):
     model = build_model(name, shape, classes).initialize(0).place(FAST)

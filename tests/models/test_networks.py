@@ -13,7 +13,8 @@ import gpucnn
 from gpucnn.backends import get_backend
 from gpucnn.errors import ConfigurationError, DTypeError, ShapeError
 from gpucnn.layers import Dense, Flatten, Sequential
-from gpucnn.models import MODELS, Model, build_model, lenet5, mlp, resnet20, vgg_small
+from gpucnn.models import Model, build_model, lenet5, mlp, resnet20, vgg_small
+from tests.models.nets import OF_IMAGES
 
 FAST = get_backend("numpy", "fast")
 DOUBLE = get_backend("numpy", "fast", dtype=np.float64)
@@ -72,7 +73,7 @@ def test_mlp_takes_any_rank_and_lecuns_sizes():
         assert mlp(shape, 3, hidden=(4,)).initialize(0).place(FAST)(x)[0].shape == (2, 3)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_a_regressor_gives_values(name, tmp_path):
     model = build_model(name, (3, 17, 16), outputs=2).initialize(3).place(FAST)
     assert model.head == "regressor" and model.output_shape == (2,)
@@ -109,7 +110,7 @@ def test_the_smallest_images(make, least):
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.sampled_from(list(MODELS)),
+    st.sampled_from(OF_IMAGES),
     st.integers(1, 4),
     st.integers(16, 37),
     st.integers(16, 37),

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn and plain loops; in training: history, metrics.jsonl, progress, monitor, recorded steps."""
+"""Metrics against scikit-learn and plain loops; in training the history, files, progress, monitor, recorded steps."""
 
 import io
 import json
@@ -127,26 +127,22 @@ class Seen(metrics.Metric):
 def test_training_measures_what_it_sees(backend, tmp_path):
     """Every step's own outputs, recorded ones too: the accuracy by the metrics is the loss's."""
     model = mlp((1, 4, 4), 3, hidden=(6,))
-    trainer = Trainer(
-        model, backend=backend, batch_size=20, metrics=["top1", right, Seen()], progress=False, run=tmp_path
-    )
+    own = ["top1", right, Seen()]
+    trainer = Trainer(model, backend=backend, batch_size=20, metrics=own, progress=False, run=tmp_path)
     history = trainer.fit(X, Y, 4, validation=0.2, monitor="seen")
     for prefix in ("", "validation_"):
         accuracy = history[f"{prefix}accuracy"]
         assert history[f"{prefix}top1"] == accuracy == pytest.approx(history[f"{prefix}right"], rel=1e-15)
     assert history["seen"] == [72.5] * 4 and history["validation_seen"] == [18.5] * 4
-    assert (
-        history.best_epoch("seen") == 1 and history.best_epoch("top1") == int(np.argmax(history["validation_top1"])) + 1
-    )
+    assert history.best_epoch("seen") == 1
+    assert history.best_epoch("top1") == int(np.argmax(history["validation_top1"])) + 1
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == history.epochs
     again = Trainer(mlp((1, 4, 4), 3, hidden=(6,)), backend=backend, batch_size=20, progress=False)
     plain = again.fit(X, Y, 4, validation=0.2)
     assert plain["loss"] == history["loss"] and again.model.weights_sha256() == model.weights_sha256()
     found = trainer.measure(X, Y)
-    assert (
-        found["top1"] == found["accuracy"] == trainer.evaluate(X, Y)[1] and found["loss"] == trainer.evaluate(X, Y)[0]
-    )
+    assert (found["loss"], found["accuracy"]) == trainer.evaluate(X, Y) and found["top1"] == found["accuracy"]
 
 
 def test_a_metric_sees_predictions_and_labels():

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from gpucnn.backends.batch import Batch
 from gpucnn.backends.numba.base import NumbaBase
 from gpucnn.backends.numba.layout import flat
 from gpucnn.backends.spatial import positions_per_band
@@ -30,10 +29,8 @@ class NumbaMapLoss(NumbaBase):
     def _dice(self, p, labels, smooth, dp, mean, totals) -> None:
         values, where = flat(self._data(p)), flat(self._data(labels))[:, 0]
         blocks, classes, size = values.shape
-        terms, slots = (
-            self._empty((blocks, classes, LANES), np.float64),
-            self._empty((sums.levels(blocks),), np.float64),
-        )
+        terms = self._empty((blocks, classes, LANES), np.float64)
+        slots = self._empty((sums.levels(blocks),), np.float64)
         levels = sums.levels(-(-size // (BAND * LANES)))
         scratch = self._empty((blocks, classes, 2, levels, LANES), np.float64)
         outputs = flat(dp.data), p.images, float(smooth), mean, totals

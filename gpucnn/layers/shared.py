@@ -1,0 +1,101 @@
+"""One layer in several places of a network: all use the same weights, and their gradients add up."""
+
+import inspect
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backends.batch import Batch
+from gpucnn.backends.protocol import Backend
+from gpucnn.errors import ShapeError
+from gpucnn.layers.base import Backward, Layer, Shape, label
+from gpucnn.recordable import declaration
+
+# What a class declares about its __call__, which a shared layer's class must declare again.
+_DECLARED = (
+    *("recordable", "local", "elementwise", "chain", "split"),
+    *("onnx", "pytorch", "sliding", "filter_weights"),
+)
+
+
+class Shared:
+    """Mixed into the class of a layer that a model holds in several places.
+
+    The gradient of its weights is the sum over the places, in the order in which the backward pass comes to them: the
+    last place first (contract rule 2). Running statistics are updated by each place in turn, and dropout draws the same
+    numbers in each.
+    """
+
+    def reset(self) -> None:
+        """To be built anew."""
+        vars(self).update(_built_for=None, _pass=[], _spare=None)
+
+    def place(self: Any, backend: Backend) -> None:
+        """Allocate what adding gradients needs: a recorded step allocates nothing and copies nothing from the host."""
+        flat = [p.value.size for _, p in self.parameters()]
+        spare = [(backend.zeros((size,)), backend.zeros((size,))) for size in flat]
+        vars(self).update(_spare=spare, _minus_one=backend.array(np.array([-1], np.float32)))
+
+    def need_input_gradient(self: Any, needed: bool) -> None:
+        """Always: only one of the places may be the first in the network."""
+        for layer in self.walk():
+            layer.input_gradient = True
+
+
+def share(layer: Layer) -> None:
+    """Make `layer` one that may be in several places."""
+    if not isinstance(layer, Shared):
+        declared = tuple(name for name in _DECLARED if declaration(layer, name) is not None)
+        kind: Any = type(layer)
+        layer.__class__ = _shared(kind, declared)
+
+
+@cache
+def _shared(kind: Any, declared: tuple[str, ...]) -> type:
+    def connect(self, shape: Shape) -> Shape:
+        if self._built_for is None:
+            vars(self).update(_built_for=tuple(shape))
+            return kind.connect(self, shape)
+        if tuple(shape) != self._built_for:
+            raise ShapeError(
+                f"{label(self)} is in the network several times, for inputs of shape {self._built_for} and "
+                f"{tuple(shape)}; it needs the same shape everywhere"
+            )
+        return self.output_shape
+
+    def call(self, x: Batch) -> tuple[Batch, Backward]:
+        y, backward = kind.__call__(self, x)
+        if self._pass:  # a gradient was computed since: this is the next pass
+            vars(self).update(_pass=[])
+        done = self._pass
+
+        def adding(dy: Batch) -> Batch | None:
+            dx = _adding(self, backward, dy) if done and self._trainable else backward(dy)
+            done.append(True)
+            return dx
+
+        return y, adding
+
+    members = {name: inspect.getattr_static(kind, name) if name in declared else None for name in _DECLARED}
+    members |= {"__call__": call, "connect": connect, "__module__": kind.__module__}
+    return type(kind.__name__, (Shared, kind), members)
+
+
+def _adding(layer: Any, backward: Backward, dy: Batch) -> Batch | None:
+    """`backward`, adding to the gradients that are there."""
+    parameters = [p for _, p in layer.parameters()]
+    totals = [p.grad for p in parameters]
+    for p, (spare, _) in zip(parameters, layer._spare, strict=True):
+        object.__setattr__(p, "grad", spare.reshape(p.shape))  # not a change of settings
+    try:
+        dx = backward(dy)
+    finally:
+        for p, total in zip(parameters, totals, strict=True):
+            object.__setattr__(p, "grad", total)
+    for total, (spare, zeros) in zip(totals, layer._spare, strict=True):
+        # SGD with a rate of -1 and no momentum is total = fma(1, spare, total).
+        dy.backend.sgd(
+            total.reshape(-1), spare, zeros, layer._minus_one, momentum=0.0, weight_decay=0.0, nesterov=False
+        )
+    return dx

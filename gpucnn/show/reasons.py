@@ -1,0 +1,103 @@
+"""Why a network answers as it does: the maps of gpucnn.explain, drawn over the image."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from gpucnn import explain, figures
+from gpucnn.backends.protocol import Backend
+from gpucnn.errors import ShapeError
+from gpucnn.models.heads import CLASSIFIER
+from gpucnn.models.model import Model
+from gpucnn.show.layers import choose
+from gpucnn.show.match import show_image
+
+
+def saliency(model: Model, image, path=None, of=None, *, backend=None, math=None, name: str = "") -> np.ndarray:
+    """Draw `explain.saliency` of `image` (C, H, W) into the PNG at `path` (None: draw nothing); returns it, (H, W).
+
+    `of` is the class to explain, None the likeliest; `backend` None the model's own; `name` the image's label.
+    """
+    what = "which pixels change the score most"
+    return _shown(model, image, path, of, backend, math, name, what, lambda m, x, c: explain.saliency(m, x[None], c)[0])
+
+
+def occlusion(
+    model: Model, image, path=None, of=None, *, side=None, stride=None, fill=0.0, backend=None, math=None, name=""
+) -> np.ndarray:
+    """Draw `explain.occlusion` of `image` (C, H, W), whose settings these are; returns it, (P, Q)."""
+    settings = {"side": side, "stride": stride, "fill": fill}
+    what = "by how much the answer falls without a square there"
+    return _shown(
+        model, image, path, of, backend, math, name, what, lambda m, x, c: explain.occlusion(m, x, c, **settings)
+    )
+
+
+def gradcam(
+    model: Model, image, path=None, of=None, *, layer: str | None = None, backend=None, math=None, name: str = ""
+) -> np.ndarray:
+    """Draw `explain.grad_cam` of `image` (C, H, W) at `layer`; returns it, (H, W)."""
+    what = "where the layer's maps speak for the answer"
+
+    def compute(model: Model, image: np.ndarray, of: int) -> np.ndarray:
+        return explain.grad_cam(model, image[None], of, layer=layer)[0]
+
+    return _shown(model, image, path, of, backend, math, name, what, compute)
+
+
+def _shown(
+    model: Model,
+    image,
+    path,
+    of: int | None,
+    backend: str | Backend | None,
+    math: str | None,
+    name: str,
+    what: str,
+    compute: Callable[[Model, np.ndarray, int], np.ndarray],
+) -> np.ndarray:
+    if path is not None:
+        figures.check_path(path)
+    if len(model.input_shape) != 3:
+        raise ShapeError(f"the picture needs images (C, H, W); the model takes {model.input_shape}")
+    model.place(choose(model, backend, math))
+    image = np.asarray(image)
+    outputs = model.predict(image[None])[0]
+    of = int(outputs.argmax()) if of is None else of
+    values = compute(model, image, of)
+    if path is not None:
+        figures.save(_draw(model, image, values, of, outputs, name, what), path)
+    return values
+
+
+def _draw(model: Model, image: np.ndarray, values: np.ndarray, of: int, outputs: np.ndarray, name: str, what: str):
+    height, width = model.input_shape[1:]
+    top, left = ((have - cut) // 2 for have, cut in zip(image.shape[1:], (height, width), strict=True))
+    image = image[:, top : top + height, left : left + width]  # as the model crops it
+    across = 3.4 * min(1.8, width / height)
+    figure = figures.new_figure(2 * across + 1.4, 4.3 if width <= height else 3.4 * height / width + 1.1)
+    panels = figure.subplots(1, 2)
+    show_image(panels[0], image)
+    panels[0].set_title(figures.cut(name or "the image", 40), fontsize=10)
+    panels[1].imshow(image.mean(axis=0), cmap="gray", interpolation="nearest", extent=(0, width, height, 0))
+    signed = float(values.min()) < 0
+    scale = figures.limit(values)
+    drawn = panels[1].imshow(
+        values,
+        cmap=figures.SIGNED if signed else figures.AMOUNT,
+        vmin=-scale if signed else 0,
+        vmax=scale,
+        alpha=0.75,
+        interpolation="nearest",
+        extent=(0, width, height, 0),
+    )
+    panels[1].set_title(what, fontsize=10)
+    figure.colorbar(drawn, ax=panels[1], shrink=0.8, pad=0.02).ax.tick_params(labelsize=8)
+    for axes in panels:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    label = (model.class_names or [str(i) for i in range(len(outputs))])[of]
+    classes = model.head == CLASSIFIER
+    answer = f"{figures.cut(label, 30)} {outputs[of]:.1%}" if classes else f"output {of} is {outputs[of]:.4g}"
+    figure.suptitle(f"{model.name}: {answer}".replace("-", figures.MINUS), fontsize=12)
+    return figure

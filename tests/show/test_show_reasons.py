@@ -1,0 +1,65 @@
+"""The pictures of saliency, occlusion, Grad-CAM and doubtful labels: the numbers of gpucnn.explain, readable."""
+
+import numpy as np
+import pytest
+
+from gpucnn import explain, show
+from gpucnn.errors import ConfigurationError, ShapeError
+from gpucnn.layers import Dense
+from gpucnn.models import Model, lenet5, vgg_small
+from gpucnn.training import Doubt
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("model", "classes"),
+    [
+        (lenet5((1, 16, 16), 4), None),
+        (lenet5((1, 16, 40), 2), ["a class with a long name", "another"]),
+        (vgg_small((3, 32, 32), 3), None),
+        (lenet5((2, 24, 16), outputs=2), None),
+    ],
+    ids=["lenet5", "wide", "colours", "regressor"],
+)
+@pytest.mark.parametrize("kind", ["saliency", "occlusion", "gradcam"])
+def test_pictures_are_readable(drawn, tmp_path, model, classes, kind):
+    model.initialize(0).class_names = classes
+    image = RNG.random(model.input_shape, dtype=np.float32)
+    values = getattr(show, kind)(model, image, tmp_path / "r.png", 1, backend="numpy", name="an image")
+    drawn.check(tmp_path / "r.png")
+    expected = {
+        "saliency": lambda: explain.saliency(model, image[None], 1)[0],
+        "occlusion": lambda: explain.occlusion(model, image, 1),
+        "gradcam": lambda: explain.grad_cam(model, image[None], 1)[0],
+    }[kind]()
+    assert values.tobytes() == expected.tobytes()
+    shown = drawn.figure.axes[1].images[1].get_array()
+    assert np.array_equal(shown, values)
+
+
+def test_larger_images_are_shown_as_the_model_crops_them(drawn, tmp_path):
+    model = lenet5((1, 16, 16), 4).initialize(0)
+    model.image_shape = (1, 20, 18)
+    image = RNG.random((1, 20, 18), dtype=np.float32)
+    assert show.saliency(model, image, tmp_path / "r.png", backend="numpy").shape == (16, 16)
+    assert np.array_equal(drawn.figure.axes[1].images[0].get_array(), image[0, 2:18, 1:17])
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    flat = Model(Dense(2), (3,))
+    with pytest.raises(ShapeError, match="needs images"):
+        show.saliency(flat, np.ones(3, np.float32))
+    with pytest.raises(ConfigurationError, match=r"must end in \.png"):
+        show.gradcam(lenet5(), np.ones((1, 32, 32), np.float32), tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_doubts(drawn, tmp_path, count):
+    images = RNG.random((9, 1, 8, 8), dtype=np.float32)
+    found = [Doubt(i, i % 2, 1 - i % 2, 0.01 * i, 0.9 - 0.01 * i) for i in range(count)]
+    show.doubts(images, found, ["cat", "dog"], tmp_path / "d.png", most=5)
+    drawn.check(tmp_path / "d.png")
+    titles = [axes.get_title() for axes in drawn.figure.axes if axes.get_title()]
+    assert len(titles) == min(count, 5)
+    assert count == 0 or titles[0] == "says dog: 90.0%\nlabelled cat: <0.1%"

@@ -1,0 +1,86 @@
+"""Groups of runs, their means over seeds and the differences between them, beside NumPy's; unfair comparisons."""
+
+import json
+
+import numpy as np
+import pytest
+
+from gpucnn.errors import CheckpointError, ConfigurationError
+from gpucnn.optimizers import SGD
+from gpucnn.training import compare, load_run
+from tests.training import small
+
+X, Y = small.data()
+
+
+def train(folder, seed: int, lr: float, epochs: int = 2, **settings):
+    settings = {"validation": 0.3, **settings}
+    small.trainer(folder, optimizer=SGD(lr), seed=seed).fit(X, Y, epochs, **settings)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[tuple[float, int], object]:
+    place = tmp_path_factory.mktemp("runs")
+    return {(lr, seed): train(place / f"{lr}-{seed}", seed, lr) for lr in (0.05, 0.2) for seed in (0, 1, 2, 3)}
+
+
+@pytest.mark.parametrize("monitor", ["loss", "accuracy"])
+def test_means_deviations_and_paired_differences(runs, monitor):
+    found = compare(list(runs.values()), monitor)
+    better = min if monitor == "loss" else max
+    expected = {}
+    for lr in (0.05, 0.2):
+        histories = [load_run(runs[lr, seed], small.model()).history.epochs for seed in range(4)]
+        best = [better(epochs, key=lambda epoch: epoch[f"validation_{monitor}"]) for epochs in histories]
+        expected[lr] = np.array([epoch[f"validation_{monitor}"] for epoch in best])
+    order = sorted(expected, key=lambda lr: expected[lr].mean(), reverse=monitor == "accuracy")
+    assert [group.settings for group in found] == [{"optimizer.lr": lr} for lr in order]
+    for group, lr in zip(found, order):
+        assert list(group.measures[monitor].values()) == expected[lr].tolist()
+        assert group.mean(monitor) == pytest.approx(expected[lr].mean())
+        assert group.deviation(monitor) == pytest.approx(expected[lr].std(ddof=1))
+        assert group.runs == {seed: runs[lr, seed] for seed in range(4)}
+    pairs = expected[order[1]] - expected[order[0]]
+    difference = found[1].difference
+    assert found[0].difference is None and difference.seeds == 4
+    assert difference.mean == pytest.approx(pairs.mean())
+    assert difference.error == pytest.approx(pairs.std(ddof=1) / 2)
+
+
+def test_one_seed_has_no_deviation_and_other_seeds_no_difference(runs):
+    first, second = compare([runs[0.05, 0], runs[0.2, 1]])
+    assert first.deviation("loss") is None and second.difference is None
+    first, second = compare([runs[0.05, 0], runs[0.2, 0]])
+    assert second.difference.error is None and second.difference.seeds == 1
+
+
+def test_runs_of_the_same_settings_are_one_group(runs):
+    (group,) = compare([runs[0.05, seed] for seed in range(4)])
+    assert group.settings == {}
+
+
+def test_unfair_comparisons_are_refused(runs, tmp_path):
+    fair = runs[0.05, 0]
+    with pytest.raises(ConfigurationError, match="no runs were given"):
+        compare([])
+    with pytest.raises(ConfigurationError, match="the same settings and the same seed"):
+        compare([fair, fair])
+    with pytest.raises(ConfigurationError, match="validated in another way"):
+        compare([fair, train(tmp_path / "half", 1, 0.05, validation=0.5)])
+    with pytest.raises(ConfigurationError, match="has no loss in validation"):
+        compare([train(tmp_path / "none", 1, 0.05, validation=None)])
+    with pytest.raises(ConfigurationError, match="has no f1 in validation"):
+        compare([fair], "f1")
+    small.trainer(tmp_path / "other", seed=1).fit(X + 1, Y, 2, validation=0.3)
+    with pytest.raises(ConfigurationError, match="trained on other images"):
+        compare([fair, tmp_path / "other"])
+    config = json.loads((tmp_path / "half" / "config.json").read_text())
+    (tmp_path / "half" / "config.json").write_text(json.dumps({**config, "epochs": 9}))
+    with pytest.raises(ConfigurationError, match="2 of 9 epochs"):
+        compare([tmp_path / "half"])
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        compare([tmp_path])
+    for wrong in (None, "ab", 3):
+        with pytest.raises((ConfigurationError, CheckpointError)):
+            compare(wrong)

@@ -1,0 +1,198 @@
+"""Training that goes on: `fit` again, loops of one's own, averages of the weights."""
+
+import math
+
+import numpy as np
+import pytest
+
+import gpucnn
+from gpucnn import arithmetic
+from gpucnn.errors import ConfigurationError, NonFiniteError
+from gpucnn.layers import Dense, Flatten, Sequential
+from gpucnn.models import Model
+from gpucnn.models.files import read_tensors
+from gpucnn.optimizers import SGD, Adam
+from gpucnn.schedules import Constant, Cosine, Step
+from gpucnn.training import load_run
+from tests.training import small
+
+X, Y = small.data()
+
+
+def trainer(run=None, backend="numpy", **settings):
+    return small.trainer(run, backend, **{"schedule": Constant(), **settings})
+
+
+def state(model):
+    return {name: value.tobytes() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("make", [lambda: SGD(0.05), lambda: Adam(0.01)])
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_two_fits_are_one(make, backend, tmp_path):
+    whole, parts = (
+        trainer(optimizer=make(), schedule=Step(2)),
+        trainer(tmp_path, backend, optimizer=make(), schedule=Step(2)),
+    )
+    whole.fit(X, Y, 5, validation=(X, Y))
+    for epochs in (2, 1, 2):
+        history = parts.fit(X, Y, epochs, validation=(X, Y))
+    assert state(parts.model) == state(whole.model)
+    assert history["epoch"] == [1, 2, 3, 4, 5] and history["step"] == [3, 6, 9, 12, 15]
+    assert history["learning_rate"] == whole.history["learning_rate"] and history["loss"] == whole.history["loss"]
+    assert parts.restore_best() == whole.restore_best()
+    again = trainer(tmp_path, optimizer=make(), schedule=Step(2))
+    again.fit(X, Y, 6, validation=(X, Y), resume=True)
+    whole_again = trainer(optimizer=make(), schedule=Step(2))
+    whole_again.fit(X, Y, 6, validation=(X, Y))
+    assert state(again.model) == state(whole_again.model)
+
+
+def test_a_schedule_of_the_runs_length_starts_anew():
+    parts = trainer(schedule=Cosine())
+    parts.fit(X, Y, 2)
+    rates = parts.fit(X, Y, 2)["learning_rate"]
+    assert rates[:2] == rates[2:] and len(set(rates)) == 2
+
+
+def test_patience_counts_from_the_call():
+    parts = trainer(optimizer=SGD(1e-30, momentum=0), model=dense())  # nothing ever improves
+    assert len(parts.fit(X, Y, 9, validation=(X, Y), patience=2)) == 3
+    assert len(parts.fit(X, Y, 9, validation=(X, Y), patience=2)) == 5
+
+
+def test_what_cannot_continue_is_refused():
+    optimizer = SGD(0.05)
+    one, other = trainer(optimizer=optimizer), trainer(optimizer=optimizer)
+    one.fit(X, Y, 1, validation=0.2)
+    with pytest.raises(ConfigurationError, match="validation or monitor are not those"):
+        one.fit(X, Y, 1, validation=0.3)
+    other.fit(X, Y, 1)
+    with pytest.raises(ConfigurationError, match="used by another trainer since"):
+        one.fit(X, Y, 1, validation=0.2)
+
+
+class Interrupt(Constant):
+    """Ctrl-C in the second epoch, once."""
+
+    left = 1
+
+    def __call__(self, step, steps, epoch):
+        if epoch == 1 and step == 4 and Interrupt.left:
+            Interrupt.left -= 1
+            raise KeyboardInterrupt
+        return 1.0
+
+
+def test_an_interrupted_epoch_is_said_and_resume_goes_back(tmp_path):
+    said = []
+
+    class Say(gpucnn.training.Quiet):
+        def say(self, text):
+            said.append(text)
+
+    whole = trainer()
+    whole.fit(X, Y, 3)
+    for run in (None, tmp_path):
+        Interrupt.left = 1
+        one = trainer(run, schedule=Interrupt(), progress=Say())
+        with pytest.raises(KeyboardInterrupt):
+            one.fit(X, Y, 3)
+        history = one.fit(X, Y, 2) if run is None else one.fit(X, Y, 3, resume=True)
+        assert history["epoch"] == [1, 2, 3]
+    assert state(one.model) == state(whole.model)
+    mine = [text for text in said if "numpy" not in text]
+    assert mine == ["the epoch that was interrupted begins again, with the weights as they are"]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_loop_of_ones_own_is_a_fit(backend):
+    whole, own = trainer(), trainer(backend=backend)
+    history = whole.fit(X, Y, 2)
+    for epoch in range(2):
+        order = arithmetic.permutation(3, len(X), epoch)
+        for start in range(0, len(X), 16):
+            chosen = order[start : start + 16]
+            record = own.train_step(X[chosen], Y[chosen])
+            assert not own.model.mode.training
+            assert own.predict(X[:3]).tobytes() == own.predict(X[:3]).tobytes()
+    assert state(own.model) == state(whole.model)
+    assert record["step"] == 6 and record["learning_rate"] == history.last["learning_rate"]
+    whole.fit(X, Y, 1)
+    own.history = whole.history  # its epochs have numbers
+    larger = own.train_step(X, Y)  # more images than before
+    assert larger["step"] == 7 and math.isfinite(larger["loss"])
+
+
+def test_the_loss_of_a_step_is_that_before_it():
+    own = trainer(shift=0, batch_size=45)
+    model = own.model
+    model.mode.training, model.mode.seed = True, 0
+    logits = np.float64(model(X)[0].numpy())  # dropout as in step 0
+    model.mode.training = False
+    expected = np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(len(Y)), Y])
+    own.model.load_state_dict(small.model().initialize(3).state_dict())
+    assert own.train_step(X, Y)["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_step_refuses_what_only_a_run_knows():
+    with pytest.raises(ConfigurationError, match="Cosine depends on the length"):
+        trainer(schedule=Cosine()).train_step(X, Y)
+    with pytest.raises(ConfigurationError, match="normalize needs all"):
+        trainer(normalize=True).train_step(X, Y)
+    huge = trainer(optimizer=SGD(1e38), model=dense())
+    with pytest.raises(NonFiniteError, match="step"):
+        steps(huge, 20)
+
+
+def dense():
+    return Model(Sequential(Flatten(), Dense(3)), (1, 8, 8))
+
+
+def steps(trainer, count):
+    for _ in range(count):
+        trainer.train_step(X, Y)
+
+
+def average_by_hand(decay, epochs):
+    """The average from the weights after each step, which another trainer shows."""
+    own = trainer()
+    rest = np.float32(1 - decay)
+    average = own.model.state_dict()
+    for epoch in range(epochs):
+        order = arithmetic.permutation(3, len(X), epoch)
+        for start in range(0, len(X), 16):
+            chosen = order[start : start + 16]
+            own.train_step(X[chosen], Y[chosen])
+            average = {n: arithmetic.fma(rest, v - average[n], average[n]) for n, v in own.model.state_dict().items()}
+    return {name: value.tobytes() for name, value in average.items()}, state(own.model)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_the_average_by_hand(backend, tmp_path):
+    average, last = average_by_hand(0.75, 3)
+    one = trainer(tmp_path, backend, ema=0.75)
+    history = one.fit(X, Y, 3, validation=(X, Y))
+    assert state(one.model) == last
+    loaded = load_run(tmp_path, small.model()).model
+    assert state(loaded) == average
+    one.restore_average()
+    assert state(one.model) == average
+    assert history.last["validation_loss"] == one.evaluate(X, Y)[0]  # validation is the average's
+    best = load_run(tmp_path, small.model(), best=True)
+    one.restore_best()
+    assert state(best.model) == state(one.model)
+
+
+def test_the_average_is_resumed(tmp_path):
+    whole = trainer(tmp_path / "whole", ema=0.9)
+    whole.fit(X, Y, 3)
+    trainer(tmp_path / "cut", ema=0.9).fit(X, Y, 1)
+    trainer(tmp_path / "cut", "numba", ema=0.9).fit(X, Y, 3, resume=True)
+    ours, theirs = (read_tensors(tmp_path / name / "checkpoint.safetensors")[0] for name in ("whole", "cut"))
+    assert {n: v.tobytes() for n, v in ours.items()} == {n: v.tobytes() for n, v in theirs.items()}
+    assert any(name.startswith("average.") for name in ours)
+    with pytest.raises(gpucnn.errors.CheckpointError, match="ema was 0.9"):
+        trainer(tmp_path / "cut", ema=0.8).fit(X, Y, 4, resume=True)
+    with pytest.raises(ConfigurationError, match="no average yet"):
+        trainer().restore_average()
