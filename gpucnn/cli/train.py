@@ -47,7 +47,8 @@ def train(
         _option(
             "--data",
             "Images: digits (built in), a set that `gpucnn data fetch` brought, or a path to files: MNIST, CIFAR, "
-            ".npz, .npy, or a folder of images a class.",
+            ".npz, .npy, .csv, .parquet, or a folder of images a class. With +parts at its end: windows of pages of "
+            "them, and a class for those that show none as a whole, for `gpucnn show scores`.",
         ),
     ] = None,
     epochs: Annotated[int | None, _option("--epochs", "How often to go through the training images.", min=1)] = None,

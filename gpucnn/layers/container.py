@@ -26,6 +26,8 @@ class Sequential(Layer):
 
     def __init__(self, *layers: Layer):
         for layer in layers:
+            if isinstance(layer, (list, tuple)):
+                raise ConfigurationError("Sequential takes the layers themselves: of a list write Sequential(*layers)")
             instance("each layer of Sequential", layer, Layer, "a layer, such as Dense(10)")
         self.layers = layers
 

@@ -47,6 +47,8 @@ from gpucnn.training.steps import EvaluationSteps, TrainingSteps
 from gpucnn.training.validation import check_stopping, digest, part, why_stop
 
 EVALUATION_BATCH = 256
+_LARGE = 20.0  # values of images that are hardly meant to be so
+_LOOKED_AT = 1000  # images
 _CURVES_EVERY = 30.0  # seconds; drawing takes a third of one
 
 
@@ -235,7 +237,7 @@ class Trainer:
                 self._steps = self.history.last["step"] if self.history.epochs else 0
             division = Division(self.processes.size, self.processes.rank, self.pieces)
             data = placed(self.backend, images, labels, min(self.batch_size, len(images)), division)
-            return self._train(folder, first, data, first + epochs, kept, settings, monitor, patience)
+            return self._train(folder, first, data, images, first + epochs, kept, settings, monitor, patience)
 
     def _prepare(self, images, labels, epochs, validation, monitor, patience, resume) -> tuple:
         """Check and place everything; (settings, images, labels, epochs, images and labels for validation)."""
@@ -338,7 +340,7 @@ class Trainer:
         settings = self._settings(epochs, *data.first) | {"images": data.count, "data_sha256": "batches"}
         first = len(self.history)
         with self._begun(first, False, data.first[0]) as folder:
-            return self._train(folder, first, data, first + epochs, kept, settings, monitor, patience)
+            return self._train(folder, first, data, data.first[0], first + epochs, kept, settings, monitor, patience)
 
     def _new_history(self) -> History:
         return History(smaller={"loss", *(metric.name for metric in self.metrics if not metric.larger_is_better)})
@@ -431,6 +433,7 @@ class Trainer:
         folder: RunFolder | None,
         first: int,
         data: Resident,
+        images: np.ndarray | Mapped,
         epochs: int,
         kept: tuple | None,
         settings: dict,
@@ -438,7 +441,7 @@ class Trainer:
         patience: int | None,
     ) -> History:
         """The loop of `fit`, all of whose arguments are checked, up to epoch `epochs`; `first` were done by earlier
-        fits, `kept` are the images for validation.
+        fits, `images` are some of the data, `kept` those for validation.
         """
         model, history = self.model, self.history
         self._stopping, self._loop = False, None
@@ -451,6 +454,7 @@ class Trainer:
                 folder.write_config(self._config(epochs, {**settings, "patience": patience}))
             title = self._title(steps) + (f"; {len(kept[0]):,} images for validation" if kept else "")
             self.progress.begin(title, epochs, data.count, len(history))
+            self._tell_of_large_values(images)
             if remark := self.schedule.remark(epochs * data.an_epoch):
                 self.progress.say(remark)
             if self._within_epoch:
@@ -613,18 +617,28 @@ class Trainer:
         return record
 
     def _tell_slow(self, seconds: float) -> None:
-        """Once, where training runs on the specification: how long an epoch of it takes."""
+        """Once, where training runs on numpy: how long an epoch of it takes."""
         self._told_slow = True
-        if (self.backend.name, self.backend.math) == ("numpy", "exact"):
-            faster = get_backend().name
-            instead = (
-                f'backend="{faster}" (--backend {faster}) gives the same bits'
-                if faster != "numpy"
-                else "numba is not here"
-            )
+        if self.backend.name != "numpy":
+            return
+        about, faster = f"an epoch will take about {seconds:,.0f} s", get_backend().name
+        if self.backend.math == "fast":
+            instead = f'; backend="{faster}" in exact math (--backend {faster}) is many times faster'
+            instead *= faster != "numpy"
+            self.progress.say(f"fast math is faster than numpy's exact math alone: {about}{instead}")
+            return
+        instead = (
+            f'backend="{faster}" (--backend {faster}) gives the same bits' if faster != "numpy" else "numba is not here"
+        )
+        self.progress.say(f"numpy's exact math is the specification, and slow: {about}; {instead} sooner")
+
+    def _tell_of_large_values(self, images) -> None:
+        """Where nothing brings images to values around 1, which initial weights and learning rates are made for."""
+        largest = float(np.abs(np.asarray(images[:_LOOKED_AT], np.float32)).max())
+        if largest > _LARGE and not self.normalize and self.model.mean is None:
             self.progress.say(
-                f"numpy's exact math is the specification, and slow: an epoch will take about {seconds:,.0f} s; "
-                f"{instead} sooner"
+                f"images have values up to {largest:g}, and are taken as they are: training goes better on values from "
+                "0 to 1 (images / 255) or with Trainer(..., normalize=True) (--normalize)"
             )
 
     def _stop_if_not_finite(self, steps: TrainingSteps, epoch: int) -> None:
