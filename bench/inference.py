@@ -4,7 +4,7 @@
 
 Results are checked first. For each kind and batch: images a second, the ratio to the better peer (medians by turns, as
 gpucnn bench takes them), and for one image the median and the 99th percentile of single calls. Writes the section
-"inference" of bench/results/cpu-DATE.json unless --dry.
+"inference" of bench/results/inference-DATE.json unless --dry, where other networks and batches of the same day stay.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from gpucnn.models import Model, build_model, pytorch_module
 from gpucnn.throughput import onnx_runtime, pytorch
 from gpucnn.throughput.report import disturbance
 from gpucnn.throughput.timing import Contender, interleave, ratio
-from record import record
+from record import record, recorded
 
 # Bars: the ratio to the better peer that the project holds itself to.
 BARS = {1: 1.0, 8: 1.0, 128: 1.2}
@@ -246,7 +246,16 @@ def main() -> None:
                 print(show(rows[-1]), flush=True)
     print(disturbance(rows))
     if not given.dry:
-        print(f"written to {record('inference', {'results': rows})}")
+        measured = {_case(row) for row in rows}
+        before = recorded("inference", name="inference").get("results", [])
+        others = [row for row in before if _case(row) not in measured]
+        order = {name: number for number, name in enumerate((*READY, *KINDS))}
+        rows = sorted([*others, *rows], key=lambda row: (order[row["network"]], row["batch"]))
+        print(f"written to {record('inference', {'results': rows}, name='inference')}")
+
+
+def _case(row: dict) -> tuple:
+    return row["network"], row["batch"], row["threads"]
 
 
 if __name__ == "__main__":

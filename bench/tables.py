@@ -22,7 +22,7 @@ BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("results", nargs="*", type=Path, help="default: the newest cpu-*.json and gpu-*.json")
+    parser.add_argument("results", nargs="*", type=Path, help="default: the newest of each kind")
     parser.add_argument("--write", action="store_true", help="into README.md, docs/speed.md and docs/throughput.png")
     options = parser.parse_args()
     paths = options.results or newest(RESULTS)
@@ -39,7 +39,7 @@ def main() -> None:
     if networks:
         draw(networks, chart)
         text += f"\n\n![Images per second of each network, here and in PyTorch]({CHART.name})"
-    of_networks = "\n\n".join(tables({k: v for k, v in c.items() if k != "operations"}) for c in contents)
+    of_networks = "\n\n".join(tables(content, short=True) for content in contents)
     for page, part in ((ROOT / "README.md", of_networks), (ROOT / "docs" / "speed.md", text)):
         page.write_text(between(page.name, page.read_text(), part))
         print(f"written to {page}")
@@ -47,7 +47,7 @@ def main() -> None:
 
 def newest(folder: Path) -> list[Path]:
     """The newest file of each kind; names end in a date that sorts."""
-    files = (sorted(folder.glob(f"{kind}-*.json")) for kind in ("cpu", "gpu"))
+    files = (sorted(folder.glob(f"{kind}-*.json")) for kind in ("cpu", "inference", "gpu"))
     return [paths[-1] for paths in files if paths]
 
 
@@ -59,16 +59,43 @@ def between(name: str, page: str, text: str) -> str:
     return f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}"
 
 
-def tables(content: dict) -> str:
-    """Markdown of one file of results: the networks, then the operations; a GPU's throughput like the networks."""
+def tables(content: dict, short: bool = False) -> str:
+    """Markdown of one file of results: the networks, inference, then the operations; a GPU's throughput like the
+    networks. `short` is for the README.
+    """
     parts = []
     for section in ("networks", "throughput"):
         if section in content:
             machine = content[section].get("machine") or content["machine"]
             parts += [where(machine, content[section]), networks(content[section])]
-    if "operations" in content:
+    if "inference" in content:
+        machine = content["inference"]["machine"]
+        parts += [where(machine, content["inference"]), inference(content["inference"], latencies=not short)]
+    if "operations" in content and not short:
         parts += [where(content["operations"]["machine"], content["operations"]), operations(content["operations"])]
     return "\n\n".join(parts)
+
+
+def inference(report: dict, latencies: bool) -> str:
+    """A line per network with the ratios to the better peer at each batch size, or one per case with all figures."""
+    batches = sorted({row["batch"] for row in report["results"]})
+    lines = []
+    for name in dict.fromkeys(row["network"] for row in report["results"]):
+        rows = {row["batch"]: row for row in report["results"] if row["network"] == name}
+        if not latencies:
+            lines.append([name, *(f"**{rows[b]['ratio']:.2f}**" if b in rows else "" for b in batches)])
+            continue
+        for batch, row in rows.items():
+            rates = row["images_per_second"]
+            peer = min(row["ratios"], key=lambda key: row["ratios"][key])
+            both = row.get("latency_microseconds", {})
+            cells = [f"{both[key][0]:.0f}, {both[key][1]:.0f}" if both else "" for key in ("gpucnn", peer)]
+            lines.append([name, batch, f"{rates['gpucnn']:,.0f}", f"{rates[peer]:,.0f} ({peer})"])
+            lines[-1] += [f"**{row['ratio']:.2f}**", *cells]
+    if not latencies:
+        return markdown(["inference, ratio to the better peer", *(f"batch {batch}" for batch in batches)], lines)
+    head = ["network", "batch", "images/s", "the better peer", "ratio", "us of a call: median, 99th percentile", "its"]
+    return markdown(head, lines)
 
 
 def where(machine: dict, report: dict) -> str:
@@ -78,7 +105,8 @@ def where(machine: dict, report: dict) -> str:
     text = f"Measured on {machine['date'][:10]}: {machine['processor']}"
     text += f", {', '.join(map(str, threads))} thread{'s' * (threads != [1])}" if threads else ""
     numba, torch = versions.get("numba", "none"), versions.get("torch", "none")
-    text += f"; Python {machine['python']}, Numba {numba}, PyTorch {torch}."
+    text += f"; Python {machine['python']}, Numba {numba}, PyTorch {torch}"
+    text += f", ONNX Runtime {versions['onnxruntime']}." if versions.get("onnxruntime") else "."
     disturbed = sum(row.get("figures_from") == "all slices" for row in report["results"])
     if disturbed:
         text += f" Other processes disturbed {disturbed} of {len(report['results'])} figures."

@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 import gpucnn
 from gpucnn import data, figures, functional, show
@@ -45,6 +46,8 @@ def pattern(folder: Path | None) -> str:
     for i in range(1, 8):
         cross[i, i] = cross[i, 8 - i] = 1
     best = show.match(cross, DIAGONAL, at(folder, "match"), backend="numpy", math="exact", name="a cross")
+    if folder is not None:
+        Image.fromarray(np.uint8(255 * (cross > 0))).save(folder / "cross.png")
     agree = int((np.array(different) == np.array(DIAGONAL)).sum())
     highest = [(int(r), int(c)) for r, c in np.argwhere(best.scores == best.score)]
     return f"""## A filter finds a pattern
@@ -72,7 +75,9 @@ way, it scores {best.scores[1, 5]:.2f}.
 
 ![The filter slides over a cross; the map of its scores](tour/match.png)
 
-    gpucnn show match IMAGE --pattern "1,-1,-1;-1,1,-1;-1,-1,1"
+    gpucnn show match docs/tour/cross.png --signed --pattern "1,-1,-1;-1,1,-1;-1,-1,1"
+
+The pixels of a picture are numbers from 0 to 1; with `--signed` black is -1, as here.
 """
 
 
@@ -365,8 +370,6 @@ def lines(text: str) -> str:
 
 def shrink(picture: Path) -> None:
     """Reduce a picture to 256 colors: a third of the size, and no visible difference."""
-    from PIL import Image
-
     with Image.open(picture) as opened:
         small = opened.convert("RGB").quantize(256, dither=Image.Dither.NONE)
     small.save(picture, optimize=True)

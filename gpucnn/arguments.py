@@ -48,6 +48,8 @@ def refuse_attribute(owner: Any, name: str, instead: str) -> None:
 
 def integer(name: str, value: Any, least: int = 1, most: int = _LARGEST_INTEGER) -> int:
     """An integer from `least` to `most`."""
+    if type(value) is int and least <= value <= most:
+        return value
     expected = "a positive integer" if least == 1 else f"an integer of {least} or more"
     if most != _LARGEST_INTEGER:
         expected = f"an integer from {least} to {_power(most)}"

@@ -9,6 +9,7 @@ class GpucnnError(Exception):
     """Base of all errors about the user's input or what this machine lacks."""
 
     layer: str | None = None  # the name of the layer in which it was raised
+    shared = False  # whether every process that trains along has raised it too
 
 
 class ShapeError(GpucnnError, ValueError):
@@ -42,3 +43,7 @@ class NonFiniteError(GpucnnError, ArithmeticError):
         super().__init__(message)
         self.epoch = epoch
         self.step = step
+
+
+class ProcessError(GpucnnError, RuntimeError):
+    """Processes that train together differ: in data, version or settings, or, by a fault, in their weights."""

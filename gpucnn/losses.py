@@ -21,6 +21,11 @@ def check_labels(labels, images: int, classes: int) -> np.ndarray:
     Raises DTypeError unless they are integers, ShapeError for the wrong number, DataError for one out of range.
     """
     labels = arguments.array("labels", labels)
+    if labels.ndim == 2 and len(labels) == images:
+        raise ShapeError(
+            f"labels have shape {labels.shape}; {images} images need shape ({images},): "
+            + ("labels.ravel() has it" if labels.shape[1] == 1 else "of one-hot rows labels.argmax(1) is the class")
+        )
     if labels.dtype.kind not in "iu":
         raise DTypeError(f"labels are {labels.dtype}; give integers, such as labels.astype(numpy.int64)")
     if labels.shape != (images,):

@@ -4,6 +4,7 @@ import json
 import math
 from typing import Any
 
+from gpucnn.arguments import shown
 from gpucnn.errors import GpucnnError
 from gpucnn.storage import decoding, first_line
 
@@ -75,3 +76,17 @@ def _is(value, kind: type) -> bool:
 def _short(value) -> str:
     text = json.dumps(value)
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+def difference(there: dict, now: dict, words: str = "{} was {} there and is {} now", owner: str = "") -> str | None:
+    """The first setting in which two dictionaries of settings differ, and its values, in words."""
+    for key in sorted({**there, **now}, key=lambda key: key != "name"):  # another class explains all the rest
+        old, new = there.get(key), now.get(key)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            return difference(old, new, words, key)
+        what = owner if key == "name" and owner else f"{owner}'s {key}" if owner else key
+        values = (value if isinstance(value, str) else shown(value) for value in (old, new))
+        return words.format(what, *values)
+    return None

@@ -61,10 +61,40 @@ def row_weights(b):
     return {"dw": b.host(dw)}
 
 
+def few_images(b):
+    """Two output channels to a vector, on numba."""
+    x, dy = b.pack(numbers("random", 7, 2, 12, 8)), b.pack(numbers("random", 7, 4, 12, 8, seed=1))
+    win, dw, w = window((12, 8), 3, padding=1), b.zeros((4, 2, 3, 3)), b.array(numbers("random", 4, 2, 3, 3, seed=2))
+    b.conv_weight_gradient(dy, x, win, 1, dw)
+    return {"y": b.conv(x, w, None, win).numpy(), "dw": b.host(dw)}
+
+
+def depthwise(b):
+    x, dy = b.pack(numbers("random", 19, 2, 12, 8)), b.pack(numbers("random", 19, 2, 12, 8, seed=1))
+    dw = b.zeros((2, 1, 3, 3))
+    b.conv_weight_gradient(dy, x, window((12, 8), 3, padding=1), 2, dw)
+    return {"dw": b.host(dw)}
+
+
+def line(b):
+    x, dy = b.pack(numbers("random", 19, 2, 150)), b.pack(numbers("random", 19, 4, 150, seed=1))
+    dw = b.zeros((4, 2, 3))
+    b.conv_weight_gradient(dy, x, window((150,), 3, padding=1), 1, dw)
+    return {"dw": b.host(dw)}
+
+
+def pooled_biases(b):
+    pool, shape = window((14, 10), 2, stride=2), (19, 2, 7, 5)
+    y, where = b.max_pool(b.pack(numbers("random", 19, 2, 14, 10)), pool)
+    db = b.zeros((2,))
+    b.conv_max_pool_gradient(b.pack(numbers("annihilating", *shape, seed=1)), y, where, pool, db)
+    return {"db": b.host(db)}
+
+
 def weights(b):
-    x, dy = b.pack(numbers("random", 19, 1, 11, 10)), b.pack(numbers("random", 19, 2, 11, 10, seed=1))
-    dw = b.zeros((2, 1, 1, 1))
-    b.conv_weight_gradient(dy, x, window((11, 10), 1), 1, dw)
+    x, dy = b.pack(numbers("random", 19, 1, 11, 11)), b.pack(numbers("random", 19, 2, 11, 10, seed=1))
+    dw = b.zeros((2, 1, 1, 2))
+    b.conv_weight_gradient(dy, x, window((11, 11), (1, 2)), 1, dw)
     return {"dw": b.host(dw)}
 
 
@@ -200,8 +230,8 @@ CHANGES = [
         "k reversed",
         "numba",
         NUMBA + "register_tiles.py",
-        "for t in range(taps):\n                        for i in range(rows):",
-        "for t in reversed(range(taps)):\n                        for i in range(rows):",
+        "for t in range(taps):\n                        # More pixels",
+        "for t in reversed(range(taps)):\n                        # More pixels",
         rows,
     ),
     Change(
@@ -211,6 +241,55 @@ CHANGES = [
         "for h in range(start, stop):",
         "for h in range(stop - 1, start - 1, -1):",
         row_weights,
+    ),
+    Change(
+        "the channels of a pair exchanged",
+        "numba",
+        NUMBA + "simd.py",
+        "first_of_pairs, second_of_pairs = ",
+        "second_of_pairs, first_of_pairs = ",
+        few_images,
+    ),
+    Change(
+        "images of pairs of channels added in another order",
+        "numba",
+        NUMBA + "simd.py",
+        "vectors = vectors + [zero] * (LANES // 2 - len(vectors))",
+        "turned = ir.Constant(ir.VectorType(_i32, LANES), [*range(2, LANES), 0, 1])\n"
+        "    vectors = [builder.shuffle_vector(v, v, turned) for v in vectors] + [zero] * (LANES // 2 - len(vectors))",
+        few_images,
+    ),
+    Change(
+        "a padded image left unmasked among pairs of channels",
+        "numba",
+        NUMBA + "gradient_rows.py",
+        "lanes = PAIR * min(LANES // PAIR, images - b * LANES)",
+        "lanes = LANES",
+        few_images,
+    ),
+    Change(
+        "a padded image left unmasked in a depthwise gradient",
+        "numba",
+        NUMBA + "gradient_maps.py",
+        "masked(acc, min(LANES, images - b * LANES))",
+        "masked(acc, LANES)",
+        depthwise,
+    ),
+    Change(
+        "bands of a line too long",
+        "numba",
+        "gpucnn/backends/numba/conv.py",
+        "band = BAND if line",
+        "band = 2 * BAND if line",
+        line,
+    ),
+    Change(
+        "a bias gradient of pooled maps summed pixel by pixel of the windows",
+        "numba",
+        NUMBA + "pool.py",
+        "complete = at + (d + 1) * KD * x_d if KD > 1 else xi + KH * x_h",
+        "complete = at + (d + 1) * KD * x_d if KD > 1 else xi + x_h",
+        pooled_biases,
     ),
     Change(
         "a padded image left unmasked in a weight gradient",

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import gpucnn
+from gpucnn.extras import PACKAGES, install
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -29,6 +30,17 @@ def test_every_package_is_listed():
         for init in (ROOT / folder).rglob("__init__.py")
     }
     assert sorted(found) == PROJECT["tool"]["setuptools"]["packages"]
+
+
+def test_what_messages_advise_to_install_is_what_the_extras_name():
+    """And none names an extra of gpucnn, which is on no index: pip would find nothing."""
+    extras = PROJECT["project"]["optional-dependencies"]
+    for extra, packages in PACKAGES.items():
+        assert sorted(packages) == sorted(requirement.partition(">")[0] for requirement in extras[extra])
+    assert install("cuda12") == "pip install cupy-cuda12x 'cuda-core[cu12]' 'numba-cuda[cu12]'"
+    for file in (ROOT / "gpucnn").rglob("*.py"):
+        if file.name != "extras.py":
+            assert "gpucnn[" not in file.read_text().replace("\\", ""), file
 
 
 @pytest.mark.parametrize("layout", ["as here", "checkout", "installation"])

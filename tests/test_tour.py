@@ -1,10 +1,16 @@
 """docs/tour.md contains the text that docs/tour.py computes, and shows pictures that exist."""
 
 import importlib.util
+import json
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from tests.processes import environment
 
 pytestmark = pytest.mark.slow
 
@@ -34,8 +40,8 @@ def says(text: str) -> None:
 def test_the_text_of_the_quick_steps_is_the_programs(step, tmp_path):
     says(tour.HEAD)
     says(step(tmp_path))
-    for picture in tmp_path.iterdir():  # and it draws what the text shows
-        assert f"(tour/{picture.name})" in TEXT
+    for picture in tmp_path.iterdir():  # and it draws what the text shows, or what its command takes
+        assert f"(tour/{picture.name})" in TEXT or f" docs/tour/{picture.name} " in TEXT
 
 
 @pytest.mark.slow
@@ -53,6 +59,7 @@ def test_a_changed_number_is_noticed(monkeypatch):
 
 def test_every_picture_is_there_and_small_and_every_file_is_shown():
     shown = set(re.findall(r"!\[[^]]+\]\((tour/[a-z0-9-]+\.png)\)", TEXT))
+    shown |= set(re.findall(r"docs/(tour/[a-z]+\.png)", TEXT))  # what commands take
     files = {f"tour/{file.name}" for file in (DOCS / "tour").iterdir()}
     assert shown == files
     for name in shown:
@@ -74,3 +81,52 @@ def test_the_commands_that_it_names_exist():
             command = command.commands[words[1]]
         options = {name for parameter in command.params for name in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= options, line
+
+
+def gpucnn(line: str, folder: Path) -> dict:
+    """The JSON object of a command of the tour, typed in `folder`."""
+    command = [sys.executable, "-m", "gpucnn", *shlex.split(line)[1:], "--json"]
+    run = subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=900, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def test_its_commands_give_its_numbers(tmp_path):
+    """All of them, in their order, typed in one folder."""
+    (tmp_path / "docs").symlink_to(DOCS)
+    words, results = " ".join(TEXT.split()), {}
+    for line in re.findall(r"^    (gpucnn .+)$", TEXT, re.MULTILINE):
+        if line != "gpucnn check":
+            results[line] = gpucnn(line, tmp_path)
+
+    def of(start: str) -> dict:
+        return next(result for line, result in results.items() if line.startswith(f"gpucnn {start}"))
+
+    cross = of("show match")
+    assert f"scores {cross['score']:g} at" in words and f"({cross['row']}, {cross['column']})" in words
+    assert len(cross["scores"]) == 7
+    one, two, padded = (
+        next(result for line, result in results.items() if line.endswith(end))
+        for end in ("--stride 2", "--padding 1", "gpucnn summary")
+    )
+    assert f"{one['output'][0]}x{one['output'][1]} places, 9 instead of 25" in words
+    assert f"a corner is used {two['smallest']} times" in words
+    assert f"{padded['total']['parameters']:,} weights and biases" in words
+    trained, confusion = of("train --shift"), of("show confusion")
+    assert f"the hash {trained['weights_sha256'][:16]}... on any machine" in words
+    assert f"Of {confusion['images']} it classifies {confusion['right']} correctly" in words
+    assert (worst := of("show mistakes")["mistakes"][0]) and f"image {worst['image']}: a {worst['true']}" in words
+    maps = of("show maps")
+    assert f"it predicts {maps['class']}, with {maps['probability']:.1%}" in words
+    page = of("show scores")
+    assert f"It finds {page['right']} of the {page['digits']} digits" in words
+
+
+def test_help_writes_nothing():
+    before = (DOCS / "tour.md").stat().st_mtime_ns
+    command = [sys.executable, str(DOCS / "tour.py"), "--help"]
+    run = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=True)
+    assert "Rewrite docs/tour.md" in run.stdout
+    assert (DOCS / "tour.md").stat().st_mtime_ns == before

@@ -10,6 +10,7 @@ from abc import abstractmethod
 
 import numpy as np
 
+from gpucnn.backends import shares
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array, Backend
@@ -79,9 +80,10 @@ class LaneBackend(Backend):
         shape = self._blocks(count), channels, *augmentation.output(spatial), self.lanes
         y = Batch(self._empty(shape), count, self)
         if augmentation.only_shifts:
-            self._load_shifted(images, indices, y, 0 if step is None else augmentation.shift, np.uint64(seed), step)
+            shift = 0 if step is None else augmentation.shift
+            self._load_shifted(images, indices, y, shift, shares.offset(), np.uint64(seed), step)
         else:
-            self._load_augmented(images, indices, y, augmentation, np.uint64(seed), step)
+            self._load_augmented(images, indices, y, augmentation, shares.offset(), np.uint64(seed), step)
         return y
 
     def load_labels(self, labels: Array, indices: Array, count: int) -> Array:
@@ -160,12 +162,13 @@ class LaneBackend(Backend):
 
     def dropout(self, x: Batch, rate: float, seed: int, step: Array, layer: int) -> Batch:
         y = self._like(x)
-        self._dropout(x, y, np.float32(rate), np.float32(1 / (1 - rate)), np.uint64(seed), step, layer)
+        factors = np.float32(rate), np.float32(1 / (1 - rate))
+        self._dropout(x, y, *factors, shares.offset(), np.uint64(seed), step, layer)
         return y
 
     def softmax_cross_entropy(self, logits: Batch, labels: Array, totals: Array | None = None) -> tuple[Array, Batch]:
         mean, dz = self._empty((1,)), self._like(logits)
-        self._softmax_cross_entropy(logits, labels, dz, np.float32(1 / logits.images), mean, totals)
+        self._softmax_cross_entropy(logits, labels, dz, np.float32(1 / shares.whole(logits)), mean, totals)
         return mean, dz
 
     def weighted_cross_entropy(
@@ -173,14 +176,20 @@ class LaneBackend(Backend):
     ) -> tuple[Array, Batch]:
         mean, dz = self._empty((1,)), self._like(logits)
         share, keep = np.float32(smoothing / logits.channels), np.float32(1 - smoothing)
-        self._weighted_cross_entropy(logits, labels, weights, share, keep, dz, mean, totals)
+        weight = self.label_weights(labels, weights, logits.images)
+        self._weighted_cross_entropy(logits, labels, weights, weight, share, keep, dz, mean, totals)
         return mean, dz
+
+    def label_weights(self, labels: Array, weights: Array, images: int) -> Array:
+        total = self._empty((1,), np.float64)
+        self._label_weights(labels, weights, images, total)
+        return total
 
     def value_loss(
         self, kind: str, x: Batch, targets: Batch, delta: float = 1.0, totals: Array | None = None
     ) -> tuple[Array, Batch]:
         mean, dx, values = self._empty((1,)), self._like(x), math.prod(x.shape[1:])
-        scale = np.float32((2 if kind == "mean_squared" else 1) / (x.images * values))
+        scale = np.float32((2 if kind == "mean_squared" else 1) / (shares.whole(x) * values))
         self._value_loss(kind, x, targets, dx, values, scale, np.float32(delta), mean, totals)
         return mean, dx
 
@@ -224,10 +233,10 @@ class LaneBackend(Backend):
     # ---- implemented by a backend's mixins: one or a few launches, which write y, dx, mean and so on ----------------
 
     @abstractmethod
-    def _load_shifted(self, images, indices, y: Batch, shift: int, seed: np.uint64, step) -> None: ...
+    def _load_shifted(self, images, indices, y: Batch, shift: int, offset: int, seed: np.uint64, step) -> None: ...
 
     @abstractmethod
-    def _load_augmented(self, images, indices, y: Batch, augmentation, seed: np.uint64, step) -> None: ...
+    def _load_augmented(self, images, indices, y: Batch, augmentation, offset: int, seed: np.uint64, step) -> None: ...
 
     @abstractmethod
     def _load_labels(self, labels, indices, y: Array, count: int) -> None: ...
@@ -259,13 +268,20 @@ class LaneBackend(Backend):
         """`after` is the number of pixels of the axes after the mapped one."""
 
     @abstractmethod
-    def _dropout(self, x: Batch, y: Batch, rate, scale, seed: np.uint64, step: Array, layer: int) -> None: ...
+    def _dropout(
+        self, x: Batch, y: Batch, rate, scale, offset: int, seed: np.uint64, step: Array, layer: int
+    ) -> None: ...
 
     @abstractmethod
     def _softmax_cross_entropy(self, logits, labels, dz: Batch, scale, mean: Array, totals) -> None: ...
 
     @abstractmethod
-    def _weighted_cross_entropy(self, logits, labels, weights, share, keep, dz: Batch, mean: Array, totals) -> None: ...
+    def _label_weights(self, labels: Array, weights: Array, images: int, total: Array) -> None: ...
+
+    @abstractmethod
+    def _weighted_cross_entropy(
+        self, logits, labels, weights, weight: Array, share, keep, dz: Batch, mean: Array, totals
+    ) -> None: ...
 
     @abstractmethod
     def _value_loss(self, kind: str, x, targets, dx: Batch, values: int, scale, delta, mean: Array, totals) -> None:

@@ -4,6 +4,9 @@ import math
 import os
 from pathlib import Path
 
+_ON_THIS_MACHINE = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")  # Open MPI's, MPICH's
+_NUMBER_HERE = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
+
 
 def processors() -> int:
     """Those that the system lets it run on (taskset, Slurm, a container's CPU set), and no more than its control
@@ -17,11 +20,28 @@ def processors() -> int:
 
 def default_threads(name: str) -> int:
     """How many threads a backend uses where nobody says it; Numba may have been started with fewer."""
+    own = max(1, processors() // beside())
     if name != "numba":
-        return processors()
+        return own
     from gpucnn.backends.numba.process import most_threads
 
-    return min(processors(), most_threads())
+    return min(own, most_threads())
+
+
+def beside() -> int:
+    """How many processes of one MPI run share this machine, this one included; 1 without MPI."""
+    return max(1, _told(_ON_THIS_MACHINE, 1))
+
+
+def number_here() -> int:
+    """This process's number among them, from 0."""
+    return _told(_NUMBER_HERE, 0)
+
+
+def _told(names: tuple[str, ...], otherwise: int) -> int:
+    """What an MPI launcher has put into the environment."""
+    number = next((os.environ[name] for name in names if name in os.environ), "")
+    return int(number) if number.isdecimal() else otherwise
 
 
 def _share(root: Path = Path("/")) -> float:

@@ -22,6 +22,7 @@ from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.memory import host_memory
 from gpucnn.backends.step_end import StepEnd
+from gpucnn.errors import BackendError
 from gpucnn.geometry import Window
 from gpucnn.inference import Unplannable
 from gpucnn.resampling import AxisTaps, Taps, adaptive_average, adaptive_maximum
@@ -39,7 +40,9 @@ class Backend(ABC):
     `name` is get_backend's; `math` is "exact" or "fast"; `lanes` is the number of images side by side in a block; `xp`
     is the array module (numpy or cupy); `dtype` is float32, or float64 on request with the numpy backend's fast math;
     `threads` is the number of CPU threads in use, 0 on a GPU; `device` describes the hardware in a few words.
-    `graph`: whether `capture` records a step to repeat it; if it is True it may be set to False.
+    `graph`: whether `capture` records a step to repeat it; if it is True it may be set to False. `shares_batches`:
+    whether it can compute a part of a batch whose other parts are computed elsewhere (gpucnn.backends.shares);
+    `exchanges_on`: where the parts' sums are added.
     Created by get_backend as `Implementation(threads=int, dtype=np.dtype)`.
     """
 
@@ -52,6 +55,8 @@ class Backend(ABC):
     device: str
     graph: bool = False
     looks_ahead = False  # whether end_step prepares the next step
+    shares_batches: bool = False
+    exchanges_on: str = ""
 
     def __deepcopy__(self, memo: dict) -> "Backend":
         """Itself: what is copied stays on the same device."""
@@ -146,6 +151,10 @@ class Backend(ABC):
         A step that keeps a result drops the previous one first: where it is run a second time to be recorded, that must
         find the memory of the first.
         """
+
+    def between(self, work: Callable[[], None]) -> None:
+        """Call `work`, which reads and writes arrays on the host, now and at the same place of each replay."""
+        work()
 
     def images_at_once(self, graph: "Graph") -> int:
         """How many images a plan of a traced network should compute at most."""
@@ -466,6 +475,27 @@ class Backend(ABC):
     def update_running(self, running: Array, batch: Array, momentum: float) -> None:
         """running = fma(momentum, batch - running, running), in place."""
 
+    def batch_norm_gradient_by_means(
+        self,
+        dy: Batch,
+        x: Batch,
+        mean: Array,
+        var: Array,
+        gamma: Array,
+        eps: float,
+        gamma_mean: Array,
+        beta_mean: Array,
+    ) -> Batch:
+        """dx of batch_norm_gradient from f32(dgamma64 / M) and f32(dbeta64 / M), each (C,)."""
+        raise self._shares_nothing()
+
+    def channel_sums(self, x: Batch, y: Batch | None = None, center: Array | None = None) -> Array:
+        """The sum of x, of x * y, or of (x - center)**2 over images and positions, float64 (C,) as is center."""
+        raise self._shares_nothing()
+
+    def _shares_nothing(self) -> BackendError:
+        return BackendError(f"backend {self.name} with {self.math} math cannot share a batch with other processes")
+
     # ---- group norm and layer norm [4, 5] ----------------------------------------------------------------------------
 
     @abstractmethod
@@ -572,6 +602,10 @@ class Backend(ABC):
         images' weights[t]. totals, float64 (3,), is increased by the sum of the losses, the number of hits and
         that divisor.
         """
+
+    def label_weights(self, labels: Array, weights: Array, images: int) -> Array:
+        """The sum of weights[label] over the images, float64 (1,)."""
+        raise self._shares_nothing()
 
     @abstractmethod
     def value_loss(

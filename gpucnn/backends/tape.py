@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from gpucnn.errors import BackendError
 
@@ -10,18 +11,20 @@ class Tape(threading.local):
     """Records the calls that a thread makes; each thread has its own recording, or none."""
 
     _calls: list[tuple[Callable, tuple]] | None = None
+    _keep: Callable[[Any], Any]
 
     def call(self, function: Callable, *arguments) -> None:
         """Call `function` now, and if this thread is recording, again at each replay."""
         function(*arguments)
         if self._calls is not None:
-            self._calls.append((function, arguments))
+            self._calls.append((function, tuple(map(self._keep, arguments))))
 
-    def record(self, step: Callable[[], None]) -> Callable[[], None]:
-        """Run `step` and return a function that repeats its calls with the same arguments."""
+    def record(self, step: Callable[[], None], keep: Callable[[Any], Any] = lambda a: a) -> Callable[[], None]:
+        """Run `step` and return a function that repeats its calls with what `keep` makes of their arguments."""
         if self._calls is not None:
             raise BackendError("a capture inside a capture: capture the whole step once")
         calls = self._calls = []
+        self._keep = keep
         try:
             step()
         finally:

@@ -14,14 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.arguments import integer
 from gpucnn.backends import Backend, get_backend, maths
 from gpucnn.backends import backends as known_backends
 from gpucnn.check.cases import all_cases
 from gpucnn.check.comparison import Comparison
 from gpucnn.check.device_memory import DeviceMemoryMonitor, on_gpu
 from gpucnn.check.networks import NETWORKS, train
+from gpucnn.check.processes import train_in
 from gpucnn.emulation import get_emulated_backend
 from gpucnn.errors import BackendError
+from gpucnn.parallel.launch import mpirun
 
 HASHES = Path(__file__).with_name("hashes.json")
 # The backends whose kernels can also run on the CPU.
@@ -35,6 +38,7 @@ def check(
     progress: Callable[[str], None] | None = None,
     emulate: bool = False,
     graph: bool = True,
+    processes: int | None = None,
 ) -> dict:
     """Compare `backends` (None: all that are usable here and have exact math) with the specification, bit by bit.
 
@@ -42,17 +46,21 @@ def check(
     emulation, as "cupy (emulated)", and numba-cuda's in Numba's simulator, as "numba-cuda (simulated)", which is slow:
     small cases only, and four small networks compared with numpy's weights.
 
-    With `graph` off no backend records its training steps (see get_backend).
+    With `graph` off no backend records its training steps (see get_backend). With `processes` the networks are also
+    trained by so many processes, which mpirun starts; their rows name the backend "numba, 4 processes".
 
     Returns a dict that can be written as JSON: `passed`; `operations`, dicts of (name, backend, values, differing);
     `training`, dicts of (network, backend, weights_sha256, expected_sha256); `differences`, sentences naming operation,
     index and both values, the first few of each operation, or an operation whose results are outside the GPU's memory.
     `progress` is called with lines of text.
 
-    Raises BackendError for a backend that is unknown or not usable, or if its kernels cannot run on the CPU (without
-    g++, for example).
+    Raises BackendError for several processes without MPI, for a backend that is unknown or not usable, or if its
+    kernels cannot run on the CPU (without g++, for example).
     """
     say = progress or (lambda text: None)
+    if processes is not None:
+        processes = integer("processes", processes)
+        mpirun()
     specification = get_backend("numpy", "exact", threads=threads, graph=graph)
     chosen, simulate = _chosen(backends, threads, emulate, graph)
     comparison = Comparison()
@@ -64,7 +72,7 @@ def check(
             simulated = stack.enter_context(Simulator())
         if chosen:
             _operations(comparison, chosen, specification, say)
-            _training(comparison, chosen, say)
+            _training(comparison, chosen, say, processes)
         if simulate:
             say(f"{NAME}: waiting for it to end")
             comparison.merge(simulated.report())
@@ -87,12 +95,16 @@ def _operations(
         comparison.differ(monitor.misplaced)
 
 
-def _training(comparison: Comparison, chosen: list[Backend], say: Callable[[str], None]) -> None:
+def _training(comparison: Comparison, chosen: list[Backend], say: Callable[[str], None], processes: int | None) -> None:
     committed = json.loads(HASHES.read_text())
     for network in NETWORKS:
         for backend in chosen:
             say(f"training: ten steps of {network} on {backend.name}")
             comparison.weights(network, backend.name, train(network, backend), committed[network])
+            if processes is not None and backend.shares_batches:
+                say(f"training: ten steps of {network} on {backend.name} in {processes} processes")
+                where = f"{backend.name}, {processes} processes"
+                comparison.weights(network, where, train_in(processes, network, backend), committed[network])
 
 
 def _chosen(names: list[str] | None, threads: int | None, emulate: bool, graph: bool) -> tuple[list[Backend], bool]:

@@ -20,6 +20,7 @@ from gpucnn.cli.output import command, out
 from gpucnn.cli.predict import predict
 from gpucnn.cli.show import app as show
 from gpucnn.cli.summary import summary
+from gpucnn.cli.sweep import sweep
 from gpucnn.cli.train import train
 
 app = typer.Typer(
@@ -54,6 +55,7 @@ def _root(
 
 for _function in (train, evaluate, predict, compare, check, bench, backends, summary, export, explore):
     app.command()(command(_function))
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(command(sweep))
 app.command("import")(command(import_))  # a name that Python keeps for itself
 data.app.command("list")(command(data.list_sets))
 data.app.command("fetch")(command(data.fetch))

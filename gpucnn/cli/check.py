@@ -27,6 +27,10 @@ def check(
         bool,
         typer.Option("--emulate", help="Run the kernels of GPU backends that are not usable here on the CPU, slowly."),
     ] = False,
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", min=1, help="Train the networks in so many processes too, which mpirun starts."),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Prove that the backends agree to the last bit on this machine.
@@ -40,7 +44,7 @@ def check(
     from gpucnn.check import check as compare
 
     names = [name.strip() for given in backends for name in given.split(",")] if backends else None
-    report = compare(names, threads=threads, progress=note, emulate=emulate, graph=graph)
+    report = compare(names, threads=threads, progress=note, emulate=emulate, graph=graph, processes=processes)
     if json:
         print_json(report)
     else:

@@ -27,7 +27,7 @@ def export(
 ) -> None:
     """Write a trained network for other programs: an ONNX graph, or the weights under PyTorch's names.
 
-    docs/pytorch.md tells how to load the weights. ONNX needs the onnx package: pip install 'gpucnn\\[onnx]'.
+    docs/pytorch.md tells how to load the weights. ONNX needs the onnx package: pip install onnx.
     """
     suffix = Path(file).suffix.lower()
     if suffix not in FORMATS:

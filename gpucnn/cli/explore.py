@@ -10,6 +10,7 @@ from gpucnn.cli import options
 from gpucnn.cli.output import note
 from gpucnn.cli.runs import RUNS, fresh_folder
 from gpucnn.errors import CheckpointError, ConfigurationError
+from gpucnn.extras import install
 
 _MOST = 20  # runs that are found in runs/
 
@@ -47,9 +48,7 @@ def explore(
         package = (error.name or "").partition(".")[0]
         if package not in ("starlette", "uvicorn"):
             raise
-        raise ConfigurationError(
-            f"the page needs {package}, which is not installed: pip install '.[explore]' in gpucnn's folder"
-        ) from None
+        raise ConfigurationError(f"the page needs {package}, which is not installed: {install('explore')}") from None
     server = Server(folders, lambda: fresh_folder("explore"), port=port, backend=backend, threads=threads)
     note(f"gpucnn explore on {server.explorer.engine.backend.name}; Ctrl-C ends it")
     typer.echo(server.address)

@@ -14,7 +14,8 @@ Math = Annotated[
     str | None,
     typer.Option(
         "--math",
-        help="exact: the same bits on every backend. fast: nearly the same numbers. Default: the backend's own.",
+        help="exact: the same bits on every backend. fast: nearly the same numbers, by numpy's BLAS: faster than "
+        "numpy's exact math, but many times slower than numba's. Default: exact.",
     ),
 ]
 Threads = Annotated[
@@ -27,6 +28,23 @@ Graph = Annotated[
         "--graph/--no-graph",
         help="Record a training step once and repeat it (on cupy a CUDA graph), or launch each step anew: slower, the "
         "same bits, easier to debug.",
+    ),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        min=1,
+        help="Train in so many processes on this machine, which mpirun starts; the same bits. Under mpirun: how many "
+        "there must be. Default: as many as were started.",
+    ),
+]
+TimeLimit = Annotated[
+    float | None,
+    typer.Option(
+        "--time-limit",
+        min=1,
+        help="Seconds that a process waits for the others before it gives the run up. Default: 600.",
     ),
 ]
 Json = Annotated[

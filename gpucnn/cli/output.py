@@ -15,6 +15,7 @@ from gpucnn import interrupts
 from gpucnn.errors import ConfigurationError, GpucnnError
 from gpucnn.storage import first_line
 
+_silent: list[bool] = []
 _TOO_LARGE = ("array is too big", "Maximum allowed dimension", "too large to convert", "maximum supported dimension")
 
 
@@ -104,14 +105,27 @@ def _compiling(kernel: str) -> None:
     note(f"compiling {kernel}; kept for later runs")
 
 
+def silence() -> None:
+    """From now on notes and results are dropped: another process speaks for all."""
+    _silent.append(True)
+
+
 def note(text: str) -> None:
     """A line to stderr; where that is not possible, nobody is there to be told."""
+    if not _silent:
+        say(text)
+
+
+def say(text: str) -> None:
+    """The same in any process."""
     with contextlib.suppress(OSError, ValueError):
         typer.echo(printable(text), err=True)
 
 
 def out(text: str) -> None:
     """Lines to stdout. Raises ConfigurationError where they cannot be written."""
+    if _silent:
+        return
     try:
         if sys.stdout is None:
             raise OSError("it is closed")

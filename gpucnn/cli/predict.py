@@ -1,5 +1,6 @@
 """`gpucnn predict`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -7,6 +8,7 @@ import typer
 from gpucnn.cli import options
 from gpucnn.cli.output import note, print_json, print_table
 from gpucnn.cli.runs import open_run, refuse_maps
+from gpucnn.errors import ConfigurationError, DataError
 
 _SHOWN = 3
 
@@ -15,6 +17,25 @@ def predict(
     image: Annotated[str, typer.Argument(help="A PNG or JPEG file, or a folder of them.", metavar="IMAGE")],
     run: options.Run = None,
     weights: options.Weights = None,
+    as_is: Annotated[
+        bool, typer.Option("--as-is", help="Change nothing but an image's size, even if it is unlike training images.")
+    ] = False,
+    invert: Annotated[
+        bool,
+        typer.Option(
+            "--invert", help="Exchange light and dark. Of a drawing that is not taken --as-is, the ink is found anyway."
+        ),
+    ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help="What the network was trained on, which its images shall look like. Default: as the run says.",
+        ),
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Draw each image beside what the network was shown, a .png.")
+    ] = None,
     flips: options.Flips = False,
     backend: options.Backend = None,
     math: options.Math = None,
@@ -23,28 +44,47 @@ def predict(
 ) -> None:
     """Say what a trained network sees in an image, or in each image of a folder.
 
-    Images become grey or RGB as the network needs it and are stretched to its input size. A network trained on the
-    digits expects light ink on a dark ground.
+    If the network was trained on drawings, such as the digits, each image may be a drawing or a photo of one: dark on
+    light or light on dark, of any size, anywhere on the paper. It is brought to what the training images look like, and
+    --picture shows the result. Other images become grey or RGB as the network needs it and are stretched to its size.
     """
-    model, _, path = open_run(run, weights)
+    if picture is not None:
+        from gpucnn import figures
+
+        figures.check_path(picture)
+    if as_is and data is not None:
+        raise ConfigurationError(f"--data {data} says what images shall look like; it has no meaning with --as-is")
+    model, settings, path = open_run(run, weights)
     refuse_maps(model, path)
 
     import gpucnn.data
     from gpucnn.backends import get_backend
     from gpucnn.training import Trainer
 
-    images, files, notes = gpucnn.data.load_images(image, model.image_shape)
+    style = _style(model, data or settings.get("data"), data is not None)
+    prepare = None if as_is or style is None or not style.is_of_drawings else style
+    images, files, notes = gpucnn.data.load_images(image, model.image_shape, style=prepare, invert=invert)
+    if style is not None and prepare is None and (strange := style.mismatch(images)):
+        notes.append(f"{strange}: leave out --as-is, or {'do without' if invert else 'add'} --invert")
     for text in notes:
         note(text)
     device = get_backend(backend, math, threads=threads)
     note(f"predicting with {model.name} on {device.name}, {device.math} math")
     probabilities = Trainer(model, backend=device, progress=False).predict(images, flips=flips)
     about = {"backend": device.name, "math": device.math, "run": str(path), "notes": notes}
+    classes = model.class_names or [str(label) for label in range(probabilities.shape[1])]
+    best = (-probabilities).argsort(axis=1, kind="stable")
+    if picture is not None:
+        from gpucnn import show
+
+        titles = [""] * len(files)
+        if model.head == "classifier":
+            titles = [f"{classes[order[0]]}: {row[order[0]]:.1%}" for row, order in zip(probabilities, best)]
+        show.inputs(files, images, picture, titles=titles)
+        note(f"what the network was shown: {picture}")
     if model.head == "regressor":
         _print_values(files, probabilities, about, json)
         return
-    classes = model.class_names or [str(label) for label in range(probabilities.shape[1])]
-    best = (-probabilities).argsort(axis=1, kind="stable")
     if json:
         predictions = [
             {
@@ -62,6 +102,25 @@ def predict(
         for file, row, order in zip(files, probabilities, best, strict=True)
     ]
     print_table("", {"image": "left", "class": "left", "probability": "right", "next": "left"}, rows)
+
+
+def _style(model, data: str | None, as_given: bool):
+    """The style of the images that the network was trained on; None where it cannot be known, which a note says."""
+    import gpucnn.data
+    from gpucnn.data.load import base
+
+    if data is None or model.image_shape[0] not in (1, 3) or len(model.image_shape) != 3:
+        return None
+    try:
+        train, _ = gpucnn.data.load(base(data))
+        if train.images.shape[1:] != model.image_shape:
+            raise DataError(f"its images are {train.images.shape[1:]}, the network's {model.image_shape}")
+        return gpucnn.data.Style.of(train.images)
+    except DataError as error:
+        if as_given:
+            raise
+        note(f"images are taken as they are, since what the network was trained on cannot be looked at: {error}")
+        return None
 
 
 def _print_values(files, values, about: dict, json: bool) -> None:

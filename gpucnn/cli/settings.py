@@ -43,10 +43,11 @@ def resolve(given: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
         if settings[name] is None:
             settings[name] = value
     from gpucnn.data import KNOWN
+    from gpucnn.data.load import base
 
     if settings["start"] is not None:
         settings["start"] = str(Path(settings["start"]).resolve())
-    if settings["data"] not in ("digits", "shapes", *KNOWN):
+    if base(settings["data"]) not in ("digits", "shapes", *KNOWN):
         settings["data"] = str(Path(settings["data"]).resolve())  # --resume may be typed in another folder
     return settings
 

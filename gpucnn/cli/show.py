@@ -1,6 +1,7 @@
 """`gpucnn show`: pictures of what networks are made of, see and get wrong."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +17,8 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
+
+_TYPED = "the image"  # what an image of typed numbers is called
 
 Layer = Annotated[
     str | None, typer.Option("--layer", help="Name of a convolution, as `gpucnn summary` lists it. Default: the first.")
@@ -108,6 +111,9 @@ def match(
         int | None, typer.Option("--filter", min=0, help="Instead: the number of a filter of a trained network.")
     ] = None,
     layer: Layer = None,
+    signed: Annotated[
+        bool, typer.Option("--signed", help="Take the pixels of a picture as -1 (black) to 1, not as 0 to 1.")
+    ] = False,
     run: options.Run = None,
     weights: options.Weights = None,
     stride: Stride = "1",
@@ -147,6 +153,10 @@ def match(
             )
         kernel = kernels[filter]
     pixels, name = _any_image(image, kernel.shape[0], settings, path)
+    if signed:
+        if name == _TYPED:
+            raise ConfigurationError("--signed is for the pixels of a picture; numbers are taken as they are typed")
+        pixels = 2 * pixels - 1
     device = get_backend(backend, math)
     result = show.match(
         pixels,
@@ -405,17 +415,21 @@ def scores(
     """Slide a trained network over a page of many digits and draw what it sees where.
 
     The network is converted: its fully connected layers become convolutions with the same weights. It finds digits as
-    large as those that it was trained on, and one trained with a larger --shift finds more of them.
+    large as those that it was trained on. One that was trained with `--data digits+parts` knows parts of digits and
+    blank paper too; any other takes them for digits, and is sure of it.
     """
     model, settings, path = _open(run, weights, out)
     from gpucnn import show
     from gpucnn.backends import get_backend
     from gpucnn.data.images import open_image, pixels
+    from gpucnn.data.load import base
+    from gpucnn.data.parts import NOTHING
 
+    places: list = []
     if page is None:
-        test = _test_images(settings, path)
+        test = _test_images(settings | {"data": base(settings["data"])} if settings.get("data") else settings, path)
         rows, columns = (5, 8) if len(test.images) >= 40 else (1, min(8, len(test.images)))
-        values, _ = show.digit_page(test.images, rows, columns)
+        values, places = show.digit_page(test.images, rows, columns)
         name = f"the first {rows * columns} test images"
     else:
         if model.input_shape[0] not in (1, 3):
@@ -425,6 +439,20 @@ def scores(
     result = show.scores(model, values, out, threshold=threshold, backend=device)
     about: dict[str, Any] = {"backend": device.name, "math": device.math, "run": str(path), "page": name}
     about |= {"places": list(result.window.output), "stride": list(result.window.stride), "threshold": threshold}
+    if places:
+        about["digits"] = len(places)
+        about["right"] = sum(
+            any(
+                found.label == test.classes[label]
+                and max(abs(here - there) for here, there in zip(found.box, corner)) <= model.input_shape[1] // 4
+                for found in result.found
+            )
+            for corner, label in zip(places, test.labels)
+        )
+    if NOTHING not in (model.class_names or ()):
+        note("it was trained on whole images alone: parts of them and blank paper look like one of its classes to it")
+        if settings.get("data"):
+            note(f"train one that knows them, and show that: gpucnn train --data {quote(settings['data'] + '+parts')}")
     if json:
         about["found"] = [
             {"class": found.label, "probability": found.probability, "box": list(found.box)} for found in result.found
@@ -506,7 +534,7 @@ def _any_image(text: str, channels: int, settings: dict, path: Path | None):
     from gpucnn.data.images import open_image, pixels
 
     if not Path(text).exists() and ("," in text or ";" in text):
-        return np.array(_numbers("IMAGE", text), np.float32), "the image"
+        return np.array(_numbers("IMAGE", text), np.float32), _TYPED
     if _is_number(text):
         image, name = _pick(_test_images(settings, path), text), f"test image {int(text)}"
         if image.shape[0] == 3 and channels == 1:

@@ -10,6 +10,7 @@ from gpucnn.cli import network as network_of
 from gpucnn.cli import options
 from gpucnn.cli.device import choose
 from gpucnn.cli.output import note, print_json, print_values
+from gpucnn.cli.processes import together
 from gpucnn.cli.runs import forget_fresh, fresh_folder, read_config
 from gpucnn.cli.settings import (
     DEFAULTS,
@@ -23,6 +24,8 @@ from gpucnn.cli.settings import (
     resolve,
 )
 from gpucnn.errors import ConfigurationError, GpucnnError
+from gpucnn.parallel import Processes
+from gpucnn.parallel.processes import how_different
 
 
 def _option(name: str, help: str, default: str | None = None, **more: Any) -> Any:
@@ -44,7 +47,8 @@ def train(
         _option(
             "--data",
             "Images: digits (built in), a set that `gpucnn data fetch` brought, or a path to files: MNIST, CIFAR, "
-            ".npz, .npy, or a folder of images a class.",
+            ".npz, .npy, .csv, .parquet, or a folder of images a class. With +parts at its end: windows of pages of "
+            "them, and a class for those that show none as a whole, for `gpucnn show scores`.",
         ),
     ] = None,
     epochs: Annotated[int | None, _option("--epochs", "How often to go through the training images.", min=1)] = None,
@@ -159,6 +163,14 @@ def train(
     math: options.Math = None,
     threads: options.Threads = None,
     graph: options.Graph = True,
+    processes: options.Processes = None,
+    pieces: Annotated[
+        int,
+        typer.Option(
+            "--pieces", min=1, help="Compute each batch in so many parts, one after the other: less memory, same bits."
+        ),
+    ] = 1,
+    time_limit: options.TimeLimit = None,
     json: options.Json = False,
 ) -> None:
     """Train a network, test it, and keep it in a run folder.
@@ -166,7 +178,8 @@ def train(
     Without any option: LeNet-5 on handwritten digits. The test images are used once, after the last epoch; with
     --validation they test the weights of the epoch that did best on the images kept for that.
 
-    Interrupt it with Ctrl-C at any time and continue with --resume, on any backend.
+    Interrupt it with Ctrl-C at any time and continue with --resume, on any backend, in any number of
+    processes.
     """
     given = {
         "model": model,
@@ -203,76 +216,102 @@ def train(
         "freeze": freeze,
         "lr_factors": lr_factors,
     }
-    settings = resolve(given, read_config(run) if resume else {})
-    made = network_of.options(settings["variant"], settings["hidden"])
-    stopping = {name: settings[name] for name in ("validation", "monitor", "patience")}
-    if monitor is not None and settings["validation"] is None:
-        raise ConfigurationError(f"--monitor {monitor} needs --validation, the part of the images to measure it on")
-    # Wrong names fail before the slow imports and before a run folder is made.
-    optimizer_made, schedule_made = make_optimizer(settings), make_schedule(settings)
-
-    import gpucnn.data
-    from gpucnn.metrics import named
-    from gpucnn.models import build_model
-    from gpucnn.training import Trainer
-    from gpucnn.training.run import CHECKPOINT
-    from gpucnn.training.validation import check_fraction, check_stopping
-
-    names = options.listed(settings["metrics"])
-    check_stopping(**stopping, metrics=[named(name) for name in names])
-    if stopping["validation"] is not None:
-        check_fraction(stopping["validation"])
-    device = choose(backend, settings["math"], threads, graph)
-    train_set, test_set = gpucnn.data.load(settings["data"])
-    shape = cropped(train_set.images.shape[1:], settings["crop"])
-    network = build_model(settings["model"], shape, len(train_set.classes), **made)
-    network.class_names = train_set.classes
-    prepare(network, settings, resumed=resume and (Path(run or "") / CHECKPOINT).is_file())
-    given_on = (
-        *("batch_size", "shift", "flip", "cutout", "normalize", "clip_norm", "clip_value", "seed"),
-        *("mixup", "erase", "ema"),
-    )
-    trainer = Trainer(
-        network,
-        backend=device,
-        optimizer=optimizer_made,
-        schedule=schedule_made,
-        crop=settings["crop"] is not None,
-        loss=make_loss(settings),
-        lr_factors=make_factors(settings["lr_factors"]),
-        metrics=names,
-        about={"train": {**settings, "math": device.math}},
-        **{name: settings[name] for name in given_on},
-    )
-    folder = Path(run) if run else fresh_folder(f"{settings['model']}-{Path(settings['data']).stem}")
-    trainer.run = folder
-    try:
-        history = trainer.fit(train_set.images, train_set.labels, settings["epochs"], resume=resume, **stopping)
-        best = _go_to_the_best(trainer, history, settings) if settings["validation"] is not None else {}
-        if settings["ema"] and not best:
-            trainer.restore_average()
-        # The plain loss, which compares runs whatever they were trained with.
-        plain = Trainer(network, backend=device, progress=False, metrics=[name for name in names if name != "accuracy"])
-        measured = plain.measure(test_set.images, test_set.labels)
-    except KeyboardInterrupt:
-        note(f"gpucnn: interrupted; continue with: gpucnn train --resume --run {quote(str(folder))}")
-        raise typer.Exit(130) from None
-    except GpucnnError:
-        if run is None:
-            forget_fresh(folder)
-        raise
+    with together(processes, time_limit) as group:
+        group.same(given, how_different)
+        settings = group.on_first(lambda: resolve(given, read_config(run) if resume else {}))
+        resumed = group.on_first(lambda: resume and (Path(run or "") / "checkpoint.safetensors").is_file())
+        trainer, train_set, test_set = group.agreed(
+            lambda: _prepare(
+                settings, monitor, lambda: choose(backend, settings["math"], threads, graph), group, pieces, resumed
+            )
+        )
+        stem = f"{settings['model']}-{Path(settings['data']).stem}"
+        folder = Path(run) if run else group.on_first(lambda: fresh_folder(stem))
+        trainer.run = folder
+        stopping = {name: settings[name] for name in ("validation", "monitor", "patience")}
+        names = options.listed(settings["metrics"])
+        try:
+            history = trainer.fit(train_set.images, train_set.labels, settings["epochs"], resume=resume, **stopping)
+            if not group.first:
+                return
+            best = _go_to_the_best(trainer, history, settings) if settings["validation"] is not None else {}
+            if settings["ema"] and not best:
+                trainer.restore_average()
+            measured = _test(trainer, test_set, names)
+        except KeyboardInterrupt:
+            note(f"gpucnn: interrupted; continue with: gpucnn train --resume --run {quote(str(folder))}")
+            raise typer.Exit(130) from None
+        except GpucnnError:
+            if run is None and group.first:
+                forget_fresh(folder)
+            raise
     values = {
-        "backend": device.name,
-        "math": device.math,
+        "backend": trainer.backend.name,
+        "math": trainer.backend.math,
         "epochs": len(history),
         **best,
         **{f"test_{name}": measured[name] for name in ("accuracy", "loss", *names)},
         "seconds": history.seconds,
         "images_per_second": history.images_per_second,
-        "weights_sha256": network.weights_sha256(),
+        "weights_sha256": trainer.model.weights_sha256(),
         "run": str(folder),
     }
     (print_json if json else print_values)(values)
+
+
+def _prepare(
+    settings: dict[str, Any], monitor: str | None, backend, group: Processes, pieces: int, resumed: bool
+) -> tuple:
+    """(trainer, images to train on, images to test with); `backend` makes the backend."""
+    made = network_of.options(settings["variant"], settings["hidden"])
+    if monitor is not None and settings["validation"] is None:
+        raise ConfigurationError(f"--monitor {monitor} needs --validation, the part of the images to measure it on")
+    # Wrong names fail before the slow imports and before a run folder is made.
+    optimizer, schedule = make_optimizer(settings), make_schedule(settings)
+
+    import gpucnn.data
+    from gpucnn.metrics import named
+    from gpucnn.models import build_model
+    from gpucnn.training import Trainer
+    from gpucnn.training.validation import check_fraction, check_stopping
+
+    metrics = options.listed(settings["metrics"])
+    stopping = settings["validation"], settings["monitor"], settings["patience"]
+    check_stopping(*stopping, metrics=[named(name) for name in metrics])
+    if settings["validation"] is not None:
+        check_fraction(settings["validation"])
+    device = backend()
+    train_set, test_set = gpucnn.data.load(settings["data"])
+    shape = cropped(train_set.images.shape[1:], settings["crop"])
+    network = build_model(settings["model"], shape, len(train_set.classes), **made)
+    network.class_names = train_set.classes
+    prepare(network, settings, resumed=resumed)
+    names = ("batch_size", "shift", "flip", "cutout", "normalize", "clip_norm", "clip_value", "seed")
+    names = (*names, "mixup", "erase", "ema")
+    trainer = Trainer(
+        network,
+        backend=device,
+        optimizer=optimizer,
+        schedule=schedule,
+        crop=settings["crop"] is not None,
+        loss=make_loss(settings),
+        lr_factors=make_factors(settings["lr_factors"]),
+        metrics=metrics,
+        about={"train": {**settings, "math": device.math}},
+        processes=group,
+        pieces=pieces,
+        **{name: settings[name] for name in names},
+    )
+    return trainer, train_set, test_set
+
+
+def _test(trainer, test_set, metrics: list[str]) -> dict[str, Any]:
+    """The plain loss, which compares runs whatever they were trained with, accuracy and metrics."""
+    from gpucnn.training import Trainer
+
+    names = [name for name in metrics if name != "accuracy"]
+    plain = Trainer(trainer.model, backend=trainer.backend, progress=False, metrics=names, processes=1)
+    return plain.measure(test_set.images, test_set.labels)
 
 
 def _go_to_the_best(trainer, history, settings: dict[str, Any]) -> dict[str, Any]:

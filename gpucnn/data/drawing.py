@@ -1,15 +1,17 @@
-"""A drawing by hand, brought to what a network's training images look like.
+"""A drawing by hand or a photo of one, brought to what a network's training images look like.
 
 A network reads what resembles the images that it has learned from. MNIST's authors scaled each digit into a box of
 20x20 pixels, proportions kept, and put its centre of mass into the middle of 28x28 (LeCun, Bottou, Bengio and Haffner,
 1998, section III.A); other sets were prepared in other ways. `Style.of` measures the way from the training images
 themselves, and `Style.prepare` does the same to a drawing of any size, place and colour of ink:
 
-1. ink: the paper is the drawing's most frequent value, ink what departs from it on the side where most departs
-2. scale: the longer side of the ink's box becomes that of the training images
-3. centre: along each axis the middle of the box or the centre of mass, whichever varies less from one training image
-   to the next, goes to where it lies in those
-4. levels: paper and the strongest ink get the training images' values
+1. ink: the paper is the drawing's most frequent value, in a photo a surface that changes slowly; ink is what departs
+   from it on the side where most departs
+2. pen: strokes thinner than those of the training images are widened to them
+3. scale: the longer side of the ink's box becomes that of the training images
+4. centre: along each axis the middle of the box or the centre of mass, whichever varies less from one training image
+   to the next, goes to where it is in those
+5. levels: paper and the strongest ink get the training images' values
 """
 
 from dataclasses import dataclass
@@ -22,6 +24,12 @@ from gpucnn.errors import DataError
 _INK = 0.25  # of the strongest ink: what the box is drawn around
 _FAINT = 0.02  # departures from the paper that are no ink at all
 _LEVELS = 32  # between the lowest and the highest value: what counts as alike
+_BLANK = 0.3  # of a training image is paper: it is a drawing, not a photo
+_ALIKE = 0.25  # relative: what may differ between images of one style
+_WORKED = 96  # pixels of the longer side on which strokes are widened
+_EVEN = 0.5  # of a drawing's pixels have the paper's value: it is no photo
+_FITTED = 20_000  # pixels of a photo that its paper is fitted to
+_ROUNDS = 12
 _MEASURED = 2000  # training images that are looked at
 
 
@@ -31,7 +39,8 @@ class Style:
 
     `shape` is (C, H, W); `paper` and `ink` are the values of the ground and of the strongest ink; `block`: each value
     is repeated over so many pixels a side; `longest`: the longer side of the ink's box; `centre`: for both axes, ("box"
-    or "mass", position), where the middle of the first pixel is 0.5.
+    or "mass", position), where the middle of the first pixel is 0.5; `pen`: the width of a stroke; `blank`: the part of
+    an image that is paper.
     """
 
     shape: tuple[int, int, int]
@@ -40,6 +49,8 @@ class Style:
     block: int
     longest: float
     centre: tuple[tuple[str, float], tuple[str, float]]
+    pen: float
+    blank: float
 
     @classmethod
     def of(cls, images: np.ndarray | Mapped) -> "Style":
@@ -73,7 +84,43 @@ class Style:
             block,
             float(np.median([box.longest for box in boxes])) * block,
             (steadiest(0), steadiest(1)),
+            float(np.median([_stroke(ink) for ink, peak in inked if peak > _FAINT])) * block,
+            float(np.median((np.abs(grey - paper) <= _FAINT).mean(axis=(1, 2)))),
         )
+
+    @property
+    def is_of_drawings(self) -> bool:
+        """Whether the training images are ink on paper, not photos that fill their frame."""
+        return self.blank >= _BLANK
+
+    def fits(self, image: np.ndarray) -> bool:
+        """Whether an image (C, H, W) looks like the training images: its size, paper, ink and the ink's box."""
+        if image.shape != self.shape:
+            return False
+        grey = image.mean(axis=0, dtype=np.float64)
+        if not _repeats(grey[None], self.block):
+            return False
+        paper, contrast = _paper(grey), abs(self.ink - self.paper)
+        ink, peak = _ink(grey, self.paper, self.ink > self.paper)
+        box = Box.of(ink, peak)
+        return (
+            abs(paper - self.paper) <= _ALIKE * contrast
+            and box is not None
+            and abs(peak - contrast) <= _ALIKE * contrast
+            and abs(box.longest - self.longest) <= _ALIKE * self.longest
+        )
+
+    def mismatch(self, images: np.ndarray) -> str | None:
+        """In words how the ink of images (N, C, H, W) differs from that of the training images; None if it is alike."""
+        if not self.is_of_drawings:
+            return None
+        grey = images.mean(axis=1, dtype=np.float64)
+        middle = (self.paper + self.ink) / 2
+        other = [image for image in grey if (_paper(image) > middle) != (self.paper > middle)]
+        if not other:
+            return None
+        ours, theirs = ("dark ink on light paper", "light ink on dark paper")[:: 1 if self.paper < self.ink else -1]
+        return f"{len(other)} of {len(grey)} images are {ours}, but the network was trained on {theirs}"
 
     def prepare(self, drawing: np.ndarray) -> "Prepared":
         """A drawing (h, w) of grey values, larger is lighter, as an image of this style.
@@ -83,18 +130,15 @@ class Style:
         drawing = np.asarray(drawing, np.float64)
         if drawing.ndim != 2 or 0 in drawing.shape or not np.isfinite(drawing).all():
             raise DataError(f"a drawing has shape (h, w) and finite grey values; this one has shape {drawing.shape}")
-        paper = _paper(drawing)
-        light = _light(drawing[None], paper)
-        ink, peak = _ink(drawing, paper, light)
+        departure = _flattened(drawing)
+        light = _light(departure[None], 0.0)
+        ink, peak = _ink(departure, 0.0, light)
         box = Box.of(ink, peak)
         if box is None:
             raise DataError("nothing is drawn: every pixel has the same value")
         cell = self.block
-        height, width = (size // cell for size in self.shape[1:])
-        scale = self.longest / cell / box.longest
         goal = [position / cell for _, position in self.centre]
-        here = [(box.middle if kind == "box" else box.mass)[axis] for axis, (kind, _) in enumerate(self.centre)]
-        small = _resampled(ink, scale, here, goal, (height, width))
+        small, scale, here = self._scaled(ink, box, goal)
         small = small / max(small.max(), _FAINT)
         grey = self.paper + small * (self.ink - self.paper)
         image = grey.repeat(cell, axis=0).repeat(cell, axis=1).astype(np.float32)
@@ -102,6 +146,21 @@ class Style:
         stretched = (h / size * pixels for h, size, pixels in zip(here, drawing.shape, self.shape[1:]))
         down, right = (g * cell - s for g, s in zip(goal, stretched))
         return Prepared(image, light, ink, (box.top, box.left, box.bottom, box.right), scale * cell, (down, right))
+
+    def _scaled(self, ink: np.ndarray, box: "Box", goal: list[float]) -> tuple[np.ndarray, float, list[float]]:
+        """(cells of the new image, cells a pixel of the drawing, the point of the drawing that goes to `goal`)."""
+        cell, reduced = self.block, _WORKED / box.longest
+        part = ink[box.top : box.bottom, box.left : box.right]
+        part = _resized(part, [max(1, round(size * reduced)) for size in part.shape])
+        radius = max(0, round((self.pen / self.longest * _WORKED - _stroke(part)) / 2))
+        part = _widened(part, radius)
+        wide = Box.of(part, 1.0)
+        assert wide is not None  # there is ink in the box
+        scale = self.longest / cell / wide.longest
+        here = [(wide.middle if kind == "box" else wide.mass)[axis] for axis, (kind, _) in enumerate(self.centre)]
+        small = _resampled(part, scale, here, goal, (self.shape[1] // cell, self.shape[2] // cell))
+        corner = box.top - radius / reduced, box.left - radius / reduced
+        return small, scale * reduced, [start + h / reduced for start, h in zip(corner, here)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +224,29 @@ def _paper(images: np.ndarray) -> float:
     return float(np.median(images[bins == np.bincount(bins.ravel()).argmax()]))
 
 
+def _flattened(drawing: np.ndarray) -> np.ndarray:
+    """How far each value of a drawing (h, w) departs from its paper, 0 where that is no more than the paper's grain.
+
+    A photo's paper is lighter on one side: it is a quadratic surface, fitted to ever fewer pixels, those near it.
+    """
+    height, width = drawing.shape
+    departure = drawing - _paper(drawing)
+    if (np.abs(departure) <= _FAINT).mean() >= _EVEN:
+        return np.where(np.abs(departure) <= _FAINT, 0, departure)
+    down, right = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    surface = np.stack([np.ones_like(down), down, right, down * right, down**2, right**2], axis=-1)
+    step = max(1, int(np.sqrt(drawing.size / _FITTED)))
+    some, values = (a[::step, ::step].reshape(-1, *a.shape[2:]) for a in (surface, drawing))
+    near = np.ones(len(values), bool)
+    grain = 1.4826 / 2**0.5 * float(np.median(np.abs(np.diff(drawing[::step, ::step], axis=0))))  # of normal noise
+    for _ in range(_ROUNDS):
+        weights = np.linalg.lstsq(some[near], values[near], rcond=None)[0]
+        off = np.abs(values - some @ weights)
+        near = off <= max(2.5 * grain, np.quantile(off, _EVEN), _FAINT)
+    departure = drawing - surface @ weights
+    return np.sign(departure) * np.maximum(np.abs(departure) - max(4 * grain, _FAINT), 0)
+
+
 def _light(images: np.ndarray, paper: float) -> bool:
     """Whether the ink of images (N, h, w) is lighter than the paper."""
     above = np.maximum(images - paper, 0).sum()
@@ -176,6 +258,32 @@ def _ink(image: np.ndarray, paper: float, light: bool) -> tuple[np.ndarray, floa
     ink = np.maximum(image - paper if light else paper - image, 0)
     peak = float(ink.max())
     return (ink / peak if peak > 0 else ink), peak
+
+
+def _stroke(ink: np.ndarray) -> float:
+    """The width of the strokes of ink (h, w): of a long line twice its area divided by its outline's length."""
+    padded = np.pad(ink, 1)
+    outline = np.hypot(np.diff(padded, axis=0)[:, :-1], np.diff(padded, axis=1)[:-1]).sum()
+    return 2 * float(ink.sum() / outline)
+
+
+def _widened(ink: np.ndarray, radius: int) -> np.ndarray:
+    """Ink (h, w) with strokes wider by `radius` on both sides, (h + 2 * radius, w + 2 * radius)."""
+    around = np.pad(ink, 2 * radius)
+    height, width = (size + 2 * radius for size in ink.shape)
+    wide = np.zeros((height, width))
+    for down, right in np.ndindex(2 * radius + 1, 2 * radius + 1):
+        if (down - radius) ** 2 + (right - radius) ** 2 <= radius * (radius + 0.5):  # a round pen
+            np.maximum(wide, around[down : down + height, right : right + width], out=wide)
+    return wide
+
+
+def _resized(ink: np.ndarray, shape: list[int]) -> np.ndarray:
+    """Ink at another size, each pixel the mean of what it covers."""
+    from PIL import Image
+
+    method = Image.Resampling.BOX if shape[0] < ink.shape[0] else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(ink.astype(np.float32)).resize((shape[1], shape[0]), method), np.float64)
 
 
 def _resampled(ink: np.ndarray, scale: float, here, goal, shape: tuple[int, int]) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import BinaryIO
 import numpy as np
 
 from gpucnn import arguments
+from gpucnn.data.drawing import Style
 from gpucnn.errors import DataError, ShapeError
 from gpucnn.storage import as_path, decoding, open_regular
 
@@ -22,13 +23,19 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if entry.suffix.lower() in _ENDINGS and entry.name[0] != ".")
 
 
-def load_images(path: str | Path, input_shape: tuple[int, int, int]) -> tuple[np.ndarray, list[Path], list[str]]:
+def load_images(
+    path: str | Path, input_shape: tuple[int, int, int], *, style: Style | None = None, invert: bool = False
+) -> tuple[np.ndarray, list[Path], list[str]]:
     """(images, files, notes) for a network whose input is `input_shape` (C, H, W), from one file or a folder.
+
+    With the `style` of the training images each file becomes such an image (`Style.prepare`): a drawing or photo of ink
+    of any colour, size and place; one that looks like the training images already is taken as it is. Without, nothing
+    but its size changes. `invert` exchanges light and dark first.
 
     images (N, C, H, W) float32, values / 255. C = 1: colour becomes grey (ITU-R 601 luma); C = 3: grey becomes RGB.
     Another size is stretched to H x W, the sides' ratio not kept: by repeating pixels where both sides grow by the same
-    whole factor (as the built-in digits are enlarged), otherwise bilinearly. `notes` says so, once for each size.
-    Raises DataError for a file that is no whole PNG or JPEG image, a folder without any, or another C.
+    whole factor (as the built-in digits are enlarged), otherwise bilinearly. `notes` say so, once for each size.
+    Raises DataError for a file that is no whole PNG or JPEG image, an empty folder or drawing, and another C.
     """
     path, shape = as_path(path), arguments.image_shape("input_shape", input_shape)
     if len(shape) != 3:
@@ -42,15 +49,35 @@ def load_images(path: str | Path, input_shape: tuple[int, int, int]) -> tuple[np
         files = image_files(path) if path.is_dir() else [path]
     if not files:
         raise DataError(f"{path}: holds no PNG or JPEG image")
+    if style is not None and style.shape != shape:
+        raise ShapeError(f"the style is of images {style.shape}, but input_shape is {shape}; they must be equal")
     images, notes = [], {}
     for file in files:
-        image = open_image(file)
+        image, note = open_image(file), None
         if image.size != (width, height):
             w, h = image.size
-            image, how = _resize(image, width, height, channels)
-            notes[w, h] = f"resized from {w}x{h} to {width}x{height} pixels, {how}"
-        images.append(pixels(image, channels))
-    return np.stack(images), files, list(notes.values())
+            resized, how = _resize(image, width, height, channels)
+            note = f"resized from {w}x{h} to {width}x{height} pixels, {how}"
+        else:
+            resized = image
+        values = 1 - pixels(resized, channels) if invert else pixels(resized, channels)
+        if style is not None and not style.fits(values):
+            try:
+                prepared = style.prepare(pixels(image, 1)[0])
+            except DataError as error:
+                raise DataError(f"{file}: {error}") from None
+            values, note = prepared.image, _how_prepared(prepared.light_ink, style)
+        images.append(values)
+        if note is not None:
+            notes[note] = None
+    return np.stack(images), files, list(notes)
+
+
+def _how_prepared(light_ink: bool, style: Style) -> str:
+    """What became of a drawing, in words."""
+    ink, training = ("light" if light else "dark" for light in (light_ink, style.ink > style.paper))
+    turned = f"{ink} ink" if ink == training else f"{ink} ink made {training}"
+    return f"brought to what the training images look like: {turned}, its pen, size and place as theirs"
 
 
 def open_image(file: Path | BinaryIO):

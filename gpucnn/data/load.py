@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from gpucnn.arguments import path as checked_path
-from gpucnn.data import cifar, folders, idx, npy, npz
+from gpucnn.data import cifar, folders, idx, npy, npz, tables
 from gpucnn.data.dataset import Dataset, every_fifth, require_every_class
 from gpucnn.data.known import KNOWN, KnownSet, home, is_here
+from gpucnn.data.parts import SUFFIX, with_parts
 from gpucnn.data.shapes import shapes
 from gpucnn.errors import DataError
 from gpucnn.storage import as_path, decoding
@@ -26,6 +27,9 @@ def load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
     - a folder with CIFAR's binary files, or the archive that holds them, .tar.gz: see `cifar.load`;
     - a folder with images.npy and labels.npy, which are mapped and may be larger than the memory: see `npy.load`;
     - an `.npz` file: see `npz.load`;
+    - a `.csv`, `.csv.gz` or `.parquet` file with a label column: see `tables.load`;
+    - any of these with "+parts" at its end, such as `"digits+parts"`: windows of pages of its images, with a class for
+      what shows none of them as a whole, see `with_parts`;
     - a folder with a folder of PNG or JPEG images for each class: see `folders.load`.
 
     Every class must have a training image. Raises DataError with the file and the reason.
@@ -41,6 +45,9 @@ def load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
 
 
 def _load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
+    if str(name_or_path).endswith(SUFFIX):
+        train, test = _load(base(name_or_path))
+        return with_parts(train), with_parts(test)
     path = as_path(name_or_path)
     if name_or_path == "digits":
         return digits()
@@ -55,14 +62,21 @@ def _load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
             return cifar.load(path)
         if path.is_file() and path.suffix.lower() == ".npz":
             return npz.load(path)
+        if path.is_file() and tables.recognises(path):
+            return tables.load(path)
         exists = path.exists()
     what = "is not a data set that gpucnn can read"
     if not exists:
         what = "is neither a built-in data set nor a path that exists"
     raise DataError(
         f"{name_or_path!s} {what}; give 'digits', 'shapes', {', '.join(KNOWN)}, a folder with MNIST's, CIFAR's or .npy "
-        "files, a .tar.gz of CIFAR, an .npz file, or a folder with a folder of images for each class"
+        "files, a .tar.gz of CIFAR, an .npz, .csv or .parquet file, or a folder with a folder of images for each class"
     )
+
+
+def base(name_or_path: str | Path) -> str:
+    """The set whose images `name_or_path` shows: the same without "+parts"."""
+    return str(name_or_path).removesuffix(SUFFIX)
 
 
 def _fetched(known: KnownSet) -> tuple[Dataset, Dataset]:

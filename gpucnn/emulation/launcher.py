@@ -121,5 +121,8 @@ class EmulatedLauncher(Launcher):
             return step
         return self._tape.record(step)
 
+    def gather(self, processes, sent: np.ndarray, received: np.ndarray) -> None:
+        self._tape.call(processes.gather, sent, received)
+
     def synchronize(self) -> None:
         pass

@@ -1,4 +1,4 @@
-"""`gpucnn explore`: a page on this machine where convolution can be touched. Needs `pip install '.[explore]'`.
+"""`gpucnn explore`: a page on this machine where convolution can be touched. Needs `pip install starlette uvicorn`.
 
 The server computes every number with gpucnn, in the same process; the page in static/ draws and listens, and has no
 arithmetic of its own. A panel of the page has a module here with the same name:

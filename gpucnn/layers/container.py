@@ -9,10 +9,14 @@ from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.geometry import Field
 from gpucnn.layers.activation import check_activation, finish, onnx_activation, torch_activation
 from gpucnn.layers.base import Backward, Layer, Shape
-from gpucnn.layers.conv import Conv2d
+from gpucnn.layers.conv import Conv1d, Conv2d, Conv3d
 from gpucnn.layers.counterparts import Graph, TorchModule, torch_modules
-from gpucnn.layers.norm import BatchNorm, BatchNorm2d
-from gpucnn.layers.pool import MaxPool2d
+from gpucnn.layers.norm import BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
+from gpucnn.layers.pool import MaxPool1d, MaxPool2d, MaxPool3d
+
+# With a max pooling that follows they are one operation; exactly these classes: a subclass may compute something else.
+_POOLED = Conv1d, Conv2d, Conv3d, BatchNorm, BatchNorm1d, BatchNorm2d, BatchNorm3d
+_POOLS = MaxPool1d, MaxPool2d, MaxPool3d
 
 
 class Sequential(Layer):
@@ -22,6 +26,8 @@ class Sequential(Layer):
 
     def __init__(self, *layers: Layer):
         for layer in layers:
+            if isinstance(layer, (list, tuple)):
+                raise ConfigurationError("Sequential takes the layers themselves: of a list write Sequential(*layers)")
             instance("each layer of Sequential", layer, Layer, "a layer, such as Dense(10)")
         self.layers = layers
 
@@ -49,12 +55,7 @@ class Sequential(Layer):
         adds = False  # whether the first step can add to its dx
         pairs: Iterator[Any] = iter(zip(layers, (*layers, None)[1:], strict=True))
         for layer, following in pairs:
-            # Exactly these classes: a subclass may compute something else.
-            if (
-                type(layer) in (Conv2d, BatchNorm, BatchNorm2d)
-                and layer.activation == "relu"
-                and type(following) is MaxPool2d
-            ):
+            if type(layer) in _POOLED and layer.activation == "relu" and type(following) in _POOLS:
                 x, step = layer.with_max_pool(x, following.window)
                 next(pairs)
             else:

@@ -38,7 +38,7 @@ class Convolution(Layer):
         self,
         out_channels: int,
         kernel_size: PerAxis,
-        *,
+        *more: object,
         stride: PerAxis = 1,
         padding: Padding = 0,
         dilation: PerAxis = 1,
@@ -50,6 +50,12 @@ class Convolution(Layer):
         activation: str | None = None,
         initializer: str | float = "he",
     ):
+        if more:
+            meant = f"{type(self).__name__}({arguments.shown(kernel_size)}, {arguments.shown(more[0])})"
+            written = f"{type(self).__name__}({', '.join(map(arguments.shown, (out_channels, kernel_size, *more)))})"
+            raise ConfigurationError(
+                f"{written}: input channels are those of the images: write {meant}; stride and all others are named"
+            )
         self.out_channels = integer("out_channels", out_channels)
         self.kernel_size = each_axis("kernel_size", kernel_size, self.axes)
         self.stride = each_axis("stride", stride, self.axes)

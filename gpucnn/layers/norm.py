@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.arguments import epsilon, integer, number, truth
+from gpucnn.backends import shares
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ShapeError
 from gpucnn.geometry import Window
@@ -112,7 +113,7 @@ class BatchNorm(Layer):
             raise ShapeError("needs values of shape (C,) or (C, *spatial), not ()")
 
     def _batch_statistics(self, x: Batch):
-        if x.images * math.prod(x.spatial) < 2:
+        if shares.whole(x) * math.prod(x.spatial) < 2:
             raise ShapeError(
                 f"{label(self)} cannot train on one value per channel: this batch holds {x.images} image of "
                 f"{math.prod(x.spatial)} position; choose a batch size that leaves no single image over"

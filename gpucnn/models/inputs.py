@@ -1,5 +1,7 @@
 """Checking a model's images."""
 
+import math
+
 import numpy as np
 
 from gpucnn.arguments import array
@@ -22,7 +24,9 @@ def check_images(images, input_shape: tuple[int, ...], dtype=np.float32, *, fini
         raise DTypeError(f"images are {images.dtype}; convert them: images.astype(numpy.{np.dtype(dtype)})")
     if images.ndim != len(input_shape) + 1 or images.shape[1:] != tuple(input_shape):
         expected = ", ".join(map(str, input_shape))
-        raise ShapeError(f"images have shape {images.shape}; this model takes (N, {expected})")
+        raise ShapeError(
+            f"images have shape {images.shape}; this model takes (N, {expected}){_hint(images, input_shape)}"
+        )
     if len(images) == 0:
         raise ShapeError("there are no images; give at least one")
     if isinstance(images, Mapped):
@@ -36,6 +40,21 @@ def check_images(images, input_shape: tuple[int, ...], dtype=np.float32, *, fini
         if not good.all():
             _refuse_not_finite(start + int(np.argmin(good.reshape(len(good), -1).all(axis=1))))
     return images
+
+
+def _hint(images, input_shape: tuple[int, ...]) -> str:
+    """What was probably meant, for arrays that hold the same values in another layout."""
+    name, shape, need = "images", tuple(images.shape), tuple(input_shape)
+    if shape == need:
+        return f": a single image is {name}[None]"
+    if len(need) > 1 and shape[1:] == (*need[1:], need[0]):
+        axes = ", ".join(map(str, (0, len(need), *range(1, len(need)))))
+        return f": the channels are last; {name}.transpose({axes}) brings them to the front"
+    if need[0] == 1 and shape[1:] == need[1:]:
+        return f": the axis of the channel is missing; {name}[:, None] adds it"
+    if len(shape) > 1 and math.prod(shape[1:]) == math.prod(need) and 1 in (len(shape) - 1, len(need)):
+        return f": {name}.reshape(-1, {', '.join(map(str, need))}) has that shape"
+    return ""
 
 
 def _refuse_not_finite(image: int | None) -> None:

@@ -57,6 +57,8 @@ class Model(Recordable):
         head: str = CLASSIFIER,
     ):
         self.head = check.one_of("head", head, (CLASSIFIER, REGRESSOR))
+        if isinstance(layer, (list, tuple)):
+            raise ConfigurationError("a model is made of one layer: of a list write Model(Sequential(*layers), ...)")
         self.layer = check.instance("layer", layer, Layer, "a layer, such as Sequential(...)")
         self.name = check.text("name", name)
         self.arguments = dict(check.instance("arguments", arguments, dict, "a dictionary", optional=True) or {})

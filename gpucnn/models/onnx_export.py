@@ -1,6 +1,6 @@
 """Models as ONNX files: the inference graph, to which each layer adds its nodes.
 
-Needs the onnx package: pip install 'gpucnn[onnx]'.
+Needs the onnx package: pip install onnx.
 """
 
 import json
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.errors import ConfigurationError
+from gpucnn.extras import install
 from gpucnn.layers.base import Layer, Parameter, Shape, Statistic
 from gpucnn.layers.counterparts import counterpart
 from gpucnn.models.files import write_file
@@ -73,7 +74,7 @@ def export_onnx(model: Model, path) -> None:
     try:
         import onnx
     except ImportError as error:
-        raise ConfigurationError(f"onnx cannot be imported ({error}): pip install 'gpucnn[onnx]'") from None
+        raise ConfigurationError(f"onnx cannot be imported ({error}): {install('onnx')}") from None
     from onnx import TensorProto, helper, numpy_helper
 
     graph = Graph(model.state_dict())

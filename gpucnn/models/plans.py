@@ -26,6 +26,7 @@ Model = Any  # gpucnn.models.Model, whose module imports this one
 # So many plans, and so much of their memory, a model keeps at most while nobody uses them.
 _KEPT, _KEPT_BYTES = 8, 256 << 20
 _alone = threading.RLock()
+_ONCE = range(1)
 
 
 class Plans:
@@ -46,7 +47,7 @@ class Plans:
 
     def _forget(self) -> None:
         self._free: OrderedDict[tuple, list[Plan]] = OrderedDict()
-        self._graphs: dict[Any, Graph | None] = {}
+        self._graphs: dict[Any, tuple[Graph, int] | None] = {}  # with how many images at most a plan has
         self.kept = self._bytes = 0  # of the plans that wait for the next call
 
     # ---- predictions -------------------------------------------------------------------------------------------------
@@ -58,22 +59,22 @@ class Plans:
         """
         if self._last_change is not last_change():
             self._look_for_changes(model)
-        which = _which(finish)
-        graph = self._graphs[which] if which in self._graphs else self._find(model, finish, which)
-        if graph is not None:
+        which, graphs = _which(finish), self._graphs
+        found = graphs[which] if which in graphs else self._find(model, finish, which)
+        if found is not None:
             try:
-                return self._planned(model, images, batch_size, graph, which)
+                return self._planned(model, images, batch_size, *found, which)
             except Unplannable:
                 self._graphs[which] = None
         images = check_images(images, model.image_shape, model.backend.dtype)
         return _unplanned(model, images, batch_size, finish)
 
-    def _planned(self, model: Model, images, batch_size: int, graph: Graph, which) -> np.ndarray:
+    def _planned(self, model: Model, images, batch_size: int, graph: Graph, most: int, which) -> np.ndarray:
         backend, count, graphs = model.backend, len(images), self._graphs
-        most = min(batch_size, backend.images_at_once(graph))
+        most = min(batch_size, most)
         outputs = np.empty((count, *graph.nodes[-1].shape), backend.dtype)
         if count <= most:
-            parts = [(count, range(1))]
+            parts = [(count, _ONCE)]
         else:
             size = -(-count // -(-count // most))
             parts = [(size, range(0, count - size + 1, size)), (count % size, range(count - count % size, count, size))]
@@ -107,20 +108,21 @@ class Plans:
                 self._plannable = all(map(is_recordable, [model, *model.layer.walk()]))
             self._last_change = latest
 
-    def _find(self, model: Model, finish: Finish, which) -> Graph | None:
-        """What the model computes; None where only its layers know."""
+    def _find(self, model: Model, finish: Finish, which) -> tuple[Graph, int] | None:
+        """What the model computes, and how many images a plan should have at most; None where only its layers know."""
         with _alone:
-            graphs, graph = self._graphs, None
+            graphs, found = self._graphs, None
             if self._plannable and which is not None:
                 training, model.mode.training = model.mode.training, False
                 try:
                     graph = trace(lambda x: finish(model.layer(x)[0]), model.input_shape, _owned_by(model))
+                    found = graph, model.backend.images_at_once(graph)
                 except Exception:  # whatever a layer raises that looks for values: by itself it raises it again
-                    graph = None
+                    found = None
                 finally:
                     model.mode.training = training
-            graphs[which] = graph
-        return graph
+            graphs[which] = found
+        return found
 
     # ---- the store ---------------------------------------------------------------------------------------------------
 

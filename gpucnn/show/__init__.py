@@ -9,6 +9,7 @@ ConfigurationError before anything is computed.
 """
 
 from gpucnn.show.filters import filters
+from gpucnn.show.inputs import inputs
 from gpucnn.show.learning import Mistake, confusion, curves, doubts, mistakes
 from gpucnn.show.maps import maps
 from gpucnn.show.match import Match, match
@@ -27,6 +28,7 @@ __all__ = [
     "doubts",
     "filters",
     "gradcam",
+    "inputs",
     "maps",
     "match",
     "mistakes",

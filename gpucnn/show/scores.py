@@ -7,6 +7,7 @@ import numpy as np
 
 from gpucnn import figures
 from gpucnn.backends.protocol import Backend
+from gpucnn.data.parts import NOTHING
 from gpucnn.errors import ConfigurationError, DataError, ShapeError
 from gpucnn.geometry import Window
 from gpucnn.models import fully_convolutional, sliding_window
@@ -51,8 +52,9 @@ def scores(
 
     The classifier becomes a fully convolutional network with the same weights (`gpucnn.models.fully_convolutional`),
     its outputs at each place go through a softmax in float64. `found` are the places whose likeliest class has at least
-    `threshold`, likeliest first, none overlapping one before it. The network knows only its classes: what belongs
-    to none of them is classified as the one that it resembles most.
+    `threshold`, likeliest first, none overlapping one before it; the class "nothing" of `gpucnn.data.with_parts` is no
+    find. A network without it knows only its other classes: parts of digits and blank paper are classified as the ones
+    that they resemble most, and it may be very sure of it.
 
     Raises ShapeError for a page smaller than the classifier's images or with another number of channels,
     ConfigurationError for a model that cannot slide, DataError for a NaN.
@@ -89,8 +91,8 @@ def scores(
 
 def _sure(probabilities: np.ndarray, fit: Window, threshold: float, names: list[str]) -> list[Sighting]:
     """The places at or above the threshold, likeliest first, without windows that overlap one already taken."""
-    best = probabilities.max(axis=0)
-    places = np.argwhere(best >= threshold)
+    best = probabilities.max(axis=0) * _something(probabilities, names)
+    places = np.argwhere((best >= threshold) & (best > 0))
     places = places[np.argsort(-best[tuple(places.T)], kind="stable")]
     near = [-(-k // s) for k, s in zip(fit.kernel, fit.stride)]  # so many places apart, two windows do not overlap
     sightings = []
@@ -102,6 +104,11 @@ def _sure(probabilities: np.ndarray, fit: Window, threshold: float, names: list[
         sightings.append(Sighting(names[label], float(best[row, column]), (top, left, height, width)))
         places = places[(np.abs(places - places[0]) >= near).any(axis=1)]
     return sightings
+
+
+def _something(probabilities: np.ndarray, names: list[str]) -> np.ndarray:
+    """(P, Q): whether the likeliest class is another than "nothing"."""
+    return probabilities.argmax(axis=0) != (names.index(NOTHING) if NOTHING in names else -1)
 
 
 def digit_page(images: np.ndarray, rows: int = 5, columns: int = 8) -> tuple[np.ndarray, list[tuple[int, int]]]:
@@ -180,7 +187,7 @@ def _draw(page: np.ndarray, result: Scores, names: list[str], threshold: float):
 
     best = result.probabilities.max(axis=0)
     color = colors[result.probabilities.argmax(axis=0)]  # (P, Q, 3)
-    strength = np.clip(2 * best - 1, 0, 1)[..., None] ** 2
+    strength = (np.clip(2 * best - 1, 0, 1) ** 2 * _something(result.probabilities, names))[..., None]
     # Each score is drawn at the middle of its window.
     (kh, kw), (sh, sw), (p, q) = result.window.kernel, result.window.stride, result.window.output
     west, north = kw / 2 - sw / 2 - 0.5, kh / 2 - sh / 2 - 0.5
@@ -200,7 +207,10 @@ def _draw(page: np.ndarray, result: Scores, names: list[str], threshold: float):
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.75},
             clip_on=True,
         )
-    title = f"the likeliest class at each of {p}x{q} places, {_steps(sh, sw)} apart; white where none exceeds 50%"
+    empty = "it is nothing or " if NOTHING in names else ""
+    title = (
+        f"the likeliest class at each of {p}x{q} places, {_steps(sh, sw)} apart; white where {empty}none exceeds 50%"
+    )
     lower.set_title(textwrap.fill(title, letters), fontsize=10)
     for axes in (upper, lower):
         axes.set_xlim(-0.5, width - 0.5)
@@ -208,7 +218,8 @@ def _draw(page: np.ndarray, result: Scores, names: list[str], threshold: float):
         axes.set_aspect("equal")
         axes.tick_params(length=2, labelsize=8)
     if legend:
-        handles = [Patch(color=color, label=figures.cut(name, 20)) for color, name in zip(colors, names)]
+        kinds = [(color, figures.cut(name, 20)) for color, name in zip(colors, names) if name != NOTHING]
+        handles = [Patch(color=color, label=name) for color, name in kinds]
         columns = int(figure.get_size_inches()[0] / (0.75 + 0.075 * min(20, max(map(len, names)))))
         figure.legend(
             handles=handles,

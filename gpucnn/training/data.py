@@ -12,33 +12,51 @@ from gpucnn.arguments import integer, refuse, shown
 from gpucnn.backends.protocol import Backend
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import ConfigurationError, DataError
+from gpucnn.parallel.division import Division
 
 # Of the device's memory: a larger data set stays on the host.
 _RESIDENT_SHARE = 0.5
+_WHOLE = Division()
 
 
-def placed(backend: Backend, images: np.ndarray | Mapped, labels: np.ndarray | None, batch_size: int):
-    """Resident, or Streamed for images that are mapped or take more than half of the device's memory."""
+def placed(
+    backend: Backend,
+    images: np.ndarray | Mapped,
+    labels: np.ndarray | None,
+    batch_size: int,
+    division: Division = _WHOLE,
+):
+    """Resident, or Streamed for images that are mapped or take more than half of the device's memory.
+
+    With a `division` only this process's part of each batch is loaded.
+    """
     room = backend.memory() or math.inf
     if not isinstance(images, Mapped) and images.nbytes > _RESIDENT_SHARE * room:
         images = Mapped(images)
     if isinstance(images, Mapped):
-        return Streamed(backend, images, labels, batch_size)
-    return Resident(backend, images, labels, batch_size)
+        return Streamed(backend, images, labels, batch_size, division)
+    return Resident(backend, images, labels, batch_size, division)
 
 
 class Resident:
     """Images (M, *image_shape), labels (M,) or values (M, outputs), or none, on the device; the batch's indices."""
 
-    def __init__(self, backend: Backend, images: np.ndarray, labels: np.ndarray | None, batch_size: int):
-        self.backend, self.count, self.batch_size = backend, len(images), batch_size
+    def __init__(
+        self,
+        backend: Backend,
+        images: np.ndarray,
+        labels: np.ndarray | None,
+        batch_size: int,
+        division: Division = _WHOLE,
+    ):
+        self.backend, self.count, self.batch_size, self.division = backend, len(images), batch_size, division
         self.images = backend.array(images)
         self.labels = None if labels is None else backend.array(labels)
-        self.indices = backend.zeros((batch_size,), np.int64)
+        self.indices = backend.zeros((self.division.most(self.batch_size),), np.int64)
 
     def choose(self, indices: np.ndarray) -> None:
         """The next batch holds the images at `indices`, `batch_size` of them at most."""
-        padded = np.zeros(self.batch_size, np.int64)
+        indices, padded = self.division.mine(indices), np.zeros(self.division.most(self.batch_size), np.int64)
         padded[: len(indices)] = indices
         self.backend.assign(self.indices, padded)
 
@@ -66,12 +84,14 @@ class Streamed(Resident):
     is written into the same device arrays each time, so a captured step repeats.
     """
 
-    def __init__(self, backend: Backend, images: Mapped, labels: np.ndarray | None, batch_size: int):
-        self.backend, self.count, self.batch_size = backend, len(images), batch_size
-        shape = (batch_size, *images.shape[1:])
+    def __init__(
+        self, backend: Backend, images: Mapped, labels: np.ndarray | None, batch_size: int, division: Division
+    ):
+        self.backend, self.count, self.batch_size, self.division = backend, len(images), batch_size, division
+        shape = (self.division.most(self.batch_size), *images.shape[1:])
         self.images = backend.zeros(shape)
-        self.labels = None if labels is None else backend.zeros((batch_size, *labels.shape[1:]), labels.dtype)
-        self.indices = backend.array(np.arange(batch_size, dtype=np.int64))
+        self.labels = None if labels is None else backend.zeros((shape[0], *labels.shape[1:]), labels.dtype)
+        self.indices = backend.array(np.arange(shape[0], dtype=np.int64))
         self._source, self._all_labels = images, labels
         self._free = [np.zeros(shape, backend.dtype) for _ in range(2)]
         self._coming: deque[np.ndarray] = deque()
@@ -84,11 +104,12 @@ class Streamed(Resident):
     def batches(self, order: np.ndarray) -> list[np.ndarray]:
         self._forget()
         parts = super().batches(order)
-        self._coming.extend(parts)
+        self._coming.extend(map(self.division.mine, parts))
         self._read_ahead()
         return parts
 
     def choose(self, indices: np.ndarray) -> None:
+        indices = self.division.mine(indices)
         if not self._ahead or not np.array_equal(self._ahead[0][0], indices):  # not what was foretold
             self._forget()
             self._coming.append(indices)
@@ -100,7 +121,9 @@ class Streamed(Resident):
         finally:
             self._free.append(buffer)
         if self._all_labels is not None:
-            labels = np.zeros((self.batch_size, *self._all_labels.shape[1:]), self._all_labels.dtype)
+            labels = np.zeros(
+                (self.division.most(self.batch_size), *self._all_labels.shape[1:]), self._all_labels.dtype
+            )
             labels[: len(indices)] = self._all_labels[indices]
             self.backend.assign(self.labels, labels)
         self._read_ahead()
@@ -145,7 +168,7 @@ class Fed(Resident):
         self.first = images, labels = self._next(0)
         self._iterator = itertools.chain([self.first], self._iterator)
         self._fresh = True  # the first epoch goes on with the iterator that gave the first batch
-        self.backend, self.batch_size = backend, len(images)
+        self.backend, self.batch_size, self.division = backend, len(images), _WHOLE
         self.count = self.steps * self.batch_size  # about: batches may be smaller
         self.images = backend.zeros(images.shape)
         self.labels = backend.zeros(labels.shape, labels.dtype)

@@ -3,43 +3,53 @@
 import copy
 from typing import Any
 
+import numpy as np
+
 from gpucnn.backends.batch import Batch
 from gpucnn.losses import Loss
 from gpucnn.metrics import Metric
+from gpucnn.parallel import Division, Processes
 from gpucnn.training.recording import RecordedStep
 
 
 class Measuring:
     """`metrics` over the batches of one kind of steps. A step calls `keep`, whoever runs it `run`."""
 
-    def __init__(self, loss: Loss, metrics: list[Metric]):
+    def __init__(self, loss: Loss, metrics: list[Metric], processes: Processes):
         self._loss, self._metrics = loss, copy.deepcopy(metrics)  # training and validation count apart
-        self._newest: dict[int, tuple[Batch, Any]] = {}
+        self._processes = processes
+        self._newest: dict[int, list[tuple[Batch, Any]]] = {}
         self.reset()
 
     def reset(self) -> None:
         for metric in self._metrics:
             metric.reset()
 
-    def keep(self, count: int, outputs: Batch, targets: Any) -> None:
-        """The step on so many images that is running now has these outputs and targets."""
+    def keep(self, count: int, first: int, outputs: Batch, targets: Any) -> None:
+        """The step on `count` images that is running now has these outputs and targets from image `first` on."""
         if self._metrics:
-            self._newest[count] = outputs, targets
+            self._newest[count] = [*(self._newest[count] if first else []), (outputs, targets)]
 
     def forget(self, count: int) -> None:
         """Drop what the last step on so many images gave: to record it, its memory must be free again."""
         self._newest.pop(count, None)
 
-    def run(self, steps: RecordedStep, count: int) -> None:
-        """One step, and what it gave."""
+    def run(self, steps: RecordedStep, count: int, division: Division) -> None:
+        """One step, and what it gave; in several processes, what all of them gave."""
         before = self._newest.get(count)
         steps.step(count)
         if not self._metrics:
             return
         if before is not None and steps.repeats(count):
             self._newest[count] = before  # the proof ran the step once more, but repetitions write to the recording's
-        outputs, targets = self._newest[count]
-        predictions, truth = self._loss.predict(outputs).numpy(), self._loss.truth(targets, outputs)
+        pieces = [
+            (self._loss.predict(outputs).numpy(), self._loss.truth(targets, outputs))
+            for outputs, targets in self._newest[count]
+        ]
+        if self._processes.size > 1:
+            everyone = self._processes.everyone(pieces)[: division.nodes(count)]
+            pieces = [piece for part in everyone for piece in part]
+        predictions, truth = (np.concatenate(parts) for parts in zip(*pieces))
         for metric in self._metrics:
             metric.update(predictions, truth)
 

@@ -23,17 +23,17 @@ class RecordedStep:
     """The base of a step that is recorded once for each count of images and repeated after that.
 
     A subclass defines `_work(count)`, the step, and `_parts()`, everything that computes in it; `arrays` are further
-    device arrays that a step writes. If one of the parts is not recordable, or a repetition differs from the step,
-    every step is run directly.
+    device arrays that a step writes. If one of the parts is not recordable, a repetition differs from the step, or
+    `record` is off, every step is run directly.
     """
 
-    def __init__(self, backend: Backend, arrays: list[Array]):
+    def __init__(self, backend: Backend, arrays: list[Array], record: bool = True):
         self._backend, self._arrays = backend, arrays
         self._recordings: dict[int, Callable[[], None]] = {}
         self._proved: set[int] = set()
         self._seen_counts: set[int] = set()
         self._changes = 0
-        self._recording = backend.graph and self.obstacle() is None
+        self._recording = record and backend.graph and self.obstacle() is None
         self._remember()
 
     def _work(self, count: int) -> None:

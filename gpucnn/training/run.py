@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 
 from gpucnn import arguments
-from gpucnn.arguments import shown
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.models.files import (
     ABOUT,
@@ -34,7 +33,7 @@ from gpucnn.models.files import (
 )
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Optimizer
-from gpucnn.schema import parse
+from gpucnn.schema import difference, parse
 from gpucnn.storage import as_path, decoding, is_beside, locked, make_folder, read_file, write_file
 from gpucnn.training.average import Average
 from gpucnn.training.curves import draw_curves
@@ -180,9 +179,9 @@ class RunFolder:
         """
         tensors, about = read_tensors(self.checkpoint, _CHECKPOINT)
         check_same_model(self.checkpoint, about, model)
-        if difference := _difference(about["settings"], settings):
+        if changed := difference(about["settings"], settings):
             raise CheckpointError(
-                f"{self.checkpoint} is of a run with other settings: {difference}; continue with the same settings, or "
+                f"{self.checkpoint} is of a run with other settings: {changed}; continue with the same settings, or "
                 "start a new run folder"
             )
         for name in optimizer.state_dict():
@@ -217,20 +216,6 @@ class Checkpoint:
             for parameter, view in model.split(host).items():
                 view[...] = self.tensors[f"optimizer.{name}.{parameter}"]
             model.backend.assign(array, host)
-
-
-def _difference(there: dict, now: dict, owner: str = "") -> str | None:
-    """The first setting in which two dictionaries of settings differ, and its values, in words."""
-    for key in sorted({**there, **now}, key=lambda key: key != "name"):  # another class explains all the rest
-        old, new = there.get(key), now.get(key)
-        if old == new:
-            continue
-        if isinstance(old, dict) and isinstance(new, dict):
-            return _difference(old, new, key)
-        what = owner if key == "name" and owner else f"{owner}'s {key}" if owner else key
-        values = (value if isinstance(value, str) else shown(value) for value in (old, new))
-        return "{} was {} there and is {} now".format(what, *values)
-    return None
 
 
 def host_state(model: Model, optimizer: Optimizer, average: Average | None = None) -> dict[str, np.ndarray]:

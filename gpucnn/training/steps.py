@@ -16,12 +16,17 @@ import numpy as np
 from gpucnn.arguments import shown
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.protocol import Array
+from gpucnn.backends.shares import Share, sharing
 from gpucnn.backends.step_end import StepEnd
 from gpucnn.errors import ShapeError
 from gpucnn.losses import Loss, SoftmaxCrossEntropy
 from gpucnn.metrics import Metric
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Optimizer
+from gpucnn.parallel.division import Division
+from gpucnn.parallel.exchange import StepExchange
+from gpucnn.parallel.processes import Alone, Processes
 from gpucnn.recordable import Recordable, declaration
 from gpucnn.training.ahead import lookahead
 from gpucnn.training.average import Average
@@ -55,7 +60,10 @@ class TrainingSteps(RecordedStep):
         average: Average | None = None,
         mixup: MixUp | None = None,
         erasing: Erasing | None = None,
+        processes: Processes | None = None,
+        record: bool = True,
     ):
+        self._processes = processes or Alone()
         self.model, self.optimizer, self.data = model, optimizer, data
         self.backend = model.backend
         self.loss, self._clip = loss or SoftmaxCrossEntropy(), clip or Clipping()
@@ -69,7 +77,7 @@ class TrainingSteps(RecordedStep):
             mixup.place(self.backend, max(model.input_shape[0], model.output_shape[0]), data.batch_size)
         if erasing:
             erasing.place(self.backend, data.batch_size, model.input_shape[1:])
-        self._measuring = Measuring(self.loss, list(metrics))
+        self._measuring = Measuring(self.loss, list(metrics), self._processes)
         self._own = None if augment is None else OwnAugmentation(augment, seed)
         self._motion = motion(model, augmentation)
         if self._motion:
@@ -79,7 +87,8 @@ class TrainingSteps(RecordedStep):
         self._ahead = lookahead(self.backend, data, optimizer, model.mode.step)
         arrays = [self.totals, self.status, model.mode.step, data.indices]
         arrays += [self._ahead.arrays.row] if self._ahead else []
-        super().__init__(self.backend, arrays)
+        record = record and data.division.pieces == 1  # a recording keeps the memory of all pieces
+        super().__init__(self.backend, arrays, record)
         self.start_epoch()
 
     def _parts(self) -> list[Recordable]:
@@ -87,31 +96,12 @@ class TrainingSteps(RecordedStep):
         return [*added, self.model, *self.model.layer.walk(), self.loss, self._clip, self.optimizer]
 
     def _work(self, count: int) -> None:
-        backend, data, model = self.backend, self.data, self.model
-        step = model.mode.step
-        load = {"augmentation": self._augmentation, "seed": self._seed, "step": step}
+        """A step on a batch of `count` images, of which this process computes its part."""
+        model, self._whole = self.model, count
         self._measuring.forget(count)
-        if declaration(self.loss, "loads_labels") and data.labels is not None and data.labels.ndim == 1:
-            images, targets = backend.load_batch(data.images, data.labels, data.indices, count, **load)
-        else:
-            images = backend.load_images(data.images, data.indices, count, **load)
-            targets = self.loss.load(backend, data.labels, data.indices, count, **self._motion)
-        if self._mixup:
-            partners = self._mixup.partners
-            images = self._mixup(images, backend.load_images(data.images, partners, count, **load))
-        if self._erasing:
-            images = self._erasing(images)
-        if self._own:
-            images = self._own(images)
-        outputs, backward = model(images)
-        self._measuring.keep(count, outputs, targets)
-        loss, doutputs = self.loss(outputs, targets, self.totals)
-        if self._mixup:
-            _, other = self.loss(outputs, self.loss.load(backend, data.labels, partners, count, **self._motion))
-            doutputs = self._mixup(doutputs, other)
-        backward(doutputs)
-        self._clip(backend, model.grads)
-        end = StepEnd(self.status, step, loss, None if self._ahead is None else self._ahead.arrays)
+        loss = shared_work(self.data.division, self._processes, model, count, self._gradients)
+        self._clip(self.backend, model.grads)
+        end = StepEnd(self.status, model.mode.step, loss, None if self._ahead is None else self._ahead.arrays)
         update: Callable[..., None] = self.optimizer.update
         whole = self.optimizer.is_whole(model.values.size) and self._average is None
         if whole and declaration(self.optimizer, "ends_step"):
@@ -120,7 +110,33 @@ class TrainingSteps(RecordedStep):
             self.optimizer.step(model.values, model.grads)
             if self._average:
                 self._average.update(model)
-            backend.end_step(end, model.values)
+            self.backend.end_step(end, model.values)
+
+    def _gradients(self, first: int, count: int) -> Array:
+        """Forward and backward on `count` of the images that are here, from `first` on; returns the loss."""
+        backend, data, model = self.backend, self.data, self.model
+        indices, step = data.indices[first:], model.mode.step
+        load = {"augmentation": self._augmentation, "seed": self._seed, "step": step}
+        if declaration(self.loss, "loads_labels") and data.labels is not None and data.labels.ndim == 1:
+            images, targets = backend.load_batch(data.images, data.labels, indices, count, **load)
+        else:
+            images = backend.load_images(data.images, indices, count, **load)
+            targets = self.loss.load(backend, data.labels, indices, count, **self._motion)
+        if self._mixup:
+            partners = self._mixup.partners
+            images = self._mixup(images, backend.load_images(data.images, partners, count, **load))
+        if self._erasing:
+            images = self._erasing(images)
+        if self._own:
+            images = self._own(images)
+        outputs, backward = model(images)
+        self._measuring.keep(self._whole, first, outputs, targets)
+        loss, doutputs = self.loss(outputs, targets, self.totals)
+        if self._mixup:
+            _, other = self.loss(outputs, self.loss.load(backend, data.labels, partners, count, **self._motion))
+            doutputs = self._mixup(doutputs, other)
+        backward(doutputs)
+        return loss
 
     @property
     def looks_ahead(self) -> bool:
@@ -167,12 +183,12 @@ class TrainingSteps(RecordedStep):
         if self._erasing:
             self._erasing.draw(self.backend, self._seed, step, len(indices), self.data.batch_size)
         if self.settled(len(indices)):
-            self._measuring.run(self, len(indices))
+            self._measuring.run(self, len(indices), self.data.division)
             self._timed_images += len(indices)
         else:  # the first may compile kernels, the second is proved: their speed means nothing
             self.backend.synchronize()
             started = perf_counter()
-            self._measuring.run(self, len(indices))
+            self._measuring.run(self, len(indices), self.data.division)
             self.backend.synchronize()
             self._untimed_seconds += perf_counter() - started
         self.images += len(indices)
@@ -205,6 +221,26 @@ class TrainingSteps(RecordedStep):
         return int(self.backend.host(self.status)[0])
 
 
+def shared_work(
+    division: Division, processes: Processes, model: Model, count: int, work: Callable[[int, int], Array]
+) -> Array:
+    """`work(first, count)` on each piece of this process's part of a batch of `count` images, and the sums over all.
+
+    `first` counts from the part's first image. Returns what the last piece's `work` did, the loss.
+    """
+    if processes.size == division.pieces == 1:
+        return work(0, count)
+    pieces = list(division.in_pieces(count))
+    exchange = StepExchange(processes, division.nodes(count), division.pieces, count, model.grads)
+    for number, (first, own) in enumerate(pieces):
+        if number:
+            exchange.next_piece(model.backend)
+        with sharing(Share(first, count, exchange)):
+            loss = work(first - pieces[0][0], own)
+    exchange.finish(model.backend)
+    return loss
+
+
 class OwnAugmentation(Recordable):
     """`augment(images, rng)` of the user's: array code, which a recording does not repeat. `number` is the step's."""
 
@@ -225,24 +261,38 @@ class OwnAugmentation(Recordable):
 class EvaluationSteps(RecordedStep):
     """Mean loss and accuracy of `model` on images with their targets, in inference mode."""
 
-    def __init__(self, model: Model, data: Resident, loss: Loss | None = None, metrics: Sequence[Metric] = ()):
+    def __init__(
+        self,
+        model: Model,
+        data: Resident,
+        loss: Loss | None = None,
+        metrics: Sequence[Metric] = (),
+        processes: Processes | None = None,
+        record: bool = True,
+    ):
+        self._processes = processes or Alone()
         self.model, self.data, self.loss = model, data, loss or SoftmaxCrossEntropy()
         self.loss.place(model.backend, model.output_shape[0])
-        self._measuring = Measuring(self.loss, list(metrics))
+        self._measuring = Measuring(self.loss, list(metrics), self._processes)
         self._totals = model.backend.zeros((self.loss.counts,), np.float64)
-        super().__init__(model.backend, [self._totals])
+        super().__init__(model.backend, [self._totals], record)
 
     def _parts(self) -> list[Recordable]:
         return [self.model, *self.model.layer.walk(), self.loss]
 
     def _work(self, count: int) -> None:
-        backend, data = self.model.backend, self.data
+        self._whole = count
         self._measuring.forget(count)
-        preparation = self.model.preparation
-        outputs, _ = self.model(backend.load_images(data.images, data.indices, count, preparation))
-        targets = self.loss.load(backend, data.labels, data.indices, count, **motion(self.model, preparation))
-        self._measuring.keep(count, outputs, targets)
-        self.loss(outputs, targets, self._totals)
+        shared_work(self.data.division, self._processes, self.model, count, self._evaluate)
+
+    def _evaluate(self, first: int, count: int) -> Array:
+        backend, data = self.model.backend, self.data
+        indices, preparation = data.indices[first:], self.model.preparation
+        outputs, _ = self.model(backend.load_images(data.images, indices, count, preparation))
+        targets = self.loss.load(backend, data.labels, indices, count, **motion(self.model, preparation))
+        self._measuring.keep(self._whole, first, outputs, targets)
+        loss, _ = self.loss(outputs, targets, self._totals)
+        return loss
 
     def run(self) -> dict[str, Any]:
         """Over all images: loss, accuracy if the loss has one, metrics."""
@@ -251,7 +301,7 @@ class EvaluationSteps(RecordedStep):
         self.model.backend.assign(self._totals, np.zeros(self.loss.counts))
         for indices in self.data.batches(np.arange(self.data.count)):
             self.data.choose(indices)
-            self._measuring.run(self, len(indices))
+            self._measuring.run(self, len(indices), self.data.division)
         totals = self.model.backend.host(self._totals)
         measured = self.loss.measure(totals, self.data.count, math.prod(self.model.output_shape))
         return {**measured, **self._measuring.results()}

@@ -1,9 +1,11 @@
 """The training loop."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from math import isfinite
 from time import perf_counter
 from typing import Any
@@ -16,14 +18,20 @@ from gpucnn.backends import get_backend
 from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.protocol import Backend
 from gpucnn.data.mapped import Mapped
-from gpucnn.errors import ConfigurationError, NonFiniteError, ShapeError
-from gpucnn.losses import Loss, MeanSquared, SoftmaxCrossEntropy
+from gpucnn.errors import BackendError, ConfigurationError, NonFiniteError, ShapeError
+from gpucnn.layers.base import label
+from gpucnn.layers.norm import BatchNorm
+from gpucnn.layers.shared import Shared
+from gpucnn.losses import Loss, MeanSquared, SoftmaxCrossEntropy, ValueLoss
 from gpucnn.metrics import make as make_metrics
 from gpucnn.models.files import describe
 from gpucnn.models.heads import REGRESSOR
 from gpucnn.models.inputs import check_images
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Adam, Optimizer
+from gpucnn.parallel import Alone, Division, Processes, join
+from gpucnn.parallel.processes import how_different
+from gpucnn.recordable import is_recordable
 from gpucnn.schedules import Constant, Schedule
 from gpucnn.training import mixing
 from gpucnn.training.ahead import is_known
@@ -40,6 +48,8 @@ from gpucnn.training.steps import EvaluationSteps, TrainingSteps
 from gpucnn.training.validation import check_stopping, digest, part, why_stop
 
 EVALUATION_BATCH = 256
+_LARGE = 20.0  # values of images that are hardly meant to be so
+_LOOKED_AT = 1000  # images
 _CURVES_EVERY = 30.0  # seconds; drawing takes a third of one
 
 
@@ -73,7 +83,12 @@ class Trainer:
     factors of the learning rate, {"0.*": 0.1}; the first that matches counts. Frozen layers (`Model.freeze`) stay as
     they are.
 
-    In exact math the trained weights depend on model, data and settings alone, not on the backend or its threads.
+    Several processes that mpirun started train together, each on its part of every batch: `processes` is their number,
+    None for as many as there are, 1 for this one alone. The first of them writes the run folder and reports progress.
+    `pieces` divides a batch in so many parts, one after the other, for batches whose activations do not fit in memory.
+
+    In exact math the trained weights depend on model, data and settings alone, not on the backend, its threads, the
+    number of processes or pieces.
     """
 
     def __init__(
@@ -105,6 +120,8 @@ class Trainer:
         erase: float = 0.0,
         ema: float | None = None,
         lr_factors: dict[str, float] | None = None,
+        processes: int | Processes | None = None,
+        pieces: int = 1,
     ):
         self.model = instance("model", model, Model, "a gpucnn.Model, such as gpucnn.models.lenet5()")
         instance("optimizer", optimizer, Optimizer, "one of gpucnn.optimizers, such as SGD(lr=0.1)", optional=True)
@@ -142,7 +159,11 @@ class Trainer:
         if augment is not None and not callable(augment):
             raise arguments.refuse("augment", augment, "a function (images, rng) that returns a Batch")
         self.augment = augment
-        self.progress = _progress(progress)
+        if processes is not None and not isinstance(processes, Processes):
+            processes = integer("processes", processes)
+        self.processes = processes if isinstance(processes, Processes) else join(processes)
+        self.pieces, self.record = integer("pieces", pieces), True
+        self.progress = _progress(progress) if self.processes.first else Quiet()
         self.about = dict(instance("about", about, dict, "a dictionary", optional=True) or {})
         self.backend = backend if isinstance(backend, Backend) else get_backend(backend, math, threads=threads)
         if not model.initialized:
@@ -202,11 +223,31 @@ class Trainer:
         another model or other settings, NonFiniteError once the loss or a weight is no longer finite (the last good
         checkpoint stays).
         """
+        settings, images, labels, epochs, kept, first = self.processes.agreed(
+            lambda: self._prepare(images, labels, epochs, validation, monitor, patience, resume)
+        )
+        with ExitStack() as stack:
+            begun = self._begun(first, resume, images)
+            folder = self.processes.agreed(lambda: stack.enter_context(begun))
+            if self.processes.size > 1:
+                self.processes.same(self._identity(settings, epochs, patience), how_different)
+                self.processes.same(self.backend.exchanges_on, _how_mixed)
+            self.record = len(set(self.processes.everyone((self.backend.name, self.backend.graph)))) == 1
+            if resume:
+                self.history = self._resume(folder, settings, epochs, monitor)
+                self._steps = self.history.last["step"] if self.history.epochs else 0
+            division = Division(self.processes.size, self.processes.rank, self.pieces)
+            data = placed(self.backend, images, labels, min(self.batch_size, len(images)), division)
+            return self._train(folder, first, data, images, first + epochs, kept, settings, monitor, patience)
+
+    def _prepare(self, images, labels, epochs, validation, monitor, patience, resume) -> tuple:
+        """Check and place everything; (settings, images, labels, epochs, images and labels for validation)."""
         model = self.model
         epochs, resume = integer("epochs", epochs), truth("resume", resume)
         if self.crop:
             model.image_shape = _larger(images, model.input_shape)
         images, labels = self._checked(images, labels)
+        self._check_sharing()
         check_stopping(validation, monitor, patience, self.loss, self.metrics)
         if resume and self.run is None:
             raise ConfigurationError("resume needs the run folder to continue: Trainer(..., run=folder)")
@@ -233,18 +274,15 @@ class Trainer:
         self._validated_by = validated_by or self._validated_by
         if self.normalize and model.mean is None:
             model.mean, model.std = channel_statistics(images)
-        with self._begun(first, resume, images) as folder:
-            if folder and resume:
-                self.history = self._resume(folder, settings, epochs, monitor)
-                self._steps = self.history.last["step"] if self.history.epochs else 0
-            data = placed(self.backend, images, labels, min(self.batch_size, len(images)))
-            return self._train(folder, first, data, first + epochs, kept, settings, monitor, patience)
+        return settings, images, labels, epochs, kept, first
 
     @contextmanager
     def _begun(self, first: int, resume: bool, images) -> Iterator[RunFolder | None]:
-        """Everything in its place before the first step, or still there later; within it the run folder, if any."""
+        """Everything in its place before the first step, or still there later; within it the run folder, if this
+        process writes one.
+        """
         self._begin(images)
-        with nullcontext() if self.run is None else run_folder(self.run) as folder:
+        with nullcontext() if self.run is None or not self.processes.first else run_folder(self.run) as folder:
             if folder and not resume and not first:
                 folder.refuse_if_used()
             yield folder
@@ -278,8 +316,12 @@ class Trainer:
         An iterable with a length, such as a list or a PyTorch DataLoader, is gone through once an epoch. Of a generator
         or another iterator `steps` batches make an epoch. No batch may have more images than the first. Shift, crop,
         flip and cutout apply; `normalize` and "balanced" class weights need all images at once, and a run cannot be
-        resumed, since nobody can make the same batches again. Otherwise as `fit`.
+        resumed, since nobody can make the same batches again. One process trains, on whole batches. Otherwise as `fit`.
         """
+        if self.processes.size > 1 or self.pieces > 1:
+            raise ConfigurationError(
+                "fit_batches trains on whole batches in one process; leave out processes and pieces, or use fit"
+            )
         model, epochs = self.model, integer("epochs", epochs)
         check_stopping(validation, monitor, patience, self.loss, self.metrics)
         if self.normalize and model.mean is None:
@@ -299,24 +341,92 @@ class Trainer:
         settings = self._settings(epochs, *data.first) | {"images": data.count, "data_sha256": "batches"}
         first = len(self.history)
         with self._begun(first, False, data.first[0]) as folder:
-            return self._train(folder, first, data, first + epochs, kept, settings, monitor, patience)
+            return self._train(folder, first, data, data.first[0], first + epochs, kept, settings, monitor, patience)
 
     def _new_history(self) -> History:
         return History(smaller={"loss", *(metric.name for metric in self.metrics if not metric.larger_is_better)})
 
-    def _resume(self, folder: RunFolder, settings: dict, epochs: int, monitor: str) -> History:
+    def _check_sharing(self) -> None:
+        """Raises ConfigurationError or BackendError for what cannot be computed in parts."""
+        if self.processes.size == self.pieces == 1:
+            return
+        if not self.backend.shares_batches:
+            raise BackendError(
+                f"backend {self.backend.name} with {self.backend.math} math cannot compute a part of a batch; several "
+                "processes and pieces need exact math on numba, cupy or numpy"
+            )
+        layers = list(self.model.layer.walk())
+        obstacle = next((part for part in (*layers, self.loss) if not is_recordable(part)), None)
+        if obstacle is not None:
+            raise ConfigurationError(
+                f"{type(obstacle).__name__} does not declare recordable = True, so it may sum over a part of the batch "
+                "only; with several processes or pieces, layers and losses must compute with backend operations alone"
+            )
+        if len(self.model.output_shape) > 1 and not isinstance(self.loss, ValueLoss):
+            raise ConfigurationError(
+                f"{type(self.loss).__name__} of label maps needs the whole batch in one process and one piece; "
+                "leave out processes and pieces"
+            )
+        mixing_by = [name for name in ("mixup", "erase") if getattr(self, name)]
+        shared = next((layer for layer in layers if isinstance(layer, Shared)), None)
+        if mixing_by or shared is not None:
+            raise ConfigurationError(
+                f"{mixing_by[0] if mixing_by else 'a layer in several places'} needs whole batches in one process; "
+                "leave out processes and pieces, or that"
+            )
+        if self.augment is not None:
+            raise ConfigurationError(
+                "augment is array code that would see a part of each batch only; several processes and pieces have "
+                "shift, crop, flip and cutout"
+            )
+        whole = next((layer for layer in layers if isinstance(layer, BatchNorm)), None)
+        if self.pieces > 1 and whole is not None:
+            raise ConfigurationError(
+                f"{label(whole)} needs the statistics of the whole batch, which pieces computed one after the other do "
+                "not have; use pieces=1, more processes, or group norm"
+            )
+        if self.pieces > 1 and getattr(self.loss, "class_weights", None) is not None:
+            raise ConfigurationError(
+                "class weights are averaged over the whole batch, which pieces computed one after the other do not "
+                "have; use pieces=1 or more processes"
+            )
+
+    def _identity(self, settings: dict, epochs: int, patience: int | None) -> dict:
+        """What must be the same in all processes that train together."""
+        from gpucnn import __version__
+
+        weights = self.model.weights_sha256()
+        limits = {"epochs": epochs, "patience": patience, "pieces": self.pieces}
+        return {"version": __version__, **describe(self.model), **settings, **limits, "initial weights": weights}
+
+    def _open_folder(self, stack: ExitStack, resume: bool) -> RunFolder | None:
+        """The run folder, where this process writes one."""
+        if self.run is None or not self.processes.first:
+            return None
+        folder = stack.enter_context(run_folder(self.run))
+        if not resume:
+            folder.refuse_if_used()
+        return folder
+
+    def _resume(self, folder: RunFolder | None, settings: dict, epochs: int, monitor: str) -> History:
         """Go back to the run's checkpoint, if it has one; what is refused has changed nothing."""
-        if not folder.checkpoint.exists():
+
+        def read() -> tuple | None:
+            if folder is None or not folder.checkpoint.exists():
+                return None
+            found = folder.read_checkpoint(self.model, self.optimizer, settings)
+            done = len(found.history)
+            if done > epochs:
+                raise ConfigurationError(f"this run has done {done} epochs already, more than {epochs}")
+            found.history.smaller = self._new_history().smaller
+            best = found.history.best_epoch(monitor)
+            return found, None if best is None else folder.read_best(self.model, best, done)
+
+        checkpoint = self.processes.on_first(read)
+        if checkpoint is None:
             return self._new_history()
-        found = folder.read_checkpoint(self.model, self.optimizer, settings)
-        done = len(found.history)
-        if done > epochs:
-            raise ConfigurationError(f"this run has done {done} epochs already, more than {epochs}")
-        found.history.smaller = self._new_history().smaller
-        best = found.history.best_epoch(monitor)
-        kept = None if best is None else folder.read_best(self.model, best, done)
+        found, self._best = checkpoint
         found.restore(self.model, self.optimizer, self.average)
-        self._best = kept
         return found.history
 
     def _train(
@@ -324,6 +434,7 @@ class Trainer:
         folder: RunFolder | None,
         first: int,
         data: Resident,
+        images: np.ndarray | Mapped,
         epochs: int,
         kept: tuple | None,
         settings: dict,
@@ -331,11 +442,11 @@ class Trainer:
         patience: int | None,
     ) -> History:
         """The loop of `fit`, all of whose arguments are checked, up to epoch `epochs`; `first` were done by earlier
-        fits, `kept` are the images for validation.
+        fits, `images` are some of the data, `kept` those for validation.
         """
         model, history = self.model, self.history
         self._stopping, self._loop = False, None
-        evaluation = self._evaluation(*kept) if kept else None
+        evaluation = self._evaluation(kept[0], kept[1], shared=True) if kept else None
         try:
             steps = self._training(data, self._augmentation())
             if folder:
@@ -344,6 +455,7 @@ class Trainer:
                 folder.write_config(self._config(epochs, {**settings, "patience": patience}))
             title = self._title(steps) + (f"; {len(kept[0]):,} images for validation" if kept else "")
             self.progress.begin(title, epochs, data.count, len(history))
+            self._tell_of_large_values(images)
             if remark := self.schedule.remark(epochs * data.an_epoch):
                 self.progress.say(remark)
             if self._within_epoch:
@@ -364,11 +476,11 @@ class Trainer:
                 better = history.best_epoch(monitor) == epoch + 1
                 if better:
                     self._best = epoch + 1, self._judged_state()
-                if folder:
-                    self._keep(folder, history, settings, better)
-                    if perf_counter() - drawn > _CURVES_EVERY:
-                        folder.write_curves(history)
-                        drawn = perf_counter()
+                self._agree()
+                self.processes.agreed(partial(self._keep, folder, history, settings, better))
+                if folder and perf_counter() - drawn > _CURVES_EVERY:
+                    folder.write_curves(history)
+                    drawn = perf_counter()
                 self.progress.end_epoch(record)
                 if self._stopping:
                     self.progress.say(f"a callback stopped training after epoch {epoch + 1}")
@@ -385,6 +497,16 @@ class Trainer:
             model.mode.training = False
             self.progress.close()
         return history
+
+    def _agree(self) -> None:
+        """Raises ProcessError unless all processes have the same weights and optimizer state, to the bit."""
+        if self.processes.size == 1:
+            return
+        state = hashlib.sha256()
+        for value in host_state(self.model, self.optimizer, self.average).values():
+            state.update(np.ascontiguousarray(value).data)
+        self._stopping = any(self.processes.everyone(self._stopping))
+        self.processes.same(state.hexdigest(), _how_diverged)
 
     def stop_training(self) -> None:
         """End `fit` after the epoch at hand; for callbacks."""
@@ -407,6 +529,8 @@ class Trainer:
             average=self.average,
             mixup=mixup,
             erasing=erasing,
+            processes=self.processes,
+            record=self.record,
         )
 
     def train_step(self, images, labels) -> dict[str, float]:
@@ -476,7 +600,8 @@ class Trainer:
             if steps.images == len(indices) and not self._told_slow:
                 self._tell_slow((perf_counter() - started) * len(batches))
             if steps.timed and perf_counter() - shown > self.progress.interval:
-                self._stop_if_not_finite(steps, epoch)
+                if self.processes.size == 1:  # several find it together, at the end of the epoch
+                    self._stop_if_not_finite(steps, epoch)
                 self.progress.update(epoch + 1, steps.images, steps.measure(running=True))
                 shown = perf_counter()
         measured = steps.measure()
@@ -497,18 +622,28 @@ class Trainer:
         return record
 
     def _tell_slow(self, seconds: float) -> None:
-        """Once, where training runs on the specification: how long an epoch of it takes."""
+        """Once, where training runs on numpy: how long an epoch of it takes."""
         self._told_slow = True
-        if (self.backend.name, self.backend.math) == ("numpy", "exact"):
-            faster = get_backend().name
-            instead = (
-                f'backend="{faster}" (--backend {faster}) gives the same bits'
-                if faster != "numpy"
-                else "numba is not here"
-            )
+        if self.backend.name != "numpy":
+            return
+        about, faster = f"an epoch will take about {seconds:,.0f} s", get_backend().name
+        if self.backend.math == "fast":
+            instead = f'; backend="{faster}" in exact math (--backend {faster}) is many times faster'
+            instead *= faster != "numpy"
+            self.progress.say(f"fast math is faster than numpy's exact math alone: {about}{instead}")
+            return
+        instead = (
+            f'backend="{faster}" (--backend {faster}) gives the same bits' if faster != "numpy" else "numba is not here"
+        )
+        self.progress.say(f"numpy's exact math is the specification, and slow: {about}; {instead} sooner")
+
+    def _tell_of_large_values(self, images) -> None:
+        """Where nothing brings images to values around 1, which initial weights and learning rates are made for."""
+        largest = float(np.abs(np.asarray(images[:_LOOKED_AT], np.float32)).max())
+        if largest > _LARGE and not self.normalize and self.model.mean is None:
             self.progress.say(
-                f"numpy's exact math is the specification, and slow: an epoch will take about {seconds:,.0f} s; "
-                f"{instead} sooner"
+                f"images have values up to {largest:g}, and are taken as they are: training goes better on values from "
+                "0 to 1 (images / 255) or with Trainer(..., normalize=True) (--normalize)"
             )
 
     def _stop_if_not_finite(self, steps: TrainingSteps, epoch: int) -> None:
@@ -556,8 +691,10 @@ class Trainer:
         self.model.load_state_dict(state)
         return epoch
 
-    def _keep(self, folder: RunFolder, history: History, settings: dict, better: bool) -> None:
+    def _keep(self, folder: RunFolder | None, history: History, settings: dict, better: bool) -> None:
         """Metrics first: resuming ignores a line too many, but could not invent a missing one."""
+        if folder is None:
+            return
         last, state = history.last, host_state(self.model, self.optimizer, self.average)
         bad = first_not_finite(state)  # what `watch` does not see: running statistics, optimiser state
         if bad:
@@ -607,7 +744,7 @@ class Trainer:
     def _config(self, epochs: int, settings: dict) -> dict:
         from gpucnn import __version__
 
-        where = {"backend": self.backend.name, "threads": self.backend.threads}
+        where = {"backend": self.backend.name, "threads": self.backend.threads, "processes": self.processes.size}
         return {"gpucnn": __version__, **describe(self.model), **settings, "epochs": epochs, **where, **self.about}
 
     def _title(self, steps: TrainingSteps) -> str:
@@ -615,6 +752,8 @@ class Trainer:
         title = f"training {model.name} ({model.parameter_count:,} parameters) on {backend.name}, {backend.math} math"
         if backend.threads:
             title += f", {backend.threads} thread{'s' if backend.threads > 1 else ''}"
+        if self.processes.size > 1:
+            title += f", in {self.processes.size} processes"
         if backend.name != "numpy":
             title += "; the first step compiles kernels that are not in the cache yet, which can take half a minute"
         obstacle = steps.obstacle()
@@ -657,11 +796,13 @@ class Trainer:
             images = Mapped(images)
         return check_images(images, self.model.image_shape, self.backend.dtype)
 
-    def _evaluation(self, images, labels) -> EvaluationSteps:
-        """Of images and labels that were checked."""
+    def _evaluation(self, images, labels, shared: bool = False) -> EvaluationSteps:
+        """Of images and labels that were checked; `shared`: all processes compute it together."""
         self.model.place(self.backend)
-        data = placed(self.backend, images, labels, min(EVALUATION_BATCH, len(images)))
-        return EvaluationSteps(self.model, data, self.loss, self.metrics)
+        processes: Processes = self.processes if shared else Alone()
+        division = Division(processes.size, processes.rank)
+        data = placed(self.backend, images, labels, min(EVALUATION_BATCH, len(images)), division)
+        return EvaluationSteps(self.model, data, self.loss, self.metrics, processes, not shared or self.record)
 
 
 def _progress(progress: Any) -> Quiet:
@@ -684,10 +825,23 @@ def _larger(images, input_shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
+def _how_mixed(first: str, other: str) -> str:
+    return f"adds sums on {other} and process 0 on {first}; use GPU backends in all processes, or in none"
+
+
+def _how_diverged(first: str, other: str) -> str:
+    return (
+        f"has other weights than process 0 (SHA-256 {other[:12]} and {first[:12]}): a fault of memory, processor or "
+        "library; the last checkpoint is from before, continue it with resume=True (--resume)"
+    )
+
+
 def _not_finite(what: str, epoch: int, step: int) -> NonFiniteError:
-    return NonFiniteError(
+    error = NonFiniteError(
         f"{what} became infinite or NaN in epoch {epoch}, step {step}; training stopped and the last good checkpoint, "
         "if there is one, stays. A smaller learning rate often helps",
         epoch,
         step,
     )
+    error.shared = True  # the loss and the weights are the same in all processes
+    return error

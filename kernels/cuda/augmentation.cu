@@ -13,11 +13,12 @@ enum { ORIGIN = 0, FIRST = 3, MIRRORED = 6, DRAWS = 7 };
 
 // y_labels (block, 32) = labels[indices[i]] for i < count, -1 behind, unless labels is null.
 // y = images[indices[i]] for i < count, zeros behind; (x - mean) * scale of the pixels shown, +0 elsewhere. The last
-// `axes` axes are the images' own. `step` is null where nothing is drawn: then crops are from the middle. Launch: grid
-// (values / 32 rounded up, blocks of 32 images), values = C * D * H * W of the output, 32 x 8 threads.
+// `axes` axes are the images' own; `offset` is the number of the first image in the whole batch. `step` is null where
+// nothing is drawn: then crops are from the middle. Launch: grid (values / 32 rounded up, blocks of 32 images), values =
+// C * D * H * W of the output, 32 x 8 threads.
 __global__ void __launch_bounds__(LANES * ROWS)
     load_augmented(const float* images, const i64* indices, float* y, const int* labels, int* y_labels, int count,
-                   int shift, int crops, int flips, int cutout, int axes, u64 seed, const unsigned* step,
+                   int shift, int crops, int flips, int cutout, int axes, i64 offset, u64 seed, const unsigned* step,
                    const float* mean, const float* scale, int C, int D, int H, int W, int ID, int IH, int IW) {
   __shared__ float square[LANES][LANES + 1];
   __shared__ int drawn[LANES][DRAWS];
@@ -32,9 +33,9 @@ __global__ void __launch_bounds__(LANES * ROWS)
     const i64 i = block * LANES + lane;
     int value = kind < FIRST ? room >> 1 : 0;
     if (step && i < count) {
-      const u64 index = u64(i * axes + own);
+      const u64 index = u64((offset + i) * axes + own);
       if (kind == MIRRORED) {
-        value = flips ? philox_word(seed, u64(i), step[0], FLIP, 0) >> 31 : 0;
+        value = flips ? philox_word(seed, u64(offset + i), step[0], FLIP, 0) >> 31 : 0;
       } else if (own >= 0 && kind >= FIRST) {
         const u64 draw = philox_word(seed, index, step[0], CUTOUT, 0) >> 8;
         value = int(draw * u64(size) >> 24) - cutout / 2;

@@ -9,11 +9,11 @@ constexpr int ROWS = 8;  // of threads
 
 // y_labels (block, 32) = labels[indices[i]] for i < count, -1 behind, unless labels is null.
 // y = images[indices[i]] for i < count, zeros behind; each image moved by a draw in [-shift, shift] along its last
-// `axes` axes (rule 10), zeros moving in. Launch: grid (values / 32 rounded up, blocks of 32 images), values = C * D *
-// H * W.
+// `axes` axes (rule 10), zeros moving in; `offset` is the number of the first image in the whole batch.
+// Launch: grid (values / 32 rounded up, blocks of 32 images), values = C * D * H * W.
 __global__ void __launch_bounds__(LANES * ROWS)
     load_images(const float* images, const i64* indices, float* y, const int* labels, int* y_labels, int count,
-                int shift, int axes, u64 seed, const unsigned* step, int C, int D, int H, int W) {
+                int shift, int axes, i64 offset, u64 seed, const unsigned* step, int C, int D, int H, int W) {
   __shared__ float square[LANES][LANES + 1];
   __shared__ int moves[LANES][3];
   const int lane = threadIdx.x, values = C * D * H * W;
@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(LANES * ROWS)
     const i64 i = block * LANES + e % LANES;
     int move = 0;
     if (shift && axis >= first && i < count) {
-      const u64 draw = philox_word(seed, u64(i * axes + axis - first), step[0], SHIFT, 0) >> 8;
+      const u64 draw = philox_word(seed, u64((offset + i) * axes + axis - first), step[0], SHIFT, 0) >> 8;
       move = int(draw * u64(2 * shift + 1) >> 24) - shift;
     }
     moves[e % LANES][axis] = move;

@@ -29,9 +29,10 @@ def draw24(seed, index, step, purpose):
 
 @kernel("load augmented images")
 def load_augmented(
-    images, indices, y, count, shift, crops, flips, cutout, axes, draws, seed, step, mean, scale, plan, scratch
+    images, indices, y, count, shift, crops, flips, cutout, axes, draws, offset, seed, step, mean, scale, plan, scratch
 ):
     """y = images[indices[i]] for i < count, zeros behind; each cut, moved, mirrored, normalized, blanked as drawn.
+    `offset` is the number of the first image in the whole batch.
 
     images (M, C, D, H, W) are contiguous, y (block, C, D, H, W, lane) may be smaller by the crop. plan (images rounded
     up, 10) int64 gets an image's origin along three axes, whether it is mirrored, and first and end of its cutout along
@@ -46,17 +47,19 @@ def load_augmented(
             origin, first, end = room // 2, 0, 0
             if draws and own >= 0:
                 if crops:
-                    origin = ((draw24(seed, i * axes + own, step[0], CROP) * (room + 2 * shift + 1)) >> 24) - shift
+                    origin = (
+                        (draw24(seed, (offset + i) * axes + own, step[0], CROP) * (room + 2 * shift + 1)) >> 24
+                    ) - shift
                 elif shift > 0:
-                    origin = shift - ((draw24(seed, i * axes + own, step[0], SHIFT) * (2 * shift + 1)) >> 24)
+                    origin = shift - ((draw24(seed, (offset + i) * axes + own, step[0], SHIFT) * (2 * shift + 1)) >> 24)
             if draws and cutout > 0:
                 if own >= 0:
-                    first = ((draw24(seed, i * axes + own, step[0], CUTOUT) * size) >> 24) - cutout // 2
+                    first = ((draw24(seed, (offset + i) * axes + own, step[0], CUTOUT) * size) >> 24) - cutout // 2
                     end = first + cutout
                 else:
                     end = 1
             plan[i, a], plan[i, 4 + a], plan[i, 7 + a] = origin, first, end
-        mirrored = draws and flips and (draw24(seed, i, step[0], FLIP) >> 23) == 1
+        mirrored = draws and flips and (draw24(seed, offset + i, step[0], FLIP) >> 23) == 1
         plan[i, 3] = 1 if mirrored else 0
     for u in prange(B * C * D):
         u = np.int64(u)

@@ -17,7 +17,7 @@ import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.register_tiles import broadcast_tile, keep_first_of, lane_trees_of, product_tile, zeros_of
 from gpucnn.kernels.numba.simd import LANES, splat, store
-from gpucnn.kernels.numba.sums import push, total
+from gpucnn.kernels.numba.sums import push_all_of, total
 from gpucnn.kernels.numba.vectors import biased, largest_of_four, rectified
 from numba import get_thread_id, prange
 
@@ -246,10 +246,7 @@ def conv_weight_gradient_of(OB: int, CB: int, SB: int, dense_taps: bool):
     run, edge_step = product_tile(OB, CB, SB, x_tap=LANES if dense_taps else None)
     masked = keep_first_of(count)
     trees = lane_trees_of(count)
-    vectors = len(trees)
-    if vectors > 2:
-        raise ValueError(f"a tile of {count} accumulators does not fit in registers")
-    tree0, tree1 = trees[0], trees[-1]
+    vectors, push_all = len(trees), push_all_of(trees)
 
     @inner
     def band_sum(dy, x, di, xi, d, h, last, in_d, in_h, column, stride, dilation):
@@ -309,15 +306,12 @@ def conv_weight_gradient_of(OB: int, CB: int, SB: int, dense_taps: bool):
                 acc = band_sum(dy, x, di, xi, d, h, min((t + 1) * band, rows), in_d, in_h, column, stride, dilation)
                 acc = acc if lanes == LANES else masked(acc, lanes)
                 slot = (tile - first) * vectors * LANES
-                push(slots, slot, level, t, tree0(acc))
-                if vectors == 2:
-                    push(slots, slot + LANES, level, t, tree1(acc))
+                push_all(slots, slot, level, t, acc)
         for tile in range(first, last):
             o, c, a, r, s = corners[tile, 0], corners[tile, 1], corners[tile, 2], corners[tile, 3], corners[tile, 4]
             slot = (tile - first) * vectors * LANES
-            store(slots, slot, total(slots, slot, level, bands))
-            if vectors == 2:
-                store(slots, slot + LANES, total(slots, slot + LANES, level, bands))
+            for v in range(vectors):
+                store(slots, slot + v * LANES, total(slots, slot + v * LANES, level, bands))
             for i in range(OB):
                 for j in range(CB):
                     for k in range(SB):

@@ -1,10 +1,15 @@
-"""Convolution forward by whole kernel rows: stride 1, no dilation, up to two spatial axes.
+"""Convolution forward by whole kernel rows: no dilation, up to two spatial axes.
 
 Arrays as in conv.py. A unit of work is a few rows of the output maps. The input rows that they see are first copied
 side by side into a strip: in the maps themselves the same pixel of all channels often lies a power of two apart, and
 then the caches hold few of them at once. A register tile has OB output channels by QB neighboring pixels and loads the
 QB + KW - 1 input pixels under a kernel row once for all its KW taps. Taps outside the image are left out, columns as
-well as rows: at the borders of small maps they are a seventh of the work.
+well as rows: at the borders of small maps they are a seventh of the work. A depthwise convolution reads its maps where
+they are.
+
+Up to 8 images leave half of the lanes empty. With `pairs` a vector then holds two output channels of 8 images, lane
+2n + p for channel p of image n: the strip has each value twice, and a weight of the tile is two floats. The chain of
+each output is the same.
 """
 
 import functools
@@ -13,32 +18,53 @@ import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.conv import pack, stride_of, taps_inside
 from gpucnn.kernels.numba.register_tiles import row_tile, zeros_of
-from gpucnn.kernels.numba.simd import LANES, load, splat, store
+from gpucnn.kernels.numba.simd import (
+    LANES,
+    first_of_pairs,
+    interleave,
+    load,
+    second_of_pairs,
+    splat,
+    splat_pair,
+    store,
+)
 from gpucnn.kernels.numba.vectors import biased
 from numba import get_thread_id, prange
 
 
-@inner
-def fill(x, strip, block, channel, channels, h, lines):
-    """strip[c, r, w, lane] = rows h .. h + lines - 1 of so many channels from `channel` on."""
-    x_c, x_h, row = stride_of(x, 1), stride_of(x, 3), x.shape[4] * LANES
-    at = block * stride_of(x, 0) + channel * x_c + h * x_h
-    for c in range(channels):
-        for r in range(lines):
-            for w in range(0, row, LANES):
-                store(strip, (c * lines + r) * row + w, load(x, at + c * x_c + r * x_h + w))
+@functools.cache
+def fill_of(pairs: bool):
+    """The function that copies rows of the input side by side, with `pairs` the values of 8 images twice."""
+
+    @inner
+    def fill(x, strip, block, channel, channels, h, lines):
+        """strip[c, r, w, lane] = rows h .. h + lines - 1 of so many channels from `channel` on."""
+        x_c, x_h, row = stride_of(x, 1), stride_of(x, 3), x.shape[4] * LANES
+        at = block * stride_of(x, 0) + channel * x_c + h * x_h
+        for c in range(channels):
+            for r in range(lines):
+                for w in range(0, row, LANES):
+                    v = load(x, at + c * x_c + r * x_h + w)
+                    store(strip, (c * lines + r) * row + w, interleave(v, v) if pairs else v)
+
+    return fill
 
 
 @functools.cache
-def conv_rows_of(OB: int, QB: int, KW: int, left: int, right: int, alone: bool):
-    """The kernel with tiles of OB output channels by QB pixels, for kernels KW wide; O/group >= OB.
+def conv_rows_of(
+    OB: int, QB: int, KW: int, left: int, right: int, alone: bool, *, stride: int, copies: bool, pairs: bool
+):
+    """The kernel with tiles of OB output channels, or pairs of them, by QB pixels, for kernels KW wide; O/group >= WB,
+    the output channels of a tile.
 
     QB divides the output's row, and is all of it where a tile stands `alone`. The first `left` and the last `right`
-    pixels that a row's windows see are outside the image, at most QB of them.
+    pixels that a row's windows see are outside the image, at most QB of them. `stride` is that along a row. Without
+    `copies` C/group is 1 and there is no strip.
     """
-    zeros = zeros_of(OB * QB)
-    inside = row_tile(OB, QB, KW, 0, 0)
-    first_tile, last_tile = row_tile(OB, QB, KW, left, right if alone else 0), row_tile(OB, QB, KW, 0, right)
+    zeros, fill, WB = zeros_of(OB * QB), fill_of(pairs), 2 * OB if pairs else OB
+    inside = row_tile(OB, QB, KW, 0, 0, stride, pairs)
+    first_tile = row_tile(OB, QB, KW, left, right if alone else 0, stride, pairs)
+    last_tile = row_tile(OB, QB, KW, 0, right, stride, pairs)
 
     if alone:
 
@@ -60,53 +86,71 @@ def conv_rows_of(OB: int, QB: int, KW: int, left: int, right: int, alone: bool):
                 return last_tile(*arguments)
             return inside(*arguments)
 
-    @inner
-    def finish(acc, bias, o, y, at, y_c, relu):
-        """y = (acc + bias) + 0, and ReLU of it if `relu`."""
-        for i in range(OB):
-            b = splat(bias[o + i])
-            for j in range(QB):
-                store(y, at + i * y_c + j * LANES, biased(acc[i * QB + j], b, relu))
+    if pairs:
 
-    where = "alone" if alone else "beside others"
+        @inner
+        def finish(acc, bias, o, y, at, y_c, y_w, relu):
+            """y = (acc + bias) + 0, and ReLU of it if `relu`; +0 in the lanes without an image."""
+            nothing = splat(np.float32(0))
+            for i in range(OB):
+                b = splat_pair(bias, o + 2 * i)
+                for j in range(QB):
+                    v, place = biased(acc[i * QB + j], b, relu), at + 2 * i * y_c + j * y_w
+                    store(y, place, first_of_pairs(v, nothing))
+                    store(y, place + y_c, second_of_pairs(v, nothing))
+    else:
 
-    @kernel(f"conv rows {OB}x{QB}, kernel width {KW}, {left} and {right} outside, {where}")
-    def conv_rows(x, w, bias, y, packed, strips, before, relu, depth):
+        @inner
+        def finish(acc, bias, o, y, at, y_c, y_w, relu):
+            """y = (acc + bias) + 0, and ReLU of it if `relu`."""
+            for i in range(OB):
+                b = splat(bias[o + i])
+                for j in range(QB):
+                    store(y, at + i * y_c + j * y_w, biased(acc[i * QB + j], b, relu))
+
+    name = f"conv rows {OB}x{QB}, kernel width {KW}, {left} and {right} outside, stride {stride}"
+    name += ", alone" * alone + ", copied" * copies + ", pairs" * pairs
+
+    @kernel(name)
+    def conv_rows(x, w, bias, y, packed, strips, row_stride, before, relu, depth):
         """y = x correlated with w, plus bias (O,); w (group, O/group, C/group, 1, KH, KW).
 
-        A unit is `depth` rows of y. packed (group, tiles, terms, OB) is room for the weights, strips (threads, C/group
-        * (depth + KH - 1) * W * 16) for the input.
+        A unit is `depth` rows of y. packed (group, tiles, terms, WB) is room for the weights, strips (threads, C/group
+        * input rows of a unit * W * 16) for the input.
         """
         B, H, Q, G = y.shape[0], y.shape[3], y.shape[4], w.shape[0]
         OG, CG, KH = w.shape[1], w.shape[2], w.shape[4]
-        line, y_c = x.shape[4] * LANES, stride_of(y, 1)
+        y_c, y_w = stride_of(y, 1), stride_of(y, 4)
+        line = x.shape[4] * LANES if copies else stride_of(x, 3)
         tiles, parts = packed.shape[1], -(-H // depth)
-        w_r, w_c = KW * OB, KH * KW * OB
+        w_r, w_c = KW * WB, KH * KW * WB
         for u in prange(G * tiles):
             u = np.int64(u)
-            pack(w, packed[u // tiles, u % tiles], u // tiles, OB, u % tiles)
+            pack(w, packed[u // tiles, u % tiles], u // tiles, WB, u % tiles)
         for u in prange(B * G * parts):
             u = np.int64(u)
             rest, part = u // parts, u % parts
             b, g = rest // G, rest % G
-            strip = strips[get_thread_id()]
             top, bottom = part * depth, min(part * depth + depth, H)
             # The input rows that these output rows see; none at all if they are in the padding.
-            upper = min(max(0, top - before[1]), x.shape[3])
-            lower = max(upper, min(x.shape[3], bottom - 1 - before[1] + KH))
-            fill(x, strip, b, g * CG, CG, upper, lower - upper)
-            x_c = (lower - upper) * line
+            upper = min(max(0, top * row_stride - before[1]), x.shape[3])
+            lower = max(upper, min(x.shape[3], (bottom - 1) * row_stride - before[1] + KH))
+            if copies:
+                source, first, x_c = strips[get_thread_id()], -upper * line, (lower - upper) * line
+                fill(x, source, b, g * CG, CG, upper, lower - upper)
+            else:
+                source, first, x_c = x, b * stride_of(x, 0) + g * stride_of(x, 1), 0
             for h in range(top, bottom):
-                r_low, r_high = taps_inside(h - before[1], 1, KH, x.shape[3])
-                row = (h - before[1] + r_low - upper) * line
+                in_h = h * row_stride - before[1]
+                r_low, r_high = taps_inside(in_h, 1, KH, x.shape[3])
+                row, lines = first + (in_h + r_low) * line, r_high - r_low
                 for q in range(0, Q, QB):
-                    at = row + (q - before[2]) * LANES
+                    at = row + (q * stride - before[2]) * LANES
                     for tile in range(tiles):
-                        o = min(tile * OB, OG - OB)
+                        o = min(tile * WB, OG - WB)
                         weights = packed[g, tile]
-                        lines = r_high - r_low
-                        acc = sums(q, Q, zeros(), CG, lines, weights, r_low * w_r, w_c, w_r, strip, at, x_c, line)
-                        y_at = b * stride_of(y, 0) + (g * OG + o) * y_c + h * stride_of(y, 3) + q * LANES
-                        finish(acc, bias, g * OG + o, y, y_at, y_c, relu)
+                        acc = sums(q, Q, zeros(), CG, lines, weights, r_low * w_r, w_c, w_r, source, at, x_c, line)
+                        y_at = b * stride_of(y, 0) + (g * OG + o) * y_c + h * stride_of(y, 3) + q * y_w
+                        finish(acc, bias, g * OG + o, y, y_at, y_c, y_w, relu)
 
     return conv_rows

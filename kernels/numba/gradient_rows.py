@@ -1,37 +1,70 @@
-"""The weight gradient by whole kernel rows: stride 1, no dilation, up to two spatial axes.
+"""The weight gradient by whole kernel rows, or along lines: stride 1, no dilation, up to two spatial axes.
 
 Arrays as in conv.py. As in conv_rows.py the input rows of a band are first copied side by side into a strip, and the
 taps of a kernel row share their pixels: a register tile has OB output channels by CB input channels by the KW taps of a
 kernel row, and each step along the image loads OB values of the gradient and CB of the input.
+
+With `pairs` there are up to 8 images, and a vector of the gradient holds two output channels of them, as in
+conv_rows.py; the strip has each value twice. The tree over the images then adds lanes of the same channel, and leaves
+out the zeros of the missing 8.
 """
 
 import functools
 
 import numpy as np
-from gpucnn.kernels.numba.compiler import kernel
+from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.conv import stride_of
-from gpucnn.kernels.numba.conv_rows import fill
+from gpucnn.kernels.numba.conv_rows import fill_of
 from gpucnn.kernels.numba.register_tiles import keep_first_of, lane_trees_of, sliding_tile, zeros_of
-from gpucnn.kernels.numba.simd import LANES, store
-from gpucnn.kernels.numba.sums import push, total
+from gpucnn.kernels.numba.simd import LANES, interleave, load, splat, store
+from gpucnn.kernels.numba.sums import push_all_of, total
 from numba import get_thread_id, prange
 
 
+@kernel("channels in pairs")
+def channel_pairs(x, y):
+    """y (block, C / 2, position * 16) = x (block, C, position * 16) of 8 images, two channels to a vector."""
+    half = y.shape[1]
+    for u in prange(x.shape[0] * half):
+        b, c = np.int64(u) // half, np.int64(u) % half
+        for i in range(0, x.shape[2], LANES):
+            store(y[b, c], i, interleave(load(x[b, 2 * c], i), load(x[b, 2 * c + 1], i)))
+
+
 @functools.cache
-def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int):
-    """The kernel with tiles of OB by CB channels; O/group >= OB, C/group >= CB, rows of at least left + right pixels.
+def tile_end_of(OB: int, CB: int, KW: int, vectors: int, PAIR: int):
+    """The function that ends the trees over the bands of a tile, which wait from `slot` on, and writes the result."""
+
+    @inner
+    def tile_end(part, b, o, c, r, slots, slot, level, bands):
+        for v in range(vectors):
+            store(slots, slot + v * LANES, total(slots, slot + v * LANES, level, bands))
+        for m in range(OB):
+            for p in range(PAIR):
+                for n in range(CB):
+                    for s in range(KW):
+                        value = slots[slot + ((m * CB + n) * KW + s) * PAIR + p]
+                        part[b, PAIR * (o + m) + p, c + n, 0, r, s] = value
+
+    return tile_end
+
+
+@functools.cache
+def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, pairs: bool):
+    """The kernel with tiles of OB output channels, or pairs of them, by CB input channels; that many in a group at
+    least, no odd one among pairs, and rows of at least left + right pixels.
 
     The first `left` and the last `right` pixels that a row's windows see are outside the image.
     """
     count = OB * CB * KW
     zeros, run = zeros_of(count), sliding_tile(OB, CB, KW, left, right)
-    masked, trees = keep_first_of(count), lane_trees_of(count)
-    vectors = len(trees)
-    tree0, tree1 = trees[0], trees[-1]
+    masked, trees, fill = keep_first_of(count), lane_trees_of(count, pairs), fill_of(pairs)
+    vectors, push_all, PAIR = len(trees), push_all_of(trees), 2 if pairs else 1
+    tile_end = tile_end_of(OB, CB, KW, vectors, PAIR)
 
-    @kernel(f"weight gradient rows {OB}x{CB}, kernel width {KW}, {left} and {right} outside")
+    @kernel(f"weight gradient rows {OB}x{CB}, kernel width {KW}, {left} and {right} outside{', pairs' * pairs}")
     def gradient_rows(dy, x, part, strips, scratch, images, groups, band, before, chunks, depth):
-        """part[b] (O, C/group, 1, KH, KW) = the gradient of block b.
+        """part[b] (O, C/group, 1, KH, KW) = the gradient of block b; dy (block, O or O / 2, 1, H, W, lane).
 
         A unit of work is a chunk of the tiles over O. strips (threads, C/group * (depth * band + KH - 1) * W * 16) is
         room for the input under `depth` bands, scratch (threads, slots) for waiting sums.
@@ -47,7 +80,7 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int):
             rest, chunk = u // chunks, u % chunks
             b, g = rest // groups, rest % groups
             strip, slots = strips[get_thread_id()], scratch[get_thread_id()]
-            lanes = min(LANES, images - b * LANES)
+            lanes = PAIR * min(LANES // PAIR, images - b * LANES)
             first, last = chunk * over_o // chunks, (chunk + 1) * over_o // chunks
             level = (last - first) * over_c * KH * vectors * LANES
             upper, x_c = 0, 0
@@ -74,9 +107,7 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int):
                             for h in range(start, stop):
                                 acc = run(acc, Q, dy, y_at + h * y_h, y_c, strip, x_at + h * line, x_c)
                             acc = acc if lanes == LANES else masked(acc, lanes)
-                            push(slots, slot, level, t, tree0(acc))
-                            if vectors == 2:
-                                push(slots, slot + LANES, level, t, tree1(acc))
+                            push_all(slots, slot, level, t, acc)
                             slot += vectors * LANES
             slot = 0
             for i in range(first, last):
@@ -84,13 +115,65 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int):
                 for j in range(over_c):
                     c = min(j * CB, CG - CB)
                     for r in range(KH):
-                        store(slots, slot, total(slots, slot, level, bands))
-                        if vectors == 2:
-                            store(slots, slot + LANES, total(slots, slot + LANES, level, bands))
-                        for m in range(OB):
-                            for n in range(CB):
-                                for s in range(KW):
-                                    part[b, o + m, c + n, 0, r, s] = slots[slot + (m * CB + n) * KW + s]
+                        tile_end(part, b, o, c, r, slots, slot, level, bands)
                         slot += vectors * LANES
 
     return gradient_rows
+
+
+@functools.cache
+def gradient_lines_of(OB: int, CB: int, KW: int, pairs: bool):
+    """The same for images of one spatial axis, whose bands are 64 positions: the strip is what a band sees, with zeros
+    where that is outside the image. A product with such a zero adds nothing that rule 3 would see.
+    """
+    count = OB * CB * KW
+    zeros, run = zeros_of(count), sliding_tile(OB, CB, KW, 0, 0)
+    masked, trees = keep_first_of(count), lane_trees_of(count, pairs)
+    vectors, push_all, PAIR = len(trees), push_all_of(trees), 2 if pairs else 1
+    tile_end = tile_end_of(OB, CB, KW, vectors, PAIR)
+
+    @kernel(f"weight gradient lines {OB}x{CB}, kernel width {KW}{', pairs' * pairs}")
+    def gradient_lines(dy, x, part, strips, scratch, images, groups, band, before, chunks):
+        """part[b] (O, C/group, 1, 1, KW) = the gradient of block b; dy (block, O or O / 2, 1, 1, W, lane).
+
+        A unit of work is a chunk of the tiles over O. strips (threads, C/group * (band + KW - 1) * 16) is room for the
+        input under a band, scratch (threads, slots) for waiting sums.
+        """
+        B, O, Q, W, CG = dy.shape[0], dy.shape[1], dy.shape[4], x.shape[4], part.shape[2]
+        OG, y_c = O // groups, stride_of(dy, 1)
+        over_o, over_c, bands = (OG + OB - 1) // OB, (CG + CB - 1) // CB, (Q + band - 1) // band
+        for u in prange(B * groups * chunks):
+            u = np.int64(u)
+            rest, chunk = u // chunks, u % chunks
+            b, g = rest // groups, rest % groups
+            strip, slots = strips[get_thread_id()], scratch[get_thread_id()]
+            lanes = PAIR * min(LANES // PAIR, images - b * LANES)
+            first, last = chunk * over_o // chunks, (chunk + 1) * over_o // chunks
+            level = (last - first) * over_c * vectors * LANES
+            for t in range(bands):
+                pixels = min(band, Q - t * band)
+                seen = pixels + KW - 1
+                for c in range(CG):
+                    x_at = b * stride_of(x, 0) + (g * CG + c) * stride_of(x, 1)
+                    for w in range(seen):
+                        place = t * band - before + w
+                        v = load(x, x_at + place * LANES) if 0 <= place < W else splat(np.float32(0))
+                        store(strip, (c * seen + w) * LANES, interleave(v, v) if pairs else v)
+                slot = 0
+                for i in range(first, last):
+                    o = g * OG + min(i * OB, OG - OB)
+                    y_at = b * stride_of(dy, 0) + o * y_c + t * band * LANES
+                    for j in range(over_c):
+                        x_at = min(j * CB, CG - CB) * seen * LANES
+                        acc = run(zeros(), pixels, dy, y_at, y_c, strip, x_at, seen * LANES)
+                        acc = acc if lanes == LANES else masked(acc, lanes)
+                        push_all(slots, slot, level, t, acc)
+                        slot += vectors * LANES
+            slot = 0
+            for i in range(first, last):
+                for j in range(over_c):
+                    o, c = g * OG + min(i * OB, OG - OB), min(j * CB, CG - CB)
+                    tile_end(part, b, o, c, 0, slots, slot, level, bands)
+                    slot += vectors * LANES
+
+    return gradient_lines

@@ -9,8 +9,9 @@ from numba import get_thread_id, prange
 
 
 @kernel("load images")
-def load_images(images, indices, y, count, shift, axes, seed, step, moves, scratch):
+def load_images(images, indices, y, count, shift, axes, offset, seed, step, moves, scratch):
     """y = images[indices[i]] for i < count, zeros behind; each moved by a draw in [-shift, shift] along its last axes.
+    `offset` is the number of the first image in the whole batch.
 
     Rows of 16 images are laid one below the other, in whole vectors so that the turn can take them before they have
     left for the cache, and turned by 16x16 transposes. images are contiguous; moves (images
@@ -19,7 +20,7 @@ def load_images(images, indices, y, count, shift, axes, seed, step, moves, scrat
     B, C, D, H, W = y.shape[0], y.shape[1], y.shape[2], y.shape[3], y.shape[4]
     for i in range(count):
         for a in range(axes):
-            draw = np.int64(word(seed, i * axes + a, step[0], SHIFT, 0) >> np.uint64(8))
+            draw = np.int64(word(seed, (offset + i) * axes + a, step[0], SHIFT, 0) >> np.uint64(8))
             moves[i, 3 - axes + a] = ((draw * (2 * shift + 1)) >> 24) - shift
     for u in prange(B * C * D):
         u = np.int64(u)

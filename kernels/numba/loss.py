@@ -102,23 +102,27 @@ def softmax_cross_entropy(z, labels, dz, images, scale, loss, totals, part, scra
     totals[1] += hits
 
 
+@kernel("label weights", parallel=False)
+def label_weights(labels, weights, images, total, scratch):
+    """total (1,) = the weights (classes,) of all images' labels, added up; scratch (levels,); both float64."""
+    for b in range(labels.shape[0]):
+        own = splat(ZERO)
+        target = load_integers(labels[b], 0)
+        for c in range(weights.shape[0]):
+            own = where_equal(target, splat(np.float32(c)), splat(weights[c]), own)
+        push64(scratch, b, tree64(widen(own), min(LANES, images - b * LANES)))
+    total[0] = total64(scratch, labels.shape[0])
+
+
 @kernel("weighted cross-entropy")
-def weighted_cross_entropy(z, labels, weights, share, keep, dz, images, loss, totals, part, scratch):
+def weighted_cross_entropy(z, labels, weights, weight, share, keep, dz, images, loss, totals, part, scratch):
     """The same with class weights (classes,) and smoothing: class c asks for share * w_c, the label for keep * w_c
     more.
 
-    The gradient needs the sum of all images' weights, so the labels are gone through first. totals (3,); part
-    (2, blocks) and scratch (2, levels) float64.
+    weight (1,) float64 is the sum of all images' weights; totals (3,); part (2, blocks) and scratch (levels,) float64.
     """
     blocks, classes = z.shape[0], z.shape[1]
-    for b in range(blocks):
-        own = splat(ZERO)
-        target = load_integers(labels[b], 0)
-        for c in range(classes):
-            own = where_equal(target, splat(np.float32(c)), splat(weights[c]), own)
-        push64(scratch[1], b, tree64(widen(own), min(LANES, images - b * LANES)))
-    weight = total64(scratch[1], blocks)
-    scale = np.float32(1.0 / weight)
+    scale = np.float32(1.0 / weight[0])
     for u in prange(blocks):
         b = np.int64(u)
         lanes = min(LANES, images - b * LANES)
@@ -142,10 +146,10 @@ def weighted_cross_entropy(z, labels, weights, share, keep, dz, images, loss, to
         part[1, b] = tree64(widen(where_equal(target, first, splat(ONE), splat(ZERO))), lanes)
     hits = 0.0
     for b in range(blocks):
-        push64(scratch[0], b, part[0, b])
+        push64(scratch, b, part[0, b])
         hits += part[1, b]
-    loss_sum = total64(scratch[0], blocks)
-    loss[0] = np.float32(loss_sum / weight)
+    loss_sum = total64(scratch, blocks)
+    loss[0] = np.float32(loss_sum / weight[0])
     totals[0] += loss_sum
     totals[1] += hits
-    totals[2] += weight
+    totals[2] += weight[0]

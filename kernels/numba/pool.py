@@ -4,6 +4,8 @@ One vector is one pixel of 16 images, so a window is a plain loop over its taps.
 looks up, in row-major order, the outputs whose windows hold it, so every value has one owner and one order of addition.
 """
 
+import functools
+
 import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.conv import stride_of, taps_inside
@@ -22,24 +24,120 @@ from gpucnn.kernels.numba.simd import (
     widen,
 )
 from gpucnn.kernels.numba.sums import push64, total64
-from gpucnn.kernels.numba.vectors import larger, largest_of_four
+from gpucnn.kernels.numba.vectors import larger
 from numba import prange
 
 ZERO = np.float32(0)
 
 
-@inner
-def all_pairs(x, y, window, stride, before):
-    """Whether this is the common case: windows of 2x2 pixels side by side, all in the image.
-    It needs no look at borders.
-    """
-    inside = (
-        before == (0, 0, 0)
-        and y.shape[2] <= x.shape[2]
-        and 2 * y.shape[3] <= x.shape[3]
-        and 2 * y.shape[4] <= x.shape[4]
-    )
-    return inside and window == (1, 2, 2) and stride == (1, 2, 2)
+@functools.cache
+def max_pool_side_by_side_of(KD: int, KH: int, KW: int):
+    """max_pool for windows side by side, all in the image: no look at borders, and the loops over taps unrolled."""
+
+    @kernel(f"max pool {KD}x{KH}x{KW}, side by side")
+    def max_pool_side_by_side(x, y, where):
+        B, C, D, H, W = y.shape[0], y.shape[1], y.shape[2], y.shape[3], y.shape[4]
+        x_d, x_h = stride_of(x, 2), stride_of(x, 3)
+        for u in prange(B * C * D):
+            u = np.int64(u)
+            rest, d = u // D, u % D
+            b, c = rest // C, rest % C
+            for h in range(H):
+                xi = b * stride_of(x, 0) + c * stride_of(x, 1) + d * KD * x_d + h * KH * x_h
+                yi = b * stride_of(y, 0) + c * stride_of(y, 1) + d * stride_of(y, 2) + h * stride_of(y, 3)
+                for w in range(0, W * LANES, LANES):
+                    best, tap = load(x, xi + w * KW), splat(ZERO)
+                    for a in range(KD):
+                        for r in range(KH):
+                            for s in range(KW):  # the first, which is not greater than itself, changes nothing
+                                v = load(x, xi + a * x_d + r * x_h + w * KW + s * LANES)
+                                best, tap = larger(best, tap, v, (a * KH + r) * KW + s)
+                    store(y, yi + w, best)
+                    store(where, yi + w, tap)
+
+    return max_pool_side_by_side
+
+
+@functools.cache
+def max_pool_gradient_side_by_side_of(KD: int, KH: int, KW: int):
+    """max_pool_gradient for such windows: each output hands its dy to the pixels it holds, zero to all but one."""
+
+    @kernel(f"max pool gradient {KD}x{KH}x{KW}, side by side")
+    def max_pool_gradient_side_by_side(dy, where, dx):
+        B, C, D, H, W = dy.shape[0], dy.shape[1], dy.shape[2], dy.shape[3], dy.shape[4]
+        x_d, x_h = stride_of(dx, 2), stride_of(dx, 3)
+        covered = KD * D == dx.shape[2] and KH * H == dx.shape[3] and KW * W == dx.shape[4]
+        for u in prange(B * C):
+            b, c = np.int64(u) // C, np.int64(u) % C
+            zero = splat(ZERO)
+            if not covered:
+                dx[b, c] = ZERO
+            for d in range(D):
+                for h in range(H):
+                    xi = b * stride_of(dx, 0) + c * stride_of(dx, 1) + d * KD * x_d + h * KH * x_h
+                    yi = b * stride_of(dy, 0) + c * stride_of(dy, 1) + d * stride_of(dy, 2) + h * stride_of(dy, 3)
+                    for w in range(0, W * LANES, LANES):
+                        gradient, tap = add(load(dy, yi + w), zero), load(where, yi + w)
+                        for a in range(KD):
+                            for r in range(KH):
+                                for s in range(KW):
+                                    here = where_equal(tap, splat(np.float32((a * KH + r) * KW + s)), gradient, zero)
+                                    store(dx, xi + a * x_d + r * x_h + w * KW + s * LANES, here)
+
+    return max_pool_gradient_side_by_side
+
+
+@functools.cache
+def max_pool_relu_bias_gradient_of(KD: int, KH: int, KW: int):
+    """The same after a ReLU, with the gradient of the bias before it."""
+
+    @kernel(f"max pool gradient {KD}x{KH}x{KW}, with relu and bias")
+    def max_pool_relu_bias_gradient(dy, y, where, dx, out, images, band, part, scratch):
+        """dx = what max_pool_gradient makes of dy where y > 0; out (C,) = dx summed by rules 3 and 4.
+
+        Windows that cover dx (block, C, D, H, W, lane); all contiguous. `band` is in positions; part (blocks, C) and
+        scratch (blocks * C, levels) float64.
+        """
+        B, C, D, H, W = dy.shape[0], dy.shape[1], dy.shape[2], dy.shape[3], dy.shape[4]
+        x_h = KW * W * LANES
+        x_d = KH * H * x_h
+        for u in prange(B * C):
+            u = np.int64(u)
+            b, c = u // C, u % C
+            lanes = min(LANES, images - b * LANES)
+            zero, acc, bands = splat(ZERO), splat64(0.0), 0
+            at = summed = u * KD * D * x_d
+            end, band_end = at + KD * D * x_d, min(at + band * LANES, at + KD * D * x_d)
+            for row in range(D * H):
+                d, h = row // H, row % H
+                i, xi = (u * D * H + row) * W * LANES, at + d * KD * x_d + h * KH * x_h
+                for w in range(0, W * LANES, LANES):
+                    gradient = add(where_greater(load(y, i + w), zero, load(dy, i + w), zero), zero)
+                    tap = load(where, i + w)
+                    for a in range(KD):
+                        for r in range(KH):
+                            for s in range(KW):
+                                here = where_equal(tap, splat(np.float32((a * KH + r) * KW + s)), gradient, zero)
+                                store(dx, xi + a * x_d + r * x_h + w * KW + s * LANES, here)
+                if KD > 1 and h < H - 1:
+                    continue
+                # What is complete, once more while it is in the cache, now in the order of the sum.
+                complete = at + (d + 1) * KD * x_d if KD > 1 else xi + KH * x_h
+                while summed < complete:
+                    stop = min(complete, band_end)
+                    for j in range(summed, stop, LANES):
+                        acc = add64(acc, widen(load(dx, j)))
+                    summed = stop
+                    if stop == band_end:
+                        push64(scratch[u], bands, tree64(acc, lanes))
+                        acc, bands, band_end = splat64(0.0), bands + 1, min(band_end + band * LANES, end)
+            part[b, c] = total64(scratch[u], bands)
+        for c in range(C):
+            for b in range(B):
+                push64(scratch[c], b, part[b, c])
+            out[c] = np.float32(total64(scratch[c], B)) + ZERO
+
+    return max_pool_relu_bias_gradient
 
 
 @kernel("max pool")
@@ -47,7 +145,6 @@ def max_pool(x, y, where, window, stride, dilation, before):
     """y = the first largest value of each window; where = its tap, counted row-major through the whole kernel."""
     KD, KH, KW = window
     B, C, D, H, W = y.shape[0], y.shape[1], y.shape[2], y.shape[3], y.shape[4]
-    pairs = all_pairs(x, y, window, stride, before)
     for u in prange(B * C * D):
         u = np.int64(u)
         rest, d = u // D, u % D
@@ -60,15 +157,6 @@ def max_pool(x, y, where, window, stride, dilation, before):
             xi = b * stride_of(x, 0) + c * stride_of(x, 1) + in_d * stride_of(x, 2) + in_h * stride_of(x, 3)
             yi = b * stride_of(y, 0) + c * stride_of(y, 1) + d * stride_of(y, 2) + h * stride_of(y, 3)
             wi = b * stride_of(where, 0) + c * stride_of(where, 1) + d * stride_of(where, 2) + h * stride_of(where, 3)
-            if pairs:
-                for w in range(W):
-                    at = xi + 2 * w * LANES
-                    below = at + stride_of(x, 3)
-                    upper, lower = (load(x, at), load(x, at + LANES)), (load(x, below), load(x, below + LANES))
-                    best, tap = largest_of_four(upper[0], upper[1], lower[0], lower[1])
-                    store(y, yi + w * LANES, best)
-                    store(where, wi + w * LANES, tap)
-                continue
             for w in range(W):
                 in_w = w * stride[2] - before[2]
                 s_low, s_high = taps_inside(in_w, dilation[2], KW, x.shape[4])
@@ -133,7 +221,6 @@ def max_pool_gradient_apart(dy, where, dx, window, stride, dilation, before):
     """The same where windows do not overlap: each output hands its dy to the pixels it holds, zero to all but one."""
     KD, KH, KW = window
     B, C, D, H, W = dy.shape[0], dy.shape[1], dy.shape[2], dy.shape[3], dy.shape[4]
-    pairs = all_pairs(dx, dy, window, stride, before)
     # Windows side by side that reach over the far end leave no pixel out.
     reach = (
         D * KD - before[0] >= dx.shape[2] and H * KH - before[1] >= dx.shape[3] and W * KW - before[2] >= dx.shape[4]
@@ -158,17 +245,6 @@ def max_pool_gradient_apart(dy, where, dx, window, stride, dilation, before):
                     + h * stride_of(where, 3)
                 )
                 xi = b * stride_of(dx, 0) + c * stride_of(dx, 1) + in_d * stride_of(dx, 2) + in_h * stride_of(dx, 3)
-                if pairs:
-                    for w in range(W):
-                        gradient = add(load(dy, yi + w * LANES), zero)
-                        tap = load(where, wi + w * LANES)
-                        at = xi + 2 * w * LANES
-                        store(dx, at, where_equal(tap, zero, gradient, zero))
-                        store(dx, at + LANES, where_equal(tap, splat(np.float32(1)), gradient, zero))
-                        at += stride_of(dx, 3)
-                        store(dx, at, where_equal(tap, splat(np.float32(2)), gradient, zero))
-                        store(dx, at + LANES, where_equal(tap, splat(np.float32(3)), gradient, zero))
-                    continue
                 for w in range(W):
                     in_w = w * stride[2] - before[2]
                     s_low, s_high = taps_inside(in_w, dilation[2], KW, dx.shape[4])
@@ -181,44 +257,6 @@ def max_pool_gradient_apart(dy, where, dx, window, stride, dilation, before):
                                 here = splat(np.float32((a * KH + r) * KW + s))
                                 at = row + (in_w + s * dilation[2]) * stride_of(dx, 4)
                                 store(dx, at, where_equal(tap, here, gradient, zero))
-
-
-@kernel("max pool gradient with relu and bias")
-def max_pool_relu_bias_gradient(dy, y, where, dx, out, images, band, part, scratch):
-    """dx = what max_pool_gradient makes of dy where y > 0; out (C,) = dx summed by rules 3 and 4.
-
-    Windows of 2x2 pixels that cover dx (block, C, H, W, lane); all contiguous. `band` is in rows; part (blocks, C) and
-    scratch (blocks * C, levels) float64.
-    """
-    B, C, H, W = dy.shape[0], dy.shape[1], dy.shape[2], dy.shape[3]
-    for u in prange(B * C):
-        u = np.int64(u)
-        b, c = u // C, u % C
-        lanes = min(LANES, images - b * LANES)
-        line, first = 2 * W * LANES, u * 4 * H * W * LANES
-        zero, acc, rows, bands = splat(ZERO), splat64(0.0), 0, 0
-        for h in range(H):
-            at = first + 2 * h * line
-            for w in range(W):
-                i = (u * H + h) * W * LANES + w * LANES
-                gradient = add(where_greater(load(y, i), zero, load(dy, i), zero), zero)
-                tap, j = load(where, i), at + 2 * w * LANES
-                store(dx, j, where_equal(tap, zero, gradient, zero))
-                store(dx, j + LANES, where_equal(tap, splat(np.float32(1)), gradient, zero))
-                store(dx, j + line, where_equal(tap, splat(np.float32(2)), gradient, zero))
-                store(dx, j + line + LANES, where_equal(tap, splat(np.float32(3)), gradient, zero))
-            for row in range(2):  # once more while they are in the cache, now in the order of the sum
-                for j in range(at + row * line, at + (row + 1) * line, LANES):
-                    acc = add64(acc, widen(load(dx, j)))
-                rows += 1
-                if rows == band or (h == H - 1 and row == 1):
-                    push64(scratch[u], bands, tree64(acc, lanes))
-                    acc, rows, bands = splat64(0.0), 0, bands + 1
-        part[b, c] = total64(scratch[u], bands)
-    for c in range(C):
-        for b in range(B):
-            push64(scratch[c], b, part[b, c])
-        out[c] = np.float32(total64(scratch[c], B)) + ZERO
 
 
 @kernel("average pool")

@@ -3,7 +3,8 @@
 A program is a table of records, one a kernel. Its work is in units, in two queues: the thread that calls claims those
 of the first, then what is left of the second, and helpers the other way round. So a claim is seldom disputed, and what
 a thread has written is in its own cache when the next record reads it. A record that says so begins when all before it
-are done; the others may overlap with what comes before.
+are done; the others may overlap with what comes before. What takes less time than sharing it, the thread that calls
+does alone.
 
 The thread that calls posts a program in a mailbox and takes part itself; threads that watch the mailbox help. It waits
 only for units that a helper has claimed, never for a helper that has not been given a core: a run has a number, which
@@ -14,34 +15,38 @@ the mailbox, whose memory is never given back, but not at a program.
 from gpucnn.kernels.numba.addresses import call, count_up, exchange, publish, put_slot, rest, shared, slot, swap
 from gpucnn.kernels.numba.channel_maps import BAD, OWN, SOURCE
 from gpucnn.kernels.numba.compiler import inner, kernel
+from gpucnn.kernels.numba.native import native
 from numba import types
 
 # int64 slots of a record. GRAIN units are claimed at once.
-FUNCTION, ARGUMENTS, UNITS, AFTER_ALL, ONCE, GRAIN, SLOTS = 0, 1, 2, 3, 4, 5, 8
+FUNCTION, ARGUMENTS, UNITS, AFTER_ALL, ONCE, GRAIN, ALONE, SLOTS = 0, 1, 2, 3, 4, 5, 6, 8
 RECORD = 8 * SLOTS  # bytes
 
-# The mailbox: a cache line with the number of the run, how many helpers may take part, how many records the program
-# has, and the program; then a note for each record.
+# int64 slots of a program: its records and how many, and how many up to the last that helpers share; the slots of
+# load_images and store_images; bytes of an image that come before what is read; a table of addresses of slots, and
+# offsets, of the kernels that read the images as they are, and how many; how many looks at claimed units are too many.
+TABLE, COUNT_ALL, COUNT_SHARED, INPUT, OUTPUT, SHIFT, READERS, READER_COUNT, PATIENCE = range(9)
+
+# The mailbox: a cache line with the number of the run, how many helpers may take part, and the records and how many of
+# the program; then a note for each record.
 RUN, HELPERS, RECORDS, PROGRAM = 0, 1, 2, 3
 LINE, NOTE = 64, 256  # bytes
 MOST_RECORDS = 4096
 MAILBOX = LINE + MOST_RECORDS * NOTE
 # int64 slots of a note, whose four cache lines are: the claims of the first queue, those of the second, units done, and
 # what does not change during a run. A claim is run << 32 | units claimed.
-SECOND, DONE, COUNT, WAITS, HALF = 8, 16, 24, 25, 26
+SECOND, DONE, COUNT, WAITS, HALF, CALLERS = 8, 16, 24, 25, 26, 27
 NOTHING_LEFT = 0xFFFFFFFF
-# So many looks at units that a helper has claimed say that it has lost its core: half a millisecond.
-LATE = 15_000
 # How often a helper looks at the mailbox before it goes to sleep: some 100 microseconds.
 LOOKS = 3000
 
 
 @inner
-def post(mailbox, program, records, again, helpers):
+def post(mailbox, program, again, helpers):
     """Announce a run; returns its number. What is done `ONCE` has no units if it is run again."""
-    run = slot(mailbox, RUN) % 0x7FFFFFFE + 1
-    for i in range(records):
-        note, record = mailbox + LINE + i * NOTE, program + i * RECORD
+    run, records = slot(mailbox, RUN) % 0x7FFFFFFE + 1, slot(program, TABLE)
+    for i in range(slot(program, COUNT_SHARED)):
+        note, record = mailbox + LINE + i * NOTE, records + i * RECORD
         # Nothing to claim, for a helper of an earlier run either.
         swap(note, run << 32 | NOTHING_LEFT)
         swap(note + 8 * SECOND, run << 32 | NOTHING_LEFT)
@@ -50,12 +55,14 @@ def post(mailbox, program, records, again, helpers):
         put_slot(note, COUNT, count)
         put_slot(note, WAITS, slot(record, AFTER_ALL))
         put_slot(note, HALF, (count + 1) // 2)
+        put_slot(note, CALLERS, slot(record, ALONE))
         put_slot(note, DONE, 0)
-        publish(note, run << 32)
-        publish(note + 8 * SECOND, run << 32)
+        if not slot(record, ALONE):
+            publish(note, run << 32)
+            publish(note + 8 * SECOND, run << 32)
     put_slot(mailbox, HELPERS, helpers)
-    put_slot(mailbox, RECORDS, records)
-    put_slot(mailbox, PROGRAM, program)
+    put_slot(mailbox, RECORDS, slot(program, COUNT_SHARED))
+    put_slot(mailbox, PROGRAM, records)
     publish(mailbox, run)
     return run
 
@@ -70,6 +77,14 @@ def finished(note, run):
         if shared(note) >> 32 != run:
             return -1
     return looks
+
+
+@inner
+def all_units(record, again):
+    """Do all that a record has to do."""
+    if not (again and slot(record, ONCE)):
+        for unit in range(slot(record, UNITS)):
+            call(slot(record, FUNCTION), slot(record, ARGUMENTS), unit)
 
 
 @inner
@@ -94,11 +109,13 @@ def drain(mailbox, note, i, run, second):
 
 
 @inner
-def take_part(mailbox, run, helps):
+def take_part(mailbox, run, helps, again):
     """Claim units, record by record, until there are none left, or the run is over; returns the longest wait."""
     known, records, longest = 0, slot(mailbox, RECORDS), 0
     for i in range(records):
         note = mailbox + LINE + i * NOTE
+        if helps and slot(note, CALLERS):
+            continue
         if slot(note, WAITS):
             while known < i:
                 looks = finished(mailbox + LINE + known * NOTE, run)
@@ -106,6 +123,10 @@ def take_part(mailbox, run, helps):
                     return longest
                 longest = max(longest, looks)
                 known += 1
+        if slot(note, CALLERS):
+            all_units(slot(mailbox, PROGRAM) + i * RECORD, again)
+            publish(note + 8 * DONE, slot(note, COUNT))
+            continue
         own = drain(mailbox, note, i, run, helps)
         if own < 0:
             return longest
@@ -117,30 +138,40 @@ def take_part(mailbox, run, helps):
     return longest
 
 
-@inner
-def connect(images, outputs, source, target, shift, readers, count):
-    """Tell the kernels that read images and write results where those are; `shift` bytes of an image come first.
+@native("part of several records")
+def section(a, unit):
+    """Part `unit` of the COUNT_ALL records in TABLE, one after the other; their UNITS are those of a part."""
+    for i in range(slot(a, COUNT_ALL)):
+        record = slot(a, TABLE) + i * RECORD
+        for k in range(unit * slot(record, UNITS), (unit + 1) * slot(record, UNITS)):
+            call(slot(record, FUNCTION), slot(record, ARGUMENTS), k)
 
-    `readers` is a table of `count` addresses of slots, and offsets, of kernels that read the images as they are.
-    """
-    put_slot(source, SOURCE, images.ctypes.data + shift)
-    put_slot(source, BAD, 0)
-    put_slot(target, OWN, outputs.ctypes.data)
-    for i in range(count):
-        put_slot(slot(readers, 2 * i), 0, images.ctypes.data + slot(readers, 2 * i + 1))
+
+@inner
+def connect(images, outputs, program):
+    """Tell the kernels that read images and write results where those are."""
+    first = images.ctypes.data
+    put_slot(slot(program, INPUT), SOURCE, first + slot(program, SHIFT))
+    put_slot(slot(program, INPUT), BAD, 0)
+    put_slot(slot(program, OUTPUT), OWN, outputs.ctypes.data)
+    for i in range(slot(program, READER_COUNT)):
+        reader = slot(program, READERS) + 16 * i
+        put_slot(slot(reader, 0), 0, first + slot(reader, 1))
 
 
 @kernel("run program with helpers", parallel=False)
-def run_together(images, outputs, source, target, shift, readers, count, program, records, again, mailbox, helpers):
-    """All records, by the thread that calls and so many helpers; `source` and `target` are the slots of load_images and
-    store_images, for the rest see `connect`. Returns 1 if all images are finite, and 2 more if a helper was late.
+def run_together(images, outputs, program, again, mailbox, helpers):
+    """All records, by the thread that calls and so many helpers; returns 1 if all images are finite, and 2 more if a
+    helper was late.
     """
-    connect(images, outputs, source, target, shift, readers, count)
-    run = post(mailbox, program, records, again, helpers)
-    longest = take_part(mailbox, run, False)
-    for i in range(records):
+    connect(images, outputs, program)
+    run = post(mailbox, program, again, helpers)
+    longest = take_part(mailbox, run, False, again)
+    for i in range(slot(program, COUNT_SHARED)):
         longest = max(longest, finished(mailbox + LINE + i * NOTE, run))
-    return (slot(source, BAD) == 0) + 2 * (longest > LATE)
+    for i in range(slot(program, COUNT_SHARED), slot(program, COUNT_ALL)):
+        all_units(slot(program, TABLE) + i * RECORD, again)
+    return (slot(slot(program, INPUT), BAD) == 0) + 2 * (longest > slot(program, PATIENCE))
 
 
 @kernel("help with programs", parallel=False)
@@ -150,7 +181,7 @@ def help_out(mailbox, number):
     while looks < LOOKS:
         run = shared(mailbox)
         if run != last and number < slot(mailbox, HELPERS):
-            take_part(mailbox, run, True)
+            take_part(mailbox, run, True, False)
             last, looks = run, 0
         else:
             rest()
@@ -158,12 +189,9 @@ def help_out(mailbox, number):
 
 
 @kernel("run program alone", parallel=False)
-def run_alone(images, outputs, source, target, shift, readers, count, program, records, again):
+def run_alone(images, outputs, program, again):
     """The same as run_together without any helper."""
-    connect(images, outputs, source, target, shift, readers, count)
-    for i in range(records):
-        record = program + i * RECORD
-        if not (again and slot(record, ONCE)):
-            for unit in range(slot(record, UNITS)):
-                call(slot(record, FUNCTION), slot(record, ARGUMENTS), unit)
-    return (slot(source, BAD) == 0) + 0
+    connect(images, outputs, program)
+    for i in range(slot(program, COUNT_ALL)):
+        all_units(slot(program, TABLE) + i * RECORD, again)
+    return (slot(slot(program, INPUT), BAD) == 0) + 0

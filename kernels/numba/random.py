@@ -28,12 +28,15 @@ def word(seed, index, step, purpose, layer):
 
 
 @kernel("dropout")
-def dropout(x, y, rate, scale, seed, step, layer):
-    """y (block, values, lane) = x * scale, or +0 where the draw of the value's logical index is below rate."""
+def dropout(x, y, rate, scale, offset, seed, step, layer):
+    """y (block, values, lane) = x * scale, or +0 where the draw of the value's logical index is below rate.
+
+    `offset` is the number of the first image in the whole batch.
+    """
     blocks, values = x.shape[0], x.shape[1]
     for u in prange(blocks * values):
         b, i = np.int64(u) // values, np.int64(u) % values
         for lane in range(LANES):
-            w = word(seed, (b * LANES + lane) * values + i, step[0], DROPOUT, layer)
+            w = word(seed, (offset + b * LANES + lane) * values + i, step[0], DROPOUT, layer)
             draw = np.float32(w >> np.uint64(8)) * np.float32(2.0**-24)
             y[b, i, lane] = np.float32(0) if draw < rate else x[b, i, lane] * scale

@@ -8,7 +8,21 @@ too.
 
 import functools
 
-from gpucnn.kernels.numba.simd import LANES, _address, _fma, _i32, _i64, _index, _lane_tree, _load, _splat, _vec, vec
+from gpucnn.kernels.numba.simd import (
+    LANES,
+    _address,
+    _fma,
+    _i32,
+    _i64,
+    _index,
+    _lane_tree,
+    _load,
+    _pair_tree,
+    _splat,
+    _splat_pair,
+    _vec,
+    vec,
+)
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -219,36 +233,40 @@ def product_tile(rows: int, channels: int, taps: int, x_tap: int | None = None):
 
 
 @functools.cache
-def lane_trees_of(count: int):
-    """`lane_tree(acc, k)`: lane j of the result is vector 16 * k + j of the tuple,
-    its lanes summed by adjacent pairs.
+def lane_trees_of(count: int, pairs: bool = False):
+    """Functions of a tuple of `count` vectors. Lane j of what number k gives is vector 16 * k + j, its lanes summed by
+    adjacent pairs; with `pairs` lanes 2j and 2j + 1 are vector 8 * k + j, those of either parity summed so.
     """
+    width, tree = (LANES // 2, _pair_tree) if pairs else (LANES, _lane_tree)
 
     def tree_of(k):
         @intrinsic
         def lane_tree(typing, acc):
             def generate(context, builder, s, v):
-                last = min(count, (k + 1) * LANES)
-                return _lane_tree(builder, [builder.extract_value(v[0], t) for t in range(k * LANES, last)])
+                last = min(count, (k + 1) * width)
+                return tree(builder, [builder.extract_value(v[0], t) for t in range(k * width, last)])
 
             return vec(acc), generate
 
         return lane_tree
 
-    return tuple(tree_of(k) for k in range(-(-count // LANES)))
+    return tuple(tree_of(k) for k in range(-(-count // width)))
 
 
 @functools.cache
-def row_tile(rows: int, columns: int, taps: int, left: int, right: int):
-    """Steps of a tile acc[i * columns + j] = fma(x_{j+t}, w_ti, acc[...]) for the taps t in order: one kernel row each.
+def row_tile(rows: int, columns: int, taps: int, left: int, right: int, stride: int = 1, pairs: bool = False):
+    """Steps of a tile acc[i * columns + j] = fma(x_{j*stride+t}, w_ti, acc[...]) for the taps t in order: one kernel
+    row each.
 
     `run(acc, channels, lines, w, wi, w_channel, w_line, x, xi, x_channel, x_line)` does one step for each channel and
     line: w_ti = w.base[wi + channel * w_channel + line * w_line + t * rows + i] and x_j = x.base[xi + channel *
-    x_channel + line * x_line + j * 16]. A step loads each x_j once for all taps. The first `left` and the last `right`
-    of the columns + taps - 1 vectors x_j are outside the image: they are not read, and their products, zeros, left out.
+    x_channel + line * x_line + j * 16]. A step of stride 1 loads each x_j once for all taps. The first `left` and the
+    last `right` of the vectors x_j are outside the image: they are not read, and their products, zeros, left out. With
+    `pairs` w_ti is two floats, for the even and the odd lanes.
     """
+    width = 2 if pairs else 1
     accumulators = types.UniTuple(vec, rows * columns)
-    there = range(left, columns + taps - 1 - right)
+    there = range(left, (columns - 1) * stride + taps - right)
 
     @intrinsic
     def run(typing, acc, channels, lines, w, wi, w_channel, w_line, x, xi, x_channel, x_line):
@@ -263,14 +281,19 @@ def row_tile(rows: int, columns: int, taps: int, left: int, right: int):
                 def over_lines(b, r, values):
                     w_r, x_r = b.gep(ws, [b.mul(r, w_line)]), b.gep(xs, [b.mul(r, x_line)])
                     fma_of, values = _fma(b), list(values)
-                    x_j = {j: _load(b, b.gep(x_r, [_i64(j * LANES)])) for j in there}
+                    x_j = {}
                     for t in range(taps):
+                        # More pixels than one tap sees fit in registers only where taps share them.
+                        for j in there if stride == 1 else range(t, t + columns * stride, stride):
+                            if j in there and (j not in x_j or stride > 1):
+                                x_j[j] = _load(b, b.gep(x_r, [_i64(j * LANES)]))
                         for i in range(rows):
-                            weight = _splat(b, b.load(b.gep(w_r, [_i64(t * rows + i)])))
+                            place = b.gep(w_r, [_i64((t * rows + i) * width)])
+                            weight = _splat_pair(b, place) if pairs else _splat(b, b.load(place))
                             for j in range(columns):
-                                if j + t in there:
+                                if j * stride + t in there:
                                     k = i * columns + j
-                                    values[k] = b.call(fma_of, [x_j[j + t], weight, values[k]])
+                                    values[k] = b.call(fma_of, [x_j[j * stride + t], weight, values[k]])
                     return values
 
                 return _loop(b, lines, values, over_lines)

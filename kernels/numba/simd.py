@@ -96,6 +96,49 @@ def _lane_tree(builder, vectors):
     return vectors[0]
 
 
+def _pair_tree(builder, vectors):
+    """Vector j's lanes of either parity summed by adjacent images, as lanes 2j and 2j + 1 of the result; fewer than 8
+    vectors count as zeros behind.
+    """
+    zero = ir.Constant(_vec, None)
+    vectors = vectors + [zero] * (LANES // 2 - len(vectors))
+    even, odd = (
+        ir.Constant(ir.VectorType(_i32, LANES), [x for k in range(first, LANES, 2) for x in (2 * k, 2 * k + 1)])
+        for first in (0, 1)
+    )
+    while len(vectors) > 1:
+        vectors = [
+            zero
+            if x is zero and y is zero
+            else builder.fadd(builder.shuffle_vector(x, y, even), builder.shuffle_vector(x, y, odd))
+            for x, y in zip(vectors[::2], vectors[1::2], strict=True)
+        ]
+    return vectors[0]
+
+
+def _splat_pair(builder, pointer):
+    """The two floats at `pointer`, eight times over."""
+    pair = builder.load(builder.bitcast(pointer, _f64.as_pointer()))
+    pair.align = 4
+    undefined = ir.Constant(ir.VectorType(_f64, LANES // 2), ir.Undefined)
+    first = builder.insert_element(undefined, pair, _i32(0))
+    eight = ir.Constant(ir.VectorType(_i32, LANES // 2), [0] * (LANES // 2))
+    return builder.bitcast(builder.shuffle_vector(first, undefined, eight), _vec)
+
+
+def _shuffle(lanes):
+    """An intrinsic of two vectors x and y: their lanes, y's counted from 16 on, in this order."""
+
+    @intrinsic
+    def function(typing, x, y):
+        def generate(context, builder, s, v):
+            return builder.shuffle_vector(*v, ir.Constant(ir.VectorType(_i32, LANES), lanes))
+
+        return vec(vec, vec), generate
+
+    return function
+
+
 def _binary(kind, operation):
     @intrinsic
     def function(typing, x, y):
@@ -188,6 +231,17 @@ def put(typing, a, i, x):
 @intrinsic
 def splat(typing, x):
     return vec(types.float32), lambda c, b, s, v: _splat(b, v[0])
+
+
+@intrinsic
+def splat_pair(typing, a, i):
+    """(a.base[i], a.base[i + 1]) eight times."""
+    return vec(a, _index), lambda c, b, s, v: _splat_pair(b, _address(c, b, s.args[0], v[0], v[1]))
+
+
+# Two channels of 8 images in one vector: channel 0 and 1 of image 0, of image 1, and so on.
+interleave = _shuffle([x for k in range(LANES // 2) for x in (k, LANES + k)])
+first_of_pairs, second_of_pairs = _shuffle(list(range(0, 2 * LANES, 2))), _shuffle(list(range(1, 2 * LANES, 2)))
 
 
 @intrinsic

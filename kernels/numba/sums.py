@@ -5,6 +5,8 @@ merges with as many waiting sums as t has trailing one bits. `slots` holds one w
 number of terms takes log2(terms) slots and no second pass.
 """
 
+import functools
+
 import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.simd import LANES, add, add64, load, load64, store, store64
@@ -40,6 +42,29 @@ def total(slots, i, level, terms):
             value = add(load(slots, i), value)
         terms >>= 1
     return value
+
+
+@functools.cache
+def push_all_of(vectors: tuple):
+    """push_all(slots, i, level, t, acc): term t of so many trees, `vectors` being functions of acc that give their
+    terms; those of tree k wait from i + k * 16 on.
+    """
+    first = vectors[0]
+    if len(vectors) == 1:
+
+        @inner
+        def push_all(slots, i, level, t, acc):
+            push(slots, i, level, t, first(acc))
+
+        return push_all
+    others = push_all_of(vectors[1:])
+
+    @inner
+    def push_all(slots, i, level, t, acc):
+        push(slots, i, level, t, first(acc))
+        others(slots, i + LANES, level, t, acc)
+
+    return push_all
 
 
 @inner

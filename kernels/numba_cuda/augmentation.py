@@ -20,10 +20,10 @@ def draw24(seed, index, step, purpose):
 
 
 @kernel
-def draw(plan, input_sizes, output_sizes, shift, crops, flips, cutout, axes, seed, step):
+def draw(plan, input_sizes, output_sizes, shift, crops, flips, cutout, axes, offset, seed, step):
     """plan (images, 7) = what is drawn for each image. One thread per number.
 
-    The images' own axes are the last `axes` of three.
+    The images' own axes are the last `axes` of three; `offset` is the number of the first image in the whole batch.
     """
     t = cuda.grid(1)
     if t >= plan.size:
@@ -35,13 +35,13 @@ def draw(plan, input_sizes, output_sizes, shift, crops, flips, cutout, axes, see
     value = 0
     if kind == MIRRORED:
         if flips:
-            value = draw24(seed, i, step[0], FLIP) >> 23
+            value = draw24(seed, offset + i, step[0], FLIP) >> 23
     elif own >= 0 and kind >= FIRST:
-        value = ((draw24(seed, i * axes + own, step[0], CUTOUT) * size) >> 24) - cutout // 2
+        value = ((draw24(seed, (offset + i) * axes + own, step[0], CUTOUT) * size) >> 24) - cutout // 2
     elif own >= 0 and crops:
-        value = ((draw24(seed, i * axes + own, step[0], CROP) * (room + 2 * shift + 1)) >> 24) - shift
+        value = ((draw24(seed, (offset + i) * axes + own, step[0], CROP) * (room + 2 * shift + 1)) >> 24) - shift
     elif own >= 0:
-        value = shift - ((draw24(seed, i * axes + own, step[0], SHIFT) * (2 * shift + 1)) >> 24)
+        value = shift - ((draw24(seed, (offset + i) * axes + own, step[0], SHIFT) * (2 * shift + 1)) >> 24)
     plan[i, kind] = value
 
 

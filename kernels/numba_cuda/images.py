@@ -10,11 +10,14 @@ from numba import cuda
 
 
 @kernel
-def draw_moves(moves, shift, axes, seed, step):
-    """moves (images, 3) = how many pixels each image moves along its last `axes` axes. One thread an image and axis."""
+def draw_moves(moves, shift, axes, offset, seed, step):
+    """moves (images, 3) = how many pixels each image moves along its last `axes` axes. One thread an image and axis.
+
+    `offset` is the number of the first image in the whole batch.
+    """
     i = cuda.grid(1)
     if i < moves.shape[0] * axes:
-        draw = np.int64(word(seed, i, step[0], SHIFT, 0) >> np.uint64(8))
+        draw = np.int64(word(seed, offset * axes + i, step[0], SHIFT, 0) >> np.uint64(8))
         moves[i // axes, 3 - axes + i % axes] = ((draw * (2 * shift + 1)) >> 24) - shift
 
 

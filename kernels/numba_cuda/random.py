@@ -26,15 +26,16 @@ def word(seed, index, step, purpose, layer):
 
 
 @kernel
-def dropout(x, y, rate, scale, seed, step, layer):
+def dropout(x, y, rate, scale, offset, seed, step, layer):
     """y (block, values, lane) = x * scale, or +0 where the draw of the value's logical index is below rate.
 
-    One thread per value. The index is the one in (N, C, *spatial), whatever the lanes.
+    One thread per value. The index is the one in (N, C, *spatial), whatever the lanes; `offset` is the number of the
+    first image in the whole batch.
     """
     i = cuda.grid(1)
     if i < y.size:
         values = y.shape[1]
         lane, k, b = i % LANES, i // LANES % values, i // LANES // values
-        draw = word(seed, (b * LANES + lane) * values + k, step[0], DROPOUT, layer) >> np.uint64(8)
+        draw = word(seed, (offset + b * LANES + lane) * values + k, step[0], DROPOUT, layer) >> np.uint64(8)
         kept = multiply(x[b, k, lane], scale)
         y[b, k, lane] = ZERO if multiply(np.float32(draw), UNIT) < rate else kept

@@ -68,40 +68,112 @@ def compare(b, *problem) -> None:
 
 @pytest.mark.parametrize(("number", "tile"), list(enumerate(ROWS)), ids=str)
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_forward_tile(number, tile, count, monkeypatch, used):
-    """Each tile alone in a row, at both of its ends, and in the middle."""
+@pytest.mark.parametrize("images", [17, 7])
+def test_forward_tile(number, tile, count, images, monkeypatch, used):
+    """Each tile alone in a row, at both of its ends, and in the middle; of channels and, for few images, of pairs."""
     width, before, after = BORDERS[(number + 2 * count) % len(BORDERS)]
     monkeypatch.setattr(tiles, "row_tile", lambda *sizes: tile)
-    ob, qb = tile
+    (ob, qb), pairs = tile, images <= 8
+    outs = 2 * ob * (1 + pairs) + 1
     win = window((4, count * qb + width - 1 - before - after), (3, width), padding=((1, 1), (before, after)))
     b = GUARDED[2]
-    w, bias = (b.array(numbers("cancelling", *shape)) for shape in ((2 * ob + 1, 2, *win.kernel), (2 * ob + 1,)))
-    x = numbers("random", 17, 2, *win.input)
+    w, bias = (b.array(numbers("cancelling", *shape)) for shape in ((outs, 2, *win.kernel), (outs,)))
+    x = numbers("random", images, 2, *win.input)
     expected = EXACT.conv(EXACT.pack(x), w, bias, win).numpy()
     assert_bits(b.unpack(b.conv(b.pack(x), w, bias, win)), expected)
     b.verify()
-    assert any(name.startswith(f"conv rows {ob}x{qb}, kernel width {width}") for name in used)
+    (name,) = (name for name in used if name.startswith(f"conv rows {ob}x{qb}, kernel width {width}"))
+    assert name.endswith("pairs") == pairs
 
 
-@pytest.mark.parametrize(
-    ("width", "tile"), [(width, tile) for width in (3, 5) for tile in GRADIENT_ROWS[width]], ids=str
-)
-def test_weight_gradient_tile(width, tile, monkeypatch, used):
+TILES = [(width, tile) for width in GRADIENT_ROWS for tile in GRADIENT_ROWS[width]]
+
+
+@pytest.mark.parametrize(("width", "tile"), TILES, ids=str)
+@pytest.mark.parametrize("images", [17, 7])
+def test_weight_gradient_tile(width, tile, images, monkeypatch, used):
     number = GRADIENT_ROWS[width].index(tile)
-    choices = [border for border in BORDERS if border[0] == width]
+    choices = [border for border in BORDERS if border[0] == width] or [(width, width // 2, 0)]
     _, before, after = choices[number % len(choices)]
     monkeypatch.setattr(tiles, "gradient_row_tile", lambda *sizes: tile)
     ob, cb = tile
     win = window((9, 20), (2, width), padding=((1, 0), (before, after)))
-    b = GUARDED[2]
-    dw = b.zeros((2 * ob - 1, 2 * cb - 1, *win.kernel))
-    x, dy = numbers("random", 17, dw.shape[1], *win.input), numbers("random", 17, len(dw), *win.output)
+    b, pairs = GUARDED[2], images <= 8
+    dw = b.zeros((4 * ob - 2 if pairs else 2 * ob - 1, 2 * cb - 1, *win.kernel))
+    x, dy = numbers("random", images, dw.shape[1], *win.input), numbers("random", images, len(dw), *win.output)
     expected = np.zeros(dw.shape, np.float32)
     EXACT.conv_weight_gradient(EXACT.pack(dy), EXACT.pack(x), win, 1, expected)
     b.conv_weight_gradient(b.pack(dy), b.pack(x), win, 1, dw)
     assert_bits(dw, expected)
     b.verify()
-    assert any(name.startswith(f"weight gradient rows {ob}x{cb}, kernel width {width}") for name in used)
+    (name,) = (name for name in used if name.startswith(f"weight gradient rows {ob}x{cb}, kernel width {width}"))
+    assert name.endswith("pairs") == pairs
+
+
+@pytest.mark.parametrize("images", range(1, 34))
+def test_any_number_of_images(images, used):
+    """Up to 8, two output channels share a vector, an odd last one with its neighbor; beyond, none do."""
+    for outs in (5, 6):
+        used.clear()
+        compare(GUARDED[2], window((5, 8), 3, padding=1), images, 3, outs, 1, "cancelling", outs == 6)
+        assert any(name.endswith("pairs") for name in used) == (images <= 8)
+
+
+# (input, kernel, stride, padding): tiles alone and side by side, odd rows, rows past the last window, every phase.
+STRIDED = [
+    ((8, 8), 3, 1, 1),
+    ((4, 4), 3, 1, 1),
+    ((16, 16), 3, 2, 1),
+    ((9, 8), 3, 2, 1),
+    ((7, 10), 3, 2, 0),
+    ((12, 12), 5, 1, 2),
+    ((9, 16), 5, 2, 2),
+    ((8, 8), 1, 1, 0),
+    ((8, 16), 1, 2, 0),
+]
+
+
+@pytest.mark.parametrize("problem", STRIDED, ids=str)
+@pytest.mark.parametrize(
+    ("images", "ins", "outs", "groups"), [(18, 1, 1, 3), (5, 1, 2, 2), (17, 3, 4, 1), (7, 3, 4, 1)]
+)
+def test_strides_and_depthwise(problem, images, ins, outs, groups, used):
+    size, kernel, stride, padding = problem
+    compare(GUARDED[2], window(size, kernel, stride=stride, padding=padding), images, ins, outs, groups)
+    assert any(name.startswith("conv rows") for name in used)
+    assert any(name.startswith("weight gradient of maps") for name in used) == (groups > 1)
+
+
+@pytest.mark.parametrize("length", [32, 64, 65, 128, 150])
+@pytest.mark.parametrize(("width", "padding"), [(3, 0), (3, 1), (5, 2), (7, (5, 2))])
+@pytest.mark.parametrize("images", [7, 17])
+def test_lines(length, width, padding, images, used):
+    """Images of one axis: a band of 64 positions at most is a row; longer ones are cut into bands."""
+    win = window((length,), width, padding=(padding,))
+    compare(GUARDED[2], win, images, 3, 4)
+    assert any(name.startswith("weight gradient lines") for name in used) == (win.output[0] > 64)
+
+
+@pytest.mark.parametrize("size", [(8,), (151,), (6, 8), (7, 9), (70, 4), (4, 6, 8), (5, 7, 8)], ids=str)
+@pytest.mark.parametrize("images", [1, 17])
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_pooling_side_by_side(size, images, kind, used):
+    """Max pooling in windows of two pixels an axis, its gradient, and that with ReLU and bias."""
+    pool = window(size, 2, stride=2)
+
+    def run(b):
+        x, dy = b.pack(numbers(kind, images, 3, *size)), b.pack(numbers(kind, images, 3, *pool.output, seed=1))
+        y, where = b.max_pool(x, pool)
+        db = b.zeros((3,))
+        dz = b.conv_max_pool_gradient(dy, y, where, pool, db)
+        dx = b.max_pool_gradient(dy, where, pool)
+        return {"y": b.unpack(y), "dx": b.unpack(dx), "dz": b.unpack(dz), "db": b.host(db)}
+
+    expected = run(EXACT)
+    for name, value in run(GUARDED[2]).items():
+        assert_bits(value, expected[name], name)
+    GUARDED[2].verify()
+    assert any(name.startswith("max pool") and "side by side" in name for name in used)
 
 
 @settings(
@@ -147,7 +219,7 @@ def test_common_layers_work_by_rows(used):
         assert any(name.startswith("conv rows") for name in used), used
 
 
-@pytest.mark.parametrize("settings", [{"stride": 2}, {"dilation": 2}])
+@pytest.mark.parametrize("settings", [{"stride": 3}, {"dilation": 2}])
 def test_other_windows_do_not(settings, used):
     convolve(get_backend("numba", threads=1), window((9, 9), 3, padding=1, **settings), 2, 2, 4)
     assert used and not any("rows" in name.split(",")[0] for name in used)

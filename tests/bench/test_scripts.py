@@ -58,6 +58,26 @@ def test_tables(content):
     assert "disturbed 1 of 3 figures" in tables.tables(content)
 
 
+def test_tables_of_inference():
+    rows = [
+        {
+            "network": "1D",
+            "batch": batch,
+            "threads": 2,
+            "images_per_second": {"gpucnn": 3000.0 * batch, "ONNX Runtime": 2000.0 * batch, "PyTorch": 1000.0 * batch},
+            "ratios": {"PyTorch": 3.0, "ONNX Runtime": 1.5},
+            "ratio": 1.5,
+        }
+        for batch in (1, 8)
+    ]
+    rows[0]["latency_microseconds"] = {"gpucnn": [20.4, 31.0], "ONNX Runtime": [30.0, 44.6], "PyTorch": [1.0, 1.0]}
+    content = {"inference": {"machine": MACHINE, "results": rows}}
+    text = tables.tables(content)
+    assert "| 1D | 1 | 3,000 | 2,000 (ONNX Runtime) | **1.50** | 20, 31 | 30, 45 |" in text
+    assert "| 1D | 8 | 24,000 | 16,000 (ONNX Runtime) | **1.50** |  |  |" in text
+    assert "| 1D | **1.50** | **1.50** |" in tables.tables(content, short=True)
+
+
 def test_tables_go_between_the_marks():
     readme = f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n"
     assert tables.between("README.md", readme, "new") == f"before\n{tables.BEGIN}\nnew\n{tables.END}\nafter\n"

@@ -59,11 +59,14 @@ def _reason(monkeypatch, **machine) -> str:
     ("machine", "words"),
     [
         ({"driver": False}, ["no NVIDIA driver"]),
-        ({"cupy": False}, ["CuPy", "pip install 'gpucnn[cuda13]'"]),
-        ({"nvrtc": None}, ["NVRTC", "pip install 'gpucnn[cuda13]'"]),
-        ({"devices": None}, ["cudaErrorInsufficientDriver", "'gpucnn[cuda12]' for an older one"]),
+        ({"cupy": False}, ["CuPy", "pip install cupy-cuda13x "]),
+        ({"nvrtc": None}, ["NVRTC", "pip install cupy-cuda13x "]),
+        (
+            {"devices": None},
+            ["cudaErrorInsufficientDriver", "with a driver older than version 580 pip install cupy-cuda12x"],
+        ),
         ({"devices": 0}, ["no GPU", "CUDA_VISIBLE_DEVICES"]),
-        ({"driver_version": 12040}, ["CUDA 12.4", "pip install 'gpucnn[cuda12]'"]),
+        ({"driver_version": 12040}, ["CUDA 12.4", "pip install cupy-cuda12x "]),
         ({"capability": "61"}, ["sm_61", "sm_75 to sm_100"]),
     ],
 )

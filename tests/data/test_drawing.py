@@ -153,3 +153,68 @@ def test_redrawn_digits_are_read():
     right, without = ((model.predict(np.stack(some)).argmax(1) == labels).mean() for some in (prepared, stretched))
     assert right > 0.9
     assert without < 0.4
+
+
+def lit(drawing: np.ndarray, seed: int = 0) -> np.ndarray:
+    """A drawing as a camera sees it: light falls off by 40% to one corner, and the sensor adds noise."""
+    down, right = np.mgrid[0 : 1 : drawing.shape[0] * 1j, 0 : 1 : drawing.shape[1] * 1j]
+    return drawing * (1 - 0.2 * down - 0.2 * right) + np.random.default_rng(seed).normal(0, 0.015, drawing.shape)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.25])
+def test_the_light_of_a_photo_is_no_ink(share):
+    style = Style.of(mnist_like())
+    drawing = np.ones((150, 200))
+    side = int((share * drawing.size) ** 0.5)
+    drawing[20 : 20 + side, 60 : 60 + side] = 0.1
+    prepared = style.prepare(lit(drawing))
+    assert not prepared.light_ink
+    assert prepared.box == (20, 60, 20 + side, 60 + side)
+    outside = np.ones_like(drawing, bool)
+    outside[20 : 20 + side, 60 : 60 + side] = False
+    assert prepared.ink[outside].max() < 0.02
+    assert prepared.ink[~outside].min() > 0.5
+
+
+@pytest.mark.parametrize("wide", [2, 5, 12])
+def test_a_thin_pen_is_widened_to_that_of_the_training_images(wide):
+    images = np.zeros((8, 1, 28, 28), np.float32)
+    images[:, 0, 5:25, 13:17] = 1  # strokes of 4 in 20 pixels, in no squares of equal pixels
+    style = Style.of(images)
+    assert style.pen == pytest.approx(2 * 80 / 48, rel=0.1)  # twice the area by the outline
+    drawing = np.ones((300, 300))
+    drawing[50:250, 150 : 150 + wide] = 0
+    image = style.prepare(drawing).image[0]
+    assert image[9:21].sum(axis=1) == pytest.approx(np.full(12, style.pen), abs=0.6)
+
+
+def test_what_looks_like_a_training_image_is_known():
+    images = mnist_like()
+    style = Style.of(images)
+    assert all(style.fits(image) for image in images)
+    assert not style.fits(1 - images[0])
+    assert not style.fits(images[0][:, ::2, ::2])
+    assert not style.fits(images[0] * 0.5)
+    small = np.zeros_like(images[0])
+    small[:, 8:18, 8:18] = images[0][:, 4:24:2, 4:24:2]
+    assert not style.fits(small)
+    train, test = load("digits")
+    digits = Style.of(train.images)
+    assert sum(digits.fits(image) for image in test.images[:50]) >= 48
+    blurred = (train.images[0] + np.roll(train.images[0], 1, 2)) / 2  # no 4x4 squares any more
+    assert not digits.fits(blurred)
+
+
+def test_other_ink_than_the_training_images_is_said():
+    images = mnist_like()
+    style = Style.of(images)
+    assert style.is_of_drawings
+    assert style.mismatch(images) is None
+    mixed = np.concatenate([images[:3], 1 - images[:2]])
+    assert style.mismatch(mixed) == (
+        "2 of 5 images are dark ink on light paper, but the network was trained on light ink on dark paper"
+    )
+    assert "5 of 5 images are light ink on dark" in Style.of(1 - images).mismatch(images[:5])
+    photos = Style.of(np.random.default_rng(0).random((20, 3, 16, 16), np.float32))
+    assert not photos.is_of_drawings
+    assert photos.mismatch(1 - images) is None

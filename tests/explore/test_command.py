@@ -54,9 +54,7 @@ def test_a_missing_package_is_told_in_a_sentence(name, tmp_path):
         command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False
     )
     assert ended.returncode == 2, ended.stderr
-    assert ended.stderr == (
-        f"gpucnn: the page needs {name}, which is not installed: pip install '.[explore]' in gpucnn's folder\n"
-    )
+    assert ended.stderr == (f"gpucnn: the page needs {name}, which is not installed: pip install starlette uvicorn\n")
 
 
 def test_the_walk_shows_every_picture_and_each_is_small():

@@ -55,8 +55,8 @@ MUTANTS = {
     ),
     "a resumed run forgets its best epoch": (
         "training/trainer.py",
-        "kept = None if best is None else",
-        "kept = None if True else",
+        "None if best is None else folder.read_best",
+        "None if True else folder.read_best",
         "test_training_stops_early or test_killed_between",
     ),
     "the best is written after the checkpoint": (
@@ -86,6 +86,27 @@ MUTANTS = {
 }
 _OWN = "training/test_own_code.py"
 OTHERS = {
+    "metrics read what the proof of a recording wrote": (
+        "training/measuring.py",
+        "if before is not None and recorded.repeats(count):",
+        "if False:",
+        "training/test_metrics.py",
+        "measures_what_it_sees and numba",
+    ),
+    "of equal outputs the last is the largest": (
+        "metrics.py",
+        "(scores == own) & before",
+        "(scores == own) & ~before",
+        "training/test_metrics.py",
+        "first_of_equal",
+    ),
+    "label maps stay when images move": (
+        "training/steps.py",
+        "moving = replace(augmentation, cutout=0, mean=None, std=None)",
+        "moving = NO_AUGMENTATION",
+        "models/test_new_networks.py",
+        "labels_move",
+    ),
     "layers are not asked whether they can be recorded": (
         "training/steps.py",
         "*self.model.layer.walk(), self.loss, self._clip",

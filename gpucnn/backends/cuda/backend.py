@@ -14,9 +14,11 @@ from gpucnn.backends.cuda.optimizers import CudaOptimizers
 from gpucnn.backends.cuda.pool import CudaPool
 from gpucnn.backends.cuda.random import CudaRandom
 from gpucnn.backends.cuda.resampling import CudaResampling
+from gpucnn.backends.cuda.shared import CudaShared
 
 
 class CudaBackend(
+    CudaShared,
     CudaImages,
     CudaConv,
     CudaDense,

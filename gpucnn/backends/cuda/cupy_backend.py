@@ -15,8 +15,7 @@ import numpy as np
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.cuda.backend import CudaBackend
 from gpucnn.errors import BackendError
-
-_INSTALL = "pip install 'gpucnn[cuda13]' for a driver of version 580 or newer, 'gpucnn[cuda12]' for an older one"
+from gpucnn.extras import INSTALL_CUDA, PACKAGES, install
 
 
 def check_machine() -> None:
@@ -30,7 +29,7 @@ def check_machine() -> None:
         try:
             importlib.import_module(module)
         except (ImportError, RuntimeError, OSError) as error:
-            raise BackendError(f"{what} cannot be imported ({error}): {_INSTALL}") from None
+            raise BackendError(f"{what} cannot be imported ({error}): {INSTALL_CUDA}") from None
     import cupy
     from cuda.bindings import nvrtc
 
@@ -38,24 +37,26 @@ def check_machine() -> None:
         devices = cupy.cuda.runtime.getDeviceCount()
         driver = cupy.cuda.runtime.driverGetVersion()
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise BackendError(f"the NVIDIA driver does not answer CuPy ({error}): {_INSTALL}") from None
+        raise BackendError(f"the NVIDIA driver does not answer CuPy ({error}): {INSTALL_CUDA}") from None
     if not devices:
         raise BackendError("the NVIDIA driver sees no GPU; CUDA_VISIBLE_DEVICES may hide it")
     try:
         major = nvrtc.nvrtcVersion()[1]
         known = nvrtc.nvrtcGetSupportedArchs()[1]
     except RuntimeError as error:  # the bindings are installed, the library is not
-        raise BackendError(f"the CUDA compiler NVRTC does not load ({error}): {_INSTALL}") from None
+        raise BackendError(f"the CUDA compiler NVRTC does not load ({error}): {INSTALL_CUDA}") from None
     if major > driver // 1000:
+        extra = f"cuda{driver // 1000}"
+        older = f", or {install(extra)}" if extra in PACKAGES else ""
         raise BackendError(
             f"the driver supports CUDA {driver // 1000}.{driver % 1000 // 10}, the compiler is of CUDA {major}: "
-            f"pip install 'gpucnn[cuda{driver // 1000}]', or install a newer driver"
+            f"install a newer driver{older}"
         )
     capability = cupy.cuda.Device().compute_capability
     if int(capability) not in known:
         raise BackendError(
             f"this GPU is an sm_{capability}, which NVRTC {major} does not compile for; it supports sm_{min(known)} to "
-            f"sm_{max(known)}: pip install --upgrade nvidia-cuda-nvrtc, for an old GPU 'gpucnn[cuda12]'"
+            f"sm_{max(known)}: pip install --upgrade nvidia-cuda-nvrtc, for an old GPU {install('cuda12')}"
         )
 
 

@@ -25,6 +25,7 @@ from cupy.cuda import driver, runtime
 from gpucnn.backends.cuda.compiler import compiled
 from gpucnn.backends.cuda.cupy_events import elapsed
 from gpucnn.backends.cuda.launcher import BRANCHES, Arguments, Launcher
+from gpucnn.backends.processors import beside, number_here
 from gpucnn.errors import BackendError
 
 # Limit of the bytes used by kernels on side streams, which cannot be reused before the streams are joined.
@@ -43,13 +44,15 @@ def _in_turn(method: Callable) -> Callable:
 
 
 class CupyLauncher(Launcher):
-    """The current CUDA device."""
+    """The current CUDA device; of several processes on a machine that MPI has started, each takes its own."""
 
     xp = cupy
 
     def __init__(self):
         self._lock = threading.RLock()
-        self._device = cupy.cuda.Device()
+        self._device = (
+            cupy.cuda.Device(number_here() % runtime.getDeviceCount()) if beside() > 1 else cupy.cuda.Device()
+        )
         self._device.use()
         runtime.free(0)  # creates the context
         facts = runtime.getDeviceProperties(self._device.id)
@@ -71,6 +74,7 @@ class CupyLauncher(Launcher):
         self._side_arrays: list[cupy.ndarray] = []
         self._side_writes: dict[int, list[tuple[int, int]]] = {}
         self._events: list[cupy.cuda.Event] = []
+        self._nccl: Any = None  # a communicator, from the first `gather` on
 
     # ---- memory ------------------------------------------------------------------------------------------------------
 
@@ -161,6 +165,21 @@ class CupyLauncher(Launcher):
         self._keep(*arrays)
         if sum(a.nbytes for a in self._side_arrays) > _SIDE_BYTES:
             self._join()
+
+    @_in_turn
+    def gather(self, processes, sent: cupy.ndarray, received: cupy.ndarray) -> None:
+        """By NCCL on this launcher's stream, so that a CUDA graph holds it. Has not run on GPUs yet."""
+        from cupy.cuda import nccl
+
+        if not nccl.available:
+            raise BackendError("several processes on GPUs need NCCL, which this CuPy was installed without")
+        if self._nccl is None:
+            unique = processes.from_first(nccl.get_unique_id() if processes.first else None)
+            self._nccl = nccl.NcclCommunicator(processes.size, unique, processes.rank)
+        self._join_writers([sent, received])
+        addresses = sent.data.ptr, received.data.ptr
+        self._nccl.allGather(*addresses, sent.nbytes, nccl.NCCL_UINT8, self._main.ptr)
+        self._keep(sent, received)
 
     def _wait(self, later, earlier) -> None:
         """Make later work on stream `later` wait for the work on `earlier`."""

@@ -7,7 +7,7 @@ import numpy as np
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.cuda.base import CudaBase
-from gpucnn.backends.cuda.layout import LANES, ceil_div, i32
+from gpucnn.backends.cuda.layout import LANES, ceil_div, i32, i64
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import three
 
@@ -33,16 +33,16 @@ class CudaImages(CudaBase):
         finally:
             self._labels = None, None
 
-    def _load_shifted(self, images, indices, y: Batch, shift: int, seed, step) -> None:
-        drawn = i32(y.images), i32(shift), i32(len(y.spatial) if shift else 0), seed, step
+    def _load_shifted(self, images, indices, y: Batch, shift: int, offset, seed, step) -> None:
+        drawn = i32(y.images), i32(shift), i32(len(y.spatial) if shift else 0), i64(offset), seed, step
         arguments = images, indices, y.data, *self._labels, *drawn, i32(y.channels), *_three(y.spatial)
         self._load("images.cu", "load_images", y, *arguments)
 
-    def _load_augmented(self, images, indices, y: Batch, augmentation: Augmentation, seed, step) -> None:
+    def _load_augmented(self, images, indices, y: Batch, augmentation: Augmentation, offset, seed, step) -> None:
         mean = self._constant(("mean", augmentation, y.channels), lambda: augmentation.constants(y.channels)[0])
         scale = self._constant(("scale", augmentation, y.channels), lambda: augmentation.constants(y.channels)[1])
         chosen = augmentation.shift, augmentation.crop is not None, augmentation.flip, augmentation.cutout
-        drawn = *map(i32, (y.images, *chosen, len(y.spatial))), seed, step
+        drawn = *map(i32, (y.images, *chosen, len(y.spatial))), i64(offset), seed, step
         sizes = i32(y.channels), *_three(y.spatial), *_three(images.shape[2:])
         arguments = images, indices, y.data, *self._labels, *drawn, mean, scale, *sizes
         self._load("augmentation.cu", "load_augmented", y, *arguments)

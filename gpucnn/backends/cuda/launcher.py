@@ -8,11 +8,14 @@ import ctypes
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import gpucnn.kernels
+
+if TYPE_CHECKING:
+    from gpucnn.parallel.processes import Processes
 
 # Launches that may overlap are spread over so many branches; those of a branch run in order.
 BRANCHES = 4
@@ -74,6 +77,10 @@ class Launcher(ABC):
     @abstractmethod
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         """Run `step` once and return a function that repeats its launches on the same memory."""
+
+    @abstractmethod
+    def gather(self, processes: "Processes", sent: Array, received: Array) -> None:
+        """received[r] = what process r calls `sent`, now and at the same place of each replay."""
 
     @abstractmethod
     def synchronize(self) -> None:

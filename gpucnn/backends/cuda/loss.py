@@ -36,11 +36,13 @@ class CudaLoss(CudaBase):
         arguments = self._data(logits), labels, dz.data, mean, totals, part, self._counters_of(1)
         self._run("loss.cu", "softmax_cross_entropy", (ceil_div(blocks, 4),), (LANES, 4), *arguments, *sizes)
 
-    def _weighted_cross_entropy(self, logits, labels, weights, share, keep, dz, mean, totals) -> None:
+    def _label_weights(self, labels, weights, images: int, total: Array) -> None:
+        part, sizes = self._empty((len(labels) * HALVES,), np.float64), (i32(images), i32(len(labels)))
+        self._run("loss.cu", "label_weights", (1,), (LANES, 4), labels, weights, total, part, *sizes)
+
+    def _weighted_cross_entropy(self, logits, labels, weights, weight, share, keep, dz, mean, totals) -> None:
         blocks = len(dz.data)
-        weight, part = self._empty((1,), np.float64), self._empty((2, blocks * HALVES), np.float64)
-        sizes = i32(logits.images), i32(blocks)
-        self._run("loss.cu", "label_weights", (1,), (LANES, 4), labels, weights, weight, part, *sizes)
+        part, sizes = self._empty((2, blocks * HALVES), np.float64), (i32(logits.images), i32(blocks))
         arguments = self._data(logits), labels, weights, share, keep, weight, dz.data, mean, totals, part
         counters = self._counters_of(1)
         self._run(

@@ -34,8 +34,10 @@ _NO_POOL = None, i32(0), i32(0), i32(0)
 class CudaNorm(CudaBase):
     """See the protocol for what each method does."""
 
-    def _sum_channels(self, kernel: str, sums: int, x: Batch, *arguments, overlap: tuple = ()) -> None:
-        """A kernel of norm.cu that sums over each channel of maps like x."""
+    def _sum_channels(
+        self, kernel: str, sums: int, x: Batch, *arguments, overlap: tuple = (), file: str = "norm.cu"
+    ) -> None:
+        """A kernel that sums over each channel of maps like x."""
         blocks, positions, band = x.data.shape[0], math.prod(x.spatial), positions_per_band(x.spatial)
         bands = ceil_div(positions, band)
         part = self._empty((x.channels, sums, blocks * HALVES, bands), np.float64)
@@ -48,7 +50,7 @@ class CudaNorm(CudaBase):
         counters = self._counters_of(x.channels, bool(overlap))
         if overlap:
             overlap = *overlap, part, counters
-        self._run("norm.cu", kernel, grid, (LANES, 8), *arguments, *sizes, part, counters, overlap=overlap)
+        self._run(file, kernel, grid, (LANES, 8), *arguments, *sizes, part, counters, overlap=overlap)
 
     def _over_maps(self, kernel: str, results: Array, *arguments, channels: int = 0) -> None:
         """A kernel of norm.cu that walks each map of `results`, about four values per thread."""
@@ -159,6 +161,23 @@ class CudaNorm(CudaBase):
         self._sum_channels(f"batch_norm_sums<{after}>", 2, x, *inputs, out_gamma, out_beta, *means)
         arguments = *inputs, *means, dx.data, other, i32(x.images)
         self._over_maps(f"batch_norm_gradient<{after}>", dx.data, *arguments, channels=x.channels)
+        return dx
+
+    def channel_sums(self, x: Batch, y: Batch | None = None, center: Array | None = None) -> Array:
+        out = self._empty((x.channels,), np.float64)
+        kernel, others = "value_sums", []
+        if y is not None:
+            kernel, others = "product_sums", [self._data(y)]
+        elif center is not None:
+            kernel, others = "square_sums", [center]
+        self._sum_channels(kernel, 1, x, self._data(x), *others, out, file="channel_sums.cu")
+        return out
+
+    def batch_norm_gradient_by_means(self, dy, x, mean, var, gamma, eps, gamma_mean, beta_mean) -> Batch:
+        dx = self._like(x)
+        inputs = self._data(dy), None, self._data(x), mean, var, gamma, gamma, f32(eps), _NO_POOL
+        arguments = *inputs, gamma_mean, beta_mean, dx.data, None, i32(x.images)
+        self._over_maps("batch_norm_gradient<Nothing>", dx.data, *arguments, channels=x.channels)
         return dx
 
     def batch_norm_input_gradient(self, dy: Batch, var: Array, gamma: Array, eps: float) -> Batch:

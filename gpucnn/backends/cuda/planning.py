@@ -16,7 +16,7 @@ Kernel = tuple[str, str]  # the file in kernels/cuda, and the C++ name with its 
 
 class PlanningLauncher(Launcher):
     """Computes nothing; `kernels` are those requested so far, `launches` the (kernel, grid, block, overlaps) and the
-    copies and memory clears between, as ("copy", bytes) and ("clear", bytes).
+    copies, memory clears and exchanges between, as ("copy", bytes), ("clear", bytes) and ("gather", bytes).
 
     `processors` is the number of multiprocessors of the GPU that is planned for: tiles depend on it.
     """
@@ -52,6 +52,9 @@ class PlanningLauncher(Launcher):
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         step()
         return step
+
+    def gather(self, processes, sent: np.ndarray, received: np.ndarray) -> None:
+        self.launches.append(("gather", received.nbytes))
 
     def synchronize(self) -> None:
         pass

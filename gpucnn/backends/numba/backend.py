@@ -15,9 +15,11 @@ from gpucnn.backends.numba.optimizers import NumbaOptimizers
 from gpucnn.backends.numba.pool import NumbaPool
 from gpucnn.backends.numba.random import NumbaRandom
 from gpucnn.backends.numba.resampling import NumbaResampling
+from gpucnn.backends.shared import SharedSums
 
 
 class NumbaBackend(
+    SharedSums,
     NumbaInference,
     NumbaImages,
     NumbaConv,

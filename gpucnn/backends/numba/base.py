@@ -12,7 +12,7 @@ import math
 import os
 import platform
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numba
 import numpy as np
@@ -21,6 +21,7 @@ from gpucnn.arithmetic import assert_subnormals
 from gpucnn.backends import compilation
 from gpucnn.backends.lanes import LaneBackend
 from gpucnn.backends.numba import process
+from gpucnn.backends.numba.arena import Arena
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.tape import Tape
 from gpucnn.cache import Kernels
@@ -61,7 +62,7 @@ class NumbaBase(LaneBackend):
             )
         self.threads = process.limit(self, threads)
         self.device = f"CPU {platform.processor() or platform.machine()}, {threads} thread{'s' * (threads > 1)}"
-        self._tape = Tape()
+        self._tape, self._allocation = Tape(), threading.local()
 
     # ---- launching --------------------------------------------------------------------------------------------------
 
@@ -76,14 +77,19 @@ class NumbaBase(LaneBackend):
         if not self.graph:
             step()
             return step
-        calls = self._tape.record(step)
+        arena = Arena()
+        with self._allocating(arena):
+            calls = self._tape.record(step, arena.keep)
 
-        def replay() -> None:
+        def replay(memory=arena.blocks) -> None:
             numba.set_num_threads(self.threads)
             with _turn():
                 calls()
 
         return replay
+
+    def between(self, work: Callable[[], None]) -> None:
+        self._tape.call(work)
 
     def synchronize(self) -> None:
         pass
@@ -91,20 +97,33 @@ class NumbaBase(LaneBackend):
     # ---- memory -----------------------------------------------------------------------------------------------------
 
     def _empty(self, shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:
-        """Uninitialized memory that starts at a cache line, so that no vector crosses two."""
+        """Uninitialized memory that starts at a cache line, so that no vector crosses two; in a recording, from its
+        arena.
+        """
         dtype = np.dtype(dtype)
-        size = math.prod(shape) * dtype.itemsize
-        memory = np.empty(size + 64, np.uint8)
-        start = -memory.ctypes.data % 64
-        return memory[start : start + size].view(dtype).reshape(shape)
+        arena = getattr(self._allocation, "arena", None) or Arena()
+        return arena.memory(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+
+    @contextlib.contextmanager
+    def _allocating(self, arena: Arena | None) -> Iterator[None]:
+        """Within it this thread's memory comes from the arena; with None, nobody uses it again."""
+        before = getattr(self._allocation, "arena", None)
+        self._allocation.arena = arena
+        try:
+            yield
+        finally:
+            self._allocation.arena = before
 
     def zeros(self, shape: tuple[int, ...], dtype=None) -> Array:
-        array = self._empty(shape if isinstance(shape, tuple) else (shape,), self.dtype if dtype is None else dtype)
+        # What is written here is not recorded: it must stay as it is.
+        with self._allocating(None):
+            array = self._empty(shape if isinstance(shape, tuple) else (shape,), self.dtype if dtype is None else dtype)
         array[...] = 0
         return array
 
     def array(self, host: np.ndarray) -> Array:
-        array = self._empty(host.shape, host.dtype)
+        with self._allocating(None):
+            array = self._empty(host.shape, host.dtype)
         array[...] = host
         return array
 

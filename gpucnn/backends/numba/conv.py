@@ -4,15 +4,16 @@ import math
 
 import numpy as np
 
+from gpucnn.arithmetic.sums import BAND
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.numba import correlation, tiles
 from gpucnn.backends.numba.correlation import UNITS_PER_THREAD
 from gpucnn.backends.numba.dense import NumbaDense
-from gpucnn.backends.numba.layout import deep, is_halving, rows
+from gpucnn.backends.numba.layout import deep, flat, is_halving, is_side_by_side, rows
 from gpucnn.backends.protocol import Array
-from gpucnn.backends.spatial import Window3d, is_dense, phases, rows_per_band, window3d
+from gpucnn.backends.spatial import Window3d, is_dense, phases, positions_per_band, rows_per_band, window3d
 from gpucnn.geometry import Window
-from gpucnn.kernels.numba import conv, gradient_rows, sums
+from gpucnn.kernels.numba import conv, gradient_maps, gradient_rows, sums
 from gpucnn.kernels.numba import pool as pool_kernels
 from gpucnn.kernels.numba.simd import LANES
 
@@ -31,7 +32,7 @@ class NumbaConv(NumbaDense):
         weights = w.reshape(groups, len(w) // groups, w.shape[1], *c.kernel)
         bias = np.zeros(len(w), np.float32) if bias is None else bias
         geometry = c.stride, c.dilation, c.before
-        self._correlate(deep(self._data(x)), weights, bias, deep(y.data), *geometry, relu)
+        self._correlate(x.images, deep(self._data(x)), weights, bias, deep(y.data), *geometry, relu)
         return y
 
     def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
@@ -45,7 +46,7 @@ class NumbaConv(NumbaDense):
         for phase in phases(window):
             view = target[(slice(None), slice(None), *phase.pixels)]
             weights = turned[(slice(None), slice(None), slice(None), *phase.taps)]
-            self._correlate(gradient, weights, nothing, view, (1, 1, 1), phase.dilation, phase.before, False)
+            self._correlate(dy.images, gradient, weights, nothing, view, (1, 1, 1), phase.dilation, phase.before, False)
         return dx
 
     def conv_max_pool(
@@ -68,17 +69,18 @@ class NumbaConv(NumbaDense):
         return y, where
 
     def conv_max_pool_gradient(self, dy: Batch, y: Batch, where: Array, pool: Window, out_bias: Array | None) -> Batch:
-        covers = is_halving(pool) and all(2 * p == i for p, i in zip(pool.output, pool.input))
+        covers = is_side_by_side(pool) and all(k * p == i for k, p, i in zip(pool.kernel, pool.output, pool.input))
         if out_bias is None or not covers:
             return super().conv_max_pool_gradient(dy, y, where, pool, out_bias)
         blocks, channels = dy.data.shape[:2]
         dx = self._maps(dy, channels, pool.input)
-        band = rows_per_band(pool.input[1])
+        band = positions_per_band(pool.input)
         part = self._empty((blocks, channels), np.float64)
-        levels = sums.levels(max(-(-pool.input[0] // band), blocks))
+        levels = sums.levels(max(-(-math.prod(pool.input) // band), blocks))
         slots = self._empty((blocks * channels, levels), np.float64)
-        arguments = self._data(dy), self._data(y), where
-        self._run(pool_kernels.max_pool_relu_bias_gradient, *arguments, dx.data, out_bias, dy.images, band, part, slots)
+        kernel = pool_kernels.max_pool_relu_bias_gradient_of(*window3d(pool).kernel)
+        arguments = deep(self._data(dy)), deep(self._data(y)), deep(where), deep(dx.data)
+        self._run(kernel, *arguments, out_bias, dy.images, band, part, slots)
         return dx
 
     def conv_weight_gradient(self, dy: Batch, x: Batch, window: Window, groups: int, out: Array) -> None:
@@ -86,16 +88,22 @@ class NumbaConv(NumbaDense):
             self._chain_weight_gradient(dy, x, window, groups, out)
             return
         outputs, channels = out.shape[0], out.shape[1]
+        c = window3d(window)
+        sizes = outputs // groups, channels, *c.kernel
+        if c.dilation == (1, 1, 1) and c.kernel[0] == c.input[0] == c.output[0] == 1 and c.before[0] == 0:
+            line = len(window.input) == 1 and c.output[2] > BAND
+            if groups > 1 and channels == 1 and sizes[0] < 4 and tiles.fits_registers(math.prod(c.kernel)) and not line:
+                self._map_weight_gradient(dy, x, c, out)
+                return
+            outside = c.before[2], c.output[2] + c.kernel[2] - 1 - c.input[2] - c.before[2]
+            pairs = tiles.fills_half(dy.images) and sizes[0] % 2 == 0
+            row_tile = tiles.gradient_row_tile(*sizes[:2], c.kernel[2], c.output[2], outside, pairs)
+            if row_tile and c.stride == (1, 1, 1):
+                self._row_weight_gradient(row_tile, pairs, line, outside, dy, x, c, groups, out)
+                return
         c = window3d(window, rows=True)
         kernel, output = c.kernel, c.output
         sizes = outputs // groups, channels, *kernel
-        if c.stride == c.dilation == (1, 1, 1) and kernel[0] == c.input[0] == 1:
-            before, pixels = c.before[2], output[2]
-            outside = before, pixels + kernel[2] - 1 - c.input[2] - before
-            row_tile = tiles.gradient_row_tile(*sizes[:2], kernel[2], pixels, outside)
-            if row_tile and c.before[0] == 0:
-                self._row_weight_gradient(row_tile, outside, dy, x, c, groups, out)
-                return
         tile = tiles.product_tile(sizes[0], channels, kernel[2])
         corners = tiles.corners(tile, sizes)
         blocks = dy.data.shape[0]
@@ -110,20 +118,48 @@ class NumbaConv(NumbaDense):
         self._run(gradient, *arguments, c.stride, c.dilation, c.before, chunks)
         self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
 
-    def _row_weight_gradient(self, tile, outside, dy: Batch, x: Batch, c: Window3d, groups: int, out: Array) -> None:
-        """The weight gradient by whole kernel rows, with tiles of (OB, CB)."""
-        (outputs, channels), (_, height, width) = out.shape[:2], c.kernel
+    def _map_weight_gradient(self, dy: Batch, x: Batch, c: Window3d, out: Array) -> None:
+        """The weight gradient of a depthwise convolution."""
+        blocks, (_, tall, wide) = dy.data.shape[0], ((o - 1) * s + k for o, s, k in zip(c.output, c.stride, c.kernel))
+        gradient, band = deep(self._data(dy)), rows_per_band(c.output[2])
+        part = self._empty((blocks, len(out), 1, *c.kernel))
+        maps = self._empty((self.threads, tall, wide, LANES))
+        slot = -(-math.prod(c.kernel) // LANES) * LANES
+        scratch = self._empty((self.threads, sums.levels(-(-c.output[1] // band)) * slot))
+        arguments = gradient, deep(self._data(x)), part, maps, scratch, dy.images, band, c.stride, c.before
+        self._run(gradient_maps.gradient_maps_of(*c.kernel[1:]), *arguments)
+        self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
+
+    def _row_weight_gradient(
+        self, tile, pairs: bool, line: bool, outside, dy: Batch, x: Batch, c: Window3d, groups: int, out: Array
+    ) -> None:
+        """The weight gradient by whole kernel rows, or along a `line` of several bands, with tiles of (OB, CB), OB
+        counting pairs of channels if there are any.
+        """
+        channels, (_, height, width) = out.shape[1], c.kernel
+        gradient = deep(self._data(dy))
+        if pairs:
+            gradient = self._empty((len(gradient), len(out) // 2, *gradient.shape[2:]))
+            self._run(gradient_rows.channel_pairs, flat(self._data(dy)), flat(gradient))
+        blocks, outputs = gradient.shape[:2]
         over_o, over_c = -(-(outputs // groups) // tile[0]), -(-channels // tile[1])
-        blocks, band, line = dy.data.shape[0], rows_per_band(c.output[2]), c.input[2]
-        bands = -(-c.output[1] // band)
-        depth = tiles.strip_bands(channels, line, height, band, bands)
-        part = self._empty((blocks, outputs, channels, *c.kernel))
-        strips = self._empty((self.threads, channels * (depth * band + height - 1) * line * LANES))
+        band = BAND if line else rows_per_band(c.output[2])
+        bands = -(-c.output[2 if line else 1] // band)
         chunks = min(over_o, -(-UNITS_PER_THREAD * self.threads // (blocks * groups)))
-        slot = -(-math.prod(tile) * width // LANES) * LANES
+        slot = -(-math.prod(tile) * width * (2 if pairs else 1) // LANES) * LANES
+        part = self._empty((blocks, len(out), channels, *c.kernel))
         scratch = self._empty((self.threads, sums.levels(bands) * -(-over_o // chunks) * over_c * height * slot))
-        arguments = deep(self._data(dy)), deep(self._data(x)), part, strips, scratch, dy.images, groups, band
-        self._run(gradient_rows.gradient_rows_of(*tile, width, *outside), *arguments, c.before, chunks, depth)
+        sizes = dy.images, groups, band
+        border: tuple
+        if line:
+            strips = self._empty((self.threads, channels * (band + width - 1) * LANES))
+            kernel, border = gradient_rows.gradient_lines_of(*tile, width, pairs), (c.before[2], chunks)
+        else:
+            depth = tiles.strip_bands(channels, c.input[2], height, band, bands)
+            strips = self._empty((self.threads, channels * (depth * band + height - 1) * c.input[2] * LANES))
+            kernel = gradient_rows.gradient_rows_of(*tile, width, *outside, pairs)
+            border = c.before, chunks, depth
+        self._run(kernel, gradient, deep(self._data(x)), part, strips, scratch, *sizes, *border)
         self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
 
     def _block_tree(self, part: np.ndarray, out: np.ndarray) -> None:

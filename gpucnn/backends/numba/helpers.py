@@ -7,14 +7,15 @@ while.
 
 import os
 import threading
+from time import perf_counter
 
 import numpy as np
 
 from gpucnn.backends.numba.channel_blocks import address, aligned
 from gpucnn.kernels.numba import program
 
-# In runs.
-_PAUSE, _LONGEST_PAUSE = 4, 500
+# Seconds: a scheduler takes a core away for some milliseconds.
+_PAUSE, _LONGEST_PAUSE = 0.002, 0.064
 
 
 class Helpers:
@@ -30,14 +31,14 @@ class Helpers:
         self.mailbox = address(self._memory)
         self._sleeping: list[threading.Semaphore] = []
         self._count = 0
-        self._alone = 0  # how many runs go without helpers
-        self._pause = _PAUSE
+        self._alone_until, self._pause = 0.0, _PAUSE
 
     def call(self, count: int) -> bool:
         """Have at least so many helpers, and none of them asleep for long; False if they are better left alone."""
-        if self._alone:
-            self._alone -= 1
-            return False
+        if self._alone_until:
+            if perf_counter() < self._alone_until:
+                return False
+            self._alone_until = 0.0
         while self._count < count:
             self._help = program.help_out.prepare(0, 0)
             threading.Thread(target=self._work, args=(self._count,), name="gpucnn-helper", daemon=True).start()
@@ -49,9 +50,10 @@ class Helpers:
     def learn(self, late: bool) -> None:
         """Whether a helper kept the last run waiting."""
         if late:
-            self._alone, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
+            self._alone_until = perf_counter() + self._pause
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         elif self._pause > _PAUSE:
-            self._pause -= 1
+            self._pause = max(0.9 * self._pause, _PAUSE)
 
     def _work(self, number: int) -> None:
         bell = threading.Semaphore(0)

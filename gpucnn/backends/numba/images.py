@@ -27,18 +27,18 @@ class NumbaImages(NumbaBase):
         self._run(kernels.unpack, data.reshape(*data.shape[:2], -1, LANES), result)
         return result.reshape(batch.shape)
 
-    def _load_shifted(self, images, indices, y: Batch, shift: int, seed, step) -> None:
+    def _load_shifted(self, images, indices, y: Batch, shift: int, offset, seed, step) -> None:
         source, axes = _three_axes(images), images.ndim - 2
         moves = self.zeros((len(y.data) * LANES, 3), np.int64)
         rows = self._empty((self.threads, LANES, -(-source.shape[-1] // LANES) * LANES))
-        drawn = y.images, shift, axes if shift else 0, seed, _step(step)
+        drawn = y.images, shift, axes if shift else 0, offset, seed, _step(step)
         self._run(kernels.load_images, source, indices, deep(y.data), *drawn, moves, rows)
 
-    def _load_augmented(self, images, indices, y: Batch, augmentation: Augmentation, seed, step) -> None:
+    def _load_augmented(self, images, indices, y: Batch, augmentation: Augmentation, offset, seed, step) -> None:
         plan = self._empty((len(y.data) * LANES, 10), np.int64)
         rows = self._empty((self.threads, LANES, -(-y.data.shape[-2] // LANES) * LANES))
         chosen = augmentation.shift, augmentation.crop is not None, augmentation.flip, augmentation.cutout
-        drawn = images.ndim - 2, step is not None, seed, _step(step), *augmentation.constants(y.channels)
+        drawn = images.ndim - 2, step is not None, offset, seed, _step(step), *augmentation.constants(y.channels)
         arrays = _three_axes(images), indices, deep(y.data), y.images
         self._run(augmentation_kernels.load_augmented, *arrays, *chosen, *drawn, plan, rows)
 

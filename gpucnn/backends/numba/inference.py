@@ -6,13 +6,14 @@ import numpy as np
 
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.numba.channel_blocks import aligned
-from gpucnn.backends.numba.lowering import Lowered
+from gpucnn.backends.numba.lowering import Lowered, is_small
 from gpucnn.backends.spatial import three
 from gpucnn.inference.graph import Graph
 from gpucnn.kernels.numba import channel_maps as maps
 
-# The largest map with the next one should stay in the third cache, for all images at once.
-_MAP_BYTES = 2 << 20
+# The largest map should stay in the second cache, with the next one, for all images at once, or in the third where a
+# thread takes some of the images through all layers. But eight images share what is done once for all.
+_MAP_BYTES, _MAP_BYTES_BY_IMAGE, _FEW, _FEW_BYTES = 1 << 20, 3 << 20, 8, 8 << 20
 _MOST_IMAGES = 128
 
 
@@ -23,7 +24,10 @@ class NumbaInference:
 
     def images_at_once(self, graph: Graph) -> int:
         """How many images a plan should compute at most."""
-        return max(1, min(_MOST_IMAGES, _MAP_BYTES // (4 * graph.largest)))
+        size, room = 4 * graph.largest, _MAP_BYTES_BY_IMAGE if is_small(graph) else _MAP_BYTES
+        count = max(room // size, min(_FEW, _FEW_BYTES // size))
+        # A power of two can be shared out evenly.
+        return min(_MOST_IMAGES, 1 << max(0, count.bit_length() - 1))
 
     def plan(self, graph: Graph, count: int, preparation: Augmentation, image_shape: tuple[int, ...]) -> "NativePlan":
         """A plan for `count` images (C, *spatial) that are prepared first. Raises Unplannable."""
@@ -44,16 +48,15 @@ class NativePlan:
             source[slot] = stride
         # A crop shows the middle.
         room = [i - o for i, o in zip(size, three(graph.nodes[0].shape[1:], 1), strict=True)]
-        self._first = sum(r // 2 * stride for r, stride in zip(room, (*strides[2:], 4), strict=True))
+        self._program.skip(sum(r // 2 * stride for r, stride in zip(room, (*strides[2:], 4), strict=True)))
         if preparation.mean is not None:
             for slot, numbers in zip((maps.MEAN, maps.FACTOR), preparation.constants(channels), strict=True):
                 constants = aligned(channels)
                 constants[...] = numbers
                 source[slot] = lowered.program.keep(constants)
-
         self._sees_all = not any(room)
 
     def run(self, images: np.ndarray, outputs: np.ndarray, again: bool) -> bool:
         """outputs from images; the slots are this plan's, and one call has it at a time."""
-        finite = self._program.run(images, outputs, self._first, again)
+        finite = self._program.run(images, outputs, again)
         return finite if self._sees_all else bool(np.isfinite(images).all())

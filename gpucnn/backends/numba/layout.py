@@ -28,3 +28,14 @@ def is_halving(pool: Window) -> bool:
         and pool.padding == ((0, 0), (0, 0))
         and all(2 * p <= i for p, i in zip(pool.output, pool.input, strict=True))
     )
+
+
+def is_side_by_side(pool: Window) -> bool:
+    """Whether the windows are two pixels wide at most along each axis, disjoint, without gaps and inside the image."""
+    return (
+        pool.kernel == pool.stride
+        and max(pool.kernel) <= 2
+        and all(d == 1 for d in pool.dilation)
+        and all(pads == (0, 0) for pads in pool.padding)
+        and all(k * p <= i for k, p, i in zip(pool.kernel, pool.output, pool.input, strict=True))
+    )

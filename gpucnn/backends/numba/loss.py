@@ -31,11 +31,15 @@ class NumbaLoss(NumbaBase):
         arguments = self._data(logits), labels, dz.data, logits.images, scale
         self._run(loss.softmax_cross_entropy, *arguments, mean, totals, part, slots)
 
-    def _weighted_cross_entropy(self, logits, labels, weights, share, keep, dz, mean, totals) -> None:
+    def _label_weights(self, labels, weights, images: int, total: Array) -> None:
+        slots = self._empty((sums.levels(len(labels)),), np.float64)
+        self._run(loss.label_weights, labels, weights, images, total, slots)
+
+    def _weighted_cross_entropy(self, logits, labels, weights, weight, share, keep, dz, mean, totals) -> None:
         blocks = len(dz.data)
         totals = np.zeros(3) if totals is None else totals
-        part, slots = self._empty((2, blocks), np.float64), self._empty((2, sums.levels(blocks)), np.float64)
-        arguments = self._data(logits), labels, weights, share, keep, dz.data, logits.images
+        part, slots = self._empty((2, blocks), np.float64), self._empty((sums.levels(blocks),), np.float64)
+        arguments = self._data(logits), labels, weights, weight, share, keep, dz.data, logits.images
         self._run(loss.weighted_cross_entropy, *arguments, mean, totals, part, slots)
 
     def _value_loss(self, kind, x, targets, dx, values: int, scale, delta, mean, totals) -> None:

@@ -25,6 +25,9 @@ from gpucnn.resampling import as_arrays
 
 # Below so many cycles of one thread it pays to have one.
 _ALONE = 20_000
+# Threads take whole images where one has so many multiply-adds at most: then waiting for each other costs much of the
+# time, and for the last image little.
+_SMALL = 12_000_000
 
 
 class Lowered(Sums):
@@ -36,7 +39,8 @@ class Lowered(Sums):
 
     def __init__(self, graph: Graph, images: int, threads: int, prepared: bool):
         self.images, self.threads = images, threads
-        self.program = Program(threads)
+        self.together = _images_together(images, threads) if is_small(graph) else 0
+        self.program = Program(threads, images // self.together if self.together else 1)
         self.cycles = 0.0
         self._graph, self._prepared = graph, prepared
         self._readers: dict[int, list[Node]] = {id(node): [] for node in graph.nodes}
@@ -66,7 +70,7 @@ class Lowered(Sums):
                 stage = Sum(node)
                 while stage.last is not result and len(self._readers[id(stage.last)]) == 1:
                     following = self._readers[id(stage.last)][0]
-                    if not stage.takes(following, computed, self.images):
+                    if not stage.takes(following, computed, self.images, self.together):
                         break
                     taken.add(id(following))
                     computed.add(id(following))
@@ -158,13 +162,16 @@ class Lowered(Sums):
             last = stage.last if isinstance(stage, Sum) else node
             value = self._value(last)
             self._give(value)
+            before = self.cycles
             calls = self._calls_of(stage, value)
-            for kernel, slots, units in self._packs:
-                program.call(kernel, slots, units, once=True)
+            cycles = self.cycles - before
+            for kernel, slots, units, its_cycles in self._packs:
+                program.call(kernel, slots, units, its_cycles, once=True)
+                self.cycles += its_cycles
             self._packs = []
             program.begin()
             for kernel, slots, units in calls:
-                made = program.call(kernel, slots, units)
+                made = program.call(kernel, slots, units, cycles / len(calls), by_image=node.operation != "dense")
                 if node.operation == "input":
                     self.source = made
                 elif isinstance(stage, Sum) and self._value(self._seen_through(node.inputs[0])).elsewhere:
@@ -178,13 +185,10 @@ class Lowered(Sums):
             self._release(done)
         result = self._value(self._graph.nodes[-1])
         program.begin()
-        slots = result.slots
-        size = math.prod(self._graph.nodes[-1].shape) * 4
-        self.target = program.call(
-            maps.store_images,
-            {**dict(enumerate(slots)), **self._sizes(result), maps.OWN + 1: size},
-            self.images,
-        )
+        values = math.prod(self._graph.nodes[-1].shape)
+        slots = {**dict(enumerate(result.slots)), **self._sizes(result), maps.OWN + 1: 4 * values}
+        cycles = 4.0 * self.images * values
+        self.target = program.call(maps.store_images, slots, self.images, cycles, by_image=True)
 
     def _inside(self, stage: Sum, node: Node) -> bool:
         return node is not stage.addend
@@ -202,7 +206,7 @@ class Lowered(Sums):
         return getattr(self, name)(stage, y)
 
     def _map(self, kernel, node: Node, y: Blocks, own: Iterable[int], units: int | None = None) -> list[tuple]:
-        """A call of a kernel of channel_maps."""
+        """A call of a kernel of channel_maps that takes some cycles for each vector of y."""
         slots = dict(enumerate(self._value(node.inputs[0]).slots if node.inputs else []))
         slots |= dict(enumerate(y.slots, maps.Y)) | self._sizes(y) | dict(enumerate(own, maps.OWN))
         self.cycles += y.images * y.blocks * y.positions * 4
@@ -210,6 +214,7 @@ class Lowered(Sums):
 
     def _input(self, node: Node, y: Blocks) -> list[tuple]:
         if y.elsewhere:
+            self.cycles += y.images * y.channels * y.positions / 8
             return [(maps.look_at_images, {}, self.images)]
         own = [y.lane, y.pixel]
         return self._map(maps.load_images, node, y, own, self.images * y.channels)
@@ -301,6 +306,29 @@ class Lowered(Sums):
     def _softmax(self, node: Node, y: Blocks) -> list[tuple]:
         self.cycles += y.images * y.positions * (y.blocks * 60 + y.channels * 4)
         return self._map(maps.softmax, node, y, [], self.images)
+
+
+def is_small(graph: Graph) -> bool:
+    """Whether threads take whole images: by the multiply-adds of one, without dense layers."""
+    total = 0
+    for node in graph.nodes:
+        if node.operation in ("conv", "transposed conv"):
+            values = node.shape if node.operation == "conv" else node.inputs[0].shape
+            total += math.prod(values) * math.prod(node.settings["w"].shape[1:])
+    return total <= _SMALL
+
+
+def _images_together(images: int, threads: int) -> int:
+    """How many images a thread takes through all layers, up to the next dense one; 0 if threads share each image.
+
+    None may have much more to do than the others.
+    """
+    for size in (4, 2, 1):
+        parts = images // size
+        even = 10 * -(-parts // threads) * threads <= 11 * parts
+        if even and images % size == 0 and parts >= (4 if size == 4 else 2) * threads:
+            return size
+    return 0
 
 
 def _filled(number: float) -> np.ndarray:

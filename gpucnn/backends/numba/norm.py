@@ -10,7 +10,7 @@ from gpucnn.backends.numba.layout import flat, is_halving
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import positions_per_band, rows_per_band
 from gpucnn.geometry import Window
-from gpucnn.kernels.numba import norm, norm_pool, sums
+from gpucnn.kernels.numba import channel_sums, norm, norm_pool, sums
 
 
 class NumbaNorm(NumbaBase):
@@ -56,6 +56,23 @@ class NumbaNorm(NumbaBase):
         self._run(
             norm.batch_norm_gradient, *arguments, *outputs, x.images, positions_per_band(x.spatial), self._slots64(x, 4)
         )
+        return dx
+
+    def channel_sums(self, x: Batch, y: Batch | None = None, center: Array | None = None) -> Array:
+        out, data = self._empty((x.channels,), np.float64), flat(self._data(x))
+        kind = (
+            channel_sums.PRODUCTS if y is not None else channel_sums.VALUES if center is None else channel_sums.SQUARES
+        )
+        other = data if y is None else flat(self._data(y))
+        middle = np.zeros(x.channels) if center is None else center
+        sizes = x.images, positions_per_band(x.spatial), self._slots64(x, 2)
+        self._run(channel_sums.channel_sums, data, other, middle, kind, out, *sizes)
+        return out
+
+    def batch_norm_gradient_by_means(self, dy, x, mean, var, gamma, eps, gamma_mean, beta_mean) -> Batch:
+        dx = self._like(x)
+        arguments = flat(self._data(dy)), flat(self._data(x)), mean, var, gamma, np.float32(eps), gamma_mean, beta_mean
+        self._run(channel_sums.batch_norm_gradient, *arguments, flat(dx.data), x.images)
         return dx
 
     def batch_norm_max_pool(

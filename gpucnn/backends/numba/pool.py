@@ -7,7 +7,7 @@ import numpy as np
 
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.numba.base import NumbaBase
-from gpucnn.backends.numba.layout import deep, flat
+from gpucnn.backends.numba.layout import deep, flat, is_side_by_side
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import positions_per_band, window3d
 from gpucnn.geometry import Window, pool_counts
@@ -21,14 +21,22 @@ class NumbaPool(NumbaBase):
     def max_pool(self, x: Batch, window: Window) -> tuple[Batch, Array]:
         y = self._maps(x, x.channels, window.output)
         where = self._empty(y.data.shape)
-        self._run(pool.max_pool, deep(self._data(x)), deep(y.data), deep(where), *_geometry(window))
+        arguments = deep(self._data(x)), deep(y.data), deep(where)
+        if is_side_by_side(window):
+            self._run(pool.max_pool_side_by_side_of(*window3d(window).kernel), *arguments)
+        else:
+            self._run(pool.max_pool, *arguments, *_geometry(window))
         return y, where
 
     def max_pool_gradient(self, dy: Batch, where: Array, window: Window) -> Batch:
         dx = self._maps(dy, dy.channels, window.input)
+        arguments = deep(self._data(dy)), deep(where), deep(dx.data)
+        if is_side_by_side(window):
+            self._run(pool.max_pool_gradient_side_by_side_of(*window3d(window).kernel), *arguments)
+            return dx
         apart = all(s >= d * (k - 1) + 1 for s, d, k in zip(window.stride, window.dilation, window.kernel, strict=True))
         kernel = pool.max_pool_gradient_apart if apart else pool.max_pool_gradient
-        self._run(kernel, deep(self._data(dy)), deep(where), deep(dx.data), *_geometry(window))
+        self._run(kernel, *arguments, *_geometry(window))
         return dx
 
     def avg_pool(self, x: Batch, window: Window, count_include_pad: bool = True) -> Batch:

@@ -7,18 +7,27 @@ from gpucnn.backends.numba.channel_blocks import address, aligned
 from gpucnn.inference import Unplannable
 from gpucnn.kernels.numba import program
 from gpucnn.kernels.numba.native import Native
-from gpucnn.kernels.numba.program import AFTER_ALL, ARGUMENTS, FUNCTION, GRAIN, ONCE, SLOTS, UNITS
+from gpucnn.kernels.numba.program import AFTER_ALL, ALONE, ARGUMENTS, FUNCTION, GRAIN, ONCE, SLOTS, UNITS
 
 # Each thread should find so many pieces of a kernel's work, so that an uneven end costs little.
 _CLAIMS = 8
+# A call of fewer cycles is done by one thread: sharing it costs as much.
+_WORTH_SHARING = 3_000
+# So many looks at units that a helper has claimed say that it has lost its core, half a millisecond; and cycles a look.
+_LATE, _LOOK = 15_000, 100
 
 
 class Program:
-    """Kernel calls in their order. Between `begin` and the next, calls may overlap and come in any order."""
+    """Kernel calls in their order. Between `begin` and the next, calls may overlap and come in any order.
 
-    def __init__(self, threads: int):
-        self._threads = threads
-        self._calls: list[tuple[Native, np.ndarray, int, bool, bool]] = []
+    With `parts` above 1, calls that compute each image by itself are done part by part of the images: a thread takes
+    some images through all of them, and waits for no other.
+    """
+
+    def __init__(self, threads: int, parts: int):
+        self._threads, self._parts = threads, parts
+        self._section: list[tuple[Native, np.ndarray, int, float]] = []
+        self._calls: list[tuple[Native, np.ndarray, int, bool, bool, float]] = []
         self._kept: list[np.ndarray] = []
         self._readers: list[int] = []
         self._waits = False
@@ -42,18 +51,46 @@ class Program:
         """The next call waits for all before it."""
         self._waits = True
 
-    def call(self, kernel: Native, slots: list[int] | dict[int, int], units: int, once: bool = False) -> np.ndarray:
-        """Add a call; returns its slots, int64, which may be changed between runs.
+    def call(
+        self,
+        kernel: Native,
+        slots: list[int] | dict[int, int],
+        units: int,
+        cycles: float,
+        *,
+        once: bool = False,
+        by_image: bool = False,
+    ) -> np.ndarray:
+        """Add a call that takes so many cycles; returns its slots, int64, which may be changed between runs.
 
-        `once`: what it computes from weights holds for the further runs of one prediction.
+        `once`: what it computes from weights holds for the further runs of one prediction. `by_image`: its units are
+        those of one image after the other, and read no other image.
         """
         numbers = slots if isinstance(slots, dict) else dict(enumerate(slots))
         arguments = aligned(48, np.int64)
         for number, value in numbers.items():
             arguments[number] = value
-        self._calls.append((kernel, arguments, units, self._waits, once))
+        if by_image and self._parts > 1:
+            self._section.append((kernel, arguments, units // self._parts, cycles))
+        else:
+            if not once:
+                self._end_section()
+            self._calls.append((kernel, arguments, units, self._waits, once, cycles))
         self._waits = False
         return arguments
+
+    def _end_section(self) -> None:
+        """The calls since the last one that is not by image become one, after all before it."""
+        if self._section:
+            records = aligned(len(self._section) * SLOTS, np.int64)
+            for number, (kernel, arguments, units, _cycles) in enumerate(self._section):
+                record = records[number * SLOTS :]
+                record[FUNCTION], record[ARGUMENTS], record[UNITS] = kernel.address, self.keep(arguments), units
+            table = aligned(program.PATIENCE + 1, np.int64)
+            table[program.TABLE], table[program.COUNT_ALL] = self.keep(records), len(self._section)
+            cycles = sum(cycles for *_, cycles in self._section)
+            self._calls.append((program.section, table, self._parts, True, False, cycles))
+            self._section = []
 
     def reads_images(self, slots: np.ndarray, number: int) -> None:
         """Slot `number` of a call is an offset into the images, where they are, and becomes an address in each run."""
@@ -63,35 +100,46 @@ class Program:
         """Make the table. `source` and `target` are the slots of the calls that read images and write results; `alone`
         says that one thread is faster than several.
         """
-        self._records = aligned(len(self._calls) * SLOTS, np.int64)
-        for number, (kernel, arguments, units, waits, once) in enumerate(self._calls):
-            record = self._records[number * SLOTS :]
+        self._end_section()
+        records, shared, longest = aligned(len(self._calls) * SLOTS, np.int64), 0, 0.0
+        for number, (kernel, arguments, units, waits, once, cycles) in enumerate(self._calls):
+            record = records[number * SLOTS :]
             record[FUNCTION], record[ARGUMENTS] = kernel.address, address(arguments)
             record[UNITS], record[AFTER_ALL], record[ONCE] = units, waits, once
             record[GRAIN] = -(-units // (_CLAIMS * self._threads))
+            longest = max(longest, cycles / units * record[GRAIN])
+            record[ALONE] = units == 1 or cycles < _WORTH_SHARING
+            if not record[ALONE]:
+                shared = number + 1
         readers = np.array(self._readers or [0], np.int64)
-        self._ends = address(source), address(target)
-        self._direct = self.keep(readers), len(self._readers) // 2
-        self._table = address(self._records), len(self._calls)
+        self._table = aligned(program.PATIENCE + 1, np.int64)
+        self._table[...] = (
+            *(self.keep(records), len(self._calls), shared, address(source), address(target), 0),
+            *(self.keep(readers), len(self._readers) // 2, _LATE + 2 * int(longest / _LOOK)),
+        )
+        self._address = address(self._table)
         like = np.zeros(1, np.float32)
-        self._run_alone = program.run_alone.prepare(like, like, *[0] * 8)
+        self._run_alone = program.run_alone.prepare(like, like, 0, 0)
         self._run_together = None
-        if not alone and self._threads > 1 and len(self._calls) <= program.MOST_RECORDS:
-            self._run_together = program.run_together.prepare(like, like, *[0] * 10)
+        if not alone and self._threads > 1 and 0 < shared <= program.MOST_RECORDS:
+            self._run_together = program.run_together.prepare(like, like, 0, 0, 0, 0)
 
-    def run(self, images: np.ndarray, outputs: np.ndarray, shift: int, again: bool) -> bool:
-        """All calls on contiguous images, `shift` bytes into each; returns whether their values are finite.
+    def skip(self, size: int) -> None:
+        """So many bytes of the images come before the first that is read."""
+        self._table[program.SHIFT] = size
+
+    def run(self, images: np.ndarray, outputs: np.ndarray, again: bool) -> bool:
+        """All calls on contiguous images; returns whether their values are finite.
 
         `again`: the weights are those of the run before.
         """
-        given = images.reshape(-1), outputs.reshape(-1), *self._ends, shift, *self._direct, *self._table, int(again)
-        staff = helpers.helpers
+        images, outputs, staff = images.reshape(-1), outputs.reshape(-1), helpers.helpers
         if self._run_together is None or not staff.lock.acquire(blocking=False):
-            return bool(self._run_alone(*given))
+            return bool(self._run_alone(images, outputs, self._address, int(again)))
         try:
             if not staff.call(self._threads - 1):
-                return bool(self._run_alone(*given))
-            told = self._run_together(*given, staff.mailbox, self._threads - 1)
+                return bool(self._run_alone(images, outputs, self._address, int(again)))
+            told = self._run_together(images, outputs, self._address, int(again), staff.mailbox, self._threads - 1)
             staff.learn(late=told > 1)
             return told % 2 == 1
         finally:

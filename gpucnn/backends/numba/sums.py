@@ -41,8 +41,10 @@ class Sum:
         self.addend: Node | None = None
         self.pool: Window | None = None
 
-    def takes(self, following: Node, computed: set[int], images: int) -> bool:
-        """Whether `following` becomes a part of this; `computed` are the ids of the nodes known by now."""
+    def takes(self, following: Node, computed: set[int], images: int, together: int) -> bool:
+        """Whether `following` becomes a part of this; `computed` are the ids of the nodes known by now, `together`
+        images are computed by one thread (see Lowered).
+        """
         settings, operation = following.settings, following.operation
         if self.pool is not None:
             return False
@@ -50,7 +52,7 @@ class Sum:
             window = settings["window"]
             if self.node.operation != "conv" or not is_partition(window) or math.prod(window.kernel) not in (2, 4, 8):
                 return False
-            if not self._pools_better(settings["window"], images):
+            if not self._pools_better(settings["window"], images, together):
                 return False
             self.pool = settings["window"]
         elif operation == "elementwise" and settings["name"] == "relu":
@@ -71,11 +73,11 @@ class Sum:
         self.last = following
         return True
 
-    def _pools_better(self, pool: Window, images: int) -> bool:
+    def _pools_better(self, pool: Window, images: int, together: int) -> bool:
         """Whether tiles of whole windows take less time than others, which leave out more padding, and a pass."""
         settings = self.node.settings
         blocks = -(-len(settings["w"]) // LANES)
-        common = settings["w"].shape[1], images, blocks, True, is_depthwise(self.node)
+        common = settings["w"].shape[1], images, blocks, together, True, is_depthwise(self.node)
         within = arranged(settings["window"], pool, *common).cycles
         values = images * blocks * math.prod(pool.output) * math.prod(pool.kernel)
         return within <= arranged(settings["window"], None, *common).cycles + values * _POOLED
@@ -127,6 +129,7 @@ class Sums:
 
     images: int
     threads: int
+    together: int
     cycles: float
     program: "Program"
     _packs: list[tuple]
@@ -169,7 +172,7 @@ class Sums:
         where = x, y, pixels * np.array(geometry.stride), put, pixels
         outputs, channels = len(w), w.shape[1]
         if is_depthwise(node):
-            found = arranged(window, stage.pool, 1, self.images, y.blocks, False, True)
+            found = arranged(window, stage.pool, 1, self.images, y.blocks, self.together, False, True)
             return [self._call(stage, dict(ends), found, where, w, (0, outputs, w.strides[0]), [0], taps, {}, x.block)]
         calls = []
         for first, count, inside in _evened(_parts(groups, outputs // groups)):
@@ -179,7 +182,8 @@ class Sums:
                 more[conv.OWNERS] = self.program.table([g for g in inside for _ in each])
                 more |= {conv.WHERE: self.program.table([k * 4 for _ in inside for k in each])}
                 more |= {conv.OWN: outputs // groups, conv.FIRST: first}
-            found = arranged(window, stage.pool, len(seen), self.images, -(-count // LANES), near, False)
+            blocks = -(-count // LANES)
+            found = arranged(window, stage.pool, len(seen), self.images, blocks, self.together, near, False)
             slots, rows = _from_block(ends, y, first // LANES), (first, count, w.strides[0])
             places = [x.channel(c) for c in seen]
             calls.append(self._call(stage, slots, found, where, w, rows, places, taps, more))
@@ -211,7 +215,7 @@ class Sums:
                 if len(owners) > 1:
                     more[conv.OWNERS] = self.program.table([g for g, _ in pairs for _ in taps])
                     more |= {conv.OWN: own, conv.FIRST: first}
-                found = arrange(inside, len(pairs), self.images, -(-count // LANES))
+                found = arrange(inside, len(pairs), self.images, -(-count // LANES), together=self.together)
                 slots, rows = _from_block(ends, y, first // LANES), (first, count, all_taps * 4)
                 places = [x.channel(c) for _, c in pairs]
                 calls.append(self._call(stage, slots, found, (x, y, seen, put, put), w, rows, places, taps, more))
@@ -253,7 +257,8 @@ class Sums:
         slots[conv.TILES] = len(found.cells)
         apart = int(x.pixel * (seen[1] - seen[0])[2]) if tile.together > 1 else 0
         kernel = conv.conv_of(tile.vectors, tile.places, tile.together, apart, tile.taps, x_block > 0)
-        return kernel, slots, self._split(slots, found, blocks)
+        weights_weigh_more = terms * blocks * LANES * 4 > found.group * x.image
+        return kernel, slots, self._split(slots, found, blocks, weights_weigh_more)
 
     def _terms(self, found: Arrangement, channels: list[int], taps: list[int]) -> dict[int, int]:
         """Tables of the terms: those of all tiles that have the same taps stand in one place."""
@@ -278,17 +283,24 @@ class Sums:
         target = self.program.keep(aligned(max(1, number * terms * vectors * LANES)))
         slots = {conv.SOURCE: address(w) + at, conv.SOURCE_ROW: row, conv.SOURCE_OUTPUTS: outputs}
         slots |= {conv.SOURCE_TERMS: terms, conv.TARGET: target, conv.TILE_VECTORS: vectors, conv.ALL_VECTORS: blocks}
-        self._packs.append((conv.pack, slots | more, number))
-        self.cycles += number * vectors * terms * (40 if more else 3)
+        self._packs.append((conv.pack, slots | more, number, number * vectors * terms * (40.0 if more else 5.0)))
         return target
 
-    def _split(self, slots: dict[int, int], found: Arrangement, blocks: int) -> int:
-        """Parts of the work; returns how many units there are."""
+    def _split(self, slots: dict[int, int], found: Arrangement, blocks: int, by_outputs: bool) -> int:
+        """Parts of the work; returns how many units there are.
+
+        `by_outputs`: each thread should have outputs of its own. It reads only their weights, which it has packed
+        itself, but all of the input.
+        """
         groups, number = -(-self.images // found.group), -(-blocks // found.tile.vectors)
         self.cycles += found.cycles
+        if self.together:
+            slots |= {conv.PIXEL_PARTS: 1, conv.VECTOR_PARTS: 1}
+            return groups
         wanted = max(1, min(int(found.cycles / _UNIT), 8 * self.threads) if self.threads > 1 else 1)
-        pixel_parts = max(1, min(len(found.cells), -(-wanted // groups)))
-        vector_parts = max(1, min(number, -(-wanted // (groups * pixel_parts))))
+        least = min(number, self.threads) if by_outputs and groups < self.threads else 1
+        pixel_parts = max(1, min(len(found.cells), -(-wanted // (groups * least))))
+        vector_parts = max(least, min(number, -(-wanted // (groups * pixel_parts))))
         slots |= {conv.PIXEL_PARTS: pixel_parts, conv.VECTOR_PARTS: vector_parts}
         return groups * pixel_parts * vector_parts
 
@@ -301,7 +313,8 @@ class Sums:
         pixel, blocks = np.zeros((1, 3), np.int64), y.blocks
         if self.images > _FEW:
             # The images are the pixels of one.
-            images, self.images, calls = self.images, 1, []
+            images, together, calls = self.images, self.together, []
+            self.images, self.together = 1, 0
             inside = np.ones((images, len(taps)), bool)
             for first, count, _ in _evened([(0, len(w), range(1))]):
                 found = arrange(inside, len(channels), 1, -(-count // LANES))
@@ -309,7 +322,7 @@ class Sums:
                 where, rows = (x, y, pixel, pixel, pixel), (first, count, w.strides[0])
                 slots = _from_block(ends | {conv.IMAGES: images}, y, first // LANES)
                 calls.append(self._call(stage, slots, found, where, w, rows, channels, taps, {}))
-            self.images = images
+            self.images, self.together = images, together
             return calls
         at_once = next(q for q in (1, 2, 4, 8) if q >= min(self.images, 8))
         groups = 4 if at_once == 4 else 2

@@ -85,17 +85,19 @@ def arrange(
     run: int = 1,
     taps: int = 1,
     depthwise: bool = False,
+    together: int = 0,
 ) -> Arrangement:
     """The quickest tiles for `images` images of so many pixels and `blocks` blocks of output channels.
 
     `inside` (pixels, taps) says which taps of a pixel are inside the image; each has a term in each of `channels`
     channels. `pool` pixels that follow one another make a window, `run` are side by side; a kernel's row has `taps`.
+    Groups of images divide `together`, unless it is 0.
     """
     every = (_DEPTHWISE if depthwise else _TILES)[accumulators()]
     fitting = [t for t in every if t.vectors <= blocks and t.pixels % pool == 0 and run % t.together == 0]
     fitting = [t for t in fitting if t.taps == 1 or (t.taps == taps and pool == 1)]
     groups = {1, images} | set(range(2, min(images, 17)))
-    groups = {g for g in groups if g == 1 or g * len(inside) <= _TABLE_PIXELS}
+    groups = {g for g in groups if g == 1 or (g * len(inside) <= _TABLE_PIXELS and together % g == 0)}
     found = None
     for tile, group in itertools.product(fitting, sorted(groups)):
         size = max(pool, tile.together)
@@ -152,7 +154,14 @@ def taps_inside(window: Window, pool: Window | None) -> np.ndarray:
 
 @functools.cache
 def arranged(
-    window: Window, pool: Window | None, channels: int, images: int, blocks: int, near: bool, depthwise: bool
+    window: Window,
+    pool: Window | None,
+    channels: int,
+    images: int,
+    blocks: int,
+    together: int,
+    near: bool,
+    depthwise: bool,
 ) -> Arrangement:
     """`arrange` for a convolution, with or without pooling after it.
 
@@ -162,4 +171,5 @@ def arranged(
     run, taps = (width, window.kernel[-1]) if near else (1, 1)
     size = int(np.prod(pool.kernel)) if pool else 1
     inside = taps_inside(window, pool)
-    return arrange(inside, channels, images, blocks, pool=size, run=run, taps=taps, depthwise=depthwise)
+    settings = {"pool": size, "run": run, "taps": taps, "depthwise": depthwise, "together": together}
+    return arrange(inside, channels, images, blocks, **settings)

@@ -23,8 +23,7 @@ from gpucnn.backends.lanes import LaneBackend
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import three
 from gpucnn.errors import BackendError
-
-_INSTALL = "pip install 'gpucnn[cuda13]' for a driver of version 580 or newer, 'gpucnn[cuda12]' for an older one"
+from gpucnn.extras import INSTALL_CUDA
 
 
 def check_machine() -> bool:
@@ -32,7 +31,7 @@ def check_machine() -> bool:
     try:
         importlib.metadata.version("numba-cuda")
     except importlib.metadata.PackageNotFoundError:
-        raise BackendError(f"numba-cuda is not installed: {_INSTALL}") from None
+        raise BackendError(f"numba-cuda is not installed: {INSTALL_CUDA}") from None
     from numba import config, cuda
 
     if config.ENABLE_CUDASIM:
@@ -47,11 +46,13 @@ def check_machine() -> bool:
     try:
         nvvm.NVVM()
     except (ImportError, RuntimeError, OSError) as error:
-        raise BackendError(f"the CUDA compiler NVVM cannot be loaded ({error}): {_INSTALL}") from None
+        raise BackendError(f"the CUDA compiler NVVM cannot be loaded ({error}): {INSTALL_CUDA}") from None
     try:
         import cupy  # noqa: F401
     except (ImportError, RuntimeError, OSError) as error:
-        raise BackendError(f"CuPy, whose arrays this backend uses, cannot be imported ({error}): {_INSTALL}") from None
+        raise BackendError(
+            f"CuPy, whose arrays this backend uses, cannot be imported ({error}): {INSTALL_CUDA}"
+        ) from None
     return False
 
 

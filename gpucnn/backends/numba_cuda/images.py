@@ -22,13 +22,13 @@ class NumbaCudaImages(NumbaCudaBase):
         self._run(kernels.unpack, result.size, self._data(batch).reshape(len(batch.data), -1, LANES), result)
         return self.host(result).reshape(batch.shape)
 
-    def _load_shifted(self, images, indices, y: Batch, shift: int, seed, step) -> None:
+    def _load_shifted(self, images, indices, y: Batch, shift: int, offset, seed, step) -> None:
         moves, axes = self.zeros((y.images, 3), np.int64), images.ndim - 2
         if shift:
-            self._run(kernels.draw_moves, y.images * axes, moves, shift, axes, seed, step)
+            self._run(kernels.draw_moves, y.images * axes, moves, shift, axes, offset, seed, step)
         self._run(kernels.load_images, y.data.size, _three_axes(images), indices, self._deep(y), moves)
 
-    def _load_augmented(self, images, indices, y: Batch, augmentation: Augmentation, seed, step) -> None:
+    def _load_augmented(self, images, indices, y: Batch, augmentation: Augmentation, offset, seed, step) -> None:
         axes = images.ndim - 2
         sizes = three(images.shape[2:], 1), three(y.spatial, 1)
         if step is None:
@@ -37,7 +37,7 @@ class NumbaCudaImages(NumbaCudaBase):
         else:
             plan, cutout = self._empty((y.images, augmentation_kernels.DRAWS), np.int64), augmentation.cutout
             chosen = augmentation.shift, augmentation.crop is not None, augmentation.flip, cutout, axes
-            self._run(augmentation_kernels.draw, plan.size, plan, *sizes, *chosen, seed, step)
+            self._run(augmentation_kernels.draw, plan.size, plan, *sizes, *chosen, offset, seed, step)
         arrays = _three_axes(images), indices, self._deep(y), plan
         constants = map(self.array, augmentation.constants(y.channels))
         self._run(augmentation_kernels.load_augmented, y.data.size, *arrays, cutout, *constants)

@@ -30,12 +30,13 @@ class NumbaCudaLoss(NumbaCudaBase):
         self._run(loss.softmax_cross_entropy, labels.size, self._data(logits), labels, dz.data, losses, hits, scale)
         self._run(loss.mean_loss, 1, losses, hits, np.float64(count), mean, totals)
 
-    def _weighted_cross_entropy(self, logits, labels, weights, share, keep, dz, mean, totals) -> None:
+    def _label_weights(self, labels, weights, images: int, total: Array) -> None:
+        self._run(loss.label_weights, 1, labels, weights, self._empty((images, 1), np.float64), total)
+
+    def _weighted_cross_entropy(self, logits, labels, weights, weight, share, keep, dz, mean, totals) -> None:
         count = logits.images
-        own, weight = self._empty((count, 1), np.float64), self._empty((1,), np.float64)
         losses, hits = self._empty((count, 1), np.float64), self._empty((count,), np.float64)
         totals = self.zeros((3,), np.float64) if totals is None else totals
-        self._run(loss.label_weights, 1, labels, weights, own, weight)
         arguments = self._data(logits), labels, weights, share, keep, weight, dz.data, losses, hits
         self._run(loss.weighted_cross_entropy, labels.size, *arguments)
         self._run(loss.weighted_mean_loss, 1, losses, hits, weight, mean, totals)

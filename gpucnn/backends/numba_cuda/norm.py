@@ -57,6 +57,25 @@ class NumbaCudaNorm(NumbaCudaBase):
         self._run(norm.batch_norm_gradient, dx.data.size, *arguments, self._flat(dx), self._map_size(x), x.images)
         return dx
 
+    def channel_sums(self, x: Batch, y: Batch | None = None, center: Array | None = None) -> Array:
+        out, rounded, count = self._empty((x.channels,), np.float64), self._empty((x.channels,)), np.float64(1)
+        if y is not None:  # with mean 0 and deviation 1, y is its own xhat
+            ones = self.array(np.ones(x.channels, np.float32))
+            arguments = self._pixels(x), self._pixels(y), self.zeros((x.channels,)), ones, np.float32(0)
+            part, bands = self._sums(norm.product_sums, x, *arguments)
+        elif center is not None:
+            part, bands = self._sums(norm.square_sums, x, self._pixels(x), center)
+        else:
+            part, bands = self._sums(norm.value_sums, x, self._pixels(x))
+        self._run(norm.mean_of, x.channels, part, bands, count, out, rounded)
+        return out
+
+    def batch_norm_gradient_by_means(self, dy, x, mean, var, gamma, eps, gamma_mean, beta_mean) -> Batch:
+        dx = self._like(x)
+        arguments = self._flat(dy), self._flat(x), mean, var, gamma, np.float32(eps), beta_mean, gamma_mean
+        self._run(norm.batch_norm_gradient, dx.data.size, *arguments, self._flat(dx), self._map_size(x), x.images)
+        return dx
+
     def batch_norm_input_gradient(self, dy: Batch, var: Array, gamma: Array, eps: float) -> Batch:
         dx = self._like(dy)
         arguments = self._flat(dy), var, gamma, np.float32(eps)

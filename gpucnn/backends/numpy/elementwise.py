@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.arithmetic import DROPOUT, uniform, words
+from gpucnn.backends import shares
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.numpy.base import NumpyBase
 from gpucnn.backends.protocol import Array
@@ -27,7 +28,9 @@ class NumpyElementwise(NumpyBase):
         return self.rectified(a.like(a.data + b.data), relu)
 
     def dropout(self, x: Batch, rate: float, seed: int, step: Array, layer: int) -> Batch:
-        index = np.arange(x.data.size, dtype=np.uint64).reshape(x.data.shape)  # one lane: data is in logical order
+        # One lane: data is in logical order.
+        first = shares.offset() * (x.data.size // len(x.data))
+        index = np.arange(first, first + x.data.size, dtype=np.uint64).reshape(x.data.shape)
         u = uniform(words(seed, index, int(step[0]), DROPOUT, layer))
         scale = self.dtype.type(1.0 / (1.0 - rate))
         return x.like(np.where(u < np.float32(rate), self.dtype.type(0), x.data * scale))

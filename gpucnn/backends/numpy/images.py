@@ -3,6 +3,7 @@
 import numpy as np
 
 from gpucnn.arithmetic import CROP, CUTOUT, FLIP, SHIFT, words
+from gpucnn.backends import shares
 from gpucnn.backends.augmentation import Augmentation
 
 
@@ -15,10 +16,12 @@ def load_images(
     count, sizes = len(chosen), images.shape[2:]
     output, axes = augmentation.output(sizes), len(sizes)
 
+    number = np.uint64(shares.offset())  # of the first image in the whole batch
+
     def draw(purpose: int, values: int = axes) -> np.ndarray:
         """24 random bits for each image and axis, (count, axes)."""
         assert step is not None
-        drawn = words(seed, np.arange(count * values, dtype=np.uint64), int(step[0]), purpose)
+        drawn = words(seed, number * values + np.arange(count * values, dtype=np.uint64), int(step[0]), purpose)
         return (drawn.astype(np.int64) >> 8).reshape(count, values)
 
     def along(values: np.ndarray, axis: int) -> np.ndarray:

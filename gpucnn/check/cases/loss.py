@@ -37,7 +37,8 @@ def _weighted_cross_entropies(numbers: Numbers) -> Iterator[Case]:
             weights = b.array(np.abs(numbers(classes, seed=1)) + np.float32(0.125))
             labels = b.pack_labels(np.arange(n) * 7 % classes)
             mean, dz = b.weighted_cross_entropy(z, labels, weights, smoothing, totals)
-            return {"loss": b.host(mean), "dlogits": dz.numpy(), "totals": b.host(totals)}
+            weight = b.host(b.label_weights(labels, weights, n))
+            return {"loss": b.host(mean), "dlogits": dz.numpy(), "totals": b.host(totals), "weight": weight}
 
         about = f"{n} images of {classes} classes, smoothing {smoothing}"
         yield Case("weighted cross-entropy", about, run, ("dlogits",), numbers.kind, small=True)

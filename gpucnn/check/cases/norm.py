@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from gpucnn.backends.protocol import Backend
 from gpucnn.check.cases.case import ALWAYS, NEVER, RANDOM, Case, Numbers, Results
 from gpucnn.geometry import window
@@ -18,6 +20,7 @@ _BATCH_NORMS = [
 ]
 _BATCH_NORM_GRADIENTS = (
     "dx",
+    "dx by means",
     "dx with relu",
     "dgamma with relu",
     "dx in inference",
@@ -63,7 +66,14 @@ def _batch_norms(numbers: Numbers) -> Iterator[Case]:
             outs = b.zeros((shape[1],)), b.zeros((shape[1],))
             through_relu = b.batch_norm_relu_gradient(dy, rectified, x, mean, var, gamma, beta, 1e-5, *outs)
             results_of_sum = _with_addition(b, numbers, x, dy, mean, var, gamma, beta)
+            # What processes that share a batch compute of it.
+            center, means = b.array(numbers(shape[1], seed=5).astype(np.float64)), [b.array(numbers(shape[1], seed=6))]
+            means.append(b.array(numbers(shape[1], seed=7)))
+            by_means = b.batch_norm_gradient_by_means(dy, x, mean, var, gamma, 1e-5, *means)
             arrays = {
+                "sums": b.channel_sums(x),
+                "squares": b.channel_sums(x, center=center),
+                "products": b.channel_sums(x, dy),
                 "mean": mean,
                 "var": var,
                 "unbiased": unbiased,
@@ -79,6 +89,7 @@ def _batch_norms(numbers: Numbers) -> Iterator[Case]:
                 "y": b.batch_norm(x, mean, var, gamma, beta, 1e-5).numpy(),
                 "with relu": rectified.numpy(),
                 "dx": dx.numpy(),
+                "dx by means": by_means.numpy(),
                 "dx with relu": through_relu.numpy(),
                 "dgamma with relu": b.host(outs[0]),
                 "dx in inference": b.batch_norm_input_gradient(dy, var, gamma, 1e-5).numpy(),

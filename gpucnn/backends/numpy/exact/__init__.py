@@ -15,9 +15,11 @@ from gpucnn.backends.numpy.exact.optimizers import ExactOptimizers
 from gpucnn.backends.numpy.exact.pool import ExactPool
 from gpucnn.backends.numpy.pool import NumpyPool
 from gpucnn.backends.numpy.resampling import NumpyResampling
+from gpucnn.backends.shared import SharedSums
 
 
 class NumpyExact(
+    SharedSums,
     ExactConv,
     ExactPool,
     ExactNorm,

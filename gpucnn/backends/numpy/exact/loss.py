@@ -3,6 +3,7 @@
 import numpy as np
 
 from gpucnn.arithmetic import exp, exp64, fma, log, log64, total64
+from gpucnn.backends import shares
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.numpy.base import NumpyBase
 from gpucnn.backends.protocol import Array
@@ -31,7 +32,7 @@ class ExactLoss(NumpyBase):
         if totals is not None:
             totals += total, np.count_nonzero(first == target)
         hot = (np.arange(z.shape[1]) == target[:, None]).astype(np.float32)
-        scale = np.float32(1 / len(z))
+        scale = np.float32(1 / shares.whole(logits))
         return np.array([total / len(z)], np.float32), self.batch((p - hot) * scale)
 
     def weighted_cross_entropy(
@@ -47,19 +48,23 @@ class ExactLoss(NumpyBase):
         for c in range(z.shape[1]):
             q_sum += q[:, c]
             losses = fma(q[:, c], log_sums - shifted[:, c], losses)
-        total, weight = total64(losses[:, None])[0], total64(weights[target][:, None])[0]
+        total, weight = total64(losses[:, None])[0], self.label_weights(labels, weights, len(z))[0]
         if totals is not None:
             totals += total, np.count_nonzero(first == target), weight
         gradient = fma(p, q_sum[:, None], -q) * np.float32(1 / weight)
         return np.array([total / weight], np.float32), self.batch(gradient)
 
+    def label_weights(self, labels: Array, weights: Array, images: int) -> Array:
+        return total64(weights[labels])
+
     def value_loss(
         self, kind: str, x: Batch, targets: Batch, delta: float = 1.0, totals: Array | None = None
     ) -> tuple[Array, Batch]:
-        v, t, scale = x.data, targets.data, np.float32(1 / x.data.size)
+        values = shares.whole(x) * (x.data.size // x.images)
+        v, t, scale = x.data, targets.data, np.float32(1 / values)
         d, limit = v - t, np.float32(delta)
         if kind == "mean_squared":
-            terms, dx = d.astype(np.float64) * d, d * np.float32(2 / x.data.size)
+            terms, dx = d.astype(np.float64) * d, d * np.float32(2 / values)
         elif kind == "mean_absolute":
             terms, dx = np.abs(d).astype(np.float64), np.where(d > 0, scale, np.where(d < 0, -scale, ZERO))
         elif kind == "huber":

@@ -30,12 +30,26 @@ class ExactNorm(NumpyBase):
         self, dy: Batch, x: Batch, mean: Array, var: Array, gamma: Array, eps: float, out_gamma: Array, out_beta: Array
     ) -> Batch:
         count = x.data.size // x.channels
-        xhat, inv = normalized(x, per_channel(mean, x), per_channel(var, x), eps)
+        xhat, _ = normalized(x, per_channel(mean, x), per_channel(var, x), eps)
         dbeta = total64(dy.data[..., 0])
         dgamma = total64((dy.data.astype(np.float64) * xhat)[..., 0])
         out_beta[...], out_gamma[...] = rounded(dbeta), rounded(dgamma)
-        a, b = per_channel((dbeta / count).astype(np.float32), x), per_channel((dgamma / count).astype(np.float32), x)
+        means = (dgamma / count).astype(np.float32), (dbeta / count).astype(np.float32)
+        return self.batch_norm_gradient_by_means(dy, x, mean, var, gamma, eps, *means)
+
+    def batch_norm_gradient_by_means(self, dy, x, mean, var, gamma, eps, gamma_mean, beta_mean) -> Batch:
+        xhat, inv = normalized(x, per_channel(mean, x), per_channel(var, x), eps)
+        a, b = per_channel(beta_mean, x), per_channel(gamma_mean, x)
         return dy.like((per_channel(gamma, x) * inv) * fma(-xhat, b, dy.data - a))
+
+    def channel_sums(self, x: Batch, y: Batch | None = None, center: Array | None = None) -> Array:
+        values = x.data.astype(np.float64)
+        if y is not None:
+            values = values * y.data
+        elif center is not None:
+            deviation = values - per_channel(center, x)
+            values = deviation * deviation
+        return total64(values[..., 0])
 
     def batch_norm_input_gradient(self, dy: Batch, var: Array, gamma: Array, eps: float) -> Batch:
         return dy.like(dy.data * per_channel(gamma * inverse_deviation(var, eps), dy))

@@ -1,0 +1,110 @@
+"""`gpucnn sweep`."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gpucnn.backends.processors import processors
+from gpucnn.cli import options
+from gpucnn.cli.output import note, print_json, print_table
+from gpucnn.cli.settings import DEFAULTS, OPTIMIZERS
+from gpucnn.errors import ConfigurationError
+
+
+def sweep(
+    context: typer.Context,
+    study: Annotated[
+        str, typer.Option("--study", help="Folder of the sweep; one that is there is continued.")
+    ] = "sweep",
+    model: Annotated[str | None, typer.Option("--model", help="Networks, commas between them.")] = None,
+    lr: Annotated[
+        str | None, typer.Option("--lr", help="Learning rates, or with --trials the range: 1e-4,1e-2.")
+    ] = None,
+    seed: Annotated[str | None, typer.Option("--seed", help="Seeds, commas between them.")] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            "--trials", min=1, help="Let Optuna choose so many rates in the range. Default: all combinations."
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Trainings at the same time on this machine.")] = 1,
+    json: options.Json = False,
+) -> None:
+    """Train every combination of networks, learning rates and seeds, and compare them.
+
+    All other options are those of `gpucnn train`, the same for each training. The same command on another machine that
+    sees the folder adds workers; after an interruption it continues. Each training is a run folder in FOLDER/runs.
+    """
+    from gpucnn.sweep import Plan, Sweep, draw, rows
+
+    plan = None
+    if context.args or any(value is not None for value in (model, lr, seed, trials)):
+        optimizer = _option(context.args, "--optimizer") or DEFAULTS["optimizer"]
+        rate = OPTIMIZERS.get(optimizer, {"lr": 0.001})["lr"]
+        plan = Plan(
+            models=_listed("model", model or DEFAULTS["model"], str),
+            rates=_listed("lr", lr or str(rate), float),
+            seeds=_listed("seed", seed or "0", int),
+            arguments=tuple(context.args),
+            trials=trials,
+        )
+    made = Sweep(study, plan)
+    note(f"{made.plan.size()} trainings in {made.path}, {workers} at a time here")
+    threads = max(1, processors() // workers)
+    command = [sys.executable, "-m", "gpucnn.sweep.worker", str(made.path), str(threads)]
+    started = [subprocess.Popen(command) for _ in range(workers - 1)]
+    try:
+        made.work(threads, note)
+        codes = [process.wait() for process in started]
+    except BaseException:
+        for process in started:
+            process.terminate()
+        note(f"gpucnn: continue with: gpucnn sweep --study {made.path}")
+        raise
+    results = rows(made)
+    picture = made.path / "sweep.png"
+    draw(results, picture)
+    _print(results, made.path, json)
+    if any(codes) or not any(row["loss"] is not None for row in results):
+        raise ConfigurationError("no training succeeded" if not any(codes) else "a worker failed; see above")
+
+
+def _print(results: list[dict], path: Path, json: bool) -> None:
+    if json:
+        print_json({"trainings": results, "picture": str(path / "sweep.png")})
+        return
+    columns = {"network": "left", "rate": "right", "seed": "right", "loss": "right", "test": "right", "weights": "left"}
+    print_table(
+        f"Trainings, best first; {path / 'sweep.png'} shows them",
+        {**columns, "run": "left"},
+        [
+            [row["model"], f"{row['lr']:.3g}", str(row["seed"]), *_measured(row), Path(row["run"]).name]
+            for row in results
+        ],
+    )
+
+
+def _measured(row: dict) -> list[str]:
+    if row["loss"] is None:
+        return ["failed", "", row.get("failed", "")]
+    return [f"{row['loss']:.4f}", f"{row['test_accuracy']:.2%}", row["weights_sha256"][:16]]
+
+
+def _listed(name: str, text: str, kind: type) -> tuple:
+    try:
+        return tuple(kind(word.strip()) for word in text.split(","))
+    except ValueError:
+        raise ConfigurationError(f"--{name} is {text!r}; give numbers with commas between them") from None
+
+
+def _option(arguments: list[str], name: str) -> str | None:
+    """The value of an option of `train`."""
+    for number, word in enumerate(arguments):
+        if word == name and number + 1 < len(arguments):
+            return arguments[number + 1]
+        if word.startswith(f"{name}="):
+            return word.split("=", 1)[1]
+    return None

@@ -1,0 +1,121 @@
+"""Tables with a label column: CSV, as Kaggle's MNIST comes, gzipped or not, and Parquet, as Hugging Face's come."""
+
+import gzip
+import io
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from gpucnn.data.dataset import Dataset, every_fifth
+from gpucnn.data.images import is_grey, open_image, pixels
+from gpucnn.data.layout import label_numbers
+from gpucnn.data.unpacking import Unpacked
+from gpucnn.errors import DataError
+from gpucnn.extras import install
+from gpucnn.storage import reading
+
+_LABELS = ("label", "labels", "class", "target", "y")
+_GZIP_MAGIC = b"\x1f\x8b"
+_PART = 1 << 24  # bytes read at once
+_ENDINGS = (".csv", ".csv.gz", ".parquet")
+
+
+def recognises(file: Path) -> bool:
+    """Whether a file's name ends as a table's."""
+    return file.name.lower().endswith(_ENDINGS)
+
+
+def load(file: Path) -> tuple[Dataset, Dataset]:
+    """(train, test) from a table with an image a row, of which every fifth is a test image.
+
+    One column, called label, labels, class, target or y, holds the number of its class; all others are its pixels, row
+    by row, of a square image with one channel, or with three, one after the other. A CSV without a line of names has
+    the label first. Whole numbers from 0 to 255 become value / 255, others are taken as they are. In Parquet a column
+    `image` may hold PNG or JPEG files instead. Raises DataError.
+    """
+    images, labels = _parquet(file) if file.suffix.lower() == ".parquet" else _csv(file)
+    classes = [str(label) for label in range(int(labels.max(initial=0)) + 1)]
+    return every_fifth(images, labels, classes, str(file))
+
+
+def _csv(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    with reading(file, DataError, "CSV file") as raw:
+        zipped = raw.read(2) == _GZIP_MAGIC
+        raw.seek(0)
+        try:
+            stream = Unpacked(file, raw) if zipped else raw
+            content = b"".join(iter(lambda: stream.read(_PART), b""))
+        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+            raise DataError(f"{file}: the gzip data is damaged or cut short ({error}); fetch the file again") from None
+    first = content.partition(b"\n")[0].decode("utf-8", "replace").strip().lstrip("\ufeff")
+    names = [name.strip().strip('"').lower() for name in first.split(",")]
+    header = not all(name.replace(".", "", 1).lstrip("-").isdigit() for name in names)
+    column = _label_column(names, file) if header else 0
+    try:
+        values = np.loadtxt(io.BytesIO(content), np.float32, delimiter=",", skiprows=int(header), ndmin=2)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{file}: {' '.join(str(error).split())}; a row is a label and its pixels, all numbers"
+        ) from None
+    if values.shape[1] != len(names):
+        raise DataError(f"{file}: the first line has {len(names)} columns and the rows {values.shape[1]}")
+    return _split(values, column, file)
+
+
+def _parquet(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise DataError(
+            f"{file}: pyarrow, which reads Parquet, cannot be imported ({error}): {install('parquet')}"
+        ) from None
+    with reading(file, DataError, "Parquet file") as raw:
+        try:
+            table = parquet.read_table(raw)
+        except (ArrowException, OSError, ValueError) as error:
+            raise DataError(f"{file}: not a whole Parquet file ({' '.join(str(error).split())})") from None
+    names = [name.lower() for name in table.column_names]
+    column = _label_column(names, file)
+    if "image" in names:
+        cells = table.column(names.index("image")).to_pylist()
+        files = [cell.get("bytes") if isinstance(cell, dict) else cell for cell in cells]
+        if not all(isinstance(one, bytes) for one in files):
+            raise DataError(f"{file}: the column image must hold PNG or JPEG files")
+        opened = [open_image(io.BytesIO(one)) for one in files]
+        if len(sizes := {image.size for image in opened}) > 1:
+            raise DataError(f"{file}: its images have {len(sizes)} sizes; training images must have one")
+        channels = 1 if all(map(is_grey, opened)) else 3
+        labels = label_numbers(table.column(column).to_numpy(), f"{file}: {names[column]}")
+        return np.stack([pixels(image, channels) for image in opened]), labels
+    try:
+        values = np.stack([np.asarray(one.to_numpy(), np.float32) for one in table.columns], axis=1)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{file}: its columns must be numbers, or a label and an image ({error})") from None
+    return _split(values, column, file)
+
+
+def _label_column(names: list[str], file: Path) -> int:
+    found = [i for i, name in enumerate(names) if name in _LABELS]
+    if len(found) != 1:
+        raise DataError(
+            f"{file}: {len(found)} of its columns are called {', '.join(_LABELS[:-1])} or {_LABELS[-1]}; one must be, "
+            "and holds the label"
+        )
+    return found[0]
+
+
+def _split(values: np.ndarray, column: int, file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(images (N, C, S, S), labels (N,)) from a table (N, 1 + C * S * S) with the label in `column`."""
+    labels, values = values[:, column], np.delete(values, column, axis=1)
+    if not np.array_equal(labels, np.floor(labels)):
+        raise DataError(f"{file}: a label is {labels[labels != np.floor(labels)][0]}; labels are whole numbers from 0")
+    count = values.shape[1]
+    channels = next((c for c in (1, 3) if count % c == 0 and math.isqrt(count // c) ** 2 * c == count), None)
+    if not count or channels is None:
+        raise DataError(f"{file}: a row has {count} pixels, which is no square image of one or three channels")
+    side = math.isqrt(count // channels)
+    if values.size and values.max() > 1 and values.min() >= 0 and values.max() <= 255 and not (values % 1).any():
+        values = values / np.float32(255)
+    return values.reshape(-1, channels, side, side), label_numbers(labels.astype(np.int64), f"{file}: its labels")

@@ -1,0 +1,112 @@
+"""The study in its folder: which training is next, and which a killed worker has left."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from gpucnn.errors import ConfigurationError
+from gpucnn.schema import difference
+from gpucnn.storage import as_path, locked, make_folder
+from gpucnn.sweep.plan import Plan
+
+
+class Sweep:
+    """The sweep in the folder at `path`, made for `plan` if there is none yet.
+
+    The folder holds journal.log, which is Optuna's, and runs/ with a run folder for each training. Raises
+    ConfigurationError without Optuna, for a sweep with another plan, and for a folder without a sweep and no plan.
+    """
+
+    def __init__(self, path, plan: Plan | None = None):
+        self.path = as_path(path)
+        try:
+            import optuna
+        except ImportError:
+            raise ConfigurationError("a sweep needs Optuna; install it with pip install 'gpucnn[sweep]'") from None
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._states, self._again = optuna.trial.TrialState, optuna.trial.Trial
+        journal = self.path / "journal.log"
+        if plan is None and not journal.exists():
+            raise ConfigurationError(f"{self.path} holds no sweep; say what to try, such as --seed 0,1,2")
+        make_folder(self.path / "runs")
+        with locked(self.path / "sweep.lock", self.path, "another worker is starting there; try again in a moment"):
+            backend = optuna.storages.journal.JournalFileBackend(str(journal))
+            self.study = optuna.create_study(
+                storage=optuna.storages.JournalStorage(backend),
+                study_name="sweep",
+                load_if_exists=True,
+                sampler=optuna.samplers.TPESampler(),
+            )
+            self.plan = self._agreed(plan)
+
+    def _agreed(self, plan: Plan | None) -> Plan:
+        there = self.study.user_attrs.get("plan")
+        if there is not None:
+            if plan is not None and (changed := difference(there, plan.settings())):
+                raise ConfigurationError(f"{self.path} is a sweep with another plan: {changed}; choose another folder")
+            return Plan(**{key: tuple(value) if isinstance(value, list) else value for key, value in there.items()})
+        if plan is None:
+            raise ConfigurationError(f"{self.path} holds no sweep; say what to try, such as --seed 0,1,2")
+        for combination in plan.grid():
+            self.study.enqueue_trial(combination)
+        self.study.set_user_attr("plan", plan.settings())  # last: a worker killed before it starts again from nothing
+        return plan
+
+    # ---- a worker ----------------------------------------------------------------------------------------------------
+
+    def work(self, threads: int | None = None, say: Callable[[str], None] = lambda text: None) -> None:
+        """Train until nothing is left, this worker's trainings one after the other."""
+        while (trial := self._waiting()) is not None:
+            self._run(trial, threads, say)
+        for begun in self.study.get_trials(deepcopy=False, states=(self._states.RUNNING,)):
+            self._run(self._again(self.study, begun._trial_id), threads, say)
+
+    def _waiting(self):
+        """The next trial that nobody has begun; None if there is none."""
+        taken = len([t for t in self.study.get_trials(deepcopy=False) if t.state != self._states.WAITING])
+        return self.study.ask() if taken < self.plan.size() else None
+
+    def _run(self, trial, threads: int | None, say: Callable[[str], None]) -> None:
+        """One training, unless another worker is at it; it continues where a killed worker left it."""
+        settings = self.plan.suggest(trial)
+        folder = self.folder(trial.number, settings)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(
+                    locked(folder.with_name(folder.name + ".lock"), folder, "another worker trains there")
+                )
+            except ConfigurationError:
+                return
+            if self.study.trials[trial.number].state == self._states.RUNNING:
+                say(f"training {folder.name}")
+                self._tell(trial, self._train(folder, settings, threads), say)
+
+    def folder(self, number: int, settings: dict) -> Path:
+        """The run folder of a trial."""
+        return self.path / "runs" / f"{number:03}-{settings['model']}-lr{settings['lr']:.3g}-seed{settings['seed']}"
+
+    def _train(self, folder: Path, settings: dict, threads: int | None) -> dict[str, Any]:
+        """What `gpucnn train --json` printed, or {"failed": its last sentence}."""
+        chosen = [f"--{name}={value}" for name, value in settings.items()]
+        begun = (folder / "config.json").exists()
+        options = [*self.plan.arguments, *chosen, *([f"--threads={threads}"] if threads else [])]
+        command = [sys.executable, "-m", "gpucnn", "train", *options, f"--run={folder}", "--json"]
+        done = subprocess.run([*command, *["--resume"] * begun], capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return json.loads(done.stdout)
+        if done.returncode == 2:
+            return {"failed": done.stderr.strip().splitlines()[-1].removeprefix("gpucnn: ")}
+        raise ConfigurationError(f"a training ended with exit code {done.returncode}: {done.stderr[-300:]}")
+
+    def _tell(self, trial, result: dict[str, Any], say: Callable[[str], None]) -> None:
+        for name, value in result.items():
+            trial.set_user_attr(name, value)
+        if "failed" in result:
+            say(f"training {trial.number} failed: {result['failed']}")
+            self.study.tell(trial, state=self._states.FAIL)
+        else:
+            self.study.tell(trial, result.get("validation_loss", result["test_loss"]))

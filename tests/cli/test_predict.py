@@ -1,0 +1,88 @@
+"""`gpucnn predict` with drawings: dark ink on white, photos of it, and the options that leave images alone."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import gpucnn
+from tests.drawings import drawn
+
+
+def saved(folder, count: int = 40, seed: int = 0) -> list[int]:
+    """Writes drawings into the folder; returns what each is, in the order of the names."""
+    folder.mkdir()
+    pictures = drawn(count, seed)
+    for number, (_, picture) in enumerate(pictures):
+        picture.save(folder / f"{number:03}.{'jpg' if number % 2 else 'png'}")
+    return [digit for digit, _ in pictures]
+
+
+@pytest.mark.slow
+def test_the_default_run_reads_digits_drawn_on_white(cli, tmp_path):
+    run = tmp_path / "run"
+    cli.json("train", "--run", run)
+    for seed in range(3):
+        digits = saved(tmp_path / str(seed), seed=seed)
+        values = cli.json("predict", tmp_path / str(seed), "--run", run)
+        right = sum(found["class"] == str(digit) for found, digit in zip(values["predictions"], digits, strict=True))
+        assert right >= 36, f"{right} of 40 with seed {seed}"
+    assert values["notes"][0].startswith("brought to what the training images look like: dark ink made light")
+
+
+def test_a_drawing_is_what_python_makes_of_it(cli, trained, tmp_path):
+    saved(tmp_path / "drawn", 3)
+    train, _ = gpucnn.data.load("digits")
+    style = gpucnn.data.Style.of(train.images)
+    images, files, _ = gpucnn.data.load_images(tmp_path / "drawn", (1, 32, 32), style=style)
+    expected = gpucnn.training.load_run(trained[0]).model.predict(images)
+    values = cli.json("predict", tmp_path / "drawn", "--run", trained[0], "--picture", tmp_path / "shown.png")
+    assert [found["file"] for found in values["predictions"]] == list(map(str, files))
+    for found, row in zip(values["predictions"], expected, strict=True):
+        assert list(found["probabilities"].values()) == row.tolist()
+    with Image.open(tmp_path / "shown.png") as picture:
+        assert picture.width > 500
+
+
+def test_as_is_and_invert(cli, trained, tmp_path):
+    _, test = gpucnn.data.load("digits")
+    dark = ((1 - test.images[5, 0]) * 255).round().astype(np.uint8)
+    Image.fromarray(dark).save(tmp_path / "dark.png")
+    model = gpucnn.training.load_run(trained[0]).model
+
+    def probabilities(*options):
+        values = cli.json("predict", tmp_path / "dark.png", "--run", trained[0], *options)
+        return list(values["predictions"][0]["probabilities"].values()), values["notes"]
+
+    seen = (dark / np.float32(255))[None, None]
+    found, notes = probabilities("--as-is")
+    assert found == model.predict(seen)[0].tolist()
+    assert notes[0].endswith("light ink on dark paper: leave out --as-is, or add --invert")
+    found, notes = probabilities("--as-is", "--invert")
+    assert found == model.predict(1 - seen)[0].tolist()
+    assert notes == []
+    assert probabilities("--invert")[0] == found  # the negative looks like a training image
+
+
+def test_a_file_without_its_training_images(cli, trained, tmp_path):
+    saved(tmp_path / "drawn", 1)
+    gpucnn.save(gpucnn.training.load_run(trained[0]).model, tmp_path / "model.safetensors")
+    common = ("predict", tmp_path / "drawn", "--run", tmp_path / "model.safetensors")
+    plain, known = cli.json(*common), cli.json(*common, "--data", "digits")
+    assert plain["notes"][0].startswith("resized from 180x240")
+    assert known["notes"][0].startswith("brought to what the training images look like")
+    assert "it has no meaning with --as-is" in cli.refused(*common, "--data", "digits", "--as-is")
+    assert "is neither a built-in data set" in cli.refused(*common, "--data", "none")
+
+
+def test_an_empty_page_is_refused_by_name(cli, trained, tmp_path):
+    Image.new("L", (90, 70), 250).save(tmp_path / "empty.png")
+    assert "empty.png: nothing is drawn" in cli.refused("predict", tmp_path / "empty.png", "--run", trained[0])
+
+
+def test_the_picture_is_checked_first(cli, tmp_path):
+    assert "must end in .png" in cli.refused("predict", "a.png", "--picture", tmp_path / "shown.txt")
+
+
+def test_pictures_of_inputs_need_as_many_files_as_images(tmp_path):
+    with pytest.raises(gpucnn.errors.ShapeError, match="1 files, 1 titles and images of shape"):
+        gpucnn.show.inputs(["a.png"], np.zeros((2, 1, 4, 4)), tmp_path / "a.png")

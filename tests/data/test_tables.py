@@ -1,0 +1,114 @@
+"""CSV and Parquet tables with a label column, against arrays that are written out here."""
+
+import gzip
+import io
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gpucnn.data import load
+from gpucnn.errors import DataError
+
+LABELS = np.arange(20) % 3
+BYTES = np.random.default_rng(0).integers(0, 256, (20, 4, 4), np.uint8)
+TEST = np.arange(20) % 5 == 4
+
+
+def csv(pixels, labels=LABELS, column: int = 0, header: bool = True, name: str = "label") -> bytes:
+    rows = [list(map(str, row)) for row in np.reshape(pixels, (len(pixels), -1)).tolist()]
+    for row, label in zip(rows, labels, strict=True):
+        row.insert(column, str(label))
+    names = [f"pixel{i}" for i in range(len(rows[0]) - 1)]
+    names.insert(column, name)
+    return "\n".join(",".join(row) for row in ([names] if header else []) + rows).encode()
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"column": 16, "name": '"class"'}, {"header": False}, {"name": "Label"}])
+def test_a_csv_is_read(tmp_path, settings, zipped):
+    file = tmp_path / ("a.csv.gz" if zipped else "a.csv")
+    file.write_bytes(gzip.compress(csv(BYTES, **settings)) if zipped else csv(BYTES, **settings))
+    train, test = load(file)
+    expected = BYTES[:, None] / np.float32(255)
+    np.testing.assert_array_equal(train.images, expected[~TEST])
+    np.testing.assert_array_equal(test.images, expected[TEST])
+    np.testing.assert_array_equal(train.labels, LABELS[~TEST])
+    assert train.classes == ["0", "1", "2"]
+
+
+def test_colour_and_numbers_that_are_no_bytes(tmp_path):
+    values = np.random.default_rng(1).normal(size=(20, 3, 2, 2)).astype(np.float32)
+    (tmp_path / "a.csv").write_bytes(csv(values))
+    train, _ = load(tmp_path / "a.csv")
+    np.testing.assert_array_equal(train.images, values[~TEST])
+
+
+def test_whole_numbers_that_are_no_bytes(tmp_path):
+    """One below 0, so they are taken as they are."""
+    values = BYTES.astype(int)
+    values[0, 0, 0] = -1
+    (tmp_path / "a.csv").write_bytes(csv(values))
+    np.testing.assert_array_equal(load(tmp_path / "a.csv")[0].images, values[~TEST][:, None].astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"a,b\n1,2\n", "0 of its columns are called label, labels, class, target or y"),
+        (b"label,class,c\n1,2,3\n", "2 of its columns are called"),
+        (b"label,b\n1,x\n", "could not convert string 'x'"),
+        (b"label,b\n1,2\n1\n", "number of columns changed"),
+        (b"label,b\n1,2,3\n", "the first line has 2 columns and the rows 3"),
+        (b"label,b,c\n1,2,3\n", "a row has 2 pixels, which is no square image"),
+        (b"label\n1\n", "a row has 0 pixels"),
+        (b"label,b\n0.5,2\n", "a label is 0.5"),
+        (b"label,b\nnan,2\n", "a label is nan"),
+        (b"label,b\n-1,2\n", "labels count classes from 0"),
+        (csv(BYTES[:3] * 1.0, LABELS[:3]), "at least 5 are needed"),
+        (csv(np.where(BYTES[0, 0, 0] == BYTES, np.nan, BYTES)), "NaN"),
+    ],
+)
+def test_what_is_no_table_of_images_is_refused(tmp_path, content, words):
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(DataError, match="a.csv") as caught:
+        load(tmp_path / "a.csv")
+    assert words in str(caught.value)
+
+
+def test_damaged_gzip_and_bombs_are_refused(tmp_path):
+    whole = gzip.compress(csv(BYTES))
+    (tmp_path / "a.csv.gz").write_bytes(whole[:-20])
+    with pytest.raises(DataError, match="damaged or cut short"):
+        load(tmp_path / "a.csv.gz")
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"0" * (1 << 27)))
+    with pytest.raises(DataError, match="decompression bomb"):
+        load(tmp_path / "a.csv.gz")
+
+
+def test_parquet_of_pixels_and_of_image_files(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    columns = {f"pixel{i}": BYTES.reshape(20, -1)[:, i] for i in range(16)}
+    parquet.write_table(pyarrow.table({"label": LABELS, **columns}), tmp_path / "pixels.parquet")
+    files = []
+    for image in BYTES:
+        Image.fromarray(image).save(stream := io.BytesIO(), "PNG")
+        files.append({"bytes": stream.getvalue(), "path": None})
+    parquet.write_table(pyarrow.table({"image": files, "label": LABELS}), tmp_path / "files.parquet")
+    for name in ("pixels", "files"):
+        train, _ = load(tmp_path / f"{name}.parquet")
+        np.testing.assert_array_equal(train.images, (BYTES[:, None] / np.float32(255))[~TEST])
+        np.testing.assert_array_equal(train.labels, LABELS[~TEST])
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "files.parquet").read_bytes()[:-30])
+    with pytest.raises(DataError, match="not a whole Parquet file"):
+        load(tmp_path / "cut.parquet")
+
+
+def test_parquet_without_its_library_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"cannot be imported .*: pip install pyarrow$"):
+        load(tmp_path / "a.parquet")

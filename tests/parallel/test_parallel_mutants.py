@@ -1,0 +1,120 @@
+"""What tests/parallel promises, broken once on purpose: the tests named must notice."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.processes import checkout, environment
+
+pytestmark = pytest.mark.long  # four minutes
+
+TESTS = Path(__file__).resolve().parents[1]
+
+MUTANTS = {
+    "parts are as even as possible": (
+        "gpucnn/parallel/division.py",
+        "each *= 2",
+        "each += 1",
+        "test_division.py",
+        "test_parts_are_nodes",
+    ),
+    "an empty part counts": (
+        "gpucnn/parallel/joined.py",
+        "there = received[:nodes]",
+        "there = received",
+        "test_same_bits.py",
+        "test_batches_smaller",
+    ),
+    "pieces are added in their order": (
+        "gpucnn/backends/shared.py",
+        "np.copyto(out, tree(np.stack(rows), 0))",
+        "np.copyto(out, np.stack(rows)[::-1].cumsum(0, out.dtype)[-1])",
+        "test_same_bits.py",
+        "test_pieces",
+    ),
+    "processes are added by NumPy's sum": (
+        "gpucnn/parallel/joined.py",
+        "tree(np.ascontiguousarray(there[:, cut:]).view(np.float32), 0)",
+        "np.ascontiguousarray(there[:, cut:]).view(np.float32)[::-1].cumsum(0, np.float32)[-1]",
+        "test_same_bits.py",
+        "test_everything or test_losses",
+    ),
+    "long vectors are added from the wrong slices": (
+        "gpucnn/parallel/joined.py",
+        "tree(slices[:nodes], 0)",
+        "tree(filled[:nodes], 0)",
+        "test_same_bits.py",
+        "test_long_vectors",
+    ),
+    "the loss is the mean over the part": (
+        "gpucnn/backends/lanes.py",
+        "np.float32(1 / shares.whole(logits))",
+        "np.float32(1 / logits.images)",
+        "test_same_bits.py",
+        "test_batches_smaller",
+    ),
+    "images are moved by their place in the part": (
+        "gpucnn/backends/lanes.py",
+        "y, shift, shares.offset(), ",
+        "y, shift, 0, ",
+        "test_same_bits.py",
+        "test_batches_smaller",
+    ),
+    "augmentation by the place in the part": (
+        "gpucnn/backends/lanes.py",
+        "augmentation, shares.offset(), ",
+        "augmentation, 0, ",
+        "test_same_bits.py",
+        "test_everything",
+    ),
+    "dropout by the place in the part": (
+        "gpucnn/backends/lanes.py",
+        "*factors, shares.offset(), ",
+        "*factors, 0, ",
+        "test_same_bits.py",
+        "test_batches_smaller",
+    ),
+    "batch norm divides by the part's count": (
+        "gpucnn/backends/shared.py",
+        "return shares.whole(x) * math.prod(x.spatial)",
+        "return x.images * math.prod(x.spatial)",
+        "test_same_bits.py",
+        "test_everything",
+    ),
+    "weights are not compared": (
+        "gpucnn/training/trainer.py",
+        "self.processes.same(state.hexdigest(), _how_diverged)",
+        "pass",
+        "test_same_bits.py",
+        "test_a_weight_that_differs",
+    ),
+    "settings are not compared": (
+        "gpucnn/parallel/processes.py",
+        "if other != values[0]:",
+        "if False:",
+        "test_same_bits.py",
+        "test_other_settings",
+    ),
+    "each process writes": (
+        "gpucnn/training/trainer.py",
+        "if self.run is None or not self.processes.first:",
+        "if self.run is None:",
+        "test_same_bits.py",
+        "test_one_process_writes",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_planted_error_is_found(name, tmp_path):
+    file, old, new, tests, pattern = MUTANTS[name]
+    root = checkout(tmp_path / "mutant", {file: (old, new)})
+    # As in tests/training/test_training_mutants.py: this checkout's tests, the copy's package.
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--import-mode=append"]
+    command += [str(TESTS / "parallel" / tests), "-k", pattern]
+    paths = environment(root, PYTHONPATH=os.pathsep.join((str(root), str(TESTS.parent))))
+    run = subprocess.run(command, cwd=root, env=paths, capture_output=True, text=True, timeout=900, check=False)
+    assert run.returncode == 1 and "1 failed" in run.stdout, f"{run.stdout[-2000:]}\n{run.stderr[-2000:]}"

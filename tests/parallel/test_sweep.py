@@ -1,0 +1,91 @@
+"""Sweeps: every combination once, killed and continued, several workers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gpucnn.errors import ConfigurationError
+from gpucnn.training import load_run
+from tests.processes import environment
+
+pytest.importorskip("optuna", reason="sweep: Optuna is not installed")
+
+from gpucnn.sweep import Plan, Sweep, rows
+
+PLAN = ["--model", "mlp", "--lr", "0.001,0.003", "--seed", "0,5"]
+TRAINING = ["--hidden", "16", "--epochs", "2", "--validation", "0.1"]
+
+
+def sweep(folder, *arguments):
+    command = [sys.executable, "-m", "gpucnn", "sweep", "--study", "study", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=environment(), start_new_session=True, **pipes)
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_continues_to_the_same_weights(tmp_path):
+    first = sweep(tmp_path, *PLAN, *TRAINING, "--workers", "2")
+    runs = tmp_path / "study" / "runs"
+    while not list(runs.glob("*/metrics.jsonl")):
+        assert first.poll() is None, first.communicate()[1]
+        time.sleep(0.02)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    out, err = sweep(tmp_path, "--workers", "2", "--json").communicate(timeout=600)
+    found = json.loads(out)["trainings"]
+    assert sorted((row["lr"], row["seed"]) for row in found) == [(0.001, 0), (0.001, 5), (0.003, 0), (0.003, 5)], err
+    assert (tmp_path / "study" / "sweep.png").read_bytes()[:4] == b"\x89PNG"
+    for row in found:
+        options = ["--model=mlp", f"--lr={row['lr']}", f"--seed={row['seed']}", *TRAINING, "--run=alone", "--json"]
+        folder = tmp_path / f"alone{row['number']}"
+        folder.mkdir()
+        done = subprocess.run(
+            [sys.executable, "-m", "gpucnn", "train", *options],
+            cwd=folder,
+            env=environment(),
+            capture_output=True,
+            check=True,
+        )
+        expected = json.loads(done.stdout)
+        assert row["weights_sha256"] == expected["weights_sha256"]
+        assert row["loss"] == expected["validation_loss"]
+        assert load_run(tmp_path / row["run"]).history.last["epoch"] == 2
+
+
+def test_plans():
+    plan = Plan(("a", "b"), (0.1, 0.2), (0, 1, 2))
+    assert plan.size() == len(plan.grid()) == 12 and plan.grid()[5] == {"model": "a", "lr": 0.2, "seed": 2}
+    assert Plan(("a",), (1e-4, 1e-2), (0,), trials=7).size() == 7
+    for wrong in (
+        {"seeds": (1, 1)},
+        {"models": ()},
+        {"trials": 3, "rates": (1e-3,)},
+        {"trials": 3, "rates": (1.0, 0.1)},
+    ):
+        with pytest.raises(ConfigurationError):
+            Plan(**{"models": ("a",), "rates": (0.1,), "seeds": (0,), **wrong})
+
+
+def test_a_folder_keeps_its_plan(tmp_path):
+    with pytest.raises(ConfigurationError, match="holds no sweep; say what to try"):
+        Sweep(tmp_path / "study")
+    plan = Plan(("mlp",), (0.1,), (0,))
+    made = Sweep(tmp_path / "study", plan)
+    assert Sweep(tmp_path / "study").plan == plan == made.plan and rows(made) == []
+    with pytest.raises(
+        ConfigurationError, match=r"is a sweep with another plan: seeds was \[0\] there and is \[1\] now"
+    ):
+        Sweep(tmp_path / "study", Plan(("mlp",), (0.1,), (1,)))
+
+
+def test_a_training_that_fails_is_a_row(tmp_path):
+    made = Sweep(tmp_path / "study", Plan(("mlp",), (0.1,), (0,), ("--epochs", "1", "--flip", "--data", "nowhere")))
+    said = []
+    made.work(1, said.append)
+    (row,) = rows(made)
+    assert row["loss"] is None and "nowhere" in row["failed"] and len(said) == 2

@@ -1,0 +1,112 @@
+"""What the Trainer remarks and refuses, in the words of someone who comes from another library."""
+
+import numpy as np
+import pytest
+
+from gpucnn import Model, Trainer
+from gpucnn.errors import ConfigurationError, ShapeError
+from gpucnn.layers import Conv1d, Conv2d, Dense, Flatten, Sequential
+from gpucnn.models import mlp
+from gpucnn.training import Quiet
+
+X = np.random.default_rng(0).random((20, 3, 4, 6), np.float32)
+Y = np.arange(20) % 3
+
+
+class Remarks(Quiet):
+    """Keeps what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+
+def fitted(images, labels, channels: int = 3, **settings) -> list[str]:
+    """What was said while a small network trained for an epoch."""
+    remarks = Remarks()
+    settings = {"backend": "numpy", "math": "fast", **settings}
+    model = mlp((channels, 4, 6), 3, hidden=[4])
+    Trainer(model, progress=remarks, **settings).fit(images, labels, 1)
+    return remarks.said
+
+
+@pytest.mark.parametrize("images", [X * 255, (X * 255).astype(np.uint8), -X * 100], ids=["floats", "bytes", "negative"])
+def test_values_far_above_1_are_remarked_once(images):
+    about = [text for text in fitted(images, Y) if "taken as they are" in text]
+    largest = np.abs(images.astype(np.float32)).max()
+    assert len(about) == 1
+    assert about[0].startswith(f"images have values up to {largest:g},")
+    assert not any("taken as they are" in text for text in fitted(images, Y, normalize=True))
+
+
+def test_usual_values_are_not_remarked():
+    for images in (X, 4 * X - 2):
+        assert not any("taken as they are" in text for text in fitted(images, Y))
+
+
+def test_fast_math_says_what_it_costs():
+    (about,) = fitted(X, Y)
+    assert about.startswith("fast math is faster than numpy's exact math alone: an epoch will take about ")
+    assert 'backend="numba" in exact math (--backend numba) is many times faster' in about
+    (about,) = fitted(X, Y, math="exact")
+    assert "numpy's exact math is the specification, and slow" in about
+
+
+@pytest.mark.parametrize(
+    ("images", "hint"),
+    [
+        (X.transpose(0, 2, 3, 1), "the channels are last; images.transpose(0, 3, 1, 2) brings them to the front"),
+        (X.reshape(20, -1), "images.reshape(-1, 3, 4, 6) has that shape"),
+        (X[0], "a single image is images[None]"),
+    ],
+)
+def test_the_layout_that_was_meant_is_said_and_fits(images, hint):
+    with pytest.raises(ShapeError) as caught:
+        fitted(images, Y)
+    assert str(caught.value).endswith(f"this model takes (N, 3, 4, 6): {hint}")
+    code = next(part.split(" brings")[0].split(" has")[0] for part in hint.split("; ")[-1:])
+    meant = eval(code.removeprefix("a single image is "), {"images": images})
+    assert np.array_equal(meant, X if len(meant) == 20 else X[:1])
+
+
+def test_a_missing_channel_axis_is_said():
+    with pytest.raises(ShapeError, match=r"axis of the channel is missing; images\[:, None\] adds it$"):
+        fitted(X[:, 0], Y, channels=1)
+    with pytest.raises(ShapeError, match=r"takes \(N, 3, 4, 6\)$"):  # nothing is guessed
+        fitted(X[:, :2], Y)
+
+
+@pytest.mark.parametrize(
+    ("labels", "hint"),
+    [
+        (Y[:, None], "labels.ravel() has it"),
+        (Y[:, None] * 1.0, "labels.ravel() has it"),
+        (np.eye(3)[Y], "of one-hot rows labels.argmax(1) is the class"),
+    ],
+)
+def test_labels_as_other_libraries_take_them(labels, hint):
+    with pytest.raises(ShapeError) as caught:
+        fitted(X, labels)
+    assert str(caught.value) == f"labels have shape {labels.shape}; 20 images need shape (20,): {hint}"
+
+
+def test_layers_as_other_libraries_take_them():
+    layers = [Flatten(), Dense(3)]
+    with pytest.raises(ConfigurationError, match=r"write Model\(Sequential\(\*layers\), \.\.\.\)$"):
+        Model(layers, (3, 4, 6))
+    with pytest.raises(ConfigurationError, match=r"write Sequential\(\*layers\)$"):
+        Sequential(layers)
+    for kind in (Conv1d, Conv2d):
+        name = kind.__name__
+        with pytest.raises(ConfigurationError) as caught:
+            kind(3, 16, 3)
+        assert str(caught.value).startswith(
+            f"{name}(3, 16, 3): input channels are those of the images: write {name}(16, 3)"
+        )
+
+
+def test_print_shows_the_layers():
+    lines = str(Model(Sequential(Conv2d(2, 3), Flatten(), Dense(3)), (3, 4, 6))).splitlines()
+    assert [line.split("(")[0].split() for line in lines[1:]] == [["0", "Conv2d"], ["1", "Flatten"], ["2", "Dense"]]
