@@ -286,8 +286,10 @@ def _prepare(
     network = build_model(settings["model"], shape, len(train_set.classes), **made)
     network.class_names = train_set.classes
     prepare(network, settings, resumed=resumed)
-    names = ("batch_size", "shift", "flip", "cutout", "normalize", "clip_norm", "clip_value", "seed")
-    names = (*names, "mixup", "erase", "ema")
+    names = (
+        *("batch_size", "shift", "flip", "cutout", "normalize", "clip_norm", "clip_value", "seed"),
+        *("mixup", "erase", "ema"),
+    )
     trainer = Trainer(
         network,
         backend=device,

@@ -48,7 +48,8 @@ class Sweep:
         if there is not None:
             if plan is not None and (changed := difference(there, plan.settings())):
                 raise ConfigurationError(f"{self.path} is a sweep with another plan: {changed}; choose another folder")
-            return Plan(**{key: tuple(value) if isinstance(value, list) else value for key, value in there.items()})
+            kept: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in there.items()}
+            return Plan(**kept)
         if plan is None:
             raise ConfigurationError(f"{self.path} holds no sweep; say what to try, such as --seed 0,1,2")
         for combination in plan.grid():
