@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpucnn.errors import ConfigurationError
+from gpucnn.extras import install
 from gpucnn.schema import difference
 from gpucnn.storage import as_path, locked, make_folder
 from gpucnn.sweep.plan import Plan
@@ -26,7 +27,7 @@ class Sweep:
         try:
             import optuna
         except ImportError:
-            raise ConfigurationError("a sweep needs Optuna; install it with pip install 'gpucnn[sweep]'") from None
+            raise ConfigurationError(f"a sweep needs Optuna: {install('sweep')}") from None
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._states, self._again = optuna.trial.TrialState, optuna.trial.Trial
         journal = self.path / "journal.log"
