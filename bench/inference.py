@@ -24,6 +24,7 @@ from gpucnn import layers as L
 from gpucnn.backends import get_backend
 from gpucnn.models import Model, build_model, pytorch_module
 from gpucnn.throughput import onnx_runtime, pytorch
+from gpucnn.throughput.quiet import others_now, warning
 from gpucnn.throughput.report import disturbance
 from gpucnn.throughput.timing import Contender, interleave, ratio
 from record import record, recorded
@@ -238,6 +239,8 @@ def main() -> None:
     parser.add_argument("--compiled", action="store_true", help="PyTorch compiled and frozen too, which takes minutes")
     parser.add_argument("--dry", action="store_true", help="print only")
     given = parser.parse_args()
+    busy = others_now()
+    print(warning(busy) or "the machine is quiet")
     rows = []
     for name in (*READY, *KINDS):
         if given.only in name:
@@ -251,7 +254,7 @@ def main() -> None:
         others = [row for row in before if _case(row) not in measured]
         order = {name: number for number, name in enumerate((*READY, *KINDS))}
         rows = sorted([*others, *rows], key=lambda row: (order[row["network"]], row["batch"]))
-        print(f"written to {record('inference', {'results': rows}, name='inference')}")
+        print(f"written to {record('inference', {'busy_before': busy, 'results': rows}, name='inference')}")
 
 
 def _case(row: dict) -> tuple:

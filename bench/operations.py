@@ -10,6 +10,7 @@ import sys
 
 from gpucnn.backends import get_backend
 from gpucnn.throughput.operations import CONVOLUTIONS, measure
+from gpucnn.throughput.quiet import others_now, warning
 from gpucnn.throughput.report import disturbance
 from record import record
 
@@ -23,6 +24,8 @@ def main() -> None:
     parser.add_argument("--no-pytorch", action="store_true")
     parser.add_argument("--dry", action="store_true", help="print only")
     options = parser.parse_args()
+    busy = others_now()
+    print(warning(busy) or "the machine is quiet", file=sys.stderr)
     chosen = [c for c in CONVOLUTIONS if options.only in str(c)]
     report = measure(
         chosen,
@@ -49,7 +52,7 @@ def main() -> None:
         )
     print(disturbance(report["results"]))
     if not options.dry:
-        print(f"written to {record('operations', report)}")
+        print(f"written to {record('operations', {'busy_before': busy, **report})}")
 
 
 if __name__ == "__main__":

@@ -77,14 +77,16 @@ def tables(content: dict, short: bool = False) -> str:
 
 
 def inference(report: dict, latencies: bool) -> str:
-    """A line per network with the ratios to the better peer at each batch size, or one per case with all figures."""
+    """A line per batch size with each network's ratio to the better peer, or one per case with all figures."""
     batches = sorted({row["batch"] for row in report["results"]})
+    names = list(dict.fromkeys(row["network"] for row in report["results"]))
+    if not latencies:
+        ratios = {(row["network"], row["batch"]): f"{row['ratio']:.2f}" for row in report["results"]}
+        short = [[f"batch {batch}", *(ratios.get((name, batch), "") for name in names)] for batch in batches]
+        return markdown(["ratio", *names], short)
     lines = []
-    for name in dict.fromkeys(row["network"] for row in report["results"]):
+    for name in names:
         rows = {row["batch"]: row for row in report["results"] if row["network"] == name}
-        if not latencies:
-            lines.append([name, *(f"**{rows[b]['ratio']:.2f}**" if b in rows else "" for b in batches)])
-            continue
         for batch, row in rows.items():
             rates = row["images_per_second"]
             peer = min(row["ratios"], key=lambda key: row["ratios"][key])
@@ -92,8 +94,6 @@ def inference(report: dict, latencies: bool) -> str:
             cells = [f"{both[key][0]:.0f}, {both[key][1]:.0f}" if both else "" for key in ("gpucnn", peer)]
             lines.append([name, batch, f"{rates['gpucnn']:,.0f}", f"{rates[peer]:,.0f} ({peer})"])
             lines[-1] += [f"**{row['ratio']:.2f}**", *cells]
-    if not latencies:
-        return markdown(["inference, ratio to the better peer", *(f"batch {batch}" for batch in batches)], lines)
     head = ["network", "batch", "images/s", "the better peer", "ratio", "us of a call: median, 99th percentile", "its"]
     return markdown(head, lines)
 

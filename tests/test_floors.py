@@ -1,12 +1,12 @@
 """The structure: imports point down only, and each library is imported where it may be. Read from the sources with ast.
 
-    0 errors, arguments, storage, schema, cache, interrupts, geometry, resampling, arithmetic, recordable; kernels, that
-      import nothing of gpucnn
-    1 inference, backends
-    2 functional, layers, losses, optimizers, schedules, initializers
-    3 models, data, gradients, figures
+    0 errors, arguments, storage, schema, cache, interrupts, geometry, resampling, arithmetic, recordable, extras;
+      kernels, that import nothing of gpucnn
+    1 inference, backends, parallel
+    2 functional, layers, losses, metrics, optimizers, schedules, initializers
+    3 models, data, gradients, explain, figures
     4 training
-    5 check, throughput, summary, show
+    5 check, throughput, summary, show, sweep
     6 explore, cli
 
 A module may import its own floor and those below. The package's root, which offers names from every floor at their
@@ -32,25 +32,30 @@ FLOORS = {
     "recordable": 0,
     "resampling": 0,
     "arithmetic": 0,
+    "extras": 0,
     "kernels": 0,
     "inference": 1,
     "backends": 1,
+    "parallel": 1,
     "emulation": 1,
     "functional": 2,
     "layers": 2,
     "losses": 2,
+    "metrics": 2,
     "optimizers": 2,
     "schedules": 2,
     "initializers": 2,
     "models": 3,
     "data": 3,
     "gradients": 3,
+    "explain": 3,
     "figures": 3,
     "training": 4,
     "check": 5,
     "throughput": 5,
     "summary": 5,
     "show": 5,
+    "sweep": 5,
     "explore": 6,
     "cli": 6,
     "__main__": 6,

@@ -122,6 +122,7 @@ def test_its_commands_give_its_numbers(tmp_path):
     assert f"it predicts {maps['class']}, with {maps['probability']:.1%}" in words
     page = of("show scores")
     assert f"It finds {page['right']} of the {page['digits']} digits" in words
+    assert f"and {len(page['found']) - page['right']} that are none or another" in words
 
 
 def test_help_writes_nothing():

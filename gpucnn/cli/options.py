@@ -80,7 +80,7 @@ Classes = Annotated[
     int | None, typer.Option("--classes", min=1, max=1 << 24, help="How many classes it tells apart. Default: 10.")
 ]
 Variant = Annotated[
-    str | None, typer.Option("--variant", help="Of lenet5: modern, or 1998 (tanh, average pooling). Default: modern.")
+    str | None, typer.Option("--variant", help="lenet5's: modern, 1998 (tanh, average pooling), wide. Default: modern.")
 ]
 Hidden = Annotated[
     str | None,

@@ -51,6 +51,13 @@ def train(
             "them, and a class for those that show none as a whole, for `gpucnn show scores`.",
         ),
     ] = None,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            "--recipe",
+            help="The settings from which the other options differ: digits, or mnist.",
+        ),
+    ] = "digits",
     epochs: Annotated[int | None, _option("--epochs", "How often to go through the training images.", min=1)] = None,
     batch_size: Annotated[int | None, _option("--batch-size", "Images a step.", min=1)] = None,
     optimizer: Annotated[str | None, _option("--optimizer", "sgd (momentum 0.9), adam or adamw.")] = None,
@@ -218,7 +225,7 @@ def train(
     }
     with together(processes, time_limit) as group:
         group.same(given, how_different)
-        settings = group.on_first(lambda: resolve(given, read_config(run) if resume else {}))
+        settings = group.on_first(lambda: resolve(given, read_config(run) if resume else {}, recipe))
         resumed = group.on_first(lambda: resume and (Path(run or "") / "checkpoint.safetensors").is_file())
         trainer, train_set, test_set = group.agreed(
             lambda: _prepare(
@@ -286,8 +293,10 @@ def _prepare(
     network = build_model(settings["model"], shape, len(train_set.classes), **made)
     network.class_names = train_set.classes
     prepare(network, settings, resumed=resumed)
-    names = ("batch_size", "shift", "flip", "cutout", "normalize", "clip_norm", "clip_value", "seed")
-    names = (*names, "mixup", "erase", "ema")
+    names = (
+        *("batch_size", "shift", "flip", "cutout", "normalize", "clip_norm", "clip_value", "seed"),
+        *("mixup", "erase", "ema"),
+    )
     trainer = Trainer(
         network,
         backend=device,

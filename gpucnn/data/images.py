@@ -51,7 +51,8 @@ def load_images(
         raise DataError(f"{path}: holds no PNG or JPEG image")
     if style is not None and style.shape != shape:
         raise ShapeError(f"the style is of images {style.shape}, but input_shape is {shape}; they must be equal")
-    images, notes = [], {}
+    images: list[np.ndarray] = []
+    notes: dict[str, None] = {}  # in order, each once
     for file in files:
         image, note = open_image(file), None
         if image.size != (width, height):

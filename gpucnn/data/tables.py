@@ -83,7 +83,7 @@ def _parquet(file: Path) -> tuple[np.ndarray, np.ndarray]:
         files = [cell.get("bytes") if isinstance(cell, dict) else cell for cell in cells]
         if not all(isinstance(one, bytes) for one in files):
             raise DataError(f"{file}: the column image must hold PNG or JPEG files")
-        opened = [open_image(io.BytesIO(one)) for one in files]
+        opened = [open_image(io.BytesIO(one)) for one in files if one is not None]
         if len(sizes := {image.size for image in opened}) > 1:
             raise DataError(f"{file}: its images have {len(sizes)} sizes; training images must have one")
         channels = 1 if all(map(is_grey, opened)) else 3

@@ -3,11 +3,11 @@
 from typing import Any
 
 from gpucnn.arguments import one_of
-from gpucnn.layers import AvgPool2d, Conv2d, Dense, Flatten, MaxPool2d, Sequential
+from gpucnn.layers import AvgPool2d, BatchNorm, Conv2d, Dense, Flatten, MaxPool2d, Sequential
 from gpucnn.models.heads import check_size, ending
 from gpucnn.models.model import Model
 
-VARIANTS = ("modern", "1998")
+VARIANTS = ("modern", "1998", "wide")
 _LEAST = 16  # 16 - 4 = 12, pooled 6, 6 - 4 = 2, pooled 1
 
 
@@ -23,7 +23,8 @@ def lenet5(
     `variant` "modern" has ReLU and max pooling; "1998" has tanh, average pooling and LeCun's initial weights. Of the
     original, "1998" leaves out the trained factor and bias of each pooled map, the scale 1.7159 of tanh, the table of
     which maps feed which in the second convolution (all feed all), and the radial basis functions of the last layer.
-    `outputs` instead of `classes` makes a regressor of so many values.
+    "wide" is a larger network of the same plan: padded convolutions of 16 and 32, each with batch norm, dense 128,
+    classes. `outputs` instead of `classes` makes a regressor of so many values.
 
     Images of 28x28 are padded by 2 in the first layer to the 32x32 of the original; both then have 61,706 parameters
     with one channel and ten classes. Other sizes are not padded: at least 16 pixels per side. Raises ShapeError for
@@ -31,7 +32,15 @@ def lenet5(
     """
     shape = check_size("lenet5", input_shape, _LEAST)
     units, head, about = ending(classes, outputs)
-    old = one_of("variant", variant, VARIANTS) == "1998"
+    if one_of("variant", variant, VARIANTS) == "wide":
+        layers = [
+            layer
+            for filters in (16, 32)
+            for layer in (Conv2d(filters, 5, padding=2, bias=False), BatchNorm(activation="relu"), MaxPool2d(2))
+        ]
+        body = Sequential(*layers, Flatten(), Dense(128, activation="relu"), Dense(units))
+        return Model(body, shape, "lenet5", {"input_shape": list(shape), **about, "variant": variant}, head)
+    old = variant == "1998"
     pool = AvgPool2d if old else MaxPool2d
     hidden: dict[str, Any] = {"activation": "tanh", "initializer": "lecun"} if old else {"activation": "relu"}
     last: dict[str, Any] = {"initializer": "lecun"} if old else {}

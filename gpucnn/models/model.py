@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -76,7 +77,7 @@ class Model(Recordable):
         self.parameters: list[Parameter] = []
         self.running: list[Statistic] = []
         self._collect()
-        self._group = [self]  # models with the same buffers
+        self._group: weakref.WeakSet[Model] = weakref.WeakSet([self])  # models with the same buffers
         self.initialized = False
         self.backend: Any = None  # a Backend once placed
         self._unused: Any = None  # the gradients of frozen parameters
@@ -102,10 +103,11 @@ class Model(Recordable):
         views = [(p, "value") for p in (*self.parameters, *self.running)] + [(p, "grad") for p in self.parameters]
         memo.update((id(getattr(part, name)), None) for part, name in views)
         flats = [own.pop(name) for name in ("values", "grads", "statistics")]
-        own["_group"] = [self]  # which becomes the copy
+        del own["_group"]
         step = own["mode"].step
         memo[id(step)] = None
-        vars(fresh).update(copy.deepcopy(own, memo), values=None, grads=None, statistics=None)
+        group = weakref.WeakSet([fresh])
+        vars(fresh).update(copy.deepcopy(own, memo), values=None, grads=None, statistics=None, _group=group)
         for layer in fresh.layer.walk():
             layer._in_model = True
         fresh._bind(*map(self._copied, flats))
@@ -303,7 +305,7 @@ class Model(Recordable):
             return self
         values = self.state_dict()
         flats = [backend.zeros((size,)) for size in self._sizes()]
-        for model in self._group:
+        for model in list(self._group):
             model._bind(*flats)
             model.backend = backend
             model.mode.step = backend.zeros((1,), np.uint32)
@@ -318,7 +320,7 @@ class Model(Recordable):
 
     def adopt(self, other: "Model") -> None:
         """Let `other`, whose parameters have the same shapes, use this model's buffers from now on."""
-        self._group.append(other)
+        self._group.add(other)
         other._group = self._group
         other._bind(self.values, self.grads, self.statistics)
         other.backend, other.initialized = self.backend, self.initialized
@@ -409,7 +411,7 @@ class Model(Recordable):
                 f"the weights and {expected.get(wrong, 'missing')} in the model"
             )
         self._write(state)
-        for model in self._group:
+        for model in list(self._group):
             model.initialized = True
 
     def _write(self, state: dict[str, np.ndarray]) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpucnn.kernels.contract import BLOCK
+from gpucnn.arithmetic.sums import BLOCK
 
 
 def blocks_each(blocks: int, parts: int) -> int:

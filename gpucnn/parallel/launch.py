@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from gpucnn.errors import BackendError
+from gpucnn.extras import install
 from gpucnn.parallel.watch import LOST
 
 _RULE = re.compile(r"-{20,}")
@@ -65,9 +66,7 @@ def mpirun() -> tuple[list[str], dict[str, str]]:
     program = str(beside) if beside.exists() else shutil.which("mpirun")
     missing = "mpirun" if program is None else "mpi4py" if importlib.util.find_spec("mpi4py") is None else None
     if program is None or missing:
-        raise BackendError(
-            f"several processes need MPI, and there is no {missing}; install it with pip install 'gpucnn[mpi]'"
-        )
+        raise BackendError(f"several processes need MPI, and there is no {missing}; {install('mpi')}")
     told = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
     settings = {"PYTHONUNBUFFERED": "1"}
     if "Open MPI" not in told:

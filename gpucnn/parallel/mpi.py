@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.errors import BackendError
+from gpucnn.extras import install
 from gpucnn.parallel.processes import Processes
 from gpucnn.parallel.watch import TIME_LIMIT, Watch
 
@@ -21,8 +22,7 @@ class MpiProcesses(Processes):
             from mpi4py import MPI
         except (ImportError, RuntimeError) as error:  # RuntimeError: without an MPI library
             raise BackendError(
-                f"this process was started with others by mpirun, but mpi4py cannot be used ({error}); install it "
-                "with pip install 'gpucnn[mpi]'"
+                f"this process was started with others by mpirun, but mpi4py cannot be used ({error}): {install('mpi')}"
             ) from None
         self._world, self._bytes = MPI.COMM_WORLD, MPI.BYTE
         self.size, self.rank = self._world.Get_size(), self._world.Get_rank()

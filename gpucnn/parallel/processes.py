@@ -81,9 +81,9 @@ class Processes(ABC):
             failure.shared = True
             raise failure
         kind = getattr(gpucnn.errors, first[0], ConfigurationError)
-        error = kind.__new__(kind, first[1])
-        error.__dict__.update(first[2], shared=True)
-        raise error
+        theirs = kind.__new__(kind, first[1])
+        theirs.__dict__.update(first[2], shared=True)
+        raise theirs
 
     def on_first(self, work: Callable[[], Result]) -> Result:
         """What `work` returns on the first process, where alone it runs; an error of gpucnn's is raised on all."""

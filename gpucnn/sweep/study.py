@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpucnn.errors import ConfigurationError
+from gpucnn.extras import install
 from gpucnn.schema import difference
 from gpucnn.storage import as_path, locked, make_folder
 from gpucnn.sweep.plan import Plan
@@ -26,7 +27,7 @@ class Sweep:
         try:
             import optuna
         except ImportError:
-            raise ConfigurationError("a sweep needs Optuna; install it with pip install 'gpucnn[sweep]'") from None
+            raise ConfigurationError(f"a sweep needs Optuna: {install('sweep')}") from None
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._states, self._again = optuna.trial.TrialState, optuna.trial.Trial
         journal = self.path / "journal.log"
@@ -48,7 +49,8 @@ class Sweep:
         if there is not None:
             if plan is not None and (changed := difference(there, plan.settings())):
                 raise ConfigurationError(f"{self.path} is a sweep with another plan: {changed}; choose another folder")
-            return Plan(**{key: tuple(value) if isinstance(value, list) else value for key, value in there.items()})
+            kept: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in there.items()}
+            return Plan(**kept)
         if plan is None:
             raise ConfigurationError(f"{self.path} holds no sweep; say what to try, such as --seed 0,1,2")
         for combination in plan.grid():

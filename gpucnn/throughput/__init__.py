@@ -16,6 +16,7 @@ from gpucnn.throughput.agreement import Referee, one_step
 from gpucnn.throughput.jobs import JOBS, Case
 from gpucnn.throughput.machine import machine
 from gpucnn.throughput.peak import Peak, peaks
+from gpucnn.throughput.quiet import others_now, warning
 from gpucnn.throughput.timing import Timing, interleave, ratio
 
 __all__ = ["JOBS", "Case", "bench"]
@@ -45,7 +46,8 @@ def bench(
     `say` is called with a line of progress.
 
     Returns a dict that can be written as JSON:
-    machine; peak_gflops, by thread count; notes, sentences;
+    machine; busy_before, the part of the processors that others used just before (None if unknown); peak_gflops, by
+    thread count; notes, sentences;
     results, one row per case and contender: model, input_shape, job, batch, backend, math, threads, images_per_second,
     quartiles (of that), spread (their distance over the median), milliseconds per step, device_milliseconds (the same
     steps by the GPU's clock, between events; None on a CPU), peak_fraction (None on a GPU),
@@ -61,8 +63,19 @@ def bench(
     with_pytorch, with_onnx = peer and pytorch.installed(), peer and onnx_runtime.installed()
     if peer and not with_pytorch:
         notes.append("PyTorch is not installed: no ratios to it")
+    busy = others_now()
+    if (remark := warning(busy)) is not None:
+        say(remark)
+        notes.append(remark)
     measured = peaks(backend.threads for backend in backends)
-    report: dict[str, Any] = {"machine": machine(), "peak_gflops": {}, "notes": notes, "results": [], "ratios": []}
+    report: dict[str, Any] = {
+        "machine": machine(),
+        "busy_before": busy,
+        "peak_gflops": {},
+        "notes": notes,
+        "results": [],
+        "ratios": [],
+    }
     bursts: dict[int, list[Timing]] = {number: [] for number in measured}
     checked: dict[Case, dict[tuple, float]] = {}
     for case in cases:

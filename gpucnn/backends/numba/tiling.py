@@ -171,5 +171,5 @@ def arranged(
     run, taps = (width, window.kernel[-1]) if near else (1, 1)
     size = int(np.prod(pool.kernel)) if pool else 1
     inside = taps_inside(window, pool)
-    settings = {"pool": size, "run": run, "taps": taps, "depthwise": depthwise, "together": together}
-    return arrange(inside, channels, images, blocks, **settings)
+    lanes = {"pool": size, "run": run, "taps": taps, "together": together}
+    return arrange(inside, channels, images, blocks, depthwise=depthwise, **lanes)
