@@ -106,7 +106,8 @@ def _batch_norms(numbers: Numbers) -> Iterator[Case]:
 
 def _with_addition(b: Backend, numbers: Numbers, x, dy, mean, var, gamma, beta) -> Results:
     """Batch norm, an addition, and ReLU or not."""
-    other, results = b.pack(numbers(*x.shape, seed=7)), {}
+    other = b.pack(numbers(*x.shape, seed=7))
+    results: Results = {}
     for label, relu in (("sum", False), ("sum with relu", True)):
         outs = b.zeros((x.channels,)), b.zeros((x.channels,))
         y = b.batch_norm_add(x, mean, var, gamma, beta, 1e-5, other, relu)
