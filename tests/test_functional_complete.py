@@ -20,6 +20,7 @@ NO_FUNCTION = {
     "sgd adam watch clip_value clip_norm update_running",  # training
     "batch_norm_statistics group_norm_statistics bias_gradient add_bias add",  # parts; a sum is NumPy's
     "resample_axis",  # a part of pad and upsample
+    "batch_norm_gradient_by_means channel_sums finish_statistics between label_weights",  # of a part of a batch
     "elementwise elementwise_gradient",  # each activation has its own, see below
 }
 FUNCTIONS = {
