@@ -88,7 +88,7 @@ _OWN = "training/test_own_code.py"
 OTHERS = {
     "metrics read what the proof of a recording wrote": (
         "training/measuring.py",
-        "if before is not None and recorded.repeats(count):",
+        "if before is not None and steps.repeats(count):",
         "if False:",
         "training/test_metrics.py",
         "measures_what_it_sees and numba",
@@ -365,7 +365,7 @@ OTHERS |= {
     ),
     "models of several sizes part when one moves": (
         "models/model.py",
-        "for model in self._group:\n            model._bind",
+        "for model in list(self._group):\n            model._bind",
         "for model in [self]:\n            model._bind",
         SHARED,
         "several_sizes",
