@@ -21,7 +21,8 @@ def check_labels(labels, images: int, classes: int) -> np.ndarray:
     Raises DTypeError unless they are integers, ShapeError for the wrong number, DataError for one out of range.
     """
     labels = arguments.array("labels", labels)
-    if labels.ndim == 2 and len(labels) == images:
+    whole = labels.dtype.kind in "iu" or (labels.dtype.kind == "f" and np.array_equal(labels, np.round(labels)))
+    if labels.ndim == 2 and len(labels) == images and whole:
         raise ShapeError(
             f"labels have shape {labels.shape}; {images} images need shape ({images},): "
             + ("labels.ravel() has it" if labels.shape[1] == 1 else "of one-hot rows labels.argmax(1) is the class")
@@ -186,9 +187,10 @@ class SoftmaxCrossEntropy(Loss):
         self._check_classes(output_shape[0])
         if len(output_shape) > 1 or self.ignore_index is not None:
             return check_label_maps(targets, images, output_shape, self.ignore_index)
-        if np.ndim(targets) > 2:
+        targets = arguments.array("labels", targets)
+        if targets.ndim > 2:
             raise ShapeError(
-                f"labels have shape {np.shape(targets)}, but the model gives one class an image, ({images},); for a "
+                f"labels have shape {targets.shape}, but the model gives one class an image, ({images},); for a "
                 "class a pixel take a network that ends with maps, such as gpucnn.models.unet_small"
             )
         return check_labels(targets, images, output_shape[0])

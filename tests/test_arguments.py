@@ -130,6 +130,7 @@ def functional_calls():
         "dense_backward": {"dy": np.ones((3, 3), F4), "x": FLAT, "w": FLAT},
         "dropout_backward": {"dy": FLAT},
         "softmax_cross_entropy": {"logits": FLAT, "labels": np.array([0, 1, 4])},
+        "dice": {"logits": IMAGES, "labels": np.ones((len(IMAGES), *IMAGES.shape[2:]), np.int64)},
         "binary_cross_entropy": {"logits": FLAT, "targets": FLAT},
         "pad_backward": {"dy": np.ones((2, 4, 8, 8), F4), "x": IMAGES, "padding": 1},
         "upsample_backward": {"dy": np.ones((2, 4, 12, 12), F4), "x": IMAGES, "scale": 2, "mode": "linear"},

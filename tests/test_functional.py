@@ -378,7 +378,11 @@ REFUSALS = {
     "eps nan": (lambda f, o: f.batch_norm(X, M, M, eps=float("nan"), **o), errors.ConfigurationError, "eps is nan"),
     "eps word": (lambda f, o: f.batch_norm(X, M, M, eps="0", **o), errors.ConfigurationError, "eps is '0'"),
     "dy of norm": (lambda f, o: f.batch_norm_backward(Y, X, M, **o), errors.ShapeError, "dy has shape"),
-    "logits rank": (lambda f, o: f.softmax_cross_entropy(X, [0, 1], **o), errors.ShapeError, r"\(N, classes\)"),
+    "logits rank": (
+        lambda f, o: f.softmax_cross_entropy(X, [0, 1], **o),
+        errors.ShapeError,
+        r"end the model with Flatten",
+    ),
     "labels float": (lambda f, o: f.softmax_cross_entropy(Z, M[:3], **o), errors.DTypeError, "labels are float32"),
     "labels bool": (lambda f, o: f.softmax_cross_entropy(Z, M[:3] > 0, **o), errors.DTypeError, "labels are bool"),
     "labels shape": (lambda f, o: f.softmax_cross_entropy(Z, [0, 1], **o), errors.ShapeError, r"need shape \(3,\)"),

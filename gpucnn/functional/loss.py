@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn import losses
+from gpucnn import arguments, losses
 from gpucnn.errors import ShapeError
 from gpucnn.functional.arrays import Name, backend_for, channeled, floats
 
@@ -34,6 +34,7 @@ def softmax_cross_entropy(
     (logits,) = floats(logits=logits)
     if logits.ndim < 2:
         raise ShapeError(f"logits have shape {logits.shape}; expected (N, classes) or (N, classes, *spatial)")
+    labels = arguments.array("labels", labels)
     criterion = losses.SoftmaxCrossEntropy(label_smoothing, class_weights, ignore_index)
     criterion.learn(criterion.check(labels, len(logits), logits.shape[1:], logits.dtype), logits.shape[1])
     return _loss(criterion, logits, labels, backend, math)
@@ -50,7 +51,7 @@ def dice(
     (logits,) = floats(logits=logits)
     if logits.ndim < 3:
         raise ShapeError(f"logits have shape {logits.shape}; expected (N, classes, *spatial)")
-    return _loss(losses.Dice(smooth, ignore_index), logits, labels, backend, math)
+    return _loss(losses.Dice(smooth, ignore_index), logits, arguments.array("labels", labels), backend, math)
 
 
 def mean_squared(x, targets, *, backend: Name = None, math: Name = None) -> LossAndGradient:

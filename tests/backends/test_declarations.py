@@ -9,10 +9,12 @@ from gpucnn.kernels.numba import elementwise, simd
 from gpucnn.arithmetic import sums
 from gpucnn.backends.cuda.backend import CudaBackend
 from gpucnn.backends.cuda.launcher import SOURCES
+from gpucnn.backends.cuda.shared import CudaShared
 from gpucnn.backends.elementwise import ELEMENTWISE
 from gpucnn.backends.lanes import LaneBackend
 from gpucnn.backends.numba.backend import NumbaBackend
 from gpucnn.backends.protocol import Backend
+from gpucnn.backends.shared import SharedSums
 from gpucnn.layers import activation
 
 
@@ -59,6 +61,7 @@ def test_an_activation_given_by_name_has_all_settings():
 @pytest.mark.parametrize("backend", [NumbaBackend, CudaBackend])
 def test_no_part_of_a_backend_hides_anothers_method(backend):
     parts = [kind for kind in backend.__mro__ if kind.__module__.startswith("gpucnn.backends.") and kind is not Backend]
-    names = [name for kind in parts if kind is not LaneBackend for name in vars(kind)]
+    shared = (LaneBackend, SharedSums, CudaShared)  # the parts of a batch: over the operations of all others
+    names = [name for kind in parts if kind not in shared for name in vars(kind)]
     names = [name for name in names if not name.startswith(("__", "_abc_impl"))]
     assert len(parts) > 10 and len(names) == len(set(names)), [name for name in names if names.count(name) > 1]

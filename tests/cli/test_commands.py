@@ -217,7 +217,7 @@ def test_check_reports_and_fails_on_a_difference(cli, monkeypatch):
     }
     asked = []
 
-    def check(backends, *, threads=None, progress=None, emulate=False, graph=True):
+    def check(backends, *, threads=None, progress=None, emulate=False, graph=True, processes=None):
         asked.append((backends, threads, emulate, graph))
         progress("working")
         return report

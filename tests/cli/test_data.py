@@ -41,6 +41,7 @@ def test_fetch_list_and_train_by_name(cli, mnist, tmp_path, monkeypatch):
     assert "fetch it with `gpucnn data fetch mnist`" in cli.refused("train", "--data", "mnist", "--epochs", 1)
     assert {row["name"]: row["here"] for row in cli.json("data", "list")["sets"]} == {
         "digits": True,
+        "shapes": True,
         "mnist": False,
         "fashion-mnist": False,
         "cifar-10": False,

@@ -58,7 +58,7 @@ def test_evaluate_and_predict_take_the_best_and_say_so(cli, validated, tmp_path)
     result = cli("evaluate", *common, "--weights", "last", "--json")
     assert "the best in validation" not in result.stderr
     assert json.loads(result.stdout)["weights_sha256"] == load_run(folder).model.weights_sha256()
-    Image.fromarray(np.zeros((32, 32), np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.tri(32, dtype=np.uint8) * 255).save(tmp_path / "a.png")
     answers = [
         cli.json("predict", tmp_path / "a.png", *common, "--weights", which)["predictions"][0]["probabilities"]
         for which in ("best", "last")

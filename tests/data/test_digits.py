@@ -30,6 +30,6 @@ def test_unknown_name_lists_what_there_is():
 
 
 def test_file_of_another_kind(tmp_path):
-    (tmp_path / "data.csv").write_text("1,2")
-    with pytest.raises(DataError, match="data.csv is not a data set that gpucnn can read"):
-        load(tmp_path / "data.csv")
+    (tmp_path / "data.tsv").write_text("1,2")
+    with pytest.raises(DataError, match="data.tsv is not a data set that gpucnn can read"):
+        load(tmp_path / "data.tsv")

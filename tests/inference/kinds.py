@@ -29,7 +29,7 @@ def _depthwise(filters: int, channels: int, stride: int = 1) -> list:
 
 def unbound(model: Model) -> list:
     """Copies of the layers of a Sequential model, as parts of none."""
-    return copy.deepcopy(model).layer.layers
+    return copy.deepcopy(model.layer).layers
 
 
 # name -> (the layers, the images' shape)

@@ -105,12 +105,6 @@ def test_a_layer_refuses_a_batch_of_another_shape():
         model(np.zeros((2, 1, 6, 6), np.float32))
 
 
-def test_one_layer_twice_is_refused():
-    shared = Conv2d(2, 3, padding=1)
-    with pytest.raises(ConfigurationError, match="twice"):
-        Model(Sequential(shared, shared), (2, 5, 5))
-
-
 def test_fused_relu_is_relu_after():
     x = np.random.default_rng(0).standard_normal((3, 2, 5, 5)).astype(np.float32)
     fused = made(Conv2d(3, 3, activation="relu"), (2, 5, 5))

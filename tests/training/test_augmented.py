@@ -12,6 +12,7 @@ from gpucnn.emulation import get_emulated_backend, why_not
 from gpucnn.errors import CheckpointError, ConfigurationError, DataError, ShapeError
 from gpucnn.layers import Dense, Sequential
 from gpucnn.models import Model, lenet5
+from gpucnn.parallel import Division
 from gpucnn.training import Trainer, load_run
 from gpucnn.training import data as training_data
 from gpucnn.training.data import Resident, Streamed, placed
@@ -248,7 +249,7 @@ class TestStreamed:
     """The reader by itself."""
 
     def test_batches_out_of_turn_are_right_too(self):
-        data = Streamed(get_backend("numpy"), Mapped(X), Y.astype(np.int32), 16)
+        data = Streamed(get_backend("numpy"), Mapped(X), Y.astype(np.int32), 16, Division())
         order = np.random.default_rng(0).permutation(45)
         parts = data.batches(order)
         for chosen in (parts[0], parts[2], np.arange(5), parts[1]):
@@ -265,7 +266,7 @@ class TestStreamed:
                 return super().take(numbers, out)
 
         taken, reached = [], threading.Semaphore(0)
-        data = Streamed(get_backend("numpy"), Counting(X), None, 5)
+        data = Streamed(get_backend("numpy"), Counting(X), None, 5, Division())
         parts = data.batches(np.arange(45))
         for _ in range(2):
             assert reached.acquire(timeout=10)

@@ -99,7 +99,7 @@ def test_a_warm_up_that_outlasts_the_run_says_so():
     told = {}
     for steps in (5, 6):  # of a run of two epochs of three steps
         told[steps] = Kept()
-        small.trainer(schedule=WarmUp(steps), progress=told[steps], math="fast").fit(X, Y, 2)
+        small.trainer(schedule=WarmUp(steps), progress=told[steps], backend="numba").fit(X, Y, 2)
     assert told[5].sentences == []
     assert told[6].sentences == [
         "the warm-up of 6 steps is as long as the whole run of 6 or longer, so the learning rate never reaches its "

@@ -365,7 +365,7 @@ OTHERS |= {
     ),
     "models of several sizes part when one moves": (
         "models/model.py",
-        "for model in self._group:\n            model._bind",
+        "for model in list(self._group):\n            model._bind",
         "for model in [self]:\n            model._bind",
         SHARED,
         "several_sizes",
