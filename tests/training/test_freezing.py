@@ -140,13 +140,15 @@ def test_a_layer_of_ones_own_that_writes_its_gradient_stays_and_does_not_clip_ot
 
             return x.like(x.data * self.factor.value), backward
 
-    model = Model(Sequential(Flatten(), Scale(), Dense(3)), (1, 8, 8)).initialize(0)
-    plain = Model(Sequential(Flatten(), Dense(3)), (1, 8, 8)).initialize(0)
-    plain.load_state_dict({name.replace("2.", "1."): v for name, v in model.state_dict().items() if name[0] == "2"})
-    model.freeze("1")
+    # A layer that learns comes before it, or its backward would not be called.
+    model = Model(Sequential(Flatten(), Dense(4), Scale(), Dense(3)), (1, 8, 8)).initialize(0)
+    plain = Model(Sequential(Flatten(), Dense(4), Dense(3)), (1, 8, 8)).initialize(0)
+    plain.load_state_dict({name.replace("3.", "2."): v for name, v in model.state_dict().items() if name[0] != "2"})
+    model.freeze("2")
     for net in (model, plain):
         trainer(net, clip_norm=0.01).fit(X, Y, 1)
-    assert state(model)["2.weight"] == state(plain)["1.weight"]
+    assert state(model)["1.weight"] == state(plain)["1.weight"]
+    assert state(model)["3.weight"] == state(plain)["2.weight"]
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
