@@ -12,61 +12,66 @@ from tests.processes import checkout, environment
 pytestmark = pytest.mark.slow
 TESTS = Path(__file__).resolve().parents[1]
 
-# What is wrong: (file of gpucnn/explore, old, new, the tests that must find it).
+# What is wrong: (file of gpucnn, old, new, the tests that must find it).
 ERRORS = {
     "any host may ask": (
-        "server.py",
+        "explore/server.py",
         'if len(headers.get(b"host", [])) != 1 or headers[b"host"][0] not in self._hosts:',
         'if len(headers.get(b"host", [])) != 1:',
         "test_security.py",
     ),
     "any origin may ask": (
-        "server.py",
+        "explore/server.py",
         'if origin not in {b"http://" + host for host in self._hosts}:',
         'if origin == b"":',
         "test_security.py",
     ),
     "part of the token is enough": (
-        "server.py",
+        "explore/server.py",
         "secrets.compare_digest(first[0], self._token)",
         "self._token.startswith(first[0])",
         "test_security.py",
     ),
-    "bodies of any size are read": ("server.py", "if size > MOST_BYTES:", "if size < 0:", "test_security.py"),
+    "bodies of any size are read": ("explore/server.py", "if size > MOST_BYTES:", "if size < 0:", "test_security.py"),
     "the filter is never turned round": (
-        "convolution.py",
+        "explore/convolution.py",
         "np.ascontiguousarray(weights[:, ::-1, ::-1])",
         "np.ascontiguousarray(weights)",
         "test_convolution.py",
     ),
     "products without the filter": (
-        "convolution.py",
+        "explore/convolution.py",
         "dtype=np.float32).reshape(-1, *weights.shape) * weights",
         "dtype=np.float32).reshape(-1, *weights.shape)",
         "test_convolution.py",
     ),
-    "the gradient is another class's": ("digits.py", "dy[0, of] = 1", "dy[0, of - 1] = 1", "test_digits.py"),
+    "the gradient is another class's": (
+        "explain.py",
+        "dy[np.arange(len(images)), chosen] = 1",
+        "dy[np.arange(len(images)), chosen - 1] = 1",
+        "test_digits.py",
+    ),
     "what blanking gains": (
-        "digits.py",
-        "probabilities[-1] - probabilities[:-1]",
-        "probabilities[:-1] - probabilities[-1]",
+        "explain.py",
+        "outputs[-1, likeliest] - outputs[:-1, likeliest]",
+        "outputs[:-1, likeliest] - outputs[-1, likeliest]",
         "test_digits.py",
     ),
     "the rule is not broken": (
-        "bits.py",
+        "explore/bits.py",
         "train(OneByOne(), LONG)",
         'train(get_backend("numpy"), LONG)',
         "test_bits.py",
     ),
-    "another epoch's weights": ("runs.py", 'f"{epoch:04}.safetensors"', '"0001.safetensors"', "test_runs.py"),
+    "another epoch's weights": ("explore/runs.py", 'f"{epoch:04}.safetensors"', '"0001.safetensors"', "test_runs.py"),
     "weights of the run before are shown": (
-        "runs.py",
+        "explore/runs.py",
         "self._models.pop((_snapshot(folder, epoch), 0), None)",
         "pass",
         "test_runs.py",
     ),
     "networks of any size are built": (
-        "shapes.py",
+        "explore/shapes.py",
         "if count > PARAMETERS:",
         "if count < 0:",
         "test_shapes.py",
@@ -91,7 +96,7 @@ def with_tests(root: Path) -> Path:
 @pytest.mark.parametrize("name", ERRORS)
 def test_a_wrong_line_is_noticed(tmp_path, name):
     file, old, new, tests = ERRORS[name]
-    root = with_tests(checkout(tmp_path / "copy", {f"gpucnn/explore/{file}": (old, new)}))
+    root = with_tests(checkout(tmp_path / "copy", {f"gpucnn/{file}": (old, new)}))
     assert failures(root, tests) == 1
 
 
