@@ -79,7 +79,8 @@ __global__ void __launch_bounds__(LANES * LINE_WARPS)
          int classes, int positions) {
   __shared__ double shared[3][LINE_WARPS][LANES];
   const int block = blockIdx.x / classes, own = blockIdx.x % classes;
-  const i64 line = i64(blockIdx.x) * positions * LANES + threadIdx.x, map = i64(block) * positions * LANES + threadIdx.x;
+  const i64 line = i64(blockIdx.x) * positions * LANES + threadIdx.x,
+            map = i64(block) * positions * LANES + threadIdx.x;
   auto label_of = [&](int i) { return class_at(labels, map + i64(i) * LANES, block, images); };
   double sum[3];  // overlap, mass, labels
   auto add_terms = [&](int i, double* to) {
