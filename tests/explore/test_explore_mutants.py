@@ -1,16 +1,11 @@
 """A wrong line is noticed: each change below, made in a copy, must make a test of the page's numbers or guards fail."""
 
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-from tests.processes import checkout, environment
+from tests.mutants import assert_noticed, run_tests
+from tests.processes import checkout
 
 pytestmark = pytest.mark.slow
-TESTS = Path(__file__).resolve().parents[1]
 
 # What is wrong: (file of gpucnn, old, new, the tests that must find it).
 ERRORS = {
@@ -79,27 +74,12 @@ ERRORS = {
 }
 
 
-def failures(root: Path, file: str) -> int:
-    """The exit code of a test file of a checkout: 0 if all pass, 1 if a test fails."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/explore/{file}"]
-    run = subprocess.run(command, cwd=root, env=environment(root), capture_output=True, text=True, check=False)
-    assert run.returncode in (0, 1), run.stdout + run.stderr
-    return run.returncode
-
-
-def with_tests(root: Path) -> Path:
-    shutil.copytree(TESTS, root / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(TESTS.parent / "pyproject.toml", root)
-    return root
-
-
 @pytest.mark.parametrize("name", ERRORS)
 def test_a_wrong_line_is_noticed(tmp_path, name):
     file, old, new, tests = ERRORS[name]
-    root = with_tests(checkout(tmp_path / "copy", {f"gpucnn/{file}": (old, new)}))
-    assert failures(root, tests) == 1
+    assert_noticed(tmp_path, f"gpucnn/{file}", old, new, f"explore/{tests}")
 
 
 @pytest.mark.parametrize("tests", ["test_security.py", "test_runs.py"])
 def test_the_copy_itself_passes(tmp_path, tests):
-    assert failures(with_tests(checkout(tmp_path / "copy")), tests) == 0
+    assert run_tests(checkout(tmp_path / "copy"), f"explore/{tests}").returncode == 0
