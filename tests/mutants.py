@@ -1,13 +1,17 @@
-"""Wrong backends made from the right ones: a copy of the package with one line changed, imported alongside it."""
+"""Wrong programs made from the right one: a copy of the package with one line changed, imported or tested beside it."""
 
 import importlib.util
 import inspect
 import itertools
+import os
+import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.processes import checkout
+from tests.processes import checkout, environment
+
+TESTS = Path(__file__).resolve().parent
 
 _numbers = itertools.count()
 
@@ -44,3 +48,19 @@ def mutant(tmp_path: Path, backend: str, file: str, old: str, new: str) -> type:
             from gpucnn.backends.numpy.exact import NumpyExact as Mutant
         assert Path(inspect.getfile(Mutant)).is_relative_to(root)
     return Mutant
+
+
+def run_tests(root: Path, tests: str, chosen: str = "") -> subprocess.CompletedProcess:
+    """The file `tests` of this checkout, run on the package of the copy at `root`; with `chosen` only those tests."""
+    # The copy stands before this checkout on the path, and pytest, which would put the tests' in front, appends it.
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--import-mode=append"]
+    command += [str(TESTS / tests), *(["-k", chosen] if chosen else [])]
+    paths = environment(root, PYTHONPATH=os.pathsep.join((str(root), str(TESTS.parent))))
+    return subprocess.run(command, cwd=root, env=paths, capture_output=True, text=True, timeout=900, check=False)
+
+
+def assert_noticed(tmp_path: Path, file: str, old: str, new: str, tests: str, chosen: str = "") -> None:
+    """A test fails, and by an assertion of its own, where `old` in `file` reads `new`."""
+    run = run_tests(checkout(tmp_path / "mutant", {file: (old, new)}), tests, chosen)
+    assert run.returncode == 1, f"exit code {run.returncode}\n{run.stdout[-2000:]}\n{run.stderr[-2000:]}"
+    assert "1 failed" in run.stdout and "error" not in run.stdout.splitlines()[-1]

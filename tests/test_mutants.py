@@ -69,6 +69,12 @@ def few_images(b):
     return {"y": b.conv(x, w, None, win).numpy(), "dw": b.host(dw)}
 
 
+def strided_pixels(b):
+    """Blocks of one-pixel images, in groups, under a stride."""
+    x, win = b.pack(numbers("random", 33, 4, 1, 1)), window((1, 1), 1, stride=2)
+    return {"y": b.conv(x, b.array(numbers("random", 4, 2, 1, 1, seed=1)), None, win, 2).numpy()}
+
+
 def depthwise(b):
     x, dy = b.pack(numbers("random", 19, 2, 12, 8)), b.pack(numbers("random", 19, 2, 12, 8, seed=1))
     dw = b.zeros((2, 1, 3, 3))
@@ -258,6 +264,14 @@ CHANGES = [
         "turned = ir.Constant(ir.VectorType(_i32, LANES), [*range(2, LANES), 0, 1])\n"
         "    vectors = [builder.shuffle_vector(v, v, turned) for v in vectors] + [zero] * (LANES // 2 - len(vectors))",
         few_images,
+    ),
+    Change(
+        "a stride between blocks",
+        "numba",
+        "gpucnn/backends/numba/correlation.py",
+        "y.transpose(4, 1, 2, 3, 0, 5), (1, 1, 1)",
+        "y.transpose(4, 1, 2, 3, 0, 5), stride",
+        strided_pixels,
     ),
     Change(
         "a padded image left unmasked among pairs of channels",

@@ -27,7 +27,7 @@ def compare(
     Runs that differ in nothing but their seeds make one row. The difference to the best row is that between runs of the
     same seed; below twice its standard error it says little.
     """
-    from gpucnn.training.comparison import compare
+    from gpucnn.training.comparison import compare, deviation
 
     groups = compare(runs, monitor)
     tested = _tested(groups[0]) if test else None
@@ -42,7 +42,7 @@ def compare(
         [_row(group, names, group is groups[0]) for group in groups],
     )
     if tested:
-        spread = _spread("accuracy", statistics.fmean(tested.values()), _deviation(tested))
+        spread = _spread("accuracy", statistics.fmean(tested.values()), deviation(tested))
         note(f"on the test images, the first row's {len(tested)} runs: {spread} right")
 
 
@@ -61,10 +61,6 @@ def _row(group, names: list[str], first: bool) -> list[str]:
 def _spread(name: str, mean: float, deviation: float | None) -> str:
     form = "{:.2%}" if name == "accuracy" else "{:.4f}"
     return form.format(mean) + ("" if deviation is None else f" ± {form.format(deviation)}")
-
-
-def _deviation(values: dict[int, float]) -> float | None:
-    return statistics.stdev(values.values()) if len(values) > 1 else None
 
 
 def _plain(group) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import gzip
 import io
 import math
+import re
 import zlib
 from pathlib import Path
 
@@ -49,10 +50,13 @@ def _csv(file: Path) -> tuple[np.ndarray, np.ndarray]:
             content = b"".join(iter(lambda: stream.read(_PART), b""))
         except (gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise DataError(f"{file}: the gzip data is damaged or cut short ({error}); fetch the file again") from None
-    first = content.partition(b"\n")[0].decode("utf-8", "replace").strip().lstrip("\ufeff")
+    head, _, rest = content.partition(b"\n")
+    first = head.decode("utf-8", "replace").strip().lstrip("\ufeff")
     names = [name.strip().strip('"').lower() for name in first.split(",")]
     header = not all(name.replace(".", "", 1).lstrip("-").isdigit() for name in names)
     column = _label_column(names, file) if header else 0
+    if header and not re.search(rb"^\s*[^\s#]", rest, re.MULTILINE):
+        raise DataError(f"{file}: it has a first line and no rows; a row is a label and its pixels, all numbers")
     try:
         values = np.loadtxt(io.BytesIO(content), np.float32, delimiter=",", skiprows=int(header), ndmin=2)
     except (ValueError, UnicodeDecodeError) as error:

@@ -1,9 +1,8 @@
 """Whether the machine is quiet enough to measure on."""
 
-import os
 import time
 
-from gpucnn.throughput.timing import DISTURBED, busy_seconds
+from gpucnn.throughput.timing import DISTURBED, Load
 
 
 def others_now(seconds: float = 0.5) -> float | None:
@@ -11,12 +10,9 @@ def others_now(seconds: float = 0.5) -> float | None:
 
     This process should be idle meanwhile: a helper thread that still spins counts as its own.
     """
-    busy, own, begun = busy_seconds(), time.process_time(), time.perf_counter()
+    load = Load()
     time.sleep(seconds)
-    after, passed = busy_seconds(), time.perf_counter() - begun
-    if busy is None or after is None:
-        return None
-    return max(0.0, (after - busy - (time.process_time() - own)) / (passed * (os.cpu_count() or 1)))
+    return load.of_others()
 
 
 def warning(others: float | None) -> str | None:

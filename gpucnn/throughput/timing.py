@@ -188,8 +188,8 @@ def _slice(contender: Contender, group: int, slice_seconds: float, number: int) 
     with contender.context():
         call()  # brings its data back into the caches and wakes its threads
         synchronize()
-        busy, own, begun = busy_seconds(), time.process_time(), time.perf_counter()
-        now = begun
+        load = Load()
+        begun = now = time.perf_counter()
         while now - begun < slice_seconds:
             started = now
             if elapsed is None:
@@ -199,11 +199,23 @@ def _slice(contender: Contender, group: int, slice_seconds: float, number: int) 
                 device.append(elapsed(repeat) / group)
             now = time.perf_counter()
             samples.append((now - started) / group)
-        own, busy_after = time.process_time() - own, busy_seconds()
-    others = None
-    if busy is not None and busy_after is not None:
-        others = max(0.0, (busy_after - busy - own) / ((now - begun) * (os.cpu_count() or 1)))
+        others = load.of_others()
     return Slice(number, samples, others, device)
+
+
+class Load:
+    """What other processes use of the processors, from when it is made."""
+
+    def __init__(self):
+        self._busy, self._own, self._begun = busy_seconds(), time.process_time(), time.perf_counter()
+
+    def of_others(self) -> float | None:
+        """The part of all processors that they have used so far; None if the system does not say."""
+        busy, own = busy_seconds(), time.process_time() - self._own
+        if self._busy is None or busy is None:
+            return None
+        passed = time.perf_counter() - self._begun
+        return max(0.0, (busy - self._busy - own) / (passed * (os.cpu_count() or 1)))
 
 
 def busy_seconds() -> float | None:

@@ -53,8 +53,12 @@ class Group:
 
     def deviation(self, measure: str) -> float | None:
         """The standard deviation over the seeds (divided by n - 1); None for one."""
-        values = self.measures[measure].values()
-        return statistics.stdev(values) if len(values) > 1 else None
+        return deviation(self.measures[measure])
+
+
+def deviation(by_seed: dict[int, float]) -> float | None:
+    """The standard deviation over the seeds (divided by n - 1); None for one."""
+    return statistics.stdev(by_seed.values()) if len(by_seed) > 1 else None
 
 
 def compare(runs: Sequence[str | Path], monitor: str = "loss") -> list[Group]:

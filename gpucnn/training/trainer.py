@@ -399,15 +399,6 @@ class Trainer:
         limits = {"epochs": epochs, "patience": patience, "pieces": self.pieces}
         return {"version": __version__, **describe(self.model), **settings, **limits, "initial weights": weights}
 
-    def _open_folder(self, stack: ExitStack, resume: bool) -> RunFolder | None:
-        """The run folder, where this process writes one."""
-        if self.run is None or not self.processes.first:
-            return None
-        folder = stack.enter_context(run_folder(self.run))
-        if not resume:
-            folder.refuse_if_used()
-        return folder
-
     def _resume(self, folder: RunFolder | None, settings: dict, epochs: int, monitor: str) -> History:
         """Go back to the run's checkpoint, if it has one; what is refused has changed nothing."""
 

@@ -123,7 +123,6 @@ def test_fast_math_is_close_to_float64(shape):
 
 NUMBA, NUMPY = "kernels/numba/map_loss.py", "gpucnn/backends/numpy/exact/map_loss.py"
 CHANGES = {
-    "lanes without an image": (NUMBA, "load(labels, i), splat(ZERO))", "load(labels, i), load(labels, i))"),
     "smoothing not fused": (NUMBA, "fma(splat(keep), w, q), q)", "add(multiply(splat(keep), w), q), q)"),
     "ignored positions in the mean": (NUMBA, "where_greater(label, splat(HALF), each, zero)", "each"),
     "lines in bands of 128": (NUMBA, "range(0, size, BAND * LANES)", "range(0, size, 2 * BAND * LANES)"),

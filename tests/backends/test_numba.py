@@ -125,6 +125,17 @@ def test_convolution(backend, problem, kind, seed, relu):
     compare(backend, convolve(backend, problem, kind, seed, relu), expected)
 
 
+@pytest.mark.parametrize("images", [16, 17, 33, 49])
+@pytest.mark.parametrize("stride", [(1, 2), (2, 1), (3, 2)])
+def test_a_stride_over_one_pixel_steps_over_no_block(images, stride):
+    """Blocks of one-pixel images are a row of pixels to the kernel, and the window's stride is none between them."""
+    for groups, ins, outs in ((1, 2, 3), (2, 1, 1), (2, 2, 3), (3, 1, 2)):
+        problem = window((1, 1), 1, stride=stride), images, ins, outs, groups
+        for threads in (1, 2):
+            expected = convolve(EXACT, problem, "random", images, False)
+            compare(GUARDED[threads], convolve(GUARDED[threads], problem, "random", images, False), expected)
+
+
 @st.composite
 def pooled_convolutions(draw):
     """(window, pool, images, in-channels of a group, out-channels of a group, groups):

@@ -4,18 +4,19 @@ from types import SimpleNamespace
 
 import pytest
 
-from gpucnn.throughput import quiet
+from gpucnn.throughput import quiet, timing
 
 
 def clocks(monkeypatch, busy: list, own: list, wall: list) -> None:
     """What the three clocks say, one reading after the other, on two processors."""
     readings = iter(busy)
-    monkeypatch.setattr(quiet, "busy_seconds", lambda: next(readings))
+    monkeypatch.setattr(timing, "busy_seconds", lambda: next(readings))
     time = SimpleNamespace(
         process_time=iter(own).__next__, perf_counter=iter(wall).__next__, sleep=lambda seconds: None
     )
+    monkeypatch.setattr(timing, "time", time)
     monkeypatch.setattr(quiet, "time", time)
-    monkeypatch.setattr(quiet.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(timing.os, "cpu_count", lambda: 2)
 
 
 @pytest.mark.parametrize(

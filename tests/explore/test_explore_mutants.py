@@ -1,72 +1,72 @@
 """A wrong line is noticed: each change below, made in a copy, must make a test of the page's numbers or guards fail."""
 
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-from tests.processes import checkout, environment
+from tests.mutants import assert_noticed, run_tests
+from tests.processes import checkout
 
 pytestmark = pytest.mark.slow
-TESTS = Path(__file__).resolve().parents[1]
 
-# What is wrong: (file of gpucnn/explore, old, new, the tests that must find it).
+# What is wrong: (file of gpucnn, old, new, the tests that must find it).
 ERRORS = {
     "any host may ask": (
-        "server.py",
+        "explore/server.py",
         'if len(headers.get(b"host", [])) != 1 or headers[b"host"][0] not in self._hosts:',
         'if len(headers.get(b"host", [])) != 1:',
         "test_security.py",
     ),
     "any origin may ask": (
-        "server.py",
+        "explore/server.py",
         'if origin not in {b"http://" + host for host in self._hosts}:',
         'if origin == b"":',
         "test_security.py",
     ),
     "part of the token is enough": (
-        "server.py",
+        "explore/server.py",
         "secrets.compare_digest(first[0], self._token)",
         "self._token.startswith(first[0])",
         "test_security.py",
     ),
-    "bodies of any size are read": ("server.py", "if size > MOST_BYTES:", "if size < 0:", "test_security.py"),
+    "bodies of any size are read": ("explore/server.py", "if size > MOST_BYTES:", "if size < 0:", "test_security.py"),
     "the filter is never turned round": (
-        "convolution.py",
+        "explore/convolution.py",
         "np.ascontiguousarray(weights[:, ::-1, ::-1])",
         "np.ascontiguousarray(weights)",
         "test_convolution.py",
     ),
     "products without the filter": (
-        "convolution.py",
+        "explore/convolution.py",
         "dtype=np.float32).reshape(-1, *weights.shape) * weights",
         "dtype=np.float32).reshape(-1, *weights.shape)",
         "test_convolution.py",
     ),
-    "the gradient is another class's": ("digits.py", "dy[0, of] = 1", "dy[0, of - 1] = 1", "test_digits.py"),
+    "the gradient is another class's": (
+        "explain.py",
+        "dy[np.arange(len(images)), chosen] = 1",
+        "dy[np.arange(len(images)), chosen - 1] = 1",
+        "test_digits.py",
+    ),
     "what blanking gains": (
-        "digits.py",
-        "probabilities[-1] - probabilities[:-1]",
-        "probabilities[:-1] - probabilities[-1]",
+        "explain.py",
+        "outputs[-1, likeliest] - outputs[:-1, likeliest]",
+        "outputs[:-1, likeliest] - outputs[-1, likeliest]",
         "test_digits.py",
     ),
     "the rule is not broken": (
-        "bits.py",
+        "explore/bits.py",
         "train(OneByOne(), LONG)",
         'train(get_backend("numpy"), LONG)',
         "test_bits.py",
     ),
-    "another epoch's weights": ("runs.py", 'f"{epoch:04}.safetensors"', '"0001.safetensors"', "test_runs.py"),
+    "another epoch's weights": ("explore/runs.py", 'f"{epoch:04}.safetensors"', '"0001.safetensors"', "test_runs.py"),
     "weights of the run before are shown": (
-        "runs.py",
+        "explore/runs.py",
         "self._models.pop((_snapshot(folder, epoch), 0), None)",
         "pass",
         "test_runs.py",
     ),
     "networks of any size are built": (
-        "shapes.py",
+        "explore/shapes.py",
         "if count > PARAMETERS:",
         "if count < 0:",
         "test_shapes.py",
@@ -74,27 +74,12 @@ ERRORS = {
 }
 
 
-def failures(root: Path, file: str) -> int:
-    """The exit code of a test file of a checkout: 0 if all pass, 1 if a test fails."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/explore/{file}"]
-    run = subprocess.run(command, cwd=root, env=environment(root), capture_output=True, text=True, check=False)
-    assert run.returncode in (0, 1), run.stdout + run.stderr
-    return run.returncode
-
-
-def with_tests(root: Path) -> Path:
-    shutil.copytree(TESTS, root / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(TESTS.parent / "pyproject.toml", root)
-    return root
-
-
 @pytest.mark.parametrize("name", ERRORS)
 def test_a_wrong_line_is_noticed(tmp_path, name):
     file, old, new, tests = ERRORS[name]
-    root = with_tests(checkout(tmp_path / "copy", {f"gpucnn/explore/{file}": (old, new)}))
-    assert failures(root, tests) == 1
+    assert_noticed(tmp_path, f"gpucnn/{file}", old, new, f"explore/{tests}")
 
 
 @pytest.mark.parametrize("tests", ["test_security.py", "test_runs.py"])
 def test_the_copy_itself_passes(tmp_path, tests):
-    assert failures(with_tests(checkout(tmp_path / "copy")), tests) == 0
+    assert run_tests(checkout(tmp_path / "copy"), f"explore/{tests}").returncode == 0

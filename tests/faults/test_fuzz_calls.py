@@ -169,7 +169,8 @@ def calls(folder: Path) -> dict:
             names = inspect.signature(getattr(layers, name)).parameters
             arguments = {key: value for key, value in arguments.items() if key in names}
             for key, parameter in names.items():  # what has another name there
-                if parameter.default is parameter.empty and key not in arguments:
+                named = parameter.kind is not parameter.VAR_POSITIONAL
+                if named and parameter.default is parameter.empty and key not in arguments:
                     arguments[key] = 2
         elif name not in ("fit", "augmented", "limits"):
             names = inspect.signature(function).parameters

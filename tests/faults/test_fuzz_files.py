@@ -122,6 +122,15 @@ def npz(folder):
     return folder / "a.npz"
 
 
+def table(folder: Path) -> Path:
+    """Kaggle's layout: a label, then the pixels, of ten images of 4x4 pixels."""
+    rng = np.random.default_rng(0)
+    rows = [f"{n % 3},{','.join(map(str, rng.integers(0, 256, 16)))}" for n in range(10)]
+    file = folder / "table.csv"
+    file.write_text("\n".join([f"label,{','.join(f'pixel{n}' for n in range(16))}", *rows, ""]))
+    return file
+
+
 def idx_folder(name):
     def make(folder):
         import gzip
@@ -210,6 +219,7 @@ CASES = [
     Case("IDX labels", idx_folder("t10k-labels-idx1-ubyte"), of_folder, mutate.blind),
     Case("CIFAR", cifar, dataset, mutate.tar_gz),
     Case("CIFAR with extended headers", cifar, dataset, lambda content, rng: mutate.pax(rng)),
+    Case("CSV", table, dataset, mutate.blind),
     Case("PNG", picture("png"), pictures, mutate.png),
     Case("JPEG", picture("jpg"), pictures, mutate.blind),
     Case("PyTorch weights", state_dict, foreign, mutate.model_file),

@@ -1,5 +1,6 @@
 """The program when its surroundings fail: Ctrl-C at any moment, streams that are full or closed, wrong folders."""
 
+import contextlib
 import json
 import os
 import pty
@@ -41,6 +42,16 @@ def interrupted(process, stderr):
     assert "Traceback" not in stderr and "interrupted" in stderr
 
 
+@contextlib.contextmanager
+def started(command, **settings):
+    """A process that is gone afterwards, whatever failed: leaving a Popen waits for one that Ctrl-C did not end."""
+    with subprocess.Popen(command, env=ENVIRONMENT, **settings) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 # When the interpreter has begun to run the program; before that, Ctrl-C is Python's own.
 STARTED = "import sys, gpucnn.__main__\nsys.stdout.write('x'); sys.stdout.flush()\ngpucnn.__main__.main()"
 
@@ -50,7 +61,7 @@ def test_ctrl_c_while_it_starts(tmp_path, delay):
     """In the middle of its imports."""
     command = [sys.executable, "-c", STARTED, *ENDLESS, "--run", str(tmp_path / "run")]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=ENVIRONMENT, **pipes) as process:
+    with started(command, **pipes) as process:
         assert process.stdout.read(1) == "x"
         time.sleep(0.02 + delay)
         process.send_signal(signal.SIGINT)
@@ -62,7 +73,7 @@ def test_ctrl_c_while_it_starts(tmp_path, delay):
 def test_ctrl_c_twice_keeps_the_run(tmp_path, again):
     folder = tmp_path / "run"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([*PROGRAM, *ENDLESS, "--run", str(folder)], env=ENVIRONMENT, **pipes) as process:
+    with started([*PROGRAM, *ENDLESS, "--run", str(folder)], **pipes) as process:
         deadline = time.monotonic() + 240
         while not (folder / "checkpoint.safetensors").exists():
             assert process.poll() is None and time.monotonic() < deadline
@@ -79,9 +90,8 @@ def test_ctrl_c_twice_keeps_the_run(tmp_path, again):
 def test_ctrl_c_in_a_terminal(tmp_path):
     """Where a bar hides the cursor."""
     terminal, inside = pty.openpty()
-    with subprocess.Popen(
-        [*PROGRAM, *ENDLESS, "--run", str(tmp_path / "run")], env=ENVIRONMENT, stderr=inside, stdout=subprocess.DEVNULL
-    ) as process:
+    command = [*PROGRAM, *ENDLESS, "--run", str(tmp_path / "run")]
+    with started(command, stderr=inside, stdout=subprocess.DEVNULL) as process:
         os.close(inside)
         said = b""
         while b"epoch 3/" not in said:

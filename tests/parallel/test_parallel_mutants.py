@@ -1,17 +1,10 @@
 """What tests/parallel promises, broken once on purpose: the tests named must notice."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-from tests.processes import checkout, environment
+from tests.mutants import assert_noticed
 
 pytestmark = pytest.mark.long  # four minutes
-
-TESTS = Path(__file__).resolve().parents[1]
 
 MUTANTS = {
     "parts are as even as possible": (
@@ -100,8 +93,8 @@ MUTANTS = {
     ),
     "each process writes": (
         "gpucnn/training/trainer.py",
-        "if self.run is None or not self.processes.first:",
-        "if self.run is None:",
+        "nullcontext() if self.run is None or not self.processes.first else",
+        "nullcontext() if self.run is None else",
         "test_same_bits.py",
         "test_one_process_writes",
     ),
@@ -111,10 +104,4 @@ MUTANTS = {
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_planted_error_is_found(name, tmp_path):
     file, old, new, tests, pattern = MUTANTS[name]
-    root = checkout(tmp_path / "mutant", {file: (old, new)})
-    # As in tests/training/test_training_mutants.py: this checkout's tests, the copy's package.
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--import-mode=append"]
-    command += [str(TESTS / "parallel" / tests), "-k", pattern]
-    paths = environment(root, PYTHONPATH=os.pathsep.join((str(root), str(TESTS.parent))))
-    run = subprocess.run(command, cwd=root, env=paths, capture_output=True, text=True, timeout=900, check=False)
-    assert run.returncode == 1 and "1 failed" in run.stdout, f"{run.stdout[-2000:]}\n{run.stderr[-2000:]}"
+    assert_noticed(tmp_path, file, old, new, f"parallel/{tests}", pattern)

@@ -259,6 +259,8 @@ def test_a_new_head(tmp_path):
     for name, value in state(new).items():
         assert value == (state(fresh) if name.startswith("7.") else state(old))[name], name
     assert new.frozen == ["0"]
+    again, fresh = state(replace_head(old, 4, seed=3)), lenet5((1, 16, 16), 4).initialize(3)
+    assert again["7.weight"] == state(fresh)["7.weight"] != state(old)["7.weight"]  # of as many classes: new as well
     gpucnn.save(new, tmp_path / "n.safetensors")
     assert state(gpucnn.load(tmp_path / "n.safetensors")) == state(new)  # by its name
     values = replace_head(small.model().initialize(0), outputs=2)

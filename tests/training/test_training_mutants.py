@@ -3,18 +3,11 @@
 A mutant is a copy of the package with one line changed; the tests run on it in a process of their own.
 """
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-from tests.processes import checkout, environment
+from tests.mutants import assert_noticed
 
 pytestmark = pytest.mark.slow
-
-TESTS = Path(__file__).resolve().parents[1]
 
 MUTANTS = {
     "the split draws the shuffle's numbers": (
@@ -407,13 +400,5 @@ ALL |= OTHERS
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_mutant_is_noticed(name, tmp_path):
-    file, old, new, tests, chosen = ALL[name]
-    root = checkout(tmp_path / "mutant", {f"gpucnn/{file}": (old, new)})
-    # The tests are this checkout's, the package must be the copy: it stands before on the path, and pytest, which would
-    # put the tests' checkout in front, is told to append it.
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--import-mode=append"]
-    command += [str(TESTS / tests), "-k", chosen]
-    paths = environment(root, PYTHONPATH=os.pathsep.join((str(root), str(TESTS.parent))))
-    run = subprocess.run(command, cwd=root, env=paths, capture_output=True, text=True, timeout=300, check=False)
-    assert run.returncode == 1, f"exit code {run.returncode}\n{run.stdout[-2000:]}\n{run.stderr[-2000:]}"
-    assert "1 failed" in run.stdout and "error" not in run.stdout.splitlines()[-1]
+    file, *rest = ALL[name]
+    assert_noticed(tmp_path, f"gpucnn/{file}", *rest)

@@ -22,8 +22,8 @@ class NumbaCorrelation(NumbaBase):
         """Launch the forward kernel on (block, C, D, H, W, lane) views; w (group, O/group, C/group, *K)."""
         if x.shape[2:5] == y.shape[2:5] == w.shape[3:] == (1, 1, 1) and before == (0, 0, 0):
             # One pixel per image and a single tap: use the blocks as a row of pixels, so that a tile reuses
-            # each weight.
-            x, y = x.transpose(4, 1, 2, 3, 0, 5), y.transpose(4, 1, 2, 3, 0, 5)
+            # each weight. No block may be stepped over, so the stride, which moves nothing here, is 1.
+            x, y, stride = x.transpose(4, 1, 2, 3, 0, 5), y.transpose(4, 1, 2, 3, 0, 5), (1, 1, 1)
         outputs, width = w.shape[1], w.shape[5]
         if dilation == (1, 1, 1) and w.shape[3] == x.shape[2] == y.shape[2] == 1 and before[0] == 0:
             outside = before[2], max(0, (y.shape[4] - 1) * stride[2] + width - x.shape[4] - before[2])
