@@ -43,7 +43,9 @@ inline void barrier() { cuh_context->block_barrier(0); }
 template <class T> T shfl_sync_bfly(T v, uint32_t lanes, uint32_t, uint32_t mask) {
   return __shfl_xor_sync(mask, v, int(lanes));
 }
-template <class T> T shfl_sync_idx(T v, uint32_t lane, uint32_t, uint32_t mask) { return __shfl_sync(mask, v, int(lane)); }
+template <class T> T shfl_sync_idx(T v, uint32_t lane, uint32_t, uint32_t mask) {
+  return __shfl_sync(mask, v, int(lane));
+}
 template <class T> T atom_add(uint64_t address, T v) {
   static_assert(std::is_integral_v<T>, "the order of such additions is not fixed");
   T* p = reinterpret_cast<T*>(address);
@@ -55,8 +57,14 @@ template <class T> T atom_add(uint64_t address, T v) {
 // ---- integers -----------------------------------------------------------------------------------------------------
 
 template <class T> using Unsigned = std::make_unsigned_t<T>;
-template <class T> T add(T a, T b) { static_assert(std::is_integral_v<T>, ""); return T(Unsigned<T>(a) + Unsigned<T>(b)); }
-template <class T> T sub(T a, T b) { static_assert(std::is_integral_v<T>, ""); return T(Unsigned<T>(a) - Unsigned<T>(b)); }
+template <class T> T add(T a, T b) {
+  static_assert(std::is_integral_v<T>, "");
+  return T(Unsigned<T>(a) + Unsigned<T>(b));
+}
+template <class T> T sub(T a, T b) {
+  static_assert(std::is_integral_v<T>, "");
+  return T(Unsigned<T>(a) - Unsigned<T>(b));
+}
 template <class T> T mul_lo(T a, T b) { return T(uint64_t(a) * uint64_t(b)); }
 template <class T> T mul_hi(T a, T b) { return T((__int128(a) * __int128(b)) >> (8 * sizeof(T))); }
 template <class T> auto mul_wide(T a, T b) {
@@ -67,7 +75,10 @@ template <class T> auto mul_wide(T a, T b) {
 template <class T> T mad_lo(T a, T b, T c) { return add<T>(mul_lo<T>(a, b), c); }
 template <class T, class W> auto mad_wide(T a, T b, W c) { return decltype(mul_wide<T>(a, b))(mul_wide<T>(a, b) + c); }
 template <class T> T rem(T a, T b) { return T(a % b); }
-template <class T> T div(T a, T b) { static_assert(std::is_integral_v<T>, "not an exact division"); return T(a / b); }
+template <class T> T div(T a, T b) {
+  static_assert(std::is_integral_v<T>, "not an exact division");
+  return T(a / b);
+}
 template <class T> T and_(T a, T b) { return T(a & b); }
 template <class T> T or_(T a, T b) { return T(a | b); }
 template <class T> T xor_(T a, T b) { return T(a ^ b); }
@@ -104,7 +115,9 @@ template <class T> T prmt(T a, T b, T selector) {
   }
   return result;
 }
-template <class T> uint32_t clz(T a) { return a ? uint32_t(sizeof(T) == 8 ? __builtin_clzll(a) : __builtin_clz(a)) : 8 * sizeof(T); }
+template <class T> uint32_t clz(T a) {
+  return a ? uint32_t(sizeof(T) == 8 ? __builtin_clzll(a) : __builtin_clz(a)) : 8 * sizeof(T);
+}
 template <class T> uint32_t popc(T a) { return uint32_t(__builtin_popcountll(a)); }
 
 // ---- floats: each rounds once, to nearest -------------------------------------------------------------------------
@@ -115,7 +128,9 @@ template <class T> T mul_rn(T a, T b) { return a * b; }
 template <class T> T div_rn(T a, T b) { return a / b; }
 template <class T> T rcp_rn(T a) { return T(1) / a; }
 template <class T> T sqrt_rn(T a) { return sizeof(T) == 4 ? T(__builtin_sqrtf(a)) : T(__builtin_sqrt(a)); }
-template <class T> T fma_rn(T a, T b, T c) { return sizeof(T) == 4 ? T(__builtin_fmaf(a, b, c)) : T(__builtin_fma(a, b, c)); }
+template <class T> T fma_rn(T a, T b, T c) {
+  return sizeof(T) == 4 ? T(__builtin_fmaf(a, b, c)) : T(__builtin_fma(a, b, c));
+}
 template <class T> T neg(T a) {
   if constexpr (std::is_integral_v<T>)
     return T(0 - Unsigned<T>(a));
@@ -148,7 +163,7 @@ template <class T> T min(T a, T b) {
 
 // ---- comparison, selection, conversion ----------------------------------------------------------------------------
 
-#define ORDERED(name, operator)                                         \
+#define ORDERED(name, operator)                                          \
   template <class T> bool setp_##name(T a, T b) { return a operator b; } \
   template <class T> bool setp_##name##u(T a, T b) { return a != a || b != b || a operator b; }
 ORDERED(lt, <)
@@ -167,7 +182,8 @@ template <class T> bool setp_num(T a, T b) { return a == a && b == b; }
 template <class T> bool setp_nan(T a, T b) { return a != a || b != b; }
 template <class T> T selp(T a, T b, bool p) { return p ? a : b; }
 template <class To, class From> To cvt(From a) {
-  static_assert(std::is_integral_v<From> == std::is_integral_v<To> && (std::is_integral_v<To> || sizeof(To) >= sizeof(From)), "");
+  static_assert(
+      std::is_integral_v<From> == std::is_integral_v<To> && (std::is_integral_v<To> || sizeof(To) >= sizeof(From)), "");
   return To(a);
 }
 template <class To, class From> To cvt_rn(From a) { return To(a); }

@@ -34,7 +34,9 @@ __global__ void __launch_bounds__(LANES * SUM_WARPS)
     product_sums(const float* x, const float* y, double* out, int images, int blocks, int positions, int band,
                  double* part, unsigned* counters) {
   double sum[1];
-  auto terms = [&](Place at, double* to) { to[0] = __dadd_rn(to[0], __dmul_rn(double(x[at.element]), double(y[at.element]))); };
+  auto terms = [&](Place at, double* to) {
+    to[0] = __dadd_rn(to[0], __dmul_rn(double(x[at.element]), double(y[at.element])));
+  };
   if (channel_sums<1>(terms, Maps{images, blocks, positions, band}, part, counters, sum) && first_thread())
     out[blockIdx.x] = sum[0];
 }

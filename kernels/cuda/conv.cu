@@ -71,10 +71,10 @@ template <int N> DEVICE void read_weights(float (&w)[N], const float* at) {
 // GROUPS), block (32, WK * WP). A tile at the end of a row overlaps its neighbor; tiles past the last block only help
 // to fetch weights.
 template <class T, int GROUPS, int C, int O, class In, class Out, class K, class S, class D, class B, bool BY_OUTPUT>
-__global__ void __launch_bounds__(T::threads)
-    conv(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias,
-         const float* __restrict__ other, float* __restrict__ y, int blocks, WeightStrides ws, OutputStrides ys,
-         int relu) {
+__global__ void __launch_bounds__(T::threads, 1) conv(const float* __restrict__ x, const float* __restrict__ w,
+                                                     const float* __restrict__ bias, const float* __restrict__ other,
+                                                     float* __restrict__ y, int blocks, WeightStrides ws,
+                                                     OutputStrides ys, int relu) {
   constexpr int OB = T::OB, QB = T::QB, SB = T::SB, CC = T::CC, TILE = OB * T::WK;
   constexpr int ROW = T::ROW;
   constexpr int ROW_TILES = ceil_div(Out::W, QB), TILES = Out::D * Out::H * ROW_TILES;

@@ -197,11 +197,10 @@ DEVICE void bias_sums(const float* __restrict__ dy, const float* __restrict__ re
 // The three do not depend on each other: the first blocks of threads compute dx, which others wait for, the next dw,
 // the last db. `dx_columns`, `dw_columns` are the widths of their grids, `dx_end` and `dw_end` the first block behind.
 template <int OB, int NB, int DEPTH>
-__global__ void __launch_bounds__(LANES * WARPS)
-    dense_gradients(const float* __restrict__ dy, const float* __restrict__ rectifier, const float* __restrict__ x,
-                    const float* __restrict__ w, float* __restrict__ dx, float* __restrict__ dw, float* __restrict__ db,
-                    int images, int blocks, int inputs, int outputs, int dx_columns, int dx_end, int dw_columns,
-                    int dw_end) {
+__global__ void __launch_bounds__(LANES * WARPS, 2) dense_gradients(
+    const float* __restrict__ dy, const float* __restrict__ rectifier, const float* __restrict__ x,
+    const float* __restrict__ w, float* __restrict__ dx, float* __restrict__ dw, float* __restrict__ db, int images,
+    int blocks, int inputs, int outputs, int dx_columns, int dx_end, int dw_columns, int dw_end) {
   const int b = blockIdx.x;
   if (b < dx_end) {
     multiply<OB, NB, true>(dy, rectifier, w, nullptr, dx, blocks, outputs, inputs, 1, inputs, 0, b % dx_columns,

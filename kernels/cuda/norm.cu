@@ -37,10 +37,11 @@ __global__ void __launch_bounds__(LANES * SUM_WARPS)
 // The gradient before ReLU of a convolution, its ReLU and max pooling over windows of 2x2 that do not overlap, from dy
 // (block, C, pooled_height, pooled_width, 32): dz is dy where the position was the maximum and above 0, else +0. out
 // (C,), if not null, = the sum of dz, which is the bias's gradient.
-__global__ void __launch_bounds__(LANES * SUM_WARPS)
-    conv_max_pool_gradient(const float* __restrict__ dy, const float* __restrict__ y, Halving pool,
-                           float* __restrict__ dz, float* out, int images, int blocks, int positions, int band,
-                           double* part, unsigned* counters) {
+__global__ void __launch_bounds__(LANES * SUM_WARPS, 2)
+                                      conv_max_pool_gradient(const float* __restrict__ dy, const float* __restrict__ y,
+                                                             Halving pool, float* __restrict__ dz, float* out,
+                                                             int images, int blocks, int positions, int band,
+                                                             double* part, unsigned* counters) {
   double sum[1];
   auto terms = [&](Place at, double* to) {
     const i64 from = pool.source(at);
