@@ -6,6 +6,8 @@ from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Backend
 from gpucnn.check.cases.case import ALWAYS, NEVER, RANDOM, Case, Numbers, Results
 
+_GRADIENTS = "dx", "dw", "db", "dx with relu", "dw with relu", "db with relu", "dw again"
+
 
 def cases(numbers: Numbers) -> Iterator[Case]:
     for n, inputs, outputs, simulated in [
@@ -34,4 +36,4 @@ def cases(numbers: Numbers) -> Iterator[Case]:
             return {"dx with relu": through.numpy(), **results}
 
         about, small = f"{n} images, {inputs} to {outputs}", numbers.kind in simulated
-        yield Case("dense", about, run, ("dx", "dw", "db"), numbers.kind, small)
+        yield Case("dense", about, run, _GRADIENTS, numbers.kind, small)

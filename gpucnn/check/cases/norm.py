@@ -29,6 +29,7 @@ _BATCH_NORM_GRADIENTS = (
     "dx with max pool",
     "dgamma with max pool",
     "dbeta with max pool",
+    *(f"{name} of {label}" for label in ("sum", "sum with relu") for name in ("dx", "dgamma", "dbeta")),
 )
 # Shape, groups, the kinds of numbers in the simulator: one value per group, a band that spans channels, many bands, odd
 # batches, one to three axes; the last is a layer norm over its flattened images.
