@@ -17,6 +17,7 @@ from gpucnn.cli import app
 from gpucnn.errors import BackendError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_both_cpu_backends_pass(threads):
     messages = []

@@ -78,6 +78,7 @@ def test_match_of_numbers(show, backend):
     assert values["scores"] == [[1 / 9]]
 
 
+@pytest.mark.slow
 def test_match_of_images(show, trained, tmp_path):
     _, test = load("digits")
     weights = gpucnn.load(trained[0] / "checkpoint.safetensors").state_dict()["0.weight"]
@@ -115,6 +116,7 @@ def test_curves_confusion_and_mistakes(show, trained):
     assert len(worst) == 3 and worst[0]["probability"] >= worst[1]["probability"] >= worst[2]["probability"]
 
 
+@pytest.mark.slow
 def test_scores(show, trained, tmp_path):
     values = show("scores", "--run", trained[0], "--threshold", 0.8)
     assert (values["places"], values["stride"]) == ([57, 93], [4, 4])

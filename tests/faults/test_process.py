@@ -38,6 +38,7 @@ def forked(function, *arguments):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux sets the processors of a process")
 @pytest.mark.parametrize("settings", [{}, {"NUMBA_NUM_THREADS": "1"}])
 def test_a_process_with_one_processor(settings):

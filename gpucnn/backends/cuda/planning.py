@@ -1,7 +1,6 @@
 """Which kernels a piece of work needs, found out without a GPU, and their compilation in several processes at once."""
 
 import multiprocessing
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 
@@ -10,6 +9,7 @@ import numpy as np
 from gpucnn.backends.cuda.backend import CudaBackend
 from gpucnn.backends.cuda.compiler import compiled
 from gpucnn.backends.cuda.launcher import Launcher
+from gpucnn.backends.processors import processors
 
 Kernel = tuple[str, str]  # the file in kernels/cuda, and the C++ name with its template arguments
 
@@ -75,7 +75,7 @@ def compile_kernels(kernels: Iterable[Kernel], architecture: str, processes: int
     kernels = list(dict.fromkeys(kernels))
     # Not forked: a process that uses a GPU cannot be, and the compiler needs nothing from this one.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes or len(os.sched_getaffinity(0)), context) as pool:
+    with ProcessPoolExecutor(processes or processors(), context) as pool:
         for done in [pool.submit(_compile, *kernel, architecture) for kernel in kernels]:
             done.result()
     return len(kernels)
