@@ -25,10 +25,12 @@ class Measuring:
         for metric in self._metrics:
             metric.reset()
 
-    def keep(self, count: int, first: int, outputs: Batch, targets: Any) -> None:
-        """The step on `count` images that is running now has these outputs and targets from image `first` on."""
+    def keep(self, count: int, begins: bool, outputs: Batch, targets: Any) -> None:
+        """A piece of the step on `count` images that is running now has these outputs and targets; `begins`: the first
+        piece.
+        """
         if self._metrics:
-            self._newest[count] = [*(self._newest[count] if first else []), (outputs, targets)]
+            self._newest[count] = [*([] if begins else self._newest[count]), (outputs, targets)]
 
     def run(self, steps: RecordedStep, count: int, division: Division) -> None:
         """One step, and what it gave; in several processes, what all of them gave."""

@@ -8,6 +8,7 @@ images, the step's number, the learning rate) is written to device arrays before
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -23,7 +24,7 @@ from gpucnn.losses import Loss, SoftmaxCrossEntropy
 from gpucnn.metrics import Metric
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Optimizer
-from gpucnn.parallel.division import Division
+from gpucnn.parallel.division import WHOLE, Division
 from gpucnn.parallel.exchange import StepExchange
 from gpucnn.parallel.processes import Alone, Processes
 from gpucnn.recordable import Recordable
@@ -59,9 +60,10 @@ class TrainingSteps(RecordedStep):
         mixup: MixUp | None = None,
         erasing: Erasing | None = None,
         processes: Processes | None = None,
+        division: Division = WHOLE,
         record: bool = True,
     ):
-        self._processes = processes or Alone()
+        self._processes, self._division = processes or Alone(), division
         self.model, self.optimizer, self.data = model, optimizer, data
         self.backend = model.backend
         self.loss, self._clip = loss or SoftmaxCrossEntropy(), clip or Clipping()
@@ -82,7 +84,7 @@ class TrainingSteps(RecordedStep):
             self._motion |= {"seed": seed, "step": model.mode.step}
         self._factors, self._freezes = lr_factors or {}, -1
         self._notice_freezes()
-        record = record and data.division.pieces == 1  # a recording keeps the memory of all pieces
+        record = record and division.pieces == 1  # a recording keeps the memory of all pieces
         super().__init__(self.backend, [self.totals, self.status], record)
         self.start_epoch()
 
@@ -92,36 +94,56 @@ class TrainingSteps(RecordedStep):
 
     def _work(self, count: int) -> None:
         """A step on a batch of `count` images, of which this process computes its part."""
-        model, self._whole = self.model, count
-        loss = shared_work(self.data.division, self._processes, model, count, self._gradients)
+        model = self.model
+        # The user's function sees whole batches, since what it does to an image may depend on all.
+        changed = self._own(self._images(0, count)) if self._own else None
+        work = partial(self._gradients, count, changed)
+        loss = shared_work(self._division, self._processes, model, count, work, self._label_weights)
         self._clip(self.backend, model.grads)
         self.optimizer.step(model.values, model.grads)
         if self._average:
             self._average.update(model)
         self.backend.watch(self.status, model.mode.step, loss, model.values)
 
-    def _gradients(self, first: int, count: int) -> Array:
-        """Forward and backward on `count` of the images that are here, from `first` on; returns the loss."""
-        backend, data, model = self.backend, self.data, self.model
-        indices, step = data.indices[first:], model.mode.step
-        load = {"augmentation": self._augmentation, "seed": self._seed, "step": step}
-        images = backend.load_images(data.images, indices, count, **load)
-        if self._mixup:
-            partners = self._mixup.partners
-            images = self._mixup(images, backend.load_images(data.images, partners, count, **load))
-        if self._erasing:
-            images = self._erasing(images)
-        if self._own:
-            images = self._own(images)
-        targets = self.loss.load(backend, data.labels, indices, count, **self._motion)
-        outputs, backward = model(images)
-        self._measuring.keep(self._whole, first, outputs, targets)
+    def _gradients(self, whole: int, changed: Batch | None, first: int, count: int) -> Array:
+        """Forward and backward on `count` images of a batch of `whole`, from number `first` on; returns the loss.
+
+        `changed` is the batch after the user's augmentation, if there is one.
+        """
+        images = self._images(first, count) if changed is None else some_images(changed, first, count)
+        targets, *others = self._targets(first, count)
+        outputs, backward = self.model(images)
+        self._measuring.keep(whole, first == self._division.part(whole)[0], outputs, targets)
         loss, doutputs = self.loss(outputs, targets, self.totals)
         if self._mixup:
-            _, other = self.loss(outputs, self.loss.load(backend, data.labels, partners, count, **self._motion))
+            _, other = self.loss(outputs, others[0])
             doutputs = self._mixup(doutputs, other)
         backward(doutputs)
         return loss
+
+    def _images(self, first: int, count: int) -> Batch:
+        """Images number `first` to `first + count` of the batch, augmented, mixed and erased."""
+        load = {"augmentation": self._augmentation, "seed": self._seed, "step": self.model.mode.step}
+        images, *others = (
+            self.backend.load_images(self.data.images, indices, count, **load) for indices in self._indices(first)
+        )
+        if self._mixup:
+            images = self._mixup(images, others[0])
+        return self._erasing(images, first) if self._erasing else images
+
+    def _targets(self, first: int, count: int) -> list:
+        """The targets of these images, and with mix-up those of their partners."""
+        load = partial(self.loss.load, self.backend, self.data.labels)
+        return [load(indices, count, **self._motion) for indices in self._indices(first)]
+
+    def _indices(self, first: int) -> list[Array]:
+        """Where the images from number `first` on are, and with mix-up their partners."""
+        return [self.data.chosen(first), *([self._mixup.partners[first:]] if self._mixup else [])]
+
+    def _label_weights(self, first: int, count: int) -> list[Array]:
+        """The sums that the losses of a step divide by, where they depend on the labels."""
+        weights = [self.loss.label_weight(self.backend, targets, count) for targets in self._targets(first, count)]
+        return [weight for weight in weights if weight is not None]
 
     def _notice_freezes(self) -> None:
         """Compute and change what is not frozen, as it is now."""
@@ -151,12 +173,12 @@ class TrainingSteps(RecordedStep):
             self._erasing.draw(self.backend, self._seed, step, len(indices), self.data.batch_size)
         rate = self.optimizer.set_rates(factor, step + 1)
         if self.settled(len(indices)):
-            self._measuring.run(self, len(indices), self.data.division)
+            self._measuring.run(self, len(indices), self._division)
             self._timed_images += len(indices)
         else:  # the first may compile kernels, the second is proved: their speed means nothing
             self.backend.synchronize()
             started = perf_counter()
-            self._measuring.run(self, len(indices), self.data.division)
+            self._measuring.run(self, len(indices), self._division)
             self.backend.synchronize()
             self._untimed_seconds += perf_counter() - started
         self.images += len(indices)
@@ -190,23 +212,39 @@ class TrainingSteps(RecordedStep):
 
 
 def shared_work(
-    division: Division, processes: Processes, model: Model, count: int, work: Callable[[int, int], Array]
+    division: Division,
+    processes: Processes,
+    model: Model,
+    count: int,
+    work: Callable[[int, int], Array],
+    label_weights: Callable[[int, int], list[Array]],
 ) -> Array:
     """`work(first, count)` on each piece of this process's part of a batch of `count` images, and the sums over all.
 
-    `first` counts from the part's first image. Returns what the last piece's `work` did, the loss.
+    `label_weights(first, count)` gives what the losses in `work` divide by over the whole batch: pieces need it ahead.
+    Returns what the last piece's `work` did, the loss.
     """
     if processes.size == division.pieces == 1:
         return work(0, count)
-    pieces = list(division.in_pieces(count))
-    exchange = StepExchange(processes, division.nodes(count), division.pieces, count, model.grads)
-    for number, (first, own) in enumerate(pieces):
+    exchange = StepExchange(processes, division.nodes(count), model.grads)
+    if division.pieces > 1:
+        first, own = division.part(count)
+        with sharing(Share(first, count, exchange)):
+            exchange.divide(label_weights(first, own))
+    for number, (first, own) in enumerate(division.in_pieces(count)):
         if number:
             exchange.next_piece(model.backend)
         with sharing(Share(first, count, exchange)):
-            loss = work(first - pieces[0][0], own)
+            loss = work(first, own)
     exchange.finish(model.backend)
     return loss
+
+
+def some_images(batch: Batch, first: int, count: int) -> Batch:
+    """Images number `first` to `first + count` of a batch."""
+    if (first, count) == (0, batch.images):
+        return batch
+    return batch.backend.pack(batch.numpy()[first : first + count])
 
 
 class OwnAugmentation(Recordable):
@@ -236,9 +274,10 @@ class EvaluationSteps(RecordedStep):
         loss: Loss | None = None,
         metrics: Sequence[Metric] = (),
         processes: Processes | None = None,
+        division: Division = WHOLE,
         record: bool = True,
     ):
-        self._processes = processes or Alone()
+        self._processes, self._division = processes or Alone(), division
         self.model, self.data, self.loss = model, data, loss or SoftmaxCrossEntropy()
         self.loss.place(model.backend, model.output_shape[0])
         self._measuring = Measuring(self.loss, list(metrics), self._processes)
@@ -249,15 +288,14 @@ class EvaluationSteps(RecordedStep):
         return [self.model, *self.model.layer.walk(), self.loss]
 
     def _work(self, count: int) -> None:
-        self._whole = count
-        shared_work(self.data.division, self._processes, self.model, count, self._evaluate)
+        shared_work(self._division, self._processes, self.model, count, partial(self._evaluate, count), lambda *_: [])
 
-    def _evaluate(self, first: int, count: int) -> Array:
+    def _evaluate(self, whole: int, first: int, count: int) -> Array:
         backend, data = self.model.backend, self.data
-        indices, preparation = data.indices[first:], self.model.preparation
+        indices, preparation = data.chosen(first), self.model.preparation
         outputs, _ = self.model(backend.load_images(data.images, indices, count, preparation))
         targets = self.loss.load(backend, data.labels, indices, count, **motion(self.model, preparation))
-        self._measuring.keep(self._whole, first, outputs, targets)
+        self._measuring.keep(whole, True, outputs, targets)
         loss, _ = self.loss(outputs, targets, self._totals)
         return loss
 
@@ -268,7 +306,7 @@ class EvaluationSteps(RecordedStep):
         self.model.backend.assign(self._totals, np.zeros(self.loss.counts))
         for indices in self.data.batches(np.arange(self.data.count)):
             self.data.choose(indices)
-            self._measuring.run(self, len(indices), self.data.division)
+            self._measuring.run(self, len(indices), self._division)
         totals = self.model.backend.host(self._totals)
         measured = self.loss.measure(totals, self.data.count, math.prod(self.model.output_shape))
         return {**measured, **self._measuring.results()}
