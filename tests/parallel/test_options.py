@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gpucnn.backends import get_backend
+from gpucnn.backends.shares import Share, sharing
 from gpucnn.emulation import get_emulated_backend
 from gpucnn.errors import BackendError, ProcessError
 from gpucnn.layers import BatchNorm, Concat, Conv2d, Dense, Flatten, GroupNorm, MaxPool2d, Residual, Sequential
@@ -145,6 +146,27 @@ def test_label_maps_are_refused_where_they_cannot_be_divided():
     for loss, make in ((MAP_LOSS, segmenter), (SoftmaxCrossEntropy(ignore_index=9), net)):
         with pytest.raises(BackendError, match="losses of label maps need the whole batch in one process on "):
             once(make, 1, 2, backend=get_emulated_backend(), loss=loss, labels=maps if make is segmenter else None)
+
+
+def test_what_fills_the_last_block_of_a_part_has_no_dice():
+    """Whatever it is: operations leave anything there."""
+    backend, rng, sums = numba(), np.random.default_rng(0), []
+    p = backend.softmax(backend.pack(rng.standard_normal((22, 3, 4, 4), np.float32)))
+    labels = backend.pack(rng.integers(0, 4, (22, 1, 4, 4)).astype(np.float32))
+
+    class Keep:
+        def later(self, values, finish):
+            sums.append(values.copy())
+
+    def gradient():
+        with sharing(Share(128, 150, Keep())):
+            return backend.dice(p, labels, 1.0)[1].numpy()
+
+    expected = gradient()
+    labels.data[-1, ..., 22 - 16 :] = 2
+    p.data[-1, ..., 22 - 16 :] = 0.25
+    assert gradient().tobytes() == expected.tobytes()
+    assert sums[0].tobytes() == sums[1].tobytes()
 
 
 def test_label_maps_mixed():
