@@ -93,7 +93,12 @@ class Streamed(Resident):
     """
 
     def __init__(
-        self, backend: Backend, images: Mapped, labels: np.ndarray | None, batch_size: int, division: Division
+        self,
+        backend: Backend,
+        images: Mapped,
+        labels: np.ndarray | None,
+        batch_size: int,
+        division: Division = WHOLE,
     ):
         self.backend, self.count, self.batch_size, self._division = backend, len(images), batch_size, division
         shape = (division.most(batch_size), *images.shape[1:])

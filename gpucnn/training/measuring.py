@@ -25,12 +25,14 @@ class Measuring:
         for metric in self._metrics:
             metric.reset()
 
-    def keep(self, count: int, begins: bool, outputs: Batch, targets: Any) -> None:
-        """A piece of the step on `count` images that is running now has these outputs and targets; `begins`: the first
-        piece.
-        """
+    def keep(self, count: int, outputs: Batch, targets: Any) -> None:
+        """The step on `count` images that is running now, or its next piece, has these outputs and targets."""
         if self._metrics:
-            self._newest[count] = [*([] if begins else self._newest[count]), (outputs, targets)]
+            self._newest.setdefault(count, []).append((outputs, targets))
+
+    def forget(self, count: int) -> None:
+        """Drop what the last step on so many images gave: to record it, its memory must be free again."""
+        self._newest.pop(count, None)
 
     def run(self, steps: RecordedStep, count: int, division: Division) -> None:
         """One step, and what it gave; in several processes, what all of them gave."""

@@ -19,6 +19,7 @@ from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.shares import Share, sharing
+from gpucnn.backends.step_end import StepEnd
 from gpucnn.errors import ShapeError
 from gpucnn.losses import Loss, SoftmaxCrossEntropy
 from gpucnn.metrics import Metric
@@ -27,7 +28,8 @@ from gpucnn.optimizers import Optimizer
 from gpucnn.parallel.division import WHOLE, Division
 from gpucnn.parallel.exchange import StepExchange
 from gpucnn.parallel.processes import Alone, Processes
-from gpucnn.recordable import Recordable
+from gpucnn.recordable import Recordable, declaration
+from gpucnn.training.ahead import lookahead
 from gpucnn.training.average import Average
 from gpucnn.training.clipping import Clipping
 from gpucnn.training.data import Resident
@@ -84,8 +86,11 @@ class TrainingSteps(RecordedStep):
             self._motion |= {"seed": seed, "step": model.mode.step}
         self._factors, self._freezes = lr_factors or {}, -1
         self._notice_freezes()
+        self._ahead = lookahead(self.backend, data, optimizer, model.mode.step)
+        arrays = [self.totals, self.status, model.mode.step, data.indices]
+        arrays += [self._ahead.arrays.row] if self._ahead else []
         record = record and division.pieces == 1  # a recording keeps the memory of all pieces
-        super().__init__(self.backend, [self.totals, self.status], record)
+        super().__init__(self.backend, arrays, record)
         self.start_epoch()
 
     def _parts(self) -> list[Recordable]:
@@ -95,25 +100,34 @@ class TrainingSteps(RecordedStep):
     def _work(self, count: int) -> None:
         """A step on a batch of `count` images, of which this process computes its part."""
         model = self.model
+        self._measuring.forget(count)
         # The user's function sees whole batches, since what it does to an image may depend on all.
-        changed = self._own(self._images(0, count)) if self._own else None
+        changed = self._own(self._batch(0, count)[0]) if self._own else None
         work = partial(self._gradients, count, changed)
         loss = shared_work(self._division, self._processes, model, count, work, self._label_weights)
         self._clip(self.backend, model.grads)
-        self.optimizer.step(model.values, model.grads)
-        if self._average:
-            self._average.update(model)
-        self.backend.watch(self.status, model.mode.step, loss, model.values)
+        end = StepEnd(self.status, model.mode.step, loss, None if self._ahead is None else self._ahead.arrays)
+        update: Callable[..., None] = self.optimizer.update
+        whole = self.optimizer.is_whole(model.values.size) and self._average is None
+        if whole and declaration(self.optimizer, "ends_step"):
+            update(model.values, model.grads, end=end)
+        else:
+            self.optimizer.step(model.values, model.grads)
+            if self._average:
+                self._average.update(model)
+            self.backend.end_step(end, model.values)
 
     def _gradients(self, whole: int, changed: Batch | None, first: int, count: int) -> Array:
         """Forward and backward on `count` images of a batch of `whole`, from number `first` on; returns the loss.
 
         `changed` is the batch after the user's augmentation, if there is one.
         """
-        images = self._images(first, count) if changed is None else some_images(changed, first, count)
-        targets, *others = self._targets(first, count)
+        if changed is None:
+            images, (targets, *others) = self._batch(first, count)
+        else:
+            images, (targets, *others) = some_images(changed, first, count), self._targets(first, count)
         outputs, backward = self.model(images)
-        self._measuring.keep(whole, first == self._division.part(whole)[0], outputs, targets)
+        self._measuring.keep(whole, outputs, targets)
         loss, doutputs = self.loss(outputs, targets, self.totals)
         if self._mixup:
             _, other = self.loss(outputs, others[0])
@@ -121,15 +135,19 @@ class TrainingSteps(RecordedStep):
         backward(doutputs)
         return loss
 
-    def _images(self, first: int, count: int) -> Batch:
-        """Images number `first` to `first + count` of the batch, augmented, mixed and erased."""
+    def _batch(self, first: int, count: int) -> tuple[Batch, list]:
+        """Images number `first` to `first + count` of the batch, augmented, mixed and erased, and `_targets`."""
+        backend, data = self.backend, self.data
         load = {"augmentation": self._augmentation, "seed": self._seed, "step": self.model.mode.step}
-        images, *others = (
-            self.backend.load_images(self.data.images, indices, count, **load) for indices in self._indices(first)
-        )
+        if declaration(self.loss, "loads_labels") and data.labels is not None and data.labels.ndim == 1:
+            both = [backend.load_batch(data.images, data.labels, i, count, **load) for i in self._indices(first)]
+            (images, *others), targets = [one for one, _ in both], [one for _, one in both]
+        else:
+            images, *others = (backend.load_images(data.images, i, count, **load) for i in self._indices(first))
+            targets = self._targets(first, count)
         if self._mixup:
             images = self._mixup(images, others[0])
-        return self._erasing(images, first) if self._erasing else images
+        return (self._erasing(images, first) if self._erasing else images), targets
 
     def _targets(self, first: int, count: int) -> list:
         """The targets of these images, and with mix-up those of their partners."""
@@ -144,6 +162,18 @@ class TrainingSteps(RecordedStep):
         """The sums that the losses of a step divide by, where they depend on the labels."""
         weights = [self.loss.label_weight(self.backend, targets, count) for targets in self._targets(first, count)]
         return [weight for weight in weights if weight is not None]
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the device can be told what the next steps are."""
+        return self._ahead is not None
+
+    def look_ahead(self, batches: Sequence[np.ndarray], first_step: int, factors: Sequence[float]) -> None:
+        """Tell which steps `run` will do next: their images, the first one's number, and a factor each. What is run
+        after all decides; where it agrees, nothing more is copied to the device.
+        """
+        if self._ahead:
+            self._ahead.plan(batches, first_step, factors)
 
     def _notice_freezes(self) -> None:
         """Compute and change what is not frozen, as it is now."""
@@ -163,15 +193,20 @@ class TrainingSteps(RecordedStep):
         """Step number `step` (from 0) on the images at `indices`; returns the learning rate."""
         self.model.mode.training = True
         self._notice_freezes()
-        self.data.choose(indices)
+        rates = self.optimizer.rates_at(factor, step + 1) if self._ahead else np.zeros(1, np.float32)
+        whole = self.optimizer.is_whole(self.model.values.size)
+        if self._ahead and whole and self._ahead.holds(indices, step, rates):
+            rate = float(rates[0])
+        else:
+            self.data.choose(indices)
+            self.backend.assign(self.model.mode.step, np.array([step], np.uint32))
+            rate = self.optimizer.set_rates(factor, step + 1)
         if self._own:
             self._own.number = step
-        self.backend.assign(self.model.mode.step, np.array([step], np.uint32))
         if self._mixup:
             self._mixup.draw(self.backend, self._seed, step, self.data.places(indices), self.data.batch_size)
         if self._erasing:
             self._erasing.draw(self.backend, self._seed, step, len(indices), self.data.batch_size)
-        rate = self.optimizer.set_rates(factor, step + 1)
         if self.settled(len(indices)):
             self._measuring.run(self, len(indices), self._division)
             self._timed_images += len(indices)
@@ -288,6 +323,7 @@ class EvaluationSteps(RecordedStep):
         return [self.model, *self.model.layer.walk(), self.loss]
 
     def _work(self, count: int) -> None:
+        self._measuring.forget(count)
         shared_work(self._division, self._processes, self.model, count, partial(self._evaluate, count), lambda *_: [])
 
     def _evaluate(self, whole: int, first: int, count: int) -> Array:
@@ -295,7 +331,7 @@ class EvaluationSteps(RecordedStep):
         indices, preparation = data.chosen(first), self.model.preparation
         outputs, _ = self.model(backend.load_images(data.images, indices, count, preparation))
         targets = self.loss.load(backend, data.labels, indices, count, **motion(self.model, preparation))
-        self._measuring.keep(whole, True, outputs, targets)
+        self._measuring.keep(whole, outputs, targets)
         loss, _ = self.loss(outputs, targets, self._totals)
         return loss
 

@@ -114,8 +114,8 @@ MUTANTS = {
     ),
     "one's own augmentation sees a part": (
         "gpucnn/training/steps.py",
-        "images = self._images(first, count) if changed is None else some_images(changed, first, count)",
-        "images = self._images(first, count) if changed is None else self._own(self._images(first, count))",
+        "some_images(changed, first, count), self._targets",
+        "self._own(self._batch(first, count)[0]), self._targets",
         "test_options.py",
         "test_augmentation_of_whole",
     ),
