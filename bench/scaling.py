@@ -44,8 +44,8 @@ def steps(network: str, batch: int) -> dict:
     model.layer.need_input_gradient(False)
     optimizer = SGD(0.001)
     optimizer.place(backend, model.values.size)
-    data = placed(backend, images, labels, batch, Division(processes.size, processes.rank))
-    training = TrainingSteps(model, optimizer, data, processes=processes)
+    data, division = placed(backend, images, labels, batch), Division(processes.size, processes.rank)
+    training = TrainingSteps(model, optimizer, data, processes=processes, division=division)
     order = np.arange(batch)
     for number in range(4):
         training.run(order, number, 1.0)

@@ -139,6 +139,12 @@ class Loss(Recordable):
             f"{type(self).__name__} has no __call__(outputs, targets, totals) -> (loss, gradient)"
         )
 
+    def label_weight(self, backend: Backend, targets: Any, images: int) -> Array | None:
+        """The sum over the batch by which the loss of `targets`, as `load` gives them, is divided; None: a number that
+        the labels do not change. A batch that is computed in pieces has to know it before the first.
+        """
+        return None
+
     def measure(self, totals: np.ndarray, images: int, outputs: int) -> dict[str, float]:
         """From the totals over so many images of so many outputs: "loss", and "accuracy" if the loss has one."""
         return {"loss": float(totals[0]) / (images * outputs)}
@@ -239,6 +245,11 @@ class SoftmaxCrossEntropy(Loss):
             return backend.map_cross_entropy(outputs, targets, weights, self.label_smoothing, totals)
         totals = None if totals is None else totals[:3]
         return backend.weighted_cross_entropy(outputs, targets, weights, self.label_smoothing, totals)
+
+    def label_weight(self, backend: Backend, targets: Any, images: int) -> Array | None:
+        if isinstance(targets, Batch):
+            return backend.label_map_weights(targets, self._placed[backend])
+        return None if self._plain else backend.label_weights(targets, self._placed[backend], images)
 
     def measure(self, totals: np.ndarray, images: int, outputs: int) -> dict[str, float]:
         losses, hits, weight, labels = map(float, totals)

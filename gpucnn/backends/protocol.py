@@ -41,7 +41,8 @@ class Backend(ABC):
     is the array module (numpy or cupy); `dtype` is float32, or float64 on request with the numpy backend's fast math;
     `threads` is the number of CPU threads in use, 0 on a GPU; `device` describes the hardware in a few words.
     `graph`: whether `capture` records a step to repeat it; if it is True it may be set to False. `shares_batches`:
-    whether it can compute a part of a batch whose other parts are computed elsewhere (gpucnn.backends.shares);
+    whether it can compute a part of a batch whose other parts are computed elsewhere (gpucnn.backends.shares), and
+    `shares_label_maps` whether with losses of label maps too;
     `exchanges_on`: where the parts' sums are added.
     Created by get_backend as `Implementation(threads=int, dtype=np.dtype)`.
     """
@@ -56,6 +57,7 @@ class Backend(ABC):
     graph: bool = False
     looks_ahead = False  # whether end_step prepares the next step
     shares_batches: bool = False
+    shares_label_maps: bool = False
     exchanges_on: str = ""
 
     def __deepcopy__(self, memo: dict) -> "Backend":
@@ -631,6 +633,10 @@ class Backend(ABC):
         totals, float64 (4,), is increased by the sum of the losses, the hits, the sum of the labels' weights, by which
         the loss is divided (no label: the loss is 0), and the number of labels that are not ignored.
         """
+
+    def label_map_weights(self, labels: Batch, weights: Array) -> Array:
+        """Float64 (2,): the sum of the labels' weights over images and positions, and the number of labels."""
+        raise self._shares_nothing()
 
     @abstractmethod
     def dice(self, p: Batch, labels: Batch, smooth: float, totals: Array | None = None) -> tuple[Array, Batch]:

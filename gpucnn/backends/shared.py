@@ -16,7 +16,7 @@ from gpucnn.arithmetic import rounded, tree
 from gpucnn.backends import shares
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array, Backend
-from gpucnn.backends.shares import Finish
+from gpucnn.backends.shares import Finish, Share
 from gpucnn.errors import BackendError
 from gpucnn.geometry import Window
 from gpucnn.parallel.joined import joined
@@ -168,20 +168,39 @@ class SharedSums(Backend):
         loss, gradient = super().weighted_cross_entropy(  # type: ignore[safe-super]
             logits, labels, weights, smoothing, own
         )
-        # The third is the weight of the whole batch, which every part knows: it divides, but the parts' add up.
-        share.exchange.later(own[:2], Finish(own[2:], mean=loss, gained=None if totals is None else totals[:2]))
-        with shares.sharing(None):
-            part = self.label_weights(labels, weights, logits.images)
-        share.exchange.later(part, Finish(gained=None if totals is None else totals[2:]))
+        self._later_divided(share, loss, own, totals, lambda: self.label_weights(labels, weights, logits.images))
         return loss, gradient
 
+    def _later_divided(
+        self, share: Share, loss: Array, own: Array, totals: Array | None, of_part: Callable[[], Array]
+    ) -> None:
+        """Exchange `own`: the sum of the losses, the hits, and what divides the loss.
+
+        That is the whole batch's, which every part knows; for `totals` the parts' add up, as `of_part` gives them.
+        """
+        share.exchange.later(own[:2], Finish(own[2:3], mean=loss, gained=None if totals is None else totals[:2]))
+        if totals is not None:
+            with shares.sharing(None):
+                part = of_part()
+            share.exchange.later(part, Finish(gained=totals[2:]))
+
     def label_weights(self, labels: Array, weights: Array, images: int) -> Array:
+        return self._divisor(lambda: super(SharedSums, self).label_weights(labels, weights, images))
+
+    def label_map_weights(self, labels: Batch, weights: Array) -> Array:
+        return self._divisor(lambda: super(SharedSums, self).label_map_weights(labels, weights))
+
+    def _divisor(self, of_part: Callable[[], Array]) -> Array:
+        """The sums over the whole batch, if `of_part` gives those over this part."""
         share = shares.current()
-        known = None if share is None else share.exchange.ahead(self, weights)
-        if share is None or known is not None:
-            return super().label_weights(labels, weights, images) if known is None else known
-        total = self.zeros((1,), np.float64)
-        share.exchange.now(self, [(super().label_weights(labels, weights, images), Finish(mean64=total))])
+        if share is None:
+            return of_part()
+        known = share.exchange.divisor()
+        if known is not None:
+            return known
+        sums = of_part()
+        total = self.zeros(sums.shape, np.float64)
+        share.exchange.now(self, [(sums, Finish(mean64=total))])
         return total
 
     def value_loss(
@@ -202,17 +221,33 @@ class SharedSums(Backend):
         self.between(lambda: own.fill(0))
         return own
 
-    def map_cross_entropy(self, logits, labels, weights, smoothing: float, totals=None) -> tuple[Array, Batch]:
-        self._refuse_maps()
-        return super().map_cross_entropy(logits, labels, weights, smoothing, totals)  # type: ignore[safe-super]
+    def map_cross_entropy(
+        self, logits: Batch, labels: Batch, weights: Array, smoothing: float, totals: Array | None = None
+    ) -> tuple[Array, Batch]:
+        share = self._map_share()
+        if share is None:
+            return super().map_cross_entropy(logits, labels, weights, smoothing, totals)  # type: ignore[safe-super]
+        own = self._own_totals(4)
+        loss, gradient = super().map_cross_entropy(  # type: ignore[safe-super]
+            logits, labels, weights, smoothing, own
+        )
+        self._later_divided(share, loss, own, totals, lambda: self.label_map_weights(labels, weights))
+        return loss, gradient
 
     def dice(self, p: Batch, labels: Batch, smooth: float, totals: Array | None = None) -> tuple[Array, Batch]:
-        self._refuse_maps()
-        return super().dice(p, labels, smooth, totals)  # type: ignore[safe-super]
+        share = self._map_share()
+        if share is None:
+            return super().dice(p, labels, smooth, totals)  # type: ignore[safe-super]
+        own = self._own_totals(1)
+        loss, gradient = super().dice(p, labels, smooth, own)  # type: ignore[safe-super]
+        share.exchange.later(own, Finish(self._number(share.images), mean=loss, gained=totals))
+        return loss, gradient
 
-    def _refuse_maps(self) -> None:
-        if shares.current() is not None:
-            raise BackendError("losses of label maps need the whole batch in one process and one piece")
+    def _map_share(self) -> Share | None:
+        share = shares.current()
+        if share is not None and not self.shares_label_maps:
+            raise BackendError(f"losses of label maps need the whole batch in one process on {self.name}")
+        return share
 
     def _filled(self, count: int, value: int) -> Array:
         """A constant, which a recorded step must find again: memory that it allocates itself is reused within it."""
@@ -283,7 +318,7 @@ def _finish(one: Finish, total: np.ndarray) -> None:
         one.rounded[...] = rounded(total)
     if one.gained is not None:
         one.gained[...] += total
-    count = 1.0 if one.count is None else one.count[0]
+    count = 1.0 if one.count is None else one.count[0] or 1.0  # without a label the sum is 0, and so is the mean
     mean = total / count
     if one.mean64 is not None:
         one.mean64[...] = mean

@@ -5,7 +5,7 @@ position, means over all images, sums over the batch) asks here.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -44,8 +44,11 @@ class Exchange(Protocol):
     def weights(self, backend: Any, gradient: Array) -> None:
         """Replace a float32 gradient of weights by the sum over the whole batch, by the end of the step."""
 
-    def ahead(self, backend: Any, weights: Array) -> Array | None:
-        """The sum of all images' weights, if it is known without adding: where all of `weights` are 1."""
+    def divisor(self) -> Array | None:
+        """The sum of the labels' weights over the whole batch, where it is known before the pieces of a part begin."""
+
+    def add_at_end(self, gradients: list[Array], add: Callable[[], None]) -> None:
+        """What is written to these arrays, by `weights` too, may wait for the end of the step. `add` comes after it."""
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ class Layer(Recordable):
 
     def __getstate__(self) -> dict[str, Any]:
         """The attributes of a copy, which belongs to no model yet."""
-        return {name: value for name, value in vars(self).items() if name not in ("_in_model", "_spare")}
+        return {name: value for name, value in vars(self).items() if name not in ("_in_model", "_spares")}
 
     def __setattr__(self, name: str, value: Any) -> None:
         if self._in_model:

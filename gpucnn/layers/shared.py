@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.backends import shares
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.protocol import Backend
+from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import ShapeError
 from gpucnn.layers.base import Backward, Layer, Shape, label
 from gpucnn.recordable import declaration
@@ -29,13 +30,11 @@ class Shared:
 
     def reset(self) -> None:
         """To be built anew."""
-        vars(self).update(_built_for=None, _pass=[], _spare=None)
+        vars(self).update(_built_for=None, _pass=[], _spares=[])
 
     def place(self: Any, backend: Backend) -> None:
         """Allocate what adding gradients needs: a recorded step allocates nothing and copies nothing from the host."""
-        flat = [p.value.size for _, p in self.parameters()]
-        spare = [(backend.zeros((size,)), backend.zeros((size,))) for size in flat]
-        vars(self).update(_spare=spare, _minus_one=backend.array(np.array([-1], np.float32)))
+        vars(self).update(_spares=[_spare(self, backend)], _minus_one=backend.array(np.array([-1], np.float32)))
 
     def need_input_gradient(self: Any, needed: bool) -> None:
         """Always: only one of the places may be the first in the network."""
@@ -71,7 +70,7 @@ def _shared(kind: Any, declared: tuple[str, ...]) -> type:
         done = self._pass
 
         def adding(dy: Batch) -> Batch | None:
-            dx = _adding(self, backward, dy) if done and self._trainable else backward(dy)
+            dx = _adding(self, backward, dy, len(done)) if done and self._trainable else backward(dy)
             done.append(True)
             return dx
 
@@ -82,20 +81,35 @@ def _shared(kind: Any, declared: tuple[str, ...]) -> type:
     return type(kind.__name__, (Shared, kind), members)
 
 
-def _adding(layer: Any, backward: Backward, dy: Batch) -> Batch | None:
-    """`backward`, adding to the gradients that are there."""
-    parameters = [p for _, p in layer.parameters()]
+def _spare(layer: Any, backend: Backend) -> list[tuple[Array, Array]]:
+    """For each parameter memory for a gradient, and zeros."""
+    return [(backend.zeros((p.value.size,)), backend.zeros((p.value.size,))) for _, p in layer.parameters()]
+
+
+def _adding(layer: Any, backward: Backward, dy: Batch, done: int) -> Batch | None:
+    """`backward` of the place that comes after `done` others, adding to the gradients that are there."""
+    parameters, share = [p for _, p in layer.parameters()], shares.current()
+    while share and len(layer._spares) < done:  # each place has its own gradients until the parts of a batch are added
+        layer._spares.append(_spare(layer, dy.backend))
+    spares = layer._spares[done - 1 if share else 0]
     totals = [p.grad for p in parameters]
-    for p, (spare, _) in zip(parameters, layer._spare, strict=True):
+
+    def add() -> None:
+        for total, (spare, zeros) in zip(totals, spares, strict=True):
+            # SGD with a rate of -1 and no momentum is total = fma(1, spare, total).
+            dy.backend.sgd(
+                total.reshape(-1), spare, zeros, layer._minus_one, momentum=0.0, weight_decay=0.0, nesterov=False
+            )
+
+    if share:
+        share.exchange.add_at_end([spare for spare, _ in spares], add)
+    for p, (spare, _) in zip(parameters, spares, strict=True):
         object.__setattr__(p, "grad", spare.reshape(p.shape))  # not a change of settings
     try:
         dx = backward(dy)
     finally:
         for p, total in zip(parameters, totals, strict=True):
             object.__setattr__(p, "grad", total)
-    for total, (spare, zeros) in zip(totals, layer._spare, strict=True):
-        # SGD with a rate of -1 and no momentum is total = fma(1, spare, total).
-        dy.backend.sgd(
-            total.reshape(-1), spare, zeros, layer._minus_one, momentum=0.0, weight_decay=0.0, nesterov=False
-        )
+    if not share:
+        add()
     return dx

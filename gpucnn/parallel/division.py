@@ -54,3 +54,6 @@ class Division:
         """This process's part of a batch's indices."""
         first, count = self.part(len(indices))
         return indices[first : first + count]
+
+
+WHOLE = Division()

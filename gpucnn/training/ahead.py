@@ -36,7 +36,7 @@ class Lookahead:
         rates = [self._optimizer.rates_at(factor, first_step + n + 1) for n, factor in enumerate(factors)]
         self._needed = [(i, first_step + n, r) for n, (i, r) in enumerate(zip(batches, rates, strict=True))]
         order = np.zeros(self.arrays.order.shape, np.int64)
-        for row, indices in zip(order, map(self._data.division.mine, batches), strict=False):
+        for row, indices in zip(order, batches, strict=False):
             row[: len(indices)] = indices
         backend, table = self._backend, np.zeros(self.arrays.rates.shape, np.float32)
         table[: len(rates)] = rates

@@ -1,5 +1,6 @@
 """Images and labels where training steps find them: on the device, or read a batch at a time beside it."""
 
+import hashlib
 import itertools
 import math
 from collections import deque
@@ -9,14 +10,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from gpucnn.arguments import integer, refuse, shown
-from gpucnn.backends.protocol import Backend
+from gpucnn.backends.protocol import Array, Backend
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import ConfigurationError, DataError
-from gpucnn.parallel.division import Division
+from gpucnn.parallel.division import WHOLE, Division
 
 # Of the device's memory: a larger data set stays on the host.
 _RESIDENT_SHARE = 0.5
-_WHOLE = Division()
 
 
 def placed(
@@ -24,41 +24,45 @@ def placed(
     images: np.ndarray | Mapped,
     labels: np.ndarray | None,
     batch_size: int,
-    division: Division = _WHOLE,
+    division: Division = WHOLE,
 ):
     """Resident, or Streamed for images that are mapped or take more than half of the device's memory.
 
-    With a `division` only this process's part of each batch is loaded.
+    With a `division` only this process's part of each batch is read.
     """
     room = backend.memory() or math.inf
     if not isinstance(images, Mapped) and images.nbytes > _RESIDENT_SHARE * room:
         images = Mapped(images)
     if isinstance(images, Mapped):
         return Streamed(backend, images, labels, batch_size, division)
-    return Resident(backend, images, labels, batch_size, division)
+    return Resident(backend, images, labels, batch_size)
+
+
+def digest(images, labels: np.ndarray, dtype) -> str:
+    """SHA-256 in hex of images, which are `dtype` or mapped, and labels."""
+    data = images.survey(dtype)[0] if isinstance(images, Mapped) else hashlib.sha256(images)
+    data.update(np.ascontiguousarray(labels).data)
+    return data.hexdigest()
 
 
 class Resident:
     """Images (M, *image_shape), labels (M,) or values (M, outputs), or none, on the device; the batch's indices."""
 
-    def __init__(
-        self,
-        backend: Backend,
-        images: np.ndarray,
-        labels: np.ndarray | None,
-        batch_size: int,
-        division: Division = _WHOLE,
-    ):
-        self.backend, self.count, self.batch_size, self.division = backend, len(images), batch_size, division
+    def __init__(self, backend: Backend, images: np.ndarray, labels: np.ndarray | None, batch_size: int):
+        self.backend, self.count, self.batch_size = backend, len(images), batch_size
         self.images = backend.array(images)
         self.labels = None if labels is None else backend.array(labels)
-        self.indices = backend.zeros((self.division.most(self.batch_size),), np.int64)
+        self.indices = backend.zeros((self.batch_size,), np.int64)
 
     def choose(self, indices: np.ndarray) -> None:
         """The next batch holds the images at `indices`, `batch_size` of them at most."""
-        indices, padded = self.division.mine(indices), np.zeros(self.division.most(self.batch_size), np.int64)
+        padded = np.zeros(self.batch_size, np.int64)
         padded[: len(indices)] = indices
         self.backend.assign(self.indices, padded)
+
+    def chosen(self, first: int) -> Array:
+        """The places of the batch's images from number `first` on."""
+        return self.indices[first:]
 
     def places(self, indices: np.ndarray) -> np.ndarray:
         """Where the images at `indices`, once chosen, are in `images` and `labels`."""
@@ -67,6 +71,10 @@ class Resident:
     def batches(self, order: np.ndarray) -> list[np.ndarray]:
         """`order` in parts of batch_size; the last may be short."""
         return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+
+    def fingerprint(self) -> str:
+        """A hash of what the caller has given since training began; of data that do not change, nothing."""
+        return ""
 
     @property
     def an_epoch(self) -> int:
@@ -90,10 +98,10 @@ class Streamed(Resident):
         images: Mapped,
         labels: np.ndarray | None,
         batch_size: int,
-        division: Division = _WHOLE,
+        division: Division = WHOLE,
     ):
-        self.backend, self.count, self.batch_size, self.division = backend, len(images), batch_size, division
-        shape = (self.division.most(self.batch_size), *images.shape[1:])
+        self.backend, self.count, self.batch_size, self._division = backend, len(images), batch_size, division
+        shape = (division.most(batch_size), *images.shape[1:])
         self.images = backend.zeros(shape)
         self.labels = None if labels is None else backend.zeros((shape[0], *labels.shape[1:]), labels.dtype)
         self.indices = backend.array(np.arange(shape[0], dtype=np.int64))
@@ -102,6 +110,7 @@ class Streamed(Resident):
         self._coming: deque[np.ndarray] = deque()
         self._ahead: deque[tuple[np.ndarray, np.ndarray, Future]] = deque()
         self._reader = ThreadPoolExecutor(1, "gpucnn-reader")
+        self._first = 0  # the number of the first image that is here
 
     def places(self, indices: np.ndarray) -> np.ndarray:
         return np.arange(len(indices))
@@ -109,12 +118,13 @@ class Streamed(Resident):
     def batches(self, order: np.ndarray) -> list[np.ndarray]:
         self._forget()
         parts = super().batches(order)
-        self._coming.extend(map(self.division.mine, parts))
+        self._coming.extend(map(self._division.mine, parts))
         self._read_ahead()
         return parts
 
     def choose(self, indices: np.ndarray) -> None:
-        indices = self.division.mine(indices)
+        self._first, _ = self._division.part(len(indices))
+        indices = self._division.mine(indices)
         if not self._ahead or not np.array_equal(self._ahead[0][0], indices):  # not what was foretold
             self._forget()
             self._coming.append(indices)
@@ -126,12 +136,13 @@ class Streamed(Resident):
         finally:
             self._free.append(buffer)
         if self._all_labels is not None:
-            labels = np.zeros(
-                (self.division.most(self.batch_size), *self._all_labels.shape[1:]), self._all_labels.dtype
-            )
+            labels = np.zeros((len(buffer), *self._all_labels.shape[1:]), self._all_labels.dtype)
             labels[: len(indices)] = self._all_labels[indices]
             self.backend.assign(self.labels, labels)
         self._read_ahead()
+
+    def chosen(self, first: int) -> Array:
+        return self.indices[first - self._first :]
 
     def close(self) -> None:
         self._forget()
@@ -157,23 +168,27 @@ class Fed(Resident):
     """Batches of pairs (images, labels) that come from outside, in place of all images: one step each.
 
     `batches` is an iterable with a length, gone through once an epoch, or an iterator that gives `steps` an epoch.
-    `check` makes checked host arrays of a pair. No batch may be larger than the first. Raises ConfigurationError for
-    what is neither, DataError where the batches end too soon, are too large or are no pairs.
+    `check` makes checked host arrays of a pair. No batch may be larger than the first. With `compared` the batches are
+    hashed, for `fingerprint`. Raises ConfigurationError for what is neither, DataError where the batches end too soon,
+    are too large or are no pairs.
     """
 
-    def __init__(self, backend: Backend, batches: Iterable, steps: int | None, check: Callable[..., tuple]):
+    def __init__(
+        self, backend: Backend, batches: Iterable, steps: int | None, check: Callable[..., tuple], compared: bool
+    ):
         if not isinstance(batches, Iterable):
             raise refuse("batches", batches, "an iterable of (images, labels) pairs, such as a list or a generator")
         self._source, self._check = batches, check
+        self._hash = hashlib.sha256() if compared else None
         self._endless = isinstance(batches, Iterator)
         if steps is None and not isinstance(batches, Sized):
             raise ConfigurationError("the batches have no length; say how many make an epoch: steps=100")
         self.steps = integer("steps", len(batches) if steps is None else steps)  # type: ignore[arg-type]
-        self._iterator = iter(batches)
+        self._iterator, self.backend = iter(batches), backend
         self.first = images, labels = self._next(0)
         self._iterator = itertools.chain([self.first], self._iterator)
         self._fresh = True  # the first epoch goes on with the iterator that gave the first batch
-        self.backend, self.batch_size, self.division = backend, len(images), _WHOLE
+        self.batch_size = len(images)
         self.count = self.steps * self.batch_size  # about: batches may be smaller
         self.images = backend.zeros(images.shape)
         self.labels = backend.zeros(labels.shape, labels.dtype)
@@ -217,4 +232,10 @@ class Fed(Resident):
             return self.first
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise DataError(f"batch {number + 1} is {shown(pair)}; each must be a pair (images, labels)")
-        return self._check(*pair)
+        images, labels = self._check(*pair)
+        if self._hash:
+            self._hash.update(digest(images, labels, self.backend.dtype).encode())
+        return images, labels
+
+    def fingerprint(self) -> str:
+        return self._hash.hexdigest() if self._hash else ""

@@ -25,10 +25,10 @@ class Measuring:
         for metric in self._metrics:
             metric.reset()
 
-    def keep(self, count: int, first: int, outputs: Batch, targets: Any) -> None:
-        """The step on `count` images that is running now has these outputs and targets from image `first` on."""
+    def keep(self, count: int, outputs: Batch, targets: Any) -> None:
+        """The step on `count` images that is running now, or its next piece, has these outputs and targets."""
         if self._metrics:
-            self._newest[count] = [*(self._newest[count] if first else []), (outputs, targets)]
+            self._newest.setdefault(count, []).append((outputs, targets))
 
     def forget(self, count: int) -> None:
         """Drop what the last step on so many images gave: to record it, its memory must be free again."""

@@ -88,9 +88,10 @@ class Erasing(Recordable):
                 mask[image, 0, top : top + height, left : left + width] = 0
         backend.assign(self._mask, mask)
 
-    def __call__(self, x: Batch) -> Batch:
+    def __call__(self, x: Batch, first: int = 0) -> Batch:
+        """x with 0 in the rectangles; its images are those of the batch from number `first` on."""
         backend = x.backend
-        mask = backend.load_images(self._mask, self._all, x.images)
+        mask = backend.load_images(self._mask, self._all[first:], x.images)
         if x.channels > 1:
             mask = backend.concatenate([mask] * x.channels)
         return backend.elementwise_gradient("relu", x, mask)  # mask > 0 ? x : +0

@@ -8,6 +8,7 @@ images, the step's number, the learning rate) is written to device arrays before
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -24,7 +25,7 @@ from gpucnn.losses import Loss, SoftmaxCrossEntropy
 from gpucnn.metrics import Metric
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Optimizer
-from gpucnn.parallel.division import Division
+from gpucnn.parallel.division import WHOLE, Division
 from gpucnn.parallel.exchange import StepExchange
 from gpucnn.parallel.processes import Alone, Processes
 from gpucnn.recordable import Recordable, declaration
@@ -61,9 +62,10 @@ class TrainingSteps(RecordedStep):
         mixup: MixUp | None = None,
         erasing: Erasing | None = None,
         processes: Processes | None = None,
+        division: Division = WHOLE,
         record: bool = True,
     ):
-        self._processes = processes or Alone()
+        self._processes, self._division = processes or Alone(), division
         self.model, self.optimizer, self.data = model, optimizer, data
         self.backend = model.backend
         self.loss, self._clip = loss or SoftmaxCrossEntropy(), clip or Clipping()
@@ -87,7 +89,7 @@ class TrainingSteps(RecordedStep):
         self._ahead = lookahead(self.backend, data, optimizer, model.mode.step)
         arrays = [self.totals, self.status, model.mode.step, data.indices]
         arrays += [self._ahead.arrays.row] if self._ahead else []
-        record = record and data.division.pieces == 1  # a recording keeps the memory of all pieces
+        record = record and division.pieces == 1  # a recording keeps the memory of all pieces
         super().__init__(self.backend, arrays, record)
         self.start_epoch()
 
@@ -97,9 +99,12 @@ class TrainingSteps(RecordedStep):
 
     def _work(self, count: int) -> None:
         """A step on a batch of `count` images, of which this process computes its part."""
-        model, self._whole = self.model, count
+        model = self.model
         self._measuring.forget(count)
-        loss = shared_work(self.data.division, self._processes, model, count, self._gradients)
+        # The user's function sees whole batches, since what it does to an image may depend on all.
+        changed = self._own(self._batch(0, count)[0]) if self._own else None
+        work = partial(self._gradients, count, changed)
+        loss = shared_work(self._division, self._processes, model, count, work, self._label_weights)
         self._clip(self.backend, model.grads)
         end = StepEnd(self.status, model.mode.step, loss, None if self._ahead is None else self._ahead.arrays)
         update: Callable[..., None] = self.optimizer.update
@@ -112,31 +117,51 @@ class TrainingSteps(RecordedStep):
                 self._average.update(model)
             self.backend.end_step(end, model.values)
 
-    def _gradients(self, first: int, count: int) -> Array:
-        """Forward and backward on `count` of the images that are here, from `first` on; returns the loss."""
-        backend, data, model = self.backend, self.data, self.model
-        indices, step = data.indices[first:], model.mode.step
-        load = {"augmentation": self._augmentation, "seed": self._seed, "step": step}
-        if declaration(self.loss, "loads_labels") and data.labels is not None and data.labels.ndim == 1:
-            images, targets = backend.load_batch(data.images, data.labels, indices, count, **load)
+    def _gradients(self, whole: int, changed: Batch | None, first: int, count: int) -> Array:
+        """Forward and backward on `count` images of a batch of `whole`, from number `first` on; returns the loss.
+
+        `changed` is the batch after the user's augmentation, if there is one.
+        """
+        if changed is None:
+            images, (targets, *others) = self._batch(first, count)
         else:
-            images = backend.load_images(data.images, indices, count, **load)
-            targets = self.loss.load(backend, data.labels, indices, count, **self._motion)
-        if self._mixup:
-            partners = self._mixup.partners
-            images = self._mixup(images, backend.load_images(data.images, partners, count, **load))
-        if self._erasing:
-            images = self._erasing(images)
-        if self._own:
-            images = self._own(images)
-        outputs, backward = model(images)
-        self._measuring.keep(self._whole, first, outputs, targets)
+            images, (targets, *others) = some_images(changed, first, count), self._targets(first, count)
+        outputs, backward = self.model(images)
+        self._measuring.keep(whole, outputs, targets)
         loss, doutputs = self.loss(outputs, targets, self.totals)
         if self._mixup:
-            _, other = self.loss(outputs, self.loss.load(backend, data.labels, partners, count, **self._motion))
+            _, other = self.loss(outputs, others[0])
             doutputs = self._mixup(doutputs, other)
         backward(doutputs)
         return loss
+
+    def _batch(self, first: int, count: int) -> tuple[Batch, list]:
+        """Images number `first` to `first + count` of the batch, augmented, mixed and erased, and `_targets`."""
+        backend, data = self.backend, self.data
+        load = {"augmentation": self._augmentation, "seed": self._seed, "step": self.model.mode.step}
+        if declaration(self.loss, "loads_labels") and data.labels is not None and data.labels.ndim == 1:
+            both = [backend.load_batch(data.images, data.labels, i, count, **load) for i in self._indices(first)]
+            (images, *others), targets = [one for one, _ in both], [one for _, one in both]
+        else:
+            images, *others = (backend.load_images(data.images, i, count, **load) for i in self._indices(first))
+            targets = self._targets(first, count)
+        if self._mixup:
+            images = self._mixup(images, others[0])
+        return (self._erasing(images, first) if self._erasing else images), targets
+
+    def _targets(self, first: int, count: int) -> list:
+        """The targets of these images, and with mix-up those of their partners."""
+        load = partial(self.loss.load, self.backend, self.data.labels)
+        return [load(indices, count, **self._motion) for indices in self._indices(first)]
+
+    def _indices(self, first: int) -> list[Array]:
+        """Where the images from number `first` on are, and with mix-up their partners."""
+        return [self.data.chosen(first), *([self._mixup.partners[first:]] if self._mixup else [])]
+
+    def _label_weights(self, first: int, count: int) -> list[Array]:
+        """The sums that the losses of a step divide by, where they depend on the labels."""
+        weights = [self.loss.label_weight(self.backend, targets, count) for targets in self._targets(first, count)]
+        return [weight for weight in weights if weight is not None]
 
     @property
     def looks_ahead(self) -> bool:
@@ -183,12 +208,12 @@ class TrainingSteps(RecordedStep):
         if self._erasing:
             self._erasing.draw(self.backend, self._seed, step, len(indices), self.data.batch_size)
         if self.settled(len(indices)):
-            self._measuring.run(self, len(indices), self.data.division)
+            self._measuring.run(self, len(indices), self._division)
             self._timed_images += len(indices)
         else:  # the first may compile kernels, the second is proved: their speed means nothing
             self.backend.synchronize()
             started = perf_counter()
-            self._measuring.run(self, len(indices), self.data.division)
+            self._measuring.run(self, len(indices), self._division)
             self.backend.synchronize()
             self._untimed_seconds += perf_counter() - started
         self.images += len(indices)
@@ -222,23 +247,39 @@ class TrainingSteps(RecordedStep):
 
 
 def shared_work(
-    division: Division, processes: Processes, model: Model, count: int, work: Callable[[int, int], Array]
+    division: Division,
+    processes: Processes,
+    model: Model,
+    count: int,
+    work: Callable[[int, int], Array],
+    label_weights: Callable[[int, int], list[Array]],
 ) -> Array:
     """`work(first, count)` on each piece of this process's part of a batch of `count` images, and the sums over all.
 
-    `first` counts from the part's first image. Returns what the last piece's `work` did, the loss.
+    `label_weights(first, count)` gives what the losses in `work` divide by over the whole batch: pieces need it ahead.
+    Returns what the last piece's `work` did, the loss.
     """
     if processes.size == division.pieces == 1:
         return work(0, count)
-    pieces = list(division.in_pieces(count))
-    exchange = StepExchange(processes, division.nodes(count), division.pieces, count, model.grads)
-    for number, (first, own) in enumerate(pieces):
+    exchange = StepExchange(processes, division.nodes(count), model.grads)
+    if division.pieces > 1:
+        first, own = division.part(count)
+        with sharing(Share(first, count, exchange)):
+            exchange.divide(label_weights(first, own))
+    for number, (first, own) in enumerate(division.in_pieces(count)):
         if number:
             exchange.next_piece(model.backend)
         with sharing(Share(first, count, exchange)):
-            loss = work(first - pieces[0][0], own)
+            loss = work(first, own)
     exchange.finish(model.backend)
     return loss
+
+
+def some_images(batch: Batch, first: int, count: int) -> Batch:
+    """Images number `first` to `first + count` of a batch."""
+    if (first, count) == (0, batch.images):
+        return batch
+    return batch.backend.pack(batch.numpy()[first : first + count])
 
 
 class OwnAugmentation(Recordable):
@@ -268,9 +309,10 @@ class EvaluationSteps(RecordedStep):
         loss: Loss | None = None,
         metrics: Sequence[Metric] = (),
         processes: Processes | None = None,
+        division: Division = WHOLE,
         record: bool = True,
     ):
-        self._processes = processes or Alone()
+        self._processes, self._division = processes or Alone(), division
         self.model, self.data, self.loss = model, data, loss or SoftmaxCrossEntropy()
         self.loss.place(model.backend, model.output_shape[0])
         self._measuring = Measuring(self.loss, list(metrics), self._processes)
@@ -281,16 +323,15 @@ class EvaluationSteps(RecordedStep):
         return [self.model, *self.model.layer.walk(), self.loss]
 
     def _work(self, count: int) -> None:
-        self._whole = count
         self._measuring.forget(count)
-        shared_work(self.data.division, self._processes, self.model, count, self._evaluate)
+        shared_work(self._division, self._processes, self.model, count, partial(self._evaluate, count), lambda *_: [])
 
-    def _evaluate(self, first: int, count: int) -> Array:
+    def _evaluate(self, whole: int, first: int, count: int) -> Array:
         backend, data = self.model.backend, self.data
-        indices, preparation = data.indices[first:], self.model.preparation
+        indices, preparation = data.chosen(first), self.model.preparation
         outputs, _ = self.model(backend.load_images(data.images, indices, count, preparation))
         targets = self.loss.load(backend, data.labels, indices, count, **motion(self.model, preparation))
-        self._measuring.keep(self._whole, first, outputs, targets)
+        self._measuring.keep(whole, outputs, targets)
         loss, _ = self.loss(outputs, targets, self._totals)
         return loss
 
@@ -301,7 +342,7 @@ class EvaluationSteps(RecordedStep):
         self.model.backend.assign(self._totals, np.zeros(self.loss.counts))
         for indices in self.data.batches(np.arange(self.data.count)):
             self.data.choose(indices)
-            self._measuring.run(self, len(indices), self.data.division)
+            self._measuring.run(self, len(indices), self._division)
         totals = self.model.backend.host(self._totals)
         measured = self.loss.measure(totals, self.data.count, math.prod(self.model.output_shape))
         return {**measured, **self._measuring.results()}

@@ -21,7 +21,6 @@ from gpucnn.data.mapped import Mapped
 from gpucnn.errors import BackendError, ConfigurationError, NonFiniteError, ShapeError
 from gpucnn.layers.base import label
 from gpucnn.layers.norm import BatchNorm
-from gpucnn.layers.shared import Shared
 from gpucnn.losses import Loss, MeanSquared, SoftmaxCrossEntropy, ValueLoss
 from gpucnn.metrics import make as make_metrics
 from gpucnn.models.files import describe
@@ -38,14 +37,14 @@ from gpucnn.training.ahead import is_known
 from gpucnn.training.average import Average
 from gpucnn.training.callbacks import Callback
 from gpucnn.training.clipping import Clipping
-from gpucnn.training.data import Fed, Resident, placed
+from gpucnn.training.data import Fed, Resident, digest, placed
 from gpucnn.training.history import History
 from gpucnn.training.normalization import channel_statistics
 from gpucnn.training.own_loop import OwnLoop
 from gpucnn.training.progress import Quiet, default_progress
 from gpucnn.training.run import RunFolder, first_not_finite, host_state, run_folder
 from gpucnn.training.steps import EvaluationSteps, TrainingSteps
-from gpucnn.training.validation import check_stopping, digest, part, why_stop
+from gpucnn.training.validation import check_stopping, part, why_stop
 
 EVALUATION_BATCH = 256
 _LARGE = 20.0  # values of images that are hardly meant to be so
@@ -229,14 +228,12 @@ class Trainer:
         with ExitStack() as stack:
             begun = self._begun(first, resume, images)
             folder = self.processes.agreed(lambda: stack.enter_context(begun))
-            if self.processes.size > 1:
-                self.processes.same(self._identity(settings, epochs, patience), how_different)
-                self.processes.same(self.backend.exchanges_on, _how_mixed)
-            self.record = len(set(self.processes.everyone((self.backend.name, self.backend.graph)))) == 1
+            self._meet(settings, epochs, patience)
             if resume:
                 self.history = self._resume(folder, settings, epochs, monitor)
                 self._steps = self.history.last["step"] if self.history.epochs else 0
-            division = Division(self.processes.size, self.processes.rank, self.pieces)
+            # What mixes images, or is the user's own, needs all of a batch in each process.
+            division = Division() if self.mixup or self.augment else self._division()
             data = placed(self.backend, images, labels, min(self.batch_size, len(images)), division)
             return self._train(folder, first, data, images, first + epochs, kept, settings, monitor, patience)
 
@@ -316,13 +313,26 @@ class Trainer:
         An iterable with a length, such as a list or a PyTorch DataLoader, is gone through once an epoch. Of a generator
         or another iterator `steps` batches make an epoch. No batch may have more images than the first. Shift, crop,
         flip and cutout apply; `normalize` and "balanced" class weights need all images at once, and a run cannot be
-        resumed, since nobody can make the same batches again. One process trains, on whole batches. Otherwise as `fit`.
+        resumed, since nobody can make the same batches again. Each of several processes makes the same batches and
+        computes its part of them. Otherwise as `fit`.
+
+        Raises ProcessError where the processes' batches differ: before the first step, or before an epoch is kept.
         """
-        if self.processes.size > 1 or self.pieces > 1:
-            raise ConfigurationError(
-                "fit_batches trains on whole batches in one process; leave out processes and pieces, or use fit"
-            )
+        settings, data, epochs, kept = self.processes.agreed(
+            lambda: self._prepare_batches(batches, epochs, steps, validation, monitor, patience)
+        )
+        first = len(self.history)
+        with ExitStack() as stack:
+            begun = self._begun(first, False, data.first[0])
+            folder = self.processes.agreed(lambda: stack.enter_context(begun))
+            self._meet(settings, epochs, patience)
+            self.processes.same(data.fingerprint(), _how_fed)
+            return self._train(folder, first, data, data.first[0], first + epochs, kept, settings, monitor, patience)
+
+    def _prepare_batches(self, batches, epochs, steps, validation, monitor, patience) -> tuple:
+        """Check everything, the first batch too; (settings, data, epochs, images and labels for validation)."""
         model, epochs = self.model, integer("epochs", epochs)
+        self._check_sharing()
         check_stopping(validation, monitor, patience, self.loss, self.metrics)
         if self.normalize and model.mean is None:
             raise ConfigurationError("normalize takes the mean of all images; with batches set model.mean and std")
@@ -334,14 +344,12 @@ class Trainer:
                 model.image_shape = _larger(images, model.input_shape)
             return self._checked(images, labels)
 
-        data = Fed(self.backend, batches, steps, check)
+        data = Fed(self.backend, batches, steps, check, compared=self.processes.size > 1)
         if validation is not None and (not isinstance(validation, (tuple, list)) or len(validation) != 2):
             raise arguments.refuse("validation", validation, "a pair (images, labels)")
         kept = None if validation is None else self._checked(*validation)
         settings = self._settings(epochs, *data.first) | {"images": data.count, "data_sha256": "batches"}
-        first = len(self.history)
-        with self._begun(first, False, data.first[0]) as folder:
-            return self._train(folder, first, data, data.first[0], first + epochs, kept, settings, monitor, patience)
+        return settings, data, epochs, kept
 
     def _new_history(self) -> History:
         return History(smaller={"loss", *(metric.name for metric in self.metrics if not metric.larger_is_better)})
@@ -362,34 +370,29 @@ class Trainer:
                 f"{type(obstacle).__name__} does not declare recordable = True, so it may sum over a part of the batch "
                 "only; with several processes or pieces, layers and losses must compute with backend operations alone"
             )
-        if len(self.model.output_shape) > 1 and not isinstance(self.loss, ValueLoss):
-            raise ConfigurationError(
-                f"{type(self.loss).__name__} of label maps needs the whole batch in one process and one piece; "
-                "leave out processes and pieces"
-            )
-        mixing_by = [name for name in ("mixup", "erase") if getattr(self, name)]
-        shared = next((layer for layer in layers if isinstance(layer, Shared)), None)
-        if mixing_by or shared is not None:
-            raise ConfigurationError(
-                f"{mixing_by[0] if mixing_by else 'a layer in several places'} needs whole batches in one process; "
-                "leave out processes and pieces, or that"
-            )
-        if self.augment is not None:
-            raise ConfigurationError(
-                "augment is array code that would see a part of each batch only; several processes and pieces have "
-                "shift, crop, flip and cutout"
-            )
-        whole = next((layer for layer in layers if isinstance(layer, BatchNorm)), None)
+        if not (self.backend.shares_label_maps or isinstance(self.loss, ValueLoss)):
+            maps = len(self.model.output_shape) > 1 or getattr(self.loss, "ignore_index", None) is not None
+            if maps:
+                raise BackendError(
+                    f"losses of label maps need the whole batch in one process on {self.backend.name}; leave out "
+                    "processes and pieces, or take numba or numpy"
+                )
+        whole = next((layer for layer in layers if isinstance(layer, BatchNorm) and layer.trainable), None)
         if self.pieces > 1 and whole is not None:
             raise ConfigurationError(
                 f"{label(whole)} needs the statistics of the whole batch, which pieces computed one after the other do "
                 "not have; use pieces=1, more processes, or group norm"
             )
-        if self.pieces > 1 and getattr(self.loss, "class_weights", None) is not None:
-            raise ConfigurationError(
-                "class weights are averaged over the whole batch, which pieces computed one after the other do not "
-                "have; use pieces=1 or more processes"
-            )
+
+    def _division(self) -> Division:
+        return Division(self.processes.size, self.processes.rank, self.pieces)
+
+    def _meet(self, settings: dict, epochs: int, patience: int | None) -> None:
+        """Raises ProcessError where one of the processes would train something else."""
+        if self.processes.size > 1:
+            self.processes.same(self._identity(settings, epochs, patience), how_different)
+            self.processes.same(self.backend.exchanges_on, _how_mixed)
+        self.record = len(set(self.processes.everyone((self.backend.name, self.backend.graph)))) == 1
 
     def _identity(self, settings: dict, epochs: int, patience: int | None) -> dict:
         """What must be the same in all processes that train together."""
@@ -467,7 +470,7 @@ class Trainer:
                 better = history.best_epoch(monitor) == epoch + 1
                 if better:
                     self._best = epoch + 1, self._judged_state()
-                self._agree()
+                self._agree(data)
                 self.processes.agreed(partial(self._keep, folder, history, settings, better))
                 if folder and perf_counter() - drawn > _CURVES_EVERY:
                     folder.write_curves(history)
@@ -489,10 +492,13 @@ class Trainer:
             self.progress.close()
         return history
 
-    def _agree(self) -> None:
-        """Raises ProcessError unless all processes have the same weights and optimizer state, to the bit."""
+    def _agree(self, data: Resident) -> None:
+        """Raises ProcessError unless all processes have the same weights and optimizer state, to the bit, and have been
+        given the same batches.
+        """
         if self.processes.size == 1:
             return
+        self.processes.same(data.fingerprint(), _how_fed)
         state = hashlib.sha256()
         for value in host_state(self.model, self.optimizer, self.average).values():
             state.update(np.ascontiguousarray(value).data)
@@ -521,6 +527,7 @@ class Trainer:
             mixup=mixup,
             erasing=erasing,
             processes=self.processes,
+            division=self._division(),
             record=self.record,
         )
 
@@ -530,7 +537,8 @@ class Trainer:
         images (N, *image_shape) and labels as in `fit`. Returns "step" (how many are done), "loss", "accuracy" if the
         loss has one, and "learning_rate". The model is in training mode during the step alone, so a forgotten switch
         cannot spoil `predict` or `evaluate`. Steps continue those of `fit`, and the other way round. Augmentation is
-        the trainer's; there are no epochs, validation, callbacks or run folder.
+        the trainer's; there are no epochs, validation, callbacks or run folder. Each of several processes gives the
+        same batch and computes its part of it.
 
         Raises what `fit` raises for unfit data, NonFiniteError if the loss or a weight is not finite, and
         ConfigurationError for what only a whole run knows: a schedule that depends on its length, the statistics of
@@ -543,19 +551,27 @@ class Trainer:
             )
         if self.normalize and self.model.mean is None:
             raise ConfigurationError("normalize needs all training images; set model.mean and model.std, or call fit")
-        images, labels = self._checked(images, labels)
-        if isinstance(images, Mapped):
-            images = images.take(np.arange(len(images)))
+        images, labels = self.processes.agreed(lambda: self._step_on(images, labels))
         self._begin(images)
         if self._loop is None or not self._loop.fits(images, labels):
+            if self._loop is None:
+                self._meet(self._settings(1, images, labels) | {"data_sha256": "batches"}, 1, None)
             data = Resident(self.backend, images, labels, len(images))
             self._loop = OwnLoop(self._training(data, self._augmentation()))
+        if self.processes.size > 1:
+            self.processes.same(digest(images, labels, self.backend.dtype), _how_fed)
         epoch = len(self.history)
         record = self._loop.step(images, labels, self._steps, self.schedule(self._steps, 0, epoch))
         self._steps += 1
         if not record.pop("good"):
             raise _not_finite("the loss or a weight", epoch + 1, self._steps)
         return record
+
+    def _step_on(self, images, labels) -> tuple[np.ndarray, np.ndarray]:
+        """Both checked, and in memory."""
+        self._check_sharing()
+        images, labels = self._checked(images, labels)
+        return (images.take(np.arange(len(images))) if isinstance(images, Mapped) else images), labels
 
     def _augmentation(self) -> Augmentation:
         return replace(self.model.preparation, shift=self.shift, flip=self.flip, cutout=self.cutout)
@@ -793,7 +809,8 @@ class Trainer:
         processes: Processes = self.processes if shared else Alone()
         division = Division(processes.size, processes.rank)
         data = placed(self.backend, images, labels, min(EVALUATION_BATCH, len(images)), division)
-        return EvaluationSteps(self.model, data, self.loss, self.metrics, processes, not shared or self.record)
+        record = not shared or self.record
+        return EvaluationSteps(self.model, data, self.loss, self.metrics, processes, division, record)
 
 
 def _progress(progress: Any) -> Quiet:
@@ -818,6 +835,13 @@ def _larger(images, input_shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _how_mixed(first: str, other: str) -> str:
     return f"adds sums on {other} and process 0 on {first}; use GPU backends in all processes, or in none"
+
+
+def _how_fed(first: str, other: str) -> str:
+    return (
+        "was given other batches than process 0; each process must make the same ones, in the same order, and computes "
+        "its part of them: give what shuffles or draws them the same seed"
+    )
 
 
 def _how_diverged(first: str, other: str) -> str:

@@ -1,6 +1,5 @@
 """Images kept out of training: which ones, and which epoch did best on them."""
 
-import hashlib
 from collections.abc import Sequence
 from numbers import Real
 
@@ -70,13 +69,6 @@ def check_stopping(
         integer("patience", patience)
         if validation is None:
             raise ConfigurationError("patience needs validation, whose results tell when to stop: validation=0.1")
-
-
-def digest(images, labels: np.ndarray, dtype) -> str:
-    """SHA-256 in hex of images, which are `dtype` or mapped, and labels."""
-    data = images.survey(dtype)[0] if isinstance(images, Mapped) else hashlib.sha256(images)
-    data.update(np.ascontiguousarray(labels).data)
-    return data.hexdigest()
 
 
 def why_stop(history: History, monitor: str, patience: int | None, first: int = 0) -> str | None:

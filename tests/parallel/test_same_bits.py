@@ -110,7 +110,7 @@ def test_batches_smaller_than_the_processes(images):
         assert run(count, lambda p: train("no batch norm", numba(), p, **settings)) == [expected] * count
 
 
-@pytest.mark.parametrize("loss", [None, SMOOTHED], ids=["plain", "smoothed"])
+@pytest.mark.parametrize("loss", [None, SMOOTHED, WEIGHTED], ids=["plain", "smoothed", "weighted"])
 def test_pieces(loss):
     settings = {**SETTINGS, "loss": loss, "fit": VALIDATED}
     expected = train("no batch norm", numba(), **settings)
@@ -199,17 +199,8 @@ def test_one_process_writes_and_speaks(tmp_path, capfd):
 def test_what_cannot_be_divided_is_refused():
     with pytest.raises(ConfigurationError, match="needs the statistics of the whole batch.*use pieces=1"):
         train("everything", numba(), images=60, batch=48, pieces=2)
-    with pytest.raises(ConfigurationError, match="class weights are averaged over the whole batch"):
-        train("no batch norm", numba(), images=60, batch=48, pieces=2, loss=WEIGHTED)
     with pytest.raises(BackendError, match="numpy with fast math cannot compute a part"):
         train("no batch norm", get_backend("numpy", "fast"), images=60, batch=48, pieces=2)
-
-    with pytest.raises(ConfigurationError, match="augment is array code"):
-        train("no batch norm", numba(), images=60, batch=48, pieces=2, augment=lambda images, rng: images)
-    images, labels = digits(8)
-    trainer = Trainer(Model(Sequential(Flatten(), Dense(10)), (1, 8, 8)), backend=numba(), pieces=2, progress=False)
-    with pytest.raises(ConfigurationError, match="fit_batches trains on whole batches in one process"):
-        trainer.fit_batches([(images[:16], labels[:16])], 1)
 
     class Own(Layer):
         def __call__(self, x):

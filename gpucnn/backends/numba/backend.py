@@ -37,3 +37,5 @@ class NumbaBackend(
     NumbaRandom,
 ):
     """See the protocol for what each method does."""
+
+    shares_label_maps = True

@@ -3,6 +3,7 @@
 import numpy as np
 
 from gpucnn.arithmetic import fma, image_sums64, log, total64
+from gpucnn.backends import shares
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.numpy.base import NumpyBase
 from gpucnn.backends.numpy.exact.loss import soft
@@ -28,13 +29,18 @@ class ExactMapLoss(NumpyBase):
         for c in range(classes):
             q_sum += q[:, c]
             losses = fma(q[:, c], log_sums - shifted[:, c], losses)
-        own = np.where(labeled, weights[target], ZERO)
-        total, weight = total64(np.where(labeled, losses, ZERO)[:, None])[0], total64(own[:, None])[0]
+        total = total64(np.where(labeled, losses, ZERO)[:, None])[0]
+        weight, number = self.label_map_weights(labels, weights)
         if totals is not None:
-            totals += total, np.count_nonzero(first == target), weight, np.count_nonzero(labeled)
+            totals += total, np.count_nonzero(first == target), weight, number
         scale = np.float32(1 / weight) if weight else ZERO
         gradient = np.where(labeled[:, None], fma(p, q_sum[:, None], -q) * scale, ZERO)
         return np.array([total / weight if weight else 0], np.float32), self.batch(gradient)
+
+    def label_map_weights(self, labels: Batch, weights: Array) -> Array:
+        target, labeled, _ = classes_of(labels, len(weights))
+        own = np.where(labeled, weights[target], ZERO)
+        return np.array([total64(own[:, None])[0], np.count_nonzero(labeled)])
 
     def dice(self, p: Batch, labels: Batch, smooth: float, totals: Array | None = None) -> tuple[Array, Batch]:
         values, (images, classes) = p.data[..., 0], p.shape[:2]
@@ -53,7 +59,7 @@ class ExactMapLoss(NumpyBase):
         total = total64((losses / classes)[:, None])[0]
         if totals is not None:
             totals += total
-        below = below * (images * classes)
+        below = below * (shares.whole(p) * classes)
         on, off = (
             each.astype(np.float32).reshape(images, classes, *(1,) * (values.ndim - 2))
             for each in ((ratio - 2) / below, ratio / below)
