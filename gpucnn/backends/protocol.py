@@ -92,6 +92,10 @@ class Backend(ABC):
     def unpack(self, batch: Batch) -> np.ndarray:
         """Lanes to (N, C, *spatial) on the host."""
 
+    def rows(self, batch: Batch) -> Array:
+        """What `unpack` gives, (N, C, *spatial), as an array on the device."""
+        return self.array(self.unpack(batch))
+
     @abstractmethod
     def pack_labels(self, labels: np.ndarray) -> Array:
         """Integer labels (N,) to int32 (block, lane); -1 pads the last block."""
@@ -151,6 +155,12 @@ class Backend(ABC):
         A step that keeps a result drops the previous one first: where it is run a second time to be recorded, that must
         find the memory of the first.
         """
+
+    def capture_step(self, step: Callable[[], None]) -> Callable[[], None]:
+        """`capture` of a whole network's step, in fewer kernels than operations if the backend knows how. A result
+        that the step leaves somewhere is there after each replay; it is the same array each time.
+        """
+        return self.capture(step)
 
     def between(self, work: Callable[[], None]) -> None:
         """Call `work`, which reads and writes arrays on the host, now and at the same place of each replay."""
