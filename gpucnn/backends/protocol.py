@@ -477,6 +477,26 @@ class Backend(ABC):
             dy = self.elementwise_gradient("relu", dy, y)
         return self.batch_norm_gradient(dy, x, mean, var, gamma, eps, out_gamma, out_beta), dy
 
+    def batch_norm_training(
+        self,
+        x: Batch,
+        running_mean: Array,
+        running_var: Array,
+        momentum: float,
+        gamma: Array,
+        beta: Array,
+        eps: float,
+        other: Batch | None = None,
+        relu: bool = False,
+    ) -> tuple[Batch, Array, Array]:
+        """(y, mean, var): batch_norm_moving_statistics, and batch_norm with them or batch_norm_add of `other`. In one
+        kernel if the backend has one.
+        """
+        mean, var = self.batch_norm_moving_statistics(x, running_mean, running_var, momentum)
+        if other is None:
+            return self.batch_norm(x, mean, var, gamma, beta, eps, relu), mean, var
+        return self.batch_norm_add(x, mean, var, gamma, beta, eps, other, relu), mean, var
+
     @abstractmethod
     def batch_norm_input_gradient(self, dy: Batch, var: Array, gamma: Array, eps: float) -> Batch:
         """dx where the statistics are constants (inference mode): dy * (gamma * inv)."""

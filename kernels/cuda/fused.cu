@@ -42,8 +42,7 @@ template <class... Each> struct Stages {
 };
 
 // Everything for image blockIdx.x. Launch: grid (images,), block (THREADS,).
-template <int FLOATS, int N, class Stages>
-__global__ void __launch_bounds__(THREADS, 3) image_step(Arrays<N> arrays) {
+template <int FLOATS, int N, class Stages> __global__ void __launch_bounds__(THREADS, 3) image_step(Arrays<N> arrays) {
   __shared__ __align__(16) float values[FLOATS];
   Stages::run(Image{values, arrays.at, int(blockIdx.x)});
 }
