@@ -1,5 +1,6 @@
 """Small networks in a few launches: the specified bits, whatever the network is made of, and where it fits."""
 
+import importlib
 import shutil
 import sys
 import types
@@ -41,6 +42,7 @@ from gpucnn.throughput.jobs import SHAPES
 from gpucnn.training import Trainer
 from gpucnn.training.data import Resident
 from gpucnn.training.steps import TrainingSteps
+from tests.cuda import fake_cupy
 from tests.cuda.emulated import needs_emulation
 
 
@@ -156,6 +158,17 @@ def test_what_does_not_fit_runs_layer_by_layer(layers, settings, programs):
     images = random.standard_normal((20, 1, 12, 12)).astype(np.float32)
     Trainer(model, backend=get_emulated_backend(), batch_size=10, progress=False, **settings).fit(images, targets, 1)
     assert programs == [None]
+
+
+@needs_emulation
+def test_a_cuda_graph_holds_a_fused_step(programs, monkeypatch):
+    """On the CuPy backend with a made-up CuPy, in which recording allocates and copies nothing."""
+    fake_cupy.install(monkeypatch)
+    backend = importlib.import_module("gpucnn.backends.cuda.cupy_backend").CupyBackend(0, np.dtype(np.float32))
+    settings = {"metrics": ["f1"]}
+    specified = _trained(get_backend("numpy", "exact"), _model("dense"), **settings)
+    assert _trained(backend, _model("dense"), **settings) == specified
+    assert [_kernels(program) for program in programs] == [["image_step", "image_sums"]] * 2
 
 
 @needs_emulation

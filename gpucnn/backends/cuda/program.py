@@ -20,6 +20,7 @@ from gpucnn.geometry import Window
 # fused.cu's constants.
 _THREADS, _WARPS, _SIDE_BY_SIDE, _IMAGES = 256, 8, 4, 16
 _SHARED_FLOATS = 48 * 1024 // 4  # what a block of threads has without asking for more
+_MARGIN = 64  # floats before all values: a row's address may begin in the padding, and must not be below 0
 _WIDEST_ROW = 24  # pixels of a row in registers
 # Each image's block of threads reads all weights. Beyond so many bytes in all, layer by layer is faster (modelled).
 _MOST_WEIGHT_BYTES = 256 << 20
@@ -132,7 +133,7 @@ class Program:
         """Give each value a place that no other has at the same time; returns how many floats that takes."""
         placed: list[_Value] = []
         for value in sorted(self._values, key=lambda value: value.first):
-            value.at = 0
+            value.at = _MARGIN
             for other in sorted(placed, key=lambda other: other.at):
                 beside = other.last < value.first or value.last < other.first
                 if not beside and value.at < other.at + other.floats and other.at < value.at + value.floats:
