@@ -66,7 +66,7 @@ class RecordedStep:
         elif count in self._recordings:
             self._prove(count)
         else:
-            self._recordings[count] = self._backend.capture(lambda: self._work(count))
+            self._recordings[count] = self._backend.capture_step(lambda: self._work(count))
             self._remember()
 
     # ---- settings: a recording keeps the numbers it was made with ---------------------------------------------------

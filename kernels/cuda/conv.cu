@@ -10,12 +10,6 @@
 // load serves all lanes; the pixels come from L1, where a row's taps find the same pixels again.
 #include "common.cuh"
 
-// The end of every dot product. The last + 0 turns -0 into +0, so taps on padding may be skipped or multiplied by zero.
-DEVICE float finished(float acc, float bias, bool relu) {
-  const float v = __fadd_rn(__fadd_rn(acc, bias), 0.0f);
-  return relu ? rectified(v) : v;
-}
-
 // OB output channels by QB pixels of a row a warp; WK warps side by side along the channels and WP along the pixels;
 // the weights of CC channels in shared memory at a time; SB taps of a kernel row in registers at a time.
 template <int OB_, int QB_, int WK_, int WP_, int CC_, int SB_> struct Tile {

@@ -21,7 +21,7 @@ class PlanningLauncher(Launcher):
     `processors` is the number of multiprocessors of the GPU that is planned for: tiles depend on it.
     """
 
-    xp, device, graph = np, "none", False
+    xp, device, graph = np, "none", False  # with `graph` small networks are fused, as in a recorded step
 
     def __init__(self, processors: int):
         self.processors = processors
@@ -30,6 +30,9 @@ class PlanningLauncher(Launcher):
 
     def empty(self, shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:
         return np.zeros(shape, dtype)
+
+    def address(self, array: np.ndarray) -> int:
+        return array.ctypes.data
 
     def clear(self, array: np.ndarray) -> None:
         self.launches.append(("clear", array.nbytes))
@@ -61,9 +64,10 @@ class PlanningLauncher(Launcher):
 
 
 def planned(work: Callable[[CudaBackend], object], processors: int) -> list[Kernel]:
-    """The kernels that `work(backend)` requests on a GPU with so many multiprocessors."""
+    """The kernels that `work(backend)` requests on a GPU with so many multiprocessors, layer by layer and recorded."""
     launcher = PlanningLauncher(processors)
-    work(CudaBackend(launcher))
+    for launcher.graph in (False, True):
+        work(CudaBackend(launcher))
     return list(launcher.kernels)
 
 
