@@ -73,7 +73,7 @@ def test_a_damaged_file_is_compiled_again(tmp_path):
 @pytest.mark.parametrize(
     ("name", "edit"),
     [
-        ("kernels/numba/elementwise.py", ("CHUNK = 256", "CHUNK = 128")),
+        ("kernels/numba/chunks.py", ("CHUNK = 256", "CHUNK = 128")),
         ("kernels/numba/simd.py", ('_select(vec, ">")', '_select(vec, "<")')),
         ("kernels/elementary.py", ("0x1.71547652b82fep+0", "0x1.71547652b82ffp+0")),
     ],

@@ -1,8 +1,8 @@
-"""Threads that help the one that predicts.
+"""Threads that help the one that trains or predicts.
 
-They watch a mailbox (kernels/numba/program.py) without Python's lock, and sleep after a while without work. On a busy
-machine a helper may lose its core in the middle of its work, and everybody waits for it: then it is left alone for a
-while.
+They watch a mailbox (kernels/numba/program.py) and a team's rounds (kernels/numba/team.py) without Python's lock, and
+sleep after a while without work. On a busy machine a helper may lose its core in the middle of its work, and everybody
+waits for it: then it is left alone for a while.
 """
 
 import os
@@ -12,14 +12,16 @@ from time import perf_counter
 import numpy as np
 
 from gpucnn.backends.numba.channel_blocks import address, aligned
-from gpucnn.kernels.numba import program
+from gpucnn.kernels.numba import program, team
 
 # Seconds: a scheduler takes a core away for some milliseconds.
 _PAUSE, _LONGEST_PAUSE = 0.002, 0.064
 
 
 class Helpers:
-    """The helpers of this process. Only the thread that holds `lock` may post a program in the `mailbox`."""
+    """The helpers of this process. Only the thread that holds `lock` may post a program in the `mailbox` or lead the
+    `team`.
+    """
 
     def __init__(self) -> None:
         self.begin()
@@ -29,9 +31,14 @@ class Helpers:
         self.lock = threading.Lock()
         self._memory = aligned(program.MAILBOX // 8, np.int64)
         self.mailbox = address(self._memory)
+        self._rounds = aligned(team.SLOTS, np.int64)
+        self._rounds[:] = 0
+        self._rounds[team.PROCESSOR] = -1
+        self.team = address(self._rounds)
         self._sleeping: list[threading.Semaphore] = []
         self._count = 0
         self._alone_until, self._pause = 0.0, _PAUSE
+        self._left_alone = False  # the team's leader goes on alone at present
 
     def call(self, count: int) -> bool:
         """Have at least so many helpers, and none of them asleep for long; False if they are better left alone."""
@@ -39,13 +46,31 @@ class Helpers:
             if perf_counter() < self._alone_until:
                 return False
             self._alone_until = 0.0
+        self._wake(count)
+        return True
+
+    def lead(self, calls: int, count: int, threads: int) -> None:
+        """Run `count` kernels of the table at the address `calls` with a team of so many threads, or with one if
+        another thread leads the team.
+        """
+        run = program.run_calls.prepare(0, 0, 0, 0)
+        if threads == 1 or not self.lock.acquire(blocking=False):
+            run(calls, count, 0, 1)
+            return
+        try:
+            if not self._left_alone:
+                self._wake(threads - 1)
+            self._left_alone = run(calls, count, self.team, threads)
+        finally:
+            self.lock.release()
+
+    def _wake(self, count: int) -> None:
         while self._count < count:
-            self._help = program.help_out.prepare(0, 0)
+            self._help = program.help_out.prepare(0, 0, 0)
             threading.Thread(target=self._work, args=(self._count,), name="gpucnn-helper", daemon=True).start()
             self._count += 1
         while self._sleeping:
             self._sleeping.pop().release()
-        return True
 
     def learn(self, late: bool) -> None:
         """Whether a helper kept the last run waiting."""
@@ -58,7 +83,7 @@ class Helpers:
     def _work(self, number: int) -> None:
         bell = threading.Semaphore(0)
         while True:
-            self._help(self.mailbox, number)
+            self._help(self.mailbox, self.team, number)
             self._sleeping.append(bell)
             bell.acquire()
 

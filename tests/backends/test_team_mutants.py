@@ -1,0 +1,31 @@
+"""Teams with one line changed on purpose: test_team.py must notice."""
+
+import pytest
+
+from tests.mutants import assert_noticed
+
+pytestmark = pytest.mark.slow
+
+TEAM = "kernels/numba/team.py"
+MUTANTS = {
+    "a unit done twice": (TEAM, "min(first + grain, slot(team, UNITS))", "min(first + grain + 1, slot(team, UNITS))"),
+    "a unit never done": (TEAM, "* claims // threads - left) * grain\n", "* claims // threads - left) * grain + 1\n"),
+    "a claim counted twice": (TEAM, "    put_slot(mine, COUNTED, 1)\n", "    put_slot(mine, COUNTED, 2)\n"),
+    "the leader's code run by all": (TEAM, "return slot(seat(), MEMBER) == 0", "return slot(seat(), MEMBER) >= 0"),
+    "no wait for the round's end": (
+        TEAM,
+        "            if slot(mine, MEMBER) == 0:\n",
+        "            if slot(mine, MEMBER) < 0:\n",
+    ),
+    "a helper in every round": (TEAM, "if number != slot(mine, CAME_FOR):", "if number < slot(mine, CAME_FOR):"),
+    "array code for all": (
+        "kernels/numba/loss.py",
+        "    if leads():\n        hits = 0.0\n        for b in range(blocks):\n            push64(scratch, b, part[0, b])\n            hits += part[1, b]\n        loss_sum = total64(scratch, blocks)\n        loss[0] = np.float32(loss_sum / images)",
+        "    if blocks:\n        hits = 0.0\n        for b in range(blocks):\n            push64(scratch, b, part[0, b])\n            hits += part[1, b]\n        loss_sum = total64(scratch, blocks)\n        loss[0] = np.float32(loss_sum / images)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_planted_error_is_noticed(tmp_path, name):
+    assert_noticed(tmp_path, *MUTANTS[name], "backends/test_team.py")
