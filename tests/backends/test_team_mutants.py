@@ -19,9 +19,9 @@ MUTANTS = {
     ),
     "a helper in every round": (TEAM, "if number != slot(mine, CAME_FOR):", "if number < slot(mine, CAME_FOR):"),
     "array code for all": (
-        "kernels/numba/loss.py",
-        "    if leads():\n        hits = 0.0\n        for b in range(blocks):\n            push64(scratch, b, part[0, b])\n            hits += part[1, b]\n        loss_sum = total64(scratch, blocks)\n        loss[0] = np.float32(loss_sum / images)",
-        "    if blocks:\n        hits = 0.0\n        for b in range(blocks):\n            push64(scratch, b, part[0, b])\n            hits += part[1, b]\n        loss_sum = total64(scratch, blocks)\n        loss[0] = np.float32(loss_sum / images)",
+        "kernels/numba/map_loss.py",
+        "    if leads():\n        for k in range(2):\n",
+        "    if bands > 0:\n        for k in range(2):\n",
     ),
 }
 
