@@ -15,6 +15,13 @@ def chunks_of(a):
 
 
 @inner
+def numbers_of(a, u):
+    """The numbers of unit u's elements, unsigned: an index that may be negative keeps a loop from being vectorized."""
+    first, last = chunk(a, u)
+    return range(np.uint64(first), np.uint64(last))
+
+
+@inner
 def chunk(a, u):
     """First and last element of unit u."""
     first = np.int64(u) * CHUNK * LANES

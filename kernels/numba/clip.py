@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 from gpucnn.kernels.contract import BAND
-from gpucnn.kernels.numba.chunks import chunk, chunks_of
+from gpucnn.kernels.numba.chunks import chunks_of, numbers_of
 from gpucnn.kernels.numba.compiler import kernel
 from gpucnn.kernels.numba.simd import LANES, add64, load, multiply64, splat64, tree64, widen
 from gpucnn.kernels.numba.sums import push64, total64
@@ -17,8 +17,7 @@ SQUARES = BAND * LANES  # values that one sum of squares takes: 64 rows of 16
 @kernel("clip value", contiguous=True)
 def clip_value(g, limit):
     for u in prange(chunks_of(g)):
-        first, last = chunk(g, u)
-        for i in range(first, last):
+        for i in numbers_of(g, u):
             v = g[i]
             g[i] = -limit if v < -limit else limit if v > limit else v
 
@@ -57,6 +56,5 @@ def scale_all(g, scale):
     factor = scale[0]
     if factor != np.float32(1):
         for u in prange(chunks_of(g)):
-            first, last = chunk(g, u)
-            for i in range(first, last):
+            for i in numbers_of(g, u):
                 g[i] *= factor

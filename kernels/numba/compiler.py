@@ -112,7 +112,7 @@ class Routine:
         """What Python calls, with arguments of just these types."""
         return self.compiled.entry_point
 
-    @property
+    @functools.cached_property
     def address(self) -> int:
         """Where native code calls it."""
         return self.compiled.library.get_pointer_to_function(self.compiled.fndesc.llvm_cfunc_wrapper_name)

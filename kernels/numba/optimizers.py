@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from gpucnn.kernels.numba.chunks import chunk, chunks_of
+from gpucnn.kernels.numba.chunks import chunks_of, numbers_of
 from gpucnn.kernels.numba.compiler import kernel
 from gpucnn.kernels.numba.simd import LANES, add, add64, load, splat, subtract, tree64, widen
 from gpucnn.kernels.numba.simd import scalar_fma as fma
@@ -15,8 +15,7 @@ def sgd(w, g, v, hyper, momentum, weight_decay, nesterov):
     """v = fma(momentum, v, g); w = fma(-lr, v, w), or along fma(momentum, v, g) with Nesterov."""
     lr = hyper[0]
     for u in prange(chunks_of(w)):
-        first, last = chunk(w, u)
-        for i in range(first, last):
+        for i in numbers_of(w, u):
             gradient = fma(weight_decay, w[i], g[i])
             velocity = fma(momentum, v[i], gradient)
             v[i] = velocity
@@ -30,8 +29,7 @@ def adam(w, g, m, v, hyper, beta1, beta2, rest1, rest2, eps, weight_decay, decou
     """Adam, or AdamW where the decay is decoupled; rest = 1 - beta."""
     lr, c1, c2, shrink = hyper[0], hyper[1], hyper[2], hyper[3]
     for u in prange(chunks_of(w)):
-        first, last = chunk(w, u)
-        for i in range(first, last):
+        for i in numbers_of(w, u):
             weight, gradient = w[i], g[i]
             if decoupled:
                 weight = fma(-shrink, weight, weight)

@@ -51,6 +51,8 @@ SECOND, DONE, COUNT, WAITS, HALF, CALLERS = 8, 16, 24, 25, 26, 27
 NOTHING_LEFT = 0xFFFFFFFF
 # How often a helper looks for work before it goes to sleep: some 500 microseconds.
 LOOKS = 15_000
+# And before it sleeps between rounds: longer than most claims take.
+LOOKS_AT_ROUNDS = 30_000
 
 
 @inner
@@ -192,18 +194,22 @@ def help_out(mailbox, together, number):
     last, looks = types.int64(0), 0
     mine = team.new_seat()
     team.sit_down(mine, together, 0, number + 1)
-    while looks < LOOKS:
-        run = shared(mailbox)
+    while True:
+        run, leads = shared(mailbox), shared(together + 8 * team.LEADS)
+        most = LOOKS_AT_ROUNDS if leads else LOOKS
         if run != last and number < slot(mailbox, HELPERS):
             take_part(mailbox, run, True, False)
             last, looks = run, 0
         elif team.help_with_round(mine, together, number + 1):
             looks = 0
-        elif looks % 64 == 0 and team.is_in_the_way(together):
-            break
-        else:
+        elif looks < most and not (looks % 64 == 0 and team.is_in_the_way(together)):
             rest()
             looks += 1
+        elif leads:
+            team.doze()
+            looks = most
+        else:
+            break
 
 
 @called("run calls")
@@ -215,6 +221,7 @@ def run_calls(calls, count, together, threads):
     team.sit_down(mine, together, threads, 0)
     if threads > 1:
         put_slot(together, team.PROCESSOR, team.processor())
+        publish(together + 8 * team.LEADS, 1)
     for i in range(count):
         function, arguments = slot(calls, 2 * i), slot(calls, 2 * i + 1)
         if threads > 1:
@@ -225,6 +232,7 @@ def run_calls(calls, count, together, threads):
     if threads == 1:
         return False
     put_slot(together, team.PROCESSOR, -1)
+    publish(together + 8 * team.LEADS, 0)
     return cycles() < slot(together, team.ALONE_UNTIL)
 
 

@@ -39,7 +39,7 @@ MOST_THREADS = 256
 # The memory of a team, in int64 slots: a cache line with what the leader announces of a round, one with the number of
 # claims done, one of the leader's own, and one for each queue, which holds round << 32 | claims that are left.
 FUNCTION, ARGUMENTS, NUMBER, UNITS, GRAIN, CLAIMS, THREADS, ROUND = range(8)
-DONE, ALONE_UNTIL, PAUSE, PROCESSOR = 8, 16, 17, 18
+DONE, ALONE_UNTIL, PAUSE, PROCESSOR, LATE_SINCE, WAITED, LEADS = 8, 16, 17, 18, 19, 20, 23
 QUEUES, LINE = 24, 8
 SLOTS = QUEUES + LINE * MOST_THREADS
 LEFT = 0xFFFFFFFF
@@ -51,12 +51,15 @@ CLAIMS_A_THREAD = 8
 # one is shared, the units claimed (next and end), claims to be counted, and when the round began.
 TEAM, SIZE, MEMBER, MET, CAME_FOR, SHARED, NEXT, END, COUNTED, BEGAN = range(10)
 
-# In cycles (addresses.cycles), some 2 to 4 a nanosecond. So long a wait says that a helper has lost its
-# core; so long the leader then works alone, at least and at most.
+# In cycles (addresses.cycles), some 2 to 4 a nanosecond. So long a wait says that a helper has lost its core.
 LATE = 1_000_000
-SHORTEST, LONGEST = 4_000_000, 2_000_000_000
-# After so long without a helper being late all is forgotten: longer than the system lets two processes run by turns.
-CALM = 400_000_000
+SPINS = 1000  # looks
+# Helpers are better left alone if the leader has waited for at least so long, and for more than this part of the time,
+# since the first wait; what is longer ago than FORGET does not count.
+WAITED_LONG, MOST_WAITED, FORGET = 30_000_000, 3, 200_000_000
+# So long the leader then works alone, at least and at most; four times as long if that happens again before the helpers
+# have done well for twice as long, or FORGET.
+SHORTEST, LONGEST = 25_000_000, 2_000_000_000
 
 
 # ---- each thread's seat ----------------------------------------------------------------------------------------------
@@ -64,6 +67,7 @@ CALM = 400_000_000
 _pointer, _i32, _i64 = ir.IntType(8).as_pointer(), ir.IntType(32), ir.IntType(64)
 _system = CDLL("kernel32" if sys.platform == "win32" else None)
 _key = c_size_t(0)
+current_processor = getattr(_system, "sched_getcpu", None)
 
 
 def _reserve() -> None:
@@ -71,16 +75,18 @@ def _reserve() -> None:
     if binding.address_of_symbol("gpucnn_seat_key"):  # the module was imported before
         return
     if sys.platform == "win32":
-        _key.value, functions = _system.TlsAlloc(), (_system.TlsGetValue, _system.TlsSetValue)
+        _key.value = _system.TlsAlloc()
+        functions = _system.TlsGetValue, _system.TlsSetValue, _system.SwitchToThread, _system.Sleep
         failed = _key.value == 0xFFFFFFFF
     else:
-        functions = _system.pthread_getspecific, _system.pthread_setspecific
+        functions = _system.pthread_getspecific, _system.pthread_setspecific, _system.sched_yield, _system.usleep
         failed = _system.pthread_key_create(byref(_key), None)
     if failed:
         raise OSError("no thread-specific slot is left in this process")
     pythonapi.Py_IncRef(py_object(_key))  # kernels read it
     binding.add_symbol("gpucnn_seat_key", addressof(_key))
-    for name, function in zip(("gpucnn_get_seat", "gpucnn_put_seat"), functions, strict=True):
+    names = "gpucnn_get_seat", "gpucnn_put_seat", "gpucnn_give_way", "gpucnn_doze"
+    for name, function in zip(names, functions, strict=True):
         binding.add_symbol(name, cast(function, c_void_p).value)
 
 
@@ -118,11 +124,36 @@ def take_seat(typing, address):
 
 
 @intrinsic
+def doze(typing):
+    """Sleep for 0.1 ms, or as short as the system allows."""
+
+    def generate(context, builder, s, v):
+        kind = ir.FunctionType(_i32, [_i32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "gpucnn_doze")
+        builder.call(function, [_i32(1 if sys.platform == "win32" else 100)])  # in ms or in us
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
+def give_way(typing):
+    """Let another thread have this processor if one waits for it."""
+
+    def generate(context, builder, s, v):
+        kind = ir.FunctionType(_i32, [])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "gpucnn_give_way"), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
 def processor(typing):
     """The number of the processor that this thread runs on; -1 where the system does not tell."""
 
     def generate(context, builder, s, v):
-        if not hasattr(_system, "sched_getcpu"):
+        if current_processor is None:
             return _i64(-1)
         function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_i32, []), "sched_getcpu")
         return builder.sext(builder.call(function, []), _i64)
@@ -230,9 +261,10 @@ def _following():
 @njit(**OPTIONS)
 def _go_on_alone(team):
     """The next rounds are for the leader only, for some time."""
-    pause = min(max(4 * slot(team, PAUSE), SHORTEST), LONGEST)
+    now, pause = cycles(), slot(team, PAUSE)
+    pause = SHORTEST if now - slot(team, ALONE_UNTIL) > max(FORGET, 2 * pause) else min(4 * pause, LONGEST)
     put_slot(team, PAUSE, pause)
-    put_slot(team, ALONE_UNTIL, cycles() + pause)
+    put_slot(team, ALONE_UNTIL, now + pause)
 
 
 @njit(**OPTIONS)
@@ -241,14 +273,30 @@ def _wait(mine, team):
     if shared(team + 8 * DONE) == slot(team, CLAIMS):
         return
     begun = cycles()
+    looks = 0
     while shared(team + 8 * DONE) < slot(team, CLAIMS):
-        rest()
+        looks += 1
+        if looks % SPINS:
+            rest()
+        else:  # the helper may wait for this very processor
+            give_way()
     now = cycles()
     a_claim = (begun - slot(mine, BEGAN)) // max(slot(mine, COUNTED), 1)
     if now - begun > max(LATE, 2 * a_claim):
+        _was_late(team, begun, now)
+
+
+@njit(**OPTIONS)
+def _was_late(team, begun, now):
+    """The leader has waited. Once is nothing, since other programs run now and then, but not again and again."""
+    if now - slot(team, LATE_SINCE) > FORGET:
+        put_slot(team, LATE_SINCE, begun)
+        put_slot(team, WAITED, 0)
+    waited = slot(team, WAITED) + now - begun
+    put_slot(team, WAITED, waited)
+    if waited > max(WAITED_LONG, (now - slot(team, LATE_SINCE)) // MOST_WAITED):
+        put_slot(team, LATE_SINCE, 0)
         _go_on_alone(team)
-    elif now - slot(team, ALONE_UNTIL) > CALM:
-        put_slot(team, PAUSE, 0)
 
 
 @njit(**OPTIONS)
@@ -270,11 +318,7 @@ def help_with_round(mine, team, member):
 def is_in_the_way(team):
     """Whether this helper has been given the leader's own core, since the others are busy: then it should sleep."""
     here = processor()
-    if here < 0 or here != slot(team, PROCESSOR):
-        return False
-    if cycles() >= slot(team, ALONE_UNTIL):
-        _go_on_alone(team)
-    return True
+    return here >= 0 and here == slot(team, PROCESSOR)
 
 
 @njit(**OPTIONS)

@@ -5,8 +5,10 @@ sleep after a while without work. On a busy machine a helper may lose its core i
 waits for it: then it is left alone for a while.
 """
 
+import functools
 import os
 import threading
+from collections.abc import Callable
 from time import perf_counter
 
 import numpy as np
@@ -35,8 +37,9 @@ class Helpers:
         self._rounds[:] = 0
         self._rounds[team.PROCESSOR] = -1
         self.team = address(self._rounds)
-        self._sleeping: list[threading.Semaphore] = []
+        self._sleeping: list[tuple[threading.Semaphore, int]] = []  # with the system's number of the thread
         self._count = 0
+        self._works = False  # there is work for helpers
         self._alone_until, self._pause = 0.0, _PAUSE
         self._left_alone = False  # the team's leader goes on alone at present
 
@@ -46,6 +49,7 @@ class Helpers:
             if perf_counter() < self._alone_until:
                 return False
             self._alone_until = 0.0
+        self._works = True
         self._wake(count)
         return True
 
@@ -53,16 +57,22 @@ class Helpers:
         """Run `count` kernels of the table at the address `calls` with a team of so many threads, or with one if
         another thread leads the team.
         """
-        run = program.run_calls.prepare(0, 0, 0, 0)
+        run = self._run_calls
         if threads == 1 or not self.lock.acquire(blocking=False):
             run(calls, count, 0, 1)
             return
         try:
             if not self._left_alone:
+                self._works = True
                 self._wake(threads - 1)
             self._left_alone = run(calls, count, self.team, threads)
         finally:
+            self._works = False
             self.lock.release()
+
+    @functools.cached_property
+    def _run_calls(self) -> Callable:
+        return program.run_calls.prepare(0, 0, 0, 0)
 
     def _wake(self, count: int) -> None:
         while self._count < count:
@@ -70,10 +80,13 @@ class Helpers:
             threading.Thread(target=self._work, args=(self._count,), name="gpucnn-helper", daemon=True).start()
             self._count += 1
         while self._sleeping:
-            self._sleeping.pop().release()
+            bell, thread = self._sleeping.pop()
+            _keep_away(thread)
+            bell.release()
 
     def learn(self, late: bool) -> None:
-        """Whether a helper kept the last run waiting."""
+        """The run is over; whether a helper kept it waiting."""
+        self._works = False
         if late:
             self._alone_until = perf_counter() + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
@@ -84,8 +97,18 @@ class Helpers:
         bell = threading.Semaphore(0)
         while True:
             self._help(self.mailbox, self.team, number)
-            self._sleeping.append(bell)
-            bell.acquire()
+            if not self._works:  # or the work began while this thread waited for Python's lock
+                self._sleeping.append((bell, threading.get_native_id()))
+                bell.acquire()
+
+
+def _keep_away(thread: int) -> None:
+    """Keep a thread from this thread's processor, where systems like to wake it, and where it would wait for us."""
+    if team.current_processor is None:
+        return
+    others = os.sched_getaffinity(0) - {team.current_processor()}
+    if others:
+        os.sched_setaffinity(thread, others)
 
 
 helpers = Helpers()
