@@ -5,6 +5,7 @@ sleep after a while without work. On a busy machine a helper may lose its core i
 waits for it: then it is left alone for a while.
 """
 
+import contextlib
 import functools
 import os
 import threading
@@ -67,8 +68,12 @@ class Helpers:
                 self._wake(threads - 1)
             self._left_alone = run(calls, count, self.team, threads)
         finally:
-            self._works = False
-            self.lock.release()
+            self.release()
+
+    def release(self) -> None:
+        """Let go of the lock: there is no work for helpers."""
+        self._works = False
+        self.lock.release()
 
     @functools.cached_property
     def _run_calls(self) -> Callable:
@@ -85,8 +90,7 @@ class Helpers:
             bell.release()
 
     def learn(self, late: bool) -> None:
-        """The run is over; whether a helper kept it waiting."""
-        self._works = False
+        """Whether a helper kept the last run waiting."""
         if late:
             self._alone_until = perf_counter() + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
@@ -108,7 +112,8 @@ def _keep_away(thread: int) -> None:
         return
     others = os.sched_getaffinity(0) - {team.current_processor()}
     if others:
-        os.sched_setaffinity(thread, others)
+        with contextlib.suppress(OSError):  # the system has other plans
+            os.sched_setaffinity(thread, others)
 
 
 helpers = Helpers()
