@@ -24,6 +24,7 @@ import numba
 import numpy as np
 from gpucnn.kernels.numba.arguments import unpacked_of
 from numba.core import bytecode, caching, compiler, event, types
+from numba.core.registry import cpu_target
 
 OPTIONS = {"error_model": "numpy", "nogil": True}
 listeners: list[Callable[[str], None]] = []
@@ -95,6 +96,9 @@ class _Cache(caching._Cache):
         pass
 
 
+_ENTRY = (types.int64, types.int64)  # a kernel's table of arguments, and a unit
+
+
 class Routine:
     """A function compiled for one combination of argument types, from the cache if it is there."""
 
@@ -132,6 +136,11 @@ class Function:
             self._routines[signature] = Routine(self._function, self.name, signature)
         return self._routines[signature].entry
 
+    def missing(self, *arguments) -> bool:
+        """Whether there is no code for arguments of these types, neither here nor in the cache."""
+        signature = signature_of(arguments)
+        return signature not in self._routines and not is_stored(self.name, signature)
+
     def __call__(self, *arguments):
         return self.prepare(*arguments)(*arguments)
 
@@ -155,13 +164,21 @@ class Kernel:
 
         It takes the address of the table of arguments and an int64 that it does not look at.
         """
-        key = tuple([(a.dtype.char, a.ndim) if isinstance(a, np.ndarray) else type(a) for a in arguments])
+        key = _key_of(arguments)
         routine = self.routines.get(key)
         if routine is None:
-            routine = self.routines[key] = self._compile(signature_of(arguments, self._layout))
+            routine = self.routines[key] = self.compile(signature_of(arguments, self._layout))
         return routine.address
 
-    def _compile(self, signature: tuple) -> Routine:
+    def missing(self, *arguments) -> tuple | None:
+        """The signature to compile for these arguments; None if there is code for them, here or in the cache."""
+        if _key_of(arguments) in self.routines:
+            return None
+        signature = signature_of(arguments, self._layout)
+        return None if is_stored(self.name, _ENTRY, signature) else signature
+
+    def compile(self, signature: tuple) -> Routine:
+        """The code for arguments of these types, from the cache if it is there."""
         for make in needed:
             make()
         body, unpacked = self._body, unpacked_of(signature)
@@ -170,11 +187,21 @@ class Kernel:
         scope = {"__name__": __name__, "body": body, "unpacked": unpacked}  # a cached kernel asks for its module
         # Numba inlines no call with a star.
         exec(f"def entry(table, unit):\n    {names}, = unpacked(table)\n    body({names})", scope)
-        return Routine(scope["entry"], self.name, (types.int64, types.int64), signature, no_cpython_wrapper=True)
+        return Routine(scope["entry"], self.name, _ENTRY, signature, no_cpython_wrapper=True)
 
     def assembly(self) -> str:
         """The machine code of all that was compiled so far, as text (empty for what came from the cache)."""
         return "\n".join(r.dispatcher.inspect_asm(s) for r in self.routines.values() for s in r.dispatcher.signatures)
+
+
+def _key_of(arguments) -> tuple:
+    return tuple([(a.dtype.char, a.ndim) if isinstance(a, np.ndarray) else type(a) for a in arguments])
+
+
+def is_stored(name: str, signature: tuple, of: tuple = ()) -> bool:
+    """Whether the cache has a Routine."""
+    codegen = cpu_target.target_context.codegen()
+    return store is not None and store.read(_Cache(name, of)._key(signature, codegen)) is not None
 
 
 def signature_of(arguments, layout: str = "A") -> tuple:

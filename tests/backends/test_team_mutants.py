@@ -10,14 +10,12 @@ TEAM = "kernels/numba/team.py"
 MUTANTS = {
     "a unit done twice": (TEAM, "min(first + grain, slot(team, UNITS))", "min(first + grain + 1, slot(team, UNITS))"),
     "a unit never done": (TEAM, "* claims // threads - left) * grain\n", "* claims // threads - left) * grain + 1\n"),
-    "a claim counted twice": (TEAM, "    put_slot(mine, COUNTED, 1)\n", "    put_slot(mine, COUNTED, 2)\n"),
     "the leader's code run by all": (TEAM, "return slot(seat(), MEMBER) == 0", "return slot(seat(), MEMBER) >= 0"),
     "no wait for the round's end": (
         TEAM,
         "            if slot(mine, MEMBER) == 0:\n",
         "            if slot(mine, MEMBER) < 0:\n",
     ),
-    "a helper in every round": (TEAM, "if number != slot(mine, CAME_FOR):", "if number < slot(mine, CAME_FOR):"),
     "array code for all": (
         "kernels/numba/map_loss.py",
         "    if leads():\n        for k in range(2):\n",

@@ -7,6 +7,7 @@ arguments with nothing checked or allocated again.
 """
 
 import contextlib
+import functools
 import itertools
 import math
 import platform
@@ -19,7 +20,7 @@ import numpy as np
 from gpucnn.arithmetic import assert_subnormals
 from gpucnn.backends import compilation
 from gpucnn.backends.lanes import LaneBackend
-from gpucnn.backends.numba import process
+from gpucnn.backends.numba import ahead, process
 from gpucnn.backends.numba.arena import Arena
 from gpucnn.backends.numba.helpers import Helpers, helpers
 from gpucnn.backends.protocol import Array
@@ -52,6 +53,12 @@ class Launch:
         staff.lead(self._address, self._count, self._threads)
 
 
+class _Foreseen(threading.local):
+    """What is to be compiled for the step that this thread prepares; None: it prepares none."""
+
+    jobs: dict[tuple[Kernel, tuple], Callable[[], object]] | None = None
+
+
 class NumbaBase(LaneBackend):
     """See the protocol for what each method does; comments here explain only how."""
 
@@ -69,15 +76,32 @@ class NumbaBase(LaneBackend):
             )
         self.threads = threads
         self.device = f"CPU {platform.processor() or platform.machine()}, {threads} thread{'s' * (threads > 1)}"
-        self._tape, self._allocation = Tape(), threading.local()
+        self._tape, self._foreseen, self._allocation = Tape(), _Foreseen(), threading.local()
 
     # ---- launching --------------------------------------------------------------------------------------------------
 
     def _run(self, kernel: Kernel, *arguments) -> None:
-        self._tape.call(self._launch, kernel, *arguments)
+        if self._foreseen.jobs is None:
+            self._tape.call(self._launch, kernel, *arguments)
+        elif signature := kernel.missing(*arguments):
+            self._foreseen.jobs[kernel, signature] = functools.partial(kernel.compile, signature)
 
     def _launch(self, kernel: Kernel, *arguments) -> None:
         Launch([(kernel, arguments)], self.threads)()
+
+    def prepare(self, step: Callable[[], None]) -> None:
+        if not ahead.CAN_FORK or self.threads == 1 or compiler.store is None:
+            return
+        jobs: dict[tuple[Kernel, tuple], Callable[[], object]] = {}
+        self._foreseen.jobs = jobs
+        try:
+            step()
+        finally:
+            self._foreseen.jobs = None
+        if jobs:
+            # The largest first, so that all end at about the same time.
+            ordered = sorted(jobs, key=lambda job: "conv" not in job[0].name and "weight" not in job[0].name)
+            ahead.compile_all([*helpers.missing(), *(jobs[job] for job in ordered)], self.threads)
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         if not self.graph:
@@ -89,8 +113,7 @@ class NumbaBase(LaneBackend):
         parts: list[Callable[[], None]] = []
         for is_launch, entries in itertools.groupby(recorded, lambda entry: entry[0] == self._launch):
             if is_launch:
-                calls = [(kernel, arguments) for _, (kernel, *arguments) in entries]
-                parts.append(Launch(calls, self.threads))
+                parts.append(Launch([(kernel, tuple(rest)) for _, (kernel, *rest) in entries], self.threads))
             else:
                 parts += [function for function, _ in entries]
 
@@ -101,6 +124,8 @@ class NumbaBase(LaneBackend):
         return replay
 
     def between(self, work: Callable[[], None]) -> None:
+        if self._foreseen.jobs is not None:
+            return
         self._tape.call(work)
 
     def synchronize(self) -> None:
