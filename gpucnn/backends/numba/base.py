@@ -20,7 +20,7 @@ import numpy as np
 from gpucnn.arithmetic import assert_subnormals
 from gpucnn.backends import compilation
 from gpucnn.backends.lanes import LaneBackend
-from gpucnn.backends.numba import ahead, process
+from gpucnn.backends.numba import ahead, general, process
 from gpucnn.backends.numba.arena import Arena
 from gpucnn.backends.numba.helpers import Helpers, helpers
 from gpucnn.backends.protocol import Array
@@ -94,14 +94,16 @@ class NumbaBase(LaneBackend):
             return
         jobs: dict[tuple[Kernel, tuple], Callable[[], object]] = {}
         self._foreseen.jobs = jobs
+        first = helpers.missing()
         try:
             step()
+            if first:
+                general.operations(self)
         finally:
             self._foreseen.jobs = None
-        if jobs:
-            # The largest first, so that all end at about the same time.
-            ordered = sorted(jobs, key=lambda job: "conv" not in job[0].name and "weight" not in job[0].name)
-            ahead.compile_all([*helpers.missing(), *(jobs[job] for job in ordered)], self.threads)
+        # The largest first, so that all end at about the same time.
+        ordered = sorted(jobs, key=lambda job: "conv" not in job[0].name and "weight" not in job[0].name)
+        ahead.compile_all([*first, *(jobs[job] for job in ordered)], self.threads)
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         if not self.graph:
