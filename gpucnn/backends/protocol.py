@@ -164,6 +164,12 @@ class Backend(ABC):
         """
         return self.capture(step)
 
+    def prepare(self, step: Callable[[], None]) -> None:  # noqa: B027 - most backends have nothing to prepare
+        """Make ready what `step` will need, such as kernels, without computing anything.
+
+        Only for steps that compute nothing outside the backend's operations.
+        """
+
     def between(self, work: Callable[[], None]) -> None:
         """Call `work`, which reads and writes arrays on the host, now and at the same place of each replay."""
         work()
