@@ -31,7 +31,12 @@ class Part:
 def wrap(text: str, width: int) -> str:
     """The text with its paragraphs wrapped; blocks, headings, pictures and lists stay as they are."""
     parts = text.strip().split("\n\n")
-    return "\n\n".join(p if re.match(r"    |#|!|\d\. ", p) else textwrap.fill(p, width) for p in parts)
+    return "\n\n".join(p if re.match(r"    |#|!|\d\. ", p) else _paragraph(p, width) for p in parts)
+
+
+def _paragraph(text: str, width: int) -> str:
+    """Its lines; none begins with what Markdown would take for a list or a heading, such as the plus of a sum."""
+    return re.sub(r"\n([-+*#>]|\d+\.) ", r" \1\n", textwrap.fill(text, width))
 
 
 def fill(text: str, names: dict) -> str:
