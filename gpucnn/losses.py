@@ -104,6 +104,7 @@ class Loss(Recordable):
     """
 
     counts = 1
+    loads_labels = False  # whether `load` is the backend's load_labels
     # What its targets are, for metrics: "classes", whole numbers; "labels", 0 to 1 for each output; or "values".
     targets = "values"
 
@@ -160,7 +161,7 @@ class SoftmaxCrossEntropy(Loss):
     once it knows which images it trains on.
     """
 
-    recordable = True
+    recordable = loads_labels = True
     targets = "classes"
     # The sum of the losses, the hits; of weighted losses the sum of the weights; of maps the number of labels.
     counts = 4

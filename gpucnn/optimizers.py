@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.arguments import epsilon, number, refuse_attribute, truth
+from gpucnn.backends.step_end import StepEnd
 from gpucnn.errors import ConfigurationError
 from gpucnn.recordable import Recordable
 
@@ -29,6 +30,8 @@ class Optimizer(Recordable):
 
     states: tuple[str, ...] = ()
     hypers = 1
+    # Whether `rates` depends on its arguments alone, and `update` takes a StepEnd and does it.
+    ends_step = False
 
     def __init__(self, lr: float):
         self.lr = number("lr", lr, least=0)
@@ -73,6 +76,14 @@ class Optimizer(Recordable):
             self.backend.assign(hyper, np.array(rates[piece], np.float32))  # float64 until here: rounded once
         return float(np.float32(rates[1.0][0]))
 
+    def rates_at(self, factor: float, step: int) -> np.ndarray:
+        """`hyper` of step `step` (from 1) with a schedule's `factor`, as the device takes it."""
+        return np.array(self.rates(self.lr * factor, step), np.float32)
+
+    def is_whole(self, size: int) -> bool:
+        """Whether a step changes all of `size` weights, at one rate."""
+        return self._pieces == ((0, size, 1.0),)
+
     def rates(self, lr: float, step: int) -> tuple[float, ...]:
         """The contents of `hyper` at step `step` (from 1), in float64."""
         return (lr,)
@@ -99,6 +110,13 @@ class Optimizer(Recordable):
         """One step, in place on the flat buffers."""
         raise NotImplementedError(f"{type(self).__name__} has no update(weights, gradients)")
 
+    def _update(self, kind: str, *arrays, end: StepEnd | None, **settings) -> None:
+        """The backend's update `kind`, with what ends the step if that is given."""
+        if end is None:
+            getattr(self.backend, kind)(*arrays, **settings)
+        else:
+            self.backend.optimize(kind, *arrays, end=end, **settings)
+
 
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum as in PyTorch (dampening 0); weight decay is added to the gradient.
@@ -106,7 +124,7 @@ class SGD(Optimizer):
     v = momentum * v + g; w -= lr * v, or with `nesterov` w -= lr * (momentum * v + g).
     """
 
-    recordable = True
+    recordable = ends_step = True
     states = ("velocity",)
 
     def __init__(self, lr: float = 0.01, momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = False):
@@ -117,22 +135,15 @@ class SGD(Optimizer):
         if self.nesterov and self.momentum == 0:
             raise ConfigurationError("nesterov needs a momentum above 0")
 
-    def update(self, weights, gradients) -> None:
-        self.backend.sgd(
-            weights,
-            gradients,
-            self.state["velocity"],
-            self.hyper,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            nesterov=self.nesterov,
-        )
+    def update(self, weights, gradients, end: StepEnd | None = None) -> None:
+        settings = {"momentum": self.momentum, "weight_decay": self.weight_decay, "nesterov": self.nesterov}
+        self._update("sgd", weights, gradients, self.state["velocity"], self.hyper, end=end, **settings)
 
 
 class Adam(Optimizer):
     """Kingma and Ba 2015; weight decay is added to the gradient."""
 
-    recordable = True
+    recordable = ends_step = True
     states = ("mean", "square")
     hypers = 4
     _decoupled = False
@@ -153,19 +164,10 @@ class Adam(Optimizer):
         self._powers[:] = step, power1, power2
         return lr, 1.0 - power1, 1.0 - power2, lr * self.weight_decay
 
-    def update(self, weights, gradients) -> None:
-        self.backend.adam(
-            weights,
-            gradients,
-            self.state["mean"],
-            self.state["square"],
-            self.hyper,
-            beta1=self.beta1,
-            beta2=self.beta2,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            decoupled=self._decoupled,
-        )
+    def update(self, weights, gradients, end: StepEnd | None = None) -> None:
+        settings = {name: getattr(self, name) for name in ("beta1", "beta2", "eps", "weight_decay")}
+        arrays = weights, gradients, self.state["mean"], self.state["square"], self.hyper
+        self._update("adam", *arrays, end=end, decoupled=self._decoupled, **settings)
 
 
 class AdamW(Adam):

@@ -52,6 +52,7 @@ _OUTSIDE_A_STEP = frozenset(
         "set_rates",
         "divide",
         "rates",
+        "rates_at",
         "state_dict",
     ]
 )

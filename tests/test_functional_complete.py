@@ -15,19 +15,22 @@ from tests.float64 import functional as in_float64
 
 # Operations of the protocol that are no functions of arrays, or parts and fused forms of those that are.
 NO_FUNCTION = {
-    "zeros array assign host memory pack unpack pack_labels load_images load_labels",  # data
+    "zeros array assign host memory pack unpack pack_labels load_images load_labels load_batch",  # data
     "capture synchronize elapsed plan images_at_once",
-    "sgd adam watch clip_value clip_norm update_running",  # training
-    "batch_norm_statistics group_norm_statistics bias_gradient add_bias add",  # parts; a sum is NumPy's
+    "sgd adam watch clip_value clip_norm update_running optimize end_step",  # training
+    "batch_norm_statistics batch_norm_moving_statistics group_norm_statistics",  # parts
+    "batch_norm_add batch_norm_add_gradient bias_gradient add_bias add",  # parts; a sum is NumPy's
     "resample_axis",  # a part of pad and upsample
     "batch_norm_gradient_by_means channel_sums finish_statistics between label_weights",  # of a part of a batch
     "elementwise elementwise_gradient",  # each activation has its own, see below
 }
 FUNCTIONS = {
     "conv_input_gradient": "conv_backward",
+    "conv_input_gradient_add": "conv_backward",
     "conv_weight_gradient": "conv_backward",
     "dense_input_gradient": "dense_backward",
     "dense_weight_gradient": "dense_backward",
+    "dense_gradients": "dense_backward",
     "batch_norm_input_gradient": "batch_norm_backward",
     "resample": "pad",
     "resample_gradient": "pad_backward",

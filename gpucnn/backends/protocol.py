@@ -21,6 +21,7 @@ import numpy as np
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.memory import host_memory
+from gpucnn.backends.step_end import StepEnd
 from gpucnn.errors import BackendError
 from gpucnn.geometry import Window
 from gpucnn.inference import Unplannable
@@ -53,6 +54,7 @@ class Backend(ABC):
     threads: int
     device: str
     graph: bool = False
+    looks_ahead = False  # whether end_step prepares the next step
     shares_batches: bool = False
     exchanges_on: str = ""
 
@@ -125,12 +127,29 @@ class Backend(ABC):
     def load_labels(self, labels: Array, indices: Array, count: int) -> Array:
         """Gather labels[indices[i]] for i < count as int32 (block, lane), -1 past count. labels (M,) int32."""
 
+    def load_batch(
+        self,
+        images: Array,
+        labels: Array,
+        indices: Array,
+        count: int,
+        augmentation: Augmentation = NO_AUGMENTATION,
+        *,
+        seed: int = 0,
+        step: Array | None = None,
+    ) -> tuple[Batch, Array]:
+        """load_images and load_labels, in one kernel if the backend has one."""
+        batch = self.load_images(images, indices, count, augmentation, seed=seed, step=step)
+        return batch, self.load_labels(labels, indices, count)
+
     @abstractmethod
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         """Run `step` once and return a function that repeats its kernels on the same arrays.
 
         A backend that cannot record, or whose `graph` is off, returns `step` itself. What `step` computes outside the
         backend's operations (a user-defined layer in plain array code) is repeated only if the backend can record it.
+        A step that keeps a result drops the previous one first: where it is run a second time to be recorded, that must
+        find the memory of the first.
         """
 
     def between(self, work: Callable[[], None]) -> None:
@@ -194,6 +213,10 @@ class Backend(ABC):
     def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
         """dx (N, C, *I) from dy (N, O, *P); with transposed_window's window, a transposed convolution's output."""
 
+    def conv_input_gradient_add(self, dy: Batch, w: Array, window: Window, groups: int, other: Batch) -> Batch:
+        """conv_input_gradient, plus `other`; one kernel if the backend has one."""
+        return self.add(self.conv_input_gradient(dy, w, window, groups), other)
+
     @abstractmethod
     def conv_weight_gradient(self, dy: Batch, x: Batch, window: Window, groups: int, out: Array) -> None:
         """out (O, C/groups, *K) = the sum over images and positions of dy times x.
@@ -216,6 +239,19 @@ class Backend(ABC):
     @abstractmethod
     def dense_weight_gradient(self, dy: Batch, x: Batch, out: Array) -> None:
         """out (out, in)."""
+
+    def dense_gradients(
+        self, dy: Batch, y: Batch | None, x: Batch, w: Array, out_w: Array, out_b: Array | None, input_gradient: bool
+    ) -> Batch | None:
+        """All gradients of a dense layer, in one kernel if the backend has one: writes out_w and, unless None, out_b;
+        returns dx if `input_gradient`. `y` is the layer's output after ReLU, None without ReLU.
+        """
+        if y is not None:
+            dy = self.elementwise_gradient("relu", dy, y)
+        if out_b is not None:
+            self.bias_gradient(dy, out_b)
+        self.dense_weight_gradient(dy, x, out_w)
+        return self.dense_input_gradient(dy, w) if input_gradient else None
 
     # ---- pooling [7] -------------------------------------------------------------------------------------------------
 
@@ -329,6 +365,17 @@ class Backend(ABC):
     def batch_norm_statistics(self, x: Batch) -> tuple[Array, Array, Array]:
         """(mean, var, unbiased var), each (C,), over images and positions."""
 
+    def batch_norm_moving_statistics(
+        self, x: Batch, running_mean: Array, running_var: Array, momentum: float
+    ) -> tuple[Array, Array]:
+        """(mean, var) of batch_norm_statistics; running_mean and running_var (C,) move toward the mean and the unbiased
+        variance, as update_running does. In the same kernels if the backend has such.
+        """
+        mean, var, unbiased = self.batch_norm_statistics(x)
+        self.update_running(running_mean, mean, momentum)
+        self.update_running(running_var, unbiased, momentum)
+        return mean, var
+
     @abstractmethod
     def batch_norm(
         self, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float, relu: bool = False
@@ -386,6 +433,39 @@ class Backend(ABC):
         rectified, where = kept
         through = self.max_pool_gradient(dy, where, pool), rectified
         return self.batch_norm_relu_gradient(*through, x, mean, var, gamma, beta, eps, out_gamma, out_beta)
+
+    def batch_norm_add(
+        self,
+        x: Batch,
+        mean: Array,
+        var: Array,
+        gamma: Array,
+        beta: Array,
+        eps: float,
+        other: Batch,
+        relu: bool = False,
+    ) -> Batch:
+        """batch_norm of x, plus `other`; with `relu` followed by max(0, .). One kernel if the backend has one."""
+        return self.add(self.batch_norm(x, mean, var, gamma, beta, eps), other, relu)
+
+    def batch_norm_add_gradient(
+        self,
+        dy: Batch,
+        y: Batch | None,
+        x: Batch,
+        mean: Array,
+        var: Array,
+        gamma: Array,
+        eps: float,
+        out_gamma: Array,
+        out_beta: Array,
+    ) -> tuple[Batch, Batch]:
+        """(dx through the batch's own statistics, the gradient of `other`) of batch_norm_add; y is its output after
+        ReLU, None without ReLU. Writes dgamma (C,) and dbeta (C,).
+        """
+        if y is not None:
+            dy = self.elementwise_gradient("relu", dy, y)
+        return self.batch_norm_gradient(dy, x, mean, var, gamma, eps, out_gamma, out_beta), dy
 
     @abstractmethod
     def batch_norm_input_gradient(self, dy: Batch, var: Array, gamma: Array, eps: float) -> Batch:
@@ -493,6 +573,17 @@ class Backend(ABC):
     @abstractmethod
     def watch(self, status: Array, step: Array, loss: Array, w: Array) -> None:
         """If status is still -1 and the loss or any weight is not finite, status = step. status int64 (1,)."""
+
+    def optimize(self, kind: str, w: Array, *arrays: Array, end: StepEnd, **settings: Any) -> None:
+        """The update `kind`, "sgd" or "adam", of w, then end_step; in one kernel if the backend has one."""
+        getattr(self, kind)(w, *arrays, **settings)
+        self.end_step(end, w)
+
+    def end_step(self, end: StepEnd, w: Array) -> None:
+        """`watch`, after the weights w were updated. A backend whose `looks_ahead` is True then also prepares the next
+        step: the row and step number grow by 1, and while rows are left, indices and hyper are those of the row.
+        """
+        self.watch(end.status, end.step, end.loss, w)
 
     # ---- more losses, clipping [8, 9] --------------------------------------------------------------------------------
 

@@ -66,6 +66,10 @@ class SharedSums(Backend):
         self.bias_gradient(dz, out_bias)
         return dz
 
+    def dense_gradients(self, dy, y, x, w, out_w, out_b, input_gradient: bool) -> Batch | None:
+        of: Any = super() if shares.current() is None else _Defaults(self)
+        return of.dense_gradients(dy, y, x, w, out_w, out_b, input_gradient)
+
     # ---- batch norm --------------------------------------------------------------------------------------------------
 
     def batch_norm_statistics(self, x: Batch) -> tuple[Array, Array, Array]:
@@ -78,6 +82,10 @@ class SharedSums(Backend):
         squares = self.channel_sums(x, center=mean64)
         share.exchange.now(self, [(squares, Finish(count, mean=var, unbiased=unbiased))])
         return mean, var, unbiased
+
+    def batch_norm_moving_statistics(self, x: Batch, running_mean, running_var, momentum: float) -> tuple[Array, Array]:
+        of: Any = super() if shares.current() is None else _Defaults(self)
+        return of.batch_norm_moving_statistics(x, running_mean, running_var, momentum)
 
     def batch_norm_gradient(
         self, dy: Batch, x: Batch, mean: Array, var: Array, gamma: Array, eps: float, out_gamma: Array, out_beta: Array
@@ -109,6 +117,10 @@ class SharedSums(Backend):
     ) -> Batch:
         of: Any = super() if shares.current() is None else _Defaults(self)
         return of.batch_norm_max_pool_gradient(dy, kept, x, mean, var, gamma, beta, eps, pool, out_gamma, out_beta)
+
+    def batch_norm_add_gradient(self, dy, y, x, mean, var, gamma, eps, out_gamma, out_beta) -> tuple[Batch, Batch]:
+        of: Any = super() if shares.current() is None else _Defaults(self)
+        return of.batch_norm_add_gradient(dy, y, x, mean, var, gamma, eps, out_gamma, out_beta)
 
     # ---- group norm --------------------------------------------------------------------------------------------------
 

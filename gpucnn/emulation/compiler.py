@@ -54,6 +54,13 @@ extern "C" char* cuh_last() {{ return cuh_shared_last; }}
     return _compile(text, sources, f"{source.stem}-{expression}", [*options, f"-I{HERE}", f"-I{source.parent}"])
 
 
+def build_text(text: str, name: str) -> Path:
+    """The shared object of a kernel in C++ that is complete but for the emulation's headers."""
+    headers = b"".join((HERE / file).read_bytes() for file in ("cuda_host.h", "ptx_host.h", "shared.ld"))
+    quiet = "-Wno-maybe-uninitialized"  # a register that no path reads
+    return _compile(text, headers, name, [quiet, "-fdata-sections", f"-Wl,-T,{HERE / 'shared.ld'}", f"-I{HERE}"])
+
+
 @functools.cache
 def runtime(sanitize: bool) -> ctypes.CDLL:
     """The library of the fiber scheduler, runtime.cpp."""

@@ -95,7 +95,7 @@ class EmulatedLauncher(Launcher):
         return self._kernels[key]
 
     def launch(
-        self, kernel: EmulatedKernel, grid: tuple[int, ...], block: tuple[int, ...], *arguments, overlap=()
+        self, kernel: EmulatedKernel, grid: tuple[int, ...], block: tuple[int, ...], *arguments, overlap=(), branch=0
     ) -> None:
         for argument in arguments:
             if isinstance(argument, np.ndarray) and not argument.flags.c_contiguous:

@@ -1,6 +1,6 @@
 """Layers made of layers."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from gpucnn.arguments import instance
@@ -46,22 +46,31 @@ class Sequential(Layer):
             needed = needed or layer.learns()  # the layers after it need dx to reach this one's parameters
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
-        steps = []
-        layers: Iterator[Any] = iter(zip(self.layers, (*self.layers, None)[1:], strict=True))
-        for layer, following in layers:
+        return self.apply(self.layers, x)
+
+    @staticmethod
+    def apply(layers: Sequence[Layer], x: Batch) -> tuple[Batch, Callable[..., Batch | None]]:
+        """(y, backward) of the layers in order; backward takes a batch `plus` that it adds to dx."""
+        steps: list[Callable[..., Batch | None]] = []
+        adds = False  # whether the first step can add to its dx
+        pairs: Iterator[Any] = iter(zip(layers, (*layers, None)[1:], strict=True))
+        for layer, following in pairs:
             if type(layer) in _POOLED and layer.activation == "relu" and type(following) in _POOLS:
                 x, step = layer.with_max_pool(x, following.window)
-                next(layers)
+                next(pairs)
             else:
                 x, step = layer(x)
+                adds = adds or (not steps and type(layer) is Conv2d)
             steps.append(step)
 
-        def backward(dy: Batch) -> Batch | None:
-            for step in reversed(steps):
+        def backward(dy: Batch | None, plus: Batch | None = None) -> Batch | None:
+            for number, step in reversed(list(enumerate(steps))):
+                if plus is not None and number == 0 and adds:
+                    return step(dy, plus)
                 dy = step(dy)
                 if dy is None:  # no input gradient is needed before the first layer with parameters
                     break
-            return dy
+            return dy if dy is None or plus is None else dy.backend.add(dy, plus)
 
         return x, backward
 
@@ -121,8 +130,20 @@ class Residual(Split):
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
         backend = x.backend
-        main, main_backward = self.body(x)
         short, short_backward = self.shortcut(x) if self.shortcut else (x, lambda dy: dy)
+        if self._ends_in_batch_norm():
+            *front, norm = self.body.layers
+            main, front_backward = Sequential.apply(front, x)
+            y, norm_backward = norm.with_addition(main, short, self.activation == "relu")
+
+            def backward_of_both(dy: Batch) -> Batch | None:
+                dmain, dshort = norm_backward(dy)
+                dshort = short_backward(dshort)
+                dx = front_backward(dmain, dshort if self.input_gradient else None)
+                return dx if self.input_gradient else None
+
+            return y, backward_of_both
+        main, main_backward = self.body(x)
         y, activation_backward = finish(backend.add(main, short, relu=self.activation == "relu"), self.activation)
 
         def backward(dy: Batch) -> Batch | None:
@@ -131,6 +152,15 @@ class Residual(Split):
             return backend.add(main_dx, short_dx) if self.input_gradient else None
 
         return y, backward
+
+    def _ends_in_batch_norm(self) -> bool:
+        """Whether the addition can be the end of the body's batch norm. Exactly these classes: a subclass may compute
+        something else.
+        """
+        norm = self.body.layers[-1] if type(self.body) is Sequential and len(self.body.layers) > 1 else None
+        if not isinstance(norm, BatchNorm) or type(norm) not in (BatchNorm, BatchNorm2d):
+            return False
+        return norm.activation is None and norm._uses_batch() and self.activation in (None, "relu")
 
     def onnx(self, graph: Graph, x: str) -> str:
         main = graph.add(self.body, x)

@@ -96,11 +96,11 @@ class Convolution(Layer):
         y = backend.conv(x, self.weight.value, b and b.value, self._inner, self.groups, self.activation == "relu")
         y, activation_backward = finish(y, self.activation)
 
-        def backward(dy: Batch) -> Batch | None:
+        def backward(dy: Batch, plus: Batch | None = None) -> Batch | None:
             dy = activation_backward(dy)
             if b and self._trainable:
                 backend.bias_gradient(dy, b.grad)
-            return self._gradients(dy, x)
+            return self._gradients(dy, x, plus)
 
         return y, backward
 
@@ -125,15 +125,20 @@ class Convolution(Layer):
 
         return y, backward
 
-    def _gradients(self, dy: Batch, x: Batch) -> Batch | None:
-        """Writes the weights' gradients from dy before the activation and the padded x; returns dx."""
+    def _gradients(self, dy: Batch, x: Batch, plus: Batch | None = None) -> Batch | None:
+        """Writes the weights' gradients from dy before the activation and the padded x; returns dx, to which `plus`
+        is added.
+        """
         backend, w = x.backend, self.weight
         if self._trainable:
             backend.conv_weight_gradient(dy, x, self._inner, self.groups, w.grad)
         if not self.input_gradient:
             return None
+        if plus is not None and not self._taps:
+            return backend.conv_input_gradient_add(dy, w.value, self._inner, self.groups, plus)
         dx = backend.conv_input_gradient(dy, w.value, self._inner, self.groups)
-        return backend.resample_gradient(dx, self._taps)
+        dx = backend.resample_gradient(dx, self._taps)
+        return dx if plus is None else backend.add(dx, plus)
 
     def multiply_adds(self) -> int:
         return conv_multiply_adds(self.input_shape[0], self.out_channels, self.window, groups=self.groups)

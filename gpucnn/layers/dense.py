@@ -41,7 +41,10 @@ class Dense(Layer):
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
         backend, w, b = x.backend, self.weight, self.bias
-        y = backend.dense(x, w.value, b and b.value, relu=self.activation == "relu")
+        rectified = self.activation == "relu"
+        y = backend.dense(x, w.value, b and b.value, relu=rectified)
+        if rectified:
+            return y, lambda dy: self._gradients(dy, x, y)
         y, activation_backward = finish(y, self.activation)
 
         return y, lambda dy: self._gradients(activation_backward(dy), x)
@@ -52,14 +55,15 @@ class Dense(Layer):
         self.check(x)
         return self._gradients(dy, x)
 
-    def _gradients(self, dy: Batch, x: Batch) -> Batch | None:
-        """From dy before the activation."""
-        backend, w = x.backend, self.weight
-        if self.bias and self._trainable:
-            backend.bias_gradient(dy, self.bias.grad)
+    def _gradients(self, dy: Batch, x: Batch, y: Batch | None = None) -> Batch | None:
+        """From dy before the activation, or with the layer's output y, which is ReLU's, after it."""
+        backend, w, b = x.backend, self.weight, self.bias
         if self._trainable:
-            backend.dense_weight_gradient(dy, x, w.grad)
-        return backend.dense_input_gradient(dy, w.value) if self.input_gradient else None
+            return backend.dense_gradients(dy, y, x, w.value, w.grad, b and b.grad, self.input_gradient)
+        if not self.input_gradient:
+            return None
+        dy = dy if y is None else backend.elementwise_gradient("relu", dy, y)
+        return backend.dense_input_gradient(dy, w.value)
 
     def multiply_adds(self) -> int:
         return dense_multiply_adds(self.input_shape[0], self.units)

@@ -1,6 +1,7 @@
 """Normalization: over the batch, over groups of channels of each image, over each image."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,21 @@ class BatchNorm(Layer):
         y, kept = backend.batch_norm_max_pool(*settings)
         return y, lambda dy: backend.batch_norm_max_pool_gradient(dy, kept, *settings, self.gamma.grad, self.beta.grad)
 
+    def with_addition(self, x: Batch, other: Batch, relu: bool) -> tuple[Batch, Callable[[Batch], tuple[Batch, Batch]]]:
+        """This layer in training, without an activation, plus `other`, as one operation of the backend; with `relu`
+        followed by ReLU. Its backward returns the gradients of x and of `other`.
+        """
+        self.check(x)
+        backend, settings = x.backend, (self.gamma.value, self.beta.value, self.eps)
+        mean, var = self._batch_statistics(x)
+        y = backend.batch_norm_add(x, mean, var, *settings, other, relu)
+
+        def backward(dy: Batch) -> tuple[Batch, Batch]:
+            inputs = dy, y if relu else None, x, mean, var, self.gamma.value, self.eps
+            return backend.batch_norm_add_gradient(*inputs, self.gamma.grad, self.beta.grad)
+
+        return y, backward
+
     def _uses_batch(self) -> bool:
         """Whether mean and variance are the batch's own."""
         return self.mode.training and self._trainable
@@ -102,10 +118,8 @@ class BatchNorm(Layer):
                 f"{label(self)} cannot train on one value per channel: this batch holds {x.images} image of "
                 f"{math.prod(x.spatial)} position; choose a batch size that leaves no single image over"
             )
-        mean, var, unbiased = x.backend.batch_norm_statistics(x)
-        x.backend.update_running(self.running_mean.value, mean, self.momentum)
-        x.backend.update_running(self.running_var.value, unbiased, self.momentum)
-        return mean, var
+        running = self.running_mean.value, self.running_var.value
+        return x.backend.batch_norm_moving_statistics(x, *running, self.momentum)
 
     def onnx(self, graph: Graph, x: str) -> str:
         parts: list[Parameter | Statistic] = [self.gamma, self.beta, self.running_mean, self.running_var]

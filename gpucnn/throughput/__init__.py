@@ -33,7 +33,7 @@ def bench(
     patience: float = 1.0,
     peer: bool = True,
     compiled: bool = True,
-    tf32: bool = False,
+    reduced: bool = False,
     deadline: float = float("inf"),
     say: Callable[[str], None] = lambda text: None,
 ) -> dict:
@@ -41,9 +41,9 @@ def bench(
 
     `patience`: how many times `seconds` a contender may run if other processes disturbed it. `peer` also runs PyTorch,
     if it is installed, with as many threads as each backend, or on the GPU for GPU backends; `compiled` tries
-    torch.compile, which takes minutes, as long as time.perf_counter() is below `deadline`; `tf32` also runs PyTorch
-    with TF32 on a GPU, with separate ratios. ONNX Runtime joins in inference on the CPU if it is installed. `say` is
-    called with a line of progress.
+    torch.compile, which takes minutes, as long as time.perf_counter() is below `deadline`; `reduced` also runs PyTorch
+    with TF32 and AMP on a GPU, with separate ratios. ONNX Runtime joins in inference on the CPU if it is installed.
+    `say` is called with a line of progress.
 
     Returns a dict that can be written as JSON:
     machine; busy_before, the part of the processors that others used just before (None if unknown); peak_gflops, by
@@ -95,7 +95,7 @@ def bench(
                 threads,
                 compiled=compiled,
                 seconds=min(0.6, seconds),
-                tf32=tf32,
+                reduced=reduced,
                 deadline=deadline,
                 say=say_of_case,
             )
@@ -188,9 +188,9 @@ def _ratios(case: Case, timings: dict, rows: dict[_Key, dict]) -> list[dict]:
         if key.variant:
             continue
         about = {name: row[name] for name in ("model", "job", "batch", "backend", "math", "threads")}
-        for peer, tf32 in (("pytorch", False), ("pytorch", True), ("onnxruntime", False)):
+        for peer, precision in (*(("pytorch", p) for p in pytorch.PRECISIONS), ("onnxruntime", "float32")):
             theirs = [k for k in rows if (k.backend, k.threads) == (peer, key.threads)]
-            theirs = [k for k in theirs if k.variant.endswith("TF32") == tf32]
+            theirs = [k for k in theirs if pytorch.precision(k.variant) == precision]
             if theirs:
                 best = max(theirs, key=lambda k: rows[k]["images_per_second"])
                 ratios.append({**about, "peer": peer, "variant": best.variant, **ratio(timings[key], timings[best])})

@@ -114,6 +114,8 @@ def _training(model: Model, data: Resident):
 
     def call() -> None:
         nonlocal number
+        if number % len(batches) == 0:
+            steps.look_ahead(batches, number, [1.0] * len(batches))
         steps.run(batches[number % len(batches)], number, 1.0)
         number += 1
 

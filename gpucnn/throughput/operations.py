@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpucnn.backends import get_backend
+from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import BackendError
 from gpucnn.geometry import Window, conv_multiply_adds, pool_counts, window
@@ -70,12 +71,16 @@ def prepare(convolution: Convolution, batch: int, backend: Backend) -> dict[str,
     """For each pass (call, result): `call` repeats it on the device, `result()` is its output on the host."""
     x, w, dy = arrays(convolution, batch)
     images, gradients, weights = backend.pack(x), backend.pack(dy), backend.array(w)
-    out, kept = backend.zeros(w.shape), {}
+    out = backend.zeros(w.shape)
+    kept: dict[str, Batch] = {}
 
+    # What the first run left is dropped first, so that recording finds the memory again.
     def forward() -> None:
+        kept.pop("forward", None)
         kept["forward"] = backend.conv(images, weights, None, convolution.window)
 
     def input_gradient() -> None:
+        kept.pop("input gradient", None)
         kept["input gradient"] = backend.conv_input_gradient(gradients, weights, convolution.window)
 
     def weight_gradient() -> None:

@@ -96,7 +96,8 @@ def _operations(name: str, arguments: tuple) -> int:
         return 0
     position, windowed = _WEIGHTS[name]
     outputs = math.prod(next(a for a in arguments if isinstance(a, Window)).output) if windowed else 1
-    return 2 * arguments[0].images * outputs * math.prod(arguments[position].shape)
+    passes = 1 + bool(arguments[6]) if name == "dense_gradients" else 1  # of the weights, and of the input if needed
+    return 2 * passes * arguments[0].images * outputs * math.prod(arguments[position].shape)
 
 
 # operation -> (which argument has the weights' shape, whether there is a Window)
@@ -104,10 +105,12 @@ _WEIGHTS = {
     "conv": (1, True),
     "conv_max_pool": (1, True),
     "conv_input_gradient": (1, True),
+    "conv_input_gradient_add": (1, True),
     "conv_weight_gradient": (4, True),
     "dense": (1, False),
     "dense_input_gradient": (1, False),
     "dense_weight_gradient": (2, False),
+    "dense_gradients": (3, False),
 }
 
 

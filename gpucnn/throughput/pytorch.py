@@ -20,6 +20,7 @@ from gpucnn.throughput.jobs import LEARNING_RATE, MOMENTUM, Case, Prepared
 from gpucnn.throughput.timing import Contender, interleave
 
 LAYOUTS = ("contiguous", "channels_last")
+PRECISIONS = ("float32", "TF32", "AMP")
 
 
 def installed() -> bool:
@@ -41,33 +42,42 @@ class Variant:
     """A way of running PyTorch.
 
     `compiled` is "" (eager), "compiled", or "frozen" (compiled, the weights taken as constants: for inference);
-    `optimizer` is "foreach" or "fused"; `graph` replays a CUDA graph; `tf32` rounds factors to 10 bits.
+    `optimizer` is "foreach" or "fused"; `graph` replays a CUDA graph; `precision` is "float32", "TF32" (factors rounded
+    to 10 bits) or "AMP" (automatic mixed precision in bfloat16); `benchmark` lets cuDNN try its algorithms out.
     """
 
     layout: str = "contiguous"
     compiled: str = ""
     optimizer: str = "foreach"
     graph: bool = False
-    tf32: bool = False
+    precision: str = PRECISIONS[0]
+    benchmark: bool = False
 
     def describe(self, job: str) -> str:
         """In words, as in "compiled, channels_last, fused SGD"."""
         words = [self.compiled or "eager", self.layout]
         words += [f"{self.optimizer} SGD"] if job == "training" else []
-        return ", ".join(words + ["CUDA graph"] * self.graph + ["TF32"] * self.tf32)
+        words += ["CUDA graph"] * self.graph + ["cudnn.benchmark"] * self.benchmark
+        return ", ".join(words + [self.precision] * (self.precision != PRECISIONS[0]))
 
 
 @contextlib.contextmanager
-def using(threads: int, *, inference: bool = False, tf32: bool | None = None):
-    """PyTorch on so many threads (0: left alone), in inference mode or not; `tf32` sets what a GPU does."""
+def using(threads: int, *, inference: bool = False, gpu: Variant | None = None):
+    """PyTorch on so many threads (0: left alone), in inference mode or not; `gpu` sets precision and cuDNN's choice."""
     import torch
 
     if threads and torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
-    if tf32 is not None:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    if gpu is not None:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = gpu.precision == "TF32"
+        torch.backends.cudnn.benchmark = gpu.benchmark
     with torch.inference_mode() if inference else contextlib.nullcontext():
         yield
+
+
+def precision(described: str) -> str:
+    """The precision of a variant from its description."""
+    return next((p for p in PRECISIONS if described.endswith(p)), PRECISIONS[0])
 
 
 # ---- the same network ----------------------------------------------------------------------------------------------
@@ -95,7 +105,7 @@ def one_step(case: Case, device: str = "cpu", threads: int = 0) -> State:
     model = case.build()
     network = translate(model).to(device)
     images, labels = (torch.from_numpy(a[: case.batch]).to(device) for a in case.data())
-    with using(threads, tf32=False if device != "cpu" else None):
+    with using(threads, gpu=Variant() if device != "cpu" else None):
         optimizer = torch.optim.SGD(network.parameters(), RATE, MOMENTUM)
         cross_entropy(network(images), labels.long()).backward()
         optimizer.step()
@@ -108,10 +118,11 @@ def one_step(case: Case, device: str = "cpu", threads: int = 0) -> State:
 # ---- variants ------------------------------------------------------------------------------------------------------
 
 
-def variants(job: str, device: str, *, compiled: bool, tf32: bool) -> list[Variant]:
-    """All that are tried for a job. `compiled` adds torch.compile's; `tf32`, on a GPU, adds those with TF32.
+def variants(job: str, device: str, *, compiled: bool, reduced: bool) -> list[Variant]:
+    """All that are tried for a job. `compiled` adds torch.compile's; `reduced`, on a GPU, those of less precision.
 
     On a GPU torch.compile's are captured in a CUDA graph and SGD is fused, which is what serves small networks there.
+    Eager is tried as it comes and with cuDNN's benchmark, everything else with it: sizes never change here.
     """
     if device == "cpu":
         compilations = ["", "compiled"] if compiled else [""]
@@ -119,9 +130,14 @@ def variants(job: str, device: str, *, compiled: bool, tf32: bool) -> list[Varia
             compilations.append("frozen")
         optimizers = ("foreach", "fused") if job == "training" else ("foreach",)
         return [Variant(*choice) for choice in itertools.product(LAYOUTS, compilations, optimizers)]
-    ways = [("", False), ("", True)] + [("compiled", True)] * compiled
-    kinds = (False, True) if tf32 else (False,)
-    return [Variant(layout, way, "fused", graph, kind) for kind in kinds for way, graph in ways for layout in LAYOUTS]
+    ways = [("", False, False), ("", False, True), ("", True, True)] + [("compiled", True, True)] * compiled
+    return [
+        Variant(layout, way, "fused", graph, precision, benchmark)
+        for precision in (PRECISIONS if reduced else PRECISIONS[:1])
+        for way, graph, benchmark in ways
+        for layout in LAYOUTS
+        if benchmark or precision == PRECISIONS[0]
+    ]
 
 
 def prepare(case: Case, variant: Variant, device: str, threads: int) -> Prepared:
@@ -133,7 +149,7 @@ def prepare(case: Case, variant: Variant, device: str, threads: int) -> Prepared
     training = case.job == "training"
 
     def context():
-        return using(threads, inference=not training, tf32=variant.tf32 if device != "cpu" else None)
+        return using(threads, inference=not training, gpu=variant if device != "cpu" else None)
 
     started = perf_counter()
     memory = torch.channels_last if variant.layout == "channels_last" else torch.contiguous_format
@@ -173,8 +189,10 @@ def _training_step(network, inputs: list, targets: list, variant: Variant) -> Ca
 
     optimizer = torch.optim.SGD(network.parameters(), LEARNING_RATE, MOMENTUM, **{variant.optimizer: True})
 
+    forward = _forward(network, variant)
+
     def loss_of(x, t):
-        return cross_entropy(network(x), t)
+        return cross_entropy(forward(x), t)
 
     loss_of = _compiled(loss_of, variant)
 
@@ -191,8 +209,10 @@ def _training_step(network, inputs: list, targets: list, variant: Variant) -> Ca
 def _inference_step(network, inputs: list, targets: list, variant: Variant) -> Callable[[], Any]:
     device = targets[0].device
 
+    forward = _forward(network, variant)
+
     def scores(x):
-        return network(x)
+        return forward(x)
 
     step = _compiled(scores, variant)
     if device.type == "cpu":
@@ -200,6 +220,20 @@ def _inference_step(network, inputs: list, targets: list, variant: Variant) -> C
     if not variant.graph:
         return _by_turns(lambda x: step(x.to(device)).cpu(), [(x,) for x in inputs], variant)
     return _by_turns(step, [(x,) for x in inputs], variant, device)
+
+
+def _forward(network, variant: Variant) -> Callable:
+    """The network's outputs in float32, computed in the variant's precision."""
+    if variant.precision != "AMP":
+        return network
+    import torch
+
+    def forward(x):
+        # A CUDA graph must convert the weights anew in each replay, so there they are not cached.
+        with torch.autocast("cuda", torch.bfloat16, cache_enabled=not variant.graph):
+            return network(x).float()
+
+    return forward
 
 
 def _by_turns(step: Callable, batches: list[tuple], variant: Variant, device=None) -> Callable[[], Any]:
@@ -275,16 +309,16 @@ def trial(
     compiled: bool,
     seconds: float,
     say: Callable[[str], None],
-    tf32: bool = False,
+    reduced: bool = False,
     deadline: float = float("inf"),
 ) -> tuple[dict[Variant, Prepared], dict[str, float], list[str]]:
     """Every variant for `seconds`, by turns: those to go on with, images a second of all, and notes on what failed.
 
-    The best goes on, and each within a tenth of it, three at most; with `tf32` three of either kind. Once
-    time.perf_counter() has reached `deadline`, nothing more is compiled.
+    The best goes on, and each within a tenth of it, three at most, of each precision. Once time.perf_counter() has
+    reached `deadline`, nothing more is compiled.
     """
     notes, prepared = [], {}
-    for variant in variants(case.job, device, compiled=compiled, tf32=tf32):
+    for variant in variants(case.job, device, compiled=compiled, reduced=reduced):
         name = variant.describe(case.job)
         if variant.compiled and perf_counter() > deadline:
             notes.append(f"PyTorch, {name}, was left out of {case}: no time left to compile it")
@@ -297,7 +331,7 @@ def trial(
             notes.append(f"PyTorch, {name}, does not run here: {type(error).__name__}: {reason[:200]}")
     timings = interleave({v: p.contender for v, p in prepared.items()}, seconds)
     rates = {v: case.batch / t.median for v, t in timings.items()}
-    kept = [v for kind in (False, True) for v in _best({v: r for v, r in rates.items() if v.tf32 == kind})]
+    kept = [v for kind in PRECISIONS for v in _best({v: r for v, r in rates.items() if v.precision == kind})]
     return {v: prepared[v] for v in kept}, {v.describe(case.job): rate for v, rate in rates.items()}, notes
 
 

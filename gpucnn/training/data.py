@@ -85,7 +85,12 @@ class Streamed(Resident):
     """
 
     def __init__(
-        self, backend: Backend, images: Mapped, labels: np.ndarray | None, batch_size: int, division: Division
+        self,
+        backend: Backend,
+        images: Mapped,
+        labels: np.ndarray | None,
+        batch_size: int,
+        division: Division = _WHOLE,
     ):
         self.backend, self.count, self.batch_size, self.division = backend, len(images), batch_size, division
         shape = (self.division.most(self.batch_size), *images.shape[1:])

@@ -30,6 +30,10 @@ class Measuring:
         if self._metrics:
             self._newest[count] = [*(self._newest[count] if first else []), (outputs, targets)]
 
+    def forget(self, count: int) -> None:
+        """Drop what the last step on so many images gave: to record it, its memory must be free again."""
+        self._newest.pop(count, None)
+
     def run(self, steps: RecordedStep, count: int, division: Division) -> None:
         """One step, and what it gave; in several processes, what all of them gave."""
         before = self._newest.get(count)

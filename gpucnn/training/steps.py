@@ -18,6 +18,7 @@ from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.shares import Share, sharing
+from gpucnn.backends.step_end import StepEnd
 from gpucnn.errors import ShapeError
 from gpucnn.losses import Loss, SoftmaxCrossEntropy
 from gpucnn.metrics import Metric
@@ -26,7 +27,8 @@ from gpucnn.optimizers import Optimizer
 from gpucnn.parallel.division import Division
 from gpucnn.parallel.exchange import StepExchange
 from gpucnn.parallel.processes import Alone, Processes
-from gpucnn.recordable import Recordable
+from gpucnn.recordable import Recordable, declaration
+from gpucnn.training.ahead import lookahead
 from gpucnn.training.average import Average
 from gpucnn.training.clipping import Clipping
 from gpucnn.training.data import Resident
@@ -82,8 +84,11 @@ class TrainingSteps(RecordedStep):
             self._motion |= {"seed": seed, "step": model.mode.step}
         self._factors, self._freezes = lr_factors or {}, -1
         self._notice_freezes()
+        self._ahead = lookahead(self.backend, data, optimizer, model.mode.step)
+        arrays = [self.totals, self.status, model.mode.step, data.indices]
+        arrays += [self._ahead.arrays.row] if self._ahead else []
         record = record and data.division.pieces == 1  # a recording keeps the memory of all pieces
-        super().__init__(self.backend, [self.totals, self.status], record)
+        super().__init__(self.backend, arrays, record)
         self.start_epoch()
 
     def _parts(self) -> list[Recordable]:
@@ -93,19 +98,30 @@ class TrainingSteps(RecordedStep):
     def _work(self, count: int) -> None:
         """A step on a batch of `count` images, of which this process computes its part."""
         model, self._whole = self.model, count
+        self._measuring.forget(count)
         loss = shared_work(self.data.division, self._processes, model, count, self._gradients)
         self._clip(self.backend, model.grads)
-        self.optimizer.step(model.values, model.grads)
-        if self._average:
-            self._average.update(model)
-        self.backend.watch(self.status, model.mode.step, loss, model.values)
+        end = StepEnd(self.status, model.mode.step, loss, None if self._ahead is None else self._ahead.arrays)
+        update: Callable[..., None] = self.optimizer.update
+        whole = self.optimizer.is_whole(model.values.size) and self._average is None
+        if whole and declaration(self.optimizer, "ends_step"):
+            update(model.values, model.grads, end=end)
+        else:
+            self.optimizer.step(model.values, model.grads)
+            if self._average:
+                self._average.update(model)
+            self.backend.end_step(end, model.values)
 
     def _gradients(self, first: int, count: int) -> Array:
         """Forward and backward on `count` of the images that are here, from `first` on; returns the loss."""
         backend, data, model = self.backend, self.data, self.model
         indices, step = data.indices[first:], model.mode.step
         load = {"augmentation": self._augmentation, "seed": self._seed, "step": step}
-        images = backend.load_images(data.images, indices, count, **load)
+        if declaration(self.loss, "loads_labels") and data.labels is not None and data.labels.ndim == 1:
+            images, targets = backend.load_batch(data.images, data.labels, indices, count, **load)
+        else:
+            images = backend.load_images(data.images, indices, count, **load)
+            targets = self.loss.load(backend, data.labels, indices, count, **self._motion)
         if self._mixup:
             partners = self._mixup.partners
             images = self._mixup(images, backend.load_images(data.images, partners, count, **load))
@@ -113,7 +129,6 @@ class TrainingSteps(RecordedStep):
             images = self._erasing(images)
         if self._own:
             images = self._own(images)
-        targets = self.loss.load(backend, data.labels, indices, count, **self._motion)
         outputs, backward = model(images)
         self._measuring.keep(self._whole, first, outputs, targets)
         loss, doutputs = self.loss(outputs, targets, self.totals)
@@ -122,6 +137,18 @@ class TrainingSteps(RecordedStep):
             doutputs = self._mixup(doutputs, other)
         backward(doutputs)
         return loss
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the device can be told what the next steps are."""
+        return self._ahead is not None
+
+    def look_ahead(self, batches: Sequence[np.ndarray], first_step: int, factors: Sequence[float]) -> None:
+        """Tell which steps `run` will do next: their images, the first one's number, and a factor each. What is run
+        after all decides; where it agrees, nothing more is copied to the device.
+        """
+        if self._ahead:
+            self._ahead.plan(batches, first_step, factors)
 
     def _notice_freezes(self) -> None:
         """Compute and change what is not frozen, as it is now."""
@@ -141,15 +168,20 @@ class TrainingSteps(RecordedStep):
         """Step number `step` (from 0) on the images at `indices`; returns the learning rate."""
         self.model.mode.training = True
         self._notice_freezes()
-        self.data.choose(indices)
+        rates = self.optimizer.rates_at(factor, step + 1) if self._ahead else np.zeros(1, np.float32)
+        whole = self.optimizer.is_whole(self.model.values.size)
+        if self._ahead and whole and self._ahead.holds(indices, step, rates):
+            rate = float(rates[0])
+        else:
+            self.data.choose(indices)
+            self.backend.assign(self.model.mode.step, np.array([step], np.uint32))
+            rate = self.optimizer.set_rates(factor, step + 1)
         if self._own:
             self._own.number = step
-        self.backend.assign(self.model.mode.step, np.array([step], np.uint32))
         if self._mixup:
             self._mixup.draw(self.backend, self._seed, step, self.data.places(indices), self.data.batch_size)
         if self._erasing:
             self._erasing.draw(self.backend, self._seed, step, len(indices), self.data.batch_size)
-        rate = self.optimizer.set_rates(factor, step + 1)
         if self.settled(len(indices)):
             self._measuring.run(self, len(indices), self.data.division)
             self._timed_images += len(indices)
@@ -250,6 +282,7 @@ class EvaluationSteps(RecordedStep):
 
     def _work(self, count: int) -> None:
         self._whole = count
+        self._measuring.forget(count)
         shared_work(self.data.division, self._processes, self.model, count, self._evaluate)
 
     def _evaluate(self, first: int, count: int) -> Array:

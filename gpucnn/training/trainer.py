@@ -34,6 +34,7 @@ from gpucnn.parallel.processes import how_different
 from gpucnn.recordable import is_recordable
 from gpucnn.schedules import Constant, Schedule
 from gpucnn.training import mixing
+from gpucnn.training.ahead import is_known
 from gpucnn.training.average import Average
 from gpucnn.training.callbacks import Callback
 from gpucnn.training.clipping import Clipping
@@ -570,6 +571,10 @@ class Trainer:
         if not self.schedule.uses_steps:
             first = 0  # the schedule goes on where it was
         past = self._steps - (epoch - first) * len(batches) if first else 0
+        total = (epochs - first) * len(batches)
+        if steps.looks_ahead and is_known(self.schedule):
+            places = range(self._steps - past, self._steps - past + len(batches))
+            steps.look_ahead(batches, self._steps, [self.schedule(n, total, epoch - first) for n in places])
         begin, end = (
             [callback for callback in self.callbacks if getattr(type(callback), name) is not getattr(Callback, name)]
             for name in ("on_train_batch_begin", "on_train_batch_end")
@@ -578,7 +583,7 @@ class Trainer:
             for callback in begin:
                 callback.on_train_batch_begin(self, self._steps + 1)
             number = self._steps
-            factor = self.schedule(number - past, (epochs - first) * len(batches), epoch - first)
+            factor = self.schedule(number - past, total, epoch - first)
             rate = steps.run(indices, number, factor)
             self._steps += 1
             for callback in end:

@@ -10,7 +10,7 @@ __global__ void __launch_bounds__(LANES * SUM_WARPS)
     value_sums(const float* x, double* out, int images, int blocks, int positions, int band, double* part,
                unsigned* counters) {
   double sum[1];
-  auto terms = [&](i64 i, double* to) { to[0] = __dadd_rn(to[0], double(x[i])); };
+  auto terms = [&](Place at, double* to) { to[0] = __dadd_rn(to[0], double(x[at.element])); };
   if (channel_sums<1>(terms, Maps{images, blocks, positions, band}, part, counters, sum) && first_thread())
     out[blockIdx.x] = sum[0];
 }
@@ -21,8 +21,8 @@ __global__ void __launch_bounds__(LANES * SUM_WARPS)
                 double* part, unsigned* counters) {
   const double middle = center[blockIdx.x];
   double sum[1];
-  auto terms = [&](i64 i, double* to) {
-    const double d = __dsub_rn(double(x[i]), middle);
+  auto terms = [&](Place at, double* to) {
+    const double d = __dsub_rn(double(x[at.element]), middle);
     to[0] = __dadd_rn(to[0], __dmul_rn(d, d));
   };
   if (channel_sums<1>(terms, Maps{images, blocks, positions, band}, part, counters, sum) && first_thread())
@@ -34,7 +34,9 @@ __global__ void __launch_bounds__(LANES * SUM_WARPS)
     product_sums(const float* x, const float* y, double* out, int images, int blocks, int positions, int band,
                  double* part, unsigned* counters) {
   double sum[1];
-  auto terms = [&](i64 i, double* to) { to[0] = __dadd_rn(to[0], __dmul_rn(double(x[i]), double(y[i]))); };
+  auto terms = [&](Place at, double* to) {
+    to[0] = __dadd_rn(to[0], __dmul_rn(double(x[at.element]), double(y[at.element])));
+  };
   if (channel_sums<1>(terms, Maps{images, blocks, positions, band}, part, counters, sum) && first_thread())
     out[blockIdx.x] = sum[0];
 }

@@ -63,7 +63,7 @@ template <int N> DEVICE void read_weights(float (&w)[N], const float* at) {
   }
 }
 
-// y = x correlated with w, plus bias (O,) if there is one; x (block, GROUPS * C, In, 32) contiguous.
+// y = x correlated with w, plus bias (O,) if there is one; then `other`, of y's shape, is added if it is not null. x (block, GROUPS * C, In, 32) contiguous.
 //
 // The input gradient is this kernel on dy, with a transposed and flipped view of the weights, once for each phase of
 // the stride; BY_OUTPUT: neighboring weights belong to neighboring outputs, and not to neighboring
@@ -71,9 +71,10 @@ template <int N> DEVICE void read_weights(float (&w)[N], const float* at) {
 // GROUPS), block (32, WK * WP). A tile at the end of a row overlaps its neighbor; tiles past the last block only help
 // to fetch weights.
 template <class T, int GROUPS, int C, int O, class In, class Out, class K, class S, class D, class B, bool BY_OUTPUT>
-__global__ void __launch_bounds__(T::threads)
-    conv(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias,
-         float* __restrict__ y, int blocks, WeightStrides ws, OutputStrides ys, int relu) {
+__global__ void __launch_bounds__(T::threads, 1) conv(const float* __restrict__ x, const float* __restrict__ w,
+                                                     const float* __restrict__ bias, const float* __restrict__ other,
+                                                     float* __restrict__ y, int blocks, WeightStrides ws,
+                                                     OutputStrides ys, int relu) {
   constexpr int OB = T::OB, QB = T::QB, SB = T::SB, CC = T::CC, TILE = OB * T::WK;
   constexpr int ROW = T::ROW;
   constexpr int ROW_TILES = ceil_div(Out::W, QB), TILES = Out::D * Out::H * ROW_TILES;
@@ -141,14 +142,17 @@ __global__ void __launch_bounds__(T::threads)
   }
   if (!works) return;
   const i64 row_first = ys.first + block * ys.block + i64(group) * ys.g + i64(d_out) * ys.d + i64(h_out) * ys.h;
-  float* out = y + row_first * LANES + lane;
 #pragma unroll
   for (int i = 0; i < OB; i++) {
     const int o = o_first + wk * OB + i;
     if (o >= O) break;
     const float b = bias ? bias[group * O + o] : 0.0f;
 #pragma unroll
-    for (int j = 0; j < QB; j++) out[(i64(o) * ys.o + i64(q + j) * ys.w) * LANES] = finished(acc[i][j], b, relu);
+    for (int j = 0; j < QB; j++) {
+      const i64 at = row_first + i64(o) * ys.o + i64(q + j) * ys.w;
+      const float v = finished(acc[i][j], b, relu);
+      y[at * LANES + lane] = other ? __fadd_rn(v, other[at * LANES + lane]) : v;
+    }
   }
 }
 
@@ -240,7 +244,33 @@ __global__ void __launch_bounds__(T::threads)
 // a block; each warp takes BANDS neighboring bands, a power of two.
 template <int OB_, int CB_, int RB_, int SB_, int QU_, int WARPS_, int BANDS_> struct GradientTile {
   static constexpr int OB = OB_, CB = CB_, RB = RB_, SB = SB_, QU = QU_, WARPS = WARPS_, BANDS = BANDS_;
+  static constexpr int SUMS = OB * CB * RB * SB;
 };
+
+// The first indices of a tile's group, output and input channels, kernel plane, row and column.
+template <class T, int GROUPS, int C, int O, class K> struct GradientTiles {
+  static constexpr int OT = ceil_div(O, T::OB), CT = ceil_div(C, T::CB), RT = ceil_div(K::H, T::RB);
+  static constexpr int ST = ceil_div(K::W, T::SB), count = GROUPS * OT * CT * K::D * RT * ST;
+  static constexpr i64 weights = i64(GROUPS) * O * C * K::product;
+  int group, o, c, a, r, s;
+
+  DEVICE explicit GradientTiles(int tile)
+      : group(tile / (ST * RT * K::D * CT * OT)),
+        o(least(tile / (ST * RT * K::D * CT) % OT * T::OB, O - T::OB)),
+        c(least(tile / (ST * RT * K::D) % CT * T::CB, C - T::CB)),
+        a(tile / (ST * RT) % K::D),
+        r(least(tile / ST % RT * T::RB, K::H - T::RB)),
+        s(least(tile % ST * T::SB, K::W - T::SB)) {}
+
+  // The weight that a sum of the tile belongs to.
+  DEVICE i64 weight(int sum) const {
+    const int output = group * O + o + sum / (T::CB * T::RB * T::SB), channel = c + sum / (T::RB * T::SB) % T::CB;
+    return ((i64(output) * C + channel) * K::D + a) * K::H * K::W + (r + sum / T::SB % T::RB) * K::W + s + sum % T::SB;
+  }
+};
+
+// The smallest power of two that is at least n.
+__host__ __device__ constexpr int filled(int n) { return n <= 1 ? 1 : 2 * filled((n + 1) / 2); }
 
 __host__ __device__ constexpr int log2_of(int n) { return n == 1 ? 0 : 1 + log2_of(n / 2); }
 
@@ -259,21 +289,19 @@ DEVICE float total(const float* slot, unsigned terms) {
   return value;
 }
 
-// part (blocks of 16, groups of bands, GROUPS * O, C, K): rules 3a, 3b and the part of 3c within one group of
-// bands.
+// out (GROUPS * O, C, K), by way of part (blocks of 16, groups of bands, GROUPS * O, C, K), which holds rules 3a, 3b and
+// the part of 3c within one group of bands.
 //
 // Here the accumulators are one product of a gradient and a pixel for each lane, summed over the positions of a band of
 // `BAND_ROWS` rows. After a band comes the tree over the 16 images of each half warp, and then its sums wait in a tree over
-// the bands. sums.cu finishes. One dimension comes as the axis H, so that a band is 64 positions. Launch: grid (tiles /
-// WARPS, groups of bands, blocks), block (32, WARPS). Tiles at an axis' end overlap the one before.
+// the bands. The last block of threads to finish its tiles adds up what all of them left. One dimension comes as the
+// axis H, so that a band is 64 positions. Launch: grid (tiles / WARPS, groups of bands, blocks), block (32, WARPS);
+// counters (tiles / WARPS,). Tiles at an axis' end overlap the one before and compute the same.
 template <class T, int GROUPS, int C, int O, class In, class Out, class K, class S, class D, class B, int BAND_ROWS>
-__global__ void __launch_bounds__(LANES * T::WARPS)
-    conv_weight_gradient(const float* __restrict__ dy, const float* __restrict__ x, float* __restrict__ part,
-                         int images) {
+DEVICE void band_sums(const float* __restrict__ dy, const float* __restrict__ x, float* part, int images) {
+  using Tiles = GradientTiles<T, GROUPS, C, O, K>;
   constexpr int OB = T::OB, CB = T::CB, RB = T::RB, SB = T::SB, QU = T::QU, SUMS = OB * CB * RB * SB;
   constexpr int NX = (QU - 1) * S::W + (SB - 1) * D::W + 1;
-  constexpr int OT = ceil_div(O, OB), CT = ceil_div(C, CB), RT = ceil_div(K::H, RB), ST = ceil_div(K::W, SB);
-  constexpr int TILES = GROUPS * OT * CT * K::D * RT * ST;
   constexpr int POSITION_ROWS = Out::D * Out::H, ALL_BANDS = ceil_div(POSITION_ROWS, BAND_ROWS);
   constexpr int BAND_GROUPS = ceil_div(ALL_BANDS, T::BANDS), EACH = ceil_div(SUMS, IMAGES);
   constexpr int DEPTH = log2_of(T::BANDS) + 1;
@@ -281,10 +309,9 @@ __global__ void __launch_bounds__(LANES * T::WARPS)
   constexpr int INSIDE = In::W + B::W - (ceil_div(Out::W, QU) - 1) * QU * S::W - (K::W - SB) * D::W;
 
   const int lane = threadIdx.x, tile = blockIdx.x * T::WARPS + threadIdx.y, block = blockIdx.z;
-  if (tile >= TILES) return;
-  const int s0 = least(tile % ST * SB, K::W - SB), r0 = least(tile / ST % RT * RB, K::H - RB);
-  const int a = tile / (ST * RT) % K::D, c0 = least(tile / (ST * RT * K::D) % CT * CB, C - CB);
-  const int o0 = least(tile / (ST * RT * K::D * CT) % OT * OB, O - OB), group = tile / (ST * RT * K::D * CT * OT);
+  if (tile >= Tiles::count) return;
+  const Tiles corner(tile);
+  const int s0 = corner.s, r0 = corner.r, a = corner.a, c0 = corner.c, o0 = corner.o, group = corner.group;
   const float* gradients = dy + ((i64(block) * GROUPS + group) * O + o0) * Out::product * LANES + lane;
   const float* pixels = x + ((i64(block) * GROUPS + group) * C + c0) * In::product * LANES + lane;
   const bool there = present(block, lane, images);
@@ -346,13 +373,46 @@ __global__ void __launch_bounds__(LANES * T::WARPS)
 #pragma unroll
     for (int i = 0; i < EACH; i++) push(&slots[threadIdx.y][i][0][lane], t, acc[i]);
   }
-  float* out = part + ((i64(block) * 2 + lane / IMAGES) * BAND_GROUPS + blockIdx.y) * GROUPS * O * C * K::product;
+  float* out = part + ((i64(block) * 2 + lane / IMAGES) * BAND_GROUPS + blockIdx.y) * Tiles::weights;
 #pragma unroll
   for (int i = 0; i < EACH; i++) {
     const int sum = i * IMAGES + lane % IMAGES;
-    const int o = group * O + o0 + sum / (CB * RB * SB), c = c0 + sum / (RB * SB) % CB;
-    const int r = r0 + sum / SB % RB, s = s0 + sum % SB;
-    const i64 weight = ((i64(o) * C + c) * K::D + a) * K::H * K::W + r * K::W + s;
-    if (sum < SUMS) out[weight] = total(&slots[threadIdx.y][i][0][lane], bands);
+    if (sum < SUMS) out[corner.weight(sum)] = total(&slots[threadIdx.y][i][0][lane], bands);
+  }
+}
+
+template <class T, int GROUPS, int C, int O, class In, class Out, class K, class S, class D, class B, int BAND_ROWS>
+__global__ void __launch_bounds__(LANES * T::WARPS)
+    conv_weight_gradient(const float* __restrict__ dy, const float* __restrict__ x, float* part, float* out, int images,
+                         unsigned* counters) {
+  using Tiles = GradientTiles<T, GROUPS, C, O, K>;
+  band_sums<T, GROUPS, C, O, In, Out, K, S, D, B, BAND_ROWS>(dy, x, part, images);
+  if (!last_of(gridDim.y * gridDim.z, counters + blockIdx.x)) return;
+  // With each block's groups of bands filled up by +0 to a power of two, the rest of 3c and 3d are one tree.
+  constexpr int BAND_GROUPS = ceil_div(ceil_div(Out::D * Out::H, BAND_ROWS), T::BANDS), FILLED = filled(BAND_GROUPS);
+  constexpr int TOGETHER = 16;
+  const int halves = 2 * gridDim.z;
+  for (int e = threadIdx.y * LANES + threadIdx.x; e < T::WARPS * T::SUMS; e += LANES * T::WARPS) {
+    const int tile = blockIdx.x * T::WARPS + e / T::SUMS;
+    if (tile >= Tiles::count) return;
+    const i64 weight = Tiles(tile).weight(e % T::SUMS);
+    Tree<float> tree;
+    int nodes = 0;
+#pragma unroll 1
+    for (int first = 0; first < halves * FILLED; first += TOGETHER) {
+      float v[TOGETHER];
+#pragma unroll
+      for (int k = 0; k < TOGETHER; k++) {
+        const int half = (first + k) / FILLED, group = (first + k) % FILLED;
+        const bool there = half < halves && group < BAND_GROUPS;
+        v[k] = there ? __ldcg(part + (i64(half) * BAND_GROUPS + group) * Tiles::weights + weight) : 0.0f;
+      }
+#pragma unroll
+      for (int d = 1; d < TOGETHER; d *= 2)
+#pragma unroll
+        for (int k = 0; k < TOGETHER; k += 2 * d) v[k] = __fadd_rn(v[k], v[k + d]);
+      tree.push(nodes++, v[0]);
+    }
+    out[weight] = __fadd_rn(tree.total(nodes), 0.0f);
   }
 }

@@ -86,14 +86,15 @@ __global__ void __launch_bounds__(LANES * SUM_WARPS)
   const int group = blockIdx.x / channels;
   const i64 image_block = i64(gridDim.x) * positions * LANES;
   double sum[2];
-  auto terms = [&](i64 i, double* to) {
+  auto terms = [&](Place at, double* to) {
+    const i64 i = at.element;
     const i64 line = (i / image_block * groups + group) * LANES + threadIdx.x;
     const double d = double(dy[i]);
     const float xhat = __fmul_rn(__fsub_rn(x[i], mean[line]), inv[line]);
     to[0] = __dadd_rn(to[0], __dmul_rn(d, double(xhat)));
     to[1] = __dadd_rn(to[1], d);
   };
-  if (!channel_sums<2>(terms, Maps{images, blocks, positions, band}, part, counters, sum)) return;
+  if (!channel_sums<2, 4>(terms, Maps{images, blocks, positions, band}, part, counters, sum)) return;
   if (threadIdx.x || threadIdx.y) return;
   dgamma[blockIdx.x] = __fadd_rn(__double2float_rn(sum[0]), 0.0f);
   dbeta[blockIdx.x] = __fadd_rn(__double2float_rn(sum[1]), 0.0f);

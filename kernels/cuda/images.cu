@@ -7,16 +7,19 @@
 
 constexpr int ROWS = 8;  // of threads
 
+// y_labels (block, 32) = labels[indices[i]] for i < count, -1 behind, unless labels is null.
 // y = images[indices[i]] for i < count, zeros behind; each image moved by a draw in [-shift, shift] along its last
-// `axes` axes (rule 10), zeros moving in; `offset` is the number of the first image in the whole batch. Launch: grid (values / 32 rounded up, blocks of 32 images), values = C * D *
-// H * W.
+// `axes` axes (rule 10), zeros moving in; `offset` is the number of the first image in the whole batch.
+// Launch: grid (values / 32 rounded up, blocks of 32 images), values = C * D * H * W.
 __global__ void __launch_bounds__(LANES * ROWS)
-    load_images(const float* images, const i64* indices, float* y, int count, int shift, int axes, i64 offset, u64 seed,
-                const unsigned* step, int C, int D, int H, int W) {
+    load_images(const float* images, const i64* indices, float* y, const int* labels, int* y_labels, int count,
+                int shift, int axes, i64 offset, u64 seed, const unsigned* step, int C, int D, int H, int W) {
   __shared__ float square[LANES][LANES + 1];
   __shared__ int moves[LANES][3];
   const int lane = threadIdx.x, values = C * D * H * W;
   const i64 block = blockIdx.y;
+  if (labels && blockIdx.x == 0 && threadIdx.y == 0)
+    y_labels[block * LANES + lane] = block * LANES + lane < count ? labels[indices[block * LANES + lane]] : -1;
   for (int e = threadIdx.y * LANES + lane; e < LANES * 3; e += LANES * ROWS) {
     const int axis = e / LANES, first = 3 - axes;
     const i64 i = block * LANES + e % LANES;

@@ -98,10 +98,11 @@ __global__ void __launch_bounds__(LANES * WARPS)
 
 // softmax_cross_entropy where class c's target is q_c = share * weights[c], the label's keep * weights[label] more;
 // weight (1,) is what label_weights gave; totals (3,).
-__global__ void __launch_bounds__(LANES * WARPS)
-    weighted_cross_entropy(const float* z, const int* labels, const float* weights, float share, float keep,
-                           const double* weight, float* dz, float* loss, double* totals, double* part,
-                           unsigned* counter, int images, int blocks, int classes) {
+__global__ void __launch_bounds__(LANES * WARPS, 4)
+                                      weighted_cross_entropy(const float* z, const int* labels, const float* weights,
+                                                             float share, float keep, const double* weight, float* dz,
+                                                             float* loss, double* totals, double* part,
+                                                             unsigned* counter, int images, int blocks, int classes) {
   const int lane = threadIdx.x, sums = 2 * blocks;
   const i64 block = i64(blockIdx.x) * WARPS + threadIdx.y;
   const float scale = __double2float_rn(__ddiv_rn(1.0, weight[0]));

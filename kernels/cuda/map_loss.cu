@@ -16,7 +16,8 @@ __global__ void __launch_bounds__(LANES * SUM_WARPS)
     label_map_weights(const float* labels, const float* weights, double* sums, int images, int blocks, int positions,
                       int band, double* part, unsigned* counters) {
   double sum[2];
-  auto terms = [&](i64 i, double* to) {
+  auto terms = [&](Place place, double* to) {
+    const i64 i = place.element;
     const int label = class_at(labels, i, i / (i64(positions) * LANES), images);
     if (label < 0) return;
     to[0] = __dadd_rn(to[0], double(weights[label]));
@@ -37,7 +38,8 @@ __global__ void __launch_bounds__(LANES * SUM_WARPS)
   const int apart = positions * LANES;  // from class to class
   const float scale = __double2float_rn(__ddiv_rn(1.0, sums[0]));
   double sum[2];
-  auto terms = [&](i64 i, double* to) {
+  auto terms = [&](Place place, double* to) {
+    const i64 i = place.element;
     const i64 block = i / apart, at = i + block * (classes - 1) * apart;
     const int label = class_at(labels, i, block, images);
     if (label < 0) {

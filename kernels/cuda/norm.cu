@@ -7,67 +7,148 @@
 
 DEVICE bool first_thread() { return threadIdx.x == 0 && threadIdx.y == 0; }
 
+// Max pooling over windows of 2x2 that do not overlap, of maps `width` pixels wide: the taps of the maxima, and the
+// sizes of the pooled maps.
+struct Halving {
+  const unsigned char* where;
+  int width, pooled_height, pooled_width;
+
+  // The element of the pooled maps whose maximum is at a place; -1 if there is none.
+  DEVICE i64 source(Place at) const {
+    const int h = at.position / width, w = at.position % width;
+    if (h / 2 >= pooled_height || w / 2 >= pooled_width) return -1;
+    const i64 i = ((at.map * pooled_height + h / 2) * pooled_width + w / 2) * LANES + threadIdx.x % LANES;
+    return where[i] == h % 2 * 2 + w % 2 ? i : -1;
+  }
+};
+
 // ---- sums over a channel: grid (C, parts), block (32, 8) ----------------------------------------------------------
 
 // out (C,) = the sum of dy.
 __global__ void __launch_bounds__(LANES * SUM_WARPS)
-    bias_gradient(const float* dy, float* out, int images, int blocks, int positions, int band, double* part,
-                  unsigned* counters) {
+    bias_gradient(const float* __restrict__ dy, float* out, int images, int blocks, int positions, int band,
+                  double* part, unsigned* counters) {
   double sum[1];
-  auto terms = [&](i64 i, double* to) { to[0] = __dadd_rn(to[0], double(dy[i])); };
+  auto terms = [&](Place at, double* to) { to[0] = __dadd_rn(to[0], double(dy[at.element])); };
   if (channel_sums<1>(terms, Maps{images, blocks, positions, band}, part, counters, sum) && first_thread())
     out[blockIdx.x] = __fadd_rn(__double2float_rn(sum[0]), 0.0f);
 }
 
-// mean64 and mean (C,) of x.
-__global__ void __launch_bounds__(LANES * SUM_WARPS)
-    batch_norm_mean(const float* x, double* mean64, float* mean, int images, int blocks, int positions, int band,
-                    double* part, unsigned* counters) {
-  const Maps maps{images, blocks, positions, band};
+// The gradient before ReLU of a convolution, its ReLU and max pooling over windows of 2x2 that do not overlap, from dy
+// (block, C, pooled_height, pooled_width, 32): dz is dy where the position was the maximum and above 0, else +0. out
+// (C,), if not null, = the sum of dz, which is the bias's gradient.
+__global__ void __launch_bounds__(LANES * SUM_WARPS, 2)
+                                      conv_max_pool_gradient(const float* __restrict__ dy, const float* __restrict__ y,
+                                                             Halving pool, float* __restrict__ dz, float* out,
+                                                             int images, int blocks, int positions, int band,
+                                                             double* part, unsigned* counters) {
   double sum[1];
-  auto terms = [&](i64 i, double* to) { to[0] = __dadd_rn(to[0], double(x[i])); };
+  auto terms = [&](Place at, double* to) {
+    const i64 from = pool.source(at);
+    const float v = from >= 0 && y[from] > 0.0f ? __fadd_rn(0.0f, dy[from]) : 0.0f;
+    dz[at.element] = v;
+    to[0] = __dadd_rn(to[0], double(v));
+  };
+  if (channel_sums<1>(terms, Maps{images, blocks, positions, band}, part, counters, sum) && out && first_thread())
+    out[blockIdx.x] = __fadd_rn(__double2float_rn(sum[0]), 0.0f);
+}
+
+// The running statistic of a channel moves toward the batch's: fma(momentum, value - running, running).
+DEVICE void move_running(float* running, float value, float momentum) {
+  if (running) *running = __fmaf_rn(momentum, __fsub_rn(value, *running), *running);
+}
+
+// mean64 and mean (C,) of x; `running` (C,), if not null, moves toward the mean.
+__global__ void __launch_bounds__(LANES * SUM_WARPS)
+    batch_norm_mean(const float* __restrict__ x, double* mean64, float* mean, float* running, float momentum,
+                    int images, int blocks, int positions, int band, double* part, unsigned* counters) {
+  const Maps maps{images, blocks, positions, band};
+  const int c = blockIdx.x;
+  double sum[1];
+  auto terms = [&](Place at, double* to) { to[0] = __dadd_rn(to[0], double(x[at.element])); };
   if (channel_sums<1>(terms, maps, part, counters, sum) && first_thread()) {
     const double value = __ddiv_rn(sum[0], maps.count());
-    mean64[blockIdx.x] = value;
-    mean[blockIdx.x] = __double2float_rn(value);
+    mean64[c] = value;
+    mean[c] = __double2float_rn(value);
+    move_running(running ? running + c : nullptr, mean[c], momentum);
   }
 }
 
-// var and unbiased var (C,) of x around mean64.
+// var and unbiased var (C,) of x around mean64; `running` (C,), if not null, moves toward the unbiased one.
 __global__ void __launch_bounds__(LANES * SUM_WARPS)
-    batch_norm_variance(const float* x, const double* mean64, float* var, float* unbiased, int images, int blocks,
-                        int positions, int band, double* part, unsigned* counters) {
+    batch_norm_variance(const float* __restrict__ x, const double* mean64, float* var, float* unbiased, float* running,
+                        float momentum, int images, int blocks, int positions, int band, double* part,
+                        unsigned* counters) {
   const Maps maps{images, blocks, positions, band};
-  const double centre = mean64[blockIdx.x];
+  const int c = blockIdx.x;
+  const double centre = mean64[c];
   double sum[1];
-  auto terms = [&](i64 i, double* to) {
-    const double d = __dsub_rn(double(x[i]), centre);
+  auto terms = [&](Place at, double* to) {
+    const double d = __dsub_rn(double(x[at.element]), centre);
     to[0] = __dadd_rn(to[0], __dmul_rn(d, d));
   };
   if (channel_sums<1>(terms, maps, part, counters, sum) && first_thread()) {
     const double count = maps.count(), value = __ddiv_rn(sum[0], count);
-    var[blockIdx.x] = __double2float_rn(value);
+    var[c] = __double2float_rn(value);
     const double others = count > 2.0 ? __dsub_rn(count, 1.0) : 1.0;
-    unbiased[blockIdx.x] = __double2float_rn(__ddiv_rn(__dmul_rn(value, count), others));
+    unbiased[c] = __double2float_rn(__ddiv_rn(__dmul_rn(value, count), others));
+    move_running(running ? running + c : nullptr, unbiased[c], momentum);
   }
 }
 
+// ---- what comes after batch norm, and its gradient ----------------------------------------------------------------
+
+// The gradient with respect to batch norm's output y at a place, from the gradient dy of what comes after it: nothing,
+// ReLU, ReLU and max pooling, or an addition and ReLU with output `after`.
+struct Nothing {
+  static DEVICE float gradient(const float* dy, const float*, Place at, float, Halving) { return dy[at.element]; }
+};
+struct Relu {
+  static DEVICE float gradient(const float* dy, const float*, Place at, float y, Halving) {
+    return y > 0.0f ? dy[at.element] : 0.0f;
+  }
+};
+struct ReluMaxPool {
+  static DEVICE float gradient(const float* dy, const float*, Place at, float y, Halving pool) {
+    const i64 from = pool.source(at);
+    return from >= 0 && y > 0.0f ? __fadd_rn(0.0f, dy[from]) : 0.0f;
+  }
+};
+
+struct ReluOfSum {
+  static DEVICE float gradient(const float* dy, const float* after, Place at, float, Halving) {
+    return after[at.element] > 0.0f ? dy[at.element] : 0.0f;
+  }
+};
+
+// A channel's constants. xhat = (x - mean) * inv and y = fma(gamma, xhat, beta).
+struct Channel {
+  float centre, inv, scale, shift;
+
+  DEVICE Channel(int c, const float* mean, const float* var, const float* gamma, const float* beta, float eps)
+      : centre(mean[c]), inv(inverse_deviation(var[c], eps)), scale(gamma[c]), shift(beta[c]) {}
+  DEVICE float xhat(float x) const { return __fmul_rn(__fsub_rn(x, centre), inv); }
+  DEVICE float y(float xhat) const { return __fmaf_rn(scale, xhat, shift); }
+};
+
 // dgamma and dbeta (C,), and their means over all values of the channel, which dx needs.
+template <class After>
 __global__ void __launch_bounds__(LANES * SUM_WARPS)
-    batch_norm_sums(const float* dy, const float* x, const float* mean, const float* var, float eps, float* dgamma,
-                    float* dbeta, float* gamma_mean, float* beta_mean, int images, int blocks, int positions, int band,
-                    double* part, unsigned* counters) {
+    batch_norm_sums(const float* __restrict__ dy, const float* __restrict__ after, const float* __restrict__ x,
+                    const float* mean, const float* var, const float* gamma, const float* beta, float eps, Halving pool,
+                    float* dgamma, float* dbeta, float* gamma_mean, float* beta_mean, int images, int blocks,
+                    int positions, int band, double* part, unsigned* counters) {
   const Maps maps{images, blocks, positions, band};
   const int c = blockIdx.x;
-  const float centre = mean[c], inv = inverse_deviation(var[c], eps);
+  const Channel channel(c, mean, var, gamma, beta, eps);
   double sum[2];
-  auto terms = [&](i64 i, double* to) {
-    const double d = double(dy[i]);
-    const float xhat = __fmul_rn(__fsub_rn(x[i], centre), inv);
+  auto terms = [&](Place at, double* to) {
+    const float xhat = channel.xhat(x[at.element]);
+    const double d = double(After::gradient(dy, after, at, channel.y(xhat), pool));
     to[0] = __dadd_rn(to[0], __dmul_rn(d, double(xhat)));
     to[1] = __dadd_rn(to[1], d);
   };
-  if (channel_sums<2>(terms, maps, part, counters, sum) && first_thread()) {
+  if (channel_sums<2, 8>(terms, maps, part, counters, sum) && first_thread()) {
     dgamma[c] = __fadd_rn(__double2float_rn(sum[0]), 0.0f);
     dbeta[c] = __fadd_rn(__double2float_rn(sum[1]), 0.0f);
     gamma_mean[c] = __double2float_rn(__ddiv_rn(sum[0], maps.count()));
@@ -77,37 +158,68 @@ __global__ void __launch_bounds__(LANES * SUM_WARPS)
 
 // ---- map by map: grid (blocks * C, parts), 256 threads ------------------------------------------------------------
 
-// Calls f(element) for every element of this thread's map.
+// Calls f(place) for every element of this thread's map.
 template <class F> DEVICE void over_map(int positions, F f) {
   const i64 start = i64(blockIdx.x) * positions * LANES;
-  for (int i = blockIdx.y * blockDim.x + threadIdx.x; i < positions * LANES; i += gridDim.y * blockDim.x) f(start + i);
+  for (int i = blockIdx.y * blockDim.x + threadIdx.x; i < positions * LANES; i += gridDim.y * blockDim.x)
+    f(Place{start + i, i64(blockIdx.x), i / LANES});
 }
 
-// y = fma(gamma, (x - mean) * inv, beta)
+// y = fma(gamma, (x - mean) * inv, beta), plus `other` if not null, or its ReLU.
 __global__ void __launch_bounds__(256)
-    batch_norm(const float* x, const float* mean, const float* var, const float* gamma, const float* beta, float eps,
-               float* y, int C, int positions, int relu) {
-  const int c = blockIdx.x % C;
-  const float centre = mean[c], inv = inverse_deviation(var[c], eps), scale = gamma[c], shift = beta[c];
-  over_map(positions, [&](i64 i) {
-    const float v = __fmaf_rn(scale, __fmul_rn(__fsub_rn(x[i], centre), inv), shift);
-    y[i] = relu ? rectified(v) : v;
+    batch_norm(const float* __restrict__ x, const float* mean, const float* var, const float* gamma, const float* beta,
+               float eps, const float* __restrict__ other, float* __restrict__ y, int C, int positions, int relu) {
+  const Channel channel(blockIdx.x % C, mean, var, gamma, beta, eps);
+  over_map(positions, [&](Place at) {
+    float v = channel.y(channel.xhat(x[at.element]));
+    if (other) v = __fadd_rn(v, other[at.element]);
+    y[at.element] = relu ? rectified(v) : v;
   });
 }
 
-// dx = (gamma * inv) * fma(-xhat, gamma_mean, dy - beta_mean); padding images get +0.
+// y = the maxima of relu of batch norm over windows of 2x2 that do not overlap; where = their taps. `pooled_height` and
+// `pooled_width` are y's sizes, `height` and `width` x's. Launch: as map by map, over y's maps.
 __global__ void __launch_bounds__(256)
-    batch_norm_gradient(const float* dy, const float* x, const float* mean, const float* var, const float* gamma,
-                        float eps, const float* gamma_mean, const float* beta_mean, float* dx, int images, int C,
-                        int positions) {
+    batch_norm_max_pool(const float* __restrict__ x, const float* mean, const float* var, const float* gamma,
+                        const float* beta, float eps, float* __restrict__ y, unsigned char* __restrict__ where, int C,
+                        int height, int width, int pooled_height, int pooled_width) {
+  const Channel channel(blockIdx.x % C, mean, var, gamma, beta, eps);
+  over_map(pooled_height * pooled_width, [&](Place at) {
+    const int h = at.position / pooled_width * 2, w = at.position % pooled_width * 2;
+    const float* corner = x + ((at.map * height + h) * width + w) * LANES + threadIdx.x % LANES;
+    float best = 0.0f;
+    int tap = 0;
+#pragma unroll
+    for (int t = 0; t < 4; t++) {
+      const float v = rectified(channel.y(channel.xhat(corner[(t / 2 * width + t % 2) * LANES])));
+      if (t == 0 || v > best) {
+        best = v;
+        tap = t;
+      }
+    }
+    y[at.element] = best;
+    where[at.element] = static_cast<unsigned char>(tap);
+  });
+}
+
+// dx = (gamma * inv) * fma(-xhat, gamma_mean, dy - beta_mean); padding images get +0. `other`, if not null, = the gradient
+// with respect to batch norm's output, which is that of what was added to it.
+template <class After>
+__global__ void __launch_bounds__(256)
+    batch_norm_gradient(const float* __restrict__ dy, const float* __restrict__ after, const float* __restrict__ x,
+                        const float* mean, const float* var, const float* gamma, const float* beta, float eps,
+                        Halving pool, const float* gamma_mean, const float* beta_mean, float* __restrict__ dx,
+                        float* __restrict__ other, int images, int C, int positions) {
   const int c = blockIdx.x % C;
-  const float centre = mean[c], inv = inverse_deviation(var[c], eps), scale = __fmul_rn(gamma[c], inv);
-  const float a = beta_mean[c], b = gamma_mean[c];
+  const Channel channel(c, mean, var, gamma, beta, eps);
+  const float a = beta_mean[c], b = gamma_mean[c], scale = __fmul_rn(channel.scale, channel.inv);
   const bool there = present(blockIdx.x / C, threadIdx.x % LANES, images);
-  over_map(positions, [&](i64 i) {
-    const float xhat = __fmul_rn(__fsub_rn(x[i], centre), inv);
-    const float v = __fmul_rn(scale, __fmaf_rn(-xhat, b, __fsub_rn(dy[i], a)));
-    dx[i] = there ? v : 0.0f;
+  over_map(positions, [&](Place at) {
+    const float xhat = channel.xhat(x[at.element]);
+    const float d = After::gradient(dy, after, at, channel.y(xhat), pool);
+    const float v = __fmul_rn(scale, __fmaf_rn(-xhat, b, __fsub_rn(d, a)));
+    dx[at.element] = there ? v : 0.0f;
+    if (other) other[at.element] = d;
   });
 }
 
@@ -116,7 +228,7 @@ __global__ void __launch_bounds__(256) batch_norm_input_gradient(const float* dy
                                                                  float eps, float* dx, int C, int positions) {
   const int c = blockIdx.x % C;
   const float scale = __fmul_rn(gamma[c], inverse_deviation(var[c], eps));
-  over_map(positions, [&](i64 i) { dx[i] = __fmul_rn(dy[i], scale); });
+  over_map(positions, [&](Place at) { dx[at.element] = __fmul_rn(dy[at.element], scale); });
 }
 
 // y (maps, 32) = the mean of each map: bands in order, then the tree over them. One warp per map, 8 warps per block.
@@ -140,5 +252,5 @@ __global__ void __launch_bounds__(LANES * 8)
 // dx (maps, positions, 32) = dy (maps, 32) / positions.
 __global__ void __launch_bounds__(256) global_avg_pool_gradient(const float* dy, float* dx, int positions) {
   const float share = __fdiv_rn(dy[i64(blockIdx.x) * LANES + threadIdx.x % LANES], float(positions));
-  over_map(positions, [&](i64 i) { dx[i] = share; });
+  over_map(positions, [&](Place at) { dx[at.element] = share; });
 }

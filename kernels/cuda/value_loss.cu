@@ -57,7 +57,8 @@ __global__ void __launch_bounds__(LANES * SUM_WARPS)
   const bool in_last = present(blocks - 1, threadIdx.x, images);  // whether the last block has an image in this lane
   const i64 last = i64(blocks - 1) * values * LANES;
   double sum[1];
-  auto terms = [&](i64 i, double* to) {
+  auto terms = [&](Place at, double* to) {
+    const i64 i = at.element;
     const Term term = Kind::of(x[i], t[i], delta);
     to[0] = __dadd_rn(to[0], term.loss);
     dx[i] = in_last || i < last ? __fmul_rn(term.slope, scale) : 0.0f;

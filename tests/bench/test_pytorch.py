@@ -1,5 +1,7 @@
 """The peer computes the same network; where PyTorch is not installed there is nothing to test."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -42,7 +44,7 @@ def test_what_has_no_counterpart_is_refused():
             pytorch.translate(Model(Sequential(layer), (1, 8, 8)))
 
 
-@pytest.mark.parametrize("variant", pytorch.variants("training", "cpu", compiled=False, tf32=False), ids=str)
+@pytest.mark.parametrize("variant", pytorch.variants("training", "cpu", compiled=False, reduced=False), ids=str)
 def test_training_variants_do_the_same_steps(variant):
     """From the same start, four steps of each variant over the same batches end close to those of plain SGD."""
     case = Case("lenet5", "training", 256)
@@ -66,18 +68,22 @@ def test_training_variants_do_the_same_steps(variant):
 
 
 def test_variants_cover_what_is_promised():
-    cpu = {v.describe("training") for v in pytorch.variants("training", "cpu", compiled=True, tf32=False)}
+    cpu = {v.describe("training") for v in pytorch.variants("training", "cpu", compiled=True, reduced=False)}
     assert cpu == {
         f"{way}, {layout}, {kind} SGD"
         for way in ("eager", "compiled")
         for layout in pytorch.LAYOUTS
         for kind in ("foreach", "fused")
     }
-    gpu = pytorch.variants("training", "cuda", compiled=True, tf32=True)
+    gpu = pytorch.variants("training", "cuda", compiled=True, reduced=True)
     assert len(set(gpu)) == len(gpu)
     assert {(v.compiled, v.graph) for v in gpu} == {("", False), ("", True), ("compiled", True)}
-    assert {(v.layout, v.tf32) for v in gpu} == {(la, t) for la in pytorch.LAYOUTS for t in (False, True)}
-    assert all(v.describe("training").endswith("TF32") == v.tf32 for v in gpu)
+    assert {(v.layout, v.precision) for v in gpu} == set(itertools.product(pytorch.LAYOUTS, pytorch.PRECISIONS))
+    # As it comes, and with everything that serves fixed sizes.
+    assert {v.benchmark for v in gpu if not v.graph and v.precision == "float32"} == {False, True}
+    assert all(v.benchmark for v in gpu if v.graph)
+    assert all(pytorch.precision(v.describe("training")) == v.precision for v in gpu)
+    assert len({v.describe("training") for v in gpu}) == len(gpu)
 
 
 def test_thread_counts_are_set_within():

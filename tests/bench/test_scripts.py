@@ -1,6 +1,7 @@
 """What the scripts of bench/ do without a GPU or a quiet machine."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,6 @@ import cpu
 import gpu
 import record
 import tables
-from gpu import Clock
 from gpucnn.throughput import Case
 
 MACHINE = {
@@ -106,36 +106,84 @@ def test_cpu_cases_are_those_of_the_goal():
     assert len(cpu.CASES) == 6
 
 
-def test_gpu_script_says_what_is_not_usable():
-    names, notes = gpu.usable(["numpy", "nonsense"])
-    assert names == ["numpy"] and notes == ["nonsense is not usable here: there is no such backend"]
+def _run(folder: Path, seconds: float = 100) -> gpu.Run:
+    return gpu.Run("numpy", gpu.Clock(seconds), folder, rehearse=True)
 
 
-def test_gpu_script_without_time_names_what_it_left_out():
-    notes: list[str] = []
-    assert list(gpu.throughput(["numpy"], (8,), Clock(0), 0, notes)) == []
-    assert "lenet5 training, batch 8" in notes[0] and "resnet20 inference, batch 8" in notes[0]
-    assert gpu.kernels(["numpy"], 8, Clock(0), None, notes) == []
-    assert len(notes) == 2
+def _report(folder: Path) -> dict:
+    return json.loads((folder / "gpu.json").read_text())
 
 
-def test_gpu_script_stops_a_command_that_takes_too_long():
-    code, out, _ = gpu.run([sys.executable, "-c", "import time; print('so far', flush=True); time.sleep(60)"], 3)
-    assert code is None and out.strip() == "so far"
-    assert gpu.verdict(None) == "not finished in time" and gpu.verdict(1) == "FAILED"
+def test_gpu_script_without_time_names_what_it_left_out(tmp_path):
+    run = _run(tmp_path, 0)
+    gpu.throughput(run, "training")
+    gpu.operations(run)
+    assert "lenet5 training, batch 8" in run.notes[0] and "resnet20 training, batch 8" in run.notes[0]
+    assert len(run.notes) == 2
 
 
-def test_gpu_script_takes_throughput_case_by_case(monkeypatch):
-    monkeypatch.setattr(gpu, "MODELS", ("lenet5",))
-    monkeypatch.setattr(gpu, "bench", lambda cases, used, **_: {"cases": cases, "names": [b.name for b in used]})
-    parts = list(gpu.throughput(["numpy"], (8, 4), Clock(100), 0, []))
-    assert [str(case) for part in parts for case in part["cases"]] == [
-        "lenet5 training, batch 8",
-        "lenet5 inference, batch 8",
-        "lenet5 training, batch 4",
-        "lenet5 inference, batch 4",
+def test_gpu_script_stops_a_command_that_takes_too_long(tmp_path):
+    row = gpu.execute(
+        [sys.executable, "-c", "import time; print('so far', flush=True); time.sleep(60)"], 3, _run(tmp_path)
+    )
+    assert row["passed"] is None and row["output"].strip() == "so far"
+    assert gpu.verdict(row) == "not finished in time: so far"
+    assert not gpu.failed(row) and gpu.failed({"a step": {"passed": False}})
+
+
+def test_gpu_script_writes_each_case_before_the_next(tmp_path, monkeypatch):
+    seen = []
+
+    def measured(cases, used, **options):
+        seen.append(_report(tmp_path)["training"]["results"] if seen else [])
+        if len(seen) == 2:
+            raise RuntimeError("out of luck")
+        return {"results": [], "ratios": [{"case": str(cases[0])}], "notes": []}
+
+    monkeypatch.setattr(gpu, "bench", measured)
+    monkeypatch.setattr(gpu, "show", lambda part: None)
+    gpu.throughput(_run(tmp_path), "training")
+    report = _report(tmp_path)
+    assert [row["case"] for row in report["training"]["ratios"]] == [
+        f"{m} training, batch 8" for m in ("lenet5", "resnet20")
     ]
-    assert all(part["names"] == ["numpy"] for part in parts)
+    assert report["notes"] == ["vgg_small training, batch 8: RuntimeError: out of luck"]
+
+
+def test_gpu_cases_are_those_of_the_goals():
+    assert {("lenet5", 64), ("lenet5", 512), ("vgg_small", 128), ("resnet20", 128)} == set(gpu.CASES[:4])
+    assert {batch for _, batch in gpu.CASES} == {64, 128, 512}
+
+
+_BLOCKED = """
+import importlib.machinery, sys
+class Absent:
+    def create_module(self, spec): return None
+    def exec_module(self, module): raise ModuleNotFoundError(f"No module named {module.__name__!r}")
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in BLOCKED: return importlib.machinery.ModuleSpec(name, Absent())
+BLOCKED = {"numba", "llvmlite", "scipy", "sklearn", "typer", "rich", "PIL", "matplotlib", "safetensors", "hypothesis"}
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.slow
+def test_gpu_script_rehearsed_on_a_bare_machine(tmp_path):
+    """numpy, torch and pytest alone, as on a machine that was set up for CUDA and nothing else."""
+    (tmp_path / "sitecustomize.py").write_text(_BLOCKED)
+    root, script = Path(cpu.__file__).parents[1], Path(cpu.__file__).with_name("gpu.py")
+    parts = "sanitizer,bits,training,tests"
+    command = [sys.executable, str(script), str(tmp_path / "out"), "--rehearse", "--backend", "numpy", "--only", parts]
+    paths = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"}
+    run = subprocess.run(
+        [*command, "--minutes", "1.5"], env={**os.environ, **paths}, capture_output=True, text=True, check=False
+    )
+    report = _report(tmp_path / "out")
+    assert (run.returncode, report["ended"]) == (0, "passed"), run.stdout[-2000:] + run.stderr[-2000:]
+    assert report["bits"]["passed"] and "small regression" in report["bits"]["output"]
+    assert report["training"]["results"][0]["model"] == "lenet5"
+    assert [row["passed"] for row in report["sanitizer"].values()] == [True] * 3
 
 
 @pytest.mark.parametrize("script", ["cpu", "gpu", "operations", "pytorch_agreement", "tables"])

@@ -30,6 +30,10 @@ class _Memory:
         self.buffer, self.ptr = buffer, buffer.ctypes.data
 
 
+def _recording() -> bool:
+    return any(stream.recording for stream in _state.streams)
+
+
 class _Pointer:
     """A place in an allocation."""
 
@@ -37,22 +41,29 @@ class _Pointer:
         self.mem, self.ptr = mem, ptr
 
     def memset_async(self, value: int, size: int, stream) -> None:
-        stream.do(lambda: ctypes.memset(self.ptr, value, size))
+        assert stream is not None, "work on the legacy stream"
+        address = self.ptr  # a recorded clear does not keep the memory alive
+        stream.do(lambda: ctypes.memset(address, value, size))
 
 
 class MemoryPool:
-    """Reuses freed memory of the same size first; free memory holds NaN."""
+    """Reuses freed memory of the same size first; free memory holds NaN. New memory while a graph is recorded is
+    an error.
+    """
 
     limit = 1 << 30
+    made: ClassVar[list] = []  # weak references to all pools
 
     def __init__(self):
         self._free: dict[int, list[np.ndarray]] = {}
         self._used = 0
+        MemoryPool.made.append(weakref.ref(self))
 
     def malloc(self, size: int) -> _Pointer:
         if size > self.limit:
             raise OutOfMemoryError
         found = self._free.get(size)
+        assert found or not _recording(), "cudaMalloc while a graph is recorded"
         buffer = found.pop() if found else np.empty(max(size, 1), np.uint8)
         buffer[...] = 0xFF
         memory = _Memory(buffer)
@@ -88,6 +99,15 @@ class ndarray(np.ndarray):  # CuPy's name
     def __array_finalize__(self, source):
         self._memory = getattr(source, "_memory", None)
 
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
+        """CuPy's own kernels run on the legacy stream here."""
+        assert not _recording(), "work on the legacy stream while a graph is recorded"
+        plain = [a.view(np.ndarray) if isinstance(a, ndarray) else a for a in inputs]
+        if out is not None:
+            options["out"] = tuple(a.view(np.ndarray) if isinstance(a, ndarray) else a for a in out)
+        result = getattr(ufunc, method)(*plain, **options)
+        return out[0] if out is not None else result
+
     @property
     def data(self) -> _Pointer:
         return _Pointer(self._memory, self.ctypes.data)
@@ -103,11 +123,23 @@ class ndarray(np.ndarray):  # CuPy's name
         return np.array(self.view(np.ndarray))
 
 
+class _Once:
+    """Work that is done the first time it is waited for."""
+
+    def __init__(self, work):
+        self.work, self.done = work, False
+
+    def __call__(self) -> None:
+        if not self.done:
+            self.done = True
+            self.work()
+
+
 class Graph:
-    """What was recorded: work on the first stream and on others, and where one waits for the other.
+    """What was recorded: work on the stream that records and on others, and where one waits for another.
 
     The streams of graph `late` ("first", "others" or None) do their work only when somebody waits for it, the rest as
-    soon as it was asked for. Whatever a GPU does lies between.
+    soon as it was launched. Whatever a GPU does lies between.
     """
 
     late: str | None = None
@@ -119,22 +151,23 @@ class Graph:
         pass
 
     def launch(self, stream) -> None:
-        waiting: list = []
-        for kind, first, what in self._steps:
-            late = self.late == ("first" if first else "others")
+        waiting: dict[Stream, list] = {}
+        for kind, stream, what in self._steps:
+            late = self.late == ("first" if stream is self._steps[0][1] else "others")
+            own = waiting.setdefault(stream, [])
             if kind == "work" and late:
-                waiting.append(what)
+                own.append(_Once(what))
             elif kind == "work":
                 what()
             elif kind == "record" and late:
-                what.behind = list(waiting)
+                what.behind = list(own)
             elif kind == "wait" and not late:
                 for work in what.behind:
                     work()
-                del waiting[: len(what.behind)]
                 what.behind = []
-        assert not waiting or self.late == "first", "the graph ends before a branch of it is waited for"
-        for work in waiting:
+        left = [work for works in waiting.values() for work in works if not work.done]
+        assert not left or self.late == "first", "the graph ends before a branch of it is waited for"
+        for work in left:
             work()
 
 
@@ -164,7 +197,7 @@ class Stream:
     steps: ClassVar[list] = []  # of the graph that is being recorded, by all streams
 
     def __init__(self, non_blocking: bool):
-        self.ptr, self.recording = len(_state.streams) + 7, False
+        self.ptr, self.recording, self.blocking = len(_state.streams) + 7, False, not non_blocking
         _state.streams.append(self)
 
     def __enter__(self):
@@ -174,7 +207,7 @@ class Stream:
         pass
 
     def _note(self, kind: str, what) -> None:
-        Stream.steps.append((kind, self is _state.streams[0], what))
+        Stream.steps.append((kind, self, what))
 
     def do(self, work) -> None:
         if self.recording:
@@ -190,6 +223,7 @@ class Stream:
     def wait_event(self, event: Event) -> None:
         assert event.in_graph or not self.recording, "a stream that records waits for one that does not"
         self.recording = event.in_graph
+        assert not (self.recording and self.blocking), "a blocking stream records: work on the legacy stream would fail"
         if self.recording:
             self._note("wait", event)
 
@@ -198,7 +232,9 @@ class Stream:
 
     def begin_capture(self) -> None:
         assert not self.recording
+        assert not self.blocking, "a blocking stream records: work on the legacy stream would fail"
         self.recording, Stream.steps = True, []
+        self._note("begin", None)
 
     def end_capture(self) -> Graph:
         for stream in _state.streams:
@@ -241,6 +277,7 @@ def _launch(kernel, gx, gy, gz, bx, by, bz, shared, stream, parameters, extra) -
         wrong = compiler.runtime(False).cuh_launch(found.entry, ctypes.addressof(copied), configuration, *found.shared)
         assert not wrong, wrong
 
+    assert stream, "work on the legacy stream"
     _state.streams[stream - 7].do(run)
 
 

@@ -12,7 +12,7 @@ from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.cuda import compiler as cuda_compiler
 from gpucnn.backends.cuda import tiles as cuda_tiles
 from gpucnn.backends.cuda.backend import CudaBackend
-from gpucnn.backends.cuda.launcher import Launcher
+from gpucnn.backends.cuda.planning import PlanningLauncher, compile_kernels
 from gpucnn.check.cases import Numbers, all_cases, elementwise, loss, optimizers
 from gpucnn.layers import Concat, Conv2d, ConvTranspose2d, Dense, Flatten, GroupNorm, LayerNorm, MaxPool2d, Sequential
 from gpucnn.models import Model, lenet5, resnet20
@@ -34,50 +34,15 @@ pytestmark = [pytest.mark.skipif(_missing() is not None, reason=str(_missing()))
 ARCHITECTURES = ["sm_75", "sm_80", "sm_90", "sm_100"]
 
 
-class Names(Launcher):
-    """Computes nothing and notes which kernels are requested."""
-
-    xp, device, processors = np, "none", 132
-
-    def __init__(self):
-        self.asked = set()
-
-    def empty(self, shape, dtype=np.float32):
-        return np.zeros(shape, dtype)
-
-    def clear(self, array):
-        pass
-
-    def write(self, array, host):
-        pass
-
-    def read(self, array):
-        return np.array(array)
-
-    def kernel(self, file, expression=""):
-        self.asked.add((file, expression))
-
-    def gather(self, processes, sent, received):
-        pass
-
-    def launch(self, kernel, grid, block, *arguments, overlap=()):
-        assert all(1 <= g <= top for g, top in zip(grid, (2**31 - 1, 65535, 65535)))
-        assert 1 <= np.prod(block) <= 1024
-
-    def capture(self, step):
-        step()
-        return step
-
-    def synchronize(self):
-        pass
-
-
 def _asked_by(work) -> dict[str, list[str]]:
     """The kernels that `work(backend)` requests on a large GPU, by file."""
-    names = Names()
-    work(CudaBackend(names))
+    launcher = PlanningLauncher(132)
+    work(CudaBackend(launcher))
+    for _, grid, block, _ in (launch for launch in launcher.launches if len(launch) == 4):
+        assert all(1 <= g <= top for g, top in zip(grid, (2**31 - 1, 65535, 65535)))
+        assert 1 <= np.prod(block) <= 1024
     by_file = collections.defaultdict(list)
-    for file, expression in sorted(names.asked):
+    for file, expression in sorted(launcher.kernels):
         by_file[file].append(expression)
     return by_file
 
@@ -183,6 +148,16 @@ def test_a_kernel_is_compiled_once_and_kept(tmp_path, monkeypatch):
     assert len(told) == 2
     cuda_compiler.compiled("random.cu", "dropout", "sm_80")
     assert len(told) == 3
+
+
+def test_kernels_are_compiled_in_several_processes_into_a_folder_that_can_be_moved(tmp_path, monkeypatch):
+    monkeypatch.setenv("GPUCNN_CACHE", str(tmp_path / "first"))
+    kernels = [("random.cu", "dropout"), ("clip.cu", "scale_all"), ("random.cu", "dropout")]
+    assert compile_kernels(kernels, "sm_90", processes=2) == 2
+    (tmp_path / "first").rename(tmp_path / "second")
+    monkeypatch.setenv("GPUCNN_CACHE", str(tmp_path / "second"))
+    monkeypatch.setattr(cuda_compiler, "translate", lambda *_, **__: pytest.fail("compiled again"))
+    assert {cuda_compiler.compiled(*kernel, "sm_90").symbol for kernel in kernels}
 
 
 def test_a_kernel_that_does_not_compile_says_why(tmp_path):

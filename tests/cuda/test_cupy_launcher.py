@@ -1,6 +1,7 @@
 """The CuPy backend's own part, memory and graphs, on a made-up CuPy whose pools reuse memory at once."""
 
 import dataclasses
+import gc
 import importlib
 import json
 import threading
@@ -59,6 +60,62 @@ def test_a_graph_keeps_its_memory_to_itself(cupy_backend, late, monkeypatch):
     assert b.host(total).tolist() == [9.75] * 4
     assert all((b.host(other) == 5).all() for other in others)
     assert len(runs) == 2
+
+
+def test_a_dropped_graph_gives_its_memory_back(cupy_backend):
+    x = cupy_backend.pack(np.ones((3, 4), np.float32))
+    before = len(fake_cupy.MemoryPool.made)
+    repeat = cupy_backend.capture(lambda: cupy_backend.elementwise("relu", cupy_backend.elementwise("tanh", x)))
+    (pool,) = (reference() for reference in fake_cupy.MemoryPool.made[before:])
+    assert pool.free_bytes() > 0
+    del repeat
+    gc.collect()
+    assert (pool.used_bytes(), pool.free_bytes()) == (0, 0)
+
+
+def test_what_outlives_a_graph_is_in_no_graphs_pool(cupy_backend):
+    """Counters and tables made by the rehearsal serve later launches as well."""
+    b, x, out = cupy_backend, cupy_backend.pack(np.ones((3, 4), np.float32)), cupy_backend.zeros((4,))
+    before = len(fake_cupy.MemoryPool.made)
+    repeat = b.capture(lambda: b.bias_gradient(x, out))
+    pool = fake_cupy.MemoryPool.made[before]()
+    assert pool.used_bytes() == 0
+    repeat()
+    assert b.host(out).tolist() == [3.0] * 4
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_work_outside_the_recorded_streams_is_refused(cupy_backend, overlapping):
+    """The made-up CuPy refuses what a real one would: its own kernels, and new memory, while a graph is recorded."""
+    b, recording = cupy_backend, []
+    x = b.zeros((4,))
+
+    def step():
+        recording.append(1)
+        if len(recording) == 2 and overlapping:
+            b.zeros((12345,))
+        elif len(recording) == 2:
+            x + x
+
+    with pytest.raises(AssertionError, match="cudaMalloc" if overlapping else "legacy stream"):
+        b.capture(step)
+
+
+def test_weight_gradients_of_two_layers_are_branches_of_their_own(cupy_backend):
+    b = cupy_backend
+    dy, x = b.pack(np.ones((3, 4), np.float32)), b.pack(np.ones((3, 5), np.float32))
+    grads = b.zeros((40,))
+
+    def step():
+        b.dense_weight_gradient(dy, x, grads[:20].reshape(4, 5))
+        b.dense_weight_gradient(dy, x, grads[20:].reshape(4, 5))
+        b.clip_value(grads, 2.0)
+
+    repeat = b.capture(step)
+    streams = [stream for kind, stream, _ in fake_cupy.Stream.steps if kind == "work"]
+    assert len(set(streams)) == 3 and streams[2] is fake_cupy.Stream.steps[0][1]
+    repeat()
+    assert b.host(grads).tolist() == [2.0] * 40
 
 
 def test_a_capture_inside_a_capture_is_refused(cupy_backend):

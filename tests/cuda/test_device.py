@@ -12,6 +12,7 @@ from gpucnn.check import HASHES
 from gpucnn.check.cases import all_cases
 from gpucnn.check.device_memory import DeviceMemoryMonitor
 from gpucnn.check.networks import NETWORKS, train
+from gpucnn.check.small_networks import SMALL_NETWORKS, train_small
 from gpucnn.errors import BackendError
 from tests.cuda.emulated import differing
 
@@ -39,8 +40,32 @@ def test_the_device_tells_how_long_it_worked(cupy_backend):
 
 
 @pytest.mark.parametrize("graph", [True, False])
+@pytest.mark.parametrize("network", SMALL_NETWORKS)
+def test_small_networks_are_trained_as_by_the_specification(cupy_backend, network, graph):
+    cupy_backend.graph = graph
+    try:
+        assert train_small(network, cupy_backend) == train_small(network, get_backend("numpy", "exact"))
+    finally:
+        cupy_backend.graph = True
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_relu_of_zeros_and_of_what_is_no_number(cupy_backend, fused):
+    """The compiler makes `v > 0 ? v : 0` a maximum: -0 and NaN must become +0 all the same."""
+    special = np.array([[-0.0, 0.0, np.nan, -np.nan, -np.inf, np.inf, -1e-45, 1e-45]], np.float32)
+    expected = np.array([[0, 0, 0, 0, 0, np.inf, 0, 1e-45]], np.float32)
+    x = cupy_backend.pack(special)
+    if fused:
+        y = cupy_backend.add(x, cupy_backend.pack(np.full_like(special, -0.0)), relu=True)
+    else:
+        y = cupy_backend.elementwise("relu", x)
+    assert y.numpy().tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("graph", [True, False])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_ten_steps_give_the_committed_weights(cupy_backend, network, graph):
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     cupy_backend.graph = graph
     try:
         assert train(network, cupy_backend) == json.loads(HASHES.read_text())[network]

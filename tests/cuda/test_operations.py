@@ -124,6 +124,15 @@ def test_a_loss_over_many_blocks():
     assert differing(run(get_backend("numpy", "exact")), run(backend())) == []
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_relu_of_zeros_and_of_what_is_no_number(fused):
+    special = np.array([[-0.0, 0.0, np.nan, -np.nan, -np.inf, np.inf, -1e-45, 1e-45]], np.float32)
+    b = backend()
+    x, zeros = b.pack(special), b.pack(np.full_like(special, -0.0))
+    y = b.add(x, zeros, relu=True) if fused else b.elementwise("relu", x)
+    assert y.numpy().tobytes() == np.array([[0, 0, 0, 0, 0, np.inf, 0, 1e-45]], np.float32).tobytes()
+
+
 def test_a_captured_step_repeats_on_the_same_arrays():
     b = backend()
     x = b.pack(np.full((3, 4), 2, np.float32))

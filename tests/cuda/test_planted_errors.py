@@ -9,6 +9,7 @@ from gpucnn.backends import get_backend
 from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.cuda.backend import CudaBackend
 from gpucnn.backends.cuda.launcher import SOURCES
+from gpucnn.backends.step_end import Ahead, StepEnd
 from gpucnn.errors import BackendError
 from gpucnn.geometry import window
 from gpucnn.resampling import upsampling_taps
@@ -56,6 +57,52 @@ def _running(b, poison):
     running = b.array(_draw(300))
     b.update_running(running, b.array(_draw(300) + 1), 0.5)
     return {"running": b.host(running)}
+
+
+def _dense_gradients(b, poison):
+    x, w = b.pack(_draw(70, 20)), b.array(_draw(9, 20))
+    dw, db = b.zeros((9, 20)), b.zeros((9,))
+    dy = poison(b.pack(_draw(70, 9)))
+    dx = b.dense_gradients(dy, b.dense(x, w, None, relu=True), poison(x), w, dw, db, True)
+    return {"dx": dx.numpy(), "dw": b.host(dw), "db": b.host(db)}
+
+
+def _pooled(b, poison):
+    """Convolution and batch norm, each with ReLU and max pooling, and their gradients."""
+    x, w, win = b.pack(_draw(20, 2, 6, 7)), b.array(_draw(3, 2, 3, 3)), window((6, 7), 3)
+    pool, dy, db = window(win.output, 2, stride=2), poison(b.pack(_draw(20, 3, 2, 2))), b.zeros((3,))
+    y, where = b.conv_max_pool(x, w, None, win, 1, pool)
+    results = {"dz": b.conv_max_pool_gradient(dy, y, where, pool, db).numpy(), "db": b.host(db)}
+    x, pool, dy = poison(b.pack(_draw(20, 3, 5, 5))), window((5, 5), 2, stride=2), poison(b.pack(_draw(20, 3, 2, 2)))
+    gamma, beta, running = b.array(_draw(3)), b.array(_draw(3) / 2), (b.array(_draw(3)), b.array(_draw(3) + 2))
+    mean, var = b.batch_norm_moving_statistics(x, *running, 0.25)
+    y, kept = b.batch_norm_max_pool(x, mean, var, gamma, beta, 1e-5, pool)
+    outs = b.zeros((3,)), b.zeros((3,))
+    dx = b.batch_norm_max_pool_gradient(dy, kept, x, mean, var, gamma, beta, 1e-5, pool, *outs)
+    arrays = dict(zip(("dgamma", "dbeta", "running mean", "running var"), map(b.host, (*outs, *running)), strict=True))
+    return results | arrays | {"y": y.numpy(), "dx": dx.numpy()}
+
+
+def _ahead(b, poison):
+    """The end of two steps; the specification knows nothing of tables, so here they are looked up."""
+    order, rates = np.arange(12).reshape(3, 4), np.array([[0.5], [0.25], [0.125]], np.float32)
+    w, loss = b.array(_draw(700)), b.zeros((1,))
+    row, step, status = b.zeros((1,), np.uint32), b.array(np.array([7], np.uint32)), b.array(np.array([-1], np.int64))
+    indices, hyper = b.array(order[0]), b.array(rates[0])
+    end = StepEnd(status, step, loss, Ahead(row, b.array(order), indices, b.array(rates), hyper))
+    settings = {"momentum": 0.5, "weight_decay": 0.0, "nesterov": False}
+    arrays = w, b.array(_draw(700)), b.zeros((700,)), hyper
+    results = {}
+    for n in (1, 2):
+        b.optimize("sgd", *arrays, end=end, **settings)
+        if not b.looks_ahead:
+            b.assign(indices, order[n])
+            b.assign(hyper, rates[n])
+            b.assign(row, np.array([n], np.uint32))
+            b.assign(step, np.array([7 + n], np.uint32))
+        found = {"w": w, "indices": indices, "hyper": hyper, "row": row, "step": step, "status": status}
+        results |= {f"{name} after {n}": b.host(array) for name, array in found.items()}
+    return results
 
 
 def _augment(b, poison):
@@ -137,6 +184,61 @@ PLANTED = {
         "common.cuh",
         "half_warp_step<N3>(v, lane, 8);",
         "half_warp_step<N3>(v, lane, 8); v[0] = add(v[0], __shfl_xor_sync(WHOLE_WARP, v[0], 16));",
+    ),
+    "a gradient past ReLU": (
+        _dense_gradients,
+        "dense.cu",
+        "return !rectifier || rectifier[i] > 0.0f ? dy[i] : 0.0f;",
+        "return dy[i];",
+    ),
+    "a bias gradient of one half warp": (
+        _dense_gradients,
+        "dense.cu",
+        "tree.push(block, __dadd_rn(half, __shfl_xor_sync(WHOLE_WARP, half, IMAGES)));",
+        "tree.push(block, half);",
+    ),
+    "images that are used before they are there": (
+        _dense_gradients,
+        "dense.cu",
+        "if (block + 1 < blocks) fetch(block + 1);",
+        "if (block + 2 < blocks) fetch(block + 1);",
+    ),
+    "the last block's bands left out": (
+        _conv_gradient,
+        "conv.cu",
+        "const bool there = half < halves && group < BAND_GROUPS;",
+        "const bool there = half < halves - 1 && group < BAND_GROUPS;",
+    ),
+    "a maximum's neighbor": (
+        _pooled,
+        "norm.cu",
+        "return where[i] == h % 2 * 2 + w % 2 ? i : -1;",
+        "return where[i] == w % 2 * 2 + h % 2 ? i : -1;",
+    ),
+    "a pooled row too many": (_pooled, "norm.cu", "if (h / 2 >= pooled_height ||", "if (h / 2 > pooled_height ||"),
+    "a pooled gradient past ReLU": (
+        _pooled,
+        "norm.cu",
+        "return from >= 0 && y > 0.0f ? __fadd_rn(0.0f, dy[from]) : 0.0f;",
+        "return from >= 0 ? __fadd_rn(0.0f, dy[from]) : 0.0f;",
+    ),
+    "the biased variance in the running one": (
+        _pooled,
+        "norm.cu",
+        "move_running(running ? running + c : nullptr, unbiased[c], momentum);",
+        "move_running(running ? running + c : nullptr, var[c], momentum);",
+    ),
+    "the images of the step that has been": (
+        _ahead,
+        "optimizers.cu",
+        "indices[i] = order[i64(next) * batch + i];",
+        "indices[i] = order[i64(next - 1) * batch + i];",
+    ),
+    "a rate that changes while others read it": (
+        _ahead,
+        "optimizers.cu",
+        "if (!row || !last_of(gridDim.x, counter)) return;",
+        "if (!row || blockIdx.x) return;",
     ),
     "a multiplication that is not fused": (
         _conv,

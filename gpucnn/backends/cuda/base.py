@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gpucnn.arithmetic import assert_subnormals
-from gpucnn.backends.cuda.launcher import Launcher
+from gpucnn.backends.cuda.launcher import BRANCHES, Launcher
 from gpucnn.backends.cuda.layout import LANES
 from gpucnn.backends.lanes import LaneBackend
 from gpucnn.backends.protocol import Array
@@ -22,19 +22,26 @@ class CudaBase(LaneBackend):
     name = "cupy"
     lanes = LANES
     threads = 0
+    looks_ahead = True
 
     def __init__(self, launcher: Launcher):
         assert_subnormals()
         self.launcher = launcher
         self.xp, self.device = launcher.xp, launcher.device
         self._constants: dict = {}
+        self._branch = 0
 
     # ---- launching -------------------------------------------------------------------------------------------------
 
     def _run(
         self, file: str, expression: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments, overlap: tuple = ()
     ) -> None:
-        self.launcher.launch(self.launcher.kernel(file, expression), grid, block, *arguments, overlap=overlap)
+        kernel = self.launcher.kernel(file, expression)
+        self.launcher.launch(kernel, grid, block, *arguments, overlap=overlap, branch=self._branch)
+
+    def _next_branch(self) -> None:
+        """The launches that follow, as far as they may overlap, form a new branch."""
+        self._branch = (self._branch + 1) % BRANCHES
 
     @property
     def graph(self) -> bool:
@@ -74,11 +81,15 @@ class CudaBase(LaneBackend):
     def _constant(self, key, make: Callable[[], np.ndarray]) -> Array:
         """An array that depends only on sizes, copied to the device once."""
         if key not in self._constants:
-            self._constants[key] = self.array(make())
+            with self.launcher.lasting():
+                self._constants[key] = self.array(make())
         return self._constants[key]
 
-    def _counters_of(self, count: int, use: str) -> Array:
-        """At least `count` counters, all 0: each kernel resets those that it uses."""
+    def _counters_of(self, count: int, overlap: bool = False) -> Array:
+        """At least `count` counters, all 0: each kernel resets those that it uses. Kernels that may overlap have those
+        of their branch, because kernels that run at the same time must not share any.
+        """
         # One array per power of two: an array is never replaced, because a captured step may still use it.
         size = max(1024, 1 << (count - 1).bit_length())
-        return self._constant(("counters", size, use), lambda: np.zeros(size, np.uint32))
+        counters = self._constant(("counters", size), lambda: np.zeros((BRANCHES + 1, size), np.uint32))
+        return counters[self._branch + 1 if overlap else 0]

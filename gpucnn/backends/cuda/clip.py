@@ -19,5 +19,5 @@ class CudaClip(CudaBase):
         part, scale = self._empty((blocks,), np.float64), self._empty((1,))
         numbers = np.float64(f32(limit)), i64(g.size), i32(blocks)
         grid = (ceil_div(blocks, 16),)
-        self._run("clip.cu", "norm_scale", grid, (LANES, 8), g, scale, *numbers, part, self._counters_of(1, "alone"))
+        self._run("clip.cu", "norm_scale", grid, (LANES, 8), g, scale, *numbers, part, self._counters_of(1))
         self._run("clip.cu", "scale_all", (ceil_div(g.size, 256),), (256,), g, scale, i64(g.size))

@@ -108,7 +108,7 @@ def _versions() -> tuple:
 
     from cuda.bindings import nvrtc
 
-    wheels = "nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12", "cuda-bindings"
+    wheels = "nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12"
     return nvrtc.nvrtcVersion()[1:], tuple((name, _version(metadata, name)) for name in wheels)
 
 

@@ -6,6 +6,7 @@ from gpucnn.backends.batch import Batch
 from gpucnn.backends.cuda import tiles
 from gpucnn.backends.cuda.dense import CudaDense
 from gpucnn.backends.cuda.layout import HALVES, LANES, axes, ceil_div, i32, i64
+from gpucnn.backends.cuda.norm import CudaNorm, halving_of, is_halving
 from gpucnn.backends.cuda.pool import tap_type
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import Three, Window3d, is_dense, phases, rows_per_band, three, window3d
@@ -13,7 +14,7 @@ from gpucnn.errors import BackendError
 from gpucnn.geometry import Window
 
 
-class CudaConv(CudaDense):
+class CudaConv(CudaDense, CudaNorm):
     """See the protocol for what each method does."""
 
     def conv(
@@ -28,7 +29,7 @@ class CudaConv(CudaDense):
         pixels = math.prod(sizes.output)
         places = 0, len(w) * pixels, outputs * pixels, pixels, *_strides(sizes.output)
         self._correlate(
-            self._data(x), w, bias, y.data, sizes, (groups, channels, outputs), weights, places, False, relu
+            self._data(x), w, bias, None, y.data, sizes, (groups, channels, outputs), weights, places, False, relu
         )
         return y
 
@@ -53,8 +54,16 @@ class CudaConv(CudaDense):
         self._run("conv.cu", expression, grid, (LANES, wk * wp), *arguments)
         return y, where
 
+    def conv_max_pool_gradient(self, dy: Batch, y: Batch, where: Array, pool: Window, out_bias: Array | None) -> Batch:
+        if not is_halving(pool):
+            return super().conv_max_pool_gradient(dy, y, where, pool, out_bias)
+        dz = self._maps(dy, dy.channels, pool.input)
+        arguments = self._data(dy), self._data(y), halving_of(where, pool), dz.data, out_bias
+        self._sum_channels("conv_max_pool_gradient", 1, dz, *arguments)
+        return dz
+
     def _correlate(
-        self, x, w, bias, y, sizes: Window3d, channels, weights, places, by_output: bool, relu: bool
+        self, x, w, bias, other, y, sizes: Window3d, channels, weights, places, by_output: bool, relu: bool
     ) -> None:
         """Launch conv.cu's forward kernel; `weights` and `places` are its structs of strides."""
         groups, inputs, outputs = channels
@@ -73,9 +82,18 @@ class CudaConv(CudaDense):
         units = blocks * sizes.output[0] * sizes.output[1] * ceil_div(sizes.output[2], qb)
         grid = ceil_div(units, wp), ceil_div(outputs, ob * wk) * groups
         strides = tuple(map(i32, weights)), (i64(places[0]), i64(places[1]), *map(i32, places[2:]))
-        self._run("conv.cu", expression, grid, (LANES, wk * wp), x, w, bias, y, i32(blocks), *strides, i32(relu))
+        self._run("conv.cu", expression, grid, (LANES, wk * wp), x, w, bias, other, y, i32(blocks), *strides, i32(relu))
 
     def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
+        return self._input_gradient(dy, w, window, groups, None)
+
+    def conv_input_gradient_add(self, dy: Batch, w: Array, window: Window, groups: int, other: Batch) -> Batch:
+        reached = all(_lengths(phase.taps, window3d(window).kernel)[1] for phase in phases(window))
+        if is_dense(window, groups) or not reached:
+            return super().conv_input_gradient_add(dy, w, window, groups, other)
+        return self._input_gradient(dy, w, window, groups, self._data(other))
+
+    def _input_gradient(self, dy: Batch, w: Array, window: Window, groups: int, other: Array | None) -> Batch:
         if is_dense(window, groups):
             return self.dense_input_gradient(dy.reshape(-1), w.reshape(len(w), -1)).reshape(w.shape[1], *window.input)
         sizes, outputs, channels = window3d(window), len(w) // groups, w.shape[1]
@@ -95,7 +113,8 @@ class CudaConv(CudaDense):
             places = first, groups * channels * pixels, channels * pixels, pixels, *along
             target, _ = _lengths(phase.pixels, sizes.input)
             correlation = Window3d(sizes.output, kernel, (1, 1, 1), phase.dilation, phase.before, target)
-            self._correlate(data, w, None, dx, correlation, (groups, outputs, channels), weights, places, True, False)
+            sizes_, ends = (groups, outputs, channels), (other, dx)
+            self._correlate(data, w, None, *ends, correlation, sizes_, weights, places, True, False)
         return dy.like(dx)
 
     def conv_weight_gradient(self, dy: Batch, x: Batch, window: Window, groups: int, out: Array) -> None:
@@ -117,11 +136,11 @@ class CudaConv(CudaDense):
         units = groups * ceil_div(outputs, ob) * ceil_div(channels, cb) * kd * ceil_div(kh, rb) * ceil_div(kw, sb)
         bands = ceil_div(ceil_div(sizes.output[0] * sizes.output[1], band), together)
         part = self._empty((blocks * HALVES, bands, out.size))
+        self._next_branch()
         grid = ceil_div(units, warps), bands, blocks
-        arguments = self._data(dy), self._data(x), part, i32(dy.images)
-        self._run("conv.cu", expression, grid, (LANES, warps), *arguments, overlap=(part,))
-        sums = part, out, i32(blocks * HALVES), i32(bands), i32(out.size)
-        self._run("sums.cu", "batch_tree", (ceil_div(out.size, LANES),), (LANES, 8), *sums, overlap=(part, out))
+        counters = self._counters_of(grid[0], overlap=True)
+        arguments = self._data(dy), self._data(x), part, out, i32(dy.images), counters
+        self._run("conv.cu", expression, grid, (LANES, warps), *arguments, overlap=(part, out, counters))
 
 
 def _strides(sizes: Three) -> Three:
@@ -137,14 +156,7 @@ def _weight_strides(outputs: int, channels: int, kernel: Three) -> tuple[int, ..
 
 def _is_plain(window: Window, pool: Window) -> bool:
     """Whether conv.cu has a kernel for this convolution and pooling: two axes, disjoint 2x2 windows."""
-    return (
-        len(window.input) == 2
-        and window.stride == window.dilation == pool.dilation == (1, 1)
-        and pool.kernel == pool.stride == (2, 2)
-        and all(pads == (0, 0) for pads in pool.padding)
-        # In ceil mode the last window may reach past the image.
-        and all(2 * p <= size for p, size in zip(pool.output, window.output, strict=True))
-    )
+    return len(window.input) == 2 and window.stride == window.dilation == (1, 1) and is_halving(pool)
 
 
 def _sliced(slices, sizes: Three) -> tuple[int, Three]:

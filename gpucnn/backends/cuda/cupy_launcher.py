@@ -1,9 +1,10 @@
 """The CUDA backend's launcher on a GPU: CuPy's memory pool, streams and graphs, kernels from compiler.py.
 
 Everything runs in order on one dedicated stream. It is a blocking one, so that a user-defined layer, which computes
-with CuPy on the default stream, waits for the kernels and the kernels wait for it. While a graph is recorded, kernels
-whose results are not needed at once (the gradients of weights) go to a second stream: in the graph they are branches
-that run concurrently with the rest.
+with CuPy on the default stream, waits for the kernels and the kernels wait for it. A graph is recorded on streams that
+do not block: CUDA refuses any work on the default stream while a blocking one records. Kernels whose results are not
+needed at once (the gradients of weights) go to side streams: in the graph they are branches that run concurrently with
+the rest.
 
 Python threads take turns: what one thread launches while another records would become part of the other's graph. So
 the lock is held during a whole capture, and otherwise during each call.
@@ -11,8 +12,10 @@ the lock is held during a whole capture, and otherwise during each call.
 
 import contextlib
 import functools
+import itertools
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cupy
@@ -21,11 +24,11 @@ from cupy.cuda import driver, runtime
 
 from gpucnn.backends.cuda.compiler import compiled
 from gpucnn.backends.cuda.cupy_events import elapsed
-from gpucnn.backends.cuda.launcher import Arguments, Launcher
+from gpucnn.backends.cuda.launcher import BRANCHES, Arguments, Launcher
 from gpucnn.backends.processors import beside, number_here
 from gpucnn.errors import BackendError
 
-# Limit of the bytes used by kernels on the second stream, which cannot be reused before the streams are joined.
+# Limit of the bytes used by kernels on side streams, which cannot be reused before the streams are joined.
 _SIDE_BYTES = 64 << 20
 
 
@@ -59,7 +62,7 @@ class CupyLauncher(Launcher):
         self.device = f"GPU {name.decode() if isinstance(name, bytes) else name}, {self.memory / 2**30:.0f} GiB"
         self._architecture = architecture()
         self._stream = cupy.cuda.Stream(non_blocking=False)
-        self._side = cupy.cuda.Stream(non_blocking=False)
+        self._recorder, *self._sides = (cupy.cuda.Stream(non_blocking=True) for _ in range(1 + BRANCHES))
         self._kernels: dict[tuple[str, str], int] = {}
         self._modules: list[int] = []
         self._pool = cupy.get_default_memory_pool()
@@ -67,9 +70,9 @@ class CupyLauncher(Launcher):
         self._capturing = self._recording = False
         self._own: set[int] = set()
         self._kept: list[cupy.ndarray] = []
-        # In use by the second stream and not yet joined: arrays, and the addresses of the memory that it writes.
+        # In use by side streams that are not joined yet: arrays, and by branch the [start, end) that are written.
         self._side_arrays: list[cupy.ndarray] = []
-        self._side_writes: set[int] = set()
+        self._side_writes: dict[int, list[tuple[int, int]]] = {}
         self._events: list[cupy.cuda.Event] = []
         self._nccl: Any = None  # a communicator, from the first `gather` on
 
@@ -85,6 +88,14 @@ class CupyLauncher(Launcher):
                 cupy.get_default_memory_pool().free_all_blocks()
                 return cupy.ndarray(shape, dtype)
 
+    @contextlib.contextmanager
+    def lasting(self) -> Iterator[None]:
+        """In this context, arrays come from the pool of all others even while a graph is captured, because they
+        outlive it.
+        """
+        with cupy.cuda.using_allocator(cupy.get_default_memory_pool().malloc):
+            yield
+
     @_in_turn
     def used_bytes(self) -> int:
         """Bytes used by arrays in the current pool."""
@@ -98,9 +109,8 @@ class CupyLauncher(Launcher):
     @_in_turn
     def clear(self, array: cupy.ndarray) -> None:
         if array.nbytes:
-            if array.data.mem.ptr in self._side_writes:
-                self._join()
-            array.data.memset_async(0, array.nbytes, self._stream)
+            self._join_writers([array])
+            array.data.memset_async(0, array.nbytes, self._main)
             self._keep(array)
 
     @_in_turn
@@ -128,19 +138,29 @@ class CupyLauncher(Launcher):
 
     @_in_turn
     def launch(
-        self, kernel: int, grid: tuple[int, ...], block: tuple[int, ...], *arguments, overlap: tuple = ()
+        self,
+        kernel: int,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        *arguments,
+        overlap: tuple = (),
+        branch: int = 0,
     ) -> None:
         packed = Arguments(arguments, lambda array: array.data.ptr)
         three = (*grid, *(1,) * (3 - len(grid)), *block, *(1,) * (3 - len(block)))
-        arrays = [a for a in arguments if isinstance(a, cupy.ndarray)]
-        stream = self._stream
-        if self._recording and overlap:
-            stream = self._side
-            self._wait(stream, self._stream)
+        members = itertools.chain.from_iterable(a if isinstance(a, tuple) else (a,) for a in arguments)
+        arrays = [a for a in members if isinstance(a, cupy.ndarray)]
+        stream = self._main
+        if overlap and self._capturing:
+            # Also in the rehearsal: then it allocates what the recording will need, which allocates nothing.
+            self._join_writers(arrays, own=branch)
             self._side_arrays += arrays
-            self._side_writes.update(a.data.mem.ptr for a in overlap)
-        elif any(a.data.mem.ptr in self._side_writes for a in arrays):
-            self._join()
+            self._side_writes.setdefault(branch, []).extend(map(_extent, overlap))
+            if self._recording:
+                stream = self._sides[branch]
+                self._wait(stream, self._recorder)
+        else:
+            self._join_writers(arrays)
         driver.launchKernel(kernel, *three, 0, stream.ptr, packed.address, 0)
         self._keep(*arrays)
         if sum(a.nbytes for a in self._side_arrays) > _SIDE_BYTES:
@@ -156,10 +176,9 @@ class CupyLauncher(Launcher):
         if self._nccl is None:
             unique = processes.from_first(nccl.get_unique_id() if processes.first else None)
             self._nccl = nccl.NcclCommunicator(processes.size, unique, processes.rank)
-        if sent.data.mem.ptr in self._side_writes:
-            self._join()
+        self._join_writers([sent, received])
         addresses = sent.data.ptr, received.data.ptr
-        self._nccl.allGather(*addresses, sent.nbytes, nccl.NCCL_UINT8, self._stream.ptr)
+        self._nccl.allGather(*addresses, sent.nbytes, nccl.NCCL_UINT8, self._main.ptr)
         self._keep(sent, received)
 
     def _wait(self, later, earlier) -> None:
@@ -169,11 +188,26 @@ class CupyLauncher(Launcher):
         later.wait_event(event)
         self._events.append(event)
 
+    @property
+    def _main(self) -> cupy.cuda.Stream:
+        """The stream for work in order."""
+        return self._recorder if self._recording else self._stream
+
+    def _join_writers(self, arrays: list[cupy.ndarray], own: int | None = None) -> None:
+        """Make later work wait for the side streams if one of them, other than the branch's `own`, writes to any of the
+        arrays.
+        """
+        written = [extent for branch, extents in self._side_writes.items() if branch != own for extent in extents]
+        touched = list(map(_extent, arrays)) if written else []
+        if any(start < end_ and start_ < end for start, end in touched for start_, end_ in written):
+            self._join()
+
     def _join(self) -> None:
-        """Make later work wait for the second stream."""
-        if self._side_arrays:
-            self._wait(self._stream, self._side)
-        self._side_arrays, self._side_writes = [], set()
+        """Make later work wait for the side streams."""
+        if self._recording:
+            for branch in self._side_writes:
+                self._wait(self._recorder, self._sides[branch])
+        self._side_arrays, self._side_writes = [], {}
 
     def _keep(self, *arrays: cupy.ndarray) -> None:
         """While a graph is recorded: keep alive the arrays that it uses from outside its own pool."""
@@ -185,7 +219,8 @@ class CupyLauncher(Launcher):
         """Run `step`, which compiles its kernels, then once more to record it as a CUDA graph.
 
         Both allocate from a pool that belongs to the graph. So later arrays never get memory that the graph writes at
-        each replay, and within the graph successive arrays reuse memory as usual.
+        each replay, and within the graph successive arrays reuse memory as usual. The pool's memory is given back with
+        the returned function.
         """
         if self._capturing:
             raise BackendError("a capture inside a capture: capture the whole step once")
@@ -203,32 +238,34 @@ class CupyLauncher(Launcher):
         try:
             with self._stream, cupy.cuda.using_allocator(allocate):
                 step()
+                self._join()
                 self._stream.synchronize()
                 graph = self._record(step)
         finally:
             self._capturing, self._pool = False, cupy.get_default_memory_pool()
+            self._side_arrays, self._side_writes = [], {}
         graph.upload(self._stream)
 
         def replay(_kept=(pool, self._kept)) -> None:  # keeps alive what the graph refers to
             with self._lock:
                 graph.launch(self._stream)
 
+        weakref.finalize(replay, pool.free_all_blocks)  # CuPy does not do that when a pool goes away
         return replay
 
     def _record(self, step: Callable[[], None]) -> cupy.cuda.Graph:
-        self._stream.begin_capture()
+        self._recorder.begin_capture()
         self._recording = True
         try:
             step()
             self._join()
         except BaseException:
             with contextlib.suppress(Exception):  # the first error is the one to report
-                self._stream.end_capture()
+                self._recorder.end_capture()
             raise
         finally:
             self._recording = False
-            self._side_arrays, self._side_writes = [], set()
-        graph = self._stream.end_capture()
+        graph = self._recorder.end_capture()
         self._events = []
         return graph
 
@@ -239,6 +276,11 @@ class CupyLauncher(Launcher):
     def elapsed(self, work: Callable[[], Any]) -> float:
         """Seconds of device time for the work that `work` launches."""
         return elapsed(work, self._stream)
+
+
+def _extent(array: cupy.ndarray) -> tuple[int, int]:
+    """[start, end) of a contiguous array's memory."""
+    return array.data.ptr, array.data.ptr + array.nbytes
 
 
 def architecture() -> str:

@@ -31,6 +31,22 @@ class CudaDense(CudaBase):
         self._run("dense.cu", kernel, grid, (LANES, 4), self._data(x), w, bias, y.data, *numbers)
         return y
 
+    def dense_gradients(
+        self, dy: Batch, y: Batch | None, x: Batch, w: Array, out_w: Array, out_b: Array | None, input_gradient: bool
+    ) -> Batch | None:
+        (outputs, inputs), blocks = w.shape, dy.data.shape[0]
+        ob, nb = tiles.dense_tile(inputs, blocks, self.launcher.processors)
+        dx = self._maps(dy, inputs, ()) if input_gradient else None
+        dx_columns, dw_columns = ceil_div(inputs, 4 * ob), ceil_div(inputs, 64)
+        dx_end = dx_columns * ceil_div(blocks, nb) if dx else 0
+        dw_end = dx_end + dw_columns * ceil_div(outputs, 16)
+        end = dw_end if out_b is None else dw_end + ceil_div(outputs, 4)
+        arrays = self._data(dy), y and self._data(y), self._data(x), w, dx and dx.data, out_w, out_b
+        sizes = map(i32, (dy.images, blocks, inputs, outputs, dx_columns, dx_end, dw_columns, dw_end))
+        kernel = f"dense_gradients<{ob}, {nb}, {blocks.bit_length()}>"
+        self._run("dense.cu", kernel, (end,), (LANES, 4), *arrays, *sizes)
+        return dx
+
     def dense_weight_gradient(self, dy: Batch, x: Batch, out: Array) -> None:
         # A window without axes, over one pixel: its values are the inputs.
         self._chain_weight_gradient(dy, x, _POINT, 1, out)
@@ -43,6 +59,7 @@ class CudaDense(CudaBase):
             source = self._constant(("source", window, out.shape[1]), lambda: _sources(window, out.shape[1]))
         sizes = [i32(size) for size in (dy.images, blocks, outputs, out.shape[1] * math.prod(window.input), terms)]
         grid = ceil_div(terms, 64), ceil_div(outputs, 16), groups
+        self._next_branch()
         kernel = f"chain_weight_gradient<{blocks.bit_length()}>"
         arguments = self._data(dy), self._data(x), source, out, *sizes
         self._run("dense.cu", kernel, grid, (LANES, 4), *arguments, overlap=(out,))

@@ -44,7 +44,7 @@ class CudaGroupNorm(CudaBase):
             # As for batch norm: one warp per band for few channels, several bands per warp if channels fill the GPU.
             parts = min(ceil_div(blocks * bands, 8), ceil_div(8 * self.launcher.processors, x.channels))
             parameters = gradient, values, center, inv, out_gamma, out_beta, i32(groups), channels
-            shape = i32(x.images), i32(blocks), positions, i32(band), part, self._counters_of(x.channels, "alone")
+            shape = i32(x.images), i32(blocks), positions, i32(band), part, self._counters_of(x.channels)
             kernel = "group_norm_parameter_gradients"
             self._run(_FILE, kernel, (x.channels, parts), (LANES, 8), *parameters, *shape)
 

@@ -3,6 +3,7 @@
 Two implementations: CuPy on a GPU (cupy_launcher.py), and g++ on the CPU (gpucnn.emulation.launcher).
 """
 
+import contextlib
 import ctypes
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -16,6 +17,8 @@ import gpucnn.kernels
 if TYPE_CHECKING:
     from gpucnn.parallel.processes import Processes
 
+# Launches that may overlap are spread over so many branches; those of a branch run in order.
+BRANCHES = 4
 SOURCES = Path(gpucnn.kernels.__file__).parent / "cuda"
 Array = Any
 
@@ -32,6 +35,10 @@ class Launcher(ABC):
     @abstractmethod
     def empty(self, shape: tuple[int, ...], dtype=np.float32) -> Array:
         """Uninitialized memory."""
+
+    def lasting(self) -> contextlib.AbstractContextManager[None]:
+        """In this context, arrays are made that outlive a capture at hand."""
+        return contextlib.nullcontext()
 
     @abstractmethod
     def clear(self, array: Array) -> None:
@@ -51,13 +58,20 @@ class Launcher(ABC):
 
     @abstractmethod
     def launch(
-        self, kernel: Any, grid: tuple[int, ...], block: tuple[int, ...], *arguments, overlap: tuple[Array, ...] = ()
+        self,
+        kernel: Any,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        *arguments,
+        overlap: tuple[Array, ...] = (),
+        branch: int = 0,
     ) -> None:
         """Run a kernel. Arguments are arrays, None for a null pointer, NumPy scalars of the exact C type, and tuples of
-        NumPy scalars for a struct.
+        these for a struct.
 
-        `overlap` lists all arrays that the kernel writes, if it may run concurrently with later kernels, up to
-        the first one that takes one of these arrays or another view of the same memory.
+        `overlap` lists all arrays that the kernel writes, if it may run concurrently with later kernels, up to the
+        first one that takes one of these arrays or any part of their memory. Launches of the same `branch`, one of
+        BRANCHES, run in order.
         """
 
     @abstractmethod
@@ -94,7 +108,9 @@ def _bytes(argument, locate: Callable[[Array], int]) -> bytes:
     if isinstance(argument, np.generic):
         return argument.tobytes()
     if isinstance(argument, tuple):
-        return _struct(argument)
+        return _struct(
+            tuple(m if isinstance(m, np.generic) else np.frombuffer(_bytes(m, locate), np.uint64)[0] for m in argument)
+        )
     return int(locate(argument)).to_bytes(8, "little")
 
 

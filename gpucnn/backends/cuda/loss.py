@@ -33,7 +33,7 @@ class CudaLoss(CudaBase):
         blocks = len(dz.data)
         part = self._empty((2, blocks * HALVES), np.float64)
         sizes = i32(logits.images), i32(blocks), i32(logits.channels), scale
-        arguments = self._data(logits), labels, dz.data, mean, totals, part, self._counters_of(1, "alone")
+        arguments = self._data(logits), labels, dz.data, mean, totals, part, self._counters_of(1)
         self._run("loss.cu", "softmax_cross_entropy", (ceil_div(blocks, 4),), (LANES, 4), *arguments, *sizes)
 
     def _label_weights(self, labels, weights, images: int, total: Array) -> None:
@@ -44,7 +44,7 @@ class CudaLoss(CudaBase):
         blocks = len(dz.data)
         part, sizes = self._empty((2, blocks * HALVES), np.float64), (i32(logits.images), i32(blocks))
         arguments = self._data(logits), labels, weights, share, keep, weight, dz.data, mean, totals, part
-        counters = self._counters_of(1, "alone")
+        counters = self._counters_of(1)
         self._run(
             "loss.cu",
             "weighted_cross_entropy",
@@ -63,4 +63,4 @@ class CudaLoss(CudaBase):
         arguments = self._data(x), self._data(targets), dx.data, mean, totals, *numbers, part
         grid = 1, min(ceil_div(blocks * bands, 8), 8 * self.launcher.processors)
         expression = f"value_loss<{kind}>"
-        self._run("value_loss.cu", expression, grid, (LANES, 8), *arguments, self._counters_of(1, "alone"))
+        self._run("value_loss.cu", expression, grid, (LANES, 8), *arguments, self._counters_of(1))

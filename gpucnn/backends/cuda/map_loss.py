@@ -17,7 +17,7 @@ class CudaMapLoss(CudaBase):
         bands, where, weight = ceil_div(positions, band), self._data(labels), self._empty((2,), np.float64)
         sizes = i32(logits.images), i32(blocks), i32(positions), i32(band)
         grid = 1, min(ceil_div(blocks * bands, 8), 8 * self.launcher.processors)
-        part, counters = self._empty((2, blocks * HALVES, bands), np.float64), self._counters_of(1, "alone")
+        part, counters = self._empty((2, blocks * HALVES, bands), np.float64), self._counters_of(1)
         sums = *sizes, part, counters
         self._run("map_loss.cu", "label_map_weights", grid, (LANES, 8), where, weights, weight, *sums)
         inputs = self._data(logits), where, weights, share, keep, weight

@@ -9,6 +9,26 @@ from gpucnn.backends.cuda.base import CudaBase
 from gpucnn.backends.cuda.layout import HALVES, LANES, ceil_div, f32, i32
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import positions_per_band
+from gpucnn.geometry import Window
+
+
+def is_halving(pool: Window) -> bool:
+    """Whether the windows are 2x2 pixels, disjoint and inside the image."""
+    return (
+        pool.kernel == pool.stride == (2, 2)
+        and pool.dilation == (1, 1)
+        and pool.padding == ((0, 0), (0, 0))
+        # In ceil mode the last window may reach past the image.
+        and all(2 * p <= size for p, size in zip(pool.output, pool.input, strict=True))
+    )
+
+
+def halving_of(where: Array | None, pool: Window) -> tuple:
+    """norm.cu's struct Halving for a pooling that is one."""
+    return where, i32(pool.input[1]), *map(i32, pool.output)
+
+
+_NO_POOL = None, i32(0), i32(0), i32(0)
 
 
 class CudaNorm(CudaBase):
@@ -25,8 +45,9 @@ class CudaNorm(CudaBase):
         parts = min(ceil_div(blocks * bands, 8), ceil_div(8 * self.launcher.processors, x.channels))
         sizes = [i32(size) for size in (x.images, blocks, positions, band)]
         grid = x.channels, parts
-        # Kernels that may run at the same time must not share counters.
-        counters = self._counters_of(x.channels, "overlap" if overlap else "alone")
+        if overlap:
+            self._next_branch()
+        counters = self._counters_of(x.channels, bool(overlap))
         if overlap:
             overlap = *overlap, part, counters
         self._run(file, kernel, grid, (LANES, 8), *arguments, *sizes, part, counters, overlap=overlap)
@@ -42,32 +63,104 @@ class CudaNorm(CudaBase):
         self._sum_channels("bias_gradient", 1, dy, self._data(dy), out, overlap=(out,))
 
     def batch_norm_statistics(self, x: Batch) -> tuple[Array, Array, Array]:
+        return self._statistics(x, None, None, 0)
+
+    def batch_norm_moving_statistics(
+        self, x: Batch, running_mean: Array, running_var: Array, momentum: float
+    ) -> tuple[Array, Array]:
+        mean, var, _ = self._statistics(x, running_mean, running_var, momentum)
+        return mean, var
+
+    def _statistics(self, x: Batch, running_mean, running_var, momentum: float) -> tuple[Array, Array, Array]:
         mean, var, unbiased = (self._empty((x.channels,)) for _ in range(3))
         mean64, data = self._empty((x.channels,), np.float64), self._data(x)
-        self._sum_channels("batch_norm_mean", 1, x, data, mean64, mean)
-        self._sum_channels("batch_norm_variance", 1, x, data, mean64, var, unbiased)
+        self._sum_channels("batch_norm_mean", 1, x, data, mean64, mean, running_mean, f32(momentum))
+        more = var, unbiased, running_var, f32(momentum)
+        self._sum_channels("batch_norm_variance", 1, x, data, mean64, *more)
         return mean, var, unbiased
 
     def batch_norm(
         self, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float, relu: bool = False
     ) -> Batch:
+        return self._batch_norm(x, mean, var, gamma, beta, eps, None, relu)
+
+    def batch_norm_add(self, x, mean, var, gamma, beta, eps, other: Batch, relu: bool = False) -> Batch:
+        return self._batch_norm(x, mean, var, gamma, beta, eps, self._data(other), relu)
+
+    def _batch_norm(self, x: Batch, mean, var, gamma, beta, eps: float, other: Array | None, relu: bool) -> Batch:
         y = self._like(x)
         maps, positions = x.data.shape[0] * x.channels, math.prod(x.spatial)
-        arguments = self._data(x), mean, var, gamma, beta, f32(eps), y.data
+        arguments = self._data(x), mean, var, gamma, beta, f32(eps), other, y.data
         sizes = i32(x.channels), i32(positions), i32(relu)
         self._run("norm.cu", "batch_norm", (maps, min(ceil_div(positions, 32), 65535)), (256,), *arguments, *sizes)
         return y
 
+    def batch_norm_max_pool(
+        self, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float, pool: Window
+    ) -> tuple[Batch, Array]:
+        if not is_halving(pool):
+            return super().batch_norm_max_pool(x, mean, var, gamma, beta, eps, pool)
+        y = self._maps(x, x.channels, pool.output)
+        where = self._empty(y.data.shape, np.uint8)
+        maps, positions = x.data.shape[0] * x.channels, math.prod(pool.output)
+        arguments = self._data(x), mean, var, gamma, beta, f32(eps), y.data, where
+        sizes = map(i32, (x.channels, *pool.input, *pool.output))
+        grid = maps, min(ceil_div(positions, 32), 65535)
+        self._run("norm.cu", "batch_norm_max_pool", grid, (256,), *arguments, *sizes)
+        return y, where
+
     def batch_norm_gradient(
         self, dy: Batch, x: Batch, mean: Array, var: Array, gamma: Array, eps: float, out_gamma: Array, out_beta: Array
     ) -> Batch:
+        # y plays no part: gamma stands in for beta.
+        return self._gradient_after("Nothing", _NO_POOL, dy, x, mean, var, gamma, gamma, eps, out_gamma, out_beta)
+
+    def batch_norm_relu_gradient(self, dy, y, x, mean, var, gamma, beta, eps, out_gamma, out_beta) -> Batch:
+        return self._gradient_after("Relu", _NO_POOL, dy, x, mean, var, gamma, beta, eps, out_gamma, out_beta)
+
+    def batch_norm_max_pool_gradient(
+        self, dy, kept, x, mean, var, gamma, beta, eps, pool: Window, out_gamma, out_beta
+    ) -> Batch:
+        if not is_halving(pool):
+            settings = mean, var, gamma, beta, eps, pool
+            return super().batch_norm_max_pool_gradient(dy, kept, x, *settings, out_gamma, out_beta)
+        halving = halving_of(kept, pool)
+        return self._gradient_after("ReluMaxPool", halving, dy, x, mean, var, gamma, beta, eps, out_gamma, out_beta)
+
+    def batch_norm_add_gradient(self, dy, y, x, mean, var, gamma, eps, out_gamma, out_beta) -> tuple[Batch, Batch]:
+        settings = dy, x, mean, var, gamma, gamma, eps, out_gamma, out_beta
+        if y is None:
+            return self._gradient_after("Nothing", _NO_POOL, *settings), dy
+        other = self._like(dy)
+        dx = self._gradient_after("ReluOfSum", _NO_POOL, *settings, y=self._data(y), other=other.data)
+        return dx, other
+
+    def _gradient_after(
+        self,
+        after: str,
+        pool: tuple,
+        dy,
+        x: Batch,
+        mean,
+        var,
+        gamma,
+        beta,
+        eps,
+        out_gamma,
+        out_beta,
+        y=None,
+        other=None,
+    ) -> Batch:
+        """dx through the statistics, from the gradient dy of what comes `after` batch norm. `y` is the output of an
+        addition and its ReLU; the gradient of what was added is written into `other`.
+        """
         dx = self._like(x)
         gradient, values = self._data(dy), self._data(x)
         means = self._empty((x.channels,)), self._empty((x.channels,))
-        sums = gradient, values, mean, var, f32(eps), out_gamma, out_beta, *means
-        self._sum_channels("batch_norm_sums", 2, x, *sums)
-        arguments = gradient, values, mean, var, gamma, f32(eps), *means, dx.data, i32(x.images)
-        self._over_maps("batch_norm_gradient", dx.data, *arguments, channels=x.channels)
+        inputs = gradient, y, values, mean, var, gamma, beta, f32(eps), pool
+        self._sum_channels(f"batch_norm_sums<{after}>", 2, x, *inputs, out_gamma, out_beta, *means)
+        arguments = *inputs, *means, dx.data, other, i32(x.images)
+        self._over_maps(f"batch_norm_gradient<{after}>", dx.data, *arguments, channels=x.channels)
         return dx
 
     def channel_sums(self, x: Batch, y: Batch | None = None, center: Array | None = None) -> Array:
@@ -82,8 +175,9 @@ class CudaNorm(CudaBase):
 
     def batch_norm_gradient_by_means(self, dy, x, mean, var, gamma, eps, gamma_mean, beta_mean) -> Batch:
         dx = self._like(x)
-        arguments = self._data(dy), self._data(x), mean, var, gamma, f32(eps), gamma_mean, beta_mean, dx.data
-        self._over_maps("batch_norm_gradient", dx.data, *arguments, i32(x.images), channels=x.channels)
+        inputs = self._data(dy), None, self._data(x), mean, var, gamma, gamma, f32(eps), _NO_POOL
+        arguments = *inputs, gamma_mean, beta_mean, dx.data, None, i32(x.images)
+        self._over_maps("batch_norm_gradient<Nothing>", dx.data, *arguments, channels=x.channels)
         return dx
 
     def batch_norm_input_gradient(self, dy: Batch, var: Array, gamma: Array, eps: float) -> Batch:

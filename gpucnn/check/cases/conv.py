@@ -64,6 +64,7 @@ def convolutions(numbers: Numbers, configurations: Sequence[tuple] = CONVOLUTION
                 "y": b.conv(x, w, bias, win, groups, numbers.kind == "random").numpy(),  # with ReLU
                 "without bias": b.conv(x, w, None, win, groups).numpy(),
                 "dx": b.conv_input_gradient(dy, w, win, groups).numpy(),
+                "x plus dx": b.conv_input_gradient_add(dy, w, win, groups, x).numpy(),
                 "dw": b.host(dw),
                 "db": b.host(db),
             }

@@ -32,7 +32,14 @@ def cases() -> Iterator[Case]:
         indices = b.array(rng.permutation(40))
         step = b.array(np.array([9], np.uint32))
         moved = b.load_images(images, indices, 33, Augmentation(shift=2), seed=2**63 + 5, step=step)
-        return {"images": moved.numpy(), "as they are": b.load_images(images, indices, 17).numpy()}
+        labels = b.array(rng.integers(0, 9, 40).astype(np.int32))
+        both, chosen = b.load_batch(images, labels, indices, 33, Augmentation(shift=2), seed=2**63 + 5, step=step)
+        return {
+            "images": moved.numpy(),
+            "as they are": b.load_images(images, indices, 17).numpy(),
+            "with labels": both.numpy(),
+            "labels": b.host(chosen).reshape(-1)[:33],
+        }
 
     yield Case("loading with random shift", "40 images of 2x7x6", shifted, small=True)
 

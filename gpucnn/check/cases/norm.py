@@ -29,6 +29,7 @@ _BATCH_NORM_GRADIENTS = (
     "dx with max pool",
     "dgamma with max pool",
     "dbeta with max pool",
+    *(f"{name} of {label}" for label in ("sum", "sum with relu") for name in ("dx", "dgamma", "dbeta")),
 )
 # Shape, groups, the kinds of numbers in the simulator: one value per group, a band that spans channels, many bands, odd
 # batches, one to three axes; the last is a layer norm over its flattened images.
@@ -60,9 +61,12 @@ def _batch_norms(numbers: Numbers) -> Iterator[Case]:
             dgamma, dbeta, running = b.zeros((shape[1],)), b.zeros((shape[1],)), b.array(numbers(shape[1], seed=4))
             dx = b.batch_norm_gradient(dy, x, mean, var, gamma, 1e-5, dgamma, dbeta)
             b.update_running(running, mean, 0.1)
+            moved = b.array(numbers(shape[1], seed=5)), b.array(numbers(shape[1], seed=6))
+            again = b.batch_norm_moving_statistics(x, *moved, 0.25)
             rectified = b.batch_norm(x, mean, var, gamma, beta, 1e-5, relu=True)
             outs = b.zeros((shape[1],)), b.zeros((shape[1],))
             through_relu = b.batch_norm_relu_gradient(dy, rectified, x, mean, var, gamma, beta, 1e-5, *outs)
+            results_of_sum = _with_addition(b, numbers, x, dy, mean, var, gamma, beta)
             # What processes that share a batch compute of it.
             center, means = b.array(numbers(shape[1], seed=5).astype(np.float64)), [b.array(numbers(shape[1], seed=6))]
             means.append(b.array(numbers(shape[1], seed=7)))
@@ -77,6 +81,10 @@ def _batch_norms(numbers: Numbers) -> Iterator[Case]:
                 "dgamma": dgamma,
                 "dbeta": dbeta,
                 "running": running,
+                "moving mean": moved[0],
+                "moving var": moved[1],
+                "mean again": again[0],
+                "var again": again[1],
             }
             results = {
                 "y": b.batch_norm(x, mean, var, gamma, beta, 1e-5).numpy(),
@@ -88,12 +96,27 @@ def _batch_norms(numbers: Numbers) -> Iterator[Case]:
                 "dx in inference": b.batch_norm_input_gradient(dy, var, gamma, 1e-5).numpy(),
                 **{name: b.host(array) for name, array in arrays.items()},
             }
+            results |= results_of_sum
             if len(shape) == 4 and min(shape[2:]) > 1:
                 results |= _with_max_pool(b, numbers, x, mean, var, gamma, beta)
             return results
 
         small = numbers.kind in simulated
         yield Case("batch norm", str(shape), run, _BATCH_NORM_GRADIENTS, numbers.kind, small)
+
+
+def _with_addition(b: Backend, numbers: Numbers, x, dy, mean, var, gamma, beta) -> Results:
+    """Batch norm, an addition, and ReLU or not."""
+    other = b.pack(numbers(*x.shape, seed=7))
+    results: Results = {}
+    for label, relu in (("sum", False), ("sum with relu", True)):
+        outs = b.zeros((x.channels,)), b.zeros((x.channels,))
+        y = b.batch_norm_add(x, mean, var, gamma, beta, 1e-5, other, relu)
+        dx, dother = b.batch_norm_add_gradient(dy, y if relu else None, x, mean, var, gamma, 1e-5, *outs)
+        named = {"y": y.numpy(), "dx": dx.numpy(), "dother": dother.numpy()}
+        named |= {"dgamma": b.host(outs[0]), "dbeta": b.host(outs[1])}
+        results |= {f"{name} of {label}": value for name, value in named.items()}
+    return results
 
 
 def _with_max_pool(b: Backend, numbers: Numbers, x, mean, var, gamma, beta) -> Results:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gpucnn.backends.protocol import Backend
+from gpucnn.backends.step_end import StepEnd
 from gpucnn.check.cases.case import ALWAYS, NEVER, RANDOM, Case, Numbers, Results
 
 
@@ -66,6 +67,14 @@ def watch() -> Iterator[Case]:
             step = b.array(np.array([7], np.uint32))
             b.watch(status, step, b.array(np.array([loss], np.float32)), b.array(weights))
             statuses.append(b.host(status)[0])
+            # The same at the end of a step, and of an update that leaves the weights as they are.
+            end = StepEnd(b.array(np.array([-1], np.int64)), step, b.array(np.array([loss], np.float32)))
+            b.end_step(end, b.array(weights))
+            statuses.append(b.host(end.status)[0])
+            end, zeros = end._replace(status=b.array(np.array([-1], np.int64))), (b.zeros((20,)) for _ in range(2))
+            settings = {"momentum": 0.0, "weight_decay": 0.0, "nesterov": False}
+            b.optimize("sgd", b.array(weights), *zeros, b.zeros((1,), np.float32), end=end, **settings)
+            statuses.append(b.host(end.status)[0])
         return {"status": np.array(statuses, np.int64)}
 
     yield Case("watch for non-finite numbers", "20 weights", run, small=True)
