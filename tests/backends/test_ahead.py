@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gpucnn.backends import compilation, get_backend
-from gpucnn.backends.numba import ahead
+from gpucnn.backends.numba import ahead, general
 from gpucnn.layers import Dense, Flatten, Layer, Sequential
 from gpucnn.models import Model
 from gpucnn.training import Trainer
@@ -126,3 +126,11 @@ def test_a_prepared_step_computes_nothing():
     assert not out.any() and not said
     backend.bias_gradient(x, out)
     assert (out == 3).all()
+
+
+def test_the_general_operations_are_valid_ones():
+    backend = get_backend("numba", threads=2)
+    general.operations(backend)
+    prepared = []
+    backend.prepare(lambda: prepared.append(general.operations(backend)))
+    assert prepared == [None]

@@ -20,7 +20,7 @@ from gpucnn.backends import compilation
 # Fewer kernels are compiled as fast by one process.
 _FEWEST = 2
 _LONGEST_WAIT = 60.0  # seconds, for a kernel that another process has claimed
-CAN_FORK = sys.platform.startswith("linux")
+CAN_FORK = sys.platform.startswith("linux") and hasattr(os, "fork")
 
 
 def compile_all(jobs: list[Callable[[], object]], processes: int) -> None:

@@ -7,6 +7,8 @@ from gpucnn.backends.protocol import Backend
 from gpucnn.geometry import window
 
 _EPS, _RATE = 1e-5, 0.1
+# Of the commonest convolution, 3x3 on maps of 16x16.
+_CHANNELS, _SIZE, _IMAGES = 32, 16, 32
 
 
 def operations(backend: Backend) -> None:
@@ -22,4 +24,9 @@ def operations(backend: Backend) -> None:
     backend.batch_norm_max_pool_gradient(pooled, kept, x, mean, var, c, c, _EPS, halved, c, c)
     y = backend.batch_norm_add(x, mean, var, c, c, _EPS, x, True)
     backend.batch_norm_add_gradient(x, y, x, mean, var, c, _EPS, c, c)
+    backend.global_avg_pool_gradient(backend.global_avg_pool(x), (2, 2))
+    x = Batch(backend.zeros((_IMAGES // backend.lanes, _CHANNELS, _SIZE, _SIZE, backend.lanes)), _IMAGES, backend)
+    w, taps = backend.zeros((_CHANNELS, _CHANNELS, 3, 3)), window((_SIZE, _SIZE), 3, padding=1)
+    backend.conv(x, w, None, taps)
+    backend.conv_weight_gradient(x, x, taps, 1, w)
     backend.sgd(c, c, c, c, momentum=_RATE, weight_decay=_RATE, nesterov=False)

@@ -113,7 +113,7 @@ class Helpers:
 
 def _keep_away(thread: int) -> None:
     """Keep a thread from this thread's processor, where systems like to wake it, and where it would wait for us."""
-    if team.current_processor is None:
+    if team.current_processor is None or not hasattr(os, "sched_setaffinity"):
         return
     others = os.sched_getaffinity(0) - {team.current_processor()}
     if others:
