@@ -2,8 +2,9 @@
 
     python bench/scaling.py measure FILE [NETWORK]     one and two processes, messages and bytes of a step, as JSON
     python bench/scaling.py model FILE                 the tables of docs/scaling.md, as Markdown
+    python bench/scaling.py overlap                    whether MPI exchanges while a process computes, as Markdown
 
-The first starts mpirun and takes about a minute once kernels are cached; nothing else should run meanwhile.
+The first and the last start mpirun and take about a minute once kernels are cached; nothing else should run meanwhile.
 """
 
 import json
@@ -12,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +92,70 @@ def measure(path: Path, *names: str) -> None:
     path.write_text(json.dumps(found, indent=1))
 
 
+# ---- whether an exchange beside the computation would gain -----------------------------------------------------------
+
+
+def beside() -> None:
+    """In each of two processes: milliseconds to gather a network's gradients, after computing and while computing."""
+    from mpi4py import MPI
+
+    from gpucnn.models import build_model
+
+    world, matrix = MPI.COMM_WORLD, np.random.default_rng(0).random((160, 160), np.float32)
+    product = np.empty_like(matrix)
+
+    def compute(times: int) -> None:
+        for _ in range(times):
+            np.matmul(matrix, matrix, out=product)
+
+    def median(work: Callable[[], None]) -> float:
+        taken = []
+        for _ in range(300):
+            world.Barrier()
+            started = time.perf_counter()
+            work()
+            taken.append(time.perf_counter() - started)
+        return world.allreduce(float(np.median(taken))) / world.size * 1e3
+
+    lines = ["| network | KB | exchange | computation | one after the other | at once | at once, asked 4 times |"]
+    lines.append("|---|--:|--:|--:|--:|--:|--:|")
+    for network in NETWORKS:
+        mine = np.zeros(build_model(network, (1, 32, 32), 10).parameter_count, np.float32)
+        into = np.zeros((world.size, mine.size), np.float32)
+
+        def gather(mine=mine, into=into) -> None:
+            world.Allgather(mine, into)
+
+        alone = median(gather)
+        quarter = max(1, round(alone / median(lambda: compute(1))))  # so the computation takes four times as long
+
+        def after(times=4 * quarter, gather=gather) -> None:
+            compute(times)
+            gather()
+
+        def at_once(parts: int, quarter=quarter, mine=mine, into=into) -> None:
+            request = world.Iallgather(mine, into)
+            for _ in range(parts):
+                compute(4 * quarter // parts)
+                request.Test()
+            request.Wait()
+
+        numbers = [alone, median(lambda times=4 * quarter: compute(times)), median(after)]
+        numbers += [median(lambda parts=parts: at_once(parts)) for parts in (1, 4)]
+        lines.append(f"| {network} | {mine.nbytes / 1e3:,.0f} | " + " | ".join(f"{n:.3f}" for n in numbers) + " |")
+    if world.rank == 0:
+        print("\n".join(lines))
+
+
+def overlap() -> None:
+    """Print the table of `beside`."""
+    from gpucnn.parallel.launch import mpirun
+
+    command, settings = mpirun()
+    environment = {**os.environ, **settings, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "-n", "2", sys.executable, __file__, "beside"], env=environment, check=True, timeout=600)
+
+
 # ---- the model -------------------------------------------------------------------------------------------------------
 
 
@@ -151,6 +217,8 @@ def main() -> None:
 
         if started()[0] == 0:
             print(json.dumps(result))
+    elif kind in ("overlap", "beside"):
+        {"overlap": overlap, "beside": beside}[kind]()
     else:
         {"measure": measure, "model": model}[kind](Path(arguments[0]), *arguments[1:])
 
