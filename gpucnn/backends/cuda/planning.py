@@ -38,6 +38,7 @@ class PlanningLauncher(Launcher):
         self.launches.append(("clear", array.nbytes))
 
     def write(self, array: np.ndarray, host: np.ndarray) -> None:
+        array[...] = host.reshape(array.shape)  # the host reads some of it back, such as "no step was bad"
         self.launches.append(("copy", array.nbytes))
 
     def read(self, array: np.ndarray) -> np.ndarray:
