@@ -263,7 +263,8 @@ def _by_turns(step: Callable, batches: list[tuple], variant: Variant, device=Non
     with torch.cuda.graph(graph):
         result = step(*fixed)
 
-    def replay():
+    # The graph has the addresses of what the step owns, such as the momentum: the default keeps it alive as long.
+    def replay(step=step):
         for place, tensor in zip(fixed, next(turn), strict=True):
             place.copy_(tensor)
         graph.replay()
