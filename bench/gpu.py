@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 
 from gpucnn.backends import get_backend
 from gpucnn.errors import GpucnnError
-from gpucnn.throughput import Case, bench
+from gpucnn.throughput import Case, bench, pytorch
 from gpucnn.throughput.jobs import prepare
 from gpucnn.throughput.machine import machine
 from gpucnn.throughput.profile import profile
@@ -54,7 +54,7 @@ CASES = [
 ]
 MODELS = ("lenet5", "vgg_small", "resnet20")
 # Seconds that a command may take.
-SANITIZER, CHECKS, TESTS = 45, 90, 60
+SANITIZER, CHECKS, TESTS = 45, 120, 150
 
 
 class Clock:
@@ -104,6 +104,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.cache:
         os.environ["GPUCNN_CACHE"] = str(options.cache.resolve())
+    pytorch.load()
     parts = options.only.split(",")
     if wrong := [part for part in parts if part not in PARTS]:
         parser.error(f"there is no part {', '.join(wrong)}; the parts are {', '.join(PARTS)}")

@@ -3,12 +3,18 @@
 import ctypes
 import functools
 import os
+import signal
 import sys
+import threading
 
 import pytest
 
 # Read once, when Numba is imported. A machine with one core still has to show that two threads change no bit.
 os.environ.setdefault("NUMBA_NUM_THREADS", str(max(2, os.cpu_count() or 1)))
+
+# Ctrl-C is ignored in what a shell starts in the background, and children inherit that: tests of it would never end.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # glibc keeps what was freed for blocks up to a size that grows with use: a worker that has trained many networks would
 # hold gigabytes. With fixed limits, buffers of a megabyte and more go back to the system when they are freed.

@@ -138,7 +138,7 @@ def test_compiling_is_reported(monkeypatch):
     messages = []
     monkeypatch.setattr(compilation, "listeners", [messages.append])
 
-    @compiler.kernel("made for this test", parallel=False)
+    @compiler.called("made for this test")
     def double(x):
         x[0] = x[0] + x[0]
 

@@ -17,6 +17,7 @@ from gpucnn.cli import app
 from gpucnn.errors import BackendError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_both_cpu_backends_pass(threads):
     messages = []
@@ -40,7 +41,7 @@ def test_it_covers_every_operation_of_the_protocol(monkeypatch):
     from gpucnn.backends.protocol import Backend
 
     memory = {"zeros", "array", "assign", "host", "pack", "unpack", "capture", "synchronize", "elapsed", "load_labels"}
-    memory |= {"memory", "plan", "images_at_once", "between"}
+    memory |= {"memory", "plan", "images_at_once", "between", "capture_step", "prepare", "rows"}
     used = set()
 
     class Spy:

@@ -93,6 +93,7 @@ def test_the_examples_run(tmp_path):
     assert without_errors(table) == without_errors(run.stdout)
 
 
+@pytest.mark.slow
 def test_your_own_runs(tmp_path):
     """docs/your-own.md from top to bottom, as a reader would type it."""
     text = "\n".join(text for info, text in blocks(ROOT / "docs" / "your-own.md") if info == "python")

@@ -160,6 +160,7 @@ def test_doubtful_labels_are_the_definitions():
         doubtful_labels(p[0], labels)
 
 
+@pytest.mark.slow
 def test_wrong_labels_are_found_by_networks_that_did_not_see_them():
     x, y = small.data()
     wrong = y.copy()

@@ -1,65 +1,127 @@
-"""docs/tour.md contains the text that docs/tour.py computes, and shows pictures that exist."""
+"""The tour: its pages and notebooks are what docs/tour.py makes, in both languages; its commands give its numbers."""
 
-import importlib.util
 import json
 import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+import tour_source.steps
 from tests.processes import environment
+from tour_source.notebook import notebook
+from tour_source.pages import Page, Part, markdown
+from tour_source.steps import QUICK, TRAINED
 
 pytestmark = pytest.mark.slow
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-TEXT = (DOCS / "tour.md").read_text(encoding="utf-8")
+FILES = {"english": "tour", "korean": "tour.ko"}
+TEXTS = {language: (DOCS / f"{name}.md").read_text(encoding="utf-8") for language, name in FILES.items()}
+TEXT = TEXTS["english"]
 PNG = b"\x89PNG\r\n\x1a\n"
+COMMAND = re.compile(r"^    (gpucnn .+)$", re.MULTILINE)
+PICTURE = re.compile(r"!\[[^]]+\]\(([a-z]+/[a-z0-9-]+\.png)\)")
 
 
-def program():
-    spec = importlib.util.spec_from_file_location("tour", DOCS / "tour.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def compare(page: Page) -> None:
+    """What the page has so far is how the files begin; if not, show the missing lines."""
+    for language, text in TEXTS.items():
+        made = markdown(page.sections[language])
+        assert [line for line in made.splitlines() if line not in text.splitlines()] == []
+        assert text.startswith(made.rstrip("\n"))
 
 
-tour = program()
-
-
-def says(text: str) -> None:
-    """Assert that the text is in tour.md, and if not, show the missing lines."""
-    missing = [line for line in tour.lines(text).splitlines() if line not in TEXT.splitlines()]
-    assert missing == []
-    assert tour.lines(text) in TEXT
-
-
-@pytest.mark.parametrize("step", tour.QUICK, ids=lambda step: step.__name__)
-def test_the_text_of_the_quick_steps_is_the_programs(step, tmp_path):
-    says(tour.HEAD)
-    says(step(tmp_path))
-    for picture in tmp_path.iterdir():  # and it draws what the text shows, or what its command takes
+def test_the_quick_steps_are_the_programs(tmp_path):
+    page = Page(tmp_path)
+    page.make(1 + len(QUICK))
+    compare(page)
+    for picture in tmp_path.iterdir():  # and it draws what the text shows, or what its commands take
         assert f"(tour/{picture.name})" in TEXT or f" docs/tour/{picture.name} " in TEXT
 
 
-@pytest.mark.slow
-def test_the_text_of_the_trained_steps_is_the_programs():
-    learned = tour.Learned()
-    for step in tour.TRAINED:
-        says(step(None, learned))
+def test_the_whole_tour_is_the_programs():
+    page = Page(None)
+    page.make(1 + len(QUICK) + len(TRAINED))
+    for language, name in FILES.items():
+        assert markdown(page.sections[language]) == TEXTS[language]
+        assert notebook(page.sections[language]) == (DOCS / f"{name}.ipynb").read_text(encoding="utf-8")
 
 
-def test_a_changed_number_is_noticed(monkeypatch):
-    monkeypatch.setattr(tour, "DIAGONAL", [[1, -1, -1], [-1, 1, -1], [-1, -1, -1]])
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [("DIAGONAL", [[1, -1, -1], [-1, 1, -1], [-1, -1, -1]]), ("BLOCKS", [[32, 10, 11, 17], *[[4, 14, 9, 20]] * 3])],
+)
+def test_a_changed_number_is_noticed(monkeypatch, name, changed):
+    monkeypatch.setattr(tour_source.steps, name, changed)
+    page = Page(None)
+    page.make(1 + len(QUICK))
     with pytest.raises(AssertionError):
-        says(tour.pattern(None))
+        compare(page)
+
+
+def test_a_changed_block_is_noticed():
+    """Of what a block prints, each character stands in the page."""
+    page = Page(None)
+    page.make(1 + len(QUICK))
+    code = next(i for i, part in enumerate(page.sections["english"][3]) if part.code)
+    part = page.sections["english"][3][code]
+    page.sections["english"][3][code] = Part(part.text, True, part.output.replace("9.", "8.", 1))
+    with pytest.raises(AssertionError):
+        compare(page)
+
+
+# ---- two languages ---------------------------------------------------------------------------------------------------
+
+
+def described(text: str) -> list[dict]:
+    """What must be the same in all languages, heading by heading."""
+    result = []
+    for section in re.split(r"^(?=##+ )", text, flags=re.MULTILINE):
+        blocks = re.findall(r"^```.*?^```$", section, re.MULTILINE | re.DOTALL)
+        prose = re.sub(r"^```.*?^```$", "", section, flags=re.MULTILINE | re.DOTALL)
+        prose = re.sub(r"\]\([^)]*\)", "]", prose)  # addresses are compared as links and pictures
+        result.append(
+            {
+                "level": len(section) - len(section.lstrip("#")),
+                "blocks": blocks,
+                "commands": COMMAND.findall(section),
+                "pictures": PICTURE.findall(section),
+                "numbers": Counter(re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?%?", prose)),
+                "code": Counter(" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)),
+            }
+        )
+    return result
+
+
+def test_the_languages_say_the_same():
+    english, korean = (described(text) for text in TEXTS.values())
+    assert len(english) == 1 + len(QUICK) + len(TRAINED)
+    for one, other in zip(english, korean, strict=True):
+        assert one == other
+
+
+def test_the_korean_page_is_in_korean():
+    prose = re.sub(r"```.*?```|`[^`]*`|^    .*$", "", TEXTS["korean"], flags=re.MULTILINE | re.DOTALL)
+    for paragraph in prose.split("\n\n"):
+        if re.search(r"[A-Za-z]{3}", paragraph):
+            assert re.search(r"[가-힣]", paragraph), paragraph
+
+
+def test_a_different_number_or_picture_in_one_language_is_noticed():
+    for old, new in (("7/9 = 0.7778", "7/9 = 0.7787"), ("tour/match.png", "tour/flip.png"), ("## ", "### ")):
+        assert described(TEXT.replace(old, new, 1)) != described(TEXT)
+
+
+# ---- pictures, commands, notebook ------------------------------------------------------------------------------------
 
 
 def test_every_picture_is_there_and_small_and_every_file_is_shown():
-    shown = set(re.findall(r"!\[[^]]+\]\((tour/[a-z0-9-]+\.png)\)", TEXT))
-    shown |= set(re.findall(r"docs/(tour/[a-z]+\.png)", TEXT))  # what commands take
+    shown = {name for name in PICTURE.findall(TEXT) if name.startswith("tour/")}
+    shown |= set(re.findall(r"docs/(tour/[a-z-]+\.png)", TEXT))  # what commands take
     files = {f"tour/{file.name}" for file in (DOCS / "tour").iterdir()}
     assert shown == files
     for name in shown:
@@ -74,8 +136,8 @@ def test_the_commands_that_it_names_exist():
     from gpucnn.cli import app
 
     group = get_command(app)
-    for line in re.findall(r"^    gpucnn (.+)$", TEXT, re.MULTILINE):
-        words = line.split()
+    for line in COMMAND.findall(TEXT):
+        words = shlex.split(line)[1:]
         command = group.commands[words[0]]
         if words[0] == "show":
             command = command.commands[words[1]]
@@ -97,23 +159,27 @@ def test_its_commands_give_its_numbers(tmp_path):
     """All of them, in their order, typed in one folder."""
     (tmp_path / "docs").symlink_to(DOCS)
     words, results = " ".join(TEXT.split()), {}
-    for line in re.findall(r"^    (gpucnn .+)$", TEXT, re.MULTILINE):
+    for line in COMMAND.findall(TEXT):
         if line != "gpucnn check":
             results[line] = gpucnn(line, tmp_path)
 
     def of(start: str) -> dict:
         return next(result for line, result in results.items() if line.startswith(f"gpucnn {start}"))
 
-    cross = of("show match")
+    cross, strokes = of("show match docs/tour/cross"), of("show match docs/tour/colours")
     assert f"scores {cross['score']:g} at" in words and f"({cross['row']}, {cross['column']})" in words
     assert len(cross["scores"]) == 7
-    one, two, padded = (
+    assert f"On the red stroke it scores {strokes['score']:.2f}" in words
+    assert f"= {strokes['scores'][1][6]:.2f}. The green stroke scores {strokes['scores'][1][11]:.2f}" in words
+    bare, two, padded, total = (
         next(result for line, result in results.items() if line.endswith(end))
-        for end in ("--stride 2", "--padding 1", "gpucnn summary")
+        for end in ("--kernel 3", "--stride 2", "--padding 1", "gpucnn summary")
     )
-    assert f"{one['output'][0]}x{one['output'][1]} places, 9 instead of 25" in words
-    assert f"a corner is used {two['smallest']} times" in words
-    assert f"{padded['total']['parameters']:,} weights and biases" in words
+    assert f"has {bare['output'][0]}x{bare['output'][1]} places" in words
+    assert f"used {bare['smallest']} time, as part" in words and f"is used {bare['largest']} times" in words
+    assert f"{two['output'][0]}x{two['output'][1]} places, 9 instead of 25" in words
+    assert f"a corner is used {padded['smallest']} times" in words
+    assert f"{total['total']['parameters']:,} weights and biases" in words
     trained, confusion = of("train --shift"), of("show confusion")
     assert f"the hash {trained['weights_sha256'][:16]}... on any machine" in words
     assert f"Of {confusion['images']} it classifies {confusion['right']} correctly" in words
@@ -123,6 +189,50 @@ def test_its_commands_give_its_numbers(tmp_path):
     page = of("show scores")
     assert f"It finds {page['right']} of the {page['digits']} digits" in words
     assert f"and {len(page['found']) - page['right']} that are none or another" in words
+
+
+@pytest.fixture
+def opened():
+    """The notebooks, valid and without output."""
+    nbformat = pytest.importorskip("nbformat")
+    found = {}
+    for language, name in FILES.items():
+        found[language] = nbformat.read(DOCS / f"{name}.ipynb", as_version=4)
+        nbformat.validate(found[language])
+        assert not any(cell.get("outputs") for cell in found[language].cells)
+    return found
+
+
+def test_the_notebook_runs_and_prints_what_the_page_shows(opened, tmp_path, monkeypatch):
+    """Every cell but the longest trainings, in Jupyter's own kernel; a command that fails ends it."""
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "gpucnn").write_text(f'#!/bin/sh\nexec {sys.executable} -m gpucnn "$@"\n')
+    (programs / "gpucnn").chmod(0o755)
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", f"{programs}:{environment()['PATH']}")
+    english, korean = opened["english"], opened["korean"]
+    code = [cell for cell in english.cells if cell.cell_type == "code"]
+    assert [cell.source for cell in code] == [cell.source for cell in korean.cells if cell.cell_type == "code"]
+    commands = [line for cell in code for line in re.findall(r"^!(.+)$", cell.source, re.MULTILINE)]
+    assert commands == COMMAND.findall(TEXT)
+
+    for cell in code:
+        cell.source = cell.source.replace("digits+parts --epochs 20", "digits+parts --epochs 1")
+        cell.source = cell.source.replace("!gpucnn check", "!gpucnn check --help")
+        cell.source = re.sub(r"^(!.+)$", r"\1\nassert _exit_code == 0", cell.source, flags=re.MULTILINE)
+    client = nbclient.NotebookClient(
+        english, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(DOCS)}}
+    )
+    client.execute()
+    printed = ["".join(output.get("text", "") for output in cell.outputs) for cell in code]
+    pages = re.findall(r"^```text\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    assert [text for text in printed if text in pages] == pages
+    shown = [output for cell in code for output in cell.outputs if "image/png" in output.get("data", {})]
+    assert len(shown) == sum("gpucnn show" in command for command in commands)
 
 
 def test_help_writes_nothing():

@@ -1,11 +1,24 @@
-"""Announcing that a kernel is being compiled: this can take seconds, and silence looks like a hang."""
+"""Announcing that kernels are being compiled: this can take seconds, and silence looks like a hang."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 listeners: list[Callable[[str], None]] = []
+_silent: list[bool] = []
 
 
 def announce(kernel: str) -> None:
     """Tell all listeners that this kernel is about to be compiled; kernels loaded from the cache are not announced."""
-    for listener in listeners:
-        listener(kernel)
+    if not _silent:
+        for listener in listeners:
+            listener(kernel)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Within it nothing is announced: all of it was at once."""
+    _silent.append(True)
+    try:
+        yield
+    finally:
+        _silent.pop()

@@ -94,6 +94,10 @@ class Backend(ABC):
     def unpack(self, batch: Batch) -> np.ndarray:
         """Lanes to (N, C, *spatial) on the host."""
 
+    def rows(self, batch: Batch) -> Array:
+        """What `unpack` gives, (N, C, *spatial), as an array on the device."""
+        return self.array(self.unpack(batch))
+
     @abstractmethod
     def pack_labels(self, labels: np.ndarray) -> Array:
         """Integer labels (N,) to int32 (block, lane); -1 pads the last block."""
@@ -152,6 +156,18 @@ class Backend(ABC):
         backend's operations (a user-defined layer in plain array code) is repeated only if the backend can record it.
         A step that keeps a result drops the previous one first: where it is run a second time to be recorded, that must
         find the memory of the first.
+        """
+
+    def capture_step(self, step: Callable[[], None]) -> Callable[[], None]:
+        """`capture` of a whole network's step, in fewer kernels than operations if the backend knows how. A result
+        that the step leaves somewhere is there after each replay; it is the same array each time.
+        """
+        return self.capture(step)
+
+    def prepare(self, step: Callable[[], None]) -> None:  # noqa: B027 - most backends have nothing to prepare
+        """Make ready what `step` will need, such as kernels, without computing anything.
+
+        Only for steps that compute nothing outside the backend's operations.
         """
 
     def between(self, work: Callable[[], None]) -> None:
@@ -468,6 +484,26 @@ class Backend(ABC):
         if y is not None:
             dy = self.elementwise_gradient("relu", dy, y)
         return self.batch_norm_gradient(dy, x, mean, var, gamma, eps, out_gamma, out_beta), dy
+
+    def batch_norm_training(
+        self,
+        x: Batch,
+        running_mean: Array,
+        running_var: Array,
+        momentum: float,
+        gamma: Array,
+        beta: Array,
+        eps: float,
+        other: Batch | None = None,
+        relu: bool = False,
+    ) -> tuple[Batch, Array, Array]:
+        """(y, mean, var): batch_norm_moving_statistics, and batch_norm with them or batch_norm_add of `other`. In one
+        kernel if the backend has one.
+        """
+        mean, var = self.batch_norm_moving_statistics(x, running_mean, running_var, momentum)
+        if other is None:
+            return self.batch_norm(x, mean, var, gamma, beta, eps, relu), mean, var
+        return self.batch_norm_add(x, mean, var, gamma, beta, eps, other, relu), mean, var
 
     @abstractmethod
     def batch_norm_input_gradient(self, dy: Batch, var: Array, gamma: Array, eps: float) -> Batch:

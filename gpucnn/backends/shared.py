@@ -104,6 +104,10 @@ class SharedSums(Backend):
         share.exchange.now(self, [by_beta, by_gamma])
         return self.batch_norm_gradient_by_means(dy, x, mean, var, gamma, eps, gamma_mean, beta_mean)
 
+    def batch_norm_training(self, *arguments) -> tuple[Batch, Array, Array]:
+        of: Any = super() if shares.current() is None else _Defaults(self)
+        return of.batch_norm_training(*arguments)
+
     def batch_norm_relu_gradient(self, dy, y, x, mean, var, gamma, beta, eps, out_gamma, out_beta) -> Batch:
         of: Any = super() if shares.current() is None else _Defaults(self)
         return of.batch_norm_relu_gradient(dy, y, x, mean, var, gamma, beta, eps, out_gamma, out_beta)

@@ -19,8 +19,8 @@ class Tape(threading.local):
         if self._calls is not None:
             self._calls.append((function, tuple(map(self._keep, arguments))))
 
-    def record(self, step: Callable[[], None], keep: Callable[[Any], Any] = lambda a: a) -> Callable[[], None]:
-        """Run `step` and return a function that repeats its calls with what `keep` makes of their arguments."""
+    def entries(self, step: Callable[[], None], keep: Callable[[Any], Any]) -> list[tuple[Callable, tuple]]:
+        """Run `step`; returns the functions called, with what `keep` makes of their arguments."""
         if self._calls is not None:
             raise BackendError("a capture inside a capture: capture the whole step once")
         calls = self._calls = []
@@ -29,6 +29,11 @@ class Tape(threading.local):
             step()
         finally:
             self._calls = None
+        return calls
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        """Run `step` and return a function that repeats its calls."""
+        calls = self.entries(step, lambda argument: argument)
 
         def replay() -> None:
             for function, arguments in calls:

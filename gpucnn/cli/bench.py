@@ -55,6 +55,8 @@ def bench(
     import gpucnn.backends
     from gpucnn import throughput
 
+    throughput.pytorch.load()
+
     if plot is not None:
         from gpucnn.throughput.chart import check_path, draw
 

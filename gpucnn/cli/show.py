@@ -100,12 +100,17 @@ def match(
     image: Annotated[
         str,
         typer.Argument(
-            help="A PNG or JPEG file, the number of a test image, or rows of numbers such as '0,1,0;1,1,1;0,1,0'.",
+            help="A PNG or JPEG file, the number of a test image, or rows of numbers such as '0,1,0;1,1,1;0,1,0', "
+            "the next channel after a slash.",
             metavar="IMAGE",
         ),
     ],
     pattern: Annotated[
-        str | None, typer.Option("--pattern", help="Rows of numbers, such as '1,-1,-1;-1,1,-1;-1,-1,1'.")
+        str | None,
+        typer.Option(
+            "--pattern",
+            help="Rows of numbers, such as '1,-1,-1;-1,1,-1;-1,-1,1'; for colours red/green/blue: '1,1/-1,-1/-1,-1'.",
+        ),
     ] = None,
     filter: Annotated[
         int | None, typer.Option("--filter", min=0, help="Instead: the number of a filter of a trained network.")
@@ -124,7 +129,6 @@ def match(
     json: options.Json = False,
 ) -> None:
     """Where in an image a pattern scores highest, with the map of the mean of products."""
-    import numpy as np
 
     from gpucnn import figures, show
     from gpucnn.backends import get_backend
@@ -139,7 +143,7 @@ def match(
         raise ConfigurationError(f"--weights {weights} are those of --filter; they have no meaning with --pattern")
     settings, path = {"data": "digits"}, None
     if pattern is not None:
-        kernel = np.array(_numbers("--pattern", pattern), np.float32)[None]
+        kernel = _channels("--pattern", pattern)
         if run is not None:
             _, settings, path = open_run(run)
     else:
@@ -534,7 +538,7 @@ def _any_image(text: str, channels: int, settings: dict, path: Path | None):
     from gpucnn.data.images import open_image, pixels
 
     if not Path(text).exists() and ("," in text or ";" in text):
-        return np.array(_numbers("IMAGE", text), np.float32), _TYPED
+        return _channels("IMAGE", text), _TYPED
     if _is_number(text):
         image, name = _pick(_test_images(settings, path), text), f"test image {int(text)}"
         if image.shape[0] == 3 and channels == 1:
@@ -554,6 +558,17 @@ def _numbers(what: str, text: str) -> list[list[float]]:
     if not rows or any(len(row) != len(rows[0]) for row in rows):
         raise DataError(f"{what} is {text!r}; expected rows of equally many numbers, such as '1,-1,-1;-1,1,-1;-1,-1,1'")
     return rows
+
+
+def _channels(what: str, text: str):
+    """(C, R, S) float32 from '1,2;3,4/5,6;7,8'."""
+    import numpy as np
+
+    channels = [np.array(_numbers(what, part), np.float32) for part in text.split("/")]
+    if len({channel.shape for channel in channels}) > 1:
+        sizes = ", ".join("x".join(map(str, channel.shape)) for channel in channels)
+        raise DataError(f"{what} is {text!r}, channels of {sizes} numbers; they must be of one size")
+    return np.stack(channels)
 
 
 def _sizes(option: str, text: str):

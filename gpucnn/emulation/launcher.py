@@ -75,6 +75,9 @@ class EmulatedLauncher(Launcher):
         array.reshape(-1).view(np.uint8)[...] = 0xFF
         return array
 
+    def address(self, array: np.ndarray) -> int:
+        return array.ctypes.data
+
     def clear(self, array: np.ndarray) -> None:
         self._tape.call(array.fill, 0)
 
@@ -100,7 +103,7 @@ class EmulatedLauncher(Launcher):
         for argument in arguments:
             if isinstance(argument, np.ndarray) and not argument.flags.c_contiguous:
                 raise EmulationError(f"{kernel.name} got a strided array; pass its first element and strides")
-        packed = Arguments(arguments, lambda array: array.ctypes.data)
+        packed = Arguments(arguments, self.address)
         if packed.sizes != kernel.sizes:
             raise EmulationError(f"{kernel.name} takes arguments of {kernel.sizes} bytes, got {packed.sizes}")
         three = (*grid, *(1,) * (3 - len(grid)), *block, *(1,) * (3 - len(block)))

@@ -126,6 +126,8 @@ def _instruction(opcode: list[str], rest: str, names: dict[str, str]) -> str:
         return "return"
     if name in ("ld", "st"):
         return _access(opcode, operands, names)
+    if opcode[:2] == ["bar", "warp"]:
+        return f"__syncwarp(uint32_t({_value(operands[0], names)}))"
     if name in ("bar", "barrier", "membar", "fence"):
         return "barrier()" if name.startswith("bar") else ""
     values = [_value(operand, names) for operand in operands]

@@ -54,20 +54,20 @@ class RecordedPlan:
     ):
         self._backend = backend
         self._images = backend.zeros((count, *image_shape))
-        self._outputs: Batch | None = None
+        self._outputs: Any = None
         indices = backend.array(np.arange(count, dtype=np.int64))
         values = sum(int(np.prod(node.shape)) for node in graph.nodes)
         self.bytes = self._images.nbytes + 4 * values * -(-count // backend.lanes) * backend.lanes
 
         def work() -> None:
             self._outputs = None  # so that recording finds the memory that the first run took
-            self._outputs = compute(graph, backend.load_images(self._images, indices, count, preparation))
+            images = backend.load_images(self._images, indices, count, preparation)
+            self._outputs = backend.rows(compute(graph, images))
 
-        self._replay = backend.capture(work)
+        self._replay = backend.capture_step(work)
 
     def run(self, images: np.ndarray, outputs: np.ndarray, again: bool) -> bool:
         self._backend.assign(self._images, images)
         self._replay()
-        assert self._outputs is not None
-        outputs[...] = self._backend.unpack(self._outputs)
+        outputs[...] = self._backend.host(self._outputs)
         return bool(np.isfinite(images).all())

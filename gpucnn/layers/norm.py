@@ -50,10 +50,12 @@ class BatchNorm(Layer):
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         self.check(x)
         backend, gamma, beta = x.backend, self.gamma, self.beta
-        training = self._uses_batch()
-        mean, var = self._batch_statistics(x) if training else (self.running_mean.value, self.running_var.value)
-        rectified = self.activation == "relu"
-        y = backend.batch_norm(x, mean, var, gamma.value, beta.value, self.eps, relu=rectified)
+        training, rectified = self._uses_batch(), self.activation == "relu"
+        if training:
+            y, mean, var = self._with_batch_statistics(x, None, rectified)
+        else:
+            mean, var = self._running()
+            y = backend.batch_norm(x, mean, var, gamma.value, beta.value, self.eps, relu=rectified)
         y, activation_backward = finish(y, self.activation)
 
         def training_backward_of_relu(dy: Batch) -> Batch:
@@ -83,7 +85,8 @@ class BatchNorm(Layer):
             y, where = backend.max_pool(y, pool)
             return y, lambda dy: own_backward(backend.max_pool_gradient(dy, where, pool))
         self.check(x)
-        mean, var = self._batch_statistics(x)
+        self._check_count(x)
+        mean, var = backend.batch_norm_moving_statistics(x, *self._running(), self.momentum)
         settings = x, mean, var, self.gamma.value, self.beta.value, self.eps, pool
         y, kept = backend.batch_norm_max_pool(*settings)
         return y, lambda dy: backend.batch_norm_max_pool_gradient(dy, kept, *settings, self.gamma.grad, self.beta.grad)
@@ -93,9 +96,8 @@ class BatchNorm(Layer):
         followed by ReLU. Its backward returns the gradients of x and of `other`.
         """
         self.check(x)
-        backend, settings = x.backend, (self.gamma.value, self.beta.value, self.eps)
-        mean, var = self._batch_statistics(x)
-        y = backend.batch_norm_add(x, mean, var, *settings, other, relu)
+        backend = x.backend
+        y, mean, var = self._with_batch_statistics(x, other, relu)
 
         def backward(dy: Batch) -> tuple[Batch, Batch]:
             inputs = dy, y if relu else None, x, mean, var, self.gamma.value, self.eps
@@ -112,14 +114,21 @@ class BatchNorm(Layer):
         if not shape:
             raise ShapeError("needs values of shape (C,) or (C, *spatial), not ()")
 
-    def _batch_statistics(self, x: Batch):
+    def _with_batch_statistics(self, x: Batch, other: Batch | None, relu: bool) -> tuple[Batch, Any, Any]:
+        """(y, mean, var) by the batch's own statistics, plus `other` if there is one; the running ones move."""
+        self._check_count(x)
+        settings = *self._running(), self.momentum, self.gamma.value, self.beta.value, self.eps
+        return x.backend.batch_norm_training(x, *settings, other, relu)
+
+    def _running(self) -> tuple[Any, Any]:
+        return self.running_mean.value, self.running_var.value
+
+    def _check_count(self, x: Batch) -> None:
         if shares.whole(x) * math.prod(x.spatial) < 2:
             raise ShapeError(
                 f"{label(self)} cannot train on one value per channel: this batch holds {x.images} image of "
                 f"{math.prod(x.spatial)} position; choose a batch size that leaves no single image over"
             )
-        running = self.running_mean.value, self.running_var.value
-        return x.backend.batch_norm_moving_statistics(x, *running, self.momentum)
 
     def onnx(self, graph: Graph, x: str) -> str:
         parts: list[Parameter | Statistic] = [self.gamma, self.beta, self.running_mean, self.running_var]

@@ -31,6 +31,8 @@ _NOT_OPERATIONS = {
     "unpack",
     "pack_labels",
     "capture",
+    "capture_step",
+    "rows",
     "synchronize",
     "elapsed",
 }

@@ -28,6 +28,12 @@ def installed() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
+def load() -> None:
+    """Import PyTorch if it is installed, before CuPy is: version 2.11 cannot be imported after it (cupy issue 9827)."""
+    if installed():
+        import torch  # noqa: F401
+
+
 def cuda() -> bool:
     """Whether PyTorch sees a GPU."""
     if not installed():

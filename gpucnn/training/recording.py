@@ -46,6 +46,10 @@ class RecordedStep:
         """The first part that is not recordable."""
         return next((part for part in self._parts() if not is_recordable(part)), None)
 
+    def _is_ours(self) -> bool:
+        """Whether no user-defined code takes part, which might keep what it finds in a step that is only prepared."""
+        return all(type(part).__module__.startswith("gpucnn.") for part in self._parts())
+
     def settled(self, count: int) -> bool:
         """Whether the next step on so many images only computes: no recording, no proof, no compilation."""
         return count in (self._proved if self._recording else self._seen_counts)
@@ -66,7 +70,9 @@ class RecordedStep:
         elif count in self._recordings:
             self._prove(count)
         else:
-            self._recordings[count] = self._backend.capture(lambda: self._work(count))
+            if self._is_ours():
+                self._backend.prepare(lambda: self._work(count))
+            self._recordings[count] = self._backend.capture_step(lambda: self._work(count))
             self._remember()
 
     # ---- settings: a recording keeps the numbers it was made with ---------------------------------------------------

@@ -97,6 +97,9 @@ class TrainingSteps(RecordedStep):
         added = [part for part in (self._own, self._average, self._mixup, self._erasing) if part]
         return [*added, self.model, *self.model.layer.walk(), self.loss, self._clip, self.optimizer]
 
+    def _is_ours(self) -> bool:
+        return self._processes.size == 1 and super()._is_ours()
+
     def _work(self, count: int) -> None:
         """A step on a batch of `count` images, of which this process computes its part."""
         model = self.model

@@ -762,7 +762,7 @@ class Trainer:
         if self.processes.size > 1:
             title += f", in {self.processes.size} processes"
         if backend.name != "numpy":
-            title += "; the first step compiles kernels that are not in the cache yet, which can take half a minute"
+            title += "; the first step compiles kernels that are not in the cache yet, which can take some seconds"
         obstacle = steps.obstacle()
         if backend.graph and obstacle is not None:
             title += f"; steps are not recorded, since {type(obstacle).__name__} does not declare recordable = True"

@@ -28,6 +28,12 @@ DEVICE double add(double a, double b) { return __dadd_rn(a, b); }
 DEVICE float rectified(float v) { return v > 0.0f ? v : 0.0f; }
 DEVICE float inverse_deviation(float var, float eps) { return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(var, eps))); }
 
+// The end of every dot product. The last + 0 turns -0 into +0, so taps on padding may be skipped or multiplied by zero.
+DEVICE float finished(float acc, float bias, bool relu) {
+  const float v = __fadd_rn(__fadd_rn(acc, bias), 0.0f);
+  return relu ? rectified(v) : v;
+}
+
 // A thread's number where it takes a value, or a few neighbors, of a flat array.
 DEVICE i64 thread_number() { return i64(blockIdx.x) * blockDim.x + threadIdx.x; }
 

@@ -10,12 +10,6 @@
 // load serves all lanes; the pixels come from L1, where a row's taps find the same pixels again.
 #include "common.cuh"
 
-// The end of every dot product. The last + 0 turns -0 into +0, so taps on padding may be skipped or multiplied by zero.
-DEVICE float finished(float acc, float bias, bool relu) {
-  const float v = __fadd_rn(__fadd_rn(acc, bias), 0.0f);
-  return relu ? rectified(v) : v;
-}
-
 // OB output channels by QB pixels of a row a warp; WK warps side by side along the channels and WP along the pixels;
 // the weights of CC channels in shared memory at a time; SB taps of a kernel row in registers at a time.
 template <int OB_, int QB_, int WK_, int WP_, int CC_, int SB_> struct Tile {
@@ -32,18 +26,28 @@ struct OutputStrides {
 };
 
 // The weights of channels c_first ... c_first + CC - 1 for outputs o_first ... of a group, as [c][tap][output]; all
-// threads.
+// threads. Without BY_OUTPUT an output's weights are contiguous, so that a thread needs to know no tap.
 template <class T, int C, int O, class K, bool BY_OUTPUT>
 DEVICE void fetch_weights(float* weights, const float* source, WeightStrides ws, int o_first, int c_first) {
-  constexpr int TILE = T::OB * T::WK;
-  for (int e = threadIdx.y * LANES + threadIdx.x; e < T::CC * K::product * TILE; e += T::threads) {
-    const int tap = e % K::product, rest = e / K::product;
-    const int c = BY_OUTPUT ? rest / TILE : rest % T::CC, o = BY_OUTPUT ? rest % TILE : rest / T::CC;
-    const int a = tap / (K::H * K::W), r = tap / K::W % K::H, s = tap % K::W;
-    float v = 0.0f;
-    if (o_first + o < O && c_first + c < C)
-      v = source[i64(o_first + o) * ws.o + i64(c_first + c) * ws.c + a * ws.d + r * ws.h + s * ws.w];
-    weights[(c * K::product + tap) * T::ROW + o] = v;
+  constexpr int TILE = T::OB * T::WK, TAPS = K::product, CHUNK = T::CC * TAPS;
+  const int thread = threadIdx.y * LANES + threadIdx.x;
+  if (BY_OUTPUT) {
+    for (int e = thread; e < CHUNK * TILE; e += T::threads) {
+      const int tap = e % TAPS, o = e / TAPS % TILE, c = e / TAPS / TILE;
+      const int a = tap / (K::H * K::W), r = tap / K::W % K::H, s = tap % K::W;
+      float v = 0.0f;
+      if (o_first + o < O && c_first + c < C)
+        v = source[i64(o_first + o) * ws.o + i64(c_first + c) * ws.c + a * ws.d + r * ws.h + s * ws.w];
+      weights[(c * TAPS + tap) * T::ROW + o] = v;
+    }
+  } else {
+#pragma unroll 4
+    for (int e = thread; e < CHUNK * TILE; e += T::threads) {
+      const int o = e / CHUNK, k = e % CHUNK;
+      float v = 0.0f;
+      if (o_first + o < O && k < (C - c_first) * TAPS) v = source[i64(o_first + o) * ws.o + c_first * TAPS + k];
+      weights[k * T::ROW + o] = v;
+    }
   }
 }
 

@@ -58,15 +58,34 @@ DEVICE void move_running(float* running, float value, float momentum) {
   if (running) *running = __fmaf_rn(momentum, __fsub_rn(value, *running), *running);
 }
 
+// The sums over the block's channel of x, and of (x - centre)**2.
+template <int WARPS>
+DEVICE bool sum_values(const float* x, Maps maps, double* part, unsigned* counters, double (&sum)[1]) {
+  auto terms = [&](Place at, double* to) { to[0] = __dadd_rn(to[0], double(x[at.element])); };
+  return channel_sums<1, 16, WARPS>(terms, maps, part, counters, sum);
+}
+template <int WARPS>
+DEVICE bool sum_squares(const float* x, double centre, Maps maps, double* part, unsigned* counters, double (&sum)[1]) {
+  auto terms = [&](Place at, double* to) {
+    const double d = __dsub_rn(double(x[at.element]), centre);
+    to[0] = __dadd_rn(to[0], __dmul_rn(d, d));
+  };
+  return channel_sums<1, 16, WARPS>(terms, maps, part, counters, sum);
+}
+
+DEVICE float unbiased_variance(double variance, double count) {
+  const double others = count > 2.0 ? __dsub_rn(count, 1.0) : 1.0;
+  return __double2float_rn(__ddiv_rn(__dmul_rn(variance, count), others));
+}
+
 // mean64 and mean (C,) of x; `running` (C,), if not null, moves toward the mean.
-__global__ void __launch_bounds__(LANES * SUM_WARPS)
+__global__ void __launch_bounds__(LANES* SUM_WARPS)
     batch_norm_mean(const float* __restrict__ x, double* mean64, float* mean, float* running, float momentum,
                     int images, int blocks, int positions, int band, double* part, unsigned* counters) {
   const Maps maps{images, blocks, positions, band};
   const int c = blockIdx.x;
   double sum[1];
-  auto terms = [&](Place at, double* to) { to[0] = __dadd_rn(to[0], double(x[at.element])); };
-  if (channel_sums<1>(terms, maps, part, counters, sum) && first_thread()) {
+  if (sum_values<SUM_WARPS>(x, maps, part, counters, sum) && first_thread()) {
     const double value = __ddiv_rn(sum[0], maps.count());
     mean64[c] = value;
     mean[c] = __double2float_rn(value);
@@ -75,23 +94,17 @@ __global__ void __launch_bounds__(LANES * SUM_WARPS)
 }
 
 // var and unbiased var (C,) of x around mean64; `running` (C,), if not null, moves toward the unbiased one.
-__global__ void __launch_bounds__(LANES * SUM_WARPS)
+__global__ void __launch_bounds__(LANES* SUM_WARPS)
     batch_norm_variance(const float* __restrict__ x, const double* mean64, float* var, float* unbiased, float* running,
                         float momentum, int images, int blocks, int positions, int band, double* part,
                         unsigned* counters) {
   const Maps maps{images, blocks, positions, band};
   const int c = blockIdx.x;
-  const double centre = mean64[c];
   double sum[1];
-  auto terms = [&](Place at, double* to) {
-    const double d = __dsub_rn(double(x[at.element]), centre);
-    to[0] = __dadd_rn(to[0], __dmul_rn(d, d));
-  };
-  if (channel_sums<1>(terms, maps, part, counters, sum) && first_thread()) {
-    const double count = maps.count(), value = __ddiv_rn(sum[0], count);
+  if (sum_squares<SUM_WARPS>(x, mean64[c], maps, part, counters, sum) && first_thread()) {
+    const double value = __ddiv_rn(sum[0], maps.count());
     var[c] = __double2float_rn(value);
-    const double others = count > 2.0 ? __dsub_rn(count, 1.0) : 1.0;
-    unbiased[c] = __double2float_rn(__ddiv_rn(__dmul_rn(value, count), others));
+    unbiased[c] = unbiased_variance(value, maps.count());
     move_running(running ? running + c : nullptr, unbiased[c], momentum);
   }
 }
@@ -125,15 +138,48 @@ struct ReluOfSum {
 struct Channel {
   float centre, inv, scale, shift;
 
+  DEVICE Channel(float mean, float var, float gamma, float beta, float eps)
+      : centre(mean), inv(inverse_deviation(var, eps)), scale(gamma), shift(beta) {}
   DEVICE Channel(int c, const float* mean, const float* var, const float* gamma, const float* beta, float eps)
-      : centre(mean[c]), inv(inverse_deviation(var[c], eps)), scale(gamma[c]), shift(beta[c]) {}
+      : Channel(mean[c], var[c], gamma[c], beta[c], eps) {}
   DEVICE float xhat(float x) const { return __fmul_rn(__fsub_rn(x, centre), inv); }
   DEVICE float y(float xhat) const { return __fmaf_rn(scale, xhat, shift); }
 };
 
+// The sums over the block's channel of dy * xhat and of dy, dy being the gradient with respect to batch norm's output.
+template <class After, int WARPS>
+DEVICE bool sum_gradients(const float* dy, const float* after, const float* x, const Channel& channel, Halving pool,
+                          Maps maps, double* part, unsigned* counters, double (&sum)[2]) {
+  auto terms = [&](Place at, double* to) {
+    const float xhat = channel.xhat(x[at.element]);
+    const double d = double(After::gradient(dy, after, at, channel.y(xhat), pool));
+    to[0] = __dadd_rn(to[0], __dmul_rn(d, double(xhat)));
+    to[1] = __dadd_rn(to[1], d);
+  };
+  return channel_sums<2, 8, WARPS>(terms, maps, part, counters, sum);
+}
+
+// dx = (gamma * inv) * fma(-xhat, gamma_mean, dy - beta_mean) at a place; +0 for a padding image. `other`, if not null, =
+// dy, which is the gradient of what was added to batch norm's output.
+template <class After> struct Gradient {
+  const float *dy, *after, *x;
+  const Channel& channel;
+  Halving pool;
+  float gamma_mean, beta_mean;
+  float *dx, *other;
+
+  DEVICE void store(Place at, bool there) const {
+    const float xhat = channel.xhat(x[at.element]), scale = __fmul_rn(channel.scale, channel.inv);
+    const float d = After::gradient(dy, after, at, channel.y(xhat), pool);
+    const float v = __fmul_rn(scale, __fmaf_rn(-xhat, gamma_mean, __fsub_rn(d, beta_mean)));
+    dx[at.element] = there ? v : 0.0f;
+    if (other) other[at.element] = d;
+  }
+};
+
 // dgamma and dbeta (C,), and their means over all values of the channel, which dx needs.
 template <class After>
-__global__ void __launch_bounds__(LANES * SUM_WARPS)
+__global__ void __launch_bounds__(LANES* SUM_WARPS)
     batch_norm_sums(const float* __restrict__ dy, const float* __restrict__ after, const float* __restrict__ x,
                     const float* mean, const float* var, const float* gamma, const float* beta, float eps, Halving pool,
                     float* dgamma, float* dbeta, float* gamma_mean, float* beta_mean, int images, int blocks,
@@ -142,18 +188,73 @@ __global__ void __launch_bounds__(LANES * SUM_WARPS)
   const int c = blockIdx.x;
   const Channel channel(c, mean, var, gamma, beta, eps);
   double sum[2];
-  auto terms = [&](Place at, double* to) {
-    const float xhat = channel.xhat(x[at.element]);
-    const double d = double(After::gradient(dy, after, at, channel.y(xhat), pool));
-    to[0] = __dadd_rn(to[0], __dmul_rn(d, double(xhat)));
-    to[1] = __dadd_rn(to[1], d);
-  };
-  if (channel_sums<2, 8>(terms, maps, part, counters, sum) && first_thread()) {
+  if (sum_gradients<After, SUM_WARPS>(dy, after, x, channel, pool, maps, part, counters, sum) && first_thread()) {
     dgamma[c] = __fadd_rn(__double2float_rn(sum[0]), 0.0f);
     dbeta[c] = __fadd_rn(__double2float_rn(sum[1]), 0.0f);
     gamma_mean[c] = __double2float_rn(__ddiv_rn(sum[0], maps.count()));
     beta_mean[c] = __double2float_rn(__ddiv_rn(sum[1], maps.count()));
   }
+}
+
+// ---- small channels: a block of threads takes one alone, sums and all; grid (C,), block (32, ALONE) -----------------
+
+constexpr int ALONE = 16;
+
+// Calls f(place, block) for all values of the channel.
+template <class F> DEVICE void over_channel(Maps maps, F f) {
+#pragma unroll 8
+  for (int unit = threadIdx.y; unit < maps.blocks * maps.positions; unit += ALONE) {
+    const int block = unit / maps.positions, p = unit % maps.positions;
+    f(Place{maps.start(block) + i64(p) * LANES + threadIdx.x, i64(block) * gridDim.x + blockIdx.x, p}, block);
+  }
+}
+
+// Batch norm with the batch's own statistics: mean and var (C,), the running statistics, and y as by batch_norm below.
+__global__ void __launch_bounds__(LANES* ALONE, 1) batch_norm_alone(
+    const float* __restrict__ x, float* mean, float* var, float* running_mean, float* running_var, float momentum,
+    const float* gamma, const float* beta, float eps, const float* __restrict__ other, float* __restrict__ y, int relu,
+    int images, int blocks, int positions, int band, double* part, unsigned* counters) {
+  const Maps maps{images, blocks, positions, band};
+  const int c = blockIdx.x;
+  double sum[1];
+  sum_values<ALONE>(x, maps, part, counters, sum);
+  const double centre = __ddiv_rn(sum[0], maps.count());
+  sum_squares<ALONE>(x, centre, maps, part, counters, sum);
+  const double variance = __ddiv_rn(sum[0], maps.count());
+  const Channel channel(__double2float_rn(centre), __double2float_rn(variance), gamma[c], beta[c], eps);
+  if (first_thread()) {
+    mean[c] = channel.centre;
+    var[c] = __double2float_rn(variance);
+    move_running(running_mean + c, channel.centre, momentum);
+    move_running(running_var + c, unbiased_variance(variance, maps.count()), momentum);
+  }
+  over_channel(maps, [&](Place at, int) {
+    float v = channel.y(channel.xhat(x[at.element]));
+    if (other) v = __fadd_rn(v, other[at.element]);
+    y[at.element] = relu ? rectified(v) : v;
+  });
+}
+
+// All gradients of batch norm with the batch's own statistics.
+template <class After>
+__global__ void __launch_bounds__(LANES* ALONE, 1) batch_norm_gradient_alone(
+    const float* __restrict__ dy, const float* __restrict__ after, const float* __restrict__ x, const float* mean,
+    const float* var, const float* gamma, const float* beta, float eps, Halving pool, float* dgamma, float* dbeta,
+    float* __restrict__ dx, float* __restrict__ other, int images, int blocks, int positions, int band, double* part,
+    unsigned* counters) {
+  const Maps maps{images, blocks, positions, band};
+  const int c = blockIdx.x;
+  const Channel channel(c, mean, var, gamma, beta, eps);
+  double sum[2];
+  sum_gradients<After, ALONE>(dy, after, x, channel, pool, maps, part, counters, sum);
+  if (first_thread()) {
+    dgamma[c] = __fadd_rn(__double2float_rn(sum[0]), 0.0f);
+    dbeta[c] = __fadd_rn(__double2float_rn(sum[1]), 0.0f);
+  }
+  const float b = __double2float_rn(__ddiv_rn(sum[0], maps.count()));
+  const float a = __double2float_rn(__ddiv_rn(sum[1], maps.count()));
+  const Gradient<After> gradient{dy, after, x, channel, pool, b, a, dx, other};
+  over_channel(maps, [&](Place at, int block) { gradient.store(at, present(block, threadIdx.x, maps.images)); });
 }
 
 // ---- map by map: grid (blocks * C, parts), 256 threads ------------------------------------------------------------
@@ -202,8 +303,7 @@ __global__ void __launch_bounds__(256)
   });
 }
 
-// dx = (gamma * inv) * fma(-xhat, gamma_mean, dy - beta_mean); padding images get +0. `other`, if not null, = the gradient
-// with respect to batch norm's output, which is that of what was added to it.
+// dx from the sums' means; see Gradient.
 template <class After>
 __global__ void __launch_bounds__(256)
     batch_norm_gradient(const float* __restrict__ dy, const float* __restrict__ after, const float* __restrict__ x,
@@ -212,15 +312,9 @@ __global__ void __launch_bounds__(256)
                         float* __restrict__ other, int images, int C, int positions) {
   const int c = blockIdx.x % C;
   const Channel channel(c, mean, var, gamma, beta, eps);
-  const float a = beta_mean[c], b = gamma_mean[c], scale = __fmul_rn(channel.scale, channel.inv);
+  const Gradient<After> gradient{dy, after, x, channel, pool, gamma_mean[c], beta_mean[c], dx, other};
   const bool there = present(blockIdx.x / C, threadIdx.x % LANES, images);
-  over_map(positions, [&](Place at) {
-    const float xhat = channel.xhat(x[at.element]);
-    const float d = After::gradient(dy, after, at, channel.y(xhat), pool);
-    const float v = __fmul_rn(scale, __fmaf_rn(-xhat, b, __fsub_rn(d, a)));
-    dx[at.element] = there ? v : 0.0f;
-    if (other) other[at.element] = d;
-  });
+  over_map(positions, [&](Place at) { gradient.store(at, there); });
 }
 
 // dx = dy * (gamma * inv), where the statistics are constants.

@@ -21,3 +21,8 @@ DEVICE unsigned philox_word(u64 seed, u64 index, unsigned step, unsigned purpose
   }
   return c0;
 }
+
+// Dropout of x by a drawn word: u < rate ? +0 : x * scale.
+DEVICE float dropped(float x, unsigned word, float rate, float scale) {
+  return __fmul_rn(__uint2float_rn(word >> 8), 0x1p-24f) < rate ? 0.0f : __fmul_rn(x, scale);
+}

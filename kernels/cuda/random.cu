@@ -11,6 +11,5 @@ __global__ void __launch_bounds__(256) dropout(const float* x, float* y, float r
   if (i >= size) return;
   const i64 block = i / (values * LANES), value = i / LANES % values, image = block * LANES + i % LANES;
   const unsigned word = philox_word(seed, u64((offset + image) * values + value), step[0], DROPOUT, layer);
-  const float u = __fmul_rn(__uint2float_rn(word >> 8), 0x1p-24f);
-  y[i] = u < rate ? 0.0f : __fmul_rn(x[i], scale);
+  y[i] = dropped(x[i], word, rate, scale);
 }

@@ -60,12 +60,12 @@ struct Place {
 // Sums of SUMS terms over a channel: `terms(place, to)` adds the terms of the value there to to[0 .. SUMS-1]. True,
 // with the sums in `result`, for all threads of the channel's last block; false for the others. Launch: grid (channels,
 // parts), block (32, SUM_WARPS); part (channels, SUMS, blocks of 16, bands); counters (channels,). UNROLL is how many
-// positions are on their way at once: fewer where a term takes many registers.
-template <int SUMS, int UNROLL = 16, class Terms>
+// positions are on their way at once: fewer where a term takes many registers. WARPS are those of the block.
+template <int SUMS, int UNROLL = 16, int WARPS = SUM_WARPS, class Terms>
 DEVICE bool channel_sums(Terms terms, Maps maps, double* part, unsigned* counters, double* result) {
   const int lane = threadIdx.x, bands = maps.bands(), halves = 2 * maps.blocks;
   double* mine = part + i64(blockIdx.x) * SUMS * halves * bands;
-  for (int unit = blockIdx.y * SUM_WARPS + threadIdx.y; unit < maps.blocks * bands; unit += gridDim.y * SUM_WARPS) {
+  for (int unit = blockIdx.y * WARPS + threadIdx.y; unit < maps.blocks * bands; unit += gridDim.y * WARPS) {
     const int block = unit / bands, band = unit % bands;
     const i64 start = maps.start(block) + lane, map = i64(block) * gridDim.x + blockIdx.x;
     double sum[SUMS] = {};
@@ -88,7 +88,7 @@ DEVICE bool channel_sums(Terms terms, Maps maps, double* part, unsigned* counter
       const int half = i >> depth, band = i & ((1 << depth) - 1);
       return band < bands ? __ldcg(mine + i64(s * halves + half) * bands + band) : 0.0;
     };
-    result[s] = tree_over<LANES * SUM_WARPS>(filled, halves << depth, threadIdx.y * LANES + lane);
+    result[s] = tree_over<LANES * WARPS>(filled, halves << depth, threadIdx.y * LANES + lane);
   }
   return true;
 }

@@ -204,6 +204,23 @@ def rest(typing):
 
 
 @intrinsic
+def cycles(typing):
+    """A clock counter, some 2 to 4 a nanosecond."""
+
+    def generate(context, builder, s, v):
+        kind = ir.FunctionType(_i64, [])
+        if "aarch64" in builder.module.triple or "arm64" in builder.module.triple:
+            # Only the kernel may read the cycle counter; the timer has tens of ticks a microsecond, or a thousand.
+            ticks, rate = (
+                builder.asm(kind, f"mrs $0, {name}", "=r", [], True) for name in ("cntvct_el0", "cntfrq_el0")
+            )
+            return builder.mul(ticks, builder.udiv(_i64(3_000_000_000), rate))
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.readcyclecounter"), [])
+
+    return types.int64(), generate
+
+
+@intrinsic
 def call(typing, function, arguments, unit):
     """Call a native kernel by its address."""
 

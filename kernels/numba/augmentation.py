@@ -6,7 +6,7 @@ from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.conv import stride_of
 from gpucnn.kernels.numba.random import CROP, CUTOUT, FLIP, SHIFT, word
 from gpucnn.kernels.numba.simd import LANES, element, load, multiply, put, splat, store, subtract, transpose
-from numba import get_thread_id, prange
+from gpucnn.kernels.numba.team import get_thread_id, leads, prange
 
 
 @inner
@@ -40,27 +40,30 @@ def load_augmented(
     """
     B, C, D, H, W = y.shape[0], y.shape[1], y.shape[2], y.shape[3], y.shape[4]
     ID, IH, IW = images.shape[2], images.shape[3], images.shape[4]
-    for i in range(count):
-        for a in range(3):
-            own = a - (3 - axes)  # the number of the axis; below 0 for those that the images do not have
-            room, size = images.shape[2 + a] - y.shape[2 + a], y.shape[2 + a]
-            origin, first, end = room // 2, 0, 0
-            if draws and own >= 0:
-                if crops:
-                    origin = (
-                        (draw24(seed, (offset + i) * axes + own, step[0], CROP) * (room + 2 * shift + 1)) >> 24
-                    ) - shift
-                elif shift > 0:
-                    origin = shift - ((draw24(seed, (offset + i) * axes + own, step[0], SHIFT) * (2 * shift + 1)) >> 24)
-            if draws and cutout > 0:
-                if own >= 0:
-                    first = ((draw24(seed, (offset + i) * axes + own, step[0], CUTOUT) * size) >> 24) - cutout // 2
-                    end = first + cutout
-                else:
-                    end = 1
-            plan[i, a], plan[i, 4 + a], plan[i, 7 + a] = origin, first, end
-        mirrored = draws and flips and (draw24(seed, offset + i, step[0], FLIP) >> 23) == 1
-        plan[i, 3] = 1 if mirrored else 0
+    if leads():
+        for i in range(count):
+            for a in range(3):
+                own = a - (3 - axes)  # the number of the axis; below 0 for those that the images do not have
+                room, size = images.shape[2 + a] - y.shape[2 + a], y.shape[2 + a]
+                origin, first, end = room // 2, 0, 0
+                if draws and own >= 0:
+                    if crops:
+                        origin = (
+                            (draw24(seed, (offset + i) * axes + own, step[0], CROP) * (room + 2 * shift + 1)) >> 24
+                        ) - shift
+                    elif shift > 0:
+                        origin = shift - (
+                            (draw24(seed, (offset + i) * axes + own, step[0], SHIFT) * (2 * shift + 1)) >> 24
+                        )
+                if draws and cutout > 0:
+                    if own >= 0:
+                        first = ((draw24(seed, (offset + i) * axes + own, step[0], CUTOUT) * size) >> 24) - cutout // 2
+                        end = first + cutout
+                    else:
+                        end = 1
+                plan[i, a], plan[i, 4 + a], plan[i, 7 + a] = origin, first, end
+            mirrored = draws and flips and (draw24(seed, offset + i, step[0], FLIP) >> 23) == 1
+            plan[i, 3] = 1 if mirrored else 0
     for u in prange(B * C * D):
         u = np.int64(u)
         rest, d = u // D, u % D

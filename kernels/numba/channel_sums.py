@@ -24,7 +24,7 @@ from gpucnn.kernels.numba.simd import (
     widen,
 )
 from gpucnn.kernels.numba.sums import push64, total64
-from numba import prange
+from gpucnn.kernels.numba.team import prange
 
 VALUES, SQUARES, PRODUCTS = 0, 1, 2
 

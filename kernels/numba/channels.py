@@ -6,8 +6,8 @@ All activations here are contiguous and flat along their positions: (block, chan
 import numpy as np
 from gpucnn.kernels.numba.compiler import kernel
 from gpucnn.kernels.numba.simd import LANES, load, splat, store
+from gpucnn.kernels.numba.team import prange
 from gpucnn.kernels.numba.vectors import biased
-from numba import prange
 
 
 @kernel("add bias")

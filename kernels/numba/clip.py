@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 from gpucnn.kernels.contract import BAND
+from gpucnn.kernels.numba.chunks import chunks_of, numbers_of
 from gpucnn.kernels.numba.compiler import kernel
 from gpucnn.kernels.numba.simd import LANES, add64, load, multiply64, splat64, tree64, widen
 from gpucnn.kernels.numba.sums import push64, total64
-from numba import prange
+from gpucnn.kernels.numba.team import prange
 
 ZERO = np.float32(0)
 SQUARES = BAND * LANES  # values that one sum of squares takes: 64 rows of 16
@@ -15,9 +16,10 @@ SQUARES = BAND * LANES  # values that one sum of squares takes: 64 rows of 16
 
 @kernel("clip value", contiguous=True)
 def clip_value(g, limit):
-    for i in prange(g.shape[0]):
-        v = g[i]
-        g[i] = -limit if v < -limit else limit if v > limit else v
+    for u in prange(chunks_of(g)):
+        for i in numbers_of(g, u):
+            v = g[i]
+            g[i] = -limit if v < -limit else limit if v > limit else v
 
 
 @kernel("norm parts")
@@ -40,7 +42,7 @@ def norm_parts(g, part):
         part[u] = tree64(acc, LANES)
 
 
-@kernel("clip norm", parallel=False)
+@kernel("clip norm")
 def norm_scale(part, slots, limit, scale):
     """scale (1,) = f32(limit / norm) where the norm exceeds the limit, else 1."""
     for b in range(part.shape[0]):
@@ -53,5 +55,6 @@ def norm_scale(part, slots, limit, scale):
 def scale_all(g, scale):
     factor = scale[0]
     if factor != np.float32(1):
-        for i in prange(g.shape[0]):
-            g[i] *= factor
+        for u in prange(chunks_of(g)):
+            for i in numbers_of(g, u):
+                g[i] *= factor

@@ -22,10 +22,13 @@ from typing import Protocol
 import llvmlite
 import numba
 import numpy as np
+from gpucnn.kernels.numba.arguments import unpacked_of
 from numba.core import bytecode, caching, compiler, event, types
+from numba.core.registry import cpu_target
 
 OPTIONS = {"error_model": "numpy", "nogil": True}
 listeners: list[Callable[[str], None]] = []
+needed: list[Callable[[], None]] = []  # called before a kernel is compiled or loaded
 
 
 class Store(Protocol):
@@ -57,15 +60,15 @@ def _sources() -> str:
 
 
 class _Cache(caching._Cache):
-    """Numba's interface of a cache for one kernel."""
+    """Numba's interface of a cache for one kernel; `types` are those of its arguments."""
 
-    def __init__(self, name: str):
-        self.name = name
+    def __init__(self, name: str, types: tuple = ()):
+        self.name, self.types = name, types
 
     cache_path = ""
 
     def _key(self, signature, codegen) -> str:
-        key = repr((_sources(), self.name, str(signature), codegen.magic_tuple()))
+        key = repr((_sources(), self.name, str(self.types), str(signature), codegen.magic_tuple()))
         stem = "".join(c if c.isalnum() else "-" for c in self.name)
         return f"{stem}-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
 
@@ -93,70 +96,151 @@ class _Cache(caching._Cache):
         pass
 
 
+_ENTRY = (types.int64, types.int64)  # a kernel's table of arguments, and a unit
+
+
+class Routine:
+    """A function compiled for one combination of argument types, from the cache if it is there."""
+
+    def __init__(self, function, name: str, signature: tuple, of: tuple = (), **options):
+        self.name = name
+        self.dispatcher = numba.njit(function, **OPTIONS, **options)
+        self.dispatcher._cache = _Cache(name, of)
+        self.dispatcher._can_cache = True
+        with _announce(self):
+            self.dispatcher.compile(signature)
+        self.compiled = self.dispatcher.overloads[signature]
+
+    @property
+    def entry(self) -> Callable:
+        """What Python calls, with arguments of just these types."""
+        return self.compiled.entry_point
+
+    @functools.cached_property
+    def address(self) -> int:
+        """Where native code calls it."""
+        return self.compiled.library.get_pointer_to_function(self.compiled.fndesc.llvm_cfunc_wrapper_name)
+
+
+class Function:
+    """A function for Python to call, which Numba compiles for each combination of argument types."""
+
+    def __init__(self, function, name: str):
+        self.name, self._function = name, function
+        self._routines: dict[tuple, Routine] = {}
+
+    def prepare(self, *arguments) -> Callable:
+        """The entry point for arguments of these types, compiled or loaded if this is the first time."""
+        signature = signature_of(arguments)
+        if signature not in self._routines:
+            self._routines[signature] = Routine(self._function, self.name, signature)
+        return self._routines[signature].entry
+
+    def missing(self, *arguments) -> bool:
+        """Whether there is no code for arguments of these types, neither here nor in the cache."""
+        signature = signature_of(arguments)
+        return signature not in self._routines and not is_stored(self.name, signature)
+
+    def __call__(self, *arguments):
+        return self.prepare(*arguments)(*arguments)
+
+
 class Kernel:
-    """A function that Numba compiles for each combination of argument types.
+    """A function whose work several threads share (team.py), compiled for each combination of argument types.
 
     Arrays are strided for the compiler, so that one machine code serves contiguous arrays and views alike, unless the
-    kernel says that it wants them contiguous. `prepare` gives the compiled entry point, which takes the same arguments
-    and looks at no type again.
+    kernel says that it wants them contiguous. It finds its arguments in a table (arguments.py).
     """
 
-    def __init__(self, function, name: str, parallel: bool, contiguous: bool):
-        self.name = name
-        self._layout = "C" if contiguous else "A"
-        self.dispatcher = numba.njit(function, parallel=parallel, **OPTIONS)
-        self.dispatcher._cache = _Cache(name)
-        self.dispatcher._can_cache = True
-        self._entries: dict = {}
+    def __init__(self, function, name: str, contiguous: bool):
+        if function.__globals__.get("prange") is numba.prange:
+            raise ImportError(f"kernel {name}: take prange from gpucnn.kernels.numba.team, not from numba")
+        self.name, self._layout = name, "C" if contiguous else "A"
+        self._body = numba.njit(function, inline="always", **OPTIONS)
+        self.routines: dict[tuple, Routine] = {}
 
-    def prepare(self, *arguments) -> Callable[..., None]:
-        """The entry point for arguments of these types, compiled or loaded if this is the first time."""
-        key = tuple([(a.dtype.char, a.ndim) if isinstance(a, np.ndarray) else type(a) for a in arguments])
-        entry = self._entries.get(key)
-        if entry is None:
-            signature = tuple(self._type(a) for a in arguments)
-            with _announce(self):
-                self.dispatcher.compile(signature)
-            entry = self._entries[key] = self.dispatcher.overloads[signature].entry_point
-        return entry
+    def prepare(self, *arguments) -> int:
+        """The address of the code for arguments of these types, compiled or loaded if this is the first time.
 
-    def __call__(self, *arguments) -> None:
-        self.prepare(*arguments)(*arguments)
+        It takes the address of the table of arguments and an int64 that it does not look at.
+        """
+        key = _key_of(arguments)
+        routine = self.routines.get(key)
+        if routine is None:
+            routine = self.routines[key] = self.compile(signature_of(arguments, self._layout))
+        return routine.address
 
-    def _type(self, argument):
-        if isinstance(argument, np.ndarray):
-            return types.Array(numba.from_dtype(argument.dtype), argument.ndim, self._layout)
-        return numba.typeof(argument)
+    def missing(self, *arguments) -> tuple | None:
+        """The signature to compile for these arguments; None if there is code for them, here or in the cache."""
+        if _key_of(arguments) in self.routines:
+            return None
+        signature = signature_of(arguments, self._layout)
+        return None if is_stored(self.name, _ENTRY, signature) else signature
+
+    def compile(self, signature: tuple) -> Routine:
+        """The code for arguments of these types, from the cache if it is there."""
+        for make in needed:
+            make()
+        body, unpacked = self._body, unpacked_of(signature)
+
+        names = ", ".join(f"a{number}" for number in range(len(signature)))
+        scope = {"__name__": __name__, "body": body, "unpacked": unpacked}  # a cached kernel asks for its module
+        # Numba inlines no call with a star.
+        exec(f"def entry(table, unit):\n    {names}, = unpacked(table)\n    body({names})", scope)
+        return Routine(scope["entry"], self.name, _ENTRY, signature, no_cpython_wrapper=True)
 
     def assembly(self) -> str:
         """The machine code of all that was compiled so far, as text (empty for what came from the cache)."""
-        return "\n".join(self.dispatcher.inspect_asm(s) for s in self.dispatcher.signatures)
+        return "\n".join(r.dispatcher.inspect_asm(s) for r in self.routines.values() for s in r.dispatcher.signatures)
+
+
+def _key_of(arguments) -> tuple:
+    return tuple([(a.dtype.char, a.ndim) if isinstance(a, np.ndarray) else type(a) for a in arguments])
+
+
+def is_stored(name: str, signature: tuple, of: tuple = ()) -> bool:
+    """Whether the cache has a Routine."""
+    codegen = cpu_target.target_context.codegen()
+    return store is not None and store.read(_Cache(name, of)._key(signature, codegen)) is not None
+
+
+def signature_of(arguments, layout: str = "A") -> tuple:
+    """The types of arguments; arrays are strided ("A") or contiguous ("C")."""
+    return tuple(
+        types.Array(numba.from_dtype(a.dtype), a.ndim, layout) if isinstance(a, np.ndarray) else numba.typeof(a)
+        for a in arguments
+    )
 
 
 class _Announcer(event.Listener):
     """Notifies `listeners` that a kernel is being compiled; one that comes from the cache compiles nothing."""
 
-    def __init__(self, kernel: Kernel):
-        self.kernel = kernel
+    def __init__(self, routine: Routine):
+        self.routine = routine
 
     def on_start(self, event):
-        if event.data["dispatcher"] is self.kernel.dispatcher:
+        if event.data["dispatcher"] is self.routine.dispatcher:
             for listener in listeners:
-                listener(self.kernel.name)
+                listener(self.routine.name)
 
     def on_end(self, event):
         pass
 
 
 @contextlib.contextmanager
-def _announce(kernel: Kernel) -> Iterator[None]:
-    with event.install_listener("numba:compile", _Announcer(kernel)):
+def _announce(routine: Routine) -> Iterator[None]:
+    with event.install_listener("numba:compile", _Announcer(routine)):
         yield
 
 
-def kernel(name: str, parallel: bool = True, contiguous: bool = False) -> Callable[[Callable], Kernel]:
+def kernel(name: str, contiguous: bool = False) -> Callable[[Callable], Kernel]:
     """Decorate a function as a Kernel. `name` must include all constants of its closure: the cache's key has it."""
-    return lambda function: Kernel(function, name, parallel, contiguous)
+    return lambda function: Kernel(function, name, contiguous)
+
+
+def called(name: str) -> Callable[[Callable], Function]:
+    """Decorate a function as a Function, which may return something."""
+    return lambda function: Function(function, name)
 
 
 def inner(function):

@@ -18,8 +18,8 @@ from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.register_tiles import broadcast_tile, keep_first_of, lane_trees_of, product_tile, zeros_of
 from gpucnn.kernels.numba.simd import LANES, splat, store
 from gpucnn.kernels.numba.sums import push_all_of, total
+from gpucnn.kernels.numba.team import get_thread_id, prange
 from gpucnn.kernels.numba.vectors import biased, largest_of_four, rectified
-from numba import get_thread_id, prange
 
 
 @inner

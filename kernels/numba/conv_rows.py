@@ -28,8 +28,8 @@ from gpucnn.kernels.numba.simd import (
     splat_pair,
     store,
 )
+from gpucnn.kernels.numba.team import get_thread_id, prange
 from gpucnn.kernels.numba.vectors import biased
-from numba import get_thread_id, prange
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from gpucnn.kernels.numba.conv import stride_of
 from gpucnn.kernels.numba.register_tiles import broadcast_tile, zeros_of
 from gpucnn.kernels.numba.simd import LANES, load, splat, store, transpose
 from gpucnn.kernels.numba.sums import push, total
-from numba import get_thread_id, prange
+from gpucnn.kernels.numba.team import get_thread_id, prange
 
 
 @kernel("patches")

@@ -5,6 +5,7 @@ they are called, and whether a gradient starts from x or from y, is declared in 
 """
 
 import numpy as np
+from gpucnn.kernels.numba.chunks import chunk, chunks_of
 from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.elementary import gelu64, gelu_slope64, sigmoid64, silu64, silu_slope64, tanh64
 from gpucnn.kernels.numba.simd import (
@@ -20,11 +21,9 @@ from gpucnn.kernels.numba.simd import (
     where_greater,
     widen,
 )
+from gpucnn.kernels.numba.team import prange
 from gpucnn.kernels.numba.vectors import finished, rectified
-from numba import prange
 
-# Pixels (vectors) that one unit of work takes.
-CHUNK = 256
 ZERO, ONE = np.float32(0), np.float32(1)
 
 
@@ -61,19 +60,6 @@ EXPRESSIONS = {
         lambda dy, x: multiply(dy, rounded(silu_slope64(widen(x)))),
     ),
 }
-
-
-@inner
-def chunks_of(a):
-    """How many units of work a flat buffer makes."""
-    return (a.shape[0] + CHUNK * LANES - 1) // (CHUNK * LANES)
-
-
-@inner
-def chunk(a, u):
-    """First and last element of unit u."""
-    first = np.int64(u) * CHUNK * LANES
-    return first, min(first + CHUNK * LANES, a.shape[0])
 
 
 def _forward_of(name, expression):

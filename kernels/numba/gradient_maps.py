@@ -13,7 +13,7 @@ from gpucnn.kernels.numba.conv import stride_of
 from gpucnn.kernels.numba.register_tiles import keep_first_of, lane_trees_of, product_tile, zeros_of
 from gpucnn.kernels.numba.simd import LANES, load, splat, store
 from gpucnn.kernels.numba.sums import push_all_of, total
-from numba import get_thread_id, prange
+from gpucnn.kernels.numba.team import get_thread_id, prange
 
 
 @inner

@@ -18,7 +18,7 @@ from gpucnn.kernels.numba.conv_rows import fill_of
 from gpucnn.kernels.numba.register_tiles import keep_first_of, lane_trees_of, sliding_tile, zeros_of
 from gpucnn.kernels.numba.simd import LANES, interleave, load, splat, store
 from gpucnn.kernels.numba.sums import push_all_of, total
-from numba import get_thread_id, prange
+from gpucnn.kernels.numba.team import get_thread_id, prange
 
 
 @kernel("channels in pairs")

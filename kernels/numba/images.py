@@ -5,7 +5,7 @@ from gpucnn.kernels.numba.compiler import kernel
 from gpucnn.kernels.numba.conv import stride_of
 from gpucnn.kernels.numba.random import SHIFT, word
 from gpucnn.kernels.numba.simd import LANES, element, load_between, prefetch, put, store, transpose
-from numba import get_thread_id, prange
+from gpucnn.kernels.numba.team import get_thread_id, leads, prange
 
 
 @kernel("load images")
@@ -18,10 +18,11 @@ def load_images(images, indices, y, count, shift, axes, offset, seed, step, move
     rounded up, 3) int64 gets the offsets; scratch (threads, 16, W rounded up to 16).
     """
     B, C, D, H, W = y.shape[0], y.shape[1], y.shape[2], y.shape[3], y.shape[4]
-    for i in range(count):
-        for a in range(axes):
-            draw = np.int64(word(seed, (offset + i) * axes + a, step[0], SHIFT, 0) >> np.uint64(8))
-            moves[i, 3 - axes + a] = ((draw * (2 * shift + 1)) >> 24) - shift
+    if leads():
+        for i in range(count):
+            for a in range(axes):
+                draw = np.int64(word(seed, (offset + i) * axes + a, step[0], SHIFT, 0) >> np.uint64(8))
+                moves[i, 3 - axes + a] = ((draw * (2 * shift + 1)) >> 24) - shift
     for u in prange(B * C * D):
         u = np.int64(u)
         rest, d = u // D, u % D
@@ -57,7 +58,7 @@ def load_images(images, indices, y, count, shift, axes, offset, seed, step, move
                         put(y, at + w * LANES + lane, element(rows, lane * line + w))
 
 
-@kernel("load labels", parallel=False)
+@kernel("load labels")
 def load_labels(labels, indices, y, count):
     """y (block, lane) = labels[indices[i]] for i < count, -1 behind."""
     for b in range(y.shape[0]):

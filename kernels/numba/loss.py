@@ -21,7 +21,7 @@ from gpucnn.kernels.numba.simd import (
     widen,
 )
 from gpucnn.kernels.numba.sums import push64, total64
-from numba import prange
+from gpucnn.kernels.numba.team import leads, prange
 
 ZERO, ONE = np.float32(0), np.float32(1)
 
@@ -92,17 +92,18 @@ def softmax_cross_entropy(z, labels, dz, images, scale, loss, totals, part, scra
         each = subtract(narrow(log64(widen(total))), subtract(of_target, largest))
         part[0, b] = tree64(widen(each), lanes)
         part[1, b] = tree64(widen(where_equal(target, first, splat(ONE), splat(ZERO))), lanes)
-    hits = 0.0
-    for b in range(blocks):
-        push64(scratch, b, part[0, b])
-        hits += part[1, b]
-    loss_sum = total64(scratch, blocks)
-    loss[0] = np.float32(loss_sum / images)
-    totals[0] += loss_sum
-    totals[1] += hits
+    if leads():
+        hits = 0.0
+        for b in range(blocks):
+            push64(scratch, b, part[0, b])
+            hits += part[1, b]
+        loss_sum = total64(scratch, blocks)
+        loss[0] = np.float32(loss_sum / images)
+        totals[0] += loss_sum
+        totals[1] += hits
 
 
-@kernel("label weights", parallel=False)
+@kernel("label weights")
 def label_weights(labels, weights, images, total, scratch):
     """total (1,) = the weights (classes,) of all images' labels, added up; scratch (levels,); both float64."""
     for b in range(labels.shape[0]):
@@ -144,12 +145,13 @@ def weighted_cross_entropy(z, labels, weights, weight, share, keep, dz, images, 
             store(dz[b, c], 0, where_greater(target, splat(np.float32(-0.5)), v, splat(ZERO)))
         part[0, b] = tree64(widen(each), lanes)
         part[1, b] = tree64(widen(where_equal(target, first, splat(ONE), splat(ZERO))), lanes)
-    hits = 0.0
-    for b in range(blocks):
-        push64(scratch, b, part[0, b])
-        hits += part[1, b]
-    loss_sum = total64(scratch, blocks)
-    loss[0] = np.float32(loss_sum / weight[0])
-    totals[0] += loss_sum
-    totals[1] += hits
-    totals[2] += weight[0]
+    if leads():
+        hits = 0.0
+        for b in range(blocks):
+            push64(scratch, b, part[0, b])
+            hits += part[1, b]
+        loss_sum = total64(scratch, blocks)
+        loss[0] = np.float32(loss_sum / weight[0])
+        totals[0] += loss_sum
+        totals[1] += hits
+        totals[2] += weight[0]

@@ -34,7 +34,7 @@ from gpucnn.kernels.numba.simd import (
     widen,
 )
 from gpucnn.kernels.numba.sums import push64, push_lanes, total64, total_lanes
-from numba import prange
+from gpucnn.kernels.numba.team import leads, prange
 
 ZERO, ONE = np.float32(0), np.float32(1)
 HALF = np.float32(0.5)
@@ -72,8 +72,9 @@ def label_map_weights(labels, weights, images, band, sums, part, slots):
             count = add64(count, widen(where_greater(label, splat(HALF), splat(ONE), splat(ZERO))))
         part[0, b, t] = tree64(weight, lanes)
         part[1, b, t] = tree64(count, lanes)
-    for k in range(2):
-        sums[k] = _total(part[k], slots)
+    if leads():
+        for k in range(2):
+            sums[k] = _total(part[k], slots)
 
 
 @kernel("map cross-entropy")
@@ -107,12 +108,13 @@ def map_cross_entropy(z, labels, weights, share, keep, sums, dz, images, band, l
             hits = add64(hits, widen(where_equal(label, add(first, splat(ONE)), splat(ONE), zero)))
         part[0, b, t] = tree64(acc, lanes)
         part[1, b, t] = tree64(hits, lanes)
-    loss_sum = _total(part[0], slots)
-    loss[0] = np.float32(loss_sum / weight) if weight > 0 else ZERO
-    totals[0] += loss_sum
-    totals[1] += _total(part[1], slots)
-    totals[2] += weight
-    totals[3] += sums[1]
+    if leads():
+        loss_sum = _total(part[0], slots)
+        loss[0] = np.float32(loss_sum / weight) if weight > 0 else ZERO
+        totals[0] += loss_sum
+        totals[1] += _total(part[1], slots)
+        totals[2] += weight
+        totals[3] += sums[1]
 
 
 @kernel("dice")
@@ -146,11 +148,12 @@ def dice(p, labels, dp, images, smooth, loss, totals, terms, scratch, slots):
         for i in range(0, size, LANES):
             label = _labels_of(labels[b], i, lanes)
             store(dp[b, c], i, where_equal(label, own, on, where_greater(label, splat(HALF), off, zero)))
-    for b in range(blocks):
-        each = splat64(0.0)
-        for c in range(classes):
-            each = add64(each, load64(terms[b, c], 0))
-        push64(slots, b, tree64(divide64(each, splat64(np.float64(classes))), lanes_of(images, b)))
-    loss_sum = total64(slots, blocks)
-    loss[0] = np.float32(loss_sum / images)
-    totals[0] += loss_sum
+    if leads():
+        for b in range(blocks):
+            each = splat64(0.0)
+            for c in range(classes):
+                each = add64(each, load64(terms[b, c], 0))
+            push64(slots, b, tree64(divide64(each, splat64(np.float64(classes))), lanes_of(images, b)))
+        loss_sum = total64(slots, blocks)
+        loss[0] = np.float32(loss_sum / images)
+        totals[0] += loss_sum

@@ -3,25 +3,24 @@
 import functools
 from collections.abc import Callable
 
-from gpucnn.kernels.numba.compiler import Kernel, _announce
+from gpucnn.kernels.numba.compiler import Routine
 from numba.core import types
 
-_SIGNATURE = (types.int64, types.int64)
 
-
-class Native(Kernel):
+class Native:
     """A kernel `(arguments, unit)`, both int64: the address of its slots, and which unit of its work to do."""
 
     def __init__(self, function, name: str):
-        super().__init__(function, name, parallel=False, contiguous=False)
+        self.name, self._function = name, function
 
     @functools.cached_property
+    def routine(self) -> Routine:
+        return Routine(self._function, self.name, (types.int64, types.int64), no_cpython_wrapper=True)
+
+    @property
     def address(self) -> int:
         """Where its machine code starts, compiled or loaded if this is the first time."""
-        with _announce(self):
-            self.dispatcher.compile(_SIGNATURE)
-        compiled = self.dispatcher.overloads[_SIGNATURE]
-        return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
+        return self.routine.address
 
 
 def native(name: str) -> Callable[[Callable], Native]:

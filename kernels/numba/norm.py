@@ -28,8 +28,8 @@ from gpucnn.kernels.numba.simd import (
     widen,
 )
 from gpucnn.kernels.numba.sums import push64, push_lanes, total64, total_lanes
+from gpucnn.kernels.numba.team import prange
 from gpucnn.kernels.numba.vectors import finished
-from numba import prange
 
 ZERO, ONE = np.float32(0), np.float32(1)
 

@@ -25,8 +25,8 @@ from gpucnn.kernels.numba.simd import (
     widen,
 )
 from gpucnn.kernels.numba.sums import push64, total64
+from gpucnn.kernels.numba.team import prange
 from gpucnn.kernels.numba.vectors import largest_of_four, rectified
-from numba import prange
 
 
 @kernel("batch norm with max pool", contiguous=True)

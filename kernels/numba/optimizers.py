@@ -3,48 +3,51 @@
 import math
 
 import numpy as np
+from gpucnn.kernels.numba.chunks import chunks_of, numbers_of
 from gpucnn.kernels.numba.compiler import kernel
 from gpucnn.kernels.numba.simd import LANES, add, add64, load, splat, subtract, tree64, widen
 from gpucnn.kernels.numba.simd import scalar_fma as fma
-from numba import prange
+from gpucnn.kernels.numba.team import prange
 
 
 @kernel("sgd", contiguous=True)
 def sgd(w, g, v, hyper, momentum, weight_decay, nesterov):
     """v = fma(momentum, v, g); w = fma(-lr, v, w), or along fma(momentum, v, g) with Nesterov."""
     lr = hyper[0]
-    for i in prange(w.shape[0]):
-        gradient = fma(weight_decay, w[i], g[i])
-        velocity = fma(momentum, v[i], gradient)
-        v[i] = velocity
-        if nesterov:
-            velocity = fma(momentum, velocity, gradient)
-        w[i] = fma(-lr, velocity, w[i])
+    for u in prange(chunks_of(w)):
+        for i in numbers_of(w, u):
+            gradient = fma(weight_decay, w[i], g[i])
+            velocity = fma(momentum, v[i], gradient)
+            v[i] = velocity
+            if nesterov:
+                velocity = fma(momentum, velocity, gradient)
+            w[i] = fma(-lr, velocity, w[i])
 
 
 @kernel("adam", contiguous=True)
 def adam(w, g, m, v, hyper, beta1, beta2, rest1, rest2, eps, weight_decay, decoupled):
     """Adam, or AdamW where the decay is decoupled; rest = 1 - beta."""
     lr, c1, c2, shrink = hyper[0], hyper[1], hyper[2], hyper[3]
-    for i in prange(w.shape[0]):
-        weight, gradient = w[i], g[i]
-        if decoupled:
-            weight = fma(-shrink, weight, weight)
-        else:
-            gradient = fma(weight_decay, weight, gradient)
-        mean = fma(beta1, m[i], rest1 * gradient)
-        square = fma(beta2, v[i], (rest2 * gradient) * gradient)
-        m[i], v[i] = mean, square
-        w[i] = fma(-lr, (mean / c1) / (np.float32(math.sqrt(square / c2)) + eps), weight)
+    for u in prange(chunks_of(w)):
+        for i in numbers_of(w, u):
+            weight, gradient = w[i], g[i]
+            if decoupled:
+                weight = fma(-shrink, weight, weight)
+            else:
+                gradient = fma(weight_decay, weight, gradient)
+            mean = fma(beta1, m[i], rest1 * gradient)
+            square = fma(beta2, v[i], (rest2 * gradient) * gradient)
+            m[i], v[i] = mean, square
+            w[i] = fma(-lr, (mean / c1) / (np.float32(math.sqrt(square / c2)) + eps), weight)
 
 
-@kernel("running statistics", parallel=False)
+@kernel("running statistics")
 def update_running(running, batch, momentum):
     for c in range(running.shape[0]):
         running[c] = fma(momentum, batch[c] - running[c], running[c])
 
 
-@kernel("watch", contiguous=True, parallel=False)
+@kernel("watch", contiguous=True)
 def watch(status, step, loss, w):
     """status = step at the first loss or weight that is infinite or NaN: x - x is then NaN,
     and so is any sum with it.

@@ -9,8 +9,9 @@ import functools
 import numpy as np
 from gpucnn.kernels.numba.compiler import kernel
 from gpucnn.kernels.numba.simd import LANES, _fma, fma, load, splat, store, vec
+from gpucnn.kernels.numba.team import prange
 from llvmlite import ir
-from numba import prange, types
+from numba import types
 from numba.extending import intrinsic
 
 

@@ -24,8 +24,8 @@ from gpucnn.kernels.numba.simd import (
     widen,
 )
 from gpucnn.kernels.numba.sums import push64, total64
+from gpucnn.kernels.numba.team import leads, prange
 from gpucnn.kernels.numba.vectors import larger
-from numba import prange
 
 ZERO = np.float32(0)
 
@@ -132,10 +132,11 @@ def max_pool_relu_bias_gradient_of(KD: int, KH: int, KW: int):
                         push64(scratch[u], bands, tree64(acc, lanes))
                         acc, bands, band_end = splat64(0.0), bands + 1, min(band_end + band * LANES, end)
             part[b, c] = total64(scratch[u], bands)
-        for c in range(C):
-            for b in range(B):
-                push64(scratch[c], b, part[b, c])
-            out[c] = np.float32(total64(scratch[c], B)) + ZERO
+        if leads():
+            for c in range(C):
+                for b in range(B):
+                    push64(scratch[c], b, part[b, c])
+                out[c] = np.float32(total64(scratch[c], B)) + ZERO
 
     return max_pool_relu_bias_gradient
 

@@ -12,9 +12,21 @@ is a part of every claim, so a helper that comes late, or from an earlier run, g
 the mailbox, whose memory is never given back, but not at a program.
 """
 
-from gpucnn.kernels.numba.addresses import call, count_up, exchange, publish, put_slot, rest, shared, slot, swap
+from gpucnn.kernels.numba import team
+from gpucnn.kernels.numba.addresses import (
+    call,
+    count_up,
+    cycles,
+    exchange,
+    publish,
+    put_slot,
+    rest,
+    shared,
+    slot,
+    swap,
+)
 from gpucnn.kernels.numba.channel_maps import BAD, OWN, SOURCE
-from gpucnn.kernels.numba.compiler import inner, kernel
+from gpucnn.kernels.numba.compiler import called, inner
 from gpucnn.kernels.numba.native import native
 from numba import types
 
@@ -37,8 +49,10 @@ MAILBOX = LINE + MOST_RECORDS * NOTE
 # what does not change during a run. A claim is run << 32 | units claimed.
 SECOND, DONE, COUNT, WAITS, HALF, CALLERS = 8, 16, 24, 25, 26, 27
 NOTHING_LEFT = 0xFFFFFFFF
-# How often a helper looks at the mailbox before it goes to sleep: some 100 microseconds.
-LOOKS = 3000
+# How often a helper looks for work before it goes to sleep: some 500 microseconds.
+LOOKS = 15_000
+# And before it sleeps between rounds: longer than most claims take.
+LOOKS_AT_ROUNDS = 30_000
 
 
 @inner
@@ -159,7 +173,7 @@ def connect(images, outputs, program):
         put_slot(slot(reader, 0), 0, first + slot(reader, 1))
 
 
-@kernel("run program with helpers", parallel=False)
+@called("run program with helpers")
 def run_together(images, outputs, program, again, mailbox, helpers):
     """All records, by the thread that calls and so many helpers; returns 1 if all images are finite, and 2 more if a
     helper was late.
@@ -174,21 +188,55 @@ def run_together(images, outputs, program, again, mailbox, helpers):
     return (slot(slot(program, INPUT), BAD) == 0) + 2 * (longest > slot(program, PATIENCE))
 
 
-@kernel("help with programs", parallel=False)
-def help_out(mailbox, number):
-    """What helper `number` does until there has been nothing to do for a while."""
+@called("help out")
+def help_out(mailbox, together, number):
+    """What helper `number` does until there has been nothing to do for a while: programs, and rounds of the team."""
     last, looks = types.int64(0), 0
-    while looks < LOOKS:
-        run = shared(mailbox)
+    mine = team.new_seat()
+    team.sit_down(mine, together, 0, number + 1)
+    while True:
+        run, leads = shared(mailbox), shared(together + 8 * team.LEADS)
+        most = LOOKS_AT_ROUNDS if leads else LOOKS
         if run != last and number < slot(mailbox, HELPERS):
             take_part(mailbox, run, True, False)
             last, looks = run, 0
-        else:
+        elif team.help_with_round(mine, together, number + 1):
+            looks = 0
+        elif looks < most and not (looks % 64 == 0 and team.is_in_the_way(together)):
             rest()
             looks += 1
+        elif leads:
+            team.doze()
+            looks = most
+        else:
+            break
 
 
-@kernel("run program alone", parallel=False)
+@called("run calls")
+def run_calls(calls, count, together, threads):
+    """Kernels one after the other, by a team of so many threads, this one leading; `calls` holds the address of each
+    one's code and of its arguments. Returns whether the team's helpers are left alone at present.
+    """
+    mine = team.new_seat()
+    team.sit_down(mine, together, threads, 0)
+    if threads > 1:
+        put_slot(together, team.PROCESSOR, team.processor())
+        publish(together + 8 * team.LEADS, 1)
+    for i in range(count):
+        function, arguments = slot(calls, 2 * i), slot(calls, 2 * i + 1)
+        if threads > 1:
+            put_slot(together, team.FUNCTION, function)
+            put_slot(together, team.ARGUMENTS, arguments)
+        put_slot(mine, team.MET, 0)
+        call(function, arguments, 0)
+    if threads == 1:
+        return False
+    put_slot(together, team.PROCESSOR, -1)
+    publish(together + 8 * team.LEADS, 0)
+    return cycles() < slot(together, team.ALONE_UNTIL)
+
+
+@called("run program alone")
 def run_alone(images, outputs, program, again):
     """The same as run_together without any helper."""
     connect(images, outputs, program)

@@ -4,7 +4,7 @@ import numpy as np
 from gpucnn.kernels.numba.compiler import kernel
 from gpucnn.kernels.numba.conv import stride_of
 from gpucnn.kernels.numba.simd import LANES, add, fma, load, splat, store
-from numba import prange
+from gpucnn.kernels.numba.team import prange
 
 ZERO = np.float32(0)
 

@@ -10,7 +10,7 @@ import functools
 import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.simd import LANES, add, add64, load, load64, store, store64
-from numba import prange
+from gpucnn.kernels.numba.team import prange
 
 
 def levels(terms: int) -> int:

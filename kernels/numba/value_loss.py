@@ -24,7 +24,7 @@ from gpucnn.kernels.numba.simd import (
     widen,
 )
 from gpucnn.kernels.numba.sums import push64, total64
-from numba import prange
+from gpucnn.kernels.numba.team import leads, prange
 
 ZERO = np.float32(0)
 
@@ -96,12 +96,13 @@ def _kernel_of(kind, formula):
                     for lane in range(lanes, LANES):
                         gradients[i + lane] = ZERO
             part[b] = total64(slots, bands)
-        slots = scratch[blocks]
-        for b in range(blocks):
-            push64(slots, b, part[b])
-        loss_sum = total64(slots, blocks)
-        loss[0] = np.float32(loss_sum / (images * values))
-        totals[0] += loss_sum
+        if leads():
+            slots = scratch[blocks]
+            for b in range(blocks):
+                push64(slots, b, part[b])
+            loss_sum = total64(slots, blocks)
+            loss[0] = np.float32(loss_sum / (images * values))
+            totals[0] += loss_sum
 
     return value_loss
 

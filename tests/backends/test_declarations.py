@@ -8,6 +8,7 @@ from gpucnn.kernels.numba import elementwise, simd
 
 from gpucnn.arithmetic import sums
 from gpucnn.backends.cuda.backend import CudaBackend
+from gpucnn.backends.cuda.fused import CudaFused
 from gpucnn.backends.cuda.launcher import SOURCES
 from gpucnn.backends.cuda.shared import CudaShared
 from gpucnn.backends.elementwise import ELEMENTWISE
@@ -30,7 +31,7 @@ def test_the_contracts_sizes_stand_once():
 def test_every_operation_has_its_expressions():
     names = list(ELEMENTWISE)
     assert list(elementwise.EXPRESSIONS) == list(elementwise.FORWARD) == list(elementwise.GRADIENT) == names
-    assert re.findall(r"^struct (\w+) \{", (SOURCES / "elementwise.cu").read_text(), re.M) == names
+    assert re.findall(r"^struct (\w+) \{", (SOURCES / "operations.cuh").read_text(), re.M) == names
     source = SOURCES.parent / "numba_cuda" / "elementwise.py"  # imports Numba's CUDA: read, not imported
     assert re.findall(r'^    "(\w+)": \($', source.read_text(), re.M) == names
 
@@ -41,7 +42,7 @@ def test_every_operation_takes_what_is_declared(name):
     value, gradient = elementwise.EXPRESSIONS[name]
     assert value.__code__.co_varnames[: value.__code__.co_argcount] == ("x", *declared.settings)
     assert gradient.__code__.co_varnames[: gradient.__code__.co_argcount] == ("dy", declared.saved, *declared.settings)
-    struct = re.search(rf"struct {name} \{{(.*?)\}};", (SOURCES / "elementwise.cu").read_text(), re.S).group(1)
+    struct = re.search(rf"struct {name} \{{(.*?)\}};", (SOURCES / "operations.cuh").read_text(), re.S).group(1)
     parameters = [re.findall(r"float (\w+)[,)]", line) for line in struct.strip().splitlines()]
     assert parameters == [["x", *declared.settings], ["dy", declared.saved, *declared.settings]]
 
@@ -61,7 +62,8 @@ def test_an_activation_given_by_name_has_all_settings():
 @pytest.mark.parametrize("backend", [NumbaBackend, CudaBackend])
 def test_no_part_of_a_backend_hides_anothers_method(backend):
     parts = [kind for kind in backend.__mro__ if kind.__module__.startswith("gpucnn.backends.") and kind is not Backend]
-    shared = (LaneBackend, SharedSums, CudaShared)  # the parts of a batch: over the operations of all others
+    # Over the operations of all others: parts of a batch, and traced steps.
+    shared = (LaneBackend, SharedSums, CudaShared, CudaFused)
     names = [name for kind in parts if kind not in shared for name in vars(kind)]
     names = [name for name in names if not name.startswith(("__", "_abc_impl"))]
     assert len(parts) > 10 and len(names) == len(set(names)), [name for name in names if names.count(name) > 1]

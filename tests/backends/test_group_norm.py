@@ -414,6 +414,7 @@ def specified():
     return trained(EXACT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_training_on_numba_gives_the_specified_weights(specified, threads):
     assert trained(get_backend("numba", threads=threads)) == specified

@@ -26,7 +26,7 @@ import numpy as np
 from gpucnn.backends.numba import tiles
 from gpucnn.kernels.numba import compiler
 def registers():
-    kernels = [k for k in gc.get_objects() if isinstance(k, compiler.Kernel) and k.dispatcher.overloads]
+    kernels = [k for k in gc.get_objects() if isinstance(k, compiler.Kernel) and k.routines]
     texts = {k.name: k.assembly() for k in kernels}
     found = {name: sorted(set(re.findall(r"[xyz]mm", text))) for name, text in texts.items()}
     fma = sorted(n for n, text in texts.items() if "vfmadd" in text)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gpucnn.backends import get_backend
+from gpucnn.backends.numba.helpers import helpers
 from gpucnn.backends.tape import Tape
 from gpucnn.emulation import get_emulated_backend, why_not
 from gpucnn.errors import BackendError
@@ -81,13 +82,12 @@ def test_a_recording_inside_a_recording_is_refused_and_leaves_none_open():
     assert tape.record(lambda: None)() is None
 
 
-def test_what_is_replayed_in_another_thread_uses_the_backends_threads():
-    """The number of threads is set per Python thread: a new one starts with Numba's default."""
-    import numba
-
-    backend, seen = get_backend("numba", threads=1), []
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_is_replayed_in_another_thread_uses_the_backends_threads(threads, monkeypatch):
+    backend, seen = get_backend("numba", threads=threads), []
     x = backend.pack(np.ones((3, 5), np.float32))
     replay = backend.capture(lambda: backend.elementwise("relu", x))
+    monkeypatch.setattr(helpers, "lead", lambda calls, count, threads: seen.append((count, threads)))
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(lambda: (replay(), seen.append(numba.get_num_threads()))).result()
-    assert seen == [1]
+        pool.submit(replay).result()
+    assert seen == [(1, threads)]

@@ -122,6 +122,7 @@ def test_non_finite_results_are_found(numpy_fast):
         Referee(CASE).judge("broken", state, False)
 
 
+@pytest.mark.slow
 def test_the_numba_backend_agrees_with_the_specification_to_the_bit():
     case, referee = Case("lenet5", "training", 3), Referee(Case("lenet5", "training", 3))
     referee.judge("numba", one_step(case, get_backend("numba")), True)

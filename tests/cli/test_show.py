@@ -76,8 +76,12 @@ def test_match_of_numbers(show, backend):
     assert values["backend"] == backend
     values = show("match", "-1,-1,-1;1,-1,-1;-1,1,1", "--pattern", PATTERN, "--backend", backend)
     assert values["scores"] == [[1 / 9]]
+    values = show("match", "1,2;3,4/5,6;7,8/0,0;0,1", "--pattern", "1;2/-1;1/3;-3", "--backend", backend)
+    # first column 1 + 6 - 5 + 7 + 0, second 2 + 8 - 6 + 8 - 3, each of six products
+    assert values["scores"] == [[9 / 6, 9 / 6]] and values["box"] == [0, 0, 2, 1]
 
 
+@pytest.mark.slow
 def test_match_of_images(show, trained, tmp_path):
     _, test = load("digits")
     weights = gpucnn.load(trained[0] / "checkpoint.safetensors").state_dict()["0.weight"]
@@ -90,6 +94,10 @@ def test_match_of_images(show, trained, tmp_path):
     Image.fromarray(rgb).save(tmp_path / "rgb.png")
     values = show("match", "rgb.png", "--pattern", "1;1")
     assert (values["row"], values["column"], values["score"]) == (2, 5, 1.0)
+    rgb[2, 1] = 255, 0, 0  # red counts, green and blue count against it
+    Image.fromarray(rgb).save(tmp_path / "rgb.png")
+    values = show("match", "rgb.png", "--pattern", "1/-1/-1", "--signed")
+    assert (values["row"], values["column"], values["score"]) == (2, 1, 1.0)
 
 
 def test_pixel_use(show):
@@ -115,6 +123,7 @@ def test_curves_confusion_and_mistakes(show, trained):
     assert len(worst) == 3 and worst[0]["probability"] >= worst[1]["probability"] >= worst[2]["probability"]
 
 
+@pytest.mark.slow
 def test_scores(show, trained, tmp_path):
     values = show("scores", "--run", trained[0], "--threshold", 0.8)
     assert (values["places"], values["stride"]) == ([57, 93], [4, 4])
@@ -180,6 +189,9 @@ def test_an_old_picture_is_replaced_whole(show, trained, tmp_path):
         (["match", "0", "--pattern", "1,2;3"], "--pattern is '1,2;3'; expected rows of equally many numbers"),
         (["match", "0", "--pattern", "a"], "--pattern is 'a'"),
         (["match", "1,x", "--pattern", "1"], "IMAGE is '1,x'"),
+        (["match", "1,1", "--pattern", "1,2/3"], "--pattern is '1,2/3', channels of 1x2, 1x1 numbers; they must be"),
+        (["match", "1,1", "--pattern", "1/1"], "the pattern has 2 channels and the image 1"),
+        (["match", "1,1/", "--pattern", "1/1"], "IMAGE is ''; expected rows of equally many numbers"),
         (["match", "1,nan", "--pattern", "1"], "the values of the image hold 1 values that are NaN"),
         (["match", "1,2", "--pattern", "inf"], "the values of the pattern hold 1 values"),
         (["match", "1,2", "--pattern", "1;1"], "larger than the padded input"),

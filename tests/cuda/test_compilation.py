@@ -37,7 +37,8 @@ ARCHITECTURES = ["sm_75", "sm_80", "sm_90", "sm_100"]
 def _asked_by(work) -> dict[str, list[str]]:
     """The kernels that `work(backend)` requests on a large GPU, by file."""
     launcher = PlanningLauncher(132)
-    work(CudaBackend(launcher))
+    for launcher.graph in (False, True):  # layer by layer, and small networks in a few launches
+        work(CudaBackend(launcher))
     for _, grid, block, _ in (launch for launch in launcher.launches if len(launch) == 4):
         assert all(1 <= g <= top for g, top in zip(grid, (2**31 - 1, 65535, 65535)))
         assert 1 <= np.prod(block) <= 1024

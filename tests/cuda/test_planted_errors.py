@@ -83,6 +83,17 @@ def _pooled(b, poison):
     return results | arrays | {"y": y.numpy(), "dx": dx.numpy()}
 
 
+def _small_channels(b, poison):
+    """Batch norm where a block of threads takes a channel alone, and its gradients."""
+    x, dy = poison(b.pack(_draw(20, 3, 5, 5))), poison(b.pack(_draw(20, 3, 5, 6)[..., :5].copy()))
+    gamma, beta, running = b.array(_draw(3)), b.array(_draw(3) / 2), (b.array(_draw(3)), b.array(_draw(3) + 2))
+    y, mean, var = b.batch_norm_training(x, *running, 0.25, gamma, beta, 1e-5, dy, True)
+    outs = b.zeros((3,)), b.zeros((3,))
+    dx, other = b.batch_norm_add_gradient(dy, y, x, mean, var, gamma, 1e-5, *outs)
+    arrays = dict(zip(("dgamma", "dbeta", "running mean", "running var"), map(b.host, (*outs, *running)), strict=True))
+    return arrays | {"y": y.numpy(), "dx": dx.numpy(), "other": other.numpy()}
+
+
 def _ahead(b, poison):
     """The end of two steps; the specification knows nothing of tables, so here they are looked up."""
     order, rates = np.arange(12).reshape(3, 4), np.array([[0.5], [0.25], [0.125]], np.float32)
@@ -227,6 +238,24 @@ PLANTED = {
         "norm.cu",
         "move_running(running ? running + c : nullptr, unbiased[c], momentum);",
         "move_running(running ? running + c : nullptr, var[c], momentum);",
+    ),
+    "the mean for the variance of a small channel": (
+        _small_channels,
+        "norm.cu",
+        "move_running(running_var + c, unbiased_variance(variance, maps.count()), momentum);",
+        "move_running(running_var + c, channel.centre, momentum);",
+    ),
+    "the means of a small channel's sums mixed up": (
+        _small_channels,
+        "norm.cu",
+        "channel, pool, b, a, dx, other};",
+        "channel, pool, a, b, dx, other};",
+    ),
+    "pixels of a small channel left out": (
+        _small_channels,
+        "norm.cu",
+        "unit < maps.blocks * maps.positions; unit += ALONE",
+        "unit < maps.blocks * maps.positions - 1; unit += ALONE",
     ),
     "the images of the step that has been": (
         _ahead,

@@ -12,6 +12,7 @@ from gpucnn.check.small_networks import SMALL_NETWORKS, train_small
 from gpucnn.emulation.ptx import PtxLauncher
 from gpucnn.errors import BackendError
 from tests.cuda.emulated import differing, needs_emulation
+from tests.cuda.test_fused import _model, _trained
 
 
 def _missing() -> str | None:
@@ -37,6 +38,15 @@ def test_every_operation_gives_the_specified_bits(order):
 @pytest.mark.parametrize("network", SMALL_NETWORKS)
 def test_small_networks_are_trained_as_by_the_specification(network):
     assert train_small(network, CudaBackend(PtxLauncher())) == train_small(network, get_backend("numpy", "exact"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["residual", "odd windows", "dense"])
+def test_fused_networks_are_trained_as_by_the_specification(network):
+    backend = CudaBackend(PtxLauncher())
+    specified = _trained(get_backend("numpy", "exact"), _model(network), 1)
+    assert _trained(backend, _model(network), 1) == specified
+    assert any(file == "fused.cu" for file, _ in backend.launcher._kernels)
 
 
 @pytest.fixture

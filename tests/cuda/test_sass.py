@@ -66,7 +66,9 @@ def wrong(functions: dict[str, list[str]]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("file", ["conv.cu", "dense.cu", "norm.cu", "loss.cu", "optimizers.cu", "elementwise.cu"])
+@pytest.mark.parametrize(
+    "file", ["conv.cu", "dense.cu", "norm.cu", "loss.cu", "optimizers.cu", "elementwise.cu", "fused.cu"]
+)
 def test_nothing_is_flushed_spilled_or_added_atomically(by_file, file, tmp_path):
     made = compiler.translate(file, by_file[file], [f"--gpu-architecture={ARCHITECTURE}"])
     functions = _instructions(made.code, tmp_path)

@@ -38,6 +38,7 @@ def forked(function, *arguments):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux sets the processors of a process")
 @pytest.mark.parametrize("settings", [{}, {"NUMBA_NUM_THREADS": "1"}])
 def test_a_process_with_one_processor(settings):
@@ -86,8 +87,6 @@ def test_the_share_of_a_control_group(tmp_path, monkeypatch, files, share):
     ("name", "value", "words"),
     [
         ("NUMBA_DISABLE_JIT", "1", "switches Numba's compiler off"),
-        ("NUMBA_THREADING_LAYER", "nonsense", "is 'nonsense'; use one of default"),
-        ("NUMBA_THREADING_LAYER_PRIORITY", "omp", "name tbb, omp and workqueue"),
         ("NUMBA_NUM_THREADS", "0", "must be > 0"),
     ],
 )
@@ -108,9 +107,8 @@ def test_settings_of_numba_that_keep_it_from_computing(tmp_path, name, value, wo
 
 
 @POSIX
-@pytest.mark.parametrize("layer", ["omp", "workqueue"])
-def test_a_process_forked_after_use_computes_the_same_bits(layer):
-    """GNU OpenMP's threads do not live there: it computes with one thread of its own. So do its own children."""
+def test_a_process_forked_after_use_computes_the_same_bits():
+    """Its parent's helpers do not live there: it starts its own. So do its own children."""
     code = (
         TRAIN
         + """
@@ -127,28 +125,26 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
 print(json.dumps([before, alone, forked(in_child, 1) + pool[0] + pool[1], train(), get_backend("numba").threads]))
 """
     )
-    before, alone, after, again, threads = finish(start(code, NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="2"))
+    before, alone, after, again, threads = finish(start(code, NUMBA_NUM_THREADS="2"))
     assert again == alone and threads == before[0][1]
     assert len(after) == 4 and {found[0] for found in before + after} == {alone}
-    assert {found[1] for found in after} == {1 if layer == "omp" else threads}
+    assert {found[1] for found in after} == {threads}
 
 
-def test_threads_under_the_layer_that_allows_one_call_at_a_time():
-    """Numba ends a process in which two threads call kernels under workqueue: they take turns."""
+def test_several_threads_train_at_once():
+    """One of them leads the helpers, the others work alone: all get the same bits."""
     code = (
         TRAIN
         + """
 from concurrent.futures import ThreadPoolExecutor
-import numba
 alone = train()
 with ThreadPoolExecutor(4) as pool:
     found = [done.result() for done in [pool.submit(train, graph=number % 2 == 0) for number in range(8)]]
-print(json.dumps([numba.threading_layer(), alone, found]))
+print(json.dumps([alone, found]))
 """
     )
-    settings = {"NUMBA_THREADING_LAYER": "workqueue", "NUMBA_NUM_THREADS": "2"}
-    layer, alone, found = finish(start(code, **settings), timeout=120)
-    assert layer == "workqueue" and found == [alone] * 8
+    alone, found = finish(start(code, NUMBA_NUM_THREADS="2"), timeout=120)
+    assert found == [alone] * 8
 
 
 @POSIX

@@ -110,6 +110,7 @@ def test_ctrl_c_in_a_terminal(tmp_path):
     assert b"Traceback" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has /dev/full")
 def test_standard_output_is_full(tmp_path):
     for number, arguments in enumerate(
@@ -149,6 +150,7 @@ def test_nobody_listens_to_standard_error(tmp_path, stderr):
     assert result.returncode in (0, 2) and load_run(tmp_path / "run").epoch == 1
 
 
+@pytest.mark.slow
 def test_folders_that_are_no_run_folders(tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "mine").mkdir()

@@ -182,6 +182,7 @@ def specified():
     return trained(get_backend("numpy", "exact"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_training_gives_the_same_weights_on_numba(specified, threads):
     assert upscaler().recordable

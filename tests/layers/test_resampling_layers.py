@@ -209,6 +209,7 @@ def trained(name, seed=3):
     return model.weights_sha256()
 
 
+@pytest.mark.slow
 def test_training_on_numba_gives_the_specified_weights():
     assert trained("numba") == trained("numpy")
 

@@ -87,6 +87,7 @@ def _trained(name: str, backend) -> tuple[str, list]:
     return model.weights_sha256(), history["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cifar_fast", "signal_small", "unet_small"])
 def test_training_gives_the_same_bits(name):
     want = _trained(name, "numpy")
@@ -95,6 +96,7 @@ def test_training_gives_the_same_bits(name):
         assert _trained(name, get_emulated_backend()) == want
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crop", [False, True])
 @pytest.mark.parametrize("loss", ["cross-entropy", "dice"])
 def test_label_maps_train_to_the_same_bits_however_they_move(loss, crop):
@@ -180,6 +182,7 @@ def test_eigenvalues_and_vectors(n):
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(n), atol=1e-13 * n)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 def test_whitened_patches_are_uncorrelated(backend):
     rng = np.random.default_rng(3)

@@ -12,6 +12,7 @@ from gpucnn.training import Doubt
 RNG = np.random.default_rng(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "classes"),
     [

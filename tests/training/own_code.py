@@ -51,9 +51,9 @@ class Lifted(Conv2d):
 class Statistics(BatchNorm):
     """Overrides a part that the base class calls within a step."""
 
-    def _batch_statistics(self, x):
-        mean, var = super()._batch_statistics(x)
-        return mean * HALF, var
+    def _with_batch_statistics(self, x, other, relu):
+        y, mean, var = super()._with_batch_statistics(x, other, relu)
+        return y, mean * HALF, var
 
 
 class Squared(Loss):

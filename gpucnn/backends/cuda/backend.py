@@ -5,6 +5,7 @@ from gpucnn.backends.cuda.clip import CudaClip
 from gpucnn.backends.cuda.conv import CudaConv
 from gpucnn.backends.cuda.dense import CudaDense
 from gpucnn.backends.cuda.elementwise import CudaElementwise
+from gpucnn.backends.cuda.fused import CudaFused
 from gpucnn.backends.cuda.group_norm import CudaGroupNorm
 from gpucnn.backends.cuda.images import CudaImages
 from gpucnn.backends.cuda.loss import CudaLoss
@@ -18,6 +19,7 @@ from gpucnn.backends.cuda.shared import CudaShared
 
 
 class CudaBackend(
+    CudaFused,
     CudaShared,
     CudaImages,
     CudaConv,

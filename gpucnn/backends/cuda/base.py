@@ -64,8 +64,11 @@ class CudaBase(LaneBackend):
 
     def zeros(self, shape: tuple[int, ...], dtype=None) -> Array:
         array = self._empty(shape if isinstance(shape, tuple) else (shape,), self.dtype if dtype is None else dtype)
-        self.launcher.clear(array)
+        self._clear(array)
         return array
+
+    def _clear(self, array: Array) -> None:
+        self.launcher.clear(array)
 
     def array(self, host: np.ndarray) -> Array:
         array = self._empty(host.shape, host.dtype)

@@ -88,6 +88,9 @@ class CupyLauncher(Launcher):
                 cupy.get_default_memory_pool().free_all_blocks()
                 return cupy.ndarray(shape, dtype)
 
+    def address(self, array: cupy.ndarray) -> int:
+        return array.data.ptr
+
     @contextlib.contextmanager
     def lasting(self) -> Iterator[None]:
         """In this context, arrays come from the pool of all others even while a graph is captured, because they
@@ -146,7 +149,7 @@ class CupyLauncher(Launcher):
         overlap: tuple = (),
         branch: int = 0,
     ) -> None:
-        packed = Arguments(arguments, lambda array: array.data.ptr)
+        packed = Arguments(arguments, self.address)
         three = (*grid, *(1,) * (3 - len(grid)), *block, *(1,) * (3 - len(block)))
         members = itertools.chain.from_iterable(a if isinstance(a, tuple) else (a,) for a in arguments)
         arrays = [a for a in members if isinstance(a, cupy.ndarray)]

@@ -16,12 +16,15 @@ class CudaImages(CudaBase):
     """See the protocol and LaneBackend for what each method does."""
 
     def unpack(self, batch: Batch) -> np.ndarray:
+        return self.host(self.rows(batch))
+
+    def rows(self, batch: Batch) -> Array:
         data = self._data(batch)
         values = math.prod(data.shape[1:-1])
         images = self._empty(batch.shape)
         sizes = i32(batch.images), i32(values)
         self._run("images.cu", "unpack", (ceil_div(values, LANES), len(data)), (LANES, 8), data, images, *sizes)
-        return self.host(images)
+        return images
 
     _labels: tuple[Array | None, Array | None] = (None, None)  # those to load with the images, and where to
 

@@ -36,6 +36,10 @@ class Launcher(ABC):
     def empty(self, shape: tuple[int, ...], dtype=np.float32) -> Array:
         """Uninitialized memory."""
 
+    @abstractmethod
+    def address(self, array: Array) -> int:
+        """Where an array's memory begins."""
+
     def lasting(self) -> contextlib.AbstractContextManager[None]:
         """In this context, arrays are made that outlive a capture at hand."""
         return contextlib.nullcontext()

@@ -28,6 +28,7 @@ def halving_of(where: Array | None, pool: Window) -> tuple:
     return where, i32(pool.input[1]), *map(i32, pool.output)
 
 
+_ALONE = 16  # norm.cu's: warps that take a small channel
 _NO_POOL = None, i32(0), i32(0), i32(0)
 
 
@@ -51,6 +52,29 @@ class CudaNorm(CudaBase):
         if overlap:
             overlap = *overlap, part, counters
         self._run(file, kernel, grid, (LANES, 8), *arguments, *sizes, part, counters, overlap=overlap)
+
+    def _is_small(self, x: Batch) -> bool:
+        """Whether a block of threads takes a channel of x alone: a warp has no more than one band."""
+        return x.data.shape[0] * ceil_div(math.prod(x.spatial), positions_per_band(x.spatial)) <= _ALONE
+
+    def _alone(self, kernel: str, sums: int, x: Batch, *arguments) -> None:
+        """A kernel with a block of threads for each channel."""
+        blocks, positions, band = x.data.shape[0], math.prod(x.spatial), positions_per_band(x.spatial)
+        part = self._empty((x.channels, sums, blocks * HALVES, ceil_div(positions, band)), np.float64)
+        sizes = *map(i32, (x.images, blocks, positions, band)), part, self._counters_of(x.channels)
+        self._run("norm.cu", kernel, (x.channels,), (LANES, _ALONE), *arguments, *sizes)
+
+    def batch_norm_training(
+        self, x, running_mean, running_var, momentum, gamma, beta, eps, other: Batch | None = None, relu: bool = False
+    ) -> tuple[Batch, Array, Array]:
+        if not self._is_small(x):
+            settings = x, running_mean, running_var, momentum, gamma, beta, eps
+            return super().batch_norm_training(*settings, other, relu)
+        y, mean, var = self._like(x), self._empty((x.channels,)), self._empty((x.channels,))
+        statistics = mean, var, running_mean, running_var, f32(momentum)
+        ends = None if other is None else self._data(other), y.data, i32(relu)
+        self._alone("batch_norm_alone", 1, x, self._data(x), *statistics, gamma, beta, f32(eps), *ends)
+        return y, mean, var
 
     def _over_maps(self, kernel: str, results: Array, *arguments, channels: int = 0) -> None:
         """A kernel of norm.cu that walks each map of `results`, about four values per thread."""
@@ -156,6 +180,10 @@ class CudaNorm(CudaBase):
         """
         dx = self._like(x)
         gradient, values = self._data(dy), self._data(x)
+        if self._is_small(x):
+            inputs = gradient, y, values, mean, var, gamma, beta, f32(eps), pool
+            self._alone(f"batch_norm_gradient_alone<{after}>", 2, x, *inputs, out_gamma, out_beta, dx.data, other)
+            return dx
         means = self._empty((x.channels,)), self._empty((x.channels,))
         inputs = gradient, y, values, mean, var, gamma, beta, f32(eps), pool
         self._sum_channels(f"batch_norm_sums<{after}>", 2, x, *inputs, out_gamma, out_beta, *means)

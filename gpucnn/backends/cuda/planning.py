@@ -1,7 +1,6 @@
 """Which kernels a piece of work needs, found out without a GPU, and their compilation in several processes at once."""
 
 import multiprocessing
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 
@@ -10,6 +9,7 @@ import numpy as np
 from gpucnn.backends.cuda.backend import CudaBackend
 from gpucnn.backends.cuda.compiler import compiled
 from gpucnn.backends.cuda.launcher import Launcher
+from gpucnn.backends.processors import processors
 
 Kernel = tuple[str, str]  # the file in kernels/cuda, and the C++ name with its template arguments
 
@@ -21,7 +21,7 @@ class PlanningLauncher(Launcher):
     `processors` is the number of multiprocessors of the GPU that is planned for: tiles depend on it.
     """
 
-    xp, device, graph = np, "none", False
+    xp, device, graph = np, "none", False  # with `graph` small networks are fused, as in a recorded step
 
     def __init__(self, processors: int):
         self.processors = processors
@@ -31,10 +31,14 @@ class PlanningLauncher(Launcher):
     def empty(self, shape: tuple[int, ...], dtype=np.float32) -> np.ndarray:
         return np.zeros(shape, dtype)
 
+    def address(self, array: np.ndarray) -> int:
+        return array.ctypes.data
+
     def clear(self, array: np.ndarray) -> None:
         self.launches.append(("clear", array.nbytes))
 
     def write(self, array: np.ndarray, host: np.ndarray) -> None:
+        array[...] = host.reshape(array.shape)  # the host reads some of it back, such as "no step was bad"
         self.launches.append(("copy", array.nbytes))
 
     def read(self, array: np.ndarray) -> np.ndarray:
@@ -61,9 +65,10 @@ class PlanningLauncher(Launcher):
 
 
 def planned(work: Callable[[CudaBackend], object], processors: int) -> list[Kernel]:
-    """The kernels that `work(backend)` requests on a GPU with so many multiprocessors."""
+    """The kernels that `work(backend)` requests on a GPU with so many multiprocessors, layer by layer and recorded."""
     launcher = PlanningLauncher(processors)
-    work(CudaBackend(launcher))
+    for launcher.graph in (False, True):
+        work(CudaBackend(launcher))
     return list(launcher.kernels)
 
 
@@ -75,7 +80,7 @@ def compile_kernels(kernels: Iterable[Kernel], architecture: str, processes: int
     kernels = list(dict.fromkeys(kernels))
     # Not forked: a process that uses a GPU cannot be, and the compiler needs nothing from this one.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes or len(os.sched_getaffinity(0)), context) as pool:
+    with ProcessPoolExecutor(processes or processors(), context) as pool:
         for done in [pool.submit(_compile, *kernel, architecture) for kernel in kernels]:
             done.result()
     return len(kernels)

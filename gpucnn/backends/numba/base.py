@@ -2,14 +2,14 @@
 
 Every operation reshapes its arguments to three spatial axes (leading ones of size 1) and launches one or a few kernels;
 the operations are in the other files of this folder, one per family of kernels. While `capture` records, each launch is
-also put on a tape, so that a training step repeats as a list of compiled calls on the same buffers, with nothing
-checked or allocated again.
+also kept, so that a training step repeats as one call of native code, which goes through a table of kernels and their
+arguments with nothing checked or allocated again.
 """
 
 import contextlib
 import functools
+import itertools
 import math
-import os
 import platform
 import threading
 from collections.abc import Callable, Iterator
@@ -20,29 +20,43 @@ import numpy as np
 from gpucnn.arithmetic import assert_subnormals
 from gpucnn.backends import compilation
 from gpucnn.backends.lanes import LaneBackend
-from gpucnn.backends.numba import process
+from gpucnn.backends.numba import ahead, general, process
 from gpucnn.backends.numba.arena import Arena
+from gpucnn.backends.numba.helpers import Helpers, helpers
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.tape import Tape
 from gpucnn.cache import Kernels
 from gpucnn.errors import BackendError
 from gpucnn.kernels.numba import compiler
+from gpucnn.kernels.numba.arguments import table
 from gpucnn.kernels.numba.compiler import Kernel
 from gpucnn.kernels.numba.simd import LANES
-
-# Between two kernels GNU OpenMP's threads spin, by default for milliseconds: long enough to keep other processes, even
-# a late thread of their own team, from running. This many turns are enough for the gap between two kernels.
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 compiler.listeners.append(compilation.announce)
 compiler.store = Kernels("numba")
 process.check()
 
 
-@functools.cache
-def _turn() -> contextlib.AbstractContextManager:
-    """The context in which a thread calls kernels: a lock if Numba's threading layer allows one call at a time."""
-    return threading.RLock() if numba.threading_layer() == "workqueue" else contextlib.nullcontext()
+class Launch:
+    """Launches of kernels one after the other, by so many threads. The arrays among their arguments must stay."""
+
+    def __init__(self, calls: list[tuple[Kernel, tuple]], threads: int):
+        self._tables = [table(arguments) for _, arguments in calls]
+        words = [
+            (kernel.prepare(*arguments), numbers.ctypes.data)
+            for (kernel, arguments), numbers in zip(calls, self._tables, strict=True)
+        ]
+        self._words, self._count, self._threads = np.array(words, np.int64), len(calls), threads
+        self._address = self._words.ctypes.data
+
+    def __call__(self, staff: Helpers = helpers) -> None:
+        staff.lead(self._address, self._count, self._threads)
+
+
+class _Foreseen(threading.local):
+    """What is to be compiled for the step that this thread prepares; None: it prepares none."""
+
+    jobs: dict[tuple[Kernel, tuple], Callable[[], object]] | None = None
 
 
 class NumbaBase(LaneBackend):
@@ -60,18 +74,36 @@ class NumbaBase(LaneBackend):
             raise BackendError(
                 f"threads is {threads}, but Numba was started with {most}; set NUMBA_NUM_THREADS to change that"
             )
-        self.threads = process.limit(self, threads)
+        self.threads = threads
         self.device = f"CPU {platform.processor() or platform.machine()}, {threads} thread{'s' * (threads > 1)}"
-        self._tape, self._allocation = Tape(), threading.local()
+        self._tape, self._foreseen, self._allocation = Tape(), _Foreseen(), threading.local()
 
     # ---- launching --------------------------------------------------------------------------------------------------
 
     def _run(self, kernel: Kernel, *arguments) -> None:
-        entry = kernel.prepare(*arguments)
-        if numba.get_num_threads() != self.threads:  # per Python thread
-            numba.set_num_threads(self.threads)
-        with _turn():
-            self._tape.call(entry, *arguments)
+        if self._foreseen.jobs is None:
+            self._tape.call(self._launch, kernel, *arguments)
+        elif signature := kernel.missing(*arguments):
+            self._foreseen.jobs[kernel, signature] = functools.partial(kernel.compile, signature)
+
+    def _launch(self, kernel: Kernel, *arguments) -> None:
+        Launch([(kernel, arguments)], self.threads)()
+
+    def prepare(self, step: Callable[[], None]) -> None:
+        if not ahead.CAN_FORK or self.threads == 1 or compiler.store is None:
+            return
+        jobs: dict[tuple[Kernel, tuple], Callable[[], object]] = {}
+        self._foreseen.jobs = jobs
+        first = helpers.missing()
+        try:
+            step()
+            if first:
+                general.operations(self)
+        finally:
+            self._foreseen.jobs = None
+        # The largest first, so that all end at about the same time.
+        ordered = sorted(jobs, key=lambda job: "conv" not in job[0].name and "weight" not in job[0].name)
+        ahead.compile_all([*first, *(jobs[job] for job in ordered)], self.threads)
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         if not self.graph:
@@ -79,16 +111,23 @@ class NumbaBase(LaneBackend):
             return step
         arena = Arena()
         with self._allocating(arena):
-            calls = self._tape.record(step, arena.keep)
+            recorded = self._tape.entries(step, arena.keep)
+        parts: list[Callable[[], None]] = []
+        for is_launch, entries in itertools.groupby(recorded, lambda entry: entry[0] == self._launch):
+            if is_launch:
+                parts.append(Launch([(kernel, tuple(rest)) for _, (kernel, *rest) in entries], self.threads))
+            else:
+                parts += [function for function, _ in entries]
 
-        def replay(memory=arena.blocks) -> None:
-            numba.set_num_threads(self.threads)
-            with _turn():
-                calls()
+        def replay(memory=(recorded, arena.blocks)) -> None:
+            for part in parts:
+                part()
 
         return replay
 
     def between(self, work: Callable[[], None]) -> None:
+        if self._foreseen.jobs is not None:
+            return
         self._tape.call(work)
 
     def synchronize(self) -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from time import perf_counter
 
-import numba
 import numpy as np
 
+from gpucnn.backends.numba.base import Launch
 from gpucnn.backends.numba.tiles import accumulators
 from gpucnn.kernels.numba.peak import fma_burst_of
 from gpucnn.kernels.numba.simd import LANES
@@ -22,12 +22,13 @@ def fma_burst(threads: int) -> tuple[Callable[[], None], int]:
     burst = fma_burst_of(count)
     out = np.empty((threads, LANES), np.float32)
 
-    def call() -> None:
-        numba.set_num_threads(threads)
-        out[...] = 0.5
-        burst(threads, _ROUNDS, out)
+    launch = Launch([(burst, (threads, _ROUNDS, out))], threads)
 
-    return call, 2 * threads * _ROUNDS * count * LANES
+    def run() -> None:
+        out[...] = 0.5
+        launch()
+
+    return run, 2 * threads * _ROUNDS * count * LANES
 
 
 def fma_peak(threads: int, seconds: float = 0.5) -> float:

@@ -143,4 +143,4 @@ class Program:
             staff.learn(late=told > 1)
             return told % 2 == 1
         finally:
-            staff.lock.release()
+            staff.release()

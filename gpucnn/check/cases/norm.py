@@ -17,6 +17,7 @@ _BATCH_NORMS = [
     ((48, 2, 3, 3), RANDOM),
     ((3, 2, 130), NEVER),
     ((2, 1, 5, 6, 7), NEVER),
+    ((40, 2, 25, 31), NEVER),  # more bands than a block of GPU threads takes alone
 ]
 _BATCH_NORM_GRADIENTS = (
     "dx",
@@ -63,6 +64,8 @@ def _batch_norms(numbers: Numbers) -> Iterator[Case]:
             b.update_running(running, mean, 0.1)
             moved = b.array(numbers(shape[1], seed=5)), b.array(numbers(shape[1], seed=6))
             again = b.batch_norm_moving_statistics(x, *moved, 0.25)
+            trained = b.array(b.host(moved[0])), b.array(b.host(moved[1]))
+            of_batch = b.batch_norm_training(x, trained[0], trained[1], 0.25, gamma, beta, 1e-5, dy, True)
             rectified = b.batch_norm(x, mean, var, gamma, beta, 1e-5, relu=True)
             outs = b.zeros((shape[1],)), b.zeros((shape[1],))
             through_relu = b.batch_norm_relu_gradient(dy, rectified, x, mean, var, gamma, beta, 1e-5, *outs)
@@ -85,6 +88,10 @@ def _batch_norms(numbers: Numbers) -> Iterator[Case]:
                 "moving var": moved[1],
                 "mean again": again[0],
                 "var again": again[1],
+                "moving mean in training": trained[0],
+                "moving var in training": trained[1],
+                "mean in training": of_batch[1],
+                "var in training": of_batch[2],
             }
             results = {
                 "y": b.batch_norm(x, mean, var, gamma, beta, 1e-5).numpy(),
@@ -93,6 +100,7 @@ def _batch_norms(numbers: Numbers) -> Iterator[Case]:
                 "dx by means": by_means.numpy(),
                 "dx with relu": through_relu.numpy(),
                 "dgamma with relu": b.host(outs[0]),
+                "y in training": of_batch[0].numpy(),
                 "dx in inference": b.batch_norm_input_gradient(dy, var, gamma, 1e-5).numpy(),
                 **{name: b.host(array) for name, array in arrays.items()},
             }

@@ -1,0 +1,136 @@
+"""A step's kernels compiled by several processes before it runs: the same bits, whoever compiled, and whoever fails."""
+
+import os
+import time
+
+import numpy as np
+import pytest
+
+from gpucnn.backends import compilation, get_backend
+from gpucnn.backends.numba import ahead, general
+from gpucnn.layers import Dense, Flatten, Layer, Sequential
+from gpucnn.models import Model
+from gpucnn.training import Trainer
+from tests.processes import finish, start
+
+pytestmark = pytest.mark.skipif(not ahead.CAN_FORK, reason="needs fork")
+
+TRAIN = """
+import json
+import numpy as np
+from gpucnn.backends import compilation, get_backend
+from gpucnn.layers import BatchNorm, Conv2d, Dense, Dropout, Flatten, MaxPool2d, Sequential
+from gpucnn.models import Model
+from gpucnn.training import Trainer
+
+told = []
+compilation.listeners.append(told.append)
+layer = Sequential(Conv2d(3, 3, activation="relu"), MaxPool2d(2), BatchNorm(), Dropout(0.3), Flatten(), Dense(3))
+rng = np.random.default_rng(0)
+images, labels = rng.random((37, 1, 8, 8)).astype(np.float32), rng.integers(0, 3, 37)
+trainer = Trainer(Model(layer, (1, 8, 8)), backend=BACKEND, seed=0, batch_size=16, progress=False)
+trainer.fit(images, labels, 2)
+print(json.dumps([trainer.model.weights_sha256(), told]))
+"""
+TWO = TRAIN.replace("BACKEND", "get_backend('numba', threads=2)")
+
+
+def test_an_empty_cache_two_processes_and_a_full_one_give_the_same_bits(tmp_path):
+    expected, _ = finish(start(TRAIN.replace("BACKEND", "'numpy'")))
+    cold = [start(TWO, GPUCNN_CACHE=str(tmp_path), NUMBA_NUM_THREADS="2") for _ in range(2)]
+    for weights, told in map(finish, cold):
+        assert weights == expected
+        assert told[0].endswith("kernels on 2 processors") and len(told) < 5, told
+    weights, told = finish(start(TWO, GPUCNN_CACHE=str(tmp_path), NUMBA_NUM_THREADS="2"))
+    assert (weights, told) == (expected, [])
+
+
+def jobs_of(tmp_path, count: int, first=lambda: None):
+    """Jobs that leave a file each, with the number of the process that did it; `first` is called in each before."""
+
+    def job(number: int) -> None:
+        first()
+        time.sleep(0.02)
+        with (tmp_path / str(number)).open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
+    return [lambda number=number: job(number) for number in range(count)]
+
+
+def test_each_job_is_done_once_by_several_processes(tmp_path):
+    ahead.compile_all(jobs_of(tmp_path, 30), 3)
+    done = [(tmp_path / str(number)).read_text().split() for number in range(30)]
+    assert all(len(by) == 1 for by in done)
+    assert len({by[0] for by in done}) == 3 and str(os.getpid()) in {by[0] for by in done}
+
+
+def test_a_process_that_dies_takes_no_other_with_it(tmp_path):
+    here = os.getpid()
+    ahead.compile_all(jobs_of(tmp_path, 10, lambda: os.getpid() == here or os._exit(1)), 2)
+    assert len(list(tmp_path.iterdir())) == 9
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_job_that_raises_here_ends_the_others_at_once(tmp_path):
+    here = os.getpid()
+
+    def first() -> None:
+        if os.getpid() == here:
+            raise KeyboardInterrupt
+        time.sleep(60)
+
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        ahead.compile_all(jobs_of(tmp_path, 4, first), 3)
+    assert time.monotonic() - begun < 30 and not list(tmp_path.iterdir())
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    messages: list[str] = []
+    compilation.listeners.append(messages.append)
+    compilation.announce("heard again")
+    compilation.listeners.remove(messages.append)
+    assert messages == ["heard again"]
+
+
+class Counting(Layer):
+    """Passes values on and counts how often it did."""
+
+    recordable = True
+    calls = 0
+
+    def build(self, shape):
+        return shape
+
+    def __call__(self, x):
+        self.calls += 1
+        return x, lambda dy: dy
+
+
+def test_a_step_with_user_defined_code_is_not_run_in_vain():
+    layer = Counting()
+    model = Model(Sequential(layer, Flatten(), Dense(2)), (1, 2, 2))
+    trainer = Trainer(model, backend=get_backend("numba", threads=1), batch_size=4, progress=False)
+    trainer.fit(np.zeros((4, 1, 2, 2), np.float32), np.zeros(4, int), 1)
+    with_one_thread, layer.calls = layer.calls, 0
+    trainer = Trainer(model, backend=get_backend("numba", threads=2), batch_size=4, progress=False)
+    trainer.fit(np.zeros((4, 1, 2, 2), np.float32), np.zeros(4, int), 1)
+    assert layer.calls == with_one_thread
+
+
+def test_a_prepared_step_computes_nothing():
+    backend = get_backend("numba", threads=2)
+    x, out = backend.pack(np.ones((3, 5), np.float32)), backend.zeros((5,))
+    said = []
+    backend.prepare(lambda: (backend.bias_gradient(x, out), backend.between(lambda: said.append("between"))))
+    assert not out.any() and not said
+    backend.bias_gradient(x, out)
+    assert (out == 3).all()
+
+
+def test_the_general_operations_are_valid_ones():
+    backend = get_backend("numba", threads=2)
+    general.operations(backend)
+    prepared = []
+    backend.prepare(lambda: prepared.append(general.operations(backend)))
+    assert prepared == [None]

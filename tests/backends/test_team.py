@@ -1,0 +1,112 @@
+"""Rounds shared by several threads: every unit is done once, whoever comes, and a helper in the way is left alone."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gpucnn.kernels.numba import compiler, team
+from gpucnn.kernels.numba.compiler import kernel
+from gpucnn.kernels.numba.team import get_thread_id, leads, prange
+
+from gpucnn.backends.numba.base import Launch
+from gpucnn.backends.numba.helpers import Helpers
+
+
+@kernel("two rounds, for tests")
+def two_rounds(counts, sums, by, units):
+    """Each of `units` gets 1 in the first round; in the second the first round's result of its mirror image."""
+    for u in prange(units):
+        counts[u] += 1
+        by[get_thread_id()] += 1
+    for u in prange(units):
+        sums[u] += counts[units - 1 - u]
+        by[get_thread_id()] += 1
+    if leads():
+        counts[units] += 1
+
+
+def run(helpers: Helpers, units: int, threads: int, times: int) -> np.ndarray:
+    """Runs of two_rounds; how many units each thread did."""
+    counts, sums, by = np.zeros(units + 1, np.int64), np.zeros(units, np.int64), np.zeros(256, np.int64)
+    launch = Launch([(two_rounds, (counts, sums, by, units))], threads)
+    for _ in range(times):
+        launch(helpers)
+    assert (counts == times).all(), "each unit once in each run, and the end by the leader alone"
+    assert (sums == times * (times + 1) // 2).all(), "the second round begins when the first is done"
+    assert by.sum() == 2 * units * times
+    return by
+
+
+@pytest.mark.parametrize("units", [0, 1, 2, 7, 16, 1000])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_each_unit_is_done_once(units, threads):
+    helpers = Helpers()
+    by = run(helpers, units, threads, 300)
+    assert not by[threads:].any()
+
+
+def test_the_leader_goes_on_alone_while_it_should():
+    helpers = Helpers()
+    helpers._rounds[team.ALONE_UNTIL] = np.iinfo(np.int64).max
+    assert not run(helpers, 100, 2, 200)[1:].any()
+    assert helpers._left_alone
+    helpers._rounds[team.ALONE_UNTIL] = 0
+    run(helpers, 100, 2, 5)
+    assert helpers._rounds[team.ROUND] > 0, "announced again"
+
+
+def test_a_thread_that_may_not_lead_works_alone():
+    helpers = Helpers()
+    with helpers.lock:
+        assert not run(helpers, 100, 2, 3)[1:].any()
+
+
+def test_numbas_own_prange_is_refused():
+    import numba
+
+    scope = {"prange": numba.prange}
+    exec("def wrong(x):\n    for u in prange(1):\n        x[u] = 1", scope)
+    with pytest.raises(ImportError, match=r"take prange from gpucnn\.kernels\.numba\.team"):
+        compiler.kernel("wrong")(scope["wrong"])
+
+
+def kernels_of(path: Path) -> list[ast.FunctionDef]:
+    """The functions decorated with @kernel(...)."""
+    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    return [f for f in functions if any(ast.unparse(d).startswith("kernel(") for d in f.decorator_list)]
+
+
+def outside_rounds(node: ast.AST) -> list[ast.AST]:
+    """What all threads run: neither a unit of a round nor what stands under `if leads():`."""
+    found = [node]
+    for child in ast.iter_child_nodes(node):
+        is_round = isinstance(node, ast.For) and ast.unparse(node.iter).startswith("prange(") and child in node.body
+        is_led = isinstance(node, ast.If) and ast.unparse(node.test) == "leads()" and child in node.body
+        if not is_round and not is_led:
+            found += outside_rounds(child)
+    return found
+
+
+# Of arrays, these know no more than shapes and strides.
+HARMLESS = {"len", "prange", "range", "leads", "splat", "splat64", "min", "max", "chunks_of", "stride_of"}
+
+
+@pytest.mark.parametrize("path", sorted(Path(inspect.getfile(team)).parent.glob("*.py")), ids=lambda path: path.stem)
+def test_what_all_threads_run_touches_no_array(path):
+    """A helper runs it at any time: before and after its round, or when another has changed what is there."""
+    for function in kernels_of(path):
+        rounds = [n for n in ast.walk(function) if isinstance(n, ast.For) and ast.unparse(n.iter).startswith("prange(")]
+        if not rounds:
+            continue  # the leader's alone
+        written = [n for n in ast.walk(function) if isinstance(n, ast.Subscript) and isinstance(n.ctx, ast.Store)]
+        written = {ast.unparse(n.value) for n in written}
+        for node in (found for statement in function.body for found in outside_rounds(statement)):
+            where = f"{path.name}, {function.name}, line {getattr(node, 'lineno', 0)}: {ast.unparse(node)}"
+            if isinstance(node, ast.Subscript) and not ast.unparse(node.value).endswith(".shape"):
+                # A kernel's only round may be preceded by reading what the kernel does not write.
+                assert len(rounds) == 1 and node.lineno < rounds[0].lineno, where
+                assert isinstance(node.ctx, ast.Load) and ast.unparse(node.value) not in written, where
+            if isinstance(node, ast.Call) and not ast.unparse(node.func).startswith("np."):
+                assert ast.unparse(node.func) in HARMLESS, where
