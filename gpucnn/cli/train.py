@@ -233,7 +233,7 @@ def train(
             )
         )
         stem = f"{settings['model']}-{Path(settings['data']).stem}"
-        folder = Path(run) if run else group.on_first(lambda: fresh_folder(stem))
+        folder = group.on_first(lambda: Path(run) if run else fresh_folder(stem))  # others may have no --run
         trainer.run = folder
         stopping = {name: settings[name] for name in ("validation", "monitor", "patience")}
         names = options.listed(settings["metrics"])

@@ -59,6 +59,15 @@ if trainer.processes.first:
 
 
 @pytest.mark.slow
+def test_the_first_process_alone_names_the_folder(tmp_path):
+    program = ["-m", "gpucnn", "train", *QUICK, "--model", "mlp", "--hidden", "16", "--time-limit", "60"]
+    done = mpi.under_mpirun([[*program, "--run", "here"], program], tmp_path, 300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["run"] == "here" and (tmp_path / "here" / "metrics.jsonl").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
 def test_an_exception_in_one_process_ends_all(tmp_path):
     script = """
 import gpucnn
