@@ -5,6 +5,9 @@ Anything with the methods of `Quiet` can take its place: `Trainer(..., progress=
 
 import contextlib
 import sys
+from typing import Any
+
+from gpucnn.arguments import refuse
 
 _VALIDATION = "validation_"
 _SHOWN = ("loss", "accuracy", "learning_rate", "seconds", "images_per_second", "validation_loss", "validation_accuracy")
@@ -133,3 +136,12 @@ def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def progress_of(progress: Any) -> Quiet:
+    """The object that Trainer's argument stands for."""
+    if progress is None or isinstance(progress, bool):
+        return Quiet() if progress is False else default_progress()
+    if isinstance(progress, type) or not all(hasattr(progress, name) for name in vars(Quiet) if name[0] != "_"):
+        raise refuse("progress", progress, "an object with the methods of gpucnn.training.Quiet, or False")
+    return progress

@@ -1,7 +1,6 @@
 """The training loop."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -18,10 +17,8 @@ from gpucnn.backends import get_backend
 from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.protocol import Backend
 from gpucnn.data.mapped import Mapped
-from gpucnn.errors import BackendError, ConfigurationError, NonFiniteError, ShapeError
-from gpucnn.layers.base import label
-from gpucnn.layers.norm import BatchNorm
-from gpucnn.losses import Loss, MeanSquared, SoftmaxCrossEntropy, ValueLoss
+from gpucnn.errors import ConfigurationError, NonFiniteError, ShapeError
+from gpucnn.losses import Loss, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.metrics import make as make_metrics
 from gpucnn.models.files import describe
 from gpucnn.models.heads import REGRESSOR
@@ -30,9 +27,8 @@ from gpucnn.models.model import Model
 from gpucnn.optimizers import Adam, Optimizer
 from gpucnn.parallel import Alone, Division, Processes, join
 from gpucnn.parallel.processes import how_different
-from gpucnn.recordable import is_recordable
 from gpucnn.schedules import Constant, Schedule
-from gpucnn.training import mixing
+from gpucnn.training import mixing, remarks
 from gpucnn.training.ahead import is_known
 from gpucnn.training.average import Average
 from gpucnn.training.callbacks import Callback
@@ -41,14 +37,14 @@ from gpucnn.training.data import Fed, Resident, digest, placed
 from gpucnn.training.history import History
 from gpucnn.training.normalization import channel_statistics
 from gpucnn.training.own_loop import OwnLoop
-from gpucnn.training.progress import Quiet, default_progress
+from gpucnn.training.progress import Quiet, progress_of
 from gpucnn.training.run import RunFolder, first_not_finite, host_state, run_folder
+from gpucnn.training.settings import config_of, identity_of, settings_of
 from gpucnn.training.steps import EvaluationSteps, TrainingSteps
+from gpucnn.training.together import check_sharing, how_diverged, how_fed, how_mixed
 from gpucnn.training.validation import check_stopping, part, why_stop
 
 EVALUATION_BATCH = 256
-_LARGE = 20.0  # values of images that are hardly meant to be so
-_LOOKED_AT = 1000  # images
 _CURVES_EVERY = 30.0  # seconds; drawing takes a third of one
 
 
@@ -162,7 +158,7 @@ class Trainer:
             processes = integer("processes", processes)
         self.processes = processes if isinstance(processes, Processes) else join(processes)
         self.pieces, self.record = integer("pieces", pieces), True
-        self.progress = _progress(progress) if self.processes.first else Quiet()
+        self.progress = progress_of(progress) if self.processes.first else Quiet()
         self.about = dict(instance("about", about, dict, "a dictionary", optional=True) or {})
         self.backend = backend if isinstance(backend, Backend) else get_backend(backend, math, threads=threads)
         if not model.initialized:
@@ -244,7 +240,7 @@ class Trainer:
         if self.crop:
             model.image_shape = _larger(images, model.input_shape)
         images, labels = self._checked(images, labels)
-        self._check_sharing()
+        check_sharing(self)
         check_stopping(validation, monitor, patience, self.loss, self.metrics)
         if resume and self.run is None:
             raise ConfigurationError("resume needs the run folder to continue: Trainer(..., run=folder)")
@@ -262,7 +258,7 @@ class Trainer:
         if resume:  # back to the checkpoint, whatever this trainer has done since
             self.history, self._state, self._steps, self._within_epoch = self._new_history(), None, 0, False
         first = len(self.history)
-        settings = self._settings(epochs, *everything) | validated_by
+        settings = settings_of(self, epochs, *everything) | validated_by
         if first and validated_by and self._validated_by not in ({}, validated_by):
             raise ConfigurationError(
                 "validation or monitor are not those of the fit before, so no epoch could be called the best; a new "
@@ -326,13 +322,13 @@ class Trainer:
             begun = self._begun(first, False, data.first[0])
             folder = self.processes.agreed(lambda: stack.enter_context(begun))
             self._meet(settings, epochs, patience)
-            self.processes.same(data.fingerprint(), _how_fed)
+            self.processes.same(data.fingerprint(), how_fed)
             return self._train(folder, first, data, data.first[0], first + epochs, kept, settings, monitor, patience)
 
     def _prepare_batches(self, batches, epochs, steps, validation, monitor, patience) -> tuple:
         """Check everything, the first batch too; (settings, data, epochs, images and labels for validation)."""
         model, epochs = self.model, integer("epochs", epochs)
-        self._check_sharing()
+        check_sharing(self)
         check_stopping(validation, monitor, patience, self.loss, self.metrics)
         if self.normalize and model.mean is None:
             raise ConfigurationError("normalize takes the mean of all images; with batches set model.mean and std")
@@ -348,41 +344,11 @@ class Trainer:
         if validation is not None and (not isinstance(validation, (tuple, list)) or len(validation) != 2):
             raise arguments.refuse("validation", validation, "a pair (images, labels)")
         kept = None if validation is None else self._checked(*validation)
-        settings = self._settings(epochs, *data.first) | {"images": data.count, "data_sha256": "batches"}
+        settings = settings_of(self, epochs, *data.first) | {"images": data.count, "data_sha256": "batches"}
         return settings, data, epochs, kept
 
     def _new_history(self) -> History:
         return History(smaller={"loss", *(metric.name for metric in self.metrics if not metric.larger_is_better)})
-
-    def _check_sharing(self) -> None:
-        """Raises ConfigurationError or BackendError for what cannot be computed in parts."""
-        if self.processes.size == self.pieces == 1:
-            return
-        if not self.backend.shares_batches:
-            raise BackendError(
-                f"backend {self.backend.name} with {self.backend.math} math cannot compute a part of a batch; several "
-                "processes and pieces need exact math on numba, cupy or numpy"
-            )
-        layers = list(self.model.layer.walk())
-        obstacle = next((part for part in (*layers, self.loss) if not is_recordable(part)), None)
-        if obstacle is not None:
-            raise ConfigurationError(
-                f"{type(obstacle).__name__} does not declare recordable = True, so it may sum over a part of the batch "
-                "only; with several processes or pieces, layers and losses must compute with backend operations alone"
-            )
-        if not (self.backend.shares_label_maps or isinstance(self.loss, ValueLoss)):
-            maps = len(self.model.output_shape) > 1 or getattr(self.loss, "ignore_index", None) is not None
-            if maps:
-                raise BackendError(
-                    f"losses of label maps need the whole batch in one process on {self.backend.name}; leave out "
-                    "processes and pieces, or take numba or numpy"
-                )
-        whole = next((layer for layer in layers if isinstance(layer, BatchNorm) and layer.trainable), None)
-        if self.pieces > 1 and whole is not None:
-            raise ConfigurationError(
-                f"{label(whole)} needs the statistics of the whole batch, which pieces computed one after the other do "
-                "not have; use pieces=1, more processes, or group norm"
-            )
 
     def _division(self) -> Division:
         return Division(self.processes.size, self.processes.rank, self.pieces)
@@ -390,17 +356,9 @@ class Trainer:
     def _meet(self, settings: dict, epochs: int, patience: int | None) -> None:
         """Raises ProcessError where one of the processes would train something else."""
         if self.processes.size > 1:
-            self.processes.same(self._identity(settings, epochs, patience), how_different)
-            self.processes.same(self.backend.exchanges_on, _how_mixed)
+            self.processes.same(identity_of(self, settings, epochs, patience), how_different)
+            self.processes.same(self.backend.exchanges_on, how_mixed)
         self.record = len(set(self.processes.everyone((self.backend.name, self.backend.graph)))) == 1
-
-    def _identity(self, settings: dict, epochs: int, patience: int | None) -> dict:
-        """What must be the same in all processes that train together."""
-        from gpucnn import __version__
-
-        weights = self.model.weights_sha256()
-        limits = {"epochs": epochs, "patience": patience, "pieces": self.pieces}
-        return {"version": __version__, **describe(self.model), **settings, **limits, "initial weights": weights}
 
     def _resume(self, folder: RunFolder | None, settings: dict, epochs: int, monitor: str) -> History:
         """Go back to the run's checkpoint, if it has one; what is refused has changed nothing."""
@@ -446,12 +404,12 @@ class Trainer:
             if folder:
                 if not history.epochs:
                     folder.forget_best()
-                folder.write_config(self._config(epochs, {**settings, "patience": patience}))
-            title = self._title(steps) + (f"; {len(kept[0]):,} images for validation" if kept else "")
+                folder.write_config(config_of(self, epochs, {**settings, "patience": patience}))
+            title = remarks.title(self, steps) + (f"; {len(kept[0]):,} images for validation" if kept else "")
             self.progress.begin(title, epochs, data.count, len(history))
-            self._tell_of_large_values(images)
-            if remark := self.schedule.remark(epochs * data.an_epoch):
-                self.progress.say(remark)
+            for remark in (remarks.large_values(self, images), self.schedule.remark(epochs * data.an_epoch)):
+                if remark:
+                    self.progress.say(remark)
             if self._within_epoch:
                 self.progress.say("the epoch that was interrupted begins again, with the weights as they are")
             drawn = perf_counter()
@@ -498,12 +456,12 @@ class Trainer:
         """
         if self.processes.size == 1:
             return
-        self.processes.same(data.fingerprint(), _how_fed)
+        self.processes.same(data.fingerprint(), how_fed)
         state = hashlib.sha256()
         for value in host_state(self.model, self.optimizer, self.average).values():
             state.update(np.ascontiguousarray(value).data)
         self._stopping = any(self.processes.everyone(self._stopping))
-        self.processes.same(state.hexdigest(), _how_diverged)
+        self.processes.same(state.hexdigest(), how_diverged)
 
     def stop_training(self) -> None:
         """End `fit` after the epoch at hand; for callbacks."""
@@ -555,11 +513,11 @@ class Trainer:
         self._begin(images)
         if self._loop is None or not self._loop.fits(images, labels):
             if self._loop is None:
-                self._meet(self._settings(1, images, labels) | {"data_sha256": "batches"}, 1, None)
+                self._meet(settings_of(self, 1, images, labels) | {"data_sha256": "batches"}, 1, None)
             data = Resident(self.backend, images, labels, len(images))
             self._loop = OwnLoop(self._training(data, self._augmentation()))
         if self.processes.size > 1:
-            self.processes.same(digest(images, labels, self.backend.dtype), _how_fed)
+            self.processes.same(digest(images, labels, self.backend.dtype), how_fed)
         epoch = len(self.history)
         record = self._loop.step(images, labels, self._steps, self.schedule(self._steps, 0, epoch))
         self._steps += 1
@@ -569,7 +527,7 @@ class Trainer:
 
     def _step_on(self, images, labels) -> tuple[np.ndarray, np.ndarray]:
         """Both checked, and in memory."""
-        self._check_sharing()
+        check_sharing(self)
         images, labels = self._checked(images, labels)
         return (images.take(np.arange(len(images))) if isinstance(images, Mapped) else images), labels
 
@@ -605,7 +563,9 @@ class Trainer:
             for callback in end:
                 callback.on_train_batch_end(self, self._steps)
             if steps.images == len(indices) and not self._told_slow:
-                self._tell_slow((perf_counter() - started) * len(batches))
+                self._told_slow = True
+                if remark := remarks.slowness(self.backend, (perf_counter() - started) * len(batches)):
+                    self.progress.say(remark)
             if steps.timed and perf_counter() - shown > self.progress.interval:
                 if self.processes.size == 1:  # several find it together, at the end of the epoch
                     self._stop_if_not_finite(steps, epoch)
@@ -627,31 +587,6 @@ class Trainer:
         record["seconds"] = perf_counter() - started
         self._within_epoch = False
         return record
-
-    def _tell_slow(self, seconds: float) -> None:
-        """Once, where training runs on numpy: how long an epoch of it takes."""
-        self._told_slow = True
-        if self.backend.name != "numpy":
-            return
-        about, faster = f"an epoch will take about {seconds:,.0f} s", get_backend().name
-        if self.backend.math == "fast":
-            instead = f'; backend="{faster}" in exact math (--backend {faster}) is many times faster'
-            instead *= faster != "numpy"
-            self.progress.say(f"fast math is faster than numpy's exact math alone: {about}{instead}")
-            return
-        instead = (
-            f'backend="{faster}" (--backend {faster}) gives the same bits' if faster != "numpy" else "numba is not here"
-        )
-        self.progress.say(f"numpy's exact math is the specification, and slow: {about}; {instead} sooner")
-
-    def _tell_of_large_values(self, images) -> None:
-        """Where nothing brings images to values around 1, which initial weights and learning rates are made for."""
-        largest = float(np.abs(np.asarray(images[:_LOOKED_AT], np.float32)).max())
-        if largest > _LARGE and not self.normalize and self.model.mean is None:
-            self.progress.say(
-                f"images have values up to {largest:g}, and are taken as they are: training goes better on values from "
-                "0 to 1 (images / 255) or with Trainer(..., normalize=True) (--normalize)"
-            )
 
     def _stop_if_not_finite(self, steps: TrainingSteps, epoch: int) -> None:
         bad = steps.bad_step()
@@ -712,62 +647,6 @@ class Trainer:
         about = {**describe(self.model), "settings": settings, "backend": self.backend.name}
         folder.write_checkpoint(state, about, history)
 
-    def _settings(self, epochs: int, images: np.ndarray, labels: np.ndarray) -> dict:
-        """All that decides the bits beside the model: a run resumes only where these agree."""
-        settings = {
-            "optimizer": self.optimizer.settings(),
-            "schedule": self.schedule.settings(),
-            # Rates that depend on the run's length fix it; a run with others can be extended.
-            "epochs": epochs if self.schedule.uses_steps else None,
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "shift": self.shift,
-            "loss": self.loss.settings(),
-            "clip": self.clip.settings(),
-            "math": self.backend.math,
-            "dtype": np.dtype(self.backend.dtype).name,
-            "images": len(images),
-            "data_sha256": digest(images, labels, self.backend.dtype),
-        }
-        settings |= {
-            name: getattr(self, name)
-            for name in ("crop", "flip", "cutout", "normalize", "mixup", "erase", "ema", "lr_factors")
-            if getattr(self, name)
-        }
-        if self.augment:
-            settings["augment"] = getattr(self.augment, "__qualname__", type(self.augment).__qualname__)
-        if self.model.frozen:
-            settings["frozen"] = self.model.frozen
-        if self.schedule.uses_steps and self.history.epochs:
-            settings["first_epoch"] = len(self.history) + 1
-        try:
-            return json.loads(json.dumps(settings))  # as they come back from a file: lists, not tuples
-        except TypeError as error:
-            raise ConfigurationError(
-                f"a setting cannot be written to a checkpoint ({error}): give what is no setting a name that begins "
-                "with _"
-            ) from None
-
-    def _config(self, epochs: int, settings: dict) -> dict:
-        from gpucnn import __version__
-
-        where = {"backend": self.backend.name, "threads": self.backend.threads, "processes": self.processes.size}
-        return {"gpucnn": __version__, **describe(self.model), **settings, "epochs": epochs, **where, **self.about}
-
-    def _title(self, steps: TrainingSteps) -> str:
-        backend, model = self.backend, self.model
-        title = f"training {model.name} ({model.parameter_count:,} parameters) on {backend.name}, {backend.math} math"
-        if backend.threads:
-            title += f", {backend.threads} thread{'s' if backend.threads > 1 else ''}"
-        if self.processes.size > 1:
-            title += f", in {self.processes.size} processes"
-        if backend.name != "numpy":
-            title += "; the first step compiles kernels that are not in the cache yet, which can take some seconds"
-        obstacle = steps.obstacle()
-        if backend.graph and obstacle is not None:
-            title += f"; steps are not recorded, since {type(obstacle).__name__} does not declare recordable = True"
-        return title
-
     # ---- inference ---------------------------------------------------------------------------------------------------
 
     def evaluate(self, images, labels) -> tuple[float, float | None]:
@@ -813,14 +692,6 @@ class Trainer:
         return EvaluationSteps(self.model, data, self.loss, self.metrics, processes, division, record)
 
 
-def _progress(progress: Any) -> Quiet:
-    if progress is None or isinstance(progress, bool):
-        return Quiet() if progress is False else default_progress()
-    if isinstance(progress, type) or not all(hasattr(progress, name) for name in vars(Quiet) if name[0] != "_"):
-        raise arguments.refuse("progress", progress, "an object with the methods of gpucnn.training.Quiet, or False")
-    return progress
-
-
 def _larger(images, input_shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of images that a model of `input_shape` can be cropped out of; raises ShapeError for others."""
     shape = tuple(np.shape(images)[1:])
@@ -831,24 +702,6 @@ def _larger(images, input_shape: tuple[int, ...]) -> tuple[int, ...]:
             f"images have shape {np.shape(images)}; to crop them to this model's (N, {sizes}) they must be larger"
         )
     return shape
-
-
-def _how_mixed(first: str, other: str) -> str:
-    return f"adds sums on {other} and process 0 on {first}; use GPU backends in all processes, or in none"
-
-
-def _how_fed(first: str, other: str) -> str:
-    return (
-        "was given other batches than process 0; each process must make the same ones, in the same order, and computes "
-        "its part of them: give what shuffles or draws them the same seed"
-    )
-
-
-def _how_diverged(first: str, other: str) -> str:
-    return (
-        f"has other weights than process 0 (SHA-256 {other[:12]} and {first[:12]}): a fault of memory, processor or "
-        "library; the last checkpoint is from before, continue it with resume=True (--resume)"
-    )
 
 
 def _not_finite(what: str, epoch: int, step: int) -> NonFiniteError:

@@ -79,7 +79,7 @@ MUTANTS = {
     ),
     "weights are not compared": (
         "gpucnn/training/trainer.py",
-        "self.processes.same(state.hexdigest(), _how_diverged)",
+        "self.processes.same(state.hexdigest(), how_diverged)",
         "pass",
         "test_same_bits.py",
         "test_a_weight_that_differs",
@@ -177,14 +177,14 @@ MUTANTS = {
     ),
     "batches are not compared": (
         "gpucnn/training/trainer.py",
-        "self.processes.same(data.fingerprint(), _how_fed)\n        state",
+        "self.processes.same(data.fingerprint(), how_fed)\n        state",
         "state",
         "test_options.py",
         "test_other_batches",
     ),
     "steps are not compared": (
         "gpucnn/training/trainer.py",
-        "self.processes.same(digest(images, labels, self.backend.dtype), _how_fed)",
+        "self.processes.same(digest(images, labels, self.backend.dtype), how_fed)",
         "pass",
         "test_options.py",
         "test_a_loop",

@@ -72,8 +72,8 @@ MUTANTS = {
     ),
     "resuming takes any validation": (
         "training/trainer.py",
-        "self._settings(epochs, *everything) | validated_by",
-        "self._settings(epochs, *everything)",
+        "settings_of(self, epochs, *everything) | validated_by",
+        "settings_of(self, epochs, *everything)",
         "test_resuming_with",
     ),
 }

@@ -1,0 +1,57 @@
+"""What training says of itself, beside its progress."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpucnn.backends import get_backend
+from gpucnn.backends.protocol import Backend
+from gpucnn.training.steps import TrainingSteps
+
+if TYPE_CHECKING:
+    from gpucnn.training.trainer import Trainer
+
+_LARGE = 20.0  # values of images that are hardly meant to be so
+_LOOKED_AT = 1000  # images
+
+
+def title(trainer: "Trainer", steps: TrainingSteps) -> str:
+    """What is said when training begins."""
+    backend, model = trainer.backend, trainer.model
+    title = f"training {model.name} ({model.parameter_count:,} parameters) on {backend.name}, {backend.math} math"
+    if backend.threads:
+        title += f", {backend.threads} thread{'s' if backend.threads > 1 else ''}"
+    if trainer.processes.size > 1:
+        title += f", in {trainer.processes.size} processes"
+    if backend.name != "numpy":
+        title += "; the first step compiles kernels that are not in the cache yet, which can take some seconds"
+    obstacle = steps.obstacle()
+    if backend.graph and obstacle is not None:
+        title += f"; steps are not recorded, since {type(obstacle).__name__} does not declare recordable = True"
+    return title
+
+
+def slowness(backend: Backend, seconds: float) -> str | None:
+    """Where training runs on numpy: how long an epoch of it takes, and what is faster; None elsewhere."""
+    if backend.name != "numpy":
+        return None
+    about, faster = f"an epoch will take about {seconds:,.0f} s", get_backend().name
+    if backend.math == "fast":
+        instead = f'; backend="{faster}" in exact math (--backend {faster}) is many times faster'
+        instead *= faster != "numpy"
+        return f"fast math is faster than numpy's exact math alone: {about}{instead}"
+    instead = (
+        f'backend="{faster}" (--backend {faster}) gives the same bits' if faster != "numpy" else "numba is not here"
+    )
+    return f"numpy's exact math is the specification, and slow: {about}; {instead} sooner"
+
+
+def large_values(trainer: "Trainer", images) -> str | None:
+    """Where nothing brings images to values around 1, which initial weights and learning rates are made for."""
+    largest = float(np.abs(np.asarray(images[:_LOOKED_AT], np.float32)).max())
+    if largest > _LARGE and not trainer.normalize and trainer.model.mean is None:
+        return (
+            f"images have values up to {largest:g}, and are taken as they are: training goes better on values from "
+            "0 to 1 (images / 255) or with Trainer(..., normalize=True) (--normalize)"
+        )
+    return None

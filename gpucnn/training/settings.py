@@ -1,0 +1,66 @@
+"""What decides a training's bits, as checkpoints, run folders and other processes compare it."""
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpucnn.errors import ConfigurationError
+from gpucnn.models.files import describe
+from gpucnn.training.data import digest
+
+if TYPE_CHECKING:
+    from gpucnn.training.trainer import Trainer
+
+
+def settings_of(trainer: "Trainer", epochs: int, images, labels: np.ndarray) -> dict:
+    """All that decides the bits beside the model: a run resumes only where these agree."""
+    settings = {
+        "optimizer": trainer.optimizer.settings(),
+        "schedule": trainer.schedule.settings(),
+        # Rates that depend on the run's length fix it; a run with others can be extended.
+        "epochs": epochs if trainer.schedule.uses_steps else None,
+        "seed": trainer.seed,
+        "batch_size": trainer.batch_size,
+        "shift": trainer.shift,
+        "loss": trainer.loss.settings(),
+        "clip": trainer.clip.settings(),
+        "math": trainer.backend.math,
+        "dtype": np.dtype(trainer.backend.dtype).name,
+        "images": len(images),
+        "data_sha256": digest(images, labels, trainer.backend.dtype),
+    }
+    settings |= {
+        name: getattr(trainer, name)
+        for name in ("crop", "flip", "cutout", "normalize", "mixup", "erase", "ema", "lr_factors")
+        if getattr(trainer, name)
+    }
+    if trainer.augment:
+        settings["augment"] = getattr(trainer.augment, "__qualname__", type(trainer.augment).__qualname__)
+    if trainer.model.frozen:
+        settings["frozen"] = trainer.model.frozen
+    if trainer.schedule.uses_steps and trainer.history.epochs:
+        settings["first_epoch"] = len(trainer.history) + 1
+    try:
+        return json.loads(json.dumps(settings))  # as they come back from a file: lists, not tuples
+    except TypeError as error:
+        raise ConfigurationError(
+            f"a setting cannot be written to a checkpoint ({error}): give what is no setting a name that begins with _"
+        ) from None
+
+
+def config_of(trainer: "Trainer", epochs: int, settings: dict) -> dict:
+    """What the run folder's config.json says."""
+    from gpucnn import __version__
+
+    where = {"backend": trainer.backend.name, "threads": trainer.backend.threads, "processes": trainer.processes.size}
+    return {"gpucnn": __version__, **describe(trainer.model), **settings, "epochs": epochs, **where, **trainer.about}
+
+
+def identity_of(trainer: "Trainer", settings: dict, epochs: int, patience: int | None) -> dict:
+    """What must be the same in all processes that train together."""
+    from gpucnn import __version__
+
+    weights = trainer.model.weights_sha256()
+    limits = {"epochs": epochs, "patience": patience, "pieces": trainer.pieces}
+    return {"version": __version__, **describe(trainer.model), **settings, **limits, "initial weights": weights}
