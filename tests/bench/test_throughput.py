@@ -166,10 +166,11 @@ def test_bursts_do_the_operations_that_they_claim():
     """Each accumulator t of 24 starts at (t + 1) / 2 and tends to 2 under acc * 0.5 + 1; the sum is folded with fma."""
     from gpucnn.kernels.numba.peak import fma_burst_of
 
+    from gpucnn.backends.numba.base import Launch
     from gpucnn.backends.numba.peak import fma_peak
 
     count, out = 6, np.full((1, 16), 0.5, np.float32)
-    fma_burst_of(count)(1, 3, out)
+    Launch([(fma_burst_of(count), (1, 3, out))], 1)()
     chains = np.arange(1, count + 1, dtype=np.float32) / 2
     for _ in range(3):
         chains = chains * np.float32(0.5) + np.float32(1)

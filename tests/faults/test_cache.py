@@ -1,6 +1,7 @@
 """Compiled kernels are run: they are taken from nobody else, and garbage among them is compiled anew."""
 
 import hashlib
+import itertools
 import os
 import pickle
 
@@ -62,7 +63,8 @@ def test_the_right_digest_over_garbage(tmp_path):
     assert first["compiled"] == NAMES
     files = sorted((tmp_path / "numba").iterdir())
     good = files[0].read_bytes()[32:]
-    for file, content in zip(files, (b"garbage", pickle.dumps((1, 2)), good[: len(good) // 2]), strict=True):
+    contents = itertools.cycle((b"garbage", pickle.dumps((1, 2)), good[: len(good) // 2]))
+    for file, content in zip(files, contents, strict=False):
         file.write_bytes(hashlib.sha256(content).digest() + content)
     again = finish(start(code, **settings))
     assert again == first

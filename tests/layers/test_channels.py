@@ -236,7 +236,8 @@ def test_a_recorded_step_is_used(monkeypatch):
         hashes.add(model.weights_sha256())
         calls.append("|")
     recorded, proved, *repeated = "".join(map(str, calls)).split("|")[:5]
-    assert recorded == proved != "" and repeated == ["", "", ""] and len(hashes) == 5
+    # The first step runs twice: once to find out which kernels it needs.
+    assert recorded == 2 * proved != "" and repeated == ["", "", ""] and len(hashes) == 5
 
 
 # ---- the summary -----------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from gpucnn.training import Trainer, load_run
 from gpucnn.training import data as training_data
 from gpucnn.training.data import Resident, Streamed, placed
 from gpucnn.training.normalization import channel_statistics
+from gpucnn.training.settings import settings_of
 from tests.training import small
 from tests.training.test_resume import StopAfter
 
@@ -185,8 +186,8 @@ def test_streamed_images_give_the_bits_of_resident_ones(on_disk, kind, backend, 
     assert streamed.evaluate(mapped, Y) == resident.evaluate(whole, Y)
     assert np.array_equal(streamed.predict(mapped), resident.predict(whole))
     assert (
-        streamed._settings(2, mapped if isinstance(mapped, Mapped) else Mapped(mapped), Y)["data_sha256"]
-        == (resident._settings(2, whole, Y)["data_sha256"])
+        settings_of(streamed, 2, mapped if isinstance(mapped, Mapped) else Mapped(mapped), Y)["data_sha256"]
+        == (settings_of(resident, 2, whole, Y)["data_sha256"])
     )
 
 
