@@ -130,6 +130,10 @@ def networks(report: dict) -> str:
         for peer in peers:
             met = ratios.get((*(row[name] for name in about), peer))
             theirs = best.get((row["model"], row["job"], row["batch"], row["threads"], peer))
+            if met and "variant" in met:  # its best in the precision of the ratio
+                same = (row["model"], row["job"], row["batch"], peer, met["variant"])
+                among = ("model", "job", "batch", "backend", "variant")
+                theirs = next((r for r in report["results"] if tuple(r.get(k) for k in among) == same), theirs)
             variant = f" ({met['variant']})" if met and peer == "pytorch" else ""
             cells.append(f"{theirs['images_per_second']:,.0f}{variant}" if met and theirs else "")
             cells.append(f"**{met['ratio']:.2f}**" if met else "")

@@ -21,7 +21,8 @@ NO_FUNCTION = {
     "batch_norm_statistics batch_norm_moving_statistics batch_norm_training group_norm_statistics",  # parts
     "batch_norm_add batch_norm_add_gradient bias_gradient add_bias add",  # parts; a sum is NumPy's
     "resample_axis",  # a part of pad and upsample
-    "batch_norm_gradient_by_means channel_sums finish_statistics between label_weights label_map_weights",  # of a part of a batch
+    "batch_norm_gradient_by_means channel_sums finish_statistics between",  # of a part of a batch
+    "label_weights label_map_weights",  # likewise
     "elementwise elementwise_gradient",  # each activation has its own, see below
 }
 FUNCTIONS = {
