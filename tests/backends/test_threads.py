@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 
 from gpucnn.backends import get_backend
+from gpucnn.backends.cuda.base import CudaBase
+from gpucnn.backends.cuda.optimizers import CudaOptimizers
+from gpucnn.backends.lanes import LaneBackend
 from gpucnn.backends.numba.helpers import helpers
+from gpucnn.backends.step_end import Ahead, StepEnd
 from gpucnn.backends.tape import Tape
 from gpucnn.emulation import get_emulated_backend, why_not
 from gpucnn.errors import BackendError
@@ -47,6 +51,64 @@ def test_two_threads_train_at_once(make):
         start = threading.Barrier(2)
         with ThreadPoolExecutor(2) as pool:
             assert list(pool.map(train, [backend] * 2, (0, 1), [start] * 2)) == alone
+
+
+def _labels(backend, number: int):
+    """Images and labels as they were loaded."""
+    images, labels = np.full((2, 1, 2, 2), number, np.float32), np.full(2, number, np.int32)
+    sources = backend.array(images), backend.array(labels), backend.array(np.arange(2))
+    batch, loaded = backend.load_batch(*sources, 2)
+    return batch.numpy().tolist(), backend.host(loaded)[0, :2].tolist()
+
+
+def _step(backend, number: int):
+    """The next step's number, after a step that prepares it."""
+    w, g, v, hyper, rates = (backend.zeros(shape) for shape in (3, 3, 3, 1, (4, 1)))
+    row, step = (backend.array(np.array([value], np.uint32)) for value in (0, number))
+    order, indices = (backend.zeros(shape, np.int64) for shape in ((4, 2), 2))
+    ahead = Ahead(row, order, indices, rates, hyper)
+    end = StepEnd(backend.array(np.array([-1])), step, backend.zeros((1,)), ahead)
+    backend.optimize("sgd", w, g, v, hyper, end=end, momentum=0.9, weight_decay=0.0, nesterov=False)
+    return backend.host(step).tolist()
+
+
+def _branch(backend, number: int):
+    """Whether a launch that may overlap has the counters of its branch."""
+    seen, run = [], backend.launcher.launch
+
+    def watched(*arguments, overlap=(), branch=0):
+        if overlap:
+            rows = backend._constants["counters", 1024]
+            seen.append((overlap[-1].ctypes.data - rows.ctypes.data) / rows[0].nbytes - 1 - branch)
+        run(*arguments, overlap=overlap, branch=branch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend.launcher, "launch", watched)
+        backend.bias_gradient(backend.pack(np.full((2, 1, 2, 2), number, np.float32)), backend.zeros((1,)))
+    return seen[-1]
+
+
+@pytest.mark.skipif(why_not() is not None, reason=f"emulation: {why_not()}")
+@pytest.mark.parametrize(
+    ("operation", "place", "name"),
+    [(_labels, LaneBackend, "load_images"), (_step, CudaOptimizers, "end_step"), (_branch, CudaBase, "_counters_of")],
+)
+def test_another_thread_in_the_middle_of_an_operation(operation, place, name, monkeypatch):
+    """The same operation on other values, from beginning to end, before and after a part of this one."""
+    backend = get_emulated_backend(guard=None)
+    part, alone = getattr(place, name), [operation(backend, number) for number in (3, 5)]
+    results = []
+
+    def interrupted(*arguments, **settings):
+        monkeypatch.setattr(place, name, part)
+        with ThreadPoolExecutor(1) as pool:
+            results.append(pool.submit(operation, backend, 5).result())
+            result = part(*arguments, **settings)
+            results.append(pool.submit(operation, backend, 5).result())
+        return result
+
+    monkeypatch.setattr(place, name, interrupted)
+    assert [operation(backend, 3), *results] == [alone[0], alone[1], alone[1]]
 
 
 def test_a_recording_belongs_to_its_thread():

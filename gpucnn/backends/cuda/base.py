@@ -5,6 +5,7 @@ files of this folder, one per file of kernels. The code is the same for a GPU an
 arithmetic: CuPy's flushes subnormals.
 """
 
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,15 @@ from gpucnn.backends.cuda.launcher import BRANCHES, Launcher
 from gpucnn.backends.cuda.layout import LANES
 from gpucnn.backends.lanes import LaneBackend
 from gpucnn.backends.protocol import Array
+from gpucnn.backends.step_end import StepEnd
+
+
+class _AtHand(threading.local):
+    """What a thread's operation at hand tells its launches: another thread may be in the same operation."""
+
+    branch = 0  # of launches that may overlap
+    labels: tuple[Array | None, Array | None] = None, None  # those to load with the images, and where to
+    end: StepEnd | None = None  # of the step whose optimizer runs
 
 
 class CudaBase(LaneBackend):
@@ -29,7 +39,7 @@ class CudaBase(LaneBackend):
         self.launcher = launcher
         self.xp, self.device = launcher.xp, launcher.device
         self._constants: dict = {}
-        self._branch = 0
+        self._at_hand = _AtHand()
 
     # ---- launching -------------------------------------------------------------------------------------------------
 
@@ -37,11 +47,11 @@ class CudaBase(LaneBackend):
         self, file: str, expression: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments, overlap: tuple = ()
     ) -> None:
         kernel = self.launcher.kernel(file, expression)
-        self.launcher.launch(kernel, grid, block, *arguments, overlap=overlap, branch=self._branch)
+        self.launcher.launch(kernel, grid, block, *arguments, overlap=overlap, branch=self._at_hand.branch)
 
     def _next_branch(self) -> None:
         """The launches that follow, as far as they may overlap, form a new branch."""
-        self._branch = (self._branch + 1) % BRANCHES
+        self._at_hand.branch = (self._at_hand.branch + 1) % BRANCHES
 
     @property
     def graph(self) -> bool:
@@ -85,7 +95,8 @@ class CudaBase(LaneBackend):
         """An array that depends only on sizes, copied to the device once."""
         if key not in self._constants:
             with self.launcher.lasting():
-                self._constants[key] = self.array(make())
+                made = self.array(make())
+            self._constants.setdefault(key, made)  # another thread may have been first
         return self._constants[key]
 
     def _counters_of(self, count: int, overlap: bool = False) -> Array:
@@ -95,4 +106,4 @@ class CudaBase(LaneBackend):
         # One array per power of two: an array is never replaced, because a captured step may still use it.
         size = max(1024, 1 << (count - 1).bit_length())
         counters = self._constant(("counters", size), lambda: np.zeros((BRANCHES + 1, size), np.uint32))
-        return counters[self._branch + 1 if overlap else 0]
+        return counters[self._at_hand.branch + 1 if overlap else 0]

@@ -7,6 +7,7 @@ if their versions do not match.
 import ctypes
 import importlib
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -72,6 +73,12 @@ if compilation.announce not in cuda_compiler.listeners:
     cuda_compiler.listeners.append(compilation.announce)
 
 
+class _Loaded(threading.local):
+    """A thread's last batch: its images, and the bytes in use before it."""
+
+    images = before = 0
+
+
 class CupyBackend(CudaBackend):
     """CudaBackend on the current CUDA device; with `graph` training steps are captured as CUDA graphs."""
 
@@ -80,7 +87,7 @@ class CupyBackend(CudaBackend):
     def __init__(self, threads: int = 0, dtype: np.dtype = np.dtype(np.float32)):
         """`threads` is ignored."""
         super().__init__(CupyLauncher())
-        self._batch, self._at_load = 0, 0
+        self._loaded = _Loaded()
 
     def elapsed(self, work: Callable[[], Any]) -> float:
         return self.launcher.elapsed(work)
@@ -89,7 +96,7 @@ class CupyBackend(CudaBackend):
         return self.launcher.memory
 
     def load_images(self, images, indices, count: int, *arguments, **options) -> Batch:
-        self._batch, self._at_load = count, self.launcher.used_bytes()
+        self._loaded.images, self._loaded.before = count, self.launcher.used_bytes()
         return super().load_images(images, indices, count, *arguments, **options)
 
     def _empty(self, shape: tuple[int, ...], dtype=np.float32):
@@ -101,17 +108,17 @@ class CupyBackend(CudaBackend):
 
     def _too_much(self, size: int) -> str:
         """The error message for an array of `size` bytes that could not be allocated."""
-        launcher = self.launcher
+        launcher, loaded = self.launcher, self._loaded
         free, used = launcher.free_bytes(), launcher.used_bytes()
         text = (
             f"the GPU's memory is full: an array of {_size(size)} did not fit into the {_size(free)} that are free of "
             f"{_size(launcher.memory)}"
         )
-        if self._batch:
+        if loaded.images:
             # The current batch uses this much so far, and would need more; batches fill whole blocks of 32 lanes.
-            so_far = max(used - self._at_load, 0) + size
-            fits = self._batch * (free + used - self._at_load) // so_far // self.lanes * self.lanes
-            text += f"; a batch of {self._batch} needs {_size(so_far)} at least"
+            so_far = max(used - loaded.before, 0) + size
+            fits = loaded.images * (free + used - loaded.before) // so_far // self.lanes * self.lanes
+            text += f"; a batch of {loaded.images} needs {_size(so_far)} at least"
             text += f", one of {fits} may fit" if fits else ", and no smaller one will fit: take a smaller model"
         return text
 

@@ -26,19 +26,17 @@ class CudaImages(CudaBase):
         self._run("images.cu", "unpack", (ceil_div(values, LANES), len(data)), (LANES, 8), data, images, *sizes)
         return images
 
-    _labels: tuple[Array | None, Array | None] = (None, None)  # those to load with the images, and where to
-
     def load_batch(self, images, labels, indices, count: int, augmentation=NO_AUGMENTATION, *, seed=0, step=None):
         y = self._empty((self._blocks(count), self.lanes), np.int32)
-        self._labels = labels, y
+        self._at_hand.labels = labels, y
         try:
             return self.load_images(images, indices, count, augmentation, seed=seed, step=step), y
         finally:
-            self._labels = None, None
+            self._at_hand.labels = None, None
 
     def _load_shifted(self, images, indices, y: Batch, shift: int, offset, seed, step) -> None:
         drawn = i32(y.images), i32(shift), i32(len(y.spatial) if shift else 0), i64(offset), seed, step
-        arguments = images, indices, y.data, *self._labels, *drawn, i32(y.channels), *_three(y.spatial)
+        arguments = images, indices, y.data, *self._at_hand.labels, *drawn, i32(y.channels), *_three(y.spatial)
         self._load("images.cu", "load_images", y, *arguments)
 
     def _load_augmented(self, images, indices, y: Batch, augmentation: Augmentation, offset, seed, step) -> None:
@@ -47,7 +45,7 @@ class CudaImages(CudaBase):
         chosen = augmentation.shift, augmentation.crop is not None, augmentation.flip, augmentation.cutout
         drawn = *map(i32, (y.images, *chosen, len(y.spatial))), i64(offset), seed, step
         sizes = i32(y.channels), *_three(y.spatial), *_three(images.shape[2:])
-        arguments = images, indices, y.data, *self._labels, *drawn, mean, scale, *sizes
+        arguments = images, indices, y.data, *self._at_hand.labels, *drawn, mean, scale, *sizes
         self._load("augmentation.cu", "load_augmented", y, *arguments)
 
     def _load(self, file: str, kernel: str, y: Batch, *arguments) -> None:

@@ -13,25 +13,23 @@ class CudaOptimizers(CudaBase):
         """A kernel with a thread for each of `size` values."""
         self._run("optimizers.cu", kernel, (ceil_div(size, 256),), (256,), *arguments, i64(size), overlap=overlap)
 
-    _end: StepEnd | None = None  # of the step whose optimizer runs
-
     def _sgd(self, w: Array, *arguments) -> None:
         *numbers, nesterov = arguments
-        self._over_weights("sgd", w.size, w, *numbers, i32(nesterov), self._struct(self._end))
+        self._over_weights("sgd", w.size, w, *numbers, i32(nesterov), self._struct(self._at_hand.end))
 
     def _adam(self, w: Array, *arguments) -> None:
         *numbers, decoupled = arguments
-        self._over_weights("adam", w.size, w, *numbers, i32(decoupled), self._struct(self._end))
+        self._over_weights("adam", w.size, w, *numbers, i32(decoupled), self._struct(self._at_hand.end))
 
     def optimize(self, kind: str, *arrays: Array, end: StepEnd, **settings) -> None:
-        self._end = end
+        self._at_hand.end = end
         try:
             super().optimize(kind, *arrays, end=end, **settings)
         finally:
-            self._end = None
+            self._at_hand.end = None
 
     def end_step(self, end: StepEnd, w: Array) -> None:
-        if self._end is None:  # otherwise the optimizer's kernel has done it
+        if self._at_hand.end is None:  # otherwise the optimizer's kernel has done it
             self._over_weights("end_step", w.size, w, self._struct(end))
 
     def watch(self, status: Array, step: Array, loss: Array, w: Array) -> None:

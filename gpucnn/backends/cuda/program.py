@@ -233,7 +233,7 @@ class Program:
     def _gather(self, images, indices, y: Batch, normalized: str) -> None:
         size, arrays = math.prod(y.shape[1:]), f"{self._number(images)}, {self._number(indices)}"
         self._stage(f"Gather<{size}, {self._writes(y.data)}, {arrays}{normalized}>")
-        labels, gathered = self.backend._labels
+        labels, gathered = self.backend._at_hand.labels
         if gathered is not None:
             self._labels[self._address(gathered)] = weakref.ref(_owner(gathered)), labels, indices
 
