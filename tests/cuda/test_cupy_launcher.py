@@ -13,6 +13,7 @@ import pytest
 from gpucnn.check import HASHES
 from gpucnn.check.networks import NETWORKS, train
 from gpucnn.errors import BackendError
+from gpucnn.throughput import profile
 from gpucnn.throughput.jobs import Case, prepare
 from gpucnn.throughput.timing import interleave
 from tests.cuda import fake_cupy
@@ -185,6 +186,23 @@ def test_throughput_asks_the_device(cupy_backend, monkeypatch):
     timing = interleave({"a": dataclasses.replace(prepared.contender, call=step)}, 0.1)["a"]
     assert timing.device == pytest.approx(0.003)
     assert 0 < timing.median != timing.device
+
+
+def test_a_profile_lists_each_operation_once_on_values_that_were_computed(cupy_backend, monkeypatch):
+    """Logged while a step is traced or recorded, a call has arrays that nothing was written to, labels among them."""
+    kind, labels = type(cupy_backend), []
+    loss = kind._softmax_cross_entropy
+
+    def watched(self, logits, y, *arguments):
+        loss(self, logits, y, *arguments)
+        labels.append(np.array(y).ravel()[:2].tolist())
+
+    monkeypatch.setattr(kind, "_softmax_cross_entropy", watched)
+    case = Case("lenet5", "training", 2)
+    names = [row["operation"] for row in profile.profile(case, cupy_backend, seconds=0.001)]
+    assert names[0] == "load_batch" and names[-1] == "optimize"
+    assert names.count("softmax_cross_entropy") == 1 and names.count("dense_gradients") == 3
+    assert labels and all(pair == case.data()[1][:2].tolist() for pair in labels)
 
 
 def test_what_is_there_is_described(cupy_backend):
