@@ -27,6 +27,8 @@ _NOT_OPERATIONS = {
     "array",
     "assign",
     "host",
+    "host_into",
+    "staging",
     "pack",
     "unpack",
     "pack_labels",
