@@ -109,6 +109,14 @@ class ndarray(np.ndarray):  # CuPy's name
         return out[0] if out is not None else result
 
     @property
+    def __array_interface__(self):
+        raise AttributeError("CuPy's arrays have none")
+
+    @property
+    def __cuda_array_interface__(self) -> dict:
+        return {"data": (self.ctypes.data, False)}
+
+    @property
     def data(self) -> _Pointer:
         return _Pointer(self._memory, self.ctypes.data)
 
