@@ -82,6 +82,16 @@ class Backend(ABC):
     def host(self, array: Array) -> np.ndarray:
         """A copy of a device array on the host; waits for the kernels that write it."""
 
+    def staging(self, shape: tuple[int, ...], dtype) -> np.ndarray:
+        """Uninitialized host memory that `assign` and `host_into` copy fastest; not to be changed between `assign` and
+        the next call that waits.
+        """
+        return np.empty(shape, dtype)
+
+    def host_into(self, array: Array, out: np.ndarray) -> None:
+        """`host` into a host array of the same shape and type."""
+        out[...] = self.host(array)
+
     def memory(self) -> int:
         """Total bytes of the memory in which arrays are stored; 0 if unknown."""
         return host_memory()

@@ -9,7 +9,7 @@ from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Backend
 
 # Their results belong on the host.
-_TO_HOST = {"host", "unpack"}
+_TO_HOST = {"host", "host_into", "staging", "unpack"}
 # cudaMemoryTypeDevice, from the CUDA runtime's pointerGetAttributes.
 _DEVICE_MEMORY = 2
 

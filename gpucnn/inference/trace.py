@@ -70,7 +70,7 @@ class Tracer:
             if not isinstance(batch, _Reshaping) or batch.backend is not self:
                 raise Unplannable("a layer computes with values from elsewhere")
         for name, value in settings.items():
-            if isinstance(value, np.ndarray) and not self._owned(value):
+            if _is_array(value) and not self._owned(value):
                 raise Unplannable(f"{name} of {operation} is no parameter or statistic of the model")
         node = Node(operation, tuple(batch.data.node for batch in inputs), tuple(made), settings)
         self.nodes.append(node)
@@ -134,6 +134,11 @@ class Tracer:
 
     def softmax(self, x: Batch) -> Batch:
         return self.emit("softmax", (x,), x.shape[1:])
+
+
+def _is_array(value: Any) -> bool:
+    """Whether it is an array of NumPy or CuPy."""
+    return isinstance(value, np.ndarray) or hasattr(value, "__cuda_array_interface__")
 
 
 def trace(compute: Callable[[Batch], Batch], shape: tuple[int, ...], owned: Callable[[np.ndarray], bool]) -> Graph:

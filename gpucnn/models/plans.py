@@ -195,7 +195,9 @@ def _owned_by(model: Model) -> Callable[[Array], bool]:
 
 
 def _address(array: Array) -> int:
-    return array.__array_interface__["data"][0]
+    """Where an array begins; CuPy's have no __array_interface__."""
+    interface = "__cuda_array_interface__" if hasattr(array, "__cuda_array_interface__") else "__array_interface__"
+    return getattr(array, interface)["data"][0]
 
 
 def _unplanned(model: Model, images, batch_size: int, finish: Finish) -> np.ndarray:

@@ -109,6 +109,14 @@ class ndarray(np.ndarray):  # CuPy's name
         return out[0] if out is not None else result
 
     @property
+    def __array_interface__(self):
+        raise AttributeError("CuPy's arrays have none")
+
+    @property
+    def __cuda_array_interface__(self) -> dict:
+        return {"data": (self.ctypes.data, False)}
+
+    @property
     def data(self) -> _Pointer:
         return _Pointer(self._memory, self.ctypes.data)
 
@@ -118,9 +126,14 @@ class ndarray(np.ndarray):  # CuPy's name
         assert host.dtype == self.dtype
         self.view(np.ndarray)[...] = host
 
-    def get(self, stream) -> np.ndarray:
+    def get(self, stream, out=None) -> np.ndarray:
         assert not stream.recording, "a copy to the host while a graph is recorded"
-        return np.array(self.view(np.ndarray))
+        if out is None:
+            return np.array(self.view(np.ndarray))
+        assert (out.shape, out.dtype) == (self.shape, self.dtype)
+        assert out.flags.c_contiguous
+        out[...] = self.view(np.ndarray)
+        return out
 
 
 class _Once:
@@ -307,6 +320,7 @@ def install(monkeypatch) -> None:
     cuda.Device = lambda: types.SimpleNamespace(use=lambda: None, id=0, compute_capability="90")
     cuda.Stream, cuda.Graph, cuda.MemoryPool, cuda.using_allocator = Stream, Graph, MemoryPool, _using_allocator
     cuda.Event, cuda.get_elapsed_time = Event, get_elapsed_time
+    cuda.alloc_pinned_memory = bytearray
     cuda.memory = types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
     cupy.cuda, cupy.ndarray, cupy.ascontiguousarray = cuda, ndarray, lambda a: a
     cupy.get_default_memory_pool = lambda: _state.pool

@@ -6,13 +6,19 @@ import importlib
 import json
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
 
+from gpucnn.backends import get_backend
 from gpucnn.check import HASHES
 from gpucnn.check.networks import NETWORKS, train
 from gpucnn.errors import BackendError
+from gpucnn.inference import Unplannable
+from gpucnn.inference.trace import trace
+from gpucnn.models import plans
+from gpucnn.throughput import profile
 from gpucnn.throughput.jobs import Case, prepare
 from gpucnn.throughput.timing import interleave
 from tests.cuda import fake_cupy
@@ -185,6 +191,57 @@ def test_throughput_asks_the_device(cupy_backend, monkeypatch):
     timing = interleave({"a": dataclasses.replace(prepared.contender, call=step)}, 0.1)["a"]
     assert timing.device == pytest.approx(0.003)
     assert 0 < timing.median != timing.device
+
+
+@pytest.mark.parametrize("name", ["lenet5", "resnet20"])
+def test_a_prediction_is_one_copy_in_one_graph_and_one_copy_out(cupy_backend, name, monkeypatch):
+    case = Case(name, "inference", 2)
+    model, images = case.build().place(cupy_backend), case.data()[0][:2]
+    model.predict(images)
+    done = []
+
+    def count(kind, method):
+        original = getattr(kind, method)
+        monkeypatch.setattr(kind, method, lambda *a, **o: (done.append(method), original(*a, **o))[1])
+
+    for kind, method in [
+        (fake_cupy.ndarray, "set"),
+        (fake_cupy.ndarray, "get"),
+        (fake_cupy.MemoryPool, "malloc"),
+        (fake_cupy.Graph, "launch"),
+        (type(cupy_backend.launcher), "launch"),
+    ]:
+        count(kind, method)
+    got = model.predict(images)
+    assert done == ["set", "launch", "get"]
+    assert got.tobytes() == case.build().place(get_backend("numpy", "exact")).predict(images).tobytes()
+
+
+def test_weights_that_a_layer_makes_on_the_device_are_not_planned(cupy_backend):
+    """A plan would keep those of the first call."""
+    b = cupy_backend
+    own, values = b.zeros((3, 4)), b.zeros((64,))
+    owned = plans._owned_by(types.SimpleNamespace(values=values, statistics=b.zeros((0,))))
+    trace(lambda x: x.backend.dense(x, values[:12].reshape(3, 4), None), (4,), owned)
+    with pytest.raises(Unplannable, match="w of dense"):
+        trace(lambda x: x.backend.dense(x, own, None), (4,), owned)
+
+
+def test_a_profile_lists_each_operation_once_on_values_that_were_computed(cupy_backend, monkeypatch):
+    """Logged while a step is traced or recorded, a call has arrays that nothing was written to, labels among them."""
+    kind, labels = type(cupy_backend), []
+    loss = kind._softmax_cross_entropy
+
+    def watched(self, logits, y, *arguments):
+        loss(self, logits, y, *arguments)
+        labels.append(np.array(y).ravel()[:2].tolist())
+
+    monkeypatch.setattr(kind, "_softmax_cross_entropy", watched)
+    case = Case("lenet5", "training", 2)
+    names = [row["operation"] for row in profile.profile(case, cupy_backend, seconds=0.001)]
+    assert names[0] == "load_batch" and names[-1] == "optimize"
+    assert names.count("softmax_cross_entropy") == 1 and names.count("dense_gradients") == 3
+    assert labels and all(pair == case.data()[1][:2].tolist() for pair in labels)
 
 
 def test_what_is_there_is_described(cupy_backend):

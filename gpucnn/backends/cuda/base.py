@@ -91,6 +91,12 @@ class CudaBase(LaneBackend):
     def host(self, array: Array) -> np.ndarray:
         return self.launcher.read(array)
 
+    def staging(self, shape: tuple[int, ...], dtype) -> np.ndarray:
+        return self.launcher.staging(shape, dtype)
+
+    def host_into(self, array: Array, out: np.ndarray) -> None:
+        self.launcher.read_into(array, out)
+
     def _constant(self, key, make: Callable[[], np.ndarray]) -> Array:
         """An array that depends only on sizes, copied to the device once."""
         if key not in self._constants:

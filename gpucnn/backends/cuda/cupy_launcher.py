@@ -127,6 +127,19 @@ class CupyLauncher(Launcher):
         self._stream.synchronize()  # older CuPy does not wait
         return host
 
+    def staging(self, shape: tuple[int, ...], dtype) -> np.ndarray:
+        """Page-locked, so that the GPU copies it itself: other memory the driver copies in pieces to its own first."""
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        try:
+            return np.ndarray(shape, dtype, cupy.cuda.alloc_pinned_memory(size))
+        except runtime.CUDARuntimeError:  # the machine locks no more pages: slower, but right
+            return np.empty(shape, dtype)
+
+    @_in_turn
+    def read_into(self, array: cupy.ndarray, host: np.ndarray) -> None:
+        array.get(stream=self._stream, out=host)
+        self._stream.synchronize()  # older CuPy does not wait
+
     # ---- kernels -----------------------------------------------------------------------------------------------------
 
     @_in_turn

@@ -84,6 +84,10 @@ class CudaFused(CudaBase):
         self._refuse()
         return super().host(array)
 
+    def host_into(self, array: Array, out: np.ndarray) -> None:
+        self._refuse()
+        super().host_into(array, out)
+
     def assign(self, array: Array, host: np.ndarray) -> None:
         self._refuse()
         super().assign(array, host)

@@ -56,6 +56,14 @@ class Launcher(ABC):
     def read(self, array: Array) -> np.ndarray:
         """A copy on the host; waits for the kernels that write it."""
 
+    def staging(self, shape: tuple[int, ...], dtype) -> np.ndarray:
+        """Host memory from which `write` is fastest, and `read_into` to it."""
+        return np.empty(shape, dtype)
+
+    def read_into(self, array: Array, host: np.ndarray) -> None:
+        """`read` into a host array of the same shape and type."""
+        host[...] = self.read(array)
+
     @abstractmethod
     def kernel(self, file: str, expression: str = "") -> Any:
         """The kernel called `expression` in C++ (template arguments included) of kernels/cuda/`file`, compiled."""
