@@ -16,7 +16,7 @@ from tests.float64 import functional as in_float64
 # Operations of the protocol that are no functions of arrays, or parts and fused forms of those that are.
 NO_FUNCTION = {
     "zeros array assign host memory pack unpack rows pack_labels load_images load_labels load_batch",  # data
-    "capture capture_step synchronize elapsed plan images_at_once",
+    "capture capture_step synchronize elapsed plan images_at_once staging host_into",
     "sgd adam watch clip_value clip_norm update_running optimize end_step",  # training
     "batch_norm_statistics batch_norm_moving_statistics batch_norm_training group_norm_statistics",  # parts
     "batch_norm_add batch_norm_add_gradient bias_gradient add_bias add",  # parts; a sum is NumPy's
