@@ -188,7 +188,7 @@ class Backend(ABC):
         """How many images a plan of a traced network should compute at most."""
         if not self.graph:
             raise Unplannable(f"backend {self.name} records nothing")
-        return 256
+        return 1024  # what a caller passes as batch_size counts up to here
 
     def plan(self, graph: "Graph", count: int, preparation: Augmentation, image_shape: tuple[int, ...]) -> "Plan":
         """A plan that computes a traced network on `count` images, prepared first.

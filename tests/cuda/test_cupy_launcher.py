@@ -217,6 +217,31 @@ def test_a_prediction_is_one_copy_in_one_graph_and_one_copy_out(cupy_backend, na
     assert got.tobytes() == case.build().place(get_backend("numpy", "exact")).predict(images).tobytes()
 
 
+def test_threads_predict_at_once_and_new_weights_are_seen(cupy_backend):
+    case = Case("lenet5", "inference", 8)
+    model, peer = case.build().place(cupy_backend), case.build().place(get_backend("numpy", "exact"))
+    images = case.data()[0][:32]
+    expected, wrong = peer.predict(images), []
+
+    def work(seed: int) -> None:
+        random = np.random.default_rng(seed)
+        for _ in range(8):
+            first, count = random.integers(0, 24), random.integers(1, 8)
+            if model.predict(images[first : first + count]).tobytes() != expected[first : first + count].tobytes():
+                wrong.append((first, count))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    halves = {name: value * np.float32(0.5) for name, value in model.state_dict().items()}
+    model.load_state_dict(halves)
+    peer.load_state_dict(halves)
+    assert model.predict(images[:8]).tobytes() == peer.predict(images[:8]).tobytes()
+
+
 def test_weights_that_a_layer_makes_on_the_device_are_not_planned(cupy_backend):
     """A plan would keep those of the first call."""
     b = cupy_backend
