@@ -1,6 +1,6 @@
 """What training says of itself, beside its progress."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -8,14 +8,14 @@ from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.training.steps import TrainingSteps
 
-if TYPE_CHECKING:
-    from gpucnn.training.trainer import Trainer
+# Of the class in trainer.py, which imports this module.
+Trainer = Any
 
 _LARGE = 20.0  # values of images that are hardly meant to be so
 _LOOKED_AT = 1000  # images
 
 
-def title(trainer: "Trainer", steps: TrainingSteps) -> str:
+def title(trainer: Trainer, steps: TrainingSteps) -> str:
     """What is said when training begins."""
     backend, model = trainer.backend, trainer.model
     title = f"training {model.name} ({model.parameter_count:,} parameters) on {backend.name}, {backend.math} math"
@@ -46,7 +46,7 @@ def slowness(backend: Backend, seconds: float) -> str | None:
     return f"numpy's exact math is the specification, and slow: {about}; {instead} sooner"
 
 
-def large_values(trainer: "Trainer", images) -> str | None:
+def large_values(trainer: Trainer, images) -> str | None:
     """Where nothing brings images to values around 1, which initial weights and learning rates are made for."""
     largest = float(np.abs(np.asarray(images[:_LOOKED_AT], np.float32)).max())
     if largest > _LARGE and not trainer.normalize and trainer.model.mean is None:

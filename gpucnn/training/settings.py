@@ -1,7 +1,7 @@
 """What decides a training's bits, as checkpoints, run folders and other processes compare it."""
 
 import json
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -9,11 +9,11 @@ from gpucnn.errors import ConfigurationError
 from gpucnn.models.files import describe
 from gpucnn.training.data import digest
 
-if TYPE_CHECKING:
-    from gpucnn.training.trainer import Trainer
+# Of the class in trainer.py, which imports this module.
+Trainer = Any
 
 
-def settings_of(trainer: "Trainer", epochs: int, images, labels: np.ndarray) -> dict:
+def settings_of(trainer: Trainer, epochs: int, images, labels: np.ndarray) -> dict:
     """All that decides the bits beside the model: a run resumes only where these agree."""
     settings = {
         "optimizer": trainer.optimizer.settings(),
@@ -49,7 +49,7 @@ def settings_of(trainer: "Trainer", epochs: int, images, labels: np.ndarray) -> 
         ) from None
 
 
-def config_of(trainer: "Trainer", epochs: int, settings: dict) -> dict:
+def config_of(trainer: Trainer, epochs: int, settings: dict) -> dict:
     """What the run folder's config.json says."""
     from gpucnn import __version__
 
@@ -57,7 +57,7 @@ def config_of(trainer: "Trainer", epochs: int, settings: dict) -> dict:
     return {"gpucnn": __version__, **describe(trainer.model), **settings, "epochs": epochs, **where, **trainer.about}
 
 
-def identity_of(trainer: "Trainer", settings: dict, epochs: int, patience: int | None) -> dict:
+def identity_of(trainer: Trainer, settings: dict, epochs: int, patience: int | None) -> dict:
     """What must be the same in all processes that train together."""
     from gpucnn import __version__
 

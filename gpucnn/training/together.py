@@ -1,6 +1,6 @@
 """What several processes, or pieces of a batch, need to train one model: what they can compute, and what must agree."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from gpucnn.errors import BackendError, ConfigurationError
 from gpucnn.layers.base import label
@@ -8,11 +8,11 @@ from gpucnn.layers.norm import BatchNorm
 from gpucnn.losses import ValueLoss
 from gpucnn.recordable import is_recordable
 
-if TYPE_CHECKING:
-    from gpucnn.training.trainer import Trainer
+# Of the class in trainer.py, which imports this module.
+Trainer = Any
 
 
-def check_sharing(trainer: "Trainer") -> None:
+def check_sharing(trainer: Trainer) -> None:
     """Raises ConfigurationError or BackendError for what cannot be computed in parts."""
     if trainer.processes.size == trainer.pieces == 1:
         return
