@@ -36,6 +36,7 @@ def test_both_cpu_backends_pass(threads):
     assert messages
 
 
+@pytest.mark.slow
 def test_it_covers_every_operation_of_the_protocol(monkeypatch):
     """Each method of the backend that computes is called by a case, and each kind of numbers is used."""
     from gpucnn.backends.protocol import Backend

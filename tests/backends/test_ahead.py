@@ -35,6 +35,7 @@ print(json.dumps([trainer.model.weights_sha256(), told]))
 TWO = TRAIN.replace("BACKEND", "get_backend('numba', threads=2)")
 
 
+@pytest.mark.slow
 def test_an_empty_cache_two_processes_and_a_full_one_give_the_same_bits(tmp_path):
     expected, _ = finish(start(TRAIN.replace("BACKEND", "'numpy'")))
     cold = [start(TWO, GPUCNN_CACHE=str(tmp_path), NUMBA_NUM_THREADS="2") for _ in range(2)]

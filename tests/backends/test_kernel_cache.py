@@ -54,6 +54,7 @@ def test_the_second_process_compiles_nothing(tmp_path):
         assert (tmp_path / "numba").stat().st_mode & 0o077 == 0, "pickles in it are run: only its owner may write there"
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_compiled_again(tmp_path):
     first = maps(tmp_path)
     stored = {name: path.read_bytes() for name, path in files(tmp_path).items()}
@@ -144,6 +145,7 @@ def test_two_processes_that_compile_at_once(tmp_path):
     assert both["results"] == {"(4, 4, 1)": expected, "(4, 2, 3)": expected} == one["results"] | two["results"]
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written(tmp_path):
     """A file where the folder should be stops even root, whom permissions do not."""
     (tmp_path / "file").write_text("in the way")

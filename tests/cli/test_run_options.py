@@ -104,6 +104,7 @@ def test_wrong_settings(cli, tmp_path, monkeypatch, options, words):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_networks_options(cli, tmp_path):
     run = tmp_path / "run"
     cli.json("train", "--variant", "1998", "--epochs", 1, "--batch-size", 512, "--run", run, "--backend", "numpy")

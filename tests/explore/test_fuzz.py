@@ -77,6 +77,7 @@ def ask(page, name: str, content: bytes):
     return page.client.post(f"/{TOKEN}/api/{name}", content=content)
 
 
+@pytest.mark.slow
 @seed(16)
 @settings(max_examples=300, **SETTINGS)
 @given(name=st.sampled_from(NAMES[:-1]), body=bodies)

@@ -56,6 +56,7 @@ def test_a_folder_of_somebody_else(tmp_path, monkeypatch):
     cache._refuse_shared.cache_clear()
 
 
+@pytest.mark.slow
 def test_the_right_digest_over_garbage(tmp_path):
     """No kernel, pickles of something else, and no pickle at all."""
     code, settings = HEAD + MAPS + TAIL, {"GPUCNN_CACHE": str(tmp_path)}

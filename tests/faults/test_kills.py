@@ -100,6 +100,7 @@ def run_all(tmp_path, rounds: list[list[tuple[int, str]]]) -> dict[str, int]:
     return {"kills": kills, "of them with epochs kept": kept, "wrong": 0}
 
 
+@pytest.mark.slow
 def test_each_point_in_turn(tmp_path):
     """Here every third, each in one of the three ways; all of them in the long test."""
     count = counted(tmp_path / "count")
@@ -125,6 +126,7 @@ def errors(tmp_path, numbers, codes) -> int:
     return refused
 
 
+@pytest.mark.slow
 def test_a_disk_that_fails_at_each_point(tmp_path):
     count = counted(tmp_path / "count")
     assert errors(tmp_path, range(1, count + 1, 5), [errno.ENOSPC]) > 5

@@ -83,6 +83,7 @@ def test_the_share_of_a_control_group(tmp_path, monkeypatch, files, share):
     assert processors.processors() == {0.5: 1}.get(share, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
@@ -106,6 +107,7 @@ def test_settings_of_numba_that_keep_it_from_computing(tmp_path, name, value, wo
     assert refused.returncode == 2 and words in refused.stderr and refused.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @POSIX
 def test_a_process_forked_after_use_computes_the_same_bits():
     """Its parent's helpers do not live there: it starts its own. So do its own children."""

@@ -128,6 +128,7 @@ def test_standard_output_is_full(tmp_path):
         assert run("--help", stdout=full).stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_standard_output_is_closed(tmp_path):
     command = " ".join([*PROGRAM, *SHORT, "--run", str(tmp_path / "run"), ">&-"])
     result = subprocess.run(command, shell=True, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, check=False)
@@ -141,6 +142,7 @@ def test_standard_output_is_closed(tmp_path):
     assert process.returncode == 2 and stderr.endswith("standard output: Broken pipe\n") and stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
 def test_nobody_listens_to_standard_error(tmp_path, stderr):
     """Training goes on: what it says on the way is no result."""
@@ -170,6 +172,7 @@ def test_folders_that_are_no_run_folders(tmp_path):
     assert (tmp_path / "mine" / "best.safetensors").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_best_file_that_is_a_folder(tmp_path):
     result = run(*SHORT, "--validation", "0.2", "--run", tmp_path / "run")
     assert result.returncode == 0, result.stderr
@@ -179,6 +182,7 @@ def test_a_best_file_that_is_a_folder(tmp_path):
         one_sentence(run(*command, "--run", tmp_path / "run"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

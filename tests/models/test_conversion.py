@@ -184,6 +184,7 @@ def slides_exactly(model, page, backend):
     return compared
 
 
+@pytest.mark.slow
 @on_exact_backends
 def test_lenet5_slides_over_a_page(backend):
     model = settled(lenet5((1, 32, 32), 10))

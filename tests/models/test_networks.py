@@ -108,6 +108,7 @@ def test_the_smallest_images(make, least):
                 make(shape, 3)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     st.sampled_from(OF_IMAGES),
