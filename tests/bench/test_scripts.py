@@ -175,9 +175,9 @@ def test_gpu_script_rehearsed_on_a_bare_machine(tmp_path):
     root, script = Path(cpu.__file__).parents[1], Path(cpu.__file__).with_name("gpu.py")
     parts = "sanitizer,bits,training,tests"
     command = [sys.executable, str(script), str(tmp_path / "out"), "--rehearse", "--backend", "numpy", "--only", parts]
-    paths = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"}
+    settings = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{root}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     run = subprocess.run(
-        [*command, "--minutes", "1.5"], env={**os.environ, **paths}, capture_output=True, text=True, check=False
+        [*command, "--minutes", "1.5"], env={**os.environ, **settings}, capture_output=True, text=True, check=False
     )
     report = _report(tmp_path / "out")
     assert (run.returncode, report["ended"]) == (0, "passed"), run.stdout[-2000:] + run.stderr[-2000:]
