@@ -106,7 +106,9 @@ class Backend(ABC):
 
     def rows(self, batch: Batch) -> Array:
         """What `unpack` gives, (N, C, *spatial), as an array on the device."""
-        return self.array(self.unpack(batch))
+        array = self.zeros(batch.shape)
+        self.between(lambda: self.assign(array, self.unpack(batch)))
+        return array
 
     @abstractmethod
     def pack_labels(self, labels: np.ndarray) -> Array:
