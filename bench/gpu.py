@@ -104,7 +104,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.cache:
         os.environ["GPUCNN_CACHE"] = str(options.cache.resolve())
-    pytorch.load()
+    pytorch.import_before_cupy()
     parts = options.only.split(",")
     if wrong := [part for part in parts if part not in PARTS]:
         parser.error(f"there is no part {', '.join(wrong)}; the parts are {', '.join(PARTS)}")

@@ -101,3 +101,14 @@ def positions_per_band(spatial: tuple[int, ...]) -> int:
     """Positions in a band of rule 3a; in one dimension each is its own row."""
     row = spatial[-1] if len(spatial) > 1 else 1
     return rows_per_band(row) * row
+
+
+def is_halving(pool: Window) -> bool:
+    """Whether the windows are 2x2 pixels, disjoint and inside the image."""
+    return (
+        pool.kernel == pool.stride == (2, 2)
+        and pool.dilation == (1, 1)
+        and pool.padding == ((0, 0), (0, 0))
+        # In ceil mode the last window may reach past the image.
+        and all(2 * p <= size for p, size in zip(pool.output, pool.input, strict=True))
+    )

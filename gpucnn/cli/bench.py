@@ -55,7 +55,7 @@ def bench(
     import gpucnn.backends
     from gpucnn import throughput
 
-    throughput.pytorch.load()
+    throughput.pytorch.import_before_cupy()
 
     if plot is not None:
         from gpucnn.throughput.chart import check_path, draw

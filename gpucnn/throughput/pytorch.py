@@ -28,8 +28,8 @@ def installed() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def load() -> None:
-    """Import PyTorch if it is installed, before CuPy is: version 2.11 cannot be imported after it (cupy issue 9827)."""
+def import_before_cupy() -> None:
+    """Import PyTorch if it is installed: version 2.11 cannot be imported after it (cupy issue 9827)."""
     if installed():
         import torch  # noqa: F401
 

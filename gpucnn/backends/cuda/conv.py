@@ -6,10 +6,10 @@ from gpucnn.backends.batch import Batch
 from gpucnn.backends.cuda import tiles
 from gpucnn.backends.cuda.dense import CudaDense
 from gpucnn.backends.cuda.layout import HALVES, LANES, axes, ceil_div, i32, i64
-from gpucnn.backends.cuda.norm import CudaNorm, halving_of, is_halving
+from gpucnn.backends.cuda.norm import CudaNorm, halving_of
 from gpucnn.backends.cuda.pool import tap_type
 from gpucnn.backends.protocol import Array
-from gpucnn.backends.spatial import Three, Window3d, is_dense, phases, rows_per_band, three, window3d
+from gpucnn.backends.spatial import Three, Window3d, is_dense, is_halving, phases, rows_per_band, three, window3d
 from gpucnn.errors import BackendError
 from gpucnn.geometry import Window
 

@@ -8,19 +8,8 @@ from gpucnn.backends.batch import Batch
 from gpucnn.backends.cuda.base import CudaBase
 from gpucnn.backends.cuda.layout import HALVES, LANES, ceil_div, f32, i32
 from gpucnn.backends.protocol import Array
-from gpucnn.backends.spatial import positions_per_band
+from gpucnn.backends.spatial import is_halving, positions_per_band
 from gpucnn.geometry import Window
-
-
-def is_halving(pool: Window) -> bool:
-    """Whether the windows are 2x2 pixels, disjoint and inside the image."""
-    return (
-        pool.kernel == pool.stride == (2, 2)
-        and pool.dilation == (1, 1)
-        and pool.padding == ((0, 0), (0, 0))
-        # In ceil mode the last window may reach past the image.
-        and all(2 * p <= size for p, size in zip(pool.output, pool.input, strict=True))
-    )
 
 
 def halving_of(where: Array | None, pool: Window) -> tuple:

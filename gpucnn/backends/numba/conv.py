@@ -9,9 +9,9 @@ from gpucnn.backends.batch import Batch
 from gpucnn.backends.numba import correlation, tiles
 from gpucnn.backends.numba.correlation import UNITS_PER_THREAD
 from gpucnn.backends.numba.dense import NumbaDense
-from gpucnn.backends.numba.layout import deep, flat, is_halving, is_side_by_side, rows
+from gpucnn.backends.numba.layout import deep, flat, is_side_by_side, rows
 from gpucnn.backends.protocol import Array
-from gpucnn.backends.spatial import Window3d, is_dense, phases, positions_per_band, rows_per_band, window3d
+from gpucnn.backends.spatial import Window3d, is_dense, is_halving, phases, positions_per_band, rows_per_band, window3d
 from gpucnn.geometry import Window
 from gpucnn.kernels.numba import conv, gradient_maps, gradient_rows, sums
 from gpucnn.kernels.numba import pool as pool_kernels

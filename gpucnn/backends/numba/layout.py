@@ -20,16 +20,6 @@ def flat(data: np.ndarray) -> np.ndarray:
     return data.reshape(*data.shape[:2], -1)
 
 
-def is_halving(pool: Window) -> bool:
-    """Whether the windows are 2x2 pixels, disjoint and inside the image."""
-    return (
-        pool.kernel == pool.stride == (2, 2)
-        and pool.dilation == (1, 1)
-        and pool.padding == ((0, 0), (0, 0))
-        and all(2 * p <= i for p, i in zip(pool.output, pool.input, strict=True))
-    )
-
-
 def is_side_by_side(pool: Window) -> bool:
     """Whether the windows are two pixels wide at most along each axis, disjoint, without gaps and inside the image."""
     return (

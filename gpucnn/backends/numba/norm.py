@@ -6,9 +6,9 @@ import numpy as np
 
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.numba.base import NumbaBase
-from gpucnn.backends.numba.layout import flat, is_halving
+from gpucnn.backends.numba.layout import flat
 from gpucnn.backends.protocol import Array
-from gpucnn.backends.spatial import positions_per_band, rows_per_band
+from gpucnn.backends.spatial import is_halving, positions_per_band, rows_per_band
 from gpucnn.geometry import Window
 from gpucnn.kernels.numba import channel_sums, norm, norm_pool, sums
 
