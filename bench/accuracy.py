@@ -22,6 +22,7 @@ import numpy as np
 import gpucnn
 from gpucnn import arithmetic
 from gpucnn.backends import get_backend
+from gpucnn.backends.numba.later import later
 from gpucnn.models import Model, lenet5, pytorch_module
 from gpucnn.optimizers import SGD
 from gpucnn.schedules import OneCycle, Schedule
@@ -136,6 +137,8 @@ def race(
         progress=False,
         callbacks=[turns],
     )
+    if later.is_busy:  # with kernels of the race before
+        later.wait()
     trainer.fit(train.images, train.labels, epochs)
     found = {"seed": seed, "gpucnn": turns.ours.report(), "weights_sha256": model.weights_sha256()}
     return found | ({"pytorch": turns.theirs.report()} if peer else {})

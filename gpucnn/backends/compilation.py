@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 listeners: list[Callable[[str], None]] = []
+_counters: list[Callable[[int], None]] = []
 _silent: list[bool] = []
 
 
@@ -12,6 +13,22 @@ def announce(kernel: str) -> None:
     if not _silent:
         for listener in listeners:
             listener(kernel)
+
+
+def count(left: int) -> None:
+    """Tell all counters how many of the kernels that are waited for are left."""
+    for counter in list(_counters):
+        counter(left)
+
+
+@contextlib.contextmanager
+def counting(counter: Callable[[int], None]) -> Iterator[None]:
+    """Within it `counter` is told how many kernels are left, time and again while several are compiled."""
+    _counters.append(counter)
+    try:
+        yield
+    finally:
+        _counters.remove(counter)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,9 @@ class Quiet:
     def begin(self, title: str, epochs: int, images: int, done: int) -> None:
         """Training starts: `epochs` in all, `done` of them before, of so many images each. `title`: what and where."""
 
+    def compiling(self, left: int) -> None:
+        """Training waits for kernels to be compiled; so many are left."""
+
     def update(self, epoch: int, images: int, measured: dict) -> None:
         """Epoch `epoch` (from 1) has seen so many images; `measured`: loss, accuracy, metrics, images_per_second."""
 
@@ -89,6 +92,9 @@ class Bar(Quiet):
             f"epoch {done + 1}/{epochs}", total=epochs * images, completed=done * images, measured=""
         )
         self._progress.start()
+
+    def compiling(self, left: int) -> None:
+        self._progress.update(self._task, measured=f"{left} kernels to compile" if left else "")
 
     def update(self, epoch: int, images: int, measured: dict) -> None:
         self._progress.update(

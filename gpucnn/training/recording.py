@@ -34,6 +34,7 @@ class RecordedStep:
         self._seen_counts: set[int] = set()
         self._changes = 0
         self._recording = record and backend.graph and self.obstacle() is None
+        self._arrivals = backend.arrivals()
         self._remember()
 
     def _work(self, count: int) -> None:
@@ -52,6 +53,7 @@ class RecordedStep:
 
     def settled(self, count: int) -> bool:
         """Whether the next step on so many images only computes: no recording, no proof, no compilation."""
+        self._notice_arrivals()
         return count in (self._proved if self._recording else self._seen_counts)
 
     def repeats(self, count: int) -> bool:
@@ -61,6 +63,7 @@ class RecordedStep:
     def step(self, count: int) -> None:
         """One step on so many images: recorded, compared, repeated or run directly."""
         self._seen_counts.add(count)
+        self._notice_arrivals()
         if self._recording and self._last_change is not last_change():
             self._notice_changes()
         if not self._recording:
@@ -80,6 +83,14 @@ class RecordedStep:
     def _remember(self) -> None:
         self._settings = [(part, attributes(part)) for part in self._parts()] if self._recording else []
         self._last_change = last_change()
+
+    def _notice_arrivals(self) -> None:
+        """Drop recordings if faster kernels have arrived since."""
+        arrivals = self._backend.arrivals()
+        if arrivals != self._arrivals:
+            self._arrivals = arrivals
+            self._recordings.clear()
+            self._proved.clear()
 
     def _notice_changes(self) -> None:
         """Drop recordings made with settings that have changed since, by a schedule or callback perhaps."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from gpucnn import arguments, arithmetic
 from gpucnn.arguments import instance, integer, number, truth
-from gpucnn.backends import get_backend
+from gpucnn.backends import compilation, get_backend
 from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.protocol import Backend
 from gpucnn.data.mapped import Mapped
@@ -421,7 +421,8 @@ class Trainer:
                     break
                 for callback in self.callbacks:
                     callback.on_epoch_begin(self, epoch + 1)
-                record = self._epoch(steps, epoch, first, epochs, evaluation)
+                with compilation.counting(self.progress.compiling):
+                    record = self._epoch(steps, epoch, first, epochs, evaluation)
                 for callback in self.callbacks:
                     callback.on_epoch_end(self, record)
                 history.epochs.append(record)

@@ -167,14 +167,18 @@ class Kernel:
         key = _key_of(arguments)
         routine = self.routines.get(key)
         if routine is None:
-            routine = self.routines[key] = self.compile(signature_of(arguments, self._layout))
+            routine = self.routines[key] = self.compile(self.signature(arguments))
         return routine.address
+
+    def signature(self, arguments: tuple) -> tuple:
+        """The types of these arguments."""
+        return signature_of(arguments, self._layout)
 
     def missing(self, *arguments) -> tuple | None:
         """The signature to compile for these arguments; None if there is code for them, here or in the cache."""
         if _key_of(arguments) in self.routines:
             return None
-        signature = signature_of(arguments, self._layout)
+        signature = self.signature(arguments)
         return None if is_stored(self.name, _ENTRY, signature) else signature
 
     def compile(self, signature: tuple) -> Routine:

@@ -18,19 +18,16 @@ from numba.core.compiler_lock import global_compiler_lock
 from gpucnn.backends import compilation
 
 # Fewer kernels are compiled as fast by one process.
-_FEWEST = 2
+FEWEST = 2
 _LONGEST_WAIT = 60.0  # seconds, for a kernel that another process has claimed
 CAN_FORK = sys.platform.startswith("linux") and hasattr(os, "fork")
 
 
 def compile_all(jobs: list[Callable[[], object]], processes: int) -> None:
     """Run the jobs, each of which compiles a kernel into the cache, in so many processes, this one included."""
-    if not CAN_FORK or processes < 2 or len(jobs) < _FEWEST:
+    if len(jobs) < FEWEST:
         return
-    compilation.announce(f"{len(jobs)} kernels on {processes} processors")
-    left, fill = os.pipe()
-    os.write(fill, b"".join(number.to_bytes(2, "little") for number in range(len(jobs))))
-    os.close(fill)
+    left = _claimable(len(jobs))
     children: list[int] = []
     try:
         while len(children) < min(processes, len(jobs)) - 1:
@@ -39,26 +36,73 @@ def compile_all(jobs: list[Callable[[], object]], processes: int) -> None:
         _wait(children)
     finally:
         os.close(left)
-        for child in children:
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
+        end(children)
 
 
-def _claims(left: int) -> Iterator[int]:
-    """The jobs that nobody else has claimed, one by one."""
-    while claim := os.read(left, 2):
-        yield int.from_bytes(claim, "little")
+def begin_all(jobs: list[Callable[[], object]], processes: int) -> tuple[list[int], int]:
+    """Run the jobs as compile_all does, in so many processes beside this one; returns their numbers, and a pipe from
+    which the number of each job that is done can be read (`finished`).
+    """
+    left, (done, tell) = _claimable(len(jobs)), os.pipe()
+    os.set_blocking(done, False)
+    try:
+        return [_fork(jobs, left, tell) for _ in range(min(processes, len(jobs)))], done
+    finally:
+        os.close(left)
+        os.close(tell)
+
+
+def finished(done: int) -> Iterator[int]:
+    """The numbers of the jobs that were done since the last look."""
+    with contextlib.suppress(BlockingIOError):
+        yield from _numbers(done)
+
+
+def remove_ended(children: list[int]) -> None:
+    """Remove the processes that have ended from the list."""
+    for child in list(children):
+        with contextlib.suppress(ChildProcessError):  # somebody else has asked for its end
+            if os.waitpid(child, os.WNOHANG)[0] == 0:
+                continue
+        children.remove(child)
+
+
+def end(children: list[int]) -> None:
+    """End these processes now."""
+    for child in children:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def _claimable(count: int) -> int:
+    """A pipe from which each job's number can be read once."""
+    left, fill = os.pipe()
+    os.write(fill, b"".join(number.to_bytes(2, "little") for number in range(count)))
+    os.close(fill)
+    return left
+
+
+def _numbers(pipe: int) -> Iterator[int]:
+    """The jobs whose numbers nobody else has read, one by one."""
+    while number := os.read(pipe, 2):
+        yield int.from_bytes(number, "little")
 
 
 def _work(jobs: list[Callable[[], object]], left: int) -> None:
     with compilation.silence():
-        for number in _claims(left):
+        for number in _numbers(left):
+            compilation.count(len(jobs) - number)
             jobs[number]()
+    compilation.count(0)
 
 
-def _fork(jobs: list[Callable[[], object]], left: int) -> int:
-    """A child that works and ends; nothing of this process runs in it but the compiler."""
+def _fork(jobs: list[Callable[[], object]], left: int, tell: int | None = None) -> int:
+    """A child that works and ends; nothing of this process runs in it but the compiler.
+
+    With `tell`, a pipe for the numbers of jobs that are done, the parent may end before it: it keeps none of the
+    parent's other files and locks.
+    """
     parent = os.getpid()
     with global_compiler_lock, warnings.catch_warnings():  # no other thread compiles, so the compiler is at rest
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -66,11 +110,15 @@ def _fork(jobs: list[Callable[[], object]], left: int) -> int:
     if child:
         return child
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
+        for ending in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(ending, signal.SIG_DFL)
+        if tell is not None:
+            _close_all_but(left, tell)
         with compilation.silence():
-            for claim in _claims(left):
-                jobs[claim]()
+            for number in _numbers(left):
+                jobs[number]()
+                if tell is not None:
+                    os.write(tell, number.to_bytes(2, "little"))
                 if os.getppid() != parent:
                     break
     finally:
@@ -81,9 +129,15 @@ def _wait(children: list[int]) -> None:
     """Return when all children have ended, or have taken too long; those that have ended are removed."""
     until = time.monotonic() + _LONGEST_WAIT
     while children and time.monotonic() < until:
-        for child in list(children):
-            with contextlib.suppress(ChildProcessError):
-                if os.waitpid(child, os.WNOHANG)[0] == 0:
-                    continue
-            children.remove(child)
+        remove_ended(children)
         time.sleep(0.005)
+
+
+def _close_all_but(*kept: int) -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(nowhere, number)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in kept:
+            with contextlib.suppress(OSError):  # the folder's own, which is closed by now
+                os.close(int(name))

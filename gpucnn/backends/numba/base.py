@@ -12,6 +12,7 @@ import itertools
 import math
 import platform
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import numba
@@ -23,6 +24,7 @@ from gpucnn.backends.lanes import LaneBackend
 from gpucnn.backends.numba import ahead, general, process
 from gpucnn.backends.numba.arena import Arena
 from gpucnn.backends.numba.helpers import Helpers, helpers
+from gpucnn.backends.numba.later import Jobs, later
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.tape import Tape
 from gpucnn.cache import Kernels
@@ -53,10 +55,19 @@ class Launch:
         staff.lead(self._address, self._count, self._threads)
 
 
-class _Foreseen(threading.local):
-    """What is to be compiled for the step that this thread prepares; None: it prepares none."""
+def _is_small(job) -> bool:
+    """Whether a kernel takes less long to compile than others; of an item of Jobs."""
+    (kernel, _), _ = job
+    return "conv" not in kernel.name and "weight" not in kernel.name
 
-    jobs: dict[tuple[Kernel, tuple], Callable[[], object]] | None = None
+
+class _Foreseen(threading.local):
+    """What is to be compiled for the step that this thread prepares, `jobs` before it runs and `special` while it runs;
+    None: it prepares none.
+    """
+
+    jobs: Jobs | None = None
+    special: list[tuple[Kernel, tuple]]  # once a use
 
 
 class NumbaBase(LaneBackend):
@@ -86,24 +97,55 @@ class NumbaBase(LaneBackend):
         elif signature := kernel.missing(*arguments):
             self._foreseen.jobs[kernel, signature] = functools.partial(kernel.compile, signature)
 
+    def _try(self, *launches: tuple) -> bool:
+        """Run kernels that were made for one shape, each with its arguments; False if some are still being compiled.
+
+        Then a general kernel has to do, as long as steps are prepared, and none of these has run.
+        """
+        have = [self._has(*launch) for launch in launches]
+        if not all(have):
+            return False
+        for launch in launches:
+            self._run(*launch)
+        return True
+
+    def _has(self, kernel: Kernel, *arguments) -> bool:
+        if self._foreseen.jobs is None:
+            return not (later.is_busy and later.is_awaited(kernel, kernel.signature(arguments)))
+        signature = kernel.missing(*arguments)
+        if signature is not None:
+            self._foreseen.special.append((kernel, signature))
+        return signature is None
+
     def _launch(self, kernel: Kernel, *arguments) -> None:
         Launch([(kernel, arguments)], self.threads)()
 
     def prepare(self, step: Callable[[], None]) -> None:
         if not ahead.CAN_FORK or self.threads == 1 or compiler.store is None:
             return
-        jobs: dict[tuple[Kernel, tuple], Callable[[], object]] = {}
-        self._foreseen.jobs = jobs
+        foreseen, jobs = self._foreseen, Jobs()
+        uses: list[tuple[Kernel, tuple]] = []
+        foreseen.jobs, foreseen.special = jobs, uses
         first = helpers.missing()
         try:
             step()
             if first:
+                foreseen.special = []  # of shapes that nobody has asked for
                 general.operations(self)
         finally:
-            self._foreseen.jobs = None
+            foreseen.jobs = None
+        special = [job for job, _ in Counter(uses).most_common() if job not in jobs and not later.is_awaited(*job)]
         # The largest first, so that all end at about the same time.
-        ordered = sorted(jobs, key=lambda job: "conv" not in job[0].name and "weight" not in job[0].name)
-        ahead.compile_all([*first, *(jobs[job] for job in ordered)], self.threads)
+        now = [*first, *(job for _, job in sorted(jobs.items(), key=_is_small))]
+        told = [f"{len(now)} kernels on {self.threads} processors"] * (len(now) >= ahead.FEWEST)
+        told += [f"{len(special)} faster kernel{'s' * (len(special) > 1)} during the first steps"] * bool(special)
+        if told:
+            compilation.announce(", ".join(told))
+        ahead.compile_all(now, self.threads)
+        later.compile({(k, s): functools.partial(k.compile, s) for k, s in special}, max(1, self.threads // 2))
+
+    def arrivals(self) -> int:
+        return later.arrivals()
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         if not self.graph:

@@ -57,15 +57,19 @@ class NumbaConv(NumbaDense):
         y = self._maps(x, len(w), pool.output)
         where = self._empty(y.data.shape)
         outputs, width = len(w) // groups, window.kernel[1]
-        ob, qb = tiles.pooled_tile(outputs, 2 * pool.output[1])
-        number = -(-outputs // ob)
+        sizes = outputs, 2 * pool.output[1]
         weights = w.reshape(groups, outputs, w.shape[1], 1, *window.kernel)
-        packed = self._empty((groups, number, math.prod(w.shape[1:]), ob))
-        chunks = min(number, -(-UNITS_PER_THREAD * self.threads // (len(where) * groups * pool.output[0])))
         bias = np.zeros(len(w), np.float32) if bias is None else bias
-        before = window3d(window).before
-        kernel = conv.conv_max_pool_of(ob, qb, width if width in correlation.WIDTHS else 0)
-        self._run(kernel, deep(self._data(x)), weights, bias, deep(y.data), deep(where), packed, before, chunks)
+        maps = deep(self._data(x)), weights, bias, deep(y.data), deep(where)
+
+        def launch(ob: int, qb: int, width: int) -> tuple:
+            number = -(-outputs // ob)
+            packed = self._empty((groups, number, math.prod(w.shape[1:]), ob))
+            chunks = min(number, -(-UNITS_PER_THREAD * self.threads // (len(where) * groups * pool.output[0])))
+            return conv.conv_max_pool_of(ob, qb, width), *maps, packed, window3d(window).before, chunks
+
+        if not self._try(launch(*tiles.pooled_tile(*sizes), width if width in correlation.WIDTHS else 0)):
+            self._run(*launch(*tiles.general(tiles.GENERAL_POOLED, *sizes), 0))
         return y, where
 
     def conv_max_pool_gradient(self, dy: Batch, y: Batch, where: Array, pool: Window, out_bias: Array | None) -> Batch:
@@ -90,36 +94,44 @@ class NumbaConv(NumbaDense):
         outputs, channels = out.shape[0], out.shape[1]
         c = window3d(window)
         sizes = outputs // groups, channels, *c.kernel
+        awaited = False
         if c.dilation == (1, 1, 1) and c.kernel[0] == c.input[0] == c.output[0] == 1 and c.before[0] == 0:
             line = len(window.input) == 1 and c.output[2] > BAND
             if groups > 1 and channels == 1 and sizes[0] < 4 and tiles.fits_registers(math.prod(c.kernel)) and not line:
-                self._map_weight_gradient(dy, x, c, out)
-                return
+                if self._map_weight_gradient(dy, x, c, out):
+                    return
+                awaited = True
             outside = c.before[2], c.output[2] + c.kernel[2] - 1 - c.input[2] - c.before[2]
             pairs = tiles.fills_half(dy.images) and sizes[0] % 2 == 0
             row_tile = tiles.gradient_row_tile(*sizes[:2], c.kernel[2], c.output[2], outside, pairs)
-            if row_tile and c.stride == (1, 1, 1):
-                self._row_weight_gradient(row_tile, pairs, line, outside, dy, x, c, groups, out)
-                return
+            if row_tile and c.stride == (1, 1, 1) and not awaited:
+                if self._row_weight_gradient(row_tile, pairs, line, outside, dy, x, c, groups, out):
+                    return
+                awaited = True
         c = window3d(window, rows=True)
         kernel, output = c.kernel, c.output
         sizes = outputs // groups, channels, *kernel
-        tile = tiles.product_tile(sizes[0], channels, kernel[2])
-        corners = tiles.corners(tile, sizes)
         blocks = dy.data.shape[0]
         part = self._empty((blocks, outputs, channels, *kernel))
         band = rows_per_band(output[2])
-        chunks = min(len(corners), -(-UNITS_PER_THREAD * self.threads // (blocks * groups)))
-        levels = sums.levels(-(-output[0] * output[1] // band))
-        slots = self._empty((self.threads, levels * -(-len(corners) // chunks) * -(-math.prod(tile) // LANES) * LANES))
-        arguments = rows(self._data(dy)), rows(self._data(x)), part, slots, corners, dy.images, groups, band
-        dense_taps = c.dilation[2] == 1 and arguments[1].strides[4] == LANES * 4
-        gradient = conv.conv_weight_gradient_of(*tile, dense_taps)
-        self._run(gradient, *arguments, c.stride, c.dilation, c.before, chunks)
+        maps = rows(self._data(dy)), rows(self._data(x)), part
+        dense_taps = c.dilation[2] == 1 and maps[1].strides[4] == LANES * 4
+
+        def launch(tile, dense_taps: bool) -> tuple:
+            corners = tiles.corners(tile, sizes)
+            chunks = min(len(corners), -(-UNITS_PER_THREAD * self.threads // (blocks * groups)))
+            levels = sums.levels(-(-output[0] * output[1] // band)) * -(-len(corners) // chunks)
+            slots = self._empty((self.threads, levels * -(-math.prod(tile) // LANES) * LANES))
+            gradient = conv.conv_weight_gradient_of(*tile, dense_taps)
+            numbers = dy.images, groups, band, c.stride, c.dilation, c.before, chunks
+            return gradient, *maps, slots, corners, *numbers
+
+        if awaited or not self._try(launch(tiles.product_tile(*sizes[:2], kernel[2]), dense_taps)):
+            self._run(*launch(tiles.general(tiles.GENERAL_PRODUCT, *sizes[:2], kernel[2]), False))
         self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
 
-    def _map_weight_gradient(self, dy: Batch, x: Batch, c: Window3d, out: Array) -> None:
-        """The weight gradient of a depthwise convolution."""
+    def _map_weight_gradient(self, dy: Batch, x: Batch, c: Window3d, out: Array) -> bool:
+        """The weight gradient of a depthwise convolution; False if its kernel is still being compiled."""
         blocks, (_, tall, wide) = dy.data.shape[0], ((o - 1) * s + k for o, s, k in zip(c.output, c.stride, c.kernel))
         gradient, band = deep(self._data(dy)), rows_per_band(c.output[2])
         part = self._empty((blocks, len(out), 1, *c.kernel))
@@ -127,20 +139,22 @@ class NumbaConv(NumbaDense):
         slot = -(-math.prod(c.kernel) // LANES) * LANES
         scratch = self._empty((self.threads, sums.levels(-(-c.output[1] // band)) * slot))
         arguments = gradient, deep(self._data(x)), part, maps, scratch, dy.images, band, c.stride, c.before
-        self._run(gradient_maps.gradient_maps_of(*c.kernel[1:]), *arguments)
+        if not self._try((gradient_maps.gradient_maps_of(*c.kernel[1:]), *arguments)):
+            return False
         self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
+        return True
 
     def _row_weight_gradient(
         self, tile, pairs: bool, line: bool, outside, dy: Batch, x: Batch, c: Window3d, groups: int, out: Array
-    ) -> None:
+    ) -> bool:
         """The weight gradient by whole kernel rows, or along a `line` of several bands, with tiles of (OB, CB), OB
-        counting pairs of channels if there are any.
+        counting pairs of channels if there are any; False if its kernels are still being compiled.
         """
         channels, (_, height, width) = out.shape[1], c.kernel
-        gradient = deep(self._data(dy))
+        gradient, launches = deep(self._data(dy)), []
         if pairs:
             gradient = self._empty((len(gradient), len(out) // 2, *gradient.shape[2:]))
-            self._run(gradient_rows.channel_pairs, flat(self._data(dy)), flat(gradient))
+            launches.append((gradient_rows.channel_pairs, flat(self._data(dy)), flat(gradient)))
         blocks, outputs = gradient.shape[:2]
         over_o, over_c = -(-(outputs // groups) // tile[0]), -(-channels // tile[1])
         band = BAND if line else rows_per_band(c.output[2])
@@ -159,8 +173,11 @@ class NumbaConv(NumbaDense):
             strips = self._empty((self.threads, channels * (depth * band + height - 1) * c.input[2] * LANES))
             kernel = gradient_rows.gradient_rows_of(*tile, width, *outside, pairs)
             border = c.before, chunks, depth
-        self._run(kernel, gradient, deep(self._data(x)), part, strips, scratch, *sizes, *border)
+        launches.append((kernel, gradient, deep(self._data(x)), part, strips, scratch, *sizes, *border))
+        if not self._try(*launches):
+            return False
         self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
+        return True
 
     def _block_tree(self, part: np.ndarray, out: np.ndarray) -> None:
         slots = self._empty((-(-part.shape[1] // LANES), sums.levels(len(part)) * LANES))

@@ -24,27 +24,38 @@ class NumbaCorrelation(NumbaBase):
             # One pixel per image and a single tap: use the blocks as a row of pixels, so that a tile reuses
             # each weight. No block may be stepped over, so the stride, which moves nothing here, is 1.
             x, y, stride = x.transpose(4, 1, 2, 3, 0, 5), y.transpose(4, 1, 2, 3, 0, 5), (1, 1, 1)
-        outputs, width = w.shape[1], w.shape[5]
+        outputs, width, launch = w.shape[1], w.shape[5], None
         if dilation == (1, 1, 1) and w.shape[3] == x.shape[2] == y.shape[2] == 1 and before[0] == 0:
             outside = before[2], max(0, (y.shape[4] - 1) * stride[2] + width - x.shape[4] - before[2])
             pairs = tiles.fills_half(images) and outputs > 1
             tile = tiles.row_tile(outputs, w.shape[2], y.shape[4], width, outside, stride[2], pairs)
             if tile and x.strides[4] == LANES * 4:
-                self._correlate_rows(tile, pairs, outside, x, w, bias, y, stride, before, relu)
-                return
-        ob, qb = tiles.broadcast_tile(outputs, y.shape[4], (x.shape[4], width, stride[2], before[2], dilation[2]))
-        number = -(-outputs // ob)
-        rows = y.shape[0] * w.shape[0] * y.shape[2] * y.shape[3]
-        # A dense layer on few images reads each weight too rarely for packing to pay off.
-        packs = width > 1 or rows * y.shape[4] >= _PACK_USES * qb
-        packed = self._empty((w.shape[0], number, math.prod(w.shape[2:]) if packs else 0, ob))
-        chunks = min(number, -(-UNITS_PER_THREAD * self.threads // max(rows, 1)))
-        common = width in WIDTHS and stride[2] == 1 and x.strides[4] == LANES * x.itemsize
-        kernel = conv.conv_of(ob, qb, width if common or not packs else 0, common, packs)
-        self._run(kernel, x, w, bias, y, packed, stride, dilation, before, relu, chunks)
+                launch = self._by_rows(tile, pairs, outside, x, w, bias, y, stride, before, relu)
+        if launch is None:
+            ob, qb = tiles.broadcast_tile(outputs, y.shape[4], (x.shape[4], width, stride[2], before[2], dilation[2]))
+            # A dense layer on few images reads each weight too rarely for packing to pay off.
+            packs = width > 1 or y.shape[0] * w.shape[0] * math.prod(y.shape[2:5]) >= _PACK_USES * qb
+            common = width in WIDTHS and stride[2] == 1 and x.strides[4] == LANES * x.itemsize
+            choices = width if common or not packs else 0, common, packs
+            launch = self._by_pixels((ob, qb), choices, x, w, bias, y, stride, dilation, before, relu)
+        if not self._try(launch):
+            tile = tiles.general(tiles.GENERAL_BROADCAST, outputs, y.shape[4])
+            choices = 0, False, True
+            self._run(*self._by_pixels(tile, choices, x, w, bias, y, stride, dilation, before, relu))
 
-    def _correlate_rows(self, tile, pairs: bool, outside, x, w, bias, y, stride, before, relu: bool) -> None:
-        """_correlate by whole kernel rows, with tiles of (OB, QB), OB counting pairs of channels if there are any."""
+    def _by_pixels(self, tile, choices, x, w, bias, y, stride, dilation, before, relu: bool) -> tuple:
+        """The kernel of _correlate with tiles of (OB, QB), otherwise chosen as conv_of takes it, and its arguments."""
+        *_, packs = choices
+        number = -(-w.shape[1] // tile[0])
+        rows = y.shape[0] * w.shape[0] * y.shape[2] * y.shape[3]
+        packed = self._empty((w.shape[0], number, math.prod(w.shape[2:]) if packs else 0, tile[0]))
+        chunks = min(number, -(-UNITS_PER_THREAD * self.threads // max(rows, 1)))
+        return conv.conv_of(*tile, *choices), x, w, bias, y, packed, stride, dilation, before, relu, chunks
+
+    def _by_rows(self, tile, pairs: bool, outside, x, w, bias, y, stride, before, relu: bool) -> tuple:
+        """The kernel of _correlate by whole kernel rows, with tiles of (OB, QB), OB counting pairs of channels if there
+        are any, and its arguments.
+        """
         ob, qb = tile
         filters = 2 * ob if pairs else ob
         (groups, outputs, channels), (height, width) = w.shape[:3], w.shape[4:]
@@ -55,4 +66,4 @@ class NumbaCorrelation(NumbaBase):
         strips = self._empty((self.threads, strip))
         choices = {"stride": stride[2], "copies": copies, "pairs": pairs}
         kernel = conv_rows.conv_rows_of(ob, qb, width, *outside, qb == y.shape[4], **choices)
-        self._run(kernel, x, w, bias, y, packed, strips, stride[1], before, relu, depth)
+        return kernel, x, w, bias, y, packed, strips, stride[1], before, relu, depth

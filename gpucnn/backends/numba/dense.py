@@ -41,17 +41,24 @@ class NumbaDense(NumbaCorrelation):
         """The weight gradient where each image has one position."""
         blocks, outputs = dy.data.shape[0], out.shape[0]
         terms = math.prod(out.shape[1:])  # of one group
-        vectors = -(-terms // LANES)
-        ob, cb = tiles.broadcast_tile(outputs // groups, vectors)
-        # Padded because the last tile of the last group may read past the terms.
-        turned = self._empty((blocks, LANES, -(-terms * groups // LANES) * LANES + cb * LANES))
+        sizes = outputs // groups, -(-terms // LANES)
         c = window3d(window)
-        square = self._empty((self.threads, LANES * LANES))
-        self._run(dense.patches, deep(self._data(x)), c.kernel, c.dilation, c.before, turned, square)
-        slots = self._empty((self.threads, sums.levels(blocks) * ob * cb * LANES))
-        gradient = self._data(dy).reshape(blocks, outputs, LANES)
-        kernel = dense.dense_weight_gradient_of(ob, cb)
-        self._run(kernel, gradient, turned, out.reshape(outputs, terms), slots, dy.images, groups)
+        images, gradient = deep(self._data(x)), self._data(dy).reshape(blocks, outputs, LANES)
+
+        def launches(ob: int, cb: int) -> tuple[tuple, tuple]:
+            # Padded because the last tile of the last group may read past the terms.
+            turned = self._empty((blocks, LANES, -(-terms * groups // LANES) * LANES + cb * LANES))
+            square = self._empty((self.threads, LANES * LANES))
+            slots = self._empty((self.threads, sums.levels(blocks) * ob * cb * LANES))
+            kernel, result = dense.dense_weight_gradient_of(ob, cb), out.reshape(outputs, terms)
+            return (
+                (dense.patches, images, c.kernel, c.dilation, c.before, turned, square),
+                (kernel, gradient, turned, result, slots, dy.images, groups),
+            )
+
+        if not self._try(*launches(*tiles.broadcast_tile(*sizes))):
+            for launch in launches(*tiles.general(tiles.GENERAL_BROADCAST, *sizes)):
+                self._run(*launch)
 
 
 _POINT = Window((), (), (), (), (), ())

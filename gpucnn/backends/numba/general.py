@@ -1,5 +1,5 @@
 """Operations whose kernels serve networks of any size: compiled with a machine's first ones, so that the next network,
-whatever it is, waits for fewer.
+whatever it is, waits for few.
 """
 
 from gpucnn.backends.batch import Batch
@@ -7,12 +7,10 @@ from gpucnn.backends.protocol import Backend
 from gpucnn.geometry import window
 
 _EPS, _RATE = 1e-5, 0.1
-# Of the commonest convolution, 3x3 on maps of 16x16.
-_CHANNELS, _SIZE, _IMAGES = 32, 16, 32
 
 
 def operations(backend: Backend) -> None:
-    """What common networks do beside LeNet: to be prepared, not run."""
+    """What common networks do: to be prepared, not run, before any kernel is compiled."""
     x = Batch(backend.zeros((1, 1, 2, 2, backend.lanes)), 1, backend)
     c = backend.zeros((1,))
     mean, var = backend.batch_norm_moving_statistics(x, c, c, _RATE)
@@ -25,8 +23,15 @@ def operations(backend: Backend) -> None:
     y = backend.batch_norm_add(x, mean, var, c, c, _EPS, x, True)
     backend.batch_norm_add_gradient(x, y, x, mean, var, c, _EPS, c, c)
     backend.global_avg_pool_gradient(backend.global_avg_pool(x), (2, 2))
-    x = Batch(backend.zeros((_IMAGES // backend.lanes, _CHANNELS, _SIZE, _SIZE, backend.lanes)), _IMAGES, backend)
-    w, taps = backend.zeros((_CHANNELS, _CHANNELS, 3, 3)), window((_SIZE, _SIZE), 3, padding=1)
-    backend.conv(x, w, None, taps)
-    backend.conv_weight_gradient(x, x, taps, 1, w)
+    _, kept = backend.max_pool(x, halved)
+    backend.max_pool_gradient(pooled, kept, halved)
+    taps = window((4, 4), (1, 1))
+    # Of many and of few channels.
+    for outputs, channels in ((4, 4), (4, 1), (1, 1)):
+        x = Batch(backend.zeros((1, channels, 4, 4, backend.lanes)), 1, backend)
+        w = backend.zeros((outputs, channels, 1, 1))
+        y = backend.conv(x, w, None, taps)
+        backend.conv_weight_gradient(y, x, taps, 1, w)
+        backend.conv_max_pool(x, w, None, taps, 1, window((4, 4), 2, stride=2))
+        backend.dense_weight_gradient(y.reshape(-1), x.reshape(-1), backend.zeros((16 * outputs, 16 * channels)))
     backend.sgd(c, c, c, c, momentum=_RATE, weight_decay=_RATE, nesterov=False)

@@ -22,17 +22,17 @@ class NumbaPool(NumbaBase):
         y = self._maps(x, x.channels, window.output)
         where = self._empty(y.data.shape)
         arguments = deep(self._data(x)), deep(y.data), deep(where)
-        if is_side_by_side(window):
-            self._run(pool.max_pool_side_by_side_of(*window3d(window).kernel), *arguments)
-        else:
-            self._run(pool.max_pool, *arguments, *_geometry(window))
+        if is_side_by_side(window) and self._try((pool.max_pool_side_by_side_of(*window3d(window).kernel), *arguments)):
+            return y, where
+        self._run(pool.max_pool, *arguments, *_geometry(window))
         return y, where
 
     def max_pool_gradient(self, dy: Batch, where: Array, window: Window) -> Batch:
         dx = self._maps(dy, dy.channels, window.input)
         arguments = deep(self._data(dy)), deep(where), deep(dx.data)
-        if is_side_by_side(window):
-            self._run(pool.max_pool_gradient_side_by_side_of(*window3d(window).kernel), *arguments)
+        if is_side_by_side(window) and self._try(
+            (pool.max_pool_gradient_side_by_side_of(*window3d(window).kernel), *arguments)
+        ):
             return dx
         apart = all(s >= d * (k - 1) + 1 for s, d, k in zip(window.stride, window.dilation, window.kernel, strict=True))
         kernel = pool.max_pool_gradient_apart if apart else pool.max_pool_gradient

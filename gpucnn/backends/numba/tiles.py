@@ -7,11 +7,16 @@ the end of an axis overlap their neighbors, so an uneven axis costs whole tiles.
 import functools
 import itertools
 import math
+import operator
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from gpucnn.arithmetic.sums import BAND
 from gpucnn.kernels.numba.simd import LANES
+
+_Tile = TypeVar("_Tile", bound=tuple[int, ...])
 
 # Each tile is a kernel to compile, so there are few. Their accumulators must fit in registers next to the operands: 24
 # of 32 if a register holds the 16 lanes (AVX-512), 6 if the lanes take two of 16 (AVX2) or four of 32 (NEON).
@@ -24,6 +29,10 @@ _PRODUCT = {
     6: ((1, 1, 1), (1, 1, 3), (1, 1, 5), (6, 1, 1), (3, 2, 1), (2, 1, 3)),
 }
 _TREE_CYCLES = 45
+# Those that are compiled before any network asks for them: one of them fits each shape.
+GENERAL_BROADCAST = {24: ((4, 4), (1, 1)), 6: ((3, 2), (1, 1))}
+GENERAL_POOLED = {24: ((4, 2), (1, 2)), 6: ((1, 2),)}
+GENERAL_PRODUCT = {24: ((4, 4, 1), (4, 1, 1), (1, 1, 1)), 6: ((3, 2, 1), (1, 1, 1))}
 
 
 @functools.cache
@@ -33,6 +42,11 @@ def accumulators() -> int:
 
     _, _, features = cpu_target.target_context.codegen().magic_tuple()
     return 24 if "+avx512f" in features else 6
+
+
+def general(every: Mapping[int, Sequence[_Tile]], *sizes: int) -> _Tile:
+    """The first tile that is no larger than these sizes."""
+    return next(tile for tile in every[accumulators()] if all(map(operator.le, tile, sizes)))
 
 
 def _cycles(scalars: int, vectors: int, taps: int = 3) -> float:
