@@ -141,8 +141,8 @@ def busy(threads: int, rounds: int) -> list[dict]:
         met = kept >= BUSY_BAR and speeds["team busy"] >= speeds["one busy"]
         verdict = f"{'met' if met else 'MISSED'} {BUSY_BAR:.0%}"
         print(
-            f"{name:16}{batch:4}  keeps {kept:.0%} of {speeds['team quiet']:,.0f} images/s: {speeds['team busy']:,.0f}, "
-            f"and one thread {speeds['one busy']:,.0f}  {verdict}",
+            f"{name:16}{batch:4}  keeps {kept:.0%} of {speeds['team quiet']:,.0f} images/s: "
+            f"{speeds['team busy']:,.0f}, and one thread {speeds['one busy']:,.0f}  {verdict}",
             flush=True,
         )
     return rows

@@ -69,7 +69,7 @@ def test_ctrl_c_while_it_starts(tmp_path, delay):
     interrupted(process, stderr)
 
 
-@pytest.mark.parametrize("again", [0, 0.001, 0.05])
+@pytest.mark.parametrize("again", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (0.001, 0.05))])
 def test_ctrl_c_twice_keeps_the_run(tmp_path, again):
     folder = tmp_path / "run"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

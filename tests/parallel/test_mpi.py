@@ -28,6 +28,7 @@ def alone(tmp_path_factory):
     return result(mpi.start([*QUICK, "--run", "run"], folder, 1))[0]
 
 
+@pytest.mark.slow
 def test_three_processes_train_to_the_same_weights(tmp_path, alone):
     found, err = result(mpi.start([*QUICK, "--run", "run"], tmp_path, 3))
     assert {key: found[key] for key in ("weights_sha256", "test_loss", "validation_loss", "best_epoch")} == {
