@@ -46,6 +46,14 @@ def _why_no_gpu() -> str | None:
     return None if count.value else "the NVIDIA driver finds no GPU"
 
 
+@pytest.fixture(autouse=True)
+def _nothing_under_way():
+    """No test finds kernels that an earlier one has ordered: it would run general ones in their place."""
+    yield
+    if made := sys.modules.get("gpucnn.backends.numba.later"):
+        made.later.end()
+
+
 def _required() -> bool:
     return os.environ.get("GPUCNN_REQUIRE_GPU", "") not in ("", "0")
 

@@ -37,6 +37,7 @@ _NOT_OPERATIONS = {
     "rows",
     "synchronize",
     "elapsed",
+    "arrivals",
 }
 # Repetitions in one recording: on a GPU they share the cost of launching it.
 _REPETITIONS = 10

@@ -112,6 +112,7 @@ class Counting(Layer):
         return x, lambda dy: dy
 
 
+@pytest.mark.slow
 def test_a_step_with_user_defined_code_is_not_run_in_vain():
     layer = Counting()
     model = Model(Sequential(layer, Flatten(), Dense(2)), (1, 2, 2))
@@ -133,6 +134,7 @@ def test_a_prepared_step_computes_nothing():
     assert (out == 3).all()
 
 
+@pytest.mark.slow
 def test_the_general_operations_are_valid_ones():
     backend = get_backend("numba", threads=2)
     general.operations(backend)

@@ -122,6 +122,7 @@ def test_gpu_script_without_time_names_what_it_left_out(tmp_path):
     assert len(run.notes) == 2
 
 
+@pytest.mark.slow
 def test_gpu_script_stops_a_command_that_takes_too_long(tmp_path):
     row = gpu.execute(
         [sys.executable, "-c", "import time; print('so far', flush=True); time.sleep(60)"], 3, _run(tmp_path)

@@ -51,6 +51,7 @@ def test_train_for_people(cli, tmp_path, monkeypatch):
     assert again["weights_sha256"] in result.stdout  # same seed, same weights
 
 
+@pytest.mark.slow
 def test_seed_and_options_change_the_weights(cli, tmp_path):
     common = ("train", "--epochs", 1, "--batch-size", 512)
     variants = (

@@ -5,6 +5,7 @@ import statistics
 import pytest
 
 
+@pytest.mark.slow
 def test_the_table_and_the_test(cli, tmp_path):
     options = ("--model", "mlp", "--hidden", 8, "--epochs", 2, "--validation", 0.1)
     found = {}

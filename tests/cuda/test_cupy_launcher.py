@@ -193,7 +193,7 @@ def test_throughput_asks_the_device(cupy_backend, monkeypatch):
     assert 0 < timing.median != timing.device
 
 
-@pytest.mark.parametrize("name", ["lenet5", "resnet20"])
+@pytest.mark.parametrize("name", ["lenet5", pytest.param("resnet20", marks=pytest.mark.slow)])
 def test_a_prediction_is_one_copy_in_one_graph_and_one_copy_out(cupy_backend, name, monkeypatch):
     case = Case(name, "inference", 2)
     model, images = case.build().place(cupy_backend), case.data()[0][:2]

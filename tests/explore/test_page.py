@@ -367,6 +367,7 @@ return bad;
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("panel", PANELS)
+@pytest.mark.slow
 def test_words_can_be_read(browser, listening, panel, scheme):
     """Contrast of at least 4.5 (WCAG 2.2, 1.4.3), and a name for all that can be used (4.1.2)."""
     browser.screen(scheme=scheme)
@@ -406,6 +407,7 @@ def test_words_can_be_read(browser, listening, panel, scheme):
 
 @pytest.mark.parametrize("language", ["en", "ko"])
 @pytest.mark.parametrize("panel", PANELS)
+@pytest.mark.slow
 def test_a_phone_shows_all_without_scrolling_sideways(browser, listening, panel, language):
     browser.screen(390, 844)
     browser.open(listening.address, panel, language)

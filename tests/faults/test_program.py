@@ -242,6 +242,7 @@ def test_only_one_module_opens_files_for_writing():
         "data/npz.py": {"archive.open(member", "that np.savez does not use"},
         "cli/explore.py": {"webbrowser.open("},
         "explore/convolution.py": {"Image.open(BytesIO"},
+        "backends/numba/ahead.py": {"os.open(os.devnull"},
         "cli/output.py": {"os.open(os.devnull", "os.fdopen(2"},
         "models/pytorch.py": {"safetensors.torch.save_file"},  # said to the user
     }

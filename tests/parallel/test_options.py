@@ -107,7 +107,7 @@ def test_frozen_batch_norm_in_pieces():
     same_everywhere(lambda processes=1, pieces=1: once(make, processes, pieces))
 
 
-@pytest.mark.parametrize("norm", ["group", "batch", None])
+@pytest.mark.parametrize("norm", [pytest.param("group", marks=pytest.mark.slow), "batch", None])
 def test_layers_in_several_places(norm):
     norms = {"group": lambda: GroupNorm(2), "batch": BatchNorm, None: lambda: None}
 

@@ -38,6 +38,8 @@ class Later:
     @property
     def is_busy(self) -> bool:
         """Whether any kernel is on its way."""
+        if self._awaited:
+            self.arrivals()
         return bool(self._awaited)
 
     def is_awaited(self, kernel: Kernel, signature: tuple) -> bool:
@@ -66,6 +68,8 @@ class Later:
         return self._arrivals
 
     def _look(self) -> None:
+        if not self._jobs:  # another thread has just seen the last ones arrive
+            return
         self._looked = monotonic()
         every, awaited = list(self._jobs), len(self._awaited)
         ahead.remove_ended(self._children)
@@ -82,12 +86,17 @@ class Later:
     def wait(self) -> None:
         """Until every kernel has arrived."""
         while self.is_busy:
-            self.arrivals()
             sleep(_PAUSE / 10)
 
     def end(self) -> None:
-        """End the processes, since this one ends."""
-        ahead.end(self._children)
+        """End the processes; what has not arrived is compiled where it is needed."""
+        with self._lock:
+            ahead.end(self._children)
+            if self._jobs:
+                os.close(self._done)
+            self._jobs, self._following, self._children = {}, {}, []
+            self._awaited.clear()
+            self._arrivals += 1
 
 
 later = Later()
