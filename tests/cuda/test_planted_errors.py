@@ -269,6 +269,7 @@ PLANTED = {
         "if (!row || !last_of(gridDim.x, counter)) return;",
         "if (!row || blockIdx.x) return;",
     ),
+    "the weights of another output": (_conv, "conv.cu", "? from[i * Strides::O] : 0.0f;", "? from[i] : 0.0f;"),
     "a multiplication that is not fused": (
         _conv,
         "conv.cu",

@@ -28,9 +28,8 @@ class CudaConv(CudaDense, CudaNorm):
         weights = _weight_strides(outputs, channels, sizes.kernel)
         pixels = math.prod(sizes.output)
         places = 0, len(w) * pixels, outputs * pixels, pixels, *_strides(sizes.output)
-        self._correlate(
-            self._data(x), w, bias, None, y.data, sizes, (groups, channels, outputs), weights, places, False, relu
-        )
+        arrays, counts = (self._data(x), w, bias, None, y.data), (groups, channels, outputs)
+        self._correlate(*arrays, sizes, counts, weights, places, relu)
         return y
 
     def conv_max_pool(
@@ -49,8 +48,7 @@ class CudaConv(CudaDense, CudaNorm):
         y = self._maps(x, len(w), pool.output)
         where = self._empty(y.data.shape, tap_type(pool)[0])
         grid = ceil_div(blocks * pooled[1] * ceil_div(pooled[2], qb), wp), ceil_div(outputs, ob * wk) * groups
-        strides = tuple(map(i32, _weight_strides(outputs, channels, sizes.kernel)))
-        arguments = self._data(x), w, bias, y.data, where, i32(blocks), strides
+        arguments = self._data(x), w, bias, y.data, where, i32(blocks)
         self._run("conv.cu", expression, grid, (LANES, wk * wp), *arguments)
         return y, where
 
@@ -62,10 +60,10 @@ class CudaConv(CudaDense, CudaNorm):
         self._sum_channels("conv_max_pool_gradient", 1, dz, *arguments)
         return dz
 
-    def _correlate(
-        self, x, w, bias, other, y, sizes: Window3d, channels, weights, places, by_output: bool, relu: bool
-    ) -> None:
-        """Launch conv.cu's forward kernel; `weights` and `places` are its structs of strides."""
+    def _correlate(self, x, w, bias, other, y, sizes: Window3d, channels, weights, places, relu: bool) -> None:
+        """Launch conv.cu's forward kernel. The first and the strides: `weights` along group, output, channel and the
+        kernel's axes, in elements; `places` of the outputs, as conv.cu's struct.
+        """
         groups, inputs, outputs = channels
         blocks, processors = x.shape[0], self.launcher.processors
         row = sizes.stride[2], sizes.dilation[2]
@@ -75,14 +73,16 @@ class CudaConv(CudaDense, CudaNorm):
             raise BackendError(str(error)) from None
         ob, qb, wk, wp, _, _ = tile
         geometry = sizes.input, sizes.output, sizes.kernel, sizes.stride, sizes.dilation, sizes.before
+        first, group, output, channel, *taps = weights
+        strides = f"WeightStrides<{group}, {output}, {channel}, {axes(taps)}>"
         expression = (
             f"conv<Tile<{', '.join(map(str, tile))}>, {groups}, {inputs}, {outputs}, "
-            f"{', '.join(map(axes, geometry))}, {'true' if by_output else 'false'}>"
+            f"{', '.join(map(axes, geometry))}, {strides}>"
         )
         units = blocks * sizes.output[0] * sizes.output[1] * ceil_div(sizes.output[2], qb)
         grid = ceil_div(units, wp), ceil_div(outputs, ob * wk) * groups
-        strides = tuple(map(i32, weights)), (i64(places[0]), i64(places[1]), *map(i32, places[2:]))
-        self._run("conv.cu", expression, grid, (LANES, wk * wp), x, w, bias, other, y, i32(blocks), *strides, i32(relu))
+        numbers = i32(blocks), i32(first), (i64(places[0]), i64(places[1]), *map(i32, places[2:])), i32(relu)
+        self._run("conv.cu", expression, grid, (LANES, wk * wp), x, w, bias, other, y, *numbers)
 
     def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
         return self._input_gradient(dy, w, window, groups, None)
@@ -114,7 +114,7 @@ class CudaConv(CudaDense, CudaNorm):
             target, _ = _lengths(phase.pixels, sizes.input)
             correlation = Window3d(sizes.output, kernel, (1, 1, 1), phase.dilation, phase.before, target)
             sizes_, ends = (groups, outputs, channels), (other, dx)
-            self._correlate(data, w, None, *ends, correlation, sizes_, weights, places, True, False)
+            self._correlate(data, w, None, *ends, correlation, sizes_, weights, places, False)
         return dy.like(dx)
 
     def conv_weight_gradient(self, dy: Batch, x: Batch, window: Window, groups: int, out: Array) -> None:
@@ -149,7 +149,7 @@ def _strides(sizes: Three) -> Three:
 
 
 def _weight_strides(outputs: int, channels: int, kernel: Three) -> tuple[int, ...]:
-    """conv.cu's WeightStrides of contiguous weights: first, group, output, channel, and the kernel's axes."""
+    """The first of contiguous weights and their strides along group, output, channel, and the kernel's axes."""
     taps = math.prod(kernel)
     return 0, outputs * channels * taps, channels * taps, taps, *_strides(kernel)
 

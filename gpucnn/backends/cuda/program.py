@@ -244,9 +244,7 @@ class Program:
 
     # ---- dot products ----------------------------------------------------------------------------------------------
 
-    def _correlate(
-        self, x, w, bias, other, y, sizes: Window3d, channels, weights, places, by_output: bool, relu: bool
-    ) -> None:
+    def _correlate(self, x, w, bias, other, y, sizes: Window3d, channels, weights, places, relu: bool) -> None:
         groups, inputs, outputs = channels
         ob, qb = _tile(groups, inputs, outputs, sizes)
         geometry = sizes.input, sizes.output, sizes.kernel, sizes.stride, sizes.dilation, sizes.before

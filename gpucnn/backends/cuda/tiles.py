@@ -13,6 +13,7 @@ _SCHEDULERS = 4  # per multiprocessor
 _SHARED_BYTES = 16 * 1024  # of weights that a block of threads holds at once
 _SHARED_LIMIT = 48 * 1024
 _LOAD_CYCLES = 100  # until a step's pixels arrive
+_FETCH = 43  # instructions for the weights that conv.cu's fetch_weights moves at once, two such sets being in flight
 _REGISTER_FILE = 512  # registers per lane, for all warps of a scheduler
 _OVERHEAD = 45  # registers for addresses and weights
 _WIDEST_ROW = 24  # pixels of a row in registers
@@ -36,33 +37,30 @@ def conv_tile(
 
     Raises ValueError for a kernel with more taps than fit in shared memory.
     """
-    taps_row = kernel[2]
-    best: tuple[int, int, int] | None = None
+    taps, taps_row = math.prod(kernel), kernel[2]
+    best: tuple[int, int, int, int, int, int] | None = None
     best_time = math.inf
     for ob in (1, 2, 4, 6, 8):
-        if ob > max(1, outputs):
+        if ob > outputs or _bytes(1, taps, ob) > _SHARED_LIMIT:
             continue
         for qb in (1, 2, 3, 4, 5, 6, 7, 8):
             sb = min(taps_row, max(1, (_WIDEST_ROW - 1 - (qb - 1) * stride) // dilation + 1), 7)
             row = (qb - 1) * stride + (sb - 1) * dilation + 1
             if qb > output[2] or ob * qb > 64 or (row > _WIDEST_ROW and qb > 1):
                 continue
-            loads = min(row, qb * sb) * -(-taps_row // sb) + taps_row * -(-ob // (4 if ob % 4 == 0 else 2))
+            loads = min(row, qb * sb) * -(-taps_row // sb) + taps_row * -(-ob // _together(ob))
             step = taps_row * ob * qb + loads + 8
-            warps = blocks * output[0] * output[1] * -(-output[2] // qb) * -(-outputs // ob)
+            tiles = blocks * output[0] * output[1] * -(-output[2] // qb)
+            wk, wp, cc = _block(ob, outputs, channels, taps, tiles, processors)
+            fetch, fetch_waits = _fetch(ob * wk, wk * wp, cc, channels, taps)
             steps = channels * kernel[0] * kernel[1]
-            time = _time(warps, processors, steps * step, steps * _LOAD_CYCLES, ob * qb + row)
+            instructions, waits = steps * step + fetch, steps * _LOAD_CYCLES + fetch_waits
+            time = _time(tiles * -(-outputs // ob), processors, instructions, waits, ob * qb + row)
             if time < best_time:
-                best, best_time = (ob, qb, sb), time
-    assert best is not None  # one by one is always allowed
-    ob, qb, sb = best
-    taps = math.prod(kernel)
-    if _bytes(1, taps, ob) > _SHARED_LIMIT:  # one output at a time has no gaps between the weights
-        ob = 1
-        if _bytes(1, taps, 1) > _SHARED_LIMIT:
-            raise ValueError(f"a kernel of {taps} taps is too large for the GPU; at most {_SHARED_LIMIT // 4} fit")
-    tiles = blocks * output[0] * output[1] * -(-output[2] // qb)
-    return ob, qb, *_block(ob, outputs, channels, taps, tiles, processors), sb
+                best, best_time = (ob, qb, wk, wp, cc, sb), time
+    if best is None:
+        raise ValueError(f"a kernel of {taps} taps is too large for the GPU; at most {_SHARED_LIMIT // 4} fit")
+    return best
 
 
 @functools.cache
@@ -76,21 +74,22 @@ def pooled_conv_tile(
     taps = math.prod(kernel)
     best, best_time = None, math.inf
     for ob in (1, 2, 4, 8):
+        if ob > outputs or _bytes(1, taps, ob) > _SHARED_LIMIT:
+            continue
         for qb in (1, 2, 3, 4, 5, 6, 7):
             row = 2 * qb + kernel[2] - 1
-            if ob > max(1, outputs) or qb > output[2] or 4 * ob * qb > 64 or row > _WIDEST_ROW:
+            if qb > output[2] or 4 * ob * qb > 64 or row > _WIDEST_ROW:
                 continue
-            step = kernel[2] * 2 * (2 * ob * qb + -(-ob // (4 if ob % 4 == 0 else 2))) + row + 12
-            warps = blocks * output[1] * -(-output[2] // qb) * -(-outputs // ob)
+            step = kernel[2] * 2 * (2 * ob * qb + -(-ob // _together(ob))) + row + 12
+            tiles = blocks * output[1] * -(-output[2] // qb)
+            wk, wp, cc = _block(ob, outputs, channels, taps, tiles, processors)
+            fetch, fetch_waits = _fetch(ob * wk, wk * wp, cc, channels, taps)
             steps = channels * (kernel[1] + 1)
-            time = _time(warps, processors, steps * step, steps * _LOAD_CYCLES, 4 * ob * qb + row)
+            instructions, waits = steps * step + fetch, steps * _LOAD_CYCLES + fetch_waits
+            time = _time(tiles * -(-outputs // ob), processors, instructions, waits, 4 * ob * qb + row)
             if time < best_time:
-                best, best_time = (ob, qb), time
-    if best is None or _bytes(1, taps, best[0]) > _SHARED_LIMIT:
-        return None
-    ob, qb = best
-    tiles = blocks * output[1] * -(-output[2] // qb)
-    return ob, qb, *_block(ob, outputs, channels, taps, tiles, processors), kernel[2]
+                best, best_time = (ob, qb, wk, wp, cc, kernel[2]), time
+    return best
 
 
 def _block(ob: int, outputs: int, channels: int, taps: int, tiles: int, processors: int) -> tuple[int, int, int]:
@@ -102,6 +101,20 @@ def _block(ob: int, outputs: int, channels: int, taps: int, tiles: int, processo
     few = tiles * -(-outputs // (ob * wk)) < 8 * processors
     wp = max(1, min((4 if few else 8) // wk, tiles))
     return wk, wp, max(1, min(channels, _SHARED_BYTES // _bytes(1, taps, ob * wk)))
+
+
+def _fetch(outputs: int, warps: int, together: int, channels: int, taps: int) -> tuple[int, int]:
+    """A warp's instructions and cycles of waiting for the weights of `outputs` outputs, `together` channels at a time,
+    which `warps` warps fetch.
+    """
+    sets = -(-together * taps * (outputs // _together(outputs)) // (32 * warps))
+    times = -(-channels // together)
+    return times * sets * _FETCH, times * -(-sets // 2) * _LOAD_CYCLES
+
+
+def _together(outputs: int) -> int:
+    """conv.cu's TOGETHER: how many outputs' weights are moved at once."""
+    return 4 if outputs % 4 == 0 else 2 if outputs % 2 == 0 else 1
 
 
 def _bytes(channels: int, taps: int, tile: int) -> int:
