@@ -8,7 +8,7 @@
 // channels by QB neighboring pixels loads OB weights and a few pixels for OB * QB multiply-adds. Each accumulator is
 // the chain of rule 2 as it stands: k in order, never split. The weights come through shared memory, where one 16-byte
 // load serves all lanes; the pixels come from L1, where a row's taps find the same pixels again.
-#include "common.cuh"
+#include "channel.cuh"
 
 // OB output channels by QB pixels of a row a warp; WK warps side by side along the channels and WP along the pixels;
 // the weights of CC channels in shared memory at a time; SB taps of a kernel row in registers at a time.
@@ -77,17 +77,18 @@ template <int N> DEVICE void read_weights(float (&w)[N], const float* at) {
   }
 }
 
-// y = x correlated with w, plus bias (O,) if there is one; then `other`, of y's shape, is added if it is not null.
-// x (block, GROUPS * C, In, 32) contiguous; the first group's weights begin at w + first.
+// y = x correlated with w, plus bias (O,) if there is one; then comes After, then `other`, of y's shape, is added if it
+// is not null, then ReLU. x (block, GROUPS * C, In, 32) contiguous; the first group's weights begin at w + first.
 //
 // The input gradient is this kernel on dy, with a transposed and flipped view of the weights, once for each phase of
 // the stride. Launch: grid (pixel tiles of all blocks / WP, channel tiles * GROUPS), block (32, WK * WP). A tile at the
 // end of a row overlaps its neighbor; tiles past the last block only help to fetch weights.
-template <class T, int GROUPS, int C, int O, class In, class Out, class K, class S, class D, class B, class Strides>
-__global__ void __launch_bounds__(T::threads, 1)
-                                      conv(const float* __restrict__ x, const float* __restrict__ w,
-                                           const float* __restrict__ bias, const float* __restrict__ other,
-                                           float* __restrict__ y, int blocks, int first, OutputStrides ys, int relu) {
+template <class T, int GROUPS, int C, int O, class In, class Out, class K, class S, class D, class B, class Strides,
+          class After>
+__global__ void __launch_bounds__(T::threads, 1) conv(const float* __restrict__ x, const float* __restrict__ w,
+                                                     const float* __restrict__ bias, const float* __restrict__ other,
+                                                     float* __restrict__ y, int blocks, int first, OutputStrides ys,
+                                                     Norm norm, int relu) {
   constexpr int OB = T::OB, QB = T::QB, SB = T::SB, CC = T::CC, TILE = OB * T::WK;
   constexpr int ROW = T::ROW;
   constexpr int ROW_TILES = ceil_div(Out::W, QB), TILES = Out::D * Out::H * ROW_TILES;
@@ -160,26 +161,30 @@ __global__ void __launch_bounds__(T::threads, 1)
     const int o = o_first + wk * OB + i;
     if (o >= O) break;
     const float b = bias ? bias[group * O + o] : 0.0f;
+    const After after(norm, group * O + o);
 #pragma unroll
     for (int j = 0; j < QB; j++) {
       const i64 at = row_first + i64(o) * ys.o + i64(q + j) * ys.w;
-      const float v = finished(acc[i][j], b, relu);
-      y[at * LANES + lane] = other ? __fadd_rn(v, other[at * LANES + lane]) : v;
+      float v = after(finished(acc[i][j], b, false));
+      if (other) v = __fadd_rn(v, other[at * LANES + lane]);
+      y[at * LANES + lane] = relu ? rectified(v) : v;
     }
   }
 }
 
 // ---- convolution, ReLU and 2x2 max pooling ------------------------------------------------------------------------
 
-// y = the maxima of relu(conv) over windows of 2x2, which do not overlap; where = their taps. Two axes, stride 1.
+// y = the maxima of ReLU of After of the convolution, over windows of 2x2 that do not overlap; where = their taps, if it
+// is not null. Two axes, stride 1.
 //
 // The convolution's output never goes to memory: a warp's tile is the two rows of 2 QB pixels under QB maxima. Input
 // row h serves both: it meets tap h of the upper output row and tap h - 1 of the lower one, so each chain has its taps
 // in order. Launch as conv, with QB maxima in place of QB pixels; Out are the sizes of y.
-template <class T, int GROUPS, int C, int O, class In, class Out, class K, class B>
-__global__ void __launch_bounds__(T::threads)
-    conv_max_pool(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias,
-                  float* __restrict__ y, unsigned char* __restrict__ where, int blocks) {
+template <class T, int GROUPS, int C, int O, class In, class Out, class K, class B, class After>
+__global__ void __launch_bounds__(T::threads, 1)
+                                      conv_max_pool(const float* __restrict__ x, const float* __restrict__ w,
+                                                    const float* __restrict__ bias, float* __restrict__ y,
+                                                    unsigned char* __restrict__ where, int blocks, Norm norm) {
   constexpr int OB = T::OB, QB = T::QB, CC = T::CC, TILE = OB * T::WK, NX = 2 * QB + K::W - 1;
   constexpr int ROW_TILES = ceil_div(Out::W, QB), TILES = Out::H * ROW_TILES, O_TILES = ceil_div(O, TILE);
   using Strides = WeightStrides<O * C * K::product, C * K::product, K::product, Axes<K::H * K::W, K::W, 1>>;
@@ -233,21 +238,22 @@ __global__ void __launch_bounds__(T::threads)
     const int o = o_first + wk * OB + i;
     if (o >= O) break;
     const float b = bias ? bias[group * O + o] : 0.0f;
+    const After after(norm, group * O + o);
     const i64 at = (((i64(block) * GROUPS + group) * O + o) * Out::product + p * Out::W + q) * LANES + lane;
 #pragma unroll
     for (int j = 0; j < QB; j++) {
-      float best = finished(acc[0][i][2 * j], b, true);
+      float best = rectified(after(finished(acc[0][i][2 * j], b, false)));
       int tap = 0;
 #pragma unroll
       for (int t = 1; t < 4; t++) {
-        const float v = finished(acc[t / 2][i][2 * j + t % 2], b, true);
+        const float v = rectified(after(finished(acc[t / 2][i][2 * j + t % 2], b, false)));
         if (v > best) {
           best = v;
           tap = t;
         }
       }
       y[at + j * LANES] = best;
-      where[at + j * LANES] = static_cast<unsigned char>(tap);
+      if (where) where[at + j * LANES] = static_cast<unsigned char>(tap);
     }
   }
 }

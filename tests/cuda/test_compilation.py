@@ -15,7 +15,7 @@ from gpucnn.backends.cuda.backend import CudaBackend
 from gpucnn.backends.cuda.planning import PlanningLauncher, compile_kernels
 from gpucnn.check.cases import Numbers, all_cases, elementwise, loss, optimizers
 from gpucnn.layers import Concat, Conv2d, ConvTranspose2d, Dense, Flatten, GroupNorm, LayerNorm, MaxPool2d, Sequential
-from gpucnn.models import Model, lenet5, resnet20
+from gpucnn.models import Model, lenet5, resnet20, vgg_small
 from gpucnn.optimizers import SGD, Adam
 from gpucnn.training.data import Resident
 from gpucnn.training.steps import TrainingSteps
@@ -67,6 +67,7 @@ def _networks(b) -> None:
     for make, optimizer, batch, augmentation in (
         (lenet5, SGD(), 64, Augmentation(shift=2)),
         (resnet20, Adam(), 512, Augmentation(shift=4, crop=(32, 32), flip=True, cutout=8, **colors)),
+        (vgg_small, SGD(), 128, Augmentation()),
         (network, SGD(), 33, Augmentation()),
         (_normed, SGD(), 64, Augmentation()),
         (_upscaler, SGD(), 64, Augmentation()),
@@ -76,6 +77,7 @@ def _networks(b) -> None:
         optimizer.place(b, model.values.size)
         data = Resident(b, np.zeros((batch, *model.input_shape), np.float32), np.zeros(batch, np.int32), batch)
         TrainingSteps(model, optimizer, data, augmentation).run(np.arange(batch), 0, 1.0)
+        model.predict(np.zeros((batch, *model.image_shape), np.float32), batch_size=batch)
 
 
 def _pointwise(b) -> None:
