@@ -178,13 +178,13 @@ def test_tiles_fit(seed):
         output, kernel = (tuple(map(int, rng.integers(1, top, 3))) for top in (40, 12))
         stride, dilation = int(rng.integers(1, 5)), int(rng.integers(1, 5))
         given = outputs, channels, output, kernel, stride, dilation, blocks, processors
-        ob, qb, wk, wp, cc, sb = cuda_tiles.conv_tile(*given)
+        ob, qb, wk, wp, cc, sb = cuda_tiles.conv_tiles(*given)[0]
         row = 1 if ob * wk == 1 else -(-ob * wk // 4) * 4 + 4
         assert qb <= output[2] and ob * qb <= 64 and wk * wp <= 32 and sb <= kernel[2]
         assert 4 * cc * np.prod(kernel) * row <= 48 * 1024
         band = -(-64 // output[2])
         given = outputs, channels, 1, output, kernel, stride, dilation, band, blocks, processors
-        ob, cb, rb, sb, qu, warps, bands = cuda_tiles.gradient_tile(*given)
+        ob, cb, rb, sb, qu, warps, bands = cuda_tiles.gradient_tiles(*given)[0]
         assert ob <= outputs and cb <= channels and rb <= kernel[1] and sb <= kernel[2] and qu <= output[2]
         assert bands & (bands - 1) == 0
         assert 4 * 32 * warps * -(-ob * cb * rb * sb // 16) * bands.bit_length() <= 48 * 1024

@@ -3,7 +3,6 @@
 import math
 
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.cuda import tiles
 from gpucnn.backends.cuda.dense import CudaDense
 from gpucnn.backends.cuda.layout import HALVES, LANES, axes, ceil_div, f32, i32, i64
 from gpucnn.backends.cuda.norm import CudaNorm, halving_of
@@ -59,7 +58,7 @@ class CudaConv(CudaDense, CudaNorm):
         if not _is_plain(window, pool) or is_dense(window, groups):
             return None
         sizes = three(pool.output, 1), window3d(window).kernel, x.data.shape[0], self.launcher.processors
-        return tiles.pooled_conv_tile(len(w) // groups, w.shape[1], *sizes)
+        return self.tiles.choose("pooled conv", len(w) // groups, w.shape[1], *sizes, groups=groups)
 
     def _conv_max_pool(self, tile, x: Batch, w, bias, window: Window, groups: int, pool: Window, norm, where) -> Batch:
         """Max pooling of ReLU of a convolution, after batch norm if `norm` has settings; writes the maxima's taps to
@@ -91,15 +90,17 @@ class CudaConv(CudaDense, CudaNorm):
         kernel's axes, in elements; `places` of the outputs, as conv.cu's struct. `norm`: batch norm's settings or None.
         """
         groups, inputs, outputs = channels
+        first, group, output, channel, *taps = weights
         blocks, processors = x.shape[0], self.launcher.processors
         row = sizes.stride[2], sizes.dilation[2]
         try:
-            tile = tiles.conv_tile(outputs, inputs, sizes.output, sizes.kernel, *row, blocks, processors)
+            shape = outputs, inputs, sizes.output, sizes.kernel, *row, blocks, processors
+            tile = self.tiles.choose("conv" if output >= channel else "input gradient", *shape, groups=groups)
         except ValueError as error:
             raise BackendError(str(error)) from None
+        assert tile is not None
         ob, qb, wk, wp, _, _ = tile
         geometry = sizes.input, sizes.output, sizes.kernel, sizes.stride, sizes.dilation, sizes.before
-        first, group, output, channel, *taps = weights
         strides = f"WeightStrides<{group}, {output}, {channel}, {axes(taps)}>"
         after, settings = _after(norm)
         expression = (
@@ -153,7 +154,8 @@ class CudaConv(CudaDense, CudaNorm):
         band, blocks = rows_per_band(sizes.output[2]), dy.data.shape[0]
         row = sizes.stride[2], sizes.dilation[2]
         shape = outputs, channels, groups, sizes.output, sizes.kernel, *row, band
-        tile = tiles.gradient_tile(*shape, blocks, self.launcher.processors)
+        tile = self.tiles.choose("weight gradient", *shape, blocks, self.launcher.processors)
+        assert tile is not None
         ob, cb, rb, sb, _, warps, together = tile
         geometry = sizes.input, sizes.output, sizes.kernel, sizes.stride, sizes.dilation, sizes.before
         expression = (
