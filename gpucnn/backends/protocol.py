@@ -234,6 +234,29 @@ class Backend(ABC):
         """
         return self.max_pool(self.conv(x, w, bias, window, groups, relu=True), pool)
 
+    def conv_inference(
+        self,
+        x: Batch,
+        w: Array,
+        bias: Array | None,
+        window: Window,
+        groups: int,
+        *,
+        norm: tuple[Array, Array, Array, Array, float] | None = None,
+        other: Batch | None = None,
+        relu: bool = False,
+        pool: Window | None = None,
+    ) -> Batch:
+        """conv; then, as far as they are given, batch_norm with `norm` (mean, var, gamma, beta, eps), plus `other`,
+        max(0, .), max_pool. Each value is rounded as if it were stored in between; one kernel if the backend has one.
+        """
+        y = self.conv(x, w, bias, window, groups, relu=relu and norm is None and other is None)
+        if norm is not None:
+            return self.batch_norm_inference(y, *norm, other=other, relu=relu, pool=pool)
+        if other is not None:
+            y = self.add(y, other, relu)
+        return y if pool is None else self.max_pool(y, pool)[0]
+
     def conv_max_pool_gradient(self, dy: Batch, y: Batch, where: Any, pool: Window, out_bias: Array | None) -> Batch:
         """The gradient before ReLU from dy and conv_max_pool's y and where, in one kernel if the backend has one;
         writes the bias's gradient into out_bias.
@@ -448,6 +471,26 @@ class Backend(ABC):
         rectified = self.batch_norm(x, mean, var, gamma, beta, eps, relu=True)
         y, where = self.max_pool(rectified, pool)
         return y, (rectified, where)
+
+    def batch_norm_inference(
+        self,
+        x: Batch,
+        mean: Array,
+        var: Array,
+        gamma: Array,
+        beta: Array,
+        eps: float,
+        *,
+        other: Batch | None = None,
+        relu: bool = False,
+        pool: Window | None = None,
+    ) -> Batch:
+        """batch_norm, then as in conv_inference."""
+        settings = x, mean, var, gamma, beta, eps
+        if pool is not None and relu and other is None:
+            return self.batch_norm_max_pool(*settings, pool)[0]
+        y = self.batch_norm(*settings, relu) if other is None else self.batch_norm_add(*settings, other, relu)
+        return y if pool is None else self.max_pool(y, pool)[0]
 
     def batch_norm_max_pool_gradient(
         self,

@@ -22,6 +22,7 @@ from gpucnn.cli.show import app as show
 from gpucnn.cli.summary import summary
 from gpucnn.cli.sweep import sweep
 from gpucnn.cli.train import train
+from gpucnn.cli.tune import tune
 
 app = typer.Typer(
     name="gpucnn",
@@ -53,7 +54,7 @@ def _root(
     pass
 
 
-for _function in (train, evaluate, predict, compare, check, bench, backends, summary, export, explore):
+for _function in (train, evaluate, predict, compare, check, bench, tune, backends, summary, export, explore):
     app.command()(command(_function))
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(command(sweep))
 app.command("import")(command(import_))  # a name that Python keeps for itself

@@ -8,6 +8,7 @@ import numpy as np
 from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Backend
+from gpucnn.inference.ends import joined
 from gpucnn.inference.graph import Graph
 
 
@@ -16,9 +17,9 @@ def _group_norm(backend: Backend, x: Batch, groups: int, **settings: Any) -> Bat
     return backend.group_norm(x, mean, var, **settings)
 
 
-# How a backend computes a traced operation from its inputs and settings.
+# How a backend computes an operation from its inputs and settings.
 _OPERATIONS: dict[str, Callable[..., Batch]] = {
-    "conv": lambda backend, x, **settings: backend.conv(x, **settings),
+    "conv": lambda backend, x, other=None, **settings: backend.conv_inference(x, other=other, **settings),
     "transposed conv": lambda backend, x, **settings: backend.conv_input_gradient(x, **settings),
     "dense": lambda backend, x, **settings: backend.dense(x, **settings),
     "reshape": lambda backend, x, shape: x.reshape(*shape),
@@ -29,7 +30,7 @@ _OPERATIONS: dict[str, Callable[..., Batch]] = {
     "elementwise": lambda backend, x, name, numbers: backend.elementwise(name, x, *numbers),
     "add": lambda backend, a, b, relu: backend.add(a, b, relu=relu),
     "add bias": lambda backend, x, **settings: backend.add_bias(x, **settings),
-    "batch norm": lambda backend, x, **settings: backend.batch_norm(x, **settings),
+    "batch norm": lambda backend, x, other=None, **s: backend.batch_norm_inference(x, other=other, **s),
     "group norm": _group_norm,
     "concatenate": lambda backend, *parts: backend.concatenate(list(parts)),
     "take channels": lambda backend, x, first, count: backend.take_channels(x, first, count),
@@ -52,7 +53,7 @@ class RecordedPlan:
     def __init__(
         self, backend: Backend, graph: Graph, count: int, preparation: Augmentation, image_shape: tuple[int, ...]
     ):
-        self._backend = backend
+        self._backend, graph = backend, joined(graph)
         self._images = backend.zeros((count, *image_shape))
         self._outputs: Any = None
         self._sent = backend.staging(self._images.shape, self._images.dtype)

@@ -18,8 +18,9 @@ from gpucnn.throughput.machine import machine
 from gpucnn.throughput.peak import Peak, peaks
 from gpucnn.throughput.quiet import others_now, warning
 from gpucnn.throughput.timing import Timing, interleave, ratio
+from gpucnn.throughput.tuning import tune
 
-__all__ = ["JOBS", "Case", "bench"]
+__all__ = ["JOBS", "Case", "bench", "tune"]
 
 # The check uses no more images than this: its float64 step would otherwise take longer than the timing.
 _CHECKED = 128

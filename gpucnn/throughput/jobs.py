@@ -21,7 +21,7 @@ from gpucnn.training.steps import Resident, TrainingSteps
 
 JOBS = ("training", "inference")
 SHAPES = {"lenet5": (1, 28, 28), "mlp": (1, 28, 28)}
-_SHAPE, CLASSES = (3, 32, 32), 10
+SHAPE, CLASSES = (3, 32, 32), 10
 # Small enough that thousands of steps on random labels leave the weights in the range of a network in training.
 LEARNING_RATE, MOMENTUM = 1e-4, 0.9
 # The data set holds so many batches, and no fewer images than this.
@@ -43,7 +43,7 @@ class Case:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        return SHAPES.get(self.model, _SHAPE)
+        return SHAPES.get(self.model, SHAPE)
 
     def build(self) -> Model:
         """The model with its first weights."""

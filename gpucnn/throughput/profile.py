@@ -70,7 +70,9 @@ def logged(backend: Backend) -> Iterator[list[Call]]:
                 result = method(*arguments, **options)
             finally:
                 inside = False
-            calls.append(_describe(name, lambda: method(*arguments, **options), arguments, result))
+            # Whoever passes arguments by name keeps to the protocol's order.
+            every = *arguments, *options.values()
+            calls.append(_describe(name, lambda: method(*arguments, **options), every, result))
             return result
 
         return watched

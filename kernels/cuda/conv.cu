@@ -8,7 +8,7 @@
 // channels by QB neighboring pixels loads OB weights and a few pixels for OB * QB multiply-adds. Each accumulator is
 // the chain of rule 2 as it stands: k in order, never split. The weights come through shared memory, where one 16-byte
 // load serves all lanes; the pixels come from L1, where a row's taps find the same pixels again.
-#include "common.cuh"
+#include "channel.cuh"
 
 // OB output channels by QB pixels of a row a warp; WK warps side by side along the channels and WP along the pixels;
 // the weights of CC channels in shared memory at a time; SB taps of a kernel row in registers at a time.
@@ -18,47 +18,57 @@ template <int OB_, int QB_, int WK_, int WP_, int CC_, int SB_> struct Tile {
   static constexpr int ROW = OB * WK == 1 ? 1 : ceil_div(OB * WK, 4) * 4 + 4;
 };
 
-// The position of the first weight and the strides, in elements; the same for the outputs, in pixels (32 floats).
-struct WeightStrides { int first, g, o, c, d, h, w; };
+// Strides of the weights in elements: from a group, output, channel and tap along each axis to the next.
+template <int GROUP_, int O_, int C_, class Tap_> struct WeightStrides {
+  static constexpr int GROUP = GROUP_, O = O_, C = C_;
+  using Tap = Tap_;
+};
+
+// Where outputs are: the first one and the strides, in pixels (32 floats).
 struct OutputStrides {
   i64 first, block;
   int g, o, d, h, w;
 };
 
+// How many of N neighboring weights are moved at once.
+template <int N> constexpr int TOGETHER = N % 4 == 0 ? 4 : N % 2 == 0 ? 2 : 1;
+
 // The weights of channels c_first ... c_first + CC - 1 for outputs o_first ... of a group, as [c][tap][output]; all
-// threads. Without BY_OUTPUT an output's weights are contiguous, so that a thread needs to know no tap.
-template <class T, int C, int O, class K, bool BY_OUTPUT>
-DEVICE void fetch_weights(float* weights, const float* source, WeightStrides ws, int o_first, int c_first) {
-  constexpr int TILE = T::OB * T::WK, TAPS = K::product, CHUNK = T::CC * TAPS;
-  const int thread = threadIdx.y * LANES + threadIdx.x;
-  if (BY_OUTPUT) {
-    for (int e = thread; e < CHUNK * TILE; e += T::threads) {
-      const int tap = e % TAPS, o = e / TAPS % TILE, c = e / TAPS / TILE;
-      const int a = tap / (K::H * K::W), r = tap / K::W % K::H, s = tap % K::W;
-      float v = 0.0f;
-      if (o_first + o < O && c_first + c < C)
-        v = source[i64(o_first + o) * ws.o + i64(c_first + c) * ws.c + a * ws.d + r * ws.h + s * ws.w];
-      weights[(c * TAPS + tap) * T::ROW + o] = v;
-    }
-  } else {
-#pragma unroll 4
-    for (int e = thread; e < CHUNK * TILE; e += T::threads) {
-      const int o = e / CHUNK, k = e % CHUNK;
-      float v = 0.0f;
-      if (o_first + o < O && k < (C - c_first) * TAPS) v = source[i64(o_first + o) * ws.o + c_first * TAPS + k];
-      weights[k * T::ROW + o] = v;
-    }
+// threads. One address and one store serve several outputs of a tap. Neighboring threads take neighboring taps, then
+// channels or outputs, whichever are nearer in memory.
+template <class T, int C, int O, class K, class Strides>
+DEVICE void fetch_weights(float* weights, const float* group, int o_first, int c_first) {
+  using Tap = typename Strides::Tap;
+  constexpr int TILE = T::OB * T::WK, EACH = TOGETHER<TILE>, SETS = TILE / EACH;
+  constexpr bool OUTPUTS_NEAR = Strides::O < Strides::C;
+  const float* source = group + i64(o_first) * Strides::O + i64(c_first) * Strides::C;
+#pragma unroll 2
+  for (int e = threadIdx.y * LANES + threadIdx.x; e < T::CC * K::product * SETS; e += T::threads) {
+    const int tap = e % K::product, rest = e / K::product;
+    const int o = EACH * (OUTPUTS_NEAR ? rest % SETS : rest / T::CC), c = OUTPUTS_NEAR ? rest / SETS : rest % T::CC;
+    const int a = tap / (K::H * K::W), r = tap / K::W % K::H, s = tap % K::W;
+    const float* from = source + o * Strides::O + c * Strides::C + a * Tap::D + r * Tap::H + s * Tap::W;
+    float v[EACH];
+#pragma unroll
+    for (int i = 0; i < EACH; i++) v[i] = o_first + o + i < O && c_first + c < C ? from[i * Strides::O] : 0.0f;
+    float* to = weights + (c * K::product + tap) * T::ROW + o;
+    if constexpr (EACH == 4)
+      *reinterpret_cast<float4*>(to) = make_float4(v[0], v[1], v[2], v[3]);
+    else if constexpr (EACH == 2)
+      *reinterpret_cast<float2*>(to) = make_float2(v[0], v[1]);
+    else
+      *to = v[0];
   }
 }
 
-// N neighboring outputs' weights from shared memory, four or two at a time.
+// N neighboring outputs' weights from shared memory.
 template <int N> DEVICE void read_weights(float (&w)[N], const float* at) {
 #pragma unroll
-  for (int o = 0; o < N; o += N % 4 == 0 ? 4 : N % 2 == 0 ? 2 : 1) {
-    if (N % 4 == 0) {
+  for (int o = 0; o < N; o += TOGETHER<N>) {
+    if constexpr (TOGETHER<N> == 4) {
       const float4 v = *reinterpret_cast<const float4*>(at + o);
       w[o] = v.x, w[o + 1] = v.y, w[o + 2] = v.z, w[o + 3] = v.w;
-    } else if (N % 2 == 0) {
+    } else if constexpr (TOGETHER<N> == 2) {
       const float2 v = *reinterpret_cast<const float2*>(at + o);
       w[o] = v.x, w[o + 1] = v.y;
     } else {
@@ -67,18 +77,18 @@ template <int N> DEVICE void read_weights(float (&w)[N], const float* at) {
   }
 }
 
-// y = x correlated with w, plus bias (O,) if there is one; then `other`, of y's shape, is added if it is not null. x (block, GROUPS * C, In, 32) contiguous.
+// y = x correlated with w, plus bias (O,) if there is one; then comes After, then `other`, of y's shape, is added if it
+// is not null, then ReLU. x (block, GROUPS * C, In, 32) contiguous; the first group's weights begin at w + first.
 //
 // The input gradient is this kernel on dy, with a transposed and flipped view of the weights, once for each phase of
-// the stride; BY_OUTPUT: neighboring weights belong to neighboring outputs, and not to neighboring
-// inputs, so that a warp fetches them side by side. Launch: grid (pixel tiles of all blocks / WP, channel tiles *
-// GROUPS), block (32, WK * WP). A tile at the end of a row overlaps its neighbor; tiles past the last block only help
-// to fetch weights.
-template <class T, int GROUPS, int C, int O, class In, class Out, class K, class S, class D, class B, bool BY_OUTPUT>
+// the stride. Launch: grid (pixel tiles of all blocks / WP, channel tiles * GROUPS), block (32, WK * WP). A tile at the
+// end of a row overlaps its neighbor; tiles past the last block only help to fetch weights.
+template <class T, int GROUPS, int C, int O, class In, class Out, class K, class S, class D, class B, class Strides,
+          class After>
 __global__ void __launch_bounds__(T::threads, 1) conv(const float* __restrict__ x, const float* __restrict__ w,
                                                      const float* __restrict__ bias, const float* __restrict__ other,
-                                                     float* __restrict__ y, int blocks, WeightStrides ws,
-                                                     OutputStrides ys, int relu) {
+                                                     float* __restrict__ y, int blocks, int first, OutputStrides ys,
+                                                     Norm norm, int relu) {
   constexpr int OB = T::OB, QB = T::QB, SB = T::SB, CC = T::CC, TILE = OB * T::WK;
   constexpr int ROW = T::ROW;
   constexpr int ROW_TILES = ceil_div(Out::W, QB), TILES = Out::D * Out::H * ROW_TILES;
@@ -95,7 +105,7 @@ __global__ void __launch_bounds__(T::threads, 1) conv(const float* __restrict__ 
   const int p = tile % TILES / ROW_TILES, h_out = p % Out::H, d_out = p / Out::H;
   const bool works = block < blocks;
   const float* pixels = x + (i64(block) * GROUPS + group) * C * In::product * LANES + lane;
-  const float* source = w + ws.first + i64(group) * ws.g;
+  const float* source = w + first + i64(group) * Strides::GROUP;
 
   float acc[OB][QB];
 #pragma unroll
@@ -105,7 +115,7 @@ __global__ void __launch_bounds__(T::threads, 1) conv(const float* __restrict__ 
 
   for (int c_first = 0; c_first < C; c_first += CC) {
     if (c_first) __syncthreads();  // the previous weights have been used
-    fetch_weights<T, C, O, K, BY_OUTPUT>(weights, source, ws, o_first, c_first);
+    fetch_weights<T, C, O, K, Strides>(weights, source, o_first, c_first);
     __syncthreads();
     if (!works) continue;
     for (int c = 0; c < least(CC, C - c_first); c++) {
@@ -151,28 +161,33 @@ __global__ void __launch_bounds__(T::threads, 1) conv(const float* __restrict__ 
     const int o = o_first + wk * OB + i;
     if (o >= O) break;
     const float b = bias ? bias[group * O + o] : 0.0f;
+    const After after(norm, group * O + o);
 #pragma unroll
     for (int j = 0; j < QB; j++) {
       const i64 at = row_first + i64(o) * ys.o + i64(q + j) * ys.w;
-      const float v = finished(acc[i][j], b, relu);
-      y[at * LANES + lane] = other ? __fadd_rn(v, other[at * LANES + lane]) : v;
+      float v = after(finished(acc[i][j], b, false));
+      if (other) v = __fadd_rn(v, other[at * LANES + lane]);
+      y[at * LANES + lane] = relu ? rectified(v) : v;
     }
   }
 }
 
 // ---- convolution, ReLU and 2x2 max pooling ------------------------------------------------------------------------
 
-// y = the maxima of relu(conv) over windows of 2x2, which do not overlap; where = their taps. Two axes, stride 1.
+// y = the maxima of ReLU of After of the convolution, over windows of 2x2 that do not overlap; where = their taps, if it
+// is not null. Two axes, stride 1.
 //
 // The convolution's output never goes to memory: a warp's tile is the two rows of 2 QB pixels under QB maxima. Input
 // row h serves both: it meets tap h of the upper output row and tap h - 1 of the lower one, so each chain has its taps
 // in order. Launch as conv, with QB maxima in place of QB pixels; Out are the sizes of y.
-template <class T, int GROUPS, int C, int O, class In, class Out, class K, class B>
-__global__ void __launch_bounds__(T::threads)
-    conv_max_pool(const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias,
-                  float* __restrict__ y, unsigned char* __restrict__ where, int blocks, WeightStrides ws) {
+template <class T, int GROUPS, int C, int O, class In, class Out, class K, class B, class After>
+__global__ void __launch_bounds__(T::threads, 1)
+                                      conv_max_pool(const float* __restrict__ x, const float* __restrict__ w,
+                                                    const float* __restrict__ bias, float* __restrict__ y,
+                                                    unsigned char* __restrict__ where, int blocks, Norm norm) {
   constexpr int OB = T::OB, QB = T::QB, CC = T::CC, TILE = OB * T::WK, NX = 2 * QB + K::W - 1;
   constexpr int ROW_TILES = ceil_div(Out::W, QB), TILES = Out::H * ROW_TILES, O_TILES = ceil_div(O, TILE);
+  using Strides = WeightStrides<O * C * K::product, C * K::product, K::product, Axes<K::H * K::W, K::W, 1>>;
   constexpr int INSIDE = In::W + B::W - 2 * (Out::W - QB);  // pixels [B::W, INSIDE) of a tile's row are inside for all
   __shared__ __align__(16) float weights[CC * K::product * T::ROW];
 
@@ -181,12 +196,12 @@ __global__ void __launch_bounds__(T::threads)
   const int block = tile / TILES, p = tile % TILES / ROW_TILES, q = least(tile % ROW_TILES * QB, Out::W - QB);
   const bool works = block < blocks;
   const float* pixels = x + (i64(block) * GROUPS + group) * C * In::product * LANES + lane;
-  const float* source = w + ws.first + i64(group) * ws.g;
+  const float* source = w + i64(group) * Strides::GROUP;
 
   float acc[2][OB][2 * QB] = {};
   for (int c_first = 0; c_first < C; c_first += CC) {
     if (c_first) __syncthreads();  // the previous weights have been used
-    fetch_weights<T, C, O, K, false>(weights, source, ws, o_first, c_first);
+    fetch_weights<T, C, O, K, Strides>(weights, source, o_first, c_first);
     __syncthreads();
     if (!works) continue;
     for (int c = 0; c < least(CC, C - c_first); c++) {
@@ -223,21 +238,22 @@ __global__ void __launch_bounds__(T::threads)
     const int o = o_first + wk * OB + i;
     if (o >= O) break;
     const float b = bias ? bias[group * O + o] : 0.0f;
+    const After after(norm, group * O + o);
     const i64 at = (((i64(block) * GROUPS + group) * O + o) * Out::product + p * Out::W + q) * LANES + lane;
 #pragma unroll
     for (int j = 0; j < QB; j++) {
-      float best = finished(acc[0][i][2 * j], b, true);
+      float best = rectified(after(finished(acc[0][i][2 * j], b, false)));
       int tap = 0;
 #pragma unroll
       for (int t = 1; t < 4; t++) {
-        const float v = finished(acc[t / 2][i][2 * j + t % 2], b, true);
+        const float v = rectified(after(finished(acc[t / 2][i][2 * j + t % 2], b, false)));
         if (v > best) {
           best = v;
           tap = t;
         }
       }
       y[at + j * LANES] = best;
-      where[at + j * LANES] = static_cast<unsigned char>(tap);
+      if (where) where[at + j * LANES] = static_cast<unsigned char>(tap);
     }
   }
 }

@@ -7,6 +7,7 @@
 // barrier behind each; an image's values are row-major (channel, D, H, W). The orders of addition are those of the
 // kernels for a layer: a chain belongs to one thread, and sums over the images are trees over parts that each image's
 // block of threads has left in memory.
+#include "channel.cuh"
 #include "operations.cuh"
 #include "philox.cuh"
 #include "softmax.cuh"
@@ -325,6 +326,20 @@ template <int SIZE, int A, int B, int Y, bool RELU> struct Add {
   static DEVICE void run(const Image& image) {
     for (int i = threadIdx.x; i < SIZE; i += THREADS) {
       const float v = __fadd_rn(image.values[A + i], image.values[B + i]);
+      image.values[Y + i] = RELU ? rectified(v) : v;
+    }
+  }
+};
+
+// Batch norm with known statistics, plus what is at OTHER; EPS is an array of one number.
+template <int C, int POSITIONS, int X, int Y, int MEAN, int VAR, int GAMMA, int BETA, int EPS, int OTHER, bool RELU>
+struct BatchNorm {
+  static DEVICE void run(const Image& image) {
+    const Norm norm{image.array<const float>(MEAN), image.array<const float>(VAR), image.array<const float>(GAMMA),
+                    image.array<const float>(BETA), image.array<const float>(EPS)[0]};
+    for (int i = threadIdx.x; i < C * POSITIONS; i += THREADS) {
+      float v = Normed(norm, i / POSITIONS)(image.values[X + i]);
+      if constexpr (OTHER != NONE) v = __fadd_rn(v, image.values[OTHER + i]);
       image.values[Y + i] = RELU ? rectified(v) : v;
     }
   }

@@ -3,6 +3,7 @@
 // Two kinds of kernels. Sums over a channel run as in sums.cuh: a warp per band, the last block of a channel finishes.
 // The others take a map each, (block, channel), one value per thread and turn; a map's channel is its number modulo C;
 // per-channel values are computed once per thread. Their launch: grid (blocks * C, parts of a map), 256 threads.
+#include "channel.cuh"
 #include "sums.cuh"
 
 DEVICE bool first_thread() { return threadIdx.x == 0 && threadIdx.y == 0; }
@@ -132,18 +133,6 @@ struct ReluOfSum {
   static DEVICE float gradient(const float* dy, const float* after, Place at, float, Halving) {
     return after[at.element] > 0.0f ? dy[at.element] : 0.0f;
   }
-};
-
-// A channel's constants. xhat = (x - mean) * inv and y = fma(gamma, xhat, beta).
-struct Channel {
-  float centre, inv, scale, shift;
-
-  DEVICE Channel(float mean, float var, float gamma, float beta, float eps)
-      : centre(mean), inv(inverse_deviation(var, eps)), scale(gamma), shift(beta) {}
-  DEVICE Channel(int c, const float* mean, const float* var, const float* gamma, const float* beta, float eps)
-      : Channel(mean[c], var[c], gamma[c], beta[c], eps) {}
-  DEVICE float xhat(float x) const { return __fmul_rn(__fsub_rn(x, centre), inv); }
-  DEVICE float y(float xhat) const { return __fmaf_rn(scale, xhat, shift); }
 };
 
 // The sums over the block's channel of dy * xhat and of dy, dy being the gradient with respect to batch norm's output.

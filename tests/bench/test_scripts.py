@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import cpu
+import dependent_launch
 import gpu
 import record
 import tables
@@ -195,3 +197,40 @@ def test_scripts_explain_themselves(script):
         [sys.executable, str(path), "--help"], cwd=root, env={"PYTHONPATH": root}, capture_output=True, check=False
     )
     assert run.returncode == 0, run.stderr
+
+
+def test_dependent_launch_says_what_is_missing():
+    """In one sentence, without a module and without a GPU."""
+    root = Path(dependent_launch.__file__).parents[1]
+    for hidden in ("import sys; sys.modules['cuda.bindings'] = None", ""):
+        code = f"{hidden}\nimport runpy; runpy.run_path({dependent_launch.__file__!r}, run_name='__main__')"
+        environment = {**os.environ, "PYTHONPATH": str(root), "CUDA_VISIBLE_DEVICES": ""}
+        run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+        assert run.returncode == 1 and len(run.stderr.strip().splitlines()) == 1, run.stderr
+
+
+def test_dependent_launch_sets_the_attribute_and_prints_medians(monkeypatch, capsys):
+    """With a made-up driver; the attribute is on each launch but the plain kernel's."""
+    driver, allowed = pytest.importorskip("cuda.bindings.driver"), []
+
+    class Driver:
+        def __getattr__(self, name):
+            if not name.startswith("cu"):
+                return getattr(driver, name)
+            results = {"cuStreamCreate": driver.CUstream(7), "cuDeviceGetAttribute": 9, "cuEventElapsedTime": 0.14}
+
+            def call(*arguments):
+                if name == "cuLaunchKernelEx":
+                    config = arguments[0]
+                    allowed.append(sum(a.value.programmaticStreamSerializationAllowed for a in config.attrs))
+                return driver.CUresult.CUDA_SUCCESS, results.get(name, 1)
+
+            return call
+
+    monkeypatch.setattr("cuda.bindings.driver", Driver())
+    made = SimpleNamespace(code=b"", symbols={name: name for name in dependent_launch.KERNELS})
+    monkeypatch.setattr(dependent_launch, "translate", lambda *arguments, **options: made)
+    dependent_launch.main()
+    chain = dependent_launch.LENGTH
+    assert allowed == ([0] * chain + [1] * 2 * chain) * len(dependent_launch.GRIDS)
+    assert capsys.readouterr().out.count("'plain': 1.0, 'waits': 1.0, 'lets_in': 1.0") == len(dependent_launch.GRIDS)

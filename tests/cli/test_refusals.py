@@ -41,6 +41,12 @@ def sentence(stderr: str) -> str:
         (["summary", "--input-shape", "1x4x4"], "4"),
         (["summary", "--input-shape", "1x99999999x99999999"], "there is not enough memory for this"),
         (["summary", "--backend", "cuda"], "there is no backend 'cuda'"),
+        (
+            ["tune", "vgg_small", "--backend", "numba"],
+            "tiles are measured on the backend cupy; numba's kernels have none",
+        ),
+        (["tune", "vgg"], "model is 'vgg'; use one of lenet5"),
+        (["tune", "lenet5", "--input-shape", "32"], "expected two to four whole numbers such as 1x32x32"),
         (["check", "--math", "fast"], "check compares bits"),
         (["check", "--backend", "cuda"], "there is no backend 'cuda'"),
         (["backends", "--backend", "cuda"], "there is no backend 'cuda'; there are: cupy, numba, numba-cuda, numpy"),

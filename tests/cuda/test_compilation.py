@@ -15,7 +15,7 @@ from gpucnn.backends.cuda.backend import CudaBackend
 from gpucnn.backends.cuda.planning import PlanningLauncher, compile_kernels
 from gpucnn.check.cases import Numbers, all_cases, elementwise, loss, optimizers
 from gpucnn.layers import Concat, Conv2d, ConvTranspose2d, Dense, Flatten, GroupNorm, LayerNorm, MaxPool2d, Sequential
-from gpucnn.models import Model, lenet5, resnet20
+from gpucnn.models import Model, lenet5, resnet20, vgg_small
 from gpucnn.optimizers import SGD, Adam
 from gpucnn.training.data import Resident
 from gpucnn.training.steps import TrainingSteps
@@ -67,6 +67,7 @@ def _networks(b) -> None:
     for make, optimizer, batch, augmentation in (
         (lenet5, SGD(), 64, Augmentation(shift=2)),
         (resnet20, Adam(), 512, Augmentation(shift=4, crop=(32, 32), flip=True, cutout=8, **colors)),
+        (vgg_small, SGD(), 128, Augmentation()),
         (network, SGD(), 33, Augmentation()),
         (_normed, SGD(), 64, Augmentation()),
         (_upscaler, SGD(), 64, Augmentation()),
@@ -76,6 +77,7 @@ def _networks(b) -> None:
         optimizer.place(b, model.values.size)
         data = Resident(b, np.zeros((batch, *model.input_shape), np.float32), np.zeros(batch, np.int32), batch)
         TrainingSteps(model, optimizer, data, augmentation).run(np.arange(batch), 0, 1.0)
+        model.predict(np.zeros((batch, *model.image_shape), np.float32), batch_size=batch)
 
 
 def _pointwise(b) -> None:
@@ -176,13 +178,13 @@ def test_tiles_fit(seed):
         output, kernel = (tuple(map(int, rng.integers(1, top, 3))) for top in (40, 12))
         stride, dilation = int(rng.integers(1, 5)), int(rng.integers(1, 5))
         given = outputs, channels, output, kernel, stride, dilation, blocks, processors
-        ob, qb, wk, wp, cc, sb = cuda_tiles.conv_tile(*given)
+        ob, qb, wk, wp, cc, sb = cuda_tiles.conv_tiles(*given)[0]
         row = 1 if ob * wk == 1 else -(-ob * wk // 4) * 4 + 4
         assert qb <= output[2] and ob * qb <= 64 and wk * wp <= 32 and sb <= kernel[2]
         assert 4 * cc * np.prod(kernel) * row <= 48 * 1024
         band = -(-64 // output[2])
         given = outputs, channels, 1, output, kernel, stride, dilation, band, blocks, processors
-        ob, cb, rb, sb, qu, warps, bands = cuda_tiles.gradient_tile(*given)
+        ob, cb, rb, sb, qu, warps, bands = cuda_tiles.gradient_tiles(*given)[0]
         assert ob <= outputs and cb <= channels and rb <= kernel[1] and sb <= kernel[2] and qu <= output[2]
         assert bands & (bands - 1) == 0
         assert 4 * 32 * warps * -(-ob * cb * rb * sb // 16) * bands.bit_length() <= 48 * 1024

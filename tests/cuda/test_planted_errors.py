@@ -35,6 +35,18 @@ def _conv(b, poison):
     return {"y": b.conv(b.pack(_draw(3, 5, 6, 7)), b.array(_draw(4, 5, 3, 3)), None, win).numpy()}
 
 
+def _conv_ends(b, poison):
+    """Batch norm, an addition, ReLU and pooling at a convolution's end."""
+    win, w = window((6, 7), 3, padding=1), b.array(_draw(4, 5, 3, 3))
+    norm = *(b.array(v) for v in (_draw(4), _draw(4) ** 2, _draw(4), _draw(4))), 1e-5
+    x, other = b.pack(_draw(3, 5, 6, 7)), b.pack(_draw(3, 4, 6, 7))
+    pool = window((6, 7), 2, stride=2)
+    return {
+        "y": b.conv_inference(x, w, None, win, 1, norm=norm, other=other, relu=True).numpy(),
+        "pooled": b.conv_inference(x, w, None, win, 1, norm=norm, relu=True, pool=pool).numpy(),
+    }
+
+
 def _conv_gradient(b, poison):
     win, dw = window((6, 7), 3, padding=1), b.zeros((4, 2, 3, 3))
     b.conv_weight_gradient(poison(b.pack(_draw(17, 4, 6, 7))), poison(b.pack(_draw(17, 2, 6, 7))), win, 1, dw)
@@ -268,6 +280,25 @@ PLANTED = {
         "optimizers.cu",
         "if (!row || !last_of(gridDim.x, counter)) return;",
         "if (!row || blockIdx.x) return;",
+    ),
+    "the weights of another output": (_conv, "conv.cu", "? from[i * Strides::O] : 0.0f;", "? from[i] : 0.0f;"),
+    "no batch norm at a convolution's end": (
+        _conv_ends,
+        "conv.cu",
+        "float v = after(finished(acc[i][j], b, false));",
+        "float v = finished(acc[i][j], b, false);",
+    ),
+    "ReLU before the addition": (
+        _conv_ends,
+        "conv.cu",
+        "if (other) v = __fadd_rn(v, other[at * LANES + lane]);",
+        "v = relu ? rectified(v) : v; if (other) v = __fadd_rn(v, other[at * LANES + lane]);",
+    ),
+    "a pooled convolution without batch norm": (
+        _conv_ends,
+        "conv.cu",
+        "float best = rectified(after(finished(acc[0][i][2 * j], b, false)));",
+        "float best = finished(acc[0][i][2 * j], b, true);",
     ),
     "a multiplication that is not fused": (
         _conv,

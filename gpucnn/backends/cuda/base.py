@@ -13,6 +13,7 @@ import numpy as np
 from gpucnn.arithmetic import assert_subnormals
 from gpucnn.backends.cuda.launcher import BRANCHES, Launcher
 from gpucnn.backends.cuda.layout import LANES
+from gpucnn.backends.cuda.measured import Tiles
 from gpucnn.backends.lanes import LaneBackend
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.step_end import StepEnd
@@ -38,6 +39,7 @@ class CudaBase(LaneBackend):
         assert_subnormals()
         self.launcher = launcher
         self.xp, self.device = launcher.xp, launcher.device
+        self.tiles = Tiles()
         self._constants: dict = {}
         self._at_hand = _AtHand()
 

@@ -3,9 +3,8 @@
 import math
 
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.cuda import tiles
 from gpucnn.backends.cuda.dense import CudaDense
-from gpucnn.backends.cuda.layout import HALVES, LANES, axes, ceil_div, i32, i64
+from gpucnn.backends.cuda.layout import HALVES, LANES, axes, ceil_div, f32, i32, i64
 from gpucnn.backends.cuda.norm import CudaNorm, halving_of
 from gpucnn.backends.cuda.pool import tap_type
 from gpucnn.backends.protocol import Array
@@ -23,36 +22,60 @@ class CudaConv(CudaDense, CudaNorm):
         if is_dense(window, groups):
             flat = self.dense(x.reshape(-1), w.reshape(len(w), -1), bias, relu)
             return flat.reshape(len(w), *window.output)
+        return self._conv(x, w, bias, window, groups, relu)
+
+    def _conv(self, x: Batch, w, bias, window: Window, groups: int, relu: bool, norm=None, other=None) -> Batch:
         sizes, outputs, channels = window3d(window), len(w) // groups, w.shape[1]
         y = self._maps(x, len(w), window.output)
         weights = _weight_strides(outputs, channels, sizes.kernel)
         pixels = math.prod(sizes.output)
         places = 0, len(w) * pixels, outputs * pixels, pixels, *_strides(sizes.output)
-        self._correlate(
-            self._data(x), w, bias, None, y.data, sizes, (groups, channels, outputs), weights, places, False, relu
-        )
+        arrays = self._data(x), w, bias, other and self._data(other), y.data
+        self._correlate(*arrays, sizes, (groups, channels, outputs), weights, places, relu, norm)
         return y
+
+    def conv_inference(
+        self, x: Batch, w, bias, window: Window, groups: int, *, norm=None, other=None, relu=False, pool=None
+    ) -> Batch:
+        if is_dense(window, groups):
+            return super().conv_inference(x, w, bias, window, groups, norm=norm, other=other, relu=relu, pool=pool)
+        if pool is not None and relu and other is None and (tile := self._pooled_tile(x, w, window, groups, pool)):
+            return self._conv_max_pool(tile, x, w, bias, window, groups, pool, norm, None)
+        y = self._conv(x, w, bias, window, groups, relu, norm, other)
+        return y if pool is None else self.max_pool(y, pool)[0]
 
     def conv_max_pool(
         self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int, pool: Window
     ) -> tuple[Batch, Array]:
-        sizes, outputs, channels, blocks = window3d(window), len(w) // groups, w.shape[1], x.data.shape[0]
-        pooled = three(pool.output, 1)
-        tile = None
-        if _is_plain(window, pool) and not is_dense(window, groups):
-            tile = tiles.pooled_conv_tile(outputs, channels, pooled, sizes.kernel, blocks, self.launcher.processors)
+        tile = self._pooled_tile(x, w, window, groups, pool)
         if tile is None:
             return super().conv_max_pool(x, w, bias, window, groups, pool)
+        where = self._empty((x.data.shape[0], len(w), *pool.output, LANES), tap_type(pool)[0])
+        return self._conv_max_pool(tile, x, w, bias, window, groups, pool, None, where), where
+
+    def _pooled_tile(self, x: Batch, w: Array, window: Window, groups: int, pool: Window) -> tuple[int, ...] | None:
+        """The tile of conv.cu's convolution with pooling; None if it has no kernel for these sizes."""
+        if not _is_plain(window, pool) or is_dense(window, groups):
+            return None
+        sizes = three(pool.output, 1), window3d(window).kernel, x.data.shape[0], self.launcher.processors
+        return self.tiles.choose("pooled conv", len(w) // groups, w.shape[1], *sizes, groups=groups)
+
+    def _conv_max_pool(self, tile, x: Batch, w, bias, window: Window, groups: int, pool: Window, norm, where) -> Batch:
+        """Max pooling of ReLU of a convolution, after batch norm if `norm` has settings; writes the maxima's taps to
+        `where` if it is not None.
+        """
+        sizes, outputs, channels, blocks = window3d(window), len(w) // groups, w.shape[1], x.data.shape[0]
+        pooled = three(pool.output, 1)
         ob, qb, wk, wp, _, _ = tile
         geometry = ", ".join(map(axes, (sizes.input, pooled, sizes.kernel, sizes.before)))
-        expression = f"conv_max_pool<Tile<{', '.join(map(str, tile))}>, {groups}, {channels}, {outputs}, {geometry}>"
+        shape = f"{groups}, {channels}, {outputs}, {geometry}"
+        after, settings = _after(norm)
         y = self._maps(x, len(w), pool.output)
-        where = self._empty(y.data.shape, tap_type(pool)[0])
         grid = ceil_div(blocks * pooled[1] * ceil_div(pooled[2], qb), wp), ceil_div(outputs, ob * wk) * groups
-        strides = tuple(map(i32, _weight_strides(outputs, channels, sizes.kernel)))
-        arguments = self._data(x), w, bias, y.data, where, i32(blocks), strides
+        arguments = self._data(x), w, bias, y.data, where, i32(blocks), settings
+        expression = f"conv_max_pool<Tile<{', '.join(map(str, tile))}>, {shape}, {after}>"
         self._run("conv.cu", expression, grid, (LANES, wk * wp), *arguments)
-        return y, where
+        return y
 
     def conv_max_pool_gradient(self, dy: Batch, y: Batch, where: Array, pool: Window, out_bias: Array | None) -> Batch:
         if not is_halving(pool):
@@ -62,27 +85,33 @@ class CudaConv(CudaDense, CudaNorm):
         self._sum_channels("conv_max_pool_gradient", 1, dz, *arguments)
         return dz
 
-    def _correlate(
-        self, x, w, bias, other, y, sizes: Window3d, channels, weights, places, by_output: bool, relu: bool
-    ) -> None:
-        """Launch conv.cu's forward kernel; `weights` and `places` are its structs of strides."""
+    def _correlate(self, x, w, bias, other, y, sizes: Window3d, channels, weights, places, relu: bool, norm) -> None:
+        """Launch conv.cu's forward kernel. The first and the strides: `weights` along group, output, channel and the
+        kernel's axes, in elements; `places` of the outputs, as conv.cu's struct. `norm`: batch norm's settings or None.
+        """
         groups, inputs, outputs = channels
+        first, group, output, channel, *taps = weights
         blocks, processors = x.shape[0], self.launcher.processors
         row = sizes.stride[2], sizes.dilation[2]
         try:
-            tile = tiles.conv_tile(outputs, inputs, sizes.output, sizes.kernel, *row, blocks, processors)
+            shape = outputs, inputs, sizes.output, sizes.kernel, *row, blocks, processors
+            tile = self.tiles.choose("conv" if output >= channel else "input gradient", *shape, groups=groups)
         except ValueError as error:
             raise BackendError(str(error)) from None
+        assert tile is not None
         ob, qb, wk, wp, _, _ = tile
         geometry = sizes.input, sizes.output, sizes.kernel, sizes.stride, sizes.dilation, sizes.before
+        strides = f"WeightStrides<{group}, {output}, {channel}, {axes(taps)}>"
+        after, settings = _after(norm)
         expression = (
             f"conv<Tile<{', '.join(map(str, tile))}>, {groups}, {inputs}, {outputs}, "
-            f"{', '.join(map(axes, geometry))}, {'true' if by_output else 'false'}>"
+            f"{', '.join(map(axes, geometry))}, {strides}, {after}>"
         )
         units = blocks * sizes.output[0] * sizes.output[1] * ceil_div(sizes.output[2], qb)
         grid = ceil_div(units, wp), ceil_div(outputs, ob * wk) * groups
-        strides = tuple(map(i32, weights)), (i64(places[0]), i64(places[1]), *map(i32, places[2:]))
-        self._run("conv.cu", expression, grid, (LANES, wk * wp), x, w, bias, other, y, i32(blocks), *strides, i32(relu))
+        outputs_at = i64(places[0]), i64(places[1]), *map(i32, places[2:])
+        arguments = x, w, bias, other, y, i32(blocks), i32(first), outputs_at, settings, i32(relu)
+        self._run("conv.cu", expression, grid, (LANES, wk * wp), *arguments)
 
     def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
         return self._input_gradient(dy, w, window, groups, None)
@@ -114,7 +143,7 @@ class CudaConv(CudaDense, CudaNorm):
             target, _ = _lengths(phase.pixels, sizes.input)
             correlation = Window3d(sizes.output, kernel, (1, 1, 1), phase.dilation, phase.before, target)
             sizes_, ends = (groups, outputs, channels), (other, dx)
-            self._correlate(data, w, None, *ends, correlation, sizes_, weights, places, True, False)
+            self._correlate(data, w, None, *ends, correlation, sizes_, weights, places, False, None)
         return dy.like(dx)
 
     def conv_weight_gradient(self, dy: Batch, x: Batch, window: Window, groups: int, out: Array) -> None:
@@ -125,7 +154,8 @@ class CudaConv(CudaDense, CudaNorm):
         band, blocks = rows_per_band(sizes.output[2]), dy.data.shape[0]
         row = sizes.stride[2], sizes.dilation[2]
         shape = outputs, channels, groups, sizes.output, sizes.kernel, *row, band
-        tile = tiles.gradient_tile(*shape, blocks, self.launcher.processors)
+        tile = self.tiles.choose("weight gradient", *shape, blocks, self.launcher.processors)
+        assert tile is not None
         ob, cb, rb, sb, _, warps, together = tile
         geometry = sizes.input, sizes.output, sizes.kernel, sizes.stride, sizes.dilation, sizes.before
         expression = (
@@ -149,9 +179,16 @@ def _strides(sizes: Three) -> Three:
 
 
 def _weight_strides(outputs: int, channels: int, kernel: Three) -> tuple[int, ...]:
-    """conv.cu's WeightStrides of contiguous weights: first, group, output, channel, and the kernel's axes."""
+    """The first of contiguous weights and their strides along group, output, channel, and the kernel's axes."""
     taps = math.prod(kernel)
     return 0, outputs * channels * taps, channels * taps, taps, *_strides(kernel)
+
+
+def _after(norm: tuple | None) -> tuple[str, tuple]:
+    """channel.cuh's type of what follows a convolution, and its struct Norm."""
+    if norm is None:
+        return "Unchanged", (None, None, None, None, f32(0))
+    return "Normed", (*norm[:4], f32(norm[4]))
 
 
 def _is_plain(window: Window, pool: Window) -> bool:

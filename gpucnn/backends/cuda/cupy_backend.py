@@ -68,6 +68,7 @@ import cupy  # only after the check
 from gpucnn.backends import compilation
 from gpucnn.backends.cuda import compiler as cuda_compiler
 from gpucnn.backends.cuda.cupy_launcher import CupyLauncher
+from gpucnn.backends.cuda.measured import Tiles
 
 if compilation.announce not in cuda_compiler.listeners:
     cuda_compiler.listeners.append(compilation.announce)
@@ -87,6 +88,7 @@ class CupyBackend(CudaBackend):
     def __init__(self, threads: int = 0, dtype: np.dtype = np.dtype(np.float32)):
         """`threads` is ignored."""
         super().__init__(CupyLauncher())
+        self.tiles = Tiles(self.device)
         self._loaded = _Loaded()
 
     def elapsed(self, work: Callable[[], Any]) -> float:

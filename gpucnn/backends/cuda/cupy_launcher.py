@@ -60,7 +60,7 @@ class CupyLauncher(Launcher):
         self.memory = facts["totalGlobalMem"]
         name = facts["name"]
         self.device = f"GPU {name.decode() if isinstance(name, bytes) else name}, {self.memory / 2**30:.0f} GiB"
-        self._architecture = architecture()
+        self.architecture = architecture()
         self._stream = cupy.cuda.Stream(non_blocking=False)
         self._recorder, *self._sides = (cupy.cuda.Stream(non_blocking=True) for _ in range(1 + BRANCHES))
         self._kernels: dict[tuple[str, str], int] = {}
@@ -146,11 +146,14 @@ class CupyLauncher(Launcher):
     def kernel(self, file: str, expression: str = "") -> int:
         key = file, expression
         if key not in self._kernels:
-            binary = compiled(file, expression, self._architecture)
+            binary = compiled(file, expression, self.architecture)
             module = driver.moduleLoadData(binary.code)
             self._modules.append(module)
             self._kernels[key] = driver.moduleGetFunction(module, binary.symbol)
         return self._kernels[key]
+
+    def spilled(self, kernel: int) -> int:
+        return driver.funcGetAttribute(driver.CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES, kernel)
 
     @_in_turn
     def launch(

@@ -5,9 +5,9 @@ import math
 import numpy as np
 
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.cuda import tiles
 from gpucnn.backends.cuda.base import CudaBase
 from gpucnn.backends.cuda.layout import LANES, ceil_div, i32, i64
+from gpucnn.backends.cuda.tiles import Tile
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import is_dense, window3d
 from gpucnn.geometry import Window
@@ -24,18 +24,23 @@ class CudaDense(CudaBase):
 
     def _multiply(self, x: Batch, w, bias, outputs: int, inputs: int, strides: tuple[int, int], relu: bool) -> Batch:
         blocks, y = x.data.shape[0], self._maps(x, outputs, ())
-        ob, nb = tiles.dense_tile(outputs, blocks, self.launcher.processors)
+        ob, nb = self._tile("dense", outputs, blocks)
         kernel = f"dense<{ob}, {nb}, {'true' if strides[0] == 1 else 'false'}>"
         numbers = i32(blocks), i32(inputs), i32(outputs), i64(strides[0]), i64(strides[1]), i32(relu)
         grid = ceil_div(outputs, 4 * ob), ceil_div(blocks, nb)
         self._run("dense.cu", kernel, grid, (LANES, 4), self._data(x), w, bias, y.data, *numbers)
         return y
 
+    def _tile(self, kernel: str, outputs: int, blocks: int) -> Tile:
+        tile = self.tiles.choose(kernel, outputs, blocks, self.launcher.processors)
+        assert tile is not None
+        return tile
+
     def dense_gradients(
         self, dy: Batch, y: Batch | None, x: Batch, w: Array, out_w: Array, out_b: Array | None, input_gradient: bool
     ) -> Batch | None:
         (outputs, inputs), blocks = w.shape, dy.data.shape[0]
-        ob, nb = tiles.dense_tile(inputs, blocks, self.launcher.processors)
+        ob, nb = self._tile("dense gradients", inputs, blocks)
         dx = self._maps(dy, inputs, ()) if input_gradient else None
         dx_columns, dw_columns = ceil_div(inputs, 4 * ob), ceil_div(inputs, 64)
         dx_end = dx_columns * ceil_div(blocks, nb) if dx else 0

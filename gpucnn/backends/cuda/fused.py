@@ -21,7 +21,7 @@ _STAGED = (
     *("_load_shifted", "_load_augmented", "rows", "_correlate", "_multiply", "_pool", "global_avg_pool"),
     *("global_avg_pool_gradient", "_forward", "_gradient", "_add", "_dropout", "_copy_channels", "softmax"),
     *("_softmax_cross_entropy", "bias_gradient", "conv_weight_gradient", "dense_weight_gradient", "conv_max_pool"),
-    *("conv_max_pool_gradient", "dense_gradients"),
+    *("conv_max_pool_gradient", "dense_gradients", "conv_inference", "_batch_norm", "batch_norm_max_pool"),
 )
 
 

@@ -25,9 +25,11 @@ Array = Any
 
 class Launcher(ABC):
     """`xp` is the array module, `device` describes the hardware, `processors` is the number of multiprocessors.
-    `graph`: whether `capture` records; if it is False every step is launched kernel by kernel."""
+    `graph`: whether `capture` records; if it is False every step is launched kernel by kernel. `architecture` is what
+    kernels are compiled for, as NVRTC calls it ("sm_90"); "" without a GPU."""
 
     graph = True
+    architecture = ""
     xp: Any
     device: str
     processors: int
@@ -67,6 +69,10 @@ class Launcher(ABC):
     @abstractmethod
     def kernel(self, file: str, expression: str = "") -> Any:
         """The kernel called `expression` in C++ (template arguments included) of kernels/cuda/`file`, compiled."""
+
+    def spilled(self, kernel: Any) -> int:
+        """Bytes of memory for registers that a thread of the kernel has too few of."""
+        return 0
 
     @abstractmethod
     def launch(

@@ -244,9 +244,7 @@ class Program:
 
     # ---- dot products ----------------------------------------------------------------------------------------------
 
-    def _correlate(
-        self, x, w, bias, other, y, sizes: Window3d, channels, weights, places, by_output: bool, relu: bool
-    ) -> None:
+    def _correlate(self, x, w, bias, other, y, sizes: Window3d, channels, weights, places, relu: bool, norm) -> None:
         groups, inputs, outputs = channels
         ob, qb = _tile(groups, inputs, outputs, sizes)
         geometry = sizes.input, sizes.output, sizes.kernel, sizes.stride, sizes.dilation, sizes.before
@@ -313,6 +311,14 @@ class Program:
     def _add(self, a: Batch, b: Batch, y: Batch, relu: bool) -> None:
         places = f"{self._reads(a.data)}, {self._reads(b.data)}, {self._writes(y.data)}"
         self._stage(f"Add<{_size(a)}, {places}, {_truth(relu)}>")
+
+    def _batch_norm(self, x: Batch, mean, var, gamma, beta, eps: float, other: Array | None, relu: bool) -> Batch:
+        y = self.backend._like(x)
+        arrays = _list(map(self._number, (mean, var, gamma, beta)))
+        places = f"{self._reads(x.data)}, {self._writes(y.data)}, {arrays}, {self._constant(np.float32(eps))}"
+        ends = f"{-1 if other is None else self._reads(other)}, {_truth(relu)}"
+        self._stage(f"BatchNorm<{x.channels}, {math.prod(x.spatial)}, {places}, {ends}>")
+        return y
 
     def _dropout(self, x: Batch, y: Batch, rate, scale, offset, seed, step, layer: int) -> None:
         places = f"{self._reads(x.data)}, {self._writes(y.data)}, {self._constant(rate, scale)}"
@@ -382,6 +388,12 @@ class Program:
         self._jobs.append((job, ceil_div(inputs, LANES) * ceil_div(outputs, _SIDE_BY_SIDE)))
 
     # ---- made of the operations above, where a layer has a kernel of its own ---------------------------------------
+
+    def conv_inference(self, *arguments, **ends):
+        return Backend.conv_inference(self.backend, *arguments, **ends)
+
+    def batch_norm_max_pool(self, x: Batch, *settings):
+        return Backend.batch_norm_max_pool(self.backend, x, *settings)
 
     def conv_max_pool(self, *arguments):
         return Backend.conv_max_pool(self.backend, *arguments)

@@ -3,16 +3,19 @@
 Time is in cycles of a scheduler that issues one warp instruction per cycle; a multiprocessor has four. Large tiles
 spend their instructions on multiply-adds, small ones make enough warps to fill a GPU with a small batch. If few warps
 share a scheduler, each step also waits for its loads. The model only has to rank tiles, and no bit depends on
-it.
+it: each function returns the tiles that a kernel may have, those first that should take the least time.
 """
 
 import functools
 import math
 
+Tile = tuple[int, ...]
+
 _SCHEDULERS = 4  # per multiprocessor
 _SHARED_BYTES = 16 * 1024  # of weights that a block of threads holds at once
 _SHARED_LIMIT = 48 * 1024
 _LOAD_CYCLES = 100  # until a step's pixels arrive
+_FETCH = 43  # instructions for the weights that conv.cu's fetch_weights moves at once, two such sets being in flight
 _REGISTER_FILE = 512  # registers per lane, for all warps of a scheduler
 _OVERHEAD = 45  # registers for addresses and weights
 _WIDEST_ROW = 24  # pixels of a row in registers
@@ -28,69 +31,64 @@ def _time(warps: float, processors: int, instructions: float, waits: float, regi
 
 
 @functools.cache
-def conv_tile(
+def conv_tiles(
     outputs: int, channels: int, output: tuple, kernel: tuple, stride: int, dilation: int, blocks: int, processors: int
-) -> tuple[int, int, int, int, int, int]:
+) -> tuple[Tile, ...]:
     """(OB, QB, WK, WP, CC, SB) of conv.cu for `outputs` and `channels` of one group, `stride` and `dilation` along
     rows.
 
     Raises ValueError for a kernel with more taps than fit in shared memory.
     """
-    taps_row = kernel[2]
-    best: tuple[int, int, int] | None = None
-    best_time = math.inf
+    taps, taps_row = math.prod(kernel), kernel[2]
+    times: dict[Tile, float] = {}
     for ob in (1, 2, 4, 6, 8):
-        if ob > max(1, outputs):
+        if ob > outputs or _bytes(1, taps, ob) > _SHARED_LIMIT:
             continue
         for qb in (1, 2, 3, 4, 5, 6, 7, 8):
             sb = min(taps_row, max(1, (_WIDEST_ROW - 1 - (qb - 1) * stride) // dilation + 1), 7)
             row = (qb - 1) * stride + (sb - 1) * dilation + 1
             if qb > output[2] or ob * qb > 64 or (row > _WIDEST_ROW and qb > 1):
                 continue
-            loads = min(row, qb * sb) * -(-taps_row // sb) + taps_row * -(-ob // (4 if ob % 4 == 0 else 2))
+            loads = min(row, qb * sb) * -(-taps_row // sb) + taps_row * -(-ob // _together(ob))
             step = taps_row * ob * qb + loads + 8
-            warps = blocks * output[0] * output[1] * -(-output[2] // qb) * -(-outputs // ob)
+            tiles = blocks * output[0] * output[1] * -(-output[2] // qb)
+            wk, wp, cc = _block(ob, outputs, channels, taps, tiles, processors)
+            fetch, fetch_waits = _fetch(ob * wk, wk * wp, cc, channels, taps)
             steps = channels * kernel[0] * kernel[1]
-            time = _time(warps, processors, steps * step, steps * _LOAD_CYCLES, ob * qb + row)
-            if time < best_time:
-                best, best_time = (ob, qb, sb), time
-    assert best is not None  # one by one is always allowed
-    ob, qb, sb = best
-    taps = math.prod(kernel)
-    if _bytes(1, taps, ob) > _SHARED_LIMIT:  # one output at a time has no gaps between the weights
-        ob = 1
-        if _bytes(1, taps, 1) > _SHARED_LIMIT:
-            raise ValueError(f"a kernel of {taps} taps is too large for the GPU; at most {_SHARED_LIMIT // 4} fit")
-    tiles = blocks * output[0] * output[1] * -(-output[2] // qb)
-    return ob, qb, *_block(ob, outputs, channels, taps, tiles, processors), sb
+            instructions, waits = steps * step + fetch, steps * _LOAD_CYCLES + fetch_waits
+            time = _time(tiles * -(-outputs // ob), processors, instructions, waits, ob * qb + row)
+            times[ob, qb, wk, wp, cc, sb] = time
+    if not times:
+        raise ValueError(f"a kernel of {taps} taps is too large for the GPU; at most {_SHARED_LIMIT // 4} fit")
+    return tuple(sorted(times, key=times.__getitem__))
 
 
 @functools.cache
-def pooled_conv_tile(
+def pooled_conv_tiles(
     outputs: int, channels: int, output: tuple, kernel: tuple, blocks: int, processors: int
-) -> tuple[int, int, int, int, int, int] | None:
-    """The same for conv.cu's convolution with 2x2 max pooling, QB maxima a tile; None if its weights do not fit.
+) -> tuple[Tile, ...]:
+    """The same for conv.cu's convolution with 2x2 max pooling, QB maxima a tile; none if its weights do not fit.
 
     `output` are the maxima's sizes.
     """
     taps = math.prod(kernel)
-    best, best_time = None, math.inf
+    times: dict[Tile, float] = {}
     for ob in (1, 2, 4, 8):
+        if ob > outputs or _bytes(1, taps, ob) > _SHARED_LIMIT:
+            continue
         for qb in (1, 2, 3, 4, 5, 6, 7):
             row = 2 * qb + kernel[2] - 1
-            if ob > max(1, outputs) or qb > output[2] or 4 * ob * qb > 64 or row > _WIDEST_ROW:
+            if qb > output[2] or 4 * ob * qb > 64 or row > _WIDEST_ROW:
                 continue
-            step = kernel[2] * 2 * (2 * ob * qb + -(-ob // (4 if ob % 4 == 0 else 2))) + row + 12
-            warps = blocks * output[1] * -(-output[2] // qb) * -(-outputs // ob)
+            step = kernel[2] * 2 * (2 * ob * qb + -(-ob // _together(ob))) + row + 12
+            tiles = blocks * output[1] * -(-output[2] // qb)
+            wk, wp, cc = _block(ob, outputs, channels, taps, tiles, processors)
+            fetch, fetch_waits = _fetch(ob * wk, wk * wp, cc, channels, taps)
             steps = channels * (kernel[1] + 1)
-            time = _time(warps, processors, steps * step, steps * _LOAD_CYCLES, 4 * ob * qb + row)
-            if time < best_time:
-                best, best_time = (ob, qb), time
-    if best is None or _bytes(1, taps, best[0]) > _SHARED_LIMIT:
-        return None
-    ob, qb = best
-    tiles = blocks * output[1] * -(-output[2] // qb)
-    return ob, qb, *_block(ob, outputs, channels, taps, tiles, processors), kernel[2]
+            instructions, waits = steps * step + fetch, steps * _LOAD_CYCLES + fetch_waits
+            time = _time(tiles * -(-outputs // ob), processors, instructions, waits, 4 * ob * qb + row)
+            times[ob, qb, wk, wp, cc, kernel[2]] = time
+    return tuple(sorted(times, key=times.__getitem__))
 
 
 def _block(ob: int, outputs: int, channels: int, taps: int, tiles: int, processors: int) -> tuple[int, int, int]:
@@ -104,13 +102,27 @@ def _block(ob: int, outputs: int, channels: int, taps: int, tiles: int, processo
     return wk, wp, max(1, min(channels, _SHARED_BYTES // _bytes(1, taps, ob * wk)))
 
 
+def _fetch(outputs: int, warps: int, together: int, channels: int, taps: int) -> tuple[int, int]:
+    """A warp's instructions and cycles of waiting for the weights of `outputs` outputs, `together` channels at a time,
+    which `warps` warps fetch.
+    """
+    sets = -(-together * taps * (outputs // _together(outputs)) // (32 * warps))
+    times = -(-channels // together)
+    return times * sets * _FETCH, times * -(-sets // 2) * _LOAD_CYCLES
+
+
+def _together(outputs: int) -> int:
+    """conv.cu's TOGETHER: how many outputs' weights are moved at once."""
+    return 4 if outputs % 4 == 0 else 2 if outputs % 2 == 0 else 1
+
+
 def _bytes(channels: int, taps: int, tile: int) -> int:
     """Bytes of shared memory for the weights of `channels` channels."""
     return channels * taps * (1 if tile == 1 else -(-tile // 4) * 4 + 4) * 4
 
 
 @functools.cache
-def gradient_tile(
+def gradient_tiles(
     outputs: int,
     channels: int,
     groups: int,
@@ -121,13 +133,12 @@ def gradient_tile(
     band: int,
     blocks: int,
     processors: int,
-) -> tuple[int, int, int, int, int, int, int]:
-    """(OB, CB, RB, SB, QU, WARPS, BANDS) of conv.cu's weight gradient; `band` rows per band, axes as in conv_tile."""
+) -> tuple[Tile, ...]:
+    """(OB, CB, RB, SB, QU, WARPS, BANDS) of conv.cu's weight gradient; `band` rows per band, axes as in conv_tiles."""
     bands = -(-output[0] * output[1] // band)
     weights = groups * outputs * channels * math.prod(kernel)
     rb, sb = min(kernel[1], 5), min(kernel[2], 5)
-    best: tuple[int, int, int, int, int, int, int] | None = None
-    best_time = math.inf
+    times: dict[Tile, float] = {}
     for ob in (1, 2, 3, 4, 6, 8):
         for cb in (1, 2, 4, 8):
             for qu in (1, 2, 4):
@@ -153,18 +164,21 @@ def gradient_tile(
                     time += 2 * blocks * groups_of_bands * weights * 8 / _BYTES_PER_CYCLE
                     # The tree over bands keeps its slots in shared memory.
                     fits = 4 * 32 * 4 * -(-sums // 16) * together.bit_length() <= _SHARED_LIMIT
-                    if fits and time < best_time:
-                        best, best_time = (ob, cb, rb, sb, qu, min(4, tiles), together), time
+                    if fits:
+                        times[ob, cb, rb, sb, qu, min(4, tiles), together] = time
                     if together >= bands:
                         break
                     together *= 2
-    assert best is not None  # one by one is always allowed
-    return best
+    return tuple(sorted(times, key=times.__getitem__))
 
 
-def dense_tile(outputs: int, blocks: int, processors: int) -> tuple[int, int]:
-    """(OB, NB) of dense.cu: the largest tile that still makes a warp for each scheduler."""
-    for ob, nb in ((8, 2), (8, 1), (4, 1)):
-        if -(-outputs // ob) * -(-blocks // nb) >= 2 * _SCHEDULERS * processors:
-            return ob, nb
-    return 2, 1
+@functools.cache
+def dense_tiles(outputs: int, blocks: int, processors: int) -> tuple[Tile, ...]:
+    """(OB, NB) of dense.cu: the largest tile that still makes two warps for each scheduler, then the smaller ones."""
+    tiles: tuple[Tile, ...] = (8, 2), (8, 1), (4, 1), (2, 1)
+
+    def starves(tile: Tile) -> bool:
+        return -(-outputs // tile[0]) * -(-blocks // tile[1]) < 2 * _SCHEDULERS * processors
+
+    first = next((number for number, tile in enumerate(tiles) if not starves(tile)), len(tiles) - 1)
+    return tiles[first:] + tiles[:first][::-1]
