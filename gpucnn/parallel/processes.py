@@ -138,7 +138,8 @@ def join(processes: int | None = None, time_limit: float | None = None) -> Proce
     `processes` is how many there must be: None for as many as there are, 1 for this one alone whatever was started.
     `time_limit` is the number of seconds after which a process that waits for the others gives them up.
 
-    Raises ConfigurationError where another number was started, BackendError where mpi4py is missing.
+    Raises ConfigurationError where another number was started, BackendError where mpi4py is missing, and ProcessError
+    where not all processes run the same gpucnn.
     """
     _, there = started()
     if processes == 1 or (processes is None and there == 1):

@@ -91,6 +91,27 @@ MUTANTS = {
         "test_same_bits.py",
         "test_other_settings",
     ),
+    "versions are not compared": (
+        "gpucnn/parallel/program.py",
+        "gpucnn {gpucnn.__version__}, sources",
+        "gpucnn, sources",
+        "test_mpi.py",
+        "test_another_version",
+    ),
+    "sources are not compared": (
+        "gpucnn/parallel/program.py",
+        """name.encode() + b"\\0" + path.read_bytes() + b"\\0\"""",
+        "name.encode()",
+        "test_mpi.py",
+        "test_other_sources",
+    ),
+    "programs are compared in vain": (
+        "gpucnn/parallel/program.py",
+        "if program != first:",
+        "if False:",
+        "test_mpi.py",
+        "test_another_version",
+    ),
     "each process writes": (
         "gpucnn/training/trainer.py",
         "nullcontext() if self.run is None or not self.processes.first else",
