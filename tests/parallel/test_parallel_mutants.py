@@ -189,6 +189,27 @@ MUTANTS = {
         "test_options.py",
         "test_what_fills",
     ),
+    "dice on a GPU divides by the part's images": (
+        "gpucnn/backends/cuda/map_loss.py",
+        "shares.whole(p) * classes",
+        "p.images * classes",
+        "test_options.py",
+        "test_label_maps_on_emulated",
+    ),
+    "maps on a GPU are divided by the part's labels": (
+        "gpucnn/backends/cuda/map_loss.py",
+        "weight = self.label_map_weights(labels, weights)",
+        "weight = CudaMapLoss.label_map_weights(self, labels, weights)",
+        "test_options.py",
+        "test_label_maps_on_emulated",
+    ),
+    "no label has no mean on a GPU": (
+        "kernels/cuda/parts.cu",
+        "count && count[0] > 0.0 ? count[0]",
+        "count ? count[0]",
+        "test_options.py",
+        "test_classes_to_ignore",
+    ),
     "no label has no mean": (
         "gpucnn/backends/shared.py",
         "one.count[0] or 1.0",
