@@ -36,10 +36,6 @@ def check_sharing(trainer: Trainer) -> None:
         )
 
 
-def how_mixed(first: str, other: str) -> str:
-    return f"adds sums on {other} and process 0 on {first}; use GPU backends in all processes, or in none"
-
-
 def how_fed(first: str, other: str) -> str:
     return (
         "was given other batches than process 0; each process must make the same ones, in the same order, and computes "

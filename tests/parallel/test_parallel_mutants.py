@@ -210,6 +210,13 @@ MUTANTS = {
         "test_options.py",
         "test_classes_to_ignore",
     ),
+    "GPUs exchange among themselves where there are CPUs": (
+        "gpucnn/backends/cuda/shared.py",
+        "if processes.on_host:",
+        "if False:",
+        "test_same_bits.py",
+        "test_gpus_and_cpus",
+    ),
     "no label has no mean": (
         "gpucnn/backends/shared.py",
         "one.count[0] or 1.0",
