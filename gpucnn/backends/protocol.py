@@ -41,8 +41,7 @@ class Backend(ABC):
     is the array module (numpy or cupy); `dtype` is float32, or float64 on request with the numpy backend's fast math;
     `threads` is the number of CPU threads in use, 0 on a GPU; `device` describes the hardware in a few words.
     `graph`: whether `capture` records a step to repeat it; if it is True it may be set to False. `shares_batches`:
-    whether it can compute a part of a batch whose other parts are computed elsewhere (gpucnn.backends.shares), and
-    `shares_label_maps` whether with losses of label maps too;
+    whether it can compute a part of a batch whose other parts are computed elsewhere (gpucnn.backends.shares);
     `exchanges_on`: where the parts' sums are added.
     Created by get_backend as `Implementation(threads=int, dtype=np.dtype)`.
     """
@@ -57,7 +56,6 @@ class Backend(ABC):
     graph: bool = False
     looks_ahead = False  # whether end_step prepares the next step
     shares_batches: bool = False
-    shares_label_maps: bool = False
     exchanges_on: str = ""
 
     def __deepcopy__(self, memo: dict) -> "Backend":

@@ -17,7 +17,6 @@ from gpucnn.backends import shares
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.backends.shares import Finish, Share
-from gpucnn.errors import BackendError
 from gpucnn.geometry import Window
 from gpucnn.parallel.joined import joined
 
@@ -228,7 +227,7 @@ class SharedSums(Backend):
     def map_cross_entropy(
         self, logits: Batch, labels: Batch, weights: Array, smoothing: float, totals: Array | None = None
     ) -> tuple[Array, Batch]:
-        share = self._map_share()
+        share = shares.current()
         if share is None:
             return super().map_cross_entropy(logits, labels, weights, smoothing, totals)  # type: ignore[safe-super]
         own = self._own_totals(4)
@@ -239,19 +238,13 @@ class SharedSums(Backend):
         return loss, gradient
 
     def dice(self, p: Batch, labels: Batch, smooth: float, totals: Array | None = None) -> tuple[Array, Batch]:
-        share = self._map_share()
+        share = shares.current()
         if share is None:
             return super().dice(p, labels, smooth, totals)  # type: ignore[safe-super]
         own = self._own_totals(1)
         loss, gradient = super().dice(p, labels, smooth, own)  # type: ignore[safe-super]
         share.exchange.later(own, Finish(self._number(share.images), mean=loss, gained=totals))
         return loss, gradient
-
-    def _map_share(self) -> Share | None:
-        share = shares.current()
-        if share is not None and not self.shares_label_maps:
-            raise BackendError(f"losses of label maps need the whole batch in one process on {self.name}")
-        return share
 
     def _filled(self, count: int, value: int) -> Array:
         """A constant, which a recorded step must find again: memory that it allocates itself is reused within it."""

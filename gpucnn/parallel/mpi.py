@@ -10,6 +10,7 @@ import numpy as np
 from gpucnn.errors import BackendError
 from gpucnn.extras import install
 from gpucnn.parallel.processes import Processes
+from gpucnn.parallel.program import check_program
 from gpucnn.parallel.watch import TIME_LIMIT, Watch
 
 
@@ -27,11 +28,15 @@ class MpiProcesses(Processes):
         self._world, self._bytes = MPI.COMM_WORLD, MPI.BYTE
         self.size, self.rank = self._world.Get_size(), self._world.Get_rank()
         self.watch = Watch(self.rank, self.size, time_limit)
+        self.checked = False  # whether all run the same gpucnn
         shown = sys.excepthook
 
-        def hook(*error: Any) -> None:
-            shown(*error)
-            self.leave(1)
+        def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+            shared = getattr(error, "shared", False)  # then all end, one after the other
+            if self.first or not shared:
+                shown(kind, error, trace)
+            if not shared:
+                self.leave(1)
 
         sys.excepthook = hook
         atexit.register(self.watch.stop)
@@ -65,8 +70,14 @@ def _world() -> MpiProcesses:
 
 
 def world(time_limit: float | None = None) -> MpiProcesses:
-    """All processes that were started together, the same object each time; a `time_limit` in seconds stays."""
+    """All processes that were started together, the same object each time; a `time_limit` in seconds stays.
+
+    Raises ProcessError where they do not all run the same gpucnn.
+    """
     processes = _world()
     if time_limit is not None:
         processes.watch.limit = time_limit
+    if not processes.checked:
+        check_program(processes)
+        processes.checked = True
     return processes

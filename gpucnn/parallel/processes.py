@@ -4,6 +4,7 @@
 alone.
 """
 
+import copy
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -25,11 +26,13 @@ Result = TypeVar("Result")
 class Processes(ABC):
     """`size` processes, of which this is number `rank`; the first, 0, writes files and speaks.
 
-    `sent` counts (messages, bytes) that this process handed over for sums, from all training steps.
+    `sent` counts (messages, bytes) that this process handed over for sums, from all training steps. `on_host`: whether
+    sums are exchanged in the memory of the host even between GPUs.
     """
 
     size = 1
     rank = 0
+    on_host = False
 
     def __init__(self) -> None:
         self.sent = [0, 0]
@@ -98,6 +101,12 @@ class Processes(ABC):
                 error.shared = True
                 raise error
 
+    def exchanging_on_host(self) -> "Processes":
+        """The same processes with `on_host`."""
+        others = copy.copy(self)
+        others.on_host = True
+        return others
+
     def leave(self, code: int) -> None:
         """End all processes at once with this exit code, because this one cannot go on."""
         raise SystemExit(code)
@@ -138,7 +147,8 @@ def join(processes: int | None = None, time_limit: float | None = None) -> Proce
     `processes` is how many there must be: None for as many as there are, 1 for this one alone whatever was started.
     `time_limit` is the number of seconds after which a process that waits for the others gives them up.
 
-    Raises ConfigurationError where another number was started, BackendError where mpi4py is missing.
+    Raises ConfigurationError where another number was started, BackendError where mpi4py is missing, and ProcessError
+    where not all processes run the same gpucnn.
     """
     _, there = started()
     if processes == 1 or (processes is None and there == 1):

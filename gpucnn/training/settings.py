@@ -59,8 +59,6 @@ def config_of(trainer: Trainer, epochs: int, settings: dict) -> dict:
 
 def identity_of(trainer: Trainer, settings: dict, epochs: int, patience: int | None) -> dict:
     """What must be the same in all processes that train together."""
-    from gpucnn import __version__
-
     weights = trainer.model.weights_sha256()
     limits = {"epochs": epochs, "patience": patience, "pieces": trainer.pieces}
-    return {"version": __version__, **describe(trainer.model), **settings, **limits, "initial weights": weights}
+    return {**describe(trainer.model), **settings, **limits, "initial weights": weights}

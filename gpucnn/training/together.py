@@ -5,7 +5,6 @@ from typing import Any
 from gpucnn.errors import BackendError, ConfigurationError
 from gpucnn.layers.base import label
 from gpucnn.layers.norm import BatchNorm
-from gpucnn.losses import ValueLoss
 from gpucnn.recordable import is_recordable
 
 # Of the class in trainer.py, which imports this module.
@@ -29,23 +28,12 @@ def check_sharing(trainer: Trainer) -> None:
             f"{type(obstacle).__name__} does not declare recordable = True, so it may sum over a part of the batch "
             "only; with several processes or pieces, layers and losses must compute with backend operations alone"
         )
-    if not (backend.shares_label_maps or isinstance(trainer.loss, ValueLoss)):
-        maps = len(trainer.model.output_shape) > 1 or getattr(trainer.loss, "ignore_index", None) is not None
-        if maps:
-            raise BackendError(
-                f"losses of label maps need the whole batch in one process on {backend.name}; leave out "
-                "processes and pieces, or take numba or numpy"
-            )
     whole = next((layer for layer in layers if isinstance(layer, BatchNorm) and layer.trainable), None)
     if trainer.pieces > 1 and whole is not None:
         raise ConfigurationError(
             f"{label(whole)} needs the statistics of the whole batch, which pieces computed one after the other do "
             "not have; use pieces=1, more processes, or group norm"
         )
-
-
-def how_mixed(first: str, other: str) -> str:
-    return f"adds sums on {other} and process 0 on {first}; use GPU backends in all processes, or in none"
 
 
 def how_fed(first: str, other: str) -> str:

@@ -41,7 +41,7 @@ from gpucnn.training.progress import Quiet, progress_of
 from gpucnn.training.run import RunFolder, first_not_finite, host_state, run_folder
 from gpucnn.training.settings import config_of, identity_of, settings_of
 from gpucnn.training.steps import EvaluationSteps, TrainingSteps
-from gpucnn.training.together import check_sharing, how_diverged, how_fed, how_mixed
+from gpucnn.training.together import check_sharing, how_diverged, how_fed
 from gpucnn.training.validation import check_stopping, part, why_stop
 
 EVALUATION_BATCH = 256
@@ -357,7 +357,8 @@ class Trainer:
         """Raises ProcessError where one of the processes would train something else."""
         if self.processes.size > 1:
             self.processes.same(identity_of(self, settings, epochs, patience), how_different)
-            self.processes.same(self.backend.exchanges_on, how_mixed)
+            if len(set(self.processes.everyone(self.backend.exchanges_on))) > 1:
+                self.processes = self.processes.exchanging_on_host()
         self.record = len(set(self.processes.everyone((self.backend.name, self.backend.graph)))) == 1
 
     def _resume(self, folder: RunFolder | None, settings: dict, epochs: int, monitor: str) -> History:

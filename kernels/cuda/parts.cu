@@ -26,13 +26,13 @@ __global__ void __launch_bounds__(256) spread(const float* total, float* out, i6
 
 // What becomes of `size` sums from total[at] on, each where there is an array for it: sum / count in float64 and, the
 // first `means` of them, in float32; the unbiased variance; the rounded sum + 0; a total that gains the sum. Without a
-// count it is 1.
+// count it is 1, and where it is 0, as of a batch without labels, the sum is 0 and so is the mean.
 __global__ void __launch_bounds__(256)
     finish(const double* total, const double* count, double* mean64, float* mean, float* unbiased, float* rounded,
            double* gained, i64 at, i64 means, i64 size) {
   const i64 i = thread_number();
   if (i >= size) return;
-  const double sum = total[at + i], number = count ? count[0] : 1.0, value = __ddiv_rn(sum, number);
+  const double sum = total[at + i], number = count && count[0] > 0.0 ? count[0] : 1.0, value = __ddiv_rn(sum, number);
   if (mean64) mean64[i] = value;
   if (mean && i < means) mean[i] = __double2float_rn(value);
   if (unbiased) {

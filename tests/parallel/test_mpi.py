@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 import signal
 import time
 
 import pytest
 
+import gpucnn
 from gpucnn.parallel.launch import _pass_on
 from tests.parallel import mpi
+from tests.processes import checkout
 
 pytestmark = mpi.needed
 
@@ -89,6 +92,47 @@ def test_other_settings_on_the_command_line(tmp_path):
     done = mpi.under_mpirun([program, [*program, "--seed", "3"]], tmp_path, 300)
     assert done.returncode == 2
     assert "gpucnn: process 1 differs from process 0: seed is None there and 3 here" in done.stderr
+
+
+PATCHED = "import gpucnn; gpucnn.__version__ = '9.9'; from gpucnn.__main__ import main; main()"
+
+
+def test_another_version_of_gpucnn(tmp_path):
+    program = ["train", "--epochs", "1", "--threads", "1", "--time-limit", "60", "--run", "run"]
+    # The first process or another one, and settings that differ too: the version is compared before them.
+    for rank, programs in enumerate(([["-c", PATCHED], ["-m", "gpucnn"]], [["-m", "gpucnn"], ["-c", PATCHED]])):
+        done = mpi.under_mpirun([[*programs[0], *program, "--seed", "3"], [*programs[1], *program]], tmp_path, 300)
+        assert done.returncode == 2
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("gpucnn: ")]
+        words = [
+            rf"gpucnn {version}, sources \w{{12}} \(.*/gpucnn on .*\)"
+            for version in (re.escape(gpucnn.__version__), "9.9")
+        ]
+        assert re.fullmatch(
+            f"gpucnn: process 1 runs {words[rank]} and process 0 runs {words[1 - rank]}; install the same version of "
+            "gpucnn for all processes",
+            line,
+        )
+        assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
+
+
+def test_other_sources_of_the_same_version(tmp_path):
+    """One kernel differs, and the script does not say which gpucnn it imports."""
+    other = checkout(tmp_path / "other", {"kernels/cuda/parts.cu": ("// Adding up", "// Adding")})
+    script = """
+import sys
+sys.path[:0] = sys.argv[1:]
+import gpucnn
+trainer = gpucnn.Trainer(gpucnn.models.lenet5(), progress=False)
+print("made")
+"""
+    (tmp_path / "script.py").write_text(script)
+    done = mpi.under_mpirun([["script.py"], ["script.py", other], ["script.py"]], tmp_path, 300)
+    assert done.returncode == 1 and "made" not in done.stdout
+    assert done.stderr.count("Traceback") == 1 and "ProcessError: process 1 runs gpucnn 0.1.0, sources" in done.stderr
+    assert f"({other}/gpucnn on " in done.stderr
+    again = mpi.under_mpirun([["script.py"], ["script.py", checkout(tmp_path / "same")]], tmp_path, 300)
+    assert again.returncode == 0 and again.stdout.split() == ["made", "made"]
 
 
 @pytest.mark.slow

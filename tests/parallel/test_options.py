@@ -6,7 +6,7 @@ import pytest
 from gpucnn.backends import get_backend
 from gpucnn.backends.shares import Share, sharing
 from gpucnn.emulation import get_emulated_backend
-from gpucnn.errors import BackendError, ProcessError
+from gpucnn.errors import ProcessError
 from gpucnn.layers import BatchNorm, Concat, Conv2d, Dense, Flatten, GroupNorm, MaxPool2d, Residual, Sequential
 from gpucnn.losses import Dice, SoftmaxCrossEntropy
 from gpucnn.models import Model
@@ -56,7 +56,7 @@ def maps(images):
 MAP_LOSS = SoftmaxCrossEntropy(0.1, [1.0, 2.5, 0.3], ignore_index=9)
 
 
-def once(make, processes=1, pieces=1, *, labels=None, backend=None, fit=None, mapped=None, **settings):
+def once(make, processes=1, pieces=1, *, labels=None, backend=None, mapped=None, **settings):
     """(hash of the weights, losses, validation losses)."""
     images, classes = digits(8)
     images, labels = images[:IMAGES], (classes if labels is None else labels(images))[:IMAGES]
@@ -142,10 +142,28 @@ def test_emulated_cuda():
 
 
 @emulated
-def test_label_maps_are_refused_where_they_cannot_be_divided():
-    for loss, make in ((MAP_LOSS, segmenter), (SoftmaxCrossEntropy(ignore_index=9), net)):
-        with pytest.raises(BackendError, match="losses of label maps need the whole batch in one process on "):
-            once(make, 1, 2, backend=get_emulated_backend(), loss=loss, labels=maps if make is segmenter else None)
+@pytest.mark.parametrize("loss", [MAP_LOSS, Dice(0.5, ignore_index=9)], ids=["cross-entropy", "dice"])
+def test_label_maps_on_emulated_cuda(loss):
+    more = {"loss": loss, "flip": True, "mixup": 0.5, "labels": maps}
+
+    def work(processes=1, pieces=1):
+        return once(segmenter, processes, pieces, backend=get_emulated_backend(), **more)
+
+    assert work() == once(segmenter, backend=get_backend("numpy"), **more)
+    same_everywhere(work)
+
+
+@emulated
+def test_classes_to_ignore_on_emulated_cuda():
+    """One label an image, which counts or not; then none that counts."""
+    for labels in (None, lambda images: np.full(len(images), 3)):
+        more = {"loss": SoftmaxCrossEntropy(ignore_index=3), "labels": labels}
+
+        def work(processes=1, pieces=1, more=more):
+            return once(net, processes, pieces, backend=get_emulated_backend(), **more)
+
+        assert work() == once(net, backend=get_backend("numpy"), **more)
+        same_everywhere(work)
 
 
 def test_what_fills_the_last_block_of_a_part_has_no_dice():

@@ -1,6 +1,8 @@
 """Several processes and several pieces give the bits of one. The processes are threads; tests/parallel/test_mpi.py has
 real ones."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -56,10 +58,12 @@ def test_numba_and_the_specification_in_one_run():
 
 
 @emulated
-def test_a_gpu_shares_with_gpus_only():
-    backends = [get_emulated_backend, numba]
-    with pytest.raises(ProcessError, match="process 1 adds sums on the host and process 0 on the GPU"):
-        run(2, lambda p: train("no batch norm", backends[p.rank](), p, images=60, batch=48))
+def test_gpus_and_cpus_in_one_run():
+    settings = {"images": 80, "batch": 40, "epochs": 1, "shift": 1, "fit": VALIDATED, "clip_norm": 0.5}
+    expected = train("everything", get_backend("numpy"), **settings)
+    for backends in ([get_emulated_backend, numba], [numba, get_emulated_backend, get_emulated_backend]):
+        found = run(len(backends), lambda p, b=backends: train("everything", b[p.rank](), p, **settings))
+        assert found == [expected] * len(backends)
 
 
 @emulated
@@ -72,14 +76,29 @@ def test_emulated_cuda(name):
         assert run(count, lambda p: train(name, get_emulated_backend(), p, **settings)) == [expected] * count
 
 
+# Three blocks, of which the last has three images.
+NETWORKS = ["lenet5", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vgg_small", "resnet20"))]
+
+
+@functools.cache
+def on_a_cpu(name):
+    return train(name, numba(), images=35, batch=35, epochs=1)
+
+
 @emulated
-@pytest.mark.long
-@pytest.mark.parametrize("name", ["lenet5", "vgg_small", "resnet20"])
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("count", COUNTS)
-def test_emulated_cuda_on_all_networks(name, count):
-    settings = {"images": 35, "batch": 35, "epochs": 1}
-    expected = train(name, numba(), **settings)
-    assert run(count, lambda p: train(name, get_emulated_backend(), p, **settings)) == [expected] * count
+def test_all_networks_on_emulated_cuda(name, count):
+    found = run(count, lambda p: train(name, get_emulated_backend(), p, images=35, batch=35, epochs=1))
+    assert found == [on_a_cpu(name)] * count
+
+
+@emulated
+@pytest.mark.parametrize("name", NETWORKS)
+def test_all_networks_on_gpus_and_cpus(name):
+    backends = [numba, get_emulated_backend, numba]
+    found = run(3, lambda p: train(name, backends[p.rank](), p, images=35, batch=35, epochs=1))
+    assert found == [on_a_cpu(name)] * 3
 
 
 def test_metrics_see_every_image_in_its_order():

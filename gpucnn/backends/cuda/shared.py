@@ -9,13 +9,16 @@ from gpucnn.backends.cuda.layout import ceil_div, i32, i64
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.shared import SharedSums
 from gpucnn.backends.shares import Finish
+from gpucnn.parallel.joined import joined
 
 if TYPE_CHECKING:
     from gpucnn.parallel.processes import Processes
 
 
 class CudaShared(SharedSums, CudaBase):
-    """See SharedSums for what each method does. Nothing here happens on the host, so a CUDA graph can hold it."""
+    """See SharedSums for what each method does. Nothing here happens on the host, so a CUDA graph can hold it, unless
+    some of the processes are on CPUs: then no step is recorded.
+    """
 
     exchanges_on = "the GPU"
 
@@ -51,6 +54,9 @@ class CudaShared(SharedSums, CudaBase):
     def exchanged(self, processes: "Processes", nodes: int, wide: Array, narrow: Array) -> tuple[Array, Array]:
         if processes.size == 1:
             return wide, narrow
+        if processes.on_host:
+            totals = joined(processes, nodes, self.host(wide), self.host(narrow))()
+            return self.array(totals[0]), self.array(totals[1])
         return self._exchanged(processes, nodes, wide), self._exchanged(processes, nodes, narrow)
 
     def _exchanged(self, processes: "Processes", nodes: int, vector: Array) -> Array:

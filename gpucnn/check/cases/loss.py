@@ -72,14 +72,8 @@ def _map_losses(numbers: Numbers) -> Iterator[Case]:
             z, totals = b.pack(numbers(*shape) * np.float32(4)), b.zeros((4,), np.float64)
             weights = b.array(np.abs(numbers(shape[1], seed=1)) + np.float32(0.125))
             mean, dz = b.map_cross_entropy(z, labels(b), weights, 0.1, totals)
-            # For a part of a batch, where a backend can compute one.
-            divisor = b.label_map_weights(labels(b), weights) if b.shares_label_maps else totals[2:]
-            return {
-                "loss": b.host(mean),
-                "dlogits": dz.numpy(),
-                "totals": b.host(totals),
-                "divisor": b.host(divisor),
-            }
+            weight = b.host(b.label_map_weights(labels(b), weights))
+            return {"loss": b.host(mean), "dlogits": dz.numpy(), "totals": b.host(totals), "weight": weight}
 
         def dice(b: Backend, shape=shape, labels=labels) -> Results:
             p, totals = b.softmax(b.pack(numbers(*shape) * np.float32(4))), b.zeros((1,), np.float64)

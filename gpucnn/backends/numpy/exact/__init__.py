@@ -35,7 +35,6 @@ class NumpyExact(
     """The protocol of gpucnn.backends.protocol, to the bit, in float32."""
 
     math = "exact"
-    shares_label_maps = True
     values, gradients, fused = VALUES, GRADIENTS, staticmethod(fma)
 
     def __init__(self, *, threads: int = 1, dtype=np.float32):
