@@ -20,6 +20,7 @@ NO_FUNCTION = {
     "capture capture_step prepare arrivals synchronize elapsed plan images_at_once",
     "sgd adam watch clip_value clip_norm update_running optimize end_step",  # training
     "batch_norm_statistics batch_norm_moving_statistics batch_norm_training group_norm_statistics",  # parts
+    "conv_inference batch_norm_inference",  # fused forms of prediction
     "batch_norm_add batch_norm_add_gradient bias_gradient add_bias add",  # parts; a sum is NumPy's
     "resample_axis",  # a part of pad and upsample
     "batch_norm_gradient_by_means channel_sums finish_statistics between",  # of a part of a batch

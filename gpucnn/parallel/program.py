@@ -1,11 +1,12 @@
 """Whether all processes run the same gpucnn: with another one a process may add in another order, or wait for ever."""
 
 import hashlib
+import importlib.util
 import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-import gpucnn.kernels
+import gpucnn
 from gpucnn.errors import ProcessError
 from gpucnn.parallel.processes import Processes
 
@@ -30,7 +31,9 @@ def _program() -> tuple[str, str]:
     """(version and digest of the sources, where they are)."""
     package = Path(gpucnn.__file__).parent
     digest = hashlib.sha256()
-    for name, path in sorted(_sources(package, Path(gpucnn.kernels.__path__[0]))):
+    kernels = importlib.util.find_spec("gpucnn.kernels")
+    assert kernels is not None and kernels.submodule_search_locations
+    for name, path in sorted(_sources(package, Path(kernels.submodule_search_locations[0]))):
         digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return f"gpucnn {gpucnn.__version__}, sources {digest.hexdigest()[:12]}", f"{package} on {platform.node()}"
 

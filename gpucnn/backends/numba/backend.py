@@ -37,5 +37,3 @@ class NumbaBackend(
     NumbaRandom,
 ):
     """See the protocol for what each method does."""
-
-    shares_label_maps = True
