@@ -6,7 +6,6 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-import gpucnn
 from gpucnn.errors import ProcessError
 from gpucnn.parallel.processes import Processes
 
@@ -29,13 +28,15 @@ def check_program(processes: Processes) -> None:
 
 def _program() -> tuple[str, str]:
     """(version and digest of the sources, where they are)."""
-    package = Path(gpucnn.__file__).parent
+    from gpucnn import __version__
+
+    package = Path(__file__).parent.parent
     digest = hashlib.sha256()
     kernels = importlib.util.find_spec("gpucnn.kernels")
     assert kernels is not None and kernels.submodule_search_locations
     for name, path in sorted(_sources(package, Path(kernels.submodule_search_locations[0]))):
         digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return f"gpucnn {gpucnn.__version__}, sources {digest.hexdigest()[:12]}", f"{package} on {platform.node()}"
+    return f"gpucnn {__version__}, sources {digest.hexdigest()[:12]}", f"{package} on {platform.node()}"
 
 
 def _sources(package: Path, kernels: Path) -> Iterator[tuple[str, Path]]:
