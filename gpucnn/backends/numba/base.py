@@ -138,7 +138,7 @@ class NumbaBase(LaneBackend):
         # The largest first, so that all end at about the same time.
         now = [*first, *(job for _, job in sorted(jobs.items(), key=_is_small))]
         told = [f"{len(now)} kernels on {self.threads} processors"] * (len(now) >= ahead.FEWEST)
-        told += [f"{len(special)} faster kernel{'s' * (len(special) > 1)} during the first steps"] * bool(special)
+        told += [f"{len(special)} faster kernel{'s' * (len(special) > 1)} meanwhile"] * bool(special)
         if told:
             compilation.announce(", ".join(told))
         ahead.compile_all(now, self.threads)
