@@ -8,10 +8,10 @@ from tests.mutants import assert_noticed
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not ahead.CAN_FORK, reason="needs fork")]
 
 MUTANTS = {
-    "a general kernel for taps side by side": (
-        "gpucnn/backends/numba/conv.py",
-        "*sizes[:2], kernel[2]), False))",
-        "*sizes[:2], kernel[2]), True))",
+    "a general kernel for pixels side by side": (
+        "gpucnn/backends/numba/correlation.py",
+        "choices = 0, False, True\n",
+        "choices = 0, True, True\n",
     ),
     "recordings kept for ever": (
         "gpucnn/training/recording.py",
