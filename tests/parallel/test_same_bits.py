@@ -85,9 +85,16 @@ def on_a_cpu(name):
     return train(name, numba(), images=35, batch=35, epochs=1)
 
 
+def _networks_and_counts():
+    """The larger networks in 2 and 5 processes here, in the other counts among the long tests."""
+    for count in COUNTS:
+        yield pytest.param("lenet5", count)
+        for name in ("vgg_small", "resnet20"):
+            yield pytest.param(name, count, marks=pytest.mark.slow if count in (2, 5) else pytest.mark.long)
+
+
 @emulated
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize(("name", "count"), list(_networks_and_counts()))
 def test_all_networks_on_emulated_cuda(name, count):
     found = run(count, lambda p: train(name, get_emulated_backend(), p, images=35, batch=35, epochs=1))
     assert found == [on_a_cpu(name)] * count
