@@ -137,8 +137,7 @@ def race(
         progress=False,
         callbacks=[turns],
     )
-    if later.is_busy:  # with kernels of the race before
-        later.wait()
+    later.wait()  # for kernels of the race before
     trainer.fit(train.images, train.labels, epochs)
     found = {"seed": seed, "gpucnn": turns.ours.report(), "weights_sha256": model.weights_sha256()}
     return found | ({"pytorch": turns.theirs.report()} if peer else {})

@@ -105,8 +105,9 @@ class NumbaBase(LaneBackend):
         have = [self._has(*launch) for launch in launches]
         if not all(have):
             return False
-        for launch in launches:
-            self._run(*launch)
+        if self._foreseen.jobs is None:  # else each was looked up in the cache just now
+            for launch in launches:
+                self._run(*launch)
         return True
 
     def _has(self, kernel: Kernel, *arguments) -> bool:
