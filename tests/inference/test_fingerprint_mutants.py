@@ -23,7 +23,11 @@ MUTANTS = {
         "slot(a, SOURCE_OUTPUTS) - first * LANES) * row",
         "slot(a, SOURCE_OUTPUTS) - 1 - first * LANES) * row",
     ),
-    "one fingerprint for all tiles": (CONV, "slot(a, PRINTS) + unit * FINGERPRINT", "slot(a, PRINTS) + 0 * unit"),
+    "only the last words seen": (
+        FINGERPRINT,
+        "sums = builder.xor(hashes[0], words), builder.add(hashes[1], words)",
+        "sums = words, words",
+    ),
     "own rows alone": ("gpucnn/backends/numba/sums.py", ", conv.WHOLE: w.nbytes - first * all_taps * 4}", "}"),
 }
 
