@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
+from gpucnn.kernels.numba.optimizers import moved
 from gpucnn.kernels.numba.simd import (
     LANES,
     add,
@@ -59,8 +60,11 @@ def bias_gradient(dy, out, images, band, scratch):
 
 
 @kernel("batch norm statistics")
-def batch_norm_statistics(x, mean, var, unbiased, images, band, scratch):
-    """mean, var and unbiased var (C,) of x, each rounded once; two passes; scratch (channels, 2, levels) float64."""
+def batch_norm_statistics(x, mean, var, unbiased, running_mean, running_var, momentum, moves, images, band, scratch):
+    """mean, var and unbiased var (C,) of x, each rounded once; two passes; scratch (channels, 2, levels) float64.
+
+    The running statistics move toward mean and unbiased if it `moves` them.
+    """
     count = images * (x.shape[2] // LANES)
     for u in prange(x.shape[1]):
         c = np.int64(u)
@@ -88,6 +92,9 @@ def batch_norm_statistics(x, mean, var, unbiased, images, band, scratch):
                 mean64 = total64(over_blocks, x.shape[0]) / count
         mean[c], var[c] = np.float32(mean64), np.float32(var64)
         unbiased[c] = np.float32(var64 * count / max(count - 1, 1))
+        if moves:
+            running_mean[c] = moved(running_mean[c], mean[c], momentum)
+            running_var[c] = moved(running_var[c], unbiased[c], momentum)
 
 
 @inner
@@ -96,24 +103,33 @@ def inverse_deviation(var, eps):
 
 
 @kernel("batch norm")
-def batch_norm(x, mean, var, gamma, beta, eps, y, relu):
-    """y = fma(gamma, (x - mean) * inv, beta)."""
+def batch_norm(x, mean, var, gamma, beta, eps, other, adds, y, relu):
+    """y = fma(gamma, (x - mean) * inv, beta), plus `other` if it `adds` that."""
     C = x.shape[1]
     for u in prange(x.shape[0] * C):
         b, c = np.int64(u) // C, np.int64(u) % C
-        values, results = x[b, c], y[b, c]
+        values, others, results = x[b, c], other[b, c], y[b, c]
         m, inv = splat(mean[c]), splat(inverse_deviation(var[c], eps))
         g, shift = splat(gamma[c]), splat(beta[c])
         for i in range(0, x.shape[2], LANES):
             v = fma(g, multiply(subtract(load(values, i), m), inv), shift)
+            if adds:
+                v = add(v, load(others, i))
             store(results, i, finished(v, relu))
 
 
+# What follows batch norm, whose gradient is computed here first.
+NOTHING, RELU, RELU_OF_SUM = range(3)
+
+
 @kernel("batch norm gradient")
-def batch_norm_gradient(dy, x, mean, var, gamma, beta, eps, rectified, dx, out_gamma, out_beta, images, band, scratch):
+def batch_norm_gradient(
+    dy, x, mean, var, gamma, beta, eps, after, y, dsum, dx, out_gamma, out_beta, images, band, scratch
+):
     """dx, dgamma and dbeta; images that fill up a block get +0; scratch (channels, 4, levels) float64.
 
-    `rectified`: dy counts only where the layer's output, computed here once more, is above zero.
+    After RELU dy counts only where the layer's output, computed here once more, is above zero; after RELU_OF_SUM where
+    y is, the output of that, and dsum is then the gradient of each addend.
     """
     count = images * (x.shape[2] // LANES)
     for u in prange(x.shape[1]):
@@ -121,14 +137,17 @@ def batch_norm_gradient(dy, x, mean, var, gamma, beta, eps, rectified, dx, out_g
         m, inv = splat(mean[c]), splat(inverse_deviation(var[c], eps))
         g, shift, zero = splat(gamma[c]), splat(beta[c]), splat(ZERO)
         for b in range(x.shape[0]):
-            values, gradients, bands = x[b, c], dy[b, c], 0
+            values, gradients, outputs, through, bands = x[b, c], dy[b, c], y[b, c], dsum[b, c], 0
             for first in range(0, x.shape[2], band * LANES):
                 by_gamma, by_beta = splat64(0.0), splat64(0.0)
                 for i in range(first, min(first + band * LANES, x.shape[2]), LANES):
                     xhat = multiply(subtract(load(values, i), m), inv)
                     d = load(gradients, i)
-                    if rectified:
+                    if after == RELU:
                         d = where_greater(fma(g, xhat, shift), zero, d, zero)
+                    elif after == RELU_OF_SUM:
+                        d = where_greater(load(outputs, i), zero, d, zero)
+                        store(through, i, d)
                     d = widen(d)
                     by_gamma = add64(by_gamma, multiply64(d, widen(xhat)))
                     by_beta = add64(by_beta, d)
@@ -142,12 +161,13 @@ def batch_norm_gradient(dy, x, mean, var, gamma, beta, eps, rectified, dx, out_g
         a_mean, b_mean = splat(np.float32(beta64 / count)), splat(np.float32(gamma64 / count))
         scale = splat(gamma[c] * inverse_deviation(var[c], eps))
         for b in range(x.shape[0]):
-            values, gradients, results = x[b, c], dy[b, c], dx[b, c]
+            values, results = x[b, c], dx[b, c]
+            gradients = dsum[b, c] if after == RELU_OF_SUM else dy[b, c]
             there = splat(np.float32(lanes_of(images, b)))
             for i in range(0, x.shape[2], LANES):
                 xhat = multiply(subtract(load(values, i), m), inv)
                 d = load(gradients, i)
-                if rectified:
+                if after == RELU:
                     d = where_greater(fma(g, xhat, shift), zero, d, zero)
                 negative = multiply(splat(np.float32(-1)), xhat)
                 v = multiply(scale, fma(negative, b_mean, subtract(d, a_mean)))
