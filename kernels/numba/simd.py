@@ -411,13 +411,12 @@ def tree64(typing, x, n):
     """The first n lanes of x summed by adjacent pairs; the others count as +0."""
 
     def generate(context, builder, s, v):
-        zero = ir.Constant(_f64, 0.0)
-        values = []
-        for lane in range(LANES):
-            present = builder.icmp_signed("<", _i64(lane), v[1])
-            values.append(builder.select(present, builder.extract_element(v[0], _i32(lane)), zero))
-        while len(values) > 1:
-            values = [builder.fadd(x, y) for x, y in zip(values[::2], values[1::2], strict=True)]
-        return values[0]
+        lanes = ir.VectorType(_i64, LANES)
+        there = builder.icmp_signed("<", ir.Constant(lanes, list(range(LANES))), _splat(builder, v[1], lanes))
+        value, width = builder.select(there, v[0], ir.Constant(_vec64, None)), LANES
+        while width > 1:
+            masks = (ir.Constant(ir.VectorType(_i32, width // 2), list(range(k, width, 2))) for k in (0, 1))
+            value, width = builder.fadd(*(builder.shuffle_vector(value, value, mask) for mask in masks)), width // 2
+        return builder.extract_element(value, _i32(0))
 
     return types.float64(vec64, _index), generate
