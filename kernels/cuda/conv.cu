@@ -30,6 +30,9 @@ struct OutputStrides {
   int g, o, d, h, w;
 };
 
+// How many pixels a thread may hold so that they arrive before they are used.
+constexpr int MOST_AHEAD = 60;
+
 // How many of N neighboring weights are moved at once.
 template <int N> constexpr int TOGETHER = N % 4 == 0 ? 4 : N % 2 == 0 ? 2 : 1;
 
@@ -95,7 +98,11 @@ __global__ void __launch_bounds__(T::threads, 1) conv(const float* __restrict__ 
   constexpr int NX = (QB - 1) * S::W + (SB - 1) * D::W + 1;  // pixels under QB outputs and SB taps
   // Of those, the ones that are inside the image for every tile, which needs no check: [B::W, INSIDE).
   constexpr int INSIDE = In::W + B::W - (Out::W - QB) * S::W - (ceil_div(K::W, SB) - 1) * SB * D::W;
-  constexpr int UNROLLED_ROWS = OB * QB * SB <= 128 ? K::H : 1;
+  // Whether a channel's pixels fit in registers: then those of the next one arrive while these are used.
+  constexpr int WINDOW_ROWS = K::D * K::H;
+  constexpr bool AHEAD = WINDOW_ROWS > 2 && SB >= K::W && WINDOW_ROWS * NX <= MOST_AHEAD;
+  constexpr int UNROLLED_CHANNELS = WINDOW_ROWS > 2 ? 1 : 4;
+  constexpr int UNROLLED_ROWS = AHEAD ? WINDOW_ROWS : OB * QB * SB <= 128 ? K::H : 1;
   __shared__ __align__(16) float weights[CC * K::product * ROW];
 
   const int lane = threadIdx.x, wk = threadIdx.y % T::WK, tile = int(blockIdx.x) * T::WP + threadIdx.y / T::WK;
@@ -107,51 +114,61 @@ __global__ void __launch_bounds__(T::threads, 1) conv(const float* __restrict__ 
   const float* pixels = x + (i64(block) * GROUPS + group) * C * In::product * LANES + lane;
   const float* source = w + first + i64(group) * Strides::GROUP;
 
-  float acc[OB][QB];
+  // Where the window's rows are: the first one's plane, and its height there.
+  const int d_first = d_out * S::D - B::D, h_first = h_out * S::H - B::H;
+  auto inside = [&](int row) {
+    return unsigned(d_first + row / K::H * D::D) < unsigned(In::D) &&
+           unsigned(h_first + row % K::H * D::H) < unsigned(In::H);
+  };
+  // The pixels of a channel's map under SB taps of a row of the window.
+  auto fetch_pixels = [&](float (&xs)[NX], const float* map, int row, int s_first) {
+    const int d = d_first + row / K::H * D::D, h = h_first + row % K::H * D::H;
+    const int column = q * S::W - B::W + s_first * D::W;
+    const float* from = map + ((d * In::H + h) * In::W + column) * LANES;
 #pragma unroll
-  for (int o = 0; o < OB; o++)
-#pragma unroll
-    for (int j = 0; j < QB; j++) acc[o][j] = 0.0f;
+    for (int i = 0; i < NX; i++) {
+      const bool inside = (i >= B::W && i < INSIDE) || unsigned(column + i) < unsigned(In::W);
+      xs[i] = inside ? from[i * LANES] : 0.0f;
+    }
+  };
 
+  float acc[OB][QB] = {}, xs[AHEAD ? WINDOW_ROWS : 1][NX];
+  const float* map = pixels;  // of the channel whose pixels are fetched next
+  if (AHEAD && works) {
+#pragma unroll
+    for (int row = 0; row < WINDOW_ROWS; row++)
+      if (inside(row)) fetch_pixels(xs[AHEAD ? row : 0], map, row, 0);
+  }
   for (int c_first = 0; c_first < C; c_first += CC) {
     if (c_first) __syncthreads();  // the previous weights have been used
     fetch_weights<T, C, O, K, Strides>(weights, source, o_first, c_first);
     __syncthreads();
     if (!works) continue;
+#pragma unroll UNROLLED_CHANNELS
     for (int c = 0; c < least(CC, C - c_first); c++) {
-      const float* map = pixels + i64(c_first + c) * In::product * LANES;
-#pragma unroll 1
-      for (int a = 0; a < K::D; a++) {
-        const int d = d_out * S::D - B::D + a * D::D;
-        if (unsigned(d) >= unsigned(In::D)) continue;
+      if (AHEAD && c_first + c + 1 < C) map += In::product * LANES;  // behind the last channel comes the last again
 #pragma unroll UNROLLED_ROWS
-        for (int r = 0; r < K::H; r++) {
-          const int h = h_out * S::H - B::H + r * D::H;
-          if (unsigned(h) >= unsigned(In::H)) continue;
-          const float* of_row = weights + ((c * K::D + a) * K::H + r) * K::W * ROW + wk * OB;
+      for (int row = 0; row < WINDOW_ROWS; row++) {
+        if (!inside(row)) continue;
+        const float* of_row = weights + (c * WINDOW_ROWS + row) * K::W * ROW + wk * OB;
+        float (&now)[NX] = xs[AHEAD ? row : 0];
 #pragma unroll 1
-          for (int s_first = 0; s_first < K::W; s_first += SB) {
-            const int column = q * S::W - B::W + s_first * D::W;
-            const float* row = map + ((d * In::H + h) * In::W + column) * LANES;
-            float xs[NX];
+        for (int s_first = 0; s_first < K::W; s_first += SB) {
+          if (!AHEAD) fetch_pixels(now, map, row, s_first);
 #pragma unroll
-            for (int i = 0; i < NX; i++) {
-              const bool inside = (i >= B::W && i < INSIDE) || unsigned(column + i) < unsigned(In::W);
-              xs[i] = inside ? row[i * LANES] : 0.0f;
+          for (int s = 0; s < SB; s++)
+            if (s_first + s < K::W) {
+              float wv[OB];
+              read_weights(wv, of_row + (s_first + s) * ROW);
+#pragma unroll
+              for (int o = 0; o < OB; o++)
+#pragma unroll
+                for (int j = 0; j < QB; j++) acc[o][j] = __fmaf_rn(now[j * S::W + s * D::W], wv[o], acc[o][j]);
             }
-#pragma unroll
-            for (int s = 0; s < SB; s++)
-              if (s_first + s < K::W) {
-                float wv[OB];
-                read_weights(wv, of_row + (s_first + s) * ROW);
-#pragma unroll
-                for (int o = 0; o < OB; o++)
-#pragma unroll
-                  for (int j = 0; j < QB; j++) acc[o][j] = __fmaf_rn(xs[j * S::W + s * D::W], wv[o], acc[o][j]);
-              }
-          }
         }
+        if (AHEAD) fetch_pixels(now, map, row, 0);
       }
+      if (!AHEAD) map += In::product * LANES;
     }
   }
   if (!works) return;

@@ -178,8 +178,15 @@ PLANTED = {
     "a read outside the image": (
         _conv,
         "conv.cu",
-        "i < INSIDE) || unsigned(column + i) < unsigned(In::W);\n              xs[i] =",
-        "i < INSIDE) || column + i < In::W;\n              xs[i] =",
+        "i < INSIDE) || unsigned(column + i) < unsigned(In::W);\n      xs[i] = inside ? from",
+        "i < INSIDE) || column + i < In::W;\n      xs[i] = inside ? from",
+    ),
+    "pixels of a channel too many": (_conv, "conv.cu", "if (AHEAD && c_first + c + 1 < C) map", "if (AHEAD) map"),
+    "pixels of the channel before": (
+        _conv,
+        "conv.cu",
+        "if (AHEAD && c_first + c + 1 < C) map",
+        "if (AHEAD && c + 1 < CC && c_first + c + 2 < C) map",
     ),
     "an unmasked lane in float32": (_conv_gradient, "conv.cu", "acc[i] = there ? acc[i] : 0.0f;", ";"),
     "an unmasked lane in float64": (
@@ -303,8 +310,8 @@ PLANTED = {
     "a multiplication that is not fused": (
         _conv,
         "conv.cu",
-        "acc[o][j] = __fmaf_rn(xs[j * S::W + s * D::W], wv[o], acc[o][j]);",
-        "acc[o][j] = __fadd_rn(acc[o][j], __fmul_rn(xs[j * S::W + s * D::W], wv[o]));",
+        "acc[o][j] = __fmaf_rn(now[j * S::W + s * D::W], wv[o], acc[o][j]);",
+        "acc[o][j] = __fadd_rn(acc[o][j], __fmul_rn(now[j * S::W + s * D::W], wv[o]));",
     ),
 }
 

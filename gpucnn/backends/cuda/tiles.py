@@ -1,9 +1,10 @@
 """The choice of a CUDA kernel's register tile by shape and number of multiprocessors.
 
-Time is in cycles of a scheduler that issues one warp instruction per cycle; a multiprocessor has four. Large tiles
-spend their instructions on multiply-adds, small ones make enough warps to fill a GPU with a small batch. If few warps
-share a scheduler, each step also waits for its loads. The model only has to rank tiles, and no bit depends on
-it: each function returns the tiles that a kernel may have, those first that should take the least time.
+Time is in cycles of a scheduler that issues one warp instruction per cycle; a multiprocessor has four, which share one
+path of 128 bytes a cycle from L1 and shared memory to the registers. Large tiles spend their instructions on
+multiply-adds, small ones make enough warps to fill a GPU with a small batch. If few warps share a scheduler, each step
+also waits for its loads. The model only has to rank tiles, and no bit depends on it: each function returns the tiles
+that a kernel may have, those first that should take the least time.
 """
 
 import functools
@@ -14,7 +15,8 @@ Tile = tuple[int, ...]
 _SCHEDULERS = 4  # per multiprocessor
 _SHARED_BYTES = 16 * 1024  # of weights that a block of threads holds at once
 _SHARED_LIMIT = 48 * 1024
-_LOAD_CYCLES = 100  # until a step's pixels arrive
+_LOAD_CYCLES = 300  # until a step's pixels arrive from L2
+_AHEAD = 60  # conv.cu's MOST_AHEAD: pixels that a thread may fetch for the next channel
 _FETCH = 43  # instructions for the weights that conv.cu's fetch_weights moves at once, two such sets being in flight
 _REGISTER_FILE = 512  # registers per lane, for all warps of a scheduler
 _OVERHEAD = 45  # registers for addresses and weights
@@ -23,11 +25,19 @@ _REGISTERS = 205  # for sums and operands of a weight gradient's tile
 _BYTES_PER_CYCLE = 1500
 
 
-def _time(warps: float, processors: int, instructions: float, waits: float, registers: int) -> float:
-    """Cycles of `warps` warps of `instructions` instructions each, plus `waits` cycles of waiting for loads."""
-    each = warps / (_SCHEDULERS * processors)
+def _time(each: float, instructions: float, loads: float, waits: float, registers: int) -> float:
+    """Cycles of a scheduler for `each` warps of `instructions` instructions, plus `waits` cycles of waiting for loads.
+
+    `loads` are those instructions' loads in units of 128 bytes.
+    """
     resident = min(16, _REGISTER_FILE / (registers + _OVERHEAD))
-    return max(instructions * max(each, 1.0), (instructions + waits) * max(1.0, each / resident))
+    issue, path = instructions * max(each, 1.0), _SCHEDULERS * loads * each
+    return max(issue, path, (instructions + waits) * max(1.0, each / resident))
+
+
+def _fullest(blocks: int, warps: int, processors: int) -> float:
+    """Warps a scheduler on the multiprocessor with the most of `blocks` blocks of threads of `warps` warps each."""
+    return -(-blocks // processors) * warps / _SCHEDULERS
 
 
 @functools.cache
@@ -49,14 +59,23 @@ def conv_tiles(
             row = (qb - 1) * stride + (sb - 1) * dilation + 1
             if qb > output[2] or ob * qb > 64 or (row > _WIDEST_ROW and qb > 1):
                 continue
-            loads = min(row, qb * sb) * -(-taps_row // sb) + taps_row * -(-ob // _together(ob))
-            step = taps_row * ob * qb + loads + 8
+            pixels = min(row, qb * sb) * -(-taps_row // sb)
+            step = taps_row * ob * qb + pixels + taps_row * -(-ob // _together(ob)) + 8
             tiles = blocks * output[0] * output[1] * -(-output[2] // qb)
             wk, wp, cc = _block(ob, outputs, channels, taps, tiles, processors)
             fetch, fetch_waits = _fetch(ob * wk, wk * wp, cc, channels, taps)
-            steps = channels * kernel[0] * kernel[1]
-            instructions, waits = steps * step + fetch, steps * _LOAD_CYCLES + fetch_waits
-            time = _time(tiles * -(-outputs // ob), processors, instructions, waits, ob * qb + row)
+            rows = kernel[0] * kernel[1]
+            steps = channels * rows
+            ahead = rows > 2 and sb >= taps_row and rows * row <= _AHEAD
+            # Pixels that come a channel ahead only keep a channel from taking less time than they do.
+            waits = max(0, channels * _LOAD_CYCLES - steps * step) if ahead else steps * _LOAD_CYCLES
+            time = _time(
+                _fullest(-(-tiles // wp) * -(-outputs // (ob * wk)), wk * wp, processors),
+                steps * step + fetch,
+                steps * (pixels + taps_row * ob),
+                waits + fetch_waits,
+                ob * qb + row * (rows if ahead else 1),
+            )
             times[ob, qb, wk, wp, cc, sb] = time
     if not times:
         raise ValueError(f"a kernel of {taps} taps is too large for the GPU; at most {_SHARED_LIMIT // 4} fit")
@@ -85,8 +104,13 @@ def pooled_conv_tiles(
             wk, wp, cc = _block(ob, outputs, channels, taps, tiles, processors)
             fetch, fetch_waits = _fetch(ob * wk, wk * wp, cc, channels, taps)
             steps = channels * (kernel[1] + 1)
-            instructions, waits = steps * step + fetch, steps * _LOAD_CYCLES + fetch_waits
-            time = _time(tiles * -(-outputs // ob), processors, instructions, waits, 4 * ob * qb + row)
+            time = _time(
+                _fullest(-(-tiles // wp) * -(-outputs // (ob * wk)), wk * wp, processors),
+                steps * step + fetch,
+                steps * (row + 2 * kernel[2] * ob),
+                steps * _LOAD_CYCLES + fetch_waits,
+                4 * ob * qb + row,
+            )
             times[ob, qb, wk, wp, cc, kernel[2]] = time
     return tuple(sorted(times, key=times.__getitem__))
 
@@ -160,7 +184,9 @@ def gradient_tiles(
                     groups_of_bands = -(-bands // together)
                     warps = tiles * blocks * groups_of_bands
                     turns = min(together, bands)
-                    time = _time(warps, processors, turns * a_band, turns * steps * 2.5 * _LOAD_CYCLES, sums + operands)
+                    each = warps / (_SCHEDULERS * processors)
+                    waits = turns * steps * _LOAD_CYCLES
+                    time = _time(each, turns * a_band, turns * steps * operands, waits, sums + operands)
                     time += 2 * blocks * groups_of_bands * weights * 8 / _BYTES_PER_CYCLE
                     # The tree over bands keeps its slots in shared memory.
                     fits = 4 * 32 * 4 * -(-sums // 16) * together.bit_length() <= _SHARED_LIMIT
