@@ -188,6 +188,18 @@ PLANTED = {
         "if (AHEAD && c_first + c + 1 < C) map",
         "if (AHEAD && c + 1 < CC && c_first + c + 2 < C) map",
     ),
+    "the gradients of the position before": (
+        _conv_gradient,
+        "conv.cu",
+        "fetch(q + u + AHEAD, u + AHEAD, SPAN - NEW);",
+        "fetch(q + u + AHEAD - 1, u + AHEAD, SPAN - NEW);",
+    ),
+    "a ring of pixels that is too short": (
+        _conv_gradient,
+        "conv.cu",
+        "ROUND = filled(AHEAD + ceil_div(SPAN, S::W))",
+        "ROUND = filled(AHEAD)",
+    ),
     "an unmasked lane in float32": (_conv_gradient, "conv.cu", "acc[i] = there ? acc[i] : 0.0f;", ";"),
     "an unmasked lane in float64": (
         _bias_gradient,

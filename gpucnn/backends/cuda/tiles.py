@@ -22,6 +22,7 @@ _REGISTER_FILE = 512  # registers per lane, for all warps of a scheduler
 _OVERHEAD = 45  # registers for addresses and weights
 _WIDEST_ROW = 24  # pixels of a row in registers
 _REGISTERS = 205  # for sums and operands of a weight gradient's tile
+_UNROLLED = 1024  # multiply-adds in its inner loop
 _BYTES_PER_CYCLE = 1500
 
 
@@ -158,40 +159,44 @@ def gradient_tiles(
     blocks: int,
     processors: int,
 ) -> tuple[Tile, ...]:
-    """(OB, CB, RB, SB, QU, WARPS, BANDS) of conv.cu's weight gradient; `band` rows per band, axes as in conv_tiles."""
+    """(OB, CB, RB, SB, AHEAD, WARPS, BANDS) of conv.cu's weight gradient; `band` rows a band, axes as in conv_tiles."""
     bands = -(-output[0] * output[1] // band)
     weights = groups * outputs * channels * math.prod(kernel)
     rb, sb = min(kernel[1], 5), min(kernel[2], 5)
+    span = (sb - 1) * dilation + 1  # pixels of a row under the taps, of which the position before does not see `new`
+    new = min(span, stride)
     times: dict[Tile, float] = {}
     for ob in (1, 2, 3, 4, 6, 8):
         for cb in (1, 2, 4, 8):
-            for qu in (1, 2, 4):
-                row = (qu - 1) * stride + (sb - 1) * dilation + 1
-                sums, operands = ob * cb * rb * sb, ob * qu + cb * rb * min(row, qu * sb)
-                small = ob == cb == qu == 1
-                if not small and (ob > outputs or cb > channels or qu > output[2] or sums + operands > _REGISTERS):
+            for ahead in (1, 2, 4):
+                sums, operands = ob * cb * rb * sb, ob * (ahead + 1) + cb * rb * (span + ahead * new)
+                unrolled = 2 ** (ahead + -(-span // stride) - 1).bit_length()
+                small = ob == cb == ahead == 1
+                if not small and (ob > outputs or cb > channels or ahead > output[2] or sums + operands > _REGISTERS):
                     continue
-                if not small and (sums > 150 or row > _WIDEST_ROW):
+                if not small and (sums > 150 or span > _WIDEST_ROW or unrolled * sums > _UNROLLED):
                     continue
                 tiles = groups * math.prod(
                     -(-a // b)
                     for a, b in ((outputs, ob), (channels, cb), (kernel[0], 1), (kernel[1], rb), (kernel[2], sb))
                 )
-                steps = band * -(-output[2] // qu)
-                a_band = steps * (sums * qu + 1.5 * operands + 12) + 3 * sums + 60
+                loads = ob + cb * rb * new
+                step = sums + 1.3 * loads + 6
+                a_band = band * (output[2] * step + 30) + 6 * sums + 100
+                # A row waits for its first position, and later ones take no less time than their loads.
+                late = max(0, _LOAD_CYCLES / ahead - step)
+                waits = band * (_LOAD_CYCLES + output[2] * late)
                 together = 1
                 while True:
                     groups_of_bands = -(-bands // together)
-                    warps = tiles * blocks * groups_of_bands
-                    turns = min(together, bands)
-                    each = warps / (_SCHEDULERS * processors)
-                    waits = turns * steps * _LOAD_CYCLES
-                    time = _time(each, turns * a_band, turns * steps * operands, waits, sums + operands)
+                    turns, path = min(together, bands), band * output[2] * loads
+                    each = tiles * blocks * groups_of_bands / (_SCHEDULERS * processors)
+                    time = _time(each, turns * a_band, turns * path, turns * waits, sums + operands)
                     time += 2 * blocks * groups_of_bands * weights * 8 / _BYTES_PER_CYCLE
                     # The tree over bands keeps its slots in shared memory.
                     fits = 4 * 32 * 4 * -(-sums // 16) * together.bit_length() <= _SHARED_LIMIT
                     if fits:
-                        times[ob, cb, rb, sb, qu, min(4, tiles), together] = time
+                        times[ob, cb, rb, sb, ahead, min(4, tiles), together] = time
                     if together >= bands:
                         break
                     together *= 2
