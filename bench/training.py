@@ -95,7 +95,7 @@ def measure(case: Training, threads: int, seconds: float) -> dict:
     """The row of a network and batch size."""
     fit, steps = Fit(case, threads), len(case.data()[0]) // case.batch
     found: dict[str, Contender] = {"gpucnn": Contender(fit)}
-    for variant in pytorch.variants("training", "cpu", compiled=False, tf32=False):
+    for variant in pytorch.variants("training", "cpu", compiled=False, reduced=False):
         if variant.layout == "channels_last" and len(case.build().input_shape) != 3:
             continue
         found[variant.describe("training")] = _epochs(pytorch.prepare(case, variant, "cpu", threads).contender, steps)
