@@ -90,8 +90,8 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, pairs: bo
                     # The input rows that the output rows of `depth` bands see; none if they are in the padding.
                     upper = min(max(0, top - before[1]), height)
                     lower = max(upper, min(height, min(top + depth * band, H) - 1 - before[1] + KH))
-                    fill(x, strip, b, g * CG, CG, upper, lower - upper)
                     x_c = (lower - upper) * line
+                    fill(x, strip, b, g * CG, CG, upper, lower - upper, x_c)
                 slot = 0
                 for i in range(first, last):
                     o = g * OG + min(i * OB, OG - OB)
