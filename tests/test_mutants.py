@@ -407,8 +407,8 @@ CHANGES = [
         "the float64 tree shifted by one",
         "numba",
         NUMBA + "simd.py",
-        "while len(values) > 1:",
-        "values = values[1:] + values[:1]\n        while len(values) > 1:",
+        "list(range(k, 2 * width, 2))",
+        "[(x + 1) % (2 * width) for x in range(k, 2 * width, 2)]",
         biases,
     ),
     Change(
