@@ -15,14 +15,14 @@ Tile = tuple[int, ...]
 _SCHEDULERS = 4  # per multiprocessor
 _SHARED_BYTES = 16 * 1024  # of weights that a block of threads holds at once
 _SHARED_LIMIT = 48 * 1024
-_LOAD_CYCLES = 300  # until a step's pixels arrive from L2
+_LOAD_CYCLES = 450  # until pixels arrive from L2 or memory: what the measured totals ask for
 _AHEAD = 60  # conv.cu's MOST_AHEAD: pixels that a thread may fetch for the next channel
 _FETCH = 43  # instructions for the weights that conv.cu's fetch_weights moves at once, two such sets being in flight
 _REGISTER_FILE = 512  # registers per lane, for all warps of a scheduler
 _OVERHEAD = 45  # registers for addresses and weights
 _WIDEST_ROW = 24  # pixels of a row in registers
 _REGISTERS = 205  # for sums and operands of a weight gradient's tile
-_UNROLLED = 1024  # multiply-adds in its inner loop
+_UNROLLED = 1200  # multiply-adds in its inner loop
 _BYTES_PER_CYCLE = 1500
 
 
