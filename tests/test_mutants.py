@@ -124,6 +124,14 @@ def normalized(b):
     return {"y": b.batch_norm(b.pack(numbers("random", 3, 40)), mean, var, gamma, beta, 1e-5).numpy()}
 
 
+def added(b):
+    x, other, dy = (b.pack(numbers("random", 3, 4, 5, 6, seed=seed)) for seed in (1, 2, 3))
+    mean, var, gamma, beta, dgamma, dbeta = (b.array(np.full(4, v, np.float32)) for v in (0.1, 0.9, 1.5, 0.2, 0, 0))
+    y = b.batch_norm_add(x, mean, var, gamma, beta, 1e-5, other, relu=True)
+    dx, dother = b.batch_norm_add_gradient(dy, y, x, mean, var, gamma, 1e-5, dgamma, dbeta)
+    return {"y": y.numpy(), "dx": dx.numpy(), "dother": dother.numpy(), "dgamma": b.host(dgamma)}
+
+
 def maxima(b):
     win = window((5, 6), 3, padding=1)
     y, where = b.max_pool(b.pack(numbers("cancelling", 3, 2, 5, 6)), win)
@@ -399,8 +407,8 @@ CHANGES = [
         "the float64 tree shifted by one",
         "numba",
         NUMBA + "simd.py",
-        "while len(values) > 1:",
-        "values = values[1:] + values[:1]\n        while len(values) > 1:",
+        "list(range(k, 2 * width, 2))",
+        "[(x + 1) % (2 * width) for x in range(k, 2 * width, 2)]",
         biases,
     ),
     Change(
@@ -498,6 +506,14 @@ CHANGES = [
         "return ONE / np.float32(math.sqrt(var + eps))",
         "return np.float32(1.0 / math.sqrt(np.float64(var + eps)))",
         normalized,
+    ),
+    Change(
+        "a sum's gradient that forgets its ReLU",
+        "numba",
+        NUMBA + "norm.py",
+        "gradients = dsum[b, c] if after == RELU_OF_SUM else dy[b, c]",
+        "gradients = dy[b, c]",
+        added,
     ),
     Change(
         "exp from a library, as 2 ** (x log2(e)) in float32",

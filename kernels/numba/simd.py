@@ -411,13 +411,13 @@ def tree64(typing, x, n):
     """The first n lanes of x summed by adjacent pairs; the others count as +0."""
 
     def generate(context, builder, s, v):
-        zero = ir.Constant(_f64, 0.0)
-        values = []
-        for lane in range(LANES):
-            present = builder.icmp_signed("<", _i64(lane), v[1])
-            values.append(builder.select(present, builder.extract_element(v[0], _i32(lane)), zero))
-        while len(values) > 1:
-            values = [builder.fadd(x, y) for x, y in zip(values[::2], values[1::2], strict=True)]
-        return values[0]
+        numbers = ir.Constant(ir.VectorType(_i64, LANES), list(range(LANES)))
+        there = builder.icmp_signed("<", numbers, _splat(builder, v[1], numbers.type))
+        values, width = builder.select(there, v[0], ir.Constant(_vec64, None)), LANES
+        while width > 1:
+            undefined, width = ir.Constant(values.type, ir.Undefined), width // 2
+            masks = [ir.Constant(ir.VectorType(_i32, width), list(range(k, 2 * width, 2))) for k in (0, 1)]
+            values = builder.fadd(*(builder.shuffle_vector(values, undefined, mask) for mask in masks))
+        return builder.extract_element(values, _i32(0))
 
     return types.float64(vec64, _index), generate

@@ -62,7 +62,7 @@ class NumbaCorrelation(NumbaBase):
         packed = self._empty((groups, -(-outputs // filters), math.prod(w.shape[2:]), filters))
         line, rows, copies = x.shape[4], y.shape[3], channels > 1 or pairs
         depth = tiles.strip_depth(channels, line * stride[1], height, rows, y.shape[0] * groups, self.threads)
-        strip = channels * ((depth - 1) * stride[1] + height) * line * LANES if copies else 0
+        strip = channels * (((depth - 1) * stride[1] + height) * line + qb) * LANES if copies else 0
         strips = self._empty((self.threads, strip))
         choices = {"stride": stride[2], "copies": copies, "pairs": pairs}
         kernel = conv_rows.conv_rows_of(ob, qb, width, *outside, qb == y.shape[4], **choices)

@@ -12,50 +12,85 @@ from gpucnn.backends.spatial import is_halving, positions_per_band, rows_per_ban
 from gpucnn.geometry import Window
 from gpucnn.kernels.numba import channel_sums, norm, norm_pool, sums
 
+_LINE = 8  # float64 of a cache line: no two threads write to one
+
 
 class NumbaNorm(NumbaBase):
     """See the protocol for what each method does."""
 
     def bias_gradient(self, dy: Batch, out: Array) -> None:
-        slots = self._slots64(dy, 2)
-        self._run(norm.bias_gradient, flat(self._data(dy)), out, dy.images, positions_per_band(dy.spatial), slots)
+        self._run(norm.bias_gradient, flat(self._data(dy)), out, self._part64(dy), *self._summing(dy))
 
-    def _slots64(self, x: Batch, trees: int) -> np.ndarray:
-        """Scratch sums for trees over a map's bands and over the blocks."""
-        positions = math.prod(x.spatial)
-        terms = max(-(-positions // positions_per_band(x.spatial)), x.data.shape[0])
-        return self._empty((x.channels, trees, sums.levels(terms)), np.float64)
+    def _part64(self, x: Batch, *sums: int) -> np.ndarray:
+        """Room for so many sums of each map of a block."""
+        return self._empty((*sums, *x.data.shape[:2]), np.float64)
+
+    def _summing(self, x: Batch, *trees: int, rows: bool = False) -> tuple[int, int, np.ndarray]:
+        """How maps are summed: the images, a band's positions or rows, and room for each thread's waiting sums."""
+        band = positions_per_band(x.spatial)
+        levels = sums.levels(max(-(-math.prod(x.spatial) // band), x.data.shape[0]))
+        slots = self._empty((self.threads, *trees, -(-levels // _LINE) * _LINE), np.float64)
+        return x.images, rows_per_band(x.spatial[-1]) if rows else band, slots
 
     def batch_norm_statistics(self, x: Batch) -> tuple[Array, Array, Array]:
+        nothing = np.zeros(1, np.float32)
+        return self._statistics(x, nothing, nothing, 0.0, False)
+
+    def batch_norm_moving_statistics(
+        self, x: Batch, running_mean: Array, running_var: Array, momentum: float
+    ) -> tuple[Array, Array]:
+        mean, var, _ = self._statistics(x, running_mean, running_var, momentum, True)
+        return mean, var
+
+    def _statistics(
+        self, x: Batch, running_mean: Array, running_var: Array, momentum: float, moves: bool
+    ) -> tuple[Array, Array, Array]:
         mean, var, unbiased = (self._empty((x.channels,)) for _ in range(3))
-        sizes = x.images, positions_per_band(x.spatial), self._slots64(x, 2)
-        self._run(norm.batch_norm_statistics, flat(self._data(x)), mean, var, unbiased, *sizes)
+        moving = running_mean, running_var, np.float32(momentum), moves
+        room = self._part64(x, 2), self._empty((x.channels,), np.float64), *self._summing(x)
+        self._run(norm.batch_norm_statistics, flat(self._data(x)), mean, var, unbiased, *moving, *room)
         return mean, var, unbiased
 
     def batch_norm(
         self, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float, relu: bool = False
     ) -> Batch:
-        y = self._like(x)
-        data = flat(self._data(x))
-        self._run(norm.batch_norm, data, mean, var, gamma, beta, np.float32(eps), flat(y.data), relu)
+        return self._batch_norm(x, mean, var, gamma, beta, eps, None, relu)
+
+    def batch_norm_add(self, x, mean, var, gamma, beta, eps, other: Batch, relu: bool = False) -> Batch:
+        return self._batch_norm(x, mean, var, gamma, beta, eps, other, relu)
+
+    def _batch_norm(self, x: Batch, mean, var, gamma, beta, eps, other: Batch | None, relu: bool) -> Batch:
+        y, data = self._like(x), flat(self._data(x))
+        addend = data if other is None else flat(self._data(other))
+        arguments = data, mean, var, gamma, beta, np.float32(eps), addend, other is not None
+        self._run(norm.batch_norm, *arguments, flat(y.data), relu)
         return y
 
     def batch_norm_gradient(
         self, dy: Batch, x: Batch, mean: Array, var: Array, gamma: Array, eps: float, out_gamma: Array, out_beta: Array
     ) -> Batch:
         # beta is unused without ReLU: gamma is passed in its place.
-        return self._batch_norm_gradient(dy, x, mean, var, gamma, gamma, eps, False, out_gamma, out_beta)
+        return self._batch_norm_gradient(norm.NOTHING, dy, dy, dy, x, mean, var, gamma, gamma, eps, out_gamma, out_beta)
 
     def batch_norm_relu_gradient(self, dy, y, x, mean, var, gamma, beta, eps, out_gamma, out_beta) -> Batch:
-        return self._batch_norm_gradient(dy, x, mean, var, gamma, beta, eps, True, out_gamma, out_beta)
+        return self._batch_norm_gradient(norm.RELU, dy, dy, dy, x, mean, var, gamma, beta, eps, out_gamma, out_beta)
 
-    def _batch_norm_gradient(self, dy, x, mean, var, gamma, beta, eps, rectified, out_gamma, out_beta) -> Batch:
+    def batch_norm_add_gradient(self, dy, y, x, mean, var, gamma, eps, out_gamma, out_beta) -> tuple[Batch, Batch]:
+        settings = x, mean, var, gamma, gamma, eps, out_gamma, out_beta
+        if y is None:
+            return self._batch_norm_gradient(norm.NOTHING, dy, dy, dy, *settings), dy
+        dsum = self._like(dy)
+        return self._batch_norm_gradient(norm.RELU_OF_SUM, dy, y, dsum, *settings), dsum
+
+    def _batch_norm_gradient(
+        self, after: int, dy, y, dsum, x, mean, var, gamma, beta, eps, out_gamma, out_beta
+    ) -> Batch:
+        """`y` and `dsum` count after norm.RELU_OF_SUM alone."""
         dx = self._like(x)
-        arguments = flat(self._data(dy)), flat(self._data(x)), mean, var, gamma, beta, np.float32(eps), rectified
-        outputs = flat(dx.data), out_gamma, out_beta
-        self._run(
-            norm.batch_norm_gradient, *arguments, *outputs, x.images, positions_per_band(x.spatial), self._slots64(x, 4)
-        )
+        arguments = flat(self._data(dy)), flat(self._data(x)), mean, var, gamma, beta, np.float32(eps), after
+        outputs = flat(self._data(y)), flat(self._data(dsum)), flat(dx.data), out_gamma, out_beta
+        room = self._part64(x, 2), self._empty((2, x.channels)), *self._summing(x, 2)
+        self._run(norm.batch_norm_gradient, *arguments, *outputs, *room)
         return dx
 
     def channel_sums(self, x: Batch, y: Batch | None = None, center: Array | None = None) -> Array:
@@ -65,8 +100,7 @@ class NumbaNorm(NumbaBase):
         )
         other = data if y is None else flat(self._data(y))
         middle = np.zeros(x.channels) if center is None else center
-        sizes = x.images, positions_per_band(x.spatial), self._slots64(x, 2)
-        self._run(channel_sums.channel_sums, data, other, middle, kind, out, *sizes)
+        self._run(channel_sums.channel_sums, data, other, middle, kind, out, self._part64(x), *self._summing(x))
         return out
 
     def batch_norm_gradient_by_means(self, dy, x, mean, var, gamma, eps, gamma_mean, beta_mean) -> Batch:
@@ -95,8 +129,8 @@ class NumbaNorm(NumbaBase):
             )
         dx = self._like(x)
         arguments = self._data(dy), kept, self._data(x), mean, var, gamma, beta, np.float32(eps)
-        sums_ = x.images, rows_per_band(pool.input[1]), self._slots64(x, 4)
-        self._run(norm_pool.batch_norm_max_pool_gradient, *arguments, dx.data, out_gamma, out_beta, *sums_)
+        outputs = dx.data, out_gamma, out_beta, self._part64(x, 2), self._empty((2, x.channels))
+        self._run(norm_pool.batch_norm_max_pool_gradient, *arguments, *outputs, *self._summing(x, 2, rows=True))
         return dx
 
     def batch_norm_input_gradient(self, dy: Batch, var: Array, gamma: Array, eps: float) -> Batch:
