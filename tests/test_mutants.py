@@ -124,6 +124,15 @@ def normalized(b):
     return {"y": b.batch_norm(b.pack(numbers("random", 3, 40)), mean, var, gamma, beta, 1e-5).numpy()}
 
 
+def normalized_rows(b):
+    """Batch norm and ReLU that numba computes as a convolution reads its rows, gamma being changed before."""
+    x, win = b.pack(numbers("random", 19, 3, 4, 8)), window((4, 8), 3, padding=1)
+    gamma, beta, running = (b.array(numbers("random", 3, seed=seed)) for seed in (1, 2, 3))
+    y, _, _ = b.batch_norm_training(x, running, b.zeros((3,)), 0.1, gamma, beta, 1e-5, None, True)
+    b.assign(gamma, np.zeros(3, np.float32))
+    return {"y": b.conv(y, b.array(numbers("random", 4, 3, 3, 3, seed=4)), None, win).numpy()}
+
+
 def maxima(b):
     win = window((5, 6), 3, padding=1)
     y, where = b.max_pool(b.pack(numbers("cancelling", 3, 2, 5, 6)), win)
@@ -498,6 +507,14 @@ CHANGES = [
         "return ONE / np.float32(math.sqrt(var + eps))",
         "return np.float32(1.0 / math.sqrt(np.float64(var + eps)))",
         normalized,
+    ),
+    Change(
+        "another channel's batch norm as rows are copied",
+        "numba",
+        NUMBA + "conv_rows.py",
+        "v = normalized(v, known, channel + c, True)",
+        "v = normalized(v, known, min(c + 1, 2), True)",
+        normalized_rows,
     ),
     Change(
         "exp from a library, as 2 ** (x log2(e)) in float32",

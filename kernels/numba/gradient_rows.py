@@ -15,6 +15,7 @@ import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.conv import stride_of
 from gpucnn.kernels.numba.conv_rows import fill_of
+from gpucnn.kernels.numba.norm import normalized
 from gpucnn.kernels.numba.register_tiles import keep_first_of, lane_trees_of, sliding_tile, zeros_of
 from gpucnn.kernels.numba.simd import LANES, interleave, load, splat, store
 from gpucnn.kernels.numba.sums import push_all_of, total
@@ -63,7 +64,7 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, pairs: bo
     tile_end = tile_end_of(OB, CB, KW, vectors, PAIR)
 
     @kernel(f"weight gradient rows {OB}x{CB}, kernel width {KW}, {left} and {right} outside{', pairs' * pairs}")
-    def gradient_rows(dy, x, part, strips, scratch, images, groups, band, before, chunks, depth):
+    def gradient_rows(dy, x, part, strips, scratch, images, groups, band, before, chunks, depth, known, norm):
         """part[b] (O, C/group, 1, KH, KW) = the gradient of block b; dy (block, O or O / 2, 1, H, W, lane).
 
         A unit of work is a chunk of the tiles over O. strips (threads, C/group * (depth * band + KH - 1) * W * 16) is
@@ -91,7 +92,7 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, pairs: bo
                     upper = min(max(0, top - before[1]), height)
                     lower = max(upper, min(height, min(top + depth * band, H) - 1 - before[1] + KH))
                     x_c = (lower - upper) * line
-                    fill(x, strip, b, g * CG, CG, upper, lower - upper, x_c)
+                    fill(x, strip, b, g * CG, CG, upper, lower - upper, x_c, known, norm)
                 slot = 0
                 for i in range(first, last):
                     o = g * OG + min(i * OB, OG - OB)
@@ -133,7 +134,7 @@ def gradient_lines_of(OB: int, CB: int, KW: int, pairs: bool):
     tile_end = tile_end_of(OB, CB, KW, vectors, PAIR)
 
     @kernel(f"weight gradient lines {OB}x{CB}, kernel width {KW}{', pairs' * pairs}")
-    def gradient_lines(dy, x, part, strips, scratch, images, groups, band, before, chunks):
+    def gradient_lines(dy, x, part, strips, scratch, images, groups, band, before, chunks, known, norm):
         """part[b] (O, C/group, 1, 1, KW) = the gradient of block b; dy (block, O or O / 2, 1, 1, W, lane).
 
         A unit of work is a chunk of the tiles over O. strips (threads, C/group * (band + KW - 1) * 16) is room for the
@@ -157,7 +158,11 @@ def gradient_lines_of(OB: int, CB: int, KW: int, pairs: bool):
                     x_at = b * stride_of(x, 0) + (g * CG + c) * stride_of(x, 1)
                     for w in range(seen):
                         place = t * band - before + w
-                        v = load(x, x_at + place * LANES) if 0 <= place < W else splat(np.float32(0))
+                        v = splat(np.float32(0))
+                        if 0 <= place < W:
+                            v = load(x, x_at + place * LANES)
+                            if norm:
+                                v = normalized(v, known, g * CG + c, True)
                         store(strip, (c * seen + w) * LANES, interleave(v, v) if pairs else v)
                 slot = 0
                 for i in range(first, last):

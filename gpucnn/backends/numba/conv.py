@@ -32,7 +32,7 @@ class NumbaConv(NumbaDense):
         weights = w.reshape(groups, len(w) // groups, w.shape[1], *c.kernel)
         bias = np.zeros(len(w), np.float32) if bias is None else bias
         geometry = c.stride, c.dilation, c.before
-        self._correlate(x.images, deep(self._data(x)), weights, bias, deep(y.data), *geometry, relu)
+        self._correlate(x, weights, bias, deep(y.data), *geometry, relu)
         return y
 
     def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
@@ -42,11 +42,11 @@ class NumbaConv(NumbaDense):
         dx = self._maps(dy, channels, window.input)
         # (group, O/group, C/group, *K) as (group, C/group, O/group, *K): outputs become inputs.
         turned = w.reshape(groups, len(w) // groups, w.shape[1], *window3d(window).kernel).swapaxes(1, 2)
-        gradient, target, nothing = deep(self._data(dy)), deep(dx.data), np.zeros(channels, np.float32)
+        target, nothing = deep(dx.data), np.zeros(channels, np.float32)
         for phase in phases(window):
             view = target[(slice(None), slice(None), *phase.pixels)]
             weights = turned[(slice(None), slice(None), slice(None), *phase.taps)]
-            self._correlate(dy.images, gradient, weights, nothing, view, (1, 1, 1), phase.dilation, phase.before, False)
+            self._correlate(dy, weights, nothing, view, (1, 1, 1), phase.dilation, phase.before, False)
         return dx
 
     def conv_max_pool(
@@ -138,7 +138,8 @@ class NumbaConv(NumbaDense):
         maps = self._empty((self.threads, tall, wide, LANES))
         slot = -(-math.prod(c.kernel) // LANES) * LANES
         scratch = self._empty((self.threads, sums.levels(-(-c.output[1] // band)) * slot))
-        arguments = gradient, deep(self._data(x)), part, maps, scratch, dy.images, band, c.stride, c.before
+        data, reading = self._reading(x)
+        arguments = gradient, deep(data), part, maps, scratch, dy.images, band, c.stride, c.before, *reading
         if not self._try((gradient_maps.gradient_maps_of(*c.kernel[1:]), *arguments)):
             return False
         self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
@@ -151,6 +152,7 @@ class NumbaConv(NumbaDense):
         counting pairs of channels if there are any; False if its kernels are still being compiled.
         """
         channels, (_, height, width) = out.shape[1], c.kernel
+        data, reading = self._reading(x)
         gradient, launches = deep(self._data(dy)), []
         if pairs:
             gradient = self._empty((len(gradient), len(out) // 2, *gradient.shape[2:]))
@@ -173,7 +175,7 @@ class NumbaConv(NumbaDense):
             strips = self._empty((self.threads, channels * (depth * band + height - 1) * c.input[2] * LANES))
             kernel = gradient_rows.gradient_rows_of(*tile, width, *outside, pairs)
             border = c.before, chunks, depth
-        launches.append((kernel, gradient, deep(self._data(x)), part, strips, scratch, *sizes, *border))
+        launches.append((kernel, gradient, deep(data), part, strips, scratch, *sizes, *border, *reading))
         if not self._try(*launches):
             return False
         self._block_tree(part.reshape(blocks, -1), out.reshape(-1))

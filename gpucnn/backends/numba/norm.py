@@ -7,6 +7,7 @@ import numpy as np
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.numba.base import NumbaBase
 from gpucnn.backends.numba.layout import flat
+from gpucnn.backends.numba.normalized import Normalized
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import is_halving, positions_per_band, rows_per_band
 from gpucnn.geometry import Window
@@ -41,10 +42,27 @@ class NumbaNorm(NumbaBase):
     def batch_norm(
         self, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float, relu: bool = False
     ) -> Batch:
-        y = self._like(x)
-        data = flat(self._data(x))
-        self._run(norm.batch_norm, data, mean, var, gamma, beta, np.float32(eps), flat(y.data), relu)
+        return x.like(self._normalized(x, self._constants(mean, var, gamma, beta, eps), relu))
+
+    def _constants(self, mean: Array, var: Array, gamma: Array, beta: Array, eps: float) -> np.ndarray:
+        known = self._empty((4, len(mean)))
+        self._run(norm.batch_norm_constants, mean, var, gamma, beta, np.float32(eps), known)
+        return known
+
+    def _normalized(self, x: Batch, known: np.ndarray, relu: bool) -> np.ndarray:
+        y = self._empty(x.data.shape)
+        self._run(norm.batch_norm, flat(self._data(x)), known, flat(y), relu)
         return y
+
+    def batch_norm_training(
+        self, x, running_mean, running_var, momentum, gamma, beta, eps, other=None, relu=False
+    ) -> tuple[Batch, Array, Array]:
+        if other is not None or not relu:
+            settings = running_mean, running_var, momentum, gamma, beta, eps
+            return super().batch_norm_training(x, *settings, other, relu)
+        mean, var = self.batch_norm_moving_statistics(x, running_mean, running_var, momentum)
+        known = self._constants(mean, var, gamma, beta, eps)
+        return Normalized(x, known, lambda: self._normalized(x, known, True)), mean, var
 
     def batch_norm_gradient(
         self, dy: Batch, x: Batch, mean: Array, var: Array, gamma: Array, eps: float, out_gamma: Array, out_beta: Array
