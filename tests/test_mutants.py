@@ -82,6 +82,11 @@ def depthwise(b):
     return {"dw": b.host(dw)}
 
 
+def depthwise_input(b):
+    dy, win = b.pack(numbers("random", 19, 2, 6, 4)), window((12, 8), 3, padding=1, stride=2)
+    return {"dx": b.conv_input_gradient(dy, b.array(numbers("random", 2, 1, 3, 3, seed=1)), win, 2).numpy()}
+
+
 def line(b):
     x, dy = b.pack(numbers("random", 19, 2, 150)), b.pack(numbers("random", 19, 4, 150, seed=1))
     dw = b.zeros((4, 2, 3))
@@ -507,6 +512,14 @@ CHANGES = [
         "return ONE / np.float32(math.sqrt(var + eps))",
         "return np.float32(1.0 / math.sqrt(np.float64(var + eps)))",
         normalized,
+    ),
+    Change(
+        "taps of a depthwise input gradient in the order of the filter",
+        "numba",
+        NUMBA + "gradient_maps.py",
+        "r, s = i + SH * (A - 1 - j), k + SW * (E - 1 - e)",
+        "r, s = i + SH * j, k + SW * e",
+        depthwise_input,
     ),
     Change(
         "another channel's batch norm as rows are copied",

@@ -13,7 +13,7 @@ from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.conv import stride_of
 from gpucnn.kernels.numba.norm import normalized
 from gpucnn.kernels.numba.register_tiles import keep_first_of, lane_trees_of, product_tile, zeros_of
-from gpucnn.kernels.numba.simd import LANES, load, splat, store
+from gpucnn.kernels.numba.simd import LANES, add, fma, load, splat, store
 from gpucnn.kernels.numba.sums import push_all_of, total
 from gpucnn.kernels.numba.team import get_thread_id, prange
 
@@ -71,3 +71,45 @@ def gradient_maps_of(KH: int, KW: int):
                 part[b, o, 0, 0, k // KW, k % KW] = slots[k]
 
     return gradient_maps
+
+
+@functools.cache
+def input_gradient_maps_of(KH: int, KW: int, SH: int, SW: int):
+    """The kernel of the input gradient for filters of KH by KW and strides SH and SW: a pixel sees A by E outputs."""
+    A, E = -(-KH // SH), -(-KW // SW)
+
+    @kernel(f"input gradient of maps, {KH}x{KW}, stride {SH}x{SW}")
+    def input_gradient_maps(dy, w, dx, maps, factors, before):
+        """dx (block, C, 1, H, W, lane) from dy and w (C, KH, KW); all contiguous.
+
+        maps (threads, tall, wide, 16) is room for a map of dy with zeros around it, factors (threads, SH * SW * A * E)
+        for a filter as each kind of pixel sees it, with zeros where that is fewer outputs.
+        """
+        B, C, H, W = dx.shape[0], dx.shape[1], dx.shape[3], dx.shape[4]
+        tall, wide = maps.shape[1], maps.shape[2]
+        for u in prange(B * C):
+            u = np.int64(u)
+            b, c = u // C, u % C
+            padded, own = maps[get_thread_id()], factors[get_thread_id()]
+            y_at = b * stride_of(dy, 0) + c * stride_of(dy, 1)
+            bordered(dy, y_at, dy.shape[3], dy.shape[4], padded, tall, wide, A - 1, E - 1, w[0], False, c)
+            for i in range(SH):
+                for k in range(SW):
+                    for j in range(A):
+                        for e in range(E):
+                            # Output p sees pixel h at row h + before - p * SH of its filter: rows descend.
+                            r, s = i + SH * (A - 1 - j), k + SW * (E - 1 - e)
+                            value = w[c, r, s] if r < KH and s < KW else np.float32(0)
+                            own[((i * SW + k) * A + j) * E + e] = value
+            for h in range(H):
+                top, i = (h + before[1]) // SH, (h + before[1]) % SH
+                for x in range(W):
+                    left, k = (x + before[2]) // SW, (x + before[2]) % SW
+                    acc = splat(np.float32(0))
+                    for j in range(A):
+                        for e in range(E):
+                            v = load(padded, ((top + j) * wide + left + e) * LANES)
+                            acc = fma(v, splat(own[((i * SW + k) * A + j) * E + e]), acc)
+                    store(dx, ((u * H + h) * W + x) * LANES, add(acc, splat(np.float32(0))))
+
+    return input_gradient_maps

@@ -303,6 +303,28 @@ def test_what_is_normalized_is_not_stored(case):
     assert not y.numpy().any() and y.is_stored
 
 
+@pytest.mark.parametrize(
+    "win",
+    [
+        window((8, 8), 3, padding=1, stride=2),
+        window((16, 15), 3, padding=((0, 1), (2, 0)), stride=2),
+        window((9, 7), 5, padding=2, stride=2),
+        window((9, 10), (3, 2), stride=(3, 1)),
+        window((9, 10), 2, stride=3),  # some pixels see no output
+        window((31,), 5, padding=2, stride=2),
+    ],
+    ids=lambda win: f"{win.kernel} {win.stride} {win.input}",
+)
+@pytest.mark.parametrize("images", [18, 7])
+def test_depthwise_input_gradient(win, images, used):
+    w, dy = numbers("cancelling", 3, 1, *win.kernel), numbers("random", images, 3, *win.output)
+    expected = EXACT.conv_input_gradient(EXACT.pack(dy), w, win, 3).numpy()
+    for b in GUARDED.values():
+        assert_bits(b.unpack(b.conv_input_gradient(b.pack(dy), b.array(w), win, 3)), expected)
+        b.verify()
+    assert [name for name in used if name.startswith("input gradient of maps")] and len(used) == 1
+
+
 def test_strips_stay_small():
     """As many rows as fit, at least one, and a few units of work for each thread."""
     line = 3 * 32 * 64

@@ -40,6 +40,8 @@ class NumbaConv(NumbaDense):
             return self.dense_input_gradient(dy.reshape(-1), w.reshape(len(w), -1)).reshape(w.shape[1], *window.input)
         channels = w.shape[1] * groups
         dx = self._maps(dy, channels, window.input)
+        if groups == channels == len(w) and self._map_input_gradient(dy, w, window3d(window), dx):
+            return dx
         # (group, O/group, C/group, *K) as (group, C/group, O/group, *K): outputs become inputs.
         turned = w.reshape(groups, len(w) // groups, w.shape[1], *window3d(window).kernel).swapaxes(1, 2)
         target, nothing = deep(dx.data), np.zeros(channels, np.float32)
@@ -129,6 +131,19 @@ class NumbaConv(NumbaDense):
         if awaited or not self._try(launch(tiles.product_tile(*sizes[:2], kernel[2]), dense_taps)):
             self._run(*launch(tiles.general(tiles.GENERAL_PRODUCT, *sizes[:2], kernel[2]), False))
         self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
+
+    def _map_input_gradient(self, dy: Batch, w: Array, c: Window3d, dx: Batch) -> bool:
+        """The input gradient of a depthwise convolution with a stride; False if there is no kernel, or not yet."""
+        planes = c.kernel[0] == c.input[0] == c.output[0] == 1 and c.before[0] == 0
+        if not planes or c.stride == (1, 1, 1) or c.dilation != (1, 1, 1):
+            return False
+        (_, *kernel), (_, *stride) = c.kernel, c.stride
+        seen = [-(-k // s) for k, s in zip(kernel, stride, strict=True)]
+        sizes = [(i - 1 + b) // s + a for i, b, s, a in zip(c.input[1:], c.before[1:], stride, seen, strict=True)]
+        maps = self._empty((self.threads, *sizes, LANES))
+        factors = self._empty((self.threads, -(-math.prod(stride) * math.prod(seen) // LANES) * LANES))
+        arguments = deep(self._data(dy)), w.reshape(len(w), *kernel), deep(dx.data), maps, factors, c.before
+        return self._try((gradient_maps.input_gradient_maps_of(*kernel, *stride), *arguments))
 
     def _map_weight_gradient(self, dy: Batch, x: Batch, c: Window3d, out: Array) -> bool:
         """The weight gradient of a depthwise convolution; False if its kernel is still being compiled."""
