@@ -413,8 +413,9 @@ CHANGES = [
         "the float64 tree shifted by one",
         "numba",
         NUMBA + "simd.py",
-        "while len(values) > 1:",
-        "values = values[1:] + values[:1]\n        while len(values) > 1:",
+        "while width > 1:",
+        "value = builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(_i32, LANES), [*range(1, LANES), 0]))\n"
+        "        while width > 1:",
         biases,
     ),
     Change(
