@@ -4,6 +4,9 @@ Arrays as in conv.py. As in conv_rows.py the input rows of a band are first copi
 taps of a kernel row share their pixels: a register tile has OB output channels by CB input channels by the KW taps of a
 kernel row, and each step along the image loads OB values of the gradient and CB of the input.
 
+Where blocks are few, their bands are divided among the threads, since each thread that works on a band copies all of
+the input that it sees. A part has a power of two of bands, so its sum is a node of the tree over the bands.
+
 With `pairs` there are up to 8 images, and a vector of the gradient holds two output channels of them, as in
 conv_rows.py; the strip has each value twice. The tree over the images then adds lanes of the same channel, and leaves
 out the zeros of the missing 8.
@@ -14,7 +17,6 @@ import functools
 import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.conv import stride_of
-from gpucnn.kernels.numba.conv_rows import fill_of
 from gpucnn.kernels.numba.norm import normalized
 from gpucnn.kernels.numba.register_tiles import keep_first_of, lane_trees_of, sliding_tile, zeros_of
 from gpucnn.kernels.numba.simd import LANES, interleave, load, splat, store
@@ -37,7 +39,7 @@ def tile_end_of(OB: int, CB: int, KW: int, vectors: int, PAIR: int):
     """The function that ends the trees over the bands of a tile, which wait from `slot` on, and writes the result."""
 
     @inner
-    def tile_end(part, b, o, c, r, slots, slot, level, bands):
+    def tile_end(part, o, c, r, slots, slot, level, bands):
         for v in range(vectors):
             store(slots, slot + v * LANES, total(slots, slot + v * LANES, level, bands))
         for m in range(OB):
@@ -45,7 +47,7 @@ def tile_end_of(OB: int, CB: int, KW: int, vectors: int, PAIR: int):
                 for n in range(CB):
                     for s in range(KW):
                         value = slots[slot + ((m * CB + n) * KW + s) * PAIR + p]
-                        part[b, PAIR * (o + m) + p, c + n, 0, r, s] = value
+                        part[PAIR * (o + m) + p, c + n, 0, r, s] = value
 
     return tile_end
 
@@ -59,56 +61,101 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, pairs: bo
     """
     count = OB * CB * KW
     zeros, run = zeros_of(count), sliding_tile(OB, CB, KW, left, right)
-    masked, trees, fill = keep_first_of(count), lane_trees_of(count, pairs), fill_of(pairs)
+    masked, trees = keep_first_of(count), lane_trees_of(count, pairs)
     vectors, push_all, PAIR = len(trees), push_all_of(trees), 2 if pairs else 1
     tile_end = tile_end_of(OB, CB, KW, vectors, PAIR)
 
-    @kernel(f"weight gradient rows {OB}x{CB}, kernel width {KW}, {left} and {right} outside{', pairs' * pairs}")
-    def gradient_rows(dy, x, part, strips, scratch, images, groups, band, before, chunks, depth, known, norm):
-        """part[b] (O, C/group, 1, KH, KW) = the gradient of block b; dy (block, O or O / 2, 1, H, W, lane).
-
-        A unit of work is a chunk of the tiles over O. strips (threads, C/group * (depth * band + KH - 1) * W * 16) is
-        room for the input under `depth` bands, scratch (threads, slots) for waiting sums.
+    @inner
+    def copy_rows(x, strip, block, channel, channels, first, last, room, known, norm):
+        """strip[c, h % room, w, lane] = rows first .. last - 1 of so many channels from `channel` on; with `norm` their
+        batch norm and ReLU, by the constants `known`.
         """
-        B, O, H, Q = dy.shape[0], dy.shape[1], dy.shape[3], dy.shape[4]
-        CG, KH, height, line = part.shape[2], part.shape[4], x.shape[3], x.shape[4] * LANES
-        OG = O // groups
-        y_c, y_h = stride_of(dy, 1), stride_of(dy, 3)
+        row = x.shape[4] * LANES
+        for c in range(channels):
+            for h in range(first, last):
+                at = block * stride_of(x, 0) + (channel + c) * stride_of(x, 1) + h * stride_of(x, 3)
+                to = (c * room + h % room) * row
+                for w in range(0, row, LANES):
+                    v = load(x, at + w)
+                    if norm:
+                        v = normalized(v, known, channel + c, True)
+                    store(strip, to + w, interleave(v, v) if pairs else v)
+
+    @inner
+    def pair_rows(dy, paired, block, channel, count, top, bottom):
+        """paired[c, h - top, w, lane] = rows top .. bottom - 1 of so many pairs of channels from `channel` on."""
+        size, to = (bottom - top) * dy.shape[4] * LANES, 0
+        for c in range(count):
+            at = block * stride_of(dy, 0) + (channel + 2 * c) * stride_of(dy, 1) + top * stride_of(dy, 3)
+            for w in range(0, size, LANES):
+                store(paired, to, interleave(load(dy, at + w), load(dy, at + stride_of(dy, 1) + w)))
+                to += LANES
+
+    @kernel(f"weight gradient rows {OB}x{CB}, kernel width {KW}, {left} and {right} outside{', pairs' * pairs}")
+    def gradient_rows(
+        dy, x, part, strips, paired, scratch, images, groups, band, span, before, chunks, room, known, norm
+    ):
+        """part[b, p] (O, C/group, 1, KH, KW) = the gradient of part p of block b, `span` bands; rows of dy contiguous.
+
+        A unit of work is a chunk of the tiles over O in such a part. strips (threads, C/group * `room` * W * 16) is for
+        the last input rows that were copied, paired (threads, values) for the pairs of a chunk's channels in a band,
+        scratch (threads, slots) for waiting sums.
+        """
+        B, H, Q, parts, O = dy.shape[0], dy.shape[3], dy.shape[4], part.shape[1], part.shape[2]
+        CG, KH, height, line = part.shape[3], part.shape[5], x.shape[3], x.shape[4] * LANES
+        OG = O // groups // PAIR
         over_o, over_c = (OG + OB - 1) // OB, (CG + CB - 1) // CB
-        bands = (H + band - 1) // band
-        for u in prange(B * groups * chunks):
+        bands, x_c = (H + band - 1) // band, room * line
+        # The thread's strip has rows low..high - 1 of this group of a block.
+        held, low, high = -1, 0, 0
+        for u in prange(B * groups * parts * chunks):
             u = np.int64(u)
             rest, chunk = u // chunks, u % chunks
-            b, g = rest // groups, rest % groups
+            source, p = rest // parts, rest % parts
+            b, g = source // groups, source % groups
             strip, slots = strips[get_thread_id()], scratch[get_thread_id()]
             lanes = PAIR * min(LANES // PAIR, images - b * LANES)
             first, last = chunk * over_o // chunks, (chunk + 1) * over_o // chunks
             level = (last - first) * over_c * KH * vectors * LANES
-            upper, x_c = 0, 0
-            for t in range(bands):
+            # The first of the chunk's channels, or pairs of them.
+            o_first = min(first * OB, OG - OB)
+            if pairs:
+                gradient = paired[get_thread_id()]
+            else:
+                gradient = dy
+            for t in range(p * span, min(p * span + span, bands)):
                 top, bottom = t * band, min(t * band + band, H)
-                if t % depth == 0:
-                    # The input rows that the output rows of `depth` bands see; none if they are in the padding.
-                    upper = min(max(0, top - before[1]), height)
-                    lower = max(upper, min(height, min(top + depth * band, H) - 1 - before[1] + KH))
-                    x_c = (lower - upper) * line
-                    fill(x, strip, b, g * CG, CG, upper, lower - upper, x_c, known, norm)
+                # The input rows that these output rows see; none if they are in the padding.
+                upper = min(max(0, top - before[1]), height)
+                lower = max(upper, min(height, bottom - 1 - before[1] + KH))
+                if held != source or not low <= upper <= high:
+                    held, low, high = source, upper, upper
+                if lower > high:
+                    copy_rows(x, strip, b, g * CG, CG, high, lower, room, known, norm)
+                    high = lower
+                    low = max(low, high - room)
+                if pairs:
+                    pair_rows(dy, gradient, b, 2 * (g * OG + o_first), min(last * OB, OG) - o_first, top, bottom)
+                    y_c, y_h = (bottom - top) * Q * LANES, Q * LANES
+                    y_first = -top * y_h
+                else:
+                    y_c, y_h = stride_of(dy, 1), stride_of(dy, 3)
+                    y_first = b * stride_of(dy, 0) + (g * OG + o_first) * y_c
                 slot = 0
                 for i in range(first, last):
-                    o = g * OG + min(i * OB, OG - OB)
+                    y_at = y_first + (min(i * OB, OG - OB) - o_first) * y_c
                     for j in range(over_c):
-                        c = min(j * CB, CG - CB)
+                        x_at = min(j * CB, CG - CB) * x_c - before[2] * LANES
                         for r in range(KH):
                             # Output row h sees input row h + r - before.
                             shift = r - before[1]
                             start, stop = max(top, -shift), min(bottom, height - shift)
-                            y_at = b * stride_of(dy, 0) + o * y_c
-                            x_at = c * x_c + (shift - upper) * line - before[2] * LANES
                             acc = zeros()
                             for h in range(start, stop):
-                                acc = run(acc, Q, dy, y_at + h * y_h, y_c, strip, x_at + h * line, x_c)
+                                row = x_at + (h + shift) % room * line
+                                acc = run(acc, Q, gradient, y_at + h * y_h, y_c, strip, row, x_c)
                             acc = acc if lanes == LANES else masked(acc, lanes)
-                            push_all(slots, slot, level, t, acc)
+                            push_all(slots, slot, level, t - p * span, acc)
                             slot += vectors * LANES
             slot = 0
             for i in range(first, last):
@@ -116,7 +163,7 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, pairs: bo
                 for j in range(over_c):
                     c = min(j * CB, CG - CB)
                     for r in range(KH):
-                        tile_end(part, b, o, c, r, slots, slot, level, bands)
+                        tile_end(part[b, p], o, c, r, slots, slot, level, min(span, bands - p * span))
                         slot += vectors * LANES
 
     return gradient_rows
@@ -178,7 +225,7 @@ def gradient_lines_of(OB: int, CB: int, KW: int, pairs: bool):
             for i in range(first, last):
                 for j in range(over_c):
                     o, c = g * OG + min(i * OB, OG - OB), min(j * CB, CG - CB)
-                    tile_end(part, b, o, c, 0, slots, slot, level, bands)
+                    tile_end(part[b], o, c, 0, slots, slot, level, bands)
                     slot += vectors * LANES
 
     return gradient_lines

@@ -8,7 +8,7 @@ with sums of its own; a tree waits in `scratch`, one vector of float64 a level.
 import numpy as np
 from gpucnn.kernels.contract import BAND
 from gpucnn.kernels.numba.compiler import inner, kernel
-from gpucnn.kernels.numba.norm import block_total, lanes_of, map_products
+from gpucnn.kernels.numba.norm import NOTHING, block_total, lanes_of, map_products
 from gpucnn.kernels.numba.simd import (
     LANES,
     add64,
@@ -167,7 +167,7 @@ def group_norm_parameter_gradients(dy, x, mean, inv, out_gamma, out_beta, part, 
         b, c = np.int64(u) // C, np.int64(u) % C
         g = c // channels
         m, scale, zero = load(mean[b, g], 0), load(inv[b, g], 0), splat(ZERO)
-        about = m, scale, zero, zero, False, band, lanes_of(images, b), scratch[get_thread_id()]
+        about = m, scale, zero, zero, NOTHING, dy[b, c], dy[b, c], band, lanes_of(images, b), scratch[get_thread_id()]
         part[0, b, c], part[1, b, c] = map_products(x[b, c], dy[b, c], *about)
     for u in prange(C):
         c, slots = np.int64(u), scratch[get_thread_id(), 0]

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
+from gpucnn.kernels.numba.optimizers import moved
 from gpucnn.kernels.numba.simd import (
     LANES,
     add,
@@ -67,17 +68,28 @@ def map_squares(values, center, band, lanes, slots):
     return total64(slots, bands)
 
 
+# What follows batch norm, whose gradient is computed first.
+NOTHING, RELU, RELU_OF_SUM = range(3)
+
+
 @inner
-def map_products(values, gradients, m, inv, g, shift, rectified, band, lanes, slots):
-    """The same of dy * xhat and of dy, that of a ReLU's output if `rectified`; xhat = (x - m) * inv."""
+def map_products(values, gradients, m, inv, g, shift, after, outputs, through, band, lanes, slots):
+    """The same of dy * xhat and of dy, xhat = (x - m) * inv.
+
+    After RELU dy counts only where the layer's output, computed here once more, is above zero; after RELU_OF_SUM where
+    `outputs` are, and `through` becomes what counts.
+    """
     bands, zero = 0, splat(ZERO)
     for first in range(0, values.shape[0], band * LANES):
         by_gamma, by_beta = splat64(0.0), splat64(0.0)
         for i in range(first, min(first + band * LANES, values.shape[0]), LANES):
             xhat = multiply(subtract(load(values, i), m), inv)
             d = load(gradients, i)
-            if rectified:
+            if after == RELU:
                 d = where_greater(fma(g, xhat, shift), zero, d, zero)
+            elif after == RELU_OF_SUM:
+                d = where_greater(load(outputs, i), zero, d, zero)
+                store(through, i, d)
             d = widen(d)
             by_gamma = add64(by_gamma, multiply64(d, widen(xhat)))
             by_beta = add64(by_beta, d)
@@ -108,11 +120,14 @@ def bias_gradient(dy, out, part, images, band, scratch):
 
 
 @kernel("batch norm statistics")
-def batch_norm_statistics(x, mean, var, unbiased, part, center, images, band, scratch):
+def batch_norm_statistics(
+    x, mean, var, unbiased, running_mean, running_var, momentum, moves, part, center, images, band, scratch
+):
     """mean, var and unbiased var (C,) of x, each rounded once, in two passes.
 
-    part (2, blocks, C), center (C,) and scratch (threads, levels) float64. A thread sums the blocks that it computes in
-    other kernels too, so that they are in its caches.
+    The running statistics move toward mean and unbiased if it `moves` them. part (2, blocks, C), center (C,) and
+    scratch (threads, levels) float64. A thread sums the blocks that it computes in other kernels too, so that they are
+    in its caches.
     """
     C, count = x.shape[1], images * (x.shape[2] // LANES)
     for u in prange(x.shape[0] * C):
@@ -129,6 +144,9 @@ def batch_norm_statistics(x, mean, var, unbiased, part, center, images, band, sc
         var64 = block_total(part[1], c, scratch[get_thread_id()]) / count
         mean[c], var[c] = np.float32(center[c]), np.float32(var64)
         unbiased[c] = np.float32(var64 * count / max(count - 1, 1))
+        if moves:
+            running_mean[c] = moved(running_mean[c], mean[c], momentum)
+            running_var[c] = moved(running_var[c], unbiased[c], momentum)
 
 
 @inner
@@ -153,13 +171,16 @@ def normalized(v, known, c, relu):
 
 
 @kernel("batch norm")
-def batch_norm(x, known, y, relu):
-    """y = fma(gamma, (x - mean) * inv, beta)."""
+def batch_norm(x, known, other, adds, y, relu):
+    """y = fma(gamma, (x - mean) * inv, beta), plus `other` if it `adds` that."""
     C = x.shape[1]
     for u in prange(x.shape[0] * C):
         b, c = np.int64(u) // C, np.int64(u) % C
         for i in range(0, x.shape[2], LANES):
-            store(y[b, c], i, normalized(load(x[b, c], i), known, c, relu))
+            v = normalized(load(x[b, c], i), known, c, False)
+            if adds:
+                v = add(v, load(other[b, c], i))
+            store(y[b, c], i, finished(v, relu))
 
 
 @inner
@@ -174,23 +195,24 @@ def parameter_gradients(part, means, count, out_gamma, out_beta, scratch):
 
 @kernel("batch norm gradient")
 def batch_norm_gradient(
-    dy, x, mean, var, gamma, beta, eps, rectified, dx, out_gamma, out_beta, part, means, images, band, scratch
+    dy, x, mean, var, gamma, beta, eps, after, y, dsum, dx, out_gamma, out_beta, part, means, images, band, scratch
 ):
     """dx, dgamma and dbeta; images that fill up a block get +0.
 
-    `rectified`: dy counts only where the layer's output, computed here once more, is above zero. part (2, blocks, C)
-    and scratch (threads, 2, levels) float64, means (2, C).
+    After RELU_OF_SUM, y is the output of that, and dsum becomes the gradient of each addend; see map_products.
+    part (2, blocks, C) and scratch (threads, 2, levels) float64, means (2, C).
     """
     C, count = x.shape[1], images * (x.shape[2] // LANES)
     for u in prange(x.shape[0] * C):
         b, c = np.int64(u) // C, np.int64(u) % C
         m, inv, lanes = splat(mean[c]), splat(inverse_deviation(var[c], eps)), lanes_of(images, b)
-        about = m, inv, splat(gamma[c]), splat(beta[c]), rectified, band, lanes, scratch[get_thread_id()]
-        part[0, b, c], part[1, b, c] = map_products(x[b, c], dy[b, c], *about)
+        about = m, inv, splat(gamma[c]), splat(beta[c]), after, y[b, c], dsum[b, c], band, lanes
+        part[0, b, c], part[1, b, c] = map_products(x[b, c], dy[b, c], *about, scratch[get_thread_id()])
     parameter_gradients(part, means, count, out_gamma, out_beta, scratch)
     for u in prange(x.shape[0] * C):
         b, c = np.int64(u) // C, np.int64(u) % C
-        values, gradients, results = x[b, c], dy[b, c], dx[b, c]
+        values, results = x[b, c], dx[b, c]
+        gradients = dsum[b, c] if after == RELU_OF_SUM else dy[b, c]
         m, inv, zero = splat(mean[c]), splat(inverse_deviation(var[c], eps)), splat(ZERO)
         g, shift, there = splat(gamma[c]), splat(beta[c]), splat(np.float32(lanes_of(images, b)))
         scale = splat(gamma[c] * inverse_deviation(var[c], eps))
@@ -198,7 +220,7 @@ def batch_norm_gradient(
         for i in range(0, x.shape[2], LANES):
             xhat = multiply(subtract(load(values, i), m), inv)
             d = load(gradients, i)
-            if rectified:
+            if after == RELU:
                 d = where_greater(fma(g, xhat, shift), zero, d, zero)
             negative = multiply(splat(np.float32(-1)), xhat)
             v = multiply(scale, fma(negative, b_mean, subtract(d, a_mean)))

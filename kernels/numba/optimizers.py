@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 from gpucnn.kernels.numba.chunks import chunks_of, numbers_of
-from gpucnn.kernels.numba.compiler import kernel
+from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.simd import LANES, add, add64, load, splat, subtract, tree64, widen
 from gpucnn.kernels.numba.simd import scalar_fma as fma
 from gpucnn.kernels.numba.team import prange
@@ -41,10 +41,16 @@ def adam(w, g, m, v, hyper, beta1, beta2, rest1, rest2, eps, weight_decay, decou
             w[i] = fma(-lr, (mean / c1) / (np.float32(math.sqrt(square / c2)) + eps), weight)
 
 
+@inner
+def moved(running, batch, momentum):
+    """A running statistic after one more batch."""
+    return fma(momentum, batch - running, running)
+
+
 @kernel("running statistics")
 def update_running(running, batch, momentum):
     for c in range(running.shape[0]):
-        running[c] = fma(momentum, batch[c] - running[c], running[c])
+        running[c] = moved(running[c], batch[c], momentum)
 
 
 @kernel("watch", contiguous=True)

@@ -411,12 +411,13 @@ def tree64(typing, x, n):
     """The first n lanes of x summed by adjacent pairs; the others count as +0."""
 
     def generate(context, builder, s, v):
-        lanes = ir.VectorType(_i64, LANES)
-        there = builder.icmp_signed("<", ir.Constant(lanes, list(range(LANES))), _splat(builder, v[1], lanes))
-        value, width = builder.select(there, v[0], ir.Constant(_vec64, None)), LANES
+        numbers = ir.Constant(ir.VectorType(_i64, LANES), list(range(LANES)))
+        there = builder.icmp_signed("<", numbers, _splat(builder, v[1], numbers.type))
+        values, width = builder.select(there, v[0], ir.Constant(_vec64, None)), LANES
         while width > 1:
-            masks = (ir.Constant(ir.VectorType(_i32, width // 2), list(range(k, width, 2))) for k in (0, 1))
-            value, width = builder.fadd(*(builder.shuffle_vector(value, value, mask) for mask in masks)), width // 2
-        return builder.extract_element(value, _i32(0))
+            undefined, width = ir.Constant(values.type, ir.Undefined), width // 2
+            masks = [ir.Constant(ir.VectorType(_i32, width), list(range(k, 2 * width, 2))) for k in (0, 1)]
+            values = builder.fadd(*(builder.shuffle_vector(values, undefined, mask) for mask in masks))
+        return builder.extract_element(values, _i32(0))
 
     return types.float64(vec64, _index), generate

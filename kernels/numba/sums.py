@@ -9,8 +9,8 @@ import functools
 
 import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
-from gpucnn.kernels.numba.simd import LANES, add, add64, load, load64, store, store64
-from gpucnn.kernels.numba.team import prange
+from gpucnn.kernels.numba.simd import LANES, add, add64, load, load64, splat, store, store64
+from gpucnn.kernels.numba.team import get_thread_id, prange
 
 
 def levels(terms: int) -> int:
@@ -123,19 +123,26 @@ def total_lanes(slots, terms):
     return value
 
 
-@kernel("block tree")
+@kernel("block tree", contiguous=True)
 def block_tree(part, scratch, out):
-    """out[k] = the tree over the rows of part (blocks, K), + 0; scratch (K / 16 rounded up, levels * 16)."""
-    size = out.shape[0]
+    """out[k] = the tree over the rows of part (blocks, parts, K), those of a block first, + 0.
+
+    scratch (threads, levels * 16), levels being those of the blocks and of the parts.
+    """
+    size, blocks, parts = out.shape[0], part.shape[0], part.shape[1]
     for u in prange((size + LANES - 1) // LANES):
         first = np.int64(u) * LANES
-        slots = scratch[np.int64(u)]
+        slots = scratch[get_thread_id()]
         if first + LANES <= size:
-            for b in range(part.shape[0]):
-                push(slots, 0, LANES, b, load(part[b], first))
-            store(slots, 0, total(slots, 0, LANES, part.shape[0]))
-            for lane in range(LANES):
-                out[first + lane] = slots[lane] + np.float32(0)
+            within = slots.shape[0] - LANES
+            for b in range(blocks):
+                value = load(part[b, 0], first)
+                if parts > 1:
+                    for p in range(parts):
+                        push(slots, within, -LANES, p, load(part[b, p], first))
+                    value = total(slots, within, -LANES, parts)
+                push(slots, 0, LANES, b, value)
+            store(out, first, add(total(slots, 0, LANES, blocks), splat(np.float32(0))))
         else:
             for k in range(first, size):
                 out[k] = _scalar_tree(part, k, slots)
@@ -144,6 +151,9 @@ def block_tree(part, scratch, out):
 @inner
 def _scalar_tree(part, k, slots):
     """One column of part, for the columns that fill no vector."""
+    within = slots[slots.shape[0] // 2 :]
     for b in range(part.shape[0]):
-        push64(slots, b, part[b, k])
+        for p in range(part.shape[1]):
+            push64(within, p, part[b, p, k])
+        push64(slots, b, total64(within, part.shape[1]))
     return total64(slots, part.shape[0]) + np.float32(0)

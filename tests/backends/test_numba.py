@@ -337,6 +337,12 @@ def normalize(b, shape, kind: str, seed: int) -> dict:
     rgamma, rbeta = (b.array(np.full(shape[1], np.nan, np.float32)) for _ in range(2))
     through_relu = b.batch_norm_relu_gradient(dy, rectified, x, mean, var, gamma, beta, 1e-5, rgamma, rbeta)
     b.update_running(running, unbiased, 0.1)
+    moved = [b.array(numbers("random", shape[1], seed=seed + i)) for i in (5, 6)]
+    b.batch_norm_moving_statistics(x, *moved, 0.3)
+    other = b.pack(numbers(kind, *shape, seed=seed + 7))
+    total = b.batch_norm_add(x, mean, var, gamma, beta, 1e-5, other, relu=True)
+    tgamma, tbeta = (b.array(np.full(shape[1], np.nan, np.float32)) for _ in range(2))
+    through_sum = b.batch_norm_add_gradient(dy, total, x, mean, var, gamma, 1e-5, tgamma, tbeta)
     arrays = {
         "mean": mean,
         "var": var,
@@ -344,12 +350,20 @@ def normalize(b, shape, kind: str, seed: int) -> dict:
         "dgamma": dgamma,
         "dbeta": dbeta,
         "running": running,
+        "moved mean": moved[0],
+        "moved var": moved[1],
+        "dgamma through sum": tgamma,
+        "dbeta through sum": tbeta,
         "db": db,
     }
     return {
         "y": b.unpack(b.batch_norm(x, mean, var, gamma, beta, 1e-5)),
         "rectified": b.unpack(rectified),
         "dx through relu": b.unpack(through_relu),
+        "sum": b.unpack(b.batch_norm_add(x, mean, var, gamma, beta, 1e-5, other)),
+        "rectified sum": b.unpack(total),
+        "dx through sum": b.unpack(through_sum[0]),
+        "dother": b.unpack(through_sum[1]),
         "dgamma through relu": b.host(rgamma),
         "dbeta through relu": b.host(rbeta),
         "dx": b.unpack(dx),

@@ -327,10 +327,14 @@ def test_depthwise_input_gradient(win, images, used):
 
 def test_strips_stay_small():
     """As many rows as fit, at least one, and a few units of work for each thread."""
-    line = 3 * 32 * 64
     assert tiles.strip_depth(3, 32, 3, 32, 100, 2) == 32
     assert tiles.strip_depth(64, 32, 3, 32, 100, 2) * 64 * 32 * 64 <= tiles._STRIP_BYTES
     assert tiles.strip_depth(10**6, 32, 3, 32, 100, 2) == 1
     assert math.ceil(32 / tiles.strip_depth(3, 32, 3, 32, 1, 2)) >= 8
-    assert tiles.strip_bands(3, 32, 3, 2, 16) == 16 and tiles.strip_bands(10**6, 32, 3, 2, 16) == 1
-    assert tiles.strip_bands(300, 32, 3, 2, 16) * 2 * 100 * line <= tiles._BAND_STRIP_BYTES
+    assert tiles.strip_rows(3, 32, 34, 4) == 34 and tiles.strip_rows(10**6, 32, 34, 4) == 4
+    assert tiles.strip_rows(32, 32, 10, 4) * 32 * 32 * 64 <= tiles._BAND_STRIP_BYTES
+
+
+@pytest.mark.parametrize(("bands", "parts", "together"), [(16, 1, 16), (16, 8, 2), (10, 4, 2), (10, 1, 10), (3, 8, 1)])
+def test_bands_are_summed_in_nodes_of_the_tree(bands, parts, together):
+    assert tiles.bands_together(bands, parts) == together

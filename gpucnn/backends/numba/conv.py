@@ -130,7 +130,7 @@ class NumbaConv(NumbaDense):
 
         if awaited or not self._try(launch(tiles.product_tile(*sizes[:2], kernel[2]), dense_taps)):
             self._run(*launch(tiles.general(tiles.GENERAL_PRODUCT, *sizes[:2], kernel[2]), False))
-        self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
+        self._block_tree(part.reshape(blocks, 1, -1), out.reshape(-1))
 
     def _map_input_gradient(self, dy: Batch, w: Array, c: Window3d, dx: Batch) -> bool:
         """The input gradient of a depthwise convolution with a stride; False if there is no kernel, or not yet."""
@@ -157,7 +157,7 @@ class NumbaConv(NumbaDense):
         arguments = gradient, deep(data), part, maps, scratch, dy.images, band, c.stride, c.before, *reading
         if not self._try((gradient_maps.gradient_maps_of(*c.kernel[1:]), *arguments)):
             return False
-        self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
+        self._block_tree(part.reshape(blocks, 1, -1), out.reshape(-1))
         return True
 
     def _row_weight_gradient(
@@ -168,34 +168,42 @@ class NumbaConv(NumbaDense):
         """
         channels, (_, height, width) = out.shape[1], c.kernel
         data, reading = self._reading(x)
-        gradient, launches = deep(self._data(dy)), []
-        if pairs:
-            gradient = self._empty((len(gradient), len(out) // 2, *gradient.shape[2:]))
-            launches.append((gradient_rows.channel_pairs, flat(self._data(dy)), flat(gradient)))
-        blocks, outputs = gradient.shape[:2]
-        over_o, over_c = -(-(outputs // groups) // tile[0]), -(-channels // tile[1])
+        gradient, launches = deep(self._data(dy)), list[tuple]()
+        blocks, outputs, pair = len(gradient), len(out) // groups, 2 if pairs else 1
+        over_o, over_c = -(-outputs // pair // tile[0]), -(-channels // tile[1])
         band = BAND if line else rows_per_band(c.output[2])
         bands = -(-c.output[2 if line else 1] // band)
-        chunks = min(over_o, -(-UNITS_PER_THREAD * self.threads // (blocks * groups)))
-        slot = -(-math.prod(tile) * width * (2 if pairs else 1) // LANES) * LANES
-        part = self._empty((blocks, len(out), channels, *c.kernel))
-        scratch = self._empty((self.threads, sums.levels(bands) * -(-over_o // chunks) * over_c * height * slot))
-        sizes = dy.images, groups, band
+        units = -(-UNITS_PER_THREAD * self.threads // (blocks * groups))
+        span = bands if line else tiles.bands_together(bands, units)
+        parts = -(-bands // span)
+        chunks = min(over_o, -(-units // parts))
+        slot = -(-math.prod(tile) * width * pair // LANES) * LANES
+        scratch = self._empty((self.threads, sums.levels(span) * -(-over_o // chunks) * over_c * height * slot))
+        part = self._empty((blocks, parts, len(out), channels, *c.kernel))
         border: tuple
         if line:
+            if pairs:
+                gradient = self._empty((blocks, len(out) // 2, *gradient.shape[2:]))
+                launches.append((gradient_rows.channel_pairs, flat(self._data(dy)), flat(gradient)))
             strips = self._empty((self.threads, channels * (band + width - 1) * LANES))
             kernel, border = gradient_rows.gradient_lines_of(*tile, width, pairs), (c.before[2], chunks)
+            launches.append(
+                (kernel, gradient, deep(data), part[:, 0], strips, scratch, dy.images, groups, band, *border, *reading)
+            )
         else:
-            depth = tiles.strip_bands(channels, c.input[2], height, band, bands)
-            strips = self._empty((self.threads, channels * (depth * band + height - 1) * c.input[2] * LANES))
+            rows = (min(c.input[1], n * band + height - 1) for n in (span, 1))
+            room = tiles.strip_rows(channels, c.input[2], *rows)
+            strips = self._empty((self.threads, channels * room * c.input[2] * LANES))
+            most = min(outputs // 2, (-(-over_o // chunks) + 1) * tile[0]) if pairs else 0
+            paired = self._empty((self.threads, most * band * c.output[2] * LANES))
             kernel = gradient_rows.gradient_rows_of(*tile, width, *outside, pairs)
-            border = c.before, chunks, depth
-        launches.append((kernel, gradient, deep(data), part, strips, scratch, *sizes, *border, *reading))
+            sizes = dy.images, groups, band, span, c.before, chunks, room
+            launches.append((kernel, gradient, deep(data), part, strips, paired, scratch, *sizes, *reading))
         if not self._try(*launches):
             return False
-        self._block_tree(part.reshape(blocks, -1), out.reshape(-1))
+        self._block_tree(part.reshape(blocks, parts, -1), out.reshape(-1))
         return True
 
     def _block_tree(self, part: np.ndarray, out: np.ndarray) -> None:
-        slots = self._empty((-(-part.shape[1] // LANES), sums.levels(len(part)) * LANES))
+        slots = self._empty((self.threads, (sums.levels(len(part)) + sums.levels(part.shape[1])) * LANES))
         self._run(sums.block_tree, part, slots, out)

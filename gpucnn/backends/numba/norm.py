@@ -34,24 +34,41 @@ class NumbaNorm(NumbaBase):
         return x.images, rows_per_band(x.spatial[-1]) if rows else band, slots
 
     def batch_norm_statistics(self, x: Batch) -> tuple[Array, Array, Array]:
+        nothing = np.zeros(1, np.float32)
+        return self._statistics(x, nothing, nothing, 0.0, False)
+
+    def batch_norm_moving_statistics(
+        self, x: Batch, running_mean: Array, running_var: Array, momentum: float
+    ) -> tuple[Array, Array]:
+        mean, var, _ = self._statistics(x, running_mean, running_var, momentum, True)
+        return mean, var
+
+    def _statistics(
+        self, x: Batch, running_mean: Array, running_var: Array, momentum: float, moves: bool
+    ) -> tuple[Array, Array, Array]:
         mean, var, unbiased = (self._empty((x.channels,)) for _ in range(3))
-        part, center = self._part64(x, 2), self._empty((x.channels,), np.float64)
-        self._run(norm.batch_norm_statistics, flat(self._data(x)), mean, var, unbiased, part, center, *self._summing(x))
+        moving = running_mean, running_var, np.float32(momentum), moves
+        room = self._part64(x, 2), self._empty((x.channels,), np.float64), *self._summing(x)
+        self._run(norm.batch_norm_statistics, flat(self._data(x)), mean, var, unbiased, *moving, *room)
         return mean, var, unbiased
 
     def batch_norm(
         self, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float, relu: bool = False
     ) -> Batch:
-        return x.like(self._normalized(x, self._constants(mean, var, gamma, beta, eps), relu))
+        return x.like(self._normalized(x, self._constants(mean, var, gamma, beta, eps), None, relu))
+
+    def batch_norm_add(self, x, mean, var, gamma, beta, eps, other: Batch, relu: bool = False) -> Batch:
+        return x.like(self._normalized(x, self._constants(mean, var, gamma, beta, eps), other, relu))
 
     def _constants(self, mean: Array, var: Array, gamma: Array, beta: Array, eps: float) -> np.ndarray:
         known = self._empty((4, len(mean)))
         self._run(norm.batch_norm_constants, mean, var, gamma, beta, np.float32(eps), known)
         return known
 
-    def _normalized(self, x: Batch, known: np.ndarray, relu: bool) -> np.ndarray:
-        y = self._empty(x.data.shape)
-        self._run(norm.batch_norm, flat(self._data(x)), known, flat(y), relu)
+    def _normalized(self, x: Batch, known: np.ndarray, other: Batch | None, relu: bool) -> np.ndarray:
+        data = flat(self._data(x))
+        addend, y = data if other is None else flat(self._data(other)), self._empty(x.data.shape)
+        self._run(norm.batch_norm, data, known, addend, other is not None, flat(y), relu)
         return y
 
     def batch_norm_training(
@@ -62,22 +79,33 @@ class NumbaNorm(NumbaBase):
             return super().batch_norm_training(x, *settings, other, relu)
         mean, var = self.batch_norm_moving_statistics(x, running_mean, running_var, momentum)
         known = self._constants(mean, var, gamma, beta, eps)
-        return Normalized(x, known, lambda: self._normalized(x, known, True)), mean, var
+        return Normalized(x, known, lambda: self._normalized(x, known, None, True)), mean, var
 
     def batch_norm_gradient(
         self, dy: Batch, x: Batch, mean: Array, var: Array, gamma: Array, eps: float, out_gamma: Array, out_beta: Array
     ) -> Batch:
         # beta is unused without ReLU: gamma is passed in its place.
-        return self._batch_norm_gradient(dy, x, mean, var, gamma, gamma, eps, False, out_gamma, out_beta)
+        return self._batch_norm_gradient(norm.NOTHING, dy, dy, dy, x, mean, var, gamma, gamma, eps, out_gamma, out_beta)
 
     def batch_norm_relu_gradient(self, dy, y, x, mean, var, gamma, beta, eps, out_gamma, out_beta) -> Batch:
-        return self._batch_norm_gradient(dy, x, mean, var, gamma, beta, eps, True, out_gamma, out_beta)
+        return self._batch_norm_gradient(norm.RELU, dy, dy, dy, x, mean, var, gamma, beta, eps, out_gamma, out_beta)
 
-    def _batch_norm_gradient(self, dy, x, mean, var, gamma, beta, eps, rectified, out_gamma, out_beta) -> Batch:
+    def batch_norm_add_gradient(self, dy, y, x, mean, var, gamma, eps, out_gamma, out_beta) -> tuple[Batch, Batch]:
+        settings = x, mean, var, gamma, gamma, eps, out_gamma, out_beta
+        if y is None:
+            return self._batch_norm_gradient(norm.NOTHING, dy, dy, dy, *settings), dy
+        dsum = self._like(dy)
+        return self._batch_norm_gradient(norm.RELU_OF_SUM, dy, y, dsum, *settings), dsum
+
+    def _batch_norm_gradient(
+        self, after: int, dy, y, dsum, x, mean, var, gamma, beta, eps, out_gamma, out_beta
+    ) -> Batch:
+        """`y` and `dsum` count after norm.RELU_OF_SUM alone."""
         dx = self._like(x)
-        arguments = flat(self._data(dy)), flat(self._data(x)), mean, var, gamma, beta, np.float32(eps), rectified
-        outputs = flat(dx.data), out_gamma, out_beta, self._part64(x, 2), self._empty((2, x.channels))
-        self._run(norm.batch_norm_gradient, *arguments, *outputs, *self._summing(x, 2))
+        arguments = flat(self._data(dy)), flat(self._data(x)), mean, var, gamma, beta, np.float32(eps), after
+        outputs = flat(self._data(y)), flat(self._data(dsum)), flat(dx.data), out_gamma, out_beta
+        room = self._part64(x, 2), self._empty((2, x.channels)), *self._summing(x, 2)
+        self._run(norm.batch_norm_gradient, *arguments, *outputs, *room)
         return dx
 
     def channel_sums(self, x: Batch, y: Batch | None = None, center: Array | None = None) -> Array:

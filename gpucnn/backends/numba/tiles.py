@@ -96,8 +96,8 @@ _ROWS = {24: ((1, 4), (1, 8), (2, 7), (2, 8), (3, 5), (4, 4)), 6: ()}
 _ROW_WIDTHS = (1, 2, 3, 5)
 # The strip of input rows should fit in the second-level cache, with room for weights and outputs.
 _STRIP_BYTES = 640 << 10
-# The weight gradient reads a strip in long runs, which may come from the third level.
-_BAND_STRIP_BYTES = 2 << 20
+# Next to a strip of the weight gradient, the gradient itself is in that cache for a short time only.
+_BAND_STRIP_BYTES = 768 << 10
 
 
 @functools.cache
@@ -208,10 +208,16 @@ def gradient_row_tile(
     return min((t for t in tiles if t[0] <= outputs and t[1] <= channels), key=cost, default=None)
 
 
-def strip_bands(channels: int, line: int, taps: int, band: int, bands: int) -> int:
-    """The number of bands of `band` rows whose input is copied at once: few copies, but of limited size."""
-    fits = _BAND_STRIP_BYTES // (channels * line * 64) - (taps - 1)
-    return min(bands, max(1, fits // band))
+def strip_rows(channels: int, line: int, rows: int, least: int) -> int:
+    """The number of input rows that a strip of the weight gradient holds: all `rows` that a unit of work sees if they
+    fit, so that the next unit finds them there, or the `least` that a band needs.
+    """
+    return rows if rows * channels * line * 64 <= _BAND_STRIP_BYTES else min(rows, least)
+
+
+def bands_together(bands: int, parts: int) -> int:
+    """How many bands a thread sums up where a map should be cut into `parts`: all, or a power of two."""
+    return bands if parts <= 1 else 1 << max(0, (bands // parts).bit_length() - 1)
 
 
 @functools.cache
