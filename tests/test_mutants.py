@@ -82,6 +82,11 @@ def depthwise(b):
     return {"dw": b.host(dw)}
 
 
+def depthwise_input(b):
+    dy, win = b.pack(numbers("random", 19, 2, 6, 4)), window((12, 8), 3, padding=1, stride=2)
+    return {"dx": b.conv_input_gradient(dy, b.array(numbers("random", 2, 1, 3, 3, seed=1)), win, 2).numpy()}
+
+
 def line(b):
     x, dy = b.pack(numbers("random", 19, 2, 150)), b.pack(numbers("random", 19, 4, 150, seed=1))
     dw = b.zeros((4, 2, 3))
@@ -122,6 +127,15 @@ def normalized(b):
     mean, gamma, beta = arrays
     var = b.array(np.abs(numbers("random", 40, seed=4)))
     return {"y": b.batch_norm(b.pack(numbers("random", 3, 40)), mean, var, gamma, beta, 1e-5).numpy()}
+
+
+def normalized_rows(b):
+    """Batch norm and ReLU that numba computes as a convolution reads its rows, gamma being changed before."""
+    x, win = b.pack(numbers("random", 19, 3, 4, 8)), window((4, 8), 3, padding=1)
+    gamma, beta, running = (b.array(numbers("random", 3, seed=seed)) for seed in (1, 2, 3))
+    y, _, _ = b.batch_norm_training(x, running, b.zeros((3,)), 0.1, gamma, beta, 1e-5, None, True)
+    b.assign(gamma, np.zeros(3, np.float32))
+    return {"y": b.conv(y, b.array(numbers("random", 4, 3, 3, 3, seed=4)), None, win).numpy()}
 
 
 def added(b):
@@ -506,6 +520,22 @@ CHANGES = [
         "return ONE / np.float32(math.sqrt(var + eps))",
         "return np.float32(1.0 / math.sqrt(np.float64(var + eps)))",
         normalized,
+    ),
+    Change(
+        "taps of a depthwise input gradient in the order of the filter",
+        "numba",
+        NUMBA + "gradient_maps.py",
+        "r, s = i + SH * (A - 1 - j), k + SW * (E - 1 - e)",
+        "r, s = i + SH * j, k + SW * e",
+        depthwise_input,
+    ),
+    Change(
+        "another channel's batch norm as rows are copied",
+        "numba",
+        NUMBA + "conv_rows.py",
+        "v = normalized(v, known, channel + c, True)",
+        "v = normalized(v, known, min(c + 1, 2), True)",
+        normalized_rows,
     ),
     Change(
         "a sum's gradient that forgets its ReLU",
