@@ -10,6 +10,7 @@ more.) If the contract has another number, the operation's docstring says so.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -47,8 +48,8 @@ class Case:
 def draw(number: int, seed: int) -> Case:
     """Configuration `number` of `seed`, independent of all others."""
     operation = CYCLE[number % len(CYCLE)]
-    maker, *arguments = OPERATIONS[operation][1:]
-    return maker(operation, np.random.default_rng((seed, number)), *arguments)
+    _, maker = OPERATIONS[operation]
+    return maker(operation, np.random.default_rng((seed, number)))
 
 
 # ---- convolution -----------------------------------------------------------------------------------------------------
@@ -66,7 +67,7 @@ def convolution(operation: str, random: np.random.Generator, mode: str) -> Case:
         stride = (1,) * axes  # PyTorch requires it
         pads = [((e - 1) // 2, e - 1 - (e - 1) // 2) for e in extent]
     elif kind != "valid":
-        pads = [tuple(int(p) for p in random.integers(0, 4, 2)) for _ in range(axes)]
+        pads = [_before_and_after(random, 3) for _ in range(axes)]
         pads = [(before, before) if kind == "both sides" else (before, after) for before, after in pads]
     least = [max(1, e - sum(p), max(p) + (mode == "reflect")) for e, p in zip(extent, pads)]
     size = tuple(int(random.integers(i, max(i + 1, LARGEST[axes]) + 1)) for i in least)
@@ -108,7 +109,7 @@ def transposed(operation: str, random: np.random.Generator) -> Case:
     extra = tuple(int(random.integers(0, max(s, d))) for s, d in zip(stride, dilation))
     size = tuple(int(random.integers(1, max(2, LARGEST[axes] * 3 // 4) + 1)) for _ in range(axes))
     full = [(i - 1) * s + d * (k - 1) + 1 + e for i, s, k, d, e in zip(size, stride, kernel, dilation, extra)]
-    pads = [tuple(int(p) for p in random.integers(0, 4, 2)) for _ in range(axes)]
+    pads = [_before_and_after(random, 3) for _ in range(axes)]
     if random.random() < 0.6:
         pads = [(before, before) for before, _ in pads]
     pads = [pair if sum(pair) < f else (0, 0) for pair, f in zip(pads, full)]
@@ -179,7 +180,7 @@ def pooling(operation: str, random: np.random.Generator, kind: str) -> Case:
     ceil, include = random.random() < 0.4, random.random() < 0.5
     pads = [(int(p), int(p)) for p in (random.integers(0, k // 2 + 1) for k in window)]
     if not ceil and (kind == "max" or include) and random.random() < 0.5:
-        pads = [tuple(int(p) for p in random.integers(0, k // 2 + 1, 2)) for k in window]
+        pads = [_before_and_after(random, k // 2) for k in window]
     # PyTorch's averages of volumes need a window that fits without its padding.
     least = [max(1, k - sum(p) * ((kind, axes) != ("avg", 3))) for k, p in zip(window, pads)]
     x = _pixels(
@@ -223,7 +224,7 @@ def adaptive(operation: str, random: np.random.Generator, kind: str) -> Case:
         roundings = (math.prod(largest), 1)
     else:
         changed = [axis for axis in range(axes) if size[axis] != output[axis]]
-        roundings = tuple(sum(taps[axis] + 1 for axis in changed) for taps in (largest, meets))
+        roundings = sum(largest[axis] + 1 for axis in changed), sum(meets[axis] + 1 for axis in changed)
     pool = getattr(F, f"adaptive_{kind}_pool{axes}d")
     name = f"adaptive_{kind}_pool"
     return _pool(operation, random, x, name, {"output_size": output}, lambda x: pool(x, output), roundings)
@@ -297,10 +298,12 @@ def batch_norm(operation: str, random: np.random.Generator, training: bool) -> C
         model.load_state_dict(state)
         model.mode.training = training
         y, backward = model(x)
-        dx = engine.unpack(backward(engine.pack(dy)))
+        dx = backward(engine.pack(dy))
+        assert dx is not None
         gradients = model.split(engine.host(model.grads))
         after = {name: value for name, value in model.state_dict().items() if name.startswith("running")}
-        results = {"y": engine.unpack(y), "dx": dx, "dgamma": gradients["gamma"], "dbeta": gradients["beta"]}
+        results = {"y": engine.unpack(y), "dx": engine.unpack(dx)}
+        results |= {"dgamma": gradients["gamma"], "dbeta": gradients["beta"]}
         return {name: np.array(value) for name, value in (results | after).items()}
 
     def expected() -> dict[str, Expected]:
@@ -440,6 +443,12 @@ def _channels(random: np.random.Generator) -> tuple[int, int, int]:
     return groups, int(random.integers(1, 6)), int(random.integers(1, 7))
 
 
+def _before_and_after(random: np.random.Generator, most: int) -> tuple[int, int]:
+    """The padding of an axis."""
+    before, after = random.integers(0, most + 1, 2)
+    return int(before), int(after)
+
+
 def _map(random: np.random.Generator) -> tuple[int, ...]:
     """The spatial sizes of the normalized array: none (N, C), or one to three."""
     axes = int(random.integers(0, 4))
@@ -450,24 +459,24 @@ def _eps(random: np.random.Generator) -> float:
     return float(random.choice([1e-5, 1e-3, 0.1]))
 
 
-# (how many of 30 configurations, the function that draws one, its arguments)
-OPERATIONS = {
-    "convolution, zeros": (5, convolution, "zeros"),
-    "convolution, constant": (1, convolution, "constant"),
-    "convolution, reflect": (2, convolution, "reflect"),
-    "convolution, replicate": (2, convolution, "replicate"),
-    "convolution, circular": (2, convolution, "circular"),
+# (how many of 30 configurations, the function that draws one)
+OPERATIONS: dict[str, tuple[int, Callable[[str, np.random.Generator], Case]]] = {
+    "convolution, zeros": (5, partial(convolution, mode="zeros")),
+    "convolution, constant": (1, partial(convolution, mode="constant")),
+    "convolution, reflect": (2, partial(convolution, mode="reflect")),
+    "convolution, replicate": (2, partial(convolution, mode="replicate")),
+    "convolution, circular": (2, partial(convolution, mode="circular")),
     "transposed convolution": (5, transposed),
-    "max pooling": (2, pooling, "max"),
-    "average pooling": (2, pooling, "avg"),
-    "adaptive max pooling": (1, adaptive, "max"),
-    "adaptive average pooling": (1, adaptive, "avg"),
-    "global max pooling": (1, overall, "max"),
-    "global average pooling": (1, overall, "avg"),
-    "batch norm, training": (2, batch_norm, True),
-    "batch norm, inference": (1, batch_norm, False),
-    "group norm": (1, image_norm, "group"),
-    "layer norm": (1, image_norm, "layer"),
+    "max pooling": (2, partial(pooling, kind="max")),
+    "average pooling": (2, partial(pooling, kind="avg")),
+    "adaptive max pooling": (1, partial(adaptive, kind="max")),
+    "adaptive average pooling": (1, partial(adaptive, kind="avg")),
+    "global max pooling": (1, partial(overall, kind="max")),
+    "global average pooling": (1, partial(overall, kind="avg")),
+    "batch norm, training": (2, partial(batch_norm, training=True)),
+    "batch norm, inference": (1, partial(batch_norm, training=False)),
+    "group norm": (1, partial(image_norm, kind="group")),
+    "layer norm": (1, partial(image_norm, kind="layer")),
 }
 # Configuration i is of operation CYCLE[i % 30].
-CYCLE = [name for name, (count, *_) in OPERATIONS.items() for _ in range(count)]
+CYCLE = [name for name, (count, _) in OPERATIONS.items() for _ in range(count)]

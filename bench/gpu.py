@@ -27,6 +27,8 @@ import shutil
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -176,7 +178,7 @@ def compile_all(run: Run) -> None:
 
     device = run.report["gpu"] or {"multiprocessors": 132, "compute_capability": "9.0"}
     cases = [Case(model, job, run.batch(b)) for job in ("training", "inference") for model, b in CASES]
-    work = [lambda b, case=case: prepare(case, b) for case in (cases[:1] if run.rehearse else cases)]
+    work: list[Callable] = [partial(prepare, case) for case in (cases[:1] if run.rehearse else cases)]
     if not run.rehearse:
         work += [train_all, check_all]
     kernels = [kernel for each in work for kernel in planned(each, device["multiprocessors"])]

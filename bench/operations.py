@@ -40,8 +40,8 @@ def main() -> None:
         f"largest error: {report['largest_error']:.2f} of the derived bound. Peak: fraction of the measured peak,\n"
         "taps on padding counted; inside: not counted. Quiet: slices without other processes."
     )
-    head = ("convolution", 22), ("pass", 17), ("ms", -8), ("GFLOP/s", -9), ("peak", -7), ("inside", -8)
-    head += ("PyTorch ms", -12), ("ratio", -7), ("quiet", -8)
+    head = [("convolution", 22), ("pass", 17), ("ms", -8), ("GFLOP/s", -9), ("peak", -7), ("inside", -8)]
+    head += [("PyTorch ms", -12), ("ratio", -7), ("quiet", -8)]
     print("".join(text.ljust(width) if width > 0 else text.rjust(-width) for text, width in head))
     for row in report["results"]:
         theirs = min(row.get("pytorch_milliseconds", {"": float("nan")}).values())

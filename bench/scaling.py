@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,7 @@ def beside() -> None:
             world.Allgather(mine, into)
 
         alone = median(gather)
-        quarter = max(1, round(alone / median(lambda: compute(1))))  # so the computation takes four times as long
+        quarter = max(1, round(alone / median(partial(compute, 1))))  # so the computation takes four times as long
 
         def after(times=4 * quarter, gather=gather) -> None:
             compute(times)
@@ -140,8 +141,8 @@ def beside() -> None:
                 request.Test()
             request.Wait()
 
-        numbers = [alone, median(lambda times=4 * quarter: compute(times)), median(after)]
-        numbers += [median(lambda parts=parts: at_once(parts)) for parts in (1, 4)]
+        numbers = [alone, median(partial(compute, 4 * quarter)), median(after)]
+        numbers += [median(partial(at_once, parts)) for parts in (1, 4)]
         lines.append(f"| {network} | {mine.nbytes / 1e3:,.0f} | " + " | ".join(f"{n:.3f}" for n in numbers) + " |")
     if world.rank == 0:
         print("\n".join(lines))
@@ -187,9 +188,9 @@ def model(path: Path) -> None:
     print("|---|--:|--|--:|--:|--:|--:|")
     for row in found:
         shape = f"{row['processes']} x {row['threads']}"
-        speed = f"{row['batch'] / row['step']:,.0f}"
+        rate = f"{row['batch'] / row['step']:,.0f}"
         sent = f"{row['messages']:.0f} | {row['bytes'] / 1e3:,.1f}"
-        print(f"| {row['network']} | {row['batch']} | {shape} | {row['step'] * 1e3:.2f} | {speed} | {sent} |")
+        print(f"| {row['network']} | {row['batch']} | {shape} | {row['step'] * 1e3:.2f} | {rate} | {sent} |")
     for network, own in NETWORKS.items():
         row = next((r for r in found if r["network"] == network and r["processes"] == 2), None)
         if row is None:

@@ -121,19 +121,19 @@ def networks(report: dict) -> str:
     }  # the first of a case, against strict float32, wins
     rows = best_rows(report)
     best = {(r["model"], r["job"], r["batch"], r["threads"], r["backend"]): r for r in rows if r["backend"] in PEERS}
+    variants = {
+        (r["model"], r["job"], r["batch"], r["backend"], r.get("variant", "")): r for r in reversed(report["results"])
+    }
     peers = [peer for peer in PEERS if any(key[-1] == peer for key in best)]
     lines = []
     for row in rows:
         if row["backend"] in PEERS:
             continue
-        cells = []
+        cells, case = [], (row["model"], row["job"], row["batch"])
         for peer in peers:
-            met = ratios.get((*(row[name] for name in about), peer))
-            theirs = best.get((row["model"], row["job"], row["batch"], row["threads"], peer))
-            if met and "variant" in met:  # its best in the precision of the ratio
-                same = (row["model"], row["job"], row["batch"], peer, met["variant"])
-                among = ("model", "job", "batch", "backend", "variant")
-                theirs = next((r for r in report["results"] if tuple(r.get(k) for k in among) == same), theirs)
+            met = ratios.get((*(row[name] for name in about), peer), {})
+            # Its best in the precision of the ratio.
+            theirs = variants.get((*case, peer, met.get("variant"))) or best.get((*case, row["threads"], peer))
             variant = f" ({met['variant']})" if met and peer == "pytorch" else ""
             cells.append(f"{theirs['images_per_second']:,.0f}{variant}" if met and theirs else "")
             cells.append(f"**{met['ratio']:.2f}**" if met else "")

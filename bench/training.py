@@ -44,7 +44,7 @@ _STEPS, _IMAGES, _TOLERANCE = 16, 256, 0.3
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained, as gpucnn.throughput.pytorch takes a case."""
+    """What is trained: gpucnn.throughput.pytorch.Work."""
 
     model: str
     batch: int
@@ -67,9 +67,14 @@ class Fit(Callback):
     def __init__(self, case: Training, threads: int):
         self._begin, self._end = threading.Semaphore(0), threading.Semaphore(0)
         self.losses: list[float] = []
-        settings = {"backend": get_backend("numba", threads=threads), "batch_size": case.batch, "progress": False}
-        optimizer = SGD(LEARNING_RATE, momentum=MOMENTUM)
-        self._trainer = Trainer(case.build(), optimizer=optimizer, callbacks=[self], **settings)
+        self._trainer = Trainer(
+            case.build(),
+            backend=get_backend("numba", threads=threads),
+            optimizer=SGD(LEARNING_RATE, momentum=MOMENTUM),
+            batch_size=case.batch,
+            callbacks=[self],
+            progress=False,
+        )
         self._thread = threading.Thread(target=self._trainer.fit, args=(*case.data(), 10**9), daemon=True)
         self._thread.start()
 

@@ -81,7 +81,7 @@ def _train(name: str, batch: int, threads: int, cache: str, stay: bool) -> tuple
 
 def cold(threads: int) -> list[dict]:
     """A row a network."""
-    rows = []
+    rows: list[dict] = []
     with tempfile.TemporaryDirectory() as cache:
         for name, batch in (FIRST, *NETWORKS):
             started, [[ended, *_]] = _train(name, batch, threads, cache, stay=False)

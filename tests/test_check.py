@@ -10,11 +10,15 @@ from typer.testing import CliRunner
 import gpucnn.check
 from gpucnn.backends import get_backend
 from gpucnn.backends.numba.backend import NumbaBackend
+from gpucnn.backends.numba.inference import NativePlan
+from gpucnn.backends.protocol import Backend
 from gpucnn.check import HASHES, check
 from gpucnn.check.cases import KINDS, all_cases
 from gpucnn.check.networks import NETWORKS, train
 from gpucnn.cli import app
 from gpucnn.errors import BackendError
+
+GENERAL = "numba, general kernels"
 
 
 @pytest.mark.slow
@@ -24,9 +28,10 @@ def test_both_cpu_backends_pass(threads):
     report = check(["numpy", "numba"], threads=threads, progress=messages.append)
     assert report["passed"] and report["differences"] == []
     names = {case.operation for case in all_cases()}
-    assert {(row["name"], row["backend"]) for row in report["operations"]} == {
-        (n, b) for n in names for b in ("numpy", "numba")
-    }
+    rows = [(row["name"], row["backend"]) for row in report["operations"]]
+    assert set(rows) - {(n, GENERAL) for n in names} == {(n, b) for n in names for b in ("numpy", "numba")}
+    assert {n for n, b in rows if b == GENERAL} >= {"convolution", "convolution with max pool", "dense", "max pool"}
+    assert [n for n, _ in rows] == sorted((n for n, _ in rows), key=[n for n, _ in rows].index), "by operation"
     assert all(row["differing"] == 0 < row["values"] for row in report["operations"])
     assert {(row["network"], row["backend"]) for row in report["training"]} == {
         (n, b) for n in NETWORKS for b in ("numpy", "numba")
@@ -39,15 +44,9 @@ def test_both_cpu_backends_pass(threads):
 @pytest.mark.slow
 def test_it_covers_every_operation_of_the_protocol(monkeypatch):
     """Each method of the backend that computes is called by a case, and each kind of numbers is used."""
-    from gpucnn.backends.protocol import Backend
-
-    memory = {"zeros", "array", "assign", "host", "pack", "unpack", "capture", "synchronize", "elapsed", "load_labels"}
-    memory |= {"memory", "plan", "images_at_once", "between", "capture_step", "prepare", "rows", "staging"}
-    memory |= {"host_into", "arrivals"}
-    memory |= {
-        "conv_inference",
-        "batch_norm_inference",
-    }  # of predictions: tests/cuda/test_inference.py compares their bits
+    memory = {"zeros", "array", "assign", "host", "host_into", "staging", "pack", "unpack", "rows", "load_labels"}
+    recording = {"capture", "capture_step", "prepare", "arrivals", "between"}  # the networks' training steps do
+    about = {"memory", "synchronize", "elapsed", "general"}  # the backend itself, which compute nothing
     used = set()
 
     class Spy:
@@ -63,7 +62,7 @@ def test_it_covers_every_operation_of_the_protocol(monkeypatch):
         if case.kind in ("random", ""):
             case.run(Spy(get_backend("numba", "exact")))
     methods = {name for name, value in vars(Backend).items() if callable(value) and not name.startswith("_")}
-    assert methods - memory <= used
+    assert methods - memory - recording - about <= used
     for kind in KINDS:
         assert sum(case.kind == kind for case in everything) > 30
 
@@ -110,7 +109,8 @@ def test_a_planted_difference_is_reported(monkeypatch):
     assert not report["passed"]
     rows = {(row["name"], row["backend"]): row["differing"] for row in report["operations"]}
     count = sum(case.operation == "dense" for case in all_cases())
-    assert rows == {("dense", "numpy"): 0, ("dense", "numba"): count, ("relu", "numpy"): 0, ("relu", "numba"): 0}
+    of_dense = {("dense", "numpy"): 0, ("dense", "numba"): count, ("dense", GENERAL): count}
+    assert rows == {**of_dense, ("relu", "numpy"): 0, ("relu", "numba"): 0}
     number = r"-?0x1\.[0-9a-f]{13}p[+-]\d+"
     pattern = (
         rf"dense \(random, 17 images, 37 to 10\), y\[0, 9\]: numpy gives .*\(({number})\), numba gives .*\(({number})\)"
@@ -128,6 +128,52 @@ def test_a_difference_in_training_is_reported(monkeypatch):
     assert row["weights_sha256"] != row["expected_sha256"] == json.loads(HASHES.read_text())["batch norm net"]
     (sentence,) = report["differences"]
     assert "batch norm net" in sentence and "numba" in sentence and row["weights_sha256"] in sentence
+
+
+@pytest.mark.parametrize("operation", ["convolution", "max pool"])
+def test_a_difference_in_general_kernels_alone_is_reported(operation, monkeypatch):
+    original = getattr(NumbaBackend, method := {"convolution": "conv", "max pool": "max_pool_gradient"}[operation])
+
+    def wrong(self, *arguments, **options):
+        y = original(self, *arguments, **options)
+        if self.replaced:
+            y.data.view(np.uint32)[0, 0, ..., 0] ^= 1
+        return y
+
+    monkeypatch.setattr(NumbaBackend, method, wrong)
+    few = [case for case in all_cases() if case.operation == operation and case.kind == "random"]
+    monkeypatch.setattr(gpucnn.check, "all_cases", lambda: iter(few))
+    monkeypatch.setattr(gpucnn.check, "NETWORKS", ())
+    report = check(["numba"])
+    assert [(row["backend"], row["differing"] > 0) for row in report["operations"]] == [
+        ("numba", False),
+        (GENERAL, True),
+    ]
+    assert not report["passed"] and all(f"{GENERAL} gives" in sentence for sentence in report["differences"])
+
+
+def test_differences_in_predictions_are_reported(monkeypatch):
+    """In what follows a convolution, and in plans of networks, which numba computes by kernels of their own."""
+
+    def end(self, *arguments, **options):
+        y = Backend.conv_inference(self, *arguments, **options)
+        y.data.view(np.uint32)[-1, -1, ..., 0] ^= 1
+        return y
+
+    def run(self, images, outputs, again):
+        finite = plan(self, images, outputs, again)
+        outputs.view(np.uint32)[-1, ..., -1] ^= 1
+        return finite
+
+    plan = NativePlan.run
+    monkeypatch.setattr(NumbaBackend, "conv_inference", end)
+    monkeypatch.setattr(NativePlan, "run", run)
+    few = [case for case in all_cases() if "predictions" in case.operation and case.kind == "random"]
+    monkeypatch.setattr(gpucnn.check, "all_cases", lambda: iter(few))
+    monkeypatch.setattr(gpucnn.check, "NETWORKS", ())
+    report = check(["numba"])
+    rows = {row["name"]: row["differing"] for row in report["operations"] if row["backend"] == "numba"}
+    assert rows.keys() == {"layers of predictions", "predictions of a network"} and all(rows.values())
 
 
 def test_values_of_another_shape_or_type_differ(monkeypatch):

@@ -17,7 +17,7 @@ from tests.float64 import functional as in_float64
 NO_FUNCTION = {
     "zeros array assign host host_into staging memory pack unpack rows",  # data
     "pack_labels load_images load_labels load_batch",  # likewise
-    "capture capture_step prepare arrivals synchronize elapsed plan images_at_once",
+    "capture capture_step prepare arrivals general synchronize elapsed plan images_at_once",
     "sgd adam watch clip_value clip_norm update_running optimize end_step",  # training
     "batch_norm_statistics batch_norm_moving_statistics batch_norm_training group_norm_statistics",  # parts
     "conv_inference batch_norm_inference",  # fused forms of prediction

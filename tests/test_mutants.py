@@ -439,8 +439,8 @@ CHANGES = [
         "the float64 tree shifted by one",
         "numba",
         NUMBA + "simd.py",
-        "while len(values) > 1:",
-        "values = values[1:] + values[:1]\n        while len(values) > 1:",
+        "list(range(k, 2 * width, 2))",
+        "[(x + 1) % (2 * width) for x in range(k, 2 * width, 2)]",
         biases,
     ),
     Change(
@@ -815,6 +815,6 @@ def test_a_mutant_is_noticed(change, monkeypatch, tmp_path):
     wrong = made(mutant(tmp_path, change.backend, change.file, change.old, change.new))
     report = compared(monkeypatch, wrong, change.compare)
     assert not report["passed"], f"{change}: not noticed"
-    (row,) = report["operations"]
+    row, *_ = report["operations"]  # then its general kernels
     assert 0 < row["differing"] <= row["values"]
     assert change.compare.__name__ in report["differences"][0] and "numpy gives" in report["differences"][0]

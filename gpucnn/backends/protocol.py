@@ -55,6 +55,7 @@ class Backend(ABC):
     device: str
     graph: bool = False
     looks_ahead = False  # whether end_step prepares the next step
+    replaced: int | None = None  # how many launches of kernels for a shape were replaced, in what `general` returns
     shares_batches: bool = False
     exchanges_on: str = ""
 
@@ -183,6 +184,12 @@ class Backend(ABC):
     def arrivals(self) -> int:
         """How often faster kernels have arrived: a step that was recorded before is worth being recorded again."""
         return 0
+
+    def general(self) -> "Backend | None":
+        """A backend that computes with those kernels alone that serve while this one's for a shape are being compiled;
+        `replaced` counts what they stand for. None: every kernel is compiled before it is needed.
+        """
+        return None
 
     def between(self, work: Callable[[], None]) -> None:
         """Call `work`, which reads and writes arrays on the host, now and at the same place of each replay."""

@@ -1,9 +1,10 @@
 """`gpucnn check`: whether all backends give the same bits on this machine.
 
 Every operation, forward and backward, runs on each backend and on NumPy's exact math, which is the specification, and
-so do ten training steps of two networks. Raw bits are compared; the networks' weights also with hashes that are
-committed with the source, so that two machines agree as well as two backends. On a GPU the results must be in its
-memory.
+so do predictions, and ten training steps of two networks. Where a backend has general kernels, which serve while those
+for a shape are being compiled, operations run on both. Raw bits are compared; the networks' weights also with hashes
+that are committed with the source, so that two machines agree as well as two backends. On a GPU the results must be in
+its memory.
 """
 
 import contextlib
@@ -83,6 +84,7 @@ def _operations(
     comparison: Comparison, chosen: list[Backend], specification: Backend, say: Callable[[str], None]
 ) -> None:
     monitors: dict[str, Any] = {backend.name: DeviceMemoryMonitor(backend) for backend in chosen if on_gpu(backend)}
+    generals = {backend.name: general for backend in chosen if (general := backend.general())}
     cases = list(all_cases())
     for number, case in enumerate(cases, start=1):
         if number % 20 == 1:
@@ -91,6 +93,10 @@ def _operations(
         for backend in chosen:
             result = expected if backend is specification else case.run(monitors.get(backend.name, backend))
             comparison.results(case, backend.name, expected, result)
+            if general := generals.get(backend.name):
+                before, result = general.replaced, case.run(general)
+                if general.replaced != before:
+                    comparison.results(case, f"{backend.name}, general kernels", expected, result)
     for monitor in monitors.values():
         comparison.differ(monitor.misplaced)
 

@@ -50,9 +50,10 @@ class Comparison:
 
     def report(self) -> dict:
         """passed, operations, training and differences; see `check`."""
+        names = list(dict.fromkeys(name for name, _ in self._operations))
         return {
             "passed": not self._differences,
-            "operations": list(self._operations.values()),
+            "operations": sorted(self._operations.values(), key=lambda row: names.index(row["name"])),
             "training": self._training,
             "differences": self._differences,
         }

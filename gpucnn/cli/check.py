@@ -35,9 +35,10 @@ def check(
 ) -> None:
     """Prove that the backends agree to the last bit on this machine.
 
-    Runs every operation and a few training steps on each backend, and compares the raw bits with numpy's exact math,
-    which is the specification, and with the weights' hashes that come with the program. On a GPU the results must also
-    lie in its memory. Exit code 1 if a bit differs.
+    Runs every operation, predictions and a few training steps on each backend, and compares the raw bits with numpy's
+    exact math, which is the specification, and with the weights' hashes that come with the program. numba's general
+    kernels, which serve while faster ones are being compiled, have rows of their own. On a GPU the results must also be
+    in its memory. Exit code 1 if a bit differs.
     """
     if math not in (None, "exact"):
         raise ConfigurationError(f"check compares bits, which only exact math promises; leave out --math {math}")

@@ -1,8 +1,9 @@
 """Predictions of a model: plans are made at first use, kept, and shared out among threads.
 
 A plan computes the outputs of so many images in memory of its own. A model keeps the plans that were used last; each
-call takes one that nobody uses, or makes another. Plans read the model's weights wherever they compute with them, so
-they see every change of weights; a change of settings, or of place, makes them void.
+call takes one that nobody uses, or makes another. Plans read all of the model's weights in each call, be it only to see
+that a copy in another order is still right, so they see every change of weights; a change of settings, or of place,
+makes them void.
 """
 
 import threading

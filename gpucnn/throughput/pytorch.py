@@ -12,7 +12,9 @@ import itertools
 import types
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from gpucnn.models import Model, pytorch_module, pytorch_names
 from gpucnn.throughput.agreement import LOGITS, RATE, State
@@ -146,7 +148,18 @@ def variants(job: str, device: str, *, compiled: bool, reduced: bool) -> list[Va
     ]
 
 
-def prepare(case: Case, variant: Variant, device: str, threads: int) -> Prepared:
+class Work(Protocol):
+    """What `prepare` needs of a Case."""
+
+    @property
+    def job(self) -> str: ...
+    @property
+    def batch(self) -> int: ...
+    def build(self) -> Model: ...
+    def data(self) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def prepare(case: Work, variant: Variant, device: str, threads: int) -> Prepared:
     """PyTorch's side of a case; runs the first repetition, which compiles. Raises what PyTorch raises."""
     import torch
 

@@ -30,6 +30,9 @@ struct OutputStrides {
   int g, o, d, h, w;
 };
 
+// How many pixels a thread may hold so that they arrive before they are used.
+constexpr int MOST_AHEAD = 60;
+
 // How many of N neighboring weights are moved at once.
 template <int N> constexpr int TOGETHER = N % 4 == 0 ? 4 : N % 2 == 0 ? 2 : 1;
 
@@ -95,7 +98,11 @@ __global__ void __launch_bounds__(T::threads, 1) conv(const float* __restrict__ 
   constexpr int NX = (QB - 1) * S::W + (SB - 1) * D::W + 1;  // pixels under QB outputs and SB taps
   // Of those, the ones that are inside the image for every tile, which needs no check: [B::W, INSIDE).
   constexpr int INSIDE = In::W + B::W - (Out::W - QB) * S::W - (ceil_div(K::W, SB) - 1) * SB * D::W;
-  constexpr int UNROLLED_ROWS = OB * QB * SB <= 128 ? K::H : 1;
+  // Whether a channel's pixels fit in registers: then those of the next one arrive while these are used.
+  constexpr int WINDOW_ROWS = K::D * K::H;
+  constexpr bool AHEAD = WINDOW_ROWS > 2 && SB >= K::W && WINDOW_ROWS * NX <= MOST_AHEAD;
+  constexpr int UNROLLED_CHANNELS = WINDOW_ROWS > 2 ? 1 : 4;
+  constexpr int UNROLLED_ROWS = AHEAD ? WINDOW_ROWS : OB * QB * SB <= 128 ? K::H : 1;
   __shared__ __align__(16) float weights[CC * K::product * ROW];
 
   const int lane = threadIdx.x, wk = threadIdx.y % T::WK, tile = int(blockIdx.x) * T::WP + threadIdx.y / T::WK;
@@ -107,51 +114,61 @@ __global__ void __launch_bounds__(T::threads, 1) conv(const float* __restrict__ 
   const float* pixels = x + (i64(block) * GROUPS + group) * C * In::product * LANES + lane;
   const float* source = w + first + i64(group) * Strides::GROUP;
 
-  float acc[OB][QB];
+  // Where the window's rows are: the first one's plane, and its height there.
+  const int d_first = d_out * S::D - B::D, h_first = h_out * S::H - B::H;
+  auto inside = [&](int row) {
+    return unsigned(d_first + row / K::H * D::D) < unsigned(In::D) &&
+           unsigned(h_first + row % K::H * D::H) < unsigned(In::H);
+  };
+  // The pixels of a channel's map under SB taps of a row of the window.
+  auto fetch_pixels = [&](float (&xs)[NX], const float* map, int row, int s_first) {
+    const int d = d_first + row / K::H * D::D, h = h_first + row % K::H * D::H;
+    const int column = q * S::W - B::W + s_first * D::W;
+    const float* from = map + ((d * In::H + h) * In::W + column) * LANES;
 #pragma unroll
-  for (int o = 0; o < OB; o++)
-#pragma unroll
-    for (int j = 0; j < QB; j++) acc[o][j] = 0.0f;
+    for (int i = 0; i < NX; i++) {
+      const bool inside = (i >= B::W && i < INSIDE) || unsigned(column + i) < unsigned(In::W);
+      xs[i] = inside ? from[i * LANES] : 0.0f;
+    }
+  };
 
+  float acc[OB][QB] = {}, xs[AHEAD ? WINDOW_ROWS : 1][NX];
+  const float* map = pixels;  // of the channel whose pixels are fetched next
+  if (AHEAD && works) {
+#pragma unroll
+    for (int row = 0; row < WINDOW_ROWS; row++)
+      if (inside(row)) fetch_pixels(xs[AHEAD ? row : 0], map, row, 0);
+  }
   for (int c_first = 0; c_first < C; c_first += CC) {
     if (c_first) __syncthreads();  // the previous weights have been used
     fetch_weights<T, C, O, K, Strides>(weights, source, o_first, c_first);
     __syncthreads();
     if (!works) continue;
+#pragma unroll UNROLLED_CHANNELS
     for (int c = 0; c < least(CC, C - c_first); c++) {
-      const float* map = pixels + i64(c_first + c) * In::product * LANES;
-#pragma unroll 1
-      for (int a = 0; a < K::D; a++) {
-        const int d = d_out * S::D - B::D + a * D::D;
-        if (unsigned(d) >= unsigned(In::D)) continue;
+      if (AHEAD && c_first + c + 1 < C) map += In::product * LANES;  // behind the last channel comes the last again
 #pragma unroll UNROLLED_ROWS
-        for (int r = 0; r < K::H; r++) {
-          const int h = h_out * S::H - B::H + r * D::H;
-          if (unsigned(h) >= unsigned(In::H)) continue;
-          const float* of_row = weights + ((c * K::D + a) * K::H + r) * K::W * ROW + wk * OB;
+      for (int row = 0; row < WINDOW_ROWS; row++) {
+        if (!inside(row)) continue;
+        const float* of_row = weights + (c * WINDOW_ROWS + row) * K::W * ROW + wk * OB;
+        float (&now)[NX] = xs[AHEAD ? row : 0];
 #pragma unroll 1
-          for (int s_first = 0; s_first < K::W; s_first += SB) {
-            const int column = q * S::W - B::W + s_first * D::W;
-            const float* row = map + ((d * In::H + h) * In::W + column) * LANES;
-            float xs[NX];
+        for (int s_first = 0; s_first < K::W; s_first += SB) {
+          if (!AHEAD) fetch_pixels(now, map, row, s_first);
 #pragma unroll
-            for (int i = 0; i < NX; i++) {
-              const bool inside = (i >= B::W && i < INSIDE) || unsigned(column + i) < unsigned(In::W);
-              xs[i] = inside ? row[i * LANES] : 0.0f;
+          for (int s = 0; s < SB; s++)
+            if (s_first + s < K::W) {
+              float wv[OB];
+              read_weights(wv, of_row + (s_first + s) * ROW);
+#pragma unroll
+              for (int o = 0; o < OB; o++)
+#pragma unroll
+                for (int j = 0; j < QB; j++) acc[o][j] = __fmaf_rn(now[j * S::W + s * D::W], wv[o], acc[o][j]);
             }
-#pragma unroll
-            for (int s = 0; s < SB; s++)
-              if (s_first + s < K::W) {
-                float wv[OB];
-                read_weights(wv, of_row + (s_first + s) * ROW);
-#pragma unroll
-                for (int o = 0; o < OB; o++)
-#pragma unroll
-                  for (int j = 0; j < QB; j++) acc[o][j] = __fmaf_rn(xs[j * S::W + s * D::W], wv[o], acc[o][j]);
-              }
-          }
         }
+        if (AHEAD) fetch_pixels(now, map, row, 0);
       }
+      if (!AHEAD) map += In::product * LANES;
     }
   }
   if (!works) return;
@@ -260,10 +277,10 @@ __global__ void __launch_bounds__(T::threads, 1)
 
 // ---- weight gradient ----------------------------------------------------------------------------------------------
 
-// OB output channels by CB input channels by RB x SB taps of one kernel plane a warp, QU pixels at a time; WARPS tiles
-// a block; each warp takes BANDS neighboring bands, a power of two.
-template <int OB_, int CB_, int RB_, int SB_, int QU_, int WARPS_, int BANDS_> struct GradientTile {
-  static constexpr int OB = OB_, CB = CB_, RB = RB_, SB = SB_, QU = QU_, WARPS = WARPS_, BANDS = BANDS_;
+// OB output channels by CB input channels by RB x SB taps of one kernel plane a warp, which fetches a position's
+// gradients and pixels AHEAD positions early; WARPS tiles a block; each warp takes BANDS neighboring bands, a power of two.
+template <int OB_, int CB_, int RB_, int SB_, int AHEAD_, int WARPS_, int BANDS_> struct GradientTile {
+  static constexpr int OB = OB_, CB = CB_, RB = RB_, SB = SB_, AHEAD = AHEAD_, WARPS = WARPS_, BANDS = BANDS_;
   static constexpr int SUMS = OB * CB * RB * SB;
 };
 
@@ -320,13 +337,14 @@ DEVICE float total(const float* slot, unsigned terms) {
 template <class T, int GROUPS, int C, int O, class In, class Out, class K, class S, class D, class B, int BAND_ROWS>
 DEVICE void band_sums(const float* __restrict__ dy, const float* __restrict__ x, float* part, int images) {
   using Tiles = GradientTiles<T, GROUPS, C, O, K>;
-  constexpr int OB = T::OB, CB = T::CB, RB = T::RB, SB = T::SB, QU = T::QU, SUMS = OB * CB * RB * SB;
-  constexpr int NX = (QU - 1) * S::W + (SB - 1) * D::W + 1;
+  constexpr int OB = T::OB, CB = T::CB, RB = T::RB, SB = T::SB, AHEAD = T::AHEAD, SUMS = OB * CB * RB * SB;
+  // Pixels of a row under the taps, and how many of them the position before does not see.
+  constexpr int SPAN = (SB - 1) * D::W + 1, NEW = least(SPAN, S::W);
+  // Positions until the ring of registers is where it was.
+  constexpr int ROUND = filled(AHEAD + ceil_div(SPAN, S::W)), RING = ROUND * S::W;
   constexpr int POSITION_ROWS = Out::D * Out::H, ALL_BANDS = ceil_div(POSITION_ROWS, BAND_ROWS);
   constexpr int BAND_GROUPS = ceil_div(ALL_BANDS, T::BANDS), EACH = ceil_div(SUMS, IMAGES);
   constexpr int DEPTH = log2_of(T::BANDS) + 1;
-  // Of a tile's NX pixels those in [B::W, INSIDE) are inside the image whatever the tile's taps and positions.
-  constexpr int INSIDE = In::W + B::W - (ceil_div(Out::W, QU) - 1) * QU * S::W - (K::W - SB) * D::W;
 
   const int lane = threadIdx.x, tile = blockIdx.x * T::WARPS + threadIdx.y, block = blockIdx.z;
   if (tile >= Tiles::count) return;
@@ -348,32 +366,36 @@ DEVICE void band_sums(const float* __restrict__ dy, const float* __restrict__ x,
 #pragma unroll 1
     for (int p = first; p < last; p++) {
       const int d = p / Out::H * S::D - B::D + a * D::D, h_first = p % Out::H * S::H - B::H + r0 * D::H;
-#pragma unroll 1
-      for (int q = 0; q < Out::W; q += QU) {
-        float dv[OB][QU], xs[CB][RB][NX];
+      bool row_inside[RB];
 #pragma unroll
-        for (int o = 0; o < OB; o++)
+      for (int r = 0; r < RB; r++)
+        row_inside[r] = unsigned(d) < unsigned(In::D) && unsigned(h_first + r * D::H) < unsigned(In::H);
+      float dv[ROUND][OB], xs[CB][RB][RING];
+      // Position q's gradients, and of the pixels under its taps those from `begin` on; its place in the ring is u.
+      auto fetch = [&](int q, int u, int begin) {
+        if ((u >= ROUND || Out::W % ROUND) && q >= Out::W) return;
 #pragma unroll
-          for (int u = 0; u < QU; u++) {
-            const bool inside = Out::W % QU == 0 || q + u < Out::W;
-            dv[o][u] = inside ? gradients[(o * Out::product + p * Out::W + q + u) * LANES] : 0.0f;
-          }
+        for (int o = 0; o < OB; o++) dv[u % ROUND][o] = gradients[(o * Out::product + p * Out::W + q) * LANES];
         const int column = q * S::W - B::W + s0 * D::W;
 #pragma unroll
         for (int c = 0; c < CB; c++)
 #pragma unroll
           for (int r = 0; r < RB; r++) {
-            const int h = h_first + r * D::H;
-            const bool row_inside = unsigned(d) < unsigned(In::D) && unsigned(h) < unsigned(In::H);
-            const float* row = pixels + (((c * In::D + d) * In::H + h) * In::W + column) * LANES;
+            const float* row = pixels + (((c * In::D + d) * In::H + h_first + r * D::H) * In::W + column) * LANES;
 #pragma unroll
-            for (int i = 0; i < NX; i++) {
-              const bool inside = (i >= B::W && i < INSIDE) || unsigned(column + i) < unsigned(In::W);
-              xs[c][r][i] = row_inside && inside ? row[i * LANES] : 0.0f;
-            }
+            for (int i = begin; i < SPAN; i++)
+              xs[c][r][(u * S::W + i) % RING] =
+                  row_inside[r] && unsigned(column + i) < unsigned(In::W) ? row[i * LANES] : 0.0f;
           }
+      };
 #pragma unroll
-        for (int u = 0; u < QU; u++)  // positions in order; a pixel past the row's end adds dy = 0
+      for (int u = 0; u < AHEAD; u++) fetch(u, u, u ? SPAN - NEW : 0);
+#pragma unroll 1
+      for (int q = 0; q < Out::W; q += ROUND) {
+#pragma unroll
+        for (int u = 0; u < ROUND; u++) {  // positions in order
+          if (Out::W % ROUND && q + u >= Out::W) break;
+          fetch(q + u + AHEAD, u + AHEAD, SPAN - NEW);
 #pragma unroll
           for (int o = 0; o < OB; o++)
 #pragma unroll
@@ -383,8 +405,9 @@ DEVICE void band_sums(const float* __restrict__ dy, const float* __restrict__ x,
 #pragma unroll
                 for (int s = 0; s < SB; s++) {
                   const int i = ((o * CB + c) * RB + r) * SB + s;
-                  acc[i] = __fmaf_rn(dv[o][u], xs[c][r][u * S::W + s * D::W], acc[i]);
+                  acc[i] = __fmaf_rn(dv[u][o], xs[c][r][(u * S::W + s * D::W) % RING], acc[i]);
                 }
+        }
       }
     }
 #pragma unroll

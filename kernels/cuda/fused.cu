@@ -42,8 +42,9 @@ template <class... Each> struct Stages {
   }
 };
 
-// Everything for image blockIdx.x. Launch: grid (images,), block (THREADS,).
-template <int FLOATS, int N, class Stages> __global__ void __launch_bounds__(THREADS, 3) image_step(Arrays<N> arrays) {
+// Everything for image blockIdx.x. Four blocks of threads on a multiprocessor: their registers allow it, and shared memory
+// does if the values of an image are few. Launch: grid (images,), block (THREADS,).
+template <int FLOATS, int N, class Stages> __global__ void __launch_bounds__(THREADS, 4) image_step(Arrays<N> arrays) {
   __shared__ __align__(16) float values[FLOATS];
   Stages::run(Image{values, arrays.at, int(blockIdx.x)});
 }

@@ -30,6 +30,7 @@ from gpucnn.kernels.numba.channel_tiles import (
     turning_of,
 )
 from gpucnn.kernels.numba.compiler import inner
+from gpucnn.kernels.numba.fingerprint import FINGERPRINT, is_new
 from gpucnn.kernels.numba.native import native
 from gpucnn.kernels.numba.simd import LANES, add, divide, splat, sqrt
 
@@ -182,14 +183,24 @@ def dense_of(groups: int, images: int):
     OWNERS,  # int32 of each term: the group of outputs that sees it, the others having weights of 0; 0 for all
     OWN,  # outputs of a group
     FIRST,  # the first output
-) = range(11)
+    PRINTS,  # a fingerprint of each tile's weights, all of them zero at first
+    WHOLE,  # bytes of weights that each tile depends on, from SOURCE on; 0 where its own rows are all
+) = range(13)
 
 
 @native("pack weights for 16 channels")
 def pack(a, unit):
-    """Tile `unit`. Outputs that fill up a vector repeat the last one: nobody reads what becomes of them."""
+    """Tile `unit`, unless its weights are what they were when it was packed last. Outputs that fill up a vector repeat
+    the last one: nobody reads what becomes of them.
+    """
     vectors, terms, row = slot(a, TILE_VECTORS), slot(a, SOURCE_TERMS), slot(a, SOURCE_ROW)
     first = min(unit * vectors, slot(a, ALL_VECTORS) - vectors)
+    weights, size = slot(a, SOURCE), slot(a, WHOLE)
+    if size == 0:
+        weights += first * LANES * row
+        size = min(vectors * LANES, slot(a, SOURCE_OUTPUTS) - first * LANES) * row
+    if not is_new(weights, size, slot(a, PRINTS) + unit * FINGERPRINT):
+        return
     last = slot(a, SOURCE) + (slot(a, SOURCE_OUTPUTS) - 1) * row
     stride = vectors * VECTOR
     for i in range(vectors):

@@ -5,7 +5,7 @@ Activations are flat along their positions: (block, channel, position * 16 + lan
 
 import numpy as np
 from gpucnn.kernels.numba.compiler import kernel
-from gpucnn.kernels.numba.norm import inverse_deviation, lanes_of
+from gpucnn.kernels.numba.norm import block_total, inverse_deviation, lanes_of, map_squares, map_sum
 from gpucnn.kernels.numba.simd import (
     LANES,
     add64,
@@ -18,43 +18,38 @@ from gpucnn.kernels.numba.simd import (
     splat64,
     store,
     subtract,
-    subtract64,
     tree64,
     where_greater,
     widen,
 )
 from gpucnn.kernels.numba.sums import push64, total64
-from gpucnn.kernels.numba.team import prange
+from gpucnn.kernels.numba.team import get_thread_id, prange
 
 VALUES, SQUARES, PRODUCTS = 0, 1, 2
 
 
 @kernel("channel sums")
-def channel_sums(x, y, center, kind, out, images, band, scratch):
-    """out[c] (C,) float64 = the sum of x, of (x - center)**2 or of x * y; scratch (channels, 2, levels) float64."""
-    for u in prange(x.shape[1]):
-        c = np.int64(u)
-        over_bands, over_blocks = scratch[c, 0], scratch[c, 1]
-        middle = splat64(center[c])
-        for b in range(x.shape[0]):
+def channel_sums(x, y, center, kind, out, part, images, band, scratch):
+    """out[c] (C,) float64 = the sum of x, of (x - center)**2 or of x * y; arrays as in norm.bias_gradient."""
+    C = x.shape[1]
+    for u in prange(x.shape[0] * C):
+        b, c, slots = np.int64(u) // C, np.int64(u) % C, scratch[get_thread_id()]
+        lanes = lanes_of(images, b)
+        if kind == VALUES:
+            part[b, c] = map_sum(x[b, c], band, lanes, slots)
+        elif kind == SQUARES:
+            part[b, c] = map_squares(x[b, c], center[c], band, lanes, slots)
+        else:
             values, others, bands = x[b, c], y[b, c], 0
             for first in range(0, x.shape[2], band * LANES):
                 acc = splat64(0.0)
-                last = min(first + band * LANES, x.shape[2])
-                if kind == VALUES:
-                    for i in range(first, last, LANES):
-                        acc = add64(acc, widen(load(values, i)))
-                elif kind == SQUARES:
-                    for i in range(first, last, LANES):
-                        d = subtract64(widen(load(values, i)), middle)
-                        acc = add64(acc, multiply64(d, d))
-                else:
-                    for i in range(first, last, LANES):
-                        acc = add64(acc, multiply64(widen(load(values, i)), widen(load(others, i))))
-                push64(over_bands, bands, tree64(acc, lanes_of(images, b)))
+                for i in range(first, min(first + band * LANES, x.shape[2]), LANES):
+                    acc = add64(acc, multiply64(widen(load(values, i)), widen(load(others, i))))
+                push64(slots, bands, tree64(acc, lanes))
                 bands += 1
-            push64(over_blocks, b, total64(over_bands, bands))
-        out[c] = total64(over_blocks, x.shape[0])
+            part[b, c] = total64(slots, bands)
+    for u in prange(C):
+        out[np.int64(u)] = block_total(part, np.int64(u), scratch[get_thread_id()])
 
 
 @kernel("batch norm gradient by means")

@@ -37,17 +37,26 @@ def fill_of(pairs: bool):
     """The function that copies rows of the input side by side, with `pairs` the values of 8 images twice."""
 
     @inner
-    def fill(x, strip, block, channel, channels, h, lines):
-        """strip[c, r, w, lane] = rows h .. h + lines - 1 of so many channels from `channel` on."""
+    def fill(x, strip, block, channel, channels, h, lines, step):
+        """strip[c, r, w, lane] = rows h .. h + lines - 1 of so many channels from `channel` on, `step` floats apart."""
         x_c, x_h, row = stride_of(x, 1), stride_of(x, 3), x.shape[4] * LANES
         at = block * stride_of(x, 0) + channel * x_c + h * x_h
         for c in range(channels):
             for r in range(lines):
                 for w in range(0, row, LANES):
                     v = load(x, at + c * x_c + r * x_h + w)
-                    store(strip, (c * lines + r) * row + w, interleave(v, v) if pairs else v)
+                    store(strip, c * step + r * row + w, interleave(v, v) if pairs else v)
 
     return fill
+
+
+@inner
+def apart(size, pixels):
+    """The floats from one channel of a strip to the next, for channels of `size`, of which `pixels` are read at once.
+
+    The first-level cache has a place for a line in each 4 KiB: at multiples of 1 KiB few channels would fit.
+    """
+    return size + (pixels * LANES if size % (16 * LANES) == 0 else 0)
 
 
 @functools.cache
@@ -138,10 +147,10 @@ def conv_rows_of(
             upper = min(max(0, top * row_stride - before[1]), x.shape[3])
             lower = max(upper, min(x.shape[3], (bottom - 1) * row_stride - before[1] + KH))
             if copies:
-                source, first, x_c = strips[get_thread_id()], -upper * line, (lower - upper) * line
+                source, first, x_c = strips[get_thread_id()], -upper * line, apart((lower - upper) * line, QB)
                 if held != rest * parts + part:
                     held = rest * parts + part
-                    fill(x, source, b, g * CG, CG, upper, lower - upper)
+                    fill(x, source, b, g * CG, CG, upper, lower - upper, x_c)
             else:
                 source, first, x_c = x, b * stride_of(x, 0) + g * stride_of(x, 1), 0
             for h in range(top, bottom):

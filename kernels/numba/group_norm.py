@@ -8,7 +8,7 @@ with sums of its own; a tree waits in `scratch`, one vector of float64 a level.
 import numpy as np
 from gpucnn.kernels.contract import BAND
 from gpucnn.kernels.numba.compiler import inner, kernel
-from gpucnn.kernels.numba.norm import lanes_of
+from gpucnn.kernels.numba.norm import NOTHING, block_total, lanes_of, map_products
 from gpucnn.kernels.numba.simd import (
     LANES,
     add64,
@@ -25,12 +25,11 @@ from gpucnn.kernels.numba.simd import (
     store,
     subtract,
     subtract64,
-    tree64,
     widen,
 )
 from gpucnn.kernels.numba.simd import add as add32
-from gpucnn.kernels.numba.sums import push64, push_lanes, total64, total_lanes
-from gpucnn.kernels.numba.team import prange
+from gpucnn.kernels.numba.sums import push_lanes, total_lanes
+from gpucnn.kernels.numba.team import get_thread_id, prange
 from gpucnn.kernels.numba.vectors import finished
 
 ZERO, ONE = np.float32(0), np.float32(1)
@@ -158,26 +157,19 @@ def group_norm_gradient(dy, x, mean, inv, gamma, a, b, dx, parts):
 
 
 @kernel("group norm parameter gradients")
-def group_norm_parameter_gradients(dy, x, mean, inv, out_gamma, out_beta, images, band, scratch):
-    """dgamma and dbeta (C,): sums of dy * xhat and of dy by rule 4; scratch (channels, 4, levels) float64."""
-    channels = x.shape[1] // mean.shape[1]
-    for u in prange(x.shape[1]):
-        c = np.int64(u)
+def group_norm_parameter_gradients(dy, x, mean, inv, out_gamma, out_beta, part, images, band, scratch):
+    """dgamma and dbeta (C,): sums of dy * xhat and of dy by rule 4; part (2, blocks, C) and scratch (threads, 2,
+    levels) float64.
+    """
+    C = x.shape[1]
+    channels = C // mean.shape[1]
+    for u in prange(x.shape[0] * C):
+        b, c = np.int64(u) // C, np.int64(u) % C
         g = c // channels
-        for b in range(x.shape[0]):
-            m, scale = load(mean[b, g], 0), load(inv[b, g], 0)
-            values, gradients, bands = x[b, c], dy[b, c], 0
-            for first in range(0, x.shape[2], band * LANES):
-                by_gamma, by_beta = splat64(0.0), splat64(0.0)
-                for i in range(first, min(first + band * LANES, x.shape[2]), LANES):
-                    xhat = multiply(subtract(load(values, i), m), scale)
-                    d = widen(load(gradients, i))
-                    by_gamma = add64(by_gamma, multiply64(d, widen(xhat)))
-                    by_beta = add64(by_beta, d)
-                push64(scratch[c, 0], bands, tree64(by_gamma, lanes_of(images, b)))
-                push64(scratch[c, 1], bands, tree64(by_beta, lanes_of(images, b)))
-                bands += 1
-            push64(scratch[c, 2], b, total64(scratch[c, 0], bands))
-            push64(scratch[c, 3], b, total64(scratch[c, 1], bands))
-        out_gamma[c] = np.float32(total64(scratch[c, 2], x.shape[0])) + ZERO
-        out_beta[c] = np.float32(total64(scratch[c, 3], x.shape[0])) + ZERO
+        m, scale, zero = load(mean[b, g], 0), load(inv[b, g], 0), splat(ZERO)
+        about = m, scale, zero, zero, NOTHING, dy[b, c], dy[b, c], band, lanes_of(images, b), scratch[get_thread_id()]
+        part[0, b, c], part[1, b, c] = map_products(x[b, c], dy[b, c], *about)
+    for u in prange(C):
+        c, slots = np.int64(u), scratch[get_thread_id(), 0]
+        out_gamma[c] = np.float32(block_total(part[0], c, slots)) + ZERO
+        out_beta[c] = np.float32(block_total(part[1], c, slots)) + ZERO

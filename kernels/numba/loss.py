@@ -69,6 +69,19 @@ def softmax_gradient(dy, y, dx):
                 store(out[c], 0, multiply(subtract(load(gradients[c], 0), total), load(results[c], 0)))
 
 
+@inner
+def finish(part, scratch, divisor, loss, totals):
+    """loss (1,) = the sum of part[0] / divisor; totals (2 or more,) gains it undivided, and the hits in part[1]."""
+    hits, blocks = 0.0, part.shape[1]
+    for b in range(blocks):
+        push64(scratch, b, part[0, b])
+        hits += part[1, b]
+    loss_sum = total64(scratch, blocks)
+    loss[0] = np.float32(loss_sum / divisor)
+    totals[0] += loss_sum
+    totals[1] += hits
+
+
 @kernel("softmax cross-entropy")
 def softmax_cross_entropy(z, labels, dz, images, scale, loss, totals, part, scratch):
     """loss (1,) = the mean; dz = (p - t) * scale; totals (2,) gains the losses' sum and the number of hits.
@@ -93,14 +106,7 @@ def softmax_cross_entropy(z, labels, dz, images, scale, loss, totals, part, scra
         part[0, b] = tree64(widen(each), lanes)
         part[1, b] = tree64(widen(where_equal(target, first, splat(ONE), splat(ZERO))), lanes)
     if leads():
-        hits = 0.0
-        for b in range(blocks):
-            push64(scratch, b, part[0, b])
-            hits += part[1, b]
-        loss_sum = total64(scratch, blocks)
-        loss[0] = np.float32(loss_sum / images)
-        totals[0] += loss_sum
-        totals[1] += hits
+        finish(part, scratch, images, loss, totals)
 
 
 @kernel("label weights")
@@ -146,12 +152,5 @@ def weighted_cross_entropy(z, labels, weights, weight, share, keep, dz, images, 
         part[0, b] = tree64(widen(each), lanes)
         part[1, b] = tree64(widen(where_equal(target, first, splat(ONE), splat(ZERO))), lanes)
     if leads():
-        hits = 0.0
-        for b in range(blocks):
-            push64(scratch, b, part[0, b])
-            hits += part[1, b]
-        loss_sum = total64(scratch, blocks)
-        loss[0] = np.float32(loss_sum / weight[0])
-        totals[0] += loss_sum
-        totals[1] += hits
+        finish(part, scratch, weight[0], loss, totals)
         totals[2] += weight[0]

@@ -5,7 +5,7 @@ Activations are (block, channel, H, W, lane), contiguous; the sums are norm.py's
 
 import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
-from gpucnn.kernels.numba.norm import ZERO, inverse_deviation, lanes_of
+from gpucnn.kernels.numba.norm import ZERO, inverse_deviation, lanes_of, parameter_gradients
 from gpucnn.kernels.numba.simd import (
     LANES,
     add,
@@ -25,7 +25,7 @@ from gpucnn.kernels.numba.simd import (
     widen,
 )
 from gpucnn.kernels.numba.sums import push64, total64
-from gpucnn.kernels.numba.team import prange
+from gpucnn.kernels.numba.team import get_thread_id, prange
 from gpucnn.kernels.numba.vectors import largest_of_four, rectified
 
 
@@ -60,55 +60,53 @@ def through(dy, where, i, tap, y):
 
 @kernel("batch norm with max pool gradient", contiguous=True)
 def batch_norm_max_pool_gradient(
-    dy, where, x, mean, var, gamma, beta, eps, dx, out_gamma, out_beta, images, band, scratch
+    dy, where, x, mean, var, gamma, beta, eps, dx, out_gamma, out_beta, part, means, images, band, scratch
 ):
-    """dx, dgamma and dbeta; images that fill up a block get +0; scratch (channels, 4, levels) float64.
+    """dx, dgamma and dbeta; images that fill up a block get +0; arrays as in norm.batch_norm_gradient.
 
     Rows and columns of x past the last whole window get no gradient, but are part of the statistics. `band` counts
     rows.
     """
-    B, H, W = x.shape[0], x.shape[2], x.shape[3]
+    B, C, H, W = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
     pooled_h, pooled_w = dy.shape[2], dy.shape[3]
-    count = images * H * W
-    for u in prange(x.shape[1]):
-        c = np.int64(u)
+    for u in prange(B * C):
+        b, c, slots = np.int64(u) // C, np.int64(u) % C, scratch[get_thread_id()]
         m, inv = splat(mean[c]), splat(inverse_deviation(var[c], eps))
-        g, shift, zero = splat(gamma[c]), splat(beta[c]), splat(ZERO)
-        for b in range(B):
-            by_gamma, by_beta, bands = splat64(0.0), splat64(0.0), 0
-            for h in range(H):
-                if h // 2 < pooled_h:
-                    values, gradients, taps = x[b, c, h], dy[b, c, h // 2], where[b, c, h // 2]
-                    first = np.float32(h % 2 * 2)
-                    for w in range(pooled_w):
-                        for k in range(2):
-                            xhat = multiply(subtract(load(values, (2 * w + k) * LANES), m), inv)
-                            y = fma(g, xhat, shift)
-                            d = widen(through(gradients, taps, w * LANES, first + np.float32(k), y))
-                            by_gamma = add64(by_gamma, multiply64(d, widen(xhat)))
-                            by_beta = add64(by_beta, d)
-                if h % band == band - 1 or h == H - 1:
-                    push64(scratch[c, 0], bands, tree64(by_gamma, lanes_of(images, b)))
-                    push64(scratch[c, 1], bands, tree64(by_beta, lanes_of(images, b)))
-                    by_gamma, by_beta, bands = splat64(0.0), splat64(0.0), bands + 1
-            push64(scratch[c, 2], b, total64(scratch[c, 0], bands))
-            push64(scratch[c, 3], b, total64(scratch[c, 1], bands))
-        gamma64, beta64 = total64(scratch[c, 2], B), total64(scratch[c, 3], B)
-        out_gamma[c], out_beta[c] = np.float32(gamma64) + ZERO, np.float32(beta64) + ZERO
-        a_mean, b_mean = splat(np.float32(beta64 / count)), splat(np.float32(gamma64 / count))
+        g, shift = splat(gamma[c]), splat(beta[c])
+        by_gamma, by_beta, bands = splat64(0.0), splat64(0.0), 0
+        for h in range(H):
+            if h // 2 < pooled_h:
+                values, gradients, taps = x[b, c, h], dy[b, c, h // 2], where[b, c, h // 2]
+                first = np.float32(h % 2 * 2)
+                for w in range(pooled_w):
+                    for k in range(2):
+                        xhat = multiply(subtract(load(values, (2 * w + k) * LANES), m), inv)
+                        y = fma(g, xhat, shift)
+                        d = widen(through(gradients, taps, w * LANES, first + np.float32(k), y))
+                        by_gamma = add64(by_gamma, multiply64(d, widen(xhat)))
+                        by_beta = add64(by_beta, d)
+            if h % band == band - 1 or h == H - 1:
+                push64(slots[0], bands, tree64(by_gamma, lanes_of(images, b)))
+                push64(slots[1], bands, tree64(by_beta, lanes_of(images, b)))
+                by_gamma, by_beta, bands = splat64(0.0), splat64(0.0), bands + 1
+        part[0, b, c], part[1, b, c] = total64(slots[0], bands), total64(slots[1], bands)
+    parameter_gradients(part, means, images * H * W, out_gamma, out_beta, scratch)
+    for u in prange(B * C):
+        b, c = np.int64(u) // C, np.int64(u) % C
+        m, inv, zero = splat(mean[c]), splat(inverse_deviation(var[c], eps)), splat(ZERO)
+        g, shift, there = splat(gamma[c]), splat(beta[c]), splat(np.float32(lanes_of(images, b)))
         scale = splat(gamma[c] * inverse_deviation(var[c], eps))
-        for b in range(B):
-            there = splat(np.float32(lanes_of(images, b)))
-            for h in range(H):
-                values, results, tap = x[b, c, h], dx[b, c, h], np.float32(h % 2 * 2)
-                row = min(h // 2, pooled_h - 1)
-                gradients, taps = dy[b, c, row], where[b, c, row]
-                inside = pooled_w if h // 2 < pooled_h else 0
-                for w in range(W):
-                    xhat = multiply(subtract(load(values, w * LANES), m), inv)
-                    d = zero
-                    if w // 2 < inside:
-                        d = through(gradients, taps, w // 2 * LANES, tap + np.float32(w % 2), fma(g, xhat, shift))
-                    negative = multiply(splat(np.float32(-1)), xhat)
-                    v = multiply(scale, fma(negative, b_mean, subtract(d, a_mean)))
-                    store(results, w * LANES, where_greater(there, lane_numbers(), v, zero))
+        b_mean, a_mean = splat(means[0, c]), splat(means[1, c])
+        for h in range(H):
+            values, results, tap = x[b, c, h], dx[b, c, h], np.float32(h % 2 * 2)
+            row = min(h // 2, pooled_h - 1)
+            gradients, taps = dy[b, c, row], where[b, c, row]
+            inside = pooled_w if h // 2 < pooled_h else 0
+            for w in range(W):
+                xhat = multiply(subtract(load(values, w * LANES), m), inv)
+                d = zero
+                if w // 2 < inside:
+                    d = through(gradients, taps, w // 2 * LANES, tap + np.float32(w % 2), fma(g, xhat, shift))
+                negative = multiply(splat(np.float32(-1)), xhat)
+                v = multiply(scale, fma(negative, b_mean, subtract(d, a_mean)))
+                store(results, w * LANES, where_greater(there, lane_numbers(), v, zero))

@@ -53,6 +53,8 @@ NOTHING_LEFT = 0xFFFFFFFF
 LOOKS = 15_000
 # And before it sleeps between rounds: longer than most claims take.
 LOOKS_AT_ROUNDS = 30_000
+# After so many between rounds it lets another thread have its core if one waits for it.
+LOOKS_A_TURN = 5_000
 
 
 @inner
@@ -195,6 +197,8 @@ def help_out(mailbox, together, number):
     mine = team.new_seat()
     team.sit_down(mine, together, 0, number + 1)
     while True:
+        if team.turn_is_over(mine):
+            team.give_turn_away(mine)
         run, leads = shared(mailbox), shared(together + 8 * team.LEADS)
         most = LOOKS_AT_ROUNDS if leads else LOOKS
         if run != last and number < slot(mailbox, HELPERS):
@@ -203,10 +207,14 @@ def help_out(mailbox, together, number):
         elif team.help_with_round(mine, together, number + 1):
             looks = 0
         elif looks < most and not (looks % 64 == 0 and team.is_in_the_way(together)):
-            rest()
             looks += 1
+            if leads and looks % LOOKS_A_TURN == 0:  # the leader may have lost its own core, and others need this one
+                team.give_turn_away(mine)
+            else:
+                rest()
         elif leads:
             team.doze()
+            team.begin_turn(mine)
             looks = most
         else:
             break

@@ -8,8 +8,11 @@ been given a core. A helper calls the kernel for the round in which it has claim
 that are empty for it. So what a kernel does outside of its rounds is done by the helpers too, at any time, and may only
 compute local values: what reads or writes arrays there stands under `if leads():`.
 
-On a busy machine a helper may lose its core in the middle of a unit, and everybody waits for it, or it may be given the
-core of the leader. Then the leader goes on alone for a while, four times as long each time that it happens again.
+On a busy machine a helper would lose its core in the middle of a unit, for some milliseconds, and everybody would wait
+for it. So helpers take turns with other programs: about once a millisecond, before the system takes its core away, a
+helper counts its claims, leaves the round and gives way while it holds nothing. Where nobody waits for the core this
+returns at once. If helpers are late all the same, the leader goes on alone for a while, four times as long each time
+that it happens again.
 """
 
 import functools
@@ -48,10 +51,14 @@ CLAIMS_A_THREAD = 8
 
 # A seat is what a thread knows while it is in a kernel, in int64 slots: the team and how many threads it has, the
 # thread's own number (0: it leads), how many rounds it has met in the kernel and which one it came for, whether this
-# one is shared, the units claimed (next and end), claims to be counted, and when the round began.
-TEAM, SIZE, MEMBER, MET, CAME_FOR, SHARED, NEXT, END, COUNTED, BEGAN = range(10)
+# one is shared, the units claimed (next and end), claims to be counted, when the round began, and when a helper's turn
+# ends.
+TEAM, SIZE, MEMBER, MET, CAME_FOR, SHARED, NEXT, END, COUNTED, BEGAN, TURN_ENDS = range(11)
 
-# In cycles (addresses.cycles), some 2 to 4 a nanosecond. So long a wait says that a helper has lost its core.
+# In cycles (addresses.cycles), some 2 to 4 a nanosecond. A helper's turn is shorter than what schedulers grant a thread
+# before they take its core away, 1.4 ms or more.
+TURN = 2_500_000
+# So long a wait says that a helper has lost its core.
 LATE = 1_000_000
 SPINS = 1000  # looks
 # Helpers are better left alone if the leader has waited for at least so long, and for more than this part of the time,
@@ -164,6 +171,25 @@ def processor(typing):
 new_seat = stack_of(2)
 
 
+@njit(**OPTIONS)
+def begin_turn(mine):
+    """A helper has just been given its core."""
+    put_slot(mine, TURN_ENDS, cycles() + TURN)
+
+
+@njit(**OPTIONS)
+def turn_is_over(mine):
+    """Whether a helper should give way before it claims anything more."""
+    return cycles() > slot(mine, TURN_ENDS)
+
+
+@njit(**OPTIONS)
+def give_turn_away(mine):
+    """Let other threads have the core of a helper that holds no claim; returns when it is the helper's again."""
+    give_way()
+    begin_turn(mine)
+
+
 # ---- a round ---------------------------------------------------------------------------------------------------------
 
 
@@ -247,7 +273,7 @@ def _following():
     if unit >= slot(mine, END):
         if not slot(mine, SHARED):
             return -1
-        if not _claim(mine, team):
+        if (slot(mine, MEMBER) and turn_is_over(mine)) or not _claim(mine, team):
             # The round ends once all claims are counted: a helper may look at nothing of it after this.
             count_up(team + 8 * DONE, slot(mine, COUNTED))
             if slot(mine, MEMBER) == 0:
@@ -276,9 +302,9 @@ def _wait(mine, team):
     looks = 0
     while shared(team + 8 * DONE) < slot(team, CLAIMS):
         looks += 1
-        if looks % SPINS:
+        if looks % SPINS or cycles() - begun < LATE:
             rest()
-        else:  # the helper may wait for this very processor
+        else:  # the helper may wait for this very processor; giving it away earlier would cost more than most waits
             give_way()
     now = cycles()
     a_claim = (begun - slot(mine, BEGAN)) // max(slot(mine, COUNTED), 1)
@@ -328,6 +354,7 @@ def sit_down(mine, team, size, member):
     put_slot(mine, SIZE, size)
     put_slot(mine, MEMBER, member)
     put_slot(mine, SHARED, 1)
+    begin_turn(mine)
     take_seat(mine)
 
 

@@ -1,5 +1,6 @@
 """A step's kernels compiled by several processes before it runs: the same bits, whoever compiled, and whoever fails."""
 
+import errno
 import os
 import re
 import time
@@ -9,6 +10,7 @@ import pytest
 
 from gpucnn.backends import compilation, get_backend
 from gpucnn.backends.numba import ahead, general
+from gpucnn.backends.numba.later import Later
 from gpucnn.layers import Dense, Flatten, Layer, Sequential
 from gpucnn.models import Model
 from gpucnn.training import Trainer
@@ -96,6 +98,113 @@ def test_a_job_that_raises_here_ends_the_others_at_once(tmp_path):
     compilation.announce("heard again")
     compilation.listeners.remove(messages.append)
     assert messages == ["heard again"]
+
+
+# ---- a system that starts no further process -----------------------------------------------------------------------
+
+REFUSED = "on fewer processors, since the system refuses to start another process (Resource temporarily unavailable)"
+
+
+@pytest.fixture
+def refuse(monkeypatch):
+    """Function that has os.fork fail after so many more calls; returns the list of announcements from then on."""
+    fork, told = os.fork, []
+
+    def refuse(after: int) -> list[str]:
+        left = iter(range(after))
+
+        def limited() -> int:
+            if next(left, None) is None:
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            return fork()
+
+        monkeypatch.setattr(os, "fork", limited)
+        return told
+
+    ahead._tell_of_refusal.cache_clear()
+    monkeypatch.setattr(compilation, "listeners", [told.append])
+    return refuse
+
+
+def open_files() -> list[str]:
+    return sorted(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_kernels_are_compiled_by_those_processes_that_the_system_starts(tmp_path, refuse, after):
+    before, told = open_files(), refuse(after)
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        ahead.compile_all(jobs_of(tmp_path / name, 30), 4)
+        assert len(list((tmp_path / name).iterdir())) == 30
+    assert told == [REFUSED] and open_files() == before
+    assert len({path.read_text() for path in (tmp_path / "first").iterdir()}) == 1 + after
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_kernels_that_no_process_compiles_are_not_awaited(tmp_path, refuse, after):
+    before, told, later = open_files(), refuse(after), Later()
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        jobs = jobs_of(tmp_path / name, 3)
+        later.compile({(name, (number,)): job for number, job in enumerate(jobs)}, 2)
+        later.wait()
+        assert len(list((tmp_path / name).iterdir())) == (3 if after and name == "first" else 0)
+    assert later.arrivals() >= 1 and told == [REFUSED] and open_files() == before
+    refuse(1)
+    later.compile({("third", (0,)): jobs[0]}, 1)
+    later.wait()
+    assert (tmp_path / "second" / "0").exists() and open_files() == before
+
+
+def test_an_interrupted_start_leaves_nothing_awaited(monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    before, later = open_files(), Later()
+    monkeypatch.setattr(os, "fork", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        later.compile({("kernel", ()): lambda: None}, 2)
+    assert not later.is_busy and open_files() == before
+
+
+LIMITED = """
+import os, resource
+from gpucnn.backends import compilation
+from gpucnn.backends.numba import ahead
+
+done, told = [], []
+compilation.listeners.append(told.append)
+resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+if not os.getuid():
+    os.setuid(65534)  # limits are not for root
+ahead.compile_all([lambda number=number: done.append(number) for number in range(3)], 2)
+print(__import__("json").dumps([done, told]))
+"""
+
+
+def test_a_limit_of_processes():
+    assert finish(start(LIMITED)) == [[0, 1, 2], [REFUSED]]
+
+
+REFUSING = f"""
+import os
+def refuse():
+    raise BlockingIOError({errno.EAGAIN}, {os.strerror(errno.EAGAIN)!r})
+os.fork = refuse
+{TWO}
+"""
+
+
+@pytest.mark.slow
+def test_training_where_no_process_can_be_started_gives_the_same_bits(tmp_path):
+    expected, _ = finish(start(TRAIN.replace("BACKEND", "'numpy'")))
+    weights, told = finish(start(REFUSING, GPUCNN_CACHE=str(tmp_path), NUMBA_NUM_THREADS="2"))
+    assert weights == expected
+    assert told.count(REFUSED) == 1 and told[1] == REFUSED, told
+
+
+# ---- steps that are prepared ---------------------------------------------------------------------------------------
 
 
 class Counting(Layer):

@@ -451,7 +451,7 @@ MUTANTS = {
         "v = fma(scale, multiply(subtract(load(values, i), m), inv), shift)",
         "v = add32(multiply(scale, multiply(subtract(load(values, i), m), inv)), shift)",
     ),
-    "numba: an unmasked lane": (NUMBA, "tree64(by_beta, lanes_of(images, b))", "tree64(by_beta, LANES)"),
+    "numba: an unmasked lane": (NUMBA, "band, lanes_of(images, b), scratch", "band, LANES, scratch"),
     "numba: the neighbour's statistics": (NUMBA, "g = c // channels\n", "g = (c // channels) ^ 1\n"),
 }
 

@@ -1,4 +1,4 @@
-"""Kernels that arrive while a step runs, with one line changed on purpose: test_later.py must notice."""
+"""Compiling by other processes, with one line changed on purpose: test_later.py or test_ahead.py must notice."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.mutants import assert_noticed
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not ahead.CAN_FORK, reason="needs fork")]
 
-MUTANTS = {
+LATER = {
     "a general kernel for pixels side by side": (
         "gpucnn/backends/numba/correlation.py",
         "choices = 0, False, True\n",
@@ -29,8 +29,31 @@ MUTANTS = {
         "            pass\n",
     ),
 }
+AHEAD = {
+    "a refused process ends the training": (
+        "gpucnn/backends/numba/ahead.py",
+        "    except OSError as error:\n",
+        "    except ChildProcessError as error:\n",
+    ),
+    "a refusal told each time": (
+        "gpucnn/backends/numba/ahead.py",
+        "@functools.cache  # once\n",
+        "@functools.lru_cache(0)\n",
+    ),
+    "an interrupted start leaves a pipe": ("gpucnn/backends/numba/ahead.py", "        os.close(done)\n", ""),
+    "an interrupted start leaves kernels awaited": (
+        "gpucnn/backends/numba/later.py",
+        "                self._awaited -= set(self._jobs)\n",
+        "",
+    ),
+}
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize("name", LATER)
 def test_a_planted_error_is_noticed(tmp_path, name):
-    assert_noticed(tmp_path, *MUTANTS[name], "backends/test_later.py")
+    assert_noticed(tmp_path, *LATER[name], "backends/test_later.py")
+
+
+@pytest.mark.parametrize("name", AHEAD)
+def test_a_planted_error_of_starting_processes_is_noticed(tmp_path, name):
+    assert_noticed(tmp_path, *AHEAD[name], "backends/test_ahead.py")

@@ -2,13 +2,16 @@
 
 import ast
 import inspect
+from ctypes import CFUNCTYPE, c_int, c_void_p, cast
 from pathlib import Path
 
 import numpy as np
 import pytest
-from gpucnn.kernels.numba import compiler, team
+from gpucnn.kernels.numba import compiler, program, team
+from gpucnn.kernels.numba.arguments import table
 from gpucnn.kernels.numba.compiler import kernel
 from gpucnn.kernels.numba.team import get_thread_id, leads, prange
+from llvmlite import binding
 
 from gpucnn.backends.numba.base import Launch
 from gpucnn.backends.numba.helpers import Helpers
@@ -63,6 +66,72 @@ def test_a_thread_that_may_not_lead_works_alone():
         assert not run(helpers, 100, 2, 3)[1:].any()
 
 
+def round_for_a_helper(units: int) -> tuple[dict[str, np.ndarray], int, int]:
+    """The first round of two_rounds as announced to a helper: all memory by name, the team's address and the seat's."""
+    arrays = {name: np.zeros(units + 1, np.int64) for name in ("counts", "sums")}
+    arrays |= {"by": np.zeros(256, np.int64), "team": np.zeros(team.SLOTS, np.int64)}
+    arrays |= {"leader": np.zeros(16, np.int64), "helper": np.zeros(16, np.int64)}
+    arguments = arrays["counts"], arrays["sums"], arrays["by"], units
+    arrays["table"] = table(arguments)
+    arrays["team"][team.FUNCTION] = two_rounds.prepare(*arguments)
+    arrays["team"][team.ARGUMENTS] = arrays["table"].ctypes.data
+    together, mine = arrays["team"].ctypes.data, arrays["helper"].ctypes.data
+    team._announce(arrays["leader"].ctypes.data, together, units, 0, 2)
+    team.sit_down(mine, together, 0, 1)
+    return arrays, together, mine
+
+
+def test_a_helper_whose_turn_is_over_leaves_with_its_claims_counted():
+    arrays, together, mine = round_for_a_helper(160)
+    claims, units = arrays["team"][team.CLAIMS], arrays["counts"][:160]
+    assert claims == 16
+    for turn in range(1, 4):
+        arrays["helper"][team.TURN_ENDS] = 0
+        assert team.turn_is_over(mine)
+        assert team.help_with_round(mine, together, 1)
+        assert units.sum() == 10 * turn, "one claim, which it had when it saw that its turn was over"
+        assert arrays["team"][team.DONE] == turn, "nobody waits for it while it gives way"
+    arrays["helper"][team.TURN_ENDS] = np.iinfo(np.int64).max
+    assert team.help_with_round(mine, together, 1)
+    assert (units == 1).all() and arrays["by"][1] == 160, "in a turn that goes on, all that is left"
+    assert arrays["team"][team.DONE] == claims
+    assert not team.help_with_round(mine, together, 1)
+    assert not arrays["sums"].any() and not arrays["counts"][160], "the other round, and the end, are not for it"
+
+
+def test_giving_a_turn_away_begins_another():
+    seat = np.zeros(16, np.int64)
+    assert team.turn_is_over(seat.ctypes.data)
+    team.give_turn_away(seat.ctypes.data)
+    assert seat[team.TURN_ENDS] > team.TURN
+
+
+def test_a_helper_that_finds_nothing_gives_way_before_it_sleeps():
+    rounds, mailbox, found = np.zeros(team.SLOTS, np.int64), np.zeros(program.MAILBOX // 8, np.int64), []
+
+    def notes(name: str, kind):
+        def note(*_) -> int:
+            found.append(name)
+            rounds[team.LEADS] = 0  # the helper ends
+            return 0
+
+        return kind(note)
+
+    names = {"gpucnn_give_way": CFUNCTYPE(c_int), "gpucnn_doze": CFUNCTYPE(c_int, c_int)}
+    before = {name: binding.address_of_symbol(name) for name in names}
+    functions = {name: notes(name, kind) for name, kind in names.items()}
+    try:
+        for name, function in functions.items():
+            binding.add_symbol(name, cast(function, c_void_p).value)
+        help_out = compiler.Function(program.help_out._function, "help out, for tests").prepare(0, 0, 0)
+    finally:
+        for name, place in before.items():
+            binding.add_symbol(name, place)
+    rounds[team.LEADS], rounds[team.PROCESSOR] = 1, -1
+    help_out(mailbox.ctypes.data, rounds.ctypes.data, 0)
+    assert found[0] == "gpucnn_give_way"
+
+
 def test_numbas_own_prange_is_refused():
     import numba
 
@@ -72,10 +141,18 @@ def test_numbas_own_prange_is_refused():
         compiler.kernel("wrong")(scope["wrong"])
 
 
-def kernels_of(path: Path) -> list[ast.FunctionDef]:
-    """The functions decorated with @kernel(...)."""
+KERNELS = sorted(Path(inspect.getfile(team)).parent.glob("*.py"))
+
+
+def functions_of(path: Path, decorator: str) -> list[ast.FunctionDef]:
+    """The functions with this decorator."""
     functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
-    return [f for f in functions if any(ast.unparse(d).startswith("kernel(") for d in f.decorator_list)]
+    return [f for f in functions if any(ast.unparse(d).startswith(decorator) for d in f.decorator_list)]
+
+
+def rounds_of(function: ast.AST) -> list[ast.For]:
+    loops = [node for node in ast.walk(function) if isinstance(node, ast.For)]
+    return [loop for loop in loops if ast.unparse(loop.iter).startswith("prange(")]
 
 
 def outside_rounds(node: ast.AST) -> list[ast.AST]:
@@ -89,15 +166,16 @@ def outside_rounds(node: ast.AST) -> list[ast.AST]:
     return found
 
 
-# Of arrays, these know no more than shapes and strides.
+# Of arrays, these know no more than shapes and strides, or they are rounds themselves, and looked at as kernels are.
 HARMLESS = {"len", "prange", "range", "leads", "splat", "splat64", "min", "max", "chunks_of", "stride_of"}
+HARMLESS |= {f.name for path in KERNELS for f in functions_of(path, "inner") if rounds_of(f)}
 
 
-@pytest.mark.parametrize("path", sorted(Path(inspect.getfile(team)).parent.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)
 def test_what_all_threads_run_touches_no_array(path):
     """A helper runs it at any time: before and after its round, or when another has changed what is there."""
-    for function in kernels_of(path):
-        rounds = [n for n in ast.walk(function) if isinstance(n, ast.For) and ast.unparse(n.iter).startswith("prange(")]
+    for function in functions_of(path, "kernel(") + functions_of(path, "inner"):
+        rounds = rounds_of(function)
         if not rounds:
             continue  # the leader's alone
         written = [n for n in ast.walk(function) if isinstance(n, ast.Subscript) and isinstance(n.ctx, ast.Store)]

@@ -16,6 +16,12 @@ MUTANTS = {
         "            if slot(mine, MEMBER) == 0:\n",
         "            if slot(mine, MEMBER) < 0:\n",
     ),
+    "a turn without end": (
+        TEAM,
+        "        if (slot(mine, MEMBER) and turn_is_over(mine)) or not _claim(mine, team):\n",
+        "        if not _claim(mine, team):\n",
+    ),
+    "a helper that never gives way": (TEAM, "    give_way()\n    begin_turn(mine)\n", "    begin_turn(mine)\n"),
     "array code for all": (
         "kernels/numba/map_loss.py",
         "    if leads():\n        for k in range(2):\n",

@@ -8,6 +8,7 @@ that.
 import contextlib
 import ctypes
 import sys
+import threading
 import types
 import weakref
 from typing import ClassVar
@@ -23,10 +24,50 @@ class OutOfMemoryError(MemoryError):
     pass
 
 
-class _Memory:
+class _Current(threading.local):
+    """The thread's current device."""
+
+    device = 0
+
+
+class Device:
+    """The current device, or one by its number."""
+
+    compute_capability = "90"
+
+    def __init__(self, number: int | None = None):
+        self.id = _current.device if number is None else number
+
+    def use(self) -> None:
+        _current.device = self.id
+
+    def __enter__(self):
+        self._before, _current.device = _current.device, self.id
+        return self
+
+    def __exit__(self, *error):
+        _current.device = self._before
+
+
+_current = _Current()
+
+
+class _OnDevice:
+    """Something of the device that is current when it is made, which must be current where it is used."""
+
+    def __init__(self):
+        self._device = _current.device
+
+    def verify(self) -> None:
+        here = type(self).__name__, threading.current_thread().name
+        assert _current.device == self._device, f"{here} of device {self._device}, used on device {_current.device}"
+
+
+class _Memory(_OnDevice):
     """One allocation: `ptr` and the buffer there."""
 
     def __init__(self, buffer: np.ndarray):
+        super().__init__()
         self.buffer, self.ptr = buffer, buffer.ctypes.data
 
 
@@ -55,35 +96,36 @@ class MemoryPool:
     made: ClassVar[list] = []  # weak references to all pools
 
     def __init__(self):
-        self._free: dict[int, list[np.ndarray]] = {}
+        self._free: dict[tuple[int, int], list[np.ndarray]] = {}  # by device and size
         self._used = 0
         MemoryPool.made.append(weakref.ref(self))
 
     def malloc(self, size: int) -> _Pointer:
         if size > self.limit:
             raise OutOfMemoryError
-        found = self._free.get(size)
+        found = self._free.get((_current.device, size))
         assert found or not _recording(), "cudaMalloc while a graph is recorded"
         buffer = found.pop() if found else np.empty(max(size, 1), np.uint8)
         buffer[...] = 0xFF
         memory = _Memory(buffer)
         self._used += size
-        weakref.finalize(memory, self._give_back, buffer, size)
+        weakref.finalize(memory, self._give_back, buffer, _current.device, size)
         return _Pointer(memory, memory.ptr)
 
-    def _give_back(self, buffer: np.ndarray, size: int) -> None:
+    def _give_back(self, buffer: np.ndarray, device: int, size: int) -> None:
         self._used -= size
         buffer[...] = 0xFF
-        self._free.setdefault(size, []).append(buffer)
+        self._free.setdefault((device, size), []).append(buffer)
 
     def used_bytes(self) -> int:
         return self._used
 
     def free_bytes(self) -> int:
-        return sum(size * len(buffers) for size, buffers in self._free.items())
+        return sum(size * len(buffers) for (_, size), buffers in self._free.items())
 
     def free_all_blocks(self) -> None:
-        self._free.clear()
+        """Of the current device."""
+        self._free = {key: buffers for key, buffers in self._free.items() if key[0] != _current.device}
 
 
 class ndarray(np.ndarray):  # CuPy's name
@@ -122,12 +164,16 @@ class ndarray(np.ndarray):  # CuPy's name
 
     def set(self, host, stream) -> None:
         assert not stream.recording, "a copy from the host while a graph is recorded"
+        stream.verify()
+        self._memory.verify()
         assert host.shape == self.shape
         assert host.dtype == self.dtype
         self.view(np.ndarray)[...] = host
 
     def get(self, stream, out=None) -> np.ndarray:
         assert not stream.recording, "a copy to the host while a graph is recorded"
+        stream.verify()
+        self._memory.verify()
         if out is None:
             return np.array(self.view(np.ndarray))
         assert (out.shape, out.dtype) == (self.shape, self.dtype)
@@ -164,6 +210,7 @@ class Graph:
         pass
 
     def launch(self, stream) -> None:
+        stream.verify()
         waiting: dict[Stream, list] = {}
         for kind, stream, what in self._steps:
             late = self.late == ("first" if stream is self._steps[0][1] else "others")
@@ -184,12 +231,13 @@ class Graph:
             work()
 
 
-class Event:
+class Event(_OnDevice):
     """A point in a stream. `now` is the device's clock, which the test turns."""
 
     now = 0.0  # milliseconds
 
     def __init__(self, disable_timing: bool = False):
+        super().__init__()
         self.behind: list = []
         self.in_graph = False
         self.timing, self.at, self.waited_for = not disable_timing, None, False
@@ -204,12 +252,13 @@ def get_elapsed_time(start: Event, end: Event) -> float:
     return end.at - start.at
 
 
-class Stream:
+class Stream(_OnDevice):
     """Runs work at once, or records it after begin_capture or after waiting for an event of a recording stream."""
 
     steps: ClassVar[list] = []  # of the graph that is being recorded, by all streams
 
     def __init__(self, non_blocking: bool):
+        super().__init__()
         self.ptr, self.recording, self.blocking = len(_state.streams) + 7, False, not non_blocking
         _state.streams.append(self)
 
@@ -223,12 +272,15 @@ class Stream:
         Stream.steps.append((kind, self, what))
 
     def do(self, work) -> None:
+        self.verify()
         if self.recording:
             self._note("work", work)
         else:
             work()
 
     def record(self, event: Event) -> None:
+        self.verify()
+        event.verify()
         event.in_graph, event.at = self.recording, Event.now
         if self.recording:
             self._note("record", event)
@@ -241,9 +293,11 @@ class Stream:
             self._note("wait", event)
 
     def synchronize(self) -> None:
+        self.verify()
         assert not self.recording, "waiting while a graph is recorded"
 
     def begin_capture(self) -> None:
+        self.verify()
         assert not self.recording
         assert not self.blocking, "a blocking stream records: work on the legacy stream would fail"
         self.recording, Stream.steps = True, []
@@ -322,11 +376,12 @@ def install(monkeypatch) -> None:
         free=lambda pointer: None,
         getDeviceProperties=lambda device: facts,
         memGetInfo=lambda: (1 << 29, 1 << 30),
-        getDeviceCount=lambda: 1,
+        getDeviceCount=lambda: 2,
         driverGetVersion=lambda: 13000,
         CUDARuntimeError=RuntimeError,
     )
-    cuda.Device = lambda: types.SimpleNamespace(use=lambda: None, id=0, compute_capability="90")
+    monkeypatch.setattr(_current, "device", 0)
+    cuda.Device = Device
     cuda.Stream, cuda.Graph, cuda.MemoryPool, cuda.using_allocator = Stream, Graph, MemoryPool, _using_allocator
     cuda.Event, cuda.get_elapsed_time = Event, get_elapsed_time
     cuda.alloc_pinned_memory = bytearray

@@ -184,7 +184,7 @@ def test_tiles_fit(seed):
         assert 4 * cc * np.prod(kernel) * row <= 48 * 1024
         band = -(-64 // output[2])
         given = outputs, channels, 1, output, kernel, stride, dilation, band, blocks, processors
-        ob, cb, rb, sb, qu, warps, bands = cuda_tiles.gradient_tiles(*given)[0]
-        assert ob <= outputs and cb <= channels and rb <= kernel[1] and sb <= kernel[2] and qu <= output[2]
+        ob, cb, rb, sb, ahead, warps, bands = cuda_tiles.gradient_tiles(*given)[0]
+        assert ob <= outputs and cb <= channels and rb <= kernel[1] and sb <= kernel[2] and ahead <= output[2]
         assert bands & (bands - 1) == 0
         assert 4 * 32 * warps * -(-ob * cb * rb * sb // 16) * bands.bit_length() <= 48 * 1024

@@ -1,5 +1,6 @@
 """The CuPy backend's own part, memory and graphs, on a made-up CuPy whose pools reuse memory at once."""
 
+import concurrent.futures
 import dataclasses
 import gc
 import importlib
@@ -154,6 +155,61 @@ def test_another_thread_waits_while_one_records(cupy_backend):
     assert order == ["ours", "ours", "theirs"]  # once to compute, once to record
     repeat()
     assert b.host(ours).tolist() == [0.75] * 4 and b.host(theirs).tolist() == [0.5] * 4
+
+
+def in_thread(work) -> None:
+    """Within a new thread, whose current device is 0, and which fails here if it fails there."""
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        thread.submit(work).result()
+
+
+@pytest.fixture
+def second_device(cupy_backend, monkeypatch):
+    """The backend of the second of two processes that MPI has started on this machine."""
+    for name, number in (("LOCAL_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", number)
+    return type(cupy_backend)(0, np.dtype(np.float32))
+
+
+def test_every_thread_works_on_the_device_of_the_backend(second_device):
+    """In the made-up CuPy, as in CUDA, a thread begins on device 0; it refuses what belongs to another."""
+    b, one = second_device, second_device.array(np.ones(4, np.float32))
+    ours, theirs = b.zeros((4,)), []
+    assert ours.data.mem._device == 1
+    repeat = b.capture(lambda: b.update_running(ours, one, 0.5))
+
+    def work():
+        own = b.zeros((4,))
+        own_repeat = b.capture(lambda: b.update_running(own, one, 0.5))
+        for again in (own_repeat, repeat):
+            in_thread(again)
+        b.update_running(own, one, 0.5)
+        theirs.append((own.data.mem._device, b.host(own).tolist()))
+
+    in_thread(work)
+    in_thread(lambda: b.assign(one, np.zeros(4, np.float32)))
+    in_thread(b.synchronize)
+    in_thread(lambda: b.elapsed(lambda: None))
+    assert theirs == [(1, [0.875] * 4)] and b.host(ours).tolist() == [0.75] * 4
+
+
+def test_two_threads_predict_on_the_second_device(second_device):
+    case = Case("lenet5", "inference", 2)
+    model, images = case.build().place(second_device), case.data()[0][:4]
+    expected = case.build().place(get_backend("numpy", "exact")).predict(images)
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        parts = list(threads.map(lambda first: model.predict(images[first : first + 2]), (0, 2)))
+    assert np.concatenate(parts).tobytes() == expected.tobytes()
+
+
+def test_a_graph_that_another_thread_drops_gives_its_memory_back(second_device):
+    x = second_device.pack(np.ones((3, 4), np.float32))
+    before = len(fake_cupy.MemoryPool.made)
+    graphs = [second_device.capture(lambda: second_device.elementwise("relu", second_device.elementwise("tanh", x)))]
+    (pool,) = (reference() for reference in fake_cupy.MemoryPool.made[before:])
+    assert pool.free_bytes() > 0
+    in_thread(lambda: (graphs.clear(), gc.collect()))
+    assert (pool.used_bytes(), pool.free_bytes()) == (0, 0)
 
 
 def test_full_memory_is_told_in_a_sentence(cupy_backend):

@@ -97,6 +97,23 @@ def test_tiles_change_no_bit(processors, monkeypatch):
         assert differing(_convolution(specification, *geometry), _convolution(emulated, *geometry)) == []
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_weight_gradients_fetched_early(stride):
+    """However many positions ahead, in rows that rounds of the ring of pixels divide, and in others."""
+    b, specification = backend(), get_backend("numpy", "exact")
+    for width in (4 * stride, 5 * stride + 2):
+        geometry = 33, 3, 4, 1, window((5, width), (3, 2), stride=(1, stride), padding=1, dilation=(1, 2))
+        expected = _convolution(specification, *geometry)
+        b.tiles.requested.clear()
+        _convolution(b, *geometry)
+        (request,) = (request for request in b.tiles.requested if request.kernel == "weight gradient")
+        first = {tile[4]: tile for tile in reversed(request.candidates)}  # the best for each distance
+        assert set(first) == {1, 2, 4}
+        for tile in first.values():
+            with b.tiles.trial(request, tile):
+                assert differing(expected, _convolution(b, *geometry, poison=True)) == [], tile
+
+
 @pytest.mark.parametrize(("n", "inputs", "outputs"), [(70, 150, 33), (600, 70, 40)])
 def test_large_dense_layers(n, inputs, outputs, monkeypatch):
     """More inputs than shared memory holds at once, more blocks than a tree's first level, wide tiles."""

@@ -178,8 +178,27 @@ PLANTED = {
     "a read outside the image": (
         _conv,
         "conv.cu",
-        "i < INSIDE) || unsigned(column + i) < unsigned(In::W);\n              xs[i] =",
-        "i < INSIDE) || column + i < In::W;\n              xs[i] =",
+        "i < INSIDE) || unsigned(column + i) < unsigned(In::W);\n      xs[i] = inside ? from",
+        "i < INSIDE) || column + i < In::W;\n      xs[i] = inside ? from",
+    ),
+    "pixels of a channel too many": (_conv, "conv.cu", "if (AHEAD && c_first + c + 1 < C) map", "if (AHEAD) map"),
+    "pixels of the channel before": (
+        _conv,
+        "conv.cu",
+        "if (AHEAD && c_first + c + 1 < C) map",
+        "if (AHEAD && c + 1 < CC && c_first + c + 2 < C) map",
+    ),
+    "the gradients of the position before": (
+        _conv_gradient,
+        "conv.cu",
+        "fetch(q + u + AHEAD, u + AHEAD, SPAN - NEW);",
+        "fetch(q + u + AHEAD - 1, u + AHEAD, SPAN - NEW);",
+    ),
+    "a ring of pixels that is too short": (
+        _conv_gradient,
+        "conv.cu",
+        "ROUND = filled(AHEAD + ceil_div(SPAN, S::W))",
+        "ROUND = filled(AHEAD)",
     ),
     "an unmasked lane in float32": (_conv_gradient, "conv.cu", "acc[i] = there ? acc[i] : 0.0f;", ";"),
     "an unmasked lane in float64": (
@@ -303,8 +322,8 @@ PLANTED = {
     "a multiplication that is not fused": (
         _conv,
         "conv.cu",
-        "acc[o][j] = __fmaf_rn(xs[j * S::W + s * D::W], wv[o], acc[o][j]);",
-        "acc[o][j] = __fadd_rn(acc[o][j], __fmul_rn(xs[j * S::W + s * D::W], wv[o]));",
+        "acc[o][j] = __fmaf_rn(now[j * S::W + s * D::W], wv[o], acc[o][j]);",
+        "acc[o][j] = __fadd_rn(acc[o][j], __fmul_rn(now[j * S::W + s * D::W], wv[o]));",
     ),
 }
 

@@ -7,7 +7,8 @@ needed at once (the gradients of weights) go to side streams: in the graph they 
 the rest.
 
 Python threads take turns: what one thread launches while another records would become part of the other's graph. So
-the lock is held during a whole capture, and otherwise during each call.
+the lock is held during a whole capture, and otherwise during each call. Each thread has a current device of its own,
+0 at first, so a call also makes the launcher's device the current one, and leaves it so for user-defined layers.
 """
 
 import contextlib
@@ -33,11 +34,12 @@ _SIDE_BYTES = 64 << 20
 
 
 def _in_turn(method: Callable) -> Callable:
-    """The method, holding the launcher's lock."""
+    """The method, holding the launcher's lock, on its device."""
 
     @functools.wraps(method)
     def alone(self, *arguments, **options):
         with self._lock:
+            self._device.use()
             return method(self, *arguments, **options)
 
     return alone
@@ -60,7 +62,7 @@ class CupyLauncher(Launcher):
         self.memory = facts["totalGlobalMem"]
         name = facts["name"]
         self.device = f"GPU {name.decode() if isinstance(name, bytes) else name}, {self.memory / 2**30:.0f} GiB"
-        self.architecture = architecture()
+        self.architecture = f"sm_{self._device.compute_capability}"  # in NVRTC's notation
         self._stream = cupy.cuda.Stream(non_blocking=False)
         self._recorder, *self._sides = (cupy.cuda.Stream(non_blocking=True) for _ in range(1 + BRANCHES))
         self._kernels: dict[tuple[str, str], int] = {}
@@ -127,6 +129,7 @@ class CupyLauncher(Launcher):
         self._stream.synchronize()  # older CuPy does not wait
         return host
 
+    @_in_turn
     def staging(self, shape: tuple[int, ...], dtype) -> np.ndarray:
         """Page-locked, so that the GPU copies it itself: other memory the driver copies in pieces to its own first."""
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
@@ -152,6 +155,7 @@ class CupyLauncher(Launcher):
             self._kernels[key] = driver.moduleGetFunction(module, binary.symbol)
         return self._kernels[key]
 
+    @_in_turn
     def spilled(self, kernel: int) -> int:
         return driver.funcGetAttribute(driver.CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES, kernel)
 
@@ -267,9 +271,10 @@ class CupyLauncher(Launcher):
 
         def replay(_kept=(pool, self._kept)) -> None:  # keeps alive what the graph refers to
             with self._lock:
+                self._device.use()
                 graph.launch(self._stream)
 
-        weakref.finalize(replay, pool.free_all_blocks)  # CuPy does not do that when a pool goes away
+        weakref.finalize(replay, _free, pool, self._device)  # CuPy does not do that when a pool goes away
         return replay
 
     def _record(self, step: Callable[[], None]) -> cupy.cuda.Graph:
@@ -294,6 +299,7 @@ class CupyLauncher(Launcher):
 
     def elapsed(self, work: Callable[[], Any]) -> float:
         """Seconds of device time for the work that `work` launches."""
+        self._device.use()
         return elapsed(work, self._stream)
 
 
@@ -302,6 +308,7 @@ def _extent(array: cupy.ndarray) -> tuple[int, int]:
     return array.data.ptr, array.data.ptr + array.nbytes
 
 
-def architecture() -> str:
-    """The current device's architecture in NVRTC's notation: "sm_90"."""
-    return f"sm_{cupy.cuda.Device().compute_capability}"
+def _free(pool: cupy.cuda.MemoryPool, device: cupy.cuda.Device) -> None:
+    """Give the pool's memory back: it gives back that of the current device alone, and any thread may come by."""
+    with device:
+        pool.free_all_blocks()

@@ -1,9 +1,10 @@
 """The choice of a CUDA kernel's register tile by shape and number of multiprocessors.
 
-Time is in cycles of a scheduler that issues one warp instruction per cycle; a multiprocessor has four. Large tiles
-spend their instructions on multiply-adds, small ones make enough warps to fill a GPU with a small batch. If few warps
-share a scheduler, each step also waits for its loads. The model only has to rank tiles, and no bit depends on
-it: each function returns the tiles that a kernel may have, those first that should take the least time.
+Time is in cycles of a scheduler that issues one warp instruction per cycle; a multiprocessor has four, which share one
+path of 128 bytes a cycle from L1 and shared memory to the registers. Large tiles spend their instructions on
+multiply-adds, small ones make enough warps to fill a GPU with a small batch. If few warps share a scheduler, each step
+also waits for its loads. The model only has to rank tiles, and no bit depends on it: each function returns the tiles
+that a kernel may have, those first that should take the least time.
 """
 
 import functools
@@ -14,20 +15,30 @@ Tile = tuple[int, ...]
 _SCHEDULERS = 4  # per multiprocessor
 _SHARED_BYTES = 16 * 1024  # of weights that a block of threads holds at once
 _SHARED_LIMIT = 48 * 1024
-_LOAD_CYCLES = 100  # until a step's pixels arrive
+_LOAD_CYCLES = 450  # until pixels arrive from L2 or memory: what the measured totals ask for
+_AHEAD = 60  # conv.cu's MOST_AHEAD: pixels that a thread may fetch for the next channel
 _FETCH = 43  # instructions for the weights that conv.cu's fetch_weights moves at once, two such sets being in flight
 _REGISTER_FILE = 512  # registers per lane, for all warps of a scheduler
 _OVERHEAD = 45  # registers for addresses and weights
 _WIDEST_ROW = 24  # pixels of a row in registers
 _REGISTERS = 205  # for sums and operands of a weight gradient's tile
+_UNROLLED = 1200  # multiply-adds in its inner loop
 _BYTES_PER_CYCLE = 1500
 
 
-def _time(warps: float, processors: int, instructions: float, waits: float, registers: int) -> float:
-    """Cycles of `warps` warps of `instructions` instructions each, plus `waits` cycles of waiting for loads."""
-    each = warps / (_SCHEDULERS * processors)
+def _time(each: float, instructions: float, loads: float, waits: float, registers: int) -> float:
+    """Cycles of a scheduler for `each` warps of `instructions` instructions, plus `waits` cycles of waiting for loads.
+
+    `loads` are those instructions' loads in units of 128 bytes.
+    """
     resident = min(16, _REGISTER_FILE / (registers + _OVERHEAD))
-    return max(instructions * max(each, 1.0), (instructions + waits) * max(1.0, each / resident))
+    issue, path = instructions * max(each, 1.0), _SCHEDULERS * loads * each
+    return max(issue, path, (instructions + waits) * max(1.0, each / resident))
+
+
+def _fullest(blocks: int, warps: int, processors: int) -> float:
+    """Warps a scheduler on the multiprocessor with the most of `blocks` blocks of threads of `warps` warps each."""
+    return -(-blocks // processors) * warps / _SCHEDULERS
 
 
 @functools.cache
@@ -49,14 +60,23 @@ def conv_tiles(
             row = (qb - 1) * stride + (sb - 1) * dilation + 1
             if qb > output[2] or ob * qb > 64 or (row > _WIDEST_ROW and qb > 1):
                 continue
-            loads = min(row, qb * sb) * -(-taps_row // sb) + taps_row * -(-ob // _together(ob))
-            step = taps_row * ob * qb + loads + 8
+            pixels = min(row, qb * sb) * -(-taps_row // sb)
+            step = taps_row * ob * qb + pixels + taps_row * -(-ob // _together(ob)) + 8
             tiles = blocks * output[0] * output[1] * -(-output[2] // qb)
             wk, wp, cc = _block(ob, outputs, channels, taps, tiles, processors)
             fetch, fetch_waits = _fetch(ob * wk, wk * wp, cc, channels, taps)
-            steps = channels * kernel[0] * kernel[1]
-            instructions, waits = steps * step + fetch, steps * _LOAD_CYCLES + fetch_waits
-            time = _time(tiles * -(-outputs // ob), processors, instructions, waits, ob * qb + row)
+            rows = kernel[0] * kernel[1]
+            steps = channels * rows
+            ahead = rows > 2 and sb >= taps_row and rows * row <= _AHEAD
+            # Pixels that come a channel ahead only keep a channel from taking less time than they do.
+            waits = max(0, channels * _LOAD_CYCLES - steps * step) if ahead else steps * _LOAD_CYCLES
+            time = _time(
+                _fullest(-(-tiles // wp) * -(-outputs // (ob * wk)), wk * wp, processors),
+                steps * step + fetch,
+                steps * (pixels + taps_row * ob),
+                waits + fetch_waits,
+                ob * qb + row * (rows if ahead else 1),
+            )
             times[ob, qb, wk, wp, cc, sb] = time
     if not times:
         raise ValueError(f"a kernel of {taps} taps is too large for the GPU; at most {_SHARED_LIMIT // 4} fit")
@@ -85,8 +105,13 @@ def pooled_conv_tiles(
             wk, wp, cc = _block(ob, outputs, channels, taps, tiles, processors)
             fetch, fetch_waits = _fetch(ob * wk, wk * wp, cc, channels, taps)
             steps = channels * (kernel[1] + 1)
-            instructions, waits = steps * step + fetch, steps * _LOAD_CYCLES + fetch_waits
-            time = _time(tiles * -(-outputs // ob), processors, instructions, waits, 4 * ob * qb + row)
+            time = _time(
+                _fullest(-(-tiles // wp) * -(-outputs // (ob * wk)), wk * wp, processors),
+                steps * step + fetch,
+                steps * (row + 2 * kernel[2] * ob),
+                steps * _LOAD_CYCLES + fetch_waits,
+                4 * ob * qb + row,
+            )
             times[ob, qb, wk, wp, cc, kernel[2]] = time
     return tuple(sorted(times, key=times.__getitem__))
 
@@ -134,38 +159,44 @@ def gradient_tiles(
     blocks: int,
     processors: int,
 ) -> tuple[Tile, ...]:
-    """(OB, CB, RB, SB, QU, WARPS, BANDS) of conv.cu's weight gradient; `band` rows per band, axes as in conv_tiles."""
+    """(OB, CB, RB, SB, AHEAD, WARPS, BANDS) of conv.cu's weight gradient; `band` rows a band, axes as in conv_tiles."""
     bands = -(-output[0] * output[1] // band)
     weights = groups * outputs * channels * math.prod(kernel)
     rb, sb = min(kernel[1], 5), min(kernel[2], 5)
+    span = (sb - 1) * dilation + 1  # pixels of a row under the taps, of which the position before does not see `new`
+    new = min(span, stride)
     times: dict[Tile, float] = {}
     for ob in (1, 2, 3, 4, 6, 8):
         for cb in (1, 2, 4, 8):
-            for qu in (1, 2, 4):
-                row = (qu - 1) * stride + (sb - 1) * dilation + 1
-                sums, operands = ob * cb * rb * sb, ob * qu + cb * rb * min(row, qu * sb)
-                small = ob == cb == qu == 1
-                if not small and (ob > outputs or cb > channels or qu > output[2] or sums + operands > _REGISTERS):
+            for ahead in (1, 2, 4):
+                sums, operands = ob * cb * rb * sb, ob * (ahead + 1) + cb * rb * (span + ahead * new)
+                unrolled = 2 ** (ahead + -(-span // stride) - 1).bit_length()
+                small = ob == cb == ahead == 1
+                if not small and (ob > outputs or cb > channels or ahead > output[2] or sums + operands > _REGISTERS):
                     continue
-                if not small and (sums > 150 or row > _WIDEST_ROW):
+                if not small and (sums > 150 or span > _WIDEST_ROW or unrolled * sums > _UNROLLED):
                     continue
                 tiles = groups * math.prod(
                     -(-a // b)
                     for a, b in ((outputs, ob), (channels, cb), (kernel[0], 1), (kernel[1], rb), (kernel[2], sb))
                 )
-                steps = band * -(-output[2] // qu)
-                a_band = steps * (sums * qu + 1.5 * operands + 12) + 3 * sums + 60
+                loads = ob + cb * rb * new
+                step = sums + 1.3 * loads + 6
+                a_band = band * (output[2] * step + 30) + 6 * sums + 100
+                # A row waits for its first position, and later ones take no less time than their loads.
+                late = max(0, _LOAD_CYCLES / ahead - step)
+                waits = band * (_LOAD_CYCLES + output[2] * late)
                 together = 1
                 while True:
                     groups_of_bands = -(-bands // together)
-                    warps = tiles * blocks * groups_of_bands
-                    turns = min(together, bands)
-                    time = _time(warps, processors, turns * a_band, turns * steps * 2.5 * _LOAD_CYCLES, sums + operands)
+                    turns, path = min(together, bands), band * output[2] * loads
+                    each = tiles * blocks * groups_of_bands / (_SCHEDULERS * processors)
+                    time = _time(each, turns * a_band, turns * path, turns * waits, sums + operands)
                     time += 2 * blocks * groups_of_bands * weights * 8 / _BYTES_PER_CYCLE
                     # The tree over bands keeps its slots in shared memory.
                     fits = 4 * 32 * 4 * -(-sums // 16) * together.bit_length() <= _SHARED_LIMIT
                     if fits:
-                        times[ob, cb, rb, sb, qu, min(4, tiles), together] = time
+                        times[ob, cb, rb, sb, ahead, min(4, tiles), together] = time
                     if together >= bands:
                         break
                     together *= 2

@@ -2,10 +2,12 @@
 
 Numba compiles one function at a time in a process. So a process is forked for each further processor; all claim kernels
 from one pipe and leave machine code in the cache, where this process then finds what the others have made. A process
-that fails costs time only: what is missing at the end is compiled when the step asks for it.
+that fails, or that the system refuses to start, costs time only: what is missing at the end is compiled when the step
+asks for it.
 """
 
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -30,8 +32,7 @@ def compile_all(jobs: list[Callable[[], object]], processes: int) -> None:
     left = _claimable(len(jobs))
     children: list[int] = []
     try:
-        while len(children) < min(processes, len(jobs)) - 1:
-            children.append(_fork(jobs, left))
+        _start(children, min(processes, len(jobs)) - 1, jobs, left)
         _work(jobs, left)
         _wait(children)
     finally:
@@ -45,8 +46,14 @@ def begin_all(jobs: list[Callable[[], object]], processes: int) -> tuple[list[in
     """
     left, (done, tell) = _claimable(len(jobs)), os.pipe()
     os.set_blocking(done, False)
+    children: list[int] = []
     try:
-        return [_fork(jobs, left, tell) for _ in range(min(processes, len(jobs)))], done
+        _start(children, min(processes, len(jobs)), jobs, left, tell)
+        return children, done
+    except BaseException:
+        end(children)
+        os.close(done)
+        raise
     finally:
         os.close(left)
         os.close(tell)
@@ -95,6 +102,20 @@ def _work(jobs: list[Callable[[], object]], left: int) -> None:
             compilation.count(len(jobs) - number)
             jobs[number]()
     compilation.count(0)
+
+
+def _start(children: list[int], count: int, *work) -> None:
+    """Add so many processes to the list, or fewer where the system refuses one."""
+    try:
+        for _ in range(count):
+            children.append(_fork(*work))
+    except OSError as error:
+        _tell_of_refusal(error.strerror)
+
+
+@functools.cache  # once
+def _tell_of_refusal(reason: str) -> None:
+    compilation.announce(f"on fewer processors, since the system refuses to start another process ({reason})")
 
 
 def _fork(jobs: list[Callable[[], object]], left: int, tell: int | None = None) -> int:

@@ -10,7 +10,6 @@ from gpucnn.backends.numba.images import NumbaImages
 from gpucnn.backends.numba.inference import NumbaInference
 from gpucnn.backends.numba.loss import NumbaLoss
 from gpucnn.backends.numba.map_loss import NumbaMapLoss
-from gpucnn.backends.numba.norm import NumbaNorm
 from gpucnn.backends.numba.optimizers import NumbaOptimizers
 from gpucnn.backends.numba.pool import NumbaPool
 from gpucnn.backends.numba.random import NumbaRandom
@@ -26,7 +25,6 @@ class NumbaBackend(
     NumbaDense,
     NumbaPool,
     NumbaElementwise,
-    NumbaNorm,
     NumbaGroupNorm,
     NumbaLoss,
     NumbaMapLoss,

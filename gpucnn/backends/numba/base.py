@@ -7,6 +7,7 @@ arguments with nothing checked or allocated again.
 """
 
 import contextlib
+import copy
 import functools
 import itertools
 import math
@@ -14,6 +15,7 @@ import platform
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Self
 
 import numba
 import numpy as np
@@ -102,6 +104,9 @@ class NumbaBase(LaneBackend):
 
         Then a general kernel has to do, as long as steps are prepared, and none of these has run.
         """
+        if self.replaced is not None:
+            self.replaced += 1
+            return False
         have = [self._has(*launch) for launch in launches]
         if not all(have):
             return False
@@ -147,6 +152,11 @@ class NumbaBase(LaneBackend):
 
     def arrivals(self) -> int:
         return later.arrivals()
+
+    def general(self) -> Self:
+        made = copy.copy(self)
+        made.replaced = 0
+        return made
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         if not self.graph:

@@ -151,7 +151,7 @@ class NumbaConv(NumbaDense):
         counting pairs of channels if there are any; False if its kernels are still being compiled.
         """
         channels, (_, height, width) = out.shape[1], c.kernel
-        gradient, launches = deep(self._data(dy)), []
+        gradient, launches = deep(self._data(dy)), list[tuple]()
         blocks, outputs, pair = len(gradient), len(out) // groups, 2 if pairs else 1
         over_o, over_c = -(-outputs // pair // tile[0]), -(-channels // tile[1])
         band = BAND if line else rows_per_band(c.output[2])

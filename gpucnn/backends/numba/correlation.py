@@ -67,7 +67,7 @@ class NumbaCorrelation(NumbaBase):
         if copies and depth < rows and units <= number and tiles.fits_strip(channels, line * x.shape[3]):
             # Then each thread copies an image once, and reads the weights of its own channels only.
             depth, chunks = rows, units
-        strip = channels * ((depth - 1) * stride[1] + height) * line * LANES if copies else 0
+        strip = channels * (((depth - 1) * stride[1] + height) * line + qb) * LANES if copies else 0
         strips = self._empty((self.threads, strip))
         choices = {"stride": stride[2], "copies": copies, "pairs": pairs}
         kernel = conv_rows.conv_rows_of(ob, qb, width, *outside, qb == y.shape[4], **choices)

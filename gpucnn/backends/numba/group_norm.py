@@ -1,15 +1,13 @@
 """Group norm and layer norm on the CPU backend."""
 
 import functools
-import math
 
 import numpy as np
 
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.numba.base import NumbaBase
 from gpucnn.backends.numba.layout import flat
+from gpucnn.backends.numba.norm import NumbaNorm
 from gpucnn.backends.protocol import Array
-from gpucnn.backends.spatial import positions_per_band
 from gpucnn.kernels.contract import BAND
 from gpucnn.kernels.numba import group_norm as kernels
 from gpucnn.kernels.numba import sums
@@ -19,7 +17,7 @@ from gpucnn.kernels.numba.simd import LANES
 _PARTS = 8
 
 
-class NumbaGroupNorm(NumbaBase):
+class NumbaGroupNorm(NumbaNorm):
     """See LaneBackend for what each method does."""
 
     def _group_norm_statistics(self, x: Batch, mean: Batch, var: Batch) -> None:
@@ -48,10 +46,7 @@ class NumbaGroupNorm(NumbaBase):
         arguments = gradient, values, center, inv
         self._run(kernels.group_norm_gradient, *arguments, factor, a, b, flat(dx.data), _parts(x, mean))
         if gamma is not None:
-            band = positions_per_band(x.spatial)
-            terms = max(-(-math.prod(x.spatial) // band), len(values))
-            slots = self._empty((x.channels, 4, sums.levels(terms)), np.float64)
-            outputs = out_gamma, out_beta, x.images, band, slots
+            outputs = out_gamma, out_beta, self._part64(x, 2), *self._summing(x, 2)
             self._run(kernels.group_norm_parameter_gradients, *arguments, *outputs)
 
 

@@ -58,7 +58,12 @@ class Later:
         if self._following and not self._jobs:
             self._jobs, self._following = self._following, {}
             self._arrived = monotonic()
-            self._children, self._done = ahead.begin_all(list(self._jobs.values()), self._processes)
+            try:
+                self._children, self._done = ahead.begin_all(list(self._jobs.values()), self._processes)
+            except BaseException:
+                self._awaited -= set(self._jobs)
+                self._jobs = {}
+                raise
 
     def arrivals(self) -> int:
         """How often kernels have arrived, some together."""
@@ -74,7 +79,7 @@ class Later:
         every, awaited = list(self._jobs), len(self._awaited)
         ahead.remove_ended(self._children)
         self._awaited -= {every[number] for number in ahead.finished(self._done)}
-        if not self._children:  # what failed is compiled where it is needed
+        if not self._children:  # what failed, or was never begun, is compiled where it is needed
             self._awaited -= set(every)
             self._jobs = {}
             os.close(self._done)

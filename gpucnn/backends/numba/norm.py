@@ -12,19 +12,25 @@ from gpucnn.backends.spatial import is_halving, positions_per_band, rows_per_ban
 from gpucnn.geometry import Window
 from gpucnn.kernels.numba import channel_sums, norm, norm_pool, sums
 
+_LINE = 8  # float64 of a cache line: no two threads write to one
+
 
 class NumbaNorm(NumbaBase):
     """See the protocol for what each method does."""
 
     def bias_gradient(self, dy: Batch, out: Array) -> None:
-        slots = self._slots64(dy, 2)
-        self._run(norm.bias_gradient, flat(self._data(dy)), out, dy.images, positions_per_band(dy.spatial), slots)
+        self._run(norm.bias_gradient, flat(self._data(dy)), out, self._part64(dy), *self._summing(dy))
 
-    def _slots64(self, x: Batch, trees: int) -> np.ndarray:
-        """Scratch sums for trees over a map's bands and over the blocks."""
-        positions = math.prod(x.spatial)
-        terms = max(-(-positions // positions_per_band(x.spatial)), x.data.shape[0])
-        return self._empty((x.channels, trees, sums.levels(terms)), np.float64)
+    def _part64(self, x: Batch, *sums: int) -> np.ndarray:
+        """Room for so many sums of each map of a block."""
+        return self._empty((*sums, *x.data.shape[:2]), np.float64)
+
+    def _summing(self, x: Batch, *trees: int, rows: bool = False) -> tuple[int, int, np.ndarray]:
+        """How maps are summed: the images, a band's positions or rows, and room for each thread's waiting sums."""
+        band = positions_per_band(x.spatial)
+        levels = sums.levels(max(-(-math.prod(x.spatial) // band), x.data.shape[0]))
+        slots = self._empty((self.threads, *trees, -(-levels // _LINE) * _LINE), np.float64)
+        return x.images, rows_per_band(x.spatial[-1]) if rows else band, slots
 
     def batch_norm_statistics(self, x: Batch) -> tuple[Array, Array, Array]:
         nothing = np.zeros(1, np.float32)
@@ -41,8 +47,8 @@ class NumbaNorm(NumbaBase):
     ) -> tuple[Array, Array, Array]:
         mean, var, unbiased = (self._empty((x.channels,)) for _ in range(3))
         moving = running_mean, running_var, np.float32(momentum), moves
-        sizes = x.images, positions_per_band(x.spatial), self._slots64(x, 2)
-        self._run(norm.batch_norm_statistics, flat(self._data(x)), mean, var, unbiased, *moving, *sizes)
+        room = self._part64(x, 2), self._empty((x.channels,), np.float64), *self._summing(x)
+        self._run(norm.batch_norm_statistics, flat(self._data(x)), mean, var, unbiased, *moving, *room)
         return mean, var, unbiased
 
     def batch_norm(
@@ -83,8 +89,8 @@ class NumbaNorm(NumbaBase):
         dx = self._like(x)
         arguments = flat(self._data(dy)), flat(self._data(x)), mean, var, gamma, beta, np.float32(eps), after
         outputs = flat(self._data(y)), flat(self._data(dsum)), flat(dx.data), out_gamma, out_beta
-        sizes = x.images, positions_per_band(x.spatial), self._slots64(x, 4)
-        self._run(norm.batch_norm_gradient, *arguments, *outputs, *sizes)
+        room = self._part64(x, 2), self._empty((2, x.channels)), *self._summing(x, 2)
+        self._run(norm.batch_norm_gradient, *arguments, *outputs, *room)
         return dx
 
     def channel_sums(self, x: Batch, y: Batch | None = None, center: Array | None = None) -> Array:
@@ -94,8 +100,7 @@ class NumbaNorm(NumbaBase):
         )
         other = data if y is None else flat(self._data(y))
         middle = np.zeros(x.channels) if center is None else center
-        sizes = x.images, positions_per_band(x.spatial), self._slots64(x, 2)
-        self._run(channel_sums.channel_sums, data, other, middle, kind, out, *sizes)
+        self._run(channel_sums.channel_sums, data, other, middle, kind, out, self._part64(x), *self._summing(x))
         return out
 
     def batch_norm_gradient_by_means(self, dy, x, mean, var, gamma, eps, gamma_mean, beta_mean) -> Batch:
@@ -124,8 +129,8 @@ class NumbaNorm(NumbaBase):
             )
         dx = self._like(x)
         arguments = self._data(dy), kept, self._data(x), mean, var, gamma, beta, np.float32(eps)
-        sums_ = x.images, rows_per_band(pool.input[1]), self._slots64(x, 4)
-        self._run(norm_pool.batch_norm_max_pool_gradient, *arguments, dx.data, out_gamma, out_beta, *sums_)
+        outputs = dx.data, out_gamma, out_beta, self._part64(x, 2), self._empty((2, x.channels))
+        self._run(norm_pool.batch_norm_max_pool_gradient, *arguments, *outputs, *self._summing(x, 2, rows=True))
         return dx
 
     def batch_norm_input_gradient(self, dy: Batch, var: Array, gamma: Array, eps: float) -> Batch:

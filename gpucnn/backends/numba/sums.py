@@ -14,6 +14,7 @@ from gpucnn.backends.spatial import phases, three, window3d
 from gpucnn.geometry import Window
 from gpucnn.inference.graph import Node
 from gpucnn.kernels.numba import channel_conv as conv
+from gpucnn.kernels.numba.fingerprint import FINGERPRINT
 from gpucnn.kernels.numba.simd import LANES
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ _FEW = 8
 _UNIT = 2_000
 # Bytes between two pixels for which there are kernels that take several of them.
 _APART = (4, 64)
+# Cycles that it takes to see that a vector of weights is the same as before.
+_LOOK = 2.0
 # Cycles that pooling takes for each value of a window, where it is a pass of its own.
 _POOLED = 4
 
@@ -211,7 +214,7 @@ class Sums:
                 # The weights of output o in channel c are at c * own + o of its group.
                 pairs = [(g, c) for g in owners for c in range(g * channels, (g + 1) * channels)]
                 where = [((c - g) * own * all_taps + tap) * 4 for g, c in pairs for tap in kernel]
-                more = {conv.WHERE: self.program.table(where)}
+                more = {conv.WHERE: self.program.table(where), conv.WHOLE: w.nbytes - first * all_taps * 4}
                 if len(owners) > 1:
                     more[conv.OWNERS] = self.program.table([g for g, _ in pairs for _ in taps])
                     more |= {conv.OWN: own, conv.FIRST: first}
@@ -278,12 +281,15 @@ class Sums:
         return {conv.TERMS: self.program.table(np.concatenate(table)), conv.TILE_TERMS: self.program.table(tiles)}
 
     def _pack(self, w: np.ndarray, at: int, row: int, outputs: int, terms: int, vectors: int, blocks: int, more) -> int:
-        """Lay weights out for tiles of so many blocks, before the calls at hand; returns where they will be."""
+        """Lay weights out for tiles of so many blocks, before the calls at hand and where they have changed since the
+        last run; returns where they will be.
+        """
         number = -(-blocks // vectors)
         target = self.program.keep(aligned(max(1, number * terms * vectors * LANES)))
         slots = {conv.SOURCE: address(w) + at, conv.SOURCE_ROW: row, conv.SOURCE_OUTPUTS: outputs}
         slots |= {conv.SOURCE_TERMS: terms, conv.TARGET: target, conv.TILE_VECTORS: vectors, conv.ALL_VECTORS: blocks}
-        self._packs.append((conv.pack, slots | more, number, number * vectors * terms * (40.0 if more else 5.0)))
+        slots[conv.PRINTS] = self.program.keep(aligned(number * FINGERPRINT // 4))
+        self._packs.append((conv.pack, slots | more, number, number * vectors * terms * _LOOK))
         return target
 
     def _split(self, slots: dict[int, int], found: Arrangement, blocks: int, by_outputs: bool) -> int:

@@ -117,7 +117,7 @@ def row_tile(
     costs more than it saves, and with a single tap in long rows; of one channel nothing is copied. With `pairs` OB
     counts pairs of channels.
     """
-    worthwhile = channels == 1 or (outputs >= 4 and (width > 1 or pairs or pixels <= 8))
+    worthwhile = channels == 1 or outputs >= 4
     if width not in _ROW_WIDTHS or stride > 2 or not worthwhile or min(outside) < 0 or max(outside) >= width:
         return None
     outputs //= 2 if pairs else 1

@@ -5,7 +5,19 @@ One file per family, with the families of `kernels/`. A family is a function fro
 
 from collections.abc import Iterator
 
-from gpucnn.check.cases import channels, conv, dense, elementwise, images, loss, norm, optimizers, pool, resampling
+from gpucnn.check.cases import (
+    channels,
+    conv,
+    dense,
+    elementwise,
+    images,
+    inference,
+    loss,
+    norm,
+    optimizers,
+    pool,
+    resampling,
+)
 from gpucnn.check.cases.case import KINDS, Case, Numbers, Results
 
 __all__ = ["FAMILIES", "KINDS", "Case", "Numbers", "Results", "all_cases", "small_cases"]
@@ -20,6 +32,7 @@ FAMILIES = (
     loss.cases,
     optimizers.cases,
     channels.cases,
+    inference.cases,
 )
 
 
