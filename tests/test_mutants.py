@@ -69,6 +69,14 @@ def few_images(b):
     return {"y": b.conv(x, w, None, win).numpy(), "dw": b.host(dw)}
 
 
+def shared_blocks(b):
+    """More channels and bands than threads, and a block more, on numba."""
+    x, dy = b.pack(numbers("random", 40, 2, 32, 32)), b.pack(numbers("random", 40, 32, 32, 32, seed=1))
+    win, dw = window((32, 32), 3, padding=1), b.zeros((32, 2, 3, 3))
+    b.conv_weight_gradient(dy, x, win, 1, dw)
+    return {"y": b.conv(x, b.array(numbers("random", 32, 2, 3, 3, seed=2)), None, win).numpy(), "dw": b.host(dw)}
+
+
 def strided_pixels(b):
     """Blocks of one-pixel images, in groups, under a stride."""
     x, win = b.pack(numbers("random", 33, 4, 1, 1)), window((1, 1), 1, stride=2)
@@ -286,6 +294,30 @@ CHANGES = [
         "turned = ir.Constant(ir.VectorType(_i32, LANES), [*range(2, LANES), 0, 1])\n"
         "    vectors = [builder.shuffle_vector(v, v, turned) for v in vectors] + [zero] * (LANES // 2 - len(vectors))",
         few_images,
+    ),
+    Change(
+        "bands summed in parts that are no node of their tree",
+        "numba",
+        "gpucnn/backends/numba/tiles.py",
+        "return bands if parts <= 1 else 1 << max(0, (bands // parts).bit_length() - 1)",
+        "return -(-bands // parts)",
+        shared_blocks,
+    ),
+    Change(
+        "input rows of another block left in the strip of a weight gradient",
+        "numba",
+        NUMBA + "gradient_rows.py",
+        "if held != source or not low <= upper <= high:",
+        "if held < 0 or upper > high:",
+        shared_blocks,
+    ),
+    Change(
+        "an image of another block left in the strip of a convolution",
+        "numba",
+        NUMBA + "conv_rows.py",
+        "if held != rest * parts + part:",
+        "if held < 0:",
+        shared_blocks,
     ),
     Change(
         "a stride between blocks",

@@ -123,6 +123,7 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, pairs: bo
                 gradient = paired[get_thread_id()]
             else:
                 gradient = dy
+            end = min(p * span * band + span * band, H)
             for t in range(p * span, min(p * span + span, bands)):
                 top, bottom = t * band, min(t * band + band, H)
                 # The input rows that these output rows see; none if they are in the padding.
@@ -131,9 +132,10 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, pairs: bo
                 if held != source or not low <= upper <= high:
                     held, low, high = source, upper, upper
                 if lower > high:
-                    copy_rows(x, strip, b, g * CG, CG, high, lower, room, known, norm)
-                    high = lower
-                    low = max(low, high - room)
+                    # As many as there is room for: long runs are copied faster.
+                    more = max(lower, min(upper + room, height, end - 1 - before[1] + KH))
+                    copy_rows(x, strip, b, g * CG, CG, high, more, room, known, norm)
+                    low, high = max(low, more - room), more
                 if pairs:
                     pair_rows(dy, gradient, b, 2 * (g * OG + o_first), min(last * OB, OG) - o_first, top, bottom)
                     y_c, y_h = (bottom - top) * Q * LANES, Q * LANES
@@ -150,10 +152,10 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, pairs: bo
                             # Output row h sees input row h + r - before.
                             shift = r - before[1]
                             start, stop = max(top, -shift), min(bottom, height - shift)
-                            acc = zeros()
+                            row, acc = (start + shift) % room, zeros()
                             for h in range(start, stop):
-                                row = x_at + (h + shift) % room * line
-                                acc = run(acc, Q, gradient, y_at + h * y_h, y_c, strip, row, x_c)
+                                acc = run(acc, Q, gradient, y_at + h * y_h, y_c, strip, x_at + row * line, x_c)
+                                row = row + 1 if row + 1 < room else 0
                             acc = acc if lanes == LANES else masked(acc, lanes)
                             push_all(slots, slot, level, t - p * span, acc)
                             slot += vectors * LANES

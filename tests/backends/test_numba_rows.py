@@ -209,6 +209,14 @@ def test_any_sizes(threads, kind, images, height, columns, taps, above, below, i
         compare(GUARDED[threads], win, images, ins, outs, groups, kind, relu)
 
 
+@pytest.mark.parametrize("images", [3, 12, 40])
+@pytest.mark.parametrize("size", [(8, 8), (16, 16), (28, 28), (20, 7)], ids=str)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_few_blocks_are_divided(images, size, threads):
+    """Among threads: by output channels where an image fits in a strip, the weight gradient by bands."""
+    compare(GUARDED[threads], window(size, 3, padding=1), images, 3, 34)
+
+
 def test_common_layers_work_by_rows(used):
     """The 3x3 convolutions of VGG and ResNet, both gradients, and LeNet's."""
     b = get_backend("numba", threads=2)

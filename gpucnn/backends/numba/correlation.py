@@ -78,9 +78,14 @@ class NumbaCorrelation(NumbaBase):
         (groups, outputs, channels), (height, width) = w.shape[:3], w.shape[4:]
         packed = self._empty((groups, -(-outputs // filters), math.prod(w.shape[2:]), filters))
         line, rows, copies = x.shape[4], y.shape[3], channels > 1 or pairs or reading is not AS_STORED
-        depth = tiles.strip_depth(channels, line * stride[1], height, rows, y.shape[0] * groups, self.threads)
+        images, number = y.shape[0] * groups, packed.shape[1]
+        depth, chunks = tiles.strip_depth(channels, line * stride[1], height, rows, images, self.threads), 1
+        units = -(-UNITS_PER_THREAD * self.threads // images)
+        if copies and depth < rows and units <= number and tiles.fits_strip(channels, line * x.shape[3]):
+            # Then each thread copies an image once, and reads the weights of its own channels only.
+            depth, chunks = rows, units
         strip = channels * (((depth - 1) * stride[1] + height) * line + qb) * LANES if copies else 0
         strips = self._empty((self.threads, strip))
         choices = {"stride": stride[2], "copies": copies, "pairs": pairs}
         kernel = conv_rows.conv_rows_of(ob, qb, width, *outside, qb == y.shape[4], **choices)
-        return kernel, x, w, bias, y, packed, strips, stride[1], before, relu, depth, *reading
+        return kernel, x, w, bias, y, packed, strips, stride[1], before, relu, depth, chunks, *reading
