@@ -69,6 +69,14 @@ def few_images(b):
     return {"y": b.conv(x, w, None, win).numpy(), "dw": b.host(dw)}
 
 
+def shared_blocks(b):
+    """More channels and bands than threads, and a block more, on numba."""
+    x, dy = b.pack(numbers("random", 40, 2, 32, 32)), b.pack(numbers("random", 40, 32, 32, 32, seed=1))
+    win, dw = window((32, 32), 3, padding=1), b.zeros((32, 2, 3, 3))
+    b.conv_weight_gradient(dy, x, win, 1, dw)
+    return {"y": b.conv(x, b.array(numbers("random", 32, 2, 3, 3, seed=2)), None, win).numpy(), "dw": b.host(dw)}
+
+
 def strided_pixels(b):
     """Blocks of one-pixel images, in groups, under a stride."""
     x, win = b.pack(numbers("random", 33, 4, 1, 1)), window((1, 1), 1, stride=2)
@@ -80,6 +88,11 @@ def depthwise(b):
     dw = b.zeros((2, 1, 3, 3))
     b.conv_weight_gradient(dy, x, window((12, 8), 3, padding=1), 2, dw)
     return {"dw": b.host(dw)}
+
+
+def depthwise_input(b):
+    dy, win = b.pack(numbers("random", 19, 2, 6, 4)), window((12, 8), 3, padding=1, stride=2)
+    return {"dx": b.conv_input_gradient(dy, b.array(numbers("random", 2, 1, 3, 3, seed=1)), win, 2).numpy()}
 
 
 def line(b):
@@ -122,6 +135,15 @@ def normalized(b):
     mean, gamma, beta = arrays
     var = b.array(np.abs(numbers("random", 40, seed=4)))
     return {"y": b.batch_norm(b.pack(numbers("random", 3, 40)), mean, var, gamma, beta, 1e-5).numpy()}
+
+
+def normalized_rows(b):
+    """Batch norm and ReLU that numba computes as a convolution reads its rows, gamma being changed before."""
+    x, win = b.pack(numbers("random", 19, 3, 4, 8)), window((4, 8), 3, padding=1)
+    gamma, beta, running = (b.array(numbers("random", 3, seed=seed)) for seed in (1, 2, 3))
+    y, _, _ = b.batch_norm_training(x, running, b.zeros((3,)), 0.1, gamma, beta, 1e-5, None, True)
+    b.assign(gamma, np.zeros(3, np.float32))
+    return {"y": b.conv(y, b.array(numbers("random", 4, 3, 3, 3, seed=4)), None, win).numpy()}
 
 
 def added(b):
@@ -272,6 +294,30 @@ CHANGES = [
         "turned = ir.Constant(ir.VectorType(_i32, LANES), [*range(2, LANES), 0, 1])\n"
         "    vectors = [builder.shuffle_vector(v, v, turned) for v in vectors] + [zero] * (LANES // 2 - len(vectors))",
         few_images,
+    ),
+    Change(
+        "bands summed in parts that are no node of their tree",
+        "numba",
+        "gpucnn/backends/numba/tiles.py",
+        "return bands if parts <= 1 else 1 << max(0, (bands // parts).bit_length() - 1)",
+        "return -(-bands // parts)",
+        shared_blocks,
+    ),
+    Change(
+        "input rows of another block left in the strip of a weight gradient",
+        "numba",
+        NUMBA + "gradient_rows.py",
+        "if held != source or not low <= upper <= high:",
+        "if held < 0 or upper > high:",
+        shared_blocks,
+    ),
+    Change(
+        "an image of another block left in the strip of a convolution",
+        "numba",
+        NUMBA + "conv_rows.py",
+        "if held != rest * parts + part:",
+        "if held < 0:",
+        shared_blocks,
     ),
     Change(
         "a stride between blocks",
@@ -506,6 +552,22 @@ CHANGES = [
         "return ONE / np.float32(math.sqrt(var + eps))",
         "return np.float32(1.0 / math.sqrt(np.float64(var + eps)))",
         normalized,
+    ),
+    Change(
+        "taps of a depthwise input gradient in the order of the filter",
+        "numba",
+        NUMBA + "gradient_maps.py",
+        "r, s = i + SH * (A - 1 - j), k + SW * (E - 1 - e)",
+        "r, s = i + SH * j, k + SW * e",
+        depthwise_input,
+    ),
+    Change(
+        "another channel's batch norm as rows are copied",
+        "numba",
+        NUMBA + "conv_rows.py",
+        "v = normalized(v, known, channel + c, True)",
+        "v = normalized(v, known, min(c + 1, 2), True)",
+        normalized_rows,
     ),
     Change(
         "a sum's gradient that forgets its ReLU",

@@ -35,7 +35,7 @@ class LaneBackend(Backend):
 
     def _maps(self, x: Batch, channels: int, spatial: tuple[int, ...]) -> Batch:
         """An uninitialized (N, channels, *spatial) batch with as many images as x."""
-        return x.like(self._empty((x.data.shape[0], channels, *spatial, self.lanes)))
+        return x.like(self._empty((self._blocks(x.images), channels, *spatial, self.lanes)))
 
     def _blocks(self, images: int) -> int:
         """The number of blocks that `images` images fill."""

@@ -17,6 +17,7 @@ import functools
 import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.conv import pack, stride_of, taps_inside
+from gpucnn.kernels.numba.norm import normalized
 from gpucnn.kernels.numba.register_tiles import row_tile, zeros_of
 from gpucnn.kernels.numba.simd import (
     LANES,
@@ -37,14 +38,19 @@ def fill_of(pairs: bool):
     """The function that copies rows of the input side by side, with `pairs` the values of 8 images twice."""
 
     @inner
-    def fill(x, strip, block, channel, channels, h, lines, step):
-        """strip[c, r, w, lane] = rows h .. h + lines - 1 of so many channels from `channel` on, `step` floats apart."""
+    def fill(x, strip, block, channel, channels, h, lines, step, known, norm):
+        """strip[c, r, w, lane] = rows h .. h + lines - 1 of so many channels from `channel` on, `step` floats apart.
+
+        With `norm` their batch norm and ReLU, by the constants `known`.
+        """
         x_c, x_h, row = stride_of(x, 1), stride_of(x, 3), x.shape[4] * LANES
         at = block * stride_of(x, 0) + channel * x_c + h * x_h
         for c in range(channels):
             for r in range(lines):
                 for w in range(0, row, LANES):
                     v = load(x, at + c * x_c + r * x_h + w)
+                    if norm:
+                        v = normalized(v, known, channel + c, True)
                     store(strip, c * step + r * row + w, interleave(v, v) if pairs else v)
 
     return fill
@@ -121,11 +127,11 @@ def conv_rows_of(
     name += ", alone" * alone + ", copied" * copies + ", pairs" * pairs
 
     @kernel(name)
-    def conv_rows(x, w, bias, y, packed, strips, row_stride, before, relu, depth):
+    def conv_rows(x, w, bias, y, packed, strips, row_stride, before, relu, depth, chunks, known, norm):
         """y = x correlated with w, plus bias (O,); w (group, O/group, C/group, 1, KH, KW).
 
-        A unit is `depth` rows of y. packed (group, tiles, terms, WB) is room for the weights, strips (threads, C/group
-        * input rows of a unit * W * 16) for the input.
+        A unit is `depth` rows of y, of one of `chunks` of the output channels. packed (group, tiles, terms, WB) is room
+        for the weights, strips (threads, C/group * input rows of a unit * W * 16) for the input.
         """
         B, H, Q, G = y.shape[0], y.shape[3], y.shape[4], w.shape[0]
         OG, CG, KH = w.shape[1], w.shape[2], w.shape[4]
@@ -136,9 +142,11 @@ def conv_rows_of(
         for u in prange(G * tiles):
             u = np.int64(u)
             pack(w, packed[u // tiles, u % tiles], u // tiles, WB, u % tiles)
-        for u in prange(B * G * parts):
+        held = -1  # the unit whose rows are in the strip, but for its chunk
+        for u in prange(B * G * chunks * parts):
             u = np.int64(u)
             rest, part = u // parts, u % parts
+            rest, chunk = rest // chunks, rest % chunks
             b, g = rest // G, rest % G
             top, bottom = part * depth, min(part * depth + depth, H)
             # The input rows that these output rows see; none at all if they are in the padding.
@@ -146,7 +154,9 @@ def conv_rows_of(
             lower = max(upper, min(x.shape[3], (bottom - 1) * row_stride - before[1] + KH))
             if copies:
                 source, first, x_c = strips[get_thread_id()], -upper * line, apart((lower - upper) * line, QB)
-                fill(x, source, b, g * CG, CG, upper, lower - upper, x_c)
+                if held != rest * parts + part:
+                    held = rest * parts + part
+                    fill(x, source, b, g * CG, CG, upper, lower - upper, x_c, known, norm)
             else:
                 source, first, x_c = x, b * stride_of(x, 0) + g * stride_of(x, 1), 0
             for h in range(top, bottom):
@@ -155,7 +165,7 @@ def conv_rows_of(
                 row, lines = first + (in_h + r_low) * line, r_high - r_low
                 for q in range(0, Q, QB):
                     at = row + (q * stride - before[2]) * LANES
-                    for tile in range(tiles):
+                    for tile in range(chunk * tiles // chunks, (chunk + 1) * tiles // chunks):
                         o = min(tile * WB, OG - WB)
                         weights = packed[g, tile]
                         acc = sums(q, Q, zeros(), CG, lines, weights, r_low * w_r, w_c, w_r, source, at, x_c, line)

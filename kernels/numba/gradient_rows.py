@@ -17,6 +17,7 @@ import functools
 import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.conv import stride_of
+from gpucnn.kernels.numba.norm import normalized
 from gpucnn.kernels.numba.register_tiles import keep_first_of, lane_trees_of, sliding_tile, zeros_of
 from gpucnn.kernels.numba.simd import LANES, interleave, load, splat, store
 from gpucnn.kernels.numba.sums import push_all_of, total
@@ -65,8 +66,10 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, pairs: bo
     tile_end = tile_end_of(OB, CB, KW, vectors, PAIR)
 
     @inner
-    def copy_rows(x, strip, block, channel, channels, first, last, room):
-        """strip[c, h % room, w, lane] = rows first .. last - 1 of so many channels from `channel` on."""
+    def copy_rows(x, strip, block, channel, channels, first, last, room, known, norm):
+        """strip[c, h % room, w, lane] = rows first .. last - 1 of so many channels from `channel` on; with `norm` their
+        batch norm and ReLU, by the constants `known`.
+        """
         row = x.shape[4] * LANES
         for c in range(channels):
             for h in range(first, last):
@@ -74,6 +77,8 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, pairs: bo
                 to = (c * room + h % room) * row
                 for w in range(0, row, LANES):
                     v = load(x, at + w)
+                    if norm:
+                        v = normalized(v, known, channel + c, True)
                     store(strip, to + w, interleave(v, v) if pairs else v)
 
     @inner
@@ -87,7 +92,9 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, pairs: bo
                 to += LANES
 
     @kernel(f"weight gradient rows {OB}x{CB}, kernel width {KW}, {left} and {right} outside{', pairs' * pairs}")
-    def gradient_rows(dy, x, part, strips, paired, scratch, images, groups, band, span, before, chunks, room):
+    def gradient_rows(
+        dy, x, part, strips, paired, scratch, images, groups, band, span, before, chunks, room, known, norm
+    ):
         """part[b, p] (O, C/group, 1, KH, KW) = the gradient of part p of block b, `span` bands; rows of dy contiguous.
 
         A unit of work is a chunk of the tiles over O in such a part. strips (threads, C/group * `room` * W * 16) is for
@@ -116,6 +123,7 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, pairs: bo
                 gradient = paired[get_thread_id()]
             else:
                 gradient = dy
+            end = min(p * span * band + span * band, H)
             for t in range(p * span, min(p * span + span, bands)):
                 top, bottom = t * band, min(t * band + band, H)
                 # The input rows that these output rows see; none if they are in the padding.
@@ -124,9 +132,10 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, pairs: bo
                 if held != source or not low <= upper <= high:
                     held, low, high = source, upper, upper
                 if lower > high:
-                    copy_rows(x, strip, b, g * CG, CG, high, lower, room)
-                    high = lower
-                    low = max(low, high - room)
+                    # As many as there is room for: long runs are copied faster.
+                    more = max(lower, min(upper + room, height, end - 1 - before[1] + KH))
+                    copy_rows(x, strip, b, g * CG, CG, high, more, room, known, norm)
+                    low, high = max(low, more - room), more
                 if pairs:
                     pair_rows(dy, gradient, b, 2 * (g * OG + o_first), min(last * OB, OG) - o_first, top, bottom)
                     y_c, y_h = (bottom - top) * Q * LANES, Q * LANES
@@ -143,10 +152,10 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, pairs: bo
                             # Output row h sees input row h + r - before.
                             shift = r - before[1]
                             start, stop = max(top, -shift), min(bottom, height - shift)
-                            acc = zeros()
+                            row, acc = (start + shift) % room, zeros()
                             for h in range(start, stop):
-                                row = x_at + (h + shift) % room * line
-                                acc = run(acc, Q, gradient, y_at + h * y_h, y_c, strip, row, x_c)
+                                acc = run(acc, Q, gradient, y_at + h * y_h, y_c, strip, x_at + row * line, x_c)
+                                row = row + 1 if row + 1 < room else 0
                             acc = acc if lanes == LANES else masked(acc, lanes)
                             push_all(slots, slot, level, t - p * span, acc)
                             slot += vectors * LANES
@@ -174,7 +183,7 @@ def gradient_lines_of(OB: int, CB: int, KW: int, pairs: bool):
     tile_end = tile_end_of(OB, CB, KW, vectors, PAIR)
 
     @kernel(f"weight gradient lines {OB}x{CB}, kernel width {KW}{', pairs' * pairs}")
-    def gradient_lines(dy, x, part, strips, scratch, images, groups, band, before, chunks):
+    def gradient_lines(dy, x, part, strips, scratch, images, groups, band, before, chunks, known, norm):
         """part[b] (O, C/group, 1, 1, KW) = the gradient of block b; dy (block, O or O / 2, 1, 1, W, lane).
 
         A unit of work is a chunk of the tiles over O. strips (threads, C/group * (band + KW - 1) * 16) is room for the
@@ -198,7 +207,11 @@ def gradient_lines_of(OB: int, CB: int, KW: int, pairs: bool):
                     x_at = b * stride_of(x, 0) + (g * CG + c) * stride_of(x, 1)
                     for w in range(seen):
                         place = t * band - before + w
-                        v = load(x, x_at + place * LANES) if 0 <= place < W else splat(np.float32(0))
+                        v = splat(np.float32(0))
+                        if 0 <= place < W:
+                            v = load(x, x_at + place * LANES)
+                            if norm:
+                                v = normalized(v, known, g * CG + c, True)
                         store(strip, (c * seen + w) * LANES, interleave(v, v) if pairs else v)
                 slot = 0
                 for i in range(first, last):

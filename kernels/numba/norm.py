@@ -29,7 +29,7 @@ from gpucnn.kernels.numba.simd import (
     widen,
 )
 from gpucnn.kernels.numba.sums import push64, push_lanes, total64, total_lanes
-from gpucnn.kernels.numba.team import get_thread_id, prange
+from gpucnn.kernels.numba.team import get_thread_id, leads, prange
 from gpucnn.kernels.numba.vectors import finished
 
 ZERO, ONE = np.float32(0), np.float32(1)
@@ -154,20 +154,33 @@ def inverse_deviation(var, eps):
     return ONE / np.float32(math.sqrt(var + eps))
 
 
+@kernel("batch norm constants")
+def batch_norm_constants(mean, var, gamma, beta, eps, known):
+    """known (4, C): the mean, 1 / deviation, gamma and beta of each channel, as they are now."""
+    if leads():
+        for c in range(known.shape[1]):
+            known[0, c], known[1, c] = mean[c], inverse_deviation(var[c], eps)
+            known[2, c], known[3, c] = gamma[c], beta[c]
+
+
+@inner
+def normalized(v, known, c, relu):
+    """fma(gamma, (v - mean) * inv, beta), or its ReLU, for values of channel c."""
+    xhat = multiply(subtract(v, splat(known[0, c])), splat(known[1, c]))
+    return finished(fma(splat(known[2, c]), xhat, splat(known[3, c])), relu)
+
+
 @kernel("batch norm")
-def batch_norm(x, mean, var, gamma, beta, eps, other, adds, y, relu):
+def batch_norm(x, known, other, adds, y, relu):
     """y = fma(gamma, (x - mean) * inv, beta), plus `other` if it `adds` that."""
     C = x.shape[1]
     for u in prange(x.shape[0] * C):
         b, c = np.int64(u) // C, np.int64(u) % C
-        values, others, results = x[b, c], other[b, c], y[b, c]
-        m, inv = splat(mean[c]), splat(inverse_deviation(var[c], eps))
-        g, shift = splat(gamma[c]), splat(beta[c])
         for i in range(0, x.shape[2], LANES):
-            v = fma(g, multiply(subtract(load(values, i), m), inv), shift)
+            v = normalized(load(x[b, c], i), known, c, False)
             if adds:
-                v = add(v, load(others, i))
-            store(results, i, finished(v, relu))
+                v = add(v, load(other[b, c], i))
+            store(y[b, c], i, finished(v, relu))
 
 
 @inner

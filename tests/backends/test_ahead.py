@@ -1,6 +1,7 @@
 """A step's kernels compiled by several processes before it runs: the same bits, whoever compiled, and whoever fails."""
 
 import errno
+import gc
 import os
 import re
 import time
@@ -126,8 +127,9 @@ def refuse(monkeypatch):
     return refuse
 
 
-def open_files() -> list[str]:
-    return sorted(os.listdir("/proc/self/fd"))
+def open_files() -> set[str]:
+    gc.collect()  # what other tests have left is closed now, not meanwhile
+    return set(os.listdir("/proc/self/fd"))
 
 
 @pytest.mark.parametrize("after", [0, 1])
@@ -137,7 +139,7 @@ def test_kernels_are_compiled_by_those_processes_that_the_system_starts(tmp_path
         (tmp_path / name).mkdir()
         ahead.compile_all(jobs_of(tmp_path / name, 30), 4)
         assert len(list((tmp_path / name).iterdir())) == 30
-    assert told == [REFUSED] and open_files() == before
+    assert told == [REFUSED] and open_files() <= before
     assert len({path.read_text() for path in (tmp_path / "first").iterdir()}) == 1 + after
 
 
@@ -150,11 +152,11 @@ def test_kernels_that_no_process_compiles_are_not_awaited(tmp_path, refuse, afte
         later.compile({(name, (number,)): job for number, job in enumerate(jobs)}, 2)
         later.wait()
         assert len(list((tmp_path / name).iterdir())) == (3 if after and name == "first" else 0)
-    assert later.arrivals() >= 1 and told == [REFUSED] and open_files() == before
+    assert later.arrivals() >= 1 and told == [REFUSED] and open_files() <= before
     refuse(1)
     later.compile({("third", (0,)): jobs[0]}, 1)
     later.wait()
-    assert (tmp_path / "second" / "0").exists() and open_files() == before
+    assert (tmp_path / "second" / "0").exists() and open_files() <= before
 
 
 def test_an_interrupted_start_leaves_nothing_awaited(monkeypatch):
@@ -165,7 +167,7 @@ def test_an_interrupted_start_leaves_nothing_awaited(monkeypatch):
     monkeypatch.setattr(os, "fork", interrupted)
     with pytest.raises(KeyboardInterrupt):
         later.compile({("kernel", ()): lambda: None}, 2)
-    assert not later.is_busy and open_files() == before
+    assert not later.is_busy and open_files() <= before
 
 
 LIMITED = """

@@ -209,6 +209,14 @@ def test_any_sizes(threads, kind, images, height, columns, taps, above, below, i
         compare(GUARDED[threads], win, images, ins, outs, groups, kind, relu)
 
 
+@pytest.mark.parametrize("images", [3, 12, 40])
+@pytest.mark.parametrize("size", [(8, 8), (16, 16), (28, 28), (20, 7)], ids=str)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_few_blocks_are_divided(images, size, threads):
+    """Among threads: by output channels where an image fits in a strip, the weight gradient by bands."""
+    compare(GUARDED[threads], window(size, 3, padding=1), images, 3, 34)
+
+
 def test_common_layers_work_by_rows(used):
     """The 3x3 convolutions of VGG and ResNet, both gradients, and LeNet's."""
     b = get_backend("numba", threads=2)
@@ -246,6 +254,83 @@ def test_batch_norm_with_max_pool(size, images, kind):
         for name, value in run(b).items():
             assert_bits(value, expected[name], name)
         b.verify()
+
+
+# (channels, outputs, size, kernel, stride, groups): row by row alone and in pairs, depthwise, along a line, and those
+# of other kernels, which take the values stored.
+READERS = [
+    (3, 8, (8, 8), 1, 1, 1),
+    (2, 4, (9, 8), 3, 1, 1),
+    (3, 3, (8, 8), 3, 1, 3),
+    (3, 3, (16, 16), 3, 2, 3),
+    (2, 4, (150,), 3, 1, 1),
+    (2, 2, (9, 7), 5, 2, 2),
+    (3, 2, (1, 1), 1, 1, 1),
+]
+
+
+@pytest.mark.parametrize("images", [18, 7])
+@pytest.mark.parametrize("case", READERS, ids=str)
+def test_normalized_where_it_is_read(case, images):
+    """Convolutions of training's batch norm with ReLU, with gamma and beta as they were: the step changes them."""
+    channels, outputs, size, kernel, stride, groups = case
+    win = window(size, kernel, stride=stride, padding=kernel // 2)
+
+    def run(b):
+        x, dy = (
+            b.pack(numbers("random", images, channels, *size)),
+            b.pack(numbers("random", images, outputs, *win.output)),
+        )
+        gamma, beta, running = (b.array(numbers("random", channels, seed=seed)) for seed in (1, 2, 3))
+        y, _, _ = b.batch_norm_training(x, running, b.zeros((channels,)), 0.1, gamma, beta, 1e-5, None, True)
+        assert y.shape == x.shape and y.channels == channels and y.spatial == size
+        b.assign(gamma, np.zeros(channels, np.float32))
+        b.assign(beta, np.ones(channels, np.float32))
+        w = b.array(numbers("random", outputs, channels // groups, *win.kernel, seed=4))
+        z, dw = b.conv(y, w, None, win, groups), b.zeros(w.shape)
+        b.conv_weight_gradient(dy, y, win, groups, dw)
+        return y, {"z": b.unpack(z), "dw": b.host(dw), "y": b.unpack(y)}
+
+    _, expected = run(EXACT)
+    for b in GUARDED.values():
+        _, results = run(b)
+        for name, value in results.items():
+            assert_bits(value, expected[name], name)
+        b.verify()
+
+
+@pytest.mark.parametrize("case", READERS[:5], ids=str)
+def test_what_is_normalized_is_not_stored(case):
+    channels, outputs, size, kernel, stride, groups = case
+    b, win = GUARDED[2], window(size, kernel, stride=stride, padding=kernel // 2)
+    x, (mean, var, c) = b.pack(numbers("random", 18, channels, *size)), (b.zeros((channels,)) for _ in range(3))
+    y, _, _ = b.batch_norm_training(x, mean, var, 0.1, c, c, 1e-5, None, True)
+    dw = b.zeros((outputs, channels // groups, *win.kernel))
+    b.conv_weight_gradient(b.conv(y, dw, None, win, groups), y, win, groups, dw)
+    assert not y.is_stored
+    assert not y.numpy().any() and y.is_stored
+
+
+@pytest.mark.parametrize(
+    "win",
+    [
+        window((8, 8), 3, padding=1, stride=2),
+        window((16, 15), 3, padding=((0, 1), (2, 0)), stride=2),
+        window((9, 7), 5, padding=2, stride=2),
+        window((9, 10), (3, 2), stride=(3, 1)),
+        window((9, 10), 2, stride=3),  # some pixels see no output
+        window((31,), 5, padding=2, stride=2),
+    ],
+    ids=lambda win: f"{win.kernel} {win.stride} {win.input}",
+)
+@pytest.mark.parametrize("images", [18, 7])
+def test_depthwise_input_gradient(win, images, used):
+    w, dy = numbers("cancelling", 3, 1, *win.kernel), numbers("random", images, 3, *win.output)
+    expected = EXACT.conv_input_gradient(EXACT.pack(dy), w, win, 3).numpy()
+    for b in GUARDED.values():
+        assert_bits(b.unpack(b.conv_input_gradient(b.pack(dy), b.array(w), win, 3)), expected)
+        b.verify()
+    assert [name for name in used if name.startswith("input gradient of maps")] and len(used) == 1
 
 
 def test_strips_stay_small():

@@ -32,7 +32,7 @@ class NumbaConv(NumbaDense):
         weights = w.reshape(groups, len(w) // groups, w.shape[1], *c.kernel)
         bias = np.zeros(len(w), np.float32) if bias is None else bias
         geometry = c.stride, c.dilation, c.before
-        self._correlate(x.images, deep(self._data(x)), weights, bias, deep(y.data), *geometry, relu)
+        self._correlate(x, weights, bias, deep(y.data), *geometry, relu)
         return y
 
     def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
@@ -40,13 +40,15 @@ class NumbaConv(NumbaDense):
             return self.dense_input_gradient(dy.reshape(-1), w.reshape(len(w), -1)).reshape(w.shape[1], *window.input)
         channels = w.shape[1] * groups
         dx = self._maps(dy, channels, window.input)
+        if groups == channels == len(w) and self._map_input_gradient(dy, w, window3d(window), dx):
+            return dx
         # (group, O/group, C/group, *K) as (group, C/group, O/group, *K): outputs become inputs.
         turned = w.reshape(groups, len(w) // groups, w.shape[1], *window3d(window).kernel).swapaxes(1, 2)
-        gradient, target, nothing = deep(self._data(dy)), deep(dx.data), np.zeros(channels, np.float32)
+        target, nothing = deep(dx.data), np.zeros(channels, np.float32)
         for phase in phases(window):
             view = target[(slice(None), slice(None), *phase.pixels)]
             weights = turned[(slice(None), slice(None), slice(None), *phase.taps)]
-            self._correlate(dy.images, gradient, weights, nothing, view, (1, 1, 1), phase.dilation, phase.before, False)
+            self._correlate(dy, weights, nothing, view, (1, 1, 1), phase.dilation, phase.before, False)
         return dx
 
     def conv_max_pool(
@@ -130,6 +132,19 @@ class NumbaConv(NumbaDense):
             self._run(*launch(tiles.general(tiles.GENERAL_PRODUCT, *sizes[:2], kernel[2]), False))
         self._block_tree(part.reshape(blocks, 1, -1), out.reshape(-1))
 
+    def _map_input_gradient(self, dy: Batch, w: Array, c: Window3d, dx: Batch) -> bool:
+        """The input gradient of a depthwise convolution with a stride; False if there is no kernel, or not yet."""
+        planes = c.kernel[0] == c.input[0] == c.output[0] == 1 and c.before[0] == 0
+        if not planes or c.stride == (1, 1, 1) or c.dilation != (1, 1, 1):
+            return False
+        (_, *kernel), (_, *stride) = c.kernel, c.stride
+        seen = [-(-k // s) for k, s in zip(kernel, stride, strict=True)]
+        sizes = [(i - 1 + b) // s + a for i, b, s, a in zip(c.input[1:], c.before[1:], stride, seen, strict=True)]
+        maps = self._empty((self.threads, *sizes, LANES))
+        factors = self._empty((self.threads, -(-math.prod(stride) * math.prod(seen) // LANES) * LANES))
+        arguments = deep(self._data(dy)), w.reshape(len(w), *kernel), deep(dx.data), maps, factors, c.before
+        return self._try((gradient_maps.input_gradient_maps_of(*kernel, *stride), *arguments))
+
     def _map_weight_gradient(self, dy: Batch, x: Batch, c: Window3d, out: Array) -> bool:
         """The weight gradient of a depthwise convolution; False if its kernel is still being compiled."""
         blocks, (_, tall, wide) = dy.data.shape[0], ((o - 1) * s + k for o, s, k in zip(c.output, c.stride, c.kernel))
@@ -138,7 +153,8 @@ class NumbaConv(NumbaDense):
         maps = self._empty((self.threads, tall, wide, LANES))
         slot = -(-math.prod(c.kernel) // LANES) * LANES
         scratch = self._empty((self.threads, sums.levels(-(-c.output[1] // band)) * slot))
-        arguments = gradient, deep(self._data(x)), part, maps, scratch, dy.images, band, c.stride, c.before
+        data, reading = self._reading(x)
+        arguments = gradient, deep(data), part, maps, scratch, dy.images, band, c.stride, c.before, *reading
         if not self._try((gradient_maps.gradient_maps_of(*c.kernel[1:]), *arguments)):
             return False
         self._block_tree(part.reshape(blocks, 1, -1), out.reshape(-1))
@@ -151,6 +167,7 @@ class NumbaConv(NumbaDense):
         counting pairs of channels if there are any; False if its kernels are still being compiled.
         """
         channels, (_, height, width) = out.shape[1], c.kernel
+        data, reading = self._reading(x)
         gradient, launches = deep(self._data(dy)), list[tuple]()
         blocks, outputs, pair = len(gradient), len(out) // groups, 2 if pairs else 1
         over_o, over_c = -(-outputs // pair // tile[0]), -(-channels // tile[1])
@@ -171,7 +188,7 @@ class NumbaConv(NumbaDense):
             strips = self._empty((self.threads, channels * (band + width - 1) * LANES))
             kernel, border = gradient_rows.gradient_lines_of(*tile, width, pairs), (c.before[2], chunks)
             launches.append(
-                (kernel, gradient, deep(self._data(x)), part[:, 0], strips, scratch, dy.images, groups, band, *border)
+                (kernel, gradient, deep(data), part[:, 0], strips, scratch, dy.images, groups, band, *border, *reading)
             )
         else:
             rows = (min(c.input[1], n * band + height - 1) for n in (span, 1))
@@ -181,7 +198,7 @@ class NumbaConv(NumbaDense):
             paired = self._empty((self.threads, most * band * c.output[2] * LANES))
             kernel = gradient_rows.gradient_rows_of(*tile, width, *outside, pairs)
             sizes = dy.images, groups, band, span, c.before, chunks, room
-            launches.append((kernel, gradient, deep(self._data(x)), part, strips, paired, scratch, *sizes))
+            launches.append((kernel, gradient, deep(data), part, strips, paired, scratch, *sizes, *reading))
         if not self._try(*launches):
             return False
         self._block_tree(part.reshape(blocks, parts, -1), out.reshape(-1))

@@ -2,8 +2,13 @@
 
 import math
 
+import numpy as np
+
+from gpucnn.backends.batch import Batch
 from gpucnn.backends.numba import tiles
 from gpucnn.backends.numba.base import NumbaBase
+from gpucnn.backends.numba.layout import deep
+from gpucnn.backends.numba.normalized import AS_STORED, Normalized
 from gpucnn.kernels.numba import conv, conv_rows
 from gpucnn.kernels.numba.simd import LANES
 
@@ -18,30 +23,42 @@ WIDTHS = (1, 3, 5)
 class NumbaCorrelation(NumbaBase):
     """Part of NumbaBackend."""
 
-    def _correlate(self, images: int, x, w, bias, y, stride, dilation, before, relu: bool) -> None:
-        """Launch the forward kernel on (block, C, D, H, W, lane) views; w (group, O/group, C/group, *K)."""
+    def _reading(self, x: Batch) -> tuple[np.ndarray, tuple[np.ndarray, bool]]:
+        """The values that a kernel reads for those of x, and its last arguments: what it makes of them."""
+        if isinstance(x, Normalized) and not x.is_stored:
+            return self._data(x.x), (x.known, True)
+        return self._data(x), AS_STORED
+
+    def _correlate(self, batch: Batch, w, bias, y, stride, dilation, before, relu: bool) -> None:
+        """Launch the forward kernel on views of y (block, C, D, H, W, lane) and w (group, O/group, C/group, *K)."""
+        data, reading = self._reading(batch)
+        x = deep(data)
         if x.shape[2:5] == y.shape[2:5] == w.shape[3:] == (1, 1, 1) and before == (0, 0, 0):
             # One pixel per image and a single tap: use the blocks as a row of pixels, so that a tile reuses
             # each weight. No block may be stepped over, so the stride, which moves nothing here, is 1.
+            x, reading = deep(self._data(batch)), AS_STORED
             x, y, stride = x.transpose(4, 1, 2, 3, 0, 5), y.transpose(4, 1, 2, 3, 0, 5), (1, 1, 1)
         outputs, width, launch = w.shape[1], w.shape[5], None
         if dilation == (1, 1, 1) and w.shape[3] == x.shape[2] == y.shape[2] == 1 and before[0] == 0:
             outside = before[2], max(0, (y.shape[4] - 1) * stride[2] + width - x.shape[4] - before[2])
-            pairs = tiles.fills_half(images) and outputs > 1
+            pairs = tiles.fills_half(batch.images) and outputs > 1
             tile = tiles.row_tile(outputs, w.shape[2], y.shape[4], width, outside, stride[2], pairs)
             if tile and x.strides[4] == LANES * 4:
-                launch = self._by_rows(tile, pairs, outside, x, w, bias, y, stride, before, relu)
+                launch = self._by_rows(tile, pairs, outside, x, reading, w, bias, y, stride, before, relu)
+        if launch is not None and self._try(launch):
+            return
+        if reading is not AS_STORED:
+            x = deep(self._data(batch))
         if launch is None:
             ob, qb = tiles.broadcast_tile(outputs, y.shape[4], (x.shape[4], width, stride[2], before[2], dilation[2]))
             # A dense layer on few images reads each weight too rarely for packing to pay off.
             packs = width > 1 or y.shape[0] * w.shape[0] * math.prod(y.shape[2:5]) >= _PACK_USES * qb
             common = width in WIDTHS and stride[2] == 1 and x.strides[4] == LANES * x.itemsize
             choices = width if common or not packs else 0, common, packs
-            launch = self._by_pixels((ob, qb), choices, x, w, bias, y, stride, dilation, before, relu)
-        if not self._try(launch):
-            tile = tiles.general(tiles.GENERAL_BROADCAST, outputs, y.shape[4])
-            choices = 0, False, True
-            self._run(*self._by_pixels(tile, choices, x, w, bias, y, stride, dilation, before, relu))
+            if self._try(self._by_pixels((ob, qb), choices, x, w, bias, y, stride, dilation, before, relu)):
+                return
+        tile = tiles.general(tiles.GENERAL_BROADCAST, outputs, y.shape[4])
+        self._run(*self._by_pixels(tile, (0, False, True), x, w, bias, y, stride, dilation, before, relu))
 
     def _by_pixels(self, tile, choices, x, w, bias, y, stride, dilation, before, relu: bool) -> tuple:
         """The kernel of _correlate with tiles of (OB, QB), otherwise chosen as conv_of takes it, and its arguments."""
@@ -52,7 +69,7 @@ class NumbaCorrelation(NumbaBase):
         chunks = min(number, -(-UNITS_PER_THREAD * self.threads // max(rows, 1)))
         return conv.conv_of(*tile, *choices), x, w, bias, y, packed, stride, dilation, before, relu, chunks
 
-    def _by_rows(self, tile, pairs: bool, outside, x, w, bias, y, stride, before, relu: bool) -> tuple:
+    def _by_rows(self, tile, pairs: bool, outside, x, reading, w, bias, y, stride, before, relu: bool) -> tuple:
         """The kernel of _correlate by whole kernel rows, with tiles of (OB, QB), OB counting pairs of channels if there
         are any, and its arguments.
         """
@@ -60,10 +77,15 @@ class NumbaCorrelation(NumbaBase):
         filters = 2 * ob if pairs else ob
         (groups, outputs, channels), (height, width) = w.shape[:3], w.shape[4:]
         packed = self._empty((groups, -(-outputs // filters), math.prod(w.shape[2:]), filters))
-        line, rows, copies = x.shape[4], y.shape[3], channels > 1 or pairs
-        depth = tiles.strip_depth(channels, line * stride[1], height, rows, y.shape[0] * groups, self.threads)
+        line, rows, copies = x.shape[4], y.shape[3], channels > 1 or pairs or reading is not AS_STORED
+        images, number = y.shape[0] * groups, packed.shape[1]
+        depth, chunks = tiles.strip_depth(channels, line * stride[1], height, rows, images, self.threads), 1
+        units = -(-UNITS_PER_THREAD * self.threads // images)
+        if copies and depth < rows and units <= number and tiles.fits_strip(channels, line * x.shape[3]):
+            # Then each thread copies an image once, and reads the weights of its own channels only.
+            depth, chunks = rows, units
         strip = channels * (((depth - 1) * stride[1] + height) * line + qb) * LANES if copies else 0
         strips = self._empty((self.threads, strip))
         choices = {"stride": stride[2], "copies": copies, "pairs": pairs}
         kernel = conv_rows.conv_rows_of(ob, qb, width, *outside, qb == y.shape[4], **choices)
-        return kernel, x, w, bias, y, packed, strips, stride[1], before, relu, depth
+        return kernel, x, w, bias, y, packed, strips, stride[1], before, relu, depth, chunks, *reading

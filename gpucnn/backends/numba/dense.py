@@ -23,7 +23,7 @@ class NumbaDense(NumbaCorrelation):
         bias = np.zeros(len(w), np.float32) if bias is None else bias
         weights = w.reshape(1, *w.shape, 1, 1, 1)
         one, none = (1, 1, 1), (0, 0, 0)
-        self._correlate(x.images, deep(self._data(x)), weights, bias, deep(y.data), one, one, none, relu)
+        self._correlate(x, weights, bias, deep(y.data), one, one, none, relu)
         return y
 
     def dense_input_gradient(self, dy: Batch, w: Array) -> Batch:
@@ -31,7 +31,7 @@ class NumbaDense(NumbaCorrelation):
         weights = w.reshape(1, *w.shape, 1, 1, 1).swapaxes(1, 2)
         one, none = (1, 1, 1), (0, 0, 0)
         nothing = np.zeros(w.shape[1], np.float32)
-        self._correlate(dy.images, deep(self._data(dy)), weights, nothing, deep(dx.data), one, one, none, False)
+        self._correlate(dy, weights, nothing, deep(dx.data), one, one, none, False)
         return dx
 
     def dense_weight_gradient(self, dy: Batch, x: Batch, out: Array) -> None:

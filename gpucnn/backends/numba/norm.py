@@ -7,6 +7,7 @@ import numpy as np
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.numba.base import NumbaBase
 from gpucnn.backends.numba.layout import flat
+from gpucnn.backends.numba.normalized import Normalized
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import is_halving, positions_per_band, rows_per_band
 from gpucnn.geometry import Window
@@ -54,17 +55,31 @@ class NumbaNorm(NumbaBase):
     def batch_norm(
         self, x: Batch, mean: Array, var: Array, gamma: Array, beta: Array, eps: float, relu: bool = False
     ) -> Batch:
-        return self._batch_norm(x, mean, var, gamma, beta, eps, None, relu)
+        return x.like(self._normalized(x, self._constants(mean, var, gamma, beta, eps), None, relu))
 
     def batch_norm_add(self, x, mean, var, gamma, beta, eps, other: Batch, relu: bool = False) -> Batch:
-        return self._batch_norm(x, mean, var, gamma, beta, eps, other, relu)
+        return x.like(self._normalized(x, self._constants(mean, var, gamma, beta, eps), other, relu))
 
-    def _batch_norm(self, x: Batch, mean, var, gamma, beta, eps, other: Batch | None, relu: bool) -> Batch:
-        y, data = self._like(x), flat(self._data(x))
-        addend = data if other is None else flat(self._data(other))
-        arguments = data, mean, var, gamma, beta, np.float32(eps), addend, other is not None
-        self._run(norm.batch_norm, *arguments, flat(y.data), relu)
+    def _constants(self, mean: Array, var: Array, gamma: Array, beta: Array, eps: float) -> np.ndarray:
+        known = self._empty((4, len(mean)))
+        self._run(norm.batch_norm_constants, mean, var, gamma, beta, np.float32(eps), known)
+        return known
+
+    def _normalized(self, x: Batch, known: np.ndarray, other: Batch | None, relu: bool) -> np.ndarray:
+        data = flat(self._data(x))
+        addend, y = data if other is None else flat(self._data(other)), self._empty(x.data.shape)
+        self._run(norm.batch_norm, data, known, addend, other is not None, flat(y), relu)
         return y
+
+    def batch_norm_training(
+        self, x, running_mean, running_var, momentum, gamma, beta, eps, other=None, relu=False
+    ) -> tuple[Batch, Array, Array]:
+        if other is not None or not relu:
+            settings = running_mean, running_var, momentum, gamma, beta, eps
+            return super().batch_norm_training(x, *settings, other, relu)
+        mean, var = self.batch_norm_moving_statistics(x, running_mean, running_var, momentum)
+        known = self._constants(mean, var, gamma, beta, eps)
+        return Normalized(x, known, lambda: self._normalized(x, known, None, True)), mean, var
 
     def batch_norm_gradient(
         self, dy: Batch, x: Batch, mean: Array, var: Array, gamma: Array, eps: float, out_gamma: Array, out_beta: Array

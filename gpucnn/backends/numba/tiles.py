@@ -96,8 +96,8 @@ _ROWS = {24: ((1, 4), (1, 8), (2, 7), (2, 8), (3, 5), (4, 4)), 6: ()}
 _ROW_WIDTHS = (1, 2, 3, 5)
 # The strip of input rows should fit in the second-level cache, with room for weights and outputs.
 _STRIP_BYTES = 640 << 10
-# Next to a strip of the weight gradient, the gradient itself is in that cache for a short time only.
-_BAND_STRIP_BYTES = 768 << 10
+# The weight gradient reads a strip in long runs, which may come from the third level.
+_BAND_STRIP_BYTES = 2 << 20
 
 
 @functools.cache
@@ -142,6 +142,11 @@ def strip_depth(channels: int, line: int, taps: int, rows: int, images: int, thr
     fits = _STRIP_BYTES // (channels * line * 64) - (taps - 1)
     parts = max(-(-4 * threads // images), -(-rows // max(1, fits)))
     return max(1, -(-rows // min(rows, parts)))
+
+
+def fits_strip(channels: int, pixels: int) -> bool:
+    """Whether `channels` maps of so many pixels of 16 images make a strip."""
+    return channels * pixels * LANES * 4 <= _STRIP_BYTES
 
 
 # (OB, QB) of convolution with max pooling: the tile is OB channels by two lines of QB pixels.
