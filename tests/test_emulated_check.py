@@ -256,6 +256,15 @@ def test_results_elsewhere_are_reported_once(result, where):
     assert monitored.misplaced == [f"max_pool on made up: its result is in {where}, not in the GPU's memory"]
 
 
+@pytest.mark.parametrize("name", ["predictions of a network", "layers of predictions"])
+def test_predictions_are_checked_on_a_watched_backend(name):
+    """A model compares its backend with that of a batch."""
+    specification = get_backend("numpy", "exact")
+    case = next(case for case in all_cases() if case.operation == name)
+    expected, results = case.run(specification), case.run(DeviceMemoryMonitor(specification))
+    assert {key: value.tobytes() for key, value in results.items()} == {k: v.tobytes() for k, v in expected.items()}
+
+
 def test_check_fails_where_a_gpu_leaves_results_on_the_host(few, monkeypatch):
     """numpy's exact math, claiming to be a GPU: all bits are right, and all of them are on the host."""
     pretender = type("Pretender", (type(get_backend("numpy", "exact")),), {"name": "cupy"})

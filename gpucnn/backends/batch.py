@@ -20,6 +20,11 @@ class Batch:
     backend: Any
 
     @property
+    def is_stored(self) -> bool:
+        """Whether the values are in memory: some are computed when somebody takes `data`."""
+        return True
+
+    @property
     def channels(self) -> int:
         return self.data.shape[1]
 

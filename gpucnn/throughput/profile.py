@@ -127,7 +127,8 @@ def _bytes(values) -> int:
 
     def collect(value) -> None:
         if isinstance(value, Batch):
-            collect(value.data)
+            if value.is_stored:  # looking at others' data would store them
+                collect(value.data)
         elif isinstance(value, tuple | list):
             for part in value:
                 collect(part)

@@ -188,19 +188,15 @@ def dense_of(groups: int, images: int):
 ) = range(13)
 
 
-@native("pack weights for 16 channels")
-def pack(a, unit):
-    """Tile `unit`, unless its weights are what they were when it was packed last. Outputs that fill up a vector repeat
+pack_rows = rows_of(LANES)
+
+
+@inner
+def pack_tile(a, unit, vectors, first):
+    """The weights of `vectors` blocks of outputs from `first` on, as tile `unit`. Outputs that fill up a vector repeat
     the last one: nobody reads what becomes of them.
     """
-    vectors, terms, row = slot(a, TILE_VECTORS), slot(a, SOURCE_TERMS), slot(a, SOURCE_ROW)
-    first = min(unit * vectors, slot(a, ALL_VECTORS) - vectors)
-    weights, size = slot(a, SOURCE), slot(a, WHOLE)
-    if size == 0:
-        weights += first * LANES * row
-        size = min(vectors * LANES, slot(a, SOURCE_OUTPUTS) - first * LANES) * row
-    if not is_new(weights, size, slot(a, PRINTS) + unit * FINGERPRINT):
-        return
+    terms, row = slot(a, SOURCE_TERMS), slot(a, SOURCE_ROW)
     last = slot(a, SOURCE) + (slot(a, SOURCE_OUTPUTS) - 1) * row
     stride = vectors * VECTOR
     for i in range(vectors):
@@ -220,4 +216,19 @@ def pack(a, unit):
                     put_float(target + k * stride + lane * 4, value)
 
 
-pack_rows = rows_of(LANES)
+@native("pack weights for 16 channels")
+def pack(a, unit):
+    """Tile `unit`, unless its weights are what they were when it was packed last."""
+    vectors, row = slot(a, TILE_VECTORS), slot(a, SOURCE_ROW)
+    first = min(unit * vectors, slot(a, ALL_VECTORS) - vectors)
+    weights, size = slot(a, SOURCE), slot(a, WHOLE)
+    if size == 0:
+        weights += first * LANES * row
+        size = min(vectors * LANES, slot(a, SOURCE_OUTPUTS) - first * LANES) * row
+    known = slot(a, PRINTS) + unit * FINGERPRINT
+    if not is_new(weights, size, known):
+        return
+    pack_tile(a, unit, vectors, first)
+    if is_new(weights, size, known):  # somebody was changing them: once more, then, next time
+        for k in range(0, FINGERPRINT, VECTOR):
+            put_vector(known + k, splat(ZERO))

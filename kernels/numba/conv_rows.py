@@ -131,7 +131,7 @@ def conv_rows_of(
         """y = x correlated with w, plus bias (O,); w (group, O/group, C/group, 1, KH, KW).
 
         A unit is `depth` rows of y, of one of `chunks` of the output channels. packed (group, tiles, terms, WB) is room
-        for the weights, strips (threads, C/group * input rows of a unit * W * 16) for the input.
+        for the weights, strips (threads, C/group * (input rows of a unit * W + QB) * 16) for the input, see `apart`.
         """
         B, H, Q, G = y.shape[0], y.shape[3], y.shape[4], w.shape[0]
         OG, CG, KH = w.shape[1], w.shape[2], w.shape[4]

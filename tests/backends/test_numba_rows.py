@@ -4,6 +4,7 @@ used.
 Like test_numba_tiles.py slow where nothing is compiled yet: each tile and border is a kernel of its own.
 """
 
+import copy
 import math
 
 import numpy as np
@@ -346,3 +347,26 @@ def test_strips_stay_small():
 @pytest.mark.parametrize(("bands", "parts", "together"), [(16, 1, 16), (16, 8, 2), (10, 4, 2), (10, 1, 10), (3, 8, 1)])
 def test_bands_are_summed_in_nodes_of_the_tree(bands, parts, together):
     assert tiles.bands_together(bands, parts) == together
+
+
+def test_batch_norm_that_is_not_stored_can_be_changed_and_copied():
+    """As the batches of other operations can, in a layer of one's own."""
+    b = get_backend("numba", threads=2)
+    x, (mean, var, c) = b.pack(numbers("random", 3, 4, 5, 5)), (b.zeros((4,)) for _ in range(3))
+    c[...] = 1
+
+    def rectified():
+        return b.batch_norm_training(x, mean, var, 0.1, c, c, 1e-5, None, True)[0]
+
+    values = rectified().numpy()
+    doubled, replaced = rectified(), rectified()
+    doubled.data *= np.float32(2)
+    assert doubled.numpy().tobytes() == (2 * values).tobytes()
+    replaced.data = x.data[:, :2]
+    assert replaced.shape == (3, 2, 5, 5) and replaced.channels == 2
+    assert replaced.numpy().tobytes() == x.numpy()[:, :2].tobytes()
+    assert copy.copy(rectified()).numpy().tobytes() == values.tobytes()
+    weights = np.ones((1, 4, 1, 1), np.float32)
+    around = window((5, 5), 1)
+    results = [b.conv(batch, weights, None, around).numpy() for batch in (doubled, b.pack(2 * values))]
+    assert results[0].tobytes() == results[1].tobytes()

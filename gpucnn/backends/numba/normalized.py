@@ -32,19 +32,30 @@ class Normalized(Batch):
             self._values = self._compute()
         return self._values
 
+    @data.setter
+    def data(self, values: Any) -> None:
+        self._values = values
+
+    def __reduce__(self):
+        return Batch, (self.data, self.images, self.backend)
+
     @property
     def is_stored(self) -> bool:
         """Whether the values have been computed."""
         return self._values is not None
 
     @property
+    def _known(self) -> Batch:
+        return self.x if self._values is None else self.like(self._values)
+
+    @property
     def channels(self) -> int:
-        return self.x.channels
+        return self._known.channels
 
     @property
     def spatial(self) -> tuple[int, ...]:
-        return self.x.spatial
+        return self._known.spatial
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.x.shape
+        return self._known.shape

@@ -114,8 +114,7 @@ def row_tile(
     None if no tile fits.
 
     `outside` is the number of pixels read before and after the image. Below four output channels, copying the input
-    costs more than it saves, and with a single tap in long rows; of one channel nothing is copied. With `pairs` OB
-    counts pairs of channels.
+    costs more than it saves, unless it has one channel. With `pairs` OB counts pairs of channels.
     """
     worthwhile = channels == 1 or outputs >= 4
     if width not in _ROW_WIDTHS or stride > 2 or not worthwhile or min(outside) < 0 or max(outside) >= width:

@@ -8,6 +8,7 @@ import numpy as np
 from gpucnn import layers as L
 from gpucnn.backends.protocol import Backend
 from gpucnn.check.cases.case import NEVER, RANDOM, Case, Numbers, Results, describe
+from gpucnn.check.device_memory import unwatched
 from gpucnn.geometry import window
 from gpucnn.models import Model
 from gpucnn.models.heads import REGRESSOR
@@ -99,7 +100,7 @@ def _networks(numbers: Numbers) -> Iterator[Case]:
     for name, (layers, shape, simulated) in _NETWORKS.items():
 
         def run(b: Backend, layers=layers, shape=shape) -> Results:
-            model = Model(L.Sequential(*layers()), shape, head=REGRESSOR).place(b)
+            model = Model(L.Sequential(*layers()), shape, head=REGRESSOR).place(unwatched(b))
             state = model.state_dict()
             for seed, (key, value) in enumerate(state.items()):
                 drawn = numbers(*value.shape, seed=seed)
