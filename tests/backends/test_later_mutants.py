@@ -10,8 +10,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not ahead.CAN_FORK, reason="n
 LATER = {
     "a general kernel for pixels side by side": (
         "gpucnn/backends/numba/correlation.py",
-        "choices = 0, False, True\n",
-        "choices = 0, True, True\n",
+        "(0, False, True)",
+        "(0, True, True)",
     ),
     "recordings kept for ever": (
         "gpucnn/training/recording.py",
