@@ -565,8 +565,8 @@ CHANGES = [
         "another channel's batch norm as rows are copied",
         "numba",
         NUMBA + "conv_rows.py",
-        "v = normalized(v, known, channel + c, True)",
-        "v = normalized(v, known, min(c + 1, 2), True)",
+        "+ w, known, channel + c, norm)",
+        "+ w, known, min(c + 1, 2), norm)",
         normalized_rows,
     ),
     Change(

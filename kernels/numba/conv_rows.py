@@ -17,13 +17,12 @@ import functools
 import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.conv import pack, stride_of, taps_inside
-from gpucnn.kernels.numba.norm import normalized
+from gpucnn.kernels.numba.norm import read
 from gpucnn.kernels.numba.register_tiles import row_tile, zeros_of
 from gpucnn.kernels.numba.simd import (
     LANES,
     first_of_pairs,
     interleave,
-    load,
     second_of_pairs,
     splat,
     splat_pair,
@@ -38,20 +37,20 @@ def fill_of(pairs: bool):
     """The function that copies rows of the input side by side, with `pairs` the values of 8 images twice."""
 
     @inner
-    def fill(x, strip, block, channel, channels, h, lines, step, known, norm):
-        """strip[c, r, w, lane] = rows h .. h + lines - 1 of so many channels from `channel` on, `step` floats apart.
+    def fill(x, strip, block, channel, channels, first, last, top, room, step, known, norm):
+        """strip[c, (h - top) % room, w, lane] = rows first .. last - 1, each h, of so many channels from `channel` on.
 
-        With `norm` their batch norm and ReLU, by the constants `known`.
+        Channels are `step` floats apart. With `norm` their batch norm and ReLU, by the constants `known`.
         """
         x_c, x_h, row = stride_of(x, 1), stride_of(x, 3), x.shape[4] * LANES
-        at = block * stride_of(x, 0) + channel * x_c + h * x_h
+        at = block * stride_of(x, 0) + channel * x_c
         for c in range(channels):
-            for r in range(lines):
+            place = (first - top) % max(room, 1)  # no room: no rows
+            for h in range(first, last):
                 for w in range(0, row, LANES):
-                    v = load(x, at + c * x_c + r * x_h + w)
-                    if norm:
-                        v = normalized(v, known, channel + c, True)
-                    store(strip, c * step + r * row + w, interleave(v, v) if pairs else v)
+                    v = read(x, at + c * x_c + h * x_h + w, known, channel + c, norm)
+                    store(strip, c * step + place * row + w, interleave(v, v) if pairs else v)
+                place = place + 1 if place + 1 < room else 0
 
     return fill
 
@@ -156,7 +155,7 @@ def conv_rows_of(
                 source, first, x_c = strips[get_thread_id()], -upper * line, apart((lower - upper) * line, QB)
                 if held != rest * parts + part:
                     held = rest * parts + part
-                    fill(x, source, b, g * CG, CG, upper, lower - upper, x_c, known, norm)
+                    fill(x, source, b, g * CG, CG, upper, lower, upper, lower - upper, x_c, known, norm)
             else:
                 source, first, x_c = x, b * stride_of(x, 0) + g * stride_of(x, 1), 0
             for h in range(top, bottom):

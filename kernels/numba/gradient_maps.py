@@ -11,7 +11,7 @@ import functools
 import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.conv import stride_of
-from gpucnn.kernels.numba.norm import normalized
+from gpucnn.kernels.numba.norm import read
 from gpucnn.kernels.numba.register_tiles import keep_first_of, lane_trees_of, product_tile, zeros_of
 from gpucnn.kernels.numba.simd import LANES, add, fma, load, splat, store
 from gpucnn.kernels.numba.sums import push_all_of, total
@@ -29,9 +29,7 @@ def bordered(x, at, height, width, padded, tall, wide, above, left, known, norm,
         for w in range(wide):
             v = nothing
             if inside and 0 <= w - left < width:
-                v = load(x, row + (w - left) * LANES)
-                if norm:
-                    v = normalized(v, known, c, True)
+                v = read(x, row + (w - left) * LANES, known, c, norm)
             store(padded, (h * wide + w) * LANES, v)
 
 

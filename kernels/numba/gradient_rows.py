@@ -17,7 +17,8 @@ import functools
 import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.conv import stride_of
-from gpucnn.kernels.numba.norm import normalized
+from gpucnn.kernels.numba.conv_rows import fill_of
+from gpucnn.kernels.numba.norm import read
 from gpucnn.kernels.numba.register_tiles import keep_first_of, lane_trees_of, sliding_tile, zeros_of
 from gpucnn.kernels.numba.simd import LANES, interleave, load, splat, store
 from gpucnn.kernels.numba.sums import push_all_of, total
@@ -60,26 +61,10 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, pairs: bo
     The first `left` and the last `right` pixels that a row's windows see are outside the image.
     """
     count = OB * CB * KW
-    zeros, run = zeros_of(count), sliding_tile(OB, CB, KW, left, right)
+    zeros, run, fill = zeros_of(count), sliding_tile(OB, CB, KW, left, right), fill_of(pairs)
     masked, trees = keep_first_of(count), lane_trees_of(count, pairs)
     vectors, push_all, PAIR = len(trees), push_all_of(trees), 2 if pairs else 1
     tile_end = tile_end_of(OB, CB, KW, vectors, PAIR)
-
-    @inner
-    def copy_rows(x, strip, block, channel, channels, first, last, room, known, norm):
-        """strip[c, h % room, w, lane] = rows first .. last - 1 of so many channels from `channel` on; with `norm` their
-        batch norm and ReLU, by the constants `known`.
-        """
-        row = x.shape[4] * LANES
-        for c in range(channels):
-            for h in range(first, last):
-                at = block * stride_of(x, 0) + (channel + c) * stride_of(x, 1) + h * stride_of(x, 3)
-                to = (c * room + h % room) * row
-                for w in range(0, row, LANES):
-                    v = load(x, at + w)
-                    if norm:
-                        v = normalized(v, known, channel + c, True)
-                    store(strip, to + w, interleave(v, v) if pairs else v)
 
     @inner
     def pair_rows(dy, paired, block, channel, count, top, bottom):
@@ -134,7 +119,7 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, pairs: bo
                 if lower > high:
                     # As many as there is room for: long runs are copied faster.
                     more = max(lower, min(upper + room, height, end - 1 - before[1] + KH))
-                    copy_rows(x, strip, b, g * CG, CG, high, more, room, known, norm)
+                    fill(x, strip, b, g * CG, CG, high, more, 0, room, x_c, known, norm)
                     low, high = max(low, more - room), more
                 if pairs:
                     pair_rows(dy, gradient, b, 2 * (g * OG + o_first), min(last * OB, OG) - o_first, top, bottom)
@@ -209,9 +194,7 @@ def gradient_lines_of(OB: int, CB: int, KW: int, pairs: bool):
                         place = t * band - before + w
                         v = splat(np.float32(0))
                         if 0 <= place < W:
-                            v = load(x, x_at + place * LANES)
-                            if norm:
-                                v = normalized(v, known, g * CG + c, True)
+                            v = read(x, x_at + place * LANES, known, g * CG + c, norm)
                         store(strip, (c * seen + w) * LANES, interleave(v, v) if pairs else v)
                 slot = 0
                 for i in range(first, last):

@@ -29,7 +29,7 @@ from gpucnn.kernels.numba.simd import (
     widen,
 )
 from gpucnn.kernels.numba.sums import push64, push_lanes, total64, total_lanes
-from gpucnn.kernels.numba.team import get_thread_id, leads, prange
+from gpucnn.kernels.numba.team import get_thread_id, prange
 from gpucnn.kernels.numba.vectors import finished
 
 ZERO, ONE = np.float32(0), np.float32(1)
@@ -157,10 +157,9 @@ def inverse_deviation(var, eps):
 @kernel("batch norm constants")
 def batch_norm_constants(mean, var, gamma, beta, eps, known):
     """known (4, C): the mean, 1 / deviation, gamma and beta of each channel, as they are now."""
-    if leads():
-        for c in range(known.shape[1]):
-            known[0, c], known[1, c] = mean[c], inverse_deviation(var[c], eps)
-            known[2, c], known[3, c] = gamma[c], beta[c]
+    for c in range(known.shape[1]):
+        known[0, c], known[1, c] = mean[c], inverse_deviation(var[c], eps)
+        known[2, c], known[3, c] = gamma[c], beta[c]
 
 
 @inner
@@ -168,6 +167,13 @@ def normalized(v, known, c, relu):
     """fma(gamma, (v - mean) * inv, beta), or its ReLU, for values of channel c."""
     xhat = multiply(subtract(v, splat(known[0, c])), splat(known[1, c]))
     return finished(fma(splat(known[2, c]), xhat, splat(known[3, c])), relu)
+
+
+@inner
+def read(x, at, known, c, norm):
+    """x.base[at : at + 16], values of channel c; with `norm` batch norm and ReLU of them."""
+    v = load(x, at)
+    return normalized(v, known, c, True) if norm else v
 
 
 @kernel("batch norm")
