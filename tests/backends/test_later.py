@@ -164,6 +164,20 @@ def test_kernels_are_awaited_until_they_arrive(tmp_path, later):
 
 
 @needs_fork
+def test_kernels_count_whose_process_has_not_ended_yet(tmp_path, later, monkeypatch):
+    with monkeypatch.context() as slow:
+        slow.setattr(ahead, "remove_ended", lambda children: None)
+        jobs = jobs_of(tmp_path, range(2), lambda number: None)
+        later.compile(jobs, 1)
+        until = time.monotonic() + 60
+        while any(later.is_awaited(*job) for job in jobs):
+            assert time.monotonic() < until
+            later.arrivals()
+    wait(later)
+    assert later.arrivals() == 1 and not later._children
+
+
+@needs_fork
 def test_further_kernels_follow_and_none_is_made_twice(tmp_path, later):
     def once(number: int) -> None:
         assert not (tmp_path / str(number)).exists()

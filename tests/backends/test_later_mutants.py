@@ -23,6 +23,11 @@ LATER = {
         "            self._awaited -= set(every)\n",
         "",
     ),
+    "no look once all have arrived": (
+        "gpucnn/backends/numba/later.py",
+        "if self._jobs and monotonic()",
+        "if self._awaited and monotonic()",
+    ),
     "files kept by a process that its parent leaves": (
         "gpucnn/backends/numba/ahead.py",
         "            _close_all_but(left, tell)\n",

@@ -37,10 +37,10 @@ class Later:
 
     @property
     def is_busy(self) -> bool:
-        """Whether any kernel is on its way."""
-        if self._awaited:
+        """Whether any kernel is on its way, or any process that compiled the last ones still there."""
+        if self._jobs:
             self.arrivals()
-        return bool(self._awaited)
+        return bool(self._jobs)
 
     def is_awaited(self, kernel: Kernel, signature: tuple) -> bool:
         """Whether this one is on its way."""
@@ -67,7 +67,7 @@ class Later:
 
     def arrivals(self) -> int:
         """How often kernels have arrived, some together."""
-        if self._awaited and monotonic() >= self._looked + _PAUSE:
+        if self._jobs and monotonic() >= self._looked + _PAUSE:
             with self._lock:
                 self._look()
         return self._arrivals
