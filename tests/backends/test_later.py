@@ -193,8 +193,10 @@ def test_further_kernels_follow_and_none_is_made_twice(tmp_path, later):
 
 @needs_fork
 def test_a_process_that_dies_leaves_nothing_awaited(tmp_path, later):
-    later.compile(jobs_of(tmp_path, range(4), lambda number: number < 2 or os._exit(1)), 1)
+    jobs = jobs_of(tmp_path, range(4), lambda number: number < 2 or os._exit(1))
+    later.compile(jobs, 1)
     wait(later)
+    assert not any(later.is_awaited(*job) for job in jobs)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"] and later.arrivals() >= 1
 
 

@@ -37,7 +37,7 @@ class Later:
 
     @property
     def is_busy(self) -> bool:
-        """Whether any kernel is on its way, or any process that compiled the last ones still there."""
+        """Whether any kernel is on its way, or a process that compiled the last ones has not ended yet."""
         if self._jobs:
             self.arrivals()
         return bool(self._jobs)
