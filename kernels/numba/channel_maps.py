@@ -21,6 +21,7 @@ from gpucnn.kernels.numba.addresses import (
     vector64_at,
     vector_at,
 )
+from gpucnn.kernels.numba.channel_tiles import rows_of, turn
 from gpucnn.kernels.numba.compiler import inner
 from gpucnn.kernels.numba.elementary import exp64
 from gpucnn.kernels.numba.elementwise import EXPRESSIONS
@@ -291,6 +292,9 @@ def copy_channels(a, unit):
         c += LANES if whole else 1
 
 
+sixteen = rows_of(LANES)
+
+
 @functools.cache
 def flatten_of(backwards: bool):
     """The flat y from the map x in row-major order, or the map y from the flat x.
@@ -298,20 +302,37 @@ def flatten_of(backwards: bool):
     CHANNELS and the sizes are the map's. A unit is an image.
     """
 
+    flat_map, there = (X, Y) if backwards else (Y, X)
+
     @native("map from flat channel blocks" if backwards else "flatten channel blocks")
     def flatten(a, unit):
-        flat, k = slot(a, X if backwards else Y) + unit * slot(a, (X if backwards else Y) + 1), 0
-        for c in range(slot(a, CHANNELS)):
-            place = channel_of(a, Y if backwards else X, unit, c)
-            for d in range(slot(a, DEPTH)):
-                for h in range(slot(a, HEIGHT)):
-                    row = row_of(a, Y if backwards else X, place, d, h)
-                    for i in range(0, slot(a, WIDTH) * VECTOR, VECTOR):
+        depth, height, width = slot(a, DEPTH), slot(a, HEIGHT), slot(a, WIDTH)
+        line = depth * height * width * 4  # bytes of a channel
+        if slot(a, there + 4) == width * VECTOR and slot(a, there + 3) == height * width * VECTOR:
+            depth, height, width = 1, 1, depth * height * width  # without a border a block is one row
+        for c in range(0, slot(a, CHANNELS), LANES):
+            channels = min(LANES, slot(a, CHANNELS) - c)
+            block = channel_of(a, there, unit, c)
+            flat = slot(a, flat_map) + unit * slot(a, flat_map + 1) + c * line
+            for d in range(depth):
+                for h in range(height):
+                    row = row_of(a, there, block, d, h)
+                    for first in range(0, width if width >= LANES else 0, LANES):
+                        i = min(first, width - LANES)
+                        pixels, values = row + i * VECTOR, flat + i * 4
                         if backwards:
-                            put_float(row + i, float_at(flat + k))
+                            rows = sixteen(values, line, values + (channels - 1) * line)
+                            turn(rows, LANES, pixels, VECTOR)
                         else:
-                            put_float(flat + k, float_at(row + i))
-                        k += 4
+                            turn(sixteen(pixels, VECTOR, pixels + LANES * VECTOR), channels, values, line)
+                    for i in range(0 if width >= LANES else width):
+                        for k in range(channels):
+                            pixel, value = row + i * VECTOR + k * 4, flat + k * line + i * 4
+                            if backwards:
+                                put_float(pixel, float_at(value))
+                            else:
+                                put_float(value, float_at(pixel))
+                    flat += width * 4
 
     return flatten
 

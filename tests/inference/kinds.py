@@ -228,6 +228,40 @@ KINDS = {
         ],
         (3, 9, 9),
     ),
+    "large flattened map": lambda: (
+        [L.Conv2d(20, 3, padding=1), L.BatchNorm(activation="relu"), L.Flatten(), L.Dense(17), L.Dense(3)],
+        (2, 13, 12),
+    ),
+    "flattened map with a border": lambda: (
+        [
+            L.Conv2d(18, 1, activation="relu"),
+            L.Concat(
+                L.Sequential(L.Flatten(), L.ReLU(), L.Dense(5)),
+                L.Sequential(L.Conv2d(4, (3, 1), padding=(1, 0)), L.GlobalMaxPool2d()),
+                L.Sequential(L.Flatten(), L.Dense(33)),
+            ),
+            L.Dense(3),
+        ],
+        (3, 9, 19),
+    ),
+    "narrow flattened map with a border": lambda: (
+        [
+            L.Conv3d(17, 1),
+            L.Concat(
+                L.Sequential(L.Flatten(), L.Dense(5)),
+                L.Sequential(L.Conv3d(4, 3, padding=1), L.GlobalAvgPool3d()),
+            ),
+        ],
+        (2, 9, 5, 3),
+    ),
+    "layer norm with a border": lambda: (
+        [L.Conv2d(20, 1), L.LayerNorm(), L.Conv2d(4, 3, padding=1), L.LayerNorm(), L.Conv2d(4, (1, 3), padding=(0, 1))],
+        (2, 6, 18),
+    ),
+    "weights 4 KiB apart": lambda: (
+        [L.Conv2d(16, 3, activation="relu"), L.Flatten(), L.Dense(40, activation="relu"), L.Dense(3)],
+        (1, 10, 10),
+    ),
     "nothing": lambda: ([L.Flatten()], (3, 4, 5)),
     "lenet5": lambda: (unbound(lenet5((1, 28, 28))), (1, 28, 28)),
     "lenet5 of 1998": lambda: (unbound(lenet5((1, 28, 28), variant="1998")), (1, 28, 28)),

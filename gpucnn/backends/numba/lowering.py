@@ -12,7 +12,7 @@ import numpy as np
 
 from gpucnn.backends.numba.channel_blocks import Blocks, address, aligned
 from gpucnn.backends.numba.program import Program
-from gpucnn.backends.numba.sums import OPERATIONS, Sum, Sums, borders, is_depthwise, is_partition
+from gpucnn.backends.numba.sums import OPERATIONS, Sum, Sums, borders, is_depthwise, is_near, is_partition
 from gpucnn.backends.spatial import positions_per_band, window3d
 from gpucnn.geometry import pool_counts
 from gpucnn.inference import Unplannable
@@ -84,7 +84,7 @@ class Lowered(Sums):
 
     def _seen_through(self, node: Node) -> Node:
         """The node whose values a dense layer reads: flattening moves nothing."""
-        while node.operation == "reshape" and len(node.shape) == 1:
+        while self._is_free(node):
             node = node.inputs[0]
         return node
 
@@ -98,7 +98,7 @@ class Lowered(Sums):
                 source = self._value(node.inputs[0])
                 source.reach(*borders(node, source.size))
                 planar = planar and not (node.operation == "conv" and node.inputs[0] is first and is_depthwise(node))
-            elif node.operation != "input" and not (node.operation == "reshape" and self._is_free(node)):
+            elif node.operation != "input" and not self._is_free(node):
                 planar = planar and first not in node.inputs
             if isinstance(stage, Sum) and stage.addend is first:
                 planar = False
@@ -110,11 +110,11 @@ class Lowered(Sums):
         value.elsewhere = planar and self._prepared and value.padded == value.size
 
     def _is_free(self, node: Node) -> bool:
-        """Whether a reshape is only read by dense layers, which see through it."""
-        if len(node.shape) != 1 or node is self._graph.nodes[-1]:
+        """Whether this is a reshape that is only read by dense layers, which see through it."""
+        if node.operation != "reshape" or len(node.shape) != 1 or node is self._graph.nodes[-1]:
             return False
         return all(
-            reader.operation == "dense" or (reader.operation == "reshape" and self._is_free(reader))
+            is_near(node.inputs[0], reader, self.images) if reader.operation == "dense" else self._is_free(reader)
             for reader in self._readers[id(node)]
         )
 
@@ -144,7 +144,7 @@ class Lowered(Sums):
     def _final_readers(self, node: Node) -> tuple[Node, ...]:
         found: list[Node] = []
         for reader in self._readers[id(node)]:
-            if reader.operation == "reshape" and self._is_free(reader):
+            if self._is_free(reader):
                 found += self._final_readers(reader)
             else:
                 found.append(reader)
@@ -157,7 +157,7 @@ class Lowered(Sums):
         self._released: set[int] = set()
         for stage in self._stages:
             node = stage.node if isinstance(stage, Sum) else stage
-            if node.operation == "reshape" and self._is_free(node):
+            if self._is_free(node):
                 continue
             last = stage.last if isinstance(stage, Sum) else node
             value = self._value(last)

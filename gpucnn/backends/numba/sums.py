@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from gpucnn.backends.numba.program import Program
 
 OPERATIONS = ("conv", "dense", "transposed conv")
-# A dense layer on so many images or fewer reads its weights as they lie.
-_FEW = 8
+# A dense layer on so many images or fewer reads its weights as they lie; on the smaller number where one output's are a
+# multiple of 4 KiB from the next one's, because the lines of 16 outputs then share a set of the first cache.
+_FEW, _FEW_ALIASED, _ALIAS = 8, 2, 4096
+# It reads a map channel by channel, and each time all lines of a block of channels, of eight images at once. Where they
+# take more bytes they do not stay in the first cache, so it reads a flat copy. Packed weights need room there too.
+_NEAR, _NEAR_BESIDE_PACKED = 40 << 10, 20 << 10
 # A unit of work should take so many cycles at least.
 _UNIT = 2_000
 # Bytes between two pixels for which there are kernels that take several of them.
@@ -125,6 +129,18 @@ def _past(last: list[int], size: Three) -> Three:
     """How far the last pixels read are past a map of `size`."""
     depth, height, width = (max(0, far - i + 1) for far, i in zip(last, size, strict=True))
     return depth, height, width
+
+
+def reads_packed(w: np.ndarray, images: int) -> bool:
+    """Whether a dense layer reads its weights from a copy in the order of its tiles."""
+    return images > (_FEW if w.strides[0] % _ALIAS else _FEW_ALIASED)
+
+
+def is_near(x: Node, dense: Node, images: int) -> bool:
+    """Whether a dense layer reads the map x as it lies."""
+    lines = min(images, 8) * math.prod(x.shape[1:]) * LANES * 4
+    room = _NEAR_BESIDE_PACKED if reads_packed(dense.settings["w"], images) else _NEAR
+    return images == 1 or x.operation == "input" or lines <= room
 
 
 class Sums:
@@ -317,7 +333,7 @@ class Sums:
         taps = [x.at(*pixel) for pixel in itertools.product(*map(range, x.size))]
         channels = [x.channel(c) for c in range(x.channels)]
         pixel, blocks = np.zeros((1, 3), np.int64), y.blocks
-        if self.images > _FEW:
+        if reads_packed(w, self.images):
             # The images are the pixels of one.
             images, together, calls = self.images, self.together, []
             self.images, self.together = 1, 0

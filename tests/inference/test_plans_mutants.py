@@ -1,0 +1,36 @@
+"""Kernels of plans with one line changed on purpose: test_plans.py must notice."""
+
+import pytest
+
+from tests.mutants import assert_noticed
+
+pytestmark = pytest.mark.slow
+
+MAPS = "kernels/numba/channel_maps.py"
+MUTANTS = {
+    "the last pixels of a row left out": (
+        MAPS,
+        "i = min(first, width - LANES)",
+        "i = min(first, width - LANES) // LANES * LANES",
+    ),
+    "borders taken for pixels": (
+        MAPS,
+        "if slot(a, there + 4) == width * VECTOR and slot(a, there + 3) == height * width * VECTOR:",
+        "if True:",
+    ),
+    "narrow rows without their last pixel": (
+        MAPS,
+        "range(0 if width >= LANES else width)",
+        "range(0 if width >= LANES else width - 1)",
+    ),
+    "rows that are not seen through": (
+        "gpucnn/backends/numba/lowering.py",
+        "while self._is_free(node):",
+        "while False:",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_planted_error_is_noticed(tmp_path, name):
+    assert_noticed(tmp_path, *MUTANTS[name], "inference/test_plans.py", "kind")
