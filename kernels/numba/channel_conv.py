@@ -77,7 +77,8 @@ ZERO, ONE = np.float32(0), np.float32(1)
 @inner
 def constants(a, at, room):
     """Bias, mean, 1 / sqrt(var + eps), gamma and beta of 16 channels, `at` bytes into each, to `room`."""
-    put_vector(room, vector_at(slot(a, BIAS) + at) if slot(a, BIAS) else splat(ZERO))
+    if slot(a, BIAS):
+        put_vector(room, vector_at(slot(a, BIAS) + at))
     if slot(a, MEAN):
         put_vector(room + VECTOR, vector_at(slot(a, MEAN) + at))
         eps = vector_at(slot(a, EPS))
@@ -98,7 +99,7 @@ def ends_of(a, known, y_first, other_first, tile, pixels):
     y = slot(a, Y) + y_first
     results = slot(a, RESULTS) + tile * pixels // slot(a, POOL) * 4
     addends = slot(a, ADDEND_PLACES) + tile * pixels * 4
-    about = known, slot(a, MEAN), slot(a, RELU), slot(a, POOL)
+    about = known, slot(a, BIAS), slot(a, MEAN), slot(a, RELU), slot(a, POOL)
     return *about, y, slot(a, Y_BLOCK), results, other, slot(a, ADDEND_BLOCK), addends
 
 

@@ -21,8 +21,8 @@ _zero = ir.Constant(_vec, None)
 
 # What a tile is told of its end, all int64: addresses and strides in bytes. CONSTANTS has five vectors for each vector
 # of the tile: bias, mean, 1 / deviation, gamma, beta. POOL pixels that follow one another make a window.
-KNOWN, NORM, RELU, POOL, Y, Y_BLOCK, RESULTS, ADDEND, ADDEND_BLOCK, ADDEND_PLACES = range(10)
-ends_type = types.UniTuple(types.int64, 10)
+KNOWN, BIAS, NORM, RELU, POOL, Y, Y_BLOCK, RESULTS, ADDEND, ADDEND_BLOCK, ADDEND_PLACES = range(11)
+ends_type = types.UniTuple(types.int64, 11)
 CONSTANTS = 5
 
 
@@ -68,8 +68,13 @@ def _finish(builder, values, pixels, ends):
     results, addends = pointer(builder, end[RESULTS], _i32), pointer(builder, end[ADDEND_PLACES], _i32)
     for i in range(len(values) // pixels):
         bias, mean, inverse, gamma, beta = (builder.gep(known, [_i64(i * CONSTANTS + k)]) for k in range(CONSTANTS))
-        b = _load(builder, bias)
-        mine = [builder.fadd(builder.fadd(v, b), _zero) for v in values[i * pixels : (i + 1) * pixels]]
+
+        def shifted(builder, values, bias=bias):
+            b = _load(builder, bias)
+            return [builder.fadd(v, b) for v in values]
+
+        def unsigned(builder, values):
+            return [builder.fadd(v, _zero) for v in values]
 
         def normalised(builder, values, mean=mean, inverse=inverse, gamma=gamma, beta=beta):
             m, n, g, s = (_load(builder, place) for place in (mean, inverse, gamma, beta))
@@ -85,6 +90,9 @@ def _finish(builder, values, pixels, ends):
         def rectified(builder, values):
             return [builder.select(builder.fcmp_ordered(">", v, _zero), v, _zero) for v in values]
 
+        mine = _if(builder, end[BIAS], values[i * pixels : (i + 1) * pixels], shifted)
+        # ReLU makes +0 of either zero, and in between the sign of a zero changes nothing else.
+        mine = _if(builder, builder.zext(builder.icmp_signed("==", end[RELU], _i64(0)), _i64), mine, unsigned)
         mine = _if(builder, end[NORM], mine, normalised)
         mine = _if(builder, end[ADDEND], mine, added)
         mine = _if(builder, end[RELU], mine, rectified)
