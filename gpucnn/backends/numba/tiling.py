@@ -47,6 +47,7 @@ _TILES = {
         Tile(1, 8, 2, cycles=9.6),
         Tile(1, 2, 8, taps=3, cycles=8.4),
         Tile(1, 2, 8, taps=5, cycles=8.4),
+        Tile(1, 4, 4, taps=3, cycles=8.6),
         Tile(2, 8, cycles=8.0),
         Tile(3, 6, cycles=9.0),
         Tile(4, 6, cycles=12.0),
