@@ -21,8 +21,10 @@ from gpucnn.kernels.numba.norm import read
 from gpucnn.kernels.numba.register_tiles import row_tile, zeros_of
 from gpucnn.kernels.numba.simd import (
     LANES,
+    add,
     first_of_pairs,
     interleave,
+    load,
     second_of_pairs,
     splat,
     splat_pair,
@@ -103,31 +105,35 @@ def conv_rows_of(
     if pairs:
 
         @inner
-        def finish(acc, bias, o, y, at, y_c, y_w, relu):
-            """y = (acc + bias) + 0, and ReLU of it if `relu`; +0 in the lanes without an image."""
+        def finish(acc, bias, o, y, at, y_c, y_w, relu, other, adds):
+            """y = (acc + bias) + 0, +0 in the lanes without an image; ReLU of it if `relu`; plus `other` if `adds`."""
             nothing = splat(np.float32(0))
             for i in range(OB):
                 b = splat_pair(bias, o + 2 * i)
                 for j in range(QB):
                     v, place = biased(acc[i * QB + j], b, relu), at + 2 * i * y_c + j * y_w
-                    store(y, place, first_of_pairs(v, nothing))
-                    store(y, place + y_c, second_of_pairs(v, nothing))
+                    first, second = first_of_pairs(v, nothing), second_of_pairs(v, nothing)
+                    if adds:
+                        first, second = add(first, load(other, place)), add(second, load(other, place + y_c))
+                    store(y, place, first)
+                    store(y, place + y_c, second)
     else:
 
         @inner
-        def finish(acc, bias, o, y, at, y_c, y_w, relu):
-            """y = (acc + bias) + 0, and ReLU of it if `relu`."""
+        def finish(acc, bias, o, y, at, y_c, y_w, relu, other, adds):
+            """y = (acc + bias) + 0, and ReLU of it if `relu`; plus `other` if `adds`."""
             for i in range(OB):
                 b = splat(bias[o + i])
                 for j in range(QB):
-                    store(y, at + i * y_c + j * y_w, biased(acc[i * QB + j], b, relu))
+                    v, place = biased(acc[i * QB + j], b, relu), at + i * y_c + j * y_w
+                    store(y, place, add(v, load(other, place)) if adds else v)
 
     name = f"conv rows {OB}x{QB}, kernel width {KW}, {left} and {right} outside, stride {stride}"
     name += ", alone" * alone + ", copied" * copies + ", pairs" * pairs
 
     @kernel(name)
-    def conv_rows(x, w, bias, y, packed, strips, row_stride, before, relu, depth, chunks, known, norm):
-        """y = x correlated with w, plus bias (O,); w (group, O/group, C/group, 1, KH, KW).
+    def conv_rows(x, w, bias, y, packed, strips, row_stride, before, relu, other, adds, depth, chunks, known, norm):
+        """y = x correlated with w, plus bias (O,); w (group, O/group, C/group, 1, KH, KW). `other` lies as y does.
 
         A unit is `depth` rows of y, of one of `chunks` of the output channels. packed (group, tiles, terms, WB) is room
         for the weights, strips (threads, C/group * (input rows of a unit * W + QB) * 16) for the input, see `apart`.
@@ -169,6 +175,6 @@ def conv_rows_of(
                         weights = packed[g, tile]
                         acc = sums(q, Q, zeros(), CG, lines, weights, r_low * w_r, w_c, w_r, source, at, x_c, line)
                         y_at = b * stride_of(y, 0) + (g * OG + o) * y_c + h * stride_of(y, 3) + q * y_w
-                        finish(acc, bias, g * OG + o, y, y_at, y_c, y_w, relu)
+                        finish(acc, bias, g * OG + o, y, y_at, y_c, y_w, relu, other, adds)
 
     return conv_rows

@@ -56,6 +56,7 @@ def convolve(
     return {
         "y": b.unpack(b.conv(x, w, bias, win, groups, relu)),
         "dx": b.unpack(b.conv_input_gradient(dy, w, win, groups)),
+        "dx + x": b.unpack(b.conv_input_gradient_add(dy, w, win, groups, x)),
         "dw": b.host(dw),
     }
 
@@ -226,6 +227,7 @@ def test_common_layers_work_by_rows(used):
         convolve(b, window((size, size), kernel, padding=padding), 2, ins, outs)
         assert any(name.startswith("weight gradient rows") for name in used), used
         assert any(name.startswith("conv rows") for name in used), used
+        assert "add" not in used, "what is added to an input gradient is added in its tiles"
 
 
 @pytest.mark.parametrize("settings", [{"stride": 3}, {"dilation": 2}])

@@ -36,20 +36,35 @@ class NumbaConv(NumbaDense):
         return y
 
     def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
+        return self._input_gradient(dy, w, window, groups, None)[0]
+
+    def conv_input_gradient_add(self, dy: Batch, w: Array, window: Window, groups: int, other: Batch) -> Batch:
+        dx, added = self._input_gradient(dy, w, window, groups, other)
+        return dx if added else self.add(dx, other)
+
+    def _input_gradient(
+        self, dy: Batch, w: Array, window: Window, groups: int, other: Batch | None
+    ) -> tuple[Batch, bool]:
+        """The gradient, and whether `other` is in it."""
         if is_dense(window, groups):
-            return self.dense_input_gradient(dy.reshape(-1), w.reshape(len(w), -1)).reshape(w.shape[1], *window.input)
+            flat = self.dense_input_gradient(dy.reshape(-1), w.reshape(len(w), -1))
+            return flat.reshape(w.shape[1], *window.input), False
         channels = w.shape[1] * groups
         dx = self._maps(dy, channels, window.input)
         if groups == channels == len(w) and self._map_input_gradient(dy, w, window3d(window), dx):
-            return dx
+            return dx, False
         # (group, O/group, C/group, *K) as (group, C/group, O/group, *K): outputs become inputs.
         turned = w.reshape(groups, len(w) // groups, w.shape[1], *window3d(window).kernel).swapaxes(1, 2)
         target, nothing = deep(dx.data), np.zeros(channels, np.float32)
-        for phase in phases(window):
-            view = target[(slice(None), slice(None), *phase.pixels)]
+        every = phases(window)
+        # Not under a stride: some of its kernels might be able to add, and others not.
+        addend, added = deep(self._data(other)) if other is not None and len(every) == 1 else None, False
+        for phase in every:
+            seen = slice(None), slice(None), *phase.pixels
+            view, addend = target[seen], None if addend is None else addend[seen]
             weights = turned[(slice(None), slice(None), slice(None), *phase.taps)]
-            self._correlate(dy, weights, nothing, view, (1, 1, 1), phase.dilation, phase.before, False)
-        return dx
+            added = self._correlate(dy, weights, nothing, view, (1, 1, 1), phase.dilation, phase.before, False, addend)
+        return dx, added
 
     def conv_max_pool(
         self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int, pool: Window

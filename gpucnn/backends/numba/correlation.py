@@ -29,8 +29,11 @@ class NumbaCorrelation(NumbaBase):
             return self._data(x.x), (x.known, True)
         return self._data(x), AS_STORED
 
-    def _correlate(self, batch: Batch, w, bias, y, stride, dilation, before, relu: bool) -> None:
-        """Launch the forward kernel on views of y (block, C, D, H, W, lane) and w (group, O/group, C/group, *K)."""
+    def _correlate(self, batch: Batch, w, bias, y, stride, dilation, before, relu: bool, other=None) -> bool:
+        """Launch the forward kernel on views of y (block, C, D, H, W, lane) and w (group, O/group, C/group, *K).
+
+        Returns whether `other`, a map that lies as y does, was added.
+        """
         data, reading = self._reading(batch)
         x = deep(data)
         if x.shape[2:5] == y.shape[2:5] == w.shape[3:] == (1, 1, 1) and before == (0, 0, 0):
@@ -44,9 +47,9 @@ class NumbaCorrelation(NumbaBase):
             pairs = tiles.fills_half(batch.images) and outputs > 1
             tile = tiles.row_tile(outputs, w.shape[2], y.shape[4], width, outside, stride[2], pairs)
             if tile and x.strides[4] == LANES * 4:
-                launch = self._by_rows(tile, pairs, outside, x, reading, w, bias, y, stride, before, relu)
+                launch = self._by_rows(tile, pairs, outside, x, reading, w, bias, y, stride, before, relu, other)
         if launch is not None and self._try(launch):
-            return
+            return other is not None
         if reading is not AS_STORED:
             x = deep(self._data(batch))
         if launch is None:
@@ -56,9 +59,10 @@ class NumbaCorrelation(NumbaBase):
             common = width in WIDTHS and stride[2] == 1 and x.strides[4] == LANES * x.itemsize
             choices = width if common or not packs else 0, common, packs
             if self._try(self._by_pixels((ob, qb), choices, x, w, bias, y, stride, dilation, before, relu)):
-                return
+                return False
         tile = tiles.general(tiles.GENERAL_BROADCAST, outputs, y.shape[4])
         self._run(*self._by_pixels(tile, (0, False, True), x, w, bias, y, stride, dilation, before, relu))
+        return False
 
     def _by_pixels(self, tile, choices, x, w, bias, y, stride, dilation, before, relu: bool) -> tuple:
         """The kernel of _correlate with tiles of (OB, QB), otherwise chosen as conv_of takes it, and its arguments."""
@@ -69,7 +73,7 @@ class NumbaCorrelation(NumbaBase):
         chunks = min(number, -(-UNITS_PER_THREAD * self.threads // max(rows, 1)))
         return conv.conv_of(*tile, *choices), x, w, bias, y, packed, stride, dilation, before, relu, chunks
 
-    def _by_rows(self, tile, pairs: bool, outside, x, reading, w, bias, y, stride, before, relu: bool) -> tuple:
+    def _by_rows(self, tile, pairs: bool, outside, x, reading, w, bias, y, stride, before, relu: bool, other) -> tuple:
         """The kernel of _correlate by whole kernel rows, with tiles of (OB, QB), OB counting pairs of channels if there
         are any, and its arguments.
         """
@@ -88,4 +92,5 @@ class NumbaCorrelation(NumbaBase):
         strips = self._empty((self.threads, strip))
         choices = {"stride": stride[2], "copies": copies, "pairs": pairs}
         kernel = conv_rows.conv_rows_of(ob, qb, width, *outside, qb == y.shape[4], **choices)
-        return kernel, x, w, bias, y, packed, strips, stride[1], before, relu, depth, chunks, *reading
+        ends = relu, y if other is None else other, other is not None
+        return kernel, x, w, bias, y, packed, strips, stride[1], before, *ends, depth, chunks, *reading
