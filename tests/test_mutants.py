@@ -77,6 +77,16 @@ def shared_blocks(b):
     return {"y": b.conv(x, b.array(numbers("random", 32, 2, 3, 3, seed=2)), None, win).numpy(), "dw": b.host(dw)}
 
 
+def strided_rows(b):
+    """The weight gradient under a stride, and something added to the input gradient."""
+    x, win = b.pack(numbers("random", 19, 5, 8, 8)), window((8, 8), 3, padding=1)
+    halved, dw = window((8, 8), 3, stride=2, padding=1), b.zeros((4, 5, 3, 3))
+    dy, small = (b.pack(numbers("random", 19, 4, size, size, seed=size)) for size in (8, 4))
+    b.conv_weight_gradient(small, x, halved, 1, dw)
+    dx = b.conv_input_gradient_add(dy, b.array(numbers("random", 4, 5, 3, 3, seed=1)), win, 1, x)
+    return {"dw": b.host(dw), "dx + x": dx.numpy()}
+
+
 def strided_pixels(b):
     """Blocks of one-pixel images, in groups, under a stride."""
     x, win = b.pack(numbers("random", 33, 4, 1, 1)), window((1, 1), 1, stride=2)
@@ -310,6 +320,22 @@ CHANGES = [
         "if held != source or not low <= upper <= high:",
         "if held < 0 or upper > high:",
         shared_blocks,
+    ),
+    Change(
+        "a row above the image read under a stride",
+        "numba",
+        NUMBA + "gradient_rows.py",
+        "start = max(top, -(shift // row_stride))",
+        "start = max(top, -shift // row_stride)",
+        strided_rows,
+    ),
+    Change(
+        "what is added to an input gradient forgotten",
+        "numba",
+        NUMBA + "conv_rows.py",
+        "store(y, place, add(v, load(other, place)) if adds else v)",
+        "store(y, place, v)",
+        strided_rows,
     ),
     Change(
         "an image of another block left in the strip of a convolution",

@@ -1,4 +1,4 @@
-"""The weight gradient by whole kernel rows, or along lines: stride 1, no dilation, up to two spatial axes.
+"""The weight gradient by whole kernel rows, or along lines of stride 1: no dilation, up to two spatial axes.
 
 Arrays as in conv.py. As in conv_rows.py the input rows of a band are first copied side by side into a strip, and the
 taps of a kernel row share their pixels: a register tile has OB output channels by CB input channels by the KW taps of a
@@ -54,14 +54,15 @@ def tile_end_of(OB: int, CB: int, KW: int, vectors: int, PAIR: int):
 
 
 @functools.cache
-def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, pairs: bool):
+def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, stride: int, pairs: bool):
     """The kernel with tiles of OB output channels, or pairs of them, by CB input channels; that many in a group at
-    least, no odd one among pairs, and rows of at least left + right pixels.
+    least, no odd one among pairs, and rows of which no window sees both ends.
 
-    The first `left` and the last `right` pixels that a row's windows see are outside the image.
+    The first `left` and the last `right` pixels that a row's windows see are outside the image. `stride` is that along
+    a row.
     """
     count = OB * CB * KW
-    zeros, run, fill = zeros_of(count), sliding_tile(OB, CB, KW, left, right), fill_of(pairs)
+    zeros, run, fill = zeros_of(count), sliding_tile(OB, CB, KW, left, right, stride), fill_of(pairs)
     masked, trees = keep_first_of(count), lane_trees_of(count, pairs)
     vectors, push_all, PAIR = len(trees), push_all_of(trees), 2 if pairs else 1
     tile_end = tile_end_of(OB, CB, KW, vectors, PAIR)
@@ -76,9 +77,11 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, pairs: bo
                 store(paired, to, interleave(load(dy, at + w), load(dy, at + stride_of(dy, 1) + w)))
                 to += LANES
 
-    @kernel(f"weight gradient rows {OB}x{CB}, kernel width {KW}, {left} and {right} outside{', pairs' * pairs}")
+    name = f"weight gradient rows {OB}x{CB}, kernel width {KW}, {left} and {right} outside, stride {stride}"
+
+    @kernel(name + ", pairs" * pairs)
     def gradient_rows(
-        dy, x, part, strips, paired, scratch, images, groups, band, span, before, chunks, room, known, norm
+        dy, x, part, strips, paired, scratch, images, groups, band, span, row_stride, before, chunks, room, known, norm
     ):
         """part[b, p] (O, C/group, 1, KH, KW) = the gradient of part p of block b, `span` bands; rows of dy contiguous.
 
@@ -112,13 +115,13 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, pairs: bo
             for t in range(p * span, min(p * span + span, bands)):
                 top, bottom = t * band, min(t * band + band, H)
                 # The input rows that these output rows see; none if they are in the padding.
-                upper = min(max(0, top - before[1]), height)
-                lower = max(upper, min(height, bottom - 1 - before[1] + KH))
+                upper = min(max(0, top * row_stride - before[1]), height)
+                lower = max(upper, min(height, (bottom - 1) * row_stride - before[1] + KH))
                 if held != source or not low <= upper <= high:
                     held, low, high = source, upper, upper
                 if lower > high:
                     # As many as there is room for: long runs are copied faster.
-                    more = max(lower, min(upper + room, height, end - 1 - before[1] + KH))
+                    more = max(lower, min(upper + room, height, (end - 1) * row_stride - before[1] + KH))
                     fill(x, strip, b, g * CG, CG, high, more, 0, room, x_c, known, norm)
                     low, high = max(low, more - room), more
                 if pairs:
@@ -134,13 +137,14 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, pairs: bo
                     for j in range(over_c):
                         x_at = min(j * CB, CG - CB) * x_c - before[2] * LANES
                         for r in range(KH):
-                            # Output row h sees input row h + r - before.
+                            # Output row h sees input row h * stride + r - before.
                             shift = r - before[1]
-                            start, stop = max(top, -shift), min(bottom, height - shift)
-                            row, acc = (start + shift) % room, zeros()
+                            start = max(top, -(shift // row_stride))
+                            stop = min(bottom, (height - 1 - shift) // row_stride + 1)
+                            acc = zeros()
                             for h in range(start, stop):
+                                row = (h * row_stride + shift) % room
                                 acc = run(acc, Q, gradient, y_at + h * y_h, y_c, strip, x_at + row * line, x_c)
-                                row = row + 1 if row + 1 < room else 0
                             acc = acc if lanes == LANES else masked(acc, lanes)
                             push_all(slots, slot, level, t - p * span, acc)
                             slot += vectors * LANES

@@ -309,16 +309,18 @@ def row_tile(rows: int, columns: int, taps: int, left: int, right: int, stride: 
 
 
 @functools.cache
-def sliding_tile(rows: int, channels: int, taps: int, left: int, right: int):
-    """A line of steps of a tile acc[(i * channels + c) * taps + t] = fma(d_i, x_{c,q+t}, acc[...]), q running along the
-    line.
+def sliding_tile(rows: int, channels: int, taps: int, left: int, right: int, stride: int = 1):
+    """A line of steps of a tile acc[(i * channels + c) * taps + t] = fma(d_i, x_{c,q*stride+t}, acc[...]), q running
+    along the line.
 
-    `run(acc, pixels, d, di, d_row, x, xi, x_channel)` does `pixels` steps, at least left + right of them: in step q,
-    d_i = d.base[di + i * d_row + q * 16] and x_{c,q+t} = x.base[xi + c * x_channel + (q + t) * 16], each loaded once.
-    The first `left` and the last `right` of the pixels + taps - 1 vectors x are outside the image: they are not read,
-    and their products, zeros, left out.
+    `run(acc, pixels, d, di, d_row, x, xi, x_channel)` does `pixels` steps: in step q, d_i = d.base[di + i * d_row +
+    q * 16] and x_{c,p} = x.base[xi + c * x_channel + p * 16], each loaded once. The first `left` and the last `right`
+    of the (pixels - 1) * stride + taps vectors x are outside the image: they are not read, and their products, zeros,
+    left out. No step sees both ends.
     """
     accumulators = types.UniTuple(vec, rows * channels * taps)
+    kept = max(taps - stride, 0)  # of a step's vectors those that the next step sees too
+    firsts, lasts = -(-left // stride), -(-right // stride)  # the steps that see an end
 
     @intrinsic
     def run(typing, acc, pixels, d, di, d_row, x, xi, x_channel):
@@ -343,32 +345,36 @@ def sliding_tile(rows: int, channels: int, taps: int, left: int, right: int):
                                 values[k] = b.call(fma_of, [gradient, windows[c][t], values[k]])
                 return values
 
+            def moved(b, q, windows, inside=lambda t: True):
+                """The windows of step q: what the step before keeps of its own, and new vectors where inside."""
+                start = b.mul(q, _i64(stride))
+                return [
+                    [*window, *(x_at(b, c, b.add(start, _i64(t))) if inside(t) else None for t in range(kept, taps))]
+                    for c, window in enumerate(windows)
+                ]
+
             values = [builder.extract_value(acc, k) for k in range(accumulators.count)]
-            windows = [
-                [None if t < left else x_at(builder, c, _i64(t)) for t in range(taps - 1)] for c in range(channels)
-            ]
-            for q in range(left):
-                windows = [[*window, x_at(builder, c, _i64(q + taps - 1))] for c, window in enumerate(windows)]
+            windows = [[None if t < left else x_at(builder, c, _i64(t)) for t in range(kept)] for c in range(channels)]
+            for q in range(firsts):
+                windows = moved(builder, _i64(q), windows, lambda t, q=q: q * stride + t >= left)
                 values = step(builder, _i64(q), values, windows)
-                windows = [window[1:] for window in windows]
+                windows = [window[stride:] for window in windows]
 
             def middle(b, n, carried):
-                q, values = b.add(n, _i64(left)), carried[: accumulators.count]
-                kept = carried[accumulators.count :]
-                ws = [
-                    [*kept[c * (taps - 1) : (c + 1) * (taps - 1)], x_at(b, c, b.add(q, _i64(taps - 1)))]
-                    for c in range(channels)
-                ]
-                return [*step(b, q, values, ws), *(x for window in ws for x in window[1:])]
+                q, values = b.add(n, _i64(firsts)), carried[: accumulators.count]
+                held = carried[accumulators.count :]
+                ws = moved(b, q, [held[c * kept : (c + 1) * kept] for c in range(channels)])
+                return [*step(b, q, values, ws), *(x for window in ws for x in window[stride:])]
 
             carried = values + [x for window in windows for x in window]
-            carried = _loop(builder, builder.sub(pixels, _i64(left + right)), carried, middle)
-            values, kept = carried[: accumulators.count], carried[accumulators.count :]
-            windows = [kept[c * (taps - 1) : (c + 1) * (taps - 1)] for c in range(channels)]
-            for n in range(right):
-                windows = [[*window, None] for window in windows]
-                values = step(builder, builder.sub(pixels, _i64(right - n)), values, windows)
-                windows = [window[1:] for window in windows]
+            carried = _loop(builder, builder.sub(pixels, _i64(firsts + lasts)), carried, middle)
+            values, held = carried[: accumulators.count], carried[accumulators.count :]
+            windows = [held[c * kept : (c + 1) * kept] for c in range(channels)]
+            for n in range(lasts - 1, -1, -1):  # so many steps follow
+                q = builder.sub(pixels, _i64(n + 1))
+                windows = moved(builder, q, windows, lambda t, n=n: n * stride + taps - 1 - t >= right)
+                values = step(builder, q, values, windows)
+                windows = [window[stride:] for window in windows]
             for k, value in enumerate(values):
                 acc = builder.insert_value(acc, value, k)
             return acc

@@ -92,14 +92,14 @@ TILES = [(width, tile) for width in GRADIENT_ROWS for tile in GRADIENT_ROWS[widt
 
 
 @pytest.mark.parametrize(("width", "tile"), TILES, ids=str)
-@pytest.mark.parametrize("images", [17, 7])
-def test_weight_gradient_tile(width, tile, images, monkeypatch, used):
+@pytest.mark.parametrize(("images", "stride"), [(17, 1), (7, 1), (17, 2)])
+def test_weight_gradient_tile(width, tile, images, stride, monkeypatch, used):
     number = GRADIENT_ROWS[width].index(tile)
     choices = [border for border in BORDERS if border[0] == width] or [(width, width // 2, 0)]
     _, before, after = choices[number % len(choices)]
     monkeypatch.setattr(tiles, "gradient_row_tile", lambda *sizes: tile)
     ob, cb = tile
-    win = window((9, 20), (2, width), padding=((1, 0), (before, after)))
+    win = window((9, 20), (2, width), stride=stride, padding=((1, 0), (before, after)))
     b, pairs = GUARDED[2], images <= 8
     dw = b.zeros((4 * ob - 2 if pairs else 2 * ob - 1, 2 * cb - 1, *win.kernel))
     x, dy = numbers("random", images, dw.shape[1], *win.input), numbers("random", images, len(dw), *win.output)
@@ -109,7 +109,7 @@ def test_weight_gradient_tile(width, tile, images, monkeypatch, used):
     assert_bits(dw, expected)
     b.verify()
     (name,) = (name for name in used if name.startswith(f"weight gradient rows {ob}x{cb}, kernel width {width}"))
-    assert name.endswith("pairs") == pairs
+    assert name.endswith(f"stride {stride}{', pairs' * pairs}")
 
 
 @pytest.mark.parametrize("images", range(1, 34))
@@ -144,6 +144,8 @@ def test_strides_and_depthwise(problem, images, ins, outs, groups, used):
     compare(GUARDED[2], window(size, kernel, stride=stride, padding=padding), images, ins, outs, groups)
     assert any(name.startswith("conv rows") for name in used)
     assert any(name.startswith("weight gradient of maps") for name in used) == (groups > 1)
+    by_rows = any(name.startswith("weight gradient rows") and f"stride {stride}" in name for name in used)
+    assert by_rows == (groups == 1 and kernel >= stride)
 
 
 @pytest.mark.parametrize("length", [32, 64, 65, 128, 150])
@@ -193,18 +195,19 @@ def test_pooling_side_by_side(size, images, kind, used):
     taps=st.sampled_from([1, 2, 3]),
     above=st.integers(0, 2),
     below=st.integers(0, 4),
+    stride=st.sampled_from([(1, 1), (1, 1), (2, 2), (3, 2), (3, 1)]),
     ins=st.integers(1, 3),
     outs=st.sampled_from([1, 4, 7]),
     groups=st.sampled_from([1, 2]),
     strip=st.sampled_from([0, 20_000, 1 << 20]),
     relu=st.booleans(),
 )
-def test_any_sizes(threads, kind, images, height, columns, taps, above, below, ins, outs, groups, strip, relu):
+def test_any_sizes(threads, kind, images, height, columns, taps, above, below, stride, ins, outs, groups, strip, relu):
     """Rows far in the padding, strips of one row or all, groups, few channels;
     one line of 3 taps with a border of one.
     """
     taps = min(taps, height + above + below)
-    win = window((height, columns), (taps, 3), padding=((above, below), (1, 1)))
+    win = window((height, columns), (taps, 3), stride=stride, padding=((above, below), (1, 1)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiles, "_STRIP_BYTES", strip)
         patch.setattr(tiles, "_BAND_STRIP_BYTES", strip)

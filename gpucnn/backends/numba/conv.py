@@ -118,10 +118,11 @@ class NumbaConv(NumbaDense):
                 if self._map_weight_gradient(dy, x, c, out):
                     return
                 awaited = True
-            outside = c.before[2], c.output[2] + c.kernel[2] - 1 - c.input[2] - c.before[2]
+            last = (c.output[2] - 1) * c.stride[2] + c.kernel[2]
+            outside = c.before[2], max(0, last - c.input[2] - c.before[2])
             pairs = tiles.fills_half(dy.images) and sizes[0] % 2 == 0
-            row_tile = tiles.gradient_row_tile(*sizes[:2], c.kernel[2], c.output[2], outside, pairs)
-            if row_tile and c.stride == (1, 1, 1) and not awaited:
+            row_tile = tiles.gradient_row_tile(*sizes[:2], c.kernel[2], c.output[2], outside, c.stride[2], pairs)
+            if row_tile and not (line and c.stride[2] > 1) and not awaited:
                 if self._row_weight_gradient(row_tile, pairs, line, outside, dy, x, c, groups, out):
                     return
                 awaited = True
@@ -206,13 +207,13 @@ class NumbaConv(NumbaDense):
                 (kernel, gradient, deep(data), part[:, 0], strips, scratch, dy.images, groups, band, *border, *reading)
             )
         else:
-            rows = (min(c.input[1], n * band + height - 1) for n in (span, 1))
+            rows = (min(c.input[1], (n * band - 1) * c.stride[1] + height) for n in (span, 1))
             room = tiles.strip_rows(channels, c.input[2], *rows)
             strips = self._empty((self.threads, channels * room * c.input[2] * LANES))
             most = min(outputs // 2, (-(-over_o // chunks) + 1) * tile[0]) if pairs else 0
             paired = self._empty((self.threads, most * band * c.output[2] * LANES))
-            kernel = gradient_rows.gradient_rows_of(*tile, width, *outside, pairs)
-            sizes = dy.images, groups, band, span, c.before, chunks, room
+            kernel = gradient_rows.gradient_rows_of(*tile, width, *outside, c.stride[2], pairs)
+            sizes = dy.images, groups, band, span, c.stride[1], c.before, chunks, room
             launches.append((kernel, gradient, deep(data), part, strips, paired, scratch, *sizes, *reading))
         if not self._try(*launches):
             return False

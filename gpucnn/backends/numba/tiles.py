@@ -191,14 +191,22 @@ _GRADIENT_ROWS = {
 
 @functools.cache
 def gradient_row_tile(
-    outputs: int, channels: int, width: int, pixels: int, outside: tuple[int, int], pairs: bool = False
+    outputs: int,
+    channels: int,
+    width: int,
+    pixels: int,
+    outside: tuple[int, int],
+    stride: int = 1,
+    pairs: bool = False,
 ) -> tuple[int, int] | None:
     """(OB, CB) for the weight gradient of `outputs` by `channels` by kernels `width` taps wide; None if none fits.
 
     `pixels` is the length of an output row, `outside` the pixels that its windows read before and after the image. With
     `pairs` OB counts pairs of channels.
     """
-    if min(outside) < 0 or max(outside) >= width or sum(outside) > pixels:
+    ends = sum(-(-out // stride) for out in outside)  # steps that see an end
+    # Taps that share no pixel, as those of 1x1 under a stride, do not pay for copying what lies between.
+    if min(outside) < 0 or max(outside) >= width or ends > pixels or stride > 2 or (stride > 1 and width <= stride):
         return None
     outputs //= 2 if pairs else 1
 
