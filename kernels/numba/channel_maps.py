@@ -292,7 +292,7 @@ def copy_channels(a, unit):
         c += LANES if whole else 1
 
 
-sixteen = rows_of(LANES)
+addresses = rows_of(LANES)
 
 
 @functools.cache
@@ -321,10 +321,10 @@ def flatten_of(backwards: bool):
                         i = min(first, width - LANES)
                         pixels, values = row + i * VECTOR, flat + i * 4
                         if backwards:
-                            rows = sixteen(values, line, values + (channels - 1) * line)
+                            rows = addresses(values, line, values + (channels - 1) * line)
                             turn(rows, LANES, pixels, VECTOR)
                         else:
-                            turn(sixteen(pixels, VECTOR, pixels + LANES * VECTOR), channels, values, line)
+                            turn(addresses(pixels, VECTOR, pixels + LANES * VECTOR), channels, values, line)
                     for i in range(0 if width >= LANES else width):
                         for k in range(channels):
                             pixel, value = row + i * VECTOR + k * 4, flat + k * line + i * 4

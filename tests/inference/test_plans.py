@@ -82,6 +82,40 @@ def test_recorded_plans_have_the_bits_of_numpy(kind, monkeypatch):
     assert is_planned(model)
 
 
+def _tiny(*layers: L.Layer) -> Model:
+    """A network whose products are too small for float32, so that sums round to zeros of either sign."""
+    model = settle(Model(L.Sequential(*layers), (3, 10, 12), head="regressor"), 0)
+    for parameter in model.parameters:
+        if parameter.value.ndim > 1:
+            parameter.value *= np.float32(1e-25)
+        else:
+            parameter.value[::2] = 0
+            parameter.value[1::2] *= -0.0
+    return model
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: [L.Conv2d(17, 3, bias=False)],
+        lambda: [L.Conv2d(17, 3)],
+        lambda: [L.Conv2d(3, 3, groups=3, bias=False), L.MaxPool2d(2)],
+        lambda: [L.Flatten(), L.Dense(40, bias=False)],
+        lambda: [L.Conv2d(16, 3, bias=False), L.BatchNorm(activation="relu"), L.MaxPool2d(2)],
+        lambda: [L.Residual(L.Conv2d(3, 3, padding=1, bias=False), activation=None)],
+        lambda: [L.Residual(L.Conv2d(3, 3, padding=1, bias=False), activation="relu")],
+    ],
+)
+def test_zeros_have_the_sign_that_numpy_gives_them(layers):
+    model = _tiny(*layers())
+    x = images(model, 17) * np.float32(1e-25)
+    reference = expected(model, x)
+    model.place(get_backend("numba", threads=2))
+    for count in (1, 3, 17):
+        assert same(model.predict(x[:count]), reference[:count]), count
+    assert is_planned(model)
+
+
 def test_images_are_cropped_and_normalised_as_ever():
     model = made("ResNet")
     model.image_shape, model.mean, model.std = (3, 15, 17), (0.1, -0.2, 0.3), (0.7, 1.1, 2.0)

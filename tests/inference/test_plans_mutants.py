@@ -23,7 +23,12 @@ MUTANTS = {
         "range(0 if width >= LANES else width)",
         "range(0 if width >= LANES else width - 1)",
     ),
-    "rows that are not seen through": (
+    "a tile's sums with the sign of zeros": (
+        "kernels/numba/channel_tiles.py",
+        'icmp_signed("==", end[RELU], _i64(0))',
+        'icmp_signed("==", end[RELU], _i64(7))',
+    ),
+    "flattened maps that are not seen through": (
         "gpucnn/backends/numba/lowering.py",
         "while self._is_free(node):",
         "while False:",
@@ -33,4 +38,4 @@ MUTANTS = {
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_planted_error_is_noticed(tmp_path, name):
-    assert_noticed(tmp_path, *MUTANTS[name], "inference/test_plans.py", "kind")
+    assert_noticed(tmp_path, *MUTANTS[name], "inference/test_plans.py", "kind or zeros")

@@ -58,12 +58,13 @@ class NumbaConv(NumbaDense):
         target, nothing = deep(dx.data), np.zeros(channels, np.float32)
         every = phases(window)
         # Not under a stride: some of its kernels might be able to add, and others not.
-        addend, added = deep(self._data(other)) if other is not None and len(every) == 1 else None, False
+        addends, added = None if other is None or len(every) > 1 else deep(self._data(other)), False
         for phase in every:
             seen = slice(None), slice(None), *phase.pixels
-            view, addend = target[seen], None if addend is None else addend[seen]
             weights = turned[(slice(None), slice(None), slice(None), *phase.taps)]
-            added = self._correlate(dy, weights, nothing, view, (1, 1, 1), phase.dilation, phase.before, False, addend)
+            addend = None if addends is None else addends[seen]
+            geometry = (1, 1, 1), phase.dilation, phase.before
+            added = self._correlate(dy, weights, nothing, target[seen], *geometry, False, addend)
         return dx, added
 
     def conv_max_pool(
@@ -122,7 +123,9 @@ class NumbaConv(NumbaDense):
             outside = c.before[2], max(0, last - c.input[2] - c.before[2])
             pairs = tiles.fills_half(dy.images) and sizes[0] % 2 == 0
             row_tile = tiles.gradient_row_tile(*sizes[:2], c.kernel[2], c.output[2], outside, c.stride[2], pairs)
-            if row_tile and not (line and c.stride[2] > 1) and not awaited:
+            # Under a stride the rows that no window sees would be copied in vain.
+            dense_rows = c.stride[1] <= c.kernel[1] and not (line and c.stride[2] > 1)
+            if row_tile and dense_rows and not awaited:
                 if self._row_weight_gradient(row_tile, pairs, line, outside, dy, x, c, groups, out):
                     return
                 awaited = True

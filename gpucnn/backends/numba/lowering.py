@@ -83,7 +83,7 @@ class Lowered(Sums):
         return self._values[id(node)]
 
     def _seen_through(self, node: Node) -> Node:
-        """The node whose values a dense layer reads: flattening moves nothing."""
+        """The node whose values a dense layer reads: a flattened map as it lies, or a flat copy."""
         while self._is_free(node):
             node = node.inputs[0]
         return node
@@ -110,7 +110,7 @@ class Lowered(Sums):
         value.elsewhere = planar and self._prepared and value.padded == value.size
 
     def _is_free(self, node: Node) -> bool:
-        """Whether this is a reshape that is only read by dense layers, which see through it."""
+        """Whether this is a reshape that only dense layers read which take the map as it lies, see is_near."""
         if node.operation != "reshape" or len(node.shape) != 1 or node is self._graph.nodes[-1]:
             return False
         return all(

@@ -24,8 +24,8 @@ OPERATIONS = ("conv", "dense", "transposed conv")
 # A dense layer on so many images or fewer reads its weights as they lie; on the smaller number where one output's are a
 # multiple of 4 KiB from the next one's, because the lines of 16 outputs then share a set of the first cache.
 _FEW, _FEW_ALIASED, _ALIAS = 8, 2, 4096
-# It reads a map channel by channel, and each time all lines of a block of channels, of eight images at once. Where they
-# take more bytes they do not stay in the first cache, so it reads a flat copy. Packed weights need room there too.
+# It reads a map channel by channel, and each time all lines of a block of channels, of some eight images at once. Where
+# they take more bytes they do not stay in the first cache, so it reads a flat copy. Packed weights need room there too.
 _NEAR, _NEAR_BESIDE_PACKED = 40 << 10, 20 << 10
 # A unit of work should take so many cycles at least.
 _UNIT = 2_000
@@ -137,7 +137,9 @@ def reads_packed(w: np.ndarray, images: int) -> bool:
 
 
 def is_near(x: Node, dense: Node, images: int) -> bool:
-    """Whether a dense layer reads the map x as it lies."""
+    """Whether a dense layer reads the map x as it lies. One image's lines stay in the second cache while they are read
+    sixteen times, which costs no more than a copy; the network's own images may lie flat.
+    """
     lines = min(images, 8) * math.prod(x.shape[1:]) * LANES * 4
     room = _NEAR_BESIDE_PACKED if reads_packed(dense.settings["w"], images) else _NEAR
     return images == 1 or x.operation == "input" or lines <= room

@@ -205,8 +205,8 @@ def gradient_row_tile(
     `pairs` OB counts pairs of channels.
     """
     ends = sum(-(-out // stride) for out in outside)  # steps that see an end
-    # Taps that share no pixel, as those of 1x1 under a stride, do not pay for copying what lies between.
-    if min(outside) < 0 or max(outside) >= width or ends > pixels or stride > 2 or (stride > 1 and width <= stride):
+    # A single tap under a stride does not pay for copying what lies between.
+    if min(outside) < 0 or max(outside) >= width or ends > pixels or stride > min(2, width):
         return None
     outputs //= 2 if pairs else 1
 
