@@ -38,4 +38,4 @@ MUTANTS = {
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_planted_error_is_noticed(tmp_path, name):
-    assert_noticed(tmp_path, *MUTANTS[name], "inference/test_plans.py", "kind or zeros")
+    assert_noticed(tmp_path, *MUTANTS[name], "inference/test_plans.py", "map or border or zeros")
