@@ -24,7 +24,7 @@ from gpucnn.kernels.numba.channel_tiles import (
     CONSTANTS,
     broadcast_of,
     lanewise_of,
-    rows_of,
+    rows,
     sliding_of,
     turn,
     turning_of,
@@ -189,9 +189,6 @@ def dense_of(groups: int, images: int):
 ) = range(13)
 
 
-pack_rows = rows_of(LANES)
-
-
 @inner
 def pack_tile(a, unit, vectors, first):
     """The weights of `vectors` blocks of outputs from `first` on, as tile `unit`. Outputs that fill up a vector repeat
@@ -205,7 +202,7 @@ def pack_tile(a, unit, vectors, first):
         target = slot(a, TARGET) + unit * terms * stride + i * VECTOR
         if slot(a, WHERE) == 0:
             for k in range(0, terms, LANES):
-                turn(pack_rows(source + k * 4, row, last + k * 4), min(LANES, terms - k), target + k * stride, stride)
+                turn(rows(source + k * 4, row, last + k * 4), min(LANES, terms - k), target + k * stride, stride)
         else:
             for k in range(terms):
                 where = offset_at(slot(a, WHERE) + k * 4)

@@ -21,7 +21,7 @@ from gpucnn.kernels.numba.addresses import (
     vector64_at,
     vector_at,
 )
-from gpucnn.kernels.numba.channel_tiles import rows_of, turn
+from gpucnn.kernels.numba.channel_tiles import rows, turn
 from gpucnn.kernels.numba.compiler import inner
 from gpucnn.kernels.numba.elementary import exp64
 from gpucnn.kernels.numba.elementwise import EXPRESSIONS
@@ -292,9 +292,6 @@ def copy_channels(a, unit):
         c += LANES if whole else 1
 
 
-addresses = rows_of(LANES)
-
-
 @functools.cache
 def flatten_of(backwards: bool):
     """The flat y from the map x in row-major order, or the map y from the flat x.
@@ -321,10 +318,9 @@ def flatten_of(backwards: bool):
                         i = min(first, width - LANES)
                         pixels, values = row + i * VECTOR, flat + i * 4
                         if backwards:
-                            rows = addresses(values, line, values + (channels - 1) * line)
-                            turn(rows, LANES, pixels, VECTOR)
+                            turn(rows(values, line, values + (channels - 1) * line), LANES, pixels, VECTOR)
                         else:
-                            turn(addresses(pixels, VECTOR, pixels + LANES * VECTOR), channels, values, line)
+                            turn(rows(pixels, VECTOR, pixels + LANES * VECTOR), channels, values, line)
                     for i in range(0 if width >= LANES else width):
                         for k in range(channels):
                             pixel, value = row + i * VECTOR + k * 4, flat + k * line + i * 4

@@ -227,23 +227,19 @@ def lanewise_of(pixels: int):
 # ---- weights as they lie ---------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def rows_of(count: int):
-    """`rows(first, stride, last)`: first, first + stride ...: `count` addresses, none past `last`."""
+@intrinsic
+def rows(typing, first, stride, last):
+    """first, first + stride ...: 16 addresses, none past `last`."""
 
-    @intrinsic
-    def rows(typing, first, stride, last):
-        def generate(context, builder, s, v):
-            at, stride, last = v
-            found = ir.Constant(ir.ArrayType(_i64, count), ir.Undefined)
-            for r in range(count):
-                within = builder.select(builder.icmp_signed("<", at, last), at, last)
-                found, at = builder.insert_value(found, within, r), builder.add(at, stride)
-            return found
+    def generate(context, builder, s, v):
+        at, stride, last = v
+        found = ir.Constant(ir.ArrayType(_i64, LANES), ir.Undefined)
+        for r in range(LANES):
+            within = builder.select(builder.icmp_signed("<", at, last), at, last)
+            found, at = builder.insert_value(found, within, r), builder.add(at, stride)
+        return found
 
-        return types.UniTuple(types.int64, count)(types.int64, types.int64, types.int64), generate
-
-    return rows
+    return types.UniTuple(types.int64, LANES)(types.int64, types.int64, types.int64), generate
 
 
 def _turned(builder, half_of):

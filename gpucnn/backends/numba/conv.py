@@ -119,8 +119,7 @@ class NumbaConv(NumbaDense):
                 if self._map_weight_gradient(dy, x, c, out):
                     return
                 awaited = True
-            last = (c.output[2] - 1) * c.stride[2] + c.kernel[2]
-            outside = c.before[2], max(0, last - c.input[2] - c.before[2])
+            outside = tiles.outside(c.input[2], c.before[2], c.output[2], c.stride[2], c.kernel[2])
             pairs = tiles.fills_half(dy.images) and sizes[0] % 2 == 0
             row_tile = tiles.gradient_row_tile(*sizes[:2], c.kernel[2], c.output[2], outside, c.stride[2], pairs)
             # Under a stride the rows that no window sees would be copied in vain.

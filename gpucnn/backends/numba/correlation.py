@@ -43,7 +43,7 @@ class NumbaCorrelation(NumbaBase):
             x, y, stride = x.transpose(4, 1, 2, 3, 0, 5), y.transpose(4, 1, 2, 3, 0, 5), (1, 1, 1)
         outputs, width, launch = w.shape[1], w.shape[5], None
         if dilation == (1, 1, 1) and w.shape[3] == x.shape[2] == y.shape[2] == 1 and before[0] == 0:
-            outside = before[2], max(0, (y.shape[4] - 1) * stride[2] + width - x.shape[4] - before[2])
+            outside = tiles.outside(x.shape[4], before[2], y.shape[4], stride[2], width)
             pairs = tiles.fills_half(batch.images) and outputs > 1
             tile = tiles.row_tile(outputs, w.shape[2], y.shape[4], width, outside, stride[2], pairs)
             if tile and x.strides[4] == LANES * 4:

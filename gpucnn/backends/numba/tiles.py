@@ -90,6 +90,11 @@ def fills_half(images: int) -> bool:
     return images <= LANES // 2
 
 
+def outside(line: int, before: int, pixels: int, stride: int, width: int) -> tuple[int, int]:
+    """How many pixels before and after an image's row of `line` the windows of a row of `pixels` outputs read."""
+    return before, max(0, (pixels - 1) * stride + width - line - before)  # a stride may leave the last ones unread
+
+
 # (OB, QB) of convolution by whole kernel rows. A row's QB + KW - 1 pixels are in registers next to the accumulators, so
 # such tiles fit only in AVX-512's 32.
 _ROWS = {24: ((1, 4), (1, 8), (2, 7), (2, 8), (3, 5), (4, 4)), 6: ()}
