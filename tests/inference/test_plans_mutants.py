@@ -30,8 +30,8 @@ MUTANTS = {
     ),
     "flattened maps that are not seen through": (
         "gpucnn/backends/numba/lowering.py",
-        "while self._is_free(node):",
-        "while False:",
+        "node.inputs[0] if self._is_free(node) else node",
+        "node",
     ),
 }
 

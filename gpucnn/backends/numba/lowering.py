@@ -84,9 +84,7 @@ class Lowered(Sums):
 
     def _seen_through(self, node: Node) -> Node:
         """The node whose values a dense layer reads: a flattened map as it lies, or a flat copy."""
-        while self._is_free(node):
-            node = node.inputs[0]
-        return node
+        return node.inputs[0] if self._is_free(node) else node
 
     def _plan_borders(self) -> None:
         """How far convolutions look past each map, and whether the images may stay planar."""
@@ -114,7 +112,7 @@ class Lowered(Sums):
         if node.operation != "reshape" or len(node.shape) != 1 or node is self._graph.nodes[-1]:
             return False
         return all(
-            is_near(node.inputs[0], reader, self.images) if reader.operation == "dense" else self._is_free(reader)
+            reader.operation == "dense" and is_near(node.inputs[0], reader, self.images)
             for reader in self._readers[id(node)]
         )
 
@@ -141,14 +139,11 @@ class Lowered(Sums):
                 self._released.add(id(node))
                 self._free.setdefault(value.geometry, []).append(value.memory)
 
-    def _final_readers(self, node: Node) -> tuple[Node, ...]:
+    def _final_readers(self, node: Node) -> list[Node]:
         found: list[Node] = []
         for reader in self._readers[id(node)]:
-            if self._is_free(reader):
-                found += self._final_readers(reader)
-            else:
-                found.append(reader)
-        return tuple(found)
+            found += self._readers[id(reader)] if self._is_free(reader) else [reader]
+        return found
 
     # ---- calls -------------------------------------------------------------------------------------------------------
 
