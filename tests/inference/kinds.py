@@ -124,6 +124,7 @@ KINDS = {
         [L.Flatten(), L.Dense(300, activation="relu"), L.Dense(100, activation="relu"), L.Dense(10)],
         (1, 28, 28),
     ),
+    "rows 4 KiB apart": lambda: ([L.Flatten(), L.Dense(40, activation="relu"), L.Dense(3)], (1, 32, 32)),
     "flat": lambda: ([L.Dense(17, activation="tanh"), L.BatchNorm(), L.Dense(3)], (21,)),
     "VGG": lambda: (
         [

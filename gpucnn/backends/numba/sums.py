@@ -133,7 +133,12 @@ def _past(last: list[int], size: Three) -> Three:
 
 def reads_packed(w: np.ndarray, images: int) -> bool:
     """Whether a dense layer reads its weights from a copy in the order of its tiles."""
-    return images > (_FEW if w.strides[0] % _ALIAS else _FEW_ALIASED)
+    return images > (_FEW_ALIASED if _is_aliased(w) else _FEW)
+
+
+def _is_aliased(w: np.ndarray) -> bool:
+    """Whether the same place of every row is in one set of the first-level cache."""
+    return w.strides[0] % _ALIAS == 0
 
 
 def is_near(x: Node, dense: Node, images: int) -> bool:
@@ -350,7 +355,8 @@ class Sums:
             return calls
         at_once = next(q for q in (1, 2, 4, 8) if q >= min(self.images, 8))
         groups = 4 if at_once == 4 else 2
-        if len(w) < groups * LANES or accumulators() < 24:
+        # A set has room for the lines of 16 aliased rows, almost; those of 32 drive each other out.
+        if len(w) < groups * LANES or accumulators() < 24 or _is_aliased(w):
             groups = 1
         cells = np.minimum(np.arange(-(-self.images // at_once) * at_once), self.images - 1).reshape(-1, at_once)
         found = Arrangement(Tile(groups, at_once), self.images, 1, cells, np.ones((len(cells), len(taps)), bool), 0)
