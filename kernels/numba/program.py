@@ -30,14 +30,22 @@ from gpucnn.kernels.numba.compiler import called, inner
 from gpucnn.kernels.numba.native import native
 from numba import types
 
-# int64 slots of a record. GRAIN units are claimed at once.
-FUNCTION, ARGUMENTS, UNITS, AFTER_ALL, ONCE, GRAIN, ALONE, SLOTS = 0, 1, 2, 3, 4, 5, 6, 8
+# int64 slots of a record. GRAIN units are claimed at once. IN_PLACE is for a record of a section: how many bytes into a
+# thread's place its slots are, 0 if all threads use the same.
+FUNCTION, ARGUMENTS, UNITS, AFTER_ALL, ONCE, GRAIN, ALONE, IN_PLACE, SLOTS = range(9)
 RECORD = 8 * SLOTS  # bytes
 
 # int64 slots of a program: its records and how many, and how many up to the last that helpers share; the slots of
 # load_images and store_images; bytes of an image that come before what is read; a table of addresses of slots, and
 # offsets, of the kernels that read the images as they are, and how many; how many looks at claimed units are too many.
 TABLE, COUNT_ALL, COUNT_SHARED, INPUT, OUTPUT, SHIFT, READERS, READER_COUNT, PATIENCE = range(9)
+# And of a section, after TABLE and COUNT_ALL: one place for each thread, PLACE_SIZE bytes each from the address PLACES
+# on, with a cache line that says whether it is taken, then slots for each record; and a table of the slots that are
+# moved, see `section`, and how many.
+PLACES, PLACE_COUNT, PLACE_SIZE, MOVES, MOVE_COUNT = range(2, 7)
+# int64 of a move: the slot's address, where it is in a place, in bytes, and the bytes from one part to the next in the
+# kernel's eyes, and from one thread's room to the next.
+FROM, TO, A_PART, A_ROOM, MOVE = 0, 1, 2, 3, 32
 
 # The mailbox: a cache line with the number of the run, how many helpers may take part, and the records and how many of
 # the program; then a note for each record.
@@ -154,13 +162,37 @@ def take_part(mailbox, run, helps, again):
     return longest
 
 
+@inner
+def take_place(a):
+    """The number of a place that no other thread has. There is one for each."""
+    number = 0
+    while not exchange(slot(a, PLACES) + number * slot(a, PLACE_SIZE), 0, 1):
+        number += 1
+        if number == slot(a, PLACE_COUNT):
+            number = 0
+    return number
+
+
 @native("part of several records")
 def section(a, unit):
-    """Part `unit` of the COUNT_ALL records in TABLE, one after the other; their UNITS are those of a part."""
+    """Part `unit` of the COUNT_ALL records in TABLE, one after the other; their UNITS are those of a part.
+
+    Maps that nobody reads after the section are not those of all images: a thread has room for those of one part, where
+    its next part finds the cache warm. So the kernels get slots of their own, whose addresses are moved from where part
+    `unit` would be to the thread's place.
+    """
+    number = take_place(a)
+    place = slot(a, PLACES) + number * slot(a, PLACE_SIZE)
+    for i in range(slot(a, MOVE_COUNT)):
+        move = slot(a, MOVES) + MOVE * i
+        by = number * slot(move, A_ROOM) - unit * slot(move, A_PART)
+        put_slot(place + slot(move, TO), 0, slot(slot(move, FROM), 0) + by)
     for i in range(slot(a, COUNT_ALL)):
         record = slot(a, TABLE) + i * RECORD
+        arguments = place + slot(record, IN_PLACE) if slot(record, IN_PLACE) else slot(record, ARGUMENTS)
         for k in range(unit * slot(record, UNITS), (unit + 1) * slot(record, UNITS)):
-            call(slot(record, FUNCTION), slot(record, ARGUMENTS), k)
+            call(slot(record, FUNCTION), arguments, k)
+    publish(place, 0)
 
 
 @inner

@@ -1,6 +1,7 @@
 """Model.predict through plans: the bits of NumPy exact, whatever the network, the batch and the thread."""
 
 import copy
+import ctypes
 import gc
 import os
 import threading
@@ -8,16 +9,18 @@ import weakref
 
 import numpy as np
 import pytest
+from gpucnn.kernels.numba import program
 
 from gpucnn import Trainer
 from gpucnn import layers as L
 from gpucnn.backends import get_backend
+from gpucnn.backends.numba import helpers
 from gpucnn.backends.protocol import Backend
 from gpucnn.models import Model, plans
 from tests.inference.kinds import KINDS, made, settle
 from tests.inference.random_networks import random_network
 
-COUNTS = (1, 2, 3, 5, 8, 16, 17, 33)
+COUNTS = (1, 2, 3, 5, 8, 16, 17, 32, 33)
 
 
 def images(model: Model, count: int, seed: int = 1) -> np.ndarray:
@@ -38,6 +41,11 @@ def is_planned(model: Model) -> bool:
 def waiting(model: Model) -> list:
     """The plans that nobody uses."""
     return [plan for plans in model._plans._free.values() for plan in plans]
+
+
+def numbers_at(place: int, count: int, dtype) -> np.ndarray:
+    memory = (ctypes.c_char * (count * np.dtype(dtype).itemsize)).from_address(int(place))
+    return np.frombuffer(memory, dtype)
 
 
 def same(a: np.ndarray, b: np.ndarray) -> bool:
@@ -192,6 +200,26 @@ def test_several_threads_predict_at_once():
         thread.join()
     assert not wrong
     assert model._plans.kept <= plans._KEPT
+
+
+def test_threads_share_no_room_for_maps():
+    """With the first thread's place taken, as if it were at work, others leave its maps alone."""
+    model = made("depthwise separable")
+    x = images(model, 16)
+    reference = expected(model, x)
+    model.place(get_backend("numba", threads=2))
+    with helpers.helpers.lock:  # without helpers
+        model.predict(x)
+    (plan,) = waiting(model)
+    first = next(slots for kernel, slots, *_ in plan._program._calls if kernel is program.section)
+    rooms = [numbers_at(start, size // 4, np.float32) for start, _, _, size in plan._program._rooms]
+    assert len(rooms) > 3
+    numbers_at(first[program.PLACES], 1, np.int64)[0] = 1
+    for room in rooms:
+        room[...] = 7
+    with helpers.helpers.lock:
+        assert same(model.predict(x), reference)
+    assert all((room == 7).all() for room in rooms)
 
 
 def test_helpers_change_no_bit_in_thousands_of_runs():

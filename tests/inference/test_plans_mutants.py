@@ -28,6 +28,11 @@ MUTANTS = {
         'icmp_signed("==", end[RELU], _i64(0))',
         'icmp_signed("==", end[RELU], _i64(7))',
     ),
+    "rooms for maps that a dense layer reads": (
+        "gpucnn/backends/numba/lowering.py",
+        "return all(self._sections[id(reader)] == self._sections[id(node)] for",
+        "return all(True for",
+    ),
     "flattened maps that are not seen through": (
         "gpucnn/backends/numba/lowering.py",
         "node.inputs[0] if self._is_free(node) else node",
@@ -39,3 +44,9 @@ MUTANTS = {
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_planted_error_is_noticed(tmp_path, name):
     assert_noticed(tmp_path, *MUTANTS[name], "inference/test_plans.py", "map or border or zeros")
+
+
+def test_a_room_that_another_thread_has_is_noticed(tmp_path):
+    line = "while not exchange(slot(a, PLACES) + number * slot(a, PLACE_SIZE), 0, 1):"
+    planted = "kernels/numba/program.py", line, "while False:"
+    assert_noticed(tmp_path, *planted, "inference/test_plans.py", "share_no_room")

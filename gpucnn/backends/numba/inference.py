@@ -13,7 +13,7 @@ from gpucnn.kernels.numba import channel_maps as maps
 
 # The largest map should stay in the second cache, with the next one, for all images at once, or in the third where a
 # thread takes some of the images through all layers. But eight images share what is done once for all.
-_MAP_BYTES, _MAP_BYTES_BY_IMAGE, _FEW, _FEW_BYTES = 1 << 20, 3 << 20, 8, 8 << 20
+_MAP_BYTES, _MAP_BYTES_BY_IMAGE, _FEW, _FEW_BYTES = 1 << 20, 12 << 20, 8, 8 << 20
 _MOST_IMAGES = 128
 
 

@@ -48,6 +48,8 @@ class Lowered(Sums):
             for before in dict.fromkeys(node.inputs):
                 self._readers[id(before)].append(node)
         self._values: dict[int, Blocks] = {}
+        # Which calls a thread makes one after the other for some of the images; dense layers are between two sections.
+        self._sections: dict[int, int] = {}
         self._free: dict[tuple, list[np.ndarray]] = {}
         self._packs: list[tuple] = []
         self._stages = self._fuse()
@@ -59,13 +61,16 @@ class Lowered(Sums):
     # ---- which operations go together --------------------------------------------------------------------------------
 
     def _fuse(self) -> list[Sum | Node]:
-        stages, computed, taken = [], set(), set()
+        stages, computed, taken, section = [], set(), set(), 0
         result = self._graph.nodes[-1]
         for node in self._graph.nodes:
             if id(node) in taken:
                 continue
             stage: Sum | Node = node
             computed.add(id(node))
+            apart = node.operation == "dense"
+            section += apart
+            self._sections[id(node)] = section
             if node.operation in OPERATIONS:
                 stage = Sum(node)
                 while stage.last is not result and len(self._readers[id(stage.last)]) == 1:
@@ -74,13 +79,22 @@ class Lowered(Sums):
                         break
                     taken.add(id(following))
                     computed.add(id(following))
+                    self._sections[id(following)] = self._sections[id(node)]
             stages.append(stage)
+            section += apart
         return stages
 
     def _value(self, node: Node) -> Blocks:
         if id(node) not in self._values:
-            self._values[id(node)] = Blocks.of(self.images, node.shape)
+            images = self.together if self._passes(node) else self.images
+            self._values[id(node)] = Blocks.of(images, node.shape)
         return self._values[id(node)]
+
+    def _passes(self, node: Node) -> bool:
+        """Whether the thread that computes a value still has the same images when the value is read."""
+        if not self.together or node.operation in ("input", "dense") or node is self._graph.nodes[-1]:
+            return False
+        return all(self._sections[id(reader)] == self._sections[id(node)] for reader in self._final_readers(node))
 
     def _seen_through(self, node: Node) -> Node:
         """The node whose values a dense layer reads: a flattened map as it lies, or a flat copy."""
@@ -124,10 +138,14 @@ class Lowered(Sums):
         free = self._free.get(value.geometry)
         if free:
             value.allocate(free.pop())
-        else:
+        elif value.images == self.images:
             value.allocate()
             assert value.memory is not None
             self.program.keep(value.memory)
+        else:
+            value.allocate(aligned(self.threads * value.bytes // 4))
+            assert value.memory is not None
+            self.program.room(value.memory, self.together * value.image)
 
     def _release(self, done: set[int]) -> None:
         """Memory of values whose readers are all done serves others."""
@@ -204,12 +222,12 @@ class Lowered(Sums):
         """A call of a kernel of channel_maps that takes some cycles for each vector of y."""
         slots = dict(enumerate(self._value(node.inputs[0]).slots if node.inputs else []))
         slots |= dict(enumerate(y.slots, maps.Y)) | self._sizes(y) | dict(enumerate(own, maps.OWN))
-        self.cycles += y.images * y.blocks * y.positions * 4
+        self.cycles += self.images * y.blocks * y.positions * 4
         return [(kernel, slots, self.images * y.blocks if units is None else units)]
 
     def _input(self, node: Node, y: Blocks) -> list[tuple]:
         if y.elsewhere:
-            self.cycles += y.images * y.channels * y.positions / 8
+            self.cycles += self.images * y.channels * y.positions / 8
             return [(maps.look_at_images, {}, self.images)]
         own = [y.lane, y.pixel]
         return self._map(maps.load_images, node, y, own, self.images * y.channels)
@@ -229,7 +247,7 @@ class Lowered(Sums):
         name, settings = node.settings["name"], node.settings["numbers"]
         numbers = aligned(LANES)
         numbers[: len(settings)] = settings
-        self.cycles += y.images * y.blocks * y.positions * (4 if name == "relu" else 60)
+        self.cycles += self.images * y.blocks * y.positions * (4 if name == "relu" else 60)
         return self._map(maps.elementwise_of(name, len(settings)), node, y, [self.program.keep(numbers)])
 
     def _add(self, node: Node, y: Blocks) -> list[tuple]:
@@ -250,7 +268,7 @@ class Lowered(Sums):
 
     def _pool(self, node: Node, y: Blocks, largest: bool, counts: int) -> list[tuple]:
         w = window3d(node.settings["window"])
-        self.cycles += y.images * y.blocks * y.positions * (math.prod(w.kernel) * 3 + 10)
+        self.cycles += self.images * y.blocks * y.positions * (math.prod(w.kernel) * 3 + 10)
         own = [*w.input, *w.kernel, *w.stride, *w.dilation, *w.before, counts]
         aside = largest and is_partition(node.settings["window"])
         return self._map(maps.pool_windows if aside else maps.pool_of(largest), node, y, own)
@@ -266,14 +284,14 @@ class Lowered(Sums):
 
     def _global_average_pool(self, node: Node, y: Blocks) -> list[tuple]:
         x = self._value(node.inputs[0])
-        self.cycles += x.images * x.blocks * x.positions * 8
+        self.cycles += self.images * x.blocks * x.positions * 8
         return self._map(maps.global_avg_pool, node, y, [*x.size, positions_per_band(node.inputs[0].shape[1:])])
 
     def _resample(self, node: Node, y: Blocks) -> list[tuple]:
         axis = node.settings["axis"] + 3 - (len(node.shape) - 1)
         first, position, weight, start = as_arrays(node.settings["taps"])
         arrays = [self.program.keep(np.ascontiguousarray(a)) for a in (first, position, weight, start)]
-        self.cycles += y.images * y.blocks * y.positions * 20
+        self.cycles += self.images * y.blocks * y.positions * 20
         return self._map(maps.resample, node, y, [axis, *arrays])
 
     def _concatenate(self, node: Node, y: Blocks) -> list[tuple]:
@@ -295,11 +313,11 @@ class Lowered(Sums):
         settings = node.settings
         gamma, beta = (0 if settings[name] is None else address(settings[name]) for name in ("gamma", "beta"))
         own = settings["groups"], gamma, beta, self.program.keep(_filled(settings["eps"])), int(settings["relu"])
-        self.cycles += y.images * y.channels * y.positions * 10
+        self.cycles += self.images * y.channels * y.positions * 10
         return self._map(channel_group_norm.group_norm, node, y, own, self.images * settings["groups"])
 
     def _softmax(self, node: Node, y: Blocks) -> list[tuple]:
-        self.cycles += y.images * y.positions * (y.blocks * 60 + y.channels * 4)
+        self.cycles += self.images * y.positions * (y.blocks * 60 + y.channels * 4)
         return self._map(maps.softmax, node, y, [], self.images)
 
 

@@ -7,7 +7,7 @@ from gpucnn.backends.numba.channel_blocks import address, aligned
 from gpucnn.inference import Unplannable
 from gpucnn.kernels.numba import program
 from gpucnn.kernels.numba.native import Native
-from gpucnn.kernels.numba.program import AFTER_ALL, ALONE, ARGUMENTS, FUNCTION, GRAIN, ONCE, SLOTS, UNITS
+from gpucnn.kernels.numba.program import AFTER_ALL, ALONE, ARGUMENTS, FUNCTION, GRAIN, IN_PLACE, ONCE, SLOTS, UNITS
 
 # Each thread should find so many pieces of a kernel's work, so that an uneven end costs little.
 _CLAIMS = 8
@@ -21,7 +21,7 @@ class Program:
     """Kernel calls in their order. Between `begin` and the next, calls may overlap and come in any order.
 
     With `parts` above 1, calls that compute each image by itself are done part by part of the images: a thread takes
-    some images through all of them, and waits for no other.
+    some images through all of them, and waits for no other. Then memory may be a `room`.
     """
 
     def __init__(self, threads: int, parts: int):
@@ -29,6 +29,8 @@ class Program:
         self._section: list[tuple[Native, np.ndarray, int, float]] = []
         self._calls: list[tuple[Native, np.ndarray, int, bool, bool, float]] = []
         self._kept: list[np.ndarray] = []
+        self._rooms: list[tuple[int, int, int, int]] = []
+        self._changing: set[int] = set()
         self._readers: list[int] = []
         self._waits = False
 
@@ -46,6 +48,13 @@ class Program:
         filled[: len(values)] = values
         filled[len(values) :] = values[-1] if len(values) else 0
         return self.keep(filled)
+
+    def room(self, array: np.ndarray, part: int) -> None:
+        """Keep an array that is divided among the threads, where calls by image find what earlier ones have left of the
+        same images. They take it for one with `part` bytes for each part.
+        """
+        start = self.keep(array)
+        self._rooms.append((start, start + array.nbytes, part, array.nbytes // self._threads))
 
     def begin(self) -> None:
         """The next call waits for all before it."""
@@ -83,11 +92,25 @@ class Program:
         """The calls since the last one that is not by image become one, after all before it."""
         if self._section:
             records = aligned(len(self._section) * SLOTS, np.int64)
+            moves: list[tuple[int, ...]] = []
+            own = [np.zeros(program.LINE // 8, np.int64)]
             for number, (kernel, arguments, units, _cycles) in enumerate(self._section):
                 record = records[number * SLOTS :]
                 record[FUNCTION], record[ARGUMENTS], record[UNITS] = kernel.address, self.keep(arguments), units
-            table = aligned(program.PATIENCE + 1, np.int64)
-            table[program.TABLE], table[program.COUNT_ALL] = self.keep(records), len(self._section)
+                moved = self._moved(arguments)
+                if moved:
+                    record[IN_PLACE] = sum(array.nbytes for array in own)
+                    moves += [(address(arguments) + 8 * i, record[IN_PLACE] + 8 * i, *by) for i, *by in moved]
+                    own.append(arguments)
+            place = np.concatenate(own)
+            places = aligned(self._threads * place.size, np.int64)
+            places.reshape(self._threads, -1)[...] = place
+            table = aligned(program.MOVE_COUNT + 1, np.int64)
+            table[...] = (
+                *(self.keep(records), len(self._section)),
+                *(self.keep(places), self._threads, place.nbytes),
+                *(self.keep(np.array(moves, np.int64).reshape(-1)), len(moves)),
+            )
             cycles = sum(cycles for *_, cycles in self._section)
             self._calls.append((program.section, table, self._parts, True, False, cycles))
             self._section = []
@@ -95,6 +118,19 @@ class Program:
     def reads_images(self, slots: np.ndarray, number: int) -> None:
         """Slot `number` of a call is an offset into the images, where they are, and becomes an address in each run."""
         self._readers += [address(slots) + 8 * number, int(slots[number])]
+        self._changing.add(address(slots) + 8 * number)
+
+    def _moved(self, slots: np.ndarray) -> list[tuple[int, int, int]]:
+        """Which slots of a call differ from part to part, and by how much: no other looks like an address in a room.
+        None at all if the call reads and writes no room.
+        """
+        moved = [
+            (int(i), part, room)
+            for start, end, part, room in self._rooms
+            for i in np.flatnonzero((start <= slots) & (slots < end))
+        ]
+        changing = [(i, 0, 0) for i in range(len(slots)) if address(slots) + 8 * i in self._changing]
+        return moved + changing if moved else []
 
     def finish(self, source: np.ndarray, target: np.ndarray, alone: bool) -> None:
         """Make the table. `source` and `target` are the slots of the calls that read images and write results; `alone`
