@@ -143,7 +143,7 @@ def later():
     made.end()
 
 
-def wait(later: Later, seconds: float = 60) -> None:
+def wait(later: Later, seconds: float = 20) -> None:
     until = time.monotonic() + seconds
     while later.is_busy:
         assert time.monotonic() < until

@@ -20,7 +20,7 @@ from gpucnn.check.cases.case import RANDOM
 from gpucnn.check.cases.conv import convolutions
 from gpucnn.check.cases.pool import pools
 from gpucnn.check.comparison import differing
-from gpucnn.check.small_networks import SMALL_NETWORKS, train_small
+from gpucnn.check.simulator import poisoned
 from gpucnn.errors import ShapeError
 
 BATCHES = (1, 31, 32, 33)
@@ -100,23 +100,9 @@ def band_cases():
         yield Case("weight gradient", f"{shape}, kernel {window.kernel}", weights(shape, window))
 
 
-def poisoned(pack):
-    """`pack`, with numbers in the padding lanes of the last block: no result may depend on them."""
-
-    def packed(images):
-        batch = pack(images)
-        last = batch.images % batch.backend.lanes
-        if last:
-            batch.data[-1, ..., last:] = numbers(*batch.data[-1, ..., last:].shape) * np.float32(100)
-        return batch
-
-    return packed
-
-
 def compare(chosen):
     """{operation: [number of cases, {case and result: differing values}]} of numba-cuda against numpy exact."""
-    specification, backend = get_backend("numpy", "exact"), get_backend("numba-cuda")
-    backend.pack = poisoned(type(backend).pack.__get__(backend))
+    specification, backend = get_backend("numpy", "exact"), poisoned(get_backend("numba-cuda"))
     found = {}
     for case in chosen:
         row = found.setdefault(case.operation, [0, {}])
@@ -126,10 +112,6 @@ def compare(chosen):
             if count := len(differing(values, got[label])):
                 row[1][f"{case}: {label}"] = count
     return found
-
-
-def small():
-    return compare(small_cases())
 
 
 def random():
@@ -215,12 +197,6 @@ def rounding():
         "refused": refused,
         "double rounding differs": int((want.view(np.uint32) != double.view(np.uint32)).sum()),
     }
-
-
-def training():
-    """{network: {backend: hash of the weights}} after an epoch with a short last batch."""
-    backends = [get_backend(name, "exact") for name in ("numpy", "numba", "numba-cuda")]
-    return {network: {b.name: train_small(network, b) for b in backends} for network in SMALL_NETWORKS}
 
 
 def record():
