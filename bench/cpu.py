@@ -1,4 +1,4 @@
-"""Whole networks on the CPU compared with PyTorch at its best: the figures in the README.
+"""Training whole networks on the CPU compared with PyTorch at its best: the figures in the README.
 
     python bench/cpu.py [--threads N] [--seconds 6] [--only lenet5] [--eager] [--no-pytorch] [--dry]
 
@@ -17,8 +17,6 @@ from record import record
 CASES = {
     Case("lenet5", "training", 64): 4.5,
     Case("lenet5", "training", 512): 4.0,
-    Case("lenet5", "inference", 512): 2.5,
-    Case("lenet5", "inference", 1): 1.0,
     Case("vgg_small", "training", 128): 1.2,
     Case("resnet20", "training", 128): 1.2,
 }
