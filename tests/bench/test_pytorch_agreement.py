@@ -44,9 +44,11 @@ def test_the_cycle_holds_every_operation():
 
 def test_a_configuration_is_the_same_each_time_it_is_drawn():
     for name, number in FIRST.items():
-        again = draw(number, SEED)
+        first, again = draw(number, SEED), draw(number, SEED)
         assert again.operation == name
-        assert all(np.array_equal(right.value, EXPECTED[name][n].value) for n, right in again.expected().items())
+        # Both now: PyTorch's last bits depend on how many threads it has, and other tests change that.
+        values = first.expected()
+        assert all(np.array_equal(right.value, values[n].value) for n, right in again.expected().items())
     assert draw(0, 1).settings != draw(0, 2).settings
 
 

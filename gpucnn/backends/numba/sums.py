@@ -355,7 +355,7 @@ class Sums:
             return calls
         at_once = next(q for q in (1, 2, 4, 8) if q >= min(self.images, 8))
         groups = 4 if at_once == 4 else 2
-        # A set has room for the lines of 16 aliased rows, almost; those of 32 drive each other out.
+        # The lines of 32 aliased rows drive each other out before they are read; those of 16 seldom do.
         if len(w) < groups * LANES or accumulators() < 24 or _is_aliased(w):
             groups = 1
         cells = np.minimum(np.arange(-(-self.images // at_once) * at_once), self.images - 1).reshape(-1, at_once)
