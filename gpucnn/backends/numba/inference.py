@@ -11,9 +11,9 @@ from gpucnn.backends.spatial import three
 from gpucnn.inference.graph import Graph
 from gpucnn.kernels.numba import channel_maps as maps
 
-# The largest map should stay in the second cache, with the next one, for all images at once. Where a thread takes some of
-# the images through all layers, only what dense layers read is there for all of them, some tenth of the largest map: that
-# should stay in the third. But eight images share what is done once for all.
+# The largest map should stay in the second cache, with the next one, for all images at once. Where a thread takes some
+# of the images through all layers, only what dense layers read is there for all of them, some tenth of the largest map:
+# that should stay in the third. But eight images share what is done once for all.
 _MAP_BYTES, _MAP_BYTES_BY_IMAGE, _FEW, _FEW_BYTES = 1 << 20, 12 << 20, 8, 8 << 20
 _MOST_IMAGES = 128
 
