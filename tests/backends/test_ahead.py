@@ -122,7 +122,7 @@ def refuse(monkeypatch):
         monkeypatch.setattr(os, "fork", limited)
         return told
 
-    ahead._tell_of_refusal.cache_clear()
+    ahead.tell_of_refusal.cache_clear()
     monkeypatch.setattr(compilation, "listeners", [told.append])
     return refuse
 
@@ -157,6 +157,25 @@ def test_kernels_that_no_process_compiles_are_not_awaited(tmp_path, refuse, afte
     later.compile({("third", (0,)): jobs[0]}, 1)
     later.wait()
     assert (tmp_path / "second" / "0").exists() and open_files() <= before
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_without_pipes_this_process_compiles_alone(tmp_path, monkeypatch, refuse, after):
+    pipe, before, told, later = os.pipe, open_files(), refuse(9), Later()
+    left = iter(range(after))
+
+    def limited() -> tuple[int, int]:
+        if next(left, None) is None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return pipe()
+
+    monkeypatch.setattr(os, "pipe", limited)
+    jobs = jobs_of(tmp_path, 3)
+    later.compile({("kernel", (number,)): job for number, job in enumerate(jobs)}, 2)
+    assert not later.is_busy and not later.is_awaited("kernel", (0,))
+    ahead.compile_all(jobs, 2)
+    assert told == ["on fewer processors, since the system refuses to start another process (Too many open files)"]
+    assert not list(tmp_path.iterdir()) and open_files() <= before
 
 
 def test_an_interrupted_start_leaves_nothing_awaited(monkeypatch):

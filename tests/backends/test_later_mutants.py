@@ -40,6 +40,11 @@ AHEAD = {
         "    except OSError as error:\n",
         "    except ChildProcessError as error:\n",
     ),
+    "too many open files end the training": (
+        "gpucnn/backends/numba/later.py",
+        "                if not isinstance(error, OSError):\n                    raise\n",
+        "                raise\n",
+    ),
     "a refusal told each time": (
         "gpucnn/backends/numba/ahead.py",
         "@functools.cache  # once\n",

@@ -29,7 +29,11 @@ def compile_all(jobs: list[Callable[[], object]], processes: int) -> None:
     """Run the jobs, each of which compiles a kernel into the cache, in so many processes, this one included."""
     if len(jobs) < FEWEST:
         return
-    left = _claimable(len(jobs))
+    try:
+        left = _claimable(len(jobs))
+    except OSError as error:
+        tell_of_refusal(error.strerror)
+        return
     children: list[int] = []
     try:
         _start(children, min(processes, len(jobs)) - 1, jobs, left)
@@ -42,9 +46,14 @@ def compile_all(jobs: list[Callable[[], object]], processes: int) -> None:
 
 def begin_all(jobs: list[Callable[[], object]], processes: int) -> tuple[list[int], int]:
     """Run the jobs as compile_all does, in so many processes beside this one; returns their numbers, and a pipe from
-    which the number of each job that is done can be read (`finished`).
+    which the number of each job that is done can be read (`finished`). Raises OSError where the system has no pipe.
     """
-    left, (done, tell) = _claimable(len(jobs)), os.pipe()
+    left = _claimable(len(jobs))
+    try:
+        done, tell = os.pipe()
+    except OSError:
+        os.close(left)
+        raise
     os.set_blocking(done, False)
     children: list[int] = []
     try:
@@ -110,11 +119,12 @@ def _start(children: list[int], count: int, *work) -> None:
         for _ in range(count):
             children.append(_fork(*work))
     except OSError as error:
-        _tell_of_refusal(error.strerror)
+        tell_of_refusal(error.strerror)
 
 
 @functools.cache  # once
-def _tell_of_refusal(reason: str) -> None:
+def tell_of_refusal(reason: str) -> None:
+    """Say why fewer processes compile, or none beside this one."""
     compilation.announce(f"on fewer processors, since the system refuses to start another process ({reason})")
 
 

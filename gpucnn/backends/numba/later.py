@@ -60,10 +60,12 @@ class Later:
             self._arrived = monotonic()
             try:
                 self._children, self._done = ahead.begin_all(list(self._jobs.values()), self._processes)
-            except BaseException:
+            except BaseException as error:
                 self._awaited -= set(self._jobs)
                 self._jobs = {}
-                raise
+                if not isinstance(error, OSError):
+                    raise
+                ahead.tell_of_refusal(error.strerror)
 
     def arrivals(self) -> int:
         """How often kernels have arrived, some together."""
