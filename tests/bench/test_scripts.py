@@ -89,9 +89,9 @@ def test_tables_go_between_the_marks():
 
 
 def test_newest_results(tmp_path):
-    for name in ("cpu-2026-01-09.json", "cpu-2026-01-10.json", "gpu-2025-12-31.json", "other.json"):
+    for name in ("cpu-2026-01-09.json", "cpu-2026-01-10.json", "inference-2025-12-31.json", "gpu-2026-01-10.json"):
         (tmp_path / name).touch()
-    assert [path.name for path in tables.newest(tmp_path)] == ["cpu-2026-01-10.json", "gpu-2025-12-31.json"]
+    assert [path.name for path in tables.newest(tmp_path)] == ["cpu-2026-01-10.json", "inference-2025-12-31.json"]
 
 
 def test_records_of_a_day_share_a_file(tmp_path):
