@@ -19,8 +19,6 @@ from gpucnn.geometry import window
 from tests.backends.guarded import guarded, numbers
 from tests.mutants import mutant
 
-pytestmark = pytest.mark.slow
-
 # ---- what is compared: one operation each, so that few kernels are compiled ------------------------------------------
 
 
@@ -861,7 +859,16 @@ def compared(monkeypatch, suspect, compare) -> dict:
     return gpucnn.check.check(["suspect"])
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=str)
+NOTICED = {(change.guarantee, change.compare) for change in CHANGES if change.backend == "numpy"}
+
+
+def marked(change: Change):
+    """Long where numpy shows that the comparison notices the same error: numba compiles for seconds."""
+    again = change.backend == "numba" and (change.guarantee, change.compare) in NOTICED
+    return pytest.param(change, id=str(change), marks=pytest.mark.long if again else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("change", map(marked, CHANGES))
 def test_a_mutant_is_noticed(change, monkeypatch, tmp_path):
     def made(kind):
         return guarded(kind)(2) if change.backend == "numba" else kind()

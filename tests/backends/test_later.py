@@ -232,7 +232,7 @@ def test_a_program_that_ends_waits_for_nothing(killed):
     """Its pipes are closed with it, and its processes end; if it is killed, they end after the kernel at hand."""
     begun = time.monotonic()
     process = start(ENDS + "os.kill(os.getpid(), 9)" * killed)
-    (child,) = json.loads(process.communicate(timeout=30)[0])
+    (child,) = json.loads(process.communicate(timeout=15)[0])
     assert time.monotonic() - begun < 60
     if killed:
         os.kill(child, 9)
