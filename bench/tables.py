@@ -27,7 +27,7 @@ def main() -> None:
     options = parser.parse_args()
     paths = options.results or newest(RESULTS)
     if not paths:
-        sys.exit("no results in bench/results: run bench/cpu.py and bench/operations.py first")
+        sys.exit("no results in bench/results: run bench/cpu.py, bench/operations.py and bench/inference.py first")
     contents = [json.loads(path.read_text()) for path in paths]
     text = "\n\n".join(map(tables, contents))
     if not options.write:

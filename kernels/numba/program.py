@@ -40,8 +40,8 @@ RECORD = 8 * SLOTS  # bytes
 # offsets, of the kernels that read the images as they are, and how many; how many looks at claimed units are too many.
 TABLE, COUNT_ALL, COUNT_SHARED, INPUT, OUTPUT, SHIFT, READERS, READER_COUNT, PATIENCE = range(9)
 # And of a section, after TABLE and COUNT_ALL: one place for each thread, PLACE_SIZE bytes each from the address PLACES
-# on, with a cache line that says whether it is taken, then slots for each record; and a table of the slots that are
-# moved, see `section`, and how many.
+# on, with a cache line that says whether it is taken, then slots for each record that has its own; and a table of the
+# slots that are moved, see `section`, and how many.
 PLACES, PLACE_COUNT, PLACE_SIZE, MOVES, MOVE_COUNT = range(2, 7)
 # int64 of a move: the slot's address, where it is in a place, in bytes, and the bytes from one part to the next in the
 # kernel's eyes, and from one thread's room to the next.
@@ -177,7 +177,7 @@ def take_place(a):
 def section(a, unit):
     """Part `unit` of the COUNT_ALL records in TABLE, one after the other; their UNITS are those of a part.
 
-    Maps that nobody reads after the section are not those of all images: a thread has room for those of one part, where
+    Maps that nobody reads after the section are not kept for all images: a thread has room for those of one part, where
     its next part finds the cache warm. So the kernels get slots of their own, whose addresses are moved from where part
     `unit` would be to the thread's place.
     """

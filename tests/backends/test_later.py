@@ -15,7 +15,7 @@ from gpucnn.check.cases import all_cases
 from gpucnn.layers import Dense, Flatten, Sequential
 from gpucnn.models import Model
 from gpucnn.training import Callback, Trainer
-from tests.backends.guarded import assert_bits
+from tests.backends.guarded import assert_bits, guarded
 from tests.processes import finish, start
 
 needs_fork = pytest.mark.skipif(not ahead.CAN_FORK, reason="needs fork")
@@ -29,11 +29,12 @@ def test_general_kernels_give_the_specified_bits(threads, monkeypatch):
     """Every case of `gpucnn check` that has a kernel for its shape, without it."""
     tried, attempt = [], NumbaBase._try
     monkeypatch.setattr(NumbaBase, "_try", lambda self, *ls: tried.append(ls[-1][0].name) or attempt(self, *ls))
-    backend = get_backend("numba", threads=threads).general()
+    backend = guarded()(threads).general()
     for case in CASES:
         results, expected = case.run(backend), case.run(EXACT)
         for name, values in expected.items():
             assert_bits(results[name], values)
+        backend.verify()
     assert backend.replaced == len(tried)
     kinds = ("conv rows", "conv ", "conv with max pool", "weight gradient rows", "dense weight", "max pool", "maps")
     assert not [kind for kind in kinds if not any(kind in name for name in tried)], sorted(set(tried))
@@ -143,7 +144,7 @@ def later():
     made.end()
 
 
-def wait(later: Later, seconds: float = 20) -> None:
+def wait(later: Later, seconds: float = 30) -> None:
     until = time.monotonic() + seconds
     while later.is_busy:
         assert time.monotonic() < until

@@ -66,10 +66,10 @@ def test_every_kind_of_network_has_the_bits_of_numpy(kind):
 @pytest.mark.parametrize("seed", range(40))
 def test_random_networks_have_the_bits_of_numpy(seed):
     model = random_network(seed)
-    x = images(model, 9, seed)
+    x = images(model, 16, seed)
     reference = expected(model, x)
     model.place(get_backend("numba", threads=2))
-    for count in (1, 9, 4):
+    for count in (1, 9, 4, 16):
         assert same(model.predict(x[:count]), reference[:count]), count
     assert is_planned(model)
 

@@ -52,6 +52,7 @@ def test_the_report_is_of_all_small_cases(report):
     assert report["passed"] and report["differences"] == []
     names = {case.operation for case in all_cases()}
     assert {(row["name"], row["backend"]) for row in report["operations"]} == {(name, NAME) for name in names}
+    assert all(row["differing"] == 0 < row["values"] for row in report["operations"])
 
 
 @pytest.mark.parametrize(

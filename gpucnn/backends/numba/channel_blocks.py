@@ -37,7 +37,7 @@ class Blocks:
 
     `planar` values, the network's images alone, have one channel after the other instead of blocks; if they are
     `elsewhere`, the address is an offset into the user's own array. Strides are in bytes and count from the first pixel
-    inside the border. `memory` is given when the values are computed.
+    inside the border. `memory` is given when the values are computed; there may be some for each thread.
     """
 
     images: int

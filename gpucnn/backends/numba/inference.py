@@ -11,10 +11,10 @@ from gpucnn.backends.spatial import three
 from gpucnn.inference.graph import Graph
 from gpucnn.kernels.numba import channel_maps as maps
 
-# The largest map should stay in the second cache, with the next one, for all images at once. Where a thread takes some
-# of the images through all layers, only what dense layers read is there for all of them, some tenth of the largest map:
-# that should stay in the third. But eight images share what is done once for all.
-_MAP_BYTES, _MAP_BYTES_BY_IMAGE, _FEW, _FEW_BYTES = 1 << 20, 12 << 20, 8, 8 << 20
+# The largest map should stay in the second cache, with the next one, for all images at once; or, where a thread takes
+# some of the images through all layers, the largest that is kept for all of them in the third. But eight images share
+# what is done once for all.
+_MAP_BYTES, _KEPT_MAP_BYTES, _FEW, _FEW_BYTES = 1 << 20, 3 << 20, 8, 8 << 20
 _MOST_IMAGES = 128
 
 
@@ -25,14 +25,21 @@ class NumbaInference:
 
     def images_at_once(self, graph: Graph) -> int:
         """How many images a plan should compute at most."""
-        size, room = 4 * graph.largest, _MAP_BYTES_BY_IMAGE if is_small(graph) else _MAP_BYTES
-        count = max(room // size, min(_FEW, _FEW_BYTES // size))
+        count = _KEPT_MAP_BYTES // (4 * _largest_kept(graph)) if is_small(graph) else _MAP_BYTES // (4 * graph.largest)
+        count = max(count, min(_FEW, _FEW_BYTES // (4 * graph.largest)))
         # A power of two can be shared out evenly.
         return min(_MOST_IMAGES, 1 << max(0, count.bit_length() - 1))
 
     def plan(self, graph: Graph, count: int, preparation: Augmentation, image_shape: tuple[int, ...]) -> "NativePlan":
         """A plan for `count` images (C, *spatial) that are prepared first. Raises Unplannable."""
         return NativePlan(graph, count, preparation, image_shape, self.threads)
+
+
+def _largest_kept(graph: Graph) -> int:
+    """Values of the largest map that is there for all images: the input, the result, what dense layers read."""
+    read = {id(before) for node in graph.nodes if node.operation == "dense" for before in node.inputs}
+    kept = [node for node in graph.nodes if node.operation == "input" or id(node) in read]
+    return max(math.prod(node.shape) for node in (*kept, graph.nodes[-1]))
 
 
 class NativePlan:

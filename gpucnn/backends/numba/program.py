@@ -70,7 +70,8 @@ class Program:
         once: bool = False,
         by_image: bool = False,
     ) -> np.ndarray:
-        """Add a call that takes so many cycles; returns its slots, int64, which may be changed between runs.
+        """Add a call that takes so many cycles; returns its slots, int64. They may be changed between runs, but
+        only those of `reads_images` if the call reads or writes a room.
 
         `once`: what it computes from weights holds for the further runs of one prediction. `by_image`: its units are
         those of one image after the other, and read no other image.
