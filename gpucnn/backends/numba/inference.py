@@ -10,6 +10,7 @@ from gpucnn.backends.numba.lowering import Lowered, is_small
 from gpucnn.backends.spatial import three
 from gpucnn.inference.graph import Graph
 from gpucnn.kernels.numba import channel_maps as maps
+from gpucnn.kernels.numba.simd import LANES
 
 # The largest map should stay in the second cache, with the next one, for all images at once; or, where a thread takes
 # some of the images through all layers, the largest that is kept for all of them in the third. But eight images share
@@ -38,8 +39,8 @@ class NumbaInference:
 def _largest_kept(graph: Graph) -> int:
     """Values of the largest map that is there for all images: the input, the result, what dense layers read."""
     read = {id(before) for node in graph.nodes if node.operation == "dense" for before in node.inputs}
-    kept = [node for node in graph.nodes if node.operation == "input" or id(node) in read]
-    return max(math.prod(node.shape) for node in (*kept, graph.nodes[-1]))
+    kept = [node.shape for node in graph.nodes if id(node) in read or node is graph.nodes[-1]]
+    return max(math.prod(graph.nodes[0].shape), *(-(-c // LANES) * LANES * math.prod(size) for c, *size in kept))
 
 
 class NativePlan:
