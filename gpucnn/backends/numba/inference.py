@@ -5,12 +5,11 @@ import math
 import numpy as np
 
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
-from gpucnn.backends.numba.channel_blocks import aligned
+from gpucnn.backends.numba.channel_blocks import Blocks, aligned
 from gpucnn.backends.numba.lowering import Lowered, is_small
 from gpucnn.backends.spatial import three
 from gpucnn.inference.graph import Graph
 from gpucnn.kernels.numba import channel_maps as maps
-from gpucnn.kernels.numba.simd import LANES
 
 # The largest map should stay in the second cache, with the next one, for all images at once; or, where a thread takes
 # some of the images through all layers, the largest that is kept for all of them in the third. But eight images share
@@ -26,8 +25,9 @@ class NumbaInference:
 
     def images_at_once(self, graph: Graph) -> int:
         """How many images a plan should compute at most."""
-        count = _KEPT_MAP_BYTES // (4 * _largest_kept(graph)) if is_small(graph) else _MAP_BYTES // (4 * graph.largest)
-        count = max(count, min(_FEW, _FEW_BYTES // (4 * graph.largest)))
+        size = 4 * graph.largest
+        count = _KEPT_MAP_BYTES // _largest_kept(graph) if is_small(graph) else _MAP_BYTES // size
+        count = max(count, min(_FEW, _FEW_BYTES // size))
         # A power of two can be shared out evenly.
         return min(_MOST_IMAGES, 1 << max(0, count.bit_length() - 1))
 
@@ -37,10 +37,10 @@ class NumbaInference:
 
 
 def _largest_kept(graph: Graph) -> int:
-    """Values of the largest map that is there for all images: the input, the result, what dense layers read."""
+    """Bytes of the largest map of an image that is there for all: the input, the result, what dense layers read."""
     read = {id(before) for node in graph.nodes if node.operation == "dense" for before in node.inputs}
-    kept = [node.shape for node in graph.nodes if id(node) in read or node is graph.nodes[-1]]
-    return max(math.prod(graph.nodes[0].shape), *(-(-c // LANES) * LANES * math.prod(size) for c, *size in kept))
+    kept = [node for node in graph.nodes if id(node) in read or node is graph.nodes[-1]]
+    return max(4 * math.prod(graph.nodes[0].shape), *(Blocks.of(1, node.shape).image for node in kept))
 
 
 class NativePlan:

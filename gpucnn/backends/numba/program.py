@@ -30,7 +30,6 @@ class Program:
         self._calls: list[tuple[Native, np.ndarray, int, bool, bool, float]] = []
         self._kept: list[np.ndarray] = []
         self._rooms: list[tuple[int, int, int, int]] = []
-        self._changing: set[int] = set()
         self._readers: list[int] = []
         self._waits = False
 
@@ -119,7 +118,6 @@ class Program:
     def reads_images(self, slots: np.ndarray, number: int) -> None:
         """Slot `number` of a call is an offset into the images, where they are, and becomes an address in each run."""
         self._readers += [address(slots) + 8 * number, int(slots[number])]
-        self._changing.add(address(slots) + 8 * number)
 
     def _moved(self, slots: np.ndarray) -> list[tuple[int, int, int]]:
         """Which slots of a call differ from part to part, and by how much: no other looks like an address in a room.
@@ -130,7 +128,7 @@ class Program:
             for start, end, part, room in self._rooms
             for i in np.flatnonzero((start <= slots) & (slots < end))
         ]
-        changing = [(i, 0, 0) for i in range(len(slots)) if address(slots) + 8 * i in self._changing]
+        changing = [(i, 0, 0) for i in range(len(slots)) if address(slots) + 8 * i in self._readers[::2]]
         return moved + changing if moved else []
 
     def finish(self, source: np.ndarray, target: np.ndarray, alone: bool) -> None:
