@@ -23,7 +23,7 @@ from gpucnn.kernels.numba.addresses import (
 )
 from gpucnn.kernels.numba.channel_tiles import rows, turn
 from gpucnn.kernels.numba.compiler import inner
-from gpucnn.kernels.numba.elementary import exp64
+from gpucnn.kernels.numba.elementary32 import exp
 from gpucnn.kernels.numba.elementwise import EXPRESSIONS
 from gpucnn.kernels.numba.native import native
 from gpucnn.kernels.numba.simd import (
@@ -61,6 +61,13 @@ def block_of(a, number, unit):
 @inner
 def row_of(a, number, block, d, h):
     return block + d * slot(a, number + 3) + h * slot(a, number + 4)
+
+
+@inner
+def lies_in_one_row(a, number):
+    """Whether a block of a map is one row, without a border."""
+    row = slot(a, WIDTH) * VECTOR
+    return slot(a, number + 4) == row and slot(a, number + 3) == slot(a, HEIGHT) * row
 
 
 # ---- one value from one value ----------------------------------------------------------------------------------------
@@ -305,8 +312,8 @@ def flatten_of(backwards: bool):
     def flatten(a, unit):
         depth, height, width = slot(a, DEPTH), slot(a, HEIGHT), slot(a, WIDTH)
         line = depth * height * width * 4  # bytes of a channel
-        if slot(a, there + 4) == width * VECTOR and slot(a, there + 3) == height * width * VECTOR:
-            depth, height, width = 1, 1, depth * height * width  # without a border a block is one row
+        if lies_in_one_row(a, there):
+            depth, height, width = 1, 1, depth * height * width
         for c in range(0, slot(a, CHANNELS), LANES):
             channels = min(LANES, slot(a, CHANNELS) - c)
             block = channel_of(a, there, unit, c)
@@ -419,25 +426,72 @@ def store_images(a, unit):
 # ---- softmax and group norm ------------------------------------------------------------------------------------------
 
 
+@inner
+def softmax_of_one(x, y, x_block, y_block, channels):
+    """Of a position's channels, from 16 at x on, the next 16 x_block bytes further."""
+    largest = float_at(x)
+    for c in range(1, channels):
+        v = float_at(x + c // LANES * x_block + c % LANES * 4)
+        largest = v if v > largest else largest
+    blocks = -(-channels // LANES)
+    for i in range(blocks):
+        put_vector(y + i * y_block, exp(subtract(vector_at(x + i * x_block), splat(largest))))
+    total = ZERO
+    for c in range(channels):
+        total += float_at(y + c // LANES * y_block + c % LANES * 4)
+    for i in range(blocks):
+        put_vector(y + i * y_block, divide(vector_at(y + i * y_block), splat(total)))
+
+
+@inner
+def softmax_of_sixteen(x, y, x_step, y_step, x_block, y_block, channels):
+    """The same of 16 positions some bytes apart: y holds vectors of one channel until the end."""
+    for i in range(-(-channels // LANES)):
+        source, target = x + i * x_block, y + i * y_block
+        turn(rows(source, x_step, source + LANES * x_step), min(LANES, channels - i * LANES), target, y_step)
+    largest = vector_at(y)
+    for c in range(1, channels):
+        v = vector_at(y + c // LANES * y_block + c % LANES * y_step)
+        largest = where_greater(v, largest, v, largest)
+    total = splat(ZERO)
+    for c in range(channels):
+        at = y + c // LANES * y_block + c % LANES * y_step
+        e = exp(subtract(vector_at(at), largest))
+        put_vector(at, e)
+        total = add(total, e)
+    for i in range(-(-channels // LANES)):
+        target, last = y + i * y_block, min(LANES, channels - i * LANES) - 1
+        for c in range(last + 1):
+            put_vector(target + c * y_step, divide(vector_at(target + c * y_step), total))
+        turn(rows(target, y_step, target + last * y_step), LANES, target, y_step)
+
+
+@native("softmax of channel blocks, image by image")
+def softmax_of_images(a, unit):
+    """Along the channels of the only position, by rule 8. A unit is 16 images; OWN is their number."""
+    x_step, y_step, images, channels = slot(a, X + 1), slot(a, Y + 1), slot(a, OWN), slot(a, CHANNELS)
+    first = unit * LANES
+    x, y = slot(a, X) + first * x_step, slot(a, Y) + first * y_step
+    if first + LANES <= images:
+        softmax_of_sixteen(x, y, x_step, y_step, slot(a, X + 2), slot(a, Y + 2), channels)
+    else:
+        for i in range(images - first):
+            softmax_of_one(x + i * x_step, y + i * y_step, slot(a, X + 2), slot(a, Y + 2), channels)
+
+
 @native("softmax of channel blocks")
 def softmax(a, unit):
     """Along the channels, by rule 8. A unit is an image."""
-    channels, blocks = slot(a, CHANNELS), slot(a, BLOCKS)
-    for d in range(slot(a, DEPTH)):
-        for h in range(slot(a, HEIGHT)):
-            for w in range(slot(a, WIDTH)):
-                x = row_of(a, X, slot(a, X) + unit * slot(a, X + 1), d, h) + w * VECTOR
-                y = row_of(a, Y, slot(a, Y) + unit * slot(a, Y + 1), d, h) + w * VECTOR
-                x_block, y_block = slot(a, X + 2), slot(a, Y + 2)
-                largest = float_at(x)
-                for c in range(1, channels):
-                    v = float_at(x + c // LANES * x_block + c % LANES * 4)
-                    largest = v if v > largest else largest
-                for i in range(blocks):
-                    v = subtract(vector_at(x + i * x_block), splat(largest))
-                    put_vector(y + i * y_block, narrow(exp64(widen(v))))
-                total = ZERO
-                for c in range(channels):
-                    total += float_at(y + c // LANES * y_block + c % LANES * 4)
-                for i in range(blocks):
-                    put_vector(y + i * y_block, divide(vector_at(y + i * y_block), splat(total)))
+    depth, height, width = slot(a, DEPTH), slot(a, HEIGHT), slot(a, WIDTH)
+    if lies_in_one_row(a, X) and lies_in_one_row(a, Y):
+        depth, height, width = 1, 1, depth * height * width
+    x_block, y_block, channels = slot(a, X + 2), slot(a, Y + 2), slot(a, CHANNELS)
+    for d in range(depth):
+        for h in range(height):
+            x = row_of(a, X, slot(a, X) + unit * slot(a, X + 1), d, h)
+            y = row_of(a, Y, slot(a, Y) + unit * slot(a, Y + 1), d, h)
+            for first in range(0, width if width >= LANES else 0, LANES):
+                i = min(first, width - LANES) * VECTOR
+                softmax_of_sixteen(x + i, y + i, VECTOR, VECTOR, x_block, y_block, channels)
+            for i in range(0, 0 if width >= LANES else width * VECTOR, VECTOR):
+                softmax_of_one(x + i, y + i, x_block, y_block, channels)

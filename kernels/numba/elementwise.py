@@ -5,21 +5,19 @@ they are called, and whether a gradient starts from x or from y, is declared in 
 """
 
 import numpy as np
+from gpucnn.kernels.numba import elementary32
 from gpucnn.kernels.numba.chunks import chunk, chunks_of
 from gpucnn.kernels.numba.compiler import inner, kernel
-from gpucnn.kernels.numba.elementary import gelu64, gelu_slope64, sigmoid64, silu64, silu_slope64, tanh64
 from gpucnn.kernels.numba.simd import (
     LANES,
     add,
     fma,
     load,
     multiply,
-    narrow,
     splat,
     store,
     subtract,
     where_greater,
-    widen,
 )
 from gpucnn.kernels.numba.team import prange
 from gpucnn.kernels.numba.vectors import finished, rectified
@@ -28,9 +26,9 @@ ZERO, ONE = np.float32(0), np.float32(1)
 
 
 @inner
-def rounded(v):
-    """A float64 as float32, +0 for -0."""
-    return add(narrow(v), splat(ZERO))
+def unsigned_zero(v):
+    """+0 for -0."""
+    return add(v, splat(ZERO))
 
 
 # name -> (value of x, gradient of dy and what is saved), each also of the operation's settings
@@ -40,11 +38,11 @@ EXPRESSIONS = {
         lambda dy, y: where_greater(y, splat(ZERO), dy, splat(ZERO)),
     ),
     "tanh": (
-        lambda x: rounded(tanh64(widen(x))),
+        lambda x: unsigned_zero(elementary32.tanh(x)),
         lambda dy, y: multiply(dy, fma(multiply(splat(np.float32(-1)), y), y, splat(ONE))),
     ),
     "sigmoid": (
-        lambda x: narrow(sigmoid64(widen(x))),
+        lambda x: elementary32.sigmoid(x),
         lambda dy, y: multiply(dy, multiply(y, subtract(splat(ONE), y))),
     ),
     "leaky_relu": (
@@ -52,12 +50,12 @@ EXPRESSIONS = {
         lambda dy, x, slope: where_greater(x, splat(ZERO), dy, multiply(splat(slope), dy)),
     ),
     "gelu": (
-        lambda x: rounded(gelu64(widen(x))),
-        lambda dy, x: multiply(dy, rounded(gelu_slope64(widen(x)))),
+        lambda x: unsigned_zero(elementary32.gelu(x)),
+        lambda dy, x: multiply(dy, unsigned_zero(elementary32.gelu_slope(x))),
     ),
     "silu": (
-        lambda x: rounded(silu64(widen(x))),
-        lambda dy, x: multiply(dy, rounded(silu_slope64(widen(x)))),
+        lambda x: unsigned_zero(elementary32.silu(x)),
+        lambda dy, x: multiply(dy, unsigned_zero(elementary32.silu_slope(x))),
     ),
 }
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
-from gpucnn.kernels.numba.elementary import exp64, log64
+from gpucnn.kernels.numba.elementary import log64
+from gpucnn.kernels.numba.elementary32 import exp
 from gpucnn.kernels.numba.simd import (
     LANES,
     add,
@@ -37,7 +38,7 @@ def exponentials(z, e):
         largest = where_greater(v, largest, v, largest)
     total = splat(ZERO)
     for c in range(classes):
-        v = narrow(exp64(widen(subtract(load(z[c], 0), largest))))
+        v = exp(subtract(load(z[c], 0), largest))
         store(e[c], 0, v)
         total = add(total, v)
     return largest, first, total

@@ -341,6 +341,47 @@ def power_of_two(typing, n):
     return vec64(vec64), generate
 
 
+@intrinsic
+def fma64(typing, x, y, z):
+    def generate(context, builder, s, v):
+        kind = ir.FunctionType(_vec64, [_vec64] * 3)
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.fma.v16f64"), v)
+
+    return vec64(vec64, vec64, vec64), generate
+
+
+@intrinsic
+def absolute64(typing, x):
+    def generate(context, builder, s, v):
+        kind = ir.FunctionType(_vec64, [_vec64])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.fabs.v16f64"), v)
+
+    return vec64(vec64), generate
+
+
+@intrinsic
+def power_in_low_bits(typing, x):
+    """2**n where x = 1.5 * 2**52 + n, for whole numbers n in [-1022, 1023]."""
+
+    def generate(context, builder, s, v):
+        exponent = builder.shl(_bits(builder, v[0]), _constant_bits(52))
+        return builder.bitcast(builder.add(exponent, _constant_bits(1023 << 52)), _vec64)
+
+    return vec64(vec64), generate
+
+
+@intrinsic
+def identical(typing, x, y):
+    """Whether all lanes of two float32 vectors have the same bits."""
+
+    def generate(context, builder, s, v):
+        kind = ir.VectorType(_i32, LANES)
+        same = builder.icmp_signed("==", *(builder.bitcast(value, kind) for value in v))
+        return builder.icmp_signed("==", builder.bitcast(same, ir.IntType(LANES)), ir.IntType(LANES)(-1))
+
+    return types.boolean(vec, vec), generate
+
+
 # log takes x = m * 2**e with m in [sqrt(1/2), sqrt(2)): these are the bits of sqrt(1/2).
 _SQRT_HALF = 0x3FE6A09E667F3BCD
 

@@ -15,8 +15,8 @@ MUTANTS = {
     ),
     "borders taken for pixels": (
         MAPS,
-        "if slot(a, there + 4) == width * VECTOR and slot(a, there + 3) == height * width * VECTOR:",
-        "if True:",
+        "return slot(a, number + 4) == row and slot(a, number + 3) == slot(a, HEIGHT) * row",
+        "return True",
     ),
     "narrow rows without their last pixel": (
         MAPS,

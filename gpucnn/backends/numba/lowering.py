@@ -48,7 +48,7 @@ class Lowered(Sums):
             for before in dict.fromkeys(node.inputs):
                 self._readers[id(before)].append(node)
         self._values: dict[int, Blocks] = {}
-        # Which calls a thread makes one after the other for some of the images; dense layers are between two sections.
+        # Which calls a thread makes one after the other for some of the images; see `_is_apart` for those between two.
         self._sections: dict[int, int] = {}
         self._free: dict[tuple, list[np.ndarray]] = {}
         self._packs: list[tuple] = []
@@ -68,7 +68,7 @@ class Lowered(Sums):
                 continue
             stage: Sum | Node = node
             computed.add(id(node))
-            apart = node.operation == "dense"
+            apart = self._is_apart(node)
             section += apart
             self._sections[id(node)] = section
             if node.operation in OPERATIONS:
@@ -90,9 +90,14 @@ class Lowered(Sums):
             self._values[id(node)] = Blocks.of(images, node.shape)
         return self._values[id(node)]
 
+    def _is_apart(self, node: Node) -> bool:
+        """Whether a unit of its work takes several images: that of a dense layer, and of softmax at one position."""
+        one = math.prod(node.shape[1:]) == 1
+        return node.operation == "dense" or (node.operation == "softmax" and one and self.images >= LANES)
+
     def _passes(self, node: Node) -> bool:
         """Whether the thread that computes a value still has the same images when the value is read."""
-        if not self.together or node.operation in ("input", "dense") or node is self._graph.nodes[-1]:
+        if not self.together or node.operation == "input" or node is self._graph.nodes[-1]:
             return False
         return all(self._sections[id(reader)] == self._sections[id(node)] for reader in self._final_readers(node))
 
@@ -184,7 +189,7 @@ class Lowered(Sums):
             self._packs = []
             program.begin()
             for kernel, slots, units in calls:
-                made = program.call(kernel, slots, units, cycles / len(calls), by_image=node.operation != "dense")
+                made = program.call(kernel, slots, units, cycles / len(calls), by_image=not self._is_apart(node))
                 if node.operation == "input":
                     self.source = made
                 elif isinstance(stage, Sum) and self._value(self._seen_through(node.inputs[0])).elsewhere:
@@ -312,11 +317,17 @@ class Lowered(Sums):
     def _group_norm(self, node: Node, y: Blocks) -> list[tuple]:
         settings = node.settings
         gamma, beta = (0 if settings[name] is None else address(settings[name]) for name in ("gamma", "beta"))
-        own = settings["groups"], gamma, beta, self.program.keep(_filled(settings["eps"])), int(settings["relu"])
-        self.cycles += self.images * y.channels * y.positions * 10
-        return self._map(channel_group_norm.group_norm, node, y, own, self.images * settings["groups"])
+        groups, eps = settings["groups"], self.program.keep(_filled(settings["eps"]))
+        channels = y.channels // groups
+        together = min(groups, math.lcm(LANES, channels) // channels)
+        own = groups, together, gamma, beta, eps, int(settings["relu"])
+        self.cycles += self.images * y.blocks * y.positions * 20
+        return self._map(channel_group_norm.group_norm, node, y, own, self.images * -(-groups // together))
 
     def _softmax(self, node: Node, y: Blocks) -> list[tuple]:
+        if self._is_apart(node):
+            self.cycles += self.images * (y.channels * 4 + y.blocks * 16)
+            return self._map(maps.softmax_of_images, node, y, [self.images], -(-self.images // LANES))
         self.cycles += self.images * y.positions * (y.blocks * 60 + y.channels * 4)
         return self._map(maps.softmax, node, y, [], self.images)
 
