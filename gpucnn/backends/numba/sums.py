@@ -224,15 +224,16 @@ class Sums:
         for phase in phases(settings["window"]):
             pixels = [range(size)[part] for part, size in zip(phase.pixels, geometry.input, strict=True)]
             numbers = [range(size)[part] for part, size in zip(phase.taps, geometry.kernel, strict=True)]
-            taps = [
-                x.at(*(t * d - b for t, d, b in zip(tap, phase.dilation, phase.before, strict=True)))
-                for tap in itertools.product(*(range(len(along)) for along in numbers))
-            ]
+            steps = itertools.product(*(range(len(along)) for along in numbers))
+            offsets = np.array([*steps], np.int64).reshape(-1, 3) * phase.dilation - phase.before
+            taps = [x.at(*offset) for offset in offsets.tolist()]
             kernel = [int(np.ravel_multi_index(tap, geometry.kernel)) for tap in itertools.product(*numbers)]
             seen = np.array(list(itertools.product(*(range(len(along)) for along in pixels))))
             put = np.array(list(itertools.product(*pixels)))
-            inside = np.full((len(put), max(1, len(taps))), len(taps) > 0)
-            taps, kernel = taps or [0], kernel or [0]
+            read = seen[:, None] + offsets
+            inside = np.all((read >= 0) & (read < x.size), axis=2)
+            if not taps:
+                inside, taps, kernel = np.zeros((len(put), 1), bool), [0], [0]
             for first, count, owners in _parts(groups, own):
                 # The weights of output o in channel c are at c * own + o of its group.
                 pairs = [(g, c) for g in owners for c in range(g * channels, (g + 1) * channels)]
