@@ -186,6 +186,9 @@ class AdaptiveAvgPool(AdaptivePool):
             return onnx_resample(graph, x, taps)
         return graph.node("AveragePool", x, kernel_shape=window.kernel, strides=window.stride)
 
+    def pytorch(self) -> list[TorchModule]:
+        return [TorchModule(f"AdaptiveAvgPool{self.axes}d", {"output_size": self._output})]
+
 
 class AdaptiveMaxPool(AdaptivePool):
     """The largest value of each window; its gradient goes to the first largest pixel."""
@@ -201,6 +204,9 @@ class AdaptiveMaxPool(AdaptivePool):
         taps, window = adaptive_maximum(self.input_shape[1:], self._output)
         x = onnx_resample(graph, x, taps)
         return graph.node("MaxPool", x, kernel_shape=window.kernel, strides=window.stride)
+
+    def pytorch(self) -> list[TorchModule]:
+        return [TorchModule(f"AdaptiveMaxPool{self.axes}d", {"output_size": self._output})]
 
 
 class MaxPool1d(MaxPool):

@@ -9,7 +9,7 @@ from gpucnn.arguments import each_axis, truth
 from gpucnn.backends.batch import Batch
 from gpucnn.geometry import Padding, pads_of
 from gpucnn.layers.base import Backward, Layer, Shape
-from gpucnn.layers.counterparts import Graph
+from gpucnn.layers.counterparts import Graph, TorchModule
 from gpucnn.layers.settings import image_shape
 from gpucnn.resampling import (
     Taps,
@@ -67,6 +67,15 @@ class _Resampled(Layer):
         return onnx_resample(graph, x, self._taps)
 
 
+_TORCH_PADS = {
+    "zeros": "Constant",
+    "constant": "Constant",
+    "reflect": "Reflection",
+    "replicate": "Replication",
+    "circular": "Circular",
+}
+
+
 class Pad(_Resampled):
     """Pixels around each map: `padding` is an integer, one per axis, or (before, after) per axis.
 
@@ -86,6 +95,14 @@ class Pad(_Resampled):
         self._taps = padding_taps(size, pads, self.padding_mode, self.value)
         self.reach = self.step = (1,) * len(size)
         return (channels, *padded_sizes(size, pads))
+
+    def pytorch(self) -> list[TorchModule]:
+        axes = len(self.input_shape) - 1
+        pads = pads_of(self.padding, axes)
+        arguments: dict = {"padding": tuple(size for pair in reversed(pads) for size in pair)}
+        if self.padding_mode in ("zeros", "constant"):
+            arguments["value"] = self.value
+        return [TorchModule(f"{_TORCH_PADS[self.padding_mode]}Pad{axes}d", arguments)]
 
 
 class Upsample(_Resampled):
@@ -108,3 +125,10 @@ class Upsample(_Resampled):
         self.reach = tuple(1 if taps is None else taps.reach for taps in self._taps)
         self.step = tuple(Fraction(i, o) for i, o in zip(size, output))
         return (channels, *output)
+
+    def pytorch(self) -> list[TorchModule]:
+        size = self.output_shape[1:]
+        if self.interpolation == "nearest":
+            return [TorchModule("Upsample", {"size": size})]
+        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
+        return [TorchModule("Upsample", {"size": size, "mode": mode, "align_corners": self.align_corners})]

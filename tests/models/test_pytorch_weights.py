@@ -12,6 +12,10 @@ from gpucnn.backends import get_backend
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.layers import (
     GELU,
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d,
     BatchNorm,
     Conv2d,
     Dense,
@@ -20,6 +24,7 @@ from gpucnn.layers import (
     Layer,
     LeakyReLU,
     MaxPool2d,
+    Pad,
     ReLU,
     Residual,
     Sequential,
@@ -27,6 +32,7 @@ from gpucnn.layers import (
     SiLU,
     Softmax,
     Tanh,
+    Upsample,
 )
 from gpucnn.models import (
     Model,
@@ -234,6 +240,36 @@ def test_each_layer_computes_the_same(torch, name):
         assert np.all(np.abs(ours.numpy() - theirs.numpy()) <= limit), layer
         seen += 1
     assert seen == sum(not isinstance(layer, Sequential) for layer in model.layer.walk())
+
+
+@pytest.mark.pytorch
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (Upsample(2), (2, 3, 5)),
+        (Upsample(size=(7, 4)), (1, 3, 5)),
+        (Upsample(3, mode="linear"), (2, 6)),
+        (Upsample(size=(5, 9), mode="linear"), (2, 3, 4)),
+        (Upsample(2, mode="linear", align_corners=True), (1, 2, 3, 4)),
+        (Pad(2), (2, 5)),
+        (Pad(((1, 0), (2, 3)), mode="constant", value=0.5), (2, 3, 4)),
+        (Pad(((1, 2), (3, 0)), mode="reflect"), (2, 5, 6)),
+        (Pad(1, mode="replicate"), (1, 2, 3, 4)),
+        (Pad(((0, 1), (2, 1)), mode="circular"), (2, 4, 5)),
+        (AdaptiveAvgPool2d((2, 3)), (2, 5, 7)),
+        (AdaptiveAvgPool1d(4), (2, 4)),
+        (AdaptiveMaxPool2d(3), (2, 7, 4)),
+        (AdaptiveMaxPool3d((1, 2, 2)), (2, 3, 5, 4)),
+    ],
+)
+def test_layers_that_resample_compute_the_same(torch, layer, shape):
+    """In float64: whatever differs is no rounding."""
+    model = Model(Sequential(layer), shape, head="regressor")
+    x = np.random.default_rng(2).standard_normal((3, *shape))
+    theirs = pytorch_module(model).double()(torch.from_numpy(x)).numpy()
+    ours = model.place(DOUBLE)(x)[0].numpy()
+    assert theirs.shape == ours.shape
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.pytorch
