@@ -117,6 +117,20 @@ def masked_load(builder, place, mask):
     return builder.call(function, arguments)
 
 
+@intrinsic
+def copy_floats(typing, target, source, count):
+    """The first `count` floats at `source`, 16 at most, become those at `target`; nothing else is read or written."""
+
+    def generate(context, builder, s, v):
+        target, source, mask = pointer(builder, v[0], _vec), pointer(builder, v[1]), mask_before(builder, v[2])
+        kind = ir.FunctionType(ir.VoidType(), [_vec, target.type, _i32, mask.type])
+        store = cgutils.get_or_insert_function(builder.module, kind, "llvm.masked.store.v16f32.p0")
+        builder.call(store, [masked_load(builder, source, mask), target, _i32(4), mask])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate
+
+
 def stack_of(vectors: int):
     """`stack()`: the address of room for so many vectors in the frame of the function that calls it."""
 

@@ -8,19 +8,41 @@ has in the next channel is added to its chain afterwards.
 import numpy as np
 from gpucnn.kernels.contract import BAND
 from gpucnn.kernels.numba.addresses import float_at, put_vector, slot, vector_at
-from gpucnn.kernels.numba.channel_maps import CHANNELS, DEPTH, HEIGHT, OWN, VECTOR, WIDTH, X, Y, channel_of, row_of
+from gpucnn.kernels.numba.channel_maps import (
+    CHANNELS,
+    DEPTH,
+    HEIGHT,
+    OWN,
+    VECTOR,
+    WIDTH,
+    X,
+    Y,
+    channel_of,
+    push_lanes,
+    row_of,
+    total_lanes,
+    tree_room,
+    turn_back,
+    turn_blocks,
+)
 from gpucnn.kernels.numba.compiler import inner
 from gpucnn.kernels.numba.native import native
 from gpucnn.kernels.numba.norm import inverse_deviation
 from gpucnn.kernels.numba.simd import (
     LANES,
+    add,
     add64,
+    divide,
+    divide64,
     fma,
     load,
     load64,
     multiply,
     multiply64,
+    narrow,
+    splat,
     splat64,
+    sqrt,
     store64,
     subtract,
     subtract64,
@@ -31,7 +53,7 @@ from gpucnn.kernels.numba.vectors import finished
 
 ZERO, ONE = np.float32(0), np.float32(1)
 # TOGETHER groups, whose channels fill whole blocks, are one unit of work; addresses 0 for 1 and 0; EPS of a float32.
-GROUPS, TOGETHER, GAMMA, BETA, EPS, RELU = range(OWN, OWN + 6)
+GROUPS, TOGETHER, GAMMA, BETA, EPS, RELU, IMAGES = range(OWN, OWN + 7)
 # Sums that wait, one a level of the tree.
 LEVELS = 64
 
@@ -131,18 +153,43 @@ def line_sum(a, image, first, channels, at, parts, by_band, centre, squared, slo
     return total64(slots, bands)
 
 
-@native("group norm of channel blocks")
-def group_norm(a, unit):
-    """y = fma(gamma, (x - mean) * inv, beta), or its ReLU. A unit is TOGETHER groups of an image."""
-    units = -(-slot(a, GROUPS) // slot(a, TOGETHER))
-    image, group = unit // units, unit % units * slot(a, TOGETHER)
+@inner
+def flat_sum(a, image, first, channels, centre, squared, slots):
+    """line_sum where the maps have one position."""
+    bands = 0
+    for start in range(0, channels, BAND):
+        acc = 0.0
+        for c in range(first + start, first + min(start + BAND, channels)):
+            v = np.float64(float_at(channel_of(a, X, image, c)))
+            if squared:
+                v -= centre
+                v *= v
+            acc += v
+        push64(slots, bands, acc)
+        bands += 1
+    return total64(slots, bands)
+
+
+@inner
+def factor_of(a, c):
+    return float_at(slot(a, GAMMA) + c * 4) if slot(a, GAMMA) else ONE
+
+
+@inner
+def shift_of(a, c):
+    return float_at(slot(a, BETA) + c * 4) if slot(a, BETA) else ZERO
+
+
+@inner
+def norm_of_image(a, image, group):
+    """Of TOGETHER groups of an image from `group` on, or those that are left."""
     groups, channels = min(slot(a, TOGETHER), slot(a, GROUPS) - group), slot(a, CHANNELS) // slot(a, GROUPS)
     first, positions = group * channels, positions_of(a)
     count, padded = groups * channels, -(-groups * channels // LANES) * LANES
     by_band = positions >= LANES  # else bands begin in few channels
     begins, ended, room = np.zeros((padded // LANES, BAND), np.int64), np.empty(LANES, np.int64), np.empty(LANES)
     parts, slots = np.empty((padded, positions // BAND + 2)), np.empty(LEVELS)
-    centres, known = np.zeros(padded), np.zeros((4, padded), np.float32)
+    centres, constants = np.zeros(padded), np.zeros((4, padded), np.float32)
     for c in range(count):
         begins[c // LANES, (BAND - c % channels * positions % BAND) % BAND] |= 1 << c % LANES
     for squared in range(2):
@@ -152,18 +199,21 @@ def group_norm(a, unit):
                 sum_bands(a, block, begins[at // LANES], centre, squared, parts[at : at + LANES], ended, room)
         for g in range(groups):
             at = g * channels
-            total = line_sum(a, image, first + at, channels, at, parts, by_band, centres[at], squared, slots)
-            mean64 = total / (channels * positions)
-            for c in range(at, at + channels):
-                if squared:
-                    known[0, c] = np.float32(centres[c])
-                    known[1, c] = inverse_deviation(np.float32(mean64), float_at(slot(a, EPS)))
-                    known[2, c] = float_at(slot(a, GAMMA) + (first + c) * 4) if slot(a, GAMMA) else ONE
-                    known[3, c] = float_at(slot(a, BETA) + (first + c) * 4) if slot(a, BETA) else ZERO
-                else:
-                    centres[c] = mean64
+            if positions == 1:
+                total = flat_sum(a, image, first + at, channels, centres[at], squared, slots)
+            else:
+                total = line_sum(a, image, first + at, channels, at, parts, by_band, centres[at], squared, slots)
+            value = total / (channels * positions)
+            if squared:
+                constants[0, at : at + channels] = np.float32(centres[at])
+                constants[1, at : at + channels] = inverse_deviation(np.float32(value), float_at(slot(a, EPS)))
+            else:
+                centres[at : at + channels] = value
+    for c in range(count):
+        constants[2, c], constants[3, c] = factor_of(a, first + c), shift_of(a, first + c)
     for at in range(0, padded, LANES):
-        mean, inverse, gamma, beta = load(known[0], at), load(known[1], at), load(known[2], at), load(known[3], at)
+        mean, inverse = load(constants[0], at), load(constants[1], at)
+        gamma, beta = load(constants[2], at), load(constants[3], at)
         x, y = channel_of(a, X, image, first + at), channel_of(a, Y, image, first + at)
         for d in range(slot(a, DEPTH)):
             for h in range(slot(a, HEIGHT)):
@@ -171,3 +221,53 @@ def group_norm(a, unit):
                 for i in range(0, slot(a, WIDTH) * VECTOR, VECTOR):
                     v = fma(gamma, multiply(subtract(vector_at(source + i), mean), inverse), beta)
                     put_vector(target + i, finished(v, slot(a, RELU)))
+
+
+@native("group norm of channel blocks")
+def group_norm(a, unit):
+    """y = fma(gamma, (x - mean) * inv, beta), or its ReLU. A unit is TOGETHER groups of an image."""
+    units = -(-slot(a, GROUPS) // slot(a, TOGETHER))
+    norm_of_image(a, unit // units, unit % units * slot(a, TOGETHER))
+
+
+@inner
+def sum_across(y, y_block, y_step, first, channels, centre, squared, slots):
+    """The sums over a group's line in 16 images, or of the squares of value - centre: y holds vectors of a channel."""
+    acc, bands = splat64(0.0), 0
+    for c in range(first, first + channels):
+        v = widen(vector_at(y + c // LANES * y_block + c % LANES * y_step))
+        if squared:
+            v = subtract64(v, centre)
+            v = multiply64(v, v)
+        acc = add64(acc, v)
+        if (c - first) % BAND == BAND - 1:
+            push_lanes(slots, bands, acc)
+            acc, bands = splat64(0.0), bands + 1
+    if channels % BAND:
+        push_lanes(slots, bands, acc)
+        bands += 1
+    return total_lanes(slots, bands)
+
+
+@native("group norm of channel blocks, image by image")
+def group_norm_of_images(a, unit):
+    """The same where the maps have one position. A unit is 16 images; IMAGES is their number."""
+    first, channels = unit * LANES, slot(a, CHANNELS) // slot(a, GROUPS)
+    if first + LANES > slot(a, IMAGES):
+        for image in range(first, slot(a, IMAGES)):
+            for group in range(0, slot(a, GROUPS), slot(a, TOGETHER)):
+                norm_of_image(a, image, group)
+        return
+    x_step, x_block, y_step, y_block = slot(a, X + 1), slot(a, X + 2), slot(a, Y + 1), slot(a, Y + 2)
+    x, y, slots = slot(a, X) + first * x_step, slot(a, Y) + first * y_step, tree_room()
+    turn_blocks(x, x_step, x_block, y, y_step, y_block, slot(a, CHANNELS))
+    count, eps = splat64(np.float64(channels)), splat(float_at(slot(a, EPS)))
+    for group in range(0, slot(a, CHANNELS), channels):
+        centre = divide64(sum_across(y, y_block, y_step, group, channels, splat64(0.0), False, slots), count)
+        variance = divide64(sum_across(y, y_block, y_step, group, channels, centre, True, slots), count)
+        mean, inverse = narrow(centre), divide(splat(ONE), sqrt(add(narrow(variance), eps)))
+        for c in range(group, group + channels):
+            at = y + c // LANES * y_block + c % LANES * y_step
+            xhat = multiply(subtract(vector_at(at), mean), inverse)
+            put_vector(at, finished(fma(splat(factor_of(a, c)), xhat, splat(shift_of(a, c))), slot(a, RELU)))
+    turn_back(y, y_step, y_block, slot(a, CHANNELS))

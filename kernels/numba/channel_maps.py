@@ -10,6 +10,7 @@ import functools
 import numpy as np
 from gpucnn.kernels.numba.addresses import (
     VECTOR,
+    copy_floats,
     float_at,
     offset_at,
     put_float,
@@ -225,13 +226,13 @@ def total_lanes(slots, terms):
     return value
 
 
-_tree_room = stack_of(2 * 40)
+tree_room = stack_of(2 * 40)
 
 
 @native("global average pool of channel blocks")
 def global_avg_pool(a, unit):
     """Own slots: the input's sizes, three, and how many positions a band has."""
-    x, y, slots = block_of(a, X, unit), block_of(a, Y, unit), _tree_room()
+    x, y, slots = block_of(a, X, unit), block_of(a, Y, unit), tree_room()
     acc, bands, filled = splat64(0.0), 0, 0
     for d in range(slot(a, OWN)):
         for h in range(slot(a, OWN + 1)):
@@ -283,20 +284,17 @@ def channel_of(a, number, image, c):
 @native("copy channels between channel blocks")
 def copy_channels(a, unit):
     """Channels of x from the own slot 0 on become CHANNELS channels of y from the own slot 1 on. A unit is an image."""
-    from_, to, channels = slot(a, OWN), slot(a, OWN + 1), slot(a, CHANNELS)
-    c = 0
-    while c < channels:
-        whole = (from_ + c) % LANES == 0 and (to + c) % LANES == 0 and c + LANES <= channels
+    c, from_, to = 0, slot(a, OWN), slot(a, OWN + 1)
+    while c < slot(a, CHANNELS):
+        # As many as stay in one block on both sides.
+        count = min(LANES - max((from_ + c) % LANES, (to + c) % LANES), slot(a, CHANNELS) - c)
         x, y = channel_of(a, X, unit, from_ + c), channel_of(a, Y, unit, to + c)
         for d in range(slot(a, DEPTH)):
             for h in range(slot(a, HEIGHT)):
                 source, target = row_of(a, X, x, d, h), row_of(a, Y, y, d, h)
                 for i in range(0, slot(a, WIDTH) * VECTOR, VECTOR):
-                    if whole:
-                        put_vector(target + i, vector_at(source + i))
-                    else:
-                        put_float(target + i, float_at(source + i))
-        c += LANES if whole else 1
+                    copy_floats(target + i, source + i, count)
+        c += count
 
 
 @functools.cache
@@ -427,6 +425,25 @@ def store_images(a, unit):
 
 
 @inner
+def turn_blocks(x, x_step, x_block, y, y_step, y_block, channels):
+    """Vectors of 16 positions or images at y, one a channel, from their blocks of 16 channels at x.
+
+    Positions are x_step bytes apart at x, and at y, where the vectors of a block take their places, y_step.
+    """
+    for i in range(-(-channels // LANES)):
+        source, target = x + i * x_block, y + i * y_block
+        turn(rows(source, x_step, source + LANES * x_step), min(LANES, channels - i * LANES), target, y_step)
+
+
+@inner
+def turn_back(y, y_step, y_block, channels):
+    """The opposite of turn_blocks, in place."""
+    for i in range(-(-channels // LANES)):
+        target, last = y + i * y_block, min(LANES, channels - i * LANES) - 1
+        turn(rows(target, y_step, target + last * y_step), LANES, target, y_step)
+
+
+@inner
 def softmax_of_one(x, y, x_block, y_block, channels):
     """Of a position's channels, from 16 at x on, the next 16 x_block bytes further."""
     largest = float_at(x)
@@ -446,9 +463,7 @@ def softmax_of_one(x, y, x_block, y_block, channels):
 @inner
 def softmax_of_sixteen(x, y, x_step, y_step, x_block, y_block, channels):
     """The same of 16 positions some bytes apart: y holds vectors of one channel until the end."""
-    for i in range(-(-channels // LANES)):
-        source, target = x + i * x_block, y + i * y_block
-        turn(rows(source, x_step, source + LANES * x_step), min(LANES, channels - i * LANES), target, y_step)
+    turn_blocks(x, x_step, x_block, y, y_step, y_block, channels)
     largest = vector_at(y)
     for c in range(1, channels):
         v = vector_at(y + c // LANES * y_block + c % LANES * y_step)
@@ -459,11 +474,10 @@ def softmax_of_sixteen(x, y, x_step, y_step, x_block, y_block, channels):
         e = exp(subtract(vector_at(at), largest))
         put_vector(at, e)
         total = add(total, e)
-    for i in range(-(-channels // LANES)):
-        target, last = y + i * y_block, min(LANES, channels - i * LANES) - 1
-        for c in range(last + 1):
-            put_vector(target + c * y_step, divide(vector_at(target + c * y_step), total))
-        turn(rows(target, y_step, target + last * y_step), LANES, target, y_step)
+    for c in range(channels):
+        at = y + c // LANES * y_block + c % LANES * y_step
+        put_vector(at, divide(vector_at(at), total))
+    turn_back(y, y_step, y_block, channels)
 
 
 @native("softmax of channel blocks, image by image")

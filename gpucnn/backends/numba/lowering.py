@@ -91,9 +91,9 @@ class Lowered(Sums):
         return self._values[id(node)]
 
     def _is_apart(self, node: Node) -> bool:
-        """Whether a unit of its work takes several images: that of a dense layer, and of softmax at one position."""
-        one = math.prod(node.shape[1:]) == 1
-        return node.operation == "dense" or (node.operation == "softmax" and one and self.images >= LANES)
+        """Whether a unit of its work takes several images, as a dense layer's and some operations' at one position."""
+        many = math.prod(node.shape[1:]) == 1 and self.images >= LANES
+        return node.operation == "dense" or (many and node.operation in ("softmax", "group norm"))
 
     def _passes(self, node: Node) -> bool:
         """Whether the thread that computes a value still has the same images when the value is read."""
@@ -320,7 +320,10 @@ class Lowered(Sums):
         groups, eps = settings["groups"], self.program.keep(_filled(settings["eps"]))
         channels = y.channels // groups
         together = min(groups, math.lcm(LANES, channels) // channels)
-        own = groups, together, gamma, beta, eps, int(settings["relu"])
+        own = groups, together, gamma, beta, eps, int(settings["relu"]), self.images
+        if self._is_apart(node):
+            self.cycles += self.images * y.channels * 2
+            return self._map(channel_group_norm.group_norm_of_images, node, y, own, -(-self.images // LANES))
         self.cycles += self.images * y.blocks * y.positions * 20
         return self._map(channel_group_norm.group_norm, node, y, own, self.images * -(-groups // together))
 
