@@ -33,7 +33,8 @@ def check(layers: list[L.Layer], shape: tuple[int, ...], *counts: int, scale: fl
 
 @pytest.mark.parametrize(("channels", "groups", "size"), LINES)
 def test_group_norm(channels, groups, size):
-    check([L.GroupNorm(groups)], (channels, *size), 1, 5, 16, 17, cancel=groups)
+    check([L.GroupNorm(groups)], (channels, *size), 1, 5, 16, 17)
+    check([L.GroupNorm(groups, affine=False)], (channels, *size), 1, 17, cancel=groups)
 
 
 @pytest.mark.parametrize(("channels", "groups", "size"), LINES[:8])
