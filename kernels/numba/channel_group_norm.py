@@ -43,6 +43,7 @@ from gpucnn.kernels.numba.simd import (
     splat,
     splat64,
     sqrt,
+    store,
     store64,
     subtract,
     subtract64,
@@ -114,9 +115,7 @@ def sum_bands(a, x, begins, centre, squared, parts, ended, room):
 def continued(a, channel, p, count, acc, centre, squared):
     """acc after `count` more values of a channel, from position p on."""
     height, width = slot(a, HEIGHT), slot(a, WIDTH)
-    d, h, w = 0, 0, p
-    if p >= width:
-        d, h, w = p // (height * width), p // width % height, p % width
+    d, h, w = p // (height * width), p // width % height, p % width
     for _ in range(count):
         v = np.float64(float_at(row_of(a, X, channel, d, h) + w * VECTOR))
         if squared:
@@ -154,23 +153,6 @@ def line_sum(a, image, first, channels, at, parts, by_band, centre, squared, slo
 
 
 @inner
-def flat_sum(a, image, first, channels, centre, squared, slots):
-    """line_sum where the maps have one position."""
-    bands = 0
-    for start in range(0, channels, BAND):
-        acc = 0.0
-        for c in range(first + start, first + min(start + BAND, channels)):
-            v = np.float64(float_at(channel_of(a, X, image, c)))
-            if squared:
-                v -= centre
-                v *= v
-            acc += v
-        push64(slots, bands, acc)
-        bands += 1
-    return total64(slots, bands)
-
-
-@inner
 def factor_of(a, c):
     return float_at(slot(a, GAMMA) + c * 4) if slot(a, GAMMA) else ONE
 
@@ -180,9 +162,11 @@ def shift_of(a, c):
     return float_at(slot(a, BETA) + c * 4) if slot(a, BETA) else ZERO
 
 
-@inner
-def norm_of_image(a, image, group):
-    """Of TOGETHER groups of an image from `group` on, or those that are left."""
+@native("group norm of channel blocks")
+def group_norm(a, unit):
+    """y = fma(gamma, (x - mean) * inv, beta), or its ReLU. A unit is TOGETHER groups of an image."""
+    units = -(-slot(a, GROUPS) // slot(a, TOGETHER))
+    image, group = unit // units, unit % units * slot(a, TOGETHER)
     groups, channels = min(slot(a, TOGETHER), slot(a, GROUPS) - group), slot(a, CHANNELS) // slot(a, GROUPS)
     first, positions = group * channels, positions_of(a)
     count, padded = groups * channels, -(-groups * channels // LANES) * LANES
@@ -199,10 +183,7 @@ def norm_of_image(a, image, group):
                 sum_bands(a, block, begins[at // LANES], centre, squared, parts[at : at + LANES], ended, room)
         for g in range(groups):
             at = g * channels
-            if positions == 1:
-                total = flat_sum(a, image, first + at, channels, centres[at], squared, slots)
-            else:
-                total = line_sum(a, image, first + at, channels, at, parts, by_band, centres[at], squared, slots)
+            total = line_sum(a, image, first + at, channels, at, parts, by_band, centres[at], squared, slots)
             value = total / (channels * positions)
             if squared:
                 constants[0, at : at + channels] = np.float32(centres[at])
@@ -223,24 +204,17 @@ def norm_of_image(a, image, group):
                     put_vector(target + i, finished(v, slot(a, RELU)))
 
 
-@native("group norm of channel blocks")
-def group_norm(a, unit):
-    """y = fma(gamma, (x - mean) * inv, beta), or its ReLU. A unit is TOGETHER groups of an image."""
-    units = -(-slot(a, GROUPS) // slot(a, TOGETHER))
-    norm_of_image(a, unit // units, unit % units * slot(a, TOGETHER))
-
-
 @inner
-def sum_across(y, y_block, y_step, first, channels, centre, squared, slots):
-    """The sums over a group's line in 16 images, or of the squares of value - centre: y holds vectors of a channel."""
+def sum_across(room, first, channels, centre, squared, slots):
+    """The sums over a group's line in 16 images, or of the squares of value - centre; room (channels, 16)."""
     acc, bands = splat64(0.0), 0
-    for c in range(first, first + channels):
-        v = widen(vector_at(y + c // LANES * y_block + c % LANES * y_step))
+    for c in range(channels):
+        v = widen(load(room[first + c], 0))
         if squared:
             v = subtract64(v, centre)
             v = multiply64(v, v)
         acc = add64(acc, v)
-        if (c - first) % BAND == BAND - 1:
+        if c % BAND == BAND - 1:
             push_lanes(slots, bands, acc)
             acc, bands = splat64(0.0), bands + 1
     if channels % BAND:
@@ -251,23 +225,18 @@ def sum_across(y, y_block, y_step, first, channels, centre, squared, slots):
 
 @native("group norm of channel blocks, image by image")
 def group_norm_of_images(a, unit):
-    """The same where the maps have one position. A unit is 16 images; IMAGES is their number."""
-    first, channels = unit * LANES, slot(a, CHANNELS) // slot(a, GROUPS)
-    if first + LANES > slot(a, IMAGES):
-        for image in range(first, slot(a, IMAGES)):
-            for group in range(0, slot(a, GROUPS), slot(a, TOGETHER)):
-                norm_of_image(a, image, group)
-        return
-    x_step, x_block, y_step, y_block = slot(a, X + 1), slot(a, X + 2), slot(a, Y + 1), slot(a, Y + 2)
-    x, y, slots = slot(a, X) + first * x_step, slot(a, Y) + first * y_step, tree_room()
-    turn_blocks(x, x_step, x_block, y, y_step, y_block, slot(a, CHANNELS))
+    """The same where the maps have one position. A unit is up to 16 images; IMAGES is their number."""
+    first, every, channels = unit * LANES, slot(a, CHANNELS), slot(a, CHANNELS) // slot(a, GROUPS)
+    images, slots, room = min(LANES, slot(a, IMAGES) - first), tree_room(), np.empty((every, LANES), np.float32)
+    x, y = slot(a, X) + first * slot(a, X + 1), slot(a, Y) + first * slot(a, Y + 1)
+    turn_blocks(x, slot(a, X + 1), slot(a, X + 2), images, every, room)
     count, eps = splat64(np.float64(channels)), splat(float_at(slot(a, EPS)))
-    for group in range(0, slot(a, CHANNELS), channels):
-        centre = divide64(sum_across(y, y_block, y_step, group, channels, splat64(0.0), False, slots), count)
-        variance = divide64(sum_across(y, y_block, y_step, group, channels, centre, True, slots), count)
+    for group in range(0, every, channels):
+        centre = divide64(sum_across(room, group, channels, splat64(0.0), False, slots), count)
+        variance = divide64(sum_across(room, group, channels, centre, True, slots), count)
         mean, inverse = narrow(centre), divide(splat(ONE), sqrt(add(narrow(variance), eps)))
         for c in range(group, group + channels):
-            at = y + c // LANES * y_block + c % LANES * y_step
-            xhat = multiply(subtract(vector_at(at), mean), inverse)
-            put_vector(at, finished(fma(splat(factor_of(a, c)), xhat, splat(shift_of(a, c))), slot(a, RELU)))
-    turn_back(y, y_step, y_block, slot(a, CHANNELS))
+            xhat = multiply(subtract(load(room[c], 0), mean), inverse)
+            v = fma(splat(factor_of(a, c)), xhat, splat(shift_of(a, c)))
+            store(room[c], 0, finished(v, slot(a, RELU)))
+    turn_back(room, y, slot(a, Y + 1), slot(a, Y + 2), images, every)

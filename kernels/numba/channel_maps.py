@@ -34,11 +34,13 @@ from gpucnn.kernels.numba.simd import (
     divide,
     divide64,
     fma,
+    load,
     multiply,
     narrow,
     splat,
     splat64,
     sqrt,
+    store,
     subtract,
     where_greater,
     widen,
@@ -425,22 +427,23 @@ def store_images(a, unit):
 
 
 @inner
-def turn_blocks(x, x_step, x_block, y, y_step, y_block, channels):
-    """Vectors of 16 positions or images at y, one a channel, from their blocks of 16 channels at x.
+def turn_blocks(x, x_step, x_block, count, channels, room):
+    """room (channels, 16): vectors of one channel at `count` positions or images, 16 at most, x_step bytes apart.
 
-    Positions are x_step bytes apart at x, and at y, where the vectors of a block take their places, y_step.
+    Blocks of 16 channels are x_block bytes apart; lanes without a position repeat the last one.
     """
-    for i in range(-(-channels // LANES)):
-        source, target = x + i * x_block, y + i * y_block
-        turn(rows(source, x_step, source + LANES * x_step), min(LANES, channels - i * LANES), target, y_step)
+    for c in range(0, channels, LANES):
+        source = x + c // LANES * x_block
+        places = rows(source, x_step, source + (count - 1) * x_step)
+        turn(places, min(LANES, channels - c), room[c].ctypes.data, VECTOR)
 
 
 @inner
-def turn_back(y, y_step, y_block, channels):
-    """The opposite of turn_blocks, in place."""
-    for i in range(-(-channels // LANES)):
-        target, last = y + i * y_block, min(LANES, channels - i * LANES) - 1
-        turn(rows(target, y_step, target + last * y_step), LANES, target, y_step)
+def turn_back(room, y, y_step, y_block, count, channels):
+    """The opposite of turn_blocks. Lanes without a channel repeat the last one."""
+    for c in range(0, channels, LANES):
+        last = room[min(c + LANES, channels) - 1].ctypes.data
+        turn(rows(room[c].ctypes.data, VECTOR, last), count, y + c // LANES * y_block, y_step)
 
 
 @inner
@@ -461,36 +464,21 @@ def softmax_of_one(x, y, x_block, y_block, channels):
 
 
 @inner
-def softmax_of_sixteen(x, y, x_step, y_step, x_block, y_block, channels):
-    """The same of 16 positions some bytes apart: y holds vectors of one channel until the end."""
-    turn_blocks(x, x_step, x_block, y, y_step, y_block, channels)
-    largest = vector_at(y)
+def softmax_of_several(x, y, x_step, y_step, x_block, y_block, count, room):
+    """The same of up to 16 positions or images, some bytes apart; room (channels, 16)."""
+    channels = len(room)
+    turn_blocks(x, x_step, x_block, count, channels, room)
+    largest, total = load(room[0], 0), splat(ZERO)
     for c in range(1, channels):
-        v = vector_at(y + c // LANES * y_block + c % LANES * y_step)
+        v = load(room[c], 0)
         largest = where_greater(v, largest, v, largest)
-    total = splat(ZERO)
     for c in range(channels):
-        at = y + c // LANES * y_block + c % LANES * y_step
-        e = exp(subtract(vector_at(at), largest))
-        put_vector(at, e)
+        e = exp(subtract(load(room[c], 0), largest))
+        store(room[c], 0, e)
         total = add(total, e)
     for c in range(channels):
-        at = y + c // LANES * y_block + c % LANES * y_step
-        put_vector(at, divide(vector_at(at), total))
-    turn_back(y, y_step, y_block, channels)
-
-
-@native("softmax of channel blocks, image by image")
-def softmax_of_images(a, unit):
-    """Along the channels of the only position, by rule 8. A unit is 16 images; OWN is their number."""
-    x_step, y_step, images, channels = slot(a, X + 1), slot(a, Y + 1), slot(a, OWN), slot(a, CHANNELS)
-    first = unit * LANES
-    x, y = slot(a, X) + first * x_step, slot(a, Y) + first * y_step
-    if first + LANES <= images:
-        softmax_of_sixteen(x, y, x_step, y_step, slot(a, X + 2), slot(a, Y + 2), channels)
-    else:
-        for i in range(images - first):
-            softmax_of_one(x + i * x_step, y + i * y_step, slot(a, X + 2), slot(a, Y + 2), channels)
+        store(room[c], 0, divide(load(room[c], 0), total))
+    turn_back(room, y, y_step, y_block, count, channels)
 
 
 @native("softmax of channel blocks")
@@ -500,12 +488,23 @@ def softmax(a, unit):
     if lies_in_one_row(a, X) and lies_in_one_row(a, Y):
         depth, height, width = 1, 1, depth * height * width
     x_block, y_block, channels = slot(a, X + 2), slot(a, Y + 2), slot(a, CHANNELS)
+    room = np.empty((channels if width > 1 else 0, LANES), np.float32)
     for d in range(depth):
         for h in range(height):
             x = row_of(a, X, slot(a, X) + unit * slot(a, X + 1), d, h)
             y = row_of(a, Y, slot(a, Y) + unit * slot(a, Y + 1), d, h)
-            for first in range(0, width if width >= LANES else 0, LANES):
-                i = min(first, width - LANES) * VECTOR
-                softmax_of_sixteen(x + i, y + i, VECTOR, VECTOR, x_block, y_block, channels)
-            for i in range(0, 0 if width >= LANES else width * VECTOR, VECTOR):
-                softmax_of_one(x + i, y + i, x_block, y_block, channels)
+            for w in range(0, width, LANES):
+                i, count = w * VECTOR, min(LANES, width - w)
+                if width == 1:
+                    softmax_of_one(x, y, x_block, y_block, channels)
+                else:
+                    softmax_of_several(x + i, y + i, VECTOR, VECTOR, x_block, y_block, count, room)
+
+
+@native("softmax of channel blocks, image by image")
+def softmax_of_images(a, unit):
+    """Along the channels of the only position, by rule 8. A unit is up to 16 images; OWN is their number."""
+    x_step, y_step, first = slot(a, X + 1), slot(a, Y + 1), unit * LANES
+    x, y = slot(a, X) + first * x_step, slot(a, Y) + first * y_step
+    count, room = min(LANES, slot(a, OWN) - first), np.empty((slot(a, CHANNELS), LANES), np.float32)
+    softmax_of_several(x, y, x_step, y_step, slot(a, X + 2), slot(a, Y + 2), count, room)

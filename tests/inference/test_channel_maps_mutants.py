@@ -11,9 +11,14 @@ MUTANTS = {
     "bands that begin with each channel": (NORM, "(BAND - c % channels * positions % BAND) % BAND", "0", "norm"),
     "a band without what it has in the next channel": (NORM, "if by_band and filled == 0:", "if by_band:", "norm"),
     "squares around zero": (NORM, "d = subtract64(widen(vector_at(i)), centre)", "d = widen(vector_at(i))", "norm"),
-    "sixteen images' bands as one": (NORM, "if (c - first) % BAND == BAND - 1:", "if False:", "norm"),
+    "sixteen images' bands as one": (NORM, "if c % BAND == BAND - 1:", "if False:", "norm"),
     "channels copied over the end of a block": (MAPS, "LANES - max((from_ + c)", "LANES - min((from_ + c)", "concat"),
-    "softmax without the last image": (MAPS, "range(images - first)", "range(images - first - 1)", "softmax"),
+    "lanes that repeat the last image but one": (
+        MAPS,
+        "source + (count - 1) * x_step",
+        "source + (count - 2) * x_step",
+        "softmax",
+    ),
     "softmax whose last channel is added twice": (
         MAPS,
         "total = add(total, e)",

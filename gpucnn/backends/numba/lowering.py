@@ -20,6 +20,7 @@ from gpucnn.inference.graph import Graph, Node
 from gpucnn.kernels.numba import channel_conv as conv
 from gpucnn.kernels.numba import channel_group_norm
 from gpucnn.kernels.numba import channel_maps as maps
+from gpucnn.kernels.numba.addresses import VECTOR
 from gpucnn.kernels.numba.simd import LANES
 from gpucnn.resampling import as_arrays
 
@@ -92,8 +93,9 @@ class Lowered(Sums):
 
     def _is_apart(self, node: Node) -> bool:
         """Whether a unit of its work takes several images, as a dense layer's and some operations' at one position."""
-        many = math.prod(node.shape[1:]) == 1 and self.images >= LANES
-        return node.operation == "dense" or (many and node.operation in ("softmax", "group norm"))
+        if math.prod(node.shape[1:]) > 1:
+            return False
+        return node.operation in ("dense", "group norm") or (node.operation == "softmax" and self.images > 1)
 
     def _passes(self, node: Node) -> bool:
         """Whether the thread that computes a value still has the same images when the value is read."""
@@ -253,7 +255,12 @@ class Lowered(Sums):
         numbers = aligned(LANES)
         numbers[: len(settings)] = settings
         self.cycles += self.images * y.blocks * y.positions * (4 if name == "relu" else 60)
-        return self._map(maps.elementwise_of(name, len(settings)), node, y, [self.program.keep(numbers)])
+        calls = self._map(maps.elementwise_of(name, len(settings)), node, y, [self.program.keep(numbers)])
+        if y.positions == 1 and self._value(node.inputs[0]).block == y.block == VECTOR:
+            # The blocks of an image are a row.
+            kernel, slots, _ = calls[0]
+            calls = [(kernel, slots | {maps.BLOCKS: 1, maps.WIDTH: y.blocks}, self.images)]
+        return calls
 
     def _add(self, node: Node, y: Blocks) -> list[tuple]:
         calls = self._map(maps.add_maps, node, y, [int(node.settings["relu"])])
