@@ -109,6 +109,56 @@ KINDS: dict[str, tuple[Callable[[], list[L.Layer]], tuple[int, ...]]] = {
         ],
         (1, 16, 16, 16),
     ),
+    "GELU": (
+        lambda: [
+            *(layer for f in (32, 64) for layer in (L.Conv2d(f, 3, padding=1, activation="gelu"), L.MaxPool2d(2))),
+            L.Flatten(),
+            L.Dense(64, activation="gelu"),
+            L.Dense(10),
+        ],
+        (1, 28, 28),
+    ),
+    "SiLU": (
+        lambda: [
+            *(
+                layer
+                for f, stride in ((32, 1), (64, 2), (64, 2))
+                for layer in (L.Conv2d(f, 3, stride=stride, padding=1, bias=False), L.BatchNorm(activation="silu"))
+            ),
+            L.GlobalAvgPool2d(),
+            L.Dense(10),
+        ],
+        (3, 32, 32),
+    ),
+    "group norm": (
+        lambda: [
+            *(
+                layer
+                for f in (32, 64)
+                for layer in (L.Conv2d(f, 3, padding=1), L.GroupNorm(8, activation="relu"), L.AvgPool2d(2))
+            ),
+            L.Flatten(),
+            L.Dense(10),
+        ],
+        (3, 32, 32),
+    ),
+    "U-Net": (
+        lambda: [
+            L.Conv2d(16, 3, padding=1, activation="relu"),
+            L.Concat(
+                L.Sequential(),
+                L.Sequential(
+                    L.MaxPool2d(2),
+                    L.Conv2d(32, 3, padding=1, activation="relu"),
+                    L.Conv2d(32, 3, padding=1, activation="relu"),
+                    L.ConvTranspose2d(16, 2, stride=2),
+                ),
+            ),
+            L.Conv2d(16, 3, padding=1, activation="relu"),
+            L.Conv2d(2, 1),
+        ],
+        (1, 48, 48),
+    ),
     "64x64": (
         lambda: [
             *_convolutions(L.Conv2d, L.MaxPool2d, (64, 128, 256), 3, padding=1),
