@@ -7,8 +7,9 @@ import numpy as np
 from gpucnn import arguments
 from gpucnn.arguments import each_axis, truth
 from gpucnn.backends.batch import Batch
+from gpucnn.errors import ConfigurationError
 from gpucnn.geometry import Padding, pads_of
-from gpucnn.layers.base import Backward, Layer, Shape
+from gpucnn.layers.base import Backward, Layer, Shape, label
 from gpucnn.layers.counterparts import Graph, TorchModule
 from gpucnn.layers.settings import image_shape
 from gpucnn.resampling import (
@@ -105,6 +106,15 @@ class Pad(_Resampled):
         return [TorchModule(f"{_TORCH_PADS[self.padding_mode]}Pad{axes}d", arguments)]
 
 
+def _check_nearest(layer: Layer, i: int, o: int) -> None:
+    """PyTorch multiplies by I / O in float32, and so takes other pixels for some sizes, such as 26 to 44."""
+    p = np.arange(o)
+    if o not in (i, 2 * i) and (np.floor(p.astype(np.float32) * np.float32(i / o)) != p * i // o).any():
+        raise ConfigurationError(
+            f"{label(layer)} from {i} to {o} pixels takes others than PyTorch's, which rounds; choose another size"
+        )
+
+
 class Upsample(_Resampled):
     """Maps scaled by `scale`, or to `size`: one integer or one per axis.
 
@@ -129,6 +139,8 @@ class Upsample(_Resampled):
     def pytorch(self) -> list[TorchModule]:
         size = self.output_shape[1:]
         if self.interpolation == "nearest":
+            for i, o in zip(self.input_shape[1:], size):
+                _check_nearest(self, i, o)
             return [TorchModule("Upsample", {"size": size})]
         mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
         return [TorchModule("Upsample", {"size": size, "mode": mode, "align_corners": self.align_corners})]

@@ -135,18 +135,19 @@ def drain(mailbox, note, i, run, second):
 @inner
 def take_part(mailbox, run, helps, again):
     """Claim units, record by record, until there are none left, or the run is over; returns the longest wait."""
-    known, records, longest = 0, slot(mailbox, RECORDS), 0
+    known, before, records, longest = 0, 0, slot(mailbox, RECORDS), 0
     for i in range(records):
         note = mailbox + LINE + i * NOTE
+        if slot(note, WAITS):
+            before = i  # what overlaps with this record waits too, if it is the caller's alone
         if helps and slot(note, CALLERS):
             continue
-        if slot(note, WAITS):
-            while known < i:
-                looks = finished(mailbox + LINE + known * NOTE, run)
-                if looks < 0:
-                    return longest
-                longest = max(longest, looks)
-                known += 1
+        while known < before:
+            looks = finished(mailbox + LINE + known * NOTE, run)
+            if looks < 0:
+                return longest
+            longest = max(longest, looks)
+            known += 1
         if slot(note, CALLERS):
             all_units(slot(mailbox, PROGRAM) + i * RECORD, again)
             publish(note + 8 * DONE, slot(note, COUNT))

@@ -90,6 +90,21 @@ def test_recorded_plans_have_the_bits_of_numpy(kind, monkeypatch):
     assert is_planned(model)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_helpers_wait_for_what_the_caller_does_alone_before_calls_that_overlap(count):
+    """Of this transposed convolution's phases the first is one unit of work and the last many.
+
+    The caller lays out their weights, in the first prediction alone.
+    """
+    for seed in range(10):
+        transposed = L.ConvTranspose2d(2, 3, stride=2, padding=1, dilation=2, output_padding=1, groups=2)
+        model = settle(Model(L.Sequential(L.Conv2d(128, 1), transposed), (2, 5, 13), head="regressor"), seed)
+        x = images(model, count, seed)
+        reference = expected(model, x)
+        model.place(get_backend("numba", threads=2))
+        assert same(model.predict(x), reference), seed
+
+
 def _tiny(*layers: L.Layer) -> Model:
     """A network whose products are too small for float32, so that sums round to zeros of either sign."""
     model = settle(Model(L.Sequential(*layers), (3, 10, 12), head="regressor"), 0)

@@ -28,11 +28,6 @@ MUTANTS = {
         'icmp_signed("==", end[RELU], _i64(0))',
         'icmp_signed("==", end[RELU], _i64(7))',
     ),
-    "rooms for maps that a dense layer reads": (
-        "gpucnn/backends/numba/lowering.py",
-        "return all(self._sections[id(reader)] == self._sections[id(node)] for",
-        "return all(True for",
-    ),
     "flattened maps that are not seen through": (
         "gpucnn/backends/numba/lowering.py",
         "node.inputs[0] if self._is_free(node) else node",
@@ -50,3 +45,14 @@ def test_a_room_that_another_thread_has_is_noticed(tmp_path):
     line = "while not exchange(slot(a, PLACES) + number * slot(a, PLACE_SIZE), 0, 1):"
     planted = "kernels/numba/program.py", line, "while False:"
     assert_noticed(tmp_path, *planted, "inference/test_plans.py", "share_no_room")
+
+
+def test_helpers_that_forget_to_wait_are_noticed(tmp_path):
+    planted = "kernels/numba/program.py", "before = i  # what", "before = 0 if slot(note, CALLERS) else i  # what"
+    assert_noticed(tmp_path, *planted, "inference/test_plans.py", "helpers_wait")
+
+
+def test_rooms_for_maps_that_a_dense_layer_reads_are_noticed(tmp_path):
+    line = "return all(self._sections[id(reader)] == self._sections[id(node)] for"
+    planted = "gpucnn/backends/numba/lowering.py", line, "return not self._is_apart(node) and all(True for"
+    assert_noticed(tmp_path, *planted, "inference/test_plans.py", "large and flattened")

@@ -160,10 +160,11 @@ class Strange(Layer):
         (Strange(), "layer 0 (Strange) has no counterpart"),
         (Conv2d(2, 3, padding=((0, 1), (1, 0))), "pads unevenly"),
         (MaxPool2d(3, padding=((0, 1), (1, 1))), "pads unevenly"),
+        (Upsample(size=(8, 94)), "from 2 to 94 pixels takes others than PyTorch's"),
     ],
 )
 def test_layers_without_a_counterpart_are_refused(layer, words):
-    model = Model(Sequential(layer, Flatten(), Dense(2)), (1, 8, 8))
+    model = Model(Sequential(layer, Flatten(), Dense(2)), (1, 8, 2 if isinstance(layer, Upsample) else 8))
     for call in (to_pytorch, pytorch_names, pytorch_module):
         with pytest.raises(ConfigurationError, match=re.escape(words)):
             call(model)

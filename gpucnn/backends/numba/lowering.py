@@ -49,7 +49,7 @@ class Lowered(Sums):
             for before in dict.fromkeys(node.inputs):
                 self._readers[id(before)].append(node)
         self._values: dict[int, Blocks] = {}
-        # Which calls a thread makes one after the other for some of the images; see `_is_apart` for those between two.
+        # Which calls a thread makes one after the other for some of the images; what `_is_apart` has one of its own.
         self._sections: dict[int, int] = {}
         self._free: dict[tuple, list[np.ndarray]] = {}
         self._packs: list[tuple] = []
@@ -353,7 +353,7 @@ def is_small(graph: Graph) -> bool:
 
 
 def _images_together(images: int, threads: int) -> int:
-    """How many images a thread takes through all layers, up to the next dense one; 0 if threads share each image.
+    """How many images a thread takes through a section's layers; 0 if threads share each image.
 
     None may have much more to do than the others.
     """
