@@ -423,12 +423,12 @@ def store_images(a, unit):
                     k += 4
 
 
-# ---- softmax and group norm ------------------------------------------------------------------------------------------
+# ---- softmax ---------------------------------------------------------------------------------------------------------
 
 
 @inner
 def turn_blocks(x, x_step, x_block, count, channels, room):
-    """room (channels, 16): vectors of one channel at `count` positions or images, 16 at most, x_step bytes apart.
+    """room (channels, 16) = the values of `count` positions or images, 16 at most, x_step bytes apart: one in each lane.
 
     Blocks of 16 channels are x_block bytes apart; lanes without a position repeat the last one.
     """
