@@ -428,7 +428,7 @@ def store_images(a, unit):
 
 @inner
 def turn_blocks(x, x_step, x_block, count, channels, room):
-    """room (channels, 16) = the values of `count` positions or images, 16 at most, x_step bytes apart: one in each lane.
+    """room (channels, 16) = the values of `count` positions or images, 16 at most, x_step bytes apart: one a lane.
 
     Blocks of 16 channels are x_block bytes apart; lanes without a position repeat the last one.
     """
