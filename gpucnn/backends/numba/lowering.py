@@ -256,8 +256,7 @@ class Lowered(Sums):
         numbers[: len(settings)] = settings
         self.cycles += self.images * y.blocks * y.positions * (4 if name == "relu" else 60)
         calls = self._map(maps.elementwise_of(name, len(settings)), node, y, [self.program.keep(numbers)])
-        if y.positions == 1 and self._value(node.inputs[0]).block == y.block == VECTOR:
-            # The blocks of an image are a row.
+        if self._value(node.inputs[0]).block == y.block == VECTOR:  # one position: the blocks of an image are a row
             kernel, slots, _ = calls[0]
             calls = [(kernel, slots | {maps.BLOCKS: 1, maps.WIDTH: y.blocks}, self.images)]
         return calls
