@@ -55,8 +55,10 @@ def run_tests(root: Path, tests: str, chosen: str = "") -> subprocess.CompletedP
     # The copy stands before this checkout on the path, and pytest, which would put the tests' in front, appends it.
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--import-mode=append"]
     command += [str(TESTS / tests), *(["-k", chosen] if chosen else [])]
-    paths = environment(root, PYTHONPATH=os.pathsep.join((str(root), str(TESTS.parent))))
-    return subprocess.run(command, cwd=root, env=paths, capture_output=True, text=True, timeout=900, check=False)
+    # Loading plugins takes longer than most of these tests.
+    settings = {"PYTHONPATH": os.pathsep.join((str(root), str(TESTS.parent))), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    env = environment(root, **settings)
+    return subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=900, check=False)
 
 
 def assert_noticed(tmp_path: Path, file: str, old: str, new: str, tests: str, chosen: str = "") -> None:

@@ -21,8 +21,7 @@ from gpucnn.errors import BackendError
 GENERAL = "numba, general kernels"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytest.mark.slow)])
 def test_both_cpu_backends_pass(threads):
     messages = []
     report = check(["numpy", "numba"], threads=threads, progress=messages.append)

@@ -88,11 +88,16 @@ def test_forward_tile(number, tile, count, images, monkeypatch, used):
     assert name.endswith("pairs") == pairs
 
 
-TILES = [(width, tile) for width in GRADIENT_ROWS for tile in GRADIENT_ROWS[width]]
+def _gradient_tiles():
+    """Under a stride a tile's rows are copied otherwise, whatever the tile: one a width, the others among the long."""
+    for images, stride in ((17, 1), (7, 1), (17, 2)):
+        for width, choices in GRADIENT_ROWS.items():
+            for number, tile in enumerate(choices):
+                again = stride > 1 and number != len(choices) // 2
+                yield pytest.param(width, tile, images, stride, marks=[pytest.mark.long] * again)
 
 
-@pytest.mark.parametrize(("width", "tile"), TILES, ids=str)
-@pytest.mark.parametrize(("images", "stride"), [(17, 1), (7, 1), (17, 2)])
+@pytest.mark.parametrize(("width", "tile", "images", "stride"), list(_gradient_tiles()), ids=str)
 def test_weight_gradient_tile(width, tile, images, stride, monkeypatch, used):
     number = GRADIENT_ROWS[width].index(tile)
     choices = [border for border in BORDERS if border[0] == width] or [(width, width // 2, 0)]

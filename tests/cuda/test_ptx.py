@@ -26,8 +26,10 @@ def _missing() -> str | None:
 pytestmark = [needs_emulation, pytest.mark.skipif(_missing() is not None, reason=str(_missing()))]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("order", ["forward", "reversed"])
+# Other orders of threads are tried on what g++ makes of the same sources (test_operations.py), each time.
+@pytest.mark.parametrize(
+    "order", [pytest.param("forward", marks=pytest.mark.slow), pytest.param("reversed", marks=pytest.mark.long)]
+)
 def test_every_operation_gives_the_specified_bits(order):
     compiled, specification = CudaBackend(PtxLauncher(order)), get_backend("numpy", "exact")
     for case in all_cases():

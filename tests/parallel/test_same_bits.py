@@ -86,11 +86,11 @@ def on_a_cpu(name):
 
 
 def _networks_and_counts():
-    """The larger networks in 5 processes here, in the other counts among the long tests."""
+    """The larger networks are among the long tests: in 3 processes, one a GPU, they are trained each time (below)."""
     for count in COUNTS:
         yield pytest.param("lenet5", count)
         for name in ("vgg_small", "resnet20"):
-            yield pytest.param(name, count, marks=pytest.mark.slow if count == 5 else pytest.mark.long)
+            yield pytest.param(name, count, marks=pytest.mark.long)
 
 
 @emulated
