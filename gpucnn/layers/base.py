@@ -30,7 +30,7 @@ import numpy as np
 
 from gpucnn import arguments
 from gpucnn.backends.batch import Batch
-from gpucnn.errors import GpucnnError, ShapeError
+from gpucnn.errors import DTypeError, GpucnnError, ShapeError
 from gpucnn.geometry import Field
 from gpucnn.initializers import check_initializer
 from gpucnn.recordable import Recordable, declaration
@@ -49,7 +49,11 @@ _FREEZING = ("trainable", "requires_grad", "frozen")
 
 
 class _Tensor:
-    """Base of Parameter and Statistic. Setting an unknown attribute raises AttributeError."""
+    """Base of Parameter and Statistic. Setting an unknown attribute raises AttributeError.
+
+    In a model an array that is assigned to `value` or `grad` is copied into the model's buffer; ShapeError or DTypeError
+    for one that does not fit it.
+    """
 
     __slots__ = ("name", "shape", "value")
 
@@ -67,7 +71,28 @@ class _Tensor:
                 else f"it has {', '.join(known)}"
             )
             raise AttributeError(f"a {type(self).__name__} has no {name!r}; {instead}")
-        Recordable.__setattr__(self, name, value)  # type: ignore[arg-type]  # plans of inference notice other arrays
+        held = getattr(self, name, None) if name in ("value", "grad") and getattr(self, "name", "") else None
+        if held is None:
+            self.bind(name, value)
+        elif value is not held:
+            self._copy(name, held, value)
+
+    def bind(self, name: str, value: Any) -> None:
+        """Set an attribute itself; plans of inference notice other arrays."""
+        Recordable.__setattr__(self, name, value)  # type: ignore[arg-type]
+
+    def _copy(self, name: str, held: Any, value: Any) -> None:
+        if type(value) is not type(held):
+            value = arguments.array(f"{self.name}.{name}", value)
+        if value.shape != held.shape or value.dtype != held.dtype:
+            raise (DTypeError if value.shape == held.shape else ShapeError)(
+                f"{self.name}.{name} would be {value.dtype} of shape {value.shape}; assign {held.dtype} of shape "
+                f"{held.shape}, which is copied into the model"
+            )
+        if type(value) is type(held):
+            held[...] = value
+        else:
+            held.set(value)  # from the host to CuPy's array
 
 
 class Parameter(_Tensor):

@@ -158,9 +158,10 @@ class Model(Recordable):
     def _bind(self, values, grads, statistics) -> None:
         self.values, self.grads, self.statistics = values, grads, statistics
         for p, value, grad in zip(self.parameters, self.split(values).values(), self.split(grads).values()):
-            p.value, p.grad = value, grad
+            p.bind("value", value)
+            p.bind("grad", grad)
         for s, value in zip(self.running, _views(statistics, self.running).values()):
-            s.value = value
+            s.bind("value", value)
 
     def split(self, flat) -> dict:
         """Views of a flat array as long as `values`, such as an optimizer's state: one per parameter, by name."""
@@ -250,11 +251,11 @@ class Model(Recordable):
             raise ConfigurationError("all layers are frozen, so nothing would be trained; unfreeze some of them")
         if frozen or self._unused is not None:
             for p, grad in zip(self.parameters, self.split(self.grads).values(), strict=True):
-                p.grad = grad
+                p.bind("grad", grad)
             # A layer of the user's may write them all the same.
             self._unused = self.backend.zeros((max(map(_padded, frozen)),)) if frozen else None
             for p in frozen:
-                p.grad = self._unused[: math.prod(p.shape)].reshape(p.shape)
+                p.bind("grad", self._unused[: math.prod(p.shape)].reshape(p.shape))
             self.backend.assign(self.grads, np.zeros(self.grads.shape, self.grads.dtype))
         self.layer.need_input_gradient(False)
 
