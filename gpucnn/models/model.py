@@ -137,6 +137,7 @@ class Model(Recordable):
     def _collect(self) -> None:
         names: dict[int, str] = {}
         layers = list(self.layer.walk())
+        _refuse_tied(layers)
         for number, layer in enumerate(layers):
             if id(layer) in names:
                 continue
@@ -428,6 +429,21 @@ class Model(Recordable):
         for value in self.state_dict().values():
             digest.update(value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes())
         return digest.hexdigest()
+
+
+def _refuse_tied(layers: list[Layer]) -> None:
+    """Raises ConfigurationError for one parameter or statistic in two attributes: each gradient would overwrite the
+    other.
+    """
+    holders: dict[int, str] = {}
+    for layer in {id(layer): layer for layer in layers}.values():
+        for name, part in (*layer.parameters(), *layer.statistics()):
+            here = f"{label(layer)} as {name}"
+            if (there := holders.setdefault(id(part), here)) != here:
+                raise ConfigurationError(
+                    f"{there} and {here} hold the same {type(part).__name__}; give each its own, or put one layer in "
+                    "both places: its gradients are added"
+                )
 
 
 def _padded(part: Parameter | Statistic) -> int:

@@ -8,7 +8,7 @@ import pytest
 import gpucnn
 from gpucnn.backends import get_backend
 from gpucnn.emulation import get_emulated_backend, why_not
-from gpucnn.errors import ShapeError
+from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.layers import (
     BatchNorm,
     Concat,
@@ -17,7 +17,9 @@ from gpucnn.layers import (
     Dropout,
     Flatten,
     GlobalAvgPool2d,
+    Layer,
     MaxPool2d,
+    Parameter,
     Residual,
     Sequential,
 )
@@ -124,6 +126,25 @@ def test_other_shapes_are_refused():
     with pytest.raises(ShapeError, match=r"several times, for inputs of shape \(2, 8, 8\) and \(2, 4, 4\)"):
         Model(Sequential(layer, MaxPool2d(2), layer), (2, 8, 8))
     assert Model(Sequential(layer, layer), (2, 4, 4)).output_shape == (2, 4, 4)  # and the layer can still be used
+
+
+class Held(Layer):
+    """Holds a parameter that it was given."""
+
+    def __init__(self, w):
+        self.w = w
+
+    def __call__(self, x):
+        return x, lambda dy: dy
+
+
+def test_one_parameter_in_two_layers_is_refused():
+    one = Parameter((2,))
+    words = r"layer 0 \(Held\) as w and layer 2 \(Held\) as w hold the same Parameter; give each its own, or put one"
+    with pytest.raises(ConfigurationError, match=words):
+        Model(Sequential(Held(one), Flatten(), Held(one)), (2,))
+    both = Held(one)
+    assert Model(Sequential(both, both), (2,)).parameter_count == 2
 
 
 # ---- one set of weights for several sizes ----------------------------------------------------------------------------
