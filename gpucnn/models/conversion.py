@@ -91,9 +91,10 @@ def fully_convolutional(model: Model, input_shape: tuple[int, ...]) -> Model:
     state = {}
     for new, old in zip((*result.parameters, *result.running), (*model.parameters, *model.running), strict=True):
         state[new.name] = old.name, new.shape
-    values = model.state_dict()
-    result.load_state_dict({name: values[old].reshape(shape) for name, (old, shape) in state.items()})
-    result.initialized, result.class_names = model.initialized, model.class_names
+    if model.initialized:
+        values = model.state_dict()
+        result.load_state_dict({name: values[old].reshape(shape) for name, (old, shape) in state.items()})
+    result.class_names = model.class_names
     return result if model.backend is None else result.place(model.backend)
 
 

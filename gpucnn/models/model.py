@@ -78,7 +78,7 @@ class Model(Recordable):
         self.running: list[Statistic] = []
         self._collect()
         self._group: weakref.WeakSet[Model] = weakref.WeakSet([self])  # models with the same buffers
-        self.initialized = False
+        self.initialized = not self.parameters
         self.backend: Any = None  # a Backend once placed
         self._unused: Any = None  # the gradients of frozen parameters
         self._plans = Plans()
@@ -305,7 +305,7 @@ class Model(Recordable):
         """Move the buffers to `backend` with their values; returns the model itself."""
         if backend is self.backend:
             return self
-        values = self.state_dict()
+        values = self._host_values()
         flats = [backend.zeros((size,)) for size in self._sizes()]
         for model in list(self._group):
             model._bind(*flats)
@@ -336,6 +336,7 @@ class Model(Recordable):
         Arrays are preprocessed (`preparation`), Batches are not. A model not yet placed goes to the fastest usable
         backend.
         """
+        self.check_initialized()
         if not isinstance(x, Batch):
             x = self.batch(x)
         if x.backend is not self.backend:
@@ -364,6 +365,7 @@ class Model(Recordable):
         """
         if check.truth("flips", flips):
             return self._with_flips(images, batch_size, finish)
+        self.check_initialized()
         batch_size = check.integer("batch_size", batch_size)
         if self.backend is None:
             self.place(get_backend())
@@ -384,7 +386,21 @@ class Model(Recordable):
         return (plain + mirrored) * plain.dtype.type(0.5)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies on the host of all parameters, then all running statistics, by name."""
+        """Copies on the host of all parameters, then all running statistics, by name.
+
+        Raises ConfigurationError for a model without weights yet.
+        """
+        self.check_initialized()
+        return self._host_values()
+
+    def check_initialized(self) -> None:
+        """Raises ConfigurationError unless the model has weights: drawn, trained or loaded."""
+        if not self.initialized:
+            raise ConfigurationError(
+                f"{self.name} has no weights yet; draw them with model.initialize(seed=0), train the model, or load them"
+            )
+
+    def _host_values(self) -> dict[str, np.ndarray]:
         host = np.array if self.backend is None else self.backend.host
         # Two transfers from the device, not one per parameter.
         return self.named(host(self.values), host(self.statistics))

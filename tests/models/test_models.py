@@ -224,7 +224,26 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
                 gpucnn.save(small().initialize(6), path)
         assert [p.name for p in tmp_path.iterdir()] == ["m"] and path.read_bytes() == whole
     with pytest.raises(ConfigurationError, match="cannot write"):
-        gpucnn.save(small(), tmp_path / "no" / "such" / "folder")
+        gpucnn.save(small().initialize(5), tmp_path / "no" / "such" / "folder")
+
+
+def test_weights_that_do_not_exist_are_refused(tmp_path):
+    x, other = np.zeros((1, 2, 5, 5), np.float32), small().initialize(0)
+    for asks in (
+        lambda model: gpucnn.save(model, tmp_path / "m"),
+        lambda model: model.weights_sha256(),
+        lambda model: other.load_state_dict(model.state_dict()),
+        lambda model: gpucnn.models.load_matching(model, other),
+        lambda model: model.predict(x),
+        lambda model: model(x),
+        lambda model: gpucnn.models.to_pytorch(model),
+    ):
+        with pytest.raises(ConfigurationError, match=r"custom has no weights yet; draw them with model.initialize"):
+            asks(small().place(FAST))
+    assert not list(tmp_path.iterdir())
+    headless = gpucnn.models.replace_head(small(), 3)
+    assert not headless.initialized and headless.output_shape == (3,)
+    assert Model(Flatten(), (2, 5, 5)).place(FAST).predict(x).shape == (1, 50)  # it has none
 
 
 def test_settings_named_like_the_models_own_are_part_of_the_structure(tmp_path):
