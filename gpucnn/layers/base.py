@@ -51,8 +51,8 @@ _FREEZING = ("trainable", "requires_grad", "frozen")
 class _Tensor:
     """Base of Parameter and Statistic. Setting an unknown attribute raises AttributeError.
 
-    In a model an array that is assigned to `value` or `grad` is copied into the model's buffer; ShapeError or DTypeError
-    for one that does not fit it.
+    In a model an array that is assigned to `value` or `grad` is copied into the model's buffer; ShapeError or
+    DTypeError for one that does not fit it.
     """
 
     __slots__ = ("name", "shape", "value")

@@ -397,7 +397,7 @@ class Model(Recordable):
         """Raises ConfigurationError unless the model has weights: drawn, trained or loaded."""
         if not self.initialized:
             raise ConfigurationError(
-                f"{self.name} has no weights yet; draw them with model.initialize(seed=0), train the model, or load them"
+                f"{self.name} has no weights yet; draw them with model.initialize(seed=0), train it, or load some"
             )
 
     def _host_values(self) -> dict[str, np.ndarray]:

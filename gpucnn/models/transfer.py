@@ -88,9 +88,9 @@ def replace_head(
     """A new model with the weights of `model` and another last layer, whose initial weights `seed` decides.
 
     The last Dense gets as many units as there are `classes` (default 10), or `outputs` for a regressor. Or `head`, any
-    layer, takes the last layer's place. Frozen layers stay frozen, except in the head. A model without weights yet gives
-    one without. Raises ConfigurationError if the
-    model does not end with a Dense, or a `head` has nothing to replace.
+    layer, takes the last layer's place. Frozen layers stay frozen, except in the head. A model without weights yet
+    gives one without. Raises ConfigurationError if the model does not end with a Dense, or a `head` has nothing to
+    replace.
     """
     instance("model", model, Model, "a gpucnn.Model, such as gpucnn.load(path)")
     instance("head", head, Layer, "a layer, such as Sequential(Dense(64), Dense(5))", optional=True)

@@ -236,7 +236,7 @@ def test_weights_that_do_not_exist_are_refused(tmp_path):
         lambda model: gpucnn.models.load_matching(model, other),
         lambda model: model.predict(x),
         lambda model: model(x),
-        lambda model: gpucnn.models.to_pytorch(model),
+        gpucnn.models.to_pytorch,
     ):
         with pytest.raises(ConfigurationError, match=r"custom has no weights yet; draw them with model.initialize"):
             asks(small().place(FAST))
