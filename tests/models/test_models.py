@@ -11,7 +11,7 @@ import gpucnn
 from gpucnn import arithmetic
 from gpucnn.backends import get_backend
 from gpucnn.errors import CheckpointError, ConfigurationError, DataError, DTypeError, ShapeError
-from gpucnn.layers import BatchNorm, Conv2d, Dense, Flatten, Sequential
+from gpucnn.layers import BatchNorm, Conv2d, Dense, Flatten, Layer, Sequential
 from gpucnn.models import Model, build_model, lenet5, resnet20, vgg_small
 from tests.models.nets import OF_IMAGES
 
@@ -244,6 +244,15 @@ def test_weights_that_do_not_exist_are_refused(tmp_path):
     headless = gpucnn.models.replace_head(small(), 3)
     assert not headless.initialized and headless.output_shape == (3,)
     assert Model(Flatten(), (2, 5, 5)).place(FAST).predict(x).shape == (1, 50)  # it has none
+
+
+def test_settings_that_are_numpy_scalars_are_part_of_the_structure():
+    class Scaled(Layer):
+        def __init__(self, factor):
+            self.factor = factor
+
+    structures = [Model(Scaled(f), (3,)).structure for f in (2.0, np.float32(2), np.float32(5), np.int64(5))]
+    assert structures == [f"Scaled(factor={text})" for text in ("2.0", "2.0", "5.0", "5")]
 
 
 def test_settings_named_like_the_models_own_are_part_of_the_structure(tmp_path):
