@@ -21,16 +21,19 @@ There is no tape and no global state; backward closes over what it needs. Your o
 A layer made of layers calls `connect` for each of them in its `build`.
 """
 
+import dis
 import inspect
 import math
 from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from gpucnn import arguments
 from gpucnn.backends.batch import Batch
-from gpucnn.errors import DTypeError, GpucnnError, ShapeError
+from gpucnn.errors import ConfigurationError, DTypeError, GpucnnError, ShapeError
 from gpucnn.geometry import Field
 from gpucnn.initializers import check_initializer
 from gpucnn.recordable import Recordable, declaration
@@ -191,6 +194,11 @@ class Layer(Recordable):
         if self._in_model:
             known = ["trainable"] if name in _FREEZING else [*self._settings(), "trainable"]
             arguments.refuse_attribute(self, name, f"it has {', '.join(known)}")
+            if name in vars(self) and name in _settled(type(self)):
+                raise ConfigurationError(
+                    f"{label(self)} was built with {name}={arguments.shown(getattr(self, name))}, so a change has no "
+                    "effect; make a model of a new layer, or change copy.deepcopy of this one first"
+                )
         super().__setattr__(name, value)
 
     @property
@@ -311,7 +319,8 @@ class Layer(Recordable):
     def _settings(self) -> dict[str, Any]:
         kinds = (bool, int, float, str, tuple, list)
         own = ((name, value) for name, value in vars(self).items() if name not in _OWN and name[0] != "_")
-        return {name: value for name, value in own if isinstance(value, kinds)}
+        plain = ((name, value.item() if isinstance(value, np.generic) else value) for name, value in own)
+        return {name: value for name, value in plain if isinstance(value, kinds)}
 
     def __repr__(self) -> str:
         return _call(type(self).__name__, self._settings())
@@ -329,6 +338,22 @@ class Layer(Recordable):
             if name not in inside and (name not in defaults or defaults[name] != value)
         }
         return _call(type(self).__name__, shown)
+
+
+@cache
+def _settled(kind: type[Layer]) -> set[str]:
+    """The attributes that a class's `build`, with the methods that it calls, reads and does not set."""
+    read, made, methods = set[str](), set[str](), ["build"]
+    for method in methods:  # grows
+        for ancestor in kind.__mro__[: kind.__mro__.index(Layer)]:
+            if inspect.isfunction(function := vars(ancestor).get(method)):
+                for owner, step in pairwise(dis.get_instructions(function)):
+                    names = owner.argval if isinstance(owner.argval, tuple) else (owner.argval,)  # one load, or two
+                    if names[-1:] == function.__code__.co_varnames[:1]:  # self
+                        read |= {step.argval} if step.opname in ("LOAD_ATTR", "LOAD_METHOD") else set()
+                        made |= {step.argval} if step.opname == "STORE_ATTR" else set()
+        methods += sorted(read - set(methods))
+    return read - made
 
 
 def _call(name: str, arguments: dict[str, Any]) -> str:
