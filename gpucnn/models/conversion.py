@@ -73,9 +73,9 @@ def fully_convolutional(model: Model, input_shape: tuple[int, ...]) -> Model:
 
     `model` ends in Flatten and Dense layers, or in a global pooling; of images (C, H, W) it makes (classes,). The
     result has the same weights and normalization, takes images of `input_shape` (C, H', W'), at least as large, and
-    makes (classes, P, Q). The value at (p, q) is the classifier's for the crop of H x W pixels whose first is (p * S, q * S), S being the
-    product of its strides: `sliding_window` gives crop, step and map. Each convolution is computed once for
-    the whole image, not once per crop.
+    makes (classes, P, Q). The value at (p, q) is the classifier's for the crop of H x W pixels whose first is
+    (p * S, q * S), S being the product of its strides: `sliding_window` gives crop, step and map. Each convolution is
+    computed once for the whole image, not once per crop.
 
     Equal bit for bit in exact math mode, with batch norm in inference mode, if nothing pads (nor pools in ceil mode):
     beyond the crop's edge a padded convolution sees padding, but in the larger image the neighboring pixels. So

@@ -41,8 +41,8 @@ class Model(Recordable):
     `head` is "classifier" if the outputs are scores of classes, "regressor" if they are values.
 
     `image_shape`, `mean` and `std` set how images are prepared: larger ones are center-cropped, and with one mean and
-    one std per channel they are normalized, (x - mean) * (1 / std). Training sets them, files store them. By default
-    images are of `input_shape` and taken unchanged.
+    one std per channel, both set or both None, they are normalized, (x - mean) * (1 / std). Training sets them, files
+    store them. By default images are of `input_shape` and taken unchanged.
 
     Raises ShapeError, naming the layer, if sizes do not fit.
     """
@@ -90,6 +90,9 @@ class Model(Recordable):
         if "statistics" in vars(self):  # made
             public = sorted(known for known in vars(self) if known[0] != "_")
             check.refuse_attribute(self, name, f"it has {', '.join(public)} and trainable")
+        if name in ("mean", "std") and value is not None:
+            above = 0 if name == "std" else None
+            value = check.each_channel(f"the model's {name}", value, self.input_shape[0], above=above)
         super().__setattr__(name, value)
 
     def __deepcopy__(self, memo: dict) -> "Model":
@@ -266,7 +269,10 @@ class Model(Recordable):
 
     @property
     def preparation(self) -> Augmentation:
-        """The preprocessing of every image before the first layer."""
+        """The preprocessing of every image before the first layer; ConfigurationError for a mean without a std."""
+        if (self.mean is None) != (self.std is None):
+            there, missing = ("mean", "std") if self.std is None else ("std", "mean")
+            raise ConfigurationError(f"the model has a {there} but no {missing}; set both, or both to None")
         crop = None if self.image_shape == self.input_shape else self.input_shape[1:]
         return Augmentation(crop=crop, mean=self.mean, std=self.std)
 

@@ -246,6 +246,27 @@ def test_weights_that_do_not_exist_are_refused(tmp_path):
     assert Model(Flatten(), (2, 5, 5)).place(FAST).predict(x).shape == (1, 50)  # it has none
 
 
+def test_normalization_is_checked_when_it_is_set():
+    model = small().initialize(0).place(FAST)
+    x, y = np.ones((4, 2, 5, 5), np.float32), np.zeros(4, np.int64)
+    model.mean, model.std = np.float32([1, 0.5]), [1, 2]
+    assert (model.mean, model.std) == ((1.0, 0.5), (1.0, 2.0)) and model.predict(x).shape == (4, 4)
+    for name, value, words in (
+        ("mean", [0.5], r"the model's mean has 1 numbers; give one for each channel, 2 in all"),
+        ("mean", 0.5, r"the model's mean is 0.5 of type float; give a number for each channel"),
+        ("mean", [0.5, np.nan], r"each number of the model's mean is nan; give a finite number"),
+        ("std", (1, 0.0), r"each number of the model's std is 0.0; give a number above 0"),
+    ):
+        with pytest.raises((ShapeError, ConfigurationError), match=words):
+            setattr(model, name, value)
+    assert (model.mean, model.std) == ((1.0, 0.5), (1.0, 2.0))
+    trainer = gpucnn.Trainer(model, backend=FAST, progress=False)
+    model.std = None
+    for use, *given in ((model.predict, x), (model, x), (trainer.fit, x, y, 1), (trainer.measure, x, y)):
+        with pytest.raises(ConfigurationError, match="the model has a mean but no std; set both, or both to None"):
+            use(*given)
+
+
 def test_settings_that_are_numpy_scalars_are_part_of_the_structure():
     class Scaled(Layer):
         def __init__(self, factor):
