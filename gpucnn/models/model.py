@@ -367,7 +367,8 @@ class Model(Recordable):
 
         In inference mode, `batch_size` images at a time, in the backend's type. `finish` maps the outputs to
         the result (None: softmax for a classifier). With `flips` the result is the mean of that for the images and for
-        the images mirrored left to right. Raises what a call raises for images that do not fit.
+        the images mirrored left to right; maps of the latter are mirrored back. Raises what a call raises for images
+        that do not fit, and ConfigurationError for a model without weights yet.
         """
         if check.truth("flips", flips):
             return self._with_flips(images, batch_size, finish)
@@ -389,6 +390,8 @@ class Model(Recordable):
             images = images.take(np.arange(len(images)))
         plain = self.predict(images, batch_size, finish)
         mirrored = self.predict(np.ascontiguousarray(check.array("images", images)[..., ::-1]), batch_size, finish)
+        if plain.ndim > 2 and plain.shape[2:] == self.output_shape[1:]:  # maps are mirrored as the images are
+            mirrored = mirrored[..., ::-1]
         return (plain + mirrored) * plain.dtype.type(0.5)
 
     def state_dict(self) -> dict[str, np.ndarray]:
