@@ -85,11 +85,14 @@ def _with_flips(model, device, metrics, test) -> dict[str, Any]:
         own = np.take_along_axis(predictions, labels.astype(np.int64)[:, None], 1)
         return -float(np.log(np.maximum(own, np.finfo(own.dtype).smallest_subnormal), dtype=np.float64).mean())
 
-    made, labels = make(["accuracy", loss, *metrics], "classes"), []
-    keep = {"labels": lambda _, given: len(labels.append(given) or given)}
-    _measured(model, device, keep, test)  # so labels are checked, and cut as the images are
+    def keep(_, labels) -> float:
+        kept.append(labels)
+        return 0.0
+
+    made, kept = make(["accuracy", loss, *metrics], "classes"), []
+    _measured(model, device, [keep], test)  # so labels are checked, and cut as the images are
     predictions = model.predict(test.images, flips=True)
     for metric in made:
         metric.reset()
-        metric.update(predictions, labels[0])
+        metric.update(predictions, kept[0])
     return {metric.name: metric.result() for metric in made}
