@@ -36,7 +36,7 @@ from gpucnn.backends.batch import Batch
 from gpucnn.errors import ConfigurationError, DTypeError, GpucnnError, ShapeError
 from gpucnn.geometry import Field
 from gpucnn.initializers import check_initializer
-from gpucnn.recordable import Recordable, declaration
+from gpucnn.recordable import Recordable, attributes, declaration
 
 Backward = Callable[[Batch], Batch | None]
 Shape = tuple[int, ...]
@@ -74,11 +74,16 @@ class _Tensor:
                 else f"it has {', '.join(known)}"
             )
             raise AttributeError(f"a {type(self).__name__} has no {name!r}; {instead}")
-        held = getattr(self, name, None) if name in ("value", "grad") and getattr(self, "name", "") else None
+        held = getattr(self, name, None) if name in ("value", "grad") and getattr(self, "name", None) else None
         if held is None:
             self.bind(name, value)
         elif value is not held:
             self._copy(name, held, value)
+
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        """Of a copy, without the model's buffers; its own model binds it."""
+        slots = {name: value for name, value in attributes(self).items() if name not in ("value", "grad")}
+        return None, slots | {name: None for name in ("value", "grad") if hasattr(type(self), name)}
 
     def bind(self, name: str, value: Any) -> None:
         """Set an attribute itself; plans of inference notice other arrays."""
@@ -143,6 +148,10 @@ class Mode:
         self.step: Any = None
         self.freezes = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy, which is on no backend yet."""
+        return {**vars(self), "step": None}
+
 
 class Layer(Recordable):
     """Base of all layers; see the top of this module.
@@ -188,13 +197,14 @@ class Layer(Recordable):
 
     def __getstate__(self) -> dict[str, Any]:
         """The attributes of a copy, which belongs to no model yet."""
-        return {name: value for name, value in vars(self).items() if name not in ("_in_model", "_spares")}
+        return {name: value for name, value in vars(self).items() if name not in ("_in_model", "_spares", "_minus_one")}
 
     def __setattr__(self, name: str, value: Any) -> None:
         if self._in_model:
             known = ["trainable"] if name in _FREEZING else [*self._settings(), "trainable"]
             arguments.refuse_attribute(self, name, f"it has {', '.join(known)}")
-            if name in vars(self) and name in _settled(type(self)):
+            kind: Any = type(self)
+            if name in vars(self) and name in _settled(kind):
                 raise ConfigurationError(
                     f"{label(self)} was built with {name}={arguments.shown(getattr(self, name))}, so a change has no "
                     "effect; make a model of a new layer, or change copy.deepcopy of this one first"

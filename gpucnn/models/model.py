@@ -95,32 +95,26 @@ class Model(Recordable):
             value = check.each_channel(f"the model's {name}", value, self.input_shape[0], above=above)
         super().__setattr__(name, value)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle holds: the weights on the host, no backend and no gradients."""
+        host = np.array if self.backend is None else self.backend.host
+        flats = {"values": host(self.values), "grads": None, "statistics": host(self.statistics)}
+        return {**vars(self), **flats, "backend": None, "_group": None, "_unused": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _group=weakref.WeakSet([self]))
+        for layer in self.layer.walk():
+            layer._in_model = True
+        self._bind(self.values, np.zeros_like(self.values), self.statistics)
+
     def __deepcopy__(self, memo: dict) -> "Model":
         """An independent model with the same weights, statistics and settings, on the same backend."""
-        fresh = object.__new__(type(self))
-        memo[id(self)] = fresh
-        own = dict(vars(self))
-        if self.backend is not None:
-            memo[id(self.backend)] = self.backend
-        # Views of the buffers, which are copied whole.
-        views = [(p, "value") for p in (*self.parameters, *self.running)] + [(p, "grad") for p in self.parameters]
-        memo.update((id(getattr(part, name)), None) for part, name in views)
-        flats = [own.pop(name) for name in ("values", "grads", "statistics")]
-        del own["_group"]
-        step = own["mode"].step
-        memo[id(step)] = None
-        group = weakref.WeakSet([fresh])
-        vars(fresh).update(copy.deepcopy(own, memo), values=None, grads=None, statistics=None, _group=group)
-        for layer in fresh.layer.walk():
-            layer._in_model = True
-        fresh._bind(*map(self._copied, flats))
-        if self.backend is not None:
-            fresh._place_shared()
-        fresh.mode.step = None if step is None else self._copied(step)
-        return fresh
+        fresh = memo[id(self)] = object.__new__(type(self))
+        fresh.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return fresh if self.backend is None else fresh.place(self.backend)
 
-    def _copied(self, array):
-        return array.copy() if self.backend is None else self.backend.array(self.backend.host(array))
+    def __copy__(self) -> "Model":
+        raise ConfigurationError("a model's layers belong to it alone: take copy.deepcopy, or gpucnn.models.at_size")
 
     def _share_layers(self) -> None:
         """Prepare the layers that occur several times. Raises ConfigurationError for one of another model."""

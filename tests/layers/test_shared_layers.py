@@ -1,6 +1,7 @@
 """One layer in several places: against a network with a copy in each place, whose gradients are added by hand."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -110,6 +111,22 @@ def test_it_counts_once_and_keeps_the_name_of_its_first_place(tmp_path):
     copied = copy.deepcopy(model)
     assert copied.predict(X[:3]).tobytes() == model.predict(X[:3]).tobytes()
     gpucnn.export_onnx(model, tmp_path / "m.onnx")
+
+
+def test_a_pickle_of_a_model_holds_its_weights_and_no_backend():
+    for device in devices():
+        model = tied().initialize(0).place(device)
+        model.freeze("0")
+        model.class_names, model.mean, model.std = ["a", "b", "c"], (0.5,), (0.25,)
+        again = pickle.loads(pickle.dumps(model))
+        assert again.backend is None and (again.frozen, again.mean, again.class_names) == (["0"], (0.5,), list("abc"))
+        assert again.place(device).predict(X[:3]).tobytes() == model.predict(X[:3]).tobytes()
+        if device.name == "numpy":
+            for one in (model, again):
+                small.trainer(model=one, backend=device).fit(X, Y, 1)
+        assert again.weights_sha256() == model.weights_sha256()
+    with pytest.raises(ConfigurationError, match="layers belong to it alone: take copy.deepcopy"):
+        copy.copy(model)
 
 
 def test_an_exported_network_computes_the_same(tmp_path):
