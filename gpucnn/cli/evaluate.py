@@ -89,7 +89,8 @@ def _with_flips(model, device, metrics, test) -> dict[str, Any]:
         kept.append(labels)
         return 0.0
 
-    made, kept = make(["accuracy", loss, *metrics], "classes"), []
+    made = make(["accuracy", loss, *metrics], "classes")
+    kept: list = []
     _measured(model, device, [keep], test)  # so labels are checked, and cut as the images are
     predictions = model.predict(test.images, flips=True)
     for metric in made:
