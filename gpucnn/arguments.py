@@ -161,6 +161,14 @@ def per_axis(name: str, value: Any, axes: int, least: int = 1) -> tuple[int, ...
     return values if isinstance(values, tuple) else (values,) * axes
 
 
+def each_channel(name: str, value: Any, channels: int, above: float | None = None) -> tuple[float, ...]:
+    """A finite number, above `above`, for each of so many channels."""
+    values = sequence(name, value, f"a number for each channel, {channels} in all")
+    if len(values) != channels:
+        raise ShapeError(f"{name} has {len(values)} numbers; give one for each channel, {channels} in all")
+    return tuple(number(f"each number of {name}", entry, above=above) for entry in values)
+
+
 def padding(value: Any, axes: int | None = None, words: tuple[str, ...] = ()) -> Any:
     """A padding as passed: one of `words`, one integer, or per axis an integer or a (before, after) pair."""
     forms = "an integer, one per axis, or (before, after) per axis"

@@ -103,6 +103,19 @@ def test_embeddings_are_what_the_layers_give():
     assert explain.embeddings(model, IMAGES, "1.body.0").tobytes() == inner.tobytes()
 
 
+def test_maps_of_mirror_images_are_mirrored_back():
+    model = (
+        Model(Sequential(Conv2d(3, 3, padding=1), MaxPool2d(2)), (1, 6, 8)).initialize(0).place(get_backend("numpy"))
+    )
+    x = np.random.default_rng(0).random((2, 1, 6, 8), np.float32)
+    mirrored = np.ascontiguousarray(x[..., ::-1])
+    both = (model.predict(x) + model.predict(mirrored)[..., ::-1]) * np.float32(0.5)
+    assert model.predict(x, flips=True).tobytes() == both.tobytes()
+    assert model.predict(mirrored, flips=True)[..., ::-1].tobytes() == both.tobytes()
+    trainer = small.trainer(model=model, backend="numpy", shift=0)
+    assert trainer.predict(x, flips=True).tobytes() == both.tobytes()
+
+
 def test_flips_are_the_mean_of_both():
     model = network()
     both = (model.predict(IMAGES) + model.predict(np.ascontiguousarray(IMAGES[..., ::-1]))) * np.float32(0.5)

@@ -1,7 +1,7 @@
 """`gpucnn evaluate`."""
 
 from time import perf_counter
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,7 +31,7 @@ def evaluate(
 ) -> None:
     """Measure a trained network on the test images: how many it gets right, and its loss.
 
-    With --flips the mean over an image and its mirror image counts for the first, not for the loss.
+    With --flips the mean over an image and its mirror image counts.
     """
     model, settings, path = open_run(run, weights)
     if model.head == "regressor":
@@ -43,7 +43,6 @@ def evaluate(
         raise ConfigurationError(f"{path} does not say what it was trained on; give --data")
 
     import gpucnn.data
-    from gpucnn.training import Trainer
 
     device = choose(backend, math, threads, graph)
     _, test = gpucnn.data.load(data)
@@ -53,12 +52,8 @@ def evaluate(
         )
     note(f"evaluating {model.name} on {device.name}, {device.math} math")
     names = [name for name in options.listed(metrics) if name != "accuracy"]
-    trainer = Trainer(model, backend=device, progress=False, metrics=names)
     started = perf_counter()
-    measured = trainer.measure(test.images, test.labels)
-    if flips:
-        right = trainer.predict(test.images, flips=True).argmax(axis=1) == test.labels
-        measured["accuracy"] = float(right.mean())
+    measured = (_with_flips if flips else _measured)(model, device, names, test)
     seconds = perf_counter() - started
     values = {
         "backend": device.name,
@@ -72,3 +67,33 @@ def evaluate(
         "run": str(path),
     }
     (print_json if json else print_values)(values)
+
+
+def _measured(model, device, metrics, test) -> dict[str, Any]:
+    from gpucnn.training import Trainer
+
+    return Trainer(model, backend=device, progress=False, metrics=metrics).measure(test.images, test.labels)
+
+
+def _with_flips(model, device, metrics, test) -> dict[str, Any]:
+    """What `_measured` gives, of the mean over each image and its mirror image; the loss is of the mean probability."""
+    import numpy as np
+
+    from gpucnn.metrics import make
+
+    def loss(predictions, labels) -> float:
+        own = np.take_along_axis(predictions, labels.astype(np.int64)[:, None], 1)
+        return -float(np.log(np.maximum(own, np.finfo(own.dtype).smallest_subnormal), dtype=np.float64).mean())
+
+    def keep(_, labels) -> float:
+        kept.append(labels)
+        return 0.0
+
+    made = make(["accuracy", loss, *metrics], "classes")
+    kept: list = []
+    _measured(model, device, [keep], test)  # so labels are checked, and cut as the images are
+    predictions = model.predict(test.images, flips=True)
+    for metric in made:
+        metric.reset()
+        metric.update(predictions, kept[0])
+    return {metric.name: metric.result() for metric in made}

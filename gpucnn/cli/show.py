@@ -522,6 +522,7 @@ def _model_image(text: str, model, settings: dict, path: Path | None):
     """(pixels as the model takes them, name) of a test image or an image file."""
     from gpucnn.data import load_images
 
+    refuse_maps(model, path)
     if _is_number(text):
         test = _test_images(settings, path)
         return _pick(test, text), f"test image {int(text)}: {test.classes[test.labels[int(text)]]}"

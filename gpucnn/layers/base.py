@@ -21,19 +21,22 @@ There is no tape and no global state; backward closes over what it needs. Your o
 A layer made of layers calls `connect` for each of them in its `build`.
 """
 
+import dis
 import inspect
 import math
 from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from gpucnn import arguments
 from gpucnn.backends.batch import Batch
-from gpucnn.errors import GpucnnError, ShapeError
+from gpucnn.errors import ConfigurationError, DTypeError, GpucnnError, ShapeError
 from gpucnn.geometry import Field
 from gpucnn.initializers import check_initializer
-from gpucnn.recordable import Recordable, declaration
+from gpucnn.recordable import Recordable, attributes, declaration
 
 Backward = Callable[[Batch], Batch | None]
 Shape = tuple[int, ...]
@@ -49,7 +52,11 @@ _FREEZING = ("trainable", "requires_grad", "frozen")
 
 
 class _Tensor:
-    """Base of Parameter and Statistic. Setting an unknown attribute raises AttributeError."""
+    """Base of Parameter and Statistic. Setting an unknown attribute raises AttributeError.
+
+    In a model an array that is assigned to `value` or `grad` is copied into the model's buffer; ShapeError or
+    DTypeError for one that does not fit it.
+    """
 
     __slots__ = ("name", "shape", "value")
 
@@ -67,7 +74,33 @@ class _Tensor:
                 else f"it has {', '.join(known)}"
             )
             raise AttributeError(f"a {type(self).__name__} has no {name!r}; {instead}")
-        Recordable.__setattr__(self, name, value)  # type: ignore[arg-type]  # plans of inference notice other arrays
+        held = getattr(self, name, None) if name in ("value", "grad") and getattr(self, "name", None) else None
+        if held is None:
+            self.bind(name, value)
+        elif value is not held:
+            self._copy(name, held, value)
+
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        """Of a copy, without the model's buffers; its own model binds it."""
+        slots = {name: value for name, value in attributes(self).items() if name not in ("value", "grad")}
+        return None, slots | {name: None for name in ("value", "grad") if hasattr(type(self), name)}
+
+    def bind(self, name: str, value: Any) -> None:
+        """Set an attribute itself; plans of inference notice other arrays."""
+        Recordable.__setattr__(self, name, value)  # type: ignore[arg-type]
+
+    def _copy(self, name: str, held: Any, value: Any) -> None:
+        if type(value) is not type(held):
+            value = arguments.array(f"{self.name}.{name}", value)
+        if value.shape != held.shape or value.dtype != held.dtype:
+            raise (DTypeError if value.shape == held.shape else ShapeError)(
+                f"{self.name}.{name} would be {value.dtype} of shape {value.shape}; assign {held.dtype} of shape "
+                f"{held.shape}, which is copied into the model"
+            )
+        if type(value) is type(held):
+            held[...] = value
+        else:
+            held.set(value)  # from the host to CuPy's array
 
 
 class Parameter(_Tensor):
@@ -115,6 +148,10 @@ class Mode:
         self.step: Any = None
         self.freezes = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy, which is on no backend yet."""
+        return {**vars(self), "step": None}
+
 
 class Layer(Recordable):
     """Base of all layers; see the top of this module.
@@ -160,12 +197,18 @@ class Layer(Recordable):
 
     def __getstate__(self) -> dict[str, Any]:
         """The attributes of a copy, which belongs to no model yet."""
-        return {name: value for name, value in vars(self).items() if name not in ("_in_model", "_spares")}
+        return {name: value for name, value in vars(self).items() if name not in ("_in_model", "_spares", "_minus_one")}
 
     def __setattr__(self, name: str, value: Any) -> None:
         if self._in_model:
             known = ["trainable"] if name in _FREEZING else [*self._settings(), "trainable"]
             arguments.refuse_attribute(self, name, f"it has {', '.join(known)}")
+            kind: Any = type(self)
+            if name in vars(self) and name in _settled(kind):
+                raise ConfigurationError(
+                    f"{label(self)} was built with {name}={arguments.shown(getattr(self, name))}, so a change has no "
+                    "effect; make a model of a new layer, or change copy.deepcopy of this one first"
+                )
         super().__setattr__(name, value)
 
     @property
@@ -286,7 +329,8 @@ class Layer(Recordable):
     def _settings(self) -> dict[str, Any]:
         kinds = (bool, int, float, str, tuple, list)
         own = ((name, value) for name, value in vars(self).items() if name not in _OWN and name[0] != "_")
-        return {name: value for name, value in own if isinstance(value, kinds)}
+        plain = ((name, value.item() if isinstance(value, np.generic) else value) for name, value in own)
+        return {name: value for name, value in plain if isinstance(value, kinds)}
 
     def __repr__(self) -> str:
         return _call(type(self).__name__, self._settings())
@@ -304,6 +348,22 @@ class Layer(Recordable):
             if name not in inside and (name not in defaults or defaults[name] != value)
         }
         return _call(type(self).__name__, shown)
+
+
+@cache
+def _settled(kind: type[Layer]) -> set[str]:
+    """The attributes that a class's `build`, with the methods that it calls, reads and does not set."""
+    read, made, methods = set[str](), set[str](), ["build"]
+    for method in methods:  # grows
+        for ancestor in kind.__mro__[: kind.__mro__.index(Layer)]:
+            if inspect.isfunction(function := vars(ancestor).get(method)):
+                for owner, step in pairwise(dis.get_instructions(function)):
+                    names = owner.argval if isinstance(owner.argval, tuple) else (owner.argval,)  # one load, or two
+                    if names[-1:] == function.__code__.co_varnames[:1]:  # self
+                        read |= {step.argval} if step.opname in ("LOAD_ATTR", "LOAD_METHOD") else set()
+                        made |= {step.argval} if step.opname == "STORE_ATTR" else set()
+        methods += sorted(read - set(methods))
+    return read - made
 
 
 def _call(name: str, arguments: dict[str, Any]) -> str:

@@ -76,9 +76,18 @@ def _shared(kind: Any, declared: tuple[str, ...]) -> type:
 
         return y, adding
 
+    def reduce(self) -> tuple:
+        return _blank, (kind, declared), self.__getstate__()
+
     members = {name: inspect.getattr_static(kind, name) if name in declared else None for name in _DECLARED}
-    members |= {"__call__": call, "connect": connect, "__module__": kind.__module__}
+    members |= {"__call__": call, "connect": connect, "__reduce__": reduce, "__module__": kind.__module__}
     return type(kind.__name__, (Shared, kind), members)
+
+
+def _blank(kind: Any, declared: tuple[str, ...]) -> Any:
+    """A shared layer without attributes, for pickle, which finds no class that was made while running."""
+    shared: Any = _shared(kind, declared)
+    return shared.__new__(shared)
 
 
 def _spare(layer: Any, backend: Backend) -> list[tuple[Array, Array]]:

@@ -69,13 +69,13 @@ def conv_to_dense(layer: Convolution) -> Model:
 
 
 def fully_convolutional(model: Model, input_shape: tuple[int, ...]) -> Model:
-    """A classifier as a model that slides over larger images and makes a map of class scores.
+    """A classifier, or regressor, as a model that slides over larger images and makes a map of class scores.
 
     `model` ends in Flatten and Dense layers, or in a global pooling; of images (C, H, W) it makes (classes,). The
-    result has the same weights, takes images of `input_shape` (C, H', W'), at least as large, and makes (classes, P,
-    Q). The value at (p, q) is the classifier's for the crop of H x W pixels whose first is (p * S, q * S), S being the
-    product of its strides: `sliding_window` gives crop, step and map. Each convolution is computed once for
-    the whole image, not once per crop.
+    result has the same weights and normalization, takes images of `input_shape` (C, H', W'), at least as large, and
+    makes (classes, P, Q). The value at (p, q) is the classifier's for the crop of H x W pixels whose first is
+    (p * S, q * S), S being the product of its strides: `sliding_window` gives crop, step and map. Each convolution is
+    computed once for the whole image, not once per crop.
 
     Equal bit for bit in exact math mode, with batch norm in inference mode, if nothing pads (nor pools in ceil mode):
     beyond the crop's edge a padded convolution sees padding, but in the larger image the neighboring pixels. So
@@ -87,13 +87,14 @@ def fully_convolutional(model: Model, input_shape: tuple[int, ...]) -> Model:
     """
     layers = _sliding_layers(model)
     input_shape = _larger(model, input_shape)
-    result = Model(Sequential(*layers), input_shape)
+    result = Model(Sequential(*layers), input_shape, head=model.head)
     state = {}
     for new, old in zip((*result.parameters, *result.running), (*model.parameters, *model.running), strict=True):
         state[new.name] = old.name, new.shape
-    values = model.state_dict()
-    result.load_state_dict({name: values[old].reshape(shape) for name, (old, shape) in state.items()})
-    result.initialized, result.class_names = model.initialized, model.class_names
+    if model.initialized:
+        values = model.state_dict()
+        result.load_state_dict({name: values[old].reshape(shape) for name, (old, shape) in state.items()})
+    result.class_names, result.mean, result.std = model.class_names, model.mean, model.std
     return result if model.backend is None else result.place(model.backend)
 
 

@@ -35,7 +35,10 @@ ABOUT = {
 
 
 def save(model: Model, path) -> None:
-    """Write the model to `path` (by custom *.safetensors): its name and arguments, parameters, running statistics."""
+    """Write the model to `path` (by custom *.safetensors): its name and arguments, parameters, running statistics.
+
+    Raises ConfigurationError for a model without weights yet.
+    """
     instance("model", model, Model, "a gpucnn.Model")
     about = describe(model)
     if (wrong := _unfit(about, model)) is not None:

@@ -41,8 +41,8 @@ class Model(Recordable):
     `head` is "classifier" if the outputs are scores of classes, "regressor" if they are values.
 
     `image_shape`, `mean` and `std` set how images are prepared: larger ones are center-cropped, and with one mean and
-    one std per channel they are normalized, (x - mean) * (1 / std). Training sets them, files store them. By default
-    images are of `input_shape` and taken unchanged.
+    one std per channel, both set or both None, they are normalized, (x - mean) * (1 / std). Training sets them, files
+    store them. By default images are of `input_shape` and taken unchanged.
 
     Raises ShapeError, naming the layer, if sizes do not fit.
     """
@@ -78,7 +78,7 @@ class Model(Recordable):
         self.running: list[Statistic] = []
         self._collect()
         self._group: weakref.WeakSet[Model] = weakref.WeakSet([self])  # models with the same buffers
-        self.initialized = False
+        self.initialized = not self.parameters
         self.backend: Any = None  # a Backend once placed
         self._unused: Any = None  # the gradients of frozen parameters
         self._plans = Plans()
@@ -90,34 +90,31 @@ class Model(Recordable):
         if "statistics" in vars(self):  # made
             public = sorted(known for known in vars(self) if known[0] != "_")
             check.refuse_attribute(self, name, f"it has {', '.join(public)} and trainable")
+        if name in ("mean", "std") and value is not None:
+            above = 0 if name == "std" else None
+            value = check.each_channel(f"the model's {name}", value, self.input_shape[0], above=above)
         super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle holds: the weights on the host, no backend and no gradients."""
+        host = np.array if self.backend is None else self.backend.host
+        flats = {"values": host(self.values), "grads": None, "statistics": host(self.statistics)}
+        return {**vars(self), **flats, "backend": None, "_group": None, "_unused": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _group=weakref.WeakSet([self]))
+        for layer in self.layer.walk():
+            layer._in_model = True
+        self._bind(self.values, np.zeros_like(self.values), self.statistics)
 
     def __deepcopy__(self, memo: dict) -> "Model":
         """An independent model with the same weights, statistics and settings, on the same backend."""
-        fresh = object.__new__(type(self))
-        memo[id(self)] = fresh
-        own = dict(vars(self))
-        if self.backend is not None:
-            memo[id(self.backend)] = self.backend
-        # Views of the buffers, which are copied whole.
-        views = [(p, "value") for p in (*self.parameters, *self.running)] + [(p, "grad") for p in self.parameters]
-        memo.update((id(getattr(part, name)), None) for part, name in views)
-        flats = [own.pop(name) for name in ("values", "grads", "statistics")]
-        del own["_group"]
-        step = own["mode"].step
-        memo[id(step)] = None
-        group = weakref.WeakSet([fresh])
-        vars(fresh).update(copy.deepcopy(own, memo), values=None, grads=None, statistics=None, _group=group)
-        for layer in fresh.layer.walk():
-            layer._in_model = True
-        fresh._bind(*map(self._copied, flats))
-        if self.backend is not None:
-            fresh._place_shared()
-        fresh.mode.step = None if step is None else self._copied(step)
-        return fresh
+        fresh = memo[id(self)] = object.__new__(type(self))
+        fresh.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return fresh if self.backend is None else fresh.place(self.backend)
 
-    def _copied(self, array):
-        return array.copy() if self.backend is None else self.backend.array(self.backend.host(array))
+    def __copy__(self) -> "Model":
+        raise ConfigurationError("a model's layers belong to it alone: take copy.deepcopy, or gpucnn.models.at_size")
 
     def _share_layers(self) -> None:
         """Prepare the layers that occur several times. Raises ConfigurationError for one of another model."""
@@ -137,6 +134,7 @@ class Model(Recordable):
     def _collect(self) -> None:
         names: dict[int, str] = {}
         layers = list(self.layer.walk())
+        _refuse_tied(layers)
         for number, layer in enumerate(layers):
             if id(layer) in names:
                 continue
@@ -158,9 +156,10 @@ class Model(Recordable):
     def _bind(self, values, grads, statistics) -> None:
         self.values, self.grads, self.statistics = values, grads, statistics
         for p, value, grad in zip(self.parameters, self.split(values).values(), self.split(grads).values()):
-            p.value, p.grad = value, grad
+            p.bind("value", value)
+            p.bind("grad", grad)
         for s, value in zip(self.running, _views(statistics, self.running).values()):
-            s.value = value
+            s.bind("value", value)
 
     def split(self, flat) -> dict:
         """Views of a flat array as long as `values`, such as an optimizer's state: one per parameter, by name."""
@@ -250,11 +249,11 @@ class Model(Recordable):
             raise ConfigurationError("all layers are frozen, so nothing would be trained; unfreeze some of them")
         if frozen or self._unused is not None:
             for p, grad in zip(self.parameters, self.split(self.grads).values(), strict=True):
-                p.grad = grad
+                p.bind("grad", grad)
             # A layer of the user's may write them all the same.
             self._unused = self.backend.zeros((max(map(_padded, frozen)),)) if frozen else None
             for p in frozen:
-                p.grad = self._unused[: math.prod(p.shape)].reshape(p.shape)
+                p.bind("grad", self._unused[: math.prod(p.shape)].reshape(p.shape))
             self.backend.assign(self.grads, np.zeros(self.grads.shape, self.grads.dtype))
         self.layer.need_input_gradient(False)
 
@@ -264,7 +263,10 @@ class Model(Recordable):
 
     @property
     def preparation(self) -> Augmentation:
-        """The preprocessing of every image before the first layer."""
+        """The preprocessing of every image before the first layer; ConfigurationError for a mean without a std."""
+        if (self.mean is None) != (self.std is None):
+            there, missing = ("mean", "std") if self.std is None else ("std", "mean")
+            raise ConfigurationError(f"the model has a {there} but no {missing}; set both, or both to None")
         crop = None if self.image_shape == self.input_shape else self.input_shape[1:]
         return Augmentation(crop=crop, mean=self.mean, std=self.std)
 
@@ -303,7 +305,7 @@ class Model(Recordable):
         """Move the buffers to `backend` with their values; returns the model itself."""
         if backend is self.backend:
             return self
-        values = self.state_dict()
+        values = self._host_values()
         flats = [backend.zeros((size,)) for size in self._sizes()]
         for model in list(self._group):
             model._bind(*flats)
@@ -334,6 +336,7 @@ class Model(Recordable):
         Arrays are preprocessed (`preparation`), Batches are not. A model not yet placed goes to the fastest usable
         backend.
         """
+        self.check_initialized()
         if not isinstance(x, Batch):
             x = self.batch(x)
         if x.backend is not self.backend:
@@ -358,10 +361,12 @@ class Model(Recordable):
 
         In inference mode, `batch_size` images at a time, in the backend's type. `finish` maps the outputs to
         the result (None: softmax for a classifier). With `flips` the result is the mean of that for the images and for
-        the images mirrored left to right. Raises what a call raises for images that do not fit.
+        the images mirrored left to right; maps of the latter are mirrored back. Raises what a call raises for images
+        that do not fit, and ConfigurationError for a model without weights yet.
         """
         if check.truth("flips", flips):
             return self._with_flips(images, batch_size, finish)
+        self.check_initialized()
         batch_size = check.integer("batch_size", batch_size)
         if self.backend is None:
             self.place(get_backend())
@@ -379,10 +384,26 @@ class Model(Recordable):
             images = images.take(np.arange(len(images)))
         plain = self.predict(images, batch_size, finish)
         mirrored = self.predict(np.ascontiguousarray(check.array("images", images)[..., ::-1]), batch_size, finish)
+        if plain.ndim > 2 and plain.shape[2:] == self.output_shape[1:]:  # maps are mirrored as the images are
+            mirrored = mirrored[..., ::-1]
         return (plain + mirrored) * plain.dtype.type(0.5)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies on the host of all parameters, then all running statistics, by name."""
+        """Copies on the host of all parameters, then all running statistics, by name.
+
+        Raises ConfigurationError for a model without weights yet.
+        """
+        self.check_initialized()
+        return self._host_values()
+
+    def check_initialized(self) -> None:
+        """Raises ConfigurationError unless the model has weights: drawn, trained or loaded."""
+        if not self.initialized:
+            raise ConfigurationError(
+                f"{self.name} has no weights yet; draw them with model.initialize(seed=0), train it, or load some"
+            )
+
+    def _host_values(self) -> dict[str, np.ndarray]:
         host = np.array if self.backend is None else self.backend.host
         # Two transfers from the device, not one per parameter.
         return self.named(host(self.values), host(self.statistics))
@@ -427,6 +448,21 @@ class Model(Recordable):
         for value in self.state_dict().values():
             digest.update(value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes())
         return digest.hexdigest()
+
+
+def _refuse_tied(layers: list[Layer]) -> None:
+    """Raises ConfigurationError for one parameter or statistic in two attributes: each gradient would overwrite the
+    other.
+    """
+    holders: dict[int, str] = {}
+    for layer in {id(layer): layer for layer in layers}.values():
+        for name, part in (*layer.parameters(), *layer.statistics()):
+            here = f"{label(layer)} as {name}"
+            if (there := holders.setdefault(id(part), here)) != here:
+                raise ConfigurationError(
+                    f"{there} and {here} hold the same {type(part).__name__}; give each its own, or put one layer in "
+                    "both places: its gradients are added"
+                )
 
 
 def _padded(part: Parameter | Statistic) -> int:

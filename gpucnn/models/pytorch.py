@@ -45,9 +45,9 @@ def to_pytorch(model: Model) -> dict[str, np.ndarray]:
     normalized if the model has `mean` and `std`. Raises ConfigurationError for a layer without a counterpart.
     """
     instance("model", model, Model, "a gpucnn.Model")
+    made, tensors = torch_modules(model.layer), dict[str, np.ndarray]()
     state = {name: value.astype(np.float32) for name, value in model.state_dict().items()}  # float64 on some backends
-    tensors: dict[str, np.ndarray] = {}
-    for place, module in _walk(torch_modules(model.layer)):
+    for place, module in _walk(made):
         tensors |= {f"{place}.{name}": state[tensor.name] for name, tensor in module.tensors.items()}
         if module.kind.startswith("BatchNorm"):
             tensors[f"{place}.{_IGNORED}"] = np.zeros((), np.int64)

@@ -88,8 +88,9 @@ def replace_head(
     """A new model with the weights of `model` and another last layer, whose initial weights `seed` decides.
 
     The last Dense gets as many units as there are `classes` (default 10), or `outputs` for a regressor. Or `head`, any
-    layer, takes the last layer's place. Frozen layers stay frozen, except in the head. Raises ConfigurationError if the
-    model does not end with a Dense, or a `head` has nothing to replace.
+    layer, takes the last layer's place. Frozen layers stay frozen, except in the head. A model without weights yet
+    gives one without. Raises ConfigurationError if the model does not end with a Dense, or a `head` has nothing to
+    replace.
     """
     instance("model", model, Model, "a gpucnn.Model, such as gpucnn.load(path)")
     instance("head", head, Layer, "a layer, such as Sequential(Dense(64), Dense(5))", optional=True)
@@ -115,10 +116,10 @@ def replace_head(
             chain = chain.layers[-1]
         chain.layers = (*chain.layers[:-1], head)
         new = Model(body, model.input_shape, "custom", head=kind)
-    new.initialize(seed)
-    own = new.state_dict()
-    kept = {n: v for n, v in model.state_dict().items() if n in own and not matches(last.name, n)}
-    new.load_state_dict(own | kept)
+    if model.initialized:
+        own = new.initialize(seed).state_dict()
+        kept = {n: v for n, v in model.state_dict().items() if n in own and not matches(last.name, n)}
+        new.load_state_dict(own | kept)
     new.image_shape, new.mean, new.std = model.image_shape, model.mean, model.std
     new.frozen = [name for name in model.frozen if not matches(last.name, name)]
     if model.backend is not None:

@@ -76,6 +76,7 @@ def steps(model: Model, image: np.ndarray, backend: Backend) -> tuple[list[Step]
     model.place(backend)
     model.mode.training = False
     result = [Step("", "image", images[0])]
+    model.check_initialized()
     x = model.batch(images)
     for layer in model.layer.leaves():
         x, _ = layer(x)

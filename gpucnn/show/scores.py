@@ -76,7 +76,6 @@ def scores(
     device = choose(model, backend, math)
     images = check_images(page[None], page.shape, device.dtype)
     sliding = fully_convolutional(model, page.shape).place(device)
-    sliding.mean, sliding.std = model.mean, model.std  # the page is normalized like the model's images
     sliding.mode.training = False
     values = sliding(images)[0].numpy()[0].astype(np.float64)  # (classes, P, Q)
     values = np.exp(values - values.max(axis=0))

@@ -682,6 +682,7 @@ class Trainer:
         """Images (N, *image_shape), checked; mapped ones stay where they are."""
         if isinstance(images, np.memmap):
             images = Mapped(images)
+        self._augmentation()  # refuses a mean without a std
         return check_images(images, self.model.image_shape, self.backend.dtype)
 
     def _evaluation(self, images, labels, shared: bool = False) -> EvaluationSteps:

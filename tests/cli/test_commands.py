@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 import gpucnn
+from gpucnn.backends import get_backend
 from gpucnn.data import load
+from gpucnn.models import mlp, unet_small
 
 TRAIN_KEYS = [
     "backend",
@@ -137,6 +139,24 @@ def test_evaluate_agrees_with_train(cli, trained):
         assert evaluated[key] == values[key]
     assert evaluated["data"] == "digits"
     assert evaluated["images"] == 359
+
+
+@pytest.mark.parametrize("maps", [False, True])
+def test_all_that_evaluate_says_with_flips_is_of_both(cli, tmp_path, maps):
+    random, shape = np.random.default_rng(0), (1, 8, 8)
+    model = unet_small(shape, classes=3) if maps else mlp(shape, classes=3, hidden=[4])
+    images = random.random((20, *shape), np.float32)
+    labels = random.integers(0, 3, (20, 8, 8) if maps else 20)
+    arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    np.savez(tmp_path / "data.npz", **arrays, classes=np.array(["a", "b", "c"]))
+    gpucnn.save(model.initialize(0), tmp_path / "m.safetensors")
+    options = ("--run", tmp_path / "m.safetensors", "--data", tmp_path / "data.npz", "--backend", "numpy")
+    said = cli.json("evaluate", *options, "--flips", "--metrics", "confusion")
+    p = model.place(get_backend("numpy")).predict(images, flips=True)
+    hits = p.argmax(1) == labels
+    own = np.take_along_axis(p, labels[:, None], 1)
+    assert said["test_accuracy"] == hits.mean() and said["test_loss"] == pytest.approx(-np.log(own).mean(), rel=1e-5)
+    assert np.trace(said["test_confusion"]) == hits.sum() and np.sum(said["test_confusion"]) == labels.size
 
 
 def test_evaluate_on_another_backend(cli, trained):

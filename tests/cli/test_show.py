@@ -9,6 +9,7 @@ from PIL import Image
 
 import gpucnn
 from gpucnn.data import load
+from gpucnn.models import unet_small
 
 COMMANDS = ["filters", "maps", "match", "pixel-use", "curves", "confusion", "mistakes", "saliency"]
 COMMANDS += ["occlusion", "gradcam", "doubts", "scores"]
@@ -227,6 +228,13 @@ def test_refusals(cli, trained, tmp_path, monkeypatch, arguments, message, json)
     line = cli.refused("show", *arguments, *json).splitlines()[-1]
     assert line.startswith("gpucnn: ") and message in line
     assert [file.name for file in tmp_path.iterdir()] == ["small.png"]
+
+
+@pytest.mark.parametrize("picture", ["maps", "saliency", "occlusion", "gradcam"])
+def test_pictures_of_one_answer_refuse_a_class_for_each_pixel(cli, tmp_path, picture):
+    gpucnn.save(unet_small((1, 8, 8)).initialize(0), tmp_path / "m")
+    line = cli.refused("show", picture, 7, "--run", tmp_path / "m", "--out", tmp_path / "a.png")
+    assert "gives a class to each pixel, not to an image" in line and not (tmp_path / "a.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ import copy
 import numpy as np
 import pytest
 
+import gpucnn
 from gpucnn import check_gradients, layers, show
-from gpucnn.errors import ConfigurationError
+from gpucnn.errors import ConfigurationError, DTypeError, ShapeError
 from gpucnn.layers import (
     Conv2d,
     Dense,
@@ -277,6 +278,36 @@ def test_what_a_parameter_does_not_know_is_refused():
         model.parameters[0].trainable = False
     with pytest.raises(AttributeError, match="a Statistic has no 'momentum'; it has initial"):
         Statistic((3,)).momentum = 0.5
+
+
+class Assigned(Layer):
+    """A weight per channel, whose gradient is assigned as an array of its own."""
+
+    def build(self, shape):
+        self.w = Parameter(shape[:1], 1.0)
+        return shape
+
+    def __call__(self, x):
+        def backward(dy):
+            self.w.grad = (dy.data * x.data * image_mask(x)).sum(axis=(0, -1))
+            return dy.like(dy.data * self.w.value[:, None])
+
+        return x.like(x.data * self.w.value[:, None]), backward
+
+
+def test_arrays_assigned_to_a_parameter_are_copied_into_the_model():
+    assert check_gradients(Assigned(), shape=(3,)).passed
+    model = Model(Sequential(Assigned(), Dense(2)), (3,)).initialize(0)
+    weight, x = model.layer.layers[0].w, np.ones((4, 3), np.float32)
+    gpucnn.Trainer(model, backend="numpy", progress=False).fit(x, np.array([0, 1, 1, 1]), epochs=1)
+    assert not np.array_equal(weight.value, np.ones(3)) and np.shares_memory(weight.grad, model.grads)
+    weight.value = np.float32([2, 3, 4])
+    weight.value *= np.float32(2)
+    assert np.array_equal(model.state_dict()["0.w"], [4, 6, 8]) and np.shares_memory(weight.value, model.values)
+    for wrong, error in ((np.ones((3, 1), np.float32), ShapeError), (np.ones(3), DTypeError), (None, ShapeError)):
+        with pytest.raises(error, match=r"0\.w\.value would be .*; assign float32 of shape \(3,\)"):
+            weight.value = wrong
+    assert np.array_equal(weight.value, [4, 6, 8])
 
 
 # ---- layers and models -----------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """What layers do besides arithmetic: shapes, errors, modes, containers, and user-defined layers."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from gpucnn.layers import (
     Flatten,
     GlobalAvgPool2d,
     Layer,
+    LayerNorm,
     MaxPool2d,
     Parameter,
     ReLU,
@@ -93,6 +96,49 @@ def test_sizes_that_do_not_fit_are_refused_by_name(layers, shape, words):
 def test_wrong_settings_are_refused(make):
     with pytest.raises(ConfigurationError):
         make()
+
+
+class Doubling(Layer):
+    """Reads `times` when it is built, in a method; `count` is state, `slope` is read in each call."""
+
+    def __init__(self):
+        self.times, self.slope = 2, 1.0
+
+    def build(self, shape):
+        self.count = 0
+        return self._repeated(shape)
+
+    def _repeated(self, shape):
+        return (shape[0] * self.times, *shape[1:])
+
+
+@pytest.mark.parametrize(
+    ("layer", "changes"),
+    [
+        (Conv2d(2, 3), {"stride": 2, "padding": 1, "groups": 2, "use_bias": False, "initializer": "he"}),
+        (Dense(2), {"units": 7}),
+        (MaxPool2d(2), {"stride": 1, "ceil_mode": True}),
+        (LayerNorm(), {"affine": False}),
+        (Sequential(Conv2d(2, 3)), {"layers": ()}),
+        (Doubling(), {"times": 3}),
+    ],
+)
+def test_settings_that_build_has_used_cannot_be_changed(layer, changes):
+    model = Model(layer, (3,) if isinstance(layer, Dense) else (3, 8, 8))
+    for name, value in changes.items():
+        words = f"{type(layer).__name__} was built with {name}=.*, so a change has no effect"
+        with pytest.raises(ConfigurationError, match=words):
+            setattr(layer, name, value)
+        free = copy.deepcopy(layer)
+        setattr(free, name, value)
+        assert getattr(free, name) == value and repr(layer) == model.structure
+
+
+def test_settings_that_are_read_in_each_call_can_be_changed():
+    layers = Conv2d(2, 3), BatchNorm(), Dropout(0.5), Doubling()
+    Model(Sequential(*layers), (3, 8, 8))
+    layers[0].activation, layers[1].eps, layers[2].rate, layers[3].slope = "tanh", 0.5, 0.25, 3.0
+    layers[3].count += 1
 
 
 def test_a_layer_refuses_a_batch_of_another_shape():

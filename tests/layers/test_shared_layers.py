@@ -1,6 +1,7 @@
 """One layer in several places: against a network with a copy in each place, whose gradients are added by hand."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 import gpucnn
 from gpucnn.backends import get_backend
 from gpucnn.emulation import get_emulated_backend, why_not
-from gpucnn.errors import ShapeError
+from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.layers import (
     BatchNorm,
     Concat,
@@ -17,7 +18,9 @@ from gpucnn.layers import (
     Dropout,
     Flatten,
     GlobalAvgPool2d,
+    Layer,
     MaxPool2d,
+    Parameter,
     Residual,
     Sequential,
 )
@@ -110,6 +113,22 @@ def test_it_counts_once_and_keeps_the_name_of_its_first_place(tmp_path):
     gpucnn.export_onnx(model, tmp_path / "m.onnx")
 
 
+def test_a_pickle_of_a_model_holds_its_weights_and_no_backend():
+    for device in devices():
+        model = tied().initialize(0).place(device)
+        model.freeze("0")
+        model.class_names, model.mean, model.std = ["a", "b", "c"], (0.5,), (0.25,)
+        again = pickle.loads(pickle.dumps(model))
+        assert again.backend is None and (again.frozen, again.mean, again.class_names) == (["0"], (0.5,), list("abc"))
+        assert again.place(device).predict(X[:3]).tobytes() == model.predict(X[:3]).tobytes()
+        if device.name == "numpy":
+            for one in (model, again):
+                small.trainer(model=one, backend=device).fit(X, Y, 1)
+        assert again.weights_sha256() == model.weights_sha256()
+    with pytest.raises(ConfigurationError, match="layers belong to it alone: take copy.deepcopy"):
+        copy.copy(model)
+
+
 def test_an_exported_network_computes_the_same(tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     model = tied().initialize(0)
@@ -124,6 +143,25 @@ def test_other_shapes_are_refused():
     with pytest.raises(ShapeError, match=r"several times, for inputs of shape \(2, 8, 8\) and \(2, 4, 4\)"):
         Model(Sequential(layer, MaxPool2d(2), layer), (2, 8, 8))
     assert Model(Sequential(layer, layer), (2, 4, 4)).output_shape == (2, 4, 4)  # and the layer can still be used
+
+
+class Held(Layer):
+    """Holds a parameter that it was given."""
+
+    def __init__(self, w):
+        self.w = w
+
+    def __call__(self, x):
+        return x, lambda dy: dy
+
+
+def test_one_parameter_in_two_layers_is_refused():
+    one = Parameter((2,))
+    words = r"layer 0 \(Held\) as w and layer 2 \(Held\) as w hold the same Parameter; give each its own, or put one"
+    with pytest.raises(ConfigurationError, match=words):
+        Model(Sequential(Held(one), Flatten(), Held(one)), (2,))
+    both = Held(one)
+    assert Model(Sequential(both, both), (2,)).parameter_count == 2
 
 
 # ---- one set of weights for several sizes ----------------------------------------------------------------------------

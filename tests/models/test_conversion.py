@@ -271,6 +271,14 @@ def test_a_global_average_slides_up_to_rounding():
         assert np.allclose(scores[(..., *place)], model(crop)[0].numpy(), rtol=0, atol=1e-14)
 
 
+def test_a_normalized_regressor_slides_as_one():
+    model = settled(lenet5((1, 32, 32), outputs=2)).place(get_backend("numpy", "exact"))
+    model.mean, model.std = (0.5,), (0.25,)
+    slid, x = fully_convolutional(model, (1, 36, 32)), images(1, 1, 36, 32)
+    assert slid.head == "regressor"
+    same_bits(slid.predict(x)[:, :, 1, 0], model.predict(np.ascontiguousarray(x[:, :, 4:])))
+
+
 def test_the_model_stays_unchanged():
     model = settled(lenet5((1, 32, 32), 10))
     model.class_names = list("0123456789")

@@ -11,7 +11,7 @@ import gpucnn
 from gpucnn import arithmetic
 from gpucnn.backends import get_backend
 from gpucnn.errors import CheckpointError, ConfigurationError, DataError, DTypeError, ShapeError
-from gpucnn.layers import BatchNorm, Conv2d, Dense, Flatten, Sequential
+from gpucnn.layers import BatchNorm, Conv2d, Dense, Flatten, Layer, Sequential
 from gpucnn.models import Model, build_model, lenet5, resnet20, vgg_small
 from tests.models.nets import OF_IMAGES
 
@@ -224,7 +224,56 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
                 gpucnn.save(small().initialize(6), path)
         assert [p.name for p in tmp_path.iterdir()] == ["m"] and path.read_bytes() == whole
     with pytest.raises(ConfigurationError, match="cannot write"):
-        gpucnn.save(small(), tmp_path / "no" / "such" / "folder")
+        gpucnn.save(small().initialize(5), tmp_path / "no" / "such" / "folder")
+
+
+def test_weights_that_do_not_exist_are_refused(tmp_path):
+    x, other = np.zeros((1, 2, 5, 5), np.float32), small().initialize(0)
+    for asks in (
+        lambda model: gpucnn.save(model, tmp_path / "m"),
+        lambda model: model.weights_sha256(),
+        lambda model: other.load_state_dict(model.state_dict()),
+        lambda model: gpucnn.models.load_matching(model, other),
+        lambda model: model.predict(x),
+        lambda model: model(x),
+        gpucnn.models.to_pytorch,
+    ):
+        with pytest.raises(ConfigurationError, match=r"custom has no weights yet; draw them with model.initialize"):
+            asks(small().place(FAST))
+    assert not list(tmp_path.iterdir())
+    headless = gpucnn.models.replace_head(small(), 3)
+    assert not headless.initialized and headless.output_shape == (3,)
+    assert Model(Flatten(), (2, 5, 5)).place(FAST).predict(x).shape == (1, 50)  # it has none
+
+
+def test_normalization_is_checked_when_it_is_set():
+    model = small().initialize(0).place(FAST)
+    x, y = np.ones((4, 2, 5, 5), np.float32), np.zeros(4, np.int64)
+    model.mean, model.std = np.float32([1, 0.5]), [1, 2]
+    assert (model.mean, model.std) == ((1.0, 0.5), (1.0, 2.0)) and model.predict(x).shape == (4, 4)
+    for name, value, words in (
+        ("mean", [0.5], r"the model's mean has 1 numbers; give one for each channel, 2 in all"),
+        ("mean", 0.5, r"the model's mean is 0.5 of type float; give a number for each channel"),
+        ("mean", [0.5, np.nan], r"each number of the model's mean is nan; give a finite number"),
+        ("std", (1, 0.0), r"each number of the model's std is 0.0; give a number above 0"),
+    ):
+        with pytest.raises((ShapeError, ConfigurationError), match=words):
+            setattr(model, name, value)
+    assert (model.mean, model.std) == ((1.0, 0.5), (1.0, 2.0))
+    trainer = gpucnn.Trainer(model, backend=FAST, progress=False)
+    model.std = None
+    for use, *given in ((model.predict, x), (model, x), (trainer.fit, x, y, 1), (trainer.measure, x, y)):
+        with pytest.raises(ConfigurationError, match="the model has a mean but no std; set both, or both to None"):
+            use(*given)
+
+
+def test_settings_that_are_numpy_scalars_are_part_of_the_structure():
+    class Scaled(Layer):
+        def __init__(self, factor):
+            self.factor = factor
+
+    structures = [Model(Scaled(f), (3,)).structure for f in (2.0, np.float32(2), np.float32(5), np.int64(5))]
+    assert structures == [f"Scaled(factor={text})" for text in ("2.0", "2.0", "5.0", "5")]
 
 
 def test_settings_named_like_the_models_own_are_part_of_the_structure(tmp_path):

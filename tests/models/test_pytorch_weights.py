@@ -96,7 +96,7 @@ def test_weights_come_back(name, tmp_path):
 
 
 def test_half_precision_is_taken_and_double_is_not():
-    model = mlp((4,), 2, hidden=())
+    model = mlp((4,), 2, hidden=()).initialize(0)
     half = {name: value.astype(np.float16) for name, value in to_pytorch(network("mlp regressor")).items()}
     assert from_pytorch(mlp((7,), outputs=2, hidden=(5,)), half).initialized
     double = {name: value.astype(np.float64) for name, value in to_pytorch(model).items()}

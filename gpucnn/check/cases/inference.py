@@ -100,7 +100,7 @@ def _networks(numbers: Numbers) -> Iterator[Case]:
     for name, (layers, shape, simulated) in _NETWORKS.items():
 
         def run(b: Backend, layers=layers, shape=shape) -> Results:
-            model = Model(L.Sequential(*layers()), shape, head=REGRESSOR).place(unwatched(b))
+            model = Model(L.Sequential(*layers()), shape, head=REGRESSOR).initialize(0).place(unwatched(b))
             state = model.state_dict()
             for seed, (key, value) in enumerate(state.items()):
                 drawn = numbers(*value.shape, seed=seed)
