@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from gpucnn.arguments import number
+
 
 @dataclass
 class History:
@@ -33,12 +35,10 @@ class History:
         """The epoch (from 1) with the smallest validation loss or the largest accuracy or metric, the first of equal
         ones.
 
-        None where nothing was validated.
+        None where nothing was validated. Raises ConfigurationError for a metric that is not a number.
         """
-        sign = 1 if monitor in self.smaller else -1
-        values = [
-            (sign * value, epoch) for epoch, value in enumerate(self[f"validation_{monitor}"], 1) if value is not None
-        ]
+        sign, name = 1 if monitor in self.smaller else -1, f"validation_{monitor}"
+        values = [(sign * number(name, value), epoch) for epoch, value in enumerate(self[name], 1) if value is not None]
         return min(values)[1] if values else None
 
     @property
