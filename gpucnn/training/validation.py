@@ -67,7 +67,7 @@ def check_stopping(
         raise ConfigurationError(f"{type(loss).__name__} has no accuracy, which monitor asks for; use 'loss'")
     if any(metric.name == monitor and not metric.single for metric in metrics):
         raise ConfigurationError(
-            f"monitor is {monitor!r}, a list, by which no epoch is the best; name a metric that is one number, or 'loss'"
+            f"monitor is {monitor!r}, a list, by which no epoch is best; name a metric that is one number, or 'loss'"
         )
     if patience is not None:
         integer("patience", patience)
