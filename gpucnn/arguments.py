@@ -194,9 +194,7 @@ def array(name: str, value: Any) -> np.ndarray:
     Raises DTypeError for anything else, DataError for a masked array of which anything is masked.
     """
     if np.ma.is_masked(value):
-        raise DataError(
-            f"{name} is a masked array, whose mask is not heeded; leave those entries out or fill them"
-        )
+        raise DataError(f"{name} is a masked array, whose mask is not heeded; leave those entries out or fill them")
     if isinstance(value, np.ndarray):
         return np.asarray(value)
     try:

@@ -9,6 +9,7 @@ from gpucnn.cli import options
 from gpucnn.cli.device import choose
 from gpucnn.cli.output import note, print_json, print_values
 from gpucnn.cli.runs import open_run
+from gpucnn.cli.settings import DEFAULTS, measuring
 from gpucnn.errors import ConfigurationError, DataError
 
 
@@ -43,7 +44,6 @@ def evaluate(
         raise ConfigurationError(f"{path} does not say what it was trained on; give --data")
 
     import gpucnn.data
-    from gpucnn.training import Trainer
 
     device = choose(backend, math, threads, graph)
     _, test = gpucnn.data.load(data)
@@ -52,8 +52,8 @@ def evaluate(
             f"{data} has the classes {', '.join(test.classes)}; the network knows {', '.join(model.class_names)}"
         )
     note(f"evaluating {model.name} on {device.name}, {device.math} math")
-    names = [name for name in options.listed(metrics) if name != "accuracy"]
-    trainer = Trainer(model, backend=device, progress=False, metrics=names)
+    names = options.listed(metrics)
+    trainer = measuring(model, device, settings.get("loss") or DEFAULTS["loss"], names)
     started = perf_counter()
     measured = trainer.measure(test.images, test.labels)
     if flips:
