@@ -218,19 +218,20 @@ class Trainer:
         another model or other settings, NonFiniteError once the loss or a weight is no longer finite (the last good
         checkpoint stays).
         """
-        settings, images, labels, epochs, kept, first = self.processes.agreed(
-            lambda: self._prepare(images, labels, epochs, validation, monitor, patience, resume)
-        )
         with ExitStack() as stack:
-            begun = self._begun(first, resume, images)
-            folder = self.processes.agreed(lambda: stack.enter_context(begun))
-            self._meet(settings, epochs, patience)
-            if resume:
-                self.history = self._resume(folder, settings, epochs, monitor)
-                self._steps = self.history.last["step"] if self.history.epochs else 0
-            # What mixes images, or is the user's own, needs all of a batch in each process.
-            division = Division() if self.mixup or self.augment else self._division()
-            data = placed(self.backend, images, labels, min(self.batch_size, len(images)), division)
+            with self._as_it_was_if_refused():
+                settings, images, labels, epochs, kept, first = self.processes.agreed(
+                    lambda: self._prepare(images, labels, epochs, validation, monitor, patience, resume)
+                )
+                begun = self._begun(first, resume, images)
+                folder = self.processes.agreed(lambda: stack.enter_context(begun))
+                self._meet(settings, epochs, patience)
+                if resume:
+                    self.history = self._resume(folder, settings, epochs, monitor)
+                    self._steps = self.history.last["step"] if self.history.epochs else 0
+                # What mixes images, or is the user's own, needs all of a batch in each process.
+                division = Division() if self.mixup or self.augment else self._division()
+                data = placed(self.backend, images, labels, min(self.batch_size, len(images)), division)
             return self._train(folder, first, data, images, first + epochs, kept, settings, monitor, patience)
 
     def _prepare(self, images, labels, epochs, validation, monitor, patience, resume) -> tuple:
@@ -240,7 +241,7 @@ class Trainer:
         if self.crop:
             model.image_shape = _larger(images, model.input_shape)
         images, labels = self._checked(images, labels)
-        check_sharing(self)
+        self._check_ready(resume)
         check_stopping(validation, monitor, patience, self.loss, self.metrics)
         if resume and self.run is None:
             raise ConfigurationError("resume needs the run folder to continue: Trainer(..., run=folder)")
@@ -269,15 +270,37 @@ class Trainer:
             model.mean, model.std = channel_statistics(images)
         return settings, images, labels, epochs, kept, first
 
+    def _check_ready(self, resume: bool = False) -> None:
+        """Raises what is to be refused before a run folder is made."""
+        check_sharing(self)
+        self.model.check_trainable()
+        if not (resume or self._state is None or self.optimizer.state is self._state):
+            raise ConfigurationError(
+                "this trainer's optimizer has been used by another trainer since, so its state is lost; give each "
+                "Trainer an optimizer of its own"
+            )
+
+    @contextmanager
+    def _as_it_was_if_refused(self) -> Iterator[None]:
+        """What is refused within it leaves the model as it was."""
+        model = self.model
+        prepared, state = (model.image_shape, model.mean, model.std), model.state_dict()
+        try:
+            yield
+        except BaseException:
+            model.image_shape, model.mean, model.std = prepared
+            model.load_state_dict(state)  # Whitening2d may have learned its filters
+            raise
+
     @contextmanager
     def _begun(self, first: int, resume: bool, images) -> Iterator[RunFolder | None]:
         """Everything in its place before the first step, or still there later; within it the run folder, if this
         process writes one.
         """
-        self._begin(images)
         with nullcontext() if self.run is None or not self.processes.first else run_folder(self.run) as folder:
             if folder and not resume and not first:
                 folder.refuse_if_used()
+            self._begin(images)
             yield folder
 
     def _begin(self, images) -> None:
@@ -288,11 +311,6 @@ class Trainer:
             self._state = self.optimizer.state
             if self.average:
                 self.average.place(model)
-        elif self.optimizer.state is not self._state:
-            raise ConfigurationError(
-                "this trainer's optimizer has been used by another trainer since, so its state is lost; give each "
-                "Trainer an optimizer of its own"
-            )
 
     def fit_batches(
         self,
@@ -314,21 +332,22 @@ class Trainer:
 
         Raises ProcessError where the processes' batches differ: before the first step, or before an epoch is kept.
         """
-        settings, data, epochs, kept = self.processes.agreed(
-            lambda: self._prepare_batches(batches, epochs, steps, validation, monitor, patience)
-        )
         first = len(self.history)
         with ExitStack() as stack:
-            begun = self._begun(first, False, data.first[0])
-            folder = self.processes.agreed(lambda: stack.enter_context(begun))
-            self._meet(settings, epochs, patience)
-            self.processes.same(data.fingerprint(), how_fed)
+            with self._as_it_was_if_refused():
+                settings, data, epochs, kept = self.processes.agreed(
+                    lambda: self._prepare_batches(batches, epochs, steps, validation, monitor, patience)
+                )
+                begun = self._begun(first, False, data.first[0])
+                folder = self.processes.agreed(lambda: stack.enter_context(begun))
+                self._meet(settings, epochs, patience)
+                self.processes.same(data.fingerprint(), how_fed)
             return self._train(folder, first, data, data.first[0], first + epochs, kept, settings, monitor, patience)
 
     def _prepare_batches(self, batches, epochs, steps, validation, monitor, patience) -> tuple:
         """Check everything, the first batch too; (settings, data, epochs, images and labels for validation)."""
         model, epochs = self.model, integer("epochs", epochs)
-        check_sharing(self)
+        self._check_ready()
         check_stopping(validation, monitor, patience, self.loss, self.metrics)
         if self.normalize and model.mean is None:
             raise ConfigurationError("normalize takes the mean of all images; with batches set model.mean and std")
@@ -529,7 +548,7 @@ class Trainer:
 
     def _step_on(self, images, labels) -> tuple[np.ndarray, np.ndarray]:
         """Both checked, and in memory."""
-        check_sharing(self)
+        self._check_ready()
         images, labels = self._checked(images, labels)
         return (images.take(np.arange(len(images))) if isinstance(images, Mapped) else images), labels
 
