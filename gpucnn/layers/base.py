@@ -33,7 +33,7 @@ from gpucnn.backends.batch import Batch
 from gpucnn.errors import GpucnnError, ShapeError
 from gpucnn.geometry import Field
 from gpucnn.initializers import check_initializer
-from gpucnn.recordable import Recordable, declaration
+from gpucnn.recordable import Recordable, declaration, notice_change
 
 Backward = Callable[[Batch], Batch | None]
 Shape = tuple[int, ...]
@@ -67,7 +67,8 @@ class _Tensor:
                 else f"it has {', '.join(known)}"
             )
             raise AttributeError(f"a {type(self).__name__} has no {name!r}; {instead}")
-        Recordable.__setattr__(self, name, value)  # type: ignore[arg-type]  # plans of inference notice other arrays
+        object.__setattr__(self, name, value)
+        notice_change()  # plans of inference look for other arrays
 
 
 class Parameter(_Tensor):

@@ -1,8 +1,12 @@
 """What was measured, epoch by epoch."""
 
+import json
 from dataclasses import dataclass, field
 
-from gpucnn.arguments import number
+import numpy as np
+
+from gpucnn.arguments import number, shown
+from gpucnn.errors import ConfigurationError
 
 
 @dataclass
@@ -25,6 +29,21 @@ class History:
 
     def __len__(self) -> int:
         return len(self.epochs)
+
+    def add(self, record: dict) -> ConfigurationError | None:
+        """Add an epoch as a file will hold it, NumPy's numbers as Python's. What JSON has not is left out, and the error
+        for it returned, to be raised once the epoch is kept.
+        """
+        error = None
+        self.epochs.append({})
+        for key, value in record.items():
+            try:
+                self.last[str(key)] = json.loads(json.dumps(value, allow_nan=False, default=_item))
+            except (TypeError, ValueError, RecursionError):
+                error = ConfigurationError(
+                    f"the epoch's record has {key} = {shown(value)}, which JSON has not; give numbers, text or lists"
+                )
+        return error
 
     @property
     def last(self) -> dict:
@@ -51,3 +70,9 @@ class History:
         """The median over the epochs."""
         rates = sorted(self["images_per_second"])
         return (rates[len(rates) // 2] + rates[(len(rates) - 1) // 2]) / 2
+
+
+def _item(value):
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError

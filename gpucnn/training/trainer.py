@@ -39,7 +39,7 @@ from gpucnn.training.normalization import channel_statistics
 from gpucnn.training.own_loop import OwnLoop
 from gpucnn.training.progress import Quiet, progress_of
 from gpucnn.training.run import RunFolder, first_not_finite, host_state, run_folder
-from gpucnn.training.settings import config_of, identity_of, settings_of
+from gpucnn.training.settings import changes, config_of, identity_of, settings_of
 from gpucnn.training.steps import EvaluationSteps, TrainingSteps
 from gpucnn.training.together import check_sharing, how_diverged, how_fed
 from gpucnn.training.validation import check_stopping, part, why_stop
@@ -399,6 +399,8 @@ class Trainer:
             return self._new_history()
         found, self._best = checkpoint
         found.restore(self.model, self.optimizer, self.average)
+        for (owner, name), value in found.changed.items():
+            setattr(getattr(self, owner), name, value)
         return found.history
 
     def _train(
@@ -445,16 +447,16 @@ class Trainer:
                     record = self._epoch(steps, epoch, first, epochs, evaluation)
                 for callback in self.callbacks:
                     callback.on_epoch_end(self, record)
-                history.epochs.append(record)
+                unfit = history.add(record)
                 better = history.best_epoch(monitor) == epoch + 1
                 if better:
                     self._best = epoch + 1, self._judged_state()
                 self._agree(data)
-                self.processes.agreed(partial(self._keep, folder, history, settings, better))
+                self.processes.agreed(partial(self._keep, folder, history, settings, better, unfit))
                 if folder and perf_counter() - drawn > _CURVES_EVERY:
                     folder.write_curves(history)
                     drawn = perf_counter()
-                self.progress.end_epoch(record)
+                self.progress.end_epoch(history.last)
                 if self._stopping:
                     self.progress.say(f"a callback stopped training after epoch {epoch + 1}")
                     break
@@ -654,19 +656,28 @@ class Trainer:
         self.model.load_state_dict(state)
         return epoch
 
-    def _keep(self, folder: RunFolder | None, history: History, settings: dict, better: bool) -> None:
-        """Metrics first: resuming ignores a line too many, but could not invent a missing one."""
-        if folder is None:
-            return
-        last, state = history.last, host_state(self.model, self.optimizer, self.average)
-        bad = first_not_finite(state)  # what `watch` does not see: running statistics, optimiser state
-        if bad:
-            raise _not_finite(bad, last["epoch"], last["step"])
-        folder.write_metrics(history)
-        if better:
-            folder.write_best(self.model, last, self._judged_state())
-        about = {**describe(self.model), "settings": settings, "backend": self.backend.name}
-        folder.write_checkpoint(state, about, history)
+    def _keep(
+        self,
+        folder: RunFolder | None,
+        history: History,
+        settings: dict,
+        better: bool,
+        unfit: ConfigurationError | None,
+    ) -> None:
+        """Metrics first: resuming ignores a line too many, but could not invent a missing one. Then raises `unfit`."""
+        if folder:
+            last, state = history.last, host_state(self.model, self.optimizer, self.average)
+            bad = first_not_finite(state)  # what `watch` does not see: running statistics, optimiser state
+            if bad:
+                raise _not_finite(bad, last["epoch"], last["step"])
+            folder.write_metrics(history)
+            if better:
+                folder.write_best(self.model, last, self._judged_state())
+            about = {**describe(self.model), "settings": settings, "backend": self.backend.name}
+            changed = changes(self, settings)
+            folder.write_checkpoint(state, {**about, **({"changed": changed} if changed else {})}, history)
+        if unfit:
+            raise unfit
 
     # ---- inference ---------------------------------------------------------------------------------------------------
 
