@@ -31,8 +31,8 @@ class History:
         return len(self.epochs)
 
     def add(self, record: dict) -> ConfigurationError | None:
-        """Add an epoch as a file will hold it, NumPy's numbers as Python's. What JSON has not is left out, and the error
-        for it returned, to be raised once the epoch is kept.
+        """Add an epoch as a file will hold it, NumPy's numbers as Python's. What JSON has not is left out, and the
+        error for it returned, to be raised once the epoch is kept.
         """
         error = None
         self.epochs.append({})

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from math import isfinite
+from math import inf, isfinite
 from time import perf_counter
 from typing import Any
 
@@ -82,6 +82,9 @@ class Trainer:
     None for as many as there are, 1 for this one alone. The first of them writes the run folder and reports progress.
     `pieces` divides a batch in so many parts, one after the other, for batches whose activations do not fit in memory.
 
+    All of this stays, but `batch_size`, `callbacks`, `clip`, `progress`, `run` and `schedule`, which may be assigned
+    between fits, and for the settings of optimizer, schedule and loss (gpucnn.training.Callback).
+
     In exact math the trained weights depend on model, data and settings alone, not on the backend, its threads, the
     number of processes or pieces.
     """
@@ -120,10 +123,9 @@ class Trainer:
     ):
         self.model = instance("model", model, Model, "a gpucnn.Model, such as gpucnn.models.lenet5()")
         instance("optimizer", optimizer, Optimizer, "one of gpucnn.optimizers, such as SGD(lr=0.1)", optional=True)
-        instance("schedule", schedule, Schedule, "one of gpucnn.schedules, such as Cosine()", optional=True)
         instance("loss", loss, Loss, "one of gpucnn.losses, such as Huber()", optional=True)
         room = min(model.input_shape[1:], default=1)
-        self.seed, self.run = arguments.seed(seed), run if run is None else arguments.path("run", run)
+        self.seed, self.run = arguments.seed(seed), run
         self.shift, self.cutout = integer("shift", shift, 0, room - 1), integer("cutout", cutout, 0, room)
         self.crop, self.flip, self.normalize = truth("crop", crop), truth("flip", flip), truth("normalize", normalize)
         if (self.crop or self.flip) and len(model.input_shape) == 1:
@@ -133,8 +135,7 @@ class Trainer:
                 f"shift, crop and flip move label maps with the images, but the model makes maps of "
                 f"{model.output_shape[1:]} from images of {model.input_shape[1:]}; they must be of one size"
             )
-        self.batch_size = integer("batch_size", batch_size)
-        self.optimizer, self.schedule = optimizer or Adam(), schedule or Constant()
+        self.batch_size, self.optimizer, self.schedule = batch_size, optimizer or Adam(), schedule
         if model.head == REGRESSOR and isinstance(loss, SoftmaxCrossEntropy):
             raise ConfigurationError(
                 "softmax cross-entropy is for classes, but the model gives values; use MeanSquared()"
@@ -148,9 +149,7 @@ class Trainer:
         factors = instance("lr_factors", lr_factors, dict, expected, optional=True) or {}
         model.pieces(factors)  # refuses patterns that match nothing
         self.lr_factors = {name: number(f"lr_factors[{name!r}]", f, above=0) for name, f in factors.items()}
-        self.callbacks, self._stopping = arguments.sequence("callbacks", callbacks, "a list of callbacks"), False
-        for callback in self.callbacks:
-            instance("each of callbacks", callback, Callback, "an object of a subclass of gpucnn.training.Callback")
+        self.callbacks, self._stopping = callbacks, False
         if augment is not None and not callable(augment):
             raise arguments.refuse("augment", augment, "a function (images, rng) that returns a Batch")
         self.augment = augment
@@ -158,7 +157,7 @@ class Trainer:
             processes = integer("processes", processes)
         self.processes = processes if isinstance(processes, Processes) else join(processes)
         self.pieces, self.record = integer("pieces", pieces), True
-        self.progress = progress_of(progress) if self.processes.first else Quiet()
+        self.progress = progress if self.processes.first else Quiet()
         self.about = dict(instance("about", about, dict, "a dictionary", optional=True) or {})
         self.backend = backend if isinstance(backend, Backend) else get_backend(backend, math, threads=threads)
         if not model.initialized:
@@ -173,13 +172,23 @@ class Trainer:
         self._loop: OwnLoop | None = None
         self._told_slow = False
         self.loss.place(self.backend, model.output_shape[0])  # refuses weights for other classes
-        self._made = True
+        self._fitting = False
+        self._made = sorted(name for name in vars(self) if name[0] != "_")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if "_made" in vars(self):
-            public = sorted(known for known in vars(self) if known[0] != "_")
-            arguments.refuse_attribute(self, name, f"it has {', '.join(public)}")
-        object.__setattr__(self, name, value)
+        if "_made" in vars(self) and name[0] != "_":
+            arguments.refuse_attribute(self, name, f"it has {', '.join(self._made)}")
+            if name in self._made and (self._fitting or name not in (*_ASSIGNABLE, *_OWN)):
+                raise ConfigurationError(
+                    f"a Trainer's {name} stays as it is"
+                    + (
+                        " while it trains; change the settings of its optimizer, schedule or loss"
+                        if self._fitting
+                        else f"; make another Trainer, or assign {', '.join(_ASSIGNABLE)}"
+                    )
+                )
+            self._loop = None  # its steps have the settings from before
+        object.__setattr__(self, name, _ASSIGNABLE[name](value) if name in _ASSIGNABLE else value)
 
     # ---- training ----------------------------------------------------------------------------------------------------
 
@@ -419,7 +428,7 @@ class Trainer:
         fits, `images` are some of the data, `kept` those for validation.
         """
         model, history = self.model, self.history
-        self._stopping, self._loop = False, None
+        self._stopping, self._loop, self._fitting = False, None, True
         evaluation = self._evaluation(kept[0], kept[1], shared=True) if kept else None
         try:
             steps = self._training(data, self._augmentation())
@@ -470,6 +479,7 @@ class Trainer:
                 evaluation.data.close()
             model.layer.need_input_gradient(True)
             model.mode.training = False
+            self._fitting = False
             self.progress.close()
         return history
 
@@ -542,7 +552,7 @@ class Trainer:
         if self.processes.size > 1:
             self.processes.same(digest(images, labels, self.backend.dtype), how_fed)
         epoch = len(self.history)
-        record = self._loop.step(images, labels, self._steps, self.schedule(self._steps, 0, epoch))
+        record = self._loop.step(images, labels, self._steps, self._factor(self._steps, 0, epoch))
         self._steps += 1
         if not record.pop("good"):
             raise _not_finite("the loss or a weight", epoch + 1, self._steps)
@@ -571,7 +581,7 @@ class Trainer:
         total = (epochs - first) * len(batches)
         if steps.looks_ahead and is_known(self.schedule):
             places = range(self._steps - past, self._steps - past + len(batches))
-            steps.look_ahead(batches, self._steps, [self.schedule(n, total, epoch - first) for n in places])
+            steps.look_ahead(batches, self._steps, [self._factor(n, total, epoch - first) for n in places])
         begin, end = (
             [callback for callback in self.callbacks if getattr(type(callback), name) is not getattr(Callback, name)]
             for name in ("on_train_batch_begin", "on_train_batch_end")
@@ -580,8 +590,7 @@ class Trainer:
             for callback in begin:
                 callback.on_train_batch_begin(self, self._steps + 1)
             number = self._steps
-            factor = self.schedule(number - past, total, epoch - first)
-            rate = steps.run(indices, number, factor)
+            rate = steps.run(indices, number, self._factor(number - past, total, epoch - first))
             self._steps += 1
             for callback in end:
                 callback.on_train_batch_end(self, self._steps)
@@ -610,6 +619,12 @@ class Trainer:
         record["seconds"] = perf_counter() - started
         self._within_epoch = False
         return record
+
+    def _factor(self, step: int, steps: int, epoch: int) -> float:
+        factor = self.schedule(step, steps, epoch)
+        if type(factor) is not float or not 0 <= factor < inf:
+            number(f"the factor that {type(self.schedule).__name__} returned", factor, least=0)
+        return factor
 
     def _stop_if_not_finite(self, steps: TrainingSteps, epoch: int) -> None:
         bad = steps.bad_step()
@@ -722,6 +737,31 @@ class Trainer:
         data = placed(self.backend, images, labels, min(EVALUATION_BATCH, len(images)), division)
         record = not shared or self.record
         return EvaluationSteps(self.model, data, self.loss, self.metrics, processes, division, record)
+
+
+def _callbacks(values) -> list[Callback]:
+    callbacks = arguments.sequence("callbacks", values, "a list of callbacks")
+    for callback in callbacks:
+        instance("each of callbacks", callback, Callback, "an object of a subclass of gpucnn.training.Callback")
+    return callbacks
+
+
+def _schedule(value) -> Schedule:
+    return (
+        instance("schedule", value, Schedule, "one of gpucnn.schedules, such as Cosine()", optional=True) or Constant()
+    )
+
+
+# What may be assigned between fits, with its check; the Trainer itself assigns _OWN.
+_ASSIGNABLE: dict[str, Callable[[Any], Any]] = {
+    "batch_size": partial(integer, "batch_size"),
+    "callbacks": _callbacks,
+    "clip": lambda value: instance("clip", value, Clipping, "a gpucnn.training.clipping.Clipping"),
+    "progress": progress_of,
+    "run": lambda value: value if value is None else arguments.path("run", value),
+    "schedule": _schedule,
+}
+_OWN = ("history", "processes", "record")
 
 
 def _larger(images, input_shape: tuple[int, ...]) -> tuple[int, ...]:
