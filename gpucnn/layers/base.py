@@ -24,6 +24,7 @@ A layer made of layers calls `connect` for each of them in its `build`.
 import inspect
 import math
 from collections.abc import Callable, Iterator
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -106,15 +107,24 @@ def _shape(shape: Shape) -> Shape:
 class Mode:
     """State shared by all layers of a model: training or inference, the seed, and the step number.
 
-    `step` is a uint32 array (1,) on the device, so that a recorded step draws new random numbers at each replay.
-    `freezes` counts the changes of `trainable` in the model's layers.
+    `training` is that of the thread that asks: another one may predict in the middle of a training step. `step` is a
+    uint32 array (1,) on the device, so that a recorded step draws new random numbers at each replay. `freezes` counts
+    the changes of `trainable` in the model's layers.
     """
 
     def __init__(self):
-        self.training = False
+        self._training: set[int] = set()  # the threads
         self.seed = 0
         self.step: Any = None
         self.freezes = 0
+
+    @property
+    def training(self) -> bool:
+        return get_ident() in self._training
+
+    @training.setter
+    def training(self, value: bool) -> None:
+        (self._training.add if value else self._training.discard)(get_ident())
 
 
 class Layer(Recordable):

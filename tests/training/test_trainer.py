@@ -2,6 +2,7 @@
 
 import gc
 import json
+import threading
 import weakref
 from operator import neg
 
@@ -11,7 +12,7 @@ import pytest
 from gpucnn import arithmetic
 from gpucnn.backends import get_backend
 from gpucnn.errors import ConfigurationError, DataError, DTypeError, NonFiniteError, ShapeError
-from gpucnn.layers import Dense, Flatten, Layer, MaxPool2d, Sequential
+from gpucnn.layers import BatchNorm, Dense, Dropout, Flatten, Layer, MaxPool2d, Sequential
 from gpucnn.losses import Huber, SoftmaxCrossEntropy
 from gpucnn.models import Model
 from gpucnn.optimizers import SGD, Adam
@@ -410,3 +411,39 @@ def test_what_is_no_factor_of_the_rate_is_refused(factor):
     trainer = small.trainer(schedule=Odd())
     with pytest.raises(ConfigurationError, match="the factor that Odd returned is .*give a number of 0 or more"):
         trainer.fit(X, Y, 1)
+
+
+class Stop(Layer):
+    """Its own thread waits, in the middle of a training step, until another one has predicted and evaluated."""
+
+    beside = None
+
+    def __call__(self, x):
+        if self.beside:
+            beside, self.beside = self.beside, None
+            thread = threading.Thread(target=beside)
+            thread.start()
+            thread.join()
+        return x, lambda dy: dy
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_another_thread_predicts_in_the_middle_of_a_step(backend):
+    """Batch norm and dropout behind the place see training as before, and the other thread does not."""
+
+    def train(beside):
+        stop = Stop()
+        model = Model(Sequential(Flatten(), stop, Dense(5), BatchNorm(), Dropout(0.5), Dense(3)), (1, 8, 8))
+        trainer = small.trainer(model=model, backend=backend, shift=0)
+        seen = []
+
+        def work():
+            seen.append(np.array_equal(model.predict(X[:7]), model.predict(X)[:7]))
+            trainer.evaluate(X, Y)
+
+        stop.beside = work if beside else None
+        trainer.fit(X, Y, 1)
+        assert seen == [True] * beside
+        return model.weights_sha256()
+
+    assert train(True) == train(False)
