@@ -106,6 +106,7 @@ class Loss(Recordable):
     counts = 1
     loads_labels = False  # whether `load` is the backend's load_labels
     # What its targets are, for metrics: "classes", whole numbers; "labels", 0 to 1 for each output; or "values".
+    # The model's head is "classifier" for classes and "regressor" for others.
     targets = "values"
 
     def settings(self) -> dict:
@@ -365,7 +366,9 @@ class Huber(ValueLoss):
 class BinaryCrossEntropy(ValueLoss):
     """The mean of -(t * log(p) + (1 - t) * log(1 - p)), p the sigmoid of an output and t its target, from 0 to 1.
 
-    Outputs are logits: the sigmoid is part of the loss, which therefore stays finite for any of them.
+    Outputs are logits: the sigmoid is part of the loss, which therefore stays finite for any of them. The model is made
+    with head="regressor": its predictions are logits, above 0 where p > 1/2, and `Trainer.predict` or
+    `model.predict(images, finish=BinaryCrossEntropy().predict)` gives p.
     """
 
     recordable = True

@@ -136,11 +136,8 @@ class Trainer:
                 f"{model.output_shape[1:]} from images of {model.input_shape[1:]}; they must be of one size"
             )
         self.batch_size, self.optimizer, self.schedule = batch_size, optimizer or Adam(), schedule
-        if model.head == REGRESSOR and isinstance(loss, SoftmaxCrossEntropy):
-            raise ConfigurationError(
-                "softmax cross-entropy is for classes, but the model gives values; use MeanSquared()"
-            )
         self.loss = loss or (MeanSquared() if model.head == REGRESSOR else SoftmaxCrossEntropy())
+        _check_head(model.head, self.loss)
         self.clip = Clipping(clip_norm, clip_value)
         self.metrics = make_metrics(metrics, self.loss.targets, self.loss.measure(np.ones(self.loss.counts), 1, 1))
         self.mixup, self.erase = number("mixup", mixup, least=0, most=1), number("erase", erase, least=0, most=1)
@@ -438,7 +435,8 @@ class Trainer:
                 folder.write_config(config_of(self, epochs, {**settings, "patience": patience}))
             title = remarks.title(self, steps) + (f"; {len(kept[0]):,} images for validation" if kept else "")
             self.progress.begin(title, epochs, data.count, len(history))
-            for remark in (remarks.large_values(self, images), self.schedule.remark(epochs * data.an_epoch)):
+            remarked = remarks.large_values(self, images), remarks.applied_twice(self)
+            for remark in (*remarked, self.schedule.remark(epochs * data.an_epoch)):
                 if remark:
                     self.progress.say(remark)
             if self._within_epoch:
@@ -737,6 +735,20 @@ class Trainer:
         data = placed(self.backend, images, labels, min(EVALUATION_BATCH, len(images)), division)
         record = not shared or self.record
         return EvaluationSteps(self.model, data, self.loss, self.metrics, processes, division, record)
+
+
+def _check_head(head: str, loss: Loss) -> None:
+    """Raises ConfigurationError where `Model.predict` would make of the outputs what they are not. A loss of the user's
+    with a `predict` of its own is believed.
+    """
+    kind = type(loss).__name__
+    if head == REGRESSOR and loss.targets == "classes":
+        raise ConfigurationError(f"{kind} is for classes, but the model gives values; use MeanSquared()")
+    if head != REGRESSOR and loss.targets != "classes" and type(loss).predict.__module__ == Loss.__module__:
+        raise ConfigurationError(
+            f"{kind} compares {loss.targets}, but the model is a classifier, whose predictions are the softmax of its "
+            'outputs; make it with head="regressor", or a network of gpucnn.models with outputs= instead of classes='
+        )
 
 
 def _callbacks(values) -> list[Callback]:

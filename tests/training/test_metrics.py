@@ -218,7 +218,8 @@ def test_what_is_no_metric_is_refused():
 def test_labels_of_several_outputs_and_values():
     several = (RNG.random((90, 2)) < 0.5).astype(np.float32)
     layer = Sequential(Flatten(), Dense(2))
-    trainer = Trainer(Model(layer, (1, 4, 4)), loss=BinaryCrossEntropy(), metrics=["auc", "accuracy"], progress=False)
+    model = Model(layer, (1, 4, 4), head="regressor")
+    trainer = Trainer(model, loss=BinaryCrossEntropy(), metrics=["auc", "accuracy"], progress=False)
     trainer.fit(X, several, 1)
     found, p = trainer.measure(X, several), trainer.predict(X)
     assert found["accuracy"] == np.mean((p > 0.5) == several)
