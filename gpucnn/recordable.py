@@ -6,6 +6,8 @@ nothing else: NumPy or CuPy code in a layer, a loss or an optimizer would not ru
 arrays.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from gpucnn.arguments import number
@@ -78,7 +80,7 @@ class Recordable:
 
     recordable = False
     # Of settings that are numbers what arguments.number takes, and settings that stay as the object was made with.
-    _limits: ClassVar[dict[str, dict[str, float]]] = {}
+    _limits: ClassVar[Mapping[str, dict[str, float]]] = MappingProxyType({})
     _fixed: tuple[str, ...] = ()
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -21,6 +21,7 @@ There is no tape and no global state; backward closes over what it needs. Your o
 A layer made of layers calls `connect` for each of them in its `build`.
 """
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ import numpy as np
 
 from gpucnn import arguments
 from gpucnn.backends.batch import Batch
-from gpucnn.errors import GpucnnError, ShapeError
+from gpucnn.errors import ConfigurationError, DTypeError, GpucnnError, ShapeError
 from gpucnn.geometry import Field
 from gpucnn.initializers import check_initializer
 from gpucnn.recordable import Recordable, declaration, notice_change
@@ -164,6 +165,11 @@ class Layer(Recordable):
     _in_model = False
     _trainable = True
 
+    def __init_subclass__(cls, **settings: Any):
+        super().__init_subclass__(**settings)
+        if "__call__" in vars(cls) and not cls.__module__.startswith("gpucnn."):
+            cls.__call__ = _checked(vars(cls)["__call__"])  # type: ignore[method-assign]
+
     def __new__(cls, *_, **__):
         layer = super().__new__(cls)
         layer.mode = Mode()  # its own until it joins a model
@@ -226,7 +232,7 @@ class Layer(Recordable):
         and dictionaries, "blocks.0".
         """
         for name, value in vars(self).items():
-            yield from _layers_in(name, value)
+            yield from _found_in(name, value, Layer)
 
     def walk(self) -> Iterator["Layer"]:
         """This layer and all below it, in order."""
@@ -277,13 +283,24 @@ class Layer(Recordable):
         self.name_children()
         self.input_shape = tuple(shape)
         try:
-            self.output_shape = tuple(self.build(self.input_shape))
+            self.output_shape = arguments.image_shape("what build returned", self.build(self.input_shape))
+            self._refuse_hidden_parameters()
         except GpucnnError as error:
             if error.layer is None:  # a layer further down has already named itself
                 error.args = (f"{label(self)}: {error}",)
                 error.layer = self.name
             raise
         return self.output_shape
+
+    def _refuse_hidden_parameters(self) -> None:
+        """Raises ConfigurationError for parameters where nobody looks for them."""
+        for name, value in vars(self).items():
+            place, found = next(_found_in(name, value, _Tensor), (name, None))
+            if place != name:
+                raise ConfigurationError(
+                    f"{place} is a {type(found).__name__} in a {type(value).__name__}, where no model looks; make each "
+                    f"an attribute of the layer: setattr(self, {place.replace('.', '')!r}, ...)"
+                )
 
     def need_input_gradient(self, needed: bool) -> None:
         """Whether backward must return dx. Training switches it off at the first layer: images need no gradient."""
@@ -332,9 +349,49 @@ def label(layer: Layer) -> str:
     return f"layer {layer.name} ({type(layer).__name__})" if layer.name else type(layer).__name__
 
 
-def _layers_in(name: str, value: Any) -> Iterator[tuple[str, Layer]]:
-    if isinstance(value, Layer):
+def _found_in(name: str, value: Any, kind: type) -> Iterator[tuple[str, Any]]:
+    """(place, object) of each object of `kind` that an attribute is or has in its lists, tuples and dictionaries."""
+    if isinstance(value, kind):
         yield name, value
     elif isinstance(value, (list, tuple, dict)):
         for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _layers_in(f"{name}.{key}", entry)
+            yield from _found_in(f"{name}.{key}", entry, kind)
+
+
+def _checked(call: Callable) -> Callable:
+    """`__call__` of a user's layer, whose result is looked at."""
+
+    @functools.wraps(call)
+    def checked(self: Layer, x: Batch, *more: Any, **named: Any) -> tuple[Batch, Backward]:
+        result = call(self, x, *more, **named)
+        y, backward = result if isinstance(result, tuple) and len(result) == 2 else (None, "")
+        if not (callable(backward) or (backward is None and not self.mode.training)):
+            raise ConfigurationError(
+                f"{label(self)} returned {_kind(result)}; return (y, backward), a batch and a function"
+            )
+        check_batch(label(self), "", y)
+        if backward is None:
+            return y, backward
+
+        def checked_backward(dy: Any, *plus: Any) -> Any:
+            dx = backward(dy, *plus)
+            if dx is not None:
+                check_batch(label(self), " from its backward pass", dx)
+            return dx
+
+        return y, checked_backward
+
+    return checked
+
+
+def check_batch(whose: str, where: str, y: Any) -> None:
+    """Raises ConfigurationError unless what a user's code returned is a batch, DTypeError for one of another type."""
+    if not isinstance(y, Batch):
+        raise ConfigurationError(f"{whose} returned {_kind(y)}{where}; return a batch: x.like(array)")
+    if type(y) is Batch and y.data.dtype != y.backend.dtype:  # others are not computed yet
+        raise DTypeError(f"{whose} returned {y.data.dtype}{where}; compute in {np.dtype(y.backend.dtype)}")
+
+
+def _kind(value: Any) -> str:
+    kind = type(value).__name__
+    return "nothing" if value is None else f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
