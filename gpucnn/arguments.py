@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.errors import ConfigurationError, DTypeError, GpucnnError, ShapeError
+from gpucnn.errors import ConfigurationError, DataError, DTypeError, GpucnnError, ShapeError
 
 _LARGEST_INTEGER = 2**31 - 1  # sizes are int32 in kernels
 _LARGEST_NUMBER = float(np.finfo(np.float32).max)
@@ -199,8 +199,10 @@ def image_shape(name: str, value: Any) -> tuple[int, ...]:
 def array(name: str, value: Any) -> np.ndarray:
     """`value` as a NumPy array: an array, nested lists, anything with __dlpack__ or __array__.
 
-    Raises DTypeError for anything else.
+    Raises DTypeError for anything else, DataError for a masked array of which anything is masked.
     """
+    if np.ma.is_masked(value):
+        raise DataError(f"{name} is a masked array, whose mask is not heeded; leave those entries out or fill them")
     if isinstance(value, np.ndarray):
         return np.asarray(value)
     try:

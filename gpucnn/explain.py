@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.arguments import instance, integer, number
+from gpucnn.arguments import array, instance, integer, number
 from gpucnn.backends import get_backend
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ConfigurationError, ShapeError
@@ -49,7 +49,7 @@ def occlusion(
     Zeiler and Fergus 2014. Squares have `side` pixels a side (None: an eighth of the image) and are `stride` pixels
     apart (None: half a side); blanked pixels are `fill`. Of a regressor, how much the value falls.
     """
-    image = np.asarray(image)
+    image = array("image", image)
     if len(model.image_shape) != 3:
         raise ShapeError(f"occlusion needs images (C, H, W); the model takes {model.image_shape}")
     images, of = _checked(model, image[None], of)

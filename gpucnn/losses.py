@@ -4,7 +4,7 @@ Each loss is an object that the Trainer takes, `Trainer(model, loss=Huber(0.5))`
 `loss, doutputs = MeanSquared()(outputs, targets)`. Your own loss is a class with the methods of `Loss`.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -106,6 +106,7 @@ class Loss(Recordable):
     counts = 1
     loads_labels = False  # whether `load` is the backend's load_labels
     # What its targets are, for metrics: "classes", whole numbers; "labels", 0 to 1 for each output; or "values".
+    # The model's head is "classifier" for classes and "regressor" for others.
     targets = "values"
 
     def settings(self) -> dict:
@@ -171,13 +172,14 @@ class SoftmaxCrossEntropy(Loss):
     targets = "classes"
     # The sum of the losses, the hits; of weighted losses the sum of the weights; of maps the number of labels.
     counts = 4
+    _limits: ClassVar = {"label_smoothing": {"least": 0, "below": 1}}
+    _fixed = ("class_weights", "ignore_index")
 
     def __init__(self, label_smoothing: float = 0.0, class_weights=None, ignore_index: int | None = None):
-        self.label_smoothing = arguments.number("label_smoothing", label_smoothing, least=0, below=1)
+        self.label_smoothing = label_smoothing
         balanced = isinstance(class_weights, str) and class_weights == "balanced"
         self.class_weights = class_weights if balanced or class_weights is None else _positive_weights(class_weights)
         self._weights = None if balanced else self.class_weights
-        self._plain = self.label_smoothing == 0 and self.class_weights is None
         self.ignore_index = _ignore_index(ignore_index)
         self._placed: dict[Backend, Array] = {}
 
@@ -232,7 +234,7 @@ class SoftmaxCrossEntropy(Loss):
         if not isinstance(targets, Batch) and (maps or np.ndim(targets) == 1):
             targets = self.check(targets, outputs.images, outputs.shape[1:], backend.dtype)
             targets = backend.pack(targets.astype(backend.dtype)) if maps else backend.pack_labels(targets)
-        if self._plain and not maps:
+        if self._plain() and not maps:
             return backend.softmax_cross_entropy(outputs, targets, None if totals is None else totals[:2])
         self.place(backend, outputs.channels)
         if backend not in self._placed:
@@ -249,15 +251,20 @@ class SoftmaxCrossEntropy(Loss):
     def label_weight(self, backend: Backend, targets: Any, images: int) -> Array | None:
         if isinstance(targets, Batch):
             return backend.label_map_weights(targets, self._placed[backend])
-        return None if self._plain else backend.label_weights(targets, self._placed[backend], images)
+        return None if self._plain() else backend.label_weights(targets, self._placed[backend], images)
 
     def measure(self, totals: np.ndarray, images: int, outputs: int) -> dict[str, float]:
         losses, hits, weight, labels = map(float, totals)
+        if self.class_weights is None and not labels:
+            weight = images  # without smoothing, which may begin within an epoch, nothing is added to it
         return {"loss": losses / (weight or images), "accuracy": hits / (labels or images)}
 
     def predict(self, outputs: Batch) -> Batch:
         """Class probabilities."""
         return outputs.backend.softmax(outputs)
+
+    def _plain(self) -> bool:
+        return self.label_smoothing == 0 and self.class_weights is None
 
     def _check_classes(self, classes: int) -> None:
         if self._weights is not None and len(self._weights) != classes:
@@ -276,9 +283,11 @@ class Dice(Loss):
 
     recordable = True
     targets = "classes"
+    _limits: ClassVar = {"smooth": {"above": 0}}
+    _fixed = ("ignore_index",)
 
     def __init__(self, smooth: float = 1.0, ignore_index: int | None = None):
-        self.smooth, self.ignore_index = arguments.number("smooth", smooth, above=0), _ignore_index(ignore_index)
+        self.smooth, self.ignore_index = smooth, _ignore_index(ignore_index)
 
     def check(self, targets, images: int, output_shape: tuple[int, ...], dtype) -> np.ndarray:
         if len(output_shape) == 1:
@@ -317,7 +326,7 @@ class ValueLoss(Loss):
 
     recordable = True
     kind = ""
-    _delta = 1.0
+    delta = 1.0  # of Huber alone
 
     def __call__(self, outputs: Batch, targets, totals: Array | None = None) -> tuple[Array, Batch]:
         """`targets` are an array (N, C, *spatial) on the host, or a Batch, which is not checked again.
@@ -329,7 +338,7 @@ class ValueLoss(Loss):
             targets = backend.pack(self.check(targets, outputs.images, outputs.shape[1:], backend.dtype))
         if targets.shape != outputs.shape:
             raise ShapeError(f"targets have shape {targets.shape}; the outputs have {outputs.shape}")
-        return backend.value_loss(self.kind, outputs, targets, self._delta, totals)
+        return backend.value_loss(self.kind, outputs, targets, self.delta, totals)
 
 
 class MeanSquared(ValueLoss):
@@ -348,15 +357,18 @@ class Huber(ValueLoss):
     """The mean of d**2 / 2 if |d| <= delta, else delta * (|d| - delta / 2), d = output - target (Huber 1964)."""
 
     kind = "huber"
+    _limits: ClassVar = {"delta": {"above": 0}}
 
     def __init__(self, delta: float = 1.0):
-        self.delta = self._delta = arguments.number("delta", delta, above=0)
+        self.delta = delta
 
 
 class BinaryCrossEntropy(ValueLoss):
     """The mean of -(t * log(p) + (1 - t) * log(1 - p)), p the sigmoid of an output and t its target, from 0 to 1.
 
-    Outputs are logits: the sigmoid is part of the loss, which therefore stays finite for any of them.
+    Outputs are logits: the sigmoid is part of the loss, which therefore stays finite for any of them. The model is made
+    with head="regressor": its predictions are logits, above 0 where p > 1/2, and `Trainer.predict` or
+    `model.predict(images, finish=BinaryCrossEntropy().predict)` gives p.
     """
 
     recordable = True

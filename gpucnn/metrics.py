@@ -22,6 +22,9 @@ import numpy as np
 from gpucnn.arguments import instance, integer, number, one_of, sequence
 from gpucnn.errors import ConfigurationError
 
+# What an epoch's record in the history has beside losses and metrics.
+_RECORDED = ("epoch", "step", "learning_rate", "seconds", "images_per_second")
+
 
 class Metric:
     """Base of all metrics: `reset`, then `update` for each batch, then `result`.
@@ -33,6 +36,7 @@ class Metric:
     name = ""
     targets: tuple[str, ...] = ("classes", "labels", "values")
     larger_is_better = True
+    single = True  # whether the result is one number, by which an epoch can be the best
     running = True  # cheap enough for the progress bar to ask for the result many times an epoch
 
     def reset(self) -> None:
@@ -97,7 +101,7 @@ class Counts(Metric):
     targets: tuple[str, ...] = ("classes", "labels")
 
     def __init__(self, per_class: bool = False):
-        self._per_class = per_class
+        self._per_class, self.single = per_class, not per_class
         kind = type(self).__name__.lower()
         self.name = f"{kind}_per_class" if per_class else kind
 
@@ -183,6 +187,7 @@ class Confusion(Counts):
 
     def __init__(self) -> None:
         super().__init__()
+        self.single = False
 
     def result(self) -> list[list[int]]:
         return self._matrix.tolist()
@@ -198,7 +203,7 @@ class AUC(Metric):
     running = False
 
     def __init__(self, per_class: bool = False):
-        self._per_class = per_class
+        self._per_class, self.single = per_class, not per_class
         self.name = "auc_per_class" if per_class else "auc"
 
     def reset(self) -> None:
@@ -292,10 +297,15 @@ def make(metrics: Any, targets: str, taken: Iterable[str] = ()) -> list[Metric]:
                 f"the metric {metric.name} is for {' or '.join(metric.targets)}, but the loss compares {targets}; "
                 "write one of your own as a function of predictions and targets"
             )
-        if not metric.name or metric.name in taken or metric.name in [other.name for other in made]:
+        there = [*taken, *_RECORDED, *(other.name for other in made)]
+        if not metric.name or metric.name in there or metric.name.startswith("validation_"):
             raise ConfigurationError(
                 f"the metric {metric.name or type(metric).__name__} "
-                + ("is in the history already; leave it out" if metric.name else "has no name; set its `name`")
+                + (
+                    'has the name of something else in the history; leave it out, or rename it: {"mine": ...}'
+                    if metric.name
+                    else "has no name; set its `name`"
+                )
             )
         made.append(metric)
     return made

@@ -7,11 +7,11 @@ that a recorded step can be repeated with new values.
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from gpucnn.arguments import epsilon, number, refuse_attribute, truth
+from gpucnn.arguments import refuse_attribute, truth
 from gpucnn.backends.step_end import StepEnd
 from gpucnn.errors import ConfigurationError
 from gpucnn.recordable import Recordable
@@ -32,9 +32,10 @@ class Optimizer(Recordable):
     hypers = 1
     # Whether `rates` depends on its arguments alone, and `update` takes a StepEnd and does it.
     ends_step = False
+    _limits: ClassVar = {"lr": {"least": 0}}
 
     def __init__(self, lr: float):
-        self.lr = number("lr", lr, least=0)
+        self.lr = lr
         self.backend: Any = None
         self.hyper: Any = None
         self.state: dict[str, Any] = {}
@@ -126,11 +127,11 @@ class SGD(Optimizer):
 
     recordable = ends_step = True
     states = ("velocity",)
+    _limits: ClassVar = {"lr": {"least": 0}, "momentum": {"least": 0, "below": 1}, "weight_decay": {"least": 0}}
 
     def __init__(self, lr: float = 0.01, momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = False):
         super().__init__(lr)
-        self.momentum = number("momentum", momentum, least=0, below=1)
-        self.weight_decay = number("weight_decay", weight_decay, least=0)
+        self.momentum, self.weight_decay = momentum, weight_decay
         self.nesterov = truth("nesterov", nesterov)
         if self.nesterov and self.momentum == 0:
             raise ConfigurationError("nesterov needs a momentum above 0")
@@ -147,13 +148,16 @@ class Adam(Optimizer):
     states = ("mean", "square")
     hypers = 4
     _decoupled = False
+    _limits: ClassVar = {
+        **{"lr": {"least": 0}, "beta1": {"least": 0, "below": 1}, "beta2": {"least": 0, "below": 1}},
+        **{"eps": {"above": 0}, "weight_decay": {"least": 0}},
+    }
 
     def __init__(
         self, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0
     ):
         super().__init__(lr)
-        self.beta1, self.beta2 = number("beta1", beta1, least=0, below=1), number("beta2", beta2, least=0, below=1)
-        self.eps, self.weight_decay = epsilon(eps), number("weight_decay", weight_decay, least=0)
+        self.beta1, self.beta2, self.eps, self.weight_decay = beta1, beta2, eps, weight_decay
         self._powers: list[Any] = [0, 1.0, 1.0]  # step, beta1 ** step, beta2 ** step
 
     def rates(self, lr: float, step: int) -> tuple[float, ...]:

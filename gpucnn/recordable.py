@@ -6,7 +6,12 @@ nothing else: NumPy or CuPy code in a layer, a loss or an optimizer would not ru
 arrays.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from gpucnn.arguments import number
+from gpucnn.errors import ConfigurationError
 
 # Methods that never run within a step, only when a layer is built, before training, between two steps, or at the end.
 _OUTSIDE_A_STEP = frozenset(
@@ -74,10 +79,23 @@ class Recordable:
     """
 
     recordable = False
+    # Of settings that are numbers what arguments.number takes, and settings that stay as the object was made with.
+    _limits: ClassVar[Mapping[str, dict[str, float]]] = MappingProxyType({})
+    _fixed: tuple[str, ...] = ()
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._limits:
+            value = number(name, value, **self._limits[name])
+        if name in self._fixed and name in vars(self):
+            kind = type(self).__name__
+            raise ConfigurationError(f"{name} of a {kind} stays as it was made with; make another {kind}")
         object.__setattr__(self, name, value)
-        _latest_change[0] = object()
+        notice_change()
+
+
+def notice_change() -> None:
+    """Something that a recording or plan may have been made with has changed."""
+    _latest_change[0] = object()
 
 
 def last_change() -> object:

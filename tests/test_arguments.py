@@ -23,7 +23,7 @@ from gpucnn import (
     optimizers,
     schedules,
 )
-from gpucnn.errors import ConfigurationError, DTypeError, GpucnnError, ShapeError
+from gpucnn.errors import ConfigurationError, DataError, DTypeError, GpucnnError, ShapeError
 from gpucnn.layers import Dense, Flatten, Layer, Sequential
 from gpucnn.models import Model
 from gpucnn.training import Trainer, load_run
@@ -301,6 +301,7 @@ def test_the_values_of_numpy_are_taken_for_what_they_are():
             r"kernel_size is \{3\} of type set; give a positive integer",
         ),
         (lambda: arguments.array("x", [[1], [1, 2]]), DTypeError, "x is a list that cannot be read as an array"),
+        (lambda: arguments.array("x", np.ma.masked_equal([1, 2], 2)), DataError, "x is a masked array, whose mask"),
     ],
 )
 def test_a_refusal_says_what_arrived_and_what_was_expected(call, error, words):
@@ -312,6 +313,7 @@ def test_numbers_are_checked_as_float32_has_them():
     assert arguments.number("x", Fraction(1, 2), above=0, below=1) == 0.5
     assert arguments.number("x", np.float16(0.5)) == 0.5
     assert type(arguments.integer("n", np.uint8(3))) is int
+    assert type(arguments.array("x", np.ma.array([1, 2]))) is np.ndarray
     with pytest.raises(ConfigurationError):
         arguments.number("x", 1 - 1e-9, below=1)
 

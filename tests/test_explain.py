@@ -183,3 +183,11 @@ def test_wrong_labels_are_found_by_networks_that_did_not_see_them():
     part = _parts(y, 3, 0)
     counts = np.array([np.bincount(part[y == c], minlength=3) for c in range(3)])
     assert counts.max() - counts.min() <= np.ptp(np.bincount(y)) / 3 + 1 and np.ptp(counts, axis=1).max() <= 1
+
+
+def test_a_model_that_has_seen_the_images_is_refused():
+    (x, y), model = small.data(), small.model()
+    for make, words in ((lambda: model, "the same model twice"), (model, "make_model is .*; give a function")):
+        with pytest.raises(ConfigurationError, match=words):
+            out_of_fold(make, x, y, 1, folds=3, progress=False)
+    assert not model.initialized

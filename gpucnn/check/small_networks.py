@@ -65,7 +65,7 @@ def _smoothed() -> tuple[Model, dict]:
 def _regression() -> tuple[Model, dict]:
     layer = Sequential(Conv2d(2, 3), Softmax(), GELU(), Flatten(), Dense(2))
     optimizer = SGD(0.05, momentum=0.9)
-    return Model(layer, (1, 4, 4), "small regression"), {
+    return Model(layer, (1, 4, 4), "small regression", head="regressor"), {
         "optimizer": optimizer,
         "batch_size": 18,
         "loss": Huber(0.25),

@@ -9,6 +9,7 @@ from gpucnn.cli import options
 from gpucnn.cli.device import choose
 from gpucnn.cli.output import note, print_json, print_values
 from gpucnn.cli.runs import open_run
+from gpucnn.cli.settings import DEFAULTS, measuring
 from gpucnn.errors import ConfigurationError, DataError
 
 
@@ -51,9 +52,9 @@ def evaluate(
             f"{data} has the classes {', '.join(test.classes)}; the network knows {', '.join(model.class_names)}"
         )
     note(f"evaluating {model.name} on {device.name}, {device.math} math")
-    names = [name for name in options.listed(metrics) if name != "accuracy"]
+    names, loss = options.listed(metrics), settings.get("loss") or DEFAULTS["loss"]
     started = perf_counter()
-    measured = (_with_flips if flips else _measured)(model, device, names, test)
+    measured = (_with_flips if flips else _measured)(model, device, loss, names, test)
     seconds = perf_counter() - started
     values = {
         "backend": device.name,
@@ -69,31 +70,28 @@ def evaluate(
     (print_json if json else print_values)(values)
 
 
-def _measured(model, device, metrics, test) -> dict[str, Any]:
-    from gpucnn.training import Trainer
-
-    return Trainer(model, backend=device, progress=False, metrics=metrics).measure(test.images, test.labels)
+def _measured(model, device, loss: str, metrics, test) -> dict[str, Any]:
+    return measuring(model, device, loss, metrics).measure(test.images, test.labels)
 
 
-def _with_flips(model, device, metrics, test) -> dict[str, Any]:
+def _with_flips(model, device, loss: str, metrics, test) -> dict[str, Any]:
     """What `_measured` gives, of the mean over each image and its mirror image; the loss is of the mean probability."""
     import numpy as np
 
     from gpucnn.metrics import make
 
-    def loss(predictions, labels) -> float:
-        own = np.take_along_axis(predictions, labels.astype(np.int64)[:, None], 1)
-        return -float(np.log(np.maximum(own, np.finfo(own.dtype).smallest_subnormal), dtype=np.float64).mean())
-
     def keep(_, labels) -> float:
         kept.append(labels)
         return 0.0
 
-    made = make(["accuracy", loss, *metrics], "classes")
     kept: list = []
-    _measured(model, device, [keep], test)  # so labels are checked, and cut as the images are
+    trainer = measuring(model, device, loss, [keep])
+    trainer.measure(test.images, test.labels)  # so labels are checked, and cut as the images are
     predictions = model.predict(test.images, flips=True)
+    scores = np.log(np.maximum(predictions, np.finfo(predictions.dtype).smallest_subnormal))
+    mean, _ = trainer.loss(device.pack(scores), kept[0])
+    made = make(["accuracy", *(name for name in metrics if name != "accuracy")], "classes")
     for metric in made:
         metric.reset()
         metric.update(predictions, kept[0])
-    return {metric.name: metric.result() for metric in made}
+    return {"loss": float(device.host(mean)[0]), **{metric.name: metric.result() for metric in made}}

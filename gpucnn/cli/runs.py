@@ -13,7 +13,7 @@ RUNS = Path("runs")
 _KINDS: dict[Any, tuple[str, ...]] = {
     str: (
         *("model", "variant", "hidden", "data", "optimizer", "schedule", "math", "monitor", "class_weights"),
-        *("start", "freeze", "lr_factors"),
+        *("start", "freeze", "lr_factors", "loss", "metrics"),
     ),
     int: ("epochs", "batch_size", "warmup", "shift", "crop", "cutout", "seed", "patience"),
     float: ("lr", "weight_decay", "label_smoothing", "clip_norm", "clip_value", "validation", "mixup", "erase", "ema"),

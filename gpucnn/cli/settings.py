@@ -101,6 +101,18 @@ def make_loss(settings: dict[str, Any]):
     return SoftmaxCrossEntropy(settings["label_smoothing"] or 0.0, weights)
 
 
+def measuring(model: Any, backend: Any, loss: str, metrics: list, **more: Any):
+    """A Trainer that measures `model` by the loss called so, accuracy and metrics. The loss is plain, without smoothing
+    and class weights, so that it compares runs whatever they were trained with.
+    """
+    from gpucnn.training import Trainer
+
+    plain = make_loss({"loss": loss, "class_weights": None, "label_smoothing": None})
+    has_accuracy = loss != "dice"
+    names = [name for name in metrics if name != "accuracy"] + ["accuracy"] * (not has_accuracy)
+    return Trainer(model, backend=backend, progress=False, loss=plain, metrics=names, **more)
+
+
 def make_factors(text: str | None) -> dict[str, float]:
     """Factors of the learning rate by pattern, from "0=0.1,2.*=0.5"."""
     try:

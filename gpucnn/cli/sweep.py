@@ -35,10 +35,12 @@ def sweep(
 ) -> None:
     """Train every combination of networks, learning rates and seeds, and compare them.
 
-    All other options are those of `gpucnn train`, the same for each training. The same command on another machine that
-    sees the folder adds workers; after an interruption it continues. Each training is a run folder in FOLDER/runs.
+    All other options are those of `gpucnn train`, the same for each training. They are compared by their loss in
+    validation: without --validation a tenth of the training images is kept for it. The same command on another machine
+    that sees the folder adds workers; after an interruption it continues. Each training is a run folder in FOLDER/runs.
     """
     from gpucnn.sweep import Plan, Sweep, draw, rows
+    from gpucnn.sweep.study import VALIDATION
 
     plan = None
     if context.args or any(value is not None for value in (model, lr, seed, trials)):
@@ -52,7 +54,8 @@ def sweep(
             trials=trials,
         )
     made = Sweep(study, plan)
-    note(f"{made.plan.size()} trainings in {made.path}, {workers} at a time here")
+    kept = "" if _option(list(made.plan.arguments), "--validation") else f", with {VALIDATION}"
+    note(f"{made.plan.size()} trainings in {made.path}, {workers} at a time here{kept}")
     threads = max(1, processors() // workers)
     command = [sys.executable, "-m", "gpucnn.sweep.worker", str(made.path), str(threads)]
     started = [subprocess.Popen(command) for _ in range(workers - 1)]

@@ -20,6 +20,7 @@ from gpucnn.cli.settings import (
     make_loss,
     make_optimizer,
     make_schedule,
+    measuring,
     prepare,
     resolve,
 )
@@ -244,7 +245,8 @@ def train(
             best = _go_to_the_best(trainer, history, settings) if settings["validation"] is not None else {}
             if settings["ema"] and not best:
                 trainer.restore_average()
-            measured = _test(trainer, test_set, names)
+            plain = measuring(trainer.model, trainer.backend, settings["loss"], names, processes=1)
+            measured = plain.measure(test_set.images, test_set.labels)
         except KeyboardInterrupt:
             note(f"gpucnn: interrupted; continue with: gpucnn train --resume --run {quote(str(folder))}")
             raise typer.Exit(130) from None
@@ -312,15 +314,6 @@ def _prepare(
         **{name: settings[name] for name in names},
     )
     return trainer, train_set, test_set
-
-
-def _test(trainer, test_set, metrics: list[str]) -> dict[str, Any]:
-    """The plain loss, which compares runs whatever they were trained with, accuracy and metrics."""
-    from gpucnn.training import Trainer
-
-    names = [name for name in metrics if name != "accuracy"]
-    plain = Trainer(trainer.model, backend=trainer.backend, progress=False, metrics=names, processes=1)
-    return plain.measure(test_set.images, test_set.labels)
 
 
 def _go_to_the_best(trainer, history, settings: dict[str, Any]) -> dict[str, Any]:

@@ -22,11 +22,12 @@ A layer made of layers calls `connect` for each of them in its `build`.
 """
 
 import dis
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterator
-from functools import cache
 from itertools import pairwise
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ from gpucnn.backends.batch import Batch
 from gpucnn.errors import ConfigurationError, DTypeError, GpucnnError, ShapeError
 from gpucnn.geometry import Field
 from gpucnn.initializers import check_initializer
-from gpucnn.recordable import Recordable, attributes, declaration
+from gpucnn.recordable import Recordable, attributes, declaration, notice_change
 
 Backward = Callable[[Batch], Batch | None]
 Shape = tuple[int, ...]
@@ -87,7 +88,8 @@ class _Tensor:
 
     def bind(self, name: str, value: Any) -> None:
         """Set an attribute itself; plans of inference notice other arrays."""
-        Recordable.__setattr__(self, name, value)  # type: ignore[arg-type]
+        object.__setattr__(self, name, value)
+        notice_change()
 
     def _copy(self, name: str, held: Any, value: Any) -> None:
         if type(value) is not type(held):
@@ -138,19 +140,28 @@ def _shape(shape: Shape) -> Shape:
 class Mode:
     """State shared by all layers of a model: training or inference, the seed, and the step number.
 
-    `step` is a uint32 array (1,) on the device, so that a recorded step draws new random numbers at each replay.
-    `freezes` counts the changes of `trainable` in the model's layers.
+    `training` is that of the thread that asks: another one may predict in the middle of a training step. `step` is a
+    uint32 array (1,) on the device, so that a recorded step draws new random numbers at each replay. `freezes` counts
+    the changes of `trainable` in the model's layers.
     """
 
     def __init__(self):
-        self.training = False
+        self._training: set[int] = set()  # the threads
         self.seed = 0
         self.step: Any = None
         self.freezes = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """Of a copy, which is on no backend yet."""
-        return {**vars(self), "step": None}
+        """Of a copy, which is on no backend yet and which no thread trains."""
+        return {**vars(self), "step": None, "_training": set()}
+
+    @property
+    def training(self) -> bool:
+        return get_ident() in self._training
+
+    @training.setter
+    def training(self, value: bool) -> None:
+        (self._training.add if value else self._training.discard)(get_ident())
 
 
 class Layer(Recordable):
@@ -189,6 +200,11 @@ class Layer(Recordable):
     output_shape: Shape = ()
     _in_model = False
     _trainable = True
+
+    def __init_subclass__(cls, **settings: Any):
+        super().__init_subclass__(**settings)
+        if "__call__" in vars(cls) and not cls.__module__.startswith("gpucnn."):
+            cls.__call__ = _checked(vars(cls)["__call__"])  # type: ignore[method-assign]
 
     def __new__(cls, *_, **__):
         layer = super().__new__(cls)
@@ -258,7 +274,7 @@ class Layer(Recordable):
         and dictionaries, "blocks.0".
         """
         for name, value in vars(self).items():
-            yield from _layers_in(name, value)
+            yield from _found_in(name, value, Layer)
 
     def walk(self) -> Iterator["Layer"]:
         """This layer and all below it, in order."""
@@ -309,13 +325,24 @@ class Layer(Recordable):
         self.name_children()
         self.input_shape = tuple(shape)
         try:
-            self.output_shape = tuple(self.build(self.input_shape))
+            self.output_shape = arguments.image_shape("what build returned", self.build(self.input_shape))
+            self._refuse_hidden_parameters()
         except GpucnnError as error:
             if error.layer is None:  # a layer further down has already named itself
                 error.args = (f"{label(self)}: {error}",)
                 error.layer = self.name
             raise
         return self.output_shape
+
+    def _refuse_hidden_parameters(self) -> None:
+        """Raises ConfigurationError for parameters where nobody looks for them."""
+        for name, value in vars(self).items():
+            place, found = next(_found_in(name, value, _Tensor), (name, None))
+            if place != name:
+                raise ConfigurationError(
+                    f"{place} is a {type(found).__name__} in a {type(value).__name__}, where no model looks; make each "
+                    f"an attribute of the layer: setattr(self, {place.replace('.', '')!r}, ...)"
+                )
 
     def need_input_gradient(self, needed: bool) -> None:
         """Whether backward must return dx. Training switches it off at the first layer: images need no gradient."""
@@ -350,7 +377,7 @@ class Layer(Recordable):
         return _call(type(self).__name__, shown)
 
 
-@cache
+@functools.cache
 def _settled(kind: type[Layer]) -> set[str]:
     """The attributes that a class's `build`, with the methods that it calls, reads and does not set."""
     read, made, methods = set[str](), set[str](), ["build"]
@@ -381,9 +408,49 @@ def label(layer: Layer) -> str:
     return f"layer {layer.name} ({type(layer).__name__})" if layer.name else type(layer).__name__
 
 
-def _layers_in(name: str, value: Any) -> Iterator[tuple[str, Layer]]:
-    if isinstance(value, Layer):
+def _found_in(name: str, value: Any, kind: type) -> Iterator[tuple[str, Any]]:
+    """(place, object) of each object of `kind` that an attribute is or has in its lists, tuples and dictionaries."""
+    if isinstance(value, kind):
         yield name, value
     elif isinstance(value, (list, tuple, dict)):
         for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _layers_in(f"{name}.{key}", entry)
+            yield from _found_in(f"{name}.{key}", entry, kind)
+
+
+def _checked(call: Callable) -> Callable:
+    """`__call__` of a user's layer, whose result is looked at."""
+
+    @functools.wraps(call)
+    def checked(self: Layer, x: Batch, *more: Any, **named: Any) -> tuple[Batch, Backward]:
+        result = call(self, x, *more, **named)
+        y, backward = result if isinstance(result, tuple) and len(result) == 2 else (None, "")
+        if not (callable(backward) or (backward is None and not self.mode.training)):
+            raise ConfigurationError(
+                f"{label(self)} returned {_kind(result)}; return (y, backward), a batch and a function"
+            )
+        check_batch(label(self), "", y)
+        if backward is None:
+            return y, backward
+
+        def checked_backward(dy: Any, *plus: Any) -> Any:
+            dx = backward(dy, *plus)
+            if dx is not None:
+                check_batch(label(self), " from its backward pass", dx)
+            return dx
+
+        return y, checked_backward
+
+    return checked
+
+
+def check_batch(whose: str, where: str, y: Any) -> None:
+    """Raises ConfigurationError unless what a user's code returned is a batch, DTypeError for one of another type."""
+    if not isinstance(y, Batch):
+        raise ConfigurationError(f"{whose} returned {_kind(y)}{where}; return a batch: x.like(array)")
+    if type(y) is Batch and y.data.dtype != y.backend.dtype:  # others are not computed yet
+        raise DTypeError(f"{whose} returned {y.data.dtype}{where}; compute in {np.dtype(y.backend.dtype)}")
+
+
+def _kind(value: Any) -> str:
+    kind = type(value).__name__
+    return "nothing" if value is None else f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"

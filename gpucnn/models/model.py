@@ -239,14 +239,18 @@ class Model(Recordable):
             start = stop
         return pieces
 
+    def check_trainable(self) -> None:
+        """Raises ConfigurationError if all layers are frozen."""
+        if self.parameters and not self.pieces():
+            raise ConfigurationError("all layers are frozen, so nothing would be trained; unfreeze some of them")
+
     def prepare_training(self) -> None:
         """Gradients of frozen parameters go nowhere from now on, and their part of `grads` is zero; no gradient is
         computed that only they or the images would need. Raises ConfigurationError if all layers are frozen.
         """
+        self.check_trainable()
         holders = self.holders().values()
         frozen = [p for layer in holders if not layer._trainable for _, p in layer.parameters()]
-        if frozen and len(frozen) == len(self.parameters):
-            raise ConfigurationError("all layers are frozen, so nothing would be trained; unfreeze some of them")
         if frozen or self._unused is not None:
             for p, grad in zip(self.parameters, self.split(self.grads).values(), strict=True):
                 p.bind("grad", grad)

@@ -9,8 +9,8 @@ from gpucnn.sweep.study import Sweep
 
 
 def rows(sweep: Sweep) -> list[dict[str, Any]]:
-    """A dictionary for each training that has ended, best first: number, model, lr, seed, loss (None if it failed) and
-    what `gpucnn train --json` printed or, as `failed`, why not; `run` is its folder.
+    """A dictionary for each training that has ended, best first: number, model, lr, seed, loss (in validation; None if
+    it failed) and what `gpucnn train --json` printed or, as `failed`, why not; `run` is its folder.
     """
     found = []
     for trial in sweep.study.get_trials(deepcopy=False):
@@ -33,7 +33,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
         losses = [[row["loss"] for row in own if row["lr"] == rate] for rate in rates]
         axes.plot(rates, [sum(values) / len(values) for values in losses], "-", color=points.get_color())
     axes.grid(alpha=0.3)
-    axes.set(xscale="log", xlabel="learning rate", ylabel="loss in validation, or in the test without validation")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss in validation")
     if good:
         axes.legend()
     figures.save(canvas, path)

@@ -14,6 +14,9 @@ from gpucnn.schema import difference
 from gpucnn.storage import as_path, locked, make_folder
 from gpucnn.sweep.plan import Plan
 
+# The test images choose nothing: trainings are compared on this part, unless the plan's arguments name another.
+VALIDATION = "--validation=0.1"
+
 
 class Sweep:
     """The sweep in the folder at `path`, made for `plan` if there is none yet.
@@ -95,7 +98,7 @@ class Sweep:
         """What `gpucnn train --json` printed, or {"failed": its last sentence}."""
         chosen = [f"--{name}={value}" for name, value in settings.items()]
         begun = (folder / "config.json").exists()
-        options = [*self.plan.arguments, *chosen, *([f"--threads={threads}"] if threads else [])]
+        options = [VALIDATION, *self.plan.arguments, *chosen, *([f"--threads={threads}"] if threads else [])]
         command = [sys.executable, "-m", "gpucnn", "train", *options, f"--run={folder}", "--json"]
         done = subprocess.run([*command, *["--resume"] * begun], capture_output=True, text=True, check=False)
         if done.returncode == 0:
@@ -111,4 +114,4 @@ class Sweep:
             say(f"training {trial.number} failed: {result['failed']}")
             self.study.tell(trial, state=self._states.FAIL)
         else:
-            self.study.tell(trial, result.get("validation_loss", result["test_loss"]))
+            self.study.tell(trial, result["validation_loss"])

@@ -8,9 +8,11 @@ from gpucnn.errors import ConfigurationError
 class Callback:
     """Base of all callbacks; each method does nothing unless overridden.
 
-    They get the trainer, with its `model`, `optimizer`, `loss` and `schedule`; changes to these take effect in the next
-    step. `trainer.stop_training()` ends training after the current epoch. A class with another method whose name begins
-    with "on_" is refused: nothing would call it.
+    They get the trainer. What they change of the settings of its optimizer, schedule, loss and layers, and which layers
+    are frozen, takes effect in the next step; to assign an attribute of the trainer is refused while it trains. A
+    resumed run has these changes too, as far as they are numbers or text, but for those of layers' settings.
+    `trainer.stop_training()` ends training after the current epoch. A class with another method whose name begins with
+    "on_" is refused: nothing would call it.
     """
 
     def __init_subclass__(cls, **settings: Any):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn import arithmetic
-from gpucnn.arguments import array, integer
+from gpucnn.arguments import array, integer, refuse
 from gpucnn.errors import ConfigurationError, DataError, ShapeError
 from gpucnn.losses import check_labels
 from gpucnn.models.model import Model
@@ -70,12 +70,20 @@ def out_of_fold(
     images, labels = array("images", images), array("labels", labels)
     if images.ndim < 2 or labels.shape != (len(images),) or labels.dtype.kind not in "iu":
         raise ShapeError(f"labels are {labels.dtype} {labels.shape}; give an integer for each of {len(images)} images")
+    if isinstance(make_model, Model) or not callable(make_model):
+        raise refuse("make_model", make_model, "a function that makes a new model, such as lambda: lenet5()")
     if len(images) < folds:
         raise ConfigurationError(f"{len(images)} images make no {folds} parts; give fewer folds, or more images")
+    models = [make_model() for _ in range(folds)]
+    if len(set(map(id, models))) < folds:
+        raise ConfigurationError(
+            "make_model returned the same model twice, which would predict images that it has trained on; return a new "
+            "one in each call, such as lambda: lenet5()"
+        )
     part = _parts(labels, folds, seed)
     result: Any = None
-    for fold in range(folds):
-        trainer = Trainer(make_model(), seed=seed, **settings)
+    for fold, model in enumerate(models):
+        trainer = Trainer(model, seed=seed, **settings)
         trainer.fit(images[part != fold], labels[part != fold], epochs)
         predicted = trainer.predict(images[part == fold])
         if result is None:

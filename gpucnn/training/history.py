@@ -1,6 +1,12 @@
 """What was measured, epoch by epoch."""
 
+import json
 from dataclasses import dataclass, field
+
+import numpy as np
+
+from gpucnn.arguments import number, shown
+from gpucnn.errors import ConfigurationError
 
 
 @dataclass
@@ -24,6 +30,21 @@ class History:
     def __len__(self) -> int:
         return len(self.epochs)
 
+    def add(self, record: dict) -> ConfigurationError | None:
+        """Add an epoch as a file will hold it, NumPy's numbers as Python's. What JSON has not is left out, and the
+        error for it returned, to be raised once the epoch is kept.
+        """
+        error = None
+        self.epochs.append({})
+        for key, value in record.items():
+            try:
+                self.last[str(key)] = json.loads(json.dumps(value, allow_nan=False, default=_item))
+            except (TypeError, ValueError, RecursionError):
+                error = ConfigurationError(
+                    f"the epoch's record has {key} = {shown(value)}, which JSON has not; give numbers, text or lists"
+                )
+        return error
+
     @property
     def last(self) -> dict:
         """The newest epoch."""
@@ -33,12 +54,10 @@ class History:
         """The epoch (from 1) with the smallest validation loss or the largest accuracy or metric, the first of equal
         ones.
 
-        None where nothing was validated.
+        None where nothing was validated. Raises ConfigurationError for a metric that is not a number.
         """
-        sign = 1 if monitor in self.smaller else -1
-        values = [
-            (sign * value, epoch) for epoch, value in enumerate(self[f"validation_{monitor}"], 1) if value is not None
-        ]
+        sign, name = 1 if monitor in self.smaller else -1, f"validation_{monitor}"
+        values = [(sign * number(name, value), epoch) for epoch, value in enumerate(self[name], 1) if value is not None]
         return min(values)[1] if values else None
 
     @property
@@ -51,3 +70,9 @@ class History:
         """The median over the epochs."""
         rates = sorted(self["images_per_second"])
         return (rates[len(rates) // 2] + rates[(len(rates) - 1) // 2]) / 2
+
+
+def _item(value):
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError

@@ -6,6 +6,7 @@ import numpy as np
 
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
+from gpucnn.losses import BinaryCrossEntropy, Dice, SoftmaxCrossEntropy
 from gpucnn.training.steps import TrainingSteps
 
 # Of the class in trainer.py, which imports this module.
@@ -44,6 +45,20 @@ def slowness(backend: Backend, seconds: float) -> str | None:
         f'backend="{faster}" (--backend {faster}) gives the same bits' if faster != "numpy" else "numba is not here"
     )
     return f"numpy's exact math is the specification, and slow: {about}; {instead} sooner"
+
+
+def applied_twice(trainer: Trainer) -> str | None:
+    """Where the network ends in what the loss computes itself."""
+    last = [*trainer.model.layer.leaves()][-1:]
+    name = next((getattr(layer, "activation", None) or type(layer).__name__.lower() for layer in last), None)
+    computed = "sigmoid" if trainer.loss.targets == "labels" else "softmax"
+    own = isinstance(trainer.loss, (SoftmaxCrossEntropy, Dice, BinaryCrossEntropy))
+    if not own or name != computed:
+        return None
+    return (
+        f"the network ends in {computed}, which {type(trainer.loss).__name__} applies to its outputs once more, so it "
+        f"learns badly: leave {computed} out"
+    )
 
 
 def large_values(trainer: Trainer, images) -> str | None:

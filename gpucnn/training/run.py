@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,11 +34,12 @@ from gpucnn.models.files import (
 )
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Optimizer
-from gpucnn.schema import difference, parse
+from gpucnn.schema import check, difference, parse
 from gpucnn.storage import as_path, decoding, is_beside, locked, make_folder, read_file, write_file
 from gpucnn.training.average import Average
 from gpucnn.training.curves import draw_curves
 from gpucnn.training.history import History
+from gpucnn.training.settings import CHANGEABLE
 
 CHECKPOINT, BEST, METRICS, CONFIG = "checkpoint.safetensors", "best.safetensors", "metrics.jsonl", "config.json"
 _LOCK, _FILES = "run.lock", (CHECKPOINT, BEST, METRICS, CONFIG, "curves.png")
@@ -52,7 +54,7 @@ _RECORD = {
     "seconds": float,
     "images_per_second": float,
 }
-_CHECKPOINT = {**ABOUT, "settings": dict, "epoch": int, "step": int, "metrics_sha256": str}
+_CHECKPOINT = {**ABOUT, "settings": dict, "epoch": int, "step": int, "metrics_sha256": str, "changed?": dict}
 _BEST = {**ABOUT, "epoch": int, "measured": _RECORD}
 
 
@@ -189,6 +191,7 @@ class RunFolder:
                 found = tensors.get(f"optimizer.{name}.{parameter.name}")
                 if found is None or found.shape != tuple(parameter.shape) or found.dtype.kind != "f":
                     raise CheckpointError(f"{self.checkpoint} is damaged: it lacks {name} of {parameter.name}")
+        check(about, {"changed?": _kinds(settings)}, self.checkpoint, CheckpointError)
         return Checkpoint(self.checkpoint, tensors, about, _read_metrics(self.path, about))
 
 
@@ -200,6 +203,13 @@ class Checkpoint:
     tensors: dict[str, np.ndarray]
     about: dict
     history: History
+
+    @property
+    def changed(self) -> dict[tuple[str, str], Any]:
+        """The values of settings that a callback had changed, by (part of the trainer, name)."""
+        changed, known = self.about.get("changed", {}), self.about["settings"]
+        pairs = ((part, name) for part in CHANGEABLE for name in changed.get(part, {}))
+        return {(part, name): changed[part][name] for part, name in pairs if name in known[part] and name != "name"}
 
     def restore(self, model: Model, optimizer: Optimizer, average: Average | None = None) -> None:
         """Put weights, optimiser state and average back."""
@@ -216,6 +226,15 @@ class Checkpoint:
             for parameter, view in model.split(host).items():
                 view[...] = self.tensors[f"optimizer.{name}.{parameter}"]
             model.backend.assign(array, host)
+
+
+def _kinds(settings: dict) -> dict:
+    """The shape of what may have changed of these settings (gpucnn.schema)."""
+    kinds = {int: float, type(None): object}
+    return {
+        f"{part}?": {f"{name}?": kinds.get(type(value), type(value)) for name, value in settings[part].items()}
+        for part in CHANGEABLE
+    }
 
 
 def host_state(model: Model, optimizer: Optimizer, average: Average | None = None) -> dict[str, np.ndarray]:

@@ -12,6 +12,9 @@ from gpucnn.training.data import digest
 # Of the class in trainer.py, which imports this module.
 Trainer = Any
 
+CHANGEABLE = ("optimizer", "schedule", "loss")  # whose settings callbacks may change
+_PLAIN = (bool, int, float, str)
+
 
 def settings_of(trainer: Trainer, epochs: int, images, labels: np.ndarray) -> dict:
     """All that decides the bits beside the model: a run resumes only where these agree."""
@@ -47,6 +50,16 @@ def settings_of(trainer: Trainer, epochs: int, images, labels: np.ndarray) -> di
         raise ConfigurationError(
             f"a setting cannot be written to a checkpoint ({error}): give what is no setting a name that begins with _"
         ) from None
+
+
+def changes(trainer: Trainer, settings: dict) -> dict[str, dict[str, Any]]:
+    """What a callback has changed since `settings_of` gave `settings`: by part and name, the values that are now."""
+    changed = {}
+    for part in CHANGEABLE:
+        now, before = getattr(trainer, part).settings(), settings[part]
+        plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in now.items()}
+        changed[part] = {n: v for n, v in plain.items() if n in before and v != before[n] and isinstance(v, _PLAIN)}
+    return {part: values for part, values in changed.items() if values}
 
 
 def config_of(trainer: Trainer, epochs: int, settings: dict) -> dict:

@@ -20,7 +20,8 @@ from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.shares import Share, sharing
 from gpucnn.backends.step_end import StepEnd
-from gpucnn.errors import ShapeError
+from gpucnn.errors import ConfigurationError, ShapeError
+from gpucnn.layers.base import check_batch
 from gpucnn.losses import Loss, SoftmaxCrossEntropy
 from gpucnn.metrics import Metric
 from gpucnn.models.model import Model
@@ -131,7 +132,7 @@ class TrainingSteps(RecordedStep):
             images, (targets, *others) = some_images(changed, first, count), self._targets(first, count)
         outputs, backward = self.model(images)
         self._measuring.keep(whole, outputs, targets)
-        loss, doutputs = self.loss(outputs, targets, self.totals)
+        loss, doutputs = checked(self.loss, self.loss(outputs, targets, self.totals), outputs)
         if self._mixup:
             _, other = self.loss(outputs, others[0])
             doutputs = self._mixup(doutputs, other)
@@ -335,7 +336,7 @@ class EvaluationSteps(RecordedStep):
         outputs, _ = self.model(backend.load_images(data.images, indices, count, preparation))
         targets = self.loss.load(backend, data.labels, indices, count, **motion(self.model, preparation))
         self._measuring.keep(whole, outputs, targets)
-        loss, _ = self.loss(outputs, targets, self._totals)
+        loss, _ = checked(self.loss, self.loss(outputs, targets, self._totals), outputs)
         return loss
 
     def run(self) -> dict[str, Any]:
@@ -349,6 +350,24 @@ class EvaluationSteps(RecordedStep):
         totals = self.model.backend.host(self._totals)
         measured = self.loss.measure(totals, self.data.count, math.prod(self.model.output_shape))
         return {**measured, **self._measuring.results()}
+
+
+def checked(loss: Loss, result: Any, outputs: Batch) -> tuple[Array, Batch]:
+    """What `loss` returned, if it is an array (1,) and a gradient of the outputs' shape and type.
+
+    Raises ConfigurationError, ShapeError or DTypeError.
+    """
+    kind = type(loss).__name__
+    if not (isinstance(result, tuple) and len(result) == 2 and getattr(result[0], "shape", None) == (1,)):
+        raise ConfigurationError(
+            f"{kind} returned {shown(result)}; return (loss, gradient), an array of shape (1,) and outputs.like(array)"
+        )
+    check_batch(kind, " as gradient", result[1])
+    if result[1].shape != outputs.shape:
+        raise ShapeError(
+            f"{kind} returned a gradient of shape {result[1].shape}; give that of the outputs, {outputs.shape}"
+        )
+    return result
 
 
 def motion(model: Model, augmentation: Augmentation) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from math import isfinite
+from math import inf, isfinite
 from time import perf_counter
 from typing import Any
 
@@ -39,7 +39,7 @@ from gpucnn.training.normalization import channel_statistics
 from gpucnn.training.own_loop import OwnLoop
 from gpucnn.training.progress import Quiet, progress_of
 from gpucnn.training.run import RunFolder, first_not_finite, host_state, run_folder
-from gpucnn.training.settings import config_of, identity_of, settings_of
+from gpucnn.training.settings import changes, config_of, identity_of, settings_of
 from gpucnn.training.steps import EvaluationSteps, TrainingSteps
 from gpucnn.training.together import check_sharing, how_diverged, how_fed
 from gpucnn.training.validation import check_stopping, part, why_stop
@@ -82,6 +82,9 @@ class Trainer:
     None for as many as there are, 1 for this one alone. The first of them writes the run folder and reports progress.
     `pieces` divides a batch in so many parts, one after the other, for batches whose activations do not fit in memory.
 
+    All of this stays, but `batch_size`, `callbacks`, `clip`, `progress`, `run` and `schedule`, which may be assigned
+    between fits, and for the settings of optimizer, schedule and loss (gpucnn.training.Callback).
+
     In exact math the trained weights depend on model, data and settings alone, not on the backend, its threads, the
     number of processes or pieces.
     """
@@ -120,10 +123,9 @@ class Trainer:
     ):
         self.model = instance("model", model, Model, "a gpucnn.Model, such as gpucnn.models.lenet5()")
         instance("optimizer", optimizer, Optimizer, "one of gpucnn.optimizers, such as SGD(lr=0.1)", optional=True)
-        instance("schedule", schedule, Schedule, "one of gpucnn.schedules, such as Cosine()", optional=True)
         instance("loss", loss, Loss, "one of gpucnn.losses, such as Huber()", optional=True)
         room = min(model.input_shape[1:], default=1)
-        self.seed, self.run = arguments.seed(seed), run if run is None else arguments.path("run", run)
+        self.seed, self.run = arguments.seed(seed), run
         self.shift, self.cutout = integer("shift", shift, 0, room - 1), integer("cutout", cutout, 0, room)
         self.crop, self.flip, self.normalize = truth("crop", crop), truth("flip", flip), truth("normalize", normalize)
         if (self.crop or self.flip) and len(model.input_shape) == 1:
@@ -133,13 +135,9 @@ class Trainer:
                 f"shift, crop and flip move label maps with the images, but the model makes maps of "
                 f"{model.output_shape[1:]} from images of {model.input_shape[1:]}; they must be of one size"
             )
-        self.batch_size = integer("batch_size", batch_size)
-        self.optimizer, self.schedule = optimizer or Adam(), schedule or Constant()
-        if model.head == REGRESSOR and isinstance(loss, SoftmaxCrossEntropy):
-            raise ConfigurationError(
-                "softmax cross-entropy is for classes, but the model gives values; use MeanSquared()"
-            )
+        self.batch_size, self.optimizer, self.schedule = batch_size, optimizer or Adam(), schedule
         self.loss = loss or (MeanSquared() if model.head == REGRESSOR else SoftmaxCrossEntropy())
+        _check_head(model.head, self.loss)
         self.clip = Clipping(clip_norm, clip_value)
         self.metrics = make_metrics(metrics, self.loss.targets, self.loss.measure(np.ones(self.loss.counts), 1, 1))
         self.mixup, self.erase = number("mixup", mixup, least=0, most=1), number("erase", erase, least=0, most=1)
@@ -148,9 +146,7 @@ class Trainer:
         factors = instance("lr_factors", lr_factors, dict, expected, optional=True) or {}
         model.pieces(factors)  # refuses patterns that match nothing
         self.lr_factors = {name: number(f"lr_factors[{name!r}]", f, above=0) for name, f in factors.items()}
-        self.callbacks, self._stopping = arguments.sequence("callbacks", callbacks, "a list of callbacks"), False
-        for callback in self.callbacks:
-            instance("each of callbacks", callback, Callback, "an object of a subclass of gpucnn.training.Callback")
+        self.callbacks, self._stopping = callbacks, False
         if augment is not None and not callable(augment):
             raise arguments.refuse("augment", augment, "a function (images, rng) that returns a Batch")
         self.augment = augment
@@ -158,7 +154,7 @@ class Trainer:
             processes = integer("processes", processes)
         self.processes = processes if isinstance(processes, Processes) else join(processes)
         self.pieces, self.record = integer("pieces", pieces), True
-        self.progress = progress_of(progress) if self.processes.first else Quiet()
+        self.progress = progress if self.processes.first else Quiet()
         self.about = dict(instance("about", about, dict, "a dictionary", optional=True) or {})
         self.backend = backend if isinstance(backend, Backend) else get_backend(backend, math, threads=threads)
         if not model.initialized:
@@ -173,13 +169,23 @@ class Trainer:
         self._loop: OwnLoop | None = None
         self._told_slow = False
         self.loss.place(self.backend, model.output_shape[0])  # refuses weights for other classes
-        self._made = True
+        self._fitting = False
+        self._made = sorted(name for name in vars(self) if name[0] != "_")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if "_made" in vars(self):
-            public = sorted(known for known in vars(self) if known[0] != "_")
-            arguments.refuse_attribute(self, name, f"it has {', '.join(public)}")
-        object.__setattr__(self, name, value)
+        if "_made" in vars(self) and name[0] != "_":
+            arguments.refuse_attribute(self, name, f"it has {', '.join(self._made)}")
+            if name in self._made and (self._fitting or name not in (*_ASSIGNABLE, *_OWN)):
+                raise ConfigurationError(
+                    f"a Trainer's {name} stays as it is"
+                    + (
+                        " while it trains; change the settings of its optimizer, schedule or loss"
+                        if self._fitting
+                        else f"; make another Trainer, or assign {', '.join(_ASSIGNABLE)}"
+                    )
+                )
+            self._loop = None  # its steps have the settings from before
+        object.__setattr__(self, name, _ASSIGNABLE[name](value) if name in _ASSIGNABLE else value)
 
     # ---- training ----------------------------------------------------------------------------------------------------
 
@@ -218,19 +224,20 @@ class Trainer:
         another model or other settings, NonFiniteError once the loss or a weight is no longer finite (the last good
         checkpoint stays).
         """
-        settings, images, labels, epochs, kept, first = self.processes.agreed(
-            lambda: self._prepare(images, labels, epochs, validation, monitor, patience, resume)
-        )
         with ExitStack() as stack:
-            begun = self._begun(first, resume, images)
-            folder = self.processes.agreed(lambda: stack.enter_context(begun))
-            self._meet(settings, epochs, patience)
-            if resume:
-                self.history = self._resume(folder, settings, epochs, monitor)
-                self._steps = self.history.last["step"] if self.history.epochs else 0
-            # What mixes images, or is the user's own, needs all of a batch in each process.
-            division = Division() if self.mixup or self.augment else self._division()
-            data = placed(self.backend, images, labels, min(self.batch_size, len(images)), division)
+            with self._as_it_was_if_refused():
+                settings, images, labels, epochs, kept, first = self.processes.agreed(
+                    lambda: self._prepare(images, labels, epochs, validation, monitor, patience, resume)
+                )
+                begun = self._begun(first, resume, images)
+                folder = self.processes.agreed(lambda: stack.enter_context(begun))
+                self._meet(settings, epochs, patience)
+                if resume:
+                    self.history = self._resume(folder, settings, epochs, monitor)
+                    self._steps = self.history.last["step"] if self.history.epochs else 0
+                # What mixes images, or is the user's own, needs all of a batch in each process.
+                division = Division() if self.mixup or self.augment else self._division()
+                data = placed(self.backend, images, labels, min(self.batch_size, len(images)), division)
             return self._train(folder, first, data, images, first + epochs, kept, settings, monitor, patience)
 
     def _prepare(self, images, labels, epochs, validation, monitor, patience, resume) -> tuple:
@@ -240,7 +247,7 @@ class Trainer:
         if self.crop:
             model.image_shape = _larger(images, model.input_shape)
         images, labels = self._checked(images, labels)
-        check_sharing(self)
+        self._check_ready(resume)
         check_stopping(validation, monitor, patience, self.loss, self.metrics)
         if resume and self.run is None:
             raise ConfigurationError("resume needs the run folder to continue: Trainer(..., run=folder)")
@@ -269,15 +276,37 @@ class Trainer:
             model.mean, model.std = channel_statistics(images)
         return settings, images, labels, epochs, kept, first
 
+    def _check_ready(self, resume: bool = False) -> None:
+        """Raises what is to be refused before a run folder is made."""
+        check_sharing(self)
+        self.model.check_trainable()
+        if not (resume or self._state is None or self.optimizer.state is self._state):
+            raise ConfigurationError(
+                "this trainer's optimizer has been used by another trainer since, so its state is lost; give each "
+                "Trainer an optimizer of its own"
+            )
+
+    @contextmanager
+    def _as_it_was_if_refused(self) -> Iterator[None]:
+        """What is refused within it leaves the model as it was."""
+        model = self.model
+        prepared, state = (model.image_shape, model.mean, model.std), model.state_dict()
+        try:
+            yield
+        except BaseException:
+            model.image_shape, model.mean, model.std = prepared
+            model.load_state_dict(state)  # Whitening2d may have learned its filters
+            raise
+
     @contextmanager
     def _begun(self, first: int, resume: bool, images) -> Iterator[RunFolder | None]:
         """Everything in its place before the first step, or still there later; within it the run folder, if this
         process writes one.
         """
-        self._begin(images)
         with nullcontext() if self.run is None or not self.processes.first else run_folder(self.run) as folder:
             if folder and not resume and not first:
                 folder.refuse_if_used()
+            self._begin(images)
             yield folder
 
     def _begin(self, images) -> None:
@@ -288,11 +317,6 @@ class Trainer:
             self._state = self.optimizer.state
             if self.average:
                 self.average.place(model)
-        elif self.optimizer.state is not self._state:
-            raise ConfigurationError(
-                "this trainer's optimizer has been used by another trainer since, so its state is lost; give each "
-                "Trainer an optimizer of its own"
-            )
 
     def fit_batches(
         self,
@@ -314,21 +338,22 @@ class Trainer:
 
         Raises ProcessError where the processes' batches differ: before the first step, or before an epoch is kept.
         """
-        settings, data, epochs, kept = self.processes.agreed(
-            lambda: self._prepare_batches(batches, epochs, steps, validation, monitor, patience)
-        )
         first = len(self.history)
         with ExitStack() as stack:
-            begun = self._begun(first, False, data.first[0])
-            folder = self.processes.agreed(lambda: stack.enter_context(begun))
-            self._meet(settings, epochs, patience)
-            self.processes.same(data.fingerprint(), how_fed)
+            with self._as_it_was_if_refused():
+                settings, data, epochs, kept = self.processes.agreed(
+                    lambda: self._prepare_batches(batches, epochs, steps, validation, monitor, patience)
+                )
+                begun = self._begun(first, False, data.first[0])
+                folder = self.processes.agreed(lambda: stack.enter_context(begun))
+                self._meet(settings, epochs, patience)
+                self.processes.same(data.fingerprint(), how_fed)
             return self._train(folder, first, data, data.first[0], first + epochs, kept, settings, monitor, patience)
 
     def _prepare_batches(self, batches, epochs, steps, validation, monitor, patience) -> tuple:
         """Check everything, the first batch too; (settings, data, epochs, images and labels for validation)."""
         model, epochs = self.model, integer("epochs", epochs)
-        check_sharing(self)
+        self._check_ready()
         check_stopping(validation, monitor, patience, self.loss, self.metrics)
         if self.normalize and model.mean is None:
             raise ConfigurationError("normalize takes the mean of all images; with batches set model.mean and std")
@@ -380,6 +405,8 @@ class Trainer:
             return self._new_history()
         found, self._best = checkpoint
         found.restore(self.model, self.optimizer, self.average)
+        for (owner, name), value in found.changed.items():
+            setattr(getattr(self, owner), name, value)
         return found.history
 
     def _train(
@@ -398,7 +425,7 @@ class Trainer:
         fits, `images` are some of the data, `kept` those for validation.
         """
         model, history = self.model, self.history
-        self._stopping, self._loop = False, None
+        self._stopping, self._loop, self._fitting = False, None, True
         evaluation = self._evaluation(kept[0], kept[1], shared=True) if kept else None
         try:
             steps = self._training(data, self._augmentation())
@@ -408,7 +435,8 @@ class Trainer:
                 folder.write_config(config_of(self, epochs, {**settings, "patience": patience}))
             title = remarks.title(self, steps) + (f"; {len(kept[0]):,} images for validation" if kept else "")
             self.progress.begin(title, epochs, data.count, len(history))
-            for remark in (remarks.large_values(self, images), self.schedule.remark(epochs * data.an_epoch)):
+            remarked = remarks.large_values(self, images), remarks.applied_twice(self)
+            for remark in (*remarked, self.schedule.remark(epochs * data.an_epoch)):
                 if remark:
                     self.progress.say(remark)
             if self._within_epoch:
@@ -426,16 +454,16 @@ class Trainer:
                     record = self._epoch(steps, epoch, first, epochs, evaluation)
                 for callback in self.callbacks:
                     callback.on_epoch_end(self, record)
-                history.epochs.append(record)
+                unfit = history.add(record)
                 better = history.best_epoch(monitor) == epoch + 1
                 if better:
                     self._best = epoch + 1, self._judged_state()
                 self._agree(data)
-                self.processes.agreed(partial(self._keep, folder, history, settings, better))
+                self.processes.agreed(partial(self._keep, folder, history, settings, better, unfit))
                 if folder and perf_counter() - drawn > _CURVES_EVERY:
                     folder.write_curves(history)
                     drawn = perf_counter()
-                self.progress.end_epoch(record)
+                self.progress.end_epoch(history.last)
                 if self._stopping:
                     self.progress.say(f"a callback stopped training after epoch {epoch + 1}")
                     break
@@ -449,6 +477,7 @@ class Trainer:
                 evaluation.data.close()
             model.layer.need_input_gradient(True)
             model.mode.training = False
+            self._fitting = False
             self.progress.close()
         return history
 
@@ -521,7 +550,7 @@ class Trainer:
         if self.processes.size > 1:
             self.processes.same(digest(images, labels, self.backend.dtype), how_fed)
         epoch = len(self.history)
-        record = self._loop.step(images, labels, self._steps, self.schedule(self._steps, 0, epoch))
+        record = self._loop.step(images, labels, self._steps, self._factor(self._steps, 0, epoch))
         self._steps += 1
         if not record.pop("good"):
             raise _not_finite("the loss or a weight", epoch + 1, self._steps)
@@ -529,7 +558,7 @@ class Trainer:
 
     def _step_on(self, images, labels) -> tuple[np.ndarray, np.ndarray]:
         """Both checked, and in memory."""
-        check_sharing(self)
+        self._check_ready()
         images, labels = self._checked(images, labels)
         return (images.take(np.arange(len(images))) if isinstance(images, Mapped) else images), labels
 
@@ -550,7 +579,7 @@ class Trainer:
         total = (epochs - first) * len(batches)
         if steps.looks_ahead and is_known(self.schedule):
             places = range(self._steps - past, self._steps - past + len(batches))
-            steps.look_ahead(batches, self._steps, [self.schedule(n, total, epoch - first) for n in places])
+            steps.look_ahead(batches, self._steps, [self._factor(n, total, epoch - first) for n in places])
         begin, end = (
             [callback for callback in self.callbacks if getattr(type(callback), name) is not getattr(Callback, name)]
             for name in ("on_train_batch_begin", "on_train_batch_end")
@@ -559,8 +588,7 @@ class Trainer:
             for callback in begin:
                 callback.on_train_batch_begin(self, self._steps + 1)
             number = self._steps
-            factor = self.schedule(number - past, total, epoch - first)
-            rate = steps.run(indices, number, factor)
+            rate = steps.run(indices, number, self._factor(number - past, total, epoch - first))
             self._steps += 1
             for callback in end:
                 callback.on_train_batch_end(self, self._steps)
@@ -589,6 +617,12 @@ class Trainer:
         record["seconds"] = perf_counter() - started
         self._within_epoch = False
         return record
+
+    def _factor(self, step: int, steps: int, epoch: int) -> float:
+        factor = self.schedule(step, steps, epoch)
+        if type(factor) is not float or not 0 <= factor < inf:
+            number(f"the factor that {type(self.schedule).__name__} returned", factor, least=0)
+        return factor
 
     def _stop_if_not_finite(self, steps: TrainingSteps, epoch: int) -> None:
         bad = steps.bad_step()
@@ -635,19 +669,28 @@ class Trainer:
         self.model.load_state_dict(state)
         return epoch
 
-    def _keep(self, folder: RunFolder | None, history: History, settings: dict, better: bool) -> None:
-        """Metrics first: resuming ignores a line too many, but could not invent a missing one."""
-        if folder is None:
-            return
-        last, state = history.last, host_state(self.model, self.optimizer, self.average)
-        bad = first_not_finite(state)  # what `watch` does not see: running statistics, optimiser state
-        if bad:
-            raise _not_finite(bad, last["epoch"], last["step"])
-        folder.write_metrics(history)
-        if better:
-            folder.write_best(self.model, last, self._judged_state())
-        about = {**describe(self.model), "settings": settings, "backend": self.backend.name}
-        folder.write_checkpoint(state, about, history)
+    def _keep(
+        self,
+        folder: RunFolder | None,
+        history: History,
+        settings: dict,
+        better: bool,
+        unfit: ConfigurationError | None,
+    ) -> None:
+        """Metrics first: resuming ignores a line too many, but could not invent a missing one. Then raises `unfit`."""
+        if folder:
+            last, state = history.last, host_state(self.model, self.optimizer, self.average)
+            bad = first_not_finite(state)  # what `watch` does not see: running statistics, optimiser state
+            if bad:
+                raise _not_finite(bad, last["epoch"], last["step"])
+            folder.write_metrics(history)
+            if better:
+                folder.write_best(self.model, last, self._judged_state())
+            about = {**describe(self.model), "settings": settings, "backend": self.backend.name}
+            changed = changes(self, settings)
+            folder.write_checkpoint(state, {**about, **({"changed": changed} if changed else {})}, history)
+        if unfit:
+            raise unfit
 
     # ---- inference ---------------------------------------------------------------------------------------------------
 
@@ -693,6 +736,45 @@ class Trainer:
         data = placed(self.backend, images, labels, min(EVALUATION_BATCH, len(images)), division)
         record = not shared or self.record
         return EvaluationSteps(self.model, data, self.loss, self.metrics, processes, division, record)
+
+
+def _check_head(head: str, loss: Loss) -> None:
+    """Raises ConfigurationError where `Model.predict` would make of the outputs what they are not. A loss of the user's
+    with a `predict` of its own is believed.
+    """
+    kind = type(loss).__name__
+    if head == REGRESSOR and loss.targets == "classes":
+        raise ConfigurationError(f"{kind} is for classes, but the model gives values; use MeanSquared()")
+    if head != REGRESSOR and loss.targets != "classes" and type(loss).predict.__module__ == Loss.__module__:
+        raise ConfigurationError(
+            f"{kind} compares {loss.targets}, but the model is a classifier, whose predictions are the softmax of its "
+            'outputs; make it with head="regressor", or a network of gpucnn.models with outputs= instead of classes='
+        )
+
+
+def _callbacks(values) -> list[Callback]:
+    callbacks = arguments.sequence("callbacks", values, "a list of callbacks")
+    for callback in callbacks:
+        instance("each of callbacks", callback, Callback, "an object of a subclass of gpucnn.training.Callback")
+    return callbacks
+
+
+def _schedule(value) -> Schedule:
+    return (
+        instance("schedule", value, Schedule, "one of gpucnn.schedules, such as Cosine()", optional=True) or Constant()
+    )
+
+
+# What may be assigned between fits, with its check; the Trainer itself assigns _OWN.
+_ASSIGNABLE: dict[str, Callable[[Any], Any]] = {
+    "batch_size": partial(integer, "batch_size"),
+    "callbacks": _callbacks,
+    "clip": lambda value: instance("clip", value, Clipping, "a gpucnn.training.clipping.Clipping"),
+    "progress": progress_of,
+    "run": lambda value: value if value is None else arguments.path("run", value),
+    "schedule": _schedule,
+}
+_OWN = ("history", "processes", "record")
 
 
 def _larger(images, input_shape: tuple[int, ...]) -> tuple[int, ...]:

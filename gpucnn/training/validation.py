@@ -58,13 +58,17 @@ def check_fraction(validation) -> float:
 def check_stopping(
     validation, monitor: str, patience: int | None, loss: Loss | None = None, metrics: Sequence[Metric] = ()
 ) -> None:
-    """Raises ConfigurationError for a `monitor` that is unknown or that `loss` does not have, and for a `patience` that
-    is no number or has nothing to watch."""
+    """Raises ConfigurationError for a `monitor` that is unknown, that `loss` does not have or that is no single number,
+    and for a `patience` that is no number or has nothing to watch."""
     own = [metric.name for metric in metrics]
     one_of("monitor", monitor, ("loss", "accuracy", *own))
     measured = own if loss is None else [*own, *loss.measure(np.ones(loss.counts), 1, 1)]
     if monitor == "accuracy" and loss is not None and monitor not in measured:
         raise ConfigurationError(f"{type(loss).__name__} has no accuracy, which monitor asks for; use 'loss'")
+    if any(metric.name == monitor and not metric.single for metric in metrics):
+        raise ConfigurationError(
+            f"monitor is {monitor!r}, a list, by which no epoch is best; name a metric that is one number, or 'loss'"
+        )
     if patience is not None:
         integer("patience", patience)
         if validation is None:

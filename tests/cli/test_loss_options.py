@@ -2,7 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
+
+from gpucnn.cli.settings import measuring
+from gpucnn.layers import Conv2d
+from gpucnn.losses import Dice
+from gpucnn.models import Model
+from gpucnn.training import Trainer
 
 COMMON = ("train", "--epochs", 1, "--batch-size", 512)
 WEIGHTS = "1,2,1,1,1,1,1,1,1,0.5"
@@ -75,3 +82,14 @@ def test_refusals(cli, tmp_path, monkeypatch, arguments, message):
     last = cli.refused("train", *arguments).splitlines()[-1]
     assert last.startswith("gpucnn: ") and message in last
     assert not list(tmp_path.iterdir())  # and leaves nothing behind
+
+
+def test_what_was_trained_with_dice_is_measured_with_dice():
+    """The loss without smoothing and weights, of the kind that was trained; accuracy too, which Dice does not have."""
+    model, rng = Model(Conv2d(3, 1), (1, 4, 4)), np.random.default_rng(0)
+    images, labels = rng.random((9, 1, 4, 4), np.float32), rng.integers(0, 3, (9, 4, 4))
+    trainer = Trainer(model, backend="numpy", loss=Dice(), metrics=["iou", "accuracy"], progress=False)
+    found = measuring(model, trainer.backend, "dice", ["iou"]).measure(images, labels)
+    assert found == trainer.measure(images, labels) and set(found) == {"loss", "accuracy", "iou"}
+    plain = Trainer(model, backend="numpy", progress=False).measure(images, labels)
+    assert measuring(model, trainer.backend, "cross-entropy", ["accuracy"]).measure(images, labels) == plain

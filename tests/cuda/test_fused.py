@@ -152,7 +152,8 @@ def test_what_is_around_a_network_stays_as_it_is(settings, programs):
     ],
 )
 def test_what_does_not_fit_runs_layer_by_layer(layers, settings, programs):
-    model = Model(Sequential(*layers), (1, 12, 12)).initialize(3)
+    head = "regressor" if settings else "classifier"
+    model = Model(Sequential(*layers), (1, 12, 12), head=head).initialize(3)
     random = np.random.default_rng(2)
     targets = random.standard_normal((20, 10)).astype(np.float32) if settings else random.integers(0, 10, 20)
     images = random.standard_normal((20, 1, 12, 12)).astype(np.float32)

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 import gpucnn
-from gpucnn.errors import CheckpointError, ConfigurationError
+from gpucnn.errors import CheckpointError, ConfigurationError, GpucnnError
+from gpucnn.layers import Dense, Flatten, Sequential, Whitening2d
+from gpucnn.models import Model
 from gpucnn.models.files import read_tensors, save
 from gpucnn.storage import write_file
 from gpucnn.training import Callback, load_run
@@ -183,6 +185,31 @@ def test_what_is_refused_has_changed_nothing(tmp_path, settings):
     assert contents(tmp_path) == before
     assert wrong.model.weights_sha256() == weights
     small.trainer(tmp_path, **rates).fit(X, Y, 3, resume=True)
+
+
+def preparation(model):
+    return model.image_shape, model.mean, model.std, model.weights_sha256()
+
+
+def test_a_refused_fit_leaves_the_model_as_it_prepares_images(tmp_path):
+    """With a used run, wrong labels and batches; and frozen layers make no run folder."""
+    small.trainer(tmp_path / "used").fit(X, Y, 1)
+    model = Model(Sequential(Whitening2d(3), Flatten(), Dense(3)), (1, 6, 6))
+    for settings in ({"normalize": True}, {"crop": True}):
+        trainer = small.trainer(tmp_path / "used", model=model, **settings)
+        images = X if "crop" in settings else np.ascontiguousarray(X[..., :6, :6])
+        before = preparation(model)
+        for labels, words in ((Y, "holds a run already"), (Y[1:], "labels have shape")):
+            with pytest.raises(GpucnnError, match=words):
+                trainer.fit(images, labels, 1)
+            assert preparation(model) == before
+    with pytest.raises(ConfigurationError, match="holds a run already"):
+        trainer.fit_batches([(X, Y)], 1)
+    assert preparation(model) == before
+    model.freeze()
+    with pytest.raises(ConfigurationError, match="all layers are frozen"):
+        small.trainer(tmp_path / "new", model=model).fit(images[..., :6, :6], Y, 1)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes with names")

@@ -153,7 +153,7 @@ def test_losses_of_values():
     targets = np.eye(10, dtype=np.float32)[labels]
 
     def once(processes=1, pieces=1):
-        model = Model(Sequential(Flatten(), Dense(10)), (1, 8, 8))
+        model = Model(Sequential(Flatten(), Dense(10)), (1, 8, 8), head="regressor")
         trainer = Trainer(
             model, backend=numba(), loss=Huber(0.5), batch_size=90, progress=False, processes=processes, pieces=pieces
         )

@@ -89,3 +89,17 @@ def test_a_training_that_fails_is_a_row(tmp_path):
     made.work(1, said.append)
     (row,) = rows(made)
     assert row["loss"] is None and "nowhere" in row["failed"] and len(said) == 2
+
+
+@pytest.mark.parametrize(("arguments", "kept"), [((), "--validation=0.1"), (("--validation", "0.3"), "0.3")])
+def test_the_test_images_choose_nothing(tmp_path, monkeypatch, arguments, kept):
+    """Without --validation a part of the training images is kept for it; of two options the last one counts."""
+
+    def run(command, **_):
+        assert kept in [word for word in command if "0." in word and "lr" not in word][-1]
+        return subprocess.CompletedProcess(command, 0, json.dumps({"validation_loss": 2.0, "test_loss": 1.0}), "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    made = Sweep(tmp_path / "study", Plan(("mlp",), (0.1,), (0,), arguments))
+    made.work()
+    assert [row["loss"] for row in rows(made)] == [2.0]

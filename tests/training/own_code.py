@@ -166,7 +166,8 @@ def train(kind: str, backend, claims: bool = False, epochs: int = 3) -> tuple[st
     images = rng.random((21, 1, 5, 5)).astype(np.float32)
     classed = not isinstance(settings.get("loss"), (Squared, MeanSquared))
     targets = rng.integers(0, 3, 21) if classed else rng.random((21, 3)).astype(np.float32)
-    trainer = Trainer(Model(layer, (1, 5, 5)), backend=backend, seed=1, batch_size=8, progress=False, **settings)
+    model = Model(layer, (1, 5, 5), head="classifier" if classed else "regressor")
+    trainer = Trainer(model, backend=backend, seed=1, batch_size=8, progress=False, **settings)
     if isinstance(trainer.schedule, Momentum):
         trainer.schedule._optimizer = trainer.optimizer
     trainer.fit(images, targets, epochs)

@@ -33,9 +33,9 @@ ONES = np.eye(3, dtype=np.float32)[Y]
 SMOOTHED = lambda: SoftmaxCrossEntropy(label_smoothing=0.1, class_weights=[1, 2, 0.5])  # noqa: E731
 
 
-def regressor(activation="gelu", outputs=2):
+def regressor(activation="gelu", outputs=2, head="regressor"):
     layers = Sequential(Conv2d(3, 3, stride=2, activation=activation), Flatten(), Dense(outputs))
-    return Model(layers, (1, 8, 8))
+    return Model(layers, (1, 8, 8), head=head)
 
 
 def trainer(run=None, **settings):
@@ -86,7 +86,7 @@ def test_smoothing_and_weights_are_measured_over_the_whole_set():
 @pytest.mark.parametrize("math", ["fast", "exact"])
 def test_a_clipped_step_is_what_the_pieces_say(math):
     """One step of linear regression by hand in float64: mean squared error, both clippings, SGD."""
-    model = Model(Sequential(Flatten(), Dense(2)), (1, 8, 8)).initialize(1)
+    model = Model(Sequential(Flatten(), Dense(2)), (1, 8, 8), head="regressor").initialize(1)
     w, b = (model.state_dict()[f"1.{name}"].astype(np.float64) for name in ("weight", "bias"))
     Trainer(
         model,
@@ -241,7 +241,8 @@ def test_progress_without_accuracy(progress, capsys):
     ],
 )
 def test_unfit_targets_are_refused_before_any_work(loss, targets, error, words, tmp_path):
-    it = trainer(tmp_path / "run", loss=loss)
+    head = "classifier" if isinstance(loss, SoftmaxCrossEntropy) else "regressor"
+    it = trainer(tmp_path / "run", loss=loss, model=regressor(head=head))
     for call in (lambda: it.fit(X, targets, 1), lambda: it.evaluate(X, targets)):
         with pytest.raises(error) as caught:
             call()
@@ -295,6 +296,28 @@ def test_balanced_weights_count_the_images_that_are_trained_on(validation, tmp_p
     assert runs[0].model.weights_sha256() == runs[1].model.weights_sha256()
     assert load_run(tmp_path / "0", small.model()).config["loss"]["class_weights"] == counted
     assert runs[0].evaluate(images, labels) == runs[1].evaluate(images, labels)
+
+
+def test_a_loss_that_is_not_the_models_is_refused():
+    """The model's predictions would be the softmax of what the loss takes for values."""
+    for loss in (BinaryCrossEntropy(), Largest()):
+        with pytest.raises(
+            ConfigurationError, match=f'{type(loss).__name__} compares .* make it with head="regressor"'
+        ):
+            trainer(loss=loss, model=regressor(head="classifier"))
+    it = trainer(loss=BinaryCrossEntropy())
+    probabilities = it.model.predict(X, finish=BinaryCrossEntropy().predict)
+    assert np.array_equal(it.predict(X), probabilities)
+    assert np.array_equal(it.model.predict(X) > 0, probabilities > 0.5)
+
+    class SoftTargets(Largest):
+        """A loss that says itself what predictions are."""
+
+        def predict(self, outputs):
+            return outputs.backend.softmax(outputs)
+
+    model = regressor(head="classifier")
+    assert np.array_equal(trainer(loss=SoftTargets(), model=model).predict(X), model.predict(X))
 
 
 def test_balanced_weights_need_labels():

@@ -177,6 +177,14 @@ def test_the_progress_shows_numbers_not_lists(monkeypatch):
     assert line.count("mine 0.") == 2 and "f1" not in line
 
 
+class Pair(metrics.Confusion):
+    """Its result is a list, which it does not declare."""
+
+    def __init__(self):
+        super().__init__()
+        self.name, self.single = "pair", True
+
+
 def test_what_is_no_metric_is_refused():
     model = mlp((1, 4, 4), 3, hidden=())
     for given, words in (
@@ -184,8 +192,11 @@ def test_what_is_no_metric_is_refused():
         (["top0"], "top3"),
         ([Seen], "each of metrics"),
         ([lambda p, t: 0.0], "has no name"),
-        (["accuracy"], "in the history already"),
-        (["f1", "f1"], "in the history already"),
+        (["accuracy"], "something else in the history"),
+        (["f1", "f1"], "something else in the history"),
+        ({"step": right}, "metric step has the name of something else"),
+        ({"learning_rate": right}, "something else in the history"),
+        ({"validation_loss": right}, "something else in the history"),
         (5, "metrics"),
         ("f1", "metrics"),
     ):
@@ -195,6 +206,11 @@ def test_what_is_no_metric_is_refused():
         Trainer(mlp((1, 4, 4), outputs=2), metrics=["f1"], progress=False)
     with pytest.raises(ConfigurationError, match="monitor is 'f1'"):
         Trainer(model, progress=False).fit(X, Y, 1, validation=0.2, monitor="f1")
+    for metric in ("confusion", "recall_per_class", "auc_per_class"):
+        with pytest.raises(ConfigurationError, match=f"monitor is '{metric}', a list"):
+            Trainer(model, metrics=[metric], progress=False).fit(X, Y, 1, validation=0.2, monitor=metric)
+    with pytest.raises(ConfigurationError, match="validation_pair is .* of type list; give a finite number"):
+        Trainer(model, metrics=[Pair()], progress=False).fit(X, Y, 1, validation=0.2, monitor="pair")
     with pytest.raises(ConfigurationError, match="result of the metric bad"):
         Trainer(model, metrics={"bad": lambda p, t: "x"}, progress=False).fit(X, Y, 1)
 
@@ -202,7 +218,8 @@ def test_what_is_no_metric_is_refused():
 def test_labels_of_several_outputs_and_values():
     several = (RNG.random((90, 2)) < 0.5).astype(np.float32)
     layer = Sequential(Flatten(), Dense(2))
-    trainer = Trainer(Model(layer, (1, 4, 4)), loss=BinaryCrossEntropy(), metrics=["auc", "accuracy"], progress=False)
+    model = Model(layer, (1, 4, 4), head="regressor")
+    trainer = Trainer(model, loss=BinaryCrossEntropy(), metrics=["auc", "accuracy"], progress=False)
     trainer.fit(X, several, 1)
     found, p = trainer.measure(X, several), trainer.predict(X)
     assert found["accuracy"] == np.mean((p > 0.5) == several)

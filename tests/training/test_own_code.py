@@ -11,7 +11,9 @@ import gpucnn.losses
 import gpucnn.optimizers
 from gpucnn.backends import get_backend
 from gpucnn.emulation import get_emulated_backend, why_not
-from gpucnn.layers import Conv2d, Dense, Flatten, MaxPool2d, ReLU, Residual, Sequential
+from gpucnn.errors import GpucnnError
+from gpucnn.layers import Conv2d, Dense, Flatten, Layer, MaxPool2d, Parameter, ReLU, Residual, Sequential
+from gpucnn.losses import Loss
 from gpucnn.models import Model
 from gpucnn.optimizers import SGD
 from gpucnn.recordable import is_recordable
@@ -195,3 +197,77 @@ def test_clipping_and_a_model_of_ones_own_are_asked(capsys):
     for kind, clip in ((Looking, Clipping()), (Model, Flooring())):
         assert hash_of(True, kind, clip) == hash_of(False, kind, clip)
         assert capsys.readouterr().err == "", "it was recorded, and only the proof noticed"
+
+
+class _Odd(Layer):
+    """Returns what `answer` makes of the batch."""
+
+    def __init__(self, answer, build=None):
+        self._answer, self._build = answer, build or (lambda layer, shape: shape)
+
+    def build(self, shape):
+        return self._build(self, shape)
+
+    def __call__(self, x):
+        return self._answer(x)
+
+
+class _OddLoss(Loss):
+    def __init__(self, answer):
+        self._answer = answer
+
+    def __call__(self, outputs, targets, totals=None):
+        return self._answer(outputs)
+
+
+def _hide(layer, shape):
+    layer.scales = [Parameter((1,), 1.0)]
+    return shape
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (lambda: _Odd(None, lambda layer, shape: None), "layer 1 ._Odd.: what build returned is None; give the shape"),
+        (lambda: _Odd(None, _hide), "layer 1 ._Odd.: scales.0 is a Parameter in a list, .* setattr.self, 'scales0'"),
+        (lambda: _Odd(lambda x: x), r"layer 1 \(_Odd\) returned a Batch; return \(y, backward\)"),
+        (lambda: _Odd(lambda x: None), r"layer 1 \(_Odd\) returned nothing; return \(y, backward\)"),
+        (lambda: _Odd(lambda x: (x.data, lambda dy: dy)), r"layer 1 \(_Odd\) returned a ndarray; return a batch"),
+        (
+            lambda: _Odd(lambda x: (x, lambda dy: dy.data)),
+            r"_Odd\) returned a ndarray from its backward pass; return a",
+        ),
+        (lambda: _Odd(lambda x: (x.like(x.data * np.float64(2)), abs)), r"_Odd\) returned float64; compute in float32"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_what_a_layer_of_ones_own_gets_wrong_is_one_sentence(layer, words, backend):
+    images = np.random.default_rng(5).random((8, 4)).astype(np.float32)
+
+    def train():
+        model = Model(Sequential(Dense(3), layer(), Dense(3)), (4,))
+        Trainer(model, backend=backend, progress=False).fit(images, np.arange(8) % 3, 1)
+
+    with pytest.raises(GpucnnError, match=words):
+        train()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (
+            lambda outputs: (np.float32(0), outputs),
+            r"_OddLoss returned .*; return \(loss, gradient\), an array",
+        ),
+        (lambda outputs: [np.zeros(1), outputs], r"_OddLoss returned .*; return \(loss, gradient\)"),
+        (lambda outputs: (np.zeros(1, np.float32), outputs.data), "_OddLoss returned a ndarray as gradient; return a"),
+        (lambda outputs: (np.zeros(1), outputs.like(outputs.data * np.float64(1))), "float64 as gradient; compute in"),
+        (lambda outputs: (np.zeros(1), outputs.reshape(3, 1)), r"gradient of shape \(8, 3, 1\); give that of the"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_what_a_loss_of_ones_own_gets_wrong_is_one_sentence(answer, words, backend):
+    images = np.random.default_rng(5).random((8, 4)).astype(np.float32)
+    model = Model(Dense(3), (4,), head="regressor")
+    with pytest.raises(GpucnnError, match=words):
+        Trainer(model, backend=backend, loss=_OddLoss(answer), progress=False).fit(images, images[:, :3].copy(), 1)

@@ -5,7 +5,8 @@ import pytest
 
 from gpucnn import Model, Trainer
 from gpucnn.errors import ConfigurationError, ShapeError
-from gpucnn.layers import Conv1d, Conv2d, Dense, Flatten, Sequential
+from gpucnn.layers import Conv1d, Conv2d, Dense, Flatten, Sequential, Sigmoid, Softmax
+from gpucnn.losses import BinaryCrossEntropy, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.models import mlp
 from gpucnn.training import Quiet
 
@@ -44,6 +45,26 @@ def test_values_far_above_1_are_remarked_once(images):
 def test_usual_values_are_not_remarked():
     for images in (X, 4 * X - 2):
         assert not any("taken as they are" in text for text in fitted(images, Y))
+
+
+@pytest.mark.parametrize(
+    ("end", "loss", "remarked"),
+    [
+        ([Dense(3), Softmax()], SoftmaxCrossEntropy(), True),
+        ([Dense(3), Sequential(Sigmoid())], BinaryCrossEntropy(), True),
+        ([Dense(3, activation="sigmoid")], BinaryCrossEntropy(), True),
+        ([Dense(3), Sigmoid()], SoftmaxCrossEntropy(), False),
+        ([Softmax(), Dense(3)], SoftmaxCrossEntropy(), False),
+        ([Dense(3), Softmax()], MeanSquared(), False),
+    ],
+)
+def test_what_the_loss_applies_once_more_is_remarked(end, loss, remarked):
+    classed, remarks = isinstance(loss, SoftmaxCrossEntropy), Remarks()
+    model = Model(Sequential(Flatten(), *end), (3, 4, 6), head="classifier" if classed else "regressor")
+    trainer = Trainer(model, loss=loss, backend="numpy", math="fast", progress=remarks)
+    trainer.fit(X, Y if classed else np.eye(3, dtype=np.float32)[Y], 1)
+    name = "softmax" if classed else "sigmoid"
+    assert any(text.startswith(f"the network ends in {name}, which") for text in remarks.said) == remarked
 
 
 def test_fast_math_says_what_it_costs():

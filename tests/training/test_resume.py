@@ -16,8 +16,8 @@ from gpucnn.backends import backends
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.models.files import read_tensors
 from gpucnn.optimizers import SGD, Adam, AdamW
-from gpucnn.schedules import Constant, Cosine
-from gpucnn.training import Quiet, load_run
+from gpucnn.schedules import Constant, Cosine, Step
+from gpucnn.training import Callback, Quiet, load_run
 from tests.training import small
 
 X, Y = small.data()
@@ -59,6 +59,51 @@ def test_resuming_gives_the_same_bits(make, inside, tmp_path):
     assert timeless[0] == timeless[1]
     ours, theirs = (read_tensors(tmp_path / run / "checkpoint.safetensors")[0] for run in ("whole", "cut"))
     assert ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+class Halve(Callback):
+    """Changes settings of what takes part in training; keeps nothing itself."""
+
+    def on_epoch_end(self, trainer, record):
+        trainer.optimizer.lr /= 2
+        trainer.optimizer.momentum = np.float32(0.5)
+        trainer.loss.label_smoothing = 0.1 * record["epoch"]
+
+
+@pytest.mark.parametrize("schedule", [Constant(), Step(2)])
+def test_what_a_callback_has_changed_is_resumed(tmp_path, schedule):
+    """The rate that the callback has come to, not the one that the optimizer is made with; another one is refused."""
+
+    def make(name, lr=0.1):
+        return small.trainer(tmp_path / name, schedule=schedule, optimizer=SGD(lr), callbacks=[Halve()])
+
+    whole = make("whole")
+    history = whole.fit(X, Y, 4)
+    make("cut").fit(X, Y, 2)
+    with pytest.raises(CheckpointError, match="lr was 0.1 there and is 0.025 now"):
+        make("cut", 0.025).fit(X, Y, 4, resume=True)
+    resumed = make("cut")
+    assert resumed.fit(X, Y, 4, resume=True)["learning_rate"] == history["learning_rate"]
+    assert resumed.model.weights_sha256() == whole.model.weights_sha256()
+    assert resumed.optimizer.momentum == 0.5 and resumed.loss.label_smoothing == whole.loss.label_smoothing
+
+
+def test_records_of_callbacks_are_kept_as_json_has_them(tmp_path):
+    """NumPy's numbers are; what JSON has not is refused once the epoch is kept, with or without a run folder."""
+
+    class Adds(Callback):
+        def on_epoch_end(self, trainer, record):
+            record |= {"single": np.float32(0.5), "counts": (np.int64(3), 4)}
+            if record["epoch"] == 2:
+                record["layer"] = trainer.model.layer
+
+    for run in (None, tmp_path / "run"):
+        trainer = small.trainer(run, callbacks=[Adds()], schedule=Constant())
+        with pytest.raises(ConfigurationError, match="record has layer = Sequential.*which JSON has not"):
+            trainer.fit(X, Y, 3)
+        assert trainer.history["single"] == [0.5, 0.5] and trainer.history["counts"] == [[3, 4]] * 2
+    again = small.trainer(tmp_path / "run", schedule=Constant()).fit(X, Y, 3, resume=True)
+    assert again["single"] == [0.5, 0.5, None]
 
 
 def test_a_finished_run_resumes_to_itself(tmp_path):

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import threading
 import weakref
 from operator import neg
 
@@ -11,11 +12,12 @@ import pytest
 from gpucnn import arithmetic
 from gpucnn.backends import get_backend
 from gpucnn.errors import ConfigurationError, DataError, DTypeError, NonFiniteError, ShapeError
-from gpucnn.layers import Dense, Flatten, Layer, MaxPool2d, Sequential
+from gpucnn.layers import BatchNorm, Dense, Dropout, Flatten, Layer, MaxPool2d, Sequential
+from gpucnn.losses import Huber, SoftmaxCrossEntropy
 from gpucnn.models import Model
 from gpucnn.optimizers import SGD, Adam
 from gpucnn.schedules import Constant
-from gpucnn.training import Bar, Lines, Quiet, Trainer, load_run
+from gpucnn.training import Bar, Callback, Lines, Quiet, Trainer, load_run
 from tests.training import small
 
 X, Y = small.data()
@@ -328,3 +330,120 @@ def test_progress_speaks_on_stderr_alone(progress, capsys):
 def test_quiet_says_nothing(capsys):
     small.trainer(progress=False).fit(X, Y, 1)
     assert capsys.readouterr() == ("", "")
+
+
+class Once(Callback):
+    """Does something to the trainer after the first epoch."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def on_epoch_end(self, trainer, record):
+        if record["epoch"] == 1:
+            self.change(trainer)
+
+
+@pytest.mark.parametrize(
+    "name", ["loss", "optimizer", "batch_size", "shift", "lr_factors", "augment", "ema", "model", "run"]
+)
+def test_a_trainer_stays_as_it_is_while_it_trains(name):
+    trainer = small.trainer(callbacks=[Once(lambda trainer: setattr(trainer, name, getattr(trainer, name)))])
+    with pytest.raises(ConfigurationError, match=f"a Trainer's {name} stays as it is while it trains; change"):
+        trainer.fit(X, Y, 2)
+    if name in ("batch_size", "run"):
+        setattr(trainer, name, getattr(trainer, name))
+    else:
+        with pytest.raises(ConfigurationError, match=f"a Trainer's {name} stays as it is; make another Trainer, or"):
+            setattr(trainer, name, getattr(trainer, name))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda trainer: setattr(trainer, "batch_size", 0), "batch_size is 0; give a positive integer"),
+        (lambda trainer: setattr(trainer, "schedule", SGD()), "schedule is .*; give one of gpucnn.schedules"),
+        (lambda trainer: setattr(trainer, "callbacks", [1]), "each of callbacks is 1"),
+        (lambda trainer: setattr(trainer.optimizer, "lr", -1), "lr is -1; give a number of 0 or more"),
+        (lambda trainer: setattr(trainer.optimizer, "lr", "x"), "lr is 'x' of type str"),
+        (lambda trainer: setattr(trainer.optimizer, "momentum", 1), "momentum is 1; give"),
+        (lambda trainer: setattr(trainer.loss, "label_smoothing", 1), "label_smoothing is 1; give"),
+        (
+            lambda trainer: setattr(trainer.loss, "class_weights", [1, 2, 3]),
+            "class_weights of a SoftmaxCrossEntropy stays as it was made with; make another SoftmaxCrossEntropy",
+        ),
+    ],
+)
+def test_what_is_changed_is_checked_as_what_is_made(change, words):
+    with pytest.raises(ConfigurationError, match=words):
+        change(small.trainer())
+
+
+@pytest.mark.parametrize("loss", [SoftmaxCrossEntropy(), Huber()])
+def test_settings_of_a_loss_take_effect_in_the_next_step(loss):
+    """In the middle of an epoch, whose loss is then a mean of both kinds."""
+    changed = {"label_smoothing": 0.3} if isinstance(loss, SoftmaxCrossEntropy) else {"delta": 0.05}
+    targets = Y if isinstance(loss, SoftmaxCrossEntropy) else np.eye(3, dtype=np.float32)[Y]
+    head = "classifier" if isinstance(loss, SoftmaxCrossEntropy) else "regressor"
+
+    class Change(Callback):
+        def on_train_batch_begin(self, trainer, step):
+            if step == 3:
+                setattr(trainer.loss, *next(iter(changed.items())))
+
+    def losses(loss, steps, callbacks=()):
+        """Of 9 images in one step, seen again and again by weights that stay."""
+        model = Model(Sequential(Flatten(), Dense(3)), (1, 8, 8), head=head)
+        trainer = Trainer(
+            model, backend="numpy", loss=loss, optimizer=SGD(0), batch_size=9, callbacks=callbacks, progress=False
+        )
+        return trainer.fit_batches([(X[:9], targets[:9])] * steps, 1)["loss"][0]
+
+    plain, other = losses(type(loss)(), 1), losses(type(loss)(**changed), 1)
+    assert losses(loss, 4, [Change()]) == pytest.approx((plain + other) / 2) and abs(plain - other) > 0.001
+
+
+@pytest.mark.parametrize("factor", [-1, None, np.ones(2), float("nan")], ids=str)
+def test_what_is_no_factor_of_the_rate_is_refused(factor):
+    class Odd(Constant):
+        def __call__(self, step, steps, epoch):
+            return 1 if step < 2 else factor
+
+    trainer = small.trainer(schedule=Odd())
+    with pytest.raises(ConfigurationError, match="the factor that Odd returned is .*give a number of 0 or more"):
+        trainer.fit(X, Y, 1)
+
+
+class Stop(Layer):
+    """Its own thread waits, in the middle of a training step, until another one has predicted and evaluated."""
+
+    beside = None
+
+    def __call__(self, x):
+        if self.beside:
+            beside, self.beside = self.beside, None
+            thread = threading.Thread(target=beside)
+            thread.start()
+            thread.join()
+        return x, lambda dy: dy
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_another_thread_predicts_in_the_middle_of_a_step(backend):
+    """Batch norm and dropout behind the place see training as before, and the other thread does not."""
+
+    def train(beside):
+        stop = Stop()
+        model = Model(Sequential(Flatten(), stop, Dense(5), BatchNorm(), Dropout(0.5), Dense(3)), (1, 8, 8))
+        trainer = small.trainer(model=model, backend=backend, shift=0)
+        seen = []
+
+        def work():
+            seen.append(np.array_equal(model.predict(X[:7]), model.predict(X)[:7]))
+            trainer.evaluate(X, Y)
+
+        stop.beside = work if beside else None
+        trainer.fit(X, Y, 1)
+        assert seen == [True] * beside
+        return model.weights_sha256()
+
+    assert train(True) == train(False)

@@ -30,14 +30,14 @@ MUTANTS = {
     ),
     "of equal epochs the last is the best": (
         "training/history.py",
-        "(sign * value, epoch)",
-        "(sign * value, -epoch)",
+        "(sign * number(name, value), epoch)",
+        "(sign * number(name, value), -epoch)",
         "test_the_best_epoch_is_the_first",
     ),
     "each epoch is kept as the best": (
         "training/trainer.py",
-        "if better:\n            folder",
-        "if True:\n            folder",
+        "if better:\n                folder",
+        "if True:\n                folder",
         "test_the_best_epoch_is_kept",
     ),
     "patience waits one epoch more": (

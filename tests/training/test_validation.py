@@ -366,5 +366,5 @@ def test_a_regressor_has_no_classes_and_no_accuracy():
     trainer = small.trainer(model=mlp((1, 8, 8), outputs=2))
     with pytest.raises(ConfigurationError, match="MeanSquared has no accuracy"):
         trainer.fit(X, values(), 1, validation=0.2, monitor="accuracy")
-    with pytest.raises(ConfigurationError, match="softmax cross-entropy is for classes"):
+    with pytest.raises(ConfigurationError, match="SoftmaxCrossEntropy is for classes"):
         small.trainer(model=mlp((1, 8, 8), outputs=2), loss=SoftmaxCrossEntropy())
