@@ -3,10 +3,12 @@
 One implementation for any number of axes; each named class fixes the number and refuses other inputs.
 """
 
+from dataclasses import replace
+
 from gpucnn import arguments
 from gpucnn.arguments import each_axis, truth
 from gpucnn.backends.batch import Batch
-from gpucnn.geometry import PADDING_WORDS, Field, Padding, PerAxis, pool_window
+from gpucnn.geometry import PADDING_WORDS, Field, Padding, PerAxis, Window, pool_window
 from gpucnn.layers.base import Backward, Layer, Shape
 from gpucnn.layers.counterparts import Graph, TorchModule, onnx_window, torch_window
 from gpucnn.layers.resampling import onnx_resample
@@ -37,6 +39,13 @@ class Pool(Layer):
     def receptive_field(self, field: Field, image: Shape) -> Field:
         return field.after(self.window)
 
+    def _reaching(self) -> Window:
+        """The window, padded as far as its last position reaches: ONNX rounds sizes up by other rules."""
+        sizes = zip(self.window.input, self.window.kernel, self.window.stride, self.window.output, strict=True)
+        ends = [(o - 1) * s + k - i for i, k, s, o in sizes]
+        pads = ((before, max(0, end - before)) for (before, _), end in zip(self.window.padding, ends, strict=True))
+        return replace(self.window, padding=tuple(pads))
+
     def _torch_settings(self) -> dict:
         return {**torch_window(self, self.window), "ceil_mode": self.ceil_mode}
 
@@ -52,7 +61,7 @@ class MaxPool(Pool):
         return y, lambda dy: x.backend.max_pool_gradient(dy, where, self.window)
 
     def onnx(self, graph: Graph, x: str) -> str:
-        return graph.node("MaxPool", x, **onnx_window(self.window), ceil_mode=int(self.ceil_mode))
+        return graph.node("MaxPool", x, **onnx_window(self._reaching()))
 
     def pytorch(self) -> list[TorchModule]:
         return [TorchModule(f"MaxPool{self.axes}d", self._torch_settings())]
@@ -84,8 +93,15 @@ class AvgPool(Pool):
         return dy.backend.avg_pool_gradient(dy, self.window, self.count_include_pad)
 
     def onnx(self, graph: Graph, x: str) -> str:
-        settings = {"ceil_mode": int(self.ceil_mode), "count_include_pad": int(self.count_include_pad)}
-        return graph.node("AveragePool", x, **onnx_window(self.window), **settings)
+        window, counted = self._reaching(), self.count_include_pad
+        kept = [min(pads, reached) for pads, reached in zip(self.window.padding, window.padding, strict=True)]
+        if counted and kept != list(window.padding):
+            # What lies beyond the padding never counts, so the padding becomes a part of the image.
+            before, after = zip(*kept, strict=True)
+            x = graph.node("Pad", x, graph.constant("pads", [0, 0, *before, 0, 0, *after]))
+            beyond = ((0, reach - pad) for (_, reach), pad in zip(window.padding, after, strict=True))
+            window, counted = replace(window, padding=tuple(beyond)), False
+        return graph.node("AveragePool", x, **onnx_window(window), count_include_pad=int(counted))
 
     def pytorch(self) -> list[TorchModule]:
         settings = {**self._torch_settings(), "count_include_pad": self.count_include_pad}

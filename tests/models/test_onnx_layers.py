@@ -35,6 +35,14 @@ def cases():
             for include in (False, True):
                 pool = kind("AvgPool")(3, count_include_pad=include, **settings)
                 yield f"average {axes}d {ceil} {include}", pool, shape, True
+        for name, size, settings in (
+            ("a window dropped", 2, {"stride": 2, "padding": 1}),
+            ("beyond the image", 2, {"stride": 3}),
+            ("beyond the padding", 4, {"stride": 3, "padding": ((1, 0),) + ((2, 1),) * (axes - 1)}),
+        ):
+            pools = kind("MaxPool")(size, ceil_mode=True, **settings), kind("AvgPool")(size, ceil_mode=True, **settings)
+            yield f"max {axes}d {name}", pools[0], (4, *(6, 8, 6)[:axes]), False
+            yield f"average {axes}d {name}", pools[1], (4, *(6, 8, 6)[:axes]), False
         yield f"global average {axes}d", kind("GlobalAvgPool")(), shape, True
         yield f"global max {axes}d", kind("GlobalMaxPool")(), shape, True
         for output in (1, 2, 4):
