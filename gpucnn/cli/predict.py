@@ -7,8 +7,8 @@ import typer
 
 from gpucnn.cli import options
 from gpucnn.cli.output import note, print_json, print_table
-from gpucnn.cli.runs import open_run, refuse_maps
-from gpucnn.errors import ConfigurationError, DataError
+from gpucnn.cli.runs import open_run, refuse_maps, trained_on
+from gpucnn.errors import ConfigurationError
 
 _SHOWN = 3
 
@@ -61,9 +61,10 @@ def predict(
     from gpucnn.backends import get_backend
     from gpucnn.training import Trainer
 
-    style = _style(model, data or settings.get("data"), data is not None)
+    trained, white = trained_on(model, data or settings.get("data"), data is not None)
+    style = None if trained is None else gpucnn.data.Style.of(trained)
     prepare = None if as_is or style is None or not style.is_of_drawings else style
-    images, files, notes = gpucnn.data.load_images(image, model.image_shape, style=prepare, invert=invert)
+    images, files, notes = gpucnn.data.load_images(image, model.image_shape, style=prepare, invert=invert, white=white)
     if style is not None and prepare is None and (strange := style.mismatch(images)):
         notes.append(f"{strange}: leave out --as-is, or {'do without' if invert else 'add'} --invert")
     for text in notes:
@@ -102,25 +103,6 @@ def predict(
         for file, row, order in zip(files, probabilities, best, strict=True)
     ]
     print_table("", {"image": "left", "class": "left", "probability": "right", "next": "left"}, rows)
-
-
-def _style(model, data: str | None, as_given: bool):
-    """The style of the images that the network was trained on; None where it cannot be known, which a note says."""
-    import gpucnn.data
-    from gpucnn.data.load import base
-
-    if data is None or model.image_shape[0] not in (1, 3) or len(model.image_shape) != 3:
-        return None
-    try:
-        train, _ = gpucnn.data.load(base(data))
-        if train.images.shape[1:] != model.image_shape:
-            raise DataError(f"its images are {train.images.shape[1:]}, the network's {model.image_shape}")
-        return gpucnn.data.Style.of(train.images)
-    except DataError as error:
-        if as_given:
-            raise
-        note(f"images are taken as they are, since what the network was trained on cannot be looked at: {error}")
-        return None
 
 
 def _print_values(files, values, about: dict, json: bool) -> None:

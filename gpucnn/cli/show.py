@@ -8,7 +8,7 @@ import typer
 
 from gpucnn.cli import options
 from gpucnn.cli.output import command, note, print_json, print_values
-from gpucnn.cli.runs import open_run, refuse_maps
+from gpucnn.cli.runs import open_run, refuse_maps, trained_on
 from gpucnn.errors import ConfigurationError, DataError
 
 app = typer.Typer(
@@ -438,7 +438,8 @@ def scores(
     else:
         if model.input_shape[0] not in (1, 3):
             raise DataError(f"the network takes {model.input_shape[0]} channels; image files give 1 (grey) or 3 (RGB)")
-        values, name = pixels(open_image(Path(page)), model.input_shape[0]), str(page)
+        _, white = trained_on(model, settings.get("data"))
+        values, name = pixels(open_image(Path(page)), model.input_shape[0], white), str(page)
     device = get_backend(backend, math, threads=threads)
     result = show.scores(model, values, out, threshold=threshold, backend=device)
     about: dict[str, Any] = {"backend": device.name, "math": device.math, "run": str(path), "page": name}
@@ -525,7 +526,8 @@ def _model_image(text: str, model, settings: dict, path: Path | None):
     if _is_number(text):
         test = _test_images(settings, path)
         return _pick(test, text), f"test image {int(text)}: {test.classes[test.labels[int(text)]]}"
-    images, _, notes = load_images(text, model.image_shape)
+    _, white = trained_on(model, settings.get("data"))
+    images, _, notes = load_images(text, model.image_shape, white=white)
     for line in notes:
         note(line)
     return images[0], Path(text).name

@@ -74,6 +74,23 @@ def test_a_file_without_its_training_images(cli, trained, tmp_path):
     assert "is neither a built-in data set" in cli.refused(*common, "--data", "none")
 
 
+def test_files_get_the_range_of_the_training_images(cli, tmp_path):
+    """Float images from 0 to 255, of which a file's pixels are a part unscaled; and another range, which is refused."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (40, 3, 32, 32)).astype(np.float32)
+    np.savez(tmp_path / "bright.npz", images=images, labels=np.arange(40) // 5 % 2)
+    model = gpucnn.models.mlp((3, 32, 32), classes=2, hidden=(4,)).initialize(0)
+    gpucnn.save(model, tmp_path / "model.safetensors")
+    Image.fromarray(images[0].transpose(1, 2, 0).astype(np.uint8)).save(tmp_path / "a.png")
+    common = ("predict", tmp_path / "a.png", "--run", tmp_path / "model.safetensors", "--data")
+    for options, seen in (((), images[:1]), (("--invert",), 255 - images[:1])):
+        values = cli.json(*common, tmp_path / "bright.npz", *options)
+        assert list(values["predictions"][0]["probabilities"].values()) == model.predict(seen)[0].tolist()
+    np.savez(tmp_path / "other.npz", images=images / 128 - 1, labels=np.arange(40) // 5 % 2)
+    refusal = cli.refused(*common, tmp_path / "other.npz")
+    assert "have values from -1 to 0.992188, and which of them is white cannot be known; store them as uint8" in refusal
+
+
 def test_an_empty_page_is_refused_by_name(cli, trained, tmp_path):
     Image.new("L", (90, 70), 250).save(tmp_path / "empty.png")
     assert "empty.png: nothing is drawn" in cli.refused("predict", tmp_path / "empty.png", "--run", trained[0])

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gpucnn.data import load, load_images
+from gpucnn.data import Mapped, load, load_images
+from gpucnn.data.images import white_of
 from gpucnn.errors import DataError
 
 GREY = np.random.default_rng(3).integers(0, 256, (6, 5), dtype=np.uint8)
@@ -54,6 +55,18 @@ def test_other_sizes_are_stretched_and_said_so(tmp_path):
         "resized from 9x7 to 32x32 pixels, bilinearly",
         "resized from 64x64 to 32x32 pixels, bilinearly",
     ]
+
+
+def test_white_is_that_of_the_training_images(tmp_path):
+    images = np.random.default_rng(6).integers(0, 256, (4, 1, 6, 5)).astype(np.float32)
+    images[0], images[1] = 0, 255
+    assert white_of(images) == white_of(Mapped(images)) == 255
+    assert white_of(images / 255) == white_of(images[:1]) == white_of(images / 250 - 0.01) == 1
+    for other in (images + 0.5, images - 1, images + 1, images // 2 / 127 - 0.5, images // 16):
+        with pytest.raises(DataError, match="store them as uint8"):
+            white_of(other)
+    found, _, _ = load_images(write(tmp_path / "a.png", GREY), (1, 6, 5), white=255)
+    assert np.array_equal(found[0, 0], GREY)
 
 
 def test_exif_orientation_is_obeyed(tmp_path):
