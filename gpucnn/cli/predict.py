@@ -14,7 +14,10 @@ _SHOWN = 3
 
 
 def predict(
-    image: Annotated[str, typer.Argument(help="A PNG or JPEG file, or a folder of them.", metavar="IMAGE")],
+    image: Annotated[
+        str,
+        typer.Argument(help="An image file (PNG, JPEG, WebP, BMP, TIFF, GIF), or a folder of them.", metavar="IMAGE"),
+    ],
     run: options.Run = None,
     weights: options.Weights = None,
     as_is: Annotated[

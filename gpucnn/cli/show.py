@@ -23,7 +23,7 @@ _TYPED = "the image"  # what an image of typed numbers is called
 Layer = Annotated[
     str | None, typer.Option("--layer", help="Name of a convolution, as `gpucnn summary` lists it. Default: the first.")
 ]
-Image = Annotated[str, typer.Argument(help="A PNG or JPEG file, or the number of a test image.", metavar="IMAGE")]
+Image = Annotated[str, typer.Argument(help="An image file, or the number of a test image.", metavar="IMAGE")]
 Of = Annotated[
     str | None, typer.Option("--of", help="The class to explain, by name or number. Default: the likeliest.")
 ]
@@ -100,7 +100,7 @@ def match(
     image: Annotated[
         str,
         typer.Argument(
-            help="A PNG or JPEG file, the number of a test image, or rows of numbers such as '0,1,0;1,1,1;0,1,0', "
+            help="An image file, the number of a test image, or rows of numbers such as '0,1,0;1,1,1;0,1,0', "
             "the next channel after a slash.",
             metavar="IMAGE",
         ),
@@ -403,7 +403,7 @@ def doubts(
 
 def scores(
     page: Annotated[
-        str | None, typer.Argument(help="A PNG or JPEG file of any size. Default: a page made of test images.")
+        str | None, typer.Argument(help="An image file of any size. Default: a page made of test images.")
     ] = None,
     run: options.Run = None,
     weights: options.Weights = None,

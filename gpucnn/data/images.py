@@ -13,16 +13,21 @@ from gpucnn.data.mapped import Mapped
 from gpucnn.errors import DataError, ShapeError
 from gpucnn.storage import as_path, decoding, open_regular
 
-_ENDINGS = (".png", ".jpg", ".jpeg")
-_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+KINDS = "PNG, JPEG, WebP, BMP, TIFF or GIF"
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+_ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+_UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".tga", ".ppm", ".pgm", ".psd", ".dng")
 _GREY_MODES = ("1", "L", "LA")
 _OVERSHOOT = 0.1  # below 0 and above 1: what sharp resampling adds
 _MOST_PIXELS = 89_478_485  # a quarter of a GiB as RGB; where Pillow warns of a decompression bomb
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The PNG and JPEG files in a folder, not in folders within it, in the order of their names."""
-    return sorted(entry for entry in folder.iterdir() if entry.suffix.lower() in _ENDINGS and entry.name[0] != ".")
+    """The files in a folder, not in folders within it, that are called like images, in the order of their names; also
+    those of formats that `open_image` refuses, so that none is left out in silence.
+    """
+    named = sorted(entry for entry in folder.iterdir() if entry.name[0] != ".")
+    return [entry for entry in named if entry.suffix.lower() in _ENDINGS + _UNREAD]
 
 
 def load_images(
@@ -44,7 +49,7 @@ def load_images(
     becomes RGB. Another size is stretched to H x W, the sides' ratio not kept: by repeating pixels where both sides
     grow by the same whole factor (as the built-in digits are enlarged), otherwise bilinearly. `notes` say so, once for
     each size.
-    Raises DataError for a file that is no whole PNG or JPEG image, an empty folder or drawing, and another C.
+    Raises DataError for a file that is no whole image, an empty folder or drawing, and another C.
     """
     path, shape = as_path(path), arguments.image_shape("input_shape", input_shape)
     if len(shape) != 3:
@@ -54,10 +59,10 @@ def load_images(
         raise DataError(f"the network takes {channels} channels; image files give 1 (grey) or 3 (RGB)")
     with decoding(path, DataError, "folder of images"):
         if not path.exists():
-            raise DataError(f"{path} does not exist; give a PNG or JPEG file, or a folder of them")
+            raise DataError(f"{path} does not exist; give an image file, or a folder of them")
         files = image_files(path) if path.is_dir() else [path]
     if not files:
-        raise DataError(f"{path}: holds no PNG or JPEG image")
+        raise DataError(f"{path}: holds no {KINDS} image")
     if style is not None and style.shape != shape:
         raise ShapeError(f"the style is of images {style.shape}, but input_shape is {shape}; they must be equal")
     images: list[np.ndarray] = []
@@ -92,25 +97,29 @@ def _how_prepared(light_ink: bool, style: Style) -> str:
 
 
 def open_image(file: Path | BinaryIO):
-    """A PIL image, decoded, turned as its EXIF orientation says, without transparency. Raises DataError."""
-    from PIL import Image, ImageOps
+    """A PIL image, decoded, turned as its EXIF orientation says, without transparency. Raises DataError, also
+    for a file that holds several.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     with (
         warnings.catch_warnings(),
-        decoding(file, DataError, "PNG or JPEG image"),  # Pillow raises many kinds, SyntaxError among them
+        decoding(file, DataError, "image file"),  # Pillow raises many kinds, SyntaxError among them
         open_regular(file, DataError) if isinstance(file, str | Path) else contextlib.nullcontext(file) as stream,
     ):
         warnings.simplefilter("ignore")  # of damaged metadata, and of decompression bombs, which are refused below
-        start = stream.read(8)
-        stream.seek(0)
-        if not start.startswith(_STARTS):
-            raise DataError(f"cannot read {file} as a PNG or JPEG image: it does not begin as one")
-        with Image.open(stream, formats=("PNG", "JPEG")) as opened:
+        try:
+            opened = Image.open(stream, formats=_FORMATS)
+        except UnidentifiedImageError:
+            raise DataError(f"cannot read {file} as a {KINDS} image: it does not begin as one") from None
+        with opened:
             if opened.width * opened.height > _MOST_PIXELS:
                 raise DataError(
                     f"{file} announces {opened.width}x{opened.height} pixels; images of more than {_MOST_PIXELS:,} are "
                     "refused"
                 )
+            if opened.format in ("GIF", "WEBP", "TIFF") and (count := getattr(opened, "n_frames", 1)) > 1:
+                raise DataError(f"{file} holds {count} images, of an animation or pages; save the one that is meant")
             opened.load()
             image = ImageOps.exif_transpose(opened)
         if image.mode.startswith(("I", "F")):

@@ -33,8 +33,8 @@ def load(file: Path) -> tuple[Dataset, Dataset]:
     One column, called label, labels, class, target or y, holds the number of its class; all others are its pixels, row
     by row, of a square image with one channel, or with three, one after the other. A CSV has commas, semicolons, tabs
     or spaces between its cells; without names, or with names that are 0, 1, 2 and so on, it has the label first. Whole
-    numbers from 0 to 255 become value / 255, others are taken as they are. In Parquet a column `image` may hold PNG or
-    JPEG files instead. Raises DataError.
+    numbers from 0 to 255 become value / 255, others are taken as they are. In Parquet a column `image` may hold image
+    files instead. Raises DataError.
     """
     images, labels = _parquet(file) if file.suffix.lower() == ".parquet" else _csv(file)
     classes = [str(label) for label in range(int(labels.max(initial=0)) + 1)]
@@ -119,7 +119,7 @@ def _parquet(file: Path) -> tuple[np.ndarray, np.ndarray]:
         cells = table.column(names.index("image")).to_pylist()
         files = [cell.get("bytes") if isinstance(cell, dict) else cell for cell in cells]
         if not all(isinstance(one, bytes) for one in files):
-            raise DataError(f"{file}: the column image must hold PNG or JPEG files")
+            raise DataError(f"{file}: the column image must hold image files")
         opened = [open_image(io.BytesIO(one)) for one in files if one is not None]
         if len(sizes := {image.size for image in opened}) > 1:
             raise DataError(f"{file}: its images have {len(sizes)} sizes; training images must have one")

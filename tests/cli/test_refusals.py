@@ -134,10 +134,14 @@ def test_a_configuration_that_somebody_edited(cli, trained, tmp_path, config, me
 def test_images_that_cannot_be_predicted(cli, trained, tmp_path):
     (tmp_path / "text.png").write_text("hello")
     run = ("--run", trained[0])
-    assert "text.png as a PNG or JPEG image" in sentence(cli.refused("predict", tmp_path / "text.png", *run))
+    assert "text.png as a PNG, JPEG, WebP, BMP, TIFF or GIF image" in sentence(
+        cli.refused("predict", tmp_path / "text.png", *run)
+    )
     assert "does not exist" in sentence(cli.refused("predict", tmp_path / "none.png", *run))
     (tmp_path / "empty").mkdir()
-    assert "holds no PNG or JPEG image" in sentence(cli.refused("predict", tmp_path / "empty", *run))
+    assert "holds no PNG, JPEG, WebP, BMP, TIFF or GIF image" in sentence(
+        cli.refused("predict", tmp_path / "empty", *run)
+    )
 
 
 def test_data_of_other_sizes_or_classes(cli, trained, tmp_path):

@@ -87,19 +87,29 @@ def test_opaque_alpha_is_dropped_and_transparency_refused(tmp_path):
 
 def test_refused_files(tmp_path):
     (tmp_path / "text.png").write_text("not an image")
-    with pytest.raises(DataError, match="cannot read .*text.png as a PNG or JPEG image"):
+    with pytest.raises(DataError, match="cannot read .*text.png as a PNG, JPEG, WebP, BMP, TIFF or GIF image"):
         load_images(tmp_path / "text.png", (1, 6, 5))
     with pytest.raises(DataError, match="does not exist"):
         load_images(tmp_path / "none.png", (1, 6, 5))
     with pytest.raises(DataError, match="more than 8 bits"):
         load_images(write(tmp_path / "deep.png", GREY.astype(np.uint16) * 257), (1, 6, 5))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no PNG or JPEG image"):
+    with pytest.raises(DataError, match="holds no PNG, JPEG, "):
         load_images(tmp_path / "empty", (1, 6, 5))
     with pytest.raises(DataError, match="takes 2 channels"):
         load_images(tmp_path / "deep.png", (2, 6, 5))
-    with pytest.raises(DataError, match="as a PNG or JPEG"):
-        load_images(write(tmp_path / "a.gif", GREY), (1, 6, 5))
+    with pytest.raises(DataError, match="a.tga as a PNG, JPEG"):
+        load_images(write(tmp_path / "a.tga", GREY), (1, 6, 5))
+    for ending in ("gif", "tiff", "webp"):
+        pages = {"save_all": True, "append_images": [Image.fromarray(RGB[::-1])]}
+        with pytest.raises(DataError, match=f"a.{ending} holds 2 images, of an animation or pages; save the one"):
+            load_images(write(tmp_path / f"a.{ending}", RGB, **pages), (3, 6, 5))
+
+
+@pytest.mark.parametrize("ending", ["webp", "bmp", "tif", "tiff", "gif"])
+def test_other_formats(tmp_path, ending):
+    images, _, _ = load_images(write(tmp_path / f"a.{ending}", GREY, lossless=True), (1, 6, 5))
+    assert np.array_equal(images[0, 0], GREY / np.float32(255))
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg"])
@@ -123,6 +133,7 @@ def test_folders_counted_through(tmp_path):
     fill(tmp_path, {"bee": 3, "ant": 4})
     (tmp_path / "ant" / "notes.txt").write_text("ignored")
     write(tmp_path / "ant" / "000.png", GREY + 1)
+    (tmp_path / "ant" / "003.png").rename(tmp_path / "ant" / "003.webp")  # what is in a file counts
     train, test = load(tmp_path)
     assert train.classes == ["ant", "bee"]
     assert train.labels.tolist() == [0, 0, 0, 0, 1, 1]
@@ -153,10 +164,17 @@ def test_folders_refused(tmp_path):
         load(tmp_path)
     fill(tmp_path / "train", {"dog": 0})
     (tmp_path / "train" / "dog").mkdir()
-    with pytest.raises(DataError, match="dog: holds no PNG or JPEG image"):
+    with pytest.raises(DataError, match="dog: holds no PNG, JPEG, "):
         load(tmp_path)
     fill(tmp_path / "train", {"dog": 1}, GREY.T)
     with pytest.raises(DataError, match="000.png is 6x5 pixels, .* is 5x6; training images must have one size"):
+        load(tmp_path)
+
+
+def test_an_image_of_a_format_that_cannot_be_read_is_not_left_out(tmp_path):
+    fill(tmp_path, {"ant": 5, "bee": 4})
+    (tmp_path / "bee" / "004.HEIC").write_bytes(b"\0\0\0\x24ftypheic")
+    with pytest.raises(DataError, match="cannot read .*004.HEIC as a PNG, JPEG, "):
         load(tmp_path)
 
 
