@@ -30,6 +30,18 @@ def image_files(folder: Path) -> list[Path]:
     return [entry for entry in named if entry.suffix.lower() in _ENDINGS + _UNREAD]
 
 
+def files_at(path: str | Path) -> list[Path]:
+    """The image files in the folder at `path`, or that file; raises DataError where there is none."""
+    path = as_path(path)
+    with decoding(path, DataError, "folder of images"):
+        if not path.exists():
+            raise DataError(f"{path} does not exist; give an image file, or a folder of them")
+        files = image_files(path) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"{path}: holds no {KINDS} image")
+    return files
+
+
 def load_images(
     path: str | Path,
     input_shape: tuple[int, int, int],
@@ -51,18 +63,13 @@ def load_images(
     each size.
     Raises DataError for a file that is no whole image, an empty folder or drawing, and another C.
     """
-    path, shape = as_path(path), arguments.image_shape("input_shape", input_shape)
+    shape = arguments.image_shape("input_shape", input_shape)
     if len(shape) != 3:
         raise ShapeError(f"input_shape is {shape}; give (C, H, W), such as (1, 32, 32)")
     channels, height, width = shape
     if channels not in (1, 3):
         raise DataError(f"the network takes {channels} channels; image files give 1 (grey) or 3 (RGB)")
-    with decoding(path, DataError, "folder of images"):
-        if not path.exists():
-            raise DataError(f"{path} does not exist; give an image file, or a folder of them")
-        files = image_files(path) if path.is_dir() else [path]
-    if not files:
-        raise DataError(f"{path}: holds no {KINDS} image")
+    files = files_at(path)
     if style is not None and style.shape != shape:
         raise ShapeError(f"the style is of images {style.shape}, but input_shape is {shape}; they must be equal")
     images: list[np.ndarray] = []

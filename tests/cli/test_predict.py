@@ -1,5 +1,7 @@
 """`gpucnn predict` with drawings: dark ink on white, photos of it, and the options that leave images alone."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -89,6 +91,19 @@ def test_files_get_the_range_of_the_training_images(cli, tmp_path):
     np.savez(tmp_path / "other.npz", images=images / 128 - 1, labels=np.arange(40) // 5 % 2)
     refusal = cli.refused(*common, tmp_path / "other.npz")
     assert "have values from -1 to 0.992188, and which of them is white cannot be known; store them as uint8" in refusal
+
+
+def test_a_damaged_file_costs_no_result_of_another(cli, trained, tmp_path):
+    saved(tmp_path / "drawn", 2)
+    whole = cli.json("predict", tmp_path / "drawn", "--run", trained[0])
+    (tmp_path / "drawn" / "000.5.png").write_text("hello")
+    result = cli("predict", tmp_path / "drawn", "--run", trained[0], "--json")
+    assert result.exit_code == 2
+    found = json.loads(result.stdout)
+    assert found["predictions"] == whole["predictions"]
+    (refused,) = found["refused"]
+    assert "000.5.png as a PNG" in refused
+    assert result.stderr.splitlines()[-1] == f"gpucnn: 1 of 3 files have no result: {refused}"
 
 
 def test_an_empty_page_is_refused_by_name(cli, trained, tmp_path):
