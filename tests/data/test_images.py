@@ -185,5 +185,9 @@ def test_folder_without_classes(tmp_path):
 
 def test_class_whose_images_are_all_for_testing(tmp_path):
     fill(tmp_path, {"ant": 4, "bee": 1, "cat": 2})
-    with pytest.raises(DataError, match="no image of class bee"):
+    train, test = load(tmp_path)
+    assert (train.labels.tolist(), test.labels.tolist()) == ([0, 0, 0, 0, 1, 2], [2])
+    fill(tmp_path, {"dog": 1})
+    (tmp_path / "cat" / "001.png").unlink()
+    with pytest.raises(DataError, match="7 images; at least 5 are needed, of classes with more than one image"):
         load(tmp_path)
