@@ -9,6 +9,7 @@ from gpucnn.cli import options
 from gpucnn.cli.output import note, print_json, print_table
 from gpucnn.cli.runs import open_run, refuse_maps, trained_on
 from gpucnn.errors import ConfigurationError, DataError
+from gpucnn.storage import refuse_input
 
 _SHOWN = 3
 
@@ -53,11 +54,14 @@ def predict(
     """
     if picture is not None:
         from gpucnn import figures
+        from gpucnn.data.images import files_at
 
         figures.check_path(picture)
     if as_is and data is not None:
         raise ConfigurationError(f"--data {data} says what images shall look like; it has no meaning with --as-is")
     model, settings, path = open_run(run, weights)
+    if picture is not None:
+        refuse_input(picture, *files_at(image), path if path.is_file() else None, data or settings.get("data"))
     refuse_maps(model, path)
 
     import gpucnn.data

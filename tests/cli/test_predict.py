@@ -115,6 +115,29 @@ def test_the_picture_is_checked_first(cli, tmp_path):
     assert "must end in .png" in cli.refused("predict", "a.png", "--picture", tmp_path / "shown.txt")
 
 
+def test_a_picture_never_replaces_what_is_read(cli, trained, tmp_path):
+    """By its own name, by a link, as a file of the folder, and as a file of the set that the network is for."""
+    saved(tmp_path / "drawn", 3)
+    files = {"drawn": tmp_path / "drawn" / "000.png", "link": tmp_path / "link.png", "hard": tmp_path / "hard.png"}
+    files["link"].symlink_to(files["drawn"])
+    files["hard"].hardlink_to(files["drawn"])
+    before = files["drawn"].read_bytes()
+    run = ("--run", trained[0])
+    for out in files.values():
+        said = "is what is to be read, "
+        assert said in cli.refused("predict", files["drawn"], "--picture", out, *run)
+        assert said in cli.refused("predict", tmp_path / "drawn", "--picture", out, *run)
+        for command in ("maps", "saliency", "occlusion", "gradcam", "scores"):
+            assert said in cli.refused("show", command, files["drawn"], "--out", out, *run)
+        assert said in cli.refused("show", "match", files["drawn"], "--pattern", "1", "--out", out)
+        for command in ("confusion", "mistakes"):
+            assert said in cli.refused("show", command, "--data", tmp_path, "--out", out, *run)
+        assert said in cli.refused("show", "doubts", "--data", tmp_path, "--out", out)
+    assert files["drawn"].read_bytes() == before
+    with pytest.raises(gpucnn.errors.ConfigurationError, match="is what is to be read"):
+        gpucnn.show.inputs([files["drawn"]], np.zeros((1, 1, 4, 4)), files["link"])
+
+
 def test_pictures_of_inputs_need_as_many_files_as_images(tmp_path):
     with pytest.raises(gpucnn.errors.ShapeError, match="1 files, 1 titles and images of shape"):
         gpucnn.show.inputs(["a.png"], np.zeros((2, 1, 4, 4)), tmp_path / "a.png")
