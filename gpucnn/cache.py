@@ -9,6 +9,7 @@ import functools
 import hashlib
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 from gpucnn.errors import BackendError, ConfigurationError
@@ -21,6 +22,18 @@ def folder(kind: str) -> Path:
     if not base:
         base = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "gpucnn")
     return Path(base) / kind
+
+
+def refusal() -> str | None:
+    """Why nothing can be kept in the cache; None where it can."""
+    base = folder("")
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=base, buffering=0) as file:
+            file.write(bytes(1 << 16))  # more than the last bytes of a full disk
+    except OSError as error:
+        return f"{base} cannot be written ({error.strerror or error})"
+    return None
 
 
 class Kernels:
