@@ -9,11 +9,10 @@ import functools
 import hashlib
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 from gpucnn.errors import BackendError, ConfigurationError
-from gpucnn.storage import open_regular, write_file
+from gpucnn.storage import open_regular, unwritable, write_file
 
 
 def folder(kind: str) -> Path:
@@ -26,14 +25,8 @@ def folder(kind: str) -> Path:
 
 def refusal() -> str | None:
     """Why nothing can be kept in the cache; None where it can."""
-    base = folder("")
-    try:
-        base.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=base, buffering=0) as file:
-            file.write(bytes(1 << 16))  # more than the last bytes of a full disk
-    except OSError as error:
-        return f"{base} cannot be written ({error.strerror or error})"
-    return None
+    reason = unwritable(base := folder(""))
+    return reason and f"{base} cannot be written ({reason})"
 
 
 class Kernels:

@@ -11,6 +11,7 @@ import platform
 import re
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
@@ -133,6 +134,17 @@ def finish_part(part: Path, place: Path) -> None:
 def make_folder(path: Path) -> None:
     """Make the folder and those above it that are missing. Raises OSError."""
     path.mkdir(parents=True, exist_ok=True)
+
+
+def unwritable(folder: Path) -> str | None:
+    """Why nothing can be written into the folder, which is made if it can be; None where something can."""
+    try:
+        make_folder(folder)
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            file.write(bytes(1 << 16))  # a full disk may have room for a name
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _flush_folder(folder: Path) -> None:

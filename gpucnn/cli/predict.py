@@ -60,15 +60,16 @@ def predict(
     if as_is and data is not None:
         raise ConfigurationError(f"--data {data} says what images shall look like; it has no meaning with --as-is")
     model, settings, path = open_run(run, weights)
+    trained_with = settings.get("data") if data is None else data
     if picture is not None:
-        refuse_input(picture, *files_at(image), path if path.is_file() else None, data or settings.get("data"))
+        refuse_input(picture, *files_at(image), path if path.is_file() else None, trained_with)
     refuse_maps(model, path)
 
     import gpucnn.data
     from gpucnn.backends import get_backend
     from gpucnn.training import Trainer
 
-    trained, white = trained_on(model, data or settings.get("data"), data is not None)
+    trained, white = trained_on(model, trained_with, data is not None)
     style = None if trained is None else gpucnn.data.Style.of(trained)
     prepare = None if as_is or style is None or not style.is_of_drawings else style
     images, files, notes, refused = _read(image, model.image_shape, style=prepare, invert=invert, white=white)

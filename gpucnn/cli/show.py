@@ -598,7 +598,7 @@ def _tested(run, weights, data, out, backend, math, threads):
     if model.head == "regressor":
         raise ConfigurationError(f"{path} is a regressor, which has no classes to take for each other")
     refuse_maps(model, path)
-    data = data or settings.get("data")
+    data = settings.get("data") if data is None else data
     if data is None:
         raise ConfigurationError(f"{path} does not say what it was trained on; give --data")
 

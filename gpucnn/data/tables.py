@@ -68,7 +68,7 @@ def _csv(file: Path) -> tuple[np.ndarray, np.ndarray]:
 def _head(content: bytes, file: Path) -> tuple[list[str], str | None, int]:
     """(the columns' names, none where they have none; the sign between cells, None for spaces; lines before the rows).
 
-    Names are the first line, or a comment before it, as np.savetxt writes them. Numbers that count the columns, which
+    Names are the first line, or a comment before it, as NumPy writes them. Numbers that count the columns, which
     pandas writes for an array, are a first line but no names.
     """
     comment, found = "", []

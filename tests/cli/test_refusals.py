@@ -34,6 +34,8 @@ def sentence(stderr: str) -> str:
         (["train", "--run", "/dev/null/run", "--epochs", "1"], "cannot use /dev/null/run as a run folder"),
         (["train", "--validation", "0.00001"], "leaves none to validate with"),
         (["evaluate"], "there is no trained network in runs/; run `gpucnn train` first"),
+        (["train", "--run", ""], "a path is ''; give the name of a file or folder"),
+        (["train", "--data", ""], "a path is ''; give the name of a file or folder"),
         (["evaluate", "--run", "nowhere"], "nowhere holds no checkpoint"),
         (["predict", "a.png"], "there is no trained network"),
         (["summary", "--model", "lenet6"], "model is 'lenet6'; use one of lenet5"),
