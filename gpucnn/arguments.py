@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.errors import ConfigurationError, DataError, DTypeError, GpucnnError, ShapeError
+from gpucnn.errors import CheckpointError, ConfigurationError, DataError, DTypeError, GpucnnError, ShapeError
 
 _LARGEST_INTEGER = 2**31 - 1  # sizes are int32 in kernels
 _LARGEST_NUMBER = float(np.finfo(np.float32).max)
@@ -216,6 +216,20 @@ def array(name: str, value: Any) -> np.ndarray:
             f"{name} is a {type(value).__name__} that cannot be read as an array ({reason}); give a NumPy array, or a "
             "detached tensor with __dlpack__ or __array__"
         ) from error
+
+
+def weights(name: str, value: Any) -> np.ndarray:
+    """The array of a weight, from what `array` takes and from a tensor that tracks its gradient: finite numbers, also
+    in float32. Raises CheckpointError for others.
+    """
+    given = array(name, value.detach() if hasattr(value, "detach") else value)
+    if given.dtype.kind not in "fiu":
+        raise CheckpointError(f"{name} is {given.dtype}; weights are numbers")
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(given.astype(np.float32, copy=False)).all()
+    if not finite:
+        raise CheckpointError(f"{name} holds a NaN or a number beyond float32; weights are finite in it")
+    return given
 
 
 # ---- wording ---------------------------------------------------------------------------------------------------------

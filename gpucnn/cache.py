@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 
 from gpucnn.errors import BackendError, ConfigurationError
-from gpucnn.storage import open_regular, write_file
+from gpucnn.storage import open_regular, unwritable, write_file
 
 
 def folder(kind: str) -> Path:
@@ -21,6 +21,12 @@ def folder(kind: str) -> Path:
     if not base:
         base = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "gpucnn")
     return Path(base) / kind
+
+
+def refusal() -> str | None:
+    """Why nothing can be kept in the cache; None where it can."""
+    reason = unwritable(base := folder(""))
+    return reason and f"{base} cannot be written ({reason})"
 
 
 class Kernels:

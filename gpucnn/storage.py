@@ -11,6 +11,7 @@ import platform
 import re
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
@@ -80,6 +81,20 @@ def write_file(path, content: bytes) -> None:
         _flush_folder(place.parent)
 
 
+def refuse_input(out, *inputs) -> None:
+    """Raises ConfigurationError where writing to `out` would replace one of the files `inputs`, or one in these
+    folders, whatever name it is given by; None and what is no path are passed over.
+    """
+    if not os.path.exists(out):
+        return
+    for path in (Path(given) for given in inputs if given is not None and os.path.exists(given)):
+        for file in path.rglob("*") if path.is_dir() else (path,):
+            if file.exists() and file.samefile(out):
+                raise ConfigurationError(
+                    f"{out} is what is to be read, {file}; choose another name for what is written"
+                )
+
+
 def is_beside(name: str, of: tuple[str, ...]) -> bool:
     """Whether `name` is what `write_file` calls a file of one of the names `of` before it is whole."""
     token = re.search(r"\.([0-9a-f]{16})\.tmp$", name)
@@ -119,6 +134,17 @@ def finish_part(part: Path, place: Path) -> None:
 def make_folder(path: Path) -> None:
     """Make the folder and those above it that are missing. Raises OSError."""
     path.mkdir(parents=True, exist_ok=True)
+
+
+def unwritable(folder: Path) -> str | None:
+    """Why nothing can be written into the folder, which is made if it can be; None where something can."""
+    try:
+        make_folder(folder)
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            file.write(bytes(1 << 16))  # a full disk may have room for a name
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _flush_folder(folder: Path) -> None:

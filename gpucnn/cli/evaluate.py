@@ -39,7 +39,7 @@ def evaluate(
         raise ConfigurationError(
             f"{path} is a regressor, which has no classes to get right; see what it says with predict"
         )
-    data = data or settings.get("data")
+    data = settings.get("data") if data is None else data
     if data is None:
         raise ConfigurationError(f"{path} does not say what it was trained on; give --data")
 

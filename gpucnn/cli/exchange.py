@@ -35,6 +35,7 @@ def export(
             f"the name {file!r} does not tell the format; end it in .onnx for an ONNX graph or .safetensors for a "
             "PyTorch state dict"
         )
+    _refuse_existing(file)
     model, _, path = open_run(run, weights)
     from gpucnn.models import export_onnx, save_pytorch
 
@@ -74,8 +75,7 @@ def import_(
     """
     made = {**network.head(classes, outputs), **network.options(variant, hidden)}
     shape = network.parse_shape(input_shape)
-    if Path(to).exists():
-        raise ConfigurationError(f"{to} exists already; choose another name, or remove it")
+    _refuse_existing(to)
     from gpucnn.models import build_model, from_pytorch
     from gpucnn.models.files import save
 
@@ -83,3 +83,9 @@ def import_(
     save(found, to)
     values = {"file": to, "model": found.name, "weights_sha256": found.weights_sha256()}
     (print_json if json else print_values)(values)
+
+
+def _refuse_existing(file: str) -> None:
+    """Raises ConfigurationError: it may be the only copy of a network, even the one that is exported."""
+    if Path(file).exists():
+        raise ConfigurationError(f"{file} exists already; choose another name, or remove it")

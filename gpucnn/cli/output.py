@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from gpucnn import interrupts
+from gpucnn import cache, interrupts
 from gpucnn.errors import ConfigurationError, GpucnnError
 from gpucnn.storage import first_line
 
@@ -102,7 +102,15 @@ def _tell_of_compiling() -> None:
 
 
 def _compiling(kernel: str) -> None:
-    note(f"compiling {kernel}; kept for later runs")
+    note(f"compiling {kernel}; kept for later runs" if _kept() else f"compiling {kernel}")
+
+
+@functools.cache
+def _kept() -> bool:
+    """Whether what is compiled is kept; says why where it is not, once."""
+    if refusal := cache.refusal():
+        note(f"compiled kernels are not kept for later runs: {refusal}; set GPUCNN_CACHE to a folder of your own")
+    return refusal is None
 
 
 def silence() -> None:

@@ -7,14 +7,18 @@ import typer
 
 from gpucnn.cli import options
 from gpucnn.cli.output import note, print_json, print_table
-from gpucnn.cli.runs import open_run, refuse_maps
+from gpucnn.cli.runs import open_run, refuse_maps, trained_on
 from gpucnn.errors import ConfigurationError, DataError
+from gpucnn.storage import refuse_input
 
 _SHOWN = 3
 
 
 def predict(
-    image: Annotated[str, typer.Argument(help="A PNG or JPEG file, or a folder of them.", metavar="IMAGE")],
+    image: Annotated[
+        str,
+        typer.Argument(help="An image file (PNG, JPEG, WebP, BMP, TIFF, GIF), or a folder of them.", metavar="IMAGE"),
+    ],
     run: options.Run = None,
     weights: options.Weights = None,
     as_is: Annotated[
@@ -50,20 +54,25 @@ def predict(
     """
     if picture is not None:
         from gpucnn import figures
+        from gpucnn.data.images import files_at
 
         figures.check_path(picture)
     if as_is and data is not None:
         raise ConfigurationError(f"--data {data} says what images shall look like; it has no meaning with --as-is")
     model, settings, path = open_run(run, weights)
+    trained_with = settings.get("data") if data is None else data
+    if picture is not None:
+        refuse_input(picture, *files_at(image), path if path.is_file() else None, trained_with)
     refuse_maps(model, path)
 
     import gpucnn.data
     from gpucnn.backends import get_backend
     from gpucnn.training import Trainer
 
-    style = _style(model, data or settings.get("data"), data is not None)
+    trained, white = trained_on(model, trained_with, data is not None)
+    style = None if trained is None else gpucnn.data.Style.of(trained)
     prepare = None if as_is or style is None or not style.is_of_drawings else style
-    images, files, notes = gpucnn.data.load_images(image, model.image_shape, style=prepare, invert=invert)
+    images, files, notes, refused = _read(image, model.image_shape, style=prepare, invert=invert, white=white)
     if style is not None and prepare is None and (strange := style.mismatch(images)):
         notes.append(f"{strange}: leave out --as-is, or {'do without' if invert else 'add'} --invert")
     for text in notes:
@@ -71,20 +80,47 @@ def predict(
     device = get_backend(backend, math, threads=threads)
     note(f"predicting with {model.name} on {device.name}, {device.math} math")
     probabilities = Trainer(model, backend=device, progress=False).predict(images, flips=flips)
-    about = {"backend": device.name, "math": device.math, "run": str(path), "notes": notes}
-    classes = model.class_names or [str(label) for label in range(probabilities.shape[1])]
-    best = (-probabilities).argsort(axis=1, kind="stable")
+    about = {"backend": device.name, "math": device.math, "run": str(path), "notes": notes, "refused": refused}
     if picture is not None:
         from gpucnn import show
 
         titles = [""] * len(files)
         if model.head == "classifier":
+            classes, best = _ranked(model, probabilities)
             titles = [f"{classes[order[0]]}: {row[order[0]]:.1%}" for row, order in zip(probabilities, best)]
         show.inputs(files, images, picture, titles=titles)
         note(f"what the network was shown: {picture}")
+    _print(model, files, probabilities, about, json)
+    if refused:
+        raise DataError(f"{len(refused)} of {len(files) + len(refused)} files have no result: {'; '.join(refused)}")
+
+
+def _read(image: str, shape, **how):
+    """(images, files, notes, what is wrong with the other files), each file by itself: one that is damaged costs no
+    result of another. Raises DataError where none can be read.
+    """
+    import numpy as np
+
+    from gpucnn.data.images import files_at, load_images
+
+    read, notes, refused = {}, {}, []
+    for file in files_at(image):
+        try:
+            read[file], _, said = load_images(file, shape, **how)
+            notes |= dict.fromkeys(said)
+        except DataError as error:
+            refused.append(error)
+    if not read:
+        raise refused[0]
+    return np.concatenate(list(read.values())), list(read), list(notes), list(map(str, refused))
+
+
+def _print(model, files, probabilities, about: dict, json: bool) -> None:
+    """What a network says of each file."""
     if model.head == "regressor":
         _print_values(files, probabilities, about, json)
         return
+    classes, best = _ranked(model, probabilities)
     if json:
         predictions = [
             {
@@ -104,23 +140,10 @@ def predict(
     print_table("", {"image": "left", "class": "left", "probability": "right", "next": "left"}, rows)
 
 
-def _style(model, data: str | None, as_given: bool):
-    """The style of the images that the network was trained on; None where it cannot be known, which a note says."""
-    import gpucnn.data
-    from gpucnn.data.load import base
-
-    if data is None or model.image_shape[0] not in (1, 3) or len(model.image_shape) != 3:
-        return None
-    try:
-        train, _ = gpucnn.data.load(base(data))
-        if train.images.shape[1:] != model.image_shape:
-            raise DataError(f"its images are {train.images.shape[1:]}, the network's {model.image_shape}")
-        return gpucnn.data.Style.of(train.images)
-    except DataError as error:
-        if as_given:
-            raise
-        note(f"images are taken as they are, since what the network was trained on cannot be looked at: {error}")
-        return None
+def _ranked(model, probabilities):
+    """(the classes' names, for each image their numbers, the likeliest first)."""
+    classes = model.class_names or [str(label) for label in range(probabilities.shape[1])]
+    return classes, (-probabilities).argsort(axis=1, kind="stable")
 
 
 def _print_values(files, values, about: dict, json: bool) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gpucnn.cli.output import note
-from gpucnn.errors import CheckpointError, ConfigurationError
+from gpucnn.errors import CheckpointError, ConfigurationError, DataError
 from gpucnn.schema import check, parse
 from gpucnn.storage import as_path, read_file
 
@@ -107,6 +107,28 @@ def newest_run(path: str | None) -> Path:
         note(f"using {newest}, the newest run")
         return newest
     return as_path(path)
+
+
+def trained_on(model, data: str | None, as_given: bool = False) -> tuple[Any, float]:
+    """(the images that the network was trained on, the value of white in them); (None, 1) where they cannot be known,
+    which a note says unless there can be no image file for the network. Raises DataError where white cannot be known.
+    """
+    import gpucnn.data
+    from gpucnn.data.images import white_of
+    from gpucnn.data.load import base
+
+    if data is None or model.image_shape[0] not in (1, 3) or len(model.image_shape) != 3:
+        return None, 1.0
+    try:
+        images = gpucnn.data.load(base(data))[0].images
+        if images.shape[1:] != model.image_shape:
+            raise DataError(f"its images are {images.shape[1:]}, the network's {model.image_shape}")
+    except DataError as error:
+        if as_given:
+            raise
+        note(f"images are taken as they are, since what the network was trained on cannot be looked at: {error}")
+        return None, 1.0
+    return images, white_of(images)
 
 
 def refuse_maps(model, path) -> None:

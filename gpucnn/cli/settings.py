@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from gpucnn.errors import ConfigurationError
+from gpucnn.storage import as_path
 
 # Chosen by four-fold cross-validation within the training part of the digits, never by the test images.
 DEFAULTS: dict[str, Any] = {
@@ -66,9 +67,9 @@ def resolve(given: dict[str, Any], run: dict[str, Any], recipe: str = "digits") 
     from gpucnn.data.load import base
 
     if settings["start"] is not None:
-        settings["start"] = str(Path(settings["start"]).resolve())
+        settings["start"] = str(as_path(settings["start"]).resolve())
     if base(settings["data"]) not in ("digits", "shapes", *KNOWN):
-        settings["data"] = str(Path(settings["data"]).resolve())  # --resume may be typed in another folder
+        settings["data"] = str(as_path(settings["data"]).resolve())  # --resume may be typed in another folder
     return settings
 
 

@@ -8,8 +8,9 @@ import typer
 
 from gpucnn.cli import options
 from gpucnn.cli.output import command, note, print_json, print_values
-from gpucnn.cli.runs import open_run, refuse_maps
+from gpucnn.cli.runs import open_run, refuse_maps, trained_on
 from gpucnn.errors import ConfigurationError, DataError
+from gpucnn.storage import refuse_input
 
 app = typer.Typer(
     name="show",
@@ -23,7 +24,7 @@ _TYPED = "the image"  # what an image of typed numbers is called
 Layer = Annotated[
     str | None, typer.Option("--layer", help="Name of a convolution, as `gpucnn summary` lists it. Default: the first.")
 ]
-Image = Annotated[str, typer.Argument(help="A PNG or JPEG file, or the number of a test image.", metavar="IMAGE")]
+Image = Annotated[str, typer.Argument(help="An image file, or the number of a test image.", metavar="IMAGE")]
 Of = Annotated[
     str | None, typer.Option("--of", help="The class to explain, by name or number. Default: the likeliest.")
 ]
@@ -66,7 +67,7 @@ def maps(
     json: options.Json = False,
 ) -> None:
     """What each layer makes of an image, from low-level to high-level features, and the class probabilities."""
-    model, settings, path = _open(run, weights, out)
+    model, settings, path = _open(run, weights, out, image)
     from gpucnn import show
     from gpucnn.backends import get_backend
 
@@ -100,7 +101,7 @@ def match(
     image: Annotated[
         str,
         typer.Argument(
-            help="A PNG or JPEG file, the number of a test image, or rows of numbers such as '0,1,0;1,1,1;0,1,0', "
+            help="An image file, the number of a test image, or rows of numbers such as '0,1,0;1,1,1;0,1,0', "
             "the next channel after a slash.",
             metavar="IMAGE",
         ),
@@ -135,6 +136,7 @@ def match(
     from gpucnn.show.layers import image_filters
 
     figures.check_path(out)
+    refuse_input(out, image)
     if (pattern is None) == (filter is None):
         raise ConfigurationError("give either --pattern, rows of numbers, or --filter, the number of a trained filter")
     if pattern is not None and layer is not None:
@@ -331,7 +333,7 @@ def gradcam(
 
 def _reason(kind: str, image, run, weights, of, out: Path, backend, math, json: bool, **settings: Any) -> None:
     """One of the pictures of show.reasons."""
-    model, about, path = _open(run, weights, out)
+    model, about, path = _open(run, weights, out, image)
     from gpucnn import show
     from gpucnn.backends import get_backend
 
@@ -376,6 +378,7 @@ def doubts(
     from gpucnn.training import doubtful_labels, out_of_fold
 
     figures.check_path(out)
+    refuse_input(out, data)
     train, _ = gpucnn.data.load(data)
     device = get_backend(backend, math, threads=threads)
     shape, classes = train.images.shape[1:], train.classes
@@ -403,7 +406,7 @@ def doubts(
 
 def scores(
     page: Annotated[
-        str | None, typer.Argument(help="A PNG or JPEG file of any size. Default: a page made of test images.")
+        str | None, typer.Argument(help="An image file of any size. Default: a page made of test images.")
     ] = None,
     run: options.Run = None,
     weights: options.Weights = None,
@@ -422,7 +425,7 @@ def scores(
     large as those that it was trained on. One that was trained with `--data digits+parts` knows parts of digits and
     blank paper too; any other takes them for digits, and is sure of it.
     """
-    model, settings, path = _open(run, weights, out)
+    model, settings, path = _open(run, weights, out, page)
     from gpucnn import show
     from gpucnn.backends import get_backend
     from gpucnn.data.images import open_image, pixels
@@ -438,7 +441,8 @@ def scores(
     else:
         if model.input_shape[0] not in (1, 3):
             raise DataError(f"the network takes {model.input_shape[0]} channels; image files give 1 (grey) or 3 (RGB)")
-        values, name = pixels(open_image(Path(page)), model.input_shape[0]), str(page)
+        _, white = trained_on(model, settings.get("data"))
+        values, name = pixels(open_image(Path(page)), model.input_shape[0], white), str(page)
     device = get_backend(backend, math, threads=threads)
     result = show.scores(model, values, out, threshold=threshold, backend=device)
     about: dict[str, Any] = {"backend": device.name, "math": device.math, "run": str(path), "page": name}
@@ -486,12 +490,14 @@ for _function in _COMMANDS:
     app.command(_function.__name__.replace("_", "-"), context_settings=_settings)(command(_function))
 
 
-def _open(run: str | None, weights: str | None, out: Path):
-    """open_run, once the picture can be written."""
+def _open(run: str | None, weights: str | None, out: Path, *inputs: str | None):
+    """open_run, if the picture can be written and would replace nothing that is read."""
     from gpucnn import figures
 
     figures.check_path(out)
-    return open_run(run, weights)
+    model, settings, path = open_run(run, weights)
+    refuse_input(out, *inputs, path if path.is_file() else None, settings.get("data"))
+    return model, settings, path
 
 
 def _say(json: bool, out: Path, values: dict[str, Any]) -> None:
@@ -526,7 +532,8 @@ def _model_image(text: str, model, settings: dict, path: Path | None):
     if _is_number(text):
         test = _test_images(settings, path)
         return _pick(test, text), f"test image {int(text)}: {test.classes[test.labels[int(text)]]}"
-    images, _, notes = load_images(text, model.image_shape)
+    _, white = trained_on(model, settings.get("data"))
+    images, _, notes = load_images(text, model.image_shape, white=white)
     for line in notes:
         note(line)
     return images[0], Path(text).name
@@ -588,11 +595,11 @@ def _sizes(option: str, text: str):
 
 def _tested(run, weights, data, out, backend, math, threads):
     """(test set, probabilities of its images, what to print of it)."""
-    model, settings, path = _open(run, weights, out)
+    model, settings, path = _open(run, weights, out, data)
     if model.head == "regressor":
         raise ConfigurationError(f"{path} is a regressor, which has no classes to take for each other")
     refuse_maps(model, path)
-    data = data or settings.get("data")
+    data = settings.get("data") if data is None else data
     if data is None:
         raise ConfigurationError(f"{path} does not say what it was trained on; give --data")
 

@@ -3,14 +3,15 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from gpucnn.backends.processors import processors
 from gpucnn.cli import options
 from gpucnn.cli.output import note, print_json, print_table
-from gpucnn.cli.settings import DEFAULTS, OPTIMIZERS
+from gpucnn.cli.settings import resolve
+from gpucnn.cli.train import train
 from gpucnn.errors import ConfigurationError
 
 
@@ -44,17 +45,16 @@ def sweep(
 
     plan = None
     if context.args or any(value is not None for value in (model, lr, seed, trials)):
-        optimizer = _option(context.args, "--optimizer") or DEFAULTS["optimizer"]
-        rate = OPTIMIZERS.get(optimizer, {"lr": 0.001})["lr"]
+        settings = _settings(context.args)
         plan = Plan(
-            models=_listed("model", model or DEFAULTS["model"], str),
-            rates=_listed("lr", lr or str(rate), float),
+            models=_listed("model", model or settings["model"], str),
+            rates=_listed("lr", lr or str(settings["lr"]), float),
             seeds=_listed("seed", seed or "0", int),
             arguments=tuple(context.args),
             trials=trials,
         )
     made = Sweep(study, plan)
-    kept = "" if _option(list(made.plan.arguments), "--validation") else f", with {VALIDATION}"
+    kept = f", with {VALIDATION}" if _settings(list(made.plan.arguments))["validation"] is None else ""
     note(f"{made.plan.size()} trainings in {made.path}, {workers} at a time here{kept}")
     threads = max(1, processors() // workers)
     command = [sys.executable, "-m", "gpucnn.sweep.worker", str(made.path), str(threads)]
@@ -73,6 +73,16 @@ def sweep(
     _print(results, made.path, json)
     if any(codes) or not any(row["loss"] is not None for row in results):
         raise ConfigurationError("no training succeeded" if not any(codes) else "a worker failed; see above")
+
+
+def _settings(arguments: list[str]) -> dict[str, Any]:
+    """The settings of `train` that these options mean. Raises what train would, before any training starts."""
+    alone = typer.Typer()
+    alone.command()(train)
+    options = typer.main.get_command(alone).make_context("gpucnn train", list(arguments)).params
+    if options["run"] is not None or options["resume"]:
+        raise ConfigurationError("--run and --resume are chosen for each training; leave them out, or give --study")
+    return resolve(options, {}, options["recipe"])
 
 
 def _print(results: list[dict], path: Path, json: bool) -> None:
@@ -101,13 +111,3 @@ def _listed(name: str, text: str, kind: type) -> tuple:
         return tuple(kind(word.strip()) for word in text.split(","))
     except ValueError:
         raise ConfigurationError(f"--{name} is {text!r}; give numbers with commas between them") from None
-
-
-def _option(arguments: list[str], name: str) -> str | None:
-    """The value of an option of `train`."""
-    for number, word in enumerate(arguments):
-        if word == name and number + 1 < len(arguments):
-            return arguments[number + 1]
-        if word.startswith(f"{name}="):
-            return word.split("=", 1)[1]
-    return None

@@ -27,6 +27,7 @@ from gpucnn.cli.settings import (
 from gpucnn.errors import ConfigurationError, GpucnnError
 from gpucnn.parallel import Processes
 from gpucnn.parallel.processes import how_different
+from gpucnn.storage import as_path
 
 
 def _option(name: str, help: str, default: str | None = None, **more: Any) -> Any:
@@ -224,6 +225,8 @@ def train(
         "freeze": freeze,
         "lr_factors": lr_factors,
     }
+    if run is not None:
+        as_path(run)
     with together(processes, time_limit) as group:
         group.same(given, how_different)
         settings = group.on_first(lambda: resolve(given, read_config(run) if resume else {}, recipe))

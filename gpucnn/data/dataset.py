@@ -75,15 +75,25 @@ def require_every_class(dataset: Dataset) -> None:
 def every_fifth(
     images: np.ndarray | Mapped, labels: np.ndarray, classes: list[str], name: str
 ) -> tuple[Dataset, Dataset]:
-    """(train, test): image i is a test image where i % 5 == 4, for sets that bring no test images of their own."""
+    """(train, test): image i is a test image where i % 5 == 4, for sets that bring no test images of their own. Where
+    that would leave a class without training images, as labels that repeat 0 to 9 do, images are counted class by
+    class, without those that are the only one of theirs.
+    """
     if len(labels) != len(images):
         raise DataError(f"{name}: {len(images)} images, but {len(labels)} labels; expected one label an image")
     if not isinstance(images, Mapped):  # of those the parts are looked at, so that they are read once
         whole = Dataset(images, labels, classes, name)
         images, labels = whole.images, whole.labels
     test = np.arange(len(images)) % 5 == 4
+    if labels.ndim == 1 and set(labels[test]) - set(labels[~test]):
+        order, counts = np.argsort(labels, kind="stable"), np.bincount(labels)
+        test[:] = False
+        test[order[counts[labels[order]] > 1][4::5]] = True
     if not test.any():
-        raise DataError(f"{name}: {len(images)} images; at least 5 are needed, of which every fifth is for testing")
+        raise DataError(
+            f"{name}: {len(images)} images; at least 5 are needed, of classes with more than one image, of which every "
+            "fifth is for testing"
+        )
     pick = images.select if isinstance(images, Mapped) else images.__getitem__
     return (
         Dataset(pick(~test), labels[~test], classes, f"{name} (training part)"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from gpucnn.data.dataset import Dataset, every_fifth
-from gpucnn.data.images import image_files, is_grey, open_image, pixels
+from gpucnn.data.images import KINDS, image_files, is_grey, open_image, pixels
 from gpucnn.errors import DataError
 
 
@@ -13,8 +13,9 @@ def load(folder: Path) -> tuple[Dataset, Dataset]:
     """(train, test) from `train/<class>/*.png` and `test/<class>/*.png`, or from `<class>/*.png`.
 
     Without train and test folders the images are counted through, class by class in the order of their names, and
-    every fifth is a test image. PNG and JPEG; every image must have the same size. If all are grey, (N, 1, H, W), else
-    all become RGB, (N, 3, H, W); values / 255. Classes in alphabetical order. Raises DataError.
+    every fifth is a test image. PNG, JPEG, WebP, BMP, TIFF and GIF; every image must have the same size. If all are
+    grey, (N, 1, H, W), else all become RGB, (N, 3, H, W); values / 255. Classes in alphabetical order. Raises
+    DataError.
     """
     if (folder / "train").is_dir() or (folder / "test").is_dir():
         train, test = (_classes(folder / part) for part in ("train", "test"))
@@ -44,7 +45,7 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
     }
     for name, files in found.items():
         if not files:
-            raise DataError(f"{folder / name}: holds no PNG or JPEG image; every class needs some")
+            raise DataError(f"{folder / name}: holds no {KINDS} image; every class needs some")
     return found
 
 

@@ -30,7 +30,7 @@ def load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
     - a `.csv`, `.csv.gz` or `.parquet` file with a label column: see `tables.load`;
     - any of these with "+parts" at its end, such as `"digits+parts"`: windows of pages of its images, with a class for
       what shows none of them as a whole, see `with_parts`;
-    - a folder with a folder of PNG or JPEG images for each class: see `folders.load`.
+    - a folder with a folder of images for each class: see `folders.load`.
 
     Every class must have a training image. Raises DataError with the file and the reason.
     """

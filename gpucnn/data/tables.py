@@ -3,7 +3,6 @@
 import gzip
 import io
 import math
-import re
 import zlib
 from pathlib import Path
 
@@ -32,9 +31,10 @@ def load(file: Path) -> tuple[Dataset, Dataset]:
     """(train, test) from a table with an image a row, of which every fifth is a test image.
 
     One column, called label, labels, class, target or y, holds the number of its class; all others are its pixels, row
-    by row, of a square image with one channel, or with three, one after the other. A CSV without a line of names has
-    the label first. Whole numbers from 0 to 255 become value / 255, others are taken as they are. In Parquet a column
-    `image` may hold PNG or JPEG files instead. Raises DataError.
+    by row, of a square image with one channel, or with three, one after the other. A CSV has commas, semicolons, tabs
+    or spaces between its cells; without names, or with names that are 0, 1, 2 and so on, it has the label first. Whole
+    numbers from 0 to 255 become value / 255, others are taken as they are. In Parquet a column `image` may hold image
+    files instead. Raises DataError.
     """
     images, labels = _parquet(file) if file.suffix.lower() == ".parquet" else _csv(file)
     classes = [str(label) for label in range(int(labels.max(initial=0)) + 1)]
@@ -50,22 +50,55 @@ def _csv(file: Path) -> tuple[np.ndarray, np.ndarray]:
             content = b"".join(iter(lambda: stream.read(_PART), b""))
         except (gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise DataError(f"{file}: the gzip data is damaged or cut short ({error}); fetch the file again") from None
-    head, _, rest = content.partition(b"\n")
-    first = head.decode("utf-8", "replace").strip().lstrip("\ufeff")
-    names = [name.strip().strip('"').lower() for name in first.split(",")]
-    header = not all(name.replace(".", "", 1).lstrip("-").isdigit() for name in names)
-    column = _label_column(names, file) if header else 0
-    if header and not re.search(rb"^\s*[^\s#]", rest, re.MULTILINE):
-        raise DataError(f"{file}: it has a first line and no rows; a row is a label and its pixels, all numbers")
+    content = content.removeprefix(b"\xef\xbb\xbf")  # what Windows programs put before UTF-8
+    names, delimiter, skipped = _head(content, file)
+    column = _label_column(names, file) if names else 0
     try:
-        values = np.loadtxt(io.BytesIO(content), np.float32, delimiter=",", skiprows=int(header), ndmin=2)
+        stream = io.BytesIO(content)
+        values = np.loadtxt(stream, np.float32, delimiter=delimiter, skiprows=skipped, ndmin=2, quotechar='"')
     except (ValueError, UnicodeDecodeError) as error:
         raise DataError(
             f"{file}: {' '.join(str(error).split())}; a row is a label and its pixels, all numbers"
         ) from None
-    if values.shape[1] != len(names):
+    if names and values.shape[1] != len(names):
         raise DataError(f"{file}: the first line has {len(names)} columns and the rows {values.shape[1]}")
     return _split(values, column, file)
+
+
+def _head(content: bytes, file: Path) -> tuple[list[str], str | None, int]:
+    """(the columns' names, none where they have none; the sign between cells, None for spaces; lines before the rows).
+
+    Names are the first line, or a comment before it, as NumPy writes them. Numbers that count the columns, which
+    pandas writes for an array, are a first line but no names.
+    """
+    comment, found = "", []
+    for number, line in enumerate(io.BytesIO(content), 1):
+        text = line.decode("utf-8", "replace").strip(" \r\n")
+        if text[:1] == "#" and not found:
+            comment = text.lstrip("# ")
+        elif text and text[0] != "#":
+            found.append((number, text))
+        if len(found) == 2:
+            break
+    first = found[0][1] if found else ""
+    delimiter = next((sign for sign in "\t;," if sign in first), None)
+    cells, noted = ([cell.strip().strip('"').lower() for cell in text.split(delimiter)] for text in (first, comment))
+    counted = cells == [str(i) for i in range(len(cells))]
+    header = counted or cells[0] == "" or any(map(_is_name, cells))
+    if len(found) < 1 + header:
+        raise DataError(f"{file}: it has no rows; a row is a label and its pixels, all numbers")
+    if header:
+        return [] if counted else cells, delimiter, found[0][0]
+    return noted if len(noted) == len(cells) and set(noted) & set(_LABELS) else [], delimiter, 0
+
+
+def _is_name(cell: str) -> bool:
+    """Whether a cell has a letter and is no number, as 1e-3 and nan are; a decimal comma makes no name."""
+    try:
+        float(cell)
+    except ValueError:
+        return any(map(str.isalpha, cell))
+    return False
 
 
 def _parquet(file: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +119,7 @@ def _parquet(file: Path) -> tuple[np.ndarray, np.ndarray]:
         cells = table.column(names.index("image")).to_pylist()
         files = [cell.get("bytes") if isinstance(cell, dict) else cell for cell in cells]
         if not all(isinstance(one, bytes) for one in files):
-            raise DataError(f"{file}: the column image must hold PNG or JPEG files")
+            raise DataError(f"{file}: the column image must hold image files")
         opened = [open_image(io.BytesIO(one)) for one in files if one is not None]
         if len(sizes := {image.size for image in opened}) > 1:
             raise DataError(f"{file}: its images have {len(sizes)} sizes; training images must have one")
@@ -101,6 +134,8 @@ def _parquet(file: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _label_column(names: list[str], file: Path) -> int:
+    if names[0] in ("", "unnamed: 0"):
+        raise DataError(f"{file}: its first column has no name, as pandas numbers rows; save it with index=False")
     found = [i for i, name in enumerate(names) if name in _LABELS]
     if len(found) != 1:
         raise DataError(

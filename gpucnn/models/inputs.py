@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from gpucnn.arguments import array
+from gpucnn.arguments import array, refuse
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import DataError, DTypeError, ShapeError
 
@@ -19,9 +19,13 @@ def check_images(images, input_shape: tuple[int, ...], dtype=np.float32, *, fini
     fits = type(images) is np.ndarray and images.dtype == dtype and images.shape[1:] == input_shape and len(images)
     if fits and not finite and images.flags.c_contiguous:
         return images  # at once: small networks predict an image in ten microseconds
+    given = images
     images = images if isinstance(images, Mapped) else array("images", images)
     if images.dtype.kind not in "fiu" or not np.can_cast(images.dtype, dtype, "safe"):
-        raise DTypeError(f"images are {images.dtype}; convert them: images.astype(numpy.{np.dtype(dtype)})")
+        if images.dtype.kind in "OSUV":
+            raise refuse("images", given, f"a NumPy array of numpy.{np.dtype(dtype)}", DTypeError)
+        how = "images.astype(" if hasattr(given, "astype") else "numpy.asarray(images, "
+        raise DTypeError(f"images are {images.dtype}; convert them: {how}numpy.{np.dtype(dtype)})")
     if images.ndim != len(input_shape) + 1 or images.shape[1:] != tuple(input_shape):
         expected = ", ".join(map(str, input_shape))
         raise ShapeError(

@@ -426,9 +426,12 @@ class Model(Recordable):
         return flats
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Set parameters and running statistics from `state`; raises CheckpointError unless names and shapes agree."""
+        """Set parameters and running statistics from `state`, arrays or tensors by name; raises CheckpointError unless
+        names and shapes agree and all values are finite in float32.
+        """
+        state = {name: check.weights(name, value) for name, value in state.items()}
         expected = {part.name: part.shape for part in (*self.parameters, *self.running)}
-        shapes = {name: np.shape(value) for name, value in state.items()}
+        shapes = {name: value.shape for name, value in state.items()}
         if shapes != expected:
             wrong = next(name for name in (*expected, *shapes) if shapes.get(name) != expected.get(name))
             raise CheckpointError(

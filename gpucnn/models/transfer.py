@@ -4,9 +4,7 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from gpucnn.arguments import instance
+from gpucnn.arguments import instance, weights
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.layers import Dense, Layer, Sequential
 from gpucnn.models.files import averaged, read_tensors
@@ -51,7 +49,7 @@ def load_matching(source, model: Model, *patterns: str) -> Matching:
     if isinstance(source, Model):
         state, about = source.state_dict(), {"mean": source.mean, "std": source.std}
     elif isinstance(source, dict):
-        state = {name: np.asarray(value) for name, value in source.items()}
+        state = {name: weights(name, value) for name, value in source.items()}
     else:
         tensors, about = read_tensors(source)
         state = {n.removeprefix("model."): v for n, v in averaged(tensors).items() if n.startswith("model.")}

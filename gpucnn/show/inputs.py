@@ -10,6 +10,7 @@ from gpucnn.arguments import sequence
 from gpucnn.data.images import open_image
 from gpucnn.errors import ShapeError
 from gpucnn.show.match import show_image
+from gpucnn.storage import refuse_input
 
 _MOST = 40
 
@@ -18,7 +19,8 @@ def inputs(files: Sequence[str | Path], images: np.ndarray, path, *, titles: Seq
     """Draw image `files` and, beside each, what became of it, `images` (N, C, H, W), into the PNG at `path`.
 
     `files` and `images` are as `gpucnn.data.load_images` returns them; `titles`, one a file, are written above, such as
-    predictions. At most 40 are drawn. Raises ShapeError unless there are equally many, at least one.
+    predictions. At most 40 are drawn. Raises ShapeError unless there are equally many, at least one, and
+    ConfigurationError where `path` is one of the files.
     """
     figures.check_path(path)
     files, images = sequence("files", files, "a list of image files"), np.asarray(images)
@@ -28,6 +30,7 @@ def inputs(files: Sequence[str | Path], images: np.ndarray, path, *, titles: Seq
             f"{len(files)} files, {len(titles)} titles and images of shape {images.shape}; expected (N, C, H, W) and "
             "equally many of each"
         )
+    refuse_input(path, *files)
     count = min(len(files), _MOST)
     columns = min(4, count)
     rows = -(-count // columns)

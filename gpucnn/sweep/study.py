@@ -95,16 +95,17 @@ class Sweep:
         return self.path / "runs" / f"{number:03}-{settings['model']}-lr{settings['lr']:.3g}-seed{settings['seed']}"
 
     def _train(self, folder: Path, settings: dict, threads: int | None) -> dict[str, Any]:
-        """What `gpucnn train --json` printed, or {"failed": its last sentence}."""
+        """What `gpucnn train --json` printed, or {"failed": the last line that says something, without its box}."""
         chosen = [f"--{name}={value}" for name, value in settings.items()]
         begun = (folder / "config.json").exists()
-        options = [VALIDATION, *self.plan.arguments, *chosen, *([f"--threads={threads}"] if threads else [])]
+        options = [VALIDATION, *([f"--threads={threads}"] if threads else []), *self.plan.arguments, *chosen]
         command = [sys.executable, "-m", "gpucnn", "train", *options, f"--run={folder}", "--json"]
         done = subprocess.run([*command, *["--resume"] * begun], capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return json.loads(done.stdout)
         if done.returncode == 2:
-            return {"failed": done.stderr.strip().splitlines()[-1].removeprefix("gpucnn: ")}
+            lines = [line.strip(" ╭╮╰╯│─") for line in done.stderr.splitlines()]
+            return {"failed": next(filter(None, reversed(lines)), "no reason was given").removeprefix("gpucnn: ")}
         raise ConfigurationError(f"a training ended with exit code {done.returncode}: {done.stderr[-300:]}")
 
     def _tell(self, trial, result: dict[str, Any], say: Callable[[str], None]) -> None:

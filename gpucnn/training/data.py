@@ -12,7 +12,7 @@ import numpy as np
 from gpucnn.arguments import integer, refuse, shown
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.data.mapped import Mapped
-from gpucnn.errors import ConfigurationError, DataError
+from gpucnn.errors import ConfigurationError, DataError, GpucnnError
 from gpucnn.parallel.division import WHOLE, Division
 
 # Of the device's memory: a larger data set stays on the host.
@@ -183,6 +183,11 @@ class Fed(Resident):
         self._endless = isinstance(batches, Iterator)
         if steps is None and not isinstance(batches, Sized):
             raise ConfigurationError("the batches have no length; say how many make an epoch: steps=100")
+        if isinstance(batches, (list, tuple)) and steps is not None and integer("steps", steps) < len(batches):
+            raise ConfigurationError(
+                f"steps is {steps}, but there are {len(batches)} batches, of which the others would never be used; "
+                "leave steps out, or give an iterator, such as itertools.cycle(batches)"
+            )
         self.steps = integer("steps", len(batches) if steps is None else steps)  # type: ignore[arg-type]
         self._iterator, self.backend = iter(batches), backend
         self.first = images, labels = self._next(0)
@@ -232,7 +237,10 @@ class Fed(Resident):
             return self.first
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise DataError(f"batch {number + 1} is {shown(pair)}; each must be a pair (images, labels)")
-        images, labels = self._check(*pair)
+        try:
+            images, labels = self._check(*pair)
+        except GpucnnError as error:
+            raise type(error)(f"batch {number + 1} of the epoch: {error}") from None
         if self._hash:
             self._hash.update(digest(images, labels, self.backend.dtype).encode())
         return images, labels

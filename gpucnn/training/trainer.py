@@ -331,10 +331,10 @@ class Trainer:
         """`fit` on batches that you make: `batches` gives pairs (images, labels), each of them one step.
 
         An iterable with a length, such as a list or a PyTorch DataLoader, is gone through once an epoch. Of a generator
-        or another iterator `steps` batches make an epoch. No batch may have more images than the first. Shift, crop,
-        flip and cutout apply; `normalize` and "balanced" class weights need all images at once, and a run cannot be
-        resumed, since nobody can make the same batches again. Each of several processes makes the same batches and
-        computes its part of them. Otherwise as `fit`.
+        or another iterator `steps` batches make an epoch; of a DataLoader, its first `steps`. No batch may have more
+        images than the first. Shift, crop, flip and cutout apply; `normalize` and "balanced" class weights need all
+        images at once, and a run cannot be resumed, since nobody can make the same batches again. Each of several
+        processes makes the same batches and computes its part of them. Otherwise as `fit`.
 
         Raises ProcessError where the processes' batches differ: before the first step, or before an epoch is kept.
         """
@@ -638,11 +638,11 @@ class Trainer:
             yield
             return
         own = self.model.state_dict()
-        self.model.load_state_dict(self.average.state_dict(self.model))
+        self.model._write(self.average.state_dict(self.model))
         try:
             yield
         finally:
-            self.model.load_state_dict(own)
+            self.model._write(own)
 
     def _judged_state(self) -> dict[str, np.ndarray]:
         return self.average.state_dict(self.model) if self.average else self.model.state_dict()

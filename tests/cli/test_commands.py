@@ -183,7 +183,7 @@ def test_predict_a_file_and_a_folder(cli, trained, tmp_path):
         pixels = (test.images[i, 0, ::4, ::4] * 255).round().astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
     values = cli.json("predict", tmp_path, "--run", trained[0])
-    assert list(values) == ["backend", "math", "run", "notes", "predictions"]
+    assert list(values) == ["backend", "math", "run", "notes", "refused", "predictions"]
     assert values["notes"] == ["resized from 8x8 to 32x32 pixels, each pixel repeated"]
     for i, prediction in enumerate(values["predictions"]):
         assert prediction["file"] == str(tmp_path / f"{i}.png")

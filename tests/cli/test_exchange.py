@@ -1,5 +1,7 @@
 """`gpucnn export` and `gpucnn import`."""
 
+import shutil
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -48,6 +50,15 @@ def test_there_and_back(cli, trained, tmp_path):
     evaluated = cli.json("evaluate", "--run", tmp_path / "back.safetensors", "--data", "digits")
     assert evaluated["test_loss"] == made["test_loss"]
     assert cli("export", tmp_path / "again.onnx", "--run", tmp_path / "back.safetensors").exit_code == 0
+
+
+def test_an_export_replaces_no_file(cli, trained, tmp_path):
+    """Not even the run that it is of."""
+    source = shutil.copytree(trained[0], tmp_path / "run") / "checkpoint.safetensors"
+    before = source.read_bytes()
+    refusal = sentence(cli.refused("export", source, "--run", tmp_path / "run"))
+    assert refusal == f"gpucnn: {source} exists already; choose another name, or remove it"
+    assert source.read_bytes() == before
 
 
 def test_a_state_dict_of_a_normalised_network_says_what_it_lacks(cli, tmp_path):

@@ -1,5 +1,7 @@
 """`gpucnn predict` with drawings: dark ink on white, photos of it, and the options that leave images alone."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -74,6 +76,36 @@ def test_a_file_without_its_training_images(cli, trained, tmp_path):
     assert "is neither a built-in data set" in cli.refused(*common, "--data", "none")
 
 
+def test_files_get_the_range_of_the_training_images(cli, tmp_path):
+    """Float images from 0 to 255, of which a file's pixels are a part unscaled; and another range, which is refused."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (40, 3, 32, 32)).astype(np.float32)
+    np.savez(tmp_path / "bright.npz", images=images, labels=np.arange(40) // 5 % 2)
+    model = gpucnn.models.mlp((3, 32, 32), classes=2, hidden=(4,)).initialize(0)
+    gpucnn.save(model, tmp_path / "model.safetensors")
+    Image.fromarray(images[0].transpose(1, 2, 0).astype(np.uint8)).save(tmp_path / "a.png")
+    common = ("predict", tmp_path / "a.png", "--run", tmp_path / "model.safetensors", "--data")
+    for options, seen in (((), images[:1]), (("--invert",), 255 - images[:1])):
+        values = cli.json(*common, tmp_path / "bright.npz", *options)
+        assert list(values["predictions"][0]["probabilities"].values()) == model.predict(seen)[0].tolist()
+    np.savez(tmp_path / "other.npz", images=images / 128 - 1, labels=np.arange(40) // 5 % 2)
+    refusal = cli.refused(*common, tmp_path / "other.npz")
+    assert "have values from -1 to 0.992188, and which of them is white cannot be known; store them as uint8" in refusal
+
+
+def test_a_damaged_file_costs_no_result_of_another(cli, trained, tmp_path):
+    saved(tmp_path / "drawn", 2)
+    whole = cli.json("predict", tmp_path / "drawn", "--run", trained[0])
+    (tmp_path / "drawn" / "000.5.png").write_text("hello")
+    result = cli("predict", tmp_path / "drawn", "--run", trained[0], "--json")
+    assert result.exit_code == 2
+    found = json.loads(result.stdout)
+    assert found["predictions"] == whole["predictions"]
+    (refused,) = found["refused"]
+    assert "000.5.png as a PNG" in refused
+    assert result.stderr.splitlines()[-1] == f"gpucnn: 1 of 3 files have no result: {refused}"
+
+
 def test_an_empty_page_is_refused_by_name(cli, trained, tmp_path):
     Image.new("L", (90, 70), 250).save(tmp_path / "empty.png")
     assert "empty.png: nothing is drawn" in cli.refused("predict", tmp_path / "empty.png", "--run", trained[0])
@@ -81,6 +113,29 @@ def test_an_empty_page_is_refused_by_name(cli, trained, tmp_path):
 
 def test_the_picture_is_checked_first(cli, tmp_path):
     assert "must end in .png" in cli.refused("predict", "a.png", "--picture", tmp_path / "shown.txt")
+
+
+def test_a_picture_never_replaces_what_is_read(cli, trained, tmp_path):
+    """By its own name, by a link, as a file of the folder, and as a file of the set that the network is for."""
+    saved(tmp_path / "drawn", 3)
+    files = {"drawn": tmp_path / "drawn" / "000.png", "link": tmp_path / "link.png", "hard": tmp_path / "hard.png"}
+    files["link"].symlink_to(files["drawn"])
+    files["hard"].hardlink_to(files["drawn"])
+    before = files["drawn"].read_bytes()
+    run = ("--run", trained[0])
+    for out in files.values():
+        said = "is what is to be read, "
+        assert said in cli.refused("predict", files["drawn"], "--picture", out, *run)
+        assert said in cli.refused("predict", tmp_path / "drawn", "--picture", out, *run)
+        for command in ("maps", "saliency", "occlusion", "gradcam", "scores"):
+            assert said in cli.refused("show", command, files["drawn"], "--out", out, *run)
+        assert said in cli.refused("show", "match", files["drawn"], "--pattern", "1", "--out", out)
+        for command in ("confusion", "mistakes"):
+            assert said in cli.refused("show", command, "--data", tmp_path, "--out", out, *run)
+        assert said in cli.refused("show", "doubts", "--data", tmp_path, "--out", out)
+    assert files["drawn"].read_bytes() == before
+    with pytest.raises(gpucnn.errors.ConfigurationError, match="is what is to be read"):
+        gpucnn.show.inputs([files["drawn"]], np.zeros((1, 1, 4, 4)), files["link"])
 
 
 def test_pictures_of_inputs_need_as_many_files_as_images(tmp_path):

@@ -34,6 +34,8 @@ def sentence(stderr: str) -> str:
         (["train", "--run", "/dev/null/run", "--epochs", "1"], "cannot use /dev/null/run as a run folder"),
         (["train", "--validation", "0.00001"], "leaves none to validate with"),
         (["evaluate"], "there is no trained network in runs/; run `gpucnn train` first"),
+        (["train", "--run", ""], "a path is ''; give the name of a file or folder"),
+        (["train", "--data", ""], "a path is ''; give the name of a file or folder"),
         (["evaluate", "--run", "nowhere"], "nowhere holds no checkpoint"),
         (["predict", "a.png"], "there is no trained network"),
         (["summary", "--model", "lenet6"], "model is 'lenet6'; use one of lenet5"),
@@ -134,10 +136,14 @@ def test_a_configuration_that_somebody_edited(cli, trained, tmp_path, config, me
 def test_images_that_cannot_be_predicted(cli, trained, tmp_path):
     (tmp_path / "text.png").write_text("hello")
     run = ("--run", trained[0])
-    assert "text.png as a PNG or JPEG image" in sentence(cli.refused("predict", tmp_path / "text.png", *run))
+    assert "text.png as a PNG, JPEG, WebP, BMP, TIFF or GIF image" in sentence(
+        cli.refused("predict", tmp_path / "text.png", *run)
+    )
     assert "does not exist" in sentence(cli.refused("predict", tmp_path / "none.png", *run))
     (tmp_path / "empty").mkdir()
-    assert "holds no PNG or JPEG image" in sentence(cli.refused("predict", tmp_path / "empty", *run))
+    assert "holds no PNG, JPEG, WebP, BMP, TIFF or GIF image" in sentence(
+        cli.refused("predict", tmp_path / "empty", *run)
+    )
 
 
 def test_data_of_other_sizes_or_classes(cli, trained, tmp_path):

@@ -59,6 +59,17 @@ def test_every_fifth_image_is_for_testing():
     assert train.images.ravel().tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 10, 11, 12]
 
 
+def test_every_fifth_of_each_class_where_one_would_have_no_training_image():
+    labels = np.append(np.arange(10) % 5, [5, 2, 4, 0])
+    images = np.arange(14, dtype=np.float32).reshape(14, 1, 1, 1)
+    train, test = every_fifth(images, labels, list("abcdef"), "mine")
+    assert test.images.ravel().tolist() == [4, 9]  # class 4 has another image
+    labels[12] = 0
+    train, test = every_fifth(images, labels, list("abcdef"), "mine")
+    assert test.images.ravel().tolist() == [1, 3]  # 0 5 12 13 (1) 6 2 7 11 (3) 8 4 9
+    require_every_class(train)
+
+
 def test_too_few_images_for_a_test_set():
     with pytest.raises(DataError, match="4 images; at least 5 are needed"):
         every_fifth(IMAGES, LABELS, ["a", "b"], "mine")

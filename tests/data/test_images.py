@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gpucnn.data import load, load_images
+from gpucnn.data import Mapped, load, load_images
+from gpucnn.data.images import white_of
 from gpucnn.errors import DataError
 
 GREY = np.random.default_rng(3).integers(0, 256, (6, 5), dtype=np.uint8)
@@ -56,6 +57,18 @@ def test_other_sizes_are_stretched_and_said_so(tmp_path):
     ]
 
 
+def test_white_is_that_of_the_training_images(tmp_path):
+    images = np.random.default_rng(6).integers(0, 256, (4, 1, 6, 5)).astype(np.float32)
+    images[0], images[1] = 0, 255
+    assert white_of(images) == white_of(Mapped(images)) == 255
+    assert white_of(images / 255) == white_of(images[:1]) == white_of(images / 250 - 0.01) == 1
+    for other in (images + 0.5, images - 1, images + 1, images // 2 / 127 - 0.5, images // 16):
+        with pytest.raises(DataError, match="store them as uint8"):
+            white_of(other)
+    found, _, _ = load_images(write(tmp_path / "a.png", GREY), (1, 6, 5), white=255)
+    assert np.array_equal(found[0, 0], GREY)
+
+
 def test_exif_orientation_is_obeyed(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
@@ -74,19 +87,29 @@ def test_opaque_alpha_is_dropped_and_transparency_refused(tmp_path):
 
 def test_refused_files(tmp_path):
     (tmp_path / "text.png").write_text("not an image")
-    with pytest.raises(DataError, match="cannot read .*text.png as a PNG or JPEG image"):
+    with pytest.raises(DataError, match="cannot read .*text.png as a PNG, JPEG, WebP, BMP, TIFF or GIF image"):
         load_images(tmp_path / "text.png", (1, 6, 5))
     with pytest.raises(DataError, match="does not exist"):
         load_images(tmp_path / "none.png", (1, 6, 5))
     with pytest.raises(DataError, match="more than 8 bits"):
         load_images(write(tmp_path / "deep.png", GREY.astype(np.uint16) * 257), (1, 6, 5))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no PNG or JPEG image"):
+    with pytest.raises(DataError, match="holds no PNG, JPEG, "):
         load_images(tmp_path / "empty", (1, 6, 5))
     with pytest.raises(DataError, match="takes 2 channels"):
         load_images(tmp_path / "deep.png", (2, 6, 5))
-    with pytest.raises(DataError, match="as a PNG or JPEG"):
-        load_images(write(tmp_path / "a.gif", GREY), (1, 6, 5))
+    with pytest.raises(DataError, match="a.tga as a PNG, JPEG"):
+        load_images(write(tmp_path / "a.tga", GREY), (1, 6, 5))
+    for ending in ("gif", "tiff", "webp"):
+        pages = {"save_all": True, "append_images": [Image.fromarray(RGB[::-1])]}
+        with pytest.raises(DataError, match=f"a.{ending} holds 2 images, of an animation or pages; save the one"):
+            load_images(write(tmp_path / f"a.{ending}", RGB, **pages), (3, 6, 5))
+
+
+@pytest.mark.parametrize("ending", ["webp", "bmp", "tif", "tiff", "gif"])
+def test_other_formats(tmp_path, ending):
+    images, _, _ = load_images(write(tmp_path / f"a.{ending}", GREY, lossless=True), (1, 6, 5))
+    assert np.array_equal(images[0, 0], GREY / np.float32(255))
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg"])
@@ -110,6 +133,7 @@ def test_folders_counted_through(tmp_path):
     fill(tmp_path, {"bee": 3, "ant": 4})
     (tmp_path / "ant" / "notes.txt").write_text("ignored")
     write(tmp_path / "ant" / "000.png", GREY + 1)
+    (tmp_path / "ant" / "003.png").rename(tmp_path / "ant" / "003.webp")  # what is in a file counts
     train, test = load(tmp_path)
     assert train.classes == ["ant", "bee"]
     assert train.labels.tolist() == [0, 0, 0, 0, 1, 1]
@@ -140,10 +164,17 @@ def test_folders_refused(tmp_path):
         load(tmp_path)
     fill(tmp_path / "train", {"dog": 0})
     (tmp_path / "train" / "dog").mkdir()
-    with pytest.raises(DataError, match="dog: holds no PNG or JPEG image"):
+    with pytest.raises(DataError, match="dog: holds no PNG, JPEG, "):
         load(tmp_path)
     fill(tmp_path / "train", {"dog": 1}, GREY.T)
     with pytest.raises(DataError, match="000.png is 6x5 pixels, .* is 5x6; training images must have one size"):
+        load(tmp_path)
+
+
+def test_an_image_of_a_format_that_cannot_be_read_is_not_left_out(tmp_path):
+    fill(tmp_path, {"ant": 5, "bee": 4})
+    (tmp_path / "bee" / "004.HEIC").write_bytes(b"\0\0\0\x24ftypheic")
+    with pytest.raises(DataError, match="cannot read .*004.HEIC as a PNG, JPEG, "):
         load(tmp_path)
 
 
@@ -154,5 +185,9 @@ def test_folder_without_classes(tmp_path):
 
 def test_class_whose_images_are_all_for_testing(tmp_path):
     fill(tmp_path, {"ant": 4, "bee": 1, "cat": 2})
-    with pytest.raises(DataError, match="no image of class bee"):
+    train, test = load(tmp_path)
+    assert (train.labels.tolist(), test.labels.tolist()) == ([0, 0, 0, 0, 1, 2], [2])
+    fill(tmp_path, {"dog": 1})
+    (tmp_path / "cat" / "001.png").unlink()
+    with pytest.raises(DataError, match="7 images; at least 5 are needed, of classes with more than one image"):
         load(tmp_path)

@@ -45,6 +45,39 @@ def test_colour_and_numbers_that_are_no_bytes(tmp_path):
     np.testing.assert_array_equal(train.images, values[~TEST])
 
 
+def saved(delimiter: str, **settings) -> bytes:
+    """As np.savetxt writes it: in scientific notation."""
+    np.savetxt(
+        stream := io.BytesIO(), np.column_stack([LABELS, BYTES.reshape(20, -1)]), delimiter=delimiter, **settings
+    )
+    return stream.getvalue()
+
+
+NAMES = ["label", *(f"p{i}" for i in range(16))]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        saved(","),
+        saved(" "),
+        saved("\t", fmt="%d"),
+        saved(";", fmt="%+d"),
+        saved(",", header=",".join(NAMES)),
+        saved(",", header="Some digits\n" + ",".join(map(str, range(17)))),
+        saved(",", fmt="%d", comments="", header=",".join(map(str, range(17)))),  # pandas, of an array
+        saved(";", fmt="%d", comments="", header=";".join(NAMES)),
+        b"\xef\xbb\xbf" + saved(",", fmt="%d"),
+        b"\r\n" + saved(",", fmt='"%d"', newline="\r\n"),
+    ],
+)
+def test_csv_files_as_programs_write_them(tmp_path, content):
+    (tmp_path / "a.csv").write_bytes(content)
+    train, _ = load(tmp_path / "a.csv")
+    np.testing.assert_array_equal(train.images, (BYTES[:, None] / np.float32(255))[~TEST])
+    np.testing.assert_array_equal(train.labels, LABELS[~TEST])
+
+
 def test_whole_numbers_that_are_no_bytes(tmp_path):
     """One below 0, so they are taken as they are."""
     values = BYTES.astype(int)
@@ -63,6 +96,10 @@ def test_whole_numbers_that_are_no_bytes(tmp_path):
         (b"label,b\n1,2,3\n", "the first line has 2 columns and the rows 3"),
         (b"label,b,c\n1,2,3\n", "a row has 2 pixels, which is no square image"),
         (b"label\n1\n", "a row has 0 pixels"),
+        (b"label,b\n", "it has no rows"),
+        (b"", "it has no rows"),
+        (b"1;0,5\n", "could not convert string '0,5'"),
+        (b",label,b\n0,1,2\n", "its first column has no name, as pandas numbers rows; save it with index=False"),
         (b"label,b\n0.5,2\n", "a label is 0.5"),
         (b"label,b\nnan,2\n", "a label is nan"),
         (b"label,b\n-1,2\n", "labels count classes from 0"),

@@ -8,6 +8,7 @@ import pickle
 import pytest
 
 from gpucnn import cache
+from gpucnn.cli import output
 from gpucnn.errors import BackendError
 from tests.backends.test_kernel_cache import HEAD, MAPS, NAMES, TAIL
 from tests.processes import finish, start
@@ -54,6 +55,23 @@ def test_a_folder_of_somebody_else(tmp_path, monkeypatch):
         with pytest.raises(BackendError):
             cache.Kernels("numba").read("relu")
     cache._refuse_shared.cache_clear()
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, capsys):
+    """Each start compiles again, which is said once instead of promised otherwise."""
+    for place, kept in ((tmp_path / "cache", True), (tmp_path / "file" / "cache", False)):
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("GPUCNN_CACHE", str(place))
+        output._kept.cache_clear()
+        output._compiling("relu")
+        output._compiling("tanh")
+        lines = capsys.readouterr().err.splitlines()
+        if kept:
+            assert lines == [f"compiling {name}; kept for later runs" for name in ("relu", "tanh")]
+        else:
+            first = f"compiled kernels are not kept for later runs: {place} cannot be written (Not a directory)"
+            assert lines == [f"{first}; set GPUCNN_CACHE to a folder of your own", "compiling relu", "compiling tanh"]
+    output._kept.cache_clear()
 
 
 @pytest.mark.slow

@@ -222,6 +222,10 @@ CASES = [
     Case("CSV", table, dataset, mutate.blind),
     Case("PNG", picture("png"), pictures, mutate.png),
     Case("JPEG", picture("jpg"), pictures, mutate.blind),
+    Case("WebP", picture("webp"), pictures, mutate.blind),
+    Case("BMP", picture("bmp"), pictures, mutate.blind),
+    Case("TIFF", picture("tiff"), pictures, mutate.blind),
+    Case("GIF", picture("gif"), pictures, mutate.blind),
     Case("PyTorch weights", state_dict, foreign, mutate.model_file),
     Case("compiled kernel", kernel, cached, mutate.blind, exact=True),
 ]

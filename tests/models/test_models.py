@@ -127,6 +127,8 @@ def test_placing_keeps_the_values():
         (np.zeros((0, 2, 5, 5), np.float32), ShapeError, "no images"),
         (np.zeros((1, 2, 5, 5)), DTypeError, "float64"),
         (np.zeros((1, 2, 5, 5), bool), DTypeError, "bool"),
+        (np.zeros((1, 2, 5, 5)).tolist(), DTypeError, "convert them: numpy.asarray(images, numpy.float32)"),
+        (None, DTypeError, "images is None; give a NumPy array of numpy.float32"),
         (np.full((3, 2, 5, 5), np.nan, np.float32), DataError, "image 0"),
     ],
 )
@@ -134,6 +136,20 @@ def test_images_that_do_not_fit_are_refused(images, error, words):
     with pytest.raises(error) as caught:
         small().initialize(0).place(FAST)(images)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(1e300, "beyond float32"), (np.nan, "holds a NaN"), (-np.inf, "holds a NaN"), ("1", "0.bias is <U1; weights are")],
+)
+def test_weights_that_are_no_finite_numbers_are_refused(value, words):
+    model = small().initialize(0)
+    before = model.weights_sha256()
+    with pytest.raises(CheckpointError, match=words):
+        model.load_state_dict(model.state_dict() | {"0.bias": np.array([0, value, 0] if value != "1" else ["1"] * 3)})
+    assert model.weights_sha256() == before
+    model.load_state_dict(model.state_dict() | {"0.bias": [1, 2, 3]})
+    assert model.state_dict()["0.bias"].tolist() == [1, 2, 3]
 
 
 def test_whole_numbers_that_float32_holds_are_taken():

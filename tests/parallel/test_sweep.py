@@ -8,7 +8,9 @@ import sys
 import time
 
 import pytest
+from typer.testing import CliRunner
 
+from gpucnn.cli import app
 from gpucnn.errors import ConfigurationError
 from gpucnn.training import load_run
 from tests.processes import environment
@@ -83,12 +85,39 @@ def test_a_folder_keeps_its_plan(tmp_path):
         Sweep(tmp_path / "study", Plan(("mlp",), (0.1,), (1,)))
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--epocs", "3"), "No such option: --epocs"),
+        (("--epochs", "many"), "Invalid value for '--epochs'"),
+        (("--optimizer", "none"), "no optimiser 'none'"),
+        (("--recipe", "none"), "no recipe 'none'"),
+        (("--run", "mine"), "--run and --resume are chosen for each training"),
+    ],
+)
+def test_options_that_train_refuses_start_no_training(tmp_path, options, words):
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["sweep", "--study", str(tmp_path / "study"), *options])
+    assert result.exit_code == 2 and words in result.stderr
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_sweep_takes_the_rate_of_its_recipe(tmp_path, monkeypatch):
+    monkeypatch.setattr(Sweep, "work", lambda *_: None)
+    for options, rate in ((("--recipe", "mnist"), 0.1), (("--optimizer=sgd",), 0.02), (("--seed", "0,1"), 0.002)):
+        study = tmp_path / str(rate)
+        CliRunner().invoke(app, ["sweep", "--study", str(study), *options])
+        assert Sweep(study).plan.rates == (rate,)
+
+
 def test_a_training_that_fails_is_a_row(tmp_path):
     made = Sweep(tmp_path / "study", Plan(("mlp",), (0.1,), (0,), ("--epochs", "1", "--flip", "--data", "nowhere")))
     said = []
     made.work(1, said.append)
     (row,) = rows(made)
     assert row["loss"] is None and "nowhere" in row["failed"] and len(said) == 2
+    made = Sweep(tmp_path / "typed", Plan(("mlp",), (0.1,), (0,), ("--epocs", "1")))
+    made.work(1, said.append)
+    assert rows(made)[0]["failed"].startswith("No such option: --epocs")
 
 
 @pytest.mark.parametrize(("arguments", "kept"), [((), "--validation=0.1"), (("--validation", "0.3"), "0.3")])

@@ -251,6 +251,16 @@ def test_weights_that_match_are_loaded_and_the_others_are_named(tmp_path):
         load_matching({"a": np.ones(3)}, target)
 
 
+@pytest.mark.pytorch
+def test_tensors_that_track_gradients_are_loaded():
+    torch = pytest.importorskip("torch")
+    target = small.model().initialize(1)
+    for load in (lambda state: load_matching(state, target), target.load_state_dict):
+        value = torch.rand(target.parameters[0].shape, requires_grad=True)
+        load(target.state_dict() | {"0.weight": value})
+        assert np.array_equal(target.state_dict()["0.weight"], value.detach().numpy())
+
+
 def test_a_new_head(tmp_path):
     old = lenet5((1, 16, 16), 4).initialize(1)
     old.freeze("0", "7")

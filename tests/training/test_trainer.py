@@ -178,6 +178,21 @@ def test_wrong_settings_are_refused(settings):
         small.trainer(**settings)
 
 
+def test_a_batch_that_is_refused_is_named_and_none_is_left_unused():
+    images, labels = small.data()
+    pairs = [(images[i : i + 8], labels[i : i + 8]) for i in (0, 8, 16)]
+    for wrong, error, words in (
+        ((images[:8].astype(float), labels[:8]), DTypeError, "batch 3 of the epoch: images are float64"),
+        ((images[:8], labels[:7]), ShapeError, "batch 3 of the epoch: "),
+        ((images[:8, :, 1:], labels[:8]), ShapeError, "batch 3 of the epoch: images have shape"),
+    ):
+        with pytest.raises(error, match=words):
+            small.trainer().fit_batches([*pairs[:2], wrong], 1)
+    with pytest.raises(ConfigurationError, match="steps is 2, but there are 3 batches, of which the others"):
+        small.trainer().fit_batches(pairs, 1, steps=2)
+    assert small.trainer().fit_batches(iter(pairs), 1, steps=2).last["step"] == 2
+
+
 def test_resume_without_a_folder_and_no_epochs_are_refused():
     with pytest.raises(ConfigurationError, match="run folder"):
         small.trainer().fit(X, Y, 1, resume=True)
