@@ -140,7 +140,7 @@ def unwritable(folder: Path) -> str | None:
     """Why nothing can be written into the folder, which is made if it can be; None where something can."""
     try:
         make_folder(folder)
-        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(1 << 16))  # a full disk may have room for a name
     except OSError as error:
         return error.strerror or str(error)

@@ -103,7 +103,9 @@ def _read(image: str, shape, **how):
 
     from gpucnn.data.images import files_at, load_images
 
-    read, notes, refused = {}, {}, []
+    read: dict[Path, np.ndarray] = {}
+    notes: dict[str, None] = {}  # in order, each once
+    refused = []
     for file in files_at(image):
         try:
             read[file], _, said = load_images(file, shape, **how)

@@ -22,7 +22,11 @@ def together(processes: int | None, time_limit: float | None) -> Iterator[Proces
     if processes is not None and processes > 1 and there == 1:
         from gpucnn.parallel.launch import launch
 
-        raise typer.Exit(launch(processes, sys.argv[1:], note))
+        try:
+            raise typer.Exit(launch(processes, sys.argv[1:], note))
+        except KeyboardInterrupt:  # mpirun ends those that know the run's folder at once
+            note("gpucnn: continue the run with --resume and its folder as --run, with any number of processes")
+            raise
     if rank:
         silence()
     group = join(processes, time_limit)

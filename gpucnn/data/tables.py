@@ -54,8 +54,8 @@ def _csv(file: Path) -> tuple[np.ndarray, np.ndarray]:
     names, delimiter, skipped = _head(content, file)
     column = _label_column(names, file) if names else 0
     try:
-        stream = io.BytesIO(content)
-        values = np.loadtxt(stream, np.float32, delimiter=delimiter, skiprows=skipped, ndmin=2, quotechar='"')
+        rows = io.BytesIO(content)
+        values = np.loadtxt(rows, np.float32, delimiter=delimiter, skiprows=skipped, ndmin=2, quotechar='"')
     except (ValueError, UnicodeDecodeError) as error:
         raise DataError(
             f"{file}: {' '.join(str(error).split())}; a row is a label and its pixels, all numbers"
@@ -71,7 +71,7 @@ def _head(content: bytes, file: Path) -> tuple[list[str], str | None, int]:
     Names are the first line, or a comment before it, as NumPy writes them. Numbers that count the columns, which
     pandas writes for an array, are a first line but no names.
     """
-    comment, found = "", []
+    comment, found = "", list[tuple[int, str]]()
     for number, line in enumerate(io.BytesIO(content), 1):
         text = line.decode("utf-8", "replace").strip(" \r\n")
         if text[:1] == "#" and not found:

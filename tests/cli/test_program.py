@@ -72,6 +72,17 @@ def test_an_error_is_one_line(tmp_path):
     assert result.stderr.startswith("gpucnn: ")
 
 
+def test_ctrl_c_in_several_processes_says_how_to_resume(cli, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gpucnn.parallel.launch.launch", interrupted)
+    result = cli("train", "--processes", 2)
+    assert result.exit_code == 130
+    first, last = result.stderr.splitlines()
+    assert "continue the run with --resume" in first and last == "gpucnn: interrupted"
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to a single process")
 def test_ctrl_c_says_how_to_resume(tmp_path):
     folder = tmp_path / "run"

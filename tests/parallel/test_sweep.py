@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -57,6 +58,33 @@ def test_a_killed_sweep_continues_to_the_same_weights(tmp_path):
         assert row["weights_sha256"] == expected["weights_sha256"]
         assert row["loss"] == expected["validation_loss"]
         assert load_run(tmp_path / row["run"]).history.last["epoch"] == 2
+
+
+def running(number: int) -> bool:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole_group", [True, False])
+def test_an_interrupted_sweep_ends_its_workers_and_their_trainings(tmp_path, whole_group):
+    """Ctrl-C reaches all processes of a terminal, `kill -INT` one; a worker leaves no traceback and no training."""
+    begun = sweep(tmp_path, *PLAN, "--epochs", "100000", "--workers", "2")
+    while len(list((tmp_path / "study" / "runs").glob("*/metrics.jsonl"))) < 2:
+        assert begun.poll() is None, begun.communicate()[1]
+        time.sleep(0.05)
+    (os.killpg if whole_group else os.kill)(begun.pid, signal.SIGINT)
+    _, err = begun.communicate(timeout=60)
+    assert begun.returncode == 130 and "Traceback" not in err
+    assert err.splitlines()[-2:] == ["gpucnn: continue with: gpucnn sweep --study study", "gpucnn: interrupted"]
+    for lock in (tmp_path / "study" / "runs").glob("*/run.lock"):
+        number = int(lock.read_text().split()[1])
+        deadline = time.monotonic() + 20
+        while running(number):
+            assert time.monotonic() < deadline, "a training goes on"
+            time.sleep(0.1)
 
 
 def test_plans():
