@@ -222,8 +222,8 @@ class Layer(Recordable):
             kind: Any = type(self)
             if name in vars(self) and name in _settled(kind):
                 raise ConfigurationError(
-                    f"{label(self)} was built with {name}={arguments.shown(getattr(self, name))}, so a change has no "
-                    "effect; make a model of a new layer, or change copy.deepcopy of this one first"
+                    f"{label(self)} was built with {name}={arguments.shown(getattr(self, name))}, and what was built "
+                    "would not change; make a model of a new layer, or change copy.deepcopy of this one first"
                 )
         super().__setattr__(name, value)
 

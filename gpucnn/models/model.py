@@ -134,7 +134,7 @@ class Model(Recordable):
     def _collect(self) -> None:
         names: dict[int, str] = {}
         layers = list(self.layer.walk())
-        _refuse_tied(layers)
+        _refuse_taken(layers)
         for number, layer in enumerate(layers):
             if id(layer) in names:
                 continue
@@ -457,9 +457,9 @@ class Model(Recordable):
         return digest.hexdigest()
 
 
-def _refuse_tied(layers: list[Layer]) -> None:
-    """Raises ConfigurationError for one parameter or statistic in two attributes: each gradient would overwrite the
-    other.
+def _refuse_taken(layers: list[Layer]) -> None:
+    """Raises ConfigurationError for one parameter or statistic in two attributes, whose gradients would overwrite each
+    other, and for one of another model or with an array of its own, which the model's would replace.
     """
     holders: dict[int, str] = {}
     for layer in {id(layer): layer for layer in layers}.values():
@@ -469,6 +469,11 @@ def _refuse_tied(layers: list[Layer]) -> None:
                 raise ConfigurationError(
                     f"{there} and {here} hold the same {type(part).__name__}; give each its own, or put one layer in "
                     "both places: its gradients are added"
+                )
+            if part.value is not None:
+                raise ConfigurationError(
+                    f"{here} has an array already, another model's or its own; give the layer a new "
+                    f"{type(part).__name__}, and set its value once the model is made"
                 )
 
 

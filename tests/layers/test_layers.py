@@ -126,7 +126,7 @@ class Doubling(Layer):
 def test_settings_that_build_has_used_cannot_be_changed(layer, changes):
     model = Model(layer, (3,) if isinstance(layer, Dense) else (3, 8, 8))
     for name, value in changes.items():
-        words = f"{type(layer).__name__} was built with {name}=.*, so a change has no effect"
+        words = f"{type(layer).__name__} was built with {name}=.*, and what was built would not change"
         with pytest.raises(ConfigurationError, match=words):
             setattr(layer, name, value)
         free = copy.deepcopy(layer)

@@ -162,6 +162,9 @@ def test_one_parameter_in_two_layers_is_refused():
         Model(Sequential(Held(one), Flatten(), Held(one)), (2,))
     both = Held(one)
     assert Model(Sequential(both, both), (2,)).parameter_count == 2
+    with pytest.raises(ConfigurationError, match=r"Held as w has an array already, another model's or its own"):
+        Model(Held(one), (2,))
+    assert Model(copy.deepcopy(both), (2,)).parameter_count == 2
 
 
 # ---- one set of weights for several sizes ----------------------------------------------------------------------------

@@ -297,8 +297,9 @@ def test_a_copy_of_a_model_is_independent(backend):
     assert [p.name for p in copied.parameters] == [p.name for p in model.parameters]
     before = state(model)
     device = model.backend or "numpy"
+    answers = model.predict(X[:4])
     small.trainer(model=copied, backend=device).fit(X, Y, 1)
-    assert state(model) == before != state(copied)
+    assert state(model) == before != state(copied) and np.array_equal(model.predict(X[:4]), answers)
     other = small.model().initialize(0)
     other.freeze("0")
     small.trainer(model=other, backend="numpy").fit(X, Y, 1)
