@@ -135,7 +135,8 @@ class Trainer:
                 f"shift, crop and flip move label maps with the images, but the model makes maps of "
                 f"{model.output_shape[1:]} from images of {model.input_shape[1:]}; they must be of one size"
             )
-        self.batch_size, self.optimizer, self.schedule = batch_size, optimizer or Adam(), schedule
+        self.batch_size, self.optimizer = batch_size, optimizer or Adam()
+        self.schedule = Constant() if schedule is None else schedule
         self.loss = loss or (MeanSquared() if model.head == REGRESSOR else SoftmaxCrossEntropy())
         _check_head(model.head, self.loss)
         self.clip = Clipping(clip_norm, clip_value)
@@ -154,7 +155,7 @@ class Trainer:
             processes = integer("processes", processes)
         self.processes = processes if isinstance(processes, Processes) else join(processes)
         self.pieces, self.record = integer("pieces", pieces), True
-        self.progress = progress if self.processes.first else Quiet()
+        self.progress = progress_of(progress) if self.processes.first else Quiet()
         self.about = dict(instance("about", about, dict, "a dictionary", optional=True) or {})
         self.backend = backend if isinstance(backend, Backend) else get_backend(backend, math, threads=threads)
         if not model.initialized:
@@ -758,12 +759,6 @@ def _callbacks(values) -> list[Callback]:
     return callbacks
 
 
-def _schedule(value) -> Schedule:
-    return (
-        instance("schedule", value, Schedule, "one of gpucnn.schedules, such as Cosine()", optional=True) or Constant()
-    )
-
-
 # What may be assigned between fits, with its check; the Trainer itself assigns _OWN.
 _ASSIGNABLE: dict[str, Callable[[Any], Any]] = {
     "batch_size": partial(integer, "batch_size"),
@@ -771,7 +766,7 @@ _ASSIGNABLE: dict[str, Callable[[Any], Any]] = {
     "clip": lambda value: instance("clip", value, Clipping, "a gpucnn.training.clipping.Clipping"),
     "progress": progress_of,
     "run": lambda value: value if value is None else arguments.path("run", value),
-    "schedule": _schedule,
+    "schedule": lambda value: instance("schedule", value, Schedule, "one of gpucnn.schedules, such as Cosine()"),
 }
 _OWN = ("history", "processes", "record")
 
