@@ -249,6 +249,7 @@ class Trainer:
             model.image_shape = _larger(images, model.input_shape)
         images, labels = self._checked(images, labels)
         self._check_ready(resume)
+        model.check_trainable()
         check_stopping(validation, monitor, patience, self.loss, self.metrics)
         if resume and self.run is None:
             raise ConfigurationError("resume needs the run folder to continue: Trainer(..., run=folder)")
@@ -278,9 +279,8 @@ class Trainer:
         return settings, images, labels, epochs, kept, first
 
     def _check_ready(self, resume: bool = False) -> None:
-        """Raises what is to be refused before a run folder is made."""
+        """Raises ConfigurationError or BackendError where nothing could be trained, before a run folder is made."""
         check_sharing(self)
-        self.model.check_trainable()
         if not (resume or self._state is None or self.optimizer.state is self._state):
             raise ConfigurationError(
                 "this trainer's optimizer has been used by another trainer since, so its state is lost; give each "
@@ -355,6 +355,7 @@ class Trainer:
         """Check everything, the first batch too; (settings, data, epochs, images and labels for validation)."""
         model, epochs = self.model, integer("epochs", epochs)
         self._check_ready()
+        model.check_trainable()
         check_stopping(validation, monitor, patience, self.loss, self.metrics)
         if self.normalize and model.mean is None:
             raise ConfigurationError("normalize takes the mean of all images; with batches set model.mean and std")
