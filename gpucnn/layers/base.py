@@ -421,9 +421,9 @@ def _checked(call: Callable) -> Callable:
     """`__call__` of a user's layer, whose result is looked at."""
 
     @functools.wraps(call)
-    def checked(self: Layer, x: Batch, *more: Any, **named: Any) -> tuple[Batch, Backward]:
+    def checked(self: Layer, x: Batch, *more: Any, **named: Any) -> Any:
         result = call(self, x, *more, **named)
-        y, backward = result if isinstance(result, tuple) and len(result) == 2 else (None, "")
+        y, backward = result if isinstance(result, tuple) and len(result) == 2 else (result, "")
         if not (callable(backward) or (backward is None and not self.mode.training)):
             raise ConfigurationError(
                 f"{label(self)} returned {_kind(result)}; return (y, backward), a batch and a function"

@@ -135,7 +135,8 @@ class Trainer:
                 f"shift, crop and flip move label maps with the images, but the model makes maps of "
                 f"{model.output_shape[1:]} from images of {model.input_shape[1:]}; they must be of one size"
             )
-        self.batch_size, self.optimizer, self.schedule = batch_size, optimizer or Adam(), schedule
+        self.batch_size, self.optimizer = batch_size, optimizer or Adam()
+        self.schedule = Constant() if schedule is None else schedule
         self.loss = loss or (MeanSquared() if model.head == REGRESSOR else SoftmaxCrossEntropy())
         _check_head(model.head, self.loss)
         self.clip = Clipping(clip_norm, clip_value)
@@ -154,7 +155,7 @@ class Trainer:
             processes = integer("processes", processes)
         self.processes = processes if isinstance(processes, Processes) else join(processes)
         self.pieces, self.record = integer("pieces", pieces), True
-        self.progress = progress if self.processes.first else Quiet()
+        self.progress = progress_of(progress) if self.processes.first else Quiet()
         self.about = dict(instance("about", about, dict, "a dictionary", optional=True) or {})
         self.backend = backend if isinstance(backend, Backend) else get_backend(backend, math, threads=threads)
         if not model.initialized:
@@ -248,6 +249,7 @@ class Trainer:
             model.image_shape = _larger(images, model.input_shape)
         images, labels = self._checked(images, labels)
         self._check_ready(resume)
+        model.check_trainable()
         check_stopping(validation, monitor, patience, self.loss, self.metrics)
         if resume and self.run is None:
             raise ConfigurationError("resume needs the run folder to continue: Trainer(..., run=folder)")
@@ -277,9 +279,8 @@ class Trainer:
         return settings, images, labels, epochs, kept, first
 
     def _check_ready(self, resume: bool = False) -> None:
-        """Raises what is to be refused before a run folder is made."""
+        """Raises ConfigurationError or BackendError where nothing could be trained, before a run folder is made."""
         check_sharing(self)
-        self.model.check_trainable()
         if not (resume or self._state is None or self.optimizer.state is self._state):
             raise ConfigurationError(
                 "this trainer's optimizer has been used by another trainer since, so its state is lost; give each "
@@ -354,6 +355,7 @@ class Trainer:
         """Check everything, the first batch too; (settings, data, epochs, images and labels for validation)."""
         model, epochs = self.model, integer("epochs", epochs)
         self._check_ready()
+        model.check_trainable()
         check_stopping(validation, monitor, patience, self.loss, self.metrics)
         if self.normalize and model.mean is None:
             raise ConfigurationError("normalize takes the mean of all images; with batches set model.mean and std")
@@ -759,12 +761,6 @@ def _callbacks(values) -> list[Callback]:
     return callbacks
 
 
-def _schedule(value) -> Schedule:
-    return (
-        instance("schedule", value, Schedule, "one of gpucnn.schedules, such as Cosine()", optional=True) or Constant()
-    )
-
-
 # What may be assigned between fits, with its check; the Trainer itself assigns _OWN.
 _ASSIGNABLE: dict[str, Callable[[Any], Any]] = {
     "batch_size": partial(integer, "batch_size"),
@@ -772,7 +768,7 @@ _ASSIGNABLE: dict[str, Callable[[Any], Any]] = {
     "clip": lambda value: instance("clip", value, Clipping, "a gpucnn.training.clipping.Clipping"),
     "progress": progress_of,
     "run": lambda value: value if value is None else arguments.path("run", value),
-    "schedule": _schedule,
+    "schedule": lambda value: instance("schedule", value, Schedule, "one of gpucnn.schedules, such as Cosine()"),
 }
 _OWN = ("history", "processes", "record")
 

@@ -93,7 +93,7 @@ MUTANTS = {
     ),
     "versions are not compared": (
         "gpucnn/parallel/program.py",
-        "gpucnn {gpucnn.__version__}, sources",
+        "gpucnn {__version__}, sources",
         "gpucnn, sources",
         "test_mpi.py",
         "test_another_version",
