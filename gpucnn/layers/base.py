@@ -325,7 +325,9 @@ class Layer(Recordable):
         self.name_children()
         self.input_shape = tuple(shape)
         try:
-            self.output_shape = arguments.image_shape("what build returned", self.build(self.input_shape))
+            # Flat values may be more than an axis has: memory is the limit then.
+            built = self.build(self.input_shape)
+            self.output_shape = arguments.image_shape("what build returned", built, most=2**63 - 1)
             self._refuse_hidden_parameters()
         except GpucnnError as error:
             if error.layer is None:  # a layer further down has already named itself

@@ -296,7 +296,7 @@ class Trainer:
             yield
         except BaseException:
             model.image_shape, model.mean, model.std = prepared
-            model.load_state_dict(state)  # Whitening2d may have learned its filters
+            model._write(state)  # Whitening2d may have learned its filters
             raise
 
     @contextmanager
@@ -427,9 +427,10 @@ class Trainer:
         fits, `images` are some of the data, `kept` those for validation.
         """
         model, history = self.model, self.history
-        self._stopping, self._loop, self._fitting = False, None, True
+        self._stopping, self._loop = False, None
         evaluation = self._evaluation(kept[0], kept[1], shared=True) if kept else None
         try:
+            self._fitting = True
             steps = self._training(data, self._augmentation())
             if folder:
                 if not history.epochs:
