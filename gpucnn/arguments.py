@@ -188,12 +188,12 @@ def padding(value: Any, axes: int | None = None, words: tuple[str, ...] = ()) ->
     return sides
 
 
-def image_shape(name: str, value: Any, most: int = _LARGEST_INTEGER) -> tuple[int, ...]:
+def image_shape(name: str, value: Any) -> tuple[int, ...]:
     """The shape of one image, (C, *spatial), or of flat values, (C,)."""
     sizes = sequence(name, value, "the shape of one image, such as (3, 32, 32)")
     if not sizes:
         raise ShapeError(f"{name} is (); give the shape of one image, such as (3, 32, 32)")
-    return tuple(integer(f"each size of {name}", size, most=most) for size in sizes)
+    return tuple(integer(f"each size of {name}", size) for size in sizes)
 
 
 def array(name: str, value: Any) -> np.ndarray:

@@ -132,9 +132,9 @@ class Statistic(_Tensor):
         self.initial = arguments.number("initial", initial)
 
 
-def _shape(shape: Shape) -> Shape:
-    sizes = arguments.sequence("shape", shape, "a tuple of sizes, such as (3,)")
-    return tuple(arguments.integer("each size of shape", size, 1, _MOST) for size in sizes)
+def _shape(shape: Shape, name: str = "shape") -> Shape:
+    sizes = arguments.sequence(name, shape, "a tuple of sizes, such as (3,)")
+    return tuple(arguments.integer(f"each size of {name}", size, 1, _MOST) for size in sizes)
 
 
 class Mode:
@@ -325,9 +325,7 @@ class Layer(Recordable):
         self.name_children()
         self.input_shape = tuple(shape)
         try:
-            # Flat values may be more than an axis has: memory is the limit then.
-            built = self.build(self.input_shape)
-            self.output_shape = arguments.image_shape("what build returned", built, most=2**63 - 1)
+            self.output_shape = _shape(self.build(self.input_shape), "what build returned")
             self._refuse_hidden_parameters()
         except GpucnnError as error:
             if error.layer is None:  # a layer further down has already named itself

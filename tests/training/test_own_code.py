@@ -228,7 +228,10 @@ def _hide(layer, shape):
 @pytest.mark.parametrize(
     ("layer", "words"),
     [
-        (lambda: _Odd(None, lambda layer, shape: None), "layer 1 ._Odd.: what build returned is None; give the shape"),
+        (
+            lambda: _Odd(None, lambda layer, shape: None),
+            "layer 1 ._Odd.: what build returned is None; give a tuple of sizes",
+        ),
         (lambda: _Odd(None, _hide), "layer 1 ._Odd.: scales.0 is a Parameter in a list, .* setattr.self, 'scales0'"),
         (lambda: _Odd(lambda x: x), r"layer 1 \(_Odd\) returned a Batch; return \(y, backward\)"),
         (lambda: _Odd(lambda x: None), r"layer 1 \(_Odd\) returned nothing; return \(y, backward\)"),
