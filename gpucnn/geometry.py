@@ -245,21 +245,36 @@ def _where(axis: int, axes: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """The receptive field of one value: how many input pixels it sees along each axis.
+    """The receptive field of one value: how many input pixels it sees along each axis, at most.
 
-    `size` is that number, `jump` the input pixels between two neighboring values: integers, or fractions after
-    an upsampling, where a value sees at most `size` rounded up. An input pixel is
-    `Field.pixel(axes)`; each layer's follows from the layer's before it: size' = size + (E - 1) * jump and
-    jump' = jump * S (Araujo, Norris and Sim, "Computing receptive fields of convolutional neural networks", 2019).
+    `layers` are for each axis the (reach E, step S) of the layers from the input on: each of a layer's values sees E
+    neighboring ones of the layer before, and the next one's begin S further on. An input pixel is `Field.pixel(axes)`.
     """
 
-    size: Sizes
-    jump: Sizes
+    layers: tuple[tuple[tuple, ...], ...]
 
     @classmethod
     def pixel(cls, axes: int) -> "Field":
         """The field of an input pixel itself."""
-        return cls((1,) * axes, (1,) * axes)
+        return cls(((),) * axes)
+
+    @classmethod
+    def whole(cls, image: Sizes) -> "Field":
+        """The field of a value that sees all of an image."""
+        return cls(tuple(((size, 1),) for size in image))
+
+    @property
+    def size(self) -> Sizes:
+        """How many pixels: from the last layer to the first, n values see E + (n - 1) * S of the layer before (Araujo,
+        Norris and Sim, "Computing receptive fields of convolutional neural networks", 2019), rounded up where an
+        upsampling made S a fraction.
+        """
+        return tuple(map(seen, self.layers))
+
+    @property
+    def jump(self) -> tuple:
+        """The input pixels between two neighboring values, on the average."""
+        return tuple(math.prod(step for _, step in layers) for layers in self.layers)
 
     def after(self, window: Window) -> "Field":
         """The field of a value after one more window."""
@@ -267,8 +282,15 @@ class Field:
 
     def spread(self, reach: tuple, step: tuple) -> "Field":
         """The field after a layer whose values see `reach` neighboring values each, `step` values apart, per axis."""
-        size = tuple(r + (e - 1) * j for r, j, e in zip(self.size, self.jump, reach))
-        return Field(size, tuple(j * s for j, s in zip(self.jump, step)))
+        return Field(tuple((*layers, (e, s)) for layers, e, s in zip(self.layers, reach, step)))
+
+
+def seen(layers: tuple) -> int:
+    """How many input values one sees after layers of these (reach, step)."""
+    values = 1
+    for reach, step in reversed(layers):
+        values = reach + math.ceil((values - 1) * step)
+    return values
 
 
 def conv_parameters(in_channels: int, out_channels: int, kernel: Sizes, *, groups: int = 1, bias: bool = True) -> int:

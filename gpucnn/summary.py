@@ -96,7 +96,7 @@ def _list(layer: Layer, field: Field, image: tuple[int, ...], rows: list[Row]) -
 
 def _visible(field: Field, image: tuple[int, ...]) -> tuple[int, ...]:
     """The field's size, limited to the image: a window may reach past it."""
-    return tuple(min(math.ceil(size), pixels) for size, pixels in zip(field.size, image))
+    return tuple(map(min, field.size, image))
 
 
 def _shape(shape: tuple[int, ...]) -> str:

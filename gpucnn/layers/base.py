@@ -311,7 +311,7 @@ class Layer(Recordable):
         """
         if self.reach is not None:
             return field.spread(self.reach, self.step)
-        return field if self.output_shape[1:] == self.input_shape[1:] else Field(image, field.jump)
+        return field if self.output_shape[1:] == self.input_shape[1:] else Field.whole(image)
 
     def name_children(self) -> None:
         """Give each child its dotted name, which starts with this layer's. One that is there twice has the first."""

@@ -6,7 +6,7 @@ from typing import Any
 from gpucnn.arguments import instance
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ConfigurationError, ShapeError
-from gpucnn.geometry import Field
+from gpucnn.geometry import Field, seen
 from gpucnn.layers.activation import check_activation, finish, onnx_activation, torch_activation
 from gpucnn.layers.base import Backward, Layer, Shape
 from gpucnn.layers.conv import Conv1d, Conv2d, Conv3d
@@ -102,9 +102,9 @@ class Split(Layer):
             layer.need_input_gradient(needed)
 
     def receptive_field(self, field: Field, image: Shape) -> Field:
-        """The largest of the paths' fields. They are joined, so all have the same jump."""
+        """Along each axis the largest of the paths' fields."""
         paths = [layer.receptive_field(field, image) for _, layer in self.children()]
-        return Field(tuple(map(max, zip(field.size, *(path.size for path in paths)))), paths[0].jump)
+        return Field(tuple(max(axis, key=seen) for axis in zip(field.layers, *(path.layers for path in paths))))
 
 
 class Residual(Split):

@@ -69,7 +69,7 @@ class Dense(Layer):
         return dense_multiply_adds(self.input_shape[0], self.units)
 
     def receptive_field(self, field: Field, image: Shape) -> Field:
-        return Field(image, field.jump)
+        return Field.whole(image)
 
     def sliding(self, size: Shape) -> Layer:
         """The convolution with the same weights in the same order, for a map of `size` before Flatten."""

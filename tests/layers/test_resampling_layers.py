@@ -4,6 +4,8 @@ import functools
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from gpucnn import functional, layers
 from gpucnn.backends import get_backend
@@ -19,6 +21,7 @@ from gpucnn.layers import (
     Conv1d,
     Conv2d,
     Conv3d,
+    ConvTranspose1d,
     Dense,
     Flatten,
     GlobalAvgPool1d,
@@ -191,6 +194,41 @@ def test_receptive_fields_behind_padding_upsampling_and_adaptive_pooling():
     assert [row.field for row in rows] == [(1, 1), (3, 3), (3, 3), (4, 4), (5, 5), (5, 5), (6, 6), (10, 10)]
     assert [row.output[1:] for row in rows] == [(12, 12), (10, 10), (20, 20), (18, 18), (36, 36), (34, 34), (9, 36), ()]
     assert "Upsample" in str(table)
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(st.data())
+def test_a_receptive_field_is_no_smaller_than_what_a_value_depends_on(data):
+    """The largest span of pixels that reach one value, in networks that sum pixels, by an image for each pixel."""
+    layers = [
+        data.draw(
+            st.one_of(
+                st.builds(AvgPool1d, st.integers(1, 4), stride=st.integers(1, 3)),
+                st.builds(Upsample, st.integers(2, 3), mode=st.sampled_from(["nearest", "linear"])),
+                st.builds(ConvTranspose1d, st.just(1), st.integers(1, 4), stride=st.integers(1, 3)),
+            )
+        )
+        for _ in range(data.draw(st.integers(1, 5)))
+    ]
+    try:
+        model = Model(Sequential(*layers), (1, 30), head="regressor").initialize(0)
+    except ShapeError:
+        assume(False)  # too small for the next layer
+    for parameter in model.parameters:
+        parameter.value = np.full(parameter.shape, parameter.name.endswith("weight"), np.float32)
+    model.place(get_backend("numpy", "fast"))
+    reached = model.predict(np.eye(30, dtype=np.float32)[:, None])[:, 0] != 0  # (pixel, value)
+    spans = [np.ptp(np.flatnonzero(column)) + 1 for column in reached.T if column.any()]
+    (field,) = summary(model).total.field
+    assert max(spans) <= field <= 30
+    if not any(isinstance(layer, Upsample | ConvTranspose1d) for layer in layers):
+        assert field == max(spans)
+
+
+def test_a_receptive_field_over_the_border_of_two_repeated_pixels():
+    """Two neighbors of an upsampled map may be means of four pixels, although they are one pixel apart on average."""
+    layers = AvgPool1d(2), Upsample(2), ConvTranspose1d(1, 3, stride=2)
+    assert [row.field for row in summary(Model(Sequential(*layers), (1, 12))).rows] == [(2,), (2,), (4,)]
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
