@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from gpucnn.kernels.numba.compiler import Kernel
 
 from gpucnn.backends import compilation, get_backend
 from gpucnn.backends.numba import ahead, general
@@ -262,6 +263,18 @@ def test_a_prepared_step_computes_nothing():
     assert not out.any() and not said
     backend.bias_gradient(x, out)
     assert (out == 3).all()
+
+
+def test_nothing_is_compiled_ahead_where_it_could_not_be_kept(tmp_path, monkeypatch):
+    backend, ordered = get_backend("numba", threads=2), []
+    x, out = backend.pack(np.ones((3, 5), np.float32)), backend.zeros((5,))
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(Kernel, "missing", lambda kernel, *arguments: kernel.signature(arguments))
+    monkeypatch.setattr(ahead, "compile_all", lambda jobs, _: ordered.append(jobs))
+    for folder, orders in ((tmp_path / "file" / "cache", 0), (tmp_path / "cache", 1)):
+        monkeypatch.setenv("GPUCNN_CACHE", str(folder))
+        backend.prepare(lambda: backend.bias_gradient(x, out))
+        assert len(ordered) == orders
 
 
 @pytest.mark.slow

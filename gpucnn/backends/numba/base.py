@@ -29,7 +29,7 @@ from gpucnn.backends.numba.helpers import Helpers, helpers
 from gpucnn.backends.numba.later import Jobs, later
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.tape import Tape
-from gpucnn.cache import Kernels
+from gpucnn.cache import Kernels, refusal
 from gpucnn.errors import BackendError
 from gpucnn.kernels.numba import compiler
 from gpucnn.kernels.numba.arguments import table
@@ -143,6 +143,8 @@ class NumbaBase(LaneBackend):
         special = [job for job, _ in Counter(uses).most_common() if job not in jobs and not later.is_awaited(*job)]
         # The largest first, so that all end at about the same time.
         now = [*first, *(job for _, job in sorted(jobs.items(), key=_is_small))]
+        if (now or special) and refusal():
+            return  # other processes hand over what they compile in the cache
         told = [f"{len(now)} kernels on {self.threads} processors"] * (len(now) >= ahead.FEWEST)
         told += [f"{len(special)} faster kernel{'s' * (len(special) > 1)} meanwhile"] * bool(special)
         if told:
