@@ -88,7 +88,7 @@ class Recordable:
             value = number(name, value, **self._limits[name])
         if name in self._fixed and name in vars(self):
             kind = type(self).__name__
-            raise ConfigurationError(f"{name} of a {kind} stays as it was made with; make another {kind}")
+            raise ConfigurationError(f"{name} of a {kind} cannot be changed; make another {kind}")
         object.__setattr__(self, name, value)
         notice_change()
 

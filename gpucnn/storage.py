@@ -82,13 +82,13 @@ def write_file(path, content: bytes) -> None:
 
 
 def refuse_input(out, *inputs) -> None:
-    """Raises ConfigurationError where writing to `out` would replace one of the files `inputs`, or one in these
-    folders, whatever name it is given by; None and what is no path are passed over.
+    """Raises ConfigurationError where writing to `out` would replace one of the files `inputs`, or one in the folders
+    in these, whatever name it is given by; None and what is no path are passed over.
     """
     if not os.path.exists(out):
         return
     for path in (Path(given) for given in inputs if given is not None and os.path.exists(given)):
-        for file in path.rglob("*") if path.is_dir() else (path,):
+        for file in path.rglob("*/*") if path.is_dir() else (path,):
             if file.exists() and file.samefile(out):
                 raise ConfigurationError(
                     f"{out} is what is to be read, {file}; choose another name for what is written"

@@ -55,6 +55,7 @@ def predict(
     if picture is not None:
         from gpucnn import figures
         from gpucnn.data.images import files_at
+        from gpucnn.data.load import path_of
 
         figures.check_path(picture)
     if as_is and data is not None:
@@ -62,7 +63,8 @@ def predict(
     model, settings, path = open_run(run, weights)
     trained_with = settings.get("data") if data is None else data
     if picture is not None:
-        refuse_input(picture, *files_at(image), path if path.is_file() else None, trained_with)
+        kept = path if path.is_file() else None, trained_with and path_of(trained_with)
+        refuse_input(picture, *files_at(image), *kept)
     refuse_maps(model, path)
 
     import gpucnn.data

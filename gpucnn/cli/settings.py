@@ -63,12 +63,11 @@ def resolve(given: dict[str, Any], run: dict[str, Any], recipe: str = "digits") 
     for name, value in OPTIMIZERS[settings["optimizer"]].items():
         if settings[name] is None:
             settings[name] = value
-    from gpucnn.data import KNOWN
-    from gpucnn.data.load import base
+    from gpucnn.data.load import path_of
 
     if settings["start"] is not None:
         settings["start"] = str(as_path(settings["start"]).resolve())
-    if base(settings["data"]) not in ("digits", "shapes", *KNOWN):
+    if path_of(settings["data"]) is not None:
         settings["data"] = str(as_path(settings["data"]).resolve())  # --resume may be typed in another folder
     return settings
 

@@ -374,11 +374,12 @@ def doubts(
     import gpucnn.data
     from gpucnn import figures, show
     from gpucnn.backends import get_backend
+    from gpucnn.data.load import path_of
     from gpucnn.models import build_model
     from gpucnn.training import doubtful_labels, out_of_fold
 
     figures.check_path(out)
-    refuse_input(out, data)
+    refuse_input(out, path_of(data))
     train, _ = gpucnn.data.load(data)
     device = get_backend(backend, math, threads=threads)
     shape, classes = train.images.shape[1:], train.classes
@@ -493,10 +494,12 @@ for _function in _COMMANDS:
 def _open(run: str | None, weights: str | None, out: Path, *inputs: str | None):
     """open_run, if the picture can be written and would replace nothing that is read."""
     from gpucnn import figures
+    from gpucnn.data.load import path_of
 
     figures.check_path(out)
     model, settings, path = open_run(run, weights)
-    refuse_input(out, *inputs, path if path.is_file() else None, settings.get("data"))
+    places = (path_of(given) for given in (*inputs, settings.get("data")) if given is not None)
+    refuse_input(out, *places, path if path.is_file() else None)
     return model, settings, path
 
 

@@ -79,6 +79,11 @@ def base(name_or_path: str | Path) -> str:
     return str(name_or_path).removesuffix(SUFFIX)
 
 
+def path_of(name_or_path: str | Path) -> str | None:
+    """The path that it is, without "+parts"; None for a name."""
+    return None if (found := base(name_or_path)) in ("digits", "shapes", *KNOWN) else found
+
+
 def _fetched(known: KnownSet) -> tuple[Dataset, Dataset]:
     folder = home() / known.name
     if not is_here(known):

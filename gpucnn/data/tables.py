@@ -81,7 +81,8 @@ def _head(content: bytes, file: Path) -> tuple[list[str], str | None, int]:
         if len(found) == 2:
             break
     first = found[0][1] if found else ""
-    delimiter = next((sign for sign in "\t;," if sign in first), None)
+    most = ";" if ";" in first else max(",\t", key=first.count)
+    delimiter = most if most in first else None
     cells, noted = ([cell.strip().strip('"').lower() for cell in text.split(delimiter)] for text in (first, comment))
     counted = cells == [str(i) for i in range(len(cells))]
     header = counted or cells[0] == "" or any(map(_is_name, cells))

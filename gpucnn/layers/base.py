@@ -27,7 +27,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from threading import get_ident
+from threading import get_ident, local
 from typing import Any
 
 import numpy as np
@@ -217,10 +217,11 @@ class Layer(Recordable):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if self._in_model:
-            known = ["trainable"] if name in _FREEZING else [*self._settings(), "trainable"]
-            arguments.refuse_attribute(self, name, f"it has {', '.join(known)}")
             kind: Any = type(self)
-            if name in vars(self) and name in _settled(kind):
+            if name not in vars(self):
+                known = ["trainable"] if name in _FREEZING else [*self._settings(), "trainable"]
+                arguments.refuse_attribute(self, name, f"it has {', '.join(known)}")
+            elif name not in _OWN and name in _settled(kind):
                 raise ConfigurationError(
                     f"{label(self)} was built with {name}={arguments.shown(getattr(self, name))}, and what was built "
                     "would not change; make a model of a new layer, or change copy.deepcopy of this one first"
@@ -336,13 +337,14 @@ class Layer(Recordable):
 
     def _refuse_hidden_parameters(self) -> None:
         """Raises ConfigurationError for parameters where nobody looks for them."""
+        own = set(map(id, vars(self).values()))
         for name, value in vars(self).items():
-            place, found = next(_found_in(name, value, _Tensor), (name, None))
-            if place != name:
-                raise ConfigurationError(
-                    f"{place} is a {type(found).__name__} in a {type(value).__name__}, where no model looks; make each "
-                    f"an attribute of the layer: setattr(self, {place.replace('.', '')!r}, ...)"
-                )
+            for place, found in _found_in(name, value, _Tensor):
+                if id(found) not in own:
+                    raise ConfigurationError(
+                        f"{place} is a {type(found).__name__} in a {type(value).__name__}, where no model looks; make "
+                        f"each an attribute of the layer: setattr(self, {place.replace('.', '')!r}, ...)"
+                    )
 
     def need_input_gradient(self, needed: bool) -> None:
         """Whether backward must return dx. Training switches it off at the first layer: images need no gradient."""
@@ -417,13 +419,22 @@ def _found_in(name: str, value: Any, kind: type) -> Iterator[tuple[str, Any]]:
             yield from _found_in(f"{name}.{key}", entry, kind)
 
 
+_within = local()
+
+
 def _checked(call: Callable) -> Callable:
-    """`__call__` of a user's layer, whose result is looked at."""
+    """`__call__` of a user's layer, whose result is looked at; what such layers return to each other is their own."""
 
     @functools.wraps(call)
-    def checked(self: Layer, x: Batch, *more: Any, **named: Any) -> Any:
-        result = call(self, x, *more, **named)
-        y, backward = result if isinstance(result, tuple) and len(result) == 2 else (result, "")
+    def checked(self: Layer, *inputs: Any, **named: Any) -> Any:
+        if getattr(_within, "own", False):
+            return call(self, *inputs, **named)
+        _within.own = True
+        try:
+            result = call(self, *inputs, **named)
+        finally:
+            _within.own = False
+        y, backward = result if isinstance(result, (tuple, list)) and len(result) == 2 else (result, "")
         if not (callable(backward) or (backward is None and not self.mode.training)):
             raise ConfigurationError(
                 f"{label(self)} returned {_kind(result)}; return (y, backward), a batch and a function"
@@ -432,8 +443,8 @@ def _checked(call: Callable) -> Callable:
         if backward is None:
             return y, backward
 
-        def checked_backward(dy: Any, *plus: Any) -> Any:
-            dx = backward(dy, *plus)
+        def checked_backward(dy: Batch) -> Batch | None:
+            dx = backward(dy)
             if dx is not None:
                 check_batch(label(self), " from its backward pass", dx)
             return dx
@@ -453,4 +464,4 @@ def check_batch(whose: str, where: str, y: Any) -> None:
 
 def _kind(value: Any) -> str:
     kind = type(value).__name__
-    return "nothing" if value is None else f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+    return "nothing" if value is None else f"{'an' if kind.startswith((*'aeiou', 'nd')) else 'a'} {kind}"

@@ -401,8 +401,8 @@ class Model(Recordable):
         return self._host_values()
 
     def check_initialized(self) -> None:
-        """Raises ConfigurationError unless the model has weights: drawn, trained or loaded."""
-        if not self.initialized:
+        """Raises ConfigurationError unless the model has weights: drawn, trained, loaded or set by hand."""
+        if not self.initialized and not self.values.any():
             raise ConfigurationError(
                 f"{self.name} has no weights yet; draw them with model.initialize(seed=0), train it, or load some"
             )

@@ -73,6 +73,6 @@ class History:
 
 
 def _item(value):
-    if isinstance(value, np.generic):
-        return value.item()
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
     raise TypeError

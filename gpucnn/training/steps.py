@@ -358,9 +358,12 @@ def checked(loss: Loss, result: Any, outputs: Batch) -> tuple[Array, Batch]:
     Raises ConfigurationError, ShapeError or DTypeError.
     """
     kind = type(loss).__name__
-    if not (isinstance(result, tuple) and len(result) == 2 and getattr(result[0], "shape", None) == (1,)):
+    pair = result if isinstance(result, (tuple, list)) and len(result) == 2 else (result, None)
+    if pair[1] is None or getattr(pair[0], "shape", None) != (1,):
+        what = "" if pair[1] is None else f" of {type(pair[0]).__name__} and {type(pair[1]).__name__}"
         raise ConfigurationError(
-            f"{kind} returned {shown(result)}; return (loss, gradient), an array of shape (1,) and outputs.like(array)"
+            f"{kind} returned a {type(result).__name__}{what}; return (loss, gradient), an array of shape (1,) and "
+            "outputs.like(array)"
         )
     check_batch(kind, " as gradient", result[1])
     if result[1].shape != outputs.shape:

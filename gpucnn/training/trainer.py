@@ -178,7 +178,7 @@ class Trainer:
             arguments.refuse_attribute(self, name, f"it has {', '.join(self._made)}")
             if name in self._made and (self._fitting or name not in (*_ASSIGNABLE, *_OWN)):
                 raise ConfigurationError(
-                    f"a Trainer's {name} stays as it is"
+                    f"a Trainer's {name} cannot be changed"
                     + (
                         " while it trains; change the settings of its optimizer, schedule or loss"
                         if self._fitting
@@ -746,12 +746,14 @@ def _check_head(head: str, loss: Loss) -> None:
     with a `predict` of its own is believed.
     """
     kind = type(loss).__name__
+    if type(loss).predict.__module__ != Loss.__module__:
+        return
     if head == REGRESSOR and loss.targets == "classes":
         raise ConfigurationError(f"{kind} is for classes, but the model gives values; use MeanSquared()")
-    if head != REGRESSOR and loss.targets != "classes" and type(loss).predict.__module__ == Loss.__module__:
+    if head != REGRESSOR and loss.targets != "classes":
         raise ConfigurationError(
             f"{kind} compares {loss.targets}, but the model is a classifier, whose predictions are the softmax of its "
-            'outputs; make it with head="regressor", or a network of gpucnn.models with outputs= instead of classes='
+            'outputs; make it with head="regressor", or outputs= in gpucnn.models, or set model.head to that'
         )
 
 

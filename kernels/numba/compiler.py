@@ -24,6 +24,7 @@ import numba
 import numpy as np
 from gpucnn.kernels.numba.arguments import unpacked_of
 from numba.core import bytecode, caching, compiler, event, types
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
 OPTIONS = {"error_model": "numpy", "nogil": True}
@@ -119,7 +120,8 @@ class Routine:
     @functools.cached_property
     def address(self) -> int:
         """Where native code calls it."""
-        return self.compiled.library.get_pointer_to_function(self.compiled.fndesc.llvm_cfunc_wrapper_name)
+        with global_compiler_lock:  # another thread may be compiling, or asking for another address
+            return self.compiled.library.get_pointer_to_function(self.compiled.fndesc.llvm_cfunc_wrapper_name)
 
 
 class Function:

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import gpucnn
+from gpucnn.storage import refuse_input
 from tests.drawings import drawn
 
 
@@ -136,6 +137,17 @@ def test_a_picture_never_replaces_what_is_read(cli, trained, tmp_path):
     assert files["drawn"].read_bytes() == before
     with pytest.raises(gpucnn.errors.ConfigurationError, match="is what is to be read"):
         gpucnn.show.inputs([files["drawn"]], np.zeros((1, 1, 4, 4)), files["link"])
+
+
+def test_a_picture_may_replace_one_in_a_folder_called_like_a_set(cli, trained, tmp_path, monkeypatch):
+    """And one that is beside the folders of a set's classes."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "set").mkdir()
+    saved(tmp_path / "set" / "class", 1)
+    for out in ("digits/filters.png", "set/filters.png") * 2:
+        cli.json("show", "filters", "--run", trained[0], "--out", out)
+    refuse_input("set/filters.png", tmp_path / "set")
 
 
 def test_pictures_of_inputs_need_as_many_files_as_images(tmp_path):

@@ -260,6 +260,9 @@ def test_weights_that_do_not_exist_are_refused(tmp_path):
     headless = gpucnn.models.replace_head(small(), 3)
     assert not headless.initialized and headless.output_shape == (3,)
     assert Model(Flatten(), (2, 5, 5)).place(FAST).predict(x).shape == (1, 50)  # it has none
+    by_hand = small()
+    by_hand.parameters[0].value[...] = 1
+    assert len(by_hand.place(FAST).predict(x)) == 1
 
 
 def test_normalization_is_checked_when_it_is_set():

@@ -235,10 +235,10 @@ def _hide(layer, shape):
         (lambda: _Odd(None, _hide), "layer 1 ._Odd.: scales.0 is a Parameter in a list, .* setattr.self, 'scales0'"),
         (lambda: _Odd(lambda x: x), r"layer 1 \(_Odd\) returned a Batch; return \(y, backward\)"),
         (lambda: _Odd(lambda x: None), r"layer 1 \(_Odd\) returned nothing; return \(y, backward\)"),
-        (lambda: _Odd(lambda x: (x.data, lambda dy: dy)), r"layer 1 \(_Odd\) returned a ndarray; return a batch"),
+        (lambda: _Odd(lambda x: (x.data, lambda dy: dy)), r"layer 1 \(_Odd\) returned an ndarray; return a batch"),
         (
             lambda: _Odd(lambda x: (x, lambda dy: dy.data)),
-            r"_Odd\) returned a ndarray from its backward pass; return a",
+            r"_Odd\) returned an ndarray from its backward pass; return a",
         ),
         (lambda: _Odd(lambda x: (x.like(x.data * np.float64(2)), abs)), r"_Odd\) returned float64; compute in float32"),
     ],
@@ -262,8 +262,8 @@ def test_what_a_layer_of_ones_own_gets_wrong_is_one_sentence(layer, words, backe
             lambda outputs: (np.float32(0), outputs),
             r"_OddLoss returned .*; return \(loss, gradient\), an array",
         ),
-        (lambda outputs: [np.zeros(1), outputs], r"_OddLoss returned .*; return \(loss, gradient\)"),
-        (lambda outputs: (np.zeros(1, np.float32), outputs.data), "_OddLoss returned a ndarray as gradient; return a"),
+        (lambda outputs: outputs, r"_OddLoss returned a Batch; return \(loss, gradient\)"),
+        (lambda outputs: (np.zeros(1, np.float32), outputs.data), "_OddLoss returned an ndarray as gradient; return a"),
         (lambda outputs: (np.zeros(1), outputs.like(outputs.data * np.float64(1))), "float64 as gradient; compute in"),
         (lambda outputs: (np.zeros(1), outputs.reshape(3, 1)), r"gradient of shape \(8, 3, 1\); give that of the"),
     ],
@@ -274,3 +274,41 @@ def test_what_a_loss_of_ones_own_gets_wrong_is_one_sentence(answer, words, backe
     model = Model(Dense(3), (4,), head="regressor")
     with pytest.raises(GpucnnError, match=words):
         Trainer(model, backend=backend, loss=_OddLoss(answer), progress=False).fit(images, images[:, :3].copy(), 1)
+
+
+class _Pair(Layer):
+    """A layer for another layer of one's own: two inputs, and a gradient for each."""
+
+    def __call__(self, a, b):
+        return a.backend.add(a, b), lambda dy: (dy, dy)
+
+
+class _Doubled(Layer):
+    """It holds its parameter twice, and says its name where it is built."""
+
+    def __init__(self):
+        self.pair = _Pair()
+
+    def build(self, shape):
+        self.told = f"{self.name}, {self.input_gradient}"
+        self.w = Parameter(shape)
+        self.all = [self.w]
+        self.pair.connect(shape)
+        return shape
+
+    def __call__(self, x):
+        y, backward = self.pair(x, b=x)
+
+        def both(dy):
+            a, b = backward(dy)
+            return a.backend.add(a, b)
+
+        return [y, both]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_what_layers_of_ones_own_give_to_each_other_is_their_own(backend):
+    """And a layer may read its name as it is built, and keep its parameters in a list too."""
+    model = Model(Sequential(Dense(3), _Doubled(), Dense(3)), (4,))
+    Trainer(model, backend=backend, progress=False).fit(np.ones((8, 4), np.float32), np.arange(8) % 3, 1)
+    assert model.layer.layers[1].told == "1, True"

@@ -93,7 +93,7 @@ def test_records_of_callbacks_are_kept_as_json_has_them(tmp_path):
 
     class Adds(Callback):
         def on_epoch_end(self, trainer, record):
-            record |= {"single": np.float32(0.5), "counts": (np.int64(3), 4)}
+            record |= {"single": np.float32(0.5), "counts": np.array([3, 4])}
             if record["epoch"] == 2:
                 record["layer"] = trainer.model.layer
 

@@ -363,12 +363,12 @@ class Once(Callback):
 )
 def test_a_trainer_stays_as_it_is_while_it_trains(name):
     trainer = small.trainer(callbacks=[Once(lambda trainer: setattr(trainer, name, getattr(trainer, name)))])
-    with pytest.raises(ConfigurationError, match=f"a Trainer's {name} stays as it is while it trains; change"):
+    with pytest.raises(ConfigurationError, match=f"a Trainer's {name} cannot be changed while it trains; change"):
         trainer.fit(X, Y, 2)
     if name in ("batch_size", "run"):
         setattr(trainer, name, getattr(trainer, name))
     else:
-        with pytest.raises(ConfigurationError, match=f"a Trainer's {name} stays as it is; make another Trainer, or"):
+        with pytest.raises(ConfigurationError, match=f"a Trainer's {name} cannot be changed; make another Trainer, or"):
             setattr(trainer, name, getattr(trainer, name))
 
 
@@ -384,7 +384,7 @@ def test_a_trainer_stays_as_it_is_while_it_trains(name):
         (lambda trainer: setattr(trainer.loss, "label_smoothing", 1), "label_smoothing is 1; give"),
         (
             lambda trainer: setattr(trainer.loss, "class_weights", [1, 2, 3]),
-            "class_weights of a SoftmaxCrossEntropy stays as it was made with; make another SoftmaxCrossEntropy",
+            "class_weights of a SoftmaxCrossEntropy cannot be changed; make another SoftmaxCrossEntropy",
         ),
     ],
 )
