@@ -27,7 +27,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from threading import get_ident, local
+from threading import local
 from typing import Any
 
 import numpy as np
@@ -146,22 +146,26 @@ class Mode:
     """
 
     def __init__(self):
-        self._training: set[int] = set()  # the threads
+        self._here = local()
         self.seed = 0
         self.step: Any = None
         self.freezes = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Of a copy, which is on no backend yet and which no thread trains."""
-        return {**vars(self), "step": None, "_training": set()}
+        return {"seed": self.seed, "freezes": self.freezes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Mode.__init__(self)
+        vars(self).update(state)
 
     @property
     def training(self) -> bool:
-        return get_ident() in self._training
+        return getattr(self._here, "training", False)
 
     @training.setter
     def training(self, value: bool) -> None:
-        (self._training.add if value else self._training.discard)(get_ident())
+        self._here.training = value
 
 
 class Layer(Recordable):
