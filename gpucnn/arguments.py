@@ -96,9 +96,7 @@ def number(
 
 
 def epsilon(value: Any) -> float:
-    """`eps` of a normalization or of Adam. Zero is refused: without variance, or before any nonzero gradient, it would
-    give 0 / 0.
-    """
+    """`eps` of a normalization. Zero is refused: without variance it would give 0 / 0."""
     return number("eps", value, above=0)
 
 

@@ -127,7 +127,11 @@ class SGD(Optimizer):
 
     recordable = ends_step = True
     states = ("velocity",)
-    _limits: ClassVar = {"lr": {"least": 0}, "momentum": {"least": 0, "below": 1}, "weight_decay": {"least": 0}}
+    _limits: ClassVar = {
+        **Optimizer._limits,
+        "momentum": {"least": 0, "below": 1},
+        "weight_decay": {"least": 0},
+    }
 
     def __init__(self, lr: float = 0.01, momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = False):
         super().__init__(lr)
@@ -149,8 +153,11 @@ class Adam(Optimizer):
     hypers = 4
     _decoupled = False
     _limits: ClassVar = {
-        **{"lr": {"least": 0}, "beta1": {"least": 0, "below": 1}, "beta2": {"least": 0, "below": 1}},
-        **{"eps": {"above": 0}, "weight_decay": {"least": 0}},
+        **Optimizer._limits,
+        "beta1": {"least": 0, "below": 1},
+        "beta2": {"least": 0, "below": 1},
+        "eps": {"above": 0},  # before any nonzero gradient 0 would give 0 / 0
+        "weight_decay": {"least": 0},
     }
 
     def __init__(

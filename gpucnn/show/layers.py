@@ -73,10 +73,10 @@ def steps(model: Model, image: np.ndarray, backend: Backend) -> tuple[list[Step]
     one, those inside a Residual together; Flatten, which changes no value, is left out.
     """
     images = check_images(np.asarray(image)[None], model.image_shape, backend.dtype)
+    model.check_initialized()
     model.place(backend)
     model.mode.training = False
     result = [Step("", "image", images[0])]
-    model.check_initialized()
     x = model.batch(images)
     for layer in model.layer.leaves():
         x, _ = layer(x)
