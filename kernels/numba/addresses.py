@@ -118,17 +118,27 @@ def masked_load(builder, place, mask):
 
 
 @intrinsic
-def copy_floats(typing, target, source, count):
-    """The first `count` floats at `source`, 16 at most, become those at `target`; nothing else is read or written."""
+def floats_at(typing, address, count):
+    """The first `count` floats at `address`, 16 at most, and +0 in the other lanes; nothing else is read."""
 
     def generate(context, builder, s, v):
-        target, source, mask = pointer(builder, v[0], _vec), pointer(builder, v[1]), mask_before(builder, v[2])
+        return masked_load(builder, pointer(builder, v[0]), mask_before(builder, v[1]))
+
+    return vec(types.int64, types.int64), generate
+
+
+@intrinsic
+def put_floats(typing, address, count, x):
+    """The first `count` floats at `address`, 16 at most, become those of x; nothing else is written."""
+
+    def generate(context, builder, s, v):
+        target, mask = pointer(builder, v[0], _vec), mask_before(builder, v[1])
         kind = ir.FunctionType(ir.VoidType(), [_vec, target.type, _i32, mask.type])
         store = cgutils.get_or_insert_function(builder.module, kind, "llvm.masked.store.v16f32.p0")
-        builder.call(store, [masked_load(builder, source, mask), target, _i32(4), mask])
+        builder.call(store, [v[2], target, _i32(4), mask])
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64, types.int64), generate
+    return types.void(types.int64, types.int64, vec), generate
 
 
 def stack_of(vectors: int):

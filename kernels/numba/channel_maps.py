@@ -10,11 +10,10 @@ import functools
 import numpy as np
 from gpucnn.kernels.numba.addresses import (
     VECTOR,
-    copy_floats,
     float_at,
+    floats_at,
     offset_at,
-    put_float,
-    put_slot,
+    put_floats,
     put_vector,
     put_vector64,
     slot,
@@ -107,19 +106,43 @@ def add_maps(a, unit):
                 put_vector(target + i, finished(v, slot(a, OWN)))
 
 
+@native("deviations of channel blocks")
+def deviations(a, unit):
+    """y = 1 / the deviation of a block of channels; own slots: the addresses of variance and of 16 times eps."""
+    at = unit * VECTOR
+    deviation = sqrt(add(vector_at(slot(a, OWN) + at), vector_at(slot(a, OWN + 1))))
+    put_vector(slot(a, Y) + at, divide(splat(ONE), deviation))
+
+
+@inner
+def normalized(v, a, at):
+    """A vector after batch norm; own slots: addresses of mean, 1 / deviation, gamma, beta, and whether ReLU follows."""
+    centered = subtract(v, vector_at(slot(a, OWN) + at))
+    v = fma(
+        vector_at(slot(a, OWN + 2) + at),
+        multiply(centered, vector_at(slot(a, OWN + 1) + at)),
+        vector_at(slot(a, OWN + 3) + at),
+    )
+    return finished(v, slot(a, OWN + 4))
+
+
 @native("batch norm of channel blocks")
 def batch_norm(a, unit):
-    """Own slots: addresses of mean, variance, gamma, beta and of 16 times eps, and whether ReLU follows."""
     x, y, at = block_of(a, X, unit), block_of(a, Y, unit), unit % slot(a, BLOCKS) * VECTOR
-    mean, variance = vector_at(slot(a, OWN) + at), vector_at(slot(a, OWN + 1) + at)
-    inverse = divide(splat(ONE), sqrt(add(variance, vector_at(slot(a, OWN + 4)))))
-    gamma, beta = vector_at(slot(a, OWN + 2) + at), vector_at(slot(a, OWN + 3) + at)
     for d in range(slot(a, DEPTH)):
         for h in range(slot(a, HEIGHT)):
             source, target = row_of(a, X, x, d, h), row_of(a, Y, y, d, h)
             for i in range(0, slot(a, WIDTH) * VECTOR, VECTOR):
-                v = fma(gamma, multiply(subtract(vector_at(source + i), mean), inverse), beta)
-                put_vector(target + i, finished(v, slot(a, OWN + 5)))
+                put_vector(target + i, normalized(vector_at(source + i), a, at))
+
+
+@native("batch norm of flat channel blocks")
+def batch_norm_of_flat(a, unit):
+    """The same at one position. A unit is an image."""
+    x, y = slot(a, X) + unit * slot(a, X + 1), slot(a, Y) + unit * slot(a, Y + 1)
+    for b in range(slot(a, BLOCKS)):
+        v = vector_at(x + b * slot(a, X + 2))
+        put_vector(y + b * slot(a, Y + 2), normalized(v, a, b * VECTOR))
 
 
 @native("add bias to channel blocks")
@@ -295,132 +318,8 @@ def copy_channels(a, unit):
             for h in range(slot(a, HEIGHT)):
                 source, target = row_of(a, X, x, d, h), row_of(a, Y, y, d, h)
                 for i in range(0, slot(a, WIDTH) * VECTOR, VECTOR):
-                    copy_floats(target + i, source + i, count)
+                    put_floats(target + i, count, floats_at(source + i, count))
         c += count
-
-
-@functools.cache
-def flatten_of(backwards: bool):
-    """The flat y from the map x in row-major order, or the map y from the flat x.
-
-    CHANNELS and the sizes are the map's. A unit is an image.
-    """
-
-    flat_map, there = (X, Y) if backwards else (Y, X)
-
-    @native("map from flat channel blocks" if backwards else "flatten channel blocks")
-    def flatten(a, unit):
-        depth, height, width = slot(a, DEPTH), slot(a, HEIGHT), slot(a, WIDTH)
-        line = depth * height * width * 4  # bytes of a channel
-        if lies_in_one_row(a, there):
-            depth, height, width = 1, 1, depth * height * width
-        for c in range(0, slot(a, CHANNELS), LANES):
-            channels = min(LANES, slot(a, CHANNELS) - c)
-            block = channel_of(a, there, unit, c)
-            flat = slot(a, flat_map) + unit * slot(a, flat_map + 1) + c * line
-            for d in range(depth):
-                for h in range(height):
-                    row = row_of(a, there, block, d, h)
-                    for first in range(0, width if width >= LANES else 0, LANES):
-                        i = min(first, width - LANES)
-                        pixels, values = row + i * VECTOR, flat + i * 4
-                        if backwards:
-                            turn(rows(values, line, values + (channels - 1) * line), LANES, pixels, VECTOR)
-                        else:
-                            turn(rows(pixels, VECTOR, pixels + LANES * VECTOR), channels, values, line)
-                    for i in range(0 if width >= LANES else width):
-                        for k in range(channels):
-                            pixel, value = row + i * VECTOR + k * 4, flat + k * line + i * 4
-                            if backwards:
-                                put_float(pixel, float_at(value))
-                            else:
-                                put_float(value, float_at(pixel))
-                    flat += width * 4
-
-    return flatten
-
-
-# ---- in and out ------------------------------------------------------------------------------------------------------
-
-# Own slots of `load_images`: what lies between a map's channels and pixels (it may be planar), the source's address and
-# strides, the addresses of a mean and a factor for each channel, or 0, and whether a value was NaN or infinite.
-LANE, PIXEL, SOURCE, SOURCE_IMAGE, SOURCE_CHANNEL, SOURCE_DEPTH, SOURCE_ROW, MEAN, FACTOR, BAD = range(OWN, OWN + 10)
-
-
-_checks_room = stack_of(1)
-
-
-@native("load images for channel blocks")
-def load_images(a, unit):
-    """y from plain images; a unit is a channel of an image."""
-    # Zero times a value is NaN unless it is finite.
-    zero, checks = ZERO, splat(ZERO)
-    image, c = unit // slot(a, CHANNELS), unit % slot(a, CHANNELS)
-    source = slot(a, SOURCE) + image * slot(a, SOURCE_IMAGE) + c * slot(a, SOURCE_CHANNEL)
-    y = slot(a, Y) + image * slot(a, Y + 1) + c // LANES * slot(a, Y + 2) + c % LANES * slot(a, LANE)
-    width, pixel = slot(a, WIDTH), slot(a, PIXEL)
-    for d in range(slot(a, DEPTH)):
-        for h in range(slot(a, HEIGHT)):
-            row = source + d * slot(a, SOURCE_DEPTH) + h * slot(a, SOURCE_ROW)
-            target, w = row_of(a, Y, y, d, h), 0
-            if slot(a, MEAN):
-                mean, factor = float_at(slot(a, MEAN) + c * 4), float_at(slot(a, FACTOR) + c * 4)
-                while w < width:
-                    v = float_at(row + w * 4)
-                    zero += v * ZERO
-                    put_float(target + w * pixel, (v - mean) * factor)
-                    w += 1
-            elif pixel == 4:
-                while w + LANES <= width:
-                    vector = vector_at(row + w * 4)
-                    checks = fma(vector, splat(ZERO), checks)
-                    put_vector(target + w * 4, vector)
-                    w += LANES
-            while w < width:
-                v = float_at(row + w * 4)
-                zero += v * ZERO
-                put_float(target + w * pixel, v)
-                w += 1
-    room = _checks_room()
-    put_vector(room, checks)
-    for lane in range(LANES):
-        zero += float_at(room + lane * 4)
-    if zero != ZERO:
-        put_slot(a, BAD, 1)
-
-
-@native("look for NaNs in images")
-def look_at_images(a, unit):
-    """Set BAD where an image holds a NaN or an infinity; SOURCE and SOURCE_IMAGE are as in `load_images`."""
-    source, room, zero = slot(a, SOURCE) + unit * slot(a, SOURCE_IMAGE), _checks_room(), splat(ZERO)
-    end = source + slot(a, SOURCE_IMAGE)
-    first, second = zero, zero
-    while source + 2 * VECTOR <= end:
-        first, second = fma(vector_at(source), zero, first), fma(vector_at(source + VECTOR), zero, second)
-        source += 2 * VECTOR
-    put_vector(room, add(first, second))
-    total = ZERO
-    while source < end:
-        total += float_at(source) * ZERO
-        source += 4
-    for lane in range(LANES):
-        total += float_at(room + lane * 4)
-    if total != ZERO:
-        put_slot(a, BAD, 1)
-
-
-@native("store images from channel blocks")
-def store_images(a, unit):
-    """Plain images from x; own slots: the address and the bytes of an image. A unit is an image."""
-    k = slot(a, OWN) + unit * slot(a, OWN + 1)
-    for c in range(slot(a, CHANNELS)):
-        place = channel_of(a, X, unit, c)
-        for d in range(slot(a, DEPTH)):
-            for h in range(slot(a, HEIGHT)):
-                row = row_of(a, X, place, d, h)
-                for i in range(0, slot(a, WIDTH) * VECTOR, VECTOR):
-                    put_float(k, float_at(row + i))
-                    k += 4
 
 
 # ---- softmax ---------------------------------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ from gpucnn.kernels.numba.addresses import (
     slot,
     swap,
 )
-from gpucnn.kernels.numba.channel_maps import BAD, OWN, SOURCE
+from gpucnn.kernels.numba.channel_images import BAD, SOURCE
+from gpucnn.kernels.numba.channel_maps import Y
 from gpucnn.kernels.numba.compiler import called, inner
 from gpucnn.kernels.numba.native import native
 from numba import types
@@ -35,9 +36,10 @@ from numba import types
 FUNCTION, ARGUMENTS, UNITS, AFTER_ALL, ONCE, GRAIN, ALONE, IN_PLACE, SLOTS = range(9)
 RECORD = 8 * SLOTS  # bytes
 
-# int64 slots of a program: its records and how many, and how many up to the last that helpers share; the slots of
-# load_images and store_images; bytes of an image that come before what is read; a table of addresses of slots, and
-# offsets, of the kernels that read the images as they are, and how many; how many looks at claimed units are too many.
+# int64 slots of a program: its records and how many, and how many up to the last that helpers share; the slots of the
+# kernels that read the images and write the results; bytes of an image that come before what is read; a table of
+# addresses of slots, and offsets, of the other kernels that read the images as they are, and how many; how many looks
+# at claimed units are too many.
 TABLE, COUNT_ALL, COUNT_SHARED, INPUT, OUTPUT, SHIFT, READERS, READER_COUNT, PATIENCE = range(9)
 # And of a section, after TABLE and COUNT_ALL: one place for each thread, PLACE_SIZE bytes each from the address PLACES
 # on, with a cache line that says whether it is taken, then slots for each record that has its own; and a table of the
@@ -202,7 +204,7 @@ def connect(images, outputs, program):
     first = images.ctypes.data
     put_slot(slot(program, INPUT), SOURCE, first + slot(program, SHIFT))
     put_slot(slot(program, INPUT), BAD, 0)
-    put_slot(slot(program, OUTPUT), OWN, outputs.ctypes.data)
+    put_slot(slot(program, OUTPUT), Y, outputs.ctypes.data)
     for i in range(slot(program, READER_COUNT)):
         reader = slot(program, READERS) + 16 * i
         put_slot(slot(reader, 0), 0, first + slot(reader, 1))

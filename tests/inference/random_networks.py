@@ -31,6 +31,35 @@ def random_network(seed: int) -> Model:
     return settle(Model(L.Sequential(*layers), shape, head="regressor"), seed)
 
 
+def random_flat_network(seed: int) -> Model:
+    """The same of flat values."""
+    random = np.random.default_rng(2000 + seed)
+    here = inputs = int(random.integers(1, 300))
+    layers: list[L.Layer] = []
+    for _ in range(int(random.integers(1, 6))):
+        layer, here = _flat_layer(random, here)
+        layers.append(layer)
+    return settle(Model(L.Sequential(*layers), (inputs,), head="regressor"), seed)
+
+
+def _flat_layer(random, inputs: int) -> tuple[L.Layer, int]:
+    """A layer for so many flat values, and how many it makes."""
+    units, kind = int(random.integers(1, 90)), int(random.integers(7))
+    dense = L.Dense(units, bias=bool(random.integers(2)), activation=_any(random, _ACTIVATIONS))
+    if kind == 0:
+        return L.BatchNorm(activation=_any(random, (None, "relu", "silu"))), inputs
+    if kind == 1:
+        groups = _any(random, [g for g in range(1, inputs + 1) if inputs % g == 0])
+        return L.GroupNorm(groups, affine=bool(random.integers(2))), inputs
+    if kind == 2:
+        return _any(random, (L.ReLU, L.GELU, L.Tanh, L.Softmax))(), inputs
+    if kind == 3:
+        return L.Residual(L.Sequential(L.BatchNorm(), L.Dense(inputs)), activation=_any(random, (None, "relu"))), inputs
+    if kind == 4:
+        return L.Concat(L.Sequential(), L.Sequential(dense)), inputs + units
+    return dense, units
+
+
 def _any(random, choices):
     return choices[int(random.integers(len(choices)))]
 

@@ -18,7 +18,7 @@ from gpucnn.backends.numba import helpers
 from gpucnn.backends.protocol import Backend
 from gpucnn.models import Model, plans
 from tests.inference.kinds import KINDS, made, settle
-from tests.inference.random_networks import random_network
+from tests.inference.random_networks import random_flat_network, random_network
 
 COUNTS = (1, 2, 3, 5, 8, 16, 17, 32, 33)
 
@@ -63,9 +63,11 @@ def test_every_kind_of_network_has_the_bits_of_numpy(kind):
     assert is_planned(model)
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_random_networks_have_the_bits_of_numpy(seed):
-    model = random_network(seed)
+@pytest.mark.parametrize(
+    ("network", "seed"), [(n, s) for n in (random_network, random_flat_network) for s in range(40)]
+)
+def test_random_networks_have_the_bits_of_numpy(network, seed):
+    model = network(seed)
     x = images(model, 16, seed)
     reference = expected(model, x)
     model.place(get_backend("numba", threads=2))

@@ -8,20 +8,15 @@ pytestmark = pytest.mark.slow
 
 MAPS = "kernels/numba/channel_maps.py"
 MUTANTS = {
-    "the last pixels of a row left out": (
-        MAPS,
-        "i = min(first, width - LANES)",
-        "i = min(first, width - LANES) // LANES * LANES",
-    ),
     "borders taken for pixels": (
         MAPS,
         "return slot(a, number + 4) == row and slot(a, number + 3) == slot(a, HEIGHT) * row",
         "return True",
     ),
     "narrow rows without their last pixel": (
-        MAPS,
-        "range(0 if width >= LANES else width)",
-        "range(0 if width >= LANES else width - 1)",
+        "kernels/numba/channel_images.py",
+        "line, width, vector_at",
+        "line, width - 1, vector_at",
     ),
     "a tile's sums with the sign of zeros": (
         "kernels/numba/channel_tiles.py",

@@ -18,7 +18,7 @@ from gpucnn.geometry import pool_counts
 from gpucnn.inference import Unplannable
 from gpucnn.inference.graph import Graph, Node
 from gpucnn.kernels.numba import channel_conv as conv
-from gpucnn.kernels.numba import channel_group_norm
+from gpucnn.kernels.numba import channel_group_norm, channel_images
 from gpucnn.kernels.numba import channel_maps as maps
 from gpucnn.kernels.numba.addresses import VECTOR
 from gpucnn.kernels.numba.simd import LANES
@@ -205,10 +205,13 @@ class Lowered(Sums):
             self._release(done)
         result = self._value(self._graph.nodes[-1])
         program.begin()
-        values = math.prod(self._graph.nodes[-1].shape)
-        slots = {**dict(enumerate(result.slots)), **self._sizes(result), maps.OWN + 1: 4 * values}
-        cycles = 4.0 * self.images * values
-        self.target = program.call(maps.store_images, slots, self.images, cycles, by_image=True)
+        slots = dict(enumerate(result.slots)) | self._sizes(result)
+        slots[maps.Y + 1] = 4 * math.prod(self._graph.nodes[-1].shape)
+        kernel, units = channel_images.copy_flat, 1
+        if result.positions > 1:
+            kernel, units = channel_images.flatten_of(False), result.blocks
+        cycles = 8.0 * self.images * result.blocks * result.positions
+        self.target = program.call(kernel, slots, self.images * units, cycles, by_image=True)
 
     def _inside(self, stage: Sum, node: Node) -> bool:
         return node is not stage.addend
@@ -235,17 +238,21 @@ class Lowered(Sums):
     def _input(self, node: Node, y: Blocks) -> list[tuple]:
         if y.elsewhere:
             self.cycles += self.images * y.channels * y.positions / 8
-            return [(maps.look_at_images, {}, self.images)]
-        own = [y.lane, y.pixel]
-        return self._map(maps.load_images, node, y, own, self.images * y.channels)
+            return [(channel_images.look_at_images, {}, self.images)]
+        if y.planar:
+            return self._map(channel_images.load_planes, node, y, [y.lane], self.images * y.channels)
+        if y.positions == 1:
+            return self._map(channel_images.load_flat, node, y, [], self.images)
+        self.cycles += self.images * y.blocks * y.positions * 8
+        return self._map(channel_images.load_blocks, node, y, [])
 
     def _reshape(self, node: Node, y: Blocks) -> list[tuple]:
         x = self._value(node.inputs[0])
         if len(node.shape) == 1:
-            calls = self._map(maps.flatten_of(False), node, y, [], self.images)
+            calls = self._map(channel_images.flatten_of(False), node, y, [], self.images * x.blocks)
             calls[0][1].update(self._sizes(x))
         elif len(node.inputs[0].shape) == 1:
-            calls = self._map(maps.flatten_of(True), node, y, [], self.images)
+            calls = self._map(channel_images.flatten_of(True), node, y, [])
         else:
             raise Unplannable("reshape of a map to a map")
         return calls
@@ -255,14 +262,18 @@ class Lowered(Sums):
         numbers = aligned(LANES)
         numbers[: len(settings)] = settings
         self.cycles += self.images * y.blocks * y.positions * (4 if name == "relu" else 60)
-        calls = self._map(maps.elementwise_of(name, len(settings)), node, y, [self.program.keep(numbers)])
-        if self._value(node.inputs[0]).block == y.block == VECTOR:  # one position: the blocks of an image are a row
+        return self._alike(maps.elementwise_of(name, len(settings)), node, y, [self.program.keep(numbers)])
+
+    def _alike(self, kernel, node: Node, y: Blocks, own: Iterable[int]) -> list[tuple]:
+        """`_map` for a kernel that treats all channels alike: at one position the blocks of an image are a row."""
+        calls = self._map(kernel, node, y, own)
+        if all(value.block == VECTOR for value in (y, *map(self._value, node.inputs))):
             kernel, slots, _ = calls[0]
             calls = [(kernel, slots | {maps.BLOCKS: 1, maps.WIDTH: y.blocks}, self.images)]
         return calls
 
     def _add(self, node: Node, y: Blocks) -> list[tuple]:
-        calls = self._map(maps.add_maps, node, y, [int(node.settings["relu"])])
+        calls = self._alike(maps.add_maps, node, y, [int(node.settings["relu"])])
         calls[0][1].update(enumerate(self._value(node.inputs[1]).slots, maps.Z))
         return calls
 
@@ -272,7 +283,14 @@ class Lowered(Sums):
         return [*arrays, self.program.keep(_filled(settings["eps"]))]
 
     def _batch_norm(self, node: Node, y: Blocks) -> list[tuple]:
-        return self._map(maps.batch_norm, node, y, [*self._norm_arrays(node), int(node.settings["relu"])])
+        mean, variance, gamma, beta, eps = self._norm_arrays(node)
+        inverse = self.program.keep(aligned(y.blocks * LANES))
+        slots = {maps.Y: inverse, maps.OWN: variance, maps.OWN + 1: eps}
+        self._packs.append((maps.deviations, slots, y.blocks, y.blocks * 40))
+        own = [mean, inverse, gamma, beta, int(node.settings["relu"])]
+        if y.positions == 1:
+            return self._map(maps.batch_norm_of_flat, node, y, own, self.images)
+        return self._map(maps.batch_norm, node, y, own)
 
     def _add_bias(self, node: Node, y: Blocks) -> list[tuple]:
         return self._map(maps.add_bias, node, y, [address(node.settings["bias"]), int(node.settings["relu"])])
