@@ -31,6 +31,11 @@ class Augmentation:
         """Whether there is at most a shift, which the plain loading kernels can do."""
         return self.crop is None and not self.flip and not self.cutout and self.mean is None
 
+    @property
+    def only_normalizes(self) -> bool:
+        """Whether images stay as they are but for the normalization."""
+        return self.crop is None and not self.flip and not self.cutout and not self.shift
+
     def output(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
         """The output's spatial sizes for images of these spatial sizes."""
         return tuple(spatial) if self.crop is None else tuple(self.crop)

@@ -4,12 +4,62 @@ import numpy as np
 from gpucnn.kernels.numba.compiler import kernel
 from gpucnn.kernels.numba.conv import stride_of
 from gpucnn.kernels.numba.random import SHIFT, word
-from gpucnn.kernels.numba.simd import LANES, element, load_between, prefetch, put, store, transpose
+from gpucnn.kernels.numba.simd import (
+    LANES,
+    element,
+    load,
+    load_between,
+    multiply,
+    prefetch,
+    put,
+    store,
+    subtract,
+    transpose,
+)
 from gpucnn.kernels.numba.team import get_thread_id, leads, prange
+
+# Values of an image that are turned at once: so many lines of 16 images fit in the first cache.
+CHUNK = 64
+# Of a unit of work.
+_PART = 4 * CHUNK
 
 
 @kernel("load images")
-def load_images(images, indices, y, count, shift, axes, offset, seed, step, moves, scratch):
+def load_images(images, indices, y, count, mean, scale, scratch):
+    """y = images[indices[i]] for i < count, zeros behind; normalized to (x - mean) * scale unless those are empty.
+
+    images (M, V) are contiguous, y is (block, V, lane), mean and scale (V,); scratch (threads, 16, CHUNK).
+    """
+    B, V = y.shape[0], y.shape[1]
+    parts = (V + _PART - 1) // _PART
+    for u in prange(B * parts):
+        u = np.int64(u)
+        b, start = u // parts, u % parts * _PART
+        rows = scratch[get_thread_id()]
+        for first in range(start, min(V, start + _PART), CHUNK):
+            end = min(V, first + CHUNK)
+            for lane in range(LANES):
+                i = b * LANES + lane
+                at = indices[i] * V if i < count else np.int64(0)
+                for k in range(first, end, LANES):
+                    if i + LANES < count:  # the images may be anywhere in memory: the next block's is on its way
+                        prefetch(images, indices[i + LANES] * V + k)
+                    v = load_between(images, at + k, 0, V - k if i < count else 0)
+                    if len(mean) and i < count:
+                        v = multiply(subtract(v, load_between(mean, k, 0, V - k)), load_between(scale, k, 0, V - k))
+                    store(rows, lane * CHUNK + k - first, v)
+            for k in range(first, end, LANES):
+                at = (b * V + k) * LANES
+                if k + LANES <= V:
+                    transpose(rows, k - first, CHUNK, y, at, LANES)
+                else:
+                    transpose(rows, k - first, CHUNK, rows, 0, LANES)
+                    for j in range(V - k):
+                        store(y, at + j * LANES, load(rows, j * LANES))
+
+
+@kernel("load shifted images")
+def load_shifted(images, indices, y, count, shift, axes, offset, seed, step, moves, scratch):
     """y = images[indices[i]] for i < count, zeros behind; each moved by a draw in [-shift, shift] along its last axes.
     `offset` is the number of the first image in the whole batch.
 

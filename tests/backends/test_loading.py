@@ -108,6 +108,28 @@ def test_numba_gives_the_same_bits(threads, case):
     b.verify()
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([1, 2]),
+    st.sampled_from([1, 2, 15, 16, 17, 31, 33, 50]),
+    st.one_of(
+        st.tuples(st.integers(1, 700)),
+        st.sampled_from([(3, 7), (1, 64), (2, 16, 16), (3, 9, 11), (5, 1, 1), (2, 3, 4, 5)]),
+    ),
+    st.booleans(),
+)
+def test_numba_loads_images_of_any_shape_as_they_are(threads, count, shape, normalizes):
+    images, chosen, *_ = made((shape, count, None, 0, None))
+    augmentation, b = NO_AUGMENTATION, NUMBA[threads]
+    if normalizes:
+        numbers = np.random.default_rng(count).uniform(0.5, 2, (2, shape[0])).astype(np.float32).tolist()
+        augmentation = Augmentation(0, None, False, 0, *map(tuple, numbers))
+    for step in (None, 3):
+        given_ = images, chosen, count, augmentation, 1, step
+        assert_bits(load(b, *given_), load(EXACT, *given_))
+        b.verify()
+
+
 def test_images_that_only_fill_up_a_block_are_zero():
     images = np.ones((3, 2, 5, 4), np.float32)
     augmentation = Augmentation(flip=True, mean=(0.5, 0.5), std=(1.0, 1.0))

@@ -27,14 +27,29 @@ class NumbaImages(NumbaBase):
         self._run(kernels.unpack, data.reshape(*data.shape[:2], -1, LANES), result)
         return result.reshape(batch.shape)
 
+    def _load(self, images, indices, y: Batch, normalization: tuple[np.ndarray, np.ndarray]) -> None:
+        """Load images that stay where they are; normalization, of each value, may be empty."""
+        blocks, values = len(y.data), math.prod(images.shape[1:])
+        source, target = np.ascontiguousarray(images).reshape(-1, values), y.data.reshape(blocks, values, LANES)
+        rows = self._empty((self.threads, LANES, kernels.CHUNK))
+        self._run(kernels.load_images, source, indices, target, y.images, *normalization, rows)
+
     def _load_shifted(self, images, indices, y: Batch, shift: int, offset, seed, step) -> None:
+        if shift == 0:
+            self._load(images, indices, y, (np.zeros(0, np.float32),) * 2)
+            return
         source, axes = _three_axes(images), images.ndim - 2
         moves = self.zeros((len(y.data) * LANES, 3), np.int64)
         rows = self._empty((self.threads, LANES, -(-source.shape[-1] // LANES) * LANES))
-        drawn = y.images, shift, axes if shift else 0, offset, seed, _step(step)
-        self._run(kernels.load_images, source, indices, deep(y.data), *drawn, moves, rows)
+        drawn = y.images, shift, axes, offset, seed, _step(step)
+        self._run(kernels.load_shifted, source, indices, deep(y.data), *drawn, moves, rows)
 
     def _load_augmented(self, images, indices, y: Batch, augmentation: Augmentation, offset, seed, step) -> None:
+        if y.shape[1:] == images.shape[1:] and (step is None or augmentation.only_normalizes):
+            positions = math.prod(images.shape[2:])
+            mean, scale = (np.repeat(numbers, positions) for numbers in augmentation.constants(y.channels))
+            self._load(images, indices, y, (mean, scale))
+            return
         plan = self._empty((len(y.data) * LANES, 10), np.int64)
         rows = self._empty((self.threads, LANES, -(-y.data.shape[-2] // LANES) * LANES))
         chosen = augmentation.shift, augmentation.crop is not None, augmentation.flip, augmentation.cutout
