@@ -7,7 +7,7 @@ looks up, in row-major order, the outputs whose windows hold it, so every value 
 import functools
 
 import numpy as np
-from gpucnn.kernels.numba.compiler import inner, kernel
+from gpucnn.kernels.numba.compiler import kernel
 from gpucnn.kernels.numba.conv import stride_of, taps_inside
 from gpucnn.kernels.numba.simd import (
     LANES,
@@ -174,47 +174,38 @@ def max_pool(x, y, where, window, stride, dilation, before):
                 store(where, wi + w * stride_of(where, 4), tap)
 
 
-@inner
-def outputs_holding(pixel, before, kernel, stride, dilation, size):
-    """The range of outputs whose windows may hold an input pixel."""
-    reach = (kernel - 1) * dilation
-    first = pixel + before
-    low = 0 if first <= reach else (first - reach + stride - 1) // stride
-    return low, min(first // stride + 1, size)
-
-
 @kernel("max pool gradient")
-def max_pool_gradient(dy, where, dx, window, stride, dilation, before):
-    """dx = from +0, the dy of each output whose maximum this pixel was."""
-    KD, KH, KW = window
+def max_pool_gradient(dy, where, dx, window, planes, rows, pixels):
+    """dx = from +0, the dy of each output whose maximum this pixel was.
+
+    planes, rows and pixels say which outputs hold a pixel, axis by axis: int64 starts (size + 1,) and, between two of
+    them, (output, tap) in the order of the outputs.
+    """
+    KH, KW = window[1], window[2]
+    (d_starts, d_holders), (h_starts, h_holders), (w_starts, w_holders) = planes, rows, pixels
     B, C, D, H, W = dx.shape[0], dx.shape[1], dx.shape[2], dx.shape[3], dx.shape[4]
     for u in prange(B * C * D):
         u = np.int64(u)
         rest, d = u // D, u % D
         b, c = rest // C, rest % C
         zero = splat(ZERO)
-        d_low, d_high = outputs_holding(d, before[0], KD, stride[0], dilation[0], dy.shape[2])
         yi = b * stride_of(dy, 0) + c * stride_of(dy, 1)
         wi = b * stride_of(where, 0) + c * stride_of(where, 1)
+        xi = b * stride_of(dx, 0) + c * stride_of(dx, 1) + d * stride_of(dx, 2)
         for h in range(H):
-            h_low, h_high = outputs_holding(h, before[1], KH, stride[1], dilation[1], dy.shape[3])
             for w in range(W):
-                w_low, w_high = outputs_holding(w, before[2], KW, stride[2], dilation[2], dy.shape[4])
                 acc = zero
-                for p in range(d_low, d_high):
-                    from_d = d + before[0] - p * stride[0]
-                    for q in range(h_low, h_high):
-                        from_h = h + before[1] - q * stride[1]
-                        for o in range(w_low, w_high):
-                            from_w = w + before[2] - o * stride[2]
-                            if from_d % dilation[0] == 0 and from_h % dilation[1] == 0 and from_w % dilation[2] == 0:
-                                a, r, s = from_d // dilation[0], from_h // dilation[1], from_w // dilation[2]
-                                at = p * stride_of(dy, 2) + q * stride_of(dy, 3) + o * stride_of(dy, 4)
-                                wt = p * stride_of(where, 2) + q * stride_of(where, 3) + o * stride_of(where, 4)
-                                tap = splat(np.float32((a * KH + r) * KW + s))
-                                acc = add(acc, where_equal(load(where, wi + wt), tap, load(dy, yi + at), zero))
-                at = b * stride_of(dx, 0) + c * stride_of(dx, 1) + d * stride_of(dx, 2) + h * stride_of(dx, 3)
-                store(dx, at + w * stride_of(dx, 4), acc)
+                for i in range(d_starts[d], d_starts[d + 1]):
+                    y_d, w_d = yi + d_holders[i, 0] * stride_of(dy, 2), wi + d_holders[i, 0] * stride_of(where, 2)
+                    for j in range(h_starts[h], h_starts[h + 1]):
+                        y_h = y_d + h_holders[j, 0] * stride_of(dy, 3)
+                        w_h = w_d + h_holders[j, 0] * stride_of(where, 3)
+                        first = (d_holders[i, 1] * KH + h_holders[j, 1]) * KW
+                        for k in range(w_starts[w], w_starts[w + 1]):
+                            o, tap = w_holders[k, 0], splat(np.float32(first + w_holders[k, 1]))
+                            chosen = load(where, w_h + o * stride_of(where, 4))
+                            acc = add(acc, where_equal(chosen, tap, load(dy, y_h + o * stride_of(dy, 4)), zero))
+                store(dx, xi + h * stride_of(dx, 3) + w * stride_of(dx, 4), acc)
 
 
 @kernel("max pool gradient, apart")
@@ -289,29 +280,25 @@ def avg_pool(x, y, counts, window, stride, dilation, before):
 
 
 @kernel("average pool gradient")
-def avg_pool_gradient(dy, dx, counts, window, stride, dilation, before):
-    """dx = from +0, dy / count of each output whose window holds this pixel."""
-    KD, KH, KW = window
+def avg_pool_gradient(dy, dx, counts, planes, rows, pixels):
+    """dx = from +0, dy / count of each output whose window holds this pixel; planes, rows, pixels as above."""
+    (d_starts, d_holders), (h_starts, h_holders), (w_starts, w_holders) = planes, rows, pixels
     B, C, D, H, W = dx.shape[0], dx.shape[1], dx.shape[2], dx.shape[3], dx.shape[4]
     for u in prange(B * C * D):
         u = np.int64(u)
         rest, d = u // D, u % D
         b, c = rest // C, rest % C
-        d_low, d_high = outputs_holding(d, before[0], KD, stride[0], dilation[0], dy.shape[2])
         yi = b * stride_of(dy, 0) + c * stride_of(dy, 1)
+        xi = b * stride_of(dx, 0) + c * stride_of(dx, 1) + d * stride_of(dx, 2)
         for h in range(H):
-            h_low, h_high = outputs_holding(h, before[1], KH, stride[1], dilation[1], dy.shape[3])
             for w in range(W):
-                w_low, w_high = outputs_holding(w, before[2], KW, stride[2], dilation[2], dy.shape[4])
                 acc = splat(ZERO)
-                for p in range(d_low, d_high):
-                    from_d = d + before[0] - p * stride[0]
-                    for q in range(h_low, h_high):
-                        from_h = h + before[1] - q * stride[1]
-                        for o in range(w_low, w_high):
-                            from_w = w + before[2] - o * stride[2]
-                            if from_d % dilation[0] == 0 and from_h % dilation[1] == 0 and from_w % dilation[2] == 0:
-                                at = p * stride_of(dy, 2) + q * stride_of(dy, 3) + o * stride_of(dy, 4)
-                                acc = add(acc, divide(load(dy, yi + at), splat(counts[p, q, o])))
-                at = b * stride_of(dx, 0) + c * stride_of(dx, 1) + d * stride_of(dx, 2) + h * stride_of(dx, 3)
-                store(dx, at + w * stride_of(dx, 4), acc)
+                for i in range(d_starts[d], d_starts[d + 1]):
+                    p = d_holders[i, 0]
+                    for j in range(h_starts[h], h_starts[h + 1]):
+                        q = h_holders[j, 0]
+                        at = yi + p * stride_of(dy, 2) + q * stride_of(dy, 3)
+                        for k in range(w_starts[w], w_starts[w + 1]):
+                            o = w_holders[k, 0]
+                            acc = add(acc, divide(load(dy, at + o * stride_of(dy, 4)), splat(counts[p, q, o])))
+                store(dx, xi + h * stride_of(dx, 3) + w * stride_of(dx, 4), acc)

@@ -1,6 +1,7 @@
 """Pooling on the CPU backend."""
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -35,8 +36,10 @@ class NumbaPool(NumbaBase):
         ):
             return dx
         apart = all(s >= d * (k - 1) + 1 for s, d, k in zip(window.stride, window.dilation, window.kernel, strict=True))
-        kernel = pool.max_pool_gradient_apart if apart else pool.max_pool_gradient
-        self._run(kernel, *arguments, *_geometry(window))
+        if apart:
+            self._run(pool.max_pool_gradient_apart, *arguments, *_geometry(window))
+        else:
+            self._run(pool.max_pool_gradient, *arguments, window3d(window).kernel, *_holders(window))
         return dx
 
     def avg_pool(self, x: Batch, window: Window, count_include_pad: bool = True) -> Batch:
@@ -48,7 +51,7 @@ class NumbaPool(NumbaBase):
     def avg_pool_gradient(self, dy: Batch, window: Window, count_include_pad: bool = True) -> Batch:
         dx = self._maps(dy, dy.channels, window.input)
         counts = _counts(window, count_include_pad)
-        self._run(pool.avg_pool_gradient, deep(self._data(dy)), deep(dx.data), counts, *_geometry(window))
+        self._run(pool.avg_pool_gradient, deep(self._data(dy)), deep(dx.data), counts, *_holders(window))
         return dx
 
     def global_avg_pool(self, x: Batch) -> Batch:
@@ -67,6 +70,23 @@ class NumbaPool(NumbaBase):
 def _geometry(window: Window) -> tuple:
     c = window3d(window)
     return c.kernel, c.stride, c.dilation, c.before
+
+
+@functools.cache
+def _holders(window: Window) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Which outputs hold a pixel, axis by axis: see kernels/numba/pool.py."""
+    found = []
+    for axis in zip(*(getattr(window3d(window), name) for name in _AXIS), strict=True):
+        size, outputs, kernel, stride, dilation, before = axis
+        pairs = np.array(list(itertools.product(range(outputs), range(kernel))), np.int64)
+        seen = pairs[:, 0] * stride + pairs[:, 1] * dilation - before
+        order = np.argsort(seen, kind="stable")
+        starts = np.searchsorted(seen[order], np.arange(size + 1))
+        found.append((starts.astype(np.int64), pairs[order]))
+    return tuple(found)
+
+
+_AXIS = ("input", "output", "kernel", "stride", "dilation", "before")
 
 
 @functools.cache
