@@ -36,7 +36,7 @@ def kill(tmp_path, times: int, seed: int) -> None:
         if process.poll() is not None:  # it came to its end: begin anew
             assert process.returncode == 0, process.communicate()[1]
             assert json.loads(process.communicate()[0])["weights_sha256"] == expected["weights_sha256"]
-            (folder / "run").rename(folder / f"done{killed}")
+            (folder / "run").rename(folder / f"done{len(list(folder.iterdir()))}")
         elif pids:
             os.kill(draws.choice(pids), signal.SIGKILL)
             _, err = process.communicate(timeout=120)
