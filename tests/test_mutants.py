@@ -715,6 +715,15 @@ CHANGES = [
         activations,
     ),
     Change(
+        "GELU by way of 1 - cdf in the negative tail",
+        "numba",
+        NUMBA + "elementary32.py",
+        "return a, e, divide64(multiply64(e, _normal_p(a)), _normal_q(a))",
+        "one, tail = splat64(1.0), divide64(multiply64(e, _normal_p(a)), _normal_q(a))\n"
+        "    return a, e, subtract64(one, subtract64(one, tail))",
+        activations,
+    ),
+    Change(
         "SiLU rounded twice",
         "numpy",
         "gpucnn/arithmetic/elementary.py",

@@ -111,7 +111,7 @@ def load_blocks(a, unit):
 
 @native("load flat images")
 def load_flat(a, unit):
-    """y from images of one position, which lie alike; a unit is an image."""
+    """y from flat values, which lie alike; a unit is an image."""
     source, y, checks = slot(a, SOURCE) + unit * slot(a, SOURCE_IMAGE), slot(a, Y) + unit * slot(a, Y + 1), splat(ZERO)
     for c in range(0, slot(a, CHANNELS), LANES):
         at, count = c * 4, min(LANES, slot(a, CHANNELS) - c)
@@ -164,7 +164,7 @@ def flatten_of(backwards: bool):
             for h in range(height):
                 row = row_of(a, there, block, d, h)
                 # Lines are written whole where channels begin at lines: they may all be in one set of the first cache.
-                apart = 0 if backwards else flat % VECTOR // 4
+                apart = 0 if backwards or width <= LANES else flat % VECTOR // 4
                 for first in range(-apart, width, LANES):
                     if backwards:
                         values, count = flat + first * 4, min(LANES, width - first)

@@ -117,7 +117,7 @@ def deviations(a, unit):
 
 @inner
 def normalized(v, a, at):
-    """A vector after batch norm; own slots: addresses of mean, 1 / deviation, gamma, beta, and whether ReLU follows."""
+    """A vector after batch norm."""
     centered = subtract(v, vector_at(slot(a, OWN) + at))
     v = fma(
         vector_at(slot(a, OWN + 2) + at),
@@ -129,6 +129,7 @@ def normalized(v, a, at):
 
 @native("batch norm of channel blocks")
 def batch_norm(a, unit):
+    """Own slots: addresses of mean, 1 / deviation, gamma, beta, and whether ReLU follows."""
     x, y, at = block_of(a, X, unit), block_of(a, Y, unit), unit % slot(a, BLOCKS) * VECTOR
     for d in range(slot(a, DEPTH)):
         for h in range(slot(a, HEIGHT)):
@@ -139,7 +140,7 @@ def batch_norm(a, unit):
 
 @native("batch norm of flat channel blocks")
 def batch_norm_of_flat(a, unit):
-    """The same at one position. A unit is an image."""
+    """`batch_norm` at one position. A unit is an image."""
     x, y = slot(a, X) + unit * slot(a, X + 1), slot(a, Y) + unit * slot(a, Y + 1)
     for b in range(slot(a, BLOCKS)):
         v = vector_at(x + b * slot(a, X + 2))

@@ -281,7 +281,9 @@ def avg_pool(x, y, counts, window, stride, dilation, before):
 
 @kernel("average pool gradient")
 def avg_pool_gradient(dy, dx, counts, planes, rows, pixels):
-    """dx = from +0, dy / count of each output whose window holds this pixel; planes, rows, pixels as above."""
+    """dx = from +0, dy / count of each output whose window holds this pixel; planes, rows and pixels as for
+    `max_pool_gradient`.
+    """
     (d_starts, d_holders), (h_starts, h_holders), (w_starts, w_holders) = planes, rows, pixels
     B, C, D, H, W = dx.shape[0], dx.shape[1], dx.shape[2], dx.shape[3], dx.shape[4]
     for u in prange(B * C * D):

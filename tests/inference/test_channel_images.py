@@ -48,10 +48,10 @@ def test_images_and_results_of_every_shape(first, shape):
 
 
 @pytest.mark.parametrize("first", FIRST)
-@pytest.mark.parametrize("shape", [(3, 5, 7), (20, 4, 6), (2, 3, 33)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 5, 7), (20, 4, 6), (2, 3, 33), (3, 1, 1), (20, 1), (17, 2, 1, 3)], ids=str)
 def test_prepared_images(first, shape):
     model = network(first, shape)
-    model.image_shape = (shape[0], shape[1] + 3, shape[2] + 2)
+    model.image_shape = (shape[0], *(size + room for size, room in zip(shape[1:], (3, 2, 1))))
     model.mean = tuple(0.1 * c - 0.4 for c in range(shape[0]))
     model.std = tuple(0.5 + 0.25 * c for c in range(shape[0]))
     x = images(model, 3)

@@ -229,7 +229,7 @@ class Lowered(Sums):
         return getattr(self, name)(stage, y)
 
     def _map(self, kernel, node: Node, y: Blocks, own: Iterable[int], units: int | None = None) -> list[tuple]:
-        """A call of a kernel of channel_maps that takes some cycles for each vector of y."""
+        """A call of a kernel with the slots of channel_maps that takes some cycles for each vector of y."""
         slots = dict(enumerate(self._value(node.inputs[0]).slots if node.inputs else []))
         slots |= dict(enumerate(y.slots, maps.Y)) | self._sizes(y) | dict(enumerate(own, maps.OWN))
         self.cycles += self.images * y.blocks * y.positions * 4
@@ -241,7 +241,7 @@ class Lowered(Sums):
             return [(channel_images.look_at_images, {}, self.images)]
         if y.planar:
             return self._map(channel_images.load_planes, node, y, [y.lane], self.images * y.channels)
-        if y.positions == 1:
+        if len(node.shape) == 1:
             return self._map(channel_images.load_flat, node, y, [], self.images)
         self.cycles += self.images * y.blocks * y.positions * 8
         return self._map(channel_images.load_blocks, node, y, [])

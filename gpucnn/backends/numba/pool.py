@@ -1,7 +1,6 @@
 """Pooling on the CPU backend."""
 
 import functools
-import itertools
 import math
 
 import numpy as np
@@ -74,19 +73,18 @@ def _geometry(window: Window) -> tuple:
 
 @functools.cache
 def _holders(window: Window) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    """Which outputs hold a pixel, axis by axis: see kernels/numba/pool.py."""
-    found = []
-    for axis in zip(*(getattr(window3d(window), name) for name in _AXIS), strict=True):
-        size, outputs, kernel, stride, dilation, before = axis
-        pairs = np.array(list(itertools.product(range(outputs), range(kernel))), np.int64)
-        seen = pairs[:, 0] * stride + pairs[:, 1] * dilation - before
-        order = np.argsort(seen, kind="stable")
-        starts = np.searchsorted(seen[order], np.arange(size + 1))
-        found.append((starts.astype(np.int64), pairs[order]))
+    """Which outputs hold a pixel, axis by axis, as the kernel max_pool_gradient takes them."""
+    found, of = [], window3d(window)
+    for size, outputs, taps, stride, dilation, before in zip(
+        of.input, of.output, of.kernel, of.stride, of.dilation, of.before, strict=True
+    ):
+        seen = np.add.outer(np.arange(outputs) * stride - before, np.arange(taps) * dilation)
+        inside = np.argwhere((seen >= 0) & (seen < size))
+        pixels = seen[tuple(inside.T)]
+        order = np.argsort(pixels, kind="stable")
+        starts = np.searchsorted(pixels[order], np.arange(size + 1))
+        found.append((starts.astype(np.int64), inside[order].astype(np.int64)))
     return tuple(found)
-
-
-_AXIS = ("input", "output", "kernel", "stride", "dilation", "before")
 
 
 @functools.cache
