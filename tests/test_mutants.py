@@ -622,11 +622,11 @@ CHANGES = [
         losses,
     ),
     Change(
-        "the last values of an image repeat its first",
+        "the last value of an image left out",
         "numba",
         NUMBA + "images.py",
         "store(y, at + j * LANES, load(rows, j * LANES))",
-        "store(y, at + j * LANES, load(rows, j * 0))",
+        "store(y, at + j * LANES, load(rows, (j + 1) * LANES))",
         augmented,
     ),
     *(
