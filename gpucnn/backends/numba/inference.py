@@ -9,7 +9,7 @@ from gpucnn.backends.numba.channel_blocks import Blocks, aligned
 from gpucnn.backends.numba.lowering import Lowered, is_small
 from gpucnn.backends.spatial import three
 from gpucnn.inference.graph import Graph
-from gpucnn.kernels.numba import channel_images
+from gpucnn.kernels.numba.channel_images import FACTOR, MEAN, SOURCE_IMAGE, SOURCE_ROW
 
 # The largest map should stay in the second cache, with the next one, for all images at once; or, where a thread takes
 # some of the images through all layers, the largest that is kept for all of them in the third. But eight images share
@@ -53,17 +53,13 @@ class NativePlan:
         self.bytes = lowered.bytes
         channels, size = image_shape[0], three(image_shape[1:], 1)
         strides = [4 * math.prod((channels, *size)[axis:]) for axis in range(4)]  # of image, channel, plane, row
-        for slot, stride in zip(
-            range(channel_images.SOURCE_IMAGE, channel_images.SOURCE_ROW + 1), strides, strict=True
-        ):
+        for slot, stride in zip(range(SOURCE_IMAGE, SOURCE_ROW + 1), strides, strict=True):
             source[slot] = stride
         # A crop shows the middle.
         room = [i - o for i, o in zip(size, three(graph.nodes[0].shape[1:], 1), strict=True)]
         self._program.skip(sum(r // 2 * stride for r, stride in zip(room, (*strides[2:], 4), strict=True)))
         if preparation.mean is not None:
-            for slot, numbers in zip(
-                (channel_images.MEAN, channel_images.FACTOR), preparation.constants(channels), strict=True
-            ):
+            for slot, numbers in zip((MEAN, FACTOR), preparation.constants(channels), strict=True):
                 constants = aligned(channels)
                 constants[...] = numbers
                 source[slot] = lowered.program.keep(constants)
