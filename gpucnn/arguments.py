@@ -95,11 +95,6 @@ def number(
     return wide
 
 
-def epsilon(value: Any) -> float:
-    """`eps` of a normalization. Zero is refused: without variance it would give 0 / 0."""
-    return number("eps", value, above=0)
-
-
 def truth(name: str, value: Any) -> bool:
     """True or False."""
     if not isinstance(value, (bool, np.bool_)):

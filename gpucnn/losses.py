@@ -4,6 +4,7 @@ Each loss is an object that the Trainer takes, `Trainer(model, loss=Huber(0.5))`
 `loss, doutputs = MeanSquared()(outputs, targets)`. Your own loss is a class with the methods of `Loss`.
 """
 
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -172,7 +173,7 @@ class SoftmaxCrossEntropy(Loss):
     targets = "classes"
     # The sum of the losses, the hits; of weighted losses the sum of the weights; of maps the number of labels.
     counts = 4
-    _limits: ClassVar = {"label_smoothing": {"least": 0, "below": 1}}
+    _checks: ClassVar = {"label_smoothing": partial(arguments.number, least=0, below=1)}
     _fixed = ("class_weights", "ignore_index")
 
     def __init__(self, label_smoothing: float = 0.0, class_weights=None, ignore_index: int | None = None):
@@ -283,7 +284,7 @@ class Dice(Loss):
 
     recordable = True
     targets = "classes"
-    _limits: ClassVar = {"smooth": {"above": 0}}
+    _checks: ClassVar = {"smooth": partial(arguments.number, above=0)}
     _fixed = ("ignore_index",)
 
     def __init__(self, smooth: float = 1.0, ignore_index: int | None = None):
@@ -357,7 +358,7 @@ class Huber(ValueLoss):
     """The mean of d**2 / 2 if |d| <= delta, else delta * (|d| - delta / 2), d = output - target (Huber 1964)."""
 
     kind = "huber"
-    _limits: ClassVar = {"delta": {"above": 0}}
+    _checks: ClassVar = {"delta": partial(arguments.number, above=0)}
 
     def __init__(self, delta: float = 1.0):
         self.delta = delta

@@ -7,11 +7,12 @@ that a recorded step can be repeated with new values.
 
 import inspect
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
-from gpucnn.arguments import refuse_attribute, truth
+from gpucnn.arguments import number, refuse_attribute, truth
 from gpucnn.backends.step_end import StepEnd
 from gpucnn.errors import ConfigurationError
 from gpucnn.recordable import Recordable
@@ -32,7 +33,7 @@ class Optimizer(Recordable):
     hypers = 1
     # Whether `rates` depends on its arguments alone, and `update` takes a StepEnd and does it.
     ends_step = False
-    _limits: ClassVar = {"lr": {"least": 0}}
+    _checks: ClassVar = {"lr": partial(number, least=0)}
 
     def __init__(self, lr: float):
         self.lr = lr
@@ -127,10 +128,10 @@ class SGD(Optimizer):
 
     recordable = ends_step = True
     states = ("velocity",)
-    _limits: ClassVar = {
-        **Optimizer._limits,
-        "momentum": {"least": 0, "below": 1},
-        "weight_decay": {"least": 0},
+    _checks: ClassVar = {
+        **Optimizer._checks,
+        "momentum": partial(number, least=0, below=1),
+        "weight_decay": partial(number, least=0),
     }
 
     def __init__(self, lr: float = 0.01, momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = False):
@@ -152,12 +153,12 @@ class Adam(Optimizer):
     states = ("mean", "square")
     hypers = 4
     _decoupled = False
-    _limits: ClassVar = {
-        **Optimizer._limits,
-        "beta1": {"least": 0, "below": 1},
-        "beta2": {"least": 0, "below": 1},
-        "eps": {"above": 0},  # before any nonzero gradient 0 would give 0 / 0
-        "weight_decay": {"least": 0},
+    _checks: ClassVar = {
+        **Optimizer._checks,
+        "beta1": partial(number, least=0, below=1),
+        "beta2": partial(number, least=0, below=1),
+        "eps": partial(number, above=0),  # before any nonzero gradient 0 would give 0 / 0
+        "weight_decay": partial(number, least=0),
     }
 
     def __init__(
@@ -165,14 +166,17 @@ class Adam(Optimizer):
     ):
         super().__init__(lr)
         self.beta1, self.beta2, self.eps, self.weight_decay = beta1, beta2, eps, weight_decay
-        self._powers: list[Any] = [0, 1.0, 1.0]  # step, beta1 ** step, beta2 ** step
+        # Step, beta1 ** step, beta2 ** step, the betas; changed in place, so that no recording takes it for a setting.
+        self._powers: list[Any] = [0, 1.0, 1.0, ()]
 
     def rates(self, lr: float, step: int) -> tuple[float, ...]:
         """(lr, 1 - beta1**step, 1 - beta2**step, lr * weight_decay); powers by repeated float64 multiplication."""
-        done, power1, power2 = self._powers if self._powers[0] <= step else (0, 1.0, 1.0)
+        (done, power1, power2, of), betas = self._powers, (self.beta1, self.beta2)
+        if done > step or of != betas:
+            done, power1, power2 = 0, 1.0, 1.0
         for _ in range(step - done):
             power1, power2 = power1 * self.beta1, power2 * self.beta2
-        self._powers[:] = step, power1, power2
+        self._powers[:] = step, power1, power2, betas
         return lr, 1.0 - power1, 1.0 - power2, lr * self.weight_decay
 
     def update(self, weights, gradients, end: StepEnd | None = None) -> None:

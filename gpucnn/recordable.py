@@ -6,11 +6,10 @@ nothing else: NumPy or CuPy code in a layer, a loss or an optimizer would not ru
 arrays.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from gpucnn.arguments import number
 from gpucnn.errors import ConfigurationError
 
 # Methods that never run within a step, only when a layer is built, before training, between two steps, or at the end.
@@ -79,13 +78,14 @@ class Recordable:
     """
 
     recordable = False
-    # Of settings that are numbers what arguments.number takes, and settings that stay as the object was made with.
-    _limits: ClassVar[Mapping[str, dict[str, float]]] = MappingProxyType({})
+    # What checks a setting (name, value) whenever it is set, and returns what is kept.
+    _checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = MappingProxyType({})
+    # Settings that stay as the object was made with.
     _fixed: tuple[str, ...] = ()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self._limits:
-            value = number(name, value, **self._limits[name])
+        if name in self._checks:
+            value = self._checks[name](name, value)
         if name in self._fixed and name in vars(self):
             kind = type(self).__name__
             raise ConfigurationError(f"{name} of a {kind} cannot be changed; make another {kind}")

@@ -1,7 +1,8 @@
 """Activations, as layers and as the last operation of other layers."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 from gpucnn.arguments import number, one_of
 from gpucnn.backends.batch import Batch
@@ -15,9 +16,8 @@ SLOPE = 0.01  # leaky ReLU's default below 0
 _SETTINGS = {"leaky_relu": (SLOPE,)}
 
 
-def check_activation(name: str | None) -> str | None:
-    """`name` itself if it is None or known; raises ConfigurationError otherwise."""
-    return one_of("activation", name, ACTIVATIONS, optional=True)
+# For Recordable._checks: None or a known name.
+check_activation = partial(one_of, choices=ACTIVATIONS, optional=True)
 
 
 def activate(name: str, x: Batch, *settings: float) -> tuple[Batch, Callable[[Batch], Batch]]:
@@ -77,9 +77,10 @@ class LeakyReLU(Activation):
 
     recordable = local = elementwise = True
     operation = "leaky_relu"
+    _checks: ClassVar = {"negative_slope": partial(number)}
 
     def __init__(self, negative_slope: float = SLOPE):
-        self.negative_slope = number("negative_slope", negative_slope)
+        self.negative_slope = negative_slope
 
     @property
     def constants(self) -> tuple[float, ...]:

@@ -1,7 +1,7 @@
 """Layers made of layers."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from gpucnn.arguments import instance
 from gpucnn.backends.batch import Batch
@@ -111,11 +111,12 @@ class Residual(Split):
     """y = activation(body(x) + shortcut(x)); without a shortcut, body(x) + x (He et al. 2015)."""
 
     recordable = split = True
+    _checks: ClassVar = {"activation": check_activation}
 
     def __init__(self, body: Layer, shortcut: Layer | None = None, activation: str | None = "relu"):
         self.body = instance("body", body, Layer, "a layer, such as Sequential(...)")
         self.shortcut = instance("shortcut", shortcut, Layer, "a layer, such as a 1x1 convolution", optional=True)
-        self.activation = check_activation(activation)
+        self.activation = activation
 
     def build(self, shape: Shape) -> Shape:
         main = self.body.connect(shape)

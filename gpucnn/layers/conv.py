@@ -1,6 +1,7 @@
 """Convolution over one, two or three spatial axes: one implementation, a class for each number of axes."""
 
 import math
+from typing import ClassVar
 
 import numpy as np
 
@@ -33,6 +34,7 @@ class Convolution(Layer):
 
     recordable = local = True
     axes: int | None = None  # None: as many as the images have
+    _checks: ClassVar = {"activation": check_activation}
 
     def __init__(
         self,
@@ -65,7 +67,7 @@ class Convolution(Layer):
         self.use_bias = truth("bias", bias)
         self.padding_mode, self.padding_value = check_padding_mode(padding_mode, padding_value)
         self.strict = truth("strict", strict)
-        self.activation = check_activation(activation)
+        self.activation = activation
         self.initializer = check_initializer(initializer)
 
     def build(self, shape: Shape) -> Shape:

@@ -1,6 +1,7 @@
 """Transposed convolution: a convolution run backwards, which enlarges maps."""
 
 import math
+from typing import ClassVar
 
 import numpy as np
 
@@ -24,6 +25,7 @@ class TransposedConvolution(Layer):
 
     recordable = True
     axes: int | None = None  # None: as many as the images have
+    _checks: ClassVar = {"activation": check_activation}
 
     def __init__(
         self,
@@ -47,7 +49,7 @@ class TransposedConvolution(Layer):
         self.output_padding = each_axis("output_padding", output_padding, self.axes, least=0)
         self.groups = integer("groups", groups)
         self.use_bias = truth("bias", bias)
-        self.activation = check_activation(activation)
+        self.activation = activation
         self.initializer = check_initializer(initializer)
 
     def build(self, shape: Shape) -> Shape:

@@ -1,7 +1,7 @@
 """Fully connected layers, and flattening."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from gpucnn.arguments import integer, truth
 from gpucnn.backends.batch import Batch
@@ -22,13 +22,14 @@ class Dense(Layer):
     """
 
     recordable = True
+    _checks: ClassVar = {"activation": check_activation}
 
     def __init__(
         self, units: int, *, bias: bool = True, activation: str | None = None, initializer: str | float = "he"
     ):
         self.units = integer("units", units)
         self.use_bias = truth("bias", bias)
-        self.activation = check_activation(activation)
+        self.activation = activation
         self.initializer = check_initializer(initializer)
 
     def build(self, shape: Shape) -> Shape:

@@ -1,5 +1,8 @@
 """Dropout."""
 
+from functools import partial
+from typing import ClassVar
+
 from gpucnn.arguments import number
 from gpucnn.backends.batch import Batch
 from gpucnn.layers.base import Backward, Layer
@@ -13,9 +16,10 @@ class Dropout(Layer):
     """
 
     recordable = local = elementwise = True
+    _checks: ClassVar = {"rate": partial(number, least=0, below=1)}
 
     def __init__(self, rate: float = 0.5):
-        self.rate = number("rate", rate, least=0, below=1)
+        self.rate = rate
 
     def __call__(self, x: Batch) -> tuple[Batch, Backward]:
         mode = self.mode

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 
-from gpucnn.arguments import epsilon, integer, number, truth
+from gpucnn.arguments import integer, number, truth
 from gpucnn.backends import shares
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ShapeError
@@ -36,10 +37,14 @@ class BatchNorm(Layer):
     """
 
     recordable = local = True
+    _checks: ClassVar = {
+        "momentum": partial(number, least=0, most=1),
+        "eps": partial(number, above=0),
+        "activation": check_activation,
+    }
 
     def __init__(self, momentum: float = 0.1, eps: float = 1e-5, activation: str | None = None):
-        self.momentum, self.eps = number("momentum", momentum, least=0, most=1), epsilon(eps)
-        self.activation = check_activation(activation)
+        self.momentum, self.eps, self.activation = momentum, eps, activation
 
     def build(self, shape: Shape) -> Shape:
         self.check_axes(shape)
@@ -170,10 +175,10 @@ class _ImageNorm(Layer):
 
     recordable = True
     groups = 1
+    _checks: ClassVar = {"eps": partial(number, above=0), "activation": check_activation}
 
     def __init__(self, eps: float = 1e-5, *, affine: bool = True, activation: str | None = None):
-        self.eps, self.affine = epsilon(eps), truth("affine", affine)
-        self.activation = check_activation(activation)
+        self.eps, self.affine, self.activation = eps, truth("affine", affine), activation
 
     def _parameters(self, shape: Shape) -> None:
         self.gamma = Parameter(shape, 1.0) if self.affine else None

@@ -1,6 +1,8 @@
 """A convolution whose filters are taken from the training images: it whitens their patches."""
 
 import math
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,9 +27,10 @@ class Whitening2d(Layer):
     """
 
     recordable = local = True
+    _checks: ClassVar = {"eps": partial(number, above=0)}
 
     def __init__(self, kernel_size: int = 2, *, eps: float = 5e-4):
-        self.kernel_size, self.eps = integer("kernel_size", kernel_size), number("eps", eps, above=0)
+        self.kernel_size, self.eps = integer("kernel_size", kernel_size), eps
 
     def build(self, shape: Shape) -> Shape:
         channels, size = image_shape(shape)

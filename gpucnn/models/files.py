@@ -31,6 +31,7 @@ ABOUT = {
     "mean": ([float], None),
     "std": ([float], None),
     "frozen?": [str],
+    "changed_settings?": dict,
 }
 
 
@@ -92,6 +93,10 @@ def restore(path, tensors: dict[str, np.ndarray], about: dict, model: Model | No
     model.mean, model.std = (about[name] and tuple(about[name]) for name in ("mean", "std"))
     if "frozen" in about:  # else those that are frozen stay so
         model.frozen = about["frozen"]
+    try:
+        model.changed_settings = about.get("changed_settings", {})
+    except ConfigurationError as error:
+        raise CheckpointError(f"{path} is damaged: {first_line(error)}") from None
     return model
 
 
@@ -106,7 +111,7 @@ def describe(model: Model) -> dict:
         "image_shape": list(model.image_shape),
         "mean": model.mean and list(model.mean),
         "std": model.std and list(model.std),
-        **({"frozen": model.frozen} if model.frozen else {}),
+        **{name: now for name in ("frozen", "changed_settings") if (now := getattr(model, name))},
     }
 
 
@@ -133,6 +138,7 @@ def _unfit(about: dict, model: Model) -> str | None:
         "mean": (mean is None) == (std is None) and (mean is None or len(mean) == need[0]),
         "std": std is None or (len(std) == need[0] and min(std) > 0),
         "frozen": set(about.get("frozen", [])) <= set(model.holders()),
+        "changed_settings": all(isinstance(found, dict) for found in about.get("changed_settings", {}).values()),
         "class_names": names is None or len(names) == model.output_shape[0],
     }
     return next((name for name, good in fits.items() if not good), None)

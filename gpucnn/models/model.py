@@ -30,6 +30,7 @@ from gpucnn.recordable import Recordable
 # Every parameter starts at a multiple of 16 floats, 64 bytes, so that kernels may load vectors from its start. The gaps
 # stay zero because their gradient is zero.
 _ALIGN = 16
+_PLAIN = (bool, int, float, str, type(None))  # settings that files can hold
 
 
 class Model(Recordable):
@@ -71,12 +72,13 @@ class Model(Recordable):
         self._share_layers()
         layer.name = ""
         self.output_shape = layer.connect(self.input_shape)
-        # As built: a user-defined layer may change its attributes later.
+        # As built: both may change later (changed_settings).
         self.structure = repr(layer)
         self.mode = Mode()
         self.parameters: list[Parameter] = []
         self.running: list[Statistic] = []
         self._collect()
+        self._built = {part.name: part._settings(_PLAIN) for part in layer.walk()}
         self._group: weakref.WeakSet[Model] = weakref.WeakSet([self])  # models with the same buffers
         self.initialized = not self.parameters
         self.backend: Any = None  # a Backend once placed
@@ -202,6 +204,30 @@ class Model(Recordable):
         for name, layer in holders.items():
             layer._trainable = name not in names
         self.mode.freezes += 1
+
+    @property
+    def changed_settings(self) -> dict[str, dict[str, Any]]:
+        """The settings that layers have now and were not built with, as far as they are numbers, truths or text: by
+        layer's name, then by setting's. Files store them. Setting it changes those that it names; raises
+        ConfigurationError, before it changes any, for one that no layer was built with.
+        """
+        changed = {}
+        for layer in self.layer.walk():
+            built = self._built[layer.name]
+            now = layer._settings(_PLAIN).items()
+            changed[layer.name] = {name: value for name, value in now if name in built and value != built[name]}
+        return {layer: settings for layer, settings in changed.items() if settings}
+
+    @changed_settings.setter
+    def changed_settings(self, changed: dict[str, dict[str, Any]]) -> None:
+        layers = {layer.name: layer for layer in self.layer.walk()}
+        for layer, settings in changed.items():
+            for name, value in settings.items():
+                if not isinstance(value, _PLAIN) or name not in self._built.get(layer, {}):
+                    raise ConfigurationError(f"layer {layer} was built without such a {name} as {check.shown(value)}")
+        for layer, settings in changed.items():
+            for name, value in settings.items():
+                setattr(layers[layer], name, value)
 
     def holders(self) -> dict[str, Layer]:
         """The layers that have parameters, by name."""

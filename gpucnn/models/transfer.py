@@ -100,7 +100,7 @@ def replace_head(
             f"{model.name} ends with {type(last).__name__}, not with Dense; give head=, the layer to put in its place"
         )
     units, kind, about = ending(classes, outputs)
-    if head is None and model.name in MODELS:
+    if head is None and model.name in MODELS and not model.changed_settings:
         arguments = {name: v for name, v in model.arguments.items() if name not in ("classes", "outputs")}
         new = build_model(model.name, **arguments, **about)
     else:

@@ -10,7 +10,7 @@ class Callback:
 
     They get the trainer. What they change of the settings of its optimizer, schedule, loss and layers, and which layers
     are frozen, takes effect in the next step; to assign an attribute of the trainer is refused while it trains. A
-    resumed run has these changes too, as far as they are numbers or text, but for those of layers' settings.
+    resumed run has these changes too, as far as they are numbers or text.
     `trainer.stop_training()` ends training after the current epoch. A class with another method whose name begins with
     "on_" is refused: nothing would call it.
     """

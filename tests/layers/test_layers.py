@@ -17,6 +17,7 @@ from gpucnn.layers import (
     GlobalAvgPool2d,
     Layer,
     LayerNorm,
+    LeakyReLU,
     MaxPool2d,
     Parameter,
     ReLU,
@@ -132,6 +133,25 @@ def test_settings_that_build_has_used_cannot_be_changed(layer, changes):
         free = copy.deepcopy(layer)
         setattr(free, name, value)
         assert getattr(free, name) == value and repr(layer) == model.structure
+
+
+@pytest.mark.parametrize(
+    ("layer", "name", "value", "words"),
+    [
+        (Dropout(0.5), "rate", 2.0, "rate is 2.0; give a number from 0 up to, not including, 1"),
+        (LeakyReLU(), "negative_slope", "a", "negative_slope is 'a' of type str; give a finite number"),
+        (BatchNorm(), "momentum", 5, "momentum is 5; give a number from 0 to 1"),
+        (LayerNorm(), "eps", 0, "eps is 0; give a number above 0"),
+        (Conv2d(2, 3), "activation", "relu6", "activation is 'relu6'; use one of relu, tanh"),
+        (Residual(Conv2d(3, 1)), "activation", 3, "activation is 3; use one of relu, tanh"),
+    ],
+)
+def test_a_setting_is_checked_whenever_it_is_set(layer, name, value, words):
+    for where in (layer, Model(copy.deepcopy(layer), (3, 8, 8)).layer):
+        before = getattr(where, name)
+        with pytest.raises(ConfigurationError, match=words):
+            setattr(where, name, value)
+        assert getattr(where, name) == before
 
 
 def test_settings_that_are_read_in_each_call_can_be_changed():

@@ -13,6 +13,7 @@ from gpucnn.backends import get_backend
 from gpucnn.errors import CheckpointError, ConfigurationError, DataError, DTypeError, ShapeError
 from gpucnn.layers import BatchNorm, Conv2d, Dense, Flatten, Layer, Sequential
 from gpucnn.models import Model, build_model, lenet5, resnet20, vgg_small
+from gpucnn.models.files import describe, write_tensors
 from tests.models.nets import OF_IMAGES
 
 FAST = get_backend("numpy", "fast")
@@ -180,6 +181,47 @@ def test_a_user_defined_model_is_passed_in(tmp_path):
     for other in (small(activation="tanh"), small(initializer="lecun"), lenet5()):
         with pytest.raises(CheckpointError, match="another model"):
             gpucnn.load(tmp_path / "m", other)
+
+
+def test_settings_changed_since_the_model_was_built_come_back(tmp_path):
+    """Predictions depend on some of them: a file without them would answer otherwise, in silence."""
+    x = np.random.default_rng(0).standard_normal((3, 2, 5, 5), np.float32)
+    model = small().initialize(5).place(FAST)
+    first, norm, _, last = model.layer.layers
+    before, first.activation, norm.eps, last.activation = model.predict(x), "tanh", 0.5, "relu"
+    after = model.predict(x)
+    gpucnn.save(model, tmp_path / "m")
+    back = gpucnn.load(tmp_path / "m", small()).place(FAST)
+    assert back.changed_settings == {"0": {"activation": "tanh"}, "1": {"eps": 0.5}, "3": {"activation": "relu"}}
+    assert not np.array_equal(before, after) and np.array_equal(back.predict(x), after)
+    smaller = gpucnn.models.replace_head(back, 2)
+    assert smaller.layer.layers[0].activation == "tanh" and smaller.changed_settings == {}  # it was built with them
+    ready = lenet5().initialize(5)
+    last = list(ready.layer.leaves())[-1]
+    last.activation = "relu"
+    gpucnn.save(ready, tmp_path / "ready")
+    assert gpucnn.load(tmp_path / "ready").changed_settings == {last.name: {"activation": "relu"}}
+    assert repr(gpucnn.models.replace_head(ready, 3).layer).endswith("activation='relu', initializer='he'))")
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ([], "where an object belongs"),
+        ({"1": 0.5}, "its changed_settings is"),
+        ({"1": {"eps": [0.5]}}, "layer 1 was built without such a eps"),
+        ({"1": {"_trainable": False}}, "layer 1 was built without such a _trainable"),
+        ({"7": {"eps": 0.5}}, "layer 7 was built without"),
+        ({"0": {"out_channels": 4}}, "was built with out_channels=3"),
+        ({"1": {"eps": -1.0}}, "eps is -1.0"),
+    ],
+)
+def test_changed_settings_that_no_model_has_are_refused(tmp_path, changed, words):
+    model = small().initialize(5)
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    write_tensors(tmp_path / "m", state, {**describe(model), "changed_settings": changed})
+    with pytest.raises(CheckpointError, match=f"damaged.*{words}"):
+        gpucnn.load(tmp_path / "m", small())
 
 
 def test_every_way_of_cutting_or_changing_a_file_is_refused(tmp_path):

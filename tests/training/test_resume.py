@@ -88,6 +88,28 @@ def test_what_a_callback_has_changed_is_resumed(tmp_path, schedule):
     assert resumed.optimizer.momentum == 0.5 and resumed.loss.label_smoothing == whole.loss.label_smoothing
 
 
+class Anneal(Callback):
+    """Changes settings of layers, and those of an optimizer that count from the first step."""
+
+    def on_epoch_end(self, trainer, record):
+        dropout = trainer.model.layer.layers[4]
+        dropout.rate, trainer.optimizer.beta1 = dropout.rate / 2, 0.9 - 0.1 * record["epoch"]
+
+
+def test_changed_layers_and_betas_are_resumed(tmp_path):
+    def make(name):
+        settings = {"schedule": Constant(), "optimizer": Adam(0.01), "callbacks": [Anneal()]}
+        return small.trainer(tmp_path / name, **settings)
+
+    whole, resumed = make("whole"), make("cut")
+    whole.fit(X, Y, 4)
+    make("cut").fit(X, Y, 2)
+    resumed.fit(X, Y, 4, resume=True)
+    assert resumed.model.weights_sha256() == whole.model.weights_sha256()
+    assert resumed.model.changed_settings == {"4": {"rate": 0.25 / 16}}
+    assert load_run(tmp_path / "cut", small.model()).model.changed_settings == {"4": {"rate": 0.25 / 16}}
+
+
 def test_records_of_callbacks_are_kept_as_json_has_them(tmp_path):
     """NumPy's numbers are; what JSON has not is refused once the epoch is kept, with or without a run folder."""
 
