@@ -384,6 +384,27 @@ OTHERS |= {
         EXPLAIN,
         "flips_are_the_mean",
     ),
+    "files forget which settings were changed": (
+        "models/files.py",
+        'for name in ("frozen", "changed_settings")',
+        'for name in ("frozen",)',
+        "training/test_resume.py",
+        "changed_layers",
+    ),
+    "bias correction remembers other betas": (
+        "optimizers.py",
+        "if done > step or of != betas:",
+        "if done > step:",
+        "training/test_resume.py",
+        "changed_layers",
+    ),
+    "a setting that is set is not checked": (
+        "recordable.py",
+        "if name in self._checks:",
+        "if False:",
+        "layers/test_layers.py",
+        "checked_whenever",
+    ),
     "any class is possible for a doubted label": (
         "training/doubts.py",
         "possible = np.where(p >= least, p, -1.0)",
