@@ -80,7 +80,7 @@ class Model(Recordable):
         self._collect()
         self._built = {part.name: part._settings(_PLAIN) for part in layer.walk()}
         self._group: weakref.WeakSet[Model] = weakref.WeakSet([self])  # models with the same buffers
-        self.initialized = not self.parameters
+        self._drawn = not self.parameters  # or loaded; else all that is not zero was set by hand
         self.backend: Any = None  # a Backend once placed
         self._unused: Any = None  # the gradients of frozen parameters
         self._plans = Plans()
@@ -311,6 +311,21 @@ class Model(Recordable):
         self.load_state_dict(values)
         return self
 
+    @property
+    def initialized(self) -> bool:
+        """Whether the model has weights: drawn, trained, loaded or set by hand."""
+        return self._drawn or bool(self.values.any())
+
+    def initialize_missing(self, seed: int) -> None:
+        """`initialize` a model whose weights were neither drawn nor loaded; parameters and running statistics that were
+        set by hand stay.
+        """
+        if not self._drawn:
+            before, initial = self._host_values(), {s.name: s.initial for s in self.running}
+            by_hand = {name: value for name, value in before.items() if (value != initial.get(name, 0)).any()}
+            self.initialize(seed)
+            self.load_state_dict(self.state_dict() | by_hand)
+
     def learn(self, images) -> "Model":
         """Give a Whitening2d at the start that has no filters yet those of images (N, *image_shape); returns the model
         itself. The Trainer calls it before the first step.
@@ -355,7 +370,7 @@ class Model(Recordable):
         self._group.add(other)
         other._group = self._group
         other._bind(self.values, self.grads, self.statistics)
-        other.backend, other.initialized = self.backend, self.initialized
+        other.backend, other._drawn = self.backend, self._drawn
         if self.backend is not None:
             other.mode.step = self.backend.zeros((1,), np.uint32)
             other._place_shared()
@@ -428,7 +443,7 @@ class Model(Recordable):
 
     def check_initialized(self) -> None:
         """Raises ConfigurationError unless the model has weights: drawn, trained, loaded or set by hand."""
-        if not self.initialized and not self.values.any():
+        if not self.initialized:
             raise ConfigurationError(
                 f"{self.name} has no weights yet; draw them with model.initialize(seed=0), train it, or load some"
             )
@@ -466,7 +481,7 @@ class Model(Recordable):
             )
         self._write(state)
         for model in list(self._group):
-            model.initialized = True
+            model._drawn = True
 
     def _write(self, state: dict[str, np.ndarray]) -> None:
         for flat, host in zip((self.values, self.statistics), self.flat(state), strict=True):

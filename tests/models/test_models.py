@@ -307,6 +307,27 @@ def test_weights_that_do_not_exist_are_refused(tmp_path):
     assert len(by_hand.place(FAST).predict(x)) == 1
 
 
+def test_weights_set_by_hand_stay_where_others_are_drawn():
+    def by_hand():
+        model = small()
+        model.layer.layers[0].weight.value[...] = 0.5
+        model.layer.layers[1].running_mean.value[...] = 2
+        return model
+
+    drawn, kept = small().initialize(7).state_dict(), by_hand()
+    for prepare in (
+        lambda model: gpucnn.Trainer(model, backend=FAST, seed=7, progress=False),
+        lambda model: gpucnn.models.load_matching(drawn, model, "3"),
+    ):
+        prepare(kept)
+        state = kept.state_dict()
+        for name, value in state.items():
+            expected = {"0.weight": 0.5, "1.running_mean": 2}.get(name, drawn[name])
+            assert (value == expected).all(), name
+        kept = by_hand()
+    assert (gpucnn.models.replace_head(kept, 2).state_dict()["0.weight"] == 0.5).all()
+
+
 def test_normalization_is_checked_when_it_is_set():
     model = small().initialize(0).place(FAST)
     x, y = np.ones((4, 2, 5, 5), np.float32), np.zeros(4, np.int64)
