@@ -6,9 +6,10 @@ strings are not booleans, strings are not numbers, and numbers that overflow flo
 """
 
 import numbers
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from os import PathLike
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,6 +26,16 @@ def shown(value: Any) -> str:
     except Exception:  # an integer with more digits than Python prints; objects whose repr fails
         return f"a {type(value).__name__} that cannot be printed"
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+class Checked:
+    """Base of objects whose settings are checked whenever they are set."""
+
+    # What checks a setting (name, value) and returns what is kept.
+    _checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = MappingProxyType({})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, self._checks[name](name, value) if name in self._checks else value)
 
 
 def refuse(name: str, value: Any, expected: str, error: type[GpucnnError] = ConfigurationError) -> GpucnnError:

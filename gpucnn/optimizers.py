@@ -132,12 +132,12 @@ class SGD(Optimizer):
         **Optimizer._checks,
         "momentum": partial(number, least=0, below=1),
         "weight_decay": partial(number, least=0),
+        "nesterov": truth,
     }
 
     def __init__(self, lr: float = 0.01, momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = False):
         super().__init__(lr)
-        self.momentum, self.weight_decay = momentum, weight_decay
-        self.nesterov = truth("nesterov", nesterov)
+        self.momentum, self.weight_decay, self.nesterov = momentum, weight_decay, nesterov
         if self.nesterov and self.momentum == 0:
             raise ConfigurationError("nesterov needs a momentum above 0")
 

@@ -6,10 +6,9 @@ nothing else: NumPy or CuPy code in a layer, a loss or an optimizer would not ru
 arrays.
 """
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
+from gpucnn.arguments import Checked
 from gpucnn.errors import ConfigurationError
 
 # Methods that never run within a step, only when a layer is built, before training, between two steps, or at the end.
@@ -69,7 +68,7 @@ _PLAIN = (bool, int, float, str, bytes, type(None), tuple, list)
 _latest_change = [object()]
 
 
-class Recordable:
+class Recordable(Checked):
     """Base of everything that computes in a training step: layers, losses, optimizers, clipping, models.
 
     `recordable` is a class's own declaration. A class that overrides a method which runs in a step does not inherit it:
@@ -78,18 +77,14 @@ class Recordable:
     """
 
     recordable = False
-    # What checks a setting (name, value) whenever it is set, and returns what is kept.
-    _checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = MappingProxyType({})
     # Settings that stay as the object was made with.
     _fixed: tuple[str, ...] = ()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self._checks:
-            value = self._checks[name](name, value)
         if name in self._fixed and name in vars(self):
             kind = type(self).__name__
             raise ConfigurationError(f"{name} of a {kind} cannot be changed; make another {kind}")
-        object.__setattr__(self, name, value)
+        super().__setattr__(name, value)
         notice_change()
 
 

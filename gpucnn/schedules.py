@@ -7,14 +7,18 @@ cosine is `arithmetic.cos64`), so every backend sees the same rates.
 """
 
 import math
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
 from gpucnn import arithmetic
-from gpucnn.arguments import instance, integer, number
+from gpucnn.arguments import Checked, instance, integer, number
+
+_ratio = partial(number, least=0, most=1)
 
 
-class Schedule:
+class Schedule(Checked):
     """Base of all schedules. `uses_steps`: rates depend on how long the whole run is, so a run cannot be extended."""
 
     uses_steps = False
@@ -41,8 +45,10 @@ class Constant(Schedule):
 class Step(Schedule):
     """The rate times `factor` after every `every` epochs."""
 
+    _checks: ClassVar = {"every": integer, "factor": _ratio}
+
     def __init__(self, every: int, factor: float = 0.1):
-        self.every, self.factor = integer("every", every), _ratio("factor", factor)
+        self.every, self.factor = every, factor
 
     def __call__(self, step: int, steps: int, epoch: int) -> float:
         rate = 1.0
@@ -58,9 +64,10 @@ class Cosine(Schedule):
     """
 
     uses_steps = True
+    _checks: ClassVar = {"final": _ratio}
 
     def __init__(self, final: float = 0.0):
-        self.final = _ratio("final", final)
+        self.final = final
 
     def __call__(self, step: int, steps: int, epoch: int) -> float:
         return _cosine(1.0, self.final, step / steps)
@@ -73,13 +80,10 @@ class OneCycle(Schedule):
     """
 
     uses_steps = True
+    _checks: ClassVar = {"rise": _ratio, "start": _ratio, "final": _ratio}
 
     def __init__(self, rise: float = 0.3, start: float = 1 / 25, final: float = 4e-6):
-        self.rise, self.start, self.final = (
-            _ratio("rise", rise),
-            _ratio("start", start),
-            _ratio("final", final),
-        )
+        self.rise, self.start, self.final = rise, start, final
 
     def __call__(self, step: int, steps: int, epoch: int) -> float:
         turn = self.rise * steps
@@ -94,8 +98,10 @@ class WarmUp(Schedule):
     `then` counts its steps from the run's first, warm-up included.
     """
 
+    _checks: ClassVar = {"steps": integer}
+
     def __init__(self, steps: int, then: Schedule | None = None):
-        self.steps = integer("steps", steps)
+        self.steps = steps
         self.then = instance("then", then, Schedule, "a schedule, such as Cosine()", optional=True) or Constant()
         self.uses_steps = self.then.uses_steps
 
@@ -117,7 +123,3 @@ class WarmUp(Schedule):
 def _cosine(first: float, last: float, part: float) -> float:
     """From `first` at part 0 to `last` at part 1 along half a cosine."""
     return last + (first - last) * ((1.0 + float(arithmetic.cos64(np.float64(math.pi * part)))) / 2.0)
-
-
-def _ratio(name: str, value: float) -> float:
-    return number(name, value, least=0, most=1)

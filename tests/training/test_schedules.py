@@ -152,3 +152,20 @@ def test_the_command_line_keeps_it_for_resume(tmp_path):
 def test_what_is_no_schedule_or_number_is_refused(make):
     with pytest.raises(ConfigurationError, match="give a"):
         make()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "name", "value", "words"),
+    [
+        (Step(2), "every", 0, "every is 0; give"),
+        (Step(2), "factor", 2.0, "factor is 2.0; give a number from 0 to 1"),
+        (Cosine(), "final", "low", "final is 'low' of type str"),
+        (OneCycle(), "rise", -0.5, "rise is -0.5; give"),
+        (WarmUp(3), "steps", 1.5, "steps is 1.5"),
+    ],
+)
+def test_a_setting_is_checked_whenever_it_is_set(schedule, name, value, words):
+    before = getattr(schedule, name)
+    with pytest.raises(ConfigurationError, match=words):
+        setattr(schedule, name, value)
+    assert getattr(schedule, name) == before

@@ -399,9 +399,9 @@ OTHERS |= {
         "changed_layers",
     ),
     "a setting that is set is not checked": (
-        "recordable.py",
-        "if name in self._checks:",
-        "if False:",
+        "arguments.py",
+        "if name in self._checks else value",
+        "if False else value",
         "layers/test_layers.py",
         "checked_whenever",
     ),
