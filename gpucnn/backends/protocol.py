@@ -55,6 +55,7 @@ class Backend(ABC):
     device: str
     graph: bool = False
     looks_ahead = False  # whether end_step prepares the next step
+    splits_plans = False  # whether plans pay for parts of a network, with its other layers between them
     replaced: int | None = None  # how many launches of kernels for a shape were replaced, in what `general` returns
     shares_batches: bool = False
     exchanges_on: str = ""

@@ -8,17 +8,19 @@ makes them void.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from gpucnn.backends.augmentation import NO_AUGMENTATION
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.protocol import Array
+from gpucnn.backends.protocol import Backend
 from gpucnn.inference import Plan, Unplannable
 from gpucnn.inference.graph import Graph
-from gpucnn.inference.trace import trace
 from gpucnn.models.inputs import check_images
+from gpucnn.models.stages import Stage, stages_of
 from gpucnn.recordable import attributes, changed_setting, is_recordable, last_change
 
 Finish = Callable[[Batch], Batch]
@@ -38,7 +40,6 @@ class Plans:
         self._forget()
         self._last_change: object = None
         self._settings: list[tuple[Any, dict[str, Any]]] = []
-        self._plannable = False
 
     def __deepcopy__(self, memo: dict) -> "Plans":
         return Plans()
@@ -48,7 +49,7 @@ class Plans:
 
     def _forget(self) -> None:
         self._free: OrderedDict[tuple, list[Plan]] = OrderedDict()
-        self._graphs: dict[Any, tuple[Graph, int] | None] = {}  # with how many images at most a plan has
+        self._stages: dict[Any, list[Stage]] = {}
         self.kept = self._bytes = 0  # of the plans that wait for the next call
 
     # ---- predictions -------------------------------------------------------------------------------------------------
@@ -60,18 +61,44 @@ class Plans:
         """
         if self._last_change is not last_change():
             self._look_for_changes(model)
-        which, graphs = _which(finish), self._graphs
-        found = graphs[which] if which in graphs else self._find(model, finish, which)
-        if found is not None:
+        which, all_stages = _which(finish), self._stages
+        stages = all_stages[which] if which in all_stages else self._find(model, finish, which)
+        if len(stages) == 1 and stages[0].graph and which is not None:
             try:
-                return self._planned(model, images, batch_size, *found, which)
+                return self._planned(model, images, batch_size, stages[0].graph, stages[0].most, (which, 0), images)
             except Unplannable:
-                self._graphs[which] = None
-        images = check_images(images, model.image_shape, model.backend.dtype)
-        return _unplanned(model, images, batch_size, finish)
+                stages[0].graph = None
+        if not stages[0].graph:
+            images = check_images(images, model.image_shape, model.backend.dtype)
+        if which is None:
+            stages = [*stages, Stage(finish)]
+        parts = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+        return np.concatenate([self._staged(model, part, stages, which, images) for part in parts])
 
-    def _planned(self, model: Model, images, batch_size: int, graph: Graph, most: int, which) -> np.ndarray:
-        backend, count, graphs = model.backend, len(images), self._graphs
+    def _staged(self, model: Model, part, stages: list[Stage], which, images) -> np.ndarray:
+        """Stage by stage, the `part` of all `images` at once."""
+        value = part  # an array on the host, or a Batch
+        for number, stage in enumerate(stages):
+            if stage.graph:
+                rows = model.backend.unpack(value) if isinstance(value, Batch) else value
+                try:
+                    shown = None if number else images
+                    value = self._planned(model, rows, len(part), stage.graph, stage.most, (which, number), shown)
+                    continue
+                except Unplannable:
+                    stage.graph = None
+            # Layers read the mode, and a backend records what any thread launches.
+            with _alone, _inference(model):
+                if not isinstance(value, Batch):
+                    value = _batch(model.backend, value) if number else model.batch(value)
+                value = stage.compute(value)
+        return model.backend.unpack(value) if isinstance(value, Batch) else value
+
+    def _planned(self, model: Model, rows, batch_size: int, graph: Graph, most: int, at: tuple, images) -> np.ndarray:
+        """What a stage makes of `rows` (N, C, *spatial): at the start of a network some of `images`, to be prepared;
+        else `images` is None.
+        """
+        backend, count, all_stages = model.backend, len(rows), self._stages
         most = min(batch_size, most)
         outputs = np.empty((count, *graph.nodes[-1].shape), backend.dtype)
         if count <= most:
@@ -82,23 +109,26 @@ class Plans:
         for length, starts in parts:
             if not length:
                 continue
-            key = which, length
-            plan = self._take(key) or self._make(model, graph, length)
+            key = at, length
+            plan = self._take(key) or self._make(model, graph, length, images is not None)
             for start in starts:
-                part, result = images, outputs
+                part, result = rows, outputs
                 if length != count:
-                    part, result = images[start : start + length], outputs[start : start + length]
+                    part, result = rows[start : start + length], outputs[start : start + length]
                 if type(part) is not np.ndarray:  # of images that are mapped
                     part = np.ascontiguousarray(part, backend.dtype)
-                if not plan.run(part, result, start > starts[0]):
+                if not plan.run(part, result, start > starts[0]) and images is not None:
                     check_images(images, model.image_shape, backend.dtype)  # says which image
-            self._give_back(key, plan, graphs)
+            self._give_back(key, plan, all_stages)
         return outputs
 
     def _look_for_changes(self, model: Model) -> None:
-        """Forget everything if a setting of the model or one of its layers has changed."""
+        """Forget everything if a setting of the model or one of its layers has changed. The settings of those that no
+        plan computes may change at each call.
+        """
         with self._lock:
-            latest, parts = last_change(), [model, *model.layer.walk(), *model.parameters, *model.running]
+            latest, layers = last_change(), filter(is_recordable, model.layer.walk())
+            parts = [model, *layers, *model.parameters, *model.running]
             same = len(parts) == len(self._settings) and all(
                 part is known and changed_setting(part, before) is None
                 for part, (known, before) in zip(parts, self._settings, strict=True)
@@ -106,24 +136,13 @@ class Plans:
             if not same:
                 self._forget()
                 self._settings = [(part, attributes(part)) for part in parts]
-                self._plannable = all(map(is_recordable, [model, *model.layer.walk()]))
             self._last_change = latest
 
-    def _find(self, model: Model, finish: Finish, which) -> tuple[Graph, int] | None:
-        """What the model computes, and how many images a plan should have at most; None where only its layers know."""
-        with _alone:
-            graphs, found = self._graphs, None
-            if self._plannable and which is not None:
-                training, model.mode.training = model.mode.training, False
-                try:
-                    graph = trace(lambda x: finish(model.layer(x)[0]), model.input_shape, _owned_by(model))
-                    found = graph, model.backend.images_at_once(graph)
-                except Exception:  # whatever a layer raises that looks for values: by itself it raises it again
-                    found = None
-                finally:
-                    model.mode.training = training
-            graphs[which] = found
-        return found
+    def _find(self, model: Model, finish: Finish, which) -> list[Stage]:
+        with _alone, _inference(model):
+            all_stages = self._stages
+            all_stages[which] = stages_of(model, finish if which is not None else None)
+        return all_stages[which]
 
     # ---- the store ---------------------------------------------------------------------------------------------------
 
@@ -137,14 +156,16 @@ class Plans:
             self._bytes -= plan.bytes
             return plan
 
-    def _make(self, model: Model, graph: Graph, count: int) -> Plan:
+    def _make(self, model: Model, graph: Graph, count: int, first: bool) -> Plan:
         with _alone:
-            return model.backend.plan(graph, count, model.preparation, model.image_shape)
+            if first:
+                return model.backend.plan(graph, count, model.preparation, model.image_shape)
+            return model.backend.plan(graph, count, NO_AUGMENTATION, graph.nodes[0].shape)
 
-    def _give_back(self, key: tuple, plan: Plan, graphs: dict) -> None:
+    def _give_back(self, key: tuple, plan: Plan, all_stages: dict) -> None:
         """Keep a plan for the next call, unless settings have changed since; the longest unused are let go."""
         with self._lock:
-            if graphs is not self._graphs:
+            if all_stages is not self._stages:
                 return
             self._free.setdefault(key, []).append(plan)
             self._free.move_to_end(key)
@@ -180,33 +201,22 @@ def _which(finish: Finish):
     return function if function is not None and function.__module__ == "gpucnn.losses" else None
 
 
-def _owned_by(model: Model) -> Callable[[Array], bool]:
-    """Whether an array is a part of the model's weights or statistics that kernels may read in whole vectors."""
-    ranges = [(_address(flat), flat.nbytes) for flat in (model.values, model.statistics)]
-
-    def owned(array: Array) -> bool:
-        place = _address(array)
-        return (
-            array.dtype == np.float32
-            and array.flags.c_contiguous
-            and any(first <= place < first + size and (place - first) % 64 == 0 for first, size in ranges)
-        )
-
-    return owned
+@contextmanager
+def _inference(model: Model) -> Iterator[None]:
+    training, model.mode.training = model.mode.training, False
+    try:
+        yield
+    finally:
+        model.mode.training = training
 
 
-def _address(array: Array) -> int:
-    """Where an array begins; CuPy's have no __array_interface__."""
-    interface = "__cuda_array_interface__" if hasattr(array, "__cuda_array_interface__") else "__array_interface__"
-    return getattr(array, interface)["data"][0]
-
-
-def _unplanned(model: Model, images, batch_size: int, finish: Finish) -> np.ndarray:
-    """Layer by layer, one call at a time: layers read the mode, and a backend records what any thread launches."""
-    with _alone:
-        training, model.mode.training = model.mode.training, False
-        try:
-            parts = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
-            return np.concatenate([model.backend.unpack(finish(model(part)[0])) for part in parts])
-        finally:
-            model.mode.training = training
+def _batch(backend: Backend, rows: np.ndarray) -> Batch:
+    """A batch of (N, C, *spatial). Lanes past the last image repeat it: a layer may make no number of zeros."""
+    if len(rows) == 1:  # which takes less time than the call of a kernel
+        data = np.empty((1, *rows.shape[1:], backend.lanes), rows.dtype)
+        data[...] = rows[..., None]
+        return Batch(data, 1, backend)
+    batch = backend.pack(rows)
+    if rest := len(rows) % backend.lanes:
+        batch.data[-1, ..., rest:] = batch.data[-1, ..., rest - 1 : rest]
+    return batch

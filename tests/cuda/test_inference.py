@@ -63,7 +63,7 @@ def test_predictions_have_the_bits_of_numpy(cupy_backend, name, fuses, monkeypat
     model.place(cupy_backend)
     for count in (37, 3):
         assert model.predict(images[:count]).tobytes() == expected[:count].tobytes()
-    assert all(graph is not None for graph in model._plans._graphs.values())
+    assert all(stage.graph is not None for stages in model._plans._stages.values() for stage in stages)
     assert any(file == "fused.cu" for file, _ in cupy_backend.launcher._kernels) == fuses
 
 

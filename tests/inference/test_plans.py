@@ -34,8 +34,8 @@ def expected(model: Model, x: np.ndarray) -> np.ndarray:
 
 
 def is_planned(model: Model) -> bool:
-    graphs = list(model._plans._graphs.values())
-    return bool(graphs) and all(graph is not None for graph in graphs)
+    stages = [stage for found in model._plans._stages.values() for stage in found]
+    return bool(stages) and all(stage.graph is not None for stage in stages)
 
 
 def waiting(model: Model) -> list:

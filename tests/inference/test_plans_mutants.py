@@ -36,6 +36,32 @@ def test_a_planted_error_is_noticed(tmp_path, name):
     assert_noticed(tmp_path, *MUTANTS[name], "inference/test_plans.py", "map or border or zeros")
 
 
+PLANS = "gpucnn/models/plans.py"
+OWN = {
+    "lanes without an image hold zeros": (PLANS, "if rest := len(rows) % backend.lanes:", "if rest := 0:", "lanes"),
+    "settings of own layers make plans void": (
+        PLANS,
+        "filter(is_recordable, model.layer.walk())",
+        "model.layer.walk()",
+        "keeps_the_plans",
+    ),
+    "values that are no numbers pass": (PLANS, "None if number else images", "None", "no_numbers"),
+    "own layers see what fits a plan": (
+        PLANS,
+        "self._planned(model, rows, len(part),",
+        "self._planned(model, rows[:8], 8,",
+        "as_many",
+    ),
+    "images are prepared twice": (PLANS, "            if first:\n", "            if True:\n", "prepared"),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_planted_error_between_own_layers_is_noticed(tmp_path, name):
+    *planted, tests = OWN[name]
+    assert_noticed(tmp_path, *planted, "inference/test_stages.py", tests)
+
+
 def test_a_room_that_another_thread_has_is_noticed(tmp_path):
     line = "while not exchange(slot(a, PLACES) + number * slot(a, PLACE_SIZE), 0, 1):"
     planted = "kernels/numba/program.py", line, "while False:"

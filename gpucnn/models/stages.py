@@ -1,0 +1,92 @@
+"""What a network's predictions are made of: operations that plans compute, and between them what only Python knows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backends.batch import Batch
+from gpucnn.backends.protocol import Array
+from gpucnn.inference.graph import Graph
+from gpucnn.inference.trace import trace
+from gpucnn.layers.base import Layer
+from gpucnn.layers.container import Sequential
+from gpucnn.recordable import is_recordable
+
+Compute = Callable[[Batch], Batch]
+Model = Any  # gpucnn.models.Model, whose module imports this one
+
+# A plan pays where it has one of these: what other operations take is less than the way into a plan and out of it.
+_HEAVY = ("conv", "dense", "transposed conv")
+
+
+@dataclass(eq=False)
+class Stage:
+    """`compute` in inference mode; where plans can do it, its `graph`, and for how many images at most."""
+
+    compute: Compute
+    graph: Graph | None = None
+    most: int = 0
+
+
+def stages_of(model: Model, finish: Compute | None) -> list[Stage]:
+    """The stages of `finish(outputs)`, of the outputs if None. It is to be called in inference mode."""
+    splits = model.backend.splits_plans
+    if not is_recordable(model) or (finish is None and not splits):
+        return [Stage(_composed([model.layer], finish))]
+    layers = list(model.layer.leaves()) if splits else [model.layer]
+    runs = [(known, list(run)) for known, run in groupby(layers, _is_known)] or [(True, [])]
+    stages = []
+    for known, run in runs:
+        last = run is runs[-1][1]
+        compute = _composed(run, finish if last else None)
+        shape = run[0].input_shape if run else model.input_shape
+        stage = _traced(compute, shape, model) if known else Stage(compute)
+        if stage.graph and len(runs) > 1 and not any(node.operation in _HEAVY for node in stage.graph.nodes):
+            stage.graph = None
+        stages.append(stage)
+    return stages
+
+
+def _is_known(layer: Layer) -> bool:
+    """Whether tracing a layer finds out all that it does."""
+    return all(map(is_recordable, layer.walk()))
+
+
+def _composed(layers: list[Layer], finish: Compute | None) -> Compute:
+    def compute(x: Batch) -> Batch:
+        y, _ = Sequential.apply(layers, x)
+        return y if finish is None else finish(y)
+
+    return compute
+
+
+def _traced(compute: Compute, shape: tuple[int, ...], model: Model) -> Stage:
+    try:
+        graph = trace(compute, shape, _owned_by(model))
+        return Stage(compute, graph, model.backend.images_at_once(graph))
+    except Exception:  # whatever a layer raises that looks for values: by itself it raises it again
+        return Stage(compute)
+
+
+def _owned_by(model: Model) -> Callable[[Array], bool]:
+    """Whether an array is a part of the model's weights or statistics that kernels may read in whole vectors."""
+    ranges = [(_address(flat), flat.nbytes) for flat in (model.values, model.statistics)]
+
+    def owned(array: Array) -> bool:
+        place = _address(array)
+        return (
+            array.dtype == np.float32
+            and array.flags.c_contiguous
+            and any(first <= place < first + size and (place - first) % 64 == 0 for first, size in ranges)
+        )
+
+    return owned
+
+
+def _address(array: Array) -> int:
+    """Where an array begins; CuPy's have no __array_interface__."""
+    interface = "__cuda_array_interface__" if hasattr(array, "__cuda_array_interface__") else "__array_interface__"
+    return getattr(array, interface)["data"][0]
