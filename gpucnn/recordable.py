@@ -12,7 +12,7 @@ from gpucnn.arguments import Checked
 from gpucnn.errors import ConfigurationError
 
 # Methods that never run within a step, only when a layer is built, before training, between two steps, or at the end.
-_OUTSIDE_A_STEP = frozenset(
+OUTSIDE_A_STEP = frozenset(
     [
         "__new__",
         "__init__",
@@ -125,7 +125,7 @@ def declaration(part: Recordable, name: str) -> Any:
 
 def _overrides(name: str, value: Any, ancestors: tuple[type, ...]) -> bool:
     """Whether a class attribute changes what inherited code does within a step."""
-    if name in _OUTSIDE_A_STEP or not (callable(value) or hasattr(value, "__get__")):
+    if name in OUTSIDE_A_STEP or not (callable(value) or hasattr(value, "__get__")):
         return False
     return name in _FAR_REACHING or any(name in vars(ancestor) for ancestor in ancestors if ancestor is not object)
 

@@ -20,6 +20,7 @@ from gpucnn.backends.protocol import Backend
 from gpucnn.inference import Plan, Unplannable
 from gpucnn.inference.graph import Graph
 from gpucnn.models.inputs import check_images
+from gpucnn.models.own_code import OwnCode, own_code
 from gpucnn.models.stages import Stage, stages_of
 from gpucnn.recordable import attributes, changed_setting, is_recordable, last_change
 
@@ -40,6 +41,7 @@ class Plans:
         self._forget()
         self._last_change: object = None
         self._settings: list[tuple[Any, dict[str, Any]]] = []
+        self._code = OwnCode()
 
     def __deepcopy__(self, memo: dict) -> "Plans":
         return Plans()
@@ -59,7 +61,7 @@ class Plans:
 
         check_images has passed the images but for their values.
         """
-        if self._last_change is not last_change():
+        if self._last_change is not last_change() or not self._code.is_same():
             self._look_for_changes(model)
         which, all_stages = _which(finish), self._stages
         stages = all_stages[which] if which in all_stages else self._find(model, finish, which)
@@ -123,19 +125,25 @@ class Plans:
         return outputs
 
     def _look_for_changes(self, model: Model) -> None:
-        """Forget everything if a setting of the model or one of its layers has changed. The settings of those that no
-        plan computes may change at each call.
+        """Forget everything if a setting of the model or one of its layers has changed, or the code of one. Those that
+        no plan computes may change at each call.
         """
         with self._lock:
-            latest, layers = last_change(), filter(is_recordable, model.layer.walk())
+            latest, layers = last_change(), list(filter(is_recordable, model.layer.walk()))
             parts = [model, *layers, *model.parameters, *model.running]
-            same = len(parts) == len(self._settings) and all(
-                part is known and changed_setting(part, before) is None
-                for part, (known, before) in zip(parts, self._settings, strict=True)
+            same = (
+                self._code.is_same()
+                and len(parts) == len(self._settings)
+                and all(
+                    part is known and changed_setting(part, before) is None
+                    for part, (known, before) in zip(parts, self._settings, strict=True)
+                )
             )
             if not same:
                 self._forget()
                 self._settings = [(part, attributes(part)) for part in parts]
+                known = [kind for kind in {type(model), *map(type, layers)} if own_code([kind])]
+                self._code = own_code(known) or OwnCode()
             self._last_change = latest
 
     def _find(self, model: Model, finish: Finish, which) -> list[Stage]:

@@ -13,6 +13,7 @@ from gpucnn.inference.graph import Graph
 from gpucnn.inference.trace import trace
 from gpucnn.layers.base import Layer
 from gpucnn.layers.container import Sequential
+from gpucnn.models.own_code import own_code
 from gpucnn.recordable import is_recordable
 
 Compute = Callable[[Batch], Batch]
@@ -34,10 +35,11 @@ class Stage:
 def stages_of(model: Model, finish: Compute | None) -> list[Stage]:
     """The stages of `finish(outputs)`, of the outputs if None. It is to be called in inference mode."""
     splits = model.backend.splits_plans
-    if not is_recordable(model) or (finish is None and not splits):
+    if not _is_known([model]) or (finish is None and not splits):
         return [Stage(_composed([model.layer], finish))]
     layers = list(model.layer.leaves()) if splits else [model.layer]
-    runs = [(known, list(run)) for known, run in groupby(layers, _is_known)] or [(True, [])]
+    by_kind = groupby(layers, lambda layer: _is_known(list(layer.walk())))
+    runs = [(known, list(run)) for known, run in by_kind] or [(True, [])]
     stages = []
     for known, run in runs:
         last = run is runs[-1][1]
@@ -50,9 +52,9 @@ def stages_of(model: Model, finish: Compute | None) -> list[Stage]:
     return stages
 
 
-def _is_known(layer: Layer) -> bool:
-    """Whether tracing a layer finds out all that it does."""
-    return all(map(is_recordable, layer.walk()))
+def _is_known(parts: list[Any]) -> bool:
+    """Whether tracing these layers finds out all that they do, until a setting or their code changes."""
+    return all(map(is_recordable, parts)) and own_code(map(type, parts)) is not None
 
 
 def _composed(layers: list[Layer], finish: Compute | None) -> Compute:

@@ -122,6 +122,51 @@ def test_weights_that_change_are_seen_at_once():
         before = after
 
 
+SETTINGS = {"slope": 0.5}
+
+
+def _helper(x, slope):
+    return x.backend.elementwise("leaky_relu", x, slope)
+
+
+class Reads(L.Layer):
+    """Declared, but it reads a dictionary."""
+
+    recordable = True
+
+    def __call__(self, x):
+        return _helper(x, SETTINGS["slope"]), None
+
+
+class Calls(L.Layer):
+    """Its class has the number, and another function the code."""
+
+    recordable = True
+    slope = 0.5
+
+    def __call__(self, x):
+        return _helper(x, self.slope), None
+
+
+@pytest.mark.parametrize("kind", [Reads, Calls])
+def test_what_the_code_of_a_declared_layer_reads_may_change(kind, monkeypatch):
+    """A dictionary may change unseen, so the layer runs in Python; names of classes and functions are looked at."""
+    layers = L.Conv2d(6, 3), kind(), L.Conv2d(4, 3), L.Flatten(), L.Dense(5)
+    model = settle(Model(L.Sequential(*layers), (2, 12, 12)), 0).place(get_backend("numba", threads=2))
+    x = images(model, 2)
+    changes = [lambda: monkeypatch.setitem(globals(), "_helper", lambda x, slope: x.backend.elementwise("tanh", x))]
+    if kind is Reads:
+        changes.insert(0, lambda: monkeypatch.setitem(SETTINGS, "slope", -2.0))
+    else:
+        changes.insert(0, lambda: monkeypatch.setattr(Calls, "slope", -2.0))
+    seen = [model.predict(x)]
+    for change in changes:
+        change()
+        seen.append(model.predict(x))
+        assert same(seen[-1], expected(model, x)) and not same(seen[-1], seen[-2])
+    assert planned(model) == ([True, False, True] if kind is Reads else [True])
+
+
 @pytest.mark.parametrize("count", [1, 5, 16, 21])
 def test_lanes_without_an_image_hold_one(count):
     model = Model(L.Sequential(L.Dense(3, bias=False), Inverse(), L.Dense(2)), (4,)).initialize(0)

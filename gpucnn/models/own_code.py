@@ -1,0 +1,85 @@
+"""What the code of a user's classes computes with, to see whether it has changed: a notebook changes it in place."""
+
+import dis
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+
+from gpucnn.recordable import OUTSIDE_A_STEP
+
+# Whose code stays as it is.
+_FIXED = ("builtins", "cupy", "gpucnn", "math", "numpy")
+_PLAIN = (bool, int, float, str, bytes, type(None), np.generic)
+_CODE = (type, FunctionType, BuiltinFunctionType, np.ufunc, type(np.sum))
+_EMPTY = CellType()
+_MISSING: Any = ()  # of a name that is no global: a builtin, or undefined
+
+
+@dataclass
+class OwnCode:
+    """Functions with what they are made of, and names of namespaces with what they stand for."""
+
+    functions: list[tuple[FunctionType, CodeType, Any, Any]] = field(default_factory=list)
+    names: list[tuple[Mapping[str, Any], str, Any]] = field(default_factory=list)
+
+    def is_same(self) -> bool:
+        """Whether nothing has changed since it was found."""
+        return all(
+            f.__code__ is code and f.__defaults__ is defaults and f.__kwdefaults__ is named
+            for f, code, defaults, named in self.functions
+        ) and all(space.get(name, _MISSING) is value for space, name, value in self.names)
+
+
+def own_code(kinds: Iterable[type]) -> OwnCode | None:
+    """The code of these classes that is not gpucnn's; None where it reads what may change unseen, such as a list."""
+    found, seen, stack = OwnCode(), set[int](), list[Any](kinds)
+    while stack:
+        thing = stack.pop()
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, _CODE) and _is_fixed(thing):
+            continue
+        if isinstance(thing, type):
+            for ancestor in thing.__mro__:
+                if not _is_fixed(ancestor):
+                    # Others, which begin with two underscores and are no functions, decide nothing.
+                    own = {n: v for n, v in vars(ancestor).items() if n[:2] != "__" or isinstance(v, FunctionType)}
+                    own = {name: value for name, value in own.items() if name not in OUTSIDE_A_STEP}
+                    found.names += ((vars(ancestor), name, value) for name, value in own.items())
+                    stack += own.values()
+        elif isinstance(thing, FunctionType):
+            found.functions.append((thing, thing.__code__, thing.__defaults__, thing.__kwdefaults__))
+            stack += (cell.cell_contents for cell in thing.__closure__ or () if cell != _EMPTY)
+            stack += [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
+            if not thing.__globals__.get("__name__", "").startswith("gpucnn."):
+                read = [(thing.__globals__, name) for name in _globals_of(thing.__code__)]
+                found.names += ((space, name, space.get(name, _MISSING)) for space, name in read)
+                stack += (space.get(name, _MISSING) for space, name in read)
+        elif isinstance(thing, (staticmethod, classmethod)):
+            stack.append(thing.__func__)
+        elif isinstance(thing, property):
+            stack += [thing.fget, thing.fset, thing.fdel]
+        elif isinstance(thing, tuple):
+            stack += thing
+        elif not isinstance(thing, _PLAIN) and not _is_fixed(thing):
+            return None
+    return found
+
+
+def _is_fixed(thing: Any) -> bool:
+    if not isinstance(thing, (ModuleType, *_CODE)):
+        return False
+    where = thing.__name__ if isinstance(thing, ModuleType) else thing.__module__
+    return where is not None and where.partition(".")[0] in _FIXED
+
+
+@functools.cache
+def _globals_of(code: CodeType) -> list[str]:
+    """The global names that a function's code reads, and the code of functions in it."""
+    inside = [name for const in code.co_consts if isinstance(const, CodeType) for name in _globals_of(const)]
+    return [step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")] + inside
