@@ -55,7 +55,7 @@ class Backend(ABC):
     device: str
     graph: bool = False
     looks_ahead = False  # whether end_step prepares the next step
-    splits_plans = False  # whether plans pay for parts of a network, with its other layers between them
+    splits = False  # whether plans and recordings pay for parts of a network, with code in Python between them
     replaced: int | None = None  # how many launches of kernels for a shape were replaced, in what `general` returns
     shares_batches: bool = False
     exchanges_on: str = ""
@@ -192,8 +192,15 @@ class Backend(ABC):
         """
         return None
 
+    @property
+    def is_recording(self) -> bool:
+        """Whether this thread records, on a backend that splits recordings."""
+        return False
+
     def between(self, work: Callable[[], None]) -> None:
-        """Call `work`, which reads and writes arrays on the host, now and at the same place of each replay."""
+        """Call `work`, which reads and writes arrays on the host, now and at the same place of each replay. On a
+        backend that splits recordings it may launch operations too.
+        """
         work()
 
     def images_at_once(self, graph: "Graph") -> int:

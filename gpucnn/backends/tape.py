@@ -1,7 +1,8 @@
 """A list of calls to replay: records a step where there is no CUDA graph."""
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from gpucnn.errors import BackendError
@@ -18,6 +19,19 @@ class Tape(threading.local):
         function(*arguments)
         if self._calls is not None:
             self._calls.append((function, tuple(map(self._keep, arguments))))
+
+    @property
+    def is_recording(self) -> bool:
+        return self._calls is not None
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within it calls are made, and not recorded."""
+        calls, self._calls = self._calls, None
+        try:
+            yield
+        finally:
+            self._calls = calls
 
     def entries(self, step: Callable[[], None], keep: Callable[[Any], Any]) -> list[tuple[Callable, tuple]]:
         """Run `step`; returns the functions called, with what `keep` makes of their arguments."""

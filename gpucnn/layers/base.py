@@ -37,7 +37,7 @@ from gpucnn.backends.batch import Batch
 from gpucnn.errors import ConfigurationError, DTypeError, GpucnnError, ShapeError
 from gpucnn.geometry import Field
 from gpucnn.initializers import check_initializer
-from gpucnn.recordable import Recordable, attributes, declaration, notice_change
+from gpucnn.recordable import Recordable, attributes, declaration, is_recordable, notice_change
 
 Backward = Callable[[Batch], Batch | None]
 Shape = tuple[int, ...]
@@ -432,6 +432,12 @@ def _checked(call: Callable) -> Callable:
     def checked(self: Layer, *inputs: Any, **named: Any) -> Any:
         if getattr(_within, "own", False):
             return call(self, *inputs, **named)
+        x = next((batch for batch in (*inputs, *named.values()) if isinstance(batch, Batch)), None)
+        if x is not None and x.backend.is_recording and not is_recordable(self):
+            return _live(x, lambda: run(self, *inputs, **named))
+        return run(self, *inputs, **named)
+
+    def run(self: Layer, *inputs: Any, **named: Any) -> Any:
         _within.own = True
         try:
             result = call(self, *inputs, **named)
@@ -454,7 +460,37 @@ def _checked(call: Callable) -> Callable:
 
         return y, checked_backward
 
+    checked.runs_live = True  # type: ignore[attr-defined]
     return checked
+
+
+def runs_live(layer: Layer) -> bool:
+    """Whether a recording can call the layer anew in each repetition: its class has a `__call__` of the user's."""
+    return not is_recordable(layer) and getattr(type(layer).__call__, "runs_live", False)
+
+
+def _live(x: Batch, call: Callable[[], tuple[Batch, Callable | None]]) -> tuple[Batch, Callable | None]:
+    """What `call` returns of x, in arrays of a recording, which calls it and its backward pass in each repetition."""
+    between, made = x.backend.between, dict[str, Any]()
+
+    def put(name: str, batch: Batch | None) -> None:
+        if name not in made:
+            made[name] = batch if batch is None else batch.like(batch.backend.array(batch.data))
+        elif made[name] is not None and batch is not None:
+            made[name].data[...] = batch.data
+
+    def forward() -> None:
+        y, made["backward"] = call()
+        put("y", y)
+
+    def backward(dy: Batch) -> Batch | None:
+        _ = dy.data  # stored before, if it was not
+        between(lambda: put("dx", made["backward"](dy)))
+        return made["dx"]
+
+    _ = x.data
+    between(forward)
+    return made["y"], None if made["backward"] is None else backward
 
 
 def check_batch(whose: str, where: str, y: Any) -> None:

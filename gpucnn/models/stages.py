@@ -34,7 +34,7 @@ class Stage:
 
 def stages_of(model: Model, finish: Compute | None) -> list[Stage]:
     """The stages of `finish(outputs)`, of the outputs if None. It is to be called in inference mode."""
-    splits = model.backend.splits_plans
+    splits = model.backend.splits
     if not _is_known([model]) or (finish is None and not splits):
         return [Stage(_composed([model.layer], finish))]
     layers = list(model.layer.leaves()) if splits else [model.layer]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.protocol import Array, Backend
-from gpucnn.layers.base import Parameter, Statistic
+from gpucnn.layers.base import Layer, Parameter, Statistic, runs_live
 from gpucnn.recordable import Recordable, attributes, changed_setting, is_recordable, last_change
 
 # After so many changes of settings during training, steps are no longer recorded.
@@ -24,7 +24,8 @@ class RecordedStep:
 
     A subclass defines `_work(count)`, the step, and `_parts()`, everything that computes in it; `arrays` are further
     device arrays that a step writes. If one of the parts is not recordable, a repetition differs from the step, or
-    `record` is off, every step is run directly.
+    `record` is off, every step is run directly. Layers of the user's own may run anew in each repetition, on a backend
+    that splits recordings.
     """
 
     def __init__(self, backend: Backend, arrays: list[Array], record: bool = True):
@@ -43,13 +44,25 @@ class RecordedStep:
     def _parts(self) -> list[Recordable]:
         raise NotImplementedError
 
+    def _repeated(self) -> list[Recordable]:
+        """The parts but for layers that run anew in each repetition, with all below them.
+
+        Not beside a part that is only declared recordable: that takes a proof, which runs a step twice, and who knows
+        what a layer does then.
+        """
+        parts = self._parts()
+        own = [part for part in parts if isinstance(part, Layer) and runs_live(part)]
+        live = {id(below) for layer in own for below in layer.walk()}
+        repeated = [part for part in parts if id(part) not in live]
+        return repeated if self._backend.splits and _are_ours(repeated) else parts
+
     def obstacle(self) -> Recordable | None:
         """The first part that is not recordable."""
-        return next((part for part in self._parts() if not is_recordable(part)), None)
+        return next((part for part in self._repeated() if not is_recordable(part)), None)
 
     def _is_ours(self) -> bool:
         """Whether no user-defined code takes part, which might keep what it finds in a step that is only prepared."""
-        return all(type(part).__module__.startswith("gpucnn.") for part in self._parts())
+        return _are_ours(self._parts())
 
     def settled(self, count: int) -> bool:
         """Whether the next step on so many images only computes: no recording, no proof, no compilation."""
@@ -76,12 +89,14 @@ class RecordedStep:
             if self._is_ours():
                 self._backend.prepare(lambda: self._work(count))
             self._recordings[count] = self._backend.capture_step(lambda: self._work(count))
+            if len(self._repeated()) < len(self._parts()):
+                self._proved.add(count)
             self._remember()
 
     # ---- settings: a recording keeps the numbers it was made with ---------------------------------------------------
 
     def _remember(self) -> None:
-        self._settings = [(part, attributes(part)) for part in self._parts()] if self._recording else []
+        self._settings = [(part, attributes(part)) for part in self._repeated()] if self._recording else []
         self._last_change = last_change()
 
     def _notice_arrivals(self) -> None:
@@ -156,6 +171,10 @@ class RecordedStep:
         self._recording = False
         self._recordings.clear()
         print(f"gpucnn: {reason}, so steps are launched one by one from now on; the weights are right", file=sys.stderr)
+
+
+def _are_ours(parts: list[Recordable]) -> bool:
+    return all(type(part).__module__.startswith("gpucnn.") for part in parts)
 
 
 def _arrays_in(place: str, value: Any, backend: Backend, seen: set[int]) -> Iterator[tuple[str, Array]]:

@@ -405,6 +405,20 @@ OTHERS |= {
         "layers/test_layers.py",
         "checked_whenever",
     ),
+    "a recording goes on with the first result of a live layer": (
+        "layers/base.py",
+        "made[name].data[...] = batch.data",
+        "pass",
+        "training/test_live_layers.py",
+        "noise",
+    ),
+    "steps with live layers are proved": (
+        "training/recording.py",
+        "if len(self._repeated()) < len(self._parts()):",
+        "if False:",
+        "training/test_live_layers.py",
+        "noise",
+    ),
     "any class is possible for a doubted label": (
         "training/doubts.py",
         "possible = np.where(p >= least, p, -1.0)",

@@ -78,7 +78,7 @@ class NumbaBase(LaneBackend):
     name = "numba"
     lanes = LANES
     xp = np
-    graph = True
+    graph = splits = True
 
     def __init__(self, threads: int, dtype: np.dtype):
         assert_subnormals()
@@ -183,7 +183,16 @@ class NumbaBase(LaneBackend):
     def between(self, work: Callable[[], None]) -> None:
         if self._foreseen.jobs is not None:
             return
-        self._tape.call(work)
+
+        def alone() -> None:
+            with self._tape.paused(), self._allocating(None):
+                work()
+
+        self._tape.call(alone)
+
+    @property
+    def is_recording(self) -> bool:
+        return self._tape.is_recording
 
     def synchronize(self) -> None:
         pass

@@ -22,7 +22,6 @@ class NumbaInference:
     """Part of NumbaBackend."""
 
     threads: int
-    splits_plans = True  # they begin and end on the host
 
     def images_at_once(self, graph: Graph) -> int:
         """How many images a plan should compute at most."""
