@@ -51,6 +51,7 @@ class Tracer:
     Raises Unplannable for everything that is not computed in inference.
     """
 
+    is_recording = False
     # Made of the operations below.
     conv_max_pool = Backend.conv_max_pool
     resample = Backend.resample
