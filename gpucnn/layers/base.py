@@ -443,14 +443,15 @@ def _checked(call: Callable) -> Callable:
             raise ConfigurationError(
                 f"{label(self)} returned {_kind(result)}; return (y, backward), a batch and a function"
             )
-        check_batch(label(self), "", y)
+        x = next(batch for batch in (*inputs, *named.values()) if isinstance(batch, Batch))
+        check_batch(label(self), "", y, self.output_shape if x.shape[1:] == self.input_shape else None, x.images)
         if backward is None:
             return y, backward
 
         def checked_backward(dy: Batch) -> Batch | None:
             dx = backward(dy)
-            if dx is not None:
-                check_batch(label(self), " from its backward pass", dx)
+            if dx is not None or self.input_gradient:
+                check_batch(label(self), " from its backward pass", dx, x.shape[1:], x.images)
             return dx
 
         return y, checked_backward
@@ -458,11 +459,20 @@ def _checked(call: Callable) -> Callable:
     return checked
 
 
-def check_batch(whose: str, where: str, y: Any) -> None:
-    """Raises ConfigurationError unless what a user's code returned is a batch, DTypeError for one of another type."""
+def check_batch(whose: str, where: str, y: Any, shape: Shape | None, images: int) -> None:
+    """Raises ConfigurationError unless what a user's code returned is a batch, ShapeError unless it has so many images
+    of `shape` (None: of any), stored as its backend stores them, DTypeError for one of another type: kernels look at
+    none of these.
+    """
     if not isinstance(y, Batch):
         raise ConfigurationError(f"{whose} returned {_kind(y)}{where}; return a batch: x.like(array)")
-    if type(y) is Batch and y.data.dtype != y.backend.dtype:  # others are not computed yet
+    found, expected = y.shape, (images, *(y.shape[1:] if shape is None else shape))
+    if found == expected and type(y) is Batch:  # others are not computed yet
+        found, expected = y.data.shape, (-(-images // y.backend.lanes), *expected[1:], y.backend.lanes)
+    if found != expected:
+        what = "data" if len(found) > len(y.shape) else "a batch"
+        raise ShapeError(f"{whose} returned {what} of shape {found}{where}; give {expected}")
+    if type(y) is Batch and y.data.dtype != y.backend.dtype:
         raise DTypeError(f"{whose} returned {y.data.dtype}{where}; compute in {np.dtype(y.backend.dtype)}")
 
 

@@ -220,6 +220,11 @@ class _OddLoss(Loss):
         return self._answer(outputs)
 
 
+def _twice(batch):
+    """The batch in twice as many blocks as its images take."""
+    return batch.like(np.concatenate([batch.data, batch.data]))
+
+
 def _hide(layer, shape):
     layer.scales = [Parameter((1,), 1.0)]
     return shape
@@ -241,6 +246,21 @@ def _hide(layer, shape):
             r"_Odd\) returned an ndarray from its backward pass; return a",
         ),
         (lambda: _Odd(lambda x: (x.like(x.data * np.float64(2)), abs)), r"_Odd\) returned float64; compute in float32"),
+        (lambda: _Odd(lambda x: (x, lambda dy: None)), r"_Odd\) returned nothing from its backward pass; return a"),
+        # Kernels would read and write beside such arrays.
+        (
+            lambda: _Odd(lambda x: (x.like(x.data[:, :2]), abs)),
+            r"_Odd\) returned a batch of shape \(8, 2\); give \(8, 3\)",
+        ),
+        (lambda: _Odd(lambda x: (_twice(x), abs)), r"_Odd\) returned data of shape .*; give \(., 3, .*\)"),
+        (
+            lambda: _Odd(lambda x: (x, lambda dy: dy.like(dy.data[:, :2]))),
+            r"_Odd\) returned a batch of shape \(8, 2\) from its backward pass; give \(8, 3\)",
+        ),
+        (
+            lambda: _Odd(lambda x: (x, _twice)),
+            r"_Odd\) returned data of shape .* from its backward pass; give \(., 3, .*\)",
+        ),
     ],
 )
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
@@ -265,7 +285,8 @@ def test_what_a_layer_of_ones_own_gets_wrong_is_one_sentence(layer, words, backe
         (lambda outputs: outputs, r"_OddLoss returned a Batch; return \(loss, gradient\)"),
         (lambda outputs: (np.zeros(1, np.float32), outputs.data), "_OddLoss returned an ndarray as gradient; return a"),
         (lambda outputs: (np.zeros(1), outputs.like(outputs.data * np.float64(1))), "float64 as gradient; compute in"),
-        (lambda outputs: (np.zeros(1), outputs.reshape(3, 1)), r"gradient of shape \(8, 3, 1\); give that of the"),
+        (lambda outputs: (np.zeros(1), outputs.reshape(3, 1)), r"batch of shape \(8, 3, 1\) as gradient; give"),
+        (lambda outputs: (np.zeros(1), _twice(outputs)), r"returned data of shape .* as gradient; give \(., 3, .*\)"),
     ],
 )
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
