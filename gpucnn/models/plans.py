@@ -3,7 +3,8 @@
 A plan computes the outputs of so many images in memory of its own. A model keeps the plans that were used last; each
 call takes one that nobody uses, or makes another. Plans read all of the model's weights in each call, be it only to see
 that a copy in another order is still right, so they see every change of weights; a change of settings, or of place,
-makes them void.
+makes them void. Layers of a user's own are traced at each call: their code may change too, as a notebook reloads it,
+and so may whatever it reads.
 """
 
 import threading
@@ -38,7 +39,7 @@ class Plans:
         self._forget()
         self._last_change: object = None
         self._settings: list[tuple[Any, dict[str, Any]]] = []
-        self._plannable = False
+        self._plannable = self._traced_anew = False
 
     def __deepcopy__(self, memo: dict) -> "Plans":
         return Plans()
@@ -61,7 +62,7 @@ class Plans:
         if self._last_change is not last_change():
             self._look_for_changes(model)
         which, graphs = _which(finish), self._graphs
-        found = graphs[which] if which in graphs else self._find(model, finish, which)
+        found = self._find(model, finish, which) if self._traced_anew or which not in graphs else graphs[which]
         if found is not None:
             try:
                 return self._planned(model, images, batch_size, *found, which)
@@ -106,22 +107,31 @@ class Plans:
             if not same:
                 self._forget()
                 self._settings = [(part, attributes(part)) for part in parts]
-                self._plannable = all(map(is_recordable, [model, *model.layer.walk()]))
+                layers = [model, *model.layer.walk()]
+                self._plannable = all(map(is_recordable, layers))
+                own = any(not type(part).__module__.startswith("gpucnn.") for part in layers)
+                self._traced_anew = own and self._plannable
             self._last_change = latest
 
     def _find(self, model: Model, finish: Finish, which) -> tuple[Graph, int] | None:
         """What the model computes, and how many images a plan should have at most; None where only its layers know."""
         with _alone:
             graphs, found = self._graphs, None
+            known = graphs.get(which)
             if self._plannable and which is not None:
                 training, model.mode.training = model.mode.training, False
                 try:
                     graph = trace(lambda x: finish(model.layer(x)[0]), model.input_shape, _owned_by(model))
-                    found = graph, model.backend.images_at_once(graph)
+                    same = known and _description(known[0]) == _description(graph)
+                    found = known if same else (graph, model.backend.images_at_once(graph))
                 except Exception:  # whatever a layer raises that looks for values: by itself it raises it again
                     found = None
                 finally:
                     model.mode.training = training
+            if known and found is not known:
+                with self._lock:
+                    self._forget()
+                    graphs = self._graphs
             graphs[which] = found
         return found
 
@@ -193,6 +203,24 @@ def _owned_by(model: Model) -> Callable[[Array], bool]:
         )
 
     return owned
+
+
+def _description(graph: Graph) -> list:
+    """What a graph computes, equal for equal ones; of arrays their places."""
+    number = {id(node): i for i, node in enumerate(graph.nodes)}
+
+    def plain(value: Any) -> Any:
+        return (_address(value), value.shape, value.strides) if hasattr(value, "strides") else value
+
+    return [
+        (
+            node.operation,
+            node.shape,
+            [number[id(x)] for x in node.inputs],
+            {k: plain(v) for k, v in node.settings.items()},
+        )
+        for node in graph.nodes
+    ]
 
 
 def _address(array: Array) -> int:

@@ -300,6 +300,34 @@ def test_layers_of_ones_own_run_as_ever(layer):
     assert not is_planned(model)
 
 
+SLOPE = 0.25
+
+
+class Sloped(L.Layer):
+    recordable = True
+
+    def __call__(self, x):
+        return x.backend.elementwise("leaky_relu", x, SLOPE), None
+
+
+def test_code_of_ones_own_that_changes_is_predicted_with(monkeypatch):
+    """As a notebook changes it: a number that it reads, or the code itself, in the function that the class has."""
+    model = settle(Model(L.Sequential(L.Dense(3), Sloped(), L.Dense(2)), (4,), head="regressor"), 0)
+    x = images(model, 5)
+    model.place(get_backend("numba"))
+    first = model.predict(x)
+    plan = waiting(model)
+    assert same(model.predict(x), first) and len(plan) == 1 and waiting(model) == plan, "one plan, as nothing changed"
+    monkeypatch.setitem(globals(), "SLOPE", -3.0)
+    steep = expected(model, x)
+    assert not same(steep, first) and same(model.predict(x), steep)
+    code = (lambda self, x: (x.backend.elementwise("tanh", x), None)).__code__
+    monkeypatch.setattr(Sloped.__call__.__wrapped__, "__code__", code)
+    bent = expected(model, x)
+    assert not same(bent, steep) and same(model.predict(x), bent)
+    assert is_planned(model) and len(waiting(model)) == 1
+
+
 def test_plans_are_bounded_and_given_back():
     model = made("3x3").place(get_backend("numba"))
     for count in range(1, 30):
