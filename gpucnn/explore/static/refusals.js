@@ -25,6 +25,7 @@ const KOREAN = [
   ["(.+) has not finished an epoch yet", "$1은(는) 아직 에포크를 하나도 마치지 않았습니다"],
   ["(.+) has kept no weights of epoch (\\d+)", "$1에는 에포크 $2의 가중치가 남아 있지 않습니다"],
   ["(.+) does not say what it was trained on", "$1에 무엇으로 학습했는지 적혀 있지 않습니다"],
+  ["(.+) gives a class to each pixel, not to an image, which this page does not show", "$1은(는) 이미지가 아니라 픽셀마다 클래스를 매기므로 이 페이지에서 보여 주지 않습니다"],
   ["(.+) does not tell classes apart; choose the run of a classifier", "$1은(는) 클래스를 구별하지 않습니다. 분류 신경망의 학습을 고르세요"],
   ["this network gives values, not classes: there is nothing to take for another", "이 신경망은 클래스가 아니라 값을 내므로 혼동할 클래스가 없습니다"],
   ["a network is being trained already; wait for it, or stop it", "이미 학습 중인 신경망이 있습니다. 기다리거나 멈추세요"],
