@@ -61,7 +61,11 @@ class Dataset:
 
 
 def require_every_class(dataset: Dataset) -> None:
-    """Raise DataError naming the classes of which a training set has no image: they could not be learned."""
+    """Raise DataError naming the classes of which a training set has no image: they could not be learned; also where
+    there is one class only, as a table's has that begins with a pixel, not with the label.
+    """
+    if len(dataset.classes) == 1:
+        raise DataError(f"{dataset.name}: each image is of class {dataset.classes[0]}; at least 2 classes are needed")
     counts = np.bincount(dataset.labels.reshape(-1), minlength=len(dataset.classes))
     missing = [name for name, count in zip(dataset.classes, counts, strict=True) if count == 0]
     if missing:

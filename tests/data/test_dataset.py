@@ -52,6 +52,12 @@ def test_missing_classes_are_named():
         require_every_class(dataset)
 
 
+def test_one_class_is_none_to_tell_apart():
+    dataset = Dataset(IMAGES, np.zeros(len(IMAGES), int), ["ant"], "insects")
+    with pytest.raises(DataError, match="insects: each image is of class ant; at least 2 classes are needed"):
+        require_every_class(dataset)
+
+
 def test_every_fifth_image_is_for_testing():
     images = np.arange(13, dtype=np.float32).reshape(13, 1, 1, 1)
     train, test = every_fifth(images, np.zeros(13, int), ["a"], "mine")
