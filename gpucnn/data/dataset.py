@@ -9,7 +9,7 @@ from gpucnn.data.mapped import Mapped
 from gpucnn.errors import DataError
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """`images` (N, C, H, W) float32, `labels` (N,) or (N, H, W) int64, each an index into `classes`; `name` for
     messages.
@@ -58,6 +58,11 @@ class Dataset:
             images = np.ascontiguousarray(images)
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "labels", labels.astype(np.int64))
+
+    def __repr__(self) -> str:
+        """One line, as a notebook shows what its cell ends with."""
+        shape = "x".join(map(str, self.images.shape[1:]))
+        return f"<Dataset {self.name}: {len(self.images):,} images of {shape}, {len(self.classes)} classes>"
 
 
 def require_every_class(dataset: Dataset) -> None:
