@@ -159,7 +159,7 @@ def _unpack(batch: Batch) -> np.ndarray:
 
 def _named(model: Model, name: str) -> Layer:
     layers = {layer.name: layer for layer in model.layer.walk() if layer.name}
-    if name not in layers:
+    if instance("layer", name, str, "its name, which is text") not in layers:
         raise ConfigurationError(f"{model.name} has no layer called {name!r}; it has {', '.join(layers)}")
     return layers[name]
 

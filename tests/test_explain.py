@@ -132,6 +132,7 @@ def test_what_does_not_fit_is_refused():
     model = network()
     for refused, match in (
         (lambda: explain.saliency(model, IMAGES, 4), "of is 4"),
+        (lambda: explain.embeddings(model, IMAGES, 1), "layer is 1 of type int; give its name, which is text"),
         (lambda: explain.embeddings(model, IMAGES, "9"), "no layer called '9'; it has 0, 1, 1.body"),
         (lambda: explain.grad_cam(model, IMAGES, layer="3"), "values without positions"),
         (lambda: explain.grad_cam(Model(Dense(2), (3,)), np.ones((1, 3), np.float32)), "gives maps"),

@@ -107,6 +107,8 @@ def test_wrong_names_and_models_without_filters():
     model = lenet5().initialize(0)
     with pytest.raises(ConfigurationError, match="no convolution called '1'; it has 0, 2"):
         show.filters(model, layer="1")
+    with pytest.raises(ConfigurationError, match="layer is 2 of type int; give its name, which is text"):
+        show.filters(model, layer=2)
     with pytest.raises(ConfigurationError, match="has no convolution"):
         show.filters(Model(Sequential(Flatten(), Dense(3)), (1, 4, 4)))
 
