@@ -6,9 +6,13 @@ nothing else: NumPy or CuPy code in a layer, a loss or an optimizer would not ru
 arrays.
 """
 
+import functools
+import inspect
 from collections.abc import Mapping
-from types import MappingProxyType
+from types import CodeType, FunctionType, MappingProxyType
 from typing import Any, ClassVar
+
+import numpy as np
 
 from gpucnn.arguments import number
 from gpucnn.errors import ConfigurationError
@@ -133,6 +137,29 @@ def _overrides(name: str, value: Any, ancestors: tuple[type, ...]) -> bool:
     if name in _OUTSIDE_A_STEP or not (callable(value) or hasattr(value, "__get__")):
         return False
     return name in _FAR_REACHING or any(name in vars(ancestor) for ancestor in ancestors if ancestor is not object)
+
+
+def own_code(part: Any) -> list:
+    """The code of the methods of a user's class and the plain values that they read outside: equal until one changes,
+    as when a notebook's cell is run again. Nothing of our own classes.
+    """
+    found: list[Any] = []
+    kinds = (kind for kind in type(part).__mro__ if not kind.__module__.startswith(("gpucnn.", "builtins")))
+    for method in (inspect.unwrap(value) for kind in kinds for value in vars(kind).values() if callable(value)):
+        if isinstance(method, FunctionType):
+            read = [method.__globals__.get(name) for name in _names(method.__code__)]
+            found += [
+                method.__code__,
+                *(value for value in read if isinstance(value, (bool, int, float, str, np.generic))),
+            ]
+    return found
+
+
+@functools.cache
+def _names(code: CodeType) -> list[str]:
+    """What a function's code, with the functions made in it, looks up by name."""
+    inner = [name for part in code.co_consts if isinstance(part, CodeType) for name in _names(part)]
+    return [*code.co_names, *inner]
 
 
 def attributes(part: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.layers.base import Parameter, Statistic
-from gpucnn.recordable import Recordable, attributes, changed_setting, is_recordable, last_change
+from gpucnn.recordable import Recordable, attributes, changed_setting, is_recordable, last_change, own_code
 
 # After so many changes of settings during training, steps are no longer recorded.
 _MOST_CHANGES = 3
@@ -64,7 +64,7 @@ class RecordedStep:
         """One step on so many images: recorded, compared, repeated or run directly."""
         self._seen_counts.add(count)
         self._notice_arrivals()
-        if self._recording and self._last_change is not last_change():
+        if self._recording and (self._last_change is not last_change() or self._code != self._users_code()):
             self._notice_changes()
         if not self._recording:
             self._work(count)
@@ -80,7 +80,13 @@ class RecordedStep:
 
     # ---- settings: a recording keeps the numbers it was made with ---------------------------------------------------
 
+    def _users_code(self) -> list:
+        """Of the parts that are not ours."""
+        return [own_code(part) for part in self._users]
+
     def _remember(self) -> None:
+        self._users = [part for part in self._parts() if not type(part).__module__.startswith("gpucnn.")]
+        self._code = self._users_code()
         self._settings = [(part, attributes(part)) for part in self._parts()] if self._recording else []
         self._last_change = last_change()
 
@@ -93,9 +99,11 @@ class RecordedStep:
             self._proved.clear()
 
     def _notice_changes(self) -> None:
-        """Drop recordings made with settings that have changed since, by a schedule or callback perhaps."""
+        """Drop recordings made with settings or code that have changed since, by a callback or a notebook perhaps."""
         self._last_change = last_change()
         changed = next(filter(None, (changed_setting(part, before) for part, before in self._settings)), None)
+        if changed is None and self._code != self._users_code():
+            changed = f"code of {self._suspects()}"
         if changed is None:
             return
         self._changes += bool(self._recordings)
