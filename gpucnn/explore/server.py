@@ -97,7 +97,8 @@ class Explorer:
             if folder is None or not self.process.trains(folder):
                 folder = self._new_run()
                 self.process.start(folder)
-                self.runs.folders.append(folder)
+                if folder not in self.runs.folders:  # it is when a run of that name was removed while the page was open
+                    self.runs.folders.append(folder)
             return {"run": self.runs.folders.index(folder)}
 
     def _stop(self, body: Body) -> dict[str, Any]:

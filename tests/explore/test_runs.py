@@ -176,3 +176,13 @@ def test_training_from_the_page(empty):
     assert not empty.explorer.process.trains(empty.explorer.runs.folders[0])
     assert empty("status")["failed"] is False
     assert found["ready"]
+
+
+def test_a_name_that_is_used_again_is_listed_once(empty, tmp_path, monkeypatch):
+    monkeypatch.setattr(empty.explorer, "_new_run", folders_in(tmp_path))
+    assert empty("train") == {"run": 0}
+    empty("stop")
+    shutil.rmtree(empty.explorer.runs.folders[0])  # by hand, while the page is open
+    monkeypatch.setattr(empty.explorer, "_new_run", folders_in(tmp_path))
+    assert empty("train") == {"run": 0}
+    assert len(empty("status")["runs"]) == 1
