@@ -54,8 +54,7 @@ def occlusion(
         raise ShapeError(f"occlusion needs images (C, H, W); the model takes {model.image_shape}")
     images, of = _checked(model, image[None], of)
     height, width = model.image_shape[1:]
-    side = max(2, round(min(height, width) / 8)) if side is None else integer("side", side, 1, min(height, width))
-    stride = max(1, side // 2) if stride is None else integer("stride", stride)
+    side, stride = squares(model, side, stride)
     fill = number("fill", fill)
     rows, columns = (range(0, size - side + 1, stride) for size in (height, width))
     blanked = np.repeat(images, len(rows) * len(columns) + 1, axis=0)
@@ -65,6 +64,13 @@ def occlusion(
     outputs = model.predict(blanked)
     likeliest = int(outputs[-1].argmax()) if of is None else of  # the last one is whole
     return (outputs[-1, likeliest] - outputs[:-1, likeliest]).reshape(len(rows), len(columns))
+
+
+def squares(model: Model, side: int | None, stride: int | None) -> tuple[int, int]:
+    """The side and the stride of occlusion's squares, where they are None their defaults."""
+    shorter = min(model.image_shape[1:])
+    side = min(shorter, max(2, round(shorter / 8))) if side is None else integer("side", side, 1, shorter)
+    return side, max(1, side // 2) if stride is None else integer("stride", stride)
 
 
 def grad_cam(model: Model, images, of: int | None = None, *, layer: str | None = None) -> np.ndarray:
@@ -153,7 +159,7 @@ def _unpack(batch: Batch) -> np.ndarray:
 
 def _named(model: Model, name: str) -> Layer:
     layers = {layer.name: layer for layer in model.layer.walk() if layer.name}
-    if name not in layers:
+    if instance("layer", name, str, "its name, which is text") not in layers:
         raise ConfigurationError(f"{model.name} has no layer called {name!r}; it has {', '.join(layers)}")
     return layers[name]
 

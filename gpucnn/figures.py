@@ -3,6 +3,7 @@
 Matplotlib is imported at first use, always with the Agg canvas: no window, no display, no global state.
 """
 
+import functools
 import io
 import math
 import os
@@ -62,9 +63,46 @@ def new_figure(width: float, height: float, layout: Literal["constrained"] | Non
 
 def png(figure, dpi: int = DPI) -> bytes:
     """The figure as a PNG file's content: the same figure, the same bytes."""
+    _as_written(figure)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
     return content.getvalue()
+
+
+def _as_written(figure) -> None:
+    """Names of classes and files as they are: a dollar sign begins no formula, and letters that the usual font lacks
+    come from one that has them, where one is installed.
+    """
+    from matplotlib.font_manager import findfont, get_font
+    from matplotlib.text import Text
+
+    usual = get_font(findfont("sans"))
+    for text in figure.findobj(Text):
+        letters = text.get_text()
+        if "$" in letters and "\\mathdefault" not in letters:  # Matplotlib's own numbers
+            text.set_parse_math(False)
+        missing = {letter for letter in letters if letter.isprintable() and not usual.get_char_index(ord(letter))}
+        if missing:
+            text.set_fontfamily([*text.get_fontfamily(), *_fonts_with("".join(sorted(missing)))])
+
+
+@functools.cache
+def _fonts_with(letters: str) -> list[str]:
+    """The name of an installed font with as many of these letters as any; none where none has one of them."""
+    from matplotlib.font_manager import fontManager, get_font
+
+    best: list[str] = []
+    most = 0
+    fonts = {
+        (font.name, font.fname) for font in fontManager.ttflist if font.weight == 400 and Path(font.fname).exists()
+    }
+    for name, file in sorted(font for font in fonts if "Last Resort" not in font[0]):  # it has boxes for everything
+        has = sum(1 for letter in letters if get_font(file).get_char_index(ord(letter)))
+        if has > most:
+            best, most = [name], has
+        if has == len(letters):
+            break
+    return best
 
 
 def save(figure, path, dpi: int = DPI) -> None:

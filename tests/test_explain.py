@@ -91,6 +91,8 @@ def test_occlusion_is_what_blanking_costs():
         blanked[..., 2 * p : 2 * p + 3, 2 * q : 2 * q + 3] = 0.5
         assert found[p, q] == pytest.approx(whole - model.predict(blanked)[0, 1], abs=1e-7)
     assert explain.occlusion(model, IMAGES[0]).shape == (11, 9)  # squares of 2, 1 apart, of the likeliest class
+    line = Model(Sequential(Flatten(), Dense(2)), (1, 1, 9)).initialize(0)
+    assert explain.occlusion(line, np.ones((1, 1, 9), np.float32)).shape == (1, 9)  # of 1: there is no second row
 
 
 def test_embeddings_are_what_the_layers_give():
@@ -130,6 +132,7 @@ def test_what_does_not_fit_is_refused():
     model = network()
     for refused, match in (
         (lambda: explain.saliency(model, IMAGES, 4), "of is 4"),
+        (lambda: explain.embeddings(model, IMAGES, 1), "layer is 1 of type int; give its name, which is text"),
         (lambda: explain.embeddings(model, IMAGES, "9"), "no layer called '9'; it has 0, 1, 1.body"),
         (lambda: explain.grad_cam(model, IMAGES, layer="3"), "values without positions"),
         (lambda: explain.grad_cam(Model(Dense(2), (3,)), np.ones((1, 3), np.float32)), "gives maps"),

@@ -166,7 +166,7 @@ def _text(name: str, value: Any) -> str:
     if name == "probability":
         return f"{value:.1%}"
     if isinstance(value, float):
-        return f"{value:.4f}" if name.startswith(("test_", "validation_")) else f"{value:,.1f}"
+        return f"{value:,.1f}" if "second" in name else f"{value:.4f}"
     return str(value)
 
 

@@ -9,7 +9,7 @@ from gpucnn.data.mapped import Mapped
 from gpucnn.errors import DataError
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """`images` (N, C, H, W) float32, `labels` (N,) or (N, H, W) int64, each an index into `classes`; `name` for
     messages.
@@ -59,9 +59,18 @@ class Dataset:
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "labels", labels.astype(np.int64))
 
+    def __repr__(self) -> str:
+        """One line, as a notebook shows what its cell ends with."""
+        shape = "x".join(map(str, self.images.shape[1:]))
+        return f"<Dataset {self.name}: {len(self.images):,} images of {shape}, {len(self.classes)} classes>"
+
 
 def require_every_class(dataset: Dataset) -> None:
-    """Raise DataError naming the classes of which a training set has no image: they could not be learned."""
+    """Raise DataError naming the classes of which a training set has no image: they could not be learned; also where
+    there is one class only, as a table's has that begins with a pixel, not with the label.
+    """
+    if len(dataset.classes) == 1:
+        raise DataError(f"{dataset.name}: each image is of class {dataset.classes[0]}; at least 2 classes are needed")
     counts = np.bincount(dataset.labels.reshape(-1), minlength=len(dataset.classes))
     missing = [name for name, count in zip(dataset.classes, counts, strict=True) if count == 0]
     if missing:

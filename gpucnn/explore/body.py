@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-MOST_BYTES = 4 << 20  # of a request's body
+MOST_BYTES = 32 << 20  # of a request's body: a phone's photo has up to 15 MB
 
 
 class BadRequest(Exception):

@@ -146,6 +146,11 @@ class Runs:
             raise DataError(f"{self.folders[index].name} does not say what it was trained on")
         if name not in self._sets:
             self._sets[name] = data.load(name)
+        if self._sets[name][1].labels.ndim > 1:
+            folder = self.folders[index].name
+            raise ConfigurationError(
+                f"{folder} gives a class to each pixel, not to an image, which this page does not show"
+            )
         return self._sets[name]
 
     def look(self, body: Body) -> dict[str, Any]:

@@ -97,7 +97,8 @@ class Explorer:
             if folder is None or not self.process.trains(folder):
                 folder = self._new_run()
                 self.process.start(folder)
-                self.runs.folders.append(folder)
+                if folder not in self.runs.folders:  # it is when a run of that name was removed while the page was open
+                    self.runs.folders.append(folder)
             return {"run": self.runs.folders.index(folder)}
 
     def _stop(self, body: Body) -> dict[str, Any]:
@@ -204,15 +205,13 @@ class Guard:
                 message = {**message, "headers": [*message.get("headers", []), *own]}
             await send(message)
 
-        refusal = self._refusal(scope)
-        if refusal is None:
-            body = await _limited(receive)
-            if body is None:
-                refusal = 413
-            else:
-                await self._application(scope, body, with_headers)
-                return
-        await Response("refused", refusal, media_type="text/plain")(scope, receive, with_headers)
+        if refusal := self._refusal(scope):
+            answer: Any = Response("refused", refusal, media_type="text/plain")
+        elif body := await _limited(receive):
+            answer, receive = self._application, body
+        else:
+            answer = _json({"refused": f"the file has more than {MOST_BYTES >> 20} MiB; choose a smaller one"}, 413)
+        await answer(scope, receive, with_headers)
 
     def _refusal(self, scope) -> int | None:
         """The status of a refused request: 421 for another host, 403 for another origin, 404 for a wrong token."""

@@ -429,15 +429,15 @@ def _checked(call: Callable) -> Callable:
     """`__call__` of a user's layer, whose result is looked at; what such layers return to each other is their own."""
 
     @functools.wraps(call)
-    def checked(self: Layer, *inputs: Any, **named: Any) -> Any:
-        if getattr(_within, "own", False):
-            return call(self, *inputs, **named)
+    def checked(self: Layer, /, *inputs: Any, **named: Any) -> Any:
         x = next((batch for batch in (*inputs, *named.values()) if isinstance(batch, Batch)), None)
-        if x is not None and x.backend.is_recording and not is_recordable(self):
-            return _live(x, lambda: run(self, *inputs, **named))
-        return run(self, *inputs, **named)
+        if x is None or getattr(_within, "own", False):
+            return call(self, *inputs, **named)
+        if x.backend.is_recording and not is_recordable(self):
+            return _live(x, lambda: run(self, x, *inputs, **named))
+        return run(self, x, *inputs, **named)
 
-    def run(self: Layer, *inputs: Any, **named: Any) -> Any:
+    def run(self: Layer, x: Batch, /, *inputs: Any, **named: Any) -> Any:
         _within.own = True
         try:
             result = call(self, *inputs, **named)
@@ -448,14 +448,14 @@ def _checked(call: Callable) -> Callable:
             raise ConfigurationError(
                 f"{label(self)} returned {_kind(result)}; return (y, backward), a batch and a function"
             )
-        check_batch(label(self), "", y)
+        check_batch(label(self), "", y, self.output_shape if x.shape[1:] == self.input_shape else None, x.images)
         if backward is None:
             return y, backward
 
         def checked_backward(dy: Batch) -> Batch | None:
             dx = backward(dy)
-            if dx is not None:
-                check_batch(label(self), " from its backward pass", dx)
+            if dx is not None or self.input_gradient:
+                check_batch(label(self), " from its backward pass", dx, x.shape[1:], x.images)
             return dx
 
         return y, checked_backward
@@ -493,11 +493,20 @@ def _live(x: Batch, call: Callable[[], tuple[Batch, Callable | None]]) -> tuple[
     return made["y"], None if made["backward"] is None else backward
 
 
-def check_batch(whose: str, where: str, y: Any) -> None:
-    """Raises ConfigurationError unless what a user's code returned is a batch, DTypeError for one of another type."""
+def check_batch(whose: str, where: str, y: Any, shape: Shape | None, images: int) -> None:
+    """Raises ConfigurationError unless what a user's code returned is a batch, ShapeError unless it has so many images
+    of `shape` (None: of any), stored as its backend stores them, DTypeError for one of another type: kernels look at
+    none of these.
+    """
     if not isinstance(y, Batch):
         raise ConfigurationError(f"{whose} returned {_kind(y)}{where}; return a batch: x.like(array)")
-    if type(y) is Batch and y.data.dtype != y.backend.dtype:  # others are not computed yet
+    found, expected = y.shape, (images, *(y.shape[1:] if shape is None else shape))
+    if found == expected and type(y) is Batch:  # others are not computed yet
+        found, expected = y.data.shape, (-(-images // y.backend.lanes), *expected[1:], y.backend.lanes)
+    if found != expected:
+        what = "data" if len(found) > len(y.shape) else "a batch"
+        raise ShapeError(f"{whose} returned {what} of shape {found}{where}; give {expected}")
+    if type(y) is Batch and y.data.dtype != y.backend.dtype:
         raise DTypeError(f"{whose} returned {y.data.dtype}{where}; compute in {np.dtype(y.backend.dtype)}")
 
 

@@ -20,8 +20,8 @@ from gpucnn.backends.protocol import Backend
 from gpucnn.inference import Plan, Unplannable
 from gpucnn.inference.graph import Graph
 from gpucnn.models.inputs import check_images
-from gpucnn.models.own_code import OwnCode, own_code
 from gpucnn.models.stages import Stage, stages_of
+from gpucnn.own_code import OwnCode, own_code
 from gpucnn.recordable import attributes, changed_setting, is_recordable, last_change
 
 Finish = Callable[[Batch], Batch]
@@ -142,8 +142,8 @@ class Plans:
             if not same:
                 self._forget()
                 self._settings = [(part, attributes(part)) for part in parts]
-                known = [kind for kind in {type(model), *map(type, layers)} if own_code([kind])]
-                self._code = own_code(known) or OwnCode()
+                known = [kind for kind in {type(model), *map(type, layers)} if own_code([kind]).whole]
+                self._code = own_code(known)
             self._last_change = latest
 
     def _find(self, model: Model, finish: Finish, which) -> list[Stage]:

@@ -13,7 +13,7 @@ from gpucnn.inference.graph import Graph
 from gpucnn.inference.trace import trace
 from gpucnn.layers.base import Layer
 from gpucnn.layers.container import Sequential
-from gpucnn.models.own_code import own_code
+from gpucnn.own_code import own_code
 from gpucnn.recordable import is_recordable
 
 Compute = Callable[[Batch], Batch]
@@ -54,7 +54,7 @@ def stages_of(model: Model, finish: Compute | None) -> list[Stage]:
 
 def _is_known(parts: list[Any]) -> bool:
     """Whether tracing these layers finds out all that they do, until a setting or their code changes."""
-    return all(map(is_recordable, parts)) and own_code(map(type, parts)) is not None
+    return all(map(is_recordable, parts)) and own_code(map(type, parts)).whole
 
 
 def _composed(layers: list[Layer], finish: Compute | None) -> Compute:

@@ -26,9 +26,10 @@ def filters(model, path=None, *, layer: str | None = None) -> np.ndarray:
         weights = filters_of(model, part)
     else:
         title, weights = "", np.asarray(model)
+        weights = weights.astype(np.float32) if weights.dtype.kind in "iu" else weights
     if not 3 <= weights.ndim <= 5 or 0 in weights.shape or weights.dtype.kind != "f":
         raise ShapeError(
-            f"filters are {weights.dtype} of shape {weights.shape}; expected floats (filters, channels, *kernel) "
+            f"filters are {weights.dtype} of shape {weights.shape}; expected numbers (filters, channels, *kernel) "
             "with 1 to 3 kernel axes"
         )
     figures.check_finite("the filters", weights)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpucnn.arguments import instance
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import ConfigurationError
@@ -34,7 +35,7 @@ def convolution(model: Model, name: str | None) -> Layer:
         raise ConfigurationError(f"{model.name} has no convolution, so there are no filters to show")
     if name is None:
         return next(iter(by_name.values()))
-    if name not in by_name:
+    if instance("layer", name, str, "its name, which is text") not in by_name:
         raise ConfigurationError(f"{model.name} has no convolution called {name!r}; it has {', '.join(by_name)}")
     return by_name[name]
 
@@ -75,13 +76,16 @@ def steps(model: Model, image: np.ndarray, backend: Backend) -> tuple[list[Step]
     images = check_images(np.asarray(image)[None], model.image_shape, backend.dtype)
     model.check_initialized()
     model.place(backend)
-    model.mode.training = False
+    training, model.mode.training = model.mode.training, False
     result = [Step("", "image", images[0])]
-    x = model.batch(images)
-    for layer in model.layer.leaves():
-        x, _ = layer(x)
-        if not isinstance(layer, Flatten):
-            result.append(Step(layer.name, _kind(layer), backend.unpack(x)[0]))
+    try:
+        x = model.batch(images)
+        for layer in model.layer.leaves():
+            x, _ = layer(x)
+            if not isinstance(layer, Flatten):
+                result.append(Step(layer.name, _kind(layer), backend.unpack(x)[0]))
+    finally:
+        model.mode.training = training
     return result, backend.unpack(backend.softmax(x) if model.head == CLASSIFIER else x)[0]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpucnn import figures
-from gpucnn.arguments import integer
+from gpucnn.arguments import instance, integer, sequence
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import ConfigurationError, DataError, ShapeError
 from gpucnn.losses import check_labels
@@ -21,6 +21,7 @@ _NUMBERS = 30  # up to so many classes, cells show their counts and each class i
 def curves(history: History, path) -> None:
     """Draw loss and accuracy over the epochs into the PNG at `path`."""
     figures.check_path(path)
+    instance("history", history, History, "a training's, such as trainer.history")
     if not len(history):
         raise ConfigurationError("the run has finished no epoch yet, so there is no curve")
     write_file(path, draw_curves(history))
@@ -35,6 +36,7 @@ def confusion(labels, predicted, classes: list[str], path=None) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.size == 0:
         raise ShapeError("there are no labels; give at least one")
+    classes = sequence("classes", classes, "their names")
     counts = np.zeros((len(classes),) * 2, np.int64)
     labels, predicted = (check_labels(part, labels.size, len(classes)) for part in (labels, np.asarray(predicted)))
     np.add.at(counts, (labels, predicted), 1)

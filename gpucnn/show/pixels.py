@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn import figures, geometry
+from gpucnn.arguments import instance
 from gpucnn.errors import ShapeError
 from gpucnn.geometry import Window
 
@@ -19,6 +20,7 @@ def pixel_use(window: Window, path=None) -> np.ndarray:
     shape of its input. The first window and, if there are any, its neighbors to the right and below are outlined; the
     padding is hatched.
     """
+    instance("window", window, Window, "what gpucnn.geometry.window returns")
     if len(window.input) not in (1, 2):
         raise ShapeError(f"the window has {len(window.input)} axes; a picture can show 1 or 2")
     sides = [size + sum(padding) for size, padding in zip(window.input, window.padding)]

@@ -1,5 +1,6 @@
 """Why a network answers as it does: the maps of gpucnn.explain, drawn over the image."""
 
+import textwrap
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +12,8 @@ from gpucnn.models.heads import CLASSIFIER
 from gpucnn.models.model import Model
 from gpucnn.show.layers import choose
 from gpucnn.show.match import show_image
+
+Extent = tuple[float, float, float, float]  # left, right, bottom, top in pixels
 
 
 def saliency(model: Model, image, path=None, of=None, *, backend=None, math=None, name: str = "") -> np.ndarray:
@@ -28,9 +31,16 @@ def occlusion(
     """Draw `explain.occlusion` of `image` (C, H, W), whose settings these are; returns it, (P, Q)."""
     settings = {"side": side, "stride": stride, "fill": fill}
     what = "by how much the answer falls without a square there"
-    return _shown(
-        model, image, path, of, backend, math, name, what, lambda m, x, c: explain.occlusion(m, x, c, **settings)
-    )
+
+    def compute(model: Model, image: np.ndarray, of: int) -> np.ndarray:
+        return explain.occlusion(model, image, of, **settings)
+
+    def extent(model: Model, values: np.ndarray, top: int, left: int) -> Extent:
+        size, step = explain.squares(model, side, stride)  # each is drawn around its middle, as wide as they are apart
+        x, y = (size - step) / 2 - left, (size - step) / 2 - top
+        return x, x + values.shape[1] * step, y + values.shape[0] * step, y
+
+    return _shown(model, image, path, of, backend, math, name, what, compute, extent)
 
 
 def gradcam(
@@ -55,6 +65,7 @@ def _shown(
     name: str,
     what: str,
     compute: Callable[[Model, np.ndarray, int], np.ndarray],
+    extent: Callable[[Model, np.ndarray, int, int], Extent] | None = None,
 ) -> np.ndarray:
     if path is not None:
         figures.check_path(path)
@@ -66,15 +77,17 @@ def _shown(
     of = int(outputs.argmax()) if of is None else of
     values = compute(model, image, of)
     if path is not None:
-        figures.save(_draw(model, image, values, of, outputs, name, what), path)
+        figures.save(_draw(model, image, values, of, outputs, name, what, extent), path)
     return values
 
 
-def _draw(model: Model, image: np.ndarray, values: np.ndarray, of: int, outputs: np.ndarray, name: str, what: str):
+def _draw(
+    model: Model, image: np.ndarray, values: np.ndarray, of: int, outputs: np.ndarray, name: str, what: str, extent
+):
     height, width = model.input_shape[1:]
     top, left = ((have - cut) // 2 for have, cut in zip(image.shape[1:], (height, width), strict=True))
     image = image[:, top : top + height, left : left + width]  # as the model crops it
-    across = 3.4 * min(1.8, width / height)
+    across = max(1.9, 3.4 * min(1.8, width / height))
     figure = figures.new_figure(2 * across + 1.4, 4.3 if width <= height else 3.4 * height / width + 1.1)
     panels = figure.subplots(1, 2)
     show_image(panels[0], image)
@@ -89,9 +102,10 @@ def _draw(model: Model, image: np.ndarray, values: np.ndarray, of: int, outputs:
         vmax=scale,
         alpha=0.75,
         interpolation="nearest",
-        extent=(0, width, height, 0),
+        extent=extent(model, values, top, left) if extent else (0, width, height, 0),
     )
-    panels[1].set_title(what, fontsize=10)
+    panels[1].set(xlim=(0, width), ylim=(height, 0))
+    panels[1].set_title(textwrap.fill(what, 22 if across < 2 else 60), fontsize=10)
     figure.colorbar(drawn, ax=panels[1], shrink=0.8, pad=0.02).ax.tick_params(labelsize=8)
     for axes in panels:
         axes.set_xticks([])

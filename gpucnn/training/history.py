@@ -9,7 +9,7 @@ from gpucnn.arguments import number, shown
 from gpucnn.errors import ConfigurationError
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """`epochs` holds one dictionary an epoch, the same as a line of metrics.jsonl:
 
@@ -29,6 +29,13 @@ class History:
 
     def __len__(self) -> int:
         return len(self.epochs)
+
+    def __repr__(self) -> str:
+        """One line, as a notebook shows what its cell ends with: the values of every epoch are in `epochs`."""
+        aside = ("learning_rate", "seconds", "images_per_second")
+        last = self.last.items() if self.epochs else ()
+        shown = "".join(f", {k} {v:.4g}" for k, v in last if isinstance(v, float) and k not in aside)
+        return f"<History of {len(self)} epoch{'s' * (len(self) != 1)}{shown}>"
 
     def add(self, record: dict) -> ConfigurationError | None:
         """Add an epoch as a file will hold it, NumPy's numbers as Python's. What JSON has not is left out, and the

@@ -13,6 +13,7 @@ import numpy as np
 
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.layers.base import Layer, Parameter, Statistic, runs_live
+from gpucnn.own_code import own_code
 from gpucnn.recordable import Recordable, attributes, changed_setting, is_recordable, last_change
 
 # After so many changes of settings during training, steps are no longer recorded.
@@ -77,7 +78,7 @@ class RecordedStep:
         """One step on so many images: recorded, compared, repeated or run directly."""
         self._seen_counts.add(count)
         self._notice_arrivals()
-        if self._recording and self._last_change is not last_change():
+        if self._recording and (self._last_change is not last_change() or not self._code.is_same()):
             self._notice_changes()
         if not self._recording:
             self._work(count)
@@ -97,6 +98,7 @@ class RecordedStep:
 
     def _remember(self) -> None:
         self._settings = [(part, attributes(part)) for part in self._repeated()] if self._recording else []
+        self._code = own_code(map(type, self._repeated()))
         self._last_change = last_change()
 
     def _notice_arrivals(self) -> None:
@@ -108,9 +110,11 @@ class RecordedStep:
             self._proved.clear()
 
     def _notice_changes(self) -> None:
-        """Drop recordings made with settings that have changed since, by a schedule or callback perhaps."""
+        """Drop recordings made with settings or code that have changed since, by a callback or a notebook perhaps."""
         self._last_change = last_change()
         changed = next(filter(None, (changed_setting(part, before) for part, before in self._settings)), None)
+        if changed is None and not self._code.is_same():
+            changed = f"code of {self._suspects()}"
         if changed is None:
             return
         self._changes += bool(self._recordings)

@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.arguments import shown
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.shares import Share, sharing
 from gpucnn.backends.step_end import StepEnd
-from gpucnn.errors import ConfigurationError, ShapeError
+from gpucnn.errors import ConfigurationError
 from gpucnn.layers.base import check_batch
 from gpucnn.losses import Loss, SoftmaxCrossEntropy
 from gpucnn.metrics import Metric
@@ -297,9 +296,7 @@ class OwnAugmentation(Recordable):
     def __call__(self, images: Batch) -> Batch:
         rng = np.random.Generator(np.random.Philox(key=[self._seed, self.number]))
         changed = self._augment(images, rng)
-        if not isinstance(changed, Batch) or changed.shape != images.shape:
-            found = changed.shape if isinstance(changed, Batch) else shown(changed)
-            raise ShapeError(f"augment returned {found}; return a Batch of {images.shape}: images.like(data)")
+        check_batch("augment", "", changed, images.shape[1:], images.images)
         return changed
 
 
@@ -365,11 +362,7 @@ def checked(loss: Loss, result: Any, outputs: Batch) -> tuple[Array, Batch]:
             f"{kind} returned a {type(result).__name__}{what}; return (loss, gradient), an array of shape (1,) and "
             "outputs.like(array)"
         )
-    check_batch(kind, " as gradient", result[1])
-    if result[1].shape != outputs.shape:
-        raise ShapeError(
-            f"{kind} returned a gradient of shape {result[1].shape}; give that of the outputs, {outputs.shape}"
-        )
+    check_batch(kind, " as gradient", result[1], outputs.shape[1:], outputs.images)
     return result
 
 

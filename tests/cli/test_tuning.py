@@ -83,6 +83,8 @@ def test_explanations(cli, trained, tmp_path, kind):
     assert np.array_equal(np.array(values["map"], np.float32), expected)
     assert values["class"] == "3" and values["probability"] == model.predict(test.images[7:8])[0, 3]
     assert (values["row"], values["column"]) == np.unravel_index(expected.argmax(), expected.shape)
+    text = cli("show", kind, 7, "--run", trained[0], "--of", 3, "--out", tmp_path / "p.png").stdout
+    assert f"largest      {expected.max():.4f}\n" in text, "not 0.0"
     assert "classes are 0, 1" in cli.refused("show", kind, 7, "--run", trained[0], "--of", "cat")
 
 

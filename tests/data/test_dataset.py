@@ -46,9 +46,19 @@ def test_refuses_non_finite_images_and_names_the_first(value):
         Dataset(images, LABELS, ["a", "b"], "mine")
 
 
+def test_a_set_is_shown_in_one_line():
+    assert repr(Dataset(IMAGES, LABELS, ["a", "b"], "mine")) == "<Dataset mine: 4 images of 1x2x3, 2 classes>"
+
+
 def test_missing_classes_are_named():
     dataset = Dataset(IMAGES, LABELS, ["ant", "bee", "cat", "dog"], "insects")
     with pytest.raises(DataError, match="insects: no image of class cat, dog;"):
+        require_every_class(dataset)
+
+
+def test_one_class_is_none_to_tell_apart():
+    dataset = Dataset(IMAGES, np.zeros(len(IMAGES), int), ["ant"], "insects")
+    with pytest.raises(DataError, match="insects: each image is of class ant; at least 2 classes are needed"):
         require_every_class(dataset)
 
 

@@ -114,8 +114,8 @@ def copied(run, tmp_path) -> Path:
 class Listening:
     """A server that listens, in a thread of its own."""
 
-    def __init__(self, folders, place: Path):
-        self.server = Server(folders, folders_in(place))
+    def __init__(self, folders, place: Path, port: int = 0):
+        self.server = Server(folders, folders_in(place), port=port)
         self.address = self.server.address
         self._thread = threading.Thread(target=self.server.run)
 

@@ -138,7 +138,7 @@ def test_an_upload_that_is_no_picture_is_refused_in_a_sentence(page):
         assert answer.status_code == 200
         assert "refused" in answer.json() and "BytesIO" not in answer.json()["refused"]
     file = BytesIO()
-    Image.new("1", (5000, 5000)).save(file, "PNG")
-    assert "5000x5000 pixels" in uploaded(page, file.getvalue()).json()["refused"]
+    Image.new("1", (10000, 10000)).save(file, "PNG")
+    assert "10000x10000 pixels" in uploaded(page, file.getvalue()).json()["refused"]
     assert uploaded(page, picture((4, 4)), 17).status_code == 400
     assert uploaded(page, picture((4, 4)), 4, 2).status_code == 400

@@ -3,9 +3,11 @@
 import re
 from io import BytesIO
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from gpucnn.explore.body import MOST_BYTES
 from tests.explore.browser import Browser, why_not
 from tests.explore.conftest import Listening
 
@@ -153,7 +155,18 @@ def test_a_weight_is_typed_and_a_picture_is_uploaded(browser, listening, tmp_pat
     browser.until(lambda: browser.js(f"return {shade}") == ["rgb(250, 250, 250)"] * 144, "12 by 12 white pixels")
     (tmp_path / "broken.png").write_bytes(file.getvalue()[:40])
     browser.one("input[type=file]").send_keys(str(tmp_path / "broken.png"))
-    browser.says("cannot be read as a PNG or JPEG image", ".refusal")
+    browser.says("cannot read the uploaded file", ".refusal")
+    # A phone's photo, of 24 million pixels and as many bytes as grain makes.
+    grain = np.random.default_rng(0).integers(0, 256, (4284, 5712), np.uint8)
+    grain[2000:] //= 4
+    Image.fromarray(grain).save(tmp_path / "photo.jpg", quality=50)
+    assert (tmp_path / "photo.jpg").stat().st_size > 5e6
+    browser.one("input[type=file]").send_keys(str(tmp_path / "photo.jpg"))
+    browser.until(lambda: browser.js(f"return new Set({shade}).size") > 1 and not browser.all(".refusal"), "the photo")
+    (tmp_path / "film.png").write_bytes(bytes(MOST_BYTES + 1))
+    browser.one("input[type=file]").send_keys(str(tmp_path / "film.png"))
+    browser.says("the file has more than 32 MiB", ".refusal")
+    assert "413" in browser.complaints().pop()
 
 
 # ---- draw a digit ----------------------------------------------------------------------------------------------------
@@ -443,3 +456,13 @@ def test_a_server_that_has_ended_is_told(browser, run, tmp_path):
     browser.choose("Stride", "2")
     browser.says("The server does not answer", "#lost")
     assert all("ERR_CONNECTION_REFUSED" in line for line in browser.complaints())
+
+
+def test_a_server_that_was_started_anew_at_the_same_port_is_told(browser, run, tmp_path):
+    with Listening([run], tmp_path) as server:
+        browser.open(server.address, "convolution")
+        browser.one('[data-grid="output-0"]')
+    with Listening([run], tmp_path, int(server.address.split(":")[2].partition("/")[0])):
+        browser.choose("Stride", "2")
+        browser.says("The server does not answer", "#lost")
+    assert all("404" in line for line in browser.complaints())

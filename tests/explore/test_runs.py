@@ -9,7 +9,7 @@ import pytest
 
 from gpucnn.data import load
 from gpucnn.explore.server import Explorer
-from gpucnn.models import lenet5
+from gpucnn.models import lenet5, unet_small
 from gpucnn.training import Callback, Trainer, load_run
 from tests.explore.conftest import Page, folders_in
 
@@ -111,6 +111,18 @@ def test_a_run_before_its_first_epoch(tmp_path, engine):
     assert "has not finished an epoch" in page("look", run=0)["refused"]
 
 
+def test_a_run_that_gives_a_class_to_each_pixel(tmp_path, engine):
+    train, _ = load("shapes")
+    about = {"train": {"data": "shapes"}}
+    trainer = Trainer(unet_small(classes=4), run=tmp_path / "pixels", about=about, backend="numba", progress=False)
+    trainer.fit(train.images[:32], train.labels[:32], 1)
+    page = of(tmp_path / "pixels", engine, tmp_path)
+    assert len(page("curves", runs=[{"run": 0}])["runs"][0]["history"]) == 1
+    drawing = {"height": 8, "width": 8, "bytes": "A" * 86 + "=="}
+    for name, body in {"look": {}, "results": {}, "example": {"image": 0}, "draw": {"drawing": drawing}}.items():
+        assert "pixels gives a class to each pixel, not to an image" in page(name, run=0, **body)["refused"]
+
+
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"train": 3, "epochs": "many"}', '{"train": {"data": ["x"]}}'])
 def test_a_damaged_config_takes_nothing_down(copied, engine, tmp_path, content):
     (copied / "config.json").write_text(content)
@@ -164,3 +176,13 @@ def test_training_from_the_page(empty):
     assert not empty.explorer.process.trains(empty.explorer.runs.folders[0])
     assert empty("status")["failed"] is False
     assert found["ready"]
+
+
+def test_a_name_that_is_used_again_is_listed_once(empty, tmp_path, monkeypatch):
+    monkeypatch.setattr(empty.explorer, "_new_run", folders_in(tmp_path))
+    assert empty("train") == {"run": 0}
+    empty("stop")
+    shutil.rmtree(empty.explorer.runs.folders[0])  # by hand, while the page is open
+    monkeypatch.setattr(empty.explorer, "_new_run", folders_in(tmp_path))
+    assert empty("train") == {"run": 0}
+    assert len(empty("status")["runs"]) == 1

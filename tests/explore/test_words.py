@@ -126,7 +126,11 @@ def test_what_the_engine_refuses_has_korean_words():
         "there is no run yet; train a network first",
         "four-epochs has not finished an epoch yet",
         "four-epochs has kept no weights of epoch 9",
-        "the image has 5000x5000 pixels; at most 16,777,216 are taken",
+        "cannot read the uploaded file as a PNG, JPEG, WebP, BMP, TIFF or GIF image: it does not begin as one",
+        "the uploaded file cannot be read: cut short, altered, or no image file (OSError: image file is truncated)",
+        "the uploaded file announces 10000x10000 pixels; images of more than 89,478,485 are refused",
+        "the file has more than 32 MiB; choose a smaller one",
+        "unet_small-1 gives a class to each pixel, not to an image, which this page does not show",
         "there is not enough memory for this; choose smaller sizes",
     ],
 )

@@ -1,9 +1,12 @@
 """Where pictures go, and the test of readability itself."""
 
 import os
+import warnings
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib.font_manager import fontManager
 
 from gpucnn import figures
 from gpucnn.errors import ConfigurationError, DataError
@@ -17,6 +20,37 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path):
         figures.save(figure, tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+def _written(**texts) -> bytes:
+    figure = figures.new_figure(3, 2)
+    axes = figure.subplots()
+    axes.set(**texts)
+    return figures.png(figure)
+
+
+def test_a_dollar_sign_begins_no_formula():
+    """The same letters in a picture whose texts Matplotlib is told to take as they are."""
+    texts = {"title": "$5$ or $x_$", "xlabel": r"$\q$", "xticks": [0, 1], "xticklabels": ["$10", "20$"]}
+    with matplotlib.rc_context({"text.parse_math": False}):
+        plain = _written(**texts)
+    assert _written(**texts) == plain
+    assert _written(yscale="log", ylim=(1, 100)) != _written(ylim=(1, 100)), "and powers of ten stay powers"
+
+
+def test_letters_that_the_usual_font_lacks(monkeypatch):
+    """A class called 개 is no box, where a font is installed that has it; beside it stay the usual letters."""
+    fonts = [font for font in fontManager.ttflist if "Nanum" not in font.name or font.name == "NanumGothic"]
+    if all(font.name != "NanumGothic" for font in fonts):
+        pytest.skip("no Korean font here")
+    monkeypatch.setattr(fontManager, "ttflist", fonts)
+    monkeypatch.setattr(figures, "_fonts_with", figures._fonts_with.__wrapped__)  # what was found before is not asked
+    with matplotlib.rc_context({"font.family": ["sans-serif", "NanumGothic"]}):
+        plain = _written(title="개 or dog")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Matplotlib's, of a letter without a picture
+        assert _written(title="개 or dog") == plain
+    assert _written(title="dog") != plain
 
 
 @pytest.mark.parametrize(

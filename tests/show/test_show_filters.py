@@ -103,10 +103,20 @@ def test_filters_of_a_transposed_convolution_are_its_outputs(groups):
             assert (weights[o, c] == stored[group * (4 // groups) + c, place]).all()
 
 
+def test_filters_by_hand_are_whole_numbers(tmp_path):
+    sobel, both = [[[[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]]], [[[[1, 2]], [[3, 4]]]]
+    for numbers in (sobel, both):
+        assert show.filters(numbers, tmp_path / "whole.png").tolist() == numbers
+        show.filters(np.array(numbers, np.float32), tmp_path / "same.png")
+        assert (tmp_path / "whole.png").read_bytes() == (tmp_path / "same.png").read_bytes()
+
+
 def test_wrong_names_and_models_without_filters():
     model = lenet5().initialize(0)
     with pytest.raises(ConfigurationError, match="no convolution called '1'; it has 0, 2"):
         show.filters(model, layer="1")
+    with pytest.raises(ConfigurationError, match="layer is 2 of type int; give its name, which is text"):
+        show.filters(model, layer=2)
     with pytest.raises(ConfigurationError, match="has no convolution"):
         show.filters(Model(Sequential(Flatten(), Dense(3)), (1, 4, 4)))
 
@@ -118,8 +128,8 @@ def test_bad_arrays_and_paths(tmp_path):
         DataError, match=r"the filters hold 1 values that are NaN or infinite, the first at \(1, 0, 0, 2\)"
     ):
         show.filters(weights, tmp_path / "f.png")
-    for wrong in (random(3, 3), random(0, 1, 3, 3), np.ones((2, 1, 3, 3), np.int64)):
-        with pytest.raises(ShapeError, match="expected floats"):
+    for wrong in (random(3, 3), random(0, 1, 3, 3), np.ones((2, 1, 3, 3), bool)):
+        with pytest.raises(ShapeError, match="expected numbers"):
             show.filters(wrong, tmp_path / "f.png")
     with pytest.raises(ConfigurationError, match="must end in .png"):
         show.filters(random(2, 1, 3, 3), tmp_path / "f.pdf")

@@ -44,6 +44,8 @@ def test_confusion_refuses(tmp_path):
         show.confusion([0, 1], [0], ["a", "b"])
     with pytest.raises(DTypeError, match="give integers"):
         show.confusion([0, 1], [0.0, 1.0], ["a", "b"])
+    with pytest.raises(ConfigurationError, match="classes is 2 of type int; give their names"):
+        show.confusion([0, 1], [0, 1], 2)
     with pytest.raises(ShapeError, match="no labels"):
         show.confusion(np.zeros(0, int), np.zeros(0, int), ["a", "b"])
 
@@ -123,3 +125,5 @@ def test_curves_of_a_regressor_have_no_accuracy(drawn, tmp_path):
 def test_a_run_without_an_epoch_has_no_curve(tmp_path):
     with pytest.raises(ConfigurationError, match="no epoch yet"):
         show.curves(History([]), tmp_path / "c.png")
+    with pytest.raises(ConfigurationError, match="history is .* of type dict; give a training's"):
+        show.curves({"loss": [1.0]}, tmp_path / "c.png")

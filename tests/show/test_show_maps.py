@@ -17,7 +17,9 @@ def image(*shape):
 @pytest.mark.parametrize(("backend", "math"), [("numpy", "exact"), ("numba", "exact")])
 def test_lenet5_layer_by_layer(backend, math):
     model, x = lenet5((1, 16, 16), 4).initialize(1), image(1, 16, 16)
+    model.mode.training = True
     steps, probabilities = show.maps(model, x, backend=backend, math=math)
+    assert model.mode.training, "as it was"
     w, how = model.state_dict(), {"backend": "numpy", "math": "exact"}
     a = functional.relu(functional.conv(x[None], w["0.weight"], w["0.bias"], **how), **how)
     b = functional.max_pool(a, 2, **how)

@@ -45,6 +45,8 @@ def test_counts_and_pictures(drawn, tmp_path, fit):
 
 
 def test_refusals(tmp_path):
+    with pytest.raises(ConfigurationError, match="window is .* of type tuple; give what gpucnn.geometry"):
+        show.pixel_use((7, 7))
     with pytest.raises(ShapeError, match="3 axes"):
         show.pixel_use(window((3, 3, 3), 2), tmp_path / "p.png")
     with pytest.raises(ConfigurationError, match="must end in .png"):

@@ -17,11 +17,12 @@ RNG = np.random.default_rng(0)
     ("model", "classes"),
     [
         (lenet5((1, 16, 16), 4), None),
+        (lenet5((1, 120, 16), 3), None),
         (lenet5((1, 16, 40), 2), ["a class with a long name", "another"]),
         (vgg_small((3, 32, 32), 3), None),
         (lenet5((2, 24, 16), outputs=2), None),
     ],
-    ids=["lenet5", "wide", "colours", "regressor"],
+    ids=["lenet5", "tall", "wide", "colours", "regressor"],
 )
 @pytest.mark.parametrize("kind", ["saliency", "occlusion", "gradcam"])
 def test_pictures_are_readable(drawn, tmp_path, model, classes, kind):
@@ -45,6 +46,19 @@ def test_larger_images_are_shown_as_the_model_crops_them(drawn, tmp_path):
     image = RNG.random((1, 20, 18), dtype=np.float32)
     assert show.saliency(model, image, tmp_path / "r.png", backend="numpy").shape == (16, 16)
     assert np.array_equal(drawn.figure.axes[1].images[0].get_array(), image[0, 2:18, 1:17])
+
+
+def test_squares_are_drawn_where_they_were(drawn, tmp_path):
+    """One that leaves a part of the image alone is not drawn over it; in a crop they stay with their pixels."""
+    model = lenet5((1, 16, 16), 4).initialize(0)
+    model.image_shape = (1, 20, 18)
+    image = RNG.random((1, 20, 18), dtype=np.float32)
+    assert show.occlusion(model, image, tmp_path / "r.png", side=6, stride=6, backend="numpy").shape == (3, 3)
+    axes = drawn.figure.axes[1]
+    assert axes.images[1].get_extent() == [-1, 17, 16, -2]  # columns 0 to 18 and rows 0 to 18 of the image
+    assert (axes.get_xlim(), axes.get_ylim()) == ((0, 16), (16, 0))
+    assert show.occlusion(model, image, tmp_path / "r.png", side=4, stride=2, backend="numpy").shape == (9, 8)
+    assert drawn.figure.axes[1].images[1].get_extent() == [0, 16, 17, -1]  # the middle 2 pixels of each
 
 
 def test_what_does_not_fit_is_refused(tmp_path):

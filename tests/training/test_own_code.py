@@ -199,6 +199,45 @@ def test_clipping_and_a_model_of_ones_own_are_asked(capsys):
         assert capsys.readouterr().err == "", "it was recorded, and only the proof noticed"
 
 
+SLOPE = 0.25
+
+
+class _Sloped(Layer):
+    recordable = True
+
+    def __call__(self, x):
+        return x.backend.elementwise("leaky_relu", x, SLOPE), lambda dy: _gradient(dy, x, SLOPE)
+
+
+def _gradient(dy, x, slope):
+    return dy.backend.elementwise_gradient("leaky_relu", dy, x, slope)
+
+
+def test_steps_see_code_that_changes_between_them(monkeypatch, capsys):
+    """As a notebook changes it: a number that it reads, or the code itself, in the function that the class has."""
+
+    def hash_of(backend):
+        monkeypatch.setitem(globals(), "SLOPE", 0.25)
+        model = Model(Sequential(Dense(5), _Sloped(), Dense(3)), (4,))
+        trainer = Trainer(model, backend=backend, progress=False)
+        images, labels = np.random.default_rng(5).random((8, 4)).astype(np.float32), np.arange(8) % 3
+        hashes = []
+        with monkeypatch.context() as during:
+            for change in range(3):
+                for _ in range(4):
+                    trainer.train_step(images, labels)
+                hashes.append(model.weights_sha256())
+                if change == 0:
+                    during.setitem(globals(), "SLOPE", -3.0)
+                elif change == 1:
+                    code = (lambda self, x: (x, lambda dy: dy)).__code__
+                    during.setattr(_Sloped.__call__.__wrapped__, "__code__", code)
+        return hashes
+
+    assert hash_of("numba") == hash_of("numpy")
+    assert capsys.readouterr().err == "", "recorded again, and the proof had nothing to say"
+
+
 class _Odd(Layer):
     """Returns what `answer` makes of the batch."""
 
@@ -218,6 +257,11 @@ class _OddLoss(Loss):
 
     def __call__(self, outputs, targets, totals=None):
         return self._answer(outputs)
+
+
+def _twice(batch):
+    """The batch in twice as many blocks as its images take."""
+    return batch.like(np.concatenate([batch.data, batch.data]))
 
 
 def _hide(layer, shape):
@@ -241,6 +285,21 @@ def _hide(layer, shape):
             r"_Odd\) returned an ndarray from its backward pass; return a",
         ),
         (lambda: _Odd(lambda x: (x.like(x.data * np.float64(2)), abs)), r"_Odd\) returned float64; compute in float32"),
+        (lambda: _Odd(lambda x: (x, lambda dy: None)), r"_Odd\) returned nothing from its backward pass; return a"),
+        # Kernels would read and write beside such arrays.
+        (
+            lambda: _Odd(lambda x: (x.like(x.data[:, :2]), abs)),
+            r"_Odd\) returned a batch of shape \(8, 2\); give \(8, 3\)",
+        ),
+        (lambda: _Odd(lambda x: (_twice(x), abs)), r"_Odd\) returned data of shape .*; give \(., 3, .*\)"),
+        (
+            lambda: _Odd(lambda x: (x, lambda dy: dy.like(dy.data[:, :2]))),
+            r"_Odd\) returned a batch of shape \(8, 2\) from its backward pass; give \(8, 3\)",
+        ),
+        (
+            lambda: _Odd(lambda x: (x, _twice)),
+            r"_Odd\) returned data of shape .* from its backward pass; give \(., 3, .*\)",
+        ),
     ],
 )
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
@@ -265,7 +324,8 @@ def test_what_a_layer_of_ones_own_gets_wrong_is_one_sentence(layer, words, backe
         (lambda outputs: outputs, r"_OddLoss returned a Batch; return \(loss, gradient\)"),
         (lambda outputs: (np.zeros(1, np.float32), outputs.data), "_OddLoss returned an ndarray as gradient; return a"),
         (lambda outputs: (np.zeros(1), outputs.like(outputs.data * np.float64(1))), "float64 as gradient; compute in"),
-        (lambda outputs: (np.zeros(1), outputs.reshape(3, 1)), r"gradient of shape \(8, 3, 1\); give that of the"),
+        (lambda outputs: (np.zeros(1), outputs.reshape(3, 1)), r"batch of shape \(8, 3, 1\) as gradient; give"),
+        (lambda outputs: (np.zeros(1), _twice(outputs)), r"returned data of shape .* as gradient; give \(., 3, .*\)"),
     ],
 )
 @pytest.mark.parametrize("backend", ["numpy", "numba"])

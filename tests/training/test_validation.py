@@ -113,6 +113,12 @@ def test_wrong_settings_are_refused(settings, words, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_history_is_shown_in_one_line():
+    assert repr(History()) == "<History of 0 epochs>"
+    record = {"epoch": 2, "step": 46, "loss": 1.57646, "f1": [0.5], "validation_accuracy": 0.25, "seconds": 1.5}
+    assert repr(History([{}, record])) == "<History of 2 epochs, loss 1.576, validation_accuracy 0.25>"
+
+
 # ---- the best epoch --------------------------------------------------------------------------------------------------
 
 

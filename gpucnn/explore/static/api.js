@@ -23,14 +23,15 @@ async function post(address, body) {
   let response;
   try {
     response = await fetch(address, { method: "POST", body });
+    if (response.status === 404) throw new TypeError("a newer server, which has another address");
   } catch (error) {
     listeners.forEach((listener) => listener(true));
     throw error;
   }
   listeners.forEach((listener) => listener(false));
   const answer = await response.json();
-  if (!response.ok) throw new Error(answer.error);
   if (answer.refused !== undefined && answer.rows === undefined) throw new Refused(answer.refused);
+  if (!response.ok) throw new Error(answer.error);
   return unpack(answer);
 }
 

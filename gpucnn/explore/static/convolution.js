@@ -106,7 +106,7 @@ function kernel(size) {
 function controls() {
   const { images, filters } = state.presets;
   const conv = state.operation === "conv";
-  const file = h("input", { type: "file", accept: "image/png,image/jpeg", hidden: true, onchange: () => file.files[0] && take(file.files[0]) });
+  const file = h("input", { type: "file", accept: "image/*", hidden: true, onchange: () => file.files[0] && take(file.files[0]) });
   parts.controls.replaceChildren(...[
     card(t("conv.operation"),
       segmented(t("conv.operation"), [["conv", t("conv.conv")], ["max", t("conv.max")], ["avg", t("conv.avg")]],

@@ -21,10 +21,14 @@ _MISSING: Any = ()  # of a name that is no global: a builtin, or undefined
 
 @dataclass
 class OwnCode:
-    """Functions with what they are made of, and names of namespaces with what they stand for."""
+    """Functions with what they are made of, and names of namespaces with what they stand for.
+
+    `whole`: nothing that they read may change unseen, as a list may.
+    """
 
     functions: list[tuple[FunctionType, CodeType, Any, Any]] = field(default_factory=list)
     names: list[tuple[Mapping[str, Any], str, Any]] = field(default_factory=list)
+    whole: bool = True
 
     def is_same(self) -> bool:
         """Whether nothing has changed since it was found."""
@@ -34,8 +38,8 @@ class OwnCode:
         ) and all(space.get(name, _MISSING) is value for space, name, value in self.names)
 
 
-def own_code(kinds: Iterable[type]) -> OwnCode | None:
-    """The code of these classes that is not gpucnn's; None where it reads what may change unseen, such as a list."""
+def own_code(kinds: Iterable[type]) -> OwnCode:
+    """The code of these classes that is not gpucnn's, but for what never runs within a step."""
     found, seen, stack = OwnCode(), set[int](), list[Any](kinds)
     while stack:
         thing = stack.pop()
@@ -67,7 +71,7 @@ def own_code(kinds: Iterable[type]) -> OwnCode | None:
         elif isinstance(thing, tuple):
             stack += thing
         elif not isinstance(thing, _PLAIN) and not _is_fixed(thing):
-            return None
+            found.whole = False
     return found
 
 
