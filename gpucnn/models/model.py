@@ -57,11 +57,11 @@ class Model(Recordable):
         arguments: dict | None = None,
         head: str = CLASSIFIER,
     ):
-        self.head = check.one_of("head", head, (CLASSIFIER, REGRESSOR))
+        self.head = head
         if isinstance(layer, (list, tuple)):
             raise ConfigurationError("a model is made of one layer: of a list write Model(Sequential(*layers), ...)")
         self.layer = check.instance("layer", layer, Layer, "a layer, such as Sequential(...)")
-        self.name = check.text("name", name)
+        self.name = name
         self.arguments = dict(check.instance("arguments", arguments, dict, "a dictionary", optional=True) or {})
         self.input_shape = check.image_shape("input_shape", input_shape)
         self.class_names: list[str] | None = None
@@ -90,10 +90,20 @@ class Model(Recordable):
         if "statistics" in vars(self):  # made
             public = sorted(known for known in vars(self) if known[0] != "_")
             check.refuse_attribute(self, name, f"it has {', '.join(public)} and trainable")
+        super().__setattr__(name, self._checked(name, value))
+
+    def _checked(self, name: str, value: Any) -> Any:
+        """The value of an attribute that files store as they will hold it: what is saved can be loaded again."""
         if name in ("mean", "std") and value is not None:
             above = 0 if name == "std" else None
-            value = check.each_channel(f"the model's {name}", value, self.input_shape[0], above=above)
-        super().__setattr__(name, value)
+            return check.each_channel(f"the model's {name}", value, self.input_shape[0], above=above)
+        if name == "class_names" and value is not None:
+            return check.names("class_names", value, self.output_shape[0])
+        if name == "image_shape":
+            return check.image_shape(name, value)
+        if name == "head":
+            return check.one_of(name, value, (CLASSIFIER, REGRESSOR))
+        return check.text(name, value) if name == "name" else value
 
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle holds: the weights on the host, no backend and no gradients."""

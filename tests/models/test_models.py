@@ -171,6 +171,37 @@ def test_a_saved_model_comes_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"class_names": [0, 1, 2]},  # as np.unique(labels).tolist() gives them
+        {"class_names": ["cat", "dog"]},
+        {"class_names": "abc"},
+        {"class_names": 3},
+        {"image_shape": None},
+        {"image_shape": (1, 30.5, 30)},
+        {"head": "softmax"},
+        {"name": 5},
+    ],
+    ids=str,
+)
+def test_what_no_file_could_give_back_is_refused_before_it_is_written(wrong, tmp_path):
+    model = lenet5((1, 28, 28), 3).initialize(5)
+    for name, value in wrong.items():
+        with pytest.raises(ConfigurationError, match=name):
+            setattr(model, name, value)
+    gpucnn.save(model, tmp_path / "m")
+    assert gpucnn.load(tmp_path / "m").weights_sha256() == model.weights_sha256()
+
+
+def test_names_in_an_array_come_back_as_text(tmp_path):
+    model = lenet5((1, 28, 28), 3).initialize(5)
+    model.class_names, model.image_shape = np.array(["cat", "dog", "tree"]), [1, 30, np.int64(30)]
+    gpucnn.save(model, tmp_path / "m")
+    back = gpucnn.load(tmp_path / "m")
+    assert back.class_names == ["cat", "dog", "tree"] and back.image_shape == (1, 30, 30)
+
+
 def test_a_user_defined_model_is_passed_in(tmp_path):
     model = small().initialize(5)
     gpucnn.save(model, tmp_path / "m")
