@@ -90,7 +90,11 @@ class Model(Recordable):
         if "statistics" in vars(self):  # made
             public = sorted(known for known in vars(self) if known[0] != "_")
             check.refuse_attribute(self, name, f"it has {', '.join(public)} and trainable")
-        super().__setattr__(name, self._checked(name, value))
+        value = self._checked(name, value)
+        if name in ("mean", "std"):  # they belong to the weights, which other sizes share
+            for model in vars(self).get("_group", ()):
+                object.__setattr__(model, name, value)
+        super().__setattr__(name, value)
 
     def _checked(self, name: str, value: Any) -> Any:
         """The value of an attribute that files store as they will hold it: what is saved can be loaded again."""

@@ -13,7 +13,7 @@ from gpucnn.models import Model
 from gpucnn.models.files import read_tensors
 from gpucnn.optimizers import SGD, Adam
 from gpucnn.schedules import Constant, Cosine, Step
-from gpucnn.training import load_run
+from gpucnn.training import Callback, load_run
 from tests.training import small
 
 X, Y = small.data()
@@ -122,6 +122,29 @@ def test_a_loop_of_ones_own_is_a_fit(backend):
     own.history = whole.history  # its epochs have numbers
     larger = own.train_step(X, Y)  # more images than before
     assert larger["step"] == 7 and math.isfinite(larger["loss"])
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_step_normalizes_as_the_model_now_says(backend):
+    """Weights with a mean of their own may be loaded between two steps, by a callback in `fit`."""
+
+    class Load(Callback):
+        def on_epoch_end(self, trainer, record):
+            trainer.model.mean, trainer.model.std = (0.25,), (0.5,)
+
+    by_hand, own = trainer(shift=0), trainer(backend=backend, shift=0)
+    for one in (by_hand, own):
+        steps(one, 3)
+    own.model.mean, own.model.std = (0.25,), (0.5,)
+    by_hand.train_step((X - np.float32(0.25)) * np.float32(2), Y)
+    own.train_step(X, Y)
+    assert state(own.model) == state(by_hand.model)
+    two, one = trainer(backend=backend, callbacks=[Load()]), trainer()
+    two.fit(X, Y, 2, validation=(X, Y))
+    one.fit(X, Y, 1, validation=(X, Y))
+    one.model.mean, one.model.std = (0.25,), (0.5,)
+    one.fit(X, Y, 1, validation=(X, Y))
+    assert two.history["validation_loss"] == one.history["validation_loss"]
 
 
 def test_the_loss_of_a_step_is_that_before_it():
