@@ -169,6 +169,7 @@ class Trainer:
         self._validated_by: dict[str, str] = {}
         self._loop: OwnLoop | None = None
         self._told_slow = False
+        self._balanced: Any = None  # the loss's class weights, counted from this trainer's labels
         self.loss.place(self.backend, model.output_shape[0])  # refuses weights for other classes
         self._fitting = False
         self._made = sorted(name for name in vars(self) if name[0] != "_")
@@ -264,6 +265,7 @@ class Trainer:
             (images, labels), kept = part(images, labels, validation, self.seed)
             validated_by = {"validation": f"{float(validation)} by {monitor}"}
         self.loss.learn(labels, model.output_shape[0])
+        self._balanced = _balanced(self.loss)
         if resume:  # back to the checkpoint, whatever this trainer has done since
             self.history, self._state, self._steps, self._within_epoch = self._new_history(), None, 0, False
         first = len(self.history)
@@ -285,6 +287,14 @@ class Trainer:
             raise ConfigurationError(
                 "this trainer's optimizer has been used by another trainer since, so its state is lost; give each "
                 "Trainer an optimizer of its own"
+            )
+
+    def _check_loss(self) -> None:
+        """Raises ConfigurationError where another trainer's labels have balanced the loss since."""
+        if self._balanced is not None and self._balanced != _balanced(self.loss):
+            raise ConfigurationError(
+                "this trainer's loss has balanced its class weights for other labels since, in another trainer; give "
+                "each Trainer a loss of its own"
             )
 
     @contextmanager
@@ -562,6 +572,7 @@ class Trainer:
     def _step_on(self, images, labels) -> tuple[np.ndarray, np.ndarray]:
         """Both checked, and in memory."""
         self._check_ready()
+        self._check_loss()
         images, labels = self._checked(images, labels)
         return (images.take(np.arange(len(images))) if isinstance(images, Mapped) else images), labels
 
@@ -606,6 +617,7 @@ class Trainer:
                 shown = perf_counter()
         measured = steps.measure()
         self._stop_if_not_finite(steps, epoch)
+        self._check_loss()  # of a trainer in another thread
         record: dict[str, Any] = {
             "epoch": epoch + 1,
             "step": self._steps,
@@ -733,6 +745,7 @@ class Trainer:
 
     def _evaluation(self, images, labels, shared: bool = False) -> EvaluationSteps:
         """Of images and labels that were checked; `shared`: all processes compute it together."""
+        self._check_loss()
         self.model.place(self.backend)
         processes: Processes = self.processes if shared else Alone()
         division = Division(processes.size, processes.rank)
@@ -755,6 +768,11 @@ def _check_head(head: str, loss: Loss) -> None:
             f"{kind} compares {loss.targets}, but the model is a classifier, whose predictions are the softmax of its "
             'outputs; make it with head="regressor", or outputs= in gpucnn.models, or set model.head to that'
         )
+
+
+def _balanced(loss: Loss) -> Any:
+    """The class weights of a loss that counted them."""
+    return loss.settings().get("class_weights") if getattr(loss, "class_weights", None) == "balanced" else None
 
 
 def _callbacks(values) -> list[Callback]:
