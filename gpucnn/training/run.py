@@ -101,7 +101,8 @@ def _refuse_foreign(path: Path) -> None:
 def read_config(folder: Path) -> dict:
     """What config.json holds; raises CheckpointError where it is missing or damaged."""
     file = folder / CONFIG
-    return parse(read_file(file, CheckpointError, "run's configuration"), dict, file, CheckpointError)
+    shape = {"smaller_is_better?": [str]}
+    return parse(read_file(file, CheckpointError, "run's configuration"), shape, file, CheckpointError)
 
 
 class RunFolder:
@@ -279,7 +280,7 @@ def load_run(path, model: Model | None = None, *, best: bool = False) -> Run:
             raise CheckpointError(f"{folder} holds no checkpoint; give the folder of a run that finished an epoch")
         # Not through run_folder: the run may be training still.
         tensors, about = read_tensors(checkpoint, _CHECKPOINT)
-        config, history = read_config(folder), _read_metrics(folder, about)
+        config, history = _read_history(folder, about)
         if best:
             checkpoint = folder / BEST
             if not checkpoint.is_file():
@@ -297,7 +298,13 @@ def read_history(path) -> tuple[dict, History]:
         if not (folder / CHECKPOINT).is_file():
             raise CheckpointError(f"{folder} holds no checkpoint; give the folder of a run that finished an epoch")
         _, about = read_tensors(folder / CHECKPOINT, _CHECKPOINT)
-        return read_config(folder), _read_metrics(folder, about)
+        return _read_history(folder, about)
+
+
+def _read_history(folder: Path, about: dict) -> tuple[dict, History]:
+    config, history = read_config(folder), _read_metrics(folder, about)
+    history.smaller |= set(config.get("smaller_is_better", []))
+    return config, history
 
 
 def _lines(history: History) -> bytes:

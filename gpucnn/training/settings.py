@@ -66,8 +66,11 @@ def config_of(trainer: Trainer, epochs: int, settings: dict) -> dict:
     """What the run folder's config.json says."""
     from gpucnn import __version__
 
+    smaller = sorted(trainer.history.smaller - {"loss"})
+    told = {"smaller_is_better": smaller} if smaller else {}
     where = {"backend": trainer.backend.name, "threads": trainer.backend.threads, "processes": trainer.processes.size}
-    return {"gpucnn": __version__, **describe(trainer.model), **settings, "epochs": epochs, **where, **trainer.about}
+    config = {"gpucnn": __version__, **describe(trainer.model), **settings, "epochs": epochs, **told, **where}
+    return {**config, **trainer.about}
 
 
 def identity_of(trainer: Trainer, settings: dict, epochs: int, patience: int | None) -> dict:

@@ -385,7 +385,8 @@ class Trainer:
         return settings, data, epochs, kept
 
     def _new_history(self) -> History:
-        return History(smaller={"loss", *(metric.name for metric in self.metrics if not metric.larger_is_better)})
+        smaller = (metric.name for metric in self.metrics if metric.larger_is_better is False)
+        return History(smaller={"loss", *smaller})
 
     def _division(self) -> Division:
         return Division(self.processes.size, self.processes.rank, self.pieces)

@@ -14,7 +14,7 @@ from gpucnn.layers import Conv2d, Dense, Flatten, Sequential
 from gpucnn.losses import BinaryCrossEntropy, Dice, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.metrics import named
 from gpucnn.models import Model, mlp
-from gpucnn.training import Trainer
+from gpucnn.training import Trainer, compare, load_run
 from gpucnn.training.progress import Lines
 
 RNG = np.random.default_rng(5)
@@ -143,6 +143,31 @@ def test_training_measures_what_it_sees(backend, tmp_path):
     assert plain["loss"] == history["loss"] and again.model.weights_sha256() == model.weights_sha256()
     found = trainer.measure(X, Y)
     assert (found["loss"], found["accuracy"]) == trainer.evaluate(X, Y) and found["top1"] == found["accuracy"]
+
+
+@pytest.mark.parametrize("larger", [True, False])
+def test_a_function_says_which_epoch_is_the_best(larger, tmp_path):
+    """In training, in what is read of the run, and in a comparison; while it has not said so, nobody guesses."""
+    sign = -1 if larger else 1
+    distances = iter([9, 16, 9, 4, 9, 1, 9, 4, 9, 16, 9, 4, 9, 2, 9, 4])  # of training, validation, training ...
+
+    def turning(predictions, targets):
+        return sign * next(distances)
+
+    def trainer(units):
+        model = mlp((1, 4, 4), 3, hidden=(units,))
+        return Trainer(model, metrics={"turn": turning}, progress=False, run=tmp_path / str(units))
+
+    with pytest.raises(ConfigurationError, match="nobody has said what is better"):
+        trainer(1).fit(X, Y, 4, validation=0.2, monitor="turn")
+    turning.larger_is_better = larger
+    for units in (1, 2):
+        run = trainer(units)
+        run.fit(X, Y, 4, validation=0.2, monitor="turn")
+        assert run.restore_best() == load_run(run.run, best=True).epoch == 3
+        assert load_run(run.run).history.best_epoch("turn") == 3
+    found = compare([tmp_path / "2", tmp_path / "1"], monitor="turn")
+    assert [group.mean("turn") for group in found] == [sign, 2 * sign]
 
 
 def test_a_metric_sees_predictions_and_labels():
