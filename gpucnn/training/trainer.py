@@ -270,6 +270,7 @@ class Trainer:
             self.history, self._state, self._steps, self._within_epoch = self._new_history(), None, 0, False
         first = len(self.history)
         settings = settings_of(self, epochs, *everything) | validated_by
+        config_of(self, epochs, {**settings, "patience": patience})  # refuses an `about` before there is a folder
         if first and validated_by and self._validated_by not in ({}, validated_by):
             raise ConfigurationError(
                 "validation or monitor are not those of the fit before, so no epoch could be called the best; a new "
@@ -382,6 +383,7 @@ class Trainer:
             raise arguments.refuse("validation", validation, "a pair (images, labels)")
         kept = None if validation is None else self._checked(*validation)
         settings = settings_of(self, epochs, *data.first) | {"images": data.count, "data_sha256": "batches"}
+        config_of(self, epochs, {**settings, "patience": patience})
         return settings, data, epochs, kept
 
     def _new_history(self) -> History:
