@@ -300,12 +300,19 @@ class Trainer:
 
     @contextmanager
     def _as_it_was_if_refused(self) -> Iterator[None]:
-        """What is refused within it leaves the model as it was."""
+        """What is refused within it leaves model and trainer as they were."""
         model = self.model
         prepared, state = (model.image_shape, model.mean, model.std), model.state_dict()
+        names = ("history", "_steps", "_within_epoch", "_state", "_validated_by", "_balanced")
+        trainer, optimizer = {name: vars(self)[name] for name in names}, self.optimizer.state
+        average = dict(vars(self.average)) if self.average else {}
         try:
             yield
         except BaseException:
+            vars(self).update(trainer)
+            self.optimizer.state = optimizer
+            if self.average:
+                vars(self.average).update(average)
             model.image_shape, model.mean, model.std = prepared
             model._write(state)  # Whitening2d may have learned its filters
             raise
