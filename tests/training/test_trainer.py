@@ -212,6 +212,8 @@ def test_a_batch_that_is_refused_is_named_and_none_is_left_unused():
             small.trainer().fit_batches([*pairs[:2], wrong], 1)
     with pytest.raises(ConfigurationError, match="steps is 2, but there are 3 batches, of which the others"):
         small.trainer().fit_batches(pairs, 1, steps=2)
+    with pytest.raises(DataError, match="there are no batches; give at least one"):
+        small.trainer().fit_batches([], 1)
     assert small.trainer().fit_batches(iter(pairs), 1, steps=2).last["step"] == 2
 
 
