@@ -194,6 +194,16 @@ def test_label_maps_that_move(loss):
         assert history["top1"] == history["accuracy"] and history["validation_top1"] == history["validation_accuracy"]
 
 
+def test_no_metric_changes_what_another_sees():
+    class Blanks(Seen):
+        def update(self, predictions, targets):
+            predictions[:] = 0
+
+    for metrics_ in ([Blanks(), "top1"], {"mine": right, "blank": Blanks()}):
+        with pytest.raises(ValueError, match="read-only"):
+            Trainer(mlp((1, 4, 4), 3, hidden=()), metrics=metrics_, progress=False).measure(X, Y)
+
+
 def test_the_progress_shows_numbers_not_lists(monkeypatch):
     monkeypatch.setattr("sys.stderr", text := io.StringIO())
     trainer = Trainer(mlp((1, 4, 4), 3, hidden=()), metrics={"mine": right, "f": "f1_per_class"}, progress=Lines())
