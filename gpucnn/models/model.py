@@ -4,7 +4,7 @@ import copy
 import hashlib
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from gpucnn import arguments as check
 from gpucnn.backends import get_backend
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.protocol import Backend
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.initializers import draw
@@ -321,6 +322,7 @@ class Model(Recordable):
 
     def place(self, backend) -> "Model":
         """Move the buffers to `backend` with their values; returns the model itself."""
+        check.instance("backend", backend, Backend, 'a backend, such as gpucnn.get_backend("numba")')
         if backend is self.backend:
             return self
         values = self._host_values()
@@ -443,6 +445,7 @@ class Model(Recordable):
         """Set parameters and running statistics from `state`, arrays or tensors by name; raises CheckpointError unless
         names and shapes agree and all values are finite in float32.
         """
+        check.instance("state", state, Mapping, "arrays by name; gpucnn.load reads files")
         state = {name: check.weights(name, value) for name, value in state.items()}
         expected = {part.name: part.shape for part in (*self.parameters, *self.running)}
         shapes = {name: value.shape for name, value in state.items()}

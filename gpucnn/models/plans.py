@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.arguments import refuse
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array
 from gpucnn.inference import Plan, Unplannable
@@ -201,12 +202,19 @@ def _address(array: Array) -> int:
     return getattr(array, interface)["data"][0]
 
 
+def _batch(result: Any) -> Batch:
+    if not isinstance(result, Batch):
+        raise refuse("what finish returned", result, "a Batch, such as outputs.like(array)")
+    return result
+
+
 def _unplanned(model: Model, images, batch_size: int, finish: Finish) -> np.ndarray:
     """Layer by layer, one call at a time: layers read the mode, and a backend records what any thread launches."""
     with _alone:
         training, model.mode.training = model.mode.training, False
         try:
             parts = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
-            return np.concatenate([model.backend.unpack(finish(model(part)[0])) for part in parts])
+            finished = (finish(model(part)[0]) for part in parts)
+            return np.concatenate([model.backend.unpack(_batch(result)) for result in finished])
         finally:
             model.mode.training = training

@@ -296,6 +296,19 @@ def test_weights_that_do_not_exist_are_refused(tmp_path):
     assert len(by_hand.place(FAST).predict(x)) == 1
 
 
+def test_what_is_no_state_no_backend_and_no_batch_is_refused():
+    model, x = small().initialize(0).place(FAST), np.zeros((1, 2, 5, 5), np.float32)
+    for asks, words in (
+        (lambda: model.load_state_dict("m.safetensors"), "state is 'm.safetensors' of type str; give arrays by name"),
+        (lambda: model.load_state_dict(list(model.state_dict().items())), "give arrays by name"),
+        (lambda: model.place("numba"), "backend is 'numba' of type str; give a backend, such as gpucnn.get_backend"),
+        (lambda: model.predict(x, finish=lambda outputs: outputs.numpy()), "what finish returned is array.*a Batch"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            asks()
+    assert model.backend is FAST
+
+
 def test_normalization_is_checked_when_it_is_set():
     model = small().initialize(0).place(FAST)
     x, y = np.ones((4, 2, 5, 5), np.float32), np.zeros(4, np.int64)
