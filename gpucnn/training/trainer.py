@@ -171,7 +171,7 @@ class Trainer:
         self._told_slow = False
         self._balanced: Any = None  # the loss's class weights, counted from this trainer's labels
         self.loss.place(self.backend, model.output_shape[0])  # refuses weights for other classes
-        self._fitting = False
+        self._fitting, self._turn = False, [True]
         self._made = sorted(name for name in vars(self) if name[0] != "_")
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -226,7 +226,7 @@ class Trainer:
         another model or other settings, NonFiniteError once the loss or a weight is no longer finite (the last good
         checkpoint stays).
         """
-        with ExitStack() as stack:
+        with self._alone(), ExitStack() as stack:
             with self._as_it_was_if_refused():
                 settings, images, labels, epochs, kept, first = self.processes.agreed(
                     lambda: self._prepare(images, labels, epochs, validation, monitor, patience, resume)
@@ -299,6 +299,20 @@ class Trainer:
             )
 
     @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Raises ConfigurationError within another call of it: in a callback, or another thread."""
+        try:
+            turn = self._turn.pop()  # looks and takes in one go
+        except IndexError:
+            raise ConfigurationError(
+                "this trainer is training already, around this callback or in another thread; make another Trainer"
+            ) from None
+        try:
+            yield
+        finally:
+            self._turn.append(turn)
+
+    @contextmanager
     def _as_it_was_if_refused(self) -> Iterator[None]:
         """What is refused within it leaves model and trainer as they were."""
         model = self.model
@@ -358,7 +372,7 @@ class Trainer:
         Raises ProcessError where the processes' batches differ: before the first step, or before an epoch is kept.
         """
         first = len(self.history)
-        with ExitStack() as stack:
+        with self._alone(), ExitStack() as stack:
             with self._as_it_was_if_refused():
                 settings, data, epochs, kept = self.processes.agreed(
                     lambda: self._prepare_batches(batches, epochs, steps, validation, monitor, patience)
@@ -556,6 +570,10 @@ class Trainer:
         ConfigurationError for what only a whole run knows: a schedule that depends on its length, the statistics of
         `normalize`.
         """
+        with self._alone():
+            return self._train_step(images, labels)
+
+    def _train_step(self, images, labels) -> dict[str, float]:
         if self.schedule.uses_steps:
             raise ConfigurationError(
                 f"{type(self.schedule).__name__} depends on the length of the run, which train_step does not know; use "

@@ -1,6 +1,7 @@
 """Training that goes on: `fit` again, loops of one's own, averages of the weights."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -145,6 +146,30 @@ def test_a_step_normalizes_as_the_model_now_says(backend):
     one.model.mean, one.model.std = (0.25,), (0.5,)
     one.fit(X, Y, 1, validation=(X, Y))
     assert two.history["validation_loss"] == one.history["validation_loss"]
+
+
+@pytest.mark.parametrize("again", ["fit", "fit_batches", "train_step"])
+def test_a_trainer_trains_one_thing_at_a_time(again):
+    """In a callback or another thread it would train on the same weights, in silence."""
+    calls = {
+        "fit": lambda one: one.fit(X, Y, 1),
+        "fit_batches": lambda one: one.fit_batches([(X, Y)], 1),
+        "train_step": lambda one: one.train_step(X, Y),
+    }
+
+    class Within(Callback):
+        def on_train_batch_end(self, trainer, step):
+            if step == 2:
+                with ThreadPoolExecutor(1) as other:
+                    for call in (calls[again], lambda one: other.submit(calls[again], one).result()):
+                        with pytest.raises(ConfigurationError, match="this trainer is training already"):
+                            call(trainer)
+
+    plain, within = trainer(), trainer(callbacks=[Within()])
+    for one in (plain, within):
+        one.fit(X, Y, 1)
+        calls[again](one)
+    assert state(plain.model) == state(within.model)
 
 
 def test_the_loss_of_a_step_is_that_before_it():
