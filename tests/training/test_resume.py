@@ -210,7 +210,7 @@ def test_a_damaged_run_is_refused(tmp_path):
         metrics.write_text(text)
         with pytest.raises(CheckpointError, match="metrics"):
             small.trainer(tmp_path).fit(X, Y, 2, resume=True)
-    with pytest.raises(CheckpointError, match="no checkpoint"):
+    with pytest.raises(CheckpointError, match="there is no file or folder"):
         load_run(tmp_path / "nothing")
 
 
