@@ -61,6 +61,7 @@ _MODULES = {
     "initializers",
     "layers",
     "losses",
+    "metrics",
     "models",
     "optimizers",
     "schedules",

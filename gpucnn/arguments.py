@@ -173,6 +173,14 @@ def each_channel(name: str, value: Any, channels: int, above: float | None = Non
     return tuple(number(f"each number of {name}", entry, above=above) for entry in values)
 
 
+def names(name: str, value: Any, count: int) -> list[str]:
+    """So many texts."""
+    values = sequence(name, value, f"a text for each class, {count} in all")
+    if len(values) != count:
+        raise ConfigurationError(f"{name} has {len(values)} entries; give a text for each class, {count} in all")
+    return [str(text(f"each of {name}", entry)) for entry in values]
+
+
 def padding(value: Any, axes: int | None = None, words: tuple[str, ...] = ()) -> Any:
     """A padding as passed: one of `words`, one integer, or per axis an integer or a (before, after) pair."""
     forms = "an integer, one per axis, or (before, after) per axis"

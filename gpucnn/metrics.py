@@ -35,7 +35,7 @@ class Metric:
 
     name = ""
     targets: tuple[str, ...] = ("classes", "labels", "values")
-    larger_is_better = True
+    larger_is_better: bool | None = True  # None: nobody has said
     single = True  # whether the result is one number, by which an epoch can be the best
     running = True  # cheap enough for the progress bar to ask for the result many times an epoch
 
@@ -53,12 +53,15 @@ class Metric:
 
 
 class Function(Metric):
-    """`function(predictions, targets)` of all images together, which are kept until then."""
+    """`function(predictions, targets)` of all images together, which are kept until then. An attribute of the function,
+    larger_is_better, says which epoch is the best by it.
+    """
 
     running = False
 
     def __init__(self, function: Callable, name: str):
         self.name, self._function = name, function
+        self.larger_is_better = getattr(function, "larger_is_better", None)
 
     def reset(self) -> None:
         self._kept: list[tuple[np.ndarray, np.ndarray]] = []

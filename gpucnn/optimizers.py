@@ -127,6 +127,7 @@ class SGD(Optimizer):
     """
 
     recordable = ends_step = True
+    between_steps = ("lr",)  # `hyper` has it on the device
     states = ("velocity",)
     _checks: ClassVar = {
         **Optimizer._checks,
@@ -150,6 +151,7 @@ class Adam(Optimizer):
     """Kingma and Ba 2015; weight decay is added to the gradient."""
 
     recordable = ends_step = True
+    between_steps = ("lr",)
     states = ("mean", "square")
     hypers = 4
     _decoupled = False

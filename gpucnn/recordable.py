@@ -77,6 +77,8 @@ class Recordable(Checked):
     """
 
     recordable = False
+    # Settings that nothing reads within a step: a recording stays right when they change.
+    between_steps: tuple[str, ...] = ()
     # Settings that stay as the object was made with.
     _fixed: tuple[str, ...] = ()
 
@@ -144,6 +146,8 @@ def changed_setting(part: Any, before: dict[str, Any]) -> str | None:
     for name in {**before, **now}:
         if name not in now or name not in before:
             return f"{type(part).__name__}.{name}"
+        if name in getattr(part, "between_steps", ()) and declaration(part, "between_steps"):
+            continue
         value, old = now[name], before[name]
         if value is not old and not (isinstance(value, _PLAIN) and type(value) is type(old) and value == old):
             return f"{type(part).__name__}.{name}"

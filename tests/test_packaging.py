@@ -189,6 +189,13 @@ def test_import_is_light():
     assert heavy.isdisjoint(run.stdout.split())
 
 
+@pytest.mark.parametrize("name", ["losses", "metrics", "optimizers", "schedules", "training", "explain", "show"])
+def test_a_module_is_there_before_anything_else_has_imported_it(name):
+    code = f"import gpucnn; print(gpucnn.{name}.__name__)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == f"gpucnn.{name}"
+
+
 def test_readme_example_runs(tmp_path):
     code = README.split("```python")[1].split("```")[0].replace("epochs=10", "epochs=1")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

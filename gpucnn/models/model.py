@@ -4,7 +4,7 @@ import copy
 import hashlib
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from gpucnn import arguments as check
 from gpucnn.backends import get_backend
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.protocol import Backend
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.initializers import draw
@@ -58,11 +59,11 @@ class Model(Recordable):
         arguments: dict | None = None,
         head: str = CLASSIFIER,
     ):
-        self.head = check.one_of("head", head, (CLASSIFIER, REGRESSOR))
+        self.head = head
         if isinstance(layer, (list, tuple)):
             raise ConfigurationError("a model is made of one layer: of a list write Model(Sequential(*layers), ...)")
         self.layer = check.instance("layer", layer, Layer, "a layer, such as Sequential(...)")
-        self.name = check.text("name", name)
+        self.name = name
         self.arguments = dict(check.instance("arguments", arguments, dict, "a dictionary", optional=True) or {})
         self.input_shape = check.image_shape("input_shape", input_shape)
         self.class_names: list[str] | None = None
@@ -92,10 +93,24 @@ class Model(Recordable):
         if "statistics" in vars(self):  # made
             public = sorted(known for known in vars(self) if known[0] != "_")
             check.refuse_attribute(self, name, f"it has {', '.join(public)} and trainable")
+        value = self._checked(name, value)
+        if name in ("mean", "std"):  # they belong to the weights, which other sizes share
+            for model in vars(self).get("_group", ()):
+                object.__setattr__(model, name, value)
+        super().__setattr__(name, value)
+
+    def _checked(self, name: str, value: Any) -> Any:
+        """The value of an attribute that files store as they will hold it: what is saved can be loaded again."""
         if name in ("mean", "std") and value is not None:
             above = 0 if name == "std" else None
-            value = check.each_channel(f"the model's {name}", value, self.input_shape[0], above=above)
-        super().__setattr__(name, value)
+            return check.each_channel(f"the model's {name}", value, self.input_shape[0], above=above)
+        if name == "class_names" and value is not None:
+            return check.names("class_names", value, self.output_shape[0])
+        if name == "image_shape":
+            return check.image_shape(name, value)
+        if name == "head":
+            return check.one_of(name, value, (CLASSIFIER, REGRESSOR))
+        return check.text(name, value) if name == "name" else value
 
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle holds: the weights on the host, no backend and no gradients."""
@@ -348,6 +363,7 @@ class Model(Recordable):
 
     def place(self, backend) -> "Model":
         """Move the buffers to `backend` with their values; returns the model itself."""
+        check.instance("backend", backend, Backend, 'a backend, such as gpucnn.get_backend("numba")')
         if backend is self.backend:
             return self
         values = self._host_values()
@@ -470,6 +486,7 @@ class Model(Recordable):
         """Set parameters and running statistics from `state`, arrays or tensors by name; raises CheckpointError unless
         names and shapes agree and all values are finite in float32.
         """
+        check.instance("state", state, Mapping, "arrays by name; gpucnn.load reads files")
         state = {name: check.weights(name, value) for name, value in state.items()}
         expected = {part.name: part.shape for part in (*self.parameters, *self.running)}
         shapes = {name: value.shape for name, value in state.items()}

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.arguments import refuse
 from gpucnn.backends.augmentation import NO_AUGMENTATION
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Backend
@@ -94,6 +95,8 @@ class Plans:
                 if not isinstance(value, Batch):
                     value = _batch(model.backend, value) if number else model.batch(value)
                 value = stage.compute(value)
+            if not isinstance(value, Batch):  # layers are held to it
+                raise refuse("what finish returned", value, "a Batch, such as outputs.like(array)")
         return model.backend.unpack(value) if isinstance(value, Batch) else value
 
     def _planned(self, model: Model, rows, batch_size: int, graph: Graph, most: int, at: tuple, images) -> np.ndarray:

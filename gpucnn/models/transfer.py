@@ -7,6 +7,7 @@ from typing import Any
 from gpucnn.arguments import instance, weights
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.layers import Dense, Layer, Sequential
+from gpucnn.layers.shared import Shared
 from gpucnn.models.files import averaged, read_tensors
 from gpucnn.models.heads import ending
 from gpucnn.models.model import Model
@@ -96,8 +97,9 @@ def replace_head(
     if last is model.layer:
         raise ConfigurationError(f"{model.name} is one layer, {type(last).__name__}; make it a Sequential with a head")
     if head is None and type(last) is not Dense:
+        why = "which has other places too" if isinstance(last, Shared) else "not with Dense"
         raise ConfigurationError(
-            f"{model.name} ends with {type(last).__name__}, not with Dense; give head=, the layer to put in its place"
+            f"{model.name} ends with {type(last).__name__}, {why}; give head=, the layer to put in its place"
         )
     units, kind, about = ending(classes, outputs)
     if head is None and model.name in MODELS and not model.changed_settings:

@@ -17,7 +17,7 @@ from gpucnn.errors import ConfigurationError
 from gpucnn.training.run import read_history
 
 # What may differ between runs of the same settings: bits do not depend on where a run was made.
-_NOT_SETTINGS = ("gpucnn", "backend", "threads", "seed", "train", "class_names")
+_NOT_SETTINGS = ("gpucnn", "backend", "threads", "seed", "train", "class_names", "smaller_is_better")
 _SAME = {
     "data_sha256": "trained on other images",
     "images": "trained on another number of images",
@@ -64,7 +64,7 @@ def deviation(by_seed: dict[int, float]) -> float | None:
 def compare(runs: Sequence[str | Path], monitor: str = "loss") -> list[Group]:
     """The runs in these folders, grouped by their settings, the best mean of validation's `monitor` first.
 
-    `monitor` is "loss", of which the smallest is the best, or "accuracy" or a metric, of which the largest is. Each
+    `monitor` is "loss", of which the smallest is the best, or "accuracy" or a metric, as the runs say of it. Each
     group but the first has its `difference` to the first, over the seeds that both have. Raises ConfigurationError for
     runs that cannot be compared fairly: of other images, validated on nothing or in another way, unfinished, or the
     same settings with the same seed twice.
@@ -75,9 +75,10 @@ def compare(runs: Sequence[str | Path], monitor: str = "loss") -> list[Group]:
         raise ConfigurationError("no runs were given; give the folders of two or more")
     groups: dict[str, Group] = {}
     first: dict[str, Any] = {}
+    smaller: set[str] = set()
     for folder in folders:
         config, history = read_history(folder)
-        first = first or config
+        first, smaller = first or config, smaller | history.smaller
         for key, what in _SAME.items():
             if config.get(key) != first.get(key):
                 raise ConfigurationError(f"{folder} was {what} than {folders[0]}; compare runs on the same images")
@@ -104,11 +105,11 @@ def compare(runs: Sequence[str | Path], monitor: str = "loss") -> list[Group]:
                 group.measures.setdefault(name, {})[seed] = values[best - 1]
     found = list(groups.values())
     _keep_differences(found)
-    return _ranked(found, monitor)
+    return _ranked(found, monitor, monitor in smaller)
 
 
-def _ranked(groups: list[Group], monitor: str) -> list[Group]:
-    groups.sort(key=lambda group: group.mean(monitor), reverse=monitor != "loss")
+def _ranked(groups: list[Group], monitor: str, smaller: bool) -> list[Group]:
+    groups.sort(key=lambda group: group.mean(monitor), reverse=not smaller)
     best = groups[0].measures[monitor]
     for group in groups[1:]:
         own = group.measures[monitor]

@@ -188,7 +188,9 @@ class Fed(Resident):
                 f"steps is {steps}, but there are {len(batches)} batches, of which the others would never be used; "
                 "leave steps out, or give an iterator, such as itertools.cycle(batches)"
             )
-        self.steps = integer("steps", len(batches) if steps is None else steps)  # type: ignore[arg-type]
+        self.steps = len(batches) if steps is None else integer("steps", steps)  # type: ignore[arg-type]
+        if not self.steps:
+            raise DataError("there are no batches; give at least one")
         self._iterator, self.backend = iter(batches), backend
         self.first = images, labels = self._next(0)
         self._iterator = itertools.chain([self.first], self._iterator)

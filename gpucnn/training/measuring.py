@@ -50,6 +50,7 @@ class Measuring:
             everyone = self._processes.everyone(pieces)[: division.nodes(count)]
             pieces = [piece for part in everyone for piece in part]
         predictions, truth = (np.concatenate(parts) for parts in zip(*pieces))
+        predictions.flags.writeable = truth.flags.writeable = False  # all metrics see the same arrays
         for metric in self._metrics:
             metric.update(predictions, truth)
 

@@ -101,7 +101,8 @@ def _refuse_foreign(path: Path) -> None:
 def read_config(folder: Path) -> dict:
     """What config.json holds; raises CheckpointError where it is missing or damaged."""
     file = folder / CONFIG
-    return parse(read_file(file, CheckpointError, "run's configuration"), dict, file, CheckpointError)
+    shape = {"smaller_is_better?": [str]}
+    return parse(read_file(file, CheckpointError, "run's configuration"), shape, file, CheckpointError)
 
 
 class RunFolder:
@@ -274,12 +275,10 @@ def load_run(path, model: Model | None = None, *, best: bool = False) -> Run:
     folder, best = as_path(path), arguments.truth("best", best)
     arguments.instance("model", model, Model, "a gpucnn.Model", optional=True)
     with decoding(folder, CheckpointError, "run folder"):
-        checkpoint = folder / CHECKPOINT
-        if not checkpoint.is_file():
-            raise CheckpointError(f"{folder} holds no checkpoint; give the folder of a run that finished an epoch")
+        checkpoint = _kept(folder)
         # Not through run_folder: the run may be training still.
         tensors, about = read_tensors(checkpoint, _CHECKPOINT)
-        config, history = read_config(folder), _read_metrics(folder, about)
+        config, history = _read_history(folder, about)
         if best:
             checkpoint = folder / BEST
             if not checkpoint.is_file():
@@ -294,10 +293,23 @@ def read_history(path) -> tuple[dict, History]:
     """(config.json, history) of the run in the folder at `path`, whatever its model; raises CheckpointError."""
     folder = as_path(path)
     with decoding(folder, CheckpointError, "run folder"):
-        if not (folder / CHECKPOINT).is_file():
-            raise CheckpointError(f"{folder} holds no checkpoint; give the folder of a run that finished an epoch")
-        _, about = read_tensors(folder / CHECKPOINT, _CHECKPOINT)
-        return read_config(folder), _read_metrics(folder, about)
+        _, about = read_tensors(_kept(folder), _CHECKPOINT)
+        return _read_history(folder, about)
+
+
+def _kept(folder: Path) -> Path:
+    """The checkpoint in a folder; raises CheckpointError where there is none."""
+    checkpoint = folder / CHECKPOINT
+    if not checkpoint.is_file():
+        missing = f"{folder} holds no checkpoint" if folder.exists() else f"there is no file or folder {folder}"
+        raise CheckpointError(f"{missing}; give the folder of a run that finished an epoch")
+    return checkpoint
+
+
+def _read_history(folder: Path, about: dict) -> tuple[dict, History]:
+    config, history = read_config(folder), _read_metrics(folder, about)
+    history.smaller |= set(config.get("smaller_is_better", []))
+    return config, history
 
 
 def _lines(history: History) -> bytes:

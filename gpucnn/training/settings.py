@@ -63,11 +63,22 @@ def changes(trainer: Trainer, settings: dict) -> dict[str, dict[str, Any]]:
 
 
 def config_of(trainer: Trainer, epochs: int, settings: dict) -> dict:
-    """What the run folder's config.json says."""
+    """What the run folder's config.json says. Raises ConfigurationError for an `about` that would say it otherwise, or
+    that JSON has not.
+    """
     from gpucnn import __version__
 
+    smaller = sorted(trainer.history.smaller - {"loss"})
+    told = {"smaller_is_better": smaller} if smaller else {}
     where = {"backend": trainer.backend.name, "threads": trainer.backend.threads, "processes": trainer.processes.size}
-    return {"gpucnn": __version__, **describe(trainer.model), **settings, "epochs": epochs, **where, **trainer.about}
+    config = {"gpucnn": __version__, **describe(trainer.model), **settings, "epochs": epochs, **told, **where}
+    if taken := sorted(map(str, config.keys() & trainer.about.keys())):
+        raise ConfigurationError(f"about has {taken[0]!r}, which a run's config.json says itself; take another name")
+    try:
+        json.dumps(trainer.about, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"about cannot be written to config.json: {error}; give numbers and text") from None
+    return {**config, **trainer.about}
 
 
 def identity_of(trainer: Trainer, settings: dict, epochs: int, patience: int | None) -> dict:

@@ -43,7 +43,8 @@ class TrainingSteps(RecordedStep):
 
     On the device: `totals` accumulates an epoch's loss and correct predictions, `status` is the first bad step or -1.
     `loss` defaults to SoftmaxCrossEntropy(); without `clip` gradients are not clipped. `lr_factors`: see Model.pieces.
-    `average` takes in the weights after each step; `mixup` and `erasing` change the images.
+    `average` takes in the weights after each step; `mixup` and `erasing` change the images. Images are normalized as
+    the model says when a step runs, whatever `augmentation` has.
     """
 
     def __init__(
@@ -141,7 +142,9 @@ class TrainingSteps(RecordedStep):
     def _batch(self, first: int, count: int) -> tuple[Batch, list]:
         """Images number `first` to `first + count` of the batch, augmented, mixed and erased, and `_targets`."""
         backend, data = self.backend, self.data
-        load = {"augmentation": self._augmentation, "seed": self._seed, "step": self.model.mode.step}
+        now = self.model.preparation  # other weights, with their own, may have been loaded since
+        augmentation = replace(self._augmentation, mean=now.mean, std=now.std)
+        load = {"augmentation": augmentation, "seed": self._seed, "step": self.model.mode.step}
         if declaration(self.loss, "loads_labels") and data.labels is not None and data.labels.ndim == 1:
             both = [backend.load_batch(data.images, data.labels, i, count, **load) for i in self._indices(first)]
             (images, *others), targets = [one for one, _ in both], [one for _, one in both]

@@ -168,8 +168,9 @@ class Trainer:
         self._validated_by: dict[str, str] = {}
         self._loop: OwnLoop | None = None
         self._told_slow = False
+        self._balanced: Any = None  # the loss's class weights, counted from this trainer's labels
         self.loss.place(self.backend, model.output_shape[0])  # refuses weights for other classes
-        self._fitting = False
+        self._fitting, self._turn = False, [True]
         self._made = sorted(name for name in vars(self) if name[0] != "_")
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -224,7 +225,7 @@ class Trainer:
         another model or other settings, NonFiniteError once the loss or a weight is no longer finite (the last good
         checkpoint stays).
         """
-        with ExitStack() as stack:
+        with self._alone(), ExitStack() as stack:
             with self._as_it_was_if_refused():
                 settings, images, labels, epochs, kept, first = self.processes.agreed(
                     lambda: self._prepare(images, labels, epochs, validation, monitor, patience, resume)
@@ -263,10 +264,12 @@ class Trainer:
             (images, labels), kept = part(images, labels, validation, self.seed)
             validated_by = {"validation": f"{float(validation)} by {monitor}"}
         self.loss.learn(labels, model.output_shape[0])
+        self._balanced = _balanced(self.loss)
         if resume:  # back to the checkpoint, whatever this trainer has done since
             self.history, self._state, self._steps, self._within_epoch = self._new_history(), None, 0, False
         first = len(self.history)
         settings = settings_of(self, epochs, *everything) | validated_by
+        config_of(self, epochs, {**settings, "patience": patience})  # refuses an `about` before there is a folder
         if first and validated_by and self._validated_by not in ({}, validated_by):
             raise ConfigurationError(
                 "validation or monitor are not those of the fit before, so no epoch could be called the best; a new "
@@ -286,14 +289,43 @@ class Trainer:
                 "Trainer an optimizer of its own"
             )
 
+    def _check_loss(self) -> None:
+        """Raises ConfigurationError where another trainer's labels have balanced the loss since."""
+        if self._balanced is not None and self._balanced != _balanced(self.loss):
+            raise ConfigurationError(
+                "this trainer's loss has balanced its class weights for other labels since, in another trainer; give "
+                "each Trainer a loss of its own"
+            )
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Raises ConfigurationError within another call of it: in a callback, or another thread."""
+        try:
+            turn = self._turn.pop()  # looks and takes in one go
+        except IndexError:
+            raise ConfigurationError(
+                "this trainer is training already, around this callback or in another thread; make another Trainer"
+            ) from None
+        try:
+            yield
+        finally:
+            self._turn.append(turn)
+
     @contextmanager
     def _as_it_was_if_refused(self) -> Iterator[None]:
-        """What is refused within it leaves the model as it was."""
+        """What is refused within it leaves model and trainer as they were."""
         model = self.model
         prepared, state = (model.image_shape, model.mean, model.std), model.state_dict()
+        names = ("history", "_steps", "_within_epoch", "_state", "_validated_by", "_balanced")
+        trainer, optimizer = {name: vars(self)[name] for name in names}, self.optimizer.state
+        average = dict(vars(self.average)) if self.average else {}
         try:
             yield
         except BaseException:
+            vars(self).update(trainer)
+            self.optimizer.state = optimizer
+            if self.average:
+                vars(self.average).update(average)
             model.image_shape, model.mean, model.std = prepared
             model._write(state)  # Whitening2d may have learned its filters
             raise
@@ -339,7 +371,7 @@ class Trainer:
         Raises ProcessError where the processes' batches differ: before the first step, or before an epoch is kept.
         """
         first = len(self.history)
-        with ExitStack() as stack:
+        with self._alone(), ExitStack() as stack:
             with self._as_it_was_if_refused():
                 settings, data, epochs, kept = self.processes.agreed(
                     lambda: self._prepare_batches(batches, epochs, steps, validation, monitor, patience)
@@ -371,10 +403,12 @@ class Trainer:
             raise arguments.refuse("validation", validation, "a pair (images, labels)")
         kept = None if validation is None else self._checked(*validation)
         settings = settings_of(self, epochs, *data.first) | {"images": data.count, "data_sha256": "batches"}
+        config_of(self, epochs, {**settings, "patience": patience})
         return settings, data, epochs, kept
 
     def _new_history(self) -> History:
-        return History(smaller={"loss", *(metric.name for metric in self.metrics if not metric.larger_is_better)})
+        smaller = (metric.name for metric in self.metrics if metric.larger_is_better is False)
+        return History(smaller={"loss", *smaller})
 
     def _division(self) -> Division:
         return Division(self.processes.size, self.processes.rank, self.pieces)
@@ -535,6 +569,10 @@ class Trainer:
         ConfigurationError for what only a whole run knows: a schedule that depends on its length, the statistics of
         `normalize`.
         """
+        with self._alone():
+            return self._train_step(images, labels)
+
+    def _train_step(self, images, labels) -> dict[str, float]:
         if self.schedule.uses_steps:
             raise ConfigurationError(
                 f"{type(self.schedule).__name__} depends on the length of the run, which train_step does not know; use "
@@ -561,6 +599,7 @@ class Trainer:
     def _step_on(self, images, labels) -> tuple[np.ndarray, np.ndarray]:
         """Both checked, and in memory."""
         self._check_ready()
+        self._check_loss()
         images, labels = self._checked(images, labels)
         return (images.take(np.arange(len(images))) if isinstance(images, Mapped) else images), labels
 
@@ -605,6 +644,7 @@ class Trainer:
                 shown = perf_counter()
         measured = steps.measure()
         self._stop_if_not_finite(steps, epoch)
+        self._check_loss()  # of a trainer in another thread
         record: dict[str, Any] = {
             "epoch": epoch + 1,
             "step": self._steps,
@@ -732,6 +772,7 @@ class Trainer:
 
     def _evaluation(self, images, labels, shared: bool = False) -> EvaluationSteps:
         """Of images and labels that were checked; `shared`: all processes compute it together."""
+        self._check_loss()
         self.model.place(self.backend)
         processes: Processes = self.processes if shared else Alone()
         division = Division(processes.size, processes.rank)
@@ -754,6 +795,11 @@ def _check_head(head: str, loss: Loss) -> None:
             f"{kind} compares {loss.targets}, but the model is a classifier, whose predictions are the softmax of its "
             'outputs; make it with head="regressor", or outputs= in gpucnn.models, or set model.head to that'
         )
+
+
+def _balanced(loss: Loss) -> Any:
+    """The class weights of a loss that counted them."""
+    return loss.settings().get("class_weights") if getattr(loss, "class_weights", None) == "balanced" else None
 
 
 def _callbacks(values) -> list[Callback]:

@@ -58,8 +58,8 @@ def check_fraction(validation) -> float:
 def check_stopping(
     validation, monitor: str, patience: int | None, loss: Loss | None = None, metrics: Sequence[Metric] = ()
 ) -> None:
-    """Raises ConfigurationError for a `monitor` that is unknown, that `loss` does not have or that is no single number,
-    and for a `patience` that is no number or has nothing to watch."""
+    """Raises ConfigurationError for a `monitor` that is unknown, that `loss` does not have, that is no single number or
+    by which nobody knows what is better, and for a `patience` that is no number or has nothing to watch."""
     own = [metric.name for metric in metrics]
     one_of("monitor", monitor, ("loss", "accuracy", *own))
     measured = own if loss is None else [*own, *loss.measure(np.ones(loss.counts), 1, 1)]
@@ -68,6 +68,11 @@ def check_stopping(
     if any(metric.name == monitor and not metric.single for metric in metrics):
         raise ConfigurationError(
             f"monitor is {monitor!r}, a list, by which no epoch is best; name a metric that is one number, or 'loss'"
+        )
+    if any(metric.name == monitor and metric.larger_is_better is None for metric in metrics):
+        raise ConfigurationError(
+            f"monitor is {monitor!r}, a function, of which nobody has said what is better; set its attribute "
+            "larger_is_better to True or False"
         )
     if patience is not None:
         integer("patience", patience)

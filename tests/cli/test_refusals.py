@@ -36,7 +36,7 @@ def sentence(stderr: str) -> str:
         (["evaluate"], "there is no trained network in runs/; run `gpucnn train` first"),
         (["train", "--run", ""], "a path is ''; give the name of a file or folder"),
         (["train", "--data", ""], "a path is ''; give the name of a file or folder"),
-        (["evaluate", "--run", "nowhere"], "nowhere holds no checkpoint"),
+        (["evaluate", "--run", "nowhere"], "there is no file or folder nowhere; give"),
         (["predict", "a.png"], "there is no trained network"),
         (["summary", "--model", "lenet6"], "model is 'lenet6'; use one of lenet5"),
         (["summary", "--input-shape", "32"], "expected two to four whole numbers such as 1x32x32"),

@@ -174,7 +174,7 @@ def test_an_old_picture_is_replaced_whole(show, trained, tmp_path):
     ("arguments", "message"),
     [
         (["filters"], "there is no trained network in runs/; run `gpucnn train` first"),
-        (["filters", "--run", "nowhere"], "nowhere holds no checkpoint"),
+        (["filters", "--run", "nowhere"], "there is no file or folder nowhere; give"),
         (["filters", "--run", "RUN", "--layer", "1"], "no convolution called '1'; it has 0, 2"),
         (["filters", "--run", "RUN", "--out", "f.jpg"], "cannot write a picture to f.jpg; its name must end in .png"),
         (["filters", "--run", "RUN", "--out", "no/f.png"], "there is no folder no"),

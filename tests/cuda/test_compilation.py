@@ -80,6 +80,7 @@ def _networks(b) -> None:
         (_upscaler, SGD(), 64, Augmentation()),
     ):
         model = make().initialize(0).place(b)
+        model.mean, model.std = augmentation.mean, augmentation.std
         model.layer.need_input_gradient(False)
         optimizer.place(b, model.values.size)
         data = Resident(b, np.zeros((batch, *model.input_shape), np.float32), np.zeros(batch, np.int32), batch)

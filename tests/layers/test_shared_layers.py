@@ -197,6 +197,20 @@ def test_models_of_several_sizes_share_their_weights():
     assert model.weights_sha256() == small_images.weights_sha256() != alone.weights_sha256()
 
 
+def test_models_of_several_sizes_share_their_normalization():
+    model = sliding()
+    other = at_size(model, (1, 6, 5))
+    small.trainer(model=model, normalize=True).fit(X, Y, 1)
+    assert other.mean == model.mean == (pytest.approx(X.mean(), rel=1e-5),) and other.std == model.std
+    cut = np.ascontiguousarray(X[:, :, :6, :5])
+    plain = Model(copy.deepcopy(model.layer), (1, 6, 5))
+    plain.load_state_dict(model.state_dict())
+    by_hand = (cut - np.float32(model.mean[0])) * (np.float32(1) / np.float32(model.std[0]))
+    np.testing.assert_allclose(other.predict(cut), plain.predict(by_hand), atol=1e-6)
+    copy.deepcopy(other).mean = None
+    assert other.mean == model.mean is not None
+
+
 def test_ready_made_networks_keep_their_names(tmp_path):
     model = at_size(resnet20((3, 16, 16), 4).initialize(0), (3, 12, 20))
     gpucnn.save(model, tmp_path / "r.safetensors")

@@ -172,6 +172,37 @@ def test_a_saved_model_comes_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"class_names": [0, 1, 2]},  # as np.unique(labels).tolist() gives them
+        {"class_names": ["cat", "dog"]},
+        {"class_names": "abc"},
+        {"class_names": 3},
+        {"image_shape": None},
+        {"image_shape": (1, 30.5, 30)},
+        {"head": "softmax"},
+        {"name": 5},
+    ],
+    ids=str,
+)
+def test_what_no_file_could_give_back_is_refused_before_it_is_written(wrong, tmp_path):
+    model = lenet5((1, 28, 28), 3).initialize(5)
+    for name, value in wrong.items():
+        with pytest.raises(ConfigurationError, match=name):
+            setattr(model, name, value)
+    gpucnn.save(model, tmp_path / "m")
+    assert gpucnn.load(tmp_path / "m").weights_sha256() == model.weights_sha256()
+
+
+def test_names_in_an_array_come_back_as_text(tmp_path):
+    model = lenet5((1, 28, 28), 3).initialize(5)
+    model.class_names, model.image_shape = np.array(["cat", "dog", "tree"]), [1, 30, np.int64(30)]
+    gpucnn.save(model, tmp_path / "m")
+    back = gpucnn.load(tmp_path / "m")
+    assert back.class_names == ["cat", "dog", "tree"] and back.image_shape == (1, 30, 30)
+
+
 def test_a_user_defined_model_is_passed_in(tmp_path):
     model = small().initialize(5)
     gpucnn.save(model, tmp_path / "m")
@@ -326,6 +357,19 @@ def test_weights_set_by_hand_stay_where_others_are_drawn():
             assert (value == expected).all(), name
         kept = by_hand()
     assert (gpucnn.models.replace_head(kept, 2).state_dict()["0.weight"] == 0.5).all()
+
+
+def test_what_is_no_state_no_backend_and_no_batch_is_refused():
+    model, x = small().initialize(0).place(FAST), np.zeros((1, 2, 5, 5), np.float32)
+    for asks, words in (
+        (lambda: model.load_state_dict("m.safetensors"), "state is 'm.safetensors' of type str; give arrays by name"),
+        (lambda: model.load_state_dict(list(model.state_dict().items())), "give arrays by name"),
+        (lambda: model.place("numba"), "backend is 'numba' of type str; give a backend, such as gpucnn.get_backend"),
+        (lambda: model.predict(x, finish=lambda outputs: outputs.numpy()), "what finish returned is array.*a Batch"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            asks()
+    assert model.backend is FAST
 
 
 def test_normalization_is_checked_when_it_is_set():

@@ -1,6 +1,7 @@
 """Training that goes on: `fit` again, loops of one's own, averages of the weights."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from gpucnn.models import Model
 from gpucnn.models.files import read_tensors
 from gpucnn.optimizers import SGD, Adam
 from gpucnn.schedules import Constant, Cosine, Step
-from gpucnn.training import load_run
+from gpucnn.training import Callback, load_run
 from tests.training import small
 
 X, Y = small.data()
@@ -122,6 +123,53 @@ def test_a_loop_of_ones_own_is_a_fit(backend):
     own.history = whole.history  # its epochs have numbers
     larger = own.train_step(X, Y)  # more images than before
     assert larger["step"] == 7 and math.isfinite(larger["loss"])
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_step_normalizes_as_the_model_now_says(backend):
+    """Weights with a mean of their own may be loaded between two steps, by a callback in `fit`."""
+
+    class Load(Callback):
+        def on_epoch_end(self, trainer, record):
+            trainer.model.mean, trainer.model.std = (0.25,), (0.5,)
+
+    by_hand, own = trainer(shift=0), trainer(backend=backend, shift=0)
+    for one in (by_hand, own):
+        steps(one, 3)
+    own.model.mean, own.model.std = (0.25,), (0.5,)
+    by_hand.train_step((X - np.float32(0.25)) * np.float32(2), Y)
+    own.train_step(X, Y)
+    assert state(own.model) == state(by_hand.model)
+    two, one = trainer(backend=backend, callbacks=[Load()]), trainer()
+    two.fit(X, Y, 2, validation=(X, Y))
+    one.fit(X, Y, 1, validation=(X, Y))
+    one.model.mean, one.model.std = (0.25,), (0.5,)
+    one.fit(X, Y, 1, validation=(X, Y))
+    assert two.history["validation_loss"] == one.history["validation_loss"]
+
+
+@pytest.mark.parametrize("again", ["fit", "fit_batches", "train_step"])
+def test_a_trainer_trains_one_thing_at_a_time(again):
+    """In a callback or another thread it would train on the same weights, in silence."""
+    calls = {
+        "fit": lambda one: one.fit(X, Y, 1),
+        "fit_batches": lambda one: one.fit_batches([(X, Y)], 1),
+        "train_step": lambda one: one.train_step(X, Y),
+    }
+
+    class Within(Callback):
+        def on_train_batch_end(self, trainer, step):
+            if step == 2:
+                with ThreadPoolExecutor(1) as other:
+                    for call in (calls[again], lambda one: other.submit(calls[again], one).result()):
+                        with pytest.raises(ConfigurationError, match="this trainer is training already"):
+                            call(trainer)
+
+    plain, within = trainer(), trainer(callbacks=[Within()])
+    for one in (plain, within):
+        one.fit(X, Y, 1)
+        calls[again](one)
+    assert state(plain.model) == state(within.model)
 
 
 def test_the_loss_of_a_step_is_that_before_it():

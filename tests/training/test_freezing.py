@@ -279,6 +279,9 @@ def test_a_new_head(tmp_path):
     assert [p.name for p in deep.parameters][-4:] == ["7.0.weight", "7.0.bias", "7.1.weight", "7.1.bias"]
     with pytest.raises(ConfigurationError, match="MaxPool2d, not with Dense"):
         replace_head(Model(Sequential(MaxPool2d(2)), (1, 4, 4)), 2)
+    twice = Dense(4)
+    with pytest.raises(ConfigurationError, match="Dense, which has other places too; give head="):
+        replace_head(Model(Sequential(twice, twice), (4,)), 2)
     with pytest.raises(ConfigurationError, match="is one layer"):
         replace_head(Model(Dense(2), (4,)), 3)
 

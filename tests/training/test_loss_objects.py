@@ -19,7 +19,7 @@ from gpucnn.models import Model
 from gpucnn.optimizers import SGD, Adam
 from gpucnn.schedules import Constant
 from gpucnn.summary import summary
-from gpucnn.training import Bar, History, Lines, Trainer, load_run
+from gpucnn.training import Bar, Callback, History, Lines, Trainer, load_run
 from gpucnn.training.clipping import Clipping
 from gpucnn.training.curves import draw_curves
 from gpucnn.training.validation import split
@@ -296,6 +296,33 @@ def test_balanced_weights_count_the_images_that_are_trained_on(validation, tmp_p
     assert runs[0].model.weights_sha256() == runs[1].model.weights_sha256()
     assert load_run(tmp_path / "0", small.model()).config["loss"]["class_weights"] == counted
     assert runs[0].evaluate(images, labels) == runs[1].evaluate(images, labels)
+
+
+def test_a_loss_that_another_trainer_has_balanced_is_refused(tmp_path):
+    images, labels = small.data()
+    loss = losses.SoftmaxCrossEntropy(class_weights="balanced")
+    first, second = (small.trainer(loss=loss, schedule=Constant()) for _ in range(2))
+    first.fit(images, labels, 1)
+    second.fit(images, labels, 1)  # of the same labels: nothing has changed
+    measured = first.evaluate(images, labels)
+    second.fit(images[:30], labels[:30], 1)
+    for call in (first.evaluate, first.train_step):
+        with pytest.raises(ConfigurationError, match="give each Trainer a loss of its own"):
+            call(images, labels)
+    first.fit(images, labels, 1)  # counts them anew
+    assert first.evaluate(images, labels) != measured
+
+    class Meanwhile(Callback):
+        """What a trainer in another thread may do at any moment."""
+
+        def on_train_batch_end(self, trainer, step):
+            if step == 5:
+                second.fit(images[:30], labels[:30], 1)
+
+    third = small.trainer(tmp_path, loss=loss, callbacks=[Meanwhile()])
+    with pytest.raises(ConfigurationError, match="give each Trainer a loss of its own"):
+        third.fit(images, labels, 3)
+    assert load_run(tmp_path, small.model()).epoch == 1
 
 
 def test_a_loss_that_is_not_the_models_is_refused():

@@ -14,7 +14,7 @@ from gpucnn.layers import Conv2d, Dense, Flatten, Sequential
 from gpucnn.losses import BinaryCrossEntropy, Dice, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.metrics import named
 from gpucnn.models import Model, mlp
-from gpucnn.training import Trainer
+from gpucnn.training import Trainer, compare, load_run
 from gpucnn.training.progress import Lines
 
 RNG = np.random.default_rng(5)
@@ -145,6 +145,31 @@ def test_training_measures_what_it_sees(backend, tmp_path):
     assert (found["loss"], found["accuracy"]) == trainer.evaluate(X, Y) and found["top1"] == found["accuracy"]
 
 
+@pytest.mark.parametrize("larger", [True, False])
+def test_a_function_says_which_epoch_is_the_best(larger, tmp_path):
+    """In training, in what is read of the run, and in a comparison; while it has not said so, nobody guesses."""
+    sign = -1 if larger else 1
+    distances = iter([9, 16, 9, 4, 9, 1, 9, 4, 9, 16, 9, 4, 9, 2, 9, 4])  # of training, validation, training ...
+
+    def turning(predictions, targets):
+        return sign * next(distances)
+
+    def trainer(units):
+        model = mlp((1, 4, 4), 3, hidden=(units,))
+        return Trainer(model, metrics={"turn": turning}, progress=False, run=tmp_path / str(units))
+
+    with pytest.raises(ConfigurationError, match="nobody has said what is better"):
+        trainer(1).fit(X, Y, 4, validation=0.2, monitor="turn")
+    turning.larger_is_better = larger
+    for units in (1, 2):
+        run = trainer(units)
+        run.fit(X, Y, 4, validation=0.2, monitor="turn")
+        assert run.restore_best() == load_run(run.run, best=True).epoch == 3
+        assert load_run(run.run).history.best_epoch("turn") == 3
+    found = compare([tmp_path / "2", tmp_path / "1"], monitor="turn")
+    assert [group.mean("turn") for group in found] == [sign, 2 * sign]
+
+
 def test_a_metric_sees_predictions_and_labels():
     seen = Seen()
     trainer = Trainer(mlp((1, 4, 4), 3, hidden=()), backend="numba", metrics=[seen], progress=False)
@@ -167,6 +192,16 @@ def test_label_maps_that_move(loss):
     assert all(0 < value < 1 for value in history["iou"] + history["validation_iou"])
     if "top1" in metrics_:
         assert history["top1"] == history["accuracy"] and history["validation_top1"] == history["validation_accuracy"]
+
+
+def test_no_metric_changes_what_another_sees():
+    class Blanks(Seen):
+        def update(self, predictions, targets):
+            predictions[:] = 0
+
+    for metrics_ in ([Blanks(), "top1"], {"mine": right, "blank": Blanks()}):
+        with pytest.raises(ValueError, match="read-only"):
+            Trainer(mlp((1, 4, 4), 3, hidden=()), metrics=metrics_, progress=False).measure(X, Y)
 
 
 def test_the_progress_shows_numbers_not_lists(monkeypatch):

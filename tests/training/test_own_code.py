@@ -15,12 +15,13 @@ from gpucnn.errors import GpucnnError
 from gpucnn.layers import Conv2d, Dense, Flatten, Layer, MaxPool2d, Parameter, ReLU, Residual, Sequential
 from gpucnn.losses import Loss
 from gpucnn.models import Model
-from gpucnn.optimizers import SGD
+from gpucnn.optimizers import SGD, Adam, AdamW
 from gpucnn.recordable import is_recordable
-from gpucnn.training import Trainer
+from gpucnn.schedules import Constant
+from gpucnn.training import Callback, Trainer
 from gpucnn.training.clipping import Clipping
 from tests.processes import finish, start
-from tests.training import own_code
+from tests.training import own_code, small
 from tests.training.own_code import BESIDE, KINDS, train
 
 
@@ -66,6 +67,37 @@ def test_a_false_claim_ends_recording_with_a_sentence(kind, backend, capsys):
     assert found == expected(kind)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and "steps are launched one by one from now on; the weights are right" in lines[0]
+
+
+class EveryStep(Callback):
+    """A search for a learning rate."""
+
+    def on_train_batch_begin(self, trainer, step):
+        trainer.optimizer.lr = 0.001 * 1.5**step
+
+
+class Direct(SGD):
+    """Reads in a step what a built-in optimizer reads before it."""
+
+    recordable = True
+
+    def update(self, weights, gradients):
+        settings = {"momentum": 0.9, "weight_decay": self.lr, "nesterov": False}
+        self.backend.sgd(weights, gradients, self.state["velocity"], self.hyper, **settings)
+
+
+@pytest.mark.parametrize("make", [SGD, Adam, AdamW, Direct])
+def test_a_rate_that_changes_in_each_step_is_recorded_where_no_step_reads_it(make, backend, capsys):
+    def train(backend):
+        trainer = small.trainer(
+            backend=backend, optimizer=make(lr=1.0), callbacks=[EveryStep()], lr_factors={"5": 0.5}, schedule=Constant()
+        )
+        rates = trainer.fit(*small.data(), 3)["learning_rate"]
+        assert rates == [float(np.float32(0.001 * 1.5**step)) for step in (3, 6, 9)]
+        return trainer.model.weights_sha256()
+
+    assert train(backend(True)) == train("numpy")
+    assert ("lr keeps changing" in capsys.readouterr().err) == (make is Direct)
 
 
 @pytest.mark.slow

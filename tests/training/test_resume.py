@@ -14,6 +14,7 @@ import pytest
 import gpucnn
 from gpucnn.backends import backends
 from gpucnn.errors import CheckpointError, ConfigurationError
+from gpucnn.losses import SoftmaxCrossEntropy
 from gpucnn.models.files import read_tensors
 from gpucnn.optimizers import SGD, Adam, AdamW
 from gpucnn.schedules import Constant, Cosine, Step
@@ -197,6 +198,25 @@ def test_other_data_and_another_length_are_refused(tmp_path):
             small.trainer(tmp_path).fit(images, labels, epochs, resume=True)
 
 
+def test_a_trainer_goes_on_after_a_refused_resume(tmp_path):
+    """It has its epochs, its optimizer's state and its average still."""
+    whole, it = (
+        small.trainer(run, schedule=Constant(), ema=0.9, loss=SoftmaxCrossEntropy(class_weights="balanced"))
+        for run in (None, tmp_path)
+    )
+    whole.fit(X, Y, 3, validation=0.3)
+    it.fit(X, Y, 2, validation=0.3)
+    for images, labels, epochs, validation in ((X, Y, 1, 0.3), (X, (Y + 1) % 3, 4, 0.3), (X, Y, 4, 0.4)):
+        with pytest.raises((CheckpointError, ConfigurationError), match="epochs already|other settings"):
+            it.fit(images, labels, epochs, validation=validation, resume=True)
+        assert len(it.history) == 2
+    it.fit(X, Y, 1, validation=0.3)
+    assert it.history["validation_loss"] == whole.history["validation_loss"]
+    for one in (whole, it):
+        one.restore_average()
+    assert it.model.weights_sha256() == whole.model.weights_sha256()
+
+
 def test_a_damaged_run_is_refused(tmp_path):
     small.trainer(tmp_path).fit(X, Y, 2)
     checkpoint, metrics = tmp_path / "checkpoint.safetensors", tmp_path / "metrics.jsonl"
@@ -212,7 +232,7 @@ def test_a_damaged_run_is_refused(tmp_path):
         metrics.write_text(text)
         with pytest.raises(CheckpointError, match="metrics"):
             small.trainer(tmp_path).fit(X, Y, 2, resume=True)
-    with pytest.raises(CheckpointError, match="no checkpoint"):
+    with pytest.raises(CheckpointError, match="there is no file or folder"):
         load_run(tmp_path / "nothing")
 
 

@@ -5,6 +5,7 @@ import json
 import threading
 import weakref
 from operator import neg
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,6 +121,27 @@ def test_the_run_folder(tmp_path):
         assert picture.size[0] > 600
 
 
+@pytest.mark.parametrize(
+    ("about", "words"),
+    [
+        ({"seed": 7}, "about has 'seed', which a run's config.json says itself"),
+        ({"gpucnn": "0.1"}, "about has 'gpucnn'"),
+        ({"patience": 1}, "about has 'patience'"),
+        ({"model": "first try"}, "about has 'model'"),
+        ({"folder": Path()}, "about cannot be written to config.json: .*Path is not JSON"),
+        ({"best": float("nan")}, "about cannot be written to config.json: .*JSON compliant"),
+    ],
+    ids=str,
+)
+def test_an_about_that_would_hide_what_a_run_says_is_refused(about, words, tmp_path):
+    """A `seed` there would have been taken for the run's when runs are compared."""
+    run = small.trainer(tmp_path / "run", about=about)
+    for fit in (lambda: run.fit(*small.data(), 1), lambda: run.fit_batches([small.data()], 1)):
+        with pytest.raises(ConfigurationError, match=words):
+            fit()
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_used_run_folder_is_not_overwritten(tmp_path):
     small.trainer(tmp_path).fit(X, Y, 1)
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
@@ -190,6 +212,8 @@ def test_a_batch_that_is_refused_is_named_and_none_is_left_unused():
             small.trainer().fit_batches([*pairs[:2], wrong], 1)
     with pytest.raises(ConfigurationError, match="steps is 2, but there are 3 batches, of which the others"):
         small.trainer().fit_batches(pairs, 1, steps=2)
+    with pytest.raises(DataError, match="there are no batches; give at least one"):
+        small.trainer().fit_batches([], 1)
     assert small.trainer().fit_batches(iter(pairs), 1, steps=2).last["step"] == 2
 
 
