@@ -105,7 +105,7 @@ OTHERS = {
         "*self.model.layer.walk(), self.loss, self._clip",
         "self.loss, self._clip",
         _OWN,
-        "trains_to_the_same_weights and numba and ReLU",
+        "trains_to_the_same_weights and numba and BatchNorm",
     ),
     "the loss is not asked": (
         "training/steps.py",
