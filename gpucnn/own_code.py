@@ -32,10 +32,13 @@ class OwnCode:
 
     def is_same(self) -> bool:
         """Whether nothing has changed since it was found."""
-        return all(
-            f.__code__ is code and f.__defaults__ is defaults and f.__kwdefaults__ is named
-            for f, code, defaults, named in self.functions
-        ) and all(space.get(name, _MISSING) is value for space, name, value in self.names)
+        return not self.names or (  # most networks have no code of their own
+            all(space.get(name, _MISSING) is value for space, name, value in self.names)
+            and all(
+                f.__code__ is code and f.__defaults__ is defaults and f.__kwdefaults__ is named
+                for f, code, defaults, named in self.functions
+            )
+        )
 
 
 def own_code(kinds: Iterable[type]) -> OwnCode:
