@@ -28,12 +28,14 @@ class OwnCode:
 
     functions: list[tuple[FunctionType, CodeType, Any, Any]] = field(default_factory=list)
     names: list[tuple[Mapping[str, Any], str, Any]] = field(default_factory=list)
+    cells: list[tuple[CellType, Any]] = field(default_factory=list)
     whole: bool = True
 
     def is_same(self) -> bool:
         """Whether nothing has changed since it was found."""
         return not self.names or (  # most networks have no code of their own
             all(space.get(name, _MISSING) is value for space, name, value in self.names)
+            and all(cell.cell_contents is value for cell, value in self.cells)
             and all(
                 f.__code__ is code and f.__defaults__ is defaults and f.__kwdefaults__ is named
                 for f, code, defaults, named in self.functions
@@ -61,9 +63,12 @@ def own_code(kinds: Iterable[type]) -> OwnCode:
                     stack += own.values()
         elif isinstance(thing, FunctionType):
             found.functions.append((thing, thing.__code__, thing.__defaults__, thing.__kwdefaults__))
-            stack += (cell.cell_contents for cell in thing.__closure__ or () if cell != _EMPTY)
+            cells = [cell for cell in thing.__closure__ or () if cell != _EMPTY]
+            found.cells += ((cell, cell.cell_contents) for cell in cells)
+            stack += (cell.cell_contents for cell in cells)
             stack += [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
             if not thing.__globals__.get("__name__", "").startswith("gpucnn."):
+                found.whole &= not _reaches_out(thing.__code__)
                 read = [(thing.__globals__, name) for name in _globals_of(thing.__code__)]
                 found.names += ((space, name, space.get(name, _MISSING)) for space, name in read)
                 stack += (space.get(name, _MISSING) for space, name in read)
@@ -81,8 +86,23 @@ def own_code(kinds: Iterable[type]) -> OwnCode:
 def _is_fixed(thing: Any) -> bool:
     if not isinstance(thing, (ModuleType, *_CODE)):
         return False
-    where = thing.__name__ if isinstance(thing, ModuleType) else thing.__module__
+    if isinstance(thing, FunctionType):  # functools.wraps gives it another __module__, and it may wrap a user's
+        where = None if thing.__closure__ else thing.__globals__.get("__name__")
+    else:
+        where = thing.__name__ if isinstance(thing, ModuleType) else thing.__module__
     return where is not None and where.partition(".")[0] in _FIXED
+
+
+@functools.cache
+def _reaches_out(code: CodeType) -> bool:
+    """Whether code imports from a module that may change, or reads what no name tells."""
+    inside = any(_reaches_out(const) for const in code.co_consts if isinstance(const, CodeType))
+    steps = [(step.opname, str(step.argval)) for step in dis.get_instructions(code)]
+    return inside or any(
+        (name == "IMPORT_NAME" and read.partition(".")[0] not in _FIXED)
+        or (name in ("LOAD_GLOBAL", "LOAD_NAME") and read in ("eval", "exec", "globals", "locals", "vars"))
+        for name, read in steps
+    )
 
 
 @functools.cache

@@ -37,7 +37,8 @@ from gpucnn.backends.batch import Batch
 from gpucnn.errors import ConfigurationError, DTypeError, GpucnnError, ShapeError
 from gpucnn.geometry import Field
 from gpucnn.initializers import check_initializer
-from gpucnn.recordable import Recordable, attributes, declaration, is_recordable, notice_change
+from gpucnn.layers.own import checked, label
+from gpucnn.recordable import Recordable, attributes, declaration, notice_change
 
 Backward = Callable[[Batch], Batch | None]
 Shape = tuple[int, ...]
@@ -208,7 +209,7 @@ class Layer(Recordable):
     def __init_subclass__(cls, **settings: Any):
         super().__init_subclass__(**settings)
         if "__call__" in vars(cls) and not cls.__module__.startswith("gpucnn."):
-            cls.__call__ = _checked(vars(cls)["__call__"])  # type: ignore[method-assign]
+            cls.__call__ = checked(vars(cls)["__call__"])  # type: ignore[method-assign]
 
     def __new__(cls, *_, **__):
         layer = super().__new__(cls)
@@ -408,11 +409,6 @@ def image_mask(x: Batch):
     return (x.backend.xp.arange(blocks * lanes) < x.images).reshape(blocks, *(1 for _ in inner), lanes)
 
 
-def label(layer: Layer) -> str:
-    """The layer in errors and tables: 'layer 3 (Conv2d)'."""
-    return f"layer {layer.name} ({type(layer).__name__})" if layer.name else type(layer).__name__
-
-
 def _found_in(name: str, value: Any, kind: type) -> Iterator[tuple[str, Any]]:
     """(place, object) of each object of `kind` that an attribute is or has in its lists, tuples and dictionaries."""
     if isinstance(value, kind):
@@ -420,96 +416,3 @@ def _found_in(name: str, value: Any, kind: type) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, (list, tuple, dict)):
         for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _found_in(f"{name}.{key}", entry, kind)
-
-
-_within = local()
-
-
-def _checked(call: Callable) -> Callable:
-    """`__call__` of a user's layer, whose result is looked at; what such layers return to each other is their own."""
-
-    @functools.wraps(call)
-    def checked(self: Layer, /, *inputs: Any, **named: Any) -> Any:
-        x = next((batch for batch in (*inputs, *named.values()) if isinstance(batch, Batch)), None)
-        if x is None or getattr(_within, "own", False):
-            return call(self, *inputs, **named)
-        if x.backend.is_recording and not is_recordable(self):
-            return _live(x, lambda: run(self, x, *inputs, **named))
-        return run(self, x, *inputs, **named)
-
-    def run(self: Layer, x: Batch, /, *inputs: Any, **named: Any) -> Any:
-        _within.own = True
-        try:
-            result = call(self, *inputs, **named)
-        finally:
-            _within.own = False
-        y, backward = result if isinstance(result, (tuple, list)) and len(result) == 2 else (result, "")
-        if not (callable(backward) or (backward is None and not self.mode.training)):
-            raise ConfigurationError(
-                f"{label(self)} returned {_kind(result)}; return (y, backward), a batch and a function"
-            )
-        check_batch(label(self), "", y, self.output_shape if x.shape[1:] == self.input_shape else None, x.images)
-        if backward is None:
-            return y, backward
-
-        def checked_backward(dy: Batch) -> Batch | None:
-            dx = backward(dy)
-            if dx is not None or self.input_gradient:
-                check_batch(label(self), " from its backward pass", dx, x.shape[1:], x.images)
-            return dx
-
-        return y, checked_backward
-
-    checked.runs_live = True  # type: ignore[attr-defined]
-    return checked
-
-
-def runs_live(layer: Layer) -> bool:
-    """Whether a recording can call the layer anew in each repetition: its class has a `__call__` of the user's."""
-    return not is_recordable(layer) and getattr(type(layer).__call__, "runs_live", False)
-
-
-def _live(x: Batch, call: Callable[[], tuple[Batch, Callable | None]]) -> tuple[Batch, Callable | None]:
-    """What `call` returns of x, in arrays of a recording, which calls it and its backward pass in each repetition."""
-    between, made = x.backend.between, dict[str, Any]()
-
-    def put(name: str, batch: Batch | None) -> None:
-        if name not in made:
-            made[name] = batch if batch is None else batch.like(batch.backend.array(batch.data))
-        elif made[name] is not None and batch is not None:
-            made[name].data[...] = batch.data
-
-    def forward() -> None:
-        y, made["backward"] = call()
-        put("y", y)
-
-    def backward(dy: Batch) -> Batch | None:
-        _ = dy.data  # stored before, if it was not
-        between(lambda: put("dx", made["backward"](dy)))
-        return made["dx"]
-
-    _ = x.data
-    between(forward)
-    return made["y"], None if made["backward"] is None else backward
-
-
-def check_batch(whose: str, where: str, y: Any, shape: Shape | None, images: int) -> None:
-    """Raises ConfigurationError unless what a user's code returned is a batch, ShapeError unless it has so many images
-    of `shape` (None: of any), stored as its backend stores them, DTypeError for one of another type: kernels look at
-    none of these.
-    """
-    if not isinstance(y, Batch):
-        raise ConfigurationError(f"{whose} returned {_kind(y)}{where}; return a batch: x.like(array)")
-    found, expected = y.shape, (images, *(y.shape[1:] if shape is None else shape))
-    if found == expected and type(y) is Batch:  # others are not computed yet
-        found, expected = y.data.shape, (-(-images // y.backend.lanes), *expected[1:], y.backend.lanes)
-    if found != expected:
-        what = "data" if len(found) > len(y.shape) else "a batch"
-        raise ShapeError(f"{whose} returned {what} of shape {found}{where}; give {expected}")
-    if type(y) is Batch and y.data.dtype != y.backend.dtype:
-        raise DTypeError(f"{whose} returned {y.data.dtype}{where}; compute in {np.dtype(y.backend.dtype)}")
-
-
-def _kind(value: Any) -> str:
-    kind = type(value).__name__
-    return "nothing" if value is None else f"{'an' if kind.startswith((*'aeiou', 'nd')) else 'a'} {kind}"

@@ -12,8 +12,9 @@ from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.geometry import PADDING_WORDS, Field, Padding, PerAxis, Window, conv_multiply_adds, window
 from gpucnn.initializers import check_initializer
 from gpucnn.layers.activation import check_activation, finish, onnx_activation, torch_activation
-from gpucnn.layers.base import Backward, Layer, Parameter, Shape, label
+from gpucnn.layers.base import Backward, Layer, Parameter, Shape
 from gpucnn.layers.counterparts import Graph, TorchModule, onnx_window, torch_window
+from gpucnn.layers.own import label
 from gpucnn.layers.resampling import onnx_resample
 from gpucnn.layers.settings import image_shape
 from gpucnn.resampling import Taps, check_padding_mode, padding_taps, unpadded_window

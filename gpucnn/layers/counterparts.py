@@ -11,7 +11,8 @@ import numpy as np
 
 from gpucnn.errors import ConfigurationError
 from gpucnn.geometry import Window
-from gpucnn.layers.base import Layer, Parameter, Shape, Statistic, label
+from gpucnn.layers.base import Layer, Parameter, Shape, Statistic
+from gpucnn.layers.own import label
 from gpucnn.recordable import declaration
 
 

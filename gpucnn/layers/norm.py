@@ -13,8 +13,9 @@ from gpucnn.backends.batch import Batch
 from gpucnn.errors import ShapeError
 from gpucnn.geometry import Window
 from gpucnn.layers.activation import check_activation, finish, onnx_activation, torch_activation
-from gpucnn.layers.base import Backward, Layer, Parameter, Shape, Statistic, label
+from gpucnn.layers.base import Backward, Layer, Parameter, Shape, Statistic
 from gpucnn.layers.counterparts import Graph, TorchModule
+from gpucnn.layers.own import label
 
 
 def _torch_norm(layer: Any, kind: str, settings: dict, **statistics: Statistic) -> list[TorchModule]:

@@ -9,8 +9,9 @@ from gpucnn.arguments import each_axis, truth
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ConfigurationError
 from gpucnn.geometry import Padding, pads_of
-from gpucnn.layers.base import Backward, Layer, Shape, label
+from gpucnn.layers.base import Backward, Layer, Shape
 from gpucnn.layers.counterparts import Graph, TorchModule
+from gpucnn.layers.own import label
 from gpucnn.layers.settings import image_shape
 from gpucnn.resampling import (
     Taps,

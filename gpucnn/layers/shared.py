@@ -10,7 +10,8 @@ from gpucnn.backends import shares
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import ShapeError
-from gpucnn.layers.base import Backward, Layer, Shape, label
+from gpucnn.layers.base import Backward, Layer, Shape
+from gpucnn.layers.own import label
 from gpucnn.recordable import declaration
 
 # What a class declares about its __call__, which a shared layer's class must declare again.

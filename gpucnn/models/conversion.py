@@ -13,7 +13,7 @@ import numpy as np
 from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.geometry import Field, Window
 from gpucnn.layers import Convolution, Dense, Flatten, Layer, Sequential
-from gpucnn.layers.base import label
+from gpucnn.layers.own import label
 from gpucnn.models.model import Model
 from gpucnn.recordable import declaration
 

@@ -18,7 +18,8 @@ from gpucnn.data.mapped import Mapped
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.initializers import draw
 from gpucnn.layers import whitening
-from gpucnn.layers.base import Backward, Layer, Mode, Parameter, Statistic, label
+from gpucnn.layers.base import Backward, Layer, Mode, Parameter, Statistic
+from gpucnn.layers.own import label
 from gpucnn.layers.shared import Shared, share
 from gpucnn.layers.whitening import Whitening2d
 from gpucnn.models.heads import CLASSIFIER, REGRESSOR
@@ -331,15 +332,20 @@ class Model(Recordable):
         """Whether the model has weights: drawn, trained, loaded or set by hand."""
         return self._drawn or bool(self.values.any())
 
-    def initialize_missing(self, seed: int) -> None:
-        """`initialize` a model whose weights were neither drawn nor loaded; parameters and running statistics that were
-        set by hand stay.
+    def initialize_new(self, seed: int) -> None:
+        """`initialize` a model without weights. Raises ConfigurationError where some were set by hand and others, which
+        would not be drawn as 0, are 0 still.
         """
-        if not self._drawn:
-            before, initial = self._host_values(), {s.name: s.initial for s in self.running}
-            by_hand = {name: value for name, value in before.items() if (value != initial.get(name, 0)).any()}
+        if not self.initialized:
             self.initialize(seed)
-            self.load_state_dict(self.state_dict() | by_hand)
+        elif not self._drawn:
+            weights = self._host_values()
+            for p in self.parameters:
+                if p.initializer != 0 and not weights[p.name].any():
+                    raise ConfigurationError(
+                        f"{p.name} is 0 and other weights were set by hand; call model.initialize(seed=0) before you "
+                        "set weights"
+                    )
 
     def learn(self, images) -> "Model":
         """Give a Whitening2d at the start that has no filters yet those of images (N, *image_shape); returns the model

@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from gpucnn.own_code import OwnCode, own_code
 from gpucnn.recordable import attributes, changed_setting, is_recordable, last_change
 
 Finish = Callable[[Batch], Batch]
+Known = dict[Any, list[Stage]]  # the stages by what tells `finish` apart
 Model = Any  # gpucnn.models.Model, whose module imports this one
 
 # So many plans, and so much of their memory, a model keeps at most while nobody uses them.
@@ -52,7 +53,7 @@ class Plans:
 
     def _forget(self) -> None:
         self._free: OrderedDict[tuple, list[Plan]] = OrderedDict()
-        self._stages: dict[Any, list[Stage]] = {}
+        self._stages: Known = {}
         self.kept = self._bytes = 0  # of the plans that wait for the next call
 
     # ---- predictions -------------------------------------------------------------------------------------------------
@@ -68,7 +69,7 @@ class Plans:
         stages = all_stages[which] if which in all_stages else self._find(model, finish, which)
         if len(stages) == 1 and stages[0].graph and which is not None:
             try:
-                return self._planned(model, images, batch_size, stages[0].graph, stages[0].most, (which, 0), images)
+                return self._planned(model, images, batch_size, stages[0], all_stages, (which, 0), images)
             except Unplannable:
                 stages[0].graph = None
         if not stages[0].graph:
@@ -76,17 +77,21 @@ class Plans:
         if which is None:
             stages = [*stages, Stage(finish)]
         parts = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
-        return np.concatenate([self._staged(model, part, stages, which, images) for part in parts])
+        return np.concatenate([self._staged(model, part, stages, all_stages, which, images) for part in parts])
 
-    def _staged(self, model: Model, part, stages: list[Stage], which, images) -> np.ndarray:
-        """Stage by stage, the `part` of all `images` at once."""
+    def _staged(self, model: Model, part, stages: list[Stage], all_stages: Known, which, images) -> np.ndarray:
+        """Stage by stage, the `part` of all `images` at once. Once a layer, or another thread, has changed a setting no
+        plan knows the rest.
+        """
         value = part  # an array on the host, or a Batch
         for number, stage in enumerate(stages):
-            if stage.graph:
+            if number and self._last_change is not last_change():
+                self._look_for_changes(model)
+            if stage.graph and all_stages is self._stages:
                 rows = model.backend.unpack(value) if isinstance(value, Batch) else value
                 try:
                     shown = None if number else images
-                    value = self._planned(model, rows, len(part), stage.graph, stage.most, (which, number), shown)
+                    value = self._planned(model, rows, len(part), stage, all_stages, (which, number), shown)
                     continue
                 except Unplannable:
                     stage.graph = None
@@ -99,12 +104,14 @@ class Plans:
                 raise refuse("what finish returned", value, "a Batch, such as outputs.like(array)")
         return model.backend.unpack(value) if isinstance(value, Batch) else value
 
-    def _planned(self, model: Model, rows, batch_size: int, graph: Graph, most: int, at: tuple, images) -> np.ndarray:
+    def _planned(
+        self, model: Model, rows, batch_size: int, stage: Stage, all_stages: Known, place: tuple, images
+    ) -> np.ndarray:
         """What a stage makes of `rows` (N, C, *spatial): at the start of a network some of `images`, to be prepared;
         else `images` is None.
         """
-        backend, count, all_stages = model.backend, len(rows), self._stages
-        most = min(batch_size, most)
+        backend, count, graph = model.backend, len(rows), cast(Graph, stage.graph)
+        most = min(batch_size, stage.most)
         outputs = np.empty((count, *graph.nodes[-1].shape), backend.dtype)
         if count <= most:
             parts = [(count, _ONCE)]
@@ -114,13 +121,13 @@ class Plans:
         for length, starts in parts:
             if not length:
                 continue
-            key = at, length
-            plan = self._take(key) or self._make(model, graph, length, images is not None)
+            key = place, length
+            plan = self._take(key, all_stages) or self._make(model, graph, length, images is not None)
             for start in starts:
                 part, result = rows, outputs
                 if length != count:
                     part, result = rows[start : start + length], outputs[start : start + length]
-                if type(part) is not np.ndarray:  # of images that are mapped
+                if type(part) is not np.ndarray or part.dtype != backend.dtype:  # of images that are mapped
                     part = np.ascontiguousarray(part, backend.dtype)
                 if not plan.run(part, result, start > starts[0]) and images is not None:
                     check_images(images, model.image_shape, backend.dtype)  # says which image
@@ -157,10 +164,10 @@ class Plans:
 
     # ---- the store ---------------------------------------------------------------------------------------------------
 
-    def _take(self, key: tuple) -> Plan | None:
+    def _take(self, key: tuple, all_stages: Known) -> Plan | None:
         with self._lock:
             plans = self._free.get(key)
-            if not plans:
+            if not plans or all_stages is not self._stages:
                 return None
             plan = plans.pop()
             self.kept -= 1
@@ -173,7 +180,7 @@ class Plans:
                 return model.backend.plan(graph, count, model.preparation, model.image_shape)
             return model.backend.plan(graph, count, NO_AUGMENTATION, graph.nodes[0].shape)
 
-    def _give_back(self, key: tuple, plan: Plan, all_stages: dict) -> None:
+    def _give_back(self, key: tuple, plan: Plan, all_stages: Known) -> None:
         """Keep a plan for the next call, unless settings have changed since; the longest unused are let go."""
         with self._lock:
             if all_stages is not self._stages:

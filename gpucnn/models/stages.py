@@ -1,6 +1,6 @@
 """What a network's predictions are made of: operations that plans compute, and between them what only Python knows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -14,7 +14,7 @@ from gpucnn.inference.trace import trace
 from gpucnn.layers.base import Layer
 from gpucnn.layers.container import Sequential
 from gpucnn.own_code import own_code
-from gpucnn.recordable import is_recordable
+from gpucnn.recordable import declaration, is_recordable
 
 Compute = Callable[[Batch], Batch]
 Model = Any  # gpucnn.models.Model, whose module imports this one
@@ -37,7 +37,7 @@ def stages_of(model: Model, finish: Compute | None) -> list[Stage]:
     splits = model.backend.splits
     if not _is_known([model]) or (finish is None and not splits):
         return [Stage(_composed([model.layer], finish))]
-    layers = list(model.layer.leaves()) if splits else [model.layer]
+    layers = list(_leaves(model.layer)) if splits else [model.layer]
     by_kind = groupby(layers, lambda layer: _is_known(list(layer.walk())))
     runs = [(known, list(run)) for known, run in by_kind] or [(True, [])]
     stages = []
@@ -50,6 +50,15 @@ def stages_of(model: Model, finish: Compute | None) -> list[Stage]:
             stage.graph = None
         stages.append(stage)
     return stages
+
+
+def _leaves(layer: Layer) -> Iterator[Layer]:
+    """The layers that an input passes through in order. A subclass may have other children than layers in a row."""
+    if declaration(layer, "chain") and type(layer).children is Sequential.children:
+        for _, child in layer.children():
+            yield from _leaves(child)
+    else:
+        yield layer
 
 
 def _is_known(parts: list[Any]) -> bool:

@@ -42,7 +42,7 @@ def load_matching(source, model: Model, *patterns: str) -> Matching:
 
     `source` is a model file, a checkpoint, another Model, or arrays by name. `patterns` of layer or parameter names,
     "0" or "4.*", restrict it to what they match. The others keep their values; a model without weights yet gets its
-    initial ones (seed 0) first, where none were set by hand. A model without normalization takes over that of a file or
+    initial ones (seed 0) first. A model without normalization takes over that of a file or
     model with as many channels.
     Raises CheckpointError if nothing matches.
     """
@@ -55,7 +55,7 @@ def load_matching(source, model: Model, *patterns: str) -> Matching:
     else:
         tensors, about = read_tensors(source)
         state = {n.removeprefix("model."): v for n, v in averaged(tensors).items() if n.startswith("model.")}
-    model.initialize_missing(0)
+    model.initialize_new(0)
     own, report = model.state_dict(), Matching()
     for pattern in patterns:
         check_pattern(pattern, own, f"layer or parameter of {model.name}")

@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.protocol import Array, Backend
-from gpucnn.layers.base import Layer, Parameter, Statistic, runs_live
+from gpucnn.errors import ConfigurationError
+from gpucnn.layers.base import Layer, Parameter, Statistic
+from gpucnn.layers.own import runs_live
+from gpucnn.layers.shared import Shared
 from gpucnn.own_code import own_code
 from gpucnn.recordable import Recordable, attributes, changed_setting, is_recordable, last_change
 
@@ -49,13 +52,14 @@ class RecordedStep:
         """The parts but for layers that run anew in each repetition, with all below them.
 
         Not beside a part that is only declared recordable: that takes a proof, which runs a step twice, and who knows
-        what a layer does then.
+        what a layer does then. And not if one of them may be in other places, too.
         """
         parts = self._parts()
         own = [part for part in parts if isinstance(part, Layer) and runs_live(part)]
-        live = {id(below) for layer in own for below in layer.walk()}
+        live = {id(below): below for layer in own for below in layer.walk()}
         repeated = [part for part in parts if id(part) not in live]
-        return repeated if self._backend.splits and _are_ours(repeated) else parts
+        apart = self._backend.splits and not any(isinstance(layer, Shared) for layer in live.values())
+        return repeated if apart and _are_ours(repeated) else parts
 
     def obstacle(self) -> Recordable | None:
         """The first part that is not recordable."""
@@ -84,6 +88,11 @@ class RecordedStep:
             self._work(count)
         elif count in self._proved:
             self._recordings[count]()
+            if self._last_change is not last_change() and (changed := self._changed()):
+                raise ConfigurationError(
+                    f"{changed} was changed within a step, by a layer of your own perhaps, and that step was recorded "
+                    "with the value before; change it in a callback, or set backend.graph = False"
+                )
         elif count in self._recordings:
             self._prove(count)
         else:
@@ -92,6 +101,8 @@ class RecordedStep:
             self._recordings[count] = self._backend.capture_step(lambda: self._work(count))
             if len(self._repeated()) < len(self._parts()):
                 self._proved.add(count)
+                if changed := self._changed():
+                    self._stop(f"{changed} changes within a step")
             self._remember()
 
     # ---- settings: a recording keeps the numbers it was made with ---------------------------------------------------
@@ -100,6 +111,10 @@ class RecordedStep:
         self._settings = [(part, attributes(part)) for part in self._repeated()] if self._recording else []
         self._code = own_code(map(type, self._repeated()))
         self._last_change = last_change()
+
+    def _changed(self) -> str | None:
+        """The first setting that is not as it was."""
+        return next(filter(None, (changed_setting(part, before) for part, before in self._settings)), None)
 
     def _notice_arrivals(self) -> None:
         """Drop recordings if faster kernels have arrived since."""
@@ -112,7 +127,7 @@ class RecordedStep:
     def _notice_changes(self) -> None:
         """Drop recordings made with settings or code that have changed since, by a callback or a notebook perhaps."""
         self._last_change = last_change()
-        changed = next(filter(None, (changed_setting(part, before) for part, before in self._settings)), None)
+        changed = self._changed()
         if changed is None and not self._code.is_same():
             changed = f"code of {self._suspects()}"
         if changed is None:

@@ -20,7 +20,7 @@ from gpucnn.backends.protocol import Array
 from gpucnn.backends.shares import Share, sharing
 from gpucnn.backends.step_end import StepEnd
 from gpucnn.errors import ConfigurationError
-from gpucnn.layers.base import check_batch
+from gpucnn.layers.own import check_batch
 from gpucnn.losses import Loss, SoftmaxCrossEntropy
 from gpucnn.metrics import Metric
 from gpucnn.models.model import Model

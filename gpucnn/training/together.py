@@ -3,8 +3,8 @@
 from typing import Any
 
 from gpucnn.errors import BackendError, ConfigurationError
-from gpucnn.layers.base import label
 from gpucnn.layers.norm import BatchNorm
+from gpucnn.layers.own import label
 from gpucnn.recordable import is_recordable
 
 # Of the class in trainer.py, which imports this module.

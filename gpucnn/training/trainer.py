@@ -53,8 +53,8 @@ class Trainer:
 
     `backend` is a name or a Backend (None: the fastest usable one), `math` "exact" or "fast" (None: the backend's own),
     `optimizer` one of gpucnn.optimizers (None: Adam()), `schedule` one of gpucnn.schedules (None: Constant()). `seed`
-    decides the shuffles, augmentation, validation images, dropout and, if the model has no weights yet, the first ones,
-    but for those that were set by hand. `run` is a folder for configuration, metrics, curves and checkpoints (None:
+    decides the shuffles, augmentation, validation images, dropout and, if the model has no weights yet, the first ones.
+    `run` is a folder for configuration, metrics, curves and checkpoints (None:
     nothing is written); `about` is added to its config.json. `progress` is None for a bar or lines on stderr, False for
     silence, or an object like those in gpucnn.training.progress. `loss` is one of gpucnn.losses (None:
     SoftmaxCrossEntropy(), for a regressor MeanSquared()); `clip_norm` and `clip_value` limit the gradient, see
@@ -158,7 +158,7 @@ class Trainer:
         self.progress = progress_of(progress) if self.processes.first else Quiet()
         self.about = dict(instance("about", about, dict, "a dictionary", optional=True) or {})
         self.backend = backend if isinstance(backend, Backend) else get_backend(backend, math, threads=threads)
-        model.initialize_missing(seed)
+        model.initialize_new(seed)
         model.place(self.backend)
         self._best: tuple[int, dict[str, np.ndarray]] | None = None
         self.history = self._new_history()  # of all fits

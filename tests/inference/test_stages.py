@@ -9,6 +9,7 @@ import pytest
 
 from gpucnn import layers as L
 from gpucnn.backends import get_backend
+from gpucnn.data.mapped import Mapped
 from gpucnn.errors import DataError
 from gpucnn.models import Model
 from tests.inference.kinds import settle
@@ -165,6 +166,83 @@ def test_what_the_code_of_a_declared_layer_reads_may_change(kind, monkeypatch):
         seen.append(model.predict(x))
         assert same(seen[-1], expected(model, x)) and not same(seen[-1], seen[-2])
     assert planned(model) == ([True, False, True] if kind is Reads else [True])
+
+
+def test_a_layer_may_set_anothers_settings():
+    class Turns(L.Layer):
+        def __call__(self, x):
+            self._other.activation = "tanh" if self._other.activation is None else None
+            return x.like(x.data + np.float32(1)), None
+
+    models = []
+    for backend in (get_backend("numpy"), get_backend("numba", threads=2)):
+        own, other = Turns(), L.Conv2d(4, 3)
+        own._other = other
+        model = Model(L.Sequential(L.Conv2d(6, 3), own, other, L.Flatten(), L.Dense(5)), (2, 12, 12))
+        models.append(settle(model, 0).place(backend))
+    x = images(models[0], 2)
+    for _ in range(4):
+        assert same(models[1].predict(x), models[0].predict(x))
+
+
+def test_settings_that_another_thread_changes_meanwhile_are_in_no_plan():
+    """While a layer waits, another thread changes a setting and predicts; the first then goes on."""
+    waits, goes_on = threading.Event(), threading.Event()
+
+    class Slow(L.Layer):
+        def __call__(self, x):
+            if not goes_on.is_set():
+                waits.set()
+                goes_on.wait(20)
+            return x.like(x.data + np.float32(1)), None
+
+    layers = L.Conv2d(6, 3), Slow(), L.Conv2d(4, 3, activation="relu"), L.Flatten(), L.Dense(5)
+    model = settle(Model(L.Sequential(*layers), (2, 12, 12)), 0).place(get_backend("numba", threads=2))
+    x = images(model, 2)
+    first = threading.Thread(target=lambda: model.predict(x))
+    first.start()
+    assert waits.wait(20)
+    model.layer.layers[2].activation = "tanh"
+    # Another prediction would wait for the layer's turn: it only looks.
+    model._plans._look_for_changes(model)
+    goes_on.set()
+    first.join()
+    assert same(model.predict(x), expected(model, x))
+
+
+def test_a_chain_with_other_children_is_called_as_it_is():
+    class Aided(L.Sequential):
+        def __init__(self, *layers):
+            super().__init__(*layers)
+            self.aid = L.Conv2d(6, 3, padding=1)
+
+        def children(self):
+            yield from super().children()
+            yield "aid", self.aid
+
+        def build(self, shape):
+            shape = super().build(shape)
+            self.aid.connect((6, 10, 10))
+            return shape
+
+    layers = Aided(L.Conv2d(6, 3), L.ReLU()), Own(), L.Conv2d(4, 3), L.Flatten(), L.Dense(5)
+    model = settle(Model(L.Sequential(*layers), (2, 12, 12)), 0)
+    x = images(model, 3)
+    reference = expected(model, x)
+    assert same(model.place(get_backend("numba", threads=2)).predict(x), reference)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32])
+def test_mapped_images_of_any_type(dtype, tmp_path):
+    x = (images(small(Own()), 9) * 3 + 5).astype(dtype)
+    np.save(tmp_path / "x.npy", x)
+    mapped = Mapped(np.load(tmp_path / "x.npy", mmap_mode="r"))
+    for own in ([], [Own()]):
+        model = small(*own)
+        reference = expected(model, x.astype(np.float32))
+        model.place(get_backend("numba", threads=2))
+        for batch_size in (4, 9, 256):
+            assert same(model.predict(mapped, batch_size), reference)
 
 
 @pytest.mark.parametrize("count", [1, 5, 16, 21])

@@ -338,24 +338,27 @@ def test_weights_that_do_not_exist_are_refused(tmp_path):
     assert len(by_hand.place(FAST).predict(x)) == 1
 
 
-def test_weights_set_by_hand_stay_where_others_are_drawn():
-    def by_hand():
+def test_weights_set_by_hand_are_not_drawn_again():
+    def by_hand(*names):
         model = small()
-        model.layer.layers[0].weight.value[...] = 0.5
+        for parameter in model.parameters:
+            parameter.value[...] = 0.5 if parameter.name in names else 0
         model.layer.layers[1].running_mean.value[...] = 2
         return model
 
-    drawn, kept = small().initialize(7).state_dict(), by_hand()
-    for prepare in (
+    uses = (
         lambda model: gpucnn.Trainer(model, backend=FAST, seed=7, progress=False),
-        lambda model: gpucnn.models.load_matching(drawn, model, "3"),
-    ):
-        prepare(kept)
-        state = kept.state_dict()
-        for name, value in state.items():
-            expected = {"0.weight": 0.5, "1.running_mean": 2}.get(name, drawn[name])
-            assert (value == expected).all(), name
-        kept = by_hand()
+        lambda model: gpucnn.models.load_matching(small().initialize(7), model, "0.bias"),
+    )
+    for use in uses:
+        kept = by_hand("0.weight", "1.gamma", "3.weight")
+        before = kept.state_dict()
+        use(kept)
+        assert all((value == before[name]).all() for name, value in kept.state_dict().items())
+        with pytest.raises(
+            ConfigurationError, match=r"1.gamma is 0 and other weights were set by hand; call model.ini"
+        ):
+            use(by_hand("0.weight", "3.weight"))
     assert (gpucnn.models.replace_head(kept, 2).state_dict()["0.weight"] == 0.5).all()
 
 

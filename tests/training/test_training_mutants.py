@@ -406,11 +406,25 @@ OTHERS |= {
         "checked_whenever",
     ),
     "a recording goes on with the first result of a live layer": (
-        "layers/base.py",
-        "made[name].data[...] = batch.data",
+        "layers/own.py",
+        "known.data[...] = batch.data",
         "pass",
         "training/test_live_layers.py",
         "noise",
+    ),
+    "a live layer is given the recording's own memory": (
+        "layers/own.py",
+        "given = {id(batch): _copied(batch) for batch in batches}",
+        "given = {id(batch): batch for batch in batches}",
+        "training/test_live_layers.py",
+        "remembers",
+    ),
+    "what a live layer changes in place is lost": (
+        "layers/own.py",
+        "batch.data[...] = given[id(batch)].data",
+        "pass",
+        "training/test_live_layers.py",
+        "tanh_in_place",
     ),
     "steps with live layers are proved": (
         "training/recording.py",

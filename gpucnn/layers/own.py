@@ -1,0 +1,136 @@
+"""Layers of the user's own: what they return is looked at, and a recording calls them anew in each repetition."""
+
+import functools
+from collections.abc import Callable
+from threading import local
+from typing import Any, cast
+
+import numpy as np
+
+from gpucnn.backends.batch import Batch
+from gpucnn.errors import ConfigurationError, DTypeError, ShapeError
+from gpucnn.recordable import is_recordable
+
+Layer = Any  # gpucnn.layers.base.Layer, whose module imports this one
+
+
+def label(layer: Layer) -> str:
+    """The layer in errors and tables: 'layer 3 (Conv2d)'."""
+    return f"layer {layer.name} ({type(layer).__name__})" if layer.name else type(layer).__name__
+
+
+_within = local()
+
+
+def checked(call: Callable) -> Callable:
+    """`__call__` of a user's layer, whose result is looked at; what such layers return to each other is their own."""
+
+    @functools.wraps(call)
+    def call_checked(self: Layer, /, *inputs: Any, **named: Any) -> Any:
+        x = next((batch for batch in (*inputs, *named.values()) if isinstance(batch, Batch)), None)
+        if x is None or getattr(_within, "own", False):
+            return call(self, *inputs, **named)
+        if x.backend.is_recording and not is_recordable(self):
+            return _live(self, x, inputs, named)
+        return run(self, x, *inputs, **named)
+
+    def run(self: Layer, x: Batch, /, *inputs: Any, **named: Any) -> Any:
+        _within.own = True
+        try:
+            result = call(self, *inputs, **named)
+        finally:
+            _within.own = False
+        y, backward = result if isinstance(result, (tuple, list)) and len(result) == 2 else (result, "")
+        if not (callable(backward) or (backward is None and not self.mode.training)):
+            raise ConfigurationError(
+                f"{label(self)} returned {_kind(result)}; return (y, backward), a batch and a function"
+            )
+        check_batch(label(self), "", y, self.output_shape if x.shape[1:] == self.input_shape else None, x.images)
+        if backward is None:
+            return y, backward
+
+        def checked_backward(dy: Batch) -> Batch | None:
+            dx = backward(dy)
+            if dx is not None or self.input_gradient:
+                check_batch(label(self), " from its backward pass", dx, x.shape[1:], x.images)
+            return dx
+
+        return y, checked_backward
+
+    call_checked.runs_live = True  # type: ignore[attr-defined]
+    return call_checked
+
+
+def runs_live(layer: Layer) -> bool:
+    """Whether a recording can call the layer anew in each repetition: its class has a `__call__` of the user's."""
+    return not is_recordable(layer) and getattr(type(layer).__call__, "runs_live", False)
+
+
+def _live(layer: Layer, x: Batch, inputs: tuple, named: dict[str, Any]) -> tuple[Batch, Callable | None]:
+    """The layer's result in arrays of a recording, which calls it and its backward pass in each repetition.
+
+    The layer may keep what it is given, so that is a copy; and may change it, so it is copied back.
+    """
+    between = x.backend.between
+    backward_of, made = list[Callable | None](), dict[str, Batch | None]()
+
+    def forward() -> None:
+        given = {id(batch): _copied(batch) for batch in batches}
+        arguments = (given.get(id(value), value) for value in inputs)
+        y, backward = layer(*arguments, **{name: given.get(id(value), value) for name, value in named.items()})
+        backward_of[:] = [backward]
+        for batch in batches:
+            batch.data[...] = given[id(batch)].data
+        _put(made, "y", y)
+
+    def backward(dy: Batch) -> Batch | None:
+        _ = dy.data
+
+        def run() -> None:
+            given = _copied(dy)
+            dx = backward_of[0](given)  # type: ignore[misc]
+            dy.data[...] = given.data
+            _put(made, "dx", dx)
+
+        between(run)
+        return made["dx"]
+
+    batches = [value for value in (*inputs, *named.values()) if isinstance(value, Batch)]
+    _ = [batch.data for batch in batches]  # stored before, if they were not
+    between(forward)
+    return cast(Batch, made["y"]), None if backward_of[0] is None else backward
+
+
+def _copied(batch: Batch) -> Batch:
+    return Batch(batch.backend.array(batch.data), batch.images, batch.backend)
+
+
+def _put(made: dict[str, Batch | None], name: str, batch: Batch | None) -> None:
+    """Keep a copy of the batch, in the same memory each time."""
+    known = made.setdefault(name, None if batch is None else _copied(batch))
+    if known is not None and batch is not None:
+        if known.data.shape != batch.data.shape:
+            raise ShapeError(f"data of shape {batch.data.shape} was {known.data.shape} in a step that was recorded")
+        known.data[...] = batch.data
+
+
+def check_batch(whose: str, where: str, y: Any, shape: tuple[int, ...] | None, images: int) -> None:
+    """Raises ConfigurationError unless what a user's code returned is a batch, ShapeError unless it has so many images
+    of `shape` (None: of any), stored as its backend stores them, DTypeError for one of another type: kernels look at
+    none of these.
+    """
+    if not isinstance(y, Batch):
+        raise ConfigurationError(f"{whose} returned {_kind(y)}{where}; return a batch: x.like(array)")
+    found, expected = y.shape, (images, *(y.shape[1:] if shape is None else shape))
+    if found == expected and type(y) is Batch:  # others are not computed yet
+        found, expected = y.data.shape, (-(-images // y.backend.lanes), *expected[1:], y.backend.lanes)
+    if found != expected:
+        what = "data" if len(found) > len(y.shape) else "a batch"
+        raise ShapeError(f"{whose} returned {what} of shape {found}{where}; give {expected}")
+    if type(y) is Batch and y.data.dtype != y.backend.dtype:
+        raise DTypeError(f"{whose} returned {y.data.dtype}{where}; compute in {np.dtype(y.backend.dtype)}")
+
+
+def _kind(value: Any) -> str:
+    kind = type(value).__name__
+    return "nothing" if value is None else f"{'an' if kind.startswith((*'aeiou', 'nd')) else 'a'} {kind}"
