@@ -157,7 +157,7 @@ def test_steps_are_recorded_around_them_with_the_bits_of_numpy(network, monkeypa
     monkeypatch.setattr(RecordedStep, "step", watched)
     assert trained(network, get_backend("numba", threads=2)) == expected
     assert sum(repeated) > len(repeated) / 2 or network == "also elsewhere"
-    assert capsys.readouterr().err == ""
+    assert "launched one by one" not in capsys.readouterr().err
     repeated.clear()
     assert trained(network, get_backend("numba", graph=False)) == expected and not any(repeated)
 
