@@ -107,8 +107,9 @@ def _copied(batch: Batch) -> Batch:
 
 def _put(made: dict[str, Batch | None], name: str, batch: Batch | None) -> None:
     """Keep a copy of the batch, in the same memory each time."""
-    known = made.setdefault(name, None if batch is None else _copied(batch))
-    if known is not None and batch is not None:
+    if name not in made:
+        made[name] = None if batch is None else _copied(batch)
+    elif (known := made[name]) is not None and batch is not None:
         if known.data.shape != batch.data.shape:
             raise ShapeError(f"data of shape {batch.data.shape} was {known.data.shape} in a step that was recorded")
         known.data[...] = batch.data

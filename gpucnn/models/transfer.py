@@ -42,8 +42,7 @@ def load_matching(source, model: Model, *patterns: str) -> Matching:
 
     `source` is a model file, a checkpoint, another Model, or arrays by name. `patterns` of layer or parameter names,
     "0" or "4.*", restrict it to what they match. The others keep their values; a model without weights yet gets its
-    initial ones (seed 0) first. A model without normalization takes over that of a file or
-    model with as many channels.
+    initial ones (seed 0) first. A model without normalization takes over that of a file or model with as many channels.
     Raises CheckpointError if nothing matches.
     """
     instance("model", model, Model, "a gpucnn.Model")
