@@ -56,6 +56,7 @@ class Backend(ABC):
     graph: bool = False
     looks_ahead = False  # whether end_step prepares the next step
     splits = False  # whether plans and recordings pay for parts of a network, with code in Python between them
+    packs_weights = False  # whether plans keep copies of weights, and look whether they are still right
     replaced: int | None = None  # how many launches of kernels for a shape were replaced, in what `general` returns
     shares_batches: bool = False
     exchanges_on: str = ""
@@ -209,8 +210,11 @@ class Backend(ABC):
             raise Unplannable(f"backend {self.name} records nothing")
         return 1024  # what a caller passes as batch_size counts up to here
 
-    def plan(self, graph: "Graph", count: int, preparation: Augmentation, image_shape: tuple[int, ...]) -> "Plan":
-        """A plan that computes a traced network on `count` images, prepared first.
+    def plan(
+        self, graph: "Graph", count: int, preparation: Augmentation, image_shape: tuple[int, ...], steady: bool
+    ) -> "Plan":
+        """A plan that computes a traced network on `count` images, prepared first. `steady`: the weights are likely to
+        stay as they are.
 
         Raises Unplannable where the backend has none, or none for an operation: then layers compute it.
         """

@@ -13,6 +13,7 @@ class Plan(Protocol):
     """What computes the outputs of a fixed count of images."""
 
     bytes: int
+    seal: object | None  # of the weights at the last run, see gpucnn/models/weights.py
 
     def run(self, images: np.ndarray, outputs: np.ndarray, again: bool) -> bool:
         """outputs (count, *output_shape) from images (count, *image_shape), both contiguous.

@@ -30,3 +30,7 @@ class Graph:
     def largest(self) -> int:
         """How many values the largest map of an image has."""
         return max(math.prod(node.shape) for node in self.nodes)
+
+    @functools.cached_property
+    def has_dense(self) -> bool:
+        return any(node.operation == "dense" for node in self.nodes)

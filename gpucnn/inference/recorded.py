@@ -50,6 +50,8 @@ def compute(graph: Graph, images: Batch) -> Batch:
 class RecordedPlan:
     """See gpucnn.inference.Plan."""
 
+    seal: object | None = None
+
     def __init__(
         self, backend: Backend, graph: Graph, count: int, preparation: Augmentation, image_shape: tuple[int, ...]
     ):

@@ -58,7 +58,7 @@ class Tracer:
     adaptive_avg_pool = Backend.adaptive_avg_pool
     adaptive_max_pool = Backend.adaptive_max_pool
 
-    def __init__(self, owned: Callable[[np.ndarray], bool]):
+    def __init__(self, owned: Callable[[Any], Any]):
         self._owned = owned
         self.nodes: list[Node] = []
 
@@ -71,8 +71,10 @@ class Tracer:
             if not isinstance(batch, _Reshaping) or batch.backend is not self:
                 raise Unplannable("a layer computes with values from elsewhere")
         for name, value in settings.items():
-            if _is_array(value) and not self._owned(value):
-                raise Unplannable(f"{name} of {operation} is no parameter or statistic of the model")
+            if _is_array(value):
+                settings[name] = self._owned(value)
+                if settings[name] is None:
+                    raise Unplannable(f"{name} of {operation} is no parameter or statistic of the model")
         node = Node(operation, tuple(batch.data.node for batch in inputs), tuple(made), settings)
         self.nodes.append(node)
         return _Reshaping(_Symbol(node), 1, self)
@@ -142,10 +144,10 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, np.ndarray) or hasattr(value, "__cuda_array_interface__")
 
 
-def trace(compute: Callable[[Batch], Batch], shape: tuple[int, ...], owned: Callable[[np.ndarray], bool]) -> Graph:
+def trace(compute: Callable[[Batch], Batch], shape: tuple[int, ...], owned: Callable[[Any], Any]) -> Graph:
     """The operations of `compute`, a function from a batch to a batch, on images of `shape` (C, *spatial).
 
-    `owned` tells whether an array is part of the model's buffers. Raises Unplannable.
+    `owned` gives the array that the graph has in the place of one of the model's; None for others. Raises Unplannable.
     """
     tracer = Tracer(owned)
     result = compute(tracer.emit("input", (), shape))

@@ -53,6 +53,10 @@ _OWN = ("axes", "name", "mode", "number", "input_shape", "output_shape", "input_
 _FREEZING = ("trainable", "requires_grad", "frozen")
 
 
+# What a model gives its parameters and statistics.
+_BOUND = ("_value", "_weights", "grad")
+
+
 class _Tensor:
     """Base of Parameter and Statistic. Setting an unknown attribute raises AttributeError.
 
@@ -60,16 +64,27 @@ class _Tensor:
     DTypeError for one that does not fit it.
     """
 
-    __slots__ = ("name", "shape", "value")
+    __slots__ = ("_value", "_weights", "name", "shape")
+    _weights: Any  # the model's gpucnn.models.weights.Weights, which is told of each look at the value
 
     def __init__(self, shape: Shape):
         self.shape = tuple(shape)
         self.name = ""
-        self.value: Any = None
+        self._weights = self._value = None
+
+    @property
+    def value(self) -> Any:
+        value = self._value
+        return value if self._weights is None else self._weights.given(value)
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        object.__setattr__(self, "_value", value)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not hasattr(type(self), name):
-            known = (slot for kind in type(self).__mro__ for slot in getattr(kind, "__slots__", ()))
+            slots = (slot for kind in type(self).__mro__ for slot in getattr(kind, "__slots__", ()))
+            known = ["value", *(slot for slot in slots if slot[0] != "_")]
             instead = (
                 f"freeze its layer: model.freeze({self.name.rpartition('.')[0]!r}), or layer.trainable = False"
                 if name in _FREEZING
@@ -84,8 +99,7 @@ class _Tensor:
 
     def __getstate__(self) -> tuple[None, dict[str, Any]]:
         """Of a copy, without the model's buffers; its own model binds it."""
-        slots = {name: value for name, value in attributes(self).items() if name not in ("value", "grad")}
-        return None, slots | {name: None for name in ("value", "grad") if hasattr(type(self), name)}
+        return None, attributes(self) | {name: None for name in _BOUND if hasattr(type(self), name)}
 
     def bind(self, name: str, value: Any) -> None:
         """Set an attribute itself; plans of inference notice other arrays."""

@@ -5,6 +5,7 @@ import hashlib
 import math
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from gpucnn.models.heads import CLASSIFIER, REGRESSOR
 from gpucnn.models.inputs import check_images
 from gpucnn.models.naming import check_pattern, matches
 from gpucnn.models.plans import Plans, softmax, values
+from gpucnn.models.weights import Weights
 from gpucnn.optimizers import Piece
 from gpucnn.recordable import Recordable
 
@@ -51,6 +53,7 @@ class Model(Recordable):
     """
 
     recordable = True
+    _fixed = ("input_shape", "output_shape", "structure", "layer")
 
     def __init__(
         self,
@@ -86,14 +89,18 @@ class Model(Recordable):
         self.backend: Any = None  # a Backend once placed
         self._unused: Any = None  # the gradients of frozen parameters
         self._plans = Plans()
-        self._bind(*(np.zeros(size, np.float32) for size in self._sizes()))
+        self._bind(Weights(*(np.zeros(size, np.float32) for size in self._sizes())))
         for statistic in self.running:
             statistic.value[...] = statistic.initial
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if "statistics" in vars(self):  # made
+        if "_weights" in vars(self):  # made
             public = sorted(known for known in vars(self) if known[0] != "_")
             check.refuse_attribute(self, name, f"it has {', '.join(public)} and trainable")
+            if name in ("values", "grads", "statistics"):
+                if value is getattr(self, name):  # of model.values += ...
+                    return
+                raise ConfigurationError(f"the model keeps its own {name}; copy into them: model.{name}[...] = array")
         value = self._checked(name, value)
         if name in ("mean", "std"):  # they belong to the weights, which other sizes share
             for model in vars(self).get("_group", ()):
@@ -116,14 +123,15 @@ class Model(Recordable):
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle holds: the weights on the host, no backend and no gradients."""
         host = np.array if self.backend is None else self.backend.host
-        flats = {"values": host(self.values), "grads": None, "statistics": host(self.statistics)}
-        return {**vars(self), **flats, "backend": None, "_group": None, "_unused": None}
+        weights = host(self.values), None, host(self.statistics)
+        return {**vars(self), "_weights": weights, "backend": None, "_group": None, "_unused": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        values, _, statistics = state["_weights"]
         vars(self).update(state, _group=weakref.WeakSet([self]))
         for layer in self.layer.walk():
             layer._in_model = True
-        self._bind(self.values, np.zeros_like(self.values), self.statistics)
+        self._bind(Weights(values, np.zeros_like(values), statistics))
 
     def __deepcopy__(self, memo: dict) -> "Model":
         """An independent model with the same weights, statistics and settings, on the same backend."""
@@ -171,13 +179,29 @@ class Model(Recordable):
         weights, statistics = (sum(map(_padded, parts)) for parts in (self.parameters, self.running))
         return weights, weights, statistics
 
-    def _bind(self, values, grads, statistics) -> None:
-        self.values, self.grads, self.statistics = values, grads, statistics
-        for p, value, grad in zip(self.parameters, self.split(values).values(), self.split(grads).values()):
-            p.bind("value", value)
+    def _bind(self, weights: Weights) -> None:
+        self._weights = weights
+        for p, grad in zip(self.parameters, self.split(weights.grads).values(), strict=True):
             p.bind("grad", grad)
-        for s, value in zip(self.running, _views(statistics, self.running).values()):
-            s.bind("value", value)
+        for flat, parts in ((weights.values, self.parameters), (weights.statistics, self.running)):
+            for part, value in zip(parts, _views(flat, parts).values(), strict=True):
+                part.bind("_weights", weights)
+                part.bind("_value", value)
+
+    @property
+    def values(self):
+        """All parameters one after the other, each from a multiple of 64 bytes on; an array on the backend."""
+        return self._weights.values
+
+    @property
+    def grads(self):
+        """Their gradients, likewise."""
+        return self._weights.grads
+
+    @property
+    def statistics(self):
+        """All running statistics, likewise."""
+        return self._weights.statistics
 
     def split(self, flat) -> dict:
         """Views of a flat array as long as `values`, such as an optimizer's state: one per parameter, by name."""
@@ -330,7 +354,7 @@ class Model(Recordable):
     @property
     def initialized(self) -> bool:
         """Whether the model has weights: drawn, trained, loaded or set by hand."""
-        return self._drawn or bool(self.values.any())
+        return self._drawn or self._weights.any()
 
     def initialize_new(self, seed: int) -> None:
         """`initialize` a model without weights. Raises ConfigurationError where some were set by hand and others, which
@@ -373,14 +397,22 @@ class Model(Recordable):
         if backend is self.backend:
             return self
         values = self._host_values()
-        flats = [backend.zeros((size,)) for size in self._sizes()]
+        weights = Weights(*(backend.zeros((size,)) for size in self._sizes()))
         for model in list(self._group):
-            model._bind(*flats)
+            model._bind(weights)
             model.backend = backend
             model.mode.step = backend.zeros((1,), np.uint32)
             model._place_shared()
         self._write(values)
         return self
+
+    def seal(self) -> object | None:
+        """See Weights.seal."""
+        return self._weights.seal(lambda: [[*model.parameters, *model.running] for model in list(self._group)])
+
+    def trusting(self) -> AbstractContextManager[None]:
+        """See Weights.trusting."""
+        return self._weights.trusting()
 
     def _place_shared(self) -> None:
         for layer in self.layer.walk():
@@ -391,7 +423,7 @@ class Model(Recordable):
         """Let `other`, whose parameters have the same shapes, use this model's buffers from now on."""
         self._group.add(other)
         other._group = self._group
-        other._bind(self.values, self.grads, self.statistics)
+        other._bind(self._weights)
         other.backend, other._drawn = self.backend, self._drawn
         if self.backend is not None:
             other.mode.step = self.backend.zeros((1,), np.uint32)

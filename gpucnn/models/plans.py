@@ -1,9 +1,9 @@
 """Predictions of a model: plans are made at first use, kept, and shared out among threads.
 
 A plan computes the outputs of so many images in memory of its own. A model keeps the plans that were used last; each
-call takes one that nobody uses, or makes another. Plans read all of the model's weights in each call, be it only to see
-that a copy in another order is still right, so they see every change of weights; a change of settings, or of place,
-makes them void.
+call takes one that nobody uses, or makes another. Plans see every change of weights: while anybody could change them
+(weights.py), each call reads them all, be it only to see that a copy in another order is still right. A change of
+settings, or of place, makes plans void.
 """
 
 import threading
@@ -44,6 +44,7 @@ class Plans:
         self._last_change: object = None
         self._settings: list[tuple[Any, dict[str, Any]]] = []
         self._code = OwnCode()
+        self._seal: object | None = self  # of the last call; itself before the first
 
     def __deepcopy__(self, memo: dict) -> "Plans":
         return Plans()
@@ -113,6 +114,8 @@ class Plans:
         backend, count, graph = model.backend, len(rows), cast(Graph, stage.graph)
         most = min(batch_size, stage.most)
         outputs = np.empty((count, *graph.nodes[-1].shape), backend.dtype)
+        seal = model.seal() if backend.packs_weights else None
+        steady = self._is_steady(seal) and graph.has_dense
         if count <= most:
             parts = [(count, _ONCE)]
         else:
@@ -121,15 +124,17 @@ class Plans:
         for length, starts in parts:
             if not length:
                 continue
-            key = place, length
-            plan = self._take(key, all_stages) or self._make(model, graph, length, images is not None)
+            key = place, length, steady
+            plan = self._take(key, all_stages) or self._make(model, graph, length, images is not None, steady)
+            again = seal is not None and plan.seal is seal
+            plan.seal = seal
             for start in starts:
                 part, result = rows, outputs
                 if length != count:
                     part, result = rows[start : start + length], outputs[start : start + length]
                 if type(part) is not np.ndarray or part.dtype != backend.dtype:  # of images that are mapped
                     part = np.ascontiguousarray(part, backend.dtype)
-                if not plan.run(part, result, start > starts[0]) and images is not None:
+                if not plan.run(part, result, again or start > starts[0]) and images is not None:
                     check_images(images, model.image_shape, backend.dtype)  # says which image
             self._give_back(key, plan, all_stages)
         return outputs
@@ -140,7 +145,7 @@ class Plans:
         """
         with self._lock:
             latest, layers = last_change(), list(filter(is_recordable, model.layer.walk()))
-            parts = [model, *layers, *model.parameters, *model.running]
+            parts = [model, *layers]
             same = (
                 self._code.is_same()
                 and len(parts) == len(self._settings)
@@ -162,6 +167,12 @@ class Plans:
             all_stages[which] = stages_of(model, finish if which is not None else None)
         return all_stages[which]
 
+    def _is_steady(self, seal: object | None) -> bool:
+        """Whether nobody has looked at the weights since the last call, so that they are likely to stay as they are."""
+        steady = seal is not None and (seal is self._seal or self._seal is self)
+        self._seal = seal
+        return steady
+
     # ---- the store ---------------------------------------------------------------------------------------------------
 
     def _take(self, key: tuple, all_stages: Known) -> Plan | None:
@@ -174,11 +185,11 @@ class Plans:
             self._bytes -= plan.bytes
             return plan
 
-    def _make(self, model: Model, graph: Graph, count: int, first: bool) -> Plan:
+    def _make(self, model: Model, graph: Graph, count: int, first: bool, steady: bool) -> Plan:
         with _alone:
             if first:
-                return model.backend.plan(graph, count, model.preparation, model.image_shape)
-            return model.backend.plan(graph, count, NO_AUGMENTATION, graph.nodes[0].shape)
+                return model.backend.plan(graph, count, model.preparation, model.image_shape, steady)
+            return model.backend.plan(graph, count, NO_AUGMENTATION, graph.nodes[0].shape, steady)
 
     def _give_back(self, key: tuple, plan: Plan, all_stages: Known) -> None:
         """Keep a plan for the next call, unless settings have changed since; the longest unused are let go."""

@@ -5,10 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import numpy as np
-
 from gpucnn.backends.batch import Batch
-from gpucnn.backends.protocol import Array
 from gpucnn.inference.graph import Graph
 from gpucnn.inference.trace import trace
 from gpucnn.layers.base import Layer
@@ -76,28 +73,7 @@ def _composed(layers: list[Layer], finish: Compute | None) -> Compute:
 
 def _traced(compute: Compute, shape: tuple[int, ...], model: Model) -> Stage:
     try:
-        graph = trace(compute, shape, _owned_by(model))
+        graph = trace(compute, shape, model._weights.readable)
         return Stage(compute, graph, model.backend.images_at_once(graph))
     except Exception:  # whatever a layer raises that looks for values: by itself it raises it again
         return Stage(compute)
-
-
-def _owned_by(model: Model) -> Callable[[Array], bool]:
-    """Whether an array is a part of the model's weights or statistics that kernels may read in whole vectors."""
-    ranges = [(_address(flat), flat.nbytes) for flat in (model.values, model.statistics)]
-
-    def owned(array: Array) -> bool:
-        place = _address(array)
-        return (
-            array.dtype == np.float32
-            and array.flags.c_contiguous
-            and any(first <= place < first + size and (place - first) % 64 == 0 for first, size in ranges)
-        )
-
-    return owned
-
-
-def _address(array: Array) -> int:
-    """Where an array begins; CuPy's have no __array_interface__."""
-    interface = "__cuda_array_interface__" if hasattr(array, "__cuda_array_interface__") else "__array_interface__"
-    return getattr(array, interface)["data"][0]

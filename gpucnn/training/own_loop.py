@@ -11,14 +11,14 @@ class OwnLoop:
     """Steps on batches of at most as many images as the first one had, written into the same device arrays."""
 
     def __init__(self, steps: TrainingSteps):
-        self._steps, self._values = steps, steps.model.values
+        self._steps, self._weights = steps, steps.model._weights
 
     def fits(self, images: np.ndarray, labels: np.ndarray) -> bool:
         """Whether this batch fits the arrays, and the model is still where the steps were made for."""
         data, model = self._steps.data, self._steps.model
         assert data.labels is not None, "training has labels"
         return (
-            model.values is self._values
+            model._weights is self._weights
             and len(images) <= data.batch_size
             and images.shape[1:] == data.images.shape[1:]
             and labels.shape[1:] == data.labels.shape[1:]

@@ -6,6 +6,7 @@ costs one step per recording.
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -16,6 +17,7 @@ from gpucnn.errors import ConfigurationError
 from gpucnn.layers.base import Layer, Parameter, Statistic
 from gpucnn.layers.own import runs_live
 from gpucnn.layers.shared import Shared
+from gpucnn.models.model import Model
 from gpucnn.own_code import own_code
 from gpucnn.recordable import Recordable, attributes, changed_setting, is_recordable, last_change
 
@@ -26,11 +28,13 @@ _MOST_CHANGES = 3
 class RecordedStep:
     """The base of a step that is recorded once for each count of images and repeated after that.
 
-    A subclass defines `_work(count)`, the step, and `_parts()`, everything that computes in it; `arrays` are further
-    device arrays that a step writes. If one of the parts is not recordable, a repetition differs from the step, or
-    `record` is off, every step is run directly. Layers of the user's own may run anew in each repetition, on a backend
-    that splits recordings.
+    A subclass defines `model`, `_work(count)`, the step, and `_parts()`, everything that computes in it; `arrays` are
+    further device arrays that a step writes. If one of the parts is not recordable, a repetition differs from the step,
+    or `record` is off, every step is run directly. Layers of the user's own may run anew in each repetition, on a
+    backend that splits recordings.
     """
+
+    model: Model
 
     def __init__(self, backend: Backend, arrays: list[Array], record: bool = True):
         self._backend, self._arrays = backend, arrays
@@ -80,6 +84,7 @@ class RecordedStep:
 
     def step(self, count: int) -> None:
         """One step on so many images: recorded, compared, repeated or run directly."""
+        _held = self.model.values  # while somebody has them, nobody relies on the weights as they were
         self._seen_counts.add(count)
         self._notice_arrivals()
         if self._recording and (self._last_change is not last_change() or not self._code.is_same()):
@@ -98,7 +103,8 @@ class RecordedStep:
         else:
             if self._is_ours():
                 self._backend.prepare(lambda: self._work(count))
-            self._recordings[count] = self._backend.capture_step(lambda: self._work(count))
+            with self.model.trusting() if self._is_ours() else nullcontext():
+                self._recordings[count] = self._backend.capture_step(lambda: self._work(count))
             if len(self._repeated()) < len(self._parts()):
                 self._proved.add(count)
                 if changed := self._changed():

@@ -78,7 +78,7 @@ class NumbaBase(LaneBackend):
     name = "numba"
     lanes = LANES
     xp = np
-    graph = splits = True
+    graph = splits = packs_weights = True
 
     def __init__(self, threads: int, dtype: np.dtype):
         assert_subnormals()

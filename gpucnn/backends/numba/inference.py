@@ -31,9 +31,11 @@ class NumbaInference:
         # A power of two can be shared out evenly.
         return min(_MOST_IMAGES, 1 << max(0, count.bit_length() - 1))
 
-    def plan(self, graph: Graph, count: int, preparation: Augmentation, image_shape: tuple[int, ...]) -> "NativePlan":
+    def plan(
+        self, graph: Graph, count: int, preparation: Augmentation, image_shape: tuple[int, ...], steady: bool
+    ) -> "NativePlan":
         """A plan for `count` images (C, *spatial) that are prepared first. Raises Unplannable."""
-        return NativePlan(graph, count, preparation, image_shape, self.threads)
+        return NativePlan(graph, count, preparation, image_shape, self.threads, steady)
 
 
 def _largest_kept(graph: Graph) -> int:
@@ -46,9 +48,19 @@ def _largest_kept(graph: Graph) -> int:
 class NativePlan:
     """See gpucnn.inference.Plan."""
 
-    def __init__(self, graph: Graph, count: int, preparation: Augmentation, image_shape: tuple[int, ...], threads: int):
+    seal: object | None = None
+
+    def __init__(
+        self,
+        graph: Graph,
+        count: int,
+        preparation: Augmentation,
+        image_shape: tuple[int, ...],
+        threads: int,
+        steady: bool,
+    ):
         same = preparation == NO_AUGMENTATION and image_shape == graph.nodes[0].shape
-        lowered = Lowered(graph, count, threads, same)
+        lowered = Lowered(graph, count, threads, same, steady)
         self._program, source = lowered.program, lowered.source
         self.bytes = lowered.bytes
         channels, size = image_shape[0], three(image_shape[1:], 1)

@@ -34,12 +34,13 @@ _SMALL = 12_000_000
 class Lowered(Sums):
     """`program`, with `source` and `target`: the slots of the calls that read the images and write the results.
 
-    `prepared`: nothing is to be done to the images before the first layer. Raises Unplannable for an operation that has
+    `prepared`: nothing is to be done to the images before the first layer. `steady`: few runs will find other weights
+    than the run before. Raises Unplannable for an operation that has
     no kernel.
     """
 
-    def __init__(self, graph: Graph, images: int, threads: int, prepared: bool):
-        self.images, self.threads = images, threads
+    def __init__(self, graph: Graph, images: int, threads: int, prepared: bool, steady: bool):
+        self.images, self.threads, self.steady = images, threads, steady
         self.together = _images_together(images, threads) if is_small(graph) else 0
         self.program = Program(threads, images // self.together if self.together else 1)
         self.cycles = 0.0
@@ -133,7 +134,7 @@ class Lowered(Sums):
         if node.operation != "reshape" or len(node.shape) != 1 or node is self._graph.nodes[-1]:
             return False
         return all(
-            reader.operation == "dense" and is_near(node.inputs[0], reader, self.images)
+            reader.operation == "dense" and is_near(node.inputs[0], reader, self.images, self.steady)
             for reader in self._readers[id(node)]
         )
 

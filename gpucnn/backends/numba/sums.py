@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from gpucnn.backends.numba.program import Program
 
 OPERATIONS = ("conv", "dense", "transposed conv")
-# A dense layer on so many images or fewer reads its weights as they lie; on the smaller number where one output's are a
-# multiple of 4 KiB from the next one's, because a line of each of them then falls into the same set of the first cache.
+# Unless its weights are steady, a dense layer on so many images or fewer reads them as they lie; on the smaller number
+# where one output's are a multiple of 4 KiB from the next one's, because a line of each of them then falls into one set
+# of the first cache.
 _FEW, _FEW_ALIASED, _ALIAS = 8, 2, 4096
 # It reads a map channel by channel, and each time all lines of a block of channels, of some eight images at once. Where
 # they take more bytes they do not stay in the first cache, so it reads a flat copy. Packed weights need room there too.
@@ -131,9 +132,9 @@ def _past(last: list[int], size: Three) -> Three:
     return depth, height, width
 
 
-def reads_packed(w: np.ndarray, images: int) -> bool:
+def reads_packed(w: np.ndarray, images: int, steady: bool) -> bool:
     """Whether a dense layer reads its weights from a copy in the order of its tiles."""
-    return images > (_FEW_ALIASED if _is_aliased(w) else _FEW)
+    return steady or images > (_FEW_ALIASED if _is_aliased(w) else _FEW)
 
 
 def _is_aliased(w: np.ndarray) -> bool:
@@ -141,12 +142,12 @@ def _is_aliased(w: np.ndarray) -> bool:
     return w.strides[0] % _ALIAS == 0
 
 
-def is_near(x: Node, dense: Node, images: int) -> bool:
+def is_near(x: Node, dense: Node, images: int, steady: bool) -> bool:
     """Whether a dense layer reads the map x as it lies. One image's lines stay in the second cache while they are read
     sixteen times, which costs no more than a copy; the network's own images may lie flat.
     """
     lines = min(images, 8) * math.prod(x.shape[1:]) * LANES * 4
-    room = _NEAR_BESIDE_PACKED if reads_packed(dense.settings["w"], images) else _NEAR
+    room = _NEAR_BESIDE_PACKED if reads_packed(dense.settings["w"], images, steady) else _NEAR
     return images == 1 or x.operation == "input" or lines <= room
 
 
@@ -155,6 +156,7 @@ class Sums:
 
     images: int
     threads: int
+    steady: bool
     together: int
     cycles: float
     program: "Program"
@@ -341,7 +343,7 @@ class Sums:
         taps = [x.at(*pixel) for pixel in itertools.product(*map(range, x.size))]
         channels = [x.channel(c) for c in range(x.channels)]
         pixel, blocks = np.zeros((1, 3), np.int64), y.blocks
-        if reads_packed(w, self.images):
+        if reads_packed(w, self.images, self.steady):
             # The images are the pixels of one.
             images, together, calls = self.images, self.together, []
             self.images, self.together = 1, 0
