@@ -105,6 +105,7 @@ class Loss(Recordable):
     """
 
     counts = 1
+    live = ("__call__",)
     loads_labels = False  # whether `load` is the backend's load_labels
     # What its targets are, for metrics: "classes", whole numbers; "labels", 0 to 1 for each output; or "values".
     # The model's head is "classifier" for classes and "regressor" for others.

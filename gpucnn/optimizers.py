@@ -29,6 +29,7 @@ class Optimizer(Recordable):
     optimizer has an `update`; its state is in `self.state`, and `self.hyper[0]` is the learning rate.
     """
 
+    live = ("update",)
     states: tuple[str, ...] = ()
     hypers = 1
     # Whether `rates` depends on its arguments alone, and `update` takes a StepEnd and does it.

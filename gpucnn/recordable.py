@@ -81,6 +81,9 @@ class Recordable(Checked):
     between_steps: tuple[str, ...] = ()
     # Settings that stay as the object was made with.
     _fixed: tuple[str, ...] = ()
+    # The methods that a recording calls anew in each repetition where they are the user's, on a backend that splits
+    # recordings.
+    live: tuple[str, ...] = ()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self._fixed and name in vars(self):
@@ -103,6 +106,15 @@ def last_change() -> object:
 def is_recordable(part: Recordable) -> bool:
     """Whether `part` is declared recordable and no subclass overrides what runs in a step."""
     return declaration(part, "recordable") is True
+
+
+def runs_live(part: Recordable) -> bool:
+    """Whether a recording can call anew all that runs in a step of a part that is not recordable."""
+    kinds = type(part).__mro__
+    ours = next(i for i, kind in enumerate(kinds) if kind.__module__.startswith("gpucnn."))
+    own = [entry for place in (part, *kinds[:ours]) for entry in vars(place).items()]
+    overridden = {name for name, value in own if _overrides(name, value, kinds[ours:])}
+    return bool(part.live) and not is_recordable(part) and overridden <= set(part.live)
 
 
 def declaration(part: Recordable, name: str) -> Any:

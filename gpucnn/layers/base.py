@@ -84,7 +84,7 @@ class _Tensor:
     def __setattr__(self, name: str, value: Any) -> None:
         if not hasattr(type(self), name):
             slots = (slot for kind in type(self).__mro__ for slot in getattr(kind, "__slots__", ()))
-            known = ["value", *(slot for slot in slots if slot[0] != "_")]
+            known = [*(slot for slot in slots if slot[0] != "_"), "value"]
             instead = (
                 f"freeze its layer: model.freeze({self.name.rpartition('.')[0]!r}), or layer.trainable = False"
                 if name in _FREEZING

@@ -75,7 +75,7 @@ def _live(layer: Layer, x: Batch, inputs: tuple, named: dict[str, Any]) -> tuple
     backward_of, made = list[Callable | None](), dict[str, Batch | None]()
 
     def forward() -> None:
-        given = {id(batch): _copied(batch) for batch in batches}
+        given = {id(batch): copied(batch) for batch in batches}
         arguments = (given.get(id(value), value) for value in inputs)
         y, backward = layer(*arguments, **{name: given.get(id(value), value) for name, value in named.items()})
         backward_of[:] = [backward]
@@ -87,7 +87,7 @@ def _live(layer: Layer, x: Batch, inputs: tuple, named: dict[str, Any]) -> tuple
         _ = dy.data
 
         def run() -> None:
-            given = _copied(dy)
+            given = copied(dy)
             dx = backward_of[0](given)  # type: ignore[misc]
             dy.data[...] = given.data
             _put(made, "dx", dx)
@@ -101,14 +101,15 @@ def _live(layer: Layer, x: Batch, inputs: tuple, named: dict[str, Any]) -> tuple
     return cast(Batch, made["y"]), None if backward_of[0] is None else backward
 
 
-def _copied(batch: Batch) -> Batch:
+def copied(batch: Batch) -> Batch:
+    """The same values in memory of their own."""
     return Batch(batch.backend.array(batch.data), batch.images, batch.backend)
 
 
 def _put(made: dict[str, Batch | None], name: str, batch: Batch | None) -> None:
     """Keep a copy of the batch, in the same memory each time."""
     if name not in made:
-        made[name] = None if batch is None else _copied(batch)
+        made[name] = None if batch is None else copied(batch)
     elif (known := made[name]) is not None and batch is not None:
         if known.data.shape != batch.data.shape:
             raise ShapeError(f"data of shape {batch.data.shape} was {known.data.shape} in a step that was recorded")

@@ -80,18 +80,22 @@ class Weights:
 
     def readable(self, array: Any) -> Any:
         """`_apart` of an array that kernels can read in whole vectors; None for another."""
-        is_readable = array.dtype == np.float32 and array.flags.c_contiguous and _address(array) % 64 == 0
+        is_readable = array.dtype == np.float32 and array.flags.c_contiguous and self._offset(array)[1] % 64 == 0
         return self._apart(array) if is_readable else None
 
     def _apart(self, array: Any) -> Any:
         """The same part of these buffers as an array that counts for nobody; None if it is no part of them."""
-        place = _address(array)
+        flat, offset = self._offset(array)
+        if flat is None or type(array) is not np.ndarray:  # CuPy's are not counted
+            return None if flat is None else array
+        return np.ndarray(array.shape, array.dtype, flat, offset, array.strides)
+
+    def _offset(self, array: Any) -> tuple[Any, int]:
+        """The buffer that an array is a part of, or None, and how many bytes from its start."""
         for flat in self._own:
-            if 0 <= (offset := place - _address(flat)) < flat.nbytes:
-                if type(array) is not np.ndarray:  # CuPy's, which are not counted
-                    return array
-                return np.ndarray(array.shape, array.dtype, flat, offset, array.strides)
-        return None
+            if 0 <= (offset := _address(array) - _address(flat)) < flat.nbytes:
+                return flat, offset
+        return None, 0
 
 
 def _root(flat: Any) -> Any:

@@ -115,7 +115,7 @@ def _operations(model: Model, count: int, backend: Backend) -> list[Call]:
         backward(y)
     model.mode.training = False
     try:
-        graph = joined(trace(lambda batch: model.layer(batch)[0], model.input_shape, lambda array: True))
+        graph = joined(trace(lambda batch: model.layer(batch)[0], model.input_shape, lambda array: array))
     except Exception:  # whatever a layer raises that looks for values: it is predicted by the operations above
         return calls
     with logged(backend) as predicting:

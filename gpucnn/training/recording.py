@@ -15,11 +15,11 @@ import numpy as np
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import ConfigurationError
 from gpucnn.layers.base import Layer, Parameter, Statistic
-from gpucnn.layers.own import runs_live
+from gpucnn.layers.own import runs_live as own_layer
 from gpucnn.layers.shared import Shared
 from gpucnn.models.model import Model
 from gpucnn.own_code import own_code
-from gpucnn.recordable import Recordable, attributes, changed_setting, is_recordable, last_change
+from gpucnn.recordable import Recordable, attributes, changed_setting, is_recordable, last_change, runs_live
 
 # After so many changes of settings during training, steps are no longer recorded.
 _MOST_CHANGES = 3
@@ -53,16 +53,17 @@ class RecordedStep:
         raise NotImplementedError
 
     def _repeated(self) -> list[Recordable]:
-        """The parts but for layers that run anew in each repetition, with all below them.
+        """The parts but for those that run anew in each repetition; of layers with all below them.
 
         Not beside a part that is only declared recordable: that takes a proof, which runs a step twice, and who knows
         what a layer does then. And not if one of them may be in other places, too.
         """
         parts = self._parts()
-        own = [part for part in parts if isinstance(part, Layer) and runs_live(part)]
-        live = {id(below): below for layer in own for below in layer.walk()}
+        own = [part for part in parts if (own_layer if isinstance(part, Layer) else runs_live)(part)]
+        within = [part.walk() if isinstance(part, Layer) else [part] for part in own]
+        live = {id(below): below for found in within for below in found}
         repeated = [part for part in parts if id(part) not in live]
-        apart = self._backend.splits and not any(isinstance(layer, Shared) for layer in live.values())
+        apart = self._backend.splits and not any(isinstance(part, Shared) for part in live.values())
         return repeated if apart and _are_ours(repeated) else parts
 
     def obstacle(self) -> Recordable | None:
@@ -95,7 +96,7 @@ class RecordedStep:
             self._recordings[count]()
             if self._last_change is not last_change() and (changed := self._changed()):
                 raise ConfigurationError(
-                    f"{changed} was changed within a step, by a layer of your own perhaps, and that step was recorded "
+                    f"{changed} was changed within a step, by code of your own perhaps, and that step was recorded "
                     "with the value before; change it in a callback, or set backend.graph = False"
                 )
         elif count in self._recordings:

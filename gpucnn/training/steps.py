@@ -19,8 +19,6 @@ from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.shares import Share, sharing
 from gpucnn.backends.step_end import StepEnd
-from gpucnn.errors import ConfigurationError
-from gpucnn.layers.own import check_batch
 from gpucnn.losses import Loss, SoftmaxCrossEntropy
 from gpucnn.metrics import Metric
 from gpucnn.models.model import Model
@@ -29,6 +27,7 @@ from gpucnn.parallel.division import WHOLE, Division
 from gpucnn.parallel.exchange import StepExchange
 from gpucnn.parallel.processes import Alone, Processes
 from gpucnn.recordable import Recordable, declaration
+from gpucnn.training import live
 from gpucnn.training.ahead import lookahead
 from gpucnn.training.average import Average
 from gpucnn.training.clipping import Clipping
@@ -81,7 +80,7 @@ class TrainingSteps(RecordedStep):
         if erasing:
             erasing.place(self.backend, data.batch_size, model.input_shape[1:])
         self._measuring = Measuring(self.loss, list(metrics), self._processes)
-        self._own = None if augment is None else OwnAugmentation(augment, seed)
+        self._own = None if augment is None else live.OwnAugmentation(augment, seed)
         self._motion = motion(model, augmentation)
         if self._motion:
             self._motion |= {"seed": seed, "step": model.mode.step}
@@ -106,7 +105,7 @@ class TrainingSteps(RecordedStep):
         model = self.model
         self._measuring.forget(count)
         # The user's function sees whole batches, since what it does to an image may depend on all.
-        changed = self._own(self._batch(0, count)[0]) if self._own else None
+        changed = live.augmented(self._own, self._batch(0, count)[0]) if self._own else None
         work = partial(self._gradients, count, changed)
         loss = shared_work(self._division, self._processes, model, count, work, self._label_weights)
         self._clip(self.backend, model.grads)
@@ -116,7 +115,7 @@ class TrainingSteps(RecordedStep):
         if whole and declaration(self.optimizer, "ends_step"):
             update(model.values, model.grads, end=end)
         else:
-            self.optimizer.step(model.values, model.grads)
+            live.update(self.optimizer, model)
             if self._average:
                 self._average.update(model)
             self.backend.end_step(end, model.values)
@@ -132,9 +131,9 @@ class TrainingSteps(RecordedStep):
             images, (targets, *others) = some_images(changed, first, count), self._targets(first, count)
         outputs, backward = self.model(images)
         self._measuring.keep(whole, outputs, targets)
-        loss, doutputs = checked(self.loss, self.loss(outputs, targets, self.totals), outputs)
+        loss, doutputs = live.loss_of(self.loss, outputs, targets, self.totals)
         if self._mixup:
-            _, other = self.loss(outputs, others[0])
+            _, other = live.loss_of(self.loss, outputs, others[0])
             doutputs = self._mixup(doutputs, other)
         backward(doutputs)
         return loss
@@ -288,21 +287,6 @@ def some_images(batch: Batch, first: int, count: int) -> Batch:
     return batch.backend.pack(batch.numpy()[first : first + count])
 
 
-class OwnAugmentation(Recordable):
-    """`augment(images, rng)` of the user's: array code, which a recording does not repeat. `number` is the step's."""
-
-    number = 0
-
-    def __init__(self, augment: Callable, seed: int):
-        self._augment, self._seed = augment, seed
-
-    def __call__(self, images: Batch) -> Batch:
-        rng = np.random.Generator(np.random.Philox(key=[self._seed, self.number]))
-        changed = self._augment(images, rng)
-        check_batch("augment", "", changed, images.shape[1:], images.images)
-        return changed
-
-
 class EvaluationSteps(RecordedStep):
     """Mean loss and accuracy of `model` on images with their targets, in inference mode."""
 
@@ -336,7 +320,7 @@ class EvaluationSteps(RecordedStep):
         outputs, _ = self.model(backend.load_images(data.images, indices, count, preparation))
         targets = self.loss.load(backend, data.labels, indices, count, **motion(self.model, preparation))
         self._measuring.keep(whole, outputs, targets)
-        loss, _ = checked(self.loss, self.loss(outputs, targets, self._totals), outputs)
+        loss, _ = live.loss_of(self.loss, outputs, targets, self._totals)
         return loss
 
     def run(self) -> dict[str, Any]:
@@ -350,23 +334,6 @@ class EvaluationSteps(RecordedStep):
         totals = self.model.backend.host(self._totals)
         measured = self.loss.measure(totals, self.data.count, math.prod(self.model.output_shape))
         return {**measured, **self._measuring.results()}
-
-
-def checked(loss: Loss, result: Any, outputs: Batch) -> tuple[Array, Batch]:
-    """What `loss` returned, if it is an array (1,) and a gradient of the outputs' shape and type.
-
-    Raises ConfigurationError, ShapeError or DTypeError.
-    """
-    kind = type(loss).__name__
-    pair = result if isinstance(result, (tuple, list)) and len(result) == 2 else (result, None)
-    if pair[1] is None or getattr(pair[0], "shape", None) != (1,):
-        what = "" if pair[1] is None else f" of {type(pair[0]).__name__} and {type(pair[1]).__name__}"
-        raise ConfigurationError(
-            f"{kind} returned a {type(result).__name__}{what}; return (loss, gradient), an array of shape (1,) and "
-            "outputs.like(array)"
-        )
-    check_batch(kind, " as gradient", result[1], outputs.shape[1:], outputs.images)
-    return result
 
 
 def motion(model: Model, augmentation: Augmentation) -> dict[str, Any]:

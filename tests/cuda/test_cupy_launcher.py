@@ -7,7 +7,6 @@ import importlib
 import json
 import threading
 import time
-import types
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from gpucnn.check.networks import NETWORKS, train
 from gpucnn.errors import BackendError
 from gpucnn.inference import Unplannable
 from gpucnn.inference.trace import trace
-from gpucnn.models import stages
+from gpucnn.models.weights import Weights
 from gpucnn.throughput import profile
 from gpucnn.throughput.jobs import Case, prepare
 from gpucnn.throughput.timing import interleave
@@ -302,7 +301,7 @@ def test_weights_that_a_layer_makes_on_the_device_are_not_planned(cupy_backend):
     """A plan would keep those of the first call."""
     b = cupy_backend
     own, values = b.zeros((3, 4)), b.zeros((64,))
-    owned = stages._owned_by(types.SimpleNamespace(values=values, statistics=b.zeros((0,))))
+    owned = Weights(values, None, b.zeros((0,))).readable
     trace(lambda x: x.backend.dense(x, values[:12].reshape(3, 4), None), (4,), owned)
     with pytest.raises(Unplannable, match="w of dense"):
         trace(lambda x: x.backend.dense(x, own, None), (4,), owned)

@@ -72,7 +72,7 @@ def test_joining_operations_changes_no_bit_and_leaves_none_out(seed):
     """The operations one by one as NumPy computes them, of the traced graph and of the joined one."""
     model = random_network(seed).place(get_backend("numpy", "exact"))
     images = _images(model, 3)
-    graph = trace(lambda x: model.layer(x)[0], model.input_shape, lambda array: True)
+    graph = trace(lambda x: model.layer(x)[0], model.input_shape, lambda array: array)
     joined, batch = ends.joined(graph), model.backend.pack(images)
     assert len(joined.nodes) <= len(graph.nodes) and joined.nodes[0].operation == "input"
     got = model.backend.unpack(compute(joined, batch))
@@ -96,7 +96,7 @@ def test_wrong_joins_are_noticed(old, new):
     exec(compile(source.replace(old, new), "ends.py", "exec"), wrong)
     model = _all_ends().place(get_backend("numpy", "exact"))
     images = _images(model, 3)
-    graph = trace(lambda x: model.layer(x)[0], model.input_shape, lambda array: True)
+    graph = trace(lambda x: model.layer(x)[0], model.input_shape, lambda array: array)
     try:
         got = model.backend.unpack(compute(wrong["joined"](graph), model.backend.pack(images))).tobytes()
     except (KeyError, ValueError):  # a value that nothing computes any more, or of another shape

@@ -217,7 +217,7 @@ def test_a_live_layer_that_sets_another_ones_settings_is_not_recorded(first, cap
         model = Model(Sequential(Conv2d(2, 3), own, dropout, Flatten(), Dense(3)), (2, 8, 8))
         trainer = Trainer(model, backend=backend, batch_size=15, progress=False)
         if first > 1 and backend.graph:
-            with pytest.raises(ConfigurationError, match=r"Dropout.rate was changed within a step, by a layer of your"):
+            with pytest.raises(ConfigurationError, match=r"Dropout.rate was changed within a step, by code of your"):
                 trainer.fit(X, Y, 4)
             return
         trainer.fit(X, Y, 4)
