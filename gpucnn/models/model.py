@@ -6,6 +6,7 @@ import math
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -176,17 +177,15 @@ class Model(Recordable):
             layer.name = names[id(layer)]  # that of its first place
 
     def _sizes(self) -> tuple[int, int, int]:
-        weights, statistics = (sum(map(_padded, parts)) for parts in (self.parameters, self.running))
+        weights, statistics = (_starts(parts)[-1] for parts in (self.parameters, self.running))
         return weights, weights, statistics
 
     def _bind(self, weights: Weights) -> None:
         self._weights = weights
         for p, grad in zip(self.parameters, self.split(weights.grads).values(), strict=True):
             p.bind("grad", grad)
-        for flat, parts in ((weights.values, self.parameters), (weights.statistics, self.running)):
-            for part, value in zip(parts, _views(flat, parts).values(), strict=True):
-                part.bind("_weights", weights)
-                part.bind("_value", value)
+        for parts in (self.parameters, self.running):
+            weights.bind(parts, _starts(parts)[:-1], statistics=parts is self.running)
 
     @property
     def values(self):
@@ -408,7 +407,9 @@ class Model(Recordable):
 
     def seal(self) -> object | None:
         """See Weights.seal."""
-        return self._weights.seal(lambda: [[*model.parameters, *model.running] for model in list(self._group)])
+        return self._weights.seal(
+            lambda: [part for model in list(self._group) for part in (*model.parameters, *model.running)]
+        )
 
     def trusting(self) -> AbstractContextManager[None]:
         """See Weights.trusting."""
@@ -577,9 +578,11 @@ def _padded(part: Parameter | Statistic) -> int:
     return -(-math.prod(part.shape) // _ALIGN) * _ALIGN
 
 
+def _starts(parts) -> list[int]:
+    """Where parts begin in their flat array, and where it ends."""
+    return [0, *accumulate(map(_padded, parts))]
+
+
 def _views(flat, parts) -> dict:
-    views, start = {}, 0
-    for part in parts:
-        views[part.name] = flat[start : start + math.prod(part.shape)].reshape(part.shape)
-        start += _padded(part)
-    return views
+    starts = zip(parts, _starts(parts)[:-1], strict=True)
+    return {part.name: flat[start : start + math.prod(part.shape)].reshape(part.shape) for part, start in starts}

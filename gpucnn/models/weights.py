@@ -2,34 +2,46 @@
 
 Plans keep copies of weights in an order of their own. Whoever has an array of the weights may change them at any time,
 so a plan compares them with what it copied in each call, which takes as long as reading them. But every array that was
-ever given away is a view of `values` or `statistics`. While nobody has one, only who asks for one changes anything.
+ever given away is a view of `values`, of `statistics`, or of a parameter's or statistic's `value`. While nobody has
+one, only who asks for one changes anything.
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from threading import get_ident
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from gpucnn.layers.base import Parameter, Statistic
 
+Part = Parameter | Statistic
+
 # Python counts the references to an object; without its lock the count may come late.
 _COUNTS = getattr(sys, "_is_gil_enabled", lambda: True)()
-# How many an object has, as _references counts, that only the list knows.
-_FREE = sys.getrefcount(object()) if not _COUNTS else next(map(sys.getrefcount, [object()]))
+
+
+def _references(array: Any) -> int:
+    return sys.getrefcount(array)
+
+
+_alone: Any = SimpleNamespace(array=object())
+_FREE = _references(_alone.array)  # of what only one attribute refers to
 
 
 class Weights:
     """Flat arrays, on the host or a device, that one model uses or several."""
 
     def __init__(self, values: Any, grads: Any, statistics: Any):
-        self._own = values, statistics
-        self._values, self._statistics = map(_root, self._own)
+        self._flats = values, statistics
+        self._values, self._statistics = (_part(flat, 0, flat.shape) for flat in self._flats)
         self.grads = grads
         self._seal: object | None = None
         self._trusted: int | None = None
+        self._held: Part | None = None  # what somebody had a reference to
 
     @property
     def values(self) -> Any:
@@ -38,6 +50,12 @@ class Weights:
     @property
     def statistics(self) -> Any:
         return self.given(self._statistics)
+
+    def bind(self, parts: Iterable[Part], starts: Iterable[int], *, statistics: bool) -> None:
+        """Give each of the parts its value, which begins so many values into `values` or `statistics`."""
+        for part, start in zip(parts, starts, strict=True):
+            part.bind("_weights", self)
+            part.bind("_value", _part(self._flats[statistics], start, part.shape))
 
     def any(self) -> bool:
         """Whether a value is not 0."""
@@ -57,26 +75,26 @@ class Weights:
         finally:
             self._trusted = None
 
-    def seal(self, parts: Callable[[], Iterable[list[Parameter | Statistic]]]) -> object | None:
+    def seal(self, parts: Callable[[], Iterable[Part]]) -> object | None:
         """An object that stays the same while nobody can change the weights; None if somebody can.
 
-        `parts()` are those of each model that uses these buffers.
+        `parts()` are those of the models that use these buffers.
         """
         if self._seal is None and _COUNTS and type(self._values) is np.ndarray:
             # In this order: who takes an array in the meantime drops the seal after that, or is counted.
             mine = self._seal = object()
-            if self._is_held(list(parts())):
+            if self._is_held(parts):
                 self._seal = None
             return mine if self._seal is mine else None
         return self._seal
 
-    def _is_held(self, parts: list[list[Parameter | Statistic]]) -> bool:
-        """Whether there is a reference to an array but those of this object and of the parts."""
-        views = [part._value for own in parts for part in own]
-        flats = [self._values, self._statistics]
-        if sum(map(sys.getrefcount, flats)) != 2 * (_FREE + 1) + len(views):
+    def _is_held(self, parts: Callable[[], Iterable[Part]]) -> bool:
+        """Whether anybody else has a reference to an array, or to a view of it."""
+        if _references(self._values) != _FREE or _references(self._statistics) != _FREE:
             return True
-        return any(count != _FREE + 1 for count in map(sys.getrefcount, views))
+        if self._held is None or _references(self._held._value) == _FREE:  # else it is the one that it was before
+            self._held = next((part for part in parts() if _references(part._value) != _FREE), None)
+        return self._held is not None
 
     def readable(self, array: Any) -> Any:
         """`_apart` of an array that kernels can read in whole vectors; None for another."""
@@ -92,15 +110,19 @@ class Weights:
 
     def _offset(self, array: Any) -> tuple[Any, int]:
         """The buffer that an array is a part of, or None, and how many bytes from its start."""
-        for flat in self._own:
+        for flat in self._flats:
             if 0 <= (offset := _address(array) - _address(flat)) < flat.nbytes:
                 return flat, offset
         return None, 0
 
 
-def _root(flat: Any) -> Any:
-    """The same memory as an array that all views of it, and of these, refer to."""
-    return np.frombuffer(flat.data, flat.dtype) if type(flat) is np.ndarray else flat
+def _part(flat: Any, start: int, shape: tuple[int, ...]) -> Any:
+    """A part of a flat array which all views of that part refer to, and nothing beyond it."""
+    if type(flat) is not np.ndarray:
+        return flat[start : start + math.prod(shape)].reshape(shape)
+    # What NumPy makes of a memoryview is where it stops when it looks for what a view refers to.
+    memory = flat.data[start : start + math.prod(shape)].cast("B")
+    return np.asarray(memory.cast(flat.dtype.char, shape)) if len(memory) else np.zeros(shape, flat.dtype)
 
 
 def _address(array: Any) -> int:

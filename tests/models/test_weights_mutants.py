@@ -13,13 +13,13 @@ MUTANTS = {
         "        self._seal = None\n        return array if",
         "        return array if",
     ),
-    "views that do not count": (WEIGHTS, "any(count != _FREE + 1 for", "any(count < 0 for"),
-    "flat arrays that do not count": (WEIGHTS, "!= 2 * (_FREE + 1) + len(views)", "< 0"),
+    "views that do not count": (WEIGHTS, "if _references(part._value) != _FREE", "if False"),
+    "flat arrays that do not count": (WEIGHTS, "if _references(self._values) != _FREE or", "if"),
     "a seal after the count": (
         WEIGHTS,
-        "            mine = self._seal = object()\n            if self._is_held(list(parts())):\n"
+        "            mine = self._seal = object()\n            if self._is_held(parts):\n"
         "                self._seal = None\n",
-        "            mine = object()\n            self._seal = None if self._is_held(list(parts())) else mine\n",
+        "            mine = object()\n            self._seal = None if self._is_held(parts) else mine\n",
     ),
     "plans that hold what they read": (
         WEIGHTS,

@@ -28,8 +28,6 @@ _FEW, _FEW_ALIASED, _ALIAS = 8, 2, 4096
 # It reads a map channel by channel, and each time all lines of a block of channels, of some eight images at once. Where
 # they take more bytes they do not stay in the first cache, so it reads a flat copy. Packed weights need room there too.
 _NEAR, _NEAR_BESIDE_PACKED = 40 << 10, 20 << 10
-# There are tiles of many outputs for so few images.
-_PAIR = 2
 # A unit of work should take so many cycles at least.
 _UNIT = 2_000
 # Bytes between two pixels for which there are kernels that take several of them.
@@ -350,13 +348,8 @@ class Sums:
             images, together, calls = self.images, self.together, []
             self.images, self.together = 1, 0
             inside = np.ones((images, len(taps)), bool)
-            parts, most = [(0, len(w), range(1))], blocks
-            if images <= _PAIR:  # a tile has them all, so that threads share out outputs only
-                most = max(1, blocks // self.threads)
-            else:
-                parts = _evened(parts)
-            for first, count, _ in parts:
-                found = arrange(inside, len(channels), 1, -(-count // LANES), most=most)
+            for first, count, _ in _evened([(0, len(w), range(1))]):
+                found = arrange(inside, len(channels), 1, -(-count // LANES))
                 found = Arrangement(found.tile, images, 1, found.cells, found.taps, found.cycles)
                 where, rows = (x, y, pixel, pixel, pixel), (first, count, w.strides[0])
                 slots = _from_block(ends | {conv.IMAGES: images}, y, first // LANES)

@@ -53,20 +53,10 @@ _TILES = {
         Tile(4, 6, cycles=12.0),
         Tile(4, 4, cycles=8.8),
         Tile(2, 4, cycles=4.8),
-        Tile(8, 2, cycles=8.4),
-        Tile(8, 1, cycles=4.4),
-        Tile(4, 2, cycles=4.4),
-        Tile(4, 1, cycles=4.0),
-        Tile(2, 1, cycles=4.0),
+        Tile(4, 1, cycles=8.0),  # bound by reading weights
         Tile(1, 1, cycles=4.0),
     ),
-    6: (
-        Tile(1, 4, cycles=6.0),
-        Tile(4, 1, cycles=6.0),
-        Tile(1, 1, cycles=4.0),
-        Tile(2, 2, cycles=6.0),
-        Tile(1, 8, cycles=16.0),
-    ),
+    6: (Tile(1, 4, cycles=6.0), Tile(1, 1, cycles=4.0), Tile(2, 2, cycles=6.0), Tile(1, 8, cycles=16.0)),
 }
 _DEPTHWISE = {24: (Tile(1, 8, cycles=5.5),), 6: (Tile(1, 4, cycles=6.0), Tile(1, 8, cycles=16.0))}
 # A table of pixels should stay in the first cache.
@@ -98,18 +88,15 @@ def arrange(
     taps: int = 1,
     depthwise: bool = False,
     together: int = 0,
-    most: int | None = None,
 ) -> Arrangement:
     """The quickest tiles for `images` images of so many pixels and `blocks` blocks of output channels.
 
     `inside` (pixels, taps) says which taps of a pixel are inside the image; each has a term in each of `channels`
     channels. `pool` pixels that follow one another make a window, `run` are side by side; a kernel's row has `taps`.
-    Groups of images divide `together`, unless it is 0. Tiles have `most` blocks at most.
+    Groups of images divide `together`, unless it is 0.
     """
     every = (_DEPTHWISE if depthwise else _TILES)[accumulators()]
-    fitting = [
-        t for t in every if t.vectors <= min(blocks, most or blocks) and t.pixels % pool == 0 and run % t.together == 0
-    ]
+    fitting = [t for t in every if t.vectors <= blocks and t.pixels % pool == 0 and run % t.together == 0]
     fitting = [t for t in fitting if t.taps == 1 or (t.taps == taps and pool == 1)]
     groups = {1, images} | set(range(2, min(images, 17)))
     groups = {g for g in groups if g == 1 or (g * len(inside) <= _TABLE_PIXELS and together % g == 0)}
