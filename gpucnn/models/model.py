@@ -407,9 +407,7 @@ class Model(Recordable):
 
     def seal(self) -> object | None:
         """See Weights.seal."""
-        return self._weights.seal(
-            lambda: [part for model in list(self._group) for part in (*model.parameters, *model.running)]
-        )
+        return self._weights.seal()
 
     def trusting(self) -> AbstractContextManager[None]:
         """See Weights.trusting."""
