@@ -72,7 +72,8 @@ class RecordedStep:
 
     def _is_ours(self) -> bool:
         """Whether no user-defined code takes part, which might keep what it finds in a step that is only prepared."""
-        return _are_ours(self._parts())
+        parts = self._parts()
+        return _are_ours(parts) and len(self._repeated()) == len(parts)
 
     def settled(self, count: int) -> bool:
         """Whether the next step on so many images only computes: no recording, no proof, no compilation."""

@@ -205,3 +205,40 @@ def test_an_augmentation_that_returns_something_else_later_is_refused():
     trainer = Trainer(model, backend=get_backend("numba"), progress=False, batch_size=16, augment=augment)
     with pytest.raises(GpucnnError, match="augment returned nothing; return a batch"):
         trainer.fit(X, LABELS, 4)
+
+
+def test_a_model_without_parameters_trains():
+    model = Model(Sequential(Flatten()), (3, 1, 1))
+    trainer = Trainer(model, backend=get_backend("numba", threads=2), progress=False, batch_size=16)
+    assert np.isfinite(trainer.fit(VALUES[..., None, None], LABELS, 4)["loss"]).all()
+
+
+def calls_of(backend, augment, update=None) -> tuple:
+    model = Model(Sequential(Conv2d(4, 3), Flatten(), Dense(3)), (2, 8, 8))
+    trainer = Trainer(model, backend=backend, progress=False, batch_size=15, optimizer=SGD(0.02), augment=augment)
+    trainer.train_step(X[:15], LABELS[:15])
+    if update:
+        trainer.optimizer.update = update
+    for start in (0, 15, 30) * 3:
+        trainer.train_step(X[start : start + 15], LABELS[start : start + 15])
+    return model.weights_sha256()
+
+
+@pytest.mark.parametrize("part", ["augment", "update"])
+def test_what_counts_its_calls_is_called_once_a_step(part):
+    """Kernels are compiled ahead of a first step by running it without them, and no code of the user's."""
+    found = []
+    for backend in (get_backend("numpy"), get_backend("numba", threads=2)):
+        calls = []
+
+        def augment(images, rng, calls=calls):
+            calls.append(images.images)
+            return images.like(images.data * np.float32(1 + len(calls) / 64))
+
+        def update(weights, gradients, calls=calls, **rest):
+            calls.append(1)
+            weights -= np.float32(len(calls) / 64) * gradients
+
+        parts = (augment, None) if part == "augment" else (None, update)
+        found.append((calls_of(backend, *parts), calls))
+    assert found[0] == found[1]
