@@ -60,6 +60,21 @@ class Doubled(SoftmaxCrossEntropy):
         return loss, gradient.like(gradient.data * np.float32(2))
 
 
+class Reuses(Cubed):
+    """Returns the same memory each time, and changes its targets."""
+
+    def __init__(self):
+        super().__init__()
+        self._gradients = {}
+
+    def __call__(self, outputs, targets, totals=None):
+        loss, gradient = super().__call__(outputs, targets, totals)
+        kept = self._gradients.setdefault(gradient.data.shape, gradient)
+        kept.data[...] = gradient.data
+        targets.data[...] += np.float32(1)
+        return loss, kept
+
+
 class Signs(Optimizer):
     """Its state is a new array each time; its rate changes in the middle of training."""
 
@@ -86,6 +101,10 @@ def mirrored(images, rng):
     return images if rng.random() < 0.5 else images.like(images.data[..., ::-1, :])
 
 
+def mean_target(predictions, targets):
+    return float(np.mean(targets))
+
+
 class Halves(Layer):
     def __call__(self, x):
         return x.like(x.data * np.float32(0.5)), lambda dy: dy.like(dy.data * np.float32(0.5))
@@ -106,6 +125,7 @@ CASES = {
     "loss in place": lambda: {"loss": InPlace()},
     "loss made of ours": lambda: {"loss": Doubled()},
     "loss with mix-up": lambda: {"loss": Cubed(), "mixup": 0.4},
+    "loss with one gradient": lambda: {"loss": Reuses(), "mixup": 0.4, "metrics": [mean_target]},
     "optimizer": lambda: {"optimizer": Signs(0.01)},
     "optimizer with an average": lambda: {"optimizer": Signs(0.01), "ema": 0.5, "clip_norm": 1.0},
     "optimizer by pieces": lambda: {"optimizer": Signs(0.01), "lr_factors": {"0": 0.25}},
@@ -126,7 +146,10 @@ def trained(case: str, backend) -> tuple:
     trainer = Trainer(model, backend=backend, progress=False, seed=1, batch_size=15, callbacks=[Changes()], **settings)
     history = trainer.fit(X, targets, 6, validation=(X[:15], targets[:15]))
     calls = getattr(trainer.loss, "calls", 0)
-    return model.weights_sha256(), [history[name] for name in ("loss", "validation_loss")], calls
+    names = [
+        name for name in ("loss", "validation_loss", "mean_target", "validation_mean_target") if name in history[0]
+    ]
+    return model.weights_sha256(), [history[name] for name in names], calls
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -159,7 +182,27 @@ class StepsItself(Signs):
         super().step(weights, gradients)
 
 
-@pytest.mark.parametrize("settings", [lambda: {"loss": LoadsItself()}, lambda: {"optimizer": StepsItself(0.01)}])
+class HalvesTargets(Loss):
+    def load(self, backend, targets, indices, count, **motion):
+        batch = super().load(backend, targets, indices, count, **motion)
+        return batch.like(batch.data * np.float32(0.5))
+
+
+class BehindOurs(MeanSquared, HalvesTargets):
+    """Its other base comes after ours in the order of methods."""
+
+    def __call__(self, outputs, targets, totals=None):
+        return super().__call__(outputs, targets, totals)
+
+
+ELSEWHERE = {
+    "loss": lambda: {"loss": LoadsItself()},
+    "loss of two bases": lambda: {"loss": BehindOurs()},
+    "optimizer": lambda: {"optimizer": StepsItself(0.01)},
+}
+
+
+@pytest.mark.parametrize("settings", ELSEWHERE.values(), ids=ELSEWHERE)
 def test_with_array_code_elsewhere_nothing_is_recorded(settings, monkeypatch):
     hashes, repeated, step = [], [], RecordedStep.step
 
