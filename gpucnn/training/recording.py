@@ -138,6 +138,8 @@ class RecordedStep:
         changed = self._changed()
         if changed is None and not self._code.is_same():
             changed = f"code of {self._suspects()}"
+        if changed is None and (part := self.obstacle()) is not None:  # a method replaced in one that runs anew
+            changed = f"code of {type(part).__name__}"
         if changed is None:
             return
         self._changes += bool(self._recordings)

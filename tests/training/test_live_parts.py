@@ -172,7 +172,7 @@ def test_steps_are_recorded_around_them_with_the_bits_of_numpy(case, monkeypatch
 
 class LoadsItself(Cubed):
     def load(self, backend, targets, indices, count, **motion):
-        batch = super().load(backend, targets, indices, count, **motion)
+        batch = Loss.load(self, backend, targets, indices, count, **motion)
         return batch.like(batch.data * np.float32(0.5))
 
 
@@ -285,3 +285,19 @@ def test_what_counts_its_calls_is_called_once_a_step(part):
         parts = (augment, None) if part == "augment" else (None, update)
         found.append((calls_of(backend, *parts), calls))
     assert found[0] == found[1]
+
+
+class Replaces(Callback):
+    def on_epoch_end(self, trainer, record):
+        if record["epoch"] == 3:
+            trainer.loss.load = lambda *arguments, **motion: LoadsItself.load(trainer.loss, *arguments, **motion)
+
+
+def test_another_method_of_a_live_part_is_noticed():
+    hashes = []
+    for backend in (get_backend("numpy"), get_backend("numba")):
+        model = Model(Sequential(Conv2d(4, 3), Flatten(), Dense(3)), (2, 8, 8), head="regressor")
+        options = {"loss": Cubed(), "callbacks": [Replaces()]}
+        Trainer(model, backend=backend, progress=False, batch_size=16, **options).fit(X, VALUES, 5)
+        hashes.append(model.weights_sha256())
+    assert hashes[0] == hashes[1]
