@@ -84,6 +84,10 @@ class RecordedStep:
         """Whether the next step on so many images repeats a recording, on the recording's arrays."""
         return self._recording and count in self._proved
 
+    def recording(self, count: int) -> Callable[[], None] | None:
+        """What repeats a step on so many images, once it is recorded."""
+        return self._recordings.get(count)
+
     def step(self, count: int) -> None:
         """One step on so many images: recorded, compared, repeated or run directly."""
         _held = self.model.values  # while somebody has them, nobody relies on the weights as they were
