@@ -190,7 +190,8 @@ class RecordedStep:
         """Every array that a step may write, by where it is kept."""
         yield from ((f"array {i}", array) for i, array in enumerate(self._arrays))
         parts = self._parts()
-        seen = set(map(id, parts))
+        # Plans belong to whoever predicts meanwhile, and the weights' arrays are parts of the flat ones.
+        seen = set(map(id, (*parts, self.model._plans, self.model._weights._arrays)))
         for number, part in enumerate(parts):
             for place, array in _arrays_in(type(part).__name__, vars(part), self._backend, seen):
                 yield f"{place} (part {number})", array
