@@ -30,8 +30,8 @@ class RecordedStep:
 
     A subclass defines `model`, `_work(count)`, the step, and `_parts()`, everything that computes in it; `arrays` are
     further device arrays that a step writes. If one of the parts is not recordable, a repetition differs from the step,
-    or `record` is off, every step is run directly. Parts of the user's own may run anew in each repetition, on a backend
-    that splits recordings.
+    or `record` is off, every step is run directly. Parts of the user's own may run anew in each repetition, on a
+    backend that splits recordings.
     """
 
     model: Model
