@@ -237,7 +237,7 @@ class Model(Recordable):
 
     @frozen.setter
     def frozen(self, names: list[str]) -> None:
-        holders = self.holders()
+        holders, names = self.holders(), check.sequence("frozen", names, 'a list of layers\' names, such as ["0", "3"]')
         if unknown := set(names) - set(holders):
             raise ConfigurationError(f"{self.name} has no layer with parameters called {min(unknown)!r}")
         for name, layer in holders.items():
