@@ -6,7 +6,7 @@ import math
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
@@ -407,9 +407,7 @@ class Model(Recordable):
 
     def seal(self) -> object | None:
         """See Weights.seal."""
-        return self._weights.seal(
-            lambda: [part for model in list(self._group) for part in (*model.parameters, *model.running)]
-        )
+        return self._weights.seal(lambda: chain(*(chain(m.parameters, m.running) for m in list(self._group))))
 
     def trusting(self) -> AbstractContextManager[None]:
         """See Weights.trusting."""

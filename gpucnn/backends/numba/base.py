@@ -207,7 +207,7 @@ class NumbaBase(LaneBackend):
         if arena := getattr(self._allocation, "arena", None):
             return arena.memory(size).view(dtype).reshape(shape)
         block = np.empty(size + LINE, np.uint8)
-        return np.ndarray(shape, dtype, block, -ctypes.addressof(ctypes.c_char.from_buffer(block)) % LINE)
+        return np.ndarray(shape, dtype, block, -ctypes.addressof(ctypes.c_char.from_buffer(block.data)) % LINE)
 
     @contextlib.contextmanager
     def _allocating(self, arena: Arena | None) -> Iterator[None]:
