@@ -4,9 +4,9 @@ import copy
 import hashlib
 import math
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -407,7 +407,13 @@ class Model(Recordable):
 
     def seal(self) -> object | None:
         """See Weights.seal."""
-        return self._weights.seal(lambda: chain(*(chain(m.parameters, m.running) for m in list(self._group))))
+
+        def parts() -> Iterator[Parameter | Statistic]:
+            for model in list(self._group):
+                yield from model.parameters
+                yield from model.running
+
+        return self._weights.seal(parts)
 
     def trusting(self) -> AbstractContextManager[None]:
         """See Weights.trusting."""
