@@ -15,6 +15,7 @@ from gpucnn.cli.runs import forget_fresh, fresh_folder, read_config
 from gpucnn.cli.settings import (
     DEFAULTS,
     OPTIMIZERS,
+    check_shift,
     cropped,
     make_factors,
     make_loss,
@@ -295,6 +296,7 @@ def _prepare(
     device = backend()
     train_set, test_set = gpucnn.data.load(settings["data"])
     shape = cropped(train_set.images.shape[1:], settings["crop"])
+    check_shift(shape, settings["shift"])
     network = build_model(settings["model"], shape, len(train_set.classes), **made)
     network.class_names = train_set.classes
     prepare(network, settings, resumed=resumed)

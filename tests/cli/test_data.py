@@ -114,6 +114,9 @@ def test_wrong_augmentation(cli, tmp_path, monkeypatch):
     assert "cutout is 40" in cli.refused("train", "--cutout", 40)
     assert "Usage" in cli.refused("train", "--crop", 0)
     assert not list(tmp_path.iterdir())
+    np.savez("flat.npz", images=np.zeros((10, 2, 64), np.uint8), labels=np.arange(10) % 2)
+    refused = cli.refused("train", "--model", "mlp", "--data", "flat.npz")
+    assert "shift is 2 (2 unless given), but the images have 2x64 pixels; give --shift 0, or less than" in refused
 
 
 def test_training_on_mapped_files(cli, tmp_path):
