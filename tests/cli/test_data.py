@@ -119,6 +119,17 @@ def test_wrong_augmentation(cli, tmp_path, monkeypatch):
     assert "shift is 2 (2 unless given), but the images have 2x64 pixels; give --shift 0, or less than" in refused
 
 
+def test_classes_that_no_test_image_is_of_are_said(cli, tmp_path):
+    file, run = tmp_path / "rare.npz", tmp_path / "run"
+    np.savez(file, images=np.zeros((21, 8, 8), np.uint8), labels=[0] * 20 + [1], classes=["usual", "rare"])
+    said = "there is no test image of class rare: what the test measures says nothing about that"
+    settings = ("--model", "mlp", "--hidden", 4, "--epochs", 1, "--run", run)
+    assert said in cli("train", "--data", file, *settings).stderr
+    assert said in cli("evaluate", "--run", run).stderr
+    np.savez(file, images=np.zeros((26, 8, 8), np.uint8), labels=[0] * 20 + [1] * 6, classes=["usual", "rare"])
+    assert "no test image" not in cli("evaluate", "--run", run).stderr
+
+
 def test_training_on_mapped_files(cli, tmp_path):
     train, _ = load("digits")
     images, labels = np.round(train.images[:200] * 255).astype(np.uint8), train.labels[:200]
