@@ -1,10 +1,10 @@
 """`gpucnn data`: the data sets that are known by name."""
 
-import sys
 from typing import Annotated, Any
 
 import typer
 
+from gpucnn import terminal
 from gpucnn.cli import options
 from gpucnn.cli.output import note, out, print_json, print_table, print_values
 
@@ -84,12 +84,11 @@ class _Progress:
         self._bars, self._tasks, self._told = None, {}, {}
 
     def __enter__(self):
-        if sys.stderr and sys.stderr.isatty():
-            from rich.console import Console
+        if terminal.is_watched():
             from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
             columns = "{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-            self._bars = Progress(*columns, console=Console(stderr=True))
+            self._bars = Progress(*columns, console=terminal.console())
             self._bars.start()
         return self
 
