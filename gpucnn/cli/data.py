@@ -1,5 +1,6 @@
 """`gpucnn data`: the data sets that are known by name."""
 
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -73,7 +74,8 @@ def fetch(
 
     with _Progress() as progress:
         folder = gpucnn.data.fetch(name, to, progress=progress)
-    values = {"data": name, "folder": str(folder), "use": f"gpucnn train --data {name if to is None else folder}"}
+    use = f"gpucnn train --data {name if to is None else quote(str(folder))}"
+    values = {"data": name, "folder": str(folder), "use": use}
     (print_json if json else print_values)(values)
 
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -67,7 +68,7 @@ def sweep(
     except BaseException:
         for process in started:
             process.terminate()
-        note(f"gpucnn: continue with: gpucnn sweep --study {made.path}")
+        note(f"gpucnn: continue with: gpucnn sweep --study {quote(str(made.path))}")
         raise
     results = rows(made)
     picture = made.path / "sweep.png"

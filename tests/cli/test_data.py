@@ -60,9 +60,9 @@ def test_fetch_list_and_train_by_name(cli, mnist, tmp_path, monkeypatch):
 
 
 def test_fetch_into_a_folder(cli, mnist, tmp_path):
-    values = cli.json("data", "fetch", "mnist", "--to", tmp_path / "here")
-    assert values["use"] == f"gpucnn train --data {tmp_path / 'here'}"
-    assert len(load(tmp_path / "here")[0].images) == 200
+    values = cli.json("data", "fetch", "mnist", "--to", tmp_path / "over here")
+    assert values["use"] == f"gpucnn train --data '{tmp_path / 'over here'}'", "as a shell takes it"
+    assert len(load(tmp_path / "over here")[0].images) == 200
 
 
 def test_fetch_refused(cli, mnist, tmp_path):
