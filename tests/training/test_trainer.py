@@ -2,6 +2,7 @@
 
 import gc
 import json
+import pickle
 import subprocess
 import sys
 import threading
@@ -367,6 +368,24 @@ def test_progress_speaks_on_stderr_alone(progress, capsys):
         assert word in " ".join(err.split())
     assert err.count("specification") == 1
     assert "left" in err or isinstance(progress, Bar)  # rich draws no bar where nobody watches
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_trainer_can_be_pickled_and_goes_on(backend):
+    """As joblib and multiprocessing send it; on a backend of the same name and number of threads."""
+    trainer = small.trainer(backend=backend, progress=False)
+    trainer.fit(X, Y, 1)
+    other = pickle.loads(pickle.dumps(trainer))
+    assert other.evaluate(X, Y) == trainer.evaluate(X, Y)
+    for one in (trainer, other):
+        one.fit(X, Y, 1)
+    assert (
+        other.history["loss"] == trainer.history["loss"]
+        and other.model.weights_sha256() == trainer.model.weights_sha256()
+    )
+    chosen = get_backend(backend, threads=1, graph=False)
+    sent = pickle.loads(pickle.dumps(chosen))
+    assert (sent.name, sent.threads, sent.graph) == (backend, 1, False)
 
 
 @pytest.mark.parametrize("stream", ["None", "open(os.devnull)", "Writer()"])
