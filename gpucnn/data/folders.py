@@ -92,4 +92,7 @@ def _read(files: list[Path]) -> np.ndarray:
                 "training images must have one size"
             )
     channels = 1 if all(is_grey(image) for image in opened) else 3
-    return np.stack([pixels(image, channels) for image in opened])
+    images = np.empty((len(files), channels, size[1], size[0]), np.float32)
+    for place, image in zip(images, opened, strict=True):
+        place[...] = pixels(image, channels)
+    return images
