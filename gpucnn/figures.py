@@ -8,6 +8,7 @@ import io
 import math
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -67,7 +68,9 @@ def png(figure, dpi: int = DPI) -> bytes:
     """The figure as a PNG file's content: the same figure, the same bytes."""
     _as_written(figure)
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the box in its place is seen
+        figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
     return content.getvalue()
 
 

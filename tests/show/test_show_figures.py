@@ -43,6 +43,11 @@ def test_names_that_are_no_utf8():
     assert _written(title=os.fsdecode(b"\xe4.png")) == _written(title="\ufffd.png")
 
 
+def test_a_letter_that_no_font_has_is_a_box_and_no_warning(recwarn):
+    assert _written(title="\U0001f351\U00012000") != _written(title="")
+    assert not recwarn.list
+
+
 def test_letters_that_the_usual_font_lacks(monkeypatch):
     """A class called 개 is no box, where a font is installed that has it; beside it stay the usual letters."""
     fonts = [font for font in fontManager.ttflist if "Nanum" not in font.name or font.name == "NanumGothic"]
