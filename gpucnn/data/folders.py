@@ -41,7 +41,7 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
     """Each class's name and image files, in alphabetical order."""
     if not folder.is_dir():
         raise DataError(f"{folder} is missing; a folder of images has both train/ and test/, or neither")
-    found = {}
+    found: dict[str, list[Path]] = {}
     for inside in _folders(folder):
         files = image_files(inside)
         for deeper in _folders(inside):
@@ -52,7 +52,9 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
                 )
         if not files:
             raise DataError(f"{inside}: holds no {KINDS} image; every class needs some")
-        found[_name(inside)] = files
+        if (name := _name(inside)) in found:
+            raise DataError(f"{folder}: two folders stand for a class {name!r}, one by bytes that are no UTF-8")
+        found[name] = files
     return found
 
 

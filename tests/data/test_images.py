@@ -210,6 +210,13 @@ def test_names_of_classes_are_the_same_in_every_locale_and_can_be_written(tmp_pa
     assert run.stdout == f"{['b', 'ä', chr(92) + 'xe4']!a}\n", run.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' names are Unicode")
+def test_two_names_that_are_written_alike_are_refused(tmp_path):
+    fill(tmp_path, {"ant": 5, "\\xe4": 4, os.fsdecode(b"\xe4"): 4})
+    with pytest.raises(DataError, match="two folders stand for a class"):
+        load(tmp_path)
+
+
 def test_folder_without_classes(tmp_path):
     with pytest.raises(DataError, match="0 folders inside"):
         load(tmp_path)
