@@ -15,7 +15,7 @@ from gpucnn.storage import as_path, decoding, open_regular
 
 KINDS = "PNG, JPEG, WebP, BMP, TIFF or GIF"
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
-_ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 _UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".tga", ".ppm", ".pgm", ".psd", ".dng")
 _GREY_MODES = ("1", "L", "LA")
 _OVERSHOOT = 0.1  # below 0 and above 1: what sharp resampling adds
@@ -27,7 +27,7 @@ def image_files(folder: Path) -> list[Path]:
     those of formats that `open_image` refuses, so that none is left out in silence.
     """
     named = sorted(entry for entry in folder.iterdir() if entry.name[0] != ".")
-    return [entry for entry in named if entry.suffix.lower() in _ENDINGS + _UNREAD]
+    return [entry for entry in named if entry.suffix.lower() in ENDINGS + _UNREAD]
 
 
 def files_at(path: str | Path) -> list[Path]:

@@ -14,6 +14,7 @@ Trainer = Any
 
 _LARGE = 20.0  # values of images that are hardly meant to be so
 _LOOKED_AT = 1000  # images
+_NARROW = 8  # times as many channels, and rows, as columns are unusual
 
 
 def title(trainer: Trainer, steps: TrainingSteps) -> str:
@@ -58,6 +59,18 @@ def applied_twice(trainer: Trainer) -> str | None:
     return (
         f"the network ends in {computed}, which {type(trainer.loss).__name__} applies to its outputs once more, so it "
         f"learns badly: leave {computed} out"
+    )
+
+
+def channels_last(trainer: Trainer) -> str | None:
+    """Where what counts as channels looks like rows: as many as there are of these, and more than the last axis has."""
+    channels, *others, last = shape = trainer.model.image_shape if len(trainer.model.image_shape) > 1 else (1, 1)
+    square = set(others) == {channels} and last < channels
+    if channels <= 3 or not (square or _NARROW * last <= min([channels, *others])):
+        return None
+    return (
+        f"each image, {shape}, is taken as {channels} channels of {'x'.join(map(str, (*others, last)))}; if its last "
+        "axis counts the channels, give numpy.moveaxis(images, -1, 1)"
     )
 
 

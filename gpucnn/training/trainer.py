@@ -471,7 +471,7 @@ class Trainer:
                 folder.write_config(config_of(self, epochs, {**settings, "patience": patience}))
             title = remarks.title(self, steps) + (f"; {len(kept[0]):,} images for validation" if kept else "")
             self.progress.begin(title, epochs, data.count, len(history))
-            remarked = remarks.large_values(self, images), remarks.applied_twice(self)
+            remarked = remarks.channels_last(self), remarks.large_values(self, images), remarks.applied_twice(self)
             for remark in (*remarked, self.schedule.remark(epochs * data.an_epoch)):
                 if remark:
                     self.progress.say(remark)

@@ -48,6 +48,32 @@ def test_usual_values_are_not_remarked():
 
 
 @pytest.mark.parametrize(
+    ("shape", "remarked"),
+    [
+        ((16, 16, 13), True),  # (H, W, C): bands of a satellite
+        ((64, 48, 6), True),
+        ((128, 9), True),  # (L, C): windows of sensors
+        ((8, 8, 8, 4), True),
+        ((13, 16, 16), False),
+        ((3, 3, 2), False),
+        ((1, 28, 28), False),
+        ((16, 4, 4), False),
+        ((40, 30), False),  # sound: 40 coefficients
+        ((8, 8, 8, 8), False),
+        ((784,), False),
+    ],
+)
+def test_a_last_axis_that_looks_like_channels_is_remarked(shape, remarked):
+    said, images = Remarks(), np.zeros((6, *shape), np.float32)
+    settings = {"backend": "numpy", "math": "fast", "progress": said}
+    Trainer(mlp(shape, 3, hidden=[2]), **settings).fit(images, np.arange(6) % 3, epochs=1)
+    assert (
+        any("if its last axis counts the channels, give numpy.moveaxis(images, -1, 1)" in text for text in said.said)
+        == remarked
+    )
+
+
+@pytest.mark.parametrize(
     ("end", "loss", "remarked"),
     [
         ([Dense(3), Softmax()], SoftmaxCrossEntropy(), True),
