@@ -232,11 +232,13 @@ class SoftmaxCrossEntropy(Loss):
         smoothing or weights the labels' weights too, and of maps the number of labels that are not ignored.
         """
         backend, maps = outputs.backend, bool(outputs.spatial) or self.ignore_index is not None
-        if not isinstance(targets, Batch) and (maps or np.ndim(targets) == 1):
+        if isinstance(targets, Batch):
+            _check_stored(targets, outputs, 1)
+        elif maps or not _is_loaded(targets, outputs):
             targets = self.check(targets, outputs.images, outputs.shape[1:], backend.dtype)
             targets = backend.pack(targets.astype(backend.dtype)) if maps else backend.pack_labels(targets)
         if self._plain() and not maps:
-            return backend.softmax_cross_entropy(outputs, targets, None if totals is None else totals[:2])
+            return backend.softmax_cross_entropy(outputs, targets, _room(totals, 2))
         self.place(backend, outputs.channels)
         if backend not in self._placed:
             raise ConfigurationError(
@@ -245,9 +247,8 @@ class SoftmaxCrossEntropy(Loss):
             )
         weights = self._placed[backend]
         if maps:
-            return backend.map_cross_entropy(outputs, targets, weights, self.label_smoothing, totals)
-        totals = None if totals is None else totals[:3]
-        return backend.weighted_cross_entropy(outputs, targets, weights, self.label_smoothing, totals)
+            return backend.map_cross_entropy(outputs, targets, weights, self.label_smoothing, _room(totals, 4))
+        return backend.weighted_cross_entropy(outputs, targets, weights, self.label_smoothing, _room(totals, 3))
 
     def label_weight(self, backend: Backend, targets: Any, images: int) -> Array | None:
         if isinstance(targets, Batch):
@@ -310,8 +311,9 @@ class Dice(Loss):
         if not isinstance(targets, Batch):
             targets = self.check(targets, outputs.images, outputs.shape[1:], backend.dtype)
             targets = backend.pack(targets.astype(backend.dtype))
+        _check_stored(targets, outputs, 1)
         p = backend.softmax(outputs)
-        loss, dp = backend.dice(p, targets, self.smooth, totals)
+        loss, dp = backend.dice(p, targets, self.smooth, _room(totals, 1))
         return loss, backend.softmax_gradient(dp, p)
 
     def measure(self, totals: np.ndarray, images: int, outputs: int) -> dict[str, float]:
@@ -337,9 +339,8 @@ class ValueLoss(Loss):
         backend = outputs.backend
         if not isinstance(targets, Batch):
             targets = backend.pack(self.check(targets, outputs.images, outputs.shape[1:], backend.dtype))
-        if targets.shape != outputs.shape:
-            raise ShapeError(f"targets have shape {targets.shape}; the outputs have {outputs.shape}")
-        return backend.value_loss(self.kind, outputs, targets, self.delta, totals)
+        _check_stored(targets, outputs, outputs.channels)
+        return backend.value_loss(self.kind, outputs, targets, self.delta, _room(totals, 1))
 
 
 class MeanSquared(ValueLoss):
@@ -404,6 +405,38 @@ def _positive_weights(weights) -> list[float]:
     if not numbers:
         raise ConfigurationError(f"class_weights is {arguments.shown(weights)}; give {expected}")
     return [arguments.number(f"class_weights[{i}]", value, above=0) for i, value in enumerate(numbers)]
+
+
+def _is_loaded(labels: Any, outputs: Batch) -> bool:
+    """Whether these are the labels of `outputs` as `load_labels` gives them. Others of two axes are the caller's
+    mistake: a column, or one-hot rows.
+    """
+    lanes = outputs.backend.lanes
+    loaded = (-(-outputs.images // lanes), lanes)
+    return isinstance(labels, outputs.backend.xp.ndarray) and labels.dtype == np.int32 and labels.shape == loaded
+
+
+def _check_stored(targets: Batch, outputs: Batch, channels: int) -> None:
+    """Raises unless these are targets of so many channels for `outputs`, stored where they are: kernels do not look."""
+    expected = outputs.images, channels, *outputs.spatial
+    if targets.backend is not outputs.backend:
+        raise ConfigurationError("the targets are on another backend than the outputs; pack them on outputs.backend")
+    if targets.shape != expected:
+        raise ShapeError(f"targets have shape {targets.shape}; the outputs' shape, {outputs.shape}, needs {expected}")
+
+
+def _room(totals: Array | None, count: int) -> Array | None:
+    """The first `count` of totals. Raises ConfigurationError for fewer, which a loss of the user's may hand on: kernels
+    write them all.
+    """
+    if totals is None:
+        return None
+    if totals.shape < (count,) or totals.dtype != np.float64:
+        raise ConfigurationError(
+            f"totals is {totals.dtype} of shape {totals.shape}; this loss adds to {count} float64 numbers: a loss that "
+            "hands its totals to another one needs its `counts`"
+        )
+    return totals[:count]
 
 
 def _classes(labels: Batch) -> np.ndarray:
