@@ -69,6 +69,19 @@ def check_label_maps(labels, images: int, output_shape: tuple[int, ...], ignore_
     return np.where(ignored, 0, labels.astype(np.float32) + 1).astype(np.float32)[:, None]
 
 
+def check_classes(labels, images: int, output_shape: tuple[int, ...], ignore_index: int | None = None) -> np.ndarray:
+    """The labels of a model whose outputs are `output_shape` an image, by check_labels or check_label_maps."""
+    if len(output_shape) > 1 or ignore_index is not None:
+        return check_label_maps(labels, images, output_shape, ignore_index)
+    labels = arguments.array("labels", labels)
+    if labels.ndim > 2:
+        raise ShapeError(
+            f"labels have shape {labels.shape}, but the model gives one class an image, ({images},); for a "
+            "class a pixel take a network that ends with maps, such as gpucnn.models.unet_small"
+        )
+    return check_labels(labels, images, output_shape[0])
+
+
 def check_values(values, shape: tuple[int, ...], dtype) -> np.ndarray:
     """The targets, contiguous, if they are `dtype` of `shape` (N, outputs) and finite.
 
@@ -106,9 +119,10 @@ class Loss(Recordable):
 
     counts = 1
     loads_labels = False  # whether `load` is the backend's load_labels
-    # What its targets are, for metrics: "classes", whole numbers; "labels", 0 to 1 for each output; or "values".
-    # The model's head is "classifier" for classes and "regressor" for others.
+    # What its targets are, for metrics and the methods below: "classes", whole numbers; "labels", 0 to 1 for each
+    # output; or "values". The model's head is "classifier" for classes and "regressor" for others.
     targets = "values"
+    ignore_index: int | None = None  # of classes: the label that does not count
 
     def settings(self) -> dict:
         """Name and settings, for checkpoints."""
@@ -116,6 +130,8 @@ class Loss(Recordable):
 
     def check(self, targets, images: int, output_shape: tuple[int, ...], dtype) -> np.ndarray:
         """The targets of so many images, checked, as the host array that `load` takes once it is on the device."""
+        if self.targets == "classes":
+            return check_classes(targets, images, output_shape, self.ignore_index)
         return check_values(targets, (images, *output_shape), dtype)
 
     def learn(self, targets: np.ndarray, outputs: int) -> None:
@@ -127,14 +143,18 @@ class Loss(Recordable):
     def load(self, backend: Backend, targets: Array, indices: Array, count: int, **motion):
         """The targets of a batch from those of the whole set on the device, as `load_images` gathers images.
 
-        `motion` is there for maps only, which move with the images: `load_images`' further arguments.
+        `motion` is there for maps only, which move with the images: `load_images`' further arguments. A class an image
+        is int32 (block, lane); maps of classes are class + 1, or 0 where ignored.
         """
+        if targets.ndim == 1:
+            return backend.load_labels(targets, indices, count)
         return backend.load_images(targets, indices, count, **motion)
 
     def truth(self, targets: Any, outputs: Batch) -> np.ndarray:
         """What `load` gave, on the host as metrics take it: classes (N, *spatial), -1 where ignored, or values."""
-        values = targets.numpy() if isinstance(targets, Batch) else outputs.backend.host(targets).reshape(-1)
-        return values[: outputs.images]
+        if not isinstance(targets, Batch):
+            return outputs.backend.host(targets).reshape(-1)[: outputs.images]
+        return targets.numpy()[:, 0].astype(np.int64) - 1 if self.targets == "classes" else targets.numpy()
 
     def __call__(self, outputs: Batch, targets, totals: Array | None = None) -> tuple[Array, Batch]:
         raise NotImplementedError(
@@ -152,8 +172,8 @@ class Loss(Recordable):
         return {"loss": float(totals[0]) / (images * outputs)}
 
     def predict(self, outputs: Batch) -> Batch:
-        """Predictions from the model's outputs: by default the outputs themselves."""
-        return outputs
+        """Predictions from the model's outputs: class probabilities, or the outputs themselves."""
+        return outputs.backend.softmax(outputs) if self.targets == "classes" else outputs
 
 
 class SoftmaxCrossEntropy(Loss):
@@ -194,15 +214,7 @@ class SoftmaxCrossEntropy(Loss):
 
     def check(self, targets, images: int, output_shape: tuple[int, ...], dtype) -> np.ndarray:
         self._check_classes(output_shape[0])
-        if len(output_shape) > 1 or self.ignore_index is not None:
-            return check_label_maps(targets, images, output_shape, self.ignore_index)
-        targets = arguments.array("labels", targets)
-        if targets.ndim > 2:
-            raise ShapeError(
-                f"labels have shape {targets.shape}, but the model gives one class an image, ({images},); for a "
-                "class a pixel take a network that ends with maps, such as gpucnn.models.unet_small"
-            )
-        return check_labels(targets, images, output_shape[0])
+        return super().check(targets, images, output_shape, dtype)
 
     def learn(self, targets: np.ndarray, outputs: int) -> None:
         if self.class_weights == "balanced":
@@ -216,14 +228,6 @@ class SoftmaxCrossEntropy(Loss):
         if self.class_weights is None or self._weights is not None:
             weights = np.ones(outputs) if self._weights is None else np.array(self._weights)
             self._placed[backend] = backend.array(weights.astype(backend.dtype))
-
-    def load(self, backend: Backend, targets: Array, indices: Array, count: int, **motion):
-        if targets.ndim == 1:
-            return backend.load_labels(targets, indices, count)
-        return super().load(backend, targets, indices, count, **motion)
-
-    def truth(self, targets: Any, outputs: Batch) -> np.ndarray:
-        return _classes(targets) if isinstance(targets, Batch) else super().truth(targets, outputs)
 
     def __call__(self, outputs: Batch, targets, totals: Array | None = None) -> tuple[Array, Batch]:
         """`targets` are integers (N,) or (N, *spatial) on the host, or what `load` made of them, not checked again.
@@ -261,10 +265,6 @@ class SoftmaxCrossEntropy(Loss):
             weight = images  # without smoothing, which may begin within an epoch, nothing is added to it
         return {"loss": losses / (weight or images), "accuracy": hits / (labels or images)}
 
-    def predict(self, outputs: Batch) -> Batch:
-        """Class probabilities."""
-        return outputs.backend.softmax(outputs)
-
     def _plain(self) -> bool:
         return self.label_smoothing == 0 and self.class_weights is None
 
@@ -297,10 +297,7 @@ class Dice(Loss):
                 f"Dice compares maps, but the model's output is {tuple(output_shape)}: end it with a convolution, such "
                 f"as Conv2d({output_shape[0]}, 1)"
             )
-        return check_label_maps(targets, images, output_shape, self.ignore_index)
-
-    def truth(self, targets: Any, outputs: Batch) -> np.ndarray:
-        return _classes(targets)
+        return super().check(targets, images, output_shape, dtype)
 
     def __call__(self, outputs: Batch, targets, totals: Array | None = None) -> tuple[Array, Batch]:
         """`targets` are integers (N, *spatial) on the host, or what `load` made of them, not checked again.
@@ -318,10 +315,6 @@ class Dice(Loss):
 
     def measure(self, totals: np.ndarray, images: int, outputs: int) -> dict[str, float]:
         return {"loss": float(totals[0]) / images}
-
-    def predict(self, outputs: Batch) -> Batch:
-        """Class probabilities."""
-        return outputs.backend.softmax(outputs)
 
 
 class ValueLoss(Loss):
@@ -437,11 +430,6 @@ def _room(totals: Array | None, count: int) -> Array | None:
             "hands its totals to another one needs its `counts`"
         )
     return totals[:count]
-
-
-def _classes(labels: Batch) -> np.ndarray:
-    """Of labels as `check_label_maps` stores them: the classes (N, *spatial), -1 where ignored."""
-    return labels.numpy()[:, 0].astype(np.int64) - 1
 
 
 def _ignore_index(index: int | None) -> int | None:

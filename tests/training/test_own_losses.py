@@ -1,0 +1,70 @@
+"""Losses of the user's own: for classes and pixels, and what they report."""
+
+import numpy as np
+import pytest
+
+from gpucnn.errors import DataError, ShapeError
+from gpucnn.layers import Conv2d, Sequential, image_mask
+from gpucnn.losses import Dice, Loss
+from gpucnn.models import Model
+from tests.training.small import data, trainer
+
+
+class Focal(Loss):
+    """As docs/your-own.md has it."""
+
+    targets = "classes"
+
+    def __call__(self, outputs, labels, totals=None):
+        b, xp = outputs.backend, outputs.backend.xp
+        p, images = b.softmax(outputs), np.float32(outputs.images)
+        mine = (labels[:, None] == xp.arange(outputs.channels)[:, None]) & image_mask(outputs)
+        right = xp.where(mine, p.data, 1)
+        total = xp.sum((1 - right) ** 2 * -xp.log(right), dtype=np.float64)
+        if totals is not None:
+            totals[0] += total
+        slope = xp.where(mine, 2 * (1 - right) * xp.log(right) - (1 - right) ** 2 / right, 0) / images
+        return (total / images).reshape(1), b.softmax_gradient(outputs.like(slope), p)
+
+    def measure(self, totals, images, outputs):
+        return {"loss": float(totals[0]) / images}
+
+
+def test_for_classes(tmp_path):
+    """Labels are whole numbers, and checked; predictions are probabilities; metrics count."""
+    hashes = set()
+    for backend in ("numpy", "numba"):
+        settings = {"loss": Focal(), "metrics": ["accuracy", "f1"], "backend": backend, "run": tmp_path / backend}
+        it = trainer(**settings)
+        history = it.fit(*data(), 3, validation=0.2)
+        assert 0 < history["validation_accuracy"][-1] <= 1
+        assert np.allclose(it.predict(data()[0]).sum(1), 1, atol=1e-6)
+        again = trainer(**settings)
+        again.fit(*data(), 3, validation=0.2, resume=True)
+        hashes |= {it.model.weights_sha256(), again.model.weights_sha256()}
+    assert len(hashes) == 1
+    images, labels = data()
+    with pytest.raises(ShapeError, match=r"labels.ravel\(\) has it"):
+        trainer(loss=Focal()).fit(images, labels[:, None], 1)
+    with pytest.raises(DataError, match="label 7 of image 2 is out of range"):
+        trainer(loss=Focal()).fit(images, np.where(np.arange(len(labels)) == 2, 7, labels), 1)
+
+
+class Areas(Loss):
+    """Dice, from the base of all losses."""
+
+    targets = "classes"
+    measure = Dice.measure
+
+    def __call__(self, outputs, targets, totals=None):
+        return Dice()(outputs, targets, totals)
+
+
+def test_for_a_class_a_pixel():
+    images, found = data()[0], set()
+    labels = (images[:, 0] > 0.5).astype(int)
+    for loss in (Dice(), Areas()):
+        model = Model(Sequential(Conv2d(2, 3, padding=1)), (1, 8, 8))
+        it = trainer(model=model, loss=loss, metrics=["iou"], flip=True)
+        found.add((it.fit(images, labels, 2)["iou"][-1], it.model.weights_sha256()))
+    assert len(found) == 1
