@@ -35,6 +35,7 @@ from gpucnn.training.clipping import Clipping
 from gpucnn.training.data import Resident
 from gpucnn.training.measuring import Measuring
 from gpucnn.training.mixing import Erasing, MixUp
+from gpucnn.training.own_loss import misreport
 from gpucnn.training.recording import RecordedStep
 
 
@@ -92,6 +93,9 @@ class TrainingSteps(RecordedStep):
         arrays += [self._ahead.arrays.row] if self._ahead else []
         record = record and division.pieces == 1  # a recording keeps the memory of all pieces
         super().__init__(self.backend, arrays, record)
+        whole = self._processes.size == division.pieces == 1
+        own = whole and not self._recording and not type(self.loss).__module__.startswith("gpucnn.")
+        self._judged: list[Any] | None = [] if own else None  # what a loss of the user's own makes of the first step
         self.start_epoch()
 
     def _parts(self) -> list[Recordable]:
@@ -133,6 +137,8 @@ class TrainingSteps(RecordedStep):
         outputs, backward = self.model(images)
         self._measuring.keep(whole, outputs, targets)
         loss, doutputs = checked(self.loss, self.loss(outputs, targets, self.totals), outputs)
+        if self._judged == []:
+            self._judged[:] = loss, outputs, targets
         if self._mixup:
             _, other = self.loss(outputs, others[0])
             doutputs = self._mixup(doutputs, other)
@@ -246,6 +252,11 @@ class TrainingSteps(RecordedStep):
             **self._measuring.results(running=running),
             "images_per_second": images / seconds,
         }
+
+    def misreport(self) -> str | None:
+        """After the first step: how what a loss of the user's own reports differs from what it returned."""
+        judged, self._judged = self._judged, None
+        return judged and misreport(self.loss, self.backend.host(self.totals), *judged)
 
     def bad_step(self) -> int:
         """The first step whose loss or new weights were not finite, or -1."""

@@ -167,7 +167,7 @@ class Trainer:
         self._state: dict | None = None  # the optimizer's, once this trainer has placed it
         self._validated_by: dict[str, str] = {}
         self._loop: OwnLoop | None = None
-        self._told_slow = False
+        self._remarked = False
         self._balanced: Any = None  # the loss's class weights, counted from this trainer's labels
         self.loss.place(self.backend, model.output_shape[0])  # refuses weights for other classes
         self._fitting, self._turn = False, [True]
@@ -633,9 +633,10 @@ class Trainer:
             self._steps += 1
             for callback in end:
                 callback.on_train_batch_end(self, self._steps)
-            if steps.images == len(indices) and not self._told_slow:
-                self._told_slow = True
-                if remark := remarks.slowness(self.backend, (perf_counter() - started) * len(batches)):
+            if steps.images == len(indices) and not self._remarked:
+                self._remarked = True
+                slowness = remarks.slowness(self.backend, (perf_counter() - started) * len(batches))
+                for remark in filter(None, (slowness, steps.misreport())):
                     self.progress.say(remark)
             if steps.timed and perf_counter() - shown > self.progress.interval:
                 if self.processes.size == 1:  # several find it together, at the end of the epoch

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from gpucnn.errors import DataError, ShapeError
-from gpucnn.layers import Conv2d, Sequential, image_mask
-from gpucnn.losses import Dice, Loss
+from gpucnn.layers import Conv2d, Dense, Flatten, Sequential, image_mask
+from gpucnn.losses import Dice, Loss, SoftmaxCrossEntropy
 from gpucnn.models import Model
+from gpucnn.training import Quiet
 from tests.training.small import data, trainer
 
 
@@ -68,3 +69,59 @@ def test_for_a_class_a_pixel():
         it = trainer(model=model, loss=loss, metrics=["iou"], flip=True)
         found.add((it.fit(images, labels, 2)["iou"][-1], it.model.weights_sha256()))
     assert len(found) == 1
+
+
+class Told(Quiet):
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+
+class Distance(Loss):
+    """The mean squared error; adds what `add` makes of the sum over all values and the loss."""
+
+    def __init__(self, add):
+        self._add = add
+
+    def __call__(self, outputs, targets, totals=None):
+        difference = (outputs.data - targets.data) * image_mask(outputs)
+        count = np.float32(outputs.images * outputs.channels)
+        total = np.sum(difference * difference, dtype=np.float64)
+        if totals is not None:
+            totals[0] += self._add(total, total / count)
+        return (total / count).reshape(1), outputs.like(2 * difference / count)
+
+
+class Doubled(SoftmaxCrossEntropy):
+    """Counts no right labels."""
+
+    def __call__(self, outputs, targets, totals=None):
+        loss, gradient = super().__call__(outputs, targets)
+        if totals is not None:
+            totals[0] += 2 * float(loss[0]) * outputs.images
+        return 2 * loss, outputs.backend.add(gradient, gradient)
+
+
+def misreported(loss, labels, backend="numba", **settings) -> list[str]:
+    said = Told()
+    head = "classifier" if loss.targets == "classes" else "regressor"
+    model = Model(Sequential(Flatten(), Dense(3)), (1, 8, 8), head=head)
+    it = trainer(model=model, loss=loss, progress=said, backend=backend, **settings)
+    it.fit(data()[0], labels, 2, validation=0.2)
+    it.fit(data()[0], labels, 1)
+    return [text for text in said.said if "report" in text]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_what_a_loss_reports_is_compared_once_with_what_it_returned(backend):
+    values = np.eye(3, dtype=np.float32)[data()[1]]
+    assert misreported(Distance(lambda total, mean: total), values, backend) == []
+    assert misreported(Focal(), data()[1], backend, mixup=0.2) == []
+    assert misreported(SoftmaxCrossEntropy(), data()[1], backend) == []
+    for add in (lambda total, mean: 0, lambda total, mean: mean):
+        (said,) = misreported(Distance(add), values, backend)
+        assert "Distance returned a loss of " in said and "add the mean times images * outputs" in said
+    (said,) = misreported(Doubled(), data()[1], backend)
+    assert said.startswith("Doubled reports an accuracy of 0.00% where it is ")
