@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from gpucnn.backends import get_backend
-from gpucnn.errors import GpucnnError
+from gpucnn.errors import ConfigurationError, GpucnnError
 from gpucnn.losses import Dice, MeanSquared, SoftmaxCrossEntropy
+from gpucnn.optimizers import SGD, Optimizer
+from tests.training.small import data, trainer
 
 BACKENDS = ["numpy", "numba"]
 LABELS = np.random.default_rng(0).integers(0, 4, 20)
@@ -51,3 +53,85 @@ def test_totals_have_room(name):
             _value(loss, LABELS, backend, backend.zeros((1,), np.float64))
     with pytest.raises(GpucnnError, match="totals is float32"):
         _value(MeanSquared(), OUTPUTS, backend, backend.zeros((1,)))
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_an_optimizer_looks_at_what_it_gets(name):
+    backend, optimizer = get_backend(name), SGD(0.1)
+    weights, gradients = backend.array(np.ones(32, np.float32)), backend.array(np.ones(32, np.float32))
+    with pytest.raises(GpucnnError, match=r"not placed; call optimizer.place\(backend, model.values.size\)"):
+        optimizer.step(weights, gradients)
+    with pytest.raises(GpucnnError, match="backend is 'numba' of type str; give a backend"):
+        optimizer.place("numba", 32)
+    optimizer.place(backend, 32)
+    with pytest.raises(GpucnnError, match=r"rates are not set; call optimizer.set_rates\(1.0, step\) first"):
+        optimizer.step(weights, gradients)
+    with pytest.raises(GpucnnError, match="step is 0; give a positive integer"):
+        optimizer.set_rates(1.0, 0)
+    optimizer.set_rates(1.0, 1)
+    for wrong in ((weights[:16], gradients), (weights, gradients[:16]), (weights, np.ones(32)), ({}, gradients)):
+        with pytest.raises(GpucnnError, match=r"placed for float32 of shape \(32,\): give model.values and"):
+            optimizer.step(*wrong)
+    optimizer.step(weights, gradients)
+    assert (backend.host(weights) == np.float32(1) - np.float32(0.1)).all()
+
+
+class Own(Optimizer):
+    def __init__(self, lr=0.05):  # of the base's __init__ nothing
+        self.lr = lr
+
+    def update(self, weights, gradients):
+        weights -= self.hyper[0] * gradients
+
+
+class Answers(Own):
+    def update(self, weights, gradients):
+        return weights - self.hyper[0] * gradients
+
+
+class Unnamed(Own):
+    def update(self, weights, gradients):
+        mean = self.state.setdefault("mean", np.zeros_like(weights))
+        mean += gradients
+        weights -= self.hyper[0] * mean
+
+
+class Rateless(Own):
+    def __init__(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Answers, "Answers.update returned an ndarray, and nothing uses it; change the weights in place"),
+        (Unnamed, r"Unnamed keeps 'mean' in self.state, .* states = \('mean',\), and it is there, zero, from"),
+        (Rateless, r"Rateless has no lr; call super\(\).__init__\(lr\)"),
+    ],
+)
+@pytest.mark.parametrize("factors", [None, {"0": 0.5}])
+def test_what_an_optimizer_of_ones_own_gets_wrong_is_one_sentence(kind, words, factors):
+    with pytest.raises(ConfigurationError, match=words):
+        trainer(optimizer=kind(), lr_factors=factors).fit(*data(), 1)
+
+
+class Counting(Own):
+    """A number of its own for each step, as Adam's correction takes one."""
+
+    steps = 0
+
+    def update(self, weights, gradients):
+        self.steps += 1
+        weights -= self.hyper[0] / np.float32(self.steps) * gradients
+
+
+def test_an_optimizer_of_ones_own_needs_no_init_and_counts_steps_once():
+    plain = trainer(optimizer=Own())
+    plain.fit(*data(), 1)
+    hashes = set()
+    for factors in (None, {"0": 0.5}, {"0": 1.0 + 2**-40}):  # the last divides the weights and changes no rate
+        it = trainer(optimizer=Counting(), lr_factors=factors)
+        it.fit(*data(), 2)
+        assert it.optimizer.steps == 6
+        hashes.add(it.model.weights_sha256())
+    assert len(hashes) == 2

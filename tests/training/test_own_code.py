@@ -353,6 +353,7 @@ def test_what_a_layer_of_ones_own_gets_wrong_is_one_sentence(layer, words, backe
             lambda outputs: (np.float32(0), outputs),
             r"_OddLoss returned .*; return \(loss, gradient\), an array",
         ),
+        (lambda outputs: None, r"_OddLoss returned nothing; return \(loss, gradient\)"),
         (lambda outputs: outputs, r"_OddLoss returned a Batch; return \(loss, gradient\)"),
         (lambda outputs: (np.zeros(1, np.float32), outputs.data), "_OddLoss returned an ndarray as gradient; return a"),
         (lambda outputs: (np.zeros(1), outputs.like(outputs.data * np.float64(1))), "float64 as gradient; compute in"),
