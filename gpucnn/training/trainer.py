@@ -28,7 +28,7 @@ from gpucnn.optimizers import Adam, Optimizer
 from gpucnn.parallel import Alone, Division, Processes, join
 from gpucnn.parallel.processes import how_different
 from gpucnn.schedules import Constant, Schedule
-from gpucnn.training import mixing, remarks
+from gpucnn.training import mixing, remarks, unkept
 from gpucnn.training.ahead import is_known
 from gpucnn.training.average import Average
 from gpucnn.training.callbacks import Callback
@@ -477,7 +477,7 @@ class Trainer:
                     self.progress.say(remark)
             if self._within_epoch:
                 self.progress.say("the epoch that was interrupted begins again, with the weights as they are")
-            drawn = perf_counter()
+            drawn, memory = perf_counter(), unkept.memory(self, settings) if folder else None
             for callback in self.callbacks:
                 callback.on_train_begin(self)
             for epoch in range(len(history), epochs):
@@ -496,6 +496,9 @@ class Trainer:
                     self._best = epoch + 1, self._judged_state()
                 self._agree(data)
                 self.processes.agreed(partial(self._keep, folder, history, settings, better, unfit))
+                if memory is not None and (remark := unkept.remark(memory, unkept.memory(self, settings))):
+                    memory = None
+                    self.progress.say(remark)
                 if folder and perf_counter() - drawn > _CURVES_EVERY:
                     folder.write_curves(history)
                     drawn = perf_counter()
