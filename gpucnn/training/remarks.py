@@ -70,3 +70,19 @@ def large_values(trainer: Trainer, images) -> str | None:
             "0 to 1 (images / 255) or with Trainer(..., normalize=True) (--normalize)"
         )
     return None
+
+
+def weights_to_change(trainer: Trainer) -> np.ndarray | None:
+    """The weights on the host, where an optimizer of the user's is to change them."""
+    own = not type(trainer.optimizer).__module__.startswith("gpucnn.")
+    return trainer.backend.host(trainer.model.values) if own else None
+
+
+def unchanged(trainer: Trainer, before: np.ndarray | None, rate: float) -> str | None:
+    """Where an epoch has changed none of these weights."""
+    if before is None or rate == 0 or not np.array_equal(before, trainer.backend.host(trainer.model.values)):
+        return None
+    kind = type(trainer.optimizer).__name__
+    return (
+        f"{kind} has changed no weight in this epoch; update must do it in place: weights -= ..., or weights[...] = ..."
+    )

@@ -478,6 +478,7 @@ class Trainer:
             if self._within_epoch:
                 self.progress.say("the epoch that was interrupted begins again, with the weights as they are")
             drawn, memory = perf_counter(), unkept.memory(self, settings) if folder else None
+            untrained = remarks.weights_to_change(self)
             for callback in self.callbacks:
                 callback.on_train_begin(self)
             for epoch in range(len(history), epochs):
@@ -488,6 +489,9 @@ class Trainer:
                     callback.on_epoch_begin(self, epoch + 1)
                 with compilation.counting(self.progress.compiling):
                     record = self._epoch(steps, epoch, first, epochs, evaluation)
+                if remark := remarks.unchanged(self, untrained, record["learning_rate"]):
+                    self.progress.say(remark)
+                untrained = None
                 for callback in self.callbacks:
                     callback.on_epoch_end(self, record)
                 unfit = history.add(record)

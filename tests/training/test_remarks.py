@@ -8,6 +8,7 @@ from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.layers import Conv1d, Conv2d, Dense, Flatten, Sequential, Sigmoid, Softmax
 from gpucnn.losses import BinaryCrossEntropy, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.models import mlp
+from gpucnn.optimizers import Optimizer
 from gpucnn.training import Quiet
 
 X = np.random.default_rng(0).random((20, 3, 4, 6), np.float32)
@@ -131,3 +132,22 @@ def test_layers_as_other_libraries_take_them():
 def test_print_shows_the_layers():
     lines = str(Model(Sequential(Conv2d(2, 3), Flatten(), Dense(3)), (3, 4, 6))).splitlines()
     assert [line.split("(")[0].split() for line in lines[1:]] == [["0", "Conv2d"], ["1", "Flatten"], ["2", "Dense"]]
+
+
+class Plain(Optimizer):
+    def update(self, weights, gradients):
+        weights -= self.hyper[0] * gradients
+
+
+class Rebinding(Optimizer):
+    """Gives its own name another array, which nobody sees."""
+
+    def update(self, weights, gradients):
+        weights = weights - self.hyper[0] * gradients
+
+
+def test_an_optimizer_that_changes_no_weight_is_remarked():
+    for optimizer, remarked in ((Rebinding(0.1), True), (Rebinding(0), False), (Plain(0.1), False)):
+        said = [text for text in fitted(X, Y, optimizer=optimizer) if "no weight" in text]
+        assert len(said) == remarked
+        assert all("update must do it in place: weights -= ..." in text for text in said)
