@@ -21,7 +21,7 @@ def check_labels(labels, images: int, classes: int) -> np.ndarray:
 
     Raises DTypeError unless they are integers, ShapeError for the wrong number, DataError for one out of range.
     """
-    labels = arguments.array("labels", labels)
+    given, labels = labels, arguments.array("labels", labels)
     whole = labels.dtype.kind in "iu" or (labels.dtype.kind == "f" and np.array_equal(labels, np.round(labels)))
     if labels.ndim == 2 and len(labels) == images and whole:
         raise ShapeError(
@@ -29,14 +29,17 @@ def check_labels(labels, images: int, classes: int) -> np.ndarray:
             + ("labels.ravel() has it" if labels.shape[1] == 1 else "of one-hot rows labels.argmax(1) is the class")
         )
     if labels.dtype.kind not in "iu":
-        raise DTypeError(f"labels are {labels.dtype}; give integers, such as labels.astype(numpy.int64)")
+        instead = arguments.converted("labels", given, np.int64)
+        raise DTypeError(f"labels are {labels.dtype}; give integers, such as {instead}")
     if labels.shape != (images,):
         raise ShapeError(f"labels have shape {labels.shape}; {images} images need shape ({images},)")
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if wrong.size:
+        label = labels[wrong[0]]
+        ignoring = f"; SoftmaxCrossEntropy(ignore_index={label}) ignores such labels" if label < 0 else ""
         raise DataError(
-            f"label {labels[wrong[0]]} of image {wrong[0]} is out of range: a model of {classes} classes takes "
-            f"0 to {classes - 1}"
+            f"label {label} of image {wrong[0]} is out of range: a model of {classes} classes takes 0 to {classes - 1}"
+            f"{ignoring}"
         )
     return labels.astype(np.int32)
 
@@ -47,9 +50,10 @@ def check_label_maps(labels, images: int, output_shape: tuple[int, ...], ignore_
     `output_shape` is the model's, (classes, *spatial). So stored, labels move as images do, and what moves in from
     outside is ignored. Raises what check_labels does.
     """
-    labels, (classes, *spatial) = arguments.array("labels", labels), output_shape
+    given, labels, (classes, *spatial) = labels, arguments.array("labels", labels), output_shape
     if labels.dtype.kind not in "iu":
-        raise DTypeError(f"labels are {labels.dtype}; give integers, such as labels.astype(numpy.int64)")
+        instead = arguments.converted("labels", given, np.int64)
+        raise DTypeError(f"labels are {labels.dtype}; give integers, such as {instead}")
     if labels.shape != (images, *spatial):
         sizes = ", ".join(map(str, (images, *spatial)))
         shorter = "" if labels.ndim > 1 else "; for one label an image end the model with Flatten() and Dense(classes)"
@@ -73,10 +77,10 @@ def check_classes(labels, images: int, output_shape: tuple[int, ...], ignore_ind
     """The labels of a model whose outputs are `output_shape` an image, by check_labels or check_label_maps."""
     if len(output_shape) > 1 or ignore_index is not None:
         return check_label_maps(labels, images, output_shape, ignore_index)
-    labels = arguments.array("labels", labels)
-    if labels.ndim > 2:
+    shape = arguments.array("labels", labels).shape
+    if len(shape) > 2:
         raise ShapeError(
-            f"labels have shape {labels.shape}, but the model gives one class an image, ({images},); for a "
+            f"labels have shape {shape}, but the model gives one class an image, ({images},); for a "
             "class a pixel take a network that ends with maps, such as gpucnn.models.unet_small"
         )
     return check_labels(labels, images, output_shape[0])
@@ -87,9 +91,9 @@ def check_values(values, shape: tuple[int, ...], dtype) -> np.ndarray:
 
     Raises DTypeError, ShapeError or DataError, as check_labels does.
     """
-    values = arguments.array("targets", values)
+    given, values = values, arguments.array("targets", values)
     if values.dtype != dtype:
-        raise DTypeError(f"targets are {values.dtype}; convert them with targets.astype('{np.dtype(dtype)}')")
+        raise DTypeError(f"targets are {values.dtype}; convert them: {arguments.converted('targets', given, dtype)}")
     if values.shape != shape:
         raise ShapeError(f"targets have shape {values.shape}; these images and this model need {shape}")
     wrong = np.argwhere(~np.isfinite(values))

@@ -1,10 +1,12 @@
 """What the Trainer remarks and refuses, in the words of someone who comes from another library."""
 
+import re
+
 import numpy as np
 import pytest
 
 from gpucnn import Model, Trainer
-from gpucnn.errors import ConfigurationError, ShapeError
+from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
 from gpucnn.layers import Conv1d, Conv2d, Dense, Flatten, Sequential, Sigmoid, Softmax
 from gpucnn.losses import BinaryCrossEntropy, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.models import mlp
@@ -112,6 +114,58 @@ def test_labels_as_other_libraries_take_them(labels, hint):
     with pytest.raises(ShapeError) as caught:
         fitted(X, labels)
     assert str(caught.value) == f"labels have shape {labels.shape}; 20 images need shape (20,): {hint}"
+
+
+class Tensor:
+    """As PyTorch's: an array that has neither astype nor a transpose of all axes."""
+
+    def __init__(self, values):
+        self._values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return self._values if dtype is None else self._values.astype(dtype)
+
+    def permute(self, *axes):
+        return self._values.transpose(axes)
+
+
+def test_what_tensors_lack_is_not_advised():
+    for images, labels in (
+        (Tensor(X.transpose(0, 2, 3, 1)), Y),
+        (Tensor(X.astype(np.float64)), Y),
+        (X, Tensor(Y.astype(np.float32))),
+        (X.tolist(), Y),
+    ):
+        with pytest.raises((ShapeError, DTypeError)) as caught:
+            fitted(images, labels)
+        advice = re.search(r"(?:images|numpy)\.\w+\(.*?\)", str(caught.value))[0]
+        given = {"images": images, "labels": labels, "numpy": np}
+        right = {**given, "images" if "images" in advice else "labels": eval(advice, given)}
+        assert fitted(np.asarray(right["images"], np.float32), right["labels"])
+    targets, model = Tensor(np.eye(3)[Y]), mlp((3, 4, 6), outputs=3, hidden=[4])
+    with pytest.raises(DTypeError, match=r"convert them: numpy.asarray\(targets, numpy.float32\)"):
+        Trainer(model, progress=False).fit(X, targets, 1)
+
+
+def test_labels_that_pytorch_ignores():
+    with pytest.raises(DataError, match=r"0 to 2; SoftmaxCrossEntropy\(ignore_index=-100\) ignores such labels"):
+        fitted(X, np.where(np.arange(20) == 3, -100, Y))
+    assert fitted(X, np.where(np.arange(20) == 3, -100, Y), loss=SoftmaxCrossEntropy(ignore_index=-100))
+
+
+def test_batches_that_only_know_their_length_when_asked():
+    class Loader:
+        """As a DataLoader of an IterableDataset."""
+
+        def __len__(self):
+            raise TypeError("object of type 'Stream' has no len()")
+
+        def __iter__(self):
+            return iter([(X, Y)] * 2)
+
+    with pytest.raises(ConfigurationError, match="the batches have no length; say how many make an epoch: steps=100"):
+        Trainer(mlp((3, 4, 6), 3), progress=False).fit_batches(Loader(), 1)
+    assert Trainer(mlp((3, 4, 6), 3), progress=False).fit_batches(Loader(), 2, steps=2)["step"] == [2, 4]
 
 
 def test_layers_as_other_libraries_take_them():
