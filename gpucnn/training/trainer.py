@@ -69,8 +69,9 @@ class Trainer:
     in evaluation and prediction too; the model keeps both. What is empty after that is 0.
 
     `augment(images, rng)` is your own change of each training batch, after those: it gets a Batch on the device and a
-    numpy.random.Generator that depends on the seed and the step alone, and returns a Batch. Labels stay. Shift, crop
-    and flip move label maps with the images.
+    numpy.random.Generator that depends on the seed and the step alone, and returns a Batch. Labels stay. Draw numbers
+    of each image's own in the shape images.shape and bring them in with images.backend.pack: images.data is laid out
+    otherwise on each backend. Shift, crop and flip move label maps with the images.
     `mixup` mixes each image, and its loss, with another one of the batch (the alpha of its beta distribution, such as
     0.2), and `erase` blanks a random rectangle in that part of the images: see gpucnn.training.mixing. `ema`, such as
     0.99, keeps an exponential moving average of the weights: validation and the best epoch are those of the average,
