@@ -75,7 +75,7 @@ class TrainingSteps(RecordedStep):
         self.loss.place(self.backend, model.output_shape[0])
         self.totals = self.backend.zeros((self.loss.counts,), np.float64)
         self.status = self.backend.zeros((1,), np.int64)
-        self.backend.assign(self.status, np.array([-1], np.int64))
+        self.forget_bad_step()
         self._augmentation, self._seed = augmentation, seed
         self._average, self._mixup, self._erasing = average, mixup, erasing
         if mixup:
@@ -262,6 +262,10 @@ class TrainingSteps(RecordedStep):
     def bad_step(self) -> int:
         """The first step whose loss or new weights were not finite, or -1."""
         return int(self.backend.host(self.status)[0])
+
+    def forget_bad_step(self) -> None:
+        """From now on no step is known to be bad."""
+        self.backend.assign(self.status, np.array([-1], np.int64))
 
 
 def shared_work(
