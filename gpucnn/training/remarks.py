@@ -7,7 +7,7 @@ import numpy as np
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.losses import BinaryCrossEntropy, Dice, SoftmaxCrossEntropy
-from gpucnn.training.steps import TrainingSteps
+from gpucnn.training.steps import OwnAugmentation, TrainingSteps
 
 # Of the class in trainer.py, which imports this module.
 Trainer = Any
@@ -28,7 +28,9 @@ def title(trainer: Trainer, steps: TrainingSteps) -> str:
         title += "; the first step compiles kernels that are not in the cache yet, which can take some seconds"
     obstacle = steps.obstacle()
     if backend.graph and obstacle is not None:
-        title += f"; steps are not recorded, since {type(obstacle).__name__} does not declare recordable = True"
+        own = isinstance(obstacle, OwnAugmentation)
+        why = "augment is code of yours" if own else f"{type(obstacle).__name__} does not declare recordable = True"
+        title += f"; steps are not recorded, since {why}"
     return title
 
 

@@ -188,6 +188,12 @@ def test_print_shows_the_layers():
     assert [line.split("(")[0].split() for line in lines[1:]] == [["0", "Conv2d"], ["1", "Flatten"], ["2", "Dense"]]
 
 
+def test_the_title_says_in_the_users_words_why_steps_are_not_recorded(capsys):
+    model = mlp((3, 4, 6), 3, hidden=[4])
+    Trainer(model, backend="numba", augment=lambda images, rng: images).fit(X, Y, 1)
+    assert "; steps are not recorded, since augment is code of yours\n" in capsys.readouterr().err
+
+
 class Plain(Optimizer):
     def update(self, weights, gradients):
         weights -= self.hyper[0] * gradients
