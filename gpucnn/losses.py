@@ -28,6 +28,12 @@ def check_labels(labels, images: int, classes: int) -> np.ndarray:
             f"labels have shape {labels.shape}; {images} images need shape ({images},): "
             + ("labels.ravel() has it" if labels.shape[1] == 1 else "of one-hot rows labels.argmax(1) is the class")
         )
+    if labels.dtype.kind == "f" and not whole:
+        raise DTypeError(
+            f"labels are {labels.dtype} of shape {labels.shape}, not all whole numbers; give the number of a class for "
+            'each image. For values make a regressor, with outputs= or head="regressor"; for probabilities write a '
+            "loss (docs/your-own.md)"
+        )
     if labels.dtype.kind not in "iu":
         instead = arguments.converted("labels", given, np.int64)
         raise DTypeError(f"labels are {labels.dtype}; give integers, such as {instead}")

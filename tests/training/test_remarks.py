@@ -147,6 +147,14 @@ def test_what_tensors_lack_is_not_advised():
         Trainer(model, progress=False).fit(X, targets, 1)
 
 
+@pytest.mark.parametrize("labels", [Y + 0.5, np.eye(3)[Y] * 0.8 + 0.1])
+def test_fractions_are_not_advised_to_be_cut_off(labels):
+    with pytest.raises(
+        DTypeError, match=r"not all whole numbers; give the number of a class .* outputs= or head=\"regressor\""
+    ):
+        fitted(X, labels)
+
+
 def test_labels_that_pytorch_ignores():
     with pytest.raises(DataError, match=r"0 to 2; SoftmaxCrossEntropy\(ignore_index=-100\) ignores such labels"):
         fitted(X, np.where(np.arange(20) == 3, -100, Y))
