@@ -7,6 +7,7 @@ from gpucnn.backends import get_backend
 from gpucnn.errors import ConfigurationError, GpucnnError
 from gpucnn.losses import Dice, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.optimizers import SGD, Optimizer
+from tests.training import small
 from tests.training.small import data, trainer
 
 BACKENDS = ["numpy", "numba"]
@@ -135,3 +136,24 @@ def test_an_optimizer_of_ones_own_needs_no_init_and_counts_steps_once():
         assert it.optimizer.steps == 6
         hashes.add(it.model.weights_sha256())
     assert len(hashes) == 2
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_frozen_layers_of_a_loop_by_hand_as_the_recipe_says(name):
+    backend, (images, labels) = get_backend(name), data()
+    model, optimizer = small.model().initialize(0).place(backend), SGD(0.1, weight_decay=0.1)
+    optimizer.place(backend, model.values.size)
+    for step in (1, 2):
+        outputs, backward = model(images)
+        backward(SoftmaxCrossEntropy()(outputs, labels)[1])
+        optimizer.set_rates(1.0, step)
+        optimizer.step(model.values, model.grads)
+        if step == 1:
+            before = model.state_dict()
+            model.freeze("0")
+            model.prepare_training()
+            optimizer.divide(model.pieces())
+    after = model.state_dict()
+    assert [name for name in after if not np.array_equal(after[name], before[name])] == [
+        *(name for name in after if not name.startswith(("0.", "1.running")))
+    ]
