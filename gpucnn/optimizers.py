@@ -6,7 +6,7 @@ that a recorded step can be repeated with new values.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -107,11 +107,12 @@ class Optimizer(Recordable):
         Raises ConfigurationError before `place`, and for arrays of other sizes than it was told; kernels look at none.
         """
         self._check_arrays(weights, gradients)
+        update: Callable[..., Any] = self.update  # of the user's it may return something
         own, state, hyper = vars(self), self.state, self.hyper
         counted = _numbers(own)
         for start, stop, factor in self._pieces:
             if (start, stop, factor) == (0, weights.size, 1.0):
-                self._updated(self.update(weights, gradients))
+                self._updated(update(weights, gradients))
                 continue
             # Not by setattr, which would make every recording look for changed settings.
             parts = {name: array[start:stop] for name, array in state.items()}
@@ -120,7 +121,7 @@ class Optimizer(Recordable):
             # So what an update of the user's counts, it counts once a step.
             own.update(counted, state=dict(parts), hyper=self._hypers[factor])
             try:
-                self._updated(self.update(weights[start:stop], gradients[start:stop]))
+                self._updated(update(weights[start:stop], gradients[start:stop]))
                 for name, part in parts.items():
                     if self.state[name] is not part:  # an update that made a new array
                         part[...] = self.state[name]

@@ -257,7 +257,7 @@ class TrainingSteps(RecordedStep):
     def misreport(self) -> str | None:
         """After the first step: how what a loss of the user's own reports differs from what it returned."""
         judged, self._judged = self._judged, None
-        return judged and misreport(self.loss, self.backend.host(self.totals), *judged)
+        return misreport(self.loss, self.backend.host(self.totals), *judged) if judged else None
 
     def bad_step(self) -> int:
         """The first step whose loss or new weights were not finite, or -1."""
