@@ -7,7 +7,7 @@ import numpy as np
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.losses import BinaryCrossEntropy, Dice, SoftmaxCrossEntropy
-from gpucnn.training.steps import TrainingSteps
+from gpucnn.training.steps import OwnAugmentation, TrainingSteps
 
 # Of the class in trainer.py, which imports this module.
 Trainer = Any
@@ -29,7 +29,9 @@ def title(trainer: Trainer, steps: TrainingSteps) -> str:
         title += "; the first step compiles kernels that are not in the cache yet, which can take some seconds"
     obstacle = steps.obstacle()
     if backend.graph and obstacle is not None:
-        title += f"; steps are not recorded, since {type(obstacle).__name__} does not declare recordable = True"
+        own = isinstance(obstacle, OwnAugmentation)
+        why = "augment is code of yours" if own else f"{type(obstacle).__name__} does not declare recordable = True"
+        title += f"; steps are not recorded, since {why}"
     return title
 
 
@@ -83,3 +85,19 @@ def large_values(trainer: Trainer, images) -> str | None:
             "0 to 1 (images / 255) or with Trainer(..., normalize=True) (--normalize)"
         )
     return None
+
+
+def weights_to_change(trainer: Trainer) -> np.ndarray | None:
+    """The weights on the host, where an optimizer of the user's is to change them."""
+    own = not type(trainer.optimizer).__module__.startswith("gpucnn.")
+    return trainer.backend.host(trainer.model.values) if own else None
+
+
+def unchanged(trainer: Trainer, before: np.ndarray | None, rate: float) -> str | None:
+    """Where an epoch has changed none of these weights."""
+    if before is None or rate == 0 or not np.array_equal(before, trainer.backend.host(trainer.model.values)):
+        return None
+    kind = type(trainer.optimizer).__name__
+    return (
+        f"{kind} has changed no weight in this epoch; update must do it in place: weights -= ..., or weights[...] = ..."
+    )
