@@ -32,7 +32,7 @@ from gpucnn.errors import ConfigurationError, DTypeError, ShapeError
 from gpucnn.layers.base import Layer
 from gpucnn.losses import Loss
 from gpucnn.models.model import Model
-from gpucnn.training.steps import checked
+from gpucnn.training.live import checked
 
 __all__ = ["GradientReport", "TensorReport", "check_gradients"]
 

@@ -7,7 +7,8 @@ import numpy as np
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.losses import BinaryCrossEntropy, Dice, SoftmaxCrossEntropy
-from gpucnn.training.steps import OwnAugmentation, TrainingSteps
+from gpucnn.training.live import OwnAugmentation
+from gpucnn.training.steps import TrainingSteps
 
 # Of the class in trainer.py, which imports this module.
 Trainer = Any

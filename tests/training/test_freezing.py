@@ -332,7 +332,7 @@ def test_an_optimizer_of_ones_own_gets_its_pieces():
 
 def test_a_text_is_not_a_list_of_layers():
     model = gpucnn.models.lenet5()
-    with pytest.raises(ConfigurationError, match=r"frozen is \'03\' of type str; give a list of layers\' names"):
-        model.frozen = "03"
-    model.frozen = ["0", "3"]
-    assert model.frozen == ["0", "3"]
+    with pytest.raises(ConfigurationError, match=r"frozen is \'07\' of type str; give a list of layers\' names"):
+        model.frozen = "07"
+    model.frozen = ["0", "7"]
+    assert model.frozen == ["0", "7"]

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from gpucnn import Model, Trainer
+from gpucnn import Model, Trainer, get_backend
 from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
 from gpucnn.layers import Conv1d, Conv2d, Dense, Flatten, Sequential, Sigmoid, Softmax
 from gpucnn.losses import BinaryCrossEntropy, MeanSquared, SoftmaxCrossEntropy
@@ -222,10 +222,14 @@ def test_print_shows_the_layers():
     assert [line.split("(")[0].split() for line in lines[1:]] == [["0", "Conv2d"], ["1", "Flatten"], ["2", "Dense"]]
 
 
-def test_the_title_says_in_the_users_words_why_steps_are_not_recorded(capsys):
-    model = mlp((3, 4, 6), 3, hidden=[4])
-    Trainer(model, backend="numba", augment=lambda images, rng: images).fit(X, Y, 1)
-    assert "; steps are not recorded, since augment is code of yours\n" in capsys.readouterr().err
+@pytest.mark.parametrize("splits", [True, False])
+def test_the_title_says_in_the_users_words_why_steps_are_not_recorded(capsys, monkeypatch, splits):
+    """A backend that splits recordings calls the user's code between its kernels."""
+    backend = get_backend("numba")
+    monkeypatch.setattr(backend, "splits", splits)
+    Trainer(mlp((3, 4, 6), 3, hidden=[4]), backend=backend, augment=lambda images, rng: images).fit(X, Y, 1)
+    said = "; steps are not recorded, since augment is code of yours\n" in capsys.readouterr().err
+    assert said is not splits
 
 
 class Plain(Optimizer):
