@@ -407,13 +407,13 @@ class Model(Recordable):
 
     def seal(self) -> object | None:
         """See Weights.seal."""
+        return self._weights.seal(self._parts_of_all)
 
-        def parts() -> Iterator[Parameter | Statistic]:
-            for model in list(self._group):
-                yield from model.parameters
-                yield from model.running
-
-        return self._weights.seal(parts)
+    def _parts_of_all(self) -> Iterator[Parameter | Statistic]:
+        """What has a value in the model's buffers, in whatever model."""
+        for model in list(self._group):
+            yield from model.parameters
+            yield from model.running
 
     def trusting(self) -> AbstractContextManager[None]:
         """See Weights.trusting."""

@@ -80,13 +80,15 @@ class Weights:
 
         `parts()` are those of the models that use these buffers.
         """
-        if self._seal is None and _COUNTS and type(self._values) is np.ndarray:
+        if self._seal is not None:
+            return self._seal
+        if _COUNTS and type(self._values) is np.ndarray:
             # In this order: who takes an array in the meantime drops the seal after that, or is counted.
             mine = self._seal = object()
             if self._is_held(parts):
                 self._seal = None
             return mine if self._seal is mine else None
-        return self._seal
+        return None
 
     def _is_held(self, parts: Callable[[], Iterable[Part]]) -> bool:
         """Whether anybody else has a reference to an array, or to a view of it."""
