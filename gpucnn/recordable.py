@@ -110,10 +110,10 @@ def is_recordable(part: Recordable) -> bool:
 
 def runs_live(part: Recordable) -> bool:
     """Whether a recording can call anew all that runs in a step of a part that is not recordable."""
-    kinds = type(part).__mro__
-    ours = next(i for i, kind in enumerate(kinds) if kind.__module__.startswith("gpucnn."))
-    own = [entry for place in (part, *kinds[:ours]) for entry in vars(place).items()]
-    overridden = {name for name, value in own if _overrides(name, value, kinds[ours:])}
+    ours = [kind for kind in type(part).__mro__ if kind.__module__.startswith("gpucnn.")]
+    own = [kind for kind in type(part).__mro__[:-1] if kind not in ours]  # in any order, where there are several bases
+    entries = [entry for place in (part, *own) for entry in vars(place).items()]
+    overridden = {name for name, value in entries if _overrides(name, value, tuple(ours))}
     return bool(part.live) and not is_recordable(part) and overridden <= set(part.live)
 
 

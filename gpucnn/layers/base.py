@@ -54,7 +54,7 @@ _FREEZING = ("trainable", "requires_grad", "frozen")
 
 
 # What a model gives its parameters and statistics.
-_BOUND = ("_value", "_weights", "grad")
+_BOUND = ("_place", "_value", "_weights", "grad")
 
 
 class _Tensor:
@@ -64,18 +64,17 @@ class _Tensor:
     DTypeError for one that does not fit it.
     """
 
-    __slots__ = ("_value", "_weights", "name", "shape")
-    _weights: Any  # the model's gpucnn.models.weights.Weights, which is told of each look at the value
+    __slots__ = ("_place", "_value", "_weights", "name", "shape")
+    _weights: Any  # the model's gpucnn.models.weights.Weights, which has the value at `_place`; without one `_value`
 
     def __init__(self, shape: Shape):
         self.shape = tuple(shape)
         self.name = ""
-        self._weights = self._value = None
+        self._weights = self._place = self._value = None
 
     @property
     def value(self) -> Any:
-        value = self._value
-        return value if self._weights is None else self._weights.given(value)
+        return self._value if self._weights is None else self._weights.given(self._place)
 
     @value.setter
     def value(self, value: Any) -> None:

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from itertools import accumulate
 from typing import Any
@@ -407,13 +407,7 @@ class Model(Recordable):
 
     def seal(self) -> object | None:
         """See Weights.seal."""
-        return self._weights.seal(self._parts_of_all)
-
-    def _parts_of_all(self) -> Iterator[Parameter | Statistic]:
-        """What has a value in the model's buffers, in whatever model."""
-        for model in list(self._group):
-            yield from model.parameters
-            yield from model.running
+        return self._weights.seal()
 
     def trusting(self) -> AbstractContextManager[None]:
         """See Weights.trusting."""

@@ -2,34 +2,39 @@
 
 Plans keep copies of weights in an order of their own. Whoever has an array of the weights may change them at any time,
 so a plan compares them with what it copied in each call, which takes as long as reading them. But every array that was
-ever given away is a view of `values`, of `statistics`, or of a parameter's or statistic's `value`. While nobody has
-one, only who asks for one changes anything.
+ever given away is one of the buffers' `_arrays`, or refers to one. While nobody has one, only who asks for one changes
+anything.
 """
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
+from operator import attrgetter
+from sys import getrefcount
 from threading import get_ident
-from types import SimpleNamespace
 from typing import Any
+from weakref import getweakrefcount
 
 import numpy as np
 
 from gpucnn.layers.base import Parameter, Statistic
 
 Part = Parameter | Statistic
+Place = tuple[bool, int, tuple[int, ...]]  # whether among the statistics, where it starts, and its shape
 
 # Python counts the references to an object; without its lock the count may come late.
 _COUNTS = getattr(sys, "_is_gil_enabled", lambda: True)()
+_base = attrgetter("base")
+# Of what only one object refers to; counted without a variable of a frame, which debuggers hold.
+_alone = {0: object()}
+(_FREE,) = map(getrefcount, _alone.values())
+_FREE_ENTRY = getrefcount(_alone[0])
 
 
-def _references(array: Any) -> int:
-    return sys.getrefcount(array)
-
-
-_alone: Any = SimpleNamespace(array=object())
-_FREE = _references(_alone.array)  # of what only one attribute refers to
+class _Seal:
+    is_sure = False
 
 
 class Weights:
@@ -37,32 +42,40 @@ class Weights:
 
     def __init__(self, values: Any, grads: Any, statistics: Any):
         self._flats = values, statistics
-        self._values, self._statistics = (_part(flat, 0, flat.shape) for flat in self._flats)
         self.grads = grads
-        self._seal: object | None = None
+        self._seal: _Seal | None = None
         self._trusted: int | None = None
-        self._held: Part | None = None  # what somebody had a reference to
+        self._held: Place | None = None  # the one that somebody had
+        self._arrays: dict[Place, Any] = {}
+        self._all = self._place(False, 0, values.shape), self._place(True, 0, statistics.shape)
 
     @property
     def values(self) -> Any:
-        return self.given(self._values)
+        return self.given(self._all[False])
 
     @property
     def statistics(self) -> Any:
-        return self.given(self._statistics)
+        return self.given(self._all[True])
 
     def bind(self, parts: Iterable[Part], starts: Iterable[int], *, statistics: bool) -> None:
-        """Give each of the parts its value, which begins so many values into `values` or `statistics`."""
+        """Give each of the parts its place, which begins so many values into `values` or `statistics`."""
         for part, start in zip(parts, starts, strict=True):
             part.bind("_weights", self)
-            part.bind("_value", _part(self._flats[statistics], start, part.shape))
+            part.bind("_place", self._place(statistics, start, part.shape))
+
+    def _place(self, statistics: bool, start: int, shape: tuple[int, ...]) -> Place:
+        place = statistics, start, shape
+        if place not in self._arrays:  # else another model has it too
+            self._arrays[place] = _part(self._flats[statistics], start, shape)
+        return place
 
     def any(self) -> bool:
         """Whether a value is not 0."""
-        return bool(self._values.any())
+        return bool(self._arrays[self._all[False]].any())
 
-    def given(self, array: Any) -> Any:
-        """`array`, which somebody has a reference to from now on."""
+    def given(self, place: Place) -> Any:
+        """The array there, which somebody has a reference to from now on."""
+        array = self._arrays[place]
         self._seal = None
         return array if self._trusted is None or self._trusted != get_ident() else self._apart(array)
 
@@ -75,28 +88,32 @@ class Weights:
         finally:
             self._trusted = None
 
-    def seal(self, parts: Callable[[], Iterable[Part]]) -> object | None:
-        """An object that stays the same while nobody can change the weights; None if somebody can.
-
-        `parts()` are those of the models that use these buffers.
-        """
-        if self._seal is not None:
-            return self._seal
-        if _COUNTS and type(self._values) is np.ndarray:
+    def seal(self) -> object | None:
+        """An object that stays the same while nobody can change the weights; None if somebody can."""
+        seal = self._seal
+        if seal is None and _COUNTS and type(self._flats[0]) is np.ndarray:
             # In this order: who takes an array in the meantime drops the seal after that, or is counted.
-            mine = self._seal = object()
-            if self._is_held(parts):
+            seal = self._seal = _Seal()
+            if self._is_held():
                 self._seal = None
-            return mine if self._seal is mine else None
-        return None
+            else:
+                seal.is_sure = True
+        return seal if seal is not None and seal.is_sure and seal is self._seal else None
 
-    def _is_held(self, parts: Callable[[], Iterable[Part]]) -> bool:
-        """Whether anybody else has a reference to an array, or to a view of it."""
-        if _references(self._values) != _FREE or _references(self._statistics) != _FREE:
+    def _is_held(self) -> bool:
+        """Whether anybody else has a reference to an array, or to a view or buffer of it."""
+        if self._held is not None and self._is_taken(self._held):  # often it is the same as before
             return True
-        if self._held is None or _references(self._held._value) == _FREE:  # else it is the one that it was before
-            self._held = next((part for part in parts() if _references(part._value) != _FREE), None)
-        return self._held is not None
+        arrays = self._arrays.values()
+        counts = map(getrefcount, chain(arrays, map(_base, arrays)))
+        if max(counts) == _FREE and not any(map(getweakrefcount, arrays)):
+            return False
+        self._held = next(filter(self._is_taken, list(self._arrays)), None)
+        return True
+
+    def _is_taken(self, place: Place) -> bool:
+        arrays = self._arrays
+        return getrefcount(arrays[place]) > _FREE_ENTRY or getrefcount(arrays[place].base) > _FREE_ENTRY
 
     def readable(self, array: Any) -> Any:
         """`_apart` of an array that kernels can read in whole vectors; None for another."""
@@ -113,18 +130,24 @@ class Weights:
     def _offset(self, array: Any) -> tuple[Any, int]:
         """The buffer that an array is a part of, or None, and how many bytes from its start."""
         for flat in self._flats:
-            if 0 <= (offset := _address(array) - _address(flat)) < flat.nbytes:
+            if 0 <= (offset := _address(array) - _address(flat)) <= flat.nbytes - array.nbytes:
                 return flat, offset
         return None, 0
 
 
+class _Memory:
+    """Part of a flat array, for NumPy: the array made of it, and so every view of that, refers to it alone."""
+
+    __slots__ = ("__array_interface__", "_flat")
+
+    def __init__(self, flat: np.ndarray):
+        self._flat, self.__array_interface__ = flat, flat.__array_interface__
+
+
 def _part(flat: Any, start: int, shape: tuple[int, ...]) -> Any:
     """A part of a flat array which all views of that part refer to, and nothing beyond it."""
-    if type(flat) is not np.ndarray:
-        return flat[start : start + math.prod(shape)].reshape(shape)
-    # What NumPy makes of a memoryview is where it stops when it looks for what a view refers to.
-    memory = flat.data[start : start + math.prod(shape)].cast("B")
-    return np.asarray(memory.cast(flat.dtype.char, shape)) if len(memory) else np.zeros(shape, flat.dtype)
+    part = flat[start : start + math.prod(shape)].reshape(shape)
+    return np.asarray(_Memory(part)) if type(flat) is np.ndarray else part
 
 
 def _address(array: Any) -> int:

@@ -36,16 +36,20 @@ class OwnAugmentation(Recordable):
 
 
 def loss_of(loss: Loss, outputs: Batch, targets: Any, *totals: Array) -> tuple[Array, Batch]:
-    """The loss (1,) and its gradient. Raises what `checked` does."""
-    if is_recordable(loss) or not outputs.backend.is_recording:
+    """The loss (1,) and its gradient, which no later call changes. Raises what `checked` does."""
+    if is_recordable(loss):
         return checked(loss, loss(outputs, targets, *totals), outputs)
+    if not outputs.backend.is_recording:
+        value, gradient = checked(loss, loss(outputs, targets, *totals), outputs)
+        return value, gradient.like(gradient.data.copy())
     _ = outputs.data  # stored before, if it was not
     kept: list[Any] = []
 
     def run() -> None:
-        given = copied(outputs)
-        value, gradient = checked(loss, loss(given, _copy(targets), *totals), given)
+        given, wanted = copied(outputs), _copy(targets)
+        value, gradient = checked(loss, loss(given, wanted, *totals), given)
         outputs.data[...] = given.data
+        _data(targets)[...] = _data(wanted)
         if kept:
             kept[0][...], kept[1].data[...] = value, gradient.data
         else:
@@ -85,6 +89,10 @@ def update(optimizer: Optimizer, model: Model) -> None:
 
 def _copy(targets: Any) -> Any:
     return copied(targets) if isinstance(targets, Batch) else targets.copy()
+
+
+def _data(targets: Any) -> Array:
+    return targets.data if isinstance(targets, Batch) else targets
 
 
 def checked(loss: Loss, result: Any, outputs: Batch) -> tuple[Array, Batch]:

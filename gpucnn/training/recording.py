@@ -72,7 +72,8 @@ class RecordedStep:
 
     def _is_ours(self) -> bool:
         """Whether no user-defined code takes part, which might keep what it finds in a step that is only prepared."""
-        return _are_ours(self._parts())
+        parts = self._parts()
+        return _are_ours(parts) and len(self._repeated()) == len(parts)
 
     def settled(self, count: int) -> bool:
         """Whether the next step on so many images only computes: no recording, no proof, no compilation."""
@@ -137,6 +138,8 @@ class RecordedStep:
         changed = self._changed()
         if changed is None and not self._code.is_same():
             changed = f"code of {self._suspects()}"
+        if changed is None and (part := self.obstacle()) is not None:  # a method replaced in one that runs anew
+            changed = f"code of {type(part).__name__}"
         if changed is None:
             return
         self._changes += bool(self._recordings)

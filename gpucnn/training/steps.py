@@ -215,7 +215,7 @@ class TrainingSteps(RecordedStep):
             self.backend.assign(self.model.mode.step, np.array([step], np.uint32))
             rate = self.optimizer.set_rates(factor, step + 1)
         if self._own:
-            self._own.number = step
+            vars(self._own)["number"] = step  # not by setattr, which would make every recording look for changes
         if self._mixup:
             self._mixup.draw(self.backend, self._seed, step, self.data.places(indices), self.data.batch_size)
         if self._erasing:

@@ -13,14 +13,18 @@ MUTANTS = {
         "        self._seal = None\n        return array if",
         "        return array if",
     ),
-    "views that do not count": (WEIGHTS, "if _references(part._value) != _FREE", "if False"),
-    "flat arrays that do not count": (WEIGHTS, "if _references(self._values) != _FREE or", "if"),
+    "arrays that do not count": (WEIGHTS, "if max(counts) == _FREE and not", "if not"),
+    "what arrays refer to does not count": (WEIGHTS, "chain(arrays, map(_base, arrays))", "arrays"),
+    "weak references do not count": (WEIGHTS, " and not any(map(getweakrefcount, arrays))", ""),
+    "what somebody had is taken for held": (WEIGHTS, "and self._is_taken(self._held)", ""),
+    "arrays of each model's own": (WEIGHTS, "if place not in self._arrays:", "if True:"),
     "a seal after the count": (
         WEIGHTS,
-        "            mine = self._seal = object()\n            if self._is_held(parts):\n"
-        "                self._seal = None\n",
-        "            mine = object()\n            self._seal = None if self._is_held(parts) else mine\n",
+        "seal = self._seal = _Seal()\n            if self._is_held():\n                self._seal = None\n",
+        "seal = _Seal()\n            self._seal = None if self._is_held() else seal\n"
+        "            if self._seal is None:\n                pass\n",
     ),
+    "a seal that holds before the count": (WEIGHTS, "seal.is_sure and ", ""),
     "plans that hold what they read": (
         WEIGHTS,
         "return self._apart(array) if is_readable",

@@ -60,6 +60,21 @@ class Doubled(SoftmaxCrossEntropy):
         return loss, gradient.like(gradient.data * np.float32(2))
 
 
+class Reuses(Cubed):
+    """Returns the same memory each time, and changes its targets."""
+
+    def __init__(self):
+        super().__init__()
+        self._gradients = {}
+
+    def __call__(self, outputs, targets, totals=None):
+        loss, gradient = super().__call__(outputs, targets, totals)
+        kept = self._gradients.setdefault(gradient.data.shape, gradient)
+        kept.data[...] = gradient.data
+        targets.data[...] += np.float32(1)
+        return loss, kept
+
+
 class Signs(Optimizer):
     """Its state is a new array each time; its rate changes in the middle of training."""
 
@@ -86,6 +101,10 @@ def mirrored(images, rng):
     return images if rng.random() < 0.5 else images.like(images.data[..., ::-1, :])
 
 
+def mean_target(predictions, targets):
+    return float(np.mean(targets))
+
+
 class Halves(Layer):
     def __call__(self, x):
         return x.like(x.data * np.float32(0.5)), lambda dy: dy.like(dy.data * np.float32(0.5))
@@ -106,6 +125,7 @@ CASES = {
     "loss in place": lambda: {"loss": InPlace()},
     "loss made of ours": lambda: {"loss": Doubled()},
     "loss with mix-up": lambda: {"loss": Cubed(), "mixup": 0.4},
+    "loss with one gradient": lambda: {"loss": Reuses(), "mixup": 0.4, "metrics": [mean_target]},
     "optimizer": lambda: {"optimizer": Signs(0.01)},
     "optimizer with an average": lambda: {"optimizer": Signs(0.01), "ema": 0.5, "clip_norm": 1.0},
     "optimizer by pieces": lambda: {"optimizer": Signs(0.01), "lr_factors": {"0": 0.25}},
@@ -126,7 +146,10 @@ def trained(case: str, backend) -> tuple:
     trainer = Trainer(model, backend=backend, progress=False, seed=1, batch_size=15, callbacks=[Changes()], **settings)
     history = trainer.fit(X, targets, 6, validation=(X[:15], targets[:15]))
     calls = getattr(trainer.loss, "calls", 0)
-    return model.weights_sha256(), [history[name] for name in ("loss", "validation_loss")], calls
+    names = [
+        name for name in ("loss", "validation_loss", "mean_target", "validation_mean_target") if name in history[0]
+    ]
+    return model.weights_sha256(), [history[name] for name in names], calls
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -149,7 +172,7 @@ def test_steps_are_recorded_around_them_with_the_bits_of_numpy(case, monkeypatch
 
 class LoadsItself(Cubed):
     def load(self, backend, targets, indices, count, **motion):
-        batch = super().load(backend, targets, indices, count, **motion)
+        batch = Loss.load(self, backend, targets, indices, count, **motion)
         return batch.like(batch.data * np.float32(0.5))
 
 
@@ -159,7 +182,27 @@ class StepsItself(Signs):
         super().step(weights, gradients)
 
 
-@pytest.mark.parametrize("settings", [lambda: {"loss": LoadsItself()}, lambda: {"optimizer": StepsItself(0.01)}])
+class HalvesTargets(Loss):
+    def load(self, backend, targets, indices, count, **motion):
+        batch = super().load(backend, targets, indices, count, **motion)
+        return batch.like(batch.data * np.float32(0.5))
+
+
+class BehindOurs(MeanSquared, HalvesTargets):
+    """Its other base comes after ours in the order of methods."""
+
+    def __call__(self, outputs, targets, totals=None):
+        return super().__call__(outputs, targets, totals)
+
+
+ELSEWHERE = {
+    "loss": lambda: {"loss": LoadsItself()},
+    "loss of two bases": lambda: {"loss": BehindOurs()},
+    "optimizer": lambda: {"optimizer": StepsItself(0.01)},
+}
+
+
+@pytest.mark.parametrize("settings", ELSEWHERE.values(), ids=ELSEWHERE)
 def test_with_array_code_elsewhere_nothing_is_recorded(settings, monkeypatch):
     hashes, repeated, step = [], [], RecordedStep.step
 
@@ -205,3 +248,56 @@ def test_an_augmentation_that_returns_something_else_later_is_refused():
     trainer = Trainer(model, backend=get_backend("numba"), progress=False, batch_size=16, augment=augment)
     with pytest.raises(GpucnnError, match="augment returned nothing; return a batch"):
         trainer.fit(X, LABELS, 4)
+
+
+def test_a_model_without_parameters_trains():
+    model = Model(Sequential(Flatten()), (3, 1, 1))
+    trainer = Trainer(model, backend=get_backend("numba", threads=2), progress=False, batch_size=16)
+    assert np.isfinite(trainer.fit(VALUES[..., None, None], LABELS, 4)["loss"]).all()
+
+
+def calls_of(backend, augment, update=None) -> tuple:
+    model = Model(Sequential(Conv2d(4, 3), Flatten(), Dense(3)), (2, 8, 8))
+    trainer = Trainer(model, backend=backend, progress=False, batch_size=15, optimizer=SGD(0.02), augment=augment)
+    trainer.train_step(X[:15], LABELS[:15])
+    if update:
+        trainer.optimizer.update = update
+    for start in (0, 15, 30) * 3:
+        trainer.train_step(X[start : start + 15], LABELS[start : start + 15])
+    return model.weights_sha256()
+
+
+@pytest.mark.parametrize("part", ["augment", "update"])
+def test_what_counts_its_calls_is_called_once_a_step(part):
+    """Kernels are compiled ahead of a first step by running it without them, and no code of the user's."""
+    found = []
+    for backend in (get_backend("numpy"), get_backend("numba", threads=2)):
+        calls = []
+
+        def augment(images, rng, calls=calls):
+            calls.append(images.images)
+            return images.like(images.data * np.float32(1 + len(calls) / 64))
+
+        def update(weights, gradients, calls=calls, **rest):
+            calls.append(1)
+            weights -= np.float32(len(calls) / 64) * gradients
+
+        parts = (augment, None) if part == "augment" else (None, update)
+        found.append((calls_of(backend, *parts), calls))
+    assert found[0] == found[1]
+
+
+class Replaces(Callback):
+    def on_epoch_end(self, trainer, record):
+        if record["epoch"] == 3:
+            trainer.loss.load = lambda *arguments, **motion: LoadsItself.load(trainer.loss, *arguments, **motion)
+
+
+def test_another_method_of_a_live_part_is_noticed():
+    hashes = []
+    for backend in (get_backend("numpy"), get_backend("numba")):
+        model = Model(Sequential(Conv2d(4, 3), Flatten(), Dense(3)), (2, 8, 8), head="regressor")
+        options = {"loss": Cubed(), "callbacks": [Replaces()]}
+        Trainer(model, backend=backend, progress=False, batch_size=16, **options).fit(X, VALUES, 5)
+        hashes.append(model.weights_sha256())
+    assert hashes[0] == hashes[1]
