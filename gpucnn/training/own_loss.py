@@ -18,9 +18,9 @@ def misreport(loss: Loss, totals: np.ndarray, returned: Array, outputs: Batch, t
     measured = loss.measure(totals, outputs.images, math.prod(outputs.shape[1:]))
     if math.isfinite(value) and not math.isclose(measured["loss"], value, rel_tol=1e-3, abs_tol=1e-6):
         return (
-            f"{kind} returned a loss of {value:.4g}, but what it adds to totals is reported as {measured['loss']:.4g}: "
-            "add the mean times images * outputs, or define measure(totals, images, outputs); training is right, "
-            "history and the best epoch are not"
+            f"{kind} returned a loss of {value:.4g}, but by what it added to totals it is {measured['loss']:.4g}, and "
+            "the history and the best epoch go by that: add the mean times images * outputs, or define "
+            "measure(totals, images, outputs)"
         )
     if "accuracy" not in measured or loss.targets != "classes":
         return None

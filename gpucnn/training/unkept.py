@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.layers.own import label
 from gpucnn.training.settings import CHANGEABLE, PLAIN
 
 # Of the class in trainer.py, which imports this module.
@@ -22,14 +23,15 @@ _ADVICE = {
     "loss": "set its numbers in __init__, under names without a leading _",
     "augment": "take random numbers from the generator that it gets",
 }
+_OF_LAYERS = "keep its arrays as gpucnn.layers.Statistic"
 _LARGE = 1 << 24  # bytes of data, rather than of a state
 
 
 def memory(trainer: Trainer, settings: dict) -> Memory:
-    """By part and name: what tells apart the values that optimizer, schedule, loss and augmentation of the user's keep
-    beside the settings.
+    """By part and name: what tells apart the values that optimizer, schedule, loss, augmentation and layers of the
+    user's keep beside the settings.
     """
-    found = {}
+    found = _of_layers(trainer)
     for part in _ADVICE:
         own = getattr(trainer, part)
         if own is None or type(own).__module__.startswith("gpucnn."):
@@ -47,12 +49,26 @@ def memory(trainer: Trainer, settings: dict) -> Memory:
 def remark(before: Memory, now: Memory) -> str | None:
     """A sentence where the memory has changed."""
     for (part, name), value in now.items():
-        if before.get((part, name)) != value:
+        cached = part == "layer" and (part, name) not in before  # for the backward pass
+        if before.get((part, name)) != value and not cached:
             return (
                 f"{name} changes while training runs, and no checkpoint has it: a resumed run would begin it anew and "
-                f"end in other weights; {_ADVICE[part]}"
+                f"end in other weights; {_ADVICE.get(part, _OF_LAYERS)}"
             )
     return None
+
+
+def _of_layers(trainer: Trainer) -> Memory:
+    """Arrays that layers of the user's have, and that are not the model's."""
+    backend, values = trainer.backend, trainer.model.values
+    return {
+        ("layer", f"{label(layer)}.{name}"): _fingerprint(value, backend)
+        for layer in trainer.model.layer.walk()
+        if not type(layer).__module__.startswith("gpucnn.")
+        for name, value in vars(layer).items()
+        if isinstance(value, (np.ndarray, backend.xp.ndarray))
+        and not (isinstance(value, type(values)) and backend.xp.may_share_memory(value, values))
+    }
 
 
 def _read_by(own: Any) -> Iterator[tuple[str, Any]]:

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from gpucnn.layers import Dense, Flatten, Sequential
+from gpucnn.layers import Dense, Flatten, Layer, Parameter, Sequential, Statistic
 from gpucnn.losses import MeanSquared
 from gpucnn.models import Model
 from gpucnn.optimizers import SGD, Optimizer
@@ -138,3 +138,44 @@ def test_a_loss_is_looked_at_too_and_nothing_is_said_without_a_run(tmp_path):
     _, said = fitted(tmp_path / "run", 2, lambda: {"loss": Drift()})
     assert said[0].startswith("Drift._ups changes while training runs")
     assert fitted(None, 2, lambda: {"loss": Drift()})[1] == []
+
+
+class Centered(Layer):
+    """x minus a running mean of all values, kept where `kept` says; `cache` is there for the backward pass."""
+
+    def __init__(self, kept):
+        self.kept = kept
+
+    def build(self, shape):
+        self.center, self.array = Statistic((1,)), np.zeros(1, np.float32)
+        self.scale, self.fixed = Parameter((1,), 1.0), np.ones(1, np.float32)
+        return shape
+
+    def __call__(self, x):
+        mean = self.array if self.kept == "array" else self.center.value
+        if self.mode.training:
+            mean += np.float32(0.25) * x.data[0, 0, 0, 0, 0]
+        self.cache = x.data + 0
+        return x.like((x.data - mean) * self.fixed), self.backward
+
+    def backward(self, dy):
+        self.scale.grad[...] = 0
+        return dy
+
+
+@pytest.mark.parametrize("kept", ["array", "statistic"])
+def test_an_array_of_a_layer_is_looked_at(kept, tmp_path):
+    def run(folder, epochs, **more):
+        model = Model(Sequential(Centered(kept), Flatten(), Dense(3)), (1, 8, 8))
+        it = trainer(model=model, optimizer=SGD(0.05), schedule=None, progress=Told(), run=folder)
+        it.fit(*data(), epochs, **more)
+        return it.model.weights_sha256(), [text for text in it.progress.said if "no checkpoint" in text]
+
+    whole, said = run(tmp_path / "whole", 3)
+    run(tmp_path / "parts", 1)
+    resumed, _ = run(tmp_path / "parts", 3, resume=True)
+    assert (whole == resumed) is (kept == "statistic")
+    wanted = "layer 0 (Centered).array changes while training runs, and no checkpoint has it: "
+    assert [text.startswith(wanted) and text.endswith("as gpucnn.layers.Statistic") for text in said] == (
+        [True] if kept == "array" else []
+    )
