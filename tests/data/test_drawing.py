@@ -234,6 +234,6 @@ def test_other_ink_than_the_training_images_is_said():
         "2 of 5 images are dark ink on light paper, but the network was trained on light ink on dark paper"
     )
     assert "5 of 5 images are light ink on dark" in Style.of(1 - images).mismatch(images[:5])
-    photos = Style.of(np.random.default_rng(0).random((20, 3, 16, 16), np.float32))
+    photos = Style.of(np.random.default_rng(0).random((20, 1, 16, 16), np.float32))
     assert not photos.is_of_drawings
     assert photos.mismatch(1 - images) is None
