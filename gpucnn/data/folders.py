@@ -91,7 +91,7 @@ def _read(files: list[Path]) -> np.ndarray:
         if image.size != size:
             raise DataError(
                 f"{file} is {image.size[0]}x{image.size[1]} pixels, {files[0]} is {size[0]}x{size[1]}; "
-                "training images must have one size"
+                "training images must have one size, to which docs/recipes.md shows how to bring them"
             )
     channels = 1 if all(is_grey(image) for image in opened) else 3
     images = np.empty((len(files), channels, size[1], size[0]), np.float32)

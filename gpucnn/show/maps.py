@@ -1,6 +1,7 @@
 """The feature maps of one image, layer by layer."""
 
 import textwrap
+from typing import Any
 
 import numpy as np
 
@@ -118,7 +119,7 @@ def _row(figure, step: Step, top: float, height: float, image: str) -> None:
     if step.name:
         size = figures.shape(values.shape[1:])
         text = f"{figures.many(len(values), 'map')} of {size}" if size else figures.many(len(values), "value")
-    scale = {"cmap": figures.AMOUNT, "vmin": low, "vmax": high if high > low else low + 1}
+    scale: dict[str, Any] = {"cmap": figures.AMOUNT, "vmin": low, "vmax": high if high > low else low + 1}
     if values.ndim <= 2:
         shown = _strips(values)
         axes = figures.inches(figure, _LABEL, top + 0.06, _WIDTH, height - 0.12)
