@@ -37,11 +37,11 @@ class Measuring:
 
     def run(self, steps: RecordedStep, count: int, division: Division) -> None:
         """One step, and what it gave; in several processes, what all of them gave."""
-        before = self._newest.get(count)
+        before, recording = self._newest.get(count), steps.recording(count)
         steps.step(count)
         if not self._metrics:
             return
-        if before is not None and steps.repeats(count):
+        if before is not None and recording is not None and steps.recording(count) is recording:
             self._newest[count] = before  # the proof ran the step once more, but repetitions write to the recording's
         pieces = [
             (self._loss.predict(outputs).numpy(), self._loss.truth(targets, outputs))

@@ -30,7 +30,7 @@ class RecordedStep:
 
     A subclass defines `model`, `_work(count)`, the step, and `_parts()`, everything that computes in it; `arrays` are
     further device arrays that a step writes. If one of the parts is not recordable, a repetition differs from the step,
-    or `record` is off, every step is run directly. Layers of the user's own may run anew in each repetition, on a
+    or `record` is off, every step is run directly. Parts of the user's own may run anew in each repetition, on a
     backend that splits recordings.
     """
 
@@ -83,6 +83,10 @@ class RecordedStep:
     def repeats(self, count: int) -> bool:
         """Whether the next step on so many images repeats a recording, on the recording's arrays."""
         return self._recording and count in self._proved
+
+    def recording(self, count: int) -> Callable[[], None] | None:
+        """What repeats a step on so many images, once it is recorded."""
+        return self._recordings.get(count)
 
     def step(self, count: int) -> None:
         """One step on so many images: recorded, compared, repeated or run directly."""
@@ -186,7 +190,8 @@ class RecordedStep:
         """Every array that a step may write, by where it is kept."""
         yield from ((f"array {i}", array) for i, array in enumerate(self._arrays))
         parts = self._parts()
-        seen = set(map(id, parts))
+        # Plans belong to whoever predicts meanwhile, and the weights' arrays are parts of the flat ones.
+        seen = set(map(id, (*parts, self.model._plans, self.model._weights._arrays)))
         for number, part in enumerate(parts):
             for place, array in _arrays_in(type(part).__name__, vars(part), self._backend, seen):
                 yield f"{place} (part {number})", array

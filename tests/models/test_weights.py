@@ -15,6 +15,7 @@ from gpucnn.backends.numba.inference import NativePlan
 from gpucnn.backends.numba.later import later
 from gpucnn.models import Model, at_size, weights
 from gpucnn.models.weights import Weights
+from gpucnn.training.recording import RecordedStep
 from tests.inference.test_plans import expected, images, same, settle
 
 
@@ -330,3 +331,20 @@ def test_what_a_model_was_built_with_cannot_be_assigned():
     before = model.values.copy()
     model.values *= 2
     assert same(model.values, before * 2)
+
+
+def test_the_proof_of_a_recorded_step_leaves_plans_alone(monkeypatch):
+    """Another thread may predict with them meanwhile."""
+    model, state, places = _model(), RecordedStep._state, []
+
+    def watched(self):
+        for place, array in state(self):
+            places.append(place)
+            yield place, array
+
+    monkeypatch.setattr(RecordedStep, "_state", watched)
+    x = images(model, 8)
+    model.predict(x)
+    Trainer(model, backend=model.backend, batch_size=4, progress=False).fit(x, np.arange(8) % 3, 2)
+    assert any("_flats[0]" in place for place in places)
+    assert not any("_plans" in place or "_arrays" in place for place in places)

@@ -35,8 +35,7 @@ class Lowered(Sums):
     """`program`, with `source` and `target`: the slots of the calls that read the images and write the results.
 
     `prepared`: nothing is to be done to the images before the first layer. `steady`: few runs will find other weights
-    than the run before. Raises Unplannable for an operation that has
-    no kernel.
+    than the run before. Raises Unplannable for an operation that has no kernel.
     """
 
     def __init__(self, graph: Graph, images: int, threads: int, prepared: bool, steady: bool):
