@@ -247,6 +247,18 @@ def weights(name: str, value: Any) -> np.ndarray:
 # ---- wording ---------------------------------------------------------------------------------------------------------
 
 
+def converted(name: str, given: Any, dtype: Any) -> str:
+    """The expression that converts what was given to `dtype`: tensors and lists have no astype."""
+    kind = f"numpy.{np.dtype(dtype)}"
+    return f"{name}.astype({kind})" if hasattr(given, "astype") else f"numpy.asarray({name}, {kind})"
+
+
+def a_kind(value: Any) -> str:
+    """What a user's code returned, by its type: "an ndarray", "nothing"."""
+    kind = type(value).__name__
+    return "nothing" if value is None else f"{'an' if kind.startswith((*'aeiou', 'nd')) else 'a'} {kind}"
+
+
 def _is_iterable(value: Any) -> bool:
     single = isinstance(value, (str, bytes, Mapping, Set)) or (isinstance(value, np.ndarray) and value.ndim == 0)
     return isinstance(value, Iterable) and not single

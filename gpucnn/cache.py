@@ -10,6 +10,7 @@ import hashlib
 import os
 import stat
 from pathlib import Path
+from shlex import quote
 
 from gpucnn.errors import BackendError, ConfigurationError
 from gpucnn.storage import open_regular, unwritable, write_file
@@ -70,7 +71,8 @@ def _refuse_shared(path: Path) -> None:
         return
     replaceable = above & stat.S_IWOTH and not above & stat.S_ISVTX
     if found.st_uid not in (os.geteuid(), 0) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or replaceable:
+        both = " ".join(quote(str(one)) for one in (path.parent, path))
         raise BackendError(
             f"compiled kernels are not taken from {path}, since others than you can write to it: run "
-            f"`chmod go-w {path.parent} {path}` if they are yours, or set GPUCNN_CACHE to a folder of your own"
+            f"`chmod go-w {both}` if they are yours, or set GPUCNN_CACHE to a folder of your own"
         )

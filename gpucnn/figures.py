@@ -7,6 +7,8 @@ import functools
 import io
 import math
 import os
+import re
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +25,7 @@ INK, FAINT = "#303030", "#8c8c8c"
 SIGNED = "RdBu_r"  # negative blue, zero white, positive red
 AMOUNT = "viridis"
 MINUS = "\N{MINUS SIGN}"
+_SURROGATES = re.compile("[\ud800-\udfff]")  # what Python makes of bytes that are not UTF-8; Matplotlib refuses them
 
 
 def check_path(path, suffixes: tuple[str, ...] = (".png",), what: str = "a picture") -> Path:
@@ -65,13 +68,15 @@ def png(figure, dpi: int = DPI) -> bytes:
     """The figure as a PNG file's content: the same figure, the same bytes."""
     _as_written(figure)
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the box in its place is seen
+        figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
     return content.getvalue()
 
 
 def _as_written(figure) -> None:
     """Names of classes and files as they are: a dollar sign begins no formula, and letters that the usual font lacks
-    come from one that has them, where one is installed.
+    come from one that has them, where one is installed. Bytes of a file's name that are no letters become one sign.
     """
     from matplotlib.font_manager import findfont, get_font
     from matplotlib.text import Text
@@ -79,6 +84,8 @@ def _as_written(figure) -> None:
     usual = get_font(findfont("sans"))
     for text in figure.findobj(Text):
         letters = text.get_text()
+        if _SURROGATES.search(letters):
+            text.set_text(letters := _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", letters))
         if "$" in letters and "\\mathdefault" not in letters:  # Matplotlib's own numbers
             text.set_parse_math(False)
         missing = {letter for letter in letters if letter.isprintable() and not usual.get_char_index(ord(letter))}

@@ -30,7 +30,9 @@ from gpucnn import arguments
 from gpucnn.backends import get_backend
 from gpucnn.errors import ConfigurationError, DTypeError, ShapeError
 from gpucnn.layers.base import Layer
+from gpucnn.losses import Loss
 from gpucnn.models.model import Model
+from gpucnn.training.live import checked
 
 __all__ = ["GradientReport", "TensorReport", "check_gradients"]
 
@@ -86,7 +88,7 @@ class GradientReport:
 
 
 def check_gradients(
-    subject: Layer | Model | Callable,
+    subject: Layer | Model | Loss | Callable,
     *inputs,
     shape: tuple[int, ...] | None = None,
     images: int = 4,
@@ -95,13 +97,14 @@ def check_gradients(
     tolerance: float = 1e-7,
     seed: int = 0,
 ) -> GradientReport:
-    """Compare the gradients of a layer, model or function with central differences along random directions.
+    """Compare the gradients of a layer, model, loss or function with central differences along random directions.
 
     `subject` is one of
 
     - a layer, with `shape`, the shape (C, *spatial) of one image. A copy of it is built and its parameters are drawn,
       each moved a little from its initial value, so that none is exactly 0;
     - a model: a copy, with its weights and running statistics if it has any;
+    - a loss, with an array of outputs (N, C, *spatial) and their targets in `inputs`;
     - a function `y, backward = f(*arrays)` of float64 arrays, where `backward(dy)` returns the gradient, or a tuple
       with one for each array; `inputs` are the arrays.
 
@@ -120,12 +123,16 @@ def check_gradients(
     rng = np.random.default_rng(arguments.seed(seed))
     if isinstance(subject, (Layer, Model)):
         tensors, forward = _of_model(_copied(subject, shape, rng), inputs, images, training, rng)
+    elif isinstance(subject, Loss):
+        tensors, forward = _of_loss(subject, inputs)
     elif callable(subject):
         if shape is not None or not inputs:
             raise ConfigurationError("a function is checked on arrays: check_gradients(f, x, ...), without shape")
         tensors, forward = _of_function(subject, inputs)
     else:
-        raise ConfigurationError(f"cannot check a {type(subject).__name__}; give a layer, a model or a function")
+        raise ConfigurationError(
+            f"cannot check a {type(subject).__name__}; give a layer, a model, a loss or a function"
+        )
     y, backward = forward()
     if not np.array_equal(y, forward()[0], equal_nan=True):
         raise ConfigurationError(
@@ -194,6 +201,33 @@ def _of_model(model: Model, inputs: tuple, images: int, training: bool, rng: np.
         return y.numpy(), backward
 
     return {"input": x, **{parameter.name: parameter.value for parameter in model.parameters}}, forward
+
+
+def _of_loss(loss: Loss, inputs: tuple):
+    """(tensors, forward) of a loss of its outputs."""
+    kind = type(loss).__name__
+    if len(inputs) != 2:
+        raise ConfigurationError(
+            f"a loss is checked on outputs and targets: check_gradients({kind}(), outputs, targets)"
+        )
+    backend, x = get_backend("numpy", "fast", dtype=np.float64), _floats("the outputs", inputs[0])
+    if x.ndim < 2 or not len(x):
+        raise ShapeError(f"the outputs have shape {x.shape}; expected (N, C, *spatial)")
+    given = arguments.array("targets", inputs[1])
+    given = loss.check(given.astype(np.float64) if given.dtype.kind == "f" else given, len(x), x.shape[1:], np.float64)
+    targets = backend.pack_labels(given) if given.ndim == 1 else backend.pack(given.astype(np.float64))
+    loss.place(backend, x.shape[1])
+
+    def forward():
+        outputs = backend.pack(x)
+        value, gradient = checked(loss, loss(outputs, targets), outputs)
+        if value.dtype != np.float64:
+            raise DTypeError(
+                f"{kind} returned a loss of {value.dtype}, too coarse to compare; keep the outputs' float64"
+            )
+        return value, lambda weight: [weight * gradient.numpy()]
+
+    return {"outputs": x}, forward
 
 
 def _floats(name: str, value) -> np.ndarray:

@@ -7,6 +7,7 @@ chance to say how to go on. Nothing here touches a process that merely imports g
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -37,6 +38,19 @@ def one_chance() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def terminated() -> Iterator[None]:
+    """Within it SIGTERM raises SystemExit, for a process that has to end those that it started."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def no_more() -> None:

@@ -21,22 +21,31 @@ def check_labels(labels, images: int, classes: int) -> np.ndarray:
 
     Raises DTypeError unless they are integers, ShapeError for the wrong number, DataError for one out of range.
     """
-    labels = arguments.array("labels", labels)
+    given, labels = labels, arguments.array("labels", labels)
     whole = labels.dtype.kind in "iu" or (labels.dtype.kind == "f" and np.array_equal(labels, np.round(labels)))
     if labels.ndim == 2 and len(labels) == images and whole:
         raise ShapeError(
             f"labels have shape {labels.shape}; {images} images need shape ({images},): "
             + ("labels.ravel() has it" if labels.shape[1] == 1 else "of one-hot rows labels.argmax(1) is the class")
         )
+    if labels.dtype.kind == "f" and not whole:
+        raise DTypeError(
+            f"labels are {labels.dtype} of shape {labels.shape}, not all whole numbers; give the number of a class for "
+            'each image. For values make a regressor, with outputs= or head="regressor"; for probabilities write a '
+            "loss (docs/your-own.md)"
+        )
     if labels.dtype.kind not in "iu":
-        raise DTypeError(f"labels are {labels.dtype}; give integers, such as labels.astype(numpy.int64)")
+        instead = arguments.converted("labels", given, np.int64)
+        raise DTypeError(f"labels are {labels.dtype}; give integers, such as {instead}")
     if labels.shape != (images,):
         raise ShapeError(f"labels have shape {labels.shape}; {images} images need shape ({images},)")
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if wrong.size:
+        label = labels[wrong[0]]
+        ignoring = f"; SoftmaxCrossEntropy(ignore_index={label}) ignores such labels" if label < 0 else ""
         raise DataError(
-            f"label {labels[wrong[0]]} of image {wrong[0]} is out of range: a model of {classes} classes takes "
-            f"0 to {classes - 1}"
+            f"label {label} of image {wrong[0]} is out of range: a model of {classes} classes takes 0 to {classes - 1}"
+            f"{ignoring}"
         )
     return labels.astype(np.int32)
 
@@ -47,9 +56,10 @@ def check_label_maps(labels, images: int, output_shape: tuple[int, ...], ignore_
     `output_shape` is the model's, (classes, *spatial). So stored, labels move as images do, and what moves in from
     outside is ignored. Raises what check_labels does.
     """
-    labels, (classes, *spatial) = arguments.array("labels", labels), output_shape
+    given, labels, (classes, *spatial) = labels, arguments.array("labels", labels), output_shape
     if labels.dtype.kind not in "iu":
-        raise DTypeError(f"labels are {labels.dtype}; give integers, such as labels.astype(numpy.int64)")
+        instead = arguments.converted("labels", given, np.int64)
+        raise DTypeError(f"labels are {labels.dtype}; give integers, such as {instead}")
     if labels.shape != (images, *spatial):
         sizes = ", ".join(map(str, (images, *spatial)))
         shorter = "" if labels.ndim > 1 else "; for one label an image end the model with Flatten() and Dense(classes)"
@@ -69,14 +79,27 @@ def check_label_maps(labels, images: int, output_shape: tuple[int, ...], ignore_
     return np.where(ignored, 0, labels.astype(np.float32) + 1).astype(np.float32)[:, None]
 
 
+def check_classes(labels, images: int, output_shape: tuple[int, ...], ignore_index: int | None = None) -> np.ndarray:
+    """The labels of a model whose outputs are `output_shape` an image, by check_labels or check_label_maps."""
+    if len(output_shape) > 1 or ignore_index is not None:
+        return check_label_maps(labels, images, output_shape, ignore_index)
+    shape = arguments.array("labels", labels).shape
+    if len(shape) > 2:
+        raise ShapeError(
+            f"labels have shape {shape}, but the model gives one class an image, ({images},); for a "
+            "class a pixel take a network that ends with maps, such as gpucnn.models.unet_small"
+        )
+    return check_labels(labels, images, output_shape[0])
+
+
 def check_values(values, shape: tuple[int, ...], dtype) -> np.ndarray:
     """The targets, contiguous, if they are `dtype` of `shape` (N, outputs) and finite.
 
     Raises DTypeError, ShapeError or DataError, as check_labels does.
     """
-    values = arguments.array("targets", values)
+    given, values = values, arguments.array("targets", values)
     if values.dtype != dtype:
-        raise DTypeError(f"targets are {values.dtype}; convert them with targets.astype('{np.dtype(dtype)}')")
+        raise DTypeError(f"targets are {values.dtype}; convert them: {arguments.converted('targets', given, dtype)}")
     if values.shape != shape:
         raise ShapeError(f"targets have shape {values.shape}; these images and this model need {shape}")
     wrong = np.argwhere(~np.isfinite(values))
@@ -107,9 +130,10 @@ class Loss(Recordable):
     counts = 1
     live = ("__call__",)
     loads_labels = False  # whether `load` is the backend's load_labels
-    # What its targets are, for metrics: "classes", whole numbers; "labels", 0 to 1 for each output; or "values".
-    # The model's head is "classifier" for classes and "regressor" for others.
+    # What its targets are, for metrics and the methods below: "classes", whole numbers; "labels", 0 to 1 for each
+    # output; or "values". The model's head is "classifier" for classes and "regressor" for others.
     targets = "values"
+    ignore_index: int | None = None  # of classes: the label that does not count
 
     def settings(self) -> dict:
         """Name and settings, for checkpoints."""
@@ -117,6 +141,8 @@ class Loss(Recordable):
 
     def check(self, targets, images: int, output_shape: tuple[int, ...], dtype) -> np.ndarray:
         """The targets of so many images, checked, as the host array that `load` takes once it is on the device."""
+        if self.targets == "classes":
+            return check_classes(targets, images, output_shape, self.ignore_index)
         return check_values(targets, (images, *output_shape), dtype)
 
     def learn(self, targets: np.ndarray, outputs: int) -> None:
@@ -128,14 +154,18 @@ class Loss(Recordable):
     def load(self, backend: Backend, targets: Array, indices: Array, count: int, **motion):
         """The targets of a batch from those of the whole set on the device, as `load_images` gathers images.
 
-        `motion` is there for maps only, which move with the images: `load_images`' further arguments.
+        `motion` is there for maps only, which move with the images: `load_images`' further arguments. A class an image
+        is int32 (block, lane); maps of classes are class + 1, or 0 where ignored.
         """
+        if targets.ndim == 1:
+            return backend.load_labels(targets, indices, count)
         return backend.load_images(targets, indices, count, **motion)
 
     def truth(self, targets: Any, outputs: Batch) -> np.ndarray:
         """What `load` gave, on the host as metrics take it: classes (N, *spatial), -1 where ignored, or values."""
-        values = targets.numpy() if isinstance(targets, Batch) else outputs.backend.host(targets).reshape(-1)
-        return values[: outputs.images]
+        if not isinstance(targets, Batch):
+            return outputs.backend.host(targets).reshape(-1)[: outputs.images]
+        return targets.numpy()[:, 0].astype(np.int64) - 1 if self.targets == "classes" else targets.numpy()
 
     def __call__(self, outputs: Batch, targets, totals: Array | None = None) -> tuple[Array, Batch]:
         raise NotImplementedError(
@@ -153,8 +183,8 @@ class Loss(Recordable):
         return {"loss": float(totals[0]) / (images * outputs)}
 
     def predict(self, outputs: Batch) -> Batch:
-        """Predictions from the model's outputs: by default the outputs themselves."""
-        return outputs
+        """Predictions from the model's outputs: class probabilities, or the outputs themselves."""
+        return outputs.backend.softmax(outputs) if self.targets == "classes" else outputs
 
 
 class SoftmaxCrossEntropy(Loss):
@@ -195,15 +225,7 @@ class SoftmaxCrossEntropy(Loss):
 
     def check(self, targets, images: int, output_shape: tuple[int, ...], dtype) -> np.ndarray:
         self._check_classes(output_shape[0])
-        if len(output_shape) > 1 or self.ignore_index is not None:
-            return check_label_maps(targets, images, output_shape, self.ignore_index)
-        targets = arguments.array("labels", targets)
-        if targets.ndim > 2:
-            raise ShapeError(
-                f"labels have shape {targets.shape}, but the model gives one class an image, ({images},); for a "
-                "class a pixel take a network that ends with maps, such as gpucnn.models.unet_small"
-            )
-        return check_labels(targets, images, output_shape[0])
+        return super().check(targets, images, output_shape, dtype)
 
     def learn(self, targets: np.ndarray, outputs: int) -> None:
         if self.class_weights == "balanced":
@@ -218,14 +240,6 @@ class SoftmaxCrossEntropy(Loss):
             weights = np.ones(outputs) if self._weights is None else np.array(self._weights)
             self._placed[backend] = backend.array(weights.astype(backend.dtype))
 
-    def load(self, backend: Backend, targets: Array, indices: Array, count: int, **motion):
-        if targets.ndim == 1:
-            return backend.load_labels(targets, indices, count)
-        return super().load(backend, targets, indices, count, **motion)
-
-    def truth(self, targets: Any, outputs: Batch) -> np.ndarray:
-        return _classes(targets) if isinstance(targets, Batch) else super().truth(targets, outputs)
-
     def __call__(self, outputs: Batch, targets, totals: Array | None = None) -> tuple[Array, Batch]:
         """`targets` are integers (N,) or (N, *spatial) on the host, or what `load` made of them, not checked again.
 
@@ -233,11 +247,13 @@ class SoftmaxCrossEntropy(Loss):
         smoothing or weights the labels' weights too, and of maps the number of labels that are not ignored.
         """
         backend, maps = outputs.backend, bool(outputs.spatial) or self.ignore_index is not None
-        if not isinstance(targets, Batch) and (maps or np.ndim(targets) == 1):
+        if isinstance(targets, Batch):
+            _check_stored(targets, outputs, 1)
+        elif maps or not _is_loaded(targets, outputs):
             targets = self.check(targets, outputs.images, outputs.shape[1:], backend.dtype)
             targets = backend.pack(targets.astype(backend.dtype)) if maps else backend.pack_labels(targets)
         if self._plain() and not maps:
-            return backend.softmax_cross_entropy(outputs, targets, None if totals is None else totals[:2])
+            return backend.softmax_cross_entropy(outputs, targets, _room(totals, 2))
         self.place(backend, outputs.channels)
         if backend not in self._placed:
             raise ConfigurationError(
@@ -246,9 +262,8 @@ class SoftmaxCrossEntropy(Loss):
             )
         weights = self._placed[backend]
         if maps:
-            return backend.map_cross_entropy(outputs, targets, weights, self.label_smoothing, totals)
-        totals = None if totals is None else totals[:3]
-        return backend.weighted_cross_entropy(outputs, targets, weights, self.label_smoothing, totals)
+            return backend.map_cross_entropy(outputs, targets, weights, self.label_smoothing, _room(totals, 4))
+        return backend.weighted_cross_entropy(outputs, targets, weights, self.label_smoothing, _room(totals, 3))
 
     def label_weight(self, backend: Backend, targets: Any, images: int) -> Array | None:
         if isinstance(targets, Batch):
@@ -260,10 +275,6 @@ class SoftmaxCrossEntropy(Loss):
         if self.class_weights is None and not labels:
             weight = images  # without smoothing, which may begin within an epoch, nothing is added to it
         return {"loss": losses / (weight or images), "accuracy": hits / (labels or images)}
-
-    def predict(self, outputs: Batch) -> Batch:
-        """Class probabilities."""
-        return outputs.backend.softmax(outputs)
 
     def _plain(self) -> bool:
         return self.label_smoothing == 0 and self.class_weights is None
@@ -297,10 +308,7 @@ class Dice(Loss):
                 f"Dice compares maps, but the model's output is {tuple(output_shape)}: end it with a convolution, such "
                 f"as Conv2d({output_shape[0]}, 1)"
             )
-        return check_label_maps(targets, images, output_shape, self.ignore_index)
-
-    def truth(self, targets: Any, outputs: Batch) -> np.ndarray:
-        return _classes(targets)
+        return super().check(targets, images, output_shape, dtype)
 
     def __call__(self, outputs: Batch, targets, totals: Array | None = None) -> tuple[Array, Batch]:
         """`targets` are integers (N, *spatial) on the host, or what `load` made of them, not checked again.
@@ -311,16 +319,13 @@ class Dice(Loss):
         if not isinstance(targets, Batch):
             targets = self.check(targets, outputs.images, outputs.shape[1:], backend.dtype)
             targets = backend.pack(targets.astype(backend.dtype))
+        _check_stored(targets, outputs, 1)
         p = backend.softmax(outputs)
-        loss, dp = backend.dice(p, targets, self.smooth, totals)
+        loss, dp = backend.dice(p, targets, self.smooth, _room(totals, 1))
         return loss, backend.softmax_gradient(dp, p)
 
     def measure(self, totals: np.ndarray, images: int, outputs: int) -> dict[str, float]:
         return {"loss": float(totals[0]) / images}
-
-    def predict(self, outputs: Batch) -> Batch:
-        """Class probabilities."""
-        return outputs.backend.softmax(outputs)
 
 
 class ValueLoss(Loss):
@@ -338,9 +343,8 @@ class ValueLoss(Loss):
         backend = outputs.backend
         if not isinstance(targets, Batch):
             targets = backend.pack(self.check(targets, outputs.images, outputs.shape[1:], backend.dtype))
-        if targets.shape != outputs.shape:
-            raise ShapeError(f"targets have shape {targets.shape}; the outputs have {outputs.shape}")
-        return backend.value_loss(self.kind, outputs, targets, self.delta, totals)
+        _check_stored(targets, outputs, outputs.channels)
+        return backend.value_loss(self.kind, outputs, targets, self.delta, _room(totals, 1))
 
 
 class MeanSquared(ValueLoss):
@@ -407,9 +411,36 @@ def _positive_weights(weights) -> list[float]:
     return [arguments.number(f"class_weights[{i}]", value, above=0) for i, value in enumerate(numbers)]
 
 
-def _classes(labels: Batch) -> np.ndarray:
-    """Of labels as `check_label_maps` stores them: the classes (N, *spatial), -1 where ignored."""
-    return labels.numpy()[:, 0].astype(np.int64) - 1
+def _is_loaded(labels: Any, outputs: Batch) -> bool:
+    """Whether these are the labels of `outputs` as `load_labels` gives them. Others of two axes are the caller's
+    mistake: a column, or one-hot rows.
+    """
+    lanes = outputs.backend.lanes
+    loaded = (-(-outputs.images // lanes), lanes)
+    return isinstance(labels, outputs.backend.xp.ndarray) and labels.dtype == np.int32 and labels.shape == loaded
+
+
+def _check_stored(targets: Batch, outputs: Batch, channels: int) -> None:
+    """Raises unless these are targets of so many channels for `outputs`, stored where they are: kernels do not look."""
+    expected = outputs.images, channels, *outputs.spatial
+    if targets.backend is not outputs.backend:
+        raise ConfigurationError("the targets are on another backend than the outputs; pack them on outputs.backend")
+    if targets.shape != expected:
+        raise ShapeError(f"targets have shape {targets.shape}; the outputs' shape, {outputs.shape}, needs {expected}")
+
+
+def _room(totals: Array | None, count: int) -> Array | None:
+    """The first `count` of totals. Raises ConfigurationError for fewer, which a loss of the user's may hand on: kernels
+    write them all.
+    """
+    if totals is None:
+        return None
+    if totals.shape < (count,) or totals.dtype != np.float64:
+        raise ConfigurationError(
+            f"totals is {totals.dtype} of shape {totals.shape}; this loss adds to {count} float64 numbers: a loss that "
+            "hands its totals to another one needs its `counts`"
+        )
+    return totals[:count]
 
 
 def _ignore_index(index: int | None) -> int | None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.arguments import instance, integer, number, one_of, sequence
+from gpucnn.arguments import instance, integer, number, one_of, sequence, shown
 from gpucnn.errors import ConfigurationError
 
 # What an epoch's record in the history has beside losses and metrics.
@@ -292,7 +292,9 @@ def make(metrics: Any, targets: str, taken: Iterable[str] = ()) -> list[Metric]:
         elif callable(metric) and not isinstance(metric, (Metric, type)):
             own = name or getattr(metric, "__name__", "")
             if not str(own).isidentifier():
-                raise ConfigurationError(f'a metric has no name: give it one, metrics={{"mine": {own or "..."}}}')
+                raise ConfigurationError(
+                    f'a metric is called {shown(own)}; give it a name of letters, digits and _: metrics={{"mine": ...}}'
+                )
             metric = Function(metric, own)
         instance("each of metrics", metric, Metric, "a name such as 'f1', a gpucnn.metrics.Metric, or a function")
         if targets not in metric.targets:

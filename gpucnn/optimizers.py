@@ -6,13 +6,14 @@ that a recorded step can be repeated with new values.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
-from gpucnn.arguments import number, refuse_attribute, truth
+from gpucnn.arguments import a_kind, instance, integer, number, refuse_attribute, truth
+from gpucnn.backends.protocol import Backend
 from gpucnn.backends.step_end import StepEnd
 from gpucnn.errors import ConfigurationError
 from gpucnn.recordable import Recordable
@@ -35,14 +36,17 @@ class Optimizer(Recordable):
     # Whether `rates` depends on its arguments alone, and `update` takes a StepEnd and does it.
     ends_step = False
     _checks: ClassVar = {"lr": partial(number, least=0)}
+    backend: Any
+    hyper: Any
+    state: dict[str, Any]
+
+    def __new__(cls, *_, **__):
+        optimizer = super().__new__(cls)  # also where a class of the user's has an __init__ of its own
+        vars(optimizer).update(backend=None, hyper=None, state={}, _pieces=(), _hypers={}, _size=0, _rated=[False])
+        return optimizer
 
     def __init__(self, lr: float):
         self.lr = lr
-        self.backend: Any = None
-        self.hyper: Any = None
-        self.state: dict[str, Any] = {}
-        self._pieces: tuple[Piece, ...] = ()
-        self._hypers: dict[float, Any] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
         known = inspect.signature(type(self)).parameters
@@ -55,9 +59,13 @@ class Optimizer(Recordable):
         settings = {k: v for k, v in vars(self).items() if k not in _PLACED and not k.startswith("_")}
         return {"name": type(self).__name__, **settings}
 
-    def place(self, backend, size: int) -> None:
+    def place(self, backend: Backend, size: int) -> None:
         """Start over on `backend` for `size` weights, with the state zero as before the first step."""
-        self.backend = backend
+        instance("backend", backend, Backend, 'a backend, such as gpucnn.get_backend("numba")')
+        if not hasattr(self, "lr"):
+            raise ConfigurationError(f"{type(self).__name__} has no lr; call super().__init__(lr) in its __init__")
+        # Whether rates were set: changed in place, so that no recording takes it for a setting.
+        self.backend, self._size, self._rated = backend, size, [False]
         self.hyper = backend.zeros((self.hypers,), np.float32)
         self.state = {name: backend.zeros((size,)) for name in self.states}
         self.divide([(0, size, 1.0)])
@@ -74,6 +82,8 @@ class Optimizer(Recordable):
 
     def set_rates(self, factor: float, step: int) -> float:
         """Put the rates of step `step` (from 1) with a schedule's `factor` on the device; returns the learning rate."""
+        integer("step", step)
+        self._rated[0] = True
         rates = {piece: self.rates(self.lr * factor * piece, step) for piece in self._hypers}
         for piece, hyper in self._hypers.items():
             self.backend.assign(hyper, np.array(rates[piece], np.float32))  # float64 until here: rounded once
@@ -81,6 +91,7 @@ class Optimizer(Recordable):
 
     def rates_at(self, factor: float, step: int) -> np.ndarray:
         """`hyper` of step `step` (from 1) with a schedule's `factor`, as the device takes it."""
+        self._rated[0] = True
         return np.array(self.rates(self.lr * factor, step), np.float32)
 
     def is_whole(self, size: int) -> bool:
@@ -92,22 +103,59 @@ class Optimizer(Recordable):
         return (lr,)
 
     def step(self, weights, gradients) -> None:
-        """`update` of each piece (`divide`), with the parts of the weights, gradients and states that belong to it."""
+        """`update` of each piece (`divide`), with the parts of the weights, gradients and states that belong to it.
+
+        Raises ConfigurationError before `place`, and for arrays of other sizes than it was told; kernels look at none.
+        """
+        self._check_arrays(weights, gradients)
+        update: Callable[..., Any] = self.update  # of the user's it may return something
         own, state, hyper = vars(self), self.state, self.hyper
+        counted = _numbers(own)
         for start, stop, factor in self._pieces:
             if (start, stop, factor) == (0, weights.size, 1.0):
-                self.update(weights, gradients)
+                self._updated(update(weights, gradients))
                 continue
             # Not by setattr, which would make every recording look for changed settings.
             parts = {name: array[start:stop] for name, array in state.items()}
-            own.update(state=dict(parts), hyper=self._hypers[factor])
+            for name in _numbers(own).keys() - counted.keys():
+                del own[name]
+            # So what an update of the user's counts, it counts once a step.
+            own.update(counted, state=dict(parts), hyper=self._hypers[factor])
             try:
-                self.update(weights[start:stop], gradients[start:stop])
+                self._updated(update(weights[start:stop], gradients[start:stop]))
                 for name, part in parts.items():
                     if self.state[name] is not part:  # an update that made a new array
                         part[...] = self.state[name]
             finally:
                 own.update(state=state, hyper=hyper)
+
+    def _check_arrays(self, weights, gradients) -> None:
+        if self.backend is None:
+            raise ConfigurationError("the optimizer is not placed; call optimizer.place(backend, model.values.size)")
+        if not self._rated[0] and type(self).set_rates is Optimizer.set_rates:
+            raise ConfigurationError("the rates are not set; call optimizer.set_rates(1.0, step) first, from step 1 on")
+        for name, array in (("weights", weights), ("gradients", gradients)):
+            expected, found = (self._size,), getattr(array, "shape", None)
+            if found != expected or array.dtype != self.backend.dtype:
+                arrived = f"{array.dtype} of shape {found}" if found else f"a {type(array).__name__}"
+                raise ConfigurationError(
+                    f"{name} are {arrived}; the optimizer was placed for {np.dtype(self.backend.dtype)} of shape "
+                    f"{expected}: give model.values and model.grads"
+                )
+
+    def _updated(self, result: Any) -> None:
+        """Look at what an `update` of the user's may get wrong in silence."""
+        kind = type(self).__name__
+        if result is not None:
+            raise ConfigurationError(
+                f"{kind}.update returned {a_kind(result)}, and nothing uses it; change the weights in place, "
+                "weights -= ..., and return nothing"
+            )
+        if unnamed := sorted(self.state.keys() - set(self.states)):
+            raise ConfigurationError(
+                f"{kind} keeps {unnamed[0]!r} in self.state, which a resumed run would not have; name it in the class, "
+                f"states = ({', '.join(map(repr, [*self.states, *unnamed]))},), and it is there, zero, from the start"
+            )
 
     def update(self, weights, gradients) -> None:
         """One step, in place on the flat buffers."""
@@ -119,6 +167,10 @@ class Optimizer(Recordable):
             getattr(self.backend, kind)(*arrays, **settings)
         else:
             self.backend.optimize(kind, *arrays, end=end, **settings)
+
+
+def _numbers(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in attributes.items() if isinstance(value, (int, float))}
 
 
 class SGD(Optimizer):

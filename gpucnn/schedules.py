@@ -6,9 +6,10 @@ float32. All of it is computed on the host from integers with operations that ro
 cosine is `arithmetic.cos64`), so every backend sees the same rates.
 """
 
+import dis
 import math
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,10 +19,27 @@ from gpucnn.arguments import Checked, instance, integer, number
 _ratio = partial(number, least=0, most=1)
 
 
+def _reads_steps(call: Any) -> bool:
+    """Whether the function reads its third argument."""
+    code = getattr(call, "__code__", None)
+    if code is None or code.co_argcount < 3:
+        return False
+    name = code.co_varnames[2]
+    read = [step.argval for step in dis.get_instructions(code) if "LOAD_FAST" in step.opname]
+    return name in code.co_cellvars or any(name == one or (isinstance(one, tuple) and name in one) for one in read)
+
+
 class Schedule(Checked):
-    """Base of all schedules. `uses_steps`: rates depend on how long the whole run is, so a run cannot be extended."""
+    """Base of all schedules. `uses_steps`: rates depend on how long the whole run is, so a run cannot be extended. Of a
+    class that does not declare it, it is whether its `__call__` reads `steps`.
+    """
 
     uses_steps = False
+
+    def __init_subclass__(cls, **settings: Any):
+        super().__init_subclass__(**settings)
+        if "__call__" in vars(cls) and "uses_steps" not in vars(cls):
+            cls.uses_steps = _reads_steps(vars(cls)["__call__"])
 
     def __call__(self, step: int, steps: int, epoch: int) -> float:
         raise NotImplementedError(f"{type(self).__name__} has no __call__(step, steps, epoch) that returns a factor")

@@ -10,7 +10,7 @@ import pytest
 import gpucnn
 from gpucnn import check_gradients, functional
 from gpucnn.backends import get_backend
-from gpucnn.errors import ConfigurationError, ShapeError
+from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
 from gpucnn.layers import (
     BatchNorm,
     Conv2d,
@@ -25,6 +25,7 @@ from gpucnn.layers import (
     Sequential,
     image_mask,
 )
+from gpucnn.losses import BinaryCrossEntropy, Dice, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.models import Model, lenet5
 
 # ---- the example of docs/adding-an-operation.md ----------------------------------------------------------------------
@@ -267,3 +268,36 @@ def test_what_cannot_be_checked_is_refused(call, error, words):
 
 
 X, NOISE = np.ones((2, 4)), np.random.default_rng(3)
+
+
+class _Steep(MeanSquared):
+    """A gradient one percent too large, or a value in float32."""
+
+    def __init__(self, value=np.float64):
+        self._value = value
+
+    def __call__(self, outputs, targets, totals=None):
+        loss, gradient = super().__call__(outputs, targets, totals)
+        return loss.astype(self._value), gradient.like(gradient.data * 1.01)
+
+
+def test_losses_of_outputs_and_targets():
+    rng = np.random.default_rng(0)
+    outputs, labels, values = rng.standard_normal((6, 4)), np.array([0, 1, 2, 3, 1, 1]), rng.random((6, 4))
+    maps = rng.standard_normal((2, 4, 3, 3)), rng.integers(0, 4, (2, 3, 3))
+    for loss, x, targets in (
+        (SoftmaxCrossEntropy(0.1, [1, 2, 3, 4]), outputs, labels),
+        (SoftmaxCrossEntropy(ignore_index=1), outputs, labels),
+        (BinaryCrossEntropy(), outputs, values.astype(np.float32)),
+        (Dice(), *maps),
+    ):
+        assert check_gradients(loss, x, targets).passed
+    report = check_gradients(_Steep(), outputs, values)
+    assert not report.passed and report.tensors[0].name == "outputs" and 0.005 < report.tensors[0].error < 0.02
+    with pytest.raises(DTypeError, match="_Steep returned a loss of float32, too coarse to compare"):
+        check_gradients(_Steep(np.float32), outputs, values)
+    for inputs in ((outputs,), (), (outputs, values, values)):
+        with pytest.raises(ConfigurationError, match=r"check_gradients\(MeanSquared\(\), outputs, targets\)"):
+            check_gradients(MeanSquared(), *inputs)
+    with pytest.raises(DataError, match="label 4 of image 1 is out of range"):
+        check_gradients(SoftmaxCrossEntropy(), outputs, labels + 3)

@@ -1,7 +1,7 @@
 """The structure: imports point down only, and each library is imported where it may be. Read from the sources with ast.
 
-    0 errors, arguments, storage, schema, cache, interrupts, geometry, resampling, arithmetic, recordable, own_code,
-      extras; kernels, that import nothing of gpucnn
+    0 errors, arguments, storage, schema, cache, interrupts, terminal, geometry, resampling, arithmetic, recordable,
+      own_code, extras; kernels, that import nothing of gpucnn
     1 inference, backends, parallel
     2 functional, layers, losses, metrics, optimizers, schedules, initializers
     3 models, data, gradients, explain, figures
@@ -28,6 +28,7 @@ FLOORS = {
     "schema": 0,
     "cache": 0,
     "interrupts": 0,
+    "terminal": 0,
     "geometry": 0,
     "recordable": 0,
     "own_code": 0,

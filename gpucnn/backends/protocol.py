@@ -14,6 +14,7 @@ Layers call nothing else, so they are independent of the device. Conventions of 
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy as np
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.memory import host_memory
+from gpucnn.backends.processors import default_threads
 from gpucnn.backends.step_end import StepEnd
 from gpucnn.errors import BackendError
 from gpucnn.geometry import Window
@@ -64,6 +66,14 @@ class Backend(ABC):
     def __deepcopy__(self, memo: dict) -> "Backend":
         """Itself: what is copied stays on the same device."""
         return self
+
+    def __reduce__(self):
+        """Pickled it is the one of its name where it is loaded, with as many threads if their number was chosen."""
+        from gpucnn.backends import get_backend
+
+        threads = None if self.threads == default_threads(self.name) else self.threads or None
+        graph = self.graph or not type(self).graph
+        return partial(get_backend, self.name, self.math, threads=threads, dtype=self.dtype, graph=graph), ()
 
     # ---- memory -----------------------------------------------------------------------------------------------------
 

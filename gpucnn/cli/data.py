@@ -1,10 +1,11 @@
 """`gpucnn data`: the data sets that are known by name."""
 
-import sys
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
 
+from gpucnn import terminal
 from gpucnn.cli import options
 from gpucnn.cli.output import note, out, print_json, print_table, print_values
 
@@ -73,7 +74,8 @@ def fetch(
 
     with _Progress() as progress:
         folder = gpucnn.data.fetch(name, to, progress=progress)
-    values = {"data": name, "folder": str(folder), "use": f"gpucnn train --data {name if to is None else folder}"}
+    use = f"gpucnn train --data {name if to is None else quote(str(folder))}"
+    values = {"data": name, "folder": str(folder), "use": use}
     (print_json if json else print_values)(values)
 
 
@@ -84,12 +86,11 @@ class _Progress:
         self._bars, self._tasks, self._told = None, {}, {}
 
     def __enter__(self):
-        if sys.stderr and sys.stderr.isatty():
-            from rich.console import Console
+        if terminal.is_watched():
             from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
             columns = "{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-            self._bars = Progress(*columns, console=Console(stderr=True))
+            self._bars = Progress(*columns, console=terminal.console())
             self._bars.start()
         return self
 

@@ -8,7 +8,7 @@ import typer
 from gpucnn.cli import options
 from gpucnn.cli.device import choose
 from gpucnn.cli.output import note, print_json, print_values
-from gpucnn.cli.runs import open_run
+from gpucnn.cli.runs import note_untested, open_run
 from gpucnn.cli.settings import DEFAULTS, measuring
 from gpucnn.errors import ConfigurationError, DataError
 
@@ -47,6 +47,7 @@ def evaluate(
 
     device = choose(backend, math, threads, graph)
     _, test = gpucnn.data.load(data)
+    note_untested(test)
     if model.class_names not in (None, test.classes):
         raise DataError(
             f"{data} has the classes {', '.join(test.classes)}; the network knows {', '.join(model.class_names)}"

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from gpucnn import interrupts
 from gpucnn.cli import options
 from gpucnn.cli.output import note
 from gpucnn.cli.runs import RUNS, fresh_folder
@@ -57,7 +58,8 @@ def explore(
         if browser and not webbrowser.open(server.address):
             note("no browser could be opened; open the address above in one")
 
-    server.run(opened)
+    with interrupts.terminated():  # or a training that the page has started would go on
+        server.run(opened)
 
 
 def _folder(path: str) -> Path:

@@ -36,6 +36,13 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             reason = str(error)
         except OSError as error:
             reason = f"{error.filename or 'the system'}: {first_line(error)}"
+        except ImportError as error:  # of a package that is missing, or that the memory has no room for
+            if (error.name or "gpucnn").startswith("gpucnn"):
+                raise
+            reason = (
+                f"a package that gpucnn needs cannot be imported ({first_line(error)}); install gpucnn again with pip, "
+                "or give it more memory"
+            )
         except (MemoryError, OverflowError, ValueError) as error:  # sizes typed with too many digits, most often
             if not isinstance(error, MemoryError) and not any(words in str(error) for words in _TOO_LARGE):
                 raise

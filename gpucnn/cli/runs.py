@@ -131,6 +131,14 @@ def trained_on(model, data: str | None, as_given: bool = False) -> tuple[Any, fl
     return images, white_of(images)
 
 
+def note_untested(test) -> None:
+    """Say of which classes there is no test image, as of one with few images in a folder that has no test/."""
+    from gpucnn.data.dataset import without_images
+
+    if missing := without_images(test):
+        note(f"there is no test image of class {missing}: what the test measures says nothing about that")
+
+
 def refuse_maps(model, path) -> None:
     """Raises ConfigurationError for a network that gives a class to each pixel."""
     if len(model.output_shape) > 1:

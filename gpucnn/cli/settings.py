@@ -154,6 +154,15 @@ def make_schedule(settings: dict[str, Any]):
     return WarmUp(settings["warmup"], schedule) if settings["warmup"] else schedule
 
 
+def check_shift(shape: tuple[int, ...], shift: int) -> None:
+    """Raises ConfigurationError where images (C, H, W) cannot be moved so far, which the default may ask for."""
+    if shift >= min(shape[1:]):
+        raise ConfigurationError(
+            f"shift is {shift} ({DEFAULTS['shift']} unless given), but the images have {shape[1]}x{shape[2]} pixels; "
+            "give --shift 0, or less than their shorter side"
+        )
+
+
 def cropped(shape: tuple[int, ...], crop: int | None) -> tuple[int, ...]:
     """The shape (C, H, W) of images cut to `crop` pixels a side; the same without."""
     if crop is None:

@@ -222,13 +222,13 @@ def curves(run: options.Run = None, out: Out = Path("curves.png"), json: options
     """Loss and accuracy over the epochs of a run."""
     from gpucnn import figures, show
     from gpucnn.cli.runs import newest_run
-    from gpucnn.training import load_run
+    from gpucnn.training.run import read_history
 
     figures.check_path(out)
     path = newest_run(run)
     if path.is_file():
         raise ConfigurationError(f"{path} is a model without its history; give the folder of a run")
-    history = load_run(path).history
+    _, history = read_history(path)
     show.curves(history, out)
     _say(json, out, {"run": str(path), "epochs": len(history), "loss": history.last["loss"]})
 

@@ -3,10 +3,12 @@
 import subprocess
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
 
+from gpucnn import interrupts
 from gpucnn.backends.processors import processors
 from gpucnn.cli import options
 from gpucnn.cli.output import note, print_json, print_table
@@ -60,12 +62,13 @@ def sweep(
     command = [sys.executable, "-m", "gpucnn.sweep.worker", str(made.path), str(threads)]
     started = [subprocess.Popen(command) for _ in range(workers - 1)]
     try:
-        made.work(threads, note)
-        codes = [process.wait() for process in started]
+        with interrupts.terminated():  # or a training would go on
+            made.work(threads, note)
+            codes = [process.wait() for process in started]
     except BaseException:
         for process in started:
             process.terminate()
-        note(f"gpucnn: continue with: gpucnn sweep --study {made.path}")
+        note(f"gpucnn: continue with: gpucnn sweep --study {quote(str(made.path))}")
         raise
     results = rows(made)
     picture = made.path / "sweep.png"

@@ -11,10 +11,11 @@ from gpucnn.cli import options
 from gpucnn.cli.device import choose
 from gpucnn.cli.output import note, print_json, print_values
 from gpucnn.cli.processes import together
-from gpucnn.cli.runs import forget_fresh, fresh_folder, read_config
+from gpucnn.cli.runs import forget_fresh, fresh_folder, note_untested, read_config
 from gpucnn.cli.settings import (
     DEFAULTS,
     OPTIMIZERS,
+    check_shift,
     cropped,
     make_factors,
     make_loss,
@@ -294,7 +295,9 @@ def _prepare(
         check_fraction(settings["validation"])
     device = backend()
     train_set, test_set = gpucnn.data.load(settings["data"])
+    note_untested(test_set)
     shape = cropped(train_set.images.shape[1:], settings["crop"])
+    check_shift(shape, settings["shift"])
     network = build_model(settings["model"], shape, len(train_set.classes), **made)
     network.class_names = train_set.classes
     prepare(network, settings, resumed=resumed)

@@ -71,14 +71,18 @@ def require_every_class(dataset: Dataset) -> None:
     """
     if len(dataset.classes) == 1:
         raise DataError(f"{dataset.name}: each image is of class {dataset.classes[0]}; at least 2 classes are needed")
-    counts = np.bincount(dataset.labels.reshape(-1), minlength=len(dataset.classes))
-    missing = [name for name, count in zip(dataset.classes, counts, strict=True) if count == 0]
-    if missing:
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+    if missing := without_images(dataset):
         raise DataError(
-            f"{dataset.name}: no image of class {shown}; labels must run from 0 to the number of classes less one, "
+            f"{dataset.name}: no image of class {missing}; labels must run from 0 to the number of classes less one, "
             "with at least one training image each"
         )
+
+
+def without_images(dataset: Dataset) -> str:
+    """The names of the classes that have no image, the first of them; "" where each has one."""
+    counts = np.bincount(dataset.labels.reshape(-1), minlength=len(dataset.classes))
+    missing = [name for name, count in zip(dataset.classes, counts, strict=True) if count == 0]
+    return ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
 
 
 def every_fifth(

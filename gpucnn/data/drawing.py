@@ -25,6 +25,9 @@ _INK = 0.25  # of the strongest ink: what the box is drawn around
 _FAINT = 0.02  # departures from the paper that are no ink at all
 _LEVELS = 32  # between the lowest and the highest value: what counts as alike
 _BLANK = 0.3  # of a training image is paper: it is a drawing, not a photo
+_COLOURED = 0.25  # between the channels of a pixel: it has a colour
+_FEW = 0.05  # of the training images may be coloured
+_STEADY = 0.1  # of a side: how far the ink may be moved from one training image to the next
 _ALIKE = 0.25  # relative: what may differ between images of one style
 _WORKED = 96  # pixels of the longer side on which strokes are widened
 _EVEN = 0.5  # of a drawing's pixels have the paper's value: it is no photo
@@ -40,7 +43,8 @@ class Style:
     `shape` is (C, H, W); `paper` and `ink` are the values of the ground and of the strongest ink; `block`: each value
     is repeated over so many pixels a side; `longest`: the longer side of the ink's box; `centre`: for both axes, ("box"
     or "mass", position), where the middle of the first pixel is 0.5; `pen`: the width of a stroke; `blank`: the part of
-    an image that is paper.
+    an image that is paper; `moved`: how far the centre varies, as part of a side; `coloured`: the part of the images
+    that have a colour.
     """
 
     shape: tuple[int, int, int]
@@ -51,6 +55,8 @@ class Style:
     centre: tuple[tuple[str, float], tuple[str, float]]
     pen: float
     blank: float
+    moved: float
+    coloured: float
 
     @classmethod
     def of(cls, images: np.ndarray | Mapped) -> "Style":
@@ -72,10 +78,10 @@ class Style:
             raise DataError("none of the training images has ink on it: every pixel has the same value")
         middles, masses = (np.array([getattr(box, name) for box in boxes]) for name in ("middle", "mass"))
 
-        def steadiest(axis: int) -> tuple[str, float]:
-            kind, places = min((("box", middles[:, axis]), ("mass", masses[:, axis])), key=lambda pair: pair[1].std())
-            return kind, float(places.mean()) * block
+        def steadiest(axis: int) -> tuple[str, np.ndarray]:
+            return min((("box", middles[:, axis]), ("mass", masses[:, axis])), key=lambda pair: pair[1].std())
 
+        (row, rows), (column, columns) = steadiest(0), steadiest(1)
         strongest = float(np.median([peak for _, peak in inked if peak > _FAINT]))
         return cls(
             some.shape[1:],
@@ -83,15 +89,19 @@ class Style:
             paper + strongest if light else paper - strongest,
             block,
             float(np.median([box.longest for box in boxes])) * block,
-            (steadiest(0), steadiest(1)),
+            ((row, float(rows.mean()) * block), (column, float(columns.mean()) * block)),
             float(np.median([_stroke(ink) for ink, peak in inked if peak > _FAINT])) * block,
             float(np.median((np.abs(grey - paper) <= _FAINT).mean(axis=(1, 2)))),
+            float(max(rows.std() / grey.shape[1], columns.std() / grey.shape[2])),
+            float((np.ptp(some, axis=1).max(axis=(1, 2)) > _COLOURED).mean()),
         )
 
     @property
     def is_of_drawings(self) -> bool:
-        """Whether the training images are ink on paper, not photos that fill their frame."""
-        return self.blank >= _BLANK
+        """Whether the training images are ink on paper: no photos that fill their frame, nothing that has colours or
+        lies anywhere, as fruit on a white ground or a tone in a spectrogram, where colour or place tell something.
+        """
+        return self.blank >= _BLANK and self.moved <= _STEADY and self.coloured <= _FEW
 
     def fits(self, image: np.ndarray) -> bool:
         """Whether an image (C, H, W) looks like the training images: its size, paper, ink and the ink's box."""

@@ -1,5 +1,6 @@
 """Folders of images, one folder a class."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -40,13 +41,34 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
     """Each class's name and image files, in alphabetical order."""
     if not folder.is_dir():
         raise DataError(f"{folder} is missing; a folder of images has both train/ and test/, or neither")
-    found = {
-        entry.name: image_files(entry) for entry in sorted(folder.iterdir()) if entry.is_dir() and entry.name[0] != "."
-    }
-    for name, files in found.items():
+    found: dict[str, list[Path]] = {}
+    for inside in _folders(folder):
+        files = image_files(inside)
+        for deeper in _folders(inside):
+            if image_files(deeper):
+                raise DataError(
+                    f"{deeper} holds images that would be left out: {inside} is read as a class, whose images lie in "
+                    "it and in no folder within; move them (classes may also lie in train/ and test/, in small letters)"
+                )
         if not files:
-            raise DataError(f"{folder / name}: holds no {KINDS} image; every class needs some")
+            raise DataError(f"{inside}: holds no {KINDS} image; every class needs some")
+        if (name := _name(inside)) in found:
+            raise DataError(f"{folder}: two folders stand for a class {name!r}, one by bytes that are no UTF-8")
+        found[name] = files
     return found
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The folders in a folder, without hidden ones, in the order of their names."""
+    with os.scandir(folder) as entries:
+        return sorted(Path(entry) for entry in entries if entry.is_dir() and entry.name[0] != ".")
+
+
+def _name(folder: Path) -> str:
+    """A folder's name for a class: as UTF-8 whatever the locale, so that a model knows its classes in another one, and
+    with bytes that are not written out, so that any file and terminal can hold it.
+    """
+    return os.fsencode(folder.name).decode("utf-8", "backslashreplace")
 
 
 def _list(classes: dict[str, list[Path]], folder: Path) -> tuple[list[Path], np.ndarray]:
@@ -69,7 +91,10 @@ def _read(files: list[Path]) -> np.ndarray:
         if image.size != size:
             raise DataError(
                 f"{file} is {image.size[0]}x{image.size[1]} pixels, {files[0]} is {size[0]}x{size[1]}; "
-                "training images must have one size"
+                "training images must have one size, to which docs/recipes.md shows how to bring them"
             )
     channels = 1 if all(is_grey(image) for image in opened) else 3
-    return np.stack([pixels(image, channels) for image in opened])
+    images = np.empty((len(files), channels, size[1], size[0]), np.float32)
+    for place, image in zip(images, opened, strict=True):
+        place[...] = pixels(image, channels)
+    return images

@@ -15,7 +15,7 @@ from gpucnn.storage import as_path, decoding, open_regular
 
 KINDS = "PNG, JPEG, WebP, BMP, TIFF or GIF"
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
-_ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 _UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".tga", ".ppm", ".pgm", ".psd", ".dng")
 _GREY_MODES = ("1", "L", "LA")
 _OVERSHOOT = 0.1  # below 0 and above 1: what sharp resampling adds
@@ -27,7 +27,7 @@ def image_files(folder: Path) -> list[Path]:
     those of formats that `open_image` refuses, so that none is left out in silence.
     """
     named = sorted(entry for entry in folder.iterdir() if entry.name[0] != ".")
-    return [entry for entry in named if entry.suffix.lower() in _ENDINGS + _UNREAD]
+    return [entry for entry in named if entry.suffix.lower() in ENDINGS + _UNREAD]
 
 
 def files_at(path: str | Path) -> list[Path]:
@@ -53,9 +53,9 @@ def load_images(
     """(images, files, notes) for a network whose input is `input_shape` (C, H, W), from one file or a folder.
 
     With the `style` of the training images each file becomes such an image (`Style.prepare`): a drawing or photo of ink
-    of any colour, size and place; one that looks like the training images already is taken as it is. Without, nothing
-    but its size changes. `invert` exchanges light and dark first. `white` is the value of white in the training images:
-    255 where they are whole numbers up to that.
+    of any colour, size and place; one that looks like the training images already is taken as it is. Without, or where
+    those are no drawings (`Style.is_of_drawings`), nothing but its size changes. `invert` exchanges light and dark
+    first. `white` is the value of white in the training images: 255 where they are whole numbers up to that.
 
     images (N, C, H, W) float32, values / 255 where white is 1. C = 1: colour becomes grey (ITU-R 601 luma); C = 3: grey
     becomes RGB. Another size is stretched to H x W, the sides' ratio not kept: by repeating pixels where both sides
@@ -84,7 +84,7 @@ def load_images(
             resized = image
         values = pixels(resized, channels, white)
         values = np.float32(white) - values if invert else values
-        if style is not None and not style.fits(values):
+        if style is not None and style.is_of_drawings and not style.fits(values):
             try:
                 prepared = style.prepare(pixels(image, 1)[0])
             except DataError as error:

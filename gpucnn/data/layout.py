@@ -25,7 +25,10 @@ def layout(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
     if len(shape) == 3:
         shape = (shape[0], 1, *shape[1:])
     if len(shape) != 4:
-        raise DataError(f"{name} has shape {shape}; expected (N, H, W) or (N, C, H, W)")
+        raise DataError(
+            f"{name} has shape {shape}; expected (N, H, W) or (N, C, H, W); signals and volumes are trained from "
+            "Python, with gpucnn.models.signal_small or volume_small"
+        )
     if shape[3] in (1, 3) and shape[1] not in (1, 3):
         raise DataError(
             f"{name} has shape {shape}, which looks like (N, H, W, C); expected (N, C, H, W): "

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gpucnn.data.dataset import Dataset, every_fifth
-from gpucnn.data.images import is_grey, open_image, pixels
+from gpucnn.data.images import ENDINGS, is_grey, open_image, pixels
 from gpucnn.data.layout import label_numbers
 from gpucnn.data.unpacking import Unpacked
 from gpucnn.errors import DataError
@@ -51,15 +51,18 @@ def _csv(file: Path) -> tuple[np.ndarray, np.ndarray]:
         except (gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise DataError(f"{file}: the gzip data is damaged or cut short ({error}); fetch the file again") from None
     content = content.removeprefix(b"\xef\xbb\xbf")  # what Windows programs put before UTF-8
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(f"{file}: it is UTF-16, as spreadsheets save Unicode text; save it as CSV in UTF-8")
     names, delimiter, skipped = _head(content, file)
     column = _label_column(names, file) if names else 0
     try:
         rows = io.BytesIO(content)
         values = np.loadtxt(rows, np.float32, delimiter=delimiter, skiprows=skipped, ndmin=2, quotechar='"')
     except (ValueError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{file}: {' '.join(str(error).split())}; a row is a label and its pixels, all numbers"
-        ) from None
+        expected = "a row is a label and its pixels, all numbers"
+        if any(f"{ending}'" in str(error).lower() for ending in ENDINGS):
+            expected += ", not a file's name: put the images of each class into a folder of its own"
+        raise DataError(f"{file}: {' '.join(str(error).split()).rstrip('.')}; {expected}") from None
     if names and values.shape[1] != len(names):
         raise DataError(f"{file}: the first line has {len(names)} columns and the rows {values.shape[1]}")
     return _split(values, column, file)

@@ -30,6 +30,7 @@ _KEPT = 8  # models in memory
 _LIVE = 20.0  # seconds without a new epoch after which a run that is not finished counts as interrupted
 _TESTED = 10_000  # test images at most
 _MAPS = 32  # of a layer at most
+_TABLE = 100  # classes of a confusion matrix at most
 _SEEN_BYTES = 256 << 20  # of weights that were seen while a run went on
 
 
@@ -173,7 +174,9 @@ class Runs:
         }
 
     def results(self, body: Body) -> dict[str, Any]:
-        """Of the newest weights on the test images: how many are right, the confusion matrix and the worst mistakes."""
+        """Of the newest weights on the test images: how many are right, the confusion matrix, None where a page could
+        not show it, and the worst mistakes.
+        """
         index = self.index(body)
         model = self.model(index)
         if model.head != CLASSIFIER:
@@ -189,7 +192,7 @@ class Runs:
                 "digest": digest,
                 "answer": {
                     "classes": test.classes,
-                    "counts": counts.tolist(),
+                    "counts": counts.tolist() if len(counts) <= _TABLE else None,
                     "right": int(counts.trace()),
                     "total": int(counts.sum()),
                     "weights": digest[1],

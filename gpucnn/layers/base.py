@@ -173,6 +173,11 @@ class Mode:
         Mode.__init__(self)
         vars(self).update(state)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("seed", "step", "freezes", "training"):
+            arguments.refuse_attribute(self, name, "it has training, seed and step")
+        super().__setattr__(name, value)
+
     @property
     def training(self) -> bool:
         return getattr(self._here, "training", False)

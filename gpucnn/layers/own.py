@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from gpucnn.arguments import a_kind
 from gpucnn.backends.batch import Batch
 from gpucnn.errors import ConfigurationError, DTypeError, ShapeError
 from gpucnn.recordable import is_recordable
@@ -43,7 +44,7 @@ def checked(call: Callable) -> Callable:
         y, backward = result if isinstance(result, (tuple, list)) and len(result) == 2 else (result, "")
         if not (callable(backward) or (backward is None and not self.mode.training)):
             raise ConfigurationError(
-                f"{label(self)} returned {_kind(result)}; return (y, backward), a batch and a function"
+                f"{label(self)} returned {a_kind(result)}; return (y, backward), a batch and a function"
             )
         check_batch(label(self), "", y, self.output_shape if x.shape[1:] == self.input_shape else None, x.images)
         if backward is None:
@@ -122,7 +123,7 @@ def check_batch(whose: str, where: str, y: Any, shape: tuple[int, ...] | None, i
     none of these.
     """
     if not isinstance(y, Batch):
-        raise ConfigurationError(f"{whose} returned {_kind(y)}{where}; return a batch: x.like(array)")
+        raise ConfigurationError(f"{whose} returned {a_kind(y)}{where}; return a batch: x.like(array)")
     found, expected = y.shape, (images, *(y.shape[1:] if shape is None else shape))
     if found == expected and type(y) is Batch:  # others are not computed yet
         found, expected = y.data.shape, (-(-images // y.backend.lanes), *expected[1:], y.backend.lanes)
@@ -131,8 +132,3 @@ def check_batch(whose: str, where: str, y: Any, shape: tuple[int, ...] | None, i
         raise ShapeError(f"{whose} returned {what} of shape {found}{where}; give {expected}")
     if type(y) is Batch and y.data.dtype != y.backend.dtype:
         raise DTypeError(f"{whose} returned {y.data.dtype}{where}; compute in {np.dtype(y.backend.dtype)}")
-
-
-def _kind(value: Any) -> str:
-    kind = type(value).__name__
-    return "nothing" if value is None else f"{'an' if kind.startswith((*'aeiou', 'nd')) else 'a'} {kind}"

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from gpucnn.arguments import array, refuse
+from gpucnn.arguments import array, converted, refuse
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import DataError, DTypeError, ShapeError
 
@@ -24,12 +24,11 @@ def check_images(images, input_shape: tuple[int, ...], dtype=np.float32, *, fini
     if images.dtype.kind not in "fiu" or not np.can_cast(images.dtype, dtype, "safe"):
         if images.dtype.kind in "OSUV":
             raise refuse("images", given, f"a NumPy array of numpy.{np.dtype(dtype)}", DTypeError)
-        how = "images.astype(" if hasattr(given, "astype") else "numpy.asarray(images, "
-        raise DTypeError(f"images are {images.dtype}; convert them: {how}numpy.{np.dtype(dtype)})")
+        raise DTypeError(f"images are {images.dtype}; convert them: {converted('images', given, dtype)}")
     if images.ndim != len(input_shape) + 1 or images.shape[1:] != tuple(input_shape):
         expected = ", ".join(map(str, input_shape))
         raise ShapeError(
-            f"images have shape {images.shape}; this model takes (N, {expected}){_hint(images, input_shape)}"
+            f"images have shape {images.shape}; this model takes (N, {expected}){_hint(images, input_shape, given)}"
         )
     if len(images) == 0:
         raise ShapeError("there are no images; give at least one")
@@ -46,14 +45,15 @@ def check_images(images, input_shape: tuple[int, ...], dtype=np.float32, *, fini
     return images
 
 
-def _hint(images, input_shape: tuple[int, ...]) -> str:
-    """What was probably meant, for arrays that hold the same values in another layout."""
+def _hint(images, input_shape: tuple[int, ...], given) -> str:
+    """What was probably meant, for arrays that hold the same values in another layout; `given` as arrays or tensors."""
     name, shape, need = "images", tuple(images.shape), tuple(input_shape)
     if shape == need:
         return f": a single image is {name}[None]"
     if len(need) > 1 and shape[1:] == (*need[1:], need[0]):
         axes = ", ".join(map(str, (0, len(need), *range(1, len(need)))))
-        return f": the channels are last; {name}.transpose({axes}) brings them to the front"
+        turn = "permute" if hasattr(given, "permute") else "transpose"
+        return f": the channels are last; {name}.{turn}({axes}) brings them to the front"
     if need[0] == 1 and shape[1:] == need[1:]:
         return f": the axis of the channel is missing; {name}[:, None] adds it"
     if len(shape) > 1 and math.prod(shape[1:]) == math.prod(need) and 1 in (len(shape) - 1, len(need)):

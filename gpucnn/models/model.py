@@ -17,7 +17,7 @@ from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Backend
 from gpucnn.data.mapped import Mapped
-from gpucnn.errors import CheckpointError, ConfigurationError
+from gpucnn.errors import CheckpointError, ConfigurationError, DTypeError, ShapeError
 from gpucnn.initializers import draw
 from gpucnn.layers import whitening
 from gpucnn.layers.base import Backward, Layer, Mode, Parameter, Statistic
@@ -237,7 +237,7 @@ class Model(Recordable):
 
     @frozen.setter
     def frozen(self, names: list[str]) -> None:
-        holders = self.holders()
+        holders, names = self.holders(), check.sequence("frozen", names, 'a list of layers\' names, such as ["0", "3"]')
         if unknown := set(names) - set(holders):
             raise ConfigurationError(f"{self.name} has no layer with parameters called {min(unknown)!r}")
         for name, layer in holders.items():
@@ -439,7 +439,20 @@ class Model(Recordable):
             x = self.batch(x)
         if x.backend is not self.backend:
             raise ConfigurationError("the batch is on another backend than the model; call model.place(x.backend)")
-        return self.layer(x)
+        y, backward = self.layer(x)
+        expected, stored, dtype = y.shape, y.data.shape, self.backend.dtype
+
+        def checked_backward(dy: Batch) -> Batch | None:
+            """Kernels look at neither the shape nor the type of the gradient."""
+            if not isinstance(dy, Batch) or dy.backend is not self.backend:
+                raise check.refuse("the gradient", dy, "a batch of the model's backend, such as y.like(array)")
+            if dy.shape != expected or dy.data.shape != stored:
+                raise ShapeError(f"the gradient has shape {dy.shape}; the outputs it belongs to have {expected}")
+            if dy.data.dtype != dtype:
+                raise DTypeError(f"the gradient is {dy.data.dtype}; compute it in {np.dtype(dtype)}")
+            return backward(dy)
+
+        return y, checked_backward
 
     def batch(self, images) -> Batch:
         """Plain images (N, *image_shape), checked and preprocessed, as a batch on the model's backend."""

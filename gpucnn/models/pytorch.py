@@ -73,7 +73,7 @@ def from_pytorch(model: Model, state) -> Model:
     another format.
     """
     instance("model", model, Model, "a gpucnn.Model")
-    expected_kind = "a dictionary of arrays by name, or the path of a safetensors file"
+    expected_kind = "arrays by name, such as module.state_dict(), or the path of a safetensors file"
     instance("state", state, (Mapping, str, Path), expected_kind)
     if isinstance(state, Mapping) and not all(isinstance(name, str) for name in state):
         raise refuse("state", state, expected_kind, CheckpointError)
@@ -90,10 +90,21 @@ def from_pytorch(model: Model, state) -> Model:
         raise CheckpointError(
             f"{where} is not of a network like this {model.name}: {wrong} is {shapes.get(wrong, 'missing')} in it and "
             f"{expected.get(wrong, 'missing')} in the network, which has {len(expected)} tensors, the first "
-            f"{next(iter(expected), 'none')}; see gpucnn.models.pytorch_names"
+            f"{next(iter(expected), 'none')}; {_renaming(shapes, expected)}"
         )
     model.load_state_dict({ours: tensors[theirs].astype(np.float32) for ours, theirs in names.items()})
     return model
+
+
+def _renaming(found: dict[str, tuple], expected: dict[str, tuple]) -> str:
+    """What to do about names: to take tensors of the right shapes without asking would be a guess."""
+    first, wanted = next(iter(found), ""), next(iter(expected), "")
+    prefix = first.removesuffix(wanted)
+    if prefix and {prefix + name: shape for name, shape in expected.items()} == found:
+        return f"take the prefix away: {{name.removeprefix({prefix!r}): value for name, value in state.items()}}"
+    if list(found.values()) == list(expected.values()):
+        return "its tensors have the same shapes in the same order: docs/pytorch.md shows how to rename them"
+    return "see gpucnn.models.pytorch_names"
 
 
 def _read(path) -> dict[str, np.ndarray]:
@@ -112,6 +123,8 @@ def _read(path) -> dict[str, np.ndarray]:
 
 def _array(where: str, name: str, value) -> np.ndarray:
     """One tensor on the host, if float32 can represent it."""
+    if isinstance(value, Mapping):
+        raise CheckpointError(f"{name} in {where} is a dictionary itself; if it has the weights, give state[{name!r}]")
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = value.float() if str(value.dtype) == "torch.bfloat16" else value

@@ -28,7 +28,9 @@ Place = tuple[bool, int, tuple[int, ...]]  # whether among the statistics, where
 _COUNTS = getattr(sys, "_is_gil_enabled", lambda: True)()
 _base = attrgetter("base")
 # Of what only one object refers to; counted without a variable of a frame, which debuggers hold.
-(_FREE,) = map(getrefcount, {0: object()}.values())
+_alone = {0: object()}
+(_FREE,) = map(getrefcount, _alone.values())
+_FREE_ENTRY = getrefcount(_alone[0])
 
 
 class _Seal:
@@ -43,6 +45,7 @@ class Weights:
         self.grads = grads
         self._seal: _Seal | None = None
         self._trusted: int | None = None
+        self._held: Place | None = None  # the one that somebody had
         self._arrays: dict[Place, Any] = {}
         self._all = self._place(False, 0, values.shape), self._place(True, 0, statistics.shape)
 
@@ -99,9 +102,18 @@ class Weights:
 
     def _is_held(self) -> bool:
         """Whether anybody else has a reference to an array, or to a view or buffer of it."""
+        if self._held is not None and self._is_taken(self._held):  # often it is the same as before
+            return True
         arrays = self._arrays.values()
         counts = map(getrefcount, chain(arrays, map(_base, arrays)))
-        return max(counts) != _FREE or any(map(getweakrefcount, arrays))
+        if max(counts) == _FREE and not any(map(getweakrefcount, arrays)):
+            return False
+        self._held = next(filter(self._is_taken, list(self._arrays)), None)
+        return True
+
+    def _is_taken(self, place: Place) -> bool:
+        arrays = self._arrays
+        return getrefcount(arrays[place]) > _FREE_ENTRY or getrefcount(arrays[place].base) > _FREE_ENTRY
 
     def readable(self, array: Any) -> Any:
         """`_apart` of an array that kernels can read in whole vectors; None for another."""

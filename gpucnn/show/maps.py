@@ -1,6 +1,7 @@
 """The feature maps of one image, layer by layer."""
 
 import textwrap
+from typing import Any
 
 import numpy as np
 
@@ -70,8 +71,8 @@ def _draw(layers: list[Step], probabilities: np.ndarray | None, names: list[str]
 
 def _height(step: Step) -> float:
     """The height of a layer's row in inches."""
-    if step.values.ndim == 1:
-        return 0.42
+    if step.values.ndim <= 2:
+        return max(0.42, 0.04 * len(_strips(step.values)))
     if _is_picture(step):
         return 1.3
     count, height, width = _tiles(step.values).shape
@@ -84,10 +85,14 @@ def _is_picture(step: Step) -> bool:
     return not step.name and step.values.ndim == 3
 
 
+def _strips(values: np.ndarray) -> np.ndarray:
+    """(n, L): the values of a layer without axes as one strip, or the first maps of (C, L), one below the other."""
+    return values[None] if values.ndim == 1 else values[:_MAPS]
+
+
 def _tiles(values: np.ndarray) -> np.ndarray:
-    """(n, H, W): the first maps of (C, *spatial). One axis gives a strip of one pixel, a volume its slices."""
-    sizes = values.shape[1:]
-    return values.reshape(-1, *((1, *sizes) if len(sizes) == 1 else sizes[-2:]))[:_MAPS]
+    """(n, H, W): the first maps of (C, *spatial); a volume gives its slices."""
+    return values.reshape(-1, *values.shape[-2:])[:_MAPS]
 
 
 def _label(figure, top: float, height: float, head: str, text: str) -> None:
@@ -110,26 +115,25 @@ def _row(figure, step: Step, top: float, height: float, image: str) -> None:
         _label(figure, top, height, image or "the image", f"{figures.shape(values.shape)}\n{span}")
         return
     head = f"layer {step.name}: {step.kind}" if step.name else image or "the image"
-    if values.ndim == 1:
+    text = figures.shape(values.shape)
+    if step.name:
+        size = figures.shape(values.shape[1:])
+        text = f"{figures.many(len(values), 'map')} of {size}" if size else figures.many(len(values), "value")
+    scale: dict[str, Any] = {"cmap": figures.AMOUNT, "vmin": low, "vmax": high if high > low else low + 1}
+    if values.ndim <= 2:
+        shown = _strips(values)
         axes = figures.inches(figure, _LABEL, top + 0.06, _WIDTH, height - 0.12)
-        axes.imshow(values[None], cmap=figures.AMOUNT, vmin=low, vmax=high if high > low else low + 1, aspect="auto")
+        axes.imshow(shown, aspect="auto", **scale)
         axes.set_xticks([])
         axes.set_yticks([])
-        _label(figure, top, height, head, f"{figures.many(len(values), 'value')}, {span}")
-        return
-    shown = _tiles(values)
-    columns = min(len(shown), _ACROSS)
-    axes = figures.inches(figure, _LABEL, top, _WIDTH, height)
-    figures.tile_grid(axes, shown, columns, cmap=figures.AMOUNT, vmin=low, vmax=high if high > low else low + 1)
-    axes.set_anchor("W")
-    text = (
-        f"{figures.many(len(values), 'map')} of {figures.shape(values.shape[1:])}"
-        if step.name
-        else figures.shape(values.shape)
-    )
+    else:
+        shown = _tiles(values)
+        axes = figures.inches(figure, _LABEL, top, _WIDTH, height)
+        figures.tile_grid(axes, shown, min(len(shown), _ACROSS), **scale)
+        axes.set_anchor("W")
     if len(shown) == _MAPS < len(values):
         text += f" (first {len(shown)})"
-    _label(figure, top, height, head, f"{text}\n{span}")
+    _label(figure, top, height, head, f"{text}{', ' if values.ndim == 1 else chr(10)}{span}")
 
 
 def _probability_bars(axes, probabilities: np.ndarray, names: list[str]) -> None:

@@ -4,8 +4,9 @@ import hashlib
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -181,14 +182,15 @@ class Fed(Resident):
         self._source, self._check = batches, check
         self._hash = hashlib.sha256() if compared else None
         self._endless = isinstance(batches, Iterator)
-        if steps is None and not isinstance(batches, Sized):
+        length = _length(batches)
+        if steps is None and length is None:
             raise ConfigurationError("the batches have no length; say how many make an epoch: steps=100")
         if isinstance(batches, (list, tuple)) and steps is not None and integer("steps", steps) < len(batches):
             raise ConfigurationError(
                 f"steps is {steps}, but there are {len(batches)} batches, of which the others would never be used; "
                 "leave steps out, or give an iterator, such as itertools.cycle(batches)"
             )
-        self.steps = len(batches) if steps is None else integer("steps", steps)  # type: ignore[arg-type]
+        self.steps = length if steps is None else integer("steps", steps)
         if not self.steps:
             raise DataError("there are no batches; give at least one")
         self._iterator, self.backend = iter(batches), backend
@@ -249,3 +251,11 @@ class Fed(Resident):
 
     def fingerprint(self) -> str:
         return self._hash.hexdigest() if self._hash else ""
+
+
+def _length(batches: Any) -> Any:
+    """How many batches there are; None where nobody knows, which a DataLoader only says when asked."""
+    try:
+        return len(batches)
+    except TypeError:
+        return None

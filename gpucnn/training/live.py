@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.arguments import a_kind
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array
 from gpucnn.errors import ConfigurationError
@@ -104,7 +105,7 @@ def checked(loss: Loss, result: Any, outputs: Batch) -> tuple[Array, Batch]:
     if pair[1] is None or getattr(pair[0], "shape", None) != (1,):
         what = "" if pair[1] is None else f" of {type(pair[0]).__name__} and {type(pair[1]).__name__}"
         raise ConfigurationError(
-            f"{kind} returned a {type(result).__name__}{what}; return (loss, gradient), an array of shape (1,) and "
+            f"{kind} returned {a_kind(result)}{what}; return (loss, gradient), an array of shape (1,) and "
             "outputs.like(array)"
         )
     check_batch(kind, " as gradient", result[1], outputs.shape[1:], outputs.images)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.batch import Batch
+from gpucnn.errors import ConfigurationError
 from gpucnn.losses import Loss
 from gpucnn.metrics import Metric
 from gpucnn.parallel import Division, Processes
@@ -16,7 +17,7 @@ class Measuring:
     """`metrics` over the batches of one kind of steps. A step calls `keep`, whoever runs it `run`."""
 
     def __init__(self, loss: Loss, metrics: list[Metric], processes: Processes):
-        self._loss, self._metrics = loss, copy.deepcopy(metrics)  # training and validation count apart
+        self._loss, self._metrics = loss, [*map(_copy, metrics)]  # training and validation count apart
         self._processes = processes
         self._newest: dict[int, list[tuple[Batch, Any]]] = {}
         self.reset()
@@ -57,3 +58,13 @@ class Measuring:
     def results(self, *, running: bool = False) -> dict[str, Any]:
         """By name; with `running` only those that are cheap."""
         return {metric.name: metric.result() for metric in self._metrics if metric.running or not running}
+
+
+def _copy(metric: Metric) -> Metric:
+    try:
+        return copy.deepcopy(metric)
+    except Exception as error:
+        raise ConfigurationError(
+            f"the metric {metric.name} cannot be copied ({error}); it is, to count training and validation apart: "
+            "keep outside it what cannot be"
+        ) from error

@@ -41,4 +41,7 @@ class OwnLoop:
             model.mode.training = False
             model.layer.need_input_gradient(True)
         del measured["images_per_second"]
-        return {"step": step + 1, **measured, "learning_rate": rate, "good": steps.bad_step() < 0}
+        good = steps.bad_step() < 0
+        if not good:
+            steps.forget_bad_step()  # the caller may go on from weights of before
+        return {"step": step + 1, **measured, "learning_rate": rate, "good": good}

@@ -7,6 +7,7 @@ import contextlib
 import sys
 from typing import Any
 
+from gpucnn import terminal
 from gpucnn.arguments import refuse
 
 _VALIDATION = "validation_"
@@ -73,11 +74,10 @@ class Bar(Quiet):
     interval = 0.1
 
     def begin(self, title: str, epochs: int, images: int, done: int) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
         self._epochs, self._images = epochs, images
-        console = Console(stderr=True, highlight=False)
+        console = terminal.console(highlight=False)
         console.print(title, markup=False)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -119,7 +119,7 @@ class Bar(Quiet):
 
 def default_progress() -> Quiet:
     """A bar where stderr is a terminal, lines where it is not."""
-    return Bar() if sys.stderr and sys.stderr.isatty() else Lines()
+    return Bar() if terminal.is_watched() else Lines()
 
 
 def _describe(measured: dict) -> str:

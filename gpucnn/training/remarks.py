@@ -7,6 +7,7 @@ import numpy as np
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.losses import BinaryCrossEntropy, Dice, SoftmaxCrossEntropy
+from gpucnn.training.live import OwnAugmentation
 from gpucnn.training.steps import TrainingSteps
 
 # Of the class in trainer.py, which imports this module.
@@ -14,6 +15,7 @@ Trainer = Any
 
 _LARGE = 20.0  # values of images that are hardly meant to be so
 _LOOKED_AT = 1000  # images
+_NARROW = 8  # times as many channels, and rows, as columns are unusual
 
 
 def title(trainer: Trainer, steps: TrainingSteps) -> str:
@@ -28,7 +30,9 @@ def title(trainer: Trainer, steps: TrainingSteps) -> str:
         title += "; the first step compiles kernels that are not in the cache yet, which can take some seconds"
     obstacle = steps.obstacle()
     if backend.graph and obstacle is not None:
-        title += f"; steps are not recorded, since {type(obstacle).__name__} does not declare recordable = True"
+        own = isinstance(obstacle, OwnAugmentation)
+        why = "augment is code of yours" if own else f"{type(obstacle).__name__} does not declare recordable = True"
+        title += f"; steps are not recorded, since {why}"
     return title
 
 
@@ -61,6 +65,18 @@ def applied_twice(trainer: Trainer) -> str | None:
     )
 
 
+def channels_last(trainer: Trainer) -> str | None:
+    """Where what counts as channels looks like rows: as many as there are of these, and more than the last axis has."""
+    channels, *others, last = shape = trainer.model.image_shape if len(trainer.model.image_shape) > 1 else (1, 1)
+    square = set(others) == {channels} and last < channels
+    if channels <= 3 or not (square or _NARROW * last <= min([channels, *others])):
+        return None
+    return (
+        f"each image, {shape}, is taken as {channels} channels of {'x'.join(map(str, (*others, last)))}; if its last "
+        "axis counts the channels, give numpy.moveaxis(images, -1, 1)"
+    )
+
+
 def large_values(trainer: Trainer, images) -> str | None:
     """Where nothing brings images to values around 1, which initial weights and learning rates are made for."""
     largest = float(np.abs(np.asarray(images[:_LOOKED_AT], np.float32)).max())
@@ -70,3 +86,19 @@ def large_values(trainer: Trainer, images) -> str | None:
             "0 to 1 (images / 255) or with Trainer(..., normalize=True) (--normalize)"
         )
     return None
+
+
+def weights_to_change(trainer: Trainer) -> np.ndarray | None:
+    """The weights on the host, where an optimizer of the user's is to change them."""
+    own = not type(trainer.optimizer).__module__.startswith("gpucnn.")
+    return trainer.backend.host(trainer.model.values) if own else None
+
+
+def unchanged(trainer: Trainer, before: np.ndarray | None, rate: float) -> str | None:
+    """Where an epoch has changed none of these weights."""
+    if before is None or rate == 0 or not np.array_equal(before, trainer.backend.host(trainer.model.values)):
+        return None
+    kind = type(trainer.optimizer).__name__
+    return (
+        f"{kind} has changed no weight in this epoch; update must do it in place: weights -= ..., or weights[...] = ..."
+    )

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn import arguments
 from gpucnn.errors import ConfigurationError
 from gpucnn.models.files import describe
 from gpucnn.training.data import digest
@@ -13,7 +14,7 @@ from gpucnn.training.data import digest
 Trainer = Any
 
 CHANGEABLE = ("optimizer", "schedule", "loss")  # whose settings callbacks may change
-_PLAIN = (bool, int, float, str)
+PLAIN = (bool, int, float, str)  # what a checkpoint keeps of them
 
 
 def settings_of(trainer: Trainer, epochs: int, images, labels: np.ndarray) -> dict:
@@ -44,11 +45,19 @@ def settings_of(trainer: Trainer, epochs: int, images, labels: np.ndarray) -> di
         settings["frozen"] = trainer.model.frozen
     if trainer.schedule.uses_steps and trainer.history.epochs:
         settings["first_epoch"] = len(trainer.history) + 1
+    return {name: _as_kept(f"the trainer's {name}", value) for name, value in settings.items()}
+
+
+def _as_kept(name: str, value: Any) -> Any:
+    """A setting as it comes back from a file: lists, not tuples."""
     try:
-        return json.loads(json.dumps(settings))  # as they come back from a file: lists, not tuples
-    except TypeError as error:
+        return json.loads(json.dumps(value))
+    except TypeError:
+        if isinstance(value, dict) and "name" in value:
+            return {key: _as_kept(f"{value['name']}.{key}", entry) for key, entry in value.items()}
         raise ConfigurationError(
-            f"a setting cannot be written to a checkpoint ({error}): give what is no setting a name that begins with _"
+            f"{name} is {arguments.a_kind(value)}, which no checkpoint can hold: settings are numbers and text; give "
+            "what is no setting a name that begins with _"
         ) from None
 
 
@@ -58,7 +67,7 @@ def changes(trainer: Trainer, settings: dict) -> dict[str, dict[str, Any]]:
     for part in CHANGEABLE:
         now, before = getattr(trainer, part).settings(), settings[part]
         plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in now.items()}
-        changed[part] = {n: v for n, v in plain.items() if n in before and v != before[n] and isinstance(v, _PLAIN)}
+        changed[part] = {n: v for n, v in plain.items() if n in before and isinstance(v, PLAIN) and v != before[n]}
     return {part: values for part, values in changed.items() if values}
 
 

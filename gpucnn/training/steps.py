@@ -26,7 +26,7 @@ from gpucnn.optimizers import Optimizer
 from gpucnn.parallel.division import WHOLE, Division
 from gpucnn.parallel.exchange import StepExchange
 from gpucnn.parallel.processes import Alone, Processes
-from gpucnn.recordable import Recordable, declaration
+from gpucnn.recordable import Recordable, declaration, runs_live
 from gpucnn.training import live
 from gpucnn.training.ahead import lookahead
 from gpucnn.training.average import Average
@@ -34,6 +34,7 @@ from gpucnn.training.clipping import Clipping
 from gpucnn.training.data import Resident
 from gpucnn.training.measuring import Measuring
 from gpucnn.training.mixing import Erasing, MixUp
+from gpucnn.training.own_loss import misreport
 from gpucnn.training.recording import RecordedStep
 
 
@@ -72,7 +73,7 @@ class TrainingSteps(RecordedStep):
         self.loss.place(self.backend, model.output_shape[0])
         self.totals = self.backend.zeros((self.loss.counts,), np.float64)
         self.status = self.backend.zeros((1,), np.int64)
-        self.backend.assign(self.status, np.array([-1], np.int64))
+        self.forget_bad_step()
         self._augmentation, self._seed = augmentation, seed
         self._average, self._mixup, self._erasing = average, mixup, erasing
         if mixup:
@@ -91,6 +92,11 @@ class TrainingSteps(RecordedStep):
         arrays += [self._ahead.arrays.row] if self._ahead else []
         record = record and division.pieces == 1  # a recording keeps the memory of all pieces
         super().__init__(self.backend, arrays, record)
+        whole = self._processes.size == division.pieces == 1
+        # A recorded step of other parts that are the user's is run once more, to prove it.
+        once = not self._recording or runs_live(self.loss)
+        own = whole and once and not type(self.loss).__module__.startswith("gpucnn.")
+        self._judged: list[Any] | None = [] if own else None  # what a loss of the user's own makes of the first step
         self.start_epoch()
 
     def _parts(self) -> list[Recordable]:
@@ -132,6 +138,8 @@ class TrainingSteps(RecordedStep):
         outputs, backward = self.model(images)
         self._measuring.keep(whole, outputs, targets)
         loss, doutputs = live.loss_of(self.loss, outputs, targets, self.totals)
+        if self._judged == []:
+            self._judged[:] = loss, outputs, targets
         if self._mixup:
             _, other = live.loss_of(self.loss, outputs, others[0])
             doutputs = self._mixup(doutputs, other)
@@ -246,9 +254,18 @@ class TrainingSteps(RecordedStep):
             "images_per_second": images / seconds,
         }
 
+    def misreport(self) -> str | None:
+        """After the first step: how what a loss of the user's own reports differs from what it returned."""
+        judged, self._judged = self._judged, None
+        return misreport(self.loss, self.backend.host(self.totals), *judged) if judged else None
+
     def bad_step(self) -> int:
         """The first step whose loss or new weights were not finite, or -1."""
         return int(self.backend.host(self.status)[0])
+
+    def forget_bad_step(self) -> None:
+        """From now on no step is known to be bad."""
+        self.backend.assign(self.status, np.array([-1], np.int64))
 
 
 def shared_work(

@@ -28,7 +28,7 @@ from gpucnn.optimizers import Adam, Optimizer
 from gpucnn.parallel import Alone, Division, Processes, join
 from gpucnn.parallel.processes import how_different
 from gpucnn.schedules import Constant, Schedule
-from gpucnn.training import mixing, remarks
+from gpucnn.training import mixing, remarks, unkept
 from gpucnn.training.ahead import is_known
 from gpucnn.training.average import Average
 from gpucnn.training.callbacks import Callback
@@ -69,8 +69,9 @@ class Trainer:
     in evaluation and prediction too; the model keeps both. What is empty after that is 0.
 
     `augment(images, rng)` is your own change of each training batch, after those: it gets a Batch on the device and a
-    numpy.random.Generator that depends on the seed and the step alone, and returns a Batch. Labels stay. Shift, crop
-    and flip move label maps with the images.
+    numpy.random.Generator that depends on the seed and the step alone, and returns a Batch. Labels stay. Draw numbers
+    of each image's own in the shape images.shape and bring them in with images.backend.pack: images.data is laid out
+    otherwise on each backend. Shift, crop and flip move label maps with the images.
     `mixup` mixes each image, and its loss, with another one of the batch (the alpha of its beta distribution, such as
     0.2), and `erase` blanks a random rectangle in that part of the images: see gpucnn.training.mixing. `ema`, such as
     0.99, keeps an exponential moving average of the weights: validation and the best epoch are those of the average,
@@ -167,7 +168,7 @@ class Trainer:
         self._state: dict | None = None  # the optimizer's, once this trainer has placed it
         self._validated_by: dict[str, str] = {}
         self._loop: OwnLoop | None = None
-        self._told_slow = False
+        self._remarked = False
         self._balanced: Any = None  # the loss's class weights, counted from this trainer's labels
         self.loss.place(self.backend, model.output_shape[0])  # refuses weights for other classes
         self._fitting, self._turn = False, [True]
@@ -471,13 +472,14 @@ class Trainer:
                 folder.write_config(config_of(self, epochs, {**settings, "patience": patience}))
             title = remarks.title(self, steps) + (f"; {len(kept[0]):,} images for validation" if kept else "")
             self.progress.begin(title, epochs, data.count, len(history))
-            remarked = remarks.large_values(self, images), remarks.applied_twice(self)
+            remarked = remarks.channels_last(self), remarks.large_values(self, images), remarks.applied_twice(self)
             for remark in (*remarked, self.schedule.remark(epochs * data.an_epoch)):
                 if remark:
                     self.progress.say(remark)
             if self._within_epoch:
                 self.progress.say("the epoch that was interrupted begins again, with the weights as they are")
-            drawn = perf_counter()
+            drawn, memory = perf_counter(), unkept.memory(self, settings) if folder else None
+            untrained = remarks.weights_to_change(self)
             for callback in self.callbacks:
                 callback.on_train_begin(self)
             for epoch in range(len(history), epochs):
@@ -488,6 +490,9 @@ class Trainer:
                     callback.on_epoch_begin(self, epoch + 1)
                 with compilation.counting(self.progress.compiling):
                     record = self._epoch(steps, epoch, first, epochs, evaluation)
+                if remark := remarks.unchanged(self, untrained, record["learning_rate"]):
+                    self.progress.say(remark)
+                untrained = None
                 for callback in self.callbacks:
                     callback.on_epoch_end(self, record)
                 unfit = history.add(record)
@@ -496,6 +501,9 @@ class Trainer:
                     self._best = epoch + 1, self._judged_state()
                 self._agree(data)
                 self.processes.agreed(partial(self._keep, folder, history, settings, better, unfit))
+                if memory is not None and (remark := unkept.remark(memory, unkept.memory(self, settings))):
+                    memory = None
+                    self.progress.say(remark)
                 if folder and perf_counter() - drawn > _CURVES_EVERY:
                     folder.write_curves(history)
                     drawn = perf_counter()
@@ -633,9 +641,10 @@ class Trainer:
             self._steps += 1
             for callback in end:
                 callback.on_train_batch_end(self, self._steps)
-            if steps.images == len(indices) and not self._told_slow:
-                self._told_slow = True
-                if remark := remarks.slowness(self.backend, (perf_counter() - started) * len(batches)):
+            if steps.images == len(indices) and not self._remarked:
+                self._remarked = True
+                slowness = remarks.slowness(self.backend, (perf_counter() - started) * len(batches))
+                for remark in filter(None, (slowness, steps.misreport())):
                     self.progress.say(remark)
             if steps.timed and perf_counter() - shown > self.progress.interval:
                 if self.processes.size == 1:  # several find it together, at the end of the epoch

@@ -72,7 +72,7 @@ def round_for_a_helper(units: int) -> tuple[dict[str, np.ndarray], int, int]:
     arrays |= {"by": np.zeros(256, np.int64), "team": np.zeros(team.SLOTS, np.int64)}
     arrays |= {"leader": np.zeros(16, np.int64), "helper": np.zeros(16, np.int64)}
     arguments = arrays["counts"], arrays["sums"], arrays["by"], units
-    arrays["table"] = table(arguments)
+    arrays["table"] = np.array(table(arguments))
     arrays["team"][team.FUNCTION] = two_rounds.prepare(*arguments)
     arrays["team"][team.ARGUMENTS] = arrays["table"].ctypes.data
     together, mine = arrays["team"].ctypes.data, arrays["helper"].ctypes.data

@@ -60,9 +60,9 @@ def test_fetch_list_and_train_by_name(cli, mnist, tmp_path, monkeypatch):
 
 
 def test_fetch_into_a_folder(cli, mnist, tmp_path):
-    values = cli.json("data", "fetch", "mnist", "--to", tmp_path / "here")
-    assert values["use"] == f"gpucnn train --data {tmp_path / 'here'}"
-    assert len(load(tmp_path / "here")[0].images) == 200
+    values = cli.json("data", "fetch", "mnist", "--to", tmp_path / "over here")
+    assert values["use"] == f"gpucnn train --data '{tmp_path / 'over here'}'", "as a shell takes it"
+    assert len(load(tmp_path / "over here")[0].images) == 200
 
 
 def test_fetch_refused(cli, mnist, tmp_path):
@@ -114,6 +114,20 @@ def test_wrong_augmentation(cli, tmp_path, monkeypatch):
     assert "cutout is 40" in cli.refused("train", "--cutout", 40)
     assert "Usage" in cli.refused("train", "--crop", 0)
     assert not list(tmp_path.iterdir())
+    np.savez("flat.npz", images=np.zeros((10, 2, 64), np.uint8), labels=np.arange(10) % 2)
+    refused = cli.refused("train", "--model", "mlp", "--data", "flat.npz")
+    assert "shift is 2 (2 unless given), but the images have 2x64 pixels; give --shift 0, or less than" in refused
+
+
+def test_classes_that_no_test_image_is_of_are_said(cli, tmp_path):
+    file, run = tmp_path / "rare.npz", tmp_path / "run"
+    np.savez(file, images=np.zeros((21, 8, 8), np.uint8), labels=[0] * 20 + [1], classes=["usual", "rare"])
+    said = "there is no test image of class rare: what the test measures says nothing about that"
+    settings = ("--model", "mlp", "--hidden", 4, "--epochs", 1, "--run", run)
+    assert said in cli("train", "--data", file, *settings).stderr
+    assert said in cli("evaluate", "--run", run).stderr
+    np.savez(file, images=np.zeros((26, 8, 8), np.uint8), labels=[0] * 20 + [1] * 6, classes=["usual", "rare"])
+    assert "no test image" not in cli("evaluate", "--run", run).stderr
 
 
 def test_training_on_mapped_files(cli, tmp_path):

@@ -72,6 +72,15 @@ def test_an_error_is_one_line(tmp_path):
     assert result.stderr.startswith("gpucnn: ")
 
 
+def test_a_missing_package_is_one_sentence_and_a_missing_module_of_gpucnn_a_traceback(cli, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    refused = cli.refused("train", "--model", "mlp", "--run", tmp_path / "run")
+    assert refused.startswith("gpucnn: a package that gpucnn needs cannot be imported (import of sklearn.datasets")
+    monkeypatch.setitem(sys.modules, "gpucnn.training", None)
+    with pytest.raises(ImportError):
+        cli("train", "--model", "mlp", "--run", tmp_path / "run")
+
+
 def test_ctrl_c_in_several_processes_says_how_to_resume(cli, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt

@@ -10,6 +10,7 @@ from PIL import Image
 import gpucnn
 from gpucnn.data import load
 from gpucnn.models import unet_small
+from tests.training import small
 
 COMMANDS = ["filters", "maps", "match", "pixel-use", "curves", "confusion", "mistakes", "saliency"]
 COMMANDS += ["occlusion", "gradcam", "doubts", "scores"]
@@ -108,6 +109,17 @@ def test_pixel_use(show):
         "pixel-use", "--input", "7x9", "--kernel", "3x2", "--stride", "2x3", "--dilation", "1x2", "--padding", "same"
     )
     assert values["output"] == [4, 3]
+
+
+def test_curves_of_a_run_with_a_network_of_ones_own(show, tmp_path):
+    it = small.trainer(tmp_path / "own")
+    it.fit(*small.data(), 2)
+    assert show("curves", "--run", tmp_path / "own") == {
+        "picture": "curves.png",
+        "run": str(tmp_path / "own"),
+        "epochs": 2,
+        "loss": it.history.last["loss"],
+    }
 
 
 def test_curves_confusion_and_mistakes(show, trained):

@@ -19,7 +19,9 @@ CHANGES = [
     (drawing, "abs(box.longest - self.longest) <= _ALIKE * self.longest", "True", "looks_like"),
     (drawing, "if not _repeats(grey[None], self.block):", "if False:", "looks_like"),
     (drawing, "!= (self.paper > middle)", "!= (self.paper >= -1)", "other_ink"),
-    (drawing, "return self.blank >= _BLANK", "return True", "other_ink"),
+    (drawing, "self.blank >= _BLANK and ", "", "other_ink"),
+    (drawing, " and self.moved <= _STEADY", "", "colours_and_places"),
+    (drawing, " and self.coloured <= _FEW", "", "colours_and_places"),
     (parts, "size // 8 + 1, (len(some), 2)", "size // 2 + 1, (len(some), 2)", "where_each"),
     (parts, ">= size * _FAR).any(axis=1)", ">= 0).any(axis=1)", "where_each"),
     (parts, "(far, len(dataset.classes))", "(far, dataset.labels[some])", "where_each"),
@@ -54,6 +56,8 @@ def comparisons(which: str, folder: Path) -> None:
         test_drawing.test_what_looks_like_a_training_image_is_known()
     elif which == "other_ink":
         test_drawing.test_other_ink_than_the_training_images_is_said()
+    elif which == "colours_and_places":
+        test_drawing.test_colours_and_places_that_tell_something_are_kept(folder)
     elif which == "where_each":
         test_parts.test_where_each_window_lies()
     elif which == "csv_is_read":

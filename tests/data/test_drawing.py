@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gpucnn.data import load
+from gpucnn.data import load, load_images
 from gpucnn.data.drawing import Style
 from gpucnn.errors import DataError
 
@@ -205,6 +205,25 @@ def test_what_looks_like_a_training_image_is_known():
     assert not digits.fits(blurred)
 
 
+def test_colours_and_places_that_tell_something_are_kept(tmp_path):
+    """Of fruit on a white ground the colour was taken out, and a tone in a spectrogram was moved to the mean of all."""
+    rng = np.random.default_rng(0)
+    fruit = np.ones((40, 3, 24, 24), np.float32)
+    fruit[:, :, 6:18, 6:18] = rng.permuted(np.tile([0.8, 0.5, 0.1], (40, 1)), axis=1)[:, :, None, None]
+    tones = np.zeros((40, 1, 24, 24), np.float32)
+    for image, row in zip(tones, rng.integers(1, 22, 40)):
+        image[0, row, 2:22] = 1
+    for images in (fruit, tones):
+        style = Style.of(images)
+        assert style.blank > 0.5 and not style.is_of_drawings
+        pixels = np.round(images[0] * 255).astype(np.uint8).transpose(1, 2, 0)
+        Image.fromarray(pixels.squeeze()).save(tmp_path / "one.png")
+        read, _, notes = load_images(tmp_path / "one.png", images.shape[1:], style=style)
+        assert np.abs(read[0] - images[0]).max() < 0.01 and not notes
+    grey = Style.of(np.repeat(mnist_like(), 3, axis=1))
+    assert grey.is_of_drawings and grey.coloured == 0, "digits that are stored with three channels"
+
+
 def test_other_ink_than_the_training_images_is_said():
     images = mnist_like()
     style = Style.of(images)
@@ -215,6 +234,6 @@ def test_other_ink_than_the_training_images_is_said():
         "2 of 5 images are dark ink on light paper, but the network was trained on light ink on dark paper"
     )
     assert "5 of 5 images are light ink on dark" in Style.of(1 - images).mismatch(images[:5])
-    photos = Style.of(np.random.default_rng(0).random((20, 3, 16, 16), np.float32))
+    photos = Style.of(np.random.default_rng(0).random((20, 1, 16, 16), np.float32))
     assert not photos.is_of_drawings
     assert photos.mismatch(1 - images) is None

@@ -1,5 +1,9 @@
 """Image files: for training from folders, and for predict at a network's input size."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -175,6 +179,41 @@ def test_an_image_of_a_format_that_cannot_be_read_is_not_left_out(tmp_path):
     fill(tmp_path, {"ant": 5, "bee": 4})
     (tmp_path / "bee" / "004.HEIC").write_bytes(b"\0\0\0\x24ftypheic")
     with pytest.raises(DataError, match="cannot read .*004.HEIC as a PNG, JPEG, "):
+        load(tmp_path)
+
+
+def test_images_in_a_folder_of_a_class_are_not_left_out(tmp_path):
+    fill(tmp_path, {"ant": 5, "bee": 4})
+    fill(tmp_path / "bee", {".thumbnails": 1, "more": 1})
+    with pytest.raises(DataError, match="bee/more holds images that would be left out: .*bee is read as a class"):
+        load(tmp_path)
+    (tmp_path / "bee" / "more" / "000.png").unlink()
+    assert len(load(tmp_path)[0].images) == 8
+    fill(tmp_path / "upper" / "Train", {"ant": 5, "bee": 4})
+    with pytest.raises(DataError, match="Train/ant holds images .* train/ and test/, in small letters"):
+        load(tmp_path / "upper")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' names are Unicode")
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C"])
+def test_names_of_classes_are_the_same_in_every_locale_and_can_be_written(tmp_path, locale):
+    """Folders of another system's archives have names that are no UTF-8."""
+    for name in ("ä".encode(), b"\xe4", b"b"):
+        (tmp_path / "bytes").mkdir(exist_ok=True)
+        os.mkdir(os.path.join(os.fsencode(tmp_path / "bytes"), name))
+        for i in range(5):
+            write(tmp_path / "bytes" / os.fsdecode(name) / f"{i}.png", GREY)
+    code = "import sys; from gpucnn.data import load; print(ascii(load(sys.argv[1])[0].classes))"
+    environment = {**os.environ, "LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code, str(tmp_path / "bytes")]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.stdout == f"{['b', 'ä', chr(92) + 'xe4']!a}\n", run.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' names are Unicode")
+def test_two_names_that_are_written_alike_are_refused(tmp_path):
+    fill(tmp_path, {"ant": 5, "\\xe4": 4, os.fsdecode(b"\xe4"): 4})
+    with pytest.raises(DataError, match="two folders stand for a class"):
         load(tmp_path)
 
 

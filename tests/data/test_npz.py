@@ -43,6 +43,7 @@ def test_four_arrays_floats_and_class_names(tmp_path):
         ({"images": BYTES, "labels": LABELS[:10]}, "set.npz"),
         ({"images": BYTES, "labels": LABELS * 2}, "no image of class 1, 3;"),
         ({"images": BYTES[:, 0], "labels": LABELS}, r"has shape \(11, 4\); expected \(N, H, W\)"),
+        ({"images": np.zeros((11, 1, 4, 4, 4), np.uint8), "labels": LABELS}, "volumes are trained from Python, with"),
         ({"images": np.zeros((11, 8, 8, 3), np.uint8), "labels": LABELS}, r"looks like \(N, H, W, C\).*transpose"),
         ({"images": np.full((11, 2, 2), np.nan), "labels": LABELS}, "hold NaN"),
         ({"images": np.full((11, 2, 2), 1e39), "labels": LABELS}, "values beyond float32"),

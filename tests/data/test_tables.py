@@ -92,6 +92,8 @@ def test_whole_numbers_that_are_no_bytes(tmp_path):
         (b"a,b\n1,2\n", "0 of its columns are called label, labels, class, target or y"),
         (b"label,class,c\n1,2,3\n", "2 of its columns are called"),
         (b"label,b\n1,x\n", "could not convert string 'x'"),
+        (b"file,label\ncats/1.JPG,1\n", "not a file's name: put the images of each class into a folder of its own"),
+        ("label,b\n1,2\n".encode("utf-16"), "it is UTF-16, as spreadsheets save Unicode text; save it as CSV in UTF-8"),
         (b"label,b\n1,2\n1\n", "number of columns changed"),
         (b"label,b\n1,2,3\n", "the first line has 2 columns and the rows 3"),
         (b"label,b,c\n1,2,3\n", "a row has 2 pixels, which is no square image"),

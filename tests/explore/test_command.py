@@ -1,10 +1,12 @@
 """`gpucnn explore` as a process, and the pages that tell of it."""
 
 import http.client
+import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,7 +19,8 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = (DOCS / "explore.md").read_text(encoding="utf-8")
 
 
-def test_it_prints_its_address_answers_and_ends_with_ctrl_c(run, tmp_path):
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_it_prints_its_address_answers_and_ends_with_its_training(run, tmp_path, by):
     command = [sys.executable, "-m", "gpucnn", "explore", "--run", str(run), "--no-browser"]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -30,13 +33,23 @@ def test_it_prints_its_address_answers_and_ends_with_ctrl_c(run, tmp_path):
         assert b"<title>gpucnn explore</title>" in connection.getresponse().read()
         connection.request("POST", f"{address.path}api/status", body=b"{}")
         assert b'"four-epochs"' in connection.getresponse().read()
+        connection.request("POST", f"{address.path}api/train", body=b"{}")
+        connection.getresponse().read()
         connection.close()
-        process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + 120
+        while not (begun := list(tmp_path.glob("runs/*/metrics.jsonl"))):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(by)
         out, err = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert process.returncode in (0, 130), err
+    assert process.returncode in ((0, 130) if by == signal.SIGINT else (143,)), err
     assert out == "" and "Traceback" not in err
+    lock = begun[0].with_name("run.lock")
+    if lock.exists():  # it stays where its process was ended
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(lock.read_text().split()[1]), 0)
 
 
 def test_a_run_that_is_none_is_refused(tmp_path):

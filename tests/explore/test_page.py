@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gpucnn.data import load
 from gpucnn.explore.body import MOST_BYTES
+from gpucnn.models import mlp
+from gpucnn.training import Trainer
 from tests.explore.browser import Browser, why_not
 from tests.explore.conftest import Listening
 
@@ -259,6 +262,46 @@ def test_several_runs_side_by_side(browser, run, copied, tmp_path):
         browser.click(browser.one("#run-1"))
         browser.until(lambda: browser.all('#run-1[aria-pressed="true"]'), "the second in focus")
         browser.driver.get("about:blank")  # before its server ends
+
+
+def test_a_run_of_many_classes_and_few_images_after_another(browser, run, tmp_path):
+    """Nothing of the run looked at before stays: not the number of its test image, not its confusion."""
+    rng = np.random.default_rng(0)
+    file, labels = tmp_path / "many.npz", np.arange(600) % 120
+    np.savez(file, images=rng.random((600, 4, 4), np.float32), labels=labels)
+    train, _ = load(file)
+    trainer = Trainer(
+        mlp((1, 4, 4), classes=120, hidden=[8]), run=tmp_path / "many", about={"train": {"data": str(file)}}
+    )
+    trainer.fit(train.images, train.labels, epochs=1)
+    with Listening([run, tmp_path / "many"], tmp_path / "new") as server:
+        browser.open(server.address, "runs")
+        browser.says("of 359 test images right")
+        browser.one("#sample")
+        browser.js("const s = document.querySelector('#sample'); s.value = '300'; s.dispatchEvent(new Event('change'))")
+        browser.until(lambda: browser.one("#sample").get_attribute("value") == "300", "image 300")
+        browser.click(browser.one("#run-1"))
+        assert "of 359 test images right" not in browser.text()
+        browser.says("of 120 test images right")
+        browser.says("120 classes are too many for a table; gpucnn show confusion draws them.")
+        browser.until(lambda: browser.one("#sample").get_attribute("value") == "0", "image 0")
+        browser.driver.get("about:blank")  # before its server ends
+
+
+def test_images_of_many_channels_and_of_values_up_to_255(browser, listening):
+    """The first by their mean, the others as colours of what they mean: not by one channel, not all white."""
+    browser.open(listening.address, "runs")
+    code = """
+    return import("./pictures.js").then(({ picture }) => arguments[0].map(([shape, values]) =>
+      [...picture(Object.assign(Float32Array.from(values), { shape }), "")
+        .getContext("2d").getImageData(0, 0, 2, 1).data]))
+    """
+    bands, colours, grey = browser.js(
+        code, [[[4, 1, 2], [1, 0, 0, 1, 0, 1, 0, 1]], [[3, 1, 2], [255, 0, 51, 0, 0, 102]], [[1, 1, 2], [0, 1]]]
+    )
+    assert colours == [255, 51, 0, 255, 0, 0, 102, 255]
+    assert 0 < bands[0] < bands[4] < 255 and grey[0] < bands[0] and bands[4] < grey[4]
+    browser.complaints()  # that pixels were read twice, which no page does
 
 
 # ---- same bits -------------------------------------------------------------------------------------------------------

@@ -110,6 +110,19 @@ def test_ctrl_c_in_a_terminal(tmp_path):
     assert b"Traceback" not in said
 
 
+def test_a_terminal_that_goes_away(tmp_path):
+    """A lost connection, of which SIGHUP does not tell the process: training goes on, and its results are written."""
+    there, inside = pty.openpty()
+    command = [*PROGRAM, *SHORT, "--epochs", "100", "--json", "--run", str(tmp_path / "run")]
+    with started(command, stderr=inside, stdout=subprocess.PIPE, start_new_session=True) as process:
+        os.close(inside)
+        said = b""
+        while b"epoch 3/" not in said:
+            said += os.read(there, 1 << 16)
+        os.close(there)
+        assert json.loads(process.stdout.read())["epochs"] == 100
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has /dev/full")
 def test_standard_output_is_full(tmp_path):

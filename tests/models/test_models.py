@@ -10,7 +10,7 @@ import pytest
 import gpucnn
 from gpucnn import arithmetic
 from gpucnn.backends import get_backend
-from gpucnn.errors import CheckpointError, ConfigurationError, DataError, DTypeError, ShapeError
+from gpucnn.errors import CheckpointError, ConfigurationError, DataError, DTypeError, GpucnnError, ShapeError
 from gpucnn.layers import BatchNorm, Conv2d, Dense, Flatten, Layer, Sequential
 from gpucnn.models import Model, build_model, lenet5, resnet20, vgg_small
 from gpucnn.models.files import describe, write_tensors
@@ -416,3 +416,41 @@ def test_settings_named_like_the_models_own_are_part_of_the_structure(tmp_path):
         gpucnn.save(first, tmp_path / "m")
         with pytest.raises(CheckpointError, match="another model"):
             gpucnn.load(tmp_path / "m", second)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_gradient_by_hand_that_does_not_belong_to_the_outputs_is_refused(backend):
+    """Kernels would read or write past the ends of arrays."""
+    place = get_backend(backend)
+    model = lenet5().initialize(0).place(place)
+    y, backward = model(np.zeros((20, 1, 32, 32), np.float32))
+    other = get_backend("numpy" if backend == "numba" else "numba")
+    for wrong, said in (
+        (
+            place.pack(np.zeros((16, 10), np.float32)),
+            r"has shape \(16, 10\); the outputs it belongs to have \(20, 10\)",
+        ),
+        (
+            place.pack(np.zeros((64, 10), np.float32)),
+            r"has shape \(64, 10\); the outputs it belongs to have \(20, 10\)",
+        ),
+        (place.pack(np.zeros((20, 9), np.float32)), r"has shape \(20, 9\); the outputs it belongs to have \(20, 10\)"),
+        (
+            np.zeros((20, 10), np.float32),
+            r"the gradient is .* give a batch of the model's backend, such as y.like\(array\)",
+        ),
+        (None, r"the gradient is None; give a batch of the model's backend"),
+        (other.pack(np.zeros((20, 10), np.float32)), "give a batch of the model's backend"),
+        (y.like(y.data.astype(np.float64)), "the gradient is float64; compute it in float32"),
+    ):
+        with pytest.raises(GpucnnError, match=said):
+            backward(wrong)
+    assert backward(place.pack(np.ones((20, 10), np.float32))).shape == (20, 1, 32, 32)
+
+
+def test_a_mode_has_no_other_settings():
+    model = lenet5()
+    with pytest.raises(AttributeError, match="Mode has no attribute 'train'; it has training, seed and step"):
+        model.mode.train = True
+    model.mode.training = True
+    assert model.mode.training

@@ -114,7 +114,16 @@ def test_what_does_not_fit_is_refused():
         ({**state, "9.weight": state[first]}, "9.weight is (30, 81) in it and missing"),
         ({**state, first: state[first].T}, "1.weight is (81, 30) in it and (30, 81)"),
         ({**state, first: bad}, "holds a NaN"),
-        ({f"module.{key}": value for key, value in state.items()}, "1.weight is missing"),
+        (
+            {f"module.{key}": value for key, value in state.items()},
+            "take the prefix away: {name.removeprefix('module.')",
+        ),
+        (
+            {f"fc{i}": value for i, value in enumerate(state.values())},
+            "the same shapes in the same order: docs/pytorch.md",
+        ),
+        ({"epoch": 3, "state_dict": state}, "is int"),
+        ({"state_dict": state}, "is a dictionary itself; if it has the weights, give state['state_dict']"),
         ({**state, first: np.zeros(state[first].shape, np.int32)}, "is int32"),
         ({}, "missing"),
     ):
@@ -182,6 +191,18 @@ def test_the_documents_names_are_those_of_the_program():
         ("5.shortcut.0.weight", "9.shortcut.0.weight"),
     ):
         assert names[ours] == theirs and f"`{theirs}`" in DOCS.read_text()
+
+
+def test_a_state_dict_with_names_of_its_own_is_renamed_as_the_document_says():
+    found = re.search(r"^def renamed.*?(?=^```)", DOCS.read_text(), re.MULTILINE | re.DOTALL)
+    space = {"pytorch_names": pytorch_names}
+    exec(found[0], space)
+    for name in ("resnet20", "mlp"):
+        model = network(name)
+        own = {f"part{i}.{key.split('.')[-1]}": value for i, (key, value) in enumerate(to_pytorch(model).items())}
+        with pytest.raises(CheckpointError, match="is not of a network like this"):
+            from_pytorch(fresh(name), own)
+        assert from_pytorch(fresh(name), space["renamed"](own, model)).weights_sha256() == model.weights_sha256()
 
 
 # ---- with PyTorch ----------------------------------------------------------------------------------------------------

@@ -13,9 +13,10 @@ MUTANTS = {
         "        self._seal = None\n        return array if",
         "        return array if",
     ),
-    "arrays that do not count": (WEIGHTS, "max(counts) != _FREE", "False"),
+    "arrays that do not count": (WEIGHTS, "if max(counts) == _FREE and not", "if not"),
     "what arrays refer to does not count": (WEIGHTS, "chain(arrays, map(_base, arrays))", "arrays"),
-    "weak references do not count": (WEIGHTS, " or any(map(getweakrefcount, arrays))", ""),
+    "weak references do not count": (WEIGHTS, " and not any(map(getweakrefcount, arrays))", ""),
+    "what somebody had is taken for held": (WEIGHTS, "and self._is_taken(self._held)", ""),
     "arrays of each model's own": (WEIGHTS, "if place not in self._arrays:", "if True:"),
     "a seal after the count": (
         WEIGHTS,

@@ -38,6 +38,16 @@ def test_a_dollar_sign_begins_no_formula():
     assert _written(yscale="log", ylim=(1, 100)) != _written(ylim=(1, 100)), "and powers of ten stay powers"
 
 
+def test_names_that_are_no_utf8():
+    """Python keeps such bytes of a file's name as halves of a surrogate pair."""
+    assert _written(title=os.fsdecode(b"\xe4.png")) == _written(title="\ufffd.png")
+
+
+def test_a_letter_that_no_font_has_is_a_box_and_no_warning(recwarn):
+    assert _written(title="\U0001f351\U00012000") != _written(title="")
+    assert not recwarn.list
+
+
 def test_letters_that_the_usual_font_lacks(monkeypatch):
     """A class called 개 is no box, where a font is installed that has it; beside it stay the usual letters."""
     fonts = [font for font in fontManager.ttflist if "Nanum" not in font.name or font.name == "NanumGothic"]

@@ -88,6 +88,15 @@ def test_images_come_in_as_the_model_prepares_them():
     assert probabilities == pytest.approx(expected, abs=1e-5)
 
 
+def test_maps_of_a_signal_can_be_seen(drawn, tmp_path):
+    """Each map is a strip across the picture, one below the other; sixteen side by side were lines a pixel high."""
+    model = Model(Sequential(Conv1d(32, 3), Flatten(), Dense(3)), (1, 256)).initialize(0)
+    show.maps(model, image(1, 256), tmp_path / "maps.png")
+    row = next(axes for axes in drawn.figure.axes if axes.images and axes.images[0].get_array().shape == (32, 254))
+    box = row.get_window_extent()
+    assert box.height >= 3 * 32 and box.width >= 3 * 254
+
+
 def test_strips_and_volumes(drawn, tmp_path):
     strips = Model(Sequential(Conv1d(4, 3), MaxPool1d(2), Flatten(), Dense(3)), (2, 20)).initialize(0)
     volumes = Model(Sequential(Conv3d(4, 3, activation="relu"), Flatten(), Dense(3)), (1, 6, 8, 9)).initialize(0)

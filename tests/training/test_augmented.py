@@ -60,6 +60,16 @@ def test_the_emulated_gpu_gives_the_specified_weights(specified, order):
     assert other.evaluate(LARGER, Y) == specified.evaluate(LARGER, Y)
 
 
+def changed(images, rng):
+    """As docs/recipes.md has it."""
+    noise = np.float32(0.05) * rng.standard_normal(images.shape, np.float32)
+    return images.like(images.data * np.float32(rng.uniform(0.7, 1.3)) + images.backend.pack(noise).data)
+
+
+def test_random_numbers_of_each_images_own_give_the_same_weights_everywhere():
+    assert digest(augment=changed) == digest(augment=changed, backend=get_backend("numba", threads=2)) != digest()
+
+
 def test_each_part_changes_the_weights():
     variants = [{}, {"flip": True}, {"cutout": 2}, {"normalize": True}, {"shift": 0}]
     hashes = {digest(**variant) for variant in variants} | {digest(LARGER, crop=True)}

@@ -244,3 +244,26 @@ def test_the_average_is_resumed(tmp_path):
         trainer(tmp_path / "cut", ema=0.8).fit(X, Y, 4, resume=True)
     with pytest.raises(ConfigurationError, match="no average yet"):
         trainer().restore_average()
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_loop_goes_on_after_a_bad_step(backend):
+    """From the weights and the state of before, to the bits of a loop that never took it."""
+    plain = {"backend": backend, "shift": 0}  # nothing that depends on a step's number
+    steady, shaken = (trainer(model=Model(Sequential(Flatten(), Dense(3)), (1, 8, 8)), **plain) for _ in range(2))
+    for number, start in enumerate(range(0, 36, 9)):
+        batch = X[start : start + 9], Y[start : start + 9]
+        steady.train_step(*batch)
+        if number == 2:
+            weights, velocity = (
+                shaken.model.state_dict(),
+                shaken.backend.host(shaken.optimizer.state["velocity"]).copy(),
+            )
+            shaken.model.values[...] = np.nan
+            for _ in range(2):
+                with pytest.raises(NonFiniteError, match="the loss or a weight became infinite or NaN"):
+                    shaken.train_step(*batch)
+            shaken.model.load_state_dict(weights)
+            shaken.backend.assign(shaken.optimizer.state["velocity"], velocity)
+        shaken.train_step(*batch)
+    assert shaken.model.weights_sha256() == steady.model.weights_sha256()

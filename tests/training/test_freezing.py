@@ -328,3 +328,11 @@ def test_an_optimizer_of_ones_own_gets_its_pieces():
     assert moved == {"0.weight", "5.weight", "5.bias"}
     sums = model.split(one.optimizer.state["sum"])
     assert sums["5.weight"].any() and not sums["1.gamma"].any()
+
+
+def test_a_text_is_not_a_list_of_layers():
+    model = gpucnn.models.lenet5()
+    with pytest.raises(ConfigurationError, match=r"frozen is \'07\' of type str; give a list of layers\' names"):
+        model.frozen = "07"
+    model.frozen = ["0", "7"]
+    assert model.frozen == ["0", "7"]

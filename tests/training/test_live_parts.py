@@ -221,7 +221,7 @@ def test_with_array_code_elsewhere_nothing_is_recorded(settings, monkeypatch):
 @pytest.mark.parametrize(
     ("later", "said"),
     [
-        (lambda loss, gradient: None, "Turns returned a NoneType"),
+        (lambda loss, gradient: None, "Turns returned nothing"),
         (lambda loss, gradient: (loss, gradient.data), "Turns returned an ndarray as gradient"),
         (lambda loss, gradient: (loss, gradient.like(gradient.data[:, :1])), "Turns returned a batch of shape"),
     ],

@@ -233,7 +233,7 @@ def test_progress_without_accuracy(progress, capsys):
         (MeanSquared(), VALUES[:-1], ShapeError, "(45, 2)"),
         (MeanSquared(), VALUES[:, :1], ShapeError, "(45, 2)"),
         (MeanSquared(), VALUES[:, 0], ShapeError, "(45, 2)"),
-        (Huber(), Y, DTypeError, "astype('float32')"),
+        (Huber(), Y, DTypeError, "targets.astype(numpy.float32)"),
         (Huber(), VALUES.astype(np.float64), DTypeError, "float64"),
         (Huber(), np.where(np.arange(45)[:, None] == 7, np.nan, VALUES).astype(np.float32), DataError, "image 7"),
         (BinaryCrossEntropy(), VALUES + 1, DataError, "0 to 1"),

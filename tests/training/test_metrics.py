@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -226,7 +227,7 @@ def test_what_is_no_metric_is_refused():
         (["f2"], "f1, iou"),
         (["top0"], "top3"),
         ([Seen], "each of metrics"),
-        ([lambda p, t: 0.0], "has no name"),
+        ([lambda p, t: 0.0], r"a metric is called .<lambda>.; give it a name of letters"),
         (["accuracy"], "something else in the history"),
         (["f1", "f1"], "something else in the history"),
         ({"step": right}, "metric step has the name of something else"),
@@ -270,3 +271,14 @@ def test_labels_of_several_outputs_and_values():
 def test_metrics_are_documented():
     for name in ("top3", "precision", "confusion", "auc_per_class"):
         assert name.removesuffix("_per_class") in gpucnn.metrics.__doc__
+
+
+class Locked(Seen):
+    def __init__(self):
+        self._lock = threading.Lock()
+
+
+def test_a_metric_that_cannot_be_copied_is_refused():
+    it = Trainer(mlp((4,), 3), metrics=[Locked()], progress=False)
+    with pytest.raises(ConfigurationError, match=r"the metric \w+ cannot be copied \(.*lock.*\); it is, to count"):
+        it.fit(np.zeros((6, 4), np.float32), np.arange(6) % 3, 1)

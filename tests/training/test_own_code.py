@@ -15,7 +15,7 @@ from gpucnn.errors import GpucnnError
 from gpucnn.layers import Conv2d, Dense, Flatten, Layer, MaxPool2d, Parameter, ReLU, Residual, Sequential
 from gpucnn.losses import Loss
 from gpucnn.models import Model
-from gpucnn.optimizers import SGD, Adam, AdamW
+from gpucnn.optimizers import SGD, Adam, AdamW, Optimizer
 from gpucnn.recordable import is_recordable
 from gpucnn.schedules import Constant
 from gpucnn.training import Callback, Trainer
@@ -353,6 +353,7 @@ def test_what_a_layer_of_ones_own_gets_wrong_is_one_sentence(layer, words, backe
             lambda outputs: (np.float32(0), outputs),
             r"_OddLoss returned .*; return \(loss, gradient\), an array",
         ),
+        (lambda outputs: None, r"_OddLoss returned nothing; return \(loss, gradient\)"),
         (lambda outputs: outputs, r"_OddLoss returned a Batch; return \(loss, gradient\)"),
         (lambda outputs: (np.zeros(1, np.float32), outputs.data), "_OddLoss returned an ndarray as gradient; return a"),
         (lambda outputs: (np.zeros(1), outputs.like(outputs.data * np.float64(1))), "float64 as gradient; compute in"),
@@ -404,3 +405,33 @@ def test_what_layers_of_ones_own_give_to_each_other_is_their_own(backend):
     model = Model(Sequential(Dense(3), _Doubled(), Dense(3)), (4,))
     Trainer(model, backend=backend, progress=False).fit(np.ones((8, 4), np.float32), np.arange(8) % 3, 1)
     assert model.layer.layers[1].told == "1, True"
+
+
+class _TwoLosses(gpucnn.losses.MeanSquared):
+    def __init__(self):
+        self.first = gpucnn.losses.Huber()
+
+
+class _Arrays(Optimizer):
+    """A setting that becomes an array in the first step."""
+
+    def __init__(self, lr=0.1):
+        super().__init__(lr)
+        self.mean = None
+
+    def update(self, weights, gradients):
+        self.mean = 0 * gradients
+        weights -= self.hyper[0] * gradients
+
+
+def test_a_setting_that_no_checkpoint_can_hold_is_named(tmp_path):
+    model = Model(Sequential(Flatten(), Dense(3)), (1, 8, 8), head="regressor")
+    values = np.eye(3, dtype=np.float32)[small.data()[1]]
+    with pytest.raises(
+        GpucnnError, match=r"_TwoLosses.first is a Huber, which no checkpoint can hold: .* begins with _"
+    ):
+        Trainer(model, loss=_TwoLosses(), progress=False).fit(small.data()[0], values, 1)
+    it = small.trainer(tmp_path / "run", optimizer=_Arrays(), schedule=Constant())
+    it.fit(*small.data(), 2)  # each epoch is kept
+    with pytest.raises(GpucnnError, match="_Arrays.mean is an ndarray, which no checkpoint can hold"):
+        it.fit(*small.data(), 1)

@@ -1,13 +1,16 @@
 """What the Trainer remarks and refuses, in the words of someone who comes from another library."""
 
+import re
+
 import numpy as np
 import pytest
 
-from gpucnn import Model, Trainer
-from gpucnn.errors import ConfigurationError, ShapeError
+from gpucnn import Model, Trainer, get_backend
+from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
 from gpucnn.layers import Conv1d, Conv2d, Dense, Flatten, Sequential, Sigmoid, Softmax
 from gpucnn.losses import BinaryCrossEntropy, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.models import mlp
+from gpucnn.optimizers import Optimizer
 from gpucnn.training import Quiet
 
 X = np.random.default_rng(0).random((20, 3, 4, 6), np.float32)
@@ -45,6 +48,32 @@ def test_values_far_above_1_are_remarked_once(images):
 def test_usual_values_are_not_remarked():
     for images in (X, 4 * X - 2):
         assert not any("taken as they are" in text for text in fitted(images, Y))
+
+
+@pytest.mark.parametrize(
+    ("shape", "remarked"),
+    [
+        ((16, 16, 13), True),  # (H, W, C): bands of a satellite
+        ((64, 48, 6), True),
+        ((128, 9), True),  # (L, C): windows of sensors
+        ((8, 8, 8, 4), True),
+        ((13, 16, 16), False),
+        ((3, 3, 2), False),
+        ((1, 28, 28), False),
+        ((16, 4, 4), False),
+        ((40, 30), False),  # sound: 40 coefficients
+        ((8, 8, 8, 8), False),
+        ((784,), False),
+    ],
+)
+def test_a_last_axis_that_looks_like_channels_is_remarked(shape, remarked):
+    said, images = Remarks(), np.zeros((6, *shape), np.float32)
+    settings = {"backend": "numpy", "math": "fast", "progress": said}
+    Trainer(mlp(shape, 3, hidden=[2]), **settings).fit(images, np.arange(6) % 3, epochs=1)
+    assert (
+        any("if its last axis counts the channels, give numpy.moveaxis(images, -1, 1)" in text for text in said.said)
+        == remarked
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,6 +142,66 @@ def test_labels_as_other_libraries_take_them(labels, hint):
     assert str(caught.value) == f"labels have shape {labels.shape}; 20 images need shape (20,): {hint}"
 
 
+class Tensor:
+    """As PyTorch's: an array that has neither astype nor a transpose of all axes."""
+
+    def __init__(self, values):
+        self._values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return self._values if dtype is None else self._values.astype(dtype)
+
+    def permute(self, *axes):
+        return self._values.transpose(axes)
+
+
+def test_what_tensors_lack_is_not_advised():
+    for images, labels in (
+        (Tensor(X.transpose(0, 2, 3, 1)), Y),
+        (Tensor(X.astype(np.float64)), Y),
+        (X, Tensor(Y.astype(np.float32))),
+        (X.tolist(), Y),
+    ):
+        with pytest.raises((ShapeError, DTypeError)) as caught:
+            fitted(images, labels)
+        advice = re.search(r"(?:images|numpy)\.\w+\(.*?\)", str(caught.value))[0]
+        given = {"images": images, "labels": labels, "numpy": np}
+        right = {**given, "images" if "images" in advice else "labels": eval(advice, given)}
+        assert fitted(np.asarray(right["images"], np.float32), right["labels"])
+    targets, model = Tensor(np.eye(3)[Y]), mlp((3, 4, 6), outputs=3, hidden=[4])
+    with pytest.raises(DTypeError, match=r"convert them: numpy.asarray\(targets, numpy.float32\)"):
+        Trainer(model, progress=False).fit(X, targets, 1)
+
+
+@pytest.mark.parametrize("labels", [Y + 0.5, np.eye(3)[Y] * 0.8 + 0.1])
+def test_fractions_are_not_advised_to_be_cut_off(labels):
+    with pytest.raises(
+        DTypeError, match=r"not all whole numbers; give the number of a class .* outputs= or head=\"regressor\""
+    ):
+        fitted(X, labels)
+
+
+def test_labels_that_pytorch_ignores():
+    with pytest.raises(DataError, match=r"0 to 2; SoftmaxCrossEntropy\(ignore_index=-100\) ignores such labels"):
+        fitted(X, np.where(np.arange(20) == 3, -100, Y))
+    assert fitted(X, np.where(np.arange(20) == 3, -100, Y), loss=SoftmaxCrossEntropy(ignore_index=-100))
+
+
+def test_batches_that_only_know_their_length_when_asked():
+    class Loader:
+        """As a DataLoader of an IterableDataset."""
+
+        def __len__(self):
+            raise TypeError("object of type 'Stream' has no len()")
+
+        def __iter__(self):
+            return iter([(X, Y)] * 2)
+
+    with pytest.raises(ConfigurationError, match="the batches have no length; say how many make an epoch: steps=100"):
+        Trainer(mlp((3, 4, 6), 3), progress=False).fit_batches(Loader(), 1)
+    assert Trainer(mlp((3, 4, 6), 3), progress=False).fit_batches(Loader(), 2, steps=2)["step"] == [2, 4]
+
+
 def test_layers_as_other_libraries_take_them():
     layers = [Flatten(), Dense(3)]
     with pytest.raises(ConfigurationError, match=r"write Model\(Sequential\(\*layers\), \.\.\.\)$"):
@@ -131,3 +220,32 @@ def test_layers_as_other_libraries_take_them():
 def test_print_shows_the_layers():
     lines = str(Model(Sequential(Conv2d(2, 3), Flatten(), Dense(3)), (3, 4, 6))).splitlines()
     assert [line.split("(")[0].split() for line in lines[1:]] == [["0", "Conv2d"], ["1", "Flatten"], ["2", "Dense"]]
+
+
+@pytest.mark.parametrize("splits", [True, False])
+def test_the_title_says_in_the_users_words_why_steps_are_not_recorded(capsys, monkeypatch, splits):
+    """A backend that splits recordings calls the user's code between its kernels."""
+    backend = get_backend("numba")
+    monkeypatch.setattr(backend, "splits", splits)
+    Trainer(mlp((3, 4, 6), 3, hidden=[4]), backend=backend, augment=lambda images, rng: images).fit(X, Y, 1)
+    said = "; steps are not recorded, since augment is code of yours\n" in capsys.readouterr().err
+    assert said is not splits
+
+
+class Plain(Optimizer):
+    def update(self, weights, gradients):
+        weights -= self.hyper[0] * gradients
+
+
+class Rebinding(Optimizer):
+    """Gives its own name another array, which nobody sees."""
+
+    def update(self, weights, gradients):
+        weights = weights - self.hyper[0] * gradients
+
+
+def test_an_optimizer_that_changes_no_weight_is_remarked():
+    for optimizer, remarked in ((Rebinding(0.1), True), (Rebinding(0), False), (Plain(0.1), False)):
+        said = [text for text in fitted(X, Y, optimizer=optimizer) if "no weight" in text]
+        assert len(said) == remarked
+        assert all("update must do it in place: weights -= ..." in text for text in said)

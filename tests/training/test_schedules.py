@@ -8,7 +8,7 @@ import pytest
 
 from gpucnn.cli.settings import make_schedule
 from gpucnn.errors import CheckpointError, ConfigurationError
-from gpucnn.schedules import Cosine, OneCycle, Step, WarmUp
+from gpucnn.schedules import Cosine, OneCycle, Schedule, Step, WarmUp
 from gpucnn.training import Quiet
 from tests.training import small
 
@@ -169,3 +169,41 @@ def test_a_setting_is_checked_whenever_it_is_set(schedule, name, value, words):
     with pytest.raises(ConfigurationError, match=words):
         setattr(schedule, name, value)
     assert getattr(schedule, name) == before
+
+
+class Falling(Schedule):
+    """As people write it, without a declaration."""
+
+    def __call__(self, step, steps, epoch):
+        return 1 - step / steps
+
+
+class InAList(Schedule):
+    def __call__(self, step, total, epoch):
+        return [1 - n / total for n in range(step + 1)][-1]
+
+
+class Free(Schedule):
+    def __call__(self, step, steps, epoch):
+        return 0.5**epoch
+
+
+class Declared(Falling):
+    uses_steps = False  # its author knows better
+
+    def __call__(self, step, steps, epoch):
+        return min(1.0, steps)
+
+
+def test_a_schedule_that_reads_the_length_of_the_run_depends_on_it(tmp_path):
+    assert Falling.uses_steps and InAList.uses_steps and type("Heir", (Falling,), {}).uses_steps
+    assert not Free.uses_steps and not Declared.uses_steps
+    assert WarmUp(2, Falling()).uses_steps and not WarmUp(2, Free()).uses_steps
+    it = small.trainer(tmp_path / "run", schedule=Falling())
+    first = it.fit(X, Y, 2)["learning_rate"]
+    assert it.fit(X, Y, 2)["learning_rate"] == first * 2  # anew, as Cosine()
+    with pytest.raises(ConfigurationError, match="Falling depends on the length of the run, which train_step"):
+        it.train_step(X[:9], Y[:9])
+    small.trainer(tmp_path / "short", schedule=Falling()).fit(X, Y, 2)
+    with pytest.raises(CheckpointError, match="epochs was 2 there and is 4 now"):
+        small.trainer(tmp_path / "short", schedule=Falling()).fit(X, Y, 4, resume=True)

@@ -2,6 +2,9 @@
 
 import gc
 import json
+import pickle
+import subprocess
+import sys
 import threading
 import weakref
 from operator import neg
@@ -19,6 +22,7 @@ from gpucnn.models import Model
 from gpucnn.optimizers import SGD, Adam
 from gpucnn.schedules import Constant
 from gpucnn.training import Bar, Callback, Lines, Quiet, Trainer, load_run
+from tests.processes import PACKAGE
 from tests.training import small
 
 X, Y = small.data()
@@ -364,6 +368,42 @@ def test_progress_speaks_on_stderr_alone(progress, capsys):
         assert word in " ".join(err.split())
     assert err.count("specification") == 1
     assert "left" in err or isinstance(progress, Bar)  # rich draws no bar where nobody watches
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_trainer_can_be_pickled_and_goes_on(backend):
+    """As joblib and multiprocessing send it; on a backend of the same name and number of threads."""
+    trainer = small.trainer(backend=backend, progress=False)
+    trainer.fit(X, Y, 1)
+    other = pickle.loads(pickle.dumps(trainer))
+    assert other.evaluate(X, Y) == trainer.evaluate(X, Y)
+    for one in (trainer, other):
+        one.fit(X, Y, 1)
+    assert (
+        other.history["loss"] == trainer.history["loss"]
+        and other.model.weights_sha256() == trainer.model.weights_sha256()
+    )
+    chosen = get_backend(backend, threads=1, graph=False)
+    sent = pickle.loads(pickle.dumps(chosen))
+    assert (sent.name, sent.threads, sent.graph) == (backend, 1, False)
+
+
+@pytest.mark.parametrize("stream", ["None", "open(os.devnull)", "Writer()"])
+def test_stderr_that_is_no_usual_stream(stream):
+    """As services have it: None, closed, or an object that only writes."""
+    code = f"""
+import os, sys
+class Writer:
+    write = flush = lambda *_: None
+sys.stderr = {stream}
+if hasattr(sys.stderr, "close"):
+    sys.stderr.close()
+from tests.training import small
+small.trainer(progress=None).fit(*small.data(), 1)
+print("trained")
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
+    assert run.stdout == "trained\n", run.stderr
 
 
 def test_quiet_says_nothing(capsys):

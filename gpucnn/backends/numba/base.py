@@ -8,11 +8,13 @@ arguments with nothing checked or allocated again.
 
 import contextlib
 import copy
+import ctypes
 import functools
 import itertools
 import math
 import platform
 import threading
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Self
@@ -24,7 +26,7 @@ from gpucnn.arithmetic import assert_subnormals
 from gpucnn.backends import compilation
 from gpucnn.backends.lanes import LaneBackend
 from gpucnn.backends.numba import ahead, general, process
-from gpucnn.backends.numba.arena import Arena
+from gpucnn.backends.numba.arena import LINE, Arena
 from gpucnn.backends.numba.helpers import Helpers, helpers
 from gpucnn.backends.numba.later import Jobs, later
 from gpucnn.backends.protocol import Array
@@ -46,15 +48,12 @@ class Launch:
 
     def __init__(self, calls: list[tuple[Kernel, tuple]], threads: int):
         self._tables = [table(arguments) for _, arguments in calls]
-        words = [
-            (kernel.prepare(*arguments), numbers.ctypes.data)
-            for (kernel, arguments), numbers in zip(calls, self._tables, strict=True)
-        ]
-        self._words, self._count, self._threads = np.array(words, np.int64), len(calls), threads
-        self._address = self._words.ctypes.data
+        self._words, self._count, self._threads = array("q"), len(calls), threads
+        for (kernel, arguments), numbers in zip(calls, self._tables, strict=True):
+            self._words.extend((kernel.prepare(*arguments), numbers.buffer_info()[0]))
 
     def __call__(self, staff: Helpers = helpers) -> None:
-        staff.lead(self._address, self._count, self._threads)
+        staff.lead(self._words.buffer_info()[0], self._count, self._threads)
 
 
 def _is_small(job) -> bool:
@@ -204,8 +203,11 @@ class NumbaBase(LaneBackend):
         arena.
         """
         dtype = np.dtype(dtype)
-        arena = getattr(self._allocation, "arena", None) or Arena()
-        return arena.memory(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+        size = math.prod(shape) * dtype.itemsize
+        if arena := getattr(self._allocation, "arena", None):
+            return arena.memory(size).view(dtype).reshape(shape)
+        block = np.empty(size + LINE, np.uint8)
+        return np.ndarray(shape, dtype, block, -ctypes.addressof(ctypes.c_char.from_buffer(block.data)) % LINE)
 
     @contextlib.contextmanager
     def _allocating(self, arena: Arena | None) -> Iterator[None]:

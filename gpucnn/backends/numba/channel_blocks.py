@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gpucnn.backends.spatial import three
+from gpucnn.kernels.numba.arguments import address
 from gpucnn.kernels.numba.simd import LANES
 
 Three = tuple[int, int, int]
@@ -18,11 +19,6 @@ def aligned(count: int, dtype=np.float32) -> np.ndarray:
     memory = np.zeros(count * size + 64, np.uint8)
     start = -address(memory) % 64
     return memory[start : start + count * size].view(dtype)
-
-
-def address(array: np.ndarray) -> int:
-    """Where the array's values begin."""
-    return array.__array_interface__["data"][0]
 
 
 def furthest(a: Three, b: Three) -> Three:

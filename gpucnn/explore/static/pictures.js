@@ -75,17 +75,25 @@ export function map(values, height, width, palette, low, high, label) {
   return canvas;
 }
 
-// An image (C, H, W) with values from 0 to 1: grey, or RGB.
+// An image (C, H, W) as show draws it: one channel in grey, three as colours up to 1 or their largest, others by their mean.
 export function picture(values, label) {
   const [channels, height, width] = values.shape;
-  const [low, high] = range(values);
-  const top = Math.max(high, low < 0 ? high : 1);
-  if (channels !== 3) return map(values, height, width, "grey", Math.min(low, 0), top, label);
-  const canvas = map(values.subarray(0, height * width), height, width, "grey", 0, 1, label);
+  const size = height * width;
+  if (channels !== 3) {
+    const grey = Float32Array.from({ length: size }, (_, i) => {
+      let sum = 0;
+      for (let c = 0; c < channels; c += 1) sum += values[c * size + i];
+      return sum / channels;
+    });
+    const [low, high] = range(grey);
+    return map(grey, height, width, "grey", Math.min(low, 0), Math.max(high, low < 0 ? high : 1), label);
+  }
+  const most = Math.max(1, range(values)[1]);
+  const canvas = map(values.subarray(0, size), height, width, "grey", 0, 1, label);
   const context = canvas.getContext("2d");
   const image = context.getImageData(0, 0, width, height);
-  for (let i = 0; i < width * height; i += 1)
-    for (let c = 0; c < 3; c += 1) image.data[4 * i + c] = 255 * Math.min(Math.max(values[c * height * width + i], 0), 1);
+  for (let i = 0; i < size; i += 1)
+    for (let c = 0; c < 3; c += 1) image.data[4 * i + c] = 255 * Math.min(Math.max(values[c * size + i] / most, 0), 1);
   context.putImageData(image, 0, 0);
   return canvas;
 }

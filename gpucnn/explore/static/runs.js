@@ -81,8 +81,10 @@ function list() {
         refresh();
       } })),
       h("td", {}, button(run.name, () => {
-        Object.assign(state, { focus: run.run, epoch: null });
+        Object.assign(state, { focus: run.run, epoch: null, image: 0 }); // another set may have fewer images
         state.chosen.add(run.run);
+        measured = null;
+        parts.results.replaceChildren();
         drawn = "";
         poll();
       }, { className: "link", id: `run-${run.run}`, "aria-pressed": String(run.run === state.focus) })),
@@ -171,7 +173,8 @@ function play(epochs) {
 
 const askResults = latest("results", (found) => {
   parts.results.replaceChildren(
-    card(t("runs.confusion"), h("p", {}, t("runs.right", { right: integer(found.right), total: integer(found.total), part: percent(found.right / found.total) })), confusion(found)),
+    card(t("runs.confusion"), h("p", {}, t("runs.right", { right: integer(found.right), total: integer(found.total), part: percent(found.right / found.total) })),
+      found.counts ? confusion(found) : h("p", { className: "hint" }, t("runs.toomany", { count: integer(found.classes.length) }))),
     card(t("runs.mistakes"), found.mistakes.length ? h("div", { className: "mistakes" }, found.mistakes.map((one) => h("figure", {},
       picture(one.pixels, t("runs.mistake", one)), h("figcaption", {}, h("b", {}, t("runs.says", { what: one.predicted, chance: percent(one.probability) })),
         h("span", {}, t("runs.is", { what: one.true, chance: percent(one.probability_of_true) })))))) : h("p", {}, t("runs.nomistake"))));

@@ -176,6 +176,7 @@ const WORDS = {
   "runs.maps": ["It is a {label}; it reads a {said} ({chance})", "정답 {label}, 신경망의 답 {said} ({chance})"],
   "runs.confusion": ["Confusion", "혼동 행렬"],
   "runs.axes": ["Rows: what it is. Columns: what the network reads.", "행: 실제 숫자, 열: 신경망이 읽은 숫자."],
+  "runs.toomany": ["{count} classes are too many for a table; gpucnn show confusion draws them.", "클래스가 {count}개여서 표로는 너무 큽니다. gpucnn show confusion이 그림으로 그립니다."],
   "runs.right": ["{right} of {total} test images right: {part}", "테스트 이미지 {total}장 중 {right}장 정답: {part}"],
   "runs.mistakes": ["The worst mistakes", "가장 확신한 실수"],
   "runs.says": ["says {what}: {chance}", "답 {what}: {chance}"],
