@@ -102,7 +102,8 @@ class Weights:
 
     def _is_held(self) -> bool:
         """Whether anybody else has a reference to an array, or to a view or buffer of it."""
-        if self._held is not None and self._is_taken(self._held):  # often it is the same as before
+        held = self._held  # which another thread may forget
+        if held is not None and self._is_taken(held):  # often it is the same as before
             return True
         arrays = self._arrays.values()
         counts = map(getrefcount, chain(arrays, map(_base, arrays)))

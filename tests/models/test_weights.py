@@ -209,6 +209,17 @@ def test_a_seal_whose_count_was_interrupted_is_relied_on_by_nobody(monkeypatch):
     assert same(model.predict(x), expected(model, x))
 
 
+def test_what_was_held_may_be_another_thread_s_to_forget(monkeypatch):
+    model = _model()
+    held, known = model.values, [None, model._weights._all[False]]
+
+    def forgets(self):
+        return known.pop() if known else None
+
+    monkeypatch.setattr(Weights, "_held", property(forgets, lambda self, place: None), raising=False)
+    assert model.seal() is None and held is model.values
+
+
 def test_models_of_several_sizes_have_one_seal():
     model = _model()
     other = at_size(model, (2, 8, 8))

@@ -16,7 +16,7 @@ MUTANTS = {
     "arrays that do not count": (WEIGHTS, "if max(counts) == _FREE and not", "if not"),
     "what arrays refer to does not count": (WEIGHTS, "chain(arrays, map(_base, arrays))", "arrays"),
     "weak references do not count": (WEIGHTS, " and not any(map(getweakrefcount, arrays))", ""),
-    "what somebody had is taken for held": (WEIGHTS, "and self._is_taken(self._held)", ""),
+    "what somebody had is taken for held": (WEIGHTS, "and self._is_taken(held)", ""),
     "arrays of each model's own": (WEIGHTS, "if place not in self._arrays:", "if True:"),
     "a seal after the count": (
         WEIGHTS,
