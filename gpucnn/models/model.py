@@ -5,7 +5,6 @@ import hashlib
 import math
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from itertools import accumulate
 from typing import Any
 
@@ -404,14 +403,6 @@ class Model(Recordable):
             model._place_shared()
         self._write(values)
         return self
-
-    def seal(self) -> object | None:
-        """See Weights.seal."""
-        return self._weights.seal()
-
-    def trusting(self) -> AbstractContextManager[None]:
-        """See Weights.trusting."""
-        return self._weights.trusting()
 
     def _place_shared(self) -> None:
         for layer in self.layer.walk():

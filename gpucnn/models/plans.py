@@ -114,7 +114,7 @@ class Plans:
         backend, count, graph = model.backend, len(rows), cast(Graph, stage.graph)
         most = min(batch_size, stage.most)
         outputs = np.empty((count, *graph.nodes[-1].shape), backend.dtype)
-        seal = model.seal() if backend.packs_weights else None
+        seal = model._weights.seal() if backend.packs_weights else None
         steady = self._is_steady(seal) and graph.has_dense
         if count <= most:
             parts = [(count, _ONCE)]

@@ -109,7 +109,7 @@ class RecordedStep:
         else:
             if self._is_ours():
                 self._backend.prepare(lambda: self._work(count))
-            with self.model.trusting() if self._is_ours() else nullcontext():
+            with self.model._weights.trusting() if self._is_ours() else nullcontext():
                 self._recordings[count] = self._backend.capture_step(lambda: self._work(count))
             if len(self._repeated()) < len(self._parts()):
                 self._proved.add(count)

@@ -77,7 +77,7 @@ def test_a_change_through_whatever_somebody_holds_is_seen(hold, count):
     for _ in range(3):
         model.predict(x)
     held = take(model)
-    assert model.seal() is None
+    assert model._weights.seal() is None
     before = model.predict(x)
     for _ in range(2):
         change(held)
@@ -85,7 +85,7 @@ def test_a_change_through_whatever_somebody_holds_is_seen(hold, count):
         assert not same(before, after) and same(after, expected(model, x))
         before = after
     del held
-    assert model.seal() is not None and same(model.predict(x), before)
+    assert model._weights.seal() is not None and same(model.predict(x), before)
 
 
 def test_a_change_that_leaves_nothing_behind_is_seen():
@@ -144,11 +144,11 @@ def test_who_takes_an_array_while_holders_are_counted_is_not_missed(monkeypatch,
         return held
 
     monkeypatch.setattr(Weights, "_is_held", counted)
-    assert model.seal() is None
+    assert model._weights.seal() is None
     monkeypatch.undo()
-    assert model.seal() is None
+    assert model._weights.seal() is None
     taken.clear()
-    assert model.seal() is not None
+    assert model._weights.seal() is not None
 
 
 def test_a_seal_that_another_thread_counts_for_is_not_relied_on_before_it_has(monkeypatch):
@@ -165,7 +165,7 @@ def test_a_seal_that_another_thread_counts_for_is_not_relied_on_before_it_has(mo
         return count(self)
 
     monkeypatch.setattr(Weights, "_is_held", counted)
-    assert model.seal() is None and during
+    assert model._weights.seal() is None and during
     _double(held)
     assert same(model.predict(x), expected(model, x))
 
@@ -187,7 +187,7 @@ def test_a_seal_that_another_thread_counts_for_is_relied_on_by_nobody(monkeypatc
         return count(self)
 
     monkeypatch.setattr(Weights, "_is_held", counted)
-    assert model.seal() is None and during
+    assert model._weights.seal() is None and during
 
 
 def test_a_seal_whose_count_was_interrupted_is_relied_on_by_nobody(monkeypatch):
@@ -217,27 +217,27 @@ def test_what_was_held_may_be_another_thread_s_to_forget(monkeypatch):
         return known.pop() if known else None
 
     monkeypatch.setattr(Weights, "_held", property(forgets, lambda self, place: None), raising=False)
-    assert model.seal() is None and held is model.values
+    assert model._weights.seal() is None and held is model.values
 
 
 def test_models_of_several_sizes_have_one_seal():
     model = _model()
     other = at_size(model, (2, 8, 8))
     x = images(model, 1)
-    assert model.seal() is not None and other.seal() is model.seal()
+    assert model._weights.seal() is not None and other._weights.seal() is model._weights.seal()
     held = other.parameters[0].value
-    assert model.seal() is None
+    assert model._weights.seal() is None
     model.predict(x)
     _double(held)
     assert same(model.predict(x), other.predict(x))
     del held, other
-    assert model.seal() is not None
+    assert model._weights.seal() is not None
 
 
 def test_nothing_is_relied_on_where_holders_cannot_be_counted(monkeypatch):
     monkeypatch.setattr(weights, "_COUNTS", False)
     model = _model()
-    assert model.seal() is None
+    assert model._weights.seal() is None
     x = images(model, 1)
     model.predict(x)
     _double(model.values)
@@ -252,7 +252,7 @@ def test_a_recorded_step_has_the_weights_only_while_it_runs(monkeypatch, threads
         replay = capture(self, step)
 
         def run() -> None:
-            seals.append(model.seal())
+            seals.append(model._weights.seal())
             replay()
 
         return run
@@ -267,9 +267,9 @@ def test_a_recorded_step_has_the_weights_only_while_it_runs(monkeypatch, threads
         assert len(seals) >= 4 and set(seals) == {None}
         for _ in range(3):
             assert same(model.predict(x[:1]), expected(model, x[:1]))
-        assert model.seal() is not None
+        assert model._weights.seal() is not None
     trainer.train_step(x[:4], np.arange(4) % 3)
-    assert model.seal() is not None and same(model.predict(x[:1]), expected(model, x[:1]))
+    assert model._weights.seal() is not None and same(model.predict(x[:1]), expected(model, x[:1]))
 
 
 def test_a_layer_of_ones_own_that_keeps_its_weights_is_counted():
@@ -288,7 +288,7 @@ def test_a_layer_of_ones_own_that_keeps_its_weights_is_counted():
     x = images(model, 8)
     trainer = Trainer(model, backend="numba", batch_size=4, progress=False)
     trainer.fit(x, np.arange(8) % 3, 3)
-    assert model.seal() is None
+    assert model._weights.seal() is None
     before = model.predict(x[:1])
     _double(model.layer.layers[1]._kept)
     assert not same(model.predict(x[:1]), before)
@@ -323,7 +323,7 @@ def test_copies_have_weights_of_their_own():
     x = images(model, 1)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(copy.deepcopy(model)))):
         held = other.values
-        assert other.seal() is None and model.seal() is not None
+        assert other._weights.seal() is None and model._weights.seal() is not None
         before = model.predict(x)
         _double(held)
         assert same(model.predict(x), before) and not same(other.predict(x), before)
