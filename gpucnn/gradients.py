@@ -30,9 +30,8 @@ from gpucnn import arguments
 from gpucnn.backends import get_backend
 from gpucnn.errors import ConfigurationError, DTypeError, ShapeError
 from gpucnn.layers.base import Layer
-from gpucnn.losses import Loss
+from gpucnn.losses import Loss, checked
 from gpucnn.models.model import Model
-from gpucnn.training.live import checked
 
 __all__ = ["GradientReport", "TensorReport", "check_gradients"]
 

@@ -13,6 +13,7 @@ from gpucnn import arguments
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array, Backend
 from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
+from gpucnn.layers.own import check_batch
 from gpucnn.recordable import Recordable
 
 
@@ -185,6 +186,23 @@ class Loss(Recordable):
     def predict(self, outputs: Batch) -> Batch:
         """Predictions from the model's outputs: class probabilities, or the outputs themselves."""
         return outputs.backend.softmax(outputs) if self.targets == "classes" else outputs
+
+
+def checked(loss: Loss, result: Any, outputs: Batch) -> tuple[Array, Batch]:
+    """What `loss` returned, if it is an array (1,) and a gradient of the outputs' shape and type.
+
+    Raises ConfigurationError, ShapeError or DTypeError.
+    """
+    kind = type(loss).__name__
+    pair = result if isinstance(result, (tuple, list)) and len(result) == 2 else (result, None)
+    if pair[1] is None or getattr(pair[0], "shape", None) != (1,):
+        what = "" if pair[1] is None else f" of {type(pair[0]).__name__} and {type(pair[1]).__name__}"
+        raise ConfigurationError(
+            f"{kind} returned {arguments.a_kind(result)}{what}; return (loss, gradient), an array of shape (1,) and "
+            "outputs.like(array)"
+        )
+    check_batch(kind, " as gradient", result[1], outputs.shape[1:], outputs.images)
+    return result
 
 
 class SoftmaxCrossEntropy(Loss):

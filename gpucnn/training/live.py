@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.arguments import a_kind
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Array
-from gpucnn.errors import ConfigurationError
 from gpucnn.layers.own import check_batch, copied
-from gpucnn.losses import Loss
+from gpucnn.losses import Loss, checked
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Optimizer
 from gpucnn.recordable import Recordable, is_recordable
@@ -93,20 +91,3 @@ def _copy(targets: Any) -> Any:
 
 def _data(targets: Any) -> Array:
     return targets.data if isinstance(targets, Batch) else targets
-
-
-def checked(loss: Loss, result: Any, outputs: Batch) -> tuple[Array, Batch]:
-    """What `loss` returned, if it is an array (1,) and a gradient of the outputs' shape and type.
-
-    Raises ConfigurationError, ShapeError or DTypeError.
-    """
-    kind = type(loss).__name__
-    pair = result if isinstance(result, (tuple, list)) and len(result) == 2 else (result, None)
-    if pair[1] is None or getattr(pair[0], "shape", None) != (1,):
-        what = "" if pair[1] is None else f" of {type(pair[0]).__name__} and {type(pair[1]).__name__}"
-        raise ConfigurationError(
-            f"{kind} returned {a_kind(result)}{what}; return (loss, gradient), an array of shape (1,) and "
-            "outputs.like(array)"
-        )
-    check_batch(kind, " as gradient", result[1], outputs.shape[1:], outputs.images)
-    return result

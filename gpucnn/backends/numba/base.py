@@ -7,7 +7,6 @@ arguments with nothing checked or allocated again.
 """
 
 import contextlib
-import copy
 import ctypes
 import functools
 import itertools
@@ -155,8 +154,8 @@ class NumbaBase(LaneBackend):
         return later.arrivals()
 
     def general(self) -> Self:
-        made = copy.copy(self)
-        made.replaced = 0
+        made = object.__new__(type(self))  # copy.copy gives the same one
+        vars(made).update(vars(self), replaced=0)
         return made
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
