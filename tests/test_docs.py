@@ -103,8 +103,7 @@ def test_your_own_runs(tmp_path):
     )
     assert run.returncode == 0, run.stderr
     assert "passed: relative errors" in run.stdout
-    notes = [line for line in run.stderr.splitlines() if "not recorded" in line]
-    assert [re.search(r"since (\w+) does", note).group(1) for note in notes] == ["LogCosh", "Focal", "Lion"]
+    assert "not recorded" not in run.stderr  # what is the reader's own runs anew within a recorded step
     assert "launched one by one" not in run.stderr
 
 
