@@ -121,6 +121,7 @@ class RecordedStep:
 
     def _remember(self) -> None:
         self._settings = [(part, attributes(part)) for part in self._repeated()] if self._recording else []
+        self._anew = [part for part in self._parts() if not isinstance(part, Layer) and runs_live(part)]
         self._code = own_code(map(type, self._repeated()))
         self._last_change = last_change()
 
@@ -142,7 +143,8 @@ class RecordedStep:
         changed = self._changed()
         if changed is None and not self._code.is_same():
             changed = f"code of {self._suspects()}"
-        if changed is None and (part := self.obstacle()) is not None:  # a method replaced in one that runs anew
+        part = next((part for part in self._anew if not runs_live(part)), None)  # a method was replaced in it
+        if changed is None and part is not None:
             changed = f"code of {type(part).__name__}"
         if changed is None:
             return
