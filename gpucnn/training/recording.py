@@ -80,10 +80,6 @@ class RecordedStep:
         self._notice_arrivals()
         return count in (self._proved if self._recording else self._seen_counts)
 
-    def repeats(self, count: int) -> bool:
-        """Whether the next step on so many images repeats a recording, on the recording's arrays."""
-        return self._recording and count in self._proved
-
     def recording(self, count: int) -> Callable[[], None] | None:
         """What repeats a step on so many images, once it is recorded."""
         return self._recordings.get(count)
@@ -107,9 +103,10 @@ class RecordedStep:
         elif count in self._recordings:
             self._prove(count)
         else:
-            if self._is_ours():
+            ours = self._is_ours()
+            if ours:
                 self._backend.prepare(lambda: self._work(count))
-            with self.model._weights.trusting() if self._is_ours() else nullcontext():
+            with self.model._weights.trusting() if ours else nullcontext():
                 self._recordings[count] = self._backend.capture_step(lambda: self._work(count))
             if len(self._repeated()) < len(self._parts()):
                 self._proved.add(count)

@@ -152,20 +152,27 @@ def test_who_takes_an_array_while_holders_are_counted_is_not_missed(monkeypatch,
     assert model._weights.seal() is not None
 
 
-def test_a_seal_that_another_thread_counts_for_is_not_relied_on_before_it_has(monkeypatch):
-    """A plan that has verified its copies under a seal which is refused then looks again."""
-    model, count, during = _model(), Weights._is_held, []
-    x = images(model, 1)
-    model.predict(x)
-    held = model.values
+def _during_the_count(monkeypatch, work) -> list[bool]:
+    """`work` is done once, when holders are counted next; True then."""
+    count, during = Weights._is_held, []
 
     def counted(self):
         if not during:
             during.append(True)
-            model.predict(x)
+            work()
         return count(self)
 
     monkeypatch.setattr(Weights, "_is_held", counted)
+    return during
+
+
+def test_a_seal_that_another_thread_counts_for_is_not_relied_on_before_it_has(monkeypatch):
+    """A plan that has verified its copies under a seal which is refused then looks again."""
+    model = _model()
+    x = images(model, 1)
+    model.predict(x)
+    held = model.values
+    during = _during_the_count(monkeypatch, lambda: model.predict(x))
     assert model._weights.seal() is None and during
     _double(held)
     assert same(model.predict(x), expected(model, x))
@@ -173,21 +180,18 @@ def test_a_seal_that_another_thread_counts_for_is_not_relied_on_before_it_has(mo
 
 def test_a_seal_that_another_thread_counts_for_is_relied_on_by_nobody(monkeypatch):
     """Not even by plans that have seen it before, however long the count takes."""
-    model, count, during = _model(), Weights._is_held, []
+    model = _model()
     x = images(model, 1)
     model.predict(x)
     held = model.values
 
-    def counted(self):
-        if not during:
-            during.append(True)
-            for _ in range(3):
-                model.predict(x)
-            _double(held)
-            assert same(model.predict(x), expected(model, x))
-        return count(self)
+    def work() -> None:
+        for _ in range(3):
+            model.predict(x)
+        _double(held)
+        assert same(model.predict(x), expected(model, x))
 
-    monkeypatch.setattr(Weights, "_is_held", counted)
+    during = _during_the_count(monkeypatch, work)
     assert model._weights.seal() is None and during
 
 

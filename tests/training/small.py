@@ -9,8 +9,21 @@ from gpucnn.models import Model
 from gpucnn.optimizers import SGD
 from gpucnn.schedules import Cosine
 from gpucnn.training import Trainer
+from gpucnn.training.recording import RecordedStep
 
 IMAGES, CLASSES = 45, 3
+
+
+def watched_steps(monkeypatch) -> list[bool]:
+    """Gains, for each step from now on, whether it repeats a recording."""
+    repeated, step = [], RecordedStep.step
+
+    def watched(self, count):
+        repeated.append(self._recording and count in self._proved)
+        step(self, count)
+
+    monkeypatch.setattr(RecordedStep, "step", watched)
+    return repeated
 
 
 def data(seed=0):

@@ -9,7 +9,7 @@ from gpucnn.layers import BatchNorm, Conv2d, Dense, Dropout, Flatten, Layer, Max
 from gpucnn.models import Model
 from gpucnn.optimizers import SGD
 from gpucnn.training import Callback, Trainer
-from gpucnn.training.recording import RecordedStep
+from tests.training import small
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.random((45, 2, 8, 8), np.float32), RNG.integers(0, 3, 45)
@@ -147,14 +147,8 @@ def trained(network: str, backend) -> tuple[str, list, list]:
 @pytest.mark.parametrize("network", NETWORKS)
 def test_steps_are_recorded_around_them_with_the_bits_of_numpy(network, monkeypatch, capsys):
     """And they are called as often as without recording."""
-    repeated, step = [], RecordedStep.step
-
-    def watched(self, count):
-        repeated.append(self.repeats(count))
-        step(self, count)
-
     expected = trained(network, get_backend("numpy"))
-    monkeypatch.setattr(RecordedStep, "step", watched)
+    repeated = small.watched_steps(monkeypatch)
     assert trained(network, get_backend("numba", threads=2)) == expected
     assert sum(repeated) > len(repeated) / 2 or network == "also elsewhere"
     assert "launched one by one" not in capsys.readouterr().err

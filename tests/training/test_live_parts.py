@@ -10,7 +10,7 @@ from gpucnn.losses import Loss, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.models import Model
 from gpucnn.optimizers import SGD, Optimizer
 from gpucnn.training import Callback, Trainer
-from gpucnn.training.recording import RecordedStep
+from tests.training import small
 
 RNG = np.random.default_rng(0)
 X, LABELS = RNG.random((45, 2, 8, 8), np.float32), RNG.integers(0, 3, 45)
@@ -154,14 +154,8 @@ def trained(case: str, backend) -> tuple:
 @pytest.mark.parametrize("case", CASES)
 def test_steps_are_recorded_around_them_with_the_bits_of_numpy(case, monkeypatch, capsys):
     """And they are called as often as without recording."""
-    repeated, step = [], RecordedStep.step
-
-    def watched(self, count):
-        repeated.append(self.repeats(count))
-        step(self, count)
-
     expected = trained(case, get_backend("numpy"))
-    monkeypatch.setattr(RecordedStep, "step", watched)
+    repeated = small.watched_steps(monkeypatch)
     assert trained(case, get_backend("numba", threads=2)) == expected
     assert sum(repeated) > len(repeated) / 2
     assert "launched one by one" not in capsys.readouterr().err
@@ -203,13 +197,7 @@ ELSEWHERE = {
 
 @pytest.mark.parametrize("settings", ELSEWHERE.values(), ids=ELSEWHERE)
 def test_with_array_code_elsewhere_nothing_is_recorded(settings, monkeypatch):
-    hashes, repeated, step = [], [], RecordedStep.step
-
-    def watched(self, count):
-        repeated.append(self.repeats(count))
-        step(self, count)
-
-    monkeypatch.setattr(RecordedStep, "step", watched)
+    hashes, repeated = [], small.watched_steps(monkeypatch)
     for backend in (get_backend("numpy"), get_backend("numba")):
         model = Model(Sequential(Conv2d(4, 3), Flatten(), Dense(3)), (2, 8, 8), head="regressor")
         options = {"loss": MeanSquared()} | settings()
