@@ -6,7 +6,7 @@ import numpy as np
 
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.numba.channel_blocks import Blocks, aligned
-from gpucnn.backends.numba.lowering import Lowered, is_small
+from gpucnn.backends.numba.lowering import PIECE, Lowered, multiply_adds
 from gpucnn.backends.spatial import three
 from gpucnn.inference.graph import Graph
 from gpucnn.kernels.numba.channel_images import FACTOR, MEAN, SOURCE_IMAGE, SOURCE_ROW
@@ -26,7 +26,8 @@ class NumbaInference:
     def images_at_once(self, graph: Graph) -> int:
         """How many images a plan should compute at most."""
         size = 4 * graph.largest
-        count = _KEPT_MAP_BYTES // _largest_kept(graph) if is_small(graph) else _MAP_BYTES // size
+        whole = multiply_adds(graph) <= PIECE
+        count = _KEPT_MAP_BYTES // _largest_kept(graph) if whole else _MAP_BYTES // size
         count = max(count, min(_FEW, _FEW_BYTES // size))
         # A power of two can be shared out evenly.
         return min(_MOST_IMAGES, 1 << max(0, count.bit_length() - 1))

@@ -26,9 +26,9 @@ from gpucnn.resampling import as_arrays
 
 # Below so many cycles of one thread it pays to have one.
 _ALONE = 20_000
-# Threads take whole images where one has so many multiply-adds at most: then waiting for each other costs much of the
-# time, and for the last image little.
-_SMALL = 12_000_000
+# A thread takes images through all layers that have so many multiply-adds at most, some 3 ms: it finds what it has
+# written in its own caches and waits for nobody. With larger pieces the last one could take much of the time.
+PIECE = 400_000_000
 
 
 class Lowered(Sums):
@@ -40,7 +40,7 @@ class Lowered(Sums):
 
     def __init__(self, graph: Graph, images: int, threads: int, prepared: bool, steady: bool):
         self.images, self.threads, self.steady = images, threads, steady
-        self.together = _images_together(images, threads) if is_small(graph) else 0
+        self.together = _images_together(images, threads, multiply_adds(graph))
         self.program = Program(threads, images // self.together if self.together else 1)
         self.cycles = 0.0
         self._graph, self._prepared = graph, prepared
@@ -359,25 +359,26 @@ class Lowered(Sums):
         return self._map(maps.softmax, node, y, [], self.images)
 
 
-def is_small(graph: Graph) -> bool:
-    """Whether threads take whole images: by the multiply-adds of one, without dense layers."""
+def multiply_adds(graph: Graph) -> int:
+    """Those of an image, without dense layers."""
     total = 0
     for node in graph.nodes:
         if node.operation in ("conv", "transposed conv"):
             values = node.shape if node.operation == "conv" else node.inputs[0].shape
             total += math.prod(values) * math.prod(node.settings["w"].shape[1:])
-    return total <= _SMALL
+    return total
 
 
-def _images_together(images: int, threads: int) -> int:
+def _images_together(images: int, threads: int, each: int) -> int:
     """How many images a thread takes through a section's layers; 0 if threads share each image.
 
-    None may have much more to do than the others.
+    `each` image has so many multiply-adds. None may have much more to do than the others.
     """
     for size in (4, 2, 1):
         parts = images // size
         even = 10 * -(-parts // threads) * threads <= 11 * parts
-        if even and images % size == 0 and parts >= (4 if size == 4 else 2) * threads:
+        enough = parts >= (4 if size == 4 else 2) * threads
+        if even and enough and images % size == 0 and size * each <= PIECE:
             return size
     return 0
 
