@@ -110,6 +110,8 @@ def arrange(
         for order in _orders(seen, group):
             number = -(-len(order) * size // tile.pixels)
             cells = order[np.minimum(np.arange(number * (tile.pixels // size)), len(order) - 1)].reshape(number, -1)
+            # By place, so that threads that share an image read mostly what they have written themselves.
+            cells = cells[np.argsort(cells.mean(axis=1), kind="stable")]
             kinds = np.any(seen[cells % len(seen)], axis=1)
             one = int(kinds.sum()) * channels * tile.cycles + number * tile.end
             cycles = -(-images // group) * -(-blocks // tile.vectors) * one
