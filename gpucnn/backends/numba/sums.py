@@ -36,6 +36,9 @@ _APART = (4, 64)
 _LOOK = 2.0
 # Cycles that pooling takes for each value of a window, where it is a pass of its own.
 _POOLED = 4
+# Reading what another core has just written takes so many times as long as reading weights, where they do not share a
+# cache.
+_FOREIGN = 4
 
 
 class Sum:
@@ -286,7 +289,7 @@ class Sums:
         slots[conv.TILES] = len(found.cells)
         apart = int(x.pixel * (seen[1] - seen[0])[2]) if tile.together > 1 else 0
         kernel = conv.conv_of(tile.vectors, tile.places, tile.together, apart, tile.taps, x_block > 0)
-        weights_weigh_more = terms * blocks * LANES * 4 > found.group * x.image
+        weights_weigh_more = terms * blocks * LANES * 4 > _FOREIGN * found.group * x.image
         return kernel, slots, self._split(slots, found, blocks, weights_weigh_more)
 
     def _terms(self, found: Arrangement, channels: list[int], taps: list[int]) -> dict[int, int]:
