@@ -103,6 +103,7 @@ _ROW_WIDTHS = (1, 2, 3, 5)
 _STRIP_BYTES = 640 << 10
 # The weight gradient reads a strip in long runs, which may come from the third level.
 _BAND_STRIP_BYTES = 2 << 20
+_FIRST_CACHE = 32 << 10
 
 
 @functools.cache
@@ -128,7 +129,9 @@ def row_tile(
 
     def cost(tile):
         ob, qb = tile
-        loads = 0.1 * (qb + width - 1 + ob * width)
+        # Under a stride each tap reads pixels of its own, from the second cache unless a square kernel's stay in the first.
+        far = channels * width * ((qb - 1) * stride + width) * LANES * 4 > _FIRST_CACHE
+        loads = 0.1 * ob * width + (0.1 * (qb + width - 1) if stride == 1 else (0.5 if far else 0.2) * qb * width)
         return math.ceil(outputs / ob) * (pixels // qb) * (max(ob * qb / 2, 4) * width + loads)
 
     fitting = [
