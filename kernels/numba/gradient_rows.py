@@ -1,4 +1,4 @@
-"""The weight gradient by whole kernel rows, or along lines of stride 1: no dilation, up to two spatial axes.
+"""The weight gradient by whole kernel rows, without dilation on up to two spatial axes, or along lines.
 
 Arrays as in conv.py. As in conv_rows.py the input rows of a band are first copied side by side into a strip, and the
 taps of a kernel row share their pixels: a register tile has OB output channels by CB input channels by the KW taps of a
@@ -37,10 +37,12 @@ def channel_pairs(x, y):
 
 @functools.cache
 def tile_end_of(OB: int, CB: int, KW: int, vectors: int, PAIR: int):
-    """The function that ends the trees over the bands of a tile, which wait from `slot` on, and writes the result."""
+    """The function that ends the trees over the bands of a tile, which wait from `slot` on, and writes the result: that
+    of the taps `first`, `first + apart` ... of kernel row r.
+    """
 
     @inner
-    def tile_end(part, o, c, r, slots, slot, level, bands):
+    def tile_end(part, o, c, r, first, apart, slots, slot, level, bands):
         for v in range(vectors):
             store(slots, slot + v * LANES, total(slots, slot + v * LANES, level, bands))
         for m in range(OB):
@@ -48,7 +50,7 @@ def tile_end_of(OB: int, CB: int, KW: int, vectors: int, PAIR: int):
                 for n in range(CB):
                     for s in range(KW):
                         value = slots[slot + ((m * CB + n) * KW + s) * PAIR + p]
-                        part[PAIR * (o + m) + p, c + n, 0, r, s] = value
+                        part[PAIR * (o + m) + p, c + n, 0, r, first + s * apart] = value
 
     return tile_end
 
@@ -154,7 +156,7 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, stride: i
                 for j in range(over_c):
                     c = min(j * CB, CG - CB)
                     for r in range(KH):
-                        tile_end(part[b, p], o, c, r, slots, slot, level, min(span, bands - p * span))
+                        tile_end(part[b, p], o, c, r, 0, 1, slots, slot, level, min(span, bands - p * span))
                         slot += vectors * LANES
 
     return gradient_rows
@@ -162,8 +164,11 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, stride: i
 
 @functools.cache
 def gradient_lines_of(OB: int, CB: int, KW: int, pairs: bool):
-    """The same for images of one spatial axis, whose bands are 64 positions: the strip is what a band sees, with zeros
+    """The same for images of one spatial axis, of kernels KW wide or wider: the strip is what a band sees, with zeros
     where that is outside the image. A product with such a zero adds nothing that rule 3 would see.
+
+    A strip has what each phase of the stride sees, one phase after the other, so a tile's KW taps, a stride apart, see
+    neighbors there.
     """
     count = OB * CB * KW
     zeros, run = zeros_of(count), sliding_tile(OB, CB, KW, 0, 0)
@@ -172,14 +177,17 @@ def gradient_lines_of(OB: int, CB: int, KW: int, pairs: bool):
     tile_end = tile_end_of(OB, CB, KW, vectors, PAIR)
 
     @kernel(f"weight gradient lines {OB}x{CB}, kernel width {KW}{', pairs' * pairs}")
-    def gradient_lines(dy, x, part, strips, scratch, images, groups, band, before, chunks, known, norm):
-        """part[b] (O, C/group, 1, 1, KW) = the gradient of block b; dy (block, O or O / 2, 1, 1, W, lane).
+    def gradient_lines(
+        dy, x, part, strips, scratch, places, images, groups, band, stride, reach, room, before, chunks, known, norm
+    ):
+        """part[b] (O, C/group, 1, 1, K) = the gradient of block b; dy (block, O or O / 2, 1, 1, W, lane).
 
-        A unit of work is a chunk of the tiles over O. strips (threads, C/group * (band + KW - 1) * 16) is room for the
-        input under a band, scratch (threads, slots) for waiting sums.
+        A window sees `reach` pixels. places (tiles, 3): see tiles.line_places. A unit of work is a chunk of the tiles
+        over O. strips (threads, C/group * stride * `room` * 16) is for the input under a band, `room` for a phase,
+        scratch (threads, slots) for waiting sums.
         """
         B, O, Q, W, CG = dy.shape[0], dy.shape[1], dy.shape[4], x.shape[4], part.shape[2]
-        OG, y_c = O // groups, stride_of(dy, 1)
+        OG, y_c, x_c = O // groups, stride_of(dy, 1), stride * room * LANES
         over_o, over_c, bands = (OG + OB - 1) // OB, (CG + CB - 1) // CB, (Q + band - 1) // band
         for u in prange(B * groups * chunks):
             u = np.int64(u)
@@ -188,33 +196,38 @@ def gradient_lines_of(OB: int, CB: int, KW: int, pairs: bool):
             strip, slots = strips[get_thread_id()], scratch[get_thread_id()]
             lanes = PAIR * min(LANES // PAIR, images - b * LANES)
             first, last = chunk * over_o // chunks, (chunk + 1) * over_o // chunks
-            level = (last - first) * over_c * vectors * LANES
+            level = (last - first) * over_c * len(places) * vectors * LANES
             for t in range(bands):
                 pixels = min(band, Q - t * band)
-                seen = pixels + KW - 1
+                left, seen = t * band * stride - before, (pixels - 1) * stride + reach
                 for c in range(CG):
                     x_at = b * stride_of(x, 0) + (g * CG + c) * stride_of(x, 1)
-                    for w in range(seen):
-                        place = t * band - before + w
-                        v = splat(np.float32(0))
-                        if 0 <= place < W:
-                            v = read(x, x_at + place * LANES, known, g * CG + c, norm)
-                        store(strip, (c * seen + w) * LANES, interleave(v, v) if pairs else v)
+                    for phase in range(min(stride, seen)):
+                        to = c * x_c + phase * room * LANES
+                        for place in range(left + phase, left + seen, stride):
+                            v = splat(np.float32(0))
+                            if 0 <= place < W:
+                                v = read(x, x_at + place * LANES, known, g * CG + c, norm)
+                            store(strip, to, interleave(v, v) if pairs else v)
+                            to += LANES
                 slot = 0
                 for i in range(first, last):
                     o = g * OG + min(i * OB, OG - OB)
                     y_at = b * stride_of(dy, 0) + o * y_c + t * band * LANES
                     for j in range(over_c):
-                        x_at = min(j * CB, CG - CB) * seen * LANES
-                        acc = run(zeros(), pixels, dy, y_at, y_c, strip, x_at, seen * LANES)
-                        acc = acc if lanes == LANES else masked(acc, lanes)
-                        push_all(slots, slot, level, t, acc)
-                        slot += vectors * LANES
+                        x_at = min(j * CB, CG - CB) * x_c
+                        for k in range(len(places)):
+                            at = x_at + (places[k, 1] * room + places[k, 2]) * LANES
+                            acc = run(zeros(), pixels, dy, y_at, y_c, strip, at, x_c)
+                            acc = acc if lanes == LANES else masked(acc, lanes)
+                            push_all(slots, slot, level, t, acc)
+                            slot += vectors * LANES
             slot = 0
             for i in range(first, last):
                 for j in range(over_c):
                     o, c = g * OG + min(i * OB, OG - OB), min(j * CB, CG - CB)
-                    tile_end(part[b], o, c, 0, slots, slot, level, bands)
-                    slot += vectors * LANES
+                    for k in range(len(places)):
+                        tile_end(part[b], o, c, 0, places[k, 0], stride, slots, slot, level, bands)
+                        slot += vectors * LANES
 
     return gradient_lines

@@ -113,21 +113,26 @@ class NumbaConv(NumbaDense):
         c = window3d(window)
         sizes = outputs // groups, channels, *c.kernel
         awaited = False
-        if c.dilation == (1, 1, 1) and c.kernel[0] == c.input[0] == c.output[0] == 1 and c.before[0] == 0:
-            line = len(window.input) == 1 and c.output[2] > BAND
-            if groups > 1 and channels == 1 and sizes[0] < 4 and tiles.fits_registers(math.prod(c.kernel)) and not line:
-                if self._map_weight_gradient(dy, x, c, out):
-                    return
-                awaited = True
-            outside = tiles.outside(c.input[2], c.before[2], c.output[2], c.stride[2], c.kernel[2])
-            pairs = tiles.fills_half(dy.images) and sizes[0] % 2 == 0
-            row_tile = tiles.gradient_row_tile(*sizes[:2], c.kernel[2], c.output[2], outside, c.stride[2], pairs)
+        if c.kernel[0] == c.input[0] == c.output[0] == 1 and c.before[0] == 0:
+            pairs, settings = tiles.fills_half(dy.images) and sizes[0] % 2 == 0, (dy, x, c, groups, out)
+            is_line, row_tile = len(window.input) == 1, None
             # Under a stride the rows that no window sees would be copied in vain.
-            dense_rows = c.stride[1] <= c.kernel[1] and not (line and c.stride[2] > 1)
-            if row_tile and dense_rows and not awaited:
-                if self._row_weight_gradient(row_tile, pairs, line, outside, dy, x, c, groups, out):
+            if c.dilation == (1, 1, 1) and c.stride[1] <= c.kernel[1] and not (is_line and c.output[2] > BAND):
+                if groups > 1 and channels == 1 and sizes[0] < 4 and tiles.fits_registers(math.prod(c.kernel)):
+                    if self._map_weight_gradient(dy, x, c, out):
+                        return
+                    awaited = True
+                outside = tiles.outside(c.input[2], c.before[2], c.output[2], c.stride[2], c.kernel[2])
+                row_tile = tiles.gradient_row_tile(*sizes[:2], c.kernel[2], c.output[2], outside, c.stride[2], pairs)
+            if row_tile and not awaited:
+                if self._row_weight_gradient(row_tile, pairs, outside, *settings):
                     return
                 awaited = True
+            elif is_line and not awaited:
+                line_tile = tiles.gradient_line_tile(*sizes[:2], c.kernel[2], c.stride[2], c.dilation[2], pairs)
+                if line_tile and self._line_weight_gradient(line_tile, pairs, *settings):
+                    return
+                awaited = line_tile is not None
         c = window3d(window, rows=True)
         kernel, output = c.kernel, c.output
         sizes = outputs // groups, channels, *kernel
@@ -179,47 +184,64 @@ class NumbaConv(NumbaDense):
         return True
 
     def _row_weight_gradient(
-        self, tile, pairs: bool, line: bool, outside, dy: Batch, x: Batch, c: Window3d, groups: int, out: Array
+        self, tile, pairs: bool, outside, dy: Batch, x: Batch, c: Window3d, groups: int, out: Array
     ) -> bool:
-        """The weight gradient by whole kernel rows, or along a `line` of several bands, with tiles of (OB, CB), OB
-        counting pairs of channels if there are any; False if its kernels are still being compiled.
+        """The weight gradient by whole kernel rows, with tiles of (OB, CB), OB counting pairs of channels if there are
+        any; False if its kernel is still being compiled.
         """
         channels, (_, height, width) = out.shape[1], c.kernel
         data, reading = self._reading(x)
-        gradient, launches = deep(self._data(dy)), list[tuple]()
+        gradient = deep(self._data(dy))
         blocks, outputs, pair = len(gradient), len(out) // groups, 2 if pairs else 1
         over_o, over_c = -(-outputs // pair // tile[0]), -(-channels // tile[1])
-        band = BAND if line else rows_per_band(c.output[2])
-        bands = -(-c.output[2 if line else 1] // band)
+        band = rows_per_band(c.output[2])
+        bands = -(-c.output[1] // band)
         units = -(-UNITS_PER_THREAD * self.threads // (blocks * groups))
-        span = bands if line else tiles.bands_together(bands, units)
+        span = tiles.bands_together(bands, units)
         parts = -(-bands // span)
         chunks = min(over_o, -(-units // parts))
         slot = -(-math.prod(tile) * width * pair // LANES) * LANES
         scratch = self._empty((self.threads, sums.levels(span) * -(-over_o // chunks) * over_c * height * slot))
         part = self._empty((blocks, parts, len(out), channels, *c.kernel))
-        border: tuple
-        if line:
-            if pairs:
-                gradient = self._empty((blocks, len(out) // 2, *gradient.shape[2:]))
-                launches.append((gradient_rows.channel_pairs, flat(self._data(dy)), flat(gradient)))
-            strips = self._empty((self.threads, channels * (band + width - 1) * LANES))
-            kernel, border = gradient_rows.gradient_lines_of(*tile, width, pairs), (c.before[2], chunks)
-            launches.append(
-                (kernel, gradient, deep(data), part[:, 0], strips, scratch, dy.images, groups, band, *border, *reading)
-            )
-        else:
-            rows = (min(c.input[1], (n * band - 1) * c.stride[1] + height) for n in (span, 1))
-            room = tiles.strip_rows(channels, c.input[2], *rows)
-            strips = self._empty((self.threads, channels * room * c.input[2] * LANES))
-            most = min(outputs // 2, (-(-over_o // chunks) + 1) * tile[0]) if pairs else 0
-            paired = self._empty((self.threads, most * band * c.output[2] * LANES))
-            kernel = gradient_rows.gradient_rows_of(*tile, width, *outside, c.stride[2], pairs)
-            sizes = dy.images, groups, band, span, c.stride[1], c.before, chunks, room
-            launches.append((kernel, gradient, deep(data), part, strips, paired, scratch, *sizes, *reading))
-        if not self._try(*launches):
+        rows = (min(c.input[1], (n * band - 1) * c.stride[1] + height) for n in (span, 1))
+        room = tiles.strip_rows(channels, c.input[2], *rows)
+        strips = self._empty((self.threads, channels * room * c.input[2] * LANES))
+        most = min(outputs // 2, (-(-over_o // chunks) + 1) * tile[0]) if pairs else 0
+        paired = self._empty((self.threads, most * band * c.output[2] * LANES))
+        kernel = gradient_rows.gradient_rows_of(*tile, width, *outside, c.stride[2], pairs)
+        numbers = dy.images, groups, band, span, c.stride[1], c.before, chunks, room
+        if not self._try((kernel, gradient, deep(data), part, strips, paired, scratch, *numbers, *reading)):
             return False
         self._block_tree(part.reshape(blocks, parts, -1), out.reshape(-1))
+        return True
+
+    def _line_weight_gradient(
+        self, tile, pairs: bool, dy: Batch, x: Batch, c: Window3d, groups: int, out: Array
+    ) -> bool:
+        """The same of images of one axis, with tiles of (OB, CB, taps)."""
+        channels, width, stride = out.shape[1], c.kernel[2], c.stride[2]
+        data, reading = self._reading(x)
+        gradient, launches = deep(self._data(dy)), list[tuple]()
+        blocks, pair = len(gradient), 2 if pairs else 1
+        places = tiles.line_places(width, stride, c.dilation[2], tile[2])
+        over_o, over_c = -(-len(out) // groups // pair // tile[0]), -(-channels // tile[1])
+        chunks = min(over_o, -(-UNITS_PER_THREAD * self.threads // (blocks * groups)))
+        slot = len(places) * -(-math.prod(tile) * pair // LANES) * LANES
+        levels = sums.levels(-(-c.output[2] // BAND))
+        scratch = self._empty((self.threads, levels * -(-over_o // chunks) * over_c * slot))
+        part = self._empty((blocks, *out.shape[:2], *c.kernel))
+        if pairs:
+            gradient = self._empty((blocks, len(out) // 2, *gradient.shape[2:]))
+            launches.append((gradient_rows.channel_pairs, flat(self._data(dy)), flat(gradient)))
+        reach = (width - 1) * c.dilation[2] + 1
+        room = -(-((min(BAND, c.output[2]) - 1) * stride + reach) // stride)
+        strips = self._empty((self.threads, channels * stride * room * LANES))
+        kernel, border = gradient_rows.gradient_lines_of(*tile, pairs), (c.before[2], chunks)
+        numbers = dy.images, groups, BAND, stride, reach, room, *border
+        launches.append((kernel, gradient, deep(data), part, strips, scratch, places, *numbers, *reading))
+        if not self._try(*launches):
+            return False
+        self._block_tree(part.reshape(blocks, 1, -1), out.reshape(-1))
         return True
 
     def _block_tree(self, part: np.ndarray, out: np.ndarray) -> None:

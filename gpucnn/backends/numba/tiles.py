@@ -52,11 +52,13 @@ def general(every: Mapping[int, Sequence[_Tile]], *sizes: int) -> _Tile:
 def _cycles(scalars: int, vectors: int, taps: int = 3) -> float:
     """Cycles of one step of a tile of `scalars` by `vectors` accumulators, fitted to measurements.
 
-    The multiply-adds, of which eight must be in flight; a share of each load, larger for vectors, which come from the
-    second-level cache once for all taps of a row; and a penalty for tiles that fill the registers.
+    The multiply-adds, of which eight must be in flight, or the loads of vectors; a share of each load, larger for
+    vectors, which come from the second-level cache once for all taps of a row; and a penalty for tiles that fill the
+    registers.
     """
     products = scalars * vectors
-    return max(products / 2, 4) + 0.1 * scalars + 0.75 * vectors / max(taps, 1) + (1.2 if products > 20 else 0)
+    work = max(products / 2, 4, 1.2 * vectors)
+    return work + 0.1 * scalars + 0.75 * vectors / max(taps, 1) + (1.2 if products > 20 else 0)
 
 
 @functools.cache
@@ -129,7 +131,8 @@ def row_tile(
 
     def cost(tile):
         ob, qb = tile
-        # Under a stride each tap reads pixels of its own, from the second cache unless a square kernel's stay in the first.
+        # Under a stride each tap reads pixels of its own, from the second cache unless a square kernel's fit in the
+        # first.
         far = channels * width * ((qb - 1) * stride + width) * LANES * 4 > _FIRST_CACHE
         loads = 0.1 * ob * width + (0.1 * (qb + width - 1) if stride == 1 else (0.5 if far else 0.2) * qb * width)
         return math.ceil(outputs / ob) * (pixels // qb) * (max(ob * qb / 2, 4) * width + loads)
@@ -216,16 +219,55 @@ def gradient_row_tile(
     # A single tap under a stride does not pay for copying what lies between.
     if min(outside) < 0 or max(outside) >= width or ends > pixels or stride > min(2, width):
         return None
-    outputs //= 2 if pairs else 1
+    every = _gradient_tiles(outputs // 2 if pairs else outputs, channels, width)
+    return min(every, key=lambda tile: every[tile], default=None)
 
-    def cost(tile):
-        ob, cb = tile
-        trees = math.ceil(ob * cb * width / 16) * _TREE_CYCLES
-        steps = max(ob * cb * width / 2, 4) + 0.3 * ob + 0.7 * cb
+
+def _gradient_tiles(outputs: int, channels: int, taps: int) -> dict[tuple[int, int], float]:
+    """The cycles that tiles (OB, CB) of so many taps take for all of the outputs and channels over a band."""
+
+    def cycles(ob, cb):
+        trees = math.ceil(ob * cb * taps / 16) * _TREE_CYCLES
+        steps = max(ob * cb * taps / 2, 4) + 0.3 * ob + 0.7 * cb
         return math.ceil(outputs / ob) * math.ceil(channels / cb) * (BAND * steps + trees)
 
-    tiles = _GRADIENT_ROWS[accumulators()].get(width, ())
-    return min((t for t in tiles if t[0] <= outputs and t[1] <= channels), key=cost, default=None)
+    fitting = _GRADIENT_ROWS[accumulators()].get(taps, ())
+    return {(ob, cb): cycles(ob, cb) for ob, cb in fitting if ob <= outputs and cb <= channels}
+
+
+@functools.cache
+def gradient_line_tile(
+    outputs: int, channels: int, width: int, stride: int, dilation: int, pairs: bool
+) -> tuple[int, int, int] | None:
+    """(OB, CB, taps) for the weight gradient of `outputs` by `channels` along a line; None if none fits.
+
+    With `pairs` OB counts pairs of channels.
+    """
+    found = {
+        (*tile, taps): cycles * len(line_places(width, stride, dilation, taps))
+        for taps in _GRADIENT_ROWS[accumulators()]
+        if len(line_places(width, stride, dilation, taps))
+        for tile, cycles in _gradient_tiles(outputs // 2 if pairs else outputs, channels, taps).items()
+    }
+    return min(found, key=lambda tile: found[tile], default=None)
+
+
+@functools.cache
+def line_places(width: int, stride: int, dilation: int, taps: int) -> np.ndarray:
+    """How tiles of `taps` taps cover a kernel along a line: int64 (tiles, 3), the first tap of each, and the phase of
+    the stride that it sees, and where in that. No tiles if the taps do not see neighbors there.
+
+    The last tile of a phase overlaps the one before.
+    """
+    places: list[tuple[int, int, int]] = []
+    if taps == 1:
+        places = [(t, t * dilation % stride, t * dilation // stride) for t in range(width)]
+    elif dilation == 1 and taps <= width // stride:
+        for phase in range(stride):
+            count = len(range(phase, width, stride))
+            firsts = (min(first, count - taps) for first in range(0, count, taps))
+            places += [(phase + first * stride, phase, first) for first in firsts]
+    return np.array(places, np.int64).reshape(-1, 3)
 
 
 def strip_rows(channels: int, line: int, rows: int, least: int) -> int:
