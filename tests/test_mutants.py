@@ -110,6 +110,15 @@ def line(b):
     return {"dw": b.host(dw)}
 
 
+def strided_line(b):
+    """A kernel wider than any tile, of uneven phases."""
+    win = window((300,), 11, stride=2, padding=5)
+    x, dy = b.pack(numbers("random", 19, 2, 300)), b.pack(numbers("random", 19, 4, *win.output, seed=1))
+    dw = b.zeros((4, 2, 11))
+    b.conv_weight_gradient(dy, x, win, 1, dw)
+    return {"dw": b.host(dw)}
+
+
 def pooled_biases(b):
     pool, shape = window((14, 10), 2, stride=2), (19, 2, 7, 5)
     y, where = b.max_pool(b.pack(numbers("random", 19, 2, 14, 10)), pool)
@@ -321,6 +330,14 @@ CHANGES = [
         shared_blocks,
     ),
     Change(
+        "the last tile of a phase takes the taps of the one before",
+        "numba",
+        "gpucnn/backends/numba/tiles.py",
+        "firsts = (min(first, count - taps) for first in range(0, count, taps))",
+        "firsts = (min(first, count - taps) // taps * taps for first in range(0, count, taps))",
+        strided_line,
+    ),
+    Change(
         "a row above the image read under a stride",
         "numba",
         NUMBA + "gradient_rows.py",
@@ -372,8 +389,8 @@ CHANGES = [
         "bands of a line too long",
         "numba",
         "gpucnn/backends/numba/conv.py",
-        "band = BAND if line",
-        "band = 2 * BAND if line",
+        "from gpucnn.arithmetic.sums import BAND\n",
+        "from gpucnn.arithmetic import sums as orders\n\nBAND = 2 * orders.BAND\n",
         line,
     ),
     Change(

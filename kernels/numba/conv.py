@@ -9,6 +9,9 @@ product, in order, it loads QB vectors, broadcasts OB weights and issues OB * QB
 fma chain of rule 2, with enough independent chains to fill the pipeline. Where the kernel reaches over the image's left
 or right edge the outside pixels are read as zero; outside rows are skipped: rule 2's final + 0.0 makes both the same
 bits.
+
+Up to 8 images leave half of the lanes empty. With `pairs` a vector then holds two output channels of 8 images, lane
+2n + p for channel p of image n: a weight of the tile is two floats. The chain of each output is the same.
 """
 
 import functools
@@ -16,7 +19,16 @@ import functools
 import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
 from gpucnn.kernels.numba.register_tiles import broadcast_tile, keep_first_of, lane_trees_of, product_tile, zeros_of
-from gpucnn.kernels.numba.simd import LANES, splat, store
+from gpucnn.kernels.numba.simd import (
+    LANES,
+    add,
+    first_of_pairs,
+    load,
+    second_of_pairs,
+    splat,
+    splat_pair,
+    store,
+)
 from gpucnn.kernels.numba.sums import push_all_of, total
 from gpucnn.kernels.numba.team import get_thread_id, prange
 from gpucnn.kernels.numba.vectors import biased, largest_of_four, rectified
@@ -55,22 +67,60 @@ def pack(w, packed, g, OB, tile):
 
 
 @functools.cache
-def conv_of(OB: int, QB: int, KW: int, dense_row: bool, packs: bool):
-    """The forward kernel with tiles of OB output channels by QB pixels; O/group >= OB and W of the output >= QB.
+def finish_of(OB: int, QB: int, pairs: bool):
+    """The function that writes a tile of OB output channels, or pairs of them, by QB pixels."""
+    if pairs:
+
+        @inner
+        def finish(acc, bias, o, y, at, y_c, y_w, relu, other, adds):
+            """y = (acc + bias) + 0, +0 in the lanes without an image; ReLU of it if `relu`; plus `other` if `adds`."""
+            nothing = splat(np.float32(0))
+            for i in range(OB):
+                b = splat_pair(bias, o + 2 * i)
+                for j in range(QB):
+                    v, place = biased(acc[i * QB + j], b, relu), at + 2 * i * y_c + j * y_w
+                    first, second = first_of_pairs(v, nothing), second_of_pairs(v, nothing)
+                    if adds:
+                        first, second = add(first, load(other, place)), add(second, load(other, place + y_c))
+                    store(y, place, first)
+                    store(y, place + y_c, second)
+    else:
+
+        @inner
+        def finish(acc, bias, o, y, at, y_c, y_w, relu, other, adds):
+            """y = (acc + bias) + 0, and ReLU of it if `relu`; plus `other` if `adds`."""
+            for i in range(OB):
+                b = splat(bias[o + i])
+                for j in range(QB):
+                    v, place = biased(acc[i * QB + j], b, relu), at + i * y_c + j * y_w
+                    store(y, place, add(v, load(other, place)) if adds else v)
+
+    return finish
+
+
+@functools.cache
+def conv_of(OB: int, QB: int, KW: int, dense_row: bool, packs: bool, pairs: bool):
+    """The forward kernel with tiles of OB output channels, or pairs of them, by QB pixels; O/group >= WB, the output
+    channels of a tile, and W of the output >= QB.
 
     KW is the kernel's width, or 0 for one that is read from the arrays; `dense_row`: neighboring pixels of
     the output see neighboring vectors of the input (stride 1). Both being constants spares a third of the
     instructions. With `packs` the weights are first laid out as the tiles read them, which pays where each is read
-    often.
+    often, and always for pairs.
     """
-    zeros = zeros_of(OB * QB)
-    step, edge_step = broadcast_tile(OB, QB, w_row=1 if packs else None, x_column=LANES if dense_row else None)
+    WB = 2 * OB if pairs else OB
+    zeros, finish = zeros_of(OB * QB), finish_of(OB, QB, pairs)
+    step, edge_step = broadcast_tile(
+        OB, QB, w_row=WB // OB if packs else None, x_column=LANES if dense_row else None, pairs=pairs
+    )
 
     @inner
-    def conv_row(x, w, bias, y, block, g, d, h, first_tile, last_tile, kernel, stride, dilation, before, relu):
+    def conv_row(
+        x, w, bias, y, other, adds, block, g, d, h, first_tile, last_tile, kernel, stride, dilation, before, relu
+    ):
         """Row (d, h) of the output maps whose tiles are first_tile..last_tile - 1 of group g.
 
-        w is (tiles, terms, OB) if packed, else (group, O/group, C/group, *K).
+        w is (tiles, terms, WB) if packed, else (group, O/group, C/group, *K).
         """
         OG, CG, KD, KH = kernel[0], kernel[1], kernel[2], kernel[3]
         width = KW if KW else kernel[4]
@@ -84,7 +134,7 @@ def conv_of(OB: int, QB: int, KW: int, dense_row: bool, packs: bool):
         y_first = block * stride_of(y, 0) + g * OG * y_c + d * stride_of(y, 2) + h * stride_of(y, 3)
         x_step, x_tap = stride[2] * x_w, dilation[2] * x_w
         if packs:
-            w_o, w_w, w_r = 1, OB, width * OB
+            w_o, w_w, w_r = 1, WB, width * WB
             w_d, w_c = KH * w_r, KD * KH * w_r
         else:
             w_o, w_c, w_d, w_r, w_w = (
@@ -95,7 +145,7 @@ def conv_of(OB: int, QB: int, KW: int, dense_row: bool, packs: bool):
                 stride_of(w, 5),
             )
         for tile in range(first_tile, last_tile):
-            o = min(tile * OB, OG - OB)
+            o = min(tile * WB, OG - WB)
             w_first = tile * CG * w_c if packs else g * stride_of(w, 0) + o * w_o
             for q in range(0, Q, QB):
                 q = min(q, Q - QB)
@@ -126,16 +176,16 @@ def conv_of(OB: int, QB: int, KW: int, dense_row: bool, packs: bool):
                                         left = column + s * dilation[2]
                                         edge = 0, 0, 0, left, stride[2], W
                                         acc = edge_step(acc, w, ws, w_o, x, xs, 0, x_step, *edge)
-                for i in range(OB):
-                    b = splat(bias[g * OG + o + i])
-                    for j in range(QB):
-                        store(y, y_first + (o + i) * y_c + (q + j) * y_w, biased(acc[i * QB + j], b, relu))
+                finish(acc, bias, g * OG + o, y, y_first + o * y_c + q * y_w, y_c, y_w, relu, other, adds)
 
     rows = "dense" if dense_row else "strided"
 
-    @kernel(f"conv {OB}x{QB}, kernel width {KW or 'any'}, {rows} rows, {'packed' if packs else 'plain'} weights")
-    def conv(x, w, bias, y, packed, stride, dilation, before, relu, chunks):
-        """y = x correlated with w, plus bias (O,); packed (group, tiles, terms, OB) is room for the weights.
+    name = f"conv {OB}x{QB}, kernel width {KW or 'any'}, {rows} rows, {'packed' if packs else 'plain'} weights"
+
+    @kernel(name + ", pairs" * pairs)
+    def conv(x, w, bias, y, packed, stride, dilation, before, relu, other, adds, chunks):
+        """y = x correlated with w, plus bias (O,); packed (group, tiles, terms, WB) is room for the weights. `other`
+        lies as y does.
 
         Each row's tiles are cut into `chunks` units of work.
         """
@@ -145,7 +195,7 @@ def conv_of(OB: int, QB: int, KW: int, dense_row: bool, packs: bool):
         if packs:
             for u in prange(G * tiles):
                 u = np.int64(u)
-                pack(w, packed[u // tiles, u % tiles], u // tiles, OB, u % tiles)
+                pack(w, packed[u // tiles, u % tiles], u // tiles, WB, u % tiles)
         for u in prange(B * G * D * H * chunks):
             u = np.int64(u)
             rest, chunk = u // chunks, u % chunks
@@ -154,7 +204,8 @@ def conv_of(OB: int, QB: int, KW: int, dense_row: bool, packs: bool):
             b, g = rest // G, rest % G
             first, last = chunk * tiles // chunks, (chunk + 1) * tiles // chunks
             weights = packed[g] if packs else w
-            conv_row(x, weights, bias, y, b, g, d, h, first, last, kernel, stride, dilation, before, relu)
+            ends = y, other, adds
+            conv_row(x, weights, bias, *ends, b, g, d, h, first, last, kernel, stride, dilation, before, relu)
 
     return conv
 

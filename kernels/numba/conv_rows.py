@@ -7,31 +7,18 @@ QB + KW - 1 input pixels under a kernel row once for all its KW taps. Taps outsi
 well as rows: at the borders of small maps they are a seventh of the work. A depthwise convolution reads its maps where
 they are.
 
-Up to 8 images leave half of the lanes empty. With `pairs` a vector then holds two output channels of 8 images, lane
-2n + p for channel p of image n: the strip has each value twice, and a weight of the tile is two floats. The chain of
-each output is the same.
+With `pairs`, see conv.py, the strip has each value twice.
 """
 
 import functools
 
 import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
-from gpucnn.kernels.numba.conv import pack, stride_of, taps_inside
+from gpucnn.kernels.numba.conv import finish_of, pack, stride_of, taps_inside
 from gpucnn.kernels.numba.norm import read
 from gpucnn.kernels.numba.register_tiles import row_tile, zeros_of
-from gpucnn.kernels.numba.simd import (
-    LANES,
-    add,
-    first_of_pairs,
-    interleave,
-    load,
-    second_of_pairs,
-    splat,
-    splat_pair,
-    store,
-)
+from gpucnn.kernels.numba.simd import LANES, interleave, store
 from gpucnn.kernels.numba.team import get_thread_id, prange
-from gpucnn.kernels.numba.vectors import biased
 
 
 @functools.cache
@@ -78,6 +65,7 @@ def conv_rows_of(
     `copies` C/group is 1 and there is no strip.
     """
     zeros, fill, WB = zeros_of(OB * QB), fill_of(pairs), 2 * OB if pairs else OB
+    finish = finish_of(OB, QB, pairs)
     inside = row_tile(OB, QB, KW, 0, 0, stride, pairs)
     first_tile = row_tile(OB, QB, KW, left, right if alone else 0, stride, pairs)
     last_tile = row_tile(OB, QB, KW, 0, right, stride, pairs)
@@ -101,32 +89,6 @@ def conv_rows_of(
             if q == Q - QB:
                 return last_tile(*arguments)
             return inside(*arguments)
-
-    if pairs:
-
-        @inner
-        def finish(acc, bias, o, y, at, y_c, y_w, relu, other, adds):
-            """y = (acc + bias) + 0, +0 in the lanes without an image; ReLU of it if `relu`; plus `other` if `adds`."""
-            nothing = splat(np.float32(0))
-            for i in range(OB):
-                b = splat_pair(bias, o + 2 * i)
-                for j in range(QB):
-                    v, place = biased(acc[i * QB + j], b, relu), at + 2 * i * y_c + j * y_w
-                    first, second = first_of_pairs(v, nothing), second_of_pairs(v, nothing)
-                    if adds:
-                        first, second = add(first, load(other, place)), add(second, load(other, place + y_c))
-                    store(y, place, first)
-                    store(y, place + y_c, second)
-    else:
-
-        @inner
-        def finish(acc, bias, o, y, at, y_c, y_w, relu, other, adds):
-            """y = (acc + bias) + 0, and ReLU of it if `relu`; plus `other` if `adds`."""
-            for i in range(OB):
-                b = splat(bias[o + i])
-                for j in range(QB):
-                    v, place = biased(acc[i * QB + j], b, relu), at + i * y_c + j * y_w
-                    store(y, place, add(v, load(other, place)) if adds else v)
 
     name = f"conv rows {OB}x{QB}, kernel width {KW}, {left} and {right} outside, stride {stride}"
     name += ", alone" * alone + ", copied" * copies + ", pairs" * pairs

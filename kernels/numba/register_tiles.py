@@ -63,8 +63,16 @@ def keep_first_of(count: int):
 
 
 @functools.cache
-def broadcast_tile(rows: int, columns: int, lines: int = 1, w_row: int | None = None, x_column: int | None = None):
-    """Two steps of a tile acc[i * pixels + j] = fma(x_j, w_i, acc[i * pixels + j]), w_i one float for all lanes.
+def broadcast_tile(
+    rows: int,
+    columns: int,
+    lines: int = 1,
+    w_row: int | None = None,
+    x_column: int | None = None,
+    pairs: bool = False,
+):
+    """Two steps of a tile acc[i * pixels + j] = fma(x_j, w_i, acc[i * pixels + j]), w_i one float for all lanes; with
+    `pairs` two, for the even and the odd lanes, and x_j the first 8 lanes of what is read, each twice.
 
     The tile's pixels are `lines` image lines of `columns` each, j = line * columns + column.
     `step(acc, w, wi, w_row, x, xi, x_line, x_column)`: w_i = w.base[wi + i * w_row] and
@@ -75,6 +83,7 @@ def broadcast_tile(rows: int, columns: int, lines: int = 1, w_row: int | None = 
     """
     pixels = lines * columns
     accumulators = types.UniTuple(vec, rows * pixels)
+    twice = ir.Constant(ir.VectorType(_i32, LANES), [lane // 2 for lane in range(LANES)])
 
     def tile(context, builder, s, v, read):
         acc, w, wi, row, x, xi, x_line, column = v[:8]
@@ -88,8 +97,11 @@ def broadcast_tile(rows: int, columns: int, lines: int = 1, w_row: int | None = 
             start = builder.gep(first, [builder.mul(x_line, _i64(line))])
             for j in range(columns):
                 xs.append(read(builder.gep(start, [builder.mul(column, _i64(j))]), line, j))
+        if pairs:
+            xs = [builder.shuffle_vector(v, v, twice) for v in xs]
         for i in range(rows):
-            weight = _splat(builder, builder.load(builder.gep(weights, [builder.mul(row, _i64(i))])))
+            place = builder.gep(weights, [builder.mul(row, _i64(i))])
+            weight = _splat_pair(builder, place) if pairs else _splat(builder, builder.load(place))
             for j, xj in enumerate(xs):
                 t = i * pixels + j
                 acc = builder.insert_value(acc, builder.call(fma_of, [xj, weight, builder.extract_value(acc, t)]), t)

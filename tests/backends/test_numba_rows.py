@@ -164,7 +164,18 @@ def test_lines(length, width, padding, images, used):
 
 
 # Wide kernels in tiles of their taps, strides by phases, dilation tap by tap; the last reads nothing but padding.
-WIDE = [(8, 1, 1), (9, 1, 1), (16, 4, 1), (11, 2, 1), (5, 3, 1), (3, 4, 1), (3, 1, 2), (3, 1, 8), (4, 3, 2), (2, 1, 150)]
+WIDE = [
+    (8, 1, 1),
+    (9, 1, 1),
+    (16, 4, 1),
+    (11, 2, 1),
+    (5, 3, 1),
+    (3, 4, 1),
+    (3, 1, 2),
+    (3, 1, 8),
+    (4, 3, 2),
+    (2, 1, 150),
+]
 
 
 @pytest.mark.parametrize(("width", "stride", "dilation"), WIDE)

@@ -36,36 +36,31 @@ class NumbaConv(NumbaDense):
         return y
 
     def conv_input_gradient(self, dy: Batch, w: Array, window: Window, groups: int = 1) -> Batch:
-        return self._input_gradient(dy, w, window, groups, None)[0]
+        return self._input_gradient(dy, w, window, groups, None)
 
     def conv_input_gradient_add(self, dy: Batch, w: Array, window: Window, groups: int, other: Batch) -> Batch:
-        dx, added = self._input_gradient(dy, w, window, groups, other)
-        return dx if added else self.add(dx, other)
+        return self._input_gradient(dy, w, window, groups, other)
 
-    def _input_gradient(
-        self, dy: Batch, w: Array, window: Window, groups: int, other: Batch | None
-    ) -> tuple[Batch, bool]:
-        """The gradient, and whether `other` is in it."""
+    def _input_gradient(self, dy: Batch, w: Array, window: Window, groups: int, other: Batch | None) -> Batch:
+        """The gradient, plus `other` if it is not None."""
         if is_dense(window, groups):
-            flat = self.dense_input_gradient(dy.reshape(-1), w.reshape(len(w), -1))
-            return flat.reshape(w.shape[1], *window.input), False
+            dx = self.dense_input_gradient(dy.reshape(-1), w.reshape(len(w), -1)).reshape(w.shape[1], *window.input)
+            return dx if other is None else self.add(dx, other)
         channels = w.shape[1] * groups
         dx = self._maps(dy, channels, window.input)
         if groups == channels == len(w) and self._map_input_gradient(dy, w, window3d(window), dx):
-            return dx, False
+            return dx if other is None else self.add(dx, other)
         # (group, O/group, C/group, *K) as (group, C/group, O/group, *K): outputs become inputs.
         turned = w.reshape(groups, len(w) // groups, w.shape[1], *window3d(window).kernel).swapaxes(1, 2)
         target, nothing = deep(dx.data), np.zeros(channels, np.float32)
-        every = phases(window)
-        # Not under a stride: some of its kernels might be able to add, and others not.
-        addends, added = None if other is None or len(every) > 1 else deep(self._data(other)), False
-        for phase in every:
+        addends = None if other is None else deep(self._data(other))
+        for phase in phases(window):
             seen = slice(None), slice(None), *phase.pixels
             weights = turned[(slice(None), slice(None), slice(None), *phase.taps)]
             addend = None if addends is None else addends[seen]
             geometry = (1, 1, 1), phase.dilation, phase.before
-            added = self._correlate(dy, weights, nothing, target[seen], *geometry, False, addend)
-        return dx, added
+            self._correlate(dy, weights, nothing, target[seen], *geometry, False, addend)
+        return dx
 
     def conv_max_pool(
         self, x: Batch, w: Array, bias: Array | None, window: Window, groups: int, pool: Window

@@ -29,11 +29,12 @@ class NumbaCorrelation(NumbaBase):
             return self._data(x.x), (x.known, True)
         return self._data(x), AS_STORED
 
-    def _correlate(self, batch: Batch, w, bias, y, stride, dilation, before, relu: bool, other=None) -> bool:
+    def _correlate(self, batch: Batch, w, bias, y, stride, dilation, before, relu: bool, other=None) -> None:
         """Launch the forward kernel on views of y (block, C, D, H, W, lane) and w (group, O/group, C/group, *K).
 
-        Returns whether `other`, a map that lies as y does, was added.
+        `other`, if any, is a map that lies as y does, and is added.
         """
+        ends = relu, y if other is None else other, other is not None
         data, reading = self._reading(batch)
         x = deep(data)
         if x.shape[2:5] == y.shape[2:5] == w.shape[3:] == (1, 1, 1) and before == (0, 0, 0):
@@ -41,39 +42,45 @@ class NumbaCorrelation(NumbaBase):
             # each weight. No block may be stepped over, so the stride, which moves nothing here, is 1.
             x, reading = deep(self._data(batch)), AS_STORED
             x, y, stride = x.transpose(4, 1, 2, 3, 0, 5), y.transpose(4, 1, 2, 3, 0, 5), (1, 1, 1)
+            ends = relu, ends[1].transpose(4, 1, 2, 3, 0, 5), ends[2]
         outputs, width, launch = w.shape[1], w.shape[5], None
+        pairs = tiles.fills_half(batch.images) and outputs > 1
         if dilation == (1, 1, 1) and w.shape[3] == x.shape[2] == y.shape[2] == 1 and before[0] == 0:
             outside = tiles.outside(x.shape[4], before[2], y.shape[4], stride[2], width)
-            pairs = tiles.fills_half(batch.images) and outputs > 1
             tile = tiles.row_tile(outputs, w.shape[2], y.shape[4], width, outside, stride[2], pairs)
             if tile and x.strides[4] == LANES * 4:
-                launch = self._by_rows(tile, pairs, outside, x, reading, w, bias, y, stride, before, relu, other)
+                launch = self._by_rows(tile, pairs, outside, x, reading, w, bias, y, stride, before, ends)
         if launch is not None and self._try(launch):
-            return other is not None
+            return
         if reading is not AS_STORED:
             x = deep(self._data(batch))
         if launch is None:
-            ob, qb = tiles.broadcast_tile(outputs, y.shape[4], (x.shape[4], width, stride[2], before[2], dilation[2]))
+            row = x.shape[4], width, stride[2], before[2], dilation[2]
+            tile = tiles.broadcast_tile(outputs, y.shape[4], row)
             # A dense layer on few images reads each weight too rarely for packing to pay off.
-            packs = width > 1 or y.shape[0] * w.shape[0] * math.prod(y.shape[2:5]) >= _PACK_USES * qb
+            packs = width > 1 or y.shape[0] * w.shape[0] * math.prod(y.shape[2:5]) >= _PACK_USES * tile[1]
+            pairs = pairs and packs
+            tile = tiles.broadcast_tile(outputs // 2, y.shape[4], row) if pairs else tile
             common = width in WIDTHS and stride[2] == 1 and x.strides[4] == LANES * x.itemsize
-            choices = width if common or not packs else 0, common, packs
-            if self._try(self._by_pixels((ob, qb), choices, x, w, bias, y, stride, dilation, before, relu)):
-                return False
+            choices = width if common or not packs else 0, common, packs, pairs
+            if self._try(self._by_pixels(tile, choices, x, w, bias, y, stride, dilation, before, ends)):
+                return
         tile = tiles.general(tiles.GENERAL_BROADCAST, outputs, y.shape[4])
-        self._run(*self._by_pixels(tile, (0, False, True), x, w, bias, y, stride, dilation, before, relu))
-        return False
+        self._run(*self._by_pixels(tile, (0, False, True, False), x, w, bias, y, stride, dilation, before, ends))
 
-    def _by_pixels(self, tile, choices, x, w, bias, y, stride, dilation, before, relu: bool) -> tuple:
-        """The kernel of _correlate with tiles of (OB, QB), otherwise chosen as conv_of takes it, and its arguments."""
-        *_, packs = choices
-        number = -(-w.shape[1] // tile[0])
+    def _by_pixels(self, tile, choices, x, w, bias, y, stride, dilation, before, ends) -> tuple:
+        """The kernel of _correlate with tiles of (OB, QB), OB counting pairs of channels if there are any, otherwise
+        chosen as conv_of takes it, and its arguments.
+        """
+        *_, packs, pairs = choices
+        filters = 2 * tile[0] if pairs else tile[0]
+        number = -(-w.shape[1] // filters)
         rows = y.shape[0] * w.shape[0] * y.shape[2] * y.shape[3]
-        packed = self._empty((w.shape[0], number, math.prod(w.shape[2:]) if packs else 0, tile[0]))
+        packed = self._empty((w.shape[0], number, math.prod(w.shape[2:]) if packs else 0, filters))
         chunks = min(number, -(-UNITS_PER_THREAD * self.threads // max(rows, 1)))
-        return conv.conv_of(*tile, *choices), x, w, bias, y, packed, stride, dilation, before, relu, chunks
+        return conv.conv_of(*tile, *choices), x, w, bias, y, packed, stride, dilation, before, *ends, chunks
 
-    def _by_rows(self, tile, pairs: bool, outside, x, reading, w, bias, y, stride, before, relu: bool, other) -> tuple:
+    def _by_rows(self, tile, pairs: bool, outside, x, reading, w, bias, y, stride, before, ends) -> tuple:
         """The kernel of _correlate by whole kernel rows, with tiles of (OB, QB), OB counting pairs of channels if there
         are any, and its arguments.
         """
@@ -92,5 +99,4 @@ class NumbaCorrelation(NumbaBase):
         strips = self._empty((self.threads, strip))
         choices = {"stride": stride[2], "copies": copies, "pairs": pairs}
         kernel = conv_rows.conv_rows_of(ob, qb, width, *outside, qb == y.shape[4], **choices)
-        ends = relu, y if other is None else other, other is not None
         return kernel, x, w, bias, y, packed, strips, stride[1], before, *ends, depth, chunks, *reading
