@@ -67,6 +67,14 @@ def few_images(b):
     return {"y": b.conv(x, w, None, win).numpy(), "dw": b.host(dw)}
 
 
+def few_volumes(b):
+    """The same in kernels that do not work by whole rows."""
+    x, dy = b.pack(numbers("random", 7, 2, 3, 4, 5)), b.pack(numbers("random", 7, 4, 3, 4, 5, seed=1))
+    win, dw, w = window((3, 4, 5), 3, padding=1), b.zeros((4, 2, 3, 3, 3)), numbers("random", 4, 2, 3, 3, 3, seed=2)
+    b.conv_weight_gradient(dy, x, win, 1, dw)
+    return {"y": b.conv(x, b.array(w), None, win).numpy(), "dw": b.host(dw)}
+
+
 def shared_blocks(b):
     """More channels and bands than threads, and a block more, on numba."""
     x, dy = b.pack(numbers("random", 40, 2, 32, 32)), b.pack(numbers("random", 40, 32, 32, 32, seed=1))
@@ -303,6 +311,14 @@ CHANGES = [
         "first_of_pairs, second_of_pairs = ",
         "second_of_pairs, first_of_pairs = ",
         few_images,
+    ),
+    Change(
+        "the channels of a pair exchanged in a weight gradient",
+        "numba",
+        NUMBA + "register_tiles.py",
+        "[lane // 2 + second * (lane % 2) for lane in range(LANES)]",
+        "[lane // 2 + second * ((lane + 1) % 2) for lane in range(LANES)]",
+        few_volumes,
     ),
     Change(
         "images of pairs of channels added in another order",

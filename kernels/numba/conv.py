@@ -286,18 +286,19 @@ def conv_max_pool_of(OB: int, QB: int, KW: int):
 
 
 @functools.cache
-def conv_weight_gradient_of(OB: int, CB: int, SB: int, dense_taps: bool):
-    """The weight gradient with tiles of OB output channels by CB input channels by SB taps of one kernel row.
+def conv_weight_gradient_of(OB: int, CB: int, SB: int, dense_taps: bool, pairs: bool):
+    """The weight gradient with tiles of OB output channels, or pairs of them, by CB input channels by SB taps of one
+    kernel row.
 
-    O/group >= OB, C/group >= CB, W of the kernel >= SB; `dense_taps`: neighboring taps see neighboring
-    vectors of the input (dilation 1).
+    O/group >= the output channels of a tile, C/group >= CB, W of the kernel >= SB; `dense_taps`: neighboring taps see
+    neighboring vectors of the input (dilation 1).
     """
     count = OB * CB * SB
     zeros = zeros_of(count)
-    run, edge_step = product_tile(OB, CB, SB, x_tap=LANES if dense_taps else None)
+    run, edge_step = product_tile(OB, CB, SB, x_tap=LANES if dense_taps else None, pairs=pairs)
     masked = keep_first_of(count)
-    trees = lane_trees_of(count)
-    vectors, push_all = len(trees), push_all_of(trees)
+    trees = lane_trees_of(count, pairs)
+    vectors, push_all, PAIR = len(trees), push_all_of(trees), 2 if pairs else 1
 
     @inner
     def band_sum(dy, x, di, xi, d, h, last, in_d, in_h, column, stride, dilation):
@@ -364,11 +365,15 @@ def conv_weight_gradient_of(OB: int, CB: int, SB: int, dense_taps: bool):
             for v in range(vectors):
                 store(slots, slot + v * LANES, total(slots, slot + v * LANES, level, bands))
             for i in range(OB):
-                for j in range(CB):
-                    for k in range(SB):
-                        part[group + o + i, c + j, a, r, s + k] = slots[slot + (i * CB + j) * SB + k]
+                for p in range(PAIR):
+                    for j in range(CB):
+                        for k in range(SB):
+                            value = slots[slot + ((i * CB + j) * SB + k) * PAIR + p]
+                            part[group + o + PAIR * i + p, c + j, a, r, s + k] = value
 
-    @kernel(f"conv weight gradient {OB}x{CB}x{SB}, {'dense' if dense_taps else 'dilated'} taps")
+    name = f"conv weight gradient {OB}x{CB}x{SB}, {'dense' if dense_taps else 'dilated'} taps"
+
+    @kernel(name + ", pairs" * pairs)
     def conv_weight_gradient(dy, x, part, scratch, corners, images, groups, band, stride, dilation, before, chunks):
         """part[b] (O, C/group, *K) = the gradient of block b; corners (tiles, 5) their (o, c, a, r, s) in a group.
 
@@ -380,7 +385,7 @@ def conv_weight_gradient_of(OB: int, CB: int, SB: int, dense_taps: bool):
             rest, chunk = u // chunks, u % chunks
             b, g = rest // groups, rest % groups
             first, last = chunk * tiles // chunks, (chunk + 1) * tiles // chunks
-            lanes = min(LANES, images - b * LANES)
+            lanes = PAIR * min(LANES // PAIR, images - b * LANES)
             slots = scratch[get_thread_id()]
             block_sum(dy, x, part[b], slots, b, g, first, last, band, lanes, corners, stride, dilation, before)
 

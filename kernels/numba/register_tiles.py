@@ -171,16 +171,21 @@ def _loop(builder, count, carried, body):
 
 
 @functools.cache
-def product_tile(rows: int, channels: int, taps: int, x_tap: int | None = None):
+def product_tile(rows: int, channels: int, taps: int, x_tap: int | None = None, pairs: bool = False):
     """Steps of a tile acc[(i * channels + c) * taps + t] = fma(d_i, x_ct, acc[...]), all of them vectors.
 
     `run(acc, count, d, di, d_row, d_next, x, xi, x_channel, x_tap, x_next)` does `count` steps: in step q,
     d_i = d.base[di + q * d_next + i * d_row] and x_ct = x.base[xi + q * x_next + c * x_channel + t * x_tap].
     `edge_step(acc, d, di, d_row, x, xi, x_channel, x_tap, column, dilation, width)` does one in which x_ct is zero, and
     its address never read, unless 0 <= column + t * dilation < width. An x_tap given here is a constant of the machine
-    code and the argument is ignored.
+    code and the argument is ignored. With `pairs` d_i are the first 8 lanes of rows 2i and 2i + 1 in turn, and x_ct the
+    first 8 of what is read, each twice.
     """
     accumulators = types.UniTuple(vec, rows * channels * taps)
+    twice, in_turn = (
+        ir.Constant(ir.VectorType(_i32, LANES), [lane // 2 + second * (lane % 2) for lane in range(LANES)])
+        for second in (0, LANES)
+    )
 
     def tile(builder, acc, gradients, d_row, pixels, x_channel, tap, read):
         """acc as a list; gradients and pixels are addresses."""
@@ -191,9 +196,13 @@ def product_tile(rows: int, channels: int, taps: int, x_tap: int | None = None):
             base = builder.gep(pixels, [builder.mul(x_channel, _i64(c))])
             for t in range(taps):
                 xs.append(read(builder, builder.gep(base, [builder.mul(tap, _i64(t))]), t))
-        results = []
-        for i in range(rows):
-            gradient = _load(builder, builder.gep(gradients, [builder.mul(d_row, _i64(i))]))
+        if pairs:
+            xs = [builder.shuffle_vector(v, v, twice) for v in xs]
+        results, every = [], range(2 * rows if pairs else rows)
+        ds = [_load(builder, builder.gep(gradients, [builder.mul(d_row, _i64(i))])) for i in every]
+        if pairs:
+            ds = [builder.shuffle_vector(*two, in_turn) for two in zip(ds[::2], ds[1::2], strict=True)]
+        for i, gradient in enumerate(ds):
             for j, xj in enumerate(xs):
                 results.append(builder.call(fma_of, [gradient, xj, acc[i * len(xs) + j]]))
         return results

@@ -24,17 +24,21 @@ BROADCAST, PRODUCT, POOLED = (
 VARIANTS = list(itertools.product((1, 3, 5, 4), (1, 2), (1, 10**9)))
 
 
+@pytest.mark.parametrize("images", [17, 7])
 @pytest.mark.parametrize(("number", "tile"), list(enumerate(BROADCAST)), ids=str)
-def test_forward_tile(number, tile, monkeypatch):
-    """Each tile in one of the variants, each variant with some tile."""
+def test_forward_tile(number, tile, images, monkeypatch):
+    """Each tile in one of the variants, each variant with some tile; of channels and, for few images, of pairs."""
     monkeypatch.setattr(tiles, "broadcast_tile", lambda *sizes: tile)
     # 7 and 16 have no common divisor: neighboring tiles take variants that differ in everything.
     width, stride, uses = VARIANTS[number * 7 % len(VARIANTS)]
     monkeypatch.setattr(correlation, "_PACK_USES", uses)
-    ob, qb = tile
-    win = window((2, (qb + 2) * stride + width), (2, width), padding=1, stride=(1, stride))
-    w, bias = (GUARDED.array(numbers("cancelling", *shape)) for shape in ((2 * ob + 1, 2, *win.kernel), (2 * ob + 1,)))
-    x = numbers("random", 17, 2, *win.input)
+    (ob, qb), pairs = tile, images <= 8
+    dilation = 1 + pairs * (width > 1)  # no whole kernel rows
+    size = (qb + 2) * stride + (width - 1) * dilation + 1
+    win = window((2, size), (2, width), padding=1, stride=(1, stride), dilation=(1, dilation))
+    outs = 2 * ob * (1 + pairs) + 1
+    w, bias = (GUARDED.array(numbers("cancelling", *shape)) for shape in ((outs, 2, *win.kernel), (outs,)))
+    x = numbers("random", images, 2, *win.input)
     expected = EXACT.conv(EXACT.pack(x), w, bias, win).numpy()
     assert_bits(GUARDED.unpack(GUARDED.conv(GUARDED.pack(x), w, bias, win)), expected)
     GUARDED.verify()
@@ -67,13 +71,17 @@ def test_pooled_tile(number, tile, monkeypatch):
     GUARDED.verify()
 
 
+@pytest.mark.parametrize("images", [17, 7])
 @pytest.mark.parametrize(("number", "tile"), list(enumerate(PRODUCT)), ids=str)
-def test_weight_gradient_tile(number, tile, monkeypatch):
+def test_weight_gradient_tile(number, tile, images, monkeypatch):
     monkeypatch.setattr(tiles, "product_tile", lambda *sizes: tile)
     ob, cb, sb = tile
-    win = window((9, 20), (2, sb + 1), padding=1, dilation=(1, 1 + number % 3 // 2))
-    dw = GUARDED.zeros((2 * ob - 1, 2 * cb - 1, *win.kernel))
-    x, dy = numbers("random", 17, dw.shape[1], *win.input), numbers("random", 17, len(dw), *win.output)
+    size, taps, outs, dilation = (9, 20), (2, sb + 1), 2 * ob - 1, (1, 1 + number % 3 // 2)
+    if images <= 8:  # pairs of output channels; volumes, which have no whole kernel rows
+        size, taps, outs, dilation = (2, *size), (2, *taps), 4 * ob - 2, (1, *dilation)
+    win = window(size, taps, padding=1, dilation=dilation)
+    dw = GUARDED.zeros((outs, 2 * cb - 1, *win.kernel))
+    x, dy = numbers("random", images, dw.shape[1], *win.input), numbers("random", images, len(dw), *win.output)
     expected = np.zeros(dw.shape, np.float32)
     EXACT.conv_weight_gradient(EXACT.pack(dy), EXACT.pack(x), win, 1, expected)
     GUARDED.conv_weight_gradient(GUARDED.pack(dy), GUARDED.pack(x), win, 1, dw)

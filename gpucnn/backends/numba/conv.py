@@ -107,9 +107,9 @@ class NumbaConv(NumbaDense):
         outputs, channels = out.shape[0], out.shape[1]
         c = window3d(window)
         sizes = outputs // groups, channels, *c.kernel
-        awaited = False
+        awaited, pairs = False, tiles.fills_half(dy.images) and sizes[0] % 2 == 0
         if c.kernel[0] == c.input[0] == c.output[0] == 1 and c.before[0] == 0:
-            pairs, settings = tiles.fills_half(dy.images) and sizes[0] % 2 == 0, (dy, x, c, groups, out)
+            settings = dy, x, c, groups, out
             is_line, row_tile = len(window.input) == 1, None
             # Under a stride the rows that no window sees would be copied in vain.
             if c.dilation == (1, 1, 1) and c.stride[1] <= c.kernel[1] and not (is_line and c.output[2] > BAND):
@@ -137,17 +137,19 @@ class NumbaConv(NumbaDense):
         maps = rows(self._data(dy)), rows(self._data(x)), part
         dense_taps = c.dilation[2] == 1 and maps[1].strides[4] == LANES * 4
 
-        def launch(tile, dense_taps: bool) -> tuple:
-            corners = tiles.corners(tile, sizes)
+        def launch(tile, dense_taps: bool, pairs: bool) -> tuple:
+            pair = 2 if pairs else 1
+            corners = tiles.corners((pair * tile[0], *tile[1:]), sizes)
             chunks = min(len(corners), -(-UNITS_PER_THREAD * self.threads // (blocks * groups)))
             levels = sums.levels(-(-output[0] * output[1] // band)) * -(-len(corners) // chunks)
-            slots = self._empty((self.threads, levels * -(-math.prod(tile) // LANES) * LANES))
-            gradient = conv.conv_weight_gradient_of(*tile, dense_taps)
+            slots = self._empty((self.threads, levels * -(-math.prod(tile) * pair // LANES) * LANES))
+            gradient = conv.conv_weight_gradient_of(*tile, dense_taps, pairs)
             numbers = dy.images, groups, band, c.stride, c.dilation, c.before, chunks
             return gradient, *maps, slots, corners, *numbers
 
-        if awaited or not self._try(launch(tiles.product_tile(*sizes[:2], kernel[2]), dense_taps)):
-            self._run(*launch(tiles.general(tiles.GENERAL_PRODUCT, *sizes[:2], kernel[2]), False))
+        tile = tiles.product_tile(sizes[0] // 2 if pairs else sizes[0], channels, kernel[2])
+        if awaited or not self._try(launch(tile, dense_taps, pairs)):
+            self._run(*launch(tiles.general(tiles.GENERAL_PRODUCT, *sizes[:2], kernel[2]), False, False))
         self._block_tree(part.reshape(blocks, 1, -1), out.reshape(-1))
 
     def _map_input_gradient(self, dy: Batch, w: Array, c: Window3d, dx: Batch) -> bool:
