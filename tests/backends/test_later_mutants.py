@@ -10,8 +10,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not ahead.CAN_FORK, reason="n
 LATER = {
     "a general kernel for pixels side by side": (
         "gpucnn/backends/numba/correlation.py",
-        "(0, False, True)",
-        "(0, True, True)",
+        "(0, False, True, False)",
+        "(0, True, True, False)",
     ),
     "recordings kept for ever": (
         "gpucnn/training/recording.py",

@@ -24,8 +24,12 @@ BROADCAST, PRODUCT, POOLED = (
 VARIANTS = list(itertools.product((1, 3, 5, 4), (1, 2), (1, 10**9)))
 
 
-@pytest.mark.parametrize("images", [17, 7])
-@pytest.mark.parametrize(("number", "tile"), list(enumerate(BROADCAST)), ids=str)
+def with_images(every, some):
+    """(number, tile, images): each tile with many images, and `some` with few too, for which lanes hold pairs."""
+    return [(n, tile, 17) for n, tile in enumerate(every)] + [(n, tile, 7) for n, tile in enumerate(every) if n in some]
+
+
+@pytest.mark.parametrize(("number", "tile", "images"), with_images(BROADCAST, (1, 2, 9)), ids=str)
 def test_forward_tile(number, tile, images, monkeypatch):
     """Each tile in one of the variants, each variant with some tile; of channels and, for few images, of pairs."""
     monkeypatch.setattr(tiles, "broadcast_tile", lambda *sizes: tile)
@@ -71,8 +75,7 @@ def test_pooled_tile(number, tile, monkeypatch):
     GUARDED.verify()
 
 
-@pytest.mark.parametrize("images", [17, 7])
-@pytest.mark.parametrize(("number", "tile"), list(enumerate(PRODUCT)), ids=str)
+@pytest.mark.parametrize(("number", "tile", "images"), with_images(PRODUCT, (2, 5)), ids=str)
 def test_weight_gradient_tile(number, tile, images, monkeypatch):
     monkeypatch.setattr(tiles, "product_tile", lambda *sizes: tile)
     ob, cb, sb = tile

@@ -111,14 +111,17 @@ class NumbaConv(NumbaDense):
         if c.kernel[0] == c.input[0] == c.output[0] == 1 and c.before[0] == 0:
             settings = dy, x, c, groups, out
             is_line, row_tile = len(window.input) == 1, None
-            # Under a stride the rows that no window sees would be copied in vain.
-            if c.dilation == (1, 1, 1) and c.stride[1] <= c.kernel[1] and not (is_line and c.output[2] > BAND):
+            if c.dilation == (1, 1, 1) and not (is_line and c.output[2] > BAND):
                 if groups > 1 and channels == 1 and sizes[0] < 4 and tiles.fits_registers(math.prod(c.kernel)):
                     if self._map_weight_gradient(dy, x, c, out):
                         return
                     awaited = True
                 outside = tiles.outside(c.input[2], c.before[2], c.output[2], c.stride[2], c.kernel[2])
-                row_tile = tiles.gradient_row_tile(*sizes[:2], c.kernel[2], c.output[2], outside, c.stride[2], pairs)
+                # Under a stride the rows that no window sees would be copied in vain.
+                if c.stride[1] <= c.kernel[1]:
+                    row_tile = tiles.gradient_row_tile(
+                        *sizes[:2], c.kernel[2], c.output[2], outside, c.stride[2], pairs
+                    )
             if row_tile and not awaited:
                 if self._row_weight_gradient(row_tile, pairs, outside, *settings):
                     return
