@@ -29,7 +29,8 @@ _DATA = 40  # bytes into it
 
 def address(array: np.ndarray) -> int:
     """Where the array's values begin."""
-    return _address_at(_struct_of(array.__array_struct__, None) + _DATA).value
+    capsule = array.__array_struct__  # the structure lives as long as it does
+    return _address_at(_struct_of(capsule, None) + _DATA).value
 
 
 def table(arguments) -> array_of:

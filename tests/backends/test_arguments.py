@@ -1,5 +1,9 @@
 """Arguments of kernels in memory (kernels/numba/arguments.py)."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from gpucnn.kernels.numba.arguments import address, table
@@ -31,3 +35,10 @@ def test_numbers_are_in_the_low_bytes_and_tuples_their_elements():
     one, two = np.float32(1.5).view(np.int32), np.float64(-2.5).view(np.int64)
     assert list(table(numbers)) == [-3, 1, one, two, 7, -1, -1]
     assert list(table(())) == [0]
+
+
+def test_no_memory_is_read_after_it_was_freed():
+    """Python's debugging allocator overwrites what it frees."""
+    code = "import numpy as np; from gpucnn.kernels.numba.arguments import address; a = np.zeros(3); "
+    code += "assert address(a) == a.ctypes.data, hex(address(a))"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONMALLOC": "debug"}, check=True)
