@@ -211,7 +211,7 @@ class GroupNorm(_ImageNorm):
 
     Wu and He 2018. (N, C) or (N, C, *spatial) in and out; `groups` divides C, and gamma and beta are (C,), absent with
     affine=False. `groups=C` is instance norm. The variance is the biased one. `activation` is None, "relu" (fused),
-    "tanh" or "sigmoid". Training and inference do the same, whatever the batch.
+    "tanh", "sigmoid", "leaky_relu", "gelu" or "silu". Training and inference do the same, whatever the batch.
     """
 
     def __init__(self, groups: int, eps: float = 1e-5, *, affine: bool = True, activation: str | None = None):
