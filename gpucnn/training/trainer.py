@@ -493,9 +493,10 @@ class Trainer:
                 if remark := remarks.unchanged(self, untrained, record["learning_rate"]):
                     self.progress.say(remark)
                 untrained = None
+                measured = dict(record)
                 for callback in self.callbacks:
                     callback.on_epoch_end(self, record)
-                unfit = history.add(record)
+                unfit = history.add(measured, record)
                 better = history.best_epoch(monitor) == epoch + 1
                 if better:
                     self._best = epoch + 1, self._judged_state()
