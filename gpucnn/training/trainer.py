@@ -345,6 +345,7 @@ class Trainer:
     def _begin(self, images) -> None:
         model = self.model.place(self.backend)  # where another trainer may have taken it
         if self._state is None:
+            self._check_exactness()
             model.learn(images)
             self.optimizer.place(self.backend, model.values.size)
             self._state = self.optimizer.state
@@ -654,6 +655,7 @@ class Trainer:
                 shown = perf_counter()
         measured = steps.measure()
         self._stop_if_not_finite(steps, epoch)
+        self._check_exactness()
         self._check_loss()  # of a trainer in another thread
         record: dict[str, Any] = {
             "epoch": epoch + 1,
@@ -680,6 +682,11 @@ class Trainer:
         bad = steps.bad_step()
         if bad >= 0:
             raise _not_finite("the loss or a weight", epoch + 1, bad + 1)
+
+    def _check_exactness(self) -> None:
+        """Raises BackendError where a library that was loaded since flushes subnormal numbers to zero."""
+        if self.backend.math == "exact":
+            arithmetic.assert_subnormals()
 
     # ---- averaged weights --------------------------------------------------------------------------------------------
 
