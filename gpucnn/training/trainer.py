@@ -18,6 +18,7 @@ from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.protocol import Backend
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import ConfigurationError, NonFiniteError, ShapeError
+from gpucnn.layers.norm import BatchNorm
 from gpucnn.losses import Loss, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.metrics import make as make_metrics
 from gpucnn.models.files import describe
@@ -264,6 +265,7 @@ class Trainer:
         elif validation is not None:
             (images, labels), kept = part(images, labels, validation, self.seed)
             validated_by = {"validation": f"{float(validation)} by {monitor}"}
+        self._check_last_batch(len(images))
         self.loss.learn(labels, model.output_shape[0])
         self._balanced = _balanced(self.loss)
         if resume:  # back to the checkpoint, whatever this trainer has done since
@@ -289,6 +291,12 @@ class Trainer:
                 "this trainer's optimizer has been used by another trainer since, so its state is lost; give each "
                 "Trainer an optimizer of its own"
             )
+
+    def _check_last_batch(self, images: int) -> None:
+        """Raises ShapeError where an epoch's last batch, the smallest, is too small for batch norm."""
+        for layer in self.model.layer.walk():
+            if isinstance(layer, BatchNorm) and layer.trainable:
+                layer.check_count(images % self.batch_size or self.batch_size)
 
     def _check_loss(self) -> None:
         """Raises ConfigurationError where another trainer's labels have balanced the loss since."""
