@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpucnn import arguments
+from gpucnn import arguments, layouts
 from gpucnn.backends import get_backend
 from gpucnn.errors import ConfigurationError, DTypeError, ShapeError
 from gpucnn.layers.base import Layer
@@ -110,7 +110,8 @@ def check_gradients(
     Layers and models run on `images` random images, or on the one array in `inputs`, (N, C, *spatial); in training mode
     by default; the input and every parameter are checked. A layer may use the backend's operations or
     `x.backend.xp`; it must take float64 and give the same result for the same input. Before backward runs, the
-    gradients of the parameters hold NaN: backward must write them, not add to them.
+    gradients of the parameters hold NaN: backward must write them, not add to them. One that uses `x.backend.xp` must
+    also give the same on numba as on numpy, up to rounding: there images lie otherwise.
 
     `tolerance` is relative to the size of the derivative; a correct gradient reaches about 1e-10. Raises
     ConfigurationError for a subject of another kind, settings out of range, or results that change between calls,
@@ -120,8 +121,10 @@ def check_gradients(
     tolerance = arguments.number("tolerance", tolerance, above=0, below=1)
     training = arguments.truth("training", training)
     rng = np.random.default_rng(arguments.seed(seed))
+    model = None
     if isinstance(subject, (Layer, Model)):
-        tensors, forward = _of_model(_copied(subject, shape, rng), inputs, images, training, rng)
+        model = _copied(subject, shape, rng)
+        tensors, forward = _of_model(model, inputs, images, training, rng)
     elif isinstance(subject, Loss):
         tensors, forward = _of_loss(subject, inputs)
     elif callable(subject):
@@ -151,6 +154,10 @@ def check_gradients(
         _compared(name, array, gradient, loss, directions, tolerance, rng)
         for (name, array), gradient in zip(tensors.items(), gradients, strict=True)
     ]
+    if model is not None:
+        several = (np.resize(array, (layouts.IMAGES, *array.shape[1:])) for array in (tensors["input"], weights))
+        if problem := layouts.misplaced(model, *several):
+            reports.append(TensorReport("on numba", (), 0, 0, math.inf, False, problem))
     return GradientReport(tuple(reports), tolerance)
 
 

@@ -46,7 +46,7 @@ class Swish(Layer):
 
         def backward(dy):
             inner = x.data * gate * (1 - gate)
-            by_slope = xp.sum(dy.data * x.data * inner * image_mask(x))
+            by_slope = xp.sum(dy.data * x.data * inner * (1 if self.wrong == "mask" else image_mask(x)))
             if self.wrong == "added":
                 s.grad += by_slope
             elif self.wrong != "never written":
@@ -59,6 +59,19 @@ class Swish(Layer):
             return dy.like(dy.data * dx)
 
         return x.like(x.data * gate), backward
+
+
+class Centered(Layer):
+    """x minus its mean along an axis of the array."""
+
+    def __init__(self, axis):
+        self.axis = axis
+
+    def __call__(self, x):
+        def centered(batch):
+            return batch.like(batch.data - batch.data.mean(axis=self.axis, keepdims=True))
+
+        return centered(x), centered
 
 
 def planted(wrong):
@@ -94,6 +107,31 @@ def test_a_planted_error_is_found_and_named(wrong, tensor, words):
     (line,) = (line for line in str(report).splitlines() if line.startswith(tensor))
     assert "WRONG" in line and words in line
     assert "FAILED" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("layer", "what"),
+    [
+        (planted("mask"), "the gradient of slope"),
+        (Centered(0), "the output"),  # blocks, which are images on numpy alone
+        (Centered(-1), "the output"),  # lanes, which are columns nowhere
+    ],
+)
+def test_what_holds_on_numpy_alone_is_found(layer, what):
+    for subject, shape in ((layer, (3, 4, 5)), (Model(Sequential(Conv2d(2, 3), layer), (1, 6, 6)), None)):
+        report = check_gradients(subject, shape=shape)
+        *others, last = report.tensors
+        assert all(tensor.passed for tensor in others) and not report.passed
+        assert last.name == "on numba" and last.problem.startswith(
+            f"{what if shape else what.replace('slope', '1.slope')} "
+        )
+
+
+def test_what_is_the_same_up_to_rounding_passes():
+    """Gradients that are zero but for rounding, random numbers and statistics included."""
+    network = Sequential(Conv2d(3, 3), BatchNorm(), Swish(), Dropout(0.5), Centered(2), Centered((2, 3)))
+    assert check_gradients(network, shape=(2, 6, 6)).passed
+    assert check_gradients(network, shape=(2, 6, 6), training=False).passed
 
 
 def test_no_gradient_at_all_is_named():

@@ -1,0 +1,57 @@
+"""Whether layers of one's own compute the same wherever a backend keeps the images: one to a block, or 16."""
+
+import copy
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backends import get_backend
+from gpucnn.backends.batch import Batch
+from gpucnn.backends.protocol import Backend
+from gpucnn.errors import BackendError
+from gpucnn.layers.base import image_mask
+from gpucnn.models.model import Model
+from gpucnn.recordable import is_recordable
+
+IMAGES = 19  # a block of 16 and one that is not full
+_GARBAGE = np.float32(3)  # what lanes without an image hold is undefined
+# Parts of the largest value of an array, and of all: sums in another order are far below, mixed-up images far above.
+_TOLERANCE, _FLOOR = 1e-3, 1e-5
+
+
+def misplaced(model: Model, x: np.ndarray, dy: np.ndarray) -> str | None:
+    """What numba computes otherwise than numpy, in words; None where it is nothing, or all layers use operations only.
+
+    `x` and `dy` are IMAGES inputs and gradients of the outputs.
+    """
+    if all(map(is_recordable, model.layer.walk())):
+        return None
+    try:
+        backends = get_backend("numpy"), get_backend("numba")
+    except BackendError:
+        return None
+    expected, found = (_results(model, backend, x, dy) for backend in backends)
+    sizes = {name: float(np.abs(value).max()) for name, value in expected.items()}
+    for name, value in expected.items():
+        allowed = max(_TOLERANCE * sizes[name], _FLOOR * max(sizes.values()))
+        if not np.abs(found[name] - value).max() <= allowed:
+            return (
+                f"{name} is not what numpy gives: blocks, the first axis, hold up to 16 images there, in lanes, the "
+                "last axis; sums over images take both axes and image_mask, other operations neither"
+            )
+    return None
+
+
+def _results(model: Model, backend: Backend, x: np.ndarray, dy: np.ndarray) -> dict[str, Any]:
+    there = Model(copy.deepcopy(model.layer), model.input_shape)
+    there.load_state_dict({name: np.asarray(value, np.float32) for name, value in model.state_dict().items()})
+    there.place(backend).mode.training = model.mode.training
+    y, step = there(_in_lanes(backend, x))
+    dx = step(_in_lanes(backend, dy))
+    results = {"the output": y.numpy()} | ({} if dx is None else {"the input's gradient": dx.numpy()})
+    return results | {f"the gradient of {part.name}": np.array(part.grad) for part in there.parameters}
+
+
+def _in_lanes(backend: Backend, values: np.ndarray) -> Batch:
+    batch = backend.pack(values.astype(np.float32))
+    return batch.like(np.where(image_mask(batch), batch.data, _GARBAGE))
