@@ -25,7 +25,7 @@ from gpucnn.layers import (
     Sequential,
     image_mask,
 )
-from gpucnn.losses import BinaryCrossEntropy, Dice, MeanSquared, SoftmaxCrossEntropy
+from gpucnn.losses import BinaryCrossEntropy, Dice, Loss, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.models import Model, lenet5
 
 # ---- the example of docs/adding-an-operation.md ----------------------------------------------------------------------
@@ -125,6 +125,26 @@ def test_what_holds_on_numpy_alone_is_found(layer, what):
         assert last.name == "on numba" and last.problem.startswith(
             f"{what if shape else what.replace('slope', '1.slope')} "
         )
+
+
+def test_a_loss_that_holds_on_numpy_alone_is_found():
+    class Squares(Loss):
+        """Their sum divided by how many values there are, lanes without an image included, or not."""
+
+        def __init__(self, of_images):
+            self.of_images = of_images
+
+        def __call__(self, outputs, targets, totals=None):
+            difference = (outputs.data - targets.data) * image_mask(outputs)
+            count = outputs.images * outputs.channels if self.of_images else difference.size
+            return (difference**2).sum().reshape(1) / count, outputs.like(2 * difference / count)
+
+    outputs, targets = np.random.default_rng(0).standard_normal((2, 4, 3))
+    assert check_gradients(Squares(True), outputs, targets).passed
+    outputs_alone, on_numba = check_gradients(Squares(False), outputs, targets).tensors
+    assert (
+        outputs_alone.passed and not on_numba.passed and on_numba.problem.startswith("the loss is not what numpy gives")
+    )
 
 
 def test_what_is_the_same_up_to_rounding_passes():
