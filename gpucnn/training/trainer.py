@@ -745,11 +745,12 @@ class Trainer:
         unfit: ConfigurationError | None,
     ) -> None:
         """Metrics first: resuming ignores a line too many, but could not invent a missing one. Then raises `unfit`."""
-        if folder:
-            last, state = history.last, host_state(self.model, self.optimizer, self.average)
-            bad = first_not_finite(state)  # what `watch` does not see: running statistics, optimiser state
-            if bad:
+        last, unwatched = history.last, (self.model.statistics, *self.optimizer.state.values())
+        if folder or not all(self.backend.xp.isfinite(array).all() for array in unwatched):
+            state = host_state(self.model, self.optimizer, self.average)
+            if bad := first_not_finite(state):
                 raise _not_finite(bad, last["epoch"], last["step"])
+        if folder:
             folder.write_metrics(history)
             if better:
                 folder.write_best(self.model, last, self._judged_state())
