@@ -107,6 +107,14 @@ def test_your_own_runs(tmp_path):
     assert "launched one by one" not in run.stderr
 
 
+def test_tables_of_files_have_them_all():
+    table = (ROOT / "kernels" / "cuda" / "README.md").read_text()
+    assert [path.name for path in (ROOT / "kernels" / "cuda").glob("*.cu*") if f"| `{path.name}` |" not in table] == []
+    table = (ROOT / "CONTRIBUTING.md").read_text()
+    packages = [path.parent.name for path in (ROOT / "gpucnn").glob("*/__init__.py")]
+    assert len(packages) > 10 and [name for name in packages if f"`gpucnn/{name}`" not in table] == []
+
+
 def test_the_table_of_operations_has_them_all():
     """Made by `python tests/operations_table.py`; an operation that was never compared must not hide."""
     text = (ROOT / "docs" / "operations.md").read_text()
