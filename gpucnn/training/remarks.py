@@ -40,15 +40,15 @@ def slowness(backend: Backend, seconds: float) -> str | None:
     """Where training runs on numpy: how long an epoch of it takes, and what is faster; None elsewhere."""
     if backend.name != "numpy":
         return None
-    about, faster = f"an epoch will take about {seconds:,.0f} s", get_backend().name
+    about = f"an epoch will take {f'about {seconds:,.0f}' if seconds >= 1 else 'less than 1'} s"
+    faster = get_backend().name
     if backend.math == "fast":
         instead = f'; backend="{faster}" in exact math (--backend {faster}) is many times faster'
         instead *= faster != "numpy"
         return f"fast math is faster than numpy's exact math alone: {about}{instead}"
-    instead = (
-        f'backend="{faster}" (--backend {faster}) gives the same bits' if faster != "numpy" else "numba is not here"
-    )
-    return f"numpy's exact math is the specification, and slow: {about}; {instead} sooner"
+    instead = f'backend="{faster}" (--backend {faster}) gives the same bits sooner'
+    instead = instead if faster != "numpy" else "numba, which gives the same bits sooner, is not usable here"
+    return f"numpy's exact math is the specification, and slow: {about}; {instead}"
 
 
 def applied_twice(trainer: Trainer) -> str | None:

@@ -12,6 +12,7 @@ from gpucnn.losses import BinaryCrossEntropy, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.models import mlp
 from gpucnn.optimizers import Optimizer
 from gpucnn.training import Quiet
+from gpucnn.training.remarks import slowness
 
 X = np.random.default_rng(0).random((20, 3, 4, 6), np.float32)
 Y = np.arange(20) % 3
@@ -98,10 +99,18 @@ def test_what_the_loss_applies_once_more_is_remarked(end, loss, remarked):
 
 def test_fast_math_says_what_it_costs():
     (about,) = fitted(X, Y)
-    assert about.startswith("fast math is faster than numpy's exact math alone: an epoch will take about ")
+    assert about.startswith("fast math is faster than numpy's exact math alone: an epoch will take less than 1 s; ")
     assert 'backend="numba" in exact math (--backend numba) is many times faster' in about
     (about,) = fitted(X, Y, math="exact")
     assert "numpy's exact math is the specification, and slow" in about
+    assert about.endswith('; backend="numba" (--backend numba) gives the same bits sooner')
+    assert "an epoch will take about 1,234 s; " in slowness(get_backend("numpy"), 1234)
+
+
+def test_without_numba_the_reason_is_said(monkeypatch):
+    monkeypatch.setattr("gpucnn.training.remarks.get_backend", lambda: get_backend("numpy"))
+    about = slowness(get_backend("numpy"), 2.0)
+    assert about.endswith("about 2 s; numba, which gives the same bits sooner, is not usable here")
 
 
 @pytest.mark.parametrize(
