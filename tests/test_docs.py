@@ -1,6 +1,7 @@
 """The documentation: every path in it exists, what it quotes is in the file, its examples run."""
 
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -91,6 +92,23 @@ def test_the_examples_run(tmp_path):
         return re.sub(r"\d\.\de-\d\d", "error", text)
 
     assert without_errors(table) == without_errors(run.stdout)
+
+
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+def test_the_examples_for_kernels_run(tmp_path):
+    """With the kernel of the page's second example in the folder that it names."""
+    folder = tmp_path / "my_kernels"
+    folder.mkdir()
+    shutil.copy(ROOT / "kernels" / "cuda" / "common.cuh", folder)
+    index = "blockIdx.x * blockDim.x + threadIdx.x"
+    kernel = f"__global__ void scale(float* x, float factor) {{ x[{index}] = __fmul_rn(x[{index}], factor); }}"
+    (folder / "scale.cu").write_text(f'#include "common.cuh"\ntemplate <int N> {kernel}\n')
+    examples = [text for info, text in blocks(ROOT / "docs" / "debugging-kernels.md") if info == "python"]
+    program = "\n".join([*examples[:2], "assert (x == 2).all()"])  # the third needs NVRTC
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.slow
