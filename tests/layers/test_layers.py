@@ -334,6 +334,20 @@ def test_a_layer_that_is_part_of_itself_is_refused_in_one_sentence():
             made()
 
 
+def test_a_layer_that_was_not_connected_says_what_is_missing():
+    class Forgets(Layer):
+        def __init__(self):
+            self.inner = Dense(3)
+
+        def __call__(self, x):
+            return self.inner(x)
+
+    with pytest.raises(
+        ShapeError, match=r"layer inner \(Dense\) was not built; .* calls its connect\(shape\) in build"
+    ):
+        Model(Forgets(), (4,)).initialize(0).place(FAST).predict(np.ones((1, 4), np.float32))
+
+
 def test_layers_may_be_deep_in_one_another():
     layer = Dense(3)
     for _ in range(150):
