@@ -482,7 +482,7 @@ class Trainer:
             title = remarks.title(self, steps) + (f"; {len(kept[0]):,} images for validation" if kept else "")
             self.progress.begin(title, epochs, data.count, len(history))
             remarked = remarks.channels_last(self), remarks.large_values(self, images), remarks.applied_twice(self)
-            for remark in (*remarked, self.schedule.remark(epochs * data.an_epoch)):
+            for remark in (*remarked, remarks.rates_unread(self), self.schedule.remark(epochs * data.an_epoch)):
                 if remark:
                     self.progress.say(remark)
             if self._within_epoch:

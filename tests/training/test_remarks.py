@@ -11,6 +11,7 @@ from gpucnn.layers import Conv1d, Conv2d, Dense, Flatten, Sequential, Sigmoid, S
 from gpucnn.losses import BinaryCrossEntropy, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.models import mlp
 from gpucnn.optimizers import Optimizer
+from gpucnn.schedules import Cosine
 from gpucnn.training import Quiet
 from gpucnn.training.remarks import slowness
 
@@ -258,3 +259,27 @@ def test_an_optimizer_that_changes_no_weight_is_remarked():
         said = [text for text in fitted(X, Y, optimizer=optimizer) if "no weight" in text]
         assert len(said) == remarked
         assert all("update must do it in place: weights -= ..." in text for text in said)
+
+
+@pytest.mark.parametrize(
+    ("rate", "settings", "remarked"),
+    [
+        ("lr", {"schedule": Cosine()}, True),
+        ("lr", {"lr_factors": {"1": 0.5}}, True),
+        ("lr", {}, False),
+        ("hyper", {"schedule": Cosine()}, False),
+    ],
+)
+def test_an_optimizer_that_no_schedule_reaches_is_remarked(rate, settings, remarked):
+    class Own(Optimizer):
+        def update(self, weights, gradients):
+            weights -= self.lr * gradients
+
+    class Reached(Optimizer):
+        def update(self, weights, gradients):
+            weights -= self.hyper[0] * gradients
+
+    remarks, optimizer = Remarks(), (Own if rate == "lr" else Reached)(0.1)
+    model = Model(Sequential(Flatten(), Dense(3)), (3, 4, 6))
+    Trainer(model, optimizer=optimizer, backend="numba", progress=remarks, **settings).fit(X, Y, 1)
+    assert any("Own.update reads self.lr, which neither a schedule" in text for text in remarks.said) == remarked
