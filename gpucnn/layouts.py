@@ -9,7 +9,7 @@ import numpy as np
 from gpucnn.backends import get_backend
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Backend
-from gpucnn.errors import BackendError
+from gpucnn.errors import BackendError, ConfigurationError
 from gpucnn.layers.base import image_mask
 from gpucnn.losses import Loss, checked
 from gpucnn.models.model import Model
@@ -26,16 +26,25 @@ Results = dict[str, np.ndarray]
 def of_model(model: Model, x: np.ndarray, dy: np.ndarray) -> str | None:
     """What numba computes otherwise than numpy, in words; None where it is nothing, or all layers use operations only.
 
-    The images x and the gradients of the outputs dy are repeated until they fill more than a block.
+    The images x and the gradients of the outputs dy are repeated until they fill more than a block. Raises
+    ConfigurationError where the layers change these in place.
     """
 
     def results(backend: Backend) -> Results:
         there = Model(copy.deepcopy(model.layer), model.input_shape)
         there.load_state_dict({name: np.asarray(value, np.float32) for name, value in model.state_dict().items()})
         there.place(backend).mode.training = model.mode.training
-        y, step = there(_in_lanes(backend, x))
-        dx = step(_in_lanes(backend, dy))
-        found = {"the output": y.numpy()} | ({} if dx is None else {"the input's gradient": dx.numpy()})
+        given, gradient = _in_lanes(backend, x), _in_lanes(backend, dy)
+        kept = given.data.copy(), gradient.data.copy()
+        y, step = there(given)
+        result = y.numpy()
+        dx = step(gradient)
+        for what, batch, before in zip(("x", "dy"), (given, gradient), kept):
+            if not np.array_equal(batch.data, before):
+                raise ConfigurationError(
+                    f"{what}.data is changed in place, and other layers need it; make a new array: {what}.like(...)"
+                )
+        found = {"the output": result} | ({} if dx is None else {"the input's gradient": dx.numpy()})
         return found | {f"the gradient of {part.name}": np.array(part.grad) for part in there.parameters}
 
     return _difference(results, [*model.layer.walk()])

@@ -127,6 +127,30 @@ def test_what_holds_on_numpy_alone_is_found(layer, what):
         )
 
 
+def test_what_is_changed_in_place_is_refused():
+    """Tanh before such a layer computes its gradient from an output that is no longer its own."""
+
+    class Doubled(Layer):
+        def __init__(self, place):
+            self.place = place
+
+        def __call__(self, x):
+            def twice(batch, what):
+                if what != self.place:
+                    return batch.like(batch.data * 2)
+                batch.data[...] *= 2
+                return batch
+
+            return twice(x, "x"), lambda dy: twice(dy, "dy")
+
+    assert check_gradients(Doubled("nowhere"), shape=(3,)).passed
+    for place in ("x", "dy"):
+        with pytest.raises(
+            ConfigurationError, match=rf"^{place}\.data is changed in place.*make a new array: {place}\.like"
+        ):
+            check_gradients(Doubled(place), shape=(3,))
+
+
 def test_a_loss_that_holds_on_numpy_alone_is_found():
     class Squares(Loss):
         """Their sum divided by how many values there are, lanes without an image included, or not."""
