@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpucnn import arguments
+from gpucnn import arguments, layouts
 from gpucnn.backends import get_backend
 from gpucnn.errors import ConfigurationError, DTypeError, ShapeError
 from gpucnn.layers.base import Layer
@@ -110,7 +110,8 @@ def check_gradients(
     Layers and models run on `images` random images, or on the one array in `inputs`, (N, C, *spatial); in training mode
     by default; the input and every parameter are checked. A layer may use the backend's operations or
     `x.backend.xp`; it must take float64 and give the same result for the same input. Before backward runs, the
-    gradients of the parameters hold NaN: backward must write them, not add to them.
+    gradients of the parameters hold NaN: backward must write them, not add to them. Layers and losses
+    that use `x.backend.xp` must also give the same on numba as on numpy, up to rounding: there images lie otherwise.
 
     `tolerance` is relative to the size of the derivative; a correct gradient reaches about 1e-10. Raises
     ConfigurationError for a subject of another kind, settings out of range, or results that change between calls,
@@ -121,9 +122,10 @@ def check_gradients(
     training = arguments.truth("training", training)
     rng = np.random.default_rng(arguments.seed(seed))
     if isinstance(subject, (Layer, Model)):
-        tensors, forward = _of_model(_copied(subject, shape, rng), inputs, images, training, rng)
+        model = _copied(subject, shape, rng)
+        tensors, forward = _of_model(model, inputs, images, training, rng)
     elif isinstance(subject, Loss):
-        tensors, forward = _of_loss(subject, inputs)
+        tensors, forward, targets = _of_loss(subject, inputs)
     elif callable(subject):
         if shape is not None or not inputs:
             raise ConfigurationError("a function is checked on arrays: check_gradients(f, x, ...), without shape")
@@ -151,6 +153,13 @@ def check_gradients(
         _compared(name, array, gradient, loss, directions, tolerance, rng)
         for (name, array), gradient in zip(tensors.items(), gradients, strict=True)
     ]
+    problem = None
+    if isinstance(subject, (Layer, Model)):
+        problem = layouts.of_model(model, tensors["input"], weights)
+    elif isinstance(subject, Loss):
+        problem = layouts.of_loss(subject, tensors["outputs"], targets)
+    if problem:
+        reports.append(TensorReport("on numba", (), 0, 0, math.inf, False, problem))
     return GradientReport(tuple(reports), tolerance)
 
 
@@ -203,7 +212,7 @@ def _of_model(model: Model, inputs: tuple, images: int, training: bool, rng: np.
 
 
 def _of_loss(loss: Loss, inputs: tuple):
-    """(tensors, forward) of a loss of its outputs."""
+    """(tensors, forward, targets) of a loss of its outputs."""
     kind = type(loss).__name__
     if len(inputs) != 2:
         raise ConfigurationError(
@@ -226,7 +235,7 @@ def _of_loss(loss: Loss, inputs: tuple):
             )
         return value, lambda weight: [weight * gradient.numpy()]
 
-    return {"outputs": x}, forward
+    return {"outputs": x}, forward, given
 
 
 def _floats(name: str, value) -> np.ndarray:

@@ -136,6 +136,11 @@ class Loss(Recordable):
     targets = "values"
     ignore_index: int | None = None  # of classes: the label that does not count
 
+    def __init_subclass__(cls, **settings: Any):
+        super().__init_subclass__(**settings)
+        if isinstance(cls.targets, str):  # no property
+            arguments.one_of(f"{cls.__name__}.targets", cls.targets, ("classes", "labels", "values"))
+
     def settings(self) -> dict:
         """Name and settings, for checkpoints."""
         return {"name": type(self).__name__, **{k: v for k, v in vars(self).items() if not k.startswith("_")}}

@@ -25,7 +25,7 @@ from gpucnn.layers import (
     Sequential,
     image_mask,
 )
-from gpucnn.losses import BinaryCrossEntropy, Dice, MeanSquared, SoftmaxCrossEntropy
+from gpucnn.losses import BinaryCrossEntropy, Dice, Loss, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.models import Model, lenet5
 
 # ---- the example of docs/adding-an-operation.md ----------------------------------------------------------------------
@@ -46,7 +46,7 @@ class Swish(Layer):
 
         def backward(dy):
             inner = x.data * gate * (1 - gate)
-            by_slope = xp.sum(dy.data * x.data * inner * image_mask(x))
+            by_slope = xp.sum(dy.data * x.data * inner * (1 if self.wrong == "mask" else image_mask(x)))
             if self.wrong == "added":
                 s.grad += by_slope
             elif self.wrong != "never written":
@@ -59,6 +59,19 @@ class Swish(Layer):
             return dy.like(dy.data * dx)
 
         return x.like(x.data * gate), backward
+
+
+class Centered(Layer):
+    """x minus its mean along an axis of the array."""
+
+    def __init__(self, axis):
+        self.axis = axis
+
+    def __call__(self, x):
+        def centered(batch):
+            return batch.like(batch.data - batch.data.mean(axis=self.axis, keepdims=True))
+
+        return centered(x), centered
 
 
 def planted(wrong):
@@ -94,6 +107,75 @@ def test_a_planted_error_is_found_and_named(wrong, tensor, words):
     (line,) = (line for line in str(report).splitlines() if line.startswith(tensor))
     assert "WRONG" in line and words in line
     assert "FAILED" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("layer", "what"),
+    [
+        (planted("mask"), "the gradient of slope"),
+        (Centered(0), "the output"),  # blocks, which are images on numpy alone
+        (Centered(-1), "the output"),  # lanes, which are columns nowhere
+    ],
+)
+def test_what_holds_on_numpy_alone_is_found(layer, what):
+    for subject, shape in ((layer, (3, 4, 5)), (Model(Sequential(Conv2d(2, 3), layer), (1, 6, 6)), None)):
+        report = check_gradients(subject, shape=shape)
+        *others, last = report.tensors
+        assert all(tensor.passed for tensor in others) and not report.passed
+        assert last.name == "on numba" and last.problem.startswith(
+            f"{what if shape else what.replace('slope', '1.slope')} "
+        )
+
+
+def test_what_is_changed_in_place_is_refused():
+    """Tanh before such a layer computes its gradient from an output that is no longer its own."""
+
+    class Doubled(Layer):
+        def __init__(self, place):
+            self.place = place
+
+        def __call__(self, x):
+            def twice(batch, what):
+                if what != self.place:
+                    return batch.like(batch.data * 2)
+                batch.data[...] *= 2
+                return batch
+
+            return twice(x, "x"), lambda dy: twice(dy, "dy")
+
+    assert check_gradients(Doubled("nowhere"), shape=(3,)).passed
+    for place in ("x", "dy"):
+        with pytest.raises(
+            ConfigurationError, match=rf"^{place}\.data is changed in place.*make a new array: {place}\.like"
+        ):
+            check_gradients(Doubled(place), shape=(3,))
+
+
+def test_a_loss_that_holds_on_numpy_alone_is_found():
+    class Squares(Loss):
+        """Their sum divided by how many values there are, lanes without an image included, or not."""
+
+        def __init__(self, of_images):
+            self.of_images = of_images
+
+        def __call__(self, outputs, targets, totals=None):
+            difference = (outputs.data - targets.data) * image_mask(outputs)
+            count = outputs.images * outputs.channels if self.of_images else difference.size
+            return (difference**2).sum().reshape(1) / count, outputs.like(2 * difference / count)
+
+    outputs, targets = np.random.default_rng(0).standard_normal((2, 4, 3))
+    assert check_gradients(Squares(True), outputs, targets).passed
+    outputs_alone, on_numba = check_gradients(Squares(False), outputs, targets).tensors
+    assert (
+        outputs_alone.passed and not on_numba.passed and on_numba.problem.startswith("the loss is not what numpy gives")
+    )
+
+
+def test_what_is_the_same_up_to_rounding_passes():
+    """Gradients that are zero but for rounding, random numbers and statistics included."""
+    network = Sequential(Conv2d(3, 3), BatchNorm(), Swish(), Dropout(0.5), Centered(2), Centered((2, 3)))
+    assert check_gradients(network, shape=(2, 6, 6)).passed
+    assert check_gradients(network, shape=(2, 6, 6), training=False).passed
 
 
 def test_no_gradient_at_all_is_named():

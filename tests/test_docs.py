@@ -1,6 +1,7 @@
 """The documentation: every path in it exists, what it quotes is in the file, its examples run."""
 
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -93,6 +94,23 @@ def test_the_examples_run(tmp_path):
     assert without_errors(table) == without_errors(run.stdout)
 
 
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+def test_the_examples_for_kernels_run(tmp_path):
+    """With the kernel of the page's second example in the folder that it names."""
+    folder = tmp_path / "my_kernels"
+    folder.mkdir()
+    shutil.copy(ROOT / "kernels" / "cuda" / "common.cuh", folder)
+    index = "blockIdx.x * blockDim.x + threadIdx.x"
+    kernel = f"__global__ void scale(float* x, float factor) {{ x[{index}] = __fmul_rn(x[{index}], factor); }}"
+    (folder / "scale.cu").write_text(f'#include "common.cuh"\ntemplate <int N> {kernel}\n')
+    examples = [text for info, text in blocks(ROOT / "docs" / "debugging-kernels.md") if info == "python"]
+    program = "\n".join([*examples[:2], "assert (x == 2).all()"])  # the third needs NVRTC
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+
+
 @pytest.mark.slow
 def test_your_own_runs(tmp_path):
     """docs/your-own.md from top to bottom, as a reader would type it."""
@@ -105,6 +123,14 @@ def test_your_own_runs(tmp_path):
     assert "passed: relative errors" in run.stdout
     assert "not recorded" not in run.stderr  # what is the reader's own runs anew within a recorded step
     assert "launched one by one" not in run.stderr
+
+
+def test_tables_of_files_have_them_all():
+    table = (ROOT / "kernels" / "cuda" / "README.md").read_text()
+    assert [path.name for path in (ROOT / "kernels" / "cuda").glob("*.cu*") if f"| `{path.name}` |" not in table] == []
+    table = (ROOT / "CONTRIBUTING.md").read_text()
+    packages = [path.parent.name for path in (ROOT / "gpucnn").glob("*/__init__.py")]
+    assert len(packages) > 10 and [name for name in packages if f"`gpucnn/{name}`" not in table] == []
 
 
 def test_the_table_of_operations_has_them_all():

@@ -4,7 +4,7 @@
       own_code, extras; kernels, that import nothing of gpucnn
     1 inference, backends, parallel
     2 functional, layers, losses, metrics, optimizers, schedules, initializers
-    3 models, data, gradients, explain, figures
+    3 models, data, gradients, layouts, explain, figures
     4 training
     5 check, throughput, summary, show, sweep
     6 explore, cli
@@ -50,6 +50,7 @@ FLOORS = {
     "models": 3,
     "data": 3,
     "gradients": 3,
+    "layouts": 3,
     "explain": 3,
     "figures": 3,
     "training": 4,

@@ -37,6 +37,7 @@ from gpucnn.arithmetic.philox import (
     words,
 )
 from gpucnn.arithmetic.sums import BAND, BLOCK, bands, image_sums64, in_bands, over_batch, rounded, total64, tree
+from gpucnn.errors import BackendError
 
 __all__ = [
     "BAND",
@@ -86,15 +87,15 @@ __all__ = [
 
 
 def assert_subnormals() -> None:
-    """RuntimeError if this process flushes subnormal numbers to zero, which changes results (rule 1)."""
+    """BackendError if this thread flushes subnormal numbers to zero, which changes results (rule 1)."""
     # Array operands, so that neither Python nor NumPy multiplies before the program runs.
     small, smaller = np.full(1, 1e-30, np.float32), np.full(1, 1e-12, np.float32)
     with np.errstate(under="ignore"):
         product = np.multiply(small, smaller)[0]
         subnormal = np.multiply(product, np.ones(1, np.float32))[0]
     if product == 0 or subnormal == 0:
-        raise RuntimeError(
-            "float32(1e-30) * float32(1e-12) gave 0: something in this process has switched on flush-to-zero, most "
-            "likely a shared library built with -Ofast or -ffast-math. Exact results are impossible until it is no "
-            "longer loaded: import gpucnn without it, or rebuild it without that option."
+        raise BackendError(
+            "float32(1e-30) * float32(1e-12) gives 0: something in this process has switched on flush-to-zero, most "
+            "likely a shared library built with -Ofast or -ffast-math, with which there are no exact results; do not "
+            "load it beside gpucnn, or rebuild it without that option"
         )

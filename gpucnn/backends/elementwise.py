@@ -1,6 +1,6 @@
 """The elementwise activations, each declared once for all backends and layers.
 
-Their expressions are in kernels/numba/elementwise.py, kernels/numba_cuda/elementwise.py, kernels/cuda/elementwise.cu
+Their expressions are in kernels/numba/elementwise.py, kernels/numba_cuda/elementwise.py, kernels/cuda/operations.cuh
 and gpucnn/backends/numpy; kernels/CONTRACT.md, rules 6 and 7, defines their results to the bit.
 """
 

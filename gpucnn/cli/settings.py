@@ -59,7 +59,7 @@ def resolve(given: dict[str, Any], run: dict[str, Any], recipe: str = "digits") 
     known: dict[str, Any] = {**DEFAULTS, "math": None, **RECIPES[recipe], **run}
     settings: dict[str, Any] = {name: known.get(name) if value is None else value for name, value in given.items()}
     if settings["optimizer"] not in OPTIMIZERS:
-        raise ConfigurationError(f"no optimiser {settings['optimizer']!r}; use one of {', '.join(OPTIMIZERS)}")
+        raise ConfigurationError(f"no optimizer {settings['optimizer']!r}; use one of {', '.join(OPTIMIZERS)}")
     for name, value in OPTIMIZERS[settings["optimizer"]].items():
         if settings[name] is None:
             settings[name] = value
@@ -74,10 +74,10 @@ def resolve(given: dict[str, Any], run: dict[str, Any], recipe: str = "digits") 
 
 def make_optimizer(settings: dict[str, Any]):
     """One of gpucnn.optimizers."""
-    from gpucnn.optimizers import SGD, Adam, AdamW
+    from gpucnn import optimizers
 
-    kind = {"sgd": SGD, "adam": Adam, "adamw": AdamW}[settings["optimizer"]]
-    return kind(lr=settings["lr"], weight_decay=settings["weight_decay"])
+    kinds = {name.lower(): kind for name, kind in vars(optimizers).items()}
+    return kinds[settings["optimizer"]](lr=settings["lr"], weight_decay=settings["weight_decay"])
 
 
 def make_loss(settings: dict[str, Any]):

@@ -3,6 +3,7 @@
 import ctypes
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -60,7 +61,7 @@ class EmulatedLauncher(Launcher):
         if reason:
             raise BackendError(reason)
         self._order = _ORDERS.get(order, order)
-        self._sanitize, self._guard, self._folder = sanitize, None if sanitize else guard, folder
+        self._sanitize, self._guard, self._folder = sanitize, None if sanitize else guard, Path(folder).resolve()
         self._runtime = compiler.runtime(sanitize)
         self._kernels: dict[tuple[str, str], EmulatedKernel] = {}
         self._tape = Tape()

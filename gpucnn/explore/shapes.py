@@ -9,11 +9,11 @@ from gpucnn import layers
 from gpucnn.errors import ConfigurationError, GpucnnError
 from gpucnn.explore.body import Body
 from gpucnn.layers import Layer, Sequential
+from gpucnn.layers.activation import ACTIVATIONS
 from gpucnn.models import Model
 from gpucnn.summary import Row, summary
 
 LAYERS, PARAMETERS = 40, 50_000_000  # at most
-_ACTIVATIONS = "none", "relu", "tanh", "sigmoid", "leaky_relu", "gelu", "silu"
 _MODES = "zeros", "reflect", "replicate", "circular"
 
 
@@ -46,7 +46,7 @@ def _first(name: str, default: int, high: int) -> Setting:
     return Setting(name, default, 1, high, positional=True)
 
 
-_ACTIVATION = Setting("activation", "none", choices=_ACTIVATIONS)
+_ACTIVATION = Setting("activation", "none", choices=("none", *ACTIVATIONS))
 _POOL = _first("size", 2, 64), _number("stride", 0, 0, 64), _number("padding", 0, 0, 32)
 
 KINDS: dict[str, tuple[Setting, ...]] = {

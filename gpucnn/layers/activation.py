@@ -126,7 +126,7 @@ class Softmax(Layer):
         return y, lambda dy: x.backend.softmax_gradient(dy, y)
 
 
-_LAYERS: dict[str, Any] = {layer.operation: layer for layer in (ReLU, Tanh, Sigmoid, LeakyReLU, GELU, SiLU)}
+_LAYERS: dict[str, Any] = {layer.operation: layer for layer in Activation.__subclasses__()}
 
 
 def onnx_activation(graph: Graph, x: str, name: str | None) -> str:

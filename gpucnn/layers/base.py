@@ -375,6 +375,10 @@ class Layer(Recordable):
 
     def check(self, x: Batch) -> None:
         """Raises ShapeError unless x has the shape that the layer was built for: backends do not check."""
+        if not self.output_shape:
+            raise ShapeError(
+                f"{label(self)} was not built; the layer that it is part of calls its connect(shape) in build"
+            )
         if x.shape[1:] != self.input_shape:
             raise ShapeError(f"{label(self)} was built for images of shape {self.input_shape}, not {x.shape[1:]}")
 

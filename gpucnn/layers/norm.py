@@ -91,7 +91,7 @@ class BatchNorm(Layer):
             y, where = backend.max_pool(y, pool)
             return y, lambda dy: own_backward(backend.max_pool_gradient(dy, where, pool))
         self.check(x)
-        self._check_count(x)
+        self.check_count(shares.whole(x))
         mean, var = backend.batch_norm_moving_statistics(x, *self._running(), self.momentum)
         settings = x, mean, var, self.gamma.value, self.beta.value, self.eps, pool
         y, kept = backend.batch_norm_max_pool(*settings)
@@ -122,18 +122,19 @@ class BatchNorm(Layer):
 
     def _with_batch_statistics(self, x: Batch, other: Batch | None, relu: bool) -> tuple[Batch, Any, Any]:
         """(y, mean, var) by the batch's own statistics, plus `other` if there is one; the running ones move."""
-        self._check_count(x)
+        self.check_count(shares.whole(x))
         settings = *self._running(), self.momentum, self.gamma.value, self.beta.value, self.eps
         return x.backend.batch_norm_training(x, *settings, other, relu)
 
     def _running(self) -> tuple[Any, Any]:
         return self.running_mean.value, self.running_var.value
 
-    def _check_count(self, x: Batch) -> None:
-        if shares.whole(x) * math.prod(x.spatial) < 2:
+    def check_count(self, images: int) -> None:
+        """Raises ShapeError for a batch of so few images that training cannot do with it."""
+        if images * math.prod(self.input_shape[1:]) < 2:
             raise ShapeError(
-                f"{label(self)} cannot train on one value per channel: this batch holds {x.images} image of "
-                f"{math.prod(x.spatial)} position; choose a batch size that leaves no single image over"
+                f"{label(self)} cannot train on one value per channel, which a batch of {images} image of 1 position "
+                "has; choose a batch size that leaves no single image over"
             )
 
     def onnx(self, graph: Graph, x: str) -> str:
@@ -211,7 +212,7 @@ class GroupNorm(_ImageNorm):
 
     Wu and He 2018. (N, C) or (N, C, *spatial) in and out; `groups` divides C, and gamma and beta are (C,), absent with
     affine=False. `groups=C` is instance norm. The variance is the biased one. `activation` is None, "relu" (fused),
-    "tanh" or "sigmoid". Training and inference do the same, whatever the batch.
+    "tanh", "sigmoid", "leaky_relu", "gelu" or "silu". Training and inference do the same, whatever the batch.
     """
 
     def __init__(self, groups: int, eps: float = 1e-5, *, affine: bool = True, activation: str | None = None):

@@ -63,4 +63,4 @@ def _hint(images, input_shape: tuple[int, ...], given) -> str:
 
 def _refuse_not_finite(image: int | None) -> None:
     if image is not None:
-        raise DataError(f"image {image} holds a NaN or an infinity; clean the data before training on it")
+        raise DataError(f"image {image} holds a NaN or an infinity; clean the data first")

@@ -34,6 +34,7 @@ from gpucnn.recordable import Recordable
 # Every parameter starts at a multiple of 16 floats, 64 bytes, so that kernels may load vectors from its start. The gaps
 # stay zero because their gradient is zero.
 _ALIGN = 16
+_DEEPEST = 200  # layers in layers; Python itself takes about a thousand calls
 _PLAIN = (bool, int, float, str, type(None))  # settings that files can hold
 
 
@@ -74,6 +75,7 @@ class Model(Recordable):
         self.image_shape = self.input_shape
         self.mean: tuple[float, ...] | None = None
         self.std: tuple[float, ...] | None = None
+        _refuse_endless(layer)
         self._share_layers()
         layer.name = ""
         self.output_shape = layer.connect(self.input_shape)
@@ -554,6 +556,19 @@ class Model(Recordable):
         for value in self.state_dict().values():
             digest.update(value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes())
         return digest.hexdigest()
+
+
+def _refuse_endless(layer: Layer) -> None:
+    """Raises ConfigurationError for a layer that is part of itself, which has no end."""
+    inside = [layer]
+    for _ in range(_DEEPEST):
+        inside = list({id(part): part for whole in inside for _, part in whole.children()}.values())
+    if inside:
+        kinds = " and ".join(sorted({type(part).__name__ for part in inside}))
+        raise ConfigurationError(
+            f"layers are more than {_DEEPEST} deep in one another, {kinds} the last: a layer in another's attributes "
+            "is part of it, so keep no reference there to a layer around it"
+        )
 
 
 def _refuse_taken(layers: list[Layer]) -> None:

@@ -1,5 +1,6 @@
 """User code that runs during training: `Trainer(model, callbacks=[...])`."""
 
+from inspect import isfunction, signature
 from typing import Any
 
 from gpucnn.errors import ConfigurationError
@@ -17,11 +18,20 @@ class Callback:
 
     def __init_subclass__(cls, **settings: Any):
         super().__init_subclass__(**settings)
-        moments = [name for name in vars(Callback) if name.startswith("on_")]
-        if wrong := [name for name in vars(cls) if name.startswith("on_") and name not in moments]:
-            raise ConfigurationError(
-                f"{cls.__name__} has a method {wrong[0]}, which nothing calls; use one of {', '.join(moments)}"
-            )
+        moments = {name: signature(method) for name, method in vars(Callback).items() if name.startswith("on_")}
+        for name, method in vars(cls).items():
+            if name.startswith("on_") and name not in moments:
+                raise ConfigurationError(
+                    f"{cls.__name__} has a method {name}, which nothing calls; use one of {', '.join(moments)}"
+                )
+            if name in moments and isfunction(method):
+                given = moments[name].parameters
+                try:
+                    signature(method).bind(*given)
+                except TypeError:  # else only after an epoch, or after all training
+                    raise ConfigurationError(
+                        f"{cls.__name__} has {name}{signature(method)}; write def {name}({', '.join(given)})"
+                    ) from None
 
     def on_train_begin(self, trainer: Any) -> None:
         """Before the first step of a `fit`."""
@@ -37,7 +47,7 @@ class Callback:
 
     def on_epoch_end(self, trainer: Any, record: dict) -> None:
         """After an epoch, its validation included, before the run folder is written; `record` is its entry in the
-        history (gpucnn.training.history), to which numbers may be added."""
+        history (gpucnn.training.history), to which numbers may be added; what is there may not be changed."""
 
     def on_train_end(self, trainer: Any, history: Any) -> None:
         """After the last epoch; not after an error or an interruption."""

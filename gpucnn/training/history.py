@@ -37,13 +37,19 @@ class History:
         shown = "".join(f", {k} {v:.4g}" for k, v in last if isinstance(v, float) and k not in aside)
         return f"<History of {len(self)} epoch{'s' * (len(self) != 1)}{shown}>"
 
-    def add(self, record: dict) -> ConfigurationError | None:
-        """Add an epoch as a file will hold it, NumPy's numbers as Python's. What JSON has not is left out, and the
-        error for it returned, to be raised once the epoch is kept.
+    def add(self, measured: dict, record: dict) -> ConfigurationError | None:
+        """Add an epoch as a file will hold it, NumPy's numbers as Python's: `measured`, and what callbacks made of it,
+        `record`. Measured values stay, and what JSON has not is left out; the error for either is returned, to be
+        raised once the epoch is kept.
         """
         error = None
         self.epochs.append({})
-        for key, value in record.items():
+        for key, value in {**record, **measured}.items():
+            if key in measured and record.get(key) is not value:
+                error = ConfigurationError(
+                    f"a callback made {shown(record.get(key))} of {key} in the epoch's record, which is "
+                    f"{shown(value)}; add numbers of your own under other names"
+                )
             try:
                 self.last[str(key)] = json.loads(json.dumps(value, allow_nan=False, default=_item))
             except (TypeError, ValueError, RecursionError):

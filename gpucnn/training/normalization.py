@@ -13,7 +13,7 @@ def channel_statistics(images: np.ndarray | Mapped) -> tuple[tuple[float, ...], 
     """(mean, standard deviation) of each channel of images (N, C, *spatial), float32 values as Python floats.
 
     In float64 and in one fixed order of additions, so that every machine finds the same. Raises DataError for a channel
-    that is the same everywhere.
+    that is the same everywhere, or almost.
     """
     mapped = images if isinstance(images, Mapped) else Mapped(images)
     count = len(images) * math.prod(images.shape[2:])
@@ -29,7 +29,11 @@ def channel_statistics(images: np.ndarray | Mapped) -> tuple[tuple[float, ...], 
     mean = total(lambda x: x) / count
     variance = total(lambda x: (x - mean[:, None]) ** 2) / count
     deviation = np.sqrt(variance).astype(np.float32)
-    flat = np.flatnonzero(deviation == 0)
+    with np.errstate(divide="ignore", over="ignore"):
+        flat = np.flatnonzero(np.isinf(1 / deviation))  # which images are multiplied by
     if flat.size:
-        raise DataError(f"channel {flat[0]} is the same in all training images: it cannot be normalised")
+        raise DataError(
+            f"channel {flat[0]} is the same in all training images, or almost, and cannot be normalized: its standard "
+            f"deviation is {deviation[flat[0]]:g}"
+        )
     return tuple(map(float, mean.astype(np.float32))), tuple(map(float, deviation))

@@ -7,6 +7,7 @@ import numpy as np
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.losses import BinaryCrossEntropy, Dice, SoftmaxCrossEntropy
+from gpucnn.schedules import Constant
 from gpucnn.training.live import OwnAugmentation
 from gpucnn.training.steps import TrainingSteps
 
@@ -40,15 +41,27 @@ def slowness(backend: Backend, seconds: float) -> str | None:
     """Where training runs on numpy: how long an epoch of it takes, and what is faster; None elsewhere."""
     if backend.name != "numpy":
         return None
-    about, faster = f"an epoch will take about {seconds:,.0f} s", get_backend().name
+    about = f"an epoch will take {f'about {seconds:,.0f}' if seconds >= 1 else 'less than 1'} s"
+    faster = get_backend().name
     if backend.math == "fast":
         instead = f'; backend="{faster}" in exact math (--backend {faster}) is many times faster'
         instead *= faster != "numpy"
         return f"fast math is faster than numpy's exact math alone: {about}{instead}"
-    instead = (
-        f'backend="{faster}" (--backend {faster}) gives the same bits' if faster != "numpy" else "numba is not here"
+    instead = f'backend="{faster}" (--backend {faster}) gives the same bits sooner'
+    instead = instead if faster != "numpy" else "numba, which gives the same bits sooner, is not usable here"
+    return f"numpy's exact math is the specification, and slow: {about}; {instead}"
+
+
+def rates_unread(trainer: Trainer) -> str | None:
+    """Where an optimizer of the user's takes its setting for the rate of the step."""
+    update = type(trainer.optimizer).update
+    names = getattr(getattr(update, "__code__", None), "co_names", ())
+    if "hyper" in names or "lr" not in names or (isinstance(trainer.schedule, Constant) and not trainer.lr_factors):
+        return None
+    return (
+        f"{update.__qualname__} reads self.lr, which neither a schedule nor lr_factors change; the rate of the step is "
+        "self.hyper[0]"
     )
-    return f"numpy's exact math is the specification, and slow: {about}; {instead} sooner"
 
 
 def applied_twice(trainer: Trainer) -> str | None:

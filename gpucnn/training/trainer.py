@@ -18,6 +18,7 @@ from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.protocol import Backend
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import ConfigurationError, NonFiniteError, ShapeError
+from gpucnn.layers.norm import BatchNorm
 from gpucnn.losses import Loss, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.metrics import make as make_metrics
 from gpucnn.models.files import describe
@@ -264,6 +265,7 @@ class Trainer:
         elif validation is not None:
             (images, labels), kept = part(images, labels, validation, self.seed)
             validated_by = {"validation": f"{float(validation)} by {monitor}"}
+        self._check_last_batch(len(images))
         self.loss.learn(labels, model.output_shape[0])
         self._balanced = _balanced(self.loss)
         if resume:  # back to the checkpoint, whatever this trainer has done since
@@ -289,6 +291,12 @@ class Trainer:
                 "this trainer's optimizer has been used by another trainer since, so its state is lost; give each "
                 "Trainer an optimizer of its own"
             )
+
+    def _check_last_batch(self, images: int) -> None:
+        """Raises ShapeError where an epoch's last batch, the smallest, is too small for batch norm."""
+        for layer in self.model.layer.walk():
+            if isinstance(layer, BatchNorm) and layer.trainable:
+                layer.check_count(images % self.batch_size or self.batch_size)
 
     def _check_loss(self) -> None:
         """Raises ConfigurationError where another trainer's labels have balanced the loss since."""
@@ -345,6 +353,7 @@ class Trainer:
     def _begin(self, images) -> None:
         model = self.model.place(self.backend)  # where another trainer may have taken it
         if self._state is None:
+            self._check_exactness()
             model.learn(images)
             self.optimizer.place(self.backend, model.values.size)
             self._state = self.optimizer.state
@@ -473,7 +482,7 @@ class Trainer:
             title = remarks.title(self, steps) + (f"; {len(kept[0]):,} images for validation" if kept else "")
             self.progress.begin(title, epochs, data.count, len(history))
             remarked = remarks.channels_last(self), remarks.large_values(self, images), remarks.applied_twice(self)
-            for remark in (*remarked, self.schedule.remark(epochs * data.an_epoch)):
+            for remark in (*remarked, remarks.rates_unread(self), self.schedule.remark(epochs * data.an_epoch)):
                 if remark:
                     self.progress.say(remark)
             if self._within_epoch:
@@ -493,9 +502,10 @@ class Trainer:
                 if remark := remarks.unchanged(self, untrained, record["learning_rate"]):
                     self.progress.say(remark)
                 untrained = None
+                measured = dict(record)
                 for callback in self.callbacks:
                     callback.on_epoch_end(self, record)
-                unfit = history.add(record)
+                unfit = history.add(measured, record)
                 better = history.best_epoch(monitor) == epoch + 1
                 if better:
                     self._best = epoch + 1, self._judged_state()
@@ -653,6 +663,7 @@ class Trainer:
                 shown = perf_counter()
         measured = steps.measure()
         self._stop_if_not_finite(steps, epoch)
+        self._check_exactness()
         self._check_loss()  # of a trainer in another thread
         record: dict[str, Any] = {
             "epoch": epoch + 1,
@@ -679,6 +690,11 @@ class Trainer:
         bad = steps.bad_step()
         if bad >= 0:
             raise _not_finite("the loss or a weight", epoch + 1, bad + 1)
+
+    def _check_exactness(self) -> None:
+        """Raises BackendError where a library that was loaded since flushes subnormal numbers to zero."""
+        if self.backend.math == "exact":
+            arithmetic.assert_subnormals()
 
     # ---- averaged weights --------------------------------------------------------------------------------------------
 
@@ -729,11 +745,12 @@ class Trainer:
         unfit: ConfigurationError | None,
     ) -> None:
         """Metrics first: resuming ignores a line too many, but could not invent a missing one. Then raises `unfit`."""
-        if folder:
-            last, state = history.last, host_state(self.model, self.optimizer, self.average)
-            bad = first_not_finite(state)  # what `watch` does not see: running statistics, optimiser state
-            if bad:
+        last, unwatched = history.last, (self.model.statistics, *self.optimizer.state.values())
+        if folder or not all(self.backend.xp.isfinite(array).all() for array in unwatched):
+            state = host_state(self.model, self.optimizer, self.average)
+            if bad := first_not_finite(state):
                 raise _not_finite(bad, last["epoch"], last["step"])
+        if folder:
             folder.write_metrics(history)
             if better:
                 folder.write_best(self.model, last, self._judged_state())

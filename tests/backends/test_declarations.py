@@ -1,11 +1,14 @@
 """Kernels and CUDA sources, which cannot import the declarations, agree with them."""
 
+import inspect
 import re
+import sys
 
 import pytest
 from gpucnn.kernels import contract
 from gpucnn.kernels.numba import elementwise, simd
 
+from gpucnn import layers
 from gpucnn.arithmetic import sums
 from gpucnn.backends.cuda.backend import CudaBackend
 from gpucnn.backends.cuda.fused import CudaFused
@@ -14,6 +17,8 @@ from gpucnn.backends.cuda.shared import CudaShared
 from gpucnn.backends.elementwise import ELEMENTWISE
 from gpucnn.backends.lanes import LaneBackend
 from gpucnn.backends.numba.backend import NumbaBackend
+from gpucnn.backends.numpy.exact import elementwise as exact
+from gpucnn.backends.numpy.fast import elementwise as fast
 from gpucnn.backends.protocol import Backend
 from gpucnn.backends.shared import SharedSums
 from gpucnn.layers import activation
@@ -34,6 +39,8 @@ def test_every_operation_has_its_expressions():
     assert re.findall(r"^struct (\w+) \{", (SOURCES / "operations.cuh").read_text(), re.M) == names
     source = SOURCES.parent / "numba_cuda" / "elementwise.py"  # imports Numba's CUDA: read, not imported
     assert re.findall(r'^    "(\w+)": \($', source.read_text(), re.M) == names
+    for numpy in (exact, fast):
+        assert list(numpy.VALUES) == list(numpy.GRADIENTS) == names, numpy.__name__
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
@@ -43,15 +50,29 @@ def test_every_operation_takes_what_is_declared(name):
     assert value.__code__.co_varnames[: value.__code__.co_argcount] == ("x", *declared.settings)
     assert gradient.__code__.co_varnames[: gradient.__code__.co_argcount] == ("dy", declared.saved, *declared.settings)
     struct = re.search(rf"struct {name} \{{(.*?)\}};", (SOURCES / "operations.cuh").read_text(), re.S).group(1)
-    parameters = [re.findall(r"float (\w+)[,)]", line) for line in struct.strip().splitlines()]
+    parameters = [re.findall(r"float (\w+)[,)]", line) for line in struct.splitlines() if "static DEVICE" in line]
     assert parameters == [["x", *declared.settings], ["dy", declared.saved, *declared.settings]]
 
 
 def test_every_operation_is_a_layer():
-    layers = {kind.operation: kind for kind in activation.Activation.__subclasses__()}
-    assert set(layers) == set(ELEMENTWISE)
-    for name, kind in layers.items():
+    kinds = {kind.operation: kind for kind in activation.Activation.__subclasses__()}
+    assert kinds == activation._LAYERS and set(kinds) == set(ELEMENTWISE)
+    for name, kind in kinds.items():
         assert len(kind().constants) == len(ELEMENTWISE[name].settings)
+
+
+def test_every_layer_is_offered():
+    modules = [module for name, module in sys.modules.items() if name.startswith("gpucnn.layers.")]
+    made = {kind for module in modules for kind in vars(module).values() if inspect.isclass(kind)}
+    made = {kind for kind in made if issubclass(kind, layers.Layer) and kind.__module__.startswith("gpucnn.layers.")}
+    assert {kind.__name__ for kind in made if not kind.__subclasses__()} <= {*layers.__all__}
+
+
+def test_lists_of_activations_have_them_all():
+    lists = [kind.__doc__ for kind in map(vars(layers).get, layers.__all__) if '"tanh"' in (kind.__doc__ or "")]
+    assert len(lists) == 4 and all(f'"{name}"' in text for text in lists for name in ELEMENTWISE)
+    for method in (Backend.elementwise, Backend.elementwise_gradient):
+        assert re.findall(r"^        (\w+)  ", method.__doc__, re.M) == list(ELEMENTWISE)
 
 
 def test_an_activation_given_by_name_has_all_settings():

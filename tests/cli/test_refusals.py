@@ -23,7 +23,7 @@ def sentence(stderr: str) -> str:
         (["train", "--math", "quick"], "has no math 'quick'"),
         (["train", "--backend", "numba", "--math", "fast"], "backend 'numba' has no math 'fast'; it has: exact"),
         (["train", "--data", "no-such-set"], "no-such-set is neither a built-in data set nor a path"),
-        (["train", "--optimizer", "adagrad"], "no optimiser 'adagrad'; use one of sgd, adam, adamw"),
+        (["train", "--optimizer", "adagrad"], "no optimizer 'adagrad'; use one of sgd, adam, adamw"),
         (["train", "--schedule", "linear"], "no schedule 'linear'; use one of constant, step, cosine, one-cycle"),
         (["train", "--lr", "-1"], "lr is -1.0; give a number of 0 or more"),
         (["train", "--lr", "nan"], "lr is nan"),

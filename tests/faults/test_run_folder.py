@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import gpucnn
-from gpucnn.errors import CheckpointError, ConfigurationError, GpucnnError
-from gpucnn.layers import Dense, Flatten, Sequential, Whitening2d
+from gpucnn.errors import CheckpointError, ConfigurationError, GpucnnError, ShapeError
+from gpucnn.layers import BatchNorm, Dense, Flatten, Sequential, Whitening2d
 from gpucnn.models import Model
 from gpucnn.models.files import read_tensors, save
 from gpucnn.storage import write_file
@@ -210,6 +210,26 @@ def test_a_refused_fit_leaves_the_model_as_it_prepares_images(tmp_path):
     with pytest.raises(ConfigurationError, match="all layers are frozen"):
         small.trainer(tmp_path / "new", model=model).fit(images[..., :6, :6], Y, 1)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_last_batch_of_one_image_is_refused_before_the_first(tmp_path):
+    """Where batch norm would have one value per channel: 45 images in batches of 4, and those without validation."""
+
+    def trainer(run, *layers, **settings):
+        model = Model(Sequential(*layers, Flatten(), Dense(4), BatchNorm(), Dense(3)), (1, 8, 8))
+        return small.trainer(tmp_path / run, model=model, **settings)
+
+    left = len(X) - sum(int(0.2 * count + 0.5) for count in np.bincount(Y))
+    for batch_size, validation in ((4, None), (1, None), (left - 1, 0.2)):
+        refused = trainer("refused", batch_size=batch_size)
+        weights = refused.model.weights_sha256()
+        with pytest.raises(ShapeError, match=r"layer 2 \(BatchNorm\) cannot train on one value per channel"):
+            refused.fit(X, Y, 1, validation=validation)
+        assert refused.model.weights_sha256() == weights and not (tmp_path / "refused").exists()
+    trainer("two left", batch_size=43).fit(X, Y, 1)
+    frozen = trainer("frozen", batch_size=4)
+    frozen.model.freeze("2")
+    frozen.fit(X, Y, 1)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes with names")

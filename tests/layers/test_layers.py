@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 
+from gpucnn import check_gradients
 from gpucnn.backends import Batch, backends, get_backend
 from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.layers import (
@@ -317,3 +318,38 @@ def test_present_masks_lanes_that_only_fill_up():
     mask = image_mask(Batch(np.zeros((2, 3, 5, 5, 16)), 19, Sixteen()))
     assert mask.shape == (2, 1, 1, 1, 16)
     assert mask.reshape(-1).tolist() == [True] * 19 + [False] * 13
+
+
+def test_a_layer_that_is_part_of_itself_is_refused_in_one_sentence():
+    class Child(Layer):
+        def __init__(self, parent):
+            self.parent = parent
+
+    class Parent(Layer):
+        def __init__(self):
+            self.child = Child(self)
+
+    for made in (lambda: Model(Parent(), (3,)), lambda: check_gradients(Parent(), shape=(3,))):
+        with pytest.raises(ConfigurationError, match=r"more than 200 deep in one another, (Child|Parent) the last: "):
+            made()
+
+
+def test_a_layer_that_was_not_connected_says_what_is_missing():
+    class Forgets(Layer):
+        def __init__(self):
+            self.inner = Dense(3)
+
+        def __call__(self, x):
+            return self.inner(x)
+
+    with pytest.raises(
+        ShapeError, match=r"layer inner \(Dense\) was not built; .* calls its connect\(shape\) in build"
+    ):
+        Model(Forgets(), (4,)).initialize(0).place(FAST).predict(np.ones((1, 4), np.float32))
+
+
+def test_layers_may_be_deep_in_one_another():
+    layer = Dense(3)
+    for _ in range(150):
+        layer = Sequential(layer)
+    assert Model(layer, (2,)).parameter_count == 9

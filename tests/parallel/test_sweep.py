@@ -122,7 +122,7 @@ def test_a_folder_keeps_its_plan(tmp_path):
     [
         (("--epocs", "3"), "No such option: --epocs"),
         (("--epochs", "many"), "Invalid value for '--epochs'"),
-        (("--optimizer", "none"), "no optimiser 'none'"),
+        (("--optimizer", "none"), "no optimizer 'none'"),
         (("--recipe", "none"), "no recipe 'none'"),
         (("--run", "mine"), "--run and --resume are chosen for each training"),
     ],

@@ -146,6 +146,8 @@ def test_unfit_images():
             Trainer(flat, backend="numpy", progress=False, **{name: True})
     with pytest.raises(DataError, match="channel 0 is the same in all training images"):
         small.trainer(normalize=True).fit(np.ones_like(X), Y, 1)
+    with pytest.raises(DataError, match=r"or almost, and cannot be normalized: its standard deviation is \d.*e-4\d$"):
+        small.trainer(normalize=True).fit(X * np.float32(1e-40), Y, 1)
 
 
 # ---- mean and deviation ----------------------------------------------------------------------------------------------

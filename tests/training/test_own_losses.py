@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpucnn.backends import get_backend
-from gpucnn.errors import DataError, ShapeError
+from gpucnn.errors import ConfigurationError, DataError, ShapeError
 from gpucnn.layers import Conv2d, Dense, Flatten, Sequential, image_mask
 from gpucnn.losses import Dice, Loss, SoftmaxCrossEntropy
 from gpucnn.models import Model
@@ -31,6 +31,11 @@ class Focal(Loss):
 
     def measure(self, totals, images, outputs):
         return {"loss": float(totals[0]) / images}
+
+
+def test_unknown_targets_are_refused_where_they_are_written():
+    with pytest.raises(ConfigurationError, match=r"Wrong\.targets.*klasses.*classes, labels, values"):
+        type("Wrong", (Loss,), {"targets": "klasses"})
 
 
 def test_for_classes(tmp_path):

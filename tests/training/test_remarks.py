@@ -11,7 +11,9 @@ from gpucnn.layers import Conv1d, Conv2d, Dense, Flatten, Sequential, Sigmoid, S
 from gpucnn.losses import BinaryCrossEntropy, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.models import mlp
 from gpucnn.optimizers import Optimizer
+from gpucnn.schedules import Cosine
 from gpucnn.training import Quiet
+from gpucnn.training.remarks import slowness
 
 X = np.random.default_rng(0).random((20, 3, 4, 6), np.float32)
 Y = np.arange(20) % 3
@@ -98,10 +100,18 @@ def test_what_the_loss_applies_once_more_is_remarked(end, loss, remarked):
 
 def test_fast_math_says_what_it_costs():
     (about,) = fitted(X, Y)
-    assert about.startswith("fast math is faster than numpy's exact math alone: an epoch will take about ")
+    assert about.startswith("fast math is faster than numpy's exact math alone: an epoch will take less than 1 s; ")
     assert 'backend="numba" in exact math (--backend numba) is many times faster' in about
     (about,) = fitted(X, Y, math="exact")
     assert "numpy's exact math is the specification, and slow" in about
+    assert about.endswith('; backend="numba" (--backend numba) gives the same bits sooner')
+    assert "an epoch will take about 1,234 s; " in slowness(get_backend("numpy"), 1234)
+
+
+def test_without_numba_the_reason_is_said(monkeypatch):
+    monkeypatch.setattr("gpucnn.training.remarks.get_backend", lambda: get_backend("numpy"))
+    about = slowness(get_backend("numpy"), 2.0)
+    assert about.endswith("about 2 s; numba, which gives the same bits sooner, is not usable here")
 
 
 @pytest.mark.parametrize(
@@ -249,3 +259,27 @@ def test_an_optimizer_that_changes_no_weight_is_remarked():
         said = [text for text in fitted(X, Y, optimizer=optimizer) if "no weight" in text]
         assert len(said) == remarked
         assert all("update must do it in place: weights -= ..." in text for text in said)
+
+
+@pytest.mark.parametrize(
+    ("rate", "settings", "remarked"),
+    [
+        ("lr", {"schedule": Cosine()}, True),
+        ("lr", {"lr_factors": {"1": 0.5}}, True),
+        ("lr", {}, False),
+        ("hyper", {"schedule": Cosine()}, False),
+    ],
+)
+def test_an_optimizer_that_no_schedule_reaches_is_remarked(rate, settings, remarked):
+    class Own(Optimizer):
+        def update(self, weights, gradients):
+            weights -= self.lr * gradients
+
+    class Reached(Optimizer):
+        def update(self, weights, gradients):
+            weights -= self.hyper[0] * gradients
+
+    remarks, optimizer = Remarks(), (Own if rate == "lr" else Reached)(0.1)
+    model = Model(Sequential(Flatten(), Dense(3)), (3, 4, 6))
+    Trainer(model, optimizer=optimizer, backend="numba", progress=remarks, **settings).fit(X, Y, 1)
+    assert any("Own.update reads self.lr, which neither a schedule" in text for text in remarks.said) == remarked

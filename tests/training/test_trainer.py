@@ -1,5 +1,6 @@
 """Training: what it learns, measures, writes, and refuses."""
 
+import copy
 import gc
 import json
 import pickle
@@ -271,12 +272,18 @@ def test_a_diverging_run_stops():
         small.trainer(optimizer=SGD(1e38), schedule=Constant()).fit(X, Y, 5)
 
 
-def test_running_statistics_that_overflow_are_not_kept(tmp_path):
-    """Values whose squares exceed float32: the batch's variance is infinite, loss and weights need not be."""
-    huge = X * np.float32(3e30)
-    with np.errstate(over="ignore", invalid="ignore"), pytest.raises(NonFiniteError):
-        small.trainer(tmp_path).fit(huge, Y, 2)
-    assert not (tmp_path / "checkpoint.safetensors").exists()
+@pytest.mark.parametrize("run", [None, "run"])
+@pytest.mark.parametrize(
+    ("layers", "what"),
+    [([BatchNorm(), Flatten(), Dense(3)], "model.0.running_var"), ([Flatten(), Dense(3)], "optimizer.square.1.weight")],
+)
+def test_what_no_loss_shows_stops_training_too(tmp_path, run, layers, what):
+    """Squares exceed float32. An infinite variance makes outputs 0, Adam's infinite `square` steps of 0."""
+    model = Model(Sequential(*copy.deepcopy(layers)), (1, 8, 8))
+    trainer = small.trainer(run and tmp_path / run, model=model, optimizer=Adam())
+    with np.errstate(over="ignore", invalid="ignore"), pytest.raises(NonFiniteError, match=f"^{what} became infinite"):
+        trainer.fit(X * np.float32(3e30), Y, 2)
+    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
 
 
 # ---- a layer of one's own, and progress ------------------------------------------------------------------------------
