@@ -17,7 +17,7 @@ from gpucnn.errors import ConfigurationError
 from gpucnn.training.run import read_history
 
 # What may differ between runs of the same settings: bits do not depend on where a run was made.
-_NOT_SETTINGS = ("gpucnn", "backend", "threads", "seed", "train", "class_names", "smaller_is_better")
+_NOT_SETTINGS = ("gpucnn", "backend", "threads", "processes", "seed", "train", "class_names", "smaller_is_better")
 _SAME = {
     "data_sha256": "trained on other images",
     "images": "trained on another number of images",
@@ -79,19 +79,19 @@ def compare(runs: Sequence[str | Path], monitor: str = "loss") -> list[Group]:
     for folder in folders:
         config, history = read_history(folder)
         first, smaller = first or config, smaller | history.smaller
-        for key, what in _SAME.items():
-            if config.get(key) != first.get(key):
-                raise ConfigurationError(f"{folder} was {what} than {folders[0]}; compare runs on the same images")
         measured = {name: history[f"validation_{name}"] for name in ("loss", "accuracy", monitor)}
         if not all(isinstance(value, float) for value in measured[monitor]):
             raise ConfigurationError(
                 f"{folder} has no {monitor} in validation; train with --validation 0.1, since whoever chooses by the "
                 "test images has nothing left to test with"
             )
+        for key, what in _SAME.items():
+            if config.get(key) != first.get(key):
+                raise ConfigurationError(f"{folder} was {what} than {folders[0]}; compare runs on the same images")
         best = history.best_epoch(monitor) or 1
         if len(history) < config.get("epochs", 0) and config.get("patience") is None:
             raise ConfigurationError(f"{folder} has {len(history)} of {config['epochs']} epochs; resume it first")
-        settings = {key: value for key, value in config.items() if key not in _NOT_SETTINGS}
+        settings = {key: value for key, value in config.items() if key not in _NOT_SETTINGS} | _start(config)
         group = groups.setdefault(json.dumps(settings, sort_keys=True), Group(_flat(settings)))
         seed = config.get("seed", 0)
         if seed in group.runs:
@@ -106,6 +106,12 @@ def compare(runs: Sequence[str | Path], monitor: str = "loss") -> list[Group]:
     found = list(groups.values())
     _keep_differences(found)
     return _ranked(found, monitor, monitor in smaller)
+
+
+def _start(config: dict[str, Any]) -> dict[str, Any]:
+    """The weights that `gpucnn train --start` began with: the one of its options that no other setting shows."""
+    options = config.get("train")
+    return {"start": options["start"]} if isinstance(options, dict) and options.get("start") else {}
 
 
 def _ranked(groups: list[Group], monitor: str, smaller: bool) -> list[Group]:
