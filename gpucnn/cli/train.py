@@ -11,7 +11,7 @@ from gpucnn.cli import options
 from gpucnn.cli.device import choose
 from gpucnn.cli.output import note, print_json, print_values
 from gpucnn.cli.processes import together
-from gpucnn.cli.runs import forget_fresh, fresh_folder, note_untested, read_config
+from gpucnn.cli.runs import forget_fresh, fresh_folder, note_untested, of_run, read_config
 from gpucnn.cli.settings import (
     DEFAULTS,
     OPTIMIZERS,
@@ -232,6 +232,8 @@ def train(
         group.same(given, how_different)
         settings = group.on_first(lambda: resolve(given, read_config(run) if resume else {}, recipe))
         resumed = group.on_first(lambda: resume and (Path(run or "") / "checkpoint.safetensors").is_file())
+        if resumed and data is None:
+            of_run(settings, run)
         trainer, train_set, test_set = group.agreed(
             lambda: _prepare(
                 settings, monitor, lambda: choose(backend, settings["math"], threads, graph), group, pieces, resumed

@@ -81,8 +81,12 @@ def require_every_class(dataset: Dataset) -> None:
 def without_images(dataset: Dataset) -> str:
     """The names of the classes that have no image, the first of them; "" where each has one."""
     counts = np.bincount(dataset.labels.reshape(-1), minlength=len(dataset.classes))
-    missing = [name for name, count in zip(dataset.classes, counts, strict=True) if count == 0]
-    return ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+    return some([name for name, count in zip(dataset.classes, counts, strict=True) if count == 0])
+
+
+def some(names: list[str]) -> str:
+    """Names for a sentence, the first of them."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def every_fifth(

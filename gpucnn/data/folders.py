@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpucnn.data.dataset import Dataset, every_fifth
+from gpucnn.data.dataset import Dataset, every_fifth, some
 from gpucnn.data.images import KINDS, image_files, is_grey, open_image, pixels
 from gpucnn.errors import DataError
 
@@ -23,7 +23,7 @@ def load(folder: Path) -> tuple[Dataset, Dataset]:
         for here, there, where in ((train, test, "train/ but not in test/"), (test, train, "test/ but not in train/")):
             missing = sorted(here.keys() - there.keys())
             if missing:
-                raise DataError(f"{folder}: class {', '.join(missing)} is in {where}; both need the same classes")
+                raise DataError(f"{folder}: class {some(missing)} is in {where}; both need the same classes")
         listed = [_list(part, folder) for part in (train, test)]
         images = _read([file for files, _ in listed for file in files])
         cut = len(listed[0][0])

@@ -255,3 +255,20 @@ def test_check_reports_and_fails_on_a_difference(cli, monkeypatch):
     result = cli("check")
     assert result.exit_code == 1
     assert "index (0, 1) is 1.0 on numpy and 1.5 on numba" in " ".join(result.stdout.split())
+
+
+def test_data_with_some_of_the_classes(cli, tmp_path):
+    """Classes are known by their names, as of folders, whatever number they have."""
+    train, _ = load("digits")
+    for place, kept in (("all", "0123"), ("some", "13")):
+        for i, (image, label) in enumerate(zip(train.images[:300], train.labels)):
+            if str(label) in kept:
+                (tmp_path / place / f"n{label}").mkdir(parents=True, exist_ok=True)
+                Image.fromarray((image[0] * 255).astype(np.uint8)).save(tmp_path / place / f"n{label}" / f"{i}.png")
+    run = ("--run", tmp_path / "run")
+    cli.json("train", "--data", tmp_path / "all", "--model", "mlp", "--hidden", 16, "--epochs", 30, *run)
+    found = cli("evaluate", *run, "--data", tmp_path / "some", "--json")
+    assert "there is no test image of class n0, n2" in found.stderr
+    assert json.loads(found.stdout)["test_accuracy"] > 0.8
+    counts = cli.json("show", "confusion", *run, "--data", tmp_path / "some", "--out", tmp_path / "a.png")["counts"]
+    assert [sum(row) > 0 for row in counts] == [False, True, False, True]
