@@ -235,7 +235,7 @@ def train(
         if resumed and data is None:
             of_run(settings, run)
         trainer, train_set, test_set = group.agreed(
-            lambda: _prepare(
+            lambda: assemble(
                 settings, monitor, lambda: choose(backend, settings["math"], threads, graph), group, pieces, resumed
             )
         )
@@ -274,7 +274,7 @@ def train(
     (print_json if json else print_values)(values)
 
 
-def _prepare(
+def assemble(
     settings: dict[str, Any], monitor: str | None, backend, group: Processes, pieces: int, resumed: bool
 ) -> tuple:
     """(trainer, images to train on, images to test with); `backend` makes the backend."""

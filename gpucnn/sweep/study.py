@@ -67,8 +67,19 @@ class Sweep:
         """Train until nothing is left, this worker's trainings one after the other."""
         while (trial := self._waiting()) is not None:
             self._run(trial, threads, say)
-        for begun in self.study.get_trials(deepcopy=False, states=(self._states.RUNNING,)):
-            self._run(self._again(self.study, begun._trial_id), threads, say)
+        for begun in self._running():
+            self._run(begun, threads, say)
+
+    def try_again(self) -> None:
+        """Take up what failed, in the next `work`: the disk may have room now, or the data be there."""
+        for trial in self._running():
+            if trial.user_attrs.get("failed"):
+                trial.set_user_attr("failed", None)
+
+    def _running(self) -> list:
+        """The trials that have begun and not succeeded. A failure does not end one: its reason may be gone later."""
+        begun = self.study.get_trials(deepcopy=False, states=(self._states.RUNNING,))
+        return [self._again(self.study, trial._trial_id) for trial in begun]
 
     def _waiting(self):
         """The next trial that nobody has begun; None if there is none."""
@@ -86,7 +97,8 @@ class Sweep:
                 )
             except ConfigurationError:
                 return
-            if self.study.trials[trial.number].state == self._states.RUNNING:
+            now = self.study.trials[trial.number]
+            if now.state == self._states.RUNNING and not now.user_attrs.get("failed"):
                 say(f"training {folder.name}")
                 self._tell(trial, self._train(folder, settings, threads), say)
 
@@ -113,6 +125,5 @@ class Sweep:
             trial.set_user_attr(name, value)
         if "failed" in result:
             say(f"training {trial.number} failed: {result['failed']}")
-            self.study.tell(trial, state=self._states.FAIL)
         else:
             self.study.tell(trial, result["validation_loss"])

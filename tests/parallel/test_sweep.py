@@ -125,6 +125,12 @@ def test_a_folder_keeps_its_plan(tmp_path):
         (("--optimizer", "none"), "no optimiser 'none'"),
         (("--recipe", "none"), "no recipe 'none'"),
         (("--run", "mine"), "--run and --resume are chosen for each training"),
+        (("--model", "mlp,lenet6"), "model is 'lenet6'"),
+        (("--model", "mlp,lenet5", "--variant", "wide"), "mlp has no option 'variant'"),
+        (("--lr", "0.1,-1"), "lr is -1.0"),
+        (("--data", "nowhere"), "nowhere is neither a built-in data set nor a path"),
+        (("--validation", "2"), "validation is 2.0"),
+        (("--patience", "3", "--monitor", "f2"), "monitor is 'f2'"),
     ],
 )
 def test_options_that_train_refuses_start_no_training(tmp_path, options, words):
@@ -135,7 +141,8 @@ def test_options_that_train_refuses_start_no_training(tmp_path, options, words):
 
 def test_a_sweep_takes_the_rate_of_its_recipe(tmp_path, monkeypatch):
     monkeypatch.setattr(Sweep, "work", lambda *_: None)
-    for options, rate in ((("--recipe", "mnist"), 0.1), (("--optimizer=sgd",), 0.02), (("--seed", "0,1"), 0.002)):
+    mnist = ("--recipe", "mnist", "--data", "digits")
+    for options, rate in ((mnist, 0.1), (("--optimizer=sgd",), 0.02), (("--seed", "0,1"), 0.002)):
         study = tmp_path / str(rate)
         CliRunner().invoke(app, ["sweep", "--study", str(study), *options])
         assert Sweep(study).plan.rates == (rate,)
@@ -150,6 +157,32 @@ def test_a_training_that_fails_is_a_row(tmp_path):
     made = Sweep(tmp_path / "typed", Plan(("mlp",), (0.1,), (0,), ("--epocs", "1")))
     made.work(1, said.append)
     assert rows(made)[0]["failed"].startswith("No such option: --epocs")
+
+
+def test_what_failed_is_tried_again_by_the_next_command(tmp_path, monkeypatch):
+    """A disk that was full, say: once, and not by another worker of the same command."""
+    room, tried = [], []
+
+    def run(command, **_):
+        tried.append(command)
+        if room:
+            return subprocess.CompletedProcess(command, 0, json.dumps({"validation_loss": 2.0}), "")
+        return subprocess.CompletedProcess(command, 2, "", "gpucnn: no space left")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    study = tmp_path / "study"
+    plan = Plan(("mlp",), (0.1,), (0, 1))
+    for made in (Sweep(study, plan), Sweep(study)):
+        made.work()
+        assert len(tried) == 2
+        assert [(row["loss"], row["failed"]) for row in rows(made)] == [(None, "no space left")] * 2
+    room.append(True)
+    made = Sweep(study)
+    made.try_again()
+    assert rows(made) == []
+    made.work()
+    assert len(tried) == 4
+    assert [(row["loss"], row.get("failed")) for row in rows(made)] == [(2.0, None)] * 2
 
 
 @pytest.mark.parametrize(("arguments", "kept"), [((), "--validation=0.1"), (("--validation", "0.3"), "0.3")])
