@@ -34,6 +34,7 @@ from gpucnn.recordable import Recordable
 # Every parameter starts at a multiple of 16 floats, 64 bytes, so that kernels may load vectors from its start. The gaps
 # stay zero because their gradient is zero.
 _ALIGN = 16
+_FEW_CHANNELS = 4
 _PLAIN = (bool, int, float, str, type(None))  # settings that files can hold
 
 
@@ -76,7 +77,10 @@ class Model(Recordable):
         self.std: tuple[float, ...] | None = None
         self._share_layers()
         layer.name = ""
-        self.output_shape = layer.connect(self.input_shape)
+        try:
+            self.output_shape = layer.connect(self.input_shape)
+        except ShapeError as error:
+            raise ShapeError(f"{error}{_channels_first(self.input_shape)}") from None
         # As built: both may change later (changed_settings).
         self.structure = repr(layer)
         self.mode = Mode()
@@ -588,3 +592,10 @@ def _starts(parts) -> list[int]:
 def _views(flat, parts) -> dict:
     starts = zip(parts, _starts(parts)[:-1], strict=True)
     return {part.name: flat[start : start + math.prod(part.shape)].reshape(part.shape) for part, start in starts}
+
+
+def _channels_first(shape: tuple[int, ...]) -> str:
+    """What to say of a shape that no network fits and whose last axis looks like channels."""
+    if len(shape) < 3 or not shape[-1] <= _FEW_CHANNELS < min(shape[:-1]):
+        return ""
+    return f"; if the channels are last in {shape}, give {(shape[-1], *shape[:-1])}, and images.transpose to that"

@@ -96,6 +96,20 @@ def test_what_the_loss_applies_once_more_is_remarked(end, loss, remarked):
     assert any(text.startswith(f"the network ends in {name}, which") for text in remarks.said) == remarked
 
 
+def test_labels_from_1():
+    with pytest.raises(DataError, match=r"a model of 3 classes takes 0 to 2; these count from 1: give labels - 1$"):
+        fitted(X, Y + 1)
+    with pytest.raises(DataError, match="takes 0 to 2$"):
+        fitted(X, Y * 2)
+
+
+def test_a_shape_with_the_channels_last_that_no_layer_fits():
+    with pytest.raises(ShapeError, match=r"if the channels are last in \(28, 28, 1\), give \(1, 28, 28\)"):
+        Model(Sequential(Conv2d(4, 3), Flatten(), Dense(10)), (28, 28, 1))
+    with pytest.raises(ShapeError, match="would fit$"):
+        Model(Sequential(Conv2d(4, 9), Flatten(), Dense(10)), (3, 4, 4))
+
+
 def test_fast_math_says_what_it_costs():
     (about,) = fitted(X, Y)
     assert about.startswith("fast math is faster than numpy's exact math alone: an epoch will take about ")
