@@ -285,6 +285,8 @@ def assemble(
     optimizer, schedule = make_optimizer(settings), make_schedule(settings)
 
     import gpucnn.data
+    from gpucnn.data.dataset import shown_before
+    from gpucnn.data.load import path_of
     from gpucnn.metrics import named
     from gpucnn.models import build_model
     from gpucnn.training import Trainer
@@ -298,6 +300,8 @@ def assemble(
     device = backend()
     train_set, test_set = gpucnn.data.load(settings["data"])
     note_untested(test_set)
+    if path_of(settings["data"]) and (remark := shown_before(train_set.images, test_set.images, "test")):
+        note(remark)
     shape = cropped(train_set.images.shape[1:], settings["crop"])
     check_shift(shape, settings["shift"])
     network = build_model(settings["model"], shape, len(train_set.classes), **made)
