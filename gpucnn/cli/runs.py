@@ -95,6 +95,8 @@ def open_run(path: str | None, weights: str | None = None) -> tuple[Any, dict[st
     run = load_run(source, best=best)
     if best:
         note(f"using the weights of epoch {run.epoch} of {len(run.history)}, the best in validation")
+    elif weights is None and run.history.best_epoch() is not None:
+        note(f"{source} has lost best.safetensors, the best epoch's weights: using those of the last, {run.epoch}")
     return run.model, _checked(run.config.get("train", {}), source / "config.json"), source
 
 
