@@ -158,7 +158,10 @@ def test_folders_with_their_own_test_part(tmp_path):
 
 def test_folders_refused(tmp_path):
     fill(tmp_path / "train", {"ant": 2, "bee": 1, "cat": 1})
-    with pytest.raises(DataError, match="test is missing"):
+    with pytest.raises(DataError, match="test is missing; give .*train, of which every fifth image is for testing"):
+        load(tmp_path)
+    fill(tmp_path, {"test": 2})  # images without labels, as competitions have them
+    with pytest.raises(DataError, match="test holds no folder of images for each class; give .*train, of which"):
         load(tmp_path)
     fill(tmp_path / "test", {"ant": 1})
     with pytest.raises(DataError, match="class bee, cat is in train/ but not in test/"):
