@@ -134,9 +134,14 @@ def test_set(model, settings: dict[str, Any], path: Path, data: str | None) -> t
 
     import gpucnn.data
     from gpucnn.data.dataset import some
+    from gpucnn.training.remarks import largest, other_values
 
-    data = of_run(settings, path) if data is None else data
+    given, data = data, of_run(settings, path) if data is None else data
     _, test = gpucnn.data.load(data)
+    if given is not None and (trained := settings.get("data")) not in (None, given, str(Path(given).resolve())):
+        with suppress(DataError):  # it may have moved
+            if remark := other_values(test.images, largest(gpucnn.data.load(trained)[0].images)):
+                note(remark)
     known = model.class_names
     if known in (None, test.classes):
         return data, test

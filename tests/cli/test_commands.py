@@ -272,3 +272,14 @@ def test_data_with_some_of_the_classes(cli, tmp_path):
     assert json.loads(found.stdout)["test_accuracy"] > 0.8
     counts = cli.json("show", "confusion", *run, "--data", tmp_path / "some", "--out", tmp_path / "a.png")["counts"]
     assert [sum(row) > 0 for row in counts] == [False, True, False, True]
+
+
+def test_data_that_was_prepared_otherwise_is_noted(cli, tmp_path):
+    images, labels = np.random.default_rng(0).random((40, 8, 8), np.float32), np.arange(40) % 2
+    for name, factor in (("a", 1), ("b", 1), ("c", 255)):
+        np.savez(tmp_path / f"{name}.npz", images=images * np.float32(factor), labels=labels)
+    run = ("--run", tmp_path / "run")
+    cli.json("train", "--data", tmp_path / "a.npz", "--model", "mlp", "--hidden", 4, "--epochs", 1, *run)
+    for name in "bc":
+        said = cli("evaluate", *run, "--data", tmp_path / f"{name}.npz").stderr
+        assert ("prepare both alike, such as images / 255" in said) == (name == "c")
