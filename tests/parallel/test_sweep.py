@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gpucnn.cli import app
-from gpucnn.errors import ConfigurationError
+from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.training import load_run
 from tests.processes import environment
 
@@ -183,6 +183,26 @@ def test_what_failed_is_tried_again_by_the_next_command(tmp_path, monkeypatch):
     made.work()
     assert len(tried) == 4
     assert [(row["loss"], row.get("failed")) for row in rows(made)] == [(2.0, None)] * 2
+
+
+def test_a_journal_that_is_damaged(tmp_path, monkeypatch):
+    """What a full disk left of a last line spoils no other; anything else is one sentence."""
+    done = subprocess.CompletedProcess([], 0, json.dumps({"validation_loss": 2.0}), "")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    plan = Plan(("mlp",), (0.1,), (0, 1))
+    study, journal = tmp_path / "study", tmp_path / "study" / "journal.log"
+    Sweep(study, plan)
+    with journal.open("ab") as file:
+        file.write(b'{"op_code":')
+    for _ in range(3):
+        made = Sweep(study)
+        made.work()
+        assert [row["loss"] for row in rows(made)] == [2.0, 2.0]
+    lines = journal.read_bytes().splitlines(keepends=True)
+    for damaged in (b"".join([*lines[:2], b"{}\n", *lines[3:]]), b"".join([*lines[:2], b"\xff\n", *lines[3:]])):
+        journal.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"journal.log cannot be read: cut short, altered, or no journal"):
+            Sweep(study)
 
 
 @pytest.mark.parametrize(("arguments", "kept"), [((), "--validation=0.1"), (("--validation", "0.3"), "0.3")])
