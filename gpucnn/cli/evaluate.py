@@ -7,7 +7,7 @@ import typer
 
 from gpucnn.cli import options
 from gpucnn.cli.device import choose
-from gpucnn.cli.output import note, print_json, print_values
+from gpucnn.cli.output import note, print_measured
 from gpucnn.cli.runs import note_untested, open_run, test_set
 from gpucnn.cli.settings import DEFAULTS, measuring
 from gpucnn.errors import ConfigurationError
@@ -58,7 +58,7 @@ def evaluate(
         "weights_sha256": model.weights_sha256(),
         "run": str(path),
     }
-    (print_json if json else print_values)(values)
+    print_measured(values, test.classes, json)
 
 
 def _measured(model, device, loss: str, metrics, test) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import typer
 from gpucnn.cli import network as network_of
 from gpucnn.cli import options
 from gpucnn.cli.device import choose
-from gpucnn.cli.output import note, print_json, print_values
+from gpucnn.cli.output import note, print_measured
 from gpucnn.cli.processes import together
 from gpucnn.cli.runs import forget_fresh, fresh_folder, note_untested, of_run, read_config
 from gpucnn.cli.settings import (
@@ -271,7 +271,7 @@ def train(
         "weights_sha256": trainer.model.weights_sha256(),
         "run": str(folder),
     }
-    (print_json if json else print_values)(values)
+    print_measured(values, train_set.classes, json)
 
 
 def assemble(

@@ -11,6 +11,7 @@ from PIL import Image
 
 import gpucnn
 from gpucnn.backends import get_backend
+from gpucnn.cli.output import print_measured
 from gpucnn.data import load
 from gpucnn.models import mlp, unet_small
 
@@ -283,3 +284,21 @@ def test_data_that_was_prepared_otherwise_is_noted(cli, tmp_path):
     for name in "bc":
         said = cli("evaluate", *run, "--data", tmp_path / f"{name}.npz").stderr
         assert ("prepare both alike, such as images / 255" in said) == (name == "c")
+
+
+def test_values_for_each_class_stand_beside_its_name(cli, trained):
+    metrics = ("evaluate", "--run", trained[0], "--metrics", "f1_per_class,confusion,top3")
+    found = cli.json(*metrics)
+    assert found["classes"] == [str(n) for n in range(10)] and len(found["test_confusion"]) == 10
+    lines = [line.split() for line in cli(*metrics).stdout.splitlines()]
+    for name, value, row in zip(found["classes"], found["test_f1_per_class"], found["test_confusion"]):
+        assert [name, f"{value:.4f}"] in lines and [name, *map(str, row)] in lines
+    assert ["test_top3", f"{found['test_top3']:.4f}"] in lines
+    assert "classes" not in cli.json("evaluate", "--run", trained[0], "--metrics", "top3")
+
+
+def test_a_confusion_matrix_that_no_terminal_shows_is_not_printed(capsys):
+    print_measured({"loss": 1.0, "test_confusion": [[0] * 30] * 30}, [f"n{i}" for i in range(30)], json=False)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "test_confusion: --json prints the 30 rows, and gpucnn show confusion draws them"
+    ]
