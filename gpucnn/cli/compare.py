@@ -43,12 +43,14 @@ def compare(
     )
     if tested:
         spread = _spread("accuracy", statistics.fmean(tested.values()), deviation(tested))
-        note(f"on the test images, the first row's {len(tested)} runs: {spread} right")
+        note(f"on the test images, the first row's {len(tested)} run{'s' * (len(tested) > 1)}: {spread} right")
 
 
 def _row(group, names: list[str], first: bool) -> list[str]:
     named = {key: value for key, value in group.settings.items() if key not in _LONG}
-    words = ", ".join(f"{key} {value}" for key, value in named.items()) or "all"
+    # A part of another kind has other settings: an SGD no beta1.
+    had = {key: value for key, value in named.items() if value is not None or "." not in key} or named
+    words = ", ".join(f"{key} {value}" for key, value in had.items()) or "all"
     difference = group.difference
     if difference is None:
         apart = "" if first else "no seed in common"

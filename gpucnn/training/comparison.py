@@ -66,8 +66,8 @@ def compare(runs: Sequence[str | Path], monitor: str = "loss") -> list[Group]:
 
     `monitor` is "loss", of which the smallest is the best, or "accuracy" or a metric, as the runs say of it. Each
     group but the first has its `difference` to the first, over the seeds that both have. Raises ConfigurationError for
-    runs that cannot be compared fairly: of other images, validated on nothing or in another way, unfinished, or the
-    same settings with the same seed twice.
+    runs that cannot be compared fairly: of other images, validated on nothing or in another way, by losses that differ,
+    unfinished, or the same settings with the same seed twice.
     """
     instance("monitor", monitor, str, "loss, accuracy or a metric's name")
     folders = [Path(run) for run in sequence("runs", runs, "the folders of runs")]
@@ -88,6 +88,11 @@ def compare(runs: Sequence[str | Path], monitor: str = "loss") -> list[Group]:
         for key, what in _SAME.items():
             if config.get(key) != first.get(key):
                 raise ConfigurationError(f"{folder} was {what} than {folders[0]}; compare runs on the same images")
+        if monitor == "loss" and config.get("loss") != first.get("loss"):
+            raise ConfigurationError(
+                f"{folder} measured another loss than {folders[0]}, so that the smaller one need not be better; "
+                'compare them by monitor="accuracy" (--monitor accuracy), or by a metric'
+            )
         best = history.best_epoch(monitor) or 1
         if len(history) < config.get("epochs", 0) and config.get("patience") is None:
             raise ConfigurationError(f"{folder} has {len(history)} of {config['epochs']} epochs; resume it first")

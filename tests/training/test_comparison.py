@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gpucnn.errors import CheckpointError, ConfigurationError
+from gpucnn.losses import SoftmaxCrossEntropy
 from gpucnn.optimizers import SGD
 from gpucnn.training import compare, load_run
 from tests.training import small
@@ -87,6 +88,11 @@ def test_unfair_comparisons_are_refused(runs, tmp_path):
     small.trainer(tmp_path / "other", seed=1).fit(X + 1, Y, 2, validation=0.3)
     with pytest.raises(ConfigurationError, match="trained on other images"):
         compare([fair, tmp_path / "other"])
+    smoothed = small.trainer(tmp_path / "smoothed", seed=1, loss=SoftmaxCrossEntropy(label_smoothing=0.1))
+    smoothed.fit(X, Y, 2, validation=0.3, monitor="loss")
+    with pytest.raises(ConfigurationError, match="smoothed measured another loss than .*--monitor accuracy"):
+        compare([fair, tmp_path / "smoothed"])
+    assert len(compare([fair, tmp_path / "smoothed"], "accuracy")) == 2
     config = json.loads((tmp_path / "half" / "config.json").read_text())
     (tmp_path / "half" / "config.json").write_text(json.dumps({**config, "epochs": 9}))
     with pytest.raises(ConfigurationError, match="2 of 9 epochs"):
