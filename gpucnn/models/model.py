@@ -594,6 +594,11 @@ def _views(flat, parts) -> dict:
     return {part.name: flat[start : start + math.prod(part.shape)].reshape(part.shape) for part, start in starts}
 
 
+def a_model(model: Any) -> Model:
+    """`model`, if it is one."""
+    return check.instance("model", model, Model, "a gpucnn.Model, such as gpucnn.load(path)")
+
+
 def _channels_first(shape: tuple[int, ...]) -> str:
     """What to say of a shape that no network fits and whose last axis looks like channels."""
     if len(shape) < 3 or not shape[-1] <= _FEW_CHANNELS < min(shape[:-1]):

@@ -14,6 +14,7 @@ from typing import Any
 
 from gpucnn.arguments import instance, sequence
 from gpucnn.errors import ConfigurationError
+from gpucnn.storage import as_path
 from gpucnn.training.run import read_history
 
 # What may differ between runs of the same settings: bits do not depend on where a run was made.
@@ -70,7 +71,7 @@ def compare(runs: Sequence[str | Path], monitor: str = "loss") -> list[Group]:
     unfinished, or the same settings with the same seed twice.
     """
     instance("monitor", monitor, str, "loss, accuracy or a metric's name")
-    folders = [Path(run) for run in sequence("runs", runs, "the folders of runs")]
+    folders = [as_path(run) for run in sequence("runs", runs, "the folders of runs")]
     if not folders:
         raise ConfigurationError("no runs were given; give the folders of two or more")
     groups: dict[str, Group] = {}
