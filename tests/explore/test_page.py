@@ -288,6 +288,17 @@ def test_a_run_of_many_classes_and_few_images_after_another(browser, run, tmp_pa
         browser.driver.get("about:blank")  # before its server ends
 
 
+def test_a_loss_below_0_is_drawn_within_its_picture(browser, listening):
+    browser.open(listening.address, "runs")
+    code = """
+    return import("./pictures.js").then(({ chart }) => arguments[0].map((losses) =>
+      chart("", [{ name: "", points: losses.map((y, x) => [x, y]) }], { low: 0 }).querySelector("polyline")
+        .getAttribute("points").split(" ").map((point) => Number(point.split(",")[1]))))
+    """
+    for first, last in browser.js(code, [[2, 1], [1, -2], [-1, -3]]):
+        assert 0 <= first < last <= 190  # downwards
+
+
 def test_long_names_of_classes(browser, tmp_path):
     """Nothing is wider than a phone's screen, and the bars of all classes have one scale."""
     names = ["n02085620-" + "Chihuahua_" * 4, *(f"n{i}" for i in range(9))]
