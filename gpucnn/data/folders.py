@@ -63,6 +63,11 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
         if (name := _name(inside)) in found:
             raise DataError(f"{folder}: two folders stand for a class {name!r}, one by bytes that are no UTF-8")
         found[name] = files
+    if found and (loose := image_files(folder)):
+        raise DataError(
+            f"{loose[0]} would be left out, as all images that lie beside the folders of classes: move them into one, "
+            "or elsewhere"
+        )
     return found
 
 
