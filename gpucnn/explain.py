@@ -17,7 +17,7 @@ from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.geometry import window
 from gpucnn.layers.base import Layer
 from gpucnn.models.inputs import check_images
-from gpucnn.models.model import Model
+from gpucnn.models.model import Model, a_model
 from gpucnn.resampling import upsampling_taps
 
 __all__ = ["embeddings", "grad_cam", "input_gradient", "occlusion", "saliency"]
@@ -36,7 +36,7 @@ def input_gradient(model: Model, images, of: int | None = None) -> np.ndarray:
 
 def saliency(model: Model, images, of: int | None = None) -> np.ndarray:
     """The largest absolute input gradient over the channels: (N, *spatial) (Simonyan, Vedaldi and Zisserman 2014)."""
-    if len(model.input_shape) < 2:
+    if len(a_model(model).input_shape) < 2:
         raise ShapeError(f"a saliency map needs images (C, *spatial); the model takes {model.input_shape}")
     return np.abs(input_gradient(model, images, of)).max(axis=1)
 
@@ -50,7 +50,7 @@ def occlusion(
     apart (None: half a side); blanked pixels are `fill`. Of a regressor, how much the value falls.
     """
     image = array("image", image)
-    if len(model.image_shape) != 3:
+    if len(a_model(model).image_shape) != 3:
         raise ShapeError(f"occlusion needs images (C, H, W); the model takes {model.image_shape}")
     images, of = _checked(model, image[None], of)
     height, width = model.image_shape[1:]
@@ -122,8 +122,7 @@ def embeddings(model: Model, images, layer: str, *, batch_size: int = 256) -> np
 
 def _checked(model: Model, images, of: int | None, any_output: bool = False) -> tuple[np.ndarray, int | None]:
     """The images and `of`, checked; a model that is nowhere yet goes to the fastest backend."""
-    instance("model", model, Model, "a gpucnn.Model, such as gpucnn.load(path)")
-    if len(model.output_shape) != 1 and not any_output:
+    if len(a_model(model).output_shape) != 1 and not any_output:
         raise ConfigurationError(f"the model's output is {model.output_shape} per image, not (classes,)")
     if of is not None:
         of = integer("of", of, 0, model.output_shape[0] - 1)

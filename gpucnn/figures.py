@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from gpucnn.errors import ConfigurationError, DataError
-from gpucnn.storage import write_file
+from gpucnn.storage import as_path, write_file
 
 DPI = 110
 # Hues that the color-blind can distinguish (Okabe and Ito 2008).
@@ -30,7 +30,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")  # what Python makes of bytes that a
 
 def check_path(path, suffixes: tuple[str, ...] = (".png",), what: str = "a picture") -> Path:
     """`path`, if a picture can be written there; raises ConfigurationError, before anything is computed."""
-    path = Path(path)
+    path = as_path(path)
     if path.suffix.lower() not in suffixes:
         raise ConfigurationError(f"cannot write {what} to {path}; its name must end in {', '.join(suffixes)}")
     folder = path.absolute().parent

@@ -43,10 +43,12 @@ def check_labels(labels, images: int, classes: int) -> np.ndarray:
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if wrong.size:
         label = labels[wrong[0]]
-        ignoring = f"; SoftmaxCrossEntropy(ignore_index={label}) ignores such labels" if label < 0 else ""
+        instead = f"; SoftmaxCrossEntropy(ignore_index={label}) ignores such labels" if label < 0 else ""
+        if (labels.min(), labels.max()) == (1, classes):
+            instead = "; these count from 1: give labels - 1"
         raise DataError(
             f"label {label} of image {wrong[0]} is out of range: a model of {classes} classes takes 0 to {classes - 1}"
-            f"{ignoring}"
+            f"{instead}"
         )
     return labels.astype(np.int32)
 

@@ -81,6 +81,13 @@ def write_file(path, content: bytes) -> None:
         _flush_folder(place.parent)
 
 
+def drop_half_line(path: Path) -> None:
+    """Cut off what follows the last newline: somebody died, or the disk was full, while a line was appended."""
+    whole = path.read_bytes()
+    if end := len(whole) - whole.rfind(b"\n") - 1:
+        os.truncate(path, len(whole) - end)
+
+
 def refuse_input(out, *inputs) -> None:
     """Raises ConfigurationError where writing to `out` would replace one of the files `inputs`, or one in the folders
     in these, whatever name it is given by; None and what is no path are passed over.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gpucnn.geometry import Field
 from gpucnn.layers import Layer
-from gpucnn.models.model import Model
+from gpucnn.models.model import Model, a_model
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def summary(model: Model) -> Summary:
     and it is taken to see one value of its input if it keeps the map's size, else the whole image.
     """
     rows: list[Row] = []
-    axes = len(model.input_shape) - 1
+    axes = len(a_model(model).input_shape) - 1
     field = _list(model.layer, Field.pixel(axes), model.input_shape[1:], rows)
     total = Row(
         "total",

@@ -332,3 +332,33 @@ def test_progress_is_an_object_like_quiet():
     for wrong in (3, "bar", Quiet):
         with pytest.raises(ConfigurationError, match="progress is"):
             small.trainer(progress=wrong)
+
+
+@pytest.mark.parametrize("wrong", [None, "file.safetensors", 3, ["a"]], ids=str)
+def test_what_is_no_model_or_path_is_refused_by_all_that_draw_explain_and_export(wrong, tmp_path):
+    image, shape = np.zeros((1, 8, 8), np.float32), (1, 9, 9)
+    for call in (
+        lambda: gpucnn.export_onnx(wrong, tmp_path / "a.onnx"),
+        lambda: gpucnn.summary.summary(wrong),
+        lambda: gpucnn.explain.saliency(wrong, image[None]),
+        lambda: gpucnn.explain.occlusion(wrong, image),
+        lambda: models.fully_convolutional(wrong, shape),
+        lambda: models.sliding_window(wrong, shape),
+        lambda: gpucnn.show.maps(wrong, image),
+        lambda: gpucnn.show.saliency(wrong, image),
+        lambda: gpucnn.show.gradcam(wrong, image),
+        lambda: gpucnn.show.scores(wrong, image),
+    ):
+        with pytest.raises(ConfigurationError, match="model is .*; give a gpucnn.Model"):
+            call()
+    lenet = models.lenet5()
+    for call in (lambda: models.fully_convolutional(lenet, wrong), lambda: models.sliding_window(lenet, wrong)):
+        with pytest.raises((ConfigurationError, ShapeError), match="input_shape"):
+            call()
+    if not isinstance(wrong, str):
+        for call in (
+            lambda: gpucnn.show.curves(gpucnn.training.History([{"loss": 1.0}]), wrong),
+            lambda: gpucnn.training.compare([wrong]),
+        ):
+            with pytest.raises(ConfigurationError, match="a path is of type"):
+                call()

@@ -1,10 +1,13 @@
 """The tour: its pages and notebooks are what docs/tour.py makes, in both languages; its commands give its numbers."""
 
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import types
 from collections import Counter
 from pathlib import Path
 
@@ -69,6 +72,20 @@ def test_a_changed_block_is_noticed():
     page.sections["english"][3][code] = Part(part.text, True, part.output.replace("9.", "8.", 1))
     with pytest.raises(AssertionError):
         compare(page)
+
+
+def test_the_notebooks_first_cell_may_run_again(monkeypatch):
+    """As "Run all" in a kernel that has run it before."""
+    for name in ("IPython", "IPython.display"):
+        monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(Image=None, display=None))
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    monkeypatch.chdir(DOCS)
+    cell = json.loads((DOCS / "tour.ipynb").read_text(encoding="utf-8"))["cells"][0]
+    names: dict = {}
+    for _ in range(2):
+        exec("".join(cell["source"]), names)
+        assert Path.cwd() == names["folder"] and (names["folder"] / "docs" / "tour").is_dir()
+    shutil.rmtree(names["folder"])
 
 
 # ---- two languages ---------------------------------------------------------------------------------------------------

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from IPython.display import Image, display
 
-folder = Path(tempfile.mkdtemp(prefix="tour-"))
-shutil.copytree("tour", folder / "docs" / "tour")
-os.chdir(folder)
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+if "folder" not in globals():  # this cell may run again
+    folder = Path(tempfile.mkdtemp(prefix="tour-"))
+    shutil.copytree("tour", folder / "docs" / "tour")
+    os.chdir(folder)
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 """
 
 

@@ -43,12 +43,14 @@ def compare(
     )
     if tested:
         spread = _spread("accuracy", statistics.fmean(tested.values()), deviation(tested))
-        note(f"on the test images, the first row's {len(tested)} runs: {spread} right")
+        note(f"on the test images, the first row's {len(tested)} run{'s' * (len(tested) > 1)}: {spread} right")
 
 
 def _row(group, names: list[str], first: bool) -> list[str]:
     named = {key: value for key, value in group.settings.items() if key not in _LONG}
-    words = ", ".join(f"{key} {value}" for key, value in named.items()) or "all"
+    # A part of another kind has other settings: an SGD no beta1.
+    had = {key: value for key, value in named.items() if value is not None or "." not in key} or named
+    words = ", ".join(f"{key} {value}" for key, value in had.items()) or "all"
     difference = group.difference
     if difference is None:
         apart = "" if first else "no seed in common"
@@ -74,17 +76,17 @@ def _plain(group) -> dict[str, Any]:
 
 def _tested(group) -> dict[int, float]:
     """The accuracy of each run's best epoch on the test images, by seed."""
-    import gpucnn.data
+    from gpucnn.cli.runs import test_set
     from gpucnn.errors import ConfigurationError
     from gpucnn.training import Trainer, load_run
 
     found: dict[int, float] = {}
     for seed, folder in group.runs.items():
         run = load_run(folder, best=True)
-        name = run.config.get("train", {}).get("data")
-        if name is None or "accuracy" not in group.measures:
+        settings = run.config.get("train", {})
+        if settings.get("data") is None or "accuracy" not in group.measures:
             raise ConfigurationError(f"{folder} cannot be tested here: it is no classifier trained by `gpucnn train`")
-        _, test = gpucnn.data.load(name)
+        _, test = test_set(run.model, settings, folder, None)
         _, accuracy = Trainer(run.model, progress=False).evaluate(test.images, test.labels)
         assert accuracy is not None  # a classifier's
         found[seed] = accuracy

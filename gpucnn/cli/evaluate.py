@@ -7,10 +7,10 @@ import typer
 
 from gpucnn.cli import options
 from gpucnn.cli.device import choose
-from gpucnn.cli.output import note, print_json, print_values
-from gpucnn.cli.runs import note_untested, open_run
+from gpucnn.cli.output import note, print_measured
+from gpucnn.cli.runs import note_untested, open_run, test_set
 from gpucnn.cli.settings import DEFAULTS, measuring
-from gpucnn.errors import ConfigurationError, DataError
+from gpucnn.errors import ConfigurationError
 
 
 def evaluate(
@@ -39,19 +39,9 @@ def evaluate(
         raise ConfigurationError(
             f"{path} is a regressor, which has no classes to get right; see what it says with predict"
         )
-    data = settings.get("data") if data is None else data
-    if data is None:
-        raise ConfigurationError(f"{path} does not say what it was trained on; give --data")
-
-    import gpucnn.data
-
     device = choose(backend, math, threads, graph)
-    _, test = gpucnn.data.load(data)
+    data, test = test_set(model, settings, path, data)
     note_untested(test)
-    if model.class_names not in (None, test.classes):
-        raise DataError(
-            f"{data} has the classes {', '.join(test.classes)}; the network knows {', '.join(model.class_names)}"
-        )
     note(f"evaluating {model.name} on {device.name}, {device.math} math")
     names, loss = options.listed(metrics), settings.get("loss") or DEFAULTS["loss"]
     started = perf_counter()
@@ -68,7 +58,7 @@ def evaluate(
         "weights_sha256": model.weights_sha256(),
         "run": str(path),
     }
-    (print_json if json else print_values)(values)
+    print_measured(values, test.classes, json)
 
 
 def _measured(model, device, loss: str, metrics, test) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from gpucnn.errors import ConfigurationError, GpucnnError
 from gpucnn.storage import first_line
 
 _silent: list[bool] = []
+_WIDE = 20  # columns are more than a terminal has room for
 _TOO_LARGE = ("array is too big", "Maximum allowed dimension", "too large to convert", "maximum supported dimension")
 
 
@@ -165,6 +166,28 @@ def print_values(values: dict[str, Any]) -> None:
     width = max(map(len, values))
     for name, value in values.items():
         out(f"{name.ljust(width)}  {printable(_text(name, value))}")
+
+
+def print_measured(values: dict[str, Any], classes: list[str], json: bool) -> None:
+    """Results of which some may be a list, a value a class, or a list of them, a confusion matrix."""
+    lists = {name: value for name, value in values.items() if isinstance(value, list)}
+    if json:
+        print_json({**values, "classes": classes} if lists else values)
+        return
+    print_values({name: value for name, value in values.items() if name not in lists})
+    matrices = {name: value for name, value in lists.items() if isinstance(value[0], list)}
+    if columns := {name: value for name, value in lists.items() if name not in matrices}:
+        rows = [
+            [name, *("" if v is None else f"{v:.4f}" for v in row)] for name, *row in zip(classes, *columns.values())
+        ]
+        print_table("", {"": "left", **dict.fromkeys(columns, "right")}, rows)
+    for name, matrix in matrices.items():
+        if len(matrix) > _WIDE:
+            out(f"{name}: --json prints the {len(matrix)} rows, and gpucnn show confusion draws them")
+            continue
+        rows = [[name, *map(str, row)] for name, row in zip(classes, matrix)]
+        title = f"{name}: a row a class, a column for each that the network took it for"
+        print_table(title, {"": "left", **dict.fromkeys(classes, "right")}, rows)
 
 
 def _text(name: str, value: Any) -> str:

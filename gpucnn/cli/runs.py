@@ -1,6 +1,7 @@
 """Finding run folders, and making new ones."""
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,8 @@ def open_run(path: str | None, weights: str | None = None) -> tuple[Any, dict[st
     run = load_run(source, best=best)
     if best:
         note(f"using the weights of epoch {run.epoch} of {len(run.history)}, the best in validation")
+    elif weights is None and run.history.best_epoch() is not None:
+        note(f"{source} has lost best.safetensors, the best epoch's weights: using those of the last, {run.epoch}")
     return run.model, _checked(run.config.get("train", {}), source / "config.json"), source
 
 
@@ -107,6 +110,45 @@ def newest_run(path: str | None) -> Path:
         note(f"using {newest}, the newest run")
         return newest
     return as_path(path)
+
+
+def of_run(settings: dict[str, Any], path, instead: str = "give --data") -> str:
+    """What a run was trained on. Raises ConfigurationError where it does not say so, DataError for a path where nothing
+    lies any more, as after a move to another machine.
+    """
+    from gpucnn.data.load import path_of
+
+    data = settings.get("data")
+    if data is None:
+        raise ConfigurationError(f"{path} does not say what it was trained on; {instead}")
+    if (place := path_of(data)) is not None and not Path(place).exists():
+        raise DataError(f"{data}, which {path} was trained on, is not there any more; {instead}")
+    return data
+
+
+def test_set(model, settings: dict[str, Any], path: Path, data: str | None) -> tuple[str, Any]:
+    """(`data`, or what the run was trained on; its test images, with the network's numbers of the classes, of which
+    they may be some). Raises DataError for classes that the network does not know.
+    """
+    import numpy as np
+
+    import gpucnn.data
+    from gpucnn.data.dataset import some
+    from gpucnn.training.remarks import largest, other_values
+
+    given, data = data, of_run(settings, path) if data is None else data
+    _, test = gpucnn.data.load(data)
+    if given is not None and (trained := settings.get("data")) not in (None, given, str(Path(given).resolve())):
+        with suppress(DataError):  # it may have moved
+            if remark := other_values(test.images, largest(gpucnn.data.load(trained)[0].images)):
+                note(remark)
+    known = model.class_names
+    if known in (None, test.classes):
+        return data, test
+    if strange := [name for name in test.classes if name not in known]:
+        raise DataError(f"{data} has classes that the network does not know: {some(strange)}; it knows {some(known)}")
+    numbers = np.array([known.index(name) for name in test.classes])
+    return data, replace(test, labels=numbers[test.labels], classes=known)
 
 
 def trained_on(model, data: str | None, as_given: bool = False) -> tuple[Any, float]:

@@ -8,7 +8,7 @@ import typer
 
 from gpucnn.cli import options
 from gpucnn.cli.output import command, note, print_json, print_values
-from gpucnn.cli.runs import open_run, refuse_maps, trained_on
+from gpucnn.cli.runs import of_run, open_run, refuse_maps, test_set, trained_on
 from gpucnn.errors import ConfigurationError, DataError
 from gpucnn.storage import refuse_input
 
@@ -516,9 +516,7 @@ def _test_images(settings: dict, path: Path | None):
     """The test set of the run's data."""
     import gpucnn.data
 
-    if settings.get("data") is None:
-        raise ConfigurationError(f"{path} does not say what it was trained on; give an image file instead")
-    return gpucnn.data.load(settings["data"])[1]
+    return gpucnn.data.load(of_run(settings, path, "give an image file instead"))[1]
 
 
 def _pick(test, number: str):
@@ -602,20 +600,12 @@ def _tested(run, weights, data, out, backend, math, threads):
     if model.head == "regressor":
         raise ConfigurationError(f"{path} is a regressor, which has no classes to take for each other")
     refuse_maps(model, path)
-    data = settings.get("data") if data is None else data
-    if data is None:
-        raise ConfigurationError(f"{path} does not say what it was trained on; give --data")
 
-    import gpucnn.data
     from gpucnn.backends import get_backend
     from gpucnn.training import Trainer
 
     device = get_backend(backend, math, threads=threads)
-    _, test = gpucnn.data.load(data)
-    if model.class_names not in (None, test.classes):
-        raise DataError(
-            f"{data} has the classes {', '.join(test.classes)}; the network knows {', '.join(model.class_names)}"
-        )
+    data, test = test_set(model, settings, path, data)
     note(f"testing {model.name} on {device.name}, {device.math} math")
     probabilities = Trainer(model, backend=device, progress=False).predict(test.images)
     return test, probabilities, {"backend": device.name, "math": device.math, "run": str(path), "data": data}

@@ -11,9 +11,11 @@ import typer
 from gpucnn import interrupts
 from gpucnn.backends.processors import processors
 from gpucnn.cli import options
+from gpucnn.cli.device import choose
 from gpucnn.cli.output import note, print_json, print_table
-from gpucnn.cli.settings import resolve
-from gpucnn.cli.train import train
+from gpucnn.cli.processes import together
+from gpucnn.cli.settings import make_optimizer, resolve
+from gpucnn.cli.train import assemble, train
 from gpucnn.errors import ConfigurationError
 
 
@@ -40,14 +42,16 @@ def sweep(
 
     All other options are those of `gpucnn train`, the same for each training. They are compared by their loss in
     validation: without --validation a tenth of the training images is kept for it. The same command on another machine
-    that sees the folder adds workers; after an interruption it continues. Each training is a run folder in FOLDER/runs.
+    that sees the folder adds workers; after an interruption it continues, and what failed is tried again.
+    Each training is a run folder in FOLDER/runs.
     """
     from gpucnn.sweep import Plan, Sweep, draw, rows
     from gpucnn.sweep.study import VALIDATION
 
     plan = None
     if context.args or any(value is not None for value in (model, lr, seed, trials)):
-        settings = _settings(context.args)
+        arguments = _options(context.args)
+        settings = resolve(arguments, {}, arguments["recipe"])
         plan = Plan(
             models=_listed("model", model or settings["model"], str),
             rates=_listed("lr", lr or str(settings["lr"]), float),
@@ -55,8 +59,10 @@ def sweep(
             arguments=tuple(context.args),
             trials=trials,
         )
+        _refuse_early(plan, _options([VALIDATION, *context.args]))
     made = Sweep(study, plan)
-    kept = f", with {VALIDATION}" if _settings(list(made.plan.arguments))["validation"] is None else ""
+    made.try_again()
+    kept = f", with {VALIDATION}" if _options(list(made.plan.arguments))["validation"] is None else ""
     note(f"{made.plan.size()} trainings in {made.path}, {workers} at a time here{kept}")
     threads = max(1, processors() // workers)
     command = [sys.executable, "-m", "gpucnn.sweep.worker", str(made.path), str(threads)]
@@ -78,14 +84,31 @@ def sweep(
         raise ConfigurationError("no training succeeded" if not any(codes) else "a worker failed; see above")
 
 
-def _settings(arguments: list[str]) -> dict[str, Any]:
-    """The settings of `train` that these options mean. Raises what train would, before any training starts."""
+def _options(arguments: list[str]) -> dict[str, Any]:
+    """The options of `train` that these arguments give. Raises what train would, before any training starts."""
     alone = typer.Typer()
     alone.command()(train)
     options = typer.main.get_command(alone).make_context("gpucnn train", list(arguments)).params
     if options["run"] is not None or options["resume"]:
         raise ConfigurationError("--run and --resume are chosen for each training; leave them out, or give --study")
-    return resolve(options, {}, options["recipe"])
+    return options
+
+
+def _refuse_early(plan, options: dict[str, Any]) -> None:
+    """Raises what `train` would of any training of the plan, up to its first step: of each network, and each rate."""
+    settings = resolve(options, {}, options["recipe"])
+    for lr in plan.rates:
+        make_optimizer({**settings, "lr": lr})
+    with together(None, None) as group:
+        for model in plan.models:
+            assemble(
+                {**settings, "model": model},
+                options["monitor"],
+                lambda: choose(options["backend"], settings["math"], options["threads"], options["graph"]),
+                group,
+                options["pieces"],
+                resumed=False,
+            )
 
 
 def _print(results: list[dict], path: Path, json: bool) -> None:

@@ -9,9 +9,9 @@ import typer
 from gpucnn.cli import network as network_of
 from gpucnn.cli import options
 from gpucnn.cli.device import choose
-from gpucnn.cli.output import note, print_json, print_values
+from gpucnn.cli.output import note, print_measured
 from gpucnn.cli.processes import together
-from gpucnn.cli.runs import forget_fresh, fresh_folder, note_untested, read_config
+from gpucnn.cli.runs import forget_fresh, fresh_folder, note_untested, of_run, read_config
 from gpucnn.cli.settings import (
     DEFAULTS,
     OPTIMIZERS,
@@ -232,8 +232,10 @@ def train(
         group.same(given, how_different)
         settings = group.on_first(lambda: resolve(given, read_config(run) if resume else {}, recipe))
         resumed = group.on_first(lambda: resume and (Path(run or "") / "checkpoint.safetensors").is_file())
+        if resumed and data is None:
+            of_run(settings, run)
         trainer, train_set, test_set = group.agreed(
-            lambda: _prepare(
+            lambda: assemble(
                 settings, monitor, lambda: choose(backend, settings["math"], threads, graph), group, pieces, resumed
             )
         )
@@ -269,10 +271,10 @@ def train(
         "weights_sha256": trainer.model.weights_sha256(),
         "run": str(folder),
     }
-    (print_json if json else print_values)(values)
+    print_measured(values, train_set.classes, json)
 
 
-def _prepare(
+def assemble(
     settings: dict[str, Any], monitor: str | None, backend, group: Processes, pieces: int, resumed: bool
 ) -> tuple:
     """(trainer, images to train on, images to test with); `backend` makes the backend."""
@@ -283,6 +285,8 @@ def _prepare(
     optimizer, schedule = make_optimizer(settings), make_schedule(settings)
 
     import gpucnn.data
+    from gpucnn.data.dataset import shown_before
+    from gpucnn.data.load import path_of
     from gpucnn.metrics import named
     from gpucnn.models import build_model
     from gpucnn.training import Trainer
@@ -296,6 +300,8 @@ def _prepare(
     device = backend()
     train_set, test_set = gpucnn.data.load(settings["data"])
     note_untested(test_set)
+    if path_of(settings["data"]) and (remark := shown_before(train_set.images, test_set.images, "test")):
+        note(remark)
     shape = cropped(train_set.images.shape[1:], settings["crop"])
     check_shift(shape, settings["shift"])
     network = build_model(settings["model"], shape, len(train_set.classes), **made)

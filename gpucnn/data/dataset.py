@@ -8,6 +8,8 @@ from gpucnn.arguments import array, sequence, text
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import DataError
 
+_SOME = 0.05  # of the images
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
@@ -81,8 +83,25 @@ def require_every_class(dataset: Dataset) -> None:
 def without_images(dataset: Dataset) -> str:
     """The names of the classes that have no image, the first of them; "" where each has one."""
     counts = np.bincount(dataset.labels.reshape(-1), minlength=len(dataset.classes))
-    missing = [name for name, count in zip(dataset.classes, counts, strict=True) if count == 0]
-    return ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+    return some([name for name, count in zip(dataset.classes, counts, strict=True) if count == 0])
+
+
+def some(names: list[str]) -> str:
+    """Names for a sentence, the first of them."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def shown_before(train: np.ndarray | Mapped, images: np.ndarray | Mapped, what: str) -> str | None:
+    """Where many `images`, to measure by, are training images too, to the bit. Some are in sets that many use."""
+    if isinstance(train, Mapped) or isinstance(images, Mapped):  # to read all from the disk takes long
+        return None
+    known = {hash(image.tobytes()) for image in train}
+    count = sum(hash(image.tobytes()) in known for image in images)
+    if count <= _SOME * len(images):
+        return None
+    return (
+        f"{count:,} of the {len(images):,} {what} images are training images too, so they say too little about new ones"
+    )
 
 
 def every_fifth(

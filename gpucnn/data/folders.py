@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpucnn.data.dataset import Dataset, every_fifth
+from gpucnn.data.dataset import Dataset, every_fifth, some
 from gpucnn.data.images import KINDS, image_files, is_grey, open_image, pixels
 from gpucnn.errors import DataError
 
@@ -19,11 +19,12 @@ def load(folder: Path) -> tuple[Dataset, Dataset]:
     DataError.
     """
     if (folder / "train").is_dir() or (folder / "test").is_dir():
+        _require_classes(folder / "train", folder / "test")
         train, test = (_classes(folder / part) for part in ("train", "test"))
         for here, there, where in ((train, test, "train/ but not in test/"), (test, train, "test/ but not in train/")):
             missing = sorted(here.keys() - there.keys())
             if missing:
-                raise DataError(f"{folder}: class {', '.join(missing)} is in {where}; both need the same classes")
+                raise DataError(f"{folder}: class {some(missing)} is in {where}; both need the same classes")
         listed = [_list(part, folder) for part in (train, test)]
         images = _read([file for files, _ in listed for file in files])
         cut = len(listed[0][0])
@@ -37,10 +38,17 @@ def load(folder: Path) -> tuple[Dataset, Dataset]:
     return every_fifth(_read(files), labels, list(classes), str(folder))
 
 
+def _require_classes(train: Path, test: Path) -> None:
+    """Raise DataError where one of the two is missing or holds images only, most often those without labels."""
+    instead = f"give {train}, of which every fifth image is for testing, or the same classes in both"
+    for part, words in ((train, "put the classes to train on there"), (test, instead)):
+        if not (part.is_dir() and _folders(part)):
+            lack = "holds no folder of images for each class" if part.is_dir() else "is missing"
+            raise DataError(f"{part} {lack}; {words}")
+
+
 def _classes(folder: Path) -> dict[str, list[Path]]:
     """Each class's name and image files, in alphabetical order."""
-    if not folder.is_dir():
-        raise DataError(f"{folder} is missing; a folder of images has both train/ and test/, or neither")
     found: dict[str, list[Path]] = {}
     for inside in _folders(folder):
         files = image_files(inside)
@@ -55,6 +63,11 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
         if (name := _name(inside)) in found:
             raise DataError(f"{folder}: two folders stand for a class {name!r}, one by bytes that are no UTF-8")
         found[name] = files
+    if found and (loose := image_files(folder)):
+        raise DataError(
+            f"{loose[0]} would be left out, as all images that lie beside the folders of classes: move them into one, "
+            "or elsewhere"
+        )
     return found
 
 

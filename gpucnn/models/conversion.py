@@ -10,11 +10,12 @@ import math
 
 import numpy as np
 
+from gpucnn.arguments import image_shape
 from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.geometry import Field, Window
 from gpucnn.layers import Convolution, Dense, Flatten, Layer, Sequential
 from gpucnn.layers.own import label
-from gpucnn.models.model import Model
+from gpucnn.models.model import Model, a_model
 from gpucnn.recordable import declaration
 
 
@@ -85,7 +86,7 @@ def fully_convolutional(model: Model, input_shape: tuple[int, ...]) -> Model:
     The model stays unchanged; the result is on the same backend. Raises ShapeError for images that are too small, and
     ConfigurationError for layers between Flatten and Dense, or in the maps, that cannot slide.
     """
-    layers = _sliding_layers(model)
+    layers = _sliding_layers(a_model(model))
     input_shape = _larger(model, input_shape)
     result = Model(Sequential(*layers), input_shape, head=model.head)
     state = {}
@@ -106,7 +107,7 @@ def sliding_window(model: Model, input_shape: tuple[int, ...]) -> Window:
     the classifier leaves pixels at the end of its own image unused, the last crop may reach that far past the larger
     image.
     """
-    input_shape = _larger(model, input_shape)
+    input_shape = _larger(a_model(model), input_shape)
     slid = Sequential(*_sliding_layers(model))
     output = slid.connect(input_shape)[1:]
     axes = len(output)
@@ -116,7 +117,7 @@ def sliding_window(model: Model, input_shape: tuple[int, ...]) -> Window:
 
 def _larger(model: Model, input_shape: tuple[int, ...]) -> tuple[int, ...]:
     """`input_shape` if the model can slide over images of that shape."""
-    shape, own = tuple(input_shape), model.input_shape
+    shape, own = image_shape("input_shape", input_shape), model.input_shape
     if len(shape) != len(own) or shape[0] != own[0] or any(size < least for size, least in zip(shape[1:], own[1:])):
         raise ShapeError(
             f"{model.name} for images of {own} cannot slide over images of {shape}; give {own[0]} channel(s) and at "

@@ -35,6 +35,7 @@ from gpucnn.recordable import Recordable
 # stay zero because their gradient is zero.
 _ALIGN = 16
 _DEEPEST = 200  # layers in layers; Python itself takes about a thousand calls
+_FEW_CHANNELS = 4
 _PLAIN = (bool, int, float, str, type(None))  # settings that files can hold
 
 
@@ -78,7 +79,10 @@ class Model(Recordable):
         _refuse_endless(layer)
         self._share_layers()
         layer.name = ""
-        self.output_shape = layer.connect(self.input_shape)
+        try:
+            self.output_shape = layer.connect(self.input_shape)
+        except ShapeError as error:
+            raise ShapeError(f"{error}{_channels_first(self.input_shape)}") from None
         # As built: both may change later (changed_settings).
         self.structure = repr(layer)
         self.mode = Mode()
@@ -603,3 +607,15 @@ def _starts(parts) -> list[int]:
 def _views(flat, parts) -> dict:
     starts = zip(parts, _starts(parts)[:-1], strict=True)
     return {part.name: flat[start : start + math.prod(part.shape)].reshape(part.shape) for part, start in starts}
+
+
+def a_model(model: Any) -> Model:
+    """`model`, if it is one."""
+    return check.instance("model", model, Model, "a gpucnn.Model, such as gpucnn.load(path)")
+
+
+def _channels_first(shape: tuple[int, ...]) -> str:
+    """What to say of a shape that no network fits and whose last axis looks like channels."""
+    if len(shape) < 3 or not shape[-1] <= _FEW_CHANNELS < min(shape[:-1]):
+        return ""
+    return f"; if the channels are last in {shape}, give {(shape[-1], *shape[:-1])}, and images.transpose to that"

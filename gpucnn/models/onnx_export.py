@@ -14,7 +14,7 @@ from gpucnn.layers.base import Layer, Parameter, Shape, Statistic
 from gpucnn.layers.counterparts import counterpart
 from gpucnn.models.files import write_file
 from gpucnn.models.heads import CLASSIFIER
-from gpucnn.models.model import Model
+from gpucnn.models.model import Model, a_model
 
 OPSET, IR_VERSION = 20, 9  # of onnx 1.15, late 2023; onnxruntime 1.17 and newer read them
 
@@ -71,6 +71,7 @@ def export_onnx(model: Model, path) -> None:
     arguments, class names and the weights' SHA-256. Raises ConfigurationError for a layer without a counterpart,
     naming it, and if the onnx package is missing.
     """
+    a_model(model)
     try:
         import onnx
     except ImportError as error:

@@ -6,7 +6,7 @@ import numpy as np
 
 from gpucnn.backends.memory import host_memory
 from gpucnn.errors import CheckpointError
-from gpucnn.storage import decoding, read_file
+from gpucnn.storage import as_path, decoding, read_file
 
 _FORMAT = "safetensors file"
 # Of those that NumPy has; bfloat16 and the types of 8 bits are refused by their names.
@@ -28,6 +28,9 @@ _TYPES = {
 
 def content_of(path) -> bytes:
     """All bytes of the file at `path`; raises CheckpointError where the memory would not hold what they make twice."""
+    with decoding(path, CheckpointError, _FORMAT):
+        if (as_path(path) / "checkpoint.safetensors").is_file():
+            raise CheckpointError(f"{path} is a run's folder; its network is gpucnn.training.load_run(folder).model")
     return read_file(path, CheckpointError, _FORMAT, most=host_memory() // 2 or 1 << 34)
 
 

@@ -124,7 +124,7 @@ def mistakes(images, labels, probabilities, classes: list[str], path=None, *, mo
     have the highest probability of a wrong class. At most `most` are drawn and returned.
     """
     images = images if isinstance(images, Mapped) else np.asarray(images)
-    probabilities = np.asarray(probabilities)
+    probabilities, classes = np.asarray(probabilities), sequence("classes", classes, "their names")
     if images.ndim != 4 or probabilities.shape != (len(images), len(classes)):
         raise ShapeError(
             f"images have shape {images.shape} and probabilities {probabilities.shape}; expected (N, C, H, W) and "

@@ -9,7 +9,7 @@ from gpucnn import figures
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import ConfigurationError
 from gpucnn.models.heads import CLASSIFIER
-from gpucnn.models.model import Model
+from gpucnn.models.model import Model, a_model
 from gpucnn.show.layers import Step, choose, steps
 from gpucnn.show.match import show_image
 
@@ -39,7 +39,7 @@ def maps(
     """
     if path is not None:
         figures.check_path(path)
-    if len(model.output_shape) != 1:
+    if len(a_model(model).output_shape) != 1:
         raise ConfigurationError(
             f"the model's output is {model.output_shape}, not (classes,): one prediction per position"
         )

@@ -9,7 +9,7 @@ from gpucnn import explain, figures
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import ShapeError
 from gpucnn.models.heads import CLASSIFIER
-from gpucnn.models.model import Model
+from gpucnn.models.model import Model, a_model
 from gpucnn.show.layers import choose
 from gpucnn.show.match import show_image
 
@@ -69,7 +69,7 @@ def _shown(
 ) -> np.ndarray:
     if path is not None:
         figures.check_path(path)
-    if len(model.input_shape) != 3:
+    if len(a_model(model).input_shape) != 3:
         raise ShapeError(f"the picture needs images (C, H, W); the model takes {model.input_shape}")
     model.place(choose(model, backend, math))
     image = np.asarray(image)

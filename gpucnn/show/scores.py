@@ -13,7 +13,7 @@ from gpucnn.geometry import Window
 from gpucnn.models import fully_convolutional, sliding_window
 from gpucnn.models.heads import CLASSIFIER
 from gpucnn.models.inputs import check_images
-from gpucnn.models.model import Model
+from gpucnn.models.model import Model, a_model
 from gpucnn.show.layers import choose
 from gpucnn.show.match import show_image
 
@@ -61,7 +61,7 @@ def scores(
     """
     if path is not None:
         figures.check_path(path)
-    if model.head != CLASSIFIER:
+    if a_model(model).head != CLASSIFIER:
         raise ConfigurationError(f"{model.name} is a {model.head}: it has no classes, so a page has no class scores")
     if isinstance(threshold, bool) or not 0 <= threshold <= 1:
         raise ConfigurationError(f"threshold is {threshold}; give a probability from 0 to 1")

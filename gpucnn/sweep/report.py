@@ -9,15 +9,15 @@ from gpucnn.sweep.study import Sweep
 
 
 def rows(sweep: Sweep) -> list[dict[str, Any]]:
-    """A dictionary for each training that has ended, best first: number, model, lr, seed, loss (in validation; None if
-    it failed) and what `gpucnn train --json` printed or, as `failed`, why not; `run` is its folder.
+    """A dictionary for each training that has ended or failed, best first: number, model, lr, seed, loss (in
+    validation; None if it failed) and what `gpucnn train --json` printed or, as `failed`, why not; `run` is its folder.
     """
     found = []
     for trial in sweep.study.get_trials(deepcopy=False):
-        if trial.state.is_finished() and len(trial.params) == 3:
-            loss = trial.value if "failed" not in trial.user_attrs else None
+        told = {name: value for name, value in trial.user_attrs.items() if name != "failed" or value is not None}
+        if (trial.state.is_finished() or "failed" in told) and len(trial.params) == 3:
             run = str(sweep.folder(trial.number, trial.params))
-            found.append({"number": trial.number, **trial.params, "loss": loss, **trial.user_attrs, "run": run})
+            found.append({"number": trial.number, **trial.params, "loss": trial.value, **told, "run": run})
     return sorted(found, key=lambda row: (math.inf if row["loss"] is None else row["loss"], row["number"]))
 
 

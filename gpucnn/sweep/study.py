@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from gpucnn.errors import ConfigurationError
+from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.extras import install
 from gpucnn.schema import difference
-from gpucnn.storage import as_path, locked, make_folder
+from gpucnn.storage import as_path, decoding, drop_half_line, locked, make_folder
 from gpucnn.sweep.plan import Plan
 
 # The test images choose nothing: trainings are compared on this part, unless the plan's arguments name another.
@@ -22,7 +22,8 @@ class Sweep:
     """The sweep in the folder at `path`, made for `plan` if there is none yet.
 
     The folder holds journal.log, which is Optuna's, and runs/ with a run folder for each training. Raises
-    ConfigurationError without Optuna, for a sweep with another plan, and for a folder without a sweep and no plan.
+    ConfigurationError without Optuna, for a sweep with another plan, and for a folder without a sweep and no plan,
+    CheckpointError for a journal that is damaged.
     """
 
     def __init__(self, path, plan: Plan | None = None):
@@ -37,8 +38,17 @@ class Sweep:
         if plan is None and not journal.exists():
             raise ConfigurationError(f"{self.path} holds no sweep; say what to try, such as --seed 0,1,2")
         make_folder(self.path / "runs")
-        with locked(self.path / "sweep.lock", self.path, "another worker is starting there; try again in a moment"):
-            backend = optuna.storages.journal.JournalFileBackend(str(journal))
+        with (
+            locked(self.path / "sweep.lock", self.path, "another worker is starting there; try again in a moment"),
+            decoding(journal, CheckpointError, "journal of a sweep"),
+        ):
+            lock = optuna.storages.journal.JournalFileSymlinkLock(str(journal))
+            backend = optuna.storages.journal.JournalFileBackend(str(journal), lock)
+            lock.acquire()
+            try:
+                drop_half_line(journal)  # or the next line would be spoilt
+            finally:
+                lock.release()
             self.study = optuna.create_study(
                 storage=optuna.storages.JournalStorage(backend),
                 study_name="sweep",
@@ -67,8 +77,19 @@ class Sweep:
         """Train until nothing is left, this worker's trainings one after the other."""
         while (trial := self._waiting()) is not None:
             self._run(trial, threads, say)
-        for begun in self.study.get_trials(deepcopy=False, states=(self._states.RUNNING,)):
-            self._run(self._again(self.study, begun._trial_id), threads, say)
+        for begun in self._running():
+            self._run(begun, threads, say)
+
+    def try_again(self) -> None:
+        """Take up what failed, in the next `work`: the disk may have room now, or the data be there."""
+        for trial in self._running():
+            if trial.user_attrs.get("failed"):
+                trial.set_user_attr("failed", None)
+
+    def _running(self) -> list:
+        """The trials that have begun and not succeeded. A failure does not end one: its reason may be gone later."""
+        begun = self.study.get_trials(deepcopy=False, states=(self._states.RUNNING,))
+        return [self._again(self.study, trial._trial_id) for trial in begun]
 
     def _waiting(self):
         """The next trial that nobody has begun; None if there is none."""
@@ -86,7 +107,8 @@ class Sweep:
                 )
             except ConfigurationError:
                 return
-            if self.study.trials[trial.number].state == self._states.RUNNING:
+            now = self.study.trials[trial.number]
+            if now.state == self._states.RUNNING and not now.user_attrs.get("failed"):
                 say(f"training {folder.name}")
                 self._tell(trial, self._train(folder, settings, threads), say)
 
@@ -113,6 +135,5 @@ class Sweep:
             trial.set_user_attr(name, value)
         if "failed" in result:
             say(f"training {trial.number} failed: {result['failed']}")
-            self.study.tell(trial, state=self._states.FAIL)
         else:
             self.study.tell(trial, result["validation_loss"])

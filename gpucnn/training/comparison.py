@@ -14,10 +14,11 @@ from typing import Any
 
 from gpucnn.arguments import instance, sequence
 from gpucnn.errors import ConfigurationError
+from gpucnn.storage import as_path
 from gpucnn.training.run import read_history
 
 # What may differ between runs of the same settings: bits do not depend on where a run was made.
-_NOT_SETTINGS = ("gpucnn", "backend", "threads", "seed", "train", "class_names", "smaller_is_better")
+_NOT_SETTINGS = ("gpucnn", "backend", "threads", "processes", "seed", "train", "class_names", "smaller_is_better")
 _SAME = {
     "data_sha256": "trained on other images",
     "images": "trained on another number of images",
@@ -66,11 +67,11 @@ def compare(runs: Sequence[str | Path], monitor: str = "loss") -> list[Group]:
 
     `monitor` is "loss", of which the smallest is the best, or "accuracy" or a metric, as the runs say of it. Each
     group but the first has its `difference` to the first, over the seeds that both have. Raises ConfigurationError for
-    runs that cannot be compared fairly: of other images, validated on nothing or in another way, unfinished, or the
-    same settings with the same seed twice.
+    runs that cannot be compared fairly: of other images, validated on nothing or in another way, by losses that differ,
+    unfinished, or the same settings with the same seed twice.
     """
     instance("monitor", monitor, str, "loss, accuracy or a metric's name")
-    folders = [Path(run) for run in sequence("runs", runs, "the folders of runs")]
+    folders = [as_path(run) for run in sequence("runs", runs, "the folders of runs")]
     if not folders:
         raise ConfigurationError("no runs were given; give the folders of two or more")
     groups: dict[str, Group] = {}
@@ -79,19 +80,24 @@ def compare(runs: Sequence[str | Path], monitor: str = "loss") -> list[Group]:
     for folder in folders:
         config, history = read_history(folder)
         first, smaller = first or config, smaller | history.smaller
-        for key, what in _SAME.items():
-            if config.get(key) != first.get(key):
-                raise ConfigurationError(f"{folder} was {what} than {folders[0]}; compare runs on the same images")
         measured = {name: history[f"validation_{name}"] for name in ("loss", "accuracy", monitor)}
         if not all(isinstance(value, float) for value in measured[monitor]):
             raise ConfigurationError(
                 f"{folder} has no {monitor} in validation; train with --validation 0.1, since whoever chooses by the "
                 "test images has nothing left to test with"
             )
+        for key, what in _SAME.items():
+            if config.get(key) != first.get(key):
+                raise ConfigurationError(f"{folder} was {what} than {folders[0]}; compare runs on the same images")
+        if monitor == "loss" and config.get("loss") != first.get("loss"):
+            raise ConfigurationError(
+                f"{folder} measured another loss than {folders[0]}, so that the smaller one need not be better; "
+                'compare them by monitor="accuracy" (--monitor accuracy), or by a metric'
+            )
         best = history.best_epoch(monitor) or 1
         if len(history) < config.get("epochs", 0) and config.get("patience") is None:
             raise ConfigurationError(f"{folder} has {len(history)} of {config['epochs']} epochs; resume it first")
-        settings = {key: value for key, value in config.items() if key not in _NOT_SETTINGS}
+        settings = {key: value for key, value in config.items() if key not in _NOT_SETTINGS} | _start(config)
         group = groups.setdefault(json.dumps(settings, sort_keys=True), Group(_flat(settings)))
         seed = config.get("seed", 0)
         if seed in group.runs:
@@ -106,6 +112,12 @@ def compare(runs: Sequence[str | Path], monitor: str = "loss") -> list[Group]:
     found = list(groups.values())
     _keep_differences(found)
     return _ranked(found, monitor, monitor in smaller)
+
+
+def _start(config: dict[str, Any]) -> dict[str, Any]:
+    """The weights that `gpucnn train --start` began with: the one of its options that no other setting shows."""
+    options = config.get("train")
+    return {"start": options["start"]} if isinstance(options, dict) and options.get("start") else {}
 
 
 def _ranked(groups: list[Group], monitor: str, smaller: bool) -> list[Group]:

@@ -13,10 +13,12 @@ def draw_curves(history: History) -> bytes:
     for axes, key in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown):
         marker = "o" if len(history) < 3 else None  # a line of one point shows nothing
         columns = ("training", key), ("validation", f"validation_{key}")
+        seen: list[float] = []
         for (name, column), colour in zip(columns, figures.COLOURS):
             values = history[column]
-            if any(value is not None for value in values):
-                last = f"{100 * values[-1]:.2f}%" if key == "accuracy" else f"{values[-1]:.3g}"
+            if measured := [value for value in values if value is not None]:  # not in each fit, perhaps
+                seen += measured
+                last = f"{100 * measured[-1]:.2f}%" if key == "accuracy" else f"{measured[-1]:.3g}"
                 axes.plot(history["epoch"], values, label=f"{name} ({last})", marker=marker, color=colour)
         axes.set(xlabel="epoch", title=key)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -24,7 +26,7 @@ def draw_curves(history: History) -> bytes:
         axes.legend()
         if key == "accuracy":
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        else:
+        elif min(seen) > 0:  # a loss of one's own may be 0, or less
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")

@@ -1,6 +1,7 @@
 """What was measured, epoch by epoch."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,7 +26,20 @@ class History:
 
     def __getitem__(self, key: str) -> list:
         """One column: history["loss"] is a value an epoch, None where it was not measured."""
+        if not isinstance(key, str):
+            raise ConfigurationError(
+                f'history[{shown(key)}]: give the name of what was measured, such as history["loss"]; an epoch is one '
+                "of history.epochs"
+            )
         return [epoch.get(key) for epoch in self.epochs]
+
+    def __iter__(self) -> Iterator[dict]:
+        """The epochs: without it Python would ask for history[0], history[1] and so on, for ever."""
+        return iter(self.epochs)
+
+    def __contains__(self, key: str) -> bool:
+        """Whether some epoch has measured it: "validation_loss" in history."""
+        return any(key in epoch for epoch in self.epochs)
 
     def __len__(self) -> int:
         return len(self.epochs)
@@ -34,8 +48,8 @@ class History:
         """One line, as a notebook shows what its cell ends with: the values of every epoch are in `epochs`."""
         aside = ("learning_rate", "seconds", "images_per_second")
         last = self.last.items() if self.epochs else ()
-        shown = "".join(f", {k} {v:.4g}" for k, v in last if isinstance(v, float) and k not in aside)
-        return f"<History of {len(self)} epoch{'s' * (len(self) != 1)}{shown}>"
+        measured = "".join(f", {k} {v:.4g}" for k, v in last if isinstance(v, float) and k not in aside)
+        return f"<History of {len(self)} epoch{'s' * (len(self) != 1)}{measured}>"
 
     def add(self, measured: dict, record: dict) -> ConfigurationError | None:
         """Add an epoch as a file will hold it, NumPy's numbers as Python's: `measured`, and what callbacks made of it,

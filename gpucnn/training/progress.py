@@ -72,6 +72,7 @@ class Bar(Quiet):
     """A bar over all epochs with a line for each epoch above it: for terminals."""
 
     interval = 0.1
+    _progress: Any = None  # once training has begun
 
     def begin(self, title: str, epochs: int, images: int, done: int) -> None:
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -111,7 +112,8 @@ class Bar(Quiet):
         self._progress.console.print(f"epoch {record['epoch']}/{self._epochs}  {_describe(record)}", markup=False)
 
     def say(self, text: str) -> None:
-        self._progress.console.print(text, markup=False)
+        console = self._progress.console if self._progress else terminal.console(highlight=False)
+        console.print(text, markup=False)
 
     def close(self) -> None:
         self._progress.stop()

@@ -16,6 +16,14 @@ Trainer = Any
 
 _LARGE = 20.0  # values of images that are hardly meant to be so
 _LOOKED_AT = 1000  # images
+_LIMITED = {  # what may come last, and what it does
+    "relu": "makes all outputs below 0 the same",
+    "sigmoid": "keeps its outputs between 0 and 1",
+    "tanh": "keeps its outputs between -1 and 1",
+    "dropout": "blanks some of its outputs in training",
+}
+_APART = 20.0  # times as large are values that were hardly prepared alike
+_FEW = 100  # images, looked at each time
 _NARROW = 8  # times as many channels, and rows, as columns are unusual
 
 
@@ -64,18 +72,24 @@ def rates_unread(trainer: Trainer) -> str | None:
     )
 
 
-def applied_twice(trainer: Trainer) -> str | None:
-    """Where the network ends in what the loss computes itself."""
+def unfit_end(trainer: Trainer) -> str | None:
+    """Where the network ends in what the loss computes itself, or in what leaves it no scores of any size."""
     last = [*trainer.model.layer.leaves()][-1:]
     name = next((getattr(layer, "activation", None) or type(layer).__name__.lower() for layer in last), None)
-    computed = "sigmoid" if trainer.loss.targets == "labels" else "softmax"
-    own = isinstance(trainer.loss, (SoftmaxCrossEntropy, Dice, BinaryCrossEntropy))
-    if not own or name != computed:
+    kind, labels = type(trainer.loss).__name__, trainer.loss.targets == "labels"
+    if not isinstance(trainer.loss, (SoftmaxCrossEntropy, Dice, BinaryCrossEntropy)):
         return None
-    return (
-        f"the network ends in {computed}, which {type(trainer.loss).__name__} applies to its outputs once more, so it "
-        f"learns badly: leave {computed} out"
-    )
+    if name == ("sigmoid" if labels else "softmax"):
+        return (
+            f"the network ends in {name}, which {kind} applies to its outputs once more, so it learns badly: leave "
+            f"{name} out"
+        )
+    if name in _LIMITED:
+        return (
+            f"the network ends in {name}, which {_LIMITED[name]}, but {kind} takes scores of any size, so it learns "
+            f"badly: leave {name} out"
+        )
+    return None
 
 
 def channels_last(trainer: Trainer) -> str | None:
@@ -90,15 +104,30 @@ def channels_last(trainer: Trainer) -> str | None:
     )
 
 
-def large_values(trainer: Trainer, images) -> str | None:
+def largest(images) -> float:
+    """The largest value, without its sign, of the first images."""
+    return float(np.abs(np.asarray(images[:_LOOKED_AT], np.float32)).max())
+
+
+def large_values(trainer: Trainer, size: float) -> str | None:
     """Where nothing brings images to values around 1, which initial weights and learning rates are made for."""
-    largest = float(np.abs(np.asarray(images[:_LOOKED_AT], np.float32)).max())
-    if largest > _LARGE and not trainer.normalize and trainer.model.mean is None:
+    if size > _LARGE and not trainer.normalize and trainer.model.mean is None:
         return (
-            f"images have values up to {largest:g}, and are taken as they are: training goes better on values from "
+            f"images have values up to {size:g}, and are taken as they are: training goes better on values from "
             "0 to 1 (images / 255) or with Trainer(..., normalize=True) (--normalize)"
         )
     return None
+
+
+def other_values(images, trained: float | None) -> str | None:
+    """Where images to measure by were not prepared as those that the network was trained on, of values up to
+    `trained`."""
+    if not trained or not (size := largest(images[:_FEW])) or 1 / _APART < size / trained < _APART:
+        return None
+    return (
+        f"these images have values up to {size:g}, those that the network was trained on up to {trained:g}: prepare "
+        "both alike, such as images / 255"
+    )
 
 
 def weights_to_change(trainer: Trainer) -> np.ndarray | None:

@@ -16,6 +16,7 @@ from gpucnn.arguments import instance, integer, number, truth
 from gpucnn.backends import compilation, get_backend
 from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.protocol import Backend
+from gpucnn.data.dataset import shown_before
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import ConfigurationError, NonFiniteError, ShapeError
 from gpucnn.layers.norm import BatchNorm
@@ -170,6 +171,7 @@ class Trainer:
         self._validated_by: dict[str, str] = {}
         self._loop: OwnLoop | None = None
         self._remarked = False
+        self._largest: float | None = None  # value of the images of the last fit
         self._balanced: Any = None  # the loss's class weights, counted from this trainer's labels
         self.loss.place(self.backend, model.output_shape[0])  # refuses weights for other classes
         self._fitting, self._turn = False, [True]
@@ -241,6 +243,9 @@ class Trainer:
                 # What mixes images, or is the user's own, needs all of a batch in each process.
                 division = Division() if self.mixup or self.augment else self._division()
                 data = placed(self.backend, images, labels, min(self.batch_size, len(images)), division)
+            chosen = kept if isinstance(validation, (tuple, list)) and not first else None  # by the user
+            if chosen and (remark := shown_before(images, chosen[0], "validation")):
+                self.progress.say(remark)
             return self._train(folder, first, data, images, first + epochs, kept, settings, monitor, patience)
 
     def _prepare(self, images, labels, epochs, validation, monitor, patience, resume) -> tuple:
@@ -481,7 +486,10 @@ class Trainer:
                 folder.write_config(config_of(self, epochs, {**settings, "patience": patience}))
             title = remarks.title(self, steps) + (f"; {len(kept[0]):,} images for validation" if kept else "")
             self.progress.begin(title, epochs, data.count, len(history))
-            remarked = remarks.channels_last(self), remarks.large_values(self, images), remarks.applied_twice(self)
+            self._largest = remarks.largest(images)
+            remarked = [remarks.channels_last(self), remarks.large_values(self, self._largest), remarks.unfit_end(self)]
+            if kept:
+                remarked.append(remarks.other_values(kept[0], self._largest))
             for remark in (*remarked, remarks.rates_unread(self), self.schedule.remark(epochs * data.an_epoch)):
                 if remark:
                     self.progress.say(remark)
@@ -772,7 +780,10 @@ class Trainer:
 
     def measure(self, images, labels) -> dict[str, Any]:
         """evaluate's results and the metrics', by name: "loss", "accuracy" if the loss has one, "f1" and so on."""
-        return self._evaluation(*self._checked(images, labels)).run()
+        images, labels = self._checked(images, labels)
+        if remark := remarks.other_values(images, self._largest):
+            self.progress.say(remark)
+        return self._evaluation(images, labels).run()
 
     def predict(self, images, batch_size: int = EVALUATION_BATCH, *, flips: bool = False) -> np.ndarray:
         """What the model makes of images (N, *image_shape), in the backend's type, `batch_size` of them at a time.

@@ -11,6 +11,7 @@ from PIL import Image
 
 import gpucnn
 from gpucnn.backends import get_backend
+from gpucnn.cli.output import print_measured
 from gpucnn.data import load
 from gpucnn.models import mlp, unet_small
 
@@ -255,3 +256,49 @@ def test_check_reports_and_fails_on_a_difference(cli, monkeypatch):
     result = cli("check")
     assert result.exit_code == 1
     assert "index (0, 1) is 1.0 on numpy and 1.5 on numba" in " ".join(result.stdout.split())
+
+
+def test_data_with_some_of_the_classes(cli, tmp_path):
+    """Classes are known by their names, as of folders, whatever number they have."""
+    train, _ = load("digits")
+    for place, kept in (("all", "0123"), ("some", "13")):
+        for i, (image, label) in enumerate(zip(train.images[:300], train.labels)):
+            if str(label) in kept:
+                (tmp_path / place / f"n{label}").mkdir(parents=True, exist_ok=True)
+                Image.fromarray((image[0] * 255).astype(np.uint8)).save(tmp_path / place / f"n{label}" / f"{i}.png")
+    run = ("--run", tmp_path / "run")
+    cli.json("train", "--data", tmp_path / "all", "--model", "mlp", "--hidden", 16, "--epochs", 30, *run)
+    found = cli("evaluate", *run, "--data", tmp_path / "some", "--json")
+    assert "there is no test image of class n0, n2" in found.stderr
+    assert json.loads(found.stdout)["test_accuracy"] > 0.8
+    counts = cli.json("show", "confusion", *run, "--data", tmp_path / "some", "--out", tmp_path / "a.png")["counts"]
+    assert [sum(row) > 0 for row in counts] == [False, True, False, True]
+
+
+def test_data_that_was_prepared_otherwise_is_noted(cli, tmp_path):
+    images, labels = np.random.default_rng(0).random((40, 8, 8), np.float32), np.arange(40) % 2
+    for name, factor in (("a", 1), ("b", 1), ("c", 255)):
+        np.savez(tmp_path / f"{name}.npz", images=images * np.float32(factor), labels=labels)
+    run = ("--run", tmp_path / "run")
+    cli.json("train", "--data", tmp_path / "a.npz", "--model", "mlp", "--hidden", 4, "--epochs", 1, *run)
+    for name in "bc":
+        said = cli("evaluate", *run, "--data", tmp_path / f"{name}.npz").stderr
+        assert ("prepare both alike, such as images / 255" in said) == (name == "c")
+
+
+def test_values_for_each_class_stand_beside_its_name(cli, trained):
+    metrics = ("evaluate", "--run", trained[0], "--metrics", "f1_per_class,confusion,top3")
+    found = cli.json(*metrics)
+    assert found["classes"] == [str(n) for n in range(10)] and len(found["test_confusion"]) == 10
+    lines = [line.split() for line in cli(*metrics).stdout.splitlines()]
+    for name, value, row in zip(found["classes"], found["test_f1_per_class"], found["test_confusion"]):
+        assert [name, f"{value:.4f}"] in lines and [name, *map(str, row)] in lines
+    assert ["test_top3", f"{found['test_top3']:.4f}"] in lines
+    assert "classes" not in cli.json("evaluate", "--run", trained[0], "--metrics", "top3")
+
+
+def test_a_confusion_matrix_that_no_terminal_shows_is_not_printed(capsys):
+    print_measured({"loss": 1.0, "test_confusion": [[0] * 30] * 30}, [f"n{i}" for i in range(30)], json=False)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "test_confusion: --json prints the 30 rows, and gpucnn show confusion draws them"
+    ]

@@ -37,3 +37,11 @@ def test_refusals(cli, tmp_path):
     ]:
         refused = cli("compare", *arguments)
         assert refused.exit_code == 2 and words in refused.stderr
+
+
+def test_settings_that_only_another_kind_has_are_left_out(cli, tmp_path):
+    small = ("train", "--model", "mlp", "--hidden", 4, "--epochs", 1, "--validation", 0.1)
+    cli.json(*small, "--run", tmp_path / "a")
+    cli.json(*small, "--run", tmp_path / "b", "--optimizer", "sgd")
+    shown = cli("compare", tmp_path / "a", tmp_path / "b").stdout
+    assert "optimizer.momentum 0.9" in shown and "optimizer.beta1 0.9" in shown and "None" not in shown

@@ -141,3 +141,26 @@ def test_training_on_mapped_files(cli, tmp_path):
         for i, path in enumerate((tmp_path, tmp_path / "same.npz"))
     }
     assert len(digests) == 1
+
+
+def test_test_images_that_are_trained_on_are_noted(cli, tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (40, 8, 8), np.uint8)
+    labels = np.arange(40) % 2
+    for name, test in (("own", slice(30, 40)), ("known", slice(20, 40))):
+        np.savez(
+            tmp_path / f"{name}.npz", x_train=images[:30], y_train=labels[:30], x_test=images[test], y_test=labels[test]
+        )
+        run = cli(
+            "train",
+            "--data",
+            tmp_path / f"{name}.npz",
+            "--model",
+            "mlp",
+            "--hidden",
+            4,
+            "--epochs",
+            1,
+            "--run",
+            tmp_path / name,
+        )
+        assert ("10 of the 20 test images are training images too" in run.stderr) == (name == "known")

@@ -151,9 +151,23 @@ def test_data_of_other_sizes_or_classes(cli, trained, tmp_path):
     np.savez(tmp_path / "size.npz", images=random.random((20, 28, 28)), labels=np.arange(20) % 10)
     message = sentence(cli.refused("evaluate", "--run", trained[0], "--data", tmp_path / "size.npz"))
     assert "no image of class" in message or "28" in message
-    np.savez(tmp_path / "classes.npz", images=random.random((20, 32, 32)), labels=np.arange(20) % 3)
+    np.savez(tmp_path / "classes.npz", images=random.random((60, 32, 32)), labels=np.arange(60) % 12)
     message = sentence(cli.refused("evaluate", "--run", trained[0], "--data", tmp_path / "classes.npz"))
-    assert "has the classes 0, 1, 2; the network knows 0, 1, 2, 3" in message
+    assert "classes that the network does not know: 10, 11; it knows 0, 1, 2, 3, 4, ..." in message
+
+
+def test_data_that_a_run_was_trained_on_and_that_has_moved(cli, tmp_path):
+    labels = np.arange(40) % 2
+    np.savez(tmp_path / "a.npz", images=np.random.default_rng(0).random((40, 8, 8)), labels=labels)
+    run = ("--run", tmp_path / "run")
+    small = ("--model", "mlp", "--hidden", 4, "--shift", 0, "--schedule", "constant")
+    cli.json("train", "--data", tmp_path / "a.npz", *small, "--epochs", 1, *run)
+    (tmp_path / "a.npz").rename(tmp_path / "b.npz")
+    for arguments in (("evaluate",), ("show", "confusion"), ("train", "--resume", "--epochs", 2)):
+        message = sentence(cli.refused(*arguments, *run))
+        assert message.endswith(f"a.npz, which {tmp_path / 'run'} was trained on, is not there any more; give --data")
+    assert "any more; give an image file" in sentence(cli.refused("show", "saliency", 3, *run))
+    assert cli.json("train", "--resume", "--epochs", 2, *run, "--data", tmp_path / "b.npz")["epochs"] == 2
 
 
 def test_nan_in_the_images(cli, tmp_path):

@@ -1,6 +1,7 @@
 """Validation, networks' options and --no-graph from the command line."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -68,6 +69,14 @@ def test_evaluate_and_predict_take_the_best_and_say_so(cli, validated, tmp_path)
     assert "leave out --weights" in sentence(
         cli.refused("evaluate", "--run", folder / "best.safetensors", "--weights", "best", "--data", "digits")
     )
+
+
+def test_a_run_whose_best_file_is_gone_says_what_it_uses(cli, validated, tmp_path):
+    run = shutil.copytree(validated[0], tmp_path / "run")
+    (run / "best.safetensors").unlink()
+    result = cli("evaluate", "--run", run, "--backend", "numpy")
+    assert "has lost best.safetensors, the best epoch's weights: using those of the last, 12" in result.stderr
+    assert "lost" not in cli("evaluate", "--run", run, "--backend", "numpy", "--weights", "last").stderr
 
 
 def test_a_run_without_validation_has_no_best(cli, trained):

@@ -1,6 +1,7 @@
 """Image files: for training from folders, and for predict at a network's input size."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -156,10 +157,23 @@ def test_folders_with_their_own_test_part(tmp_path):
     assert test.images.shape == (3, 3, 6, 5)
 
 
+def test_images_beside_the_folders_of_classes_are_not_left_out(tmp_path):
+    fill(tmp_path, {"ant": 5, "bee": 4})
+    load(tmp_path)
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "ant" / "000.png").rename(tmp_path / "000.png")
+    with pytest.raises(DataError, match="000.png would be left out, as all images that lie beside the folders"):
+        load(tmp_path)
+
+
 def test_folders_refused(tmp_path):
     fill(tmp_path / "train", {"ant": 2, "bee": 1, "cat": 1})
-    with pytest.raises(DataError, match="test is missing"):
+    with pytest.raises(DataError, match="test is missing; give .*train, of which every fifth image is for testing"):
         load(tmp_path)
+    fill(tmp_path, {"test": 2})  # images without labels, as competitions have them
+    with pytest.raises(DataError, match="test holds no folder of images for each class; give .*train, of which"):
+        load(tmp_path)
+    shutil.rmtree(tmp_path / "test")
     fill(tmp_path / "test", {"ant": 1})
     with pytest.raises(DataError, match="class bee, cat is in train/ but not in test/"):
         load(tmp_path)

@@ -288,6 +288,44 @@ def test_a_run_of_many_classes_and_few_images_after_another(browser, run, tmp_pa
         browser.driver.get("about:blank")  # before its server ends
 
 
+def test_a_loss_below_0_is_drawn_within_its_picture(browser, listening):
+    browser.open(listening.address, "runs")
+    code = """
+    return import("./pictures.js").then(({ chart }) => arguments[0].map((losses) =>
+      chart("", [{ name: "", points: losses.map((y, x) => [x, y]) }], { low: 0 }).querySelector("polyline")
+        .getAttribute("points").split(" ").map((point) => Number(point.split(",")[1]))))
+    """
+    for first, last in browser.js(code, [[2, 1], [1, -2], [-1, -3]]):
+        assert 0 <= first < last <= 190  # downwards
+
+
+def test_long_names_of_classes(browser, tmp_path):
+    """Nothing is wider than a phone's screen, and the bars of all classes have one scale."""
+    names = ["n02085620-" + "Chihuahua_" * 4, *(f"n{i}" for i in range(9))]
+    train, _ = load("digits")
+    model = mlp((1, 32, 32), hidden=[4])
+    model.class_names = names
+    for name in names:
+        (tmp_path / "data" / name).mkdir(parents=True)
+    for i, (image, label) in enumerate(zip(train.images[:200], train.labels)):
+        Image.fromarray(np.uint8(255 * image[0])).save(tmp_path / "data" / names[label] / f"{i}.png")
+    trainer = Trainer(model, run=tmp_path / "run", about={"train": {"data": str(tmp_path / "data")}})
+    trainer.fit(train.images[:200], train.labels[:200], epochs=1)
+    browser.screen(390, 844)
+    with Listening([tmp_path / "run"], tmp_path / "new") as server:
+        browser.open(server.address, "runs")
+        browser.says("Chihuahua_", ".mistakes")
+        assert browser.js("return document.documentElement.scrollWidth") <= 390
+        browser.open(server.address, "digits")
+        browser.click(browser.named("A real one", "button"))
+        browser.says("Chihuahua_", ".bars")
+        assert browser.js("return document.documentElement.scrollWidth") <= 390
+        lines = "return [...document.querySelectorAll('.track')].map((e) => e.getBoundingClientRect())"
+        assert len(browser.all(".track")) == 10
+        assert len({(round(line["left"]), round(line["width"])) for line in browser.js(lines)}) == 1
+        browser.driver.get("about:blank")  # before its server ends
+
+
 def test_images_of_many_channels_and_of_values_up_to_255(browser, listening):
     """The first by their mean, the others as colours of what they mean: not by one channel, not all white."""
     browser.open(listening.address, "runs")

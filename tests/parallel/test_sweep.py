@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gpucnn.cli import app
-from gpucnn.errors import ConfigurationError
+from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.training import load_run
 from tests.processes import environment
 
@@ -125,6 +125,12 @@ def test_a_folder_keeps_its_plan(tmp_path):
         (("--optimizer", "none"), "no optimizer 'none'"),
         (("--recipe", "none"), "no recipe 'none'"),
         (("--run", "mine"), "--run and --resume are chosen for each training"),
+        (("--model", "mlp,lenet6"), "model is 'lenet6'"),
+        (("--model", "mlp,lenet5", "--variant", "wide"), "mlp has no option 'variant'"),
+        (("--lr", "0.1,-1"), "lr is -1.0"),
+        (("--data", "nowhere"), "nowhere is neither a built-in data set nor a path"),
+        (("--validation", "2"), "validation is 2.0"),
+        (("--patience", "3", "--monitor", "f2"), "monitor is 'f2'"),
     ],
 )
 def test_options_that_train_refuses_start_no_training(tmp_path, options, words):
@@ -135,7 +141,8 @@ def test_options_that_train_refuses_start_no_training(tmp_path, options, words):
 
 def test_a_sweep_takes_the_rate_of_its_recipe(tmp_path, monkeypatch):
     monkeypatch.setattr(Sweep, "work", lambda *_: None)
-    for options, rate in ((("--recipe", "mnist"), 0.1), (("--optimizer=sgd",), 0.02), (("--seed", "0,1"), 0.002)):
+    mnist = ("--recipe", "mnist", "--data", "digits")
+    for options, rate in ((mnist, 0.1), (("--optimizer=sgd",), 0.02), (("--seed", "0,1"), 0.002)):
         study = tmp_path / str(rate)
         CliRunner().invoke(app, ["sweep", "--study", str(study), *options])
         assert Sweep(study).plan.rates == (rate,)
@@ -150,6 +157,52 @@ def test_a_training_that_fails_is_a_row(tmp_path):
     made = Sweep(tmp_path / "typed", Plan(("mlp",), (0.1,), (0,), ("--epocs", "1")))
     made.work(1, said.append)
     assert rows(made)[0]["failed"].startswith("No such option: --epocs")
+
+
+def test_what_failed_is_tried_again_by_the_next_command(tmp_path, monkeypatch):
+    """A disk that was full, say: once, and not by another worker of the same command."""
+    room, tried = [], []
+
+    def run(command, **_):
+        tried.append(command)
+        if room:
+            return subprocess.CompletedProcess(command, 0, json.dumps({"validation_loss": 2.0}), "")
+        return subprocess.CompletedProcess(command, 2, "", "gpucnn: no space left")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    study = tmp_path / "study"
+    plan = Plan(("mlp",), (0.1,), (0, 1))
+    for made in (Sweep(study, plan), Sweep(study)):
+        made.work()
+        assert len(tried) == 2
+        assert [(row["loss"], row["failed"]) for row in rows(made)] == [(None, "no space left")] * 2
+    room.append(True)
+    made = Sweep(study)
+    made.try_again()
+    assert rows(made) == []
+    made.work()
+    assert len(tried) == 4
+    assert [(row["loss"], row.get("failed")) for row in rows(made)] == [(2.0, None)] * 2
+
+
+def test_a_journal_that_is_damaged(tmp_path, monkeypatch):
+    """What a full disk left of a last line spoils no other; anything else is one sentence."""
+    done = subprocess.CompletedProcess([], 0, json.dumps({"validation_loss": 2.0}), "")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    plan = Plan(("mlp",), (0.1,), (0, 1))
+    study, journal = tmp_path / "study", tmp_path / "study" / "journal.log"
+    Sweep(study, plan)
+    with journal.open("ab") as file:
+        file.write(b'{"op_code":')
+    for _ in range(3):
+        made = Sweep(study)
+        made.work()
+        assert [row["loss"] for row in rows(made)] == [2.0, 2.0]
+    lines = journal.read_bytes().splitlines(keepends=True)
+    for damaged in (b"".join([*lines[:2], b"{}\n", *lines[3:]]), b"".join([*lines[:2], b"\xff\n", *lines[3:]])):
+        journal.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"journal.log cannot be read: cut short, altered, or no journal"):
+            Sweep(study)
 
 
 @pytest.mark.parametrize(("arguments", "kept"), [((), "--validation=0.1"), (("--validation", "0.3"), "0.3")])

@@ -1,11 +1,13 @@
 """Groups of runs, their means over seeds and the differences between them, beside NumPy's; unfair comparisons."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from gpucnn.errors import CheckpointError, ConfigurationError
+from gpucnn.losses import SoftmaxCrossEntropy
 from gpucnn.optimizers import SGD
 from gpucnn.training import compare, load_run
 from tests.training import small
@@ -60,6 +62,17 @@ def test_runs_of_the_same_settings_are_one_group(runs):
     assert group.settings == {}
 
 
+def test_processes_are_no_setting_and_the_weights_to_start_with_are_one(runs, tmp_path):
+    config = json.loads((runs[0.05, 1] / "config.json").read_text())
+    copy = tmp_path / "copy"
+    shutil.copytree(runs[0.05, 1], copy)
+    (copy / "config.json").write_text(json.dumps({**config, "processes": 2}))
+    (group,) = compare([runs[0.05, 0], copy])
+    assert group.settings == {}
+    (copy / "config.json").write_text(json.dumps({**config, "train": {"start": "/runs/old"}}))
+    assert [group.settings["start"] for group in compare([runs[0.05, 1], copy])] == [None, "/runs/old"]
+
+
 def test_unfair_comparisons_are_refused(runs, tmp_path):
     fair = runs[0.05, 0]
     with pytest.raises(ConfigurationError, match="no runs were given"):
@@ -69,12 +82,17 @@ def test_unfair_comparisons_are_refused(runs, tmp_path):
     with pytest.raises(ConfigurationError, match="validated in another way"):
         compare([fair, train(tmp_path / "half", 1, 0.05, validation=0.5)])
     with pytest.raises(ConfigurationError, match="has no loss in validation"):
-        compare([train(tmp_path / "none", 1, 0.05, validation=None)])
+        compare([fair, train(tmp_path / "none", 1, 0.05, validation=None)])
     with pytest.raises(ConfigurationError, match="has no f1 in validation"):
         compare([fair], "f1")
     small.trainer(tmp_path / "other", seed=1).fit(X + 1, Y, 2, validation=0.3)
     with pytest.raises(ConfigurationError, match="trained on other images"):
         compare([fair, tmp_path / "other"])
+    smoothed = small.trainer(tmp_path / "smoothed", seed=1, loss=SoftmaxCrossEntropy(label_smoothing=0.1))
+    smoothed.fit(X, Y, 2, validation=0.3, monitor="loss")
+    with pytest.raises(ConfigurationError, match="smoothed measured another loss than .*--monitor accuracy"):
+        compare([fair, tmp_path / "smoothed"])
+    assert len(compare([fair, tmp_path / "smoothed"], "accuracy")) == 2
     config = json.loads((tmp_path / "half" / "config.json").read_text())
     (tmp_path / "half" / "config.json").write_text(json.dumps({**config, "epochs": 9}))
     with pytest.raises(ConfigurationError, match="2 of 9 epochs"):

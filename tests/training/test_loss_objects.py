@@ -216,6 +216,12 @@ def test_curves_without_accuracy_are_one_picture():
     assert 1.8 < wide[0] / narrow[0] < 2.2 and wide[1] == narrow[1]
 
 
+@pytest.mark.parametrize("losses", [(0.0, 0.0), (1.0, -2.0), (-3.0, None)])
+def test_curves_of_losses_that_are_not_above_0(losses, recwarn):
+    draw_curves(History([{"epoch": i, "loss": loss} for i, loss in enumerate(losses)]))
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("progress", [Lines(), Bar()])
 def test_progress_without_accuracy(progress, capsys):
     progress.interval = 0.0

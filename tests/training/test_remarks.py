@@ -7,12 +7,13 @@ import pytest
 
 from gpucnn import Model, Trainer, get_backend
 from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
-from gpucnn.layers import Conv1d, Conv2d, Dense, Flatten, Sequential, Sigmoid, Softmax
+from gpucnn.layers import Conv1d, Conv2d, Dense, Dropout, Flatten, LeakyReLU, ReLU, Sequential, Sigmoid, Softmax
 from gpucnn.losses import BinaryCrossEntropy, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.models import mlp
 from gpucnn.optimizers import Optimizer
 from gpucnn.schedules import Cosine
 from gpucnn.training import Quiet
+from gpucnn.training.progress import Bar
 from gpucnn.training.remarks import slowness
 
 X = np.random.default_rng(0).random((20, 3, 4, 6), np.float32)
@@ -96,6 +97,74 @@ def test_what_the_loss_applies_once_more_is_remarked(end, loss, remarked):
     trainer.fit(X, Y if classed else np.eye(3, dtype=np.float32)[Y], 1)
     name = "softmax" if classed else "sigmoid"
     assert any(text.startswith(f"the network ends in {name}, which") for text in remarks.said) == remarked
+
+
+@pytest.mark.parametrize(
+    ("last", "loss", "name"),
+    [
+        (ReLU(), SoftmaxCrossEntropy(), "relu"),
+        (Sigmoid(), SoftmaxCrossEntropy(), "sigmoid"),
+        (Dense(3, activation="tanh"), SoftmaxCrossEntropy(), "tanh"),
+        (Dropout(0.5), BinaryCrossEntropy(), "dropout"),
+        (ReLU(), MeanSquared(), None),
+        (LeakyReLU(), SoftmaxCrossEntropy(), None),
+    ],
+)
+def test_what_limits_the_scores_is_remarked(last, loss, name):
+    classed, remarks = isinstance(loss, SoftmaxCrossEntropy), Remarks()
+    model = Model(Sequential(Flatten(), Dense(3), last), (3, 4, 6), head="classifier" if classed else "regressor")
+    trainer = Trainer(model, loss=loss, backend="numpy", math="fast", progress=remarks)
+    trainer.fit(X, Y if classed else np.eye(3, dtype=np.float32)[Y], 1)
+    about = [text for text in remarks.said if text.startswith("the network ends in")]
+    assert [re.search("ends in (.*), which .* out$", text)[1] for text in about] == [name] * (name is not None)
+
+
+def test_images_that_were_prepared_otherwise_are_remarked():
+    remarks = Remarks()
+    trainer = Trainer(mlp((3, 4, 6), 3, hidden=[4]), backend="numpy", math="fast", progress=remarks)
+    trainer.evaluate(X * 255, Y)  # trained on nothing yet
+    trainer.fit(X, Y, 1, validation=(X[::-1] * 255, Y[::-1]))
+    trainer.evaluate(X * 0.5, Y)
+    assert [text for text in remarks.said if "prepare both alike" in text] == [
+        f"these images have values up to {255 * X.max():g}, those that the network was trained on up to {X.max():g}: "
+        "prepare both alike, such as images / 255"
+    ]
+    trainer.measure(X / 255, Y)
+    assert remarks.said[-1].endswith("prepare both alike, such as images / 255")
+
+
+def test_training_images_in_validation_are_remarked():
+    def said(validation) -> list[str]:
+        remarks = Remarks()
+        trainer = Trainer(mlp((3, 4, 6), 3, hidden=[4]), backend="numpy", math="fast", progress=remarks)
+        for _ in range(2):
+            trainer.fit(X[:15], Y[:15], 1, validation=validation)
+        return [text for text in remarks.said if "training images too" in text]
+
+    assert said((X[10:], Y[10:])) == [
+        "5 of the 10 validation images are training images too, so they say too little about new ones"
+    ]
+    assert said((X[15:], Y[15:])) == said(0.2) == []
+
+
+def test_a_remark_before_training_reaches_a_terminal(capsys):
+    bar = Bar()
+    bar.say("early")
+    assert "early" in capsys.readouterr().err
+
+
+def test_labels_from_1():
+    with pytest.raises(DataError, match=r"a model of 3 classes takes 0 to 2; these count from 1: give labels - 1$"):
+        fitted(X, Y + 1)
+    with pytest.raises(DataError, match="takes 0 to 2$"):
+        fitted(X, Y * 2)
+
+
+def test_a_shape_with_the_channels_last_that_no_layer_fits():
+    with pytest.raises(ShapeError, match=r"if the channels are last in \(28, 28, 1\), give \(1, 28, 28\)"):
+        Model(Sequential(Conv2d(4, 3), Flatten(), Dense(10)), (28, 28, 1))
+    with pytest.raises(ShapeError, match="would fit$"):
+        Model(Sequential(Conv2d(4, 9), Flatten(), Dense(10)), (3, 4, 4))
 
 
 def test_fast_math_says_what_it_costs():

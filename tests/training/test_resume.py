@@ -129,6 +129,13 @@ def test_records_of_callbacks_are_kept_as_json_has_them(tmp_path):
     assert again["single"] == [0.5, 0.5, None]
 
 
+def test_a_runs_folder_is_no_model_file(tmp_path):
+    small.trainer(tmp_path / "run").fit(X, Y, 1)
+    for read in (lambda: gpucnn.load(tmp_path / "run"), lambda: gpucnn.load_matching(tmp_path / "run", small.model())):
+        with pytest.raises(CheckpointError, match=r"is a run's folder; its network is gpucnn.training.load_run\("):
+            read()
+
+
 def test_a_finished_run_resumes_to_itself(tmp_path):
     first = small.trainer(tmp_path)
     history = first.fit(X, Y, 2)

@@ -119,6 +119,16 @@ def test_a_history_is_shown_in_one_line():
     assert repr(History([{}, record])) == "<History of 2 epochs, loss 1.576, validation_accuracy 0.25>"
 
 
+def test_a_history_is_a_list_of_epochs_with_columns():
+    epochs = [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0, "f1": 0.5}]
+    history = History(epochs)
+    assert list(history) == epochs and len(history) == 2
+    assert "f1" in history and "validation_loss" not in history
+    for wrong in (0, -1, slice(1), None):
+        with pytest.raises(ConfigurationError, match=r'such as history\["loss"\]; an epoch is one of history.epochs'):
+            history[wrong]
+
+
 # ---- the best epoch --------------------------------------------------------------------------------------------------
 
 

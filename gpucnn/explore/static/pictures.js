@@ -135,8 +135,8 @@ export function chart(title, series, { log = false, format = figure, low, high, 
   if (!points.length) return h("div", { className: "chart" }, head);
   const [first, last] = range(points.map(([x]) => x));
   let [least, most] = range(points.map(([, y]) => y));
-  least = low ?? least;
-  most = high ?? most;
+  least = Math.min(low ?? least, least); // a loss of one's own may be below 0
+  most = Math.max(high ?? most, most);
   if (log) [least, most] = [Math.floor(Math.log10(least)), Math.ceil(Math.log10(most) + 1e-9)];
   if (most === least) most = least + (log ? 1 : Math.abs(least) || 1);
   const x = (value) => left + ((value - first) / (last - first || 1)) * (wide - left - right);
