@@ -28,7 +28,7 @@ app = typer.Typer(
     name="gpucnn",
     help="Train small convolutional networks, to the same bits on every backend.\n\n"
     "Start with [bold]gpucnn train[/bold]: it trains LeNet-5 on handwritten digits that come with the program. "
-    "Then [bold]gpucnn evaluate[/bold] and [bold]gpucnn predict IMAGE[/bold] use what it learned.",
+    "Then [bold]gpucnn evaluate[/bold] and [bold]gpucnn predict IMAGE...[/bold] use what it learned.",
     rich_markup_mode="rich",
     no_args_is_help=True,
     add_completion=False,

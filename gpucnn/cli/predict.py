@@ -15,9 +15,9 @@ _SHOWN = 3
 
 
 def predict(
-    image: Annotated[
-        str,
-        typer.Argument(help="An image file (PNG, JPEG, WebP, BMP, TIFF, GIF), or a folder of them.", metavar="IMAGE"),
+    images: Annotated[
+        list[str],
+        typer.Argument(help="Image files (PNG, JPEG, WebP, BMP, TIFF, GIF), or folders of them.", metavar="IMAGE..."),
     ],
     run: options.Run = None,
     weights: options.Weights = None,
@@ -46,7 +46,7 @@ def predict(
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
-    """Say what a trained network sees in an image, or in each image of a folder.
+    """Say what a trained network sees in each image.
 
     If the network was trained on drawings, such as the digits, each image may be a drawing or a photo of one: dark on
     light or light on dark, of any size, anywhere on the paper. It is brought to what the training images look like, and
@@ -54,7 +54,6 @@ def predict(
     """
     if picture is not None:
         from gpucnn import figures
-        from gpucnn.data.images import files_at
         from gpucnn.data.load import path_of
 
         figures.check_path(picture)
@@ -64,7 +63,7 @@ def predict(
     trained_with = settings.get("data") if data is None else data
     if picture is not None:
         kept = path if path.is_file() else None, trained_with and path_of(trained_with)
-        refuse_input(picture, *files_at(image), *kept)
+        refuse_input(picture, *_files(images), *kept)
     refuse_maps(model, path)
 
     import gpucnn.data
@@ -74,14 +73,15 @@ def predict(
     trained, white = trained_on(model, trained_with, data is not None)
     style = None if trained is None else gpucnn.data.Style.of(trained)
     prepare = None if as_is or style is None or not style.is_of_drawings else style
-    images, files, notes, refused = _read(image, model.image_shape, style=prepare, invert=invert, white=white)
-    if style is not None and prepare is None and (strange := style.mismatch(images)):
+    how = {"style": prepare, "invert": invert, "white": white}
+    pixels, files, notes, refused = _read(_files(images), model.image_shape, **how)
+    if style is not None and prepare is None and (strange := style.mismatch(pixels)):
         notes.append(f"{strange}: leave out --as-is, or {'do without' if invert else 'add'} --invert")
     for text in notes:
         note(text)
     device = get_backend(backend, math, threads=threads)
     note(f"predicting with {model.name} on {device.name}, {device.math} math")
-    probabilities = Trainer(model, backend=device, progress=False).predict(images, flips=flips)
+    probabilities = Trainer(model, backend=device, progress=False).predict(pixels, flips=flips)
     about = {"backend": device.name, "math": device.math, "run": str(path), "notes": notes, "refused": refused}
     if picture is not None:
         from gpucnn import show
@@ -90,25 +90,32 @@ def predict(
         if model.head == "classifier":
             classes, best = _ranked(model, probabilities)
             titles = [f"{classes[order[0]]}: {row[order[0]]:.1%}" for row, order in zip(probabilities, best)]
-        show.inputs(files, images, picture, titles=titles)
+        show.inputs(files, pixels, picture, titles=titles)
         note(f"what the network was shown: {picture}")
     _print(model, files, probabilities, about, json)
     if refused:
         raise DataError(f"{len(refused)} of {len(files) + len(refused)} files have no result: {'; '.join(refused)}")
 
 
-def _read(image: str, shape, **how):
+def _files(images: list[str]) -> list[Path]:
+    """The files that are meant, each once."""
+    from gpucnn.data.images import files_at
+
+    return list(dict.fromkeys(file for image in images for file in files_at(image)))
+
+
+def _read(files: list[Path], shape, **how):
     """(images, files, notes, what is wrong with the other files), each file by itself: one that is damaged costs no
     result of another. Raises DataError where none can be read.
     """
     import numpy as np
 
-    from gpucnn.data.images import files_at, load_images
+    from gpucnn.data.images import load_images
 
     read: dict[Path, np.ndarray] = {}
     notes: dict[str, None] = {}  # in order, each once
     refused = []
-    for file in files_at(image):
+    for file in files:
         try:
             read[file], _, said = load_images(file, shape, **how)
             notes |= dict.fromkeys(said)

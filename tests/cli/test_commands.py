@@ -4,6 +4,7 @@ import importlib
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -192,6 +193,10 @@ def test_predict_a_file_and_a_folder(cli, trained, tmp_path):
         # a pixel is at most half of 1/255 away from its sixteenth
         assert list(prediction["probabilities"].values()) == pytest.approx(expected[i].tolist(), abs=0.02)
         assert prediction["probability"] == max(prediction["probabilities"].values())
+    several = cli.json("predict", tmp_path / "2.png", tmp_path / "1.png", tmp_path, "--run", trained[0])
+    assert [Path(found["file"]).name for found in several["predictions"]] == ["2.png", "1.png", "0.png", "3.png"]
+    missing = cli.refused("predict", tmp_path / "0.png", tmp_path / "9.png", "--run", trained[0])
+    assert "9.png does not exist; give an image file, or a folder of them" in missing
     result = cli("predict", tmp_path / "0.png", "--run", trained[0])
     assert result.exit_code == 0
     assert values["predictions"][0]["class"] in result.stdout
