@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from gpucnn.data.dataset import Dataset, every_fifth, some
-from gpucnn.data.images import KINDS, image_files, is_grey, open_image, pixels
+from gpucnn.data.images import ENDINGS, KINDS, image_files, is_grey, open_image, pixels
 from gpucnn.errors import DataError
 
 
@@ -63,7 +63,7 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
         if (name := _name(inside)) in found:
             raise DataError(f"{folder}: two folders stand for a class {name!r}, one by bytes that are no UTF-8")
         found[name] = files
-    if found and (loose := image_files(folder)):
+    if found and (loose := [file for file in image_files(folder) if file.suffix.lower() in ENDINGS]):
         raise DataError(
             f"{loose[0]} would be left out, as all images that lie beside the folders of classes: move them into one, "
             "or elsewhere"

@@ -34,7 +34,6 @@ from gpucnn.recordable import Recordable
 # Every parameter starts at a multiple of 16 floats, 64 bytes, so that kernels may load vectors from its start. The gaps
 # stay zero because their gradient is zero.
 _ALIGN = 16
-_DEEPEST = 200  # layers in layers; Python itself takes about a thousand calls
 _FEW_CHANNELS = 4
 _PLAIN = (bool, int, float, str, type(None))  # settings that files can hold
 
@@ -76,7 +75,7 @@ class Model(Recordable):
         self.image_shape = self.input_shape
         self.mean: tuple[float, ...] | None = None
         self.std: tuple[float, ...] | None = None
-        _refuse_endless(layer)
+        _refuse_endless(layer, {}, set())
         self._share_layers()
         layer.name = ""
         try:
@@ -562,17 +561,19 @@ class Model(Recordable):
         return digest.hexdigest()
 
 
-def _refuse_endless(layer: Layer) -> None:
-    """Raises ConfigurationError for a layer that is part of itself, which has no end."""
-    inside = [layer]
-    for _ in range(_DEEPEST):
-        inside = list({id(part): part for whole in inside for _, part in whole.children()}.values())
-    if inside:
-        kinds = " and ".join(sorted({type(part).__name__ for part in inside}))
+def _refuse_endless(layer: Layer, around: dict[int, Layer], seen: set[int]) -> None:
+    """Raises ConfigurationError for a layer that is part of itself, which has no end; `seen` are those that are not."""
+    if id(layer) in around:
+        kinds = " and ".join(sorted({type(layer).__name__, type([*around.values()][-1]).__name__}))
         raise ConfigurationError(
-            f"layers are more than {_DEEPEST} deep in one another, {kinds} the last: a layer in another's attributes "
-            "is part of it, so keep no reference there to a layer around it"
+            f"a layer is part of itself, by way of {kinds}: a layer in another's attributes is part of it, so keep no "
+            "reference there to a layer around it"
         )
+    if id(layer) in seen:
+        return
+    for _, part in layer.children():
+        _refuse_endless(part, around | {id(layer): layer}, seen)
+    seen.add(id(layer))
 
 
 def _refuse_taken(layers: list[Layer]) -> None:

@@ -27,7 +27,7 @@ class Callback:
             if name in moments and isfunction(method):
                 given = moments[name].parameters
                 try:
-                    signature(method).bind(*given)
+                    signature(method, follow_wrapped=False).bind(*given)
                 except TypeError:  # else only after an epoch, or after all training
                     raise ConfigurationError(
                         f"{cls.__name__} has {name}{signature(method)}; write def {name}({', '.join(given)})"

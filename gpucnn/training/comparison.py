@@ -79,6 +79,8 @@ def compare(runs: Sequence[str | Path], monitor: str = "loss") -> list[Group]:
     smaller: set[str] = set()
     for folder in folders:
         config, history = read_history(folder)
+        if config.pop("balanced", False):  # another seed chooses other images for validation, so others are counted
+            config["loss"] |= {"class_weights": "balanced"}
         first, smaller = first or config, smaller | history.smaller
         measured = {name: history[f"validation_{name}"] for name in ("loss", "accuracy", monitor)}
         if not all(isinstance(value, float) for value in measured[monitor]):

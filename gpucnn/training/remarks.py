@@ -64,7 +64,8 @@ def rates_unread(trainer: Trainer) -> str | None:
     """Where an optimizer of the user's takes its setting for the rate of the step."""
     update = type(trainer.optimizer).update
     names = getattr(getattr(update, "__code__", None), "co_names", ())
-    if "hyper" in names or "lr" not in names or (isinstance(trainer.schedule, Constant) and not trainer.lr_factors):
+    read = "hyper" in names or "super" in names  # by the update at hand, or by gpucnn's own
+    if read or "lr" not in names or (isinstance(trainer.schedule, Constant) and not trainer.lr_factors):
         return None
     return (
         f"{update.__qualname__} reads self.lr, which neither a schedule nor lr_factors change; the rate of the step is "
@@ -75,9 +76,10 @@ def rates_unread(trainer: Trainer) -> str | None:
 def unfit_end(trainer: Trainer) -> str | None:
     """Where the network ends in what the loss computes itself, or in what leaves it no scores of any size."""
     last = [*trainer.model.layer.leaves()][-1:]
+    own = not all(type(layer).__module__.startswith("gpucnn.") for layer in last)  # whatever its activation means
     name = next((getattr(layer, "activation", None) or type(layer).__name__.lower() for layer in last), None)
     kind, labels = type(trainer.loss).__name__, trainer.loss.targets == "labels"
-    if not isinstance(trainer.loss, (SoftmaxCrossEntropy, Dice, BinaryCrossEntropy)):
+    if own or not isinstance(trainer.loss, (SoftmaxCrossEntropy, Dice, BinaryCrossEntropy)):
         return None
     if name == ("sigmoid" if labels else "softmax"):
         return (

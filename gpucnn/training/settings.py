@@ -39,6 +39,8 @@ def settings_of(trainer: Trainer, epochs: int, images, labels: np.ndarray) -> di
         for name in ("crop", "flip", "cutout", "normalize", "mixup", "erase", "ema", "lr_factors")
         if getattr(trainer, name)
     }
+    if getattr(trainer.loss, "class_weights", None) == "balanced":
+        settings["balanced"] = True  # the loss's settings say which weights came of it
     if trainer.augment:
         settings["augment"] = getattr(trainer.augment, "__qualname__", type(trainer.augment).__qualname__)
     if trainer.model.frozen:

@@ -8,7 +8,7 @@ Where blocks are few, their bands are divided among the threads, since each thre
 the input that it sees. A part has a power of two of bands, so its sum is a node of the tree over the bands.
 
 With `pairs` there are up to 8 images, and a vector of the gradient holds two output channels of them, as in
-conv_rows.py; the strip has each value twice. The tree over the images then adds lanes of the same channel, and leaves
+conv.py; the strip has each value twice. The tree over the images then adds lanes of the same channel, and leaves
 out the zeros of the missing 8.
 """
 
@@ -164,8 +164,9 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, stride: i
 
 @functools.cache
 def gradient_lines_of(OB: int, CB: int, KW: int, pairs: bool):
-    """The same for images of one spatial axis, of kernels KW wide or wider: the strip is what a band sees, with zeros
-    where that is outside the image. A product with such a zero adds nothing that rule 3 would see.
+    """The same for images of one spatial axis, with tiles of KW taps of a kernel: the strip is what a band sees, with
+    zeros where that is outside the image. A product with such a zero adds nothing that rule 3 would see, unless the
+    gradient is infinite.
 
     A strip has what each phase of the stride sees, one phase after the other, so a tile's KW taps, a stride apart, see
     neighbors there.
@@ -176,7 +177,7 @@ def gradient_lines_of(OB: int, CB: int, KW: int, pairs: bool):
     vectors, push_all, PAIR = len(trees), push_all_of(trees), 2 if pairs else 1
     tile_end = tile_end_of(OB, CB, KW, vectors, PAIR)
 
-    @kernel(f"weight gradient lines {OB}x{CB}, kernel width {KW}{', pairs' * pairs}")
+    @kernel(f"weight gradient lines {OB}x{CB}, {KW} taps{', pairs' * pairs}")
     def gradient_lines(
         dy, x, part, strips, scratch, places, images, groups, band, stride, reach, room, before, chunks, known, norm
     ):

@@ -330,7 +330,7 @@ def test_a_layer_that_is_part_of_itself_is_refused_in_one_sentence():
             self.child = Child(self)
 
     for made in (lambda: Model(Parent(), (3,)), lambda: check_gradients(Parent(), shape=(3,))):
-        with pytest.raises(ConfigurationError, match=r"more than 200 deep in one another, (Child|Parent) the last: "):
+        with pytest.raises(ConfigurationError, match="a layer is part of itself, by way of Child and Parent: "):
             made()
 
 

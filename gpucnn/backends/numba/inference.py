@@ -6,7 +6,7 @@ import numpy as np
 
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.numba.channel_blocks import Blocks, aligned
-from gpucnn.backends.numba.lowering import PIECE, Lowered, multiply_adds
+from gpucnn.backends.numba.lowering import Lowered, images_together, multiply_adds
 from gpucnn.backends.spatial import three
 from gpucnn.inference.graph import Graph
 from gpucnn.kernels.numba.channel_images import FACTOR, MEAN, SOURCE_IMAGE, SOURCE_ROW
@@ -26,17 +26,22 @@ class NumbaInference:
     def images_at_once(self, graph: Graph) -> int:
         """How many images a plan should compute at most."""
         size = 4 * graph.largest
-        whole = multiply_adds(graph) <= PIECE
-        count = _KEPT_MAP_BYTES // _largest_kept(graph) if whole else _MAP_BYTES // size
-        count = max(count, min(_FEW, _FEW_BYTES // size))
-        # A power of two can be shared out evenly.
-        return min(_MOST_IMAGES, 1 << max(0, count.bit_length() - 1))
+        least = min(_FEW, _FEW_BYTES // size)
+        whole = _power_of_two(max(least, _KEPT_MAP_BYTES // _largest_kept(graph)))
+        if images_together(whole, self.threads, multiply_adds(graph)):
+            return whole
+        return _power_of_two(max(least, _MAP_BYTES // size))
 
     def plan(
         self, graph: Graph, count: int, preparation: Augmentation, image_shape: tuple[int, ...], steady: bool
     ) -> "NativePlan":
         """A plan for `count` images (C, *spatial) that are prepared first. Raises Unplannable."""
         return NativePlan(graph, count, preparation, image_shape, self.threads, steady)
+
+
+def _power_of_two(count: int) -> int:
+    """The largest up to `count`, which can be shared out evenly."""
+    return min(_MOST_IMAGES, 1 << max(0, count.bit_length() - 1))
 
 
 def _largest_kept(graph: Graph) -> int:

@@ -26,9 +26,9 @@ from gpucnn.resampling import as_arrays
 
 # Below so many cycles of one thread it pays to have one.
 _ALONE = 20_000
-# A thread takes images through all layers that have so many multiply-adds at most, some 3 ms: it finds what it has
-# written in its own caches and waits for nobody. With larger pieces the last one could take much of the time.
-PIECE = 400_000_000
+# A thread takes images through all layers that have so many multiply-adds at most, some milliseconds: it finds what it
+# has written in its own caches and waits for nobody. With larger pieces the last one could take much of the time.
+_PIECE = 400_000_000
 
 
 class Lowered(Sums):
@@ -40,7 +40,7 @@ class Lowered(Sums):
 
     def __init__(self, graph: Graph, images: int, threads: int, prepared: bool, steady: bool):
         self.images, self.threads, self.steady = images, threads, steady
-        self.together = _images_together(images, threads, multiply_adds(graph))
+        self.together = images_together(images, threads, multiply_adds(graph))
         self.program = Program(threads, images // self.together if self.together else 1)
         self.cycles = 0.0
         self._graph, self._prepared = graph, prepared
@@ -369,7 +369,7 @@ def multiply_adds(graph: Graph) -> int:
     return total
 
 
-def _images_together(images: int, threads: int, each: int) -> int:
+def images_together(images: int, threads: int, each: int) -> int:
     """How many images a thread takes through a section's layers; 0 if threads share each image.
 
     `each` image has so many multiply-adds. None may have much more to do than the others.
@@ -378,7 +378,7 @@ def _images_together(images: int, threads: int, each: int) -> int:
         parts = images // size
         even = 10 * -(-parts // threads) * threads <= 11 * parts
         enough = parts >= (4 if size == 4 else 2) * threads
-        if even and enough and images % size == 0 and size * each <= PIECE:
+        if even and enough and images % size == 0 and size * each <= _PIECE:
             return size
     return 0
 

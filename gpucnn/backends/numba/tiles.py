@@ -188,7 +188,8 @@ def product_tile(outputs: int, channels: int, taps: int) -> tuple[int, int, int]
     return min(fitting, key=cost)
 
 
-# (OB, CB) of the weight gradient by whole kernel rows, by kernel width; a step's pixels are in registers too.
+# (OB, CB) of the weight gradient by whole kernel rows, or pieces of them, by their taps; a step's pixels are in
+# registers too.
 _GRADIENT_ROWS = {
     24: {
         1: ((1, 1), (4, 1), (4, 4), (8, 1), (8, 2)),
@@ -239,10 +240,14 @@ def _gradient_tiles(outputs: int, channels: int, taps: int) -> dict[tuple[int, i
 def gradient_line_tile(
     outputs: int, channels: int, width: int, stride: int, dilation: int, pairs: bool
 ) -> tuple[int, int, int] | None:
-    """(OB, CB, taps) for the weight gradient of `outputs` by `channels` along a line; None if none fits.
+    """(OB, CB, taps) for the weight gradient of `outputs` by `channels` along a line; None if none fits, or if too much
+    would be copied that no tap sees, or that does not stay in a cache.
 
     With `pairs` OB counts pairs of channels.
     """
+    seen = (BAND - 1) * stride + (width - 1) * dilation + 1
+    if seen > 2 * BAND * width or channels * seen * LANES * 4 > 2 * _BAND_STRIP_BYTES:
+        return None
     found = {
         (*tile, taps): cycles * len(line_places(width, stride, dilation, taps))
         for taps in _GRADIENT_ROWS[accumulators()]

@@ -221,6 +221,7 @@ function show() {
   parts.verdict.replaceChildren(
     h("p", { className: "big" }, h("b", {}, classes[mine]), h("span", {}, percent(probabilities[mine]))),
     h("p", {}, t(mine === plain ? "digits.same" : "digits.other", { plain: classes[plain], chance: percent(unprepared[plain]) })));
+  const focused = [...parts.bars.children].indexOf(document.activeElement);
   parts.bars.replaceChildren(
     ...classes.map((name, i) => h("button", {
       type: "button", className: i === answer.of ? "bar chosen" : "bar", "aria-pressed": String(i === answer.of),
@@ -235,6 +236,7 @@ function show() {
       h("i", { style: { width: `${probabilities[i] * 100}%` } }), h("i", { className: "plain", style: { width: `${unprepared[i] * 100}%` } })),
     h("span", { className: "value" }, percent(probabilities[i])))),
     h("p", { className: "legend" }, h("span", {}, h("i", { className: "key" }), t("digits.prepared")), h("span", {}, h("i", { className: "key plain" }), t("digits.plain"))));
+  parts.bars.children[focused]?.focus(); // an answer that comes later takes nobody's place
   parts.found.replaceChildren(card(t("digits.how"), preparation()), card(t("digits.counted", { name: classes[answer.of] }), counted()), card(t("digits.maps"), maps()));
 }
 
