@@ -171,6 +171,28 @@ def test_a_loss_that_holds_on_numpy_alone_is_found():
     )
 
 
+def test_what_cannot_be_tried_with_other_images_or_overflows_everywhere_passes():
+    class Exp(Layer):
+        def __call__(self, x):
+            with np.errstate(over="ignore"):
+                y = x.like(np.exp(x.data))
+            return y, lambda dy: dy.like(dy.data * y.data)
+
+    class EachImage(Loss):
+        """With a weight for each of two images."""
+
+        def __call__(self, outputs, targets, totals=None):
+            difference, weights = outputs.data - targets.data, np.array([1, 2], np.float32).reshape(2, 1, 1)
+            return (weights * difference**2).sum().reshape(1), outputs.like(2 * weights * difference)
+
+    assert check_gradients(Exp(), np.random.default_rng(0).standard_normal((2, 3)) - 3, shape=(3,)).passed
+    with np.errstate(over="ignore", invalid="ignore"):
+        report = check_gradients(Exp(), np.full((2, 3), 100.0), shape=(3,))
+    assert all(tensor.name != "on numba" or tensor.passed for tensor in report.tensors)
+    outputs, targets = np.random.default_rng(0).standard_normal((2, 2, 3))
+    assert check_gradients(EachImage(), outputs, targets).passed
+
+
 def test_what_is_the_same_up_to_rounding_passes():
     """Gradients that are zero but for rounding, random numbers and statistics included."""
     network = Sequential(Conv2d(3, 3), BatchNorm(), Swish(), Dropout(0.5), Centered(2), Centered((2, 3)))

@@ -138,9 +138,9 @@ def test_set(model, settings: dict[str, Any], path: Path, data: str | None) -> t
 
     given, data = data, of_run(settings, path) if data is None else data
     _, test = gpucnn.data.load(data)
-    trained = settings.get("data")
-    another = given is not None and trained not in (None, given, str(Path(given).resolve()))
-    if another and not Path(trained).is_dir():  # image files have values from 0 to 1 wherever they lie
+    trained = settings.get("data") or given
+    another = given is not None and trained not in (given, str(Path(given).resolve()))
+    if another and trained and not Path(trained).is_dir():  # image files have values from 0 to 1 wherever they lie
         with suppress(DataError):  # it may have moved
             if remark := other_values(test.images, largest(gpucnn.data.load(trained)[0].images)):
                 note(remark)

@@ -13,7 +13,7 @@ import pytest
 
 import gpucnn
 from gpucnn.errors import CheckpointError, ConfigurationError, GpucnnError, ShapeError
-from gpucnn.layers import BatchNorm, Dense, Flatten, Sequential, Whitening2d
+from gpucnn.layers import BatchNorm, Dense, Flatten, Layer, Sequential, Whitening2d
 from gpucnn.models import Model
 from gpucnn.models.files import read_tensors, save
 from gpucnn.storage import write_file
@@ -227,6 +227,21 @@ def test_a_last_batch_of_one_image_is_refused_before_the_first(tmp_path):
             refused.fit(X, Y, 1, validation=validation)
         assert refused.model.weights_sha256() == weights and not (tmp_path / "refused").exists()
     trainer("two left", batch_size=43).fit(X, Y, 1)
+
+    class UnlessOne(Layer):
+        """Passes over its batch norm for one image."""
+
+        def __init__(self):
+            self.norm = BatchNorm()
+
+        def build(self, shape):
+            return self.norm.connect(shape)
+
+        def __call__(self, x):
+            return self.norm(x) if x.images > 1 else (x, lambda dy: dy)
+
+    model = Model(Sequential(Flatten(), Dense(4), UnlessOne(), Dense(3)), (1, 8, 8))
+    small.trainer(tmp_path / "passed over", model=model, batch_size=4).fit(X, Y, 1)
     frozen = trainer("frozen", batch_size=4)
     frozen.model.freeze("2")
     frozen.fit(X, Y, 1)

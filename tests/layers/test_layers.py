@@ -353,3 +353,10 @@ def test_layers_may_be_deep_in_one_another():
     for _ in range(150):
         layer = Sequential(layer)
     assert Model(layer, (2,)).parameter_count == 9
+
+
+def test_deep_layers_have_an_end():
+    layer = Dense(3)
+    for _ in range(220):
+        layer = Sequential(layer)
+    assert Model(layer, (3,)).output_shape == (3,)

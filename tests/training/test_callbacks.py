@@ -1,5 +1,7 @@
 """Callbacks that cannot work are refused where they are written; what was measured stays."""
 
+import functools
+
 import pytest
 
 from gpucnn.errors import ConfigurationError
@@ -24,9 +26,20 @@ def test_other_arguments_are_refused_before_training(method):
         type("Wrong", (Callback,), {"on_epoch_end": method})
 
 
+def told(method):
+    """A decorator that gives one argument more."""
+
+    @functools.wraps(method)
+    def with_one_more(self, trainer, record):
+        return method(self, trainer, record, "more")
+
+    return with_one_more
+
+
 @pytest.mark.parametrize(
     "method",
     [
+        told(lambda self, trainer, record, more: None),
         lambda self, trainer, epoch_record: None,
         lambda self, *arguments: None,
         lambda self, trainer, record, more=None: None,

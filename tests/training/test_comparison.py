@@ -62,6 +62,20 @@ def test_runs_of_the_same_settings_are_one_group(runs):
     assert group.settings == {}
 
 
+def test_balanced_classes_are_one_setting(runs, tmp_path):
+    """Whatever numbers the images of each seed gave."""
+    copy = tmp_path / "copy"
+    shutil.copytree(runs[0.05, 1], copy)
+    shutil.copytree(runs[0.05, 0], tmp_path / "first")
+    for weights, folder in (([1.0, 0.9], copy), ([0.9, 1.0], tmp_path / "first")):
+        config = json.loads((folder / "config.json").read_text())
+        config["loss"]["class_weights"] = weights
+        for balanced in ({}, {"balanced": True}):
+            (folder / "config.json").write_text(json.dumps({**config, **balanced}))
+    (group,) = compare([tmp_path / "first", copy])
+    assert group.runs.keys() == {0, 1}
+
+
 def test_processes_are_no_setting_and_the_weights_to_start_with_are_one(runs, tmp_path):
     config = json.loads((runs[0.05, 1] / "config.json").read_text())
     copy = tmp_path / "copy"
