@@ -111,6 +111,12 @@ def largest(images) -> float:
     return float(np.abs(np.asarray(images[:_LOOKED_AT], np.float32)).max())
 
 
+def usual(images, count: int = _LOOKED_AT) -> float:
+    """The largest value, without its sign, of an image in the middle of the first ones: outliers do not count."""
+    first = np.abs(np.asarray(images[:count], np.float32))
+    return float(np.median(first.reshape(len(first), -1).max(axis=1)))
+
+
 def large_values(trainer: Trainer, size: float) -> str | None:
     """Where nothing brings images to values around 1, which initial weights and learning rates are made for."""
     if size > _LARGE and not trainer.normalize and trainer.model.mean is None:
@@ -124,7 +130,7 @@ def large_values(trainer: Trainer, size: float) -> str | None:
 def other_values(images, trained: float | None) -> str | None:
     """Where images to measure by were not prepared as those that the network was trained on, of values up to
     `trained`."""
-    if not trained or not (size := largest(images[:_FEW])) or 1 / _APART < size / trained < _APART:
+    if not trained or not (size := usual(images, _FEW)) or 1 / _APART < size / trained < _APART:
         return None
     return (
         f"these images have values up to {size:g}, those that the network was trained on up to {trained:g}: prepare "

@@ -171,7 +171,7 @@ class Trainer:
         self._validated_by: dict[str, str] = {}
         self._loop: OwnLoop | None = None
         self._remarked = False
-        self._largest: float | None = None  # value of the images of the last fit
+        self._usual: float | None = None  # the largest value of an image of the last fit, see remarks.py
         self._balanced: Any = None  # the loss's class weights, counted from this trainer's labels
         self.loss.place(self.backend, model.output_shape[0])  # refuses weights for other classes
         self._fitting, self._turn = False, [True]
@@ -489,10 +489,11 @@ class Trainer:
                 folder.write_config(config_of(self, epochs, {**settings, "patience": patience}))
             title = remarks.title(self, steps) + (f"; {len(kept[0]):,} images for validation" if kept else "")
             self.progress.begin(title, epochs, data.count, len(history))
-            self._largest = remarks.largest(images)
-            remarked = [remarks.channels_last(self), remarks.large_values(self, self._largest), remarks.unfit_end(self)]
+            self._usual = remarks.usual(images)
+            size = remarks.largest(images)
+            remarked = [remarks.channels_last(self), remarks.large_values(self, size), remarks.unfit_end(self)]
             if kept:
-                remarked.append(remarks.other_values(kept[0], self._largest))
+                remarked.append(remarks.other_values(kept[0], self._usual))
             for remark in (*remarked, remarks.rates_unread(self), self.schedule.remark(epochs * data.an_epoch)):
                 if remark:
                     self.progress.say(remark)
@@ -784,7 +785,8 @@ class Trainer:
     def measure(self, images, labels) -> dict[str, Any]:
         """evaluate's results and the metrics', by name: "loss", "accuracy" if the loss has one, "f1" and so on."""
         images, labels = self._checked(images, labels)
-        if remark := remarks.other_values(images, self._largest):
+        if remark := remarks.other_values(images, self._usual):
+            self._usual = None  # said once
             self.progress.say(remark)
         return self._evaluation(images, labels).run()
 
