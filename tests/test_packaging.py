@@ -165,7 +165,7 @@ def test_ci_runs_every_stage_in_order():
         "clang-format --dry-run -Werror",
         "bin/mypy",
         'eval "$command"',
-        'pytest -n auto --dist worksteal -m "slow and not long"',
+        'pytest -n auto -m "slow and not long"',
         "pip install -q 'torch==2.13.0'",
         "pytest -n auto -m pytorch",
     ]

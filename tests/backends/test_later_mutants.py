@@ -59,7 +59,13 @@ AHEAD = {
 }
 
 
-@pytest.mark.parametrize("name", LATER)
+# Each waits for what never comes: half a minute.
+AT_LENGTH = {"recordings kept for ever", "no look once all have arrived"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name in AT_LENGTH else name for name in LATER]
+)
 def test_a_planted_error_is_noticed(tmp_path, name):
     assert_noticed(tmp_path, *LATER[name], "backends/test_later.py")
 
