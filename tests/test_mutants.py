@@ -364,7 +364,7 @@ CHANGES = [
     Change(
         "what is added to an input gradient forgotten",
         "numba",
-        NUMBA + "conv_rows.py",
+        NUMBA + "conv.py",
         "store(y, place, add(v, load(other, place)) if adds else v)",
         "store(y, place, v)",
         strided_rows,
