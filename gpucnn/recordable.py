@@ -103,6 +103,11 @@ def last_change() -> object:
     return _latest_change[0]
 
 
+def is_ours(part: Any) -> bool:
+    """Whether no user has written its class."""
+    return type(part).__module__.startswith("gpucnn.")
+
+
 def is_recordable(part: Recordable) -> bool:
     """Whether `part` is declared recordable and no subclass overrides what runs in a step."""
     return declaration(part, "recordable") is True

@@ -134,7 +134,7 @@ def test_set(model, settings: dict[str, Any], path: Path, data: str | None) -> t
 
     import gpucnn.data
     from gpucnn.data.dataset import some
-    from gpucnn.training.remarks import other_values, usual
+    from gpucnn.training.remarks import other_values, sizes, usual
 
     given, data = data, of_run(settings, path) if data is None else data
     _, test = gpucnn.data.load(data)
@@ -142,7 +142,7 @@ def test_set(model, settings: dict[str, Any], path: Path, data: str | None) -> t
     another = given is not None and trained not in (given, str(Path(given).resolve()))
     if another and trained and not Path(trained).is_dir():  # image files have values from 0 to 1 wherever they lie
         with suppress(DataError):  # it may have moved
-            if remark := other_values(test.images, usual(gpucnn.data.load(trained)[0].images)):
+            if remark := other_values(test.images, usual(sizes(gpucnn.data.load(trained)[0].images))):
                 note(remark)
     known = model.class_names
     if known in (None, test.classes):

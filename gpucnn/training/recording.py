@@ -19,7 +19,7 @@ from gpucnn.layers.own import runs_live as own_layer
 from gpucnn.layers.shared import Shared
 from gpucnn.models.model import Model
 from gpucnn.own_code import own_code
-from gpucnn.recordable import Recordable, attributes, changed_setting, is_recordable, last_change, runs_live
+from gpucnn.recordable import Recordable, attributes, changed_setting, is_ours, is_recordable, last_change, runs_live
 
 # After so many changes of settings during training, steps are no longer recorded.
 _MOST_CHANGES = 3
@@ -64,7 +64,7 @@ class RecordedStep:
         live = {id(below): below for found in within for below in found}
         repeated = [part for part in parts if id(part) not in live]
         apart = self._backend.splits and not any(isinstance(part, Shared) for part in live.values())
-        return repeated if apart and _are_ours(repeated) else parts
+        return repeated if apart and all(map(is_ours, repeated)) else parts
 
     def obstacle(self) -> Recordable | None:
         """The first part that is not recordable."""
@@ -73,7 +73,7 @@ class RecordedStep:
     def _is_ours(self) -> bool:
         """Whether no user-defined code takes part, which might keep what it finds in a step that is only prepared."""
         parts = self._parts()
-        return _are_ours(parts) and len(self._repeated()) == len(parts)
+        return all(map(is_ours, parts)) and len(self._repeated()) == len(parts)
 
     def settled(self, count: int) -> bool:
         """Whether the next step on so many images only computes: no recording, no proof, no compilation."""
@@ -197,17 +197,13 @@ class RecordedStep:
 
     def _suspects(self) -> str:
         """User-defined classes in the step; without any, the whole step."""
-        own = {type(p).__name__ for p in self._parts() if not type(p).__module__.startswith("gpucnn.")}
+        own = {type(p).__name__ for p in self._parts() if not is_ours(p)}
         return " or ".join(sorted(own)) or "the step"
 
     def _stop(self, reason: str) -> None:
         self._recording = False
         self._recordings.clear()
         print(f"gpucnn: {reason}, so steps are launched one by one from now on; the weights are right", file=sys.stderr)
-
-
-def _are_ours(parts: list[Recordable]) -> bool:
-    return all(type(part).__module__.startswith("gpucnn.") for part in parts)
 
 
 def _arrays_in(place: str, value: Any, backend: Backend, seen: set[int]) -> Iterator[tuple[str, Array]]:

@@ -7,6 +7,7 @@ import numpy as np
 from gpucnn.backends import get_backend
 from gpucnn.backends.protocol import Backend
 from gpucnn.losses import BinaryCrossEntropy, Dice, SoftmaxCrossEntropy
+from gpucnn.recordable import is_ours
 from gpucnn.schedules import Constant
 from gpucnn.training.live import OwnAugmentation
 from gpucnn.training.steps import TrainingSteps
@@ -76,7 +77,7 @@ def rates_unread(trainer: Trainer) -> str | None:
 def unfit_end(trainer: Trainer) -> str | None:
     """Where the network ends in what the loss computes itself, or in what leaves it no scores of any size."""
     last = [*trainer.model.layer.leaves()][-1:]
-    own = not all(type(layer).__module__.startswith("gpucnn.") for layer in last)  # whatever its activation means
+    own = not all(map(is_ours, last))  # whatever its activation means
     name = next((getattr(layer, "activation", None) or type(layer).__name__.lower() for layer in last), None)
     kind, labels = type(trainer.loss).__name__, trainer.loss.targets == "labels"
     if own or not isinstance(trainer.loss, (SoftmaxCrossEntropy, Dice, BinaryCrossEntropy)):
@@ -106,19 +107,20 @@ def channels_last(trainer: Trainer) -> str | None:
     )
 
 
-def largest(images) -> float:
-    """The largest value, without its sign, of the first images."""
-    return float(np.abs(np.asarray(images[:_LOOKED_AT], np.float32)).max())
-
-
-def usual(images, count: int = _LOOKED_AT) -> float:
-    """The largest value, without its sign, of an image in the middle of the first ones: outliers do not count."""
+def sizes(images, count: int = _LOOKED_AT) -> np.ndarray:
+    """The largest value, without its sign, of each of the first images."""
     first = np.abs(np.asarray(images[:count], np.float32))
-    return float(np.median(first.reshape(len(first), -1).max(axis=1)))
+    return first.reshape(len(first), -1).max(axis=1)
 
 
-def large_values(trainer: Trainer, size: float) -> str | None:
+def usual(sizes: np.ndarray) -> float:
+    """That of an image in the middle: outliers do not count."""
+    return float(np.median(sizes))
+
+
+def large_values(trainer: Trainer, sizes: np.ndarray) -> str | None:
     """Where nothing brings images to values around 1, which initial weights and learning rates are made for."""
+    size = float(sizes.max())
     if size > _LARGE and not trainer.normalize and trainer.model.mean is None:
         return (
             f"images have values up to {size:g}, and are taken as they are: training goes better on values from "
@@ -130,7 +132,7 @@ def large_values(trainer: Trainer, size: float) -> str | None:
 def other_values(images, trained: float | None) -> str | None:
     """Where images to measure by were not prepared as those that the network was trained on, of values up to
     `trained`."""
-    if not trained or not (size := usual(images, _FEW)) or 1 / _APART < size / trained < _APART:
+    if not trained or not (size := usual(sizes(images, _FEW))) or 1 / _APART < size / trained < _APART:
         return None
     return (
         f"these images have values up to {size:g}, those that the network was trained on up to {trained:g}: prepare "
@@ -140,8 +142,7 @@ def other_values(images, trained: float | None) -> str | None:
 
 def weights_to_change(trainer: Trainer) -> np.ndarray | None:
     """The weights on the host, where an optimizer of the user's is to change them."""
-    own = not type(trainer.optimizer).__module__.startswith("gpucnn.")
-    return trainer.backend.host(trainer.model.values) if own else None
+    return None if is_ours(trainer.optimizer) else trainer.backend.host(trainer.model.values)
 
 
 def unchanged(trainer: Trainer, before: np.ndarray | None, rate: float) -> str | None:

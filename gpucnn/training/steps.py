@@ -26,7 +26,7 @@ from gpucnn.optimizers import Optimizer
 from gpucnn.parallel.division import WHOLE, Division
 from gpucnn.parallel.exchange import StepExchange
 from gpucnn.parallel.processes import Alone, Processes
-from gpucnn.recordable import Recordable, declaration, runs_live
+from gpucnn.recordable import Recordable, declaration, is_ours, runs_live
 from gpucnn.training import live
 from gpucnn.training.ahead import lookahead
 from gpucnn.training.average import Average
@@ -95,7 +95,7 @@ class TrainingSteps(RecordedStep):
         whole = self._processes.size == division.pieces == 1
         # A recorded step of other parts that are the user's is run once more, to prove it.
         once = not self._recording or runs_live(self.loss)
-        own = whole and once and not type(self.loss).__module__.startswith("gpucnn.")
+        own = whole and once and not is_ours(self.loss)
         self._judged: list[Any] | None = [] if own else None  # what a loss of the user's own makes of the first step
         self.start_epoch()
 

@@ -29,6 +29,7 @@ from gpucnn.models.model import Model
 from gpucnn.optimizers import Adam, Optimizer
 from gpucnn.parallel import Alone, Division, Processes, join
 from gpucnn.parallel.processes import how_different
+from gpucnn.recordable import is_ours
 from gpucnn.schedules import Constant, Schedule
 from gpucnn.training import mixing, remarks, unkept
 from gpucnn.training.ahead import is_known
@@ -300,7 +301,7 @@ class Trainer:
     def _check_last_batch(self, images: int) -> None:
         """Raises ShapeError where an epoch's last batch, the smallest, is too small for batch norm."""
         layers = [*self.model.layer.walk()]
-        if not all(type(layer).__module__.startswith("gpucnn.") for layer in layers):
+        if not all(map(is_ours, layers)):
             return  # a layer of the user's may pass over its batch norm
         for layer in layers:
             if isinstance(layer, BatchNorm) and layer.trainable:
@@ -489,9 +490,9 @@ class Trainer:
                 folder.write_config(config_of(self, epochs, {**settings, "patience": patience}))
             title = remarks.title(self, steps) + (f"; {len(kept[0]):,} images for validation" if kept else "")
             self.progress.begin(title, epochs, data.count, len(history))
-            self._usual = remarks.usual(images)
-            size = remarks.largest(images)
-            remarked = [remarks.channels_last(self), remarks.large_values(self, size), remarks.unfit_end(self)]
+            sizes = remarks.sizes(images)
+            self._usual = remarks.usual(sizes)
+            remarked = [remarks.channels_last(self), remarks.large_values(self, sizes), remarks.unfit_end(self)]
             if kept:
                 remarked.append(remarks.other_values(kept[0], self._usual))
             for remark in (*remarked, remarks.rates_unread(self), self.schedule.remark(epochs * data.an_epoch)):

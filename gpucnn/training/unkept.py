@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.layers.own import label
+from gpucnn.recordable import is_ours
 from gpucnn.training.settings import CHANGEABLE, PLAIN
 
 # Of the class in trainer.py, which imports this module.
@@ -34,7 +35,7 @@ def memory(trainer: Trainer, settings: dict) -> Memory:
     found = _of_layers(trainer)
     for part in _ADVICE:
         own = getattr(trainer, part)
-        if own is None or type(own).__module__.startswith("gpucnn."):
+        if own is None or is_ours(own):
             continue
         known = settings[part] if part in CHANGEABLE else ()
         for name, value in getattr(own, "__dict__", {}).items():
@@ -64,7 +65,7 @@ def _of_layers(trainer: Trainer) -> Memory:
     return {
         ("layer", f"{label(layer)}.{name}"): _fingerprint(value, backend)
         for layer in trainer.model.layer.walk()
-        if not type(layer).__module__.startswith("gpucnn.")
+        if not is_ours(layer)
         for name, value in vars(layer).items()
         if isinstance(value, (np.ndarray, backend.xp.ndarray))
         and not (isinstance(value, type(values)) and backend.xp.may_share_memory(value, values))
