@@ -179,6 +179,14 @@ def test_lines_of_any_window(width, stride, dilation, images, ins, outs, groups,
     assert any(name.startswith("weight gradient lines") for name in used)
 
 
+@pytest.mark.parametrize("settings", [{"width": 2, "dilation": 512}, {"width": 1, "stride": 16}])
+def test_lines_are_not_copied_for_few_taps_far_apart(settings, used):
+    """Copying them took up to seven times as long as reading them where they are."""
+    width, stride, dilation = (settings.get(name, 1) for name in ("width", "stride", "dilation"))
+    compare(GUARDED[2], window((1100,), width, stride=stride, dilation=dilation), 17, 2, 4)
+    assert any(name.startswith("conv weight gradient") for name in used)
+
+
 @pytest.mark.parametrize("size", [(8,), (151,), (6, 8), (7, 9), (70, 4), (4, 6, 8), (5, 7, 8)], ids=str)
 @pytest.mark.parametrize("images", [1, 17])
 @pytest.mark.parametrize("kind", sorted(KINDS))
