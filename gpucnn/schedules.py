@@ -53,6 +53,14 @@ class Schedule(Checked):
         return {"name": type(self).__name__, **{k: v for k, v in vars(self).items() if not k.startswith("_")}}
 
 
+def factor_of(schedule: Schedule, step: int, steps: int, epoch: int) -> float:
+    """What the schedule returns; raises ConfigurationError for what is no factor."""
+    factor = schedule(step, steps, epoch)
+    if type(factor) is not float or not 0 <= factor < math.inf:
+        number(f"the factor that {type(schedule).__name__} returned", factor, least=0)
+    return factor
+
+
 class Constant(Schedule):
     """A constant rate."""
 

@@ -1,5 +1,7 @@
 """An exponential moving average of the weights (Polyak and Juditsky 1992), kept beside those that are trained."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -40,3 +42,22 @@ class Average(Recordable):
         """Set the averages."""
         for array, host in zip((self.values, self.statistics), model.flat(state), strict=True):
             model.backend.assign(array, host)
+
+
+def judged_state(model: Any, average: Average | None) -> dict[str, np.ndarray]:
+    """The weights that validation is about: the average, if there is one."""
+    return average.state_dict(model) if average else model.state_dict()
+
+
+@contextmanager
+def judged(model: Any, average: Average | None) -> Iterator[None]:
+    """Within it the model has those weights."""
+    if average is None:
+        yield
+        return
+    own = model.state_dict()
+    model._write(average.state_dict(model))
+    try:
+        yield
+    finally:
+        model._write(own)

@@ -1,54 +1,58 @@
-"""The training loop."""
+"""A trainer: a model, and all the settings of its training."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from math import inf, isfinite
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from gpucnn import arguments, arithmetic
+from gpucnn import arguments
 from gpucnn.arguments import instance, integer, number, truth
-from gpucnn.backends import compilation, get_backend
+from gpucnn.backends import get_backend
 from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.protocol import Backend
 from gpucnn.data.dataset import shown_before
 from gpucnn.data.mapped import Mapped
-from gpucnn.errors import ConfigurationError, NonFiniteError, ShapeError
-from gpucnn.layers.norm import BatchNorm
+from gpucnn.errors import ConfigurationError
 from gpucnn.losses import Loss, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.metrics import make as make_metrics
-from gpucnn.models.files import describe
 from gpucnn.models.heads import REGRESSOR
 from gpucnn.models.inputs import check_images
 from gpucnn.models.model import Model
 from gpucnn.optimizers import Adam, Optimizer
 from gpucnn.parallel import Alone, Division, Processes, join
 from gpucnn.parallel.processes import how_different
-from gpucnn.recordable import is_ours
-from gpucnn.schedules import Constant, Schedule
-from gpucnn.training import mixing, remarks, unkept
-from gpucnn.training.ahead import is_known
+from gpucnn.schedules import Constant, Schedule, factor_of
+from gpucnn.training import mixing, remarks
 from gpucnn.training.average import Average
 from gpucnn.training.callbacks import Callback
+from gpucnn.training.checks import (
+    balanced,
+    check_balance,
+    check_callbacks,
+    check_head,
+    check_last_batch,
+    check_room,
+    check_subnormals,
+    larger_images,
+    not_finite,
+)
 from gpucnn.training.clipping import Clipping
 from gpucnn.training.data import Fed, Resident, digest, placed
 from gpucnn.training.history import History
+from gpucnn.training.loop import Fit, Loop, Standing
 from gpucnn.training.normalization import channel_statistics
 from gpucnn.training.own_loop import OwnLoop
 from gpucnn.training.progress import Quiet, progress_of
-from gpucnn.training.run import RunFolder, first_not_finite, host_state, run_folder
-from gpucnn.training.settings import changes, config_of, identity_of, settings_of
+from gpucnn.training.run import RunFolder, run_folder
+from gpucnn.training.settings import config_of, identity_of, settings_of
 from gpucnn.training.steps import EvaluationSteps, TrainingSteps
-from gpucnn.training.together import check_sharing, how_diverged, how_fed
-from gpucnn.training.validation import check_stopping, part, why_stop
+from gpucnn.training.together import check_sharing, how_fed
+from gpucnn.training.validation import check_stopping, part
 
 EVALUATION_BATCH = 256
-_CURVES_EVERY = 30.0  # seconds; drawing takes a third of one
 
 
 class Trainer:
@@ -132,17 +136,11 @@ class Trainer:
         self.seed, self.run = arguments.seed(seed), run
         self.shift, self.cutout = integer("shift", shift, 0, room - 1), integer("cutout", cutout, 0, room)
         self.crop, self.flip, self.normalize = truth("crop", crop), truth("flip", flip), truth("normalize", normalize)
-        if (self.crop or self.flip) and len(model.input_shape) == 1:
-            raise ConfigurationError(f"crop and flip need images; this model takes (N, {model.input_shape[0]})")
-        if (self.crop or self.flip or self.shift) and model.output_shape[1:] not in ((), model.input_shape[1:]):
-            raise ConfigurationError(
-                f"shift, crop and flip move label maps with the images, but the model makes maps of "
-                f"{model.output_shape[1:]} from images of {model.input_shape[1:]}; they must be of one size"
-            )
+        check_room(model, self.shift, self.crop, self.flip)
         self.batch_size, self.optimizer = batch_size, optimizer or Adam()
         self.schedule = Constant() if schedule is None else schedule
         self.loss = loss or (MeanSquared() if model.head == REGRESSOR else SoftmaxCrossEntropy())
-        _check_head(model.head, self.loss)
+        check_head(model.head, self.loss)
         self.clip = Clipping(clip_norm, clip_value)
         self.metrics = make_metrics(metrics, self.loss.targets, self.loss.measure(np.ones(self.loss.counts), 1, 1))
         self.mixup, self.erase = number("mixup", mixup, least=0, most=1), number("erase", erase, least=0, most=1)
@@ -151,7 +149,7 @@ class Trainer:
         factors = instance("lr_factors", lr_factors, dict, expected, optional=True) or {}
         model.pieces(factors)  # refuses patterns that match nothing
         self.lr_factors = {name: number(f"lr_factors[{name!r}]", f, above=0) for name, f in factors.items()}
-        self.callbacks, self._stopping = callbacks, False
+        self.callbacks = callbacks
         if augment is not None and not callable(augment):
             raise arguments.refuse("augment", augment, "a function (images, rng) that returns a Batch")
         self.augment = augment
@@ -164,16 +162,10 @@ class Trainer:
         self.backend = backend if isinstance(backend, Backend) else get_backend(backend, math, threads=threads)
         model.initialize_new(seed)
         model.place(self.backend)
-        self._best: tuple[int, dict[str, np.ndarray]] | None = None
         self.history = self._new_history()  # of all fits
         self.average = None if self.ema is None else Average(self.ema)
-        self._steps, self._within_epoch = 0, False  # done; the last of them in an epoch that is not over
-        self._state: dict | None = None  # the optimizer's, once this trainer has placed it
-        self._validated_by: dict[str, str] = {}
+        self._standing = Standing()
         self._loop: OwnLoop | None = None
-        self._remarked = False
-        self._usual: float | None = None  # the largest value of an image of the last fit, see remarks.py
-        self._balanced: Any = None  # the loss's class weights, counted from this trainer's labels
         self.loss.place(self.backend, model.output_shape[0])  # refuses weights for other classes
         self._fitting, self._turn = False, [True]
         self._made = sorted(name for name in vars(self) if name[0] != "_")
@@ -232,29 +224,28 @@ class Trainer:
         """
         with self._alone(), ExitStack() as stack:
             with self._as_it_was_if_refused():
-                settings, images, labels, epochs, kept, first = self.processes.agreed(
+                fit, images, labels = self.processes.agreed(
                     lambda: self._prepare(images, labels, epochs, validation, monitor, patience, resume)
                 )
-                begun = self._begun(first, resume, images)
+                begun = self._begun(fit, resume, images)
                 folder = self.processes.agreed(lambda: stack.enter_context(begun))
-                self._meet(settings, epochs, patience)
+                self._meet(fit.settings, fit.epochs, patience)
                 if resume:
-                    self.history = self._resume(folder, settings, epochs, monitor)
-                    self._steps = self.history.last["step"] if self.history.epochs else 0
+                    self._resume(folder, fit)
                 # What mixes images, or is the user's own, needs all of a batch in each process.
                 division = Division() if self.mixup or self.augment else self._division()
                 data = placed(self.backend, images, labels, min(self.batch_size, len(images)), division)
-            chosen = kept if isinstance(validation, (tuple, list)) and not first else None  # by the user
+            chosen = fit.kept if isinstance(validation, (tuple, list)) and not fit.first else None  # by the user
             if chosen and (remark := shown_before(images, chosen[0], "validation")):
                 self.progress.say(remark)
-            return self._train(folder, first, data, images, first + epochs, kept, settings, monitor, patience)
+            return self._train(folder, fit, data, images)
 
     def _prepare(self, images, labels, epochs, validation, monitor, patience, resume) -> tuple:
-        """Check and place everything; (settings, images, labels, epochs, images and labels for validation)."""
-        model = self.model
+        """Check everything; the fit, and the images and labels to train on."""
+        model, standing = self.model, self._standing
         epochs, resume = integer("epochs", epochs), truth("resume", resume)
         if self.crop:
-            model.image_shape = _larger(images, model.input_shape)
+            model.image_shape = larger_images(images, model.input_shape)
         images, labels = self._checked(images, labels)
         self._check_ready(resume)
         model.check_trainable()
@@ -271,48 +262,32 @@ class Trainer:
         elif validation is not None:
             (images, labels), kept = part(images, labels, validation, self.seed)
             validated_by = {"validation": f"{float(validation)} by {monitor}"}
-        self._check_last_batch(len(images))
+        check_last_batch(model, len(images), self.batch_size)
         self.loss.learn(labels, model.output_shape[0])
-        self._balanced = _balanced(self.loss)
+        standing.balanced = balanced(self.loss)
         if resume:  # back to the checkpoint, whatever this trainer has done since
-            self.history, self._state, self._steps, self._within_epoch = self._new_history(), None, 0, False
+            self.history, standing.state, standing.steps, standing.within_epoch = self._new_history(), None, 0, False
         first = len(self.history)
         settings = settings_of(self, epochs, *everything) | validated_by
         config_of(self, epochs, {**settings, "patience": patience})  # refuses an `about` before there is a folder
-        if first and validated_by and self._validated_by not in ({}, validated_by):
+        if first and validated_by and standing.validated_by not in ({}, validated_by):
             raise ConfigurationError(
                 "validation or monitor are not those of the fit before, so no epoch could be called the best; a new "
                 "Trainer starts anew"
             )
-        self._validated_by = validated_by or self._validated_by
+        standing.validated_by = validated_by or standing.validated_by
         if self.normalize and model.mean is None:
             model.mean, model.std = channel_statistics(images)
-        return settings, images, labels, epochs, kept, first
+        return Fit(settings, first + epochs, first, monitor, patience, kept), images, labels
 
     def _check_ready(self, resume: bool = False) -> None:
         """Raises ConfigurationError or BackendError where nothing could be trained, before a run folder is made."""
         check_sharing(self)
-        if not (resume or self._state is None or self.optimizer.state is self._state):
+        state = self._standing.state
+        if not (resume or state is None or self.optimizer.state is state):
             raise ConfigurationError(
                 "this trainer's optimizer has been used by another trainer since, so its state is lost; give each "
                 "Trainer an optimizer of its own"
-            )
-
-    def _check_last_batch(self, images: int) -> None:
-        """Raises ShapeError where an epoch's last batch, the smallest, is too small for batch norm."""
-        layers = [*self.model.layer.walk()]
-        if not all(map(is_ours, layers)):
-            return  # a layer of the user's may pass over its batch norm
-        for layer in layers:
-            if isinstance(layer, BatchNorm) and layer.trainable:
-                layer.check_count(images % self.batch_size or self.batch_size)
-
-    def _check_loss(self) -> None:
-        """Raises ConfigurationError where another trainer's labels have balanced the loss since."""
-        if self._balanced is not None and self._balanced != _balanced(self.loss):
-            raise ConfigurationError(
-                "this trainer's loss has balanced its class weights for other labels since, in another trainer; give "
-                "each Trainer a loss of its own"
             )
 
     @contextmanager
@@ -334,13 +309,12 @@ class Trainer:
         """What is refused within it leaves model and trainer as they were."""
         model = self.model
         prepared, state = (model.image_shape, model.mean, model.std), model.state_dict()
-        names = ("history", "_steps", "_within_epoch", "_state", "_validated_by", "_balanced")
-        trainer, optimizer = {name: vars(self)[name] for name in names}, self.optimizer.state
+        history, standing, optimizer = self.history, replace(self._standing), self.optimizer.state
         average = dict(vars(self.average)) if self.average else {}
         try:
             yield
         except BaseException:
-            vars(self).update(trainer)
+            vars(self).update(history=history, _standing=standing)
             self.optimizer.state = optimizer
             if self.average:
                 vars(self.average).update(average)
@@ -349,23 +323,23 @@ class Trainer:
             raise
 
     @contextmanager
-    def _begun(self, first: int, resume: bool, images) -> Iterator[RunFolder | None]:
+    def _begun(self, fit: Fit, resume: bool, images) -> Iterator[RunFolder | None]:
         """Everything in its place before the first step, or still there later; within it the run folder, if this
         process writes one.
         """
         with nullcontext() if self.run is None or not self.processes.first else run_folder(self.run) as folder:
-            if folder and not resume and not first:
+            if folder and not resume and not fit.first:
                 folder.refuse_if_used()
             self._begin(images)
             yield folder
 
     def _begin(self, images) -> None:
         model = self.model.place(self.backend)  # where another trainer may have taken it
-        if self._state is None:
-            self._check_exactness()
+        if self._standing.state is None:
+            check_subnormals(self.backend)
             model.learn(images)
             self.optimizer.place(self.backend, model.values.size)
-            self._state = self.optimizer.state
+            self._standing.state = self.optimizer.state
             if self.average:
                 self.average.place(model)
 
@@ -389,21 +363,20 @@ class Trainer:
 
         Raises ProcessError where the processes' batches differ: before the first step, or before an epoch is kept.
         """
-        first = len(self.history)
         with self._alone(), ExitStack() as stack:
             with self._as_it_was_if_refused():
-                settings, data, epochs, kept = self.processes.agreed(
+                fit, data = self.processes.agreed(
                     lambda: self._prepare_batches(batches, epochs, steps, validation, monitor, patience)
                 )
-                begun = self._begun(first, False, data.first[0])
+                begun = self._begun(fit, False, data.first[0])
                 folder = self.processes.agreed(lambda: stack.enter_context(begun))
-                self._meet(settings, epochs, patience)
+                self._meet(fit.settings, fit.epochs, patience)
                 self.processes.same(data.fingerprint(), how_fed)
-            return self._train(folder, first, data, data.first[0], first + epochs, kept, settings, monitor, patience)
+            return self._train(folder, fit, data, data.first[0])
 
     def _prepare_batches(self, batches, epochs, steps, validation, monitor, patience) -> tuple:
-        """Check everything, the first batch too; (settings, data, epochs, images and labels for validation)."""
-        model, epochs = self.model, integer("epochs", epochs)
+        """Check everything, the first batch too; the fit, and the batches to train on."""
+        model, first, epochs = self.model, len(self.history), integer("epochs", epochs)
         self._check_ready()
         model.check_trainable()
         check_stopping(validation, monitor, patience, self.loss, self.metrics)
@@ -414,7 +387,7 @@ class Trainer:
 
         def check(images, labels) -> tuple:
             if self.crop:
-                model.image_shape = _larger(images, model.input_shape)
+                model.image_shape = larger_images(images, model.input_shape)
             return self._checked(images, labels)
 
         data = Fed(self.backend, batches, steps, check, compared=self.processes.size > 1)
@@ -423,7 +396,7 @@ class Trainer:
         kept = None if validation is None else self._checked(*validation)
         settings = settings_of(self, epochs, *data.first) | {"images": data.count, "data_sha256": "batches"}
         config_of(self, epochs, {**settings, "patience": patience})
-        return settings, data, epochs, kept
+        return Fit(settings, first + epochs, first, monitor, patience, kept), data
 
     def _new_history(self) -> History:
         smaller = (metric.name for metric in self.metrics if metric.larger_is_better is False)
@@ -440,139 +413,58 @@ class Trainer:
                 self.processes = self.processes.exchanging_on_host()
         self.record = len(set(self.processes.everyone((self.backend.name, self.backend.graph)))) == 1
 
-    def _resume(self, folder: RunFolder | None, settings: dict, epochs: int, monitor: str) -> History:
+    def _resume(self, folder: RunFolder | None, fit: Fit) -> None:
         """Go back to the run's checkpoint, if it has one; what is refused has changed nothing."""
 
         def read() -> tuple | None:
             if folder is None or not folder.checkpoint.exists():
                 return None
-            found = folder.read_checkpoint(self.model, self.optimizer, settings)
+            found = folder.read_checkpoint(self.model, self.optimizer, fit.settings)
             done = len(found.history)
-            if done > epochs:
-                raise ConfigurationError(f"this run has done {done} epochs already, more than {epochs}")
+            if done > fit.epochs:
+                raise ConfigurationError(f"this run has done {done} epochs already, more than {fit.epochs}")
             found.history.smaller = self._new_history().smaller
-            best = found.history.best_epoch(monitor)
+            best = found.history.best_epoch(fit.monitor)
             return found, None if best is None else folder.read_best(self.model, best, done)
 
         checkpoint = self.processes.on_first(read)
         if checkpoint is None:
-            return self._new_history()
-        found, self._best = checkpoint
+            return
+        found, self._standing.best = checkpoint
         found.restore(self.model, self.optimizer, self.average)
         for (owner, name), value in found.changed.items():
             setattr(getattr(self, owner), name, value)
-        return found.history
+        self.history, self._standing.steps = found.history, found.history.last["step"]
 
-    def _train(
-        self,
-        folder: RunFolder | None,
-        first: int,
-        data: Resident,
-        images: np.ndarray | Mapped,
-        epochs: int,
-        kept: tuple | None,
-        settings: dict,
-        monitor: str,
-        patience: int | None,
-    ) -> History:
-        """The loop of `fit`, all of whose arguments are checked, up to epoch `epochs`; `first` were done by earlier
-        fits, `images` are some of the data, `kept` those for validation.
-        """
-        model, history = self.model, self.history
-        self._stopping, self._loop = False, None
-        evaluation = self._evaluation(kept[0], kept[1], shared=True) if kept else None
+    def _train(self, folder: RunFolder | None, fit: Fit, data: Resident, images: np.ndarray | Mapped) -> History:
+        """The epochs of a fit on `data`, of which `images` are some."""
+        self._standing.stopping, self._loop = False, None
+        evaluation = self._evaluation(fit.kept[0], fit.kept[1], shared=True) if fit.kept else None
         try:
             self._fitting = True
-            steps = self._training(data, self._augmentation())
-            if folder:
-                if not history.epochs:
-                    folder.forget_best()
-                folder.write_config(config_of(self, epochs, {**settings, "patience": patience}))
-            title = remarks.title(self, steps) + (f"; {len(kept[0]):,} images for validation" if kept else "")
-            self.progress.begin(title, epochs, data.count, len(history))
-            sizes = remarks.sizes(images)
-            self._usual = remarks.usual(sizes)
-            remarked = [remarks.channels_last(self), remarks.large_values(self, sizes), remarks.unfit_end(self)]
-            if kept:
-                remarked.append(remarks.other_values(kept[0], self._usual))
-            for remark in (*remarked, remarks.rates_unread(self), self.schedule.remark(epochs * data.an_epoch)):
-                if remark:
-                    self.progress.say(remark)
-            if self._within_epoch:
-                self.progress.say("the epoch that was interrupted begins again, with the weights as they are")
-            drawn, memory = perf_counter(), unkept.memory(self, settings) if folder else None
-            untrained = remarks.weights_to_change(self)
-            for callback in self.callbacks:
-                callback.on_train_begin(self)
-            for epoch in range(len(history), epochs):
-                if reason := why_stop(history, monitor, patience, first):
-                    self.progress.say(reason)
-                    break
-                for callback in self.callbacks:
-                    callback.on_epoch_begin(self, epoch + 1)
-                with compilation.counting(self.progress.compiling):
-                    record = self._epoch(steps, epoch, first, epochs, evaluation)
-                if remark := remarks.unchanged(self, untrained, record["learning_rate"]):
-                    self.progress.say(remark)
-                untrained = None
-                measured = dict(record)
-                for callback in self.callbacks:
-                    callback.on_epoch_end(self, record)
-                unfit = history.add(measured, record)
-                better = history.best_epoch(monitor) == epoch + 1
-                if better:
-                    self._best = epoch + 1, self._judged_state()
-                self._agree(data)
-                self.processes.agreed(partial(self._keep, folder, history, settings, better, unfit))
-                if memory is not None and (remark := unkept.remark(memory, unkept.memory(self, settings))):
-                    memory = None
-                    self.progress.say(remark)
-                if folder and perf_counter() - drawn > _CURVES_EVERY:
-                    folder.write_curves(history)
-                    drawn = perf_counter()
-                self.progress.end_epoch(history.last)
-                if self._stopping:
-                    self.progress.say(f"a callback stopped training after epoch {epoch + 1}")
-                    break
-            if folder:
-                folder.write_curves(history)
-            for callback in self.callbacks:
-                callback.on_train_end(self, history)
+            Loop(self, self._standing, fit, self._training(data), evaluation, folder).run(images)
         finally:
             data.close()
             if evaluation:
                 evaluation.data.close()
-            model.layer.need_input_gradient(True)
-            model.mode.training = False
+            self.model.layer.need_input_gradient(True)
+            self.model.mode.training = False
             self._fitting = False
             self.progress.close()
-        return history
-
-    def _agree(self, data: Resident) -> None:
-        """Raises ProcessError unless all processes have the same weights and optimizer state, to the bit, and have been
-        given the same batches.
-        """
-        if self.processes.size == 1:
-            return
-        self.processes.same(data.fingerprint(), how_fed)
-        state = hashlib.sha256()
-        for value in host_state(self.model, self.optimizer, self.average).values():
-            state.update(np.ascontiguousarray(value).data)
-        self._stopping = any(self.processes.everyone(self._stopping))
-        self.processes.same(state.hexdigest(), how_diverged)
+        return self.history
 
     def stop_training(self) -> None:
         """End `fit` after the epoch at hand; for callbacks."""
-        self._stopping = True
+        self._standing.stopping = True
 
-    def _training(self, data: Resident, augmentation: Augmentation) -> TrainingSteps:
+    def _training(self, data: Resident) -> TrainingSteps:
         """Steps with all settings of this trainer."""
         mixup, erasing = mixing.make(self.mixup, self.erase)
         return TrainingSteps(
             self.model,
             self.optimizer,
             data,
-            augmentation,
+            self._augmentation(),
             self.seed,
             self.loss,
             self.clip,
@@ -617,122 +509,34 @@ class Trainer:
             if self._loop is None:
                 self._meet(settings_of(self, 1, images, labels) | {"data_sha256": "batches"}, 1, None)
             data = Resident(self.backend, images, labels, len(images))
-            self._loop = OwnLoop(self._training(data, self._augmentation()))
+            self._loop = OwnLoop(self._training(data))
         if self.processes.size > 1:
             self.processes.same(digest(images, labels, self.backend.dtype), how_fed)
-        epoch = len(self.history)
-        record = self._loop.step(images, labels, self._steps, self._factor(self._steps, 0, epoch))
-        self._steps += 1
+        epoch, done = len(self.history), self._standing.steps
+        record = self._loop.step(images, labels, done, factor_of(self.schedule, done, 0, epoch))
+        self._standing.steps += 1
         if not record.pop("good"):
-            raise _not_finite("the loss or a weight", epoch + 1, self._steps)
+            raise not_finite("the loss or a weight", epoch + 1, self._standing.steps)
         return record
 
     def _step_on(self, images, labels) -> tuple[np.ndarray, np.ndarray]:
         """Both checked, and in memory."""
         self._check_ready()
-        self._check_loss()
+        check_balance(self.loss, self._standing.balanced)
         images, labels = self._checked(images, labels)
         return (images.take(np.arange(len(images))) if isinstance(images, Mapped) else images), labels
 
     def _augmentation(self) -> Augmentation:
         return replace(self.model.preparation, shift=self.shift, flip=self.flip, cutout=self.cutout)
 
-    def _epoch(
-        self, steps: TrainingSteps, epoch: int, first: int, epochs: int, validation: EvaluationSteps | None
-    ) -> dict:
-        """Train epoch `epoch` (from 0); returns its record."""
-        self._within_epoch = True
-        started = shown = perf_counter()
-        batches = steps.data.batches(arithmetic.permutation(self.seed, steps.data.count, epoch))
-        steps.start_epoch()
-        if not self.schedule.uses_steps:
-            first = 0  # the schedule goes on where it was
-        past = self._steps - (epoch - first) * len(batches) if first else 0
-        total = (epochs - first) * len(batches)
-        if steps.looks_ahead and is_known(self.schedule):
-            places = range(self._steps - past, self._steps - past + len(batches))
-            steps.look_ahead(batches, self._steps, [self._factor(n, total, epoch - first) for n in places])
-        begin, end = (
-            [callback for callback in self.callbacks if getattr(type(callback), name) is not getattr(Callback, name)]
-            for name in ("on_train_batch_begin", "on_train_batch_end")
-        )
-        for indices in batches:
-            for callback in begin:
-                callback.on_train_batch_begin(self, self._steps + 1)
-            number = self._steps
-            rate = steps.run(indices, number, self._factor(number - past, total, epoch - first))
-            self._steps += 1
-            for callback in end:
-                callback.on_train_batch_end(self, self._steps)
-            if steps.images == len(indices) and not self._remarked:
-                self._remarked = True
-                slowness = remarks.slowness(self.backend, (perf_counter() - started) * len(batches))
-                for remark in filter(None, (slowness, steps.misreport())):
-                    self.progress.say(remark)
-            if steps.timed and perf_counter() - shown > self.progress.interval:
-                if self.processes.size == 1:  # several find it together, at the end of the epoch
-                    self._stop_if_not_finite(steps, epoch)
-                self.progress.update(epoch + 1, steps.images, steps.measure(running=True))
-                shown = perf_counter()
-        measured = steps.measure()
-        self._stop_if_not_finite(steps, epoch)
-        self._check_exactness()
-        self._check_loss()  # of a trainer in another thread
-        record: dict[str, Any] = {
-            "epoch": epoch + 1,
-            "step": self._steps,
-            **measured,
-            "learning_rate": rate,
-        }
-        if validation:
-            with self._judged():
-                record |= {f"validation_{name}": value for name, value in validation.run().items()}
-            if not isfinite(record["validation_loss"]):
-                raise _not_finite("the validation loss", record["epoch"], record["step"])
-        record["seconds"] = perf_counter() - started
-        self._within_epoch = False
-        return record
-
-    def _factor(self, step: int, steps: int, epoch: int) -> float:
-        factor = self.schedule(step, steps, epoch)
-        if type(factor) is not float or not 0 <= factor < inf:
-            number(f"the factor that {type(self.schedule).__name__} returned", factor, least=0)
-        return factor
-
-    def _stop_if_not_finite(self, steps: TrainingSteps, epoch: int) -> None:
-        bad = steps.bad_step()
-        if bad >= 0:
-            raise _not_finite("the loss or a weight", epoch + 1, bad + 1)
-
-    def _check_exactness(self) -> None:
-        """Raises BackendError where a library that was loaded since flushes subnormal numbers to zero."""
-        if self.backend.math == "exact":
-            arithmetic.assert_subnormals()
-
     # ---- averaged weights --------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _judged(self) -> Iterator[None]:
-        """Within it the model has the weights that validation is about: the average, if there is one."""
-        if self.average is None:
-            yield
-            return
-        own = self.model.state_dict()
-        self.model._write(self.average.state_dict(self.model))
-        try:
-            yield
-        finally:
-            self.model._write(own)
-
-    def _judged_state(self) -> dict[str, np.ndarray]:
-        return self.average.state_dict(self.model) if self.average else self.model.state_dict()
 
     def restore_average(self) -> None:
         """Give the model the average of its weights (`ema`).
 
         Raises ConfigurationError without one, and before the first step.
         """
-        if self.average is None or self._state is None:
+        if self.average is None or self._standing.state is None:
             raise ConfigurationError("there is no average yet: Trainer(..., ema=0.99) keeps one while it trains")
         self.model.load_state_dict(self.average.state_dict(self.model))
 
@@ -741,37 +545,13 @@ class Trainer:
 
         Raises ConfigurationError if nothing was validated.
         """
-        if self._best is None:
+        if self._standing.best is None:
             raise ConfigurationError(
                 "no epoch is known as the best: nothing was validated; fit(..., validation=0.1) does"
             )
-        epoch, state = self._best
+        epoch, state = self._standing.best
         self.model.load_state_dict(state)
         return epoch
-
-    def _keep(
-        self,
-        folder: RunFolder | None,
-        history: History,
-        settings: dict,
-        better: bool,
-        unfit: ConfigurationError | None,
-    ) -> None:
-        """Metrics first: resuming ignores a line too many, but could not invent a missing one. Then raises `unfit`."""
-        last, unwatched = history.last, (self.model.statistics, *self.optimizer.state.values())
-        if folder or not all(np.isfinite(self.backend.host(array)).all() for array in unwatched):
-            state = host_state(self.model, self.optimizer, self.average)
-            if bad := first_not_finite(state):
-                raise _not_finite(bad, last["epoch"], last["step"])
-        if folder:
-            folder.write_metrics(history)
-            if better:
-                folder.write_best(self.model, last, self._judged_state())
-            about = {**describe(self.model), "settings": settings, "backend": self.backend.name}
-            changed = changes(self, settings)
-            folder.write_checkpoint(state, {**about, **({"changed": changed} if changed else {})}, history)
-        if unfit:
-            raise unfit
 
     # ---- inference ---------------------------------------------------------------------------------------------------
 
@@ -786,8 +566,8 @@ class Trainer:
     def measure(self, images, labels) -> dict[str, Any]:
         """evaluate's results and the metrics', by name: "loss", "accuracy" if the loss has one, "f1" and so on."""
         images, labels = self._checked(images, labels)
-        if remark := remarks.other_values(images, self._usual):
-            self._usual = None  # said once
+        if remark := remarks.other_values(images, self._standing.usual):
+            self._standing.usual = None  # said once
             self.progress.say(remark)
         return self._evaluation(images, labels).run()
 
@@ -815,7 +595,7 @@ class Trainer:
 
     def _evaluation(self, images, labels, shared: bool = False) -> EvaluationSteps:
         """Of images and labels that were checked; `shared`: all processes compute it together."""
-        self._check_loss()
+        check_balance(self.loss, self._standing.balanced)
         self.model.place(self.backend)
         processes: Processes = self.processes if shared else Alone()
         division = Division(processes.size, processes.rank)
@@ -824,64 +604,13 @@ class Trainer:
         return EvaluationSteps(self.model, data, self.loss, self.metrics, processes, division, record)
 
 
-def _check_head(head: str, loss: Loss) -> None:
-    """Raises ConfigurationError where `Model.predict` would make of the outputs what they are not. A loss of the user's
-    with a `predict` of its own is believed.
-    """
-    kind = type(loss).__name__
-    if type(loss).predict.__module__ != Loss.__module__:
-        return
-    if head == REGRESSOR and loss.targets == "classes":
-        raise ConfigurationError(f"{kind} is for classes, but the model gives values; use MeanSquared()")
-    if head != REGRESSOR and loss.targets != "classes":
-        raise ConfigurationError(
-            f"{kind} compares {loss.targets}, but the model is a classifier, whose predictions are the softmax of its "
-            'outputs; make it with head="regressor", or outputs= in gpucnn.models, or set model.head to that'
-        )
-
-
-def _balanced(loss: Loss) -> Any:
-    """The class weights of a loss that counted them."""
-    return loss.settings().get("class_weights") if getattr(loss, "class_weights", None) == "balanced" else None
-
-
-def _callbacks(values) -> list[Callback]:
-    callbacks = arguments.sequence("callbacks", values, "a list of callbacks")
-    for callback in callbacks:
-        instance("each of callbacks", callback, Callback, "an object of a subclass of gpucnn.training.Callback")
-    return callbacks
-
-
 # What may be assigned between fits, with its check; the Trainer itself assigns _OWN.
 _ASSIGNABLE: dict[str, Callable[[Any], Any]] = {
     "batch_size": partial(integer, "batch_size"),
-    "callbacks": _callbacks,
+    "callbacks": check_callbacks,
     "clip": lambda value: instance("clip", value, Clipping, "a gpucnn.training.clipping.Clipping"),
     "progress": progress_of,
     "run": lambda value: value if value is None else arguments.path("run", value),
     "schedule": lambda value: instance("schedule", value, Schedule, "one of gpucnn.schedules, such as Cosine()"),
 }
 _OWN = ("history", "processes", "record")
-
-
-def _larger(images, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of images that a model of `input_shape` can be cropped out of; raises ShapeError for others."""
-    shape = tuple(np.shape(images)[1:])
-    fits = len(shape) == len(input_shape) and shape[0] == input_shape[0]
-    if not fits or any(there < cut for there, cut in zip(shape, input_shape, strict=True)):
-        sizes = ", ".join(map(str, input_shape))
-        raise ShapeError(
-            f"images have shape {np.shape(images)}; to crop them to this model's (N, {sizes}) they must be larger"
-        )
-    return shape
-
-
-def _not_finite(what: str, epoch: int, step: int) -> NonFiniteError:
-    error = NonFiniteError(
-        f"{what} became infinite or NaN in epoch {epoch}, step {step}; training stopped and the last good checkpoint, "
-        "if there is one, stays. A smaller learning rate often helps",
-        epoch,
-        step,
-    )
-    error.shared = True  # the loss and the weights are the same in all processes
-    return error

@@ -78,8 +78,8 @@ MUTANTS = {
         "test_everything",
     ),
     "weights are not compared": (
-        "gpucnn/training/trainer.py",
-        "self.processes.same(state.hexdigest(), how_diverged)",
+        "gpucnn/training/loop.py",
+        "processes.same(state.hexdigest(), how_diverged)",
         "pass",
         "test_same_bits.py",
         "test_a_weight_that_differs",
@@ -225,8 +225,8 @@ MUTANTS = {
         "test_a_batch_without_labels",
     ),
     "batches are not compared": (
-        "gpucnn/training/trainer.py",
-        "self.processes.same(data.fingerprint(), how_fed)\n        state",
+        "gpucnn/training/loop.py",
+        "processes.same(self.data.fingerprint(), how_fed)\n        state",
         "state",
         "test_options.py",
         "test_other_batches",

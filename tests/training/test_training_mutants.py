@@ -35,9 +35,9 @@ MUTANTS = {
         "test_the_best_epoch_is_the_first",
     ),
     "each epoch is kept as the best": (
-        "training/trainer.py",
-        "if better:\n                folder",
-        "if True:\n                folder",
+        "training/loop.py",
+        "if better and self.standing.best:",
+        "if True:",
         "test_the_best_epoch_is_kept",
     ),
     "patience waits one epoch more": (
@@ -65,8 +65,8 @@ MUTANTS = {
         "test_a_best_file_left",
     ),
     "a validation loss of NaN passes": (
-        "training/trainer.py",
-        'if not isfinite(record["validation_loss"]):',
+        "training/loop.py",
+        'if not isfinite(measured["loss"]):',
         "if False:",
         "test_a_validation_loss",
     ),
@@ -302,7 +302,7 @@ OTHERS |= {
     ),
     "a second fit starts a fresh optimizer": (
         "training/trainer.py",
-        "if self._state is None:",
+        "if self._standing.state is None:",
         "if True:",
         CONTINUING,
         "two_fits_are_one",
@@ -315,9 +315,9 @@ OTHERS |= {
         "loop_of_ones_own",
     ),
     "validation is not the average's": (
-        "training/trainer.py",
-        "if self.average is None:\n            yield",
-        "if True:\n            yield",
+        "training/average.py",
+        "if average is None:\n        yield",
+        "if True:\n        yield",
         CONTINUING,
         "average_by_hand",
     ),
