@@ -92,7 +92,7 @@ class Fit(Callback):
 
     def stop(self) -> None:
         self._trainer.stop_training()
-        self()
+        self._begin.release()  # one more epoch, unless the thread had not left the last one yet
         self._thread.join()
 
 
