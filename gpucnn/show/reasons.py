@@ -105,7 +105,7 @@ def _draw(
         extent=extent(model, values, top, left) if extent else (0, width, height, 0),
     )
     panels[1].set(xlim=(0, width), ylim=(height, 0))
-    panels[1].set_title(textwrap.fill(what, 22 if across < 2 else 60), fontsize=10)
+    panels[1].set_title(textwrap.fill(what, 18 if across < 2 else 60), fontsize=10)
     figure.colorbar(drawn, ax=panels[1], shrink=0.8, pad=0.02).ax.tick_params(labelsize=8)
     for axes in panels:
         axes.set_xticks([])

@@ -89,11 +89,13 @@ def test_forward_tile(number, tile, count, images, monkeypatch, used):
 
 
 def _gradient_tiles():
-    """Under a stride a tile's rows are copied otherwise, whatever the tile: one a width, the others among the long."""
+    """A stride and pairs of channels change how rows are copied, whatever the tile: of those one tile a width, the
+    others among the long.
+    """
     for images, stride in ((17, 1), (7, 1), (17, 2)):
         for width, choices in GRADIENT_ROWS.items():
             for number, tile in enumerate(choices):
-                again = stride > 1 and number != len(choices) // 2
+                again = (stride > 1 or images == 7) and number != len(choices) // 2
                 yield pytest.param(width, tile, images, stride, marks=[pytest.mark.long] * again)
 
 
@@ -140,10 +142,19 @@ STRIDED = [
 ]
 
 
-@pytest.mark.parametrize("problem", STRIDED, ids=str)
-@pytest.mark.parametrize(
-    ("images", "ins", "outs", "groups"), [(18, 1, 1, 3), (5, 1, 2, 2), (17, 3, 4, 1), (7, 3, 4, 1)]
-)
+# (images, channels, outputs, groups): depthwise, in groups, and of all channels.
+SHARES = [(18, 1, 1, 3), (5, 1, 2, 2), (17, 3, 4, 1), (7, 3, 4, 1)]
+
+
+def _strided():
+    """Every problem with two of the four, every two of these with some; the others among the long."""
+    for number, problem in enumerate(STRIDED):
+        for place, share in enumerate(SHARES):
+            marks = [] if (place - number) % 4 in (0, 1) else [pytest.mark.long]
+            yield pytest.param(problem, *share, marks=marks)
+
+
+@pytest.mark.parametrize(("problem", "images", "ins", "outs", "groups"), list(_strided()), ids=str)
 def test_strides_and_depthwise(problem, images, ins, outs, groups, used):
     size, kernel, stride, padding = problem
     compare(GUARDED[2], window(size, kernel, stride=stride, padding=padding), images, ins, outs, groups)
@@ -155,7 +166,7 @@ def test_strides_and_depthwise(problem, images, ins, outs, groups, used):
 
 @pytest.mark.parametrize("length", [32, 64, 65, 128, 150])
 @pytest.mark.parametrize(("width", "padding"), [(3, 0), (3, 1), (5, 2), (7, (5, 2))])
-@pytest.mark.parametrize("images", [7, 17])
+@pytest.mark.parametrize("images", [pytest.param(7, marks=pytest.mark.long), 17])
 def test_lines(length, width, padding, images, used):
     """Images of one axis: a band of 64 positions at most is a row; longer ones are cut into bands."""
     win = window((length,), width, padding=(padding,))

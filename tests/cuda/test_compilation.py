@@ -31,13 +31,13 @@ def _missing() -> str | None:
 
 
 pytestmark = [pytest.mark.skipif(_missing() is not None, reason=str(_missing())), pytest.mark.slow]
-# An architecture, and how many kernels it is to one that is compiled: all for two, some for the oldest and the newest.
+# An architecture, and how many kernels it is to one that is compiled: all for one, some for the others.
 ARCHITECTURES = [
     ("sm_75", 4),
-    ("sm_80", 1),
+    ("sm_80", 4),
     ("sm_90", 1),
     ("sm_100", 4),
-    *(pytest.param(name, 1, marks=pytest.mark.long) for name in ("sm_75", "sm_100")),
+    *(pytest.param(name, 1, marks=pytest.mark.long) for name in ("sm_75", "sm_80", "sm_100")),
 ]
 
 

@@ -180,8 +180,9 @@ def test_folders_that_are_no_run_folders(tmp_path):
     ):
         for more in ([], ["--resume"]):
             one_sentence(run(*SHORT, "--run", folder, *more))
-        for command in (["evaluate"], ["predict", tmp_path / "file"], ["export", tmp_path / "a.onnx"]):
-            one_sentence(run(*command, "--run", folder))
+        one_sentence(run("evaluate", "--run", folder))
+    for command in (["predict", tmp_path / "file"], ["export", tmp_path / "a.onnx"]):
+        one_sentence(run(*command, "--run", tmp_path / "mine"))
     assert (tmp_path / "mine" / "best.safetensors").read_text() == "mine"
 
 

@@ -140,7 +140,7 @@ print("made")
     ("number", "rank", "words"),
     [
         (signal.SIGKILL, 1, "gpucnn: process 1 of 3 was ended by signal 9 (SIGKILL)"),
-        (signal.SIGSTOP, 2, "has waited 20 seconds for the others"),
+        (signal.SIGSTOP, 2, "has waited 10 seconds for the others"),
     ],
 )
 def test_a_process_that_goes_ends_all_and_loses_nothing(tmp_path, number, rank, words):
@@ -157,7 +157,7 @@ def test_a_process_that_goes_ends_all_and_loses_nothing(tmp_path, number, rank, 
         "run",
         "--json",
     ]
-    process = mpi.start([*settings, "--time-limit", "20"], tmp_path, 3)
+    process = mpi.start([*settings, "--time-limit", "10"], tmp_path, 3)
     pids = wait_for_epochs(process, tmp_path, 3)
     os.kill(pids[rank], number)
     _, err = process.communicate(timeout=300)

@@ -6,7 +6,7 @@ import pytest
 from gpucnn import explain, show
 from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.layers import Dense
-from gpucnn.models import Model, lenet5, vgg_small
+from gpucnn.models import Model, lenet5
 from gpucnn.training import Doubt
 
 RNG = np.random.default_rng(0)
@@ -19,7 +19,7 @@ RNG = np.random.default_rng(0)
         (lenet5((1, 16, 16), 4), None),
         (lenet5((1, 120, 16), 3), None),
         (lenet5((1, 16, 40), 2), ["a class with a long name", "another"]),
-        (vgg_small((3, 32, 32), 3), None),
+        (lenet5((3, 20, 20), 3), None),
         (lenet5((2, 24, 16), outputs=2), None),
     ],
     ids=["lenet5", "tall", "wide", "colours", "regressor"],
@@ -38,6 +38,15 @@ def test_pictures_are_readable(drawn, tmp_path, model, classes, kind):
     assert values.tobytes() == expected.tobytes()
     shown = drawn.figure.axes[1].images[1].get_array()
     assert np.array_equal(shown, values)
+
+
+@pytest.mark.parametrize("kind", ["occlusion", "gradcam"])
+def test_narrow_images_without_a_reason_are_readable(drawn, tmp_path, kind):
+    """The scale's numbers are wider then, which leaves the title less room."""
+    model = lenet5((1, 120, 16), 2).initialize(0)
+    values = getattr(show, kind)(model, np.zeros((1, 120, 16), np.float32), tmp_path / "r.png", backend="numpy")
+    drawn.check(tmp_path / "r.png")
+    assert not values.any()
 
 
 def test_larger_images_are_shown_as_the_model_crops_them(drawn, tmp_path):
