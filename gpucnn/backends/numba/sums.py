@@ -351,8 +351,10 @@ class Sums:
             images, together, calls = self.images, self.together, []
             self.images, self.together = 1, 0
             inside = np.ones((images, len(taps)), bool)
-            for first, count, _ in _evened([(0, len(w), range(1))]):
-                found = arrange(inside, len(channels), 1, -(-count // LANES))
+            whole = [(0, len(w), range(1))]
+            shares = self.threads if images == 1 else 1  # of one image's outputs; more are divided too
+            for first, count, _ in whole if images == 1 else _evened(whole):
+                found = arrange(inside, len(channels), 1, -(-count // LANES), shares=shares)
                 found = Arrangement(found.tile, images, 1, found.cells, found.taps, found.cycles)
                 where, rows = (x, y, pixel, pixel, pixel), (first, count, w.strides[0])
                 slots = _from_block(ends | {conv.IMAGES: images}, y, first // LANES)

@@ -53,7 +53,8 @@ _TILES = {
         Tile(4, 6, cycles=12.0),
         Tile(4, 4, cycles=8.8),
         Tile(2, 4, cycles=4.8),
-        Tile(4, 1, cycles=8.0),  # bound by reading weights
+        Tile(4, 1, cycles=8.0),  # bound by reading weights, as the next
+        Tile(2, 1, cycles=4.0),
         Tile(1, 1, cycles=4.0),
     ),
     6: (Tile(1, 4, cycles=6.0), Tile(1, 1, cycles=4.0), Tile(2, 2, cycles=6.0), Tile(1, 8, cycles=16.0)),
@@ -88,12 +89,13 @@ def arrange(
     taps: int = 1,
     depthwise: bool = False,
     together: int = 0,
+    shares: int = 1,
 ) -> Arrangement:
     """The quickest tiles for `images` images of so many pixels and `blocks` blocks of output channels.
 
     `inside` (pixels, taps) says which taps of a pixel are inside the image; each has a term in each of `channels`
     channels. `pool` pixels that follow one another make a window, `run` are side by side; a kernel's row has `taps`.
-    Groups of images divide `together`, unless it is 0.
+    Groups of images divide `together`, unless it is 0. So many threads have a share of the blocks.
     """
     every = (_DEPTHWISE if depthwise else _TILES)[accumulators()]
     fitting = [t for t in every if t.vectors <= blocks and t.pixels % pool == 0 and run % t.together == 0]
@@ -114,7 +116,8 @@ def arrange(
             cells = cells[np.argsort(cells.mean(axis=1), kind="stable")]
             kinds = np.any(seen[cells % len(seen)], axis=1)
             one = int(kinds.sum()) * channels * tile.cycles + number * tile.end
-            cycles = -(-images // group) * -(-blocks // tile.vectors) * one
+            each = -(-blocks // (tile.vectors * shares)) * shares
+            cycles = -(-images // group) * each * one
             if found is None or cycles < found.cycles:
                 found = Arrangement(tile, group, size, cells, kinds, cycles)
     assert found is not None
