@@ -186,6 +186,11 @@ class Mode:
     def training(self, value: bool) -> None:
         self._here.training = value
 
+    @property
+    def passed(self) -> dict[int, int]:
+        """In how many of its places this thread's backward pass has been, by the layer's number."""
+        return vars(self._here).setdefault("passed", {})
+
 
 class Layer(Recordable):
     """Base of all layers; see the top of this module.

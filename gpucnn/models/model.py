@@ -446,6 +446,7 @@ class Model(Recordable):
                 raise ShapeError(f"the gradient has shape {dy.shape}; the outputs it belongs to have {expected}")
             if dy.data.dtype != dtype:
                 raise DTypeError(f"the gradient is {dy.data.dtype}; compute it in {np.dtype(dtype)}")
+            self.mode.passed.clear()
             return backward(dy)
 
         return y, checked_backward

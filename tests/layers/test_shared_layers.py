@@ -79,6 +79,21 @@ def test_the_gradient_is_the_sum_of_the_places_last_first():
             assert gradients[f"0.{kind}"].tobytes() == parts[f"0.{kind}"].tobytes()
 
 
+def test_backward_passes_come_in_any_order_and_any_number():
+    """As a step on two or three batches does: all forward first, each with its backward pass after."""
+    for device in devices():
+        model = tied().initialize(2).place(device)
+        dy = device.pack(np.random.default_rng(1).random((8, 3)).astype(F))
+
+        def gradient(backward, model=model, device=device, dy=dy):
+            backward(dy)
+            return device.host(model.grads).tobytes()
+
+        alone = [gradient(model.layer(device.pack(images))[1]) for images in (X[:8], X[8:16])]  # without the model
+        first, second = model(X[:8])[1], model(X[8:16])[1]
+        assert [gradient(back) for back in (first, second, second, first)] == [alone[i] for i in (0, 1, 1, 0)]
+
+
 def test_training_gives_the_same_bits_everywhere_and_is_recorded(capsys):
     def net():
         block = Sequential(Conv2d(2, 3, padding=1), BatchNorm(activation="relu"), Dropout(0.2))

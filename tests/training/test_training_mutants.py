@@ -350,11 +350,11 @@ OTHERS |= {
         "sum_of_the_places",
     ),
     "a second pass adds to the first": (
-        "layers/shared.py",
-        "if self._pass:",
-        "if False:",
+        "models/model.py",
+        "self.mode.passed.clear()",
+        "pass",
         SHARED,
-        "sum_of_the_places",
+        "in_any_order",
     ),
     "models of several sizes part when one moves": (
         "models/model.py",
