@@ -37,7 +37,7 @@ from gpucnn.backends.batch import Batch
 from gpucnn.errors import ConfigurationError, DTypeError, GpucnnError, ShapeError
 from gpucnn.geometry import Field
 from gpucnn.initializers import check_initializer
-from gpucnn.layers.own import checked, label
+from gpucnn.layers.own import checked, label, notice_call
 from gpucnn.recordable import Recordable, attributes, declaration, notice_change
 
 Backward = Callable[[Batch], Batch | None]
@@ -228,6 +228,7 @@ class Layer(Recordable):
     output_shape: Shape = ()
     _in_model = False
     _trainable = True
+    _adds = False  # whether it is in several places, whose gradients are added
 
     def __init_subclass__(cls, **settings: Any):
         super().__init_subclass__(**settings)
@@ -380,6 +381,7 @@ class Layer(Recordable):
 
     def check(self, x: Batch) -> None:
         """Raises ShapeError unless x has the shape that the layer was built for: backends do not check."""
+        notice_call(self)
         if not self.output_shape:
             raise ShapeError(
                 f"{label(self)} was not built; the layer that it is part of calls its connect(shape) in build"

@@ -29,6 +29,8 @@ class Shared:
     numbers in each.
     """
 
+    _adds = True
+
     def reset(self) -> None:
         """To be built anew."""
         vars(self).update(_built_for=None, _spares=[])
