@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Batch:
     """`images` images on `backend`, stored as `data` of shape (block, channel, *spatial, lane).
 
@@ -18,6 +18,10 @@ class Batch:
     data: Any
     images: int
     backend: Any
+
+    def __repr__(self) -> str:
+        place = getattr(self.backend, "name", "no backend")  # of a traced network
+        return f"<Batch {self.shape} on {place}; numpy() gives the values>"
 
     @property
     def is_stored(self) -> bool:

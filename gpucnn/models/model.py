@@ -440,6 +440,11 @@ class Model(Recordable):
 
         def checked_backward(dy: Batch) -> Batch | None:
             """Kernels look at neither the shape nor the type of the gradient."""
+            if dy is None:
+                raise ConfigurationError(
+                    "the gradient is None; give a batch of the model's backend. If another model's backward pass "
+                    "returned it, call model.layer.need_input_gradient(True) of that one after its prepare_training()"
+                )
             if not isinstance(dy, Batch) or dy.backend is not self.backend:
                 raise check.refuse("the gradient", dy, "a batch of the model's backend, such as y.like(array)")
             if dy.shape != expected or dy.data.shape != stored:

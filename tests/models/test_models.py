@@ -439,13 +439,30 @@ def test_a_gradient_by_hand_that_does_not_belong_to_the_outputs_is_refused(backe
             np.zeros((20, 10), np.float32),
             r"the gradient is .* give a batch of the model's backend, such as y.like\(array\)",
         ),
-        (None, r"the gradient is None; give a batch of the model's backend"),
+        (None, r"the gradient is None; give a batch .*need_input_gradient\(True\)"),
         (other.pack(np.zeros((20, 10), np.float32)), "give a batch of the model's backend"),
         (y.like(y.data.astype(np.float64)), "the gradient is float64; compute it in float32"),
     ):
         with pytest.raises(GpucnnError, match=said):
             backward(wrong)
     assert backward(place.pack(np.ones((20, 10), np.float32))).shape == (20, 1, 32, 32)
+
+
+def test_a_joined_model_that_computes_no_gradient_of_its_images_is_told_of():
+    place = get_backend("numpy")
+    first, last = (Model(Dense(3), (3,), head="regressor").initialize(seed).place(place) for seed in (1, 2))
+    last.prepare_training()
+    y, back = first(place.pack(np.ones((2, 3), np.float32)))
+    scores, back_of_last = last(y)
+    with pytest.raises(ConfigurationError, match=r"the gradient is None; .*\.need_input_gradient\(True\) of that one"):
+        back(back_of_last(scores))
+    last.layer.need_input_gradient(True)
+    assert back(back_of_last(scores)).shape == (2, 3)
+
+
+def test_a_batch_is_printed_in_a_line():
+    y, _ = Model(Dense(3), (2,)).initialize(1).place(get_backend("numba"))(np.ones((5, 2), np.float32))
+    assert repr(y) == "<Batch (5, 3) on numba; numpy() gives the values>"
 
 
 def test_a_mode_has_no_other_settings():
