@@ -155,8 +155,8 @@ class Mode:
     """State shared by all layers of a model: training or inference, the seed, and the step number.
 
     `training` is that of the thread that asks: another one may predict in the middle of a training step. `step` is a
-    uint32 array (1,) on the device, so that a recorded step draws new random numbers at each replay. `freezes` counts
-    the changes of `trainable` in the model's layers.
+    uint32 array (1,) on the device, so that a recorded step draws new random numbers at each replay; a number that is
+    assigned is written into it. `freezes` counts the changes of `trainable` in the model's layers.
     """
 
     def __init__(self):
@@ -176,6 +176,11 @@ class Mode:
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in ("seed", "step", "freezes", "training"):
             arguments.refuse_attribute(self, name, "it has training, seed and step")
+        if name == "step" and isinstance(value, (int, np.integer)):
+            if self.step is None:
+                raise ConfigurationError("the step is counted on a backend; call model.place(backend) before")
+            self.step[...] = arguments.integer("step", value, 0, 2**32 - 1)
+            return
         super().__setattr__(name, value)
 
     @property

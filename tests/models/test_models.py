@@ -11,7 +11,7 @@ import gpucnn
 from gpucnn import arithmetic
 from gpucnn.backends import get_backend
 from gpucnn.errors import CheckpointError, ConfigurationError, DataError, DTypeError, GpucnnError, ShapeError
-from gpucnn.layers import BatchNorm, Conv2d, Dense, Flatten, Layer, Sequential
+from gpucnn.layers import BatchNorm, Conv2d, Dense, Dropout, Flatten, Layer, Sequential
 from gpucnn.models import Model, build_model, lenet5, resnet20, vgg_small
 from gpucnn.models.files import describe, write_tensors
 from tests.models.nets import OF_IMAGES
@@ -458,6 +458,21 @@ def test_a_joined_model_that_computes_no_gradient_of_its_images_is_told_of():
         back(back_of_last(scores))
     last.layer.need_input_gradient(True)
     assert back(back_of_last(scores)).shape == (2, 3)
+
+
+def test_dropout_draws_anew_in_a_loop_that_counts_its_steps():
+    model, drawn = Model(Dropout(0.5), (40,)), {}
+    with pytest.raises(ConfigurationError, match=r"call model\.place\(backend\) before"):
+        model.mode.step = 1
+    model.mode.training = True
+    for place in map(get_backend, ("numpy", "numba")):
+        model.place(place)
+        for step in (1, 2, np.int64(1)):
+            model.mode.step = step
+            drawn.setdefault(int(step), set()).add(model(np.ones((3, 40), np.float32))[0].numpy().tobytes())
+    assert len(drawn[1]) == len(drawn[2]) == 1 and drawn[1] != drawn[2]
+    with pytest.raises(ConfigurationError, match="step is -1; give"):
+        model.mode.step = -1
 
 
 def test_a_batch_is_printed_in_a_line():
