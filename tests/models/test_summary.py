@@ -78,7 +78,7 @@ def test_totals_count_everything_once():
 def test_a_user_defined_layer_counts_with_all_inside():
     class Wrapped(Layer):
         def __init__(self):
-            self.inner = Dense(5)
+            self.inner = Sequential(Dense(5))
 
         def build(self, shape):
             return self.inner.connect(shape)
@@ -89,6 +89,7 @@ def test_a_user_defined_layer_counts_with_all_inside():
     model = Model(Sequential(Flatten(), Wrapped()), (1, 4, 4))
     table = summary(model)
     assert table.rows[1].parameters == 85 == table.total.parameters
+    assert table.rows[1].multiply_adds == 80 == table.total.multiply_adds
 
 
 def test_the_table_prints_every_layer():
