@@ -446,7 +446,7 @@ class Model(Recordable):
                     "returned it, call model.layer.need_input_gradient(True) of that one after its prepare_training()"
                 )
             if not isinstance(dy, Batch) or dy.backend is not self.backend:
-                raise check.refuse("the gradient", dy, "a batch of the model's backend, such as y.like(array)")
+                raise check.refuse("the gradient", dy, "a batch of the model's backend, such as y.backend.pack(array)")
             if dy.shape != expected or dy.data.shape != stored:
                 raise ShapeError(f"the gradient has shape {dy.shape}; the outputs it belongs to have {expected}")
             if dy.data.dtype != dtype:

@@ -437,7 +437,7 @@ def test_a_gradient_by_hand_that_does_not_belong_to_the_outputs_is_refused(backe
         (place.pack(np.zeros((20, 9), np.float32)), r"has shape \(20, 9\); the outputs it belongs to have \(20, 10\)"),
         (
             np.zeros((20, 10), np.float32),
-            r"the gradient is .* give a batch of the model's backend, such as y.like\(array\)",
+            r"the gradient is .* give a batch of the model's backend, such as y.backend.pack\(array\)",
         ),
         (None, r"the gradient is None; give a batch .*need_input_gradient\(True\)"),
         (other.pack(np.zeros((20, 10), np.float32)), "give a batch of the model's backend"),
