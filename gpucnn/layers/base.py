@@ -231,6 +231,7 @@ class Layer(Recordable):
     number = 0
     input_shape: Shape = ()
     output_shape: Shape = ()
+    _renamed = ("use_bias", "bias")  # an attribute, and what `__init__` calls it
     _in_model = False
     _trainable = True
     _adds = False  # whether it is in several places, whose gradients are added
@@ -406,13 +407,14 @@ class Layer(Recordable):
         """The layer's class and its non-default settings, without the layers inside it."""
         defaults = {name: p.default for name, p in inspect.signature(type(self)).parameters.items()}
         inside = {name.partition(".")[0] for name, _ in self.children()}
-        settings = self._settings()
+        settings, called = self._settings(), dict([self._renamed])
         shown = {
-            name: value
+            argument: value
             for name, value in vars(self).items()
             # None instead of a default string turns something off, such as an activation.
             if name in settings or (value is None and isinstance(defaults.get(name), str))
-            if name not in inside and (name not in defaults or defaults[name] != value)
+            if name not in inside
+            if (argument := called.get(name, name)) not in defaults or defaults[argument] != value
         }
         return _call(type(self).__name__, shown)
 
