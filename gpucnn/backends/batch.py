@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.errors import ShapeError
+
 
 @dataclass(slots=True, eq=False, repr=False)
 class Batch:
@@ -49,7 +51,10 @@ class Batch:
         """The same values with each image's axes as `shape`, row-major:
         (N, C, H, W) flattens with `reshape(C * H * W)`.
         """
-        return self.like(self.data.reshape(self.data.shape[0], *shape, self.data.shape[-1]))
+        try:
+            return self.like(self.data.reshape(self.data.shape[0], *shape, self.data.shape[-1]))
+        except ValueError:
+            raise ShapeError(f"images of shape {self.shape[1:]} have not as many values as {shape}") from None
 
     def numpy(self) -> np.ndarray:
         """The values on the host as (N, C, *spatial)."""

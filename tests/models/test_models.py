@@ -480,6 +480,15 @@ def test_a_batch_is_printed_in_a_line():
     assert repr(y) == "<Batch (5, 3) on numba; numpy() gives the values>"
 
 
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_batch_keeps_its_values_when_reshaped(backend):
+    values = np.arange(30, dtype=np.float32).reshape(5, 6)
+    batch = get_backend(backend).pack(values)
+    assert np.array_equal(batch.reshape(2, 3).numpy(), values.reshape(5, 2, 3))
+    with pytest.raises(ShapeError, match=r"images of shape \(6,\) have not as many values as \(2, 4\)"):
+        batch.reshape(2, 4)
+
+
 def test_a_mode_has_no_other_settings():
     model = lenet5()
     with pytest.raises(AttributeError, match="Mode has no attribute 'train'; it has training, seed and step"):
