@@ -356,6 +356,20 @@ OTHERS |= {
         SHARED,
         "in_any_order",
     ),
+    "a layer that runs three times in a user's keeps one gradient": (
+        "layers/own.py",
+        "called.count(layer) > 1]",
+        "called.count(layer) > 3]",
+        SHARED,
+        "calls_several_times",
+    ),
+    "dropout draws the same in each step of a loop by hand": (
+        "layers/base.py",
+        'self.step[...] = arguments.integer("step", value, 0, 2**32 - 1)',
+        "pass",
+        "models/test_models.py",
+        "counts_its_steps",
+    ),
     "models of several sizes part when one moves": (
         "models/model.py",
         "for model in list(self._group):\n            model._bind",
