@@ -72,6 +72,7 @@ class Optimizer(Recordable):
 
     def divide(self, pieces: "Sequence[Piece]") -> None:
         """From now on `step` changes these pieces of the weights only, each with its factor of the learning rate."""
+        self._check_placed()
         self._pieces = tuple(pieces)
         factors = {factor for _, _, factor in pieces} - {1.0}
         self._hypers = {1.0: self.hyper} | {f: self.backend.zeros((self.hypers,), np.float32) for f in factors}
@@ -82,6 +83,7 @@ class Optimizer(Recordable):
 
     def set_rates(self, factor: float, step: int) -> float:
         """Put the rates of step `step` (from 1) with a schedule's `factor` on the device; returns the learning rate."""
+        self._check_placed()
         integer("step", step)
         self._rated[0] = True
         rates = {piece: self.rates(self.lr * factor * piece, step) for piece in self._hypers}
@@ -129,9 +131,12 @@ class Optimizer(Recordable):
             finally:
                 own.update(state=state, hyper=hyper)
 
-    def _check_arrays(self, weights, gradients) -> None:
+    def _check_placed(self) -> None:
         if self.backend is None:
             raise ConfigurationError("the optimizer is not placed; call optimizer.place(backend, model.values.size)")
+
+    def _check_arrays(self, weights, gradients) -> None:
+        self._check_placed()
         if not self._rated[0] and type(self).set_rates is Optimizer.set_rates:
             raise ConfigurationError("the rates are not set; call optimizer.set_rates(1.0, step) first, from step 1 on")
         for name, array in (("weights", weights), ("gradients", gradients)):

@@ -51,8 +51,8 @@ def summary(model: Model) -> Summary:
 
     The paths of a Residual or Concat are listed one after the other, their addition or concatenation after them; its
     receptive field is the largest of theirs. What a normalization sees through its statistics is not counted. Your
-    own layer counts with its parameters; unless it defines `multiply_adds` and `receptive_field`, they count as 0,
-    and it is taken to see one value of its input if it keeps the map's size, else the whole image.
+    own layer counts with its parameters; unless it defines `multiply_adds` and `receptive_field`, the former are those
+    of the layers in it, and it is taken to see one value of its input if it keeps the map's size, else the whole image.
     """
     rows: list[Row] = []
     axes = len(a_model(model).input_shape) - 1
@@ -85,13 +85,17 @@ def _list(layer: Layer, field: Field, image: tuple[int, ...], rows: list[Row]) -
             layer.name,
             type(layer).__name__,
             layer.output_shape,
-            sum(math.prod(p.shape) for part in own for _, p in part.parameters()),
-            layer.multiply_adds(),
+            sum(math.prod(p.shape) for part in dict.fromkeys(own) for _, p in part.parameters()),
+            layer.multiply_adds() if layer.split else _multiply_adds(layer),
             _visible(after, image),
             layer.dense_weights(),
         )
     )
     return after
+
+
+def _multiply_adds(layer: Layer) -> int:
+    return layer.multiply_adds() or sum(_multiply_adds(part) for _, part in layer.children())
 
 
 def _visible(field: Field, image: tuple[int, ...]) -> tuple[int, ...]:

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.errors import ShapeError
 
-@dataclass(slots=True, eq=False)
+
+@dataclass(slots=True, eq=False, repr=False)
 class Batch:
     """`images` images on `backend`, stored as `data` of shape (block, channel, *spatial, lane).
 
@@ -18,6 +20,10 @@ class Batch:
     data: Any
     images: int
     backend: Any
+
+    def __repr__(self) -> str:
+        place = getattr(self.backend, "name", "no backend")  # of a traced network
+        return f"<Batch {self.shape} on {place}; numpy() gives the values>"
 
     @property
     def is_stored(self) -> bool:
@@ -45,7 +51,10 @@ class Batch:
         """The same values with each image's axes as `shape`, row-major:
         (N, C, H, W) flattens with `reshape(C * H * W)`.
         """
-        return self.like(self.data.reshape(self.data.shape[0], *shape, self.data.shape[-1]))
+        try:
+            return self.like(self.data.reshape(self.data.shape[0], *shape, self.data.shape[-1]))
+        except ValueError:
+            raise ShapeError(f"images of shape {self.shape[1:]} have not as many values as {shape}") from None
 
     def numpy(self) -> np.ndarray:
         """The values on the host as (N, C, *spatial)."""

@@ -37,7 +37,7 @@ from gpucnn.backends.batch import Batch
 from gpucnn.errors import ConfigurationError, DTypeError, GpucnnError, ShapeError
 from gpucnn.geometry import Field
 from gpucnn.initializers import check_initializer
-from gpucnn.layers.own import checked, label
+from gpucnn.layers.own import checked, label, notice_call
 from gpucnn.recordable import Recordable, attributes, declaration, notice_change
 
 Backward = Callable[[Batch], Batch | None]
@@ -155,8 +155,8 @@ class Mode:
     """State shared by all layers of a model: training or inference, the seed, and the step number.
 
     `training` is that of the thread that asks: another one may predict in the middle of a training step. `step` is a
-    uint32 array (1,) on the device, so that a recorded step draws new random numbers at each replay. `freezes` counts
-    the changes of `trainable` in the model's layers.
+    uint32 array (1,) on the device, so that a recorded step draws new random numbers at each replay; a number that is
+    assigned is written into it. `freezes` counts the changes of `trainable` in the model's layers.
     """
 
     def __init__(self):
@@ -176,6 +176,11 @@ class Mode:
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in ("seed", "step", "freezes", "training"):
             arguments.refuse_attribute(self, name, "it has training, seed and step")
+        if name == "step" and isinstance(value, (int, np.integer)):
+            if self.step is None:
+                raise ConfigurationError("the step is counted on a backend; call model.place(backend) before")
+            self.step[...] = arguments.integer("step", value, 0, 2**32 - 1)
+            return
         super().__setattr__(name, value)
 
     @property
@@ -185,6 +190,11 @@ class Mode:
     @training.setter
     def training(self, value: bool) -> None:
         self._here.training = value
+
+    @property
+    def passed(self) -> dict[int, int]:
+        """In how many of its places this thread's backward pass has been, by the layer's number."""
+        return vars(self._here).setdefault("passed", {})
 
 
 class Layer(Recordable):
@@ -221,8 +231,10 @@ class Layer(Recordable):
     number = 0
     input_shape: Shape = ()
     output_shape: Shape = ()
+    _renamed = ("use_bias", "bias")  # an attribute, and what `__init__` calls it
     _in_model = False
     _trainable = True
+    _adds = False  # whether it is in several places, whose gradients are added
 
     def __init_subclass__(cls, **settings: Any):
         super().__init_subclass__(**settings)
@@ -375,6 +387,7 @@ class Layer(Recordable):
 
     def check(self, x: Batch) -> None:
         """Raises ShapeError unless x has the shape that the layer was built for: backends do not check."""
+        notice_call(self)
         if not self.output_shape:
             raise ShapeError(
                 f"{label(self)} was not built; the layer that it is part of calls its connect(shape) in build"
@@ -394,13 +407,14 @@ class Layer(Recordable):
         """The layer's class and its non-default settings, without the layers inside it."""
         defaults = {name: p.default for name, p in inspect.signature(type(self)).parameters.items()}
         inside = {name.partition(".")[0] for name, _ in self.children()}
-        settings = self._settings()
+        settings, called = self._settings(), dict([self._renamed])
         shown = {
-            name: value
+            argument: value
             for name, value in vars(self).items()
             # None instead of a default string turns something off, such as an activation.
             if name in settings or (value is None and isinstance(defaults.get(name), str))
-            if name not in inside and (name not in defaults or defaults[name] != value)
+            if name not in inside
+            if (argument := called.get(name, name)) not in defaults or defaults[argument] != value
         }
         return _call(type(self).__name__, shown)
 

@@ -20,7 +20,14 @@ def label(layer: Layer) -> str:
     return f"layer {layer.name} ({type(layer).__name__})" if layer.name else type(layer).__name__
 
 
-_within = local()
+_within = local()  # `called`: the layers that have run within the user's outermost one, one after the other
+
+
+def notice_call(layer: Layer) -> None:
+    """A built-in layer runs, or a user's in another of the user's."""
+    called = getattr(_within, "called", None)
+    if called is not None:
+        called.append(layer)
 
 
 def checked(call: Callable) -> Callable:
@@ -28,19 +35,30 @@ def checked(call: Callable) -> Callable:
 
     @functools.wraps(call)
     def call_checked(self: Layer, /, *inputs: Any, **named: Any) -> Any:
+        if getattr(_within, "called", None) is not None:
+            return noticed(self, *inputs, **named)[0]
         x = next((batch for batch in (*inputs, *named.values()) if isinstance(batch, Batch)), None)
-        if x is None or getattr(_within, "own", False):
+        if x is None:
             return call(self, *inputs, **named)
         if x.backend.is_recording and not is_recordable(self):
             return _live(self, x, inputs, named)
         return run(self, x, *inputs, **named)
 
-    def run(self: Layer, x: Batch, /, *inputs: Any, **named: Any) -> Any:
-        _within.own = True
+    def noticed(self: Layer, /, *inputs: Any, **named: Any) -> tuple[Any, list[Layer]]:
+        """What the call returns, and the layers that ran within it."""
+        around, called = getattr(_within, "called", None), list[Layer]()
+        _within.called = called
         try:
             result = call(self, *inputs, **named)
         finally:
-            _within.own = False
+            _within.called = around
+        called = [layer for layer in called if layer is not self]  # as a class of ours that it extends
+        if around is not None:
+            around += [self, *called]
+        return result, called
+
+    def run(self: Layer, x: Batch, /, *inputs: Any, **named: Any) -> Any:
+        result, called = noticed(self, *inputs, **named)
         y, backward = result if isinstance(result, (tuple, list)) and len(result) == 2 else (result, "")
         if not (callable(backward) or (backward is None and not self.mode.training)):
             raise ConfigurationError(
@@ -50,7 +68,16 @@ def checked(call: Callable) -> Callable:
         if backward is None:
             return y, backward
 
+        again = [layer for layer in dict.fromkeys(called) if not layer._adds and called.count(layer) > 1]
+
         def checked_backward(dy: Batch) -> Batch | None:
+            for layer in again:
+                if layer._trainable and any(True for _ in layer.parameters()):
+                    raise ConfigurationError(
+                        f"{label(layer)} runs {called.count(layer)} times in a call of {label(self)}, and of the "
+                        "gradients of its weights only the last would stay; hold it in two attributes of your layer, "
+                        "such as self.cell = self.again = cell, and they are added"
+                    )
             dx = backward(dy)
             if dx is not None or self.input_gradient:
                 check_batch(label(self), " from its backward pass", dx, x.shape[1:], x.images)

@@ -86,6 +86,7 @@ class Pad(_Resampled):
     """
 
     local = True
+    _renamed = ("padding_mode", "mode")
 
     def __init__(self, padding: Padding, mode: str = "zeros", value: float = 0.0):
         self.padding = arguments.padding(padding)
@@ -122,6 +123,8 @@ class Upsample(_Resampled):
     `mode` "nearest" repeats pixels; "linear" is linear, bilinear or trilinear interpolation, by the number of axes.
     `align_corners` aligns the corner pixels of both maps, as in PyTorch.
     """
+
+    _renamed = ("interpolation", "mode")
 
     def __init__(self, scale=None, *, size=None, mode: str = "nearest", align_corners: bool = False):
         check_upsampling(scale, size, mode, align_corners)

@@ -29,9 +29,11 @@ class Shared:
     numbers in each.
     """
 
+    _adds = True
+
     def reset(self) -> None:
         """To be built anew."""
-        vars(self).update(_built_for=None, _pass=[], _spares=[])
+        vars(self).update(_built_for=None, _spares=[])
 
     def place(self: Any, backend: Backend) -> None:
         """Allocate what adding gradients needs: a recorded step allocates nothing and copies nothing from the host."""
@@ -66,13 +68,13 @@ def _shared(kind: Any, declared: tuple[str, ...]) -> type:
 
     def call(self, x: Batch) -> tuple[Batch, Backward]:
         y, backward = kind.__call__(self, x)
-        if self._pass:  # a gradient was computed since: this is the next pass
-            vars(self).update(_pass=[])
-        done = self._pass
+        self.mode.passed.pop(self.number, None)  # without a model nobody else says that a pass is over
 
         def adding(dy: Batch) -> Batch | None:
-            dx = _adding(self, backward, dy, len(done)) if done and self._trainable else backward(dy)
-            done.append(True)
+            passed = self.mode.passed
+            done = passed.get(self.number, 0)
+            dx = _adding(self, backward, dy, done) if done and self._trainable else backward(dy)
+            passed[self.number] = done + 1
             return dx
 
         return y, adding

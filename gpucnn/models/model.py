@@ -440,12 +440,18 @@ class Model(Recordable):
 
         def checked_backward(dy: Batch) -> Batch | None:
             """Kernels look at neither the shape nor the type of the gradient."""
+            if dy is None:
+                raise ConfigurationError(
+                    "the gradient is None; give a batch of the model's backend. If another model's backward pass "
+                    "returned it, call model.layer.need_input_gradient(True) of that one after its prepare_training()"
+                )
             if not isinstance(dy, Batch) or dy.backend is not self.backend:
-                raise check.refuse("the gradient", dy, "a batch of the model's backend, such as y.like(array)")
+                raise check.refuse("the gradient", dy, "a batch of the model's backend, such as y.backend.pack(array)")
             if dy.shape != expected or dy.data.shape != stored:
                 raise ShapeError(f"the gradient has shape {dy.shape}; the outputs it belongs to have {expected}")
             if dy.data.dtype != dtype:
                 raise DTypeError(f"the gradient is {dy.data.dtype}; compute it in {np.dtype(dtype)}")
+            self.mode.passed.clear()
             return backward(dy)
 
         return y, checked_backward

@@ -180,6 +180,10 @@ def _build(made: list[TorchModule]):
         if module.parts:
             parts = {name: nn.Sequential(*map(one, part)) for name, part in module.parts.items()}
             return Residual(**parts) if module.kind == "Residual" else Concat(parts)
+        if not hasattr(nn, module.kind):
+            raise ConfigurationError(
+                f"torch.nn has no {module.kind}, which the pytorch() of a layer of yours names; name one that it has"
+            )
         return getattr(nn, module.kind)(**module.arguments)
 
     return nn.Sequential(*map(one, made))

@@ -346,11 +346,25 @@ def test_a_model_prints_its_layers():
     assert text.splitlines() == [
         "custom, images of 2x4x5, 89 parameters",
         "  0             Residual(activation=None)",
-        "  0.body.0      Conv2d(out_channels=2, kernel_size=3, padding=1, use_bias=False)",
+        "  0.body.0      Conv2d(out_channels=2, kernel_size=3, padding=1, bias=False)",
         "  1             Blocks()",
-        "  1.blocks.0    Conv2d(out_channels=2, kernel_size=3, padding=1, use_bias=True, activation='tanh')",
-        "  1.blocks.1    Conv2d(out_channels=2, kernel_size=1, use_bias=True)",
-        "  1.rest.0.0    Conv2d(out_channels=2, kernel_size=1, use_bias=True)",
-        "  1.named.last  Conv2d(out_channels=1, kernel_size=1, use_bias=True)",
+        "  1.blocks.0    Conv2d(out_channels=2, kernel_size=3, padding=1, activation='tanh')",
+        "  1.blocks.1    Conv2d(out_channels=2, kernel_size=1)",
+        "  1.rest.0.0    Conv2d(out_channels=2, kernel_size=1)",
+        "  1.named.last  Conv2d(out_channels=1, kernel_size=1)",
         "  2             Flatten()",
     ]
+
+
+def test_a_layer_is_described_as_it_is_written():
+    written = (
+        'Pad(padding=1, mode="reflect")',
+        'Upsample(scale=2, mode="linear")',
+        "Conv2d(out_channels=4, kernel_size=3)",
+        "ConvTranspose2d(out_channels=4, kernel_size=2, stride=2, bias=False)",
+        "Dense(units=3, bias=False)",
+    )
+    for text in written:
+        layer = eval(text, vars(gpucnn.layers))
+        Model(layer, (4,) if text.startswith("Dense") else (4, 8, 8))
+        assert layer.describe() == text.replace('"', "'")

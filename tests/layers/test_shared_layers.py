@@ -79,6 +79,21 @@ def test_the_gradient_is_the_sum_of_the_places_last_first():
             assert gradients[f"0.{kind}"].tobytes() == parts[f"0.{kind}"].tobytes()
 
 
+def test_backward_passes_come_in_any_order_and_any_number():
+    """As a step on two or three batches does: all forward first, each with its backward pass after."""
+    for device in devices():
+        model = tied().initialize(2).place(device)
+        dy = device.pack(np.random.default_rng(1).random((8, 3)).astype(F))
+
+        def gradient(backward, model=model, device=device, dy=dy):
+            backward(dy)
+            return device.host(model.grads).tobytes()
+
+        alone = [gradient(model.layer(device.pack(images))[1]) for images in (X[:8], X[8:16])]  # without the model
+        first, second = model(X[:8])[1], model(X[8:16])[1]
+        assert [gradient(back) for back in (first, second, second, first)] == [alone[i] for i in (0, 1, 1, 0)]
+
+
 def test_training_gives_the_same_bits_everywhere_and_is_recorded(capsys):
     def net():
         block = Sequential(Conv2d(2, 3, padding=1), BatchNorm(activation="relu"), Dropout(0.2))
@@ -165,6 +180,63 @@ def test_one_parameter_in_two_layers_is_refused():
     with pytest.raises(ConfigurationError, match=r"Held as w has an array already, another model's or its own"):
         Model(Held(one), (2,))
     assert Model(copy.deepcopy(both), (2,)).parameter_count == 2
+
+
+class Unrolled(Layer):
+    """One layer of its own, three times in a row."""
+
+    def __init__(self, cell, *again):
+        self.cell, self.again = cell, again
+
+    def build(self, shape):
+        return self.cell.connect(shape)
+
+    def __call__(self, x):
+        steps = []
+        for _ in range(3):
+            x, step = self.cell(x)
+            steps.insert(0, step)
+
+        def backward(dy):
+            for step in steps:
+                dy = step(dy)
+            return dy
+
+        return x, backward
+
+
+class Skipped(Unrolled):
+    """The layer once."""
+
+    def __call__(self, x):
+        return self.cell(x)
+
+
+class Within(Conv2d):
+    """Looks at its input before it computes as a convolution."""
+
+    def __call__(self, x):
+        self.check(x)
+        return super().__call__(x)
+
+
+@pytest.mark.parametrize("kind", [Conv2d, Within])
+def test_a_layer_that_a_layer_of_the_users_calls_several_times_needs_several_places(kind):
+    cell = kind(1, 3, padding=1, activation="tanh")
+    words = r"layer [cel.]+ \((Conv2d|Within)\) runs 3 times in a call of \w+, .* hold it in two attributes"
+    with pytest.raises(ConfigurationError, match=words):
+        gpucnn.check_gradients(Unrolled(cell), shape=(1, 8, 8))
+    with pytest.raises(ConfigurationError, match=words):
+        gpucnn.check_gradients(Skipped(Unrolled(cell)), shape=(1, 8, 8))
+    assert gpucnn.check_gradients(Unrolled(cell, cell), shape=(1, 8, 8)).passed
+    assert gpucnn.check_gradients(Skipped(cell), shape=(1, 8, 8)).passed
+
+
+def test_weights_that_training_leaves_alone_may_be_used_in_one_place():
+    model = Model(Sequential(Unrolled(Conv2d(1, 3, padding=1)), Flatten(), Dense(3)), (1, 8, 8)).initialize(0)
+    model.freeze("0")
+    small.trainer(model=model, backend="numba").fit(X, Y, 1)
+    assert model.predict(X[:2]).shape == (2, 3)
 
 
 # ---- one set of weights for several sizes ----------------------------------------------------------------------------

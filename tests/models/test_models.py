@@ -11,7 +11,7 @@ import gpucnn
 from gpucnn import arithmetic
 from gpucnn.backends import get_backend
 from gpucnn.errors import CheckpointError, ConfigurationError, DataError, DTypeError, GpucnnError, ShapeError
-from gpucnn.layers import BatchNorm, Conv2d, Dense, Flatten, Layer, Sequential
+from gpucnn.layers import BatchNorm, Conv2d, Dense, Dropout, Flatten, Layer, Sequential
 from gpucnn.models import Model, build_model, lenet5, resnet20, vgg_small
 from gpucnn.models.files import describe, write_tensors
 from tests.models.nets import OF_IMAGES
@@ -437,15 +437,56 @@ def test_a_gradient_by_hand_that_does_not_belong_to_the_outputs_is_refused(backe
         (place.pack(np.zeros((20, 9), np.float32)), r"has shape \(20, 9\); the outputs it belongs to have \(20, 10\)"),
         (
             np.zeros((20, 10), np.float32),
-            r"the gradient is .* give a batch of the model's backend, such as y.like\(array\)",
+            r"the gradient is .* give a batch of the model's backend, such as y.backend.pack\(array\)",
         ),
-        (None, r"the gradient is None; give a batch of the model's backend"),
+        (None, r"the gradient is None; give a batch .*need_input_gradient\(True\)"),
         (other.pack(np.zeros((20, 10), np.float32)), "give a batch of the model's backend"),
         (y.like(y.data.astype(np.float64)), "the gradient is float64; compute it in float32"),
     ):
         with pytest.raises(GpucnnError, match=said):
             backward(wrong)
     assert backward(place.pack(np.ones((20, 10), np.float32))).shape == (20, 1, 32, 32)
+
+
+def test_a_joined_model_that_computes_no_gradient_of_its_images_is_told_of():
+    place = get_backend("numpy")
+    first, last = (Model(Dense(3), (3,), head="regressor").initialize(seed).place(place) for seed in (1, 2))
+    last.prepare_training()
+    y, back = first(place.pack(np.ones((2, 3), np.float32)))
+    scores, back_of_last = last(y)
+    with pytest.raises(ConfigurationError, match=r"the gradient is None; .*\.need_input_gradient\(True\) of that one"):
+        back(back_of_last(scores))
+    last.layer.need_input_gradient(True)
+    assert back(back_of_last(scores)).shape == (2, 3)
+
+
+def test_dropout_draws_anew_in_a_loop_that_counts_its_steps():
+    model, drawn = Model(Dropout(0.5), (40,)), {}
+    with pytest.raises(ConfigurationError, match=r"call model\.place\(backend\) before"):
+        model.mode.step = 1
+    model.mode.training = True
+    for place in map(get_backend, ("numpy", "numba")):
+        model.place(place)
+        for step in (1, 2, np.int64(1)):
+            model.mode.step = step
+            drawn.setdefault(int(step), set()).add(model(np.ones((3, 40), np.float32))[0].numpy().tobytes())
+    assert len(drawn[1]) == len(drawn[2]) == 1 and drawn[1] != drawn[2]
+    with pytest.raises(ConfigurationError, match="step is -1; give"):
+        model.mode.step = -1
+
+
+def test_a_batch_is_printed_in_a_line():
+    y, _ = Model(Dense(3), (2,)).initialize(1).place(get_backend("numba"))(np.ones((5, 2), np.float32))
+    assert repr(y) == "<Batch (5, 3) on numba; numpy() gives the values>"
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_batch_keeps_its_values_when_reshaped(backend):
+    values = np.arange(30, dtype=np.float32).reshape(5, 6)
+    batch = get_backend(backend).pack(values)
+    assert np.array_equal(batch.reshape(2, 3).numpy(), values.reshape(5, 2, 3))
+    with pytest.raises(ShapeError, match=r"images of shape \(6,\) have not as many values as \(2, 4\)"):
+        batch.reshape(2, 4)
 
 
 def test_a_mode_has_no_other_settings():

@@ -32,6 +32,7 @@ from gpucnn.layers import (
     SiLU,
     Softmax,
     Tanh,
+    TorchModule,
     Upsample,
 )
 from gpucnn.models import (
@@ -179,6 +180,20 @@ def test_layers_without_a_counterpart_are_refused(layer, words):
             call(model)
     with pytest.raises(ConfigurationError, match="Own"):
         to_pytorch(Model(Own(3), (4,)))
+
+
+class Misnamed(Layer):
+    def __call__(self, x):
+        return x, lambda dy: dy
+
+    def pytorch(self):
+        return [TorchModule("Misnamed")]
+
+
+@pytest.mark.pytorch
+def test_a_module_that_pytorch_lacks_is_refused(torch):
+    with pytest.raises(ConfigurationError, match=r"torch.nn has no Misnamed, which the pytorch\(\) of a layer"):
+        pytorch_module(Model(Sequential(Misnamed(), Dense(2)), (4,)).initialize(0))
 
 
 def test_the_documents_names_are_those_of_the_program():

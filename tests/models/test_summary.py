@@ -78,17 +78,20 @@ def test_totals_count_everything_once():
 def test_a_user_defined_layer_counts_with_all_inside():
     class Wrapped(Layer):
         def __init__(self):
-            self.inner = Dense(5)
+            self.inner = Sequential(Dense(5))
+            self.twice = self.again = Dense(5)
 
         def build(self, shape):
-            return self.inner.connect(shape)
+            self.twice.connect(self.inner.connect(shape))
+            return self.again.connect((5,))
 
         def __call__(self, x):
-            return self.inner(x)
+            raise NotImplementedError
 
     model = Model(Sequential(Flatten(), Wrapped()), (1, 4, 4))
     table = summary(model)
-    assert table.rows[1].parameters == 85 == table.total.parameters
+    assert table.rows[1].parameters == 85 + 30 == table.total.parameters
+    assert table.rows[1].multiply_adds == 80 + 2 * 25 == table.total.multiply_adds
 
 
 def test_the_table_prints_every_layer():

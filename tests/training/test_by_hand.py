@@ -60,8 +60,14 @@ def test_totals_have_room(name):
 def test_an_optimizer_looks_at_what_it_gets(name):
     backend, optimizer = get_backend(name), SGD(0.1)
     weights, gradients = backend.array(np.ones(32, np.float32)), backend.array(np.ones(32, np.float32))
-    with pytest.raises(GpucnnError, match=r"not placed; call optimizer.place\(backend, model.values.size\)"):
-        optimizer.step(weights, gradients)
+    first = (
+        lambda: optimizer.step(weights, gradients),
+        lambda: optimizer.set_rates(1.0, 1),
+        lambda: optimizer.divide([]),
+    )
+    for call in first:
+        with pytest.raises(GpucnnError, match=r"not placed; call optimizer.place\(backend, model.values.size\)"):
+            call()
     with pytest.raises(GpucnnError, match="backend is 'numba' of type str; give a backend"):
         optimizer.place("numba", 32)
     optimizer.place(backend, 32)

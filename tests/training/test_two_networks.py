@@ -18,6 +18,7 @@ class Player:
 
     def learn(self) -> None:
         self.steps += 1
+        self.model.mode.step = self.steps
         self.optimizer.set_rates(1.0, self.steps)
         self.optimizer.step(self.model.values, self.model.grads)
 
