@@ -54,7 +54,8 @@ class Batch:
         try:
             return self.like(self.data.reshape(self.data.shape[0], *shape, self.data.shape[-1]))
         except ValueError:
-            raise ShapeError(f"images of shape {self.shape[1:]} have not as many values as {shape}") from None
+            what = f"images of shape {self.shape[1:]} cannot be reshaped to {shape}"
+            raise ShapeError(f"{what}, which has another number of values") from None
 
     def numpy(self) -> np.ndarray:
         """The values on the host as (N, C, *spatial)."""

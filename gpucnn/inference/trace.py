@@ -40,6 +40,8 @@ class _Reshaping(Batch):
         if -1 in shape:
             known = -math.prod(shape)
             shape = tuple(size // known if n == -1 else n for n in shape)
+        if math.prod(shape) != size:
+            raise Unplannable("a reshape to another number of values")  # layer by layer it is refused in words
         if shape == self.data.node.shape:
             return self
         return self.backend.emit("reshape", (self,), shape, shape=shape)

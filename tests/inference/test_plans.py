@@ -16,6 +16,7 @@ from gpucnn import layers as L
 from gpucnn.backends import get_backend
 from gpucnn.backends.numba import helpers
 from gpucnn.backends.protocol import Backend
+from gpucnn.errors import ShapeError
 from gpucnn.models import Model, plans
 from tests.inference.kinds import KINDS, made, settle
 from tests.inference.random_networks import random_flat_network, random_network
@@ -298,6 +299,38 @@ def test_layers_of_ones_own_run_as_ever(layer):
     model.values *= 2
     assert same(model.predict(x), expected(model, x))
     assert not is_planned(model)
+
+
+class Reshaped(L.Layer):
+    """Says that it makes 6 values of what has another number."""
+
+    recordable = True
+
+    def build(self, shape):
+        return (2, 3)
+
+    def __call__(self, x):
+        return x.reshape(2, 3), lambda dy: dy.reshape(7)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_reshape_to_another_number_of_values_is_refused(backend):
+    model = Model(L.Sequential(L.Dense(7), Reshaped(), L.Flatten(), L.Dense(2)), (7,)).initialize(0)
+    with pytest.raises(ShapeError, match="cannot be reshaped"):
+        model.place(get_backend(backend)).predict(np.ones((2, 7), np.float32))
+
+
+@pytest.mark.parametrize("outputs", [16, 17, 40, 100, 300])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_one_image_whose_outputs_are_shared_out(outputs, threads):
+    """Blocks of 16 outputs, by ones, twos and fours, for each thread as many."""
+    model = settle(Model(L.Sequential(L.Dense(outputs, activation="relu"), L.Dense(outputs)), (200,)), 0)
+    x = images(model, 1)
+    reference = expected(model, x)
+    model.place(get_backend("numba", threads=threads))
+    for _ in range(3):
+        assert same(model.predict(x), reference)
+    assert is_planned(model)
 
 
 SLOPE = 0.25
