@@ -253,6 +253,15 @@ def converted(name: str, given: Any, dtype: Any) -> str:
     return f"{name}.astype({kind})" if hasattr(given, "astype") else f"numpy.asarray({name}, {kind})"
 
 
+def numbered(name: str, given: Any, dtype: Any) -> str:
+    """The expression that makes class numbers of labels of this type: of names, dates and other objects each that
+    occurs gets a number, since a conversion fails or, of "007" or a date, gives numbers of another kind.
+    """
+    if np.dtype(dtype).kind in "biuf":
+        return converted(name, given, np.int64)
+    return f"those of classes, numbers = numpy.unique({name}, return_inverse=True)"
+
+
 def a_kind(value: Any) -> str:
     """What a user's code returned, by its type: "an ndarray", "nothing"."""
     kind = type(value).__name__

@@ -36,7 +36,7 @@ def check_labels(labels, images: int, classes: int) -> np.ndarray:
             "loss (docs/your-own.md)"
         )
     if labels.dtype.kind not in "iu":
-        instead = arguments.converted("labels", given, np.int64)
+        instead = arguments.numbered("labels", given, labels.dtype)
         raise DTypeError(f"labels are {labels.dtype}; give integers, such as {instead}")
     if labels.shape != (images,):
         raise ShapeError(f"labels have shape {labels.shape}; {images} images need shape ({images},)")
@@ -61,7 +61,7 @@ def check_label_maps(labels, images: int, output_shape: tuple[int, ...], ignore_
     """
     given, labels, (classes, *spatial) = labels, arguments.array("labels", labels), output_shape
     if labels.dtype.kind not in "iu":
-        instead = arguments.converted("labels", given, np.int64)
+        instead = arguments.numbered("labels", given, labels.dtype)
         raise DTypeError(f"labels are {labels.dtype}; give integers, such as {instead}")
     if labels.shape != (images, *spatial):
         sizes = ", ".join(map(str, (images, *spatial)))

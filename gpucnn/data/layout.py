@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gpucnn.arguments import numbered
 from gpucnn.errors import DataError
 
 SPLIT, WHOLE = ("x_train", "y_train", "x_test", "y_test"), ("images", "labels")
@@ -43,7 +44,10 @@ def label_numbers(array: np.ndarray, name: str) -> np.ndarray:
     Raises DataError if they are no integers that could count classes.
     """
     if array.ndim not in (1, 3) or array.dtype.kind not in "iu":
-        raise DataError(f"{name} is {array.dtype} of shape {array.shape}; expected integers of shape (N,) or (N, H, W)")
+        instead = "" if array.dtype.kind in "biuf" else f", such as {numbered('labels', array, array.dtype)}"
+        raise DataError(
+            f"{name} is {array.dtype} of shape {array.shape}; expected integers of shape (N,) or (N, H, W){instead}"
+        )
     if array.size and not 0 <= int(array.min()) <= int(array.max()) < 1_000_000:
         raise DataError(f"{name} runs from {array.min()} to {array.max()}; labels count classes from 0")
     return array.astype(np.int64)

@@ -39,6 +39,7 @@ def test_four_arrays_floats_and_class_names(tmp_path):
         ({"x": BYTES}, "holds x; expected x_train, y_train, x_test, y_test, or images, labels"),
         ({"images": BYTES.astype(int), "labels": LABELS}, "images is int64; expected uint8"),
         ({"images": BYTES, "labels": LABELS / 2}, "labels is float64 of shape"),
+        ({"images": BYTES, "labels": LABELS.astype(str)}, r"those of classes, numbers = numpy\.unique\(labels,"),
         ({"images": BYTES, "labels": LABELS - 1}, "labels runs from -1 to 1; labels count classes from 0"),
         ({"images": BYTES, "labels": LABELS[:10]}, "set.npz"),
         ({"images": BYTES, "labels": LABELS * 2}, "no image of class 1, 3;"),

@@ -255,6 +255,24 @@ def test_what_tensors_lack_is_not_advised():
         Trainer(model, progress=False).fit(X, targets, 1)
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array(["cat", "dog", "tree"])[Y],
+        np.array(["007", "7", "true"])[Y],  # as numbers two would be one
+        np.array(["cat", "dog", "tree"], object)[Y],  # as pandas has them
+        np.array(["2026-01-01", "2026-01-02", "2027-01-01"], "datetime64[D]")[Y],
+        np.array(["cat", "dog", "tree"])[Y].tolist(),
+    ],
+    ids=["names", "digits", "objects", "dates", "list"],
+)
+def test_labels_that_are_names_are_advised_to_be_numbered(labels):
+    with pytest.raises(DTypeError, match="give integers, such as those of classes, numbers = ") as caught:
+        fitted(X, labels)
+    _, numbers = eval(str(caught.value).partition(" = ")[2], {"labels": labels, "numpy": np})
+    assert np.array_equal(numbers, Y) and fitted(X, numbers)
+
+
 @pytest.mark.parametrize("labels", [Y + 0.5, np.eye(3)[Y] * 0.8 + 0.1])
 def test_fractions_are_not_advised_to_be_cut_off(labels):
     with pytest.raises(
