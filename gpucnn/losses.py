@@ -46,6 +46,7 @@ def check_labels(labels, images: int, classes: int) -> np.ndarray:
         instead = f"; SoftmaxCrossEntropy(ignore_index={label}) ignores such labels" if label < 0 else ""
         if (labels.min(), labels.max()) == (1, classes):
             instead = "; these count from 1: give labels - 1"
+        instead = _two_greys(labels) or instead
         raise DataError(
             f"label {label} of image {wrong[0]} is out of range: a model of {classes} classes takes 0 to {classes - 1}"
             f"{instead}"
@@ -77,9 +78,18 @@ def check_label_maps(labels, images: int, output_shape: tuple[int, ...], ignore_
         where = f" at {tuple(position)}" if position else ""
         raise DataError(
             f"label {labels[tuple(wrong[0])]} of image {image}{where} is out of range: a model of {classes} classes "
-            f"takes 0 to {classes - 1}; ignore_index={labels[tuple(wrong[0])]} ignores such labels"
+            f"takes 0 to {classes - 1}"
+            + (_two_greys(labels) or f"; ignore_index={labels[tuple(wrong[0])]} ignores such labels")
         )
     return np.where(ignored, 0, labels.astype(np.float32) + 1).astype(np.float32)[:, None]
+
+
+def _two_greys(labels: np.ndarray) -> str:
+    """What to do with labels that are black and white, as image files have masks; "" for others. To ignore 255 would
+    leave one class.
+    """
+    found = labels.max() == 255 and ((labels == 0) | (labels == 255)).all()
+    return "; 0 and 255 stand for two classes: give labels // 255" if found else ""
 
 
 def check_classes(labels, images: int, output_shape: tuple[int, ...], ignore_index: int | None = None) -> np.ndarray:

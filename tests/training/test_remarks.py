@@ -281,6 +281,19 @@ def test_fractions_are_not_advised_to_be_cut_off(labels):
         fitted(X, labels)
 
 
+@pytest.mark.parametrize("maps", [False, True])
+def test_black_and_white_masks_are_not_advised_to_be_ignored(maps):
+    labels = (X[:, 0] > 0.5 if maps else Y > 0) * np.uint8(255)
+    model = Model(Sequential(Conv2d(3, 1), *([] if maps else [Flatten(), Dense(3)])), (3, 4, 6))
+    trainer = Trainer(model, progress=False, backend="numpy")
+    with pytest.raises(DataError, match="0 to 2; 0 and 255 stand for two classes: give labels // 255$"):
+        trainer.fit(X, labels, 1)
+    trainer.fit(X, labels // 255, 1)
+    labels[3] = 254
+    with pytest.raises(DataError, match="0 to 2(; ignore_index=255 ignores such labels)?$"):
+        trainer.fit(X, labels, 1)
+
+
 def test_labels_that_pytorch_ignores():
     with pytest.raises(DataError, match=r"0 to 2; SoftmaxCrossEntropy\(ignore_index=-100\) ignores such labels"):
         fitted(X, np.where(np.arange(20) == 3, -100, Y))
