@@ -23,8 +23,8 @@ def split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, n
     count = len(labels)
     draws = arithmetic.draws64(seed, np.arange(count, dtype=np.uint64), 0, arithmetic.SPLIT)
     chosen = np.zeros(count, bool)
-    classed = labels.dtype.kind in "iu" and labels.ndim == 1
-    for members in [np.flatnonzero(labels == label) for label in np.unique(labels)] if classed else [np.arange(count)]:
+    classes = np.unique(labels) if _classed(labels) else ()
+    for members in [np.flatnonzero(labels == label) for label in classes] or [np.arange(count)]:
         some = int(np.floor(fraction * len(members) + 0.5))
         chosen[members[np.argsort(draws[members], kind="stable")[:some]]] = True
     if chosen.all() or not chosen.any():
@@ -37,10 +37,23 @@ def split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, n
 
 
 def part(images, labels: np.ndarray, fraction, seed: int) -> tuple[tuple, tuple]:
-    """((images, labels) to train on, (images, labels) to validate with); mapped images stay where they are."""
+    """((images, labels) to train on, (images, labels) to validate with); mapped images stay where they are.
+
+    Raises DataError where a class would have no image to train on.
+    """
     numbers = split(labels, check_fraction(fraction), seed)
     training, validation = ((_select(images, some), labels[some]) for some in numbers)
+    if _classed(labels) and (lost := np.setdiff1d(validation[1], training[1])).size:
+        raise DataError(
+            f"validation = {fraction} leaves no image of class {lost[0]} to train on, which has "
+            f"{np.count_nonzero(labels == lost[0])}; give a smaller part, more of these, or a pair (images, labels)"
+        )
     return training, validation
+
+
+def _classed(labels: np.ndarray) -> bool:
+    """Whether there is a class an image."""
+    return labels.dtype.kind in "iu" and labels.ndim == 1
 
 
 def _select(images, numbers: np.ndarray):

@@ -79,6 +79,16 @@ def test_a_split_without_one_part_is_refused(fraction, words):
         small.trainer().fit(X, Y, 1, validation=fraction)
 
 
+@pytest.mark.parametrize(("images", "fraction"), [(1, 0.5), (2, 0.75), (3, 0.9)])
+def test_a_split_that_leaves_a_class_nothing_to_train_on_is_refused(images, fraction, tmp_path):
+    rare = np.where(np.arange(len(Y)) < images, 2, Y % 2)
+    words = f"leaves no image of class 2 to train on, which has {images}; give a smaller part"
+    with pytest.raises(DataError, match=words):
+        small.trainer(tmp_path / "run").fit(X, rare, 1, validation=fraction)
+    assert not (tmp_path / "run").exists()
+    small.trainer().fit(X, rare, 1, validation=0.1)  # none to validate with is no harm
+
+
 def test_a_part_trains_like_the_two_sets_it_makes():
     training, kept = split(Y.astype(np.int32), 0.2, 3)
     parted, given_apart = small.trainer(), small.trainer()
