@@ -54,7 +54,8 @@ def label_numbers(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def class_names(array: np.ndarray | None, labels: np.ndarray) -> list[str]:
-    """The names given, else "0" to the largest label."""
+    """The names given, texts or their bytes in UTF-8, else "0" to the largest label."""
     if array is not None:
+        array = np.char.decode(array, "utf-8", "backslashreplace") if array.dtype.kind == "S" else array
         return [str(name) for name in array.ravel()]
     return [str(label) for label in range(int(labels.max(initial=0)) + 1)]

@@ -33,6 +33,12 @@ def test_four_arrays_floats_and_class_names(tmp_path):
     assert test.classes == ["ant", "bee", "cat"]
 
 
+def test_class_names_in_bytes_are_text(tmp_path):
+    classes = ["ant", "büne", "cat"]
+    train, _ = load(save(tmp_path, images=BYTES, labels=LABELS, classes=np.char.encode(classes, "utf-8")))
+    assert train.classes == classes
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
