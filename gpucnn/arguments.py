@@ -6,6 +6,7 @@ strings are not booleans, strings are not numbers, and numbers that overflow flo
 """
 
 import numbers
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Set
 from os import PathLike
 from types import MappingProxyType
@@ -173,12 +174,19 @@ def each_channel(name: str, value: Any, channels: int, above: float | None = Non
     return tuple(number(f"each number of {name}", entry, above=above) for entry in values)
 
 
+def unique(name: str, values: list, error: type[GpucnnError] = ConfigurationError) -> list:
+    """The values, if no two of them look the same: classes are known by their names."""
+    if twice := [value for value, count in Counter(map(str, values)).items() if count > 1]:
+        raise error(f"{name} hold {shown(twice[0])} more than once; give each class a name of its own")
+    return values
+
+
 def names(name: str, value: Any, count: int) -> list[str]:
-    """So many texts."""
+    """So many texts, each another."""
     values = sequence(name, value, f"a text for each class, {count} in all")
     if len(values) != count:
         raise ConfigurationError(f"{name} has {len(values)} entries; give a text for each class, {count} in all")
-    return [str(text(f"each of {name}", entry)) for entry in values]
+    return unique(name, [str(text(f"each of {name}", entry)) for entry in values])
 
 
 def padding(value: Any, axes: int | None = None, words: tuple[str, ...] = ()) -> Any:

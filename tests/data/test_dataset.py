@@ -38,6 +38,11 @@ def test_refuses(images, labels, message):
         Dataset(images, labels, ["a", "b"], "mine")
 
 
+def test_two_classes_of_one_name_are_refused():
+    with pytest.raises(DataError, match="mine: classes hold 'a' more than once; give each class a name of its own"):
+        Dataset(IMAGES, LABELS, ["b", "a", "a"], "mine")
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_refuses_non_finite_images_and_names_the_first(value):
     images = IMAGES.copy()
