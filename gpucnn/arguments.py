@@ -142,10 +142,18 @@ def path(name: str, value: Any) -> Any:
 
 
 def sequence(name: str, value: Any, expected: str, error: type[GpucnnError] = ConfigurationError) -> list:
-    """The entries of a list, tuple, array or other iterable, but not of a string, dictionary or set."""
+    """The entries of a list, tuple, array or other iterable, but not of a string, dictionary or set, nor of a table's
+    column whose rows are in another order than their numbers say, as pandas' value_counts gives them.
+    """
     if not _is_iterable(value):
         raise refuse(name, value, expected, error)
-    return list(value)
+    entries, index = list(value), getattr(value, "index", None)
+    if isinstance(index, Iterable) and (order := list(index)) != list(range(len(entries))):
+        raise error(
+            f"{name} is a {type(value).__name__} with the index {shown(order)}, which is not heeded; give a list, "
+            "in the order of the numbers from 0"
+        )
+    return entries
 
 
 def each_axis(name: str, value: Any, axes: int | None = None, least: int = 1) -> int | tuple[int, ...]:
