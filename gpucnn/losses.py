@@ -322,11 +322,12 @@ class SoftmaxCrossEntropy(Loss):
 
 
 class Dice(Loss):
-    """The mean over images and classes of 1 - (2 * I + smooth) / (P + T + smooth) (Milletari et al. 2016).
+    """The mean over images and classes of 1 - (2 * I + smooth) / (P + T + smooth), the soft Dice loss.
 
-    With p the softmax of logits (N, classes, *spatial) and labels (N, *spatial): over the positions of an image I is
-    the sum of p where the label is the class, P the sum of p, T the number of such labels. `smooth`, above 0, is what a
-    class counts with that an image lacks. Positions whose label is `ignore_index` do not count.
+    Sudre et al. 2017; Milletari et al. 2016 square the numbers in P and T. With p the softmax of logits (N, classes,
+    *spatial) and labels (N, *spatial): over the positions of an image I is the sum of p where the label is the class, P
+    the sum of p, T the number of such labels. `smooth`, above 0, is what a class counts with that an image lacks.
+    Positions whose label is `ignore_index` do not count.
     """
 
     recordable = True
