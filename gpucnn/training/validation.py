@@ -98,9 +98,10 @@ def why_stop(history: History, monitor: str, patience: int | None, first: int = 
     fit has done. The history alone decides, so a resumed run agrees.
     """
     best = history.best_epoch(monitor)
-    if patience is None or best is None or len(history) - max(best, first) < patience:
+    if patience is None or len(history) - max(best or 0, first) < patience:
         return None
-    return (
-        f"stopped after epoch {len(history)}: no better validation {monitor} since epoch {best}, and patience is "
-        f"{patience} epoch{'s' if patience > 1 else ''}"
-    )
+    found = f"no better validation {monitor} since epoch {best}"
+    if best is None:  # such as the area under the curve where all labels are of one class
+        found = f"no validation {monitor} could be computed, so that no epoch is the best"
+    epochs = f"{patience} epoch{'s' if patience > 1 else ''}"
+    return f"stopped after epoch {len(history)}: {found}, and patience is {epochs}"

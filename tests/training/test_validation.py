@@ -207,6 +207,19 @@ def test_patience_counts_epochs_since_the_best():
     assert why_stop(History(), "loss", 1) is None
 
 
+def test_a_metric_that_cannot_be_computed_is_nothing_to_wait_for():
+    """Of labels of one class there is no area under the curve."""
+    said = []
+    progress = type("Kept", (Quiet,), {"say": lambda self, text: said.append(text)})()
+    trainer = small.trainer(metrics=["auc"], progress=progress)
+    found = trainer.fit(X, Y, 9, validation=(X[Y == 1], Y[Y == 1]), monitor="auc", patience=2)
+    assert found["validation_auc"] == [None, None]
+    assert said[-1] == (
+        "stopped after epoch 2: no validation auc could be computed, so that no epoch is the best, and patience is 2 "
+        "epochs"
+    )
+
+
 def test_training_stops_early_and_says_so(capsys, tmp_path):
     endless = small.trainer(optimizer=SGD(0.4), schedule=Constant())
     everything = endless.fit(X, Y, 30, validation=0.3)
