@@ -183,9 +183,11 @@ def each_channel(name: str, value: Any, channels: int, above: float | None = Non
 
 
 def unique(name: str, values: list, error: type[GpucnnError] = ConfigurationError) -> list:
-    """The values, if no two of them look the same: classes are known by their names."""
-    if twice := [value for value, count in Counter(map(str, values)).items() if count > 1]:
-        raise error(f"{name} hold {shown(twice[0])} more than once; give each class a name of its own")
+    """The names of classes, if they can be seen and told apart."""
+    for value, count in Counter(map(str, values)).items():
+        if count > 1 or not value.strip():
+            wrong = "more than once" if count > 1 else "which shows nothing"
+            raise error(f"{name} hold {shown(value)}, {wrong}; give each class a name of its own")
     return values
 
 

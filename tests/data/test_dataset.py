@@ -38,9 +38,12 @@ def test_refuses(images, labels, message):
         Dataset(images, labels, ["a", "b"], "mine")
 
 
-def test_two_classes_of_one_name_are_refused():
-    with pytest.raises(DataError, match="mine: classes hold 'a' more than once; give each class a name of its own"):
-        Dataset(IMAGES, LABELS, ["b", "a", "a"], "mine")
+@pytest.mark.parametrize(
+    ("classes", "wrong"), [(["b", "a", "a"], "'a', more than once"), (["b", " "], "' ', which shows nothing")]
+)
+def test_classes_that_cannot_be_told_apart_by_name_are_refused(classes, wrong):
+    with pytest.raises(DataError, match=f"mine: classes hold {wrong}; give each class a name of its own"):
+        Dataset(IMAGES, LABELS, classes, "mine")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
