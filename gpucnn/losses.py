@@ -22,7 +22,7 @@ def check_labels(labels, images: int, classes: int) -> np.ndarray:
 
     Raises DTypeError unless they are integers, ShapeError for the wrong number, DataError for one out of range.
     """
-    given, labels = labels, arguments.array("labels", labels)
+    given, labels = labels, _one_each("labels", labels)
     whole = labels.dtype.kind in "iu" or (labels.dtype.kind == "f" and np.array_equal(labels, np.round(labels)))
     if labels.ndim == 2 and len(labels) == images and whole:
         raise ShapeError(
@@ -46,6 +46,11 @@ def check_labels(labels, images: int, classes: int) -> np.ndarray:
         instead = f"; SoftmaxCrossEntropy(ignore_index={label}) ignores such labels" if label < 0 else ""
         if (labels.min(), labels.max()) == (1, classes):
             instead = "; these count from 1: give labels - 1"
+        if classes == 1:
+            instead = (
+                "; give it an output for each class, or one, as a regressor, with BinaryCrossEntropy: the softmax of a "
+                "single one is always 1"
+            )
         instead = _two_greys(labels) or instead
         raise DataError(
             f"label {label} of image {wrong[0]} is out of range: a model of {classes} classes takes 0 to {classes - 1}"
@@ -60,7 +65,7 @@ def check_label_maps(labels, images: int, output_shape: tuple[int, ...], ignore_
     `output_shape` is the model's, (classes, *spatial). So stored, labels move as images do, and what moves in from
     outside is ignored. Raises what check_labels does.
     """
-    given, labels, (classes, *spatial) = labels, arguments.array("labels", labels), output_shape
+    given, labels, (classes, *spatial) = labels, _one_each("labels", labels), output_shape
     if labels.dtype.kind not in "iu":
         instead = arguments.numbered("labels", given, labels.dtype)
         raise DTypeError(f"labels are {labels.dtype}; give integers, such as {instead}")
@@ -84,6 +89,14 @@ def check_label_maps(labels, images: int, output_shape: tuple[int, ...], ignore_
     return np.where(ignored, 0, labels.astype(np.float32) + 1).astype(np.float32)[:, None]
 
 
+def _one_each(name: str, given) -> np.ndarray:
+    """What was given as an array of some axes, which neither a generator nor a set makes."""
+    found = arguments.array(name, given)
+    if found.ndim == 0:
+        raise arguments.refuse(name, given, "an array or a list with an entry for each image", DTypeError)
+    return found
+
+
 def _two_greys(labels: np.ndarray) -> str:
     """What to do with labels that are black and white, as image files have masks; "" for others. To ignore 255 would
     leave one class.
@@ -96,7 +109,7 @@ def check_classes(labels, images: int, output_shape: tuple[int, ...], ignore_ind
     """The labels of a model whose outputs are `output_shape` an image, by check_labels or check_label_maps."""
     if len(output_shape) > 1 or ignore_index is not None:
         return check_label_maps(labels, images, output_shape, ignore_index)
-    shape = arguments.array("labels", labels).shape
+    shape = _one_each("labels", labels).shape
     if len(shape) > 2:
         raise ShapeError(
             f"labels have shape {shape}, but the model gives one class an image, ({images},); for a "
@@ -110,7 +123,7 @@ def check_values(values, shape: tuple[int, ...], dtype) -> np.ndarray:
 
     Raises DTypeError, ShapeError or DataError, as check_labels does.
     """
-    given, values = values, arguments.array("targets", values)
+    given, values = values, _one_each("targets", values)
     if values.dtype != dtype:
         raise DTypeError(f"targets are {values.dtype}; convert them: {arguments.converted('targets', given, dtype)}")
     if values.shape != shape:

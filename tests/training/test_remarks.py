@@ -281,6 +281,19 @@ def test_fractions_are_not_advised_to_be_cut_off(labels):
         fitted(X, labels)
 
 
+@pytest.mark.parametrize("labels", [None, 1, {0, 1}, {0: 1}, (n for n in Y), map(int, Y), "012"])
+def test_labels_that_are_no_array_are_shown(labels):
+    for what, loss in (("labels", SoftmaxCrossEntropy()), ("targets", MeanSquared())):
+        with pytest.raises(DTypeError, match=f"^{what} is .*; give an array or a list with an entry for each image$"):
+            loss.check(labels, len(X), (3,), np.float32)
+
+
+def test_one_output_makes_no_two_classes():
+    model = Model(Sequential(Flatten(), Dense(1)), (3, 4, 6))
+    with pytest.raises(DataError, match="takes 0 to 0; give it an output for each class, or one, as a regressor, with"):
+        Trainer(model, progress=False).fit(X, Y % 2, 1)
+
+
 @pytest.mark.parametrize("maps", [False, True])
 def test_black_and_white_masks_are_not_advised_to_be_ignored(maps):
     labels = (X[:, 0] > 0.5 if maps else Y > 0) * np.uint8(255)
