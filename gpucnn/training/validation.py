@@ -45,7 +45,7 @@ def part(images, labels: np.ndarray, fraction, seed: int) -> tuple[tuple, tuple]
     training, validation = ((_select(images, some), labels[some]) for some in numbers)
     if _classed(labels) and (lost := np.setdiff1d(validation[1], training[1])).size:
         raise DataError(
-            f"validation = {fraction} leaves no image of class {lost[0]} to train on, which has "
+            f"validation = {fraction} leaves no image of label {lost[0]} to train on, which has "
             f"{np.count_nonzero(labels == lost[0])}; give a smaller part, more of these, or a pair (images, labels)"
         )
     return training, validation

@@ -82,7 +82,7 @@ def test_a_split_without_one_part_is_refused(fraction, words):
 @pytest.mark.parametrize(("images", "fraction"), [(1, 0.5), (2, 0.75), (3, 0.9)])
 def test_a_split_that_leaves_a_class_nothing_to_train_on_is_refused(images, fraction, tmp_path):
     rare = np.where(np.arange(len(Y)) < images, 2, Y % 2)
-    words = f"leaves no image of class 2 to train on, which has {images}; give a smaller part"
+    words = f"leaves no image of label 2 to train on, which has {images}; give a smaller part"
     with pytest.raises(DataError, match=words):
         small.trainer(tmp_path / "run").fit(X, rare, 1, validation=fraction)
     assert not (tmp_path / "run").exists()
