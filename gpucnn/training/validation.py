@@ -29,7 +29,7 @@ def split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, n
         chosen[members[np.argsort(draws[members], kind="stable")[:some]]] = True
     if chosen.all() or not chosen.any():
         raise DataError(
-            f"validation = {fraction} of {count} images leaves none to "
+            f"validation = {fraction} of {count} images{', rounded class by class,' * _classed(labels)} leaves none to "
             f"{'train on' if chosen.all() else 'validate with'};"
             " give another part, or more images"
         )

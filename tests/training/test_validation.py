@@ -89,6 +89,14 @@ def test_a_split_that_leaves_a_class_nothing_to_train_on_is_refused(images, frac
     small.trainer().fit(X, rare, 1, validation=0.1)  # none to validate with is no harm
 
 
+def test_a_part_too_small_for_every_class_says_that_classes_are_rounded():
+    words = "validation = 0.1 of 45 images, rounded class by class, leaves none to validate with"
+    with pytest.raises(DataError, match=words):
+        split(np.arange(45) // 3, 0.1, 0)
+    with pytest.raises(DataError, match=r"of 4 images leaves none"):
+        split(np.zeros((4, 2), np.float32), 0.1, 0)
+
+
 def test_a_part_trains_like_the_two_sets_it_makes():
     training, kept = split(Y.astype(np.int32), 0.2, 3)
     parted, given_apart = small.trainer(), small.trainer()
