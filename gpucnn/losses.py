@@ -25,10 +25,8 @@ def check_labels(labels, images: int, classes: int) -> np.ndarray:
     given, labels = labels, _one_each("labels", labels)
     whole = labels.dtype.kind in "iu" or (labels.dtype.kind == "f" and np.array_equal(labels, np.round(labels)))
     if labels.ndim == 2 and len(labels) == images and whole:
-        raise ShapeError(
-            f"labels have shape {labels.shape}; {images} images need shape ({images},): "
-            + ("labels.ravel() has it" if labels.shape[1] == 1 else "of one-hot rows labels.argmax(1) is the class")
-        )
+        hint = "numpy.ravel(labels)" if labels.shape[1] == 1 else "of one-hot rows numpy.argmax(labels, axis=1)"
+        raise ShapeError(f"labels have shape {labels.shape}; {images} images need shape ({images},): {hint} has it")
     if labels.dtype.kind == "f" and not whole:
         raise DTypeError(
             f"labels are {labels.dtype} of shape {labels.shape}, not all whole numbers; give the number of a class for "

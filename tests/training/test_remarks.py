@@ -213,15 +213,18 @@ def test_a_missing_channel_axis_is_said():
 @pytest.mark.parametrize(
     ("labels", "hint"),
     [
-        (Y[:, None], "labels.ravel() has it"),
-        (Y[:, None] * 1.0, "labels.ravel() has it"),
-        (np.eye(3)[Y], "of one-hot rows labels.argmax(1) is the class"),
+        (Y[:, None], "numpy.ravel(labels) has it"),
+        (Y[:, None] * 1.0, "numpy.ravel(labels) has it"),
+        (np.eye(3)[Y], "of one-hot rows numpy.argmax(labels, axis=1) has it"),
     ],
 )
 def test_labels_as_other_libraries_take_them(labels, hint):
-    with pytest.raises(ShapeError) as caught:
-        fitted(X, labels)
-    assert str(caught.value) == f"labels have shape {labels.shape}; 20 images need shape (20,): {hint}"
+    for given in (labels, labels.tolist(), Tensor(labels)):
+        with pytest.raises(ShapeError) as caught:
+            fitted(X, given)
+        assert str(caught.value) == f"labels have shape {labels.shape}; 20 images need shape (20,): {hint}"
+        advice = hint.removeprefix("of one-hot rows ").removesuffix(" has it")
+        assert fitted(X, eval(advice, {"labels": given, "numpy": np}).astype(int))
 
 
 class Tensor:
