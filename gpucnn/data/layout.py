@@ -50,6 +50,8 @@ def label_numbers(array: np.ndarray, name: str) -> np.ndarray:
         )
     if array.size and not 0 <= int(array.min()) <= int(array.max()) < 1_000_000:
         raise DataError(f"{name} runs from {array.min()} to {array.max()}; labels count classes from 0")
+    if array.size and array.max() == 255 and ((array == 0) | (array == 255)).all():
+        raise DataError(f"{name} is 0 and 255 alone, as image files have masks; save labels // 255, for two classes")
     return array.astype(np.int64)
 
 
