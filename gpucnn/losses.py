@@ -175,12 +175,7 @@ class Loss(Recordable):
         return check_values(targets, (images, *output_shape), dtype)
 
     def learn(self, targets: np.ndarray, outputs: int) -> None:
-        """Take what the loss needs from the checked targets of all training images, before a run's first step.
-
-        Raises DataError where none of them counts.
-        """
-        if self.ignore_index is not None and not targets.any():  # so stored, see check_label_maps
-            raise DataError(f"all labels are {self.ignore_index}, which ignore_index leaves out: none is left to learn")
+        """Take what the loss needs from the checked targets of all training images, before a run's first step."""
 
     def place(self, backend: Backend, outputs: int) -> None:
         """Put what a call needs on the device: a recorded call copies nothing from the host."""
@@ -279,7 +274,6 @@ class SoftmaxCrossEntropy(Loss):
         return super().check(targets, images, output_shape, dtype)
 
     def learn(self, targets: np.ndarray, outputs: int) -> None:
-        super().learn(targets, outputs)
         if self.class_weights == "balanced":
             labels = targets if targets.ndim == 1 else targets[targets > 0].astype(np.int64) - 1
             self._weights, self._placed = balanced_weights(labels, outputs), {}

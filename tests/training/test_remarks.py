@@ -8,7 +8,7 @@ import pytest
 from gpucnn import Model, Trainer, get_backend
 from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
 from gpucnn.layers import Conv1d, Conv2d, Dense, Dropout, Flatten, LeakyReLU, ReLU, Sequential, Sigmoid, Softmax
-from gpucnn.losses import BinaryCrossEntropy, Dice, MeanSquared, SoftmaxCrossEntropy
+from gpucnn.losses import BinaryCrossEntropy, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.models import mlp
 from gpucnn.optimizers import Optimizer
 from gpucnn.schedules import Cosine
@@ -308,18 +308,6 @@ def test_black_and_white_masks_are_not_advised_to_be_ignored(maps):
     labels[3] = 254
     with pytest.raises(DataError, match="0 to 2(; ignore_index=255 ignores such labels)?$"):
         trainer.fit(X, labels, 1)
-
-
-@pytest.mark.parametrize("kind", [SoftmaxCrossEntropy, Dice])
-def test_labels_that_are_all_ignored_are_nothing_to_learn(kind, tmp_path):
-    """A loss and an accuracy of 0 would be reported."""
-    labels = np.full((20, 4, 6), 255)
-    trainer = Trainer(Model(Conv2d(3, 1), (3, 4, 6)), loss=kind(ignore_index=255), run=tmp_path / "run", progress=False)
-    with pytest.raises(DataError, match="^all labels are 255, which ignore_index leaves out: none is left to learn$"):
-        trainer.fit(X, labels, 1)
-    assert not (tmp_path / "run").exists()
-    labels[0, 0, 0] = 1
-    trainer.fit(X, labels, 1)
 
 
 def test_labels_that_pytorch_ignores():
