@@ -6,6 +6,7 @@ strings are not booleans, strings are not numbers, and numbers that overflow flo
 """
 
 import numbers
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Set
 from os import PathLike
 from types import MappingProxyType
@@ -141,10 +142,18 @@ def path(name: str, value: Any) -> Any:
 
 
 def sequence(name: str, value: Any, expected: str, error: type[GpucnnError] = ConfigurationError) -> list:
-    """The entries of a list, tuple, array or other iterable, but not of a string, dictionary or set."""
+    """The entries of a list, tuple, array or other iterable, but not of a string, dictionary or set, nor of a table's
+    column whose rows are in another order than their numbers say, as pandas' value_counts gives them.
+    """
     if not _is_iterable(value):
         raise refuse(name, value, expected, error)
-    return list(value)
+    entries, index = list(value), getattr(value, "index", None)
+    if isinstance(index, Iterable) and (order := list(index)) != list(range(len(entries))):
+        raise error(
+            f"{name} is a {type(value).__name__} with the index {shown(order)}, which is not heeded; give a list, "
+            "in the order of the numbers from 0"
+        )
+    return entries
 
 
 def each_axis(name: str, value: Any, axes: int | None = None, least: int = 1) -> int | tuple[int, ...]:
@@ -173,12 +182,21 @@ def each_channel(name: str, value: Any, channels: int, above: float | None = Non
     return tuple(number(f"each number of {name}", entry, above=above) for entry in values)
 
 
+def unique(name: str, values: list, error: type[GpucnnError] = ConfigurationError) -> list:
+    """The names of classes, if they can be seen and told apart."""
+    for value, count in Counter(map(str, values)).items():
+        if count > 1 or not value.strip():
+            wrong = "more than once" if count > 1 else "which shows nothing"
+            raise error(f"{name} hold {shown(value)}, {wrong}; give each class a name of its own")
+    return values
+
+
 def names(name: str, value: Any, count: int) -> list[str]:
-    """So many texts."""
+    """So many texts, each another."""
     values = sequence(name, value, f"a text for each class, {count} in all")
     if len(values) != count:
         raise ConfigurationError(f"{name} has {len(values)} entries; give a text for each class, {count} in all")
-    return [str(text(f"each of {name}", entry)) for entry in values]
+    return unique(name, [str(text(f"each of {name}", entry)) for entry in values])
 
 
 def padding(value: Any, axes: int | None = None, words: tuple[str, ...] = ()) -> Any:
@@ -251,6 +269,15 @@ def converted(name: str, given: Any, dtype: Any) -> str:
     """The expression that converts what was given to `dtype`: tensors and lists have no astype."""
     kind = f"numpy.{np.dtype(dtype)}"
     return f"{name}.astype({kind})" if hasattr(given, "astype") else f"numpy.asarray({name}, {kind})"
+
+
+def numbered(name: str, given: Any, dtype: Any) -> str:
+    """The expression that makes class numbers of labels of this type: of names, dates and other objects each that
+    occurs gets a number, since a conversion fails or, of "007" or a date, gives numbers of another kind.
+    """
+    if np.dtype(dtype).kind in "biuf":
+        return converted(name, given, np.int64)
+    return f"those of classes, numbers = numpy.unique({name}, return_inverse=True)"
 
 
 def a_kind(value: Any) -> str:

@@ -22,13 +22,11 @@ def check_labels(labels, images: int, classes: int) -> np.ndarray:
 
     Raises DTypeError unless they are integers, ShapeError for the wrong number, DataError for one out of range.
     """
-    given, labels = labels, arguments.array("labels", labels)
+    given, labels = labels, _one_each("labels", labels)
     whole = labels.dtype.kind in "iu" or (labels.dtype.kind == "f" and np.array_equal(labels, np.round(labels)))
     if labels.ndim == 2 and len(labels) == images and whole:
-        raise ShapeError(
-            f"labels have shape {labels.shape}; {images} images need shape ({images},): "
-            + ("labels.ravel() has it" if labels.shape[1] == 1 else "of one-hot rows labels.argmax(1) is the class")
-        )
+        hint = "numpy.ravel(labels)" if labels.shape[1] == 1 else "of one-hot rows numpy.argmax(labels, axis=1)"
+        raise ShapeError(f"labels have shape {labels.shape}; {images} images need shape ({images},): {hint} has it")
     if labels.dtype.kind == "f" and not whole:
         raise DTypeError(
             f"labels are {labels.dtype} of shape {labels.shape}, not all whole numbers; give the number of a class for "
@@ -36,7 +34,7 @@ def check_labels(labels, images: int, classes: int) -> np.ndarray:
             "loss (docs/your-own.md)"
         )
     if labels.dtype.kind not in "iu":
-        instead = arguments.converted("labels", given, np.int64)
+        instead = arguments.numbered("labels", given, labels.dtype)
         raise DTypeError(f"labels are {labels.dtype}; give integers, such as {instead}")
     if labels.shape != (images,):
         raise ShapeError(f"labels have shape {labels.shape}; {images} images need shape ({images},)")
@@ -46,6 +44,12 @@ def check_labels(labels, images: int, classes: int) -> np.ndarray:
         instead = f"; SoftmaxCrossEntropy(ignore_index={label}) ignores such labels" if label < 0 else ""
         if (labels.min(), labels.max()) == (1, classes):
             instead = "; these count from 1: give labels - 1"
+        if classes == 1:
+            instead = (
+                "; give it an output for each class, or one, as a regressor, with BinaryCrossEntropy: the softmax of a "
+                "single one is always 1"
+            )
+        instead = _two_greys(labels) or instead
         raise DataError(
             f"label {label} of image {wrong[0]} is out of range: a model of {classes} classes takes 0 to {classes - 1}"
             f"{instead}"
@@ -59,9 +63,9 @@ def check_label_maps(labels, images: int, output_shape: tuple[int, ...], ignore_
     `output_shape` is the model's, (classes, *spatial). So stored, labels move as images do, and what moves in from
     outside is ignored. Raises what check_labels does.
     """
-    given, labels, (classes, *spatial) = labels, arguments.array("labels", labels), output_shape
+    given, labels, (classes, *spatial) = labels, _one_each("labels", labels), output_shape
     if labels.dtype.kind not in "iu":
-        instead = arguments.converted("labels", given, np.int64)
+        instead = arguments.numbered("labels", given, labels.dtype)
         raise DTypeError(f"labels are {labels.dtype}; give integers, such as {instead}")
     if labels.shape != (images, *spatial):
         sizes = ", ".join(map(str, (images, *spatial)))
@@ -77,16 +81,33 @@ def check_label_maps(labels, images: int, output_shape: tuple[int, ...], ignore_
         where = f" at {tuple(position)}" if position else ""
         raise DataError(
             f"label {labels[tuple(wrong[0])]} of image {image}{where} is out of range: a model of {classes} classes "
-            f"takes 0 to {classes - 1}; ignore_index={labels[tuple(wrong[0])]} ignores such labels"
+            f"takes 0 to {classes - 1}"
+            + (_two_greys(labels) or f"; ignore_index={labels[tuple(wrong[0])]} ignores such labels")
         )
     return np.where(ignored, 0, labels.astype(np.float32) + 1).astype(np.float32)[:, None]
+
+
+def _one_each(name: str, given) -> np.ndarray:
+    """What was given as an array of some axes, which neither a generator nor a set makes."""
+    found = arguments.array(name, given)
+    if found.ndim == 0:
+        raise arguments.refuse(name, given, "an array or a list with an entry for each image", DTypeError)
+    return found
+
+
+def _two_greys(labels: np.ndarray) -> str:
+    """What to do with labels that are black and white, as image files have masks; "" for others. To ignore 255 would
+    leave one class.
+    """
+    found = labels.max() == 255 and ((labels == 0) | (labels == 255)).all()
+    return "; 0 and 255 stand for two classes: give labels // 255" if found else ""
 
 
 def check_classes(labels, images: int, output_shape: tuple[int, ...], ignore_index: int | None = None) -> np.ndarray:
     """The labels of a model whose outputs are `output_shape` an image, by check_labels or check_label_maps."""
     if len(output_shape) > 1 or ignore_index is not None:
         return check_label_maps(labels, images, output_shape, ignore_index)
-    shape = arguments.array("labels", labels).shape
+    shape = _one_each("labels", labels).shape
     if len(shape) > 2:
         raise ShapeError(
             f"labels have shape {shape}, but the model gives one class an image, ({images},); for a "
@@ -100,7 +121,7 @@ def check_values(values, shape: tuple[int, ...], dtype) -> np.ndarray:
 
     Raises DTypeError, ShapeError or DataError, as check_labels does.
     """
-    given, values = values, arguments.array("targets", values)
+    given, values = values, _one_each("targets", values)
     if values.dtype != dtype:
         raise DTypeError(f"targets are {values.dtype}; convert them: {arguments.converted('targets', given, dtype)}")
     if values.shape != shape:
@@ -312,11 +333,12 @@ class SoftmaxCrossEntropy(Loss):
 
 
 class Dice(Loss):
-    """The mean over images and classes of 1 - (2 * I + smooth) / (P + T + smooth) (Milletari et al. 2016).
+    """The mean over images and classes of 1 - (2 * I + smooth) / (P + T + smooth), the soft Dice loss.
 
-    With p the softmax of logits (N, classes, *spatial) and labels (N, *spatial): over the positions of an image I is
-    the sum of p where the label is the class, P the sum of p, T the number of such labels. `smooth`, above 0, is what a
-    class counts with that an image lacks. Positions whose label is `ignore_index` do not count.
+    Sudre et al. 2017; Milletari et al. 2016 square the numbers in P and T. With p the softmax of logits (N, classes,
+    *spatial) and labels (N, *spatial): over the positions of an image I is the sum of p where the label is the class, P
+    the sum of p, T the number of such labels. `smooth`, above 0, is what a class counts with that an image lacks.
+    Positions whose label is `ignore_index` do not count.
     """
 
     recordable = True

@@ -24,7 +24,8 @@ Piece = tuple[int, int, float]  # of the flat weights: start, stop, factor of th
 
 
 class Optimizer(Recordable):
-    """Base of all optimizers. `lr` is the learning rate, which a schedule multiplies by its factor.
+    """Base of all optimizers. `lr` is the learning rate, which a schedule multiplies by its factor. `weight_decay` is
+    of all weights that are not frozen, biases and those of normalizations too, as in PyTorch without parameter groups.
 
     `states` names the flat arrays that update keeps, `hypers` is how many numbers `rates` returns. Your own
     optimizer has an `update`; its state is in `self.state`, and `self.hyper[0]` is the learning rate.

@@ -309,6 +309,23 @@ def test_a_refusal_says_what_arrived_and_what_was_expected(call, error, words):
         call()
 
 
+class Series(list):
+    """As pandas has it: a column of a table, whose rows have numbers or names."""
+
+    def __init__(self, values, index):
+        super().__init__(values)
+        self.index = index
+
+
+@pytest.mark.parametrize("index", [[1, 0], ["dog", "cat"], np.array([1, 2])])
+def test_a_column_in_another_order_is_not_taken_by_its_places(index):
+    """The frequencies of classes, by pandas' value_counts, have the most frequent first."""
+    words = r"class_weights is a Series with the index .* give a list, in the order of the numbers from 0"
+    with pytest.raises(ConfigurationError, match=words):
+        losses.SoftmaxCrossEntropy(class_weights=Series([0.5, 2.0], index))
+    assert losses.SoftmaxCrossEntropy(class_weights=Series([0.5, 2.0], np.arange(2))).class_weights == [0.5, 2.0]
+
+
 def test_numbers_are_checked_as_float32_has_them():
     assert arguments.number("x", Fraction(1, 2), above=0, below=1) == 0.5
     assert arguments.number("x", np.float16(0.5)) == 0.5

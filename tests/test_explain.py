@@ -6,7 +6,7 @@ import pytest
 from gpucnn import explain, functional
 from gpucnn.backends import get_backend
 from gpucnn.emulation import get_emulated_backend, why_not
-from gpucnn.errors import ConfigurationError, ShapeError
+from gpucnn.errors import ConfigurationError, DataError, ShapeError
 from gpucnn.layers import BatchNorm, Conv2d, Dense, Flatten, MaxPool2d, Residual, Sequential
 from gpucnn.models import Model, lenet5
 from gpucnn.training import doubtful_labels, out_of_fold
@@ -174,6 +174,23 @@ def test_doubtful_labels_are_the_definitions():
     assert all(d.probability == p[d.image, d.suggested] > d.probability_of_label for d in found)
     with pytest.raises(ShapeError):
         doubtful_labels(p[0], labels)
+
+
+def test_equally_likely_classes_are_no_reason_to_doubt():
+    labels = np.array([0, 1, 2, 0, 1, 2])
+    assert doubtful_labels(np.full((6, 3), 0.25), labels) == []
+    halves = np.array([[0.5, 0.5, 0], [0.5, 0.5, 0], [0.5, 0, 0.5]] * 2)
+    assert doubtful_labels(halves, labels) == []
+
+
+@pytest.mark.parametrize("wrong", [-0.5, 1.5, np.nan, np.inf])
+def test_scores_are_not_taken_for_probabilities(wrong):
+    p = np.eye(3)
+    p[1, 0] = wrong
+    with pytest.raises(
+        DataError, match="the probabilities run from .* give numbers from 0 to 1, .* of scores the softmax"
+    ):
+        doubtful_labels(p, np.arange(3))
 
 
 @pytest.mark.slow

@@ -208,7 +208,7 @@ def print_table(title: str, columns: dict[str, str], rows: list[list[str]]) -> N
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for heading, side in columns.items():
-        table.add_column(heading, justify="right" if side == "right" else "left", overflow="fold")
+        table.add_column(printable(heading), justify="right" if side == "right" else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(printable, row))
     terminal = sys.stdout is not None and sys.stdout.isatty()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpucnn.arguments import array, sequence, text
+from gpucnn.arguments import array, sequence, text, unique
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import DataError
 
@@ -29,6 +29,7 @@ class Dataset:
     def __post_init__(self):
         text("name", self.name)
         object.__setattr__(self, "classes", sequence("classes", self.classes, "the names of the classes", DataError))
+        unique(f"{self.name}: classes", self.classes, DataError)
         mapped = isinstance(self.images, Mapped)
         images, labels = self.images if mapped else array("images", self.images), array("labels", self.labels)
         if images.ndim != 4 or 0 in images.shape:

@@ -72,9 +72,13 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """The folders in a folder, without hidden ones, in the order of their names."""
+    """The folders in a folder, without hidden ones, in the order of their names; also without what macOS adds to its
+    zip archives, which unpacked elsewhere holds hidden files.
+    """
     with os.scandir(folder) as entries:
-        return sorted(Path(entry) for entry in entries if entry.is_dir() and entry.name[0] != ".")
+        return sorted(
+            Path(entry) for entry in entries if entry.is_dir() and entry.name[0] != "." and entry.name != "__MACOSX"
+        )
 
 
 def _name(folder: Path) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gpucnn.arguments import numbered
 from gpucnn.errors import DataError
 
 SPLIT, WHOLE = ("x_train", "y_train", "x_test", "y_test"), ("images", "labels")
@@ -43,14 +44,20 @@ def label_numbers(array: np.ndarray, name: str) -> np.ndarray:
     Raises DataError if they are no integers that could count classes.
     """
     if array.ndim not in (1, 3) or array.dtype.kind not in "iu":
-        raise DataError(f"{name} is {array.dtype} of shape {array.shape}; expected integers of shape (N,) or (N, H, W)")
+        instead = "" if array.dtype.kind in "biuf" else f", such as {numbered('labels', array, array.dtype)}"
+        raise DataError(
+            f"{name} is {array.dtype} of shape {array.shape}; expected integers of shape (N,) or (N, H, W){instead}"
+        )
     if array.size and not 0 <= int(array.min()) <= int(array.max()) < 1_000_000:
         raise DataError(f"{name} runs from {array.min()} to {array.max()}; labels count classes from 0")
+    if array.size and array.max() == 255 and ((array == 0) | (array == 255)).all():
+        raise DataError(f"{name} is 0 and 255 alone, as image files have masks; save labels // 255, for two classes")
     return array.astype(np.int64)
 
 
 def class_names(array: np.ndarray | None, labels: np.ndarray) -> list[str]:
-    """The names given, else "0" to the largest label."""
+    """The names given, texts or their bytes in UTF-8, else "0" to the largest label."""
     if array is not None:
+        array = np.char.decode(array, "utf-8", "backslashreplace") if array.dtype.kind == "S" else array
         return [str(name) for name in array.ravel()]
     return [str(label) for label in range(int(labels.max(initial=0)) + 1)]

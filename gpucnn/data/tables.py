@@ -3,6 +3,7 @@
 import gzip
 import io
 import math
+import re
 import zlib
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from gpucnn.extras import install
 from gpucnn.storage import reading
 
 _LABELS = ("label", "labels", "class", "target", "y")
+_NUMBERS = ("id", "index", "imageid", "image_id")
 _GZIP_MAGIC = b"\x1f\x8b"
 _PART = 1 << 24  # bytes read at once
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
@@ -53,6 +55,8 @@ def _csv(file: Path) -> tuple[np.ndarray, np.ndarray]:
     content = content.removeprefix(b"\xef\xbb\xbf")  # what Windows programs put before UTF-8
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{file}: it is UTF-16, as spreadsheets save Unicode text; save it as CSV in UTF-8")
+    if b"\n" not in content:  # as spreadsheets save it for old Macintoshes
+        content = content.replace(b"\r", b"\n")
     names, delimiter, skipped = _head(content, file)
     column = _label_column(names, file) if names else 0
     try:
@@ -62,10 +66,12 @@ def _csv(file: Path) -> tuple[np.ndarray, np.ndarray]:
         expected = "a row is a label and its pixels, all numbers"
         if any(f"{ending}'" in str(error).lower() for ending in ENDINGS):
             expected += ", not a file's name: put the images of each class into a folder of its own"
+        elif delimiter == ";" and re.search(r"'[^']*\d,\d+'", str(error)):
+            expected += ": write decimal points for commas"
         raise DataError(f"{file}: {' '.join(str(error).split()).rstrip('.')}; {expected}") from None
     if names and values.shape[1] != len(names):
         raise DataError(f"{file}: the first line has {len(names)} columns and the rows {values.shape[1]}")
-    return _split(values, column, file)
+    return _split(values, names, column, file)
 
 
 def _head(content: bytes, file: Path) -> tuple[list[str], str | None, int]:
@@ -134,7 +140,7 @@ def _parquet(file: Path) -> tuple[np.ndarray, np.ndarray]:
         values = np.stack([np.asarray(one.to_numpy(), np.float32) for one in table.columns], axis=1)
     except (TypeError, ValueError) as error:
         raise DataError(f"{file}: its columns must be numbers, or a label and an image ({error})") from None
-    return _split(values, column, file)
+    return _split(values, names, column, file)
 
 
 def _label_column(names: list[str], file: Path) -> int:
@@ -149,11 +155,14 @@ def _label_column(names: list[str], file: Path) -> int:
     return found[0]
 
 
-def _split(values: np.ndarray, column: int, file: Path) -> tuple[np.ndarray, np.ndarray]:
+def _split(values: np.ndarray, names: list[str], column: int, file: Path) -> tuple[np.ndarray, np.ndarray]:
     """(images (N, C, S, S), labels (N,)) from a table (N, 1 + C * S * S) with the label in `column`."""
+    if number := next((name for name in names if name in _NUMBERS), None):
+        raise DataError(f"{file}: its column {number} numbers the rows and would be taken for a pixel; leave it out")
     labels, values = values[:, column], np.delete(values, column, axis=1)
-    if not np.array_equal(labels, np.floor(labels)):
-        raise DataError(f"{file}: a label is {labels[labels != np.floor(labels)][0]}; labels are whole numbers from 0")
+    whole = (labels == np.floor(labels)) & (np.abs(labels) <= 1 << 30)  # others become no integers
+    if not whole.all():
+        raise DataError(f"{file}: a label is {labels[~whole][0]:g}; labels are whole numbers from 0")
     count = values.shape[1]
     channels = next((c for c in (1, 3) if count % c == 0 and math.isqrt(count // c) ** 2 * c == count), None)
     if not count or channels is None:
@@ -161,4 +170,4 @@ def _split(values: np.ndarray, column: int, file: Path) -> tuple[np.ndarray, np.
     side = math.isqrt(count // channels)
     if values.size and values.max() > 1 and values.min() >= 0 and values.max() <= 255 and not (values % 1).any():
         values = values / np.float32(255)
-    return values.reshape(-1, channels, side, side), label_numbers(labels.astype(np.int64), f"{file}: its labels")
+    return values.reshape(-1, channels, side, side), label_numbers(labels.astype(np.int64), f"{file}: its label column")

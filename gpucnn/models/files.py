@@ -139,7 +139,8 @@ def _unfit(about: dict, model: Model) -> str | None:
         "std": std is None or (len(std) == need[0] and min(std) > 0),
         "frozen": set(about.get("frozen", [])) <= set(model.holders()),
         "changed_settings": all(isinstance(found, dict) for found in about.get("changed_settings", {}).values()),
-        "class_names": names is None or len(names) == model.output_shape[0],
+        "class_names": names is None
+        or (len(set(names)) == len(names) == model.output_shape[0] and all(map(str.strip, names))),
     }
     return next((name for name, good in fits.items() if not good), None)
 

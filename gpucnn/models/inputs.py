@@ -24,6 +24,8 @@ def check_images(images, input_shape: tuple[int, ...], dtype=np.float32, *, fini
     if images.dtype.kind not in "fiu" or not np.can_cast(images.dtype, dtype, "safe"):
         if images.dtype.kind in "OSUV":
             raise refuse("images", given, f"a NumPy array of numpy.{np.dtype(dtype)}", DTypeError)
+        if isinstance(images, Mapped):  # which may be larger than the memory
+            raise DTypeError(f"images are {images.dtype}; those that stay in a file must be {np.dtype(dtype)} in it")
         raise DTypeError(f"images are {images.dtype}; convert them: {converted('images', given, dtype)}")
     if images.ndim != len(input_shape) + 1 or images.shape[1:] != tuple(input_shape):
         expected = ", ".join(map(str, input_shape))

@@ -13,6 +13,8 @@ from gpucnn.errors import ConfigurationError, DataError, ShapeError
 from gpucnn.losses import check_labels
 from gpucnn.models.model import Model
 
+_ROUNDING = 1e-5  # by which float16 and sums of several predictions may go beyond 1
+
 
 @dataclass(frozen=True)
 class Doubt:
@@ -32,13 +34,17 @@ def doubtful_labels(probabilities, labels) -> list[Doubt]:
 
     The probabilities must come from networks that did not train on the image itself: see `out_of_fold`. A class is
     possible for an image if its probability reaches that class's mean over the images labelled so; a label is doubted
-    if the likeliest possible class is another one. The worst have the largest difference between the two probabilities.
+    if the likeliest possible class is another one; of equally likely ones its own counts. The worst have the largest
+    difference between the two probabilities.
     """
     probabilities = array("probabilities", probabilities)
     if probabilities.ndim != 2 or probabilities.dtype.kind != "f":
         raise ShapeError(f"probabilities are {probabilities.dtype} {probabilities.shape}; give floats (N, classes)")
-    if not np.isfinite(probabilities).all():
-        raise DataError("the probabilities hold a NaN or an infinity")
+    if probabilities.size and not (probabilities.min() >= 0 and probabilities.max() <= 1 + _ROUNDING):  # nor NaN
+        raise DataError(
+            f"the probabilities run from {probabilities.min():g} to {probabilities.max():g}; give numbers from 0 to 1, "
+            "such as out_of_fold's; of scores the softmax"
+        )
     count, classes = probabilities.shape
     labels = check_labels(labels, count, classes)
     p = probabilities.astype(np.float64)
@@ -47,7 +53,8 @@ def doubtful_labels(probabilities, labels) -> list[Doubt]:
     least = np.array([math.fsum(values) / len(values) if len(values) else np.inf for values in own])
     possible = np.where(p >= least, p, -1.0)
     suggested = possible.argmax(axis=1)
-    doubted = np.flatnonzero((possible.max(axis=1) >= 0) & (suggested != labels))
+    best = possible.max(axis=1)
+    doubted = np.flatnonzero((best >= 0) & (possible[np.arange(count), labels] < best))
     margins = p[doubted, labels[doubted]] - p[doubted, suggested[doubted]]
     return [
         Doubt(int(i), int(labels[i]), int(suggested[i]), float(p[i, labels[i]]), float(p[i, suggested[i]]))

@@ -62,8 +62,9 @@ class MixUp(Recordable):
 class Erasing(Recordable):
     """In each image, with probability `rate`, a rectangle of random place, size and shape becomes 0.
 
-    Zhong et al. 2020. Its area is 2 to 33% of the image, its height 0.3 to 3.3 times its width. With `normalize` 0 is
-    each channel's mean.
+    Zhong et al. 2020, with the logarithm of the aspect uniform. Its area is 2 to 33% of the image, its height 0.3 to
+    3.3 times its width, before both sides are rounded and cut off at the image's: of an image much wider than high it
+    is smaller. With `normalize` 0 is each channel's mean.
     """
 
     recordable = True

@@ -23,13 +23,13 @@ def split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, n
     count = len(labels)
     draws = arithmetic.draws64(seed, np.arange(count, dtype=np.uint64), 0, arithmetic.SPLIT)
     chosen = np.zeros(count, bool)
-    classed = labels.dtype.kind in "iu" and labels.ndim == 1
-    for members in [np.flatnonzero(labels == label) for label in np.unique(labels)] if classed else [np.arange(count)]:
+    classes = np.unique(labels) if _classed(labels) else ()
+    for members in [np.flatnonzero(labels == label) for label in classes] or [np.arange(count)]:
         some = int(np.floor(fraction * len(members) + 0.5))
         chosen[members[np.argsort(draws[members], kind="stable")[:some]]] = True
     if chosen.all() or not chosen.any():
         raise DataError(
-            f"validation = {fraction} of {count} images leaves none to "
+            f"validation = {fraction} of {count} images{', rounded class by class,' * _classed(labels)} leaves none to "
             f"{'train on' if chosen.all() else 'validate with'};"
             " give another part, or more images"
         )
@@ -37,10 +37,23 @@ def split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, n
 
 
 def part(images, labels: np.ndarray, fraction, seed: int) -> tuple[tuple, tuple]:
-    """((images, labels) to train on, (images, labels) to validate with); mapped images stay where they are."""
+    """((images, labels) to train on, (images, labels) to validate with); mapped images stay where they are.
+
+    Raises DataError where a class would have no image to train on.
+    """
     numbers = split(labels, check_fraction(fraction), seed)
     training, validation = ((_select(images, some), labels[some]) for some in numbers)
+    if _classed(labels) and (lost := np.setdiff1d(validation[1], training[1])).size:
+        raise DataError(
+            f"validation = {fraction} leaves no image of label {lost[0]} to train on, which has "
+            f"{np.count_nonzero(labels == lost[0])}; give a smaller part, more of these, or a pair (images, labels)"
+        )
     return training, validation
+
+
+def _classed(labels: np.ndarray) -> bool:
+    """Whether there is a class an image."""
+    return labels.dtype.kind in "iu" and labels.ndim == 1
 
 
 def _select(images, numbers: np.ndarray):
@@ -85,9 +98,10 @@ def why_stop(history: History, monitor: str, patience: int | None, first: int = 
     fit has done. The history alone decides, so a resumed run agrees.
     """
     best = history.best_epoch(monitor)
-    if patience is None or best is None or len(history) - max(best, first) < patience:
+    if patience is None or len(history) - max(best or 0, first) < patience:
         return None
-    return (
-        f"stopped after epoch {len(history)}: no better validation {monitor} since epoch {best}, and patience is "
-        f"{patience} epoch{'s' if patience > 1 else ''}"
-    )
+    found = f"no better validation {monitor} since epoch {best}"
+    if best is None:  # such as the area under the curve where all labels are of one class
+        found = f"no validation {monitor} could be computed, so that no epoch is the best"
+    epochs = f"{patience} epoch{'s' if patience > 1 else ''}"
+    return f"stopped after epoch {len(history)}: {found}, and patience is {epochs}"

@@ -302,6 +302,13 @@ def test_values_for_each_class_stand_beside_its_name(cli, trained):
     assert "classes" not in cli.json("evaluate", "--run", trained[0], "--metrics", "top3")
 
 
+def test_names_of_classes_do_not_steer_the_terminal_from_a_heading(capsys):
+    print_measured({"loss": 1.0, "test_confusion": [[3, 1], [0, 2]]}, ["a\x1b[31mb", "\u202ec"], json=False)
+    said = capsys.readouterr().out
+    assert "\x1b" not in said and "\u202e" not in said
+    assert said.count("\\x1b[31m") == said.count("\\u202ec") == 2  # above its column and before its row
+
+
 def test_a_confusion_matrix_that_no_terminal_shows_is_not_printed(capsys):
     print_measured({"loss": 1.0, "test_confusion": [[0] * 30] * 30}, [f"n{i}" for i in range(30)], json=False)
     assert capsys.readouterr().out.splitlines()[1:] == [

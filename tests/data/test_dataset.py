@@ -38,6 +38,14 @@ def test_refuses(images, labels, message):
         Dataset(images, labels, ["a", "b"], "mine")
 
 
+@pytest.mark.parametrize(
+    ("classes", "wrong"), [(["b", "a", "a"], "'a', more than once"), (["b", " "], "' ', which shows nothing")]
+)
+def test_classes_that_cannot_be_told_apart_by_name_are_refused(classes, wrong):
+    with pytest.raises(DataError, match=f"mine: classes hold {wrong}; give each class a name of its own"):
+        Dataset(IMAGES, LABELS, classes, "mine")
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_refuses_non_finite_images_and_names_the_first(value):
     images = IMAGES.copy()

@@ -166,6 +166,15 @@ def test_images_beside_the_folders_of_classes_are_not_left_out(tmp_path):
         load(tmp_path)
 
 
+def test_what_macos_puts_into_zip_archives_is_no_class(tmp_path):
+    fill(tmp_path, {"ant": 5, "bee": 4})
+    for folder in (tmp_path / "ant", tmp_path / "__MACOSX" / "ant"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "._000.png").write_bytes(b"\0\x05\x16\x07")
+    train, test = load(tmp_path)
+    assert train.classes == ["ant", "bee"] and len(train.images) + len(test.images) == 9
+
+
 def test_folders_refused(tmp_path):
     fill(tmp_path / "train", {"ant": 2, "bee": 1, "cat": 1})
     with pytest.raises(DataError, match="test is missing; give .*train, of which every fifth image is for testing"):

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpucnn import Trainer
 from gpucnn.data import Dataset, Mapped, load
-from gpucnn.errors import DataError
+from gpucnn.errors import DataError, DTypeError
+from gpucnn.models import mlp
 
 BYTES = np.random.default_rng(1).integers(0, 256, (11, 3, 4), dtype=np.uint8)
 FLOATS = np.random.default_rng(2).standard_normal((6, 2, 5, 5)).astype(np.float32)
@@ -123,6 +125,14 @@ def test_further_axes_and_parts(monkeypatch):
     floats = FLOATS.copy()
     floats[5, 0, 0, 0] = np.inf
     assert Mapped(floats).survey()[1] == 5
+
+
+def test_types_that_do_not_fit_are_not_advised_to_be_read_as_a_whole(tmp_path):
+    save(tmp_path, images=FLOATS.astype(np.float64))
+    images = np.load(tmp_path / "images.npy", mmap_mode="r")
+    words = "^images are float64; those that stay in a file must be float32 in it$"
+    with pytest.raises(DTypeError, match=words):
+        Trainer(mlp((2, 5, 5), 3, hidden=[2]), progress=False).fit(images, LABELS[:6], 1)
 
 
 def test_a_dataset_keeps_it_mapped():

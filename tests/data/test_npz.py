@@ -33,12 +33,20 @@ def test_four_arrays_floats_and_class_names(tmp_path):
     assert test.classes == ["ant", "bee", "cat"]
 
 
+def test_class_names_in_bytes_are_text(tmp_path):
+    classes = ["ant", "büne", "cat"]
+    train, _ = load(save(tmp_path, images=BYTES, labels=LABELS, classes=np.char.encode(classes, "utf-8")))
+    assert train.classes == classes
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
         ({"x": BYTES}, "holds x; expected x_train, y_train, x_test, y_test, or images, labels"),
         ({"images": BYTES.astype(int), "labels": LABELS}, "images is int64; expected uint8"),
         ({"images": BYTES, "labels": LABELS / 2}, "labels is float64 of shape"),
+        ({"images": BYTES, "labels": LABELS.astype(str)}, r"those of classes, numbers = numpy\.unique\(labels,"),
+        ({"images": BYTES, "labels": (BYTES > 9) * np.uint8(255)}, "labels is 0 and 255 alone.*save labels // 255"),
         ({"images": BYTES, "labels": LABELS - 1}, "labels runs from -1 to 1; labels count classes from 0"),
         ({"images": BYTES, "labels": LABELS[:10]}, "set.npz"),
         ({"images": BYTES, "labels": LABELS * 2}, "no image of class 1, 3;"),

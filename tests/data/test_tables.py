@@ -69,6 +69,7 @@ NAMES = ["label", *(f"p{i}" for i in range(16))]
         saved(";", fmt="%d", comments="", header=";".join(NAMES)),
         b"\xef\xbb\xbf" + saved(",", fmt="%d"),
         b"\r\n" + saved(",", fmt='"%d"', newline="\r\n"),
+        saved(";", fmt="%d", comments="", header=";".join(NAMES), newline="\r"),
     ],
 )
 def test_csv_files_as_programs_write_them(tmp_path, content):
@@ -100,11 +101,19 @@ def test_whole_numbers_that_are_no_bytes(tmp_path):
         (b"label\n1\n", "a row has 0 pixels"),
         (b"label,b\n", "it has no rows"),
         (b"", "it has no rows"),
-        (b"1;0,5\n", "could not convert string '0,5'"),
+        (
+            b"1;0,5\n",
+            "could not convert string '0,5' to float32 at row 0, column 2; a row is a label and its pixels, all "
+            "numbers: write decimal points for commas",
+        ),
+        (b"id,label,b,c,d\n0,1,2,3,4\n", "its column id numbers the rows and would be taken for a pixel; leave it out"),
+        (b"id,label\ncats/1.JPG,1\n", "not a file's name"),
         (b",label,b\n0,1,2\n", "its first column has no name, as pandas numbers rows; save it with index=False"),
         (b"label,b\n0.5,2\n", "a label is 0.5"),
         (b"label,b\nnan,2\n", "a label is nan"),
-        (b"label,b\n-1,2\n", "labels count classes from 0"),
+        (b"label,b\ninf,2\n", "a label is inf; labels are whole numbers from 0"),
+        (b"label,b\n1e20,2\n", "a label is 1e+20"),
+        (b"label,b\n-1,2\n", "its label column runs from -1 to -1; labels count classes from 0"),
         (csv(BYTES[:3] * 1.0, LABELS[:3]), "at least 5 are needed"),
         (csv(np.where(BYTES[0, 0, 0] == BYTES, np.nan, BYTES)), "NaN"),
     ],

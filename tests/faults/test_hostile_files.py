@@ -237,6 +237,8 @@ WRONG = [
     {"class_names": "abc"},
     {"class_names": ["a"]},
     {"class_names": [1, 2, 3]},
+    {"class_names": ["a", "b", "a"]},
+    {"class_names": ["a", "b", " "]},
     {"image_shape": None},
     {"image_shape": []},
     {"image_shape": [3, 32, 32]},

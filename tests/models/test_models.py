@@ -177,6 +177,7 @@ def test_a_saved_model_comes_back(tmp_path):
     [
         {"class_names": [0, 1, 2]},  # as np.unique(labels).tolist() gives them
         {"class_names": ["cat", "dog"]},
+        {"class_names": ["cat", "dog", "cat"]},  # of which a dictionary by names would have two
         {"class_names": "abc"},
         {"class_names": 3},
         {"image_shape": None},

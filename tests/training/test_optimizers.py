@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from gpucnn import Model, Trainer
 from gpucnn.backends import get_backend
 from gpucnn.errors import ConfigurationError
+from gpucnn.layers import BatchNorm, Conv2d, Dense, Flatten, Sequential
 from gpucnn.optimizers import SGD, Adam, AdamW
 from gpucnn.schedules import Constant, Cosine, OneCycle, Step, WarmUp
 
@@ -153,3 +155,16 @@ def test_warm_up():
         "steps": 3,
         "then": {"name": "Step", "every": 2, "factor": 0.1},
     }
+
+
+def test_weights_of_every_kind_decay_but_not_frozen_ones():
+    net = Model(Sequential(Conv2d(2, 3), BatchNorm(), Flatten(), Dense(2)), (1, 5, 5)).initialize(0)
+    state = {name: value + np.float32(0.5) for name, value in net.state_dict().items()}  # biases too
+    net.load_state_dict(state)
+    net.freeze("3")
+    optimizer = AdamW(1e-9, weight_decay=1e8)  # a tenth off, and next to nothing by the gradients
+    images, labels = np.zeros((4, 1, 5, 5), np.float32), np.arange(4) % 2
+    Trainer(net, optimizer=optimizer, backend="numpy", progress=False).fit(images, labels, 1)
+    for name, value in net.state_dict().items():
+        if "running" not in name:
+            np.testing.assert_allclose(value, state[name] * (1 if name[0] == "3" else 0.9), rtol=1e-6, err_msg=name)

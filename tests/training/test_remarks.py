@@ -213,15 +213,18 @@ def test_a_missing_channel_axis_is_said():
 @pytest.mark.parametrize(
     ("labels", "hint"),
     [
-        (Y[:, None], "labels.ravel() has it"),
-        (Y[:, None] * 1.0, "labels.ravel() has it"),
-        (np.eye(3)[Y], "of one-hot rows labels.argmax(1) is the class"),
+        (Y[:, None], "numpy.ravel(labels) has it"),
+        (Y[:, None] * 1.0, "numpy.ravel(labels) has it"),
+        (np.eye(3)[Y], "of one-hot rows numpy.argmax(labels, axis=1) has it"),
     ],
 )
 def test_labels_as_other_libraries_take_them(labels, hint):
-    with pytest.raises(ShapeError) as caught:
-        fitted(X, labels)
-    assert str(caught.value) == f"labels have shape {labels.shape}; 20 images need shape (20,): {hint}"
+    for given in (labels, labels.tolist(), Tensor(labels)):
+        with pytest.raises(ShapeError) as caught:
+            fitted(X, given)
+        assert str(caught.value) == f"labels have shape {labels.shape}; 20 images need shape (20,): {hint}"
+        advice = hint.removeprefix("of one-hot rows ").removesuffix(" has it")
+        assert fitted(X, eval(advice, {"labels": given, "numpy": np}).astype(int))
 
 
 class Tensor:
@@ -255,12 +258,56 @@ def test_what_tensors_lack_is_not_advised():
         Trainer(model, progress=False).fit(X, targets, 1)
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array(["cat", "dog", "tree"])[Y],
+        np.array(["007", "7", "true"])[Y],  # as numbers two would be one
+        np.array(["cat", "dog", "tree"], object)[Y],  # as pandas has them
+        np.array(["2026-01-01", "2026-01-02", "2027-01-01"], "datetime64[D]")[Y],
+        np.array(["cat", "dog", "tree"])[Y].tolist(),
+    ],
+    ids=["names", "digits", "objects", "dates", "list"],
+)
+def test_labels_that_are_names_are_advised_to_be_numbered(labels):
+    with pytest.raises(DTypeError, match="give integers, such as those of classes, numbers = ") as caught:
+        fitted(X, labels)
+    _, numbers = eval(str(caught.value).partition(" = ")[2], {"labels": labels, "numpy": np})
+    assert np.array_equal(numbers, Y) and fitted(X, numbers)
+
+
 @pytest.mark.parametrize("labels", [Y + 0.5, np.eye(3)[Y] * 0.8 + 0.1])
 def test_fractions_are_not_advised_to_be_cut_off(labels):
     with pytest.raises(
         DTypeError, match=r"not all whole numbers; give the number of a class .* outputs= or head=\"regressor\""
     ):
         fitted(X, labels)
+
+
+@pytest.mark.parametrize("labels", [None, 1, {0, 1}, {0: 1}, (n for n in Y), map(int, Y), "012"])
+def test_labels_that_are_no_array_are_shown(labels):
+    for what, loss in (("labels", SoftmaxCrossEntropy()), ("targets", MeanSquared())):
+        with pytest.raises(DTypeError, match=f"^{what} is .*; give an array or a list with an entry for each image$"):
+            loss.check(labels, len(X), (3,), np.float32)
+
+
+def test_one_output_makes_no_two_classes():
+    model = Model(Sequential(Flatten(), Dense(1)), (3, 4, 6))
+    with pytest.raises(DataError, match="takes 0 to 0; give it an output for each class, or one, as a regressor, with"):
+        Trainer(model, progress=False).fit(X, Y % 2, 1)
+
+
+@pytest.mark.parametrize("maps", [False, True])
+def test_black_and_white_masks_are_not_advised_to_be_ignored(maps):
+    labels = (X[:, 0] > 0.5 if maps else Y > 0) * np.uint8(255)
+    model = Model(Sequential(Conv2d(3, 1), *([] if maps else [Flatten(), Dense(3)])), (3, 4, 6))
+    trainer = Trainer(model, progress=False, backend="numpy")
+    with pytest.raises(DataError, match="0 to 2; 0 and 255 stand for two classes: give labels // 255$"):
+        trainer.fit(X, labels, 1)
+    trainer.fit(X, labels // 255, 1)
+    labels[3] = 254
+    with pytest.raises(DataError, match="0 to 2(; ignore_index=255 ignores such labels)?$"):
+        trainer.fit(X, labels, 1)
 
 
 def test_labels_that_pytorch_ignores():

@@ -24,8 +24,8 @@ MUTANTS = {
     ),
     "the split looks at no class": (
         "training/validation.py",
-        "if classed else [",
-        "if False else [",
+        "if _classed(labels) else ()",
+        "if False else ()",
         "test_the_split_is_the_contracts",
     ),
     "of equal epochs the last is the best": (
@@ -42,8 +42,8 @@ MUTANTS = {
     ),
     "patience waits one epoch more": (
         "training/validation.py",
-        "- max(best, first) < patience",
-        "- max(best, first) <= patience",
+        "- max(best or 0, first) < patience",
+        "- max(best or 0, first) <= patience",
         "test_patience_counts_epochs",
     ),
     "a resumed run forgets its best epoch": (

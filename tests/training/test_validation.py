@@ -79,6 +79,24 @@ def test_a_split_without_one_part_is_refused(fraction, words):
         small.trainer().fit(X, Y, 1, validation=fraction)
 
 
+@pytest.mark.parametrize(("images", "fraction"), [(1, 0.5), (2, 0.75), (3, 0.9)])
+def test_a_split_that_leaves_a_class_nothing_to_train_on_is_refused(images, fraction, tmp_path):
+    rare = np.where(np.arange(len(Y)) < images, 2, Y % 2)
+    words = f"leaves no image of label 2 to train on, which has {images}; give a smaller part"
+    with pytest.raises(DataError, match=words):
+        small.trainer(tmp_path / "run").fit(X, rare, 1, validation=fraction)
+    assert not (tmp_path / "run").exists()
+    small.trainer().fit(X, rare, 1, validation=0.1)  # none to validate with is no harm
+
+
+def test_a_part_too_small_for_every_class_says_that_classes_are_rounded():
+    words = "validation = 0.1 of 45 images, rounded class by class, leaves none to validate with"
+    with pytest.raises(DataError, match=words):
+        split(np.arange(45) // 3, 0.1, 0)
+    with pytest.raises(DataError, match=r"of 4 images leaves none"):
+        split(np.zeros((4, 2), np.float32), 0.1, 0)
+
+
 def test_a_part_trains_like_the_two_sets_it_makes():
     training, kept = split(Y.astype(np.int32), 0.2, 3)
     parted, given_apart = small.trainer(), small.trainer()
@@ -195,6 +213,19 @@ def test_patience_counts_epochs_since_the_best():
     assert "since epoch 2" in why_stop(history(3, 1, 2, 1), "loss", 2)
     assert why_stop(history(3, 1, 2, 1), "loss", None) is None
     assert why_stop(History(), "loss", 1) is None
+
+
+def test_a_metric_that_cannot_be_computed_is_nothing_to_wait_for():
+    """Of labels of one class there is no area under the curve."""
+    said = []
+    progress = type("Kept", (Quiet,), {"say": lambda self, text: said.append(text)})()
+    trainer = small.trainer(metrics=["auc"], progress=progress)
+    found = trainer.fit(X, Y, 9, validation=(X[Y == 1], Y[Y == 1]), monitor="auc", patience=2)
+    assert found["validation_auc"] == [None, None]
+    assert said[-1] == (
+        "stopped after epoch 2: no validation auc could be computed, so that no epoch is the best, and patience is 2 "
+        "epochs"
+    )
 
 
 def test_training_stops_early_and_says_so(capsys, tmp_path):
