@@ -351,9 +351,12 @@ class Sums:
             images, together, calls = self.images, self.together, []
             self.images, self.together = 1, 0
             inside = np.ones((images, len(taps)), bool)
-            whole = [(0, len(w), range(1))]
-            shares = self.threads if images == 1 else 1  # of one image's outputs; more are divided too
-            for first, count, _ in whole if images == 1 else _evened(whole):
+            parts, shares = [(0, len(w), range(1))], 1
+            if images == 1:
+                shares = self.threads
+            else:
+                parts = _evened(parts)
+            for first, count, _ in parts:
                 found = arrange(inside, len(channels), 1, -(-count // LANES), shares=shares)
                 found = Arrangement(found.tile, images, 1, found.cells, found.taps, found.cycles)
                 where, rows = (x, y, pixel, pixel, pixel), (first, count, w.strides[0])

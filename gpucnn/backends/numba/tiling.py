@@ -95,7 +95,7 @@ def arrange(
 
     `inside` (pixels, taps) says which taps of a pixel are inside the image; each has a term in each of `channels`
     channels. `pool` pixels that follow one another make a window, `run` are side by side; a kernel's row has `taps`.
-    Groups of images divide `together`, unless it is 0. So many threads have a share of the blocks.
+    Groups of images divide `together`, unless it is 0. So many threads have a share of the tiles.
     """
     every = (_DEPTHWISE if depthwise else _TILES)[accumulators()]
     fitting = [t for t in every if t.vectors <= blocks and t.pixels % pool == 0 and run % t.together == 0]
@@ -116,8 +116,8 @@ def arrange(
             cells = cells[np.argsort(cells.mean(axis=1), kind="stable")]
             kinds = np.any(seen[cells % len(seen)], axis=1)
             one = int(kinds.sum()) * channels * tile.cycles + number * tile.end
-            each = -(-blocks // (tile.vectors * shares)) * shares
-            cycles = -(-images // group) * each * one
+            units = -(-images // group) * -(-blocks // tile.vectors) * number
+            cycles = -(-units // shares) * shares * one / number
             if found is None or cycles < found.cycles:
                 found = Arrangement(tile, group, size, cells, kinds, cycles)
     assert found is not None
