@@ -6,8 +6,11 @@ import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from tests.processes import checkout, environment
 
@@ -59,6 +62,13 @@ def run_tests(root: Path, tests: str, chosen: str = "") -> subprocess.CompletedP
     settings = {"PYTHONPATH": os.pathsep.join((str(root), str(TESTS.parent))), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     env = environment(root, **settings)
     return subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=900, check=False)
+
+
+def parameters(names: Iterable[str], at_length: set[str]) -> list:
+    """The names of a table of planted errors as parameters; those `at_length` are for long runs."""
+    names = list(names)
+    assert at_length <= set(names)
+    return [pytest.param(name, marks=[pytest.mark.long] * (name in at_length)) for name in names]
 
 
 def assert_noticed(tmp_path: Path, file: str, old: str, new: str, tests: str, chosen: str = "") -> None:

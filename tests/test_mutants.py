@@ -913,6 +913,10 @@ ELSEWHERE = {
     "a padded image left unmasked in a loss of values",
     "a line's band one value too long",
     "a norm that leaves out the last values",
+    "positions reversed",
+    "images of pairs of channels added in another order",
+    "what is added to an input gradient forgotten",
+    "a padded image left unmasked in a statistic",
 }
 NOTICED = {(change.guarantee, change.compare) for change in CHANGES if change.backend == "numpy"}
 

@@ -3,7 +3,7 @@
 import pytest
 
 from gpucnn.backends.numba import ahead
-from tests.mutants import assert_noticed
+from tests.mutants import assert_noticed, parameters
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not ahead.CAN_FORK, reason="needs fork")]
 
@@ -67,9 +67,7 @@ AT_LENGTH = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long) if name in AT_LENGTH else name for name in LATER]
-)
+@pytest.mark.parametrize("name", parameters(LATER, AT_LENGTH))
 def test_a_planted_error_is_noticed(tmp_path, name):
     assert_noticed(tmp_path, *LATER[name], "backends/test_later.py")
 

@@ -61,12 +61,14 @@ print(json.dumps({"wrong": wrong, **registers()}))
 needs_avx512 = pytest.mark.skipif(not WIDE, reason="no AVX-512 here to switch off: every other test runs without it")
 
 
+NARROW = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "", "NPY_DISABLE_CPU_FEATURES": " ".join(AVX512)}
+
+
 @needs_avx512
-@pytest.mark.slow  # compiles the fifty kernels of gpucnn.check, again each time: about a minute and a half
-def test_without_avx512(tmp_path):
-    """gpucnn.check; each kernel is compiled again for 256-bit registers."""
-    settings = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "", "NPY_DISABLE_CPU_FEATURES": " ".join(AVX512)}
-    report = finish(start(ASSEMBLY + CHECK, GPUCNN_CACHE=str(tmp_path), **settings))
+@pytest.mark.long  # compiles the fifty kernels of gpucnn.check, again each time: about a minute and a half
+def test_gpucnn_check_without_avx512(tmp_path):
+    """Each kernel is compiled again for 256-bit registers."""
+    report = finish(start(ASSEMBLY + CHECK, GPUCNN_CACHE=str(tmp_path), **NARROW))
     assert report["passed"], report["differences"]
     assert report["numpy"] == [], "NumPy still uses AVX-512"
     assert report["accumulators"] == 6
@@ -81,8 +83,16 @@ def small(tmp_path, **settings):
 
 
 @needs_avx512
+def test_without_avx512(tmp_path):
+    report = small(tmp_path, **NARROW)
+    assert not any(report["wrong"].values()), report["wrong"]
+    assert report["accumulators"] == 6 and report["fma"]
+    assert set().union(*report["registers"].values()) == {"xmm", "ymm"}
+
+
+@needs_avx512
 def test_the_ordinary_run_uses_avx512(tmp_path):
-    """Else the test above would show nothing."""
+    """Else the tests above would show nothing."""
     report = small(tmp_path)
     assert not any(report["wrong"].values())
     assert {"zmm"} <= set().union(

@@ -181,7 +181,13 @@ WIDE = [(9, 1, 1), (16, 4, 1), (11, 2, 1), (3, 4, 1), (3, 1, 8), (4, 3, 2), (2, 
 @pytest.mark.parametrize(("width", "stride", "dilation"), WIDE)
 @pytest.mark.parametrize(
     ("images", "ins", "outs", "groups", "length"),
-    [(7, 3, 4, 1, 30), (17, 3, 5, 1, 30), (7, 3, 4, 1, 300), (17, 3, 5, 1, 300), (5, 1, 3, 2, 300)],
+    [
+        pytest.param(7, 3, 4, 1, 30, marks=pytest.mark.long),
+        (17, 3, 5, 1, 30),
+        (7, 3, 4, 1, 300),
+        pytest.param(17, 3, 5, 1, 300, marks=pytest.mark.long),
+        (5, 1, 3, 2, 300),
+    ],
 )
 def test_lines_of_any_window(width, stride, dilation, images, ins, outs, groups, length, used):
     padding = ((dilation * (width - 1), dilation // 2),)  # causal, and a little more

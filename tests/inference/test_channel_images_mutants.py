@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.mutants import assert_noticed
+from tests.mutants import assert_noticed, parameters
 
 pytestmark = pytest.mark.slow
 
@@ -36,9 +36,15 @@ MUTANTS = {
         "every",
     ),
 }
+# As another here shows, in other lines of the same files.
+AT_LENGTH = {
+    "flat values without their last block",
+    "the first block's mean for all",
+    "the last pixels of a row left out",
+}
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize("name", parameters(MUTANTS, AT_LENGTH))
 def test_a_planted_error_is_noticed(tmp_path, name):
     *planted, chosen = MUTANTS[name]
     assert_noticed(tmp_path, *planted, "inference/test_channel_images.py", chosen)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.mutants import assert_noticed
+from tests.mutants import assert_noticed, parameters
 
 pytestmark = pytest.mark.slow
 
@@ -32,9 +32,15 @@ MUTANTS = {
         "together",
     ),
 }
+# As another here shows, in other lines of the same files.
+AT_LENGTH = {
+    "a band without what it has in the next channel",
+    "sixteen images' bands as one",
+    "channels copied over the end of a block",
+}
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize("name", parameters(MUTANTS, AT_LENGTH))
 def test_a_planted_error_is_noticed(tmp_path, name):
     *planted, chosen = MUTANTS[name]
     assert_noticed(tmp_path, *planted, "inference/test_channel_maps.py", chosen)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.mutants import assert_noticed
+from tests.mutants import assert_noticed, parameters
 
 pytestmark = pytest.mark.slow
 
@@ -35,8 +35,15 @@ MUTANTS = {
     "a plan that relies on another's seal": (PLANS, "and plan.seal is seal", ""),
     "no plan for weights that stay": (PLANS, "and (seal is self._seal or self._seal is self)", "and False"),
 }
+# As another here shows, in other lines of the same files.
+AT_LENGTH = {
+    "a look that leaves the seal",
+    "arrays of each model's own",
+    "plans that hold what they read",
+    "a seal after the count",
+}
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize("name", parameters(MUTANTS, AT_LENGTH))
 def test_a_planted_error_is_noticed(tmp_path, name):
     assert_noticed(tmp_path, *MUTANTS[name], "models/test_weights.py")
