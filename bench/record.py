@@ -1,6 +1,9 @@
-"""Where the scripts of this folder keep their results: bench/results/NAME-YYYY-MM-DD.json, one file per day."""
+"""Where the scripts of this folder keep their results: bench/results/NAME-YYYY-MM-DD.json, one file per day and
+processor, those after the first with -2, -3, ... behind the date.
+"""
 
 import datetime
+import itertools
 import json
 from pathlib import Path
 
@@ -10,8 +13,15 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def of_today(name: str = "cpu", folder: Path = RESULTS) -> Path:
-    """The day's file."""
-    return folder / f"{name}-{datetime.datetime.now(datetime.UTC).date().isoformat()}.json"
+    """The day's file of this processor: the first that is not another's."""
+    today, here = datetime.datetime.now(datetime.UTC).date().isoformat(), machine()["processor"]
+    paths = (folder / f"{name}-{today}{f'-{number}' * (number > 1)}.json" for number in itertools.count(1))
+    return next(path for path in paths if not path.exists() or here in _processors(path))
+
+
+def _processors(path: Path) -> set[str]:
+    """Those of a file's sections."""
+    return {section["machine"]["processor"] for section in json.loads(path.read_text()).values()}
 
 
 def recorded(section: str, *, name: str = "cpu", folder: Path = RESULTS) -> dict:

@@ -103,6 +103,17 @@ def test_records_of_a_day_share_a_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [first.name]
 
 
+def test_processors_have_files_of_their_own(tmp_path, monkeypatch):
+    paths = []
+    for number in (1, 2, 1, 3, 2):
+        monkeypatch.setattr(record, "machine", lambda number=number: {"processor": f"processor {number}"})
+        paths.append(record.record("networks", {"results": [number]}, folder=tmp_path))
+        assert record.recorded("networks", folder=tmp_path)["results"] == [number]
+    first, second, again, third, last = paths
+    assert first == again and second == last and len({first, second, third}) == len(list(tmp_path.iterdir())) == 3
+    assert [json.loads(path.read_text())["networks"]["results"] for path in (first, second, third)] == [[1], [2], [3]]
+
+
 def test_cpu_cases_are_those_of_the_goal():
     assert cpu.CASES[Case("lenet5", "training", 64)] == 4.5
     assert len(cpu.CASES) == 4 and {case.job for case in cpu.CASES} == {"training"}
