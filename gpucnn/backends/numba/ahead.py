@@ -146,7 +146,8 @@ def _fork(jobs: list[Callable[[], object]], left: int, tell: int | None = None, 
         for ending in (signal.SIGINT, signal.SIGTERM):
             signal.signal(ending, signal.SIG_DFL)
         if tell is not None:
-            os.nice(nice)
+            with contextlib.suppress(OSError):  # forbidden in some containers
+                os.nice(nice)
             _close_all_but(left, tell)
         with compilation.silence():
             for number in _numbers(left):
