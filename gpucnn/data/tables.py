@@ -18,7 +18,7 @@ from gpucnn.extras import install
 from gpucnn.storage import reading
 
 _LABELS = ("label", "labels", "class", "target", "y")
-_NUMBERS = ("id", "index", "imageid", "image_id")
+_NUMBERS = ("id", "index", "imageid", "image_id", "__index_level_0__")  # the last as pandas calls its own in Parquet
 _GZIP_MAGIC = b"\x1f\x8b"
 _PART = 1 << 24  # bytes read at once
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
@@ -120,7 +120,8 @@ def _parquet(file: Path) -> tuple[np.ndarray, np.ndarray]:
         ) from None
     with reading(file, DataError, "Parquet file") as raw:
         try:
-            table = parquet.read_table(raw)
+            # Without threads of pyarrow's own, which abort a process that ends soon after.
+            table = parquet.ParquetFile(raw, pre_buffer=False).read(use_threads=False)
         except (ArrowException, OSError, ValueError) as error:
             raise DataError(f"{file}: not a whole Parquet file ({' '.join(str(error).split())})") from None
     names = [name.lower() for name in table.column_names]

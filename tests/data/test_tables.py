@@ -3,6 +3,7 @@
 import gzip
 import io
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from gpucnn.data import load
 from gpucnn.errors import DataError
+from tests.processes import finish, start
 
 LABELS = np.arange(20) % 3
 BYTES = np.random.default_rng(0).integers(0, 256, (20, 4, 4), np.uint8)
@@ -107,6 +109,7 @@ def test_whole_numbers_that_are_no_bytes(tmp_path):
             "numbers: write decimal points for commas",
         ),
         (b"id,label,b,c,d\n0,1,2,3,4\n", "its column id numbers the rows and would be taken for a pixel; leave it out"),
+        (b"label,b,__index_level_0__\n0,1,2\n", "its column __index_level_0__ numbers the rows and would be taken for"),
         (b"id,label\ncats/1.JPG,1\n", "not a file's name"),
         (b",label,b\n0,1,2\n", "its first column has no name, as pandas numbers rows; save it with index=False"),
         (b"label,b\n0.5,2\n", "a label is 0.5"),
@@ -153,6 +156,21 @@ def test_parquet_of_pixels_and_of_image_files(tmp_path):
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "files.parquet").read_bytes()[:-30])
     with pytest.raises(DataError, match="not a whole Parquet file"):
         load(tmp_path / "cut.parquet")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in Linux's /proc")
+def test_parquet_leaves_no_threads_behind(tmp_path):
+    """With those of pyarrow a process that ended soon after was aborted, every few times."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    columns = {f"pixel{i}": BYTES.reshape(20, -1)[:, i] for i in range(16)}
+    parquet.write_table(pyarrow.table({"label": LABELS, **columns}), tmp_path / "a.parquet")
+    program = (
+        "import os, gpucnn.data, pyarrow.parquet; before = len(os.listdir('/proc/self/task'));"
+        f"gpucnn.data.load({str(tmp_path / 'a.parquet')!r}); print(len(os.listdir('/proc/self/task')) - before)"
+    )
+    assert finish(start(program)) == 0
 
 
 def test_parquet_without_its_library_says_what_to_install(tmp_path, monkeypatch):
