@@ -44,6 +44,8 @@ def check_labels(labels, images: int, classes: int) -> np.ndarray:
         instead = f"; SoftmaxCrossEntropy(ignore_index={label}) ignores such labels" if label < 0 else ""
         if (labels.min(), labels.max()) == (1, classes):
             instead = "; these count from 1: give labels - 1"
+        elif label >= 0 and len(np.unique(labels)) == classes:
+            instead = f"; numpy.unique(labels, return_inverse=True)[1] numbers the {classes} values that occur"
         if classes == 1:
             instead = (
                 "; give it an output for each class, or one, as a regressor, with BinaryCrossEntropy: the softmax of a "
@@ -69,7 +71,9 @@ def check_label_maps(labels, images: int, output_shape: tuple[int, ...], ignore_
         raise DTypeError(f"labels are {labels.dtype}; give integers, such as {instead}")
     if labels.shape != (images, *spatial):
         sizes = ", ".join(map(str, (images, *spatial)))
-        shorter = "" if labels.ndim > 1 else "; for one label an image end the model with Flatten() and Dense(classes)"
+        shorter = _without_axis(labels, (images, *spatial))
+        if spatial and labels.ndim == 1:
+            shorter = "; for one label an image end the model with Flatten() and Dense(classes)"
         raise ShapeError(
             f"labels have shape {labels.shape}; the model's output is {tuple(output_shape)} per image, which takes a "
             f"class for each position, ({sizes}{',' * (not spatial)}){shorter}"
@@ -78,11 +82,10 @@ def check_label_maps(labels, images: int, output_shape: tuple[int, ...], ignore_
     wrong = np.argwhere(((labels < 0) | (labels >= classes)) & ~ignored)
     if len(wrong):
         image, *position = wrong[0].tolist()
-        where = f" at {tuple(position)}" if position else ""
+        where, label = f" at {tuple(position)}" if position else "", labels[tuple(wrong[0])]
         raise DataError(
-            f"label {labels[tuple(wrong[0])]} of image {image}{where} is out of range: a model of {classes} classes "
-            f"takes 0 to {classes - 1}"
-            + (_two_greys(labels) or f"; ignore_index={labels[tuple(wrong[0])]} ignores such labels")
+            f"label {label} of image {image}{where} is out of range: a model of {classes} classes takes 0 to "
+            f"{classes - 1}{_two_greys(labels) or _numbering(labels, ignored, label, classes, ignore_index)}"
         )
     return np.where(ignored, 0, labels.astype(np.float32) + 1).astype(np.float32)[:, None]
 
@@ -93,6 +96,32 @@ def _one_each(name: str, given) -> np.ndarray:
     if found.ndim == 0:
         raise arguments.refuse(name, given, "an array or a list with an entry for each image", DTypeError)
     return found
+
+
+def _without_axis(labels: np.ndarray, need: tuple[int, ...]) -> str:
+    """What to do with maps that have an axis of channels beside those of `need`; "" for others."""
+    for axis, shape in ((1, (*labels.shape[:1], *labels.shape[2:])), (-1, labels.shape[:-1])):
+        if shape == need:
+            if labels.shape[axis] == 1:
+                return f": numpy.squeeze(labels, {axis}) has it"
+            if (labels >= 0).all() and (labels.sum(axis=axis) == 1).all():
+                return f": of one-hot values numpy.argmax(labels, {axis}) has it"
+    return ""
+
+
+def _numbering(labels: np.ndarray, ignored: np.ndarray, label: int, classes: int, ignore_index: int | None) -> str:
+    """What to do with maps that hold `label`: one may be no class, or all may be classes of other numbers."""
+    found = np.unique(labels[~ignored])
+    if (found[0], found[-1]) == (1, classes):
+        moved = f", and ignore_index={ignore_index - 1}" if ignore_index is not None and ignored.any() else ""
+        return f"; these count from 1: give labels - 1{moved}"
+    if ignore_index is not None:
+        return f"; {ignore_index} alone is ignored: give such a position {ignore_index} or the number of a class"
+    ignoring = f"ignore_index={label} ignores such labels"
+    if label < 0 or len(found) != classes:
+        return f"; {ignoring}"
+    numbers = "numpy.unique(labels, return_inverse=True)[1]"
+    return f"; if the {classes} values that occur are the classes, {numbers} numbers them, and if not, {ignoring}"
 
 
 def _two_greys(labels: np.ndarray) -> str:

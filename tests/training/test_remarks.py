@@ -159,8 +159,10 @@ def test_a_remark_before_training_reaches_a_terminal(capsys):
 def test_labels_from_1():
     with pytest.raises(DataError, match=r"a model of 3 classes takes 0 to 2; these count from 1: give labels - 1$"):
         fitted(X, Y + 1)
-    with pytest.raises(DataError, match="takes 0 to 2$"):
+    with pytest.raises(DataError, match=r"takes 0 to 2; numpy.unique.* numbers the 3 values that occur$"):
         fitted(X, Y * 2)
+    with pytest.raises(DataError, match="takes 0 to 2$"):
+        fitted(X, Y * 2 % 3 * 2 + (Y == 0) * np.arange(20))
 
 
 def test_a_shape_with_the_channels_last_that_no_layer_fits():
@@ -306,8 +308,65 @@ def test_black_and_white_masks_are_not_advised_to_be_ignored(maps):
         trainer.fit(X, labels, 1)
     trainer.fit(X, labels // 255, 1)
     labels[3] = 254
-    with pytest.raises(DataError, match="0 to 2(; ignore_index=255 ignores such labels)?$"):
+    with pytest.raises(DataError, match="0 to 2; (if the 3 values|numpy.unique)"):
         trainer.fit(X, labels, 1)
+
+
+def test_labels_that_are_classes_of_other_numbers_are_not_advised_to_be_ignored():
+    """Who ignored the last class of all that is out of range would train without it, and never see why."""
+    model = Model(Conv2d(3, 1), (3, 4, 6))
+    maps = np.arange(20 * 24).reshape(20, 4, 6) % 3
+
+    def refused(labels, **settings) -> str:
+        with pytest.raises(DataError) as caught:
+            Trainer(model, progress=False, loss=SoftmaxCrossEntropy(**settings)).fit(X, labels, 1)
+        return str(caught.value).partition(" takes 0 to 2; ")[2]
+
+    assert refused(maps + 1) == "these count from 1: give labels - 1"
+    bordered = maps + 1
+    bordered[:, 0] = 0
+    assert refused(bordered, ignore_index=0) == "these count from 1: give labels - 1, and ignore_index=-1"
+    Trainer(model, progress=False, loss=SoftmaxCrossEntropy(ignore_index=-1)).fit(X, bordered - 1, 1)
+    grey = maps * np.uint8(120)
+    numbers = "numpy.unique(labels, return_inverse=True)[1]"
+    assert np.array_equal(eval(numbers, {"labels": grey, "numpy": np}), maps)
+    expected = (
+        f"if the 3 values that occur are the classes, {numbers} numbers them, and if not, ignore_index=120 ignores"
+    )
+    assert refused(grey).startswith(expected)
+    assert refused(np.where(maps == 0, 7, maps)).endswith("if not, ignore_index=7 ignores such labels")
+    assert refused(np.where(maps == 2, -1, maps)) == "ignore_index=-1 ignores such labels"
+    assert refused(np.where(maps == 2, 255, maps), ignore_index=-1).startswith("-1 alone is ignored: give such a pos")
+
+
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [
+        (lambda maps: maps[:, None], "numpy.squeeze(labels, 1) has it"),
+        (lambda maps: maps[..., None], "numpy.squeeze(labels, -1) has it"),
+        (lambda maps: np.eye(3, dtype=int)[maps], "of one-hot values numpy.argmax(labels, -1) has it"),
+        (
+            lambda maps: np.eye(3, dtype=int)[maps].transpose(0, 3, 1, 2),
+            "of one-hot values numpy.argmax(labels, 1) has it",
+        ),
+        (lambda maps: np.stack([maps] * 3, axis=-1), ""),
+    ],
+)
+def test_maps_as_other_libraries_take_them(change, hint):
+    trainer, maps = Trainer(Model(Conv2d(3, 1), (3, 4, 6)), progress=False), np.arange(20 * 24).reshape(20, 4, 6) % 3
+    for given in (labels := change(maps), labels.tolist()):
+        with pytest.raises(
+            ShapeError, match=rf"class for each position, \(20, 4, 6\){': ' * bool(hint)}{re.escape(hint)}$"
+        ):
+            trainer.fit(X, given, 1)
+        if hint:
+            advice = hint.removeprefix("of one-hot values ").removesuffix(" has it")
+            assert np.array_equal(eval(advice, {"labels": given, "numpy": np}), maps)
+
+
+def test_a_label_too_few_is_no_map():
+    with pytest.raises(ShapeError, match=r"takes a class for each position, \(20,\)$"):
+        fitted(X, Y[1:], loss=SoftmaxCrossEntropy(ignore_index=7))
 
 
 def test_labels_that_pytorch_ignores():
