@@ -241,10 +241,14 @@ def array(name: str, value: Any) -> np.ndarray:
             return np.from_dlpack(value) if on_cpu else np.from_dlpack(value, device="cpu")
         return np.asarray(value)
     except Exception as error:  # foreign arrays raise anything from BufferError to RuntimeError
-        reason = " ".join(str(error).split())
+        reason, instead = (
+            " ".join(str(error).split()),
+            "give a NumPy array, or a detached tensor with __dlpack__ or __array__",
+        )
+        if "inhomogeneous" in reason:  # NumPy's word
+            instead = "bring its entries to one shape, such as with numpy.pad"
         raise DTypeError(
-            f"{name} is a {type(value).__name__} that cannot be read as an array ({reason}); give a NumPy array, or a "
-            "detached tensor with __dlpack__ or __array__"
+            f"{name} is a {type(value).__name__} that cannot be read as an array ({reason}); {instead}"
         ) from error
 
 
@@ -266,8 +270,12 @@ def weights(name: str, value: Any) -> np.ndarray:
 
 
 def converted(name: str, given: Any, dtype: Any) -> str:
-    """The expression that converts what was given to `dtype`: tensors and lists have no astype."""
+    """The expression that converts what was given to `dtype`: tensors and lists have no astype, and a conversion of
+    complex numbers would drop half of each.
+    """
     kind = f"numpy.{np.dtype(dtype)}"
+    if np.iscomplexobj(given):
+        return f"numpy.asarray(numpy.abs({name}), {kind}), or real and imaginary parts as channels of their own"
     return f"{name}.astype({kind})" if hasattr(given, "astype") else f"numpy.asarray({name}, {kind})"
 
 

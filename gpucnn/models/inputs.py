@@ -23,7 +23,8 @@ def check_images(images, input_shape: tuple[int, ...], dtype=np.float32, *, fini
     images = images if isinstance(images, Mapped) else array("images", images)
     if images.dtype.kind not in "fiu" or not np.can_cast(images.dtype, dtype, "safe"):
         if images.dtype.kind in "OSUV":
-            raise refuse("images", given, f"a NumPy array of numpy.{np.dtype(dtype)}", DTypeError)
+            column = ", such as numpy.stack(images) makes of a column of arrays" * (images.dtype == object)
+            raise refuse("images", given, f"a NumPy array of numpy.{np.dtype(dtype)}{column}", DTypeError)
         if isinstance(images, Mapped):  # which may be larger than the memory
             raise DTypeError(f"images are {images.dtype}; those that stay in a file must be {np.dtype(dtype)} in it")
         raise DTypeError(f"images are {images.dtype}; convert them: {converted('images', given, dtype)}")

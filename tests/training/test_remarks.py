@@ -369,6 +369,21 @@ def test_a_label_too_few_is_no_map():
         fitted(X, Y[1:], loss=SoftmaxCrossEntropy(ignore_index=7))
 
 
+def test_what_a_conversion_would_lose_is_not_advised():
+    """Spectra are complex; a column of a table is an array of arrays."""
+    spectra = X * (1 + 2j)
+    for given in (spectra, spectra.tolist()):
+        with pytest.raises(
+            DTypeError, match=r"convert them: numpy.asarray\(numpy.abs\(images\), numpy.float32\), or real"
+        ):
+            fitted(given, Y)
+    column = np.empty(20, object)
+    column[:] = list(X)
+    with pytest.raises(DTypeError, match=r"numpy.float32, such as numpy.stack\(images\) makes of a column of arrays$"):
+        fitted(column, Y)
+    assert fitted(np.stack(column), Y)
+
+
 def test_labels_that_pytorch_ignores():
     with pytest.raises(DataError, match=r"0 to 2; SoftmaxCrossEntropy\(ignore_index=-100\) ignores such labels"):
         fitted(X, np.where(np.arange(20) == 3, -100, Y))
