@@ -36,7 +36,7 @@ def confusion(labels, predicted, classes: list[str], path=None) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.size == 0:
         raise ShapeError("there are no labels; give at least one")
-    classes = sequence("classes", classes, "their names")
+    classes = _names(classes)
     counts = np.zeros((len(classes),) * 2, np.int64)
     labels, predicted = (check_labels(part, labels.size, len(classes)) for part in (labels, np.asarray(predicted)))
     np.add.at(counts, (labels, predicted), 1)
@@ -44,6 +44,11 @@ def confusion(labels, predicted, classes: list[str], path=None) -> np.ndarray:
         figures.check_path(path)
         figures.save(_draw_confusion(counts, classes), path)
     return counts
+
+
+def _names(classes) -> list[str]:
+    """The classes' names as texts; they may be numbers."""
+    return list(map(str, sequence("classes", classes, "their names")))
 
 
 def _draw_confusion(counts: np.ndarray, classes: list[str]):
@@ -124,7 +129,7 @@ def mistakes(images, labels, probabilities, classes: list[str], path=None, *, mo
     have the highest probability of a wrong class. At most `most` are drawn and returned.
     """
     images = images if isinstance(images, Mapped) else np.asarray(images)
-    probabilities, classes = np.asarray(probabilities), sequence("classes", classes, "their names")
+    probabilities, classes = np.asarray(probabilities), _names(classes)
     if images.ndim != 4 or probabilities.shape != (len(images), len(classes)):
         raise ShapeError(
             f"images have shape {images.shape} and probabilities {probabilities.shape}; expected (N, C, H, W) and "
@@ -158,6 +163,7 @@ def mistakes(images, labels, probabilities, classes: list[str], path=None, *, mo
 def doubts(images, found: list[Doubt], classes: list[str], path, *, most: int = 20) -> None:
     """Draw the worst of `gpucnn.training.doubtful_labels` into the PNG at `path`, at most `most`."""
     figures.check_path(path)
+    classes = _names(classes)
     listed = [
         Mistake(d.image, classes[d.label], classes[d.suggested], d.probability, d.probability_of_label)
         for d in found[: integer("most", most)]

@@ -7,6 +7,7 @@ from gpucnn import show
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
 from gpucnn.training import History
+from gpucnn.training.doubts import Doubt
 
 NAMES = ["aeroplane", "automobile", "bird", "a very long class name indeed", "frog"]
 
@@ -70,6 +71,19 @@ def test_the_worst_mistakes_come_first(drawn, tmp_path):
         assert (mistake.probability, mistake.probability_of_true) == (p[i].max(), p[i][labels[i]])
     drawn.check(tmp_path / "m.png")
     assert drawn.figure.get_suptitle() == f"{len(wrong)} mistakes in 40 images: the 7 most confident"
+
+
+@pytest.mark.parametrize("classes", [range(5), np.arange(5)])
+def test_numbers_are_names_of_classes_too(drawn, tmp_path, classes):
+    images, labels, p = random_predictions()
+    names = ["0", "1", "2", "3", "4"]
+    assert show.mistakes(images, labels, p, classes, tmp_path / "m.png") == show.mistakes(images, labels, p, names)
+    show.confusion(labels, p.argmax(axis=1), classes, tmp_path / "c.png")
+    shown = [text.get_text() for text in drawn.figure.axes[0].get_xticklabels()]
+    assert shown == names
+    found = [Doubt(2, 1, 4, 0.1, 0.9)]
+    show.doubts(images, found, classes, tmp_path / "d.png")
+    assert "says 4" in drawn.figure.axes[0].get_title()
 
 
 def test_mistakes_among_mapped_images(drawn, tmp_path):
