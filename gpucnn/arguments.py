@@ -241,12 +241,12 @@ def array(name: str, value: Any) -> np.ndarray:
             return np.from_dlpack(value) if on_cpu else np.from_dlpack(value, device="cpu")
         return np.asarray(value)
     except Exception as error:  # foreign arrays raise anything from BufferError to RuntimeError
-        reason, instead = (
-            " ".join(str(error).split()),
-            "give a NumPy array, or a detached tensor with __dlpack__ or __array__",
-        )
-        if "inhomogeneous" in reason:  # NumPy's word
+        reason = " ".join(str(error).split())
+        instead = "give a NumPy array, or a detached tensor with __dlpack__ or __array__"
+        if "inhomogeneous" in reason and isinstance(value, (list, tuple)):  # NumPy's word
             instead = "bring its entries to one shape, such as with numpy.pad"
+            if all(isinstance(entry, tuple) for entry in value):
+                instead = "take its tuples apart, as images, labels = zip(*pairs) does"
         raise DTypeError(
             f"{name} is a {type(value).__name__} that cannot be read as an array ({reason}); {instead}"
         ) from error

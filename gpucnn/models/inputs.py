@@ -1,6 +1,7 @@
 """Checking a model's images."""
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -23,8 +24,12 @@ def check_images(images, input_shape: tuple[int, ...], dtype=np.float32, *, fini
     images = images if isinstance(images, Mapped) else array("images", images)
     if images.dtype.kind not in "fiu" or not np.can_cast(images.dtype, dtype, "safe"):
         if images.dtype.kind in "OSUV":
-            column = ", such as numpy.stack(images) makes of a column of arrays" * (images.dtype == object)
-            raise refuse("images", given, f"a NumPy array of numpy.{np.dtype(dtype)}{column}", DTypeError)
+            hint = ""
+            if images.dtype == object and images.ndim:
+                hint = ", such as numpy.stack(images) makes of a column of arrays"
+            elif images.dtype == object and isinstance(given, Iterable):
+                hint = "; batches are for Trainer.fit_batches"
+            raise refuse("images", given, f"a NumPy array of numpy.{np.dtype(dtype)}{hint}", DTypeError)
         if isinstance(images, Mapped):  # which may be larger than the memory
             raise DTypeError(f"images are {images.dtype}; those that stay in a file must be {np.dtype(dtype)} in it")
         raise DTypeError(f"images are {images.dtype}; convert them: {converted('images', given, dtype)}")

@@ -364,6 +364,20 @@ def test_maps_as_other_libraries_take_them(change, hint):
             assert np.array_equal(eval(advice, {"labels": given, "numpy": np}), maps)
 
 
+def test_data_sets_as_other_libraries_take_them():
+    pairs = list(zip(X, Y))
+    with pytest.raises(DTypeError, match=r"; take its tuples apart, as images, labels = zip\(\*pairs\) does$"):
+        fitted(pairs, None)
+    assert fitted(*zip(*pairs))
+    for batches in (((X, Y) for _ in range(2)), map(tuple, [])):
+        with pytest.raises(
+            DTypeError, match=r"give a NumPy array of numpy.float32; batches are for Trainer.fit_batches$"
+        ):
+            fitted(batches, None)
+    with pytest.raises(DTypeError, match=r"of type object; give a NumPy array of numpy.float32$"):
+        fitted(object(), Y)
+
+
 def test_a_label_too_few_is_no_map():
     with pytest.raises(ShapeError, match=r"takes a class for each position, \(20,\)$"):
         fitted(X, Y[1:], loss=SoftmaxCrossEntropy(ignore_index=7))
