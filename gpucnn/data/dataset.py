@@ -75,9 +75,15 @@ def require_every_class(dataset: Dataset) -> None:
     if len(dataset.classes) == 1:
         raise DataError(f"{dataset.name}: each image is of class {dataset.classes[0]}; at least 2 classes are needed")
     if missing := without_images(dataset):
+        largest, maps = int(dataset.labels.max()), ""
+        if dataset.labels.ndim > 1 and len(np.unique(dataset.labels)) <= largest:
+            maps = (
+                f"; numpy.unique(labels, return_inverse=True)[1] numbers those that occur. If {largest} are pixels "
+                f"that do not count, give a Trainer the arrays and loss=SoftmaxCrossEntropy(ignore_index={largest})"
+            )
         raise DataError(
             f"{dataset.name}: no image of class {missing}; labels must run from 0 to the number of classes less one, "
-            "with at least one training image each"
+            f"with at least one training image each{maps}"
         )
 
 

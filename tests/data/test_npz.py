@@ -47,6 +47,11 @@ def test_class_names_in_bytes_are_text(tmp_path):
         ({"images": BYTES, "labels": LABELS / 2}, "labels is float64 of shape"),
         ({"images": BYTES, "labels": LABELS.astype(str)}, r"those of classes, numbers = numpy\.unique\(labels,"),
         ({"images": BYTES, "labels": (BYTES > 9) * np.uint8(255)}, "labels is 0 and 255 alone.*save labels // 255"),
+        (
+            {"images": BYTES, "labels": np.where(BYTES > 99, BYTES % 2, 255)},
+            "no image of class 2, 3, .*numpy.unique.* numbers those that occur. If 255 are pixels that do not count",
+        ),
+        ({"images": BYTES, "labels": BYTES % 2, "classes": ["a", "b", "c"]}, "no image of class c; .* image each$"),
         ({"images": BYTES, "labels": LABELS - 1}, "labels runs from -1 to 1; labels count classes from 0"),
         ({"images": BYTES, "labels": LABELS[:10]}, "set.npz"),
         ({"images": BYTES, "labels": LABELS * 2}, "no image of class 1, 3;"),
