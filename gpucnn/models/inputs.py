@@ -66,6 +66,11 @@ def _hint(images, input_shape: tuple[int, ...], given) -> str:
         return f": the axis of the channel is missing; {name}[:, None] adds it"
     if len(shape) > 1 and math.prod(shape[1:]) == math.prod(need) and 1 in (len(shape) - 1, len(need)):
         return f": {name}.reshape(-1, {', '.join(map(str, need))}) has that shape"
+    if len(shape) == len(need) + 1 and shape[1] == need[0]:
+        sizes = ", ".join(map(str, shape[1:]))
+        return (
+            f": resize or crop them; where no weight depends on the size, gpucnn.models.at_size(model, ({sizes})) fits"
+        )
     return ""
 
 

@@ -16,16 +16,19 @@ def at_size(model: Model, input_shape: tuple[int, ...]) -> Model:
     """
     instance("model", model, Model, "a gpucnn.Model, such as gpucnn.models.resnet20()")
     shape = image_shape("input_shape", input_shape)
-    name, arguments, layer = model.name, dict(model.arguments), copy.deepcopy(model.layer)
+    name, arguments, layer, refusal = model.name, dict(model.arguments), copy.deepcopy(model.layer), None
     if name in MODELS:
         arguments["input_shape"] = list(shape)
         try:
             same = build_model(name, **arguments).structure == repr(model.layer)
-        except GpucnnError:
-            same = False
+        except GpucnnError as error:
+            same, refusal = False, error
         if not same:  # no file could name it
             name, arguments = "custom", {}
-    other = Model(layer, shape, name, arguments, model.head)
+    try:
+        other = Model(layer, shape, name, arguments, model.head)
+    except ShapeError as error:
+        raise refusal or error from None  # the network's own reason, such as the multiples that it takes
     for here, there in zip(model.parameters, other.parameters, strict=True):
         if here.shape != there.shape:
             raise ShapeError(

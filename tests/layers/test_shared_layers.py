@@ -24,7 +24,7 @@ from gpucnn.layers import (
     Residual,
     Sequential,
 )
-from gpucnn.models import Model, at_size, lenet5, resnet20
+from gpucnn.models import Model, at_size, lenet5, resnet20, unet_small
 from gpucnn.optimizers import SGD
 from gpucnn.schedules import Constant
 from tests.training import small
@@ -289,3 +289,5 @@ def test_ready_made_networks_keep_their_names(tmp_path):
     assert gpucnn.load(tmp_path / "r.safetensors").input_shape == (3, 12, 20)
     with pytest.raises(ShapeError, match=r"5\.weight has shape \(120, 400\)"):
         at_size(lenet5(), (1, 20, 20))
+    with pytest.raises(ShapeError, match="multiples of 4, not 101x119; pad or crop the images"):
+        at_size(unet_small((1, 32, 32), 3), (1, 101, 119))

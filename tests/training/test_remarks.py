@@ -9,7 +9,7 @@ from gpucnn import Model, Trainer, get_backend
 from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
 from gpucnn.layers import Conv1d, Conv2d, Dense, Dropout, Flatten, LeakyReLU, ReLU, Sequential, Sigmoid, Softmax
 from gpucnn.losses import BinaryCrossEntropy, MeanSquared, SoftmaxCrossEntropy
-from gpucnn.models import mlp
+from gpucnn.models import at_size, mlp
 from gpucnn.optimizers import Optimizer
 from gpucnn.schedules import Cosine
 from gpucnn.training import Quiet
@@ -203,6 +203,17 @@ def test_the_layout_that_was_meant_is_said_and_fits(images, hint):
     code = next(part.split(" brings")[0].split(" has")[0] for part in hint.split("; ")[-1:])
     meant = eval(code.removeprefix("a single image is "), {"images": images})
     assert np.array_equal(meant, X if len(meant) == 20 else X[:1])
+
+
+def test_images_of_another_size_are_told_of_a_model_that_fits():
+    model = Model(Conv2d(3, 1), (3, 4, 6)).initialize(0)
+    with pytest.raises(ShapeError) as caught:
+        model.predict(np.tile(X, (1, 1, 2, 3)))
+    advice = "gpucnn.models.at_size(model, (3, 8, 18))"
+    assert str(caught.value).endswith(f": resize or crop them; where no weight depends on the size, {advice} fits")
+    assert np.array_equal(
+        at_size(model, (3, 8, 18)).predict(np.tile(X, (1, 1, 2, 3))), np.tile(model.predict(X), (1, 1, 2, 3))
+    )
 
 
 def test_a_missing_channel_axis_is_said():
