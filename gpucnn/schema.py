@@ -79,8 +79,8 @@ def _short(value) -> str:
 
 
 def difference(there: dict, now: dict, words: str = "{} was {} there and is {} now", owner: str = "") -> str | None:
-    """The first setting in which two dictionaries of settings differ, and its values, in words."""
-    for key in sorted({**there, **now}, key=lambda key: key != "name"):  # another class explains all the rest
+    """The first setting, in the order of `now`, in which two dictionaries of them differ, and its values, in words."""
+    for key in sorted({**now, **there}, key=lambda key: key != "name"):  # another class explains all the rest
         old, new = there.get(key), now.get(key)
         if old == new:
             continue

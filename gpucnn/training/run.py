@@ -146,6 +146,11 @@ class RunFolder:
 
         Raises CheckpointError if it is not, or is missing or damaged.
         """
+        if not self.best.exists():
+            raise CheckpointError(
+                f"{self.path} has lost {BEST}, the weights of epoch {epoch}, which is its best so far; put that file "
+                "back, or start a new run folder"
+            )
         tensors, about = read_tensors(self.best, _BEST)
         check_same_model(self.best, about, model)
         if about["epoch"] not in (epoch, done + 1):
@@ -282,9 +287,9 @@ def load_run(path, model: Model | None = None, *, best: bool = False) -> Run:
         if best:
             checkpoint = folder / BEST
             if not checkpoint.is_file():
-                raise CheckpointError(
-                    f"{folder} has no best epoch, since it had no validation images; take the last one"
-                )
+                lost = f"has lost {BEST}, the best epoch's weights"
+                why = "has no best epoch, since it had no validation images" if history.best_epoch() is None else lost
+                raise CheckpointError(f"{folder} {why}; take the last one")
             tensors, about = read_tensors(checkpoint, _BEST)
         return Run(folder, restore(checkpoint, averaged(tensors), about, model), config, history, about["epoch"])
 

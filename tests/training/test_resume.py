@@ -243,6 +243,15 @@ def test_a_damaged_run_is_refused(tmp_path):
         load_run(tmp_path / "nothing")
 
 
+def test_what_the_user_changed_is_named_before_what_follows_from_it(tmp_path):
+    """The length of the run is a setting because of the schedule; other images have another digest."""
+    small.trainer(tmp_path, schedule=Constant()).fit(X, Y, 1)
+    with pytest.raises(CheckpointError, match=r"schedule was Constant there and is Cosine now"):
+        small.trainer(tmp_path, schedule=Cosine()).fit(X, Y, 1, resume=True)
+    with pytest.raises(CheckpointError, match=rf"images was {len(X)} there and is {len(X) - 1} now"):
+        small.trainer(tmp_path, schedule=Constant()).fit(X[1:], Y[1:], 1, resume=True)
+
+
 def test_killed_between_metrics_and_checkpoint(tmp_path):
     """One line too many is ignored and measured again."""
     whole = small.trainer(tmp_path / "whole")

@@ -308,8 +308,14 @@ def test_a_missing_or_foreign_best_file_is_refused(tmp_path):
     best = tmp_path / "best.safetensors"
     whole = best.read_bytes()
     best.unlink()
-    with pytest.raises(CheckpointError, match="no file"):
+    with pytest.raises(
+        CheckpointError, match=r"has lost best.safetensors, .* put that file back, or start a new run fo"
+    ):
         small.trainer(tmp_path, schedule=Constant()).fit(X, Y, 3, **fit)
+    with pytest.raises(
+        CheckpointError, match=r"has lost best.safetensors, the best epoch's weights; take the last one$"
+    ):
+        load_run(tmp_path, small.model(), best=True)
     best.write_bytes(whole[:-1])
     with pytest.raises(CheckpointError, match="cut short"):
         small.trainer(tmp_path, schedule=Constant()).fit(X, Y, 3, **fit)
