@@ -21,6 +21,9 @@ def usual(backend: Backend) -> None:
     backend.batch_norm_add_gradient(x, y, x, mean, var, c, _EPS, c, c)
     backend.sgd(c, c, c, c, momentum=_RATE, weight_decay=_RATE, nesterov=False)
     _convolve(backend, 4, 4)
+    # A dense layer's on few images, such as the last of an epoch.
+    x = Batch(backend.zeros((1, 1, 1, 1, backend.lanes)), 1, backend)
+    backend.conv(x, backend.zeros((1, 1, 1, 1)), None, window((1, 1), (1, 1)))
 
 
 def other(backend: Backend) -> None:
