@@ -72,7 +72,11 @@ class Bar(Quiet):
     """A bar over all epochs with a line for each epoch above it: for terminals."""
 
     interval = 0.1
-    _progress: Any = None  # once training has begun
+    _progress: Any = None  # while training runs
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy, which draws a bar of its own."""
+        return {name: value for name, value in vars(self).items() if name != "_progress"}
 
     def begin(self, title: str, epochs: int, images: int, done: int) -> None:
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -116,7 +120,9 @@ class Bar(Quiet):
         console.print(text, markup=False)
 
     def close(self) -> None:
-        self._progress.stop()
+        if self._progress:  # else an error came before the bar
+            self._progress.stop()
+        self._progress = None
 
 
 def default_progress() -> Quiet:

@@ -395,6 +395,32 @@ def test_a_trainer_can_be_pickled_and_goes_on(backend):
     assert (sent.name, sent.threads, sent.graph) == (backend, 1, False)
 
 
+def test_a_trainer_with_a_bar_can_be_copied():
+    """As every trainer in a terminal has one; in a callback, where the bar is drawn, too."""
+    copies = []
+
+    class Keep(Callback):
+        def on_train_batch_end(self, trainer, step):
+            copies.append(copy.deepcopy(trainer.progress))
+
+    trainer = small.trainer(progress=Bar(), callbacks=[Keep()])
+    trainer.fit(X, Y, 1)
+    trainer.callbacks = []
+    for other in (pickle.loads(pickle.dumps(trainer)), copy.deepcopy(trainer)):
+        other.progress = copies[-1]
+        other.fit(X, Y, 1)
+        assert other.history.last["epoch"] == 2
+
+
+def test_an_error_before_the_bar_is_the_one_that_is_told(monkeypatch, tmp_path):
+    def full(*_):
+        raise DataError("no room")
+
+    monkeypatch.setattr("gpucnn.training.run.RunFolder.write_config", full)
+    with pytest.raises(DataError, match="no room"):
+        small.trainer(progress=Bar(), run=tmp_path / "run").fit(X, Y, 1)
+
+
 @pytest.mark.parametrize("stream", ["None", "open(os.devnull)", "Writer()"])
 def test_stderr_that_is_no_usual_stream(stream):
     """As services have it: None, closed, or an object that only writes."""
