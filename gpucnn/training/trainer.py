@@ -185,6 +185,15 @@ class Trainer:
             self._loop = None  # its steps have the settings from before
         object.__setattr__(self, name, _ASSIGNABLE[name](value) if name in _ASSIGNABLE else value)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy, which trains nothing yet: it records its steps anew, and begins the epoch anew in which a callback
+        made it.
+        """
+        standing, done = self._standing, self.history.last["step"] if self.history.epochs else 0
+        if self._fitting:
+            standing = replace(standing, within_epoch=standing.steps != done)
+        return {**vars(self), "_standing": standing, "_loop": None, "_fitting": False, "_turn": [True]}
+
     # ---- training ----------------------------------------------------------------------------------------------------
 
     def fit(

@@ -395,6 +395,47 @@ def test_a_trainer_can_be_pickled_and_goes_on(backend):
     assert (sent.name, sent.threads, sent.graph) == (backend, 1, False)
 
 
+class Keep(Callback):
+    def __init__(self, copied):
+        self.copied, self.copies = copied, {}
+
+    def on_epoch_end(self, trainer, record):
+        self.copies["epoch"] = self.copied(trainer)
+
+    def on_train_end(self, trainer, history):
+        self.copies["end"] = self.copied(trainer)
+
+
+def pickled(trainer):
+    return pickle.loads(pickle.dumps(trainer))
+
+
+@pytest.mark.parametrize("copied", [pickled, copy.deepcopy])
+def test_copies_made_between_own_steps_go_on(copied):
+    trainer = small.trainer(schedule=Constant(), backend="numba")
+    for _ in range(3):  # the third repeats a recording
+        trainer.train_step(X[:16], Y[:16])
+    other = copied(trainer)
+    assert trainer.train_step(X[:16], Y[:16]) == other.train_step(X[:16], Y[:16])
+    assert trainer.model.weights_sha256() == other.model.weights_sha256()
+
+
+@pytest.mark.parametrize("copied", [pickled, copy.deepcopy])
+def test_copies_made_in_callbacks_go_on(copied, capsys):
+    keep = Keep(copied)
+    trainer, copies = small.trainer(callbacks=[keep]), keep.copies
+    trainer.fit(X, Y, 1)
+    for one in (trainer, *copies.values()):
+        one.callbacks, one.progress = [], Lines()
+    copies["end"].fit(X, Y, 1)
+    assert "begins again" not in capsys.readouterr().err
+    copies["epoch"].fit(X, Y, 1)  # its history has no epoch yet
+    assert "the epoch that was interrupted begins again" in capsys.readouterr().err
+    trainer.fit(X, Y, 1)
+    assert copies["end"].model.weights_sha256() == trainer.model.weights_sha256()
+    assert [len(one.history) for one in copies.values()] == [1, 2]
+
+
 def test_a_trainer_with_a_bar_can_be_copied():
     """As every trainer in a terminal has one; in a callback, where the bar is drawn, too."""
     copies = []
