@@ -180,9 +180,11 @@ class RecordedStep:
         return self._backend.host(array) if isinstance(array, self._backend.xp.ndarray) else array.copy()
 
     def _restore(self, array: Array, values: np.ndarray) -> None:
+        if isinstance(array, np.ndarray) and not array.flags.writeable:
+            return  # a constant of a layer's, which no step has changed
         if isinstance(array, self._backend.xp.ndarray):
             self._backend.assign(array, values)
-        elif array.flags.writeable:
+        else:
             array[...] = values
 
     def _state(self) -> Iterator[tuple[str, Array]]:

@@ -245,6 +245,22 @@ def _gradient(dy, x, slope):
     return dy.backend.elementwise_gradient("leaky_relu", dy, x, slope)
 
 
+def test_a_layer_may_keep_a_read_only_array(capsys):
+    """The proof of a recording does not write to it."""
+
+    def hash_of(backend):
+        layer = _Sloped()
+        layer.table = np.broadcast_to(np.float32(1), 3)
+        trainer = Trainer(
+            Model(Sequential(Dense(5), layer, Dense(3)), (4,)), backend=backend, progress=False, batch_size=4
+        )
+        trainer.fit(np.random.default_rng(5).random((8, 4)).astype(np.float32), np.arange(8) % 3, 2)
+        return trainer.model.weights_sha256()
+
+    assert hash_of("numba") == hash_of("numpy")
+    assert capsys.readouterr().err == ""
+
+
 def test_steps_see_code_that_changes_between_them(monkeypatch, capsys):
     """As a notebook changes it: a number that it reads, or the code itself, in the function that the class has."""
 
