@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpucnn.arguments import a_kind, instance, integer, number, refuse_attribute, truth
+from gpucnn.backends.memory import unshared
 from gpucnn.backends.protocol import Backend
 from gpucnn.backends.step_end import StepEnd
 from gpucnn.errors import ConfigurationError
@@ -40,6 +41,7 @@ class Optimizer(Recordable):
     backend: Any
     hyper: Any
     state: dict[str, Any]
+    _hypers: dict[float, Any]
 
     def __new__(cls, *_, **__):
         optimizer = super().__new__(cls)  # also where a class of the user's has an __init__ of its own
@@ -54,6 +56,12 @@ class Optimizer(Recordable):
         if name not in known and name not in _PLACED:
             refuse_attribute(self, name, f"it has {', '.join(known)}")
         super().__setattr__(name, value)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, hyper=unshared(state["hyper"]))
+        self.state.update({name: unshared(array) for name, array in self.state.items()})  # a trainer has it too
+        # joblib makes two arrays of one in two places.
+        self._hypers = {f: self.hyper if f == 1.0 else unshared(array) for f, array in self._hypers.items()}
 
     def settings(self) -> dict:
         """Name and settings, for checkpoints."""

@@ -14,6 +14,7 @@ from gpucnn import arguments as check
 from gpucnn.backends import get_backend
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
+from gpucnn.backends.memory import unshared
 from gpucnn.backends.protocol import Backend
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import CheckpointError, ConfigurationError, DTypeError, ShapeError
@@ -136,7 +137,7 @@ class Model(Recordable):
         vars(self).update(state, _group=weakref.WeakSet([self]))
         for layer in self.layer.walk():
             layer._in_model = True
-        self._bind(Weights(values, np.zeros_like(values), statistics))
+        self._bind(Weights(unshared(values), np.zeros(values.shape, values.dtype), unshared(statistics)))
 
     def __deepcopy__(self, memo: dict) -> "Model":
         """An independent model with the same weights, statistics and settings, on the same backend."""

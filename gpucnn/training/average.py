@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.arguments import number
+from gpucnn.backends.memory import unshared
 from gpucnn.recordable import Recordable
 
 
@@ -22,6 +23,9 @@ class Average(Recordable):
         self.decay = number("ema", decay, above=0, below=1)
         self.values: Any = None  # as long as the model's values and statistics, on its backend
         self.statistics: Any = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({name: unshared(value) for name, value in state.items()})
 
     def place(self, model: Any) -> None:
         """Start over from the model's weights, where it is."""

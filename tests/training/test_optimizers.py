@@ -1,7 +1,9 @@
 """Optimisers and schedules against their formulas in float64, written out here."""
 
+import io
 import math
 
+import joblib
 import numpy as np
 import pytest
 
@@ -73,6 +75,18 @@ def test_placing_starts_anew():
     assert np.all(optimizer.state_dict()["velocity"] == 1)
     optimizer.place(backend, 4)
     assert np.all(optimizer.state_dict()["velocity"] == 0)
+
+
+def test_an_optimizer_from_a_file_of_joblib_takes_the_rates_that_are_set():
+    """joblib makes two arrays of one that is in two places."""
+    optimizer, file = SGD(0.1, momentum=0), io.BytesIO()
+    optimizer.place(get_backend("numpy"), 4)
+    joblib.dump(optimizer, file)
+    file.seek(0)
+    loaded, w = joblib.load(file), np.ones(4, np.float32)
+    loaded.set_rates(1.0, 1)
+    loaded.step(w, np.ones(4, np.float32))
+    assert np.all(w == np.float32(1) - np.float32(0.1))
 
 
 def test_adams_corrections_are_repeated_products():

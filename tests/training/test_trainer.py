@@ -11,6 +11,7 @@ import weakref
 from operator import neg
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 
@@ -393,6 +394,21 @@ def test_a_trainer_can_be_pickled_and_goes_on(backend):
     chosen = get_backend(backend, threads=1, graph=False)
     sent = pickle.loads(pickle.dumps(chosen))
     assert (sent.name, sent.threads, sent.graph) == (backend, 1, False)
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_a_trainer_whose_arrays_came_in_a_mapped_file_goes_on(mode, tmp_path):
+    """As joblib sends large arrays to its workers: read-only, or shared with all others that load them."""
+    loss = SoftmaxCrossEntropy(class_weights=[1, 2, 3])
+    trainer = small.trainer(backend="numba", optimizer=Adam(0.01), loss=loss, ema=0.9, progress=False)
+    trainer.fit(X, Y, 1)
+    joblib.dump(trainer, tmp_path / "trainer")
+    before = (tmp_path / "trainer").read_bytes()
+    others = [joblib.load(tmp_path / "trainer", mmap_mode=mode) for _ in range(2)]
+    for one in (trainer, *others):
+        one.fit(X, Y, 1)
+    assert {one.model.weights_sha256() for one in others} == {trainer.model.weights_sha256()}
+    assert (tmp_path / "trainer").read_bytes() == before
 
 
 class Keep(Callback):
