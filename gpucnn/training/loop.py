@@ -178,7 +178,6 @@ class Loop:
         record = {"epoch": epoch + 1, "step": standing.steps, **measured, "learning_rate": rate}
         record |= self._validate(epoch)
         record["seconds"] = perf_counter() - started
-        standing.within_epoch = False
         return record
 
     def _stop_if_not_finite(self, epoch: int) -> None:
@@ -202,7 +201,7 @@ class Loop:
         measured = dict(record)
         for callback in trainer.callbacks:
             callback.on_epoch_end(trainer, record)
-        unfit = history.add(measured, record)
+        unfit, standing.within_epoch = history.add(measured, record), False
         better = history.best_epoch(self.fit.monitor) == epoch + 1
         if better:
             standing.best = epoch + 1, judged_state(trainer.model, trainer.average)

@@ -186,13 +186,8 @@ class Trainer:
         object.__setattr__(self, name, _ASSIGNABLE[name](value) if name in _ASSIGNABLE else value)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Of a copy, which trains nothing yet: it records its steps anew, and begins the epoch anew in which a callback
-        made it.
-        """
-        standing, done = self._standing, self.history.last["step"] if self.history.epochs else 0
-        if self._fitting:
-            standing = replace(standing, within_epoch=standing.steps != done)
-        return {**vars(self), "_standing": standing, "_loop": None, "_fitting": False, "_turn": [True]}
+        """Of a copy, which trains nothing yet; it records its steps anew."""
+        return {**vars(self), "_loop": None, "_fitting": False, "_turn": [True]}
 
     # ---- training ----------------------------------------------------------------------------------------------------
 

@@ -411,6 +411,19 @@ def test_a_trainer_whose_arrays_came_in_a_mapped_file_goes_on(mode, tmp_path):
     assert (tmp_path / "trainer").read_bytes() == before
 
 
+def test_an_epoch_that_a_callback_refused_begins_again_and_says_so(capsys):
+    class Pruned(Callback):
+        def on_epoch_end(self, trainer, record):
+            raise KeyError
+
+    trainer = small.trainer(callbacks=[Pruned()])
+    with pytest.raises(KeyError):
+        trainer.fit(X, Y, 1)
+    trainer.callbacks, trainer.progress = [], Lines()
+    assert trainer.fit(X, Y, 1)["epoch"] == [1]
+    assert "the epoch that was interrupted begins again, with the weights as they are" in capsys.readouterr().err
+
+
 class Keep(Callback):
     def __init__(self, copied):
         self.copied, self.copies = copied, {}
