@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +66,7 @@ class Clock:
 class Peer:
     """PyTorch's side: the same network, recipe and batches."""
 
-    def __init__(self, model: Model, images: np.ndarray, labels: np.ndarray, seed: int, schedule: Schedule):
+    def __init__(self, model: Model, images: Any, labels: np.ndarray, seed: int, schedule: Schedule):
         import torch
 
         self.network = pytorch_module(model).to(memory_format=torch.channels_last).train()
@@ -87,7 +88,7 @@ class Peer:
             cross_entropy(self.network(self.images[batch]), self.labels[batch]).backward()
             self.optimizer.step()
 
-    def accuracy(self, images: np.ndarray, labels: np.ndarray) -> float:
+    def accuracy(self, images: Any, labels: np.ndarray) -> float:
         import torch
 
         self.network.eval()

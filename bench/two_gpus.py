@@ -8,6 +8,7 @@ of the networks, with the numba backend in one process as the reference, and end
 
 import sys
 import time
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,13 @@ def train(network: str, backend: str, processes: int | None) -> tuple[str, float
     images = random.random((BATCH * STEPS, 1, 32, 32), np.float32)
     labels = random.integers(0, 10, len(images))
     model = build_model(network, (1, 32, 32), 10)
-    settings = {"optimizer": SGD(0.01), "batch_size": BATCH, "shift": 2, "progress": False, "processes": processes}
+    settings: dict[str, Any] = {
+        "optimizer": SGD(0.01),
+        "batch_size": BATCH,
+        "shift": 2,
+        "progress": False,
+        "processes": processes,
+    }
     trainer = Trainer(model, backend=get_backend(backend), **settings)
     started = time.perf_counter()
     trainer.fit(images, labels, 2)

@@ -8,7 +8,7 @@ that a recorded step can be repeated with new values.
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class Optimizer(Recordable):
     state: dict[str, Any]
     _hypers: dict[float, Any]
 
-    def __new__(cls, *_, **__):
+    def __new__(cls, *_: Any, **__: Any) -> Self:
         optimizer = super().__new__(cls)  # also where a class of the user's has an __init__ of its own
         vars(optimizer).update(backend=None, hyper=None, state={}, _pieces=(), _hypers={}, _size=0, _rated=[False])
         return optimizer

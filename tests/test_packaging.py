@@ -1,5 +1,6 @@
 """The package list in pyproject.toml, the README's commands and .ci/run match the files."""
 
+import ast
 import json
 import os
 import re
@@ -30,6 +31,15 @@ def test_every_package_is_listed():
         for init in (ROOT / folder).rglob("__init__.py")
     }
     assert sorted(found) == PROJECT["tool"]["setuptools"]["packages"]
+
+
+def test_type_checkers_see_the_public_names():
+    """Which are imported at first use; what `gpucnn/py.typed` promises would be Any without imports for them."""
+    tree = ast.parse((ROOT / "gpucnn" / "__init__.py").read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    seen = {alias.asname: (line.module, alias.name) for line in block.body for alias in line.names}
+    modules = {name: ("gpucnn", name) for name in gpucnn._MODULES}
+    assert seen == {name: (module, name) for name, module in gpucnn._PUBLIC.items()} | modules
 
 
 def test_what_messages_advise_to_install_is_what_the_extras_name():

@@ -28,7 +28,7 @@ import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from threading import local
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -241,7 +241,7 @@ class Layer(Recordable):
         if "__call__" in vars(cls) and not cls.__module__.startswith("gpucnn."):
             cls.__call__ = checked(vars(cls)["__call__"])  # type: ignore[method-assign]
 
-    def __new__(cls, *_, **__):
+    def __new__(cls, *_: Any, **__: Any) -> Self:
         layer = super().__new__(cls)
         layer.mode = Mode()  # its own until it joins a model
         return layer

@@ -129,7 +129,7 @@ class Trainer:
         processes: int | Processes | None = None,
         pieces: int = 1,
     ):
-        self.model = instance("model", model, Model, "a gpucnn.Model, such as gpucnn.models.lenet5()")
+        self.model: Model = instance("model", model, Model, "a gpucnn.Model, such as gpucnn.models.lenet5()")
         instance("optimizer", optimizer, Optimizer, "one of gpucnn.optimizers, such as SGD(lr=0.1)", optional=True)
         instance("loss", loss, Loss, "one of gpucnn.losses, such as Huber()", optional=True)
         room = min(model.input_shape[1:], default=1)
