@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import math
+import re
 import weakref
 from collections.abc import Callable, Mapping
 from itertools import accumulate
@@ -83,8 +84,9 @@ class Model(Recordable):
             self.output_shape = layer.connect(self.input_shape)
         except ShapeError as error:
             raise ShapeError(f"{error}{_channels_first(self.input_shape)}") from None
-        # As built: both may change later (changed_settings).
-        self.structure = repr(layer)
+        # As built: both may change later (changed_settings). Where a function or an object lies differs from process to
+        # process.
+        self.structure = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(layer))
         self.mode = Mode()
         self.parameters: list[Parameter] = []
         self.running: list[Statistic] = []

@@ -406,6 +406,21 @@ def test_settings_that_are_numpy_scalars_are_part_of_the_structure():
     assert structures == [f"Scaled(factor={text})" for text in ("2.0", "2.0", "5.0", "5")]
 
 
+def test_functions_and_objects_in_a_layers_settings_are_the_same_in_another_process(tmp_path):
+    """Python shows them by their addresses."""
+
+    class Applied(Layer):
+        def __init__(self, *functions):
+            self.functions = functions
+
+    model = Model(Sequential(Applied(lambda a: a, object()), Dense(3)), (3,)).initialize(0)
+    gpucnn.save(model, tmp_path / "m")
+    other = Model(Sequential(Applied(lambda a: a, object()), Dense(3)), (3,))
+    assert gpucnn.load(tmp_path / "m", other).weights_sha256() == model.weights_sha256()
+    with pytest.raises(CheckpointError, match="another model"):
+        gpucnn.load(tmp_path / "m", Model(Sequential(Applied(abs), Dense(3)), (3,)))
+
+
 def test_settings_named_like_the_models_own_are_part_of_the_structure(tmp_path):
     """A model sets `mode` in all its layers: a layer's own setting of that name would be lost."""
     from gpucnn.layers import Pad, Upsample
