@@ -5,6 +5,7 @@ Integers and numbers may be Python's or NumPy's. Nothing is converted silently: 
 strings are not booleans, strings are not numbers, and numbers that overflow float32, which devices use, are refused.
 """
 
+import inspect
 import numbers
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Set
@@ -37,6 +38,16 @@ class Checked:
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, self._checks[name](name, value) if name in self._checks else value)
+
+    def __repr__(self) -> str:
+        """The call that makes it, with the settings as they are now."""
+        settings = {name: vars(self)[name] for name in inspect.signature(type(self)).parameters if name in vars(self)}
+        return call(type(self).__name__, settings)
+
+
+def call(name: str, arguments: dict[str, Any]) -> str:
+    """How a call is written."""
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
 
 
 def refuse(name: str, value: Any, expected: str, error: type[GpucnnError] = ConfigurationError) -> GpucnnError:

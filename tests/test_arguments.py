@@ -351,6 +351,33 @@ def test_progress_is_an_object_like_quiet():
             small.trainer(progress=wrong)
 
 
+def test_settings_are_shown_as_the_call_that_makes_them():
+    """As a grid search lists them, in place of addresses."""
+    from gpucnn.losses import SoftmaxCrossEntropy
+    from gpucnn.optimizers import SGD
+    from gpucnn.schedules import Constant, Cosine, WarmUp
+
+    class Mine(SGD):
+        def __init__(self, lr, unkept=None, of=("a",)):
+            super().__init__(lr)
+            self.of, self._own = of, 3
+
+    optimizer = SGD(0.1)
+    optimizer.lr = 0.2
+    model = Model(Dense(3), (2,))
+    Trainer(model, optimizer=optimizer, backend="numpy", progress=False).train_step(np.ones((1, 2), np.float32), [0])
+    for settings, text in (
+        (optimizer, "SGD(lr=0.2, momentum=0.9, weight_decay=0.0, nesterov=False)"),
+        (WarmUp(3, Cosine()), "WarmUp(steps=3, then=Cosine(final=0.0))"),
+        (SoftmaxCrossEntropy(0.1), "SoftmaxCrossEntropy(label_smoothing=0.1, class_weights=None, ignore_index=None)"),
+        (Constant(), "Constant()"),
+        (Mine(1), "Mine(lr=1.0, of=('a',))"),
+        (model.parameters, "[<Parameter weight (3, 2)>, <Parameter bias (3,)>]"),
+        (layers.Parameter((3,)), "<Parameter (3,)>"),
+    ):
+        assert repr(settings) == text
+
+
 @pytest.mark.parametrize("wrong", [None, "file.safetensors", 3, ["a"]], ids=str)
 def test_what_is_no_model_or_path_is_refused_by_all_that_draw_explain_and_export(wrong, tmp_path):
     image, shape = np.zeros((1, 8, 8), np.float32), (1, 9, 9)

@@ -72,6 +72,9 @@ class _Tensor:
         self.name = ""
         self._weights = self._place = self._value = None
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}{self.name and ' '}{self.name} {self.shape}>"
+
     @property
     def value(self) -> Any:
         return self._value if self._weights is None else self._weights.given(self._place)
@@ -401,7 +404,7 @@ class Layer(Recordable):
         return {name: value for name, value in plain if isinstance(value, kinds)}
 
     def __repr__(self) -> str:
-        return _call(type(self).__name__, self._settings())
+        return arguments.call(type(self).__name__, self._settings())
 
     def describe(self) -> str:
         """The layer's class and its non-default settings, without the layers inside it."""
@@ -416,7 +419,7 @@ class Layer(Recordable):
             if name not in inside
             if (argument := called.get(name, name)) not in defaults or defaults[argument] != value
         }
-        return _call(type(self).__name__, shown)
+        return arguments.call(type(self).__name__, shown)
 
 
 @functools.cache
@@ -433,10 +436,6 @@ def _settled(kind: type[Layer]) -> set[str]:
                         made |= {step.argval} if step.opname == "STORE_ATTR" else set()
         methods += sorted(read - set(methods))
     return read - made
-
-
-def _call(name: str, arguments: dict[str, Any]) -> str:
-    return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
 
 
 def image_mask(x: Batch):
