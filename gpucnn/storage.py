@@ -39,6 +39,10 @@ def as_path(path) -> Path:
         name = b""
     if not name or b"\0" in name:
         raise ConfigurationError(f"a path is {text!r:.80}; give the name of a file or folder")
+    if re.match(r"[A-Za-z][\w+.-]+:/", text):  # pathlib takes a slash away
+        raise ConfigurationError(
+            f"a path is {text!r:.80}, an address; give a file or folder of this machine, and copy it to or from there"
+        )
     return Path(text)
 
 

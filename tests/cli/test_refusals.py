@@ -35,6 +35,7 @@ def sentence(stderr: str) -> str:
         (["train", "--validation", "0.00001"], "leaves none to validate with"),
         (["evaluate"], "there is no trained network in runs/; run `gpucnn train` first"),
         (["train", "--run", ""], "a path is ''; give the name of a file or folder"),
+        (["train", "--run", "s3://bucket/run"], "a path is 's3://bucket/run', an address; give a file or folder"),
         (["train", "--data", ""], "a path is ''; give the name of a file or folder"),
         (["evaluate", "--run", "nowhere"], "there is no file or folder nowhere; give"),
         (["predict", "a.png"], "there is no trained network"),

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -286,6 +287,16 @@ def test_paths_that_cannot_be_written(tmp_path):
     with pytest.raises(ConfigurationError, match="a path is of type NoneType"):
         write_file(None, b"new")
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_addresses_are_no_folders(tmp_path, monkeypatch):
+    """Else a run meant for a store elsewhere would lie in a folder `s3:` here, and be lost with the machine."""
+    monkeypatch.chdir(tmp_path)
+    for path in ("s3://bucket/run", Path("gs://bucket/run"), "file:///run"):
+        for use, *given in ((small.trainer(path).fit, X, Y, 1), (write_file, path, b"new"), (load_run, path)):
+            with pytest.raises(ConfigurationError, match="an address; give a file or folder of this machine"):
+                use(*given)
+    assert os.listdir(tmp_path) == []
 
 
 def test_every_bit_of_a_file_counts(tmp_path):
