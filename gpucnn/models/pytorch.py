@@ -7,7 +7,7 @@ from safetensors files only, because PyTorch's own format is a pickle, which can
 """
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from os import PathLike, fspath
 
 import numpy as np
 
@@ -74,12 +74,12 @@ def from_pytorch(model: Model, state) -> Model:
     """
     instance("model", model, Model, "a gpucnn.Model")
     expected_kind = "arrays by name, such as module.state_dict(), or the path of a safetensors file"
-    instance("state", state, (Mapping, str, Path), expected_kind)
+    instance("state", state, (Mapping, str, PathLike), expected_kind)
     if isinstance(state, Mapping) and not all(isinstance(name, str) for name in state):
         raise refuse("state", state, expected_kind, CheckpointError)
     where = "the state dict"
-    if isinstance(state, (str, Path)):
-        where, state = str(state), _read(state)
+    if not isinstance(state, Mapping):
+        where, state = fspath(state), _read(state)
     tensors = {name: _array(where, name, value) for name, value in state.items() if name.split(".")[-1] != _IGNORED}
     names = pytorch_names(model)
     parts = {part.name: part.shape for part in (*model.parameters, *model.running)}
@@ -125,12 +125,12 @@ def _array(where: str, name: str, value) -> np.ndarray:
     """One tensor on the host, if float32 can represent it."""
     if isinstance(value, Mapping):
         raise CheckpointError(f"{name} in {where} is a dictionary itself; if it has the weights, give state[{name!r}]")
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        value = value.float() if str(value.dtype) == "torch.bfloat16" else value
     try:
+        if hasattr(value, "detach"):
+            value = value.detach().cpu()
+            value = value.float() if str(value.dtype) == "torch.bfloat16" else value
         value = np.asarray(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # such as of a tensor on the device "meta"
         raise CheckpointError(f"{name} in {where} is no array: {error}") from None
     if value.dtype.kind != "f" or not np.can_cast(value.dtype, np.float32, "safe"):
         raise CheckpointError(f"{name} in {where} is {value.dtype}; convert it to float32: module.float()")

@@ -341,6 +341,14 @@ def test_state_dicts_of_pytorch_are_taken(torch, name, tmp_path):
 
 
 @pytest.mark.pytorch
+def test_a_tensor_that_numpy_cannot_read_is_refused_by_its_name(torch):
+    state = pytorch_module(network("mlp")).state_dict()
+    for tensor in (state["1.weight"].to("meta"), state["1.weight"].to_sparse(), torch._neg_view(state["1.weight"])):
+        with pytest.raises(CheckpointError, match=r"(?i)1.weight in the state dict is no array: can"):
+            from_pytorch(fresh("mlp"), {**state, "1.weight": tensor})
+
+
+@pytest.mark.pytorch
 def test_bfloat16_and_tensors_that_require_gradients_are_taken(torch):
     model = network("mlp")
     module = pytorch_module(model)
