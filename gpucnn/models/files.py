@@ -78,8 +78,11 @@ def restore(path, tensors: dict[str, np.ndarray], about: dict, model: Model | No
         with decoding(path, CheckpointError, "model file"):  # its arguments may be anything
             try:
                 model = build_model(about["model"], **about["arguments"])
-            except GpucnnError as error:
-                raise CheckpointError(f"{path} is damaged: its model cannot be made ({first_line(error)})") from None
+            except (GpucnnError, TypeError) as error:
+                raise CheckpointError(
+                    f"{path} is damaged, or of a model of your own called {about['model']}: its model cannot be made "
+                    f"({first_line(error)}); make your own in Python and call load(path, model=...)"
+                ) from None
     check_same_model(path, about, model)
     if (wrong := _unfit(about, model)) is not None:
         raise CheckpointError(f"{path} is damaged: its {wrong} is {shown(about[wrong])}, which does not fit its model")
