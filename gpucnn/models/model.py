@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 import math
 import re
 import weakref
@@ -122,11 +123,15 @@ class Model(Recordable):
             return check.each_channel(f"the model's {name}", value, self.input_shape[0], above=above)
         if name == "class_names" and value is not None:
             return check.names("class_names", value, self.output_shape[0])
+        if name == "arguments":
+            return _storable(value)
         if name == "image_shape":
             return check.image_shape(name, value)
         if name == "head":
             return check.one_of(name, value, (CLASSIFIER, REGRESSOR))
-        return check.text(name, value) if name == "name" else value
+        if name == "name" and not check.text(name, value):
+            raise check.refuse(name, value, "what files and pictures are to call the model")
+        return value
 
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle holds: the weights on the host, no backend and no gradients."""
@@ -568,6 +573,19 @@ class Model(Recordable):
         for value in self.state_dict().values():
             digest.update(value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes())
         return digest.hexdigest()
+
+
+def _storable(arguments: dict) -> dict:
+    """A model's arguments, NumPy's numbers and arrays as Python's. Raises ConfigurationError for what JSON has not."""
+    given = {
+        key: value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+        for key, value in arguments.items()
+    }
+    try:
+        json.dumps(given)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"arguments cannot be kept in a file: {error}; give numbers, text and lists") from None
+    return given
 
 
 def _refuse_endless(layer: Layer, around: dict[int, Layer], seen: set[int]) -> None:

@@ -406,6 +406,25 @@ def test_settings_that_are_numpy_scalars_are_part_of_the_structure():
     assert structures == [f"Scaled(factor={text})" for text in ("2.0", "2.0", "5.0", "5")]
 
 
+def test_arguments_that_no_file_can_hold_are_refused_before_training(tmp_path):
+    with pytest.raises(ConfigurationError, match="arguments cannot be kept in a file: Object of type function is not"):
+        Model(Dense(3), (3,), arguments={"act": lambda a: a})
+    with pytest.raises(ConfigurationError, match="name is '' of type str; give what files and pictures are to call"):
+        Model(Dense(3), (3,), name="")
+    model = Model(Dense(3), (3,), name="mine", arguments={"width": np.int64(3), "sizes": np.arange(2)}).initialize(0)
+    assert json.dumps(model.arguments) == '{"width": 3, "sizes": [0, 1]}'
+    gpucnn.save(model, tmp_path / "m")
+    with pytest.raises(ConfigurationError, match="arguments"):
+        model.arguments = {"act": {1, 2}}
+
+
+def test_a_model_of_ones_own_with_the_name_of_one_of_ours(tmp_path):
+    gpucnn.save(Model(Dense(3), (3,), name="lenet5").initialize(0), tmp_path / "m")
+    with pytest.raises(CheckpointError, match=r"a model of your own called lenet5: .* call load\(path, model="):
+        gpucnn.load(tmp_path / "m")
+    assert gpucnn.load(tmp_path / "m", Model(Dense(3), (3,), name="lenet5")).name == "lenet5"
+
+
 def test_functions_and_objects_in_a_layers_settings_are_the_same_in_another_process(tmp_path):
     """Python shows them by their addresses."""
 
