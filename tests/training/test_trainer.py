@@ -18,8 +18,8 @@ import pytest
 from gpucnn import arithmetic
 from gpucnn.backends import get_backend
 from gpucnn.errors import ConfigurationError, DataError, DTypeError, NonFiniteError, ShapeError
-from gpucnn.layers import BatchNorm, Dense, Dropout, Flatten, Layer, MaxPool2d, Sequential
-from gpucnn.losses import Huber, SoftmaxCrossEntropy
+from gpucnn.layers import BatchNorm, Conv2d, Dense, Dropout, Flatten, GroupNorm, Layer, MaxPool2d, Sequential
+from gpucnn.losses import BinaryCrossEntropy, Huber, SoftmaxCrossEntropy
 from gpucnn.models import Model
 from gpucnn.optimizers import SGD, Adam
 from gpucnn.schedules import Constant
@@ -409,6 +409,20 @@ def test_a_trainer_whose_arrays_came_in_a_mapped_file_goes_on(mode, tmp_path):
         one.fit(X, Y, 1)
     assert {one.model.weights_sha256() for one in others} == {trainer.model.weights_sha256()}
     assert (tmp_path / "trainer").read_bytes() == before
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("norm", "loss"), [(BatchNorm(), None), (GroupNorm(1), None), (BatchNorm(), BinaryCrossEntropy())], ids=str
+)
+def test_divergence_is_told_where_warnings_are_errors(norm, loss):
+    """As test suites have it; nor does NumPy warn of it beforehand elsewhere."""
+    model = Model(
+        Sequential(Conv2d(3, 3), norm, Flatten(), Dense(3)), (1, 8, 8), head="regressor" if loss else "classifier"
+    )
+    trainer = Trainer(model, backend="numpy", optimizer=SGD(1e30), loss=loss, progress=False)
+    with pytest.raises(NonFiniteError):
+        trainer.fit(X, np.eye(3, dtype=np.float32)[Y] if loss else Y, 9)
 
 
 def test_an_epoch_that_a_callback_refused_begins_again_and_says_so(capsys):

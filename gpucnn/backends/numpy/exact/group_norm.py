@@ -17,7 +17,8 @@ class ExactGroupNorm(NumpyBase):
         mean = image_sums64(values) / values.shape[2]
         deviation = values - mean[..., None]
         var = image_sums64(deviation * deviation) / values.shape[2]
-        return self.batch(mean.astype(np.float32)), self.batch(var.astype(np.float32))
+        with np.errstate(over="ignore"):
+            return self.batch(mean.astype(np.float32)), self.batch(var.astype(np.float32))
 
     def group_norm(
         self, x: Batch, mean: Batch, var: Batch, gamma: Array | None, beta: Array | None, eps: float, relu: bool = False

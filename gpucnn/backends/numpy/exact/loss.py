@@ -74,7 +74,8 @@ class ExactLoss(NumpyBase):
         else:  # binary cross-entropy
             v, t = v.astype(np.float64), t.astype(np.float64)
             e = exp64(-np.abs(v))
-            terms = (np.where(v > 0, v, 0.0) - v * t) + log64(1.0 + e)
+            with np.errstate(invalid="ignore"):
+                terms = (np.where(v > 0, v, 0.0) - v * t) + log64(1.0 + e)
             dx = (np.where(v > 0, 1.0, e) / (1.0 + e) - t).astype(np.float32) * scale
         total = total64(terms.reshape(x.images, 1, -1))[0]  # an image's values as positions of a line
         if totals is not None:
@@ -88,7 +89,8 @@ def soft(z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
     for c in range(1, z.shape[1]):
         wins = z[:, c] > largest
         largest[wins], first[wins] = z[:, c][wins], c
-    shifted = z - largest[:, None]
+    with np.errstate(over="ignore", invalid="ignore"):  # a training that diverges is told so in a sentence
+        shifted = z - largest[:, None]
     powers = exp(shifted)
     sums = np.zeros_like(largest)
     for c in range(z.shape[1]):
