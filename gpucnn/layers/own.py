@@ -31,62 +31,71 @@ def notice_call(layer: Layer) -> None:
 
 
 def checked(call: Callable) -> Callable:
-    """`__call__` of a user's layer, whose result is looked at; what such layers return to each other is their own."""
+    """`__call__` of a user's layer, whose result is looked at; what such layers return to each other is their own.
+
+    cloudpickle, with which joblib sends classes of scripts and notebooks, copies this function with all that it names.
+    """
 
     @functools.wraps(call)
     def call_checked(self: Layer, /, *inputs: Any, **named: Any) -> Any:
-        if getattr(_within, "called", None) is not None:
-            return noticed(self, *inputs, **named)[0]
-        x = next((batch for batch in (*inputs, *named.values()) if isinstance(batch, Batch)), None)
-        if x is None:
-            return call(self, *inputs, **named)
-        if x.backend.is_recording and not is_recordable(self):
-            return _live(self, x, inputs, named)
-        return run(self, x, *inputs, **named)
-
-    def noticed(self: Layer, /, *inputs: Any, **named: Any) -> tuple[Any, list[Layer]]:
-        """What the call returns, and the layers that ran within it."""
-        around, called = getattr(_within, "called", None), list[Layer]()
-        _within.called = called
-        try:
-            result = call(self, *inputs, **named)
-        finally:
-            _within.called = around
-        called = [layer for layer in called if layer is not self]  # as a class of ours that it extends
-        if around is not None:
-            around += [self, *called]
-        return result, called
-
-    def run(self: Layer, x: Batch, /, *inputs: Any, **named: Any) -> Any:
-        result, called = noticed(self, *inputs, **named)
-        y, backward = result if isinstance(result, (tuple, list)) and len(result) == 2 else (result, "")
-        if not (callable(backward) or (backward is None and not self.mode.training)):
-            raise ConfigurationError(
-                f"{label(self)} returned {a_kind(result)}; return (y, backward), a batch and a function"
-            )
-        check_batch(label(self), "", y, self.output_shape if x.shape[1:] == self.input_shape else None, x.images)
-        if backward is None:
-            return y, backward
-
-        again = [layer for layer in dict.fromkeys(called) if not layer._adds and called.count(layer) > 1]
-
-        def checked_backward(dy: Batch) -> Batch | None:
-            for layer in again:
-                if layer._trainable and any(True for _ in layer.parameters()):
-                    raise ConfigurationError(
-                        f"{label(layer)} runs {called.count(layer)} times in a call of {label(self)}, and of the "
-                        "gradients of its weights only the last would stay; hold it in two attributes of your layer, "
-                        "such as self.cell = self.again = cell, and they are added"
-                    )
-            dx = backward(dy)
-            if dx is not None or self.input_gradient:
-                check_batch(label(self), " from its backward pass", dx, x.shape[1:], x.images)
-            return dx
-
-        return y, checked_backward
+        return _called(call, self, inputs, named)
 
     call_checked.runs_live = True  # type: ignore[attr-defined]
     return call_checked
+
+
+def _called(call: Callable, layer: Layer, inputs: tuple, named: dict[str, Any]) -> Any:
+    if getattr(_within, "called", None) is not None:
+        return _noticed(call, layer, inputs, named)[0]
+    x = next((batch for batch in (*inputs, *named.values()) if isinstance(batch, Batch)), None)
+    if x is None:
+        return call(layer, *inputs, **named)
+    if x.backend.is_recording and not is_recordable(layer):
+        return _live(layer, x, inputs, named)
+    return _run(call, layer, x, inputs, named)
+
+
+def _noticed(call: Callable, layer: Layer, inputs: tuple, named: dict[str, Any]) -> tuple[Any, list[Layer]]:
+    """What the call returns, and the layers that ran within it."""
+    around, called = getattr(_within, "called", None), list[Layer]()
+    _within.called = called
+    try:
+        result = call(layer, *inputs, **named)
+    finally:
+        _within.called = around
+    called = [part for part in called if part is not layer]  # as a class of ours that it extends
+    if around is not None:
+        around += [layer, *called]
+    return result, called
+
+
+def _run(call: Callable, own: Layer, x: Batch, inputs: tuple, named: dict[str, Any]) -> Any:
+    result, called = _noticed(call, own, inputs, named)
+    y, backward = result if isinstance(result, (tuple, list)) and len(result) == 2 else (result, "")
+    if not (callable(backward) or (backward is None and not own.mode.training)):
+        raise ConfigurationError(
+            f"{label(own)} returned {a_kind(result)}; return (y, backward), a batch and a function"
+        )
+    check_batch(label(own), "", y, own.output_shape if x.shape[1:] == own.input_shape else None, x.images)
+    if backward is None:
+        return y, backward
+
+    again = [layer for layer in dict.fromkeys(called) if not layer._adds and called.count(layer) > 1]
+
+    def checked_backward(dy: Batch) -> Batch | None:
+        for layer in again:
+            if layer._trainable and any(True for _ in layer.parameters()):
+                raise ConfigurationError(
+                    f"{label(layer)} runs {called.count(layer)} times in a call of {label(own)}, and of the "
+                    "gradients of its weights only the last would stay; hold it in two attributes of your layer, such "
+                    "as self.cell = self.again = cell, and they are added"
+                )
+        dx = backward(dy)
+        if dx is not None or own.input_gradient:
+            check_batch(label(own), " from its backward pass", dx, x.shape[1:], x.images)
+        return dx
+
+    return y, checked_backward
 
 
 def runs_live(layer: Layer) -> bool:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -243,6 +244,23 @@ class _Sloped(Layer):
 
 def _gradient(dy, x, slope):
     return dy.backend.elementwise_gradient("leaky_relu", dy, x, slope)
+
+
+def test_joblib_sends_layers_whose_class_is_in_a_script_or_notebook():
+    """By value, with cloudpickle, as it does a class within a function."""
+
+    class Shifted(_Sloped):
+        def __call__(self, x):
+            y, backward = super().__call__(x)
+            return y.like(y.data + np.float32(1)), backward
+
+    def hash_of(trainer):
+        trainer.fit(np.random.default_rng(5).random((8, 4)).astype(np.float32), np.arange(8) % 3, 2)
+        return trainer.model.weights_sha256()
+
+    trainer = Trainer(Model(Sequential(Dense(5), Shifted(), Dense(3)), (4,)), backend="numba", progress=False)
+    sent = pickle.loads(pytest.importorskip("cloudpickle").dumps(trainer))
+    assert hash_of(sent) == hash_of(trainer)
 
 
 def test_a_layer_may_keep_a_read_only_array(capsys):
