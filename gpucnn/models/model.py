@@ -126,7 +126,13 @@ class Model(Recordable):
         if name == "arguments":
             return _storable(value)
         if name == "image_shape":
-            return check.image_shape(name, value)
+            given, (channels, *sizes) = check.image_shape(name, value), self.input_shape
+            if given[0] != channels or len(given) != 1 + len(sizes) or any(map(int.__lt__, given[1:], sizes)):
+                raise ShapeError(
+                    f"image_shape is {given}; images are cropped to the network's input, so give {self.input_shape}, "
+                    f"or larger ones with {channels} channel{'s' * (channels > 1)}"
+                )
+            return given
         if name == "head":
             return check.one_of(name, value, (CLASSIFIER, REGRESSOR))
         if name == "name" and not check.text(name, value):

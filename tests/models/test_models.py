@@ -406,6 +406,17 @@ def test_settings_that_are_numpy_scalars_are_part_of_the_structure():
     assert structures == [f"Scaled(factor={text})" for text in ("2.0", "2.0", "5.0", "5")]
 
 
+@pytest.mark.parametrize("shape", [(1, 20, 20), (1, 31, 64), (3, 40, 40), (1, 40), (1, 32, 32, 32)])
+def test_images_that_cannot_be_cropped_to_the_input_are_refused(shape):
+    """Kernels would read memory beyond them."""
+    model = lenet5().initialize(0)
+    words = r"images are cropped to the network's input, so give \(1, 32, 32\), or larger ones with 1 channel"
+    with pytest.raises(ShapeError, match=words):
+        model.image_shape = shape
+    model.image_shape = 1, 32, 40
+    assert model.predict(np.zeros((2, 1, 32, 40), np.float32)).shape == (2, 10)
+
+
 def test_arguments_that_no_file_can_hold_are_refused_before_training(tmp_path):
     with pytest.raises(ConfigurationError, match="arguments cannot be kept in a file: Object of type function is not"):
         Model(Dense(3), (3,), arguments={"act": lambda a: a})
