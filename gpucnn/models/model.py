@@ -72,7 +72,7 @@ class Model(Recordable):
             raise ConfigurationError("a model is made of one layer: of a list write Model(Sequential(*layers), ...)")
         self.layer = check.instance("layer", layer, Layer, "a layer, such as Sequential(...)")
         self.name = name
-        self.arguments = dict(check.instance("arguments", arguments, dict, "a dictionary", optional=True) or {})
+        self.arguments = _storable(arguments)
         self.input_shape = check.image_shape("input_shape", input_shape)
         self.class_names: list[str] | None = None
         self.image_shape = self.input_shape
@@ -581,12 +581,10 @@ class Model(Recordable):
         return digest.hexdigest()
 
 
-def _storable(arguments: dict) -> dict:
+def _storable(arguments: Any) -> dict[str, Any]:
     """A model's arguments, NumPy's numbers and arrays as Python's. Raises ConfigurationError for what JSON has not."""
-    given = {
-        key: value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
-        for key, value in arguments.items()
-    }
+    given = dict(check.instance("arguments", arguments, dict, "a dictionary", optional=True) or {})
+    given |= {key: value.tolist() for key, value in given.items() if isinstance(value, (np.generic, np.ndarray))}
     try:
         json.dumps(given)
     except (TypeError, ValueError) as error:

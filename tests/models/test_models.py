@@ -427,6 +427,8 @@ def test_arguments_that_no_file_can_hold_are_refused_before_training(tmp_path):
     gpucnn.save(model, tmp_path / "m")
     with pytest.raises(ConfigurationError, match="arguments"):
         model.arguments = {"act": {1, 2}}
+    with pytest.raises(ConfigurationError, match="arguments is 3 of type int; give a dictionary"):
+        model.arguments = 3
 
 
 def test_a_model_of_ones_own_with_the_name_of_one_of_ours(tmp_path):
