@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.arguments import a_kind
 from gpucnn.errors import ConfigurationError
 from gpucnn.extras import install
 from gpucnn.layers.base import Layer, Parameter, Shape, Statistic
 from gpucnn.layers.counterparts import counterpart
+from gpucnn.layers.own import label
 from gpucnn.models.files import write_file
 from gpucnn.models.heads import CLASSIFIER
 from gpucnn.models.model import Model, a_model
@@ -32,10 +34,16 @@ class Graph:
         self._layer: Layer | None = None  # the one that adds its nodes
 
     def add(self, layer: Layer, x: str) -> str:
-        """Add a layer's nodes; returns its output's name. Raises ConfigurationError if it has no counterpart."""
+        """Add a layer's nodes; returns its output's name. Raises ConfigurationError if it has no counterpart, or one of
+        the user's returns something else.
+        """
         outer, self._layer = self._layer, layer
         y = counterpart(layer, "onnx", "ONNX")(self, x)
         self._layer = outer
+        if not isinstance(y, str):
+            raise ConfigurationError(
+                f"onnx of {label(layer)} returned {a_kind(y)}; return the name of its output, as graph.node gives it"
+            )
         return y
 
     def tensor(self, part: Parameter | Statistic, shape: Shape | None = None) -> str:

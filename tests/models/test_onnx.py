@@ -195,6 +195,16 @@ def test_a_layer_that_is_not_known_is_named(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_own_layer_that_returns_no_name_is_named(tmp_path):
+    class Forgetful(Own):
+        def onnx(self, graph, x):
+            graph.node("Relu", x)
+
+    model = Model(Sequential(Flatten(), Forgetful(3)), (1, 4, 4)).initialize(0)
+    with pytest.raises(ConfigurationError, match=r"onnx of layer 1 \(Forgetful\) returned nothing; return the name of"):
+        gpucnn.export_onnx(model, tmp_path / "m.onnx")
+
+
 def test_without_onnx_the_reason_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ConfigurationError, match="pip install onnx$"):
