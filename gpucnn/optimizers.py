@@ -17,7 +17,7 @@ from gpucnn.backends.memory import unshared
 from gpucnn.backends.protocol import Backend
 from gpucnn.backends.step_end import StepEnd
 from gpucnn.errors import ConfigurationError
-from gpucnn.recordable import Recordable
+from gpucnn.recordable import Recordable, is_recordable
 
 _PLACED = ("backend", "hyper", "state")
 
@@ -149,13 +149,23 @@ class Optimizer(Recordable):
         if not self._rated[0] and type(self).set_rates is Optimizer.set_rates:
             raise ConfigurationError("the rates are not set; call optimizer.set_rates(1.0, step) first, from step 1 on")
         for name, array in (("weights", weights), ("gradients", gradients)):
-            expected, found = (self._size,), getattr(array, "shape", None)
-            if found != expected or array.dtype != self.backend.dtype:
-                arrived = f"{array.dtype} of shape {found}" if found else f"a {type(array).__name__}"
-                raise ConfigurationError(
-                    f"{name} are {arrived}; the optimizer was placed for {np.dtype(self.backend.dtype)} of shape "
-                    f"{expected}: give model.values and model.grads"
-                )
+            self._check_array(f"{name} are", array, "give model.values and model.grads")
+        self._check_state()
+
+    def _check_state(self) -> None:
+        """Raises ConfigurationError for an array that was put in a state's place and that kernels would read beyond."""
+        for name, array in self.state.items() if is_recordable(self) else ():
+            self._check_array(f"state[{name!r}] is", array, f"copy into the one there, state[{name!r}][...] = array")
+
+    def _check_array(self, what: str, array: Any, instead: str) -> None:
+        expected, found = (self._size,), getattr(array, "shape", None)
+        if found != expected or array.dtype != self.backend.dtype or not array.flags.c_contiguous:
+            gaps = ", with gaps" if found == expected and not array.flags.c_contiguous else ""
+            arrived = f"{array.dtype} of shape {found}{gaps}" if found else f"a {type(array).__name__}"
+            raise ConfigurationError(
+                f"{what} {arrived}; the optimizer was placed for {np.dtype(self.backend.dtype)} of shape {expected}: "
+                f"{instead}"
+            )
 
     def _updated(self, result: Any) -> None:
         """Look at what an `update` of the user's may get wrong in silence."""

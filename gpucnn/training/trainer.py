@@ -293,6 +293,8 @@ class Trainer:
                 "this trainer's optimizer has been used by another trainer since, so its state is lost; give each "
                 "Trainer an optimizer of its own"
             )
+        if state is not None:
+            self.optimizer._check_state()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -77,6 +77,25 @@ def test_placing_starts_anew():
     assert np.all(optimizer.state_dict()["velocity"] == 0)
 
 
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros(3, np.float32), np.zeros(40), np.zeros((40, 1), np.float32), np.zeros(80, np.float32)[::2], [0.0]],
+)
+def test_an_array_in_a_states_place_that_kernels_would_read_beyond_is_refused(array):
+    optimizer, w = Adam(), np.ones(40, np.float32)
+    optimizer.place(get_backend("numba"), 40)
+    optimizer.set_rates(1.0, 1)
+    optimizer.state["mean"] = array
+    words = r"state\['mean'\] is .* placed for float32 of shape \(40,\): copy into the one there"
+    with pytest.raises(ConfigurationError, match=words):
+        optimizer.step(w, w)
+    trainer = Trainer(Model(Dense(3), (2,)), backend="numba", progress=False)
+    trainer.train_step(np.ones((1, 2), np.float32), [0])
+    trainer.optimizer.state["mean"] = array
+    with pytest.raises(ConfigurationError, match="state"):
+        trainer.fit(np.ones((1, 2), np.float32), [0], 1)
+
+
 def test_an_optimizer_from_a_file_of_joblib_takes_the_rates_that_are_set():
     """joblib makes two arrays of one that is in two places."""
     optimizer, file = SGD(0.1, momentum=0), io.BytesIO()
