@@ -928,7 +928,7 @@ def marked(change: Change):
     return pytest.param(change, id=str(change), marks=pytest.mark.long if again else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("change", map(marked, CHANGES))
+@pytest.mark.parametrize("change", [marked(change) for change in CHANGES])
 def test_a_mutant_is_noticed(change, monkeypatch, tmp_path):
     def made(kind):
         return guarded(kind)(2) if change.backend == "numba" else kind()
