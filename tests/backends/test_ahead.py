@@ -42,17 +42,13 @@ print(json.dumps([trainer.model.weights_sha256(), told]))
 TWO = TRAIN.replace("BACKEND", "get_backend('numba', threads=2)")
 
 
-# What the first network is told. Another process may have begun just before, and left nothing for others to come.
-FIRST = r"\d+ kernels on 2 processors, \d faster kernels meanwhile, \d+ for other networks in idle moments"
-
-
 @pytest.mark.slow
 def test_an_empty_cache_two_processes_and_a_full_one_give_the_same_bits(tmp_path):
     expected, _ = finish(start(TRAIN.replace("BACKEND", "'numpy'")))
     cold = [start(TWO, GPUCNN_CACHE=str(tmp_path), NUMBA_NUM_THREADS="2") for _ in range(2)]
     for weights, told in map(finish, cold):
         assert weights == expected
-        assert re.fullmatch(FIRST, told[0]), told
+        assert re.fullmatch(r"\d+ kernels on 2 processors, \d faster kernels meanwhile", told[0]), told
         assert len(told) < 4, told
     weights, told = finish(start(TWO, GPUCNN_CACHE=str(tmp_path), NUMBA_NUM_THREADS="2"))
     assert (weights, told) == (expected, [])
@@ -284,8 +280,7 @@ def test_nothing_is_compiled_ahead_where_it_could_not_be_kept(tmp_path, monkeypa
 @pytest.mark.slow
 def test_the_general_operations_are_valid_ones():
     backend = get_backend("numba", threads=2)
-    for operations in (general.usual, general.other):
-        operations(backend)
-        prepared = []
-        backend.prepare(lambda operations=operations, prepared=prepared: prepared.append(operations(backend)))
-        assert prepared == [None]
+    general.operations(backend)
+    prepared = []
+    backend.prepare(lambda: prepared.append(general.operations(backend)))
+    assert prepared == [None]

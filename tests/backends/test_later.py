@@ -165,43 +165,6 @@ def test_kernels_are_awaited_until_they_arrive(tmp_path, later):
 
 
 @needs_fork
-def test_processes_that_give_way(tmp_path):
-    """Nobody waits for the kernels of other networks, and they should take little from the training that runs."""
-    spare = Later(nice=7)
-    spare.compile(jobs_of(tmp_path, range(2), lambda number: (tmp_path / "nice").write_text(str(os.nice(0)))), 1)
-    wait(spare)
-    assert (tmp_path / "nice").read_text() == str(os.nice(0) + 7)
-
-
-@needs_fork
-@pytest.mark.slow
-def test_kernels_for_other_networks_follow_when_nobody_waits(tmp_path):
-    """The first network's step waits for none of them, and the next finds them."""
-    code = """
-import json
-from gpucnn.backends import compilation, get_backend
-from gpucnn.backends.numba import general
-from gpucnn.backends.numba.later import later, spare
-
-told, backend = [], get_backend("numba", threads=2)
-compilation.listeners.append(told.append)
-backend.prepare(lambda: None)
-assert not later.is_busy and spare.is_busy is WAITS
-spare.wait()
-backend.prepare(lambda: general.other(backend))
-print(json.dumps(told))
-"""
-
-    def waited_for(waits: bool) -> list[str]:
-        told = finish(start(code.replace("WAITS", str(waits)), GPUCNN_CACHE=str(tmp_path), NUMBA_NUM_THREADS="2"))
-        return [text for text in told if "processors" in text]
-
-    (first,) = waited_for(True)
-    assert first.endswith(" for other networks in idle moments")
-    assert waited_for(False) == []
-
-
-@needs_fork
 def test_kernels_count_whose_process_has_not_ended_yet(tmp_path, later, monkeypatch):
     with monkeypatch.context() as slow:
         slow.setattr(ahead, "remove_ended", lambda children: None)

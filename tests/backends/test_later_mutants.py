@@ -33,11 +33,6 @@ LATER = {
         "            _close_all_but(left, tell)\n",
         "            pass\n",
     ),
-    "processes that give way to nobody": (
-        "gpucnn/backends/numba/ahead.py",
-        "                os.nice(nice)\n",
-        "                pass\n",
-    ),
 }
 AHEAD = {
     "a refused process ends the training": (

@@ -44,11 +44,9 @@ def compile_all(jobs: list[Callable[[], object]], processes: int) -> None:
         end(children)
 
 
-def begin_all(jobs: list[Callable[[], object]], processes: int, nice: int = 0) -> tuple[list[int], int]:
+def begin_all(jobs: list[Callable[[], object]], processes: int) -> tuple[list[int], int]:
     """Run the jobs as compile_all does, in so many processes beside this one; returns their numbers, and a pipe from
     which the number of each job that is done can be read (`finished`). Raises OSError where the system has no pipe.
-
-    `nice` is what they add to this process's own, from 0 to 19: at 19 they take what nobody else needs.
     """
     left = _claimable(len(jobs))
     try:
@@ -59,7 +57,7 @@ def begin_all(jobs: list[Callable[[], object]], processes: int, nice: int = 0) -
     os.set_blocking(done, False)
     children: list[int] = []
     try:
-        _start(children, min(processes, len(jobs)), jobs, left, tell, nice)
+        _start(children, min(processes, len(jobs)), jobs, left, tell)
         return children, done
     except BaseException:
         end(children)
@@ -130,7 +128,7 @@ def tell_of_refusal(reason: str) -> None:
     compilation.announce(f"on fewer processors, since the system refuses to start another process ({reason})")
 
 
-def _fork(jobs: list[Callable[[], object]], left: int, tell: int | None = None, nice: int = 0) -> int:
+def _fork(jobs: list[Callable[[], object]], left: int, tell: int | None = None) -> int:
     """A child that works and ends; nothing of this process runs in it but the compiler.
 
     With `tell`, a pipe for the numbers of jobs that are done, the parent may end before it: it keeps none of the
@@ -146,8 +144,6 @@ def _fork(jobs: list[Callable[[], object]], left: int, tell: int | None = None, 
         for ending in (signal.SIGINT, signal.SIGTERM):
             signal.signal(ending, signal.SIG_DFL)
         if tell is not None:
-            with contextlib.suppress(OSError):  # forbidden in some containers
-                os.nice(nice)
             _close_all_but(left, tell)
         with compilation.silence():
             for number in _numbers(left):

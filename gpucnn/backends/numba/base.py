@@ -27,7 +27,7 @@ from gpucnn.backends.lanes import LaneBackend
 from gpucnn.backends.numba import ahead, general, process
 from gpucnn.backends.numba.arena import LINE, Arena
 from gpucnn.backends.numba.helpers import Helpers, helpers
-from gpucnn.backends.numba.later import Jobs, later, spare
+from gpucnn.backends.numba.later import Jobs, later
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.tape import Tape
 from gpucnn.cache import Kernels, refusal
@@ -127,37 +127,30 @@ class NumbaBase(LaneBackend):
     def prepare(self, step: Callable[[], None]) -> None:
         if not ahead.CAN_FORK or self.threads == 1 or compiler.store is None:
             return
-        foreseen, jobs, others = self._foreseen, Jobs(), Jobs()
+        foreseen, jobs = self._foreseen, Jobs()
         uses: list[tuple[Kernel, tuple]] = []
         foreseen.jobs, foreseen.special = jobs, uses
         first = helpers.missing()
         try:
             step()
-            foreseen.special = []  # of shapes that nobody has asked for
             if first:
-                general.usual(self)
-            if not spare.asked:
-                foreseen.jobs = others
-                general.other(self)
+                foreseen.special = []  # of shapes that nobody has asked for
+                general.operations(self)
         finally:
             foreseen.jobs = None
-        others = {job: work for job, work in others.items() if job not in jobs}
         special = [job for job, _ in Counter(uses).most_common() if job not in jobs and not later.is_awaited(*job)]
         # The largest first, so that all end at about the same time.
         now = [*first, *(job for _, job in sorted(jobs.items(), key=_is_small))]
-        if (now or special or others) and refusal():
+        if (now or special) and refusal():
             return  # other processes hand over what they compile in the cache
         told = [f"{len(now)} kernels on {self.threads} processors"] * (len(now) >= ahead.FEWEST)
         told += [f"{len(special)} faster kernel{'s' * (len(special) > 1)} meanwhile"] * bool(special)
-        told += [f"{len(others)} for other networks in idle moments"] * bool(told and others)
         if told:
             compilation.announce(", ".join(told))
         ahead.compile_all(now, self.threads)
         later.compile({(k, s): functools.partial(k.compile, s) for k, s in special}, max(1, self.threads // 2))
-        spare.compile(others, 1)
 
     def arrivals(self) -> int:
-        spare.arrivals()  # looks whether its process has ended
         return later.arrivals()
 
     def general(self) -> Self:

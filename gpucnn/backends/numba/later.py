@@ -19,12 +19,9 @@ _PAUSE, _TOGETHER = 0.1, 5.0
 
 
 class Later:
-    """The kernels of this process that others are compiling, which give way to all else by `nice`. Several threads may
-    use it.
-    """
+    """The kernels of this process that others are compiling. Several threads may use it."""
 
-    def __init__(self, nice: int = 0) -> None:
-        self._nice = nice
+    def __init__(self) -> None:
         self.begin()
 
     def begin(self) -> None:
@@ -37,7 +34,6 @@ class Later:
         self._processes, self._done = 1, -1
         self._arrivals, self._news = 0, False
         self._looked = self._arrived = 0.0
-        self.asked = False  # whether anything was to be compiled, or could have been
 
     @property
     def is_busy(self) -> bool:
@@ -55,7 +51,7 @@ class Later:
         with self._lock:
             self._following |= {job: work for job, work in jobs.items() if not self.is_awaited(*job)}
             self._awaited |= set(jobs)
-            self._processes, self.asked = processes, True
+            self._processes = processes
             self._start()
 
     def _start(self) -> None:
@@ -63,7 +59,7 @@ class Later:
             self._jobs, self._following = self._following, {}
             self._arrived = monotonic()
             try:
-                self._children, self._done = ahead.begin_all(list(self._jobs.values()), self._processes, self._nice)
+                self._children, self._done = ahead.begin_all(list(self._jobs.values()), self._processes)
             except BaseException as error:
                 self._awaited -= set(self._jobs)
                 self._jobs = {}
@@ -111,8 +107,6 @@ class Later:
 
 
 later = Later()
-spare = Later(nice=19)  # for networks to come: no step is recorded again for them
-for _kernels in (later, spare):
-    atexit.register(_kernels.end)
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_kernels.begin)  # what is under way is the parent's
+atexit.register(later.end)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=later.begin)  # what is under way is the parent's
