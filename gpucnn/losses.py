@@ -16,6 +16,9 @@ from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
 from gpucnn.layers.own import check_batch
 from gpucnn.recordable import Recordable
 
+# What a refusal advises for labels that are classes of other numbers.
+_NUMBERED = "numpy.unique(labels, return_inverse=True)[1]"
+
 
 def check_labels(labels, images: int, classes: int) -> np.ndarray:
     """`labels` as int32 (N,), if they are one integer in [0, classes) for each image.
@@ -45,7 +48,7 @@ def check_labels(labels, images: int, classes: int) -> np.ndarray:
         if (labels.min(), labels.max()) == (1, classes):
             instead = "; these count from 1: give labels - 1"
         elif label >= 0 and len(np.unique(labels)) == classes:
-            instead = f"; numpy.unique(labels, return_inverse=True)[1] numbers the {classes} values that occur"
+            instead = f"; {_NUMBERED} numbers the {classes} values that occur"
         if classes == 1:
             instead = (
                 "; give it an output for each class, or one, as a regressor, with BinaryCrossEntropy: the softmax of a "
@@ -120,8 +123,7 @@ def _numbering(labels: np.ndarray, ignored: np.ndarray, label: int, classes: int
     ignoring = f"ignore_index={label} ignores such labels"
     if label < 0 or len(found) != classes:
         return f"; {ignoring}"
-    numbers = "numpy.unique(labels, return_inverse=True)[1]"
-    return f"; if the {classes} values that occur are the classes, {numbers} numbers them, and if not, {ignoring}"
+    return f"; if the {classes} values that occur are the classes, {_NUMBERED} numbers them, and if not, {ignoring}"
 
 
 def _two_greys(labels: np.ndarray) -> str:

@@ -7,7 +7,7 @@ import typer
 
 from gpucnn.cli import options
 from gpucnn.cli.output import note
-from gpucnn.cli.runs import refuse_maps, test_set
+from gpucnn.cli.runs import newest_run, refuse_maps, test_set
 from gpucnn.cli.show.inputs import Out, open_for, say
 from gpucnn.errors import ConfigurationError
 from gpucnn.storage import refuse_input
@@ -21,7 +21,6 @@ Data = Annotated[
 def curves(run: options.Run = None, out: Out = Path("curves.png"), json: options.Json = False) -> None:
     """Loss and accuracy over the epochs of a run."""
     from gpucnn import figures, show
-    from gpucnn.cli.runs import newest_run
     from gpucnn.training.run import read_history
 
     figures.check_path(out)
