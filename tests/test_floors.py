@@ -24,6 +24,7 @@ import pytest
 FLOORS = {
     "errors": 0,
     "arguments": 0,
+    "targets": 0,
     "storage": 0,
     "schema": 0,
     "cache": 0,

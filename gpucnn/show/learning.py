@@ -8,9 +8,9 @@ from gpucnn import figures
 from gpucnn.arguments import instance, integer, sequence
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import ConfigurationError, DataError, ShapeError
-from gpucnn.losses import check_labels
 from gpucnn.show.match import show_image
 from gpucnn.storage import write_file
+from gpucnn.targets import check_labels
 from gpucnn.training.curves import draw_curves
 from gpucnn.training.doubts import Doubt
 from gpucnn.training.history import History

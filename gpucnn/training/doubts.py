@@ -10,8 +10,8 @@ import numpy as np
 from gpucnn import arithmetic
 from gpucnn.arguments import array, integer, refuse
 from gpucnn.errors import ConfigurationError, DataError, ShapeError
-from gpucnn.losses import check_labels
 from gpucnn.models.model import Model
+from gpucnn.targets import check_labels
 
 _ROUNDING = 1e-5  # by which float16 and sums of several predictions may go beyond 1
 
