@@ -276,11 +276,11 @@ def named(name: str) -> Metric:
     return kind(per_class=True) if name in _LISTS else kind()
 
 
-def make(metrics: Any, targets: str, taken: Iterable[str] = ()) -> list[Metric]:
+def make(metrics: Any, targets: str, outputs: int, taken: Iterable[str] = ()) -> list[Metric]:
     """The metrics that `Trainer(metrics=...)` takes: names, Metrics and functions in a list, or a dictionary by name.
 
-    `targets` is the loss's; names in `taken` are keys of the history already. Raises ConfigurationError for what is no
-    metric, does not fit the loss, or comes twice.
+    `targets` is the loss's, `outputs` the model's first size; names in `taken` are keys of the history already. Raises
+    ConfigurationError for what is no metric, does not fit the loss or the model, or comes twice.
     """
     expected = 'a list such as ["top3", "f1"], of names, gpucnn.metrics.Metric objects and functions'
     pairs: Any = metrics.items() if isinstance(metrics, dict) else None
@@ -301,6 +301,11 @@ def make(metrics: Any, targets: str, taken: Iterable[str] = ()) -> list[Metric]:
             raise ConfigurationError(
                 f"the metric {metric.name} is for {' or '.join(metric.targets)}, but the loss compares {targets}; "
                 "write one of your own as a function of predictions and targets"
+            )
+        if isinstance(metric, TopK) and metric.k >= max(outputs, 2):
+            raise ConfigurationError(
+                f"{metric.name} of {outputs} classes is always 1: all are among the {metric.k} largest; use a smaller "
+                "number, or accuracy"
             )
         there = [*taken, *_RECORDED, *(other.name for other in made)]
         if not metric.name or metric.name in there or metric.name.startswith("validation_"):

@@ -81,7 +81,7 @@ def _with_flips(model, device, loss: str, metrics, test) -> dict[str, Any]:
     predictions = model.predict(test.images, flips=True)
     scores = np.log(np.maximum(predictions, np.finfo(predictions.dtype).smallest_subnormal))
     mean, _ = trainer.loss(device.pack(scores), kept[0])
-    made = make(["accuracy", *(name for name in metrics if name != "accuracy")], "classes")
+    made = make(["accuracy", *(name for name in metrics if name != "accuracy")], "classes", predictions.shape[1])
     for metric in made:
         metric.reset()
         metric.update(predictions, kept[0])

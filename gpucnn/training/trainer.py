@@ -15,7 +15,7 @@ from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.protocol import Backend
 from gpucnn.data.dataset import shown_before
 from gpucnn.data.mapped import Mapped
-from gpucnn.errors import ConfigurationError
+from gpucnn.errors import ConfigurationError, DataError
 from gpucnn.losses import Loss, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.metrics import make as make_metrics
 from gpucnn.models.heads import REGRESSOR
@@ -142,7 +142,8 @@ class Trainer:
         self.loss = loss or (MeanSquared() if model.head == REGRESSOR else SoftmaxCrossEntropy())
         check_head(model.head, self.loss)
         self.clip = Clipping(clip_norm, clip_value)
-        self.metrics = make_metrics(metrics, self.loss.targets, self.loss.measure(np.ones(self.loss.counts), 1, 1))
+        taken, outputs = self.loss.measure(np.ones(self.loss.counts), 1, 1), model.output_shape[0]
+        self.metrics = make_metrics(metrics, self.loss.targets, outputs, taken)
         self.mixup, self.erase = number("mixup", mixup, least=0, most=1), number("erase", erase, least=0, most=1)
         self.ema = None if ema is None else number("ema", ema, above=0, below=1)
         expected = "a dictionary of patterns and factors, such as {'0.*': 0.1}"
@@ -250,7 +251,7 @@ class Trainer:
         epochs, resume = integer("epochs", epochs), truth("resume", resume)
         if self.crop:
             model.image_shape = larger_images(images, model.input_shape)
-        images, labels = self._checked(images, labels)
+        images, labels = self._counted(images, labels)
         self._check_ready(resume)
         model.check_trainable()
         check_stopping(validation, monitor, patience, self.loss, self.metrics)
@@ -261,7 +262,7 @@ class Trainer:
         if isinstance(validation, (tuple, list)):
             if len(validation) != 2:
                 raise ConfigurationError(f"validation has {len(validation)} entries; give a pair (images, labels)")
-            kept = self._checked(*validation)
+            kept = self._counted(*validation)
             validated_by = {"validation": f"{digest(*kept, self.backend.dtype)} by {monitor}"}
         elif validation is not None:
             (images, labels), kept = part(images, labels, validation, self.seed)
@@ -571,7 +572,7 @@ class Trainer:
 
     def measure(self, images, labels) -> dict[str, Any]:
         """evaluate's results and the metrics', by name: "loss", "accuracy" if the loss has one, "f1" and so on."""
-        images, labels = self._checked(images, labels)
+        images, labels = self._counted(images, labels)
         if remark := remarks.other_values(images, self._standing.usual):
             self._standing.usual = None  # said once
             self.progress.say(remark)
@@ -585,6 +586,13 @@ class Trainer:
         """
         model = self.model.place(self.backend)
         return model.predict(self._images(images), batch_size, self.loss.predict, flips=flips)
+
+    def _counted(self, images, labels) -> tuple[np.ndarray | Mapped, np.ndarray]:
+        """Both checked; raises DataError where no label counts."""
+        images, labels = self._checked(images, labels)
+        if (ignored := self.loss.ignore_index) is not None and not labels.any():
+            raise DataError(f"all labels are {ignored}, which ignore_index leaves out; some must be classes")
+        return images, labels
 
     def _checked(self, images, labels) -> tuple[np.ndarray | Mapped, np.ndarray]:
         images, outputs = self._images(images), self.model.output_shape

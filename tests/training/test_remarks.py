@@ -415,6 +415,19 @@ def test_labels_that_pytorch_ignores():
     assert fitted(X, np.where(np.arange(20) == 3, -100, Y), loss=SoftmaxCrossEntropy(ignore_index=-100))
 
 
+def test_labels_that_are_all_ignored():
+    blank, loss = np.full(20, 7), SoftmaxCrossEntropy(ignore_index=7)
+    trainer = Trainer(mlp((3, 4, 6), 3), loss=loss, progress=False)
+    for attempt in (
+        lambda: trainer.fit(X, blank, 1),
+        lambda: trainer.fit(X, Y, 1, validation=(X, blank)),
+        lambda: trainer.measure(X, blank),
+    ):
+        with pytest.raises(DataError, match="all labels are 7, which ignore_index leaves out; some must be classes"):
+            attempt()
+    assert trainer.train_step(X, blank)["loss"] == 0  # a batch of them may come
+
+
 def test_batches_that_only_know_their_length_when_asked():
     class Loader:
         """As a DataLoader of an IterableDataset."""
