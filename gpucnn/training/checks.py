@@ -7,7 +7,7 @@ import numpy as np
 from gpucnn import arguments, arithmetic
 from gpucnn.arguments import instance
 from gpucnn.backends.protocol import Backend
-from gpucnn.errors import ConfigurationError, NonFiniteError, ShapeError
+from gpucnn.errors import ConfigurationError, DataError, NonFiniteError, ShapeError
 from gpucnn.layers.norm import BatchNorm
 from gpucnn.losses import Loss
 from gpucnn.models.heads import REGRESSOR
@@ -59,6 +59,14 @@ def check_last_batch(model: Model, images: int, batch_size: int) -> None:
     for layer in layers:
         if isinstance(layer, BatchNorm) and layer.trainable:
             layer.check_count(images % batch_size or batch_size)
+
+
+def check_some_count(loss: Loss, part: str, labels: np.ndarray) -> None:
+    """Raises DataError where `loss`, which stored these labels, ignores them all."""
+    if loss.ignore_index is not None and not labels.any():
+        raise DataError(
+            f"all {part} labels are {loss.ignore_index}, which ignore_index leaves out; some must be classes"
+        )
 
 
 def larger_images(images: Any, input_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -127,6 +127,7 @@ class Loop:
             remarks.large_values(trainer, sizes),
             remarks.unfit_end(trainer),
             remarks.other_values(kept[0], standing.usual) if kept else None,
+            remarks.unvalidated(trainer, kept[1]) if kept else None,
             remarks.rates_unread(trainer),
             trainer.schedule.remark(self.fit.epochs * self.data.an_epoch),
         ):

@@ -140,6 +140,16 @@ def other_values(images, trained: float | None) -> str | None:
     )
 
 
+def unvalidated(trainer: Trainer, labels: np.ndarray) -> str | None:
+    """Where the labels kept for validation leave classes out."""
+    classes = trainer.model.output_shape[0]
+    missing = np.setdiff1d(np.arange(classes), labels)
+    if trainer.loss.targets != "classes" or labels.dtype.kind != "i" or not len(missing):  # maps are floats
+        return None
+    many = f"{len(missing)} of the {classes} classes, such as {missing[0]}"
+    return f"the validation images have none of {many if len(missing) > 1 else f'class {missing[0]}'}"
+
+
 def weights_to_change(trainer: Trainer) -> np.ndarray | None:
     """The weights on the host, where an optimizer of the user's is to change them."""
     return None if is_ours(trainer.optimizer) else trainer.backend.host(trainer.model.values)

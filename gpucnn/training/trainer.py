@@ -15,7 +15,7 @@ from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.protocol import Backend
 from gpucnn.data.dataset import shown_before
 from gpucnn.data.mapped import Mapped
-from gpucnn.errors import ConfigurationError, DataError
+from gpucnn.errors import ConfigurationError
 from gpucnn.losses import Loss, MeanSquared, SoftmaxCrossEntropy
 from gpucnn.metrics import make as make_metrics
 from gpucnn.models.heads import REGRESSOR
@@ -35,6 +35,7 @@ from gpucnn.training.checks import (
     check_head,
     check_last_batch,
     check_room,
+    check_some_count,
     check_subnormals,
     larger_images,
     not_finite,
@@ -251,7 +252,7 @@ class Trainer:
         epochs, resume = integer("epochs", epochs), truth("resume", resume)
         if self.crop:
             model.image_shape = larger_images(images, model.input_shape)
-        images, labels = self._counted(images, labels)
+        images, labels = self._checked(images, labels)
         self._check_ready(resume)
         model.check_trainable()
         check_stopping(validation, monitor, patience, self.loss, self.metrics)
@@ -262,12 +263,15 @@ class Trainer:
         if isinstance(validation, (tuple, list)):
             if len(validation) != 2:
                 raise ConfigurationError(f"validation has {len(validation)} entries; give a pair (images, labels)")
-            kept = self._counted(*validation)
+            kept = self._checked(*validation)
             validated_by = {"validation": f"{digest(*kept, self.backend.dtype)} by {monitor}"}
         elif validation is not None:
             (images, labels), kept = part(images, labels, validation, self.seed)
             validated_by = {"validation": f"{float(validation)} by {monitor}"}
         check_last_batch(model, len(images), self.batch_size)
+        check_some_count(self.loss, "training", labels)
+        if kept:
+            check_some_count(self.loss, "validation", kept[1])
         self.loss.learn(labels, model.output_shape[0])
         standing.balanced = balanced(self.loss)
         if resume:  # back to the checkpoint, whatever this trainer has done since
@@ -553,9 +557,9 @@ class Trainer:
         Raises ConfigurationError if nothing was validated.
         """
         if self._standing.best is None:
-            raise ConfigurationError(
-                "no epoch is known as the best: nothing was validated; fit(..., validation=0.1) does"
-            )
+            validated = "what `monitor` names could not be computed of the validation images"
+            why = validated if self._standing.validated_by else "nothing was validated; fit(..., validation=0.1) does"
+            raise ConfigurationError(f"no epoch is known as the best: {why}")
         epoch, state = self._standing.best
         self.model.load_state_dict(state)
         return epoch
@@ -572,7 +576,8 @@ class Trainer:
 
     def measure(self, images, labels) -> dict[str, Any]:
         """evaluate's results and the metrics', by name: "loss", "accuracy" if the loss has one, "f1" and so on."""
-        images, labels = self._counted(images, labels)
+        images, labels = self._checked(images, labels)
+        check_some_count(self.loss, "the", labels)
         if remark := remarks.other_values(images, self._standing.usual):
             self._standing.usual = None  # said once
             self.progress.say(remark)
@@ -586,13 +591,6 @@ class Trainer:
         """
         model = self.model.place(self.backend)
         return model.predict(self._images(images), batch_size, self.loss.predict, flips=flips)
-
-    def _counted(self, images, labels) -> tuple[np.ndarray | Mapped, np.ndarray]:
-        """Both checked; raises DataError where no label counts."""
-        images, labels = self._checked(images, labels)
-        if (ignored := self.loss.ignore_index) is not None and not labels.any():
-            raise DataError(f"all labels are {ignored}, which ignore_index leaves out; some must be classes")
-        return images, labels
 
     def _checked(self, images, labels) -> tuple[np.ndarray | Mapped, np.ndarray]:
         images, outputs = self._images(images), self.model.output_shape

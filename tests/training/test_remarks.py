@@ -15,6 +15,7 @@ from gpucnn.schedules import Cosine
 from gpucnn.training import Quiet
 from gpucnn.training.progress import Bar
 from gpucnn.training.remarks import slowness
+from gpucnn.training.validation import split
 
 X = np.random.default_rng(0).random((20, 3, 4, 6), np.float32)
 Y = np.arange(20) % 3
@@ -415,15 +416,29 @@ def test_labels_that_pytorch_ignores():
     assert fitted(X, np.where(np.arange(20) == 3, -100, Y), loss=SoftmaxCrossEntropy(ignore_index=-100))
 
 
+def test_classes_without_a_validation_image_are_named():
+    def said(labels, kept):
+        remarks = Remarks()
+        Trainer(mlp((3, 4, 6), 3), backend="numpy", math="fast", progress=remarks).fit(X, labels, 1, validation=kept)
+        return [text for text in remarks.said if text.startswith("the validation images have none of")]
+
+    rare = np.where(np.arange(20) < 18, 0, [1, 2] * 10)
+    assert said(rare, 0.2) == ["the validation images have none of 2 of the 3 classes, such as 1"]
+    assert said(rare, (X, np.where(Y == 2, 0, Y))) == ["the validation images have none of class 2"]
+    assert said(rare, (X, Y)) == []
+
+
 def test_labels_that_are_all_ignored():
     blank, loss = np.full(20, 7), SoftmaxCrossEntropy(ignore_index=7)
+    one = np.where(np.arange(20) == split(np.zeros(20), 0.1, 0)[1][0], 1, 7)  # which is kept for validation
     trainer = Trainer(mlp((3, 4, 6), 3), loss=loss, progress=False)
-    for attempt in (
-        lambda: trainer.fit(X, blank, 1),
-        lambda: trainer.fit(X, Y, 1, validation=(X, blank)),
-        lambda: trainer.measure(X, blank),
+    for part, attempt in (
+        ("training", lambda: trainer.fit(X, blank, 1)),
+        ("training", lambda: trainer.fit(X, one, 1, validation=0.1)),
+        ("validation", lambda: trainer.fit(X, Y, 1, validation=(X, blank))),
+        ("the", lambda: trainer.measure(X, blank)),
     ):
-        with pytest.raises(DataError, match="all labels are 7, which ignore_index leaves out; some must be classes"):
+        with pytest.raises(DataError, match=f"all {part} labels are 7, which ignore_index leaves out; some must be"):
             attempt()
     assert trainer.train_step(X, blank)["loss"] == 0  # a batch of them may come
 

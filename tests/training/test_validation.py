@@ -222,6 +222,8 @@ def test_a_metric_that_cannot_be_computed_is_nothing_to_wait_for():
     trainer = small.trainer(metrics=["auc"], progress=progress)
     found = trainer.fit(X, Y, 9, validation=(X[Y == 1], Y[Y == 1]), monitor="auc", patience=2)
     assert found["validation_auc"] == [None, None]
+    with pytest.raises(ConfigurationError, match="what `monitor` names could not be computed"):
+        trainer.restore_best()
     assert said[-1] == (
         "stopped after epoch 2: no validation auc could be computed, so that no epoch is the best, and patience is 2 "
         "epochs"
