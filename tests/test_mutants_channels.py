@@ -74,6 +74,6 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=str)
+@pytest.mark.parametrize("change", list(test_mutants.marked(CHANGES)))
 def test_a_mutant_of_channels_is_noticed(change, monkeypatch, tmp_path):
     test_mutants.test_a_mutant_is_noticed(change, monkeypatch, tmp_path)

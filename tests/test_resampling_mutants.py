@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 
-from gpucnn.backends.numba.backend import NumbaBackend
-from gpucnn.backends.numpy.exact import NumpyExact
 from gpucnn.resampling import padding_taps, upsampling_taps
-from tests.mutants import mutant
-from tests.test_mutants import NUMBA, Change, compared, guarded, numbers
+from tests import test_mutants
+from tests.test_mutants import NUMBA, Change, numbers
 
 pytestmark = pytest.mark.slow
 
@@ -143,16 +141,6 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_a_mutant_is_noticed(change, monkeypatch, tmp_path):
-    def made(kind):
-        return guarded(kind)(2) if change.backend == "numba" else kind()
-
-    right = made(NumbaBackend if change.backend == "numba" else NumpyExact)
-    report = compared(monkeypatch, right, change.compare)
-    assert report["passed"], report["differences"]
-    # A mutant's kernels come from sources that no other run has, so caching them is pointless.
-    monkeypatch.setenv("GPUCNN_CACHE", str(tmp_path / "cache"))
-    wrong = made(mutant(tmp_path, change.backend, change.file, change.old, change.new))
-    report = compared(monkeypatch, wrong, change.compare)
-    assert not report["passed"], f"{change}: nobody noticed"
+@pytest.mark.parametrize("change", list(test_mutants.marked(CHANGES)))
+def test_a_mutant_of_maps_is_noticed(change, monkeypatch, tmp_path):
+    test_mutants.test_a_mutant_is_noticed(change, monkeypatch, tmp_path)

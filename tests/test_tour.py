@@ -217,6 +217,7 @@ def opened():
     return found
 
 
+@pytest.mark.long  # its commands are the page's, which the test above runs
 def test_the_notebook_runs_and_prints_what_the_page_shows(opened, tmp_path, monkeypatch):
     """Every cell but the longest trainings, in Jupyter's own kernel; a command that fails ends it."""
     nbclient = pytest.importorskip("nbclient")

@@ -31,14 +31,8 @@ def _missing() -> str | None:
 
 
 pytestmark = [pytest.mark.skipif(_missing() is not None, reason=str(_missing())), pytest.mark.slow]
-# An architecture, and how many kernels it is to one that is compiled: all for one, some for the others.
-ARCHITECTURES = [
-    ("sm_75", 4),
-    ("sm_80", 4),
-    ("sm_90", 1),
-    ("sm_100", 4),
-    *(pytest.param(name, 1, marks=pytest.mark.long) for name in ("sm_75", "sm_80", "sm_100")),
-]
+# Each kernel for one of these, and in long runs for all of them.
+ARCHITECTURES = ["sm_75", "sm_80", "sm_90", "sm_100"]
 
 
 def _asked_by(work) -> dict[str, list[str]]:
@@ -111,25 +105,33 @@ def in_operations():
     return _asked_by(_operations)
 
 
-@pytest.mark.parametrize(("architecture", "step"), ARCHITECTURES)
-def test_no_kernel_of_the_models_spills(in_networks, architecture, step):
+def _parts():
+    for number, architecture in enumerate(ARCHITECTURES):
+        yield pytest.param(architecture, number, len(ARCHITECTURES), id=architecture)
+        yield pytest.param(architecture, 0, 1, id=f"{architecture}, all", marks=pytest.mark.long)
+
+
+@pytest.mark.parametrize(("architecture", "first", "step"), list(_parts()))
+def test_no_kernel_of_the_models_spills(in_networks, architecture, first, step):
     for file, every in in_networks.items():
-        expressions = every[::step]
+        if not (expressions := every[first::step]):
+            continue
         made = cuda_compiler.translate(file, expressions, [f"--gpu-architecture={architecture}", "--ptxas-options=-v"])
         reports = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", made.log)
         assert len(reports) >= len(expressions)  # kernels that are no templates are always there
         assert set(reports) == {("0", "0", "0")}, f"{file}: {made.log}"
 
 
-def test_no_kernel_does_what_is_not_written(in_operations):
+@pytest.mark.parametrize("step", [2, pytest.param(1, marks=pytest.mark.long)])
+def test_no_kernel_does_what_is_not_written(in_operations, step):
     """Fusing allowed or not gives the same instructions: each multiplication and addition specifies its rounding."""
     operations = "add|sub|mul|fma|mad|div|sqrt|rcp|rsqrt|ex2|lg2|sin|cos|tanh"
     arithmetic = re.compile(rf"\b((?:{operations})\.[\w.]*f(?:16|32|64)\w*)")
     # rcp.rn is 1 / x, correctly rounded.
     written = {f"{o}.rn.{t}" for o in ("add", "sub", "mul", "div", "sqrt") for t in ("f32", "f64")}
     written |= {"fma.rn.f32", "rcp.rn.f64"}
-    for file, expressions in in_operations.items():
-        counts = []
+    for file, every in in_operations.items():
+        expressions, counts = every[::step], []
         for fused in ("true", "false"):
             options = ["--gpu-architecture=compute_80", f"--fmad={fused}"]
             ptx = cuda_compiler.translate(file, expressions, options, ptx=True).code.decode(errors="replace")

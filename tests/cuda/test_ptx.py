@@ -7,7 +7,7 @@ import pytest
 
 from gpucnn.backends import get_backend
 from gpucnn.backends.cuda.backend import CudaBackend
-from gpucnn.check.cases import all_cases
+from gpucnn.check.cases import all_cases, small_cases
 from gpucnn.check.small_networks import SMALL_NETWORKS, train_small
 from gpucnn.emulation.ptx import PtxLauncher
 from gpucnn.errors import BackendError
@@ -26,13 +26,17 @@ def _missing() -> str | None:
 pytestmark = [needs_emulation, pytest.mark.skipif(_missing() is not None, reason=str(_missing()))]
 
 
-# Other orders of threads are tried on what g++ makes of the same sources (test_operations.py), each time.
+# Other shapes and orders of threads are tried on what g++ makes of the same sources (test_operations.py), each time.
 @pytest.mark.parametrize(
-    "order", [pytest.param("forward", marks=pytest.mark.slow), pytest.param("reversed", marks=pytest.mark.long)]
+    ("cases", "order"),
+    [
+        pytest.param(small_cases, "forward", marks=pytest.mark.slow),
+        *(pytest.param(all_cases, order, marks=pytest.mark.long) for order in ("forward", "reversed")),
+    ],
 )
-def test_every_operation_gives_the_specified_bits(order):
+def test_every_operation_gives_the_specified_bits(cases, order):
     compiled, specification = CudaBackend(PtxLauncher(order)), get_backend("numpy", "exact")
-    for case in all_cases():
+    for case in cases():
         assert differing(case.run(specification), case.run(compiled)) == [], str(case)
 
 

@@ -69,7 +69,9 @@ def test_ctrl_c_while_it_starts(tmp_path, delay):
     interrupted(process, stderr)
 
 
-@pytest.mark.parametrize("again", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (0.001, 0.05))])
+@pytest.mark.parametrize(
+    "again", [0, pytest.param(0.05, marks=pytest.mark.slow), pytest.param(0.001, marks=pytest.mark.long)]
+)
 def test_ctrl_c_twice_keeps_the_run(tmp_path, again):
     folder = tmp_path / "run"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -70,7 +70,11 @@ def running(number: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("whole_group", "by", "code"),
-    [(True, signal.SIGINT, 130), (False, signal.SIGINT, 130), (False, signal.SIGTERM, 143)],
+    [
+        (True, signal.SIGINT, 130),
+        pytest.param(False, signal.SIGINT, 130, marks=pytest.mark.long),
+        (False, signal.SIGTERM, 143),
+    ],
 )
 def test_an_interrupted_sweep_ends_its_workers_and_their_trainings(tmp_path, whole_group, by, code):
     """Ctrl-C reaches all processes of a terminal, `kill` one; a worker leaves no traceback and no training."""

@@ -6,9 +6,9 @@ import numpy as np
 
 from gpucnn.backends.elementwise import ELEMENTWISE
 from gpucnn.backends.protocol import Backend
-from gpucnn.check.cases.case import ALWAYS, NEVER, RANDOM, Case, Numbers, Results
+from gpucnn.check.cases.case import NEVER, ORDER, RANDOM, Case, Numbers, Results
 
-_SHAPES = [((1, 1, 1, 1), RANDOM), ((17, 3, 5, 4), NEVER), ((33, 7), ALWAYS)]
+_SHAPES = [((1, 1, 1, 1), RANDOM), ((17, 3, 5, 4), NEVER), ((33, 7), ORDER)]
 _SETTINGS = {"slope": 0.01}
 
 

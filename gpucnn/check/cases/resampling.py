@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gpucnn.backends.protocol import Backend
-from gpucnn.check.cases.case import ALWAYS, NEVER, RANDOM, Case, Numbers, Results, describe
+from gpucnn.check.cases.case import NEVER, ORDER, RANDOM, Case, Numbers, Results, describe
 from gpucnn.resampling import AxisTaps, Taps, padding_taps, upsampling_taps
 
 # (N, C, input), (before, after) for each axis, mode and value, the kinds of numbers in the simulator
@@ -13,7 +13,7 @@ _PADDINGS = [
     ((17, 2, (5, 4)), ((2, 1), (0, 3)), "reflect", 0.0, NEVER),
     ((3, 1, (4, 6)), ((7, 0), (1, 9)), "replicate", 0.0, RANDOM),
     ((33, 1, (3, 4)), ((3, 1), (2, 4)), "circular", 0.0, NEVER),
-    ((2, 3, (5, 6)), ((1, 2), (3, 0)), "constant", -1.3, ALWAYS),
+    ((2, 3, (5, 6)), ((1, 2), (3, 0)), "constant", -1.3, ORDER),
     ((1, 1, (1, 1)), ((0, 2), (1, 0)), "replicate", 0.0, RANDOM),
     ((5, 2, (9,)), ((8, 3),), "reflect", 0.0, NEVER),
     ((2, 1, (3, 2, 4)), ((2, 0), (1, 1), (0, 4)), "circular", 0.0, RANDOM),
@@ -26,7 +26,7 @@ _UPSAMPLINGS = [
     ((33, 1, (5, 4)), (7, 9), "linear", True, NEVER),
     ((2, 1, (9, 8)), (4, 3), "linear", False, RANDOM),
     ((1, 1, (1, 1)), (3, 2), "linear", True, RANDOM),
-    ((5, 2, (6,)), (17,), "linear", False, ALWAYS),
+    ((5, 2, (6,)), (17,), "linear", False, ORDER),
     ((2, 1, (2, 3, 2)), (4, 5, 6), "linear", False, NEVER),
 ]
 
@@ -49,7 +49,7 @@ def _axis_maps(numbers: Numbers) -> Iterator[Case]:
         ((3, 1, (5, 4)), 0, RANDOM),
         ((17, 2, (5, 4)), 1, NEVER),
         ((33, 1, (6,)), 0, NEVER),
-        ((2, 1, (2, 3, 4)), 1, ALWAYS),
+        ((2, 1, (2, 3, 4)), 1, ORDER),
     ]:
         i = size[axis]
         every = tuple((t % i, weights[t]) for t in range(20))
