@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+from concurrent.futures import ThreadPoolExecutor
 from ctypes import CFUNCTYPE, c_int, c_void_p, cast
 from pathlib import Path
 
@@ -62,8 +63,16 @@ def test_the_leader_goes_on_alone_while_it_should():
 
 def test_a_thread_that_may_not_lead_works_alone():
     helpers = Helpers()
-    with helpers.lock:
-        assert not run(helpers, 100, 2, 3)[1:].any()
+    with helpers.lock, ThreadPoolExecutor(1) as another:
+        assert not another.submit(run, helpers, 100, 2, 3).result()[1:].any()
+
+
+def test_a_thread_that_was_interrupted_right_after_it_took_the_lead_leads_again():
+    """A signal's exception comes between any two instructions: no `try` could have let go of the lock."""
+    helpers = Helpers()
+    helpers.lock.acquire()
+    run(helpers, 100, 2, 3)
+    assert helpers._rounds[team.ROUND] > 0, "announced to a team"
 
 
 def round_for_a_helper(units: int) -> tuple[dict[str, np.ndarray], int, int]:

@@ -31,7 +31,9 @@ class Helpers:
 
     def begin(self) -> None:
         """Without any helper yet, as in a process that has just started."""
-        self.lock = threading.Lock()
+        # A signal's exception, such as Ctrl-C's, right after it was taken leaves it with that thread, which may take it
+        # again.
+        self.lock = threading.RLock()
         self._memory = aligned(program.MAILBOX // 8, np.int64)
         self.mailbox = address(self._memory)
         self._rounds = aligned(team.SLOTS, np.int64)
