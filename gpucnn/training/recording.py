@@ -4,6 +4,7 @@ Exact bits allow the proof: the first repetition is compared with the same step 
 costs one step per recording.
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -23,10 +24,12 @@ from gpucnn.recordable import Recordable, attributes, changed_setting, is_ours, 
 
 # After so many changes of settings during training, steps are no longer recorded.
 _MOST_CHANGES = 3
+# An epoch has two counts of images. Further ones are recorded while all recordings have less memory than this, about.
+_MOST_BYTES = 1 << 30
 
 
 class RecordedStep:
-    """The base of a step that is recorded once for each count of images and repeated after that.
+    """The base of a step that is recorded once for each count of images, of the first counts, and repeated after that.
 
     A subclass defines `model`, `_work(count)`, the step, and `_parts()`, everything that computes in it; `arrays` are
     further device arrays that a step writes. If one of the parts is not recordable, a repetition differs from the step,
@@ -78,7 +81,7 @@ class RecordedStep:
     def settled(self, count: int) -> bool:
         """Whether the next step on so many images only computes: no recording, no proof, no compilation."""
         self._notice_arrivals()
-        return count in (self._proved if self._recording else self._seen_counts)
+        return count in (self._proved if self._records(count) else self._seen_counts)
 
     def recording(self, count: int) -> Callable[[], None] | None:
         """What repeats a step on so many images, once it is recorded."""
@@ -91,7 +94,7 @@ class RecordedStep:
         self._notice_arrivals()
         if self._recording and (self._last_change is not last_change() or not self._code.is_same()):
             self._notice_changes()
-        if not self._recording:
+        if not self._records(count):
             self._work(count)
         elif count in self._proved:
             self._recordings[count]()
@@ -113,6 +116,13 @@ class RecordedStep:
                 if changed := self._changed():
                     self._stop(f"{changed} changes within a step")
             self._remember()
+
+    def _records(self, count: int) -> bool:
+        """Whether a step on so many images is recorded, or was."""
+        if not self._recording or count in self._recordings or len(self._recordings) < 2:
+            return self._recording
+        values = sum(math.prod(layer.output_shape) for layer in self.model.layer.walk() if not layer.chain)
+        return 8 * values * (sum(self._recordings) + count) <= _MOST_BYTES  # each with its gradient
 
     # ---- settings: a recording keeps the numbers it was made with ---------------------------------------------------
 

@@ -125,6 +125,20 @@ def test_a_loop_of_ones_own_is_a_fit(backend):
     assert larger["step"] == 7 and math.isfinite(larger["loss"])
 
 
+def test_a_loop_of_batches_of_many_sizes_keeps_few_of_its_steps(monkeypatch):
+    """A recorded step keeps memory for its images: only some of the sizes are recorded, and none changes a bit."""
+    own, direct = trainer(backend="numba"), trainer()
+    repeated = small.watched_steps(monkeypatch)
+    monkeypatch.setattr("gpucnn.training.recording._MOST_BYTES", 8 * 300 * 120, raising=False)  # 300 numbers an image
+    counts = [45, 44, 30, 20] * 4
+    for count in counts:
+        own.train_step(X[:count], Y[:count])
+    assert repeated == [False] * 8 + [True, True, True, False] * 2  # recorded, proved, repeated; not beyond 120 images
+    for count in counts:
+        direct.train_step(X[:count], Y[:count])
+    assert state(own.model) == state(direct.model)
+
+
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 def test_a_step_normalizes_as_the_model_now_says(backend):
     """Weights with a mean of their own may be loaded between two steps, by a callback in `fit`."""
