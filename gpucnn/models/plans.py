@@ -29,8 +29,9 @@ Finish = Callable[[Batch], Batch]
 Known = dict[Any, list[Stage]]  # the stages by what tells `finish` apart
 Model = Any  # gpucnn.models.Model, whose module imports this one
 
-# So many plans, and so much of their memory, a model keeps at most while nobody uses them.
-_KEPT, _KEPT_BYTES = 8, 256 << 20
+# So many plans, and so much of their memory, a model keeps at most while nobody uses them: for batches of any number up
+# to 64 whether somebody looks at the weights (`steady`) or not.
+_KEPT, _KEPT_BYTES = 128, 256 << 20
 _alone = threading.RLock()
 _ONCE = range(1)
 

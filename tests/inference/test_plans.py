@@ -360,7 +360,23 @@ def test_code_of_ones_own_that_changes_is_predicted_with(monkeypatch):
     assert is_planned(model) and len(waiting(model)) == 1
 
 
-def test_plans_are_bounded_and_given_back():
+def test_batches_of_many_sizes_make_a_plan_each_once(monkeypatch):
+    """Such as the crops that a detector finds in each frame: a plan takes far longer to make than to run."""
+    model, backend = made("3x3"), get_backend("numba")
+    model.place(backend)
+    made_plans, plan = [], backend.plan
+    monkeypatch.setattr(
+        backend, "plan", lambda graph, count, *rest: made_plans.append(count) or plan(graph, count, *rest)
+    )
+    x = images(model, 64)
+    for _ in range(2):
+        for count in range(1, 65):
+            model.predict(x[:count])
+    assert made_plans == [*range(1, 65)]
+
+
+def test_plans_are_bounded_and_given_back(monkeypatch):
+    monkeypatch.setattr(plans, "_KEPT", 8)
     model = made("3x3").place(get_backend("numba"))
     for count in range(1, 30):
         model.predict(images(model, count))
