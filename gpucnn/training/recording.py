@@ -155,6 +155,8 @@ class RecordedStep:
             changed = f"code of {type(part).__name__}"
         if changed is None:
             return
+        if changed == "Model._unused":
+            changed = "which layers are frozen"
         self._changes += bool(self._recordings)
         self._recordings.clear()
         self._proved.clear()

@@ -171,6 +171,15 @@ def test_layers_thaw_while_training(backend, capsys):
     assert "launched one by one" not in capsys.readouterr().err
 
 
+def test_layers_that_freeze_and_thaw_again_and_again_are_told_of_in_the_users_words(capsys):
+    """As where two parts of a network learn in turn."""
+    taught = trainer(small.model(), "numba")
+    for turn in range(6):
+        (taught.model.unfreeze if turn % 2 else taught.model.freeze)("0")
+        taught.train_step(X[:16], Y[:16])
+    assert capsys.readouterr().err.startswith("gpucnn: which layers are frozen keeps changing while training runs")
+
+
 def test_freezing_is_saved_loaded_and_resumed(tmp_path):
     def net():
         model = small.model().initialize(3)
