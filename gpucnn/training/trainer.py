@@ -578,9 +578,7 @@ class Trainer:
         """evaluate's results and the metrics', by name: "loss", "accuracy" if the loss has one, "f1" and so on."""
         images, labels = self._checked(images, labels)
         check_some_count(self.loss, "the", labels)
-        if remark := remarks.other_values(images, self._standing.usual):
-            self._standing.usual = None  # said once
-            self.progress.say(remark)
+        self._say_if_other(images)
         return self._evaluation(images, labels).run()
 
     def predict(self, images, batch_size: int = EVALUATION_BATCH, *, flips: bool = False) -> np.ndarray:
@@ -589,8 +587,15 @@ class Trainer:
         Class probabilities (N, classes) after training with softmax cross-entropy, probabilities of each output after
         binary cross-entropy, the outputs themselves after other losses. `flips` as in `Model.predict`.
         """
-        model = self.model.place(self.backend)
-        return model.predict(self._images(images), batch_size, self.loss.predict, flips=flips)
+        images, model = self._images(images), self.model.place(self.backend)
+        self._say_if_other(images)
+        return model.predict(images, batch_size, self.loss.predict, flips=flips)
+
+    def _say_if_other(self, images: np.ndarray | Mapped) -> None:
+        """Once, that images were prepared otherwise than those of the last fit."""
+        if remark := remarks.other_values(images, self._standing.usual):
+            self._standing.usual = None
+            self.progress.say(remark)
 
     def _checked(self, images, labels) -> tuple[np.ndarray | Mapped, np.ndarray]:
         images, outputs = self._images(images), self.model.output_shape

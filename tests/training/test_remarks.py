@@ -137,6 +137,18 @@ def test_images_that_were_prepared_otherwise_are_remarked():
     assert sum("prepare both alike" in text for text in remarks.said) == 2, "validation's, and evaluation's once"
 
 
+def test_images_to_predict_that_were_prepared_otherwise_are_remarked():
+    """As a camera's bytes for a network that was trained on values from 0 to 1: the classes would be as good as any."""
+    remarks = Remarks()
+    trainer = Trainer(mlp((3, 4, 6), 3, hidden=[4]), backend="numpy", math="fast", progress=remarks)
+    trainer.fit(X, Y, 1)
+    trainer.predict(X[:1])
+    assert not any("prepare both alike" in text for text in remarks.said)
+    for _ in range(2):
+        trainer.predict((X[:1] * 255).astype(np.uint8))
+    assert sum("prepare both alike, such as images / 255" in text for text in remarks.said) == 1
+
+
 def test_training_images_in_validation_are_remarked():
     def said(validation) -> list[str]:
         remarks = Remarks()
