@@ -6,7 +6,7 @@ import pytest
 import gpucnn.backends
 from gpucnn.backends import Backend, backends, get_backend
 from gpucnn.backends.processors import default_threads
-from gpucnn.errors import BackendError, ConfigurationError
+from gpucnn.errors import BackendError, ConfigurationError, DataError, DTypeError, ShapeError
 
 
 @pytest.fixture
@@ -147,3 +147,30 @@ def test_compiling_is_reported(monkeypatch):
     double(value)
     double(value)
     assert messages == ["made for this test"] and value[0] == 4
+
+
+@pytest.mark.parametrize("name", ["numpy", "numba"])
+def test_what_is_no_batch_is_not_packed(name):
+    """Gradients and targets of a loop of one's own go in by `pack`, as one value an image, of a reward perhaps."""
+    backend = get_backend(name)
+    for given, error, words in (
+        (
+            np.ones(3, np.float32),
+            ShapeError,
+            r"\(3,\); a batch is \(N, C\), .* one value an image is images\[:, None\]",
+        ),
+        (np.ones((0, 3), np.float32), ShapeError, r"\(0, 3\); .* none of them empty$"),
+        (np.ones((1,) * 6, np.float32), ShapeError, "1 to 3 spatial axes"),
+        (
+            [[1.0, 2.0]],
+            DTypeError,
+            r"float64; .* takes float32: convert them with numpy.asarray\(images, numpy.float32\)",
+        ),
+        (np.ones((2, 3)), DTypeError, r"convert them with images.astype\(numpy.float32\)"),
+        (None, DTypeError, "images is None; give an array"),
+        (np.ma.masked_less(np.ones((2, 3), np.float32), 2), DataError, "masked"),
+    ):
+        with pytest.raises(error, match=words):
+            backend.pack(given)
+    rows = [np.float32([1, 2]), np.float32([3, 4])]
+    assert backend.pack(rows).numpy().tolist() == [[1, 2], [3, 4]]

@@ -52,10 +52,7 @@ class LaneBackend(Backend):
     # ---- images and labels -------------------------------------------------------------------------------------------
 
     def pack(self, images: np.ndarray) -> Batch:
-        if images.dtype != np.float32:
-            raise DTypeError(
-                f"images are {images.dtype}; exact math takes float32: convert them with images.astype('float32')"
-            )
+        images = self._packable(images)
         return self.load_images(self._source(images), self.array(np.arange(len(images))), len(images))
 
     def _source(self, images: Array) -> Array:

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpucnn.arguments import array, converted, refuse
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.memory import host_memory
 from gpucnn.backends.processors import default_threads
 from gpucnn.backends.step_end import StepEnd
-from gpucnn.errors import BackendError
+from gpucnn.errors import BackendError, DTypeError, ShapeError
 from gpucnn.geometry import Window
 from gpucnn.inference import Unplannable
 from gpucnn.resampling import AxisTaps, Taps, adaptive_average, adaptive_maximum
@@ -109,7 +110,27 @@ class Backend(ABC):
 
     @abstractmethod
     def pack(self, images: np.ndarray) -> Batch:
-        """(N, C, *spatial) of `dtype` from the host, or from the backend's own module, to lanes."""
+        """(N, C, *spatial) of `dtype` from the host, or from the backend's own module, to lanes. Raises DTypeError or
+        ShapeError for anything else.
+        """
+
+    def _packable(self, images: Any) -> Array:
+        """What `pack` was given, as an array, if it is a batch."""
+        given, images = images, images if type(images) is self.xp.ndarray else array("images", images)
+        if images.dtype.kind in "OSUV":
+            raise refuse("images", given, f"an array (N, C) or (N, C, *spatial) of {self.dtype}", DTypeError)
+        if images.dtype != self.dtype:
+            raise DTypeError(
+                f"images are {images.dtype}; {self.math} math on {self.name} takes {self.dtype}: convert them with "
+                f"{converted('images', given, self.dtype)}"
+            )
+        if not 2 <= images.ndim <= 5 or not images.size:
+            one_each = ": one value an image is images[:, None]" if images.ndim == 1 and images.size else ""
+            raise ShapeError(
+                f"images have shape {images.shape}; a batch is (N, C), or (N, C, *spatial) with 1 to 3 spatial axes, "
+                f"none of them empty{one_each}"
+            )
+        return images
 
     @abstractmethod
     def unpack(self, batch: Batch) -> np.ndarray:

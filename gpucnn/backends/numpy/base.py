@@ -11,7 +11,6 @@ from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.numpy.images import load_images
 from gpucnn.backends.protocol import Array, Backend
-from gpucnn.errors import DTypeError
 
 
 class NumpyBase(Backend):
@@ -49,12 +48,7 @@ class NumpyBase(Backend):
         return np.array(array)
 
     def pack(self, images: np.ndarray) -> Batch:
-        if images.dtype != self.dtype:
-            raise DTypeError(
-                f"images are {images.dtype}, but numpy's {self.math} math here computes in {self.dtype}: "
-                f"convert them with images.astype('{self.dtype}')"
-            )
-        return self.batch(np.array(images, order="C"))
+        return self.batch(np.array(self._packable(images), order="C"))
 
     def unpack(self, batch: Batch) -> np.ndarray:
         return np.array(batch.data[..., 0], order="C")
