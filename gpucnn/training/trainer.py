@@ -303,15 +303,26 @@ class Trainer:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Raises ConfigurationError within another call of it: in a callback, or another thread."""
+        """Raises ConfigurationError within another call of it, in a callback or another thread, and where another one
+        trains its weights.
+        """
         try:
             turn = self._turn.pop()  # looks and takes in one go
         except IndexError:
             raise ConfigurationError(
                 "this trainer is training already, around this callback or in another thread; make another Trainer"
             ) from None
+        weights = self.model._weights.turn
         try:
-            yield
+            if not weights.acquire(blocking=False):
+                raise ConfigurationError(
+                    "another thread is training this model's weights; give each thread a model of its own, such as "
+                    "copy.deepcopy(model)"
+                )
+            try:
+                yield
+            finally:
+                weights.release()
         finally:
             self._turn.append(turn)
 

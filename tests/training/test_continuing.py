@@ -10,7 +10,7 @@ import gpucnn
 from gpucnn import arithmetic
 from gpucnn.errors import ConfigurationError, NonFiniteError
 from gpucnn.layers import Dense, Flatten, Sequential
-from gpucnn.models import Model
+from gpucnn.models import Model, at_size
 from gpucnn.models.files import read_tensors
 from gpucnn.optimizers import SGD, Adam
 from gpucnn.schedules import Constant, Cosine, Step
@@ -184,6 +184,25 @@ def test_a_trainer_trains_one_thing_at_a_time(again):
         one.fit(X, Y, 1)
         calls[again](one)
     assert state(plain.model) == state(within.model)
+
+
+def test_one_thread_at_a_time_trains_the_same_weights():
+    """With a trainer each, their gradients would mix in the model's one array, in silence."""
+
+    class Within(Callback):
+        def on_train_batch_end(self, trainer, step):
+            if step == 2:
+                with ThreadPoolExecutor(1) as other:
+                    for one in others:
+                        with pytest.raises(ConfigurationError, match="another thread is training this model's weights"):
+                            other.submit(one.train_step, X, Y).result()
+                others[0].train_step(X, Y)  # here it is one after the other
+
+    within = trainer(callbacks=[Within()])
+    others = [trainer(model=model) for model in (within.model, at_size(within.model, within.model.input_shape))]
+    within.fit(X, Y, 1)
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(others[1].train_step, X, Y).result()["step"] == 1
 
 
 def test_the_loss_of_a_step_is_that_before_it():
