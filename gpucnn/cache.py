@@ -17,17 +17,28 @@ from gpucnn.storage import open_regular, unwritable, write_file
 
 
 def folder(kind: str) -> Path:
-    """The folder for one kind of things: in $GPUCNN_CACHE, else in gpucnn's part of the user's cache."""
+    """The folder for one kind of things: in $GPUCNN_CACHE, else in gpucnn's part of the user's cache.
+
+    Raises ConfigurationError for a user without a home folder, as in a container that knows a number alone.
+    """
     base = os.environ.get("GPUCNN_CACHE")
     if not base:
-        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "gpucnn")
+        above = os.environ.get("XDG_CACHE_HOME", "")
+        if not os.path.isabs(above):  # the variable's specification has it ignored
+            above = os.path.expanduser("~/.cache")
+        if above.startswith("~"):
+            raise ConfigurationError("this user has no home folder; set HOME, or GPUCNN_CACHE to a folder of your own")
+        base = os.path.join(above, "gpucnn")
     return Path(base) / kind
 
 
 def refusal() -> str | None:
-    """Why nothing can be kept in the cache; None where it can."""
-    reason = unwritable(base := folder(""))
-    return reason and f"{base} cannot be written ({reason})"
+    """Why nothing can be kept in the cache, and what to do; None where it can."""
+    try:
+        reason = unwritable(base := folder(""))
+    except ConfigurationError as error:
+        return str(error)
+    return reason and f"{base} cannot be written ({reason}); set GPUCNN_CACHE to a folder of your own"
 
 
 class Kernels:
@@ -38,7 +49,9 @@ class Kernels:
 
     @property
     def folder(self) -> Path:
-        """Where they lie; made if it is not there and can be made. Raises BackendError where others may write to it."""
+        """Where they lie; made if it is not there and can be made. Raises BackendError where others may write to it,
+        and what `folder` raises.
+        """
         path = folder(self._kind)
         with contextlib.suppress(OSError):
             path.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -117,7 +117,7 @@ def _compiling(kernel: str) -> None:
 def _kept() -> bool:
     """Whether what is compiled is kept; says why where it is not, once."""
     if refusal := cache.refusal():
-        note(f"compiled kernels are not kept for later runs: {refusal}; set GPUCNN_CACHE to a folder of your own")
+        note(f"compiled kernels are not kept for later runs: {refusal}")
     return refusal is None
 
 

@@ -4,12 +4,13 @@ import hashlib
 import itertools
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 
 from gpucnn import cache
 from gpucnn.cli import output
-from gpucnn.errors import BackendError
+from gpucnn.errors import BackendError, ConfigurationError
 from tests.backends.test_kernel_cache import HEAD, MAPS, NAMES, TAIL
 from tests.processes import finish, start
 
@@ -72,6 +73,33 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, capsys):
             first = f"compiled kernels are not kept for later runs: {place} cannot be written (Not a directory)"
             assert lines == [f"{first}; set GPUCNN_CACHE to a folder of your own", "compiling relu", "compiling tanh"]
     output._kept.cache_clear()
+
+
+def test_a_user_without_a_home_folder(tmp_path, monkeypatch, capsys):
+    """As a container's user that is a number alone: `~` stays as it is, and would be a folder of that name."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("GPUCNN_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    output._kept.cache_clear()
+    output._compiling("relu")
+    reason = "this user has no home folder; set HOME, or GPUCNN_CACHE to a folder of your own"
+    assert capsys.readouterr().err == f"compiled kernels are not kept for later runs: {reason}\ncompiling relu\n"
+    output._kept.cache_clear()
+    kernels = cache.Kernels("numba")
+    kernels.write("relu", b"code")
+    assert kernels.read("relu") is None and list(tmp_path.iterdir()) == []
+    with pytest.raises(ConfigurationError, match=reason):
+        cache.folder("data")
+
+
+def test_a_relative_place_of_caches_is_ignored(tmp_path, monkeypatch):
+    """The variable's specification has it so: it would be another cache in each folder."""
+    monkeypatch.delenv("GPUCNN_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache.folder("numba") == tmp_path / "gpucnn" / "numba"
+    monkeypatch.setenv("XDG_CACHE_HOME", "caches")
+    assert cache.folder("numba") == Path("~/.cache/gpucnn/numba").expanduser()
 
 
 @pytest.mark.slow
