@@ -1,7 +1,7 @@
 """The user's cache folder: compiled kernels, and data sets that were fetched.
 
-Compiled kernels are run, so they are taken only from folders that nobody else can write to. One file a key, its digest
-in front: a file that was cut short counts as absent.
+Compiled kernels are run, so they are taken only from folders and files that nobody else can write to. One file a key,
+its digest in front: a file that was cut short counts as absent.
 """
 
 import contextlib
@@ -14,6 +14,8 @@ from shlex import quote
 
 from gpucnn.errors import BackendError, ConfigurationError
 from gpucnn.storage import open_regular, unwritable, write_file
+
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def folder(kind: str) -> Path:
@@ -59,10 +61,10 @@ class Kernels:
         return path
 
     def read(self, name: str) -> bytes | None:
-        """What `write` kept; None if that is not there, or damaged."""
+        """What `write` kept; None if that is not there, damaged, or a file that others could write to."""
         try:
             with open_regular(self.folder / name, ConfigurationError) as file:
-                stored = file.read()
+                stored = file.read() if is_own(os.fstat(file.fileno())) else b""
         except (OSError, ConfigurationError):
             return None
         digest, content = stored[:32], stored[32:]
@@ -71,7 +73,12 @@ class Kernels:
     def write(self, name: str, content: bytes) -> None:
         """Keep `content`. A full disk or a read-only home costs the next run its compile time, nothing else."""
         with contextlib.suppress(ConfigurationError):
-            write_file(self.folder / name, hashlib.sha256(content).digest() + content)
+            write_file(self.folder / name, hashlib.sha256(content).digest() + content, without=_OTHERS)
+
+
+def is_own(found: os.stat_result) -> bool:
+    """Whether a file or folder is this user's or the system's, and nobody else can write to it."""
+    return os.name == "nt" or (found.st_uid in (os.geteuid(), 0) and not found.st_mode & _OTHERS)
 
 
 @functools.cache  # once a process: it was the user's own then, and only its owner could change that
@@ -83,7 +90,7 @@ def _refuse_shared(path: Path) -> None:
     except OSError:  # there is none: nothing is taken from it
         return
     replaceable = above & stat.S_IWOTH and not above & stat.S_ISVTX
-    if found.st_uid not in (os.geteuid(), 0) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or replaceable:
+    if not is_own(found) or replaceable:
         both = " ".join(quote(str(one)) for one in (path.parent, path))
         raise BackendError(
             f"compiled kernels are not taken from {path}, since others than you can write to it: run "

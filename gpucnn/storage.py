@@ -58,8 +58,9 @@ def writing(what) -> Iterator[None]:
         raise ConfigurationError(f"cannot write {what}: {error.strerror or error}") from error
 
 
-def write_file(path, content: bytes) -> None:
-    """Put `content` at `path` all at once; a link is followed, and a file that is there keeps its permissions.
+def write_file(path, content: bytes, without: int = 0) -> None:
+    """Put `content` at `path` all at once; a link is followed, and a file that is there keeps its permissions, but
+    never those of the bits `without`.
 
     Raises ConfigurationError where that is impossible, or where something else than a regular file has that name.
     """
@@ -71,9 +72,9 @@ def write_file(path, content: bytes) -> None:
             _refuse_special(path, there, ConfigurationError)
         beside = place.with_name(_beside(place.name, secrets.token_hex(8)))
         try:
-            with open(beside, "xb") as file:
+            with open(beside, "xb", opener=lambda name, flags: os.open(name, flags, 0o666 & ~without)) as file:
                 if there is not None:
-                    os.chmod(beside, stat.S_IMODE(there.st_mode))
+                    os.chmod(beside, stat.S_IMODE(there.st_mode) & ~without)
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())

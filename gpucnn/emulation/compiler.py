@@ -4,6 +4,7 @@ Objects are stored in the user's cache folder, one file per key, under a tempora
 of all sources, the kernel's name, the options and g++'s version. Only the folder's owner may write to it.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -14,7 +15,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from gpucnn.cache import Kernels
+from gpucnn.cache import Kernels, is_own
 from gpucnn.errors import BackendError
 
 HERE = Path(__file__).parent
@@ -77,8 +78,9 @@ def _compile(text: str, included: bytes, name: str, options: list[str]) -> Path:
     key = hashlib.sha256(repr((text, included, options, _version())).encode()).hexdigest()[:24]
     stem = "".join(c if c.isalnum() else "-" for c in name)[:60]
     path = Kernels("emulation").folder / f"{stem}-{key}.so"
-    if path.exists():
-        return path
+    with contextlib.suppress(OSError):  # there is none
+        if is_own(path.stat()):
+            return path
     reason = why_not()
     if reason:
         raise BackendError(reason)
@@ -90,6 +92,7 @@ def _compile(text: str, included: bytes, name: str, options: list[str]) -> Path:
         )
         if run.returncode:
             raise BackendError(f"g++ does not compile {name}:\n{run.stderr.strip()}")
+        built.chmod(0o755)  # the folder is this user's alone until here
         os.replace(built, path)
     return path
 

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import os
 import pickle
+import stat
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,27 @@ def test_a_folder_above_that_others_can_write_to(tmp_path, monkeypatch):
         cache.Kernels("cuda").read("relu")
     (tmp_path / "open").chmod(0o1777)
     assert cache.Kernels("cuda").read("relu") is None
+
+
+@POSIX
+def test_a_file_that_others_could_write_to(tmp_path, monkeypatch):
+    """As one that was put there before its folder was closed, or written where no umask was set: it is made anew."""
+    monkeypatch.setenv("GPUCNN_CACHE", str(tmp_path))
+    kernels, before = cache.Kernels("numba"), os.umask(0)
+    try:
+        kernels.write("relu", b"code")
+        file = tmp_path / "numba" / "relu"
+        assert kernels.read("relu") == b"code" and stat.S_IMODE(file.stat().st_mode) == 0o644
+        for mode in (0o666, 0o664):
+            file.chmod(mode)
+            assert kernels.read("relu") is None
+            kernels.write("relu", b"code")
+            assert kernels.read("relu") == b"code"
+        if os.geteuid() == 0:
+            os.chown(file, 4321, -1)
+            assert kernels.read("relu") is None
+    finally:
+        os.umask(before)
 
 
 @POSIX
