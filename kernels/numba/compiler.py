@@ -17,7 +17,7 @@ import pickle
 import secrets
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from importlib import resources
 from typing import Protocol
 
 import llvmlite
@@ -53,9 +53,10 @@ bytecode.FunctionIdentity._unique_ids = itertools.count(secrets.randbits(62))
 def _sources() -> str:
     """A digest of everything but the key itself that decides what machine code comes out."""
     digest = hashlib.sha256(repr((__name__, numba.__version__, llvmlite.__version__, sys.version)).encode())
-    here = Path(__file__).parent
-    for path in sorted([*here.glob("*.py"), *here.parent.glob("*.py")]):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for package in ("gpucnn.kernels.numba", "gpucnn.kernels"):  # in folders, or in a zip archive
+        for file in sorted(resources.files(package).iterdir(), key=lambda file: file.name):
+            if file.name.endswith(".py"):
+                digest.update(file.name.encode() + b"\0" + file.read_bytes())
     for name in ("NUMBA_OPT", "NUMBA_LOOP_VECTORIZE", "NUMBA_SLP_VECTORIZE", "NUMBA_ENABLE_AVX", "NUMBA_BOUNDSCHECK"):
         digest.update(f"{name}={os.environ.get(name)}".encode())
     return digest.hexdigest()

@@ -1,6 +1,7 @@
 """Compiled kernels on disk: stored, verified, distinguished, and never required."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,20 @@ def test_an_edited_source_is_compiled_again(tmp_path, name, edit):
     assert before["compiled"] == ["relu"] and same["compiled"] == [], "the same sources elsewhere are the same kernels"
     assert after["compiled"] == ["relu"]
     assert (after["results"] != before["results"]) == (name == "kernels/numba/simd.py")
+
+
+@pytest.mark.slow
+def test_an_edited_source_in_an_archive_is_compiled_again(tmp_path):
+    """As Spark's --py-files import it: there is no folder to read the sources from."""
+    code, found = HEAD + "run(elementwise.FORWARD['relu'], x)\n" + TAIL, []
+    edit = {"kernels/numba/simd.py": ('_select(vec, ">")', '_select(vec, "<")')}
+    for name, edits in (("before", None), ("after", edit)):
+        folder = checkout(tmp_path / name, edits)
+        (folder / "kernels").rename(folder / "gpucnn" / "kernels")  # as in a wheel
+        archive = shutil.make_archive(str(folder), "zip", folder)
+        found.append(finish(start(code, tmp_path, GPUCNN_CACHE=str(tmp_path / "cache"), PYTHONPATH=archive)))
+    before, after = found
+    assert before["compiled"] == after["compiled"] == ["relu"] and before["results"] != after["results"]
 
 
 @pytest.mark.slow
