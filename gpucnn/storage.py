@@ -114,8 +114,7 @@ def is_beside(name: str, of: tuple[str, ...]) -> bool:
 
 
 def _beside(name: str, token: str) -> str:
-    short = os.fsencode(name)[:200]  # names end at 255 bytes
-    return f".{short.decode(errors='ignore')}.{token}.tmp"
+    return f".{name[:50]}.{token}.tmp"  # names end at 255 bytes, of which a sign has up to four
 
 
 def open_part(path: Path, keep: bool) -> BinaryIO:

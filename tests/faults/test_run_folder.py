@@ -289,6 +289,16 @@ def test_paths_that_cannot_be_written(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="locales of POSIX")
+def test_names_in_every_locale(tmp_path):
+    """Python takes names for ASCII in old clusters' and programs' environments, and keeps their other bytes."""
+    code = "import sys; from gpucnn.storage import write_file; [write_file(name, b'new') for name in sys.argv[1:]]"
+    ascii_only = environment(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    names = ["größe.png", "é" * 127]
+    subprocess.run([sys.executable, "-c", code, *(str(tmp_path / name) for name in names)], env=ascii_only, check=True)
+    assert sorted(os.listdir(tmp_path)) == sorted(names)
+
+
 def test_addresses_are_no_folders(tmp_path, monkeypatch):
     """Else a run meant for a store elsewhere would lie in a folder `s3:` here, and be lost with the machine."""
     monkeypatch.chdir(tmp_path)
