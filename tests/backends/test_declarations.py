@@ -35,12 +35,19 @@ def test_the_contracts_sizes_stand_once():
 
 def test_every_operation_has_its_expressions():
     names = list(ELEMENTWISE)
-    assert list(elementwise.EXPRESSIONS) == list(elementwise.FORWARD) == list(elementwise.GRADIENT) == names
-    assert re.findall(r"^struct (\w+) \{", (SOURCES / "operations.cuh").read_text(), re.M) == names
     source = SOURCES.parent / "numba_cuda" / "elementwise.py"  # imports Numba's CUDA: read, not imported
-    assert re.findall(r'^    "(\w+)": \($', source.read_text(), re.M) == names
+    found = {
+        "kernels/numba/elementwise.py": list(elementwise.EXPRESSIONS),
+        "kernels/cuda/operations.cuh": re.findall(r"^struct (\w+) \{", (SOURCES / "operations.cuh").read_text(), re.M),
+        "kernels/numba_cuda/elementwise.py": re.findall(r'^    "(\w+)": \($', source.read_text(), re.M),
+    }
     for numpy in (exact, fast):
-        assert list(numpy.VALUES) == list(numpy.GRADIENTS) == names, numpy.__name__
+        file = f"{numpy.__name__.replace('.', '/')}.py"
+        found |= {f"{file}, VALUES": list(numpy.VALUES), f"{file}, GRADIENTS": list(numpy.GRADIENTS)}
+    missing = [f"{file} lacks {name}" for file, there in found.items() for name in names if name not in there]
+    assert not missing, "\n".join(missing)
+    assert found == dict.fromkeys(found, names), "in the order of the declarations"
+    assert list(elementwise.FORWARD) == list(elementwise.GRADIENT) == names
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
@@ -56,7 +63,8 @@ def test_every_operation_takes_what_is_declared(name):
 
 def test_every_operation_is_a_layer():
     kinds = {kind.operation: kind for kind in activation.Activation.__subclasses__()}
-    assert kinds == activation._LAYERS and set(kinds) == set(ELEMENTWISE)
+    assert kinds == activation._LAYERS
+    assert set(kinds) == set(ELEMENTWISE), "the layers of gpucnn/layers/activation.py, and the declarations"
     for name, kind in kinds.items():
         assert len(kind().constants) == len(ELEMENTWISE[name].settings)
 
@@ -65,14 +73,20 @@ def test_every_layer_is_offered():
     modules = [module for name, module in sys.modules.items() if name.startswith("gpucnn.layers.")]
     made = {kind for module in modules for kind in vars(module).values() if inspect.isclass(kind)}
     made = {kind for kind in made if issubclass(kind, layers.Layer) and kind.__module__.startswith("gpucnn.layers.")}
-    assert {kind.__name__ for kind in made if not kind.__subclasses__()} <= {*layers.__all__}
+    missing = {kind.__name__ for kind in made if not kind.__subclasses__()} - {*layers.__all__}
+    assert not missing, "gpucnn/layers/__init__.py lacks them"
 
 
 def test_lists_of_activations_have_them_all():
-    lists = [kind.__doc__ for kind in map(vars(layers).get, layers.__all__) if '"tanh"' in (kind.__doc__ or "")]
-    assert len(lists) == 4 and all(f'"{name}"' in text for text in lists for name in ELEMENTWISE)
+    texts = {name: vars(layers)[name].__doc__ or "" for name in layers.__all__}
+    lists = {name: text for name, text in texts.items() if '"tanh"' in text}
+    assert len(lists) == 4
+    missing = [
+        f"{layer}'s lacks {name}" for layer, text in lists.items() for name in ELEMENTWISE if f'"{name}"' not in text
+    ]
+    assert not missing, "docstrings: " + ", ".join(missing)
     for method in (Backend.elementwise, Backend.elementwise_gradient):
-        assert re.findall(r"^        (\w+)  ", method.__doc__, re.M) == list(ELEMENTWISE)
+        assert re.findall(r"^        (\w+)  ", method.__doc__, re.M) == list(ELEMENTWISE), method.__qualname__
 
 
 def test_an_activation_given_by_name_has_all_settings():
