@@ -2,13 +2,14 @@
 kinks are skipped and counted.
 """
 
+import inspect
 import math
 
 import numpy as np
 import pytest
 
 import gpucnn
-from gpucnn import check_gradients, functional
+from gpucnn import check_gradients, functional, losses
 from gpucnn.backends import get_backend
 from gpucnn.errors import ConfigurationError, DataError, DTypeError, ShapeError
 from gpucnn.layers import (
@@ -383,6 +384,18 @@ class _Steep(MeanSquared):
     def __call__(self, outputs, targets, totals=None):
         loss, gradient = super().__call__(outputs, targets, totals)
         return loss.astype(self._value), gradient.like(gradient.data * 1.01)
+
+
+def _offered(kind) -> bool:
+    return inspect.isclass(kind) and issubclass(kind, Loss) and kind not in (Loss, losses.ValueLoss)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in vars(losses).values() if _offered(kind)])
+def test_every_loss_has_the_right_gradient(kind):
+    rng = np.random.default_rng(1)
+    outputs, labels = rng.standard_normal((3, 4, 3, 2)), rng.integers(0, 4, (3, 3, 2))
+    report = check_gradients(kind(), outputs, labels if kind.targets == "classes" else rng.random(outputs.shape))
+    assert report.passed, str(report)
 
 
 def test_losses_of_outputs_and_targets():

@@ -7,8 +7,9 @@ import sys
 import pytest
 from gpucnn.kernels import contract
 from gpucnn.kernels.numba import elementwise, simd
+from gpucnn.kernels.numba.value_loss import value_loss
 
-from gpucnn import layers
+from gpucnn import functional, layers, losses
 from gpucnn.arithmetic import sums
 from gpucnn.backends.cuda.backend import CudaBackend
 from gpucnn.backends.cuda.fused import CudaFused
@@ -21,6 +22,7 @@ from gpucnn.backends.numpy.exact import elementwise as exact
 from gpucnn.backends.numpy.fast import elementwise as fast
 from gpucnn.backends.protocol import Backend
 from gpucnn.backends.shared import SharedSums
+from gpucnn.check.cases import all_cases
 from gpucnn.layers import activation
 
 
@@ -92,6 +94,29 @@ def test_lists_of_activations_have_them_all():
 def test_an_activation_given_by_name_has_all_settings():
     lengths = {name: len(activation._SETTINGS.get(name, ())) for name in ELEMENTWISE}
     assert lengths == {name: len(declared.settings) for name, declared in ELEMENTWISE.items()}
+
+
+def test_every_loss_is_everywhere():
+    kinds = [kind for kind in vars(losses).values() if inspect.isclass(kind) and issubclass(kind, losses.Loss)]
+    of_values = [kind.kind for kind in kinds if issubclass(kind, losses.ValueLoss) and kind.kind]
+    others = [re.sub("(?<!^)([A-Z])", r"_\1", kind.__name__).lower() for kind in kinds if not hasattr(kind, "kind")]
+    others.remove("loss")
+    source = (SOURCES / "value_loss.cu").read_text()
+    simple = (SOURCES.parent / "numba_cuda" / "value_loss.py").read_text()
+    compared = {re.sub("[ -]", "_", case.operation) for case in all_cases()}
+    found = {
+        "kernels/numba/value_loss.py": (of_values, value_loss),
+        "kernels/cuda/value_loss.cu": (of_values, re.findall(r"^struct (\w+) \{", source, re.M)),
+        "kernels/numba_cuda/value_loss.py, KINDS": (of_values, re.findall(r'"(\w+)": \d', simple)),
+        "Backend.value_loss": (of_values, re.findall(r"^ {12}(\w+)  ", Backend.value_loss.__doc__, re.M)),
+        "gpucnn/check/cases/loss.py": (of_values + others, compared),
+        "gpucnn/functional/loss.py": (of_values + others, functional.__all__),
+    }
+    missing = [
+        f"{place} lacks {name}" for place, (names, there) in found.items() for name in names if name not in there
+    ]
+    assert not missing, "\n".join(missing)
+    assert len(of_values) == 4 and others == ["softmax_cross_entropy", "dice"]
 
 
 @pytest.mark.parametrize("backend", [NumbaBackend, CudaBackend])
