@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import CFUNCTYPE, c_int, c_void_p, cast
 from pathlib import Path
@@ -59,6 +60,21 @@ def test_the_leader_goes_on_alone_while_it_should():
     helpers._rounds[team.ALONE_UNTIL] = 0
     run(helpers, 100, 2, 5)
     assert helpers._rounds[team.ROUND] > 0, "announced again"
+
+
+def test_a_system_without_another_thread(monkeypatch, capsys):
+    """As at a user's or a container's limit of processes: those that are there do all the work."""
+    helpers, start = Helpers(), threading.Thread.start
+
+    def refuse(thread):
+        if helpers._count == 1:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert not run(helpers, 100, 4, 200)[2:].any()
+    said = "gpucnn: 2 of 4 threads compute, since the system refuses to start another (ulimit -u)\n"
+    assert capsys.readouterr().err == said, "once"
 
 
 def test_a_thread_that_may_not_lead_works_alone():

@@ -8,6 +8,7 @@ waits for it: then it is left alone for a while.
 import contextlib
 import functools
 import os
+import sys
 import threading
 from collections.abc import Callable
 from time import perf_counter
@@ -41,7 +42,7 @@ class Helpers:
         self._rounds[team.PROCESSOR] = -1
         self.team = address(self._rounds)
         self._sleeping: list[tuple[threading.Semaphore, int]] = []  # with the system's number of the thread
-        self._count = 0
+        self._count, self._refused = 0, False
         self._works = False  # there is work for helpers
         self._alone_until, self._pause = 0.0, _PAUSE
         self._left_alone = False  # the team's leader goes on alone at present
@@ -87,10 +88,16 @@ class Helpers:
         return program.run_calls.prepare(0, 0, 0, 0)
 
     def _wake(self, count: int) -> None:
-        while self._count < count:
+        while self._count < count and not self._refused:
             self._help = program.help_out.prepare(0, 0, 0)
-            threading.Thread(target=self._work, args=(self._count,), name="gpucnn-helper", daemon=True).start()
-            self._count += 1
+            helper = threading.Thread(target=self._work, args=(self._count,), name="gpucnn-helper", daemon=True)
+            try:
+                helper.start()
+                self._count += 1
+            except RuntimeError:  # nobody waits for a helper that is not there
+                self._refused = True
+                had = f"{self._count + 1} of {count + 1} threads compute"
+                print(f"gpucnn: {had}, since the system refuses to start another (ulimit -u)", file=sys.stderr)
         while self._sleeping:
             bell, thread = self._sleeping.pop()
             _keep_away(thread)
