@@ -26,11 +26,10 @@ def folder(kind: str) -> Path:
     base = os.environ.get("GPUCNN_CACHE")
     if not base:
         above = os.environ.get("XDG_CACHE_HOME", "")
-        if not os.path.isabs(above):  # the variable's specification has it ignored
-            above = os.path.expanduser("~/.cache")
-        if above.startswith("~"):
-            raise ConfigurationError("this user has no home folder; set HOME, or GPUCNN_CACHE to a folder of your own")
-        base = os.path.join(above, "gpucnn")
+        base = os.path.join(above if os.path.isabs(above) else "~/.cache", "gpucnn")  # as its specification has it
+    base = os.path.expanduser(base)
+    if base.startswith("~"):
+        raise ConfigurationError("this user has no home folder; set HOME, or GPUCNN_CACHE to a folder of your own")
     return Path(base) / kind
 
 

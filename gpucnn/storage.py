@@ -43,6 +43,11 @@ def as_path(path) -> Path:
         raise ConfigurationError(
             f"a path is {text!r:.80}, an address; give a file or folder of this machine, and copy it to or from there"
         )
+    if re.match(r"~(/|\\|$)", text):  # a folder of that name would be made here
+        raise ConfigurationError(
+            f"a path is {text!r:.80}, whose ~ no shell has replaced, as in --run=~/x or in a string; give the folder's "
+            "whole name, in Python os.path.expanduser(path)"
+        )
     return Path(text)
 
 

@@ -115,6 +115,12 @@ def test_a_user_without_a_home_folder(tmp_path, monkeypatch, capsys):
         cache.folder("data")
 
 
+def test_a_home_folder_in_the_variable(monkeypatch):
+    """Containers, services and batch systems set variables as they stand."""
+    monkeypatch.setenv("GPUCNN_CACHE", "~/kernels")
+    assert cache.folder("numba") == Path("~/kernels/numba").expanduser()
+
+
 def test_a_relative_place_of_caches_is_ignored(tmp_path, monkeypatch):
     """The variable's specification has it so: it would be another cache in each folder."""
     monkeypatch.delenv("GPUCNN_CACHE", raising=False)

@@ -347,3 +347,16 @@ def test_measurements_are_those_that_the_checkpoint_has_seen(tmp_path):
             load_run(tmp_path, small.model())
         with pytest.raises(CheckpointError, match=r"metrics.jsonl does not hold the 2 epochs"):
             small.trainer(tmp_path).fit(X, Y, 2, validation=(X, Y), resume=True)
+
+
+def test_a_home_folder_that_no_shell_has_put_in(tmp_path, monkeypatch):
+    """Else a folder `~` would be made here, whose removal by that name is one's home's."""
+    monkeypatch.chdir(tmp_path)
+    for path in ("~", "~/run", Path("~/run/a")):
+        for use, *given in ((small.trainer(path).fit, X, Y, 1), (write_file, path, b"new"), (load_run, path)):
+            with pytest.raises(ConfigurationError, match=r"whose ~ no shell has replaced.*whole name"):
+                use(*given)
+    assert os.listdir(tmp_path) == []
+    write_file(tmp_path / "~", b"new")
+    write_file("~notes", b"new")
+    write_file("./~notes", b"new")
