@@ -12,7 +12,6 @@ import functools
 import gc
 import hashlib
 import itertools
-import os
 import pickle
 import secrets
 import sys
@@ -24,7 +23,7 @@ import llvmlite
 import numba
 import numpy as np
 from gpucnn.kernels.numba.arguments import unpacked_of
-from numba.core import bytecode, caching, compiler, event, types
+from numba.core import bytecode, caching, compiler, config, event, types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
@@ -57,9 +56,12 @@ def _sources() -> str:
         for file in sorted(resources.files(package).iterdir(), key=lambda file: file.name):
             if file.name.endswith(".py"):
                 digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    for name in ("NUMBA_OPT", "NUMBA_LOOP_VECTORIZE", "NUMBA_SLP_VECTORIZE", "NUMBA_ENABLE_AVX", "NUMBA_BOUNDSCHECK"):
-        digest.update(f"{name}={os.environ.get(name)}".encode())
     return digest.hexdigest()
+
+
+def _settings() -> list:
+    """What else decides it: of Numba, by variables, a file or assignment."""
+    return [getattr(config, name) for name in ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "ENABLE_AVX", "BOUNDSCHECK")]
 
 
 class _Cache(caching._Cache):
@@ -71,7 +73,7 @@ class _Cache(caching._Cache):
     cache_path = ""
 
     def _key(self, signature, codegen) -> str:
-        key = repr((_sources(), self.name, str(self.types), str(signature), codegen.magic_tuple()))
+        key = repr((_sources(), _settings(), self.name, str(self.types), str(signature), codegen.magic_tuple()))
         stem = "".join(c if c.isalnum() else "-" for c in self.name)
         return f"{stem}-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
 

@@ -117,6 +117,15 @@ def test_another_processor_compiles_its_own(tmp_path):
     assert finish(start(code, GPUCNN_CACHE=cache))["compiled"] == []
 
 
+@pytest.mark.slow
+def test_other_settings_of_numba_compile_their_own(tmp_path):
+    """A program may set them for functions of its own: kernels that look at bounds are slow."""
+    code, cache = HEAD + "run(elementwise.FORWARD['relu'], x)\n" + TAIL, str(tmp_path)
+    checked = finish(start("import numba\nnumba.config.BOUNDSCHECK = 1\n" + code, GPUCNN_CACHE=cache))
+    plain = finish(start(code, GPUCNN_CACHE=cache))
+    assert checked["compiled"] == plain["compiled"] == ["relu"] and checked["results"] == plain["results"]
+
+
 # Large tiles, whose results show it when one is called for the other.
 TILES = """
 from gpucnn.backends import Batch
