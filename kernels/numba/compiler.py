@@ -47,13 +47,16 @@ store: Store | None = None  # None: every process compiles
 # other.
 bytecode.FunctionIdentity._unique_ids = itertools.count(secrets.randbits(62))
 
+# In folders, or in a zip archive; found as this module is imported: a test's copy of the package may be gone later.
+_PACKAGES = [resources.files(name) for name in ("gpucnn.kernels.numba", "gpucnn.kernels")]
+
 
 @functools.cache
 def _sources() -> str:
     """A digest of everything but the key itself that decides what machine code comes out."""
     digest = hashlib.sha256(repr((__name__, numba.__version__, llvmlite.__version__, sys.version)).encode())
-    for package in ("gpucnn.kernels.numba", "gpucnn.kernels"):  # in folders, or in a zip archive
-        for file in sorted(resources.files(package).iterdir(), key=lambda file: file.name):
+    for package in _PACKAGES:
+        for file in sorted(package.iterdir(), key=lambda file: file.name):
             if file.name.endswith(".py"):
                 digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
