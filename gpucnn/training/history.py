@@ -25,12 +25,16 @@ class History:
     smaller: set[str] = field(default_factory=lambda: {"loss"})  # what is better the smaller it is
 
     def __getitem__(self, key: str) -> list:
-        """One column: history["loss"] is a value an epoch, None where it was not measured."""
+        """One column: history["loss"] is a value an epoch, None where it was not measured. Raises ConfigurationError
+        for a name that no epoch has, but for losses and accuracies.
+        """
         if not isinstance(key, str):
             raise ConfigurationError(
                 f'history[{shown(key)}]: give the name of what was measured, such as history["loss"]; an epoch is one '
                 "of history.epochs"
             )
+        if self.epochs and key not in self and key.removeprefix("validation_") not in ("loss", "accuracy"):
+            raise ConfigurationError(f"history[{shown(key)}]: no epoch has it; the last one has {', '.join(self.last)}")
         return [epoch.get(key) for epoch in self.epochs]
 
     def __iter__(self) -> Iterator[dict]:
@@ -84,7 +88,8 @@ class History:
         None where nothing was validated. Raises ConfigurationError for a metric that is not a number.
         """
         sign, name = 1 if monitor in self.smaller else -1, f"validation_{monitor}"
-        values = [(sign * number(name, value), epoch) for epoch, value in enumerate(self[name], 1) if value is not None]
+        column = [epoch.get(name) for epoch in self.epochs]
+        values = [(sign * number(name, value), epoch) for epoch, value in enumerate(column, 1) if value is not None]
         return min(values)[1] if values else None
 
     @property

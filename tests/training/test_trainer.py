@@ -34,6 +34,11 @@ def test_it_learns():
     trainer = small.trainer(shift=0, optimizer=Adam(0.02))
     history = trainer.fit(X, Y, 15)
     assert len(history) == 15 and history["loss"][-1] < 0.5 * history["loss"][0]
+    assert history["validation_loss"] == [None] * 15, "not measured"
+    with pytest.raises(
+        ConfigurationError, match=r"history\['val_loss'\]: no epoch has it; the last one has epoch, step, "
+    ):
+        history["val_loss"]
     loss, accuracy = trainer.evaluate(X, Y)
     assert accuracy > 0.95
     probabilities = trainer.predict(X)
