@@ -29,7 +29,9 @@ def folder(kind: str) -> Path:
         base = os.path.join(above if os.path.isabs(above) else "~/.cache", "gpucnn")  # as its specification has it
     base = os.path.expanduser(base)
     if base.startswith("~"):
-        raise ConfigurationError("this user has no home folder; set HOME, or GPUCNN_CACHE to a folder of your own")
+        raise ConfigurationError(
+            f"{base}: there is no such home folder; set HOME, or GPUCNN_CACHE to a folder of your own"
+        )
     return Path(base) / kind
 
 

@@ -304,8 +304,8 @@ def make(metrics: Any, targets: str, outputs: int, taken: Iterable[str] = ()) ->
             )
         if isinstance(metric, TopK) and metric.k >= max(outputs, 2):
             raise ConfigurationError(
-                f"{metric.name} of {outputs} classes is always 1: all are among the {metric.k} largest; use a smaller "
-                "number, or accuracy"
+                f"{metric.name} is always 1 where there {'are' if outputs > 1 else 'is'} {outputs} "
+                f"class{'es' * (outputs > 1)}; use a smaller number, or accuracy"
             )
         there = [*taken, *_RECORDED, *(other.name for other in made)]
         if not metric.name or metric.name in there or metric.name.startswith("validation_"):

@@ -159,7 +159,7 @@ def test_what_is_no_batch_is_not_packed(name):
             ShapeError,
             r"\(3,\); a batch is \(N, C\), .* one value an image is images\[:, None\]",
         ),
-        (np.ones((0, 3), np.float32), ShapeError, r"\(0, 3\); .* none of them empty$"),
+        (np.ones((0, 3), np.float32), ShapeError, r"\(0, 3\); .* and no axis is empty$"),
         (np.ones((1,) * 6, np.float32), ShapeError, "1 to 3 spatial axes"),
         (
             [[1.0, 2.0]],

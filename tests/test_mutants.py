@@ -918,11 +918,9 @@ ELSEWHERE = {
     "images of pairs of channels added in another order",
     "what is added to an input gradient forgotten",
     "a padded image left unmasked in a statistic",
-    "taps of a depthwise input gradient in the order of the filter",
     "smoothing spread by a separate multiplication and addition",
     "the label's weight from another image's place",
     "a norm that sees half of each block",
-    "the last tile of a phase takes the taps of the one before",
 }
 
 

@@ -128,7 +128,7 @@ class Backend(ABC):
             one_each = ": one value an image is images[:, None]" if images.ndim == 1 and images.size else ""
             raise ShapeError(
                 f"images have shape {images.shape}; a batch is (N, C), or (N, C, *spatial) with 1 to 3 spatial axes, "
-                f"none of them empty{one_each}"
+                f"and no axis is empty{one_each}"
             )
         return images
 

@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from gpucnn import cache
 from gpucnn.cache import Kernels, is_own
 from gpucnn.errors import BackendError
 
@@ -84,6 +85,8 @@ def _compile(text: str, included: bytes, name: str, options: list[str]) -> Path:
     reason = why_not()
     if reason:
         raise BackendError(reason)
+    if refusal := cache.refusal():
+        raise BackendError(f"what g++ compiles cannot be kept: {refusal}")
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         source, built = Path(folder) / "kernel.cpp", Path(folder) / "object.so"
         source.write_text(text)

@@ -413,8 +413,11 @@ class Model(Recordable):
         check.instance("backend", backend, Backend, 'a backend, such as gpucnn.get_backend("numba")')
         if backend is self.backend:
             return self
+        turn = self._weights.turn
+        turn.check(backend)
         values = self._host_values()
         weights = Weights(*(backend.zeros((size,)) for size in self._sizes()))
+        weights.turn = turn
         for model in list(self._group):
             model._bind(weights)
             model.backend = backend

@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from itertools import chain
 from operator import attrgetter
 from sys import getrefcount
-from threading import RLock, get_ident
+from threading import get_ident
 from typing import Any
 from weakref import getweakrefcount
 
 import numpy as np
 
 from gpucnn.layers.base import Parameter, Statistic
+from gpucnn.models.turn import Turn
 
 Part = Parameter | Statistic
 Place = tuple[bool, int, tuple[int, ...]]  # whether among the statistics, where it starts, and its shape
@@ -43,7 +44,7 @@ class Weights:
     def __init__(self, values: Any, grads: Any, statistics: Any):
         self._flats = values, statistics
         self.grads = grads
-        self.turn = RLock()  # of the thread that trains them
+        self.turn = Turn()
         self._seal: _Seal | None = None
         self._trusted: int | None = None
         self._held: Place | None = None  # the one that somebody had

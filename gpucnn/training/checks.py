@@ -62,8 +62,8 @@ def check_last_batch(model: Model, images: int, batch_size: int) -> None:
 
 
 def check_some_count(loss: Loss, part: str, labels: np.ndarray) -> None:
-    """Raises DataError where `loss`, which stored these labels, ignores them all."""
-    if loss.ignore_index is not None and not labels.any():
+    """Raises DataError where `loss` ignores all of these labels, which check_label_maps has stored as floats."""
+    if loss.ignore_index is not None and labels.dtype.kind == "f" and not labels.any():
         raise DataError(
             f"all {part} labels are {loss.ignore_index}, which ignore_index leaves out; some must be classes"
         )

@@ -134,7 +134,8 @@ class RecordedStep:
 
     def _changed(self) -> str | None:
         """The first setting that is not as it was."""
-        return next(filter(None, (changed_setting(part, before) for part, before in self._settings)), None)
+        changed = next(filter(None, (changed_setting(part, before) for part, before in self._settings)), None)
+        return "which layers are frozen" if changed == "Model._unused" else changed
 
     def _notice_arrivals(self) -> None:
         """Drop recordings if faster kernels have arrived since."""
@@ -155,8 +156,6 @@ class RecordedStep:
             changed = f"code of {type(part).__name__}"
         if changed is None:
             return
-        if changed == "Model._unused":
-            changed = "which layers are frozen"
         self._changes += bool(self._recordings)
         self._recordings.clear()
         self._proved.clear()

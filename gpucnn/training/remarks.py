@@ -130,8 +130,8 @@ def large_values(trainer: Trainer, sizes: np.ndarray) -> str | None:
 
 
 def other_values(images, trained: float | None) -> str | None:
-    """Where images to measure by were not prepared as those that the network was trained on, of values up to
-    `trained`."""
+    """Where images to measure by, or to predict, were not prepared as those that the network was trained on, of values
+    up to `trained`."""
     if not trained or not (size := usual(sizes(images, _FEW))) or 1 / _APART < size / trained < _APART:
         return None
     return (
@@ -142,12 +142,13 @@ def other_values(images, trained: float | None) -> str | None:
 
 def unvalidated(trainer: Trainer, labels: np.ndarray) -> str | None:
     """Where the labels kept for validation leave classes out."""
+    if trainer.loss.targets != "classes" or labels.dtype.kind != "i":  # maps are floats
+        return None
     classes = trainer.model.output_shape[0]
     missing = np.setdiff1d(np.arange(classes), labels)
-    if trainer.loss.targets != "classes" or labels.dtype.kind != "i" or not len(missing):  # maps are floats
-        return None
-    many = f"{len(missing)} of the {classes} classes, such as {missing[0]}"
-    return f"the validation images have none of {many if len(missing) > 1 else f'class {missing[0]}'}"
+    if len(missing) > 1:
+        return f"{len(missing)} of the {classes} classes, such as class {missing[0]}, have no validation image"
+    return f"class {missing[0]} has no validation image" if len(missing) else None
 
 
 def weights_to_change(trainer: Trainer) -> np.ndarray | None:

@@ -312,17 +312,9 @@ class Trainer:
             raise ConfigurationError(
                 "this trainer is training already, around this callback or in another thread; make another Trainer"
             ) from None
-        weights = self.model._weights.turn
         try:
-            if not weights.acquire(blocking=False):
-                raise ConfigurationError(
-                    "another thread is training this model's weights; give each thread a model of its own, such as "
-                    "copy.deepcopy(model)"
-                )
-            try:
+            with self.model._weights.turn.taken(self.backend):
                 yield
-            finally:
-                weights.release()
         finally:
             self._turn.append(turn)
 
@@ -568,8 +560,10 @@ class Trainer:
         Raises ConfigurationError if nothing was validated.
         """
         if self._standing.best is None:
-            validated = "what `monitor` names could not be computed of the validation images"
-            why = validated if self._standing.validated_by else "nothing was validated; fit(..., validation=0.1) does"
+            why = "nothing was validated; fit(..., validation=0.1) does"
+            if self._standing.validated_by:
+                why = "what `monitor` names could not be computed of the validation images"
+                why = why if self.history.epochs else "no epoch has ended"
             raise ConfigurationError(f"no epoch is known as the best: {why}")
         epoch, state = self._standing.best
         self.model.load_state_dict(state)
@@ -586,7 +580,10 @@ class Trainer:
         return measured["loss"], measured.get("accuracy")
 
     def measure(self, images, labels) -> dict[str, Any]:
-        """evaluate's results and the metrics', by name: "loss", "accuracy" if the loss has one, "f1" and so on."""
+        """evaluate's results and the metrics', by name: "loss", "accuracy" if the loss has one, "f1" and so on.
+
+        Raises DataError where the loss ignores all of the labels.
+        """
         images, labels = self._checked(images, labels)
         check_some_count(self.loss, "the", labels)
         self._say_if_other(images)

@@ -57,7 +57,7 @@ def _sources() -> str:
     digest = hashlib.sha256(repr((__name__, numba.__version__, llvmlite.__version__, sys.version)).encode())
     for package in _PACKAGES:
         for file in sorted(package.iterdir(), key=lambda file: file.name):
-            if file.name.endswith(".py"):
+            if file.name.endswith((".py", ".pyc")):  # compiled alone
                 digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
 

@@ -105,7 +105,7 @@ def test_a_user_without_a_home_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     output._kept.cache_clear()
     output._compiling("relu")
-    reason = "this user has no home folder; set HOME, or GPUCNN_CACHE to a folder of your own"
+    reason = "~/.cache/gpucnn: there is no such home folder; set HOME, or GPUCNN_CACHE to a folder of your own"
     assert capsys.readouterr().err == f"compiled kernels are not kept for later runs: {reason}\ncompiling relu\n"
     output._kept.cache_clear()
     kernels = cache.Kernels("numba")

@@ -6,6 +6,7 @@ import pytest
 from gpucnn.backends import get_backend
 from gpucnn.backends.shares import Share, sharing
 from gpucnn.emulation import get_emulated_backend
+from gpucnn.errors import ProcessError
 from gpucnn.layers import BatchNorm, Concat, Conv2d, Dense, Flatten, GroupNorm, MaxPool2d, Residual, Sequential
 from gpucnn.losses import Dice, SoftmaxCrossEntropy
 from gpucnn.models import Model
@@ -206,3 +207,75 @@ def test_a_batch_without_labels():
     expected = once(segmenter, **more)
     assert all(0 < loss < 10 for loss in expected[1])
     assert run(3, lambda p: once(segmenter, p, **more)) == [expected] * 3
+    assert once(segmenter, 1, 2, **more) == expected
+
+
+@pytest.mark.parametrize("option", ["own augmentation", "mix-up", "erasing"])
+def test_images_larger_than_memory(tmp_path, option):
+    images, _ = digits(8)
+    np.save(tmp_path / "images.npy", images[:IMAGES])
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    expected = once(net, **OPTIONS[option])
+    same_everywhere(lambda processes=1, pieces=1: once(net, processes, pieces, mapped=mapped, **OPTIONS[option]))
+    assert once(net, mapped=mapped, **OPTIONS[option]) == expected
+
+
+def batches(seed, sizes=(150, 150, 33)):
+    images, labels = digits(8)
+    rng = np.random.default_rng(seed)
+    while True:
+        for size in sizes:
+            chosen = rng.integers(0, len(images), size)
+            yield images[chosen], labels[chosen]
+
+
+def fed(processes=1, pieces=1, seed=1, **settings):
+    images, labels = digits(8)
+    trainer = Trainer(net(), backend=numba(), processes=processes, pieces=pieces, progress=False, flip=True, **settings)
+    history = trainer.fit_batches(batches(seed), 2, steps=3, validation=(images[300:400], labels[300:400]))
+    return trainer.model.weights_sha256(), history["loss"], history["validation_loss"]
+
+
+def test_batches_from_a_generator():
+    same_everywhere(fed)
+    same_everywhere(lambda processes=1, pieces=1: fed(processes, pieces, mixup=0.3, augment=mean_and_noise))
+
+
+def test_other_batches_are_noticed(tmp_path):
+    with pytest.raises(ProcessError, match="process 2 was given other batches than process 0.*the same seed"):
+        run(3, lambda p: fed(p, seed=int(p.rank == 2)))
+
+    class Later:
+        """Like the others, but in one process one pixel of the fourth batch."""
+
+        def __init__(self, p):
+            self.p = p
+
+        def __len__(self):
+            return 3
+
+        def __iter__(self):
+            self.epoch = getattr(self, "epoch", -1) + 1
+            for number, (images, labels) in zip(range(3), batches(self.epoch)):
+                images[0, 0, 0, 0] += self.p.rank == 1 and self.epoch == 1 and number == 1
+                yield images, labels
+
+    def work(p):
+        trainer = Trainer(net(), backend=numba(), processes=p, progress=False, run=tmp_path / "run")
+        trainer.fit_batches(Later(p), 3)
+
+    with pytest.raises(ProcessError, match="process 1 was given other batches than process 0"):
+        run(2, work)
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_loop_of_ones_own():
+    def steps(processes=1, pieces=1, seed=1):
+        trainer = Trainer(net(), backend=numba(), processes=processes, pieces=pieces, progress=False, shift=1)
+        source = batches(seed)
+        losses = [trainer.train_step(*next(source))["loss"] for _ in range(7)]
+        return trainer.model.weights_sha256(), losses
+
+    same_everywhere(steps)
+    with pytest.raises(ProcessError, match="process 1 was given other batches"):
+        run(2, lambda p: steps(p, seed=1 + p.rank))

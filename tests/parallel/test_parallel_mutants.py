@@ -1,10 +1,10 @@
 """What tests/parallel promises, broken once on purpose: the tests named must notice."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.mutants import assert_noticed
-
-pytestmark = pytest.mark.long  # four minutes
 
 MUTANTS = {
     "parts are as even as possible": (
@@ -241,7 +241,14 @@ MUTANTS = {
 }
 
 
+@pytest.mark.long  # four minutes
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_planted_error_is_found(name, tmp_path):
     file, old, new, tests, pattern = MUTANTS[name]
     assert_noticed(tmp_path, file, old, new, f"parallel/{tests}", pattern)
+
+
+def test_the_tests_that_must_find_them_are_there():
+    for *_, tests, pattern in MUTANTS.values():
+        text = Path(__file__).with_name(tests).read_text()
+        assert all(f"def {name}" in text or f'id="{name}' in text for name in pattern.split(" or ")), pattern

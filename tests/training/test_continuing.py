@@ -1,5 +1,6 @@
 """Training that goes on: `fit` again, loops of one's own, averages of the weights."""
 
+import copy
 import math
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,11 +8,13 @@ import numpy as np
 import pytest
 
 import gpucnn
-from gpucnn import arithmetic
+from gpucnn import Trainer, arithmetic
+from gpucnn.backends import get_backend
 from gpucnn.errors import ConfigurationError, NonFiniteError
 from gpucnn.layers import Dense, Flatten, Sequential
 from gpucnn.models import Model, at_size
 from gpucnn.models.files import read_tensors
+from gpucnn.models.turn import Turn
 from gpucnn.optimizers import SGD, Adam
 from gpucnn.schedules import Constant, Cosine, Step
 from gpucnn.training import Callback, load_run
@@ -300,3 +303,38 @@ def test_a_loop_goes_on_after_a_bad_step(backend):
             shaken.backend.assign(shaken.optimizer.state["velocity"], velocity)
         shaken.train_step(*batch)
     assert shaken.model.weights_sha256() == steady.model.weights_sha256()
+
+
+def test_weights_that_are_being_trained_stay_on_their_backend():
+    """Moved by another trainer, the first went on with arrays that were no longer the model's, in silence."""
+
+    class Within(Callback):
+        def on_train_batch_end(self, trainer, step):
+            if step == 2:
+                model = trainer.model
+                with ThreadPoolExecutor(1) as other:
+                    for call in (lambda work: work(), lambda work: other.submit(work).result()):
+                        for move in (lambda: model.place(elsewhere), lambda: Trainer(model, backend=elsewhere)):
+                            with pytest.raises(ConfigurationError, match="is being trained, on another backend object"):
+                                call(move)
+                copy.deepcopy(model).place(elsewhere)
+
+    elsewhere = get_backend("numba", threads=1)
+    plain, within = trainer(), trainer(callbacks=[Within()])
+    for one in (plain, within):
+        one.fit(X, Y, 1)
+    assert state(plain.model) == state(within.model)
+    within.model.place(elsewhere)
+
+
+def test_a_child_process_has_its_turn(monkeypatch):
+    """The thread that trains in its parent is not there, and would hold the weights for ever."""
+    turn, here = Turn(), get_backend("numpy")
+    with ThreadPoolExecutor(1) as other, turn.taken(here):
+        with pytest.raises(ConfigurationError, match="another thread"):
+            other.submit(turn.taken(here).__enter__).result()
+        monkeypatch.setattr("gpucnn.models.turn.getpid", lambda: -1)
+        turn.check(get_backend("numpy", "fast"))
+        with turn.taken(get_backend("numpy", "fast")):
+            pass
+        monkeypatch.undo()

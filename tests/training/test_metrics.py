@@ -226,8 +226,8 @@ def test_what_is_no_metric_is_refused():
     for given, words in (
         (["f2"], "f1, iou"),
         (["top0"], "top3"),
-        (["top3"], "top3 of 3 classes is always 1"),
-        ([metrics.TopK(5)], "top5 of 3 classes is always 1"),
+        (["top3"], "top3 is always 1 where there are 3 classes"),
+        ([metrics.TopK(5)], "top5 is always 1 where there are 3 classes"),
         ([Seen], "each of metrics"),
         ([lambda p, t: 0.0], r"a metric is called .<lambda>.; give it a name of letters"),
         (["accuracy"], "something else in the history"),

@@ -432,11 +432,11 @@ def test_classes_without_a_validation_image_are_named():
     def said(labels, kept):
         remarks = Remarks()
         Trainer(mlp((3, 4, 6), 3), backend="numpy", math="fast", progress=remarks).fit(X, labels, 1, validation=kept)
-        return [text for text in remarks.said if text.startswith("the validation images have none of")]
+        return [text for text in remarks.said if text.endswith("no validation image")]
 
     rare = np.where(np.arange(20) < 18, 0, [1, 2] * 10)
-    assert said(rare, 0.2) == ["the validation images have none of 2 of the 3 classes, such as 1"]
-    assert said(rare, (X, np.where(Y == 2, 0, Y))) == ["the validation images have none of class 2"]
+    assert said(rare, 0.2) == ["2 of the 3 classes, such as class 1, have no validation image"]
+    assert said(rare, (X, np.where(Y == 2, 0, Y))) == ["class 2 has no validation image"]
     assert said(rare, (X, Y)) == []
 
 

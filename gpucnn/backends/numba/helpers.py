@@ -32,8 +32,8 @@ class Helpers:
 
     def begin(self) -> None:
         """Without any helper yet, as in a process that has just started."""
-        # A signal's exception, such as Ctrl-C's, right after it was taken leaves it with that thread, which may take it
-        # again.
+        # A signal's exception, such as Ctrl-C's, right after it was taken leaves it with that thread: it may take it
+        # again, and others work alone.
         self.lock = threading.RLock()
         self._memory = aligned(program.MAILBOX // 8, np.int64)
         self.mailbox = address(self._memory)
