@@ -212,7 +212,8 @@ XP = types.SimpleNamespace(
         runtime=types.SimpleNamespace(
             pointerGetAttributes=lambda address: types.SimpleNamespace(type=2 if address > 1000 else 1)
         )
-    )
+    ),
+    ndarray=np.ndarray,
 )
 
 
