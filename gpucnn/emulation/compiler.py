@@ -15,8 +15,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from gpucnn import cache
-from gpucnn.cache import Kernels, is_own
+from gpucnn.cache import Kernels, is_own, refusal
 from gpucnn.errors import BackendError
 
 HERE = Path(__file__).parent
@@ -82,11 +81,10 @@ def _compile(text: str, included: bytes, name: str, options: list[str]) -> Path:
     with contextlib.suppress(OSError):  # there is none
         if is_own(path.stat()):
             return path
-    reason = why_not()
-    if reason:
+    if reason := why_not():
         raise BackendError(reason)
-    if refusal := cache.refusal():
-        raise BackendError(f"what g++ compiles cannot be kept: {refusal}")
+    if reason := refusal():
+        raise BackendError(f"what g++ compiles cannot be kept: {reason}")
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         source, built = Path(folder) / "kernel.cpp", Path(folder) / "object.so"
         source.write_text(text)

@@ -13,16 +13,23 @@ class Turn:
     """Who trains some weights: one thread at a time, on one backend."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self._process, self._lock = getpid(), RLock()
         self._backend: Backend | None = None
+
+    def _leave_parent(self) -> None:
+        """The thread that had it is not in a child."""
+        if self._process != getpid():
+            self._begin()
 
     @contextmanager
     def taken(self, backend: Backend) -> Iterator[None]:
         """Within it this thread trains them on `backend`. Raises ConfigurationError where another thread does, or this
         one already on another backend.
         """
-        if self._process != getpid():  # the thread that had it is not in a child
-            self.__init__()  # type: ignore[misc]
+        self._leave_parent()
         lock = self._lock
         if not lock.acquire(blocking=False):
             raise ConfigurationError(
@@ -40,7 +47,8 @@ class Turn:
 
     def check(self, backend: Backend) -> None:
         """Raises ConfigurationError where they are being trained on another backend than this one."""
-        if self._backend not in (None, backend) and self._process == getpid():
+        self._leave_parent()
+        if self._backend not in (None, backend):
             raise ConfigurationError(
                 f"this model is being trained, on another backend object than this {backend.name}; to use it there "
                 "meanwhile take a copy: copy.deepcopy(model)"

@@ -82,9 +82,7 @@ def compare(runs: Sequence[str | Path], monitor: str = "loss") -> list[Group]:
         if config.pop("balanced", False):  # another seed chooses other images for validation, so others are counted
             config["loss"] |= {"class_weights": "balanced"}
         first, smaller = first or config, smaller | history.smaller
-        measured: dict[str, list[Any]] = {
-            name: [epoch.get(f"validation_{name}") for epoch in history] for name in ("loss", "accuracy", monitor)
-        }
+        measured = {name: history.column(f"validation_{name}") for name in ("loss", "accuracy", monitor)}
         if not all(isinstance(value, float) for value in measured[monitor]):
             raise ConfigurationError(
                 f"{folder} has no {monitor} in validation; train with --validation 0.1, since whoever chooses by the "

@@ -35,6 +35,10 @@ class History:
             )
         if self.epochs and key not in self and key.removeprefix("validation_") not in ("loss", "accuracy"):
             raise ConfigurationError(f"history[{shown(key)}]: no epoch has it; the last one has {', '.join(self.last)}")
+        return self.column(key)
+
+    def column(self, key: str) -> list:
+        """The same of whatever name: None where it was not measured."""
         return [epoch.get(key) for epoch in self.epochs]
 
     def __iter__(self) -> Iterator[dict]:
@@ -88,8 +92,8 @@ class History:
         None where nothing was validated. Raises ConfigurationError for a metric that is not a number.
         """
         sign, name = 1 if monitor in self.smaller else -1, f"validation_{monitor}"
-        column = [epoch.get(name) for epoch in self.epochs]
-        values = [(sign * number(name, value), epoch) for epoch, value in enumerate(column, 1) if value is not None]
+        column = enumerate(self.column(name), 1)
+        values = [(sign * number(name, value), epoch) for epoch, value in column if value is not None]
         return min(values)[1] if values else None
 
     @property

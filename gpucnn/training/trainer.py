@@ -561,9 +561,8 @@ class Trainer:
         """
         if self._standing.best is None:
             why = "nothing was validated; fit(..., validation=0.1) does"
-            if self._standing.validated_by:
+            if "validation_loss" in self.history:
                 why = "what `monitor` names could not be computed of the validation images"
-                why = why if self.history.epochs else "no epoch has ended"
             raise ConfigurationError(f"no epoch is known as the best: {why}")
         epoch, state = self._standing.best
         self.model.load_state_dict(state)

@@ -148,7 +148,7 @@ def trained(case: str, backend) -> tuple:
     history = trainer.fit(X, targets, 6, validation=(X[:15], targets[:15]))
     calls = getattr(trainer.loss, "calls", 0)
     names = "loss", "mean_target", "f1", "validation_loss", "validation_mean_target", "validation_f1"
-    return model.weights_sha256(), [[epoch.get(name) for epoch in history] for name in names], calls
+    return model.weights_sha256(), [history.column(name) for name in names], calls
 
 
 @pytest.mark.parametrize("case", CASES)
