@@ -98,11 +98,12 @@ def from_pytorch(model: Model, state) -> Model:
 
 def _renaming(found: dict[str, tuple], expected: dict[str, tuple]) -> str:
     """What to do about names: to take tensors of the right shapes without asking would be a guess."""
-    first, wanted = next(iter(found), ""), next(iter(expected), "")
-    prefix = first.removesuffix(wanted)
+    wanted = next(iter(expected), "")
+    prefix = next((name.removesuffix(wanted) for name in found if name.endswith(wanted)), "")
     if prefix and {prefix + name: shape for name, shape in expected.items()} == found:
         return f"take the prefix away: {{name.removeprefix({prefix!r}): value for name, value in state.items()}}"
-    if list(found.values()) == list(expected.values()):
+    ours, theirs = ([(name.split(".")[-1], shape) for name, shape in state.items()] for state in (expected, found))
+    if ours == theirs:
         return "its tensors have the same shapes in the same order: docs/pytorch.md shows how to rename them"
     return "see gpucnn.models.pytorch_names"
 
@@ -136,6 +137,8 @@ def _array(where: str, name: str, value) -> np.ndarray:
         raise CheckpointError(f"{name} in {where} is {value.dtype}; convert it to float32: module.float()")
     if not np.isfinite(value).all():
         raise CheckpointError(f"{name} in {where} holds a NaN or an infinity")
+    if name.split(".")[-1] == "running_var" and (value < 0).any():
+        raise CheckpointError(f"{name} in {where} holds {value.min():g}; no variance is negative: exchanged tensors?")
     return value
 
 

@@ -1,6 +1,7 @@
 """The safetensors format: reading any file of it, without mapping it and without trusting it."""
 
 import json
+from operator import itemgetter
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def parse(content: bytes, path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
     with decoding(path, CheckpointError, _FORMAT):
         tensors = {}
-        for name, part in deserialize(content):
+        for name, part in sorted(deserialize(content), key=itemgetter(0)):  # they come in another order each time
             if part["dtype"] not in _TYPES:
                 raise CheckpointError(
                     f"{path} holds {name} as {part['dtype']}, which NumPy does not have; convert it to float32"

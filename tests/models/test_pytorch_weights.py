@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_refused():
             "take the prefix away: {name.removeprefix('module.')",
         ),
         (
-            {f"fc{i}": value for i, value in enumerate(state.values())},
+            {f"fc{i}.{key.split('.')[-1]}": value for i, (key, value) in enumerate(state.items())},
             "the same shapes in the same order: docs/pytorch.md",
         ),
         ({"epoch": 3, "state_dict": state}, "is int"),
@@ -218,6 +218,45 @@ def test_a_state_dict_with_names_of_its_own_is_renamed_as_the_document_says():
         with pytest.raises(CheckpointError, match="is not of a network like this"):
             from_pytorch(fresh(name), own)
         assert from_pytorch(fresh(name), space["renamed"](own, model)).weights_sha256() == model.weights_sha256()
+
+
+def test_tensors_in_the_order_of_their_names_as_in_a_file_are_not_taken_for_the_networks_order(tmp_path):
+    """Of batch norm all tensors have one shape, and bias comes before weight."""
+    from safetensors.numpy import load_file, save_file
+
+    layers = Conv2d(4, 3, bias=False), BatchNorm(), Flatten(), Dense(2, bias=False)
+    model = randomized(Model(Sequential(*layers), (1, 6, 6)))
+    own = {name.replace(".", "th."): value for name, value in to_pytorch(model).items() if "batches" not in name}
+    save_file(own, tmp_path / "own.safetensors")
+    state = load_file(tmp_path / "own.safetensors")
+    assert [value.shape for value in state.values()] == [value.shape for value in own.values()]
+    for advice, source in ((True, own), (False, tmp_path / "own.safetensors"), (False, state)):
+        with pytest.raises(CheckpointError) as raised:
+            from_pytorch(model, source)
+        assert ("in the same order" in str(raised.value)) == advice
+    found = re.search(r"^def renamed.*?(?=^```)", DOCS.read_text(), re.MULTILINE | re.DOTALL)
+    space = {"pytorch_names": pytorch_names}
+    exec(found[0], space)
+    space["renamed"](own, model)
+    with pytest.raises(AssertionError, match="another order"):
+        space["renamed"](state, model)
+
+
+def test_a_prefix_is_found_in_a_file(tmp_path):
+    from safetensors.numpy import save_file
+
+    model = network("resnet20")
+    save_file({f"module.{name}": value for name, value in to_pytorch(model).items()}, tmp_path / "own.safetensors")
+    with pytest.raises(CheckpointError, match="take the prefix away"):
+        from_pytorch(model, tmp_path / "own.safetensors")
+
+
+def test_a_negative_variance_is_refused():
+    """As of tensors that were exchanged: predictions were NaN."""
+    model = network("resnet20")
+    state = to_pytorch(model)
+    with pytest.raises(CheckpointError, match="1.running_var in the state dict holds -1; no variance is negative"):
+        from_pytorch(model, state | {"1.running_var": np.full_like(state["1.running_var"], -1)})
 
 
 # ---- with PyTorch ----------------------------------------------------------------------------------------------------
