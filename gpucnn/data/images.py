@@ -1,6 +1,7 @@
 """Image files: read, to grey or RGB, and to a network's input size."""
 
 import contextlib
+import re
 import warnings
 from pathlib import Path
 from typing import BinaryIO
@@ -127,10 +128,14 @@ def open_image(file: Path | BinaryIO):
                 )
             if opened.format in ("GIF", "WEBP", "TIFF") and (count := getattr(opened, "n_frames", 1)) > 1:
                 raise DataError(f"{file} holds {count} images, of an animation or pages; save the one that is meant")
+            kinds = [opened.mode, *re.findall(r"\w+;16[BLN]", str(opened.tile))]  # of colours Pillow drops 8 of 16 bits
             opened.load()
             image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith(("I", "F")):
-            raise DataError(f"{file} has more than 8 bits a channel (mode {image.mode}); save it with 8 bits")
+        if image.mode.startswith(("I", "F")) or len(kinds) > 1:
+            raise DataError(
+                f"{file} has more than 8 bits a channel (mode {kinds[-1]}); save it with 8 bits, or the images as "
+                "float32 in an .npz file"
+            )
         if image.has_transparency_data:
             if np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
                 raise DataError(f"{file} is partly transparent; put it on a background first")
