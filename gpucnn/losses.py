@@ -148,12 +148,8 @@ class SoftmaxCrossEntropy(Loss):
         self._placed: dict[Backend, Array] = {}
 
     def settings(self) -> dict:
-        return {
-            "name": type(self).__name__,
-            "label_smoothing": self.label_smoothing,
-            "class_weights": self.class_weights if self._weights is None else self._weights,
-            "ignore_index": self.ignore_index,
-        }
+        weights = self.class_weights if self._weights is None else self._weights
+        return super().settings() | {"class_weights": weights}
 
     def check(self, targets, images: int, output_shape: tuple[int, ...], dtype) -> np.ndarray:
         self._check_classes(output_shape[0])

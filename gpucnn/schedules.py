@@ -143,7 +143,9 @@ class WarmUp(Schedule):
         )
 
     def settings(self) -> dict:
-        return {"name": "WarmUp", "steps": self.steps, "then": self.then.settings()}
+        settings = super().settings() | {"then": self.then.settings()}
+        del settings["uses_steps"]  # follows from `then`
+        return settings
 
 
 def _cosine(first: float, last: float, part: float) -> float:

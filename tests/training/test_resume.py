@@ -17,7 +17,7 @@ from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.losses import SoftmaxCrossEntropy
 from gpucnn.models.files import read_tensors
 from gpucnn.optimizers import SGD, Adam, AdamW
-from gpucnn.schedules import Constant, Cosine, Step
+from gpucnn.schedules import Constant, Cosine, Step, WarmUp
 from gpucnn.training import Callback, Quiet, load_run
 from tests.training import small
 
@@ -192,6 +192,32 @@ def test_another_model_or_other_settings_are_refused(settings, words, tmp_path):
         small.trainer(tmp_path, **settings).fit(X, Y, 1, resume=True)
     assert words in str(caught.value) and len(str(caught.value)) < 600
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+class Weighted(SoftmaxCrossEntropy):
+    """A loss of the user's with a setting of its own."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+
+
+class Raised(WarmUp):
+    """A schedule of the user's with a setting of its own."""
+
+    def __init__(self, factor):
+        super().__init__(2)
+        self.factor = factor
+
+
+@pytest.mark.parametrize(("part", "kind", "name"), [("loss", Weighted, "weight"), ("schedule", Raised, "factor")])
+def test_settings_that_a_class_adds_to_one_of_ours_are_compared(part, kind, name, tmp_path):
+    small.trainer(tmp_path, **{part: kind(1.0)}).fit(X, Y, 1)
+    with pytest.raises(CheckpointError, match=f"{part}'s {name} was 1.0 there and is 2.0 now"):
+        small.trainer(tmp_path, **{part: kind(2.0)}).fit(X, Y, 1, resume=True)
+    if part == "schedule":
+        with pytest.raises(CheckpointError, match="schedule was Raised there and is WarmUp now"):
+            small.trainer(tmp_path, schedule=WarmUp(2)).fit(X, Y, 1, resume=True)
 
 
 def test_other_data_and_another_length_are_refused(tmp_path):
