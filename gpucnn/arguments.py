@@ -10,7 +10,7 @@ import numbers
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Set
 from os import PathLike
-from types import MappingProxyType
+from types import MappingProxyType, MemberDescriptorType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,6 +35,16 @@ class Checked:
 
     # What checks a setting (name, value) and returns what is kept.
     _checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = MappingProxyType({})
+
+    def __init_subclass__(cls, **settings: Any):
+        super().__init_subclass__(**settings)
+        own = [entries for kind in cls.__mro__ if "__slots__" in (entries := vars(kind))]
+        slots = [name for entries in own for name, value in entries.items() if isinstance(value, MemberDescriptorType)]
+        if slots:  # models, copies and checkpoints look into __dict__
+            raise ConfigurationError(
+                f"{cls.__name__} has a slot {slots[0]}, where no model, copy or checkpoint looks; leave out __slots__, "
+                "or slots=True of a dataclass"
+            )
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, self._checks[name](name, value) if name in self._checks else value)

@@ -2,9 +2,12 @@
 gpucnn.errors, and a boolean never passes for a number, nor text for a boolean.
 """
 
+import dataclasses
 import inspect
+import types
 from fractions import Fraction
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import pytest
@@ -406,3 +409,17 @@ def test_what_is_no_model_or_path_is_refused_by_all_that_draw_explain_and_export
         ):
             with pytest.raises(ConfigurationError, match="a path is of type"):
                 call()
+
+
+@pytest.mark.parametrize("base", [layers.Layer, losses.Loss, optimizers.Optimizer, schedules.Schedule])
+def test_slots_of_a_class_are_refused_where_it_is_written(base):
+    mixin = type("Mixin", (), {"__slots__": ("k",)})
+    for bases, slots in (((base,), ("k",)), ((base,), "k"), ((mixin, base), ())):
+        with pytest.raises(
+            ConfigurationError, match="Own has a slot k, where no model, copy or checkpoint looks; leav"
+        ):
+            type("Own", bases, {"__slots__": slots})
+    with pytest.raises(ConfigurationError, match="Own has a slot k"):
+        dataclasses.make_dataclass("Own", [("k", float, 1.0)], bases=(base,), slots=True)
+    assert types.new_class("Own", (base, Generic[TypeVar("T")]), {}, lambda entries: entries.update(__slots__=()))
+    assert dataclasses.make_dataclass("Own", [("k", float, 1.0)], bases=(base,))(k=2.0).k == 2.0
