@@ -12,6 +12,7 @@ import pytest
 
 from gpucnn.data import load, load_images, npz
 from gpucnn.errors import DataError
+from tests.data.png import png
 
 HUGE = 1 << 28  # what would be unpacked; tests must not come near it
 
@@ -72,14 +73,6 @@ def test_an_archive_larger_than_the_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(npz, "host_memory", lambda: 400)
     with pytest.raises(DataError, match="more than this machine's memory .* save them as .npy files in a folder"):
         load(tmp_path / "a.npz")
-
-
-def png(width: int, height: int, data: bytes) -> bytes:
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("sizes", [(10_000, 10_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])

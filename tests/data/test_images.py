@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import struct
 import subprocess
 import sys
 import zlib
@@ -14,6 +13,7 @@ from PIL import Image
 from gpucnn.data import Mapped, load, load_images
 from gpucnn.data.images import white_of
 from gpucnn.errors import DataError
+from tests.data.png import png
 
 GREY = np.random.default_rng(3).integers(0, 256, (6, 5), dtype=np.uint8)
 RGB = np.random.default_rng(4).integers(0, 256, (6, 5, 3), dtype=np.uint8)
@@ -23,18 +23,6 @@ def write(file, array, **options):
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(file, **options)
     return file
-
-
-def png_of_16_bits(kind: int, channels: int) -> bytes:
-    """An opaque PNG of 5x6 pixels, which Pillow cannot write; `kind` is PNG's number of the colours."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    head = struct.pack(">IIBBBBB", 5, 6, 16, kind, 0, 0, 0)
-    lines = (b"\0" + np.full((5, channels), 0xFFFF, ">u2").tobytes()) * 6
-    ends = chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(ends)
 
 
 def test_grey_file_as_it_is(tmp_path):
@@ -114,7 +102,8 @@ def test_refused_files(tmp_path):
         load_images(write(tmp_path / "deep.png", GREY.astype(np.uint16) * 257), (1, 6, 5))
     # Of colours Pillow keeps the upper 8 bits and says nothing: 12 bits of a microscope would be 16 shades.
     for kind, channels in ((2, 3), (4, 2), (6, 4)):
-        (tmp_path / "colour.png").write_bytes(png_of_16_bits(kind, channels))
+        lines = (b"\0" + np.full((5, channels), 0xFFFF, ">u2").tobytes()) * 6  # opaque
+        (tmp_path / "colour.png").write_bytes(png(5, 6, zlib.compress(lines), bits=16, kind=kind))
         with pytest.raises(DataError, match=r"more than 8 bits a channel \(mode \w+;16B\); save it with 8 bits, or"):
             load_images(tmp_path / "colour.png", (1, 6, 5))
     (tmp_path / "empty").mkdir()
