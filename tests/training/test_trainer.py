@@ -404,7 +404,8 @@ def test_a_trainer_can_be_pickled_and_goes_on(backend):
 def test_a_trainer_whose_arrays_came_in_a_mapped_file_goes_on(mode, tmp_path):
     """As joblib sends large arrays to its workers: read-only, or shared with all others that load them.
 
-    In a process of its own: in one that had run thousands of tests, joblib misread the file that it had just written.
+    In a process of its own: in one that had run thousands of tests, a shape of (32,) was pickled as (0,), for no known
+    reason.
     """
     code = f"""
 import json
