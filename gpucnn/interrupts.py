@@ -22,8 +22,11 @@ def leave_at_once() -> None:
 
 @contextlib.contextmanager
 def one_chance() -> Iterator[None]:
-    """Within it the first Ctrl-C raises KeyboardInterrupt; another one ends the process."""
-    before = signal.getsignal(signal.SIGINT)
+    """Within it the first Ctrl-C raises KeyboardInterrupt; another one ends the process.
+
+    So does the first where Python would drop the exception and go on: in a finalizer or a callback of C code.
+    """
+    before, report = signal.getsignal(signal.SIGINT), sys.unraisablehook
     mine = threading.current_thread() is threading.main_thread()
     if not mine or before not in (_leave, signal.default_int_handler):
         yield
@@ -33,11 +36,18 @@ def one_chance() -> Iterator[None]:
         signal.signal(signal.SIGINT, _leave)
         raise KeyboardInterrupt
 
+    def dropped(unraisable):
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            _leave()
+        report(unraisable)
+
     signal.signal(signal.SIGINT, first)
+    sys.unraisablehook = dropped
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+        sys.unraisablehook = report
 
 
 @contextlib.contextmanager

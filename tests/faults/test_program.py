@@ -69,6 +69,27 @@ def test_ctrl_c_while_it_starts(tmp_path, delay):
     interrupted(process, stderr)
 
 
+def test_ctrl_c_in_a_finalizer_is_not_lost():
+    """Where Python drops exceptions, as in the callbacks of its import system."""
+    code = """
+import signal
+from gpucnn import interrupts
+
+class Late:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+interrupts.leave_at_once()
+with interrupts.one_chance():
+    Late()
+    print("went on")
+"""
+    with started([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        stdout, stderr = process.communicate(timeout=60)
+    interrupted(process, stderr)
+    assert not stdout
+
+
 @pytest.mark.parametrize(
     "again", [0, pytest.param(0.05, marks=pytest.mark.slow), pytest.param(0.001, marks=pytest.mark.long)]
 )
