@@ -76,6 +76,14 @@ def refuse_attribute(owner: Any, name: str, instead: str) -> None:
         raise AttributeError(f"{type(owner).__name__} has no attribute {name!r}; {instead}")
 
 
+def refuse_frozen(cls: type) -> None:
+    """Raises ConfigurationError for a class of the user's whose attributes its model or trainer could not write."""
+    if getattr(cls, "__dataclass_params__", None) and cls.__dataclass_params__.frozen:
+        raise ConfigurationError(
+            f"{cls.__name__} is a frozen dataclass, which no model or trainer can write to; leave out frozen=True"
+        )
+
+
 # ---- single values ---------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from gpucnn.arguments import a_kind, instance, integer, number, refuse_attribute, truth
+from gpucnn.arguments import a_kind, instance, integer, number, refuse_attribute, refuse_frozen, truth
 from gpucnn.backends.memory import unshared
 from gpucnn.backends.protocol import Backend
 from gpucnn.backends.step_end import StepEnd
@@ -44,6 +44,7 @@ class Optimizer(Recordable):
     _hypers: dict[float, Any]
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
+        refuse_frozen(cls)
         optimizer = super().__new__(cls)  # also where a class of the user's has an __init__ of its own
         vars(optimizer).update(backend=None, hyper=None, state={}, _pieces=(), _hypers={}, _size=0, _rated=[False])
         return optimizer

@@ -423,3 +423,10 @@ def test_slots_of_a_class_are_refused_where_it_is_written(base):
         dataclasses.make_dataclass("Own", [("k", float, 1.0)], bases=(base,), slots=True)
     assert types.new_class("Own", (base, Generic[TypeVar("T")]), {}, lambda entries: entries.update(__slots__=()))
     assert dataclasses.make_dataclass("Own", [("k", float, 1.0)], bases=(base,))(k=2.0).k == 2.0
+
+
+@pytest.mark.parametrize("base", [layers.Layer, optimizers.Optimizer])
+def test_a_frozen_dataclass_is_refused_where_a_model_or_trainer_writes_to_it(base):
+    own = dataclasses.make_dataclass("Own", [("k", float, 1.0)], bases=(base,), frozen=True)
+    with pytest.raises(ConfigurationError, match="Own is a frozen dataclass, .*; leave out frozen=True"):
+        own()

@@ -73,6 +73,11 @@ def import_(
 
     Nothing is unpickled: a .pt or .pth file is to be converted first, which docs/pytorch.md shows.
     """
+    if Path(file).suffix.lower() == ".onnx":
+        raise ConfigurationError(
+            f"{file} is an ONNX graph by its name, which gpucnn writes and does not read; give the network's PyTorch "
+            "state dict in a .safetensors file"
+        )
     made = {**network.head(classes, outputs), **network.options(variant, hidden)}
     shape = network.parse_shape(input_shape)
     _refuse_existing(to)

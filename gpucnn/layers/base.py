@@ -245,6 +245,7 @@ class Layer(Recordable):
             cls.__call__ = checked(vars(cls)["__call__"])  # type: ignore[method-assign]
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
+        arguments.refuse_frozen(cls)
         layer = super().__new__(cls)
         layer.mode = Mode()  # its own until it joins a model
         return layer

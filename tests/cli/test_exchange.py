@@ -99,6 +99,7 @@ def test_import_of_options(cli, tmp_path):
         (["export", "m.pt"], "does not tell the format; end it in .onnx"),
         (["export", "m.onnx"], "there is no trained network"),
         (["import", "w.pt", "--to", "m", "--model", "lenet5", "--input-shape", "1x32x32"], "no file w.pt"),
+        (["import", "n.onnx", "--to", "m", "--model", "lenet5", "--input-shape", "1x32x32"], "does not read"),
         (
             ["import", "w.pt", "--to", "m", "--model", "lenet", "--input-shape", "1x32x32"],
             "model is 'lenet'; use one of",
