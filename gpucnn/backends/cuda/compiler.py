@@ -69,9 +69,9 @@ def translate(
         return results[0] if results else None
 
     def text(size_of, read) -> bytes:
-        buffer = b" " * size_of(program)[1]
+        buffer = bytearray(size_of(program)[1])  # bytes are not to be written to: those of length 1 are shared by all
         call(read, program, buffer)
-        return buffer
+        return bytes(buffer)
 
     def log() -> str:
         return text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog).decode(errors="replace").strip("\0 \n")
