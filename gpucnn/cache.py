@@ -35,9 +35,16 @@ def folder(kind: str) -> Path:
     return Path(base) / kind
 
 
+def make() -> None:
+    """Make the cache's folder if it is not there, for others to read at most: no umask may be set. Raises OSError."""
+    folder("").mkdir(parents=True, exist_ok=True, mode=0o755)
+
+
 def refusal() -> str | None:
     """Why nothing can be kept in the cache, and what to do; None where it can."""
     try:
+        with contextlib.suppress(OSError):
+            make()
         reason = unwritable(base := folder(""))
     except ConfigurationError as error:
         return str(error)
@@ -57,6 +64,7 @@ class Kernels:
         """
         path = folder(self._kind)
         with contextlib.suppress(OSError):
+            make()
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
         _refuse_shared(path)
         return path

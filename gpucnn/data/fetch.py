@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from shlex import quote
 
-from gpucnn import arguments
+from gpucnn import arguments, cache
 from gpucnn.data.known import KNOWN, File, home
 from gpucnn.errors import DataError
 from gpucnn.storage import as_path, finish_part, locked, make_folder, open_part, open_regular
@@ -46,6 +46,8 @@ def fetch(
             if file not in missing:
                 progress(file.name, file.size, file.size)
         if missing:
+            if to is None:
+                cache.make()
             make_folder(folder)
             with locked(folder / "fetch.lock", folder, "wait for it"):
                 for file in missing:

@@ -2,12 +2,14 @@
 
 import gzip
 import hashlib
+import os
 import socket
 import threading
 
 import numpy as np
 import pytest
 
+from gpucnn.cache import Kernels
 from gpucnn.data import KNOWN, fetch, load
 from gpucnn.data.known import File, KnownSet, home, is_here
 from gpucnn.errors import DataError
@@ -49,6 +51,19 @@ def test_whole(server, monkeypatch, tmp_path, algorithm):
     assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
     assert server.requests == [("/big", None)]
     assert fetch("toy") == folder and len(server.requests) == 1  # it is there: nothing is asked
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+def test_where_no_umask_is_set_kernels_may_be_kept_beside_it(server, monkeypatch):
+    known(monkeypatch, server.url + "big")
+    before = os.umask(0)
+    try:
+        fetch("toy")
+    finally:
+        os.umask(before)
+    kernels = Kernels("numba")
+    kernels.write("relu", b"code")
+    assert kernels.read("relu") == b"code"
 
 
 def test_into_a_folder_of_choice(server, monkeypatch, tmp_path):

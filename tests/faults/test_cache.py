@@ -67,6 +67,21 @@ def test_a_file_that_others_could_write_to(tmp_path, monkeypatch):
 
 
 @POSIX
+@pytest.mark.parametrize("use", [cache.refusal, lambda: cache.Kernels("numba").read("relu")], ids=["looked at", "read"])
+def test_a_cache_that_is_made_where_no_umask_is_set(tmp_path, monkeypatch, use):
+    """As some containers start programs: it was made for others to write to, and its kernels were refused then."""
+    monkeypatch.setenv("GPUCNN_CACHE", str(tmp_path / "above" / "own"))
+    before = os.umask(0)
+    try:
+        use()
+        kernels = cache.Kernels("numba")
+        kernels.write("relu", b"code")
+        assert kernels.read("relu") == b"code"
+    finally:
+        os.umask(before)
+
+
+@POSIX
 def test_a_folder_of_somebody_else(tmp_path, monkeypatch):
     monkeypatch.setenv("GPUCNN_CACHE", str(tmp_path))
     cache.Kernels("numba").write("relu", b"code")
