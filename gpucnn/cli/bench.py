@@ -88,12 +88,12 @@ def bench(
         report["notes"].append(f"no graph: {launched or 'nobody'} launched each step anew; the others never record")
     if quick:
         report["notes"].append("quick: few repetitions" + (", and PyTorch without torch.compile" if pytorch else ""))
-    if plot is not None:
-        draw(report, plot)
     if json:
         print_json(report)
     else:
         _print(report)
+    if plot is not None:  # last: the disk may be full
+        draw(report, plot)
 
 
 def _once(given, default) -> list:

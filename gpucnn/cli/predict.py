@@ -83,7 +83,8 @@ def predict(
     note(f"predicting with {model.name} on {device.name}, {device.math} math")
     probabilities = Trainer(model, backend=device, progress=False).predict(pixels, flips=flips)
     about = {"backend": device.name, "math": device.math, "run": str(path), "notes": notes, "refused": refused}
-    if picture is not None:
+    _print(model, files, probabilities, about, json)
+    if picture is not None:  # after them: the disk may be full
         from gpucnn import show
 
         titles = [""] * len(files)
@@ -92,7 +93,6 @@ def predict(
             titles = [f"{classes[order[0]]}: {row[order[0]]:.1%}" for row, order in zip(probabilities, best)]
         show.inputs(files, pixels, picture, titles=titles)
         note(f"what the network was shown: {picture}")
-    _print(model, files, probabilities, about, json)
     if refused:
         raise DataError(f"{len(refused)} of {len(files) + len(refused)} files have no result: {'; '.join(refused)}")
 

@@ -78,8 +78,8 @@ def sweep(
         raise
     results = rows(made)
     picture = made.path / "sweep.png"
-    draw(results, picture)
     _print(results, made.path, json)
+    draw(results, picture)  # last: the disk may be full
     if any(codes) or not any(row["loss"] is not None for row in results):
         raise ConfigurationError("no training succeeded" if not any(codes) else "a worker failed; see above")
 

@@ -6,6 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from gpucnn.cli import app
+from gpucnn.errors import ConfigurationError
+from gpucnn.throughput import chart
 
 SMALL = (
     "bench",
@@ -36,6 +38,16 @@ def test_json_and_chart(tmp_path):
     assert all(row[name] is not None for name in measured)
     assert "lenet5 inference, batch 2: checking" in result.stderr
     assert (tmp_path / "chart.svg").read_text().lstrip().startswith("<?xml")
+
+
+def test_a_chart_that_cannot_be_written_costs_no_figure(tmp_path, monkeypatch):
+    def full(path, content):
+        raise ConfigurationError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr(chart, "write_file", full)
+    result = run(*SMALL, "--json", "--plot", str(tmp_path / "chart.svg"))
+    assert result.exit_code == 2 and json.loads(result.stdout)["results"]
+    assert result.stderr.splitlines()[-1].endswith("chart.svg: No space left on device")
 
 
 def test_table():

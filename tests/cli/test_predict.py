@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import gpucnn
+from gpucnn.errors import ConfigurationError
 from gpucnn.storage import refuse_input
 from tests.drawings import drawn
 
@@ -114,6 +115,19 @@ def test_an_empty_page_is_refused_by_name(cli, trained, tmp_path):
 
 def test_the_picture_is_checked_first(cli, tmp_path):
     assert "must end in .png" in cli.refused("predict", "a.png", "--picture", tmp_path / "shown.txt")
+
+
+def test_a_picture_that_cannot_be_written_costs_no_result(cli, trained, tmp_path, monkeypatch):
+    saved(tmp_path / "drawn", 2)
+    out = tmp_path / "shown.png"
+
+    def full(path, content):
+        raise ConfigurationError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr(gpucnn.figures, "write_file", full)
+    result = cli("predict", tmp_path / "drawn", "--run", trained[0], "--json", "--picture", out)
+    assert result.exit_code == 2 and len(json.loads(result.stdout)["predictions"]) == 2
+    assert result.stderr.splitlines()[-1] == f"gpucnn: cannot write {out}: No space left on device"
 
 
 def test_a_picture_never_replaces_what_is_read(cli, trained, tmp_path):

@@ -189,6 +189,16 @@ def test_what_failed_is_tried_again_by_the_next_command(tmp_path, monkeypatch):
     assert [(row["loss"], row.get("failed")) for row in rows(made)] == [(2.0, None)] * 2
 
 
+def test_a_picture_that_cannot_be_written_costs_no_result(tmp_path, monkeypatch):
+    done = json.dumps({"validation_loss": 2.0, "test_accuracy": 0.5, "weights_sha256": "0" * 64})
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, done, ""))
+    study = tmp_path / "study"
+    (study / "sweep.png").mkdir(parents=True)
+    result = CliRunner().invoke(app, ["sweep", "--study", str(study), "--model", "mlp", "--epochs", "1", "--json"])
+    assert result.exit_code == 2 and json.loads(result.stdout)["trainings"][0]["loss"] == 2.0
+    assert result.stderr.splitlines()[-1].endswith("sweep.png: it is a folder")
+
+
 def test_a_journal_that_is_damaged(tmp_path, monkeypatch):
     """What a full disk left of a last line spoils no other; anything else is one sentence."""
     done = subprocess.CompletedProcess([], 0, json.dumps({"validation_loss": 2.0}), "")
