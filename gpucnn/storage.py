@@ -149,7 +149,14 @@ def finish_part(part: Path, place: Path) -> None:
 
 def make_folder(path: Path) -> None:
     """Make the folder and those above it that are missing. Raises OSError."""
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # also of a link to a disk that is not there
+        link = next((one for one in (path, *path.parents) if one.is_symlink() and not one.exists()), None)
+        if link is None:
+            raise
+        reason = f"{link} is a link to {os.readlink(link)}, which is not there"
+        raise OSError(errno.ENOENT, reason, str(link)) from error
 
 
 def unwritable(folder: Path) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 from gpucnn.cli.output import note
 from gpucnn.errors import CheckpointError, ConfigurationError, DataError
 from gpucnn.schema import check, parse
-from gpucnn.storage import as_path, read_file
+from gpucnn.storage import as_path, make_folder, read_file
 
 RUNS = Path("runs")
 _KINDS: dict[Any, tuple[str, ...]] = {
@@ -28,12 +28,10 @@ def fresh_folder(stem: str) -> Path:
     try:
         for number in range(1, 1_000_000):
             folder = RUNS / f"{stem}-{number}"
-            try:
-                folder.mkdir(parents=True)
+            make_folder(RUNS)
+            with suppress(FileExistsError):
+                folder.mkdir()
                 return folder
-            except FileExistsError:
-                if not RUNS.is_dir():
-                    raise
     except OSError as error:
         raise ConfigurationError(
             f"cannot make a run folder in {RUNS}: {error.strerror or error}; choose one with --run"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import gpucnn
+from gpucnn.cli.runs import fresh_folder
 from gpucnn.errors import CheckpointError, ConfigurationError, GpucnnError, ShapeError
 from gpucnn.layers import BatchNorm, Dense, Flatten, Layer, Sequential, Whitening2d
 from gpucnn.models import Model
@@ -47,6 +48,19 @@ def test_a_folder_of_somebody_else_stays_as_it_is(tmp_path, names, resume):
     with pytest.raises(ConfigurationError, match="is no run folder, and not empty: it holds"):
         small.trainer(tmp_path).fit(X, Y, 1, resume=resume)
     assert contents(tmp_path) == before
+
+
+def test_a_link_to_a_disk_that_is_not_there_is_named(tmp_path, monkeypatch):
+    """Folders of runs often are links to a larger disk: File exists, it was told."""
+    monkeypatch.chdir(tmp_path)
+    Path("runs").symlink_to("scratch")
+    for run in ("runs", "runs/a/b"):
+        with pytest.raises(ConfigurationError, match=r"as a run folder: runs is a link to scratch, which is not there"):
+            small.trainer(run).fit(X, Y, 1)
+    with pytest.raises(ConfigurationError, match=r"folder in runs: runs is a link to scratch, which is not there"):
+        fresh_folder("lenet5")
+    Path("scratch").mkdir()
+    assert [fresh_folder("lenet5").name for _ in range(2)] == ["lenet5-1", "lenet5-2"]
 
 
 def test_only_what_a_run_wrote_is_removed(tmp_path):
