@@ -139,7 +139,7 @@ def _print(report: dict) -> None:
     columns |= {f"times {PEERS[peer]}": "right" for peer in peers} | {"variant": "left"}
     print_table("Throughput", columns, rows)
     for sentence in slowest(report["ratios"]):
-        typer.echo(sentence)
+        out(sentence)
     for threads, peak in report["peak_gflops"].items():
         out(f"peak: {peak:,.0f} GFLOP/s of multiply-adds on {threads} thread{'s' * (threads != '1')}, measured")
     out(disturbance(report["results"]))

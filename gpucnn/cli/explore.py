@@ -8,7 +8,7 @@ import typer
 
 from gpucnn import interrupts
 from gpucnn.cli import options
-from gpucnn.cli.output import note
+from gpucnn.cli.output import note, out
 from gpucnn.cli.runs import RUNS, fresh_folder
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.extras import install
@@ -52,7 +52,7 @@ def explore(
         raise ConfigurationError(f"the page needs {package}, which is not installed: {install('explore')}") from None
     server = Server(folders, lambda: fresh_folder("explore"), port=port, backend=backend, threads=threads)
     note(f"gpucnn explore on {server.explorer.engine.backend.name}; Ctrl-C ends it")
-    typer.echo(server.address)
+    out(server.address)
 
     def opened() -> None:
         if browser and not webbrowser.open(server.address):

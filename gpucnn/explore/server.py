@@ -280,6 +280,7 @@ class Server:
             application(self.explorer, token, port),
             log_level="error",
             access_log=False,
+            use_colors=False,  # or it asks standard output, which may be closed
             server_header=False,
             limit_concurrency=100,
             timeout_keep_alive=30,

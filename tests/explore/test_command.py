@@ -59,6 +59,26 @@ def test_a_run_that_is_none_is_refused(tmp_path):
     assert "is no folder" in ended.stderr and ended.stderr.count("\n") == 1
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+@pytest.mark.parametrize(("stream", "reason"), [(">&-", "it is closed"), (">/dev/full", "No space left on device")])
+def test_an_address_that_cannot_be_printed(tmp_path, stream, reason):
+    """As of a program that is started without streams: it ended in a traceback of the server."""
+    command = f'"{sys.executable}" -m gpucnn explore --no-browser {stream}'
+    ended = subprocess.run(
+        command,
+        shell=True,
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 2
+    said = f"gpucnn: the results cannot be written to standard output: {reason}"
+    assert ended.stderr.splitlines()[-1] == said and "Traceback" not in ended.stderr
+
+
 @pytest.mark.parametrize("name", ["starlette", "uvicorn"])
 def test_a_missing_package_is_told_in_a_sentence(name, tmp_path):
     code = f"import sys; sys.modules[{name!r}] = None; from gpucnn.__main__ import main; main()"
