@@ -12,6 +12,7 @@ import re
 import secrets
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
@@ -252,13 +253,16 @@ _held: set[int] = set()
 
 
 @contextlib.contextmanager
-def locked(file: Path, folder, instead: str) -> Iterator[None]:
+def locked(file: Path, folder, instead: str, patience: float = 0.0) -> Iterator[None]:
     """Within it, no other process or thread gets the lock `file`. The system releases it when the process dies.
 
-    Raises ConfigurationError where another one has it, with its number; `instead` says what to do.
+    Raises ConfigurationError where another one has it for `patience` seconds, with its number; `instead` says what to
+    do.
     """
+    until = time.monotonic() + patience
     try:
-        handle = _lock(file)
+        while (handle := _lock(file)) is None and time.monotonic() < until:
+            time.sleep(0.05)
     except OSError as error:
         raise ConfigurationError(f"cannot lock {folder} with {file.name}: {error.strerror or error}") from error
     if handle is None:

@@ -16,6 +16,7 @@ from gpucnn.sweep.plan import Plan
 
 # The test images choose nothing: trainings are compared on this part, unless the plan's arguments name another.
 VALIDATION = "--validation=0.1"
+_PATIENCE = 60.0  # seconds, of a worker that starts beside others
 
 
 class Sweep:
@@ -38,8 +39,8 @@ class Sweep:
         if plan is None and not journal.exists():
             raise ConfigurationError(f"{self.path} holds no sweep; say what to try, such as --seed 0,1,2")
         make_folder(self.path / "runs")
-        with (
-            locked(self.path / "sweep.lock", self.path, "another worker is starting there; try again in a moment"),
+        with (  # one after the other, where jobs of an array start together
+            locked(self.path / "sweep.lock", self.path, "another worker is starting there; try again", _PATIENCE),
             decoding(journal, CheckpointError, "journal of a sweep"),
         ):
             lock = optuna.storages.journal.JournalFileSymlinkLock(str(journal))

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from gpucnn.cli import app
 from gpucnn.errors import CheckpointError, ConfigurationError
+from gpucnn.storage import locked
 from gpucnn.training import load_run
 from tests.processes import environment
 
@@ -119,6 +121,23 @@ def test_a_folder_keeps_its_plan(tmp_path):
         ConfigurationError, match=r"is a sweep with another plan: seeds was \[0\] there and is \[1\] now"
     ):
         Sweep(tmp_path / "study", Plan(("mlp",), (0.1,), (1,)))
+
+
+def test_workers_that_start_together_wait_for_each_other(tmp_path):
+    """As jobs of an array do: all but the first were refused."""
+    plan = Plan(("mlp",), (0.1,), (0, 1))
+    begun = threading.Event()
+
+    def first():
+        with locked(tmp_path / "sweep.lock", tmp_path, ""):
+            begun.set()
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    begun.wait()
+    assert Sweep(tmp_path, plan).plan == plan
+    thread.join()
 
 
 @pytest.mark.parametrize(
