@@ -77,10 +77,12 @@ def sweep(
         note(f"gpucnn: continue with: gpucnn sweep --study {quote(str(made.path))}")
         raise
     results = rows(made)
+    if left := made.plan.size() - len(results):
+        note(f"{left} trainings have not ended, with other workers; the same command lists all later")
     picture = made.path / "sweep.png"
     _print(results, made.path, json)
     draw(results, picture)  # last: the disk may be full
-    if any(codes) or not any(row["loss"] is not None for row in results):
+    if any(codes) or (results and all(row["loss"] is None for row in results)):
         raise ConfigurationError("no training succeeded" if not any(codes) else "a worker failed; see above")
 
 

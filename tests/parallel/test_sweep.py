@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -206,6 +207,24 @@ def test_what_failed_is_tried_again_by_the_next_command(tmp_path, monkeypatch):
     made.work()
     assert len(tried) == 4
     assert [(row["loss"], row.get("failed")) for row in rows(made)] == [(2.0, None)] * 2
+
+
+def test_what_other_workers_have_not_ended_is_said(tmp_path, monkeypatch):
+    """A worker of an array that ended first listed a part of the trainings, as if there were no others, and one that
+    found nothing to do said that no training succeeded.
+    """
+    done = json.dumps({"validation_loss": 2.0, "test_accuracy": 0.5, "weights_sha256": "0" * 64})
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, done, ""))
+    study = tmp_path / "study"
+    (study / "runs").mkdir(parents=True)
+    command = ["sweep", "--study", str(study), "--model", "mlp", "--seed", "0,1", "--epochs", "1", "--json"]
+    with locked(study / "runs" / "001-mlp-lr0.002-seed1.lock", study, ""):
+        with locked(study / "runs" / "000-mlp-lr0.002-seed0.lock", study, ""):
+            found = [CliRunner().invoke(app, command)]
+        found.append(CliRunner().invoke(app, command))
+    found.append(CliRunner().invoke(app, command))
+    assert [(one.exit_code, len(json.loads(one.stdout)["trainings"])) for one in found] == [(0, 0), (0, 1), (0, 2)]
+    assert [re.findall(r"(\d) trainings have not ended", one.stderr) for one in found] == [["2"], ["1"], []]
 
 
 def test_a_picture_that_cannot_be_written_costs_no_result(tmp_path, monkeypatch):
