@@ -44,6 +44,9 @@ class NonFiniteError(GpucnnError, ArithmeticError):
         self.epoch = epoch
         self.step = step
 
+    def __reduce__(self) -> tuple:
+        return type(self), (*self.args, self.epoch, self.step), vars(self)
+
 
 class ProcessError(GpucnnError, RuntimeError):
     """Processes that train together differ: in data, version or settings, or, by a fault, in their weights."""

@@ -267,6 +267,8 @@ def test_the_first_bad_step_is_named_and_the_last_good_checkpoint_stays(tmp_path
     with pytest.raises(NonFiniteError, match="epoch 3, step 8") as caught:
         trainer.fit(X, Y, 6)
     assert (caught.value.epoch, caught.value.step) == (3, 8)
+    sent = pickle.loads(pickle.dumps(caught.value))  # as by a worker process
+    assert (str(sent), sent.epoch, sent.step) == (str(caught.value), 3, 8)
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
     run = load_run(tmp_path, build(8))
     assert all(np.isfinite(value).all() for value in run.model.state_dict().values())
