@@ -85,7 +85,7 @@ def _list(layer: Layer, field: Field, image: tuple[int, ...], rows: list[Row]) -
             layer.name,
             type(layer).__name__,
             layer.output_shape,
-            sum(math.prod(p.shape) for part in dict.fromkeys(own) for _, p in part.parameters()),
+            sum(math.prod(p.shape) for part in {id(part): part for part in own}.values() for _, p in part.parameters()),
             layer.multiply_adds() if layer.split else _multiply_adds(layer),
             _visible(after, image),
             layer.dense_weights(),

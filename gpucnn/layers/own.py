@@ -1,6 +1,7 @@
 """Layers of the user's own: what they return is looked at, and a recording calls them anew in each repetition."""
 
 import functools
+from collections import Counter
 from collections.abc import Callable
 from threading import local
 from typing import Any, cast
@@ -80,13 +81,14 @@ def _run(call: Callable, own: Layer, x: Batch, inputs: tuple, named: dict[str, A
     if backward is None:
         return y, backward
 
-    again = [layer for layer in dict.fromkeys(called) if not layer._adds and called.count(layer) > 1]
+    counts = Counter(map(id, called))  # those of dataclasses may be equal
+    again = [(layer, counts[id(layer)]) for layer in called if not layer._adds and counts[id(layer)] > 1]
 
     def checked_backward(dy: Batch) -> Batch | None:
-        for layer in again:
+        for layer, times in again:
             if layer._trainable and any(True for _ in layer.parameters()):
                 raise ConfigurationError(
-                    f"{label(layer)} runs {called.count(layer)} times in a call of {label(own)}, and of the "
+                    f"{label(layer)} runs {times} times in a call of {label(own)}, and of the "
                     "gradients of its weights only the last would stay; hold it in two attributes of your layer, such "
                     "as self.cell = self.again = cell, and they are added"
                 )

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from gpucnn.layers import (
     Parameter,
     Residual,
     Sequential,
+    image_mask,
 )
 from gpucnn.models import Model, at_size, lenet5, resnet20, unet_small
 from gpucnn.optimizers import SGD
@@ -230,6 +232,29 @@ def test_a_layer_that_a_layer_of_the_users_calls_several_times_needs_several_pla
         gpucnn.check_gradients(Skipped(Unrolled(cell)), shape=(1, 8, 8))
     assert gpucnn.check_gradients(Unrolled(cell, cell), shape=(1, 8, 8)).passed
     assert gpucnn.check_gradients(Skipped(cell), shape=(1, 8, 8)).passed
+
+
+@pytest.mark.parametrize("hashed", [False, True])
+def test_layers_of_a_dataclass_that_are_equal_are_layers_of_their_own(hashed):
+    @dataclass(unsafe_hash=hashed)
+    class Scale(Layer):
+        start: float = 2.0
+
+        def build(self, shape):
+            self.factor = Parameter((1,), self.start)
+            return shape
+
+        def __call__(self, x):
+            def backward(dy):
+                self.factor.grad[...] = np.sum(dy.data * x.data * image_mask(x))
+                return dy.like(dy.data * self.factor.value)
+
+            return x.like(x.data * self.factor.value), backward
+
+    outer = Skipped(Sequential(Scale(), Scale()))
+    assert gpucnn.check_gradients(outer, shape=(1, 8, 8)).passed
+    model = Model(Sequential(outer, Flatten(), Dense(3)), (1, 8, 8))
+    assert gpucnn.summary.summary(model).rows[0].parameters == 2
 
 
 def test_weights_that_training_leaves_alone_may_be_used_in_one_place():

@@ -358,8 +358,8 @@ OTHERS |= {
     ),
     "a layer that runs three times in a user's keeps one gradient": (
         "layers/own.py",
-        "called.count(layer) > 1]",
-        "called.count(layer) > 3]",
+        "counts[id(layer)] > 1]",
+        "counts[id(layer)] > 3]",
         SHARED,
         "calls_several_times",
     ),
