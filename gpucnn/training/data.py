@@ -5,8 +5,11 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 
@@ -110,7 +113,7 @@ class Streamed(Resident):
         self._free = [np.zeros(shape, backend.dtype) for _ in range(2)]
         self._coming: deque[np.ndarray] = deque()
         self._ahead: deque[tuple[np.ndarray, np.ndarray, Future]] = deque()
-        self._reader = ThreadPoolExecutor(1, "gpucnn-reader")
+        self._reader = _Reader()
         self._first = 0  # the number of the first image that is here
 
     def places(self, indices: np.ndarray) -> np.ndarray:
@@ -147,7 +150,7 @@ class Streamed(Resident):
 
     def close(self) -> None:
         self._forget()
-        self._reader.shutdown()
+        self._reader.close()
 
     def _read_ahead(self) -> None:
         while self._free and self._coming:
@@ -163,6 +166,39 @@ class Streamed(Resident):
             if not reading.cancel():
                 reading.exception()
             self._free.append(buffer)
+
+
+class _Reader:
+    """A thread that calls functions, one after the other.
+
+    One of concurrent.futures takes nothing more once the main thread has ended, while another thread may train on.
+    """
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue = SimpleQueue()
+        self._end = finalize(self, self._calls.put, None)
+        self._thread = Thread(target=_call_all, args=(self._calls,), name="gpucnn-reader", daemon=True)
+        self._thread.start()
+
+    def submit(self, function: Callable, *arguments: Any) -> Future:
+        future: Future = Future()
+        self._calls.put((future, function, arguments))
+        return future
+
+    def close(self) -> None:
+        self._end()
+        self._thread.join()
+
+
+def _call_all(calls: SimpleQueue) -> None:
+    while call := calls.get():
+        future, function, arguments = call
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(function(*arguments))
+            except BaseException as error:
+                future.set_exception(error)
+        del call, future, function, arguments  # nothing is kept while it waits
 
 
 class Fed(Resident):

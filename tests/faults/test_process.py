@@ -171,3 +171,31 @@ print(json.dumps([alone, found]))
     )
     alone, found = finish(start(code, NUMBA_NUM_THREADS="2"), timeout=120)
     assert found == [alone] * 5
+
+
+def test_a_thread_trains_on_when_the_main_thread_has_ended(tmp_path):
+    """As in a script whose last line starts it; images stay in their file."""
+    code = f"""
+import threading
+import gpucnn
+
+def train():
+    threading.main_thread().join()
+    from tests.training import small
+    import json, numpy as np
+    images, labels = small.data()
+    np.save({str(tmp_path / "images.npy")!r}, images)
+    np.save({str(tmp_path / "labels.npy")!r}, labels)
+    data, _ = gpucnn.data.load({str(tmp_path)!r})
+    assert type(data.images).__name__ == "Mapped"
+    hashes = []
+    for chosen in (data.images, np.asarray(data.images)):
+        trainer = small.trainer({str(tmp_path)!r} + f"/{{len(hashes)}}")
+        trainer.fit(chosen, data.labels, 2, validation=0.2)
+        hashes.append(trainer.model.weights_sha256())
+    print(json.dumps(hashes))
+
+threading.Thread(target=train).start()
+"""
+    streamed, resident = finish(start(code))
+    assert streamed == resident
