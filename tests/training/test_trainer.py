@@ -23,7 +23,7 @@ from gpucnn.losses import BinaryCrossEntropy, Huber, SoftmaxCrossEntropy
 from gpucnn.models import Model
 from gpucnn.optimizers import SGD, Adam
 from gpucnn.schedules import Constant
-from gpucnn.training import Bar, Callback, Lines, Quiet, Trainer, load_run
+from gpucnn.training import Bar, Callback, Lines, Quiet, Trainer, load_run, loop, steps
 from tests.processes import PACKAGE
 from tests.training import small
 
@@ -273,6 +273,13 @@ def test_the_first_bad_step_is_named_and_the_last_good_checkpoint_stays(tmp_path
     run = load_run(tmp_path, build(8))
     assert all(np.isfinite(value).all() for value in run.model.state_dict().values())
     assert len(run.history) == 2
+
+
+def test_a_clock_that_a_test_has_stopped(monkeypatch, capsys):
+    for module in (loop, steps):
+        monkeypatch.setattr(module, "perf_counter", lambda: 0.0)
+    history = small.trainer(progress=Lines()).fit(X, Y, 2)
+    assert history["seconds"] == [0, 0] and "epoch 2/2" in capsys.readouterr().err
 
 
 def test_a_diverging_run_stops():
