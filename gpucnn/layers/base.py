@@ -399,7 +399,7 @@ class Layer(Recordable):
         if x.shape[1:] != self.input_shape:
             raise ShapeError(f"{label(self)} was built for images of shape {self.input_shape}, not {x.shape[1:]}")
 
-    def _settings(self, kinds: tuple[type, ...] = (bool, int, float, str, tuple, list)) -> dict[str, Any]:
+    def _settings(self, kinds: type | tuple[type, ...] = (bool, int, float, str, tuple, list)) -> dict[str, Any]:
         own = ((name, value) for name, value in vars(self).items() if name not in _OWN and name[0] != "_")
         plain = ((name, value.item() if isinstance(value, np.generic) else value) for name, value in own)
         return {name: value for name, value in plain if isinstance(value, kinds)}

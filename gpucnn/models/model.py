@@ -7,6 +7,8 @@ import math
 import re
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
+from enum import Enum
 from itertools import accumulate
 from typing import Any
 
@@ -32,7 +34,7 @@ from gpucnn.models.naming import check_pattern, matches
 from gpucnn.models.plans import Plans, softmax, values
 from gpucnn.models.weights import Weights
 from gpucnn.optimizers import Piece
-from gpucnn.recordable import Recordable
+from gpucnn.recordable import Recordable, is_ours
 
 # Every parameter starts at a multiple of 16 floats, 64 bytes, so that kernels may load vectors from its start. The gaps
 # stay zero because their gradient is zero.
@@ -85,9 +87,7 @@ class Model(Recordable):
             self.output_shape = layer.connect(self.input_shape)
         except ShapeError as error:
             raise ShapeError(f"{error}{_channels_first(self.input_shape)}") from None
-        # As built: both may change later (changed_settings). Where a function or an object lies differs from process to
-        # process.
-        self.structure = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(layer))
+        self.structure = _structure(layer)  # as built: settings may change later (changed_settings)
         self.mode = Mode()
         self.parameters: list[Parameter] = []
         self.running: list[Statistic] = []
@@ -582,6 +582,32 @@ class Model(Recordable):
         for value in self.state_dict().values():
             digest.update(value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes())
         return digest.hexdigest()
+
+
+def _structure(layer: Layer) -> str:
+    """The layers with their settings as text. With a layer of the user's among them, whose repr need not say what is
+    in it, each by itself.
+    """
+    text = repr(layer)
+    if not all(map(is_ours, layer.walk())):
+        settings = [(part, part._settings(object).items()) for part in layer.walk()]
+        calls = [
+            (part.name, check.call(type(part).__name__, {name: value for name, value in own if _says(value)}))
+            for part, own in settings
+        ]
+        text = ", ".join(f"{name} {call}".strip() for name, call in calls)
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)  # where a function or an object lies differs from process to process
+
+
+def _says(value: Any) -> bool:
+    """Whether a layer's attribute is a setting: numbers, text, a member of an enum, or a dataclass of them."""
+    if isinstance(value, Layer):
+        return False
+    if isinstance(value, (tuple, list)):
+        return not any(isinstance(entry, Layer) for entry in value)
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _says(entry) for key, entry in value.items())
+    return isinstance(value, (bool, int, float, str, Enum)) or is_dataclass(value)
 
 
 def _storable(arguments: Any) -> dict[str, Any]:

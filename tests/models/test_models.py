@@ -3,6 +3,8 @@
 import copy
 import hashlib
 import json
+from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import gpucnn
 from gpucnn import arithmetic
 from gpucnn.backends import get_backend
 from gpucnn.errors import CheckpointError, ConfigurationError, DataError, DTypeError, GpucnnError, ShapeError
-from gpucnn.layers import BatchNorm, Conv2d, Dense, Dropout, Flatten, Layer, Sequential
+from gpucnn.layers import BatchNorm, Conv2d, Dense, Dropout, Flatten, Layer, ReLU, Sequential, Tanh
 from gpucnn.models import Model, build_model, lenet5, resnet20, vgg_small
 from gpucnn.models.files import describe, write_tensors
 from tests.models.nets import OF_IMAGES
@@ -451,6 +453,56 @@ def test_functions_and_objects_in_a_layers_settings_are_the_same_in_another_proc
     assert gpucnn.load(tmp_path / "m", other).weights_sha256() == model.weights_sha256()
     with pytest.raises(CheckpointError, match="another model"):
         gpucnn.load(tmp_path / "m", Model(Sequential(Applied(abs), Dense(3)), (3,)))
+
+
+class Around(Layer):
+    """Layers in another's attribute, list or dictionary, and a setting of any kind."""
+
+    def __init__(self, inner, setting=1):
+        self.inner, self.setting = inner, setting
+
+    def build(self, shape):
+        for _, child in self.children():
+            child.connect(shape)
+        return shape
+
+    def __repr__(self):
+        return "Around"
+
+
+class Scaling(Sequential):
+    def __init__(self, factor):
+        super().__init__(Dense(3))
+        self.factor = factor
+
+
+@dataclass
+class Configured:
+    factor: float
+
+
+class Kind(Enum):
+    A, B = 1, 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Around(Dropout(0.1)), Around(Dropout(0.2))),
+        (Around([ReLU()]), Around([Tanh()])),
+        (Around({"a": Dense(3, activation="relu")}), Around({"a": Dense(3, activation="tanh")})),
+        (Around(ReLU(), Kind.A), Around(ReLU(), Kind.B)),
+        (Around(ReLU(), Configured(0.1)), Around(ReLU(), Configured(0.2))),
+        (Around(ReLU(), {"factor": 0.1}), Around(ReLU(), {"factor": 0.2})),
+        (Scaling(0.1), Scaling(0.2)),
+    ],
+)
+def test_what_is_in_a_layer_of_the_users_is_part_of_the_structure(one, other, tmp_path):
+    model = Model(Sequential(one, Dense(3)), (3,)).initialize(0)
+    gpucnn.save(model, tmp_path / "m")
+    with pytest.raises(CheckpointError, match="another model: its structure has"):
+        gpucnn.load(tmp_path / "m", Model(Sequential(other, Dense(3)), (3,)))
+    gpucnn.load(tmp_path / "m", Model(Sequential(copy.deepcopy(one), Dense(3)), (3,)))
 
 
 def test_settings_named_like_the_models_own_are_part_of_the_structure(tmp_path):
