@@ -1,6 +1,7 @@
 """What decides a training's bits, as checkpoints, run folders and other processes compare it."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -42,12 +43,20 @@ def settings_of(trainer: Trainer, epochs: int, images, labels: np.ndarray) -> di
     if getattr(trainer.loss, "class_weights", None) == "balanced":
         settings["balanced"] = True  # the loss's settings say which weights came of it
     if trainer.augment:
-        settings["augment"] = getattr(trainer.augment, "__qualname__", type(trainer.augment).__qualname__)
+        settings["augment"] = _augmentation(trainer.augment)
     if trainer.model.frozen:
         settings["frozen"] = trainer.model.frozen
     if trainer.schedule.uses_steps and trainer.history.epochs:
         settings["first_epoch"] = len(trainer.history) + 1
     return {name: _as_kept(f"the trainer's {name}", value) for name, value in settings.items()}
+
+
+def _augmentation(augment: Callable) -> dict[str, Any]:
+    """Its name, and the numbers and text that an object, or functools.partial, was made with."""
+    own = {**getattr(augment, "keywords", {}), **getattr(augment, "__dict__", {})}
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in own.items()}
+    kept = {name: value for name, value in plain.items() if name[0] != "_" and isinstance(value, PLAIN)}
+    return {"name": getattr(augment, "__qualname__", type(augment).__qualname__), **kept}
 
 
 def _as_kept(name: str, value: Any) -> Any:

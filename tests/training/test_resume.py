@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +209,26 @@ class Raised(WarmUp):
     def __init__(self, factor):
         super().__init__(2)
         self.factor = factor
+
+
+def lighter(images, rng, by):
+    return images.like(images.data * np.float32(by))
+
+
+class Lighter:
+    def __init__(self, by):
+        self.by, self.table, self._last = by, np.ones(2), None
+
+    def __call__(self, images, rng):
+        return lighter(images, rng, self.by)
+
+
+@pytest.mark.parametrize("kind", [Lighter, lambda by: partial(lighter, by=by)])
+def test_the_settings_of_an_augmentation_are_compared(kind, tmp_path):
+    small.trainer(tmp_path, augment=kind(np.float32(0.5))).fit(X, Y, 1)
+    with pytest.raises(CheckpointError, match="augment's by was 0.5 there and is 0.25 now"):
+        small.trainer(tmp_path, augment=kind(0.25)).fit(X, Y, 1, resume=True)
+    small.trainer(tmp_path, augment=kind(0.5)).fit(X, Y, 1, resume=True)
 
 
 @pytest.mark.parametrize(("part", "kind", "name"), [("loss", Weighted, "weight"), ("schedule", Raised, "factor")])
