@@ -85,6 +85,10 @@ class Recordable(Checked):
     # recordings.
     live: tuple[str, ...] = ()
 
+    def _is_open(self) -> bool:
+        """Whether nothing that it reads may change unseen."""
+        return True
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self._fixed and name in vars(self):
             kind = type(self).__name__
@@ -110,7 +114,7 @@ def is_ours(part: Any) -> bool:
 
 def is_recordable(part: Recordable) -> bool:
     """Whether `part` is declared recordable and no subclass overrides what runs in a step."""
-    return declaration(part, "recordable") is True
+    return declaration(part, "recordable") is True and part._is_open()
 
 
 def runs_live(part: Recordable) -> bool:
