@@ -85,8 +85,8 @@ class Recordable(Checked):
     # recordings.
     live: tuple[str, ...] = ()
 
-    def _is_open(self) -> bool:
-        """Whether nothing that it reads may change unseen."""
+    def _changes_are_noticed(self) -> bool:
+        """Whether all that it reads changes through its attributes alone."""
         return True
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -114,7 +114,7 @@ def is_ours(part: Any) -> bool:
 
 def is_recordable(part: Recordable) -> bool:
     """Whether `part` is declared recordable and no subclass overrides what runs in a step."""
-    return declaration(part, "recordable") is True and part._is_open()
+    return declaration(part, "recordable") is True and part._changes_are_noticed()
 
 
 def runs_live(part: Recordable) -> bool:

@@ -376,9 +376,9 @@ class Layer(Recordable):
             raise
         return self.output_shape
 
-    def _is_open(self) -> bool:
-        """A user's layer may have its numbers in a list, a dictionary or an object, which nobody hears change."""
-        return is_ours(self) or all(_is_open(value) for name, value in vars(self).items() if name != "_spares")
+    def _changes_are_noticed(self) -> bool:
+        """Not where a user's layer has its numbers in a list, a dictionary or an object."""
+        return is_ours(self) or all(_is_noticed(value) for name, value in vars(self).items() if name != "_spares")
 
     def _refuse_hidden_parameters(self) -> None:
         """Raises ConfigurationError for parameters where nobody looks for them."""
@@ -451,11 +451,11 @@ def image_mask(x: Batch):
     return (x.backend.xp.arange(blocks * lanes) < x.images).reshape(blocks, *(1 for _ in inner), lanes)
 
 
-def _is_open(value: Any) -> bool:
-    """Whether what an attribute holds stays as it is until the attribute is set, or is a layer or an array."""
+def _is_noticed(value: Any) -> bool:
+    """Whether what an attribute holds changes only where the attribute is set, or is a layer or an array."""
     if isinstance(value, (tuple, list, dict)):
         entries = value.values() if isinstance(value, dict) else value
-        known = _is_open if isinstance(value, tuple) else lambda entry: isinstance(entry, Layer)
+        known = _is_noticed if isinstance(value, tuple) else lambda entry: isinstance(entry, Layer)
         return all(map(known, entries))
     if isinstance(value, (Layer, Enum, type)):
         return True

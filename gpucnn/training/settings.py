@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,10 @@ def settings_of(trainer: Trainer, epochs: int, images, labels: np.ndarray) -> di
 
 def _augmentation(augment: Callable) -> dict[str, Any]:
     """Its name, and the numbers and text that an object, or functools.partial, was made with."""
-    own = {**getattr(augment, "keywords", {}), **getattr(augment, "__dict__", {})}
+    own = dict(getattr(augment, "__dict__", {}))
+    if isinstance(augment, partial):
+        own |= {f"argument {number}": value for number, value in enumerate(augment.args, 1)} | augment.keywords
+        augment = augment.func
     plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in own.items()}
     kept = {name: value for name, value in plain.items() if name[0] != "_" and isinstance(value, PLAIN)}
     return {"name": getattr(augment, "__qualname__", type(augment).__qualname__), **kept}

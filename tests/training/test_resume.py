@@ -231,6 +231,19 @@ def test_the_settings_of_an_augmentation_are_compared(kind, tmp_path):
     small.trainer(tmp_path, augment=kind(0.5)).fit(X, Y, 1, resume=True)
 
 
+def test_what_an_augmentation_is_a_partial_of_is_compared(tmp_path):
+    def scaled(by, images, rng):
+        return lighter(images, rng, by)
+
+    small.trainer(tmp_path, augment=partial(scaled, 0.5)).fit(X, Y, 1)
+    for other, difference in (
+        (partial(scaled, 0.25), "augment's argument 1 was 0.5 there"),
+        (partial(lighter, by=0.5), "augment was .*scaled there and is lighter now"),
+    ):
+        with pytest.raises(CheckpointError, match=difference):
+            small.trainer(tmp_path, augment=other).fit(X, Y, 1, resume=True)
+
+
 @pytest.mark.parametrize(("part", "kind", "name"), [("loss", Weighted, "weight"), ("schedule", Raised, "factor")])
 def test_settings_that_a_class_adds_to_one_of_ours_are_compared(part, kind, name, tmp_path):
     small.trainer(tmp_path, **{part: kind(1.0)}).fit(X, Y, 1)
