@@ -1,6 +1,7 @@
 """Wrong input ends with exit code 2 and one sentence on stderr; nothing on stdout, no traceback."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -184,3 +185,18 @@ def test_training_that_diverges(cli, tmp_path):
         cli.refused("train", "--lr", "1e30", "--optimizer", "sgd", "--epochs", 2, "--run", tmp_path / "run")
     )
     assert "epoch 1, step" in message
+
+
+@pytest.mark.skipif(os.name == "nt", reason="devices of POSIX")
+def test_folders_that_are_no_run_folders(cli, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "best.safetensors").write_text("mine")
+    (tmp_path / "file").write_text("x")
+    short = ["train", "--epochs", "1", "--model", "mlp", "--hidden", "8"]
+    for folder in (tmp_path / "file", tmp_path / "file" / "x", tmp_path / ("x" * 300), mine, "/dev/null", "/proc"):
+        for command in (short, [*short, "--resume"], ["evaluate"]):
+            sentence(cli.refused(*command, "--run", folder))
+    for command in (["predict", tmp_path / "file"], ["export", tmp_path / "a.onnx"]):
+        sentence(cli.refused(*command, "--run", mine))
+    assert (mine / "best.safetensors").read_text() == "mine"

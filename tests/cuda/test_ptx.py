@@ -46,8 +46,11 @@ def test_small_networks_are_trained_as_by_the_specification(network):
     assert train_small(network, CudaBackend(PtxLauncher())) == train_small(network, get_backend("numpy", "exact"))
 
 
+# What g++ makes of the same sources trains all of them each time (test_fused.py).
 @pytest.mark.slow
-@pytest.mark.parametrize("network", ["residual", "odd windows", "dense"])
+@pytest.mark.parametrize(
+    "network", ["residual", *(pytest.param(n, marks=pytest.mark.long) for n in ("odd windows", "dense"))]
+)
 def test_fused_networks_are_trained_as_by_the_specification(network):
     backend = CudaBackend(PtxLauncher())
     specified = _trained(get_backend("numpy", "exact"), _model(network), 1)

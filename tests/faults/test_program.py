@@ -189,27 +189,6 @@ def test_nobody_listens_to_standard_error(tmp_path, stderr):
 
 
 @pytest.mark.slow
-def test_folders_that_are_no_run_folders(tmp_path):
-    (tmp_path / "file").write_text("x")
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "best.safetensors").write_text("mine")
-    for folder in (
-        tmp_path / "file",
-        tmp_path / "file" / "x",
-        tmp_path / ("x" * 300),
-        tmp_path / "mine",
-        "/dev/null",
-        "/proc",
-    ):
-        for more in ([], ["--resume"]):
-            one_sentence(run(*SHORT, "--run", folder, *more))
-        one_sentence(run("evaluate", "--run", folder))
-    for command in (["predict", tmp_path / "file"], ["export", tmp_path / "a.onnx"]):
-        one_sentence(run(*command, "--run", tmp_path / "mine"))
-    assert (tmp_path / "mine" / "best.safetensors").read_text() == "mine"
-
-
-@pytest.mark.slow
 def test_a_best_file_that_is_a_folder(tmp_path):
     result = run(*SHORT, "--validation", "0.2", "--run", tmp_path / "run")
     assert result.returncode == 0, result.stderr
