@@ -52,15 +52,22 @@ def one_chance() -> Iterator[None]:
 
 @contextlib.contextmanager
 def terminated() -> Iterator[None]:
-    """Within it SIGTERM raises SystemExit, for a process that has to end those that it started."""
+    """Within it SIGTERM, and SIGHUP unless it is ignored as under nohup, raise SystemExit, for a process that has to
+    end those that it started.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has one
+    before = {number: signal.getsignal(number) for number in numbers}
+    heeded = [number for number in numbers if number == signal.SIGTERM or before[number] != signal.SIG_IGN]
+    for number in heeded:
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in heeded:
+            signal.signal(number, before[number])
 
 
 def no_more() -> None:

@@ -90,6 +90,28 @@ with interrupts.one_chance():
     assert not stdout
 
 
+@pytest.mark.parametrize(("by", "ignored", "code"), [("TERM", "", 143), ("HUP", "", 129), ("HUP", "HUP", 0)])
+def test_what_ends_a_process_that_has_started_others(by, ignored, code):
+    """A terminal that closes too, unless nohup said otherwise: it has to end them."""
+    program = f"""
+import signal
+from gpucnn import interrupts
+
+if "{ignored}":
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+before = signal.getsignal(signal.SIG{by})
+try:
+    with interrupts.terminated():
+        signal.raise_signal(signal.SIG{by})
+finally:
+    print("ended the others", signal.getsignal(signal.SIG{by}) == before)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "ended the others True\n", "")
+
+
 @pytest.mark.parametrize(
     "again", [0, pytest.param(0.05, marks=pytest.mark.slow), pytest.param(0.001, marks=pytest.mark.long)]
 )
