@@ -1,9 +1,12 @@
 """User code that runs during training: `Trainer(model, callbacks=[...])`."""
 
-from inspect import isfunction, signature
+from inspect import isasyncgenfunction, iscoroutinefunction, isfunction, isgeneratorfunction, signature
 from typing import Any
 
 from gpucnn.errors import ConfigurationError
+
+# Whether a call of a function runs none of its lines.
+_WAITING = iscoroutinefunction, isgeneratorfunction, isasyncgenfunction
 
 
 class Callback:
@@ -23,6 +26,10 @@ class Callback:
             if name.startswith("on_") and name not in moments:
                 raise ConfigurationError(
                     f"{cls.__name__} has a method {name}, which nothing calls; use one of {', '.join(moments)}"
+                )
+            if name in moments and any(waits(method) for waits in _WAITING):
+                raise ConfigurationError(
+                    f"{cls.__name__}'s {name} is a generator or async, whose lines no call runs; write a plain function"
                 )
             if name in moments and isfunction(method):
                 given = moments[name].parameters

@@ -18,6 +18,20 @@ def test_a_method_that_nothing_calls_is_refused():
         type("Keras", (Callback,), {"on_batch_end": lambda self, batch, logs: None})
 
 
+async def later(self, trainer, record):
+    raise AssertionError
+
+
+def bit_by_bit(self, trainer, record):
+    yield
+
+
+@pytest.mark.parametrize("method", [later, bit_by_bit])
+def test_a_method_whose_call_runs_nothing_is_refused(method):
+    with pytest.raises(ConfigurationError, match="Late's on_epoch_end is a generator or async, .*; write a plain"):
+        type("Late", (Callback,), {"on_epoch_end": method})
+
+
 @pytest.mark.parametrize("method", [lambda self, trainer: None, lambda self, trainer, record, more: None])
 def test_other_arguments_are_refused_before_training(method):
     with pytest.raises(
