@@ -11,6 +11,7 @@ while it does, run.lock lies there too.
 """
 
 import contextlib
+import copy
 import hashlib
 import json
 from collections.abc import Iterator
@@ -112,6 +113,7 @@ class RunFolder:
         self.path = path
         self.checkpoint = path / CHECKPOINT
         self.best = path / BEST
+        self._encoded: list[tuple[dict, bytes]] = []  # epochs and their lines of metrics.jsonl
 
     def refuse_if_used(self) -> None:
         """Raises ConfigurationError if a checkpoint is there that a new run would overwrite."""
@@ -127,7 +129,17 @@ class RunFolder:
 
     def write_metrics(self, history: History) -> None:
         """Write metrics.jsonl whole."""
-        write_file(self.path / METRICS, _lines(history))
+        write_file(self.path / METRICS, self._lines(history))
+
+    def _lines(self, history: History) -> bytes:
+        """metrics.jsonl. Each epoch is encoded once: of a thousand short ones, all of them each time took longer than
+        training.
+        """
+        known = self._encoded
+        for number, epoch in enumerate(history.epochs):
+            if number == len(known) or known[number][0] != epoch:  # a callback may have changed an earlier one
+                known[number : number + 1] = [(copy.deepcopy(epoch), (json.dumps(epoch) + "\n").encode())]
+        return b"".join(line for _, line in known[: len(history)])
 
     def write_curves(self, history: History) -> None:
         """Draw curves.png."""
@@ -176,7 +188,7 @@ class RunFolder:
 
     def write_checkpoint(self, state: dict[str, np.ndarray], about: dict, history: History) -> None:
         """Write what `host_state` gave. `write_metrics` of the same history comes before."""
-        metrics = hashlib.sha256(_lines(history)).hexdigest()
+        metrics = hashlib.sha256(self._lines(history)).hexdigest()
         about = {**about, "epoch": len(history), "step": history.last["step"], "metrics_sha256": metrics}
         write_tensors(self.checkpoint, state, about)
 
@@ -315,10 +327,6 @@ def _read_history(folder: Path, about: dict) -> tuple[dict, History]:
     config, history = read_config(folder), _read_metrics(folder, about)
     history.smaller |= set(config.get("smaller_is_better", []))
     return config, history
-
-
-def _lines(history: History) -> bytes:
-    return "".join(json.dumps(epoch) + "\n" for epoch in history.epochs).encode()
 
 
 def _read_metrics(folder: Path, about: dict) -> History:

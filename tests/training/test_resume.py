@@ -231,6 +231,18 @@ def test_the_settings_of_an_augmentation_are_compared(kind, tmp_path):
     small.trainer(tmp_path, augment=kind(0.5)).fit(X, Y, 1, resume=True)
 
 
+def test_what_a_callback_adds_to_an_earlier_epoch_is_kept(tmp_path):
+    class Late(Callback):
+        def on_epoch_end(self, trainer, record):
+            if record["epoch"] > 1:
+                trainer.history.epochs[0].setdefault("epochs", []).append(record["epoch"])
+
+    small.trainer(tmp_path, callbacks=[Late()]).fit(X, Y, 3)
+    trainer = small.trainer(tmp_path)
+    trainer.fit(X, Y, 3, resume=True)
+    assert trainer.history.epochs[0]["epochs"] == [2, 3] and "epochs" not in trainer.history.last
+
+
 def test_what_an_augmentation_is_a_partial_of_is_compared(tmp_path):
     def scaled(by, images, rng):
         return lighter(images, rng, by)
