@@ -12,7 +12,7 @@ import numpy as np
 from gpucnn.recordable import OUTSIDE_A_STEP
 
 # Whose code stays as it is.
-FIXED = ("builtins", "cupy", "gpucnn", "math", "numpy")
+_FIXED = ("builtins", "cupy", "gpucnn", "math", "numpy")
 _PLAIN = (bool, int, float, str, bytes, type(None), np.generic)
 _CODE = (type, FunctionType, BuiltinFunctionType, np.ufunc, type(np.sum))
 _EMPTY = CellType()
@@ -90,7 +90,7 @@ def _is_fixed(thing: Any) -> bool:
         where = None if thing.__closure__ else thing.__globals__.get("__name__")
     else:
         where = thing.__name__ if isinstance(thing, ModuleType) else thing.__module__
-    return where is not None and where.partition(".")[0] in FIXED
+    return where is not None and where.partition(".")[0] in _FIXED
 
 
 @functools.cache
@@ -99,7 +99,7 @@ def _reaches_out(code: CodeType) -> bool:
     inside = any(_reaches_out(const) for const in code.co_consts if isinstance(const, CodeType))
     steps = [(step.opname, str(step.argval)) for step in dis.get_instructions(code)]
     return inside or any(
-        (name == "IMPORT_NAME" and read.partition(".")[0] not in FIXED)
+        (name == "IMPORT_NAME" and read.partition(".")[0] not in _FIXED)
         or (name in ("LOAD_GLOBAL", "LOAD_NAME") and read in ("eval", "exec", "globals", "locals", "vars"))
         for name, read in steps
     )

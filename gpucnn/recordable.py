@@ -85,10 +85,6 @@ class Recordable(Checked):
     # recordings.
     live: tuple[str, ...] = ()
 
-    def _changes_are_noticed(self) -> bool:
-        """Whether all that it reads changes through its attributes alone."""
-        return True
-
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self._fixed and name in vars(self):
             kind = type(self).__name__
@@ -114,7 +110,7 @@ def is_ours(part: Any) -> bool:
 
 def is_recordable(part: Recordable) -> bool:
     """Whether `part` is declared recordable and no subclass overrides what runs in a step."""
-    return declaration(part, "recordable") is True and part._changes_are_noticed()
+    return declaration(part, "recordable") is True
 
 
 def runs_live(part: Recordable) -> bool:

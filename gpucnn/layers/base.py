@@ -26,7 +26,6 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Iterator
-from enum import Enum
 from itertools import pairwise
 from threading import local
 from typing import Any, Self
@@ -39,8 +38,7 @@ from gpucnn.errors import ConfigurationError, DTypeError, GpucnnError, ShapeErro
 from gpucnn.geometry import Field
 from gpucnn.initializers import check_initializer
 from gpucnn.layers.own import checked, label, notice_call
-from gpucnn.own_code import FIXED
-from gpucnn.recordable import Recordable, attributes, declaration, is_ours, notice_change
+from gpucnn.recordable import Recordable, attributes, declaration, notice_change
 
 Backward = Callable[[Batch], Batch | None]
 Shape = tuple[int, ...]
@@ -376,10 +374,6 @@ class Layer(Recordable):
             raise
         return self.output_shape
 
-    def _changes_are_noticed(self) -> bool:
-        """Not where a user's layer has its numbers in a list, a dictionary or an object."""
-        return is_ours(self) or all(_is_noticed(value) for name, value in vars(self).items() if name != "_spares")
-
     def _refuse_hidden_parameters(self) -> None:
         """Raises ConfigurationError for parameters where nobody looks for them."""
         own = set(map(id, vars(self).values()))
@@ -449,17 +443,6 @@ def image_mask(x: Batch):
     """True where a lane holds an image, False where it only fills up the last block: (block, 1, ..., 1, lane)."""
     blocks, *inner, lanes = x.data.shape
     return (x.backend.xp.arange(blocks * lanes) < x.images).reshape(blocks, *(1 for _ in inner), lanes)
-
-
-def _is_noticed(value: Any) -> bool:
-    """Whether what an attribute holds changes only where the attribute is set, or is a layer or an array."""
-    if isinstance(value, (tuple, list, dict)):
-        entries = value.values() if isinstance(value, dict) else value
-        known = _is_noticed if isinstance(value, tuple) else lambda entry: isinstance(entry, Layer)
-        return all(map(known, entries))
-    if isinstance(value, (Layer, Enum, type)):
-        return True
-    return not isinstance(value, set) and type(value).__module__.partition(".")[0] in FIXED
 
 
 def _found_in(name: str, value: Any, kind: type) -> Iterator[tuple[str, Any]]:

@@ -3,7 +3,6 @@
 import functools
 import os
 import pickle
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -470,57 +469,3 @@ def test_a_setting_that_no_checkpoint_can_hold_is_named(tmp_path):
     it.fit(*small.data(), 2)  # each epoch is kept
     with pytest.raises(GpucnnError, match="_Arrays.mean is an ndarray, which no checkpoint can hold"):
         it.fit(*small.data(), 1)
-
-
-class _Slanted(Layer):
-    """Declared, with its slope in what `held` gives for it."""
-
-    recordable = True
-
-    def __init__(self, held, read):
-        self.held, self._read = held, read
-
-    def __call__(self, x):
-        backend, slope = x.backend, self._read(self.held)
-        y = backend.elementwise("leaky_relu", x, slope)
-        return y, lambda dy: backend.elementwise_gradient("leaky_relu", dy, x, slope)
-
-
-class _Steeper(Callback):
-    def __init__(self, change):
-        self.change = change
-
-    def on_epoch_begin(self, trainer, epoch):
-        if epoch == 3:
-            self.change(trainer.model.layer.layers[1].held)
-
-
-@pytest.mark.parametrize(
-    ("hold", "read", "change"),
-    [
-        (lambda: [0.1], lambda held: held[0], lambda held: held.append(held.pop() + 0.8)),
-        (lambda: ({"slope": 0.1},), lambda held: held[0]["slope"], lambda held: held[0].update(slope=0.9)),
-        (lambda: SimpleNamespace(slope=0.1), lambda held: held.slope, lambda held: setattr(held, "slope", 0.9)),
-        (
-            lambda: functools.partial(dict, slope=0.1),
-            lambda held: held()["slope"],
-            lambda held: held.keywords.update(slope=0.9),
-        ),
-    ],
-    ids=["list", "dictionary in a tuple", "object", "partial"],
-)
-def test_a_declared_layer_whose_numbers_may_change_unseen(hold, read, change):
-    found = []
-    for backend in ("numpy", "numba"):
-        model = Model(Sequential(Conv2d(4, 3), _Slanted(hold(), read), Flatten(), Dense(3)), (1, 8, 8))
-        one = small.trainer(model=model, backend=backend, callbacks=[_Steeper(change)], schedule=Constant())
-        one.fit(*small.data(), 4)
-        before = model.predict(small.data()[0])
-        change(model.layer.layers[1].held)
-        found.append((model.weights_sha256(), before.tobytes(), model.predict(small.data()[0]).tobytes()))
-    assert found[0] == found[1]
-
-
-def test_a_declared_layer_that_holds_layers_arrays_and_numbers_is_recorded():
-    layer = _Slanted((0.1, "x", np.ones(2), [Dense(3)], {"a": Dense(3)}), lambda held: held[0])
-    assert is_recordable(layer)
