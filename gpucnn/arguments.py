@@ -78,7 +78,7 @@ def refuse_attribute(owner: Any, name: str, instead: str) -> None:
 
 def refuse_frozen(cls: type) -> None:
     """Raises ConfigurationError for a class of the user's whose attributes its model or trainer could not write."""
-    if getattr(getattr(cls, "__dataclass_params__", None), "frozen", False):
+    if getattr(vars(cls).get("__dataclass_params__"), "frozen", False):
         raise ConfigurationError(
             f"{cls.__name__} is a frozen dataclass, which no model or trainer can write to; leave out frozen=True"
         )

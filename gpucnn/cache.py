@@ -13,7 +13,7 @@ from pathlib import Path
 from shlex import quote
 
 from gpucnn.errors import BackendError, ConfigurationError
-from gpucnn.storage import open_regular, unwritable, write_file
+from gpucnn.storage import make_folder, open_regular, unwritable, write_file
 
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -37,7 +37,7 @@ def folder(kind: str) -> Path:
 
 def make() -> None:
     """Make the cache's folder if it is not there, for others to read at most: no umask may be set. Raises OSError."""
-    folder("").mkdir(parents=True, exist_ok=True, mode=0o755)
+    make_folder(folder(""), 0o755)
 
 
 def refusal() -> str | None:

@@ -37,7 +37,7 @@ def one_chance() -> Iterator[None]:
         raise KeyboardInterrupt
 
     def dropped(unraisable):
-        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
             _leave()
         report(unraisable)
 
@@ -47,7 +47,8 @@ def one_chance() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-        sys.unraisablehook = report
+        if sys.unraisablehook is dropped:
+            sys.unraisablehook = report
 
 
 @contextlib.contextmanager
@@ -60,14 +61,20 @@ def terminated() -> Iterator[None]:
         return
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has one
     before = {number: signal.getsignal(number) for number in numbers}
-    heeded = [number for number in numbers if number == signal.SIGTERM or before[number] != signal.SIG_IGN]
+    heeded = [n for n in numbers if before[n] != signal.SIG_IGN or n == signal.SIGTERM]
+
+    def end(number, _):
+        for other in heeded:
+            signal.signal(other, signal.SIG_IGN)  # a terminal that closes may send several
+        sys.exit(128 + number)
+
     for number in heeded:
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+        signal.signal(number, end)
     try:
         yield
     finally:
         for number in heeded:
-            signal.signal(number, before[number])
+            signal.signal(number, before[number] or signal.SIG_DFL)
 
 
 def no_more() -> None:

@@ -148,10 +148,12 @@ def finish_part(part: Path, place: Path) -> None:
     _flush_folder(place.parent)
 
 
-def make_folder(path: Path) -> None:
-    """Make the folder and those above it that are missing. Raises OSError."""
+def make_folder(path: Path, mode: int = 0o777) -> None:
+    """Make the folder and those above it that are missing, each with `mode`. Raises OSError."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        for missing in reversed([above for above in path.parents if not above.exists()]):
+            missing.mkdir(mode, exist_ok=True)
+        path.mkdir(mode, exist_ok=True)
     except FileExistsError as error:  # also of a link to a disk that is not there
         link = next((one for one in (path, *path.parents) if one.is_symlink() and not one.exists()), None)
         if link is None:

@@ -430,3 +430,5 @@ def test_a_frozen_dataclass_is_refused_where_a_model_or_trainer_writes_to_it(bas
     own = dataclasses.make_dataclass("Own", [("k", float, 1.0)], bases=(base,), frozen=True)
     with pytest.raises(ConfigurationError, match="Own is a frozen dataclass, .*; leave out frozen=True"):
         own()
+    mixin = dataclasses.make_dataclass("Mixin", [("k", float, 1.0)], frozen=True)
+    assert type("Own", (base, mixin), {"__init__": lambda self: None})().k == 1.0

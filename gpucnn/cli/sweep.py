@@ -77,8 +77,9 @@ def sweep(
         note(f"gpucnn: continue with: gpucnn sweep --study {quote(str(made.path))}")
         raise
     results = rows(made)
-    if left := made.plan.size() - len(results):
-        note(f"{left} trainings have not ended, with other workers; the same command lists all later")
+    if not any(codes) and (left := made.plan.size() - len(results)):
+        have = "trainings have" if left > 1 else "training has"
+        note(f"{left} {have} not ended, with other workers; the same command lists all later")
     picture = made.path / "sweep.png"
     _print(results, made.path, json)
     draw(results, picture)  # last: the disk may be full

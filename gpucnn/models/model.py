@@ -586,28 +586,28 @@ class Model(Recordable):
 
 def _structure(layer: Layer) -> str:
     """The layers with their settings as text. With a layer of the user's among them, whose repr need not say what is
-    in it, each by itself.
+    in it, also each by itself.
     """
     text = repr(layer)
     if not all(map(is_ours, layer.walk())):
-        settings = [(part, part._settings(object).items()) for part in layer.walk()]
-        calls = [
-            (part.name, check.call(type(part).__name__, {name: value for name, value in own if _says(value)}))
-            for part, own in settings
-        ]
-        text = ", ".join(f"{name} {call}".strip() for name, call in calls)
+        for part in layer.walk():
+            told = {name: _told(value) for name, value in part._settings(object).items() if value is not None}
+            own = ", ".join(f"{name}={value}" for name, value in told.items() if value is not None)
+            text += "; " + f"{part.name} {type(part).__name__}({own})".lstrip()  # the whole has no name
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)  # where a function or an object lies differs from process to process
 
 
-def _says(value: Any) -> bool:
-    """Whether a layer's attribute is a setting: numbers, text, a member of an enum, or a dataclass of them."""
-    if isinstance(value, Layer):
-        return False
-    if isinstance(value, (tuple, list)):
-        return not any(isinstance(entry, Layer) for entry in value)
+def _told(value: Any) -> str | None:
+    """A layer's setting as text: numbers, text, members of enums, dataclasses, and those among what a list or a
+    dictionary holds. None for others.
+    """
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(filter(None, map(_told, value)))}]"
     if isinstance(value, dict):
-        return all(isinstance(key, str) and _says(entry) for key, entry in value.items())
-    return isinstance(value, (bool, int, float, str, Enum)) or is_dataclass(value)
+        entries = {repr(key): _told(entry) for key, entry in value.items()}
+        return f"{{{', '.join(f'{key}: {entry}' for key, entry in sorted(entries.items()) if entry is not None)}}}"
+    is_one = is_dataclass(value) and not isinstance(value, (type, Layer))
+    return repr(value) if value is None or is_one or isinstance(value, (bool, int, float, str, Enum)) else None
 
 
 def _storable(arguments: Any) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from typing import Any
 
 from gpucnn.errors import ConfigurationError
 
-# Whether a call of a function runs none of its lines.
-_WAITING = iscoroutinefunction, isgeneratorfunction, isasyncgenfunction
+# A call of such a function runs none of its lines.
+_LAZY = iscoroutinefunction, isgeneratorfunction, isasyncgenfunction
 
 
 class Callback:
@@ -27,7 +27,7 @@ class Callback:
                 raise ConfigurationError(
                     f"{cls.__name__} has a method {name}, which nothing calls; use one of {', '.join(moments)}"
                 )
-            if name in moments and any(waits(method) for waits in _WAITING):
+            if name in moments and any(is_lazy(method) for is_lazy in _LAZY):
                 raise ConfigurationError(
                     f"{cls.__name__}'s {name} is a generator or async, whose lines no call runs; write a plain function"
                 )

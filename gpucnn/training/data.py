@@ -181,6 +181,8 @@ class _Reader:
         self._thread.start()
 
     def submit(self, function: Callable, *arguments: Any) -> Future:
+        if not self._end.alive:
+            raise RuntimeError("the reader is closed")
         future: Future = Future()
         self._calls.put((future, function, arguments))
         return future

@@ -1,8 +1,9 @@
 """What decides a training's bits, as checkpoints, run folders and other processes compare it."""
 
 import json
-from collections.abc import Callable
 from functools import partial
+from inspect import isfunction, signature
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -52,15 +53,36 @@ def settings_of(trainer: Trainer, epochs: int, images, labels: np.ndarray) -> di
     return {name: _as_kept(f"the trainer's {name}", value) for name, value in settings.items()}
 
 
-def _augmentation(augment: Callable) -> dict[str, Any]:
-    """Its name, and the numbers and text that an object, or functools.partial, was made with."""
-    own = dict(getattr(augment, "__dict__", {}))
+def _augmentation(augment: Any) -> str:
+    """Its name; of an object, a method of it or a functools.partial, the call that made it, as far as numbers and text
+    tell. What an object merely keeps, such as a counter, is no setting.
+    """
     if isinstance(augment, partial):
-        own |= {f"argument {number}": value for number, value in enumerate(augment.args, 1)} | augment.keywords
-        augment = augment.func
-    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in own.items()}
-    kept = {name: value for name, value in plain.items() if name[0] != "_" and isinstance(value, PLAIN)}
-    return {"name": getattr(augment, "__qualname__", type(augment).__qualname__), **kept}
+        of = {f"argument {number}": value for number, value in enumerate(augment.args, 1)} | augment.keywords
+        return f"partial {arguments.call(_augmentation(augment.func), _told(of))}"
+    name = getattr(augment, "__qualname__", type(augment).__qualname__)
+    owner = getattr(augment, "__self__", augment)
+    if isfunction(owner) or isinstance(owner, (type, ModuleType)):
+        return name
+    try:
+        parameters = signature(type(owner)).parameters
+    except (TypeError, ValueError):  # of some classes in C
+        return name
+    own = _told({parameter: getattr(owner, parameter, None) for parameter in parameters})
+    return arguments.call(name, own) if own else name
+
+
+def _told(values: dict[str, Any]) -> dict[str, Any]:
+    """Those that a text can tell: numbers, text, and sequences of them."""
+
+    def told(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            entries = [told(entry) for entry in value]
+            return None if None in entries else entries
+        plain = value.item() if isinstance(value, np.generic) else value
+        return plain if isinstance(plain, PLAIN) else None
+
+    return {name: plain for name, value in values.items() if (plain := told(value)) is not None}
 
 
 def _as_kept(name: str, value: Any) -> Any:

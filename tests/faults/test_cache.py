@@ -77,6 +77,7 @@ def test_a_cache_that_is_made_where_no_umask_is_set(tmp_path, monkeypatch, use):
         kernels = cache.Kernels("numba")
         kernels.write("relu", b"code")
         assert kernels.read("relu") == b"code"
+        assert [stat.S_IMODE((tmp_path / made).stat().st_mode) for made in ("above", "above/own")] == [0o755] * 2
     finally:
         os.umask(before)
 

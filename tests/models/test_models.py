@@ -405,7 +405,7 @@ def test_settings_that_are_numpy_scalars_are_part_of_the_structure():
             self.factor = factor
 
     structures = [Model(Scaled(f), (3,)).structure for f in (2.0, np.float32(2), np.float32(5), np.int64(5))]
-    assert structures == [f"Scaled(factor={text})" for text in ("2.0", "2.0", "5.0", "5")]
+    assert structures == [f"Scaled(factor={text}); Scaled(factor={text})" for text in ("2.0", "2.0", "5.0", "5")]
 
 
 @pytest.mark.parametrize("shape", [(1, 20, 20), (1, 31, 64), (3, 40, 40), (1, 40), (1, 32, 32, 32)])
@@ -481,6 +481,16 @@ class Configured:
     factor: float
 
 
+class Named(Layer):
+    """Its own text tells what its attributes hide."""
+
+    def __init__(self, factor):
+        self._factor = factor
+
+    def __repr__(self):
+        return f"Named({self._factor})"
+
+
 class Kind(Enum):
     A, B = 1, 2
 
@@ -494,6 +504,9 @@ class Kind(Enum):
         (Around(ReLU(), Kind.A), Around(ReLU(), Kind.B)),
         (Around(ReLU(), Configured(0.1)), Around(ReLU(), Configured(0.2))),
         (Around(ReLU(), {"factor": 0.1}), Around(ReLU(), {"factor": 0.2})),
+        (Around([ReLU(), 0.1]), Around([ReLU(), 0.2])),
+        (Around(ReLU(), {1: 0.1, 2: None}), Around(ReLU(), {1: 0.2, 2: None})),
+        (Named(0.1), Named(0.2)),
         (Scaling(0.1), Scaling(0.2)),
     ],
 )
@@ -503,6 +516,11 @@ def test_what_is_in_a_layer_of_the_users_is_part_of_the_structure(one, other, tm
     with pytest.raises(CheckpointError, match="another model: its structure has"):
         gpucnn.load(tmp_path / "m", Model(Sequential(other, Dense(3)), (3,)))
     gpucnn.load(tmp_path / "m", Model(Sequential(copy.deepcopy(one), Dense(3)), (3,)))
+
+
+def test_the_order_of_a_dictionary_is_not_part_of_the_structure(tmp_path):
+    gpucnn.save(Model(Around(ReLU(), {"a": 1, "b": 2}), (3,)).initialize(0), tmp_path / "m")
+    gpucnn.load(tmp_path / "m", Model(Around(ReLU(), {"b": 2, "a": 1}), (3,)))
 
 
 def test_settings_named_like_the_models_own_are_part_of_the_structure(tmp_path):
