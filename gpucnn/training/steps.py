@@ -251,7 +251,7 @@ class TrainingSteps(RecordedStep):
         return {
             **self.loss.measure(totals, self.images, math.prod(self.model.output_shape)),
             **self._measuring.results(running=running),
-            "images_per_second": images / seconds if seconds else 0.0,  # a test may have stopped the clock
+            "images_per_second": images / max(seconds, 1e-9),  # a test may have stopped the clock
         }
 
     def misreport(self) -> str | None:

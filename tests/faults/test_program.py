@@ -97,8 +97,7 @@ def test_what_ends_a_process_that_has_started_others(by, ignored, code):
 import signal
 from gpucnn import interrupts
 
-if "{ignored}":
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.signal(signal.SIGHUP, signal.SIG_{"IGN" if ignored else "DFL"})
 before = signal.getsignal(signal.SIG{by})
 try:
     with interrupts.terminated():

@@ -133,7 +133,7 @@ def test_settings_that_build_has_used_cannot_be_changed(layer, changes):
             setattr(layer, name, value)
         free = copy.deepcopy(layer)
         setattr(free, name, value)
-        assert getattr(free, name) == value and repr(layer) == model.structure
+        assert getattr(free, name) == value and model.structure.startswith(repr(layer))
 
 
 @pytest.mark.parametrize(
