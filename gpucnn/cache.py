@@ -65,7 +65,7 @@ class Kernels:
         path = folder(self._kind)
         with contextlib.suppress(OSError):
             make()
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(path, 0o700)
         _refuse_shared(path)
         return path
 

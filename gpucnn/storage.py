@@ -150,6 +150,8 @@ def finish_part(part: Path, place: Path) -> None:
 
 def make_folder(path: Path, mode: int = 0o777) -> None:
     """Make the folder and those above it that are missing, each with `mode`. Raises OSError."""
+    if path.is_dir():
+        return
     try:
         for missing in reversed([above for above in path.parents if not above.exists()]):
             missing.mkdir(mode, exist_ok=True)

@@ -82,7 +82,8 @@ def _run(call: Callable, own: Layer, x: Batch, inputs: tuple, named: dict[str, A
         return y, backward
 
     counts = Counter(map(id, called))  # those of dataclasses may be equal
-    again = [(layer, counts[id(layer)]) for layer in called if not layer._adds and counts[id(layer)] > 1]
+    once = {id(layer): layer for layer in called}.values()
+    again = [(layer, counts[id(layer)]) for layer in once if not layer._adds and counts[id(layer)] > 1]
 
     def checked_backward(dy: Batch) -> Batch | None:
         for layer, times in again:
