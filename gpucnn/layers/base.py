@@ -404,21 +404,25 @@ class Layer(Recordable):
         plain = ((name, value.item() if isinstance(value, np.generic) else value) for name, value in own)
         return {name: value for name, value in plain if isinstance(value, kinds)}
 
+    def _argument(self, attribute: str) -> str:
+        """What `__init__` calls it."""
+        return self._renamed[1] if attribute == self._renamed[0] else attribute
+
     def __repr__(self) -> str:
-        return arguments.call(type(self).__name__, self._settings())
+        settings = {self._argument(name): value for name, value in self._settings().items()}
+        return arguments.call(type(self).__name__, settings)
 
     def describe(self) -> str:
         """The layer's class and its non-default settings, without the layers inside it."""
         defaults = {name: p.default for name, p in inspect.signature(type(self)).parameters.items()}
-        inside = {name.partition(".")[0] for name, _ in self.children()}
-        settings, called = self._settings(), dict([self._renamed])
+        settings = self._settings()
         shown = {
             argument: value
             for name, value in vars(self).items()
             # None instead of a default string turns something off, such as an activation.
             if name in settings or (value is None and isinstance(defaults.get(name), str))
-            if name not in inside
-            if (argument := called.get(name, name)) not in defaults or defaults[argument] != value
+            if not any(True for _ in _found_in(name, value, Layer))
+            if (argument := self._argument(name)) not in defaults or defaults[argument] != value
         }
         return arguments.call(type(self).__name__, shown)
 

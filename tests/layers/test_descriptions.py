@@ -9,6 +9,7 @@ import gpucnn
 from gpucnn import check_gradients, layers, show
 from gpucnn.errors import ConfigurationError, DTypeError, ShapeError
 from gpucnn.layers import (
+    Concat,
     Conv2d,
     Dense,
     Flatten,
@@ -342,7 +343,7 @@ def test_layers_of_no_model_share_nothing():
 
 def test_a_model_prints_its_layers():
     body = Sequential(Conv2d(2, 3, padding=1, bias=False))
-    text = str(Model(Sequential(Residual(body, activation=None), Blocks(), Flatten()), (2, 4, 5)))
+    text = str(Model(Sequential(Residual(body, activation=None), Blocks(), Concat(ReLU()), Flatten()), (2, 4, 5)))
     assert text.splitlines() == [
         "custom, images of 2x4x5, 89 parameters",
         "  0             Residual(activation=None)",
@@ -352,7 +353,9 @@ def test_a_model_prints_its_layers():
         "  1.blocks.1    Conv2d(out_channels=2, kernel_size=1)",
         "  1.rest.0.0    Conv2d(out_channels=2, kernel_size=1)",
         "  1.named.last  Conv2d(out_channels=1, kernel_size=1)",
-        "  2             Flatten()",
+        "  2             Concat()",
+        "  2.0           ReLU()",
+        "  3             Flatten()",
     ]
 
 
@@ -368,3 +371,4 @@ def test_a_layer_is_described_as_it_is_written():
         layer = eval(text, vars(gpucnn.layers))
         Model(layer, (4,) if text.startswith("Dense") else (4, 8, 8))
         assert layer.describe() == text.replace('"', "'")
+        assert repr(eval(repr(layer), vars(gpucnn.layers))) == repr(layer)
