@@ -10,13 +10,13 @@ import functools
 
 from gpucnn.kernels.numba.addresses import mask_before, masked_load, pointer
 from gpucnn.kernels.numba.register_tiles import _loop
-from gpucnn.kernels.numba.simd import LANES, _fma, _i32, _i64, _load, _splat, _store, _vec
+from gpucnn.kernels.numba.simd import LANES, _fma, _half, _i32, _i64, _load, _splat, _store, _vec
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 _i8, _f32 = ir.IntType(8), ir.FloatType()
-_half = ir.VectorType(_f32, LANES // 2)
+
 _zero = ir.Constant(_vec, None)
 
 # What a tile is told of its end, all int64: addresses and strides in bytes. CONSTANTS has five vectors for each vector

@@ -18,7 +18,14 @@ import functools
 
 import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
-from gpucnn.kernels.numba.register_tiles import broadcast_tile, keep_first_of, lane_trees_of, product_tile, zeros_of
+from gpucnn.kernels.numba.register_tiles import (
+    broadcast_tile,
+    joined_of,
+    keep_first_of,
+    lane_trees_of,
+    product_tile,
+    zeros_of,
+)
 from gpucnn.kernels.numba.simd import (
     LANES,
     add,
@@ -285,24 +292,57 @@ def conv_max_pool_of(OB: int, QB: int, KW: int):
     return conv_max_pool
 
 
+def halves_of(halves: int) -> str:
+    """The name's end of a kernel that computes so many halves of vectors, or whole ones if 0."""
+    return f", {halves} of 2 halves" * (halves > 0)
+
+
+def over_lanes_of(count: int, sums, halves: int):
+    """The function that makes all lanes of `count` vectors from `sums(lane, ...)`, which makes those from `lane` on: all
+    of them, or 8 if there are `halves`. The second half is +0 if there is one.
+    """
+    if halves == 0:
+
+        @inner
+        def all_lanes(*arguments):
+            return sums(0, *arguments)
+
+        return all_lanes
+    joined, zeros = joined_of(count), zeros_of(count, True)
+
+    if halves == 1:
+
+        @inner
+        def first_half(*arguments):
+            return joined(sums(0, *arguments), zeros())
+
+        return first_half
+
+    @inner
+    def both_halves(*arguments):
+        return joined(sums(0, *arguments), sums(LANES // 2, *arguments))
+
+    return both_halves
+
+
 @functools.cache
-def conv_weight_gradient_of(OB: int, CB: int, SB: int, dense_taps: bool, pairs: bool):
+def conv_weight_gradient_of(OB: int, CB: int, SB: int, dense_taps: bool, pairs: bool, halves: int):
     """The weight gradient with tiles of OB output channels, or pairs of them, by CB input channels by SB taps of one
     kernel row.
 
     O/group >= the output channels of a tile, C/group >= CB, W of the kernel >= SB; `dense_taps`: neighboring taps see
-    neighboring vectors of the input (dilation 1).
+    neighboring vectors of the input (dilation 1). `halves`: see over_lanes_of.
     """
     count = OB * CB * SB
-    zeros = zeros_of(count)
-    run, edge_step = product_tile(OB, CB, SB, x_tap=LANES if dense_taps else None, pairs=pairs)
+    zeros = zeros_of(count, halves > 0)
+    run, edge_step = product_tile(OB, CB, SB, x_tap=LANES if dense_taps else None, pairs=pairs, halves=halves > 0)
     masked = keep_first_of(count)
     trees = lane_trees_of(count, pairs)
     vectors, push_all, PAIR = len(trees), push_all_of(trees), 2 if pairs else 1
 
     @inner
-    def band_sum(dy, x, di, xi, d, h, last, in_d, in_h, column, stride, dilation):
-        """The chains over one band's rows, from (d, h) to before row `last`, for one tile: rule 3a.
+    def lanes_sum(lane, dy, x, di, xi, d, h, last, in_d, in_h, column, stride, dilation):
+        """The chains over one band's rows, from (d, h) to before row `last`, for one tile, from `lane` on: rule 3a.
 
         Output row (d, h) sees input row (d * stride + in_d, h * stride + in_h), its first pixel input pixel `column`.
         """
@@ -321,8 +361,8 @@ def conv_weight_gradient_of(OB: int, CB: int, SB: int, dense_taps: bool, pairs: 
         while row < last:
             at_d, at_h = d * stride[0] + in_d, h * stride[1] + in_h
             if 0 <= at_d < D and 0 <= at_h < H:
-                g = di + d * y_d + h * y_h
-                e = xi + at_d * x_d + at_h * x_h + column * x_w
+                g = di + d * y_d + h * y_h + lane
+                e = xi + at_d * x_d + at_h * x_h + column * x_w + lane
                 for q in range(q_low, low):
                     left = column + q * stride[2]
                     acc = edge_step(acc, dy, g + q * y_w, y_c, x, e + q * x_q, x_c, x_s, left, dilation[2], W)
@@ -335,6 +375,8 @@ def conv_weight_gradient_of(OB: int, CB: int, SB: int, dense_taps: bool, pairs: 
             if h == H_out:
                 d, h = d + 1, 0
         return acc
+
+    band_sum = over_lanes_of(count, lanes_sum, halves)
 
     @inner
     def block_sum(dy, x, part, slots, b, g, first, last, band, lanes, corners, stride, dilation, before):
@@ -373,7 +415,7 @@ def conv_weight_gradient_of(OB: int, CB: int, SB: int, dense_taps: bool, pairs: 
 
     name = f"conv weight gradient {OB}x{CB}x{SB}, {'dense' if dense_taps else 'dilated'} taps"
 
-    @kernel(name + ", pairs" * pairs)
+    @kernel(name + ", pairs" * pairs + halves_of(halves))
     def conv_weight_gradient(dy, x, part, scratch, corners, images, groups, band, stride, dilation, before, chunks):
         """part[b] (O, C/group, *K) = the gradient of block b; corners (tiles, 5) their (o, c, a, r, s) in a group.
 

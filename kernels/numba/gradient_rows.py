@@ -16,7 +16,7 @@ import functools
 
 import numpy as np
 from gpucnn.kernels.numba.compiler import inner, kernel
-from gpucnn.kernels.numba.conv import stride_of
+from gpucnn.kernels.numba.conv import halves_of, over_lanes_of, stride_of
 from gpucnn.kernels.numba.conv_rows import fill_of
 from gpucnn.kernels.numba.norm import read
 from gpucnn.kernels.numba.register_tiles import keep_first_of, lane_trees_of, sliding_tile, zeros_of
@@ -56,15 +56,16 @@ def tile_end_of(OB: int, CB: int, KW: int, vectors: int, PAIR: int):
 
 
 @functools.cache
-def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, stride: int, pairs: bool):
+def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, stride: int, pairs: bool, halves: int):
     """The kernel with tiles of OB output channels, or pairs of them, by CB input channels; that many in a group at
     least, no odd one among pairs, and rows of which no window sees both ends.
 
     The first `left` and the last `right` pixels that a row's windows see are outside the image. `stride` is that along
-    a row.
+    a row; `halves`: see over_lanes_of.
     """
     count = OB * CB * KW
-    zeros, run, fill = zeros_of(count), sliding_tile(OB, CB, KW, left, right, stride), fill_of(pairs)
+    zeros, fill = zeros_of(count, halves > 0), fill_of(pairs)
+    run = sliding_tile(OB, CB, KW, left, right, stride, halves > 0)
     masked, trees = keep_first_of(count), lane_trees_of(count, pairs)
     vectors, push_all, PAIR = len(trees), push_all_of(trees), 2 if pairs else 1
     tile_end = tile_end_of(OB, CB, KW, vectors, PAIR)
@@ -79,9 +80,19 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, stride: i
                 store(paired, to, interleave(load(dy, at + w), load(dy, at + stride_of(dy, 1) + w)))
                 to += LANES
 
+    @inner
+    def lines_sum(lane, start, stop, stride, shift, room, pixels, dy, y_at, y_h, y_c, strip, x_at, line, x_c):
+        """The chains over output rows start .. stop - 1 of one tile, in the lanes from `lane` on."""
+        acc = zeros()
+        for h in range(start, stop):
+            row = (h * stride + shift) % room
+            acc = run(acc, pixels, dy, y_at + h * y_h + lane, y_c, strip, x_at + row * line + lane, x_c)
+        return acc
+
+    band_sum = over_lanes_of(count, lines_sum, halves)
     name = f"weight gradient rows {OB}x{CB}, kernel width {KW}, {left} and {right} outside, stride {stride}"
 
-    @kernel(name + ", pairs" * pairs)
+    @kernel(name + ", pairs" * pairs + halves_of(halves))
     def gradient_rows(
         dy, x, part, strips, paired, scratch, images, groups, band, span, row_stride, before, chunks, room, known, norm
     ):
@@ -143,10 +154,8 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, stride: i
                             shift = r - before[1]
                             start = max(top, -(shift // row_stride))
                             stop = min(bottom, (height - 1 - shift) // row_stride + 1)
-                            acc = zeros()
-                            for h in range(start, stop):
-                                row = (h * row_stride + shift) % room
-                                acc = run(acc, Q, gradient, y_at + h * y_h, y_c, strip, x_at + row * line, x_c)
+                            where = Q, gradient, y_at, y_h, y_c, strip, x_at, line, x_c
+                            acc = band_sum(start, stop, row_stride, shift, room, *where)
                             acc = acc if lanes == LANES else masked(acc, lanes)
                             push_all(slots, slot, level, t - p * span, acc)
                             slot += vectors * LANES
@@ -163,7 +172,7 @@ def gradient_rows_of(OB: int, CB: int, KW: int, left: int, right: int, stride: i
 
 
 @functools.cache
-def gradient_lines_of(OB: int, CB: int, KW: int, pairs: bool):
+def gradient_lines_of(OB: int, CB: int, KW: int, pairs: bool, halves: int):
     """The same for images of one spatial axis, with tiles of KW taps of a kernel: the strip is what a band sees, with
     zeros where that is outside the image. A product with such a zero adds nothing that rule 3 would see, unless the
     gradient is infinite.
@@ -172,12 +181,18 @@ def gradient_lines_of(OB: int, CB: int, KW: int, pairs: bool):
     neighbors there.
     """
     count = OB * CB * KW
-    zeros, run = zeros_of(count), sliding_tile(OB, CB, KW, 0, 0)
+    zeros, run = zeros_of(count, halves > 0), sliding_tile(OB, CB, KW, 0, 0, 1, halves > 0)
     masked, trees = keep_first_of(count), lane_trees_of(count, pairs)
     vectors, push_all, PAIR = len(trees), push_all_of(trees), 2 if pairs else 1
     tile_end = tile_end_of(OB, CB, KW, vectors, PAIR)
 
-    @kernel(f"weight gradient lines {OB}x{CB}, {KW} taps{', pairs' * pairs}")
+    @inner
+    def line_sum(lane, pixels, dy, y_at, y_c, strip, x_at, x_c):
+        return run(zeros(), pixels, dy, y_at + lane, y_c, strip, x_at + lane, x_c)
+
+    band_sum = over_lanes_of(count, line_sum, halves)
+
+    @kernel(f"weight gradient lines {OB}x{CB}, {KW} taps{', pairs' * pairs}{halves_of(halves)}")
     def gradient_lines(
         dy, x, part, strips, scratch, places, images, groups, band, stride, reach, room, before, chunks, known, norm
     ):
@@ -219,7 +234,7 @@ def gradient_lines_of(OB: int, CB: int, KW: int, pairs: bool):
                         x_at = min(j * CB, CG - CB) * x_c
                         for k in range(len(places)):
                             at = x_at + (places[k, 1] * room + places[k, 2]) * LANES
-                            acc = run(zeros(), pixels, dy, y_at, y_c, strip, at, x_c)
+                            acc = band_sum(pixels, dy, y_at, y_c, strip, at, x_c)
                             acc = acc if lanes == LANES else masked(acc, lanes)
                             push_all(slots, slot, level, t, acc)
                             slot += vectors * LANES

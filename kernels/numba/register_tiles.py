@@ -12,6 +12,7 @@ from gpucnn.kernels.numba.simd import (
     LANES,
     _address,
     _fma,
+    _half,
     _i32,
     _i64,
     _index,
@@ -21,6 +22,7 @@ from gpucnn.kernels.numba.simd import (
     _splat,
     _splat_pair,
     _vec,
+    half,
     vec,
 )
 from llvmlite import ir
@@ -29,14 +31,35 @@ from numba.extending import intrinsic
 
 
 @functools.cache
-def zeros_of(count: int):
-    """zeros() -> a tuple of `count` vectors of +0."""
+def zeros_of(count: int, halves: bool = False):
+    """zeros() -> a tuple of `count` vectors of +0, or of halves of vectors."""
+    kind, zero = (half, _half) if halves else (vec, _vec)
 
     @intrinsic
     def zeros(typing):
-        return types.UniTuple(vec, count)(), lambda c, b, s, v: ir.Constant(ir.ArrayType(_vec, count), None)
+        return types.UniTuple(kind, count)(), lambda c, b, s, v: ir.Constant(ir.ArrayType(zero, count), None)
 
     return zeros
+
+
+@functools.cache
+def joined_of(count: int):
+    """joined(first, last): a tuple of `count` vectors from tuples of their halves."""
+    halves, whole = types.UniTuple(half, count), types.UniTuple(vec, count)
+
+    @intrinsic
+    def joined(typing, first, last):
+        def generate(context, builder, s, v):
+            result, lanes = ir.Constant(ir.ArrayType(_vec, count), ir.Undefined), list(range(LANES))
+            for k in range(count):
+                parts = (builder.extract_value(value, k) for value in v)
+                value = builder.shuffle_vector(*parts, ir.Constant(ir.VectorType(_i32, LANES), lanes))
+                result = builder.insert_value(result, value, k)
+            return result
+
+        return whole(halves, halves), generate
+
+    return joined
 
 
 @functools.cache
@@ -171,7 +194,9 @@ def _loop(builder, count, carried, body):
 
 
 @functools.cache
-def product_tile(rows: int, channels: int, taps: int, x_tap: int | None = None, pairs: bool = False):
+def product_tile(
+    rows: int, channels: int, taps: int, x_tap: int | None = None, pairs: bool = False, halves: bool = False
+):
     """Steps of a tile acc[(i * channels + c) * taps + t] = fma(d_i, x_ct, acc[...]), all of them vectors.
 
     `run(acc, count, d, di, d_row, d_next, x, xi, x_channel, x_tap, x_next)` does `count` steps: in step q,
@@ -179,9 +204,10 @@ def product_tile(rows: int, channels: int, taps: int, x_tap: int | None = None, 
     `edge_step(acc, d, di, d_row, x, xi, x_channel, x_tap, column, dilation, width)` does one in which x_ct is zero, and
     its address never read, unless 0 <= column + t * dilation < width. An x_tap given here is a constant of the machine
     code and the argument is ignored. With `pairs` d_i are the first 8 lanes of rows 2i and 2i + 1 in turn, and x_ct the
-    first 8 of what is read, each twice.
+    first 8 of what is read, each twice. With `halves` all vectors have 8 lanes.
     """
-    accumulators = types.UniTuple(vec, rows * channels * taps)
+    kind, lanes = (half, _half) if halves else (vec, _vec)
+    accumulators = types.UniTuple(kind, rows * channels * taps)
     twice, in_turn = (
         ir.Constant(ir.VectorType(_i32, LANES), [lane // 2 + second * (lane % 2) for lane in range(LANES)])
         for second in (0, LANES)
@@ -189,7 +215,7 @@ def product_tile(rows: int, channels: int, taps: int, x_tap: int | None = None, 
 
     def tile(builder, acc, gradients, d_row, pixels, x_channel, tap, read):
         """acc as a list; gradients and pixels are addresses."""
-        fma_of = _fma(builder)
+        fma_of = _fma(builder, lanes)
         tap = tap if x_tap is None else _i64(x_tap)
         xs = []
         for c in range(channels):
@@ -199,7 +225,7 @@ def product_tile(rows: int, channels: int, taps: int, x_tap: int | None = None, 
         if pairs:
             xs = [builder.shuffle_vector(v, v, twice) for v in xs]
         results, every = [], range(2 * rows if pairs else rows)
-        ds = [_load(builder, builder.gep(gradients, [builder.mul(d_row, _i64(i))])) for i in every]
+        ds = [_load(builder, builder.gep(gradients, [builder.mul(d_row, _i64(i))]), lanes) for i in every]
         if pairs:
             ds = [builder.shuffle_vector(*two, in_turn) for two in zip(ds[::2], ds[1::2], strict=True)]
         for i, gradient in enumerate(ds):
@@ -224,7 +250,7 @@ def product_tile(rows: int, channels: int, taps: int, x_tap: int | None = None, 
 
             def body(b, q, values):
                 g, p = b.gep(gradients, [b.mul(q, d_next)]), b.gep(pixels, [b.mul(q, x_next)])
-                return tile(b, values, g, d_row, p, x_channel, tap, lambda b, pointer, t: _load(b, pointer))
+                return tile(b, values, g, d_row, p, x_channel, tap, lambda b, pointer, t: _load(b, pointer, lanes))
 
             return pack(builder, acc, _loop(builder, count, unpack(builder, acc), body))
 
@@ -241,8 +267,8 @@ def product_tile(rows: int, channels: int, taps: int, x_tap: int | None = None, 
 
             def read(b, pointer, t):
                 inside = b.icmp_unsigned("<", b.add(column, b.mul(dilation, _i64(t))), width)
-                value = _load(b, b.select(inside, pointer, origin))
-                return b.select(inside, value, ir.Constant(_vec, None))
+                value = _load(b, b.select(inside, pointer, origin), lanes)
+                return b.select(inside, value, ir.Constant(lanes, None))
 
             values = tile(builder, unpack(builder, acc), gradients, d_row, pixels, x_channel, tap, read)
             return pack(builder, acc, values)
@@ -330,17 +356,19 @@ def row_tile(rows: int, columns: int, taps: int, left: int, right: int, stride: 
 
 
 @functools.cache
-def sliding_tile(rows: int, channels: int, taps: int, left: int, right: int, stride: int = 1):
+def sliding_tile(rows: int, channels: int, taps: int, left: int, right: int, stride: int = 1, halves: bool = False):
     """A line of steps of a tile acc[(i * channels + c) * taps + t] = fma(d_i, x_{c,q*stride+t}, acc[...]), q running
     along the line.
 
     `run(acc, pixels, d, di, d_row, x, xi, x_channel)` does `pixels` steps: in step q, d_i = d.base[di + i * d_row +
-    q * 16] and x_{c,p} = x.base[xi + c * x_channel + p * 16], each loaded once. The first `left` and the last `right`
-    of the (pixels - 1) * stride + taps vectors x are outside the image: they are not read, and their products, zeros,
-    left out. No step sees both ends.
+    q * 16] and x_{c,p} = x.base[xi + c * x_channel + p * 16], each loaded once, or anew. The first `left` and
+    the last `right` of the (pixels - 1) * stride + taps vectors x are outside the image: they are not read, and their
+    products, zeros, left out. No step sees both ends. With `halves` all vectors have 8 lanes, those from di and xi on.
     """
-    accumulators = types.UniTuple(vec, rows * channels * taps)
-    kept = max(taps - stride, 0)  # of a step's vectors those that the next step sees too
+    kind, lanes = (half, _half) if halves else (vec, _vec)
+    accumulators = types.UniTuple(kind, rows * channels * taps)
+    # Of a step's vectors those that the next step sees too. Halves are for 16 registers, which more do not fit in.
+    kept = 0 if halves and taps > 3 else max(taps - stride, 0)
     firsts, lasts = -(-left // stride), -(-right // stride)  # the steps that see an end
 
     @intrinsic
@@ -352,13 +380,14 @@ def sliding_tile(rows: int, channels: int, taps: int, left: int, right: int, str
 
             def x_at(b, c, place):
                 """Vector number `place` of the line of channel c."""
-                return _load(b, b.gep(first, [b.add(b.mul(x_channel, _i64(c)), b.mul(place, _i64(LANES)))]))
+                return _load(b, b.gep(first, [b.add(b.mul(x_channel, _i64(c)), b.mul(place, _i64(LANES)))]), lanes)
 
             def step(b, q, values, windows):
                 """The products of step q with the windows, [c][t], None where outside."""
-                fma_of, values = _fma(b), list(values)
+                fma_of, values = _fma(b, lanes), list(values)
                 for i in range(rows):
-                    gradient = _load(b, b.gep(gradients, [b.add(b.mul(d_row, _i64(i)), b.mul(q, _i64(LANES)))]))
+                    place = b.add(b.mul(d_row, _i64(i)), b.mul(q, _i64(LANES)))
+                    gradient = _load(b, b.gep(gradients, [place]), lanes)
                     for c in range(channels):
                         for t in range(taps):
                             if windows[c][t] is not None:
@@ -379,13 +408,13 @@ def sliding_tile(rows: int, channels: int, taps: int, left: int, right: int, str
             for q in range(firsts):
                 windows = moved(builder, _i64(q), windows, lambda t, q=q: q * stride + t >= left)
                 values = step(builder, _i64(q), values, windows)
-                windows = [window[stride:] for window in windows]
+                windows = [window[taps - kept :] for window in windows]
 
             def middle(b, n, carried):
                 q, values = b.add(n, _i64(firsts)), carried[: accumulators.count]
                 held = carried[accumulators.count :]
                 ws = moved(b, q, [held[c * kept : (c + 1) * kept] for c in range(channels)])
-                return [*step(b, q, values, ws), *(x for window in ws for x in window[stride:])]
+                return [*step(b, q, values, ws), *(x for window in ws for x in window[taps - kept :])]
 
             carried = values + [x for window in windows for x in window]
             carried = _loop(builder, builder.sub(pixels, _i64(firsts + lasts)), carried, middle)
@@ -395,7 +424,7 @@ def sliding_tile(rows: int, channels: int, taps: int, left: int, right: int, str
                 q = builder.sub(pixels, _i64(n + 1))
                 windows = moved(builder, q, windows, lambda t, n=n: n * stride + taps - 1 - t >= right)
                 values = step(builder, q, values, windows)
-                windows = [window[stride:] for window in windows]
+                windows = [window[taps - kept :] for window in windows]
             for k, value in enumerate(values):
                 acc = builder.insert_value(acc, value, k)
             return acc

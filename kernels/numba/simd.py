@@ -12,7 +12,7 @@ from numba.extending import intrinsic, models, register_model
 
 LANES = 16
 _f32, _f64, _i32, _i64 = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64)
-_vec = ir.VectorType(_f32, LANES)
+_vec, _half = ir.VectorType(_f32, LANES), ir.VectorType(_f32, LANES // 2)
 _vec64 = ir.VectorType(_f64, LANES)
 _index = types.intp
 
@@ -24,6 +24,13 @@ class Vec(types.Type):
         super().__init__(name="f32x16")
 
 
+class Half(types.Type):
+    """8 float32, half of a Vec, which fill a register of AVX2."""
+
+    def __init__(self):
+        super().__init__(name="f32x8")
+
+
 class Vec64(types.Type):
     """16 float64."""
 
@@ -31,13 +38,19 @@ class Vec64(types.Type):
         super().__init__(name="f64x16")
 
 
-vec, vec64 = Vec(), Vec64()
+vec, half, vec64 = Vec(), Half(), Vec64()
 
 
 @register_model(Vec)
 class _VecModel(models.PrimitiveModel):
     def __init__(self, manager, fe_type):
         super().__init__(manager, fe_type, _vec)
+
+
+@register_model(Half)
+class _HalfModel(models.PrimitiveModel):
+    def __init__(self, manager, fe_type):
+        super().__init__(manager, fe_type, _half)
 
 
 @register_model(Vec64)
@@ -54,8 +67,8 @@ def _address(context, builder, array_type, array, i):
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [i])
 
 
-def _load(builder, pointer):
-    value = builder.load(builder.bitcast(pointer, _vec.as_pointer()))
+def _load(builder, pointer, kind=_vec):
+    value = builder.load(builder.bitcast(pointer, kind.as_pointer()))
     value.align = 4
     return value
 
@@ -71,42 +84,33 @@ def _splat(builder, scalar, vector_type=_vec):
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_i32, LANES), [0] * LANES))
 
 
-def _fma(builder):
-    kind = ir.FunctionType(_vec, [_vec] * 3)
-    return cgutils.get_or_insert_function(builder.module, kind, "llvm.fma.v16f32")
+def _fma(builder, vector_type=_vec):
+    kind = ir.FunctionType(vector_type, [vector_type] * 3)
+    return cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{vector_type.count}f32")
 
 
-def _pairs(builder, x, y, k):
-    """Elements k, k + 2, ... of x followed by y."""
-    mask = ir.Constant(ir.VectorType(_i32, LANES), list(range(k, 2 * LANES, 2)))
-    return builder.shuffle_vector(x, y, mask)
+# Rounds of a tree over lanes: neighbors among pieces of so many lanes are added within so many lanes, and what becomes
+# of two vectors goes into one. Registers are shuffled fastest within four lanes, so the first rounds stay there.
+_LANE_ROUNDS, _PAIR_ROUNDS = ((1, 4), (1, 4), (4, LANES), (4, LANES)), ((2, 4), (4, LANES), (4, LANES))
 
 
-def _lane_tree(builder, vectors):
-    """Vector j's lanes summed by adjacent pairs, as lane j of the result;
-    fewer than 16 vectors count as zeros behind.
-    """
+def _tree(builder, vectors, rounds):
     zero = ir.Constant(_vec, None)
-    vectors = vectors + [zero] * (LANES - len(vectors))
-    while len(vectors) > 1:
-        vectors = [
-            zero if x is zero and y is zero else builder.fadd(_pairs(builder, x, y, 0), _pairs(builder, x, y, 1))
-            for x, y in zip(vectors[::2], vectors[1::2], strict=True)
-        ]
-    return vectors[0]
-
-
-def _pair_tree(builder, vectors):
-    """Vector j's lanes of either parity summed by adjacent images, as lanes 2j and 2j + 1 of the result; fewer than 8
-    vectors count as zeros behind.
-    """
-    zero = ir.Constant(_vec, None)
-    vectors = vectors + [zero] * (LANES // 2 - len(vectors))
-    even, odd = (
-        ir.Constant(ir.VectorType(_i32, LANES), [x for k in range(first, LANES, 2) for x in (2 * k, 2 * k + 1)])
-        for first in (0, 1)
-    )
-    while len(vectors) > 1:
+    vectors = vectors + [zero] * (2 ** len(rounds) - len(vectors))
+    for size, within in rounds:
+        even, odd = (
+            ir.Constant(
+                ir.VectorType(_i32, LANES),
+                [
+                    lane + k
+                    for start in range(0, LANES, within)
+                    for vector in (0, LANES)
+                    for lane in range(vector + start + first, vector + start + within, 2 * size)
+                    for k in range(size)
+                ],
+            )
+            for first in (0, size)
+        )
         vectors = [
             zero
             if x is zero and y is zero
@@ -114,6 +118,20 @@ def _pair_tree(builder, vectors):
             for x, y in zip(vectors[::2], vectors[1::2], strict=True)
         ]
     return vectors[0]
+
+
+def _lane_tree(builder, vectors):
+    """Vector j's lanes summed by adjacent pairs, as lane j of the result;
+    fewer than 16 vectors count as zeros behind.
+    """
+    return _tree(builder, vectors, _LANE_ROUNDS)
+
+
+def _pair_tree(builder, vectors):
+    """Vector j's lanes of either parity summed by adjacent images, as lanes 2j and 2j + 1 of the result; fewer than 8
+    vectors count as zeros behind.
+    """
+    return _tree(builder, vectors, _PAIR_ROUNDS)
 
 
 def _splat_pair(builder, pointer):

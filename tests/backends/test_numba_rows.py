@@ -18,14 +18,10 @@ from gpucnn.backends.numba import tiles
 from gpucnn.geometry import window
 from tests.backends.guarded import KINDS, assert_bits, guarded, numbers
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(tiles.accumulators() < 24, reason="these kernels need the registers of AVX-512"),
-]
+pytestmark = pytest.mark.slow
 
 EXACT = get_backend("numpy", "exact")
 GUARDED = {threads: guarded()(threads) for threads in (1, 2)}
-ROWS, GRADIENT_ROWS = tiles._ROWS[24], tiles._GRADIENT_ROWS[24]
 # (kernel width, padding before, padding after): none, alike, uneven, as far as it goes.
 BORDERS = [(3, 0, 0), (3, 1, 1), (5, 2, 2), (5, 4, 4), (3, 0, 2), (5, 1, 3)]
 
@@ -68,14 +64,20 @@ def compare(b, *problem) -> None:
     b.verify()
 
 
-@pytest.mark.parametrize(("number", "tile"), list(enumerate(ROWS)), ids=str)
+@pytest.mark.parametrize(
+    ("registers", "number", "tile"),
+    [(registers, *numbered) for registers, every in tiles._ROWS.items() for numbered in enumerate(every)],
+    indirect=["registers"],
+    ids=str,
+)
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("images", [17, 7])
-def test_forward_tile(number, tile, count, images, monkeypatch, used):
+def test_forward_tile(registers, number, tile, count, images, monkeypatch, used):
     """Each tile alone in a row, at both of its ends, and in the middle; of channels and, for few images, of pairs."""
-    width, before, after = BORDERS[(number + 2 * count) % len(BORDERS)]
     monkeypatch.setattr(tiles, "row_tile", lambda *sizes: tile)
     (ob, qb), pairs = tile, images <= 8
+    borders = [border for border in BORDERS if max(border[1:]) <= qb]
+    width, before, after = borders[(number + 2 * count) % len(borders)]
     outs = 2 * ob * (1 + pairs) + 1
     win = window((4, count * qb + width - 1 - before - after), (3, width), padding=((1, 1), (before, after)))
     b = GUARDED[2]
@@ -93,15 +95,18 @@ def _gradient_tiles():
     others among the long.
     """
     for images, stride in ((17, 1), (7, 1), (17, 2)):
-        for width, choices in GRADIENT_ROWS.items():
-            for number, tile in enumerate(choices):
-                again = (stride > 1 or images == 7) and number != len(choices) // 2
-                yield pytest.param(width, tile, images, stride, marks=[pytest.mark.long] * again)
+        for registers, widths in tiles._GRADIENT_ROWS.items():
+            for width, choices in widths.items():
+                for number, tile in enumerate(choices):
+                    again = (stride > 1 or images == 7) and number != len(choices) // 2
+                    yield pytest.param(registers, width, tile, images, stride, marks=[pytest.mark.long] * again)
 
 
-@pytest.mark.parametrize(("width", "tile", "images", "stride"), list(_gradient_tiles()), ids=str)
-def test_weight_gradient_tile(width, tile, images, stride, monkeypatch, used):
-    number = GRADIENT_ROWS[width].index(tile)
+@pytest.mark.parametrize(
+    ("registers", "width", "tile", "images", "stride"), list(_gradient_tiles()), indirect=["registers"], ids=str
+)
+def test_weight_gradient_tile(registers, width, tile, images, stride, monkeypatch, used):
+    number = tiles._GRADIENT_ROWS[registers][width].index(tile)
     choices = [border for border in BORDERS if border[0] == width] or [(width, width // 2, 0)]
     _, before, after = choices[number % len(choices)]
     monkeypatch.setattr(tiles, "gradient_row_tile", lambda *sizes: tile)
@@ -116,11 +121,15 @@ def test_weight_gradient_tile(width, tile, images, stride, monkeypatch, used):
     assert_bits(dw, expected)
     b.verify()
     (name,) = (name for name in used if name.startswith(f"weight gradient rows {ob}x{cb}, kernel width {width}"))
-    assert name.endswith(f"stride {stride}{', pairs' * pairs}")
+    assert f"stride {stride}{', pairs' * pairs}" in name and ("halves" in name) == (registers < 24)
 
 
-@pytest.mark.parametrize("images", range(1, 34))
-def test_any_number_of_images(images, used):
+@pytest.mark.parametrize(
+    ("registers", "images"),
+    [*((tiles.accumulators(), images) for images in range(1, 34)), *((6, images) for images in (1, 8, 9, 17))],
+    indirect=["registers"],
+)
+def test_any_number_of_images(registers, images, used):
     """Up to 8, two output channels share a vector, an odd last one with its neighbor; beyond, none do."""
     for outs in (5, 6):
         used.clear()
@@ -162,6 +171,16 @@ def test_strides_and_depthwise(problem, images, ins, outs, groups, used):
     assert any(name.startswith("weight gradient of maps") for name in used) == (groups > 1)
     by_rows = any(name.startswith("weight gradient rows") and f"stride {stride}" in name for name in used)
     assert by_rows == (groups == 1 and kernel >= stride)
+
+
+@pytest.mark.parametrize("registers", [6], indirect=True)
+@pytest.mark.parametrize("images", [7, 17])
+@pytest.mark.parametrize("win", [window((150,), 7, padding=3), window((6, 5, 7), 3, padding=1, stride=2)], ids=str)
+def test_few_registers(registers, win, images, used):
+    """Lines and volumes in halves of vectors; a volume's few images fill one."""
+    compare(GUARDED[2], win, images, 3, 4)
+    (gradient,) = (name for name in used if "weight gradient" in name)
+    assert f", {1 if images <= 8 and len(win.input) == 3 else 2} of 2 halves" in gradient
 
 
 @pytest.mark.parametrize("length", [32, 64, 65, 128, 150])

@@ -17,20 +17,22 @@ pytestmark = pytest.mark.slow
 
 EXACT = get_backend("numpy", "exact")
 GUARDED = guarded()(2)
-BROADCAST, PRODUCT, POOLED = (
-    table[tiles.accumulators()] for table in (tiles._BROADCAST, tiles._PRODUCT, tiles._POOLED)
-)
 # Widths with a machine code of their own and one without, rows in one piece or not, packed weights or plain ones.
 VARIANTS = list(itertools.product((1, 3, 5, 4), (1, 2), (1, 10**9)))
 
 
 def with_images(every, some):
-    """(number, tile, images): each tile with many images, and `some` with few too, for which lanes hold pairs."""
-    return [(n, tile, 17) for n, tile in enumerate(every)] + [(n, tile, 7) for n, tile in enumerate(every) if n in some]
+    """(registers, number, tile, images): each tile with many images, and `some` with few too: lanes hold pairs then,
+    or one half of them is enough.
+    """
+    tiles = [(registers, *numbered) for registers, choices in every.items() for numbered in enumerate(choices)]
+    return [(*tile, images) for tile in tiles for images in ((17, 7) if tile[1] in some else (17,))]
 
 
-@pytest.mark.parametrize(("number", "tile", "images"), with_images(BROADCAST, (1, 2, 9)), ids=str)
-def test_forward_tile(number, tile, images, monkeypatch):
+@pytest.mark.parametrize(
+    ("registers", "number", "tile", "images"), with_images(tiles._BROADCAST, (1, 2, 9)), indirect=["registers"], ids=str
+)
+def test_forward_tile(registers, number, tile, images, monkeypatch):
     """Each tile in one of the variants, each variant with some tile; of channels and, for few images, of pairs."""
     monkeypatch.setattr(tiles, "broadcast_tile", lambda *sizes: tile)
     # 7 and 16 have no common divisor: neighboring tiles take variants that differ in everything.
@@ -48,7 +50,7 @@ def test_forward_tile(number, tile, images, monkeypatch):
     GUARDED.verify()
 
 
-@pytest.mark.parametrize("tile", BROADCAST, ids=str)
+@pytest.mark.parametrize("tile", tiles._BROADCAST[tiles.accumulators()], ids=str)
 def test_dense_weight_gradient_tile(tile, monkeypatch):
     monkeypatch.setattr(tiles, "broadcast_tile", lambda *sizes: tile)
     ob, cb = tile
@@ -61,7 +63,7 @@ def test_dense_weight_gradient_tile(tile, monkeypatch):
     GUARDED.verify()
 
 
-@pytest.mark.parametrize(("number", "tile"), list(enumerate(POOLED)), ids=str)
+@pytest.mark.parametrize(("number", "tile"), list(enumerate(tiles._POOLED[tiles.accumulators()])), ids=str)
 def test_pooled_tile(number, tile, monkeypatch):
     monkeypatch.setattr(tiles, "pooled_tile", lambda *sizes: tile)
     (ob, qb), width = tile, (1, 3, 5, 4)[number % 4]
@@ -75,8 +77,10 @@ def test_pooled_tile(number, tile, monkeypatch):
     GUARDED.verify()
 
 
-@pytest.mark.parametrize(("number", "tile", "images"), with_images(PRODUCT, (2, 5)), ids=str)
-def test_weight_gradient_tile(number, tile, images, monkeypatch):
+@pytest.mark.parametrize(
+    ("registers", "number", "tile", "images"), with_images(tiles._PRODUCT, (2, 5)), indirect=["registers"], ids=str
+)
+def test_weight_gradient_tile(registers, number, tile, images, monkeypatch):
     monkeypatch.setattr(tiles, "product_tile", lambda *sizes: tile)
     ob, cb, sb = tile
     size, taps, outs, dilation = (9, 20), (2, sb + 1), 2 * ob - 1, (1, 1 + number % 3 // 2)

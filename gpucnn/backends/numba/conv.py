@@ -107,7 +107,8 @@ class NumbaConv(NumbaDense):
         outputs, channels = out.shape[0], out.shape[1]
         c = window3d(window)
         sizes = outputs // groups, channels, *c.kernel
-        awaited, pairs = False, tiles.fills_half(dy.images) and sizes[0] % 2 == 0
+        few, halves, awaited = tiles.fills_half(dy.images), tiles.halves(), False
+        pairs = few and sizes[0] % 2 == 0
         if c.kernel[0] == c.input[0] == c.output[0] == 1 and c.before[0] == 0:
             settings = dy, x, c, groups, out
             is_line, row_tile = len(window.input) == 1, None
@@ -139,20 +140,22 @@ class NumbaConv(NumbaDense):
         band = rows_per_band(output[2])
         maps = rows(self._data(dy)), rows(self._data(x)), part
         dense_taps = c.dilation[2] == 1 and maps[1].strides[4] == LANES * 4
+        if halves:  # few images fill one of them, without pairs
+            pairs = False
 
-        def launch(tile, dense_taps: bool, pairs: bool) -> tuple:
+        def launch(tile, dense_taps: bool, pairs: bool, halves: int) -> tuple:
             pair = 2 if pairs else 1
             corners = tiles.corners((pair * tile[0], *tile[1:]), sizes)
             chunks = min(len(corners), -(-UNITS_PER_THREAD * self.threads // (blocks * groups)))
             levels = sums.levels(-(-output[0] * output[1] // band)) * -(-len(corners) // chunks)
             slots = self._empty((self.threads, levels * -(-math.prod(tile) * pair // LANES) * LANES))
-            gradient = conv.conv_weight_gradient_of(*tile, dense_taps, pairs)
+            gradient = conv.conv_weight_gradient_of(*tile, dense_taps, pairs, halves)
             numbers = dy.images, groups, band, c.stride, c.dilation, c.before, chunks
             return gradient, *maps, slots, corners, *numbers
 
         tile = tiles.product_tile(sizes[0] // 2 if pairs else sizes[0], channels, kernel[2])
-        if awaited or not self._try(launch(tile, dense_taps, pairs)):
-            self._run(*launch(tiles.general(tiles.GENERAL_PRODUCT, *sizes[:2], kernel[2]), False, False))
+        if awaited or not self._try(launch(tile, dense_taps, pairs, min(halves, 1) if few else halves)):
+            self._run(*launch(tiles.general(tiles.GENERAL_PRODUCT, *sizes[:2], kernel[2]), False, False, halves))
         self._block_tree(part.reshape(blocks, 1, -1), out.reshape(-1))
 
     def _map_input_gradient(self, dy: Batch, w: Array, c: Window3d, dx: Batch) -> bool:
@@ -208,7 +211,7 @@ class NumbaConv(NumbaDense):
         strips = self._empty((self.threads, channels * room * c.input[2] * LANES))
         most = min(outputs // 2, (-(-over_o // chunks) + 1) * tile[0]) if pairs else 0
         paired = self._empty((self.threads, most * band * c.output[2] * LANES))
-        kernel = gradient_rows.gradient_rows_of(*tile, width, *outside, c.stride[2], pairs)
+        kernel = gradient_rows.gradient_rows_of(*tile, width, *outside, c.stride[2], pairs, tiles.halves())
         numbers = dy.images, groups, band, span, c.stride[1], c.before, chunks, room
         if not self._try((kernel, gradient, deep(data), part, strips, paired, scratch, *numbers, *reading)):
             return False
@@ -236,8 +239,8 @@ class NumbaConv(NumbaDense):
         reach = (width - 1) * c.dilation[2] + 1
         room = -(-((min(BAND, c.output[2]) - 1) * stride + reach) // stride)
         strips = self._empty((self.threads, channels * stride * room * LANES))
-        kernel, border = gradient_rows.gradient_lines_of(*tile, pairs), (c.before[2], chunks)
-        numbers = dy.images, groups, BAND, stride, reach, room, *border
+        kernel = gradient_rows.gradient_lines_of(*tile, pairs, tiles.halves())
+        numbers = dy.images, groups, BAND, stride, reach, room, c.before[2], chunks
         launches.append((kernel, gradient, deep(data), part, strips, scratch, places, *numbers, *reading))
         if not self._try(*launches):
             return False

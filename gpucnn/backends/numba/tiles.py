@@ -19,20 +19,21 @@ from gpucnn.kernels.numba.simd import LANES
 _Tile = TypeVar("_Tile", bound=tuple[int, ...])
 
 # Each tile is a kernel to compile, so there are few. Their accumulators must fit in registers next to the operands: 24
-# of 32 if a register holds the 16 lanes (AVX-512), 6 if the lanes take two of 16 (AVX2) or four of 32 (NEON).
+# of 32 if a register holds the 16 lanes (AVX-512), 6 if the lanes take two of 16 (AVX2) or four of 32 (NEON). Of weight
+# gradients 12 then, see `halves`.
 _BROADCAST = {
     24: ((1, 1), (1, 4), (1, 8), (2, 4), (4, 1), (4, 4), (4, 5), (6, 2), (8, 1), (8, 2)),
-    6: ((1, 1), (1, 4), (1, 6), (2, 1), (2, 3), (3, 2), (4, 1), (6, 1)),
+    6: ((1, 1), (1, 4), (2, 1), (2, 2), (4, 1), (6, 1)),
 }
 _PRODUCT = {
     24: ((1, 1, 1), (1, 1, 3), (1, 1, 5), (4, 1, 1), (4, 4, 1), (8, 1, 3), (3, 1, 5), (4, 1, 5)),
-    6: ((1, 1, 1), (1, 1, 3), (1, 1, 5), (6, 1, 1), (3, 2, 1), (2, 1, 3)),
+    6: ((1, 1, 1), (1, 1, 3), (1, 1, 5), (4, 1, 1), (4, 3, 1), (4, 1, 3)),
 }
 _TREE_CYCLES = 45
 # Those that are compiled before any network asks for them: one of them fits each shape.
-GENERAL_BROADCAST = {24: ((4, 4), (1, 1)), 6: ((3, 2), (1, 1))}
+GENERAL_BROADCAST = {24: ((4, 4), (1, 1)), 6: ((4, 1), (1, 1))}
 GENERAL_POOLED = {24: ((4, 2), (1, 2)), 6: ((1, 2),)}
-GENERAL_PRODUCT = {24: ((4, 4, 1), (4, 1, 1), (1, 1, 1)), 6: ((3, 2, 1), (1, 1, 1))}
+GENERAL_PRODUCT = {24: ((4, 4, 1), (4, 1, 1), (1, 1, 1)), 6: ((4, 3, 1), (4, 1, 1), (1, 1, 1))}
 
 
 @functools.cache
@@ -42,6 +43,19 @@ def accumulators() -> int:
 
     _, _, features = cpu_target.target_context.codegen().magic_tuple()
     return 24 if "+avx512f" in features else 6
+
+
+def has_narrow_registers() -> bool:
+    """Whether 16 lanes take two registers or more, of few."""
+    return accumulators() < 24
+
+
+def halves() -> int:
+    """How many halves of its vectors a weight gradient computes one after the other, or 0 for whole vectors.
+
+    In 16 registers whole vectors leave no room for what several products share.
+    """
+    return 2 if has_narrow_registers() else 0
 
 
 def general(every: Mapping[int, Sequence[_Tile]], *sizes: int) -> _Tile:
@@ -57,6 +71,8 @@ def _cycles(scalars: int, vectors: int, taps: int = 3) -> float:
     registers.
     """
     products = scalars * vectors
+    if has_narrow_registers():  # a vector takes two, and few are left for what is multiplied
+        return max(products, 4) + 0.15 + 0.6 * vectors
     work = max(products / 2, 4, 1.2 * vectors)
     return work + 0.1 * scalars + 0.75 * vectors / max(taps, 1) + (1.2 if products > 20 else 0)
 
@@ -97,9 +113,8 @@ def outside(line: int, before: int, pixels: int, stride: int, width: int) -> tup
     return before, max(0, (pixels - 1) * stride + width - line - before)  # a stride may leave the last ones unread
 
 
-# (OB, QB) of convolution by whole kernel rows. A row's QB + KW - 1 pixels are in registers next to the accumulators, so
-# such tiles fit only in AVX-512's 32.
-_ROWS = {24: ((1, 4), (1, 8), (2, 7), (2, 8), (3, 5), (4, 4)), 6: ()}
+# (OB, QB) of convolution by whole kernel rows. Where there are 32 registers, a row's QB + KW - 1 pixels are in some.
+_ROWS = {24: ((1, 4), (1, 8), (2, 7), (2, 8), (3, 5), (4, 4)), 6: ((6, 1), (4, 1), (2, 2), (1, 4), (1, 1))}
 _ROW_WIDTHS = (1, 2, 3, 5)
 # The strip of input rows should fit in the second-level cache, with room for weights and outputs.
 _STRIP_BYTES = 640 << 10
@@ -131,6 +146,8 @@ def row_tile(
 
     def cost(tile):
         ob, qb = tile
+        if has_narrow_registers():
+            return math.ceil(outputs / ob) * (pixels // qb) * (max(ob * qb, 4) * width + 0.5 * (width + 1))
         # Under a stride each tap reads pixels of its own, from the second cache unless a square kernel's fit in the
         # first.
         far = channels * width * ((qb - 1) * stride + width) * LANES * 4 > _FIRST_CACHE
@@ -197,7 +214,11 @@ _GRADIENT_ROWS = {
         5: ((1, 1), (2, 1), (2, 2), (4, 1)),
         7: ((1, 1), (2, 1), (3, 1)),
     },
-    6: {},
+    6: {
+        1: ((1, 1), (4, 1), (4, 2), (4, 3), (6, 2)),
+        3: ((1, 1), (2, 1), (3, 1), (4, 1)),
+        5: ((1, 1), (2, 1)),
+    },
 }
 
 
