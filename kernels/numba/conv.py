@@ -117,7 +117,7 @@ def conv_of(OB: int, QB: int, KW: int, dense_row: bool, packs: bool, pairs: bool
     """
     WB = 2 * OB if pairs else OB
     zeros, finish = zeros_of(OB * QB), finish_of(OB, QB, pairs)
-    step, edge_step = broadcast_tile(
+    step, run, edge_step = broadcast_tile(
         OB, QB, w_row=WB // OB if packs else None, x_column=LANES if dense_row else None, pairs=pairs
     )
 
@@ -161,7 +161,9 @@ def conv_of(OB: int, QB: int, KW: int, dense_row: bool, packs: bool, pairs: bool
                 low, s_high = taps_inside(column, dilation[2], width, W)
                 s_low, high = taps_inside(column + (QB - 1) * stride[2], dilation[2], width, W)
                 acc = zeros()
-                if low == 0 and high == width:
+                if KW == 1 and KD * KH == 1 and a_low < a_high and r_low < r_high and low < high:
+                    acc = run(acc, CG, w, w_first, w_o, w_c, x, x_first + column * x_w, x_step, x_c)
+                elif low == 0 and high == width:
                     for c in range(CG):
                         for a in range(a_low, a_high):
                             for r in range(r_low, r_high):
@@ -225,7 +227,7 @@ def conv_max_pool_of(OB: int, QB: int, KW: int):
     before pooling is never stored: the four pixels of a window are in registers at once.
     """
     zeros = zeros_of(OB * 2 * QB)
-    step, edge_step = broadcast_tile(OB, QB, lines=2, w_row=1, x_column=LANES)
+    step, _, edge_step = broadcast_tile(OB, QB, lines=2, w_row=1, x_column=LANES)
 
     @inner
     def pooled_row(x, w, bias, y, where, block, g, h, first_tile, last_tile, kernel, before):
@@ -298,7 +300,7 @@ def halves_of(halves: int) -> str:
 
 
 def over_lanes_of(count: int, sums, halves: int):
-    """The function that makes all lanes of `count` vectors from `sums(lane, ...)`, which makes those from `lane` on: all
+    """The function that makes all lanes of `count` vectors by `sums(lane, ...)`, which makes those from `lane` on: all
     of them, or 8 if there are `halves`. The second half is +0 if there is one.
     """
     if halves == 0:

@@ -53,7 +53,7 @@ def patches(x, window, dilation, before, turned, scratch):
 def dense_weight_gradient_of(OB: int, CB: int):
     """The weight gradient in tiles of OB outputs by CB vectors of terms; O/group >= OB, K rounded up >= 16 * CB."""
     zeros = zeros_of(OB * CB)
-    step, _ = broadcast_tile(OB, CB, x_column=LANES)
+    _, run, _ = broadcast_tile(OB, CB, x_column=LANES)
 
     @inner
     def tile_sum(dy, turned, slots, o, k, images):
@@ -61,10 +61,8 @@ def dense_weight_gradient_of(OB: int, CB: int):
         blocks, level = dy.shape[0], OB * CB * LANES
         dy_b, dy_o, turned_b, turned_l = stride_of(dy, 0), stride_of(dy, 1), stride_of(turned, 0), stride_of(turned, 1)
         for b in range(blocks):
-            acc = zeros()
-            for lane in range(min(LANES, images - b * LANES)):
-                di, xi = b * dy_b + o * dy_o + lane, b * turned_b + lane * turned_l + k
-                acc = step(acc, dy, di, dy_o, turned, xi, 0, LANES)
+            di, xi = b * dy_b + o * dy_o, b * turned_b + k
+            acc = run(zeros(), min(LANES, images - b * LANES), dy, di, dy_o, 1, turned, xi, LANES, turned_l)
             for t in range(OB * CB):
                 push(slots, t * LANES, level, b, acc[t])
         for t in range(OB * CB):

@@ -94,12 +94,14 @@ def broadcast_tile(
     x_column: int | None = None,
     pairs: bool = False,
 ):
-    """Two steps of a tile acc[i * pixels + j] = fma(x_j, w_i, acc[i * pixels + j]), w_i one float for all lanes; with
+    """Steps of a tile acc[i * pixels + j] = fma(x_j, w_i, acc[i * pixels + j]), w_i one float for all lanes; with
     `pairs` two, for the even and the odd lanes, and x_j the first 8 lanes of what is read, each twice.
 
     The tile's pixels are `lines` image lines of `columns` each, j = line * columns + column.
     `step(acc, w, wi, w_row, x, xi, x_line, x_column)`: w_i = w.base[wi + i * w_row] and
     x_j = x.base[xi + line * x_line + column * x_column].
+    `run(acc, count, w, wi, w_row, w_next, x, xi, x_column, x_next)` does `count` steps of a single line, each w_next
+    and x_next further on.
     `edge_step(..., top, line_stride, height, left, stride, width)`: x_j is zero, and its address never read, unless
     0 <= top + line * line_stride < height and 0 <= left + column * stride < width.
     A stride given here is a constant of the machine code and the argument is ignored: addresses then cost no registers.
@@ -108,32 +110,61 @@ def broadcast_tile(
     accumulators = types.UniTuple(vec, rows * pixels)
     twice = ir.Constant(ir.VectorType(_i32, LANES), [lane // 2 for lane in range(LANES)])
 
-    def tile(context, builder, s, v, read):
-        acc, w, wi, row, x, xi, x_line, column = v[:8]
+    def products(builder, values, weights, row, first, x_line, column, read):
+        """The accumulators `values` after a step; weights and first are addresses."""
         row = row if w_row is None else _i64(w_row)
         column = column if x_column is None else _i64(x_column)
-        weights = _address(context, builder, s.args[1], w, wi)
-        first = _address(context, builder, s.args[4], x, xi)
-        fma_of = _fma(builder)
+        fma_of, values = _fma(builder), list(values)
         xs = []
         for line in range(lines):
             start = builder.gep(first, [builder.mul(x_line, _i64(line))])
             for j in range(columns):
-                xs.append(read(builder.gep(start, [builder.mul(column, _i64(j))]), line, j))
+                xs.append(read(builder, builder.gep(start, [builder.mul(column, _i64(j))]), line, j))
         if pairs:
             xs = [builder.shuffle_vector(v, v, twice) for v in xs]
         for i in range(rows):
             place = builder.gep(weights, [builder.mul(row, _i64(i))])
             weight = _splat_pair(builder, place) if pairs else _splat(builder, builder.load(place))
             for j, xj in enumerate(xs):
-                t = i * pixels + j
-                acc = builder.insert_value(acc, builder.call(fma_of, [xj, weight, builder.extract_value(acc, t)]), t)
+                values[i * pixels + j] = builder.call(fma_of, [xj, weight, values[i * pixels + j]])
+        return values
+
+    def unpack(builder, acc):
+        return [builder.extract_value(acc, k) for k in range(accumulators.count)]
+
+    def pack(builder, acc, values):
+        for k, value in enumerate(values):
+            acc = builder.insert_value(acc, value, k)
         return acc
+
+    def tile(context, builder, s, v, read):
+        acc, w, wi, row, x, xi, x_line, column = v[:8]
+        weights = _address(context, builder, s.args[1], w, wi)
+        first = _address(context, builder, s.args[4], x, xi)
+        return pack(builder, acc, products(builder, unpack(builder, acc), weights, row, first, x_line, column, read))
+
+    def inside(builder, pointer, line, j):
+        return _load(builder, pointer)
+
+    @intrinsic
+    def run(typing, acc, count, w, wi, w_row, w_next, x, xi, x_column, x_next):
+        def generate(context, builder, s, v):
+            acc, count, w, wi, row, w_next, x, xi, column, x_next = v
+            weights = _address(context, builder, s.args[2], w, wi)
+            first = _address(context, builder, s.args[6], x, xi)
+
+            def body(b, q, values):
+                ws, xs = b.gep(weights, [b.mul(q, w_next)]), b.gep(first, [b.mul(q, x_next)])
+                return products(b, values, ws, row, xs, _i64(0), column, inside)
+
+            return pack(builder, acc, _loop(builder, count, unpack(builder, acc), body))
+
+        return accumulators(accumulators, _index, w, *[_index] * 3, x, *[_index] * 3), generate
 
     @intrinsic
     def step(typing, acc, w, wi, w_row, x, xi, x_line, x_column):
         def generate(context, builder, s, v):
-            return tile(context, builder, s, v, lambda pointer, line, j: _load(builder, pointer))
+            return tile(context, builder, s, v, inside)
 
         return accumulators(accumulators, w, _index, _index, x, _index, _index, _index), generate
 
@@ -143,7 +174,7 @@ def broadcast_tile(
             origin = _address(context, b, s.args[4], v[4], _i64(0))
             top, line_stride, height, left, stride, width = v[8:]
 
-            def read(pointer, line, j):
+            def read(b, pointer, line, j):
                 inside = b.icmp_unsigned("<", b.add(left, b.mul(stride, _i64(j))), width)
                 if lines > 1:
                     y = b.add(top, b.mul(line_stride, _i64(line)))
@@ -156,7 +187,7 @@ def broadcast_tile(
         kind = accumulators(accumulators, w, _index, _index, x, *[_index] * 9)
         return kind, generate
 
-    return step, edge_step
+    return step, run, edge_step
 
 
 def _loop(builder, count, carried, body):

@@ -57,7 +57,13 @@ _TILES = {
         Tile(2, 1, cycles=4.0),
         Tile(1, 1, cycles=4.0),
     ),
-    6: (Tile(1, 4, cycles=6.0), Tile(1, 1, cycles=4.0), Tile(2, 2, cycles=6.0), Tile(1, 8, cycles=16.0)),
+    6: (
+        Tile(1, 6, cycles=6.5),
+        Tile(1, 4, cycles=4.6),
+        Tile(2, 2, cycles=5.0),
+        Tile(1, 1, cycles=4.0),
+        Tile(1, 8, cycles=16.0),
+    ),
 }
 _DEPTHWISE = {24: (Tile(1, 8, cycles=5.5),), 6: (Tile(1, 4, cycles=6.0), Tile(1, 8, cycles=16.0))}
 # A table of pixels should stay in the first cache.
