@@ -409,6 +409,15 @@ def test_tabs_by_keyboard(browser, listening):
         assert browser.js("return document.querySelectorAll('[aria-selected=true]').length") == 1
 
 
+def test_the_panel_is_skipped_to_and_stays(browser, listening):
+    browser.open(listening.address, "shapes")
+    browser.says("61,706", "tfoot")
+    browser.focus(browser.one(".skip"))
+    browser.press(ENTER)
+    assert browser.js("return [document.activeElement.id, location.hash]") == ["panel", "#shapes"]
+    assert browser.text("h1") == "Shapes"
+
+
 def test_the_language_is_changed_and_kept(browser, listening):
     browser.open(listening.address, "shapes")
     browser.click(browser.one("#language"))
