@@ -119,7 +119,9 @@ function strokes() {
   if (state.background) {
     context.imageSmoothingEnabled = false;
     context.filter = state.ink === "light" ? "none" : "invert(1)";
-    context.drawImage(state.background, 70, 70, 140, 140);
+    const [wide, tall] = [state.background.width, state.background.height];
+    const [across, down] = [wide, tall].map((side) => (side * SIDE) / 2 / Math.max(wide, tall));
+    context.drawImage(state.background, (SIDE - across) / 2, (SIDE - down) / 2, across, down);
     context.filter = "none";
   }
   for (const stroke of state.strokes) {
