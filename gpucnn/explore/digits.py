@@ -74,10 +74,10 @@ class Digits:
             some = np.asarray(train.images[:_MEASURED])
             style = Style.of(some)
             try:
-                levels = [0.0, white_of(some)]
+                black, white = 0.0, white_of(some)
             except DataError:
-                levels = sorted((style.paper, style.ink))
-            self._measured[id(train)] = (style, *levels)
+                black, white = sorted((style.paper, style.ink))
+            self._measured[id(train)] = style, black, white
         return self._measured[id(train)]
 
     def warm_up(self, index: int) -> None:

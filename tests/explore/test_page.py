@@ -1,6 +1,8 @@
 """Every panel used as a person would, by mouse and by keyboard, in a real browser; its console stays empty."""
 
+import json
 import re
+import shutil
 from io import BytesIO
 
 import numpy as np
@@ -206,6 +208,36 @@ def test_a_digit_is_drawn_by_keyboard(browser, listening):
     browser.focus(browser.one(".pad"))
     browser.press(DELETE)
     browser.says("Nothing drawn yet")
+
+
+def test_a_class_that_another_network_lacks(browser, run, wide, tmp_path):
+    with Listening([run, wide], tmp_path) as server:
+        browser.open(server.address, "digits")
+        browser.click(browser.named("A real one", "button"))
+        browser.click(browser.one("button.bar:nth-child(10)"))
+        browser.says("Which pixels counted for “9”")
+        browser.choose("Network", "1")
+        browser.until(lambda: len(browser.all("button.bar")) == 3, "the three classes of the other network")
+        browser.driver.get("about:blank")  # before its server ends
+
+
+def test_a_real_one_keeps_its_proportions_and_its_refusal_is_told(browser, wide, tmp_path):
+    for name, data in (("wide", None), ("nowhere", str(tmp_path / "nowhere.npz"))):
+        shutil.copytree(wide, tmp_path / name)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        config["train"]["data"] = data or config["train"]["data"]
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    with Listening([tmp_path / "wide", tmp_path / "nowhere"], tmp_path / "new") as server:
+        browser.open(server.address, "digits")
+        browser.click(browser.named("A real one", "button"))
+        browser.says("box 42\N{MULTIPLICATION SIGN}14", ".step:nth-child(2)")  # 6x2 pixels, each of 140 / 20
+        browser.choose("Network", "1")
+        browser.says("nowhere.npz", ".refusal")
+        browser.click(browser.named("Clear", "button"))
+        browser.until(lambda: not browser.all(".refusal"), "an empty pad")
+        browser.click(browser.named("A real one", "button"))
+        browser.says("nowhere.npz", ".refusal")
+        browser.driver.get("about:blank")  # before its server ends
 
 
 @pytest.mark.slow

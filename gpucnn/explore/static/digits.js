@@ -1,6 +1,6 @@
 // Draw a digit. The canvas collects strokes; what they mean is asked of the network after each.
 
-import { ask, base64, latest } from "./api.js";
+import { ask, base64, latest, Refused } from "./api.js";
 import { button, card, figure, h, integer, number, percent, refusal, segmented, select, shape } from "./dom.js";
 import { layer, map, picture, range } from "./pictures.js";
 import { t } from "./strings.js";
@@ -102,7 +102,7 @@ function controls() {
     h("div", { className: "fields" },
       number(t("digits.pen"), state.width, 4, 48, (value) => { state.width = value; }),
       runs.length > 1 && select(t("digits.run"), runs.map((run) => [String(run.run), run.name]), String(state.run), (value) => {
-        state.run = Number(value);
+        Object.assign(state, { run: Number(value), of: null }); // another network may have fewer classes
         send();
       })));
 }
@@ -174,7 +174,14 @@ function clear() {
 }
 
 async function example() {
-  const { image } = await ask("example", { run: state.run, image: state.sample });
+  let image;
+  try {
+    ({ image } = await ask("example", { run: state.run, image: state.sample }));
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    refuse(error.message);
+    return;
+  }
   state.sample += 1;
   Object.assign(state, { strokes: [], of: null, background: map(image, ...image.shape, "grey", 0, range(image)[1], "") });
   // "grey" does not begin at black: what is empty must be as dark as the pad.
@@ -202,11 +209,13 @@ const question = latest("draw", (found, body) => {
   answer = found;
   show();
   performance.measure("stroke", { start: body.since, end: performance.now() });
-}, (text) => {
+}, refuse);
+
+function refuse(text) {
   parts.verdict.replaceChildren(refusal(text));
   parts.bars.replaceChildren();
   parts.found.replaceChildren();
-});
+}
 
 function empty() {
   answer = null;
