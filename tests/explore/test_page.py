@@ -11,7 +11,7 @@ from PIL import Image
 
 from gpucnn.data import load
 from gpucnn.explore.body import MOST_BYTES
-from gpucnn.models import mlp
+from gpucnn.models import lenet5, mlp
 from gpucnn.training import Trainer
 from tests.explore.browser import Browser, why_not
 from tests.explore.conftest import Listening
@@ -317,6 +317,25 @@ def test_a_run_of_many_classes_and_few_images_after_another(browser, run, tmp_pa
         browser.says("of 120 test images right")
         browser.says("120 classes are too many for a table; gpucnn show confusion draws them.")
         browser.until(lambda: browser.one("#sample").get_attribute("value") == "0", "image 0")
+        browser.driver.get("about:blank")  # before its server ends
+
+
+def test_another_run_in_the_same_folder(browser, copied, tmp_path):
+    """With as many epochs: its confusion takes the place of the first one's, and nothing stays of one that is gone."""
+    train, _ = load("digits")
+    trainer = Trainer(lenet5(), run=tmp_path / "other", about={"train": {"data": "digits"}}, progress=False)
+    trainer.fit(train.images[:64], train.labels[:64], epochs=4)
+    with Listening([copied], tmp_path / "new") as server:
+        browser.open(server.address, "runs")
+        browser.says("of 359 test images right")
+        before = browser.text(".columns")
+        shutil.move(copied, tmp_path / "first")
+        shutil.move(tmp_path / "other", copied)
+        browser.until(lambda: "of 359" in browser.text(".columns") != before, "the confusion of the other", 20)
+        shutil.rmtree(copied)
+        browser.says("No epoch is kept in this folder.", seconds=20)
+        browser.says("stopped", "tbody")
+        assert "of 359" not in browser.text()
         browser.driver.get("about:blank")  # before its server ends
 
 

@@ -159,6 +159,8 @@ const WORDS = {
   "runs.stopped": ["stopped", "중단됨"],
   "runs.choose": ["Tick a run to see its curves; several stand side by side.", "곡선을 볼 학습을 선택하세요. 여러 개를 함께 볼 수 있습니다."],
   "runs.waiting": ["Waiting for the first epoch…", "첫 에포크를 기다리는 중…"],
+  "runs.most": ["Only the first {n} that were ticked are drawn.", "먼저 선택한 {n}개만 그립니다."],
+  "runs.noepoch": ["No epoch is kept in this folder.", "이 폴더에는 끝난 에포크가 없습니다."],
   "runs.curves": ["Curves", "곡선"],
   "curves.epoch": ["epoch", "에포크"],
   "curves.loss": ["Loss", "손실"],
