@@ -583,6 +583,32 @@ def test_a_phone_shows_all_without_scrolling_sideways(browser, listening, panel,
     assert small == []  # targets of 24 pixels at least (WCAG 2.2, 2.5.8)
 
 
+def test_colours_that_say_something_stay(browser, listening):
+    """On paper, which browsers print without backgrounds, and with the system's forced colours."""
+
+    def look(select: str, name: str = "backgroundColor") -> str:
+        browser.one(select)
+        return browser.js("return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]", select, name)
+
+    browser.open(listening.address, "convolution")
+    dark = look('[data-grid="input-0"] .cell')
+    forced = {"features": [{"name": "forced-colors", "value": "active"}]}
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", forced)
+    assert look('[data-grid="input-0"] .cell') == dark != look(".card")
+    for other, chosen in (
+        (".chip[aria-pressed=false]", ".chip[aria-pressed=true]"),
+        (".segmented input:not(:checked) + span", ".segmented input:checked + span"),
+    ):
+        assert look(other) != look(chosen)
+    assert look("#tab-bits", "borderBottomColor") != look("#tab-convolution", "borderBottomColor")
+    browser.click(browser.one("#tab-digits"))
+    browser.click(browser.named("A real one", "button"))
+    for select in (".track i", ".track i.plain", ".key"):
+        assert look(select) != look(".card")
+        assert look(select, "printColorAdjust") == "exact"
+    assert look(".bar.chosen", "outlineStyle") == "solid"
+
+
 def test_nothing_moves_where_motion_is_unwanted(browser, listening):
     browser.screen(motion="reduce")
     browser.open(listening.address, "convolution")
