@@ -11,7 +11,7 @@ from PIL import Image
 
 from gpucnn.data import load
 from gpucnn.explore.body import MOST_BYTES
-from gpucnn.models import lenet5, mlp
+from gpucnn.models import lenet5, mlp, vgg_small
 from gpucnn.training import Trainer
 from tests.explore.browser import Browser, why_not
 from tests.explore.conftest import Listening
@@ -374,6 +374,32 @@ def test_long_names_of_classes(browser, tmp_path):
         lines = "return [...document.querySelectorAll('.track')].map((e) => e.getBoundingClientRect())"
         assert len(browser.all(".track")) == 10
         assert len({(round(line["left"]), round(line["width"])) for line in browser.js(lines)}) == 1
+        browser.driver.get("about:blank")  # before its server ends
+
+
+def test_filters_of_colours_and_more_maps_than_are_drawn(browser, tmp_path):
+    """Each channel of a filter has a picture; how far the colours reach, and what is left out, is said."""
+    images, labels = np.random.default_rng(0).random((40, 3, 32, 32), np.float32), np.arange(40) % 2
+    np.savez(tmp_path / "colours.npz", images=images, labels=labels)
+    about = {"train": {"data": str(tmp_path / "colours.npz")}}
+    trainer = Trainer(vgg_small((3, 32, 32), 2), run=tmp_path / "run", about=about, backend="numba", progress=False)
+    trainer.fit(images, labels, epochs=1)
+    weights = trainer.model.state_dict()["0.weight"]
+    with Listening([tmp_path / "run"], tmp_path / "new") as server:
+        browser.open(server.address, "runs")
+        browser.says("Each one from top to bottom")
+        reds = browser.js(
+            "return [...document.querySelectorAll('.filtermaps canvas')].map((one) =>"
+            " one.getContext('2d').getImageData(0, 0, 3, 3).data.filter((_, i) => i % 4 === 0).map(Number))"
+        )
+        browser.complaints()  # that pixels were read
+        far = np.abs(weights).max()
+        signed = np.where(weights < 0, 247 + weights / far * (247 - 33), 247 - weights / far * (247 - 214))
+        found = [list(one.values()) if isinstance(one, dict) else one for one in reds]
+        assert np.array(found).reshape(weights.shape) == pytest.approx(signed, abs=3)
+        low, high = (f"{value:.2f}".rstrip("0").replace("-", MINUS) for value in (weights.min(), weights.max()))
+        browser.says(f"from {low} to {high} · Each", ".filters")
+        browser.says("the first 32", ".layers")
         browser.driver.get("about:blank")  # before its server ends
 
 

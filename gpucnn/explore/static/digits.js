@@ -285,9 +285,16 @@ function counted() {
     one(map(occlusion, ...occlusion.shape, "signed", -lost, lost, t("digits.occlusion")), t("digits.occlusion"), t("digits.occlusionhint", { most: percent(Math.max(range(occlusion)[1], 0)) })));
 }
 
+export function between(values) {
+  const [low, high] = range(values).map(figure);
+  return { low, high };
+}
+
 export function maps(found = answer.maps) {
   return h("div", { className: "layers" }, found.map((step) => h("div", { className: "layer" },
     h("div", { className: "about" }, h("b", {}, step.name === "" ? t("digits.image") : `${step.name} · ${step.kind}`),
-      h("span", {}, step.shape.length === 1 ? t("digits.values", { n: integer(step.shape[0]) }) : shape(step.shape))),
+      h("span", {}, step.shape.length === 1 ? t("digits.values", { n: integer(step.shape[0]) }) : shape(step.shape)),
+      h("span", {}, t("digits.range", between(step.values))),
+      step.values.shape[0] < step.shape[0] && h("span", {}, t("digits.first", { n: step.values.shape[0] }))),
     layer(step.values, step.name === "" ? "grey" : "amount", `${step.kind} ${shape(step.shape)}`))));
 }

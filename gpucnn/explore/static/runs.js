@@ -2,13 +2,13 @@
 
 import { ask, latest } from "./api.js";
 import { curves } from "./curves.js";
-import { maps } from "./digits.js";
+import { between, maps } from "./digits.js";
 import { button, card, h, integer, percent, refusal, shape, still } from "./dom.js";
 import { map, picture, range } from "./pictures.js";
 import { t } from "./strings.js";
 import { learn } from "./training.js";
 
-const MOST = 8; // runs in one picture
+const [MOST, FILTERS] = [8, 64]; // runs, and filters, in one picture
 const state = { chosen: new Set(), focus: null, epoch: null, image: 0, follow: true };
 let parts = null;
 let timer = null;
@@ -149,7 +149,10 @@ const askLook = latest("look", (found, { run }) => {
       epochs.length > 1 && button(player ? t("conv.pause") : t("conv.play"), () => play(epochs), { id: "playepochs" }),
       h("label", { className: "field" }, h("span", {}, t("runs.image")), sample)),
     epochs.length <= 1 ? h("p", { className: "hint" }, t("runs.nosnapshots")) : "",
-    filters ? h("div", { className: "filters" }, h("h3", {}, t("runs.filters", { layer: found.layer, shape: shape(filters.shape) })), filterPictures(filters)) : "",
+    filters ? h("div", { className: "filters" }, h("h3", {}, t("runs.filters", { layer: found.layer, shape: shape(filters.shape) })), filterPictures(filters),
+      h("p", { className: "hint" }, [
+        t("digits.range", between(filters)), filters.shape[0] > FILTERS && t("digits.first", { n: FILTERS }), filters.shape[1] > 1 && t("runs.channels"),
+      ].filter(Boolean).join(" · "))) : "",
     h("h3", {}, t("runs.maps", { label: found.label, said: classes[likely], chance: percent(probabilities[likely]) })),
     maps(found.maps));
   if (["epoch", "sample", "playepochs"].includes(focused)) document.getElementById(focused)?.focus();
@@ -158,12 +161,13 @@ const askLook = latest("look", (found, { run }) => {
 function filterPictures(filters) {
   const [count, channels, height, width] = filters.shape;
   const far = Math.max(...range(filters).map(Math.abs));
+  const size = height * width;
   return h("div", { className: "maps filtermaps", role: "img", "aria-label": t("runs.filterlabel", { count }) },
-    Array.from({ length: Math.min(count, 64) }, (_, o) => {
-      const one = map(filters.subarray(o * channels * height * width, (o * channels + 1) * height * width), height, width, "signed", -far, far, "");
+    Array.from({ length: Math.min(count, FILTERS) }, (_, o) => h("div", {}, Array.from({ length: channels }, (_, c) => {
+      const one = map(filters.subarray((o * channels + c) * size, (o * channels + c + 1) * size), height, width, "signed", -far, far, "");
       one.setAttribute("role", "presentation");
       return one;
-    }));
+    }))));
 }
 
 function play(epochs) {
