@@ -351,7 +351,8 @@ def test_a_loss_below_0_is_drawn_within_its_picture(browser, listening):
 
 
 def test_long_names_of_classes(browser, tmp_path):
-    """Nothing is wider than a phone's screen, and the bars of all classes have one scale."""
+    """Nothing is wider than a phone's screen, and the bars of all classes have one scale. So it is with a run's name,
+    and a name from right to left turns no number round."""
     names = ["n02085620-" + "Chihuahua_" * 4, *(f"n{i}" for i in range(9))]
     train, _ = load("digits")
     model = mlp((1, 32, 32), hidden=[4])
@@ -360,12 +361,19 @@ def test_long_names_of_classes(browser, tmp_path):
         (tmp_path / "data" / name).mkdir(parents=True)
     for i, (image, label) in enumerate(zip(train.images[:200], train.labels)):
         Image.fromarray(np.uint8(255 * image[0])).save(tmp_path / "data" / names[label] / f"{i}.png")
-    trainer = Trainer(model, run=tmp_path / "run", about={"train": {"data": str(tmp_path / "data")}})
+    folder = tmp_path / ("run-" * 60)
+    trainer = Trainer(model, run=folder, about={"train": {"data": str(tmp_path / "data")}})
     trainer.fit(train.images[:200], train.labels[:200], epochs=1)
-    browser.screen(390, 844)
-    with Listening([tmp_path / "run"], tmp_path / "new") as server:
+    browser.screen(1000, 844)
+    with Listening([folder], tmp_path / "new") as server:
         browser.open(server.address, "runs")
         browser.says("Chihuahua_", ".mistakes")
+        assert "finished" in browser.one(".badge").text
+        assert browser.js("return document.querySelector('.badge').getBoundingClientRect().right") < 1000
+        browser.screen(390, 844)
+        code = 'return import("./strings.js").then(({ t }) => t("runs.says", { what: arguments[0], chance: "5%" }))'
+        assert browser.js(code, "one") == "says one: 5%"
+        assert browser.js(code, "\N{HEBREW LETTER ALEF}") == "says \u2068\N{HEBREW LETTER ALEF}\u2069: 5%"
         assert browser.js("return document.documentElement.scrollWidth") <= 390
         browser.open(server.address, "digits")
         browser.click(browser.named("A real one", "button"))
@@ -584,6 +592,14 @@ def test_words_can_be_read(browser, listening, panel, scheme):
         if not node.get("ignored") and node["role"]["value"] in usable and not node.get("name", {}).get("value")
     ]
     assert nameless == []
+
+
+def test_a_network_fits_into_320_pixels(browser, listening):
+    """Which is what 1,280 are at four times their size (WCAG 2.2, 1.4.10)."""
+    browser.screen(320, 600)
+    browser.open(listening.address, "shapes")
+    browser.one("tfoot")
+    assert browser.js("return document.documentElement.scrollWidth") <= 320
 
 
 @pytest.mark.parametrize("language", ["en", "ko"])

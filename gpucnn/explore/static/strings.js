@@ -252,4 +252,6 @@ const WORDS = {
 let column = 0;
 export const language = () => (column ? "ko" : "en");
 export const setLanguage = (name) => { column = name === "ko" ? 1 : 0; };
-export const t = (key, values = {}) => WORDS[key][column].replace(/\{(\w+)\}/g, (_, name) => values[name]);
+// A name in letters from right to left stands by itself, or the number beside it would be turned round with it.
+const alone = (value) => (/[\u0590-\u08ff\ufb1d-\ufefc]/.test(value) ? `\u2068${value}\u2069` : value);
+export const t = (key, values = {}) => WORDS[key][column].replace(/\{(\w+)\}/g, (_, name) => alone(values[name]));
