@@ -139,10 +139,24 @@ def test_channels_flipping_modes_and_pooling(browser, listening):
     browser.says(rule(8, 1, 2, 1, 9))
     browser.click(browser.named("Max pooling"))
     browser.until(lambda: len(browser.all('[data-grid^="output-"]')) == 3, "three pooled maps")
-    browser.says("largest of 4")
+    browser.says("largest of 1")
     assert browser.all(".cell.winner")
     browser.click(browser.named("Average pooling"))
     browser.says("mean of 4")
+
+
+def test_what_lies_outside_takes_no_part_in_a_maximum(browser, listening):
+    """It has no number there: a 0 beside pixels of -1 would be the largest."""
+    browser.open(listening.address, "convolution")
+    browser.click(browser.named("Max pooling"))
+    browser.says("largest of 4")
+    browser.choose("Padding", "1")
+    browser.says("largest of 1", ".total")
+    assert [cell(browser, "input-0", 0, 0).text, cell(browser, "input-0", 1, 1).text] == ["", f"{MINUS}1"]
+    browser.says(f"Row 0, column 0 of the output: {MINUS}1")
+    browser.click(browser.named("Average pooling"))
+    browser.says("mean of 4", ".total")
+    assert cell(browser, "input-0", 0, 0).text == "0"
 
 
 def test_a_weight_is_typed_and_a_picture_is_uploaded(browser, listening, tmp_path):

@@ -167,8 +167,8 @@ function controls() {
 // ---- what is shown --------------------------------------------------------------------------------------------------
 
 // A grid of numbers (rows, columns). `move(row, column)` is called by click, drag and arrow keys.
-// `all` are the values of every grid beside it: all show numbers or none.
-function grid(label, values, rows, columns, { palette, low, high, move, at, enter, outside, all = values, room = 400 }) {
+// Cells `outside` are hatched, and `bare` ones have no number. `all` are the values of every grid beside it: all show numbers or none.
+function grid(label, values, rows, columns, { palette, low, high, move, at, enter, outside, bare, all = values, room = 400 }) {
   const size = Math.max(14, Math.min(40, Math.floor(room / columns)));
   // Numbers are shown where the longest of them fits into its cell.
   const texts = Array.from(values, figure);
@@ -176,10 +176,11 @@ function grid(label, values, rows, columns, { palette, low, high, move, at, ente
   const fits = longest * Math.max(9, size * 0.31) * 0.58 < size;
   const cells = Array.from({ length: rows * columns }, (_, i) => {
     const rgb = colour(values[i], palette, low, high);
+    const off = outside?.(Math.floor(i / columns), i % columns);
     return h("div", {
-      className: outside?.(Math.floor(i / columns), i % columns) ? "cell outside" : "cell", role: "gridcell",
+      className: off ? "cell outside" : "cell", role: "gridcell",
       style: { background: css(rgb), color: readable(rgb) },
-    }, fits ? texts[i] : "");
+    }, fits && !(off && bare) ? texts[i] : "");
   });
   const frame = h("div", { className: "frame", hidden: true });
   const element = h("div", { className: "grid", style: { "--size": `${size}px`, "--columns": columns } },
@@ -242,7 +243,7 @@ function draw() {
   const sum = conv ? range(products) : [0, 0];
   grids.inputs = Array.from({ length: channels }, (_, c) => grid(t("conv.input"),
     padded.subarray(c * rows * columns, (c + 1) * rows * columns), rows, columns, {
-      palette: "grey", low: Math.min(low, 0), high: Math.max(high, 1), outside, all: padded, room: channels > 1 ? room * 0.72 : room,
+      palette: "grey", low: Math.min(low, 0), high: Math.max(high, 1), outside, bare: state.operation === "max", all: padded, room: channels > 1 ? room * 0.72 : room,
       at: (by) => (state.drawing ? point(by) : slide(by)),
       enter: () => state.drawing && paint(c, ...cursor, true),
       move: (r, k, first) => {
