@@ -426,17 +426,25 @@ def test_filters_of_colours_and_more_maps_than_are_drawn(browser, tmp_path):
 
 
 def test_images_of_many_channels_and_of_values_up_to_255(browser, listening):
-    """The first by their mean, the others as colours of what they mean: not by one channel, not all white."""
+    """The first by their mean, the others as colours of what they mean: not by one channel, not all white, and not
+    black where they are below 0."""
     browser.open(listening.address, "runs")
     code = """
     return import("./pictures.js").then(({ picture }) => arguments[0].map(([shape, values]) =>
       [...picture(Object.assign(Float32Array.from(values), { shape }), "")
         .getContext("2d").getImageData(0, 0, 2, 1).data]))
     """
-    bands, colours, grey = browser.js(
-        code, [[[4, 1, 2], [1, 0, 0, 1, 0, 1, 0, 1]], [[3, 1, 2], [255, 0, 51, 0, 0, 102]], [[1, 1, 2], [0, 1]]]
+    normal, bands, colours, grey = browser.js(
+        code,
+        [
+            [[3, 1, 2], [-1, 1, 0, -1, -1, 0]],
+            [[4, 1, 2], [1, 0, 0, 1, 0, 1, 0, 1]],
+            [[3, 1, 2], [255, 0, 51, 0, 0, 102]],
+            [[1, 1, 2], [0, 1]],
+        ],
     )
     assert colours == [255, 51, 0, 255, 0, 0, 102, 255]
+    assert normal == pytest.approx([0, 127, 0, 255, 255, 0, 127, 255], abs=1)
     assert 0 < bands[0] < bands[4] < 255 and grey[0] < bands[0] and bands[4] < grey[4]
     browser.complaints()  # that pixels were read twice, which no page does
 
