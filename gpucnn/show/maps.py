@@ -17,6 +17,7 @@ _MAPS = 32  # per layer, at most
 _ACROSS = 16
 _CLASSES = 12
 _LABEL, _WIDTH = 2.3, 8.6  # inches: the labels at the left, the maps
+_LETTERS = 26  # of a label's line
 
 
 def maps(
@@ -99,6 +100,8 @@ def _label(figure, top: float, height: float, head: str, text: str) -> None:
     total = figure.get_size_inches()[1]
     middle = 1 - (top + height / 2) / total
     width = _LABEL + _WIDTH + 0.2
+    lines = textwrap.wrap(head, _LETTERS)[:3] or [""]
+    head = "\n".join(figures.cut(line, _LETTERS) for line in lines)
     figure.text(0.12 / width, middle, head, fontsize=9, weight="bold", va="bottom", color=figures.INK)
     figure.text(0.12 / width, middle - 0.03 / total, text, fontsize=8, va="top", color=figures.INK, linespacing=1.15)
 
