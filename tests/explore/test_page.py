@@ -185,6 +185,10 @@ def test_a_weight_is_typed_and_a_picture_is_uploaded(browser, listening, tmp_pat
     (tmp_path / "film.png").write_bytes(bytes(MOST_BYTES + 1))
     browser.one("input[type=file]").send_keys(str(tmp_path / "film.png"))
     browser.says("the file has more than 32 MiB", ".refusal")
+    (tmp_path / "film.png").write_bytes(b"no picture")
+    browser.one("input[type=file]").send_keys(str(tmp_path / "film.png"))
+    browser.says("does not begin as one", ".refusal")
+    assert len(browser.all(".refusal")) == 1 and browser.one("input[type=file]").get_attribute("value") == ""
     assert "413" in browser.complaints().pop()
 
 
@@ -671,6 +675,16 @@ def test_colours_that_say_something_stay(browser, listening):
         assert look(select) != look(".card")
         assert look(select, "printColorAdjust") == "exact"
     assert look(".bar.chosen", "outlineStyle") == "solid"
+
+
+def test_a_phone_that_is_turned(browser, listening):
+    browser.screen(640, 360)
+    browser.open(listening.address, "convolution")
+    browser.choose("Width", "16")
+    browser.says(rule(16, 0, 3, 1, 14))
+    wide = "return document.querySelector('[data-grid=\"output-0\"]').getBoundingClientRect().right"
+    browser.screen(320, 640)
+    browser.until(lambda: browser.js(wide) <= 320, "an output as wide as the screen", 10)
 
 
 def test_nothing_moves_where_motion_is_unwanted(browser, listening):

@@ -14,6 +14,7 @@ const state = {
 let answer = null;
 let timer = null;
 let parts = null;
+let stages = 0; // the width that was drawn for
 
 export function leave() {
   clearInterval(timer);
@@ -34,6 +35,8 @@ export async function enter(root) {
   root.append(h("div", { className: "split" }, parts.controls, h("div", { className: "main" }, parts.stage, parts.below)));
   controls();
   compute();
+  // A phone that is turned: cells of another size fit. What a scroll bar takes is no such change.
+  new ResizeObserver(() => answer && Math.abs(parts.stage.clientWidth - stages) > 20 && draw()).observe(parts.stage);
 }
 
 const compute = () => question({
@@ -80,6 +83,7 @@ function resize(height, width) {
 }
 
 async function take(file) {
+  for (const told of parts.stage.querySelectorAll(".refusal")) told.remove();
   try {
     state.image = (await upload(file, Math.max(state.image[0].length, 12), state.image.length === 3 ? 3 : 1)).image;
     fit();
@@ -106,7 +110,10 @@ function kernel(size) {
 function controls() {
   const { images, filters } = state.presets;
   const conv = state.operation === "conv";
-  const file = h("input", { type: "file", accept: "image/*", hidden: true, onchange: () => file.files[0] && take(file.files[0]) });
+  const file = h("input", { type: "file", accept: "image/*", hidden: true, onchange: () => {
+    if (file.files[0]) take(file.files[0]);
+    file.value = ""; // or the same file, corrected, would be no change
+  } });
   parts.controls.replaceChildren(...[
     card(t("conv.operation"),
       segmented(t("conv.operation"), [["conv", t("conv.conv")], ["max", t("conv.max")], ["avg", t("conv.avg")]],
@@ -235,7 +242,7 @@ function draw() {
   const [top, left] = axes.map((axis) => axis.before);
   const [tall, wide] = axes.map((axis) => axis.input);
   const outside = (r, c) => r < top || c < left || r >= top + tall || c >= left + wide;
-  const stages = parts.stage.clientWidth || 700;
+  stages = parts.stage.clientWidth || 700;
   const beside = conv ? 340 : 190; // the filter, the signs and the gaps between
   const room = stages < 640 ? stages - 40 : Math.min(380, (stages - beside) / 2);
   const kernel = axes.map((axis) => axis.kernel);
