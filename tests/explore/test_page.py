@@ -214,6 +214,33 @@ def test_a_digit_is_drawn_by_mouse(browser, listening):
     browser.until(lambda: len(browser.all("button.bar")) == 10, "ten bars")
 
 
+def test_two_fingers_draw_two_strokes_and_a_menu_none(browser, listening):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    def ink(x: int, y: int) -> int:
+        code = "return document.querySelector('.pad').getContext('2d').getImageData(arguments[0], arguments[1], 1, 1)"
+        return browser.js(f"{code}.data[0]", x, y)
+
+    def touch(kind: str, *places: tuple[float, float]) -> None:
+        points = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(places)]
+        browser.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    browser.open(listening.address, "digits")
+    box = browser.js("return document.querySelector('.pad').getBoundingClientRect()", browser.one(".pad"))
+    left, right = box["left"] + box["width"] / 4, box["left"] + box["width"] * 3 / 4
+    top = box["top"] + 60
+    touch("touchStart", (left, top))
+    touch("touchStart", (left, top), (right, top))
+    for down in (20, 40, 60):
+        touch("touchMove", (left, top + down), (right, top + down))
+    touch("touchEnd")
+    browser.until(lambda: len(browser.all("button.bar")) == 10, "ten bars")
+    assert (ink(70, 100), ink(210, 100), ink(140, 100)) == (255, 255, 0)
+    browser.click(browser.named("Clear", "button"))
+    ActionChains(browser.driver).context_click(browser.one(".pad")).perform()
+    assert ink(140, 140) == 0
+
+
 def test_a_digit_is_drawn_by_keyboard(browser, listening):
     browser.open(listening.address, "digits")
     browser.focus(browser.one(".pad"))

@@ -11,7 +11,7 @@ const state = { strokes: [], ink: "light", width: 22, run: null, of: null, sampl
 let parts = null;
 let runs = [];
 let answer = null;
-let drawing = null;
+const drawing = new Map(); // the stroke of each finger, pen or mouse that is down
 let asked = 0;
 
 export function leave() {
@@ -47,23 +47,21 @@ function build() {
   parts.controls = h("div", { className: "rows" });
   controls();
   canvas.addEventListener("pointerdown", (event) => {
+    if (event.button) return; // another one opens a menu
     canvas.setPointerCapture(event.pointerId);
     state.keys = false;
-    drawing = { ink: state.ink, width: state.width, points: [place(event)] };
-    state.strokes.push(drawing);
+    drawing.set(event.pointerId, { ink: state.ink, width: state.width, points: [place(event)] });
+    state.strokes.push(drawing.get(event.pointerId));
     paint();
   });
   canvas.addEventListener("pointermove", (event) => {
-    if (!drawing) return;
-    for (const one of event.getCoalescedEvents?.() ?? [event]) drawing.points.push(place(one));
+    const stroke = drawing.get(event.pointerId);
+    if (!stroke) return;
+    for (const one of event.getCoalescedEvents?.() ?? [event]) stroke.points.push(place(one));
     paint();
     if (performance.now() - asked > 60) send();
   });
-  const end = () => {
-    if (!drawing) return;
-    drawing = null;
-    send();
-  };
+  const end = (event) => drawing.delete(event.pointerId) && send();
   canvas.addEventListener("pointerup", end);
   canvas.addEventListener("pointercancel", end);
   canvas.addEventListener("keydown", keys);
