@@ -10,7 +10,7 @@ from gpucnn.data.images import white_of
 from gpucnn.errors import ConfigurationError, DataError
 from gpucnn.explore.body import Body
 from gpucnn.explore.engine import packed
-from gpucnn.explore.runs import Runs, layer_maps
+from gpucnn.explore.runs import Runs, layer_maps, numbers
 from gpucnn.models.heads import CLASSIFIER
 from gpucnn.show.layers import steps
 
@@ -45,8 +45,8 @@ class Digits:
         top, left, bottom, right = prepared.box
         return {
             "classes": model.class_names or [str(label) for label in range(len(probabilities))],
-            "probabilities": [float(p) for p in probabilities],
-            "unprepared": [float(p) for p in unprepared],
+            "probabilities": numbers(probabilities),
+            "unprepared": numbers(unprepared),
             "of": of,
             "image": packed(prepared.image),
             "plain": packed(plain),

@@ -170,7 +170,7 @@ class Runs:
             "filters": None if found is None else packed(filters_of(model, found)),
             "layer": None if found is None else found.name,
             "maps": [layer_maps(step) for step in maps],
-            "probabilities": [float(p) for p in output],
+            "probabilities": numbers(output),
             "classes": test.classes,
             "label": test.classes[test.labels[number]],
             "images": len(test.images),
@@ -205,6 +205,16 @@ class Runs:
                 },
             }
         return self._results["answer"]
+
+
+def numbers(output: np.ndarray) -> list[float]:
+    """A network's outputs for one image; raises DataError for a NaN or infinity."""
+    if not np.isfinite(output).all():
+        raise DataError(
+            "the network gives NaN or infinity for this image: its weights have become too large; train it with a "
+            "smaller learning rate"
+        )
+    return [float(value) for value in output]
 
 
 def _snapshot(folder: Path, epoch: int) -> Path:

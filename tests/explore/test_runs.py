@@ -1,5 +1,6 @@
 """Runs as the page sees them: finished, in progress, interrupted, damaged; and what is inside them."""
 
+import base64
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ import pytest
 from gpucnn.data import load
 from gpucnn.explore.server import Explorer
 from gpucnn.models import lenet5, unet_small
+from gpucnn.optimizers import SGD
 from gpucnn.training import Callback, Trainer, load_run
 from tests.explore.conftest import Page, folders_in
 
@@ -169,6 +171,20 @@ def test_a_damaged_checkpoint_is_told_in_a_sentence(copied, engine, tmp_path, fi
     page = of(copied, engine, tmp_path)
     epoch = 2 if "0002" in file else None
     assert "cannot be read" in page("look", run=0, epoch=epoch)["refused"]
+
+
+def test_a_network_whose_weights_have_exploded(engine, tmp_path):
+    """They are finite, as the loss was, and what it computes is not."""
+    digits, _ = load("digits")
+    settings = {"optimizer": SGD(1e13), "run": tmp_path / "run", "about": {"train": {"data": "digits"}}}
+    trainer = Trainer(lenet5(), backend="numba", batch_size=64, progress=False, **settings)
+    trainer.fit(digits.images[:64], digits.labels[:64], 1)
+    page = of(tmp_path / "run", engine, tmp_path)
+    pixels = np.zeros((50, 50), np.uint8)
+    pixels[10:40, 20:30] = 255
+    drawing = {"height": 50, "width": 50, "bytes": base64.b64encode(pixels.tobytes()).decode()}
+    for name, body in {"look": {}, "results": {}, "draw": {"drawing": drawing}}.items():
+        assert "NaN or infinity" in page(name, run=0, **body)["refused"]
 
 
 def test_damaged_metrics_are_no_curve(copied, engine, tmp_path):
