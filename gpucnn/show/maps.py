@@ -36,7 +36,8 @@ def maps(
     is one layer, dark at its smallest value and bright at its largest. Of more than 32 maps the first 32 are shown.
     `name` is the image's label.
 
-    Raises ShapeError, DTypeError or DataError for an image that does not fit the model.
+    Raises ShapeError, DTypeError or DataError for an image that does not fit the model, and DataError where a NaN or
+    infinity would be drawn.
     """
     if path is not None:
         figures.check_path(path)
@@ -46,6 +47,9 @@ def maps(
         )
     layers, probabilities = steps(model, image, choose(model, backend, math))
     if path is not None:
+        for step in layers:
+            figures.check_finite(f"the maps of layer {step.name}" if step.name else "the pixels", step.values)
+        figures.check_finite("the network's answers", probabilities)
         names = model.class_names or [str(label) for label in range(len(probabilities))]
         class_probabilities = probabilities if model.head == CLASSIFIER else None
         figures.save(_draw(layers, class_probabilities, names, model.name, name), path)
