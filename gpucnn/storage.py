@@ -332,6 +332,25 @@ def _holder(file: Path) -> str:
     return text.removesuffix(f" on {platform.node()}") or "another process"
 
 
+def is_locked(file: Path) -> bool:
+    """Whether a process of this machine that still runs says in the lock `file` that it has it.
+
+    The lock itself is not tried: that would refuse it to whoever takes it at this moment.
+    """
+    owner = re.fullmatch(r"process ([1-9]\d{0,8})", _holder(file))
+    if owner is None:
+        return False
+    if os.name == "nt":  # a lock there cannot be removed while it is held, and sending 0 would end the process
+        return True
+    try:
+        os.kill(int(owner[1]), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
+
+
 def _leave_locks() -> None:
     """In a forked process: the lock is its parent's alone, and must not outlive it here."""
     for handle in _held:

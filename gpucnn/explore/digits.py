@@ -6,22 +6,24 @@ import numpy as np
 
 from gpucnn import explain
 from gpucnn.data.drawing import Style
-from gpucnn.errors import ConfigurationError
+from gpucnn.data.images import white_of
+from gpucnn.errors import ConfigurationError, DataError
 from gpucnn.explore.body import Body
 from gpucnn.explore.engine import packed
-from gpucnn.explore.runs import Runs, layer_maps
+from gpucnn.explore.runs import Runs, layer_maps, numbers
 from gpucnn.models.heads import CLASSIFIER
 from gpucnn.show.layers import steps
 
 CANVAS = 320  # pixels a side at most
+_MEASURED = 2000  # training images
 
 
 class Digits:
-    """Reads drawings with the networks of `runs`; each set's style is measured once."""
+    """Reads drawings with the networks of `runs`; each set is measured once."""
 
     def __init__(self, runs: Runs):
         self._runs = runs
-        self._styles: dict[int, Style] = {}
+        self._measured: dict[int, tuple[Style, float, float]] = {}
 
     def read(self, body: Body) -> dict[str, Any]:
         """What the network of `run` sees in `drawing`, prepared as its training images were and, beside it, as it is.
@@ -31,11 +33,11 @@ class Digits:
         """
         index = self._runs.index(body)
         drawing = body.picture("drawing", CANVAS) / np.float32(255)
-        style, model = self._style(index), self._runs.model(index)
+        (style, *levels), model = self._measure(index), self._runs.model(index)
         if model.head != CLASSIFIER or len(model.output_shape) != 1:
             raise ConfigurationError(f"{model.name} does not tell classes apart; choose the run of a classifier")
         prepared = style.prepare(drawing)
-        plain = _stretched(drawing, style)
+        plain = _stretched(drawing, style, *levels)
         maps, probabilities = steps(model, prepared.image, self._runs.backend)
         (unprepared,) = model.predict(plain[None])
         of = body.optional_integer("of", 0, len(probabilities) - 1)
@@ -43,8 +45,8 @@ class Digits:
         top, left, bottom, right = prepared.box
         return {
             "classes": model.class_names or [str(label) for label in range(len(probabilities))],
-            "probabilities": [float(p) for p in probabilities],
-            "unprepared": [float(p) for p in unprepared],
+            "probabilities": numbers(probabilities),
+            "unprepared": numbers(unprepared),
             "of": of,
             "image": packed(prepared.image),
             "plain": packed(plain),
@@ -65,32 +67,41 @@ class Digits:
             "occlusion": packed(explain.occlusion(model, prepared.image, of, fill=style.paper)),
         }
 
-    def _style(self, index: int) -> Style:
+    def _measure(self, index: int) -> tuple[Style, float, float]:
+        """(the style of the training images, their black, their white): their paper and ink where these are unknown."""
         train, _ = self._runs.data(index)
-        if id(train) not in self._styles:  # sets are kept by the runs, so an id is not used again
-            self._styles[id(train)] = Style.of(train.images)
-        return self._styles[id(train)]
+        if id(train) not in self._measured:  # sets are kept by the runs, so an id is not used again
+            some = np.asarray(train.images[:_MEASURED])
+            style = Style.of(some)
+            try:
+                black, white = 0.0, white_of(some)
+            except DataError:
+                black, white = sorted((style.paper, style.ink))
+            self._measured[id(train)] = style, black, white
+        return self._measured[id(train)]
 
     def warm_up(self, index: int) -> None:
         """Compile what a drawing needs."""
         image = np.asarray(self._runs.data(index)[1].images[0])
-        style, model = self._style(index), self._runs.model(index)
+        (style, *_), model = self._measure(index), self._runs.model(index)
         steps(model, image, self._runs.backend)
         explain.input_gradient(model, image[None], 0)
         explain.occlusion(model, image, 0, fill=style.paper)
 
     def example(self, body: Body) -> dict[str, Any]:
-        """Test image `image` of the run's set as grey values, to begin with."""
-        _, test = self._runs.data(self._runs.index(body))
+        """Test image `image` of the run's set as grey values from 0 to 1, to begin with."""
+        index = self._runs.index(body)
+        _, test = self._runs.data(index)
         number = body.integer("image", 0, 10**6) % len(test.images)
-        grey = np.asarray(test.images[number]).mean(axis=0)
+        _, black, white = self._measure(index)
+        grey = np.clip((np.asarray(test.images[number]).mean(axis=0) - black) / (white - black), 0, 1)
         return {"image": packed(grey), "label": test.classes[test.labels[number]], "number": number}
 
 
-def _stretched(drawing: np.ndarray, style: Style) -> np.ndarray:
-    """The drawing at the network's size and nothing more: what a newcomer would give it."""
+def _stretched(drawing: np.ndarray, style: Style, black: float, white: float) -> np.ndarray:
+    """The drawing at the network's size, in its range, and nothing more: what a newcomer would give it."""
     from PIL import Image
 
     channels, height, width = style.shape
     small = Image.fromarray(drawing).resize((width, height), Image.Resampling.BILINEAR)
-    return np.repeat(np.asarray(small, np.float32)[None], channels, axis=0)
+    return np.repeat(np.float32(black) + np.asarray(small)[None] * np.float32(white - black), channels, axis=0)

@@ -4,6 +4,7 @@ A run in progress is read as it stands: its files are written beside their place
 """
 
 import json
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -23,11 +24,12 @@ from gpucnn.explore.training import SNAPSHOTS
 from gpucnn.models import Model
 from gpucnn.models.heads import CLASSIFIER
 from gpucnn.show.layers import Step, convolutions, filters_of, steps
+from gpucnn.storage import is_locked
 from gpucnn.training import Trainer, load, load_run
-from gpucnn.training.run import CHECKPOINT, METRICS
+from gpucnn.training.run import CHECKPOINT, LOCK, METRICS
 
 _KEPT = 8  # models in memory
-_LIVE = 20.0  # seconds without a new epoch after which a run that is not finished counts as interrupted
+_LIVE = 20.0  # seconds since the last epoch in which an unfinished run of another machine counts as going on
 _TESTED = 10_000  # test images at most
 _MAPS = 32  # of a layer at most
 _TABLE = 100  # classes of a confusion matrix at most
@@ -77,10 +79,11 @@ class Runs:
             "planned": planned,
             "live": self._live(folder, len(epochs) < planned),
             "ready": (folder / CHECKPOINT).is_file(),
+            "changed": _changed(folder / CHECKPOINT),
         }
 
     def _live(self, folder: Path, unfinished: bool) -> bool:
-        if self.training(folder):
+        if self.training(folder) or is_locked(folder / LOCK):
             return True
         try:
             return unfinished and time.time() - (folder / METRICS).stat().st_mtime < _LIVE
@@ -167,7 +170,7 @@ class Runs:
             "filters": None if found is None else packed(filters_of(model, found)),
             "layer": None if found is None else found.name,
             "maps": [layer_maps(step) for step in maps],
-            "probabilities": [float(p) for p in output],
+            "probabilities": numbers(output),
             "classes": test.classes,
             "label": test.classes[test.labels[number]],
             "images": len(test.images),
@@ -204,6 +207,16 @@ class Runs:
         return self._results["answer"]
 
 
+def numbers(output: np.ndarray) -> list[float]:
+    """A network's outputs for one image; raises DataError for a NaN or infinity."""
+    if not np.isfinite(output).all():
+        raise DataError(
+            "the network gives NaN or infinity for this image: its weights have become too large; train it with a "
+            "smaller learning rate"
+        )
+    return [float(value) for value in output]
+
+
 def _snapshot(folder: Path, epoch: int) -> Path:
     return folder / SNAPSHOTS / f"{epoch:04}.safetensors"
 
@@ -218,10 +231,27 @@ def layer_maps(step: Step) -> dict[str, Any]:
     }
 
 
+def _read(text: str) -> Any:
+    """What the JSON text says; None for numbers that no JSON has, or no float."""
+
+    def finite(number: str) -> float | None:
+        return float(number) if math.isfinite(float(number)) else None
+
+    return json.loads(text, parse_constant=finite, parse_float=finite)
+
+
+def _changed(file: Path) -> str:
+    """When the file was written last; '' where it is missing."""
+    try:
+        return str(file.stat().st_mtime_ns)
+    except OSError:
+        return ""
+
+
 def _config(folder: Path) -> dict[str, Any]:
     """What config.json says; nothing where it is missing or no object."""
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = _read((folder / "config.json").read_text())
     except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}
@@ -230,7 +260,7 @@ def _config(folder: Path) -> dict[str, Any]:
 def _metrics(folder: Path) -> list[dict[str, Any]]:
     """The epochs in metrics.jsonl so far; none where it is missing or damaged."""
     try:
-        lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+        lines = [_read(line) for line in (folder / METRICS).read_text().splitlines()]
     except (OSError, ValueError):
         return []
     return [line for line in lines if isinstance(line, dict)]

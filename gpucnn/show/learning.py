@@ -181,7 +181,8 @@ def _draw_mistakes(images: np.ndarray, listed: list[Mistake], wrong: int, what: 
     columns = min(5, len(listed))
     rows = -(-len(listed) // columns)
     height, width = images.shape[2:]
-    figure = figures.new_figure(max(4.6, 1.85 * columns), (1.75 * min(1.5, height / width) + 0.75) * rows + 0.4)
+    side = min(2.3, max(1.85, 4.6 / columns)) - 0.1  # inches: one or two images are larger
+    figure = figures.new_figure(max(4.6, 1.85 * columns), (side * min(1.5, height / width) + 0.75) * rows + 0.4)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, mistake in zip(grid, listed):
         show_image(axes, images[mistake.image])

@@ -17,6 +17,7 @@ _MAPS = 32  # per layer, at most
 _ACROSS = 16
 _CLASSES = 12
 _LABEL, _WIDTH = 2.3, 8.6  # inches: the labels at the left, the maps
+_LETTERS = 26  # of a label's line
 
 
 def maps(
@@ -35,7 +36,8 @@ def maps(
     is one layer, dark at its smallest value and bright at its largest. Of more than 32 maps the first 32 are shown.
     `name` is the image's label.
 
-    Raises ShapeError, DTypeError or DataError for an image that does not fit the model.
+    Raises ShapeError, DTypeError or DataError for an image that does not fit the model, and DataError where a NaN or
+    infinity would be drawn.
     """
     if path is not None:
         figures.check_path(path)
@@ -45,6 +47,9 @@ def maps(
         )
     layers, probabilities = steps(model, image, choose(model, backend, math))
     if path is not None:
+        for step in layers:
+            figures.check_finite(f"the maps of layer {step.name}" if step.name else "the pixels", step.values)
+        figures.check_finite("the network's answers", probabilities)
         names = model.class_names or [str(label) for label in range(len(probabilities))]
         class_probabilities = probabilities if model.head == CLASSIFIER else None
         figures.save(_draw(layers, class_probabilities, names, model.name, name), path)
@@ -99,6 +104,8 @@ def _label(figure, top: float, height: float, head: str, text: str) -> None:
     total = figure.get_size_inches()[1]
     middle = 1 - (top + height / 2) / total
     width = _LABEL + _WIDTH + 0.2
+    lines = textwrap.wrap(head, _LETTERS)[:3] or [""]
+    head = "\n".join(figures.cut(line, _LETTERS) for line in lines)
     figure.text(0.12 / width, middle, head, fontsize=9, weight="bold", va="bottom", color=figures.INK)
     figure.text(0.12 / width, middle - 0.03 / total, text, fontsize=8, va="top", color=figures.INK, linespacing=1.15)
 

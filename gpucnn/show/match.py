@@ -76,9 +76,13 @@ def _channels(what: str, array) -> np.ndarray:
 
 
 def show_image(axes, image: np.ndarray):
-    """Draw an image (C, H, W): one channel in gray, three as colors up to 1 or their largest, others by their mean."""
+    """Draw an image (C, H, W): one channel in gray, three as colors, others by their mean.
+
+    Colors are from 0, or their smallest, to 1, or their largest.
+    """
     if image.shape[0] == 3:
-        return axes.imshow(np.clip(np.moveaxis(image, 0, -1) / max(1, image.max()), 0, 1), interpolation="nearest")
+        low, high = min(0.0, float(image.min())), max(1.0, float(image.max()))
+        return axes.imshow((np.moveaxis(image, 0, -1) - low) / (high - low), interpolation="nearest")
     gray = image.mean(axis=0)
     low, high = min(0.0, float(gray.min())), float(gray.max())
     return axes.imshow(gray, cmap="gray", vmin=low, vmax=high if high > low else low + 1, interpolation="nearest")

@@ -77,6 +77,8 @@ def _shown(
     of = int(outputs.argmax()) if of is None else of
     values = compute(model, image, of)
     if path is not None:
+        figures.check_finite("the network's answers", outputs)
+        figures.check_finite("the values of the picture", values)
         figures.save(_draw(model, image, values, of, outputs, name, what, extent), path)
     return values
 

@@ -21,7 +21,7 @@ def draw_curves(history: History) -> bytes:
                 last = f"{100 * measured[-1]:.2f}%" if key == "accuracy" else f"{measured[-1]:.3g}"
                 axes.plot(history["epoch"], values, label=f"{name} ({last})", marker=marker, color=colour)
         axes.set(xlabel="epoch", title=key)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.legend()
         if key == "accuracy":

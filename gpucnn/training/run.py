@@ -43,7 +43,7 @@ from gpucnn.training.history import History
 from gpucnn.training.settings import CHANGEABLE
 
 CHECKPOINT, BEST, METRICS, CONFIG = "checkpoint.safetensors", "best.safetensors", "metrics.jsonl", "config.json"
-_LOCK, _FILES = "run.lock", (CHECKPOINT, BEST, METRICS, CONFIG, "curves.png")
+LOCK, _FILES = "run.lock", (CHECKPOINT, BEST, METRICS, CONFIG, "curves.png")
 _RECORD = {
     "epoch": int,
     "step": int,
@@ -71,7 +71,7 @@ def run_folder(path) -> Iterator["RunFolder"]:
         _refuse_foreign(path)
         make_folder(path)
         # Made anew for a run that is refused, it stays, empty.
-        with locked(path / _LOCK, path, "wait for it, or choose another run folder"):
+        with locked(path / LOCK, path, "wait for it, or choose another run folder"):
             _refuse_foreign(path)
             for entry in path.iterdir():
                 if is_beside(entry.name, _FILES):  # of a process that was killed while writing
@@ -90,7 +90,7 @@ def _refuse_foreign(path: Path) -> None:
         with contextlib.suppress(CheckpointError):
             if isinstance(read_config(path).get("gpucnn"), str):
                 return
-    others = [name for name in names if name != _LOCK and not is_beside(name, _FILES)]
+    others = [name for name in names if name != LOCK and not is_beside(name, _FILES)]
     if others:
         raise ConfigurationError(
             f"{path} is no run folder, and not empty: it holds {others[0]}"

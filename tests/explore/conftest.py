@@ -10,9 +10,12 @@ import httpx
 import numpy as np
 import pytest
 
+from gpucnn import data
 from gpucnn.explore.engine import Engine
 from gpucnn.explore.server import Explorer, Server, application
 from gpucnn.explore.training import train
+from gpucnn.models import mlp
+from gpucnn.training import Trainer
 
 TOKEN, PORT = "a-token-for-tests", 4321
 KINDS = {"f4": "<f4", "u4": "<u4", "i4": "<i4", "u1": "u1"}
@@ -69,6 +72,21 @@ def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("explore") / "four-epochs"
     train(folder, 4)
     return folder
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory) -> Path:
+    """A run of three classes, on images of 8x20 pixels from 0 to 255. Read only."""
+    folder = tmp_path_factory.mktemp("wide")
+    images = np.zeros((60, 8, 20), np.float32)
+    for number, image in enumerate(images):
+        image[1:7, 8 + number % 3 : 10 + number % 3] = 255
+    np.savez(folder / "wide.npz", images=images, labels=np.arange(60) % 3)
+    digits, _ = data.load(folder / "wide.npz")
+    about = {"train": {"data": str(folder / "wide.npz")}}
+    trainer = Trainer(mlp((1, 8, 20), classes=3, hidden=[8]), run=folder / "wide", about=about, progress=False)
+    trainer.fit(digits.images, digits.labels, 1)
+    return folder / "wide"
 
 
 @pytest.fixture(scope="session")

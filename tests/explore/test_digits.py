@@ -7,8 +7,10 @@ import pytest
 
 from gpucnn.backends import get_backend
 from gpucnn.explain import input_gradient, occlusion
+from gpucnn.explore.server import Explorer
 from gpucnn.models import lenet5
 from gpucnn.training import load_run
+from tests.explore.conftest import Page, folders_in
 
 
 def three(dark: bool = False, shift: int = 0) -> dict:
@@ -98,6 +100,18 @@ def test_an_empty_pad_is_refused_in_a_sentence(page):
 def test_without_a_run_it_says_so(empty):
     assert "train a network first" in empty("draw", run=0, drawing=three())["refused"]
     assert "train a network first" in empty("example", run=0, image=0)["refused"]
+
+
+def test_a_network_of_values_up_to_255_gets_the_drawing_in_them(wide, engine, tmp_path):
+    page = Page(Explorer([wide], folders_in(tmp_path), engine))
+    pixels = np.zeros((80, 200), np.uint8)
+    pixels[10:70, 80:100] = 255
+    answer = page("draw", run=0, drawing=sent(pixels))
+    assert answer["plain"].shape == (1, 8, 20)
+    assert answer["plain"][0, 4].tolist() == pytest.approx([255.0 * (k in (8, 9)) for k in range(20)], abs=40)
+    assert answer["unprepared"] == load_run(wide).model.predict(answer["plain"][None])[0].tolist()
+    example = page("example", run=0, image=0)["image"]
+    assert example.shape == (8, 20) and set(example.ravel()) == {0, 1}
 
 
 def test_examples_are_test_images(page):

@@ -1,6 +1,8 @@
 """Every panel used as a person would, by mouse and by keyboard, in a real browser; its console stays empty."""
 
+import json
 import re
+import shutil
 from io import BytesIO
 
 import numpy as np
@@ -9,7 +11,7 @@ from PIL import Image
 
 from gpucnn.data import load
 from gpucnn.explore.body import MOST_BYTES
-from gpucnn.models import mlp
+from gpucnn.models import lenet5, mlp, vgg_small
 from gpucnn.training import Trainer
 from tests.explore.browser import Browser, why_not
 from tests.explore.conftest import Listening
@@ -137,10 +139,24 @@ def test_channels_flipping_modes_and_pooling(browser, listening):
     browser.says(rule(8, 1, 2, 1, 9))
     browser.click(browser.named("Max pooling"))
     browser.until(lambda: len(browser.all('[data-grid^="output-"]')) == 3, "three pooled maps")
-    browser.says("largest of 4")
+    browser.says("largest of 1")
     assert browser.all(".cell.winner")
     browser.click(browser.named("Average pooling"))
     browser.says("mean of 4")
+
+
+def test_what_lies_outside_takes_no_part_in_a_maximum(browser, listening):
+    """It has no number there: a 0 beside pixels of -1 would be the largest."""
+    browser.open(listening.address, "convolution")
+    browser.click(browser.named("Max pooling"))
+    browser.says("largest of 4")
+    browser.choose("Padding", "1")
+    browser.says("largest of 1", ".total")
+    assert [cell(browser, "input-0", 0, 0).text, cell(browser, "input-0", 1, 1).text] == ["", f"{MINUS}1"]
+    browser.says(f"Row 0, column 0 of the output: {MINUS}1")
+    browser.click(browser.named("Average pooling"))
+    browser.says("mean of 4", ".total")
+    assert cell(browser, "input-0", 0, 0).text == "0"
 
 
 def test_a_weight_is_typed_and_a_picture_is_uploaded(browser, listening, tmp_path):
@@ -169,6 +185,10 @@ def test_a_weight_is_typed_and_a_picture_is_uploaded(browser, listening, tmp_pat
     (tmp_path / "film.png").write_bytes(bytes(MOST_BYTES + 1))
     browser.one("input[type=file]").send_keys(str(tmp_path / "film.png"))
     browser.says("the file has more than 32 MiB", ".refusal")
+    (tmp_path / "film.png").write_bytes(b"no picture")
+    browser.one("input[type=file]").send_keys(str(tmp_path / "film.png"))
+    browser.says("does not begin as one", ".refusal")
+    assert len(browser.all(".refusal")) == 1 and browser.one("input[type=file]").get_attribute("value") == ""
     assert "413" in browser.complaints().pop()
 
 
@@ -194,6 +214,33 @@ def test_a_digit_is_drawn_by_mouse(browser, listening):
     browser.until(lambda: len(browser.all("button.bar")) == 10, "ten bars")
 
 
+def test_two_fingers_draw_two_strokes_and_a_menu_none(browser, listening):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    def ink(x: int, y: int) -> int:
+        code = "return document.querySelector('.pad').getContext('2d').getImageData(arguments[0], arguments[1], 1, 1)"
+        return browser.js(f"{code}.data[0]", x, y)
+
+    def touch(kind: str, *places: tuple[float, float]) -> None:
+        points = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(places)]
+        browser.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    browser.open(listening.address, "digits")
+    box = browser.js("return document.querySelector('.pad').getBoundingClientRect()", browser.one(".pad"))
+    left, right = box["left"] + box["width"] / 4, box["left"] + box["width"] * 3 / 4
+    top = box["top"] + 60
+    touch("touchStart", (left, top))
+    touch("touchStart", (left, top), (right, top))
+    for down in (20, 40, 60):
+        touch("touchMove", (left, top + down), (right, top + down))
+    touch("touchEnd")
+    browser.until(lambda: len(browser.all("button.bar")) == 10, "ten bars")
+    assert (ink(70, 100), ink(210, 100), ink(140, 100)) == (255, 255, 0)
+    browser.click(browser.named("Clear", "button"))
+    ActionChains(browser.driver).context_click(browser.one(".pad")).perform()
+    assert ink(140, 140) == 0
+
+
 def test_a_digit_is_drawn_by_keyboard(browser, listening):
     browser.open(listening.address, "digits")
     browser.focus(browser.one(".pad"))
@@ -206,6 +253,36 @@ def test_a_digit_is_drawn_by_keyboard(browser, listening):
     browser.focus(browser.one(".pad"))
     browser.press(DELETE)
     browser.says("Nothing drawn yet")
+
+
+def test_a_class_that_another_network_lacks(browser, run, wide, tmp_path):
+    with Listening([run, wide], tmp_path) as server:
+        browser.open(server.address, "digits")
+        browser.click(browser.named("A real one", "button"))
+        browser.click(browser.one("button.bar:nth-child(10)"))
+        browser.says("Which pixels counted for “9”")
+        browser.choose("Network", "1")
+        browser.until(lambda: len(browser.all("button.bar")) == 3, "the three classes of the other network")
+        browser.driver.get("about:blank")  # before its server ends
+
+
+def test_a_real_one_keeps_its_proportions_and_its_refusal_is_told(browser, wide, tmp_path):
+    for name, data in (("wide", None), ("nowhere", str(tmp_path / "nowhere.npz"))):
+        shutil.copytree(wide, tmp_path / name)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        config["train"]["data"] = data or config["train"]["data"]
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    with Listening([tmp_path / "wide", tmp_path / "nowhere"], tmp_path / "new") as server:
+        browser.open(server.address, "digits")
+        browser.click(browser.named("A real one", "button"))
+        browser.says("box 42\N{MULTIPLICATION SIGN}14", ".step:nth-child(2)")  # 6x2 pixels, each of 140 / 20
+        browser.choose("Network", "1")
+        browser.says("nowhere.npz", ".refusal")
+        browser.click(browser.named("Clear", "button"))
+        browser.until(lambda: not browser.all(".refusal"), "an empty pad")
+        browser.click(browser.named("A real one", "button"))
+        browser.says("nowhere.npz", ".refusal")
+        browser.driver.get("about:blank")  # before its server ends
 
 
 @pytest.mark.slow
@@ -288,6 +365,25 @@ def test_a_run_of_many_classes_and_few_images_after_another(browser, run, tmp_pa
         browser.driver.get("about:blank")  # before its server ends
 
 
+def test_another_run_in_the_same_folder(browser, copied, tmp_path):
+    """With as many epochs: its confusion takes the place of the first one's, and nothing stays of one that is gone."""
+    train, _ = load("digits")
+    trainer = Trainer(lenet5(), run=tmp_path / "other", about={"train": {"data": "digits"}}, progress=False)
+    trainer.fit(train.images[:64], train.labels[:64], epochs=4)
+    with Listening([copied], tmp_path / "new") as server:
+        browser.open(server.address, "runs")
+        browser.says("of 359 test images right")
+        before = browser.text(".columns")
+        shutil.move(copied, tmp_path / "first")
+        shutil.move(tmp_path / "other", copied)
+        browser.until(lambda: "of 359" in browser.text(".columns") != before, "the confusion of the other", 20)
+        shutil.rmtree(copied)
+        browser.says("No epoch is kept in this folder.", seconds=20)
+        browser.says("stopped", "tbody")
+        assert "of 359" not in browser.text()
+        browser.driver.get("about:blank")  # before its server ends
+
+
 def test_a_loss_below_0_is_drawn_within_its_picture(browser, listening):
     browser.open(listening.address, "runs")
     code = """
@@ -300,7 +396,8 @@ def test_a_loss_below_0_is_drawn_within_its_picture(browser, listening):
 
 
 def test_long_names_of_classes(browser, tmp_path):
-    """Nothing is wider than a phone's screen, and the bars of all classes have one scale."""
+    """Nothing is wider than a phone's screen, and the bars of all classes have one scale. So it is with a run's name,
+    and a name from right to left turns no number round."""
     names = ["n02085620-" + "Chihuahua_" * 4, *(f"n{i}" for i in range(9))]
     train, _ = load("digits")
     model = mlp((1, 32, 32), hidden=[4])
@@ -309,12 +406,19 @@ def test_long_names_of_classes(browser, tmp_path):
         (tmp_path / "data" / name).mkdir(parents=True)
     for i, (image, label) in enumerate(zip(train.images[:200], train.labels)):
         Image.fromarray(np.uint8(255 * image[0])).save(tmp_path / "data" / names[label] / f"{i}.png")
-    trainer = Trainer(model, run=tmp_path / "run", about={"train": {"data": str(tmp_path / "data")}})
+    folder = tmp_path / ("run-" * 60)
+    trainer = Trainer(model, run=folder, about={"train": {"data": str(tmp_path / "data")}})
     trainer.fit(train.images[:200], train.labels[:200], epochs=1)
-    browser.screen(390, 844)
-    with Listening([tmp_path / "run"], tmp_path / "new") as server:
+    browser.screen(1000, 844)
+    with Listening([folder], tmp_path / "new") as server:
         browser.open(server.address, "runs")
         browser.says("Chihuahua_", ".mistakes")
+        assert "finished" in browser.one(".badge").text
+        assert browser.js("return document.querySelector('.badge').getBoundingClientRect().right") < 1000
+        browser.screen(390, 844)
+        code = 'return import("./strings.js").then(({ t }) => t("runs.says", { what: arguments[0], chance: "5%" }))'
+        assert browser.js(code, "one") == "says one: 5%"
+        assert browser.js(code, "\N{HEBREW LETTER ALEF}") == "says \u2068\N{HEBREW LETTER ALEF}\u2069: 5%"
         assert browser.js("return document.documentElement.scrollWidth") <= 390
         browser.open(server.address, "digits")
         browser.click(browser.named("A real one", "button"))
@@ -326,18 +430,52 @@ def test_long_names_of_classes(browser, tmp_path):
         browser.driver.get("about:blank")  # before its server ends
 
 
+def test_filters_of_colours_and_more_maps_than_are_drawn(browser, tmp_path):
+    """Each channel of a filter has a picture; how far the colours reach, and what is left out, is said."""
+    images, labels = np.random.default_rng(0).random((40, 3, 32, 32), np.float32), np.arange(40) % 2
+    np.savez(tmp_path / "colours.npz", images=images, labels=labels)
+    about = {"train": {"data": str(tmp_path / "colours.npz")}}
+    trainer = Trainer(vgg_small((3, 32, 32), 2), run=tmp_path / "run", about=about, backend="numba", progress=False)
+    trainer.fit(images, labels, epochs=1)
+    weights = trainer.model.state_dict()["0.weight"]
+    with Listening([tmp_path / "run"], tmp_path / "new") as server:
+        browser.open(server.address, "runs")
+        browser.says("Each one from top to bottom")
+        reds = browser.js(
+            "return [...document.querySelectorAll('.filtermaps canvas')].map((one) =>"
+            " one.getContext('2d').getImageData(0, 0, 3, 3).data.filter((_, i) => i % 4 === 0).map(Number))"
+        )
+        browser.complaints()  # that pixels were read
+        far = np.abs(weights).max()
+        signed = np.where(weights < 0, 247 + weights / far * (247 - 33), 247 - weights / far * (247 - 214))
+        found = [list(one.values()) if isinstance(one, dict) else one for one in reds]
+        assert np.array(found).reshape(weights.shape) == pytest.approx(signed, abs=3)
+        low, high = (f"{value:.2f}".rstrip("0").replace("-", MINUS) for value in (weights.min(), weights.max()))
+        browser.says(f"from {low} to {high} · Each", ".filters")
+        browser.says("the first 32", ".layers")
+        browser.driver.get("about:blank")  # before its server ends
+
+
 def test_images_of_many_channels_and_of_values_up_to_255(browser, listening):
-    """The first by their mean, the others as colours of what they mean: not by one channel, not all white."""
+    """The first by their mean, the others as colours of what they mean: not by one channel, not all white, and not
+    black where they are below 0."""
     browser.open(listening.address, "runs")
     code = """
     return import("./pictures.js").then(({ picture }) => arguments[0].map(([shape, values]) =>
       [...picture(Object.assign(Float32Array.from(values), { shape }), "")
         .getContext("2d").getImageData(0, 0, 2, 1).data]))
     """
-    bands, colours, grey = browser.js(
-        code, [[[4, 1, 2], [1, 0, 0, 1, 0, 1, 0, 1]], [[3, 1, 2], [255, 0, 51, 0, 0, 102]], [[1, 1, 2], [0, 1]]]
+    normal, bands, colours, grey = browser.js(
+        code,
+        [
+            [[3, 1, 2], [-1, 1, 0, -1, -1, 0]],
+            [[4, 1, 2], [1, 0, 0, 1, 0, 1, 0, 1]],
+            [[3, 1, 2], [255, 0, 51, 0, 0, 102]],
+            [[1, 1, 2], [0, 1]],
+        ],
     )
     assert colours == [255, 51, 0, 255, 0, 0, 102, 255]
+    assert normal == pytest.approx([0, 127, 0, 255, 255, 0, 127, 255], abs=1)
     assert 0 < bands[0] < bands[4] < 255 and grey[0] < bands[0] and bands[4] < grey[4]
     browser.complaints()  # that pixels were read twice, which no page does
 
@@ -407,6 +545,15 @@ def test_tabs_by_keyboard(browser, listening):
         browser.until(lambda panel=panel: browser.all(f".panel.{panel}"), panel)
         assert browser.js("return document.activeElement.id") == f"tab-{panel}"
         assert browser.js("return document.querySelectorAll('[aria-selected=true]').length") == 1
+
+
+def test_the_panel_is_skipped_to_and_stays(browser, listening):
+    browser.open(listening.address, "shapes")
+    browser.says("61,706", "tfoot")
+    browser.focus(browser.one(".skip"))
+    browser.press(ENTER)
+    assert browser.js("return [document.activeElement.id, location.hash]") == ["panel", "#shapes"]
+    assert browser.text("h1") == "Shapes"
 
 
 def test_the_language_is_changed_and_kept(browser, listening):
@@ -500,6 +647,14 @@ def test_words_can_be_read(browser, listening, panel, scheme):
     assert nameless == []
 
 
+def test_a_network_fits_into_320_pixels(browser, listening):
+    """Which is what 1,280 are at four times their size (WCAG 2.2, 1.4.10)."""
+    browser.screen(320, 600)
+    browser.open(listening.address, "shapes")
+    browser.one("tfoot")
+    assert browser.js("return document.documentElement.scrollWidth") <= 320
+
+
 @pytest.mark.parametrize("language", ["en", "ko"])
 @pytest.mark.parametrize("panel", PANELS)
 @pytest.mark.slow
@@ -521,6 +676,42 @@ def test_a_phone_shows_all_without_scrolling_sideways(browser, listening, panel,
         ".map(([words]) => words)"
     )
     assert small == []  # targets of 24 pixels at least (WCAG 2.2, 2.5.8)
+
+
+def test_colours_that_say_something_stay(browser, listening):
+    """On paper, which browsers print without backgrounds, and with the system's forced colours."""
+
+    def look(select: str, name: str = "backgroundColor") -> str:
+        browser.one(select)
+        return browser.js("return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]", select, name)
+
+    browser.open(listening.address, "convolution")
+    dark = look('[data-grid="input-0"] .cell')
+    forced = {"features": [{"name": "forced-colors", "value": "active"}]}
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", forced)
+    assert look('[data-grid="input-0"] .cell') == dark != look(".card")
+    for other, chosen in (
+        (".chip[aria-pressed=false]", ".chip[aria-pressed=true]"),
+        (".segmented input:not(:checked) + span", ".segmented input:checked + span"),
+    ):
+        assert look(other) != look(chosen)
+    assert look("#tab-bits", "borderBottomColor") != look("#tab-convolution", "borderBottomColor")
+    browser.click(browser.one("#tab-digits"))
+    browser.click(browser.named("A real one", "button"))
+    for select in (".track i", ".track i.plain", ".key"):
+        assert look(select) != look(".card")
+        assert look(select, "printColorAdjust") == "exact"
+    assert look(".bar.chosen", "outlineStyle") == "solid"
+
+
+def test_a_phone_that_is_turned(browser, listening):
+    browser.screen(640, 360)
+    browser.open(listening.address, "convolution")
+    browser.choose("Width", "16")
+    browser.says(rule(16, 0, 3, 1, 14))
+    wide = "return document.querySelector('[data-grid=\"output-0\"]').getBoundingClientRect().right"
+    browser.screen(320, 640)
+    browser.until(lambda: browser.js(wide) <= 320, "an output as wide as the screen", 10)
 
 
 def test_nothing_moves_where_motion_is_unwanted(browser, listening):

@@ -1,7 +1,12 @@
 """Runs as the page sees them: finished, in progress, interrupted, damaged; and what is inside them."""
 
+import base64
 import json
+import os
+import platform
 import shutil
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -10,6 +15,7 @@ import pytest
 from gpucnn.data import load
 from gpucnn.explore.server import Explorer
 from gpucnn.models import lenet5, unet_small
+from gpucnn.optimizers import SGD
 from gpucnn.training import Callback, Trainer, load_run
 from tests.explore.conftest import Page, folders_in
 
@@ -68,6 +74,32 @@ def test_a_run_in_progress_is_read_as_it_stands(copied, engine, tmp_path):
     metrics.write_text(metrics.read_text() + json.dumps({**load_run(copied).history.last, "epoch": 5}) + "\n")
     assert len(page("curves", runs=[{"run": 0}])["runs"][0]["history"]) == 5
     assert page("look", run=0)["filters"].shape == (6, 1, 5, 5)  # metrics are ahead of the checkpoint
+
+
+def test_an_epoch_may_take_as_long_as_it_likes(engine, tmp_path):
+    """A run is in progress before its first epoch, and long after its last; not after its process has ended."""
+    digits, _ = load("digits")
+    folder, live = tmp_path / "slow", []
+    page = of(folder, engine, tmp_path)
+
+    class Late(Callback):
+        def on_epoch_end(self, trainer, record):
+            if (folder / "metrics.jsonl").exists():
+                os.utime(folder / "metrics.jsonl", (0, 0))
+            live.append(page("status")["runs"][0]["live"])
+
+    trainer = Trainer(lenet5((1, 32, 32), 10), run=folder, backend="numba", progress=False, callbacks=[Late()])
+    trainer.fit(digits.images[:64], digits.labels[:64], 2)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "epochs": 9}))
+    os.utime(folder / "metrics.jsonl", (0, 0))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for text in ("", "nonsense", f"process {ended.pid} on {platform.node()}\n", "process 1 on another machine\n"):
+        live.append(page("status")["runs"][0]["live"])
+        (folder / "run.lock").write_text(text)
+    assert live == [True, True, False, False, False, False]
+    assert not page("status")["runs"][0]["live"]
 
 
 def test_a_run_started_elsewhere_is_remembered_as_it_goes_on(engine, tmp_path):
@@ -141,10 +173,27 @@ def test_a_damaged_checkpoint_is_told_in_a_sentence(copied, engine, tmp_path, fi
     assert "cannot be read" in page("look", run=0, epoch=epoch)["refused"]
 
 
+def test_a_network_whose_weights_have_exploded(engine, tmp_path):
+    """They are finite, as the loss was, and what it computes is not."""
+    digits, _ = load("digits")
+    settings = {"optimizer": SGD(1e13), "run": tmp_path / "run", "about": {"train": {"data": "digits"}}}
+    trainer = Trainer(lenet5(), backend="numba", batch_size=64, progress=False, **settings)
+    trainer.fit(digits.images[:64], digits.labels[:64], 1)
+    page = of(tmp_path / "run", engine, tmp_path)
+    pixels = np.zeros((50, 50), np.uint8)
+    pixels[10:40, 20:30] = 255
+    drawing = {"height": 50, "width": 50, "bytes": base64.b64encode(pixels.tobytes()).decode()}
+    for name, body in {"look": {}, "results": {}, "draw": {"drawing": drawing}}.items():
+        assert "NaN or infinity" in page(name, run=0, **body)["refused"]
+
+
 def test_damaged_metrics_are_no_curve(copied, engine, tmp_path):
     (copied / "metrics.jsonl").write_text('{"epoch": 1\n')
     page = of(copied, engine, tmp_path)
     assert page("curves", runs=[{"run": 0}])["runs"][0]["history"] == []
+    (copied / "metrics.jsonl").write_text('{"epoch": 1, "loss": NaN, "accuracy": -Infinity, "seconds": 1e999}\n')
+    epoch = {"epoch": 1, "loss": None, "accuracy": None, "seconds": None}
+    assert page("curves", runs=[{"run": 0}])["runs"][0]["history"] == [epoch]
 
 
 def test_a_run_of_the_page_is_one_of_the_command_too(copied):

@@ -52,10 +52,16 @@ def test_lenet5_layer_by_layer(backend, math):
 def test_pictures_are_readable(drawn, tmp_path, model, classes):
     model.initialize(0).class_names = classes
     steps, probabilities = show.maps(
-        model, image(*model.input_shape), tmp_path / "m.png", backend="numpy", name="a test image"
+        model,
+        image(*model.input_shape),
+        tmp_path / "m.png",
+        backend="numpy",
+        name="a test image: its class " + 30 * "x",
     )
     drawn.check(tmp_path / "m.png")
-    words = [text.get_text() for text in drawn.figure.texts]
+    for text in drawn.figure.texts[2:]:  # below the title's lines: none reaches into the pictures
+        assert text.get_window_extent().x1 < min(axes.get_window_extent().x0 for axes in drawn.figure.axes)
+    words = [text.get_text().replace("\n", " ") for text in drawn.figure.texts]
     for step in steps[1:]:
         assert f"layer {step.name}: {step.kind}" in words
     assert probabilities.sum() == pytest.approx(1, abs=1e-5)

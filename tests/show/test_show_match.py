@@ -113,3 +113,11 @@ def test_what_does_not_fit(tmp_path):
     with pytest.raises(DataError, match="NaN or infinite"):
         show.match(np.full((2, 2), 1e300), [[1]])  # too large for float32
     assert not list(tmp_path.iterdir())
+
+
+def test_colours_below_0_are_seen(drawn, tmp_path):
+    """Images from -1 to 1, or normalized: from their smallest value, not black below 0."""
+    image = np.array([[[-1, 1, 0]], [[1, -1, 0]], [[-1, -1, 0]]], np.float32)
+    show.match(image, np.ones((3, 1, 1), np.float32), tmp_path / "m.png")
+    shown = drawn.figure.axes[0].images[0].get_array()
+    assert shown.tolist() == [[[0, 1, 0], [1, 0, 0], [0.5, 0.5, 0.5]]]

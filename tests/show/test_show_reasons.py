@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpucnn import explain, show
-from gpucnn.errors import ConfigurationError, ShapeError
+from gpucnn.errors import ConfigurationError, DataError, ShapeError
 from gpucnn.layers import Dense
 from gpucnn.models import Model, lenet5
 from gpucnn.training import Doubt
@@ -87,3 +87,15 @@ def test_doubts(drawn, tmp_path, count):
     titles = [axes.get_title() for axes in drawn.figure.axes if axes.get_title()]
     assert len(titles) == min(count, 5)
     assert count == 0 or titles[0] == "says dog: 90.0%\nlabelled cat: <0.1%"
+
+
+@pytest.mark.parametrize("kind", ["maps", "saliency", "occlusion", "gradcam"])
+def test_a_network_that_gives_nan_has_no_picture(tmp_path, kind):
+    """Its weights are finite, and too large: the likeliest of NaN is no class."""
+    model = lenet5((1, 32, 32), 3).initialize(0)
+    state = model.state_dict()
+    model.load_state_dict({**state, "7.weight": np.full_like(state["7.weight"], 3e38)})
+    image = np.random.default_rng(0).random((1, 32, 32), np.float32)
+    with pytest.raises(DataError, match="NaN or infinite"):
+        getattr(show, kind)(model, image, tmp_path / "x.png", backend="numba")
+    assert not (tmp_path / "x.png").exists()

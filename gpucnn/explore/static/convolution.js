@@ -14,6 +14,7 @@ const state = {
 let answer = null;
 let timer = null;
 let parts = null;
+let stages = 0; // the width that was drawn for
 
 export function leave() {
   clearInterval(timer);
@@ -34,6 +35,8 @@ export async function enter(root) {
   root.append(h("div", { className: "split" }, parts.controls, h("div", { className: "main" }, parts.stage, parts.below)));
   controls();
   compute();
+  // A phone that is turned: cells of another size fit. What a scroll bar takes is no such change.
+  new ResizeObserver(() => answer && Math.abs(parts.stage.clientWidth - stages) > 20 && draw()).observe(parts.stage);
 }
 
 const compute = () => question({
@@ -80,6 +83,7 @@ function resize(height, width) {
 }
 
 async function take(file) {
+  for (const told of parts.stage.querySelectorAll(".refusal")) told.remove();
   try {
     state.image = (await upload(file, Math.max(state.image[0].length, 12), state.image.length === 3 ? 3 : 1)).image;
     fit();
@@ -106,7 +110,10 @@ function kernel(size) {
 function controls() {
   const { images, filters } = state.presets;
   const conv = state.operation === "conv";
-  const file = h("input", { type: "file", accept: "image/*", hidden: true, onchange: () => file.files[0] && take(file.files[0]) });
+  const file = h("input", { type: "file", accept: "image/*", hidden: true, onchange: () => {
+    if (file.files[0]) take(file.files[0]);
+    file.value = ""; // or the same file, corrected, would be no change
+  } });
   parts.controls.replaceChildren(...[
     card(t("conv.operation"),
       segmented(t("conv.operation"), [["conv", t("conv.conv")], ["max", t("conv.max")], ["avg", t("conv.avg")]],
@@ -167,8 +174,8 @@ function controls() {
 // ---- what is shown --------------------------------------------------------------------------------------------------
 
 // A grid of numbers (rows, columns). `move(row, column)` is called by click, drag and arrow keys.
-// `all` are the values of every grid beside it: all show numbers or none.
-function grid(label, values, rows, columns, { palette, low, high, move, at, enter, outside, all = values, room = 400 }) {
+// Cells `outside` are hatched, and `bare` ones have no number. `all` are the values of every grid beside it: all show numbers or none.
+function grid(label, values, rows, columns, { palette, low, high, move, at, enter, outside, bare, all = values, room = 400 }) {
   const size = Math.max(14, Math.min(40, Math.floor(room / columns)));
   // Numbers are shown where the longest of them fits into its cell.
   const texts = Array.from(values, figure);
@@ -176,10 +183,11 @@ function grid(label, values, rows, columns, { palette, low, high, move, at, ente
   const fits = longest * Math.max(9, size * 0.31) * 0.58 < size;
   const cells = Array.from({ length: rows * columns }, (_, i) => {
     const rgb = colour(values[i], palette, low, high);
+    const off = outside?.(Math.floor(i / columns), i % columns);
     return h("div", {
-      className: outside?.(Math.floor(i / columns), i % columns) ? "cell outside" : "cell", role: "gridcell",
+      className: off ? "cell outside" : "cell", role: "gridcell",
       style: { background: css(rgb), color: readable(rgb) },
-    }, fits ? texts[i] : "");
+    }, fits && !(off && bare) ? texts[i] : "");
   });
   const frame = h("div", { className: "frame", hidden: true });
   const element = h("div", { className: "grid", style: { "--size": `${size}px`, "--columns": columns } },
@@ -234,7 +242,7 @@ function draw() {
   const [top, left] = axes.map((axis) => axis.before);
   const [tall, wide] = axes.map((axis) => axis.input);
   const outside = (r, c) => r < top || c < left || r >= top + tall || c >= left + wide;
-  const stages = parts.stage.clientWidth || 700;
+  stages = parts.stage.clientWidth || 700;
   const beside = conv ? 340 : 190; // the filter, the signs and the gaps between
   const room = stages < 640 ? stages - 40 : Math.min(380, (stages - beside) / 2);
   const kernel = axes.map((axis) => axis.kernel);
@@ -242,7 +250,7 @@ function draw() {
   const sum = conv ? range(products) : [0, 0];
   grids.inputs = Array.from({ length: channels }, (_, c) => grid(t("conv.input"),
     padded.subarray(c * rows * columns, (c + 1) * rows * columns), rows, columns, {
-      palette: "grey", low: Math.min(low, 0), high: Math.max(high, 1), outside, all: padded, room: channels > 1 ? room * 0.72 : room,
+      palette: "grey", low: Math.min(low, 0), high: Math.max(high, 1), outside, bare: state.operation === "max", all: padded, room: channels > 1 ? room * 0.72 : room,
       at: (by) => (state.drawing ? point(by) : slide(by)),
       enter: () => state.drawing && paint(c, ...cursor, true),
       move: (r, k, first) => {

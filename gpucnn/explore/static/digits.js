@@ -1,6 +1,6 @@
 // Draw a digit. The canvas collects strokes; what they mean is asked of the network after each.
 
-import { ask, base64, latest } from "./api.js";
+import { ask, base64, latest, Refused } from "./api.js";
 import { button, card, figure, h, integer, number, percent, refusal, segmented, select, shape } from "./dom.js";
 import { layer, map, picture, range } from "./pictures.js";
 import { t } from "./strings.js";
@@ -11,7 +11,7 @@ const state = { strokes: [], ink: "light", width: 22, run: null, of: null, sampl
 let parts = null;
 let runs = [];
 let answer = null;
-let drawing = null;
+const drawing = new Map(); // the stroke of each finger, pen or mouse that is down
 let asked = 0;
 
 export function leave() {
@@ -47,23 +47,21 @@ function build() {
   parts.controls = h("div", { className: "rows" });
   controls();
   canvas.addEventListener("pointerdown", (event) => {
+    if (event.button) return; // another one opens a menu
     canvas.setPointerCapture(event.pointerId);
     state.keys = false;
-    drawing = { ink: state.ink, width: state.width, points: [place(event)] };
-    state.strokes.push(drawing);
+    drawing.set(event.pointerId, { ink: state.ink, width: state.width, points: [place(event)] });
+    state.strokes.push(drawing.get(event.pointerId));
     paint();
   });
   canvas.addEventListener("pointermove", (event) => {
-    if (!drawing) return;
-    for (const one of event.getCoalescedEvents?.() ?? [event]) drawing.points.push(place(one));
+    const stroke = drawing.get(event.pointerId);
+    if (!stroke) return;
+    for (const one of event.getCoalescedEvents?.() ?? [event]) stroke.points.push(place(one));
     paint();
     if (performance.now() - asked > 60) send();
   });
-  const end = () => {
-    if (!drawing) return;
-    drawing = null;
-    send();
-  };
+  const end = (event) => drawing.delete(event.pointerId) && send();
   canvas.addEventListener("pointerup", end);
   canvas.addEventListener("pointercancel", end);
   canvas.addEventListener("keydown", keys);
@@ -102,7 +100,7 @@ function controls() {
     h("div", { className: "fields" },
       number(t("digits.pen"), state.width, 4, 48, (value) => { state.width = value; }),
       runs.length > 1 && select(t("digits.run"), runs.map((run) => [String(run.run), run.name]), String(state.run), (value) => {
-        state.run = Number(value);
+        Object.assign(state, { run: Number(value), of: null }); // another network may have fewer classes
         send();
       })));
 }
@@ -119,7 +117,9 @@ function strokes() {
   if (state.background) {
     context.imageSmoothingEnabled = false;
     context.filter = state.ink === "light" ? "none" : "invert(1)";
-    context.drawImage(state.background, 70, 70, 140, 140);
+    const [wide, tall] = [state.background.width, state.background.height];
+    const [across, down] = [wide, tall].map((side) => (side * SIDE) / 2 / Math.max(wide, tall));
+    context.drawImage(state.background, (SIDE - across) / 2, (SIDE - down) / 2, across, down);
     context.filter = "none";
   }
   for (const stroke of state.strokes) {
@@ -172,7 +172,14 @@ function clear() {
 }
 
 async function example() {
-  const { image } = await ask("example", { run: state.run, image: state.sample });
+  let image;
+  try {
+    ({ image } = await ask("example", { run: state.run, image: state.sample }));
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    refuse(error.message);
+    return;
+  }
   state.sample += 1;
   Object.assign(state, { strokes: [], of: null, background: map(image, ...image.shape, "grey", 0, range(image)[1], "") });
   // "grey" does not begin at black: what is empty must be as dark as the pad.
@@ -200,11 +207,13 @@ const question = latest("draw", (found, body) => {
   answer = found;
   show();
   performance.measure("stroke", { start: body.since, end: performance.now() });
-}, (text) => {
+}, refuse);
+
+function refuse(text) {
   parts.verdict.replaceChildren(refusal(text));
   parts.bars.replaceChildren();
   parts.found.replaceChildren();
-});
+}
 
 function empty() {
   answer = null;
@@ -274,9 +283,16 @@ function counted() {
     one(map(occlusion, ...occlusion.shape, "signed", -lost, lost, t("digits.occlusion")), t("digits.occlusion"), t("digits.occlusionhint", { most: percent(Math.max(range(occlusion)[1], 0)) })));
 }
 
+export function between(values) {
+  const [low, high] = range(values).map(figure);
+  return { low, high };
+}
+
 export function maps(found = answer.maps) {
   return h("div", { className: "layers" }, found.map((step) => h("div", { className: "layer" },
     h("div", { className: "about" }, h("b", {}, step.name === "" ? t("digits.image") : `${step.name} · ${step.kind}`),
-      h("span", {}, step.shape.length === 1 ? t("digits.values", { n: integer(step.shape[0]) }) : shape(step.shape))),
+      h("span", {}, step.shape.length === 1 ? t("digits.values", { n: integer(step.shape[0]) }) : shape(step.shape)),
+      h("span", {}, t("digits.range", between(step.values))),
+      step.values.shape[0] < step.shape[0] && h("span", {}, t("digits.first", { n: step.values.shape[0] }))),
     layer(step.values, step.name === "" ? "grey" : "amount", `${step.kind} ${shape(step.shape)}`))));
 }

@@ -75,6 +75,11 @@ for (const name of names) {
   });
 }
 window.addEventListener("hashchange", () => show(location.hash.slice(1)));
+// The link's own address would name a panel that there is not.
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  root.focus();
+});
 
 document.getElementById("language").addEventListener("click", () => {
   setLanguage(language() === "en" ? "ko" : "en");

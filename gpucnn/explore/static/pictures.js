@@ -75,7 +75,8 @@ export function map(values, height, width, palette, low, high, label) {
   return canvas;
 }
 
-// An image (C, H, W) as show draws it: one channel in grey, three as colours up to 1 or their largest, others by their mean.
+// An image (C, H, W) as show draws it: one channel in grey, three as colours from 0 or their
+// smallest to 1 or their largest, others by their mean.
 export function picture(values, label) {
   const [channels, height, width] = values.shape;
   const size = height * width;
@@ -88,12 +89,12 @@ export function picture(values, label) {
     const [low, high] = range(grey);
     return map(grey, height, width, "grey", Math.min(low, 0), Math.max(high, low < 0 ? high : 1), label);
   }
-  const most = Math.max(1, range(values)[1]);
+  const [least, most] = [Math.min(0, range(values)[0]), Math.max(1, range(values)[1])];
   const canvas = map(values.subarray(0, size), height, width, "grey", 0, 1, label);
   const context = canvas.getContext("2d");
   const image = context.getImageData(0, 0, width, height);
   for (let i = 0; i < size; i += 1)
-    for (let c = 0; c < 3; c += 1) image.data[4 * i + c] = 255 * Math.min(Math.max(values[c * size + i] / most, 0), 1);
+    for (let c = 0; c < 3; c += 1) image.data[4 * i + c] = 255 * ((values[c * size + i] - least) / (most - least));
   context.putImageData(image, 0, 0);
   return canvas;
 }

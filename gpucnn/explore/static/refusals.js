@@ -28,6 +28,8 @@ const KOREAN = [
   ["(.+) gives a class to each pixel, not to an image, which this page does not show", "$1은(는) 이미지가 아니라 픽셀마다 클래스를 매기므로 이 페이지에서 보여 주지 않습니다"],
   ["(.+) does not tell classes apart; choose the run of a classifier", "$1은(는) 클래스를 구별하지 않습니다. 분류 신경망의 학습을 고르세요"],
   ["this network gives values, not classes: there is nothing to take for another", "이 신경망은 클래스가 아니라 값을 내므로 혼동할 클래스가 없습니다"],
+  ["the network gives NaN or infinity for this image: its weights have become too large; train it with a smaller learning rate", "신경망이 이 이미지에 NaN이나 무한대를 냅니다. 가중치가 너무 커졌으니 학습률을 줄여 학습시키세요"],
+  ["the probabilities contain NaN or infinity; the network's weights or images are not finite", "확률에 NaN이나 무한대가 있습니다. 신경망의 가중치나 이미지가 유한하지 않습니다"],
   ["a network is being trained already; wait for it, or stop it", "이미 학습 중인 신경망이 있습니다. 기다리거나 멈추세요"],
 ].map(([pattern, korean]) => [new RegExp(`^${pattern}$`), korean]);
 

@@ -2,12 +2,13 @@
 
 import { ask, latest } from "./api.js";
 import { curves } from "./curves.js";
-import { maps } from "./digits.js";
+import { between, maps } from "./digits.js";
 import { button, card, h, integer, percent, refusal, shape, still } from "./dom.js";
 import { map, picture, range } from "./pictures.js";
 import { t } from "./strings.js";
 import { learn } from "./training.js";
 
+const [MOST, FILTERS] = [8, 64]; // runs, and filters, in one picture
 const state = { chosen: new Set(), focus: null, epoch: null, image: 0, follow: true };
 let parts = null;
 let timer = null;
@@ -56,12 +57,15 @@ async function poll() {
     state.chosen = new Set(state.focus === null ? [] : [state.focus]);
   }
   const now = JSON.stringify([runs, [...state.chosen], state.focus]);
-  if (now !== drawn) {
-    drawn = now;
-    list();
-    await refresh();
+  try {
+    if (now !== drawn) {
+      list();
+      await refresh();
+      drawn = now;
+    }
+  } finally {
+    timer = setTimeout(poll, runs.some((run) => run.live) ? 500 : 2500);
   }
-  timer = setTimeout(poll, runs.some((run) => run.live) ? 500 : 2500);
 }
 
 function list() {
@@ -90,33 +94,43 @@ function list() {
       }, { className: "link", id: `run-${run.run}`, "aria-pressed": String(run.run === state.focus) })),
       h("td", {}, run.model ?? "–"), h("td", {}, run.data?.split("/").at(-1) ?? "–"),
       h("td", {}, `${run.epochs} / ${run.planned}`),
-      h("td", {}, h("span", { className: run.live ? "badge live" : "badge" }, t(run.live ? "runs.live" : run.epochs >= run.planned ? "runs.done" : "runs.stopped")))))))));
+      h("td", {}, h("span", { className: run.live ? "badge live" : "badge" }, t(run.live ? "runs.live" : run.planned && run.epochs >= run.planned ? "runs.done" : "runs.stopped")))))))));
   if (focused) document.getElementById(focused)?.focus();
 }
 
 async function refresh() {
   if (!listed.length) return;
   const chosen = [...state.chosen].filter((run) => listed.some((one) => one.run === run));
+  const nothing = (live) => h("p", { className: "hint" }, t(live ? "runs.waiting" : "runs.noepoch"));
   if (!chosen.length) parts.curves.replaceChildren(h("p", { className: "hint" }, t("runs.choose")));
   else {
-    const { runs } = await ask("curves", { runs: chosen.slice(0, 8).map((run) => ({ run })) });
+    const { runs } = await ask("curves", { runs: chosen.slice(0, MOST).map((run) => ({ run })) });
     const ready = runs.filter((run) => run.history.length);
-    parts.curves.replaceChildren(ready.length ? curves(ready, true) : h("p", { className: "hint" }, t("runs.waiting")));
+    parts.curves.replaceChildren(ready.length ? curves(ready, true) : nothing(runs.some((run) => run.live)),
+      chosen.length > MOST ? h("p", { className: "hint" }, t("runs.most", { n: MOST })) : "");
   }
-  if (listed.find((run) => run.run === state.focus)?.ready) look();
-  else parts.look.replaceChildren(h("p", { className: "hint" }, t("runs.waiting")));
+  const focused = listed.find((run) => run.run === state.focus);
+  if (!focused?.ready) state.epoch = null;
+  if (!focused?.ready || focused.live) {
+    measured = null;
+    parts.results.replaceChildren(); // they are of weights that are no more, or not for long
+  }
+  if (focused?.ready) look();
+  else parts.look.replaceChildren(nothing(focused?.live));
 }
 
 const look = () => {
   askLook({ run: state.focus, epoch: state.epoch, image: state.image });
-  const key = `${state.focus} ${listed.find((run) => run.run === state.focus)?.epochs}`;
-  if (key !== measured && !listed.find((run) => run.run === state.focus)?.live) {
+  const { live, changed } = listed.find((run) => run.run === state.focus);
+  const key = `${state.focus} ${changed}`;
+  if (key !== measured && !live) {
     measured = key;
     askResults({ run: state.focus });
   }
 };
 
-const askLook = latest("look", (found) => {
+const askLook = latest("look", (found, { run }) => {
+  if (run !== state.focus) return;
   const { epochs, filters, probabilities, classes } = found;
   const place = state.epoch === null ? epochs.length - 1 : epochs.indexOf(state.epoch);
   const likely = probabilities.indexOf(Math.max(...probabilities));
@@ -135,21 +149,25 @@ const askLook = latest("look", (found) => {
       epochs.length > 1 && button(player ? t("conv.pause") : t("conv.play"), () => play(epochs), { id: "playepochs" }),
       h("label", { className: "field" }, h("span", {}, t("runs.image")), sample)),
     epochs.length <= 1 ? h("p", { className: "hint" }, t("runs.nosnapshots")) : "",
-    filters ? h("div", { className: "filters" }, h("h3", {}, t("runs.filters", { layer: found.layer, shape: shape(filters.shape) })), filterPictures(filters)) : "",
+    filters ? h("div", { className: "filters" }, h("h3", {}, t("runs.filters", { layer: found.layer, shape: shape(filters.shape) })), filterPictures(filters),
+      h("p", { className: "hint" }, [
+        t("digits.range", between(filters)), filters.shape[0] > FILTERS && t("digits.first", { n: FILTERS }), filters.shape[1] > 1 && t("runs.channels"),
+      ].filter(Boolean).join(" · "))) : "",
     h("h3", {}, t("runs.maps", { label: found.label, said: classes[likely], chance: percent(probabilities[likely]) })),
     maps(found.maps));
   if (["epoch", "sample", "playepochs"].includes(focused)) document.getElementById(focused)?.focus();
-}, (text) => parts.look.replaceChildren(refusal(text)));
+}, (text, { run }) => run === state.focus && parts.look.replaceChildren(refusal(text)));
 
 function filterPictures(filters) {
   const [count, channels, height, width] = filters.shape;
   const far = Math.max(...range(filters).map(Math.abs));
+  const size = height * width;
   return h("div", { className: "maps filtermaps", role: "img", "aria-label": t("runs.filterlabel", { count }) },
-    Array.from({ length: Math.min(count, 64) }, (_, o) => {
-      const one = map(filters.subarray(o * channels * height * width, (o * channels + 1) * height * width), height, width, "signed", -far, far, "");
+    Array.from({ length: Math.min(count, FILTERS) }, (_, o) => h("div", {}, Array.from({ length: channels }, (_, c) => {
+      const one = map(filters.subarray((o * channels + c) * size, (o * channels + c + 1) * size), height, width, "signed", -far, far, "");
       one.setAttribute("role", "presentation");
       return one;
-    }));
+    }))));
 }
 
 function play(epochs) {
@@ -171,14 +189,15 @@ function play(epochs) {
   return look();
 }
 
-const askResults = latest("results", (found) => {
+const askResults = latest("results", (found, { run }) => {
+  if (run !== state.focus || measured === null) return;
   parts.results.replaceChildren(
     card(t("runs.confusion"), h("p", {}, t("runs.right", { right: integer(found.right), total: integer(found.total), part: percent(found.right / found.total) })),
       found.counts ? confusion(found) : h("p", { className: "hint" }, t("runs.toomany", { count: integer(found.classes.length) }))),
     card(t("runs.mistakes"), found.mistakes.length ? h("div", { className: "mistakes" }, found.mistakes.map((one) => h("figure", {},
       picture(one.pixels, t("runs.mistake", one)), h("figcaption", {}, h("b", {}, t("runs.says", { what: one.predicted, chance: percent(one.probability) })),
         h("span", {}, t("runs.is", { what: one.true, chance: percent(one.probability_of_true) })))))) : h("p", {}, t("runs.nomistake"))));
-}, (text) => parts.results.replaceChildren(refusal(text)));
+}, (text, { run }) => run === state.focus && parts.results.replaceChildren(refusal(text)));
 
 function confusion({ classes, counts }) {
   const worst = Math.max(1, ...counts.flatMap((row, i) => row.filter((_, k) => k !== i)));

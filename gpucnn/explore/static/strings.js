@@ -134,6 +134,8 @@ const WORDS = {
   "digits.maps": ["What every layer makes of it", "각 층이 보는 것"],
   "digits.image": ["The image", "이미지"],
   "digits.values": ["{n} values", "값 {n}개"],
+  "digits.range": ["from {low} to {high}", "{low}부터 {high}까지"],
+  "digits.first": ["the first {n}", "처음 {n}개"],
 
   "learn.start": ["Train a network", "신경망 학습 시작"],
   "learn.hint": ["LeNet-5, 30 epochs, in a process of its own; the run is kept in runs/.", "LeNet-5, 30 에포크, 별도 프로세스에서 실행되며 runs/에 저장됩니다."],
@@ -159,6 +161,8 @@ const WORDS = {
   "runs.stopped": ["stopped", "중단됨"],
   "runs.choose": ["Tick a run to see its curves; several stand side by side.", "곡선을 볼 학습을 선택하세요. 여러 개를 함께 볼 수 있습니다."],
   "runs.waiting": ["Waiting for the first epoch…", "첫 에포크를 기다리는 중…"],
+  "runs.most": ["Only the first {n} that were ticked are drawn.", "먼저 선택한 {n}개만 그립니다."],
+  "runs.noepoch": ["No epoch is kept in this folder.", "이 폴더에는 끝난 에포크가 없습니다."],
   "runs.curves": ["Curves", "곡선"],
   "curves.epoch": ["epoch", "에포크"],
   "curves.loss": ["Loss", "손실"],
@@ -172,6 +176,7 @@ const WORDS = {
   "runs.image": ["Test image", "테스트 이미지"],
   "runs.nosnapshots": ["These are the newest weights. While a run goes on, the page keeps the weights of each epoch that it sees, so that you can go back and forth; runs trained from this page keep all of them.", "가장 최근의 가중치입니다. 학습이 진행되는 동안 이 페이지가 본 에포크의 가중치를 남겨 앞뒤로 오갈 수 있고, 이 페이지에서 학습시키면 모든 에포크의 가중치를 남깁니다."],
   "runs.filters": ["Filters of layer {layer} ({shape})", "층 {layer}의 필터 ({shape})"],
+  "runs.channels": ["Each one from top to bottom: its weights for every channel of its input.", "필터마다 위에서 아래로, 입력 채널별 가중치입니다."],
   "runs.filterlabel": ["{count} filters; orange is for light, blue against it", "필터 {count}개. 주황은 밝은 쪽, 파랑은 어두운 쪽"],
   "runs.maps": ["It is a {label}; it reads a {said} ({chance})", "정답 {label}, 신경망의 답 {said} ({chance})"],
   "runs.confusion": ["Confusion", "혼동 행렬"],
@@ -247,4 +252,6 @@ const WORDS = {
 let column = 0;
 export const language = () => (column ? "ko" : "en");
 export const setLanguage = (name) => { column = name === "ko" ? 1 : 0; };
-export const t = (key, values = {}) => WORDS[key][column].replace(/\{(\w+)\}/g, (_, name) => values[name]);
+// A name in letters from right to left stands by itself, or the number beside it would be turned round with it.
+const alone = (value) => (/[\u0590-\u08ff\ufb1d-\ufefc]/.test(value) ? `\u2068${value}\u2069` : value);
+export const t = (key, values = {}) => WORDS[key][column].replace(/\{(\w+)\}/g, (_, name) => alone(values[name]));
