@@ -9,13 +9,15 @@ import functools
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 
 from gpucnn.errors import BackendError, ConfigurationError
-from gpucnn.storage import make_folder, open_regular, unwritable, write_file
+from gpucnn.storage import locked, make_folder, open_regular, unwritable, write_file
 
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_LONGEST_WAIT = 20.0  # seconds, for a kernel that another process compiles: it may have been stopped
 
 
 def folder(kind: str) -> Path:
@@ -83,6 +85,20 @@ class Kernels:
         """Keep `content`. A full disk or a read-only home costs the next run its compile time, nothing else."""
         with contextlib.suppress(ConfigurationError):
             write_file(self.folder / name, hashlib.sha256(content).digest() + content, without=_OTHERS)
+
+    @contextlib.contextmanager
+    def turn(self, name: str) -> Iterator[None]:
+        """Within it no other process makes what is to be kept as `name`: who comes later waits, and finds it. Nobody
+        waits for long, and not where files cannot be locked.
+        """
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError, ConfigurationError):
+                place = self.folder / name
+                if not place.exists():
+                    stack.enter_context(locked(self.folder / f"{name}.lock", place, "wait", _LONGEST_WAIT))
+                    if place.exists():
+                        stack.close()  # others wait too
+            yield
 
 
 def is_own(found: os.stat_result) -> bool:

@@ -39,6 +39,8 @@ class Store(Protocol):
 
     def write(self, name: str, content: bytes) -> None: ...
 
+    def turn(self, name: str) -> contextlib.AbstractContextManager[None]: ...
+
 
 store: Store | None = None  # None: every process compiles
 
@@ -115,7 +117,7 @@ class Routine:
         self.dispatcher = numba.njit(function, **OPTIONS, **options)
         self.dispatcher._cache = _Cache(name, of)
         self.dispatcher._can_cache = True
-        with _announce(self), _uncollected():
+        with _turn(name, signature, of), _announce(self), _uncollected():
             self.dispatcher.compile(signature)
         self.compiled = self.dispatcher.overloads[signature]
 
@@ -211,10 +213,18 @@ def _key_of(arguments) -> tuple:
     return tuple([(a.dtype.char, a.ndim) if isinstance(a, np.ndarray) else type(a) for a in arguments])
 
 
+def _stored_as(name: str, signature: tuple, of: tuple) -> str:
+    return _Cache(name, of)._key(signature, cpu_target.target_context.codegen())
+
+
+def _turn(name: str, signature: tuple, of: tuple) -> contextlib.AbstractContextManager[None]:
+    """Within it no other process compiles this Routine."""
+    return store.turn(_stored_as(name, signature, of)) if store else contextlib.nullcontext()
+
+
 def is_stored(name: str, signature: tuple, of: tuple = ()) -> bool:
     """Whether the cache has a Routine."""
-    codegen = cpu_target.target_context.codegen()
-    return store is not None and store.read(_Cache(name, of)._key(signature, codegen)) is not None
+    return store is not None and store.read(_stored_as(name, signature, of)) is not None
 
 
 def signature_of(arguments, layout: str = "A") -> tuple:

@@ -169,6 +169,15 @@ def test_two_processes_that_compile_at_once(tmp_path):
     assert both["results"] == {"(4, 4, 1)": expected, "(4, 2, 3)": expected} == one["results"] | two["results"]
 
 
+def test_processes_that_need_the_same_kernels_compile_each_once(tmp_path):
+    """As those of a sweep, or of mpirun: twenty of them took twenty times as long."""
+    started = [start(HEAD + MAPS + TAIL, GPUCNN_CACHE=str(tmp_path)) for _ in range(3)]
+    done = [finish(process) for process in started]
+    assert sorted(name for one in done for name in one["compiled"]) == sorted(NAMES)
+    assert done[0]["results"] == done[1]["results"] == done[2]["results"]
+    assert sorted(files(tmp_path)) == sorted(NAMES), "no lock is left"
+
+
 @pytest.mark.slow
 def test_a_folder_that_cannot_be_written(tmp_path):
     """A file where the folder should be stops even root, whom permissions do not."""

@@ -1,15 +1,18 @@
 """Compiled kernels are run: they are taken from nobody else, and garbage among them is compiled anew."""
 
+import errno
 import hashlib
 import itertools
 import os
 import pickle
 import stat
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from gpucnn import cache
+from gpucnn import cache, storage
 from gpucnn.cli import output
 from gpucnn.errors import BackendError, ConfigurationError
 from tests.backends.test_kernel_cache import HEAD, MAPS, NAMES, TAIL
@@ -111,6 +114,42 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, capsys):
             first = f"compiled kernels are not kept for later runs: {place} cannot be written (Not a directory)"
             assert lines == [f"{first}; set GPUCNN_CACHE to a folder of your own", "compiling relu", "compiling tanh"]
     output._kept.cache_clear()
+
+
+def test_who_compiles_a_kernel_is_waited_for_but_not_for_long(tmp_path, monkeypatch):
+    """It may have been stopped."""
+    monkeypatch.setenv("GPUCNN_CACHE", str(tmp_path))
+    monkeypatch.setattr(cache, "_LONGEST_WAIT", 0.3)
+    kernels, done = cache.Kernels("numba"), []
+
+    def another(name: str) -> float:
+        def wait() -> None:
+            with kernels.turn(name):
+                done.append(time.monotonic() - begun)
+
+        begun, thread = time.monotonic(), threading.Thread(target=wait)
+        thread.start()
+        thread.join(10)
+        return done.pop()
+
+    with kernels.turn("relu"):
+        assert another("tanh") < 0.3 <= another("relu") < 5
+    monkeypatch.setattr(cache, "_LONGEST_WAIT", 60.0)
+    with kernels.turn("relu"):
+        kernels.write("relu", b"code")
+        assert another("relu") < 5, "it is there"
+    assert [path.name for path in (tmp_path / "numba").iterdir()] == ["relu"]
+
+
+def test_kernels_are_compiled_where_no_file_can_be_locked(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setenv("GPUCNN_CACHE", str(tmp_path))
+    monkeypatch.setattr(storage, "_try", refuse)
+    begun = time.monotonic()
+    with cache.Kernels("numba").turn("relu"):
+        assert time.monotonic() - begun < 5
 
 
 def test_a_user_without_a_home_folder(tmp_path, monkeypatch, capsys):
