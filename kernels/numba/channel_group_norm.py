@@ -26,7 +26,7 @@ from gpucnn.kernels.numba.channel_maps import (
     turn_blocks,
 )
 from gpucnn.kernels.numba.compiler import inner
-from gpucnn.kernels.numba.native import native
+from gpucnn.kernels.numba.native import allocating
 from gpucnn.kernels.numba.norm import inverse_deviation
 from gpucnn.kernels.numba.simd import (
     LANES,
@@ -54,7 +54,7 @@ from gpucnn.kernels.numba.vectors import finished
 
 ZERO, ONE = np.float32(0), np.float32(1)
 # TOGETHER groups, whose channels fill whole blocks, are one unit of work; addresses 0 for 1 and 0; EPS of a float32.
-GROUPS, TOGETHER, GAMMA, BETA, EPS, RELU, IMAGES = range(OWN, OWN + 7)
+GROUPS, TOGETHER, GAMMA, BETA, EPS, RELU, IMAGES, FAILED = range(OWN, OWN + 8)
 # Sums that wait, one a level of the tree.
 LEVELS = 64
 
@@ -162,7 +162,7 @@ def shift_of(a, c):
     return float_at(slot(a, BETA) + c * 4) if slot(a, BETA) else ZERO
 
 
-@native("group norm of channel blocks")
+@allocating("group norm of channel blocks", FAILED)
 def group_norm(a, unit):
     """y = fma(gamma, (x - mean) * inv, beta), or its ReLU. A unit is TOGETHER groups of an image."""
     units = -(-slot(a, GROUPS) // slot(a, TOGETHER))
@@ -223,7 +223,7 @@ def sum_across(room, first, channels, centre, squared, slots):
     return total_lanes(slots, bands)
 
 
-@native("group norm of channel blocks, image by image")
+@allocating("group norm of channel blocks, image by image", FAILED)
 def group_norm_of_images(a, unit):
     """The same where the maps have one position. A unit is up to 16 images; IMAGES is their number."""
     first, every, channels = unit * LANES, slot(a, CHANNELS), slot(a, CHANNELS) // slot(a, GROUPS)

@@ -26,7 +26,7 @@ from gpucnn.kernels.numba.compiler import inner
 from gpucnn.kernels.numba.conv import taps_inside
 from gpucnn.kernels.numba.elementary32 import exp
 from gpucnn.kernels.numba.elementwise import EXPRESSIONS
-from gpucnn.kernels.numba.native import native
+from gpucnn.kernels.numba.native import allocating, native
 from gpucnn.kernels.numba.simd import (
     LANES,
     add,
@@ -389,7 +389,11 @@ def softmax_of_several(x, y, x_step, y_step, x_block, y_block, count, room):
     turn_back(room, y, y_step, y_block, count, channels)
 
 
-@native("softmax of channel blocks")
+# Own slots of a softmax: how many images there are, and where a failure is told.
+IMAGES, FAILED = OWN, OWN + 1
+
+
+@allocating("softmax of channel blocks", FAILED)
 def softmax(a, unit):
     """Along the channels, by rule 8. A unit is an image."""
     depth, height, width = slot(a, DEPTH), slot(a, HEIGHT), slot(a, WIDTH)
@@ -409,10 +413,10 @@ def softmax(a, unit):
                     softmax_of_several(x + i, y + i, VECTOR, VECTOR, x_block, y_block, count, room)
 
 
-@native("softmax of channel blocks, image by image")
+@allocating("softmax of channel blocks, image by image", FAILED)
 def softmax_of_images(a, unit):
-    """Along the channels of the only position, by rule 8. A unit is up to 16 images; OWN is their number."""
+    """Along the channels of the only position, by rule 8. A unit is up to 16 images."""
     x_step, y_step, first = slot(a, X + 1), slot(a, Y + 1), unit * LANES
     x, y = slot(a, X) + first * x_step, slot(a, Y) + first * y_step
-    count, room = min(LANES, slot(a, OWN) - first), np.empty((slot(a, CHANNELS), LANES), np.float32)
+    count, room = min(LANES, slot(a, IMAGES) - first), np.empty((slot(a, CHANNELS), LANES), np.float32)
     softmax_of_several(x, y, x_step, y_step, slot(a, X + 2), slot(a, Y + 2), count, room)

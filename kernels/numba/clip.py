@@ -6,7 +6,7 @@ import numpy as np
 from gpucnn.kernels.contract import BAND
 from gpucnn.kernels.numba.chunks import chunks_of, numbers_of
 from gpucnn.kernels.numba.compiler import kernel
-from gpucnn.kernels.numba.simd import LANES, add64, load, multiply64, splat64, tree64, widen
+from gpucnn.kernels.numba.simd import LANES, add64, load, load_between, multiply64, splat64, tree64, widen
 from gpucnn.kernels.numba.sums import push64, total64
 from gpucnn.kernels.numba.team import prange
 
@@ -34,10 +34,7 @@ def norm_parts(g, part):
             v = widen(load(g, i))
             acc = add64(acc, multiply64(v, v))
         if whole < last:  # a buffer that is no multiple of 16
-            row = np.zeros(LANES, np.float32)
-            for i in range(whole, last):
-                row[i - whole] = g[i]
-            v = widen(load(row, 0))
+            v = widen(load_between(g, whole, 0, last - whole))
             acc = add64(acc, multiply64(v, v))
         part[u] = tree64(acc, LANES)
 

@@ -3,7 +3,8 @@
 import functools
 from collections.abc import Callable
 
-from gpucnn.kernels.numba.compiler import Routine
+from gpucnn.kernels.numba.addresses import put_slot, slot
+from gpucnn.kernels.numba.compiler import Routine, inner
 from numba.core import types
 
 
@@ -26,3 +27,23 @@ class Native:
 def native(name: str) -> Callable[[Callable], Native]:
     """Decorate a function as a Native kernel. `name` must tell all constants of its closure: the cache goes by it."""
     return lambda function: Native(function, name)
+
+
+def allocating(name: str, failed: int) -> Callable[[Callable], Native]:
+    """The same for a kernel that allocates memory. No exception leaves a kernel, so where there is no memory, 1 goes to
+    the address in slot `failed`.
+    """
+
+    def decorate(function: Callable) -> Native:
+        body = inner(function)
+
+        @native(name)
+        def kernel(a, unit):
+            try:
+                body(a, unit)
+            except Exception:
+                put_slot(slot(a, failed), 0, 1)
+
+        return kernel
+
+    return decorate

@@ -344,7 +344,7 @@ class Lowered(Sums):
         groups, eps = settings["groups"], self.program.keep(_filled(settings["eps"]))
         channels = y.channels // groups
         together = min(groups, math.lcm(LANES, channels) // channels)
-        own = groups, together, gamma, beta, eps, int(settings["relu"]), self.images
+        own = groups, together, gamma, beta, eps, int(settings["relu"]), self.images, self.program.failed
         if self._is_apart(node):
             self.cycles += self.images * y.channels * 2
             return self._map(channel_group_norm.group_norm_of_images, node, y, own, -(-self.images // LANES))
@@ -352,11 +352,12 @@ class Lowered(Sums):
         return self._map(channel_group_norm.group_norm, node, y, own, self.images * -(-groups // together))
 
     def _softmax(self, node: Node, y: Blocks) -> list[tuple]:
+        own = self.images, self.program.failed
         if self._is_apart(node):
             self.cycles += self.images * (y.channels * 4 + y.blocks * 16)
-            return self._map(maps.softmax_of_images, node, y, [self.images], -(-self.images // LANES))
+            return self._map(maps.softmax_of_images, node, y, own, -(-self.images // LANES))
         self.cycles += self.images * y.positions * (y.blocks * 60 + y.channels * 4)
-        return self._map(maps.softmax, node, y, [], self.images)
+        return self._map(maps.softmax, node, y, own, self.images)
 
 
 def multiply_adds(graph: Graph) -> int:

@@ -32,6 +32,12 @@ class Program:
         self._rooms: list[tuple[int, int, int, int]] = []
         self._readers: list[int] = []
         self._waits = False
+        self._failed = np.zeros(1, np.int64)
+
+    @property
+    def failed(self) -> int:
+        """Where a kernel puts 1 that finds no memory."""
+        return address(self._failed)
 
     def keep(self, array: np.ndarray) -> int:
         """The address of an array that lives as long as the program."""
@@ -164,10 +170,17 @@ class Program:
         self._table[program.SHIFT] = size
 
     def run(self, images: np.ndarray, outputs: np.ndarray, again: bool) -> bool:
-        """All calls on contiguous images; returns whether their values are finite.
+        """All calls on contiguous images; returns whether their values are finite. Raises MemoryError.
 
         `again`: the weights are those of the run before.
         """
+        finite = self._run(images, outputs, again)
+        if self._failed[0]:
+            self._failed[0] = 0
+            raise MemoryError("a layer found no memory for what it holds while it computes")
+        return finite
+
+    def _run(self, images: np.ndarray, outputs: np.ndarray, again: bool) -> bool:
         images, outputs, staff = images.reshape(-1), outputs.reshape(-1), helpers.helpers
         if self._run_together is None or not staff.lock.acquire(blocking=False):
             return bool(self._run_alone(images, outputs, self._address, int(again)))
