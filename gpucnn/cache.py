@@ -89,13 +89,17 @@ class Kernels:
     @contextlib.contextmanager
     def turn(self, name: str) -> Iterator[None]:
         """Within it no other process makes what is to be kept as `name`: who comes later waits, and finds it. Nobody
-        waits for long, and not where files cannot be locked.
+        waits for long, nor where files cannot be locked; who finds nothing afterwards makes it without a lock.
         """
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError, ConfigurationError):
-                place = self.folder / name
+                place, lock = self.folder / name, self.folder / f"{name}.lock"
                 if not place.exists():
-                    stack.enter_context(locked(self.folder / f"{name}.lock", place, "wait", _LONGEST_WAIT))
+                    try:
+                        stack.enter_context(locked(lock, place, "wait"))
+                    except ConfigurationError:
+                        with locked(lock, place, "wait", _LONGEST_WAIT):
+                            pass
                     if place.exists():
                         stack.close()  # others wait too
             yield

@@ -281,6 +281,9 @@ def locked(file: Path, folder, instead: str, patience: float = 0.0) -> Iterator[
             with contextlib.suppress(OSError):
                 file.unlink()  # before it is released: whoever waits with it open sees that it has no name
             os.close(handle)
+            if os.name == "nt":  # where an open file keeps its name
+                with contextlib.suppress(OSError):
+                    file.unlink()
 
 
 def _lock(file: Path) -> int | None:
@@ -298,7 +301,10 @@ def _lock(file: Path) -> int | None:
                     os.write(handle, f"process {os.getpid()} on {platform.node()}\n".encode())
                     return handle
             os.close(handle)  # the one who had it has removed it meanwhile
-        except BaseException:
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                if isinstance(error, OSError) and not os.fstat(handle).st_size:  # nobody can lock it, or we have it
+                    file.unlink()
             with contextlib.suppress(OSError):
                 os.close(handle)
             raise
@@ -337,11 +343,17 @@ def is_locked(file: Path) -> bool:
 
     The lock itself is not tried: that would refuse it to whoever takes it at this moment.
     """
+    if os.name == "nt":  # a file that is open cannot be removed
+        try:
+            file.unlink(missing_ok=True)
+        except OSError:
+            return True
+        return False
     owner = re.fullmatch(r"process ([1-9]\d{0,8})", _holder(file))
     if owner is None:
         return False
-    if os.name == "nt":  # a lock there cannot be removed while it is held, and sending 0 would end the process
-        return True
+    with contextlib.suppress(OSError):  # Linux tells who has locks: the number may be another process's by now
+        return any(line.split()[4:5] == [owner[1]] for line in Path("/proc/locks").read_text().splitlines())
     try:
         os.kill(int(owner[1]), 0)
     except ProcessLookupError:

@@ -325,9 +325,9 @@ CHANGES = [
         "images of pairs of channels added in another order",
         "numba",
         NUMBA + "simd.py",
-        "vectors = vectors + [zero] * (LANES // 2 - len(vectors))",
+        "return _tree(builder, vectors, _PAIR_ROUNDS)",
         "turned = ir.Constant(ir.VectorType(_i32, LANES), [*range(2, LANES), 0, 1])\n"
-        "    vectors = [builder.shuffle_vector(v, v, turned) for v in vectors] + [zero] * (LANES // 2 - len(vectors))",
+        "    return _tree(builder, [builder.shuffle_vector(v, v, turned) for v in vectors], _PAIR_ROUNDS)",
         few_images,
     ),
     Change(
@@ -446,8 +446,8 @@ CHANGES = [
         "multiply, then add",
         "numba",
         NUMBA + "register_tiles.py",
-        "builder.call(fma_of, [xj, weight, builder.extract_value(acc, t)])",
-        "builder.fadd(builder.fmul(xj, weight), builder.extract_value(acc, t))",
+        "builder.call(fma_of, [xj, weight, values[i * pixels + j]])",
+        "builder.fadd(builder.fmul(xj, weight), values[i * pixels + j])",
         forward,
     ),
     Change(
@@ -503,9 +503,9 @@ CHANGES = [
         "the tree shifted by one",
         "numba",
         NUMBA + "simd.py",
-        "vectors = vectors + [zero] * (LANES - len(vectors))",
+        "return _tree(builder, vectors, _LANE_ROUNDS)",
         "turned = ir.Constant(ir.VectorType(_i32, LANES), [*range(1, LANES), 0])\n"
-        "    vectors = [builder.shuffle_vector(v, v, turned) for v in vectors] + [zero] * (LANES - len(vectors))",
+        "    return _tree(builder, [builder.shuffle_vector(v, v, turned) for v in vectors], _LANE_ROUNDS)",
         weights,
     ),
     Change(

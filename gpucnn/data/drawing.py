@@ -33,7 +33,7 @@ _WORKED = 96  # pixels of the longer side on which strokes are widened
 _EVEN = 0.5  # of a drawing's pixels have the paper's value: it is no photo
 _FITTED = 20_000  # pixels of a photo that its paper is fitted to
 _ROUNDS = 12
-_MEASURED = 2000  # training images that are looked at
+MEASURED = 2000  # training images that are looked at
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Style:
 
         Raises DataError for another C, and where no image has any ink.
         """
-        some = np.asarray(images[:_MEASURED])
+        some = np.asarray(images[:MEASURED])
         if some.ndim != 4 or some.shape[1] not in (1, 3):
             raise DataError(f"the training images have shape {some.shape}; a drawing becomes (1 or 3, H, W) only")
         grey = some.mean(axis=1, dtype=np.float64)  # (N, H, W)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn import explain
-from gpucnn.data.drawing import Style
+from gpucnn.data.drawing import MEASURED, Style
 from gpucnn.data.images import white_of
 from gpucnn.errors import ConfigurationError, DataError
 from gpucnn.explore.body import Body
@@ -15,7 +15,6 @@ from gpucnn.models.heads import CLASSIFIER
 from gpucnn.show.layers import steps
 
 CANVAS = 320  # pixels a side at most
-_MEASURED = 2000  # training images
 
 
 class Digits:
@@ -71,7 +70,7 @@ class Digits:
         """(the style of the training images, their black, their white): their paper and ink where these are unknown."""
         train, _ = self._runs.data(index)
         if id(train) not in self._measured:  # sets are kept by the runs, so an id is not used again
-            some = np.asarray(train.images[:_MEASURED])
+            some = np.asarray(train.images[:MEASURED])
             style = Style.of(some)
             try:
                 black, white = 0.0, white_of(some)

@@ -406,7 +406,8 @@ class Layer(Recordable):
 
     def _argument(self, attribute: str) -> str:
         """What `__init__` calls it."""
-        return self._renamed[1] if attribute == self._renamed[0] else attribute
+        given = inspect.signature(type(self)).parameters
+        return self._renamed[1] if attribute == self._renamed[0] and attribute not in given else attribute
 
     def __repr__(self) -> str:
         settings = {self._argument(name): value for name, value in self._settings().items()}

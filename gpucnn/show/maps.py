@@ -104,8 +104,7 @@ def _label(figure, top: float, height: float, head: str, text: str) -> None:
     total = figure.get_size_inches()[1]
     middle = 1 - (top + height / 2) / total
     width = _LABEL + _WIDTH + 0.2
-    lines = textwrap.wrap(head, _LETTERS)[:3] or [""]
-    head = "\n".join(figures.cut(line, _LETTERS) for line in lines)
+    head = "\n".join(textwrap.wrap(head, _LETTERS, max_lines=3, placeholder="…"))
     figure.text(0.12 / width, middle, head, fontsize=9, weight="bold", va="bottom", color=figures.INK)
     figure.text(0.12 / width, middle - 0.03 / total, text, fontsize=8, va="top", color=figures.INK, linespacing=1.15)
 

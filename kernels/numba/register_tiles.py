@@ -30,6 +30,18 @@ from numba import types
 from numba.extending import intrinsic
 
 
+def _unpack(builder, acc):
+    """The accumulators of a tile."""
+    return [builder.extract_value(acc, k) for k in range(acc.type.count)]
+
+
+def _pack(builder, acc, values):
+    """The tile `acc` with these accumulators."""
+    for k, value in enumerate(values):
+        acc = builder.insert_value(acc, value, k)
+    return acc
+
+
 @functools.cache
 def zeros_of(count: int, halves: bool = False):
     """zeros() -> a tuple of `count` vectors of +0, or of halves of vectors."""
@@ -129,19 +141,11 @@ def broadcast_tile(
                 values[i * pixels + j] = builder.call(fma_of, [xj, weight, values[i * pixels + j]])
         return values
 
-    def unpack(builder, acc):
-        return [builder.extract_value(acc, k) for k in range(accumulators.count)]
-
-    def pack(builder, acc, values):
-        for k, value in enumerate(values):
-            acc = builder.insert_value(acc, value, k)
-        return acc
-
     def tile(context, builder, s, v, read):
         acc, w, wi, row, x, xi, x_line, column = v[:8]
         weights = _address(context, builder, s.args[1], w, wi)
         first = _address(context, builder, s.args[4], x, xi)
-        return pack(builder, acc, products(builder, unpack(builder, acc), weights, row, first, x_line, column, read))
+        return _pack(builder, acc, products(builder, _unpack(builder, acc), weights, row, first, x_line, column, read))
 
     def inside(builder, pointer, line, j):
         return _load(builder, pointer)
@@ -157,7 +161,7 @@ def broadcast_tile(
                 ws, xs = b.gep(weights, [b.mul(q, w_next)]), b.gep(first, [b.mul(q, x_next)])
                 return products(b, values, ws, row, xs, _i64(0), column, inside)
 
-            return pack(builder, acc, _loop(builder, count, unpack(builder, acc), body))
+            return _pack(builder, acc, _loop(builder, count, _unpack(builder, acc), body))
 
         return accumulators(accumulators, _index, w, *[_index] * 3, x, *[_index] * 3), generate
 
@@ -264,14 +268,6 @@ def product_tile(
                 results.append(builder.call(fma_of, [gradient, xj, acc[i * len(xs) + j]]))
         return results
 
-    def unpack(builder, acc):
-        return [builder.extract_value(acc, k) for k in range(accumulators.count)]
-
-    def pack(builder, acc, values):
-        for k, value in enumerate(values):
-            acc = builder.insert_value(acc, value, k)
-        return acc
-
     @intrinsic
     def run(typing, acc, count, d, di, d_row, d_next, x, xi, x_channel, x_tap, x_next):
         def generate(context, builder, s, v):
@@ -283,7 +279,7 @@ def product_tile(
                 g, p = b.gep(gradients, [b.mul(q, d_next)]), b.gep(pixels, [b.mul(q, x_next)])
                 return tile(b, values, g, d_row, p, x_channel, tap, lambda b, pointer, t: _load(b, pointer, lanes))
 
-            return pack(builder, acc, _loop(builder, count, unpack(builder, acc), body))
+            return _pack(builder, acc, _loop(builder, count, _unpack(builder, acc), body))
 
         kind = accumulators(accumulators, _index, d, _index, _index, _index, x, _index, _index, _index, _index)
         return kind, generate
@@ -301,8 +297,8 @@ def product_tile(
                 value = _load(b, b.select(inside, pointer, origin), lanes)
                 return b.select(inside, value, ir.Constant(lanes, None))
 
-            values = tile(builder, unpack(builder, acc), gradients, d_row, pixels, x_channel, tap, read)
-            return pack(builder, acc, values)
+            values = tile(builder, _unpack(builder, acc), gradients, d_row, pixels, x_channel, tap, read)
+            return _pack(builder, acc, values)
 
         kind = accumulators(accumulators, d, _index, _index, x, _index, _index, _index, _index, _index, _index)
         return kind, generate
@@ -376,10 +372,8 @@ def row_tile(rows: int, columns: int, taps: int, left: int, right: int, stride: 
 
                 return _loop(b, lines, values, over_lines)
 
-            values = [builder.extract_value(acc, k) for k in range(accumulators.count)]
-            for k, value in enumerate(_loop(builder, channels, values, over_channels)):
-                acc = builder.insert_value(acc, value, k)
-            return acc
+            values = _unpack(builder, acc)
+            return _pack(builder, acc, _loop(builder, channels, values, over_channels))
 
         return accumulators(accumulators, _index, _index, w, *[_index] * 3, x, *[_index] * 3), generate
 
@@ -392,13 +386,14 @@ def sliding_tile(rows: int, channels: int, taps: int, left: int, right: int, str
     along the line.
 
     `run(acc, pixels, d, di, d_row, x, xi, x_channel)` does `pixels` steps: in step q, d_i = d.base[di + i * d_row +
-    q * 16] and x_{c,p} = x.base[xi + c * x_channel + p * 16], each loaded once, or anew. The first `left` and
-    the last `right` of the (pixels - 1) * stride + taps vectors x are outside the image: they are not read, and their
-    products, zeros, left out. No step sees both ends. With `halves` all vectors have 8 lanes, those from di and xi on.
+    q * 16] and x_{c,p} = x.base[xi + c * x_channel + p * 16], each loaded once, or by each step anew. The first `left`
+    and the last `right` of the (pixels - 1) * stride + taps vectors x are outside the image: they are not read, and
+    their products, zeros, left out. No step sees both ends. With `halves` all vectors have 8 lanes, those from di and
+    xi on.
     """
     kind, lanes = (half, _half) if halves else (vec, _vec)
     accumulators = types.UniTuple(kind, rows * channels * taps)
-    # Of a step's vectors those that the next step sees too. Halves are for 16 registers, which more do not fit in.
+    # Of a step's vectors those that the next step sees too. Halves are for 16 registers, which cannot hold more.
     kept = 0 if halves and taps > 3 else max(taps - stride, 0)
     firsts, lasts = -(-left // stride), -(-right // stride)  # the steps that see an end
 
@@ -434,7 +429,7 @@ def sliding_tile(rows: int, channels: int, taps: int, left: int, right: int, str
                     for c, window in enumerate(windows)
                 ]
 
-            values = [builder.extract_value(acc, k) for k in range(accumulators.count)]
+            values = _unpack(builder, acc)
             windows = [[None if t < left else x_at(builder, c, _i64(t)) for t in range(kept)] for c in range(channels)]
             for q in range(firsts):
                 windows = moved(builder, _i64(q), windows, lambda t, q=q: q * stride + t >= left)
@@ -456,9 +451,7 @@ def sliding_tile(rows: int, channels: int, taps: int, left: int, right: int, str
                 windows = moved(builder, q, windows, lambda t, n=n: n * stride + taps - 1 - t >= right)
                 values = step(builder, q, values, windows)
                 windows = [window[taps - kept :] for window in windows]
-            for k, value in enumerate(values):
-                acc = builder.insert_value(acc, value, k)
-            return acc
+            return _pack(builder, acc, values)
 
         return accumulators(accumulators, _index, d, _index, _index, x, _index, _index), generate
 

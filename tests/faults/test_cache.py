@@ -119,7 +119,7 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, capsys):
 def test_who_compiles_a_kernel_is_waited_for_but_not_for_long(tmp_path, monkeypatch):
     """It may have been stopped."""
     monkeypatch.setenv("GPUCNN_CACHE", str(tmp_path))
-    monkeypatch.setattr(cache, "_LONGEST_WAIT", 0.3)
+    monkeypatch.setattr(cache, "_LONGEST_WAIT", 1.0)
     kernels, done = cache.Kernels("numba"), []
 
     def another(name: str) -> float:
@@ -133,7 +133,7 @@ def test_who_compiles_a_kernel_is_waited_for_but_not_for_long(tmp_path, monkeypa
         return done.pop()
 
     with kernels.turn("relu"):
-        assert another("tanh") < 0.3 <= another("relu") < 5
+        assert another("tanh") < 1.0 <= another("relu") < 8
     monkeypatch.setattr(cache, "_LONGEST_WAIT", 60.0)
     with kernels.turn("relu"):
         kernels.write("relu", b"code")
@@ -150,6 +150,7 @@ def test_kernels_are_compiled_where_no_file_can_be_locked(tmp_path, monkeypatch)
     begun = time.monotonic()
     with cache.Kernels("numba").turn("relu"):
         assert time.monotonic() - begun < 5
+    assert not list((tmp_path / "numba").iterdir())
 
 
 def test_a_user_without_a_home_folder(tmp_path, monkeypatch, capsys):

@@ -46,7 +46,7 @@ def accumulators() -> int:
 
 
 def has_narrow_registers() -> bool:
-    """Whether 16 lanes take two registers or more, of few."""
+    """Whether 16 lanes take two registers or more, of 16 or 32."""
     return accumulators() < 24
 
 
@@ -113,7 +113,7 @@ def outside(line: int, before: int, pixels: int, stride: int, width: int) -> tup
     return before, max(0, (pixels - 1) * stride + width - line - before)  # a stride may leave the last ones unread
 
 
-# (OB, QB) of convolution by whole kernel rows. Where there are 32 registers, a row's QB + KW - 1 pixels are in some.
+# (OB, QB) of convolution by whole kernel rows. Where there are 32 registers, a row's QB + KW - 1 pixels are held too.
 _ROWS = {24: ((1, 4), (1, 8), (2, 7), (2, 8), (3, 5), (4, 4)), 6: ((6, 1), (4, 1), (2, 2), (1, 4), (1, 1))}
 _ROW_WIDTHS = (1, 2, 3, 5)
 # The strip of input rows should fit in the second-level cache, with room for weights and outputs.

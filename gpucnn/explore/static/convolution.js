@@ -14,6 +14,7 @@ const state = {
 let answer = null;
 let timer = null;
 let parts = null;
+let observer = null; // of the width
 let stages = 0; // the width that was drawn for
 
 export function leave() {
@@ -36,15 +37,20 @@ export async function enter(root) {
   controls();
   compute();
   // A phone that is turned: cells of another size fit. What a scroll bar takes is no such change.
-  new ResizeObserver(() => answer && Math.abs(parts.stage.clientWidth - stages) > 20 && draw()).observe(parts.stage);
+  observer?.disconnect();
+  observer = new ResizeObserver(() => {
+    const fits = answer?.asked === state.operation && parts.stage.isConnected; // the next answer may be on its way
+    if (fits && Math.abs(parts.stage.clientWidth - stages) > 20) draw();
+  });
+  observer.observe(parts.stage);
 }
 
 const compute = () => question({
   operation: state.operation, image: state.image, filter: state.filter, size: state.size, stride: state.stride,
   padding: state.padding, mode: state.mode, value: state.value, dilation: state.dilation, flip: state.flip, strict: state.strict,
 });
-const question = latest("convolve", (found) => {
-  answer = found;
+const question = latest("convolve", (found, { operation }) => {
+  answer = { ...found, asked: operation };
   const [rows, columns] = answer.output.shape.slice(1);
   state.at = [Math.min(state.at[0], rows - 1), Math.min(state.at[1], columns - 1)];
   draw();
@@ -83,14 +89,16 @@ function resize(height, width) {
 }
 
 async function take(file) {
-  for (const told of parts.stage.querySelectorAll(".refusal")) told.remove();
+  for (const told of parts.stage.querySelectorAll(".refusal.upload")) told.remove();
   try {
     state.image = (await upload(file, Math.max(state.image[0].length, 12), state.image.length === 3 ? 3 : 1)).image;
     fit();
     set("preset", "", true);
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
-    parts.stage.prepend(refusal(error.message));
+    const told = refusal(error.message);
+    told.classList.add("upload");
+    parts.stage.prepend(told);
   }
 }
 

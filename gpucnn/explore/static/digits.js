@@ -46,8 +46,9 @@ function build() {
   parts.found = h("div", { className: "found" });
   parts.controls = h("div", { className: "rows" });
   controls();
+  const end = (event) => drawing.delete(event.pointerId) && send();
   canvas.addEventListener("pointerdown", (event) => {
-    if (event.button) return; // another one opens a menu
+    if (event.button || event.ctrlKey) return; // they open a menu
     canvas.setPointerCapture(event.pointerId);
     state.keys = false;
     drawing.set(event.pointerId, { ink: state.ink, width: state.width, points: [place(event)] });
@@ -57,11 +58,11 @@ function build() {
   canvas.addEventListener("pointermove", (event) => {
     const stroke = drawing.get(event.pointerId);
     if (!stroke) return;
+    if (!event.buttons) return end(event); // let go where the page was not told
     for (const one of event.getCoalescedEvents?.() ?? [event]) stroke.points.push(place(one));
     paint();
     if (performance.now() - asked > 60) send();
   });
-  const end = (event) => drawing.delete(event.pointerId) && send();
   canvas.addEventListener("pointerup", end);
   canvas.addEventListener("pointercancel", end);
   canvas.addEventListener("keydown", keys);

@@ -9,6 +9,7 @@ import { t } from "./strings.js";
 import { learn } from "./training.js";
 
 const [MOST, FILTERS] = [8, 64]; // runs, and filters, in one picture
+const CHANNELS = 16; // of a filter, one below the other
 const state = { chosen: new Set(), focus: null, epoch: null, image: 0, follow: true };
 let parts = null;
 let timer = null;
@@ -151,7 +152,7 @@ const askLook = latest("look", (found, { run }) => {
     epochs.length <= 1 ? h("p", { className: "hint" }, t("runs.nosnapshots")) : "",
     filters ? h("div", { className: "filters" }, h("h3", {}, t("runs.filters", { layer: found.layer, shape: shape(filters.shape) })), filterPictures(filters),
       h("p", { className: "hint" }, [
-        t("digits.range", between(filters)), filters.shape[0] > FILTERS && t("digits.first", { n: FILTERS }), filters.shape[1] > 1 && t("runs.channels"),
+        t("digits.range", between(filters)), filters.shape[0] > FILTERS && t("digits.first", { n: FILTERS }), filters.shape[1] > 1 && t(filters.shape[1] > CHANNELS ? "runs.firstchannels" : "runs.channels", { n: CHANNELS }),
       ].filter(Boolean).join(" · "))) : "",
     h("h3", {}, t("runs.maps", { label: found.label, said: classes[likely], chance: percent(probabilities[likely]) })),
     maps(found.maps));
@@ -163,7 +164,7 @@ function filterPictures(filters) {
   const far = Math.max(...range(filters).map(Math.abs));
   const size = height * width;
   return h("div", { className: "maps filtermaps", role: "img", "aria-label": t("runs.filterlabel", { count }) },
-    Array.from({ length: Math.min(count, FILTERS) }, (_, o) => h("div", {}, Array.from({ length: channels }, (_, c) => {
+    Array.from({ length: Math.min(count, FILTERS) }, (_, o) => h("div", {}, Array.from({ length: Math.min(channels, CHANNELS) }, (_, c) => {
       const one = map(filters.subarray((o * channels + c) * size, (o * channels + c + 1) * size), height, width, "signed", -far, far, "");
       one.setAttribute("role", "presentation");
       return one;

@@ -176,6 +176,7 @@ const WORDS = {
   "runs.image": ["Test image", "테스트 이미지"],
   "runs.nosnapshots": ["These are the newest weights. While a run goes on, the page keeps the weights of each epoch that it sees, so that you can go back and forth; runs trained from this page keep all of them.", "가장 최근의 가중치입니다. 학습이 진행되는 동안 이 페이지가 본 에포크의 가중치를 남겨 앞뒤로 오갈 수 있고, 이 페이지에서 학습시키면 모든 에포크의 가중치를 남깁니다."],
   "runs.filters": ["Filters of layer {layer} ({shape})", "층 {layer}의 필터 ({shape})"],
+  "runs.firstchannels": ["Each one from top to bottom: its weights for the first {n} channels of its input.", "필터마다 위에서 아래로, 입력의 처음 {n}개 채널별 가중치입니다."],
   "runs.channels": ["Each one from top to bottom: its weights for every channel of its input.", "필터마다 위에서 아래로, 입력 채널별 가중치입니다."],
   "runs.filterlabel": ["{count} filters; orange is for light, blue against it", "필터 {count}개. 주황은 밝은 쪽, 파랑은 어두운 쪽"],
   "runs.maps": ["It is a {label}; it reads a {said} ({chance})", "정답 {label}, 신경망의 답 {said} ({chance})"],
