@@ -71,12 +71,10 @@ def _pool(operation: str, image: np.ndarray, size: int, settings: dict) -> dict[
     output = compute(image, size, **settings, **_SPECIFICATION)
     window = geometry.pool_window(image.shape[2:], size, **settings)
     outside = functional.pad(image, window.padding, **_SPECIFICATION)
-    answer = {**_about(window, outside, output), "counts": packed(geometry.pool_counts(window))}
+    # Of a maximum what lies outside takes no part: only pixels are counted.
+    counts = geometry.pool_counts(window, count_include_pad=operation == "avg")
+    answer = {**_about(window, outside, output), "counts": packed(counts)}
     if operation == "max":
-        # What lies outside takes no part: only pixels are counted.
-        inside = np.ones((1, 1, *image.shape[2:]), np.float32)
-        kernel = np.ones((1, 1, size, size), np.float32)
-        answer["counts"] = packed(functional.conv(inside, kernel, **settings, **_SPECIFICATION)[0, 0].astype(np.int32))
         # The pixel that wins is the one to which the output's gradient goes.
         dy = np.zeros((output[0, 0].size, *output.shape[1:]), np.float32)
         dy.reshape(len(dy), output.shape[1], -1)[np.arange(len(dy)), :, np.arange(len(dy))] = 1

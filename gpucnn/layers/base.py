@@ -406,8 +406,9 @@ class Layer(Recordable):
 
     def _argument(self, attribute: str) -> str:
         """What `__init__` calls it."""
-        given = inspect.signature(type(self)).parameters
-        return self._renamed[1] if attribute == self._renamed[0] and attribute not in given else attribute
+        mine, given = self._renamed
+        is_renamed = attribute == mine and attribute not in inspect.signature(type(self)).parameters
+        return given if is_renamed else attribute
 
     def __repr__(self) -> str:
         settings = {self._argument(name): value for name, value in self._settings().items()}

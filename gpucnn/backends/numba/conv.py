@@ -140,8 +140,9 @@ class NumbaConv(NumbaDense):
         band = rows_per_band(output[2])
         maps = rows(self._data(dy)), rows(self._data(x)), part
         dense_taps = c.dilation[2] == 1 and maps[1].strides[4] == LANES * 4
-        if halves:  # few images fill one of them, without pairs
-            pairs = False
+        own = halves
+        if halves and few:  # one half of a vector holds them, without pairs
+            own, pairs = 1, False
 
         def launch(tile, dense_taps: bool, pairs: bool, halves: int) -> tuple:
             pair = 2 if pairs else 1
@@ -154,7 +155,7 @@ class NumbaConv(NumbaDense):
             return gradient, *maps, slots, corners, *numbers
 
         tile = tiles.product_tile(sizes[0] // 2 if pairs else sizes[0], channels, kernel[2])
-        if awaited or not self._try(launch(tile, dense_taps, pairs, min(halves, 1) if few else halves)):
+        if awaited or not self._try(launch(tile, dense_taps, pairs, own)):
             self._run(*launch(tiles.general(tiles.GENERAL_PRODUCT, *sizes[:2], kernel[2]), False, False, halves))
         self._block_tree(part.reshape(blocks, 1, -1), out.reshape(-1))
 
