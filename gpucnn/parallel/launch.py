@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gpucnn.errors import BackendError
 from gpucnn.extras import install
-from gpucnn.parallel.watch import LOST
+from gpucnn.parallel.watch import GIVEN_UP, LOST
 
 _RULE = re.compile(r"-{20,}")
 _DIED = re.compile(r"rank (\d+) .*exited on signal (\d+)")
@@ -38,12 +38,14 @@ def launch(processes: int, arguments: list[str], say: Callable[[str], None]) -> 
     )
     assert started.stderr is not None
     try:
-        died = _pass_on(started.stderr, say)
+        died, gave_up = _pass_on(started.stderr, say)
         code = started.wait()
     except KeyboardInterrupt:  # mpirun has been told as well
         started.terminate()
         started.wait()
         raise
+    if gave_up:  # and how mpirun ended the others is of no interest
+        return LOST
     if died is None and code < 0:
         died = "mpirun", -code
     if died is None and code > 128 and code != 130:
@@ -76,9 +78,11 @@ def mpirun() -> tuple[list[str], dict[str, str]]:
     return [program, "--oversubscribe", "--bind-to", "none"], settings
 
 
-def _pass_on(lines: Iterable[str], say: Callable[[str], None]) -> tuple[str, int] | None:
-    """Say all lines but mpirun's, which stand between two rules; (who, signal) of a process that died."""
+def _pass_on(lines: Iterable[str], say: Callable[[str], None]) -> tuple[tuple[str, int] | None, bool]:
+    """Say all lines but mpirun's, which stand between two rules; (who, signal) of a process that died, and whether one
+    has given up waiting, which the first alone says: on a busy machine mpirun takes its time to end the others."""
     died: tuple[str, int] | None = None
+    gave_up = False
     message: list[str] | None = None  # mpirun's, whose lines are short
     for line in map(str.rstrip, lines):
         if _RULE.fullmatch(line):
@@ -89,8 +93,11 @@ def _pass_on(lines: Iterable[str], say: Callable[[str], None]) -> tuple[str, int
         elif message is not None:
             message.append(line)
         elif line:
-            say(line)
-    return died
+            waited = GIVEN_UP.match(line) is not None
+            if not (waited and gave_up):
+                say(line)
+            gave_up |= waited
+    return died, gave_up
 
 
 def _end_with_parent() -> None:

@@ -1,10 +1,12 @@
 """Gives up waiting for processes that do not come: one that died, was stopped, or hangs."""
 
 import os
+import re
 import threading
 
 TIME_LIMIT = 600.0  # seconds; the others may be compiling kernels, or writing a checkpoint to a slow disk
 LOST = 3  # exit code
+GIVEN_UP = re.compile(r"gpucnn: process \d+ of \d+ has waited ")  # how the line begins that a watch says
 _TICKS = 50  # a limit
 _APART = 10.0  # seconds, in which a busy machine ends the rest
 

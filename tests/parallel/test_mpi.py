@@ -185,5 +185,14 @@ def test_mpiruns_own_words_are_left_out():
     rule, said = "-" * 70, []
     lines = ["epoch 1/2", rule, "Primary job terminated", rule, "", rule]
     lines += ["prterun noticed that process rank 2 with PID 9 on node n exited on", "signal 9 (Killed).", rule, "last"]
-    assert _pass_on([line + "\n" for line in lines], said.append) == ("process 2", 9)
+    assert _pass_on([line + "\n" for line in lines], said.append) == (("process 2", 9), False)
     assert said == ["epoch 1/2", "last"]
+
+
+def test_one_process_alone_says_that_it_gave_up():
+    said = []
+    lines = [f"gpucnn: process {rank} of 3 has waited 10 seconds for the others, of which ...\n" for rank in (0, 1)]
+    rule = "-" * 70 + "\n"
+    lines += [rule, "process rank 2 with PID 9 on node n exited on signal 15 (Terminated).\n", rule, "gpucnn: last\n"]
+    assert _pass_on(lines, said.append) == (("process 2", 15), True)
+    assert said == [lines[0].rstrip(), "gpucnn: last"]
