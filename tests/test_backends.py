@@ -174,3 +174,9 @@ def test_what_is_no_batch_is_not_packed(name):
             backend.pack(given)
     rows = [np.float32([1, 2]), np.float32([3, 4])]
     assert backend.pack(rows).numpy().tolist() == [[1, 2], [3, 4]]
+
+
+def test_each_reason_is_one_line():
+    for row in backends():
+        reason = row["reason"] or ""
+        assert reason == " ".join(reason.split()) and "( " not in reason and " )" not in reason, row["name"]

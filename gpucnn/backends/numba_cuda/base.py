@@ -37,8 +37,9 @@ def check_machine() -> bool:
     if config.ENABLE_CUDASIM:
         return True
     if not cuda.is_available():
+        why = " ".join((cuda.cuda_error() or "the driver sees no GPU").split()).rstrip(".")  # its own text has lines
         raise BackendError(
-            f"Numba finds no NVIDIA GPU with a driver ({cuda.cuda_error() or 'the driver sees no GPU'}); "
+            f"Numba finds no NVIDIA GPU with a driver ({why}); "
             "NUMBA_ENABLE_CUDASIM=1 runs this backend on the CPU, slowly, for learning how it works"
         )
     from numba.cuda.cudadrv import nvvm
