@@ -59,6 +59,15 @@ def test_value_loss_gradients(shape, loss, seed):
     check(lambda x: f(x, t)[0], lambda dy: [f(x, t)[1]], [x], seed, dy=np.ones(()))
 
 
+@pytest.mark.parametrize("loss", VALUE_LOSSES)
+@pytest.mark.filterwarnings("error")
+def test_values_near_the_largest_say_nothing(loss):
+    """A training that diverges is told so in a sentence, not in NumPy's warnings."""
+    x, t = np.float32([[3e38, -3e38]]), np.float32([[0, 1]] if loss == "binary_cross_entropy" else [[-3e38, 1]])
+    one, other = (getattr(functional, loss)(x, t, backend=name, math="exact") for name in EXACT_BACKENDS)
+    assert [np.asarray(part).tobytes() for part in one] == [np.asarray(part).tobytes() for part in other]
+
+
 # ---- PyTorch ---------------------------------------------------------------------------------------------------------
 
 

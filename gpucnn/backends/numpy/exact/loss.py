@@ -57,6 +57,7 @@ class ExactLoss(NumpyBase):
     def label_weights(self, labels: Array, weights: Array, images: int) -> Array:
         return total64(weights[labels])
 
+    @np.errstate(over="ignore", invalid="ignore")  # a training that diverges is told so in a sentence
     def value_loss(
         self, kind: str, x: Batch, targets: Batch, delta: float = 1.0, totals: Array | None = None
     ) -> tuple[Array, Batch]:
@@ -74,8 +75,7 @@ class ExactLoss(NumpyBase):
         else:  # binary cross-entropy
             v, t = v.astype(np.float64), t.astype(np.float64)
             e = exp64(-np.abs(v))
-            with np.errstate(invalid="ignore"):
-                terms = (np.where(v > 0, v, 0.0) - v * t) + log64(1.0 + e)
+            terms = (np.where(v > 0, v, 0.0) - v * t) + log64(1.0 + e)
             dx = (np.where(v > 0, 1.0, e) / (1.0 + e) - t).astype(np.float32) * scale
         total = total64(terms.reshape(x.images, 1, -1))[0]  # an image's values as positions of a line
         if totals is not None:
