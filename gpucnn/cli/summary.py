@@ -7,15 +7,22 @@ import typer
 
 from gpucnn.cli import network, options
 from gpucnn.cli.output import out, print_json
+from gpucnn.errors import ConfigurationError
+from gpucnn.storage import as_path
 
 
 def summary(
+    context: typer.Context,
     model: Annotated[str, typer.Option("--model", help=options.NETWORKS)] = "lenet5",
     input_shape: options.InputShape = "1x32x32",
     classes: options.Classes = None,
     outputs: options.Outputs = None,
     variant: options.Variant = None,
     hidden: options.Hidden = None,
+    run: Annotated[
+        str | None,
+        typer.Option("--run", help="A run folder or a file of gpucnn.save: its network, instead of --model."),
+    ] = None,
     backend: options.Backend = None,
     math: options.Math = None,
     json: options.Json = False,
@@ -28,12 +35,34 @@ def summary(
     from gpucnn.models import build_model
     from gpucnn.summary import summary as summarise
 
-    made = {**network.head(classes, outputs), **network.options(variant, hidden)}
-    shape = network.parse_shape(input_shape)
+    if run is not None:
+        _refuse_beside(context, run)
+        built = _trained(run)
+    else:
+        made = {**network.head(classes, outputs), **network.options(variant, hidden)}
+        built = build_model(model, network.parse_shape(input_shape), **made)
     device = get_backend(backend, math)
-    table = summarise(build_model(model, shape, **made))
+    table = summarise(built)
     if json:
         print_json({"backend": device.name, "math": device.math, **asdict(table)})
     else:
         out(str(table))
         out(f"would train here on {device.name}, {device.math} math")
+
+
+def _refuse_beside(context: typer.Context, run: str) -> None:
+    """Raises ConfigurationError where an option beside --run says how to build a network."""
+    for name in ("model", "input_shape", "classes", "outputs", "variant", "hidden"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            raise ConfigurationError(
+                f"--run {run} and --{name.replace('_', '-')} exclude each other: the run's network is what it is"
+            )
+
+
+def _trained(run: str):
+    """The network of a run folder, or of a file."""
+    from gpucnn.training import load, load_run
+
+    source = as_path(run)
+    return load(source) if source.is_file() else load_run(source).model

@@ -149,11 +149,11 @@ def digit() -> dict[str, Any]:
 
 
 def shrink(content: bytes, side: int, channels: int) -> dict[str, Any]:
-    """An uploaded image file as `image` (channels, side, side), values / 255 rounded to two decimals."""
-    from PIL import Image
+    """The middle of an uploaded image file as `image` (channels, side, side), values / 255 rounded to two decimals."""
+    from PIL import Image, ImageOps
 
-    image = open_image(_Upload(content))
-    image = image.convert("L" if channels == 1 else "RGB").resize((side, side), Image.Resampling.BOX)
+    image = open_image(_Upload(content)).convert("L" if channels == 1 else "RGB")
+    image = ImageOps.fit(image, (side, side), Image.Resampling.BOX)  # squeezed, circles would be ellipses
     return {"image": pixels(image, channels).round(2).tolist()}
 
 

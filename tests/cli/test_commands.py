@@ -234,6 +234,15 @@ def test_summary(cli):
     assert cli("summary", "--model", "resnet20", "--input-shape", "3x32x32").exit_code == 0
 
 
+def test_summary_of_a_file(cli, tmp_path):
+    file = tmp_path / "net.safetensors"
+    gpucnn.save(mlp((1, 4, 4), hidden=[5], classes=3).initialize(0), file)
+    assert cli.json("summary", "--run", file)["total"]["parameters"] == 17 * 5 + 6 * 3
+    refused = cli.refused("summary", "--run", file, "--hidden", "5")
+    assert "--hidden exclude each other" in " ".join(refused.split())
+    assert "none" in cli.refused("summary", "--run", tmp_path / "none")
+
+
 def test_check_reports_and_fails_on_a_difference(cli, monkeypatch):
     importlib.import_module("gpucnn.check")
     report = {

@@ -121,6 +121,7 @@ def test_networks_options(cli, tmp_path):
     assert model.arguments["variant"] == "1998" and "tanh" in model.structure
     assert cli.json("evaluate", "--run", run, "--backend", "numpy")["images"] == 359
     assert cli.json("train", "--resume", "--run", run, "--backend", "numpy")["epochs"] == 1
+    assert cli.json("summary", "--run", run)["rows"] == cli.json("summary", "--variant", "1998")["rows"]
     rows = cli.json("summary", "--variant", "1998")["rows"]
     assert [row["kind"] for row in rows][1] == "AvgPool2d"
     assert cli.json("summary", "--model", "mlp", "--hidden", "7", "--classes", 3)["total"]["parameters"] == 7199

@@ -132,6 +132,14 @@ def test_an_uploaded_picture_becomes_small(page):
     assert image.shape == (3, 9, 9) and (image[0] == 1).all() and (image[1:] == 0).all()
 
 
+def test_of_a_wide_picture_the_middle_is_taken(page):
+    wide, file = Image.new("L", (48, 12)), BytesIO()
+    wide.paste(255, (18, 0, 30, 12))  # a square of 12 pixels
+    wide.save(file, "PNG")
+    assert np.array(uploaded(page, file.getvalue(), 12).json()["image"]).min() == 1
+    assert np.array(uploaded(page, file.getvalue(), 4).json()["image"]).min() == 1
+
+
 def test_an_upload_that_is_no_picture_is_refused_in_a_sentence(page):
     for content in (b"", b"nothing", picture((30, 30))[:60]):
         answer = uploaded(page, content)

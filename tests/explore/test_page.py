@@ -730,6 +730,16 @@ def test_a_server_that_has_ended_is_told(browser, run, tmp_path):
     assert all("ERR_CONNECTION_REFUSED" in line for line in browser.complaints())
 
 
+def test_same_bits_does_not_wait_for_a_server_that_has_ended(browser, run, tmp_path):
+    with Listening([run], tmp_path) as server:
+        browser.open(server.address, "bits")
+        compare = browser.named("Train on every backend", "button")
+    browser.click(compare)
+    browser.says("The server does not answer", "#lost")
+    browser.until(lambda: not browser.all(".busy"), "an end of the waiting", 10)
+    assert all("ERR_CONNECTION_REFUSED" in line for line in browser.complaints())
+
+
 def test_a_server_that_was_started_anew_at_the_same_port_is_told(browser, run, tmp_path):
     with Listening([run], tmp_path) as server:
         browser.open(server.address, "convolution")

@@ -26,8 +26,8 @@ async function work(name, body, target, control) {
   try {
     return await ask(name, body);
   } catch (error) {
-    if (!(error instanceof Refused)) throw error;
-    target.replaceChildren(refusal(error.message));
+    if (!(error instanceof Refused || error instanceof TypeError)) throw error;
+    target.replaceChildren(error instanceof Refused ? refusal(error.message) : ""); // that the server has gone stands above
     return null;
   } finally {
     control.disabled = false;
