@@ -7,6 +7,7 @@ strings are not booleans, strings are not numbers, and numbers that overflow flo
 
 import inspect
 import numbers
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Set
 from os import PathLike
@@ -16,6 +17,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpucnn.errors import CheckpointError, ConfigurationError, DataError, DTypeError, GpucnnError, ShapeError
+
+_UNEVALUATED: dict[str, Any] = {}
+if sys.version_info >= (3, 14):
+    from annotationlib import Format
+
+    _UNEVALUATED["annotation_format"] = Format.STRING
 
 _LARGEST_INTEGER = 2**31 - 1  # sizes are int32 in kernels
 _LARGEST_NUMBER = float(np.finfo(np.float32).max)
@@ -28,6 +35,13 @@ def shown(value: Any) -> str:
     except Exception:  # an integer with more digits than Python prints; objects whose repr fails
         return f"a {type(value).__name__} that cannot be printed"
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def signature(function: Callable, **settings: Any) -> inspect.Signature:
+    """`inspect.signature`, which since Python 3.14 evaluates annotations: some name what is there for type checkers
+    alone.
+    """
+    return inspect.signature(function, **_UNEVALUATED, **settings)
 
 
 class Checked:
@@ -51,7 +65,7 @@ class Checked:
 
     def __repr__(self) -> str:
         """The call that makes it, with the settings as they are now."""
-        settings = {name: vars(self)[name] for name in inspect.signature(type(self)).parameters if name in vars(self)}
+        settings = {name: vars(self)[name] for name in signature(type(self)).parameters if name in vars(self)}
         return call(type(self).__name__, settings)
 
 

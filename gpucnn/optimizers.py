@@ -5,14 +5,13 @@ as the weights, and `hyper`, the few float32 numbers that change from step to st
 that a recorded step can be repeated with new values.
 """
 
-import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from gpucnn.arguments import a_kind, instance, integer, number, refuse_attribute, refuse_frozen, truth
+from gpucnn.arguments import a_kind, instance, integer, number, refuse_attribute, refuse_frozen, signature, truth
 from gpucnn.backends.memory import unshared
 from gpucnn.backends.protocol import Backend
 from gpucnn.backends.step_end import StepEnd
@@ -53,7 +52,7 @@ class Optimizer(Recordable):
         self.lr = lr
 
     def __setattr__(self, name: str, value: Any) -> None:
-        known = inspect.signature(type(self)).parameters
+        known = signature(type(self)).parameters
         if name not in known and name not in _PLACED:
             refuse_attribute(self, name, f"it has {', '.join(known)}")
         super().__setattr__(name, value)

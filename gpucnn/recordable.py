@@ -28,6 +28,9 @@ OUTSIDE_A_STEP = frozenset(
         "__setstate__",
         "__copy__",
         "__deepcopy__",
+        "__replace__",  # of dataclasses
+        "__annotate__",  # both of Python 3.14: they make the annotations
+        "__annotate_func__",
         "build",
         "connect",
         "children",

@@ -407,7 +407,7 @@ class Layer(Recordable):
     def _argument(self, attribute: str) -> str:
         """What `__init__` calls it."""
         mine, given = self._renamed
-        is_renamed = attribute == mine and attribute not in inspect.signature(type(self)).parameters
+        is_renamed = attribute == mine and attribute not in arguments.signature(type(self)).parameters
         return given if is_renamed else attribute
 
     def __repr__(self) -> str:
@@ -416,7 +416,7 @@ class Layer(Recordable):
 
     def describe(self) -> str:
         """The layer's class and its non-default settings, without the layers inside it."""
-        defaults = {name: p.default for name, p in inspect.signature(type(self)).parameters.items()}
+        defaults = {name: p.default for name, p in arguments.signature(type(self)).parameters.items()}
         settings = self._settings()
         shown = {
             argument: value

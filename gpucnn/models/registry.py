@@ -1,9 +1,8 @@
 """Models by name."""
 
-import inspect
 from collections.abc import Callable
 
-from gpucnn.arguments import one_of
+from gpucnn.arguments import one_of, signature
 from gpucnn.errors import ConfigurationError
 from gpucnn.models.fast import cifar_fast
 from gpucnn.models.lenet import lenet5
@@ -39,9 +38,9 @@ def build_model(
     Raises ConfigurationError for an unknown name or option, ShapeError for images too small for it.
     """
     one_of("model", name, MODELS)
-    own = set(inspect.signature(MODELS[name]).parameters)
+    own = set(signature(MODELS[name]).parameters)
     for option in options:
         if option not in own:
-            having = ", ".join(other for other in MODELS if option in inspect.signature(MODELS[other]).parameters)
+            having = ", ".join(other for other in MODELS if option in signature(MODELS[other]).parameters)
             raise ConfigurationError(f"{name} has no option {option!r}" + (f"; {having} has it" if having else ""))
     return MODELS[name](input_shape, classes, outputs=outputs, **options)

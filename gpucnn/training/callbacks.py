@@ -1,8 +1,9 @@
 """User code that runs during training: `Trainer(model, callbacks=[...])`."""
 
-from inspect import isasyncgenfunction, iscoroutinefunction, isfunction, isgeneratorfunction, signature
+from inspect import isasyncgenfunction, iscoroutinefunction, isfunction, isgeneratorfunction
 from typing import Any
 
+from gpucnn.arguments import signature
 from gpucnn.errors import ConfigurationError
 
 # A call of such a function runs none of its lines.

@@ -2,7 +2,7 @@
 
 import json
 from functools import partial
-from inspect import isfunction, signature
+from inspect import isfunction
 from types import ModuleType
 from typing import Any
 
@@ -65,7 +65,7 @@ def _augmentation(augment: Any) -> str:
     if isfunction(owner) or isinstance(owner, (type, ModuleType)):
         return name
     try:
-        parameters = signature(type(owner)).parameters
+        parameters = arguments.signature(type(owner)).parameters
     except (TypeError, ValueError):  # of some classes in C
         return name
     own = _told({parameter: getattr(owner, parameter, None) for parameter in parameters})

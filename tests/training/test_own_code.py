@@ -3,6 +3,7 @@
 import functools
 import os
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -122,6 +123,50 @@ def test_everything_that_comes_with_the_package_is_recordable():
     bases = {kind for kind in kinds if kind is not ReLU and kind in inside and "__call__" not in dir(kind)}
     for kind in kinds - bases - {gpucnn.layers.GlobalPool}:
         assert is_recordable(object.__new__(kind)), kind
+
+
+@pytest.mark.parametrize("name", ["__annotate__", "__annotate_func__", "__replace__"])
+def test_what_python_writes_into_a_class_changes_nothing(name):
+    """Into one with annotations from 3.14 on, into a dataclass from 3.13 on."""
+    parent = type("Parent", (SGD,), {name: lambda self: {}, "recordable": True})
+    assert is_recordable(type("Own", (parent,), {name: lambda self: {}})())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="before Python 3.14 annotations are evaluated at once")
+def test_annotations_for_type_checkers_alone():
+    """Names imported under `if TYPE_CHECKING:`."""
+    names: dict = {"gpucnn": gpucnn}
+    exec(
+        """
+class Scale(gpucnn.layers.Layer):
+    by: Number
+    def __init__(self, by: Number = 2.0):
+        super().__init__()
+        self.by = by
+    def __call__(self, x: Batch) -> Pair:
+        return x.like(x.data * x.data.dtype.type(self.by)), lambda dy: dy.like(dy.data * dy.data.dtype.type(self.by))
+
+class Own(gpucnn.losses.Huber):
+    delta: Number
+    def __init__(self, delta: Number = 0.5):
+        super().__init__(delta)
+
+class Step(gpucnn.optimizers.SGD):
+    def __init__(self, lr: Rate = 0.1):
+        super().__init__(lr)
+
+class Seen(gpucnn.training.Callback):
+    def on_epoch_end(self, trainer: Trainer, record: Record) -> Nothing:
+        self.seen = record["epoch"]
+""",
+        names,
+    )
+    model = Model(Sequential(names["Scale"](3.0), Flatten(), Dense(2)), (1, 4, 4), head="regressor")
+    assert "Scale(by=3.0)" in repr(model)
+    seen = names["Seen"]()
+    trainer = Trainer(model, loss=names["Own"](), optimizer=names["Step"](), callbacks=[seen], progress=False)
+    trainer.fit(np.ones((4, 1, 4, 4), np.float32), np.ones((4, 2), np.float32), 1)
+    assert seen.seen == 1 and is_recordable(trainer.loss)
 
 
 def test_an_extra_method_or_a_setting_changes_nothing():
