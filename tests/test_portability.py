@@ -1,5 +1,7 @@
 """What other systems lack: a process without POSIX's names trains, resumes, saves and predicts, to the same bits."""
 
+import pytest
+
 from tests.processes import finish, start
 
 # Windows has none of these modules, functions and constants, and locks files in its own way.
@@ -67,3 +69,36 @@ def test_without_posix_the_bits_are_the_same(tmp_path):
         for name, change in (("plain", ""), ("other", WITHOUT_POSIX))
     )
     assert plain == other and plain[1] == 3
+
+
+# The clock is the one piece of a kernel that is written for a processor.
+CLOCK = """
+import llvmlite.binding as llvm
+from llvmlite import ir
+from gpucnn.kernels.numba.addresses import cycles
+
+llvm.initialize_all_targets()
+llvm.initialize_all_asmprinters()  # and no parser: numba has none either
+module = ir.Module()
+module.triple = TRIPLE
+signature, generate = cycles._defn(None)
+builder = ir.IRBuilder(ir.Function(module, ir.FunctionType(ir.IntType(64), []), "clock").append_basic_block())
+builder.ret(generate(None, builder, signature, []))
+try:
+    machine = llvm.Target.from_triple(TRIPLE).create_target_machine()
+except RuntimeError:
+    print("null")
+    sys.exit()
+parsed = llvm.parse_assembly(str(module))
+print(json.dumps([len(machine.emit_object(parsed)), machine.emit_assembly(parsed)]))
+"""
+
+
+@pytest.mark.parametrize("triple", ["aarch64-unknown-linux-gnu", "arm64-apple-darwin23", "aarch64-pc-windows-msvc"])
+def test_the_clock_is_compiled_for_arm(triple):
+    """LLVM ends the whole process where it cannot."""
+    found = finish(start(f"import json, sys\nTRIPLE = {triple!r}\n{CLOCK}"))
+    if found is None:
+        pytest.skip("this llvmlite compiles for no ARM: an older one than 0.50")
+    size, assembly = found
+    assert size and "cntvct_el0" in assembly.lower()

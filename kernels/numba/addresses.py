@@ -234,10 +234,12 @@ def cycles(typing):
     def generate(context, builder, s, v):
         kind = ir.FunctionType(_i64, [])
         if "aarch64" in builder.module.triple or "arm64" in builder.module.triple:
-            # Only the kernel may read the cycle counter; the timer has tens of ticks a microsecond, or a thousand.
-            ticks, rate = (
-                builder.asm(kind, f"mrs $0, {name}", "=r", [], True) for name in ("cntvct_el0", "cntfrq_el0")
-            )
+            # Only the kernel may read the cycle counter; the timer has tens of ticks a microsecond, or a thousand. By
+            # name: for inline assembly llvmlite has no parser ready.
+            read = ir.FunctionType(_i64, [ir.MetaDataType()])
+            read = cgutils.get_or_insert_function(builder.module, read, "llvm.read_volatile_register.i64")
+            names = "cntvct_el0", "cntfrq_el0"
+            ticks, rate = (builder.call(read, [builder.module.add_metadata([name])]) for name in names)
             return builder.mul(ticks, builder.udiv(_i64(3_000_000_000), rate))
         return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.readcyclecounter"), [])
 
