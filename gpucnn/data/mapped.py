@@ -33,12 +33,18 @@ class Mapped:
         return self.shape[0]
 
     def __getitem__(self, key) -> np.ndarray:
-        """Along the first axis only: a number, a slice, an array of numbers or of truth values."""
-        if isinstance(key, tuple):
-            return self[key[0]][(slice(None), *key[1:]) if not isinstance(key[0], (int, np.integer)) else key[1:]]
-        numbers = np.arange(len(self))[key]
+        """As of an array. Only images that the first index names are read: a number, a slice, an array (k,) of numbers
+        or of truth values; for `...` and None all are.
+        """
+        first, *more = key if isinstance(key, tuple) and key else (key,)
+        if first is None or first is ...:
+            return np.asarray(self)[key]
+        numbers = np.arange(len(self))[first]
         values = self.take(np.atleast_1d(numbers))
-        return values if np.ndim(numbers) else values[0]
+        if np.ndim(numbers) and not more:
+            return values
+        here = slice(None) if isinstance(first, slice) else np.arange(len(values)) if np.ndim(numbers) else 0
+        return values[(here, *more)]
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         values = self.take(np.arange(len(self)))

@@ -113,6 +113,28 @@ def test_it_reads_as_an_array_does(key, further):
             assert np.array_equal(np.asarray(part.select(further)), expected[further])
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        ...,
+        None,
+        (),
+        (..., slice(None, None, 2), slice(1, None)),
+        (None, slice(2, 5)),
+        (slice(2, 5), 0, ..., -1),
+        (slice(2, 5), slice(None), [0, 2], [1, 3]),
+        (3, 0, [0, 2], [1, 3]),
+        (np.array(3), 0),
+        (np.array([1, 4]), 0, [0, 2], [1, 3]),
+        ([8, 1], slice(None), 1),
+        (LABELS == 1, 0, slice(1, None)),
+    ],
+)
+def test_several_indices_mean_what_they_mean_of_an_array(key):
+    """`images[..., ::2, ::2]` gave every second channel and row, and two lists all pairs of theirs."""
+    assert np.array_equal(Mapped(BYTES[:, None], scale=True)[key], SCALED[key])
+
+
 def test_further_axes_and_parts(monkeypatch):
     import gpucnn.data.mapped as module
 
