@@ -23,11 +23,14 @@ def with_parts(dataset: Dataset, random: int = 0) -> Dataset:
     Each image is in two windows, up to an eighth of its size off their middle, with whatever its neighbours reach into
     them; as many windows are at least a quarter of its size off every image's middle and have the last class,
     "nothing". The background is 0, and images lie as in `gpucnn.show.digit_page`. Raises DataError if the set has a
-    class of that name.
+    class of that name, or images of one pixel a side.
     """
     instance("dataset", dataset, Dataset, "a gpucnn.data.Dataset")
     if dataset.labels.ndim != 1:
         raise DataError(f"{dataset.name} has labels of shape {dataset.labels.shape}; windows need one an image")
+    if min(dataset.images.shape[2:]) < 2:
+        shape = dataset.images.shape[1:]
+        raise DataError(f"{dataset.name} has images of shape {shape}; windows need 2 pixels a side or more")
     if NOTHING in dataset.classes:
         raise DataError(f"{dataset.name} has a class {NOTHING!r} already")
     generator = np.random.Generator(np.random.Philox(seed(random)))

@@ -48,3 +48,12 @@ def test_a_set_that_has_the_class_is_refused():
         with_parts(with_parts(marked()))
     with pytest.raises(DataError, match="none"):
         load("none+parts")
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (8, 1), (1, 1)])
+def test_images_of_one_pixel_a_side_are_refused(tmp_path, shape):
+    np.savez(tmp_path / "lines.npz", images=np.zeros((20, *shape), np.uint8), labels=np.arange(20) % 2)
+    with pytest.raises(DataError, match=r"windows need 2 pixels a side or more"):
+        load(f"{tmp_path}/lines.npz+parts")
+    thin = Dataset(np.ones((6, 1, 2, 3), np.float32), np.arange(6) % 2, ["a", "b"], "thin")
+    assert with_parts(thin).images.shape == (24, 1, 2, 3)
