@@ -1,6 +1,7 @@
 """Image files: read, to grey or RGB, and to a network's input size."""
 
 import contextlib
+import io
 import re
 import warnings
 from pathlib import Path
@@ -141,6 +142,17 @@ def open_image(file: Path | BinaryIO):
                 raise DataError(f"{file} is partly transparent; put it on a background first")
             image = image.convert("L" if image.mode in _GREY_MODES else "RGB")
         return image
+
+
+class InMemory(io.BytesIO):
+    """An image file in memory, which messages call `name`."""
+
+    def __init__(self, content: bytes, name: str):
+        super().__init__(content)
+        self._name = name
+
+    def __str__(self) -> str:
+        return self._name
 
 
 def is_grey(image) -> bool:

@@ -3,16 +3,18 @@
 import gzip
 import io
 import math
+import os
 import re
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gpucnn.data.dataset import Dataset, every_fifth
-from gpucnn.data.images import ENDINGS, is_grey, open_image, pixels
+from gpucnn.data.images import ENDINGS, InMemory, is_grey, open_image, pixels
 from gpucnn.data.layout import label_numbers
-from gpucnn.data.unpacking import Unpacked
+from gpucnn.data.unpacking import Unpacked, refuse_bomb
 from gpucnn.errors import DataError
 from gpucnn.extras import install
 from gpucnn.storage import reading
@@ -120,28 +122,33 @@ def _parquet(file: Path) -> tuple[np.ndarray, np.ndarray]:
         ) from None
     with reading(file, DataError, "Parquet file") as raw:
         try:
+            whole = parquet.ParquetFile(raw, pre_buffer=False)
+            values = whole.metadata.num_rows * whole.metadata.num_columns
+            refuse_bomb(file, os.fstat(raw.fileno()).st_size, 4 * values)  # equal ones are packed into nothing
             # Without threads of pyarrow's own, which abort a process that ends soon after.
-            table = parquet.ParquetFile(raw, pre_buffer=False).read(use_threads=False)
+            table = whole.read(use_threads=False)
+        except DataError:
+            raise
         except (ArrowException, OSError, ValueError) as error:
             raise DataError(f"{file}: not a whole Parquet file ({' '.join(str(error).split())})") from None
     names = [name.lower() for name in table.column_names]
     column = _label_column(names, file)
     if "image" in names:
         cells = table.column(names.index("image")).to_pylist()
-        files = [cell.get("bytes") if isinstance(cell, dict) else cell for cell in cells]
+        files: list[Any] = [cell.get("bytes") if isinstance(cell, dict) else cell for cell in cells]
         if not all(isinstance(one, bytes) for one in files):
             raise DataError(f"{file}: the column image must hold image files")
-        opened = [open_image(io.BytesIO(one)) for one in files if one is not None]
+        opened = [open_image(InMemory(one, f"{file}: image {number}")) for number, one in enumerate(files)]
         if len(sizes := {image.size for image in opened}) > 1:
             raise DataError(f"{file}: its images have {len(sizes)} sizes; training images must have one")
         channels = 1 if all(map(is_grey, opened)) else 3
         labels = label_numbers(table.column(column).to_numpy(), f"{file}: {names[column]}")
         return np.stack([pixels(image, channels) for image in opened]), labels
     try:
-        values = np.stack([np.asarray(one.to_numpy(), np.float32) for one in table.columns], axis=1)
+        columns = np.stack([np.asarray(one.to_numpy(), np.float32) for one in table.columns], axis=1)
     except (TypeError, ValueError) as error:
         raise DataError(f"{file}: its columns must be numbers, or a label and an image ({error})") from None
-    return _split(values, names, column, file)
+    return _split(columns, names, column, file)
 
 
 def _label_column(names: list[str], file: Path) -> int:

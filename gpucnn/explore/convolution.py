@@ -5,13 +5,12 @@ filter that has this one weight and zeros beside it; the sums are the convolutio
 """
 
 from dataclasses import asdict
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 
 from gpucnn import functional, geometry
-from gpucnn.data.images import open_image, pixels
+from gpucnn.data.images import InMemory, open_image, pixels
 from gpucnn.errors import DataError
 from gpucnn.explore.body import Body
 from gpucnn.explore.engine import packed
@@ -152,13 +151,6 @@ def shrink(content: bytes, side: int, channels: int) -> dict[str, Any]:
     """The middle of an uploaded image file as `image` (channels, side, side), values / 255 rounded to two decimals."""
     from PIL import Image, ImageOps
 
-    image = open_image(_Upload(content)).convert("L" if channels == 1 else "RGB")
+    image = open_image(InMemory(content, "the uploaded file")).convert("L" if channels == 1 else "RGB")
     image = ImageOps.fit(image, (side, side), Image.Resampling.BOX)  # squeezed, circles would be ellipses
     return {"image": pixels(image, channels).round(2).tolist()}
-
-
-class _Upload(BytesIO):
-    """The bytes of a file that has no name."""
-
-    def __str__(self) -> str:
-        return "the uploaded file"

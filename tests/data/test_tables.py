@@ -156,6 +156,24 @@ def test_parquet_of_pixels_and_of_image_files(tmp_path):
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "files.parquet").read_bytes()[:-30])
     with pytest.raises(DataError, match="not a whole Parquet file"):
         load(tmp_path / "cut.parquet")
+    files[3]["bytes"] = files[3]["bytes"][:-30]
+    parquet.write_table(pyarrow.table({"image": files, "label": LABELS}), tmp_path / "files.parquet")
+    with pytest.raises(DataError, match=r"files.parquet: image 3 cannot be read: cut short"):
+        load(tmp_path / "files.parquet")
+
+
+def test_a_parquet_bomb_is_refused(tmp_path):
+    """Equal values of many rows: of 2 MB became 10 GB."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    zeros = pyarrow.array(np.zeros(1 << 21, np.uint8))
+    table = pyarrow.table({"label": zeros, **{f"pixel{i}": zeros for i in range(9)}})
+    with parquet.ParquetWriter(tmp_path / "a.parquet", table.schema) as writer:
+        for _ in range(4):
+            writer.write_table(table)
+    with pytest.raises(DataError, match="decompression bomb"):
+        load(tmp_path / "a.parquet")
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in Linux's /proc")
