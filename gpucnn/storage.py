@@ -13,7 +13,7 @@ import secrets
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
@@ -257,8 +257,9 @@ _held: set[int] = set()
 
 
 @contextlib.contextmanager
-def locked(file: Path, folder, instead: str, patience: float = 0.0) -> Iterator[None]:
-    """Within it, no other process or thread gets the lock `file`. The system releases it when the process dies.
+def locked(file: Path, folder, instead: str, patience: float = 0.0) -> Iterator[Callable[[], bool]]:
+    """Within it, no other process or thread gets the lock `file`. The system releases it when the process dies. What it
+    gives says whether another one has the file of that name by now, whose folder was moved or removed and made anew.
 
     Raises ConfigurationError where another one has it for `patience` seconds, with its number; `instead` says what to
     do.
@@ -274,16 +275,24 @@ def locked(file: Path, folder, instead: str, patience: float = 0.0) -> Iterator[
     owner = os.getpid()
     _held.add(handle)
     try:
-        yield
+        yield lambda: _is_another(handle, file)
     finally:
         if os.getpid() == owner:  # a forked process has left it
             _held.discard(handle)
             with contextlib.suppress(OSError):
-                file.unlink()  # before it is released: whoever waits with it open sees that it has no name
+                if not _is_another(handle, file):
+                    file.unlink()  # before it is released: whoever waits with it open sees that it has no name
             os.close(handle)
             if os.name == "nt":  # where an open file keeps its name
                 with contextlib.suppress(OSError):
                     file.unlink()
+
+
+def _is_another(handle: int, file: Path) -> bool:
+    """Whether there is a file of this name, and it is not the open one."""
+    with contextlib.suppress(OSError):
+        return not os.path.samestat(os.fstat(handle), os.stat(file))
+    return False
 
 
 def _lock(file: Path) -> int | None:

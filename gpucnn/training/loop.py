@@ -233,6 +233,7 @@ class Loop:
             if bad := first_not_finite(state):
                 raise not_finite(bad, last["epoch"], last["step"])
         if folder:
+            folder.refuse_taken()
             folder.write_metrics(history)
             if better and self.standing.best:
                 folder.write_best(model, last, self.standing.best[1])

@@ -14,7 +14,7 @@ import contextlib
 import copy
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,12 +71,12 @@ def run_folder(path) -> Iterator["RunFolder"]:
         _refuse_foreign(path)
         make_folder(path)
         # Made anew for a run that is refused, it stays, empty.
-        with locked(path / LOCK, path, "wait for it, or choose another run folder"):
+        with locked(path / LOCK, path, "wait for it, or choose another run folder") as taken:
             _refuse_foreign(path)
             for entry in path.iterdir():
                 if is_beside(entry.name, _FILES):  # of a process that was killed while writing
                     entry.unlink()
-            yield RunFolder(path)
+            yield RunFolder(path, taken)
     except OSError as error:
         raise ConfigurationError(f"cannot use {path} as a run folder: {error.strerror or error}") from error
 
@@ -109,8 +109,8 @@ def read_config(folder: Path) -> dict:
 class RunFolder:
     """The files of the run in the folder at `path`."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, taken: Callable[[], bool]):
+        self.path, self._taken = path, taken
         self.checkpoint = path / CHECKPOINT
         self.best = path / BEST
         self._encoded: list[tuple[dict, bytes]] = []  # epochs and their lines of metrics.jsonl
@@ -121,6 +121,14 @@ class RunFolder:
             raise ConfigurationError(
                 f"{self.path} holds a run already; continue it with resume=True (--resume), or choose another run "
                 "folder"
+            )
+
+    def refuse_taken(self) -> None:
+        """Raises ConfigurationError where another run has a folder of this name, whose own was moved or removed."""
+        if self._taken():
+            raise ConfigurationError(
+                f"another run is in {self.path} by now: that folder, or {LOCK} in it, was moved or removed while "
+                "this one trained there; it ends, and can be continued where its folder is"
             )
 
     def write_config(self, config: dict) -> None:

@@ -1,5 +1,6 @@
 """A run folder belongs to one run and one process; what else lies somewhere stays as it is."""
 
+import contextlib
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from gpucnn.models import Model
 from gpucnn.models.files import read_tensors, save
 from gpucnn.storage import write_file
 from gpucnn.training import Callback, load_run
+from gpucnn.training.run import run_folder
 from tests.processes import environment
 from tests.training import small
 
@@ -162,6 +164,29 @@ def test_many_at_once(tmp_path):
         thread.join()
     assert ended.count(True) == 5 and len(ended) == 6
     assert load_run(tmp_path / "run", small.model()).model.weights_sha256() in ended
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a folder with an open file is not moved there")
+def test_a_folder_that_is_moved_while_a_run_trains_in_it(tmp_path):
+    """And another run begins in one of that name: the first went on in it, and took its lock away in the end."""
+    folder, away = tmp_path / "run", tmp_path / "away"
+    with contextlib.ExitStack() as other:
+
+        class Move(Callback):
+            def on_epoch_end(self, trainer, record):
+                if record["epoch"] == 2:
+                    folder.rename(away)
+                    other.enter_context(run_folder(folder)).write_config({"gpucnn": "another"})
+
+        with pytest.raises(ConfigurationError, match=r"^another run is in .*run by now: that folder, or run.lock"):
+            small.trainer(folder, callbacks=[Move()]).fit(X, Y, 3)
+        assert sorted(contents(folder)) == ["config.json", "run.lock"]
+        with pytest.raises(ConfigurationError, match="in use by process"):
+            small.trainer(folder).fit(X, Y, 3, resume=True)
+    moved, alone = small.trainer(away), small.trainer()
+    moved.fit(X, Y, 3, resume=True)
+    alone.fit(X, Y, 3)
+    assert moved.model.weights_sha256() == alone.model.weights_sha256()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
