@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from gpucnn import interrupts
+from gpucnn.arguments import seed as check_seed
 from gpucnn.backends.processors import processors
 from gpucnn.cli import options
 from gpucnn.cli.device import choose
@@ -98,10 +99,12 @@ def _options(arguments: list[str]) -> dict[str, Any]:
 
 
 def _refuse_early(plan, options: dict[str, Any]) -> None:
-    """Raises what `train` would of any training of the plan, up to its first step: of each network, and each rate."""
+    """Raises what `train` would of any training of the plan, up to its first step: of each network, rate and seed."""
     settings = resolve(options, {}, options["recipe"])
     for lr in plan.rates:
         make_optimizer({**settings, "lr": lr})
+    for seed in plan.seeds:
+        check_seed(seed)
     with together(None, None) as group:
         for model in plan.models:
             assemble(

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from gpucnn.sweep.plan import Plan
 
 # The test images choose nothing: trainings are compared on this part, unless the plan's arguments name another.
 VALIDATION = "--validation=0.1"
-_PATIENCE = 60.0  # seconds, of a worker that starts beside others
+_PATIENCE = 60.0  # seconds, of a worker beside others
 
 
 class Sweep:
@@ -40,7 +40,7 @@ class Sweep:
             raise ConfigurationError(f"{self.path} holds no sweep; say what to try, such as --seed 0,1,2")
         make_folder(self.path / "runs")
         with (  # one after the other, where jobs of an array start together
-            locked(self.path / "sweep.lock", self.path, "another worker is starting there; try again", _PATIENCE),
+            self._turn(),
             decoding(journal, CheckpointError, "journal of a sweep"),
         ):
             lock = optuna.storages.journal.JournalFileSymlinkLock(str(journal))
@@ -58,18 +58,26 @@ class Sweep:
             )
             self.plan = self._agreed(plan)
 
+    def _turn(self) -> AbstractContextManager:
+        """Within it no other worker takes a training or chooses what is in it."""
+        return locked(self.path / "sweep.lock", self.path, "another worker is busy there; try again", _PATIENCE)
+
     def _agreed(self, plan: Plan | None) -> Plan:
-        there = self.study.user_attrs.get("plan")
-        if there is not None:
-            if plan is not None and (changed := difference(there, plan.settings())):
+        kept = self.study.user_attrs.get("plan")
+        if kept is not None:
+            if plan is not None and (changed := difference(kept, plan.settings())):
                 raise ConfigurationError(f"{self.path} is a sweep with another plan: {changed}; choose another folder")
-            kept: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in there.items()}
-            return Plan(**kept)
-        if plan is None:
+            settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
+            plan = Plan(**settings)
+        elif plan is None:
             raise ConfigurationError(f"{self.path} holds no sweep; say what to try, such as --seed 0,1,2")
-        for combination in plan.grid():
-            self.study.enqueue_trial(combination)
-        self.study.set_user_attr("plan", plan.settings())  # last: a worker killed before it starts again from nothing
+        else:
+            self.study.set_user_attr("plan", plan.settings())
+        there = self.study.get_trials(deepcopy=False)
+        entered = {frozenset(trial.system_attrs.get("fixed_params", {}).items()) for trial in there}
+        for combination in plan.grid():  # a worker may have been killed before it had entered all
+            if frozenset(combination.items()) not in entered:
+                self.study.enqueue_trial(combination)
         return plan
 
     # ---- a worker ----------------------------------------------------------------------------------------------------
@@ -94,12 +102,18 @@ class Sweep:
 
     def _waiting(self):
         """The next trial that nobody has begun; None if there is none."""
-        taken = len([t for t in self.study.get_trials(deepcopy=False) if t.state != self._states.WAITING])
-        return self.study.ask() if taken < self.plan.size() else None
+        with self._turn():  # two workers that saw the last one waiting would make two of it
+            taken = len([t for t in self.study.get_trials(deepcopy=False) if t.state != self._states.WAITING])
+            return self.study.ask() if taken < self.plan.size() else None
 
     def _run(self, trial, threads: int | None, say: Callable[[str], None]) -> None:
         """One training, unless another worker is at it; it continues where a killed worker left it."""
-        settings = self.plan.suggest(trial)
+        with self._turn():  # two workers that chose a rate would choose two
+            if (
+                self.study.get_trials(deepcopy=False)[trial.number].state != self._states.RUNNING
+            ):  # it has ended since it was listed
+                return
+            settings = self.plan.suggest(trial)
         folder = self.folder(trial.number, settings)
         with ExitStack() as stack:
             try:

@@ -152,6 +152,8 @@ def test_workers_that_start_together_wait_for_each_other(tmp_path):
         (("--model", "mlp,lenet6"), "model is 'lenet6'"),
         (("--model", "mlp,lenet5", "--variant", "wide"), "mlp has no option 'variant'"),
         (("--lr", "0.1,-1"), "lr is -1.0"),
+        (("--seed", "0,-1"), "seed is -1; give an integer from 0"),
+        (("--seed", f"0,{2**64}"), f"seed is {2**64}; give an integer from 0"),
         (("--data", "nowhere"), "nowhere is neither a built-in data set nor a path"),
         (("--validation", "2"), "validation is 2.0"),
         (("--patience", "3", "--monitor", "f2"), "monitor is 'f2'"),
@@ -225,6 +227,67 @@ def test_what_other_workers_have_not_ended_is_said(tmp_path, monkeypatch):
     found.append(CliRunner().invoke(app, command))
     assert [(one.exit_code, len(json.loads(one.stdout)["trainings"])) for one in found] == [(0, 0), (0, 1), (0, 2)]
     assert [re.findall(r"(\d) trainings? ha\w+ not ended", one.stderr) for one in found] == [["2"], ["1"], []]
+
+
+def test_two_workers_that_ask_at_once_train_nothing_twice(tmp_path, monkeypatch):
+    """Both saw that the last training was waiting; one got it, and the other a further one that nobody had planned."""
+    import optuna
+
+    ask = optuna.Study.ask
+
+    def late(study):
+        time.sleep(0.3)
+        return ask(study)
+
+    monkeypatch.setattr(optuna.Study, "ask", late)
+    done = subprocess.CompletedProcess([], 0, json.dumps({"validation_loss": 2.0}), "")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    plan = Plan(("mlp",), (0.1,), (0,))
+    threads = [threading.Thread(target=Sweep(tmp_path / "study", plan).work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(rows(Sweep(tmp_path / "study"))) == 1
+
+
+def test_what_another_worker_has_ended_meanwhile_is_passed_over(tmp_path, monkeypatch):
+    """Of what a killed one had begun: whoever came second ended in an error of Optuna's."""
+    done = subprocess.CompletedProcess([], 0, json.dumps({"validation_loss": 2.0}), "")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    first, second = (Sweep(tmp_path / "study", Plan(("mlp",), (0.1,), (0, 1))) for _ in range(2))
+    for _ in range(2):
+        first.study.ask()
+    begun = second._running()
+    first.work()
+    for trial in begun:
+        second._run(trial, None, pytest.fail)
+    assert [row["loss"] for row in rows(second)] == [2.0, 2.0]
+
+
+def test_a_sweep_that_is_killed_while_it_is_entered(tmp_path, monkeypatch):
+    """What had been entered was entered again: trained twice, in place of as many at the end."""
+    import optuna
+
+    entered, enter = [], optuna.Study.enqueue_trial
+
+    def interrupted(*arguments, **settings):
+        if len(entered) == 2:
+            raise KeyboardInterrupt
+        entered.append(enter(*arguments, **settings))
+
+    done = subprocess.CompletedProcess([], 0, json.dumps({"validation_loss": 2.0}), "")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    plan = Plan(("mlp",), (0.1, 0.2), (0, 1))
+    with monkeypatch.context() as context:
+        context.setattr(optuna.Study, "enqueue_trial", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Sweep(tmp_path / "study", plan)
+    with pytest.raises(ConfigurationError, match="is a sweep with another plan"):
+        Sweep(tmp_path / "study", Plan(("mlp",), (0.3,), (0, 1)))
+    made = Sweep(tmp_path / "study")
+    made.work()
+    assert sorted((row["lr"], row["seed"]) for row in rows(made)) == [(0.1, 0), (0.1, 1), (0.2, 0), (0.2, 1)]
 
 
 def test_a_picture_that_cannot_be_written_costs_no_result(tmp_path, monkeypatch):
