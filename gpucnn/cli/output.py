@@ -71,7 +71,7 @@ def ready() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number that is free
     if sys.stderr is None:  # or print(file=sys.stderr) would mean sys.stdout
         sys.stderr = os.fdopen(2, "w")
     for stream in (sys.stdout, sys.stderr):

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -207,6 +208,20 @@ def test_nobody_listens_to_standard_error(tmp_path, stderr):
     result = subprocess.run(command, shell=True, env=ENVIRONMENT, stdout=subprocess.PIPE, check=False)
     assert json.loads(result.stdout)["epochs"] == 1
     assert result.returncode in (0, 2) and load_run(tmp_path / "run").epoch == 1
+
+
+@pytest.mark.parametrize("stream", ["0<&-", "1>&-", "2>&-"])
+def test_closed_streams_are_none_to_what_it_starts_either(stream):
+    """A worker of a sweep whose standard error was closed printed what it said among the results."""
+    code = """
+import subprocess, sys
+from gpucnn.cli.output import ready
+ready()
+child = "import os; [os.fstat(number) for number in range(3)]"
+raise SystemExit(subprocess.run([sys.executable, "-c", child]).returncode)
+"""
+    command = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(code)} {stream}"
+    assert subprocess.run(command, shell=True, env=ENVIRONMENT, check=False).returncode == 0
 
 
 @pytest.mark.slow
