@@ -1,6 +1,7 @@
 """Processes that MPI connects, by mpi4py."""
 
 import atexit
+import contextlib
 import functools
 import sys
 from typing import Any
@@ -59,8 +60,9 @@ class MpiProcesses(Processes):
 
     def leave(self, code: int) -> None:
         for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
+            with contextlib.suppress(OSError, ValueError):  # full or closed: all end nevertheless
+                if stream is not None:
+                    stream.flush()
         self._world.Abort(code)
 
 

@@ -13,12 +13,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 import gpucnn.errors
+from gpucnn.arguments import number
 from gpucnn.errors import ConfigurationError, GpucnnError, ProcessError
 from gpucnn.schema import difference
 
 # What Open MPI, MPICH and its relatives, and Slurm's srun tell a process that they start.
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE")
 _RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
+_LONGEST = 1e9  # seconds: threads cannot wait for much longer
 
 Result = TypeVar("Result")
 
@@ -147,9 +149,11 @@ def join(processes: int | None = None, time_limit: float | None = None) -> Proce
     `processes` is how many there must be: None for as many as there are, 1 for this one alone whatever was started.
     `time_limit` is the number of seconds after which a process that waits for the others gives them up.
 
-    Raises ConfigurationError where another number was started, BackendError where mpi4py is missing, and ProcessError
-    where not all processes run the same gpucnn.
+    Raises ConfigurationError where another number was started and for a limit below 1 or without end, BackendError
+    where mpi4py is missing, and ProcessError where not all processes run the same gpucnn.
     """
+    if time_limit is not None:
+        number("time_limit", time_limit, least=1, most=_LONGEST)
     _, there = started()
     if processes == 1 or (processes is None and there == 1):
         return Alone()

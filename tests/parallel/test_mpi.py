@@ -1,15 +1,20 @@
 """Real processes under mpirun: the command line, a script, mixed backends, and what a fault looks like."""
 
+import io
 import json
 import os
 import re
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 
 import gpucnn
+from gpucnn.errors import ConfigurationError
+from gpucnn.parallel import join
 from gpucnn.parallel.launch import _pass_on
+from gpucnn.parallel.mpi import MpiProcesses
 from tests.parallel import mpi
 from tests.processes import checkout
 
@@ -196,3 +201,26 @@ def test_one_process_alone_says_that_it_gave_up():
     lines += [rule, "process rank 2 with PID 9 on node n exited on signal 15 (Terminated).\n", rule, "gpucnn: last\n"]
     assert _pass_on(lines, said.append) == (("process 2", 15), True)
     assert said == [lines[0].rstrip(), "gpucnn: last"]
+
+
+def test_all_end_where_a_stream_cannot_be_written(monkeypatch):
+    """As a full one that was the reason: its second error kept the others waiting."""
+
+    class Full(io.StringIO):
+        def flush(self):
+            raise OSError(28, "No space left on device")
+
+    one, ended, closed = object.__new__(MpiProcesses), [], io.StringIO()
+    one._world = SimpleNamespace(Abort=ended.append)
+    closed.close()
+    for stream in (Full(), closed, None):
+        monkeypatch.setattr("sys.stdout", stream)
+        one.leave(2)
+    assert ended == [2, 2, 2]
+
+
+@pytest.mark.parametrize("limit", [0.5, -1, float("inf"), float("nan"), 1e12, "60"])
+def test_limits_that_cannot_be_waited_for(limit):
+    """The thread that counts them ended in an error of its own, and nobody gave up any more."""
+    with pytest.raises(ConfigurationError, match=r"^time_limit is .*; give a number from 1 to 1e\+09"):
+        join(2, limit)
