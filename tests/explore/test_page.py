@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 from io import BytesIO
 
 import numpy as np
@@ -107,6 +108,22 @@ def test_an_image_is_drawn_by_mouse_and_by_keyboard(browser, listening):
     browser.until(lambda: outputs(browser)[2][4] == "1", "a second pixel")
     browser.press(" ")
     browser.until(lambda: outputs(browser)[2][4] == "0", "the second pixel erased")
+
+
+def test_an_image_that_comes_late_takes_nobodys_place(browser, listening, monkeypatch):
+    """The digit takes a second the first time."""
+    momentary = listening.server.explorer.momentary
+    digit = momentary["digit"]
+    monkeypatch.setitem(momentary, "digit", lambda body: (time.sleep(0.5), digit(body))[1])
+    browser.open(listening.address, "convolution")
+    browser.one('[data-grid="input-0"]')
+    browser.click(browser.named("Digit", "button"))
+    browser.click(browser.named("Edge", "button"))
+    asked = "return performance.getEntriesByType('resource').some((one) => one.name.endsWith('api/digit'))"
+    browser.until(lambda: browser.js(asked), "the digit")
+    time.sleep(0.5)
+    assert len(browser.all('[data-grid="input-0"] .row')) == 9  # it has 8
+    assert browser.text('.chip[aria-pressed="true"]') == "Edge"
 
 
 def test_what_does_not_fit_is_told(browser, listening):
@@ -253,6 +270,20 @@ def test_a_digit_is_drawn_by_keyboard(browser, listening):
     browser.focus(browser.one(".pad"))
     browser.press(DELETE)
     browser.says("Nothing drawn yet")
+
+
+def test_undo_and_a_real_one_lift_the_pen(browser, listening):
+    """Arrow keys went on with the stroke before, or with none."""
+    asked = "return performance.getEntriesByType('resource').some((one) => one.name.endsWith('api/example'))"
+    browser.open(listening.address, "digits")
+    for name in ("Undo", "A real one"):
+        browser.focus(browser.one(".pad"))
+        browser.press(" ", *[DOWN] * 3)
+        browser.until(lambda: len(browser.all("button.bar")) == 10, "ten bars")
+        browser.click(browser.named(name, "button"))
+        browser.until(lambda name=name: browser.js(asked) if name == "A real one" else not browser.all("button.bar"))
+        browser.focus(browser.one(".pad"))
+        browser.press(LEFT, LEFT)  # an error would be a complaint
 
 
 def test_a_class_that_another_network_lacks(browser, run, wide, tmp_path):

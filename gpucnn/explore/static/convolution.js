@@ -77,7 +77,9 @@ function fit() {
 
 async function choose(name) {
   state.preset = name;
-  state.image = name === "digit" ? (await ask("digit")).image : state.presets.images[name];
+  const image = name === "digit" ? (await ask("digit")).image : state.presets.images[name];
+  if (state.preset !== name) return; // another was chosen, or drawn, meanwhile
+  state.image = image;
   fit();
   set("at", [0, 0], true);
 }

@@ -50,7 +50,7 @@ function build() {
   canvas.addEventListener("pointerdown", (event) => {
     if (event.button || event.ctrlKey) return; // they open a menu
     canvas.setPointerCapture(event.pointerId);
-    state.keys = false;
+    Object.assign(state, { keys: false, down: false });
     drawing.set(event.pointerId, { ink: state.ink, width: state.width, points: [place(event)] });
     state.strokes.push(drawing.get(event.pointerId));
     paint();
@@ -87,6 +87,7 @@ function controls() {
       button(t("digits.clear"), clear, { className: "primary" }),
       button(t("digits.undo"), () => {
         state.strokes.pop();
+        state.down = false;
         paint();
         send();
       }),
@@ -182,7 +183,7 @@ async function example() {
     return;
   }
   state.sample += 1;
-  Object.assign(state, { strokes: [], of: null, background: map(image, ...image.shape, "grey", 0, range(image)[1], "") });
+  Object.assign(state, { strokes: [], of: null, down: false, background: map(image, ...image.shape, "grey", 0, range(image)[1], "") });
   // "grey" does not begin at black: what is empty must be as dark as the pad.
   const context = state.background.getContext("2d");
   const pixels = context.getImageData(0, 0, state.background.width, state.background.height);
