@@ -50,7 +50,7 @@ def explore(
         if package not in ("starlette", "uvicorn"):
             raise
         raise ConfigurationError(f"the page needs {package}, which is not installed: {install('explore')}") from None
-    server = Server(folders, lambda: fresh_folder("explore"), port=port, backend=backend, threads=threads)
+    server = Server(folders, lambda: fresh_folder("explore").resolve(), port=port, backend=backend, threads=threads)
     note(f"gpucnn explore on {server.explorer.engine.backend.name}; Ctrl-C ends it")
     out(server.address)
 

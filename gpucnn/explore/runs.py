@@ -24,9 +24,9 @@ from gpucnn.explore.training import SNAPSHOTS
 from gpucnn.models import Model
 from gpucnn.models.heads import CLASSIFIER
 from gpucnn.show.layers import Step, convolutions, filters_of, steps
-from gpucnn.storage import is_locked
+from gpucnn.storage import is_locked, read_file
 from gpucnn.training import Trainer, load, load_run
-from gpucnn.training.run import CHECKPOINT, LOCK, METRICS
+from gpucnn.training.run import CHECKPOINT, CONFIG, LOCK, METRICS
 
 _KEPT = 8  # models in memory
 _LIVE = 20.0  # seconds since the last epoch in which an unfinished run of another machine counts as going on
@@ -34,15 +34,16 @@ _TESTED = 10_000  # test images at most
 _MAPS = 32  # of a layer at most
 _TABLE = 100  # classes of a confusion matrix at most
 _SEEN_BYTES = 256 << 20  # of weights that were seen while a run went on
+_UNREADABLE = CheckpointError, ValueError, RecursionError  # of JSON that somebody else has written
 
 
 @dataclass
 class Runs:
-    """`folders` by index. `training` tells of one of them whether this page's process is training it now."""
+    """`folders` by index. `training` tells whether this page's process is training one of them now, None of others."""
 
     folders: list[Path]
     backend: Backend
-    training: Callable[[Path], bool] = lambda folder: False
+    training: Callable[[Path], bool | None] = lambda folder: None
     _models: OrderedDict = field(default_factory=OrderedDict)
     _sets: dict[str, tuple[Dataset, Dataset]] = field(default_factory=dict)
     _results: dict = field(default_factory=dict)
@@ -70,9 +71,9 @@ class Runs:
         return {
             "run": index,
             "name": folder.name,
-            "model": config.get("model"),
-            "data": settings.get("data") if isinstance(settings, dict) else None,
-            "backend": config.get("backend"),
+            "model": _text(config, "model"),
+            "data": _text(settings, "data"),
+            "backend": _text(config, "backend"),
             "parameters": None,
             "classifier": "accuracy" in epochs[-1] if epochs else None,
             "epochs": len(epochs),
@@ -83,8 +84,11 @@ class Runs:
         }
 
     def _live(self, folder: Path, unfinished: bool) -> bool:
-        if self.training(folder) or is_locked(folder / LOCK):
+        trains = self.training(folder)
+        if trains or is_locked(folder / LOCK):
             return True
+        if trains is False:  # it was stopped here
+            return False
         try:
             return unfinished and time.time() - (folder / METRICS).stat().st_mtime < _LIVE
         except OSError:
@@ -145,8 +149,8 @@ class Runs:
     def data(self, index: int) -> tuple[Dataset, Dataset]:
         """(train, test) of the set that the run says it was trained on."""
         settings = _config(self.folders[index]).get("train")
-        name = settings.get("data") if isinstance(settings, dict) else None
-        if not isinstance(name, str):
+        name = _text(settings, "data")
+        if name is None:
             raise DataError(f"{self.folders[index].name} does not say what it was trained on")
         if name not in self._sets:
             self._sets[name] = data.load(name)
@@ -231,13 +235,19 @@ def layer_maps(step: Step) -> dict[str, Any]:
     }
 
 
-def _read(text: str) -> Any:
+def _read(text: bytes) -> Any:
     """What the JSON text says; None for numbers that no JSON has, or no float."""
 
     def finite(number: str) -> float | None:
         return float(number) if math.isfinite(float(number)) else None
 
     return json.loads(text, parse_constant=finite, parse_float=finite)
+
+
+def _text(settings: Any, name: str) -> str | None:
+    """The text of this name in an object that JSON had; None for anything else."""
+    value = settings.get(name) if isinstance(settings, dict) else None
+    return value if isinstance(value, str) else None
 
 
 def _changed(file: Path) -> str:
@@ -251,8 +261,8 @@ def _changed(file: Path) -> str:
 def _config(folder: Path) -> dict[str, Any]:
     """What config.json says; nothing where it is missing or no object."""
     try:
-        config = _read((folder / "config.json").read_text())
-    except (OSError, ValueError):
+        config = _read(read_file(folder / CONFIG, CheckpointError, "run's configuration"))
+    except _UNREADABLE:
         return {}
     return config if isinstance(config, dict) else {}
 
@@ -260,7 +270,7 @@ def _config(folder: Path) -> dict[str, Any]:
 def _metrics(folder: Path) -> list[dict[str, Any]]:
     """The epochs in metrics.jsonl so far; none where it is missing or damaged."""
     try:
-        lines = [_read(line) for line in (folder / METRICS).read_text().splitlines()]
-    except (OSError, ValueError):
+        lines = [_read(line) for line in read_file(folder / METRICS, CheckpointError, "run's metrics").splitlines()]
+    except _UNREADABLE:
         return []
     return [line for line in lines if isinstance(line, dict)]

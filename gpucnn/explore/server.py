@@ -102,7 +102,8 @@ class Explorer:
             return {"run": self.runs.folders.index(folder)}
 
     def _stop(self, body: Body) -> dict[str, Any]:
-        self.process.stop()
+        with self._starting:  # or it would take the next one, which starts when this one has ended, for this one
+            self.process.stop()
         return {}
 
     def warm_up(self) -> None:

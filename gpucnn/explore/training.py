@@ -65,9 +65,10 @@ class TrainingProcess:
         self.folder: Path | None = None
         self._process: subprocess.Popen | None = None
 
-    def trains(self, folder: Path) -> bool:
-        """Whether it is training in this folder now."""
-        return folder == self.folder and self._process is not None and self._process.poll() is None
+    def trains(self, folder: Path) -> bool | None:
+        """Whether it is training in this folder now; None of a folder that is not its own."""
+        process = self._process  # which another thread may stop
+        return None if folder != self.folder else process is not None and process.poll() is None
 
     def start(self, folder: Path) -> None:
         """Begin; raises ConfigurationError while another run is being trained."""
@@ -81,7 +82,8 @@ class TrainingProcess:
 
     def failed(self) -> bool:
         """Whether the last one ended with an error."""
-        return self._process is not None and self._process.poll() not in (None, 0)
+        process = self._process
+        return process is not None and process.poll() not in (None, 0)
 
     def stop(self) -> None:
         """End it; what it has written stays, and can be resumed."""

@@ -3,6 +3,7 @@
 import http.client
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from typer.testing import CliRunner
 
+from gpucnn.cli import app
+from gpucnn.errors import ConfigurationError
 from tests.explore.test_words import WORDS
 from tests.processes import environment
 
@@ -57,6 +61,25 @@ def test_a_run_that_is_none_is_refused(tmp_path):
     ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 2
     assert "is no folder" in ended.stderr and ended.stderr.count("\n") == 1
+
+
+def test_a_name_that_is_used_again_is_the_lists(tmp_path, monkeypatch):
+    """Of a run that was there when the page was opened and was removed meanwhile: it was listed twice."""
+    made = []
+
+    def server(folders, new_run, **_):
+        made.extend((folders, new_run))
+        raise ConfigurationError("that will do")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gpucnn.explore.server.Server", server)
+    run = tmp_path / "runs" / "explore-1"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+    assert CliRunner().invoke(app, ["explore", "--no-browser"]).exit_code == 2
+    (folder,), new_run = made
+    shutil.rmtree(folder)
+    assert new_run() == folder
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")

@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -155,13 +156,38 @@ def test_a_run_that_gives_a_class_to_each_pixel(tmp_path, engine):
         assert "pixels gives a class to each pixel, not to an image" in page(name, run=0, **body)["refused"]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", '{"train": 3, "epochs": "many"}', '{"train": {"data": ["x"]}}'])
+DAMAGED = (
+    "",
+    "{",
+    "[1]",
+    '{"train": 3, "epochs": "many"}',
+    '{"train": {"data": ["x"]}}',
+    '{"model": {}, "backend": 3, "train": {"data": 5}}',
+    "[" * 100_000,
+)
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=lambda content: content[:40])
 def test_a_damaged_config_takes_nothing_down(copied, engine, tmp_path, content):
     (copied / "config.json").write_text(content)
     page = of(copied, engine, tmp_path)
-    assert page("status")["runs"][0]["epochs"] == 4
+    (listed,) = page("status")["runs"]
+    assert listed["epochs"] == 4 and listed["model"] is listed["backend"] is None
+    assert listed["data"] is None  # the page looks for slashes in it
     assert "refused" in page("look", run=0)
     assert "refused" in page("draw", run=0, drawing={"height": 8, "width": 8, "bytes": "A" * 86 + "=="})
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes with names")
+def test_pipes_in_a_run_folder_are_not_waited_for(copied, engine, tmp_path):
+    for name in ("config.json", "metrics.jsonl"):
+        (copied / name).unlink()
+        os.mkfifo(copied / name)
+    page, found = of(copied, engine, tmp_path), []
+    thread = threading.Thread(target=lambda: found.extend(page("status")["runs"]), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert found and (found[0]["epochs"], found[0]["ready"]) == (0, True)
 
 
 @pytest.mark.parametrize("file", ["checkpoint.safetensors", "snapshots/0002.safetensors"])
@@ -225,6 +251,47 @@ def test_training_from_the_page(empty):
     assert not empty.explorer.process.trains(empty.explorer.runs.folders[0])
     assert empty("status")["failed"] is False
     assert found["ready"]
+
+
+class Ending:
+    """A process that takes a moment to be gone."""
+
+    def __init__(self, *_, **__):
+        self.code = None
+
+    def poll(self):
+        return self.code
+
+    def terminate(self):
+        self.code = -15
+
+    def wait(self, seconds):
+        time.sleep(0.5)
+
+
+def test_a_training_that_begins_while_another_is_stopped_is_the_pages(empty, monkeypatch):
+    """It was forgotten: a third one could begin beside it, and it outlived the page."""
+    monkeypatch.setattr(subprocess, "Popen", Ending)
+    empty("train")
+    stopping = threading.Thread(target=empty, args=("stop",))
+    stopping.start()
+    time.sleep(0.2)
+    started = empty("train")["run"]
+    stopping.join()
+    assert empty.explorer.process.trains(empty.explorer.runs.folders[started])
+
+
+def test_a_training_that_was_stopped_is_in_progress_no_more(empty, monkeypatch):
+    """For 20 seconds it was, as one of another machine is, and the page kept offering to stop it."""
+    monkeypatch.setattr(subprocess, "Popen", Ending)
+    empty("train")
+    (folder,) = empty.explorer.runs.folders
+    (folder / "config.json").write_text('{"epochs": 9}')
+    (folder / "metrics.jsonl").write_text('{"epoch": 1}\n')
+    live = [empty("status")["runs"][0]["live"]]
+    empty("stop")
+    live.append(empty("status")["runs"][0]["live"])
+    assert live == [True, False]
 
 
 def test_a_name_that_is_used_again_is_listed_once(empty, tmp_path, monkeypatch):
