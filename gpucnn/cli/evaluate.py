@@ -8,7 +8,7 @@ import typer
 from gpucnn.cli import options
 from gpucnn.cli.device import choose
 from gpucnn.cli.output import note, print_measured
-from gpucnn.cli.runs import note_untested, open_run, test_set
+from gpucnn.cli.runs import note_untested, open_run, refuse_not_finite, test_set
 from gpucnn.cli.settings import DEFAULTS, measuring
 from gpucnn.errors import ConfigurationError
 
@@ -47,6 +47,7 @@ def evaluate(
     started = perf_counter()
     measured = (_with_flips if flips else _measured)(model, device, loss, names, test)
     seconds = perf_counter() - started
+    refuse_not_finite(path, measured["loss"])
     values = {
         "backend": device.name,
         "math": device.math,

@@ -7,7 +7,7 @@ import typer
 
 from gpucnn.cli import options
 from gpucnn.cli.output import note, print_json, print_table
-from gpucnn.cli.runs import open_run, refuse_maps, trained_on
+from gpucnn.cli.runs import open_run, refuse_maps, refuse_not_finite, trained_on
 from gpucnn.errors import ConfigurationError, DataError
 from gpucnn.storage import refuse_input
 
@@ -82,6 +82,7 @@ def predict(
     device = get_backend(backend, math, threads=threads)
     note(f"predicting with {model.name} on {device.name}, {device.math} math")
     probabilities = Trainer(model, backend=device, progress=False).predict(pixels, flips=flips)
+    refuse_not_finite(path, probabilities)
     about = {"backend": device.name, "math": device.math, "run": str(path), "notes": notes, "refused": refused}
     _print(model, files, probabilities, about, json)
     if picture is not None:  # after them: the disk may be full

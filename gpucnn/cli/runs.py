@@ -181,6 +181,16 @@ def note_untested(test) -> None:
         note(f"there is no test image of class {missing}: what the test measures says nothing about that")
 
 
+def refuse_not_finite(path, answers) -> None:
+    """Raises DataError where a network's answers hold a NaN or an infinity: its first class would pass for the best."""
+    import numpy as np
+
+    if not np.isfinite(answers).all():
+        raise DataError(
+            f"{path} gives NaN or infinity: its weights have become too large; train it with a smaller learning rate"
+        )
+
+
 def refuse_maps(model, path) -> None:
     """Raises ConfigurationError for a network that gives a class to each pixel."""
     if len(model.output_shape) > 1:

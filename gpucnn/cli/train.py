@@ -11,7 +11,7 @@ from gpucnn.cli import options
 from gpucnn.cli.device import choose
 from gpucnn.cli.output import note, print_measured
 from gpucnn.cli.processes import together
-from gpucnn.cli.runs import forget_fresh, fresh_folder, note_untested, of_run, read_config
+from gpucnn.cli.runs import forget_fresh, fresh_folder, note_untested, of_run, read_config, refuse_not_finite
 from gpucnn.cli.settings import (
     DEFAULTS,
     OPTIMIZERS,
@@ -253,6 +253,7 @@ def train(
                 trainer.restore_average()
             plain = measuring(trainer.model, trainer.backend, settings["loss"], names, processes=1)
             measured = plain.measure(test_set.images, test_set.labels)
+            refuse_not_finite(folder, measured["loss"])
         except KeyboardInterrupt:
             note(f"gpucnn: interrupted; continue with: gpucnn train --resume --run {quote(str(folder))}")
             raise typer.Exit(130) from None

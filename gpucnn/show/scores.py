@@ -78,6 +78,7 @@ def scores(
     sliding = fully_convolutional(model, page.shape).place(device)
     sliding.mode.training = False
     values = sliding(images)[0].numpy()[0].astype(np.float64)  # (classes, P, Q)
+    figures.check_finite("the network's answers", values)
     values = np.exp(values - values.max(axis=0))
     probabilities = values / values.sum(axis=0)
     fit = sliding_window(model, page.shape)

@@ -203,6 +203,33 @@ def test_predict_a_file_and_a_folder(cli, trained, tmp_path):
     assert "resized from 8x8 to 32x32" in result.stderr
 
 
+def test_a_network_that_gives_nan_has_no_answer(cli, tmp_path):
+    """It was the class 0, nan% likely, in JSON that other programs do not read."""
+    train, test = gpucnn.data.load("digits")
+    settings = {
+        "optimizer": gpucnn.optimizers.SGD(1e13),
+        "run": tmp_path / "run",
+        "about": {"train": {"data": "digits"}},
+    }
+    trainer = gpucnn.Trainer(gpucnn.models.lenet5(), backend="numba", progress=False, **settings)
+    trainer.fit(train.images[:64], train.labels[:64], 1)
+    Image.fromarray((255 * test.images[0, 0]).astype(np.uint8)).save(tmp_path / "a.png")
+    picture = ("--out", tmp_path / "picture.png")
+    words = "run gives NaN or infinity: its weights have become too large; train it with a smaller learning rate\n"
+    for command in (
+        ("predict", tmp_path / "a.png"),
+        ("evaluate",),
+        ("evaluate", "--flips"),
+        ("show", "confusion", *picture),
+        ("show", "mistakes", *picture),
+    ):
+        assert cli.refused(*command, "--run", tmp_path / "run").endswith(words)
+    assert "the network's answers hold" in cli.refused("show", "scores", "--run", tmp_path / "run", *picture)
+    one_step = ("--optimizer", "sgd", "--lr", 1e13, "--epochs", 1, "--batch-size", 2000)
+    assert cli.refused("train", *one_step, "--run", tmp_path / "another run").endswith(words)
+    assert not (tmp_path / "picture.png").exists()
+
+
 def test_newest_run_is_the_default(cli, trained, tmp_path, monkeypatch):
     shutil.copytree(trained[0], tmp_path / "runs" / "mine")
     monkeypatch.chdir(tmp_path)

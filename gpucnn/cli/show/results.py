@@ -7,7 +7,7 @@ import typer
 
 from gpucnn.cli import options
 from gpucnn.cli.output import note
-from gpucnn.cli.runs import newest_run, refuse_maps, test_set
+from gpucnn.cli.runs import newest_run, refuse_maps, refuse_not_finite, test_set
 from gpucnn.cli.show.inputs import Out, open_for, say
 from gpucnn.errors import ConfigurationError
 from gpucnn.storage import refuse_input
@@ -142,4 +142,5 @@ def _tested(run, weights, data, out, backend, math, threads):
     data, test = test_set(model, settings, path, data)
     note(f"testing {model.name} on {device.name}, {device.math} math")
     probabilities = Trainer(model, backend=device, progress=False).predict(test.images)
+    refuse_not_finite(path, probabilities)
     return test, probabilities, {"backend": device.name, "math": device.math, "run": str(path), "data": data}
