@@ -22,7 +22,7 @@ def load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
       image i is a test image where i % 5 == 4.
     - `"shapes"`: 1,000 generated images with a class for each pixel, built in: see `shapes.shapes`;
     - `"mnist"`, `"fashion-mnist"`, `"cifar-10"`, `"cifar-100"`: as `fetch` (`gpucnn data fetch NAME`) has brought them.
-      A name always means the known set; a folder of that name is given as `"./mnist"`;
+      A name always means the known set; a folder of that name is given as `"./mnist"` or as a Path;
     - a folder with MNIST's four IDX files, gzipped or not (Fashion-MNIST and others of that form too): see `idx.load`;
     - a folder with CIFAR's binary files, or the archive that holds them, .tar.gz: see `cifar.load`;
     - a folder with images.npy and labels.npy, which are mapped and may be larger than the memory: see `npy.load`;
@@ -46,15 +46,16 @@ def load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
 
 def _load(name_or_path: str | Path) -> tuple[Dataset, Dataset]:
     if str(name_or_path).endswith(SUFFIX):
-        train, test = _load(base(name_or_path))
+        whole = base(name_or_path)
+        train, test = _load(whole if isinstance(name_or_path, str) else Path(whole))
         return with_parts(train), with_parts(test)
     path = as_path(name_or_path)
     if name_or_path == "digits":
         return digits()
     if name_or_path == "shapes":
         return shapes()
-    if str(name_or_path) in KNOWN:
-        return _fetched(KNOWN[str(name_or_path)])
+    if isinstance(name_or_path, str) and name_or_path in KNOWN:  # a Path has lost the ./ before it
+        return _fetched(KNOWN[name_or_path])
     with decoding(path, DataError, "data set"):
         if path.is_dir():
             return next((kind for kind in (idx, cifar, npy) if kind.recognises(path)), folders).load(path)
@@ -79,7 +80,7 @@ def base(name_or_path: str | Path) -> str:
     return str(name_or_path).removesuffix(SUFFIX)
 
 
-def path_of(name_or_path: str | Path) -> str | None:
+def path_of(name_or_path: str) -> str | None:
     """The path that it is, without "+parts"; None for a name."""
     return None if (found := base(name_or_path)) in ("digits", "shapes", *KNOWN) else found
 

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,3 +133,16 @@ def test_missing_class(mnist):
     (mnist / NAMES["train", "labels"]).write_bytes(encode(np.array([0, 2, 2, 0, 0, 2, 2])))
     with pytest.raises(DataError, match="no image of class 1"):
         load(mnist)
+
+
+def test_a_path_is_no_name(mnist, monkeypatch):
+    """Path("./mnist") is Path("mnist"), which loaded the known set in place of the folder."""
+    monkeypatch.chdir(mnist)
+    for folder in ("mnist", "digits", "shapes"):
+        (mnist / folder).mkdir()
+        for file in mnist.glob("*ubyte*"):
+            (mnist / folder / file.name).write_bytes(file.read_bytes())
+        for name, count in ((folder, 1), (f"{folder}+parts", 4)):
+            train, _ = load(Path(".") / name)
+            assert train.name.startswith(f"{folder} (train)")
+            assert len(train.images) == count * len(load(mnist)[0].images)
