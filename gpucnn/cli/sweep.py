@@ -67,9 +67,11 @@ def sweep(
     note(f"{made.plan.size()} trainings in {made.path}, {workers} at a time here{kept}")
     threads = max(1, processors() // workers)
     command = [sys.executable, "-m", "gpucnn.sweep.worker", str(made.path), str(threads)]
-    started = [subprocess.Popen(command) for _ in range(workers - 1)]
+    started: list[subprocess.Popen] = []
     try:
         with interrupts.terminated():  # or a training would go on
+            for _ in range(workers - 1):
+                started.append(subprocess.Popen(command))
             made.work(threads, note)
             codes = [process.wait() for process in started]
     except BaseException:

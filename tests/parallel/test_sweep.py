@@ -1,5 +1,6 @@
 """Sweeps: every combination once, killed and continued, several workers."""
 
+import errno
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -209,6 +211,27 @@ def test_what_failed_is_tried_again_by_the_next_command(tmp_path, monkeypatch):
     made.work()
     assert len(tried) == 4
     assert [(row["loss"], row.get("failed")) for row in rows(made)] == [(2.0, None)] * 2
+
+
+def test_a_worker_that_the_system_refuses_ends_the_others(tmp_path, monkeypatch):
+    """They went on training when the command had ended."""
+    ended = []
+
+    class Worker:
+        def __init__(self, _):
+            if len(made) == 2:
+                raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+            made.append(self)
+
+        def terminate(self):
+            ended.append(self)
+
+    made: list[Worker] = []
+    monkeypatch.setattr(sys.modules["gpucnn.cli.sweep"], "subprocess", SimpleNamespace(Popen=Worker))
+    options = ["--study", str(tmp_path / "study"), "--model", "mlp", "--epochs", "1", "--workers", "4"]
+    result = CliRunner().invoke(app, ["sweep", *options])
+    assert result.exit_code == 2 and "Resource temporarily unavailable" in result.stderr
+    assert ended == made and len(made) == 2
 
 
 def test_what_other_workers_have_not_ended_is_said(tmp_path, monkeypatch):
