@@ -47,7 +47,8 @@ class Runs:
     _models: OrderedDict = field(default_factory=OrderedDict)
     _sets: dict[str, tuple[Dataset, Dataset]] = field(default_factory=dict)
     _results: dict = field(default_factory=dict)
-    _seen: dict[Path, dict[int, dict[str, np.ndarray]]] = field(default_factory=dict)  # weights by folder and epoch
+    # By folder and epoch: weights, and what was measured with them.
+    _seen: dict[Path, dict[int, tuple[dict[str, np.ndarray], dict]]] = field(default_factory=dict)
 
     # ---- the list ----------------------------------------------------------------------------------------------------
 
@@ -131,16 +132,19 @@ class Runs:
             return load(file)
         run = load_run(folder)
         if epoch is None:
-            self._remember(folder, len(run.history), run.model.state_dict())
+            self._remember(folder, run.history.epochs, run.model.state_dict())
         else:
-            run.model.load_state_dict(self._seen[folder][epoch])
+            run.model.load_state_dict(self._seen[folder][epoch][0])
         return run.model
 
-    def _remember(self, folder: Path, epoch: int, weights: dict[str, np.ndarray]) -> None:
-        """Keep the weights after `epoch`. Later epochs are of a run that was here before; the oldest make room."""
-        seen = {old: kept for old, kept in self._seen.get(folder, {}).items() if old < epoch}
+    def _remember(self, folder: Path, measured: list[dict], weights: dict[str, np.ndarray]) -> None:
+        """Keep the weights after the last of the epochs `measured`. What was seen of another run that was here before
+        is forgotten; the oldest make room.
+        """
+        epoch, before = len(measured), self._seen.get(folder, {})
+        seen = {old: kept for old, kept in before.items() if old < epoch and kept[1] == measured[old - 1]}
         self._seen[folder] = seen
-        seen[epoch] = weights
+        seen[epoch] = weights, measured[-1]
         self._models.pop((_snapshot(folder, epoch), 0), None)
         size = sum(value.nbytes for value in weights.values())
         while len(seen) > 1 and len(seen) * size > _SEEN_BYTES:
