@@ -38,12 +38,11 @@ class Watch:
 
     def _run(self) -> None:
         ticks, seen = 0, 0
-        # One after the other, so that one alone speaks: the launcher ends the rest as soon as it has gone.
-        most = _TICKS * (1 + self.rank * _APART / self.limit)
         while not self._stopped.wait(self.limit / _TICKS):
             ticks = ticks + 1 if self._inside and self._entered == seen else 0
             seen = self._entered
-            if ticks >= most:
+            # One after the other, so that one alone speaks: the launcher ends the rest as soon as it has gone.
+            if ticks >= _TICKS * (1 + self.rank * _APART / self.limit):
                 self._give_up()
 
     def _give_up(self) -> None:

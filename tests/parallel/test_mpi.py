@@ -5,6 +5,8 @@ import json
 import os
 import re
 import signal
+import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -15,6 +17,7 @@ from gpucnn.errors import ConfigurationError
 from gpucnn.parallel import join
 from gpucnn.parallel.launch import _pass_on
 from gpucnn.parallel.mpi import MpiProcesses
+from gpucnn.parallel.watch import Watch
 from tests.parallel import mpi
 from tests.processes import checkout
 
@@ -201,6 +204,25 @@ def test_one_process_alone_says_that_it_gave_up():
     lines += [rule, "process rank 2 with PID 9 on node n exited on signal 15 (Terminated).\n", rule, "gpucnn: last\n"]
     assert _pass_on(lines, said.append) == (("process 2", 15), True)
     assert said == [lines[0].rstrip(), "gpucnn: last"]
+
+
+@pytest.mark.parametrize("limit", [2.0, 600.0])
+def test_processes_give_up_ten_seconds_apart(monkeypatch, limit):
+    """Also where the limit is set once they wait: they were apart as of the usual one, a fifth of a second of ten."""
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: None)
+    for rank in range(3):
+        watch, waited = Watch(rank, 3, 600.0), []
+
+        def wait(seconds, watch=watch, waited=waited):
+            watch.limit = limit
+            waited.append(seconds)
+
+        watch._stopped = SimpleNamespace(wait=wait)
+        monkeypatch.setattr(watch, "_give_up", lambda: sys.exit("all"))
+        watch.__enter__()
+        with pytest.raises(SystemExit):
+            watch._run()
+        assert sum(waited[2:]) == pytest.approx(limit + 10 * rank, abs=limit / 25)
 
 
 def test_all_end_where_a_stream_cannot_be_written(monkeypatch):
