@@ -32,7 +32,7 @@ def together(processes: int | None, time_limit: float | None) -> Iterator[Proces
     group = join(processes, time_limit)
     try:
         yield group
-    except (GpucnnError, MemoryError, OSError) as error:
+    except (GpucnnError, ImportError, MemoryError, OSError) as error:
         if group.size == 1 or getattr(error, "shared", False):
             raise
         reason = str(error) if isinstance(error, GpucnnError) else first_line(error) or "out of memory"

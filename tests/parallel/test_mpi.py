@@ -13,8 +13,9 @@ from types import SimpleNamespace
 import pytest
 
 import gpucnn
+from gpucnn.cli.processes import together
 from gpucnn.errors import ConfigurationError
-from gpucnn.parallel import join
+from gpucnn.parallel import Alone, join
 from gpucnn.parallel.launch import _pass_on
 from gpucnn.parallel.mpi import MpiProcesses
 from gpucnn.parallel.watch import Watch
@@ -239,6 +240,23 @@ def test_all_end_where_a_stream_cannot_be_written(monkeypatch):
         monkeypatch.setattr("sys.stdout", stream)
         one.leave(2)
     assert ended == [2, 2, 2]
+
+
+def test_a_package_that_one_process_lacks_ends_all(monkeypatch, capsys):
+    """As where a machine was set up in another way: the others waited for it, ten minutes long."""
+    ended = []
+
+    class Two(Alone):
+        size = 2
+
+        def leave(self, code):
+            ended.append(code)
+
+    monkeypatch.setattr("gpucnn.cli.processes.join", lambda *_: Two())
+    with together(None, None):
+        import gpucnn_of_another_machine  # noqa: F401
+    said = "gpucnn: process 0 of 2: No module named 'gpucnn_of_another_machine'; all processes end\n"
+    assert (ended, capsys.readouterr().err) == ([2], said)
 
 
 @pytest.mark.parametrize("limit", [0.5, -1, float("inf"), float("nan"), 1e12, "60"])
