@@ -30,6 +30,7 @@ from gpucnn.explore.digits import Digits
 from gpucnn.explore.engine import Busy, Engine
 from gpucnn.explore.runs import Runs
 from gpucnn.explore.training import TrainingProcess
+from gpucnn.storage import first_line
 
 STATIC = Path(__file__).with_name("static")
 _TYPES = {
@@ -155,6 +156,8 @@ def application(explorer: Explorer, token: str, port: int) -> "Guard":
             return _json({"error": "too many requests are waiting"}, 503)
         except GpucnnError as error:
             answer = {"refused": str(error)}
+        except OSError as error:  # such as of another process that the system refuses to start
+            answer = {"refused": f"{error.filename or 'the system'}: {first_line(error)}"}
         except MemoryError:
             answer = {"refused": "there is not enough memory for this; choose smaller sizes"}
         return _json(answer)

@@ -1,6 +1,7 @@
 """Runs as the page sees them: finished, in progress, interrupted, damaged; and what is inside them."""
 
 import base64
+import errno
 import json
 import os
 import platform
@@ -280,6 +281,17 @@ def test_a_training_that_begins_while_another_is_stopped_is_the_pages(empty, mon
     started = empty("train")["run"]
     stopping.join()
     assert empty.explorer.process.trains(empty.explorer.runs.folders[started])
+
+
+def test_a_training_that_the_system_refuses_is_told(empty, monkeypatch):
+    """It was an error of the server, and the page said nothing."""
+
+    def refuse(*_, **__):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    assert empty("train")["refused"] == "the system: Resource temporarily unavailable"
+    assert empty("status")["runs"] == []
 
 
 def test_a_training_that_was_stopped_is_in_progress_no_more(empty, monkeypatch):
