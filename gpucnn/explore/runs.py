@@ -75,7 +75,6 @@ class Runs:
             "model": _text(config, "model"),
             "data": _text(settings, "data"),
             "backend": _text(config, "backend"),
-            "parameters": None,
             "classifier": "accuracy" in epochs[-1] if epochs else None,
             "epochs": len(epochs),
             "planned": planned,

@@ -89,7 +89,6 @@ class Explorer:
             "backend": backend.name,
             "device": backend.device,
             "runs": self.runs.listing(),
-            "failed": self.process.failed(),
         }
 
     def _train(self, body: Body) -> dict[str, Any]:
@@ -103,8 +102,7 @@ class Explorer:
             return {"run": self.runs.folders.index(folder)}
 
     def _stop(self, body: Body) -> dict[str, Any]:
-        with self._starting:  # or it would take the next one, which starts when this one has ended, for this one
-            self.process.stop()
+        self.process.stop()
         return {}
 
     def warm_up(self) -> None:

@@ -67,8 +67,7 @@ class TrainingProcess:
 
     def trains(self, folder: Path) -> bool | None:
         """Whether it is training in this folder now; None of a folder that is not its own."""
-        process = self._process  # which another thread may stop
-        return None if folder != self.folder else process is not None and process.poll() is None
+        return None if self._process is None or folder != self.folder else self._process.poll() is None
 
     def start(self, folder: Path) -> None:
         """Begin; raises ConfigurationError while another run is being trained."""
@@ -80,17 +79,12 @@ class TrainingProcess:
         )
         self.folder = folder
 
-    def failed(self) -> bool:
-        """Whether the last one ended with an error."""
-        process = self._process
-        return process is not None and process.poll() not in (None, 0)
-
     def stop(self) -> None:
         """End it; what it has written stays, and can be resumed."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            self._process.wait(10)
-            self._process = None
+        process = self._process  # another one may begin as soon as it has ended
+        if process is not None and process.poll() is None:
+            process.terminate()
+            process.wait(10)
 
 
 if __name__ == "__main__":
