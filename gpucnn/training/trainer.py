@@ -235,7 +235,7 @@ class Trainer:
                 )
                 begun = self._begun(fit, resume, images)
                 folder = self.processes.agreed(lambda: stack.enter_context(begun))
-                self._meet(fit.settings, fit.epochs, patience)
+                self._meet({**fit.settings, "resume": resume}, fit.epochs, patience)
                 if resume:
                     self._resume(folder, fit)
                 # What mixes images, or is the user's own, needs all of a batch in each process.

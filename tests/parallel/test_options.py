@@ -269,6 +269,18 @@ def test_other_batches_are_noticed(tmp_path):
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
 
 
+def test_all_resume_or_none_does(tmp_path):
+    """One that did not took the other's messages for its own, and died of a signal."""
+    images, labels = digits(8)
+
+    def work(processes):
+        trainer = Trainer(net(), batch_size=32, processes=processes, run=tmp_path / "run", progress=False)
+        trainer.fit(images, labels, 1, resume=processes.first)
+
+    with pytest.raises(ProcessError, match="process 1 differs from process 0: resume is True there and False here"):
+        run(2, work)
+
+
 def test_a_loop_of_ones_own():
     def steps(processes=1, pieces=1, seed=1):
         trainer = Trainer(net(), backend=numba(), processes=processes, pieces=pieces, progress=False, shift=1)
