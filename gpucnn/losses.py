@@ -145,7 +145,7 @@ class SoftmaxCrossEntropy(Loss):
         self.class_weights = class_weights if balanced or class_weights is None else _positive_weights(class_weights)
         self._weights = None if balanced else self.class_weights
         self.ignore_index = _ignore_index(ignore_index)
-        self._placed: dict[Backend, Array] = {}
+        self._placed: dict[tuple[Backend, int], Array] = {}  # for models of so many classes
 
     def settings(self) -> dict:
         weights = self.class_weights if self._weights is None else self._weights
@@ -161,12 +161,10 @@ class SoftmaxCrossEntropy(Loss):
             self._weights, self._placed = balanced_weights(labels, outputs), {}
 
     def place(self, backend: Backend, outputs: int) -> None:
-        if backend in self._placed:
-            return
         self._check_classes(outputs)
-        if self.class_weights is None or self._weights is not None:
+        if (backend, outputs) not in self._placed and (self.class_weights is None or self._weights is not None):
             weights = np.ones(outputs) if self._weights is None else np.array(self._weights)
-            self._placed[backend] = backend.array(weights.astype(backend.dtype))
+            self._placed[backend, outputs] = backend.array(weights.astype(backend.dtype))
 
     def __call__(self, outputs: Batch, targets, totals: Array | None = None) -> tuple[Array, Batch]:
         """`targets` are integers (N,) or (N, *spatial) on the host, or what `load` made of them, not checked again.
@@ -183,20 +181,17 @@ class SoftmaxCrossEntropy(Loss):
         if self._plain() and not maps:
             return backend.softmax_cross_entropy(outputs, targets, _room(totals, 2))
         self.place(backend, outputs.channels)
-        if backend not in self._placed:
-            raise ConfigurationError(
-                'class_weights is "balanced", but no training labels were seen yet; train first, call '
-                "learn(labels, classes), or give the numbers"
-            )
-        weights = self._placed[backend]
+        weights = self._on(backend, outputs.channels)
         if maps:
             return backend.map_cross_entropy(outputs, targets, weights, self.label_smoothing, _room(totals, 4))
         return backend.weighted_cross_entropy(outputs, targets, weights, self.label_smoothing, _room(totals, 3))
 
     def label_weight(self, backend: Backend, targets: Any, images: int) -> Array | None:
-        if isinstance(targets, Batch):
-            return backend.label_map_weights(targets, self._placed[backend])
-        return None if self._plain() else backend.label_weights(targets, self._placed[backend], images)
+        maps = isinstance(targets, Batch)
+        if not maps and self._plain():
+            return None
+        weights = self._on(backend, max((classes for there, classes in self._placed if there is backend), default=0))
+        return backend.label_map_weights(targets, weights) if maps else backend.label_weights(targets, weights, images)
 
     def measure(self, totals: np.ndarray, images: int, outputs: int) -> dict[str, float]:
         losses, hits, weight, labels = map(float, totals)
@@ -206,6 +201,15 @@ class SoftmaxCrossEntropy(Loss):
 
     def _plain(self) -> bool:
         return self.label_smoothing == 0 and self.class_weights is None
+
+    def _on(self, backend: Backend, classes: int) -> Array:
+        """The weights of so many classes on the device, where `place` put them."""
+        if (backend, classes) not in self._placed:
+            raise ConfigurationError(
+                'class_weights is "balanced", but no training labels were seen yet; train first, call '
+                "learn(labels, classes), or give the numbers"
+            )
+        return self._placed[backend, classes]
 
     def _check_classes(self, classes: int) -> None:
         if self._weights is not None and len(self._weights) != classes:

@@ -279,6 +279,32 @@ def test_a_loss_without_a_call_says_so():
         Loss()(None, None)
 
 
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("size", [(), (2, 3)], ids=["labels", "maps"])
+def test_one_loss_serves_models_of_any_number_of_classes(backend, size):
+    """Its weights on the device had as many numbers as the first model has classes, and kernels read beyond them."""
+    device, rng, loss = get_backend(backend), np.random.default_rng(0), SoftmaxCrossEntropy(label_smoothing=0.1)
+    for classes in (3, 40, 2, 40):
+        logits = device.pack(rng.standard_normal((5, classes, *size)).astype(np.float32))
+        labels = rng.integers(0, classes, (5, *size))
+        (value, gradient), (expected, slopes) = (
+            one(logits, labels) for one in (loss, SoftmaxCrossEntropy(label_smoothing=0.1))
+        )
+        assert value.tobytes() == expected.tobytes() and np.array_equal(gradient.numpy(), slopes.numpy()), classes
+    with pytest.raises(ConfigurationError, match="class_weights holds 2 numbers, but the model has 40 classes"):
+        SoftmaxCrossEntropy(class_weights=[1, 2]).place(device, 40)
+
+
+def test_pieces_share_a_loss_with_models_of_other_classes():
+    loss, found = SoftmaxCrossEntropy(label_smoothing=0.1), []
+    for pieces in (1, 2):
+        for outputs in (5, 3):
+            it = trainer(model=regressor(outputs=outputs, head="classifier"), loss=loss, batch_size=45, pieces=pieces)
+            it.fit(X, Y, 1)
+            found.append(it.model.weights_sha256())
+    assert found[:2] == found[2:]
+
+
 def test_balanced_weights():
     labels = np.array([0, 0, 0, 1, 2, 2])
     weights = losses.balanced_weights(labels, 3)
@@ -357,6 +383,11 @@ def test_balanced_weights_need_labels():
     images, labels = small.data()
     with pytest.raises(ConfigurationError, match='class_weights is "balanced", but no training labels were seen yet'):
         small.trainer(loss=losses.SoftmaxCrossEntropy(class_weights="balanced")).evaluate(images, labels)
+    for pieces in (1, 2):
+        model, loss = regressor(outputs=3, head="classifier"), SoftmaxCrossEntropy(class_weights="balanced")
+        it = trainer(model=model, loss=loss, schedule=Constant(), pieces=pieces)
+        with pytest.raises(ConfigurationError, match="no training labels were seen yet"):
+            it.train_step(images, labels)
     with pytest.raises(DataError, match="class 2 has no images"):
         small.trainer(loss=losses.SoftmaxCrossEntropy(class_weights="balanced")).fit(images, labels % 2, 1)
 
