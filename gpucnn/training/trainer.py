@@ -324,12 +324,13 @@ class Trainer:
         model = self.model
         prepared, state = (model.image_shape, model.mean, model.std), model.state_dict()
         history, standing, optimizer = self.history, replace(self._standing), self.optimizer.state
-        average = dict(vars(self.average)) if self.average else {}
+        loss, average = dict(vars(self.loss)), dict(vars(self.average)) if self.average else {}
         try:
             yield
         except BaseException:
             vars(self).update(history=history, _standing=standing)
             self.optimizer.state = optimizer
+            vars(self.loss).update(loss)  # it may have balanced its class weights
             if self.average:
                 vars(self.average).update(average)
             model.image_shape, model.mean, model.std = prepared

@@ -357,6 +357,17 @@ def test_a_loss_that_another_trainer_has_balanced_is_refused(tmp_path):
     assert load_run(tmp_path, small.model()).epoch == 1
 
 
+def test_a_refused_fit_leaves_the_balance_as_it_was():
+    images, labels = small.data()
+    it = small.trainer(loss=SoftmaxCrossEntropy(class_weights="balanced"), schedule=Constant())
+    it.fit(images, labels, 1, validation=0.2)
+    before = it.loss.settings(), it.evaluate(images, labels)
+    with pytest.raises(ConfigurationError, match="validation or monitor are not those"):
+        it.fit(images[:20], labels[:20], 1, validation=0.4)
+    assert (it.loss.settings(), it.evaluate(images, labels)) == before
+    it.train_step(images, labels)
+
+
 def test_a_loss_that_is_not_the_models_is_refused():
     """The model's predictions would be the softmax of what the loss takes for values."""
     for loss in (BinaryCrossEntropy(), Largest()):
