@@ -143,8 +143,10 @@ class Loop:
         started = shown = perf_counter()
         batches = self.data.batches(arithmetic.permutation(trainer.seed, self.data.count, epoch))
         steps.start_epoch()
-        first = self.fit.first if schedule.uses_steps else 0  # other schedules go on where they were
-        past = standing.steps - (epoch - first) * len(batches) if first else 0
+        first, past = 0, 0
+        if schedule.uses_steps:  # others go on where they were
+            first = self.fit.first
+            past = standing.steps - (epoch - first) * len(batches)
         total = (self.fit.epochs - first) * len(batches)
         if steps.looks_ahead and is_known(schedule):
             places = range(standing.steps - past, standing.steps - past + len(batches))

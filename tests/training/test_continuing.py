@@ -16,7 +16,7 @@ from gpucnn.models import Model, at_size
 from gpucnn.models.files import read_tensors
 from gpucnn.models.turn import Turn
 from gpucnn.optimizers import SGD, Adam
-from gpucnn.schedules import Constant, Cosine, Step
+from gpucnn.schedules import Constant, Cosine, OneCycle, Step
 from gpucnn.training import Callback, load_run
 from tests.training import small
 
@@ -57,6 +57,34 @@ def test_a_schedule_of_the_runs_length_starts_anew():
     parts.fit(X, Y, 2)
     rates = parts.fit(X, Y, 2)["learning_rate"]
     assert rates[:2] == rates[2:] and len(set(rates)) == 2
+
+
+def test_a_schedule_of_the_runs_length_begins_with_each_fit():
+    """Steps of before, in a loop of one's own or in an epoch that was interrupted, were counted as steps of the run,
+    which went on beyond its end: a cosine rises there, and one cycle divided by zero.
+    """
+
+    class Rates(Callback):
+        def on_train_batch_end(self, trainer, step):
+            seen.append(float(trainer.optimizer.hyper[0]))
+            if trainer is cut and step == 2:
+                raise KeyboardInterrupt
+
+    for make in (Cosine, lambda: OneCycle(rise=1.0)):
+        seen: list[float] = []
+        cut = None
+        trainer(schedule=make(), callbacks=[Rates()]).fit(X, Y, 2)
+        expected, own, cut = [*seen], trainer(callbacks=[Rates()]), trainer(schedule=make(), callbacks=[Rates()])
+        steps(own, 4)
+        own.schedule = make()
+        seen.clear()
+        own.fit(X, Y, 2)
+        assert seen == expected and len(seen) == 6
+        with pytest.raises(KeyboardInterrupt):
+            cut.fit(X, Y, 2)
+        seen.clear()
+        cut.fit(X, Y, 2)
+        assert seen == expected
 
 
 def test_patience_counts_from_the_call():
