@@ -264,7 +264,7 @@ class Trainer:
             if len(validation) != 2:
                 raise ConfigurationError(f"validation has {len(validation)} entries; give a pair (images, labels)")
             kept = self._checked(*validation)
-            validated_by = {"validation": f"{digest(*kept, self.backend.dtype)} by {monitor}"}
+            validated_by = self._validated_by(kept, monitor)
         elif validation is not None:
             (images, labels), kept = part(images, labels, validation, self.seed)
             validated_by = {"validation": f"{float(validation)} by {monitor}"}
@@ -279,15 +279,24 @@ class Trainer:
         first = len(self.history)
         settings = settings_of(self, epochs, *everything) | validated_by
         config_of(self, epochs, {**settings, "patience": patience})  # refuses an `about` before there is a folder
-        if first and validated_by and standing.validated_by not in ({}, validated_by):
+        self._note_validation(validated_by)
+        if self.normalize and model.mean is None:
+            model.mean, model.std = channel_statistics(images)
+        return Fit(settings, first + epochs, first, monitor, patience, kept), images, labels
+
+    def _validated_by(self, kept: tuple[Any, Any], monitor: str) -> dict[str, str]:
+        """What settings say of images and labels for validation."""
+        return {"validation": f"{digest(*kept, self.backend.dtype)} by {monitor}"}
+
+    def _note_validation(self, validated_by: dict[str, str]) -> None:
+        """Raises ConfigurationError where the fits before, of which there are epochs, were validated otherwise."""
+        before = self._standing.validated_by
+        if len(self.history) and validated_by and before not in ({}, validated_by):
             raise ConfigurationError(
                 "validation or monitor are not those of the fit before, so no epoch could be called the best; a new "
                 "Trainer starts anew"
             )
-        standing.validated_by = validated_by or standing.validated_by
-        if self.normalize and model.mean is None:
-            model.mean, model.std = channel_statistics(images)
-        return Fit(settings, first + epochs, first, monitor, patience, kept), images, labels
+        self._standing.validated_by = validated_by or before
 
     def _check_ready(self, resume: bool = False) -> None:
         """Raises ConfigurationError or BackendError where nothing could be trained, before a run folder is made."""
@@ -408,9 +417,15 @@ class Trainer:
         data = Fed(self.backend, batches, steps, check, compared=self.processes.size > 1)
         if validation is not None and (not isinstance(validation, (tuple, list)) or len(validation) != 2):
             raise arguments.refuse("validation", validation, "a pair (images, labels)")
-        kept = None if validation is None else self._checked(*validation)
+        kept, validated_by = None, {}
+        if validation is not None:
+            kept = self._checked(*validation)
+            check_some_count(self.loss, "validation", kept[1])
+            validated_by = self._validated_by(kept, monitor)
         settings = settings_of(self, epochs, *data.first) | {"images": data.count, "data_sha256": "batches"}
+        settings |= validated_by
         config_of(self, epochs, {**settings, "patience": patience})
+        self._note_validation(validated_by)
         return Fit(settings, first + epochs, first, monitor, patience, kept), data
 
     def _new_history(self) -> History:

@@ -10,8 +10,9 @@ import pytest
 import gpucnn
 from gpucnn import Trainer, arithmetic
 from gpucnn.backends import get_backend
-from gpucnn.errors import ConfigurationError, NonFiniteError
+from gpucnn.errors import ConfigurationError, DataError, NonFiniteError
 from gpucnn.layers import Dense, Flatten, Sequential
+from gpucnn.losses import SoftmaxCrossEntropy
 from gpucnn.models import Model, at_size
 from gpucnn.models.files import read_tensors
 from gpucnn.models.turn import Turn
@@ -102,6 +103,25 @@ def test_what_cannot_continue_is_refused():
     other.fit(X, Y, 1)
     with pytest.raises(ConfigurationError, match="used by another trainer since"):
         one.fit(X, Y, 1, validation=0.2)
+
+
+def test_batches_are_validated_as_fit_is(tmp_path):
+    """By images of which some count, the same in each call, which config.json tells."""
+    one = trainer(tmp_path)
+    one.fit_batches([(X, Y)], 1, validation=(X[:20], Y[:20]))
+    validated = load_run(tmp_path, small.model()).config["validation"]
+    for call in (
+        lambda: one.fit_batches([(X, Y)], 1, validation=(X[20:], Y[20:])),
+        lambda: one.fit_batches([(X, Y)], 1, validation=(X[:20], Y[:20]), monitor="accuracy"),
+        lambda: one.fit(X, Y, 1, validation=0.2),
+    ):
+        with pytest.raises(ConfigurationError, match="validation or monitor are not those"):
+            call()
+    assert len(one.fit(X, Y, 1, validation=(X[:20], Y[:20]))) == 2
+    assert load_run(tmp_path, small.model()).config["validation"] == validated
+    ignoring = trainer(loss=SoftmaxCrossEntropy(ignore_index=-1))
+    with pytest.raises(DataError, match="all validation labels are -1"):
+        ignoring.fit_batches([(X, Y)], 1, validation=(X, np.full(len(X), -1)))
 
 
 class Interrupt(Constant):
