@@ -248,7 +248,7 @@ class Trainer:
 
     def _prepare(self, images, labels, epochs, validation, monitor, patience, resume) -> tuple:
         """Check everything; the fit, and the images and labels to train on."""
-        model, standing = self.model, self._standing
+        model = self.model
         epochs, resume = integer("epochs", epochs), truth("resume", resume)
         if self.crop:
             model.image_shape = larger_images(images, model.input_shape)
@@ -272,10 +272,10 @@ class Trainer:
         check_some_count(self.loss, "training", labels)
         if kept:
             check_some_count(self.loss, "validation", kept[1])
-        self.loss.learn(labels, model.output_shape[0])
-        standing.balanced = balanced(self.loss)
         if resume:  # back to the checkpoint, whatever this trainer has done since
-            self.history, standing.state, standing.steps, standing.within_epoch = self._new_history(), None, 0, False
+            self.history, self._standing = self._new_history(), Standing()
+        self.loss.learn(labels, model.output_shape[0])
+        self._standing.balanced = balanced(self.loss)
         first = len(self.history)
         settings = settings_of(self, epochs, *everything) | validated_by
         config_of(self, epochs, {**settings, "patience": patience})  # refuses an `about` before there is a folder

@@ -124,6 +124,17 @@ def test_batches_are_validated_as_fit_is(tmp_path):
         ignoring.fit_batches([(X, Y)], 1, validation=(X, np.full(len(X), -1)))
 
 
+def test_resume_forgets_what_the_trainer_validated_before(tmp_path):
+    one = trainer()
+    one.fit(X, Y, 1, validation=0.2)
+    one.run = tmp_path
+    assert len(one.fit(X, Y, 1, resume=True)) == 1  # no run yet: from the first epoch
+    with pytest.raises(ConfigurationError, match="no epoch is known as the best"):
+        one.restore_best()
+    one.fit(X, Y, 1, validation=0.3)
+    assert one.restore_best() == 2
+
+
 class Interrupt(Constant):
     """Ctrl-C in the second epoch, once."""
 
