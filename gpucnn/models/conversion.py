@@ -7,6 +7,7 @@ filter's reach and repeats the filter's weights inside: 81 weights for a 3x3 ima
 
 import copy
 import math
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from gpucnn.arguments import image_shape
 from gpucnn.errors import ConfigurationError, ShapeError
 from gpucnn.geometry import Field, Window
 from gpucnn.layers import Convolution, Dense, Flatten, Layer, Sequential
+from gpucnn.layers.base import Shape
 from gpucnn.layers.own import label
 from gpucnn.models.model import Model, a_model
 from gpucnn.recordable import declaration
@@ -86,12 +88,13 @@ def fully_convolutional(model: Model, input_shape: tuple[int, ...]) -> Model:
     The model stays unchanged; the result is on the same backend. Raises ShapeError for images that are too small, and
     ConfigurationError for layers between Flatten and Dense, or in the maps, that cannot slide.
     """
-    layers = _sliding_layers(a_model(model))
+    pairs = _sliding_layers(a_model(model))
     input_shape = _larger(model, input_shape)
-    result = Model(Sequential(*layers), input_shape, head=model.head)
+    result = Model(Sequential(*(new for new, _ in pairs)), input_shape, head=model.head)
     state = {}
-    for new, old in zip((*result.parameters, *result.running), (*model.parameters, *model.running), strict=True):
-        state[new.name] = old.name, new.shape
+    for layers in pairs:
+        for new, old in zip(*map(_tensors, layers), strict=True):
+            state[new.name] = old.name, new.shape
     if model.initialized:
         values = model.state_dict()
         result.load_state_dict({name: values[old].reshape(shape) for name, (old, shape) in state.items()})
@@ -108,10 +111,10 @@ def sliding_window(model: Model, input_shape: tuple[int, ...]) -> Window:
     image.
     """
     input_shape = _larger(a_model(model), input_shape)
-    slid = Sequential(*_sliding_layers(model))
-    output = slid.connect(input_shape)[1:]
+    slid = Model(Sequential(*(new for new, _ in _sliding_layers(model))), input_shape)
+    output = slid.output_shape[1:]
     axes = len(output)
-    step = slid.receptive_field(Field.pixel(axes), input_shape[1:]).jump
+    step = slid.layer.receptive_field(Field.pixel(axes), input_shape[1:]).jump
     return Window(input_shape[1:], model.input_shape[1:], step, ((0, 0),) * axes, (1,) * axes, output)
 
 
@@ -126,25 +129,35 @@ def _larger(model: Model, input_shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def _sliding_layers(model: Model) -> list[Layer]:
-    """New layers that compute what the model's do for maps of any size; not yet built."""
-    layers = []
+def _sliding_layers(model: Model) -> list[tuple[Layer, Layer]]:
+    """New layers, not yet built, that compute what the model's do for maps of any size, each with the one that has its
+    weights. One in several places stays one, but for a Dense whose places need kernels of different sizes.
+    """
+    layers: list[tuple[Layer, Layer]] = []
+    copies: dict[int, Any] = {}
+    slides: dict[tuple[int, Shape], Layer] = {}
     flattened: tuple[int, ...] = ()  # the map's size, between Flatten and Dense
     for layer in model.layer.leaves():
         shape = layer.input_shape
         if type(layer) is Flatten:
             flattened = shape[1:] or flattened
         elif slide := declaration(layer, "sliding"):
-            layers.append(slide(flattened or shape[1:] or (1,) * (len(model.input_shape) - 1)))
+            size = flattened or shape[1:] or (1,) * (len(model.input_shape) - 1)
+            layers.append((slides.setdefault((id(layer), size), slide(size)), layer))
             flattened = ()
         elif _is_local(layer) and (not flattened or declaration(layer, "elementwise")):
-            layers.append(copy.deepcopy(layer))
+            layers.append((copy.deepcopy(layer, copies), layer))
         else:
             raise ConfigurationError(
                 f"{label(layer)} on {shape} cannot slide: what slides is convolutions, pooling, batch norm, "
                 "activations, dropout, Residual and Concat of these, then Flatten and dense layers"
             )
     return layers
+
+
+def _tensors(layer: Layer) -> list[Any]:
+    """The parameters and statistics of a layer and all below it."""
+    return [part for one in layer.walk() for _, part in (*one.parameters(), *one.statistics())]
 
 
 def _is_local(layer: Layer) -> bool:

@@ -262,6 +262,16 @@ def test_the_networks_with_padding_slide_too():
     assert window.stride == (4, 4)  # two of resnet20's stages halve
 
 
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_layer_in_several_places_slides(dense):
+    """Of a Dense behind Flatten and elsewhere there is a kernel of each size."""
+    twice = Dense(18, activation="relu") if dense else Conv2d(2, 1, activation="relu")
+    behind = [Flatten(), twice, ReLU(), twice, twice] if dense else [twice, twice, Residual(twice), Flatten()]
+    model = settled(Model(Sequential(Conv2d(2, 3), *behind, Dense(2)), (1, 5, 5)))
+    assert slides_exactly(model, (1, 8, 7), get_backend("numpy", "exact")) == 12
+    assert len(fully_convolutional(model, (1, 8, 7)).parameters) == len(model.parameters) + 2 * dense
+
+
 def test_a_global_average_slides_up_to_rounding():
     model = settled(Model(Sequential(Conv2d(3, 3), GlobalAvgPool2d(), Dense(2)), (1, 6, 6)))
     backend = get_backend("numpy", "fast", dtype=np.float64)
