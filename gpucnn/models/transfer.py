@@ -48,23 +48,23 @@ def load_matching(source, model: Model, *patterns: str) -> Matching:
     instance("model", model, Model, "a gpucnn.Model")
     about: dict[str, Any] = {}
     if isinstance(source, Model):
-        state, about = source.state_dict(), {"mean": source.mean, "std": source.std}
+        prepared = source.preparation
+        state, about = source.state_dict(), {"mean": prepared.mean, "std": prepared.std}
     elif isinstance(source, dict):
         state = {name: weights(name, value) for name, value in source.items()}
     else:
         tensors, about = read_tensors(source)
         state = {n.removeprefix("model."): v for n, v in averaged(tensors).items() if n.startswith("model.")}
-    model.initialize_new(0)
-    own, report = model.state_dict(), Matching()
+    own, report = {part.name: part.shape for part in (*model.parameters, *model.running)}, Matching()
     for pattern in patterns:
         check_pattern(pattern, own, f"layer or parameter of {model.name}")
-    for name, value in own.items():
+    for name, shape in own.items():
         if patterns and not any(matches(pattern, name) for pattern in patterns):
             continue
         if name not in state:
             report.missing.append(name)
-        elif state[name].shape != value.shape or state[name].dtype.kind != "f":
-            report.different[name] = (state[name].shape, value.shape)
+        elif state[name].shape != shape:
+            report.different[name] = (state[name].shape, shape)
         else:
             report.loaded.append(name)
     report.unused = [name for name in sorted(state) if name not in report.loaded and name not in report.different]
@@ -73,7 +73,9 @@ def load_matching(source, model: Model, *patterns: str) -> Matching:
             f"nothing in the source matches this model ({model.name}): it has {', '.join(list(state)[:5])} ..., the "
             f"model {', '.join(list(own)[:5])} ..."
         )
-    model.load_state_dict(own | {name: state[name] for name in report.loaded})
+    loaded = {name: weights(name, state[name]) for name in report.loaded}
+    model.initialize_new(0)
+    model.load_state_dict(model.state_dict() | loaded)
     if model.mean is None and about.get("mean") and len(about["mean"]) == model.input_shape[0]:
         model.mean, model.std = tuple(about["mean"]), tuple(about["std"])
         report.normalization = True

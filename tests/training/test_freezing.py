@@ -260,6 +260,24 @@ def test_weights_that_match_are_loaded_and_the_others_are_named(tmp_path):
         load_matching({"a": np.ones(3)}, target)
 
 
+def test_what_is_not_loaded_draws_no_weights(tmp_path):
+    """A trainer would take them for those of its own seed."""
+    model, source = small.model(), small.model().initialize(1)
+    for given, patterns, words in (
+        ({"a": np.ones(3)}, (), "nothing in the source matches"),
+        (source, ("7",), "'7' matches no layer or parameter"),
+    ):
+        with pytest.raises((CheckpointError, ConfigurationError), match=words):
+            load_matching(given, model, *patterns)
+        assert not model.initialized
+    source.mean = (0.5,)
+    with pytest.raises(ConfigurationError, match="a mean but no std"):
+        load_matching(source, model)
+    assert not model.initialized
+    assert load_matching({"5.bias": np.arange(3)}, model).loaded == ["5.bias"]  # as load_state_dict takes them
+    assert np.array_equal(model.state_dict()["5.bias"], [0, 1, 2])
+
+
 @pytest.mark.pytorch
 def test_tensors_that_track_gradients_are_loaded():
     torch = pytest.importorskip("torch")
