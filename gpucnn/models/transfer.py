@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpucnn.arguments import instance, weights
-from gpucnn.errors import CheckpointError, ConfigurationError
+from gpucnn.errors import CheckpointError, ConfigurationError, GpucnnError
 from gpucnn.layers import Dense, Layer, Sequential
 from gpucnn.layers.shared import Shared
 from gpucnn.models.files import averaged, read_tensors
@@ -94,7 +94,7 @@ def replace_head(
     """
     instance("model", model, Model, "a gpucnn.Model, such as gpucnn.load(path)")
     instance("head", head, Layer, "a layer, such as Sequential(Dense(64), Dense(5))", optional=True)
-    last = _last(model.layer)
+    last, place = _last(model.layer)
     if last is model.layer:
         raise ConfigurationError(f"{model.name} is one layer, {type(last).__name__}; make it a Sequential with a head")
     if head is None and type(last) is not Dense:
@@ -103,7 +103,7 @@ def replace_head(
             f"{model.name} ends with {type(last).__name__}, {why}; give head=, the layer to put in its place"
         )
     units, kind, about = ending(classes, outputs)
-    if head is None and model.name in MODELS and not model.changed_settings:
+    if head is None and _is_ready_made(model) and not model.changed_settings:
         arguments = {name: v for name, v in model.arguments.items() if name not in ("classes", "outputs")}
         new = build_model(model.name, **arguments, **about)
     else:
@@ -119,16 +119,27 @@ def replace_head(
         new = Model(body, model.input_shape, "custom", head=kind)
     if model.initialized:
         own = new.initialize(seed).state_dict()
-        kept = {n: v for n, v in model.state_dict().items() if n in own and not matches(last.name, n)}
+        kept = {n: v for n, v in model.state_dict().items() if n in own and not matches(place, n)}
         new.load_state_dict(own | kept)
     new.image_shape, new.mean, new.std = model.image_shape, model.mean, model.std
-    new.frozen = [name for name in model.frozen if not matches(last.name, name)]
+    new.frozen = [name for name in model.frozen if not matches(place, name)]
     if model.backend is not None:
         new.place(model.backend)
     return new
 
 
-def _last(layer: Layer) -> Any:
+def _last(layer: Layer) -> tuple[Any, str]:
+    """The last layer, and its place by name: one that has other places too has the name of the first of them."""
+    places = []
     while isinstance(layer, Sequential) and layer.layers:
+        places.append(str(len(layer.layers) - 1))
         layer = layer.layers[-1]
-    return layer
+    return layer, ".".join(places) if isinstance(layer, Shared) else layer.name
+
+
+def _is_ready_made(model: Model) -> bool:
+    """Whether the registry makes such a model: one of the user's may have a name from there."""
+    try:
+        return model.name in MODELS and build_model(model.name, **model.arguments).structure == model.structure
+    except (GpucnnError, TypeError):
+        return False

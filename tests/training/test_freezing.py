@@ -313,6 +313,22 @@ def test_a_new_head(tmp_path):
         replace_head(Model(Dense(2), (4,)), 3)
 
 
+def test_a_head_that_has_other_places_stays_in_them():
+    twice = Dense(4)
+    old = Model(Sequential(twice, Sequential(twice)), (4,)).initialize(1)
+    old.freeze("0")
+    new = replace_head(old, head=Dense(2), seed=3)
+    assert state(new)["0.weight"] == state(old)["0.weight"] and new.frozen == ["0"]
+    assert new.output_shape == (2,) and list(state(new)) == ["0.weight", "0.bias", "1.0.weight", "1.0.bias"]
+
+
+def test_a_model_of_ones_own_may_have_the_name_of_a_ready_made_one():
+    for arguments in ({}, {"input_shape": [1, 4, 4], "hidden": [5], "classes": 3}):
+        old = Model(Sequential(Flatten(), Dense(7), Dense(3)), (1, 4, 4), "mlp", arguments).initialize(1)
+        new = replace_head(old, 5)
+        assert new.output_shape == (5,) and state(new)["1.weight"] == state(old)["1.weight"] and new.name == "custom"
+
+
 @pytest.mark.parametrize("backend", [None, "numpy", "numba", "emulated"])
 def test_a_copy_of_a_model_is_independent(backend):
     if backend == "emulated" and why_not():

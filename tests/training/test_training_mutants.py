@@ -288,7 +288,7 @@ OTHERS |= {
     ),
     "a new head keeps the old one's weights": (
         "models/transfer.py",
-        "if n in own and not matches(last.name, n)",
+        "if n in own and not matches(place, n)",
         "if n in own and own[n].shape == v.shape",
         FREEZING,
         "a_new_head",
