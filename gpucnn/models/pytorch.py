@@ -81,9 +81,12 @@ def from_pytorch(model: Model, state) -> Model:
     if not isinstance(state, Mapping):
         where, state = fspath(state), _read(state)
     tensors = {name: _array(where, name, value) for name, value in state.items() if name.split(".")[-1] != _IGNORED}
-    names = pytorch_names(model)
-    parts = {part.name: part.shape for part in (*model.parameters, *model.running)}
-    expected = {theirs: parts[ours] for ours, theirs in names.items()}
+    places = {
+        f"{place}.{name}": tensor
+        for place, module in _walk(torch_modules(model.layer))
+        for name, tensor in module.tensors.items()
+    }
+    expected = {theirs: tensor.shape for theirs, tensor in places.items()}
     shapes = {name: value.shape for name, value in tensors.items()}
     if shapes != expected:
         wrong = next(name for name in (*expected, *shapes) if shapes.get(name) != expected.get(name))
@@ -92,7 +95,15 @@ def from_pytorch(model: Model, state) -> Model:
             f"{expected.get(wrong, 'missing')} in the network, which has {len(expected)} tensors, the first "
             f"{next(iter(expected), 'none')}; {_renaming(shapes, expected)}"
         )
-    model.load_state_dict({ours: tensors[theirs].astype(np.float32) for ours, theirs in names.items()})
+    found: dict[str, str] = {}
+    for theirs, tensor in places.items():  # a layer in several places is as many modules
+        first = found.setdefault(tensor.name, theirs)
+        if not np.array_equal(tensors[first], tensors[theirs]):
+            raise CheckpointError(
+                f"{first} and {theirs} differ in {where}, but are one layer in two places in this {model.name}, which "
+                "has its weights once; make a network with a layer for each"
+            )
+    model.load_state_dict({ours: tensors[theirs].astype(np.float32) for ours, theirs in found.items()})
     return model
 
 

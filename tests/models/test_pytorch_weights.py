@@ -96,6 +96,19 @@ def test_weights_come_back(name, tmp_path):
         assert from_pytorch(fresh(name), where).weights_sha256() == model.weights_sha256()
 
 
+def test_a_layer_in_two_places_is_two_modules_of_the_same_weights():
+    twice = Dense(4)
+    model = Model(Sequential(twice, ReLU(), Residual(twice), BatchNorm()), (4,)).initialize(1)
+    state = to_pytorch(model)
+    assert np.array_equal(state["0.weight"], state["2.body.0.weight"])
+    fresh = from_pytorch(copy.deepcopy(model).initialize(2), state)
+    assert fresh.weights_sha256() == model.weights_sha256()
+    other = {**state, "2.body.0.weight": state["0.weight"] + 1}
+    with pytest.raises(CheckpointError, match=r"0\.weight and 2\.body\.0\.weight differ in the state dict"):
+        from_pytorch(fresh, other)
+    assert fresh.weights_sha256() == model.weights_sha256()
+
+
 def test_half_precision_is_taken_and_double_is_not():
     model = mlp((4,), 2, hidden=()).initialize(0)
     half = {name: value.astype(np.float16) for name, value in to_pytorch(network("mlp regressor")).items()}
