@@ -223,12 +223,14 @@ def values(outputs: Batch) -> Batch:
 def _which(finish: Finish):
     """What tells `finish` apart from others; None for one that may do something else each time.
 
-    Our losses' depend on their class alone.
+    Our losses' depend on what their targets are alone.
     """
     if finish is softmax or finish is values:
         return finish
     function = getattr(finish, "__func__", None)
-    return function if function is not None and function.__module__ == "gpucnn.losses" else None
+    if function is None or function.__module__ != "gpucnn.losses":
+        return None
+    return function, finish.__self__.targets  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from gpucnn import layers as L
 from gpucnn.backends import get_backend
 from gpucnn.data.mapped import Mapped
 from gpucnn.errors import DataError
-from gpucnn.models import Model
+from gpucnn.losses import MeanSquared, SoftmaxCrossEntropy
+from gpucnn.models import Model, lenet5
 from tests.inference.kinds import settle
 from tests.inference.random_networks import random_flat_network, random_network
 from tests.inference.test_plans import expected, images, same
@@ -264,6 +265,16 @@ def test_a_layer_sees_as_many_images_as_the_caller_asked_for():
 
 def expected_in_one(model: Model, x: np.ndarray) -> np.ndarray:
     return copy.deepcopy(model, {id(model.backend): None}).place(get_backend("numpy")).predict(x, len(x))
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_what_a_loss_makes_of_outputs_depends_on_its_targets(backend):
+    """Losses share one method, which asks what their targets are: the plan of the first was used for all."""
+    model, x = lenet5((1, 16, 16), 3).initialize(0).place(get_backend(backend)), np.ones((2, 1, 16, 16), np.float32)
+    raw = model.predict(x, finish=lambda outputs: outputs)
+    for _ in range(2):
+        assert same(model.predict(x, finish=SoftmaxCrossEntropy().predict), model.predict(x))
+        assert same(model.predict(x, finish=MeanSquared().predict), raw)
 
 
 def test_any_finish_follows_a_plan():
