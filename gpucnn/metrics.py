@@ -12,6 +12,7 @@ They count in whole numbers, so all backends and machines agree. For maps of lab
 not. With BinaryCrossEntropy each output is a label of its own, predicted if its probability is above 1/2.
 """
 
+import copy
 import re
 from collections.abc import Callable, Iterable
 from math import fsum
@@ -283,20 +284,25 @@ def make(metrics: Any, targets: str, outputs: int, taken: Iterable[str] = ()) ->
     ConfigurationError for what is no metric, does not fit the loss or the model, or comes twice.
     """
     expected = 'a list such as ["top3", "f1"], of names, gpucnn.metrics.Metric objects and functions'
-    pairs: Any = metrics.items() if isinstance(metrics, dict) else None
-    pairs = pairs or [(None, metric) for metric in sequence("metrics", metrics, expected)]
+    by_name = isinstance(metrics, dict)
+    pairs: Any = metrics.items() if by_name else [(None, one) for one in sequence("metrics", metrics, expected)]
     made: list[Metric] = []
     for name, metric in pairs:
+        is_function = callable(metric) and not isinstance(metric, (Metric, type))
+        if is_function and not by_name:
+            name = getattr(metric, "__name__", "")
+        if (is_function or by_name) and not (isinstance(name, str) and name.isidentifier()):
+            raise ConfigurationError(
+                f'a metric is called {shown(name)}; give it a name of letters, digits and _: metrics={{"mine": ...}}'
+            )
         if isinstance(metric, str):
             metric = named(metric)
-        elif callable(metric) and not isinstance(metric, (Metric, type)):
-            own = name or getattr(metric, "__name__", "")
-            if not str(own).isidentifier():
-                raise ConfigurationError(
-                    f'a metric is called {shown(own)}; give it a name of letters, digits and _: metrics={{"mine": ...}}'
-                )
-            metric = Function(metric, own)
+        elif is_function:
+            metric = Function(metric, name)
         instance("each of metrics", metric, Metric, "a name such as 'f1', a gpucnn.metrics.Metric, or a function")
+        if by_name:
+            metric = copy.copy(metric)
+            metric.name = name
         if targets not in metric.targets:
             raise ConfigurationError(
                 f"the metric {metric.name} is for {' or '.join(metric.targets)}, but the loss compares {targets}; "

@@ -213,6 +213,18 @@ def test_the_progress_shows_numbers_not_lists(monkeypatch):
     assert line.count("mine 0.") == 2 and "f1" not in line
 
 
+def test_a_dictionary_names_every_kind_of_metric():
+    given = {"mine": right, "quality": "f1", "hits": metrics.TopK(2), "seen": Seen()}
+    trainer = Trainer(mlp((1, 4, 4), 3, hidden=()), metrics=given, progress=False)
+    assert {"mine", "quality", "hits", "seen"} < trainer.measure(X, Y).keys() and given["hits"].name == "top2"
+    plain = Trainer(trainer.model, metrics=["f1"], progress=False)
+    assert trainer.measure(X, Y)["quality"] == plain.measure(X, Y)["f1"]
+    assert Trainer(trainer.model, metrics={}, progress=False).metrics == []
+    for wrong in ({"f 1": "f1"}, {None: right}):
+        with pytest.raises(ConfigurationError, match="a metric is called .*; give it a name of letters"):
+            Trainer(trainer.model, metrics=wrong, progress=False)
+
+
 class Pair(metrics.Confusion):
     """Its result is a list, which it does not declare."""
 
