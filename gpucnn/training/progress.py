@@ -132,7 +132,7 @@ def default_progress() -> Quiet:
 
 def _describe(measured: dict) -> str:
     parts = [f"loss {measured['loss']:.4f}"]
-    if "accuracy" in measured:
+    if measured.get("accuracy") is not None:
         parts.append(f"accuracy {measured['accuracy']:.2%}")
     more = {key: value for key, value in measured.items() if isinstance(value, float) and key not in _SHOWN}
     parts += [f"{key} {value:.4f}" for key, value in more.items() if not key.startswith(_VALIDATION)]

@@ -225,6 +225,22 @@ def test_a_dictionary_names_every_kind_of_metric():
             Trainer(trainer.model, metrics=wrong, progress=False)
 
 
+def test_an_accuracy_that_nothing_tells_is_none(monkeypatch, tmp_path):
+    """Of the images so far all labels are ignored."""
+    monkeypatch.setattr("sys.stderr", text := io.StringIO())
+    lines = Lines()
+    lines.interval = 0.0
+    maps = np.full((30, 4, 4), 255)
+    maps[0] = 1
+    model = Model(Sequential(Conv2d(3, 1)), (1, 4, 4))
+    loss = Dice(ignore_index=255)
+    trainer = Trainer(model, loss=loss, metrics=["accuracy"], batch_size=1, progress=lines, run=tmp_path)
+    trainer.fit_batches([(X[:1], maps[1:2])] * 8 + [(X[:1], maps[:1])], 1)
+    assert "%  loss" in text.getvalue()
+    trainer.fit_batches([(X[:1], maps[1:2])], 1)
+    assert load_run(tmp_path, model).history["accuracy"][1] is None
+
+
 class Pair(metrics.Confusion):
     """Its result is a list, which it does not declare."""
 
