@@ -39,11 +39,13 @@ def settings_of(trainer: Trainer, epochs: int, images, labels: np.ndarray) -> di
     }
     settings |= {
         name: getattr(trainer, name)
-        for name in ("crop", "flip", "cutout", "normalize", "mixup", "erase", "ema", "lr_factors")
+        for name in ("crop", "flip", "cutout", "normalize", "mixup", "erase", "ema")
         if getattr(trainer, name)
     }
     if getattr(trainer.loss, "class_weights", None) == "balanced":
         settings["balanced"] = True  # the loss's settings say which weights came of it
+    if trainer.lr_factors:  # of several patterns that match, the first counts
+        settings["lr_factors"] = [*trainer.lr_factors.items()]
     if trainer.augment:
         settings["augment"] = _augmentation(trainer.augment)
     if trainer.model.frozen:

@@ -20,7 +20,7 @@ def test_a_run_begins_with_the_weights_of_another(cli, trained, tmp_path):
     for name, value in source.state_dict().items():
         assert (value.tobytes() == found.state_dict()[name].tobytes()) == (name[0] in "02"), name
     config = json.loads((tmp_path / "a" / "config.json").read_text())
-    assert config["lr_factors"] == {"5": 0.5, "7": 2.0} and config["frozen"] == ["0", "2"]
+    assert config["lr_factors"] == [["5", 0.5], ["7", 2.0]] and config["frozen"] == ["0", "2"]
     # Resumed, it asks for nothing that it began with.
     moved = tmp_path / "moved"
     shutil.copytree(trained[0], moved)

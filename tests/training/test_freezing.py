@@ -203,6 +203,16 @@ def test_freezing_is_saved_loaded_and_resumed(tmp_path):
     assert gpucnn.load(tmp_path / "m.safetensors", model=small.model()).frozen == ["0", "1"]
 
 
+def test_the_order_of_patterns_is_a_setting(tmp_path):
+    """The first that matches counts, so that another order trains at other rates."""
+    factors = {"0.*": 0.5, "*": 0.25}
+    trainer(small.model(), run=tmp_path, lr_factors=factors).fit(X, Y, 1)
+    other = dict(reversed(factors.items()))
+    with pytest.raises(CheckpointError, match="with other settings: lr_factors was"):
+        trainer(small.model(), run=tmp_path, lr_factors=other).fit(X, Y, 2, resume=True)
+    assert len(trainer(small.model(), run=tmp_path, lr_factors=factors).fit(X, Y, 2, resume=True)) == 2
+
+
 def test_what_is_no_setting_is_refused():
     model = lenet5()
     with pytest.raises(AttributeError, match=r"model\.freeze\('0'\)"):
