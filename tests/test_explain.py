@@ -8,7 +8,7 @@ from gpucnn.backends import get_backend
 from gpucnn.emulation import get_emulated_backend, why_not
 from gpucnn.errors import ConfigurationError, DataError, ShapeError
 from gpucnn.layers import BatchNorm, Conv2d, Dense, Flatten, MaxPool2d, Residual, Sequential
-from gpucnn.models import Model, lenet5
+from gpucnn.models import Model, lenet5, mlp
 from gpucnn.training import doubtful_labels, out_of_fold
 from gpucnn.training.doubts import _parts
 from tests.training import small
@@ -211,3 +211,12 @@ def test_a_model_that_has_seen_the_images_is_refused():
         with pytest.raises(ConfigurationError, match=words):
             out_of_fold(make, x, y, 1, folds=3, progress=False)
     assert not model.initialized
+
+
+def test_folds_take_any_seed_and_no_run_folder(tmp_path):
+    (x, y), model = small.data(), lambda: mlp((1, 8, 8), 3, hidden=())
+    with pytest.raises(ConfigurationError, match="2 trainings do not fit into one run folder; leave out run"):
+        out_of_fold(model, x, y, 1, folds=2, run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    found = out_of_fold(model, x, y, 1, folds=2, seed=2**63, backend="numpy", progress=False, run=None)
+    assert found.shape == (45, 3)

@@ -9,6 +9,7 @@ import numpy as np
 
 from gpucnn import arithmetic
 from gpucnn.arguments import array, integer, refuse
+from gpucnn.arguments import seed as check_seed
 from gpucnn.errors import ConfigurationError, DataError, ShapeError
 from gpucnn.models.model import Model
 from gpucnn.targets import check_labels
@@ -73,7 +74,7 @@ def out_of_fold(
     """
     from gpucnn.training.trainer import Trainer
 
-    folds, seed = integer("folds", folds, 2), integer("seed", seed, 0)
+    folds, seed = integer("folds", folds, 2), check_seed(seed)
     images, labels = array("images", images), array("labels", labels)
     if images.ndim < 2 or labels.shape != (len(images),) or labels.dtype.kind not in "iu":
         raise ShapeError(f"labels are {labels.dtype} {labels.shape}; give an integer for each of {len(images)} images")
@@ -81,6 +82,8 @@ def out_of_fold(
         raise refuse("make_model", make_model, "a function that makes a new model, such as lambda: lenet5()")
     if len(images) < folds:
         raise ConfigurationError(f"{len(images)} images make no {folds} parts; give fewer folds, or more images")
+    if settings.get("run") is not None:
+        raise ConfigurationError(f"{folds} trainings do not fit into one run folder; leave out run")
     models = [make_model() for _ in range(folds)]
     if len(set(map(id, models))) < folds:
         raise ConfigurationError(
