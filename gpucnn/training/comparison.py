@@ -16,6 +16,7 @@ from gpucnn.arguments import instance, sequence
 from gpucnn.errors import ConfigurationError
 from gpucnn.storage import as_path
 from gpucnn.training.run import read_history
+from gpucnn.training.validation import why_stop
 
 # What may differ between runs of the same settings: bits do not depend on where a run was made.
 _NOT_SETTINGS = ("gpucnn", "backend", "threads", "processes", "seed", "train", "class_names", "smaller_is_better")
@@ -83,7 +84,7 @@ def compare(runs: Sequence[str | Path], monitor: str = "loss") -> list[Group]:
             config["loss"] |= {"class_weights": "balanced"}
         first, smaller = first or config, smaller | history.smaller
         measured = {name: history.column(f"validation_{name}") for name in ("loss", "accuracy", monitor)}
-        if not all(isinstance(value, float) for value in measured[monitor]):
+        if not all(isinstance(value, (int, float)) for value in measured[monitor]):
             raise ConfigurationError(
                 f"{folder} has no {monitor} in validation; train with --validation 0.1, since whoever chooses by the "
                 "test images has nothing left to test with"
@@ -97,7 +98,8 @@ def compare(runs: Sequence[str | Path], monitor: str = "loss") -> list[Group]:
                 'compare them by monitor="accuracy" (--monitor accuracy), or by a metric'
             )
         best = history.best_epoch(monitor) or 1
-        if len(history) < config.get("epochs", 0) and config.get("patience") is None:
+        by = str(config.get("validation", "")).rpartition(" by ")[2]  # what `patience` watched
+        if len(history) < config.get("epochs", 0) and not why_stop(history, by, config.get("patience")):
             raise ConfigurationError(f"{folder} has {len(history)} of {config['epochs']} epochs; resume it first")
         settings = {key: value for key, value in config.items() if key not in _NOT_SETTINGS} | _start(config)
         group = groups.setdefault(json.dumps(settings, sort_keys=True), Group(_flat(settings)))

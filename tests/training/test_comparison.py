@@ -8,6 +8,7 @@ import pytest
 
 from gpucnn.errors import CheckpointError, ConfigurationError
 from gpucnn.losses import SoftmaxCrossEntropy
+from gpucnn.metrics import Metric
 from gpucnn.optimizers import SGD
 from gpucnn.training import compare, load_run
 from tests.training import small
@@ -85,6 +86,40 @@ def test_processes_are_no_setting_and_the_weights_to_start_with_are_one(runs, tm
     assert group.settings == {}
     (copy / "config.json").write_text(json.dumps({**config, "train": {"start": "/runs/old"}}))
     assert [group.settings["start"] for group in compare([runs[0.05, 1], copy])] == [None, "/runs/old"]
+
+
+def test_a_run_with_patience_is_finished_once_it_is_over(runs, tmp_path):
+    """Or has all its epochs: one that was killed before is not."""
+    copy = tmp_path / "copy"
+    shutil.copytree(runs[0.05, 0], copy)
+    config = json.loads((copy / "config.json").read_text()) | {"epochs": 9}
+    best = load_run(copy, small.model()).history.best_epoch()
+    for patience in (2 - best, 3):
+        (copy / "config.json").write_text(json.dumps({**config, "patience": patience}))
+        if patience == 3:
+            with pytest.raises(ConfigurationError, match="2 of 9 epochs; resume it first"):
+                compare([copy])
+        else:
+            assert len(compare([copy])) == 1
+
+
+def test_a_metric_may_be_a_whole_number(tmp_path):
+    class Hits(Metric):
+        name = "hits"
+
+        def reset(self):
+            self._hits = 0
+
+        def update(self, predictions, targets):
+            self._hits += int((predictions.argmax(1) == targets).sum())
+
+        def result(self):
+            return self._hits
+
+    it = small.trainer(tmp_path, metrics=[Hits()])
+    it.fit(X, Y, 2, validation=0.3, monitor="hits")
+    (group,) = compare([tmp_path], "hits")
+    assert group.measures["hits"] == {3: max(it.history["validation_hits"])}
 
 
 def test_unfair_comparisons_are_refused(runs, tmp_path):
