@@ -86,6 +86,27 @@ OTHERS = {
         "training/test_metrics.py",
         "measures_what_it_sees and numba",
     ),
+    "a loss has the weights of the first model on the device": (
+        "losses.py",
+        "        weights = self._on(backend, outputs.channels)",
+        "        weights = next(iter(self._placed.values()))",
+        "training/test_loss_objects.py",
+        "any_number_of_classes and numba",
+    ),
+    "plans of all losses are one": (
+        "models/plans.py",
+        "return function, finish.__self__.targets",
+        "return function, None",
+        "inference/test_stages.py",
+        "depends_on_its_targets",
+    ),
+    "steps before a run count in its schedule": (
+        "training/loop.py",
+        "past = standing.steps - (epoch - first) * len(batches)",
+        "past = standing.steps - (epoch - first) * len(batches) if first else 0",
+        "training/test_continuing.py",
+        "begins_with_each_fit",
+    ),
     "of equal outputs the last is the largest": (
         "metrics.py",
         "(scores == own) & before",
