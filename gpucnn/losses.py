@@ -17,6 +17,11 @@ from gpucnn.layers.own import check_batch
 from gpucnn.recordable import Recordable
 from gpucnn.targets import check_classes, check_values
 
+UNBALANCED = (
+    'class_weights is "balanced", but no training labels were seen yet; train first, call learn(labels, classes), or '
+    "give the numbers"
+)
+
 
 def balanced_weights(labels: np.ndarray, classes: int) -> list[float]:
     """The weight of each class that makes all classes count equally: N / (classes * its images).
@@ -205,10 +210,7 @@ class SoftmaxCrossEntropy(Loss):
     def _on(self, backend: Backend, classes: int) -> Array:
         """The weights of so many classes on the device, where `place` put them."""
         if (backend, classes) not in self._placed:
-            raise ConfigurationError(
-                'class_weights is "balanced", but no training labels were seen yet; train first, call '
-                "learn(labels, classes), or give the numbers"
-            )
+            raise ConfigurationError(UNBALANCED)
         return self._placed[backend, classes]
 
     def _check_classes(self, classes: int) -> None:

@@ -9,7 +9,7 @@ from gpucnn.arguments import instance
 from gpucnn.backends.protocol import Backend
 from gpucnn.errors import ConfigurationError, DataError, NonFiniteError, ShapeError
 from gpucnn.layers.norm import BatchNorm
-from gpucnn.losses import Loss
+from gpucnn.losses import UNBALANCED, Loss, SoftmaxCrossEntropy
 from gpucnn.models.heads import REGRESSOR
 from gpucnn.models.model import Model
 from gpucnn.recordable import is_ours
@@ -87,8 +87,13 @@ def balanced(loss: Loss) -> Any:
 
 
 def check_balance(loss: Loss, counted: Any) -> None:
-    """Raises ConfigurationError where another trainer's labels have balanced the loss since this one has `counted`."""
-    if counted is not None and counted != balanced(loss):
+    """Raises ConfigurationError where another trainer's labels have balanced the loss since this one has `counted`, and
+    where none have.
+    """
+    now = balanced(loss)
+    if now == "balanced" and isinstance(loss, SoftmaxCrossEntropy):
+        raise ConfigurationError(UNBALANCED)
+    if counted is not None and counted != now:
         raise ConfigurationError(
             "this trainer's loss has balanced its class weights for other labels since, in another trainer; give "
             "each Trainer a loss of its own"

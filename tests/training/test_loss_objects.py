@@ -357,6 +357,19 @@ def test_a_loss_that_another_trainer_has_balanced_is_refused(tmp_path):
     assert load_run(tmp_path, small.model()).epoch == 1
 
 
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_step_without_labels_to_balance_by_changes_nothing(backend):
+    """Batch norm had moved its running statistics before the loss refused."""
+    images, labels = small.data()
+    it = small.trainer(None, backend, loss=SoftmaxCrossEntropy(class_weights="balanced"), schedule=Constant())
+    before = it.model.weights_sha256()
+    with pytest.raises(ConfigurationError, match="no training labels were seen yet"):
+        it.train_step(images, labels)
+    assert it.model.weights_sha256() == before
+    it.loss.learn(labels, 3)
+    assert it.train_step(images, labels)["step"] == 1
+
+
 def test_a_refused_fit_leaves_the_balance_as_it_was():
     images, labels = small.data()
     it = small.trainer(loss=SoftmaxCrossEntropy(class_weights="balanced"), schedule=Constant())
