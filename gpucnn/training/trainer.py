@@ -412,7 +412,9 @@ class Trainer:
         def check(images, labels) -> tuple:
             if self.crop:
                 model.image_shape = larger_images(images, model.input_shape)
-            return self._checked(images, labels)
+            images, labels = self._checked(images, labels)
+            check_last_batch(model, len(images), len(images))
+            return images, labels
 
         data = Fed(self.backend, batches, steps, check, compared=self.processes.size > 1)
         if validation is not None and (not isinstance(validation, (tuple, list)) or len(validation) != 2):
@@ -554,6 +556,7 @@ class Trainer:
         self._check_ready()
         check_balance(self.loss, self._standing.balanced)
         images, labels = self._checked(images, labels)
+        check_last_batch(self.model, len(images), len(images))
         return (images.take(np.arange(len(images))) if isinstance(images, Mapped) else images), labels
 
     def _augmentation(self) -> Augmentation:

@@ -10,8 +10,8 @@ import pytest
 import gpucnn
 from gpucnn import Trainer, arithmetic
 from gpucnn.backends import get_backend
-from gpucnn.errors import ConfigurationError, DataError, NonFiniteError
-from gpucnn.layers import Dense, Flatten, Sequential
+from gpucnn.errors import ConfigurationError, DataError, NonFiniteError, ShapeError
+from gpucnn.layers import BatchNorm, Conv2d, Dense, Flatten, Sequential
 from gpucnn.losses import SoftmaxCrossEntropy
 from gpucnn.models import Model, at_size
 from gpucnn.models.files import read_tensors
@@ -276,6 +276,26 @@ def test_the_loss_of_a_step_is_that_before_it():
     expected = np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(len(Y)), Y])
     own.model.load_state_dict(small.model().initialize(3).state_dict())
     assert own.train_step(X, Y)["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_an_image_that_batch_norm_cannot_do_with_alone_changes_nothing(backend):
+    """The batch norms before it had moved their running statistics."""
+    layers = Conv2d(2, 3), BatchNorm(), Flatten(), Dense(4), BatchNorm(), Dense(3)
+    one = trainer(None, backend, model=Model(Sequential(*layers), (1, 8, 8)), schedule=Constant())
+    before = state(one.model)
+    with pytest.raises(ShapeError, match=r"^layer 4 \(BatchNorm\) cannot train on one value per channel"):
+        one.train_step(X[:1], Y[:1])
+    assert state(one.model) == before
+    with pytest.raises(ShapeError, match=r"^batch 1 of the epoch: layer 4 \(BatchNorm\) cannot train on one value"):
+        one.fit_batches([(X[:1], Y[:1])], 1)
+    assert state(one.model) == before
+    after = trainer(None, backend, model=Model(copy.deepcopy(one.model.layer), (1, 8, 8)), schedule=Constant())
+    after.model.load_state_dict(one.model.state_dict())
+    after.train_step(X[:16], Y[:16])
+    with pytest.raises(ShapeError, match=r"^batch 2 of the epoch: layer 4"):
+        one.fit_batches([(X[:16], Y[:16]), (X[:1], Y[:1])], 1)
+    assert state(one.model) == state(after.model)
 
 
 def test_a_step_refuses_what_only_a_run_knows():
