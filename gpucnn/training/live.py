@@ -27,7 +27,7 @@ class OwnAugmentation(Recordable):
         self._augment, self._seed = augment, seed
 
     def __call__(self, images: Batch) -> Batch:
-        rng = np.random.Generator(np.random.Philox(key=[self._seed, self.number]))
+        rng = np.random.Generator(np.random.Philox(key=np.array([self._seed, self.number], np.uint64)))
         changed = self._augment(images, rng)
         check_batch("augment", "", changed, images.shape[1:], images.images)
         return changed

@@ -70,6 +70,22 @@ def test_random_numbers_of_each_images_own_give_the_same_weights_everywhere():
     assert digest(augment=changed) == digest(augment=changed, backend=get_backend("numba", threads=2)) != digest()
 
 
+@pytest.mark.parametrize("seed", [0, 3, 2**63 - 1, 2**63, 2**64 - 2, 2**64 - 1])
+def test_a_change_of_ones_own_draws_by_all_64_bits_of_the_seed(seed, recwarn):
+    """NumPy makes floats of a list of a number above 2**63 and a smaller one, and of these any key."""
+    drawn = []
+
+    def changed(images, rng):
+        drawn.append(rng.integers(0, 2**32, 3))
+        return images
+
+    trained(seed=seed, epochs=1, augment=changed)
+    for step, numbers in enumerate(drawn):
+        expected = np.random.Generator(np.random.Philox(key=seed + (step << 64))).integers(0, 2**32, 3)
+        assert np.array_equal(numbers, expected)
+    assert len(drawn) == 3 and not recwarn.list
+
+
 def test_each_part_changes_the_weights():
     variants = [{}, {"flip": True}, {"cutout": 2}, {"normalize": True}, {"shift": 0}]
     hashes = {digest(**variant) for variant in variants} | {digest(LARGER, crop=True)}
