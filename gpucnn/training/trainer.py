@@ -273,7 +273,8 @@ class Trainer:
         if kept:
             check_some_count(self.loss, "validation", kept[1])
         if resume:  # back to the checkpoint, whatever this trainer has done since
-            self.history, self._standing = self._new_history(), Standing()
+            self.history = self._new_history()
+            self._standing = Standing(within_epoch=self._standing.within_epoch)  # said if there is no checkpoint yet
         self.loss.learn(labels, model.output_shape[0])
         self._standing.balanced = balanced(self.loss)
         first = len(self.history)
@@ -467,6 +468,7 @@ class Trainer:
         for (owner, name), value in found.changed.items():
             setattr(getattr(self, owner), name, value)
         self.history, self._standing.steps = found.history, found.history.last["step"]
+        self._standing.within_epoch = False
 
     def _train(self, folder: RunFolder | None, fit: Fit, data: Resident, images: np.ndarray | Mapped) -> History:
         """The epochs of a fit on `data`, of which `images` are some."""

@@ -88,6 +88,31 @@ def test_a_schedule_of_the_runs_length_begins_with_each_fit():
         assert seen == expected
 
 
+def test_resume_before_the_first_checkpoint_says_with_which_weights_it_begins(tmp_path):
+    """Those of the trainer, which an interrupted epoch has changed; a new one begins with the first ones."""
+    said = []
+
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer, step):
+            if step == 2 and len(said) == 1:
+                raise KeyboardInterrupt
+
+    class Say(gpucnn.training.Quiet):
+        def begin(self, title, epochs, images, done):
+            said.append("begin")
+
+        def say(self, text):
+            said.append(text)
+
+    one = trainer(tmp_path, "numba", callbacks=[Stop()], progress=Say())
+    with pytest.raises(KeyboardInterrupt):
+        one.fit(X, Y, 1)
+    one.fit(X, Y, 1, resume=True)
+    one.fit(X, Y, 2, resume=True)
+    again = "the epoch that was interrupted begins again, with the weights as they are"
+    assert said == ["begin", "begin", again, "begin"]
+
+
 def test_patience_counts_from_the_call():
     parts = trainer(optimizer=SGD(1e-30, momentum=0), model=dense())  # nothing ever improves
     assert len(parts.fit(X, Y, 9, validation=(X, Y), patience=2)) == 3
