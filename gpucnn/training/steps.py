@@ -204,7 +204,7 @@ class TrainingSteps(RecordedStep):
 
     def run(self, indices: np.ndarray, step: int, factor: float) -> float:
         """Step number `step` (from 0) on the images at `indices`; returns the learning rate."""
-        self.model.mode.training = True
+        self.model.mode.training, self.model.mode.seed = True, self._seed
         self._notice_freezes()
         rates = self.optimizer.rates_at(factor, step + 1) if self._ahead else np.zeros(1, np.float32)
         whole = self.optimizer.is_whole(self.model.values.size)

@@ -86,6 +86,27 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not():
     assert len({digest(), digest(seed=4), digest(shift=0), digest(batch_size=15), digest(schedule=Constant())}) == 5
 
 
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_dropout_draws_by_the_trainers_seed(backend):
+    """Contract rule 10; with a model for both, each trainer by its own."""
+    model = Model(Sequential(Flatten(), Dropout(0.5), Dense(3)), (1, 8, 8)).initialize(0).place(get_backend(backend))
+    expected = []
+    for seed in (0, 1, 2**63):
+        model.mode.training, model.mode.seed = True, seed
+        expected.append(float(SoftmaxCrossEntropy()(model(X)[0], Y)[0][0]))
+        model.mode.training = False
+    assert len(set(expected)) == 3
+    trainers = [
+        small.trainer(None, backend, model=model, seed=s, optimizer=SGD(0.0), shift=0, schedule=Constant())
+        for s in (0, 1, 2**63)
+    ]
+    found = [one.train_step(X, Y)["loss"] for one in trainers]
+    assert found == pytest.approx(expected, rel=1e-6)
+    for _ in range(3):  # recorded
+        found = [one.train_step(X, Y)["loss"] for one in trainers]
+    assert len(set(found)) == 3
+
+
 def test_validation_is_measured_and_changes_nothing():
     plain, watched = small.trainer(), small.trainer()
     plain.fit(X, Y, 2)
