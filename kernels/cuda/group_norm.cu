@@ -9,19 +9,20 @@
 #include "lines.cuh"
 
 // mean and var (lines, 32) of x (lines, length, 32). Launch: grid (lines), block (32, LINE_WARPS).
+template <int LEVELS>
 __global__ void __launch_bounds__(LANES * LINE_WARPS)
     group_norm_statistics(const float* x, float* mean, float* var, int length) {
   __shared__ double sums[1][LINE_WARPS][LANES];
   const float* values = x + i64(blockIdx.x) * length * LANES + threadIdx.x;
   double sum[1];
   auto plain = [&](int i, double* to) { to[0] = __dadd_rn(to[0], double(values[i64(i) * LANES])); };
-  line_sums<1>(plain, length, sums, sum);
+  line_sums<1, LEVELS>(plain, length, sums, sum);
   const double centre = __ddiv_rn(sum[0], double(length));
   auto squares = [&](int i, double* to) {
     const double d = __dsub_rn(double(values[i64(i) * LANES]), centre);
     to[0] = __dadd_rn(to[0], __dmul_rn(d, d));
   };
-  line_sums<1>(squares, length, sums, sum);
+  line_sums<1, LEVELS>(squares, length, sums, sum);
   if (threadIdx.y) return;
   const i64 to = i64(blockIdx.x) * LANES + threadIdx.x;
   mean[to] = __double2float_rn(centre);
@@ -44,6 +45,7 @@ __global__ void __launch_bounds__(256)
 
 // a and b, the means of gamma * dy and of that times xhat over each line, and inv: all (lines, 32). Launch: grid (lines),
 // block (32, LINE_WARPS).
+template <int LEVELS>
 __global__ void __launch_bounds__(LANES * LINE_WARPS)
     group_norm_means(const float* dy, const float* x, const float* mean, const float* var, const float* gamma,
                      float eps, float* a, float* b, float* inv, int groups, int channels, int positions) {
@@ -59,7 +61,7 @@ __global__ void __launch_bounds__(LANES * LINE_WARPS)
     to[0] = __dadd_rn(to[0], g);
     to[1] = __dadd_rn(to[1], __dmul_rn(g, double(xhat)));
   };
-  line_sums<2>(terms, length, sums, sum);
+  line_sums<2, LEVELS>(terms, length, sums, sum);
   if (threadIdx.y) return;
   a[line] = __double2float_rn(__ddiv_rn(sum[0], double(length)));
   b[line] = __double2float_rn(__ddiv_rn(sum[1], double(length)));

@@ -6,16 +6,16 @@
 #include "sums.cuh"
 
 constexpr int LINE_WARPS = 8;
-constexpr int LINE_LEVELS = 16;  // of a warp's tree: enough for lines of 33 million values
 
 // Sums of SUMS terms over a line: `terms(value's number, to)` adds to to[0 .. SUMS-1]. All threads of an image's lane get
-// the sums in `result`; `sums` is shared memory, which a second call may use again. Launch: block (32, LINE_WARPS).
-template <int SUMS, int UNROLL = 4, class Terms>
+// the sums in `result`; `sums` is shared memory, which a second call may use again. A warp's tree has LEVELS, which holds
+// 2**(LEVELS - 1) bands: see `line_levels` in gpucnn/backends/cuda/layout.py. Launch: block (32, LINE_WARPS).
+template <int SUMS, int LEVELS, int UNROLL = 4, class Terms>
 DEVICE void line_sums(Terms terms, int length, double (*sums)[LINE_WARPS][LANES], double* result) {
   const int lane = threadIdx.x, bands = ceil_div(length, BAND);
   int each = 1;
   while (each * LINE_WARPS < bands) each *= 2;
-  Tree<double, LINE_LEVELS> trees[SUMS];
+  Tree<double, LEVELS> trees[SUMS];
   int taken = 0;
   for (int band = threadIdx.y * each; band < bands && taken < each; band++) {
     double sum[SUMS] = {};

@@ -76,6 +76,7 @@ __global__ void __launch_bounds__(LANES * SUM_WARPS)
 
 // dp of probabilities p (block, classes, positions, 32), and each image's and class's term of the loss, (block, classes,
 // 32); values is the number of images times classes.
+template <int LEVELS>
 __global__ void __launch_bounds__(LANES * LINE_WARPS)
     dice(const float* p, const float* labels, double smooth, double values, float* dp, double* terms, int images,
          int classes, int positions) {
@@ -94,7 +95,7 @@ __global__ void __launch_bounds__(LANES * LINE_WARPS)
     to[0] = __dadd_rn(to[0], v);
     to[2] = __dadd_rn(to[2], 1.0);
   };
-  line_sums<3, 1>(add_terms, positions, shared, sum);
+  line_sums<3, LEVELS, 1>(add_terms, positions, shared, sum);
   const double below = __dadd_rn(__dadd_rn(sum[1], sum[2]), smooth);
   const double ratio = __ddiv_rn(__dadd_rn(__dmul_rn(2.0, sum[0]), smooth), below), scaled = __dmul_rn(below, values);
   const float on = __double2float_rn(__ddiv_rn(__dsub_rn(ratio, 2.0), scaled));

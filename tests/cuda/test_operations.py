@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from gpucnn.backends import get_backend
+from gpucnn.backends.cuda import group_norm, map_loss
+from gpucnn.backends.cuda.layout import line_levels
 from gpucnn.check.cases import all_cases
 from gpucnn.geometry import window
 from tests.cuda.emulated import backend, differing, needs_emulation, with_garbage
@@ -139,6 +141,25 @@ def test_a_loss_over_many_blocks():
         return {"loss": b.host(loss), "totals": b.host(totals)}
 
     assert differing(run(get_backend("numpy", "exact")), run(backend())) == []
+
+
+def test_lines_as_long_as_a_warps_tree_holds(monkeypatch):
+    """Eight warps take 2**(levels - 1) bands of 64 values each: with two levels 1024 values, with few more 2**24."""
+    for module in (group_norm, map_loss):
+        monkeypatch.setattr(module, "line_levels", lambda length: 2)
+
+    def run(b):
+        rng = np.random.default_rng(0)
+        x, dy = (b.pack(rng.standard_normal((3, 2, 16, 32)).astype(np.float32)) for _ in range(2))
+        labels = b.pack(rng.integers(0, 3, (3, 1, 16, 32)).astype(np.float32))
+        mean, var = b.group_norm_statistics(x, 1)
+        dx = b.group_norm_gradient(dy, x, mean, var, None, 1e-5, None, None)
+        loss, dp = b.dice(b.softmax(x), labels, 1.0)
+        return {"mean": mean.numpy(), "var": var.numpy(), "dx": dx.numpy(), "loss": b.host(loss), "dp": dp.numpy()}
+
+    assert differing(run(get_backend("numpy", "exact")), run(backend())) == []
+    for length in (1, 2**24, 2**24 + 1, 2**31 - 1):
+        assert 2 ** (line_levels(length) - 1) * 8 * 64 >= length
 
 
 @pytest.mark.parametrize("fused", [False, True])

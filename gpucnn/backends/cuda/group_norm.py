@@ -6,7 +6,7 @@ import numpy as np
 
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.cuda.base import CudaBase
-from gpucnn.backends.cuda.layout import HALVES, LANES, ceil_div, i32, i64
+from gpucnn.backends.cuda.layout import HALVES, LANES, ceil_div, i32, i64, line_levels
 from gpucnn.backends.spatial import positions_per_band
 
 _FILE = "group_norm.cu"
@@ -17,9 +17,10 @@ class CudaGroupNorm(CudaBase):
     """See LaneBackend for what each method does."""
 
     def _group_norm_statistics(self, x: Batch, mean: Batch, var: Batch) -> None:
-        length = i32(x.channels // mean.channels * math.prod(x.spatial))
-        arguments = self._data(x), mean.data, var.data, length
-        self._run(_FILE, "group_norm_statistics", (len(x.data) * mean.channels,), _LINE_THREADS, *arguments)
+        length = x.channels // mean.channels * math.prod(x.spatial)
+        arguments = self._data(x), mean.data, var.data, i32(length)
+        kernel = f"group_norm_statistics<{line_levels(length)}>"
+        self._run(_FILE, kernel, (len(x.data) * mean.channels,), _LINE_THREADS, *arguments)
 
     def _group_norm(self, x, mean, var, gamma, beta, eps, y: Batch, relu: bool) -> None:
         size = y.data.size
@@ -33,7 +34,8 @@ class CudaGroupNorm(CudaBase):
         blocks, size = x.data.shape[0], dx.data.size
         a, b, inv = (self._empty((blocks, groups, LANES)) for _ in range(3))
         arguments = gradient, values, center, self._data(var), gamma, eps, a, b, inv, i32(groups), channels, positions
-        self._run(_FILE, "group_norm_means", (blocks * groups,), _LINE_THREADS, *arguments)
+        kernel = f"group_norm_means<{line_levels(int(channels * positions))}>"
+        self._run(_FILE, kernel, (blocks * groups,), _LINE_THREADS, *arguments)
         arrays = gradient, values, center, inv, gamma, a, b, dx.data
         sizes = i32(x.channels), channels, positions, i64(size)
         self._run(_FILE, "group_norm_gradient", (ceil_div(size, 256),), (256,), *arrays, *sizes)

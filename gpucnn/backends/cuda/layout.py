@@ -11,6 +11,11 @@ def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
+def line_levels(length: int) -> int:
+    """lines.cuh's LEVELS for lines of `length` values: few, which take few registers, as long as they are enough."""
+    return 16 if length <= 2**24 else 23
+
+
 def axes(sizes) -> str:
     """The C++ type with one number per spatial axis."""
     return f"Axes<{', '.join(map(str, sizes))}>"

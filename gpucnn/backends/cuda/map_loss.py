@@ -7,7 +7,7 @@ import numpy as np
 from gpucnn.backends import shares
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.cuda.base import CudaBase
-from gpucnn.backends.cuda.layout import HALVES, LANES, ceil_div, i32
+from gpucnn.backends.cuda.layout import HALVES, LANES, ceil_div, i32, line_levels
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import positions_per_band
 
@@ -38,7 +38,8 @@ class CudaMapLoss(CudaBase):
         blocks, classes = len(dp.data), p.channels
         terms, part = self._empty((blocks, classes, LANES), np.float64), self._empty((blocks * HALVES,), np.float64)
         inputs = self._data(p), self._data(labels), smooth, np.float64(shares.whole(p) * classes)
-        sizes = i32(p.images), i32(classes), i32(math.prod(p.spatial))
-        self._run("map_loss.cu", "dice", (blocks * classes,), (LANES, 8), *inputs, dp.data, terms, *sizes)
+        positions = math.prod(p.spatial)
+        sizes, kernel = (i32(p.images), i32(classes), i32(positions)), f"dice<{line_levels(positions)}>"
+        self._run("map_loss.cu", kernel, (blocks * classes,), (LANES, 8), *inputs, dp.data, terms, *sizes)
         sizes = i32(classes), i32(p.images), i32(blocks)
         self._run("map_loss.cu", "dice_mean", (1,), (LANES, 8), terms, mean, totals, part, *sizes)
