@@ -14,8 +14,8 @@ enum { ORIGIN = 0, FIRST = 3, MIRRORED = 6, DRAWS = 7 };
 // y_labels (block, 32) = labels[indices[i]] for i < count, -1 behind, unless labels is null.
 // y = images[indices[i]] for i < count, zeros behind; (x - mean) * scale of the pixels shown, +0 elsewhere. The last
 // `axes` axes are the images' own; `offset` is the number of the first image in the whole batch. `step` is null where
-// nothing is drawn: then crops are from the middle. Launch: grid (values / 32 rounded up, blocks of 32 images), values =
-// C * D * H * W of the output, 32 x 8 threads.
+// nothing is drawn: then crops are from the middle. Launch: as load_images of images.cu, values = C * D * H * W of the
+// output, 32 x 8 threads.
 __global__ void __launch_bounds__(LANES * ROWS)
     load_augmented(const float* images, const i64* indices, float* y, const int* labels, int* y_labels, int count,
                    int shift, int crops, int flips, int cutout, int axes, i64 offset, u64 seed, const unsigned* step,
@@ -23,7 +23,8 @@ __global__ void __launch_bounds__(LANES * ROWS)
   __shared__ float square[LANES][LANES + 1];
   __shared__ int drawn[LANES][DRAWS];
   const int lane = threadIdx.x, values = C * D * H * W;
-  const i64 block = blockIdx.y;
+  const i64 block = block_of_images();
+  if (block * LANES >= count) return;
   if (labels && blockIdx.x == 0 && threadIdx.y == 0)
     y_labels[block * LANES + lane] = block * LANES + lane < count ? labels[indices[block * LANES + lane]] : -1;
   const int kind = threadIdx.y;

@@ -37,6 +37,10 @@ DEVICE float finished(float acc, float bias, bool relu) {
 // A thread's number where it takes a value, or a few neighbors, of a flat array.
 DEVICE i64 thread_number() { return i64(blockIdx.x) * blockDim.x + threadIdx.x; }
 
+// The block of images of a block of threads, where the grid has those along y, 65535 at most, and then along z: it may be
+// one behind the last.
+DEVICE i64 block_of_images() { return i64(blockIdx.z) * gridDim.y + blockIdx.y; }
+
 // Whether a lane of a block of 32 holds an image and not padding.
 DEVICE bool present(i64 block, int lane, int images) { return block * LANES + lane < images; }
 

@@ -10,14 +10,15 @@ constexpr int ROWS = 8;  // of threads
 // y_labels (block, 32) = labels[indices[i]] for i < count, -1 behind, unless labels is null.
 // y = images[indices[i]] for i < count, zeros behind; each image moved by a draw in [-shift, shift] along its last
 // `axes` axes (rule 10), zeros moving in; `offset` is the number of the first image in the whole batch.
-// Launch: grid (values / 32 rounded up, blocks of 32 images), values = C * D * H * W.
+// Launch: grid (values / 32 rounded up, blocks of 32 images as block_of_images says), values = C * D * H * W.
 __global__ void __launch_bounds__(LANES * ROWS)
     load_images(const float* images, const i64* indices, float* y, const int* labels, int* y_labels, int count,
                 int shift, int axes, i64 offset, u64 seed, const unsigned* step, int C, int D, int H, int W) {
   __shared__ float square[LANES][LANES + 1];
   __shared__ int moves[LANES][3];
   const int lane = threadIdx.x, values = C * D * H * W;
-  const i64 block = blockIdx.y;
+  const i64 block = block_of_images();
+  if (block * LANES >= count) return;
   if (labels && blockIdx.x == 0 && threadIdx.y == 0)
     y_labels[block * LANES + lane] = block * LANES + lane < count ? labels[indices[block * LANES + lane]] : -1;
   for (int e = threadIdx.y * LANES + lane; e < LANES * 3; e += LANES * ROWS) {
@@ -52,7 +53,8 @@ __global__ void __launch_bounds__(LANES * ROWS)
 __global__ void __launch_bounds__(LANES * ROWS) unpack(const float* x, float* images, int count, int values) {
   __shared__ float square[LANES][LANES + 1];
   const int lane = threadIdx.x, first = blockIdx.x * LANES;
-  const i64 block = blockIdx.y;
+  const i64 block = block_of_images();
+  if (block * LANES >= count) return;
   for (int r = threadIdx.y; r < LANES; r += ROWS)
     if (first + r < values) square[r][lane] = x[(block * values + first + r) * LANES + lane];
   __syncthreads();

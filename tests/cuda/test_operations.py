@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from gpucnn.backends import get_backend
-from gpucnn.backends.cuda import group_norm, map_loss
-from gpucnn.backends.cuda.layout import line_levels
+from gpucnn.backends.augmentation import Augmentation
+from gpucnn.backends.cuda import group_norm, images, map_loss
+from gpucnn.backends.cuda.layout import ceil_div, grid_of_blocks, line_levels
 from gpucnn.check.cases import all_cases
 from gpucnn.geometry import window
 from tests.cuda.emulated import backend, differing, needs_emulation, with_garbage
@@ -160,6 +161,21 @@ def test_lines_as_long_as_a_warps_tree_holds(monkeypatch):
     assert differing(run(get_backend("numpy", "exact")), run(backend())) == []
     for length in (1, 2**24, 2**24 + 1, 2**31 - 1):
         assert 2 ** (line_levels(length) - 1) * 8 * 64 >= length
+
+
+def test_more_images_than_a_grid_has_blocks_along_an_axis(monkeypatch):
+    """65535 blocks of 32 images; here two, and one more than there are images for."""
+    assert [grid_of_blocks(7, blocks) for blocks in (1, 65535, 65536)] == [(7, 1, 1), (7, 65535, 1), (7, 65535, 2)]
+    monkeypatch.setattr(images, "grid_of_blocks", lambda columns, blocks: (columns, 2, ceil_div(blocks, 2)))
+
+    def run(b):
+        x = np.random.default_rng(0).standard_normal((75, 2, 5, 7)).astype(np.float32)
+        resting, labels, order = b.array(x), b.array(np.arange(75, dtype=np.int32)), b.array(np.arange(75)[::-1].copy())
+        step, cut = b.array(np.array([5], np.uint32)), Augmentation(1, (4, 6), flip=True)
+        cropped, found = b.load_batch(resting, labels, order, 75, cut, seed=3, step=step)
+        return {"x": b.pack(x).numpy(), "cropped": cropped.numpy(), "labels": b.host(found).reshape(-1)[:75]}
+
+    assert differing(run(get_backend("numpy", "exact")), run(backend())) == []
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -7,7 +7,7 @@ import numpy as np
 from gpucnn.backends.augmentation import NO_AUGMENTATION, Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.cuda.base import CudaBase
-from gpucnn.backends.cuda.layout import LANES, ceil_div, i32, i64
+from gpucnn.backends.cuda.layout import LANES, ceil_div, grid_of_blocks, i32, i64
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import three
 
@@ -23,7 +23,8 @@ class CudaImages(CudaBase):
         values = math.prod(data.shape[1:-1])
         images = self._empty(batch.shape)
         sizes = i32(batch.images), i32(values)
-        self._run("images.cu", "unpack", (ceil_div(values, LANES), len(data)), (LANES, 8), data, images, *sizes)
+        grid = grid_of_blocks(ceil_div(values, LANES), len(data))
+        self._run("images.cu", "unpack", grid, (LANES, 8), data, images, *sizes)
         return images
 
     def load_batch(self, images, labels, indices, count: int, augmentation=NO_AUGMENTATION, *, seed=0, step=None):
@@ -49,7 +50,7 @@ class CudaImages(CudaBase):
         self._load("augmentation.cu", "load_augmented", y, *arguments)
 
     def _load(self, file: str, kernel: str, y: Batch, *arguments) -> None:
-        grid = ceil_div(y.channels * math.prod(y.spatial), LANES), len(y.data)
+        grid = grid_of_blocks(ceil_div(y.channels * math.prod(y.spatial), LANES), len(y.data))
         self._run(file, kernel, grid, (LANES, 8), *arguments)
 
     def _load_labels(self, labels, indices, y: Array, count: int) -> None:

@@ -16,6 +16,12 @@ def line_levels(length: int) -> int:
     return 16 if length <= 2**24 else 23
 
 
+def grid_of_blocks(columns: int, blocks: int) -> tuple[int, int, int]:
+    """The grid for common.cuh's block_of_images, `columns` wide."""
+    high = min(blocks, 65535)
+    return columns, high, ceil_div(blocks, high)
+
+
 def axes(sizes) -> str:
     """The C++ type with one number per spatial axis."""
     return f"Axes<{', '.join(map(str, sizes))}>"
