@@ -14,6 +14,7 @@ from gpucnn.backends.cuda import tiles as cuda_tiles
 from gpucnn.backends.cuda.backend import CudaBackend
 from gpucnn.backends.cuda.planning import PlanningLauncher, compile_kernels
 from gpucnn.check.cases import Numbers, all_cases, elementwise, loss, optimizers
+from gpucnn.geometry import window
 from gpucnn.layers import Concat, Conv2d, ConvTranspose2d, Dense, Flatten, GroupNorm, LayerNorm, MaxPool2d, Sequential
 from gpucnn.models import Model, lenet5, resnet20, vgg_small
 from gpucnn.optimizers import SGD, Adam
@@ -198,4 +199,17 @@ def test_tiles_fit(seed):
         ob, cb, rb, sb, ahead, warps, bands = cuda_tiles.gradient_tiles(*given)[0]
         assert ob <= outputs and cb <= channels and rb <= kernel[1] and sb <= kernel[2] and ahead <= output[2]
         assert bands & (bands - 1) == 0
-        assert 4 * 32 * warps * -(-ob * cb * rb * sb // 16) * bands.bit_length() <= 48 * 1024
+        assert 4 * 32 * warps * -(-ob * cb * rb * sb // 16) * bands.bit_length() < 48 * 1024
+
+
+def test_the_tile_for_a_weight_gradient_of_many_bands_compiles():
+    """512 maps of 1200x1200: there the waiting sums of the bands take most of the shared memory."""
+    launcher = PlanningLauncher(132)
+    b, win = CudaBackend(launcher), window((12, 12), 4)
+    dy, x = (b.pack(np.zeros((1, *shape), np.float32)) for shape in ((32, 9, 9), (16, 12, 12)))
+    launcher.kernels.clear()
+    b.conv_weight_gradient(dy, x, win, 1, b.zeros((32, 16, 4, 4)))
+    ((file, small),) = launcher.kernels
+    tile = cuda_tiles.gradient_tiles(32, 16, 1, (1, 1200, 1200), (1, 4, 4), 1, 1, 1, 16, 132)[0]
+    expression = re.sub("GradientTile<[^>]*>", f"GradientTile<{', '.join(map(str, tile))}>", small)
+    cuda_compiler.translate(file, [expression], ["--gpu-architecture=sm_90"])

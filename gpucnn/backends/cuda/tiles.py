@@ -193,8 +193,8 @@ def gradient_tiles(
                     each = tiles * blocks * groups_of_bands / (_SCHEDULERS * processors)
                     time = _time(each, turns * a_band, turns * path, turns * waits, sums + operands)
                     time += 2 * blocks * groups_of_bands * weights * 8 / _BYTES_PER_CYCLE
-                    # The tree over bands keeps its slots in shared memory.
-                    fits = 4 * 32 * 4 * -(-sums // 16) * together.bit_length() <= _SHARED_LIMIT
+                    # The tree over bands keeps its slots in shared memory, where last_of has a byte as well.
+                    fits = 4 * 32 * 4 * -(-sums // 16) * together.bit_length() < _SHARED_LIMIT
                     if fits:
                         times[ob, cb, rb, sb, ahead, min(4, tiles), together] = time
                     if together >= bands:
