@@ -20,6 +20,11 @@ constexpr int LEVELS = 20;
 // One number per spatial axis. Images of fewer dimensions have leading axes of size 1.
 template <int D_, int H_, int W_> struct Axes { static constexpr int D = D_, H = H_, W = W_, product = D_ * H_ * W_; };
 
+// The type of an index into PIXELS pixels of 32 lanes: int as long as it is enough.
+template <bool LARGE> struct IndexOf { typedef int type; };
+template <> struct IndexOf<true> { typedef i64 type; };
+template <i64 PIXELS> using Index = typename IndexOf<(PIXELS * LANES > 0x7fffffff)>::type;
+
 __host__ __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 __host__ __device__ constexpr int least(int a, int b) { return a < b ? a : b; }
 

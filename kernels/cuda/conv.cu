@@ -94,6 +94,7 @@ __global__ void __launch_bounds__(T::threads, 1) conv(const float* __restrict__ 
                                                      Norm norm, int relu) {
   constexpr int OB = T::OB, QB = T::QB, SB = T::SB, CC = T::CC, TILE = OB * T::WK;
   constexpr int ROW = T::ROW;
+  constexpr i64 MAP = i64(In::product) * LANES;  // values of a channel
   constexpr int ROW_TILES = ceil_div(Out::W, QB), TILES = Out::D * Out::H * ROW_TILES;
   constexpr int NX = (QB - 1) * S::W + (SB - 1) * D::W + 1;  // pixels under QB outputs and SB taps
   // Of those, the ones that are inside the image for every tile, which needs no check: [B::W, INSIDE).
@@ -124,7 +125,7 @@ __global__ void __launch_bounds__(T::threads, 1) conv(const float* __restrict__ 
   auto fetch_pixels = [&](float (&xs)[NX], const float* map, int row, int s_first) {
     const int d = d_first + row / K::H * D::D, h = h_first + row % K::H * D::H;
     const int column = q * S::W - B::W + s_first * D::W;
-    const float* from = map + ((d * In::H + h) * In::W + column) * LANES;
+    const float* from = map + Index<In::product>((d * In::H + h) * In::W + column) * LANES;
 #pragma unroll
     for (int i = 0; i < NX; i++) {
       const bool inside = (i >= B::W && i < INSIDE) || unsigned(column + i) < unsigned(In::W);
@@ -146,7 +147,7 @@ __global__ void __launch_bounds__(T::threads, 1) conv(const float* __restrict__ 
     if (!works) continue;
 #pragma unroll UNROLLED_CHANNELS
     for (int c = 0; c < least(CC, C - c_first); c++) {
-      if (AHEAD && c_first + c + 1 < C) map += In::product * LANES;  // behind the last channel comes the last again
+      if (AHEAD && c_first + c + 1 < C) map += MAP;  // behind the last channel comes the last again
 #pragma unroll UNROLLED_ROWS
       for (int row = 0; row < WINDOW_ROWS; row++) {
         if (!inside(row)) continue;
@@ -168,7 +169,7 @@ __global__ void __launch_bounds__(T::threads, 1) conv(const float* __restrict__ 
         }
         if (AHEAD) fetch_pixels(now, map, row, 0);
       }
-      if (!AHEAD) map += In::product * LANES;
+      if (!AHEAD) map += MAP;
     }
   }
   if (!works) return;
@@ -231,7 +232,7 @@ __global__ void __launch_bounds__(T::threads, 1)
 #pragma unroll
         for (int i = 0; i < NX; i++) {
           const bool inside = (i >= B::W && i < INSIDE) || unsigned(column + i) < unsigned(In::W);
-          xs[i] = inside ? map[(h * In::W + column + i) * LANES] : 0.0f;
+          xs[i] = inside ? map[Index<In::product>(h * In::W + column + i) * LANES] : 0.0f;
         }
 #pragma unroll
         for (int row = 0; row < 2; row++) {
@@ -345,6 +346,8 @@ DEVICE void band_sums(const float* __restrict__ dy, const float* __restrict__ x,
   constexpr int POSITION_ROWS = Out::D * Out::H, ALL_BANDS = ceil_div(POSITION_ROWS, BAND_ROWS);
   constexpr int BAND_GROUPS = ceil_div(ALL_BANDS, T::BANDS), EACH = ceil_div(SUMS, IMAGES);
   constexpr int DEPTH = log2_of(T::BANDS) + 1;
+  using Gradients = Index<i64(OB) * Out::product>;
+  using Pixels = Index<i64(CB) * In::product>;
 
   const int lane = threadIdx.x, tile = blockIdx.x * T::WARPS + threadIdx.y, block = blockIdx.z;
   if (tile >= Tiles::count) return;
@@ -375,13 +378,15 @@ DEVICE void band_sums(const float* __restrict__ dy, const float* __restrict__ x,
       auto fetch = [&](int q, int u, int begin) {
         if ((u >= ROUND || Out::W % ROUND) && q >= Out::W) return;
 #pragma unroll
-        for (int o = 0; o < OB; o++) dv[u % ROUND][o] = gradients[(o * Out::product + p * Out::W + q) * LANES];
+        for (int o = 0; o < OB; o++)
+          dv[u % ROUND][o] = gradients[(Gradients(o) * Out::product + p * Out::W + q) * LANES];
         const int column = q * S::W - B::W + s0 * D::W;
 #pragma unroll
         for (int c = 0; c < CB; c++)
 #pragma unroll
           for (int r = 0; r < RB; r++) {
-            const float* row = pixels + (((c * In::D + d) * In::H + h_first + r * D::H) * In::W + column) * LANES;
+            const float* row =
+                pixels + (((Pixels(c) * In::D + d) * In::H + h_first + r * D::H) * In::W + column) * LANES;
 #pragma unroll
             for (int i = begin; i < SPAN; i++)
               xs[c][r][(u * S::W + i) % RING] =

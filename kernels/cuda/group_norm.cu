@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(256)
                float* y, int C, int channels, int positions, int relu, i64 size) {
   const i64 i = thread_number();
   if (i >= size) return;
-  const i64 map = i / (positions * LANES), line = map / channels * LANES + i % LANES;
+  const i64 map = i / (i64(positions) * LANES), line = map / channels * LANES + i % LANES;
   const int c = int(map % C);
   const float inv = inverse_deviation(var[line], eps);
   const float xhat = __fmul_rn(__fsub_rn(x[i], mean[line]), inv);
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(256)
                         const float* a, const float* b, float* dx, int C, int channels, int positions, i64 size) {
   const i64 i = thread_number();
   if (i >= size) return;
-  const i64 map = i / (positions * LANES), line = map / channels * LANES + i % LANES;
+  const i64 map = i / (i64(positions) * LANES), line = map / channels * LANES + i % LANES;
   const float scale = inv[line], xhat = __fmul_rn(__fsub_rn(x[i], mean[line]), scale);
   const float g = __fmul_rn(gamma ? gamma[map % C] : 1.0f, dy[i]);
   dx[i] = __fmul_rn(scale, __fmaf_rn(-xhat, b[line], __fsub_rn(g, a[line])));

@@ -31,8 +31,8 @@ __global__ void __launch_bounds__(LANES * WARPS)
     softmax(const float* z, float* y, int classes, int positions, int units) {
   const int unit = blockIdx.x * WARPS + threadIdx.y;
   if (unit >= units) return;
-  const int apart = positions * LANES;
-  const i64 at = i64(unit / positions) * classes * apart + unit % positions * LANES + threadIdx.x;
+  const i64 apart = i64(positions) * LANES;
+  const i64 at = unit / positions * classes * apart + i64(unit % positions) * LANES + threadIdx.x;
   z += at;
   y += at;
   const float sum = exponentials(z, y, classes, apart).sum;
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(LANES * 8) softmax_gradient(const float* dy, c
   const int unit = blockIdx.x * 8 + threadIdx.y;
   if (unit >= units) return;
   const i64 apart = i64(positions) * LANES;  // from channel to channel
-  const i64 at = unit / positions * channels * apart + unit % positions * LANES + threadIdx.x;
+  const i64 at = unit / positions * channels * apart + i64(unit % positions) * LANES + threadIdx.x;
   float sum = 0.0f;
   for (int c = 0; c < channels; c++) sum = __fmaf_rn(dy[at + c * apart], y[at + c * apart], sum);
   for (int c = 0; c < channels; c++)

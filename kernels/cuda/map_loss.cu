@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(LANES * SUM_WARPS)
     map_cross_entropy(const float* z, const float* labels, const float* weights, float share, float keep,
                       const double* sums, float* dz, float* loss, double* totals, int classes, int images, int blocks,
                       int positions, int band, double* part, unsigned* counters) {
-  const int apart = positions * LANES;  // from class to class
+  const i64 apart = i64(positions) * LANES;  // from class to class
   const float scale = __double2float_rn(__ddiv_rn(1.0, sums[0]));
   double sum[2];
   auto terms = [&](Place place, double* to) {
@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(LANES * SUM_WARPS)
     const i64 block = i / apart, at = i + block * (classes - 1) * apart;
     const int label = class_at(labels, i, block, images);
     if (label < 0) {
-      for (int c = 0; c < classes; c++) dz[at + i64(c) * apart] = 0.0f;
+      for (int c = 0; c < classes; c++) dz[at + c * apart] = 0.0f;
       return;
     }
     const Exponentials e = exponentials(z + at, dz + at, classes, apart);
@@ -56,10 +56,10 @@ __global__ void __launch_bounds__(LANES * SUM_WARPS)
     for (int c = 0; c < classes; c++) {
       const float q = target(c);
       together = __fadd_rn(together, q);
-      each = __fmaf_rn(q, __fsub_rn(log_sum, __fsub_rn(z[at + i64(c) * apart], e.largest)), each);
+      each = __fmaf_rn(q, __fsub_rn(log_sum, __fsub_rn(z[at + c * apart], e.largest)), each);
     }
     for (int c = 0; c < classes; c++) {
-      float& v = dz[at + i64(c) * apart];
+      float& v = dz[at + c * apart];
       v = __fmul_rn(__fmaf_rn(__fdiv_rn(v, e.sum), together, -target(c)), scale);
     }
     to[0] = __dadd_rn(to[0], double(each));

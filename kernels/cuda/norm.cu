@@ -250,9 +250,10 @@ __global__ void __launch_bounds__(LANES* ALONE, 1) batch_norm_gradient_alone(
 
 // Calls f(place) for every element of this thread's map.
 template <class F> DEVICE void over_map(int positions, F f) {
-  const i64 start = i64(blockIdx.x) * positions * LANES;
-  for (int i = blockIdx.y * blockDim.x + threadIdx.x; i < positions * LANES; i += gridDim.y * blockDim.x)
-    f(Place{start + i, i64(blockIdx.x), i / LANES});
+  const i64 start = i64(blockIdx.x) * positions * LANES + threadIdx.x % LANES;
+  const int warps = blockDim.x / LANES;
+  for (int p = blockIdx.y * warps + threadIdx.x / LANES; p < positions; p += gridDim.y * warps)
+    f(Place{start + i64(p) * LANES, i64(blockIdx.x), p});
 }
 
 // y = fma(gamma, (x - mean) * inv, beta), plus `other` if not null, or its ReLU.

@@ -8,7 +8,7 @@ struct Exponentials {
 };
 
 // Leaves exp(z - max) in e; `apart` is the distance between classes.
-DEVICE Exponentials exponentials(const float* z, float* e, int classes, int apart = LANES) {
+DEVICE Exponentials exponentials(const float* z, float* e, int classes, i64 apart = LANES) {
   Exponentials found{z[0], 0.0f, 0};
   for (int c = 1; c < classes; c++) {
     const float v = z[c * apart];

@@ -110,8 +110,8 @@ PLANTED = {
     "the channels of another position": (
         _maps,
         "loss.cu",
-        "channels * apart + unit % positions * LANES",
-        "channels * apart + unit % channels * LANES",
+        "channels * apart + i64(unit % positions) * LANES",
+        "channels * apart + i64(unit % channels) * LANES",
     ),
     "a norm over half of each block": (_clipped, "clip.cu", "row < BAND;", "row < BAND / 2;"),
     "values past the end in a norm": (_clipped, "clip.cu", "i < size ? double(g[i]) : 0.0", "double(g[i])"),

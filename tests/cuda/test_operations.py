@@ -6,6 +6,7 @@ import pytest
 
 from gpucnn.backends import get_backend
 from gpucnn.backends.augmentation import Augmentation
+from gpucnn.backends.batch import Batch
 from gpucnn.backends.cuda import group_norm, images, map_loss
 from gpucnn.backends.cuda.layout import ceil_div, grid_of_blocks, line_levels
 from gpucnn.check.cases import all_cases
@@ -176,6 +177,19 @@ def test_more_images_than_a_grid_has_blocks_along_an_axis(monkeypatch):
         return {"x": b.pack(x).numpy(), "cropped": cropped.numpy(), "labels": b.host(found).reshape(-1)[:75]}
 
     assert differing(run(get_backend("numpy", "exact")), run(backend())) == []
+
+
+def test_convolutions_of_maps_whose_values_an_int_does_not_count(tmp_path):
+    """More than 2**31 in 32 lanes, in a file of zeros that takes no room; the windows are the first and last row."""
+    rows = 2**23 + 8
+    b, win = backend(), window((rows, 8), 1, stride=(rows - 1, 1))
+    x = Batch(np.memmap(tmp_path / "x", np.float32, "w+", shape=(1, 1, rows, 8, 32)), 1, b)
+    ends = np.arange(1, 17, dtype=np.float32).reshape(2, 8)
+    x.data[0, 0, 0, :, 0], x.data[0, 0, -1, :, 0] = ends
+    y, dw = b.conv(x, b.array(np.ones((1, 1, 1, 1), np.float32)), None, win), b.zeros((1, 1, 1, 1))
+    assert y.numpy().tolist() == [[ends.tolist()]]
+    b.conv_weight_gradient(b.pack(np.ones((1, 1, 2, 8), np.float32)), x, win, 1, dw)
+    assert b.host(dw) == ends.sum()
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -46,6 +46,17 @@ def test_small_networks_are_trained_as_by_the_specification(network):
     assert train_small(network, CudaBackend(PtxLauncher())) == train_small(network, get_backend("numpy", "exact"))
 
 
+@pytest.mark.slow
+def test_softmax_of_maps_whose_values_an_int_does_not_count(tmp_path):
+    """2**31 of them are between the first class and the third. g++ computes such addresses right by chance."""
+    positions = 2**25 + 32
+    launcher, z = PtxLauncher(), np.memmap(tmp_path / "z", np.float32, "w+", shape=(3, positions, 32))
+    z[:, 0] = np.log(np.array([[1], [2], [5]], np.float32))
+    sizes = map(np.int32, (3, positions, 1))
+    launcher.launch(launcher.kernel("loss.cu", "softmax"), (1,), (32, 4), z, z, *sizes)  # the first position alone
+    assert np.allclose(z[:, 0], [[0.125], [0.25], [0.625]])
+
+
 # What g++ makes of the same sources trains all of them each time (test_fused.py).
 @pytest.mark.slow
 @pytest.mark.parametrize(
