@@ -10,6 +10,7 @@ from gpucnn.backends.batch import Batch
 from gpucnn.backends.cuda import group_norm, images, map_loss
 from gpucnn.backends.cuda.layout import ceil_div, grid_of_blocks, line_levels
 from gpucnn.check.cases import all_cases
+from gpucnn.errors import BackendError
 from gpucnn.geometry import window
 from tests.cuda.emulated import backend, differing, needs_emulation, with_garbage
 
@@ -190,6 +191,15 @@ def test_convolutions_of_maps_whose_values_an_int_does_not_count(tmp_path):
     assert y.numpy().tolist() == [[ends.tolist()]]
     b.conv_weight_gradient(b.pack(np.ones((1, 1, 2, 8), np.float32)), x, win, 1, dw)
     assert b.host(dw) == ends.sum()
+
+
+def test_a_grid_that_no_gpu_has_is_refused():
+    b, groups = backend(), 65536
+    x, w = b.pack(np.zeros((1, groups, 2), np.float32)), b.zeros((groups, 1, 1))
+    with pytest.raises(
+        BackendError, match=r"kernel conv needs a grid of 1 x 65536 blocks.* at most 65535 .*: use smaller"
+    ):
+        b.conv(x, w, None, window((2,), 1), groups)
 
 
 @pytest.mark.parametrize("fused", [False, True])

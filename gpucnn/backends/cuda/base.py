@@ -12,11 +12,12 @@ import numpy as np
 
 from gpucnn.arithmetic import assert_subnormals
 from gpucnn.backends.cuda.launcher import BRANCHES, Launcher
-from gpucnn.backends.cuda.layout import LANES
+from gpucnn.backends.cuda.layout import HIGHEST, LANES
 from gpucnn.backends.cuda.measured import Tiles
 from gpucnn.backends.lanes import LaneBackend
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.step_end import StepEnd
+from gpucnn.errors import BackendError
 
 
 class _AtHand(threading.local):
@@ -48,6 +49,12 @@ class CudaBase(LaneBackend):
     def _run(
         self, file: str, expression: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments, overlap: tuple = ()
     ) -> None:
+        if max(grid[1:], default=1) > HIGHEST:
+            raise BackendError(
+                f"the kernel {expression.partition('<')[0]} needs a grid of {' x '.join(map(str, grid))} blocks of "
+                f"threads; a GPU's is at most {HIGHEST} along the second and third axis: use smaller batches, or fewer "
+                "groups, channels or pixels"
+            )
         kernel = self.launcher.kernel(file, expression)
         self.launcher.launch(kernel, grid, block, *arguments, overlap=overlap, branch=self._at_hand.branch)
 

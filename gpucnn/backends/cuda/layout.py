@@ -4,6 +4,7 @@ import numpy as np
 
 LANES = 32
 HALVES = 2  # blocks of 16 images, the contract's, in a block of 32 lanes
+HIGHEST = 65535  # blocks of threads along a grid's second and third axis
 i32, i64, u32, u64, f32 = np.int32, np.int64, np.uint32, np.uint64, np.float32
 
 
@@ -18,7 +19,7 @@ def line_levels(length: int) -> int:
 
 def grid_of_blocks(columns: int, blocks: int) -> tuple[int, int, int]:
     """The grid for common.cuh's block_of_images, `columns` wide."""
-    high = min(blocks, 65535)
+    high = min(blocks, HIGHEST)
     return columns, high, ceil_div(blocks, high)
 
 

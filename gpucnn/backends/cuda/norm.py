@@ -6,7 +6,7 @@ import numpy as np
 
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.cuda.base import CudaBase
-from gpucnn.backends.cuda.layout import HALVES, LANES, ceil_div, f32, i32
+from gpucnn.backends.cuda.layout import HALVES, HIGHEST, LANES, ceil_div, f32, i32
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import is_halving, positions_per_band
 from gpucnn.geometry import Window
@@ -68,7 +68,7 @@ class CudaNorm(CudaBase):
     def _over_maps(self, kernel: str, results: Array, *arguments, channels: int = 0) -> None:
         """A kernel of norm.cu that walks each map of `results`, about four values per thread."""
         maps, positions = results.shape[0] * results.shape[1], math.prod(results.shape[2:-1])
-        grid = maps, min(ceil_div(positions, 32), 65535)
+        grid = maps, min(ceil_div(positions, 32), HIGHEST)
         sizes = (i32(channels), i32(positions)) if channels else (i32(positions),)
         self._run("norm.cu", kernel, grid, (256,), *arguments, *sizes)
 
@@ -105,7 +105,7 @@ class CudaNorm(CudaBase):
         maps, positions = x.data.shape[0] * x.channels, math.prod(x.spatial)
         arguments = self._data(x), mean, var, gamma, beta, f32(eps), other, y.data
         sizes = i32(x.channels), i32(positions), i32(relu)
-        self._run("norm.cu", "batch_norm", (maps, min(ceil_div(positions, 32), 65535)), (256,), *arguments, *sizes)
+        self._run("norm.cu", "batch_norm", (maps, min(ceil_div(positions, 32), HIGHEST)), (256,), *arguments, *sizes)
         return y
 
     def batch_norm_max_pool(
@@ -118,7 +118,7 @@ class CudaNorm(CudaBase):
         maps, positions = x.data.shape[0] * x.channels, math.prod(pool.output)
         arguments = self._data(x), mean, var, gamma, beta, f32(eps), y.data, where
         sizes = map(i32, (x.channels, *pool.input, *pool.output))
-        grid = maps, min(ceil_div(positions, 32), 65535)
+        grid = maps, min(ceil_div(positions, 32), HIGHEST)
         self._run("norm.cu", "batch_norm_max_pool", grid, (256,), *arguments, *sizes)
         return y, where
 
