@@ -96,6 +96,6 @@ __global__ void __launch_bounds__(256) update_running(float* running, const floa
 // The end of a step whose optimizer is not one of these.
 __global__ void __launch_bounds__(256) end_step(const float* w, StepEnd end, i64 size) {
   const i64 i = thread_number();
-  if (i < size) end.watch(w[i], i == 0);
+  if (i < size || i == 0) end.watch(i < size ? w[i] : 0.0f, i == 0);
   end.advance();
 }

@@ -10,8 +10,10 @@ class CudaOptimizers(CudaBase):
     """See the protocol and LaneBackend for what each method does."""
 
     def _over_weights(self, kernel: str, size: int, *arguments, overlap: tuple = ()) -> None:
-        """A kernel with a thread for each of `size` values."""
-        self._run("optimizers.cu", kernel, (ceil_div(size, 256),), (256,), *arguments, i64(size), overlap=overlap)
+        """A kernel with a thread for each of `size` values; a step of a network without weights has an end as well."""
+        self._run(
+            "optimizers.cu", kernel, (ceil_div(max(size, 1), 256),), (256,), *arguments, i64(size), overlap=overlap
+        )
 
     def _sgd(self, w: Array, *arguments) -> None:
         *numbers, nesterov = arguments
