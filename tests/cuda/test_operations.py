@@ -11,7 +11,7 @@ from gpucnn.backends.cuda import group_norm, images, map_loss
 from gpucnn.backends.cuda.layout import ceil_div, grid_of_blocks, line_levels
 from gpucnn.check.cases import all_cases
 from gpucnn.errors import BackendError
-from gpucnn.geometry import window
+from gpucnn.geometry import pool_window, window
 from tests.cuda.emulated import backend, differing, needs_emulation, with_garbage
 
 pytestmark = needs_emulation
@@ -209,6 +209,23 @@ def test_relu_of_zeros_and_of_what_is_no_number(fused):
     x, zeros = b.pack(special), b.pack(np.full_like(special, -0.0))
     y = b.add(x, zeros, relu=True) if fused else b.elementwise("relu", x)
     assert y.numpy().tobytes() == np.array([[0, 0, 0, 0, 0, np.inf, 0, 1e-45]], np.float32).tobytes()
+
+
+@pytest.mark.parametrize("settings", [{"size": 2}, {"size": 3, "stride": 2, "padding": 1}, {"size": 17}], ids=str)
+def test_maxima_among_what_is_no_number(settings):
+    """The first tap wins, whatever it is, until a greater one comes: NaN is greater than nothing, nothing than NaN."""
+    win = pool_window((18, 17), **settings)
+
+    def run(b):
+        rng = np.random.default_rng(0)
+        values = np.array([np.nan, -np.inf, np.inf, -0.0, 0.0, 1.0], np.float32)
+        x = rng.choice(values, (3, 2, 18, 17), p=[0.4, 0.3, 0.1, 0.05, 0.05, 0.1])
+        x[0], x[1] = np.nan, -np.inf
+        y, where = b.max_pool(b.pack(x), win)
+        dy = b.pack(rng.standard_normal(y.shape).astype(np.float32))
+        return {"y": y.numpy(), "dx": b.max_pool_gradient(dy, where, win).numpy()}
+
+    assert differing(run(get_backend("numpy", "exact")), run(backend())) == []
 
 
 def test_a_captured_step_repeats_on_the_same_arrays():
