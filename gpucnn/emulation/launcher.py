@@ -104,6 +104,11 @@ class EmulatedLauncher(Launcher):
         for argument in arguments:
             if isinstance(argument, np.ndarray) and not argument.flags.c_contiguous:
                 raise EmulationError(f"{kernel.name} got a strided array; pass its first element and strides")
+            if type(argument) in (bool, int, float):
+                raise EmulationError(
+                    f"{kernel.name} got {argument}, a Python {type(argument).__name__}, which may be any type of C's; "
+                    f"pass a NumPy scalar of the kernel's type, such as np.float32({argument})"
+                )
         packed = Arguments(arguments, self.address)
         if packed.sizes != kernel.sizes:
             raise EmulationError(f"{kernel.name} takes arguments of {kernel.sizes} bytes, got {packed.sizes}")

@@ -75,6 +75,8 @@ def test_wrong_arguments_are_refused(tmp_path):
     kernel, x = launcher.kernel("k.cu", "k"), launcher.empty((4, 4))
     with pytest.raises(BackendError, match="bytes"):
         launcher.launch(kernel, (1,), (1,), x, np.int64(1))
+    with pytest.raises(BackendError, match=r"k got 1, a Python int, .*; pass a NumPy scalar .* np\.float32\(1\)"):
+        launcher.launch(kernel, (1,), (1,), x, 1)
     with pytest.raises(BackendError, match="strided"):
         launcher.launch(kernel, (1,), (1,), x.T, np.int32(1))
     with pytest.raises(BackendError, match="bad launch"):
