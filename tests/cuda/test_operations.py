@@ -1,6 +1,8 @@
 """The .cu files, emulated, give every operation's bits; in any order of threads, between guard pages, whatever the
 tile."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -146,23 +148,30 @@ def test_a_loss_over_many_blocks():
     assert differing(run(get_backend("numpy", "exact")), run(backend())) == []
 
 
-def test_lines_as_long_as_a_warps_tree_holds(monkeypatch):
-    """Eight warps take 2**(levels - 1) bands of 64 values each: with two levels 1024 values, with few more 2**24."""
+@pytest.mark.parametrize(("levels", "size"), [(2, (32, 32)), (16, (25, 52))], ids=str)
+def test_long_lines(levels, size, monkeypatch):
+    """Eight warps take 2**(levels - 1) bands of 64 values each at most: 1024 with two. 21 bands are four for five warps
+    and one for another. Large numbers cancel, so that a mean shows the order of its sum.
+    """
     for module in (group_norm, map_loss):
-        monkeypatch.setattr(module, "line_levels", lambda length: 2)
+        monkeypatch.setattr(module, "line_levels", lambda length: levels)
 
     def run(b):
         rng = np.random.default_rng(0)
-        x, dy = (b.pack(rng.standard_normal((3, 2, 16, 32)).astype(np.float32)) for _ in range(2))
-        labels = b.pack(rng.integers(0, 3, (3, 1, 16, 32)).astype(np.float32))
-        mean, var = b.group_norm_statistics(x, 1)
+        values = rng.permuted(np.resize([2.0**50, 0.3, -(2.0**50), 0.7], (3, 2, math.prod(size))), axis=2)
+        x, dy = (b.pack(a.reshape(3, 2, *size).astype(np.float32)) for a in (values, rng.standard_normal(values.shape)))
+        labels = b.pack(rng.integers(0, 3, (3, 1, *size)).astype(np.float32))
+        mean, var = b.group_norm_statistics(x, 2)
         dx = b.group_norm_gradient(dy, x, mean, var, None, 1e-5, None, None)
         loss, dp = b.dice(b.softmax(x), labels, 1.0)
         return {"mean": mean.numpy(), "var": var.numpy(), "dx": dx.numpy(), "loss": b.host(loss), "dp": dp.numpy()}
 
     assert differing(run(get_backend("numpy", "exact")), run(backend())) == []
-    for length in (1, 2**24, 2**24 + 1, 2**31 - 1):
-        assert 2 ** (line_levels(length) - 1) * 8 * 64 >= length
+
+
+@pytest.mark.parametrize("length", [1, 2**24, 2**24 + 1, 2**31 - 1])
+def test_the_levels_of_a_line_are_enough(length):
+    assert 2 ** (line_levels(length) - 1) * 8 * 64 >= length
 
 
 def test_more_images_than_a_grid_has_blocks_along_an_axis(monkeypatch):
