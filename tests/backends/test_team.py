@@ -15,7 +15,9 @@ from gpucnn.kernels.numba.compiler import kernel
 from gpucnn.kernels.numba.team import get_thread_id, leads, prange
 from llvmlite import binding
 
+from gpucnn.backends.numba import helpers as backend_helpers
 from gpucnn.backends.numba.base import Launch
+from gpucnn.backends.numba.channel_blocks import aligned
 from gpucnn.backends.numba.helpers import Helpers
 
 
@@ -75,6 +77,25 @@ def test_a_system_without_another_thread(monkeypatch, capsys):
     assert not run(helpers, 100, 4, 200)[2:].any()
     said = "gpucnn: 2 of 4 threads compute, since the system refuses to start another (ulimit -u)\n"
     assert capsys.readouterr().err == said, "once"
+
+
+@pytest.mark.parametrize("threads", [team.MOST_THREADS, team.MOST_THREADS + 1, 4 * team.MOST_THREADS])
+def test_a_machine_with_more_processors_than_a_team_has_queues(monkeypatch, threads):
+    """They wrote past the team's memory: the process ended with a segmentation fault, if it ended."""
+    memory = []
+
+    def with_more_behind(count: int, dtype) -> np.ndarray:
+        memory.append(aligned(count + 8 * threads, dtype))
+        memory[-1][count:] = 7
+        return memory[-1][:count]
+
+    monkeypatch.setattr(backend_helpers, "aligned", with_more_behind)
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: None)  # they are counted, and never come
+    helpers = Helpers()
+    run(helpers, 5000, threads, 3)
+    assert (memory[-1][team.SLOTS :] == 7).all(), "nothing is written there"
+    helpers.call(threads - 1)
+    assert helpers._count == team.MOST_THREADS - 1, "a helper looks at a queue of its own"
 
 
 def test_a_thread_that_may_not_lead_works_alone():

@@ -61,7 +61,7 @@ class Helpers:
         """Run `count` kernels of the table at the address `calls` with a team of so many threads, or with one if
         another thread leads the team.
         """
-        run = self._run_calls
+        run, threads = self._run_calls, min(threads, team.MOST_THREADS)
         if threads == 1 or not self.lock.acquire(blocking=False):
             run(calls, count, 0, 1)
             return
@@ -88,6 +88,7 @@ class Helpers:
         return program.run_calls.prepare(0, 0, 0, 0)
 
     def _wake(self, count: int) -> None:
+        count = min(count, team.MOST_THREADS - 1)  # each looks at a queue of its own
         while self._count < count and not self._refused:
             self._help = program.help_out.prepare(0, 0, 0)
             helper = threading.Thread(target=self._work, args=(self._count,), name="gpucnn-helper", daemon=True)
