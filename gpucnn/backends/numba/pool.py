@@ -87,7 +87,7 @@ def _holders(window: Window) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
     return tuple(found)
 
 
-@functools.cache
+@functools.lru_cache(32)  # a number for each pixel
 def _counts(window: Window, count_include_pad: bool) -> np.ndarray:
     counts = pool_counts(window, count_include_pad)
     return counts.reshape(window3d(window).output).astype(np.float32)

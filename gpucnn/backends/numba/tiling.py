@@ -68,6 +68,9 @@ _TILES = {
 _DEPTHWISE = {24: (Tile(1, 8, cycles=5.5),), 6: (Tile(1, 4, cycles=6.0), Tile(1, 8, cycles=16.0))}
 # A table of pixels should stay in the first cache.
 _TABLE_PIXELS = 1024
+# What is known of so many convolutions is kept, those of some networks: it has numbers for each pixel, and images of
+# many sizes would fill the memory.
+_KEPT = 32
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ def _grid(sizes) -> np.ndarray:
     return np.stack(np.meshgrid(*map(np.arange, sizes), indexing="ij"), axis=-1).reshape(-1, len(sizes))
 
 
-@functools.cache
+@functools.lru_cache(_KEPT)
 def taps_inside(window: Window, pool: Window | None) -> np.ndarray:
     """Whether each tap of each pixel of `pixels_of` is inside the image: (pixels, taps)."""
     geometry, inside = window3d(window), np.ones((1, 1), bool)
@@ -165,7 +168,7 @@ def taps_inside(window: Window, pool: Window | None) -> np.ndarray:
     return inside
 
 
-@functools.cache
+@functools.lru_cache(_KEPT)
 def arranged(
     window: Window,
     pool: Window | None,
