@@ -110,15 +110,16 @@ def _colored(tiles: np.ndarray, title: str):
 
 
 def _matrix(tiles: np.ndarray, title: str, channel_label: str):
-    """A table of filters and channels, the longer of the two from left to right."""
+    """A table of filters and channels, the longer of the two from left to right, or where only one fits there down."""
     count, channels, height, width = tiles.shape
     sides = [(count, "filter"), (channels, channel_label)]
-    if count > channels:
-        tiles, sides = tiles.swapaxes(0, 1), sides[::-1]
     gap = 0 if height == width == 1 else 1
-    shown = tiles[: _CELLS // (height + gap)]
+    if (count > channels) == (2 * (width + gap) <= _CELLS):
+        tiles, sides = tiles.swapaxes(0, 1), sides[::-1]
+    shown = tiles[: max(1, _CELLS // (height + gap))]
     # A few long rows: no longer than is readable at their height.
-    shown = shown[:, : min(_CELLS, max(128, 12 * len(shown) * (height + gap))) // (width + gap)]
+    longest = min(_CELLS, max(128, 12 * len(shown) * (height + gap)))
+    shown = shown[:, : max(1, longest // (width + gap))]
     rows, columns = shown.shape[:2]
     board = np.full((rows * (height + gap), columns * (width + gap)), np.nan, tiles.dtype)
     for (row, column), _ in np.ndenumerate(shown[..., 0, 0]):
@@ -132,7 +133,7 @@ def _matrix(tiles: np.ndarray, title: str, channel_label: str):
     scale = figures.limit(tiles)
     drawn = axes.imshow(board, cmap=figures.SIGNED, vmin=-scale, vmax=scale, interpolation="nearest")
     for axis, total, size in ((axes.xaxis, columns, width), (axes.yaxis, rows, height)):
-        step = next(s for s in (1, 2, 4, 8, 16, 32, 64, 128) if total <= 16 * s)
+        step = next(s for s in (2**i for i in range(40)) if total <= 16 * s and s * (size + gap) * inch >= 0.12)
         axis.set_ticks([i * (size + gap) + (size - 1) / 2 for i in range(0, total, step)], range(0, total, step))
     axes.set_ylabel(sides[0][1], fontsize=9)
     axes.set_xlabel(sides[1][1], fontsize=9)

@@ -40,6 +40,12 @@ def colors(picture):
         (4, 2, 3, 3, 3),
         (4, 1, 3, 3, 3),
         (3, 3, 2, 9),
+        # Larger than what else is left out: a picture of none, or a division by zero.
+        (16, 4, 128),
+        (4, 2, 300),
+        (3, 2, 5, 300),
+        (2, 2, 261, 261),
+        (4, 2, 2, 200, 200),
     ],
     ids=str,
 )
