@@ -33,8 +33,8 @@ def maps(
 
     Returns (steps, probabilities): a Step has a layer's `name`, `kind` and `values` (C, *spatial), the image's has the
     name ''; probabilities (classes,) are the softmax of the last layer, or a regressor's values. A row of the picture
-    is one layer, dark at its smallest value and bright at its largest. Of more than 32 maps the first 32 are shown.
-    `name` is the image's label.
+    is one layer, dark at its smallest value and bright at its largest. Of more than 32 maps, or slices of volumes, the
+    first 32 are shown. `name` is the image's label.
 
     Raises ShapeError, DTypeError or DataError for an image that does not fit the model, and DataError where a NaN or
     infinity would be drawn.
@@ -137,7 +137,9 @@ def _row(figure, step: Step, top: float, height: float, image: str) -> None:
         axes = figures.inches(figure, _LABEL, top, _WIDTH, height)
         figures.tile_grid(axes, shown, min(len(shown), _ACROSS), **scale)
         axes.set_anchor("W")
-    if len(shown) == _MAPS < len(values):
+    if values.ndim > 3 and len(shown) < len(values) * values.shape[1]:
+        text += f"\n(first {len(shown)} slices)"
+    elif len(shown) == _MAPS < len(values):
         text += f" (first {len(shown)})"
     _label(figure, top, height, head, f"{text}{', ' if values.ndim == 1 else chr(10)}{span}")
 

@@ -114,6 +114,15 @@ def test_strips_and_volumes(drawn, tmp_path):
         drawn.check(tmp_path / "f.png")
 
 
+def test_slices_that_are_left_out_are_told(drawn, tmp_path):
+    layers = Conv3d(8, 3), Conv3d(40, 3), Conv3d(2, 3), Flatten(), Dense(3)
+    model = Model(Sequential(*layers), (1, 40, 9, 9)).initialize(0)
+    show.maps(model, image(1, 40, 9, 9), tmp_path / "m.png", backend="numpy")
+    drawn.check(tmp_path / "m.png")
+    told = [lines[0] for text in drawn.figure.texts if "(first 32 slices)" in (lines := text.get_text().split("\n"))]
+    assert told == ["1x40x9x9", "8 maps of 38x7x7", "40 maps of 36x5x5", "2 maps of 34x3x3"]
+
+
 def test_refusals(tmp_path):
     model = lenet5((1, 16, 16), 4).initialize(0)
     with pytest.raises(ShapeError, match=r"takes \(N, 1, 16, 16\)"):
