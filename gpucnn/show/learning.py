@@ -137,8 +137,7 @@ def mistakes(images, labels, probabilities, classes: list[str], path=None, *, mo
         )
     if not np.isfinite(probabilities).all():
         raise DataError("the probabilities contain NaN or infinity; the network's weights or images are not finite")
-    if most < 1:
-        raise ConfigurationError(f"most is {most}; give at least 1")
+    most = integer("most", most)
     labels = check_labels(labels, len(images), len(classes))
     if path is not None:
         figures.check_path(path)

@@ -40,7 +40,8 @@ def match(
     mean over the pattern of pattern times image (`functional.conv` divided by C*R*S): for values of -1 and 1 it is 1
     if all agree and -1 if none does. `stride` and `padding` as in `functional.conv`.
 
-    Raises ShapeError if the two do not fit together, DTypeError for anything but numbers, DataError for a NaN.
+    Raises ShapeError if the two do not fit together, DTypeError for anything but numbers, DataError for a NaN or where
+    a score is beyond float32.
     """
     image, pattern = (_channels(what, array) for what, array in (("image", image), ("pattern", pattern)))
     if image.shape[0] != pattern.shape[0]:
@@ -52,7 +53,7 @@ def match(
         figures.check_path(path)
     fit = window(image.shape[1:], pattern.shape[1:], stride=stride, padding=padding)
     sums = functional.conv(image[None], pattern[None], stride=stride, padding=padding, backend=backend, math=math)
-    scores = sums[0, 0].astype(np.float64) / pattern.size
+    scores = figures.check_finite("the scores", sums[0, 0].astype(np.float64) / pattern.size)
     row, column = (int(i) for i in np.unravel_index(np.argmax(scores), scores.shape))
     top, left = (p * s - before for p, s, (before, _) in zip((row, column), fit.stride, fit.padding))
     height, width = fit.kernel

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpucnn import figures
+from gpucnn.arguments import integer, number
 from gpucnn.backends.protocol import Backend
 from gpucnn.data.parts import NOTHING
 from gpucnn.errors import ConfigurationError, DataError, ShapeError
@@ -57,14 +58,13 @@ def scores(
     that they resemble most, and it may be very sure of it.
 
     Raises ShapeError for a page smaller than the classifier's images or with another number of channels,
-    ConfigurationError for a model that cannot slide, DataError for a NaN.
+    ConfigurationError for a model that cannot slide, DataError for a NaN in the page or the network's answers.
     """
     if path is not None:
         figures.check_path(path)
     if a_model(model).head != CLASSIFIER:
         raise ConfigurationError(f"{model.name} is a {model.head}: it has no classes, so a page has no class scores")
-    if isinstance(threshold, bool) or not 0 <= threshold <= 1:
-        raise ConfigurationError(f"threshold is {threshold}; give a probability from 0 to 1")
+    threshold = number("threshold", threshold, least=0, most=1)
     page = np.asarray(page)
     if page.ndim != 3 or page.shape[0] != model.input_shape[0]:
         raise ShapeError(f"the page has shape {page.shape}; expected ({model.input_shape[0]}, H, W)")
@@ -118,6 +118,7 @@ def digit_page(images: np.ndarray, rows: int = 5, columns: int = 8) -> tuple[np.
     quarter of an image; within its cell it is moved down by (5 * i) % 9 and right by (7 * i) % 11 thirty-seconds of an
     image, so that the images are not aligned. The background is 0.
     """
+    rows, columns = integer("rows", rows), integer("columns", columns)
     if np.ndim(images) != 4 or len(images) < rows * columns:
         raise ShapeError(
             f"images have shape {np.shape(images)}; expected (N, C, H, W) with N at least {rows * columns}"

@@ -111,8 +111,9 @@ def test_mistakes_refuse(tmp_path):
         show.mistakes(images[:, 0], labels, p, NAMES)
     with pytest.raises(DataError, match="NaN or infinity"):
         show.mistakes(images, labels, np.where(p > 0.9, np.nan, p), NAMES)
-    with pytest.raises(ConfigurationError, match="at least 1"):
-        show.mistakes(images, labels, p, NAMES, most=0)
+    for most in (0, "3", 1.5):
+        with pytest.raises(ConfigurationError, match=f"most is {most!r}.*; give a positive integer"):
+            show.mistakes(images, labels, p, NAMES, most=most)
     with pytest.raises(DataError, match="out of range"):
         show.mistakes(images, labels + 5, p, NAMES)
 

@@ -112,6 +112,8 @@ def test_what_does_not_fit(tmp_path):
             show.match(image, [[wrong]])
     with pytest.raises(DataError, match="NaN or infinite"):
         show.match(np.full((2, 2), 1e300), [[1]])  # too large for float32
+    with pytest.raises(DataError, match="the scores hold 4 .* infinite"):
+        show.match(np.full((2, 2), 1e30), [[1e30]], tmp_path / "m.png")
     assert not list(tmp_path.iterdir())
 
 

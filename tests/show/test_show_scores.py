@@ -72,6 +72,8 @@ def test_the_page_is_laid_out_as_documented():
     assert not rest.any()
     with pytest.raises(ShapeError, match="at least 40"):
         show.digit_page(images)
+    with pytest.raises(ConfigurationError, match="rows is -2; give a positive integer"):
+        show.digit_page(images, -2, 3)
 
 
 def test_the_page_is_normalized_like_the_images():
@@ -101,7 +103,11 @@ def test_refusals(tmp_path):
         show.scores(model, np.full((1, 20, 20), np.nan, np.float32))
     with pytest.raises(DataError, match="cut it into parts"):
         show.scores(model, np.zeros((1, 2000, 2000), np.float32))
-    for threshold in (-0.1, 1.1, float("nan"), True):
+    large = small()
+    large.values[:] = 1e37
+    with pytest.raises(DataError, match="the network's answers hold .* NaN or infinite"), np.errstate(all="ignore"):
+        show.scores(large, random_page(), backend="numba")
+    for threshold in (-0.1, 1.1, float("nan"), True, "0.5", None):
         with pytest.raises(ConfigurationError, match="threshold"):
             show.scores(model, random_page(), threshold=threshold)
     with pytest.raises(ConfigurationError, match="must end in"):
