@@ -14,7 +14,7 @@ from gpucnn.backends.augmentation import Augmentation
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.numba import correlation, tiles
 from gpucnn.backends.numba.backend import NumbaBackend
-from gpucnn.errors import BackendError, DTypeError
+from gpucnn.errors import BackendError, DTypeError, ShapeError
 from gpucnn.geometry import window
 from tests.backends import scalar
 from tests.backends.guarded import KINDS, assert_bits, garbage, guarded, numbers
@@ -269,6 +269,14 @@ def test_pooling(backend, win, images, channels, kind, seed):
 def test_pooling_with_overhang(size, padding):
     win = window(size, 3, stride=2, padding=padding, ceil=True)
     compare(GUARDED[2], pool(GUARDED[2], win, 2, 2, "cancelling", 0), pool(EXACT, win, 2, 2, "cancelling", 0))
+
+
+def test_windows_of_more_pixels_than_float32_tells_apart_have_no_gradient():
+    """Two pixels got what belongs to one of them."""
+    whole = window((257, 257, 257), 257)
+    dy, where = GUARDED[1].pack(np.ones((1, 1, 1, 1, 1), np.float32)), np.zeros((1, 1, 1, 1, 1, 16), np.float32)
+    with pytest.raises(ShapeError, match=r"up to 16,777,216 .*\(257, 257, 257\) have 16,974,593; pool in two steps"):
+        GUARDED[1].max_pool_gradient(dy, where, whole)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -10,9 +10,13 @@ from gpucnn.backends.numba.base import NumbaBase
 from gpucnn.backends.numba.layout import deep, flat, is_side_by_side
 from gpucnn.backends.protocol import Array
 from gpucnn.backends.spatial import positions_per_band, window3d
+from gpucnn.errors import ShapeError
 from gpucnn.geometry import Window, pool_counts
 from gpucnn.kernels.numba import norm, pool, sums
 from gpucnn.kernels.numba.simd import LANES
+
+# The number of a tap is a float32.
+_MOST_TAPS = 2**24
 
 
 class NumbaPool(NumbaBase):
@@ -28,6 +32,11 @@ class NumbaPool(NumbaBase):
         return y, where
 
     def max_pool_gradient(self, dy: Batch, where: Array, window: Window) -> Batch:
+        if math.prod(window.kernel) > _MOST_TAPS:
+            raise ShapeError(
+                f"the gradient of max pooling tells up to {_MOST_TAPS:,} pixels of a window apart on this backend, and "
+                f"windows of {window.kernel} have {math.prod(window.kernel):,}; pool in two steps, or use numpy"
+            )
         dx = self._maps(dy, dy.channels, window.input)
         arguments = deep(self._data(dy)), deep(where), deep(dx.data)
         if is_side_by_side(window) and self._try(
