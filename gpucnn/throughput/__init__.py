@@ -10,6 +10,7 @@ register-only multiply-adds, which measure the processor's peak.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from gpucnn import arguments
 from gpucnn.backends.protocol import Backend
 from gpucnn.throughput import jobs, onnx_runtime, pytorch
 from gpucnn.throughput.agreement import Referee, one_step
@@ -60,6 +61,7 @@ def bench(
 
     Raises BackendError if a contender's results are wrong: then nothing is timed.
     """
+    seconds, patience = (arguments.number(*of, above=0) for of in (("seconds", seconds), ("patience", patience)))
     notes: list[str] = []
     with_pytorch, with_onnx = peer and pytorch.installed(), peer and onnx_runtime.installed()
     if peer and not with_pytorch:

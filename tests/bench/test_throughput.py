@@ -51,6 +51,12 @@ def test_wrong_cases_are_refused(wrong):
         Case(*wrong)
 
 
+@pytest.mark.parametrize("seconds", [0, -1.0, "2", float("nan")])
+def test_a_time_that_is_none_is_refused(numpy_fast, seconds):
+    with pytest.raises(ConfigurationError, match="seconds is .*; give a number above 0"):
+        bench([CASE], [numpy_fast], seconds=seconds)
+
+
 def test_operations_of_lenet_by_hand():
     """28x28 with padding 2: maps of 28 and 10, 5x5 kernels; dense layers 400-120-84-10."""
     first, second, dense = 28 * 28 * 25 * 6, 10 * 10 * 25 * 6 * 16, 400 * 120 + 120 * 84 + 84 * 10
