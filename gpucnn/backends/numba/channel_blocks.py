@@ -104,7 +104,7 @@ class Blocks:
     @property
     def geometry(self) -> tuple:
         """Memory of one geometry may be used again for another value: its border stays zero."""
-        return self.images, self.blocks, self.size, self.before, self.after, self.planar, self.channels % LANES * 0
+        return self.images, self.blocks, self.size, self.before, self.after, self.planar
 
     def allocate(self, memory: np.ndarray | None = None) -> None:
         self.memory = aligned(self.bytes // _FLOAT) if memory is None else memory
