@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from gpucnn.backends import get_backend
 from gpucnn.backends.numba.backend import NumbaBackend
 from gpucnn.backends.numba.inference import NativePlan
 from gpucnn.backends.protocol import Backend
-from gpucnn.check import HASHES, check
+from gpucnn.check import HASHES, check, processes
 from gpucnn.check.cases import KINDS, all_cases
 from gpucnn.check.networks import NETWORKS, train
 from gpucnn.cli import app
@@ -212,3 +213,24 @@ def test_the_command_ends_with_0(monkeypatch):
 def test_wrong_names_are_refused():
     with pytest.raises(BackendError, match="there is no backend 'cuda9'"):
         check(["numpy", "cuda9"])
+
+
+def test_several_processes_record_no_steps_where_the_backend_does_not(monkeypatch):
+    """With graph=False each of them did all the same."""
+    backends, asked = [get_backend("numba", graph=graph) for graph in (True, False)], []
+
+    def run(command, **settings):
+        asked.append(json.loads(command[-1]))
+        return subprocess.CompletedProcess(command, 0, "5e\n", "")
+
+    monkeypatch.setattr(processes, "mpirun", lambda: (["mpirun"], {}))
+    monkeypatch.setattr(subprocess, "run", run)
+    assert [processes.train_in(2, "lenet5", backend) for backend in backends] == ["5e", "5e"]
+    assert asked == [["lenet5", "numba", True], ["lenet5", "numba", False]]
+
+
+def test_processes_that_take_too_long_end_in_a_sentence(monkeypatch):
+    pytest.importorskip("mpi4py")
+    monkeypatch.setattr(processes, "_TIME_LIMIT", 0.01)
+    with pytest.raises(BackendError, match=r"^2 processes did not train lenet5 on numpy within 0\.01 seconds$"):
+        processes.train_in(2, "lenet5", get_backend("numpy"))

@@ -13,23 +13,28 @@ _TIME_LIMIT = 1800.0  # seconds for a training, kernels compiled
 
 
 def train_in(processes: int, network: str, backend: Backend) -> str:
-    """The SHA-256 of the weights of one of check's networks after ten steps in so many processes.
+    """The SHA-256 of the weights of one of check's networks after ten steps in so many processes, which record their
+    steps if `backend` does.
 
-    Raises BackendError where there is no MPI, and with what the processes said if they failed.
+    Raises BackendError where there is no MPI, if they take too long, and with what the processes said if they failed.
     """
-    settings = json.dumps([network, backend.name])
+    settings = json.dumps([network, backend.name, backend.graph])
     command, environment = mpirun()
-    done = subprocess.run(
-        [*command, "-n", str(processes), sys.executable, "-m", "gpucnn.check.processes", settings],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-        timeout=_TIME_LIMIT,
-        check=False,
-    )
+    what = f"train {network} on {backend.name}"
+    try:
+        done = subprocess.run(
+            [*command, "-n", str(processes), sys.executable, "-m", "gpucnn.check.processes", settings],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **environment},
+            timeout=_TIME_LIMIT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise BackendError(f"{processes} processes did not {what} within {_TIME_LIMIT:g} seconds") from None
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise BackendError(f"{processes} processes could not train {network} on {backend.name}: {' '.join(lines[-8:])}")
+        raise BackendError(f"{processes} processes could not {what}: {' '.join(lines[-8:])}")
     return done.stdout.split()[-1]
 
 
@@ -40,9 +45,10 @@ def _main() -> None:
     from gpucnn.emulation import get_emulated_backend
     from gpucnn.parallel import join
 
-    network, name = json.loads(sys.argv[1])
-    emulated = name.endswith("(emulated)")
-    digest = train(network, get_emulated_backend() if emulated else get_backend(name, "exact"))
+    network, name, graph = json.loads(sys.argv[1])
+    backend = get_emulated_backend() if name.endswith("(emulated)") else get_backend(name, "exact")
+    backend.graph = graph
+    digest = train(network, backend)
     if join().first:
         print(digest)
 
