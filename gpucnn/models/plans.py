@@ -6,11 +6,13 @@ call takes one that nobody uses, or makes another. Plans see every change of wei
 settings, or of place, makes plans void.
 """
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, ClassVar, cast
+from weakref import WeakSet
 
 import numpy as np
 
@@ -32,14 +34,20 @@ Model = Any  # gpucnn.models.Model, whose module imports this one
 # So many plans, and so much of their memory, a model keeps at most while nobody uses them: for batches of any number up
 # to 64 whether somebody looks at the weights (`steady`) or not.
 _KEPT, _KEPT_BYTES = 128, 256 << 20
-_alone = threading.RLock()
 _ONCE = range(1)
 
 
 class Plans:
     """The plans of one model."""
 
+    # Of all models: layers read the mode, and a backend records what any thread launches.
+    _alone: ClassVar = threading.RLock()
+
     def __init__(self) -> None:
+        self._begin()
+        _every.add(self)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._forget()
         self._last_change: object = None
@@ -97,8 +105,7 @@ class Plans:
                     continue
                 except Unplannable:
                     stage.graph = None
-            # Layers read the mode, and a backend records what any thread launches.
-            with _alone, _inference(model):
+            with self._alone, _inference(model):
                 if not isinstance(value, Batch):
                     value = _batch(model.backend, value) if number else model.batch(value)
                 value = stage.compute(value)
@@ -163,7 +170,7 @@ class Plans:
             self._last_change = latest
 
     def _find(self, model: Model, finish: Finish, which) -> list[Stage]:
-        with _alone, _inference(model):
+        with self._alone, _inference(model):
             all_stages = self._stages
             all_stages[which] = stages_of(model, finish if which is not None else None)
         return all_stages[which]
@@ -187,7 +194,7 @@ class Plans:
             return plan
 
     def _make(self, model: Model, graph: Graph, count: int, first: bool, steady: bool) -> Plan:
-        with _alone:
+        with self._alone:
             if first:
                 return model.backend.plan(graph, count, model.preparation, model.image_shape, steady)
             return model.backend.plan(graph, count, NO_AUGMENTATION, graph.nodes[0].shape, steady)
@@ -208,6 +215,21 @@ class Plans:
                     self.kept -= 1
                 else:
                     del self._free[oldest]
+
+
+_every: WeakSet[Plans] = WeakSet()
+
+
+def _leave_parent() -> None:
+    """In a child: the thread that held a lock is not there, and leaves what it was changing as it was then."""
+    Plans._alone = threading.RLock()
+    for plans in _every:
+        if plans._lock.locked():
+            plans._begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_parent)
 
 
 def softmax(outputs: Batch) -> Batch:

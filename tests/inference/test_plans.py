@@ -4,6 +4,7 @@ import copy
 import ctypes
 import gc
 import os
+import signal
 import threading
 import tracemalloc
 import weakref
@@ -256,6 +257,32 @@ def test_helpers_are_made_anew_in_a_child_process():
     child = os.fork()
     if child == 0:
         os._exit(0 if all(same(model.predict(x), expected) for _ in range(50)) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("held", ["_alone", "_lock"])
+def test_a_child_waits_for_no_thread_of_its_parent(held):
+    """It waited for ever, if another thread was making a plan or was in a layer of the user's own."""
+    model = made("VGG").place(get_backend("numba", threads=2))
+    x = images(model, 3)
+    expected = model.predict(x)
+    model.predict(x[:2])
+    taken, forked = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with getattr(model._plans, held):
+            taken.set()
+            forked.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    taken.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        os._exit(0 if same(model.predict(x[:1]), expected[:1]) and same(model.predict(x), expected) else 1)
+    forked.set()
+    thread.join()
     assert os.waitpid(child, 0)[1] == 0
 
 
