@@ -300,7 +300,7 @@ def make(metrics: Any, targets: str, outputs: int, taken: Iterable[str] = ()) ->
         elif is_function:
             metric = Function(metric, name)
         instance("each of metrics", metric, Metric, "a name such as 'f1', a gpucnn.metrics.Metric, or a function")
-        if by_name:
+        if by_name and metric.name != name:
             metric = copy.copy(metric)
             metric.name = name
         if targets not in metric.targets:

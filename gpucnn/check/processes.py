@@ -31,7 +31,7 @@ def train_in(processes: int, network: str, backend: Backend) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise BackendError(f"{processes} processes did not {what} within {_TIME_LIMIT:g} seconds") from None
+        raise BackendError(f"{processes} processes did not {what} within {_TIME_LIMIT:g} seconds; try fewer") from None
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise BackendError(f"{processes} processes could not {what}: {' '.join(lines[-8:])}")

@@ -187,7 +187,8 @@ def refuse_not_finite(path, answers) -> None:
 
     if not np.isfinite(answers).all():
         raise DataError(
-            f"{path} gives NaN or infinity: its weights have become too large; train it with a smaller learning rate"
+            f"{path} gives NaN or infinity: its weights have become too large, or the images hold other values than "
+            "those that it was trained on; train it with a smaller learning rate, or prepare them alike"
         )
 
 

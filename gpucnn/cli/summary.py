@@ -56,7 +56,7 @@ def _refuse_beside(context: typer.Context, run: str) -> None:
         source = context.get_parameter_source(name)
         if source is not None and source.name != "DEFAULT":
             raise ConfigurationError(
-                f"--run {run} and --{name.replace('_', '-')} exclude each other: the run's network is what it is"
+                f"--run {run} and --{name.replace('_', '-')} exclude each other: the run has its network; leave one out"
             )
 
 

@@ -115,7 +115,7 @@ def _is_name(cell: str) -> bool:
 
 def _parquet(file: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
-        from pyarrow import ArrowException, parquet
+        from pyarrow import ArrowException, Table, parquet
     except ImportError as error:
         raise DataError(
             f"{file}: pyarrow, which reads Parquet, cannot be imported ({error}): {install('parquet')}"
@@ -123,10 +123,15 @@ def _parquet(file: Path) -> tuple[np.ndarray, np.ndarray]:
     with reading(file, DataError, "Parquet file") as raw:
         try:
             whole = parquet.ParquetFile(raw, pre_buffer=False)
-            values = whole.metadata.num_rows * whole.metadata.num_columns
-            refuse_bomb(file, os.fstat(raw.fileno()).st_size, 4 * values)  # equal ones are packed into nothing
+            packed, count, parts = os.fstat(raw.fileno()).st_size, 0, []
+            # Equal values are packed into nothing, equal image files into one.
+            refuse_bomb(file, packed, 4 * whole.metadata.num_rows * whole.metadata.num_columns)
             # Without threads of pyarrow's own, which abort a process that ends soon after.
-            table = whole.read(use_threads=False)
+            for part in whole.iter_batches(batch_size=1024, use_threads=False):
+                count += part.nbytes
+                refuse_bomb(file, packed, count)
+                parts.append(part)
+            table = Table.from_batches(parts, whole.schema_arrow)
         except DataError:
             raise
         except (ArrowException, OSError, ValueError) as error:

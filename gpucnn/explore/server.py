@@ -12,6 +12,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,13 @@ from starlette.routing import Route
 
 from gpucnn import __version__
 from gpucnn.backends import backends
-from gpucnn.errors import GpucnnError
+from gpucnn.errors import ConfigurationError, GpucnnError
 from gpucnn.explore import bits, convolution, shapes
 from gpucnn.explore.body import MOST_BYTES, BadRequest, Body
 from gpucnn.explore.digits import Digits
 from gpucnn.explore.engine import Busy, Engine
 from gpucnn.explore.runs import Runs
 from gpucnn.explore.training import TrainingProcess
-from gpucnn.storage import first_line
 
 STATIC = Path(__file__).with_name("static")
 _TYPES = {
@@ -96,7 +96,12 @@ class Explorer:
             folder = self.process.folder
             if folder is None or not self.process.trains(folder):
                 folder = self._new_run()
-                self.process.start(folder)
+                try:
+                    self.process.start(folder)
+                except ConfigurationError:
+                    with suppress(OSError):  # where it holds files, it stays
+                        folder.rmdir()
+                    raise
                 if folder not in self.runs.folders:  # it is when a run of that name was removed while the page was open
                     self.runs.folders.append(folder)
             return {"run": self.runs.folders.index(folder)}
@@ -154,8 +159,6 @@ def application(explorer: Explorer, token: str, port: int) -> "Guard":
             return _json({"error": "too many requests are waiting"}, 503)
         except GpucnnError as error:
             answer = {"refused": str(error)}
-        except OSError as error:  # such as of another process that the system refuses to start
-            answer = {"refused": f"{error.filename or 'the system'}: {first_line(error)}"}
         except MemoryError:
             answer = {"refused": "there is not enough memory for this; choose smaller sizes"}
         return _json(answer)

@@ -13,6 +13,7 @@ from gpucnn.cli.settings import DEFAULTS, OPTIMIZERS, make_optimizer, make_sched
 from gpucnn.errors import ConfigurationError
 from gpucnn.models import lenet5
 from gpucnn.models.files import save
+from gpucnn.storage import first_line
 from gpucnn.training import Callback, Trainer
 
 SNAPSHOTS = "snapshots"
@@ -70,13 +71,18 @@ class TrainingProcess:
         return None if self._process is None or folder != self.folder else self._process.poll() is None
 
     def start(self, folder: Path) -> None:
-        """Begin; raises ConfigurationError while another run is being trained."""
+        """Begin; raises ConfigurationError while another run is being trained, and where no process can be started."""
         if self.folder is not None and self.trains(self.folder):
             raise ConfigurationError("a network is being trained already; wait for it, or stop it")
         command = [sys.executable, "-m", "gpucnn.explore.training", str(folder)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+        except OSError as error:
+            raise ConfigurationError(
+                f"the system refuses to start a training ({first_line(error)}); end other programs first"
+            ) from None
         self.folder = folder
 
     def stop(self) -> None:

@@ -109,9 +109,7 @@ class Sweep:
     def _run(self, trial, threads: int | None, say: Callable[[str], None]) -> None:
         """One training, unless another worker is at it; it continues where a killed worker left it."""
         with self._turn():  # two workers that chose a rate would choose two
-            if (
-                self.study.get_trials(deepcopy=False)[trial.number].state != self._states.RUNNING
-            ):  # it has ended since it was listed
+            if not self._is_running(trial):  # it has ended since it was listed
                 return
             settings = self.plan.suggest(trial)
         folder = self.folder(trial.number, settings)
@@ -122,10 +120,12 @@ class Sweep:
                 )
             except ConfigurationError:
                 return
-            now = self.study.trials[trial.number]
-            if now.state == self._states.RUNNING and not now.user_attrs.get("failed"):
+            if self._is_running(trial) and not self.study.trials[trial.number].user_attrs.get("failed"):
                 say(f"training {folder.name}")
                 self._tell(trial, self._train(folder, settings, threads), say)
+
+    def _is_running(self, trial) -> bool:
+        return self.study.get_trials(deepcopy=False)[trial.number].state == self._states.RUNNING
 
     def folder(self, number: int, settings: dict) -> Path:
         """The run folder of a trial."""

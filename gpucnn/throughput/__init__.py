@@ -61,7 +61,8 @@ def bench(
 
     Raises BackendError if a contender's results are wrong: then nothing is timed.
     """
-    seconds, patience = (arguments.number(*of, above=0) for of in (("seconds", seconds), ("patience", patience)))
+    seconds = arguments.number("seconds", seconds, above=0)
+    patience = arguments.number("patience", patience, least=0)
     notes: list[str] = []
     with_pytorch, with_onnx = peer and pytorch.installed(), peer and onnx_runtime.installed()
     if peer and not with_pytorch:

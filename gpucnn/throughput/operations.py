@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpucnn import arguments
 from gpucnn.backends import get_backend
 from gpucnn.backends.batch import Batch
 from gpucnn.backends.protocol import Backend
@@ -147,6 +148,8 @@ def measure(
     quartiles, gflops (taps on padding counted), peak_fraction, peak_fraction_inside (padding not counted),
     pytorch_milliseconds by memory layout and the ratio to the better one; and `largest_error` in units of the bound.
     """
+    seconds = arguments.number("seconds", seconds, above=0)
+    patience = arguments.number("patience", patience, least=0)
     threads = backend.threads
     results, worst = [], 0.0
     peak = peaks({threads}).get(threads)

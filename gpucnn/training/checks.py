@@ -53,12 +53,14 @@ def check_callbacks(values: Any) -> list[Callback]:
 
 def check_last_batch(model: Model, images: int, batch_size: int) -> None:
     """Raises ShapeError where an epoch's last batch, the smallest, is too small for batch norm."""
+    if (last := images % batch_size or batch_size) > 1:
+        return  # two images are never too few
     layers = [*model.layer.walk()]
     if not all(map(is_ours, layers)):
         return  # a layer of the user's may pass over its batch norm
     for layer in layers:
         if isinstance(layer, BatchNorm) and layer.trainable:
-            layer.check_count(images % batch_size or batch_size)
+            layer.check_count(last)
 
 
 def check_some_count(loss: Loss, part: str, labels: np.ndarray) -> None:

@@ -417,9 +417,9 @@ class Trainer:
             check_last_batch(model, len(images), len(images))
             return images, labels
 
-        data = Fed(self.backend, batches, steps, check, compared=self.processes.size > 1)
         if validation is not None and (not isinstance(validation, (tuple, list)) or len(validation) != 2):
             raise arguments.refuse("validation", validation, "a pair (images, labels)")
+        data = Fed(self.backend, batches, steps, check, compared=self.processes.size > 1)
         kept, validated_by = None, {}
         if validation is not None:
             kept = self._checked(*validation)

@@ -47,10 +47,11 @@ def update_running(running, batch, momentum):
 
 @kernel
 def watch(status, step, loss, w):
-    """status = step at the first loss or weight that is infinite or NaN. One thread per weight.
+    """status = step at the first loss or weight that is infinite or NaN. One thread per weight, one if there is none.
 
     Several threads may write at once; all of them write the same number.
     """
     i = cuda.grid(1)
-    if i < w.size and not (math.isfinite(w[i]) and math.isfinite(loss[0])) and status[0] == -1:
+    bad = (i == 0 and not math.isfinite(loss[0])) or (i < w.size and not math.isfinite(w[i]))
+    if bad and status[0] == -1:
         status[0] = step[0]

@@ -174,6 +174,11 @@ def test_a_parquet_bomb_is_refused(tmp_path):
             writer.write_table(table)
     with pytest.raises(DataError, match="decompression bomb"):
         load(tmp_path / "a.parquet")
+    same = pyarrow.array([bytes(range(256)) * 64]).dictionary_encode()  # one file of 16 KB, in all rows
+    files = pyarrow.DictionaryArray.from_arrays(np.zeros(1 << 13, np.int32), same.dictionary).dictionary_decode()
+    parquet.write_table(pyarrow.table({"image": files, "label": np.zeros(1 << 13, np.int64)}), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="decompression bomb"):
+        load(tmp_path / "b.parquet")
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in Linux's /proc")

@@ -257,6 +257,8 @@ def test_training_from_the_page(empty):
 class Ending:
     """A process that takes a moment to be gone."""
 
+    asked = threading.Event()
+
     def __init__(self, *_, **__):
         self.code = None
 
@@ -265,6 +267,7 @@ class Ending:
 
     def terminate(self):
         self.code = -15
+        self.asked.set()
 
     def wait(self, seconds):
         time.sleep(0.5)
@@ -273,24 +276,25 @@ class Ending:
 def test_a_training_that_begins_while_another_is_stopped_is_the_pages(empty, monkeypatch):
     """It was forgotten: a third one could begin beside it, and it outlived the page."""
     monkeypatch.setattr(subprocess, "Popen", Ending)
+    monkeypatch.setattr(Ending, "asked", threading.Event())
     empty("train")
     stopping = threading.Thread(target=empty, args=("stop",))
     stopping.start()
-    time.sleep(0.2)
+    assert Ending.asked.wait(60)
     started = empty("train")["run"]
     stopping.join()
     assert empty.explorer.process.trains(empty.explorer.runs.folders[started])
 
 
-def test_a_training_that_the_system_refuses_is_told(empty, monkeypatch):
+def test_a_training_that_the_system_refuses_is_told(empty, tmp_path, monkeypatch):
     """It was an error of the server, and the page said nothing."""
 
     def refuse(*_, **__):
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
-    assert empty("train")["refused"] == "the system: Resource temporarily unavailable"
-    assert empty("status")["runs"] == []
+    assert "refuses to start a training (Resource temporarily unavailable)" in empty("train")["refused"]
+    assert empty("status")["runs"] == [] and not any(entry.is_dir() for entry in tmp_path.iterdir())
 
 
 def test_a_training_that_was_stopped_is_in_progress_no_more(empty, monkeypatch):

@@ -20,4 +20,4 @@ class NumbaCudaOptimizers(NumbaCudaBase):
         self._run(optimizers.update_running, running.size, running, batch, np.float32(momentum))
 
     def watch(self, status: Array, step: Array, loss: Array, w: Array) -> None:
-        self._run(optimizers.watch, w.size, status, step, loss, w)
+        self._run(optimizers.watch, max(w.size, 1), status, step, loss, w)

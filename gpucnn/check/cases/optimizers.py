@@ -75,6 +75,10 @@ def watch() -> Iterator[Case]:
             settings = {"momentum": 0.0, "weight_decay": 0.0, "nesterov": False}
             b.optimize("sgd", b.array(weights), *zeros, b.zeros((1,), np.float32), end=end, **settings)
             statuses.append(b.host(end.status)[0])
+        for loss in (1, np.nan):  # of a network without weights
+            status = b.array(np.array([-1], np.int64))
+            b.watch(status, step, b.array(np.array([loss], np.float32)), b.array(np.ones(0, np.float32)))
+            statuses.append(b.host(status)[0])
         return {"status": np.array(statuses, np.int64)}
 
     yield Case("watch for non-finite numbers", "20 weights", run, small=True)
