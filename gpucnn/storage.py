@@ -23,6 +23,7 @@ from gpucnn.errors import ConfigurationError, GpucnnError
 # Windows has no such flags, and opens files as text unless told otherwise.
 _READ = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_NOCTTY", "O_BINARY"))
 _WRITE = os.O_RDWR | os.O_CREAT | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_BINARY"))
+_PATIENCE = 1.0  # seconds, with another program that has a file open on Windows
 _NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)  # of file systems that cannot flush a folder
 
 
@@ -84,7 +85,7 @@ def write_file(path, content: bytes, without: int = 0) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(beside, place)
+            _replace(beside, place)
         except BaseException:
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
@@ -144,8 +145,20 @@ def finish_part(part: Path, place: Path) -> None:
     """Give what `open_part` made whole its name. Raises OSError."""
     with open(part, "rb+") as file:
         os.fsync(file.fileno())
-    os.replace(part, place)
+    _replace(part, place)
     _flush_folder(place.parent)
+
+
+def _replace(beside: Path, place: Path) -> None:
+    """os.replace. On Windows it fails while another program, such as a virus scanner, reads the file: then again."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return os.replace(beside, place)
+        except PermissionError:
+            if os.name != "nt" or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def make_folder(path: Path, mode: int = 0o777) -> None:

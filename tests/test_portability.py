@@ -1,8 +1,16 @@
 """What other systems lack: a process without POSIX's names trains, resumes, saves and predicts, to the same bits."""
 
+import os
+import subprocess
+import sys
+import types
+
 import pytest
 
-from tests.processes import finish, start
+from gpucnn import storage
+from gpucnn.errors import ConfigurationError
+from gpucnn.sweep import Plan
+from tests.processes import environment, finish, start
 
 # Windows has none of these modules, functions and constants, and locks files in its own way.
 WITHOUT_POSIX = """
@@ -71,19 +79,20 @@ def test_without_posix_the_bits_are_the_same(tmp_path):
     assert plain == other and plain[1] == 3
 
 
-# The clock is the one piece of a kernel that is written for a processor.
+# The pieces of a kernel that are written for a processor: the clock, and how a thread rests.
 CLOCK = """
 import llvmlite.binding as llvm
 from llvmlite import ir
-from gpucnn.kernels.numba.addresses import cycles
+from gpucnn.kernels.numba.addresses import cycles, rest
 
 llvm.initialize_all_targets()
 llvm.initialize_all_asmprinters()  # and no parser: numba has none either
 module = ir.Module()
 module.triple = TRIPLE
-signature, generate = cycles._defn(None)
+context = types.SimpleNamespace(get_dummy_value=lambda: None)
 builder = ir.IRBuilder(ir.Function(module, ir.FunctionType(ir.IntType(64), []), "clock").append_basic_block())
-builder.ret(generate(None, builder, signature, []))
+rest._defn(None)[1](context, builder, None, [])
+builder.ret(cycles._defn(None)[1](context, builder, None, []))
 try:
     machine = llvm.Target.from_triple(TRIPLE).create_target_machine()
 except RuntimeError:
@@ -95,10 +104,50 @@ print(json.dumps([len(machine.emit_object(parsed)), machine.emit_assembly(parsed
 
 
 @pytest.mark.parametrize("triple", ["aarch64-unknown-linux-gnu", "arm64-apple-darwin23", "aarch64-pc-windows-msvc"])
-def test_the_clock_is_compiled_for_arm(triple):
+def test_clock_and_rest_are_compiled_for_arm(triple):
     """LLVM ends the whole process where it cannot."""
-    found = finish(start(f"import json, sys\nTRIPLE = {triple!r}\n{CLOCK}"))
+    found = finish(start(f"import json, sys, types\nTRIPLE = {triple!r}\n{CLOCK}"))
     if found is None:
         pytest.skip("this llvmlite compiles for no ARM: an older one than 0.50")
     size, assembly = found
-    assert size and "cntvct_el0" in assembly.lower()
+    assert size and "cntvct_el0" in assembly.lower() and "isb" in assembly
+
+
+def test_a_file_that_another_program_reads_is_replaced_soon_on_windows(tmp_path, monkeypatch):
+    """There os.replace fails as long as somebody has the file open."""
+    calls = []
+
+    def replace(beside, place):
+        calls.append(place)
+        if len(calls) < 3:
+            raise PermissionError(13, "Access is denied")
+        os.replace(beside, place)
+
+    monkeypatch.setattr(storage, "os", types.SimpleNamespace(**{**vars(os), "name": "nt", "replace": replace}))
+    storage.write_file(tmp_path / "a.txt", b"new")
+    assert (tmp_path / "a.txt").read_bytes() == b"new" and len(calls) == 3
+    monkeypatch.setattr(storage.os, "name", "posix")
+    calls.clear()
+    with pytest.raises(ConfigurationError, match="Access is denied"):
+        storage.write_file(tmp_path / "a.txt", b"newer")
+    assert (tmp_path / "a.txt").read_bytes() == b"new"
+
+
+def test_a_sweeps_lock_makes_no_link_on_windows(tmp_path, monkeypatch):
+    """Without the developer's mode nobody may make one there."""
+    study = pytest.importorskip("gpucnn.sweep.study")
+    pytest.importorskip("optuna")
+    monkeypatch.setattr(study, "os", types.SimpleNamespace(**{**vars(os), "name": "nt"}))
+    monkeypatch.setattr(os, "symlink", None)
+    assert study.Sweep(tmp_path, Plan(("mlp",), (0.1,), (0,), ())).plan.size() == 1
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp949"])
+def test_tables_where_lines_cannot_be_drawn(encoding):
+    done = subprocess.run(
+        [sys.executable, "-m", "gpucnn", "backends"],
+        env=environment(PYTHONIOENCODING=encoding),
+        capture_output=True,
+        check=True,
+    )
+    assert "\\u2500" not in done.stdout.decode(encoding) and "numpy" in done.stdout.decode(encoding)

@@ -206,7 +206,8 @@ def print_table(title: str, columns: dict[str, str], rows: list[list[str]]) -> N
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    utf = "utf" in (getattr(sys.stdout, "encoding", None) or "utf").lower()
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD if utf else box.ASCII2)
     for heading, side in columns.items():
         table.add_column(printable(heading), justify="right" if side == "right" else "left", overflow="fold")
     for row in rows:

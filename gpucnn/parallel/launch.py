@@ -34,7 +34,7 @@ def launch(processes: int, arguments: list[str], say: Callable[[str], None]) -> 
         text=True,
         errors="replace",
         env=environment,
-        preexec_fn=_end_with_parent,  # noqa: PLW1509  # no threads yet
+        preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509  # no threads yet
     )
     assert started.stderr is not None
     try:
@@ -101,9 +101,8 @@ def _pass_on(lines: Iterable[str], say: Callable[[str], None]) -> tuple[tuple[st
 
 
 def _end_with_parent() -> None:
-    """In the child: end when the parent is killed, on Linux."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    """In the child, on Linux: end when the parent is killed."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _name(number: int) -> str:

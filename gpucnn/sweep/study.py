@@ -1,6 +1,8 @@
 """The study in its folder: which training is next, and which a killed worker has left."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +19,9 @@ from gpucnn.sweep.plan import Plan
 # The test images choose nothing: trainings are compared on this part, unless the plan's arguments name another.
 VALIDATION = "--validation=0.1"
 _PATIENCE = 60.0  # seconds, of a worker beside others
+_BOX = re.compile(
+    r"^[ ╭╮╰╯│─]+|[ ╭╮╰╯│─]+$|^\+-.*-\+$|^\| +| +\|$"
+)  # typer's, around an error; the last three in ASCII
 
 
 class Sweep:
@@ -43,7 +48,9 @@ class Sweep:
             self._turn(),
             decoding(journal, CheckpointError, "journal of a sweep"),
         ):
-            lock = optuna.storages.journal.JournalFileSymlinkLock(str(journal))
+            journals = optuna.storages.journal  # Windows lets few users make a symbolic link
+            kind = journals.JournalFileOpenLock if os.name == "nt" else journals.JournalFileSymlinkLock
+            lock = kind(str(journal))
             backend = optuna.storages.journal.JournalFileBackend(str(journal), lock)
             lock.acquire()
             try:
@@ -141,7 +148,7 @@ class Sweep:
         if done.returncode == 0:
             return json.loads(done.stdout)
         if done.returncode == 2:
-            lines = [line.strip(" ╭╮╰╯│─") for line in done.stderr.splitlines()]
+            lines = [_BOX.sub("", line) for line in done.stderr.splitlines()]
             return {"failed": next(filter(None, reversed(lines)), "no reason was given").removeprefix("gpucnn: ")}
         raise ConfigurationError(f"a training ended with exit code {done.returncode}: {done.stderr[-300:]}")
 

@@ -82,7 +82,7 @@ def _reserve() -> None:
     if binding.address_of_symbol("gpucnn_seat_key"):  # the module was imported before
         return
     if sys.platform == "win32":
-        _key.value = _system.TlsAlloc()
+        _key.value = _system.TlsAlloc() & 0xFFFFFFFF
         functions = _system.TlsGetValue, _system.TlsSetValue, _system.SwitchToThread, _system.Sleep
         failed = _key.value == 0xFFFFFFFF
     else:

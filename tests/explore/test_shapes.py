@@ -1,6 +1,5 @@
 """The panel that builds networks: its table is the summary, its Python makes the same, the too large is refused."""
 
-import resource
 import subprocess
 import sys
 
@@ -86,6 +85,7 @@ def test_many_parameters_on_a_small_image_are_refused(page):
     ],
 )
 def test_what_would_not_fit_into_memory_is_refused_before_it_is_made(page, layers):
+    resource = pytest.importorskip("resource", reason="memory as POSIX counts it")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     answer = built(page, layers, (1024, 1024, 1024))
     assert "refused" in answer and answer["at"] <= 4

@@ -10,7 +10,6 @@ import io
 import json
 import math
 import os
-import resource
 import time
 from pathlib import Path
 
@@ -28,6 +27,8 @@ from gpucnn.training import load_run
 from tests.faults import mutate
 from tests.faults.kills import forked
 from tests.training import small
+
+resource = pytest.importorskip("resource", reason="limits of POSIX")
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, so that a crash is found and not died of")
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import pty
 import re
 import shlex
 import signal
@@ -17,6 +16,7 @@ from gpucnn.errors import GpucnnError
 from gpucnn.training import load_run
 from tests.processes import PACKAGE
 
+pty = pytest.importorskip("pty", reason="terminals of POSIX")
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and devices of POSIX")
 
 PROGRAM = [sys.executable, "-m", "gpucnn"]
