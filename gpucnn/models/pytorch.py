@@ -13,6 +13,7 @@ import numpy as np
 
 from gpucnn.arguments import instance, refuse
 from gpucnn.errors import CheckpointError, ConfigurationError
+from gpucnn.layers.base import Parameter, Statistic
 from gpucnn.layers.counterparts import TorchModule, torch_modules
 from gpucnn.models import tensors as safetensors_file
 from gpucnn.models.model import Model
@@ -31,8 +32,13 @@ def _walk(made: list[TorchModule], prefix: str = "") -> Iterator[tuple[str, Torc
 def pytorch_names(model: Model) -> dict[str, str]:
     """The name in PyTorch's state dict of each parameter and running statistic, by our name."""
     instance("model", model, Model, "a gpucnn.Model")
+    return {tensor.name: theirs for theirs, tensor in _places(model).items()}
+
+
+def _places(model: Model) -> dict[str, Parameter | Statistic]:
+    """Our parameter or running statistic for each name in PyTorch's state dict."""
     return {
-        tensor.name: f"{place}.{name}"
+        f"{place}.{name}": tensor
         for place, module in _walk(torch_modules(model.layer))
         for name, tensor in module.tensors.items()
     }
@@ -81,11 +87,7 @@ def from_pytorch(model: Model, state) -> Model:
     if not isinstance(state, Mapping):
         where, state = fspath(state), _read(state)
     tensors = {name: _array(where, name, value) for name, value in state.items() if name.split(".")[-1] != _IGNORED}
-    places = {
-        f"{place}.{name}": tensor
-        for place, module in _walk(torch_modules(model.layer))
-        for name, tensor in module.tensors.items()
-    }
+    places = _places(model)
     expected = {theirs: tensor.shape for theirs, tensor in places.items()}
     shapes = {name: value.shape for name, value in tensors.items()}
     if shapes != expected:
