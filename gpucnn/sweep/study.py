@@ -19,9 +19,8 @@ from gpucnn.sweep.plan import Plan
 # The test images choose nothing: trainings are compared on this part, unless the plan's arguments name another.
 VALIDATION = "--validation=0.1"
 _PATIENCE = 60.0  # seconds, of a worker beside others
-_BOX = re.compile(
-    r"^[ ╭╮╰╯│─]+|[ ╭╮╰╯│─]+$|^\+-.*-\+$|^\| +| +\|$"
-)  # typer's, around an error; the last three in ASCII
+# Typer's, around an error; the last three in ASCII.
+_BOX = re.compile(r"^[ ╭╮╰╯│─]+|[ ╭╮╰╯│─]+$|^\+-.*-\+$|^\| +| +\|$")
 
 
 class Sweep:
@@ -116,7 +115,7 @@ class Sweep:
     def _run(self, trial, threads: int | None, say: Callable[[str], None]) -> None:
         """One training, unless another worker is at it; it continues where a killed worker left it."""
         with self._turn():  # two workers that chose a rate would choose two
-            if not self._is_running(trial):  # it has ended since it was listed
+            if self._now(trial).state != self._states.RUNNING:  # it has ended since it was listed
                 return
             settings = self.plan.suggest(trial)
         folder = self.folder(trial.number, settings)
@@ -127,12 +126,14 @@ class Sweep:
                 )
             except ConfigurationError:
                 return
-            if self._is_running(trial) and not self.study.trials[trial.number].user_attrs.get("failed"):
+            now = self._now(trial)
+            if now.state == self._states.RUNNING and not now.user_attrs.get("failed"):
                 say(f"training {folder.name}")
                 self._tell(trial, self._train(folder, settings, threads), say)
 
-    def _is_running(self, trial) -> bool:
-        return self.study.get_trials(deepcopy=False)[trial.number].state == self._states.RUNNING
+    def _now(self, trial):
+        """The trial as the journal has it now."""
+        return self.study.get_trials(deepcopy=False)[trial.number]
 
     def folder(self, number: int, settings: dict) -> Path:
         """The run folder of a trial."""
